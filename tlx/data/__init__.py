@@ -1,0 +1,1 @@
+"""Which images: data sets, few-shot splits, ten crops, pixels."""

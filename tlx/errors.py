@@ -1,0 +1,156 @@
+"""Every way tlx says no: what was asked, what was found, what was expected, what to type.
+
+One class per exit code. Library code raises and never prints; the command line shows one line per
+error, ``error[code] where: what. expected. remedy``, and leaves with `exit_code`. Codes are an API.
+"""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+
+def visible(text: object) -> str:
+    """`text` with control, format and surrogate characters escaped, so that no label drives a terminal."""
+    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in str(text))
+
+
+def nearest(asked: str, known: Iterable[str], n: int = 1) -> list[str]:
+    """The n known names most like `asked`, likeliest first; [] when none is near."""
+    by_lower = {name.lower(): name for name in known}
+    return [by_lower[match] for match in difflib.get_close_matches(asked.lower(), by_lower, n=n, cutoff=0.5)]
+
+
+class TlxError(Exception):
+    """A bug in tlx if raised bare; its subclasses are the user's to mend.
+
+    code      stable, kebab-case, e.g. "csv-fields"
+    what      what is wrong, with the value found
+    where     file, file:row or option, when there is one
+    expected  what would have been right
+    remedy    what to do or type
+    """
+
+    exit_code = 1
+
+    def __init__(self, code: str, what: str, *, where: object = "", expected: str = "", remedy: str = ""):
+        super().__init__(code, what)
+        self.code, self.what, self.where = code, what, str(where)
+        self.expected, self.remedy = expected, remedy
+
+    def __str__(self) -> str:
+        place = f" {self.where}:" if self.where else ""
+        sentences = [self.what, self.expected and f"expected {self.expected}", self.remedy]
+        return visible(f"error[{self.code}]{place} " + ". ".join(s.rstrip(".") for s in sentences if s))
+
+    def __reduce__(self):  # exceptions cross process borders; keyword arguments do not survive by default
+        return (_rebuild, (type(self), dict(self.__dict__)))
+
+
+def _rebuild(cls, state):
+    error = cls.__new__(cls)
+    error.__dict__.update(state)
+    Exception.__init__(error, *(state.get(name, "") for name in ("code", "what")))
+    return error
+
+
+class Usage(TlxError):
+    """The command itself is off: an unknown name, two options in conflict, a value out of range."""
+
+    exit_code = 2
+
+
+class UnknownName(Usage):
+    """A name that is in none of the rows of its table."""
+
+    def __init__(self, kind: str, asked: str, known: Iterable[str], *, remedy: str = ""):
+        names = sorted(known)
+        near = nearest(asked, names)
+        shown = ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
+        expected = f"one of {shown}" + (f"; nearest: {near[0]}" if near else "")
+        code = f"unknown-{kind.replace(' ', '-')}"
+        super().__init__(code, f"unknown {kind} '{asked}'", expected=expected, remedy=remedy)
+
+
+class BadData(TlxError):
+    """A file, row, image, split or weight file that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class Missing(BadData):
+    """Something that is not there yet, with the command that makes it."""
+
+    def __init__(self, what: str, where: object = "", *, made_by: str = ""):
+        remedy = f"make it with: {made_by}" if made_by else ""
+        super().__init__("missing", f"{what} not found", where=where, remedy=remedy)
+
+
+class Unsafe(TlxError):
+    """Input that could run code, read outside its root or start a program: refused."""
+
+    exit_code = 4
+
+
+class Resource(TlxError):
+    """The machine has not enough of something: disk, memory, a GPU, a permission, a package."""
+
+    exit_code = 5
+
+
+class Untracked(TlxError):
+    """Tracking was required and records could not be delivered."""
+
+    exit_code = 6
+
+
+class TrialsFailed(TlxError):
+    """The study ended; some of its trials did not."""
+
+    exit_code = 7
+
+
+class Busy(TlxError):
+    """Another process holds what was asked for."""
+
+    exit_code = 8
+
+
+class Integrity(TlxError):
+    """A file of ours does not match its checksum, or two results of one key differ."""
+
+    exit_code = 9
+
+
+class Stopped(TlxError):
+    """A signal asked for the end; work stopped at a boundary and can be resumed."""
+
+    def __init__(self, signal_number: int, what: str = "stopped on request; the same command continues"):
+        super().__init__("stopped", what)
+        self.exit_code = 128 + signal_number
+
+
+class Problems(TlxError):
+    """Everything wrong at once, in the order found. Its exit code is that of the gravest."""
+
+    GRAVITY = (4, 9, 5, 3, 2, 8, 7, 6, 1)
+
+    def __init__(self, problems: Sequence[TlxError], *, shown: int = 20):
+        if not problems:
+            raise ValueError("Problems needs at least one")
+        super().__init__("problems", f"{len(problems)} problems")
+        self.problems, self.shown = list(problems), shown
+        self.exit_code = min((p.exit_code for p in problems), key=self.GRAVITY.index)
+
+    def __str__(self) -> str:
+        lines = [str(p) for p in self.problems[: self.shown]]
+        if len(self.problems) > self.shown:
+            lines.append(f"and {len(self.problems) - self.shown} more")
+        return "\n".join(lines)
+
+
+def raise_all(problems: Sequence[TlxError]) -> None:
+    """Raise nothing, the one problem, or all of them together."""
+    if problems:
+        raise problems[0] if len(problems) == 1 else Problems(problems)

@@ -1,0 +1,323 @@
+"""The one door to the disk: durable writes, checksums, manifests, journals, locks, strict JSON.
+
+Everything durable is written as temporary name → write → fsync → rename → fsync directory. A folder
+is whole when its MANIFEST.json exists and every file in it has the SHA-256 written there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from .errors import BadData, Busy, Integrity, Resource
+
+MANIFEST = "MANIFEST.json"
+JSON_LIMIT = 4 << 20  # bytes of a JSON file that a person may write
+JSON_DEPTH = 32
+TEMPORARY = ".tmp-"
+
+
+# ---------------------------------------------------------------- durable writes
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in `folder` durable."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def make_folder(folder: Path) -> Path:
+    """`folder`, made with its parents, each name durable."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        with storage_errors(folder):
+            folder.mkdir(exist_ok=True)
+            sync_folder(folder.parent)
+    return folder
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Full, failing and forbidden storage said in words, with the path and what is free."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise Resource("disk-full", f"no space to write ({error.strerror}); {free_bytes(path):,} bytes free",
+                           where=path, remedy="free some space and run the same command again; it continues") from error
+        if error.errno == errno.EIO:
+            raise Resource("storage-failing", "the storage reports an input/output error", where=path,
+                           remedy="nothing was committed; check the disk") from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise Resource("permission", f"cannot write: {error.strerror}", where=path) from error
+        raise
+
+
+def free_bytes(path: Path) -> int:
+    """Bytes free to this user on the file system that holds `path` (or its nearest existing parent)."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends well, all or nothing, durably."""
+    path = Path(path)
+    make_folder(path.parent)
+    temporary = path.with_name(TEMPORARY + path.name)  # one deterministic name: a crash leaves at most one
+    with storage_errors(path):
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Durably put `data` at `path`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Durably put `text` (UTF-8) at `path`."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Durably put `value` at `path` as canonical JSON and a newline."""
+    write_bytes(path, canonical_json(value) + b"\n")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what an interrupted write left in `folder` (not below it). Call it under the folder's lock."""
+    for leftover in Path(folder).glob(TEMPORARY + "*"):
+        shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+
+
+# ---------------------------------------------------------------- checksums and manifests
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a value: sorted keys, no spaces, UTF-8; NaN and infinity are refused."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of the canonical JSON of `value`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def seal(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
+    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it. The last write of all."""
+    folder = Path(folder)
+    files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*"))
+             if p.is_file() and p.name != MANIFEST and p.name not in skip and not p.name.startswith(TEMPORARY)}
+    rows = {name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for name, p in files.items()}
+    write_json(folder / MANIFEST, {"files": rows, "sha256": digest(rows)})
+
+
+def manifest(folder: Path) -> dict[str, dict[str, Any]]:
+    """The rows of a sealed folder's manifest, name → {"bytes", "sha256"}; Integrity if it is absent or damaged."""
+    try:
+        content = read_json(Path(folder) / MANIFEST, limit=1 << 30)
+        rows = content["files"]
+        intact = content["sha256"] == digest(rows)
+    except (OSError, BadData, KeyError, TypeError) as error:
+        raise Integrity("manifest-unreadable", f"cannot read the manifest ({error})", where=folder) from error
+    if not intact:
+        raise Integrity("manifest-damaged", "the manifest does not match its own checksum", where=folder)
+    return rows
+
+
+def verify(folder: Path) -> None:
+    """Raise Integrity unless every file of a sealed folder is there and has its bytes."""
+    folder = Path(folder)
+    for name, row in manifest(folder).items():
+        check(folder / name, row)
+
+
+def check(path: Path, row: Mapping[str, Any]) -> None:
+    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row."""
+    if not path.is_file():
+        raise Integrity("file-missing", "listed in the manifest and not there", where=path)
+    size = path.stat().st_size
+    if size != row["bytes"]:
+        raise Integrity("file-size", f"{size} bytes", where=path, expected=f"{row['bytes']} bytes")
+    if sha256(path) != row["sha256"]:
+        raise Integrity("file-damaged", "its bytes do not match the SHA-256 in the manifest", where=path)
+
+
+# ---------------------------------------------------------------- strict JSON
+
+def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
+    """A JSON file by strict rules: bounded size and depth, no duplicate key, no NaN, UTF-8. BadData otherwise."""
+    path = Path(path)
+    size = path.stat().st_size
+    if size > limit:
+        raise BadData("json-size", f"{size:,} bytes", where=path, expected=f"at most {limit:,}")
+    return parse_json(path.read_bytes(), where=path)
+
+
+def parse_json(data: bytes, *, where: object = "") -> Any:
+    """The value of JSON bytes by the rules of read_json."""
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise BadData("json-encoding", f"not UTF-8 at byte {error.start}", where=where) from error
+    _refuse_depth(text, where)
+
+    def no_duplicates(pairs):
+        seen: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in seen:
+                raise BadData("json-duplicate-key", f"key '{key}' stands twice", where=where)
+            seen[key] = value
+        return seen
+
+    def no_constant(name):
+        raise BadData("json-not-finite", f"{name} is not a JSON number", where=where)
+
+    try:
+        return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
+    except json.JSONDecodeError as error:
+        raise BadData("json-syntax", f"line {error.lineno}, column {error.colno}: {error.msg}", where=where,
+                      expected="plain JSON: double quotes, no comments, no comma after the last item") from error
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise BadData("json-number", str(error), where=where) from error
+
+
+def _refuse_depth(text: str, where: object) -> None:
+    depth, in_string, escaped = 0, False, False
+    for c in text:
+        if in_string:
+            in_string, escaped = escaped or c != '"', c == "\\" and not escaped
+        elif c == '"':
+            in_string = True
+        elif c in "[{":
+            depth += 1
+            if depth > JSON_DEPTH:
+                raise BadData("json-depth", f"nested deeper than {JSON_DEPTH}", where=where)
+        elif c in "]}":
+            depth -= 1
+
+
+# ---------------------------------------------------------------- journal and lock
+
+class Journal:
+    """Append-only records, one JSON object a line with its CRC-32, each durable when `append` returns.
+
+    Opened by one writer at a time (the caller holds the folder's lock). A torn last line is cut off on
+    opening; a bad line before it is damage and raises Integrity. Anyone may read with `Journal.read`.
+    """
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        new = not self.path.exists()
+        with storage_errors(self.path):
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            if new:
+                sync_folder(self.path.parent)
+        self.records, whole = _parse_journal(self.path)
+        if whole != os.fstat(self._fd).st_size:
+            os.ftruncate(self._fd, whole)
+            os.fsync(self._fd)
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record; on a full disk the journal is left as it was."""
+        body = canonical_json(dict(record))
+        line = b"%08x " % zlib.crc32(body) + body + b"\n"
+        end = os.fstat(self._fd).st_size
+        with storage_errors(self.path):
+            try:
+                if os.write(self._fd, line) != len(line):
+                    raise OSError(errno.ENOSPC, "short write")
+                os.fsync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, end)
+                raise
+        self.records.append(json.loads(body))
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def read(path: Path) -> list[dict[str, Any]]:
+        """The whole records of a journal that somebody else may be writing; [] if there is none."""
+        return _parse_journal(Path(path))[0] if Path(path).exists() else []
+
+
+def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The records of a journal, and how many of its bytes are whole."""
+    lines = path.read_bytes().split(b"\n")
+    records: list[dict[str, Any]] = []
+    whole = 0
+    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn
+        body = _journal_body(line)
+        if body is None:
+            if any(_journal_body(later) is not None for later in lines[number:-1]):
+                raise Integrity("journal-damaged", f"record {number} does not match its checksum", where=path)
+            break
+        records.append(json.loads(body))
+        whole += len(line) + 1
+    return records, whole
+
+
+def _journal_body(line: bytes) -> bytes | None:
+    crc, _, body = line.partition(b" ")
+    try:
+        return body if len(crc) == 8 and int(crc, 16) == zlib.crc32(body) else None
+    except ValueError:
+        return None
+
+
+@contextlib.contextmanager
+def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the kernel's lock on `path`; Busy at once, naming the holder, unless `wait`. A killed holder frees it."""
+    make_folder(Path(path).parent)
+    with storage_errors(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
+            raise Busy("busy", f"in use by process {holder or 'unknown'}", where=path,
+                       remedy="wait for it to end, or stop it") from None
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(fd)

@@ -1,0 +1,1 @@
+"""Logistics: run folders, workers, tracking, cost. Knows no image."""

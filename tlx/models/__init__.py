@@ -1,0 +1,1 @@
+"""What the images pass through: backbones, checkpoints, transfer, training."""

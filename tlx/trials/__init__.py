@@ -1,0 +1,1 @@
+"""One study a file: its spec above its run(spec, lab) -> Result."""
