@@ -94,7 +94,7 @@ class Spec:
         kind = kinds.get(value.get("kind", ""))
         if kind is None or not issubclass(kind, cls):
             raise UnknownName("kind of spec", str(value.get("kind")), kinds)
-        return kind.with_settings({k: v for k, v in value.items() if k != "kind"})  # type: ignore[return-value]
+        return kind.with_settings({k: v for k, v in value.items() if k != "kind"})
 
     @classmethod
     def with_settings(cls, settings: Mapping[str, Any]) -> Self:
