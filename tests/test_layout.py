@@ -1,0 +1,83 @@
+"""The house as it was drawn: five names at the top, imports that point down only."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+EVERYWHERE = {"spec", "result", "files", "errors"}
+MAY_IMPORT = {  # floor → the floors it may stand on
+    "cli": {"trials", "report", "lab", "metrics", "features", "models", "data"},
+    "report": {"lab"},
+    "trials": {"lab", "metrics", "features", "models", "data", "kernels"},
+    "metrics": {"features", "models", "data", "kernels"},
+    "features": {"models", "data"},
+    "models": {"data"},
+    "data": set(),
+    "lab": set(),
+    "kernels": set(),
+}
+ALONE = {"typer": "tlx/cli/", "mlflow": "tlx/lab/tracking", "optuna": "tlx/lab/tuning.py",
+         "multiprocessing": "tlx/lab/engine.py"}
+SOURCES = sorted((ROOT / "tlx").rglob("*.py"))
+
+
+def imports(path: Path):
+    """The absolute dotted names that a file imports, wherever in it."""
+    package = list(path.relative_to(ROOT).with_suffix("").parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join(base + ([node.module] if node.module else []))
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+
+
+def test_the_five_names_at_the_top():
+    for name in ("pyproject.toml", "README.md", "MLproject", "tlx", "kernels", "splits", "tests"):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_down(path):
+    parts = path.relative_to(ROOT / "tlx").with_suffix("").parts
+    floor = parts[0]
+    for name in imports(path):
+        if name == "kernels" or name.startswith("kernels."):
+            pytest.fail(f"{path}: import tlx.kernels, never kernels")
+        if name.startswith("tlx."):
+            target = name.split(".")[1]
+            if target in ("__version__",):
+                continue
+            if floor in EVERYWHERE or floor == "__init__":
+                assert target in EVERYWHERE, f"{path} may stand on nothing but {sorted(EVERYWHERE)}, not {name}"
+            elif target != floor and target not in EVERYWHERE:
+                assert target in MAY_IMPORT[floor], f"{path}: {floor} may not import {name}"
+
+
+@pytest.mark.parametrize(("package", "home"), ALONE.items())
+def test_one_home_for_each_platform(package, home):
+    for path in SOURCES:
+        used = any(name == package or name.startswith(package + ".") for name in imports(path))
+        assert not used or str(path.relative_to(ROOT)).startswith(home), f"{path} imports {package}"
+
+
+def test_no_door_but_ours_runs_pickles_or_shells():
+    """Nothing in the package unpickles, evaluates or starts a shell."""
+    forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "joblib.load", "yaml.load", "os.system", "cloudpickle"}
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in forbidden, f"{path}:{node.lineno} calls {called}"
+                for keyword in node.keywords:
+                    value = ast.unparse(keyword.value)
+                    assert (keyword.arg, value) not in (("shell", "True"), ("allow_pickle", "True"),
+                                                        ("weights_only", "False")), f"{path}:{node.lineno}"
+                if called == "torch.load":
+                    assert str(path).endswith("models/checkpoints.py"), f"{path}:{node.lineno} opens its own door"
+                    assert any(k.arg == "weights_only" for k in node.keywords), f"{path}:{node.lineno}"
