@@ -35,3 +35,30 @@ def shared_data() -> Path:
 def cache(tmp_path_factory) -> Path:
     """One cache for the session, so that a data set is materialised once."""
     return tmp_path_factory.mktemp("cache")
+
+
+def draw_images(root: Path, *, classes: int = 3, per_class: int = 8, size: int = 20, splits=("train", "test"),
+                seed: int = 0) -> Path:
+    """A folder root/<split>/<label>/<image> of PNGs that a small network can tell apart: a bright bar per class."""
+    import numpy as np
+    from PIL import Image
+
+    rng = np.random.default_rng(seed)
+    for split in splits:
+        for label in range(classes):
+            folder = root / split / f"bar{label}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for number in range(per_class):
+                pixels = rng.integers(0, 90, (size, size), dtype=np.uint8)
+                top = 2 + label * (size // classes)
+                pixels[top:top + 3] += 140
+                Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture(scope="session")
+def bars(tmp_path_factory) -> Path:
+    """Three classes, train 12 and test 8 images each."""
+    root = tmp_path_factory.mktemp("data") / "bars"
+    draw_images(root, per_class=12, splits=("train",), seed=1)
+    return draw_images(root, per_class=8, splits=("test",), seed=2)

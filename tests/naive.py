@@ -1,3 +1,136 @@
 """Slow twins of what tlx computes: numpy only, and not a line in common with the code they check."""
 
 import numpy as np
+
+# ---------------------------------------------------------------- voting and scores
+
+def majority_vote(ballots):
+    """One image's class from its crops' classes, by counting; a tie goes to the class met first."""
+    best, most = None, 0
+    for candidate in ballots:
+        count = sum(1 for other in ballots if other == candidate)
+        if count > most:
+            best, most = candidate, count
+    return best
+
+
+def mean_per_class(truth, predicted):
+    """Mean over classes of the share of their images that is right."""
+    shares = []
+    for label in sorted(set(truth)):
+        right = [p == t for t, p in zip(truth, predicted, strict=True) if t == label]
+        shares.append(sum(right) / len(right))
+    return sum(shares) / len(shares)
+
+
+def sgdw(weights, gradients, *, rate, momentum, decay, clip):
+    """Weights after one step per gradient of SGD with momentum, per-tensor clipping and decoupled decay."""
+    velocity = np.zeros_like(weights)
+    for gradient in gradients:
+        norm = np.sqrt((gradient**2).sum())
+        if clip and norm > clip:
+            gradient = gradient * (clip / norm)
+        weights = weights * (1 - decay)
+        velocity = momentum * velocity + gradient
+        weights = weights - rate * velocity
+    return weights
+
+
+# ---------------------------------------------------------------- datasets and splits
+
+def idx(raw):
+    """The array of unpacked IDX bytes: magic, big-endian sizes, unsigned bytes."""
+    shape = [int.from_bytes(raw[4 + 4 * i:8 + 4 * i], "big") for i in range(raw[3])]
+    return np.array(list(raw[4 + 4 * raw[3]:]), dtype=np.uint8).reshape(shape)
+
+
+def mnist_noise(labels, side, structured):
+    """Uniform pixels from numpy's seed 1, one image after another; then 78 of 784 pixels held for each class."""
+    state = np.random.RandomState(1)
+    images = [np.array([state.uniform(size=(side, side)) for _ in y]) for y in labels]
+    for digit in range(10) if structured else ():
+        places = state.choice(side * side, side * side // 10, replace=False)
+        values = state.uniform(size=len(places))
+        for x, y in zip(images, labels, strict=True):
+            for image, label in zip(x, y, strict=True):
+                if label == digit:
+                    image.reshape(-1)[places] = values
+    return [np.round(x * 255).astype(np.uint8) for x in images]
+
+
+def shared(a, b):
+    """How many items of b equal some item of a."""
+    return sum(any(x == y for x in a) for y in b)
+
+
+def few_shot_faults(trains, val, test, content, classes):
+    """Which promises of a few-shot draw are broken; [] for a sound one.
+
+    trains: {(k, s): [(path, label)]}; val, test: [(path, label)]; content: {path: bytes}
+    """
+    faults = []
+    for (k, s), rows in trains.items():
+        counts = [sum(label == c for _, label in rows) for c in classes]
+        if counts != [k] * len(classes):
+            faults.append(f"{k}/{s}: counts {counts}")
+        if [label for _, label in rows] != sorted((label for _, label in rows), key=str.encode):
+            faults.append(f"{k}/{s}: not grouped by class")
+        if shared([content[p] for p, _ in rows], [content[p] for p, _ in val + test]):
+            faults.append(f"{k}/{s}: on two sides")
+        if len({content[p] for p, _ in rows}) < len(rows):
+            faults.append(f"{k}/{s}: an image twice")
+    if shared([content[p] for p, _ in val], [content[p] for p, _ in test]):
+        faults.append("val and test share an image")
+    return faults
+
+
+# ---------------------------------------------------------------- images
+
+def luma(rgb):
+    """ITU-R BT.601 luma of (h, w, 3) uint8 in 16-bit fixed point, rounded half up: (h, w) uint8."""
+    weights = np.rint(np.array([0.299, 0.587, 0.114]) * 65536).astype(np.int64)
+    return ((rgb.astype(np.int64) @ weights + 32768) // 65536).astype(np.uint8)
+
+
+def over_white(rgb, alpha):
+    """(h, w, 3) float: colours laid over white by (h, w) alpha of 0…255."""
+    share = alpha[..., None] / 255
+    return rgb * share + 255 * (1 - share)
+
+
+def upright(picture, orientation):
+    """What EXIF orientation 1…8 says of a picture: which side the stored first row and first column really are."""
+    row, column = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
+                   5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom")}[orientation]
+    if row in ("left", "right"):
+        picture, row, column = np.swapaxes(picture, 0, 1), column, row
+    picture = picture[::-1] if row == "bottom" else picture
+    return picture[:, ::-1] if column == "right" else picture
+
+
+def ten_crops(picture, size):
+    """Each corner, row by row, of the picture and of its mirror image in turn; then the centre and its mirror."""
+    crops = []
+    for vertical in ("upper", "lower"):
+        for horizontal in ("left", "right"):
+            for view in (picture, np.flip(picture, axis=1)):
+                rows = view[:size] if vertical == "upper" else view[len(view) - size:]
+                crops.append(rows[:, :size] if horizontal == "left" else rows[:, rows.shape[1] - size:])
+    top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
+    centre = picture[top:top + size, left:left + size]
+    return np.array([*crops, centre, np.flip(centre, axis=1)])
+
+
+# ---------------------------------------------------------------- intervals
+
+def t_interval(values, confidence=0.95):
+    """(low, high) by Student's t: its density summed over a fine grid until half the confidence is reached."""
+    values = np.asarray(values, float)
+    degrees = len(values) - 1
+    t = np.arange(0, 400, 1e-4)
+    density = (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
+    area = np.cumsum((density[1:] + density[:-1]) / 2)
+    tail = 400.0 ** -degrees * degrees ** ((degrees + 1) / 2) / degrees / 1e-4  # what lies beyond the grid
+    factor = t[1:][np.searchsorted(area, confidence * (area[-1] + tail))]
+    spread = np.sqrt(((values - values.mean()) ** 2).sum() / degrees / len(values))
+    return values.mean() - factor * spread, values.mean() + factor * spread

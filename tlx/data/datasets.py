@@ -1,0 +1,99 @@
+"""locate: a dataset by name or path, as a folder of images that is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from ..errors import Missing, UnknownName
+from . import idx, published, sources
+from .catalogue import DATASETS, Dataset, key_of, known
+from .folders import Image, ImageFolder, list_images
+from .published import data_root_of
+
+__all__ = ["DATASETS", "Dataset", "Image", "ImageFolder", "key_of", "known", "locate"]
+
+
+def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | None = None,
+           offline: bool = False) -> ImageFolder:
+    """The images of a dataset, materialised under `cache` when they are not image files.
+
+    name_or_path  a name in DATASETS (any spelling); a path; or name:path, the named dataset from the files at path,
+                  as mnist_noise:/data/mnist. A text with a slash is a path; a bare name that DATASETS
+                  knows is that dataset, whatever lies in the working directory (write ./name for the folder)
+    data_root     the folder that holds named datasets, else $TLX_DATA
+    offline       never ask the network
+
+    Raises Missing with where to get the dataset, UnknownName, or what is wrong with its files.
+    """
+    cache, root = Path(cache), data_root_of(data_root)
+    text = os.fspath(name_or_path)
+    name, colon, place = text.partition(":")
+    if isinstance(name_or_path, Path):
+        return _at(Path(text), cache)
+    if key := key_of(text) if "/" not in text else None:
+        return _named(key, cache, root, offline)
+    if colon and (key := key_of(name)) and not Path(text).exists():
+        return _named_at(key, Path(place).expanduser(), cache)
+    path = Path(text).expanduser()
+    if "/" not in text and not path.exists():
+        raise UnknownName("dataset", text, DATASETS, remedy="or give the path of an image folder")
+    return _at(path, cache)
+
+
+def _named(key: str, cache: Path, root: Path | None, offline: bool) -> ImageFolder:
+    row = DATASETS[key]
+    if row.kind == "digits":
+        return sources.digits(cache)
+    if row.kind == "torchvision" and root and published.is_there(key, root):
+        return published.fetch(key, cache, offline=offline, data_root=root)
+    for folder in _candidates(key, root):
+        if folder.is_dir():
+            return _named_at(key, folder, cache)
+    if row.kind == "derived":
+        return sources.derived(key, _base_files(row.base, cache, root, offline), cache)
+    if row.torchvision and row.kind == "idx":
+        return sources.from_idx(published.idx_folder(key, cache, offline=offline, data_root=root), cache, key)
+    if row.torchvision:
+        return published.fetch(key, cache, offline=offline, data_root=root)
+    raise _absent(key, root)
+
+
+def _base_files(key: str, cache: Path, root: Path | None, offline: bool) -> Path:
+    """The IDX files that variants are made from: under the data root, else torchvision's."""
+    for folder in _candidates(key, root):
+        if idx.is_idx_folder(folder):
+            return folder
+    return published.idx_folder(key, cache, offline=offline, data_root=root)
+
+
+def _candidates(key: str, root: Path | None) -> list[Path]:
+    """Where a dataset may lie under the data root: its folder, its key, its aliases."""
+    row = DATASETS[key]
+    return [root / name for name in dict.fromkeys((row.folder, key, *row.aliases))] if root else []
+
+
+def _named_at(key: str, folder: Path, cache: Path) -> ImageFolder:
+    """The named dataset from the files in `folder`; a variant may be given as such or as its MNIST."""
+    if DATASETS[key].kind == "derived" and idx.is_idx_folder(folder):
+        return sources.derived(key, folder, cache)
+    return _at(folder, cache, key)
+
+
+def _at(folder: Path, cache: Path, name: str | None = None) -> ImageFolder:
+    """The images in `folder`, whatever their form."""
+    name = name or folder.resolve().name or "images"
+    if idx.is_idx_folder(folder):
+        return sources.from_idx(folder, cache, name)
+    if sources.is_npy_folder(folder):
+        return sources.from_npy(folder, cache, name)
+    return list_images(folder, name)
+
+
+def _absent(key: str, root: Path | None) -> Missing:
+    row = DATASETS[key]
+    place = root / row.folder if root else Path("$TLX_DATA") / row.folder
+    error = Missing(f"{row.title} ({key})", place)
+    error.expected = "its images as root/<split>/<label>/<image> or root/<label>/<image>"
+    error.remedy = f"fetch it from {row.where}; put it there, or give its path instead of the name"
+    return error

@@ -1,0 +1,83 @@
+"""IDX files, the layout MNIST is published in, read by strict rules: magic, dimensions, exact size."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import BadData, TlxError, raise_all
+
+IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
+PREFIXES = {"train": "train", "t10k": "test"}  # in the files' names → our split
+LIMIT = 1 << 30  # bytes of one file, unpacked
+UNSIGNED_BYTE = 0x08
+
+
+def is_idx_folder(folder: Path) -> bool:
+    """Whether `folder` holds IDX images by their MNIST names."""
+    return any(_path(folder, prefix, IMAGES) for prefix in PREFIXES)
+
+
+def paths(folder: Path) -> dict[str, tuple[Path, Path]]:
+    """Split → (images file, labels file) of a folder in MNIST's layout; BadData naming files that are missing."""
+    found: dict[str, tuple[Path, Path]] = {}
+    problems: list[TlxError] = []
+    for prefix, split in PREFIXES.items():
+        images, labels = _path(folder, prefix, IMAGES), _path(folder, prefix, LABELS)
+        if images and labels:
+            found[split] = (images, labels)
+        elif images or labels:
+            name = f"{prefix}-{LABELS if images else IMAGES}"
+            problems.append(BadData("idx-missing", f"no {name}[.gz] beside its partner", where=folder))
+    raise_all(problems)
+    return found
+
+
+def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
+    """(n, h, w) uint8 images and (n,) uint8 labels of two IDX files. BadData unless both are whole and agree."""
+    x, y = read(images, 3), read(labels, 1)
+    if len(x) != len(y):
+        raise BadData("idx-count", f"{len(y)} labels", where=labels, expected=f"{len(x)}, as in {images.name}")
+    return x, y
+
+
+def read(path: Path, dimensions: int) -> np.ndarray:
+    """The array of one IDX file, gzipped or not, of so many dimensions. BadData otherwise."""
+    data = _unpacked(Path(path))
+    header, magic = 4 + 4 * dimensions, bytes([0, 0, UNSIGNED_BYTE, dimensions])
+    if len(data) >= 4 and data[:4] != magic:
+        raise BadData("idx-magic", f"magic number {data[:4].hex()}", where=path,
+                      expected=f"{magic.hex()} (unsigned bytes, {dimensions}-d)")
+    if len(data) < header:
+        raise BadData("idx-size", f"{len(data)} bytes", where=path, expected=f"at least the {header} of the header")
+    shape = struct.unpack_from(f">{dimensions}I", data, 4)
+    if math.prod(shape) != len(data) - header or 0 in shape:
+        raise BadData("idx-size", f"{len(data) - header} bytes after a header that says {' x '.join(map(str, shape))}",
+                      where=path, expected=f"{math.prod(shape)} bytes")
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+
+
+def _path(folder: Path, prefix: str, rest: str) -> Path | None:
+    for name in (f"{prefix}-{rest}", f"{prefix}-{rest}.gz", f"{prefix}-{rest.replace('-idx', '.idx')}"):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def _unpacked(path: Path) -> bytes:
+    """The bytes of a file, out of gzip if it is gzip by its content. BadData past the limit."""
+    with open(path, "rb") as raw:
+        packed = raw.read(2) == b"\x1f\x8b"
+    try:
+        with gzip.open(path, "rb") if packed else open(path, "rb") as file:
+            data = file.read(LIMIT + 1)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise BadData("idx-gzip", f"damaged gzip ({error})", where=path, remedy="fetch the file again") from error
+    if len(data) > LIMIT:
+        raise BadData("idx-size", f"more than {LIMIT:,} bytes unpacked", where=path, expected=f"at most {LIMIT:,}")
+    return data

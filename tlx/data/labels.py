@@ -1,0 +1,64 @@
+"""Labels as text: which differ by so little that a person should look, and which contradict each other."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from ..errors import BadData, TlxError, visible
+from .csvs import SHOWN, Row
+
+Tables = Mapping[str, tuple[Row, ...]]
+
+
+def notes(classes: Iterable[str], tables: Tables) -> list[str]:
+    """Classes that differ only by space, case, Unicode form or leading zeros, and file names unlike their path."""
+    return _alike(classes) + _odd_file_names(tables)
+
+
+def conflicts(folder: Path, tables: Tables) -> list[TlxError]:
+    """One path under two labels in two files, the first of them one by one, the rest as a count."""
+    first: dict[str, tuple[str, str, int]] = {}
+    problems: list[TlxError] = []
+    count = 0
+    for name, rows in tables.items():
+        for number, (path, _, _, label) in enumerate(rows, 1):
+            seen = first.setdefault(path, (label, name, number))
+            if seen[0] == label:
+                continue
+            count += 1
+            if count <= SHOWN:
+                problems.append(BadData("path-two-labels", f"'{path}' is '{label}' here and '{seen[0]}' in {seen[1]}:"
+                                        f"{seen[2]}", where=f"{folder / name}:{number}", expected="one label an image"))
+    if count > SHOWN:
+        problems.append(BadData("path-two-labels", f"and {count - SHOWN} more rows like these", where=folder))
+    return problems
+
+
+def _alike(classes: Iterable[str]) -> list[str]:
+    groups: dict[str, list[str]] = {}
+    for label in classes:
+        groups.setdefault(_folded(label), []).append(label)
+    return [f"{len(group)} classes that look alike: " + ", ".join(_shown(label) for label in group)
+            for group in groups.values() if len(group) > 1]
+
+
+def _folded(label: str) -> str:
+    """What is left of a label without space around it, case, Unicode form and leading zeros."""
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).strip().casefold())
+    return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 100 else text
+
+
+def _shown(label: str) -> str:
+    return f"'{visible(label)}'" + (f" ({label.encode().hex()})" if not label.isascii() else "")
+
+
+def _odd_file_names(tables: Tables) -> list[str]:
+    found = []
+    for name, rows in tables.items():
+        odd = [number for number, row in enumerate(rows, 1) if os.path.basename(row.path) != row.filename]
+        if odd:
+            found.append(f"{name}: in {len(odd)} rows the path does not end in the file name, first in row {odd[0]}")
+    return found

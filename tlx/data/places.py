@@ -1,0 +1,105 @@
+"""Which file a CSV row means: below the image root, a regular file, reached by no link that leads out."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import os
+import stat
+from pathlib import Path
+
+from ..errors import BadData, TlxError, Unsafe, nearest
+from .csvs import Row
+
+NEAREST_SHOWN = 20  # missing files for which a folder is searched for a like name
+
+
+def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
+    """The file of a row under `root`: <split>/<label>/<filename>, else the row's path below root's parent or root.
+
+    Unsafe if it lies outside root and `allow` (by `..`, an absolute path or a link) or is no regular
+    file; BadData if there is none, with the nearest name.
+    """
+    return Finder.of(str(root), tuple(map(str, allow))).find(row)
+
+
+class Finder:
+    """`find` for many rows: folders are resolved once."""
+
+    def __init__(self, root: Path, allow: tuple[Path, ...] = ()):
+        self.root = Path(root).absolute()
+        self.homes = tuple(os.path.realpath(place) for place in (root, *allow))
+        self._real: dict[str, str] = {}  # folder → its real path
+        self._searched = 0
+
+    @staticmethod
+    @functools.lru_cache(maxsize=8)
+    def of(root: str, allow: tuple[str, ...]) -> Finder:
+        """One finder for each root."""
+        return Finder(Path(root), tuple(map(Path, allow)))
+
+    def find(self, row: Row) -> Path:
+        """The file of a row, by the rules of `find`."""
+        refused: TlxError | None = None
+        for candidate in self._candidates(row):
+            try:
+                if self._is_safe_file(candidate, row):
+                    return Path(candidate)
+            except Unsafe as error:
+                refused = refused or error
+        raise refused or self._missing(row)
+
+    def _candidates(self, row: Row) -> list[str]:
+        root = str(self.root)
+        if row.path.startswith("/"):
+            return [row.path]
+        places = [os.path.join(os.path.dirname(root), row.path), os.path.join(root, row.path)]
+        if all(_plain(part) for part in (row.label, row.filename)) and (not row.split or _plain(row.split)):
+            places.insert(0, os.path.join(root, row.split, row.label, row.filename))
+        return places
+
+    def _is_safe_file(self, path: str, row: Row) -> bool:
+        """True if it is there and may be read, False if it is not there; Unsafe otherwise."""
+        try:
+            mode = os.lstat(path).st_mode
+            folder, name = os.path.split(path)
+            real = os.path.realpath(path, strict=True) if stat.S_ISLNK(mode) else self._real_folder(folder) + "/" + name
+            mode = os.stat(real).st_mode
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise BadData("link-loop", "a link that leads to itself", where=path) from error
+            return False
+        except ValueError:  # a NUL in the name
+            return False
+        if not any(real == home or real.startswith(home.rstrip("/") + "/") for home in self.homes):
+            link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
+            raise Unsafe("outside-root", f"'{row.path}' leaves the image root{link}", where=path,
+                         expected=f"a file below {self.homes[0]}", remedy="allow its folder with --allow-outside")
+        if not stat.S_ISREG(mode):
+            raise Unsafe("not-regular", f"'{row.path}' is not a regular file", where=path, expected="an image file")
+        return True
+
+    def _real_folder(self, folder: str) -> str:
+        real = self._real.get(folder)
+        if real is None:
+            real = self._real[folder] = os.path.realpath(folder)
+        return real
+
+    def _missing(self, row: Row) -> BadData:
+        self._searched += 1
+        near = nearest(row.filename, self._neighbours(row)) if self._searched <= NEAREST_SHOWN else []
+        return BadData("image-missing", f"'{row.path}' is not there", where=self.root,
+                       expected=f"nearest name: {near[0]}" if near else "root/<split>/<label>/<filename>",
+                       remedy="" if near else "is this the root of the images?")
+
+    def _neighbours(self, row: Row) -> list[str]:
+        for candidate in self._candidates(row):
+            folder = os.path.dirname(candidate)
+            if os.path.isdir(folder) and any(self._real_folder(folder).startswith(home) for home in self.homes):
+                return os.listdir(folder)
+        return []
+
+
+def _plain(part: str) -> bool:
+    """Whether a text is one plain component of a path."""
+    return part not in ("", ".", "..") and "/" not in part and "\0" not in part
