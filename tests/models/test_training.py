@@ -1,0 +1,263 @@
+"""The loop: its optimizer against an oracle, its early stop, its frozen blocks, and the same bits after a kill."""
+
+from __future__ import annotations
+
+import itertools
+
+import naive
+import numpy as np
+import pytest
+import torch
+
+from tlx.errors import Stopped
+from tlx.features import voting
+from tlx.models import backbones, optimizers, progress, training
+from tlx.models.recipe import Recipe
+from tlx.models.samples import RESIDENT_BYTES, Feed, Samples
+
+
+class Noise:
+    """Pixels of random images, c crops each; class k is brighter in row k."""
+
+    def __init__(self, n: int, crops: int = 2, channels: int = 1, size: int = 28, classes: int = 3):
+        rng = np.random.default_rng(n)
+        self.crops = crops
+        self.labels = np.arange(n) % classes
+        self._array = rng.integers(0, 80, (n * crops, size, size, channels), dtype=np.uint8)
+        for image, label in enumerate(self.labels):
+            self._array[image * crops:(image + 1) * crops, 4 + 6 * label:8 + 6 * label] += 150
+
+    def take(self, rows):
+        return self._array[rows]
+
+    def samples(self, chosen: slice) -> Samples:
+        images = np.arange(len(self.labels))[chosen]
+        return Samples(self, images, self.labels[images])
+
+
+@pytest.fixture(scope="module")
+def data():
+    noise = Noise(24)
+    return noise.samples(slice(0, 15)), noise.samples(slice(15, 24))
+
+
+def network(seed: int = 0):
+    return backbones.load("mnist-cnn", weights=None, classes=3, seed=seed)
+
+
+def fit(data, recipe, place=None, net=None, **settings):
+    net = net or network()
+    outcome = training.fit(net, *data, recipe, seed=5, score=voting.accuracy, place=place or training.Place(),
+                           **settings)
+    return net, outcome
+
+
+def state(net):
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# ---------------------------------------------------------------- the optimizer and its schedule
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_sgdw_is_the_formula(momentum, clip):
+    rng = np.random.default_rng(1)
+    start, gradients = rng.normal(size=(4, 3)), 2 * rng.normal(size=(6, 4, 3))
+    weight = torch.nn.Parameter(torch.tensor(start))
+    optimizer = optimizers.Sgdw([{"params": [weight], "lr": 0.05}], momentum=momentum, decay=0.01)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient)
+        optimizers.clip_each([weight], clip)
+        optimizer.step()
+    want = naive.sgdw(start, gradients, rate=0.05, momentum=momentum, decay=0.01, clip=clip)
+    np.testing.assert_allclose(weight.detach().numpy(), want, rtol=1e-9)
+
+
+def test_clipping_is_for_each_tensor_alone():
+    small, large = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    small.grad, large.grad = torch.tensor([0.3, 0.4]), torch.tensor([30.0, 40.0])
+    optimizers.clip_each([small, large], 1.0)
+    np.testing.assert_allclose(small.grad.numpy(), [0.3, 0.4])
+    np.testing.assert_allclose(large.grad.numpy(), [0.6, 0.8], rtol=1e-6)
+
+
+def test_rates_warm_up_then_follow_the_schedule():
+    factors = [optimizers.rate_factor("cosine", step, 4, 24) for step in range(24)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert all(a > b for a, b in itertools.pairwise(factors[4:]))
+    assert factors[-1] < 0.01
+    assert {optimizers.rate_factor("constant", step, 0, 9) for step in range(9)} == {1.0}
+
+
+def test_the_recipe_names_the_rows_of_the_tables():
+    knobs = Recipe.knobs()
+    assert set(knobs["optimizer"].choices) == set(optimizers.OPTIMIZERS)
+    assert set(knobs["schedule"].choices) == set(optimizers.SCHEDULES)
+    assert knobs["bn"].choices == training.transfer.BN_MODES
+
+
+# ---------------------------------------------------------------- what a fit does
+
+def test_it_learns_and_keeps_the_best_epoch(data):
+    net, outcome = fit(data, Recipe(epochs=8, learning_rate=0.02))
+    accuracies = [values["val_accuracy"] for values in outcome.history]
+    assert outcome.best_epoch == int(np.argmax(accuracies))  # the first of equals: strictly greater replaces
+    assert accuracies[outcome.best_epoch] > 0.6
+    logits = training.predict(net, data[1], Recipe())
+    assert voting.accuracy(logits, data[1].labels, data[1].crops) == accuracies[outcome.best_epoch]
+
+
+def test_cross_entropy_is_torchs():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 7)).astype(np.float32) * 30, rng.integers(0, 7, 50)
+    want = torch.nn.functional.cross_entropy(torch.tensor(logits).double(), torch.tensor(labels)).item()
+    assert training.cross_entropy(logits, labels) == pytest.approx(want, rel=1e-12)
+
+
+@pytest.mark.parametrize(("losses", "stops"), [
+    ([3.0] * 10 + [1, 2, 3, 4], True),
+    ([3.0] * 10 + [1, 1, 1, 1], True),
+    ([3.0] * 10 + [4, 3, 4, 5], False),
+    ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], False),  # ten epochs: index 9, before the earliest
+    ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], True),
+])
+def test_early_stopping_is_the_seeds_rule(data, losses, stops):
+    made = training._Training(network(), *data, Recipe(), 0, voting.accuracy, None, training.Place())
+    made.outcome.history = [{"val_loss": float(loss)} for loss in losses]
+    assert made._should_stop() is stops
+    made.recipe = Recipe(early_stopping=False)
+    assert made._should_stop() is False
+
+
+@pytest.mark.parametrize("frozen", [0, 1, 2, 3])
+def test_frozen_blocks_stay_to_the_bit(data, frozen):
+    net = network()
+    before = {block.name: {k: v.clone() for k, v in net.tensors(block).items()} for block in net.blocks}
+    fit(data, Recipe(epochs=2, freeze=frozen), net=net)
+    for number, block in enumerate(net.blocks, 1):
+        same = all(torch.equal(v, before[block.name][k]) for k, v in net.tensors(block).items())
+        assert same is (number <= frozen), block.name
+
+
+def test_weight_decay_spares_what_is_frozen_and_takes_its_share_of_the_rest(data):
+    net = network()
+    first = net.net.conv1.weight.clone()
+    fit(data, Recipe(epochs=1, freeze=1, weight_decay=0.4, learning_rate=1e-8, early_stopping=False), net=net)
+    assert torch.equal(net.net.conv1.weight, first)
+    fresh = network().net.fc1.weight
+    torch.testing.assert_close(net.net.fc1.weight, fresh * 0.6, rtol=1e-3, atol=1e-5)  # one step an epoch: 30 rows
+
+
+def test_only_the_head_moves_in_its_epochs(data):
+    net = network()
+    fc1 = net.net.fc1.weight.clone()
+    fit(data, Recipe(epochs=2, head_epochs=2), net=net)
+    assert torch.equal(net.net.fc1.weight, fc1)
+    assert not torch.equal(net.net.fc2.weight, network().net.fc2.weight)
+
+
+@pytest.mark.parametrize("settings", [
+    {}, {"optimizer": "adam", "learning_rate": 1e-3}, {"optimizer": "adamw", "learning_rate": 1e-3},
+    {"schedule": "cosine", "warmup_epochs": 1.5}, {"layer_decay": 0.5}, {"label_smoothing": 0.1}, {"ema": 0.8},
+    {"precision": "bfloat16"}, {"channels_last": True}, {"head_epochs": 2}, {"freeze": 2},
+], ids=str)
+def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_path, settings):
+    recipe = Recipe(epochs=4, **settings)
+    whole, outcome = fit(data, recipe)
+
+    class Killed(BaseException):
+        pass
+
+    def die_in(epoch):
+        def on_epoch(number, values):
+            if number == epoch:
+                raise Killed
+        return on_epoch
+
+    for epoch in range(4):  # before the epoch is saved: it is done again
+        file = tmp_path / "training.safetensors"
+        with pytest.raises(Killed):
+            fit(data, recipe, training.Place(checkpoint=file, on_epoch=die_in(epoch)))
+    resumed, again = fit(data, recipe, training.Place(checkpoint=file))
+    untimed = [{k: v for k, v in values.items() if not k.endswith("_s")} for values in outcome.history]
+    assert [{k: v for k, v in values.items() if not k.endswith("_s")} for values in again.history] == untimed
+    assert (again.best_epoch, again.ended) == (outcome.best_epoch, outcome.ended)
+    assert equal(state(resumed), state(whole))
+
+
+def test_a_finished_training_found_again_trains_no_more(data, tmp_path):
+    recipe, file = Recipe(epochs=2), tmp_path / "training.safetensors"
+    first, _ = fit(data, recipe, training.Place(checkpoint=file))
+    seen = []
+    second, _ = fit(data, recipe, training.Place(checkpoint=file, on_epoch=lambda e, v: seen.append(e)))
+    assert seen == []
+    assert equal(state(first), state(second))
+
+
+def test_a_stop_is_heard_at_the_next_batch(data):
+    asked = iter([False, False, True])
+    done = []
+    place = training.Place(stopping=lambda: next(asked), on_batch=lambda i, n: done.append(i))
+    with pytest.raises(Stopped):
+        fit(data, Recipe(batch_size=5), place)
+    assert done == [1, 2]
+
+
+@pytest.mark.parametrize("rate", [1e3])
+def test_a_network_that_blows_up_is_said_to_have_diverged(data, rate):
+    _, outcome = fit(data, Recipe(learning_rate=rate, clip_norm=0.0, epochs=30, early_stopping=False))
+    assert outcome.ended == "diverged"
+    assert all(np.isfinite(list(values.values())).all() for values in outcome.history)
+
+
+def test_layer_decay_slows_the_blocks_far_from_the_head(data):
+    net = network()
+    training.transfer.freeze(net, 0)
+    rates = {g["name"]: g["lr"] for g in training.transfer.parameter_groups(net, 1.0, 0.5)}
+    assert list(rates.values()) == [1.0, 0.5, 0.25, 0.125]
+
+
+# ---------------------------------------------------------------- rows and state
+
+def test_a_feed_gives_each_row_normalised_once():
+    noise = Noise(6)
+    samples = noise.samples(slice(1, 5))
+    feed = Feed(samples, (0.5,), (0.25,), "cpu")
+    x, y = (torch.cat(parts) for parts in zip(*feed.batches(3), strict=True))
+    want = (noise.take(np.arange(2, 10)).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
+    np.testing.assert_allclose(x.numpy(), want, atol=1e-5)
+    assert y.tolist() == [label for label in samples.labels for _ in range(2)]
+
+
+def test_a_set_too_large_to_hold_is_read_by_the_batch(monkeypatch):
+    samples = Noise(6).samples(slice(0, 6))
+    resident = [x for x, _ in Feed(samples, (0.1,), (0.3,), "cpu").batches(5)]
+    monkeypatch.setattr("tlx.models.samples.RESIDENT_BYTES", 10)
+    streamed = Feed(samples, (0.1,), (0.3,), "cpu")
+    assert streamed._resident is None
+    assert RESIDENT_BYTES > 10
+    assert all(torch.equal(a, b) for a, (b, _) in zip(resident, streamed.batches(5), strict=True))
+
+
+def test_a_damaged_state_is_not_used(tmp_path):
+    file = tmp_path / "training.safetensors"
+    progress.save(file, {"w": torch.arange(100.0), "n": torch.zeros(0), "i": torch.tensor(3)}, {"history": [1.5]})
+    tensors, state_ = progress.load(file)
+    assert torch.equal(tensors["w"], torch.arange(100.0))
+    assert state_ == {"history": [1.5]}
+    data = bytearray(file.read_bytes())
+    rng = np.random.default_rng(0)
+    for bit in rng.integers(0, 8 * len(data), 200):
+        broken = data.copy()
+        broken[bit // 8] ^= 1 << (bit % 8)
+        file.write_bytes(broken)
+        found = progress.load(file)
+        assert found is None or (torch.equal(found[0]["w"], tensors["w"]) and found[1] == state_)
+    file.write_bytes(data[: len(data) // 2])
+    assert progress.load(file) is None
+    assert progress.load(tmp_path / "none") is None

@@ -1,0 +1,222 @@
+"""The registry of backbones: a name gives a network with blocks 1…N, a head, an input size and a normalisation.
+
+Written-out rows are in BACKBONES; any other classification model of torchvision goes by its own name there, any
+of timm as `timm:<name>`. The table is readable without importing torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import files
+from ..errors import BadData, Missing, Resource, UnknownName, Usage
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .network import Network
+    from .weights import Weights
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneRow:
+    """A network and what it sees.
+
+    family      who builds it: "own", "torchvision" or "timm"
+    model       its name there
+    input_size  height and width in pixels
+    mean, std   of each channel, for values in 0-1
+    classes     of its own weights
+    head        what `auto` means for it, a row of HEADS
+    source      what its own weights were trained on; "" when it has none
+    weights     where they come from: "packaged", "offline", "torchvision", "timm" or ""
+    """
+
+    title: str
+    family: str = "torchvision"
+    model: str
+    input_size: int = 224
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    classes: int = 1000
+    head: str = "linear"
+    source: str = "ImageNet"
+    weights: str = "torchvision"
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input."""
+        return len(self.mean)
+
+
+BACKBONES: dict[str, BackboneRow] = {
+    "mnist-cnn": BackboneRow(title="MNIST CNN", family="own", model="mnist-cnn", input_size=28, mean=(0.1307,),
+                             std=(0.3081,), classes=10, source="MNIST", weights="packaged"),
+    "resnet20-cifar": BackboneRow(title="ResNet-20 for CIFAR", family="own", model="resnet20-cifar", input_size=32,
+                                  classes=10, source="", weights=""),
+    "vgg11": BackboneRow(title="VGG11", model="vgg11"),
+    "vgg13": BackboneRow(title="VGG13", model="vgg13"),
+    "vgg16": BackboneRow(title="VGG16", model="vgg16", head="mlp256"),
+    "vgg19": BackboneRow(title="VGG19", model="vgg19"),
+    "vgg11_bn": BackboneRow(title="VGG11-BN", model="vgg11_bn"),
+    "vgg13_bn": BackboneRow(title="VGG13-BN", model="vgg13_bn"),
+    "vgg16_bn": BackboneRow(title="VGG16-BN", model="vgg16_bn"),
+    "vgg19_bn": BackboneRow(title="VGG19-BN", model="vgg19_bn"),
+    "resnet50": BackboneRow(title="ResNet50", model="resnet50"),
+    "resnet152": BackboneRow(title="ResNet152", model="resnet152"),
+    "efficientnet-lite0": BackboneRow(title="EfficientNet-Lite0", family="timm", model="tf_efficientnet_lite0",
+                                      mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weights="offline"),
+}
+TIMM = "timm:"
+PACKAGED = {"mnist-cnn": "mnist-cnn-mnist.safetensors"}
+
+
+def names(*, everything: bool = False) -> list[str]:
+    """Names of the written-out rows; with `everything` also torchvision's and, where it is installed, timm's."""
+    found = list(BACKBONES)
+    if everything:
+        found += [name for name in _torchvision_names() if name not in BACKBONES]
+        with contextlib.suppress(Resource):
+            found += [TIMM + name for name in _timm().list_models()]
+    return found
+
+
+def lookup(name: str) -> BackboneRow:
+    """The row of a name, in any case; made for it if torchvision or timm know it. Raises UnknownName."""
+    key = name.strip().lower()
+    if key in BACKBONES:
+        return BACKBONES[key]
+    if key.startswith(TIMM):
+        return _timm_row(key.removeprefix(TIMM))
+    if key in _torchvision_names():
+        return _torchvision_row(key)
+    raise UnknownName("backbone", name, names() + _torchvision_names(), remedy="timm's models are named timm:<name>")
+
+
+def load(name: str, *, weights: str | Path | None, classes: int, head: str = "auto", seed: int,
+         source: str | None = None, input_size: int | None = None) -> Network:
+    """The network `name` for `classes` classes, in evaluation mode.
+
+    weights     None: random; "default": the row's own; else a weight file, read through the safe door
+    head        a row of HEADS, or "auto". Random weights with a linear head start as the network itself starts;
+                any other fresh head is Glorot-uniform with zero biases
+    seed        of what is random; the global random state is not touched
+    source      what the weights were trained on; for "default" it must be what they were trained on
+    input_size  pixels, for networks that take other sizes than their own
+    """
+    from . import heads, network
+
+    row = lookup(name)
+    head = row.head if head == "auto" else head
+    if head not in heads.HEADS:
+        raise UnknownName("head", head, ["auto", *heads.HEADS])
+    if classes < 1:
+        raise Usage("classes", f"{classes} classes", expected="at least 1")
+    path = _file(row, weights, source)
+    own_head = weights is None and head in ("linear", "keep")
+    net = network.build(row, classes if own_head else row.classes or classes, seed)
+    names_of_head = network.head_of(net, row)
+    match, notes = None, []
+    if path is not None:
+        replaced = () if head == "keep" else heads.replaced(net, names_of_head, head)
+        row, match, notes = _fill(net, row, path, replaced)
+    if not own_head:
+        names_of_head = heads.HEADS[head](net, names_of_head, classes, network.generator(seed, "head"))
+    return network.Network(net, replace(row, input_size=input_size or row.input_size), names_of_head,
+                           match=match, notes=notes)
+
+
+def sketch(name: str) -> Network:
+    """The network of `name` without numbers, for its blocks, layers and sizes: no memory taken, nothing fetched."""
+    from . import network
+
+    with network.without_memory():
+        return load(name, weights=None, classes=max(1, lookup(name).classes), seed=0)
+
+
+def digest(name: str, weights: str | Path | None, source: str | None = None) -> str:
+    """What identifies the weights: "random", or the SHA-256 (hex) of the file that they come from."""
+    path = _file(lookup(name), weights, source)
+    if path is None:
+        return "random"
+    if not path.is_file():
+        raise Missing("weight file", path)
+    return files.sha256(path)
+
+
+def default_file(row: BackboneRow, source: str | None = None) -> Path:
+    """The file of a row's own weights, fetched if need be. Raises Missing, Resource or UnknownName (of a source)."""
+    from . import sources
+
+    remedy = "give a file: --model /path/to/weights.pth"
+    if not row.weights:
+        raise Missing(f"weights of {row.title} that come with it", made_by="--model /path/to/weights.pth")
+    if source is not None and source.lower() != row.source.lower():
+        raise UnknownName("source", source, [row.source], remedy=f"for weights from elsewhere {remedy}")
+    if row.weights == "packaged":
+        return sources.packaged(PACKAGED[row.model])
+    if row.weights == "offline":
+        return sources.offline_efficientnet()
+    return sources.torchvision_file(row.model) if row.weights == "torchvision" else sources.timm_file(row.model)
+
+
+def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> Path | None:
+    if weights is None:
+        return None
+    return default_file(row, source) if weights == "default" else Path(weights)
+
+
+def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...]):
+    """Copy a file's weights into the network: the row as it then is, how much fitted, and notes."""
+    from . import checkpoints, keras, sources
+
+    found: Weights = checkpoints.read(path)
+    if found.kind == "keras":
+        found = keras.translated(found, net, row.model)
+        row = replace(row, mean=keras.MEAN, std=keras.STD)
+    elif path.name == sources.OFFLINE_FILE:
+        found = sources.in_order(found, net)
+    try:
+        match = checkpoints.load_into(net, found, ignore=replaced)
+    except BadData as error:
+        error.where = error.where or str(path)
+        raise
+    return row, match, found.notes
+
+
+# ---------------------------------------------------------------- rows made when asked for
+
+def _torchvision_names() -> list[str]:
+    from torchvision import models
+
+    return models.list_models(module=models)
+
+
+def _torchvision_row(name: str) -> BackboneRow:
+    from torchvision import models
+
+    view = models.get_model_weights(name).DEFAULT.transforms()
+    return BackboneRow(title=name, model=name, input_size=view.crop_size[0], mean=tuple(view.mean), std=tuple(view.std))
+
+
+def _timm():
+    try:
+        import timm
+    except ImportError as error:
+        raise Resource("package-missing", "timm is not installed", remedy="pip install 'tlx[timm]'") from error
+    return timm
+
+
+def _timm_row(name: str) -> BackboneRow:
+    timm = _timm()
+    if not timm.is_model(name.split(".")[0]):
+        raise UnknownName("timm model", name, timm.list_models())
+    row = timm.get_pretrained_cfg(name, allow_unregistered=False) or timm.get_pretrained_cfg(name.split(".")[0])
+    mean, std = tuple(row.mean), tuple(row.std)
+    return BackboneRow(title=name, family="timm", model=name, input_size=row.input_size[1], mean=mean, std=std,
+                       classes=row.num_classes, source=(row.tag or "").split("_")[-1] or "timm", weights="timm")

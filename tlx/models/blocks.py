@@ -1,0 +1,173 @@
+"""Blocks 1…N of any network, counted from the image, found by looking: what stands in it and what runs when.
+
+Going down from the root, containers are opened and everything else is a unit: a residual block, an encoder
+layer, a lone convolution. Units are put in the order in which they first run. A unit with a parameter of two
+or more dimensions (a convolution, a dense layer, a residual block) begins a block; normalisations, activations
+and pools that follow join it. A parameter that lies bare in an opened module (a class token, a position
+embedding) joins the block in which that module first runs. Dropout that feeds the head stays with the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.func import functional_call
+
+CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
+@dataclass(frozen=True)
+class Block:
+    """A step on the way from the image to the head.
+
+    name        of the module that begins it
+    modules     names of the modules in it, in the order in which they run; none lies in another
+    parameters  names of parameters and buffers in it that no module of `modules` holds
+    """
+
+    name: str
+    modules: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
+
+
+@dataclass
+class _Unit:
+    name: str
+    module: nn.Module
+    turn: float = float("inf")
+    bare: tuple[str, ...] = ()
+
+
+def execution(net: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
+    """Names of the modules of `net` in the order in which they first run on an image batch of `shape`.
+
+    Runs on the meta device: nothing is computed and no memory is taken. The network is left in evaluation
+    mode. Raises what the network raises when it cannot take that shape.
+    """
+    seen: dict[str, None] = {}
+    hooks = [module.register_forward_pre_hook(lambda _m, _i, name=name: seen.setdefault(name))
+             for name, module in net.named_modules()]
+    net.eval()
+    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
+    try:
+        with torch.no_grad():
+            functional_call(net, tensors, (torch.zeros(shape, device="meta"),))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(seen)
+
+
+def derive(net: nn.Module, head_names: Iterable[str], order: Iterable[str]) -> tuple[Block, ...]:
+    """The blocks of `net` without its head; `order` is what `execution` gives."""
+    head = set(head_names)
+    units, bare = _units(net, head)
+    turns = {name: turn for turn, name in enumerate(order)}
+    _set_turns(units, turns)
+    for holder, names in bare.items():
+        inside = [u for u in units if _within(u.name, holder) and u.name not in head] or units
+        first = min(inside, key=lambda u: u.turn)
+        first.bare += names
+    body = sorted((u for u in units if u.name not in head), key=lambda u: u.turn)
+    while body and isinstance(body[-1].module, DROPOUTS):
+        body.pop()
+    return _grouped(body)
+
+
+def tensors(net: nn.Module, block: Block) -> dict[str, torch.Tensor]:
+    """The parameters and buffers of one block, name → tensor."""
+    found: dict[str, torch.Tensor] = {}
+    for name in block.modules:
+        module = net.get_submodule(name)
+        for source in (module.named_parameters(), module.named_buffers()):
+            found.update({f"{name}.{key}": value for key, value in source})
+    every = {**dict(net.named_parameters()), **dict(net.named_buffers())}
+    return {**found, **{name: every[name] for name in block.parameters}}
+
+
+def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple[str, ...]]]:
+    """The units in the order in which they were declared, and the bare tensors of each opened module."""
+    units: list[_Unit] = []
+    bare: dict[str, tuple[str, ...]] = {}
+    opened: set[int] = set()
+
+    def visit(name: str, module: nn.Module) -> None:
+        if id(module) in opened:  # one module under two names
+            return
+        opened.add(id(module))
+        children = list(module.named_children())
+        if name in head or not children or not (name == "" or _opens(name, module, head)):
+            units.append(_Unit(name, module))
+            return
+        own = [*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))]
+        if own:
+            bare[name] = tuple(f"{name}.{key}".lstrip(".") for key in own)
+        for key, child in children:
+            visit(f"{name}.{key}".lstrip("."), child)
+
+    visit("", net)
+    return units, bare
+
+
+def _opens(name: str, module: nn.Module, head: set[str]) -> bool:
+    """Whether a module is a stage, to be looked into, rather than a unit."""
+    if any(_within(h, name) for h in head):
+        return True
+    if isinstance(module, CONTAINERS):
+        return not _one_layer(module)
+    return sum(_repeats(child) for child in module.children()) == 1
+
+
+def _one_layer(container: nn.Module) -> bool:
+    """Whether a container is one convolution or dense layer with what goes around it."""
+    children = list(container.children())
+    return not any(list(c.children()) for c in children) and sum(map(_begins, children)) == 1
+
+
+def _repeats(module: nn.Module) -> bool:
+    """Whether a module is a container of two or more like blocks."""
+    kinds = [type(c) for c in module.children() if list(c.children()) and not isinstance(c, CONTAINERS)]
+    return isinstance(module, CONTAINERS) and any(kinds.count(kind) > 1 for kind in kinds)
+
+
+def _begins(module: nn.Module) -> bool:
+    return any(p.ndim >= 2 for p in module.parameters())
+
+
+def _within(name: str, holder: str) -> bool:
+    return holder == "" or name == holder or name.startswith(holder + ".")
+
+
+def _set_turns(units: list[_Unit], turns: dict[str, int]) -> None:
+    """When each unit first runs; one that never runs as a module goes with the one declared before it."""
+    previous = -1.0
+    for unit in units:
+        inside = (turns.get(f"{unit.name}.{key}".rstrip("."), float("inf")) for key, _ in unit.module.named_modules())
+        unit.turn = min(inside)
+        if unit.turn == float("inf"):
+            unit.turn = previous
+        previous = unit.turn
+
+
+def _grouped(body: list[_Unit]) -> tuple[Block, ...]:
+    return tuple(Block(next((u.name for u in group if _begins(u.module)), group[0].name),
+                       tuple(u.name for u in group), tuple(n for u in group for n in u.bare))
+                 for group in _groups(body))
+
+
+def _groups(body: list[_Unit]) -> Iterator[list[_Unit]]:
+    group: list[_Unit] = []
+    begun = False
+    for unit in body:
+        if _begins(unit.module):
+            if begun:
+                yield group
+                group = []
+            begun = True
+        group.append(unit)
+    if group:
+        yield group

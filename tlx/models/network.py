@@ -1,0 +1,139 @@
+"""Network: a module with numbered blocks, a named head, and what it wants to see."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from .. import files
+from ..errors import Resource, Usage
+from . import blocks
+from .backbones import BackboneRow
+from .blocks import Block
+from .matching import Match
+from .small import CifarResNet, MnistCnn
+
+OWN = {"mnist-cnn": MnistCnn, "resnet20-cifar": CifarResNet}
+AUXILIARY = ("googlenet", "inception_v3")  # they have side heads, and rescale the input for their own weights
+
+
+class Network(nn.Module):
+    """A backbone with its head.
+
+    net          the whole module; names of blocks, layers and the head are names in it
+    blocks       blocks 1…N in the order in which they run, without the head
+    head_names   the modules of the head
+    input_size   height and width in pixels; channels, mean, std: of the input, for values in 0-1
+    match        how the loaded weights fitted, or None; notes: what was done to them, in words
+
+    x  (n, channels, input_size, input_size) float32, normalised  →  logits (n, classes) float32
+    """
+
+    def __init__(self, net: nn.Module, row: BackboneRow, head_names: tuple[str, ...], *, match: Match | None = None,
+                 notes: Sequence[str] = ()):
+        super().__init__()
+        self.net, self.row, self.head_names = net, row, head_names
+        self.input_size, self.channels, self.mean, self.std = row.input_size, row.channels, row.mean, row.std
+        self.match, self.notes = match, tuple(notes)
+        self.order = _order(net, row)
+        self.blocks = blocks.derive(net, head_names, self.order)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+    @property
+    def head(self) -> nn.Module:
+        """The (first) module of the head."""
+        return self.net.get_submodule(self.head_names[0])
+
+    def layers(self) -> dict[str, nn.Module]:
+        """Every named module that runs, in the order in which it first runs."""
+        return {name: self.net.get_submodule(name) for name in self.order if name}
+
+    def tensors(self, block: Block) -> dict[str, torch.Tensor]:
+        """Parameters and buffers of one block, name in `net` → tensor."""
+        return blocks.tensors(self.net, block)
+
+
+def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
+    """The row's module with random weights. The same seed gives the same weights."""
+    with _seeded(seed):
+        if row.family == "own":
+            return OWN[row.model](classes)
+        return _timm_module(row, classes) if row.family == "timm" else _torchvision_module(row, classes)
+
+
+def head_of(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
+    """The names of the layers that give the logits: the last dense layer or convolution that runs."""
+    config = getattr(net, "default_cfg", None) or {}
+    if row.family == "timm" and (named := config.get("classifier")):
+        return (named,) if isinstance(named, str) else tuple(named)
+    modules = dict(net.named_modules())
+    last = [name for name in _order(net, row) if isinstance(modules[name], (nn.Linear, nn.Conv2d))]
+    return (last[-1],)
+
+
+def generator(seed: int, *purpose: str) -> torch.Generator:
+    """A stream of random numbers of its own for each purpose."""
+    words = hashlib.sha256(files.canonical_json([seed, *purpose])).digest()
+    return torch.Generator().manual_seed(int.from_bytes(words[:8], "little") >> 1)
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The CPU's random numbers from `seed` inside, as they were outside afterwards."""
+    state = torch.get_rng_state()
+    torch.default_generator.set_state(generator(seed, "weights").get_state())
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+class _Nowhere(TorchFunctionMode):
+    """Arrays that are to hold numbers later have shapes only; what a constructor computes with is left alone."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = dict(kwargs or {})
+        if func in (torch.empty, torch.zeros, torch.ones):
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def without_memory() -> TorchFunctionMode:
+    """A context in which networks are made of shapes only."""
+    return _Nowhere()
+
+
+def _order(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
+    try:
+        return blocks.execution(net, (2, row.channels, row.input_size, row.input_size))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or ["it refuses"])[0]
+        raise Usage("input-size", f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
+                    expected="its own size") from error
+
+
+def _torchvision_module(row: BackboneRow, classes: int) -> nn.Module:
+    from torchvision import models
+
+    options: dict[str, object] = {}
+    if row.model in AUXILIARY:
+        options = {"aux_logits": False, "init_weights": True, "transform_input": True}
+    elif row.model.startswith("vit_"):
+        options = {"image_size": row.input_size}  # its position embedding is made for one size
+    return models.get_model(row.model, weights=None, num_classes=classes, **options)
+
+
+def _timm_module(row: BackboneRow, classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        extra = "offline" if row.weights == "offline" else "timm"
+        raise Resource("package-missing", "timm is not installed", remedy=f"pip install 'tlx[{extra}]'") from error
+    return timm.create_model(row.model, pretrained=False, num_classes=classes)

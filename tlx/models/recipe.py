@@ -1,0 +1,34 @@
+"""The recipe of a fine-tuning: a declaration only, so that it is read without loading torch.
+
+The tables that its choices name stand in optimizers.py; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..spec import Spec, knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Spec):
+    """How a network is fine-tuned. The defaults are those of 'When & How to Transfer with Transfer Learning'."""
+
+    epochs: int = knob(40, low=1, high=100_000, short="e", help="most epochs to train")
+    batch_size: int = knob(64, low=1, high=65_536, short="b", help="rows a step; each crop is a row")
+    optimizer: str = knob("sgd", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw")
+    learning_rate: float = knob(0.01, low=1e-8, high=1e3, log=True, help="learning rate")
+    weight_decay: float = knob(1e-4, low=0.0, high=0.5, help="sgd: share of each weight taken away a step")
+    momentum: float = knob(0.9, low=0.0, high=0.9999, help="momentum of sgd")
+    clip_norm: float = knob(1.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
+    early_stopping: bool = knob(True, help="stop after epoch 10 when four validation losses in a row do not fall")
+    freeze: int = knob(0, low=0, help="blocks held as they came, counted from the image")
+    bn: str = knob("frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks")
+    head_epochs: int = knob(0, low=0, help="epochs in which only the head is trained, before the rest is let go")
+    schedule: str = knob("constant", choices=("constant", "cosine"), help="course of the learning rate")
+    warmup_epochs: float = knob(0.0, low=0.0, help="epochs of linear warm-up")
+    layer_decay: float = knob(1.0, low=0.01, high=1.0, help="factor on the learning rate per block below the head")
+    label_smoothing: float = knob(0.0, low=0.0, high=0.99, help="share of the target spread over all classes")
+    ema: float = knob(0.0, low=0.0, high=0.99999, help="decay of averaged weights, which are then scored; 0 is off")
+    precision: str = knob("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
+    channels_last: bool = knob(False, help="hold the weights channels last")

@@ -1,0 +1,88 @@
+"""Samples: images, their crops and labels, handed to a network in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the network is
+
+
+class Rows(Protocol):
+    """What holds pixels: flat row number = image · crops + crop."""
+
+    crops: int
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """uint8 (r, height, width, channels) of these flat rows."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Labelled images of one role (train, val or test).
+
+    pixels  holder of the uint8 rows
+    images  (n,) int64 — which images of the holder
+    labels  (n,) int64 — class index of each image
+    """
+
+    pixels: Rows
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def crops(self) -> int:
+        """Rows per image."""
+        return self.pixels.crops
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(n·c,) int64 flat rows, image by image, crops in order."""
+        return (self.images[:, None] * self.crops + np.arange(self.crops)).reshape(-1)
+
+    @property
+    def row_labels(self) -> np.ndarray:
+        """(n·c,) int64 — the label of every row."""
+        return np.repeat(self.labels, self.crops)
+
+
+class Feed:
+    """The rows of some samples as normalised float batches on a device.
+
+    mean, std are per channel, of pixels scaled to [0, 1]. Small sets stay on the device as uint8.
+    """
+
+    def __init__(self, samples: Samples, mean: tuple[float, ...], std: tuple[float, ...], device: str):
+        self._samples, self._rows, self.device = samples, samples.rows, device
+        self.labels = torch.from_numpy(samples.row_labels).to(device)
+        self._shift = torch.tensor(mean, device=device).mul(255).view(1, -1, 1, 1)
+        self._scale = torch.tensor(std, device=device).mul(255).view(1, -1, 1, 1)
+        first = samples.pixels.take(self._rows[:1]) if len(self._rows) else np.empty(0, np.uint8)
+        resident = first.nbytes * len(self._rows) <= RESIDENT_BYTES
+        self._resident = torch.from_numpy(samples.pixels.take(self._rows)).to(device) if resident else None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """x (b, channels, h, w) float32, channels last in memory, and y (b,) int64, of these row numbers."""
+        at = torch.from_numpy(index).to(self.device)
+        if self._resident is None:
+            raw = torch.from_numpy(self._samples.pixels.take(self._rows[index])).to(self.device, non_blocking=True)
+        else:
+            raw = self._resident[at]
+        return (raw.permute(0, 3, 1, 2).float() - self._shift) / self._scale, self.labels[at]
+
+    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, `size` at a time, in this order (or as they stand)."""
+        order = np.arange(len(self)) if order is None else order
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])

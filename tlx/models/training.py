@@ -1,0 +1,270 @@
+"""The one training loop: fine-tune a network on a finite set of rows, stop early, keep the best weights.
+
+Bit-repeatable on a CPU at a fixed thread count, also when killed and resumed: every epoch draws its
+shuffle and dropout from its own named streams, and each epoch's end is saved durably.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from ..errors import Stopped
+from ..spec import stream
+from . import progress, transfer
+from .network import Network
+from .optimizers import OPTIMIZERS, clip_each, rate_factor
+from .recipe import Recipe
+from .samples import Feed, Samples
+
+EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an option
+EARLIEST_STOP = 10  # epochs counted from 0
+PATIENCE = 4  # so many last validation losses, none below the one before, end the training
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a fit runs and whom it tells: nothing here changes what comes out."""
+
+    device: str = "cpu"
+    checkpoint: Path | None = None  # a file: continued from if whole, saved to every epoch
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
+    on_batch: Callable[[int, int], None] = lambda done, of: None  # within an epoch
+    stopping: Callable[[], bool] = lambda: False
+
+
+@dataclass
+class Fit:
+    """What came of a training: values per epoch, the best one, why it ended."""
+
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = -1
+    ended: str = ""  # "epochs", "early stopping" or "diverged"
+
+
+Score = Callable[[np.ndarray, np.ndarray, int], float]  # logits (n·c, k), labels (n,), crops → accuracy, a fraction
+
+
+class Diverged(Exception):
+    """A loss, weight or logit is no longer a finite number."""
+
+
+def fit(network: Network, train: Samples, val: Samples, recipe: Recipe, *, seed: int, score: Score,
+        frozen: Any = None, place: Place = Place()) -> Fit:
+    """Train `network` on `train`, choosing the epoch by accuracy on `val`; it ends with the best weights loaded.
+
+    score   accuracy from the logits of all rows: mean per-class accuracy of the crops' votes, as a rule
+    frozen  what is held still: module names instead of recipe.freeze blocks (the seeds' configurations)
+    """
+    return _Training(network, train, val, recipe, seed, score, frozen, place).run()
+
+
+def predict(network: Network, samples: Samples, recipe: Recipe, place: Place = Place()) -> np.ndarray:
+    """Logits (n·c, k) float32 of every row in evaluation mode, batch by batch."""
+    return _logits(network, Feed(samples, network.mean, network.std, place.device), recipe, place)
+
+
+class _Training:
+    """The state of one training between its epochs."""
+
+    def __init__(self, network, train, val, recipe, seed, score, frozen, place):
+        memory = torch.channels_last if recipe.channels_last else torch.preserve_format
+        self.network = network.to(place.device, memory_format=memory)
+        self.recipe, self.seed, self.score, self.place = recipe, seed, score, place
+        self.feed = Feed(train, network.mean, network.std, place.device)
+        self.val, self.val_feed = val, Feed(val, network.mean, network.std, place.device)
+        self.frozen = recipe.freeze if frozen is None else frozen
+        self.hold = transfer.freeze(network, self.frozen, bn=recipe.bn)
+        self.changing = {name for name, p in network.named_parameters() if p.requires_grad}
+        self.changing |= {name for name, _ in network.named_buffers()}
+        self.optimizer = OPTIMIZERS[recipe.optimizer](
+            transfer.parameter_groups(network, recipe.learning_rate, recipe.layer_decay), recipe)
+        for group in self.optimizer.param_groups:
+            group.setdefault("base_lr", group["lr"])
+        average = get_ema_multi_avg_fn(recipe.ema)
+        self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True) if recipe.ema else None
+        self.steps = -(-len(self.feed) // recipe.batch_size)
+        self.outcome = Fit()
+        self.best: dict[str, Tensor] = {}
+
+    # ------------------------------------------------------------ the course of things
+
+    def run(self) -> Fit:
+        self._continue()
+        history = self.outcome.history
+        try:
+            while len(history) < self.recipe.epochs and not self._should_stop():
+                values = self._epoch(len(history))
+                history.append(values)
+                self._keep_best()
+                self.place.on_epoch(len(history) - 1, values)
+                self._save()
+        except Diverged:
+            self.outcome.ended = "diverged"
+            return self.outcome
+        self.outcome.ended = "epochs" if len(history) >= self.recipe.epochs else "early stopping"
+        self._load(self.network, self.best)
+        return self.outcome
+
+    def _should_stop(self) -> bool:
+        losses = [values["val_loss"] for values in self.outcome.history]
+        last = losses[-PATIENCE:]
+        return (self.recipe.early_stopping and len(losses) > max(EARLIEST_STOP, self.recipe.head_epochs)
+                and all(a <= b for a, b in itertools.pairwise(last)))
+
+    def _keep_best(self) -> None:
+        accuracies = [values["val_accuracy"] for values in self.outcome.history]
+        if self.outcome.best_epoch < 0 or accuracies[-1] > accuracies[self.outcome.best_epoch]:
+            self.outcome.best_epoch = len(accuracies) - 1
+            self.best = {name: value.clone() for name, value in self._scored().state_dict().items()
+                         if name in self.changing}
+
+    # ------------------------------------------------------------ one epoch
+
+    def _epoch(self, epoch: int) -> dict[str, float]:
+        started = time.perf_counter()
+        torch.manual_seed(stream(self.seed, "dropout", epoch))
+        order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.feed))
+        self._enter(epoch)
+        loss_sum = torch.zeros((), device=self.place.device, dtype=torch.float64)
+        correct = torch.zeros((), device=self.place.device, dtype=torch.int64)
+        for step, (x, y) in enumerate(self.feed.batches(self.recipe.batch_size, order)):
+            if self.place.stopping():
+                raise Stopped(15)
+            loss, right = self._step(x, y, epoch * self.steps + step)
+            loss_sum += loss.double() * len(y)
+            correct += right
+            self.place.on_batch(step + 1, self.steps)
+        self._refuse_not_finite()
+        trained = time.perf_counter()
+        logits = _logits(self._scored(), self.val_feed, self.recipe, self.place)
+        return {
+            "train_loss": float(loss_sum) / len(self.feed), "train_accuracy": float(correct) / len(self.feed),
+            "train_epoch_s": trained - started,
+            "val_loss": cross_entropy(logits, self.val.row_labels),
+            "val_accuracy": self.score(logits, self.val.labels, self.val.crops),
+            "val_epoch_s": time.perf_counter() - trained,
+        }
+
+    def _enter(self, epoch: int) -> None:
+        head_only = epoch < self.recipe.head_epochs
+        self.hold = transfer.freeze(self.network, len(self.network.blocks) if head_only else self.frozen,
+                                    bn="frozen" if head_only else self.recipe.bn)
+        self.hold.train()
+
+    def _step(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        factor = rate_factor(self.recipe.schedule, step, round(self.recipe.warmup_epochs * self.steps),
+                             self.recipe.epochs * self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        logits = _forward(self.network, x, self.recipe)
+        loss = nn.functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
+        if not x.is_cuda and not torch.isfinite(loss):  # on a GPU this would wait for it; the epoch's end looks too
+            raise Diverged
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        clip_each([p for p in self.network.parameters() if p.requires_grad], self.recipe.clip_norm)
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return loss.detach(), (logits.detach().argmax(1) == y).sum()
+
+    def _scored(self) -> nn.Module:
+        return self.network if self.average is None else self.average.module
+
+    @torch.no_grad()
+    def _refuse_not_finite(self) -> None:
+        sums = torch.stack([p.detach().float().sum() for p in self.network.parameters() if p.requires_grad])
+        if not bool(torch.isfinite(sums).all()):
+            raise Diverged
+
+    # ------------------------------------------------------------ saved and continued
+
+    def _save(self) -> None:
+        if self.place.checkpoint is None:
+            return
+        tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()
+                   if name in self.changing}
+        tensors |= {f"best/{name}": value for name, value in self.best.items()}
+        tensors |= {f"optimizer/{i}/{name}": value for i, state in self.optimizer.state_dict()["state"].items()
+                    for name, value in state.items() if isinstance(value, Tensor)}
+        if self.average is not None:
+            tensors |= {f"average/{name}": value for name, value in self.average.state_dict().items()}
+        progress.save(self.place.checkpoint, tensors,
+                      {"history": self.outcome.history, "best_epoch": self.outcome.best_epoch})
+
+    def _continue(self) -> None:
+        saved = progress.load(self.place.checkpoint) if self.place.checkpoint is not None else None
+        if saved is None:
+            return
+        tensors, state = saved
+        self.outcome.history, self.outcome.best_epoch = state["history"], state["best_epoch"]
+        self._load(self.network, _under("network/", tensors))
+        self.best = {name: value.to(self.place.device) for name, value in _under("best/", tensors).items()}
+        if self.average is not None:
+            self._load(self.average, _under("average/", tensors))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for path, value in _under("optimizer/", tensors).items():
+            i, name = path.split("/")
+            like = parameters[int(i)]
+            self.optimizer.state[like][name] = (
+                torch.empty_like(like).copy_(value) if value.shape == like.shape else value)
+
+    @staticmethod
+    @torch.no_grad()
+    def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+        state = module.state_dict()
+        for name, value in tensors.items():
+            state[name].copy_(value)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _forward(network: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
+    if not recipe.channels_last:
+        x = x.contiguous()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
+        return network(x).float()
+
+
+@torch.no_grad()
+def _logits(network: nn.Module, feed: Feed, recipe: Recipe, place: Place) -> np.ndarray:
+    network.eval()
+    parts = []
+    for x, _ in feed.batches(EVALUATION_BATCH):
+        if place.stopping():
+            raise Stopped(15)
+        parts.append(_forward(network, x, recipe))
+    logits = torch.cat(parts).cpu().numpy()
+    if not np.isfinite(logits).all():
+        raise Diverged
+    return logits
+
+
+def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over rows of −log softmax(logits)[label], in nats, float64. logits (r, k), labels (r,) int."""
+    z = logits.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    return float(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(z)), labels]))
+
+
+def deterministic(threads: int) -> None:
+    """Fix this process to so many threads and to repeatable algorithms. Call before any tensor is made."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

@@ -1,0 +1,178 @@
+"""Copy and freeze: which blocks come from the source, which of them may move, and how batch norm behaves.
+
+Frozen means that nothing of it changes: its parameters take no gradient and its batch norm keeps the source's
+statistics (`bn="frozen"`). Two other ways are offered for comparison: "adapt" lets the statistics, and nothing
+else, follow the target; "keras2" is what Keras up to 2.2 did, batch statistics in training and the source's at
+test time, which by itself made a published curve look like negative transfer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..errors import UnknownName, Usage, raise_all
+from .heads import HEADS
+from .network import Network
+
+__all__ = ["BN_MODES", "HEADS", "Freeze", "Transfer", "copy_blocks", "freeze", "parameter_groups", "seed_configuration"]
+
+BN_MODES = ("frozen", "adapt", "keras2")
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What goes over from the source: blocks 1…copied, of which 1…frozen stay as they are."""
+
+    copied: int
+    frozen: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.frozen <= self.copied:
+            raise Usage("transfer", f"copied {self.copied}, frozen {self.frozen}", expected="0 ≤ frozen ≤ copied")
+
+
+def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:
+    """Put blocks first…last of `source` into `network`, which is of the same architecture; Usage if it is not.
+
+    What AnB needs: a pre-trained network whose blocks n+1…N come from one with random weights.
+    """
+    _check_count(network, last)
+    mine, theirs = network.blocks[first - 1:last], source.blocks[first - 1:last]
+    if mine != theirs:
+        raise Usage("transfer", f"{source.row.title} has other blocks than {network.row.title}")
+    with torch.no_grad():
+        for block in mine:
+            given = source.tensors(block)
+            for name, tensor in network.tensors(block).items():
+                tensor.copy_(given[name])
+
+
+@dataclass
+class Freeze:
+    """Who stays frozen. `train()` in place of `network.train()`; evaluation needs no care: `network.eval()`."""
+
+    network: Network
+    modules: tuple[nn.Module, ...]
+    bn: str
+
+    def train(self) -> None:
+        """Training mode, but for the frozen modules: their dropout is off and their batch norm as `bn` says."""
+        self.network.train()
+        for module in self.modules:
+            module.eval()
+        if self.bn != "frozen":
+            for norm in _norms(self.modules):
+                norm.train()
+
+
+def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") -> Freeze:
+    """Hold blocks 1…frozen, or the modules named, and let everything else learn.
+
+    frozen  a number of blocks, or names of modules or parameters in `network.net` (a name means that module, not
+            the whole block that it begins)
+    bn      "frozen", "adapt" or "keras2", of the batch norms inside what is frozen
+    Asked again with another number it forgets the first. Raises UnknownName or Usage.
+    """
+    if bn not in BN_MODES:
+        raise UnknownName("bn", bn, BN_MODES)
+    modules, bare = _count(network, frozen) if isinstance(frozen, int) else _named(network, frozen)
+    held = {id(p) for m in modules for p in m.parameters()} | {id(p) for p in bare}
+    for parameter in network.parameters():
+        parameter.requires_grad_(id(parameter) not in held and parameter.is_floating_point())
+    for norm in _norms(network.net.modules()):
+        if norm.running_mean is not None:
+            norm.track_running_stats = True
+    if bn == "keras2":
+        for norm in _norms(modules):
+            norm.track_running_stats = False  # in training: batch statistics, the stored ones untouched; else stored
+    return Freeze(network, modules, bn)
+
+
+def seed_configuration(name: str, configuration: int) -> tuple[str, ...]:
+    """The convolutions that configuration 0–3 of VGG16, ResNet50 or ResNet152 holds, as names in torchvision's
+    module. They alone are frozen; batch norm learns and stays in training mode."""
+    key = name.strip().lower()
+    if key not in SEED_COUNTS:
+        raise Usage("configuration", f"'{name}' has no configurations", where="configuration",
+                    expected="VGG16, ResNet50 or ResNet152", remedy="say how many blocks to hold: --freeze")
+    if configuration not in range(4):
+        raise Usage("out-of-range", f"{configuration}", where="configuration", expected="0, 1, 2 or 3")
+    return _keras_order(key)[: SEED_COUNTS[key][configuration]]
+
+
+def parameter_groups(network: Network, lr: float, decay: float = 1.0) -> list[dict[str, object]]:
+    """What an optimizer takes: one group of learning parameters for the head and for each block before it.
+
+    The head learns at `lr`, block N at lr · decay, block N − 1 at lr · decay², … Frozen parameters are left out.
+    """
+    in_blocks = [(block.name, network.tensors(block).values()) for block in network.blocks]
+    placed = {id(t) for _, tensors in in_blocks for t in tensors}
+    head: list[torch.Tensor] = [p for p in network.parameters() if id(p) not in placed]
+    groups: list[tuple[str, list[torch.Tensor]]] = [("head", head)]
+    groups += [(name, list(tensors)) for name, tensors in reversed(in_blocks)]
+    rows = ((name, [t for t in tensors if t.requires_grad], lr * decay**distance)
+            for distance, (name, tensors) in enumerate(groups))
+    return [{"name": name, "params": learning, "lr": rate} for name, learning, rate in rows if learning]
+
+
+# ---------------------------------------------------------------- what is frozen
+
+Held = tuple[tuple[nn.Module, ...], tuple[torch.Tensor, ...]]
+
+
+def _count(network: Network, n: int) -> Held:
+    _check_count(network, n)
+    blocks = network.blocks[:n]
+    modules = tuple(network.net.get_submodule(name) for block in blocks for name in block.modules)
+    parameters = dict(network.net.named_parameters())
+    return modules, tuple(parameters[name] for block in blocks for name in block.parameters if name in parameters)
+
+
+def _check_count(network: Network, n: int) -> None:
+    if not 0 <= n <= len(network.blocks):
+        raise Usage("out-of-range", f"{n} blocks", where="freeze",
+                    expected=f"0 to {len(network.blocks)}, the blocks of {network.row.title}")
+
+
+def _named(network: Network, names: Sequence[str]) -> Held:
+    if isinstance(names, str):
+        names = (names,)
+    modules, parameters = dict(network.net.named_modules()), dict(network.net.named_parameters())
+    raise_all([UnknownName("layer", n, [m for m in modules if m]) for n in names
+               if not n or (n not in modules and n not in parameters)])
+    return (tuple(modules[n] for n in names if n in modules), tuple(parameters[n] for n in names if n in parameters))
+
+
+def _norms(modules):
+    return [m for top in modules for m in top.modules() if isinstance(m, _BatchNorm)]
+
+
+# ---------------------------------------------------------------- the seed's configurations
+
+SEED_COUNTS = {  # convolutions held by configuration 0, 1, 2, 3
+    "vgg16": (0, 4, 8, 12),
+    "resnet50": (0, 13, 28, 40),
+    "resnet152": (0, 38, 76, 114),
+}
+VGG16_CONVOLUTIONS = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet152": (3, 8, 36, 3)}
+
+
+def _keras_order(key: str) -> tuple[str, ...]:
+    """Names of all convolutions in the order in which Keras lists its layers.
+
+    In a block with a projection the shortcut's convolution stands before the third, not first and not last.
+    """
+    if key == "vgg16":
+        return tuple(f"features.{i}" for i in VGG16_CONVOLUTIONS)
+    found = ["conv1"]
+    for stage, depth in enumerate(RESNET_DEPTHS[key], 1):
+        for block in range(depth):
+            last = ("downsample.0", "conv3") if block == 0 else ("conv3",)
+            found += [f"layer{stage}.{block}.{part}" for part in ("conv1", "conv2", *last)]
+    return tuple(found)

@@ -1,0 +1,30 @@
+"""Weights: tensors by name, with what was noticed while they were read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+
+
+class Weights(dict[str, torch.Tensor]):
+    """Tensors by name.
+
+    kind      "torch" (PyTorch's names and layouts) or "keras" (Keras' layer names, layouts already turned)
+    notes     what was done to them, in words, each once: wrappers opened, prefixes removed, types widened
+    metadata  text that the file carries beside them
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor], *, kind: str = "torch", notes: Iterable[str] = (),
+                 metadata: Mapping[str, str] | None = None):
+        super().__init__(tensors)
+        self.kind, self.notes, self.metadata = kind, list(dict.fromkeys(notes)), dict(metadata or {})
+
+    def note(self, text: str) -> None:
+        """Add a note unless it stands there already."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def renamed(self, tensors: Mapping[str, torch.Tensor], note: str = "") -> Weights:
+        """These weights under other names, in PyTorch's way."""
+        return Weights(tensors, notes=[*self.notes, *([note] if note else [])], metadata=self.metadata)
