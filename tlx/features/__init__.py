@@ -1,0 +1,1 @@
+"""What came out of a network: votes over crops and the scores made of them."""
