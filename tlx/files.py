@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -231,12 +232,13 @@ def _refuse_depth(text: str, where: object) -> None:
 class Journal:
     """Append-only records, one JSON object a line with its CRC-32, each durable when `append` returns.
 
-    Opened by one writer at a time (the caller holds the folder's lock). A torn last line is cut off on
-    opening; a bad line before it is damage and raises Integrity. Anyone may read with `Journal.read`.
+    Opened by one process at a time (the caller holds the folder's lock); its threads may all append. A torn
+    last line is cut off on opening; a bad line before it is damage and raises Integrity. Anyone may read with
+    `Journal.read`.
     """
 
     def __init__(self, path: Path):
-        self.path = Path(path)
+        self.path, self._one_at_a_time = Path(path), threading.Lock()
         new = not self.path.exists()
         with storage_errors(self.path):
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -251,8 +253,8 @@ class Journal:
         """Add one record; on a full disk the journal is left as it was."""
         body = canonical_json(dict(record))
         line = b"%08x " % zlib.crc32(body) + body + b"\n"
-        end = os.fstat(self._fd).st_size
-        with storage_errors(self.path):
+        with self._one_at_a_time, storage_errors(self.path):
+            end = os.fstat(self._fd).st_size
             try:
                 if os.write(self._fd, line) != len(line):
                     raise OSError(errno.ENOSPC, "short write")
@@ -260,7 +262,7 @@ class Journal:
             except OSError:
                 os.ftruncate(self._fd, end)
                 raise
-        self.records.append(json.loads(body))
+            self.records.append(json.loads(body))
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -303,12 +305,25 @@ def _journal_body(line: bytes) -> bytes | None:
         return None
 
 
+_held: set[int] = set()  # descriptors of the locks that this process holds
+
+
+def _forget_locks() -> None:
+    """In a forked child: the lock is its parent's alone, and must not outlive it in a child's descriptor."""
+    while _held:
+        os.close(_held.pop())
+
+
+os.register_at_fork(after_in_child=_forget_locks)
+
+
 @contextlib.contextmanager
 def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the kernel's lock on `path`; Busy at once, naming the holder, unless `wait`. A killed holder frees it."""
     make_folder(Path(path).parent)
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    _held.add(fd)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
@@ -316,8 +331,11 @@ def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
             holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
             raise Busy("busy", f"in use by process {holder or 'unknown'}", where=path,
                        remedy="wait for it to end, or stop it") from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        with storage_errors(path):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
-        os.close(fd)
+        if fd in _held:  # not so in a forked child that leaves this block
+            _held.remove(fd)
+            os.close(fd)

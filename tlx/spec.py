@@ -69,8 +69,9 @@ class Spec:
     @classmethod
     @functools.cache
     def defaults(cls) -> dict[str, Any]:
-        """Field name → default, for the fields that have one."""
-        return {f.name: f.default for f in dataclasses.fields(cls) if f.default is not REQUIRED}
+        """Field name → default as a spec holds it, for the fields that have one."""
+        return {f.name: _coerce(cls.hints()[f.name], f.default, f.name) for f in dataclasses.fields(cls)
+                if f.default is not REQUIRED}
 
     def identity(self) -> dict[str, Any]:
         """What the key is made of: the kind, and each identity field that is not at its default."""
@@ -217,3 +218,9 @@ def _family(cls: type[S]) -> typing.Iterator[type[S]]:
     for child in cls.__subclasses__():
         yield child
         yield from _family(child)
+
+
+def stream(seed: int, *names: object) -> int:
+    """The seed (63 bits) of one named random stream. Every use of chance has a name of its own, so that
+    neither worker count nor order nor a resumed run moves it; sums such as seed + 1 would overlap."""
+    return int(files.digest([seed, *map(str, names)])[:16], 16) >> 1

@@ -1,0 +1,377 @@
+"""Tasks get done, once, with the same results, whoever is killed and whenever."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from lab import driver, tiny_tasks
+
+from tlx import files
+from tlx.errors import BadData, Resource, Stopped, TlxError
+from tlx.lab import engine, signals
+from tlx.lab.engine import Conditions, Failed, Finished, Progress, Started, Task
+from tlx.lab.store import Store, outcome
+
+HERE = Path(__file__).parent
+BOTH = pytest.mark.parametrize("workers", [0, 2])
+
+
+def tiny(name, *args, key=None) -> Task:
+    return Task(key or name, name, f"lab.tiny_tasks:{name}", args)
+
+
+def run(tasks, *, workers=2, events=None, **conditions):
+    on_event = (lambda event: None) if events is None else events.append
+    return engine.run_all(tasks, workers=workers, on_event=on_event, conditions=Conditions(**conditions))
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs (one that is dead and not yet waited for does not)."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
+def gone(pids, within_s=3.0) -> bool:
+    end = time.monotonic() + within_s
+    while any(alive(pid) for pid in pids):
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+# ---------------------------------------------------------------- results
+
+@BOTH
+def test_outcomes_come_in_the_order_of_the_tasks(workers):
+    tasks = [tiny("double", n, key=str(n)) for n in (5, 3, 9, 1, 5)]
+    assert [o.result for o in run(tasks, workers=workers)] == [10, 6, 18, 2, 10]
+    assert run([], workers=workers) == []
+
+
+@BOTH
+def test_events_tell_the_story_of_each_task(workers):
+    events = []
+    run([tiny("double", n, key=str(n)) for n in range(4)] + [tiny("refuse")], workers=workers, events=events)
+    for n in range(4):
+        assert [e for e in events if e.key == str(n)] == [
+            Started(str(n), 1), Progress(str(n), 1, 1, {"number": n}), Finished(str(n), 2 * n)]
+    started, failed = (e for e in events if e.key == "refuse")
+    assert started == Started("refuse", 1)
+    assert (type(failed), failed.will_retry, failed.error.code) == (Failed, False, "no-rows")
+
+
+@BOTH
+def test_tasks_of_one_key_are_run_once(workers):
+    events = []
+    outcomes = run([tiny("where"), tiny("where")], workers=workers, events=events)
+    assert outcomes[0] == outcomes[1]
+    assert len([e for e in events if isinstance(e, Started)]) == 1
+
+
+def test_in_process_and_workers_give_the_same(tmp_path):
+    """Level A: one worker = several worker processes = this process, whatever the order."""
+    found = []
+    for name, workers in (("here", 0), ("one", 1), ("two", 2)):
+        tasks = driver.tasks(tmp_path / name, 4, 3, 0)
+        if name == "two":
+            tasks.reverse()
+        found.append({o.task.key: outcome(o.result) for o in run(tasks, workers=workers)})
+    assert found[0] == found[1] == found[2]
+    assert len(found[0]) == 4
+
+
+# ---------------------------------------------------------------- conditions
+
+def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+    conditions = Conditions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
+    tasks = [tiny("where", key=str(n)) for n in range(4)]
+    for threads in (1, 3):
+        found = [o.result for o in engine.run_all(tasks, workers=2, threads=threads, on_event=lambda e: None,
+                                                  conditions=conditions)]
+        assert len({row["pid"] for row in found} | {os.getpid()}) == 5
+        assert {row["device"] for row in found} == {"0", "1"}
+        assert all(row["threads"] == str(threads) and row["set"] == [threads] for row in found)
+        assert all(row["safe"] is None for row in found)
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "PYTHONSAFEPATH" not in os.environ
+
+
+def test_initialise_runs_in_this_process_too(monkeypatch):
+    monkeypatch.setattr(tiny_tasks, "INITIALISED", [])
+    assert run([tiny("where")], workers=0, initialise="lab.tiny_tasks:initialise")[0].result["set"] == [1]
+
+
+# ---------------------------------------------------------------- what breaks
+
+@BOTH
+def test_a_tlx_error_travels_whole(workers):
+    error = run([tiny("refuse")], workers=workers)[0].error
+    assert type(error) is BadData
+    assert (error.code, error.where) == ("no-rows", "train.csv")
+    assert (error.expected, error.remedy) == ("at least one", "add one")
+
+
+@BOTH
+def test_a_bug_is_told_and_its_traceback_kept(workers, tmp_path):
+    events = []
+    done = run([tiny("break_down"), tiny("double", 2)], workers=workers, events=events, log_folder=tmp_path / "logs")
+    assert (done[0].error.code, done[0].error.exit_code) == ("bug", 1)
+    assert "KeyError: 'absent'" in str(done[0].error)
+    assert "in break_down" in (tmp_path / "logs" / "break_down.log").read_text()
+    assert not any(e.will_retry for e in events if isinstance(e, Failed))
+    assert done[1].result == 4
+    assert not (tmp_path / "logs" / "double.log").exists()
+
+
+@BOTH
+def test_want_of_memory_is_said(workers):
+    error = run([tiny("no_memory")], workers=workers)[0].error
+    assert (error.code, error.exit_code) == ("out-of-memory", 5)
+
+
+def test_a_killed_worker_is_replaced(tmp_path):
+    events = []
+    done = run([tiny("killed_once", str(tmp_path / "marker")), tiny("double", 1)], events=events)
+    assert [(o.result, o.attempts) for o in done] == [("second time", 2), (2, 1)]
+    assert [e.will_retry for e in events if isinstance(e, Failed)] == [True]
+    assert [e.attempt for e in events if isinstance(e, Started) and e.key == "killed_once"] == [1, 2]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+def test_a_task_that_kills_its_workers_fails_and_the_others_do_not(retries):
+    start = time.monotonic()
+    done = run([tiny("kill_itself"), *(tiny("double", n, key=str(n)) for n in range(4))], retries=retries)
+    assert (type(done[0].error), done[0].error.exit_code, done[0].attempts) == (Resource, 5, retries + 1)
+    assert "killed by signal 9, probably out of memory" in str(done[0].error)
+    assert [o.result for o in done[1:]] == [0, 2, 4, 6]
+    assert time.monotonic() - start < 5
+
+
+@pytest.mark.parametrize(("task", "words"), [
+    (tiny("kill_itself", int(signal.SIGSEGV)), "crashed with signal 11"),
+    (tiny("vanish"), "exit code 4"), (tiny("leave"), "SystemExit: 3"),
+    (tiny("unpicklable"), "pickle")], ids=lambda x: x.title if isinstance(x, Task) else "")
+def test_every_way_to_end_is_told(task, words, tmp_path):
+    error = run([task], retries=0, log_folder=tmp_path)[0].error
+    assert words in str(error)
+    if error.where:
+        assert Path(error.where).read_text()
+    if "signal 11" in words:
+        assert "tiny_tasks.py" in Path(error.where).read_text()  # where it stood when it crashed
+
+
+def test_a_task_that_hangs_is_ended_with_its_stack_in_the_log(tmp_path):
+    start = time.monotonic()
+    done = run([tiny("hang"), tiny("double", 1)], timeout_s=0.5, log_folder=tmp_path)
+    assert time.monotonic() - start < 5
+    assert (done[0].error.code, done[0].error.exit_code, done[0].attempts) == ("timeout", 5, 1)
+    assert "in hang" in (tmp_path / "hang.log").read_text()
+    assert done[1].result == 2
+
+
+def test_what_a_killed_worker_has_forked_dies_too(tmp_path):
+    run([tiny("with_child", str(tmp_path / "pid"))], retries=0)
+    assert gone([int((tmp_path / "pid").read_text())])
+
+
+def test_an_error_in_the_driver_ends_the_workers(tmp_path):
+    def on_event(event):
+        if isinstance(event, Progress):
+            raise KeyError(event.key)
+    with pytest.raises(KeyError):
+        engine.run_all([tiny("until_stopped", str(tmp_path))], workers=1, on_event=on_event)
+    assert gone([int(p.stem) for p in tmp_path.glob("*.pid")])
+
+
+# ---------------------------------------------------------------- stopping
+
+@BOTH
+def test_a_stop_is_heard_at_the_next_boundary(tmp_path, workers):
+    def on_event(event):
+        if isinstance(event, Progress) and not signals.stopping():
+            os.kill(os.getpid(), signal.SIGTERM)
+    tasks = [tiny("until_stopped", str(tmp_path), key=str(n)) for n in range(3)]
+    with signals.graceful() as stopping, pytest.raises(Stopped) as caught:
+        engine.run_all(tasks, workers=workers, on_event=on_event)
+    assert caught.value.exit_code == 143
+    assert not stopping()
+    assert gone([int(p.stem) for p in tmp_path.glob("*.pid") if int(p.stem) != os.getpid()])
+
+
+def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
+    monkeypatch.setattr(engine, "GRACE_S", 0.3)
+    start = time.monotonic()
+    with pytest.raises(Stopped):
+        engine.run_all([tiny("hang")], workers=1, on_event=lambda e: None, stop=lambda: time.monotonic() > start + 0.3)
+    assert time.monotonic() - start < 3
+
+
+def test_handlers_come_back_and_nested_blocks_keep_the_request():
+    before = [signal.getsignal(n) for n in signals.ASKING]
+    with signals.graceful() as stopping:
+        with signals.graceful():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stopping()
+        assert stopping()
+        assert signals.asked() == signal.SIGHUP
+        with pytest.raises(Stopped) as caught:
+            signals.stop_if_asked()
+        assert caught.value.exit_code == 129
+    assert not stopping()
+    signals.stop_if_asked()
+    assert [signal.getsignal(n) for n in signals.ASKING] == before
+
+
+def test_an_ignored_signal_stays_ignored():
+    """nohup means it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.graceful() as stopping:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stopping()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+# ---------------------------------------------------------------- a real driver, killed
+
+def start_driver(*argv) -> subprocess.Popen:
+    env = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parents[1]}"}
+    return subprocess.Popen([sys.executable, str(HERE / "driver.py"), *map(str, argv)], env=env, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def running(folder: Path, process: subprocess.Popen, count: int) -> list[int]:
+    """The pids of the workers, when so many run."""
+    end = time.monotonic() + 20
+    while len(found := [int(p.stem) for p in folder.glob("*.pid")]) < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_signal_ends_the_driver_with_its_code_and_a_sentence(tmp_path, number, code, workers):
+    process = start_driver(tmp_path, workers, 4, 0, 0, "lab.tiny_tasks:until_stopped")
+    pids = running(tmp_path, process, max(workers, 1))
+    start = time.monotonic()
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode == code, out
+    assert time.monotonic() - start < 3
+    assert out.strip().endswith("error[stopped] stopped on request; the same command continues")
+    assert "Failed" not in out
+    assert "Traceback" not in out
+    assert gone(pids)
+
+
+def test_ctrl_c_in_a_terminal_reaches_everyone_and_still_ends_well(tmp_path):
+    process = start_driver(tmp_path, 2, 4, 0, 0, "lab.tiny_tasks:until_stopped")
+    pids = running(tmp_path, process, 2)
+    os.killpg(process.pid, signal.SIGINT)
+    out, _ = process.communicate(timeout=10)
+    assert (process.returncode, "Traceback" in out, "Failed" in out) == (130, False, False), out
+    assert gone(pids)
+
+
+def test_a_second_signal_ends_at_once(tmp_path):
+    process = start_driver(tmp_path, 2, 2, 0, 0, "lab.tiny_tasks:hang_with_pid")
+    pids = running(tmp_path, process, 2)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None  # the workers are deaf: it waits for them
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=5)
+    assert process.returncode == 130
+    assert time.monotonic() - start < 1
+    assert gone(pids)
+
+
+def test_a_launcher_that_forwards_ctrl_c_as_another_signal_asks_once(tmp_path):
+    process = start_driver(tmp_path, 2, 2, 0, 0, "lab.tiny_tasks:until_stopped")
+    running(tmp_path, process, 2)
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=10)
+    assert process.returncode in (130, 143)  # the kernel says which comes first
+    assert "error[stopped]" in out
+
+
+def test_workers_do_not_import_the_main_script(tmp_path):
+    """It may have no __main__ guard, and costs its imports in every worker."""
+    process = start_driver(tmp_path, 1, 1, 0, 0, "lab.tiny_tasks:main_again")
+    assert process.communicate(timeout=20)[0].split() == ["Started", "Finished"]
+    assert (tmp_path / "main").read_text() == "False"
+
+
+def test_a_killed_driver_leaves_no_orphans(tmp_path):
+    process = start_driver(tmp_path, 2, 2, 0, 0, "lab.tiny_tasks:hang_with_pid")
+    pids = running(tmp_path, process, 2)
+    servers = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids}
+    process.kill()
+    process.communicate(timeout=5)
+    assert gone([*pids, *servers])
+
+
+def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path):
+    rng, unfinished = random.Random(20240601), 0
+    killed, straight = Store(tmp_path / "killed"), Store(tmp_path / "straight")
+    for _ in range(20):
+        process = start_driver(killed.root, 2, 6, 12, 0.06)
+        assert process.stdout is not None
+        process.stdout.readline()  # the first task has started: the rest is work
+        time.sleep(rng.uniform(0, 0.3))
+        process.kill()
+        process.communicate(timeout=30)
+        unfinished += len(killed.keys()) < 6
+    assert unfinished >= 5
+    process = start_driver(killed.root, 2, 6, 12, 0.06)
+    out, _ = process.communicate(timeout=30)
+    assert (process.returncode, "Failed" in out) == (0, False), out
+    run(driver.tasks(straight.root, 6, 12, 0), workers=0)
+    keys = straight.keys()
+    assert killed.keys() == keys
+    assert [p.name for p in sorted((killed.root / "trials").iterdir())] == keys
+    for key in keys:
+        assert outcome(killed.find(key)) == outcome(straight.find(key))
+        assert steps_of(killed, key) == steps_of(straight, key) == [(n, tiny_tasks.loss(key, n)) for n in range(1, 13)]
+
+
+def steps_of(store, key):
+    rows = files.Journal.read(store.folder(key) / "metrics.journal")
+    return [(r["step"], r["values"]["loss"]) for r in rows if r["t"] == "metrics"]
+
+
+def test_workers_killed_at_random_lose_nothing(tmp_path):
+    """The driver goes on: killed workers are replaced, their trials continue where they stood."""
+    rng, killed = random.Random(7), []
+
+    def on_event(event):
+        if isinstance(event, Progress) and len(killed) < 8 and rng.random() < 0.3:
+            killed.append(os.kill(event.values["pid"], signal.SIGKILL))
+    tasks = [Task(t.key, t.title, "lab.tiny_tasks:trial_with_pid", t.args) for t in driver.tasks(tmp_path, 6, 6, 0.02)]
+    done = engine.run_all(tasks, workers=2, on_event=on_event, conditions=Conditions(retries=9))
+    assert [o.error for o in done] == [None] * 6
+    assert len(killed) == 8
+    assert sum(o.attempts - 1 for o in done) <= 8
+    for task in tasks:
+        assert steps_of(Store(tmp_path), task.key) == [(n, tiny_tasks.loss(task.key, n)) for n in range(1, 7)]
+
+
+def test_errors_of_the_engine_are_tlx_errors():
+    assert all(isinstance(o.error, TlxError) for o in run([tiny("vanish"), tiny("leave")], retries=0))

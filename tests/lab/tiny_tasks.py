@@ -1,0 +1,122 @@
+"""Tiny tasks for the engine: each breaks, waits or counts in its own way. No torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from tlx.errors import BadData
+from tlx.lab import signals
+from tlx.lab.store import Store
+from tlx.result import Result
+
+
+def double(number, *, emit):
+    emit({"step": 1, "steps": 1, "values": {"number": number}})
+    return 2 * number
+
+
+def where(*, emit):
+    return {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS"),
+            "device": os.environ.get("CUDA_VISIBLE_DEVICES"), "safe": os.environ.get("PYTHONSAFEPATH"),
+            "set": INITIALISED}
+
+
+def main_again(folder, *, emit):
+    """Notes whether the main script was imported a second time."""
+    (Path(folder) / "main").write_text(str(sys.modules["__main__"].__name__ == "__mp_main__"))
+
+
+INITIALISED: list[int] = []
+
+
+def initialise(threads):
+    INITIALISED.append(threads)
+
+
+def refuse(*, emit):
+    raise BadData("no-rows", "0 rows", where="train.csv", expected="at least one", remedy="add one")
+
+
+def break_down(*, emit):
+    return {}["absent"]
+
+
+def leave(*, emit):
+    sys.exit(3)
+
+
+def vanish(*, emit):
+    os._exit(4)
+
+
+def unpicklable(*, emit):
+    return lambda: None
+
+
+def no_memory(*, emit):
+    raise MemoryError("10 TiB")
+
+
+def kill_itself(number=signal.SIGKILL, *, emit):
+    os.kill(os.getpid(), number)
+
+
+def killed_once(marker, *, emit):
+    if not Path(marker).exists():
+        Path(marker).write_text("was here")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "second time"
+
+
+def with_child(pid_file, *, emit):
+    """Forks a child that would live on for a minute, and is killed."""
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    Path(pid_file).write_text(str(pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang(*, emit):
+    while True:  # deaf to requests
+        time.sleep(0.05)
+
+
+def hang_with_pid(folder, *, emit):
+    (Path(folder) / f"{os.getpid()}.pid").write_text("")
+    hang(emit=emit)
+
+
+def until_stopped(folder, *, emit):
+    """Says that it runs, and stops at its next boundary when asked."""
+    (Path(folder) / f"{os.getpid()}.pid").write_text("")
+    for step in range(6000):
+        emit({"step": step, "steps": 6000, "values": {}})
+        time.sleep(0.01)
+        signals.stop_if_asked()
+
+
+def trial(root, key, steps, pause_s, *, emit):
+    """A miniature trial: a loss that follows from the key and the step, journalled, committed."""
+    def make(draft):
+        for step in range(1, steps + 1):
+            time.sleep(pause_s)
+            draft.log(step, {"loss": loss(key, step)})
+            emit({"step": step, "steps": steps, "values": {}})
+            signals.stop_if_asked()
+        return Result(key=key, kind="Tiny", spec={}, scores={"loss": loss(key, steps)}, details={"steps": steps})
+    return Store(root).once(key, make)
+
+
+def trial_with_pid(*args, emit):
+    """A trial whose progress says which process to kill."""
+    return trial(*args, emit=lambda report: emit({**report, "values": {"pid": os.getpid()}}))
+
+
+def loss(key, step):
+    return (int(key, 16) % 97) / step

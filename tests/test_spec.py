@@ -1,0 +1,189 @@
+"""One declaration, one identity: what is the same has one key, what is not has another."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError, dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tlx import files
+from tlx.errors import UnknownName, Usage
+from tlx.spec import Spec, knob, named, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Near(Spec):
+    k: int = knob(5, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Far(Spec):
+    k: int = knob(5, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked(Spec):
+    """A spec with one of everything."""
+
+    name: str = knob(help="required")
+    rate: float = knob(0.5, low=0.0, high=1.0)
+    count: int = knob(1)
+    flag: bool = knob(False)
+    ratio: float | None = knob(None)
+    sizes: tuple[int, ...] = knob((1, 2))
+    rule: str = knob("a", choices=("a", "b"))
+    folder: str = knob("", place=True)
+    model: Spec = knob(Near())  # noqa: RUF009  a spec is frozen
+
+
+
+
+def key(**settings) -> str:
+    return Asked(name="x", **settings).key
+
+
+def test_pinned_keys():
+    """The key is the digest of the written-out identity, and of nothing else."""
+    identities = {
+        Asked(name="x"): {"kind": "Asked", "name": "x"},
+        Asked(name="x", rate=1, sizes=[3], model=Far(k=5)): {
+            "kind": "Asked", "name": "x", "rate": 1.0, "sizes": [3], "model": {"kind": "Far"}},
+        Near(): {"kind": "Near"}, Near(k=7): {"kind": "Near", "k": 7},
+    }
+    for spec, identity in identities.items():
+        assert spec.identity() == identity
+        assert spec.key == files.digest({"format": 1, "spec": identity})
+    assert [s.key[:16] for s in identities] == PINNED
+
+
+# printf '{"format":1,"spec":{"kind":"Near"}}' | sha256sum
+PINNED = ["99354b772fc53313", "ffb4bc546f4b43a2", "1cfce69f5f14fd11", "087549037f9f4522"]
+
+
+@pytest.mark.parametrize(("field", "spellings"), [
+    ("rate", (1, 1.0, "1", "1.0", "1e0", " 1 ")), ("count", (3, 3.0, "3", "3.0", "3e0", "+3")),
+    ("flag", (True, "true", "yes", "On", "1")), ("ratio", (2, 2.0, "2")), ("ratio", (None, "", "none", "None")),
+    ("sizes", ((3, 4), [3, 4], "3,4", " 3 , 4 ", (3.0, "4")))])
+def test_one_value_one_key(field, spellings):
+    keys = {key(**{field: spelling}) for spelling in spellings}
+    assert len(keys) == 1
+    values = {repr(getattr(Asked(name="x", **{field: spelling}), field)) for spelling in spellings}
+    assert len(values) == 1
+
+
+def test_zero_has_no_sign():
+    assert key(rate=0.0) == key(rate=-0.0)
+
+
+@given(st.integers(-2**53, 2**53))
+def test_whole_numbers_are_whole_however_they_come(number):
+    assert key(count=number) == key(count=str(number)) == key(count=float(number))
+
+
+def test_large_whole_numbers_keep_their_digits():
+    assert key(count=2**60 + 1) == key(count=str(2**60 + 1)) != key(count=2**60)
+
+
+def test_a_default_is_left_out_and_a_place_too():
+    assert key() == key(rate=0.5, count=1, flag=False, ratio=None, sizes=(1, 2), rule="a", model=Near())
+    assert key(folder="/somewhere") == key(folder="/else") == key()
+    assert Asked(name="x").identity() == {"kind": "Asked", "name": "x"}
+
+
+def test_a_default_is_left_out_however_it_is_declared():
+    @dataclass(frozen=True, kw_only=True)
+    class Loose(Spec):
+        rate: float = knob(1)
+        sizes: tuple[float, ...] = knob((1, 2))
+    assert Loose().identity() == Loose(rate=1.0, sizes=(1.0, 2.0)).identity() == {"kind": "Loose"}
+
+
+def test_a_field_added_later_leaves_old_keys_alone():
+    @dataclass(frozen=True, kw_only=True)
+    class Grown(Spec):
+        k: int = knob(5)
+        new: str = knob("off")
+    Grown.__name__ = "Near"
+    assert Grown().key == Near().key
+    assert Grown(k=7).key == Near(k=7).key
+    assert Grown(new="on").key != Near().key
+
+
+def test_every_change_changes_the_key():
+    changes = [{}, {"rate": 0.25}, {"count": 2}, {"flag": True}, {"ratio": 0.0}, {"sizes": (2, 1)}, {"sizes": (1,)},
+               {"sizes": ()}, {"rule": "b"}, {"model": Near(k=6)}, {"model": Far()}, {"model": Far(k=6)}]
+    assert len({key(**change) for change in changes} | {Asked(name="y").key}) == len(changes) + 1
+
+
+def test_nested_kinds_do_not_collide():
+    assert Near(k=7).key != Far(k=7).key
+    assert key(model=Near(k=7)) != key(model=Far(k=7))
+
+
+def test_a_key_is_the_same_in_another_process():
+    code = ("import sys; sys.path.insert(0, sys.argv[1])\n"
+            "from tlx.spec import Spec, knob\nfrom dataclasses import dataclass\n"
+            "@dataclass(frozen=True, kw_only=True)\nclass Near(Spec):\n    k: int = knob(5)\nprint(Near(k=7).key)")
+    for seed in ("0", "1"):
+        done = subprocess.run([sys.executable, "-c", code, str(Path(__file__).parents[1])], text=True, check=True,
+                              capture_output=True, env={"PYTHONHASHSEED": seed, "TZ": "Asia/Tokyo", "LANG": "C"})
+        assert done.stdout.strip() == Near(k=7).key
+
+
+def test_a_spec_comes_back_from_json():
+    spec = Asked(name="x", rate=0.25, sizes=(7,), folder="/here", model=Far(k=2), ratio=1.5)
+    data = files.parse_json(files.canonical_json(spec.to_json()))
+    assert Spec.from_json(data) == spec
+    assert Asked.from_json(data).key == spec.key
+    with pytest.raises(UnknownName):
+        Near.from_json(data)  # another kind
+    with pytest.raises(UnknownName, match="nearest: rate"):
+        Asked.from_json(data | {"rat": 1})
+    with pytest.raises(UnknownName):
+        Spec.from_json({"kind": "os.system"})
+
+
+@pytest.mark.parametrize(("settings", "code"), [
+    ({"rate": 1.5}, "out-of-range"), ({"rate": -0.1}, "out-of-range"), ({"rate": "nan"}, "setting-type"),
+    ({"rate": float("inf")}, "setting-type"), ({"rate": True}, "setting-type"), ({"rate": "x"}, "setting-type"),
+    ({"count": 1.5}, "setting-type"), ({"count": True}, "setting-type"), ({"count": None}, "setting-type"),
+    ({"count": "1e400"}, "setting-type"), ({"flag": "maybe"}, "setting-type"), ({"flag": 2}, "setting-type"),
+    ({"sizes": 3}, "setting-type"), ({"sizes": "1,x"}, "setting-type"), ({"rule": "c"}, "unknown-rule"),
+    ({"model": "knn"}, "setting-type"), ({"model": Near}, "setting-type")])
+def test_what_cannot_be_asked_is_refused_with_the_setting_named(settings, code):
+    with pytest.raises(Usage) as caught:
+        Asked(name="x", **settings)
+    assert (caught.value.code, caught.value.exit_code) == (code, 2)
+    assert next(iter(settings)) in str(caught.value)
+
+
+def test_a_spec_is_frozen_and_is_changed_by_copy():
+    spec = Asked(name="x")
+    with pytest.raises(FrozenInstanceError):
+        spec.rate = 1.0
+    first = spec.key
+    assert spec.but(rate="1").rate == 1.0
+    assert spec.but(rate=1).key != first == spec.key
+
+
+def test_names_with_settings():
+    table = {"near": Near, "far": Far}
+    assert named(table, "near") == Near()
+    assert named(table, "far:k=7") == Far(k=7)
+    for text, words in (("nea", "nearest: near"), ("near:k", "near:setting=value"), ("near:kk=3", "nearest: k"),
+                        ("near:k=0", "at least 1")):
+        with pytest.raises(Usage, match=words):
+            named(table, text, "classifier")
+
+
+def test_streams_of_chance_have_their_names():
+    seeds = [stream(0), stream(1), stream(0, "init"), stream(0, "shuffle", 1), stream(0, "shuffle", 2),
+             stream(0, "shuffle1"), stream(1, "init")]
+    assert len(set(seeds)) == len(seeds)
+    assert stream(0, "shuffle", 1) == stream(0, "shuffle", "1")
+    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -1,0 +1,226 @@
+"""What a block of work costs: seconds, bytes, joules, grams of CO2, each number with where it comes from.
+
+Nothing is invented. Energy is read from a counter (RAPL for the processor, NVML for the GPU), or modelled as
+CPU seconds × the watts that somebody declared, or it is None. A counter belongs to the machine: what else ran at
+the time is in it, and the row says so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+MEASURED, MODELLED = "measured", "modelled"
+POWERCAP = Path("/sys/class/powercap")
+SAMPLE_S = 60.0  # RAPL counters wrap around after about 10 minutes at full power, at the soonest
+J_PER_KWH = 3.6e6
+
+
+@dataclass(frozen=True)
+class Carbon:
+    """A declared grid factor: grams of CO2 per kWh, who says so, and the data centre's overhead (PUE)."""
+
+    g_per_kwh: float
+    source: str
+    pue: float = 1.0
+
+
+class Meter:
+    """Measures a with-block; `cost()` gives Result.cost.
+
+    watts    declared power of one busy core, for the modelled energy where no counter can be read
+    carbon   declared grid factor; without one there is no number of grams
+    """
+
+    _active: ClassVar[list[Meter]] = []  # all that run in this process: a nested one resets the kernel's mark
+
+    def __init__(self, *, watts: float | None = None, carbon: Carbon | None = None, powercap: Path = POWERCAP):
+        self.watts, self.carbon = watts, carbon
+        self._rapl, self._nvml = Rapl(powercap), Nvml()
+        self.wall_s = self.cpu_s = 0.0
+        self.peak_bytes = 0
+        self.gpu_peak_bytes: int | None = None
+        self.cpu_j: float | None = None
+        self.gpu_j: float | None = None
+
+    def __enter__(self) -> Meter:
+        for meter in self._active:
+            meter.peak_bytes = max(meter.peak_bytes, _peak_bytes())
+        self._active.append(self)
+        _reset_peak()
+        cuda = _cuda()
+        if cuda is not None:
+            cuda.reset_peak_memory_stats()
+        self._rapl.start()
+        self._nvml.start()
+        self._cpu, self._wall = _cpu_s(), time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wall_s, self.cpu_s = time.perf_counter() - self._wall, _cpu_s() - self._cpu
+        self.cpu_j, self.gpu_j = self._rapl.stop(), self._nvml.stop()
+        self._active.remove(self)
+        self.peak_bytes = max(self.peak_bytes, _peak_bytes())
+        cuda = _cuda()
+        if cuda is None:
+            self.gpu_j = None  # a GPU that was not used is none of this block's cost
+        else:
+            self.gpu_peak_bytes = sum(cuda.max_memory_allocated(i) for i in range(cuda.device_count()))
+
+    def cost(self) -> dict[str, dict[str, Any]]:
+        """Name → {"value", "unit", "source"}; value and source are None where nothing is known."""
+        rows = {"wall_s": _row(self.wall_s, "s"), "cpu_s": _row(self.cpu_s, "s"),
+                "memory_peak_bytes": _row(self.peak_bytes, "bytes")}
+        if self.gpu_peak_bytes is not None:
+            rows["gpu_memory_peak_bytes"] = _row(self.gpu_peak_bytes, "bytes")
+        energy = self._energy()
+        return rows | {"energy_j": energy, "co2_g": self._co2(energy)}
+
+    def _energy(self) -> dict[str, Any]:
+        cpu_j, source = self.cpu_j, MEASURED
+        if cpu_j is None and self.watts is not None:
+            cpu_j, source = self.cpu_s * self.watts, MODELLED
+        parts = {"cpu": cpu_j, "gpu": self.gpu_j}
+        known = {name: joules for name, joules in parts.items() if joules is not None}
+        if not known:
+            return _row(None, "J")
+        counted = "counters of the whole machine" if source == MEASURED else f"{self.watts:g} W declared per busy core"
+        return _row(sum(known.values()), "J", source) | {"parts": known, "note": counted}
+
+    def _co2(self, energy: dict[str, Any]) -> dict[str, Any]:
+        if self.carbon is None or energy["value"] is None:
+            return _row(None, "g")
+        grams = energy["value"] / J_PER_KWH * self.carbon.pue * self.carbon.g_per_kwh
+        return _row(grams, "g", MODELLED) | {"factor": asdict(self.carbon), "energy": energy["source"]}
+
+
+def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, Any]:
+    return {"value": value, "unit": unit, "source": None if value is None else source}
+
+
+# ---------------------------------------------------------------- time and memory
+
+def _cpu_s() -> float:
+    """CPU seconds of this process and of the children that it has waited for."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in used)
+
+
+def _peak_bytes() -> int:
+    """The most memory this process held since the last reset (where the kernel cannot reset: since its start)."""
+    for line in _text(Path("/proc/self/status")).splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _reset_peak() -> None:
+    with contextlib.suppress(OSError):  # then the peak is that of the process, not of the block
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _cuda() -> Any:
+    """torch.cuda if torch is loaded and has used it, else None."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+# ---------------------------------------------------------------- energy counters
+
+class Rapl:
+    """The processor packages' energy counters in /sys/class/powercap, unwrapped by sampling."""
+
+    def __init__(self, powercap: Path = POWERCAP):
+        packages = [zone for zone in sorted(powercap.glob("*-rapl:*"))
+                    if zone.name.count(":") == 1 and _text(zone / "name").startswith("package")]
+        self._range_uj = {zone: int(_text(zone / "max_energy_range_uj") or 0) for zone in packages}
+        self._last: dict[Path, int] = {}  # empty: no counter can be read
+        self._used_uj, self._lock, self._ended = 0, threading.Lock(), threading.Event()
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._last = self._read()
+        if self._last:
+            threading.Thread(target=self._keep_sampling, daemon=True).start()
+
+    def stop(self) -> float | None:
+        """Joules since `start`; None where no counter can be read."""
+        self._ended.set()
+        self.sample()
+        return self._used_uj / 1e6 if self._last else None
+
+    def sample(self) -> None:
+        """Add what was used since the last look. It must be taken before a counter can wrap around twice."""
+        with self._lock:
+            now = self._read() if self._last else {}
+            for zone, uj in now.items():
+                wrapped = self._range_uj[zone] if uj < self._last[zone] else 0
+                self._used_uj += uj - self._last[zone] + wrapped
+            self._last = now
+
+    def _keep_sampling(self) -> None:
+        while not self._ended.wait(SAMPLE_S):
+            self.sample()
+
+    def _read(self) -> dict[Path, int]:
+        values = {zone: _text(zone / "energy_uj") for zone in self._range_uj}
+        return {zone: int(text) for zone, text in values.items()} if all(values.values()) else {}
+
+
+def _text(path: Path) -> str:
+    """A system file's text; "" if it cannot be read (RAPL counters are often for root only)."""
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+class Nvml:
+    """The GPUs' total energy counters, by NVIDIA's management library, where it is installed."""
+
+    def __init__(self, library: str = "libnvidia-ml.so.1"):
+        try:
+            self._library: Any = ctypes.CDLL(library)
+            if self._library.nvmlInit_v2() != 0:
+                self._library = None
+        except OSError:
+            self._library = None
+        self._before: dict[int, int] = {}
+
+    def start(self) -> None:
+        """Begin to count."""
+        self._before = self._read()
+
+    def stop(self) -> float | None:
+        """Joules since `start`, of all GPUs that this process may see; None where no counter can be read."""
+        now = self._read()
+        if not now or now.keys() != self._before.keys():
+            return None
+        return sum(now[i] - self._before[i] for i in now) / 1e3
+
+    def _read(self) -> dict[int, int]:
+        if self._library is None:
+            return {}
+        values = {}
+        for i in self._visible():
+            device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+            if self._library.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(device)) == 0 and \
+                    self._library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)) == 0:
+                values[i] = millijoules.value
+        return values
+
+    def _visible(self) -> list[int]:
+        count = ctypes.c_uint()
+        self._library.nvmlDeviceGetCount_v2(ctypes.byref(count))
+        chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+        every = range(count.value)
+        return [i for i in every if str(i) in chosen] if all(c.isdigit() for c in chosen) else list(every)

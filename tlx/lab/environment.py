@@ -1,0 +1,95 @@
+"""Where a result was made: versions, processor, threads, GPUs, commit. It travels with the result, not in its key."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "numba", "pillow", "safetensors", "h5py",
+            "mlflow", "optuna")
+CAPABILITIES = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "sve",
+                "bf16")
+CHECKOUT = Path(__file__).resolve().parents[2]
+GIT_S = 2.0  # seconds that git may take
+USERINFO = re.compile(r"(?<=://)[^/\s]*@")
+
+
+def gather() -> dict[str, Any]:
+    """Plain JSON about this process's surroundings; what cannot be found out is None or absent."""
+    return {**_fixed(), "threads": _threads(), "gpus": _gpus()}
+
+
+@functools.cache
+def _fixed() -> dict[str, Any]:
+    return {"versions": versions(), "platform": platform.platform(), "cpu": cpu(), "git": commit()}
+
+
+def versions() -> dict[str, str]:
+    """Package → version, of those that a result may depend on and that are installed."""
+    found = {"python": platform.python_version(), "tlx": __version__}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def cpu() -> dict[str, Any]:
+    """The processor's model, its capabilities that change what is computed, and how many of its cores we may use."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        text = ""
+    rows = dict(re.findall(r"^(model name|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE))
+    flags = set((rows.get("flags") or rows.get("Features") or "").split())
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {"model": rows.get("model name") or platform.processor() or platform.machine(),
+            "capabilities": [name for name in CAPABILITIES if name in flags], "cores": cores}
+
+
+def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
+    """The git commit of the checkout that tlx runs from, and whether it was changed since; None outside one."""
+    if not (checkout / ".git").exists():  # an installed tlx may lie inside somebody else's checkout
+        return None
+    head = _git(checkout, "rev-parse", "HEAD")
+    if head is None:
+        return None
+    changes, remote = _git(checkout, "status", "--porcelain"), _git(checkout, "config", "--get", "remote.origin.url")
+    return {"commit": head, "dirty": None if changes is None else bool(changes), "remote": remote and redacted(remote)}
+
+
+def redacted(url: str) -> str:
+    """`url` without user name, password and query, any of which may be a secret."""
+    return USERINFO.sub("", url).partition("?")[0]
+
+
+def _git(checkout: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "--no-optional-locks", "-C", str(checkout), *arguments], capture_output=True,
+                              text=True, timeout=GIT_S, check=True, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
+        return None
+    return done.stdout.strip()
+
+
+def _threads() -> dict[str, Any]:
+    torch = sys.modules.get("torch")
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "torch": torch.get_num_threads() if torch else None}
+
+
+def _gpus() -> list[str]:
+    """Names of the GPUs, if torch is loaded and has used them: asking would otherwise start CUDA."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return []
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

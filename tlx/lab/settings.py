@@ -1,0 +1,78 @@
+"""Where and how the work is done: no part of what is asked, so of no key."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import Resource
+from ..spec import Spec, knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Spec):
+    """Folders, machine and tracking."""
+
+    device: str = knob("auto", place=True, help="auto (a GPU if there is one), cpu, cuda or cuda:N")
+    workers: int | None = knob(None, place=True, low=0, high=1024, help="trials at once, one process each; 0: in this "
+                               "process. Default: one per core on a CPU (at most 8), one per GPU")
+    threads: int = knob(1, place=True, low=1, high=1024, help="CPU threads of a trial; another number, other bits")
+    timeout: float | None = knob(None, place=True, low=1.0, help="seconds a trial may take. Default: no limit")
+    data_root: str | None = knob(None, place=True, help="folder that holds named data sets. Default: $TLX_DATA")
+    store: str | None = knob(None, place=True, help="folder of results. Default: $TLX_STORE, or tlx-runs beside "
+                             "a local tracking database")
+    cache: str | None = knob(None, place=True, help="folder of decoded images. Default: $TLX_CACHE or ~/.cache/tlx")
+    decode_budget: float = knob(8.0, place=True, low=0.0, help="GB of decoded images kept on disk a study; above, "
+                                "images are decoded as they are needed")
+    mlflow_path: str | None = knob(None, place=True, help="tracking URI, database file or folder. Default: "
+                                   "$MLFLOW_TRACKING_URI, or mlflow.db in the working directory")
+    tracking: bool = knob(True, place=True, help="mirror to MLflow")
+    require_tracking: bool = knob(False, place=True, help="exit with 6 if records could not be delivered")
+    system_metrics: bool = knob(True, place=True, help="log CPU, memory and GPU use")
+    watts: float | None = knob(None, place=True, low=0.0, help="watts a busy core draws, for an energy estimate")
+    grid: float | None = knob(None, place=True, low=0.0, help="g CO2 per kWh of your electricity, for an estimate")
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where decoded images and made data sets are kept between studies."""
+        base = self.cache or os.environ.get("TLX_CACHE")
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path(base).expanduser().absolute() if base else home / "tlx"
+
+    def store_folder(self, database: Path | None) -> Path:
+        """Where results are kept; `database` is the local tracking database, if there is one."""
+        given = self.store or os.environ.get("TLX_STORE")
+        if given:
+            return Path(given).expanduser().absolute()
+        return (database.parent if database else Path.cwd()) / "tlx-runs"
+
+    def resolved_device(self) -> str:
+        """cpu or cuda[:N]; Resource if the one asked for is not there."""
+        if self.device == "cpu":
+            return "cpu"
+        import torch
+
+        there = torch.cuda.device_count()
+        if self.device == "auto":
+            return "cuda" if there else "cpu"
+        if not self.device.startswith("cuda") or not there:
+            raise Resource("device", f"no device '{self.device}'; found cpu" + (f" and {there} GPU" if there else ""),
+                           where="device", remedy="use --device auto or --device cpu")
+        return self.device
+
+    def resolved_workers(self, device: str, trials: int) -> int:
+        """How many processes run trials; 0 is this process."""
+        if self.workers is not None:
+            return min(self.workers, trials)
+        cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+        if device == "cpu":
+            return max(1, min(cores // self.threads, trials, 8))
+        return 1 if device != "cuda" else max(1, min(_gpus(), trials))
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

@@ -1,0 +1,83 @@
+"""Stopping on request: the first signal asks, work stops at its next boundary; a second one ends at once.
+
+Ending at once is safe at any moment, because whatever is on disk is whole or can be continued.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+from ..errors import Stopped
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SAME_REQUEST_S = 1.0  # a launcher forwards its own Ctrl-C as another signal, a moment later
+
+
+class _Asked:
+    number = 0
+    at = 0.0
+
+
+def stopping() -> bool:
+    """Whether a stop was asked for. Cheap: science code gets it as a plain callable and asks at every batch."""
+    return _Asked.number != 0
+
+
+def asked() -> int:
+    """The signal that asked for the stop, 0 if none did."""
+    return _Asked.number
+
+
+def stop_if_asked() -> None:
+    """Raise Stopped if a stop was asked for; call it where the work can be continued later."""
+    if _Asked.number:
+        raise Stopped(_Asked.number)
+
+
+@contextlib.contextmanager
+def graceful() -> Iterator[Callable[[], bool]]:
+    """Signals ask for a stop while the block lasts; gives `stopping`. Old handlers come back at its end.
+
+    Signals that are ignored (nohup) stay ignored. Outside the main thread, where Python allows no handlers, the
+    block changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield stopping
+        return
+    before = {n: signal.getsignal(n) for n in ASKING}
+    outermost = _ask not in before.values()
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, _ask)
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            if handler is not None:  # one that Python did not install cannot be put back
+                signal.signal(number, handler)
+        if outermost:
+            _Asked.number = 0
+
+
+def in_worker() -> None:
+    """The manners of a worker: the driver decides, by SIGTERM; the keyboard and the terminal do not reach it."""
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTOU):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _note)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+
+
+def _note(number: int, frame: object) -> None:
+    _Asked.number, _Asked.at = _Asked.number or number, time.monotonic()
+
+
+def _ask(number: int, frame: object) -> None:
+    if not _Asked.number:
+        _note(number, frame)
+    elif number == _Asked.number or time.monotonic() - _Asked.at > SAME_REQUEST_S:
+        os._exit(128 + number)

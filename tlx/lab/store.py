@@ -1,0 +1,340 @@
+"""Key → folder. A trial's folder is `<key>.part` until it is whole; then it is sealed, renamed and never changed.
+
+    <root>/trials/<key>/           result.json, metrics.journal, …, MANIFEST.json: whole, checksummed
+    <root>/trials/<key>.part/      being made, by the holder of the lock; whoever comes next continues it
+    <root>/locks/<key>             the kernel's lock, freed when its holder dies
+    <root>/studies/<key>/study.json
+
+A killed process or a power cut leaves either the whole folder or a `.part` to continue, never something between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import math
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from .. import __version__, files
+from ..errors import BadData, Busy, Integrity, TlxError
+from ..result import Result
+
+FORMAT = 1  # of result.json, study.json and the journal; a newer one is refused
+RESULT, JOURNAL, STUDY, PART = "result.json", "metrics.journal", "study.json", ".part"
+KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")  # a key becomes a folder's name: nothing that means something in a path
+LARGE = 4 << 20  # bytes; `find` checks larger files by size only, `file` in full
+PATIENCE_S = 1.0  # a killed holder's children may outlive it by a moment
+
+
+class Store:
+    """The run folders under `root`: the truth about what has been done."""
+
+    def __init__(self, root: Path | str):
+        self.root = Path(root).absolute()
+
+    # ------------------------------------------------------------ trials
+
+    def folder(self, key: str) -> Path:
+        """Where the whole folder of `key` lies, or will."""
+        return self.root / "trials" / _checked(key)
+
+    def keys(self) -> list[str]:
+        """The keys that have a whole folder, sorted."""
+        return sorted(p.name for p in self.root.glob("trials/*") if KEY.fullmatch(p.name) and p.is_dir())
+
+    def find(self, key: str) -> Result | None:
+        """The result of `key`, checked against its manifest; None if there is none. Integrity if it is damaged.
+
+        Files above 4 MiB are checked by size here and in full by `file`, so that asking stays cheap.
+        """
+        folder = self.folder(key)
+        if not folder.is_dir():
+            return None
+        with _remedied(folder):
+            rows = files.manifest(folder)
+            for name, row in rows.items():
+                _check_size(folder / name, row) if row["bytes"] > LARGE else files.check(folder / name, row)
+            return _read_result(folder, rows, key)
+
+    def file(self, key: str, name: str) -> Path:
+        """The path of one file in a whole folder, every byte of it checked."""
+        folder = self.folder(key)
+        with _remedied(folder):
+            row = files.manifest(folder).get(name)
+            if row is None:
+                raise Integrity("file-unlisted", f"the manifest does not list '{name}'", where=folder)
+            files.check(folder / name, row)
+        return folder / name
+
+    def verify(self, key: str) -> None:
+        """Raise Integrity unless every byte of the whole folder of `key` is as it was sealed."""
+        with _remedied(self.folder(key)):
+            files.verify(self.folder(key))
+
+    @contextlib.contextmanager
+    def claim(self, key: str) -> Iterator[Draft]:
+        """The right to make `key`, while the block lasts. Busy, naming the process, if another has it.
+
+        What an interrupted holder had sealed but not yet renamed is made whole here: ask `find` again inside.
+        """
+        with self._locked(key):
+            self._complete(key)
+            draft = Draft(self, key)
+            try:
+                yield draft
+            finally:
+                draft.close()
+
+    def once(self, key: str, make: Callable[[Draft], Result]) -> Result:
+        """The result of `key`: found, or made now and committed. A finished key returns at once."""
+        found = self.find(key)
+        if found is not None:
+            return found
+        with self.claim(key) as draft:
+            found = self.find(key)
+            return found if found is not None else draft.commit(make(draft))
+
+    def remove(self, key: str) -> None:
+        """Forget `key`: its whole folder and any part of it."""
+        folder = self.folder(key)
+        with self._locked(key):
+            for path in (folder, _part(folder)):
+                if path.is_dir():
+                    doomed = path.with_name(files.TEMPORARY + path.name)  # renamed first: never half a whole folder
+                    shutil.rmtree(doomed, ignore_errors=True)
+                    os.rename(path, doomed)
+                    files.sync_folder(path.parent)
+                    shutil.rmtree(doomed)
+
+    @contextlib.contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        path, end = self.root / "locks" / _checked(key), time.monotonic() + PATIENCE_S
+        with contextlib.ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(files.lock(path))
+                    break
+                except Busy:
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(0.02)
+            yield
+
+    def _complete(self, key: str) -> None:
+        """Finish a commit that was cut off between sealing and renaming."""
+        folder = self.folder(key)
+        part = _part(folder)
+        if folder.exists() or not (part / files.MANIFEST).exists():
+            return
+        try:
+            files.verify(part)
+            _read_result(part, files.manifest(part), key)
+        except TlxError:
+            (part / files.MANIFEST).unlink()  # it is being made again
+        else:
+            _publish(part, folder)
+
+    # ------------------------------------------------------------ studies
+
+    def write_study(self, key: str, study: Mapping[str, Any]) -> None:
+        """Durably keep the record of a study: plain JSON."""
+        record = {"format": FORMAT, "tlx": __version__, "study": dict(study)}
+        files.write_json(self._study(key), record | {"sha256": files.digest(record)})
+
+    def read_study(self, key: str) -> dict[str, Any] | None:
+        """The record of a study; None if there is none, Integrity if it is damaged."""
+        path = self._study(key)
+        if not path.exists():
+            return None
+        with _remedied(path):
+            try:
+                record = files.read_json(path, limit=1 << 30)
+                seal = record.pop("sha256")
+            except (BadData, AttributeError, KeyError, TypeError) as error:
+                raise Integrity("study-unreadable", f"cannot read the study ({error})", where=path) from error
+            if seal != files.digest(record):
+                raise Integrity("study-damaged", "the study does not match its own checksum", where=path)
+        _check_format(record, path)
+        return record["study"]
+
+    def studies(self) -> list[str]:
+        """The keys of the studies on record, sorted."""
+        return sorted(p.parent.name for p in self.root.glob(f"studies/*/{STUDY}") if KEY.fullmatch(p.parent.name))
+
+    def _study(self, key: str) -> Path:
+        return self.root / "studies" / _checked(key) / STUDY
+
+
+class Draft:
+    """A trial's folder while it is being made. Files in it are the trial's own; `commit` makes it whole."""
+
+    def __init__(self, store: Store, key: str):
+        self.store, self.key = store, key
+        self._journal: files.Journal | None = None
+
+    @functools.cached_property
+    def folder(self) -> Path:
+        """`<key>.part`, made on first use; what an interrupted write left in it is swept away."""
+        part = files.make_folder(_part(self.store.folder(self.key)))
+        for folder in (part, *(p for p in part.rglob("*") if p.is_dir())):
+            if not folder.name.startswith(files.TEMPORARY):
+                files.sweep(folder)
+        return part
+
+    @property
+    def journal(self) -> files.Journal:
+        """metrics.journal: opened on first use, continued where an interrupted trial left it."""
+        if self._journal is None:
+            self._journal = files.Journal(self.folder / JOURNAL)
+            if not self._journal.records:
+                self._journal.append({"t": "start", "ts": _now_ms(), "format": FORMAT, "tlx": __version__})
+            _check_format(self._journal.records[0], self.folder)
+        return self._journal
+
+    @property
+    def steps(self) -> set[int]:
+        """The steps that are journalled."""
+        return {row["step"] for row in self.journal.records if row["t"] == "metrics"}
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Journal the values of a step, durably; a step already there is left as it is.
+
+        Times (milliseconds since 1970) strictly increase, also when the clock does not. JSON has no NaN: what is
+        not finite stands by name under "not_finite".
+        """
+        if step in self.steps:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        strange = {name: str(value) for name, value in numbers.items() if not math.isfinite(value)}
+        record = {"t": "metrics", "step": int(step), "ts": max(_now_ms(), self.journal.records[-1].get("ts", 0) + 1),
+                  "values": {name: value for name, value in numbers.items() if name not in strange}}
+        self.journal.append(record | ({"not_finite": strange} if strange else {}))
+
+    def commit(self, result: Result) -> Result:
+        """Make the folder whole with this result. When it returns, a power cut cannot take it back.
+
+        If a whole folder of the key has appeared meanwhile, an equal result gives way to it; a different one is kept
+        beside it and raises Integrity.
+        """
+        if result.key != self.key:
+            raise ValueError(f"the result of {result.key} cannot be committed as {self.key}")
+        self.journal.close()  # opened first if need be: a trial without a step has a journal too
+        self._journal = None
+        files.write_json(self.folder / RESULT, {"format": FORMAT, "tlx": __version__, "result": result.to_json()})
+        with files.storage_errors(self.folder):
+            _sync_below(self.folder)
+        files.seal(self.folder)
+        final = self.store.folder(self.key)
+        if not _publish(self.folder, final):
+            self._yield_to(final, result)
+        found = self.store.find(self.key)
+        assert found is not None
+        return found
+
+    def close(self) -> None:
+        """Close the journal."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _yield_to(self, final: Path, result: Result) -> None:
+        there = self.store.find(self.key)
+        if there is not None and outcome(there) == outcome(result):
+            shutil.rmtree(self.folder)
+            return
+        kept = next(p for n in range(1, 1000) if not (p := final.with_name(f"{self.key}.differs-{n}")).exists())
+        os.rename(self.folder, kept)
+        files.sync_folder(final.parent)
+        raise Integrity("results-differ", "two results of one key differ", where=final, expected="equal results",
+                        remedy=f"the other is kept as {kept}; compare their environments, remove the wrong one")
+
+
+def outcome(result: Result) -> dict[str, Any]:
+    """What must be equal in two results of one key: all but what depends on the machine and the hour."""
+    plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+    scores = {name: value for name, value in result.scores.items() if not name.endswith(("_s", "_j"))}
+    return {**plain, "scores": scores, "cost": None, "environment": None}
+
+
+# ---------------------------------------------------------------- pieces
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise ValueError(f"not a key: {key!r}")
+    return key
+
+
+def _part(folder: Path) -> Path:
+    return folder.with_name(folder.name + PART)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _publish(part: Path, final: Path) -> bool:
+    """Rename a sealed folder to its final name, durably; False if that name is taken."""
+    with files.storage_errors(final):
+        try:
+            os.rename(part, final)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                return False
+            raise
+        files.sync_folder(final.parent)
+        files.sync_folder(final.parent.parent)  # its name may date from a process killed before it could sync
+    return True
+
+
+def _sync_below(folder: Path) -> None:
+    """Make every file and name below `folder` durable, whoever wrote them."""
+    for path in (folder, *folder.rglob("*")):
+        if path.is_dir():
+            files.sync_folder(path)
+        elif path.is_file():
+            fd = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _check_size(path: Path, row: Mapping[str, Any]) -> None:
+    if not path.is_file() or path.stat().st_size != row["bytes"]:
+        files.check(path, row)  # which says what is wrong
+
+
+def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
+    if RESULT not in rows:
+        raise Integrity("file-unlisted", f"the manifest does not list '{RESULT}'", where=folder)
+    record = files.read_json(folder / RESULT, limit=1 << 30)
+    _check_format(record, folder)
+    result = Result.from_json(record["result"])
+    if result.key != key:
+        raise Integrity("wrong-key", f"the folder holds the result of {result.key}", where=folder)
+    return result
+
+
+def _check_format(record: Mapping[str, Any], where: Path) -> None:
+    if record["format"] > FORMAT:
+        raise BadData("newer-format", f"made by tlx {record.get('tlx', 'unknown')} in format {record['format']}",
+                      where=where, expected=f"format {FORMAT} or older, which tlx {__version__} reads",
+                      remedy="use that version of tlx, or another folder")
+
+
+@contextlib.contextmanager
+def _remedied(path: Path) -> Iterator[None]:
+    """Say what to do about damage."""
+    try:
+        yield
+    except Integrity as error:
+        error.remedy = error.remedy or f"remove {path} and run the same command again; it is made anew"
+        raise

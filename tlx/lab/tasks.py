@@ -1,0 +1,90 @@
+"""What can be run, what is said while it runs, and what becomes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import TlxError
+
+
+@dataclass(frozen=True)
+class Task:
+    """One call to make: `call` is "package.module:function", called as function(*args, emit=report).
+
+    key    names the task; tasks of one key are run once
+    title  for people
+    args   plain and picklable
+    emit   takes {"step": int, "steps": int, "values": {name: float}} and reports it to the driver
+    """
+
+    key: str
+    title: str
+    call: str
+    args: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class Started:
+    key: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    key: str
+    step: int
+    steps: int
+    values: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Finished:
+    key: str
+    result: Any
+
+
+@dataclass(frozen=True)
+class Failed:
+    key: str
+    error: TlxError
+    will_retry: bool
+
+
+Event = Started | Progress | Finished | Failed
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task: a result or an error, and how often it was started."""
+
+    task: Task
+    result: Any = None
+    error: TlxError | None = None
+    attempts: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """How tasks are run.
+
+    timeout_s   seconds a task may take (workers only); its stack is written to its log before it is killed
+    retries     how often a task is started again whose process died
+    preload     modules that the server of workers imports once
+    initialise  "package.module:function", called with the number of threads before the first task of a process
+    devices     a CUDA_VISIBLE_DEVICES for each worker, used in turn
+    log_folder  where <key>.log is written when a task breaks
+    """
+
+    timeout_s: float | None = None
+    retries: int = 1
+    preload: tuple[str, ...] = ()
+    initialise: str = ""
+    devices: tuple[str, ...] = ()
+    log_folder: Path | None = None
+
+    def log(self, key: str) -> Path | None:
+        """The log file of a task."""
+        return None if self.log_folder is None else Path(self.log_folder) / f"{key}.log"
