@@ -1,0 +1,151 @@
+"""Images by stated rules: any file of the six formats becomes (h, w, 3) or (h, w, 1) uint8.
+
+What a file holds is mapped so, in this order:
+
+- more than one frame (GIF, WebP, APNG, TIFF pages): the first one;
+- 16 bits a channel: value >> 8 (12-bit grey: value >> 4), never clipped;
+- 32-bit whole or float numbers: as they are, rounded to the nearest, if all lie in 0…255; refused otherwise;
+- CMYK and YCCK: Pillow's conversion without a colour profile, Adobe's inverted JPEGs included;
+- transparency, as a channel or as a transparent colour or palette entry: laid over white;
+- 1-bit, grey, palette, YCbCr: to 8-bit grey or RGB; colour profiles are not applied;
+- EXIF orientation: applied, so that the picture stands as it was taken; unreadable EXIF counts as upright;
+- three channels: grey is repeated; one channel: luma of ITU-R BT.601, (19595 R + 38470 G + 7471 B + 32768) >> 16,
+  so a grey picture stays itself.
+
+JPEGs are decoded at full size always: a decoder's own scaling would be faster for photographs and would make the
+result depend on the size asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from ..errors import BadData, TlxError
+from . import door
+from .door import DEFAULT, Limits
+
+NOTES = {  # what was done beyond plain decoding: counted, never silent. The last two are of whole sets
+    "format": "named for another format than it has; read as what it is",
+    "frames": "more than one frame; the first was used",
+    "orientation": "turned upright by its EXIF orientation",
+    "exif": "EXIF unreadable; taken as upright",
+    "alpha": "transparency laid over white",
+    "cmyk": "converted from CMYK",
+    "16-bit": "reduced from 16 bits to 8",
+    "32-bit": "rounded from 32-bit numbers to 8 bits",
+    "duplicates": "holds the same bytes as an image before it",
+    "rebuilt": "the stored array was damaged and was made again",
+}
+UPRIGHT = {  # EXIF orientation → what sets it upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+ORIENTATION, PHOTOMETRIC, BITS = 0x0112, 262, 258  # tag numbers of TIFF, which EXIF shares
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An image by the rules above, in Pillow's mode L or RGB, with the notes it earned and its file's SHA-256."""
+
+    image: Image.Image
+    notes: tuple[str, ...]
+    digest: str
+
+
+def array(image: Image.Image, channels: int) -> np.ndarray:
+    """(h, w, channels) uint8 of an image in mode L or RGB."""
+    return np.asarray(in_channels(image, channels)).reshape(image.height, image.width, channels)
+
+
+def in_channels(image: Image.Image, channels: int) -> Image.Image:
+    """The image with three channels or one."""
+    mode = {3: "RGB", 1: "L"}[channels]
+    return image if image.mode == mode else image.convert(mode)
+
+
+def decode(path: Path, limits: Limits = DEFAULT) -> Decoded:
+    """The image in `path`, by the rules; raises TlxError. Threads may call it at once (under one `quiet`)."""
+    data = door.read_bytes(path, limits)
+    image = door.header(data, path, limits)
+    name = str(image.format)
+    notes = ["format"] if Path(path).suffix.lower() not in door.FORMATS[name].extensions else []
+    try:
+        frames = _has_frames(image)
+        ImageFile.LOAD_TRUNCATED_IMAGES = False  # other packages set it; half a picture must not pass for a whole
+        image.load()
+        plain, earned = _eight_bits(image, path)
+        upright, turned = _upright(image, plain)
+    except TlxError:
+        raise
+    except Exception as error:  # the decoders raise a dozen kinds
+        raise door.damaged(name, error, path) from error
+    if frames and limits.strict_frames:
+        raise BadData("image-frames", "more than one frame", where=path, expected="a single picture")
+    notes += ["frames"] * frames + earned + turned
+    return Decoded(upright, tuple(notes), hashlib.sha256(data).hexdigest())
+
+
+# ---------------------------------------------------------------- the rules
+
+def _has_frames(image: ImageFile.ImageFile) -> bool:
+    frames = bool(getattr(image, "is_animated", False))
+    if frames and image.tell() != 0:
+        image.seek(0)
+    return frames
+
+
+def _eight_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
+    """The picture in mode L or RGB, and its notes."""
+    mode, notes = image.mode, []
+    if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
+        return _from_16_bits(image)
+    if mode in ("I", "F"):
+        return _from_32_bits(image, path), ["32-bit"]
+    if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+        rgba = (image.convert("RGBA") if mode not in ("La", "PA") else
+                image.convert({"La": "LA", "PA": "RGBA"}[mode]).convert("RGBA"))
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        notes.append("alpha")
+    if mode == "CMYK":
+        notes.append("cmyk")
+    if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
+        raise BadData("image-mode", f"pixels of kind {mode}", where=path, expected="grey, RGB, palette or CMYK",
+                      remedy="convert it to an RGB PNG")
+    return image.convert("L" if mode in ("1", "L") and not notes else "RGB"), notes
+
+
+def _from_16_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    tags = getattr(image, "tag_v2", {})
+    bits = tags.get(BITS, (16,))[0]
+    values = np.asarray(image).astype(np.int64)
+    transparent = image.info.get("transparency")
+    grey = np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits only
+        grey = 255 - grey
+    if isinstance(transparent, int):
+        grey = np.where(values == transparent, np.uint8(255), grey)
+    return Image.fromarray(grey), ["16-bit"] + ["alpha"] * isinstance(transparent, int)
+
+
+def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:
+    values = np.asarray(image)
+    low, high = values.min(), values.max()  # NaN, if there is one, is both
+    if not (low >= 0 and high <= 255):
+        raise BadData("image-range", f"range {low:g}…{high:g} cannot be mapped", where=path, expected="values in 0…255",
+                      remedy="convert it to 8 or 16 bits with the range that is meant")
+    return Image.fromarray(np.rint(values).astype(np.uint8))
+
+
+def _upright(source: Image.Image, picture: Image.Image) -> tuple[Image.Image, list[str]]:
+    """`picture` turned by the orientation that `source` carries. TIFF's reader has done it by itself."""
+    try:
+        turn = UPRIGHT.get(source.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever a broken EXIF block raises, its picture is whole
+        return picture, ["exif"]
+    return (picture, []) if turn is None else (picture.transpose(turn), ["orientation"])

@@ -1,0 +1,244 @@
+"""The one door for images: a file's bytes, checked before anything decodes them.
+
+Only regular files are opened, and only six formats; which one is told by the first bytes, never by the
+name. Formats that Pillow would hand to another program or that are documents (EPS, PDF, PSD…) are refused as
+unsafe. The header is read and held against the limits before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pwd
+import stat
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from ..errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
+
+MAX_BYTES = 64 << 20
+MAX_PIXELS = 50_000_000
+MAX_SIDE = 20_000
+MIN_SIDE = 2
+MAX_ASPECT = 100  # long side over short side
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an image may be at most. strict_frames refuses what has more than one frame."""
+
+    bytes: int = MAX_BYTES
+    pixels: int = MAX_PIXELS
+    side: int = MAX_SIDE
+    min_side: int = MIN_SIDE
+    aspect: float = MAX_ASPECT
+    strict_frames: bool = False
+
+
+DEFAULT = Limits()
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format that is read: its first bytes, Pillow's reader and the usual ends of a file name."""
+
+    starts: tuple[bytes, ...]
+    reader: Callable[[io.BytesIO], ImageFile.ImageFile]
+    extensions: tuple[str, ...]
+    inner: bytes = b""  # bytes 8 to 12, where the first ones do not decide
+
+
+# Pillow's classes and not Image.open: no other plugin can come into play, no process-wide pixel limit, and a
+# JPEG with pictures appended (MPO, as phones write) is read as the JPEG that it begins with.
+FORMATS = {
+    "JPEG": Format((b"\xff\xd8\xff",), JpegImageFile, (".jpg", ".jpeg", ".jpe", ".jfif")),
+    "PNG": Format((b"\x89PNG\r\n\x1a\n",), PngImageFile, (".png", ".apng")),
+    "BMP": Format((b"BM",), BmpImageFile, (".bmp", ".dib")),
+    "GIF": Format((b"GIF87a", b"GIF89a"), GifImageFile, (".gif",)),
+    "WEBP": Format((b"RIFF",), WebPImageFile, (".webp",), inner=b"WEBP"),
+    "TIFF": Format((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile, (".tif", ".tiff")),
+}
+REFUSED = {  # documents and drawings: programs of a kind, or formats whose readers start programs
+    "EPS": (b"%!", b"\xc5\xd0\xd3\xc6"), "PDF": (b"%PDF",), "PSD": (b"8BPS",), "WMF": (b"\xd7\xcd\xc6\x9a",),
+    "OLE/FPX": (b"\xd0\xcf\x11\xe0",), "executable": (b"\x7fELF", b"MZ"), "ZIP": (b"PK\x03\x04",),
+    "pickle": (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+}
+UNREAD = {  # images, yet none of ours
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "ICO": (b"\0\0\1\0",), "NetPBM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"), "DDS": (b"DDS ",),
+    "NumPy array": (b"\x93NUMPY",), "gzip": (b"\x1f\x8b",),
+}
+ALLOWED = ", ".join(FORMATS)
+
+
+# ---------------------------------------------------------------- bytes
+
+def read_bytes(path: Path, limits: Limits) -> bytes:
+    """The bytes of a regular file of acceptable size; a TlxError that names the path otherwise."""
+    try:  # non-blocking: a pipe that nobody writes to must not hold us
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError) as error:
+        raise _unopened(Path(path), error) from error
+    try:
+        before = os.fstat(fd)
+        _check_file(before, path, limits)
+        with open(fd, "rb", closefd=False) as file:
+            data = file.read(before.st_size + 1)  # one more: a file that grows is noticed
+        after = os.fstat(fd)
+    except OSError as error:
+        raise Resource("storage-failing", f"cannot be read: {error.strerror}", where=path) from error
+    finally:
+        os.close(fd)
+    if len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
+        raise changed(path)
+    return data
+
+
+def changed(path: Path) -> Integrity:
+    """The error for a file that is no longer what it was."""
+    return Integrity("file-changed", "changed during the run", where=path,
+                     remedy="let nothing write to the images while they are used, and run again")
+
+
+def _check_file(found: os.stat_result, path: Path, limits: Limits) -> None:
+    if stat.S_ISDIR(found.st_mode):
+        raise BadData("not-a-file", "a folder", where=path, expected="an image file")
+    if not stat.S_ISREG(found.st_mode):
+        raise Unsafe("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
+    if found.st_size == 0:
+        raise BadData("image-empty", "empty file (0 bytes)", where=path)
+    if found.st_size > limits.bytes:
+        raise BadData("image-bytes", f"{found.st_size:,} bytes", where=path, expected=f"at most {limits.bytes:,}")
+
+
+def _unopened(path: Path, error: Exception) -> TlxError:
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return Missing("image", path)
+    if number in (errno.EACCES, errno.EPERM):
+        return Resource("permission", f"cannot be read by this user ({_owner(path)})", where=path)
+    if number in (errno.ENXIO, errno.ENODEV):
+        return Unsafe("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
+    return BadData("image-unopened", f"cannot be opened: {error}", where=path)
+
+
+def _owner(path: Path) -> str:
+    try:
+        found = path.stat()
+    except OSError:
+        return "its folder is closed"
+    try:
+        name = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        name = str(found.st_uid)
+    return f"mode {stat.S_IMODE(found.st_mode):04o}, owner {name}"
+
+
+# ---------------------------------------------------------------- format and header
+
+def format_of(data: bytes, path: Path) -> str:
+    """The key in FORMATS of these bytes; Unsafe or BadData when they are something else."""
+    for name, row in FORMATS.items():
+        if data.startswith(row.starts) and data[8:12].startswith(row.inner):
+            return name
+    for name, starts in REFUSED.items():
+        if data.startswith(starts):
+            raise Unsafe("image-format", f"format {name} not allowed", where=path, expected=ALLOWED)
+    name = _named_unread(data)
+    if name:
+        raise BadData("image-format", f"format {name} is not read", where=path, expected=ALLOWED,
+                      remedy="convert it, to PNG for example")
+    lfs = data.startswith(b"version https://git-lfs")
+    raise BadData("not-an-image", "a Git LFS pointer, not the image" if lfs else
+                  f"not an image (starts with {data[:12].decode('ascii', 'backslashreplace')!r})", where=path,
+                  expected=ALLOWED, remedy="fetch the images with: git lfs pull" if lfs else "")
+
+
+def _named_unread(data: bytes) -> str:
+    if data[4:8] == b"ftyp":  # the ISO container: the brand says which of its children this is
+        brand = data[8:12].decode("ascii", "replace").strip()
+        return {"avif": "AVIF", "avis": "AVIF"}.get(brand, f"HEIC/MP4 (brand {brand})")
+    return next((name for name, starts in UNREAD.items() if data.startswith(starts)), "")
+
+
+def header(data: bytes, path: Path, limits: Limits) -> ImageFile.ImageFile:
+    """The image of these bytes, not decoded yet: whole as far as the container tells, within the limits."""
+    name = format_of(data, path)
+    if name in CONTAINERS:
+        CONTAINERS[name](data, path, limits)
+    try:
+        image = FORMATS[name].reader(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _bomb(str(error), path, limits) from error
+    except Exception as error:  # Pillow's readers raise a dozen kinds
+        raise damaged(name, error, path) from error
+    _check_size(*image.size, path, limits)
+    return image
+
+
+def _check_size(width: int, height: int, path: Path, limits: Limits) -> None:
+    long, short, found = max(width, height), min(width, height), f"{width} × {height} pixels"
+    if short < limits.min_side:
+        raise BadData("image-small", found, where=path, expected=f"sides of at least {limits.min_side}")
+    if long > limits.side or width * height > limits.pixels:
+        raise _bomb(found, path, limits)
+    if long > limits.aspect * short:
+        raise BadData("image-aspect", found, where=path, expected=f"a long side of at most {limits.aspect} × the short")
+
+
+def _bomb(found: str, path: Path, limits: Limits) -> BadData:
+    return BadData("image-large", found, where=path, remedy="scale it down, or raise the limit",
+                   expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}")
+
+
+def damaged(name: str, error: Exception, path: Path) -> TlxError:
+    """What a failing reader or decoder means, in words."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, MemoryError):
+        return Resource("memory", "not enough memory to decode it", where=path)
+    if "truncated" in reason.lower():
+        return BadData("image-truncated", f"truncated {name} ({reason})", where=path)
+    if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason or "too large" in reason.lower():
+        return BadData("image-metadata", f"metadata too large ({reason})", where=path)
+    return BadData("image-damaged", f"damaged {name} ({reason})", where=path)
+
+
+# ---------------------------------------------------------------- what the decoders do not check
+
+def _check_png(data: bytes, path: Path, limits: Limits) -> None:
+    """Every chunk whole with its CRC-32, up to IEND. Pillow skips the CRC of pixels and does without an end."""
+    at, kind = 8, b""
+    while kind != b"IEND":
+        if at + 12 > len(data):
+            raise BadData("image-truncated", f"truncated PNG: {len(data):,} bytes and no end chunk", where=path)
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        end = at + 12 + length
+        if end > len(data):
+            raise BadData("image-truncated", f"truncated PNG: {len(data):,} of at least {end:,} bytes", where=path)
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
+            raise BadData("image-damaged", f"damaged PNG (checksum of {kind!r} at byte {at})", where=path)
+        at = end
+    if data[12:16] == b"IHDR":  # here, because Pillow takes one without width for no PNG at all
+        width, height = struct.unpack(">II", data[16:24])
+        _check_size(width, height, path, limits)
+
+
+def _check_webp(data: bytes, path: Path, limits: Limits) -> None:
+    size = 8 + int.from_bytes(data[4:8], "little")
+    if len(data) < size:
+        raise BadData("image-truncated", f"truncated WEBP: {len(data):,} of {size:,} bytes", where=path)
+
+
+CONTAINERS: dict[str, Callable[[bytes, Path, Limits], None]] = {"PNG": _check_png, "WEBP": _check_webp}

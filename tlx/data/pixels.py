@@ -1,0 +1,200 @@
+"""Pixels: the images of a study as uint8 rows, decoded once into an array on disk, or streamed when too many.
+
+A row is one crop of one image: row = image · crops + crop. Of each image the least is kept that its crops can be cut
+from (see sizing.layout), a seventh of the ten crops at the usual ratio; the rows are the same to the bit either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from .. import files
+from ..errors import TlxError, raise_all
+from . import shards
+from .door import DEFAULT, Limits
+from .images import Progress, default_workers, digests, each, inspect, quiet
+from .sizing import Layout, Sizing
+from .views import Originals, Precomputed, Source
+
+FORMAT = 1  # to be raised when the same files and sizing give other pixels
+BUDGET_BYTES = 8 << 30
+
+
+def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
+           precomputed: Callable[[int], Sequence[Path]] | None = None, budget_bytes: int = BUDGET_BYTES,
+           workers: int | None = None, progress: Progress | None = None, verify: bool = True,
+           limits: Limits = DEFAULT) -> Pixels:
+    """The rows of these images, in their order; everything wrong with any file is raised at once, before the first row.
+
+    precomputed   image number → its ten crops made elsewhere, used instead of the image where sizing.crops
+    budget_bytes  above it nothing is stored: rows are decoded when they are asked for, by `workers` threads
+    progress      called with (done, of how many) while images are read for their digests and while they are decoded
+    verify        checksums of a stored array, or one look at every image that will be streamed; a worker of a process
+                  that has just verified may do without
+    """
+    source = _source(paths, sizing, cache, precomputed, limits, progress)
+    count, shape = len(source.digests), source.layout.views
+    plan = shards.Plan(Path(cache) / "pixels" / _identity(source, range(count)), count, shape)
+
+    def make(images: range) -> Iterator[shards.Found]:
+        advance = (lambda done, of: progress(images.start + done, count)) if progress else None
+        return each(source.views, images, workers, advance)
+
+    rows: Rows
+    if plan.image_bytes * count <= budget_bytes:
+        rows = Stored(source.layout, sizing, shards.kept(plan, make, verify=verify))
+    else:
+        rows = Streamed(source, sizing, workers or default_workers())
+        rows.notes = _looked_over(make(range(count))) if verify else {}
+    duplicates = count - len(set(source.digests))
+    return Pixels(source, np.arange(count), rows, rows.notes | ({"duplicates": duplicates} if duplicates else {}))
+
+
+def _source(paths: Sequence[Path], sizing: Sizing, cache: Path, precomputed: Callable[[int], Sequence[Path]] | None,
+            limits: Limits, progress: Progress | None) -> Source:
+    def known(wanted: Sequence[Path]) -> tuple[str, ...]:
+        try:
+            return tuple(digests(wanted, cache, progress, limits=limits))
+        except TlxError:
+            raise_all(inspect(wanted, progress, limits=limits)[0])  # the unreadable ones are not all that is wrong
+            raise
+
+    if precomputed and sizing.crops:
+        return Precomputed.of(paths, precomputed, sizing, limits, known)
+    return Originals(tuple(map(Path, paths)), known(paths), sizing, limits)
+
+
+def _identity(source: Source, images: Sequence[int] | np.ndarray) -> str:
+    return files.digest({"format": FORMAT, **source.identity(), "images": [source.digests[i] for i in images]})
+
+
+def _looked_over(found: Iterator[shards.Found]) -> dict[str, int]:
+    problems, notes = [], dict[str, int]()
+    for item in found:
+        if isinstance(item, TlxError):
+            problems.append(item)
+        else:
+            notes.update({note: notes.get(note, 0) + 1 for note in item[1]})
+    raise_all(problems)
+    return notes
+
+
+class Pixels:
+    """n images of c crops each, as uint8 rows.
+
+    digest  SHA-256 of what the images hold, their order and the sizing: no path, no folder
+    notes   what was done beyond plain decoding → number of images, for all that was decoded together
+    """
+
+    def __init__(self, source: Source, images: np.ndarray, rows: Rows, notes: dict[str, int]):
+        self._source, self._images, self._rows, self.notes = source, images, rows, notes
+        self.crops = len(source.layout.rows)
+        self.digest = _identity(source, images)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """(n, c, size, size, channels)."""
+        size = self._source.sizing.size
+        return len(self), self.crops, size, size, self._source.sizing.channels
+
+    @property
+    def streamed(self) -> bool:
+        """Whether rows are decoded when asked for."""
+        return isinstance(self._rows, Streamed)
+
+    def take(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """uint8 (r, size, size, channels), a copy, of flat rows (r,) int: image · crops + crop."""
+        images, crops = self._split(rows)
+        return self._rows.take(images, crops)
+
+    def prefetch(self, rows: np.ndarray | Sequence[int]) -> None:
+        """Begin decoding what the next `take` of these rows needs; nothing to do for a stored array."""
+        if isinstance(self._rows, Streamed):
+            self._rows.begin(self._split(rows)[0])
+
+    def subset(self, images: np.ndarray | Sequence[int]) -> Pixels:
+        """Some of the images, in the order asked for, without a copy; its digest is its own."""
+        images = np.asarray(images, dtype=np.int64).reshape(-1)
+        _check_numbers(images, len(self), "image")
+        return Pixels(self._source, self._images[images], self._rows, self.notes)
+
+    def _split(self, rows: np.ndarray | Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        rows = np.asarray(rows, dtype=np.int64).reshape(-1)
+        _check_numbers(rows, len(self) * self.crops, "row")
+        images, crops = np.divmod(rows, self.crops)
+        return self._images[images], crops
+
+
+def _check_numbers(numbers: np.ndarray, end: int, what: str) -> None:
+    if len(numbers) and not (numbers.min() >= 0 and numbers.max() < end):
+        raise IndexError(f"{what} {numbers.min()}…{numbers.max()} of {end}")
+
+
+# ---------------------------------------------------------------- stored or streamed
+
+class Rows(Protocol):
+    """Crops of images, by two arrays of numbers (r,) int64."""
+
+    notes: dict[str, int]
+
+    def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        """uint8 (r, size, size, channels), a copy."""
+
+
+class Stored:
+    """Rows cut from the array on disk."""
+
+    def __init__(self, layout: Layout, sizing: Sizing, found: shards.Shards):
+        self._layout, self._sizing, self._found, self.notes = layout, sizing, found, found.notes
+
+    def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        size = self._sizing.size
+        out = np.empty((len(images), size, size, self._sizing.channels), np.uint8)
+        shard, place = np.divmod(images, self._found.per_shard)
+        for k in range(len(images)):
+            self._layout.cut(self._found.arrays[shard[k]][place[k]], crops[k], out[k])
+        return out
+
+
+class Streamed:
+    """Rows decoded when asked for."""
+
+    AHEAD = 512  # images decoded or being decoded that nobody has taken yet
+
+    def __init__(self, source: Source, sizing: Sizing, workers: int):
+        self._source, self._sizing, self.notes = source, sizing, dict[str, int]()
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers)
+        self._begun: dict[int, Future] = {}
+
+    def __reduce__(self):  # threads do not go to another process
+        return Streamed, (self._source, self._sizing, self._workers)
+
+    def begin(self, images: np.ndarray) -> None:
+        """Decode these images in the background."""
+        for image in map(int, np.unique(images)):
+            if image not in self._begun and len(self._begun) < self.AHEAD:
+                self._begun[image] = self._pool.submit(self._source.views, image)
+
+    def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        size = self._sizing.size
+        out = np.empty((len(images), size, size, self._sizing.channels), np.uint8)
+        order = np.unique(images)
+        with quiet():
+            for start in range(0, len(order), self.AHEAD):
+                some = order[start : start + self.AHEAD]
+                self._begun |= {int(i): self._pool.submit(self._source.views, int(i))
+                                for i in some if int(i) not in self._begun}
+                for image in some:
+                    views, _ = self._begun.pop(int(image)).result()
+                    for k in np.flatnonzero(images == image):
+                        self._source.layout.cut(views, crops[k], out[k])
+        return out
