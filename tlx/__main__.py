@@ -1,0 +1,5 @@
+"""python -m tlx."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,49 @@
+"""The commands, one row each."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from . import backbones, check, crops, datasets, fine_tuning, pretrain, splits, sync
+
+SETTINGS = {"token_normalize_func": lambda word: word.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+COMMANDS: dict[str, Any] = {
+    "fine-tuning": fine_tuning.command,
+    "pretrain": pretrain.command,
+    "check": check.command,
+    "crops": crops.command,
+    "datasets": datasets.command,
+    "backbones": backbones.command,
+    "sync": sync.command,
+}
+app = typer.Typer(context_settings=SETTINGS, no_args_is_help=True, pretty_exceptions_enable=False,
+                  add_completion=True, rich_markup_mode=None)
+for name, function in COMMANDS.items():
+    app.command(name, context_settings=SETTINGS)(function)
+app.add_typer(splits.app, name="splits", context_settings=SETTINGS)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"tlx {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def tlx(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
+                                              help="Show the version.")] = False) -> None:
+    """Which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what cost."""
+
+
+def flags() -> set[str]:
+    """Names of all options that are switches."""
+    from ..spec import Spec
+
+    return {name.replace("_", "-") for kind in _kinds(Spec) for name, hint in kind.hints().items() if hint is bool}
+
+
+def _kinds(base: Any) -> list[Any]:
+    return [kind for child in base.__subclasses__() for kind in (child, *_kinds(child))]

@@ -1,0 +1,23 @@
+"""tlx check."""
+
+from __future__ import annotations
+
+from ..lab.settings import Settings
+from ..trials.fewshot import FewShot
+from ..trials.fine_tuning import FineTuning
+from .options import options
+from .progress import steps
+
+
+@options(FineTuning, FewShot, Settings)
+def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
+    """Look over data, splits, images, weights and free disk before a study, and say everything wrong at once."""
+    from ..errors import raise_all
+    from ..trials import inputs
+
+    with steps("looking at images") as progress:
+        found = inputs.look(spec, few, settings, progress, keep=False)
+    for line in inputs.described(found, spec, few, settings):
+        print(line)
+    raise_all(found.problems)
+    print("ready")

@@ -1,0 +1,37 @@
+"""tlx crops."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+from .progress import steps
+
+
+def command(out: Annotated[Path, typer.Argument(help="Folder for the crops: <split>/<label>/<stem>_crop_<0..9><ext>.")],
+            dataset: Annotated[str, typer.Option("--dataset", "-d", help="A name of `tlx datasets`, or a "
+                                                                         "folder.")] = "digits",
+            size: Annotated[int, typer.Option(help="Pixels of a crop's side; proportional: of the short side before "
+                                                   "cropping, 0 leaves it.")] = 224,
+            sizing: Annotated[str, typer.Option(help="squash: the image is resized to a square; aspect: its short side "
+                                                     "is; proportional: crops keep the image's shape.")] = "squash",
+            ratio: Annotated[float, typer.Option(help="Crop side / resized side.")] = 0.875,
+            side: Annotated[int, typer.Option(help="Pixels of the resized side. Default: size / ratio.")] = 0,
+            quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of crops of JPEGs.")] = 95,
+            lossless: Annotated[bool, typer.Option("--lossless", help="Save all crops as PNG.")] = False,
+            data_root: Annotated[str, typer.Option(help="Folder that holds named data sets. Default: $TLX_DATA.")] = ""
+            ) -> None:
+    """Write ten crops per image: four corners and centre, each with its mirror, and a manifest of their order."""
+    from ..data import crops, datasets
+    from ..data.sizing import Sizing
+
+    settings = Settings(data_root=data_root)
+    folder = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root)
+    shape = Sizing(size, mode=sizing, ratio=ratio, side=side)
+    with steps("cropping") as progress:
+        written = crops.write(folder.root, [image.path for image in folder.images], out, shape,
+                              encoding=crops.Encoding(quality, lossless), progress=progress)
+    print(f"ten crops each of {written.made} images made, of {written.kept} kept, in {out}")

@@ -1,0 +1,28 @@
+"""tlx datasets."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def command(name: Annotated[str, typer.Argument(help="Show one data set in full.")] = "") -> None:
+    """List the data sets known by name: classes, shots, licence, where to get them, expected folder."""
+    from ..data.catalogue import DATASETS, known
+
+    if name:
+        row = known(name)
+        for field, value in vars(row).items():
+            if value not in ("", (), None):
+                print(f"{field.replace('_', ' '):>14}  {', '.join(map(str, value)) if _many(value) else value}")
+        return
+    width = max(map(len, DATASETS))
+    for key, row in DATASETS.items():
+        classes = f"{row.classes:>4}" if row.classes else "   -"
+        print(f"{key:<{width}}  {classes} classes  {row.kind:<11}  {row.title}")
+    print("\ntlx datasets NAME shows one in full. A folder of your own images needs no name: --dataset ./folder")
+
+
+def _many(value: object) -> bool:
+    return isinstance(value, tuple)

@@ -1,0 +1,30 @@
+"""tlx fine-tuning."""
+
+from __future__ import annotations
+
+from ..lab.settings import Settings
+from ..trials.fewshot import FewShot
+from ..trials.fine_tuning import FineTuning
+from .options import options
+from .progress import steps, watching
+
+
+@options(FineTuning, FewShot, Settings)
+def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
+    """Fine-tune a pre-trained network on few images a class: every shots × split, scored on the test set.
+
+    Without options: MNIST's small CNN on scikit-learn's digits, nothing to download. Finished trials are found again;
+    an interrupted study continues with the same command. Accuracies are mean per-class, as fractions.
+    """
+    from ..report import studies
+    from ..trials import inputs, study
+
+    with steps("reading images") as progress:
+        asked, found = inputs.fine_tuning_study(spec, few, settings, progress)
+    for note in found.notes:
+        print(f"note: {note}")
+    print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
+    with watching(asked.trials) as watch:
+        report = study.perform(asked, settings, watch, studies.summarise)
+    print(studies.closing(report), flush=True)
+    report.raise_if_failed(settings.require_tracking)

@@ -1,0 +1,111 @@
+"""Command-line options made from specs: one declaration of a setting is its option, its help and its default."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ..spec import FALSE, TRUE, Knob, Spec
+
+ALIASES = {"batch_size": ("--bs",), "learning_rate": ("--lr",)}  # further spellings of the originals
+
+
+def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyType({})) -> Callable[..., Any]:
+    """Decorate a function of (spec, spec, …) so that typer sees one option for every knob of the given specs.
+
+    extra  further parameters, name → Annotated type with its default as the last metadata; passed by keyword
+    """
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        def command(**given: Any) -> Any:
+            made = [kind(**{name: given[name] for name in _shown(kind) if given[name] is not None}) for kind in specs]
+            return function(*made, **{name: given[name] for name in extra})
+
+        parameters = [_parameter(kind, name) for kind in specs for name in _shown(kind)]
+        parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
+                       for name, (hint, default) in extra.items()]
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__doc__, command.__name__ = function.__doc__, function.__name__
+        return command
+
+    return decorate
+
+
+def _shown(kind: type[Spec]) -> list[str]:
+    return [name for name, row in kind.knobs().items() if not row.derived]
+
+
+def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
+    row, default, hint = kind.knobs()[name], kind.defaults()[name], kind.hints()[name]
+    flag = name.replace("_", "-")
+    short = [f"-{row.short}"] if row.short else []
+    names = [f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}", *ALIASES.get(name, ()), *short]
+    panel = kind.__name__ if kind.__mro__[1] is Spec else None
+    option = typer.Option(*names, help=row.help + ".", show_default=default not in (None, "", ()),
+                          metavar=_metavar(hint, row), rich_help_panel=panel)
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_plain_default(default),
+                             annotation=Annotated[_click_type(hint), option])
+
+
+def _click_type(hint: Any) -> Any:
+    if typing.get_origin(hint) in (types.UnionType, typing.Union):
+        inner = next(a for a in typing.get_args(hint) if a is not type(None))
+        return _click_type(inner) | None
+    return hint if hint in (bool,) else str  # the spec coerces and refuses, in its own words
+
+
+def _metavar(hint: Any, row: Knob) -> str | None:
+    if hint is bool:
+        return None
+    if row.choices:
+        return "|".join(map(str, row.choices))
+    text = str(hint)
+    if "tuple" in text:
+        return "N,N,…" if "int" in text else "A,B,…"
+    return "N" if "int" in text else "X" if "float" in text else "TEXT"
+
+
+def _plain_default(default: Any) -> Any:
+    if isinstance(default, bool):
+        return default
+    text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+    return text if default is not None and text else None
+
+
+def normalised(arguments: list[str], flags: typing.Collection[str]) -> list[str]:
+    """Command-line words with `mlflow run`'s spellings made ours: --a_b is --a-b, --flag=true is --flag,
+    --flag true too, --flag=false is --no-flag, and --option= (no value) is left out."""
+    words: list[str] = []
+    rest = iter(enumerate(arguments))
+    for i, word in rest:
+        if not word.startswith("--") or word == "--":
+            words.append(word)
+            continue
+        name, equals, value = word.partition("=")
+        name = name.replace("_", "-")
+        plain = name.removeprefix("--")
+        if plain in flags:
+            following = arguments[i + 1].lower() if i + 1 < len(arguments) else ""
+            if not equals and following in TRUE + FALSE:
+                value, equals = following, "="
+                next(rest)
+            if equals and value.lower() in ("", "none"):
+                continue
+            if equals:
+                words.append(_flag(plain, value))
+                continue
+        elif equals and value in ("", "None"):
+            continue
+        words.append(name + equals + value)
+    return words
+
+
+def _flag(name: str, value: str) -> str:
+    if value.lower() in TRUE:
+        return f"--{name}"
+    return f"--no-{name}" if value.lower() in FALSE else f"--{name}={value}"

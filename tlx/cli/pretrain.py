@@ -1,0 +1,38 @@
+"""tlx pretrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+from ..trials.pretraining import PreTraining
+from .options import options
+from .progress import steps, watching
+
+OUT = Annotated[str, typer.Option("--out", help="Where the weights go (.safetensors), with a record of how they were "
+                                                "made beside them. Default: left in the run's folder.")]
+NOTE = Annotated[str, typer.Option("--note", help="A sentence for that record, e.g. which images these were.")]
+
+
+@options(PreTraining, Settings, extra={"out": (OUT, ""), "note": (NOTE, "")})
+def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
+    """Train a network from random weights on all images of a data set, and keep the weights.
+
+    The epoch of the best validation accuracy counts. Defaults are those of the thesis 'Transferability in DNN'.
+    """
+    from ..lab.store import Store
+    from ..report import studies
+    from ..trials import inputs, pretraining, study
+
+    with steps("reading images") as progress:
+        asked = inputs.pretraining_study(spec, settings, progress)
+    with watching(asked.trials) as watch:
+        report = study.perform(asked, settings, watch, studies.summarise)
+    print(studies.closing(report), flush=True)
+    report.raise_if_failed(settings.require_tracking)
+    if out:
+        path = pretraining.publish(report.results[0], asked, Store(report.folder), Path(out), note)
+        print(f"weights: {path}")

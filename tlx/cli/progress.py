@@ -1,0 +1,183 @@
+"""What a person sees while a study runs: a bar per running trial on a terminal, a line per epoch elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import visible
+from ..lab.tasks import Event, Failed, Finished, Progress, Started
+
+
+class TimeLeft:
+    """Seconds a study still needs, from what its finished trials took.
+
+    A trial's time is taken as a + b·(its weight), fitted to those finished (through their mean when they are of one
+    weight); what running ones have done is counted.
+    """
+
+    def __init__(self, weights: Mapping[str, float]):
+        self._weights = dict(weights)
+        self._started: dict[str, float] = {}
+        self._share: dict[str, float] = {}
+        self._took: dict[str, float] = {}
+        self._open = set(weights)
+
+    def start(self, key: str) -> None:
+        self._started[key] = time.monotonic()
+
+    def progress(self, key: str, share: float) -> None:
+        self._share[key] = share
+
+    def end(self, key: str) -> None:
+        if key in self._started:
+            self._took[key] = time.monotonic() - self._started[key]
+        self._open.discard(key)
+
+    def seconds(self) -> float | None:
+        """None while nothing is known."""
+        running = [key for key in self._open if key in self._started]
+        if not self._took:
+            return None
+        a, b = self._line()
+        left = sum(max(0.0, (a + b * self._weights[key]) * (1 - self._share.get(key, 0.0))) for key in self._open)
+        return left / max(1, len(running))
+
+    def _line(self) -> tuple[float, float]:
+        pairs = [(self._weights[key], took) for key, took in self._took.items()]
+        n, mean_x = len(pairs), sum(x for x, _ in pairs) / len(pairs)
+        mean_y = sum(y for _, y in pairs) / n
+        spread = sum((x - mean_x) ** 2 for x, _ in pairs)
+        if not spread:  # trials of one weight: proportional, as nothing else is known
+            return (0.0, mean_y / mean_x) if mean_x else (mean_y, 0.0)
+        slope = max(0.0, sum((x - mean_x) * (y - mean_y) for x, y in pairs) / spread)
+        return mean_y - slope * mean_x, slope
+
+
+def clock(seconds: float | None) -> str:
+    """m:ss, h:mm:ss, or nothing known."""
+    if seconds is None:
+        return "-:--"
+    whole = round(seconds)
+    hours, rest = divmod(whole, 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+class Lines:
+    """One line an epoch, for logs."""
+
+    def __init__(self, trials: Sequence[Any]):
+        self._titles = {t.spec.key: t.spec.title for t in trials}
+        self._epochs = {t.spec.key: t.spec.epochs for t in trials}
+        self._left = TimeLeft({t.spec.key: t.spec.shots for t in trials})
+        self._done = 0
+
+    def __call__(self, event: Event) -> None:
+        title = self._titles[event.key]
+        if isinstance(event, Started):
+            self._left.start(event.key)
+        elif isinstance(event, Progress):
+            self._left.progress(event.key, event.step / max(1, event.steps))
+            if "epoch" in event.values:
+                v = event.values
+                self._say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
+                          f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
+                          f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
+        elif isinstance(event, Finished):
+            self._left.end(event.key)
+            self._done += 1
+            self._say(f"{title}: {outcome(event.result)} ({self._done}/{len(self._titles)} trials, "
+                      f"{clock(self._left.seconds())} left)")
+        elif isinstance(event, Failed):
+            if not event.will_retry:
+                self._left.end(event.key)
+            self._say(f"{title}: {'started again' if event.will_retry else 'failed'}: {event.error}")
+
+    @staticmethod
+    def _say(line: str) -> None:
+        print(visible(line), flush=True)
+
+
+def outcome(result: Any) -> str:
+    """A finished trial in a few words."""
+    if result.status != "finished":
+        return result.status
+    score = result.scores.get("test_accuracy")
+    name = "test" if score is not None else "val"
+    score = result.scores["best_val_accuracy"] if score is None else score
+    return f"{name} accuracy {score:.4f} after {result.details['epochs']} epochs"
+
+
+class Bars:
+    """A bar for the study and one for each running trial, with the time left."""
+
+    def __init__(self, trials: Sequence[Any], progress: Any):
+        self._titles = {t.spec.key: t.spec.title for t in trials}
+        self._left = TimeLeft({t.spec.key: t.spec.shots for t in trials})
+        self._progress = progress
+        self._rows: dict[str, Any] = {}
+        self._whole = progress.add_task("all trials", total=len(trials), note="")
+
+    def __call__(self, event: Event) -> None:
+        key = event.key
+        if isinstance(event, Started):
+            self._left.start(key)
+            self._rows[key] = self._progress.add_task(self._titles[key], total=None, note="")
+        elif isinstance(event, Progress):
+            self._left.progress(key, event.step / max(1, event.steps))
+            note = {"note": f"val accuracy {event.values['val_accuracy']:.3f}"} if event.values else {}
+            self._progress.update(self._rows[key], total=event.steps, completed=event.step, **note)
+        elif isinstance(event, Finished):
+            self._end(key)
+        elif isinstance(event, Failed):
+            self._progress.console.print(visible(f"{self._titles[key]}: {event.error}"), markup=False, style="red")
+            if event.will_retry:
+                self._progress.remove_task(self._rows.pop(key))
+            else:
+                self._end(key)
+        self._progress.update(self._whole, note=f"{clock(self._left.seconds())} left")
+
+    def _end(self, key: str) -> None:
+        self._left.end(key)
+        if key in self._rows:
+            self._progress.remove_task(self._rows.pop(key))
+        self._progress.advance(self._whole)
+
+
+@contextlib.contextmanager
+def watching(trials: Sequence[Any]) -> Iterator[Any]:
+    """Who watches a study: bars on a terminal, lines elsewhere."""
+    if not sys.stdout.isatty():
+        yield Lines(trials)
+        return
+    with _rich() as progress:
+        yield Bars(trials, progress)
+
+
+@contextlib.contextmanager
+def steps(title: str) -> Iterator[Any]:
+    """A (done, of) callback that shows how far a preparation is: a bar, or a line each tenth."""
+    if sys.stdout.isatty():
+        with _rich() as progress:
+            row = progress.add_task(title, total=None, note="")
+            yield lambda done, of: progress.update(row, completed=done, total=of)
+        return
+    said = [-1]
+
+    def tell(done: int, of: int) -> None:
+        tenth = 10 * done // max(1, of)
+        if tenth != said[0] and of >= 100:
+            said[0] = tenth
+            print(f"{title}: {done}/{of}", flush=True)
+
+    yield tell
+
+
+def _rich() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    return Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                    TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False), transient=True)

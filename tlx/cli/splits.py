@@ -1,0 +1,72 @@
+"""tlx splits draw, tlx splits check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Draw few-shot splits, or check a folder of them for leaks.")
+DATASET = Annotated[str, typer.Option("--dataset", "-d", help="A name of `tlx datasets`, or a folder.")]
+DATA_ROOT = Annotated[str, typer.Option("--data-root", help="Folder that holds named data sets. Default: $TLX_DATA.")]
+
+
+@app.command("draw")
+def draw(out: Annotated[Path, typer.Argument(help="Folder for the CSVs; made, or empty.")],
+         dataset: DATASET = "digits",
+         shots: Annotated[str, typer.Option(help="Training images per class, comma-separated.")] = "1,2,3,5,7,10",
+         splits: Annotated[int, typer.Option(help="Independent draws of each shots.")] = 5,
+         largest_splits: Annotated[int | None, typer.Option(help="Draws of the largest shots. Default: as the "
+                                                                 "others.")] = None,
+         val_per_class: Annotated[int, typer.Option(help="Validation images per class.")] = 10,
+         test_per_class: Annotated[int | None, typer.Option(help="Test images per class. Default: the whole test "
+                                                                 "folder, 50 where there is none.")] = None,
+         seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+         data_root: DATA_ROOT = "") -> None:
+    """Draw splits: exactly so many images a class, seeded, none on two sides."""
+    from ..data import datasets
+    from ..data import splits as science
+    from ..trials.fewshot import FewShot
+
+    settings, few = Settings(data_root=data_root), FewShot.with_settings({"shots": shots})
+    folder = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root)
+    drawn = science.draw(folder, out, shots=few.shots, draws=splits, largest_draws=largest_splits,
+                         val_per_class=val_per_class, test_per_class=test_per_class, seed=seed)
+    for note in (*folder.notes, *drawn.notes):
+        print(f"note: {note}")
+    print(f"{len(drawn.tables)} files in {out}: {len(drawn.classes)} classes, shots "
+          f"{', '.join(map(str, drawn.shots))}, val {len(drawn.val)}, test {len(drawn.test)} images")
+
+
+@app.command("check")
+def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
+          dataset: Annotated[str, typer.Option("--dataset", "-d", help="Where the images are: then their content "
+                                                                       "decides. Default: the CSVs alone.")] = "",
+          shots: Annotated[str, typer.Option(help="Only these shots, comma-separated.")] = "",
+          splits: Annotated[int | None, typer.Option(help="Only so many draws of each.")] = None,
+          data_root: DATA_ROOT = "") -> None:
+    """Refuse leaks (one image in train and in val or test), missing classes and too few images; exit 3 then."""
+    from functools import partial
+
+    from ..data import datasets, images
+    from ..data import splits as science
+    from ..errors import raise_all
+    from ..trials.fewshot import FewShot
+
+    settings, few = Settings(data_root=data_root), FewShot.with_settings({"shots": shots})
+    read = science.read(folder)
+    find = None
+    if dataset:
+        root = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root).root
+        find = partial(science.find, root=root)
+    report = science.summary(read, images=find, shots=few.shots or None, draws=splits,
+                             digests=partial(images.digests, cache=settings.cache_folder))
+    for note in (*read.notes, *report.notes):
+        print(f"note: {note}")
+    for name, count in report.counts.items():
+        print(f"{name}: {count}")
+    raise_all(report.problems)
+    print("no leak found" + ("" if dataset else " in the CSVs; give --dataset to compare the images themselves"))

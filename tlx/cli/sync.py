@@ -1,0 +1,20 @@
+"""tlx sync."""
+
+from __future__ import annotations
+
+from ..lab.settings import Settings
+from .options import options
+
+
+@options(Settings)
+def command(settings: Settings) -> None:
+    """Send to MLflow what could not be sent before. Sent twice, it stands there once."""
+    from ..errors import Untracked
+    from ..lab import tracking
+
+    target = tracking.resolve(settings.mlflow_path)
+    sent = tracking.sync(settings.store_folder(target.database), target)
+    print(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
+    if sent.unsent:
+        raise Untracked("not-delivered", f"{sent.unsent} records not delivered to {target.shown}",
+                        remedy="is the server up? then run tlx sync again")

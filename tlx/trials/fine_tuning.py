@@ -1,0 +1,112 @@
+"""Fine-tune a pre-trained network on k images a class, and score it on the whole test set."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..models.recipe import Recipe
+from ..result import DIVERGED, FINISHED, Result
+from ..spec import knob, stream
+
+if TYPE_CHECKING:
+    from .inputs import Inputs
+    from .study import Bench
+
+EXPERIMENT = "Fine-tuning"
+RANDOM = "random"  # the source that means: no pre-training
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Recipe):
+    """One fine-tuning: a network, a few-shot split of a data set, a recipe."""
+
+    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
+                             "timm: name")
+    source: str | None = knob(None, place=True, help="what the weights were trained on (ImageNet, Places365, MNIST); "
+                              "random: no pre-training. Default: the backbone's own")
+    model: str | None = knob(None, place=True, short="m", help="weight file (.safetensors, .pth, .pt, .h5)")
+    dataset: str = knob("digits", place=True, short="d", help="a name of `tlx datasets`, a folder "
+                        "root/<split>/<label>/<image> or root/<label>/<image>, or a folder of IDX files")
+    split_path: str | None = knob(None, place=True, help="folder of split CSVs. Default: shipped ones, or drawn")
+    shots: int = knob(1, low=1, derived=True, help="training images per class")
+    split: int = knob(0, low=0, derived=True, help="number of the draw")
+    use_crops: bool = knob(True, help="ten crops an image, which vote at test time")
+    precomputed_crops: str | None = knob(None, place=True, help="folder of crops made elsewhere, "
+                                         "<stem>_crop_<0..9><ext>")
+    sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
+    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
+                                  "Default: the backbone's")
+    model_selection: bool = knob(False, help="largest shots, split 0, scored on val only")
+    configuration: int | None = knob(None, low=0, high=3, short="c", help="the seeds' frozen convolutions of VGG16, "
+                                     "ResNet50 and ResNet152. Default there: 1, unless --freeze is given")
+    head: str = knob("auto", help="auto, linear, or mlp256")
+    vote: str = knob("majority", choices=("majority", "mean-probability"), help="how ten crops decide")
+    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of head, shuffles and dropout")
+    images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
+    weights: str = knob("", derived=True, help="digest of the weights that enter")
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        return f"{self.shots}-shot split {self.split}"
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that the original study gave them in MLflow."""
+        return {"Architecture": self.architecture, "Source": self.source or "-", "Model": self.model or "-",
+                "Dataset": self.dataset, "Using crops": self.use_crops, "Crops path": self.precomputed_crops or "-",
+                "Samples per class": self.shots, "Split": self.split, "Maximum epochs": self.epochs,
+                "Model selection": self.model_selection, "Batch size": self.batch_size,
+                "Configuration": "-" if self.configuration is None else self.configuration, "Optimizer": self.optimizer,
+                "Learning rate": self.learning_rate, "Momentum": self.momentum,
+                "Weight decay": self.weight_decay if self.optimizer == "sgd" else "-"}
+
+    @property
+    def start_from(self) -> str | None:
+        """What `backbones.load` is asked for: a weight file, "default", or None for random weights."""
+        return self.model or (None if (self.source or "").lower() == RANDOM else "default")
+
+
+def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
+    """Train on inputs.train, choose the epoch on inputs.val, score once on inputs.test."""
+    from ..features import voting
+    from ..models import backbones, training, transfer
+
+    started = time.perf_counter()
+    network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
+                             seed=stream(spec.seed, "head", spec.shots, spec.split), input_size=spec.input_size)
+    frozen = None if spec.configuration is None else transfer.seed_configuration(spec.architecture, spec.configuration)
+    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+
+    def score(logits: Any, labels: Any, crops: int) -> float:
+        return voting.accuracy(logits, labels, crops, spec.vote)
+
+    seed = stream(spec.seed, "fit", spec.shots, spec.split)
+    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place)
+    details: dict[str, Any] = {
+        "classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch, "blocks": len(network.blocks),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "train_images": len(inputs.train), "val_images": len(inputs.val),
+        "test_images": len(inputs.test) if inputs.test else 0, "crops": inputs.train.crops,
+        "weights_matched": [network.match.matched, network.match.total] if network.match else None,
+        "notes": list(network.notes),
+    }
+    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    if fitted.ended == "diverged":
+        return Result.of(spec, status=DIVERGED, scores=scores, details=details)
+    scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
+    if inputs.test is not None:
+        tested = time.perf_counter()
+        logits = training.predict(network, inputs.test, spec, place)
+        predicted = voting.per_image(logits, inputs.test.crops, spec.vote)
+        counts = voting.confusion(inputs.test.labels, predicted, len(inputs.classes))
+        details["confusion"] = counts.tolist()
+        scores |= {"test_accuracy": voting.mean_per_class_accuracy(counts),
+                   "test_top1": float(counts.trace() / counts.sum()),
+                   "test_loss": training.cross_entropy(logits, inputs.test.row_labels),
+                   "test_s": time.perf_counter() - tested}
+    scores["total_s"] = time.perf_counter() - started
+    return Result.of(spec, status=FINISHED, scores=scores, details=details)

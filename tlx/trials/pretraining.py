@@ -1,0 +1,102 @@
+"""Train a network from random weights on all of a data set, and keep the weights for others to start from."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..models.recipe import Recipe
+from ..result import DIVERGED, Result
+from ..spec import knob, stream
+
+if TYPE_CHECKING:
+    from ..lab.store import Store
+    from .inputs import Inputs
+    from .study import Bench, Study
+
+EXPERIMENT = "Pre-training"
+WEIGHTS = "weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreTraining(Recipe):
+    """One pre-training, by default as in 'Transferability in DNN': Adam at 1e-4, 100 epochs, nothing frozen."""
+
+    epochs: int = knob(100, low=1, high=100_000, short="e", help="epochs to train")
+    optimizer: str = knob("adam", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw")
+    learning_rate: float = knob(1e-4, low=1e-8, high=1e3, log=True, help="learning rate")
+    weight_decay: float = knob(0.0, low=0.0, high=0.5, help="sgd: share of each weight taken away a step")
+    clip_norm: float = knob(0.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
+    early_stopping: bool = knob(False, help="stop after epoch 10 when four validation losses in a row do not fall")
+    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
+                             "timm: name")
+    dataset: str = knob("mnist", place=True, short="d", help="a name of `tlx datasets` (name:/path for one that lies "
+                        "elsewhere), or a folder")
+    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
+                                  "Default: the backbone's")
+    sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
+    val_per_class: int = knob(50, low=1, help="training images per class held back to choose the epoch")
+    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of weights, shuffles and dropout")
+    images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
+    shots: int = knob(0, derived=True, place=True, help="0: all images")
+    split: int = knob(0, derived=True, place=True)
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        return f"{self.architecture} seed {self.seed}"
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {"Architecture": self.architecture, "Dataset": self.dataset, "Batch size": self.batch_size,
+                "Learning rate": self.learning_rate, "Maximum epochs": self.epochs}
+
+
+def run(spec: PreTraining, inputs: Inputs, bench: Bench) -> Result:
+    """Train from random weights, choose the epoch on inputs.val, score on inputs.test, write the weights."""
+    from ..features import voting
+    from ..models import backbones, checkpoints, training
+
+    network = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes),
+                             seed=stream(spec.seed, "weights"), input_size=spec.input_size)
+    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=stream(spec.seed, "fit"),
+                          score=voting.accuracy, place=place)
+    details = {"classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
+               "best_epoch": fitted.best_epoch, "train_images": len(inputs.train), "val_images": len(inputs.val),
+               "test_images": len(inputs.test) if inputs.test else 0,
+               "parameters": sum(p.numel() for p in network.parameters())}
+    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    if fitted.ended == "diverged":
+        return Result.of(spec, status=DIVERGED, scores=scores, details=details)
+    scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
+    if inputs.test is not None:
+        logits = training.predict(network, inputs.test, spec, place)
+        counts = voting.confusion(inputs.test.labels, voting.per_image(logits, inputs.test.crops), len(inputs.classes))
+        details["confusion"] = counts.tolist()
+        scores |= {"test_accuracy": voting.mean_per_class_accuracy(counts),
+                   "test_top1": float(counts.trace() / counts.sum()),
+                   "test_loss": training.cross_entropy(logits, inputs.test.row_labels)}
+    checkpoints.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
+    return Result.of(spec, scores=scores, details=details)
+
+
+def publish(result: Result, study: Study, store: Store, out: Path, note: str = "") -> Path:
+    """Copy the weights of a finished pre-training to `out`, and put the record of how they were made beside them,
+    as <stem>.json; `note` is a sentence for it."""
+    target = Path(out).expanduser().absolute().with_suffix(".safetensors")
+    source = store.file(result.key, WEIGHTS)
+    with files.replacing(target) as file, open(source, "rb") as whole:
+        shutil.copyfileobj(whole, file)
+    environment = {name: result.environment.get(name) for name in ("versions", "git") if name in result.environment}
+    data = [{name: row[name] for name in ("name", "digest")} for row in study.inputs]
+    spec = {name: value for name, value in result.spec.items() if name != "dataset"}
+    files.write_json(target.with_suffix(".json"), {
+        "note": note, "file": target.name, "sha256": files.sha256(target), "spec": spec, "key": result.key, "data": data,
+        "scores": {name: value for name, value in result.scores.items() if not name.endswith("_s")},
+        "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
+        "epochs": result.details["epochs"], "best_epoch": result.details["best_epoch"], "environment": environment})
+    return target
