@@ -18,7 +18,7 @@ def dress(folder: Path, result: Result) -> None:
     """Put a trial's figures into its folder: learning curves, and the confusion matrix if it was tested."""
     steps = [row for row in files.Journal.read(folder / JOURNAL) if row["t"] == "metrics"]
     if steps:
-        title = f"{result.spec.get('architecture', result.kind)}, {result.status}"
+        title = " ".join(str(word) for word in (result.spec.get("architecture"), _place(result)) if word)
         curves = figures.learning_curves(steps, title, best_epoch=result.details.get("best_epoch"))
         files.write_bytes(folder / "learning_curves.png", curves)
     if "confusion" in result.details:
@@ -52,6 +52,11 @@ def summarise(store: Store, key: str) -> None:
                                         "trials": len(found), "missing": missing})
 
 
+def _place(result: Result) -> str:
+    """Which shots and split, where the trial is of a few-shot study."""
+    return f"{result.spec['shots']}-shot split {result.spec['split']}" if result.spec.get("shots") else ""
+
+
 def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[str, Any]]:
     """`statistics.by_shots` of results; those without the score (diverged) are counted as missing."""
     return statistics.by_shots([{"shots": r.spec.get("shots", 0), **(r.scores if r.status == FINISHED else {})}
@@ -75,7 +80,7 @@ def closing(report: Any) -> str:
             named = {n: r.scores[n] for n in ("best_val_accuracy", "test_accuracy") if n in r.scores}
             lines.append(", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items()) or r.status)
     if report.diverged:
-        titles = ", ".join(f"{r.spec.get('shots')}-shot split {r.spec.get('split')}" for r in report.diverged)
+        titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
         lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
     reused = f", {report.reused} of them found done" if report.reused else ""
     lines.append(f"{len(results)} trials in {tables.seconds(report.wall_s)}{reused}; results in {report.folder}")
