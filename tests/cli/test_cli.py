@@ -17,10 +17,12 @@ from tlx.trials.fine_tuning import FineTuning
 from tlx.trials.pretraining import PreTraining
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = {"torch", "torchvision", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "numba", "PIL", "numpy"}
-SEEDS = """--architecture --source --model --dataset --use-crops --precomputed-crops --epochs --batch-size --split-path
---splits --configuration --optimizer --learning-rate --weight-decay --momentum --model-selection --mlflow-path
---job""".split()
+HEAVY = {"torch", "torchvision", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "numba", "PIL",
+         "numpy"}
+SEEDS = [f"--{name}" for name in (
+    "architecture", "source", "model", "dataset", "use-crops", "precomputed-crops", "epochs", "batch-size",
+    "split-path", "splits", "configuration", "optimizer", "learning-rate", "weight-decay", "momentum",
+    "model-selection", "mlflow-path", "job")]
 
 
 def tlx(*words):

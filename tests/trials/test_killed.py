@@ -28,7 +28,7 @@ def start(folder: Path, bars: Path, cache: Path, *more: str) -> subprocess.Popen
 
 def results(folder: Path):
     store = Store(folder / "tlx-runs")
-    found = [store.find(key) for key in store.keys()]
+    found = map(store.find, store.keys())
     return {(r.spec["shots"], r.spec["split"]): r for r in found}
 
 

@@ -47,6 +47,8 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
                                                                        "decides. Default: the CSVs alone.")] = "",
           shots: Annotated[str, typer.Option(help="Only these shots, comma-separated.")] = "",
           splits: Annotated[int | None, typer.Option(help="Only so many draws of each.")] = None,
+          allow_outside: Annotated[str, typer.Option(help="Further folders that paths and links may lead to, "
+                                                          "comma-separated.")] = "",
           data_root: DATA_ROOT = "") -> None:
     """Refuse leaks (one image in train and in val or test), missing classes and too few images; exit 3 then."""
     from functools import partial
@@ -56,12 +58,13 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
     from ..errors import raise_all
     from ..trials.fewshot import FewShot
 
-    settings, few = Settings(data_root=data_root), FewShot.with_settings({"shots": shots})
+    few = FewShot.with_settings({"shots": shots})
+    settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     read = science.read(folder)
     find = None
     if dataset:
         root = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root).root
-        find = partial(science.find, root=root)
+        find = partial(science.find, root=root, allow=tuple(map(Path, settings.allow_outside)))
     report = science.summary(read, images=find, shots=few.shots or None, draws=splits,
                              digests=partial(images.digests, cache=settings.cache_folder))
     for note in (*read.notes, *report.notes):

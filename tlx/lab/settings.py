@@ -21,6 +21,8 @@ class Settings(Spec):
     threads: int = knob(1, place=True, low=1, high=1024, help="CPU threads of a trial; another number, other bits")
     timeout: float | None = knob(None, place=True, low=1.0, help="seconds a trial may take. Default: no limit")
     data_root: str | None = knob(None, place=True, help="folder that holds named data sets. Default: $TLX_DATA")
+    allow_outside: tuple[str, ...] = knob((), place=True, help="further folders that paths in split CSVs and links "
+                                          "among the images may lead to, comma-separated")
     store: str | None = knob(None, place=True, help="folder of results. Default: $TLX_STORE, or tlx-runs beside "
                              "a local tracking database")
     cache: str | None = knob(None, place=True, help="folder of decoded images. Default: $TLX_CACHE or ~/.cache/tlx")

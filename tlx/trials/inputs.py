@@ -16,6 +16,7 @@ import numpy as np
 
 from .. import files
 from ..data import crops, datasets, decode, images, leaks, splits
+from ..data.csvs import Row
 from ..data.folders import TEST, TRAIN, VAL
 from ..data.pixels import Pixels, pixels
 from ..data.sizing import Sizing
@@ -73,6 +74,7 @@ class Found:
     input_size: int = 0
     pixels: Pixels | None = None
     places: dict[Path, int] = field(default_factory=dict)  # file → image number
+    find: Callable[[Row], Path] = field(default=lambda row: Path(row.path))  # the file of a row
     notes: list[str] = field(default_factory=list)
     problems: list[TlxError] = field(default_factory=list)
 
@@ -153,9 +155,8 @@ def _check_splits(spec: FineTuning, few: FewShot, settings: Settings, found: Fou
     """The files of every image that the study uses, if its splits are sound."""
     assert found.folder is not None
     assert found.splits is not None
-    root = found.folder.root
-    find = partial(splits.find, root=root)
-    found.report = splits.summary(found.splits, images=find, shots=few.shots or None,
+    found.find = partial(splits.find, root=found.folder.root, allow=tuple(map(Path, settings.allow_outside)))
+    found.report = splits.summary(found.splits, images=found.find, shots=few.shots or None,
                                   draws=min(few.splits, _most_draws(found.splits)),
                                   digests=partial(images.digests, cache=settings.cache_folder))
     gather.problems += found.report.problems
@@ -163,7 +164,7 @@ def _check_splits(spec: FineTuning, few: FewShot, settings: Settings, found: Fou
     if gather.problems:
         return []
     rows = [row for name in _tables(spec, few, found.splits) for row in found.splits.tables[name]]
-    return list(dict.fromkeys(find(row) for row in rows))
+    return list(dict.fromkeys(map(found.find, rows)))
 
 
 def _most_draws(folder: splits.SplitFolder) -> int:
@@ -272,15 +273,14 @@ class _Sampler:
     """Rows of a CSV as samples, and what identifies them."""
 
     def __init__(self, found: Found):
-        assert found.folder is not None
         assert found.splits is not None
         assert found.pixels is not None
-        self._found, self._find = found, partial(splits.find, root=found.folder.root)
+        self._found = found
         self._class = {label: number for number, label in enumerate(found.splits.classes)}
         self._pixels = found.pixels
 
     def __call__(self, rows: Sequence[splits.Row]) -> Samples:
-        numbers = np.array([self._found.places[self._find(row)] for row in rows], np.int64)
+        numbers = np.array([self._found.places[self._found.find(row)] for row in rows], np.int64)
         return Samples(self._pixels, numbers, np.array([self._class[row.label] for row in rows], np.int64))
 
     def digest(self, samples: Samples) -> str:

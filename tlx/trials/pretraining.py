@@ -95,7 +95,8 @@ def publish(result: Result, study: Study, store: Store, out: Path, note: str = "
     data = [{name: row[name] for name in ("name", "digest")} for row in study.inputs]
     spec = {name: value for name, value in result.spec.items() if name != "dataset"}
     files.write_json(target.with_suffix(".json"), {
-        "note": note, "file": target.name, "sha256": files.sha256(target), "spec": spec, "key": result.key, "data": data,
+        "note": note, "file": target.name, "sha256": files.sha256(target), "spec": spec, "key": result.key,
+        "data": data,
         "scores": {name: value for name, value in result.scores.items() if not name.endswith("_s")},
         "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
         "epochs": result.details["epochs"], "best_epoch": result.details["best_epoch"], "environment": environment})
