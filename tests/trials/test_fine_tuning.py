@@ -176,3 +176,17 @@ def test_everything_wrong_is_said_at_once(bars, settings, tmp_path):
     codes = {p.code for p in found.problems}
     assert "missing" in codes
     assert "too-few-images" in codes
+
+
+def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(bars, settings, tmp_path):
+    import shutil
+
+    broken = tmp_path / "bars"
+    shutil.copytree(bars, broken)
+    named = sorted(broken.glob("train/bar*/00[0-2].png"))
+    for number, path in enumerate(named):
+        path.write_bytes([b"", b"<html>", path.read_bytes()[:60]][number % 3])
+    for found in (inputs.look(asked(broken), FEW, settings, keep=False), inputs.look(asked(broken), FEW, settings)):
+        assert sorted(p.where for p in found.problems) == sorted(map(str, named))
+        assert {p.code for p in found.problems} >= {"image-empty", "not-an-image"}
+        assert {p.exit_code for p in found.problems} == {3}

@@ -85,7 +85,7 @@ def look(spec: FineTuning, few: FewShot, settings: Settings, progress: Progress 
          keep: bool = True) -> Found:
     """Find and check data, splits, weights and images for a few-shot study; nothing is raised but bugs.
 
-    keep  also read every image into the pixel store; else only look whether each could be read
+    keep  read the images that the study uses into the pixel store; else look whether every image there can be read
     """
     found, gather = Found(), Gather()
     with gather.part():
@@ -93,12 +93,15 @@ def look(spec: FineTuning, few: FewShot, settings: Settings, progress: Progress 
     with gather.part():
         found.folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
         found.notes += found.folder.notes
-        found.splits = splits.read(_split_folder(spec, few, found.folder, settings))
-        found.notes += found.splits.notes
-        paths = _check_splits(spec, few, settings, found, gather)
-        if found.input_size and paths and not gather.problems:
-            with gather.part():
-                _look_at_images(spec, settings, found, paths, progress, keep)
+    broken = _read_all(found.folder, found, progress) if found.folder is not None and not keep else []
+    gather.problems += broken
+    if found.folder is not None and not broken:
+        with gather.part():
+            found.splits = splits.read(_split_folder(spec, few, found.folder, settings))
+            found.notes += found.splits.notes
+            paths = _check_splits(spec, few, settings, found, gather)
+            if keep and paths and not gather.problems:
+                _look_at_images(spec, settings, found, paths, progress)
     found.problems = gather.problems
     return found
 
@@ -141,7 +144,7 @@ def _split_folder(spec: FineTuning, few: FewShot, folder: datasets.ImageFolder, 
             return shipped
     known = datasets.DATASETS.get(folder.name)
     shots = few.shots or (known.shots if known else ()) or SHOTS
-    remembered = partial(images.digests, cache=settings.cache_folder)
+    remembered = partial(_digests, cache=settings.cache_folder)
     content = files.digest([few.to_json(), [list(image) for image in folder.images],
                             remembered([folder.root / image.path for image in folder.images])])
     out = settings.cache_folder / "splits" / f"{folder.name}-{content[:16]}"
@@ -158,7 +161,7 @@ def _check_splits(spec: FineTuning, few: FewShot, settings: Settings, found: Fou
     found.find = partial(splits.find, root=found.folder.root, allow=tuple(map(Path, settings.allow_outside)))
     found.report = splits.summary(found.splits, images=found.find, shots=few.shots or None,
                                   draws=min(few.splits, _most_draws(found.splits)),
-                                  digests=partial(images.digests, cache=settings.cache_folder))
+                                  digests=partial(_digests, cache=settings.cache_folder))
     gather.problems += found.report.problems
     found.notes += found.report.notes
     if gather.problems:
@@ -184,8 +187,24 @@ def _tables(spec: FineTuning, few: FewShot, folder: splits.SplitFolder) -> list[
     return held + [splits.train_name(k, s) for k, s in draws(spec, few, folder)]
 
 
+def _read_all(folder: datasets.ImageFolder, found: Found, progress: Progress | None) -> list[TlxError]:
+    """What is wrong with any image of the folder."""
+    problems, notes = images.inspect([folder.root / image.path for image in folder.images], progress)
+    found.notes += [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()]
+    return problems
+
+
+def _digests(paths: Sequence[Path], cache: Path) -> list[str]:
+    """The content of images, remembered; if one cannot be read, all that is wrong with any of them is raised."""
+    try:
+        return images.digests(paths, cache)
+    except TlxError:
+        raise_all(images.inspect(paths)[0])
+        raise
+
+
 def _look_at_images(spec: FineTuning, settings: Settings, found: Found, paths: list[Path],
-                    progress: Progress | None, keep: bool) -> None:
+                    progress: Progress | None) -> None:
     precomputed = None
     if spec.precomputed_crops and spec.use_crops:
         precomputed = _precomputed(Path(spec.precomputed_crops).expanduser(), found, paths)
@@ -193,11 +212,6 @@ def _look_at_images(spec: FineTuning, settings: Settings, found: Found, paths: l
         raise Usage("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
     row = backbones.lookup(spec.architecture)
     sizing = Sizing(found.input_size, crops=spec.use_crops, mode=spec.sizing, channels=row.channels)
-    if not keep:
-        problems, notes = images.inspect(paths, progress)
-        raise_all(problems)
-        found.notes += [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()]
-        return
     found.pixels = pixels(paths, sizing, settings.cache_folder, precomputed=precomputed,
                           budget_bytes=int(settings.decode_budget * 1e9), progress=progress)
     found.places = {path: number for number, path in enumerate(paths)}
