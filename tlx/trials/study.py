@@ -117,9 +117,13 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
             mirror.failed(event.key, event.error)
         watch(event)
 
-    with signals.graceful(), mirror or contextlib.nullcontext():
+    with signals.graceful(), contextlib.ExitStack() as held:
+        if mirror is not None:
+            held.enter_context(mirror)
         outcomes = _run(study, store, settings, hear, found)
         summarise(store, study.key)
+        if mirror is not None and any(outcome.error is not None for outcome in outcomes):
+            mirror.stop(tracking.FAILED)
     return Report(study, tuple(outcomes), len(found), time.perf_counter() - started, store.root,
                   mirror.report if mirror else None, mirror.address if mirror else "")
 

@@ -1,0 +1,216 @@
+"""Addresses, secrets, and the local database that several programs want to make at once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from tlx.errors import BadData, Usage
+from tlx.lab import tracking, tracking_settings, tracking_store
+
+CWD = Path("/somewhere/else")
+
+
+@pytest.mark.parametrize(("asked", "environ", "uri"), [
+    (None, {}, "sqlite:////somewhere/else/mlflow.db"),
+    ("", {}, "sqlite:////somewhere/else/mlflow.db"),
+    ("../mlruns", {}, "sqlite:////somewhere/mlruns/mlflow.db"),
+    ("runs/x.db", {}, "sqlite:////somewhere/else/runs/x.db"),
+    ("/abs/x.sqlite3", {}, "sqlite:////abs/x.sqlite3"),
+    ("sqlite:///rel.db", {}, "sqlite:////somewhere/else/rel.db"),
+    ("sqlite:////abs/x.db", {}, "sqlite:////abs/x.db"),
+    ("file:///abs/mlruns", {}, "sqlite:////abs/mlruns/mlflow.db"),
+    ("http://127.0.0.1:5000/", {}, "http://127.0.0.1:5000"),
+    ("postgresql+psycopg2://u:pw@h/db", {}, "postgresql+psycopg2://u:pw@h/db"),
+    ("databricks", {}, "databricks"),
+    (None, {"MLFLOW_TRACKING_URI": "https://tracker"}, "https://tracker"),
+    ("here.db", {"MLFLOW_TRACKING_URI": "https://tracker"}, "sqlite:////somewhere/else/here.db"),
+])
+def test_an_address_names_a_store(asked, environ, uri):
+    assert tracking.resolve(asked, environ, CWD).uri == uri
+
+
+def test_a_folder_that_is_there_is_a_folder_whatever_its_name(tmp_path):
+    (tmp_path / "runs.db").mkdir()
+    target = tracking.resolve("runs.db", {}, tmp_path)
+    assert target.database == tmp_path / "runs.db" / "mlflow.db"
+    assert target.artifacts == str(tmp_path / "runs.db" / "mlruns")
+
+
+@pytest.mark.parametrize("asked", ["ftp://host/x", "htp://host", "localhost:5000", "sqlite://", "sqlite:///:memory:",
+                                   "http://"])
+def test_an_address_that_makes_no_sense_is_usage(asked):
+    with pytest.raises(Usage) as error:
+        tracking.resolve(asked, {}, CWD)
+    assert error.value.exit_code == 2
+    assert "expected" in str(error.value)
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(Usage, match="no sqlite database"):
+        tracking.resolve("notes.txt", {}, tmp_path)
+
+
+def test_what_to_type_to_see_it(tmp_path):
+    assert tracking.resolve(None, {}, tmp_path).to_open(tmp_path) == "mlflow ui"
+    assert tracking.resolve("http://u:pw123@h:1", {}, tmp_path).to_open() == "http://***@h:1"
+    assert "--backend-store-uri sqlite:///" in tracking.resolve("x", {}, tmp_path).to_open(tmp_path)
+
+
+# ---------------------------------------------------------------- secrets
+
+@pytest.mark.parametrize("uri", [
+    "http://bob:s3cr3t@host:5000", "https://s3cr3t@host", "postgresql://bob:s3cr3t@host/db?sslmode=require",
+    "postgresql://bob:s3%2Fcr3t@host/db", "http://host/x?access_token=s3cr3t&y=1", "http://bob:p@s3cr3t@host",
+    "mysql+pymysql://bob:s3cr3t@host/db", "mssql://host/db?odbc_connect=UID=x;PWD=s3cr3t",
+])
+def test_no_secret_of_an_address_is_shown(uri, monkeypatch):
+    monkeypatch.setattr(tracking_store, "_secrets", set())
+    target = tracking.resolve(uri, {}, CWD)
+    shown = [repr(target), str(target), target.shown, target.to_open(), tracking.redact(f"cannot reach {uri}: no"),
+             tracking.redact(RuntimeError(f"API request to {uri}/api/2.0 failed"))]
+    for text in shown:
+        assert "cr3t" not in text, text
+    assert target.uri == uri
+
+
+def test_a_secret_is_hidden_in_every_spelling_and_from_the_environment(monkeypatch):
+    monkeypatch.setattr(tracking_store, "_secrets", set())
+    tracking.resolve("http://bob:a%2Fb%20c@host", {"MLFLOW_TRACKING_PASSWORD": "hunter2"}, CWD)
+    for text in ("a/b c", "a%2Fb%20c", "a%2Fb+c", "hunter2"):
+        assert text not in tracking.redact(f"<<{text}>>")
+
+
+@pytest.mark.parametrize("text", ["sqlite:////home/me@work/mlflow.db", "no secret here", "a@b.org wrote", "x = 1"])
+def test_what_is_no_secret_stays(text, monkeypatch):
+    monkeypatch.setattr(tracking_store, "_secrets", set())
+    assert tracking.redact(text) == text
+
+
+@pytest.mark.parametrize("piece", ["a", "é", "://", "a://b:", "password", "token=", "@", "a.b-c+"])
+def test_redaction_of_a_long_text_takes_no_time(piece, monkeypatch):
+    monkeypatch.setattr(tracking_store, "_secrets", set())
+    text = piece * (200_000 // len(piece))
+    begun = time.perf_counter()
+    tracking.redact(text)
+    assert time.perf_counter() - begun < 2
+
+
+def test_a_new_password_is_the_same_store():
+    one, two = (tracking.resolve(f"http://bob:{pw}@host", {}, CWD) for pw in ("first", "second"))
+    assert one.name == two.name != tracking.resolve("http://other", {}, CWD).name
+
+
+# ---------------------------------------------------------------- the local database
+
+MAKE = "import sys; from tlx.lab import tracking; tracking.prepare(tracking.resolve(sys.argv[1], {}))"
+
+
+def test_four_processes_make_one_database_together(tmp_path):
+    makers = [subprocess.Popen([sys.executable, "-c", MAKE, str(tmp_path)], stderr=subprocess.PIPE, text=True)
+              for _ in range(4)]
+    for maker in makers:
+        _, complaint = maker.communicate(timeout=120)
+        assert (maker.returncode, complaint) == (0, "")
+    target = tracking.resolve(str(tmp_path), {})
+    assert tracking.check(target)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
+    with sqlite3.connect(target.database) as db:
+        names = [row[0] for row in db.execute("select name from sqlite_master")]
+        assert db.execute("pragma integrity_check").fetchone() == ("ok",)
+        assert db.execute("select artifact_location from experiments").fetchall() == [(f"{tmp_path}/mlruns/0",)]
+    db.close()
+    assert not [n for n in names if n.startswith("_alembic_tmp")]
+
+
+def test_a_database_that_is_there_is_left_alone(local):
+    before = local.database.read_bytes()
+    tracking.prepare(local)
+    assert local.database.read_bytes() == before
+
+
+def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path):
+    (tmp_path / ".tmp-mlflow.db").write_bytes(b"half")
+    (tmp_path / ".tmp-mlflow.db-journal").write_bytes(b"half")
+    target = tracking.resolve(str(tmp_path), {})
+    tracking.prepare(target)
+    assert tracking.check(target)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def half_made(path):
+    with sqlite3.connect(path) as db:
+        db.execute("create table experiments (x)")
+        db.execute("create table _alembic_tmp_tags (x)")
+    db.close()
+
+
+def other_program(path):
+    with sqlite3.connect(path) as db:
+        db.execute("create table songs (x)")
+    db.close()
+
+
+@pytest.mark.parametrize("spoil", [half_made, other_program, lambda p: p.write_bytes(b"no database at all" * 99),
+                                   lambda p: p.write_bytes(b"")])
+def test_a_broken_database_is_named_with_the_remedy(spoil, tmp_path):
+    target = tracking.resolve(str(tmp_path / "mlflow.db"), {})
+    spoil(target.database)
+    os.utime(target.database, (1e9, 1e9))  # nobody is working on it any more
+    content = target.database.read_bytes()
+    with pytest.raises(BadData) as error:
+        tracking.prepare(target)
+    assert "tlx sync" in str(error.value)
+    assert target.database.read_bytes() == content, "not ours to remove"
+
+
+def test_a_database_that_another_program_is_making_is_waited_for(tmp_path, local):
+    target = tracking.resolve(str(tmp_path / "new" / "mlflow.db"), {})
+    target.database.parent.mkdir()
+    half_made(target.database)
+    def finish():
+        time.sleep(0.5)
+        os.replace(local.database, target.database)
+
+    other = threading.Thread(target=finish)
+    other.start()
+    tracking.prepare(target)
+    other.join()
+    assert tracking.check(target)
+
+
+def test_what_a_killed_writer_left_is_rolled_back(local):
+    """A hot journal beside the database, as after kill -9 in the middle of a commit."""
+    script = ("import os, sqlite3, sys\n"
+              "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+              "db.execute('pragma cache_size = 1')\n"
+              "db.execute('begin')\n"
+              "db.execute('create table junk (x)')\n"
+              "[db.execute('insert into junk values (zeroblob(4000))') for _ in range(50)]\n"
+              "os.kill(os.getpid(), 9)\n")
+    subprocess.run([sys.executable, "-c", script, str(local.database)], check=False)
+    assert Path(f"{local.database}-journal").exists()
+    assert tracking.check(local)
+    assert not Path(f"{local.database}-journal").exists()
+
+
+def test_log_levels_are_as_before():
+    import mlflow  # noqa: F401
+
+    loggers = [logging.getLogger(name) for name in ("mlflow", "urllib3", "alembic", "sqlalchemy")]
+    before = [logger.level for logger in loggers]
+    with tracking_settings.quiet:
+        assert all(logger.level == logging.CRITICAL for logger in loggers)
+        with tracking_settings.quiet:
+            pass
+        assert all(logger.level == logging.CRITICAL for logger in loggers), "the outer one is still inside"
+    assert [logger.level for logger in loggers] == before

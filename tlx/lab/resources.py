@@ -1,0 +1,96 @@
+"""What the machine is doing while a trial runs, under the names of mlflow's system metrics.
+
+A trial starts a Sampler with a place to put each sample (its journal); the tracking mirror sends them on as
+`system/…`. GPU figures come from NVML where its Python package (nvidia-ml-py) and a device are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+EVERY_S, FIRST_S = 10.0, 0.2
+MEGABYTE = 1e6  # bytes, as in mlflow's own monitor
+
+
+class Sampler:
+    """Calls `record` with a sample soon after the start, every `every_s` seconds and at the end, from its own thread.
+
+    As a context manager it stops with the block. A failing `record` ends the sampling, never the trial.
+    """
+
+    def __init__(self, record: Callable[[dict[str, float]], None], every_s: float = EVERY_S, *,
+                 folder: Path | None = None):
+        self._record, self._every_s, self._folder = record, every_s, folder or Path.cwd()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="tlx-resources", daemon=True)
+
+    def __enter__(self) -> Sampler:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.suppress(Exception), contextlib.ExitStack() as held:
+            gpus = _gpus(held)
+            process = psutil.Process()
+            process.cpu_percent()  # the first call of each only sets the start of the interval
+            psutil.cpu_percent()
+            start = psutil.net_io_counters()
+            last, pause = False, min(self._every_s, FIRST_S)
+            while not last:
+                last, pause = self._stop.wait(pause), self._every_s
+                self._record(_sample(process, start, self._folder) | _gpu_sample(gpus))
+
+
+def _sample(process: psutil.Process, start: Any, folder: Path) -> dict[str, float]:
+    memory, disk, net = psutil.virtual_memory(), psutil.disk_usage(os.fspath(folder)), psutil.net_io_counters()
+    found = {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": memory.used / MEGABYTE,
+        "system_memory_usage_percentage": memory.percent,
+        "process_cpu_utilization_percentage": process.cpu_percent(),  # of one core
+        "process_memory_usage_megabytes": process.memory_info().rss / MEGABYTE,
+        "disk_usage_percentage": disk.percent,
+        "disk_usage_megabytes": disk.used / MEGABYTE,
+        "disk_available_megabytes": disk.free / MEGABYTE,
+    }
+    if net is not None and start is not None:  # a container without a network has none
+        found["network_receive_megabytes"] = (net.bytes_recv - start.bytes_recv) / MEGABYTE
+        found["network_transmit_megabytes"] = (net.bytes_sent - start.bytes_sent) / MEGABYTE
+    return {f"system/{name}": float(value) for name, value in found.items()}
+
+
+def _gpus(held: contextlib.ExitStack) -> list[tuple[Any, Any]]:
+    """(NVML, device) of every GPU; [] without the package, the driver or a device."""
+    try:
+        import pynvml
+        pynvml.nvmlInit()
+    except Exception:  # each driver says no in its own way
+        return []
+    held.callback(pynvml.nvmlShutdown)
+    return [(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+
+
+def _gpu_sample(gpus: list[tuple[Any, Any]]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for number, (nvml, device) in enumerate(gpus):
+        prefix = f"system/gpu_{number}_"
+        with contextlib.suppress(nvml.NVMLError):  # a device may not tell one of them
+            memory = nvml.nvmlDeviceGetMemoryInfo(device)
+            found[f"{prefix}memory_usage_megabytes"] = memory.used / MEGABYTE
+            found[f"{prefix}memory_usage_percentage"] = 100 * memory.used / memory.total
+        with contextlib.suppress(nvml.NVMLError):
+            found[f"{prefix}utilization_percentage"] = float(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
+        with contextlib.suppress(nvml.NVMLError):
+            found[f"{prefix}power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(device) / 1000
+    return found

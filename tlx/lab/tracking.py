@@ -1,0 +1,209 @@
+"""MLflow as a mirror of the run folders: it follows them, never leads, and no trial waits for it.
+
+    target = tracking.resolve(mlflow_path)          # what the user asked for; Usage if it makes no sense
+    tracking.prepare(target)                        # a local database, once, before anything opens it
+    with tracking.Mirror(target, root, study_key) as mirror:   # a thread wakes every second or two
+        …                                           # trials write their folders and journals
+        mirror.failed(key, "reason")                # for the few that ended badly
+    mirror.report                                   # Sent(sent, unsent, problem)
+
+What could not be sent stays where it is, in the run folders; `sync` sends it later. Only modules whose name
+starts with `tracking` import mlflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import files
+from ..errors import Busy, Stopped, Untracked
+from . import tracking_launcher
+from .store import Store
+from .tracking_launcher import Launcher
+from .tracking_mirror import FAILED, FINISHED, KILLED, StudyMirror
+from .tracking_records import Study
+from .tracking_sender import Abandoned, Sender, refused
+from .tracking_settings import quiet, short_timeouts
+from .tracking_store import Target, check, prepare, redact, resolve
+
+__all__ = ["FAILED", "FINISHED", "KILLED", "Mirror", "Sent", "Target", "check", "prepare", "redact", "resolve", "sync"]
+
+WAKE_S = 1.5
+BACK_OFF_S, BACK_OFF_LIMIT_S = 2.0, 60.0  # after a lost connection: doubled each time, up to a minute
+BY_FOLDER = "by folder"  # an ending that the study's own summary tells
+STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last records
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What became of a study's records: how many were taken, how many wait in the run folders, and why."""
+
+    sent: int
+    unsent: int
+    problem: str = ""
+
+    def require(self) -> None:
+        """Raise Untracked unless everything was taken."""
+        if self.unsent or self.problem:
+            raise Untracked("unsent", f"{self.unsent} records not yet sent{self.problem and ': ' + self.problem}",
+                            remedy="run `tlx sync` when the tracking server is back")
+
+    def __str__(self) -> str:
+        why = f" ({self.problem})" if self.problem else ""
+        return f"{self.unsent} records not yet sent{why}; `tlx sync` sends them" if self.unsent else "all records sent"
+
+
+class Carrier:
+    """One study's mirror with its launcher and its lock: what the thread and `sync` both run."""
+
+    def __init__(self, target: Target, store: Store, key: str, launcher: Launcher | None,
+                 leave_off: Callable[[], bool] = lambda: False):
+        self.target, self.store, self.key, self.launcher, self.leave_off = target, store, key, launcher, leave_off
+        self.mirror: StudyMirror | None = None
+        self.failed: dict[str, str] = {}
+        self.problem = ""
+        self._attended = False
+        self._held = contextlib.ExitStack()
+
+    def sweep(self, ending: str | None = None) -> bool:
+        """Send what is new; False if the connection was lost (`problem` says how)."""
+        try:
+            with short_timeouts, quiet:
+                self._sweep(ending)
+            self.problem = ""
+        except Abandoned:
+            return False
+        except Busy:
+            self.problem = "another process is sending this study"
+        except Exception as error:
+            self.problem = redact(error) or type(error).__name__
+            return False
+        return True
+
+    def finish(self, ending: str) -> bool:
+        """Sweep to the end, again after each lost connection as long as that gets further."""
+        before: object = None
+        while not self.sweep(ending):
+            after = self.mirror and self.mirror.progress()
+            if self.leave_off() or after == before:
+                return False
+            before = after
+        return True
+
+    def _sweep(self, ending: str | None) -> None:
+        if self.mirror is None:
+            study = Study.read(self.store, self.key)
+            if study is None:
+                return
+            self._held.enter_context(files.lock(self.store.root / "tracking" / self.target.name / f"{self.key}.lock"))
+            sender = Sender(self.target, study.experiment, leave_off=self.leave_off,
+                            experiment=tracking_launcher.chosen_experiment(self.target, self.launcher))
+            self.mirror = StudyMirror(self.store, study, sender)
+        self.mirror.failed.update(self.failed)
+        if self.mirror.open() and not self._attended:
+            self._attended = True
+            self._attend_launcher()
+        self.mirror.sweep(self.mirror.ending() if ending == BY_FOLDER else ending)
+
+    def _attend_launcher(self) -> None:
+        assert self.mirror is not None
+        try:
+            tracking_launcher.attend(self.launcher, self.mirror.sender, self.mirror.parent)
+        except Exception as error:
+            self._attended = refused(error)  # a lost connection: again the next time
+            if not self._attended:
+                raise
+            self.mirror.problems["launcher"] = redact(error)
+
+    def report(self) -> Sent:
+        mirror = self.mirror
+        if mirror is None:  # never got as far as reading the study
+            study = Study.read(self.store, self.key)
+            mirror = StudyMirror(self.store, study, Sender(self.target, study.experiment)) if study else None
+        problems = [self.problem, *(mirror.problems.values() if mirror else [])]
+        return Sent(mirror.sent if mirror else 0, mirror.unsent() if mirror else 0, next(filter(None, problems), ""))
+
+    def close(self) -> None:
+        self._held.close()
+
+
+class Mirror:
+    """A thread that carries one study's folders into the tracking store while its trials run."""
+
+    def __init__(self, target: Target, root: Path | str, study: str, *, environ: Mapping[str, str] | None = None,
+                 wake_s: float = WAKE_S):
+        self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
+        self._abandoned = threading.Event()
+        self._carrier = Carrier(target, Store(root), study, Launcher.of(environ), self._abandoned.is_set)
+        self._wake = threading.Event()
+        self._ending: str | None = None
+        self._thread = threading.Thread(target=self._run, name="tlx-tracking", daemon=True)
+
+    def start(self) -> Mirror:
+        """Begin to follow. Raises BadData at once if the local database is broken."""
+        check(self.target)
+        self._thread.start()
+        return self
+
+    def failed(self, key: str, reason: object) -> None:
+        """The trial of this key ended without a result."""
+        self._carrier.failed[key] = redact(reason)
+
+    def stop(self, status: str = FINISHED, deadline_s: float | None = None) -> Sent:
+        """Send the rest, end the parent run with `status`, and say what is unsent; back within the deadline (s)."""
+        if deadline_s is None:
+            deadline_s = STOP_LOCAL_S if self.target.database else STOP_REMOTE_S
+        self._ending = status
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(deadline_s)
+        self._abandoned.set()
+        self.report = self._carrier.report()
+        return self.report
+
+    @property
+    def address(self) -> str:
+        """What to open: the study's page on a server, or the command that shows a local store."""
+        mirror = self._carrier.mirror
+        if self.target.shown.startswith("http") and mirror and mirror.parent:
+            info = mirror.parent.info
+            return f"{self.target.shown}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
+        return self.target.to_open()
+
+    def __enter__(self) -> Mirror:
+        return self.start()
+
+    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+        failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+        self.stop(FINISHED if error is None else FAILED if failed else KILLED)
+
+    def _run(self) -> None:
+        pause, back_off = 0.0, BACK_OFF_S
+        with contextlib.closing(self._carrier):
+            while not self._wake.wait(pause):
+                pause = self.wake_s
+                if self._carrier.sweep():
+                    back_off = BACK_OFF_S
+                else:
+                    pause, back_off = back_off, min(2 * back_off, BACK_OFF_LIMIT_S)
+            self._carrier.finish(self._ending or KILLED)
+
+
+def sync(root: Path | str, target: Target, *, studies: list[str] | None = None) -> Sent:
+    """Send everything under `root` that `target` does not have yet. Studies with a live mirror are left to it."""
+    store, sent, unsent, problem = Store(root), 0, 0, ""
+    for key in store.studies() if studies is None else studies:
+        carrier = Carrier(target, store, key, None)
+        try:
+            reached = not problem and carrier.finish(BY_FOLDER)  # not reached once: not asked for every study again
+            report = carrier.report()
+        finally:
+            carrier.close()
+        sent, unsent = sent + report.sent, unsent + report.unsent
+        problem = problem or report.problem or ("" if reached else "the tracking store cannot be reached")
+    return Sent(sent, unsent, problem)

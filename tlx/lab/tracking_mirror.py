@@ -1,0 +1,277 @@
+"""One study, carried from its run folders into a tracking store: what is there already is not sent again.
+
+A trial's run is found by its key, brought up to date, and closed when the trial is whole or the study ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import TlxError
+from ..result import DIVERGED
+from . import tracking_records as records
+from .store import Store
+from .tracking_cursors import Cursor, Cursors
+from .tracking_records import Study, Trial
+from .tracking_sender import LOST, Abandoned, Sender, refused
+from .tracking_store import redact
+
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
+WHOLE = (FINISHED, "adopted")  # ends in a cursor after which nothing is left to send
+STRIKES = 2  # refusals of one run after which it is left for the next `tlx sync`
+INTERRUPTED = {"tlx.status": "interrupted"}
+
+
+class StudyMirror:
+    """Carries one study. `sweep` sends what is new; `unsent` counts what is not yet there."""
+
+    def __init__(self, store: Store, study: Study, sender: Sender):
+        self.store, self.study, self.sender = store, study, sender
+        self.parent: Any = None  # the parent run, once it is known
+        self.failed: dict[str, str] = {}  # key → why the trial did not end
+        self.problems: dict[str, str] = {}  # key → why the store did not take it
+        self.sent = 0
+        self._cursors = Cursors(store.root / "tracking" / sender.target.name)
+        self._known: dict[str, Any] = {}  # runs found or made in this session
+        self._params: dict[str, set[str]] = {}  # names a run has: the store refuses a second value
+        self._children: dict[str, list[Any]] = {}
+        self._strikes: dict[str, int] = {}
+        self._uploaded: set[tuple[str, str]] = set()
+        self._last_ms = 0  # the last time in any journal
+        cursor = self._cursors.of(study.key)
+        if sender.experiment and sender.experiment != cursor.experiment:
+            cursor.experiment = sender.experiment
+            self._cursors.save(study.key)
+        sender.experiment = cursor.experiment
+        self._last_ending = cursor.ended
+
+    def sweep(self, ending: str | None = None) -> None:
+        """Send what is new of every trial; with `ending` (the study's status) close what is open, the parent last."""
+        if self.sender.replaced():
+            self._forget_all()
+        if not self.open():
+            return
+        for row in self.study.rows:
+            if not self._settled(row["key"]):
+                with self._strike(row["key"]):
+                    self._send(row, ending)
+        if ending:
+            with self._strike(self.study.key):
+                self._close_parent(ending)
+
+    def ending(self) -> str:
+        """How the study ended by its own account: as summary.json says; with a trial half made it was broken off."""
+        summary = self.study.summary()
+        if summary is None or any(records.is_part(self.store, row["key"]) for row in self.study.rows):
+            return self._last_ending or KILLED
+        return str(summary.get("status", FINISHED)).upper()
+
+    def progress(self) -> tuple[int, ...]:
+        """Changes whenever a sweep got somewhere, so that one may try again."""
+        return (self.sent, len(self._known), len(self._uploaded), self.parent is not None,
+                self._cursors.ended())
+
+    def unsent(self) -> int:
+        """Journal records, ends of trials and the end of the study that the store has not acknowledged."""
+        count = 0 if self._cursors.of(self.study.key).ended else 1
+        for row in self.study.rows:
+            cursor = self._cursors.of(row["key"])
+            with contextlib.suppress(TlxError, OSError):  # a damaged folder is reported by whoever reads it next
+                trial = None if self._settled(row["key"]) else self.study.trial(self.store, row)
+                if trial is not None:
+                    ended = cursor.ended in WHOLE if trial.result else cursor.ended
+                    count += max(0, len(trial.records) - cursor.records) + (0 if ended else 1)
+        return count
+
+    def open(self) -> bool:
+        """Find or make the parent run; False if the store refuses it."""
+        if self.parent is None and self._strikes.get(self.study.key, 0) < STRIKES:
+            with self._strike(self.study.key):
+                self._open_parent()
+        return self.parent is not None
+
+    # ------------------------------------------------------------ the parent
+
+    def _open_parent(self) -> None:
+        study = self.study
+        marks = {**study.record.get("tags", {}), **records.environment_tags(study.record.get("environment", {})),
+                 **records.standing_tags(study.key, str(study.record.get("kind", "")), "running"), "tlx.role": "study"}
+        run = self.sender.find(study.key) or self._made(study.key, study.title, study.started_ms, records.tags(marks))
+        self.sender.reopen(run)
+        cursor = self._cursors.of(study.key)
+        if cursor.run_id != run.info.run_id:
+            cursor = self._cursors.put(study.key, Cursor(run.info.run_id, experiment=cursor.experiment))
+        cursor.ended = ""
+        params = records.parameters(study.record, study.record.get("spec"))
+        self.sender.batch(run.info.run_id, params=_missing(params, run), tags=records.tags(marks))
+        self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
+        self._children = self.sender.children(run.info.run_id)
+        self._cursors.save(study.key)
+        self.parent = run
+
+    def _close_parent(self, status: str) -> None:
+        study, run_id = self.study, self.parent.info.run_id
+        summary = study.summary() or {}
+        end_ms = self._last_ms or study.started_ms
+        mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
+        self.sender.batch(run_id, records.summary_points(summary, end_ms), tags=records.tags(mark))
+        self._artifacts(study.key, study.folder, study.record.get("spec"))
+        self.sender.end(run_id, status, end_ms)
+        self._cursors.of(study.key).ended = status
+        self._cursors.save(study.key)
+
+    # ------------------------------------------------------------ a trial
+
+    def _settled(self, key: str) -> bool:
+        """True if nothing can be left to send: known in this session, and its end is there."""
+        return key in self._known and self._cursors.of(key).ended in WHOLE
+
+    def _send(self, row: Mapping[str, Any], ending: str | None) -> None:
+        trial = self.study.trial(self.store, row)
+        if trial is None or self._strikes.get(trial.key, 0) >= STRIKES:
+            return
+        if trial.key not in self._known:
+            self._open(trial, ending)
+        cursor = self._cursors.of(trial.key)
+        self._last_ms = max(self._last_ms, trial.ended_ms)
+        if cursor.ended in WHOLE:
+            return
+        fresh = len(trial.records) - cursor.records
+        if fresh:
+            self.sender.batch(cursor.run_id, trial.points(after=cursor.records))
+            cursor.records += fresh
+            self.sent += fresh
+            self._cursors.save(trial.key)
+        if trial.result is not None:
+            self._end(trial)
+        elif ending and not cursor.ended:
+            self._break_off(trial)
+
+    def _open(self, trial: Trial, ending: str | None) -> None:
+        """Find or make the run of a trial, and bring its cursor, parent, tags and parameters up to date."""
+        parent_id, key = self.parent.info.run_id, trial.key
+        run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
+        cursor = self._cursors.of(key)
+        if run is not None and run.info.start_time != trial.started_ms:  # of an earlier life of this trial
+            if run.data.tags.get("tlx.status") == "finished":
+                self._adopt(trial, run)
+                return
+            self.sender.retire(run.info.run_id)
+            run = None
+        if run is not None and (cursor.run_id, cursor.parent) == (run.info.run_id, parent_id) and (
+                cursor.ended == FINISHED or (ending and _closed_as_it_is(cursor, trial))):
+            self._known[key] = run
+            return
+        marks = self._marks(trial, "running")
+        run = run or self._made(key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks)
+        if cursor.run_id != run.info.run_id or cursor.records > len(trial.records):
+            cursor = Cursor(run.info.run_id)
+        self._cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
+        if trial.result is None:
+            self.sender.reopen(run)
+        spec = trial.row.get("spec") or (trial.result.spec if trial.result else None)
+        params = records.parameters(trial.row, spec)
+        self.sender.batch(run.info.run_id, params=_missing(params, run), tags=marks)
+        self._params[key] = {*run.data.params, *params}
+        self._known[key] = run
+        self._cursors.save(key)
+
+    def _adopt(self, trial: Trial, run: Any) -> None:
+        """A finished run of this key made elsewhere: by its identity the same result, so it is shown as it is."""
+        self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent.info.run_id})
+        self._cursors.put(trial.key, Cursor(run.info.run_id, len(trial.records), self.parent.info.run_id, "adopted"))
+        self._known[trial.key] = run
+        self._cursors.save(trial.key)
+
+    def _end(self, trial: Trial) -> None:
+        result, cursor = trial.result, self._cursors.of(trial.key)
+        assert result is not None
+        marks = records.tags(self._marks(trial, result.status), records.environment_tags(result.environment),
+                             {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()})
+        params = {n: v for n, v in records.parameters(trial.row, result.spec).items()
+                  if n not in self._params.get(trial.key, set())}
+        self.sender.batch(cursor.run_id, trial.final_points(), params, marks)
+        self.sender.inputs(cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])])
+        self._artifacts(trial.key, trial.folder, result.spec)
+        status = FAILED if result.status == DIVERGED else FINISHED
+        self.sender.end(cursor.run_id, status, trial.ended_ms)
+        cursor.ended = FINISHED
+        self.sent += 1
+        self._cursors.save(trial.key)
+
+    def _break_off(self, trial: Trial) -> None:
+        """The study ends and this trial is not whole: its run is closed, and opened again when the trial goes on."""
+        reason, cursor = self.failed.get(trial.key), self._cursors.of(trial.key)
+        mark = INTERRUPTED if reason is None else {"tlx.status": "failed", "tlx.error": reason}
+        self.sender.batch(cursor.run_id, tags=records.tags(mark))
+        self.sender.end(cursor.run_id, KILLED if reason is None else FAILED, trial.ended_ms)
+        cursor.ended = KILLED
+        self._cursors.save(trial.key)
+
+    def _artifacts(self, key: str, folder: Path, spec: Any) -> None:
+        """The files of a folder and its spec, each sent once in a session however often the connection is lost."""
+        run_id = self._cursors.of(key).run_id
+        if spec and (run_id, "spec") not in self._uploaded:
+            self.sender.json_artifact(run_id, spec, "config.json")
+            self._uploaded.add((run_id, "spec"))
+        for path in records.artifacts(folder):
+            mark = (run_id, f"{path}:{path.stat().st_mtime_ns}")
+            if mark not in self._uploaded:
+                self.sender.artifact(run_id, folder, path)
+                self._uploaded.add(mark)
+
+    def _marks(self, trial: Trial, status: str) -> dict[str, str]:
+        place = {"mlflow.parentRunId": self.parent.info.run_id, "tlx.study": self.study.key, "tlx.role": "trial"}
+        kind = trial.result.kind if trial.result else str(self.study.record.get("kind", ""))
+        return records.tags(self.study.record.get("tags", {}), trial.row.get("tags", {}),
+                            records.standing_tags(trial.key, kind, status), place)
+
+    def _made(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Any:
+        run = self.sender.create(key, run_name, start_ms, marks)
+        if run is None:
+            raise ConnectionError("the store does not show the run it was just given")
+        return run
+
+    # ------------------------------------------------------------ refusals
+
+    def _forget_all(self) -> None:
+        self.parent = None
+        self._children.clear()
+        self._known.clear()
+        self._uploaded.clear()
+
+    @contextlib.contextmanager
+    def _strike(self, key: str) -> Iterator[None]:
+        """A refusal or a damaged folder concerns one run; a lost connection concerns all and passes through."""
+        try:
+            yield
+        except (TlxError, FileNotFoundError) as error:  # the latter: renamed while we looked
+            if isinstance(error, TlxError):
+                self.problems[key] = redact(error)
+        except Abandoned:
+            raise
+        except Exception as error:
+            if not refused(error):
+                raise
+            if getattr(error, "error_code", "") in LOST:
+                self._known.pop(key, None)
+                self._children.pop(key, None)
+                self.parent = None if key == self.study.key else self.parent
+            self._strikes[key] = self._strikes.get(key, 0) + 1
+            self.problems[key] = redact(error)
+        else:
+            self.problems.pop(key, None)
+
+
+def _closed_as_it_is(cursor: Cursor, trial: Trial) -> bool:
+    """True if an unfinished trial's run was closed (it failed, or was interrupted) and nothing came after."""
+    return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
+
+
+def _missing(params: Mapping[str, str], run: Any) -> dict[str, str]:
+    """The parameters a run does not have yet: a second value of one is refused."""
+    return {name: value for name, value in params.items() if name not in run.data.params}

@@ -1,0 +1,252 @@
+"""Figures of results. Each returns the bytes of a PNG or SVG, the same bytes for the same numbers.
+
+Colours are those of Okabe & Ito, which people with any colour vision tell apart. Drawn with matplotlib's objects,
+never pyplot: no figure stays behind, and the caller's settings are as they were.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+import textwrap
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import Normalize, PowerNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+
+from ..errors import visible
+
+BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+MARKERS = "osD^vPX*"
+DPI = 150
+NUMBERS_UP_TO = 20  # classes: above, the cells of a confusion matrix are too small to hold a number
+LABELS_UP_TO, LABELS_SHOWN = 60, 40  # classes: above 60, at most 40 names are given, at regular steps
+LABEL_LENGTH = 24  # characters of a class name on an axis
+STYLE: Any = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere, accents and Greek included
+    "font.size": 10.0, "axes.titlesize": 11.0, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.grid": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6, "axes.axisbelow": True,
+    "svg.hashsalt": "tlx", "svg.fonttype": "path", "text.parse_math": False, "axes.formatter.use_mathtext": False,
+}
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str = "png") -> bytes:
+    """Accuracy over shots, with the 95 % CI of each mean as a band.
+
+    rows   of `statistics.by_shots`; or several of them by name, one line each
+    """
+    lines = rows if isinstance(rows, Mapping) else {"": rows}
+    with _style():
+        figure, axes = _figure(6.4, 4.2)
+        drawn = [_draw_curve(axes, name, line, number) for number, (name, line) in enumerate(lines.items())]
+        shots = sorted({shot for line in drawn for shot in line})
+        _shots_axis(axes, shots)
+        axes.set_ylabel("Mean per-class test accuracy")
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(axes)))
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
+        _set_title(axes, title)
+        if len(drawn) > 1:
+            axes.legend(frameon=False, loc="best")
+        elif any(row.get("low") is not None for line in lines.values() for row in line):
+            axes.legend(frameon=False, loc="lower right")
+        return _bytes(figure, form)
+
+
+def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form: str = "png") -> bytes:
+    """True classes in rows, predicted ones in columns; shade = share of the row (above 20 classes its root).
+
+    counts   (k, k) int — images of class i taken for class j. A class without images has an empty row
+    Numbers stand in the cells up to 20 classes; above 60 the names are given at regular steps.
+    """
+    counts = np.asarray(counts)
+    k = len(classes)
+    if counts.shape != (k, k):
+        raise ValueError(f"{counts.shape} counts for {k} classes")
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+    names = [_short(c) for c in classes]
+    side = float(np.clip(0.42 * k, 3.2, 8.4))
+    norm = Normalize(0, 1) if k <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 1)  # small cells need stronger shades
+    margin = 0.075 * max(len(n) for n in names)
+    with _style():
+        figure, axes = _figure(side + margin + 1.2, side + margin + 0.7)
+        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+        axes.grid(False)
+        _class_axes(axes, names)
+        if k <= NUMBERS_UP_TO:
+            _cell_numbers(axes, counts, shares)
+        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+        bar.set_label("Share of the true class")
+        _set_title(axes, title)
+        return _bytes(figure, form)
+
+
+def learning_curves(journal: Rows, title: str = "", form: str = "png", *, best_epoch: int | None = None) -> bytes:
+    """Loss and accuracy of training and validation over the epochs of one trial.
+
+    journal      its records: {"t": "metrics", "step": epoch, "values": {"train_loss", "val_loss", "train_accuracy",
+                 "val_accuracy"}}; other records and values are passed over
+    best_epoch   the epoch whose weights were kept, marked by a line
+    """
+    records = sorted((r for r in journal if r.get("t") == "metrics"), key=lambda r: r["step"])
+    with _style():
+        figure, axes = _figure(8.4, 3.6, columns=2)
+        for panel, measure in zip(axes, ("loss", "accuracy"), strict=True):
+            for number, part in enumerate(("train", "val")):
+                _draw_measure(panel, records, f"{part}_{measure}", ("Training", "Validation")[number], number)
+            panel.set_xlabel("Epoch")
+            panel.set_ylabel(f"Mean {measure}" if measure == "loss" else "Accuracy")
+            panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
+            if len({r["step"] for r in records}) == 1:
+                panel.set_xlim(records[0]["step"] - 1, records[0]["step"] + 1)
+            if best_epoch is not None:
+                panel.axvline(best_epoch, color="#555555", linewidth=1, linestyle=":", label="Weights kept")
+        axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(axes[1])))
+        handles, labels = axes[0].get_legend_handles_labels()
+        if handles:
+            figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        if title:
+            figure.suptitle(_wrapped(title, 90), fontsize=11)
+        return _bytes(figure, form)
+
+
+# ---------------------------------------------------------------- pieces
+
+_one_at_a_time = threading.Lock()  # matplotlib's settings are global while a figure is drawn
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    with _one_at_a_time, rc_context(STYLE):
+        yield
+
+
+def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns)
+
+
+def _bytes(figure: Figure, form: str) -> bytes:
+    if form not in ("png", "svg"):
+        raise ValueError(f"form '{form}' is neither png nor svg")
+    out = io.BytesIO()
+    nothing = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    figure.savefig(out, format=form, metadata=nothing, facecolor="white")
+    return out.getvalue()
+
+
+def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
+    """One line with its band (a bar where one point stands alone); its shots."""
+    rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
+    colour, shots = COLOURS[number % len(COLOURS)], [r["shots"] for r in rows]
+    means = [r["mean"] for r in rows]
+    axes.plot(shots, means, marker=MARKERS[number % len(MARKERS)], markersize=5, color=colour, linewidth=1.8,
+              label=name or "Mean over splits", zorder=3)
+    ranged = [r for r in rows if r.get("low") is not None]
+    if ranged:
+        x, low, high = ([r[key] for r in ranged] for key in ("shots", "low", "high"))
+        label = "95 % CI" if not name else None
+        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label=label if len(ranged) > 1 else None)
+        if len(ranged) == 1:
+            half = ranged[0]["high"] - ranged[0]["mean"]
+            axes.errorbar(x, [ranged[0]["mean"]], yerr=[half], color=colour, capsize=4, fmt="none", label=label)
+    return shots
+
+
+def _shots_axis(axes: Axes, shots: Sequence[int]) -> None:
+    """Shots on a logarithmic scale, each its own tick as long as they do not crowd."""
+    axes.set_xlabel("Training images per class")
+    if not shots:
+        axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", va="center", color="#555555")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(FixedLocator(_uncrowded(shots)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axes.set_xlim(shots[0] / 1.12, shots[-1] * 1.12)
+
+
+def _uncrowded(shots: Sequence[int]) -> list[int]:
+    """Shots whose labels fit side by side; first and last always stay."""
+    span = math.log(shots[-1] / shots[0]) or 1.0
+    kept = [shots[0]]
+    for shot in shots[1:]:
+        if math.log(shot / kept[-1]) / span >= 0.05:
+            kept.append(shot)
+    if kept[-1] != shots[-1]:
+        kept[-1] = shots[-1]
+    return kept
+
+
+def _class_axes(axes: Axes, names: Sequence[str]) -> None:
+    k = len(names)
+    step = 1 if k <= LABELS_UP_TO else math.ceil(k / LABELS_SHOWN)
+    places = list(range(0, k, step))
+    size = float(np.clip(400 / max(k / step, 1) * 0.62, 5.5, 9.5))
+    shown = [names[i] for i in places]
+    upright = max(len(n) for n in shown) > 3 or k > 30
+    axes.set_xticks(places, shown, fontsize=size, rotation=90 if upright else 0)
+    axes.set_yticks(places, shown, fontsize=size)
+    axes.tick_params(length=2)
+    axes.set_xlabel("Predicted class")
+    axes.set_ylabel("True class")
+    for spine in axes.spines.values():
+        spine.set_visible(True)
+
+
+def _cell_numbers(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
+    digits = max(len(str(counts.max())), 1)
+    size = float(np.clip(min(9.0, 26 / digits), 4.5, 9.0))
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[i, j] > 0.55 else "black"
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=colour)
+
+
+def _draw_measure(axes: Axes, records: Rows, key: str, label: str, number: int) -> None:
+    points = [(r["step"], r["values"][key]) for r in records if key in r.get("values", {})]
+    if points:
+        x, y = zip(*points, strict=True)
+        axes.plot(x, y, color=COLOURS[number], label=label, linewidth=1.8, linestyle=("-", "--")[number],
+                  marker=MARKERS[number] if len(points) <= 20 else None, markersize=4)
+
+
+def _percent_decimals(axes: Axes) -> int:
+    low, high = axes.get_ylim()
+    return 0 if high - low >= 0.05 else 1 if high - low >= 0.005 else 2
+
+
+def _set_title(axes: Axes, title: str) -> None:
+    if title:
+        axes.set_title(_wrapped(title, 64), loc="left")
+
+
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(_shown(text), width)[:3])
+
+
+def _short(name: str) -> str:
+    """A class name for an axis: cut in its middle, for long names often share their beginning."""
+    name = _shown(name)
+    return name if len(name) <= LABEL_LENGTH else f"{name[:13]}…{name[13 - LABEL_LENGTH + 1:]}"
+
+
+def _shown(text: str) -> str:
+    """Without control characters, which fonts draw as boxes."""
+    return visible(text)

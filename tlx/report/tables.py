@@ -1,0 +1,106 @@
+"""Tables of results as aligned text, Markdown and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..errors import visible
+
+NOTHING = "–"  # what cannot be said: one split has no interval, a diverged trial no score
+FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what makes a spreadsheet compute a cell
+
+
+def percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.1f} %"
+
+
+def plus_minus(value: float | None) -> str:
+    return NOTHING if value is None else f"± {100 * value:.1f}"
+
+
+def seconds(value: float | None) -> str:
+    """A duration with about two digits that matter."""
+    if value is None:
+        return NOTHING
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {  # key of a few-shot row → heading, how it is shown
+    "shots": ("shots", str),
+    "splits": ("splits", str),
+    "mean": ("mean per-class test accuracy", percent),
+    "ci": ("95 % CI", plus_minus),
+    "train_s": ("training time", seconds),
+    "missing": ("failed", str),
+}
+CSV_HEADINGS = {"mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high"}
+
+
+def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
+    """The table of `statistics.by_shots` rows: form is "text", "markdown" or "csv" (raw numbers, every key)."""
+    if form == "csv":
+        keys = list(rows[0]) if rows else list(COLUMNS)
+        return as_csv([CSV_HEADINGS.get(k, k) for k in keys], [[row.get(k) for k in keys] for row in rows])
+    keys = [k for k in COLUMNS if k != "missing" or any(row.get(k) for row in rows)]
+    headings = [COLUMNS[k][0] for k in keys]
+    return FORMS[form](headings, [[COLUMNS[k][1](row.get(k)) for k in keys] for row in rows])
+
+
+def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Columns aligned by what a terminal shows: numbers to the right, words to the left."""
+    cells = [[visible(c) for c in row] for row in [headings, *rows]]
+    widths = [max(_width(row[i]) for row in cells) for i in range(len(headings))]
+    right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headings))]
+    lines = ["  ".join(_padded(c, w, r) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in cells]
+    return "\n".join([lines[0], "  ".join("─" * w for w in widths), *lines[1:]]) + "\n"
+
+
+def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table; a cell cannot end its column, its row or the table."""
+    cells = [[_markdown(c) for c in row] for row in [headings, *rows]]
+    marks = ["---:" if all(_is_number(str(row[i])) for row in rows) else "---" for i in range(len(headings))]
+    return "".join(f"| {' | '.join(row)} |\n" for row in [cells[0], marks, *cells[1:]])
+
+
+def as_csv(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """CSV of full-precision numbers. Text that a spreadsheet would compute gets a ' before it; controls are escaped."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow([_harmless(h) for h in headings])
+    writer.writerows([_harmless(cell) for cell in row] for row in rows)
+    return out.getvalue()
+
+
+FORMS = {"text": as_text, "markdown": as_markdown, "csv": as_csv}
+
+
+def _harmless(cell: Any) -> Any:
+    if cell is None or isinstance(cell, (int, float)):
+        return cell
+    text = visible(cell)
+    return "'" + text if text.lstrip().startswith(FORMULA) else text
+
+
+def _markdown(cell: Any) -> str:
+    text = visible(cell).replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _width(text: str) -> int:
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
+
+
+def _is_number(text: str) -> bool:
+    return text[:1].isdigit() or text[:1] in ("±", "-", NOTHING)
