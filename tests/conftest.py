@@ -11,7 +11,7 @@ os.environ.setdefault("MPLBACKEND", "agg")
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "TLX_STORE"):
     os.environ.pop(name, None)
 
-import pytest
+import pytest  # noqa: E402 — libraries read the variables above when they are loaded
 
 REAL_DATA = Path(os.environ.get("TLX_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
 

@@ -169,10 +169,10 @@ def test_everything_wrong_is_said_at_once(bars, settings, tmp_path):
     image = sorted(broken.glob("train/bar1/*.png"))[0]
     image.write_bytes(image.read_bytes()[:60])
     spec = asked(broken, architecture="no-such-net")
-    found = inputs.look(spec, FEW, settings)
+    found = inputs.look_at_fine_tuning(spec, FEW, settings)
     assert [p.code for p in found.problems] == ["unknown-backbone"]
     spec = asked(broken, model=str(tmp_path / "weights.pth"))
-    found = inputs.look(spec, replace(FEW, shots=(1, 50)), settings)
+    found = inputs.look_at_fine_tuning(spec, replace(FEW, shots=(1, 50)), settings)
     codes = {p.code for p in found.problems}
     assert "missing" in codes
     assert "too-few-images" in codes
@@ -186,7 +186,8 @@ def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(bar
     named = sorted(broken.glob("train/bar*/00[0-2].png"))
     for number, path in enumerate(named):
         path.write_bytes([b"", b"<html>", path.read_bytes()[:60]][number % 3])
-    for found in (inputs.look(asked(broken), FEW, settings, keep=False), inputs.look(asked(broken), FEW, settings)):
+    for keep in (False, True):
+        found = inputs.look_at_fine_tuning(asked(broken), FEW, settings, keep=keep)
         assert sorted(p.where for p in found.problems) == sorted(map(str, named))
         assert {p.code for p in found.problems} >= {"image-empty", "not-an-image"}
         assert {p.exit_code for p in found.problems} == {3}

@@ -13,11 +13,11 @@ from .progress import steps
 def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     """Look over data, splits, images, weights and free disk before a study, and say everything wrong at once."""
     from ..errors import raise_all
-    from ..trials import inputs
+    from ..trials import inputs, look
 
     with steps("looking at images") as progress:
-        found = inputs.look(spec, few, settings, progress, keep=False)
-    for line in inputs.described(found, spec, few, settings):
+        found = inputs.look_at_fine_tuning(spec, few, settings, progress, keep=False)
+    for line in look.described(found, spec, few, settings):
         print(line)
     raise_all(found.problems)
     print("ready")

@@ -1,10 +1,54 @@
-"""Which few-shot trials make a study: a declaration only, read without loading torch."""
+"""What few-shot trials have in common: declarations only, read without loading torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from ..spec import Spec, knob
+
+RANDOM = "random"  # the source that means: no pre-training
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewShotTrial(Spec):
+    """A network and a few-shot split of a data set: what every few-shot trial is about."""
+
+    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
+                             "timm: name")
+    source: str | None = knob(None, place=True, help="what the weights were trained on (ImageNet, Places365, MNIST); "
+                              "random: no pre-training. Default: the backbone's own")
+    model: str | None = knob(None, place=True, short="m", help="weight file (.safetensors, .pth, .pt, .h5)")
+    dataset: str = knob("digits", place=True, short="d", help="a name of `tlx datasets`, a folder "
+                        "root/<split>/<label>/<image> or root/<label>/<image>, or a folder of IDX files")
+    split_path: str | None = knob(None, place=True, help="folder of split CSVs. Default: shipped ones, or drawn")
+    shots: int = knob(1, low=1, derived=True, help="training images per class")
+    split: int = knob(0, low=0, derived=True, help="number of the draw")
+    use_crops: bool = knob(True, help="ten crops an image, which vote at test time")
+    precomputed_crops: str | None = knob(None, place=True, help="folder of crops made elsewhere, "
+                                         "<stem>_crop_<0..9><ext>")
+    sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
+    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
+                                  "Default: the backbone's")
+    model_selection: bool = knob(False, help="largest shots, split 0, scored on val only")
+    vote: str = knob("majority", choices=("majority", "mean-probability"), help="how ten crops decide")
+    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of all chance")
+    images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
+    weights: str = knob("", derived=True, help="digest of the weights that enter")
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        return f"{self.shots}-shot split {self.split}"
+
+    @property
+    def start_from(self) -> str | None:
+        """What `backbones.load` is asked for: a weight file, "default", or None for random weights."""
+        return self.model or (None if (self.source or "").lower() == RANDOM else "default")
+
+    @property
+    def weight_source(self) -> str | None:
+        """The source that "default" weights must have; None: whatever theirs is."""
+        return self.source if self.start_from == "default" else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,48 +9,22 @@ from typing import TYPE_CHECKING, Any
 from ..models.recipe import Recipe
 from ..result import DIVERGED, FINISHED, Result
 from ..spec import knob, stream
+from .fewshot import FewShotTrial
 
 if TYPE_CHECKING:
     from .inputs import Inputs
     from .study import Bench
 
 EXPERIMENT = "Fine-tuning"
-RANDOM = "random"  # the source that means: no pre-training
 
 
 @dataclass(frozen=True, kw_only=True)
-class FineTuning(Recipe):
+class FineTuning(Recipe, FewShotTrial):
     """One fine-tuning: a network, a few-shot split of a data set, a recipe."""
 
-    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
-                             "timm: name")
-    source: str | None = knob(None, place=True, help="what the weights were trained on (ImageNet, Places365, MNIST); "
-                              "random: no pre-training. Default: the backbone's own")
-    model: str | None = knob(None, place=True, short="m", help="weight file (.safetensors, .pth, .pt, .h5)")
-    dataset: str = knob("digits", place=True, short="d", help="a name of `tlx datasets`, a folder "
-                        "root/<split>/<label>/<image> or root/<label>/<image>, or a folder of IDX files")
-    split_path: str | None = knob(None, place=True, help="folder of split CSVs. Default: shipped ones, or drawn")
-    shots: int = knob(1, low=1, derived=True, help="training images per class")
-    split: int = knob(0, low=0, derived=True, help="number of the draw")
-    use_crops: bool = knob(True, help="ten crops an image, which vote at test time")
-    precomputed_crops: str | None = knob(None, place=True, help="folder of crops made elsewhere, "
-                                         "<stem>_crop_<0..9><ext>")
-    sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
-    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
-                                  "Default: the backbone's")
-    model_selection: bool = knob(False, help="largest shots, split 0, scored on val only")
     configuration: int | None = knob(None, low=0, high=3, short="c", help="the seeds' frozen convolutions of VGG16, "
                                      "ResNet50 and ResNet152. Default there: 1, unless --freeze is given")
     head: str = knob("auto", help="auto, linear, or mlp256")
-    vote: str = knob("majority", choices=("majority", "mean-probability"), help="how ten crops decide")
-    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of head, shuffles and dropout")
-    images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
-    weights: str = knob("", derived=True, help="digest of the weights that enter")
-
-    @property
-    def title(self) -> str:
-        """Few words that name this trial among its siblings."""
-        return f"{self.shots}-shot split {self.split}"
 
     def named(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""
@@ -62,11 +36,6 @@ class FineTuning(Recipe):
                 "Learning rate": self.learning_rate, "Momentum": self.momentum,
                 "Weight decay": self.weight_decay if self.optimizer == "sgd" else "-"}
 
-    @property
-    def start_from(self) -> str | None:
-        """What `backbones.load` is asked for: a weight file, "default", or None for random weights."""
-        return self.model or (None if (self.source or "").lower() == RANDOM else "default")
-
 
 def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
     """Train on inputs.train, choose the epoch on inputs.val, score once on inputs.test."""
@@ -75,7 +44,8 @@ def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
 
     started = time.perf_counter()
     network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
-                             seed=stream(spec.seed, "head", spec.shots, spec.split), input_size=spec.input_size)
+                             seed=stream(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
+                             input_size=spec.input_size)
     frozen = None if spec.configuration is None else transfer.seed_configuration(spec.architecture, spec.configuration)
     place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
 
