@@ -134,3 +134,65 @@ def t_interval(values, confidence=0.95):
     factor = t[1:][np.searchsorted(area, confidence * (area[-1] + tail))]
     spread = np.sqrt(((values - values.mean()) ** 2).sum() / degrees / len(values))
     return values.mean() - factor * spread, values.mean() + factor * spread
+
+
+# ---------------------------------------------------------------- embedding and classifiers
+
+def full_network_embedding(train, rows, low=-0.25, high=0.15):
+    """Each value of `rows` against its column in `train`: −1, 0 or 1, column by column and value by value."""
+    out = np.zeros(rows.shape, int)
+    for j in range(train.shape[1]):
+        column = [float(v) for v in train[:, j]]
+        if min(column) == max(column):
+            continue
+        mean = sum(column) / len(column)
+        deviation = (sum((v - mean) ** 2 for v in column) / len(column)) ** 0.5
+        for i, value in enumerate(rows[:, j]):
+            z = (float(value) - mean) / deviation
+            out[i, j] = 1 if z > high else -1 if z < low else 0
+    return out
+
+
+def ridge(x, targets, penalty):
+    """(weights (d, k), intercept (k,)) of least squares with a penalty on the weights alone: the normal equations."""
+    d = x.shape[1]
+    wide = np.hstack([x, np.ones((len(x), 1))])
+    only_weights = np.diag([penalty] * d + [0.0])
+    solution = np.linalg.solve(wide.T @ wide + only_weights, wide.T @ targets)
+    return solution[:d], solution[d]
+
+
+def ridge_left_out(x, targets, penalty, groups):
+    """What a model that was fitted again without a row's group says of the row."""
+    out = np.empty(targets.shape)
+    for i, group in enumerate(groups):
+        kept = [j for j, other in enumerate(groups) if other != group]
+        weights, intercept = ridge(x[kept], targets[kept], penalty)
+        out[i] = x[i] @ weights + intercept
+    return out
+
+
+def neighbours_vote(train, labels, row, k):
+    """The label most of the k nearest rows have; of labels with as many votes, the smallest."""
+    order = sorted(range(len(train)), key=lambda i: (((train[i] - row) ** 2).sum(), i))[:k]
+    votes = [labels[i] for i in order]
+    return min(set(votes), key=lambda label: (-votes.count(label), label))
+
+
+def cosine_votes(train, labels, row, k, temperature):
+    """Label → share of the votes of the k rows of largest cosine, each of weight exp(cosine / temperature)."""
+    cosines = [float(t @ row / np.sqrt((t @ t) * (row @ row))) for t in train]
+    order = sorted(range(len(train)), key=lambda i: (-cosines[i], i))[:k]
+    votes = dict.fromkeys(labels, 0.0)
+    for i in order:
+        votes[labels[i]] += np.exp(cosines[i] / temperature)
+    return {label: weight / sum(votes.values()) for label, weight in votes.items()}
+
+
+def nearest_mean(train, labels, row):
+    """The label whose rows' mean is nearest; of equals the smallest."""
+    distance = {}
+    for label in set(labels):
+        mean = np.mean([t for t, own in zip(train, labels, strict=True) if own == label], axis=0)
+        distance[label] = ((mean - row) ** 2).sum()
+    return min(distance, key=lambda label: (distance[label], label))

@@ -1,0 +1,258 @@
+"""Classifiers of rows, one Spec each: CLASSIFIERS. `fitting.fit` trains what they make.
+
+scikit-learn estimators throughout (get_params, clone), imported where they are made: the table is cheap to list.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from ..errors import BadData, Resource, TlxError
+from ..spec import Spec, knob, named
+
+if TYPE_CHECKING:
+    from .spans import Span
+
+
+@dataclass(frozen=True, kw_only=True)
+class Classifier(Spec):
+    """Base of the rows of CLASSIFIERS.
+
+    linear     its scores are X·coefᵀ + intercept, and an L2 penalty makes coef a mix of training rows
+    isometric  it sees rows only through inner products and distances, so that any rotation of them will do
+    pairs      and it can be given those, instead of rows
+    dtype      what rows are converted to before it sees them
+    """
+
+    linear: ClassVar[bool] = False
+    isometric: ClassVar[bool] = True
+    pairs: ClassVar[bool] = False
+    dtype: ClassVar[str] = "float64"
+
+    def make(self, seed: int = 0) -> Any:
+        """A new scikit-learn estimator with these settings; Resource where it needs a package that is absent."""
+        raise NotImplementedError
+
+    def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        """What these rows (n, d), known to be finite, lack, if anything; y (n,) their labels."""
+        return None
+
+    def in_span(self, span: Span) -> dict[str, Any]:
+        """Settings of the estimator under which fitting coordinates equals fitting the features themselves."""
+        return {}
+
+
+C = knob(1.0, low=1e-6, high=1e6, log=True, help="weight of the errors against the penalty")
+TOL = "change at which the solver stops"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearSVC(Classifier):
+    """Linear support vectors, one class against the rest (liblinear). The intercept is penalised like a weight."""
+
+    linear: ClassVar[bool] = True
+    C: float = C
+    loss: str = knob("squared_hinge", choices=("squared_hinge", "hinge"))
+    tol: float = knob(1e-4, low=1e-12, high=1, log=True, help=TOL)
+    max_iter: int = knob(1000, low=1, help="passes over the rows at most")
+
+    def make(self, seed: int = 0) -> Any:
+        from sklearn import svm
+
+        return svm.LinearSVC(C=self.C, loss=self.loss, tol=self.tol, max_iter=self.max_iter, dual="auto",
+                             random_state=_state(seed))
+
+    def in_span(self, span: Span) -> dict[str, Any]:
+        return {"dual": True if len(span.coordinates) < span.width else "auto"}  # as "auto" does of the features
+
+
+@dataclass(frozen=True, kw_only=True)
+class SVC(Classifier):
+    """Support vectors with a kernel, every pair of classes (libsvm)."""
+
+    C: float = C
+    kernel: str = knob("rbf", choices=("rbf", "linear", "poly"), help="poly is of degree 3")
+    gamma: float | None = knob(None, low=1e-9, high=1e3, log=True, help="kernel scale; none: 1 / (d · variance)")
+    tol: float = knob(1e-3, low=1e-12, high=1, log=True, help=TOL)
+
+    def make(self, seed: int = 0) -> Any:
+        from .estimators import KernelSvc
+
+        gamma = "scale" if self.gamma is None else self.gamma
+        return KernelSvc(C=self.C, kernel=self.kernel, gamma=gamma, tol=self.tol, random_state=_state(seed))
+
+    def in_span(self, span: Span) -> dict[str, Any]:
+        return {"gamma": span.gamma if self.gamma is None else self.gamma}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Classifier):
+    """A linear model by stochastic gradient descent, one class against the rest."""
+
+    linear: ClassVar[bool] = True
+    loss: str = knob("hinge", choices=("hinge", "squared_hinge", "log_loss", "modified_huber"))
+    alpha: float = knob(1e-4, low=1e-8, high=1, log=True, help="weight of the L2 penalty")
+    tol: float = knob(5e-4, low=1e-12, high=1, log=True, help="improvement of the loss below which it stops")
+    max_iter: int = knob(1000, low=1, help="passes over the rows at most")
+
+    def make(self, seed: int = 0) -> Any:
+        from sklearn.linear_model import SGDClassifier
+
+        return SGDClassifier(loss=self.loss, alpha=self.alpha, tol=self.tol, max_iter=self.max_iter,
+                             random_state=_state(seed))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Knn(Classifier):
+    """The k nearest training rows vote, by Euclidean distance."""
+
+    pairs: ClassVar[bool] = True
+    k: int = knob(1, low=1, high=200, log=True, help="how many neighbours vote")
+    weights: str = knob("uniform", choices=("uniform", "distance"), help="distance: a vote counts 1 / distance")
+
+    def make(self, seed: int = 0) -> Any:
+        from . import estimators
+
+        return estimators.Knn(self.k, self.weights)
+
+    def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        return _neighbours(self.k, len(X))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosineKnn(Classifier):
+    """The k training rows of largest cosine vote, each with weight exp(cosine / temperature)."""
+
+    pairs: ClassVar[bool] = True
+    k: int = knob(10, low=1, high=200, log=True, help="how many neighbours vote; customary 10, 20, 100, 200")
+    temperature: float = knob(0.07, low=1e-3, high=10, log=True, help="the smaller, the more the nearest count")
+
+    def make(self, seed: int = 0) -> Any:
+        from . import estimators
+
+        return estimators.CosineKnn(self.k, self.temperature)
+
+    def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        return _neighbours(self.k, len(X))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Logistic(Classifier):
+    """Multinomial logistic regression with an L2 penalty (L-BFGS). The intercept is free."""
+
+    linear: ClassVar[bool] = True
+    C: float = C
+    tol: float = knob(1e-8, low=1e-12, high=1, log=True, help="largest slope at which the solver stops")
+    max_iter: int = knob(1000, low=1, help="steps of the solver at most")
+
+    def make(self, seed: int = 0) -> Any:
+        from sklearn.linear_model import LogisticRegression
+
+        return LogisticRegression(C=self.C, tol=self.tol, max_iter=self.max_iter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge(Classifier):
+    """Least squares to targets ±1 with an L2 penalty, in closed form. The intercept is free."""
+
+    linear: ClassVar[bool] = True
+    alpha: float = knob(1.0, low=1e-6, high=1e6, log=True, help="weight of the penalty, λ")
+
+    def make(self, seed: int = 0) -> Any:
+        from sklearn.linear_model import RidgeClassifier
+
+        return RidgeClassifier(alpha=self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lda(Classifier):
+    """Linear discriminant analysis: by SVD, or with the covariance drawn towards a multiple of the identity."""
+
+    isometric: ClassVar[bool] = False
+    shrinkage: float | None = knob(None, low=1e-6, high=1, help="share of the identity; none: SVD without shrinkage")
+
+    def make(self, seed: int = 0) -> Any:
+        from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+        from . import estimators
+
+        return LinearDiscriminantAnalysis() if self.shrinkage is None else estimators.ShrunkLda(self.shrinkage)
+
+    def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        classes, first, labels = np.unique(y, return_index=True, return_inverse=True)
+        if any((row != X[first[label]]).any() for row, label in zip(X, labels, strict=True)):
+            return None
+        return BadData("no-spread", f"the {len(X)} training rows of {len(classes)} classes do not differ within a "
+                       "class", expected="two different rows of some class",
+                       remedy="use more shots or crops, or --classifier ncm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestMean(Classifier):
+    """The class whose mean is nearest."""
+
+    metric: str = knob("euclidean", choices=("euclidean", "cosine"))
+
+    def make(self, seed: int = 0) -> Any:
+        from . import estimators
+
+        return estimators.NearestMean(self.metric)
+
+
+@dataclass(frozen=True, kw_only=True)
+class XGBoost(Classifier):
+    """Gradient-boosted trees (the extra tlx[xgboost])."""
+
+    isometric: ClassVar[bool] = False
+    dtype: ClassVar[str] = "float32"
+    trees: int = knob(100, low=1, high=5000, log=True, help="rounds of boosting")
+    depth: int = knob(6, low=1, high=20, help="levels of a tree at most")
+    rate: float = knob(0.3, low=1e-3, high=1, log=True, help="share of each tree that is added")
+
+    def make(self, seed: int = 0) -> Any:
+        from .estimators import Encoded
+
+        try:
+            import xgboost
+        except ImportError as error:
+            raise Resource("package", "gradient boosting needs the package xgboost, which is not installed",
+                           remedy="pip install 'tlx[xgboost]'") from error
+        return Encoded(xgboost.XGBClassifier(n_estimators=self.trees, max_depth=self.depth, learning_rate=self.rate,
+                                             random_state=_state(seed) >> 1, tree_method="hist", n_jobs=1))
+
+
+CLASSIFIERS: dict[str, type[Classifier]] = {
+    "linear-svc": LinearSVC, "svc": SVC, "sgd": SGD, "knn": Knn, "knn-cosine": CosineKnn, "logistic": Logistic,
+    "ridge": Ridge, "lda": Lda, "ncm": NearestMean, "xgboost": XGBoost,
+}
+ALIASES = {"LinearSVC": "linear-svc", "SVC": "svc", "SGDClassifier": "sgd", "KNN": "knn:k=5", "XGBoost": "xgboost"}
+
+
+def classifier(text: str) -> Classifier:
+    """The spec of "linear-svc:C=0.1", or of one of the original's spellings (ALIASES), which mean its settings."""
+    name, _, rest = text.partition(":")
+    name, _, given = ALIASES.get(name, name).partition(":")
+    settings = ",".join(filter(None, (given, rest)))  # a setting given twice: the last one counts
+    spec = named(CLASSIFIERS, f"{name}:{settings}" if settings else name, "classifier")
+    assert isinstance(spec, Classifier)
+    return spec
+
+
+def spec_text(spec: Classifier) -> str:
+    """How a person would ask for it: "linear-svc:C=0.1"."""
+    name = next((name for name, row in CLASSIFIERS.items() if row is type(spec)), type(spec).__name__)
+    settings = [f"{k}={v}" for k, v in spec.identity().items() if k != "kind"]
+    return name + (":" + ",".join(settings) if settings else "")
+
+
+def _state(seed: int) -> int:
+    return seed % 2**32
+
+
+def _neighbours(k: int, rows: int) -> TlxError | None:
+    return None if k <= rows else BadData(
+        "too-few-neighbours", f"{k} neighbours asked of {rows} training rows", expected=f"k at most {rows}",
+        remedy="lower k, or use more shots or crops")

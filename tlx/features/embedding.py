@@ -1,0 +1,224 @@
+"""From the activations of some layers to the rows that a classifier sees: EMBEDDINGS, one row each.
+
+Features come as one array (r, d) or as one array per layer (r, dₗ), in order, often mapped from disk; they are read
+in blocks of rows, so that no copy as wide and as long as a whole dump is ever made. Statistics are float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadData
+from ..spec import Spec, knob
+
+Features = np.ndarray | Sequence[np.ndarray]
+BLOCK_BYTES = 32 << 20  # of one block of rows in float64
+
+STANDARDIZE = knob("train", choices=("train", "per-set"), help="where mean and standard deviation come from: the "
+                   "training rows, or each set's own rows (as the original does: it looks at the test set as a whole)")
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and standard deviation (ddof 0) of every feature over some rows. mean, std (d,) float64; rows, how many."""
+
+    mean: np.ndarray
+    std: np.ndarray
+    rows: int
+
+    @property
+    def constant(self) -> int:
+        """How many features have one value in all rows; they become 0."""
+        return int((self.std == 0).sum())
+
+
+class Fitted:
+    """An embedding that has seen its training rows.
+
+    spec       what was asked
+    moments    of the training rows; None where the embedding has no statistics
+    dtype      of the rows that come out
+    """
+
+    def __init__(self, spec: Embedding, widths: Sequence[int], moments: Moments | None):
+        self.spec, self.widths, self.moments = spec, tuple(widths), moments
+        self.dtype = np.dtype(spec.dtype)
+
+    @property
+    def constant(self) -> int:
+        """How many features were constant over the training rows (0 where there are no statistics)."""
+        return self.moments.constant if self.moments else 0
+
+    def blocks(self, features: Features, rows: Any = None) -> Iterator[tuple[slice, np.ndarray]]:
+        """The embedded rows, block by block: (where they stand, (b, d) of `dtype`); BadData if one is not finite.
+
+        rows   which rows to take, as indices or a slice; all of them if None
+        """
+        layers = _layers(features)
+        _same_widths(self.widths, layers)
+        moments = self.moments
+        if moments is not None and getattr(self.spec, "standardize", "train") == "per-set":
+            moments = _moments(layers, rows)
+        for place, block in _blocks(layers, rows):
+            yield place, self.spec.embed(block, self.widths, moments).astype(self.dtype, copy=False)
+
+    def transform(self, features: Features, rows: Any = None) -> np.ndarray:
+        """All embedded rows: (r, d) of `dtype`, a new array. `rows` as in `blocks`."""
+        out = np.empty((_length(_layers(features), rows), sum(self.widths)), self.dtype)
+        for place, block in self.blocks(features, rows):
+            out[place] = block
+        return out
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Spec):
+    """Base of the rows of EMBEDDINGS: `embed` says what becomes of a block of rows."""
+
+    dtype = "float32"
+    learns = False  # has statistics of the training rows
+
+    def fit(self, features: Features, rows: Any = None) -> Fitted:
+        """This embedding with the statistics of the training rows.
+
+        features   (r, d), or one (r, dₗ) per layer: any real dtype, read in blocks
+        rows       the training rows among them, as indices or a slice; all if None
+        raises     BadData where a training row is not finite, no row is there or layers disagree
+        """
+        layers = _layers(features)
+        if _length(layers, rows) == 0:
+            raise BadData("no-rows", "no training row to fit the embedding on")
+        return Fitted(self, [layer.shape[1] for layer in layers], _moments(layers, rows) if self.learns else None)
+
+    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+        """A block (b, d) float64, ours to change, embedded."""
+        return block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw(Embedding):
+    """The features as they are, in float32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standard(Embedding):
+    """(f − mean) / standard deviation of every feature; a constant feature becomes 0."""
+
+    learns = True
+    standardize: str = STANDARDIZE
+
+    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+        assert moments is not None
+        block -= moments.mean
+        return np.divide(block, moments.std, out=np.zeros_like(block), where=moments.std > 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FNE(Standard):
+    """Full-Network Embedding: standardised features cut to −1, 0, 1; a value on a threshold is 0.
+
+    Garcia-Gasulla et al. 2017, An out-of-the-box full-network embedding for convolutional neural networks,
+    arXiv:1705.07706, section 3.
+    """
+
+    dtype = "int8"
+    low: float = knob(-0.25, low=-10, high=0, help="below it −1, in standard deviations")
+    high: float = knob(0.15, low=0, high=10, help="above it 1, in standard deviations")
+
+    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+        z = super().embed(block, widths, moments)
+        return (z > self.high).astype(np.int8) - (z < self.low).astype(np.int8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class L2(Embedding):
+    """Each layer of each row scaled to Euclidean length 1; a row of zeros stays zero."""
+
+    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+        for layer in np.split(block, np.cumsum(widths)[:-1], axis=1):  # views
+            largest = np.abs(layer).max(axis=1, keepdims=True, initial=0)  # first: squares must not overflow
+            np.divide(layer, largest, out=layer, where=largest > 0)
+            length = np.sqrt(np.einsum("ij,ij->i", layer, layer))[:, None]
+            np.divide(layer, length, out=layer, where=length > 0)
+        return block
+
+
+EMBEDDINGS: dict[str, type[Embedding]] = {"fne": FNE, "l2": L2, "standard": Standard, "none": Raw}
+
+
+# ---------------------------------------------------------------- reading in blocks
+
+def _layers(features: Features) -> list[np.ndarray]:
+    """One (r, dₗ) array per layer, none of them copied."""
+    layers = [features] if isinstance(features, np.ndarray) else list(features)
+    if not layers or any(layer.ndim != 2 for layer in layers):
+        raise BadData("features-shape", f"layers of shapes {[np.shape(layer) for layer in layers]}",
+                      expected="at least one, each (rows, features): pooled or flattened")
+    if len({len(layer) for layer in layers}) > 1:
+        raise BadData("features-shape", f"layers of {[len(layer) for layer in layers]} rows",
+                      expected="the same rows in every layer")
+    return layers
+
+
+def _same_widths(fitted: Sequence[int], layers: Sequence[np.ndarray]) -> None:
+    found = tuple(layer.shape[1] for layer in layers)
+    if found != tuple(fitted):
+        raise BadData("features-shape", f"layers of {list(found)} features",
+                      expected=f"{list(fitted)} as in the training rows")
+
+
+def _length(layers: Sequence[np.ndarray], rows: Any) -> int:
+    return len(layers[0]) if rows is None else len(np.arange(len(layers[0]))[rows])
+
+
+def _blocks(layers: Sequence[np.ndarray], rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
+    """(where among the rows asked for, (b, d) float64, newly made), all layers side by side."""
+    index = np.arange(len(layers[0])) if rows is None else np.arange(len(layers[0]))[rows]
+    width = sum(layer.shape[1] for layer in layers)
+    step = max(1, BLOCK_BYTES // (8 * max(1, width)))
+    for start in range(0, len(index), step):
+        some = index[start:start + step]
+        run = slice(some[0], some[0] + len(some)) if some[-1] - some[0] == len(some) - 1 and _rising(some) else some
+        block = np.empty((len(some), width))
+        at = 0
+        for layer in layers:
+            block[:, at:at + layer.shape[1]] = layer[run]
+            at += layer.shape[1]
+        _refuse_not_finite(block, some)
+        yield slice(start, start + len(some)), block
+
+
+def _rising(index: np.ndarray) -> bool:
+    return bool((np.diff(index) == 1).all())
+
+
+def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
+    """A threshold would turn NaN into a harmless 0."""
+    finite = np.isfinite(block)
+    if not finite.all():
+        bad = np.flatnonzero(~finite.all(axis=1))
+        raise BadData("features-not-finite", f"{int((~finite).sum())} NaN or infinite values in {len(bad)} of "
+                      f"{len(block)} rows, the first in row {index[bad[0]]}",
+                      remedy="a network that diverged, or float16 that overflowed: extract again in float32")
+
+
+def _moments(layers: Sequence[np.ndarray], rows: Any) -> Moments:
+    """Mean and standard deviation in two passes over rows counted from the first one, so that a constant feature
+    has a deviation of exactly 0 and a large mean costs no digits."""
+    n = _length(layers, rows)
+    width = sum(layer.shape[1] for layer in layers)
+    origin, total, square, rest = np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width)
+    for place, block in _blocks(layers, rows):
+        if place.start == 0:
+            origin = block[0].copy()
+        total += (block - origin).sum(axis=0)
+    for _, block in _blocks(layers, rows):
+        block -= origin
+        block -= total / n
+        rest += block.sum(axis=0)  # what rounding left of a sum that should be 0
+        square += np.einsum("ij,ij->j", block, block)
+    variance = np.maximum(square - rest * rest / n, 0) / n
+    return Moments(origin + total / n, np.sqrt(variance), n)

@@ -1,0 +1,275 @@
+"""Estimators that scikit-learn has not, or not so: same habits (get_params, clone, fit, predict), rows of CLASSIFIERS.
+
+Those that measure distances read rows in blocks, so that a matrix of test × training rows never exists whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.svm import SVC
+
+BLOCK_BYTES = 32 << 20  # of one block of test × training values
+
+
+def _blocks(rows: int, width: int) -> Iterator[slice]:
+    step = max(1, BLOCK_BYTES // (8 * max(1, width)))
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))
+
+
+def unit_rows(X: np.ndarray) -> np.ndarray:
+    """X (r, d) with every row of Euclidean length 1, in float64, a new array; rows of zeros stay."""
+    X = np.array(X, np.float64)
+    largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
+    np.divide(X, largest, out=X, where=largest > 0)
+    length = np.sqrt(np.einsum("ij,ij->i", X, X))[:, None]
+    return np.divide(X, length, out=X, where=length > 0)
+
+
+class Scored(ClassifierMixin, BaseEstimator):
+    """A classifier whose prediction is the column of the largest score; of equals, the first."""
+
+    classes_: np.ndarray
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Class of every row, as it was spelled in training."""
+        return self.classes_[self.scores(X).argmax(axis=1)]
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(r, k) float64, higher is likelier, columns as `classes_`."""
+        raise NotImplementedError
+
+
+class Neighbours(Scored):
+    """The k nearest training rows vote, all compared by matrix products in float64.
+
+    Of rows equally far at the last place those vote that come first in the training set; ternary features, whose
+    products are exact, have such rows at every turn. `precomputed`: rows come as their inner products with all training
+    rows and, in the last column, with themselves, (r, n + 1); the votes of ternary features are then the same.
+    """
+
+    k: int
+    precomputed: bool
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Keep the rows, or what they come to when multiplied with themselves."""
+        self.classes_, self._labels = np.unique(y, return_inverse=True)
+        self._origin = np.zeros(1) if self.precomputed else np.array(X[0], np.float64)
+        self._rows = np.empty((len(X), 0)) if self.precomputed else self._ready(X)
+        self._squares = X[:, -1].copy() if self.precomputed else np.einsum("ij,ij->i", self._rows, self._rows)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """Each class's share of the votes: (r, k) float64, rows sum to 1."""
+        votes = np.zeros((len(X), len(self.classes_)))
+        one_hot = np.eye(len(self.classes_))[self._labels]
+        for rows in _blocks(len(X), max(len(self._labels), X.shape[1])):
+            if self.precomputed:
+                products, squares = X[rows, :-1], X[rows, -1]
+            else:
+                some = self._ready(X[rows])
+                products, squares = some @ self._rows.T, np.einsum("ij,ij->i", some, some)
+            votes[rows] = self._weights(products, squares[:, None]) @ one_hot
+        return votes / votes.sum(axis=1, keepdims=True)
+
+    predict_proba = scores
+
+    def _ready(self, X: np.ndarray) -> np.ndarray:
+        """The rows as they are to be multiplied."""
+        raise NotImplementedError
+
+    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        """What each training row's vote counts, from products (b, n) and squares (b, 1) of the rows asked about."""
+        raise NotImplementedError
+
+
+class Knn(Neighbours):
+    """Neighbours by Euclidean distance, as scikit-learn's KNeighborsClassifier; "distance": votes count 1 / distance.
+
+    A row at distance 0, to within rounding, outvotes all others.
+    """
+
+    def __init__(self, k: int = 1, weights: str = "uniform", precomputed: bool = False):
+        self.k, self.weights, self.precomputed = k, weights, precomputed
+
+    def _ready(self, X: np.ndarray) -> np.ndarray:
+        return X - self._origin  # the first training row: no digits go to what all share, and whole numbers stay whole
+
+    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        chosen = nearest(products - 0.5 * self._squares, self.k)
+        if self.weights == "uniform":
+            return chosen
+        total = squares + self._squares
+        distance = np.maximum(total - 2 * products, 0)
+        distance[distance < 32 * np.finfo(float).eps * total] = 0
+        np.sqrt(distance, out=distance)
+        least = np.where(chosen, distance, np.inf).min(axis=1, keepdims=True)
+        near = np.divide(least, distance, out=np.ones_like(distance), where=distance > 0)
+        return np.where(chosen & ((least > 0) | (distance == 0)), near, 0.0)
+
+
+class CosineKnn(Neighbours):
+    """Neighbours by angle: each vote counts exp(cosine / temperature). A row of zeros has cosine 0 with all.
+
+    Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination, arXiv:1805.01978, sec. 3.4
+    """
+
+    def __init__(self, k: int = 10, temperature: float = 0.07, precomputed: bool = False):
+        self.k, self.temperature, self.precomputed = k, temperature, precomputed
+
+    def _ready(self, X: np.ndarray) -> np.ndarray:
+        _, exponent = np.frexp(np.abs(X).max(axis=1, keepdims=True))
+        return np.ldexp(np.asarray(X, np.float64), -exponent)  # squares must not overflow; powers of two lose nothing
+
+    def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
+        lengths = np.sqrt(squares) * np.sqrt(self._squares)
+        cosine = np.divide(products, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+        weight = np.exp((cosine - cosine.max(axis=1, keepdims=True)) / self.temperature)
+        return np.where(nearest(cosine, self.k), weight, 0.0)
+
+
+def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
+    """Which k columns of each row are largest; of equals the first. closeness (r, n) → (r, n) bool."""
+    last = np.partition(closeness, -k, axis=1)[:, -k, None]
+    nearer, equal = closeness > last, closeness == last
+    room = k - nearer.sum(axis=1, keepdims=True)
+    return nearer | (equal & (np.cumsum(equal, axis=1) <= room))
+
+
+class NearestMean(Scored):
+    """The class whose mean is nearest: by distance, or ("cosine") by angle, all rows at unit length first."""
+
+    def __init__(self, metric: str = "euclidean"):
+        self.metric = metric
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Average the rows of every class."""
+        X = unit_rows(X) if self.metric == "cosine" else np.asarray(X, np.float64)
+        self.classes_ = np.unique(y)
+        means = np.array([X[y == label].mean(axis=0) for label in self.classes_])
+        self.origin_ = np.zeros(X.shape[1]) if self.metric == "cosine" else means.mean(axis=0)
+        self.means_ = unit_rows(means) if self.metric == "cosine" else means - self.origin_
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """Cosine, or minus half the squared distance but for what all classes share: (r, k) float64."""
+        out = np.empty((len(X), len(self.classes_)))
+        half = 0.0 if self.metric == "cosine" else 0.5 * (self.means_**2).sum(axis=1)
+        for rows in _blocks(len(X), X.shape[1]):
+            some = unit_rows(X[rows]) if self.metric == "cosine" else X[rows] - self.origin_
+            out[rows] = some @ self.means_.T - half
+        return out
+
+    decision_function = scores
+
+
+class KernelSvc(Scored):
+    """scikit-learn's SVC with the kernel computed by matrix products: same machine, same settings, same answer.
+
+    libsvm asks for one inner product at a time, which at the width of a network is nearly all of its time.
+    """
+
+    def __init__(self, C: float = 1.0, kernel: str = "rbf", gamma: float | str = "scale", tol: float = 1e-3,
+                 max_iter: int = -1, random_state: int | None = None):
+        self.C, self.kernel, self.gamma, self.tol, self.max_iter = C, kernel, gamma, tol, max_iter
+        self.random_state = random_state
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Train on the (n, n) kernel; only the support vectors are kept."""
+        X = np.asarray(X, np.float64)
+        spread = X.var() if self.gamma == "scale" else 0.0
+        self.gamma_ = (1 / (X.shape[1] * spread) if spread else 1.0) if self.gamma == "scale" else float(self.gamma)
+        self.machine_ = SVC(C=self.C, kernel="precomputed", tol=self.tol, max_iter=self.max_iter,
+                            random_state=self.random_state).fit(self._kernel(X, X), y)
+        self.classes_, self.n_features_in_ = self.machine_.classes_, X.shape[1]
+        self.support_vectors_, self._trained_on = X[self.machine_.support_].copy(), len(X)
+        return self
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """(r, k) float64: votes of the pairs and their confidence; what SVC predicts is raised above its equals."""
+        return np.concatenate([self._scores(some) for some in self._kernel_blocks(X)])
+
+    def _scores(self, kernel: np.ndarray) -> np.ndarray:
+        found = self.machine_.decision_function(kernel)
+        if found.ndim == 1:
+            return np.stack([-found, found], axis=1)
+        chosen = np.searchsorted(self.classes_, self.machine_.predict(kernel))
+        rows = np.flatnonzero(found.argmax(axis=1) != chosen)  # of classes with as many votes SVC takes the first
+        found[rows, chosen[rows]] = np.nextafter(found[rows].max(axis=1), np.inf)
+        return found
+
+    def _kernel_blocks(self, X: np.ndarray) -> Iterator[np.ndarray]:
+        for rows in _blocks(len(X), max(self._trained_on, X.shape[1])):
+            block = np.zeros((rows.stop - rows.start, self._trained_on))
+            block[:, self.machine_.support_] = self._kernel(np.asarray(X[rows], np.float64), self.support_vectors_)
+            yield block
+
+    def _kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        products = a @ b.T
+        if self.kernel == "linear":
+            return products
+        if self.kernel == "poly":
+            return (self.gamma_ * products) ** 3
+        squares = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
+        return np.exp(-self.gamma_ * np.maximum(squares - 2 * products, 0))
+
+
+class ShrunkLda(Scored):
+    """Linear discriminant analysis with the covariance drawn towards a multiple of the identity.
+
+    Σ = (1 − s)·S + s·tr(S)/d·I. S (d, d) is never made: its inverse is applied through the n × n products of the
+    rows (Woodbury). Equal to scikit-learn's solver "lsqr" with the same shrinkage.
+    """
+
+    def __init__(self, shrinkage: float = 0.1):
+        self.shrinkage = shrinkage
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Estimate means, shares and the pooled covariance."""
+        X = np.asarray(X, np.float64)
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        means = np.array([X[labels == c].mean(axis=0) for c in range(len(self.classes_))])
+        origin = X.mean(axis=0)
+        within = X - means[labels]
+        ridge = self.shrinkage * np.einsum("ij,ij->", within, within) / X.size
+        share = (1 - self.shrinkage) / len(X)
+        inner = share * (within @ within.T) + ridge * np.eye(len(X))
+        away = means - origin
+        self.coef_ = (away - share * np.linalg.solve(inner, within @ away.T).T @ within) / ridge
+        self.intercept_ = (np.log(np.bincount(labels) / len(X)) - 0.5 * np.einsum("ij,ij->i", away, self.coef_)
+                           - self.coef_ @ origin)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def scores(self, X: np.ndarray) -> np.ndarray:
+        """Log-posterior of every class but for what all share: (r, k) float64."""
+        return X @ self.coef_.T + self.intercept_
+
+    decision_function = scores
+
+
+class Encoded(ClassifierMixin, BaseEstimator):
+    """An estimator that wants the labels 0…k−1, given any labels."""
+
+    def __init__(self, estimator: Any):
+        self.estimator = estimator
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
+        """Number the labels, then fit."""
+        self.classes_, labels = np.unique(y, return_inverse=True)
+        self.estimator.fit(X, labels)
+        self.n_features_in_ = X.shape[1]
+        return self
+
+    def predict_proba(self, X: np.ndarray) -> np.ndarray:
+        """(r, k) probabilities."""
+        return self.estimator.predict_proba(X)
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """The class of largest probability, as it was spelled in training."""
+        return self.classes_[self.predict_proba(X).argmax(axis=1)]
