@@ -138,8 +138,12 @@ def seal(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
     folder = Path(folder)
     files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*"))
              if p.is_file() and p.name != MANIFEST and p.name not in skip and not p.name.startswith(TEMPORARY)}
-    rows = {name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for name, p in files.items()}
-    write_json(folder / MANIFEST, {"files": rows, "sha256": digest(rows)})
+    write_manifest(folder, {name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for name, p in files.items()})
+
+
+def write_manifest(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put these rows (see `manifest`; a row may say more than bytes and SHA-256) in the place of the folder's own."""
+    write_json(Path(folder) / MANIFEST, {"files": rows, "sha256": digest(rows)})
 
 
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
@@ -318,15 +322,18 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold the kernel's lock on `path`; Busy at once, naming the holder, unless `wait`. A killed holder frees it."""
+def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold the kernel's lock on `path`; Busy at once, naming the holder, unless `wait`. A killed holder frees it.
+
+    shared  many may hold it so at once, and none alone meanwhile
+    """
     make_folder(Path(path).parent)
     with storage_errors(path):
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     _held.add(fd)
     try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
             raise Busy("busy", f"in use by process {holder or 'unknown'}", where=path,

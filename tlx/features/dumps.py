@@ -1,0 +1,125 @@
+"""Dumps: all that lie under one folder; listed, checked, removed, kept within a budget."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import files
+from ..errors import Busy, Missing, TlxError, Usage
+from .shelf import HEADER, Shelf, check_size
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A dump in the list.
+
+    bytes, unfinished  on disk in all, and of that in layers that are still being made or were cut off
+    used               seconds since 1970, when it was last opened
+    layers             layer → bytes, of those that are whole
+    images, crops      how many images, and crops of each; 0 where the header cannot be read
+    about, how         what its maker called it; how it was taken
+    damage             what is wrong with it, in words; "" if nothing is seen without reading every byte
+    """
+
+    key: str
+    bytes: int
+    unfinished: int
+    used: float
+    layers: Mapping[str, int]
+    images: int
+    crops: int
+    about: Mapping[str, str]
+    how: Mapping[str, Any]
+    damage: str
+
+
+class Dumps:
+    """The dumps under `root`."""
+
+    def __init__(self, root: Path):
+        self.root = Path(root).absolute()
+
+    def keys(self) -> list[str]:
+        """Of all dumps, whole or not."""
+        names = (p.name for p in self.root.glob("*") if p.is_dir() and p.name != "locks")
+        return sorted({name.split(".")[0] for name in names if not name.startswith(files.TEMPORARY)})
+
+    def find(self, prefix: str) -> str:
+        """The one key that begins so. Missing if there is none, Usage if there are several."""
+        found = [key for key in self.keys() if prefix and key.startswith(prefix)]
+        if not found:
+            raise Missing(f"dump '{prefix}'", self.root)
+        if len(found) > 1:
+            raise Usage("ambiguous", f"'{prefix}' begins {len(found)} keys", expected="more of its letters")
+        return found[0]
+
+    def entries(self) -> list[Entry]:
+        """All dumps, the one used last first."""
+        return sorted((self.entry(key) for key in self.keys()), key=lambda entry: (-entry.used, entry.key))
+
+    def entry(self, key: str) -> Entry:
+        """One dump; without reading every byte of it."""
+        shelf = Shelf(self.root, key)
+        header: dict[str, Any] = {}
+        rows: Mapping[str, Any] = {}
+        damage = ""
+        try:
+            rows = shelf.files()
+            for name, row in rows.items():
+                check_size(shelf.folder / name, row)
+            if (shelf.folder / HEADER).exists():
+                header = files.read_json(shelf.folder / HEADER)
+        except TlxError as error:
+            damage = f"{error.where}: {error.what}"
+        layers = {row["layer"]: row["bytes"] for row in rows.values() if "layer" in row}
+        folder, unfinished = _bytes(shelf.folder), sum(map(_bytes, shelf.parts()))
+        return Entry(key, folder + unfinished, unfinished, shelf.used, layers, header.get("images", 0),
+                     header.get("crops", 0), header.get("about", {}), header.get("identity", {}).get("how", {}), damage)
+
+    def verify(self, key: str) -> None:
+        """Raise Integrity, naming the file, unless every byte of a dump is as it was written."""
+        shelf = Shelf(self.root, key)
+        if key not in self.keys():
+            raise Missing(f"dump '{key}'", self.root)
+        with shelf.using(), shelf.remedied():
+            if shelf.files() or not shelf.parts():  # one that is only begun has nothing yet to be damaged
+                files.verify(shelf.folder)
+
+    def remove(self, key: str) -> int:
+        """Forget a dump with all its parts; the bytes that were freed. Busy if it is in use."""
+        shelf = Shelf(self.root, key)
+        if key not in self.keys():
+            raise Missing(f"dump '{key}'", self.root)
+        with shelf.removing():
+            shelf.sweep()
+            doomed = [folder for folder in [shelf.folder, *shelf.parts()] if folder.is_dir()]
+            freed = sum(map(_bytes, doomed))
+            for folder in doomed:
+                shelf.discard(folder)
+        return freed
+
+    def trim(self, budget_bytes: int) -> list[str]:
+        """Remove what has not been used for longest until the rest fits the budget; never what is in use."""
+        entries = self.entries()
+        total, gone = sum(entry.bytes for entry in entries), []
+        for entry in reversed(entries):
+            if total <= budget_bytes:
+                break
+            with contextlib.suppress(Busy, Missing):
+                total -= self.remove(entry.key)
+                gone.append(entry.key)
+        return gone
+
+
+def _bytes(path: Path) -> int:
+    """Of a file, or of all files below a folder; 0 if it is not there or going."""
+    total = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):
+            if not file.is_dir():
+                total += file.stat().st_size
+    return total

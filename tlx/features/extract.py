@@ -1,0 +1,238 @@
+"""Extract: pass images through a network once and keep what its layers give."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from .. import __version__, files
+from ..errors import Busy, Integrity, Stopped, Usage
+from ..models import activations, folding
+from ..models.activations import Capture
+from ..models.network import Network
+from .dump import DEFAULT, Dump, How, identity
+from .parts import Part, whole
+from .shelf import Shelf, check_space
+
+Progress = Callable[[int, int], None]
+
+
+class Images(Protocol):
+    """Rows of uint8 pixels, as data.pixels.Pixels has them."""
+
+    crops: int
+    digest: str
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """(n, c, size, size, channels)."""
+
+    def take(self, rows: np.ndarray) -> np.ndarray: ...
+
+    def prefetch(self, rows: np.ndarray) -> None: ...
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a dump is kept, where it is made, and what it is called there: nothing here changes its numbers.
+
+    root         folder of all dumps
+    device       "cpu", "cuda", …
+    ids, labels  of the images, in their order; kept with the dump
+    about        a few words for people, name → text: backbone, dataset
+    progress     told (rows done, of how many)
+    stopping     asked between batches; True ends with Stopped, and the same call continues later
+    """
+
+    root: Path
+    device: str = "cpu"
+    ids: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    about: Mapping[str, str] = field(default_factory=dict)
+    progress: Progress = lambda done, of: None
+    stopping: Callable[[], bool] = lambda: False
+
+
+def extract(network: Network, weights: str, pixels: Images, layers: Sequence[str | int], place: Place,
+            how: How = DEFAULT) -> Dump:
+    """The dump of `layers` (in any way that activations.resolve takes) of these images; what is there is not redone.
+
+    weights  digest of the weights (backbones.digest), which with the images and `how` names the dump
+    Raises UnknownName or Usage for layers, Resource for the disk, BadData for NaN, Stopped, Integrity for damage.
+    """
+    names = activations.resolve(network, layers)
+    _check_fits(network, pixels, place)
+    made_from = identity(network, weights, pixels.digest, how)
+    shelf = Shelf(place.root, files.digest(made_from))
+    own_s = 0.0
+    with shelf.using():
+        if set(names) - set(shelf.layers()):
+            header = {"identity": made_from, "images": len(pixels), "crops": pixels.crops, "about": dict(place.about)}
+            with shelf.writing(place.stopping):
+                shelf.begin(header, {"ids": list(place.ids), "labels": list(place.labels)})
+                _complete(shelf)
+                for runner, some in _passes(network, [n for n in names if n not in shelf.layers()], how):
+                    own_s += _perform(runner, some, pixels, shelf, place, how)
+        elif shelf.leftovers():
+            with contextlib.suppress(Busy), shelf.writing(wait=False):
+                _complete(shelf)
+        return Dump(shelf.folder, names, ids=place.ids, labels=place.labels, own_s=own_s)
+
+
+def bytes_needed(network: Network, layers: Sequence[str | int], rows: int, how: How = DEFAULT) -> int:
+    """What a dump of so many rows (images × crops) takes on disk; nothing is computed."""
+    tap = Capture(network, layers, reduce=how.reduce, dtype=how.dtype)
+    return _bytes(tap.shapes, rows, how)
+
+
+def _bytes(shapes: Mapping[str, Sequence[int]], rows: int, how: How) -> int:
+    widths = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
+    return rows * widths * np.dtype(how.dtype).itemsize
+
+
+def _check_fits(network: Network, pixels: Images, place: Place) -> None:
+    _, _, height, width, channels = pixels.shape
+    if (height, width, channels) != (network.input_size, network.input_size, network.channels):
+        raise Usage("input-size", f"images of {height} × {width} pixels in {channels} channels",
+                    expected=f"{network.input_size} × {network.input_size} in {network.channels}, which "
+                             f"{network.row.title} takes")
+    if not len(pixels):
+        raise Usage("no-images", "there is no image to extract from")
+    for what, given in (("ids", place.ids), ("labels", place.labels)):
+        if given and len(given) != len(pixels):
+            raise Usage("count", f"{len(given)} {what} for {len(pixels)} images")
+
+
+def _complete(shelf: Shelf) -> None:
+    """Publish what an interrupted call had made whole and not yet moved in."""
+    shelf.sweep()
+    for folder in shelf.parts():
+        if (made := whole(folder)) is not None:
+            with contextlib.suppress(Integrity):  # what was lost is made again
+                shelf.publish(folder, made)
+            shelf.discard(folder)
+
+
+def _passes(network: Network, names: Sequence[str], how: How) -> Iterator[tuple[Network, list[str]]]:
+    """The networks to run and what to take from each: a convolution that is folded away needs a pass of its own."""
+    if not names:
+        return
+    runner, folded = folding.for_inference(network, fold=how.fold)
+    own = [name for name in names if name.split("@")[0] in folded]
+    if len(own) < len(names):
+        yield runner, [name for name in names if name not in own]
+    if own:
+        yield folding.for_inference(network, fold=False)[0], own
+
+
+def _perform(runner: Network, names: list[str], pixels: Images, shelf: Shelf, place: Place, how: How) -> float:
+    """One pass over all images, from where an earlier one was cut off; the seconds that took now."""
+    tap = Capture(runner, names, reduce=how.reduce, dtype=how.dtype)
+    rows = len(pixels) * pixels.crops
+    made_on = {"device": _device_name(place.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
+    start = {"key": shelf.key, "layers": {name: list(shape) for name, shape in tap.shapes.items()}, **made_on}
+    name = files.digest(start)[:16]
+    folder = shelf.part(name)
+    there = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    check_space(shelf.root, _bytes(tap.shapes, rows, how) - there)
+    with Part(folder, start, tap.shapes, how.dtype, rows) as part:
+        before = part.seconds
+        runner.to(place.device)
+        _forward_all(tap, pixels, part, place, how)
+        made = part.finish(**{"pass": name, "rows": rows, "layers": len(names), "tlx": __version__}, **made_on)
+    shelf.publish(folder, made)
+    shelf.discard(folder)
+    return part.seconds - before
+
+
+def _device_name(device: str) -> str:
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "cpu"
+
+
+# ---------------------------------------------------------------- the loop
+
+def _forward_all(tap: Capture, pixels: Images, part: Part, place: Place, how: How) -> None:
+    """Forward what the part lacks. One thread reads ahead, one writes behind; the order of the batches is fixed."""
+    feed = _Feed(tap.network, pixels, part.total, place.device, how.batch)
+    behind: Future[None] | None = None
+    with ThreadPoolExecutor(1) as writer, contextlib.closing(feed):
+        try:
+            for first, x in feed.batches(part.rows):
+                if place.stopping():
+                    raise Stopped(15)
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=how.precision == "bfloat16"):
+                    found = tap(x)
+                ready = _on_host(found)
+                if behind is not None:
+                    behind.result()
+                behind = writer.submit(_append, part, ready)
+                place.progress(min(first + how.batch, part.total), part.total)
+        finally:
+            _end(behind, part)
+
+
+def _append(part: Part, ready: Callable[[], dict[str, np.ndarray]]) -> None:
+    part.append(ready())
+
+
+def _end(behind: Future[None] | None, part: Part) -> None:
+    """Wait for the last batch; what was written is worth a mark, also when the pass is being cut off."""
+    if behind is not None:
+        behind.result()
+        part.mark()
+
+
+def _on_host(found: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+    """Begin to bring arrays to main memory; calling the result waits for them."""
+    if not any(tensor.is_cuda for tensor in found.values()):
+        return lambda: {name: tensor.numpy() for name, tensor in found.items()}
+    host = {name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for name, tensor in found.items()}
+    for name, tensor in found.items():
+        host[name].copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def wait() -> dict[str, np.ndarray]:
+        arrived.synchronize()
+        return {name: tensor.numpy() for name, tensor in host.items()}
+
+    return wait
+
+
+class _Feed:
+    """Normalised batches of all rows, in order, the next one being read while the last one is used."""
+
+    def __init__(self, network: Network, pixels: Images, total: int, device: str, batch: int):
+        self._pixels, self._total, self._device, self._batch = pixels, total, device, batch
+        self._shift = torch.tensor(network.mean, device=device).mul(255).view(1, -1, 1, 1)
+        self._scale = torch.tensor(network.std, device=device).mul(255).view(1, -1, 1, 1)
+        self._reader = ThreadPoolExecutor(1)
+
+    def batches(self, first: int) -> Iterator[tuple[int, torch.Tensor]]:
+        """(first row, x (b, channels, h, w) float32, channels last in memory) from row `first` on."""
+        ahead: Future[torch.Tensor] | None = None
+        for start in range(first, self._total, self._batch):
+            raw = ahead.result() if ahead is not None else self._read(start)
+            following = start + self._batch
+            ahead = self._reader.submit(self._read, following) if following < self._total else None
+            x = raw.to(self._device, non_blocking=True).permute(0, 3, 1, 2).float()
+            yield start, x.sub_(self._shift).div_(self._scale)
+
+    def _read(self, start: int) -> torch.Tensor:
+        rows = np.arange(start, min(start + self._batch, self._total))
+        after = rows + self._batch
+        self._pixels.prefetch(after[after < self._total])
+        raw = torch.from_numpy(self._pixels.take(rows))
+        return raw.pin_memory() if torch.device(self._device).type == "cuda" else raw
+
+    def close(self) -> None:
+        self._reader.shutdown(cancel_futures=True)

@@ -1,0 +1,131 @@
+"""Activations: what named layers of a network give, several in one pass.
+
+How layers are named is told in layers.py. What comes out is a copy, made in the hook, so that an in-place layer behind
+it changes nothing. The pass ends with the last layer asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnknownName
+from .layers import Layer, evaluating, resolve, survey, tensor_of
+from .network import Network
+
+__all__ = ["DTYPES", "REDUCTIONS", "Capture", "capture", "resolve"]
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16}
+
+
+# ---------------------------------------------------------------- reductions
+
+def pooled(x: Tensor, layer: Layer) -> Tensor:
+    """(n, d): the mean over the image, in float32.
+
+    (n, d, h, w): over h and w. (n, h, w, d), where the network keeps channels last as Swin does: the same.
+    (n, tokens, d): over the tokens of the image; class, distillation and register tokens are left out.
+    (n, d): as it is.
+    """
+    if x.ndim <= 2:
+        return x
+    if x.ndim == 3:
+        return x[:, layer.prefix:].mean(1, dtype=torch.float32)
+    axes = [axis for axis in range(1, x.ndim) if axis != layer.channels % x.ndim]
+    return x.mean(axes, dtype=torch.float32)
+
+
+def first_token(x: Tensor, layer: Layer) -> Tensor:
+    """(n, tokens, d): the first token, which is the class token where there is one. Anything else: as `pooled`."""
+    return x[:, 0] if x.ndim == 3 else pooled(x, layer)
+
+
+def flat(x: Tensor, layer: Layer) -> Tensor:
+    """(n, d): every number, in the order of the axes."""
+    return x.flatten(1)
+
+
+def raw(x: Tensor, layer: Layer) -> Tensor:
+    """As it is."""
+    return x
+
+
+REDUCTIONS: dict[str, Callable[[Tensor, Layer], Tensor]] = {
+    "pooled": pooled, "first-token": first_token, "flat": flat, "raw": raw,
+}
+
+
+# ---------------------------------------------------------------- capture
+
+class _Enough(Exception):
+    """Ends a pass whose last wanted layer has run."""
+
+
+class Capture:
+    """A network with some of its layers tapped: call it with a batch, get what they give.
+
+    layers   of `resolve`, or asked for in any way it takes
+    reduce   a row of REDUCTIONS
+    dtype    "float32" or "float16"
+    """
+
+    def __init__(self, network: Network, layers: Sequence[str | int], *, reduce: str = "raw", dtype: str = "float32"):
+        if reduce not in REDUCTIONS:
+            raise UnknownName("reduction", reduce, REDUCTIONS)
+        if dtype not in DTYPES:
+            raise UnknownName("dtype", dtype, DTYPES)
+        self.network, self.reduce, self.dtype = network, REDUCTIONS[reduce], DTYPES[dtype]
+        self.layers = survey(network, resolve(network, layers))
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Layer → shape of what it gives for one image of the network's own size."""
+        return {layer.name: tuple(self.reduce(torch.empty(1, *layer.shape, device="meta"), layer).shape[1:])
+                for layer in self.layers}
+
+    def __call__(self, x: Tensor) -> dict[str, Tensor]:
+        """x (n, channels, h, w) → layer → (n, …), contiguous, on the device of x; nothing here waits for a GPU."""
+        found: dict[str, Tensor] = {}
+        turns = Counter[str]()
+        wanted = {(layer.module, layer.call): layer for layer in self.layers}
+
+        def hook(module: str) -> Callable[[nn.Module, Any, Any], None]:
+            def take(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                turns[module] += 1
+                layer = wanted.get((module, turns[module]))
+                if layer is not None:
+                    found[layer.name] = self._copy(output, layer)
+                    if len(found) == len(wanted):
+                        raise _Enough
+            return take
+
+        net = self.network.net
+        with contextlib.ExitStack() as stack:
+            for module in {layer.module for layer in self.layers}:
+                stack.callback(net.get_submodule(module).register_forward_hook(hook(module)).remove)
+            stack.enter_context(evaluating(net))
+            stack.enter_context(torch.inference_mode())
+            with contextlib.suppress(_Enough):
+                net(x)
+        return {layer.name: found[layer.name] for layer in self.layers}
+
+    def _copy(self, output: Any, layer: Layer) -> Tensor:
+        tensor = tensor_of(output)
+        assert tensor is not None
+        reduced = self.reduce(tensor, layer)
+        own = reduced.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
+        return reduced.to(self.dtype, copy=not own, memory_format=torch.contiguous_format)
+
+
+def capture(network: Network, x: Tensor, layers: Sequence[str | int], *, reduce: str = "raw",
+            dtype: str = "float32") -> dict[str, Tensor]:
+    """What `layers` of `network` give for a batch x (n, channels, h, w), in evaluation mode: one pass, name → array.
+
+    The names are those of `resolve`. See Capture, which does without the second survey for a second batch.
+    """
+    return Capture(network, layers, reduce=reduce, dtype=dtype)(x)

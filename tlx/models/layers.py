@@ -1,0 +1,192 @@
+"""Layers: which outputs of a network are meant, and how large they are.
+
+A layer is asked for by
+
+- the name of a module, as `network.layers()` lists them: the output of that module (not of the block it begins);
+- a block's number, 1…N, as a number or as digits: the output of the last module of that block;
+- `name@k`: the output of the k-th call of a module that runs several times (a ReLU that a residual block shares). The
+  name alone means the last call.
+
+Of an output that is a tuple or a list the first tensor counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..errors import TlxError, UnknownName, Usage, nearest, raise_all
+from .network import Network
+
+PROBE = 2  # images of the pass over shapes that tells the layers' widths
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One output of one layer.
+
+    name      as dumps know it: `module`, or `module@call` where that call is not the module's last
+    call      counted from 1
+    shape     of the output for one image, for images of the network's own size
+    channels  the axis of the channels, counting the images' as 0; where it is 1 or -1, by number of axes
+    prefix    tokens before those of the image (a class token), for outputs (n, tokens, width)
+    """
+
+    name: str
+    module: str
+    call: int
+    shape: tuple[int, ...]
+    channels: int
+    prefix: int
+
+
+# ---------------------------------------------------------------- names
+
+def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
+    """The names of these layers as dumps know them, in the order asked for.
+
+    Raises UnknownName with the nearest, or Usage for a layer asked for twice; all that is wrong at once.
+    """
+    problems: list[TlxError] = []
+    found: dict[str, str | int] = {}
+    known = network.layers()
+    for asked in layers:
+        try:
+            name = _canonical(network, known, asked)
+        except TlxError as error:
+            problems.append(error)
+            continue
+        if name in found:
+            problems.append(Usage("layer-twice", f"'{found[name]}' and '{asked}' are the same layer, {name}"))
+        found[name] = asked
+    raise_all(problems)
+    if not found:
+        raise Usage("no-layers", "no layer was asked for", expected="at least one name or block number")
+    return tuple(found)
+
+
+def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | int) -> str:
+    text = str(asked)
+    if text in known:
+        return text
+    if text.isascii() and text.isdigit():
+        return _end_of_block(network, int(text))
+    module, at, call = text.rpartition("@")
+    if at and module in known and call.isascii() and call.isdigit():
+        calls = _run(network, [module]).count(module)
+        if not 1 <= int(call) <= calls:
+            raise Usage("out-of-range", f"call {call} of {module}", where="layers", expected=f"1 to {calls}")
+        return module if int(call) == calls else f"{module}@{int(call)}"
+    near = nearest(text, known, 5)
+    raise UnknownName("layer", text, known, remedy=f"a block's number 1 to {len(network.blocks)} will do too"
+                      + (f"; near names: {', '.join(near)}" if near else ""))
+
+
+def _end_of_block(network: Network, number: int) -> str:
+    if not 1 <= number <= len(network.blocks):
+        raise Usage("out-of-range", f"block {number}", where="layers",
+                    expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
+    ran = [name for name in network.blocks[number - 1].modules if name in network.order]
+    if not ran:
+        raise Usage("block-without-output", f"no module of block {number} runs by itself", where="layers")
+    return ran[-1]
+
+
+# ---------------------------------------------------------------- a pass over shapes
+
+class _Calls(list[tuple[str, Any]]):
+    """(module, output) of every call, in the order in which they ended."""
+
+    def count(self, module: object) -> int:
+        return sum(name == module for name, _ in self)
+
+
+def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
+    """What these modules give for images of shapes only, `scale` times the network's own size."""
+    net, size, calls = network.net, network.input_size * scale, _Calls()
+    hooks = [net.get_submodule(name).register_forward_hook(
+        lambda _m, _i, output, name=name: calls.append((name, output))) for name in dict.fromkeys(modules)]
+    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
+    try:
+        with evaluating(net), torch.no_grad():
+            functional_call(net, tensors, (torch.zeros(PROBE, network.channels, size, size, device="meta"),))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
+    """Where and how large the outputs of these layers (of `resolve`) are; nothing is computed.
+
+    Raises Usage for a layer whose output is no tensor of one row an image.
+    """
+    wanted = [_parted(name) for name in names]
+    calls = _run(network, [module for module, _ in wanted])
+    try:  # axes that grow with the image are its height and width
+        larger = _run(network, [module for module, _ in wanted], scale=2)
+    except (AssertionError, RuntimeError, ValueError):
+        larger = calls
+    found, problems = [], []
+    for name, (module, call) in zip(names, wanted, strict=True):
+        call = call or calls.count(module)
+        shape, other = (_shape(ran, module, call) for ran in (calls, larger))
+        if shape is None or shape[0] != PROBE or len(shape) < 2:
+            seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
+            problems.append(Usage("layer-output", f"{name} gives {seen}", where="layers",
+                                  expected="a tensor with a row an image", remedy="take the module around it"))
+            continue
+        found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network)))
+    raise_all(problems)
+    return tuple(found)
+
+
+def _parted(name: str) -> tuple[str, int]:
+    """Module and call; 0 is the last one."""
+    module, at, call = name.rpartition("@")
+    return (module, int(call)) if at else (name, 0)
+
+
+def _shape(calls: _Calls, module: str, call: int) -> tuple[int, ...] | None:
+    outputs = [output for name, output in calls if name == module]
+    tensor = tensor_of(outputs[call - 1]) if len(outputs) >= call else None
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _channel_axis(network: Network, shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int:
+    if len(shape) < 4 or larger is None:
+        return 1
+    grown = [axis for axis in range(1, len(shape)) if larger[axis] != shape[axis]]
+    if grown:
+        return -1 if 1 in grown and len(shape) - 1 not in grown else 1
+    return -1 if getattr(network.net, "output_fmt", "") == "NHWC" else 1  # timm's word for what takes one size only
+
+
+def _prefix(network: Network) -> int:
+    """Tokens before those of the image: timm says how many, torchvision's transformer has one."""
+    return int(getattr(network.net, "num_prefix_tokens", hasattr(network.net, "class_token")))
+
+
+def tensor_of(output: Any) -> Tensor | None:
+    """The tensor that counts of what a module gives; None if there is none."""
+    if isinstance(output, (tuple, list)):
+        output = next((item for item in output if isinstance(item, Tensor)), None)
+    return output if isinstance(output, Tensor) else None
+
+
+@contextlib.contextmanager
+def evaluating(net: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode again afterwards."""
+    training = [module for module in net.modules() if module.training]
+    net.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
