@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 
-def clip_each(parameters: list[torch.nn.Parameter], norm: float) -> None:
+def clip_each(parameters: Sequence[torch.Tensor], norm: float) -> None:
     """Scale every tensor's gradient to at most this L2 norm, each on its own (Keras's clipnorm)."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients or not norm:

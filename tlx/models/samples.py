@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the network is
 
@@ -54,13 +54,43 @@ class Samples:
         return np.repeat(self.labels, self.crops)
 
 
-class Feed:
+class Batches:
+    """Rows on their way through a network: batches of what it is given, and how logits come of them.
+
+    labels  (r,) int64 on the device
+    """
+
+    device: str
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """What the network is given for these row numbers, and y (b,) int64."""
+        raise NotImplementedError
+
+    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, `size` at a time, in this order (or as they stand)."""
+        order = np.arange(len(self)) if order is None else order
+        for start in range(0, len(order), size):
+            yield self.batch(order[start : start + size])
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The logits (b, classes) of a batch."""
+        return network(x)
+
+
+class Feed(Batches):
     """The rows of some samples as normalised float batches on a device.
 
     mean, std are per channel, of pixels scaled to [0, 1]. Small sets stay on the device as uint8.
+    contiguous  channels first in memory, else last
     """
 
-    def __init__(self, samples: Samples, mean: tuple[float, ...], std: tuple[float, ...], device: str):
+    def __init__(self, samples: Samples, mean: tuple[float, ...], std: tuple[float, ...], device: str,
+                 contiguous: bool = False):
+        self.contiguous = contiguous
         self._samples, self._rows, self.device = samples, samples.rows, device
         self.labels = torch.from_numpy(samples.row_labels).to(device)
         self._shift = torch.tensor(mean, device=device).mul(255).view(1, -1, 1, 1)
@@ -69,20 +99,12 @@ class Feed:
         resident = first.nbytes * len(self._rows) <= RESIDENT_BYTES
         self._resident = torch.from_numpy(samples.pixels.take(self._rows)).to(device) if resident else None
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """x (b, channels, h, w) float32, channels last in memory, and y (b,) int64, of these row numbers."""
+        """x (b, channels, h, w) float32 and y (b,) int64, of these row numbers."""
         at = torch.from_numpy(index).to(self.device)
         if self._resident is None:
             raw = torch.from_numpy(self._samples.pixels.take(self._rows[index])).to(self.device, non_blocking=True)
         else:
-            raw = self._resident[at]
-        return (raw.permute(0, 3, 1, 2).float() - self._shift) / self._scale, self.labels[at]
-
-    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every row once, `size` at a time, in this order (or as they stand)."""
-        order = np.arange(len(self)) if order is None else order
-        for start in range(0, len(order), size):
-            yield self.batch(order[start : start + size])
+            raw = self._resident.index_select(0, at)  # a copy by the row; [at] goes byte by byte
+        x = (raw.permute(0, 3, 1, 2).float() - self._shift) / self._scale
+        return x.contiguous() if self.contiguous else x, self.labels[at]

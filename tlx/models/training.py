@@ -21,11 +21,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
 from ..spec import stream
-from . import progress, transfer
+from . import prefix, progress, transfer
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe
-from .samples import Feed, Samples
+from .samples import Batches, Feed, Samples
 
 EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an option
 EARLIEST_STOP = 10  # epochs counted from 0
@@ -41,15 +41,18 @@ class Place:
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
     on_batch: Callable[[int, int], None] = lambda done, of: None  # within an epoch
     stopping: Callable[[], bool] = lambda: False
+    prefix_bytes: int = prefix.LIMIT_BYTES  # of what a frozen prefix gives, kept in memory or beside the checkpoint
+    on_choice: Callable[[prefix.Choice], None] = lambda choice: None  # whether that is kept, and why
 
 
 @dataclass
 class Fit:
-    """What came of a training: values per epoch, the best one, why it ended."""
+    """What came of a training: values per epoch, the best one, why it ended, what was done about frozen prefixes."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
     ended: str = ""  # "epochs", "early stopping" or "diverged"
+    prefixes: list[prefix.Choice] = field(default_factory=list)  # of the stages that this process has run
 
 
 Score = Callable[[np.ndarray, np.ndarray, int], float]  # logits (n·c, k), labels (n,), crops → accuracy, a fraction
@@ -71,7 +74,11 @@ def fit(network: Network, train: Samples, val: Samples, recipe: Recipe, *, seed:
 
 def predict(network: Network, samples: Samples, recipe: Recipe, place: Place = Place()) -> np.ndarray:
     """Logits (n·c, k) float32 of every row in evaluation mode, batch by batch."""
-    return _logits(network, Feed(samples, network.mean, network.std, place.device), recipe, place)
+    return _logits(network, _feed(network, samples, recipe, place), recipe, place)
+
+
+def _feed(network: Network, samples: Samples, recipe: Recipe, place: Place) -> Feed:
+    return Feed(samples, network.mean, network.std, place.device, contiguous=not recipe.channels_last)
 
 
 class _Training:
@@ -81,10 +88,14 @@ class _Training:
         memory = torch.channels_last if recipe.channels_last else torch.preserve_format
         self.network = network.to(place.device, memory_format=memory)
         self.recipe, self.seed, self.score, self.place = recipe, seed, score, place
-        self.feed = Feed(train, network.mean, network.std, place.device)
-        self.val, self.val_feed = val, Feed(val, network.mean, network.std, place.device)
+        self.val, self.feeds = val, (_feed(network, train, recipe, place), _feed(network, val, recipe, place))
+        self.train_rows: Batches
+        self.val_rows: Batches
+        self.train_rows, self.val_rows = self.feeds
+        self.stage = -1  # 0: only the head learns, 1: all that is not frozen
         self.frozen = recipe.freeze if frozen is None else frozen
         self.hold = transfer.freeze(network, self.frozen, bn=recipe.bn)
+        self.learning: list[Tensor] = []  # parameters, set on entering an epoch
         self.changing = {name for name, p in network.named_parameters() if p.requires_grad}
         self.changing |= {name for name, _ in network.named_buffers()}
         self.optimizer = OPTIMIZERS[recipe.optimizer](
@@ -93,7 +104,7 @@ class _Training:
             group.setdefault("base_lr", group["lr"])
         average = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True) if recipe.ema else None
-        self.steps = -(-len(self.feed) // recipe.batch_size)
+        self.steps = -(-len(self.train_rows) // recipe.batch_size)
         self.outcome = Fit()
         self.best: dict[str, Tensor] = {}
 
@@ -133,12 +144,12 @@ class _Training:
 
     def _epoch(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
-        torch.manual_seed(stream(self.seed, "dropout", epoch))
-        order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.feed))
         self._enter(epoch)
+        torch.manual_seed(stream(self.seed, "dropout", epoch))
+        order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.train_rows))
         loss_sum = torch.zeros((), device=self.place.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.place.device, dtype=torch.int64)
-        for step, (x, y) in enumerate(self.feed.batches(self.recipe.batch_size, order)):
+        for step, (x, y) in enumerate(self.train_rows.batches(self.recipe.batch_size, order)):
             if self.place.stopping():
                 raise Stopped(15)
             loss, right = self._step(x, y, epoch * self.steps + step)
@@ -147,9 +158,10 @@ class _Training:
             self.place.on_batch(step + 1, self.steps)
         self._refuse_not_finite()
         trained = time.perf_counter()
-        logits = _logits(self._scored(), self.val_feed, self.recipe, self.place)
+        logits = _logits(self._scored(), self.val_rows, self.recipe, self.place)
+        rows = len(self.train_rows)
         return {
-            "train_loss": float(loss_sum) / len(self.feed), "train_accuracy": float(correct) / len(self.feed),
+            "train_loss": float(loss_sum) / rows, "train_accuracy": float(correct) / rows,
             "train_epoch_s": trained - started,
             "val_loss": cross_entropy(logits, self.val.row_labels),
             "val_accuracy": self.score(logits, self.val.labels, self.val.crops),
@@ -161,19 +173,37 @@ class _Training:
         self.hold = transfer.freeze(self.network, len(self.network.blocks) if head_only else self.frozen,
                                     bn="frozen" if head_only else self.recipe.bn)
         self.hold.train()
+        self.learning = [p for p in self.network.parameters() if p.requires_grad]
+        if self.stage != int(not head_only):
+            self.stage = int(not head_only)
+            self._choose_rows((self.recipe.head_epochs if head_only else self.recipe.epochs) - epoch)
+
+    def _choose_rows(self, epochs: int) -> None:
+        """Read from now on what the frozen prefix gives, where there is one."""
+        self.train_rows, self.val_rows = self.feeds  # what was kept for an earlier stage is let go
+        if self.recipe.early_stopping and self.stage:
+            epochs = min(epochs, EARLIEST_STOP + 1)
+        checkpoint = self.place.checkpoint
+        self.train_rows, self.val_rows, choice = prefix.choose(self.hold, *self.feeds, prefix.Wish(
+            batch_size=self.recipe.batch_size, score_batch=EVALUATION_BATCH, epochs=epochs,
+            bfloat16=self.recipe.precision == "bfloat16", limit=self.place.prefix_bytes,
+            folder=checkpoint.parent if checkpoint is not None else None, stopping=self.place.stopping))
+        if choice is not None:
+            self.outcome.prefixes.append(choice)
+            self.place.on_choice(choice)
 
     def _step(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
         factor = rate_factor(self.recipe.schedule, step, round(self.recipe.warmup_epochs * self.steps),
                              self.recipe.epochs * self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
-        logits = _forward(self.network, x, self.recipe)
+        logits = _forward(self.network, self.train_rows, x, self.recipe)
         loss = nn.functional.cross_entropy(logits, y, label_smoothing=self.recipe.label_smoothing)
         if not x.is_cuda and not torch.isfinite(loss):  # on a GPU this would wait for it; the epoch's end looks too
             raise Diverged
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        clip_each([p for p in self.network.parameters() if p.requires_grad], self.recipe.clip_norm)
+        clip_each(self.learning, self.recipe.clip_norm)
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
@@ -184,7 +214,7 @@ class _Training:
 
     @torch.no_grad()
     def _refuse_not_finite(self) -> None:
-        sums = torch.stack([p.detach().float().sum() for p in self.network.parameters() if p.requires_grad])
+        sums = torch.stack([p.detach().float().sum() for p in self.learning])
         if not bool(torch.isfinite(sums).all()):
             raise Diverged
 
@@ -232,21 +262,19 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _forward(network: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
-    if not recipe.channels_last:
-        x = x.contiguous()
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16"):
-        return network(x).float()
+def _forward(network: nn.Module, rows: Batches, x: Tensor, recipe: Recipe) -> Tensor:
+    with prefix.arithmetic(rows.device, recipe.precision == "bfloat16"):
+        return rows.logits(network, x).float()
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, feed: Feed, recipe: Recipe, place: Place) -> np.ndarray:
+def _logits(network: nn.Module, rows: Batches, recipe: Recipe, place: Place) -> np.ndarray:
     network.eval()
     parts = []
-    for x, _ in feed.batches(EVALUATION_BATCH):
+    for x, _ in rows.batches(EVALUATION_BATCH):
         if place.stopping():
             raise Stopped(15)
-        parts.append(_forward(network, x, recipe))
+        parts.append(_forward(network, rows, x, recipe))
     logits = torch.cat(parts).cpu().numpy()
     if not np.isfinite(logits).all():
         raise Diverged

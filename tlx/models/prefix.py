@@ -1,0 +1,306 @@
+"""The frozen prefix: with blocks 1…m held in eval mode, what they give for each row is computed once and kept.
+
+Then an epoch trains the suffix on the kept rows, on a finite set of images or crops, bit for bit as if the prefix
+had run again. A row's bits must depend on nothing but the row for that. On a CPU they depend on the number of rows
+in the batch (other kernels for few rows) and, in dense layers, for batches of few rows on several threads, even on
+the place in the batch (the matrix product splits the rows among threads and treats a share of three or fewer rows
+differently). Therefore the prefix runs training rows always in batches of one and the same size, a multiple of 16,
+filled up with repeated rows; whether it is kept or computed again makes no difference to this. Validation rows are
+scored in the same batches in every epoch, so theirs are kept as they are. That a row's bits do not depend on its
+company is not taken for granted: kept rows are compared with computed ones before they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .. import files
+from ..errors import Resource, Stopped
+from . import cuts, samples
+from .blocks import DROPOUTS
+from .cuts import Cut, Uncut
+from .network import Network
+from .samples import Batches, Feed
+from .transfer import Freeze
+
+LIMIT_BYTES = 8 << 30
+FULL = 16  # the prefix runs a multiple of so many rows at a time
+TRIED = 4  # rows on which a cut is tried
+FLOPS_PER_BYTE = {"memory": 10, "file": 50}  # arithmetic done in the time in which a kept byte is read back
+FILE = files.TEMPORARY + "prefix.bin"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided about a frozen prefix, and why.
+
+    depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them; 0: no such place
+    kept    "memory", "file", or "" when it is not
+    """
+
+    depth: int
+    kept: str
+    reason: str
+    rows: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a stage of a training asks of its prefix.
+
+    batch_size, score_batch  rows a step, rows a scoring pass
+    epochs    expected of this stage
+    bfloat16  the arithmetic of the forward pass
+    limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a file in `folder`
+    """
+
+    batch_size: int
+    score_batch: int
+    epochs: int
+    bfloat16: bool = False
+    limit: int = LIMIT_BYTES
+    folder: Path | None = None
+    stopping: Callable[[], bool] = lambda: False
+
+
+def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
+    """The precision in which a network runs inside the block."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16)
+
+
+def held(network: Network) -> int:
+    """How many blocks, counted from the image, training does not change in the modes that are set now."""
+    for number, block in enumerate(network.blocks):
+        inside = [m for name in block.modules for m in network.net.get_submodule(name).modules()]
+        if any(t.requires_grad for t in network.tensors(block).values()) or any(map(_moves, inside)):
+            return number
+    return len(network.blocks)
+
+
+def _moves(module: nn.Module) -> bool:
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return module.training and (bool(own) or isinstance(module, DROPOUTS))
+
+
+def choose(hold: Freeze, train: Feed, val: Feed, wish: Wish) -> tuple[Batches, Batches, Choice | None]:
+    """What training and scoring read from now on: rows behind the held prefix where there is one, kept if it pays.
+
+    The logits of all rows, and the gradients behind the prefix, are the same bits whatever `wish.limit` and
+    `wish.folder` say. The network is left in training mode as `hold` has it. Raises Stopped.
+    """
+    hold.train()
+    blocks = held(hold.network)
+    if not blocks or not len(train):
+        return train, val, None
+    try:
+        cut, layout = _cut(hold, train, blocks, wish)
+    except Uncut as refusal:
+        return train, val, Choice(0, "", f"{blocks} frozen blocks run with the rest: {refusal}")
+    finally:
+        hold.train()
+    size = -(-min(wish.batch_size, len(train)) // FULL) * FULL
+    computed = Computed(train, cut, hold.network, size, wish.bfloat16)
+    choice = _decide(cut, layout, (len(train), len(val)), train.device, wish)
+    if choice.kept:
+        try:
+            kept = _keep(computed, val, layout, wish.folder if choice.kept == "file" else None, wish)
+        except (Uncut, Resource) as refusal:
+            choice = replace(choice, kept="", bytes=0, reason=_computed(choice, str(refusal)))
+        else:
+            return *kept, choice
+        finally:
+            hold.train()
+    return computed, val, choice
+
+
+def _cut(hold: Freeze, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, Layout]:
+    """The last place among so many blocks where the network can be cut, and how the rows lie there. Raises Uncut."""
+    x, _ = train.batch(np.arange(min(len(train), TRIED)))
+    with arithmetic(train.device, wish.bfloat16):
+        cut = cuts.last(hold.network, blocks, x)
+        scoring = cut.before(hold.network, x)
+        hold.train()
+        if not cuts.same_bits(scoring, cut.before(hold.network, x)):
+            raise Uncut("it gives something else in training than in scoring")
+    return cut, Layout.of(scoring)
+
+
+# ---------------------------------------------------------------- whether to keep it
+
+def _decide(cut: Cut, layout: Layout, rows: tuple[int, int], device: str, wish: Wish) -> Choice:
+    """The estimate: what a kept row saves against what reading it back costs, in the epochs expected.
+
+    rows  of training and of validation
+    """
+    total = sum(rows) * layout.bytes
+    where = "memory" if total <= samples.RESIDENT_BYTES else "file"
+    choice = Choice(cut.depth, where, "", sum(rows), total)
+    before, after = cut.flops
+    if wish.epochs < 2:
+        why = "and one epoch reads it only once"
+    elif total > wish.limit:
+        why = f"above the limit of {_size(wish.limit)}"
+    elif before * (1 - 1 / wish.epochs) < layout.bytes * FLOPS_PER_BYTE[where]:
+        why = "and reading it back takes no less time"
+    elif where == "file":
+        why = _no_file(total, device, wish)
+    else:
+        why = ""
+    described = f"{choice.rows:,} rows × {layout.values:,} values = {_size(total)}"
+    if why:
+        return replace(choice, kept="", bytes=0, reason=_computed(choice, f"{described}, {why}"))
+    prefix, suffix = choice.rows * before, (3 * rows[0] + rows[1]) * after  # a backward pass costs two forward passes
+    share = 1 - (prefix / wish.epochs + suffix) / (prefix + suffix)
+    place = "in memory" if where == "memory" else "in a file"
+    return replace(choice, reason=f"prefix of {choice.depth} blocks kept {place}: {described}, saves about "
+                                  f"{100 * share:.0f} % of the arithmetic of {wish.epochs} epochs")
+
+
+def _computed(choice: Choice, why: str) -> str:
+    return f"prefix of {choice.depth} blocks computed in every epoch: {why}"
+
+
+def _no_file(total: int, device: str, wish: Wish) -> str:
+    """Why a file of so many bytes cannot be had; "" if it can."""
+    if device != "cpu":
+        return "more than the device is given"
+    if wish.folder is None:
+        return "and there is no folder for a file"
+    free = files.free_bytes(wish.folder)
+    return "" if total <= free // 2 else f"more than half of the {_size(free)} that are free"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 1e3:,.1f} kB"
+
+
+# ---------------------------------------------------------------- computed, and kept
+
+class Computed(Batches):
+    """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as they come."""
+
+    def __init__(self, feed: Feed, cut: Cut, network: nn.Module, size: int, bfloat16: bool):
+        self.feed, self.cut, self.network, self.size, self.bfloat16 = feed, cut, network, size, bfloat16
+        self.device, self.labels = feed.device, feed.labels
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """z (b, …), laid out in memory as block m gives it, and y (b,) int64."""
+        x, y = self.feed.batch(np.resize(index, self.size or len(index)))
+        with arithmetic(self.device, self.bfloat16):
+            z = self.cut.before(self.network, x)
+        return z[: len(index)].clone(), y[: len(index)]
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The logits (b, classes) of a batch."""
+        return self.cut.after(network, x)
+
+
+class Kept(Batches):
+    """Rows behind the prefix, held: rows (r, bytes) uint8 on the device, or in a file's map."""
+
+    def __init__(self, computed: Computed, layout: Layout, rows: Tensor | np.ndarray):
+        self.cut, self.device, self.labels = computed.cut, computed.device, computed.labels
+        self._layout, self._rows = layout, rows
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The z and y of `Computed.batch`, bit for bit."""
+        at = torch.from_numpy(index).to(self.device)
+        if isinstance(self._rows, Tensor):
+            return self._layout.unpacked(self._rows.index_select(0, at)), self.labels[at]
+        rows = torch.empty((len(index), self._layout.bytes), dtype=torch.uint8)  # aligned as torch has it
+        np.take(self._rows, index, axis=0, out=rows.numpy(), mode="clip")
+        return self._layout.unpacked(rows), self.labels[at]
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The logits (b, classes) of a batch."""
+        return self.cut.after(network, x)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a row of z lies in memory: a convolution's bits can depend on it."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in values
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, z: Tensor) -> Layout:
+        """That of z (n, …). Raises Uncut unless row lies after row, without gaps."""
+        layout = cls(tuple(z.shape[1:]), tuple(z.stride()[1:]), z.dtype)
+        expected = 1
+        for stride, length in sorted((s, n) for s, n in zip(layout.strides, layout.shape, strict=True) if n > 1):
+            if stride != expected:
+                raise Uncut("its rows have gaps in memory")
+            expected *= length
+        if len(z) > 1 and z.stride(0) != layout.values:
+            raise Uncut("its rows do not lie one after the other in memory")
+        return layout
+
+    @property
+    def values(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def bytes(self) -> int:
+        return self.values * self.dtype.itemsize
+
+    def packed(self, z: Tensor) -> Tensor:
+        """(n, bytes) uint8, as they lie. Raises Uncut if z lies otherwise."""
+        if Layout.of(z) != self:
+            raise Uncut("its batches lie differently in memory")
+        return z.as_strided((len(z), self.values), (self.values, 1)).view(torch.uint8)
+
+    def unpacked(self, rows: Tensor) -> Tensor:
+        """z (n, …) of rows (n, bytes) uint8."""
+        return rows.view(self.dtype).as_strided((len(rows), *self.shape), (self.values, *self.strides))
+
+
+def _keep(computed: Computed, val: Feed, layout: Layout, folder: Path | None, wish: Wish) -> tuple[Kept, Kept]:
+    """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
+    trained = _kept(computed, layout, folder, wish)
+    index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
+    if not cuts.same_bits(trained.batch(index)[0], computed.batch(index)[0]):
+        raise Uncut("on this machine a row's bits depend on the other rows of its batch")
+    computed.network.eval()
+    return trained, _kept(Computed(val, computed.cut, computed.network, 0, wish.bfloat16), layout, folder, wish)
+
+
+def _kept(computed: Computed, layout: Layout, folder: Path | None, wish: Wish) -> Kept:
+    def parts() -> Iterator[Tensor]:
+        for z, _ in computed.batches(computed.size or wish.score_batch):
+            if wish.stopping():
+                raise Stopped(15)
+            yield layout.packed(z)
+
+    shape = len(computed), layout.bytes
+    if folder is not None:
+        return Kept(computed, layout, _filed(parts(), shape, folder))
+    rows = torch.empty(shape, dtype=torch.uint8, device=computed.device)
+    start = 0
+    for part in parts():
+        rows[start : start + len(part)] = part
+        start += len(part)
+    return Kept(computed, layout, rows)
+
+
+def _filed(parts: Iterator[Tensor], shape: tuple[int, int], folder: Path) -> np.ndarray:
+    """A read-only map of the rows. Their file has no name any more: however the process ends, its room is free."""
+    path = files.make_folder(folder) / FILE
+    try:
+        with files.storage_errors(path), open(path, "wb") as file:
+            for part in parts:
+                file.write(part.numpy().data)
+        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
+    finally:
+        path.unlink(missing_ok=True)
