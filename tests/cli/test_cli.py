@@ -12,6 +12,8 @@ import pytest
 from tlx import cli
 from tlx.cli import app, options
 from tlx.lab.settings import Settings
+from tlx.trials.extraction import Extraction
+from tlx.trials.feature_extraction import FeatureExtraction, Sweep
 from tlx.trials.fewshot import FewShot
 from tlx.trials.fine_tuning import FineTuning
 from tlx.trials.pretraining import PreTraining
@@ -39,7 +41,8 @@ def test_help_needs_nothing_heavy():
     assert loaded == "[]"
 
 
-@pytest.mark.parametrize("command", [*app.COMMANDS, "splits draw", "splits check"])
+@pytest.mark.parametrize("command", [*app.COMMANDS, "splits draw", "splits check", "dumps ls", "dumps verify",
+                                     "dumps rm"])
 def test_every_command_explains_itself(command, capsys):
     assert tlx(*command.split(), "--help") == 0
     text = capsys.readouterr().out
@@ -55,12 +58,14 @@ def test_the_seeds_flags_are_all_there(capsys):
     assert [flag for flag in SEEDS if flag not in text] == []
 
 
-@pytest.mark.parametrize("kind", [FineTuning, FewShot, Settings, PreTraining])
-def test_every_setting_says_what_it_means_and_has_an_option(kind, capsys):
+@pytest.mark.parametrize(("kind", "command"), [
+    (FineTuning, "fine-tuning"), (FewShot, "fine-tuning"), (Settings, "fine-tuning"), (PreTraining, "pretrain"),
+    (FeatureExtraction, "feature-extraction"), (Sweep, "feature-extraction"), (Extraction, "extract")])
+def test_every_setting_says_what_it_means_and_has_an_option(kind, command, capsys):
     for name, row in kind.knobs().items():
         if not row.derived:
             assert row.help, f"{kind.__name__}.{name} has no help"
-    tlx("pretrain" if kind is PreTraining else "fine-tuning", "--help")
+    tlx(command, "--help")
     text = capsys.readouterr().out
     missing = [n for n, row in kind.knobs().items() if not row.derived and f"--{n.replace('_', '-')}" not in text]
     assert missing == []
@@ -89,7 +94,8 @@ def test_mlproject_says_the_defaults_that_the_command_has():
     project = yaml.safe_load((ROOT / "MLproject").read_text())
     assert project["databricks_spark_job"] == {}
     assert not {"python_env", "conda_env", "docker_env"} & set(project)
-    kinds = {"fine_tuning": (FineTuning, FewShot, Settings), "pretrain": (PreTraining, Settings)}
+    kinds = {"fine_tuning": (FineTuning, FewShot, Settings), "pretrain": (PreTraining, Settings),
+             "feature_extraction": (FeatureExtraction, Sweep, FewShot, Settings), "extract": (Extraction, Settings)}
     assert set(kinds) == set(project["entry_points"])
     for entry, row in project["entry_points"].items():
         defaults = {name: value for kind in kinds[entry] for name, value in kind.defaults().items()}
@@ -125,6 +131,11 @@ def test_mlproject_says_the_defaults_that_the_command_has():
     (["fine-tuning", "--freeze", "9"], 2, "0 to 3"),
     (["datasets", "mnits"], 2, "nearest: mnist"),
     (["splits", "check", "./nowhere"], 3, "nowhere"),
+    (["feature-extraction", "--classifier", "svmm"], 2, "nearest"),
+    (["feature-extraction", "--embedding", "fnee"], 2, "nearest: fne"),
+    (["feature-extraction", "--layers", "9"], 2, "9"),
+    (["extract", "--reduce", "poold"], 2, "nearest: pooled"),
+    (["dumps", "verify", "abc"], 3, "abc"),
 ])
 def test_a_wrong_word_gets_one_line_and_its_exit_code(words, code, says, capsys, tmp_path, monkeypatch, cache):
     monkeypatch.chdir(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import shutil
 
@@ -127,3 +128,37 @@ def test_a_server_that_is_down_costs_no_trial(tlx, bars):
     code, out, err = tlx(*words, "--require-tracking")
     assert code == 6
     assert "s3cr3t" not in out + err
+
+
+def test_features_are_extracted_classified_exported_and_looked_after(tlx, bars, tmp_path):
+    cache = ("--cache", tmp_path / "cache")
+    code, out, err = tlx("feature-extraction", "--dataset", bars, "--shots", 1, "--splits", 2, "--val-per-class", 3,
+                         "--classifier", "ncm linear-svc:C=0.1", "--no-use-crops", "--workers", 0, "--no-tracking",
+                         *cache)
+    assert code == 0, err
+    assert "linear-svc:C=0.1" in out
+    code, out, err = tlx("extract", "--dataset", bars, "--layers", "last", "--export", "out", *cache)
+    assert code == 0, err
+    assert "60 × 128" in out
+    names = (tmp_path / "out" / "file_names.txt").read_text().splitlines()
+    assert len(names) == 60
+    assert "train/bar0/000.png" in names
+    code, out, _ = tlx("dumps", "ls", *cache)
+    assert code == 0
+    assert "2 dumps" in out
+    key = out.split()[0]
+    assert tlx("dumps", "verify", *cache)[0] == 0
+    damaged = max((tmp_path / "cache" / "dumps").glob(f"{key}*/*.npy"), key=lambda p: p.stat().st_size)
+    data = bytearray(damaged.read_bytes())
+    data[-5] ^= 4
+    damaged.chmod(0o644)
+    damaged.write_bytes(data)
+    code, _, err = tlx("dumps", "verify", *cache)
+    assert code == 9
+    assert damaged.name in err
+    assert tlx("dumps", "rm", key, *cache)[0] == 0
+    assert "1 dumps" in tlx("dumps", "ls", *cache)[1]
+    gc.collect()  # a study in this process holds its dump in use as long as it is there
+    assert tlx("dumps", "rm", "--budget", 0, *cache)[0] == 0
+    assert "0 dumps" in tlx("dumps", "ls", *cache)[1]
+    assert tlx("dumps", "rm", *cache)[0] == 2

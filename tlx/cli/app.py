@@ -7,12 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import backbones, check, crops, datasets, fine_tuning, pretrain, splits, sync
+from . import backbones, check, crops, datasets, dumps, extract, feature_extraction, fine_tuning, pretrain, splits, sync
 
 SETTINGS = {"token_normalize_func": lambda word: word.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 COMMANDS: dict[str, Any] = {
+    "feature-extraction": feature_extraction.command,
     "fine-tuning": fine_tuning.command,
     "pretrain": pretrain.command,
+    "extract": extract.command,
     "check": check.command,
     "crops": crops.command,
     "datasets": datasets.command,
@@ -24,6 +26,7 @@ app = typer.Typer(context_settings=SETTINGS, no_args_is_help=True, pretty_except
 for name, function in COMMANDS.items():
     app.command(name, context_settings=SETTINGS)(function)
 app.add_typer(splits.app, name="splits", context_settings=SETTINGS)
+app.add_typer(dumps.app, name="dumps", context_settings=SETTINGS)
 
 
 def _version(asked: bool) -> None:

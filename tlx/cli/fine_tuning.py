@@ -24,7 +24,7 @@ def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     for note in found.notes:
         print(f"note: {note}")
     print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
-    with watching(asked.trials) as watch:
+    with watching(asked.groups) as watch:
         report = study.perform(asked, settings, watch, studies.summarise)
     print(studies.closing(report), flush=True)
     report.raise_if_failed(settings.require_tracking)

@@ -29,7 +29,7 @@ def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
 
     with steps("reading images") as progress:
         asked = inputs.pretraining_study(spec, settings, progress)
-    with watching(asked.trials) as watch:
+    with watching(asked.groups) as watch:
         report = study.perform(asked, settings, watch, studies.summarise)
     print(studies.closing(report), flush=True)
     report.raise_if_failed(settings.require_tracking)

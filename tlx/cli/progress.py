@@ -69,11 +69,11 @@ def clock(seconds: float | None) -> str:
 class Lines:
     """One line an epoch, for logs."""
 
-    def __init__(self, trials: Sequence[Any]):
-        self._titles = {t.spec.key: t.spec.title for t in trials}
-        self._epochs = {t.spec.key: t.spec.epochs for t in trials}
-        self._left = TimeLeft({t.spec.key: t.spec.shots for t in trials})
-        self._done = 0
+    def __init__(self, groups: Sequence[Any]):
+        self._titles = {g.key: g.title for g in groups}
+        self._epochs = {g.key: getattr(g.trials[0].spec, "epochs", 1) for g in groups}
+        self._left = TimeLeft({g.key: g.weight for g in groups})
+        self._done, self._trials = 0, sum(len(g.trials) for g in groups)
 
     def __call__(self, event: Event) -> None:
         title = self._titles[event.key]
@@ -88,8 +88,8 @@ class Lines:
                           f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
         elif isinstance(event, Finished):
             self._left.end(event.key)
-            self._done += 1
-            self._say(f"{title}: {outcome(event.result)} ({self._done}/{len(self._titles)} trials, "
+            self._done += len(event.result)
+            self._say(f"{title}: {outcome(event.result)} ({self._done}/{self._trials} trials, "
                       f"{clock(self._left.seconds())} left)")
         elif isinstance(event, Failed):
             if not event.will_retry:
@@ -101,25 +101,34 @@ class Lines:
         print(visible(line), flush=True)
 
 
-def outcome(result: Any) -> str:
-    """A finished trial in a few words."""
-    if result.status != "finished":
-        return result.status
-    score = result.scores.get("test_accuracy")
-    name = "test" if score is not None else "val"
-    score = result.scores["best_val_accuracy"] if score is None else score
-    return f"{name} accuracy {score:.4f} after {result.details['epochs']} epochs"
+def outcome(results: Mapping[str, Any]) -> str:
+    """The finished trials of a group in a few words: the one, or how many and the best."""
+    said = sorted(((_score(r), _words(r)) for r in results.values()), key=lambda pair: pair[0], reverse=True)
+    return said[0][1] if len(said) == 1 else f"{len(said)} trials, best: {said[0][1]}"
+
+
+def _score(result: Any) -> float:
+    scores = getattr(result, "scores", {})
+    return scores.get("test_accuracy", scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0)))
+
+
+def _words(result: Any) -> str:
+    if getattr(result, "status", "") != "finished":
+        return getattr(result, "status", str(result))
+    name = "test" if "test_accuracy" in result.scores else "val"
+    how = result.spec.get("classifier") or f"after {result.details['epochs']} epochs"
+    return f"{name} accuracy {_score(result):.4f} {'with ' if 'classifier' in result.spec else ''}{how}"
 
 
 class Bars:
     """A bar for the study and one for each running trial, with the time left."""
 
-    def __init__(self, trials: Sequence[Any], progress: Any):
-        self._titles = {t.spec.key: t.spec.title for t in trials}
-        self._left = TimeLeft({t.spec.key: t.spec.shots for t in trials})
+    def __init__(self, groups: Sequence[Any], progress: Any):
+        self._titles = {g.key: g.title for g in groups}
+        self._left = TimeLeft({g.key: g.weight for g in groups})
         self._progress = progress
         self._rows: dict[str, Any] = {}
-        self._whole = progress.add_task("all trials", total=len(trials), note="")
+        self._whole = progress.add_task("all", total=len(groups), note="")
 
     def __call__(self, event: Event) -> None:
         key = event.key
@@ -148,13 +157,13 @@ class Bars:
 
 
 @contextlib.contextmanager
-def watching(trials: Sequence[Any]) -> Iterator[Any]:
-    """Who watches a study: bars on a terminal, lines elsewhere."""
+def watching(groups: Sequence[Any]) -> Iterator[Any]:
+    """Who watches the groups of a study: bars on a terminal, lines elsewhere."""
     if not sys.stdout.isatty():
-        yield Lines(trials)
+        yield Lines(groups)
         return
     with _rich() as progress:
-        yield Bars(trials, progress)
+        yield Bars(groups, progress)
 
 
 @contextlib.contextmanager

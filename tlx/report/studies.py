@@ -34,22 +34,53 @@ def summarise(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = [(row, _whole(store, row["key"])) for row in study["trials"]]
-    rows = by_shots([result for _, result in found if result is not None])
-    scored = [row for row in rows if row["mean"] is not None]
+    found = [_whole(store, row["key"]) for row in study["trials"]]
+    lines = by_line([result for result in found if result is not None])
     metrics: list[dict[str, Any]] = []
-    for row in scored:
-        parts = {"mean_test_accuracy": row["mean"], "ci95_low": row["low"], "ci95_high": row["high"],
-                 "mean_train_s": row["train_s"], "splits": row["splits"]}
-        metrics += [{"name": name, "value": value, "step": row["shots"]} for name, value in parts.items()
-                    if value is not None]
-    if scored and scored[0]["shots"]:
-        files.write_bytes(folder / f"{CURVE}.png", figures.few_shot_curve(rows, study["title"]))
-        files.write_text(folder / f"{TABLE}.csv", tables.few_shot(rows, "csv"))
-        files.write_text(folder / f"{TABLE}.md", tables.few_shot(rows, "markdown"))
-    missing = sum(result is None or result.status != FINISHED for _, result in found)
+    for line, rows in lines.items():
+        prefix = f"{line}/" if len(lines) > 1 else ""
+        metrics += [{"name": prefix + name, "value": row[name_of], "step": row["shots"]}
+                    for row in rows if row["mean"] is not None for name, name_of in METRICS.items()
+                    if row[name_of] is not None]
+    if metrics and all(row["shots"] for rows in lines.values() for row in rows):
+        curve = figures.few_shot_curve(lines if len(lines) > 1 else next(iter(lines.values())), study["title"])
+        files.write_bytes(folder / f"{CURVE}.png", curve)
+        for form, ending in (("csv", "csv"), ("markdown", "md")):
+            files.write_text(folder / f"{TABLE}.{ending}", table(lines, form))
+    missing = sum(result is None or result.status != FINISHED for result in found)
     files.write_json(folder / SUMMARY, {"status": "failed" if missing else "finished", "metrics": metrics,
                                         "trials": len(found), "missing": missing})
+
+
+METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "mean_train_s": "train_s",
+           "splits": "splits"}
+
+
+def by_line(results: list[Result], score: str = "test_accuracy") -> dict[str, list[dict[str, Any]]]:
+    """The rows of `by_shots` for each classifier ("" where there is none), in the order of the results."""
+    lines: dict[str, list[Result]] = {}
+    for result in results:
+        lines.setdefault(result.spec.get("classifier", ""), []).append(result)
+    return {line: by_shots(some, score) for line, some in lines.items()}
+
+
+def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
+    """One line in full, or several side by side: shots down, classifiers across, mean ± 95 % CI in per cent."""
+    if len(lines) == 1:
+        return tables.few_shot(next(iter(lines.values())), form)
+    if form == "csv":
+        return tables.as_csv(["classifier", *next(iter(lines.values()))[0]],
+                             [[line, *row.values()] for line, rows in lines.items() for row in rows])
+    shots = sorted({row["shots"] for rows in lines.values() for row in rows})
+    cells = {(line, row["shots"]): row for line, rows in lines.items() for row in rows}
+    body = [[line, *(_cell(cells.get((line, k))) for k in shots)] for line in lines]
+    return tables.FORMS[form](["classifier", *(f"{k} shot{'s' * (k > 1)}" for k in shots)], body)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None or row["mean"] is None:
+        return tables.NOTHING
+    return tables.percent(row["mean"]).removesuffix(" %") + f" {tables.plus_minus(row['ci'])}" * (row["ci"] is not None)
 
 
 def _place(result: Result) -> str:
@@ -74,11 +105,17 @@ def closing(report: Any) -> str:
     """What a study ends with: the table, the time, how the mirror stands, where to look."""
     results, lines = report.results, []
     if any("test_accuracy" in r.scores for r in results) and results[0].spec.get("shots"):
-        lines.append(tables.few_shot(by_shots(results)).rstrip())
+        rows = by_line(results)
+        lines.append(table(rows).rstrip())
+        if len(rows) > 1:
+            lines.append("mean per-class test accuracy in per cent, ± 95 % CI over the splits")
     else:
         for r in results:
-            named = {n: r.scores[n] for n in ("best_val_accuracy", "test_accuracy") if n in r.scores}
-            lines.append(", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items()) or r.status)
+            names = ("best_val_accuracy", "val_accuracy", "test_accuracy")
+            named = {n: r.scores[n] for n in names if n in r.scores}
+            before = f"{r.spec['classifier']}: " if "classifier" in r.spec else ""
+            said = ", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items())
+            lines.append(before + (said or r.status))
     if report.diverged:
         titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
         lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")

@@ -62,7 +62,7 @@ def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
         "train_images": len(inputs.train), "val_images": len(inputs.val),
         "test_images": len(inputs.test) if inputs.test else 0, "crops": inputs.train.crops,
         "weights_matched": [network.match.matched, network.match.total] if network.match else None,
-        "notes": list(network.notes),
+        "notes": list(network.notes), "frozen_prefix": [choice.reason for choice in fitted.prefixes],
     }
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged":

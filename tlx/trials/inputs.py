@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,22 @@ from ..data.folders import TEST, TRAIN, VAL
 from ..data.pixels import pixels
 from ..data.sizing import Sizing
 from ..errors import BadData, Usage, raise_all
+from ..features.dump import Dump, How
+from ..features.embedding import EMBEDDINGS
+from ..features.extract import Place as ExtractionPlace
+from ..features.extract import extract
+from ..lab import signals
 from ..lab.settings import Settings
-from ..models import backbones, transfer
+from ..models import backbones, descriptions, transfer
 from ..models.network import Network
 from ..models.samples import Samples
-from ..spec import Spec, stream
-from . import fine_tuning, pretraining
+from ..spec import Spec, named, stream
+from . import feature_extraction, fine_tuning, pretraining
+from .extraction import Extraction
+from .feature_extraction import FeatureExtraction, Features, Sweep
 from .fewshot import FewShot, FewShotTrial
 from .fine_tuning import FineTuning
-from .look import Found, Progress, draws, look
+from .look import Found, Progress, draws, look, precomputed
 from .pretraining import PreTraining
 from .study import Study, Trial
 
@@ -78,6 +86,114 @@ def fine_tuning_study(spec: FineTuning, few: FewShot, settings: Settings, progre
     return Study(key=parts.study_key(spec), call="tlx.trials.fine_tuning:run", experiment=fine_tuning.EXPERIMENT,
                  title=parts.title(spec), spec=shared(spec), trials=tuple(trials), inputs=(parts.dataset(),),
                  tags=parts.tags(few), params={"Job number": str(few.job)}), found
+
+
+# ---------------------------------------------------------------- feature extraction
+
+def look_at_features(spec: FeatureExtraction, few: FewShot, settings: Settings, progress: Progress | None = None, *,
+                     keep: bool = True) -> Found:
+    """The look before a feature-extraction study."""
+    def load() -> Network:
+        return whole_network(spec, spec.layers, spec.model_description)
+
+    return look(spec, few, settings, load, progress, keep=keep)
+
+
+def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str | None) -> Network:
+    """The network with its own head, as its weights came; layers asked for are looked up."""
+    row = backbones.lookup(spec.architecture)
+    network = backbones.load(spec.architecture, weights=spec.start_from, classes=row.classes, seed=0,
+                             head="linear" if spec.start_from is None else "keep", source=spec.weight_source,
+                             input_size=spec.input_size)
+    layers_of(network, layers, description)
+    return network
+
+
+def layers_of(network: Network, names: tuple[str, ...], description: str | None) -> tuple[str, ...]:
+    """The canonical names of the layers that are meant: by name, by block number, by set, or by a description."""
+    if description and names:
+        raise Usage("conflict", "--layers and --model-description", expected="one of the two")
+    if description:
+        return descriptions.described(network, descriptions.read(Path(description).expanduser()), where=description)
+    count = len(network.blocks)
+    sets: dict[str, tuple[str | int, ...]] = {
+        "blocks": tuple(range(1, count + 1)), "last": (count,), **descriptions.LAYER_SETS}
+    asked = [part for name in names or ("blocks",) for part in sets.get(name, (name,))]
+    return descriptions.modules(network, asked)
+
+
+def feature_extraction_study(spec: FeatureExtraction, few: FewShot, sweep: Sweep, settings: Settings,
+                             progress: Progress | None = None) -> tuple[Study, Found]:
+    """Every classifier on every draw, ready to run, its activations extracted (once, ever); Problems otherwise."""
+    names = sweep.classifiers
+    found = look_at_features(spec, few, settings, progress)
+    raise_all(found.problems)
+    assert found.network is not None
+    assert found.pixels is not None
+    taken = layers_of(found.network, spec.layers, spec.model_description)
+    spec = spec.but(weights=found.weights, layers=taken, embedding=spec_words(spec.embedding))
+    with signals.graceful() as stopping:
+        place = _dump_place(found, settings, progress, stopping)
+        how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+        dump = extract(found.network, found.weights, found.pixels, taken, place, how)
+        signals.stop_if_asked()
+    parts = Parts(found, spec)
+    trials = []
+    for shots, split, train, content in parts.draws(spec, few):
+        drawn = spec.but(shots=shots, split=split, images=content)
+        inputs = Features(parts.classes, dump, train, parts.val, parts.test)
+        trials += [Trial(drawn.but(classifier=name), inputs, drawn.group) for name in names]
+    return Study(key=parts.study_key(spec), call="tlx.trials.feature_extraction:run",
+                 experiment=feature_extraction.EXPERIMENT, title=parts.title(spec), spec=shared(spec),
+                 trials=tuple(trials), inputs=(parts.dataset(),), tags=parts.tags(few) | {"tlx.dump": dump.key},
+                 params={"Job number": str(few.job)}), found
+
+
+def extraction(spec: Extraction, settings: Settings, progress: Progress | None = None) -> Dump:
+    """The activations of all images of a data set, extracted or found."""
+    found = Found()
+    network = found.network = whole_network(spec, spec.layers, spec.model_description)
+    folder = found.folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
+    paths = [folder.root / image.path for image in folder.images]
+    sizing = Sizing(network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=network.channels)
+    crop_files = None
+    if spec.precomputed_crops:
+        crop_files = precomputed(Path(spec.precomputed_crops).expanduser(), found, paths)
+    held = pixels(paths, sizing, settings.cache_folder, precomputed=crop_files, progress=progress,
+                  budget_bytes=int(settings.decode_budget * 1e9))
+    found.places = {path: number for number, path in enumerate(paths)}
+    how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+    with signals.graceful() as stopping:
+        weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
+        dump = extract(network, weights, held, layers_of(network, spec.layers, spec.model_description),
+                       _dump_place(found, settings, progress, stopping), how)
+        signals.stop_if_asked()
+    return dump
+
+
+def spec_words(text: str) -> str:
+    """An embedding in one spelling."""
+    embedding = named(EMBEDDINGS, text, "embedding")
+    defaults = embedding.defaults()
+    settings = [f"{name}={value}" for name, value in embedding.to_json().items()
+                if name != "kind" and value != defaults.get(name)]
+    return text.partition(":")[0] + (":" + ",".join(settings) if settings else "")
+
+
+def _dump_place(found: Found, settings: Settings, progress: Progress | None, stopping: Callable[[], bool]
+                ) -> ExtractionPlace:
+    assert found.network is not None
+    assert found.folder is not None
+    paths = [str(path.relative_to(found.folder.root)) if path.is_relative_to(found.folder.root) else path.name
+             for path in found.places]
+    return ExtractionPlace(dump_folder(settings), settings.resolved_device(), ids=paths,
+                           about={"backbone": found.network.row.title, "dataset": found.folder.name},
+                           progress=progress or (lambda done, of: None), stopping=stopping)
+
+
+def dump_folder(settings: Settings) -> Path:
+    """Where activation dumps are kept."""
+    return settings.cache_folder / "dumps"
 
 
 # ---------------------------------------------------------------- what all few-shot studies need

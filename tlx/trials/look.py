@@ -162,20 +162,21 @@ def _digests(paths: Sequence[Path], cache: Path) -> list[str]:
 
 def _look_at_images(spec: FewShotTrial, settings: Settings, found: Found, paths: list[Path],
                     progress: Progress | None) -> None:
-    precomputed = None
+    crop_files = None
     if spec.precomputed_crops and spec.use_crops:
-        precomputed = _precomputed(Path(spec.precomputed_crops).expanduser(), found, paths)
+        crop_files = precomputed(Path(spec.precomputed_crops).expanduser(), found, paths)
     elif spec.precomputed_crops:
         raise Usage("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
     assert found.network is not None
     sizing = Sizing(found.network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=found.network.channels)
-    found.pixels = pixels(paths, sizing, settings.cache_folder, precomputed=precomputed,
+    found.pixels = pixels(paths, sizing, settings.cache_folder, precomputed=crop_files,
                           budget_bytes=int(settings.decode_budget * 1e9), progress=progress)
     found.places = {path: number for number, path in enumerate(paths)}
     found.notes += [f"{count} images: {decode.NOTES.get(name, name)}" for name, count in found.pixels.notes.items()]
 
 
-def _precomputed(root: Path, found: Found, paths: Sequence[Path]) -> Callable[[int], list[Path]]:
+def precomputed(root: Path, found: Found, paths: Sequence[Path]) -> Callable[[int], list[Path]]:
+    """Image number → its ten crops below `root`; every image that lacks one is named."""
     assert found.folder is not None
     relative = [path.relative_to(found.folder.root).as_posix() for path in paths]
     raise_all(crops.missing(root, relative))

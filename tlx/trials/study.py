@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import Stopped, TrialsFailed
+from ..errors import Stopped, TlxError, TrialsFailed
 from ..lab import cost, engine, environment, resources, signals, tracking
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Conditions, Event, Failed, Finished, Outcome, Task
+from ..lab.tasks import Conditions, Event, Finished, Task
 from ..result import DIVERGED, Result
 
 TELL_EVERY_S = 0.2  # progress within an epoch
@@ -23,10 +24,26 @@ PRELOAD = ("torch", "torchvision", "tlx.trials.study", "tlx.trials.inputs", "tlx
 
 @dataclass(frozen=True)
 class Trial:
-    """One spec with what it is run on."""
+    """One spec with what it is run on. Trials of one group share their inputs, and run one after the other in one
+    process, so that what they have in common is computed once."""
 
     spec: Any
     inputs: Any
+    group: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Trials that run together: `weight` says how much work there is, relative to other groups."""
+
+    key: str
+    title: str
+    trials: tuple[Trial, ...]
+
+    @property
+    def weight(self) -> float:
+        """How much work there is, relative to others."""
+        return self.trials[0].spec.shots * len(self.trials)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +64,14 @@ class Study:
     inputs: tuple[dict[str, str], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
+
+    @property
+    def groups(self) -> tuple[Group, ...]:
+        """The trials as they run together, in order."""
+        together: dict[str, list[Trial]] = {}
+        for trial in self.trials:
+            together.setdefault(trial.group or trial.spec.key, []).append(trial)
+        return tuple(Group(key, trials[0].spec.title, tuple(trials)) for key, trials in together.items())
     dress: str = "tlx.report.studies:dress"  # called with a trial's folder and result, it adds figures
 
 
@@ -66,7 +91,7 @@ class Report:
     """What came of a study: every outcome in order, what was found done, and how the mirror stands."""
 
     study: Study
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[Result | TlxError, ...]
     reused: int
     wall_s: float
     folder: Path
@@ -76,7 +101,7 @@ class Report:
     @property
     def results(self) -> list[Result]:
         """The results there are."""
-        return [o.result for o in self.outcomes if o.result is not None]
+        return [outcome for outcome in self.outcomes if isinstance(outcome, Result)]
 
     @property
     def diverged(self) -> list[Result]:
@@ -85,12 +110,15 @@ class Report:
 
     def raise_if_failed(self, require_tracking: bool) -> None:
         """TrialsFailed if a trial has no result, Untracked if records are unsent and were required."""
-        errors = [o.error for o in self.outcomes if o.error is not None]
+        errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
         if errors:
             raise TrialsFailed("trials-failed", f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
                                remedy="the same command tries them again and keeps the finished ones")
         if require_tracking and self.sent is not None:
             self.sent.require()
+
+
+Found = dict[str, Result | TlxError]  # key of a trial → what came of it
 
 
 def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
@@ -106,42 +134,54 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
         tracking.prepare(target)  # before any process opens it
     store = Store(settings.store_folder(target.database if target else None))
     keys = [trial.spec.key for trial in study.trials]
-    found = {key: result for key in keys if (result := store.find(key)) is not None}
+    found: Found = {key: result for key in keys if (result := store.find(key)) is not None}
+    reused = len(found)
     record(store, study)
-    for key, result in found.items():
-        watch(Finished(key, result))
     mirror = tracking.Mirror(target, store.root, study.key) if target is not None else None
 
     def hear(event: Event) -> None:
-        if mirror is not None and isinstance(event, Failed) and not event.will_retry:
-            mirror.failed(event.key, event.error)
+        if isinstance(event, Finished):
+            found.update(event.result)
         watch(event)
 
     with signals.graceful(), contextlib.ExitStack() as held:
         if mirror is not None:
             held.enter_context(mirror)
-        outcomes = _run(study, store, settings, hear, found)
+        _run(study, store, settings, hear, found)
         summarise(store, study.key)
-        if mirror is not None and any(outcome.error is not None for outcome in outcomes):
+        failed = {key: outcome for key in keys if isinstance(outcome := found[key], TlxError)}
+        if mirror is not None and failed:
+            for key, outcome in failed.items():
+                mirror.failed(key, outcome)
             mirror.stop(tracking.FAILED)
-    return Report(study, tuple(outcomes), len(found), time.perf_counter() - started, store.root,
+    return Report(study, tuple(found[key] for key in keys), reused, time.perf_counter() - started, store.root,
                   mirror.report if mirror else None, mirror.address if mirror else "")
 
 
-def _run(study: Study, store: Store, settings: Settings, watch: Callable[[Event], None],
-         found: dict[str, Result]) -> list[Outcome]:
+def _run(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Found) -> None:
+    """Run the groups that have an unfinished trial; what comes of each trial is heard as part of its group."""
     device = settings.resolved_device()
-    todo = [trial for trial in study.trials if trial.spec.key not in found]
-    tasks = [Task(t.spec.key, t.spec.title, "tlx.trials.study:work",
-                  ((study.call, study.dress), t.spec, t.inputs, str(store.root), device, settings)) for t in todo]
+    tasks = []
+    for group in study.groups:
+        todo = [trial for trial in group.trials if trial.spec.key not in found]
+        if todo:
+            order = Order(study.call, study.dress, str(store.root), device, settings)
+            specs, inputs = [trial.spec for trial in todo], todo[0].inputs
+            tasks.append(Task(group.key, group.title, "tlx.trials.study:work", (order, specs, inputs)))
+        else:
+            hear(Finished(group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}))
     workers = settings.resolved_workers(device, len(tasks))
     conditions = Conditions(timeout_s=settings.timeout, preload=PRELOAD, log_folder=store.root / "logs",
                             initialise="tlx.models.training:deterministic",
                             devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
-    done = {o.task.key: o for o in engine.run_all(tasks, workers=workers, threads=settings.threads, on_event=watch,
-                                                  conditions=conditions)} if tasks else {}
-    return [done.get(t.spec.key) or Outcome(Task(t.spec.key, t.spec.title, study.call), found[t.spec.key])
-            for t in study.trials]
+    if not tasks:
+        return
+    groups = {group.key: group for group in study.groups}
+    for outcome in engine.run_all(tasks, workers=workers, threads=settings.threads, on_event=hear,
+                                  conditions=conditions):
+        if outcome.error is not None:
+            lost = {t.spec.key: outcome.error for t in groups[outcome.task.key].trials if t.spec.key not in found}
+            found.update({key: store.find(key) or error for key, error in lost.items()})
 
 
 def record(store: Store, study: Study) -> None:
@@ -160,28 +200,51 @@ def record(store: Store, study: Study) -> None:
 
 # ---------------------------------------------------------------- in the process of a trial
 
-def work(calls: tuple[str, str], spec: Any, inputs: Any, root: str, device: str, settings: Settings, *,
-         emit: Callable[[dict[str, Any]], None]) -> Result:
-    """One trial, made once: found, continued or run, and committed."""
-    run, dress = map(engine.worker.function, calls)
+@dataclass(frozen=True)
+class Order:
+    """What the process of a group is told beside its specs: functions as "package.module:name", folder, device."""
 
-    def make(draft: Draft) -> Result:
-        teller = _Teller(draft, spec, emit)
-        bench = Bench(draft.folder, device, teller.log, teller.tell, signals.stopping)
-        carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
+    run: str
+    dress: str
+    root: str
+    device: str
+    settings: Settings
+
+
+def work(order: Order, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
+         ) -> dict[str, Result | TlxError]:
+    """The trials of a group, one after the other, each made once: found, continued or run, and committed.
+
+    What is wrong with one trial is its outcome; the others go on.
+    """
+    found: dict[str, Result | TlxError] = {}
+    for number, spec in enumerate(specs):
+        tell = functools.partial(_as_part, emit, number, len(specs))
         try:
-            with (resources.Sampler(teller.resources) if settings.system_metrics else contextlib.nullcontext(),
-                  cost.Meter(watts=settings.watts, carbon=carbon) as meter):
-                result = run(spec, inputs, bench)
+            found[spec.key] = Store(order.root).once(spec.key, functools.partial(_make, order, spec, inputs, tell))
         except Stopped:
             signals.stop_if_asked()  # with the number of the signal that asked
             raise
-        for scratch in draft.folder.glob("training.*"):
-            scratch.unlink()  # the training's state served to continue it
-        dress(draft.folder, result)
-        return replace(result, cost=meter.cost(), environment=environment.gather())
+        except TlxError as error:
+            found[spec.key] = error
+    return found
 
-    return Store(root).once(spec.key, make)
+
+def _as_part(emit: Callable[[dict[str, Any]], None], number: int, of: int, report: dict[str, Any]) -> None:
+    emit({**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]})
+
+
+def _make(order: Order, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
+    settings, teller = order.settings, _Teller(draft, spec, emit)
+    bench = Bench(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
+    carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
+    with (resources.Sampler(teller.resources) if settings.system_metrics else contextlib.nullcontext(),
+          cost.Meter(watts=settings.watts, carbon=carbon) as meter):
+        result = engine.worker.function(order.run)(spec, inputs, bench)
+    for scratch in draft.folder.glob("training.*"):
+        scratch.unlink()  # the training's state served to continue it
+    engine.worker.function(order.dress)(draft.folder, result)
+    return replace(result, cost=meter.cost(), environment=environment.gather())
 
 
 class _Teller:
@@ -189,7 +252,7 @@ class _Teller:
 
     def __init__(self, draft: Draft, spec: Any, emit: Callable[[dict[str, Any]], None]):
         self._draft, self._emit = draft, emit
-        self._epochs, self._epoch, self._batches, self._told = spec.epochs, 0, 1, 0.0
+        self._epochs, self._epoch, self._batches, self._told = getattr(spec, "epochs", 1), 0, 1, 0.0
         if draft.steps:
             self._epoch = max(draft.steps) + 1
 

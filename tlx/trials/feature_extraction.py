@@ -1,0 +1,196 @@
+"""Feature extraction: a classifier on the activations of a frozen network, few-shot, scored on the whole test set.
+
+Every image·crop is forwarded once per weights and layers, ever: a split is an index into that dump. Trials of one
+draw share its embedding and its span; each says what it spent itself and what it inherited.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Stopped
+from ..result import FINISHED, Result
+from ..spec import Spec, knob, named, stream
+from .fewshot import FewShotTrial
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..features.dump import Dump
+    from ..features.fitting import Fitted
+    from ..features.spans import Training
+    from ..models.samples import Samples
+    from .study import Bench
+
+EXPERIMENT = "Feature extraction"
+KEPT_BYTES = 1 << 30  # embedded rows of a role kept between the classifiers of a group; above, embedded again
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExtraction(FewShotTrial):
+    """One classifier on the features of one few-shot split."""
+
+    layers: tuple[str, ...] = knob((), help="layers by name or block number, comma-separated, or a set: blocks (all of "
+                                   "them), last, model_25, model_50, model_75, model_100. Default: blocks")
+    model_description: str | None = knob(None, place=True, help="JSON of the original study that names the layers")
+    reduce: str = knob("pooled", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: its spatial "
+                       "mean, everything, or a transformer's class token")
+    embedding: str = knob("fne", help="fne (standardised, then −1, 0 or 1), standard, l2 (each layer of length 1) or "
+                          "none; with settings as fne:low=-0.25,high=0.15")
+    standardize: str = knob("train", choices=("train", "per-set"), help="statistics of the training rows, or of each "
+                            "set its own, as the original study did (it sees all test images at once)")
+    fold: bool = knob(True, help="fold batch norm into the convolutions while extracting: faster, other last bits")
+    precision: str = knob("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
+    dtype: str = knob("float32", choices=("float32", "float16"), help="numbers kept of the activations")
+    classifier: str = knob("linear-svc", derived=True, help="which classifier, with its settings")
+
+    @property
+    def group(self) -> str:
+        """Names the trials that share an embedding: all classifiers of a draw."""
+        return self.but(classifier=FeatureExtraction.defaults()["classifier"]).key
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that the original study gave them in MLflow."""
+        return {"Model": self.model or self.architecture, "Dataset": self.dataset, "Using crops": self.use_crops,
+                "Crops path": self.precomputed_crops or "-", "Samples per class": self.shots,
+                "Model selection": self.model_selection, "Split": self.split,
+                "Model description": self.model_description or "-", "Extracted layers": ", ".join(self.layers),
+                "Classifier": self.classifier}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep(Spec):
+    """Which classifiers a study tries on the same features."""
+
+    classifier: str = knob("linear-svc", help="classifiers with their settings, separated by spaces: 'linear-svc:C=0.1 "
+                           "knn:k=5'; or all: " "linear-svc, svc, sgd, knn, knn-cosine, logistic, ridge, lda, ncm")
+
+    @property
+    def classifiers(self) -> list[str]:
+        """Each classifier once, in one spelling; UnknownName or Usage for a wrong one."""
+        from ..features.classifiers import CLASSIFIERS, classifier, spec_text
+
+        words = [name for name in CLASSIFIERS if name != "xgboost"] if self.classifier == "all" else \
+            self.classifier.split()
+        return list(dict.fromkeys(spec_text(classifier(word)) for word in words))
+
+
+@dataclass
+class Features:
+    """What the trials of one draw run on: a dump, and which of its images are for what. Labels index `classes`."""
+
+    classes: tuple[str, ...]
+    dump: Dump
+    train: Samples
+    val: Samples
+    test: Samples | None
+    _prepared: dict[str, Prepared] = field(default_factory=dict, repr=False)
+
+    def prepared(self, spec: FeatureExtraction) -> Prepared:
+        """The embedded training rows; made by the first trial that asks."""
+        text = f"{spec.embedding} {spec.standardize}"
+        if text not in self._prepared:
+            self._prepared[text] = Prepared(self, spec)
+        return self._prepared[text]
+
+
+class Prepared:
+    """The embedding fitted on the training rows of a draw, and what the classifiers share."""
+
+    def __init__(self, inputs: Features, spec: FeatureExtraction):
+        from ..features.embedding import EMBEDDINGS
+        from ..features.spans import Training
+
+        started = time.perf_counter()
+        self.inputs, self.layers = inputs, [inputs.dump.array(layer) for layer in inputs.dump.layers]
+        embedding: Any = named(EMBEDDINGS, spec.embedding, "embedding")
+        if "standardize" in embedding.knobs() and spec.standardize != "train":
+            embedding = embedding.but(standardize=spec.standardize)
+        self.per_set = getattr(embedding, "standardize", "train") == "per-set"
+        self.embedding = embedding.fit(self.layers, inputs.train.rows)
+        rows = self.embedding.transform(self.layers, inputs.train.rows)
+        self.training: Training = Training(rows, inputs.train.row_labels, seed=stream(spec.seed, "classifier") % 2**32,
+                                           where=spec.title)
+        self.width = rows.shape[1]
+        self.seconds = time.perf_counter() - started
+
+    @functools.cached_property
+    def val(self) -> np.ndarray:
+        """Embedded validation rows."""
+        return self.embedding.transform(self.layers, self.inputs.val.rows)
+
+    def scores(self, fitted: Fitted, samples: Samples) -> np.ndarray:
+        """(n·c, k) float64, higher is likelier, of every row of some samples, embedded in parts."""
+        import numpy as np
+
+        classes = len(self.inputs.classes)
+        if samples is self.inputs.val:
+            return fitted.scores(self.val, classes=classes)
+        step = len(samples.rows) if self.per_set else max(1, KEPT_BYTES // (4 * self.width))
+        parts = [fitted.scores(self._test(start, step), classes=classes)
+                 for start in range(0, len(samples.rows), step)]
+        return np.concatenate(parts)
+
+    def _test(self, start: int, step: int) -> np.ndarray:
+        assert self.inputs.test is not None
+        rows = self.inputs.test.rows
+        if step < len(rows):
+            return self.embedding.transform(self.layers, rows[start : start + step])
+        return self._whole_test
+
+    @functools.cached_property
+    def _whole_test(self) -> np.ndarray:
+        assert self.inputs.test is not None
+        return self.embedding.transform(self.layers, self.inputs.test.rows)
+
+
+def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
+    """Fit on the training rows of the dump; the crops vote; score val, and test once."""
+    from ..features import classifiers, voting
+
+    if bench.stopping():
+        raise Stopped(15)
+    started = time.perf_counter()
+    first = not inputs._prepared
+    prepared = inputs.prepared(spec)
+    fitting = time.perf_counter()
+    fitted = prepared.training.fit(classifiers.classifier(spec.classifier))
+    fitted_s, tested = time.perf_counter() - fitting, time.perf_counter()
+    scores: dict[str, float] = {}
+    details = _details(inputs, prepared, fitted)
+    roles = [("val", inputs.val), *([("test", inputs.test)] if inputs.test is not None else [])]
+    for role, samples in roles:
+        decided = voting.per_image(prepared.scores(fitted, samples), samples.crops, spec.vote)
+        counts = voting.confusion(samples.labels, decided, len(inputs.classes))
+        scores[f"{role}_accuracy"] = voting.mean_per_class_accuracy(counts)
+        scores[f"{role}_top1"] = float(counts.trace() / counts.sum())
+        details["confusion"] = counts.tolist()
+    scores |= _times(inputs, prepared, fitted_s, first)
+    scores |= {"predict_s": time.perf_counter() - tested, "own_s": time.perf_counter() - started}
+    scores["total_s"] = scores["own_s"] + scores["inherited_s"]
+    bench.tell(1, 1)
+    return Result.of(spec, status=FINISHED, scores=scores, details=details)
+
+
+def _details(inputs: Features, prepared: Prepared, fitted: Fitted) -> dict[str, Any]:
+    return {"classes": list(inputs.classes), "layers": list(inputs.dump.layers), "dump": inputs.dump.key,
+            "features": prepared.width, "constant_features": prepared.embedding.constant,
+            "converged": fitted.converged, "notes": fitted.notes, "crops": inputs.train.crops,
+            "train_images": len(inputs.train), "val_images": len(inputs.val),
+            "test_images": len(inputs.test) if inputs.test else 0}
+
+
+def _times(inputs: Features, prepared: Prepared, fitted_s: float, first: bool) -> dict[str, float]:
+    """The original study's four times, in seconds. Extraction is inherited from the dump, in proportion to the rows;
+    post-processing from the first trial of the draw."""
+    dump = inputs.dump
+    per_row = (dump.own_s + dump.inherited_s) / max(1, dump.rows)
+    extraction = {"train_extraction_s": per_row * len(inputs.train.rows),
+                  "test_extraction_s": per_row * len((inputs.test or inputs.val).rows)}
+    inherited = sum(extraction.values()) + (0.0 if first else prepared.seconds)
+    return {**extraction, "postprocessing_s": prepared.seconds, "classifier_s": fitted_s, "inherited_s": inherited}
+
+
