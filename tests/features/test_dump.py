@@ -275,11 +275,11 @@ def test_a_damaged_part_is_continued_from_where_it_is_whole(tmp_path, net, stopp
 
 
 def test_cut_off_again_after_damage(tmp_path, net, stopped):
-    os.truncate(stopped / "fc1.npy", (stopped / "fc1.npy").stat().st_size - 1)
-    for first in (16, 24):  # one more batch each time
+    (stopped / "fc1.npy").unlink()
+    for first, batches in ((0, 4), (32, 0)):  # from the start, past where it was; then from there
         turns, pictures = itertools.count(), Pictures(40)
         with pytest.raises(Stopped):
-            make(net, tmp_path, pictures=pictures, stopping=lambda turns=turns: next(turns) >= 1)
+            make(net, tmp_path, pictures=pictures, stopping=lambda turns=turns, n=batches: next(turns) >= n)
         assert min(pictures.taken) == first
     dump = make(net, tmp_path, pictures=Pictures(40))
     assert np.array_equal(dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix())
