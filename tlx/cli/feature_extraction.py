@@ -6,7 +6,8 @@ from ..lab.settings import Settings
 from ..trials.feature_extraction import FeatureExtraction, Sweep
 from ..trials.fewshot import FewShot
 from .options import options
-from .progress import steps, watching
+from .progress import steps
+from .running import run
 
 
 @options(FeatureExtraction, Sweep, FewShot, Settings)
@@ -16,15 +17,8 @@ def command(spec: FeatureExtraction, sweep: Sweep, few: FewShot, settings: Setti
     Each image is forwarded once, whatever is tried on it; finished trials are found again. Accuracies are mean
     per-class, as fractions.
     """
-    from ..report import studies
-    from ..trials import inputs, study
+    from ..trials import inputs
 
     with steps("reading and extracting") as progress:
         asked, found = inputs.feature_extraction_study(spec, few, sweep, settings, progress)
-    for note in found.notes:
-        print(f"note: {note}")
-    print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
-    with watching(asked.groups) as watch:
-        report = study.perform(asked, settings, watch, studies.summarise)
-    print(studies.closing(report), flush=True)
-    report.raise_if_failed(settings.require_tracking)
+    run(asked, settings, found.notes)

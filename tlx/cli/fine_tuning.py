@@ -6,7 +6,8 @@ from ..lab.settings import Settings
 from ..trials.fewshot import FewShot
 from ..trials.fine_tuning import FineTuning
 from .options import options
-from .progress import steps, watching
+from .progress import steps
+from .running import run
 
 
 @options(FineTuning, FewShot, Settings)
@@ -16,15 +17,8 @@ def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     Without options: MNIST's small CNN on scikit-learn's digits, nothing to download. Finished trials are found again;
     an interrupted study continues with the same command. Accuracies are mean per-class, as fractions.
     """
-    from ..report import studies
-    from ..trials import inputs, study
+    from ..trials import inputs
 
     with steps("reading images") as progress:
         asked, found = inputs.fine_tuning_study(spec, few, settings, progress)
-    for note in found.notes:
-        print(f"note: {note}")
-    print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
-    with watching(asked.groups) as watch:
-        report = study.perform(asked, settings, watch, studies.summarise)
-    print(studies.closing(report), flush=True)
-    report.raise_if_failed(settings.require_tracking)
+    run(asked, settings, found.notes)

@@ -10,7 +10,8 @@ import typer
 from ..lab.settings import Settings
 from ..trials.pretraining import PreTraining
 from .options import options
-from .progress import steps, watching
+from .progress import steps
+from .running import run
 
 OUT = Annotated[str, typer.Option("--out", help="Where the weights go (.safetensors), with a record of how they were "
                                                 "made beside them. Default: left in the run's folder.")]
@@ -24,15 +25,11 @@ def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
     The epoch of the best validation accuracy counts. Defaults are those of the thesis 'Transferability in DNN'.
     """
     from ..lab.store import Store
-    from ..report import studies
-    from ..trials import inputs, pretraining, study
+    from ..trials import inputs, pretraining
 
     with steps("reading images") as progress:
         asked = inputs.pretraining_study(spec, settings, progress)
-    with watching(asked.groups) as watch:
-        report = study.perform(asked, settings, watch, studies.summarise)
-    print(studies.closing(report), flush=True)
-    report.raise_if_failed(settings.require_tracking)
+    report = run(asked, settings)
     if out:
         path = pretraining.publish(report.results[0], asked, Store(report.folder), Path(out), note)
         print(f"weights: {path}")

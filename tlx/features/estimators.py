@@ -109,7 +109,7 @@ class Knn(Neighbours):
         np.sqrt(distance, out=distance)
         least = np.where(chosen, distance, np.inf).min(axis=1, keepdims=True)
         near = np.divide(least, distance, out=np.ones_like(distance), where=distance > 0)
-        return np.where(chosen & ((least > 0) | (distance == 0)), near, 0.0)
+        return np.where(chosen, near, 0.0)
 
 
 class CosineKnn(Neighbours):
@@ -187,7 +187,7 @@ class KernelSvc(Scored):
         self.machine_ = SVC(C=self.C, kernel="precomputed", tol=self.tol, max_iter=self.max_iter,
                             random_state=self.random_state).fit(self._kernel(X, X), y)
         self.classes_, self.n_features_in_ = self.machine_.classes_, X.shape[1]
-        self.support_vectors_, self._trained_on = X[self.machine_.support_].copy(), len(X)
+        self.support_vectors_, self._trained_on = X[self.machine_.support_], len(X)
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:

@@ -77,10 +77,9 @@ def fit(spec: Classifier, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where:
     raise_all(problems(spec, X, y, where=where))
     model = spec.make(seed)
     model.set_params(**(settings or {}))
-    own = np.array(X, spec.dtype, order="C")  # always a copy: some estimators keep what they are given
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        model.fit(own, y)
+        model.fit(np.asarray(X, spec.dtype, order="C"), y)
     classes, notes, converged = np.asarray(model.classes_, np.int64), [], True
     for warning in said:
         converged &= warning.category.__name__ != "ConvergenceWarning"

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..spec import Spec, knob
+
+if TYPE_CHECKING:
+    from ..models.samples import Samples
 
 RANDOM = "random"  # the source that means: no pre-training
 
@@ -62,3 +66,13 @@ class FewShot(Spec):
                                       "whole test folder, 50 where there is none")
     split_seed: int = knob(0, low=0, high=2**63 - 1, help="seed of the splits that are drawn")
     job: int = knob(0, low=0, place=True, help="a number of your own, shown with the runs")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a training runs on; labels index `classes`."""
+
+    classes: tuple[str, ...]
+    train: Samples
+    val: Samples
+    test: Samples | None

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..models.recipe import Recipe
 from ..result import DIVERGED, FINISHED, Result
 from ..spec import knob, stream
-from .fewshot import FewShotTrial
+from .fewshot import FewShotTrial, Inputs
 
 if TYPE_CHECKING:
-    from .inputs import Inputs
     from .study import Bench
 
 EXPERIMENT = "Fine-tuning"

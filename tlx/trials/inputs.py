@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +27,11 @@ from ..spec import Spec, named, stream
 from . import feature_extraction, fine_tuning, pretraining
 from .extraction import Extraction
 from .feature_extraction import FeatureExtraction, Features, Sweep
-from .fewshot import FewShot, FewShotTrial
+from .fewshot import FewShot, FewShotTrial, Inputs
 from .fine_tuning import FineTuning
 from .look import Found, Progress, draws, look, precomputed
 from .pretraining import PreTraining
 from .study import Study, Trial
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What one trial runs on; labels index `classes`."""
-
-    classes: tuple[str, ...]
-    train: Samples
-    val: Samples
-    test: Samples | None
-
 
 # ---------------------------------------------------------------- fine-tuning
 

@@ -11,10 +11,10 @@ from .. import files
 from ..models.recipe import Recipe
 from ..result import DIVERGED, Result
 from ..spec import knob, stream
+from .fewshot import Inputs
 
 if TYPE_CHECKING:
     from ..lab.store import Store
-    from .inputs import Inputs
     from .study import Bench, Study
 
 EXPERIMENT = "Pre-training"
