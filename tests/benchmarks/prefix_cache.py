@@ -18,7 +18,8 @@ from typing import TypeVar
 import numpy as np
 
 from tlx.features import voting
-from tlx.models import backbones, prefix, training
+from tlx.models import backbones, training
+from tlx.models.kept import Kept
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
 
@@ -74,7 +75,7 @@ def compare(asked: argparse.Namespace, channels_last: bool) -> None:
         seconds["prefix"].append(timed(lambda: pass_of_the_prefix(runs["computed"]))[1])
     first = seconds["kept"][0][1]
     kept = runs["kept"].train_rows
-    assert isinstance(kept, prefix.Kept), runs["kept"].outcome.prefixes
+    assert isinstance(kept, Kept), runs["kept"].outcome.prefixes
     before, after = kept.cut.flops
     print(f"channels {'last' if channels_last else 'first'}: {runs['kept'].outcome.prefixes[0].reason}")
     for clock, name in enumerate(("wall", "CPU")):

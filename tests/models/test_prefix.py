@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer, vgg
 
 from tlx.errors import Stopped
 from tlx.features import voting
-from tlx.models import backbones, cuts, prefix, training, transfer
+from tlx.models import backbones, cuts, kept, prefix, training, transfer
 from tlx.models.backbones import BackboneRow
 from tlx.models.network import Network
 from tlx.models.recipe import Recipe
@@ -94,6 +94,7 @@ def test_the_two_parts_are_the_network(name, size, depths):
     x = torch.randn(3, net.channels, size, size, generator=torch.Generator().manual_seed(1))
     for depth in depths:
         cut = cuts.find(net, depth, x)
+        assert not cut.before(net, x).requires_grad
         hold = transfer.freeze(net, depth)
         logits, gradients = [], []
         for run in (net, lambda rows, cut=cut: cut.after(net, cut.before(net, rows).clone())):
@@ -247,11 +248,13 @@ def test_a_training_on_kept_rows_is_the_same_to_the_bit(name, size, depth, setti
 
 
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize(("name", "size", "depth"), [("mnist-cnn", None, 2), ("resnet18", 32, 6),
-                                                     ("efficientnet-lite0", 32, 14)])
-def test_it_is_the_training_of_the_whole_network(monkeypatch, name, size, depth):
+@pytest.mark.parametrize(("name", "size", "settings"), [
+    ("mnist-cnn", None, {"freeze": 2, "head_epochs": 2}), ("mnist-cnn", None, {"freeze": 0, "head_epochs": 2}),
+    ("mnist-cnn", None, {"freeze": 2, "ema": 0.7}), ("resnet18", 32, {"freeze": 6}),
+    ("efficientnet-lite0", 32, {"freeze": 14})], ids=str)
+def test_it_is_the_training_of_the_whole_network(monkeypatch, name, size, settings):
     """In full batches of sixteen and more, where the prefix runs as it would with the rest."""
-    recipe = Recipe(epochs=2, batch_size=16, freeze=depth)
+    recipe = Recipe(epochs=4, batch_size=16, **settings)
     kept, outcome = fit(recipe, name=name, size=size, counts=(32, 16, 1))
     assert outcome.prefixes[0].kept
     monkeypatch.setattr(prefix, "choose", lambda hold, train, val, wish: (train, val, None))
@@ -325,7 +328,7 @@ def test_what_cannot_be_cut_trains_as_it_is():
 
 @pytest.mark.usefixtures("always")
 def test_where_it_cannot_be_cut_the_last_place_before_is_taken():
-    recipe = Recipe(epochs=2, freeze=12, batch_size=16)  # in the second dense block
+    recipe = Recipe(epochs=2, freeze=10, batch_size=16)  # in the second dense block
     kept, outcome = fit(recipe, name="densenet121", size=32)
     assert outcome.prefixes[0].depth == 8
     assert_same(kept, fit(recipe, name="densenet121", size=32, prefix_bytes=0)[0])
@@ -376,11 +379,13 @@ def test_a_file_needs_a_folder_and_half_of_what_is_free(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("always")
-def test_a_stop_is_heard_while_rows_are_kept(tmp_path):
-    calls = iter(range(100))
+def test_a_stop_is_heard_while_rows_are_kept():
+    calls, told = iter(range(100)), []
     with pytest.raises(Stopped):
-        fit(Recipe(freeze=2, batch_size=16), counts=(100, 3, 1), stopping=lambda: next(calls) > 2)
+        fit(Recipe(freeze=2, batch_size=16), counts=(100, 3, 1), stopping=lambda: next(calls) > 2,
+            on_choice=told.append)
     assert next(calls) == 4
+    assert told == []
 
 
 # ---------------------------------------------------------------- what is kept
@@ -397,8 +402,8 @@ def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, cont
     train, val, _ = prefix.choose(hold, *feeds, wish)
     fresh, _, _ = prefix.choose(hold, *feeds, prefix.Wish(batch_size=16, score_batch=16, epochs=9, limit=0,
                                                           bfloat16=bfloat16))
-    assert isinstance(train, prefix.Kept)
-    assert isinstance(fresh, prefix.Computed)
+    assert isinstance(train, kept.Kept)
+    assert isinstance(fresh, kept.Computed)
     assert train.batch(np.arange(2))[0].dtype == (torch.bfloat16 if bfloat16 else torch.float32)
     order = np.random.default_rng(2).permutation(37)
     for (a, y), (b, other) in zip(train.batches(16, order), fresh.batches(16, order), strict=True):
@@ -407,7 +412,7 @@ def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, cont
         assert torch.equal(y, other)
     net.eval()
     for (z, y), (x, other) in zip(val.batches(16), feeds[1].batches(16), strict=True):
-        with torch.no_grad(), prefix.arithmetic("cpu", bfloat16):
+        with torch.no_grad(), kept.arithmetic("cpu", bfloat16):
             assert cuts.same_bits(val.logits(net, z), net(x))
         assert torch.equal(y, other)
 
@@ -415,7 +420,7 @@ def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, cont
 # ---------------------------------------------------------------- whether it pays
 
 def decide(flops=(1_000_000, 500_000), values=100, rows=(900, 100), **wish):
-    layout = prefix.Layout((values,), (1,), torch.float32)
+    layout = kept.Layout((values,), (1,), torch.float32)
     settings = {"batch_size": 64, "score_batch": 256, "epochs": 10} | wish
     return prefix._decide(cuts.Cut(9, "nine", {}, (1, 8, 8), flops), layout, rows, "cpu", prefix.Wish(**settings))
 

@@ -12,19 +12,19 @@ company is not taken for granted: kept rows are compared with computed ones befo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .. import files
-from ..errors import Resource, Stopped
+from ..errors import Resource
 from . import cuts, samples
 from .blocks import DROPOUTS
 from .cuts import Cut, Uncut
+from .kept import Computed, Kept, Layout, arithmetic, keep
 from .network import Network
 from .samples import Batches, Feed
 from .transfer import Freeze
@@ -33,7 +33,6 @@ LIMIT_BYTES = 8 << 30
 FULL = 16  # the prefix runs a multiple of so many rows at a time
 TRIED = 4  # rows on which a cut is tried
 FLOPS_PER_BYTE = {"memory": 10, "file": 50}  # arithmetic done in the time in which a kept byte is read back
-FILE = files.TEMPORARY + "prefix.bin"
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Wish:
     batch_size, score_batch  rows a step, rows a scoring pass
     epochs    expected of this stage
     bfloat16  the arithmetic of the forward pass
-    limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a file in `folder`
+    limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in `folder`
     """
 
     batch_size: int
@@ -68,11 +67,6 @@ class Wish:
     limit: int = LIMIT_BYTES
     folder: Path | None = None
     stopping: Callable[[], bool] = lambda: False
-
-
-def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
-    """The precision in which a network runs inside the block."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16)
 
 
 def held(network: Network) -> int:
@@ -132,6 +126,17 @@ def _cut(hold: Freeze, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, Layou
     return cut, Layout.of(scoring)
 
 
+def _keep(computed: Computed, val: Feed, layout: Layout, folder: Path | None, wish: Wish) -> tuple[Kept, Kept]:
+    """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
+    trained = keep(computed, layout, computed.size, folder, wish.stopping)
+    index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
+    if not cuts.same_bits(trained.batch(index)[0], computed.batch(index)[0]):
+        raise Uncut("on this machine a row's bits depend on the other rows of its batch")
+    computed.network.eval()
+    scored = Computed(val, computed.cut, computed.network, 0, wish.bfloat16)
+    return trained, keep(scored, layout, wish.score_batch, folder, wish.stopping)
+
+
 # ---------------------------------------------------------------- whether to keep it
 
 def _decide(cut: Cut, layout: Layout, rows: tuple[int, int], device: str, wish: Wish) -> Choice:
@@ -182,125 +187,3 @@ def _size(count: int) -> str:
         if count >= unit:
             return f"{count / unit:,.1f} {name}"
     return f"{count / 1e3:,.1f} kB"
-
-
-# ---------------------------------------------------------------- computed, and kept
-
-class Computed(Batches):
-    """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as they come."""
-
-    def __init__(self, feed: Feed, cut: Cut, network: nn.Module, size: int, bfloat16: bool):
-        self.feed, self.cut, self.network, self.size, self.bfloat16 = feed, cut, network, size, bfloat16
-        self.device, self.labels = feed.device, feed.labels
-
-    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """z (b, …), laid out in memory as block m gives it, and y (b,) int64."""
-        x, y = self.feed.batch(np.resize(index, self.size or len(index)))
-        with arithmetic(self.device, self.bfloat16):
-            z = self.cut.before(self.network, x)
-        return z[: len(index)].clone(), y[: len(index)]
-
-    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The logits (b, classes) of a batch."""
-        return self.cut.after(network, x)
-
-
-class Kept(Batches):
-    """Rows behind the prefix, held: rows (r, bytes) uint8 on the device, or in a file's map."""
-
-    def __init__(self, computed: Computed, layout: Layout, rows: Tensor | np.ndarray):
-        self.cut, self.device, self.labels = computed.cut, computed.device, computed.labels
-        self._layout, self._rows = layout, rows
-
-    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The z and y of `Computed.batch`, bit for bit."""
-        at = torch.from_numpy(index).to(self.device)
-        if isinstance(self._rows, Tensor):
-            return self._layout.unpacked(self._rows.index_select(0, at)), self.labels[at]
-        rows = torch.empty((len(index), self._layout.bytes), dtype=torch.uint8)  # aligned as torch has it
-        np.take(self._rows, index, axis=0, out=rows.numpy(), mode="clip")
-        return self._layout.unpacked(rows), self.labels[at]
-
-    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The logits (b, classes) of a batch."""
-        return self.cut.after(network, x)
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a row of z lies in memory: a convolution's bits can depend on it."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]  # in values
-    dtype: torch.dtype
-
-    @classmethod
-    def of(cls, z: Tensor) -> Layout:
-        """That of z (n, …). Raises Uncut unless row lies after row, without gaps."""
-        layout = cls(tuple(z.shape[1:]), tuple(z.stride()[1:]), z.dtype)
-        expected = 1
-        for stride, length in sorted((s, n) for s, n in zip(layout.strides, layout.shape, strict=True) if n > 1):
-            if stride != expected:
-                raise Uncut("its rows have gaps in memory")
-            expected *= length
-        if len(z) > 1 and z.stride(0) != layout.values:
-            raise Uncut("its rows do not lie one after the other in memory")
-        return layout
-
-    @property
-    def values(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64))
-
-    @property
-    def bytes(self) -> int:
-        return self.values * self.dtype.itemsize
-
-    def packed(self, z: Tensor) -> Tensor:
-        """(n, bytes) uint8, as they lie. Raises Uncut if z lies otherwise."""
-        if Layout.of(z) != self:
-            raise Uncut("its batches lie differently in memory")
-        return z.as_strided((len(z), self.values), (self.values, 1)).view(torch.uint8)
-
-    def unpacked(self, rows: Tensor) -> Tensor:
-        """z (n, …) of rows (n, bytes) uint8."""
-        return rows.view(self.dtype).as_strided((len(rows), *self.shape), (self.values, *self.strides))
-
-
-def _keep(computed: Computed, val: Feed, layout: Layout, folder: Path | None, wish: Wish) -> tuple[Kept, Kept]:
-    """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
-    trained = _kept(computed, layout, folder, wish)
-    index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
-    if not cuts.same_bits(trained.batch(index)[0], computed.batch(index)[0]):
-        raise Uncut("on this machine a row's bits depend on the other rows of its batch")
-    computed.network.eval()
-    return trained, _kept(Computed(val, computed.cut, computed.network, 0, wish.bfloat16), layout, folder, wish)
-
-
-def _kept(computed: Computed, layout: Layout, folder: Path | None, wish: Wish) -> Kept:
-    def parts() -> Iterator[Tensor]:
-        for z, _ in computed.batches(computed.size or wish.score_batch):
-            if wish.stopping():
-                raise Stopped(15)
-            yield layout.packed(z)
-
-    shape = len(computed), layout.bytes
-    if folder is not None:
-        return Kept(computed, layout, _filed(parts(), shape, folder))
-    rows = torch.empty(shape, dtype=torch.uint8, device=computed.device)
-    start = 0
-    for part in parts():
-        rows[start : start + len(part)] = part
-        start += len(part)
-    return Kept(computed, layout, rows)
-
-
-def _filed(parts: Iterator[Tensor], shape: tuple[int, int], folder: Path) -> np.ndarray:
-    """A read-only map of the rows. Their file has no name any more: however the process ends, its room is free."""
-    path = files.make_folder(folder) / FILE
-    try:
-        with files.storage_errors(path), open(path, "wb") as file:
-            for part in parts:
-                file.write(part.numpy().data)
-        return np.asarray(np.memmap(path, np.uint8, "r", shape=shape))
-    finally:
-        path.unlink(missing_ok=True)
