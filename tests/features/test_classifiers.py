@@ -15,6 +15,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 
 from tlx.errors import BadData, Problems, Resource, UnknownName, Usage
+from tlx.features import estimators
 from tlx.features.classifiers import CLASSIFIERS, CosineKnn, Knn, Lda, LinearSVC, XGBoost, classifier
 from tlx.features.estimators import KernelSvc, nearest
 from tlx.features.fitting import fit, problems
@@ -43,6 +44,15 @@ def test_neighbours_vote_as_in_scikit_learn(k, weights, offset):
     theirs = KNeighborsClassifier(n_neighbors=k, weights=weights).fit(x, y)
     got = fit(Knn(k=k, weights=weights), x + offset, y).scores(test + offset)
     np.testing.assert_allclose(got, theirs.predict_proba(test), atol=1e-9 if offset == 0 else 1e-5)
+
+
+def test_a_distance_of_rounding_alone_is_zero():
+    """Known products of equal rows may differ in their last digits; such a row outvotes all others nevertheless."""
+    squares = np.array([3.0, 3.0, 5.0])
+    known = estimators.Knn(k=3, weights="distance", precomputed=True)
+    known.fit(np.column_stack([np.zeros((3, 3)), squares]), np.array([0, 1, 2]))
+    asked = np.array([[3 * (1 - 4e-16), 3 * (1 + 4e-16), 1.0, 3.0]])
+    np.testing.assert_array_equal(known.scores(asked), [[0.5, 0.5, 0.0]])
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 9])

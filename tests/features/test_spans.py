@@ -66,6 +66,9 @@ def test_repeated_and_dependent_rows_drop_out():
     twice = np.vstack([x, x[::-1], x[:3] + x[3:6], 0 * x[:2]])
     span = check_isometry(twice, x * 2)
     assert len(span.chosen) == 12
+    apart = rows(n=12, seed=3)[0]
+    assert len(Span.of(np.vstack([x, x + 1e-6 * apart])).chosen) == 24
+    assert len(Span.of(np.vstack([x, x + 1e-9 * apart])).chosen) == 12
     assert Span.of(np.zeros((5, 9))).coordinates.shape == (5, 0)
 
 
@@ -300,9 +303,21 @@ def test_repeated_rows_and_far_means_in_ridge():
     x, y = rows(n=12, d=30, classes=3)
     x, y = np.repeat(x, 2, axis=0), np.repeat(y, 2)
     targets = 2 * np.eye(3)[y] - 1
-    for shift, atol in ((0, 1e-8), (1e4, 1e-5)):
+    for shift, atol in ((0, 1e-8), (1e7, 1e-4)):
         path = RidgePath.of(x + shift, y)
         np.testing.assert_allclose(path.left_out(0.5), naive.ridge_left_out(x, targets, 0.5, range(24)), atol=atol)
+    weights, intercept = naive.ridge(x, targets, 0.5)
+    [(fitted, _)] = Training(x + 1e4, y).ridge([Ridge(alpha=0.5)])
+    np.testing.assert_allclose(fitted.scores(x + 1e4), x @ weights + intercept, atol=1e-6)
+
+
+@pytest.mark.parametrize("d", [6, 13])
+def test_repeated_columns_in_ridge(d):
+    x, y = rows(n=14, d=d, classes=3)
+    x[:, -1] = x[:, 0]
+    targets = 2 * np.eye(3)[y] - 1
+    want = naive.ridge_left_out(x, targets, 0.5, range(14))
+    np.testing.assert_allclose(RidgePath.of(x, y).left_out(0.5), want, atol=1e-8)
 
 
 def test_a_grid_of_ridges_is_what_single_fits_are():

@@ -32,12 +32,11 @@ def inner(X: np.ndarray, other: np.ndarray | None = None, *, origin: np.ndarray 
     return out
 
 
-def combine(coef: np.ndarray, X: np.ndarray, rows: np.ndarray, *, origin: np.ndarray | None = None) -> np.ndarray:
-    """coef (k, m) · X[rows] (m, d), less origin (d,) in every row, in float64 and in blocks of columns: (k, d)."""
+def combine(coef: np.ndarray, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """coef (k, m) · X[rows] (m, d), in float64 and in blocks of columns: (k, d)."""
     out = np.empty((len(coef), X.shape[1]))
     for columns in _column_blocks(len(rows), X.shape[1]):
-        block = X[:, columns][rows].astype(np.float64)
-        out[:, columns] = coef @ (block if origin is None else block - origin[columns])
+        out[:, columns] = coef @ X[:, columns][rows].astype(np.float64)
     return out
 
 

@@ -183,9 +183,8 @@ class Training:
         fitted = fitting.fit(spec, np.zeros((len(self.y), 1)), self.y, where=self.where)  # knows the classes at least
         mix = path.mix(spec.alpha)
         if self.known is None:
-            mean = mean_row(self.features)
-            coef = combine(mix, self.features, np.arange(len(self.y)), origin=mean)
-            fitted.model.intercept_ = path.mean_target - coef @ mean
+            coef = combine(mix, self.features, np.arange(len(self.y)))
+            fitted.model.intercept_ = path.mean_target - coef @ mean_row(self.features)
             return _with_weights(fitted, coef)
         own = self.known.between(self.rows, self.rows)
         fitted.model.intercept_ = path.mean_target - own.mean(axis=0) @ mix.T
