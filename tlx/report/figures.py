@@ -7,6 +7,7 @@ never pyplot: no figure stays behind, and the caller's settings are as they were
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import math
 import textwrap
@@ -29,6 +30,7 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 MARKERS = "osD^vPX*"
 DPI = 150
+BANDS_UP_TO = 3  # lines: above, bands would cover each other
 NUMBERS_UP_TO = 20  # classes: above, the cells of a confusion matrix are too small to hold a number
 LABELS_UP_TO, LABELS_SHOWN = 60, 40  # classes: above 60, at most 40 names are given, at regular steps
 LABEL_LENGTH = 24  # characters of a class name on an axis
@@ -43,14 +45,15 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str = "png") -> bytes:
-    """Accuracy over shots, with the 95 % CI of each mean as a band.
+    """Accuracy over shots, with the 95 % CI of each mean as a band; of more than three lines as bars, set side by side.
 
     rows   of `statistics.by_shots`; or several of them by name, one line each
     """
     lines = rows if isinstance(rows, Mapping) else {"": rows}
     with _style():
         figure, axes = _figure(6.4, 4.2)
-        drawn = [_draw_curve(axes, name, line, number) for number, (name, line) in enumerate(lines.items())]
+        draw = _draw_curve if len(lines) <= BANDS_UP_TO else functools.partial(_draw_bars, of=len(lines))
+        drawn = [draw(axes, name, line, number) for number, (name, line) in enumerate(lines.items())]
         shots = sorted({shot for line in drawn for shot in line})
         _shots_axis(axes, shots)
         axes.set_ylabel("Mean per-class test accuracy")
@@ -58,7 +61,9 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
         _set_title(axes, title)
-        if len(drawn) > 1:
+        if len(drawn) > BANDS_UP_TO:
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="bars: 95 % CI")
+        elif len(drawn) > 1:
             axes.legend(frameon=False, loc="best")
         elif any(row.get("low") is not None for line in lines.values() for row in line):
             axes.legend(frameon=False, loc="lower right")
@@ -166,6 +171,18 @@ def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
             half = ranged[0]["high"] - ranged[0]["mean"]
             axes.errorbar(x, [ranged[0]["mean"]], yerr=[half], color=colour, capsize=4, fmt="none", label=label)
     return shots
+
+
+def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[int]:
+    """One of many lines, its intervals as bars, moved a little aside so that they do not hide each other; its shots."""
+    rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
+    aside = 1.0 + 0.02 * (number - (of - 1) / 2)  # a factor: the axis is logarithmic
+    x = [r["shots"] * aside for r in rows]
+    half = [(r["high"] - r["mean"]) if r.get("high") is not None else 0.0 for r in rows]
+    axes.errorbar(x, [r["mean"] for r in rows], yerr=half, label=name, markersize=4.5, linewidth=1.3, elinewidth=0.9,
+                  marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)], capsize=2,
+                  linestyle="-" if number < len(COLOURS) else "--", zorder=3)
+    return [r["shots"] for r in rows]
 
 
 def _shots_axis(axes: Axes, shots: Sequence[int]) -> None:

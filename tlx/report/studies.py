@@ -57,11 +57,17 @@ METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high",
 
 
 def by_line(results: list[Result], score: str = "test_accuracy") -> dict[str, list[dict[str, Any]]]:
-    """The rows of `by_shots` for each classifier ("" where there is none), in the order of the results."""
+    """The rows of `by_shots` for each classifier ("" where there is none), the best at the largest shots first."""
     lines: dict[str, list[Result]] = {}
     for result in results:
         lines.setdefault(result.spec.get("classifier", ""), []).append(result)
-    return {line: by_shots(some, score) for line, some in lines.items()}
+    rows = {line: by_shots(some, score) for line, some in lines.items()}
+    return dict(sorted(rows.items(), key=lambda item: _last_mean(item[1]), reverse=True))
+
+
+def _last_mean(rows: list[dict[str, Any]]) -> float:
+    """The mean at the largest shots; −1 where there is none."""
+    return next((row["mean"] for row in reversed(rows) if row["mean"] is not None), -1.0)
 
 
 def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
