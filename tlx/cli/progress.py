@@ -16,8 +16,10 @@ class TimeLeft:
     """Seconds a study still needs, from what its finished trials took.
 
     A trial's time is taken as a + b·(its weight), fitted to those finished (through their mean when they are of one
-    weight); what running ones have done is counted.
+    weight), or while there is none to what those running seem to need; what running ones have done is counted.
     """
+
+    ENOUGH = 0.05  # share of a running trial from which its end is guessed
 
     def __init__(self, weights: Mapping[str, float]):
         self._weights = dict(weights)
@@ -40,14 +42,17 @@ class TimeLeft:
     def seconds(self) -> float | None:
         """None while nothing is known."""
         running = [key for key in self._open if key in self._started]
-        if not self._took:
+        pairs = [(self._weights[key], took) for key, took in self._took.items()] or [
+            (self._weights[key], (time.monotonic() - self._started[key]) / share)
+            for key in running if (share := self._share.get(key, 0.0)) >= self.ENOUGH]
+        if not pairs:
             return None
-        a, b = self._line()
+        a, b = self._line(pairs)
         left = sum(max(0.0, (a + b * self._weights[key]) * (1 - self._share.get(key, 0.0))) for key in self._open)
         return left / max(1, len(running))
 
-    def _line(self) -> tuple[float, float]:
-        pairs = [(self._weights[key], took) for key, took in self._took.items()]
+    @staticmethod
+    def _line(pairs: list[tuple[float, float]]) -> tuple[float, float]:
         n, mean_x = len(pairs), sum(x for x, _ in pairs) / len(pairs)
         mean_y = sum(y for _, y in pairs) / n
         spread = sum((x - mean_x) ** 2 for x, _ in pairs)
