@@ -168,3 +168,9 @@ def test_a_wrong_word_is_refused_before_anything_is_extracted(bars, settings, ch
     with pytest.raises(TlxError, match=says) as refused:
         planned(asked(bars, **change), settings, classifiers)
     assert isinstance(refused.value, Usage) or refused.value.exit_code == 3
+
+
+def test_runs_are_told_apart_by_their_classifier(bars, settings):
+    report = perform(asked(bars), settings, "ncm ridge", FewShot(shots=(1,), splits=1, val_per_class=3))
+    rows = Store(report.folder).read_study(report.study.key)["trials"]
+    assert sorted(row["title"] for row in rows) == ["1-shot split 0, ncm", "1-shot split 0, ridge"]

@@ -52,6 +52,11 @@ class FeatureExtraction(FewShotTrial):
         """Names the trials that share an embedding: all classifiers of a draw."""
         return self.but(classifier=FeatureExtraction.defaults()["classifier"]).key
 
+    @property
+    def run_name(self) -> str:
+        """What its run is called."""
+        return f"{self.title}, {self.classifier}"
+
     def named(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""
         return {"Model": self.model or self.architecture, "Dataset": self.dataset, "Using crops": self.use_crops,

@@ -41,8 +41,13 @@ class FewShotTrial(Spec):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Few words that name the draw."""
         return f"{self.shots}-shot split {self.split}"
+
+    @property
+    def run_name(self) -> str:
+        """What its run is called."""
+        return self.title
 
     @property
     def start_from(self) -> str | None:

@@ -49,6 +49,11 @@ class PreTraining(Recipe):
         """Few words that name this trial among its siblings."""
         return f"{self.architecture} seed {self.seed}"
 
+    @property
+    def run_name(self) -> str:
+        """What its run is called."""
+        return self.title
+
     def named(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Architecture": self.architecture, "Dataset": self.dataset, "Batch size": self.batch_size,

@@ -188,7 +188,7 @@ def record(store: Store, study: Study) -> None:
     """Write down the study with its trials, those of earlier commands included."""
     before = store.read_study(study.key) or {}
     rows = {row["key"]: row for row in before.get("trials", [])}
-    rows |= {t.spec.key: {"key": t.spec.key, "title": t.spec.title, "shots": t.spec.shots, "split": t.spec.split,
+    rows |= {t.spec.key: {"key": t.spec.key, "title": t.spec.run_name, "shots": t.spec.shots, "split": t.spec.split,
                           "params": t.spec.named() | dict(study.params), "spec": t.spec.to_json()}
              for t in study.trials}
     ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
