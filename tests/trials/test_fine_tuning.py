@@ -11,7 +11,7 @@ import pytest
 
 from tlx.data import crops
 from tlx.data.sizing import Sizing
-from tlx.errors import TlxError, Usage
+from tlx.errors import Resource, TlxError, Usage
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.lab.tasks import Finished, Progress, Started
@@ -191,3 +191,24 @@ def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(bar
         assert sorted(p.where for p in found.problems) == sorted(map(str, named))
         assert {p.code for p in found.problems} >= {"image-empty", "not-an-image"}
         assert {p.exit_code for p in found.problems} == {3}
+
+
+def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(bars, settings, monkeypatch):
+    made, _ = inputs.fine_tuning_study(asked(bars), FewShot(shots=(1,), splits=1, val_per_class=3), settings)
+    with Store(settings.store).claim(made.trials[0].spec.key):
+        report = study.perform(made, settings, lambda event: None, studies.summarise)
+    with pytest.raises(TlxError, match="in use by process") as refused:
+        report.raise_if_failed(require_tracking=False)
+    assert refused.value.exit_code == 8
+
+    def full(*_):
+        raise Resource("disk-full", "no space to write")
+
+    monkeypatch.setattr("tlx.report.studies.dress", full)
+    report = study.perform(made, settings, lambda event: None, studies.summarise)
+    with pytest.raises(Resource, match="disk-full"):
+        report.raise_if_failed(require_tracking=False)
+    monkeypatch.undo()
+    report = study.perform(made, settings, lambda event: None, studies.summarise)
+    report.raise_if_failed(require_tracking=False)
+    assert len(report.results) == 1, "room again: the same command goes on"

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import Stopped, TlxError, TrialsFailed
+from ..errors import Busy, Integrity, Stopped, TlxError, TrialsFailed
 from ..lab import cost, engine, environment, resources, signals, tracking
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
 from ..lab.tasks import Conditions, Event, Finished, Task
 from ..result import DIVERGED, Result
 
+DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of a Resource error
 TELL_EVERY_S = 0.2  # progress within an epoch
 PRELOAD = ("torch", "torchvision", "tlx.trials.study", "tlx.trials.inputs", "tlx.models.training",
            "tlx.report.studies")
@@ -109,8 +110,14 @@ class Report:
         return [r for r in self.results if r.status == DIVERGED]
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """TrialsFailed if a trial has no result, Untracked if records are unsent and were required."""
+        """TrialsFailed if a trial has no result, Untracked if records are unsent and were required.
+
+        Where all that failed for a reason that is not the trials' own (another process at work, a full disk, a damaged
+        folder), that reason is raised as it is, with its exit code.
+        """
         errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
+        if errors and all(isinstance(e, (Busy, Integrity)) or e.code in DISK for e in errors):
+            raise errors[0]
         if errors:
             raise TrialsFailed("trials-failed", f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
                                remedy="the same command tries them again and keeps the finished ones")
