@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 
 from tlx.errors import TlxError, Usage
+from tlx.features import classifiers, fitting, voting
+from tlx.features.classifiers import CLASSIFIERS
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.report import studies
 from tlx.trials import inputs, study
-from tlx.trials.feature_extraction import FeatureExtraction, Sweep
+from tlx.trials.feature_extraction import FeatureExtraction, Prepared, Sweep
 from tlx.trials.fewshot import FewShot
 
 FEW = FewShot(shots=(1, 3), splits=2, val_per_class=3)
@@ -174,3 +178,97 @@ def test_runs_are_told_apart_by_their_classifier(bars, settings):
     report = perform(asked(bars), settings, "ncm ridge", FewShot(shots=(1,), splits=1, val_per_class=3))
     rows = Store(report.folder).read_study(report.study.key)["trials"]
     assert sorted(row["title"] for row in rows) == ["1-shot split 0, ncm", "1-shot split 0, ridge"]
+
+
+def test_all_leaves_out_what_a_draw_is_too_small_for(bars, settings):
+    spec, few = asked(bars), FewShot(shots=(1, 4), splits=1, val_per_class=3)
+    made, found = inputs.feature_extraction_study(spec, few, Sweep(classifier="all"), settings)
+    tried = {shots: {t.spec.classifier for t in made.trials if t.spec.shots == shots} for shots in (1, 4)}
+    assert tried[4] - tried[1] == {"lda", "knn-cosine"}
+    assert any("1-shot split 0 is too small for knn-cosine, lda" in note for note in found.notes)
+    study.perform(made, settings, lambda event: None, studies.summarise).raise_if_failed(require_tracking=False)
+
+
+def test_a_trial_has_the_same_bits_whatever_is_tried_beside_it(bars, settings, tmp_path):
+    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    together = perform(asked(bars, embedding="l2"), settings, "all", few)
+    for result in together.results:
+        alone = perform(asked(bars, embedding="l2"), settings.but(store=str(tmp_path / "alone")),
+                        result.spec["classifier"], few).results[0]
+        assert alone.key == result.key
+        assert alone.details["confusion"] == result.details["confusion"]
+        assert alone.scores["val_accuracy"] == result.scores["val_accuracy"]
+
+
+@pytest.mark.parametrize("change", [{}, {"embedding": "l2"}, {"use_crops": True}, {"standardize": "per-set"}], ids=str)
+def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_features(bars, settings, change):
+    """What feature_extraction does for neighbours and kernels, beside fitting.fit on the embedded rows."""
+    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    made = planned(asked(bars, **change), settings, "knn:k=3 knn-cosine:k=5 svc ncm", few)
+    report = study.perform(made, settings, lambda event: None, studies.summarise)
+    for trial, result in zip(made.trials, report.results, strict=True):
+        prepared = Prepared(trial.inputs, trial.spec)
+        test = prepared.embedding.transform(prepared.layers, trial.inputs.test.rows)
+        fitted = fitting.fit(classifiers.classifier(trial.spec.classifier), prepared.rows,
+                             trial.inputs.train.row_labels)
+        decided = voting.per_image(fitted.scores(test, classes=3), trial.inputs.test.crops)
+        assert voting.confusion(trial.inputs.test.labels, decided, 3).tolist() == result.details["confusion"]
+
+
+def test_ridge_by_left_out_images_says_what_it_chose(bars, settings):
+    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    result = perform(asked(bars, use_crops=True), settings, "ridge-loo", few).results[0]
+    assert result.details["notes"][0].startswith("alpha=")
+    assert "when their image is left out" in result.details["notes"][0]
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+@pytest.mark.parametrize("embedding", ["fne", "l2"])
+def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name, embedding):
+    """Loaded by mlflow from a trial's folder alone, it gives raw features of the test set the trial's predictions."""
+    if name == "xgboost" and importlib.util.find_spec("xgboost") is None:
+        pytest.skip("xgboost is not installed (the extra tlx[xgboost])")
+    import mlflow.sklearn
+
+    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    made = planned(asked(bars, embedding=embedding, log_model=True), settings, name, few)
+    report = study.perform(made, settings, lambda event: None, studies.summarise)
+    report.raise_if_failed(require_tracking=False)
+    folder = Store(report.folder).folder(report.results[0].key) / "model"
+    assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle")]
+    model = mlflow.sklearn.load_model(str(folder))
+    parts = made.trials[0].inputs
+    raw = np.concatenate([parts.dump.array(layer) for layer in parts.dump.layers], axis=1)[parts.test.images]
+    predicted = model.predict(raw.astype(np.float32))
+    assert set(predicted) <= set(parts.classes)
+    counts = np.zeros((3, 3), np.int64)
+    np.add.at(counts, (parts.test.labels, np.searchsorted(parts.classes, predicted)), 1)
+    assert counts.tolist() == report.results[0].details["confusion"]
+    assert (folder / "input_example.json").stat().st_size > 0
+    assert "tlx==" in (folder / "requirements.txt").read_text()
+
+
+def test_a_kept_model_is_a_model_of_its_run_and_stays_one(bars, settings, tmp_path):
+    import mlflow
+
+    from tlx.lab import tracking_models
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    tracked = settings.but(tracking=True, mlflow_path=uri)
+    report = perform(asked(bars, log_model=True), tracked, "ncm ridge", few)
+    report.raise_if_failed(require_tracking=True)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    home = client.get_experiment_by_name("Feature extraction").experiment_id
+    models = client.search_logged_models([home])
+    assert len(models) == 2
+    run = client.get_run(models[0].source_run_id)
+    assert [out.model_id for out in run.outputs.model_outputs] == [models[0].model_id]
+    assert not any(a.path.startswith("model") for a in client.list_artifacts(run.info.run_id)), "not twice"
+    folder = Store(report.folder).folder(run.data.tags["tlx.key"]) / "model"
+    tracking_models.send(client, home, run.info.run_id, folder)
+    assert len(client.search_logged_models([home])) == 2
+    other = client.create_run(home).info.run_id
+    client.create_logged_model(home, name="model", source_run_id=other)  # and its sender was killed
+    tracking_models.send(client, home, other, folder)
+    assert [m.status.name for m in client.search_logged_models([home]) if m.source_run_id == other] == ["READY"]

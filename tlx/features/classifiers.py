@@ -168,6 +168,26 @@ class Ridge(Classifier):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RidgeLeftOut(Classifier):
+    """Ridge with the penalty, of a logarithmic grid, that errs least on training images left out one at a time."""
+
+    linear: ClassVar[bool] = True
+    low: float = knob(1e-3, low=1e-9, high=1e9, log=True, help="smallest λ")
+    high: float = knob(1e6, low=1e-9, high=1e9, log=True, help="largest λ")
+    steps: int = knob(19, low=1, high=1000, help="how many λ between them, ends included")
+
+    @property
+    def grid(self) -> list[float]:
+        """The λ, ascending."""
+        return [float(f"{alpha:.6g}") for alpha in np.geomspace(self.low, self.high, self.steps)]
+
+    def make(self, seed: int = 0) -> Any:
+        from . import estimators
+
+        return estimators.RidgeLeftOut(tuple(self.grid))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lda(Classifier):
     """Linear discriminant analysis: by SVD, or with the covariance drawn towards a multiple of the identity."""
 
@@ -226,7 +246,7 @@ class XGBoost(Classifier):
 
 CLASSIFIERS: dict[str, type[Classifier]] = {
     "linear-svc": LinearSVC, "svc": SVC, "sgd": SGD, "knn": Knn, "knn-cosine": CosineKnn, "logistic": Logistic,
-    "ridge": Ridge, "lda": Lda, "ncm": NearestMean, "xgboost": XGBoost,
+    "ridge": Ridge, "ridge-loo": RidgeLeftOut, "lda": Lda, "ncm": NearestMean, "xgboost": XGBoost,
 }
 ALIASES = {"LinearSVC": "linear-svc", "SVC": "svc", "SGDClassifier": "sgd", "KNN": "knn:k=5", "XGBoost": "xgboost"}
 

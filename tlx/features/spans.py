@@ -21,8 +21,9 @@ from typing import Any
 import numpy as np
 from scipy.linalg import lapack, solve_triangular
 
+from ..errors import raise_all
 from . import fitting
-from .classifiers import Classifier, Ridge
+from .classifiers import Classifier, Ridge, RidgeLeftOut
 from .fitting import Fitted, check_labels, check_rows
 from .products import Products, combine, inner
 from .ridge import RidgePath, mean_row
@@ -85,8 +86,10 @@ class Training:
                                  What is isometric is fitted from them, whatever n and d; no feature is read again.
     """
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where: object = ""):
-        self.X, self.y, self.seed, self.where = X, np.asarray(y), seed, where
+    def __init__(self, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where: object = "",
+                 images: np.ndarray | None = None):
+        """images (n,) whole numbers: rows of one number (crops of an image) are left out together, where rows are."""
+        self.X, self.y, self.seed, self.where, self.images = X, np.asarray(y), seed, where, images
         self.known: Products | None = None
         self.rows = np.empty(0, np.int64)
 
@@ -129,6 +132,8 @@ class Training:
 
         for_features   it shall score features even where products are known (to be logged, or used elsewhere)
         """
+        if isinstance(spec, RidgeLeftOut):
+            return self._chosen_ridge(spec, for_features)
         if self.known is not None and spec.isometric and not for_features:
             way = self._mixed if spec.linear else self._in_pairs if spec.pairs else self._in_coordinates
             return way(spec)
@@ -143,6 +148,15 @@ class Training:
         """
         path = self.ridge_path
         return [(self._of_path(path, spec), path.left_out_error(spec.alpha, groups)) for spec in specs]
+
+    def _chosen_ridge(self, spec: RidgeLeftOut, for_features: bool) -> Fitted:
+        """Ridge at the λ of a grid that does best on rows left out."""
+        raise_all(fitting.problems(spec, self.features, self.y, where=self.where))
+        alpha, error = self.ridge_path.best(spec.grid, self.images)
+        found = self.fit(Ridge(alpha=alpha), for_features=for_features)
+        found.spec = spec
+        found.notes = [f"alpha={alpha:g}: {100 * error:.1f} % of the training rows wrong when their image is left out"]
+        return found
 
     @functools.cached_property
     def ridge_path(self) -> RidgePath:

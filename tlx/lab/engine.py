@@ -8,6 +8,7 @@ dies, even by kill -9, its workers die with it.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import multiprocessing.connection
 import multiprocessing.context
 import multiprocessing.forkserver
@@ -21,6 +22,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from threadpoolctl import threadpool_limits
 
 from .. import files
 from ..errors import Resource, Stopped, TlxError
@@ -59,6 +62,8 @@ def run_all(tasks: Sequence[Task], *, workers: int, threads: int = 1, on_event: 
 # ---------------------------------------------------------------- in this process
 
 def _run_here(tasks, workers, threads, on_event, stop, conditions) -> dict[str, Outcome]:
+    for name in conditions.preload:  # what is loaded later would not be held to its threads
+        importlib.import_module(name)
     if conditions.initialise:
         worker.function(conditions.initialise)(threads)
     outcomes = {}
@@ -67,7 +72,9 @@ def _run_here(tasks, workers, threads, on_event, stop, conditions) -> dict[str, 
             raise Stopped(signals.asked() or signal.SIGINT)
         on_event(Started(task.key, 1))
         try:
-            result = worker.function(task.call)(*task.args, emit=lambda r, key=task.key: on_event(_progress(key, r)))
+            with threadpool_limits(threads):
+                result = worker.function(task.call)(*task.args,
+                                                    emit=lambda r, key=task.key: on_event(_progress(key, r)))
         except Stopped:
             raise
         except TlxError as error:

@@ -223,6 +223,10 @@ class StudyMirror:
             if mark not in self._uploaded:
                 self.sender.artifact(run_id, folder, path)
                 self._uploaded.add(mark)
+        for path in records.models(folder):
+            if (run_id, str(path)) not in self._uploaded:
+                self.sender.model(run_id, path)
+                self._uploaded.add((run_id, str(path)))
 
     def _marks(self, trial: Trial, status: str) -> dict[str, str]:
         place = {"mlflow.parentRunId": self.parent.info.run_id, "tlx.study": self.study.key, "tlx.role": "trial"}

@@ -178,9 +178,16 @@ def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
 
 def artifacts(folder: Path) -> list[Path]:
     """The files of a folder that are worth showing: reports and figures, in order of name."""
+    inside = models(folder)
     return [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ARTIFACTS and p.is_file()
+            and not inside.intersection(p.parents)
             and not p.is_symlink() and p.name != files.MANIFEST and not p.name.startswith(files.TEMPORARY)
             and p.stat().st_size <= ARTIFACT_LIMIT]
+
+
+def models(folder: Path) -> set[Path]:
+    """The folders below that hold a model in mlflow's format."""
+    return {path.parent for path in folder.rglob("MLmodel")}
 
 
 def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:

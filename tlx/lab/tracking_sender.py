@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from . import tracking_models
 from .tracking_records import TAG_LIMIT, Point, name, text_of
 from .tracking_store import Target, prepare
 
@@ -188,6 +189,10 @@ class Sender:
             path = Path(folder) / file_name
             path.write_bytes(files.canonical_json(value) + b"\n")
             self.client.log_artifact(run_id, str(path))
+
+    def model(self, run_id: str, folder: Path) -> None:
+        """A folder in mlflow's format as a model of the run."""
+        tracking_models.send(self.client, self.experiment_id, run_id, folder)
 
     def reopen(self, run: Any) -> None:
         """A run that goes on shows as running."""

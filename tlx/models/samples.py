@@ -49,6 +49,11 @@ class Samples:
         return (self.images[:, None] * self.crops + np.arange(self.crops)).reshape(-1)
 
     @property
+    def row_images(self) -> np.ndarray:
+        """(n·c,) int64 — the number among these images of the one that every row shows."""
+        return np.repeat(np.arange(len(self.images)), self.crops)
+
+    @property
     def row_labels(self) -> np.ndarray:
         """(n·c,) int64 — the label of every row."""
         return np.repeat(self.labels, self.crops)

@@ -85,18 +85,26 @@ def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form:
     names = [_short(c) for c in classes]
     side = float(np.clip(0.42 * k, 3.2, 8.4))
     norm = Normalize(0, 1) if k <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 1)  # small cells need stronger shades
-    margin = 0.075 * max(len(n) for n in names)
+    room = 0.075 * max(len(n) for n in names)  # inches for names; a layout engine would take as long as all drawing
+    right = 1.05
+    title = _wrapped(title, int((side + right) / 0.09))
+    left, below, above = room + 0.55, room + 0.55, 0.15 + 0.2 * len(title.splitlines())
     with _style():
-        figure, axes = _figure(side + margin + 1.2, side + margin + 0.7)
+        width, height = left + side + right, below + side + above
+        figure = Figure(figsize=(width, height), dpi=DPI)
+        FigureCanvasAgg(figure)
+        axes = figure.add_axes((left / width, below / height, side / width, side / height))
         image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
         axes.grid(False)
         _class_axes(axes, names)
         if k <= NUMBERS_UP_TO:
             _cell_numbers(axes, counts, shares)
-        bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03)
+        beside = figure.add_axes(((left + side + 0.12) / width, below / height, 0.16 / width, side / height))
+        bar = figure.colorbar(image, cax=beside)
         bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
         bar.set_label("Share of the true class")
-        _set_title(axes, title)
+        if title:
+            axes.set_title(title, loc="left")
         return _bytes(figure, form)
 
 

@@ -19,9 +19,10 @@ from .fewshot import FewShotTrial
 if TYPE_CHECKING:
     import numpy as np
 
+    from ..features.classifiers import Classifier
     from ..features.dump import Dump
     from ..features.fitting import Fitted
-    from ..features.spans import Training
+    from ..features.spans import Seen, Training
     from ..models.samples import Samples
     from .study import Bench
 
@@ -45,6 +46,7 @@ class FeatureExtraction(FewShotTrial):
     fold: bool = knob(True, help="fold batch norm into the convolutions while extracting: faster, other last bits")
     precision: str = knob("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
     dtype: str = knob("float32", choices=("float32", "float16"), help="numbers kept of the activations")
+    log_model: bool = knob(False, help="keep embedding and classifier as a scikit-learn Pipeline, a model of the run")
     classifier: str = knob("linear-svc", derived=True, help="which classifier, with its settings")
 
     @property
@@ -71,16 +73,21 @@ class Sweep(Spec):
     """Which classifiers a study tries on the same features."""
 
     classifier: str = knob("linear-svc", help="classifiers with their settings, separated by spaces: 'linear-svc:C=0.1 "
-                           "knn:k=5'; or all: " "linear-svc, svc, sgd, knn, knn-cosine, logistic, ridge, lda, ncm")
+                           "knn:k=5'; or all: linear-svc, svc, sgd, knn, knn-cosine, logistic, ridge, ridge-loo, lda, "
+                           "ncm")
 
     @property
     def classifiers(self) -> list[str]:
         """Each classifier once, in one spelling; UnknownName or Usage for a wrong one."""
         from ..features.classifiers import CLASSIFIERS, classifier, spec_text
 
-        words = [name for name in CLASSIFIERS if name != "xgboost"] if self.classifier == "all" else \
-            self.classifier.split()
+        words = [name for name in CLASSIFIERS if name != "xgboost"] if self.everything else self.classifier.split()
         return list(dict.fromkeys(spec_text(classifier(word)) for word in words))
+
+    @property
+    def everything(self) -> bool:
+        """All of them are meant: then those that a draw is too small for are left out, not failed."""
+        return self.classifier == "all"
 
 
 @dataclass
@@ -110,16 +117,17 @@ class Prepared:
         from ..features.spans import Training
 
         started = time.perf_counter()
+        self._parts: dict[tuple[int, int], Seen] = {}
         self.inputs, self.layers = inputs, [inputs.dump.array(layer) for layer in inputs.dump.layers]
         embedding: Any = named(EMBEDDINGS, spec.embedding, "embedding")
         if "standardize" in embedding.knobs() and spec.standardize != "train":
             embedding = embedding.but(standardize=spec.standardize)
         self.per_set = getattr(embedding, "standardize", "train") == "per-set"
         self.embedding = embedding.fit(self.layers, inputs.train.rows)
-        rows = self.embedding.transform(self.layers, inputs.train.rows)
-        self.training: Training = Training(rows, inputs.train.row_labels, seed=stream(spec.seed, "classifier") % 2**32,
-                                           where=spec.title)
-        self.width = rows.shape[1]
+        self.rows = self.embedding.transform(self.layers, inputs.train.rows)
+        self.width = self.rows.shape[1]
+        self._asked: dict[str, Any] = {"seed": stream(spec.seed, "classifier") % 2**32, "where": spec.title}
+        self.training = Training(self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._asked)
         self.seconds = time.perf_counter() - started
 
     @functools.cached_property
@@ -127,17 +135,54 @@ class Prepared:
         """Embedded validation rows."""
         return self.embedding.transform(self.layers, self.inputs.val.rows)
 
+    @functools.cached_property
+    def compared(self) -> tuple[Training, Seen]:
+        """A training that knows the products of validation and test rows with the training rows, and those rows."""
+        import numpy as np
+
+        from ..features.spans import Training
+
+        held = self.val if self.inputs.test is None else np.concatenate([self.val, self._whole_test])
+        return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._asked)
+
+    def fit(self, spec: Classifier) -> Fitted:
+        """The classifier fitted; what compares rows (neighbours, kernels) shares one set of products.
+
+        Which way is taken depends on the classifier and on sizes alone, so that a trial has the same bits whatever
+        else is tried beside it.
+        """
+        return (self.compared[0] if self._compares(spec) else self.training).fit(spec)
+
+    def _compares(self, spec: Classifier) -> bool:
+        held = len(self.inputs.val.rows) + (len(self.inputs.test.rows) if self.inputs.test else 0)
+        return (spec.isometric and not spec.linear and 8 * (len(self.rows) + held) * len(self.rows) <= KEPT_BYTES
+                and (len(self.rows) + held) * self.width * self.rows.itemsize <= KEPT_BYTES)
+
     def scores(self, fitted: Fitted, samples: Samples) -> np.ndarray:
         """(n·c, k) float64, higher is likelier, of every row of some samples, embedded in parts."""
         import numpy as np
 
         classes = len(self.inputs.classes)
+        if fitted.reads != "features":
+            first = len(self.rows)  # of `compared`: training rows, then validation, then test
+            first += 0 if samples is self.inputs.val else len(self.inputs.val.rows)
+            seen = self._part(first, len(samples.rows))
+            return fitted.scores(seen, classes=classes)
         if samples is self.inputs.val:
             return fitted.scores(self.val, classes=classes)
         step = len(samples.rows) if self.per_set else max(1, KEPT_BYTES // (4 * self.width))
         parts = [fitted.scores(self._test(start, step), classes=classes)
                  for start in range(0, len(samples.rows), step)]
         return np.concatenate(parts)
+
+    def _part(self, first: int, count: int) -> Seen:
+        """Some rows of `compared`, with what they came to for classifiers before."""
+        if (first, count) not in self._parts:
+            import numpy as np
+
+            training, _ = self.compared
+            self._parts[first, count] = training.seen(np.arange(first, first + count))
+        return self._parts[first, count]
 
     def _test(self, start: int, step: int) -> np.ndarray:
         assert self.inputs.test is not None
@@ -162,7 +207,7 @@ def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
     first = not inputs._prepared
     prepared = inputs.prepared(spec)
     fitting = time.perf_counter()
-    fitted = prepared.training.fit(classifiers.classifier(spec.classifier))
+    fitted = prepared.fit(classifiers.classifier(spec.classifier))
     fitted_s, tested = time.perf_counter() - fitting, time.perf_counter()
     scores: dict[str, float] = {}
     details = _details(inputs, prepared, fitted)
@@ -176,8 +221,26 @@ def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
     scores |= _times(inputs, prepared, fitted_s, first)
     scores |= {"predict_s": time.perf_counter() - tested, "own_s": time.perf_counter() - started}
     scores["total_s"] = scores["own_s"] + scores["inherited_s"]
+    if spec.log_model:
+        _keep_model(spec, prepared, bench)
     bench.tell(1, 1)
     return Result.of(spec, status=FINISHED, scores=scores, details=details)
+
+
+def _keep_model(spec: FeatureExtraction, prepared: Prepared, bench: Bench) -> None:
+    """The embedding and a classifier that reads features, as mlflow's model of a scikit-learn Pipeline."""
+    import numpy as np
+
+    from ..features import classifiers, pipelines
+    from ..lab import tracking_models
+
+    asked = classifiers.classifier(spec.classifier)
+    fitted = prepared.training.fit(asked, for_features=True)
+    model = pipelines.pipeline(prepared.embedding, spec.embedding, fitted, prepared.inputs.classes)
+    example = np.concatenate([layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1)
+    trees = isinstance(asked, classifiers.XGBoost)
+    tracking_models.save(model, bench.folder, example.astype(np.float32), packages=["xgboost"] * trees,
+                         trusted=pipelines.trusted() + pipelines.XGBOOST * trees)
 
 
 def _details(inputs: Features, prepared: Prepared, fitted: Fitted) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ..data.folders import TEST, TRAIN, VAL
 from ..data.pixels import pixels
 from ..data.sizing import Sizing
 from ..errors import BadData, Usage, raise_all
+from ..features import classifiers
 from ..features.dump import Dump, How
 from ..features.embedding import EMBEDDINGS
 from ..features.extract import Place as ExtractionPlace
@@ -130,11 +131,24 @@ def feature_extraction_study(spec: FeatureExtraction, few: FewShot, sweep: Sweep
     for shots, split, train, content in parts.draws(spec, few):
         drawn = spec.but(shots=shots, split=split, images=content)
         inputs = Features(parts.classes, dump, train, parts.val, parts.test)
-        trials += [Trial(drawn.but(classifier=name), inputs, drawn.group) for name in names]
+        tried = _feasible(names, inputs) if sweep.everything else names
+        left_out = [name for name in names if name not in tried]
+        found.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(left_out)
+        trials += [Trial(drawn.but(classifier=name), inputs, drawn.group) for name in tried]
     return Study(key=parts.study_key(spec), call="tlx.trials.feature_extraction:run",
                  experiment=feature_extraction.EXPERIMENT, title=parts.title(spec), spec=shared(spec),
                  trials=tuple(trials), inputs=(parts.dataset(),), tags=parts.tags(few) | {"tlx.dump": dump.key},
+                 preload=("tlx.features.pipelines", "tlx.features.spans", "sklearn.linear_model",
+                          "sklearn.discriminant_analysis", *(["mlflow.sklearn"] if spec.log_model else [])),
                  params={"Job number": str(few.job)}), found
+
+
+def _feasible(names: Sequence[str], inputs: Features) -> list[str]:
+    """Those that the number of training rows of a draw allows."""
+    rows = len(inputs.train.rows)
+    alone = rows == len(inputs.classes)  # one row a class: nothing varies within a class
+    return [name for name in names if not (alone and name == "lda")
+            and getattr(classifiers.classifier(name), "k", 0) <= rows]
 
 
 def extraction(spec: Extraction, settings: Settings, progress: Progress | None = None) -> Dump:

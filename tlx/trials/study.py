@@ -53,6 +53,7 @@ class Study:
 
     key     names the study: the same question, asked with more shots or splits, is the same study grown
     call    "package.module:run" of its trials
+    preload modules that its trials need beside PRELOAD: imported once, not in every process
     inputs  the data sets that enter, for the record: {"name", "source", "digest", "context"}
     """
 
@@ -65,6 +66,8 @@ class Study:
     inputs: tuple[dict[str, str], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
+    preload: tuple[str, ...] = ()
+    dress: str = "tlx.report.studies:dress"  # called with a trial's folder and result, it adds figures
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -73,7 +76,6 @@ class Study:
         for trial in self.trials:
             together.setdefault(trial.group or trial.spec.key, []).append(trial)
         return tuple(Group(key, trials[0].spec.title, tuple(trials)) for key, trials in together.items())
-    dress: str = "tlx.report.studies:dress"  # called with a trial's folder and result, it adds figures
 
 
 @dataclass(frozen=True)
@@ -178,7 +180,8 @@ def _run(study: Study, store: Store, settings: Settings, hear: Callable[[Event],
         else:
             hear(Finished(group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}))
     workers = settings.resolved_workers(device, len(tasks))
-    conditions = Conditions(timeout_s=settings.timeout, preload=PRELOAD, log_folder=store.root / "logs",
+    conditions = Conditions(timeout_s=settings.timeout, preload=(*PRELOAD, *study.preload),
+                            log_folder=store.root / "logs",
                             initialise="tlx.models.training:deterministic",
                             devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
     if not tasks:

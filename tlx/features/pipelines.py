@@ -1,0 +1,92 @@
+"""A trial's embedding and classifier as one scikit-learn Pipeline: raw features in, class names out.
+
+What it is made of are arrays, numbers and text, so that it is stored without pickle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
+from sklearn.pipeline import Pipeline
+
+from ..spec import named
+from . import embedding, estimators, fitting
+
+TRUSTED = (embedding.Moments, *(thing for thing in vars(estimators).values() if isinstance(thing, type)
+                                and issubclass(thing, BaseEstimator) and thing.__module__ == estimators.__name__))
+XGBOOST = ["xgboost.core.Booster", "xgboost.sklearn.XGBClassifier"]
+
+
+class Embedded(TransformerMixin, BaseEstimator):
+    """An embedding whose statistics are fixed: (r, d) raw features, the layers side by side, to (r, d) embedded ones.
+
+    embedding    text as for --embedding
+    per_set      statistics are of the rows given, as the original study did: then rows are to come all at once
+    widths       features of each layer, in order
+    mean, std    (d,) float64 of the training rows; None where the embedding has no statistics
+    """
+
+    def __init__(self, embedding: str, per_set: bool, widths: Sequence[int], mean: Any = None, std: Any = None):
+        self.embedding, self.per_set, self.widths, self.mean, self.std = embedding, per_set, widths, mean, std
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Nothing: its statistics are what it was made with."""
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    def transform(self, X: np.ndarray) -> np.ndarray:
+        """Embedded rows; BadData where a row is not finite or of another width."""
+        spec: Any = named(embedding.EMBEDDINGS, self.embedding, "embedding")
+        if self.per_set:
+            spec = spec.but(standardize="per-set")
+        moments = None if self.mean is None else embedding.Moments(self.mean, self.std, 0)
+        rows = np.asarray(X)
+        layers = np.split(rows, np.cumsum(self.widths)[:-1], axis=1) if rows.ndim == 2 else [rows]
+        return embedding.Fitted(spec, self.widths, moments).transform(layers)
+
+
+class Named(ClassifierMixin, BaseEstimator):
+    """A fitted classifier of class numbers, giving class names.
+
+    estimator   fitted on numbers that index `names`
+    names       of all classes
+    dtype       what rows are converted to
+    """
+
+    def __init__(self, estimator: Any, names: Sequence[str], dtype: str):
+        self.estimator, self.names, self.dtype = estimator, names, dtype
+
+    def fit(self, X: Any = None, y: Any = None) -> Self:
+        """Nothing: its estimator is fitted."""
+        return self
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return True
+
+    @property
+    def classes_(self) -> np.ndarray:
+        """The names of the classes seen in training, in the order of the estimator's."""
+        return np.asarray(self.names)[np.asarray(self.estimator.classes_, np.int64)]
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """(r,) str."""
+        found = self.estimator.predict(np.asarray(X, self.dtype, order="C"))
+        return np.asarray(self.names)[np.asarray(found, np.int64)]
+
+
+def pipeline(embedded: embedding.Fitted, text: str, fitted: fitting.Fitted, names: Sequence[str]) -> Pipeline:
+    """The two as one fitted Pipeline. `text` is the embedding as it was asked for; `fitted` reads features."""
+    moments = embedded.moments
+    first = Embedded(text, getattr(embedded.spec, "standardize", "train") == "per-set", list(embedded.widths),
+                     moments and moments.mean, moments and moments.std)
+    return Pipeline([("embedding", first), ("classifier", Named(fitted.model, list(names), fitted.dtype))])
+
+
+def trusted() -> list[str]:
+    """The types in a pipeline that are tlx's own, by their full names: who loads one has to trust them."""
+    return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in (Embedded, Named, *TRUSTED))
