@@ -14,7 +14,7 @@ from torchvision.models.feature_extraction import create_feature_extractor, get_
 from tlx.errors import Problems, UnknownName, Usage
 from tlx.models import backbones, folding
 from tlx.models.activations import Capture, capture
-from tlx.models.layers import resolve
+from tlx.models.layers import everything, resolve
 from tlx.models.network import Network
 
 SIZES = {"mnist-cnn": None, "resnet18": 64, "vgg11": 32, "mobilenet_v2": 64, "efficientnet-lite0": 64, "vit": 32,
@@ -405,3 +405,34 @@ def test_bfloat16_comes_out_as_float32(networks):
     full = capture(network, x, ["layer4.1"], reduce="pooled")["layer4.1"]
     assert low.dtype == torch.float32
     assert 0 < (low - full).abs().max() < 0.1 * full.abs().max()
+
+
+# ---------------------------------------------------------------- the input as a layer
+
+def test_the_input_is_a_layer_of_its_own(networks):
+    network = networks("mnist-cnn")
+    x = images(network).to(memory_format=torch.channels_last)
+    before = x.clone()
+    found = capture(network, x, ["input", "relu1"], reduce="flat")
+    np.testing.assert_array_equal(found["input"], before.flatten(1))
+    assert list(found) == ["input", "relu1"]
+    found["input"].numpy()[:] = 0
+    torch.testing.assert_close(x, before, rtol=0, atol=0)
+
+
+def test_the_input_alone_needs_no_pass(networks, monkeypatch):
+    network = networks("mnist-cnn")
+    monkeypatch.setattr(network.net, "forward", lambda x: pytest.fail("the network ran"))
+    assert capture(network, images(network), ["input"])["input"].shape == (2, 1, 28, 28)
+
+
+@pytest.mark.parametrize("name", ["mnist-cnn", "resnet18", "vit"])
+def test_everything_is_the_input_and_every_module_without_others_in_it(networks, name):
+    network = networks(name)
+    names = everything(network)
+    leaves = {n for n, module in network.net.named_modules() if not list(module.children())}
+    assert names[0] == "input"
+    assert set(names[1:]) <= leaves
+    assert {n for n in leaves if isinstance(network.net.get_submodule(n), (nn.Conv2d, nn.Linear))
+            and n in network.order} <= set(names) | {"conv_proj"}
+    assert set(capture(network, images(network), names, reduce="pooled")) == set(names)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnknownName
-from .layers import Layer, evaluating, resolve, survey, tensor_of
+from .layers import Layer, evaluating, is_input, resolve, survey, tensor_of
 from .network import Network
 
 __all__ = ["DTYPES", "REDUCTIONS", "Capture", "capture", "resolve"]
@@ -106,12 +106,16 @@ class Capture:
 
         net = self.network.net
         with contextlib.ExitStack() as stack:
-            for module in {layer.module for layer in self.layers}:
-                stack.callback(net.get_submodule(module).register_forward_hook(hook(module)).remove)
             stack.enter_context(evaluating(net))
             stack.enter_context(torch.inference_mode())
-            with contextlib.suppress(_Enough):
-                net(x)
+            for layer in self.layers:
+                if is_input(self.network, layer.name):
+                    found[layer.name] = self._copy(x, layer)
+            for module in {layer.module for layer in self.layers if layer.name not in found}:
+                stack.callback(net.get_submodule(module).register_forward_hook(hook(module)).remove)
+            if len(found) < len(wanted):
+                with contextlib.suppress(_Enough):
+                    net(x)
         return {layer.name: found[layer.name] for layer in self.layers}
 
     def _copy(self, output: Any, layer: Layer) -> Tensor:

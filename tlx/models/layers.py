@@ -4,6 +4,7 @@ A layer is asked for by
 
 - the name of a module, as `network.layers()` lists them: the output of that module (not of the block it begins);
 - a block's number, 1…N, as a number or as digits: the output of the last module of that block;
+- "input": what the network is given, normalised;
 - `name@k`: the output of the k-th call of a module that runs several times (a ReLU that a residual block shares). The
   name alone means the last call.
 
@@ -24,6 +25,7 @@ from torch.func import functional_call
 from ..errors import TlxError, UnknownName, Usage, nearest, raise_all
 from .network import Network
 
+INPUT = "input"  # the layer before the first
 PROBE = 2  # images of the pass over shapes that tells the layers' widths
 
 
@@ -73,7 +75,7 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
 
 def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | int) -> str:
     text = str(asked)
-    if text in known:
+    if text in known or text == INPUT:
         return text
     if text.isascii() and text.isdigit():
         return _end_of_block(network, int(text))
@@ -111,7 +113,10 @@ def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
     """What these modules give for images of shapes only, `scale` times the network's own size."""
     net, size, calls = network.net, network.input_size * scale, _Calls()
     hooks = [net.get_submodule(name).register_forward_hook(
-        lambda _m, _i, output, name=name: calls.append((name, output))) for name in dict.fromkeys(modules)]
+        lambda _m, _i, output, name=name: calls.append((name, output)))
+        for name in dict.fromkeys(modules) if not is_input(network, name)]
+    if not hooks:
+        return calls
     tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
     try:
         with evaluating(net), torch.no_grad():
@@ -135,6 +140,9 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
         larger = calls
     found, problems = [], []
     for name, (module, call) in zip(names, wanted, strict=True):
+        if is_input(network, name):
+            found.append(Layer(name, name, 1, (network.channels, network.input_size, network.input_size), 1, 0))
+            continue
         call = call or calls.count(module)
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
         if shape is None or shape[0] != PROBE or len(shape) < 2:
@@ -144,6 +152,21 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             continue
         found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network)))
     raise_all(problems)
+    return tuple(found)
+
+
+def is_input(network: Network, name: str) -> bool:
+    """True if what the network is given is meant, and no module of that name."""
+    return name == INPUT and name not in network.layers()
+
+
+def everything(network: Network) -> tuple[str, ...]:
+    """The input, and every module without others in it that gives a tensor of one row an image, as they run."""
+    leaves = [name for name, module in network.layers().items() if not list(module.children())]
+    found = [INPUT]
+    for name in leaves:
+        with contextlib.suppress(Usage):
+            found += [layer.name for layer in survey(network, [name])]
     return tuple(found)
 
 

@@ -43,6 +43,8 @@ class Place:
     stopping: Callable[[], bool] = lambda: False
     prefix_bytes: int = prefix.LIMIT_BYTES  # of what a frozen prefix gives, kept in memory or beside the checkpoint
     on_choice: Callable[[prefix.Choice], None] = lambda choice: None  # whether that is kept, and why
+    moments: frozenset[int] = frozenset()  # steps done (0: before the first) after which `on_moment` sees the network
+    on_moment: Callable[[int, nn.Module], None] = lambda step, network: None
 
 
 @dataclass
@@ -113,6 +115,8 @@ class _Training:
     def run(self) -> Fit:
         self._continue()
         history = self.outcome.history
+        if not history and 0 in self.place.moments:
+            self.place.on_moment(0, self._scored())
         try:
             while len(history) < self.recipe.epochs and not self._should_stop():
                 values = self._epoch(len(history))
@@ -156,6 +160,8 @@ class _Training:
             loss_sum += loss.double() * len(y)
             correct += right
             self.place.on_batch(step + 1, self.steps)
+            if (done := epoch * self.steps + step + 1) in self.place.moments:
+                self.place.on_moment(done, self._scored())
         self._refuse_not_finite()
         trained = time.perf_counter()
         logits = _logits(self._scored(), self.val_rows, self.recipe, self.place)

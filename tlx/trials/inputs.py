@@ -13,7 +13,7 @@ from ..data import datasets, splits
 from ..data.folders import TEST, TRAIN, VAL
 from ..data.pixels import pixels
 from ..data.sizing import Sizing
-from ..errors import BadData, Usage, raise_all
+from ..errors import BadData, UnknownName, Usage, raise_all
 from ..features import classifiers
 from ..features.dump import Dump, How
 from ..features.embedding import EMBEDDINGS
@@ -21,7 +21,7 @@ from ..features.extract import Place as ExtractionPlace
 from ..features.extract import extract
 from ..lab import signals
 from ..lab.settings import Settings
-from ..models import backbones, descriptions, transfer
+from ..models import backbones, descriptions, layers, transfer
 from ..models.network import Network
 from ..models.samples import Samples
 from ..spec import Spec, named, stream
@@ -107,6 +107,14 @@ def layers_of(network: Network, names: tuple[str, ...], description: str | None)
     count = len(network.blocks)
     sets: dict[str, tuple[str | int, ...]] = {
         "blocks": tuple(range(1, count + 1)), "last": (count,), **descriptions.LAYER_SETS}
+    if "all" in names:
+        sets["all"] = layers.everything(network)
+    if "thesis" in names:
+        rows = descriptions.THESIS_LAYERS
+        known = {backbones.lookup(name).title: chosen for name, chosen in rows.items()}
+        if network.row.title not in known:
+            raise UnknownName("network with layers of the thesis", network.row.title, list(rows))
+        sets["thesis"] = known[network.row.title]
     asked = [part for name in names or ("blocks",) for part in sets.get(name, (name,))]
     return descriptions.modules(network, asked)
 
@@ -152,11 +160,13 @@ def _feasible(names: Sequence[str], inputs: Features) -> list[str]:
 
 
 def extraction(spec: Extraction, settings: Settings, progress: Progress | None = None) -> Dump:
-    """The activations of all images of a data set, extracted or found."""
+    """The activations of images of a data set, extracted or found."""
+    spec = spec.resolved
     found = Found()
     network = found.network = whole_network(spec, spec.layers, spec.model_description)
     folder = found.folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
-    paths = [folder.root / image.path for image in folder.images]
+    chosen = sampled(folder, spec.part, spec.samples)
+    paths = [folder.root / image.path for image in chosen]
     sizing = Sizing(network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=network.channels)
     crop_files = None
     if spec.precomputed_crops:
@@ -167,10 +177,33 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
     how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
     with signals.graceful() as stopping:
         weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
-        dump = extract(network, weights, held, layers_of(network, spec.layers, spec.model_description),
-                       _dump_place(found, settings, progress, stopping), how)
+        place = _dump_place(found, settings, progress, stopping, labels=[image.label for image in chosen])
+        dump = extract(network, weights, held, layers_of(network, spec.layers, spec.model_description), place, how)
         signals.stop_if_asked()
     return dump
+
+
+def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> list[datasets.Image]:
+    """The images of a part of a folder, all of them in order; or as many of each class, the first ones, class by class.
+    """
+    names = {"all": folder.splits, "train": TRAIN, "val": VAL, "test": TEST}[part]
+    images = list(folder.of(names))
+    if not images:
+        raise BadData("no-images", f"no image in a folder named {' or '.join(names)}", where=folder.root,
+                      expected=f"split folders; found {', '.join(filter(None, folder.splits)) or 'none'}",
+                      remedy="use --part all")
+    if samples is None:
+        return images
+    each, rest = divmod(samples, len(folder.classes))
+    if rest or not each:
+        raise Usage("out-of-range", f"{samples} samples of {len(folder.classes)} classes", where="--samples",
+                    expected=f"a multiple of {len(folder.classes)}: as many of each class")
+    by_class = {label: [image for image in images if image.label == label] for label in folder.classes}
+    short = [f"'{label}' {len(some)}" for label, some in by_class.items() if len(some) < each]
+    if short:
+        raise BadData("too-few-images", f"{each} images of each class asked for; there are of {', '.join(short)}",
+                      where=folder.root, remedy="use a smaller --samples")
+    return [image for some in by_class.values() for image in some[:each]]
 
 
 def spec_words(text: str) -> str:
@@ -182,13 +215,13 @@ def spec_words(text: str) -> str:
     return text.partition(":")[0] + (":" + ",".join(settings) if settings else "")
 
 
-def _dump_place(found: Found, settings: Settings, progress: Progress | None, stopping: Callable[[], bool]
-                ) -> ExtractionPlace:
+def _dump_place(found: Found, settings: Settings, progress: Progress | None, stopping: Callable[[], bool], *,
+                labels: Sequence[str] = ()) -> ExtractionPlace:
     assert found.network is not None
     assert found.folder is not None
     paths = [str(path.relative_to(found.folder.root)) if path.is_relative_to(found.folder.root) else path.name
              for path in found.places]
-    return ExtractionPlace(dump_folder(settings), settings.resolved_device(), ids=paths,
+    return ExtractionPlace(dump_folder(settings), settings.resolved_device(), ids=paths, labels=labels,
                            about={"backbone": found.network.row.title, "dataset": found.folder.name},
                            progress=progress or (lambda done, of: None), stopping=stopping)
 
@@ -270,6 +303,7 @@ def pretraining_study(spec: PreTraining, settings: Settings, progress: Progress 
     ends = np.cumsum([len(train), len(val), len(test)])
     parts = [Samples(held, rows, labels[rows]) for rows in np.split(np.arange(len(everything)), ends[:-1])]
     content = files.digest([folder.classes, held.digest, labels.tolist(), ends.tolist()])
+    pretraining.moments(spec.checkpoints, -(-len(train) // spec.batch_size), spec.epochs)
     spec = spec.but(images=content)
     inputs = Inputs(folder.classes, parts[0], parts[1], parts[2] if len(test) else None)
     dataset = {"name": folder.name, "source": str(folder.root), "digest": content[:36], "context": "train"}

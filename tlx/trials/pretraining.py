@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import files
+from ..errors import Usage
 from ..models.recipe import Recipe
 from ..result import DIVERGED, Result
 from ..spec import knob, stream
@@ -18,7 +21,29 @@ if TYPE_CHECKING:
     from .study import Bench, Study
 
 EXPERIMENT = "Pre-training"
-WEIGHTS = "weights.safetensors"
+WEIGHTS, CHECKPOINTS = "weights.safetensors", "checkpoints"
+
+
+THESIS = ("0", "0_1", "0_3", "0_10", "0_30", "0_100", "0_300", "1", "3", "10", "30", "100")
+
+
+def moments(tags: Sequence[str], steps: int, epochs: int) -> dict[int, str]:
+    """Steps done → tag, ascending: "0_K" is after K batches, "E" after E epochs of `steps` batches.
+
+    Of two that fall together the later one counts. Usage for a tag that is none, or beyond the last epoch.
+    """
+    found: dict[int, str] = {}
+    for tag in THESIS if tuple(tags) == ("thesis",) else tags:
+        begin, _, batches = tag.partition("_")
+        if not re.fullmatch(r"0_[1-9]\d*|0|[1-9]\d*", tag, re.ASCII):
+            raise Usage("checkpoint", f"'{tag}'", where="--checkpoints",
+                        expected="thesis, or 0, 0_K (batches) and E (epochs)")
+        done = int(batches) if batches else int(begin) * steps
+        if done > epochs * steps:
+            raise Usage("checkpoint", f"'{tag}' is after {done} batches, the training ends after {epochs * steps}",
+                        where="--checkpoints", remedy="give more --epochs, or name the moments one by one")
+        found[done] = tag
+    return dict(sorted(found.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +65,8 @@ class PreTraining(Recipe):
     sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
     val_per_class: int = knob(50, low=1, help="training images per class held back to choose the epoch")
     seed: int = knob(0, low=0, high=2**63 - 1, help="seed of weights, shuffles and dropout")
+    checkpoints: tuple[str, ...] = knob((), help="moments whose weights are kept: thesis (its twelve), or 0 "
+                                        "(untrained), 0_K (after K batches), E (after E epochs), comma-separated")
     images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
     shots: int = knob(0, derived=True, place=True, help="0: all images")
     split: int = knob(0, derived=True, place=True)
@@ -67,13 +94,24 @@ def run(spec: PreTraining, inputs: Inputs, bench: Bench) -> Result:
 
     network = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes),
                              seed=stream(spec.seed, "weights"), input_size=spec.input_size)
-    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+    steps = -(-len(inputs.train.rows) // spec.batch_size)
+    kept = moments(spec.checkpoints, steps, spec.epochs)
+
+    def keep(step: int, net: Any) -> None:
+        state = getattr(net, "net", net).state_dict()
+        checkpoints.write(bench.folder / CHECKPOINTS / f"{kept[step]}.safetensors", state,
+                          {"format": "pt", "step": str(step), "epochs": f"{step / steps:.6g}"})
+
+    if kept:
+        files.make_folder(bench.folder / CHECKPOINTS)
+    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping,
+                           moments=frozenset(kept), on_moment=keep)
     fitted = training.fit(network, inputs.train, inputs.val, spec, seed=stream(spec.seed, "fit"),
                           score=voting.accuracy, place=place)
     details = {"classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
                "best_epoch": fitted.best_epoch, "train_images": len(inputs.train), "val_images": len(inputs.val),
                "test_images": len(inputs.test) if inputs.test else 0,
-               "parameters": sum(p.numel() for p in network.parameters())}
+               "checkpoints": list(kept.values()), "parameters": sum(p.numel() for p in network.parameters())}
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
@@ -90,12 +128,13 @@ def run(spec: PreTraining, inputs: Inputs, bench: Bench) -> Result:
 
 
 def publish(result: Result, study: Study, store: Store, out: Path, note: str = "") -> Path:
-    """Copy the weights of a finished pre-training to `out`, and put the record of how they were made beside them,
-    as <stem>.json; `note` is a sentence for it."""
+    """Copy the weights of a finished pre-training to `out`, its checkpoints to <stem>-checkpoints/<tag>.safetensors,
+    and put the record of how they were made beside them, as <stem>.json; `note` is a sentence for it."""
     target = Path(out).expanduser().absolute().with_suffix(".safetensors")
-    source = store.file(result.key, WEIGHTS)
-    with files.replacing(target) as file, open(source, "rb") as whole:
-        shutil.copyfileobj(whole, file)
+    _copy(store.file(result.key, WEIGHTS), target)
+    for tag in result.details.get("checkpoints", ()):
+        name = f"{tag}.safetensors"
+        _copy(store.file(result.key, f"{CHECKPOINTS}/{name}"), target.with_name(f"{target.stem}-checkpoints") / name)
     environment = {name: result.environment.get(name) for name in ("versions", "git") if name in result.environment}
     data = [{name: row[name] for name in ("name", "digest")} for row in study.inputs]
     spec = {name: value for name, value in result.spec.items() if name != "dataset"}
@@ -106,3 +145,9 @@ def publish(result: Result, study: Study, store: Store, out: Path, note: str = "
         "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
         "epochs": result.details["epochs"], "best_epoch": result.details["best_epoch"], "environment": environment})
     return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    files.make_folder(target.parent)
+    with files.replacing(target) as file, open(source, "rb") as whole:
+        shutil.copyfileobj(whole, file)
