@@ -117,6 +117,8 @@ def test_nothing_finished_says_so(drawn):
 def test_a_confusion_matrix_of_any_size_is_legible(drawn, k):
     counts, names = confusion(k)
     data = figures.confusion_matrix(counts, names)
+    drawn.clear()
+    figures.confusion_matrix(counts, names, form="svg")
     axes = drawn[0].axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert overlaps(drawn[0], labels) == []
@@ -127,11 +129,33 @@ def test_a_confusion_matrix_of_any_size_is_legible(drawn, k):
 
 
 def test_rows_are_true_classes_and_shade_is_the_share_of_the_row(drawn):
-    figures.confusion_matrix([[3, 1], [0, 0]], ["cat", "dog"])
+    figures.confusion_matrix([[3, 1], [0, 0]], ["cat", "dog"], form="svg")
     shown = drawn[0].axes[0].images[0].get_array()
     assert shown.tolist() == [[0.75, 0.25], [0.0, 0.0]], "a class without images is an empty row, not a NaN"
     numbers = {t.get_text(): t.get_position() for t in drawn[0].axes[0].texts}
     assert numbers == {"3": (0, 0), "1": (1, 0)}
+
+
+@pytest.mark.parametrize("k", [2, 7, 30])
+def test_the_cells_of_a_png_have_the_shades_of_the_shares(drawn, k):
+    """Drawn into a frame made once: every cell where the SVG has it, in the colour of the bar beside it."""
+    counts = np.random.default_rng(k).integers(1, 50, (k, k))
+    names = [f"c{i}" for i in range(k)]
+    data = figures.confusion_matrix(counts, names)
+    drawn.clear()
+    assert data == figures.confusion_matrix(counts, names), "the frame was not drawn upon"
+    assert not drawn, "and was not drawn again"
+    figures.confusion_matrix(counts, names, form="svg")
+    box = drawn[0].axes[0].get_window_extent()
+    pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    shade = matplotlib.colormaps["Blues"]
+    norm = drawn[0].axes[0].images[0].norm
+    for i in range(k):
+        for j in range(k):
+            x = box.x0 + (j + 0.12) / k * (box.x1 - box.x0)  # beside the number
+            y = len(pixels) - box.y1 + (i + 0.15) / k * (box.y1 - box.y0)
+            want = np.array(shade(norm(counts[i, j] / counts[i].sum()))[:3]) * 255
+            assert np.abs(pixels[int(y), int(x)] - want).max() <= 2, (i, j)
 
 
 def test_counts_must_fit_the_classes():

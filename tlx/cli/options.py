@@ -26,7 +26,8 @@ def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyTyp
             made = [kind(**{name: given[name] for name in _shown(kind) if given[name] is not None}) for kind in specs]
             return function(*made, **{name: given[name] for name in extra})
 
-        parameters = [_parameter(kind, name) for kind in specs for name in _shown(kind)]
+        once = {name: kind for kind in reversed(specs) for name in _shown(kind)}  # a name that two share: the first's
+        parameters = [_parameter(kind, name) for kind in specs for name in _shown(kind) if once[name] is kind]
         parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
                        for name, (hint, default) in extra.items()]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

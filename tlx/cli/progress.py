@@ -11,6 +11,8 @@ from typing import Any
 from ..errors import visible
 from ..lab.tasks import Event, Failed, Finished, Progress, Started
 
+LAYER_VALUES = {"ss_ratio": "SSW/TSS", "id": "intrinsic dimension", "rsa_contrast": "class contrast"}
+
 
 class TimeLeft:
     """Seconds a study still needs, from what its finished trials took.
@@ -86,11 +88,15 @@ class Lines:
             self._left.start(event.key)
         elif isinstance(event, Progress):
             self._left.progress(event.key, event.step / max(1, event.steps))
-            if "epoch" in event.values:
-                v = event.values
+            v = event.values
+            if "train_loss" in v:
                 self._say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
                           f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
                           f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
+            elif "epoch" in v:
+                said = ", ".join(f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v)
+                self._say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
+                          f"{clock(self._left.seconds())} left")
         elif isinstance(event, Finished):
             self._left.end(event.key)
             self._done += len(event.result)
@@ -120,6 +126,8 @@ def _score(result: Any) -> float:
 def _words(result: Any) -> str:
     if getattr(result, "status", "") != "finished":
         return getattr(result, "status", str(result))
+    if "layers" in result.scores:
+        return f"{result.scores['layers']:.0f} layers measured"
     name = "test" if "test_accuracy" in result.scores else "val"
     how = result.spec.get("classifier") or f"after {result.details['epochs']} epochs"
     return f"{name} accuracy {_score(result):.4f} {'with ' if 'classifier' in result.spec else ''}{how}"
@@ -142,7 +150,8 @@ class Bars:
             self._rows[key] = self._progress.add_task(self._titles[key], total=None, note="")
         elif isinstance(event, Progress):
             self._left.progress(key, event.step / max(1, event.steps))
-            note = {"note": f"val accuracy {event.values['val_accuracy']:.3f}"} if event.values else {}
+            accuracy = event.values.get("val_accuracy")
+            note = {} if accuracy is None else {"note": f"val accuracy {accuracy:.3f}"}
             self._progress.update(self._rows[key], total=event.steps, completed=event.step, **note)
         elif isinstance(event, Finished):
             self._end(key)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..lab.settings import Settings
 from .progress import watching
 
 
-def run(asked: Any, settings: Settings, notes: Sequence[str] = ()) -> Any:
-    """The report of a study that was run to its end, after its closing words; TrialsFailed or Untracked otherwise."""
+def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
+        summarise: Callable[[Any, str], None] | None = None, closing: Callable[[Any], str] | None = None) -> Any:
+    """The report of a study that was run to its end, after its closing words; TrialsFailed or Untracked otherwise.
+
+    summarise, closing   what is made of its results, and said of them: as few-shot studies do, unless given
+    """
     from ..report import studies
     from ..trials import study
 
@@ -18,7 +22,7 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = ()) -> Any:
         print(f"note: {note}")
     print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
     with watching(asked.groups) as watch:
-        report = study.perform(asked, settings, watch, studies.summarise)
-    print(studies.closing(report), flush=True)
+        report = study.perform(asked, settings, watch, summarise or studies.summarise)
+    print((closing or studies.closing)(report), flush=True)
     report.raise_if_failed(settings.require_tracking)
     return report

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import colormaps, font_manager, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import visible
 
@@ -82,30 +83,75 @@ def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form:
         raise ValueError(f"{counts.shape} counts for {k} classes")
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    names = [_short(c) for c in classes]
+    names = tuple(_short(c) for c in classes)
+    if form != "png":
+        with _style():
+            return _bytes(_matrix_frame(names, title, counts, shares)[0], form)
+    frame, (left, top, right, bottom), dots = _frame_pixels(names, title)
+    pixels = frame.copy()
+    columns, rows = (np.linspace(a, b, k + 1).round().astype(int) for a, b in ((left, right), (top, bottom)))
+    cells = (np.asarray(colormaps["Blues"](_shades(k)(shares)))[..., :3] * 255).round().astype(np.uint8)
+    pixels[top:bottom, left:right] = np.repeat(np.repeat(cells, np.diff(rows), axis=0), np.diff(columns), axis=1)
+    picture = Image.fromarray(pixels)
+    if k <= NUMBERS_UP_TO:
+        pen, font = ImageDraw.Draw(picture), _font(round(_number_size(counts) * DPI / 72))
+        for i, j in zip(*np.nonzero(counts), strict=True):
+            middle = ((columns[j] + columns[j + 1]) / 2, (rows[i] + rows[i + 1]) / 2)
+            pen.text(middle, str(counts[i, j]), fill=_ink(shares[i, j]), font=font, anchor="mm")
+    out = io.BytesIO()
+    picture.save(out, "png", dpi=dots, compress_level=1)
+    return out.getvalue()
+
+
+def _matrix_frame(names: Sequence[str], title: str, counts: np.ndarray | None, shares: np.ndarray | None
+                  ) -> tuple[Figure, Axes]:
+    """The confusion matrix's axes, names and colour bar; the cells too where there are counts."""
+    k = len(names)
     side = float(np.clip(0.42 * k, 3.2, 8.4))
-    norm = Normalize(0, 1) if k <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 1)  # small cells need stronger shades
     room = 0.075 * max(len(n) for n in names)  # inches for names; a layout engine would take as long as all drawing
     right = 1.05
     title = _wrapped(title, int((side + right) / 0.09))
     left, below, above = room + 0.55, room + 0.55, 0.15 + 0.2 * len(title.splitlines())
+    width, height = left + side + right, below + side + above
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((left / width, below / height, side / width, side / height))
+    image = axes.imshow(np.zeros((k, k)) if shares is None else shares, cmap="Blues", norm=_shades(k),
+                        interpolation="nearest")
+    axes.grid(False)
+    _class_axes(axes, names)
+    if counts is not None and shares is not None and k <= NUMBERS_UP_TO:
+        _cell_numbers(axes, counts, shares)
+    beside = figure.add_axes(((left + side + 0.12) / width, below / height, 0.16 / width, side / height))
+    bar = figure.colorbar(image, cax=beside)
+    bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    bar.set_label("Share of the true class")
+    if title:
+        axes.set_title(title, loc="left")
+    return figure, axes
+
+
+@functools.lru_cache(4)
+def _frame_pixels(names: tuple[str, ...], title: str) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[int, int]]:
+    """The frame drawn once for all matrices of these classes, which come by the dozen; where its cells are (left, top,
+    right, bottom in pixels, inside the frame's lines); dots per inch."""
     with _style():
-        width, height = left + side + right, below + side + above
-        figure = Figure(figsize=(width, height), dpi=DPI)
-        FigureCanvasAgg(figure)
-        axes = figure.add_axes((left / width, below / height, side / width, side / height))
-        image = axes.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
-        axes.grid(False)
-        _class_axes(axes, names)
-        if k <= NUMBERS_UP_TO:
-            _cell_numbers(axes, counts, shares)
-        beside = figure.add_axes(((left + side + 0.12) / width, below / height, 0.16 / width, side / height))
-        bar = figure.colorbar(image, cax=beside)
-        bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        bar.set_label("Share of the true class")
-        if title:
-            axes.set_title(title, loc="left")
-        return _bytes(figure, form)
+        figure, axes = _matrix_frame(names, title, None, None)
+        picture = Image.open(io.BytesIO(_bytes(figure, "png"))).convert("RGB")
+        box = axes.get_window_extent()
+    line = 1
+    return np.asarray(picture), (round(box.x0) + line, picture.height - round(box.y1) + line, round(box.x1) - line,
+                                 picture.height - round(box.y0) - line), (DPI, DPI)
+
+
+def _shades(k: int) -> Normalize:
+    """Share → 0-1; small cells need stronger shades."""
+    return Normalize(0, 1) if k <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 1)
+
+
+@functools.lru_cache(8)
+def _font(pixels: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), pixels)
 
 
 def learning_curves(journal: Rows, title: str = "", form: str = "png", *, best_epoch: int | None = None) -> bytes:
@@ -236,12 +282,19 @@ def _class_axes(axes: Axes, names: Sequence[str]) -> None:
         spine.set_visible(True)
 
 
+def _number_size(counts: np.ndarray) -> float:
+    """Points of the numbers in the cells."""
+    return float(np.clip(min(9.0, 26 / max(len(str(counts.max())), 1)), 4.5, 9.0))
+
+
+def _ink(share: float) -> str:
+    return "white" if share > 0.55 else "black"
+
+
 def _cell_numbers(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
-    digits = max(len(str(counts.max())), 1)
-    size = float(np.clip(min(9.0, 26 / digits), 4.5, 9.0))
+    size = _number_size(counts)
     for i, j in zip(*np.nonzero(counts), strict=True):
-        colour = "white" if shares[i, j] > 0.55 else "black"
-        axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=colour)
+        axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=_ink(shares[i, j]))
 
 
 def _draw_measure(axes: Axes, records: Rows, key: str, label: str, number: int) -> None:

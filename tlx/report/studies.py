@@ -125,12 +125,17 @@ def closing(report: Any) -> str:
     if report.diverged:
         titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
         lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
+    return "\n".join([*lines, *ending(report)])
+
+
+def ending(report: Any) -> list[str]:
+    """The last lines of every study: how long it took, how the mirror stands, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
-    lines.append(f"{len(results)} trials in {tables.seconds(report.wall_s)}{reused}; results in {report.folder}")
+    lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in {report.folder}"]
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")
     if report.address:
         see = report.address
         lines.append(f"see them at {see}" if see.startswith("http") else
                      f"see them with: {see}   then open http://127.0.0.1:5000")
-    return "\n".join(lines)
+    return lines
