@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,28 @@ def test_imports_point_down(path):
                 assert target in EVERYWHERE, f"{path} may stand on nothing but {sorted(EVERYWHERE)}, not {name}"
             elif target != floor and target not in EVERYWHERE:
                 assert target in MAY_IMPORT[floor], f"{path}: {floor} may not import {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
+def test_kernels_stand_on_numba_and_numpy_alone(path):
+    """And Numba's own threading layers are not used: parallel.py says why. fastmath=True would lose NaN."""
+    siblings = {p.stem for p in path.parent.glob("*.py")}
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert node.level == 1
+            assert node.module in siblings or not node.module
+            continue
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else (
+            [node.module] if isinstance(node, ast.ImportFrom) else [])
+        for name in names:
+            top = name.split(".")[0]
+            assert top in {"numba", "numpy", "llvmlite", "tlx"} | set(sys.stdlib_module_names), f"{path} imports {name}"
+            assert top != "tlx", f"{path}: import siblings relatively"
+        if isinstance(node, ast.keyword):
+            assert (node.arg, ast.unparse(node.value)) not in (("parallel", "True"), ("fastmath", "True")), path
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("njit", "numba.njit"):
+            assert {"cache", "nogil"} <= {k.arg for k in node.keywords}, f"{path}:{node.lineno}"
+    assert not (path.parent / "__init__.py").exists(), "it would stand in for another package named kernels"
 
 
 @pytest.mark.parametrize(("package", "home"), ALONE.items())

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/extraction.py --backbone efficientnet-lite0 --images 512 --threads 2
     python tests/benchmarks/extraction.py --memory --gib 4
+    python tests/benchmarks/extraction.py --kills 50
 
 The plain loop is what one would write: torchvision's ImageFolder and DataLoader, its transforms, the whole model, hooks
 that pool; same batch size, same threads. The two take turns; medians of the rounds are compared. Extraction is timed
@@ -12,10 +13,15 @@ backbone, layer or view of the same images finds them.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
+import random
 import resource
 import shutil
+import signal
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -134,6 +140,48 @@ def memory(asked) -> dict:
     return result
 
 
+def kills(asked) -> dict:
+    """SIGKILL whole processes of an extraction at random moments; what is made in the end, beside one left alone."""
+    root, rng = Path(tempfile.mkdtemp(prefix="extraction-")), random.Random(asked.seed)
+    folder = draw(root / "images", asked.images, 64)
+
+    def start(cache):
+        command = [sys.executable, "-m", "tlx", "extract", "--dataset", str(folder), "--architecture", asked.backbone,
+                   "--input-size", "96", "--use-crops", "--cache", str(root / cache), "--layers", "blocks",
+                   "--store", str(root / "runs"), "--device", "cpu"]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+
+    begun = time.perf_counter()
+    assert start("left-alone").wait() == 0
+    whole_s = time.perf_counter() - begun
+    want = content(root / "left-alone" / "dumps")
+    killed = made = 0
+    while killed < asked.kills:
+        process = start("killed")
+        try:
+            process.wait(timeout=rng.uniform(0.3 * whole_s, whole_s))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            killed += 1
+            continue
+        assert process.returncode == 0, process.returncode
+        assert content(root / "killed" / "dumps") == want, "another dump"
+        made += 1
+        shutil.rmtree(root / "killed")  # it was whole before the kills were spent: once more
+    assert start("killed").wait() == 0
+    assert content(root / "killed" / "dumps") == want, "another dump"
+    shutil.rmtree(root)
+    return {"kills": killed, "dumps made": made + 1, "seconds of one left alone": round(whole_s, 1),
+            "files compared": len(want), "seed": asked.seed, "all equal": True}
+
+
+def content(dumps: Path) -> dict[str, str]:
+    """Name → SHA-256 of every activation file."""
+    return {path.relative_to(dumps).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(dumps.rglob("*.npy"))}
+
+
 def main() -> None:
     asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     asked.add_argument("--backbone", default="efficientnet-lite0")
@@ -148,9 +196,12 @@ def main() -> None:
     asked.add_argument("--no-fold", action="store_true")
     asked.add_argument("--memory", action="store_true", help="measure memory instead of time")
     asked.add_argument("--gib", type=float, default=4.0)
+    asked.add_argument("--kills", type=int, default=0, help="kill so many times instead of measuring")
+    asked.add_argument("--seed", type=int, default=0, help="of the moments")
     given = asked.parse_args()
     torch.set_num_threads(given.threads)
-    print(json.dumps(memory(given) if given.memory else throughput(given), indent=1))
+    measured = kills if given.kills else memory if given.memory else throughput
+    print(json.dumps(measured(given), indent=1))
 
 
 if __name__ == "__main__":
