@@ -196,3 +196,44 @@ def nearest_mean(train, labels, row):
         mean = np.mean([t for t, own in zip(train, labels, strict=True) if own == label], axis=0)
         distance[label] = ((mean - row) ** 2).sum()
     return min(distance, key=lambda label: (distance[label], label))
+
+
+# ---------------------------------------------------------------- layer metrics
+
+def rdm_correlation(x):
+    """1 − Pearson's r of every two rows: (n, n)."""
+    return np.array([[1 - np.corrcoef(a, b)[0, 1] for b in x] for a in x])
+
+
+def squares(x, labels):
+    """Sums of squares within classes and in all."""
+    x = np.asarray(x, np.float64)
+    within = sum(((x[labels == c] - x[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist()))
+    return within, ((x - x.mean(axis=0)) ** 2).sum()
+
+
+def contrast(rdm, labels):
+    """Mean dissimilarity of different rows of one class, and of rows of two classes."""
+    same, other = [], []
+    for i in range(len(rdm)):
+        for j in range(len(rdm)):
+            if i != j:
+                (same if labels[i] == labels[j] else other).append(rdm[i, j])
+    return np.mean(same), np.mean(other)
+
+
+def two_nn(x, fraction=0.9):
+    """TwoNN (Facco et al. 2017) as Ansuini et al. 2019 fit it: the slope through the origin."""
+    x = np.asarray(x, np.float64)
+    ratios = []
+    for i in range(len(x)):
+        distances = np.sort(np.sqrt(((np.delete(x, i, axis=0) - x[i]) ** 2).sum(axis=1)))[:2]
+        if distances[0] > 0 and distances[0] != distances[1]:
+            ratios.append(distances[1] / distances[0])
+    mu = np.sort(ratios)
+    n = len(mu)
+    first = np.log(mu)[:-2]
+    second = -np.log(1 - np.arange(1, n + 1)[:-2] / n)
+    used = int(np.floor(fraction * n))
+    first, second = first[:used], second[:used]
+    return (first * second).sum() / (first**2).sum()

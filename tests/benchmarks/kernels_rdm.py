@@ -1,0 +1,333 @@
+"""Dissimilarity matrices beside every peer, against the bars of their issue. Run by hand:
+
+    python tests/benchmarks/kernels_rdm.py --peers PYTHON     many minutes; PYTHON has rsatoolbox (and its own numpy)
+    python tests/benchmarks/kernels_rdm.py --quick            small shapes, one round of slow peers
+
+Each peer lives in a process of its own, with the data, and they take turns; the first round is dropped, the rest are
+medians. Peers that would take minutes run once, after a small call that loads their code, and are marked 1×.
+OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of the environment of all of them, so that OpenBLAS is at its
+native speed; the core type it then takes is printed. What is not installed is left out, and said. Output is Markdown.
+
+wall, cpu    seconds; of all threads
++MiB         largest resident memory beyond what was there before the call, answer included
+error        largest relative difference from scipy's pdist in float64, over the pairs of the first 1000 rows
+sgemm        numpy's product of two different matrices, 2·n²·d / wall; the rate of an RDM is n²·d / wall, half the pairs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+SAMPLE = 1000  # rows whose dissimilarities are checked
+
+
+def rows(n, d):
+    """Activations of rank 48 with noise, float32: the same numbers in every process."""
+    draw = np.random.default_rng(0)
+    x = draw.standard_normal((n, 48), dtype=np.float32) @ draw.standard_normal((48, d), dtype=np.float32)
+    for part in range(0, n, 1000):
+        x[part:part + 1000] += 0.5 * draw.standard_normal((len(x[part:part + 1000]), d), dtype=np.float32) + 0.1
+    return x
+
+
+# ---------------------------------------------------------------- what is measured: x → a call that gives the answer
+
+def ours(metric, condensed=True, **how):
+    def prepare(x, threads):
+        from tlx.metrics.rsa import rdm
+
+        return lambda: rdm(x, metric, condensed, threads=threads, **how)
+    return prepare
+
+
+def product(x, threads):
+    return lambda: x @ x.T
+
+
+def sgemm(x, threads):
+    y = x[::-1].copy()  # a product with itself is taken for half the work
+    return lambda: x @ y.T
+
+
+def numpy_correlation(x, threads):
+    def call():
+        u = x - x.mean(axis=1, keepdims=True)
+        u /= np.sqrt(np.einsum("ij,ij->i", u, u))[:, None]
+        return 1 - u @ u.T
+    return call
+
+
+def numpy_euclidean(x, threads):
+    def call():
+        squares = np.einsum("ij,ij->i", x, x)
+        return np.sqrt(np.maximum(squares[:, None] + squares - 2 * (x @ x.T), 0))
+    return call
+
+
+def torch_correlation(x, threads):
+    import torch
+
+    torch.set_num_threads(threads)
+    return lambda: 1 - torch.corrcoef(torch.from_numpy(x)).numpy()
+
+
+def torch_euclidean(x, threads):
+    import torch
+
+    torch.set_num_threads(threads)
+    return lambda: torch.cdist(torch.from_numpy(x), torch.from_numpy(x)).numpy()
+
+
+def scipy_pdist(metric):
+    def prepare(x, threads):
+        from scipy.spatial.distance import pdist
+
+        return lambda: pdist(x, metric)
+    return prepare
+
+
+def sklearn_distances(metric):
+    def prepare(x, threads):
+        from sklearn.metrics import pairwise_distances
+
+        return lambda: pairwise_distances(x, metric=metric)
+    return prepare
+
+
+def rsatoolbox(metric):
+    def prepare(x, threads):
+        from rsatoolbox.data import Dataset
+        from rsatoolbox.rdm import calc_rdm
+
+        data, width = Dataset(x), x.shape[1]
+
+        def call():
+            found = calc_rdm(data, method=metric).dissimilarities[0]
+            return found if metric == "correlation" else np.sqrt(np.maximum(found, 0) * width)
+        return call
+    return prepare
+
+
+MEASURED = {
+    "ours correlation": ours("correlation"), "ours correlation square": ours("correlation", False),
+    "ours euclidean": ours("euclidean"), "ours euclidean square": ours("euclidean", False),
+    "X@X.T": product, "sgemm": sgemm, "numpy correlation": numpy_correlation, "numpy euclidean": numpy_euclidean,
+    "torch corrcoef": torch_correlation, "torch cdist": torch_euclidean,
+    "rsatoolbox correlation": rsatoolbox("correlation"), "rsatoolbox euclidean": rsatoolbox("euclidean"),
+    "sklearn correlation": sklearn_distances("correlation"), "sklearn euclidean": sklearn_distances("euclidean"),
+    "scipy pdist correlation": scipy_pdist("correlation"), "scipy pdist euclidean": scipy_pdist("euclidean")}
+SLOW = {"rsatoolbox correlation", "sklearn correlation", "scipy pdist correlation", "scipy pdist euclidean"}
+VERY_SLOW = {"torch corrcoef", "torch cdist", "sklearn euclidean", "rsatoolbox euclidean"}  # above 10¹¹ n²·d
+
+# (peer, what of ours, its time must be at least this many times ours, and should be)
+BARS = {(10_000, 512): [("X@X.T", "correlation", 1.4, 1.8), ("numpy correlation", "correlation", 1.6, 2),
+                        ("torch corrcoef", "correlation", 7, 9), ("scipy pdist correlation", "correlation", 30, 45)],
+        (2000, 4096): [("rsatoolbox euclidean", "euclidean", 1.0, 1.4)]}
+RATE_BARS = {(20_000, 2048): (0.85, 0.95)}  # of sgemm's rate
+SQUARE_BAR = (1.2, 1.1)
+SHAPES, QUICK = [(10_000, 512), (2000, 4096), (20_000, 2048)], [(2000, 512), (1000, 2048)]
+
+
+# ---------------------------------------------------------------- a worker: one of them, in a process of its own
+
+def peak_mib():
+    """Largest resident memory since it was last forgotten, MiB."""
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
+
+
+def first_rows(answer, n):
+    """The pairs of the first rows, condensed."""
+    answer, m = np.asarray(answer), min(n, SAMPLE)
+    i, j = np.triu_indices(m, 1)
+    return (answer[i, j] if answer.ndim == 2 else answer[i * (2 * n - i - 1) // 2 - i - 1 + j]).astype(np.float64)
+
+
+def work(name):
+    """Answer each line of JSON on standard input with one on standard output."""
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            if "n" in asked:
+                x = rows(asked["n"], asked["d"])
+                MEASURED[name](x[:64].copy(), asked["threads"])()
+                call = MEASURED[name](x, asked["threads"])
+                from threadpoolctl import threadpool_info
+
+                found = {"blas": sorted({f"{i['internal_api']} {i['version']} {i.get('architecture') or ''}".strip()
+                                         for i in threadpool_info() if i["user_api"] == "blas"})}
+            else:
+                Path("/proc/self/clear_refs").write_text("5")
+                before, wall, cpu = peak_mib(), time.perf_counter(), time.process_time()
+                answer = call()
+                found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
+                         "mib": peak_mib() - before}
+                if asked["keep"]:
+                    np.save(asked["keep"], first_rows(answer, len(x)))
+                del answer
+        except ImportError as error:
+            found = {"absent": str(error)}
+        print(json.dumps(found), flush=True)
+
+
+class Worker:
+    """A process that measures one thing, over and over."""
+
+    def __init__(self, name, python, threads):
+        environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
+        environment |= {k: str(threads) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
+                                                  "NUMBA_NUM_THREADS")}
+        self.name, self.runs = name, []
+        self.process = subprocess.Popen([python, __file__, "--worker", name], env=environment, text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    def ask(self, **what):
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        return json.loads(line) if line else {"absent": f"ended with {self.process.wait()}"}
+
+    @property
+    def counted(self):
+        return self.runs[1:] or self.runs
+
+    def median(self, what):
+        return statistics.median(run[what] for run in self.counted)
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def compare(n, d, asked, folder):
+    """One shape: all in turns, then its table."""
+    workers = []
+    once = SLOW | (VERY_SLOW if n * n * d > 1e11 else set())
+    for name in MEASURED:
+        if n * n * d > 1e11 and name in SLOW and not asked.all:
+            print(f"- {name}: left out at this size (minutes)")
+            continue
+        worker = Worker(name, asked.peers if name.startswith("rsatoolbox") and asked.peers else sys.executable,
+                        asked.threads)
+        answer = worker.ask(n=n, d=d, threads=asked.threads)
+        if "absent" in answer:
+            print(f"- {name}: not here ({answer['absent']})")
+            worker.end()
+        else:
+            worker.blas = ", ".join(answer["blas"])
+            workers.append(worker)
+    for turn in range(asked.repeats + 1):
+        for worker in workers:
+            if turn == 0 or worker.name not in once:
+                worker.runs.append(worker.ask(keep=str(folder / f"{worker.name}.npy") if turn == 0 else ""))
+    by_name = {worker.name: worker for worker in workers}
+    report(n, d, by_name, folder)
+    for worker in workers:
+        worker.end()
+
+
+def report(n, d, by_name, folder):
+    from scipy.spatial.distance import pdist
+
+    sample = rows(n, d)[:SAMPLE].astype(np.float64)
+    exact = {"correlation": pdist(sample, "correlation"), "euclidean": pdist(sample, "euclidean")}
+    given, answered = n * d * 4 / 2**20, n * (n - 1) * 2 / 2**20
+    print(f"\n### n = {n}, d = {d}: input {given:.0f} MiB, condensed answer {answered:.0f} MiB\n\n"
+          "| | wall | min | cpu | wall / ours | cpu / ours | +MiB | error | BLAS |\n" + "|---" * 9 + "|")
+    for name, worker in by_name.items():
+        metric = "euclidean" if "euclidean" in name or "cdist" in name else "correlation"
+        own, error = by_name[f"ours {metric}"], ""
+        if name not in ("X@X.T", "sgemm"):
+            got = np.load(folder / f"{name}.npy")
+            error = f"{np.abs(got / exact[metric] - 1).max():.0e}"
+        (folder / f"{name}.npy").unlink()
+        print(f"| {name}{' (1×)' if len(worker.runs) == 1 else ''} | {worker.median('wall'):.3f} | "
+              f"{min(run['wall'] for run in worker.counted):.3f} | {worker.median('cpu'):.3f} | "
+              f"{worker.median('wall') / own.median('wall'):.2f} | {worker.median('cpu') / own.median('cpu'):.2f} | "
+              f"{max(run['mib'] for run in worker.runs):.0f} | {error} | {worker.blas} |")
+    print("\n| bar | wall | cpu | must | should | by wall |\n|---|---|---|---|---|---|")
+    for name, metric, must, should in BARS.get((n, d), ()):
+        if name in by_name:
+            wall, cpu = (by_name[name].median(w) / by_name[f"ours {metric}"].median(w) for w in ("wall", "cpu"))
+            print(f"| {metric} beside {name} | {wall:.2f}× | {cpu:.2f}× | {must}× | {should}× | "
+                  f"{verdict(wall, must, should)} |")
+    for metric in ("correlation", "euclidean"):
+        own, square, peer = by_name[f"ours {metric}"], by_name[f"ours {metric} square"], by_name["sgemm"]
+        wall, cpu = (square.median(w) / own.median(w) for w in ("wall", "cpu"))
+        must, should = SQUARE_BAR
+        print(f"| square / condensed, {metric} | {wall:.2f} | {cpu:.2f} | {must} | {should} | "
+              f"{verdict(-wall, -must, -should)} |")
+        wall, cpu = (peer.median(w) / own.median(w) / 2 for w in ("wall", "cpu"))
+        must, should = RATE_BARS.get((n, d), (0, 0))
+        print(f"| rate / sgemm's, {metric}: {n * n * d / own.median('wall') / 1e9:.0f} GF/s beside "
+              f"{2 * n * n * d / peer.median('wall') / 1e9:.0f} | {wall:.2f} | {cpu:.2f} | {must or ''} | "
+              f"{should or ''} | {verdict(wall, must, should) if must else ''} |")
+        used = max(run["mib"] for run in own.runs) - answered
+        print(f"| MiB beyond the answer, {metric} | {used:.0f} | | {given + 16:.0f} | 256 | "
+              f"{verdict(-used, -given - 16, -256)} |")
+    sys.stdout.flush()
+
+
+def verdict(found, must, should):
+    return "**missed**" if found < must else "met" if found < should else "met, and what it should be"
+
+
+FIRST = """
+import time, sys, numpy as np
+x = np.random.default_rng(0).standard_normal((500, 64), dtype=np.float32)
+started = time.perf_counter()
+from tlx.metrics.rsa import rdm
+loaded = time.perf_counter()
+rdm(x, condensed=sys.argv[1] == "condensed")
+first = time.perf_counter()
+rdm(x, condensed=sys.argv[1] == "condensed")
+print(loaded - started, first - loaded, time.perf_counter() - first)
+"""
+
+
+def first_calls():
+    """Seconds of the first call with an empty and with a filled cache of compiled code."""
+    print("\n### first call (500 × 64)\n\n| cache | | import | first | second | bar 0.5 s |\n|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as cache:
+        for state, form in (("empty", "condensed"), ("empty", "square"), ("filled", "condensed"), ("filled", "square"),
+                            ("filled", "condensed"), ("filled", "square")):
+            run = subprocess.run([sys.executable, "-c", FIRST, form], env=os.environ | {"NUMBA_CACHE_DIR": cache},
+                                 check=True, capture_output=True, text=True)
+            load, first, second = map(float, run.stdout.split())
+            print(f"| {state} | {form} | {load:.3f} | {first:.3f} | {second:.4f} | "
+                  f"{verdict(-first, -0.5, -0.5) if state == 'filled' else ''} |")
+
+
+def main():
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--worker", choices=MEASURED, help=argparse.SUPPRESS)
+    options.add_argument("--peers", help="a Python interpreter that has rsatoolbox; default: this one")
+    options.add_argument("--quick", action="store_true", help="small shapes")
+    options.add_argument("--all", action="store_true", help="peers that take minutes, too")
+    options.add_argument("--shapes", nargs="+", help="n×d, such as 10000x512")
+    options.add_argument("--repeats", type=int, help="rounds that count (default 7; 5 with --quick)")
+    options.add_argument("--threads", type=int, default=2)
+    asked = options.parse_args()
+    if asked.worker:
+        return work(asked.worker)
+    asked.repeats = asked.repeats or (5 if asked.quick else 7)
+    shapes = [tuple(map(int, s.split("x"))) for s in asked.shapes or ()] or (QUICK if asked.quick else SHAPES)
+    print(f"{asked.threads} threads, medians of {asked.repeats}, load {os.getloadavg()[0]:.1f} at the start, "
+          f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')} here, dropped for what is measured\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for n, d in shapes:
+            compare(n, d, asked, Path(folder))
+    first_calls()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

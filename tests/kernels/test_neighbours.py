@@ -1,0 +1,318 @@
+"""Nearest rows: every hard case to 1e-12 and with the same bits whatever the way, and the proof behind the fast way."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from numba import config
+
+from tlx.kernels import candidates, halves, neighbours, tile
+
+SMALL = bool(config.DISABLE_JIT)
+fast = pytest.mark.skipif(not tile.FAST, reason="this CPU, or this pass, has no fast tile")
+rng = np.random.default_rng
+
+
+def oracle(x, k):
+    """The same by direct differences, one row at a time; nothing is left out, and ties go to the lower index."""
+    return ask_oracle(x.tobytes(), x.shape, x.dtype.str, k)
+
+
+@functools.lru_cache(2)
+def ask_oracle(data, shape, dtype, k):
+    x = np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
+    values, indices = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
+    for i in range(len(x)):
+        squares = ((x - x[i])**2).sum(axis=1)
+        squares[i] = np.inf
+        indices[i] = np.argsort(squares, kind="stable")[:k]
+        values[i] = squares[indices[i]]
+    return values, indices
+
+
+def signal(n, d, seed=0):
+    draw = rng(seed)
+    return draw.standard_normal((n, 8)) @ draw.standard_normal((8, d)) + 0.5 * draw.standard_normal((n, d)) + 0.1
+
+
+def clusters(n, d):
+    return 10 * rng(1).standard_normal((10, d))[np.arange(n) % 10] + 1e-3 * signal(n, d)
+
+
+def with_repeated(x, rows):
+    x[rows] = x[rows[0]]
+    return x
+
+
+def shell(n, d):
+    """Row 0 is the centre; the others are all but equally near to it: no float32 sum can order them."""
+    x = rng(3).standard_normal((n, d))
+    x *= (1 + 1e-7 * rng(4).random(n) + 1e-9)[:, None] / np.linalg.norm(x, axis=1)[:, None]
+    x[0] = 0
+    return x
+
+
+HARD = {
+    "plain": signal,
+    "independent": lambda n, d: rng(2).standard_normal((n, d)),
+    "offset 1e4, sd 1": lambda n, d: 1e4 + signal(n, d),
+    "offset 1e4, sd 1e-2": lambda n, d: 1e4 + 1e-2 * rng(2).standard_normal((n, d)),
+    "offset for each row": lambda n, d: signal(n, d) + 1e4 * rng(5).standard_normal((n, 1)),
+    "offset for each row, sd 1e-2": lambda n, d: 1e-2 * signal(n, d) + 1e4 * rng(5).standard_normal((n, 1)),
+    "two groups far apart": lambda n, d: 1e-2 * signal(n, d) + 1e5 * (np.arange(n) % 2)[:, None],
+    "near duplicates": lambda n, d: signal(n // 2 + 1, d)[np.arange(n) // 2] + 1e-4 * rng(2).standard_normal((n, d)),
+    "tight clusters": clusters,
+    "sparse, an outlying feature": lambda n, d: np.maximum(signal(n, d) - 2, 0) + 1e3 * (np.arange(d) == 1),
+    "an outlying row": lambda n, d: signal(n, d) * np.where(np.arange(n) == 5, 1e6, 1)[:, None],
+    "50 identical rows": lambda n, d: with_repeated(signal(n, d), np.arange(3, min(n, 53))),
+    "three massive features": lambda n, d: signal(n, d) * np.where(np.arange(d) % 7 == 3, 1e5, 1),
+    "shell": shell,
+    "lattice": lambda n, d: rng(6).integers(0, 2, (n, d)).astype(float),
+    "one hot": lambda n, d: np.eye(n, d + n),
+    "all equal": lambda n, d: np.full((n, d), 0.1),
+    "differences that vanish when squared": lambda n, d: np.where(np.arange(d) == 1, 1, 2.0**-75 * signal(n, d)),
+    "wide range": lambda n, d: signal(n, d) * 2.0**rng(7).integers(-30, 5, (n, d)),
+}
+
+
+def rows(case, dtype, n=None, d=None):
+    n, d = n or (24 if SMALL else 330), d or (5 if SMALL else 67)
+    x = np.ascontiguousarray(HARD[case](n, d).astype(dtype))
+    x.flags.writeable = False
+    return x
+
+
+WAYS = ["as it chooses", "halves", "differences", "plain"] if tile.FAST else ["plain"]
+
+
+@contextlib.contextmanager
+def made_to_go(way):
+    """One way in which neighbours are found, on all rows."""
+    with pytest.MonkeyPatch.context() as patch:
+        if way == "plain":
+            patch.setattr(candidates, "worthwhile", lambda n, k: False)
+        elif way == "differences":
+            patch.setattr(candidates, "FAST", False)
+        elif way == "halves":
+            if not halves.FAST:
+                pytest.skip("this CPU multiplies no bfloat16")
+            patch.setattr(candidates, "_spare", lambda *_: 3)
+        yield
+
+
+def assert_right(found, x, k, want=None):
+    values, indices = found
+    want = oracle(x, k)[0] if want is None else want
+    assert values.shape == indices.shape == (len(x), k)
+    np.testing.assert_allclose(values, want, rtol=1e-12, atol=0)
+    assert ((values == 0) == (want == 0)).all()
+    everyone = np.arange(len(x))[:, None]
+    assert (indices != everyone).all()
+    assert (np.diff(np.sort(indices, axis=1)) > 0).all()
+    again = ((x[indices].astype(float) - x[:, None].astype(float))**2).sum(axis=2)
+    np.testing.assert_allclose(values, again, rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("way", WAYS)
+def test_hard_cases_and_the_same_bits_either_way(case, dtype, way):
+    x = rows(case, dtype)
+    want, first = oracle(x, 7)
+    for k in (1, 2, 7):
+        with made_to_go("plain"):
+            plain = neighbours.nearest(x, k)
+        assert_right(plain, x, k, want[:, :k])
+        if case in ("lattice", "one hot", "all equal"):  # sums are exact, and so is the order of equals
+            assert (plain[1] == first[:, :k]).all()
+        with made_to_go(way):
+            with_ties = neighbours.nearest(x, k, ties=True)
+            values, indices = neighbours.nearest(x, k)
+        assert (with_ties[0] == plain[0]).all()
+        assert (with_ties[1] == plain[1]).all()
+        assert (values == plain[0]).all()
+        assert_right((values, indices), x, k, want[:, :k])
+
+
+@fast
+@pytest.mark.parametrize("way", WAYS[1:3])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", HARD)
+def test_no_row_is_nearer_than_was_proved(case, dtype, way):
+    x = rows(case, dtype)
+    with made_to_go(way):
+        found, least = candidates.find(x, 2)
+    assert found.shape == least.shape == (len(x), 5 if way == "halves" else 4)
+    assert (np.diff(np.sort(found, axis=1)) > 0).all()
+    assert (np.diff(least, axis=1) >= 0).all()
+    x = x.astype(float)
+    for i in range(len(x)):
+        true = ((x - x[i])**2).sum(axis=1) * (1 + 1e-12)
+        outside = np.setdiff1d(np.arange(len(x)), [i, *found[i]])
+        assert len(outside) == len(x) - 1 - found.shape[1]
+        assert least[i, -1] <= true[outside].min()
+        assert (least[i] <= true[found[i]]).all()
+
+
+FEW = ["plain", "offset 1e4, sd 1", "offset 1e4, sd 1e-2", "offset for each row", "tight clusters", "all equal",
+       "three massive features", "an outlying row", "independent"]
+
+
+@fast
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("case", FEW)
+def test_few_rows_are_left_open(monkeypatch, case, dtype):
+    if (case, dtype) == ("offset 1e4, sd 1e-2", np.float32):
+        pytest.skip("1e-3 apart is all that float32 has there: a lattice")
+    again, exact = [], neighbours.exact
+    monkeypatch.setattr(neighbours, "exact", lambda x, k, rows, *rest: again.append(len(rows)) or
+                        exact(x, k, rows, *rest))
+    x = rows(case, dtype, n=1500, d=64)
+    with made_to_go("differences"):
+        neighbours.nearest(x, 2)
+    assert sum(again) <= 0.02 * len(x)
+    neighbours.nearest(x, 2)
+    assert sum(again) <= 0.04 * len(x)
+
+
+@pytest.mark.skipif(not halves.FAST, reason="this CPU, or this pass, multiplies no bfloat16")
+@pytest.mark.parametrize(("case", "good"), [("plain", True), ("offset 1e4, sd 1", True), ("independent", True),
+                                            ("near duplicates", True), ("tight clusters", False)])
+def test_halves_are_taken_where_they_settle_rows(case, good):
+    x = rows(case, np.float32, n=1500, d=300)
+    assert (candidates.find(x, 2)[0].shape[1] > 2 + candidates.SPARE) == good
+
+
+@fast
+def test_what_float32_cannot_order_is_left_open_and_ordered():
+    x = rows("shell", np.float64, n=200)
+    with made_to_go("differences"):
+        found, least = candidates.find(x, 2)
+    assert least[0, -1] < oracle(x, 2)[0][0, 1]
+    assert set(oracle(x, 1)[1][0]) - set(found[0])  # the nearest of row 0 is not even a candidate
+    assert (neighbours.nearest(x, 2)[1][0] == oracle(x, 2)[1][0]).all()
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (3, 1, 2), (3, 4, 1), (31, 3, 2), (32, 17, 3), (33, 16, 2),
+                                           (64, 64, 5), (65, 65, 2), (127, 5, 2), (129, 97, 6), (260, 33, 200),
+                                           (513, 3, 2), (700, 130, 2), (640, 4097, 3), (1700, 9, 200)])
+def test_shapes(n, d, k, dtype, way):
+    if SMALL and n * n * d > 400_000:
+        pytest.skip("too much without a compiler")
+    x = np.ascontiguousarray(signal(n, d).astype(dtype))
+    with made_to_go(way):
+        values, indices = neighbours.nearest(x, k, ties=True)
+    assert_right((values, indices), x, k)
+    want, first = oracle(x, k)
+    assert (indices == first)[np.diff(want, axis=1, append=np.inf) > 1e-12 * want].all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_wide_one(dtype):
+    n, d = (3, 65_537) if SMALL else (70, 65_537)
+    x = signal(n, d).astype(dtype)
+    x[1] = x[0]
+    x[1, -1] += 1  # all that tells them apart lies in the last column
+    values, indices = neighbours.nearest(x, 1)
+    assert_right((values, indices), x, 1)
+    assert indices[0, 0] == 1
+    np.testing.assert_allclose(values[0, 0], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize("case", ["plain", "lattice", "offset for each row"])
+def test_the_same_bits_at_any_number_of_threads(case):
+    x = rows(case, np.float32, n=None if SMALL else 700)
+    one = neighbours.nearest(x, 3, ties=True, threads=1)
+    for threads in (2, 3):
+        for a, b in zip(one, neighbours.nearest(x, 3, ties=True, threads=threads), strict=True):
+            assert (a == b).all()
+
+
+def test_rows_asked_for_alone():
+    x = rows("plain", np.float32)
+    want = neighbours.nearest(x, 3, ties=True)
+    asked = np.array([5, 3, 20, 3])
+    for bounds in (np.full(4, np.inf), want[0][asked, -1]):
+        values, indices = neighbours.exact(x, 3, asked, bounds)
+        assert (values == want[0][asked]).all()
+        assert (indices == want[1][asked]).all()
+
+
+@pytest.mark.parametrize("d", [1, 15, 16, 17, 4096, 4111, 8193])
+def test_measure_is_the_sum_and_symmetric(d):
+    x = signal(2, d).astype(np.float32)
+    value = neighbours.measure(x, 0, 1)
+    want = sum(abs(int(a) - int(b))**2 for a, b in zip(*(x.astype(float) * 2.0**40), strict=True)) / 2.0**80
+    np.testing.assert_allclose(value, want, rtol=1e-13)
+    assert value == neighbours.measure(x, 1, 0)
+    assert neighbours.measure(x, 1, 1) == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_sums_of_tiles(dtype):
+    x = signal(70, 600 if SMALL else 1100).astype(dtype)
+    rows, out = np.arange(3, 70, 2), np.full((neighbours.SIDE, neighbours.SIDE), np.nan, dtype)
+    neighbours._sums(x, rows, 2, 9, 64, 6, out)
+    want = ((x[rows[2:9], None].astype(float) - x[None, 64:])**2).sum(axis=2)
+    np.testing.assert_allclose(out[:7, :6], want, rtol=1e-5 if dtype == np.float32 else 1e-13)
+
+
+def test_nearest_alive():
+    distances = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
+    indices = np.array([[1, 2, 3], [0, 2, 3], [3, 1, 0]])
+    out, short = np.full((3, 2), -1.0), np.empty(3, np.bool_)
+    neighbours.nearest_alive(distances, indices, np.array([2, 0, 1]), np.array([True, True, False, True]), out, short)
+    assert (out == [[7, 8], [1, 3], [4, 6]]).all()
+    assert not short.any()
+    neighbours.nearest_alive(distances, indices, np.array([2, 0, 1]), np.array([True, False, False, True]), out, short)
+    assert (out[[0, 2]] == [[7, 9], [4, 6]]).all()
+    assert (short == [False, True, False]).all()
+
+
+ELSEWHERE = """
+import sys, numpy as np
+from tlx.kernels import neighbours, tile
+x = np.random.default_rng(0).standard_normal((41, 37)).astype(sys.argv[1])
+x[7] = x[3]
+values, indices = neighbours.nearest(x, 2, ties=True)
+print(tile.FAST, values.tobytes().hex(), indices.tobytes().hex())
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("how", [{"NUMBA_DISABLE_JIT": "1"}, {"TLX_KERNELS": "plain"},
+                                 {"NUMBA_CPU_NAME": "haswell",
+                                  "NUMBA_CPU_FEATURES": "+avx2,+avx,+fma,+bmi,+bmi2,+sse4.2,+popcnt"}],
+                         ids=["no compiler", "plain", "avx2"])
+def test_the_same_bits_without_a_compiler_and_on_lesser_processors(how, dtype):
+    if "NUMBA_CPU_NAME" in how and not {"+avx2", "+fma"} <= tile.FEATURES:
+        pytest.skip("this CPU has no AVX2")
+    run = subprocess.run([sys.executable, "-c", ELSEWHERE, dtype], env=os.environ | how, capture_output=True, text=True,
+                         check=True)
+    was_fast, *bits = run.stdout.split()
+    x = rng(0).standard_normal((41, 37)).astype(dtype)
+    x[7] = x[3]
+    assert was_fast == str("NUMBA_CPU_NAME" in how and not SMALL)
+    assert bits == [a.tobytes().hex() for a in neighbours.nearest(x, 2, ties=True)]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_finds_the_same():
+    x = rows("plain", np.float32)
+    want = neighbours.nearest(x, 2, threads=2)[0]
+    child = os.fork()
+    if child == 0:
+        same = False
+        try:
+            same = bool((neighbours.nearest(x, 2, threads=2)[0] == want).all())
+        finally:
+            os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0

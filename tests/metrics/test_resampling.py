@@ -1,0 +1,101 @@
+"""Confidence of a comparison: draws against doing it on squares, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tlx.errors import BadData, UnknownName, Usage
+from tlx.metrics.comparison import COMPARISONS, compare_rdms
+from tlx.metrics.resampling import STREAM, bootstrap
+
+PARTIAL = [name for name, row in COMPARISONS.items() if row.partial]
+
+
+def rdms(n, noise=0.3, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, 6))
+    y = x + noise * rng.standard_normal((n, 6))
+    upper = np.triu_indices(n, 1)
+    return [np.sqrt(((v[:, None] - v)**2).sum(axis=2)) for v in (x, y)], upper
+
+
+def similarity(a, b, method):
+    """Of any number of dissimilarities, not only n(n − 1)/2."""
+    def ranked(x):
+        return np.array([(x < v).sum() + ((x == v).sum() + 1) / 2 for v in x])
+
+    if method == "kendall":
+        return np.mean([np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i in range(len(a)) for j in range(i)])
+    if method == "rho-a":
+        p = len(a)
+        return 12 * ((ranked(a) - (p + 1) / 2) @ (ranked(b) - (p + 1) / 2)) / (p**3 - p)
+    if method == "spearman":
+        a, b = ranked(a), ranked(b)
+    if method != "cosine":
+        a, b = a - a.mean(), b - b.mean()
+    return a @ b / np.sqrt((a @ a) * (b @ b))
+
+
+@pytest.mark.parametrize("method", PARTIAL)
+def test_every_draw(method):
+    n = 7
+    (a, b), upper = rdms(n)
+    found = bootstrap(a[upper], b, method, 12, seed=3)
+    assert found.value == compare_rdms(a, b, method)
+    words = np.random.PCG64(np.random.SeedSequence([3, STREAM])).random_raw(12 * n)
+    chosen = np.array([int(word) >> 32 for word in words]) * n // 2**32
+    for index, draw in zip(chosen.reshape(12, n), found.draws, strict=True):
+        places = [(index[i], index[j]) for i in range(n) for j in range(i + 1, n) if index[i] != index[j]]
+        rows, columns = np.array(places).T
+        assert draw == pytest.approx(similarity(a[rows, columns], b[rows, columns], method), rel=1e-12)
+
+
+def test_the_interval():
+    (a, b), upper = rdms(20)
+    found = bootstrap(a[upper], b[upper], "pearson", 300, confidence=0.9)
+    draws = np.sort(found.draws)
+    assert found.low == pytest.approx(np.interp(0.05 * 299, np.arange(300), draws))
+    assert found.high == pytest.approx(np.interp(0.95 * 299, np.arange(300), draws))
+    assert found.error == pytest.approx(np.sqrt(((draws - draws.mean())**2).sum() / 299))
+    assert found.low < found.value < found.high
+    noisy = bootstrap(a, rdms(20, noise=2.0)[0][1], "pearson", 300, confidence=0.9)
+    assert noisy.high - noisy.low > 2 * (found.high - found.low)
+
+
+def test_seeds_and_threads():
+    (a, b), _ = rdms(9)
+    one = bootstrap(a, b, "spearman", 20, threads=1)
+    assert one.draws.tolist() == bootstrap(a, b, "spearman", 20, threads=3).draws.tolist()
+    assert one.draws.tolist() != bootstrap(a, b, "spearman", 20, seed=1, threads=3).draws.tolist()
+    np.testing.assert_array_equal(one.draws[:10], bootstrap(a, b, "spearman", 10).draws)
+
+
+def test_draws_that_tell_nothing():
+    """Of three stimuli one draw in nine is one stimulus thrice, and leaves no pair."""
+    a, b = np.array([1, 2, 3.0]), np.array([2, 1, 4.0])
+    found = bootstrap(a, b, "spearman", 200)
+    lost = np.isnan(found.draws)
+    assert 0 < lost.sum() < 190
+    assert np.isfinite([found.low, found.high, found.error]).all()
+    single = bootstrap(a, b, "spearman", 1, seed=next(s for s in range(99) if not np.isnan(
+        bootstrap(a, b, "spearman", 5, seed=s).draws[0])))
+    assert single.low == single.high
+    assert np.isnan(single.error)
+
+
+def test_what_cannot_be_drawn():
+    (a, b), _ = rdms(5)
+    with pytest.raises(Usage, match=r"no-bootstrap.*whitened-cosine"):
+        bootstrap(a, b, "whitened-cosine")
+    with pytest.raises(UnknownName):
+        bootstrap(a, b, "rho")
+    for wrong in ({"resamplings": 0}, {"confidence": 0}, {"confidence": 1}):
+        with pytest.raises(Usage, match="out-of-range"):
+            bootstrap(a, b, **wrong)
+    with pytest.raises(BadData, match="rdm-sizes"):
+        bootstrap(a, rdms(6)[0][0])
+    with pytest.raises(BadData, match="constant-rdm"):
+        bootstrap(a, 1 - np.eye(5))
+    with pytest.raises(BadData, match="no-draws"):
+        bootstrap([1.0], [2.0], "cosine", 5)

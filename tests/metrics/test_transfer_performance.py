@@ -1,0 +1,119 @@
+"""Areas, correlations and what chance makes: the thesis's numbers, and all orders gone through by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from tlx.errors import BadData, Usage
+from tlx.metrics.transfer_performance import (
+    fisher_band,
+    metric_correlations,
+    permutation_band,
+    transfer_performance,
+)
+
+
+def spearman(x, y):
+    def ranked(v):
+        return np.array([(v < one).sum() + ((v == one).sum() + 1) / 2 for one in v])
+
+    a, b = ranked(np.asarray(x)), ranked(np.asarray(y))
+    a, b = a - a.mean(), b - b.mean()
+    return a @ b / math.sqrt((a @ a) * (b @ b))
+
+
+def test_the_area():
+    """12 checkpoints at 100 percent make 1100; halves at both ends."""
+    assert transfer_performance([100] * 12) == 1100
+    assert transfer_performance([0, 1]) == 0.5
+    rng = np.random.default_rng(0)
+    accuracy = rng.random((2, 3, 12)).astype(np.float32)
+    found = transfer_performance(accuracy)
+    want = [[sum((row[i] + row[i + 1]) / 2 for i in range(11)) for row in block] for block in accuracy.astype(float)]
+    np.testing.assert_allclose(found, want, rtol=1e-14)
+    assert found.dtype == np.float64
+    for wrong in ([1], 5, np.zeros((0, 3))):
+        with pytest.raises(BadData, match="too-few-checkpoints"):
+            transfer_performance(wrong)
+    with pytest.raises(BadData, match="not-finite"):
+        transfer_performance([1, np.nan])
+
+
+@pytest.mark.parametrize(("n", "band"), [(72, .232), (12, .574), (7, .753), (3, 1), (2, 1)])
+def test_the_band_of_fisher(n, band):
+    assert fisher_band(n) == pytest.approx(band, abs=5e-4)
+    assert fisher_band(72) == pytest.approx(math.tanh(1.96 / math.sqrt(69)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("n", "band"), [(6, .886), (7, .857)])
+def test_the_band_of_all_orders(n, band):
+    low, high = permutation_band(n)
+    assert (low, high) == (pytest.approx(-band, abs=5e-4), pytest.approx(band, abs=5e-4))
+
+
+def test_the_band_of_drawn_orders():
+    low, high = permutation_band(30, 0.95, seed=1)
+    assert high == pytest.approx(1.96 / math.sqrt(29), abs=0.02)  # normal with variance 1/(n − 1) for many items
+    assert -low == pytest.approx(high, abs=0.03)
+    assert permutation_band(30, 0.95, seed=1) == (low, high)
+    assert permutation_band(30, 0.95, seed=2) != (low, high)
+
+
+def models(ties=False):
+    """6 sources × 4 checkpoints."""
+    rng = np.random.default_rng(0)
+    sources, checkpoints = np.repeat(list("fedcba"), 4), np.tile([0, 1, 10, 100], 6)
+    metric = rng.random(24)
+    performance = metric + 0.3 * rng.random(24)
+    return np.round(metric, 1) if ties else metric, performance, sources, checkpoints
+
+
+@pytest.mark.parametrize("ties", [True, False])
+def test_over_all_by_source_and_by_checkpoint(ties):
+    metric, performance, sources, checkpoints = models(ties)
+    found = metric_correlations(metric, performance, sources, checkpoints, permutations=999)
+    assert [(row.scope, row.name, row.n) for row in found] == [("all", "", 24)] + [
+        ("source", name, 4) for name in "abcdef"] + [("checkpoint", str(c), 6) for c in (0, 1, 10, 100)]
+    for row in found:
+        index = {"all": sources == sources, "source": sources == row.name,
+                 "checkpoint": checkpoints.astype(str) == row.name}[row.scope]
+        x, y = metric[index], performance[index]
+        assert row.rho == pytest.approx(spearman(x, y), abs=1e-12)
+        assert row.fisher == fisher_band(row.n)
+        assert row.exact == (row.n <= 8)
+        if row.exact and row.n == 4:
+            null = np.array([spearman(x, np.array(order)) for order in itertools.permutations(y)])
+            assert (row.low, row.high) == pytest.approx(tuple(np.quantile(null, [0.01, 0.99])), abs=1e-12)
+            assert row.p == pytest.approx((np.abs(null) >= abs(row.rho) - 1e-9).mean())
+    assert found[0].p == 1 / 1000  # no drawn order comes near
+    assert found[0].rho > found[0].high
+    assert len(metric_correlations(metric, performance)) == 1
+    assert metric_correlations(metric, performance, sources, permutations=50, seed=4) == metric_correlations(
+        metric, performance, sources, permutations=50, seed=4)
+
+
+def test_a_metric_that_never_changes_says_nothing():
+    _, performance, _, checkpoints = models()
+    metric = np.where(checkpoints == 0, 0.0, np.arange(24))
+    at_start = metric_correlations(metric, performance, None, checkpoints)[1]
+    assert (at_start.scope, at_start.name) == ("checkpoint", "0")
+    assert all(math.isnan(value) for value in (at_start.rho, at_start.low, at_start.high, at_start.p))
+    alone = metric_correlations([1, 2.0], [3, 4.0], ["a", "b"])
+    assert [row.n for row in alone] == [2, 1, 1]
+    assert alone[0].rho == 1
+    assert alone[0].p == 1
+
+
+def test_what_cannot_be_correlated():
+    x = np.arange(5.0)
+    for first, second, more, error, code in (
+            (x, x[:4], {}, BadData, "lengths"), (x[:1], x[:1], {}, BadData, "too-few-rows"),
+            (x, np.r_[x[:4], np.nan], {}, BadData, "not-finite"), (x, x, {"sources": [1]}, BadData, "labels-shape"),
+            (x, x, {"confidence": 1}, Usage, "out-of-range"), (x, x, {"permutations": 0}, Usage, "out-of-range"),
+            (x, x, {"permutation_confidence": 0}, Usage, "out-of-range")):
+        with pytest.raises(error, match=code):
+            metric_correlations(first, second, **more)

@@ -1,0 +1,71 @@
+"""Dissimilarities within and between classes, and the RDM that a labelling alone would make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import BadData
+from ..kernels.pairs import contrast
+from ..kernels.parallel import each
+from . import arrays
+
+
+@dataclass(frozen=True)
+class ClassContrast:
+    """How much less rows of one class differ than rows of two: the RSA value of a layer.
+
+    within, between   mean dissimilarity of pairs of one class, and of two; with their signs
+    contrast          |within − between|; high: the classes lie apart
+    pairs_within, pairs_between   how many pairs these are means of
+    """
+
+    within: float
+    between: float
+    contrast: float
+    pairs_within: int
+    pairs_between: int
+
+
+def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> ClassContrast:
+    """Mean dissimilarities within and between classes.
+
+    rdm      (n(n − 1)/2,), an array or a map, read once; or (n, n)
+    labels   (n,) str or whole numbers, in any order: whether two are equal is all that counts
+    threads  to use; the answer has the same bits at any number
+    raises   BadData: no RDM, not finite, no two rows of one class, or no two of different ones
+
+    Pairs count once; a square has each twice, which leaves means as they are, and its diagonal does not count.
+    """
+    pairs, n = arrays.condensed(rdm, finite=False)
+    _, codes = arrays.labels(labels, n)
+    counts = np.bincount(codes)
+    inside = int((counts * (counts - 1) // 2).sum())
+    outside = len(pairs) - inside
+    if not inside or not outside:
+        what = f"{len(counts)} class{'es' if len(counts) > 1 else ''} among {n} rows"
+        raise BadData("no-contrast", what, where="labels",
+                      expected="two or more classes, and one of them with two or more rows")
+    parts = arrays.row_parts(n)
+    found = np.empty((len(parts), 2))
+
+    def work(part: int, thread: int) -> None:
+        with np.errstate(all="ignore"):  # what is not finite shows in the sums
+            contrast(pairs, codes, *parts[part], found[part])
+
+    each(len(parts), work, threads)
+    if not np.isfinite(found).all():
+        arrays.check_finite(pairs, where="rdm")
+    within, between = (found.sum(axis=0) / (inside, outside)).tolist()
+    return ClassContrast(within, between, abs(within - between), inside, outside)
+
+
+def model_rdm(labels: Any) -> np.ndarray:
+    """The RDM that labels alone make: (n(n − 1)/2,) float32, 0 for two rows of one class and 1 for others."""
+    found = np.asarray(labels)
+    _, codes = arrays.labels(labels, len(found) if found.ndim else 0)
+    if len(codes) < 2:
+        raise BadData("too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2")
+    return np.concatenate([codes[i + 1:] != codes[i] for i in range(len(codes) - 1)]).astype(np.float32)

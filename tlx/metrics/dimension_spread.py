@@ -1,0 +1,154 @@
+"""How far an intrinsic dimension can be trusted: the same estimate on parts of the rows."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.special import bdtr
+
+from ..data.streams import order
+from ..errors import BadData, Usage
+from ..kernels.neighbours import nearest_alive
+from ..kernels.parallel import each
+from .intrinsic_dimension import LEAST, Dimension, estimator
+from .neighbours import Rows
+
+RUN_OUT = 1e-3  # of the rows may be left with too few neighbours in some resampling, and are searched again
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Resampled:
+    """Estimates on random parts of the rows.
+
+    mean, std   over the parts; std is that of the population (divided by their number)
+    values      (resamplings,) float64 — the estimates
+    rows        rows of each part
+    whole       what `intrinsic_dimension` gives for all rows: it takes nothing more here
+    """
+
+    mean: float
+    std: float
+    values: np.ndarray
+    rows: int
+    whole: Dimension
+
+
+def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float = 0.9, seed: int = 0, *,
+                                  method: str = "twonn", threads: int | None = None) -> Resampled:
+    """Intrinsic dimension of random parts of the rows, drawn without replacement: to the bit what `intrinsic_dimension`
+    gives for each, but distances are computed once.
+
+    A few more neighbours than the method needs are found for every row, so that enough of them are nearly always drawn
+    too. A row that runs out is searched again, alone.
+
+    x            (n, …) as for `intrinsic_dimension`
+    resamplings  how many parts; part i has the rows data.streams.order(n, seed, "resampling", i)[:⌊fraction·n⌋], in
+                 the order in which they stand in x
+    fraction     of the rows in each part (that of the ratios is a setting of the method: "twonn:fraction=0.8")
+    method       as for `intrinsic_dimension`
+    raises       as `intrinsic_dimension`; BadData where a part is too small; Usage: resamplings, fraction, seed
+    """
+    if resamplings < 1 or not 0 < fraction <= 1 or seed < 0:
+        raise Usage("out-of-range", f"{resamplings} resamplings of {fraction} with seed {seed}", where="resampling",
+                    expected="at least 1, a fraction above 0 and at most 1, a seed not below 0")
+    how = estimator(method)
+    k = how.neighbours
+    rows = Rows(x, k, threads)
+    n = len(rows.values)
+    drawn = math.floor(fraction * n)
+    if drawn < max(k + 1, LEAST):
+        raise BadData("too-few-rows", f"{drawn} of {n} rows in each resampling", where="x",
+                      expected=f"at least {max(k + 1, LEAST)}")
+    kept = next(kept for kept in itertools.count(k) if kept >= n - 1
+                or resamplings * bdtr(k - 1, kept, drawn / n) <= RUN_OUT)
+    lists, values = rows.nearest(kept), np.empty(resamplings)
+    whole = how.estimate(lists[0][:, :k])
+
+    def work(task: int, thread: int) -> None:
+        part = np.sort(order(n, seed, "resampling", task)[:drawn])
+        with _where(f"resampling {task}"):
+            values[task] = how.estimate(_among(rows, lists, part, k)).dimension
+
+    each(resamplings, work, threads)
+    return Resampled(mean=float(values.mean()), std=float(values.std()), values=values, rows=drawn, whole=whole)
+
+
+def _among(rows: Rows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int) -> np.ndarray:
+    """Distances of the rows of a part (m,) to the k nearest in it, (m, k), from lists of the nearest of all rows."""
+    alive = np.zeros(len(rows.values), np.bool_)
+    alive[part] = True
+    out, short = np.empty((len(part), k)), np.empty(len(part), np.bool_)
+    nearest_alive(*lists, part, alive, out, short)
+    at, kept = np.flatnonzero(short), lists[0].shape[1]
+    while len(at):
+        kept = min(4 * kept, len(rows.values) - 1)
+        longer, again, short = rows.nearest_of(part[at], kept), np.empty((len(at), k)), np.empty(len(at), np.bool_)
+        nearest_alive(*longer, np.arange(len(at)), alive, again, short)
+        out[at] = again
+        at = at[short]
+    return out
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Blocks:
+    """Estimates on blocks of the rows, the rows being cut into more and more of them.
+
+    blocks      (b,) int64 — how many blocks
+    rows        (b,) int64 — rows in each: ⌊n / blocks⌋
+    mean, std   (b,) float64 — over the blocks, std that of the population
+    values      b arrays float64 — the estimate of each block
+    """
+
+    blocks: np.ndarray
+    rows: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    values: tuple[np.ndarray, ...]
+
+
+def block_analysis(x: Any, blocks: Iterable[int] = range(1, 21), seed: int = 0, *, method: str = "twonn",
+                   threads: int | None = None) -> Blocks:
+    """Intrinsic dimension of blocks of the rows: for each b of `blocks` they are shuffled, and cut into b equal blocks.
+
+    What is left over by the cut is in no block. The order for b is data.streams.order(n, seed, "block analysis", b).
+
+    x        (n, …) as for `intrinsic_dimension`
+    raises   as `intrinsic_dimension`; BadData: blocks that are too small; Usage: no blocks, seed
+    """
+    how, counts = estimator(method), [int(b) for b in blocks]
+    if not counts or min(counts) < 1 or seed < 0:
+        raise Usage("out-of-range", f"blocks {counts} with seed {seed}", where="blocks",
+                    expected="whole numbers, at least 1, and a seed not below 0")
+    rows = Rows(x, how.neighbours, threads)
+    n, least = len(rows.values), max(how.neighbours + 1, LEAST)
+    if n // max(counts) < least:
+        raise BadData("block-too-small", f"{n} rows make {max(counts)} blocks of {n // max(counts)}", where="blocks",
+                      expected=f"at least {least} rows in each", remedy=f"ask for at most {n // least} blocks")
+    values = tuple(_blocks(rows, b, seed, how) for b in counts)
+    return Blocks(blocks=np.array(counts), rows=n // np.array(counts), values=values,
+                  mean=np.array([found.mean() for found in values]), std=np.array([found.std() for found in values]))
+
+
+def _blocks(rows: Rows, count: int, seed: int, how: Any) -> np.ndarray:
+    n, found = len(rows.values), np.empty(count)
+    shuffled = order(n, seed, "block analysis", count)
+    for block in range(count):
+        part = np.sort(shuffled[block * (n // count):(block + 1) * (n // count)])
+        with _where(f"block {block} of {count}"):
+            found[block] = how.estimate(rows.nearest(how.neighbours, part=part)[0]).dimension
+    return found
+
+
+@contextlib.contextmanager
+def _where(place: str) -> Iterator[None]:
+    try:
+        yield
+    except BadData as error:
+        error.where = f"{error.where}, {place}"
+        raise

@@ -1,0 +1,119 @@
+"""How far apart two tensors of one shape are: the rows of NORMS. Read piece by piece, summed in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+PIECE = 1 << 18  # numbers that are float64 at a time
+SAME = 1e-30  # squared length between two unit vectors that is rounding: each number of them is known to some 1e-16
+
+Norm = Callable[[Tensor, Tensor], float]
+
+
+def l1(a: Tensor, b: Tensor) -> float:
+    """Σ|a − b|."""
+    return math.fsum(float(np.abs(x - y).sum()) for x, y in _pieces(a, b))
+
+
+def l2(a: Tensor, b: Tensor) -> float:
+    """√Σ(a − b)²."""
+    return math.sqrt(math.fsum(_square(x - y) for x, y in _pieces(a, b)))
+
+
+def mean_abs(a: Tensor, b: Tensor) -> float:
+    """Σ|a − b| / n, n the numbers in the tensor: what the method was published with."""
+    return l1(a, b) / a.numel()
+
+
+def rms(a: Tensor, b: Tensor) -> float:
+    """√(Σ(a − b)² / n)."""
+    return l2(a, b) / math.sqrt(a.numel())
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """1 − cos(a, b), from 0 to 2, as half the squared length between the unit vectors: small angles are not lost.
+
+    Scale does not matter. Zero has no direction: two zeros are at 0, a zero and anything else at 1.
+    """
+    return _chord_square(a, b) / 2
+
+
+def chord(a: Tensor, b: Tensor) -> float:
+    """‖a/‖a‖ − b/‖b‖‖, from 0 to 2: L2 between unit vectors, √(2·cosine)."""
+    return math.sqrt(_chord_square(a, b))
+
+
+def filter_cosine(a: Tensor, b: Tensor) -> float:
+    """Mean of `cosine` over the first axis, the output channels (a vector is one channel).
+
+    Where batch norm follows a convolution, the scale of each filter means nothing; this does not see it.
+    """
+    a, b = (t.reshape(len(t) if t.ndim > 1 else 1, -1) for t in (a, b))
+    step = max(1, PIECE // a.shape[1])
+    some = (slice(i, i + step) for i in range(0, len(a), step))
+    return math.fsum(_filters(_float64(a[part]), _float64(b[part])) for part in some) / len(a)
+
+
+def relative_l1(a: Tensor, b: Tensor) -> float:
+    """Σ|a − b| / Σ|a|: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from zero."""
+    return _relative(l1(a, b), math.fsum(float(np.abs(x).sum()) for x, _ in _pieces(a, a)))
+
+
+def relative_l2(a: Tensor, b: Tensor) -> float:
+    """‖a − b‖ / ‖a‖: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from zero."""
+    return _relative(l2(a, b), _length(a))
+
+
+NORMS: dict[str, Norm] = {
+    "mean_abs": mean_abs, "l1": l1, "l2": l2, "rms": rms, "cosine": cosine, "chord": chord,
+    "filter_cosine": filter_cosine, "relative_l1": relative_l1, "relative_l2": relative_l2,
+}
+
+
+def finite(t: Tensor) -> bool:
+    """Whether every number can be squared and summed: no NaN, no infinity, nothing beyond 1e100."""
+    return all(bool((np.abs(x) <= 1e100).all()) for x, _ in _pieces(t, t))
+
+
+def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    a, b = a.reshape(-1), b.reshape(-1)
+    for start in range(0, len(a), PIECE):
+        yield _float64(a[start:start + PIECE]), _float64(b[start:start + PIECE])
+
+
+def _float64(t: Tensor) -> np.ndarray:
+    return t.detach().to("cpu", torch.float64).numpy()
+
+
+def _square(x: np.ndarray) -> float:
+    return float(np.square(x).sum())
+
+
+def _length(a: Tensor) -> float:
+    return math.sqrt(math.fsum(_square(x) for x, _ in _pieces(a, a)))
+
+
+def _relative(distance: float, start: float) -> float:
+    return distance / start if start else (math.inf if distance else 0.0)
+
+
+def _chord_square(a: Tensor, b: Tensor) -> float:
+    first, second = _length(a), _length(b)
+    if not first or not second:
+        return 0.0 if first == second else 2.0
+    found = math.fsum(_square(x / first - y / second) for x, y in _pieces(a, b))
+    return found if found > SAME else 0.0
+
+
+def _filters(x: np.ndarray, y: np.ndarray) -> float:
+    """The sum over rows of 1 − cos, each as `cosine` has it."""
+    first, second = (np.sqrt(np.square(v).sum(axis=1)) for v in (x, y))
+    units = (v / np.where(length > 0, length, 1)[:, None] for v, length in ((x, first), (y, second)))
+    square = np.square(np.subtract(*units)).sum(axis=1)
+    square = np.where((first > 0) == (second > 0), np.where(square > SAME, square, 0), 2)
+    return math.fsum(square / 2)

@@ -1,0 +1,201 @@
+"""RDMs in the HDF5 files of rsatoolbox, read and written without it.
+
+What lies in such a file (rsatoolbox 0.0.x to 0.3.x):
+
+    dissimilarities         (m, n(n − 1)/2) numbers, a row for each RDM
+    dissimilarity_measure   a text attribute, or an empty data set for none
+    descriptors/            of the whole: texts are attributes, all else data sets
+    rdm_descriptors/        one value an RDM, `index` among them
+    pattern_descriptors/    one value a stimulus, `index` among them
+
+Lists of texts are data sets of fixed-width bytes, mixed lists are groups of data sets named 0, 1, 2, …
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from .. import __version__, files
+from ..errors import BadData, Missing, Unsafe, Usage
+from . import arrays
+
+GROUPS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
+FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+MOST_OBJECTS = 100_000
+INFLATION = 1000  # logical bytes a stored byte
+
+
+@dataclass(frozen=True)
+class Rdms:
+    """Some RDMs of the same stimuli.
+
+    dissimilarities      (m, n(n − 1)/2) float32 or float64; NaN where a file has none for a pair
+    measure              what they are, as "correlation"; None where it is not known
+    descriptors          name → text or number, of all
+    rdm_descriptors      name → m values
+    pattern_descriptors  name → n values: the labels of the stimuli, for one
+    """
+
+    dissimilarities: np.ndarray
+    measure: str | None = None
+    descriptors: Mapping[str, Any] = field(default_factory=dict)
+    rdm_descriptors: Mapping[str, Any] = field(default_factory=dict)
+    pattern_descriptors: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises BadData for another shape, or as many values as there are not RDMs or stimuli."""
+        found = self.dissimilarities
+        if found.ndim != 2 or not len(found) or found.dtype.kind not in "fiu":
+            raise BadData("rdm-shape", f"an array of shape {found.shape} and type {found.dtype}",
+                          where="dissimilarities", expected="(RDMs, n(n − 1)/2) numbers")
+        for what, count, names in (("RDMs", len(found), self.rdm_descriptors),
+                                   ("stimuli", self.stimuli, self.pattern_descriptors)):
+            for name, values in names.items():
+                if isinstance(values, str) or np.ndim(values) < 1 or len(values) != count:
+                    raise BadData("descriptor-length", f"'{name}' has not one value for each of {count} {what}",
+                                  where="descriptors")
+
+    @property
+    def stimuli(self) -> int:
+        """n."""
+        return arrays.stimuli(self.dissimilarities.shape[1], where="dissimilarities")
+
+
+def write_rdms(path: Path | str, rdms: Rdms) -> None:
+    """Put RDMs at `path`, all or nothing, for rsatoolbox.rdm.load_rdm(path, "hdf5") and `read_rdms`.
+
+    Raises Usage for a descriptor that no HDF5 file can hold.
+    """
+    with files.replacing(Path(path)) as out, h5py.File(out.name, "w") as file:
+        file.attrs["written_by"] = f"tlx {__version__}"
+        file["dissimilarities"] = rdms.dissimilarities
+        _put(file, "dissimilarity_measure", h5py.Empty("f") if rdms.measure is None else rdms.measure)
+        index = {"rdm_descriptors": len(rdms.dissimilarities), "pattern_descriptors": rdms.stimuli}
+        for name in GROUPS:
+            group = file.create_group(name)
+            given = dict(getattr(rdms, name))
+            if name in index:
+                given.setdefault("index", np.arange(index[name]))
+            for key, value in given.items():
+                _put(group, key, value)
+
+
+def _put(group: h5py.Group, key: str, value: Any) -> None:
+    if not key or "/" in key or key == ".":
+        raise Usage("descriptor-name", f"'{key}'", where=group.name, expected="a name without a slash")
+    if isinstance(value, str):
+        group.attrs[key] = str(value)
+        return
+    if isinstance(value, h5py.Empty):
+        group[key] = value
+        return
+    found = np.asarray(value)
+    if found.dtype.kind == "O" and all(isinstance(one, str) for one in found.flat):
+        found = found.astype(np.str_)
+    if found.dtype.kind == "U":
+        try:
+            group[key] = found.astype(np.bytes_)  # the way rsatoolbox does it, which is ASCII alone
+        except UnicodeEncodeError:
+            group.create_dataset(key, data=found.astype(object), dtype=h5py.string_dtype())
+    elif found.dtype.kind in "fiubS":
+        group[key] = found
+    else:
+        raise Usage("descriptor-kind", f"'{key}' is of type {found.dtype}", where=group.name,
+                    expected="texts or numbers")
+
+
+# ---------------------------------------------------------------- reading
+
+def read_rdms(path: Path | str) -> Rdms:
+    """The RDMs of a file of rsatoolbox or of `write_rdms`.
+
+    raises  Missing; BadData: no such file, damaged, out of proportion; Unsafe: it reaches out of itself or needs a
+            plug-in. Nothing of it is read before all of it was looked at
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise Missing("file of RDMs", path)
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            _look(file, path)
+            return _rdms(file, path)
+    except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
+        raise BadData("rdm-file-damaged", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", where=path,
+                      expected="an HDF5 file of rsatoolbox") from error
+
+
+def _look(file: h5py.File, path: Path) -> None:
+    """Raises for anything that is not plainly a number or a text of this file."""
+    pending, seen, size = [(file, 0)], 0, path.stat().st_size
+    while pending:
+        group, depth = pending.pop()
+        for key in group:
+            seen += 1
+            if seen > MOST_OBJECTS or depth > 2:
+                raise Unsafe("rdm-file-objects", "too many objects, or groups in a circle", where=path)
+            link = group.get(key, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                raise Unsafe("rdm-file-link", f"'{group.name}/{key}' is a {type(link).__name__}", where=path)
+            item = group[key]
+            if isinstance(item, h5py.Group):
+                pending.append((item, depth + 1))
+            elif isinstance(item, h5py.Dataset):
+                _look_at(item, size, path)
+            else:
+                raise Unsafe("rdm-file-objects", f"'{item.name}' is a {type(item).__name__}", where=path)
+
+
+def _look_at(item: h5py.Dataset, size: int, path: Path) -> None:
+    recipe = item.id.get_create_plist()
+    codes = {recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())}
+    if item.external or item.is_virtual or codes - FILTERS:
+        raise Unsafe("rdm-file-outside", f"'{item.name}' takes its numbers from elsewhere, or needs a plug-in",
+                     where=path)
+    if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
+        raise BadData("rdm-file-kind", f"'{item.name}' is of type {item.dtype}", where=path,
+                      expected="numbers or texts")
+    if math.prod(item.shape or (0,)) * item.dtype.itemsize > INFLATION * size:
+        raise BadData("rdm-file-inflated", f"'{item.name}' of shape {item.shape} in a file of {size:,} bytes",
+                      where=path)
+
+
+def _rdms(file: h5py.File, path: Path) -> Rdms:
+    found = file.get("dissimilarities")
+    if not isinstance(found, h5py.Dataset) or not found.shape or found.dtype.kind not in "fiu":
+        raise BadData("rdm-file-kind", "no numbers in 'dissimilarities'", where=path,
+                      expected="an HDF5 file of rsatoolbox")
+    measure = file.attrs.get("dissimilarity_measure")
+    parts = []
+    for name in GROUPS:
+        group = file.get(name)
+        parts.append(_descriptors(group) if isinstance(group, h5py.Group) else {})
+    return Rdms(arrays.floating(np.asarray(found[()])), None if measure is None else str(measure), *parts)
+
+
+def _descriptors(group: h5py.Group) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, item in group.items():
+        if isinstance(item, h5py.Group):  # a mixed list
+            out[key] = [_value(item[str(i)]) for i in range(len(item))]
+        else:
+            out[key] = _value(item)
+    for key, value in group.attrs.items():
+        out[key] = value
+    return out
+
+
+def _value(item: h5py.Dataset) -> Any:
+    """A number, a text, an array of either, or None for an empty data set."""
+    if item.shape is None:
+        return None
+    value = item.asstr("utf-8")[()] if h5py.check_string_dtype(item.dtype) is not None else item[()]
+    if isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        value = value.astype(np.str_)
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,148 @@
+"""How well checkpoints transfer, and whether a metric of them foretells it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+from scipy.stats import rankdata
+
+from ..errors import BadData, Usage
+from . import arrays
+
+EXACT = 8  # items of which all orders are gone through: 40,320
+STREAM = 0x7065726D  # of a seed, for the orders drawn here
+BLOCK = 1 << 20  # words drawn at once
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Spearman's ρ of a metric with the transfer performance over some of the models, and what chance makes of it.
+
+    scope, name   "all"; "source" or "checkpoint" and which
+    n             models
+    rho           −1…1; NaN where the metric or the performance is the same for all of them
+    fisher        tanh(z/√(n − 3)): |ρ| of unrelated variables stays below it with the asked confidence (Fisher 1921,
+                  for normal ones and many models); 1 up to n = 3
+    low, high     percentiles of ρ over orders of the models, with the confidence asked for this
+    p             share of orders with as large a |ρ|; of drawn orders (1 + those) / (1 + all)
+    exact         all orders were gone through, none drawn
+    """
+
+    scope: str
+    name: str
+    n: int
+    rho: float
+    fisher: float
+    low: float
+    high: float
+    p: float
+    exact: bool
+
+
+def transfer_performance(accuracy: Any) -> float | np.ndarray:
+    """Area under accuracy over the index of the checkpoint, by trapezoids of width 1; "log-AUC" for log-spaced ones.
+
+    accuracy  (…, c) fractions or percent, c ≥ 2 checkpoints of the fine-tuning, in their order
+    →         (…,) float64, at most c − 1 times the largest accuracy; a number for one row
+
+    >>> transfer_performance([0.1, 0.5, 0.9])
+    1.0
+    """
+    found = arrays.floating(arrays.array(accuracy, where="accuracy")).astype(np.float64)
+    if found.ndim < 1 or found.shape[-1] < 2 or not found.size:
+        raise BadData("too-few-checkpoints", f"accuracies of shape {found.shape}", where="accuracy",
+                      expected="two or more checkpoints in the last dimension")
+    arrays.check_finite(found.reshape(-1, found.shape[-1]), where="accuracy")
+    area = found.sum(axis=-1) - (found[..., 0] + found[..., -1]) / 2
+    return float(area) if found.ndim == 1 else area
+
+
+def metric_correlations(metric: Any, performance: Any, sources: Any = None, checkpoints: Any = None, *,
+                        confidence: float = 0.95, permutation_confidence: float = 0.98, permutations: int = 10_000,
+                        seed: int = 0) -> list[Correlation]:
+    """ρ of a metric with the transfer performance over all models, then of each source, then of each checkpoint.
+
+    metric, performance   (n,) numbers, one a model
+    sources, checkpoints  (n,) str or whole numbers: what a model was trained on, and which of its checkpoints it is
+    confidence            of the Fisher band;  permutation_confidence: of the other
+    permutations, seed    orders drawn where there are more than 8 models; of fewer, all are gone through
+    raises                BadData: not finite, of other lengths, fewer than 2 models; Usage: a confidence out of range
+    """
+    for share in (confidence, permutation_confidence):
+        if not 0 < share < 1 or permutations < 1:
+            raise Usage("out-of-range", f"confidence {share}, {permutations} permutations",
+                        expected="a share between 0 and 1, and at least 1")
+    x, y = (arrays.rows(np.asarray(v)[:, None] if np.ndim(v) == 1 else v, where=where)[:, 0].astype(np.float64)
+            for v, where in ((metric, "metric"), (performance, "performance")))
+    if len(x) != len(y):
+        raise BadData("lengths", f"{len(x)} metrics and {len(y)} performances", expected="one of each for each model")
+    groups: list[tuple[str, str, np.ndarray]] = [("all", "", np.arange(len(x)))]
+    for scope, labels in (("source", sources), ("checkpoint", checkpoints)):
+        if labels is not None:
+            names, codes = arrays.labels(labels, len(x), where=f"{scope}s")
+            groups += [(scope, str(name), np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+    out = []
+    for scope, name, index in groups:
+        rho, null, exact = _null(x[index], y[index], permutations, seed)
+        low, high = _band(null, permutation_confidence)
+        as_large = int((np.abs(null) >= abs(rho) - 1e-12).sum())
+        p = as_large / len(null) if exact else (1 + as_large) / (1 + len(null))
+        out.append(Correlation(scope, name, len(index), rho, fisher_band(len(index), confidence), low, high,
+                               p if np.isfinite(rho) else math.nan, exact))
+    return out
+
+
+def fisher_band(n: int, confidence: float = 0.95) -> float:
+    """tanh(z/√(n − 3)), z the normal quantile: what |ρ| of n unrelated pairs stays below; 1 up to n = 3.
+
+    >>> [round(fisher_band(n), 3) for n in (72, 12, 7)]
+    [0.232, 0.574, 0.753]
+    """
+    return math.tanh(NormalDist().inv_cdf((1 + confidence) / 2) / math.sqrt(n - 3)) if n > 3 else 1.0
+
+
+def permutation_band(n: int, confidence: float = 0.98, *, permutations: int = 10_000, seed: int = 0
+                     ) -> tuple[float, float]:
+    """(low, high) of Spearman's ρ over orders of n items without ties; all orders up to n = 8, drawn ones beyond.
+
+    >>> [round(permutation_band(n)[1], 3) for n in (6, 7)]
+    [0.886, 0.857]
+    """
+    items = np.arange(n, dtype=np.float64)
+    return _band(_null(items, items, permutations, seed)[1], confidence)
+
+
+def _band(null: np.ndarray, confidence: float) -> tuple[float, float]:
+    low, high = np.quantile(null, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    return low, high
+
+
+def _null(x: np.ndarray, y: np.ndarray, permutations: int, seed: int) -> tuple[float, np.ndarray, bool]:
+    """ρ of x and y, ρ of x and y in other orders, and whether these are all orders."""
+    n, exact = len(x), len(x) <= EXACT
+    first, second = (rankdata(v) - (n + 1) / 2 for v in (x, y))
+    scale = math.sqrt(float(first @ first) * float(second @ second))
+    if scale == 0:
+        return math.nan, np.full(1, math.nan), exact
+    orders: Sequence[np.ndarray] | Any = [_all_orders(n)] if exact else _drawn_orders(n, permutations, seed)
+    return float(first @ second) / scale, np.concatenate([second[block] @ first for block in orders]) / scale, exact
+
+
+@functools.cache
+def _all_orders(n: int) -> np.ndarray:
+    return np.array(list(itertools.permutations(range(n))), np.int8)
+
+
+def _drawn_orders(n: int, permutations: int, seed: int) -> Any:
+    draw: Callable[[int], np.ndarray] = np.random.PCG64(np.random.SeedSequence([seed, STREAM])).random_raw
+    step = max(1, BLOCK // n)
+    for start in range(0, permutations, step):
+        rows = min(step, permutations - start)
+        yield np.argsort(draw(rows * n).reshape(rows, n), axis=1, kind="stable")

@@ -1,0 +1,112 @@
+"""Figures of QUANTA studies. Each returns the bytes of a PNG or SVG, the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from . import figures, statistics
+
+Rows = Sequence[Mapping[str, Any]]
+SOURCE = "λ of the source"
+NAMED_UP_TO = 12  # lines: above, the legend names some of them
+
+
+def courses(lines: Mapping[int, Sequence[Sequence[float]]], title: str = "", form: str = "png") -> bytes:
+    """λ of the source over the epochs: for each position its mean over the repeats, with the 95 % CI as a band.
+
+    lines   position → λ before the first epoch and after each, repeat by repeat
+    """
+    with figures._style():
+        figure, axes = figures._figure(7.2, 4.2)
+        for number, (position, repeats) in enumerate(lines.items()):
+            found = [e for values in zip(*repeats, strict=False) if (e := statistics.estimate(values)) is not None]
+            x, colour = range(len(found)), figures.COLOURS[number % len(figures.COLOURS)]
+            named = number % max(1, len(lines) // NAMED_UP_TO) == 0
+            axes.plot(x, [e.mean for e in found], color=colour, linewidth=1.8, zorder=3,
+                      linestyle="-" if number < len(figures.COLOURS) else "--",
+                      marker=figures.MARKERS[number % len(figures.MARKERS)] if len(found) <= 20 else None,
+                      markersize=4, label=f"Layer {position}" if named else None)
+            if all(e.half_width is not None for e in found):
+                axes.fill_between(x, [e.low for e in found], [e.high for e in found], color=colour, alpha=0.15,
+                                  linewidth=0)
+        _few(axes)
+        axes.set_xlabel("Epochs trained")
+        axes.set_ylabel(SOURCE)
+        several = any(len(repeats) > 1 for repeats in lines.values())
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+                    title="bands: 95 % CI" if several else None)
+        figures._set_title(axes, title)
+        return figures._bytes(figure, form)
+
+
+def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
+    """λ of the source at the end, over the positions: gated alone and all at once, with 95 % CI and the start."""
+    with figures._style():
+        figure, axes = figures._figure(7.2, 4.2)
+        for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
+            some = [row for row in rows if row["gate"] == gate and row["lambda_source"] is not None]
+            if some:
+                _points(axes, some, "lambda_source", name, number)
+        starts = {row["lambda_start"] for row in rows if row["lambda_start"] is not None}
+        for start in starts:
+            axes.axhline(start, color="#555555", linewidth=1, linestyle=":", label="At the start")
+        _few(axes)
+        axes.set_ylabel(SOURCE)
+        _ended(axes, rows, title)
+        return figures._bytes(figure, form)
+
+
+def accuracies(rows: Rows, title: str = "", form: str = "png") -> bytes:
+    """Test accuracy over the positions, with 95 % CI, beside that of the target alone (line and band)."""
+    with figures._style():
+        figure, axes = figures._figure(7.2, 4.2)
+        for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
+            some = [row for row in rows if row["gate"] == gate and row["test_accuracy"] is not None]
+            if some and gate == "alone":
+                _points(axes, some, "test_accuracy", name, number)
+            elif some:
+                _level(axes, some[0], name, number, "--")
+        for row in rows:
+            if row["gate"] == "witness" and row["test_accuracy"] is not None:
+                _level(axes, row, "Witness (no gate)", 2, "-")
+        axes.set_ylabel("Mean per-class test accuracy")
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
+        _ended(axes, rows, title)
+        return figures._bytes(figure, form)
+
+
+# ---------------------------------------------------------------- pieces
+
+def _points(axes: Axes, rows: Rows, name: str, label: str, number: int) -> None:
+    half = [0.0 if row[f"{name}_high"] is None else row[f"{name}_high"] - row[name] for row in rows]
+    axes.errorbar([row["position"] + 0.08 * number for row in rows], [row[name] for row in rows], yerr=half,
+                  color=figures.COLOURS[number], marker=figures.MARKERS[number], capsize=3, linewidth=1.4,
+                  markersize=5, label=label, zorder=3)
+
+
+def _level(axes: Axes, row: Mapping[str, Any], label: str, number: int, line: str) -> None:
+    colour = figures.COLOURS[number]
+    axes.axhline(row["test_accuracy"], color=colour, linewidth=1.6, linestyle=line, label=label)
+    if row["test_accuracy_low"] is not None:
+        axes.axhspan(row["test_accuracy_low"], row["test_accuracy_high"], color=colour, alpha=0.15, linewidth=0)
+
+
+def _few(axes: Axes) -> None:
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
+    axes.ticklabel_format(axis="y", useOffset=False)
+
+
+def _ended(axes: Axes, rows: Rows, title: str) -> None:
+    known = [row["position"] for row in rows if row["position"] is not None]
+    axes.set_xlim(min(known) - 0.5, max(known) + 0.5)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14, min_n_ticks=1))
+    axes.set_xlabel("Layer (position of the gate; block − 1)")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="bars, bands: 95 % CI" if any(
+        row["test_accuracy_low"] is not None for row in rows) else None)
+    figures._set_title(axes, title)

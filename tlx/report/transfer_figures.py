@@ -1,0 +1,113 @@
+"""Figures of layer transfer, of chopped and of pruned networks: the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+
+from . import figures
+from .figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, SKY, VERMILION
+
+LOOKS = {"AnB": (VERMILION, "s"), "AnB+": (ORANGE, "D"), "BnB": (BLUE, "o"), "BnB+": (SKY, "^"),
+         "baseB": (BLACK, "--"), "baseB+": (GREEN, ":")}
+DASHES = {"frozen": "-", "adapt": "--", "keras2": ":"}  # ways of batch norm
+
+
+def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> bytes:
+    """Accuracy over n with its 95 % CI over repeats as a band per treatment; base networks as lines across.
+
+    rows   of `transfer_studies.table_rows`. baseA, which is about other classes, is left out
+    """
+    with figures._style():
+        figure, axes = figures._figure(7.6, 4.4)
+        for name in ("baseB", "baseB+"):
+            for row in rows:
+                if row["treatment"] == name and row["mean"] is not None:
+                    _across(axes, row, name)
+        lines: dict[tuple[str, str], list[dict[str, Any]]] = {}
+        for row in rows:
+            if row["n"] is not None and row["mean"] is not None:
+                lines.setdefault((row["treatment"], row["bn"]), []).append(row)
+        for (treatment, bn), some in lines.items():
+            colour, marker = LOOKS[treatment]
+            name = treatment + (f" ({bn})" if bn != "frozen" else "")
+            _band(axes, some, "n", name, colour, marker, DASHES[bn])
+        axes.set_xlabel("n: blocks copied, counted from the image")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        _accuracy_axis(axes, title)
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="bands: 95 % CI")
+        return figures._bytes(figure, form)
+
+
+def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> bytes:
+    """Test accuracy of the chopped networks over n, and beside it over their parameters.
+
+    rows   of `chop_studies.table_rows`; the whole network has n None and is a line across
+    """
+    with figures._style():
+        figure, (left, right) = figures._figure(9.6, 4.2, columns=2)
+        cut = [row for row in rows if row["n"] is not None and row["mean"] is not None]
+        whole = [row for row in rows if row["n"] is None and row["mean"] is not None]
+        for axes, x in ((left, "n"), (right, "parameters")):
+            for row in whole:
+                _across(axes, row | {"treatment": "baseB"}, "whole network")
+            _band(axes, cut, x, "cut behind block n", BLUE, "o", "-")
+            _accuracy_axis(axes, title if axes is left else "")
+        left.set_xlabel("n: blocks left")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        right.set_xlabel("Parameters")
+        right.set_xscale("log")
+        left.legend(frameon=False, loc="lower right")
+        return figures._bytes(figure, form)
+
+
+def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> bytes:
+    """Test accuracy over the share of weights that are left, from all to few. rows   of `chop_studies.pruned_rows`"""
+    with figures._style():
+        figure, axes = figures._figure(6.4, 4.2)
+        lines = list(dict.fromkeys(row["line"] for row in rows))
+        for number, line in enumerate(lines):
+            some = [row for row in rows if row["line"] == line and row["mean"] is not None]
+            _band(axes, some, "kept", line, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], "-")
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        kept = sorted({row["kept"] for row in rows})
+        axes.set_xticks(kept)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axes.set_xlabel("Weights that are left")
+        _accuracy_axis(axes, title)
+        axes.legend(frameon=False, loc="lower left")
+        return figures._bytes(figure, form)
+
+
+def _band(axes: Axes, rows: Sequence[dict[str, Any]], x: str, name: str, colour: str, marker: str, dash: str) -> None:
+    rows = sorted(rows, key=lambda row: row[x])
+    places = [row[x] for row in rows]
+    axes.plot(places, [row["mean"] for row in rows], color=colour, marker=marker, markersize=4.5, linestyle=dash,
+              linewidth=1.6, label=name, zorder=3)
+    ranged = [row for row in rows if row["low"] is not None]
+    axes.fill_between([row[x] for row in ranged], [row["low"] for row in ranged], [row["high"] for row in ranged],
+                      color=colour, alpha=0.15, linewidth=0)
+    if len(ranged) == 1:
+        axes.errorbar([ranged[0][x]], [ranged[0]["mean"]], yerr=[ranged[0]["ci"]], color=colour, capsize=3, fmt="none")
+
+
+def _across(axes: Axes, row: dict[str, Any], name: str) -> None:
+    colour, dash = LOOKS[row["treatment"]]
+    axes.axhline(row["mean"], color=colour, linestyle=dash, linewidth=1.4, label=name)
+    if row["low"] is not None:
+        axes.axhspan(row["low"], row["high"], color=colour, alpha=0.08, linewidth=0)
+
+
+def _accuracy_axis(axes: Axes, title: str) -> None:
+    axes.set_ylabel("Mean per-class test accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
+    figures._set_title(axes, title)
+
+
