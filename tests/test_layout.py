@@ -22,7 +22,7 @@ MAY_IMPORT = {  # floor → the floors it may stand on
     "lab": set(),
     "kernels": set(),
 }
-ALONE = {"typer": "tlx/cli/", "mlflow": "tlx/lab/tracking", "optuna": "tlx/lab/tuning.py",
+ALONE = {"typer": "tlx/cli/", "mlflow": "tlx/lab/tracking", "optuna": "tlx/lab/tuning",
          "multiprocessing": "tlx/lab/engine.py"}
 SOURCES = sorted((ROOT / "tlx").rglob("*.py"))
 

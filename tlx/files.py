@@ -253,8 +253,8 @@ class Journal:
             os.ftruncate(self._fd, whole)
             os.fsync(self._fd)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Add one record; on a full disk the journal is left as it was."""
+    def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
+        """Add one record; on a full disk the journal is left as it was. Without `sync` it is durable after `sync()`."""
         body = canonical_json(dict(record))
         line = b"%08x " % zlib.crc32(body) + body + b"\n"
         with self._one_at_a_time, storage_errors(self.path):
@@ -262,11 +262,17 @@ class Journal:
             try:
                 if os.write(self._fd, line) != len(line):
                     raise OSError(errno.ENOSPC, "short write")
-                os.fsync(self._fd)
+                if sync:
+                    os.fsync(self._fd)
             except OSError:
                 os.ftruncate(self._fd, end)
                 raise
             self.records.append(json.loads(body))
+
+    def sync(self) -> None:
+        """Make durable what was added without."""
+        with storage_errors(self.path):
+            os.fsync(self._fd)
 
     def close(self) -> None:
         if self._fd >= 0:
@@ -322,10 +328,11 @@ os.register_at_fork(after_in_child=_forget_locks)
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[None]:
+def lock(path: Path, *, wait: bool = False, shared: bool = False, signed: bool = True) -> Iterator[None]:
     """Hold the kernel's lock on `path`; Busy at once, naming the holder, unless `wait`. A killed holder frees it.
 
     shared  many may hold it so at once, and none alone meanwhile
+    signed  the holder's number is written into it, for the message: some file systems take milliseconds for that
     """
     make_folder(Path(path).parent)
     with storage_errors(path):
@@ -338,9 +345,10 @@ def lock(path: Path, *, wait: bool = False, shared: bool = False) -> Iterator[No
             holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
             raise Busy("busy", f"in use by process {holder or 'unknown'}", where=path,
                        remedy="wait for it to end, or stop it") from None
-        with storage_errors(path):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+        if signed:
+            with storage_errors(path):
+                os.ftruncate(fd, 0)
+                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         if fd in _held:  # not so in a forked child that leaves this block

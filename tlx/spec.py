@@ -34,13 +34,14 @@ class Knob:
     place: bool = False  # says where, so it is no part of the identity
     derived: bool = False  # filled in by the program: no option on the command line
     short: str | None = None  # one-letter option
+    search: Any = None  # what a search tries: (low, high[, "log"]) or choices, inside what is allowed; False: nothing
 
 
 def knob(default: Any = REQUIRED, *, help: str = "", low: float | None = None, high: float | None = None,
          log: bool = False, choices: typing.Iterable[Any] | None = None, place: bool = False,
-         derived: bool = False, short: str | None = None) -> Any:
-    """Declare a setting: its default, what it means (units in words), its range, its choices."""
-    row = Knob(help, low, high, log, tuple(choices) if choices is not None else None, place, derived, short)
+         derived: bool = False, short: str | None = None, search: Any = None) -> Any:
+    """Declare a setting: its default, what it means (units in words), its range, its choices, what a search tries."""
+    row = Knob(help, low, high, log, tuple(choices) if choices is not None else None, place, derived, short, search)
     return dataclasses.field(default=default, metadata={"knob": row})
 
 

@@ -45,7 +45,7 @@ class Classifier(Spec):
         return {}
 
 
-C = knob(1.0, low=1e-6, high=1e6, log=True, help="weight of the errors against the penalty")
+C = knob(1.0, low=1e-6, high=1e6, log=True, help="weight of the errors against the penalty", search=(1e-4, 1e4))
 TOL = "change at which the solver stops"
 
 
@@ -56,7 +56,7 @@ class LinearSVC(Classifier):
     linear: ClassVar[bool] = True
     C: float = C
     loss: str = knob("squared_hinge", choices=("squared_hinge", "hinge"))
-    tol: float = knob(1e-4, low=1e-12, high=1, log=True, help=TOL)
+    tol: float = knob(1e-4, low=1e-12, high=1, log=True, help=TOL, search=False)
     max_iter: int = knob(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
@@ -75,8 +75,9 @@ class SVC(Classifier):
 
     C: float = C
     kernel: str = knob("rbf", choices=("rbf", "linear", "poly"), help="poly is of degree 3")
-    gamma: float | None = knob(None, low=1e-9, high=1e3, log=True, help="kernel scale; none: 1 / (d · variance)")
-    tol: float = knob(1e-3, low=1e-12, high=1, log=True, help=TOL)
+    gamma: float | None = knob(None, low=1e-9, high=1e3, log=True, help="kernel scale; none: 1 / (d · variance)",
+                               search=(1e-6, 10))
+    tol: float = knob(1e-3, low=1e-12, high=1, log=True, help=TOL, search=False)
 
     def make(self, seed: int = 0) -> Any:
         from .estimators import KernelSvc
@@ -95,7 +96,8 @@ class SGD(Classifier):
     linear: ClassVar[bool] = True
     loss: str = knob("hinge", choices=("hinge", "squared_hinge", "log_loss", "modified_huber"))
     alpha: float = knob(1e-4, low=1e-8, high=1, log=True, help="weight of the L2 penalty")
-    tol: float = knob(5e-4, low=1e-12, high=1, log=True, help="improvement of the loss below which it stops")
+    tol: float = knob(5e-4, low=1e-12, high=1, log=True, help="improvement of the loss below which it stops",
+                      search=False)
     max_iter: int = knob(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
@@ -145,7 +147,7 @@ class Logistic(Classifier):
 
     linear: ClassVar[bool] = True
     C: float = C
-    tol: float = knob(1e-8, low=1e-12, high=1, log=True, help="largest slope at which the solver stops")
+    tol: float = knob(1e-8, low=1e-12, high=1, log=True, help="largest slope at which the solver stops", search=False)
     max_iter: int = knob(1000, low=1, help="steps of the solver at most")
 
     def make(self, seed: int = 0) -> Any:
@@ -172,9 +174,9 @@ class RidgeLeftOut(Classifier):
     """Ridge with the penalty, of a logarithmic grid, that errs least on training images left out one at a time."""
 
     linear: ClassVar[bool] = True
-    low: float = knob(1e-3, low=1e-9, high=1e9, log=True, help="smallest λ")
-    high: float = knob(1e6, low=1e-9, high=1e9, log=True, help="largest λ")
-    steps: int = knob(19, low=1, high=1000, help="how many λ between them, ends included")
+    low: float = knob(1e-3, low=1e-9, high=1e9, log=True, help="smallest λ", search=False)
+    high: float = knob(1e6, low=1e-9, high=1e9, log=True, help="largest λ", search=False)
+    steps: int = knob(19, low=1, high=1000, help="how many λ between them, ends included", search=False)
 
     @property
     def grid(self) -> list[float]:

@@ -125,8 +125,8 @@ class FNE(Standard):
     """
 
     dtype = "int8"
-    low: float = knob(-0.25, low=-10, high=0, help="below it −1, in standard deviations")
-    high: float = knob(0.15, low=0, high=10, help="above it 1, in standard deviations")
+    low: float = knob(-0.25, low=-10, high=0, search=False, help="below it −1, in standard deviations")
+    high: float = knob(0.15, low=0, high=10, search=False, help="above it 1, in standard deviations")
 
     def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
         z = super().embed(block, widths, moments)

@@ -53,6 +53,7 @@ class StudyMirror:
         """Send what is new of every trial; with `ending` (the study's status) close what is open, the parent last."""
         if self.sender.replaced():
             self._forget_all()
+        self.study.refresh(self.store)
         if not self.open():
             return
         for row in self.study.rows:
@@ -118,7 +119,8 @@ class StudyMirror:
         summary = study.summary() or {}
         end_ms = self._last_ms or study.started_ms
         mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
-        self.sender.batch(run_id, records.summary_points(summary, end_ms), tags=records.tags(mark))
+        marks = records.tags(mark, summary.get("tags", {}))
+        self.sender.batch(run_id, records.summary_points(summary, end_ms), tags=marks)
         self._artifacts(study.key, study.folder, study.record.get("spec"))
         self.sender.end(run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
@@ -197,7 +199,7 @@ class StudyMirror:
         self.sender.batch(cursor.run_id, trial.final_points(), params, marks)
         self.sender.inputs(cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])])
         self._artifacts(trial.key, trial.folder, result.spec)
-        status = FAILED if result.status == DIVERGED else FINISHED
+        status = FAILED if result.status in (DIVERGED, "failed") else KILLED if result.status == "pruned" else FINISHED
         self.sender.end(cursor.run_id, status, trial.ended_ms)
         cursor.ended = FINISHED
         self.sent += 1

@@ -18,7 +18,7 @@ from .store import JOURNAL, PART, STUDY, Store
 from .tracking_store import redact
 
 PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that every store accepts
-ARTIFACTS = {".json", ".csv", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
+ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
 ARTIFACT_LIMIT = 16 << 20  # bytes; weights and dumps stay in the run folder
 SUMMARY = "summary.json"
 
@@ -82,12 +82,21 @@ class Study:
     record: dict[str, Any]
     folder: Path
     rows: list[dict[str, Any]]
+    read_at: int = 0  # when study.json was written, as read
 
     @classmethod
     def read(cls, store: Store, key: str) -> Study | None:
         record = store.read_study(key)
         folder = store.root / "studies" / key
         return None if record is None else cls(key, record, folder, list(record.get("trials", [])))
+
+    def refresh(self, store: Store) -> None:
+        """Read the record again if it was written anew: a search's trials are not known when it begins."""
+        at = (self.folder / STUDY).stat().st_mtime_ns
+        if at != self.read_at:
+            record = store.read_study(self.key)
+            if record is not None:
+                self.record, self.rows, self.read_at = record, list(record.get("trials", [])), at
 
     @property
     def experiment(self) -> str:

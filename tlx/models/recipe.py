@@ -15,11 +15,13 @@ class Recipe(Spec):
     """How a network is fine-tuned. The defaults are those of 'When & How to Transfer with Transfer Learning'."""
 
     epochs: int = knob(40, low=1, high=100_000, short="e", help="most epochs to train")
-    batch_size: int = knob(64, low=1, high=65_536, short="b", help="rows a step; each crop is a row")
+    batch_size: int = knob(64, low=1, high=65_536, short="b", search=(8, 256, "log"),
+                          help="rows a step; each crop is a row")
     optimizer: str = knob("sgd", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw")
-    learning_rate: float = knob(0.01, low=1e-8, high=1e3, log=True, help="learning rate")
-    weight_decay: float = knob(1e-4, low=0.0, high=0.5, help="sgd: share of each weight taken away a step")
-    momentum: float = knob(0.9, low=0.0, high=0.9999, help="momentum of sgd")
+    learning_rate: float = knob(0.01, low=1e-8, high=1e3, log=True, search=(1e-4, 1.0), help="learning rate")
+    weight_decay: float = knob(1e-4, low=0.0, high=0.5, search=(1e-6, 1e-2, "log"),
+                               help="sgd: share of each weight taken away a step")
+    momentum: float = knob(0.9, low=0.0, high=0.9999, search=(0.0, 0.99), help="momentum of sgd")
     clip_norm: float = knob(1.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
     early_stopping: bool = knob(True, help="stop after epoch 10 when four validation losses in a row do not fall")
     freeze: int = knob(0, low=0, help="blocks held as they came, counted from the image")

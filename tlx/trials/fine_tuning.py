@@ -23,7 +23,7 @@ class FineTuning(Recipe, FewShotTrial):
 
     configuration: int | None = knob(None, low=0, high=3, short="c", help="the seeds' frozen convolutions of VGG16, "
                                      "ResNet50 and ResNet152. Default there: 1, unless --freeze is given")
-    head: str = knob("auto", help="auto, linear, or mlp256")
+    head: str = knob("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
 
     def named(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""

@@ -156,7 +156,7 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
     with signals.graceful(), contextlib.ExitStack() as held:
         if mirror is not None:
             held.enter_context(mirror)
-        _run(study, store, settings, hear, found)
+        run_groups(study, store, settings, hear, found)
         summarise(store, study.key)
         failed = {key: outcome for key in keys if isinstance(outcome := found[key], TlxError)}
         if mirror is not None and failed:
@@ -167,7 +167,7 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
                   mirror.report if mirror else None, mirror.address if mirror else "")
 
 
-def _run(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Found) -> None:
+def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Found) -> None:
     """Run the groups that have an unfinished trial; what comes of each trial is heard as part of its group."""
     device = settings.resolved_device()
     tasks = []
@@ -231,7 +231,7 @@ def work(order: Order, specs: list[Any], inputs: Any, *, emit: Callable[[dict[st
     for number, spec in enumerate(specs):
         tell = functools.partial(_as_part, emit, number, len(specs))
         try:
-            found[spec.key] = Store(order.root).once(spec.key, functools.partial(_make, order, spec, inputs, tell))
+            found[spec.key] = Store(order.root).once(spec.key, functools.partial(make, order, spec, inputs, tell))
         except Stopped:
             signals.stop_if_asked()  # with the number of the signal that asked
             raise
@@ -244,7 +244,8 @@ def _as_part(emit: Callable[[dict[str, Any]], None], number: int, of: int, repor
     emit({**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]})
 
 
-def _make(order: Order, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
+def make(order: Order, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
+    """The result of a trial, continued from where its draft stands."""
     settings, teller = order.settings, _Teller(draft, spec, emit)
     bench = Bench(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
     carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None

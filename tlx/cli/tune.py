@@ -1,0 +1,75 @@
+"""tlx tune."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import visible
+from ..lab.settings import Settings
+from ..lab.tasks import Event, Failed, Finished, Progress
+from ..trials.fewshot import FewShot
+from ..trials.search import Base, Search
+from .options import options
+from .progress import clock, outcome, steps
+
+
+@options(Search, Base, FewShot, Settings)
+def command(search: Search, base: Base, few: FewShot, settings: Settings) -> None:
+    """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over all splits, tested once.
+
+    Each configuration is tried on one split first and only the best go on. Asked again, finished trials are kept and
+    only what is missing of --trials is run. Accuracies are mean per-class, as fractions.
+    """
+    from ..report import searches
+    from ..trials import tuning, tuning_run
+
+    with steps("reading and extracting") as progress:
+        ready = tuning.ready(search, base.of(search.study), few, settings, progress)
+    for note in ready.notes:
+        print(f"note: {note}")
+    print(f"{ready.title}: {ready.search.wanted} trials", flush=True)
+    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test)
+    print(searches.closing(report), flush=True)
+    report.raise_if_failed(settings.require_tracking)
+
+
+class Lines:
+    """A line a trial, with the best so far and the time left."""
+
+    def __init__(self, wanted: int, say: Callable[..., Any] = print):
+        self._wanted, self._say, self._best, self._first = wanted, say, -1.0, (0.0, 0)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress) and "tried" in event.values:
+            self._trial(event.step, event.values["tried"])  # type: ignore[arg-type]
+        elif isinstance(event, Finished) and isinstance(event.result, dict):
+            self._say(visible(f"final test: {outcome(event.result)}"), flush=True)
+        elif isinstance(event, Failed):
+            said = "a worker is started again" if event.will_retry else "failed"
+            self._say(visible(f"{said}: {event.error}"), flush=True)
+
+    def _trial(self, done: int, tried: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if not self._first[1]:
+            self._first = (now, done)
+        of = done - self._first[1]
+        left = clock((now - self._first[0]) / of * (self._wanted - done) if of else None)
+        self._say(visible(f"trial {tried['number']} ({done}/{self._wanted}): {self._came_to(tried)}, {left} left"),
+                  flush=True)
+
+    def _came_to(self, tried: dict[str, Any]) -> str:
+        title, scores = tried["title"], tried["by_split"]
+        if tried["state"] == "failed":
+            return f"failed with {title}: {tried['error']}"
+        if not scores:
+            return f"{tried['state']} with {title}"
+        mean = sum(scores) / len(scores)
+        if tried["state"] != "complete":
+            how = "given up" if tried["state"] == "pruned" else tried["state"]
+            return f"{how} at val accuracy {mean:.4f} of {len(scores)} splits with {title}"
+        costs = "".join(f", {cost:.3g} {unit}" for cost, unit in zip(
+            tried["objectives"][1:], ["s" if tried["energy_j"] is None else "s or J"], strict=False))
+        self._best = max(self._best, mean)
+        return f"val accuracy {mean:.4f}{costs} with {title} (best {self._best:.4f})"
