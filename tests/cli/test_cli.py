@@ -16,7 +16,10 @@ from tlx.trials.extraction import Extraction
 from tlx.trials.feature_extraction import FeatureExtraction, Sweep
 from tlx.trials.fewshot import FewShot
 from tlx.trials.fine_tuning import FineTuning
+from tlx.trials.layer_metrics import LayerMetrics
+from tlx.trials.observed import Observed
 from tlx.trials.pretraining import PreTraining
+from tlx.trials.search import Base, Search
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "numba", "PIL",
@@ -95,10 +98,12 @@ def test_mlproject_says_the_defaults_that_the_command_has():
     assert project["databricks_spark_job"] == {}
     assert not {"python_env", "conda_env", "docker_env"} & set(project)
     kinds = {"fine_tuning": (FineTuning, FewShot, Settings), "pretrain": (PreTraining, Settings),
-             "feature_extraction": (FeatureExtraction, Sweep, FewShot, Settings), "extract": (Extraction, Settings)}
+             "feature_extraction": (FeatureExtraction, Sweep, FewShot, Settings), "extract": (Extraction, Settings),
+             "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, Base, FewShot, Settings)}
     assert set(kinds) == set(project["entry_points"])
     for entry, row in project["entry_points"].items():
-        defaults = {name: value for kind in kinds[entry] for name, value in kind.defaults().items()}
+        defaults = {name: value for kind in reversed(kinds[entry]) for name, value in kind.defaults().items()
+                    if not kind.knobs()[name].derived}
         for name, parameter in row["parameters"].items():
             given, want = parameter["default"], defaults.get(name)
             if isinstance(want, bool):

@@ -7,7 +7,22 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
-from . import backbones, check, crops, datasets, dumps, extract, feature_extraction, fine_tuning, pretrain, splits, sync
+from . import (
+    analyze,
+    backbones,
+    check,
+    crops,
+    datasets,
+    dumps,
+    extract,
+    feature_extraction,
+    fine_tuning,
+    plot,
+    pretrain,
+    splits,
+    sync,
+    tune,
+)
 
 SETTINGS = {"token_normalize_func": lambda word: word.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 COMMANDS: dict[str, Any] = {
@@ -15,6 +30,9 @@ COMMANDS: dict[str, Any] = {
     "fine-tuning": fine_tuning.command,
     "pretrain": pretrain.command,
     "extract": extract.command,
+    "analyze": analyze.command,
+    "plot": plot.command,
+    "tune": tune.command,
     "check": check.command,
     "crops": crops.command,
     "datasets": datasets.command,

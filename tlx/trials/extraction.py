@@ -22,8 +22,7 @@ class Extraction(FewShotTrial):
     trained_on: str | None = knob(None, place=True, help="what the weights were trained on, as in the thesis: a source "
                                   "(mnist, random_init), architecture/source (vgg16/imagenet), or a weight file")
     part: str = knob("all", choices=("all", "train", "val", "test"), help="images of which split folder")
-    samples: int | None = knob(None, low=1, help="so many images, as many of each class: the first of each. "
-                               "Default: all")
+    samples: int = knob(0, low=0, help="so many images, as many of each class: the first of each; 0: all")
     layers: tuple[str, ...] = knob((), help="layers by name or block number, comma-separated, or a set: blocks (all of "
                                    "them), last, all (input and every module), thesis, model_25, model_50, model_75, "
                                    "model_100. Default: blocks")

@@ -91,7 +91,8 @@ def look_at_features(spec: FeatureExtraction, few: FewShot, settings: Settings, 
 def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str | None) -> Network:
     """The network with its own head, as its weights came; layers asked for are looked up."""
     row = backbones.lookup(spec.architecture)
-    network = backbones.load(spec.architecture, weights=spec.start_from, classes=row.classes, seed=0,
+    network = backbones.load(spec.architecture, weights=spec.start_from, seed=0,
+                             classes=None if spec.model else row.classes,
                              head="linear" if spec.start_from is None else "keep", source=spec.weight_source,
                              input_size=spec.input_size)
     layers_of(network, layers, description)
@@ -186,13 +187,15 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
 def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> list[datasets.Image]:
     """The images of a part of a folder, all of them in order; or as many of each class, the first ones, class by class.
     """
+    if part == "auto":
+        part = "test" if set(TEST) & set(folder.splits) else "all"
     names = {"all": folder.splits, "train": TRAIN, "val": VAL, "test": TEST}[part]
     images = list(folder.of(names))
     if not images:
         raise BadData("no-images", f"no image in a folder named {' or '.join(names)}", where=folder.root,
                       expected=f"split folders; found {', '.join(filter(None, folder.splits)) or 'none'}",
                       remedy="use --part all")
-    if samples is None:
+    if not samples:
         return images
     each, rest = divmod(samples, len(folder.classes))
     if rest or not each:

@@ -1,0 +1,199 @@
+"""tlx analyze end to end: every layer of several networks, against numpy alone; resumed, found again, mirrored."""
+
+from __future__ import annotations
+
+import json
+
+import naive
+import numpy as np
+import pytest
+
+from tlx.errors import Missing, Problems, TlxError
+from tlx.lab.settings import Settings
+from tlx.lab.store import Store
+from tlx.report import layer_table, layers
+from tlx.trials import analysis, inputs, layer_metrics, pretraining, study
+from tlx.trials.layer_metrics import LayerMetrics
+from tlx.trials.observed import Observed
+from tlx.trials.pretraining import PreTraining
+
+ASKED = LayerMetrics(resamplings=5)
+
+
+@pytest.fixture
+def settings(tmp_path, cache):
+    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+
+
+def observed(bars, **changes):
+    return Observed(**{"dataset": str(bars), "samples": 24, **changes})
+
+
+def summarise(store, key):
+    analysis.compare(store, key)
+    layers.summarise(store, key)
+
+
+def perform(words, bars, settings, asked=ASKED, **changes):
+    made = analysis.study_of(words, observed(bars, **changes), asked, settings)
+    report = study.perform(made, settings, lambda event: None, summarise)
+    report.raise_if_failed(require_tracking=False)
+    return made, report
+
+
+@pytest.fixture(scope="module")
+def checkpoints(bars, cache, tmp_path_factory):
+    """A folder of weights along a training on the bars."""
+    folder = tmp_path_factory.mktemp("weights")
+    settings = Settings(store=str(folder / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    spec = PreTraining(dataset=str(bars), epochs=3, batch_size=8, val_per_class=2, learning_rate=0.001,
+                       checkpoints=("0", "0_1", "1", "3"))
+    made = inputs.pretraining_study(spec, settings)
+    report = study.perform(made, settings, lambda event: None, lambda store, key: None)
+    pretraining.publish(report.results[0], made, Store(report.folder), folder / "bars.safetensors")
+    return folder / "bars-checkpoints"
+
+
+def test_every_layer_by_numpy_alone(bars, settings):
+    made, report = perform(["mnist"], bars, settings)
+    dump, labels = made.trials[0].inputs.dump, np.array(made.trials[0].inputs.labels)
+    rows = report.results[0].details["rows"]
+    assert [row["layer"] for row in rows] == ["input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2"]
+    assert [row["layer_index"] for row in rows] == list(range(7))
+    for row in rows:
+        x = dump.array(row["layer"]).reshape(24, -1).astype(np.float64)
+        within, total = naive.squares(x, labels)
+        same, other = naive.contrast(naive.rdm_correlation(x), labels)
+        assert row["width"] == x.shape[1]
+        assert row["ss_ratio"] == pytest.approx(within / total, rel=1e-9)
+        assert row["ss_between"] == pytest.approx(total - within, rel=1e-6)
+        assert row["id_all"] == pytest.approx(naive.two_nn(x), rel=1e-9)
+        assert (row["rsa_within"], row["rsa_between"]) == pytest.approx((same, other), rel=1e-5)
+        assert row["rsa_contrast"] == pytest.approx(abs(same - other), rel=1e-4)
+
+
+def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tmp_path):
+    made, report = perform([str(checkpoints), "random_init"], bars, settings)
+    folder = report.folder / "studies" / made.key
+    rows = layer_table.read(folder / "layer_metrics.csv")
+    assert len(rows) == 5 * 7
+    assert rows == layer_table.read(folder / "layer_metrics.parquet")
+    tags = {row["checkpoint"]: row["checkpoint_index"] for row in rows if row["trained_on"] == "bars"}
+    assert tags == {"0": 0, "0_1": 1, "1": 2, "3": 3}
+    for name in ("id.png", "ss_ratio.png", "rsa_contrast.png", "rdm_comparison.png", "mds_fc2.png"):
+        assert (folder / name).stat().st_size > 1000, name
+    for result in report.results:
+        own = Store(report.folder).folder(result.key)
+        assert {"rdms.png", "within_between.png", "layer_metrics.csv"} <= {p.name for p in own.iterdir()}
+        assert len(list((own / "rdms").glob("*.npy"))) == 7
+    said = layers.closing(report)
+    assert "intrinsic dim." in said
+    assert "bars 0_1" in said
+    assert [p.name for p in layers.copy_table(report, tmp_path / "out")] == ["layer_metrics.csv",
+                                                                              "layer_metrics.parquet"]
+
+
+def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
+    made, report = perform([str(checkpoints)], bars, settings)
+    found = json.loads((report.folder / "studies" / made.key / "rdm_comparison.json").read_text())
+    rho = np.array(found["spearman"])
+    assert rho.shape == (28, 28)
+    np.testing.assert_allclose(rho, rho.T, atol=1e-12)
+    np.testing.assert_allclose(np.diag(rho), 1)
+    rdms = [np.load(Store(report.folder).folder(r.key) / "rdms" / "03.npy") for r in report.results[:2]]
+    ranks = [np.argsort(np.argsort(r)) for r in rdms]
+    at = [i for i, row in enumerate(found["names"]) if row["layer"] == "conv2"][:2]
+    assert rho[at[0], at[1]] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
+    inputs_of = [i for i, row in enumerate(found["names"]) if row["layer"] == "input"]
+    assert np.allclose(rho[np.ix_(inputs_of, inputs_of)], 1), "what goes in is the same for all"
+
+
+def test_asked_again_nothing_is_measured_and_more_networks_join(bars, settings, monkeypatch):
+    first, _ = perform(["mnist"], bars, settings)
+    measured, real = [], layer_metrics._measure
+    monkeypatch.setattr(layer_metrics, "_measure", lambda *a: (measured.append(1), real(*a))[1])
+    second, report = perform(["mnist", "random_init"], bars, settings)
+    assert second.key == first.key
+    assert (report.reused, len(measured)) == (1, 7)
+
+
+def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch):
+    made = analysis.study_of(["mnist"], observed(bars), ASKED, settings)
+    real = layer_metrics._measure
+    calls = []
+
+    def cut(spec, x, labels, bench, index):
+        calls.append(index)
+        if index == 4 and len(calls) == 5:
+            raise KeyboardInterrupt
+        return real(spec, x, labels, bench, index)
+
+    monkeypatch.setattr(layer_metrics, "_measure", cut)
+    with pytest.raises(KeyboardInterrupt):
+        study.perform(made, settings, lambda event: None, summarise)
+    report = study.perform(made, settings, lambda event: None, summarise)
+    assert calls == [0, 1, 2, 3, 4, 4, 5, 6]
+    assert len(report.results[0].details["rows"]) == 7
+
+
+def test_workers_come_to_the_same_numbers(bars, settings, tmp_path):
+    here = perform(["mnist", "random_init"], bars, settings)[1]
+    there = perform(["mnist", "random_init"], bars, settings.but(workers=2, store=str(tmp_path / "other")))[1]
+    for a, b in zip(here.results, there.results, strict=True):
+        strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in r.details["rows"]] for r in (a, b)]
+        assert strip[0] == strip[1]
+
+
+def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings, tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    from tlx.models import backbones
+
+    network = backbones.load("mnist-cnn", weights=None, classes=10, seed=0)
+    state = {name: torch.zeros(value.shape) for name, value in network.net.state_dict().items()}
+    save_file(state, tmp_path / "dead.safetensors")
+    _, report = perform([str(tmp_path / "dead.safetensors")], bars, settings)
+    row, notes = report.results[0].details["rows"][-1], report.results[0].details["notes"]
+    assert row["ss_ratio"] == 0
+    assert "id" not in row
+    assert "rsa_contrast" not in row
+    assert any(note.startswith("fc2: ") for note in notes)
+
+
+def test_a_dump_is_analysed_as_it_is(bars, settings):
+    dump = inputs.extraction(inputs.Extraction(dataset=str(bars), layers=("1", "2"), samples=12), settings)
+    _, report = perform([dump.key[:12]], bars, settings)
+    again, _ = perform([str(dump.folder)], bars, settings)
+    rows = report.results[0].details["rows"]
+    assert [row["width"] for row in rows] == list(dump.widths.values()), "in the order in which the network runs"
+    assert [row["block"] for row in rows] == [1, 2]
+    assert again.trials[0].spec.key == report.results[0].key
+
+
+@pytest.mark.parametrize(("word", "says"), [
+    ("./nowhere/at/all", "nowhere"), ("vgg16/mars", "mars"), ("mars", "mars"), ("abcdef0123", "no dump|dump"),
+])
+def test_what_is_no_network_is_refused_all_at_once(bars, settings, word, says):
+    with pytest.raises(TlxError, match=says):
+        analysis.study_of([word, "mnist"], observed(bars), ASKED, settings)
+    with pytest.raises((Problems, Missing)):
+        analysis.study_of(["./one", "./two"], observed(bars), ASKED, settings)
+
+
+def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    _, report = perform(["mnist", "random_init"], bars, settings.but(tracking=True, mlflow_path=uri))
+    client = MlflowClient(uri)
+    home = client.get_experiment_by_name("Layer metrics").experiment_id
+    runs = client.search_runs([home])
+    child = next(run for run in runs if run.info.run_name == "mnist on bars")
+    for name in ("id", "ss_ratio", "rsa_contrast"):
+        curve = {m.step: m.value for m in client.get_metric_history(child.info.run_id, name)}
+        assert curve == {row["layer_index"]: row[name] for row in report.results[0].details["rows"]}
+    assert {"id.png", "rdms.png", "layer_metrics.parquet"} <= {a.path for a in client.list_artifacts(child.info.run_id)}
+    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
+    assert {"layer_metrics.csv", "id.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert len(client.get_metric_history(parent.info.run_id, "mnist/ss_ratio")) == 7

@@ -1,0 +1,48 @@
+"""tlx analyze."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+from ..trials.layer_metrics import LayerMetrics
+from ..trials.observed import Observed
+from .options import options
+from .progress import steps
+from .running import run
+
+TARGETS = Annotated[list[str] | None, typer.Argument(
+    metavar="[NETWORK]...", show_default=False, help="What to analyse: weight files, folders of them (checkpoints), "
+    "dumps (folders, or keys), or what a network was trained on (mnist, random_init, vgg16/imagenet). Default: "
+    "what --architecture, --model and --source say.")]
+MORE = Annotated[str, typer.Option("--networks", help="The same, separated by commas, for mlflow run -P networks=….")]
+OUT = Annotated[str, typer.Option("--out", help="Also write the table, layer_metrics.csv and .parquet, into this "
+                                                "folder.")]
+
+
+@options(Observed, LayerMetrics, Settings, extra={"words": (TARGETS, None), "networks": (MORE, ""), "out": (OUT, "")})
+def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list[str] | None, networks: str,
+            out: str) -> None:
+    """Measure every layer of networks on labelled images: sums of squares, intrinsic dimension, dissimilarities.
+
+    Activations are extracted once and found again; so are finished analyses. Ends with a table, a row for each
+    network and layer.
+    """
+    from pathlib import Path
+
+    from ..report import layers
+    from ..trials import analysis
+
+    with steps("extracting") as progress:
+        study = analysis.study_of([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
+
+    def summarise(store, key):
+        analysis.compare(store, key)
+        layers.summarise(store, key)
+
+    report = run(study, settings, summarise=summarise, closing=layers.closing)
+    if out:
+        for path in layers.copy_table(report, Path(out)):
+            print(f"table: {path}")

@@ -1,0 +1,211 @@
+"""From what is to be analysed (dumps, weight files, folders of checkpoints, names of sources) to a study of layers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import files, metrics
+from ..errors import BadData, Missing, TlxError, UnknownName, raise_all
+from ..features.dump import Dump
+from ..features.dumps import Dumps
+from ..lab.settings import Settings
+from ..lab.store import Store
+from ..models import archives, backbones
+from ..models.layers import INPUT
+from . import layer_metrics
+from .inputs import dump_folder, extraction, shared, whole_network
+from .layer_metrics import RDMS, Activations, LayerMetrics
+from .look import Progress
+from .observed import Observed
+from .study import Study, Trial
+
+WEIGHTS = (".safetensors", ".pth", ".pt", ".th", ".h5")
+TAG = re.compile(r"\d+(_\d+)?", re.ASCII)
+ROUNDING = 1e-12
+COMPARED = 400  # dissimilarity matrices that are compared pair by pair
+
+
+@dataclass(frozen=True)
+class Target:
+    """A network to analyse: where its weights are, and what it is called."""
+
+    spec: Observed
+    model: str
+    trained_on: str = ""
+    checkpoint: str = ""
+    number: int = 0  # of the checkpoint, in its order
+    dump: Path | None = None
+
+
+def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, settings: Settings,
+             progress: Progress | None = None) -> Study:
+    """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong."""
+    targets: list[Target] = []
+    problems: list[TlxError] = []
+    for word in words or [""]:
+        try:
+            for target in targets_of(word, observed, settings):
+                if target.dump is None:
+                    whole_network(target.spec, target.spec.layers, target.spec.model_description)
+                targets.append(target)
+        except TlxError as error:
+            problems.append(error)
+    raise_all(problems)
+    trials = [_trial(target, asked, settings, progress) for target in targets]
+    first = trials[0].spec
+    key = files.digest(["study", asked.identity(), first.labels, first.dataset])
+    return Study(key=key, call="tlx.trials.layer_metrics:run", experiment=layer_metrics.EXPERIMENT,
+                 title=f"Layers on {first.dataset}", spec=shared(asked), trials=tuple(trials),
+                 inputs=tuple({t.inputs.dump.key: {"name": t.spec.dataset, "source": str(t.inputs.dump.folder),
+                                                   "digest": t.inputs.dump.key[:36], "context": "analysis"}
+                               for t in trials}.values()),
+                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.report.layers:dress")
+
+
+def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target]:
+    """What a word means: a dump (its folder, or its key or the beginning of it), a weight file, a folder of weight
+    files, or a source as for --trained-on; "" is what the options say."""
+    path = Path(word).expanduser() if word else Path()
+    if not word:
+        spec = observed.resolved
+        return [Target(spec, _called(spec), spec.source or "")]
+    if (path / "header.json").is_file():
+        return [_of_dump(path, observed)]
+    if path.is_dir():
+        found = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
+        if not found:
+            raise Missing("weight file", path, made_by=f"files ending in {', '.join(WEIGHTS)}")
+        called = path.name.removesuffix("-checkpoints")
+        return [replace(_of_file(p, observed, called), number=number) for number, p in enumerate(found)]
+    if path.is_file():
+        return [_of_file(path, observed, path.stem)]
+    if re.fullmatch(r"[0-9a-f]{6,64}", word):
+        dumps = Dumps(dump_folder(settings))
+        return [_of_dump(dumps.root / dumps.find(word), observed)]
+    if word.startswith((".", "/", "~")) or path.suffix in WEIGHTS:
+        raise Missing("dump, weight file or folder of them", path)
+    spec = observed.but(trained_on=word).resolved
+    return [Target(spec, word, spec.source or "")]
+
+
+def _of_dump(folder: Path, observed: Observed) -> Target:
+    dump = Dump(folder)
+    about = dump.header.get("about", {})
+    name = about.get("backbone", "network")
+    return Target(observed, f"{name} {dump.key[:8]}", dump=folder)
+
+
+def _of_file(path: Path, observed: Observed, called: str) -> Target:
+    tag = path.stem if TAG.fullmatch(path.stem) else ""
+    return Target(observed.but(model=str(path)).resolved, called if tag or path.stem == called else
+                  f"{called}/{path.stem}", called if tag else "", tag)
+
+
+def _moment(path: Path) -> tuple[float, str]:
+    """Checkpoints in their order: by the steps that tlx pretrain writes into them, else by name (0, 0_1, 0_3, …, 1, 3,
+    …); others after them, by name."""
+    epochs, _, batches = path.stem.partition("_")
+    if not TAG.fullmatch(path.stem):
+        return (float("inf"), path.name)
+    if path.suffix == ".safetensors" and (epoch := archives.safetensors_metadata(path).get("epochs", "")):
+        return (float(epoch), path.name)
+    return (int(epochs) + (1 - 1 / (1 + int(batches)) if batches else 0), path.name)
+
+
+def _called(spec: Observed) -> str:
+    return f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
+
+
+def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Progress | None) -> Trial:
+    spec = target.spec
+    if target.dump is not None:
+        dump, blocks = _opened(target.dump)
+    else:
+        network = whole_network(spec, (), None)
+        spec = spec.but(layers=spec.layers or _usual_layers(network, spec))
+        dump = extraction(spec, settings, progress)
+        blocks = _blocks(network, dump.layers)
+    labels = tuple(map(str, dump.row_labels()))
+    if len(labels) != dump.rows:
+        raise BadData("dump-labels", f"{len(labels)} labels for {dump.rows} rows", where=dump.folder,
+                      remedy="extract again: tlx extract keeps the labels of image folders")
+    made = asked.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=target.model,
+                     trained_on=target.trained_on, checkpoint=target.checkpoint, split=target.number,
+                     dataset=dump.header.get("about", {}).get("dataset", "images"))
+    return Trial(made, Activations(dump, labels, blocks))
+
+
+def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
+    """A dump, its layers in the order in which its network runs them, and their blocks, as far as that is known."""
+    dump = Dump(folder)
+    family, model = dump.header["identity"]["network"][:2]
+    try:
+        network = backbones.sketch(f"timm:{model}" if family == "timm" else model)
+    except TlxError:  # of a package that is not here
+        return dump, (0,) * len(dump.layers)
+    order = {name: turn for turn, name in enumerate((INPUT, *network.order))}
+    layers = sorted(dump.layers, key=lambda name: order.get(name.split("@")[0], len(order)))
+    return Dump(folder, layers), _blocks(network, layers)
+
+
+def _blocks(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
+    """The block, from 1, that each layer is in; 0: none."""
+    place: dict[str, int] = {}
+    for number, block in enumerate(network.blocks, 1):
+        for module in block.modules:
+            inside = [name for name, _ in network.net.get_submodule(module).named_modules()]
+            place |= {f"{module}.{name}".rstrip("."): number for name in inside}
+    return tuple(place.get(layer.split("@")[0], 0) for layer in layers)
+
+
+def _usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
+    try:
+        whole_network(spec, ("thesis",), None)
+    except UnknownName:
+        return ("input", "blocks")
+    return ("thesis",)
+
+
+# ---------------------------------------------------------------- what all of a study's trials come to
+
+def compare(store: Store, key: str) -> None:
+    """Compare the dissimilarities of the study's layers, each with each, and put what came out beside its record.
+
+    rdm_comparison.json: names of model and layer, Spearman's ρ of every two, and for every layer that two or more
+    networks have a map of the networks: points whose distances are 1 − ρ.
+    """
+    record = store.read_study(key)
+    if record is None:
+        return
+    names, found = [], []
+    for row in record["trials"]:
+        spec = row["spec"]
+        for index, layer in enumerate(spec["layers"]):
+            path = store.folder(row["key"]) / RDMS / f"{index:02d}.npy"
+            if path.is_file():
+                names.append({"model": spec["model"], "checkpoint": spec["checkpoint"], "layer": layer,
+                              "labels": spec["labels"]})
+                found.append(np.load(path, allow_pickle=False))
+    same = [i for i, row in enumerate(names) if row["labels"] == names[0]["labels"] and len(found[i]) == len(found[0])]
+    same = [i for i in same if np.ptp(found[i]) > 0][:COMPARED]
+    if len(same) < 2:
+        return
+    names = [names[i] for i in same]
+    rho = metrics.compare_rdms(np.stack([found[i] for i in same]), np.stack([found[i] for i in same]),
+                               method="spearman")
+    maps = {}
+    for layer in dict.fromkeys(row["layer"] for row in names):
+        of = [i for i, row in enumerate(names) if row["layer"] == layer]
+        apart = 1 - rho[np.ix_(of, of)]
+        apart[apart < ROUNDING] = 0
+        if len(of) > 2 and apart.any():  # what is the same in all of them, as the input is, needs no map
+            maps[layer] = {"rows": of, "points": metrics.mds(apart).points.tolist()}
+    files.write_json(store.root / "studies" / key / "rdm_comparison.json", {
+        "names": [{n: row[n] for n in ("model", "checkpoint", "layer")} for row in names],
+        "spearman": np.asarray(rho).tolist(), "maps": maps})

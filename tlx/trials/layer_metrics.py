@@ -1,0 +1,184 @@
+"""Layer metrics: what every layer of a network does with a set of labelled images, layer by layer from one dump.
+
+Sum of squares, intrinsic dimension and dissimilarities as in 'Transferability in DNN', with the images sorted by class.
+A layer that a metric cannot be measured of (all rows the same, say) has none there, and a note says why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..errors import Integrity, Stopped, TlxError
+from ..result import Result
+from ..spec import Spec, knob
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..features.dump import Dump
+    from .study import Bench
+
+EXPERIMENT = "Layer metrics"
+ROWS, BYTES = 10_000, 1 << 30  # of a layer that rows are compared in; more are thinned out evenly, so that memory holds
+KEPT_ROWS = 2_000  # dissimilarities of so many rows are kept with the result
+RDMS = "rdms"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMetrics(Spec):
+    """Every metric of every layer of one network on one set of images."""
+
+    rdm: str = knob("correlation", choices=("correlation", "euclidean", "squared-euclidean", "cosine"),
+                    help="dissimilarity of two rows")
+    fraction: float = knob(0.9, low=0.01, high=1.0, help="intrinsic dimension: share of the ratios that is fitted, and "
+                           "of the rows in each resampling")
+    resamplings: int = knob(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
+                            "replacement")
+    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of the resamplings")
+    dump: str = knob("", derived=True, help="key of the dump: images, weights and how they were taken")
+    layers: tuple[str, ...] = knob((), derived=True)
+    labels: str = knob("", derived=True, help="digest of the images' labels")
+    model: str = knob("", derived=True, place=True, help="what the network is called in tables")
+    trained_on: str = knob("", derived=True, place=True)
+    checkpoint: str = knob("", derived=True, place=True)
+    dataset: str = knob("", derived=True, place=True)
+    shots: int = knob(0, derived=True, place=True)
+    split: int = knob(0, derived=True, place=True)
+
+    @property
+    def title(self) -> str:
+        """Few words that name the network and the images."""
+        return f"{self.model} on {self.dataset}"
+
+    @property
+    def run_name(self) -> str:
+        """What its run is called."""
+        return self.title
+
+    @property
+    def epochs(self) -> int:
+        """Steps of its progress: one a layer."""
+        return len(self.layers)
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {"Model": self.model, "Trained on": self.trained_on or "-", "Checkpoint": self.checkpoint or "-",
+                "Dataset": self.dataset, "Layers": ", ".join(self.layers), "Dump": self.dump[:12]}
+
+
+@dataclass(frozen=True)
+class Activations:
+    """A dump, with the label of each of its rows and the block that each layer is in (0: none)."""
+
+    dump: Dump
+    labels: tuple[str, ...]
+    blocks: tuple[int, ...]
+
+
+def run(spec: LayerMetrics, inputs: Activations, bench: Bench) -> Result:
+    """Measure layer by layer; what was measured before an interruption is taken as it is."""
+    import numpy as np
+
+    started, rows, notes = time.perf_counter(), [], []
+    labels = np.array(inputs.labels)
+    for index, layer in enumerate(spec.layers):
+        path = bench.folder / f"training.{index:04d}.json"  # scratch: cleared away when the trial is whole
+        measured = _kept(path)
+        if measured is None:
+            if bench.stopping():
+                raise Stopped(15)
+            measured = _measure(spec, inputs.dump.array(layer), labels, bench, index)
+            files.write_json(path, measured)
+            bench.log(index, measured["values"])
+        notes += [f"{layer}: {note}" for note in measured["notes"]]
+        rows.append({"layer": layer, "layer_index": index, "block": inputs.blocks[index] or "", **measured["shape"],
+                     **measured["values"]})
+    classes, counts = np.unique(labels, return_counts=True)
+    details = {"rows": rows, "notes": notes, "classes": classes.tolist(), "images_per_class": counts.tolist(),
+               "dump": spec.dump, "codes": np.searchsorted(classes, labels[_thinned(labels)]).tolist()
+               if len(labels) <= KEPT_ROWS else []}
+    return Result.of(spec, scores={"layers": len(rows), "total_s": time.perf_counter() - started}, details=details)
+
+
+def _kept(path: Any) -> dict[str, Any] | None:
+    try:
+        return files.read_json(path) if path.exists() else None
+    except (TlxError, Integrity):
+        return None  # cut off while it was written: measured again
+
+
+def _thinned(labels: np.ndarray, most: int = ROWS) -> np.ndarray:
+    """At most so many rows, evenly spaced in the order of their classes, which are thinned alike: (m,) ascending."""
+    import numpy as np
+
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    by_class = np.argsort(labels, kind="stable")
+    return np.sort(by_class[np.linspace(0, len(labels) - 1, most).round().astype(np.int64)])
+
+
+def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int) -> dict[str, Any]:
+    """The metrics of one layer: {"shape", "values", "notes"}."""
+    import numpy as np
+
+    from .. import metrics
+
+    started, notes = time.perf_counter(), []
+    x = x.reshape(len(x), -1)
+    values: dict[str, float] = {}
+
+    def add(measure: Callable[[], dict[str, float]]) -> None:
+        try:
+            values.update({name: float(value) for name, value in measure().items()})
+        except TlxError as error:
+            if error.code == "not-finite":
+                raise
+            notes.append(f"{error.code}: {error.what}")
+
+    most = max(2, min(ROWS, BYTES // (x.itemsize * x.shape[1])))
+    index_of = _thinned(labels, most)
+    few, few_labels = (x, labels) if len(index_of) == len(x) else (np.asarray(x[index_of]), labels[index_of])
+    if len(index_of) < len(x):
+        notes.append(f"rows are compared in {len(index_of)} of {len(x)}, evenly spaced")
+    add(lambda: _squares(metrics.sum_of_squares(x, labels)))
+    add(lambda: _dimension(spec, few))
+    add(lambda: _dissimilarity(spec, few, few_labels, bench, index))
+    classes = (few_labels[:, None] == np.unique(few_labels)).astype(np.float32)
+    add(lambda: {"cka_label": metrics.cka(few, classes, unbiased=True)})
+    values["seconds"] = time.perf_counter() - started
+    return {"shape": {"rows": len(x), "width": x.shape[1]}, "values": values, "notes": notes}
+
+
+def _squares(found: Any) -> dict[str, float]:
+    return {"ss_within": found.within, "ss_between": found.between, "ss_total": found.total, "ss_ratio": found.ratio}
+
+
+def _dimension(spec: LayerMetrics, x: np.ndarray) -> dict[str, float]:
+    from .. import metrics
+
+    once = metrics.intrinsic_dimension(x, method="twonn", fraction=spec.fraction)
+    spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed)
+    likelihood = metrics.intrinsic_dimension(x, method="twonn-mle", fraction=spec.fraction)
+    return {"id": spread.mean, "id_std": spread.std, "id_all": once.dimension, "id_r": once.r or 0.0,
+            "id_mle": likelihood.dimension}
+
+
+def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int
+                   ) -> dict[str, float]:
+    import numpy as np
+
+    from .. import metrics
+
+    rdm = metrics.rdm(x, metric=spec.rdm, condensed=True, dtype="float32")
+    if len(x) <= KEPT_ROWS:
+        files.make_folder(bench.folder / RDMS)
+        with files.replacing(bench.folder / RDMS / f"{index:02d}.npy") as file:
+            np.lib.format.write_array(file, rdm, allow_pickle=False)
+    contrast = metrics.class_contrast(rdm, labels)
+    label = metrics.compare_rdms(rdm, metrics.model_rdm(labels), method="spearman")
+    return {"rsa_within": contrast.within, "rsa_between": contrast.between, "rsa_contrast": contrast.contrast,
+            "rsa_label": label}
