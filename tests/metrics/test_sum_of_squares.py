@@ -98,7 +98,7 @@ def test_what_rounding_leaves_of_a_moved_centre_is_kept(classes):
     check(*rows(900, 3, classes, offset=1e8, sd=1e-3))
 
 
-def test_centres_move_and_runs_end(monkeypatch):
+def test_centres_move_and_runs_end():
     n = 64 * 64 + 200  # past the second move of the centre, and past RUN rows in a class
     x, y = rows(n if not SLOW else 400, 5, 2, offset=100)
     y[: len(y) // 8 * 7] = 0

@@ -59,6 +59,12 @@ BACKBONES: dict[str, BackboneRow] = {
                              std=(0.3081,), classes=10, source="MNIST", weights="packaged"),
     "resnet20-cifar": BackboneRow(title="ResNet-20 for CIFAR", family="own", model="resnet20-cifar", input_size=32,
                                   classes=10, source="", weights=""),
+    **{f"mobilenet-v1{ending}": BackboneRow(
+        title=f"MobileNet v1{f', α = {ending[1:]}' * bool(ending)}", family="own", model=f"mobilenet-v1{ending}",
+        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), source="", weights="") for ending in ("", "-0.75", "-0.5", "-0.25")},
+    **{name: BackboneRow(title=title, family="own", model=name, input_size=32, mean=(0.0,) * 3, std=(1.0,) * 3,
+                         classes=10, source="", weights="") for name, title in (
+        ("quanta-cnn", "QUANTA CNN"), ("quanta-cnn-2020", "QUANTA CNN of 2020"))},
     "vgg11": BackboneRow(title="VGG11", model="vgg11"),
     "vgg13": BackboneRow(title="VGG13", model="vgg13"),
     "vgg16": BackboneRow(title="VGG16", model="vgg16", head="mlp256"),
@@ -98,9 +104,9 @@ def lookup(name: str) -> BackboneRow:
     raise UnknownName("backbone", name, names() + _torchvision_names(), remedy="timm's models are named timm:<name>")
 
 
-def load(name: str, *, weights: str | Path | None, classes: int, head: str = "auto", seed: int,
+def load(name: str, *, weights: str | Path | None, classes: int | None, head: str = "auto", seed: int,
          source: str | None = None, input_size: int | None = None) -> Network:
-    """The network `name` for `classes` classes, in evaluation mode.
+    """The network `name` for `classes` classes, in evaluation mode. None: as many as the head of the weights has.
 
     weights     None: random; "default": the row's own; else a weight file, read through the safe door
     head        a row of HEADS, or "auto". Random weights with a linear head start as the network itself starts;
@@ -115,11 +121,14 @@ def load(name: str, *, weights: str | Path | None, classes: int, head: str = "au
     head = row.head if head == "auto" else head
     if head not in heads.HEADS:
         raise UnknownName("head", head, ["auto", *heads.HEADS])
+    path = _file(row, weights, source)
+    as_given = classes is None
+    if classes is None:
+        classes = _outputs(row, path) if path is not None else row.classes
     if classes < 1:
         raise Usage("classes", f"{classes} classes", expected="at least 1")
-    path = _file(row, weights, source)
     own_head = weights is None and head in ("linear", "keep")
-    net = network.build(row, classes if own_head else row.classes or classes, seed)
+    net = network.build(row, classes if own_head or as_given else row.classes or classes, seed)
     names_of_head = network.head_of(net, row)
     match, notes = None, []
     if path is not None:
@@ -169,6 +178,20 @@ def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> P
     if weights is None:
         return None
     return default_file(row, source) if weights == "default" else Path(weights)
+
+
+def _outputs(row: BackboneRow, path: Path) -> int:
+    """How many classes the head in a weight file has; the row's number where the file has no head of that name."""
+    from . import checkpoints, network
+
+    with network.without_memory():
+        net = network.build(row, max(1, row.classes), 0)
+        names = [f"{name}.weight" for name in network.head_of(net, row)]
+    if path.suffix == ".h5":
+        return row.classes
+    found = checkpoints.read(path)
+    shapes = [tuple(found[name].shape) for name in names if name in found]
+    return int(shapes[-1][0]) if shapes else row.classes
 
 
 def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...]):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -16,9 +17,14 @@ from . import blocks
 from .backbones import BackboneRow
 from .blocks import Block
 from .matching import Match
+from .mobilenet_v1 import MobileNetV1
+from .quanta_cnn import QuantaCnn, QuantaCnn2020
 from .small import CifarResNet, MnistCnn
 
-OWN = {"mnist-cnn": MnistCnn, "resnet20-cifar": CifarResNet}
+OWN: dict[str, Callable[[int], nn.Module]] = {
+    "mnist-cnn": MnistCnn, "resnet20-cifar": CifarResNet, "mobilenet-v1": MobileNetV1,
+    "quanta-cnn": QuantaCnn, "quanta-cnn-2020": QuantaCnn2020,
+    **{f"mobilenet-v1-{alpha}": functools.partial(MobileNetV1, alpha=alpha) for alpha in (0.75, 0.5, 0.25)}}
 AUXILIARY = ("googlenet", "inception_v3")  # they have side heads, and rescale the input for their own weights
 
 

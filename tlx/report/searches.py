@@ -110,6 +110,7 @@ def closing(report: Any) -> str:
     search, whole = report.ready.search, [t for t in report.tried if t.state == COMPLETE]
     several = len(search.objectives) > 1
     shown = sorted(whole, key=lambda t: (-t.objectives[0], *t.objectives[1:], t.number))
+    shown = list({t.configuration: t for t in reversed(shown)}.values())[::-1]  # each configuration once
     shown = [t for t in shown if t.number in report.front] if several else shown[:SHOWN]
     if shown:
         heads = ["trial", "configuration", "val accuracy", *(["seconds"] if search.objectives[1:] == ("time",) else
