@@ -19,6 +19,7 @@ from tlx.trials.fine_tuning import FineTuning
 from tlx.trials.layer_metrics import LayerMetrics
 from tlx.trials.observed import Observed
 from tlx.trials.pretraining import PreTraining
+from tlx.trials.quanta import Quanta, QuantaSweep
 from tlx.trials.search import Base, Search
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,7 +64,8 @@ def test_the_seeds_flags_are_all_there(capsys):
 
 @pytest.mark.parametrize(("kind", "command"), [
     (FineTuning, "fine-tuning"), (FewShot, "fine-tuning"), (Settings, "fine-tuning"), (PreTraining, "pretrain"),
-    (FeatureExtraction, "feature-extraction"), (Sweep, "feature-extraction"), (Extraction, "extract")])
+    (FeatureExtraction, "feature-extraction"), (Sweep, "feature-extraction"), (Extraction, "extract"),
+    (Observed, "analyze"), (LayerMetrics, "analyze"), (Search, "tune"), (Quanta, "quanta"), (QuantaSweep, "quanta")])
 def test_every_setting_says_what_it_means_and_has_an_option(kind, command, capsys):
     for name, row in kind.knobs().items():
         if not row.derived:
@@ -99,7 +101,8 @@ def test_mlproject_says_the_defaults_that_the_command_has():
     assert not {"python_env", "conda_env", "docker_env"} & set(project)
     kinds = {"fine_tuning": (FineTuning, FewShot, Settings), "pretrain": (PreTraining, Settings),
              "feature_extraction": (FeatureExtraction, Sweep, FewShot, Settings), "extract": (Extraction, Settings),
-             "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, Base, FewShot, Settings)}
+             "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, Base, FewShot, Settings),
+             "quanta": (Quanta, QuantaSweep, Settings)}
     assert set(kinds) == set(project["entry_points"])
     for entry, row in project["entry_points"].items():
         defaults = {name: value for kind in reversed(kinds[entry]) for name, value in kind.defaults().items()

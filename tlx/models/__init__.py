@@ -1,1 +1,13 @@
 """What the images pass through: backbones, checkpoints, transfer, training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    if name == "QuantaGate":  # loaded when asked for: torch is heavy
+        from .quanta import QuantaGate
+
+        return QuantaGate
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

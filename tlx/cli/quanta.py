@@ -1,0 +1,43 @@
+"""tlx quanta."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+from ..trials.quanta import Quanta, QuantaSweep
+from .options import options
+from .progress import steps
+from .running import run
+
+EXPORT = Annotated[str, typer.Option("--export", "-o", help="Also write the original's files into this folder: "
+                                     "<r>.txt, <r>_raw.txt, metrics of target and source, quantas_….jsonl.")]
+
+
+@options(Quanta, QuantaSweep, Settings, extra={"export": (EXPORT, "")})
+def command(spec: Quanta, sweep: QuantaSweep, settings: Settings, export: str) -> None:
+    """Measure how much of a trained network transfers at each layer, by gates of two numbers (QUANTA).
+
+    A gate mixes what a frozen source and a learning target give at a layer, λ · source + (1 − λ) · target, and learns
+    λ with the target. Without options: MNIST's small CNN as the source, scikit-learn's digits as the target.
+    """
+    from pathlib import Path
+
+    from ..lab.store import Store
+    from ..report import quanta as report_of
+    from ..report import quanta_files
+    from ..trials import quanta_inputs, quanta_source
+
+    with steps("reading images") as progress:
+        asked = quanta_inputs.ask(spec, sweep, settings, progress)
+    source, first = asked.source, asked.source_study
+    if first is not None and asked.learned is not None:
+        trained = run(first, settings)
+        source = quanta_source.trained(trained.results[0], Store(trained.folder), spec, asked.learned)
+    assert source is not None
+    report = run(asked.study(source), settings, summarise=report_of.summarise, closing=report_of.closing)
+    if export:
+        for folder in quanta_files.export(report.results, Path(export)):
+            print(f"files: {folder}")
