@@ -12,13 +12,16 @@ import pytest
 from tlx import cli
 from tlx.cli import app, options
 from tlx.lab.settings import Settings
+from tlx.trials.chop import Chop, Chops
 from tlx.trials.extraction import Extraction
 from tlx.trials.feature_extraction import FeatureExtraction, Sweep
 from tlx.trials.fewshot import FewShot
 from tlx.trials.fine_tuning import FineTuning
 from tlx.trials.layer_metrics import LayerMetrics
+from tlx.trials.layer_transfer import LayerTransfer, Treatments
 from tlx.trials.observed import Observed
 from tlx.trials.pretraining import PreTraining
+from tlx.trials.pruning import Pruning, Rounds
 from tlx.trials.quanta import Quanta, QuantaSweep
 from tlx.trials.search import Base, Search
 
@@ -102,7 +105,9 @@ def test_mlproject_says_the_defaults_that_the_command_has():
     kinds = {"fine_tuning": (FineTuning, FewShot, Settings), "pretrain": (PreTraining, Settings),
              "feature_extraction": (FeatureExtraction, Sweep, FewShot, Settings), "extract": (Extraction, Settings),
              "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, Base, FewShot, Settings),
-             "quanta": (Quanta, QuantaSweep, Settings)}
+             "quanta": (Quanta, QuantaSweep, Settings),
+             "layer_transfer": (LayerTransfer, Treatments, Settings), "chop": (Chop, Chops, Settings),
+             "prune": (Pruning, Rounds, Settings)}
     assert set(kinds) == set(project["entry_points"])
     for entry, row in project["entry_points"].items():
         defaults = {name: value for kind in reversed(kinds[entry]) for name, value in kind.defaults().items()

@@ -16,6 +16,7 @@ from tlx.kernels import candidates, halves, neighbours, tile
 
 SMALL = bool(config.DISABLE_JIT)
 fast = pytest.mark.skipif(not tile.FAST, reason="this CPU, or this pass, has no fast tile")
+bfloat16 = pytest.mark.skipif(not halves.FAST, reason="this CPU, or this pass, multiplies no bfloat16")
 rng = np.random.default_rng
 
 
@@ -181,7 +182,47 @@ def test_few_rows_are_left_open(monkeypatch, case, dtype):
     assert sum(again) <= 0.04 * len(x)
 
 
-@pytest.mark.skipif(not halves.FAST, reason="this CPU, or this pass, multiplies no bfloat16")
+@fast
+@pytest.mark.parametrize("exponent", [300, -300])
+def test_magnitudes_that_only_float64_has(monkeypatch, exponent):
+    monkeypatch.setattr(neighbours, "exact", None)
+    x = signal(400, 20)
+    for way in WAYS[:3]:
+        with made_to_go(way):
+            assert (neighbours.nearest(x * 2.0**exponent, 2)[0] == oracle(x, 2)[0] * 4.0**exponent).mean() > 0.3
+
+
+@bfloat16
+def test_what_float32_loses_while_halves_are_summed_is_accounted_for():
+    x = 200.0 + rng(0).integers(-9, 10, (130, 2600))  # eight binary digits say it; products sum to more than 2^24
+    way, out = halves.Halves(x, np.zeros(2600), 1.0), tile.scratch(192)
+    way.tile(0, 130, 0, 130, False, out)
+    assert not way.lost.max() > 1e-9 * way.norms.min()
+    least = way.least(np.ascontiguousarray(out.transpose(1, 0, 2).reshape(192, 192)[:130, :130]))
+    true = ((x[:, None] - x)**2).sum(axis=2)
+    assert (least <= true).all()
+    assert (least.sum(axis=1) > 0.5 * true.sum(axis=1)).all()
+
+
+@bfloat16
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("d", [1, 2, 63, 130])
+def test_halves_are_rounded_to_the_nearest(d, dtype):
+    x = signal(70, d).astype(dtype)
+    centre = x[:9].mean(axis=0, dtype=np.float64)
+    way, out = halves.Halves(x, centre, 0.25), tile.scratch(128)
+    y = (x - centre) * 0.25
+    digits, exponent = np.frexp(y)
+    b = np.ldexp(np.round(digits * 2**8) / 2**8, exponent)
+    np.testing.assert_allclose(way.norms, np.linalg.norm(b, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(way.lost, np.linalg.norm(y - b, axis=1), rtol=1e-5)
+    assert way.share >= (way.lost / way.norms).max()
+    way.tile(0, 70, 0, 70, False, out)
+    got = out.transpose(1, 0, 2).reshape(128, 128)[:70, :70]
+    np.testing.assert_allclose(2 * got, ((b[:, None] - b)**2).sum(axis=2), atol=1e-5 * (b**2).sum(axis=1).max())
+
+
+@bfloat16
 @pytest.mark.parametrize(("case", "good"), [("plain", True), ("offset 1e4, sd 1", True), ("independent", True),
                                             ("near duplicates", True), ("tight clusters", False)])
 def test_halves_are_taken_where_they_settle_rows(case, good):

@@ -38,6 +38,15 @@ def test_rows_that_are_converted(given, becomes):
     np.testing.assert_array_equal(found, want.astype(float))
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_numbers_at_odd_addresses(dtype):
+    x = np.random.default_rng(0).standard_normal((4, 3)).astype(dtype)
+    odd = np.frombuffer(b"." + x.tobytes(), dtype, offset=1).reshape(4, 3)
+    assert not odd.flags.aligned
+    assert arrays.rows(odd).flags.aligned
+    np.testing.assert_array_equal(arrays.rows(odd), x)
+
+
 @pytest.mark.parametrize(("given", "code"), [
     (np.zeros(5), "rows-shape"), (np.float64(1), "rows-shape"), (np.zeros((3, 0)), "rows-shape"),
     (np.zeros((1, 4)), "too-few-rows"), (np.zeros((0, 4)), "too-few-rows"),

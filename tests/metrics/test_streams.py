@@ -40,6 +40,10 @@ def test_every_row_once(dtype, rows, read, tmp_path, monkeypatch):
         for _, part in blocks(given, rows, read=read):
             assert part.flags.c_contiguous
             assert part.dtype == (np.float32 if dtype in (np.float16, np.float32) else np.float64)
+    odd = np.frombuffer(b"." + x.tobytes(), dtype, offset=1).reshape(53, 6)
+    for start, part in blocks(odd, rows, read=read):
+        assert part.flags.aligned
+        np.testing.assert_array_equal(part, x[start:start + rows])
     assert not readers()
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from fractions import Fraction
 
@@ -200,13 +198,3 @@ def test_against_the_definition(data):
     x = data.draw(hnp.arrays(dtype, (n, d), elements=numbers.map(lambda v: dtype(v).item())))
     y = data.draw(st.lists(st.sampled_from(["x", "y", "z"]), min_size=n, max_size=n))
     check(x, y)
-
-
-def test_without_compiling(tmp_path):
-    """The same answers where Numba does not compile; a subprocess, as Numba decides when it is loaded."""
-    if SLOW:
-        pytest.skip("this is that subprocess")
-    call = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider",
-            f"--basetemp={tmp_path}", __file__]
-    done = subprocess.run(call, env=os.environ | {"NUMBA_DISABLE_JIT": "1"}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:]

@@ -15,7 +15,7 @@ from .cka import cka, cka_matrix
 from .class_contrast import class_contrast, model_rdm
 from .comparison import compare_all, compare_rdms
 from .dimension_spread import block_analysis, intrinsic_dimension_resampled
-from .domain_gap import domain_gap, intra_class_variance
+from .domain_gap import domain_gap, intra_class_variance, regression_row
 from .intrinsic_dimension import intrinsic_dimension, scale_scan
 from .mds import mds
 from .neighbours import nearest_distances, nearest_neighbours
@@ -31,6 +31,6 @@ __all__ = [
     "block_analysis", "bootstrap", "cka", "cka_matrix", "class_contrast", "compare_all", "compare_rdms",
     "domain_gap", "fisher_band", "intra_class_variance", "intrinsic_dimension", "intrinsic_dimension_resampled",
     "mds", "metric_correlations", "model_rdm", "nearest_distances", "nearest_neighbours", "parameter_distance",
-    "permutation_band", "rdm", "read_rdms", "scale_scan", "sum_of_squares", "transfer_performance",
+    "permutation_band", "rdm", "read_rdms", "regression_row", "scale_scan", "sum_of_squares", "transfer_performance",
     "transferability_regression", "transferability_table", "write_rdms",
 ]

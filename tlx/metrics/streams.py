@@ -36,7 +36,8 @@ def blocks(x: np.ndarray, rows: int, *, read: bool | None = None) -> Iterator[tu
     out = None
     with contextlib.closing(_touched(x, rows) if source is None else _read(*source, x, rows)) as parts:
         for start, part in parts:
-            if out is None and (part.dtype != float_type(part.dtype) or not part.flags.c_contiguous):
+            plain = part.flags.c_contiguous and part.flags.aligned and part.dtype == float_type(part.dtype)
+            if out is None and not plain:
                 out = np.empty(part.shape, float_type(part.dtype))
             yield start, part if out is None else _copied(part, out[:len(part)])
 

@@ -196,10 +196,12 @@ def _outputs(row: BackboneRow, path: Path) -> int:
 
 def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...]):
     """Copy a file's weights into the network: the row as it then is, how much fitted, and notes."""
-    from . import checkpoints, keras, sources
+    from . import checkpoints, keras, mobilenet_v1, sources
 
     found: Weights = checkpoints.read(path)
-    if found.kind == "keras":
+    if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
+        found = mobilenet_v1.from_keras(found)  # it sees −1 to 1, as the row says
+    elif found.kind == "keras":
         found = keras.translated(found, net, row.model)
         row = replace(row, mean=keras.MEAN, std=keras.STD)
     elif path.name == sources.OFFLINE_FILE:

@@ -105,6 +105,7 @@ def _across(axes: Axes, row: dict[str, Any], name: str) -> None:
 
 def _accuracy_axis(axes: Axes, title: str) -> None:
     axes.set_ylabel("Mean per-class test accuracy")
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))  # none at halves, which would be rounded
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them

@@ -1,0 +1,67 @@
+"""tlx chop and tlx prune."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+from ..trials.chop import Chop, Chops
+from ..trials.pruning import Pruning, Rounds
+from .options import options
+from .progress import steps
+from .running import run
+
+OUT = Annotated[str, typer.Option("--out", help="Where the smallest network that will do goes (.safetensors), with a "
+                                                ".json beside it from which it is loaded. Default: left in its run's "
+                                                "folder.")]
+
+
+@options(Chop, Chops, Settings, extra={"out": (OUT, "")})
+def command(spec: Chop, asked: Chops, settings: Settings, out: str) -> None:
+    """Cut a pre-trained network behind block n, average over the image, put one dense layer there and fine-tune.
+
+    Ends with a table: n, accuracy, parameters, multiplications (MACs), bytes, seconds an image; and names the smallest
+    network that does nearly as well as the best on the validation images. Accuracies are mean per-class, as fractions.
+    """
+    from pathlib import Path
+
+    from ..report import chop_studies
+    from ..trials import chop_plan
+
+    with steps("reading images") as progress:
+        study, notes = chop_plan.chop_study(spec, asked, settings, progress)
+
+    def summarise(store, key):
+        chop_plan.measure(store, key, settings, lambda count: print(f"timing {count} networks", flush=True))
+        chop_studies.summarise(store, key)
+
+    report = run(study, settings, notes, summarise=summarise,
+                 closing=lambda report: chop_studies.closing(report, asked.within))
+    if out:
+        print(f"network: {chop_studies.publish(report, asked.within, Path(out))}")
+
+
+@options(Pruning, Rounds, Settings)
+def prune(spec: Pruning, asked: Rounds, settings: Settings) -> None:
+    """Train a network, drop the weights of smallest magnitude, train what is left, and again.
+
+    Biases and batch norms are neither ranked nor dropped, and a dropped weight is zero at every step. Each round keeps
+    a share of the weights that the round before left.
+    """
+    from ..lab.store import Store
+    from ..report import chop_studies
+    from ..trials.chop_plan import PruningPlan
+
+    with steps("reading images") as progress:
+        plan = PruningPlan(spec, asked, settings, progress)
+    store, told = None, 0
+    for number in range(asked.iterations + 1):
+        study = plan.stage(number, store)
+        if study is None:
+            break
+        last = number == asked.iterations
+        report = run(study, settings, plan.notes[told:], summarise=chop_studies.summarise_pruning,
+                     closing=chop_studies.closing_pruning if last else chop_studies.closing_round)
+        store, told = Store(report.folder), len(plan.notes)

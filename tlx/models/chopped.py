@@ -1,0 +1,156 @@
+"""A network chopped behind a block: the mean of each channel over the image, one dense layer, and nothing after.
+
+The dense layer on the means is the 1×1 convolution of the study 'feature-transfer'. What followed the block is gone,
+from memory and from files; blocks 1…n keep their numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .. import files
+from ..errors import BadData, Integrity, Usage
+from . import backbones, checkpoints, layers
+from .activations import pooled
+from .blocks import DROPOUTS, Block
+from .layers import Layer
+from .network import Network, generator
+
+FORMAT = 1  # of the record beside a chopped network's weights
+ADAPTED = ("eps", "stride")  # what translated weights change of a module
+
+
+class _Reached(Exception):
+    """The last layer has answered: ends a run that goes no further."""
+
+    def __init__(self, output: torch.Tensor):
+        super().__init__()
+        self.output = output
+
+
+def _stop(module: nn.Module, args: Any, output: Any) -> None:
+    tensor = layers.tensor_of(output)
+    assert tensor is not None
+    raise _Reached(tensor)
+
+
+class Chopped(nn.Module):
+    """body up to its module `last`, the mean over the image, a dense layer: x (n, c, h, w) → logits (n, classes)."""
+
+    def __init__(self, body: nn.Module, last: Layer, head: nn.Linear):
+        super().__init__()
+        self.body, self.last, self.head = body, last, head
+        body.get_submodule(last.module).register_forward_hook(_stop)
+
+    def features(self, x: torch.Tensor) -> torch.Tensor:
+        """(n, width): what the last block gives, averaged over the image."""
+        try:
+            self.body(x)
+        except _Reached as reached:
+            return pooled(reached.output, self.last)
+        raise RuntimeError(f"{self.last.module} did not run")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.features(x))
+
+
+def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
+    """`network` up to block `depth` with a fresh head (Glorot-uniform, zero biases); the network given is used up.
+
+    Raises Usage for a block that is not there, or that runs more than once or gives no tensor of one row an image.
+    """
+    if not 1 <= depth <= len(network.blocks):
+        raise Usage("out-of-range", f"cut behind block {depth}", where="cut",
+                    expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
+    last = _last(network, depth)
+    width = pooled(torch.empty(1, *last.shape, device="meta"), last).shape[1]
+    for block in network.blocks[depth:]:
+        for name in block.modules:
+            network.net.set_submodule(name, nn.Identity())
+        for name in block.parameters:
+            holder, _, leaf = name.rpartition(".")
+            setattr(network.net.get_submodule(holder), leaf, None)
+    for name in network.head_names:
+        network.net.set_submodule(name, nn.Identity())
+    head = nn.Linear(width, classes)
+    if head.weight.device.type != "meta":
+        nn.init.xavier_uniform_(head.weight, generator=generator(seed, "head"))
+        nn.init.zeros_(head.bias)
+    made = Network(Chopped(network.net, last, head), network.row, ("head",), match=network.match, notes=network.notes)
+    made.blocks = tuple(Block(f"body.{block.name}", *(tuple(f"body.{name}" for name in names)
+                                                      for names in (block.modules, block.parameters)))
+                        for block in network.blocks[:depth])
+    return made
+
+
+def _last(network: Network, depth: int) -> Layer:
+    """The layer that ends block `depth`: its last module before the head, but for dropout, which belongs to what
+    follows, and for what only flattens, which would leave no image to average over."""
+    order = network.order[: network.order.index(network.head_names[0])]
+    inside = [name for name in order if name in network.blocks[depth - 1].modules]
+    while len(inside) > 1 and isinstance(network.net.get_submodule(inside[-1]), (nn.Flatten, *DROPOUTS)):
+        inside.pop()
+    if not inside:
+        raise Usage("block-without-output", f"no module of block {depth} runs by itself", where="cut")
+    layer, = layers.survey(network, inside[-1:])
+    if layer.call > 1:
+        raise Usage("cut-twice", f"{layer.module}, the end of block {depth}, runs {layer.call} times", where="cut",
+                    remedy="cut behind another block")
+    return layer
+
+
+# ---------------------------------------------------------------- kept and read again
+
+def write(path: Path, network: Network, *, architecture: str, cut: int | None, classes: tuple[str, ...]) -> Path:
+    """Weights at <path>.safetensors, what they belong to at <path>.json, which is returned. cut  None: not chopped."""
+    weights, record = path.with_suffix(".safetensors"), path.with_suffix(".json")
+    checkpoints.write(weights, network.net.state_dict(), {"format": "pt"})
+    like = _built(architecture, cut, len(classes), network.input_size)
+    adapted = {name: {what: getattr(module, what) for what in ADAPTED if _differs(module, twin, what)}
+               for (name, module), twin in zip(network.net.named_modules(), like.net.modules(), strict=True)}
+    files.write_json(record, {
+        "format": FORMAT, "architecture": architecture, "cut": cut, "classes": list(classes),
+        "input_size": network.input_size, "mean": list(network.mean), "std": list(network.std),
+        "adapted": {name: changes for name, changes in adapted.items() if changes},
+        "file": weights.name, "sha256": files.sha256(weights)})
+    return record
+
+
+def read(path: Path) -> tuple[Network, tuple[str, ...]]:
+    """The network of a record that `write` made, in evaluation mode, and its classes. BadData, Missing or Integrity."""
+    record = files.read_json(path.with_suffix(".json"))
+    try:
+        if record["format"] > FORMAT:
+            raise BadData("newer-format", f"format {record['format']}", where=path, expected=f"{FORMAT} or older")
+        classes = tuple(map(str, record["classes"]))
+        network = _built(str(record["architecture"]), record["cut"], len(classes), int(record["input_size"]))
+        views = {name: tuple(map(float, record[name])) for name in ("mean", "std")}
+        for name, changes in record["adapted"].items():
+            for what in ADAPTED:
+                if what in changes:
+                    value = changes[what]
+                    setattr(network.net.get_submodule(name), what, tuple(value) if isinstance(value, list) else value)
+        weights = path.with_name(Path(record["file"]).name)
+        expected = str(record["sha256"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BadData("record", f"no record of a network ({error!r})", where=path) from error
+    if weights.is_file() and (found := files.sha256(weights)) != expected:
+        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=weights, expected=expected)
+    checkpoints.load_into(network.net, checkpoints.read(weights), least=1.0)
+    network.mean, network.std = views["mean"], views["std"]
+    network.row = replace(network.row, mean=views["mean"], std=views["std"])
+    return network, classes
+
+
+def _built(architecture: str, cut: int | None, classes: int, input_size: int) -> Network:
+    network = backbones.load(architecture, weights=None, classes=classes, seed=0, input_size=input_size)
+    return network if cut is None else chop(network, int(cut), classes, 0).eval()
+
+
+def _differs(module: nn.Module, twin: nn.Module, what: str) -> bool:
+    return hasattr(module, what) and getattr(module, what) != getattr(twin, what)
