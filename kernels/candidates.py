@@ -69,6 +69,7 @@ def _spare(way: Halves, x: np.ndarray, k: int, centre: np.ndarray, scale: float)
     n, kept = len(x), k + MOST_SPARE + 1
     rows = np.unique(np.random.default_rng(0).integers(0, n, SAMPLE))
     some = Halves(x[rows], centre, scale, 1)
+    some.share = way.share
     sums, found = np.full((SAMPLE, kept), np.inf, np.float32), np.full((SAMPLE, kept), -1, np.int64)
     limits, out = sums[:, -1].copy(), tile.scratch(tile.SIDE)
     for j in range(0, n, tile.SIDE):

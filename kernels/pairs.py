@@ -42,7 +42,7 @@ def row_sums(pairs, n, begin, end, sums):
     sums[:] = 0.0
     for i in range(begin, end):
         part, others = pairs[row(i, n) + i + 1:row(i, n) + n], sums[i + 1:]
-        total = 0.0
+        total = np.float64(0.0)  # not 0.0: uncompiled, NumPy would add float32 to that in float32
         for j in range(part.size):
             others[j] += part[j]
         for j in range(part.size):
