@@ -20,7 +20,7 @@ import time
 import torch
 
 from tlx.lab.engine import MALLOC
-from tlx.models import backbones, transfer
+from tlx.models import backbones, freezing
 
 
 def step(network, x, y) -> None:
@@ -59,7 +59,7 @@ def worker() -> None:
     net = backbones.load("efficientnet-lite0", weights=None, classes=10, seed=0, input_size=96)
     net.to(memory_format=torch.channels_last)
     x = torch.randn(64, 3, 96, 96).to(memory_format=torch.channels_last)
-    transfer.freeze(net, 9).train()
+    freezing.freeze(net, 9).train()
     step(net, x, torch.zeros(64, dtype=torch.long))
     print(statistics.median(cpu_s(step, net, x, torch.zeros(64, dtype=torch.long)) for _ in range(5)))
 

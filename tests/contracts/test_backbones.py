@@ -7,7 +7,7 @@ import copy
 import pytest
 import torch
 
-from tlx.models import backbones, transfer
+from tlx.models import backbones, freezing
 
 SMALL = {  # name → pixels: real training steps that one core can afford
     "mnist-cnn": 28, "resnet20-cifar": 32, "efficientnet-lite0": 64, "vgg11": 32, "resnet18": 48, "mobilenet_v2": 48,
@@ -99,7 +99,7 @@ def test_blocks_run_one_after_the_other(network):
 def test_frozen_blocks_stay_to_the_bit_and_the_others_learn(network, where):
     total = len(network.blocks)
     n = {"none": 0, "some": (total + 1) // 2, "all": total}[where]
-    hold = transfer.freeze(network, n)
+    hold = freezing.freeze(network, n)
     before = [{k: t.clone() for k, t in network.tensors(b).items()} for b in network.blocks]
     head = [p.clone() for p in network.head.parameters()]
     step(network, hold)

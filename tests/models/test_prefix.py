@@ -13,7 +13,7 @@ from torchvision.models import VisionTransformer, vgg
 
 from tlx.errors import Stopped
 from tlx.features import voting
-from tlx.models import backbones, cuts, kept, prefix, training, transfer
+from tlx.models import backbones, cuts, freezing, kept, prefix, training
 from tlx.models.backbones import BackboneRow
 from tlx.models.network import Network
 from tlx.models.recipe import Recipe
@@ -95,7 +95,7 @@ def test_the_two_parts_are_the_network(name, size, depths):
     for depth in depths:
         cut = cuts.find(net, depth, x)
         assert not cut.before(net, x).requires_grad
-        hold = transfer.freeze(net, depth)
+        hold = freezing.freeze(net, depth)
         logits, gradients = [], []
         for run in (net, lambda rows, cut=cut: cut.after(net, cut.before(net, rows).clone())):
             hold.train()
@@ -198,22 +198,22 @@ def test_dense_connections_are_cut_between_dense_blocks_only():
 @pytest.mark.parametrize(("bn", "depth"), [("frozen", 4), ("adapt", 0), ("keras2", 0)])
 def test_batch_norm_that_follows_the_data_ends_the_prefix(bn, depth):
     net = load("resnet18", 32)
-    transfer.freeze(net, 4, bn=bn).train()
+    freezing.freeze(net, 4, bn=bn).train()
     assert prefix.held(net) == depth
 
 
 def test_convolutions_held_by_name_make_a_prefix_where_nothing_between_them_learns():
-    for net, names, depth in ((load("vgg16"), transfer.seed_configuration("vgg16", 1), 4),
-                              (load("resnet50", 32), transfer.seed_configuration("resnet50", 1), 0)):
-        transfer.freeze(net, names).train()
+    for net, names, depth in ((load("vgg16"), freezing.seed_configuration("vgg16", 1), 4),
+                              (load("resnet50", 32), freezing.seed_configuration("resnet50", 1), 0)):
+        freezing.freeze(net, names).train()
         assert prefix.held(net) == depth
 
 
 def test_dropout_at_work_ends_the_prefix():
     net = load("mnist-cnn")
-    transfer.freeze(net, ("conv1", "conv2", "fc1")).train()  # the dropouts are not named
+    freezing.freeze(net, ("conv1", "conv2", "fc1")).train()  # the dropouts are not named
     assert prefix.held(net) == 1
-    transfer.freeze(net, 3).train()
+    freezing.freeze(net, 3).train()
     assert prefix.held(net) == 3
 
 
@@ -358,7 +358,7 @@ def test_a_full_disk_costs_no_training(tmp_path):
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))  # bytes of a file
     try:
         net = load()
-        hold = transfer.freeze(net, 2)
+        hold = freezing.freeze(net, 2)
         feeds = [Feed(part, net.mean, net.std, "cpu") for part in parts(net)]
         *_, choice = prefix.choose(hold, *feeds, prefix.Wish(batch_size=16, score_batch=8, epochs=5, folder=tmp_path))
     finally:
@@ -396,7 +396,7 @@ def test_a_stop_is_heard_while_rows_are_kept():
 @pytest.mark.parametrize(("name", "depth"), [("resnet18", 4), ("resnet18", 9), ("mobilenet_v2", 3)])
 def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, contiguous, bfloat16):
     net = load(name, 32).to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
-    hold = transfer.freeze(net, depth)
+    hold = freezing.freeze(net, depth)
     feeds = [Feed(part, net.mean, net.std, "cpu", contiguous) for part in parts(net, 37, 17)]
     wish = prefix.Wish(batch_size=16, score_batch=16, epochs=9, bfloat16=bfloat16)
     train, val, _ = prefix.choose(hold, *feeds, wish)

@@ -98,7 +98,8 @@ def test_the_recipe_names_the_rows_of_the_tables():
     knobs = Recipe.knobs()
     assert set(knobs["optimizer"].choices) == set(optimizers.OPTIMIZERS)
     assert set(knobs["schedule"].choices) == set(optimizers.SCHEDULES)
-    assert knobs["bn"].choices == training.transfer.BN_MODES
+    assert knobs["bn"].choices == training.freezing.BN_MODES
+    assert set(knobs["stopping"].choices) == set(training.STOPPING)
 
 
 # ---------------------------------------------------------------- what a fit does
@@ -132,6 +133,41 @@ def test_early_stopping_is_the_seeds_rule(data, losses, stops):
     assert made._should_stop() is stops
     made.recipe = Recipe(early_stopping=False)
     assert made._should_stop() is False
+
+
+@pytest.mark.parametrize(("accuracies", "stops"), [
+    ([0.5, 0.4, 0.4], False),
+    ([0.5, 0.4, 0.4, 0.4], True),
+    ([0.5, 0.50009, 0.50009, 0.50009], True),  # a rise of less than 0.0001 counts for nothing
+    ([0.5, 0.50005, 0.5002, 0.5002], False),  # what counts is the rise above the best that was counted: 0.5
+    ([0.5, 0.4, 0.4, 0.6], False),
+    ([0.5, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6], True),
+    ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], False),
+])
+def test_a_training_can_stop_by_its_accuracy(data, accuracies, stops):
+    made = training._Training(network(), *data, Recipe(stopping="accuracy"), 0, voting.accuracy, None,
+                              training.Place())
+    made.outcome.history = [{"val_accuracy": accuracy, "val_loss": 1.0} for accuracy in accuracies]
+    assert made._should_stop() is stops
+    assert not stops or len(accuracies) >= training.STOPPING["accuracy"].least
+
+
+def test_the_last_epoch_can_count(data):
+    recipe = Recipe(epochs=6, learning_rate=0.1, clip_norm=0.0)
+    _, outcome = fit(data, recipe)
+    last, late = fit(data, recipe.but(kept_epoch="last"))
+    assert outcome.history == late.history or [v["val_loss"] for v in outcome.history] == [
+        v["val_loss"] for v in late.history]
+    assert late.best_epoch == 5 != outcome.best_epoch
+    logits = training.predict(last, data[1], recipe)
+    assert training.cross_entropy(logits, data[1].row_labels) == late.history[5]["val_loss"]
+
+
+def test_the_rate_falls_with_the_steps_done():
+    factors = [optimizers.rate_factor("constant", step, 0, 9, 5e-4) for step in (0, 1000, 2000)]
+    assert factors == pytest.approx([1.0, 1 / 1.5, 1 / 2])
+    assert optimizers.rate_factor("cosine", 7, 2, 9, 0.5) == pytest.approx(
+        optimizers.rate_factor("cosine", 7, 2, 9) / 4.5)
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2, 3])
@@ -217,8 +253,8 @@ def test_a_network_that_blows_up_is_said_to_have_diverged(data, rate):
 
 def test_layer_decay_slows_the_blocks_far_from_the_head(data):
     net = network()
-    training.transfer.freeze(net, 0)
-    rates = {g["name"]: g["lr"] for g in training.transfer.parameter_groups(net, 1.0, 0.5)}
+    training.freezing.freeze(net, 0)
+    rates = {g["name"]: g["lr"] for g in training.freezing.parameter_groups(net, 1.0, 0.5)}
     assert list(rates.values()) == [1.0, 0.5, 0.25, 0.125]
 
 

@@ -10,4 +10,8 @@ def __getattr__(name: str) -> Any:
         from .quanta import QuantaGate
 
         return QuantaGate
+    if name == "transfer":
+        from .transferred import transfer
+
+        return transfer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

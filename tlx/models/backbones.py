@@ -104,6 +104,12 @@ def lookup(name: str) -> BackboneRow:
     raise UnknownName("backbone", name, names() + _torchvision_names(), remedy="timm's models are named timm:<name>")
 
 
+def name_of(row: BackboneRow) -> str:
+    """The name by which `lookup` finds a row again."""
+    own = [name for name, known in BACKBONES.items() if (known.family, known.model) == (row.family, row.model)]
+    return own[0] if own else TIMM * (row.family == "timm") + row.model
+
+
 def load(name: str, *, weights: str | Path | None, classes: int | None, head: str = "auto", seed: int,
          source: str | None = None, input_size: int | None = None) -> Network:
     """The network `name` for `classes` classes, in evaluation mode. None: as many as the head of the weights has.
@@ -194,18 +200,24 @@ def _outputs(row: BackboneRow, path: Path) -> int:
     return int(shapes[-1][0]) if shapes else row.classes
 
 
-def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...]):
-    """Copy a file's weights into the network: the row as it then is, how much fitted, and notes."""
+def named(net: nn.Module, row: BackboneRow, path: Path) -> tuple[Weights, BackboneRow]:
+    """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and the row as it then
+    is: Keras' weights see another normalisation."""
     from . import checkpoints, keras, mobilenet_v1, sources
 
-    found: Weights = checkpoints.read(path)
+    found = checkpoints.read(path)
     if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
-        found = mobilenet_v1.from_keras(found)  # it sees −1 to 1, as the row says
-    elif found.kind == "keras":
-        found = keras.translated(found, net, row.model)
-        row = replace(row, mean=keras.MEAN, std=keras.STD)
-    elif path.name == sources.OFFLINE_FILE:
-        found = sources.in_order(found, net)
+        return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
+    if found.kind == "keras":
+        return keras.translated(found, net, row.model), replace(row, mean=keras.MEAN, std=keras.STD)
+    return (sources.in_order(found, net) if path.name == sources.OFFLINE_FILE else found), row
+
+
+def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...]):
+    """Copy a file's weights into the network: the row as it then is, how much fitted, and notes."""
+    from . import checkpoints
+
+    found, row = named(net, row, path)
     try:
         match = checkpoints.load_into(net, found, ignore=replaced)
     except BadData as error:

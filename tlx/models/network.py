@@ -16,6 +16,7 @@ from ..errors import Resource, Usage
 from . import blocks
 from .backbones import BackboneRow
 from .blocks import Block
+from .freezing import Freeze
 from .matching import Match
 from .mobilenet_v1 import MobileNetV1
 from .quanta_cnn import QuantaCnn, QuantaCnn2020
@@ -36,6 +37,7 @@ class Network(nn.Module):
     head_names   the modules of the head
     input_size   height and width in pixels; channels, mean, std: of the input, for values in 0-1
     match        how the loaded weights fitted, or None; notes: what was done to them, in words
+    hold         what `freezing.freeze` holds, also in training mode, or None
 
     x  (n, channels, input_size, input_size) float32, normalised  →  logits (n, classes) float32
     """
@@ -46,11 +48,19 @@ class Network(nn.Module):
         self.net, self.row, self.head_names = net, row, head_names
         self.input_size, self.channels, self.mean, self.std = row.input_size, row.channels, row.mean, row.std
         self.match, self.notes = match, tuple(notes)
+        self.hold: Freeze | None = None
         self.order = _order(net, row)
         self.blocks = blocks.derive(net, head_names, self.order)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
+
+    def train(self, mode: bool = True) -> Network:
+        """Training mode, or evaluation mode; what is frozen stays as `hold` says."""
+        super().train(mode)
+        if mode and self.hold is not None:
+            self.hold.settle()
+        return self
 
     @property
     def head(self) -> nn.Module:

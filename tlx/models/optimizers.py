@@ -67,8 +67,10 @@ def cosine(progress: float) -> float:
 SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine": cosine}
 
 
-def rate_factor(schedule: str, step: int, warmup: int, total: int) -> float:
-    """What the learning rate is multiplied by at this step: linear from 1/warmup to 1, then the schedule."""
+def rate_factor(schedule: str, step: int, warmup: int, total: int, decay: float = 0.0) -> float:
+    """What the learning rate is multiplied by at this step: linear from 1/warmup to 1, then the schedule; with a decay
+    also 1 / (1 + decay · steps done), as Keras up to 2.2 has it."""
+    slowed = 1.0 / (1.0 + decay * step)
     if step < warmup:
-        return (step + 1) / warmup
-    return SCHEDULES[schedule]((step - warmup) / max(1, total - warmup))
+        return (step + 1) / warmup * slowed
+    return SCHEDULES[schedule]((step - warmup) / max(1, total - warmup)) * slowed

@@ -27,7 +27,6 @@ from .cuts import Cut, Uncut
 from .kept import Computed, Kept, Layout, arithmetic, keep
 from .network import Network
 from .samples import Batches, Feed
-from .transfer import Freeze
 
 LIMIT_BYTES = 8 << 30
 FULL = 16  # the prefix runs a multiple of so many rows at a time
@@ -83,24 +82,24 @@ def _moves(module: nn.Module) -> bool:
     return module.training and (bool(own) or isinstance(module, DROPOUTS))
 
 
-def choose(hold: Freeze, train: Feed, val: Feed, wish: Wish) -> tuple[Batches, Batches, Choice | None]:
+def choose(network: Network, train: Feed, val: Feed, wish: Wish) -> tuple[Batches, Batches, Choice | None]:
     """What training and scoring read from now on: rows behind the held prefix where there is one, kept if it pays.
 
     The logits of all rows, and the gradients behind the prefix, are the same bits whatever `wish.limit` and
-    `wish.folder` say. The network is left in training mode as `hold` has it. Raises Stopped.
+    `wish.folder` say. The network is left in training mode. Raises Stopped.
     """
-    hold.train()
-    blocks = held(hold.network)
+    network.train()
+    blocks = held(network)
     if not blocks or not len(train):
         return train, val, None
     try:
-        cut, layout = _cut(hold, train, blocks, wish)
+        cut, layout = _cut(network, train, blocks, wish)
     except Uncut as refusal:
         return train, val, Choice(0, "", f"{blocks} frozen blocks run with the rest: {refusal}")
     finally:
-        hold.train()
+        network.train()
     size = -(-min(wish.batch_size, len(train)) // FULL) * FULL
-    computed = Computed(train, cut, hold.network, size, wish.bfloat16)
+    computed = Computed(train, cut, network, size, wish.bfloat16)
     choice = _decide(cut, layout, (len(train), len(val)), train.device, wish)
     if choice.kept:
         try:
@@ -110,18 +109,18 @@ def choose(hold: Freeze, train: Feed, val: Feed, wish: Wish) -> tuple[Batches, B
         else:
             return *kept, choice
         finally:
-            hold.train()
+            network.train()
     return computed, val, choice
 
 
-def _cut(hold: Freeze, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, Layout]:
+def _cut(network: Network, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, Layout]:
     """The last place among so many blocks where the network can be cut, and how the rows lie there. Raises Uncut."""
     x, _ = train.batch(np.arange(min(len(train), TRIED)))
     with arithmetic(train.device, wish.bfloat16):
-        cut = cuts.last(hold.network, blocks, x)
-        scoring = cut.before(hold.network, x)
-        hold.train()
-        if not cuts.same_bits(scoring, cut.before(hold.network, x)):
+        cut = cuts.last(network, blocks, x)
+        scoring = cut.before(network, x)
+        network.train()
+        if not cuts.same_bits(scoring, cut.before(network, x)):
             raise Uncut("it gives something else in training than in scoring")
     return cut, Layout.of(scoring)
 

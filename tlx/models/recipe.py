@@ -23,11 +23,17 @@ class Recipe(Spec):
                                help="sgd: share of each weight taken away a step")
     momentum: float = knob(0.9, low=0.0, high=0.9999, search=(0.0, 0.99), help="momentum of sgd")
     clip_norm: float = knob(1.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
-    early_stopping: bool = knob(True, help="stop after epoch 10 when four validation losses in a row do not fall")
+    early_stopping: bool = knob(True, help="stop as --stopping says")
+    stopping: str = knob("losses", choices=("losses", "accuracy"), search=False, help="losses: after epoch 10, when "
+                         "four validation losses in a row do not fall; accuracy: when the best validation accuracy has "
+                         "not risen by 0.0001 for three epochs")
+    kept_epoch: str = knob("best", choices=("best", "last"), search=False, help="whose weights count: the epoch's "
+                           "of the best validation accuracy, or the last one's")
     freeze: int = knob(0, low=0, help="blocks held as they came, counted from the image")
     bn: str = knob("frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks")
     head_epochs: int = knob(0, low=0, help="epochs in which only the head is trained, before the rest is let go")
     schedule: str = knob("constant", choices=("constant", "cosine"), help="course of the learning rate")
+    rate_decay: float = knob(0.0, low=0.0, search=False, help="d in rate / (1 + d · steps done), beside the schedule")
     warmup_epochs: float = knob(0.0, low=0.0, help="epochs of linear warm-up")
     layer_decay: float = knob(1.0, low=0.01, high=1.0, help="factor on the learning rate per block below the head")
     label_smoothing: float = knob(0.0, low=0.0, high=0.99, help="share of the target spread over all classes")

@@ -6,7 +6,6 @@ shuffle and dropout from its own named streams, and each epoch's end is saved du
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Callable
@@ -21,15 +20,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
 from ..spec import stream
-from . import prefix, progress, transfer
+from . import freezing, prefix, progress
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe
 from .samples import Batches, Feed, Samples
+from .stopping import STOPPING
 
 EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an option
-EARLIEST_STOP = 10  # epochs counted from 0
-PATIENCE = 4  # so many last validation losses, none below the one before, end the training
 
 
 @dataclass(frozen=True)
@@ -96,12 +94,12 @@ class _Training:
         self.train_rows, self.val_rows = self.feeds
         self.stage = -1  # 0: only the head learns, 1: all that is not frozen
         self.frozen = recipe.freeze if frozen is None else frozen
-        self.hold = transfer.freeze(network, self.frozen, bn=recipe.bn)
+        freezing.freeze(network, self.frozen, bn=recipe.bn)
         self.learning: list[Tensor] = []  # parameters, set on entering an epoch
         self.changing = {name for name, p in network.named_parameters() if p.requires_grad}
         self.changing |= {name for name, _ in network.named_buffers()}
         self.optimizer = OPTIMIZERS[recipe.optimizer](
-            transfer.parameter_groups(network, recipe.learning_rate, recipe.layer_decay), recipe)
+            freezing.parameter_groups(network, recipe.learning_rate, recipe.layer_decay), recipe)
         for group in self.optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
         average = get_ema_multi_avg_fn(recipe.ema)
@@ -132,14 +130,14 @@ class _Training:
         return self.outcome
 
     def _should_stop(self) -> bool:
-        losses = [values["val_loss"] for values in self.outcome.history]
-        last = losses[-PATIENCE:]
-        return (self.recipe.early_stopping and len(losses) > max(EARLIEST_STOP, self.recipe.head_epochs)
-                and all(a <= b for a, b in itertools.pairwise(last)))
+        history = self.outcome.history
+        return (self.recipe.early_stopping and len(history) > self.recipe.head_epochs
+                and STOPPING[self.recipe.stopping].over(history))
 
     def _keep_best(self) -> None:
         accuracies = [values["val_accuracy"] for values in self.outcome.history]
-        if self.outcome.best_epoch < 0 or accuracies[-1] > accuracies[self.outcome.best_epoch]:
+        best = self.outcome.best_epoch
+        if best < 0 or self.recipe.kept_epoch == "last" or accuracies[-1] > accuracies[best]:
             self.outcome.best_epoch = len(accuracies) - 1
             self.best = {name: value.clone() for name, value in self._scored().state_dict().items()
                          if name in self.changing}
@@ -176,9 +174,8 @@ class _Training:
 
     def _enter(self, epoch: int) -> None:
         head_only = epoch < self.recipe.head_epochs
-        self.hold = transfer.freeze(self.network, len(self.network.blocks) if head_only else self.frozen,
-                                    bn="frozen" if head_only else self.recipe.bn)
-        self.hold.train()
+        freezing.freeze(self.network, len(self.network.blocks) if head_only else self.frozen,
+                        bn="frozen" if head_only else self.recipe.bn).train()
         self.learning = [p for p in self.network.parameters() if p.requires_grad]
         if self.stage != int(not head_only):
             self.stage = int(not head_only)
@@ -188,9 +185,9 @@ class _Training:
         """Read from now on what the frozen prefix gives, where there is one."""
         self.train_rows, self.val_rows = self.feeds  # what was kept for an earlier stage is let go
         if self.recipe.early_stopping and self.stage:
-            epochs = min(epochs, EARLIEST_STOP + 1)
+            epochs = min(epochs, STOPPING[self.recipe.stopping].least)
         checkpoint = self.place.checkpoint
-        self.train_rows, self.val_rows, choice = prefix.choose(self.hold, *self.feeds, prefix.Wish(
+        self.train_rows, self.val_rows, choice = prefix.choose(self.network, *self.feeds, prefix.Wish(
             batch_size=self.recipe.batch_size, score_batch=EVALUATION_BATCH, epochs=epochs,
             bfloat16=self.recipe.precision == "bfloat16", limit=self.place.prefix_bytes,
             folder=checkpoint.parent if checkpoint is not None else None, stopping=self.place.stopping))
@@ -200,7 +197,7 @@ class _Training:
 
     def _step(self, x: Tensor, y: Tensor, step: int) -> tuple[Tensor, Tensor]:
         factor = rate_factor(self.recipe.schedule, step, round(self.recipe.warmup_epochs * self.steps),
-                             self.recipe.epochs * self.steps)
+                             self.recipe.epochs * self.steps, self.recipe.rate_decay)
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor
         logits = _forward(self.network, self.train_rows, x, self.recipe)

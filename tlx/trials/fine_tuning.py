@@ -39,13 +39,13 @@ class FineTuning(Recipe, FewShotTrial):
 def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
     """Train on inputs.train, choose the epoch on inputs.val, score once on inputs.test."""
     from ..features import voting
-    from ..models import backbones, training, transfer
+    from ..models import backbones, freezing, training
 
     started = time.perf_counter()
     network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
                              seed=stream(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
                              input_size=spec.input_size)
-    frozen = None if spec.configuration is None else transfer.seed_configuration(spec.architecture, spec.configuration)
+    frozen = None if spec.configuration is None else freezing.seed_configuration(spec.architecture, spec.configuration)
     place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
 
     def score(logits: Any, labels: Any, crops: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..features.extract import Place as ExtractionPlace
 from ..features.extract import extract
 from ..lab import signals
 from ..lab.settings import Settings
-from ..models import backbones, descriptions, layers, transfer
+from ..models import backbones, descriptions, freezing, layers
 from ..models.network import Network
 from ..models.samples import Samples
 from ..spec import Spec, named, stream
@@ -47,8 +48,8 @@ def _to_tune(spec: FineTuning) -> Network:
     network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, head=spec.head, seed=0,
                              source=spec.weight_source, input_size=spec.input_size)
     configuration = configured(spec)
-    transfer.freeze(network, spec.freeze if configuration is None else
-                    transfer.seed_configuration(spec.architecture, configuration), bn=spec.bn)
+    freezing.freeze(network, spec.freeze if configuration is None else
+                    freezing.seed_configuration(spec.architecture, configuration), bn=spec.bn)
     return network
 
 
@@ -57,7 +58,7 @@ def configured(spec: FineTuning) -> int | None:
     if spec.configuration is not None and spec.freeze:
         raise Usage("conflict", f"--configuration {spec.configuration} and --freeze {spec.freeze}",
                     expected="one of the two")
-    if spec.configuration is None and not spec.freeze and spec.architecture.lower() in transfer.SEED_COUNTS:
+    if spec.configuration is None and not spec.freeze and spec.architecture.lower() in freezing.SEED_COUNTS:
         return 1
     return spec.configuration
 
@@ -322,7 +323,7 @@ def _pools(folder: datasets.ImageFolder, spec: PreTraining) -> tuple[list[Any], 
     given = list(folder.of(VAL))
     pool = list(folder.of(TRAIN)) or [image for image in folder.images if image not in set(test + given)]
     if given:
-        return pool, given, test
+        return _first(pool, spec.train_per_class), given, test
     val: list[Any] = []
     for label in folder.classes:
         of_class = [image for image in pool if image.label == label]
@@ -333,4 +334,15 @@ def _pools(folder: datasets.ImageFolder, spec: PreTraining) -> tuple[list[Any], 
         order = np.random.default_rng(stream(spec.seed, "val", label)).permutation(len(of_class))
         val += [of_class[i] for i in order[: spec.val_per_class]]
     chosen = set(val)
-    return [image for image in pool if image not in chosen], val, test
+    return _first([image for image in pool if image not in chosen], spec.train_per_class), val, test
+
+
+def _first(images: list[Any], per_class: int) -> list[Any]:
+    """The first so many of each class, in their order; all for 0."""
+    seen: Counter[str] = Counter()
+    found = []
+    for image in images:
+        seen[image.label] += 1
+        if not per_class or seen[image.label] <= per_class:
+            found.append(image)
+    return found

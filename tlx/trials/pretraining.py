@@ -55,7 +55,7 @@ class PreTraining(Recipe):
     learning_rate: float = knob(1e-4, low=1e-8, high=1e3, log=True, help="learning rate")
     weight_decay: float = knob(0.0, low=0.0, high=0.5, help="sgd: share of each weight taken away a step")
     clip_norm: float = knob(0.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
-    early_stopping: bool = knob(False, help="stop after epoch 10 when four validation losses in a row do not fall")
+    early_stopping: bool = knob(False, help="stop as --stopping says")
     architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
                              "timm: name")
     dataset: str = knob("mnist", place=True, short="d", help="a name of `tlx datasets` (name:/path for one that lies "
@@ -64,6 +64,7 @@ class PreTraining(Recipe):
                                   "Default: the backbone's")
     sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
     val_per_class: int = knob(50, low=1, help="training images per class held back to choose the epoch")
+    train_per_class: int = knob(0, low=0, help="so many training images per class, the first that are left; 0: all")
     seed: int = knob(0, low=0, high=2**63 - 1, help="seed of weights, shuffles and dropout")
     checkpoints: tuple[str, ...] = knob((), help="moments whose weights are kept: thesis (its twelve), or 0 "
                                         "(untrained), 0_K (after K batches), E (after E epochs), comma-separated")

@@ -10,30 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UnknownName, Usage, raise_all
-from .heads import HEADS
-from .network import Network
 
-__all__ = ["BN_MODES", "HEADS", "Freeze", "Transfer", "copy_blocks", "freeze", "parameter_groups", "seed_configuration"]
+if TYPE_CHECKING:
+    from .network import Network
+
+__all__ = ["BN_MODES", "Freeze", "copy_blocks", "freeze", "parameter_groups", "seed_configuration"]
 
 BN_MODES = ("frozen", "adapt", "keras2")
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What goes over from the source: blocks 1…copied, of which 1…frozen stay as they are."""
-
-    copied: int
-    frozen: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.frozen <= self.copied:
-            raise Usage("transfer", f"copied {self.copied}, frozen {self.frozen}", expected="0 ≤ frozen ≤ copied")
 
 
 def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:
@@ -52,17 +42,16 @@ def copy_blocks(network: Network, source: Network, first: int, last: int) -> Non
                 tensor.copy_(given[name])
 
 
-@dataclass
+@dataclass(frozen=True)
 class Freeze:
-    """Who stays frozen. `train()` in place of `network.train()`; evaluation needs no care: `network.eval()`."""
+    """What of a network stays frozen: its modules, and how their batch norm behaves."""
 
-    network: Network
     modules: tuple[nn.Module, ...]
     bn: str
 
-    def train(self) -> None:
-        """Training mode, but for the frozen modules: their dropout is off and their batch norm as `bn` says."""
-        self.network.train()
+    def settle(self) -> None:
+        """Of a network that was just put in training mode: the frozen modules' dropout is off, and their batch norm as
+        `bn` says."""
         for module in self.modules:
             module.eval()
         if self.bn != "frozen":
@@ -70,8 +59,8 @@ class Freeze:
                 norm.train()
 
 
-def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") -> Freeze:
-    """Hold blocks 1…frozen, or the modules named, and let everything else learn.
+def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") -> Network:
+    """Hold blocks 1…frozen, or the modules named, and let everything else learn; `network.train()` keeps to it.
 
     frozen  a number of blocks, or names of modules or parameters in `network.net` (a name means that module, not
             the whole block that it begins)
@@ -90,7 +79,8 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
     if bn == "keras2":
         for norm in _norms(modules):
             norm.track_running_stats = False  # in training: batch statistics, the stored ones untouched; else stored
-    return Freeze(network, modules, bn)
+    network.hold = Freeze(modules, bn)
+    return network
 
 
 def seed_configuration(name: str, configuration: int) -> tuple[str, ...]:
