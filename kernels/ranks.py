@@ -2,14 +2,16 @@
 
 A number becomes a whole one of the same order, and with its place in the vector one word of 64 bits, key above place.
 Words are sorted by the keys, eight bits a pass, from the lowest on; equal keys keep the order of their places. Keys
-of float32 are exact. Of float64 the key has the 32 highest bits in which the numbers differ at all: what still is
-equal lies side by side afterwards, and is put in order by the numbers themselves.
+of float32 are exact. Of float64 the key is how far along from the least number to the greatest one lies, in 2³² steps;
+or, where that tells fewer numbers of a sample apart, it has the 32 highest bits in which the numbers differ at all.
+What still is equal lies side by side afterwards, and is put in order by the numbers themselves.
 
 Numbers that are equal share the mean of their ranks; -0.0 equals 0.0.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -21,6 +23,8 @@ MOST = 1 << 32  # numbers whose places fit half a word
 PART = 1 << 18  # numbers of a task
 DIGIT = 8  # bits of a pass
 FEW = 32  # in a run that is put in order by insertion
+STEPS = (1 << 32) - 2  # from the least number to the greatest: no rounding leads beyond half a word
+SAMPLE = 4096  # numbers, by which a kind of key is chosen
 HALF, PLACE = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
@@ -40,12 +44,21 @@ def order(x: np.ndarray, threads: int | None = None) -> Order:
     x = as_read_only(x)
     bits = x.view(np.int32 if x.dtype == np.float32 else np.int64)
     size = np.int64((1 << 8 * x.itemsize - 1) - 1)  # of a float's bits, all but the sign
-    low, high = (int(key(value.view(bits.dtype), size)) for value in (x.min(), x.max()))
+    least, most = x.min(), x.max()
+    low, high = (int(key(value.view(bits.dtype), size)) for value in (least, most))
     differ = (high - low).bit_length()
     shift = max(0, differ - 32)
     words, spare = np.empty((2, len(x)), np.uint64)
     parts = parts_of(len(x))
-    each(len(parts), lambda p, _: _make(bits, size, *parts[p], np.uint64(low), np.uint64(shift), words), threads)
+
+    def by_bits(bits: np.ndarray, begin: int, end: int, words: np.ndarray) -> None:
+        _make(bits, size, begin, end, np.uint64(low), np.uint64(shift), words)
+
+    if pace := _pace(x, least, most, by_bits) if shift else 0.0:
+        differ = 32
+        each(len(parts), lambda p, _: _make_by_steps(x, *parts[p], least, pace, words), threads)
+    else:
+        each(len(parts), lambda p, _: by_bits(bits, *parts[p], words), threads)
     for digit in range(32, 32 + min(differ, 32), DIGIT):
         _pass(words, spare, np.uint64(digit), parts, threads)
         words, spare = spare, words
@@ -61,6 +74,21 @@ def order(x: np.ndarray, threads: int | None = None) -> Order:
     stops = np.minimum.accumulate(stops[::-1])[::-1]
     each(len(parts), lambda p, _: _ends(words, x, shift == 0, *parts[p], stops[p + 1], ends), threads)
     return Order(words, ends)
+
+
+def _pace(x: np.ndarray, least: np.float64, most: np.float64,
+          by_bits: Callable[[np.ndarray, int, int, np.ndarray], None]) -> float:
+    """Steps of a key for each 1 that a number is above the least, or 0 where the bits tell more numbers apart."""
+    with np.errstate(all="ignore"):
+        pace = STEPS / (most - least)
+    if not (np.isfinite(pace) and pace):  # they are as near to each other, or as far, as floats can be
+        return 0.0
+    some = np.ascontiguousarray(x[::-(-len(x) // SAMPLE)])
+    words = np.empty((2, len(some)), np.uint64)
+    _make_by_steps(as_read_only(some), 0, len(some), least, pace, words[0])
+    by_bits(as_read_only(some).view(np.int64), 0, len(some), words[1])
+    told_apart = [len(np.unique(row >> HALF)) for row in words]
+    return float(pace) if told_apart[0] >= told_apart[1] else 0.0
 
 
 def _pass(words: np.ndarray, spare: np.ndarray, digit: np.uint64, parts: list[tuple[int, int]],
@@ -119,6 +147,12 @@ def key(bits, size):
 def _make(bits, size, begin, end, low, shift, words):
     for i in range(begin, end):
         words[i] = (key(bits[i], size) - low) >> shift << HALF | np.uint64(i)
+
+
+@njit(cache=True, nogil=True)
+def _make_by_steps(x, begin, end, least, pace, words):
+    for i in range(begin, end):
+        words[i] = np.uint64((x[i] - least) * pace) << HALF | np.uint64(i)
 
 
 @njit(cache=True, nogil=True)

@@ -58,13 +58,16 @@ def vectors(kind, n, dtype, seed):
         "close beside far": lambda: np.r_[big, 1 + rng.integers(0, 60, n - 1) * np.finfo(dtype).eps],
         "wide": lambda: np.sign(rng.random(n) - 0.5) * 10.0**rng.uniform(-30, 30, n),
         "both ends": lambda: rng.choice([-big, big, 0, 1], n),
+        "wider than a float": lambda: np.r_[[-big, big, big * 0.3][:n], rng.standard_normal(max(0, n - 3))],
+        "nearer than a step": lambda: rng.integers(0, 9, n) * np.finfo(dtype).smallest_subnormal,
+        "heavy tails": lambda: rng.standard_cauchy(n)**3,
         "ascending": lambda: np.arange(n),
         "descending": lambda: -np.arange(n),
     }[kind]().astype(dtype)
 
 
-KINDS = ["normal", "few", "two", "one", "zeros", "close", "close beside far", "wide", "both ends", "ascending",
-         "descending"]
+KINDS = ["normal", "few", "two", "one", "zeros", "close", "close beside far", "wide", "both ends",
+         "wider than a float", "nearer than a step", "heavy tails", "ascending", "descending"]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -87,6 +90,16 @@ def test_where_tasks_meet(kind, part, dtype, monkeypatch):
         assert ranks(found, threads).tolist() == (2 * mean_ranks(vectors(kind, n, dtype, 0)) - n - 1).tolist()
     check(vectors(kind, n, dtype, 0), vectors("few", n, dtype, 1))
     check(vectors(kind, n, dtype, 0), vectors("normal", n, dtype, 1))
+
+
+def test_the_kind_of_key_that_tells_more_numbers_apart_is_taken():
+    def pace(x):
+        return ranking._pace(x, x.min(), x.max(), lambda bits, begin, end, words: ranking._make(
+            bits, np.int64((1 << 63) - 1), begin, end, np.uint64(0), np.uint64(32), words))
+
+    rng = np.random.default_rng(0)
+    assert pace(ranking.as_read_only(1 + 0.1 * rng.random(LONG))) > 0
+    assert pace(ranking.as_read_only(10.0**rng.uniform(-300, 300, LONG))) == 0
 
 
 def test_long_runs_of_equal_keys_that_are_not_equal():
