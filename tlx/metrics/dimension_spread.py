@@ -30,6 +30,7 @@ class Resampled:
     values      (resamplings,) float64 — the estimates
     rows        rows of each part
     whole       what `intrinsic_dimension` gives for all rows: it takes nothing more here
+    distances   (n, k) float64 — to the k nearest rows, of which other methods for so many make their estimate
     """
 
     mean: float
@@ -37,6 +38,7 @@ class Resampled:
     values: np.ndarray
     rows: int
     whole: Dimension
+    distances: np.ndarray
 
 
 def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float = 0.9, seed: int = 0, *,
@@ -76,7 +78,8 @@ def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float
             values[task] = how.estimate(_among(rows, lists, part, k)).dimension
 
     each(resamplings, work, threads)
-    return Resampled(mean=float(values.mean()), std=float(values.std()), values=values, rows=drawn, whole=whole)
+    return Resampled(mean=float(values.mean()), std=float(values.std()), values=values, rows=drawn, whole=whole,
+                     distances=lists[0][:, :k])
 
 
 def _among(rows: Rows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int) -> np.ndarray:

@@ -159,11 +159,12 @@ def _squares(found: Any) -> dict[str, float]:
 
 def _dimension(spec: LayerMetrics, x: np.ndarray) -> dict[str, float]:
     from .. import metrics
+    from ..metrics.intrinsic_dimension import estimator
 
-    once = metrics.intrinsic_dimension(x, method="twonn", fraction=spec.fraction)
-    spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed)
-    likelihood = metrics.intrinsic_dimension(x, method="twonn-mle", fraction=spec.fraction)
-    return {"id": spread.mean, "id_std": spread.std, "id_all": once.dimension, "id_r": once.r or 0.0,
+    spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed,
+                                                   method=f"twonn:fraction={spec.fraction}")
+    likelihood = estimator("twonn-mle", spec.fraction).estimate(spread.distances)  # nothing is searched again
+    return {"id": spread.mean, "id_std": spread.std, "id_all": spread.whole.dimension, "id_r": spread.whole.r or 0.0,
             "id_mle": likelihood.dimension}
 
 
