@@ -13,11 +13,11 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
 
-def mlflow_run(cwd: Path, cache: Path, *parameters: str) -> subprocess.CompletedProcess:
+def mlflow_run(cwd: Path, cache: Path, *parameters: str, entry: str = "fine_tuning") -> subprocess.CompletedProcess:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYENV", "CONDA", "UV"))}
     environment |= {"PATH": f"{BIN}:/usr/local/bin:/usr/bin:/bin", "TLX_CACHE": str(cache)}
     words = [word for parameter in parameters for word in ("-P", parameter)]
-    return subprocess.run(["mlflow", "run", str(ROOT), "-e", "fine_tuning", *words], cwd=cwd, env=environment,
+    return subprocess.run(["mlflow", "run", str(ROOT), "-e", entry, *words], cwd=cwd, env=environment,
                           capture_output=True, text=True, timeout=240)
 
 
@@ -73,6 +73,24 @@ def test_the_store_shows_a_parent_its_children_and_their_curves(done):
     assert "few_shot_curve.png" in {a.path for a in client.list_artifacts(parent.info.run_id)}
     launcher, = client.search_runs(["0"])
     assert launcher.data.tags["tlx.study"] == parent.info.run_id
+
+
+def test_a_search_runs_so_too_and_adds_no_trial_when_it_is_asked_again(bars, cache, tmp_path):
+    from mlflow import MlflowClient
+
+    asked = ("trials=3", f"dataset={bars}", "splits=2", "shots=2", "use_crops=False", "val_per_class=3")
+    for before in (0, 3):
+        found = mlflow_run(tmp_path, cache, *asked, entry="tune")
+        assert found.returncode == 0, found.stdout + found.stderr
+        assert f"{before} of them from before" in found.stdout
+        client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+        runs = client.search_runs([client.get_experiment_by_name("Tuning").experiment_id])
+        assert sorted(run.data.tags.get("optuna.trial_number", "-") for run in runs
+                      if "tlx.final" not in run.data.tags) == ["-", "0", "1", "2"]
+        parent, = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+        values = [float(run.data.metrics["mean_val_accuracy"]) for run in runs
+                  if run.data.tags.get("optuna.state") == "COMPLETE"]
+        assert parent.data.metrics["best_val_accuracy"] == pytest.approx(max(values))
 
 
 def test_hostile_values_are_values_and_run_nothing(bars, cache, tmp_path):

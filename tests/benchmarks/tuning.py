@@ -118,13 +118,12 @@ def real(options) -> None:
                                                   "trials": options.ft_trials}, {"epochs": options.epochs})]
     for name, pixels in (("cifar10-mini", 64), ("sign-digits", 64)):
         for title, asked, changes in jobs:
-            words = ["tune", "--study", asked["study"], "--trials", asked["trials"], "--dataset",
-                     Path(options.data) / name, "--architecture", "efficientnet-lite0", "--input-size", pixels,
-                     "--no-use-crops", "--splits", 5, "--shots", 10, "--no-tracking"]
-            words += ["--search", ",".join(asked["search"])] * bool(asked["search"])
-            words += [w for k, v in changes.items() for w in (f"--{k}", v)]
-            default = [asked["study"], *words[5:], "--shots", 10] + (["--classifier", "linear-svc"]
-                                                                   if "feature" in asked["study"] else [])
+            shared = ["--dataset", Path(options.data) / name, "--architecture", "efficientnet-lite0", "--input-size",
+                      pixels, "--no-use-crops", "--splits", 5, "--shots", 10, "--no-tracking",
+                      *(w for k, v in changes.items() for w in (f"--{k}", v))]
+            default = [asked["study"], *shared, *["--classifier", "linear-svc"] * ("feature" in asked["study"])]
+            words = ["tune", "--study", asked["study"], "--trials", asked["trials"], *shared,
+                     *["--search", ",".join(asked["search"])] * bool(asked["search"])]
             print(f"== {name}: {title}", flush=True)
             for line in (default, words):
                 started = time.perf_counter()
