@@ -65,3 +65,23 @@ def bars(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data") / "bars"
     draw_images(root, per_class=12, splits=("train",), seed=1)
     return draw_images(root, per_class=8, splits=("test",), seed=2)
+
+
+@pytest.fixture
+def tlx(tmp_path, monkeypatch, cache, capsys):
+    """Run a command in an empty directory: (exit code, what it printed, what it complained)."""
+    from tlx import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TLX_CACHE", str(cache))
+
+    def run(*words):
+        code = 0
+        try:
+            cli.main(list(map(str, words)))
+        except SystemExit as left:
+            code = left.code or 0
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err
+
+    return run

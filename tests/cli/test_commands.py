@@ -6,28 +6,7 @@ import gc
 import json
 import shutil
 
-import pytest
-
-from tlx import cli
 from tlx.models import checkpoints
-
-
-@pytest.fixture
-def tlx(tmp_path, monkeypatch, cache, capsys):
-    """Run a command in an empty directory: (exit code, what it printed, what it complained)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TLX_CACHE", str(cache))
-
-    def run(*words):
-        code = 0
-        try:
-            cli.main(list(map(str, words)))
-        except SystemExit as left:
-            code = left.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 def test_splits_are_drawn_checked_and_a_leak_is_refused(tlx, bars, tmp_path):

@@ -6,27 +6,6 @@ import json
 
 import pytest
 
-from tlx import cli
-
-
-@pytest.fixture
-def tlx(tmp_path, monkeypatch, cache, capsys):
-    """Run a command in an empty directory: (exit code, what it printed, what it complained)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TLX_CACHE", str(cache))
-
-    def run(*words):
-        code = 0
-        try:
-            cli.main(list(map(str, words)))
-        except SystemExit as left:
-            code = left.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
-
 QUICK = ("--epochs", 1, "--val-per-class", 2, "--workers", 0, "--no-tracking")
 
 

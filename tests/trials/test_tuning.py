@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from tlx import cli, files
+from tlx import files
 from tlx.errors import BadData, TrialsFailed, UnknownName, Usage
 from tlx.features import classifiers, fitting, voting
 from tlx.features.embedding import EMBEDDINGS
@@ -261,23 +261,6 @@ def test_the_usual_recipe_and_how_far_it_goes(bars, settings):
 
 
 # ---------------------------------------------------------------- the command, and MLflow
-
-@pytest.fixture
-def tlx(tmp_path, monkeypatch, cache, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TLX_CACHE", str(cache))
-
-    def run(*words):
-        code = 0
-        try:
-            cli.main(list(map(str, words)))
-        except SystemExit as left:
-            code = left.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
-
 
 def test_the_command_and_what_mlflow_shows(tlx, bars, tmp_path):
     words = ("tune", "--dataset", bars, "--shots", 3, "--splits", 2, "--val-per-class", 3, "--no-use-crops",
