@@ -37,12 +37,15 @@ class JournalFile(BaseJournalBackend):
         self.path = Path(path)
         files.make_folder(self.path.parent)
         self._ends = [0]  # where each line read so far ends
+        self._fd = -1  # while the lock is held for several writings
         with self._locked():
             self._cut()
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
         """The records from a number on."""
         start = min(log_number_from, len(self._ends) - 1)
+        if log_number_from == len(self._ends) - 1 and os.stat(self.path).st_size == self._ends[-1]:
+            return []  # nothing has come: most often so
         with open(self.path, "rb") as file:
             file.seek(self._ends[start])
             lines = file.read().split(b"\n")[:-1]  # what follows the last newline is being written
@@ -63,7 +66,19 @@ class JournalFile(BaseJournalBackend):
                 raise Resource("disk-full", "a short write", where=self.path)
 
     @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Nobody else adds a record inside: one taking of the lock for many writings."""
+        with self._locked() as self._fd:
+            try:
+                yield
+            finally:
+                self._fd = -1
+
+    @contextlib.contextmanager
     def _locked(self) -> Iterator[int]:
+        if self._fd >= 0:
+            yield self._fd
+            return
         beside = self.path.with_name(self.path.name + ".lock")
         with files.lock(beside, wait=True, signed=False), files.storage_errors(self.path):
             fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -96,6 +111,7 @@ class Place:
     def __init__(self, address: str, name: str):
         self.address, self._name = address, name
         self._engine: Any = None
+        self._journal: JournalFile | None = None
         self.path = self._file(address)
         self.remote = address.partition("://")[0].partition("+")[0] in SERVERS
         self.shown = redact(address)
@@ -116,7 +132,8 @@ class Place:
     def open(self) -> Iterator[optuna.storages.BaseStorage]:
         """The storage; Resource where it cannot be reached or its driver is not installed."""
         if self.path is not None and not self.address.startswith("sqlite"):
-            yield optuna.storages.JournalStorage(JournalFile(self.path))
+            self._journal = JournalFile(self.path)
+            yield optuna.storages.JournalStorage(self._journal)
             return
         with self._in_words():
             options = {"connect_args": {"timeout": 60}} if self.path is not None else {"pool_pre_ping": True}
@@ -131,7 +148,7 @@ class Place:
     def turn(self) -> Iterator[None]:
         """One process at a time, of all that work on the search: by the kernel's lock, or the server's."""
         if self.path is not None:
-            with files.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False):
+            with files.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False), self.writing():
                 yield
             return
         import sqlalchemy
@@ -148,6 +165,10 @@ class Place:
                 yield
             finally:
                 connection.execute(sqlalchemy.text(give), {"n": number if mine else f"tlx{number}"})
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Around several writings that follow one another: the journal is locked once for all of them."""
+        return contextlib.nullcontext() if self._journal is None else self._journal.holding()
 
     @contextlib.contextmanager
     def _in_words(self) -> Iterator[None]:

@@ -230,8 +230,9 @@ class _Process:
 
     def _tell(self, trial: optuna.Trial, tried: Tried) -> None:
         state = state_of(self.search, tried)
-        trial.set_user_attr(TOLD, told(tried))
-        self.study.tell(trial.number, tried.objectives if state == TrialState.COMPLETE else None, state=state)
+        with self.place.writing():
+            trial.set_user_attr(TOLD, told(tried))
+            self.study.tell(trial.number, tried.objectives if state == TrialState.COMPLETE else None, state=state)
 
     def _remember(self, tried: Tried) -> None:
         before = self.known.get(tried.configuration)

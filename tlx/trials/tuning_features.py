@@ -110,21 +110,28 @@ class FeatureSearch:
         self.inputs, self.bench = inputs, bench
         self.spent = Scored(by_split=[], seconds=0.0)
         self._held: OrderedDict[tuple[Any, ...], _Ready] = OrderedDict()
+        self._meant: tuple[dict[str, Any], FeatureExtraction, Classifier] | None = None
+
+    def _means(self, values: dict[str, Any]) -> tuple[FeatureExtraction, Classifier]:
+        """The trial and the classifier of a configuration: asked for three times in a row, made once."""
+        if self._meant is None or self._meant[0] != values:
+            self._meant = dict(values), self.inputs.spec(values), self.inputs.classifier(values)
+        return self._meant[1:]
 
     def key(self, values: dict[str, Any]) -> str:
         """What it is, and what enters on every split."""
-        return named_by_content(self.inputs.spec(values), self.inputs.sides)
+        return named_by_content(self._means(values)[0], self.inputs.sides)
 
     def title(self, values: dict[str, Any]) -> str:
         """Its classifier, and what else is searched."""
-        asked = self.inputs.classifier(values)
+        asked = self._means(values)[1]
         short = asked.but(**{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)})
         others = [f"{k} {v}" for k, v in values.items() if "." not in k and k != "classifier"]
         return ", ".join([spec_text(short), *others])
 
     def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> Scored:
         """Split after split; the mean so far is reported at each."""
-        spec, asked = self.inputs.spec(values), self.inputs.classifier(values)
+        spec, asked = self._means(values)
         by_split: list[float] = []
         seconds, joules, notes = 0.0, 0.0, set[str]()
         for number in range(len(self.inputs.sides[spec.use_crops].draws)):
