@@ -62,37 +62,49 @@ def tree(pid: int) -> float:
     return total / 1024
 
 
+def extracted(pictures: Drawn, folder: Path) -> Path:
+    """The folder of their dump."""
+    network = backbones.load("mnist-cnn", weights="default", classes=None, seed=0)
+    place = Place(folder, ids=[str(i) for i in range(len(pictures))],
+                  labels=[str(i % CLASSES) for i in range(len(pictures))], about={"backbone": "mnist-cnn"})
+    dump = extract(network, backbones.digest("mnist-cnn", "default"), pictures, [LAYER], place,
+                   How(reduce="raw", batch=512))
+    dump.close()
+    return dump.folder
+
+
+def analyzed(dump: Path, folder: Path) -> tuple[float, float, dict[str, str]]:
+    """Seconds, MiB at most, and the row of the table."""
+    run = subprocess.Popen([sys.executable, "-m", "tlx", "analyze", str(dump), "--no-tracking", "--out", "tables"],
+                           cwd=folder, stdout=subprocess.DEVNULL)
+    most, started = 0.0, time.perf_counter()
+    while run.poll() is None:
+        most = max(most, tree(run.pid))
+        time.sleep(0.02)
+    assert run.returncode == 0
+    row, = csv.DictReader((folder / "tables" / "layer_metrics.csv").open())
+    return time.perf_counter() - started, most, row
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gib", type=float, default=16)
     parser.add_argument("--folder", help="where the file is put (default: the system's temporary folder)")
     options = parser.parse_args()
-    pictures = Drawn(int(options.gib * 2**30) // ROW_BYTES)
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
-        folder, started = Path(name), time.perf_counter()
-        network = backbones.load("mnist-cnn", weights="default", classes=None, seed=0)
-        dump = extract(network, backbones.digest("mnist-cnn", "default"), pictures, [LAYER], Place(
-            folder / "dumps", ids=[str(i) for i in range(len(pictures))],
-            labels=[str(i % CLASSES) for i in range(len(pictures))], about={"backbone": "mnist-cnn"}),
-            How(reduce="raw", batch=512))
-        size = dump.rows * ROW_BYTES / 2**30
-        print(f"{dump.rows:,} rows of {ROW_BYTES // 4:,} numbers, {size:.1f} GiB, "
+        folder = Path(name)
+        _, before, _ = analyzed(extracted(Drawn(100), folder / "few"), folder)
+        started = time.perf_counter()
+        pictures = Drawn(int(options.gib * 2**30) // ROW_BYTES)
+        dump = extracted(pictures, folder / "dumps")
+        print(f"{len(pictures):,} rows of {ROW_BYTES // 4:,} numbers, {len(pictures) * ROW_BYTES / 2**30:.1f} GiB, "
               f"extracted in {time.perf_counter() - started:.0f} s", flush=True)
-        where = dump.folder
-        dump.close()
-        run = subprocess.Popen([sys.executable, "-m", "tlx", "analyze", str(where), "--no-tracking", "--out", "tables"],
-                               cwd=folder, stdout=subprocess.PIPE, text=True)
-        most, started = 0.0, time.perf_counter()
-        while run.poll() is None:
-            most = max(most, tree(run.pid))
-            time.sleep(0.02)
-        seconds = time.perf_counter() - started
-        assert run.returncode == 0
-        assert run.stdout is not None
-        row, = csv.DictReader((folder / "tables" / "layer_metrics.csv").open())
-        print(run.stdout.read())
-        print(f"analyze: {seconds:.0f} s, of which the layer's metrics {float(row['seconds']):.0f} s; own memory at "
-              f"most {most:.0f} MiB (bar 2048: {'met' if most < 2048 else 'missed'}); memory of the machine "
+        seconds, most, row = analyzed(dump, folder)
+        extra = most - before
+        print(f"analyze: {seconds:.0f} s, of which the layer's metrics {float(row['seconds']):.0f} s; SSW/TSS "
+              f"{float(row['ss_ratio']):.4f}, dimension {float(row['id']):.1f}\nown memory of all processes: "
+              f"{before:.0f} MiB for 100 rows, {most:.0f} MiB for all: {extra:.0f} MiB more (bar 2048: "
+              f"{'met' if extra < 2048 else 'missed'}); the machine has "
               f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB")
 
 

@@ -108,6 +108,29 @@ def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
     assert np.allclose(rho[np.ix_(inputs_of, inputs_of)], 1), "what goes in is the same for all"
 
 
+def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are_not_put_beside_others(
+        bars, settings, monkeypatch):
+    row = 26 * 26 * 32 * 4
+    monkeypatch.setattr(layer_metrics, "WHOLE", 12 * row)
+    monkeypatch.setattr(layer_metrics, "COPIED", 12 * row)
+    made, report = perform(["mnist"], bars, settings)
+    result, dump = report.results[0], made.trials[0].inputs.dump
+    labels = np.array(made.trials[0].inputs.labels)
+    assert [note for note in result.details["notes"] if "12 of 24" in note] == [
+        "conv1: rows are compared in 12 of 24, evenly spaced"]
+    index = dump.layers.index("conv1")
+    kept = {p.name for p in (report.folder / "trials" / result.key / layer_metrics.RDMS).iterdir()}
+    assert kept == {f"{i:02d}.npy" for i in range(len(dump.layers)) if i != index}
+    found, x = result.details["rows"][index], np.array(dump.array("conv1"), np.float64).reshape(24, -1)
+    within, total = naive.squares(x, labels)  # these are still of all rows
+    assert found["ss_ratio"] == pytest.approx(within / total, rel=1e-9)
+    some = layer_metrics._thinned(labels, 12)
+    assert np.unique(labels[some], return_counts=True)[1].tolist() == [4, 4, 4]
+    r = np.corrcoef(x[some])
+    same = labels[some][:, None] == labels[some]
+    assert found["rsa_within"] == pytest.approx((1 - r)[same & ~np.eye(12, dtype=bool)].mean(), rel=1e-5)
+
+
 def test_asked_again_nothing_is_measured_and_more_networks_join(bars, settings, monkeypatch):
     first, _ = perform(["mnist"], bars, settings)
     measured, real = [], layer_metrics._measure

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .study import Bench
 
 EXPERIMENT = "Layer metrics"
-ROWS, BYTES = 10_000, 1 << 30  # of a layer that rows are compared in; more are thinned out evenly, so that memory holds
+WHOLE = 3 << 29  # bytes of a layer in which all rows are compared: kernels pack one copy of what is mapped
+COPIED = 3 << 28  # bytes of rows that are taken out of a larger one: those are two copies
 KEPT_ROWS = 2_000  # dissimilarities of so many rows are kept with the result
 RDMS = "rdms"
 
@@ -38,6 +39,8 @@ class LayerMetrics(Spec):
                            "of the rows in each resampling")
     resamplings: int = knob(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
                             "replacement")
+    most_rows: int = knob(5_000, low=100, help="rows that are compared with each other; of more, so many, evenly "
+                          "spaced over the classes (fewer of layers above 1.5 GiB, so that memory holds)")
     seed: int = knob(0, low=0, high=2**63 - 1, help="seed of the resamplings")
     dump: str = knob("", derived=True, help="key of the dump: images, weights and how they were taken")
     layers: tuple[str, ...] = knob((), derived=True)
@@ -99,8 +102,8 @@ def run(spec: LayerMetrics, inputs: Activations, bench: Bench) -> Result:
                      **measured["values"]})
     classes, counts = np.unique(labels, return_counts=True)
     details = {"rows": rows, "notes": notes, "classes": classes.tolist(), "images_per_class": counts.tolist(),
-               "dump": spec.dump, "codes": np.searchsorted(classes, labels[_thinned(labels)]).tolist()
-               if len(labels) <= KEPT_ROWS else []}
+               "dump": spec.dump,
+               "codes": np.searchsorted(classes, labels).tolist() if len(labels) <= KEPT_ROWS else []}
     return Result.of(spec, scores={"layers": len(rows), "total_s": time.perf_counter() - started}, details=details)
 
 
@@ -111,7 +114,7 @@ def _kept(path: Any) -> dict[str, Any] | None:
         return None  # cut off while it was written: measured again
 
 
-def _thinned(labels: np.ndarray, most: int = ROWS) -> np.ndarray:
+def _thinned(labels: np.ndarray, most: int) -> np.ndarray:
     """At most so many rows, evenly spaced in the order of their classes, which are thinned alike: (m,) ascending."""
     import numpy as np
 
@@ -139,14 +142,14 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench
                 raise
             notes.append(f"{error.code}: {error.what}")
 
-    most = max(2, min(ROWS, BYTES // (x.itemsize * x.shape[1])))
-    index_of = _thinned(labels, most)
+    fitting = len(x) if x.nbytes <= WHOLE else max(2, COPIED // (x.itemsize * x.shape[1]))
+    index_of = _thinned(labels, min(spec.most_rows, fitting))
     few, few_labels = (x, labels) if len(index_of) == len(x) else (np.asarray(x[index_of]), labels[index_of])
     if len(index_of) < len(x):
         notes.append(f"rows are compared in {len(index_of)} of {len(x)}, evenly spaced")
     add(lambda: _squares(metrics.sum_of_squares(x, labels)))
     add(lambda: _dimension(spec, few))
-    add(lambda: _dissimilarity(spec, few, few_labels, bench, index))
+    add(lambda: _dissimilarity(spec, few, few_labels, bench, index, len(few) < len(x)))
     classes = (few_labels[:, None] == np.unique(few_labels)).astype(np.float32)
     add(lambda: {"cka_label": metrics.cka(few, classes, unbiased=True)})
     values["seconds"] = time.perf_counter() - started
@@ -168,14 +171,15 @@ def _dimension(spec: LayerMetrics, x: np.ndarray) -> dict[str, float]:
             "id_mle": likelihood.dimension}
 
 
-def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int
+def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int, thinned: bool
                    ) -> dict[str, float]:
+    """thinned: these are not all rows of the layer, whose dissimilarities are kept beside those of other layers."""
     import numpy as np
 
     from .. import metrics
 
     rdm = metrics.rdm(x, metric=spec.rdm, condensed=True, dtype="float32")
-    if len(x) <= KEPT_ROWS:
+    if len(x) <= KEPT_ROWS and not thinned:
         files.make_folder(bench.folder / RDMS)
         with files.replacing(bench.folder / RDMS / f"{index:02d}.npy") as file:
             np.lib.format.write_array(file, rdm, allow_pickle=False)
