@@ -6,7 +6,7 @@ DATA holds mnist5k, fashion-mnist (IDX files) and cifar10-mini.
 
 far     source: MNIST's CNN as it comes with tlx; target: Fashion-MNIST, few training images a class
 same    the same source; target: MNIST (mnist5k), as many images
-halves  QUANTA's CNN trained on one half of the classes of cifar10-mini, the other half the target
+halves  QUANTA's CNN (or --architecture) trained on one half of the classes of cifar10-mini, the other half the target
 v learns at --gate-rate (default 0.005): at the original's 2e-4 it moves by at most 2e-4 a step, so that a short
 training cannot tell. "original" as the rate leaves it with everything else.
 """
@@ -30,7 +30,7 @@ def pair(name: str, data: Path, asked: argparse.Namespace) -> tuple[Quanta, Quan
     shared = {"epochs": asked.epochs, "gate_rate": rate, "train_per_class": asked.train_per_class,
               "val_per_class": 20, "test_per_class": asked.test_per_class}
     if name == "halves":
-        return (Quanta(architecture="quanta-cnn", dataset=str(data / "cifar10-mini"), **shared),
+        return (Quanta(architecture=asked.architecture, dataset=str(data / "cifar10-mini"), **shared),
                 QuantaSweep(halves=True, repeats=asked.repeats, source_epochs=2 * asked.epochs,
                             positions=asked.positions))
     target = {"far": "fashion-mnist", "same": "mnist5k"}[name]
@@ -47,6 +47,8 @@ def main() -> None:
     options.add_argument("--test-per-class", type=int, default=100)
     options.add_argument("--gate-rate", default="0.005")
     options.add_argument("--positions", type=lambda text: tuple(text.split(",")), default=("0", "2", "4", "6", "co"))
+    options.add_argument("--architecture", default="quanta-cnn", help="of the pair halves; mnist-cnn sees grey images "
+                         "of 28 pixels, and takes minutes where quanta-cnn takes hours without a GPU")
     options.add_argument("--workers", type=int, default=1)
     options.add_argument("--store", type=Path, help="kept and continued; default: a temporary folder")
     options.add_argument("--figures", type=Path)
