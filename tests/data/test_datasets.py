@@ -128,6 +128,37 @@ def test_digits_are_scikit_learns(cache):
     assert per_class == [50] * 10
 
 
+def test_variants_of_digits_are_as_those_of_mnist(cache):
+    """Halves keep the pixels; noise is uniform bytes of numpy's seed 1 under the same labels; structure holds 6."""
+    whole = datasets.locate("digits", cache)
+
+    def pixels(folder, *images):
+        return [np.asarray(PIL.open(folder.root / image.path)) for image in images]
+
+    for name, first in (("digits_split1", 0), ("digits_split2", 5)):
+        half = datasets.locate(name, cache)
+        assert half.classes == ("0", "1", "2", "3", "4")
+        for split in ("train", "test"):
+            for label in half.classes:
+                mine = [i for i in half.images if (i.split, i.label) == (split, label)]
+                theirs = [i for i in whole.images if (i.split, i.label) == (split, str(int(label) + first))]
+                assert np.array_equal(pixels(half, *mine), pixels(whole, *theirs))
+    noise, held = (datasets.locate(f"digits_{name}", cache) for name in ("noise", "noise_struct"))
+    stream = np.random.RandomState(1)
+    drawn = {split: np.rint(255 * stream.random_sample((count, 8, 8))).astype(np.uint8)
+             for split, count in (("train", 1297), ("test", 500))}
+    by_number = {int(i.filename[:-4]): i for i in noise.images}
+    for number in (0, 700, 1296, 1297, 1500, 1796):
+        image = by_number[number]
+        want = drawn["train"][number] if number < 1297 else drawn["test"][number - 1297]
+        assert np.array_equal(pixels(noise, image)[0], want)
+    counts = {(i.split, i.label) for i in noise.images}
+    assert counts == {(i.split, i.label) for i in whole.images}
+    for label in ("0", "7"):
+        some = np.array(pixels(held, *[i for i in held.images if i.label == label]))
+        assert (np.ptp(some, axis=0) == 0).sum() == 6
+
+
 # ---------------------------------------------------------------- IDX
 
 def idx_bytes(array: np.ndarray) -> bytes:

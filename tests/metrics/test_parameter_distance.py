@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import random as chance
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from hypothesis import strategies as st
 
 from tlx.errors import BadData, Missing, Problems, UnknownName, Usage
 from tlx.metrics import parameter_distance_norms as norms
-from tlx.metrics import parameter_distance_parts as choice
+from tlx.metrics import parameter_distance_rules as rules
 from tlx.metrics.parameter_distance import LITTLE, NORMS, WHO, parameter_distance
 from tlx.models import backbones, checkpoints
 
@@ -577,6 +579,41 @@ def test_nothing_to_compare():
 
 
 def test_tables_name_their_rows():
-    assert set(choice.ORIGINAL) == {"resnet50", "resnet34", "densenet121", "vit_small"}
-    assert choice.HEADS == ("match", "skip")
+    assert set(rules.ORIGINAL) == {"resnet50", "resnet34", "densenet121", "vit_small"}
+    assert rules.HEADS == ("match", "skip")
     assert WHO == ("random", "pretrained", "finetuned")
+
+
+def test_the_metrics_are_there_without_torch():
+    """It takes seconds to load, and only this one of the metrics reads networks. The name is the function's throughout.
+    """
+    code = ("import sys; from tlx import metrics; assert 'torch' not in sys.modules; "
+            "import tlx.metrics.parameter_distance_parts; assert callable(metrics.parameter_distance); "
+            "metrics.sum_of_squares([[0.0], [1.0], [3.0], [4.0]], [0, 0, 1, 1]); print(metrics.parameter_distance)")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.startswith("<function parameter_distance")) == (0, True), done.stderr
+
+
+def test_keras_weights_of_a_mobilenet_are_read_as_the_network_reads_them(tmp_path):
+    """One translation for both: what `backbones.load` makes of a file is what is compared."""
+    h5py = pytest.importorskip("h5py")
+    net = backbones.load("mobilenet-v1-0.25", weights=None, classes=3, seed=0)
+    made = {}
+    with h5py.File(tmp_path / "keras.h5", "w") as file:
+        names = {"block1.first.conv": "conv1", "head": "conv_preds"} | {
+            f"block{n}.{ours}.conv": f"conv_{theirs}_{n}" for n in range(1, 14)
+            for ours, theirs in (("depthwise", "dw"), ("pointwise", "pw"))}
+        for ours, theirs in names.items():
+            tensor = net.net.state_dict()[f"{ours}.weight"].numpy()
+            turned = tensor.transpose(2, 3, 0, 1) if "depthwise" in ours else tensor.transpose(2, 3, 1, 0)
+            kernel = "depthwise_kernel:0" if "depthwise" in ours else "kernel:0"
+            group = file.create_group(f"{theirs}/{theirs}")
+            group.create_dataset(kernel, data=turned)
+            file[theirs].attrs["weight_names"] = [f"{theirs}/{kernel}".encode()]
+            made[f"{ours}.weight"] = tensor
+        file.attrs["layer_names"] = [name.encode() for name in names.values()]
+    first = backbones.load("mobilenet-v1-0.25", weights=None, classes=3, seed=1)
+    found = parameter_distance(first, tmp_path / "keras.h5", first, architecture="mobilenet-v1-0.25")
+    before = {row.name: row.random_pretrained for row in found.distances}
+    expected = {name: np.abs(first.net.state_dict()[name].numpy() - tensor).mean() for name, tensor in made.items()}
+    assert before == pytest.approx(expected, rel=1e-5)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlx.errors import BadData, UnknownName, Usage
+from tlx.errors import BadData, Resource, UnknownName, Usage
 from tlx.metrics.comparison import COMPARISONS, compare_rdms
-from tlx.metrics.resampling import STREAM, bootstrap
+from tlx.metrics.resampling import STREAM, bootstrap, bootstrap_all
 
 PARTIAL = [name for name, row in COMPARISONS.items() if row.partial]
 
@@ -99,3 +99,53 @@ def test_what_cannot_be_drawn():
         bootstrap(a, 1 - np.eye(5))
     with pytest.raises(BadData, match="no-draws"):
         bootstrap([1.0], [2.0], "cosine", 5)
+
+
+@pytest.mark.parametrize("method", [name for name in PARTIAL if COMPARISONS[name].vector is not None])
+def test_all_at_once_is_each_by_itself(method):
+    """And by hand, for one pair: quantiles of what its draws give."""
+    (a, b), upper = rdms(8)
+    c = rdms(8, seed=5)[0][0]
+    some = [a[upper], b, c[upper].astype(np.float32)]
+    found = bootstrap_all(some, method, 25, seed=4, confidence=0.8)
+    for i in range(3):
+        for j in range(3):
+            one = bootstrap(some[i], some[j], method, 25, seed=4, confidence=0.8)
+            assert (found.low[i, j], found.high[i, j]) == pytest.approx((one.low, one.high), rel=1e-12)
+    words = np.random.PCG64(np.random.SeedSequence([4, STREAM])).random_raw(25 * 8)
+    draws = []
+    for index in (np.array([int(word) >> 32 for word in words]) * 8 // 2**32).reshape(25, 8):
+        rows, columns = np.array([(index[i], index[j]) for i in range(8) for j in range(i + 1, 8)
+                                  if index[i] != index[j]]).T
+        draws.append(similarity(a[rows, columns], b[rows, columns], method))
+    draws = np.sort(draws)
+    assert found.low[0, 1] == pytest.approx(np.interp(0.1 * 24, np.arange(25), draws), rel=1e-12)
+    assert found.high[0, 1] == pytest.approx(np.interp(0.9 * 24, np.arange(25), draws), rel=1e-12)
+
+
+def test_all_at_once_at_any_threads_and_where_draws_tell_nothing():
+    (a, b), _ = rdms(9)
+    one, two = (bootstrap_all([a, b], "spearman", 20, threads=threads) for threads in (1, 3))
+    assert one.low.tolist() == two.low.tolist()
+    few = [np.array([1, 2, 3.0]), np.array([2, 1, 4.0])]
+    lost = bootstrap_all(few, "spearman", 200)
+    assert lost.low[0, 1] == bootstrap(*few, "spearman", 200).low
+    nothing = bootstrap_all([*few, np.array([1, 1, 2.0])], "spearman", 1, seed=next(
+        s for s in range(99) if np.isnan(bootstrap(*few, "spearman", 30, seed=s).draws[0])))
+    assert np.isnan(nothing.low).all()
+    told = []
+    bootstrap_all([a, b], "pearson", 3, progress=lambda done, of: told.append((done, of)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize(("rdms_", "options", "error", "says"), [
+    ([np.ones(3), np.arange(6.0)], {}, BadData, "stimuli"),
+    ([], {}, BadData, "stimuli"),
+    ([np.arange(3.0)], {"method": "kendall"}, Usage, "pair by pair"),
+    ([np.arange(3.0)], {"method": "whitened-cosine"}, Usage, "needs all pairs"),
+    ([np.arange(3.0)], {"resamplings": 0}, Usage, "0 resamplings"),
+    ([np.arange(3.0)] * 2, {"resamplings": 1 << 30}, Resource, "draws"),
+])
+def test_what_cannot_be_drawn_all_at_once_is_refused(rdms_, options, error, says):
+    with pytest.raises(error, match=says):
+        bootstrap_all(rdms_, **options)

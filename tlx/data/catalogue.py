@@ -66,6 +66,14 @@ DATASETS: dict[str, Dataset] = {
         test=500, train=1297, licence="CC BY 4.0", where="inside scikit-learn: nothing to fetch",
         aliases=("sklearn-digits", "optdigits"),
         notes="8 x 8 grey; 50 images a class are the test pool, by a seeded draw"),
+    **{f"digits_{name}": Dataset(
+        title=f"Optical digits: {title}", classes=classes, kind="digits", folder=f"digits_{name}", test=50 * classes,
+        train=train, licence="CC BY 4.0", where="made from scikit-learn's digits: nothing to fetch", notes=notes)
+       for name, title, classes, train, notes in (
+        ("split1", "0 to 4", 5, 651, "as mnist_split1"),
+        ("split2", "5 to 9, relabelled 0 to 4", 5, 646, "as mnist_split2"),
+        ("noise", "their labels on noise", 10, 1297, "every pixel uniform, numpy seed 1, as mnist_noise"),
+        ("noise_struct", "their labels on noise with 6 pixels per class held", 10, 1297, "as mnist_noise_struct"))},
 
     # the ten of the trade-off between feature extraction and fine-tuning
     "caltech101": Dataset(

@@ -44,7 +44,7 @@ def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | Non
 def _named(key: str, cache: Path, root: Path | None, offline: bool) -> ImageFolder:
     row = DATASETS[key]
     if row.kind == "digits":
-        return sources.digits(cache)
+        return sources.digits(cache, key)
     if row.kind == "torchvision" and root and published.is_there(key, root):
         return published.fetch(key, cache, offline=offline, data_root=root)
     for folder in _candidates(key, root):

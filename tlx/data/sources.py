@@ -23,24 +23,36 @@ DIGITS_SEED = 0
 
 # ---------------------------------------------------------------- scikit-learn's digits
 
-def digits(cache: Path) -> ImageFolder:
-    """The 1,797 digits as 8 x 8 PNGs: 0..16 becomes round(v * 255 / 16); 50 a class are test, the rest train."""
+def digits(cache: Path, name: str = "digits") -> ImageFolder:
+    """The 1,797 digits as 8 x 8 PNGs: 0..16 becomes round(v * 255 / 16); 50 a class are test, the rest train.
+
+    name  of a variant: made of them as the MNIST variant of that name is of MNIST
+    """
     from sklearn.datasets import load_digits
 
     raw = load_digits()
     source = {"digits": _digest(raw.images, raw.target), "test": DIGITS_TEST_PER_CLASS, "seed": DIGITS_SEED}
-    return materialise.once(cache, "digits", source, lambda root: _write_digits(root, raw.images, raw.target))
+    variant = name.removeprefix("digits")
+    return materialise.once(cache, name, source | ({"variant": variant} if variant else {}),
+                            lambda root: _write_digits(root, raw.images, raw.target, variant))
 
 
-def _write_digits(root: Path, images: np.ndarray, target: np.ndarray) -> None:
+def _write_digits(root: Path, images: np.ndarray, target: np.ndarray, variant: str) -> None:
     is_test = np.zeros(len(target), bool)
     for label in range(10):
         members = np.flatnonzero(target == label)
         is_test[members[order(len(members), DIGITS_SEED, "digits-test", label)[:DIGITS_TEST_PER_CLASS]]] = True
     scaled = np.rint(images * (255 / 16)).astype(np.uint8)
+    parts = {"train": ~is_test, "test": is_test}
+    if variant:
+        made = VARIANTS[f"mnist{variant}"]([scaled[rows] for rows in parts.values()],
+                                           [target[rows] for rows in parts.values()])
+        materialise.write_pools(root, [Pool(split, x, y.astype(str).tolist())
+                                       for split, x, y in zip(parts, *made, strict=True)])
+        return
     labels = target.astype(str)
     materialise.write_pools(root, [Pool(split, scaled[rows], labels[rows].tolist(), np.flatnonzero(rows).tolist())
-                                   for split, rows in (("train", ~is_test), ("test", is_test))])
+                                   for split, rows in parts.items()])
 
 
 # ---------------------------------------------------------------- IDX files

@@ -22,15 +22,15 @@ from .neighbours import nearest_distances, nearest_neighbours
 from .parameter_distance import parameter_distance
 from .rdm_files import read_rdms, write_rdms
 from .regression import transferability_regression, transferability_table
-from .resampling import bootstrap
+from .resampling import bootstrap, bootstrap_all
 from .rsa import rdm
 from .sum_of_squares import sum_of_squares
 from .transfer_performance import fisher_band, metric_correlations, permutation_band, transfer_performance
 
 __all__ = [
-    "block_analysis", "bootstrap", "cka", "cka_matrix", "class_contrast", "compare_all", "compare_rdms",
-    "domain_gap", "fisher_band", "intra_class_variance", "intrinsic_dimension", "intrinsic_dimension_resampled",
-    "mds", "metric_correlations", "model_rdm", "nearest_distances", "nearest_neighbours", "parameter_distance",
-    "permutation_band", "rdm", "read_rdms", "regression_row", "scale_scan", "sum_of_squares", "transfer_performance",
-    "transferability_regression", "transferability_table", "write_rdms",
+    "block_analysis", "bootstrap", "bootstrap_all", "cka", "cka_matrix", "class_contrast", "compare_all",
+    "compare_rdms", "domain_gap", "fisher_band", "intra_class_variance", "intrinsic_dimension",
+    "intrinsic_dimension_resampled", "mds", "metric_correlations", "model_rdm", "nearest_distances",
+    "nearest_neighbours", "parameter_distance", "permutation_band", "rdm", "read_rdms", "regression_row", "scale_scan",
+    "sum_of_squares", "transfer_performance", "transferability_regression", "transferability_table", "write_rdms",
 ]

@@ -17,16 +17,15 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData, TlxError, UnknownName
-from ..models import backbones
-from ..models.network import Network
-from . import parameter_distance_parts as choice
 from .parameter_distance_norms import NORMS
-from .parameter_distance_parts import RULES, Part, States
+from .parameter_distance_rules import RULES, rule_of
+
+if TYPE_CHECKING:  # what reads networks loads torch, and is imported when asked
+    from ..models.network import Network
+    from .parameter_distance_parts import Part, States
 
 __all__ = ["LITTLE", "NORMS", "RULES", "ParameterDistance", "parameter_distance"]
 
@@ -125,10 +124,14 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     raises        BadData: a file, names or shapes that do not fit, numbers that are not finite, distances that are
                   not (relative to zero); UnknownName, Usage: architecture, norm, rule, head
     """
+    from ..models import backbones
+    from . import parameter_distance_parts as choice
+
     if norm not in NORMS:
         raise UnknownName("norm", norm, NORMS)
     network = backbones.sketch(architecture) if isinstance(architecture, str) else architecture
-    name, takes = choice.rule_of(rule, network)
+    called = architecture if isinstance(architecture, str) else network.row.model if network is not None else None
+    name, takes = rule_of(rule, network)
     states, notes = _states((random, pretrained, finetuned), network)
     parts, found = choice.parts(states, network, takes, head)
     distances = tuple(_tensor(part, states, norm) for part in parts)
@@ -141,11 +144,13 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     return ParameterDistance(
         distances=distances, profile=profile, overall=math.fsum(ts) / len(ts) if ts else None,
         movement=statistics.median(moved) if moved else None, undefined=undefined, confounded=confounded, norm=norm,
-        rule=name, architecture=architecture.row.model if isinstance(architecture, Network) else architecture,
+        rule=name, architecture=called,
         notes=(*notes, *found, *_warnings(profile, undefined, confounded)))
 
 
 def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list[str]]:
+    from . import parameter_distance_parts as choice
+
     states, notes = {}, []
     for who, one in zip(WHO, given, strict=True):
         try:
@@ -159,8 +164,7 @@ def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list
 
 
 def _tensor(part: Part, states: States, norm: str) -> TensorDistance:
-    with torch.no_grad():
-        values = [NORMS[norm](states[a][part.name], states[b][part.name]) for a, b in PAIRS]
+    values = [NORMS[norm](states[a][part.name], states[b][part.name]) for a, b in PAIRS]
     for value, (a, b) in zip(values, PAIRS, strict=True):
         if not math.isfinite(value):
             raise BadData("distance-not-finite", f"{norm} of '{part.name}' from {a} to {b} is {value}",

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PIECE = 1 << 18  # numbers that are float64 at a time
 SAME = 1e-30  # squared length between two unit vectors that is rounding: each number of them is known to some 1e-16
 
-Norm = Callable[[Tensor, Tensor], float]
+Norm = Callable[["Tensor", "Tensor"], float]
 
 
 def l1(a: Tensor, b: Tensor) -> float:
@@ -87,7 +89,7 @@ def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
 
 
 def _float64(t: Tensor) -> np.ndarray:
-    return t.detach().to("cpu", torch.float64).numpy()
+    return t.detach().cpu().double().numpy()
 
 
 def _square(x: np.ndarray) -> float:

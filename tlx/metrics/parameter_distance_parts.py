@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,17 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import BadData, TlxError, UnknownName, Usage, raise_all
-from ..models import backbones, checkpoints, heads, keras, sources
+from ..errors import BadData, TlxError, UnknownName, raise_all
+from ..models import backbones, checkpoints, heads
 from ..models.matching import COUNTER, OLD_DENSENET
 from ..models.network import Network
 from .parameter_distance_norms import finite
+from .parameter_distance_rules import HEADS, Takes, weights
 
 States = Mapping[str, Mapping[str, Tensor]]  # "random", "pretrained", "finetuned" → name → tensor
-Takes = Callable[[str, int, bool], bool]  # (name, dimensions, in the head?) of a parameter → whether it is compared
 AUX = ("aux1", "aux2", "AuxLogits")  # side heads in torchvision's files, which networks here are built without
 BUFFERS = ("running_mean", "running_var", COUNTER)
-HEADS = ("match", "skip")
 
 
 @dataclass(frozen=True)
@@ -33,46 +32,6 @@ class Part:
     layer: str
     block: int | None
     head: bool
-
-
-def weights(name: str, dimensions: int, head: bool = False) -> bool:
-    """Kernels: of two or more dimensions and named a weight. Neither biases nor normalisations, tokens, positions."""
-    return dimensions > 1 and name.endswith("weight")
-
-
-def parameters(name: str, dimensions: int, head: bool = False) -> bool:
-    """Everything that is learned: kernels, biases, scales and shifts of normalisations, tokens. No buffers."""
-    return True
-
-
-def _convolutions(name: str, dimensions: int, head: bool) -> bool:
-    return (head or "conv" in name) and weights(name, dimensions)
-
-
-def _encoder(name: str, dimensions: int, head: bool) -> bool:
-    return name.startswith("blocks.") and weights(name, dimensions)
-
-
-ORIGINAL: dict[str, Takes] = {  # torchvision's or timm's name → what the method was published with
-    "resnet50": _convolutions,  # and the head; a shortcut's convolution has no "conv" in its name, so it is out
-    "resnet34": _convolutions, "densenet121": _convolutions, "vit_small": _encoder,  # inferred from published profiles
-}
-RULES: dict[str, Takes | None] = {"original": None, "weights": weights, "parameters": parameters}
-
-
-def rule_of(rule: str, network: Network | None) -> tuple[str, Takes]:
-    """The row of RULES that is asked for; "auto" is "original" for the networks of ORIGINAL, "weights" for others."""
-    model = re.split(r"\.|_patch", network.row.model)[0] if network else ""
-    if rule == "auto":
-        rule = "original" if model in ORIGINAL else "weights"
-    if rule not in RULES:
-        raise UnknownName("rule", rule, ["auto", *RULES])
-    if takes := RULES[rule]:
-        return rule, takes
-    if model not in ORIGINAL:
-        raise Usage("rule", f"'{rule}' for {network.row.title if network else 'an unknown network'}", where="rule",
-                    expected=f"one of {', '.join(ORIGINAL)}", remedy="take the rule 'weights'")
-    return rule, ORIGINAL[model]
 
 
 # ---------------------------------------------------------------- the three states
@@ -106,10 +65,7 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _file(given: Any, network: Network | None) -> checkpoints.Weights:
     path = backbones.default_file(network.row) if given == "default" and network else Path(given)
-    found = checkpoints.read(path)
-    if network and found.kind == "keras":
-        return keras.translated(found, network.net, network.row.model)
-    return sources.in_order(found, network.net) if network and path.name == sources.OFFLINE_FILE else found
+    return backbones.named(network.net, network.row, path)[0] if network else checkpoints.read(path)
 
 
 # ---------------------------------------------------------------- what is compared
