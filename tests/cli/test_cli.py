@@ -12,6 +12,8 @@ import pytest
 from tlx import cli
 from tlx.cli import app, options
 from tlx.lab.settings import Settings
+from tlx.trials.atlas import Atlas, AtlasParts, BlockMeasures
+from tlx.trials.checkpoints import Chain
 from tlx.trials.chop import Chop, Chops
 from tlx.trials.extraction import Extraction
 from tlx.trials.feature_extraction import FeatureExtraction, Sweep
@@ -20,6 +22,7 @@ from tlx.trials.fine_tuning import FineTuning
 from tlx.trials.layer_metrics import LayerMetrics
 from tlx.trials.layer_transfer import LayerTransfer, Treatments
 from tlx.trials.observed import Observed
+from tlx.trials.parameter_distance import Distances, ParameterDistance, TargetTuning
 from tlx.trials.pretraining import PreTraining
 from tlx.trials.pruning import Pruning, Rounds
 from tlx.trials.quanta import Quanta, QuantaSweep
@@ -68,7 +71,10 @@ def test_the_seeds_flags_are_all_there(capsys):
 @pytest.mark.parametrize(("kind", "command"), [
     (FineTuning, "fine-tuning"), (FewShot, "fine-tuning"), (Settings, "fine-tuning"), (PreTraining, "pretrain"),
     (FeatureExtraction, "feature-extraction"), (Sweep, "feature-extraction"), (Extraction, "extract"),
-    (Observed, "analyze"), (LayerMetrics, "analyze"), (Search, "tune"), (Quanta, "quanta"), (QuantaSweep, "quanta")])
+    (Observed, "analyze"), (LayerMetrics, "analyze"), (Search, "tune"), (Quanta, "quanta"), (QuantaSweep, "quanta"),
+    (Atlas, "atlas"), (BlockMeasures, "atlas"), (AtlasParts, "atlas"),
+    (Chain, "checkpoints"), (ParameterDistance, "parameter-distance"), (Distances, "parameter-distance"),
+    (TargetTuning, "parameter-distance")])
 def test_every_setting_says_what_it_means_and_has_an_option(kind, command, capsys):
     for name, row in kind.knobs().items():
         if not row.derived:
@@ -107,7 +113,10 @@ def test_mlproject_says_the_defaults_that_the_command_has():
              "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, Base, FewShot, Settings),
              "quanta": (Quanta, QuantaSweep, Settings),
              "layer_transfer": (LayerTransfer, Treatments, Settings), "chop": (Chop, Chops, Settings),
-             "prune": (Pruning, Rounds, Settings)}
+             "prune": (Pruning, Rounds, Settings),
+             "parameter_distance": (ParameterDistance, Distances, TargetTuning, Settings),
+             "checkpoints": (Chain, LayerMetrics, Settings),
+             "atlas": (Atlas, BlockMeasures, AtlasParts, Settings)}
     assert set(kinds) == set(project["entry_points"])
     for entry, row in project["entry_points"].items():
         defaults = {name: value for kind in reversed(kinds[entry]) for name, value in kind.defaults().items()

@@ -57,7 +57,7 @@ def test_the_columns_are_those_agreed_on():
     assert ", ".join(layer_table.COLUMNS) == (
         "model, trained_on, checkpoint, checkpoint_index, seed, dataset, layer, layer_index, block, rows, width, "
         "ss_within, ss_between, ss_total, ss_ratio, id, id_std, id_all, id_r, id_mle, rsa_within, rsa_between, "
-        "rsa_contrast, rsa_label, cka_label, seconds")
+        "rsa_contrast, rsa_label, cka_label, seconds, rdm, rsa_label_low, rsa_label_high")
     assert [name for name, column in layer_table.COLUMNS.items() if column.needed] == REQUIRED
     assert all(column.meaning for column in layer_table.COLUMNS.values())
     assert all(layer_table.COLUMNS[name].unit for name in layer_table.METRICS)

@@ -93,8 +93,7 @@ class Lines:
                 self._say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
                           f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
                           f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
-            elif "epoch" in v:
-                said = ", ".join(f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v)
+            elif said := ", ".join(f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v):
                 self._say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
                           f"{clock(self._left.seconds())} left")
         elif isinstance(event, Finished):
@@ -128,6 +127,8 @@ def _words(result: Any) -> str:
         return getattr(result, "status", str(result))
     if "layers" in result.scores:
         return f"{result.scores['layers']:.0f} layers measured"
+    if _score(result) < 0:  # nothing that learns
+        return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.scores.items())
     name = "test" if "test_accuracy" in result.scores else "val"
     how = result.spec.get("classifier") or f"after {result.details['epochs']} epochs"
     return f"{name} accuracy {_score(result):.4f} {'with ' if 'classifier' in result.spec else ''}{how}"

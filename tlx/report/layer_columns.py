@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,8 +28,16 @@ class Column:
     @property
     def title(self) -> str:
         """Meaning and unit, for an axis."""
-        return self.meaning[:1].upper() + self.meaning[1:] + (f" ({self.unit})" if self.unit else "")
+        return self.titled(self.unit)
 
+    def titled(self, unit: str) -> str:
+        """Meaning and another unit."""
+        return self.meaning[:1].upper() + self.meaning[1:] + (f" ({unit})" if unit else "")
+
+
+DISSIMILARITY = "dissimilarity"
+UNITS = {"": "1 − r", "correlation": "1 − r", "euclidean": "Euclidean distance", "cosine": "1 − cosine",
+         "squared-euclidean": "squared Euclidean distance"}  # rdm → unit of its dissimilarities
 
 COLUMNS: dict[str, Column] = {
     "model": Column(str, "name of the network with its weights", needed=True),
@@ -52,17 +60,29 @@ COLUMNS: dict[str, Column] = {
     "id_all": Column(float, "intrinsic dimension, TwoNN, all rows", "dimensions"),
     "id_r": Column(float, "Pearson's r of the TwoNN fit", "r"),
     "id_mle": Column(float, "intrinsic dimension, TwoNN, likelihood", "dimensions", more="by maximum likelihood"),
-    "rsa_within": Column(float, "mean dissimilarity within classes", "1 − r"),
-    "rsa_between": Column(float, "mean dissimilarity between classes", "1 − r"),
-    "rsa_contrast": Column(float, "class contrast, |within − between|", "1 − r"),
+    "rsa_within": Column(float, "mean dissimilarity within classes", DISSIMILARITY),
+    "rsa_between": Column(float, "mean dissimilarity between classes", DISSIMILARITY),
+    "rsa_contrast": Column(float, "class contrast, |within − between|", DISSIMILARITY),
     "rsa_label": Column(float, "likeness of the RDM to the classes' RDM", "Spearman's ρ"),
     "cka_label": Column(float, "likeness to the classes, linear CKA", "CKA"),
     "seconds": Column(float, "time that measuring the layer took", "s"),
+    "rdm": Column(str, "dissimilarity that the rsa columns are of: correlation (empty too), euclidean, …"),
+    "rsa_label_low": Column(float, "lower end of rsa_label", "Spearman's ρ", more="95 % CI over the stimuli"),
+    "rsa_label_high": Column(float, "upper end of rsa_label", "Spearman's ρ", more="95 % CI over the stimuli"),
 }
 IDENTITY = ("model", "dataset", "layer", "checkpoint", "seed")  # no two rows share all of these
-METRICS = tuple(name for name, column in COLUMNS.items() if column.kind is float and name != "id_std")  # can be drawn
+SPREADS = ("id_std", "rsa_label_low", "rsa_label_high")  # of other columns
+METRICS = tuple(name for name, c in COLUMNS.items() if c.kind is float and name not in SPREADS)  # can be drawn
 
 Row = dict[str, Any]
+
+
+def axis_title(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
+    """Meaning and unit of a metric, for the axis of these rows: dissimilarities are in that of their RDMs."""
+    column = COLUMNS[metric]
+    kinds = {row.get("rdm") or "" for row in rows if row.get(metric) not in (None, "")}
+    units = {UNITS.get(kind, kind) for kind in kinds}
+    return column.titled(units.pop()) if column.unit == DISSIMILARITY and len(units) == 1 else column.title
 
 
 class Faults:

@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 
 from . import figures, layer_axes, layer_series
 from .layer_axes import Look
-from .layer_columns import COLUMNS
+from .layer_columns import COLUMNS, axis_title
 from .layer_series import Line, Rows, Value
 from .map_figures import MAP_UP_TO, comparison_map, mds_map
 from .rdm_figures import rdm_grid, rdm_heat_map, within_between
@@ -39,7 +39,7 @@ def metric_over_layers(rows: Rows, metric: str, title: str = "", form: str = "pn
     Networks whose layers have little in common are drawn over their relative depth.
     """
     found = layer_series.lines(rows, metric)
-    return _over_layers(rows, metric, found, COLUMNS[metric].title, title, form)
+    return _over_layers(rows, metric, found, axis_title(metric, rows), title, form)
 
 
 def delta_to_baseline(rows: Rows, metric: str, baseline: str, title: str = "", form: str = "png") -> bytes:
@@ -48,7 +48,7 @@ def delta_to_baseline(rows: Rows, metric: str, baseline: str, title: str = "", f
     Raises UnknownName if the rows have no such model.
     """
     found = layer_series.difference(rows, metric, baseline)
-    label = f"Difference to {layer_axes.short([baseline])[0]}\n{COLUMNS[metric].title}"
+    label = f"Difference to {layer_axes.short([baseline])[0]}\n{axis_title(metric, rows)}"
     return _over_layers(rows, metric, found, label, title, form, zero=True)
 
 
@@ -87,7 +87,7 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         else:
             _depth_bar(figure, axes, shown, colours)
         figure.supxlabel(CHECKPOINT_AXIS, fontsize=10)
-        layer_axes.y_title(figure, axes, COLUMNS[metric].title)
+        layer_axes.y_title(figure, axes, axis_title(metric, rows))
         layer_axes.head(figure, title, beside)
         return figures._bytes(figure, form)
 

@@ -15,7 +15,7 @@ from .layer_columns import METRICS
 
 SHARED = 0.5  # of a network's layers: below, it has too few of the longest's to stand with it on one axis of names
 TAG = re.compile(r"(\d{1,18})(?:_(\d{1,18}))?", re.ASCII)
-CI, STD = "95 % CI over seeds", "± std over resamplings"
+CI, STD, STIMULI = "95 % CI over seeds", "± std over resamplings", "95 % CI over stimuli"
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -76,12 +76,15 @@ def measured(rows: Rows) -> list[list[Mapping[str, Any]]]:
 
 
 def value(rows: Rows, metric: str) -> Value:
-    """Of several seeds the mean and its confidence interval; of one the number, with the spread of its resamplings."""
+    """Of several seeds the mean and its confidence interval; of one the number, with the spread that it has itself."""
     if len(rows) > 1:
         found = statistics.estimate(row[metric] for row in rows)
         assert found is not None
         return Value(found.mean, found.low, found.high, CI)
     number, std = float(rows[0][metric]), rows[0].get("id_std") if metric == "id" else None
+    low, high = (rows[0].get(f"{metric}_{end}") for end in ("low", "high"))
+    if low not in (None, "") and high not in (None, ""):
+        return Value(number, low, high, STIMULI)
     return Value(number) if std is None else Value(number, number - std, number + std, STD)
 
 

@@ -14,6 +14,7 @@ from ..errors import TlxError
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import layer_figures, layer_table, studies, tables
+from .layer_columns import UNITS
 
 SHOWN = ("ss_ratio", "id", "rsa_contrast", "rsa_label", "cka_label")  # drawn over the layers
 MODELS_UP_TO = 24  # lines of metrics on the study's run
@@ -24,7 +25,8 @@ COMPARED = "rdm_comparison.json"
 def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
     """A trial's rows of the table; `spec` names the network and the images."""
     named = {"model": spec["model"], "trained_on": spec["trained_on"], "checkpoint": spec["checkpoint"],
-             "checkpoint_index": spec["split"] if spec["checkpoint"] else "", "seed": "", "dataset": spec["dataset"]}
+             "checkpoint_index": spec["split"] if spec["checkpoint"] else "", "seed": "", "dataset": spec["dataset"],
+             "rdm": spec["rdm"]}
     return [{**named, **row} for row in result.details["rows"]]
 
 
@@ -40,9 +42,16 @@ def dress(folder: Path, result: Result) -> None:
     found = [(layer, np.load(path, allow_pickle=False)) for layer, path in kept if path.is_file()]
     if found and len(codes):
         classes = result.details["classes"]
-        files.write_bytes(folder / "rdms.png", layer_figures.rdm_grid(found, codes, classes))
+        unit = f"Dissimilarity ({UNITS[result.spec['rdm']]})"
+        files.write_bytes(folder / "rdms.png", layer_figures.rdm_grid(found, codes, classes, unit=unit))
         layer, rdm = found[-1]
-        files.write_bytes(folder / "within_between.png", layer_figures.within_between(rdm, codes, title=layer))
+        picture = layer_figures.within_between(rdm, codes, title=layer, unit=unit)
+        files.write_bytes(folder / "within_between.png", picture)
+
+
+def dress_table(folder: Path, result: Result) -> None:
+    """The table alone: of many checkpoints, figures of each would take longer than measuring them."""
+    layer_table.write(rows_of(result.spec, result), folder)
 
 
 def summarise(store: Store, key: str) -> None:
@@ -57,6 +66,7 @@ def summarise(store: Store, key: str) -> None:
             rows += rows_of(trial["spec"], result)
             whole += result.status == FINISHED
     if rows:
+        _add_intervals(rows, folder)
         layer_table.write(_told_apart(rows), folder)
         _draw(rows, folder)
     points = [{"name": f"{row['model']}{'@' * bool(row['checkpoint'])}{row['checkpoint']}/{metric}",
@@ -67,6 +77,18 @@ def summarise(store: Store, key: str) -> None:
     files.write_json(folder / studies.SUMMARY, {
         "status": "failed" if missing else "finished", "metrics": points if networks <= MODELS_UP_TO else [],
         "trials": len(study["trials"]), "missing": missing})
+
+
+def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
+    """The confidence intervals of the RDMs' likeness to the classes, where stimuli were drawn again."""
+    path = folder / COMPARED
+    compared = files.read_json(path, limit=256 << 20) if path.is_file() else {}
+    found = compared.get("bootstrap", {})
+    for of, low, high in zip(compared.get("names", []), found.get("label_low", []), found.get("label_high", []),
+                             strict=False):
+        for row in rows:
+            if low is not None and all(row[name] == of[name] for name in ("model", "checkpoint", "layer")):
+                row |= {"rsa_label_low": low, "rsa_label_high": high}
 
 
 def _draw(rows: list[dict[str, Any]], folder: Path) -> None:

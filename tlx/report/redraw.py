@@ -43,6 +43,28 @@ def redraw(table: Path, out: Path | None = None, metrics: Sequence[str] = USUAL,
     return _written(rows, Path(out or Path(table).parent), asked, baseline, form)
 
 
+def correlated(correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str],
+               form: str) -> Iterator[Path]:
+    """Write and draw the correlations of metrics with transfer performance: of all models as lines over the layers,
+    and as bars over all models, those of each source and those of each checkpoint, with what chance makes."""
+    from . import checkpoint_studies, checkpoint_tables, layer_figures
+
+    yield from checkpoint_tables.write({checkpoint_tables.CORRELATIONS: correlations}, Path(out))
+    targets = list(dict.fromkeys(row["target"] for row in correlations))
+    for target in targets:
+        rows = [{**row, "low": None, "high": None} for row in correlations
+                if (row["target"], row["scope"]) == (target, "all")]
+        band = max((row["fisher"] for row in rows), default=None)
+        path = Path(out) / f"transfer_correlation{f'_{target}' * (len(targets) > 1)}.{form}"
+        files.write_bytes(path, layer_figures.transfer_correlation(rows, band, f"Target {target}", form,
+                                                                   said="by chance (Fisher, 95 %)"))
+        yield path
+    for name, picture in checkpoint_studies.spearman_figures(correlations, form, metrics):
+        path = Path(out) / f"{name}.{form}"
+        files.write_bytes(path, picture)
+        yield path
+
+
 def _written(rows: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], baseline: str,
              form: str) -> Iterator[Path]:
     from . import layer_figures, layer_series

@@ -128,9 +128,9 @@ def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Pr
         dump, blocks = _opened(target.dump)
     else:
         network = whole_network(spec, (), None)
-        spec = spec.but(layers=spec.layers or _usual_layers(network, spec))
+        spec = spec.but(layers=spec.layers or usual_layers(network, spec))
         dump = extraction(spec, settings, progress)
-        blocks = _blocks(network, dump.layers)
+        blocks = blocks_of(network, dump.layers)
     labels = tuple(map(str, dump.row_labels()))
     if len(labels) != dump.rows:
         raise BadData("dump-labels", f"{len(labels)} labels for {dump.rows} rows", where=dump.folder,
@@ -151,10 +151,10 @@ def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
         return dump, (0,) * len(dump.layers)
     order = {name: turn for turn, name in enumerate((INPUT, *network.order))}
     layers = sorted(dump.layers, key=lambda name: order.get(name.split("@")[0], len(order)))
-    return Dump(folder, layers), _blocks(network, layers)
+    return Dump(folder, layers), blocks_of(network, layers)
 
 
-def _blocks(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
+def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
     """The block, from 1, that each layer is in; 0: none."""
     place: dict[str, int] = {}
     for number, block in enumerate(network.blocks, 1):
@@ -164,7 +164,7 @@ def _blocks(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
     return tuple(place.get(layer.split("@")[0], 0) for layer in layers)
 
 
-def _usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
+def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
     try:
         whole_network(spec, ("thesis",), None)
     except UnknownName:
@@ -174,16 +174,19 @@ def _usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
 
 # ---------------------------------------------------------------- what all of a study's trials come to
 
-def compare(store: Store, key: str) -> None:
+def compare(store: Store, key: str, bootstrap: int = 0, seed: int = 0, progress: Progress | None = None) -> None:
     """Compare the dissimilarities of the study's layers, each with each, and put what came out beside its record.
 
     rdm_comparison.json: names of model and layer, Spearman's ρ of every two, and for every layer that two or more
     networks have a map of the networks: points whose distances are 1 − ρ.
+    bootstrap  so many draws of the stimuli, with replacement, seeded: adds "bootstrap", the 95 % confidence intervals
+               of ρ of every two ("low", "high") and of every one with the classes' RDM ("label_low", "label_high");
+               2 ms a dissimilarity matrix and draw for 500 images
     """
     record = store.read_study(key)
     if record is None:
         return
-    names, found = [], []
+    names, found, trials = [], [], []
     for row in record["trials"]:
         spec = row["spec"]
         for index, layer in enumerate(spec["layers"]):
@@ -192,6 +195,7 @@ def compare(store: Store, key: str) -> None:
                 names.append({"model": spec["model"], "checkpoint": spec["checkpoint"], "layer": layer,
                               "labels": spec["labels"]})
                 found.append(np.load(path, allow_pickle=False))
+                trials.append(row["key"])
     same = [i for i, row in enumerate(names) if row["labels"] == names[0]["labels"] and len(found[i]) == len(found[0])]
     same = [i for i in same if np.ptp(found[i]) > 0][:COMPARED]
     if len(same) < 2:
@@ -208,4 +212,25 @@ def compare(store: Store, key: str) -> None:
             maps[layer] = {"rows": of, "points": metrics.mds(apart).points.tolist()}
     files.write_json(store.root / "studies" / key / "rdm_comparison.json", {
         "names": [{n: row[n] for n in ("model", "checkpoint", "layer")} for row in names],
-        "spearman": np.asarray(rho).tolist(), "maps": maps})
+        "spearman": np.asarray(rho).tolist(), "maps": maps,
+        **({"bootstrap": _intervals(store, trials[same[0]], [found[i] for i in same], bootstrap, seed, progress)}
+           if bootstrap else {})})
+
+
+def _intervals(store: Store, trial: str, rdms: list[np.ndarray], draws: int, seed: int, progress: Progress | None
+               ) -> dict[str, Any]:
+    """Confidence intervals over stimuli of all RDMs with each other and with that of the classes; NaN becomes None."""
+    result = store.find(trial)
+    assert result is not None
+    codes = np.array(result.details["codes"])
+    several = [metrics.model_rdm(codes)] if len(np.unique(codes)) > 1 else []
+    found = metrics.bootstrap_all([*rdms, *several], "spearman", draws, seed, progress=progress or (lambda d, of: None))
+    n = len(rdms)
+    ends = {"low": found.low, "high": found.high}
+    return {"resamplings": draws, "seed": seed, "confidence": found.confidence,
+            **{name: _plain(end[:n, :n]) for name, end in ends.items()},
+            **({f"label_{name}": _plain(end[:n, n]) for name, end in ends.items()} if several else {})}
+
+
+def _plain(values: np.ndarray) -> list[Any]:
+    return [None if v != v else v for v in values.tolist()] if values.ndim == 1 else [_plain(row) for row in values]

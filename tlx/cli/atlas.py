@@ -1,0 +1,77 @@
+"""tlx atlas."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated, Any
+
+import typer
+
+from ..lab.settings import Settings
+from ..trials.atlas import Atlas, AtlasParts, BlockMeasures
+from .options import normalised, options
+from .progress import steps
+from .running import run
+
+OUT = Annotated[str, typer.Option("--out", help="Also write figure and table, atlas.png, .svg, .csv and .json, into "
+                                                "this folder.")]
+
+
+@options(Atlas, BlockMeasures, AtlasParts, Settings, extra={"out": (OUT, "")})
+def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: Settings, out: str) -> None:
+    """Put all that is known of one network and one target on one figure, over the blocks 1…N.
+
+    What is quick is measured now: sums of squares, intrinsic dimension, class contrast, CKA, kNN. What is not (QUANTA,
+    parameter distance, layer transfer) is taken from the studies there are of this network and these images, told by
+    content; for what is missing it says what to type, and --run does it.
+    """
+    from pathlib import Path
+
+    from ..errors import TlxError, UnknownName
+    from ..lab import tracking
+    from ..lab.store import Store
+    from ..report import atlas as report_of
+    from ..trials import atlas_plan
+
+    panels = parts.panels or tuple(report_of.PANELS)
+    for name in panels:
+        if name not in report_of.PANELS:
+            raise UnknownName("panel", name, report_of.PANELS)
+    needed = {report_of.PANELS[name].source for name in panels}
+    looked = atlas_plan.look(spec, parts, settings)
+    target = tracking.resolve(settings.mlflow_path) if settings.tracking else None
+    store = Store(settings.store_folder(target.database if target else None))
+    looked.search(store, parts)
+    failed: TlxError | None = None
+    if parts.run:
+        failed = _run(looked, parts, settings, needed)
+        looked.search(store, parts)
+    with steps("extracting") as progress:
+        study = atlas_plan.study_of(looked, measures, store, settings, progress)
+    about = atlas_plan.about(looked, parts, settings) | {"against": study.trials[-1].spec.against}
+    report = run(study, settings, looked.notes, closing=report_of.closing(about, panels),
+                 summarise=lambda at, key: report_of.summarise(at, key, about, panels))
+    if out:
+        for path in report_of.copy(report, Path(out)):
+            print(path)
+    if failed is not None:
+        raise failed
+
+
+def _run(looked: Any, parts: AtlasParts, settings: Settings, needed: set[str]) -> Any:
+    """Run the commands for the sources that are missing, each once; the first error of theirs, if any."""
+    from ..errors import Stopped, TlxError
+    from . import app
+
+    failed = None
+    lacking = looked.lacking(parts, settings)
+    for line in dict.fromkeys(said for name, said in lacking.items() if name in needed and said.startswith("tlx ")):
+        print(f"$ {line}", flush=True)
+        try:
+            app.app(normalised(shlex.split(line)[1:], app.flags()), prog_name="tlx", standalone_mode=False)
+        except Stopped:
+            raise
+        except TlxError as error:  # the atlas is drawn without it
+            print(f"note: {error}", flush=True)
+            failed = failed or error
+    return failed

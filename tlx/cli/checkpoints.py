@@ -1,0 +1,56 @@
+"""tlx checkpoints."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..lab.settings import Settings
+from ..trials.checkpoints import Chain
+from ..trials.layer_metrics import LayerMetrics
+from .options import options
+from .progress import steps
+from .running import run
+
+OUT = Annotated[str, typer.Option("--out", "-o", help="Also copy tables and figures into this folder, with the "
+                                  "thesis's <run>_train_stats.json beside them.")]
+
+
+@options(Chain, LayerMetrics, Settings, extra={"out": (OUT, "")})
+def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> None:
+    """Which layers foretell how well a network transfers: pre-train, fine-tune, measure layers, correlate.
+
+    Every source is pre-trained on every seed, its checkpoints are fine-tuned on every target and scored along the way
+    (the area under that curve is the transfer performance), the layers of each are measured on the target's images,
+    and Spearman's rho of each metric and layer with the transfer performance is told with what chance makes of it.
+    Stopped and asked again, it goes on; asked for more seeds, sources or checkpoints, it grows.
+    """
+    from pathlib import Path
+
+    from ..lab.store import Store
+    from ..report import checkpoint_studies
+    from ..trials import checkpoint_plan, checkpoint_results
+
+    with steps("reading images") as progress:
+        plan = checkpoint_plan.look(chain, asked, settings, progress)
+
+    def stage(study, notes=()):
+        return run(study, settings, notes, summarise=checkpoint_studies.summarise_stage,
+                   closing=checkpoint_studies.closing_stage)
+
+    store = Store(stage(plan.first()).folder)
+    models = plan.models(store)
+    with steps("looking at weights") as progress:
+        looks = plan.looks(models, progress)
+    for look in looks:
+        stage(look.study, plan.notes)
+
+    def summarise(store, key):
+        checkpoint_results.gather(store, key)
+        checkpoint_studies.summarise(store, key)
+
+    report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoint_studies.closing)
+    if out:
+        made = checkpoint_studies.export(report, Path(out).expanduser())
+        print(f"{len(made)} files: {out}")

@@ -1,0 +1,61 @@
+"""tlx parameter-distance."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ..errors import TlxError
+from ..lab.settings import Settings
+from ..trials.parameter_distance import Distances, ParameterDistance, TargetTuning
+from .options import options
+from .progress import steps
+from .running import run
+
+FINETUNED = Annotated[list[str] | None, typer.Option(
+    "--finetuned", "-b", metavar="[NAME=]B,…", show_default=False, help="Weights after fine-tuning: files or finished "
+    "trials that keep weights, as for -a; comma-separated, or the option again. Of one NAME they are repeats of one "
+    "target. Default: fine-tuned here, on --dataset.")]
+OUT = Annotated[str, typer.Option("--out", help="Also write the tables and figures into this folder.")]
+
+
+@options(ParameterDistance, Distances, TargetTuning, Settings, extra={"finetuned": (FINETUNED, None), "out": (OUT, "")})
+def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, settings: Settings,
+            finetuned: list[str] | None, out: str) -> None:
+    """How far pre-training carried each layer towards where fine-tuning ends: T = D(random, B) / D(pre-trained, B).
+
+    Three states of one network: -r RANDOM -a PRETRAINED -b FINETUNED; without -b the network is fine-tuned here first.
+    Without options: MNIST's small CNN, fine-tuned on scikit-learn's digits, five times. Asked again for another data
+    set, norm or number of seeds, the study grows; from six targets with a domain gap it ends with the regression of
+    log T, which `tlx regression` makes of any table, the published one included.
+    """
+    from pathlib import Path
+
+    from ..lab.store import Store
+    from ..report import parameter_distances as report_of
+    from ..report import parameter_words as words
+    from ..trials import parameter_distance_plan, transferability
+
+    with steps("reading images") as progress:
+        plan = parameter_distance_plan.look(spec, asked, tuning, finetuned or (), settings, progress)
+    store, told = None, len(plan.notes)
+
+    def summarise(store, key):
+        transferability.regress(store, key)
+        report_of.summarise(store, key)
+
+    if (first := plan.tunings()) is not None:
+        store = Store(run(first, settings, plan.notes, summarise=summarise, closing=words.closing_tuning).folder)
+    with steps("extracting") as progress:
+        images = plan.domain(progress)
+    if images is not None:
+        run(images, settings, summarise=summarise, closing=words.closing_images)
+    study = plan.distances(store)
+    notes = plan.notes[told * (first is not None):]
+    if study is None:
+        raise TlxError("all-diverged", "; ".join(notes), remedy="use a smaller --learning-rate")
+    report = run(study, settings, notes, summarise=summarise, closing=words.closing)
+    if out:
+        for path in report_of.publish(report, Path(out)):
+            print(f"file: {path}")

@@ -1,0 +1,34 @@
+"""tlx regression."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TABLE = Annotated[Path | None, typer.Argument(show_default=False, help="CSV with columns G, D, N and T, such as "
+                                              "targets.csv of tlx parameter-distance. Default: the published table.")]
+RAW = Annotated[bool, typer.Option("--raw", help="Coefficients in the units of the columns. Default: of z-scored "
+                                                 "terms, as published.")]
+OUT = Annotated[Path | None, typer.Option("--out", help="Also write regression.csv and regression.png into this "
+                                                        "folder.")]
+
+
+def command(table: TABLE = None, raw: RAW = False, out: OUT = None) -> None:
+    """What the transferability T of a network goes with: log T ~ G + D + log N, by least squares.
+
+    G is the domain gap, D the intra-class variance, N the number of training images of a target. Without a table: the
+    published one of twelve targets, its three misprinted rows corrected.
+    """
+    from .. import files
+    from ..report import parameter_figures, regressions
+    from ..trials import transferability
+
+    found = transferability.published() if table is None else transferability.of_file(table.expanduser())
+    print(regressions.text(found, "raw" if raw else "z-scored"))
+    if out is not None:
+        files.make_folder(out)
+        files.write_text(out / "regression.csv", regressions.csv(found))
+        files.write_bytes(out / "regression.png", parameter_figures.observed_and_fitted(found))
+        print(f"files: {out / 'regression'}.csv, .png")
