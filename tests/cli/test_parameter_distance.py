@@ -8,29 +8,10 @@ import json
 import pytest
 import torch
 
-from tlx import cli
 from tlx.models import backbones, checkpoints
 
 QUICK = ("--epochs", 1, "--batch-size", 8, "--val-per-class", 3, "--seeds", 1, "--workers", 0, "--no-tracking",
          "--no-system-metrics")
-
-
-@pytest.fixture
-def tlx(tmp_path, monkeypatch, cache, capsys):
-    """Run a command in an empty directory: (exit code, what it printed, what it complained)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TLX_CACHE", str(cache))
-
-    def run(*words):
-        code = 0
-        try:
-            cli.main(list(map(str, words)))
-        except SystemExit as left:
-            code = left.code or 0
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return run
 
 
 @pytest.fixture

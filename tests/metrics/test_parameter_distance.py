@@ -335,7 +335,17 @@ def test_movement_along_the_way_gives_t_and_the_warning():
         assert found.overall == pytest.approx(1 + 1 / share, rel=1e-4)
         assert found.movement == pytest.approx(share, rel=1e-4)
         assert bool(found.confounded) == warned
-        assert any("warning" in note and "5%" in note and "fc1" in note for note in found.notes) == warned
+        assert any("warning" in note and "5 %" in note and "fc1" in note for note in found.notes) == warned
+
+
+def test_of_cosines_the_root_is_what_must_not_be_little():
+    """Turned by an angle, a kernel is as far in chord as the root of its cosine says."""
+    first, second, _ = triple()
+    for share, warned in ((0.02, True), (0.5, False)):
+        third = {k: second[k] + share * (first[k] - second[k]) for k in first}
+        by_norm = {norm: set(small((first, second, third), norm=norm).confounded) for norm in ("chord", "cosine")}
+        assert by_norm["chord"] == by_norm["cosine"]
+        assert bool(by_norm["cosine"]) == warned
 
 
 @pytest.mark.parametrize("norm", ["mean_abs", "l1", "l2", "rms", "chord"])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import BadData, TlxError, UnknownName
-from .parameter_distance_norms import NORMS
+from .parameter_distance_norms import NORMS, SQUARED
 from .parameter_distance_rules import RULES, rule_of
 
 if TYPE_CHECKING:  # what reads networks loads torch, and is imported when asked
@@ -31,7 +31,7 @@ __all__ = ["LITTLE", "NORMS", "RULES", "ParameterDistance", "parameter_distance"
 
 WHO = ("random", "pretrained", "finetuned")
 PAIRS = (("random", "pretrained"), ("pretrained", "finetuned"), ("random", "finetuned"))
-LITTLE = 0.05  # of D(random, pretrained)
+LITTLE = 0.05  # of D(random, pretrained); where D is the square of a length, of its root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +80,8 @@ class ParameterDistance:
     overall     mean of the layers' T, without the head and without layers that have none; None where none has
     movement    median of the layers' movement, without the head; None where none has
     undefined   layers without T: nothing in them moved from pretrained to finetuned
-    confounded  layers that moved, but by less than LITTLE of D(random, pretrained): their T says only that
+    confounded  layers that moved, but by less than LITTLE of D(random, pretrained) (of cosines, LITTLE²): their T says
+                only that
     norm, rule  rows of NORMS and RULES ("auto" resolved); architecture: a name or None
     notes       what was done and what to be wary of, in words
     """
@@ -140,12 +141,13 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     ts = [row.transferability for row in body if row.transferability is not None]
     moved = [row.movement for row in body if row.movement is not None]
     undefined = tuple(row.name for row in profile if row.transferability is None)
-    confounded = tuple(row.name for row in profile if row.movement is not None and 0 < row.movement < LITTLE)
+    little = LITTLE**2 if norm in SQUARED else LITTLE
+    confounded = tuple(row.name for row in profile if row.movement is not None and 0 < row.movement < little)
     return ParameterDistance(
         distances=distances, profile=profile, overall=math.fsum(ts) / len(ts) if ts else None,
         movement=statistics.median(moved) if moved else None, undefined=undefined, confounded=confounded, norm=norm,
         rule=name, architecture=called,
-        notes=(*notes, *found, *_warnings(profile, undefined, confounded)))
+        notes=(*notes, *found, *_warnings(profile, undefined, confounded, little)))
 
 
 def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list[str]]:
@@ -195,15 +197,16 @@ def _quotient(a: float, b: float) -> float | None:
     return a / b if b and math.isfinite(a / b) else None
 
 
-def _warnings(profile: Sequence[LayerDistance], undefined: Sequence[str], confounded: Sequence[str]) -> list[str]:
+def _warnings(profile: Sequence[LayerDistance], undefined: Sequence[str], confounded: Sequence[str],
+              little: float) -> list[str]:
     said = []
     if undefined:
         said.append(f"T is undefined in {len(undefined)} of {len(profile)} layers, which did not move from pretrained "
                     f"to finetuned (frozen, or the same file?): {', '.join(undefined)}")
     if confounded:
-        said.append(f"warning: in {len(confounded)} of {len(profile)} layers fine-tuning moved less than {LITTLE:.0%} "
-                    f"of what pre-training moved, so that T says only how little (learning rate? steps? images?): "
-                    f"{', '.join(confounded)}")
+        said.append(f"warning: in {len(confounded)} of {len(profile)} layers fine-tuning moved less than "
+                    f"{100 * little:g} % of what pre-training moved, so that T says only how little "
+                    f"(learning rate? steps? images?): {', '.join(confounded)}")
     if still := [row.name for row in profile if row.movement is None]:
         said.append(f"random and pretrained are the same in {len(still)} of {len(profile)} layers, where T is 1 by "
                     f"construction: {', '.join(still)}")

@@ -75,6 +75,7 @@ NORMS: dict[str, Norm] = {
     "mean_abs": mean_abs, "l1": l1, "l2": l2, "rms": rms, "cosine": cosine, "chord": chord,
     "filter_cosine": filter_cosine, "relative_l1": relative_l1, "relative_l2": relative_l2,
 }
+SQUARED = frozenset({"cosine", "filter_cosine"})  # of squared lengths: their roots obey the triangle inequality
 
 
 def finite(t: Tensor) -> bool:
