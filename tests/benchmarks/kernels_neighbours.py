@@ -3,9 +3,10 @@
     python tests/benchmarks/kernels_neighbours.py --peers PYTHON      minutes; PYTHON has faiss-cpu, scikit-dimension …
     python tests/benchmarks/kernels_neighbours.py --quick             smaller shapes, three rounds
 
-Each peer lives in a process of its own, with its data, and they take turns; the first round is dropped, the rest are
-medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of their environment, so that OpenBLAS is at its native
-speed. A peer that PYTHON (or, without --peers, this interpreter) has not is left out, and said. Output is Markdown.
+Each peer lives in a process of its own, with its data, and they take turns in any order; the first round is dropped,
+the rest are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of their environment, so that OpenBLAS is at
+its native speed. A peer that PYTHON (or, without --peers, this interpreter) has not is left out, and said. Output is
+Markdown.
 
 ours         as it comes: halves (bfloat16) where a sample of the rows is settled by them
 differences  the same by direct float32 differences alone; double: float64 rows; plain: the way for any processor
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -238,7 +240,7 @@ def compare(n, d, asked, folder):
             worker.blas = answer["blas"]
             workers.append(worker)
     for turn in range(asked.repeats + 1):
-        for worker in workers:
+        for worker in random.Random(turn).sample(workers, len(workers)):
             worker.runs.append(worker.ask(keep=str(folder / worker.name) if turn == 0 else ""))
     by_name = {worker.name: worker for worker in workers}
     own = by_name["ours"]

@@ -3,10 +3,11 @@
     python tests/benchmarks/kernels_rdm.py --peers PYTHON     many minutes; PYTHON has rsatoolbox (and its own numpy)
     python tests/benchmarks/kernels_rdm.py --quick            small shapes, one round of slow peers
 
-Each peer lives in a process of its own, with the data, and they take turns; the first round is dropped, the rest are
-medians. Peers that would take minutes run once, after a small call that loads their code, and are marked 1×.
-OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of the environment of all of them, so that OpenBLAS is at its
-native speed; the core type it then takes is printed. What is not installed is left out, and said. Output is Markdown.
+Each peer lives in a process of its own, with the data, and they take turns, in another order each round (whoever comes
+after a long one is slower); the first round is dropped, the rest are medians. Peers that would take minutes run once,
+after a small call that loads their code, and are marked 1×. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of
+the environment of all of them, so that OpenBLAS is at its native speed; the core type it then takes is printed. What
+is not installed is left out, and said. Output is Markdown.
 
 wall, cpu    seconds; of all threads
 +MiB         largest resident memory beyond what was there before the call, answer included
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -226,7 +228,7 @@ def compare(n, d, asked, folder):
             worker.blas = ", ".join(answer["blas"])
             workers.append(worker)
     for turn in range(asked.repeats + 1):
-        for worker in workers:
+        for worker in random.Random(turn).sample(workers, len(workers)):
             if turn == 0 or worker.name not in once:
                 worker.runs.append(worker.ask(keep=str(folder / f"{worker.name}.npy") if turn == 0 else ""))
     by_name = {worker.name: worker for worker in workers}

@@ -4,9 +4,9 @@
     python tests/benchmarks/kernels_sums.py --quick           small shapes, 3 rounds
     python tests/benchmarks/kernels_sums.py --big             also a dump of 16 GiB (a sparse file)
 
-Each of them lives in a process of its own, with its data, and they take turns; the first round is dropped, the rest
-are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of their environment, so that OpenBLAS is at its
-native speed. What is not installed is left out, and said. Output is Markdown.
+Each of them lives in a process of its own, with its data, and they take turns in any order; the first round is
+dropped, the rest are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of their environment, so that
+OpenBLAS is at its native speed. What is not installed is left out, and said. Output is Markdown.
 
 wall, cpu    seconds; of all threads
 +MiB         largest resident memory beyond what was there before the call
@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -244,8 +245,8 @@ def in_turns(names, asked, **data):
             worker.end()
         else:
             workers.append(worker)
-    for _ in range(asked.repeats + 1):
-        for worker in workers:
+    for turn in range(asked.repeats + 1):
+        for worker in random.Random(turn).sample(workers, len(workers)):
             worker.runs.append(worker.ask())
     return {worker.name: worker for worker in workers}
 
