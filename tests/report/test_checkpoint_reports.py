@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from tlx.errors import BadData, Missing
 from tlx.report import (
@@ -108,6 +109,18 @@ def test_bars_are_rho_before_what_chance_makes(monkeypatch):
     assert [(y, round(h, 9)) for _, y, h in bars if y != 0] == [(-0.6, 1.2)] * 6
     xs = sorted(x for x, y, _ in bars if y != 0)
     assert min(np.diff(xs)) > 0.3, "two bars of a layer stand beside each other"
+
+
+def test_a_source_has_one_colour_in_all_figures_of_a_study(monkeypatch):
+    order = ("mnist", "random", "noise")  # one checkpoint has no correlation: random has a line, and no bar
+    rows = performance(tuning(order))
+    lines = drawn(monkeypatch, lambda: checkpoint_figures.performance_over_checkpoints(rows, 4)).axes[0].get_lines()
+    of = {line.get_label(): to_hex(line.get_color()) for line in lines}
+    figure = drawn(monkeypatch, lambda: checkpoint_figures.spearman_bars(correlations(), "source", sources=order))
+    bars = {text.get_text(): to_hex(patch.get_facecolor()) for patch, text in zip(
+        figure.legends[0].get_patches(), figure.legends[0].get_texts(), strict=False)}
+    assert (bars["mnist"], bars["noise"]) == (of["mnist"], of["noise"])
+    assert {bars["noise"]} <= {to_hex(p.get_facecolor()) for p in figure.axes[0].patches}
 
 
 # ---------------------------------------------------------------- tables

@@ -126,16 +126,19 @@ def _tags(rows: Rows, name: str, place: str) -> list[str]:
 
 # ---------------------------------------------------------------- correlations
 
-def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: str = "", form: str = "png") -> bytes:
+def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: str = "", form: str = "png",
+                  sources: Sequence[str] = ()) -> bytes:
     """Spearman's ρ of each metric with the transfer performance, layer by layer: a panel a metric, a bar for each name
     of the scope, behind it the range of ρ by chance (orders of the models), across it Fisher's band.
 
     rows    {"metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high"}, of one target
     scope   "all", "source" or "checkpoint"
+    sources all of a study, in the order of its lines, whose colours theirs are; else those that have bars
     """
     rows = [row for row in rows if row["scope"] == scope and row["rho"] is not None and row["metric"] in metrics]
     shown = [metric for metric in metrics if any(row["metric"] == metric for row in rows)]
     names = layer_series.distinct(row["name"] for row in rows)
+    colours = _colours(names, scope, sources or names)
     layers = list({row["layer"]: row["layer_index"] for row in sorted(rows, key=lambda row: row["layer_index"])})
     words, labels = layer_axes.short(layers), layer_axes.short(names) if scope != "all" else [""]
     counts = sorted({row["n"] for row in rows})
@@ -148,13 +151,13 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
         figure, axes = layer_axes.panels(max(len(shown), 1), width + 0.7, 3.0 + named.reach,
                                          columns=3 if width < 5 else 1, beside=beside)
         for panel, metric in zip(axes, shown, strict=False):
-            _bars(panel, [row for row in rows if row["metric"] == metric], layers, names)
+            _bars(panel, [row for row in rows if row["metric"] == metric], layers, names, colours)
             meaning = COLUMNS[metric].meaning if metric in COLUMNS else metric
             panel.set_title(layer_axes.wrapped(meaning[:1].upper() + meaning[1:], width, 10), loc="left", fontsize=10)
             layer_axes.name_axis(panel, named)
         if not shown:
             layer_axes.nothing(axes[0], "no correlation known")
-        handles: list[Any] = [Patch(color=_colour(i, scope, len(names)), label=label) for i, label in enumerate(labels)
+        handles: list[Any] = [Patch(color=colour, label=label) for colour, label in zip(colours, labels, strict=False)
                               if label]
         handles += [Patch(color=LIKE["null"], label=notes[0]),
                     Line2D([], [], color=LIKE["fisher"], linestyle="--", linewidth=1.2, label=notes[1])]
@@ -166,19 +169,21 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
         return figures._bytes(figure, form)
 
 
-def _colour(number: int, scope: str, of: int) -> Any:
+def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequence[Any]:
     """Checkpoints go from light to dark; sources have the colours of their lines."""
-    return layer_axes.depth_colours(of)[number] if scope == "checkpoint" else (
-        figures.COLOURS[number % len(figures.COLOURS)])
+    if scope == "checkpoint":
+        return layer_axes.depth_colours(len(names))
+    places = [sources.index(name) if name in sources else number for number, name in enumerate(names)]
+    return [figures.COLOURS[place % len(figures.COLOURS)] for place in places]
 
 
-def _bars(axes: Axes, rows: Rows, layers: Sequence[str], names: Sequence[str]) -> None:
+def _bars(axes: Axes, rows: Rows, layers: Sequence[str], names: Sequence[str], colours: Sequence[Any]) -> None:
     each = BAR_WIDTH / max(len(names), 1)
     for row in rows:
         number = names.index(row["name"])
         at = layers.index(row["layer"]) + (number - (len(names) - 1) / 2) * each
         axes.bar(at, row["high"] - row["low"], each, bottom=row["low"], color=LIKE["null"], zorder=1.5)
-        axes.bar(at, row["rho"], each * 0.62, color=_colour(number, row["scope"], len(names)), zorder=3)
+        axes.bar(at, row["rho"], each * 0.62, color=colours[number], zorder=3)
         for side in (-1, 1):
             axes.hlines(side * row["fisher"], at - each / 2, at + each / 2, color=LIKE["fisher"], linewidth=1.1,
                         linestyle=(0, (3, 1.5)), zorder=3.5)

@@ -82,7 +82,8 @@ def _figures(results: Mapping[str, Any]) -> Any:
     if results["performance"]:
         yield "transfer_performance", checkpoint_figures.performance_over_checkpoints(
             results["performance"], len(results["moments"]))
-    yield from spearman_figures(results["correlations"])
+    yield from spearman_figures(results["correlations"],
+                                sources=list(dict.fromkeys(row["source"] for row in results["performance"])))
     for metric in OVER:
         rows = [row for row in results["layers"] if row.get(metric) not in (None, "")]
         if len({row["checkpoint"] for row in rows}) > 1:
@@ -90,7 +91,7 @@ def _figures(results: Mapping[str, Any]) -> Any:
 
 
 def spearman_figures(correlations: Sequence[Mapping[str, Any]], form: str = "png",
-                     metrics: Sequence[str] = checkpoint_figures.BARS) -> Any:
+                     metrics: Sequence[str] = checkpoint_figures.BARS, sources: Sequence[str] = ()) -> Any:
     """(name, picture) of the bars of every target and scope that has some."""
     targets = list(dict.fromkeys(row["target"] for row in correlations))
     for target in targets:
@@ -100,7 +101,7 @@ def spearman_figures(correlations: Sequence[Mapping[str, Any]], form: str = "png
             if rows:
                 end = f"_{target.replace('/', '_')}" if len(targets) > 1 else ""
                 yield f"spearman_{scope}{end}", checkpoint_figures.spearman_bars(
-                    rows, scope, metrics, f"{words[:1].upper()}{words[1:]}, target {target}", form)
+                    rows, scope, metrics, f"{words[:1].upper()}{words[1:]}, target {target}", form, sources)
 
 
 def _points(results: Mapping[str, Any]) -> list[dict[str, Any]]:
