@@ -330,6 +330,16 @@ def test_a_folder_of_another_key_is_noticed(store):
         store.find("ab12")
 
 
+def test_a_summary_of_many_goes_on_without_the_damaged(store):
+    store.once(KEY, fill)
+    assert store.whole(KEY) == store.find(KEY) == a_result()
+    assert store.whole("ab12") is None
+    (store.folder(KEY) / "result.json").write_bytes(b"{}")
+    assert store.whole(KEY) is None
+    with pytest.raises(Integrity):
+        store.find(KEY)
+
+
 # ---------------------------------------------------------------- studies
 
 def test_studies(store):

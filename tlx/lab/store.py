@@ -64,6 +64,14 @@ class Store:
                 _check_size(folder / name, row) if row["bytes"] > LARGE else files.check(folder / name, row)
             return _read_result(folder, rows, key)
 
+    def whole(self, key: str) -> Result | None:
+        """The result of `key` for a summary of many: None where there is none, and where it is damaged, which is said
+        when it is asked for by itself."""
+        try:
+            return self.find(key)
+        except TlxError:
+            return None
+
     def file(self, key: str, name: str) -> Path:
         """The path of one file in a whole folder, every byte of it checked."""
         folder = self.folder(key)

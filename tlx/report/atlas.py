@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import Store
 from ..result import Result
 from . import atlas_figure, studies, tables
@@ -22,7 +21,7 @@ COLUMNS = ("panel", "line", "block", "block_name", "mean", "low", "high", "n", "
 
 def rows_of(store: Store, study: Mapping[str, Any], about: Mapping[str, Any], panels: Sequence[str]) -> list[Row]:
     """The table: COLUMNS of every panel that there is something for."""
-    own = [result for trial in study["trials"] if (result := _whole(store, trial["key"])) is not None]
+    own = [result for trial in study["trials"] if (result := store.whole(trial["key"])) is not None]
     made = []
     for name in panels:
         panel = PANELS[name]
@@ -30,7 +29,7 @@ def rows_of(store: Store, study: Mapping[str, Any], about: Mapping[str, Any], pa
         keys = {"blocks", "tuned"} & {panel.source}
         record = store.read_study(source["study"]) if source and not keys else None
         some = _of_atlas(own, about) if keys else [r for key in source.get("trials", ())
-                                                   if (r := _whole(store, key)) is not None]
+                                                   if (r := store.whole(key)) is not None]
         taken = Taken(some, record or {"trials": []}, len(about["classes"]))
         for row in panel.read(taken) if some else ():
             block = row["block"]
@@ -44,13 +43,6 @@ def rows_of(store: Store, study: Mapping[str, Any], about: Mapping[str, Any], pa
 def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Result]:
     """The measures of the network, and those beside the one fine-tuned network that was taken now."""
     return [r for r in results if r.spec["against"] in ("", about.get("against") or "")]
-
-
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
 
 
 # ---------------------------------------------------------------- a study's files
@@ -78,7 +70,7 @@ def summarise(store: Store, key: str, about: Mapping[str, Any], panels: Sequence
     folder = store.root / "studies" / key
     rows = rows_of(store, study, about, panels)
     missing = lacking(about, rows, panels)
-    whole = [r for trial in study["trials"] if (r := _whole(store, trial["key"])) is not None]
+    whole = [r for trial in study["trials"] if (r := store.whole(trial["key"])) is not None]
     if rows:
         files.write_text(folder / f"{STEM}.csv", tables.as_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]))
         for form in ("png", "svg"):
@@ -103,7 +95,7 @@ def _notes(store: Store, measured: Sequence[Result], about: Mapping[str, Any], p
     """What to bear in mind of the measures, and where T says nothing but how little fine-tuning moved."""
     notes = list(dict.fromkeys(note for result in measured for note in result.details["notes"]))
     keys = about["taken"].get("distance", {}).get("trials", ()) if "distance" in panels else ()
-    still = dict.fromkeys(layer for key in keys if (result := _whole(store, key)) is not None
+    still = dict.fromkeys(layer for key in keys if (result := store.whole(key)) is not None
                           for layer in result.details["confounded"])
     return notes + [f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"] * bool(still)
 

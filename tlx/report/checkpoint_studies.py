@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import checkpoint_figures, checkpoint_tables, layer_figures, layer_table, statistics, studies, tables
@@ -33,7 +32,8 @@ def summarise_stage(store: Store, key: str) -> None:
     study = store.read_study(key)
     if study is None:
         return
-    whole = [_status(store, row["key"]) == FINISHED for row in study["trials"]]
+    found = [store.whole(row["key"]) for row in study["trials"]]
+    whole = [result is not None and result.status == FINISHED for result in found]
     files.write_json(store.root / "studies" / key / studies.SUMMARY, {
         "status": "finished" if all(whole) else "failed", "metrics": [], "trials": len(whole),
         "missing": whole.count(False)})
@@ -50,14 +50,6 @@ def closing_stage(report: Any) -> str:
 
 def _name(result: Result) -> str:
     return f"{result.spec.get('source') or result.spec.get('dataset')} seed {result.spec.get('seed')}"
-
-
-def _status(store: Store, key: str) -> str:
-    try:
-        found = store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return ""
-    return found.status if found is not None else ""
 
 
 def summarise(store: Store, key: str) -> None:

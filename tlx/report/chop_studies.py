@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import Missing, TlxError
+from ..errors import Missing
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import statistics, studies, tables, transfer_figures
@@ -21,14 +21,7 @@ Row = dict[str, Any]
 
 def results(store: Store, study: Mapping[str, Any]) -> list[Result]:
     """The study's results that are whole."""
-    found = []
-    for row in study["trials"]:
-        try:
-            result = store.find(row["key"])
-        except TlxError:  # damaged: said when it is asked for itself
-            result = None
-        found += [result] if result is not None else []
-    return found
+    return [result for row in study["trials"] if (result := store.whole(row["key"])) is not None]
 
 
 # ---------------------------------------------------------------- chopped

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import layer_figures, layer_table, studies, tables
@@ -61,7 +60,7 @@ def summarise(store: Store, key: str) -> None:
         return
     folder, rows, whole = store.root / "studies" / key, [], 0
     for trial in study["trials"]:
-        result = _whole(store, trial["key"])
+        result = store.whole(trial["key"])
         if result is not None:
             rows += rows_of(trial["spec"], result)
             whole += result.status == FINISHED
@@ -128,13 +127,6 @@ def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         seen[key] = seen.get(key, 0) + 1
         out.append(row | ({"model": f"{row['model']} ({seen[key]})"} if seen[key] > 1 else {}))
     return out
-
-
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
 
 
 # ---------------------------------------------------------------- said and copied

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import parameter_figures, regressions, statistics, studies, tables
@@ -33,13 +32,7 @@ def dress(folder: Path, result: Result) -> None:
 
 def read(store: Store, study: Mapping[str, Any]) -> Pairs:
     """(spec as it was asked last, result) of every trial of the study that is whole; by target, norm and repeat."""
-    found = []
-    for row in study["trials"]:
-        try:
-            result = store.find(row["key"])
-        except TlxError:  # damaged: said when it is asked for itself
-            result = None
-        found += [(row["spec"], result)] if result is not None else []
+    found = [(row["spec"], result) for row in study["trials"] if (result := store.whole(row["key"])) is not None]
     norms = list(parameter_figures.UNITS)
     return sorted(found, key=lambda pair: (pair[0]["target"], norms.index(pair[0].get("norm", norms[0])),
                                            pair[0].get("repeat", 0)))

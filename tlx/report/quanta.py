@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import quanta_figures, statistics, studies, tables
@@ -110,7 +109,7 @@ def summarise(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = [r for row in study["trials"] if (r := _whole(store, row["key"])) is not None]
+    results = [r for row in study["trials"] if (r := store.whole(row["key"])) is not None]
     rows = rows_of(results)
     if rows:
         files.write_text(folder / f"{TABLE}.csv", tables.as_csv(COLUMNS, [list(row.values()) for row in rows]))
@@ -150,13 +149,6 @@ def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 def _ends(found: Estimate) -> dict[str, float | None]:
     return {"": found.mean, "_low": found.low, "_high": found.high}
-
-
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
 
 
 # ---------------------------------------------------------------- said

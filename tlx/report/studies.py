@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import JOURNAL, Store
 from ..result import FINISHED, Result
 from . import figures, statistics, tables
@@ -34,7 +33,7 @@ def summarise(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = [_whole(store, row["key"]) for row in study["trials"]]
+    found = [store.whole(row["key"]) for row in study["trials"]]
     lines = by_line([result for result in found if result is not None])
     metrics: list[dict[str, Any]] = []
     for line, rows in lines.items():
@@ -98,13 +97,6 @@ def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[s
     """`statistics.by_shots` of results; those without the score (diverged) are counted as missing."""
     return statistics.by_shots([{"shots": r.spec.get("shots", 0), **(r.scores if r.status == FINISHED else {})}
                                 for r in results], score)
-
-
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
 
 
 def closing(report: Any) -> str:

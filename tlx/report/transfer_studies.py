@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import TlxError
 from ..lab.store import Store
 from ..result import FINISHED, Result
 from . import statistics, studies, tables, transfer_figures
@@ -86,7 +85,7 @@ def summarise(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = {row["key"]: result for row in study["trials"] if (result := _whole(store, row["key"])) is not None}
+    results = {row["key"]: result for row in study["trials"] if (result := store.whole(row["key"])) is not None}
     trials = trial_rows(study, results)
     rows = table_rows(trials)
     if any(row["mean"] is not None for row in rows):
@@ -130,19 +129,12 @@ def _cell(row: Row | None) -> str:
     return tables.percent(row["mean"]).removesuffix(" %") + f" {tables.plus_minus(row['ci'])}" * (row["ci"] is not None)
 
 
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
-
-
 def closing(report: Any) -> str:
     """What a study ends with: the table, what diverged, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.study.key)
     assert study is not None
-    results = {row["key"]: result for row in study["trials"] if (result := _whole(store, row["key"])) is not None}
+    results = {row["key"]: result for row in study["trials"] if (result := store.whole(row["key"])) is not None}
     rows = table_rows(trial_rows(study, results))
     lines = [table(rows).rstrip(), "mean per-class test accuracy in per cent, ± 95 % CI over the repeats"]
     if any(row["treatment"] == "baseA" for row in rows):

@@ -115,7 +115,7 @@ def chosen(found: Mapping[str, Sequence[Match]], keys: Sequence[str]) -> dict[st
 
 def results(store: Store, keys: Sequence[str]) -> list[Result]:
     """The finished ones of these trials; damaged ones count as not there, and say so when they are asked for."""
-    return [result for key in keys if (result := _whole(store, key)) is not None and result.status == FINISHED]
+    return [result for key in keys if (result := store.whole(key)) is not None and result.status == FINISHED]
 
 
 def command(name: str, spec: Atlas, parts: AtlasParts, settings: Settings) -> str:
@@ -215,13 +215,6 @@ def _network(architecture: str) -> tuple[str, str]:
 
 def _ended(store: Store, key: str) -> int:
     return max((int(record.get("ts", 0)) for record in files.Journal.read(store.folder(key) / JOURNAL)), default=0)
-
-
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:
-        return None
 
 
 # ---------------------------------------------------------------- the rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -9,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .. import files, metrics
-from ..errors import BadData, TlxError
+from ..errors import BadData
 from ..lab.store import Store
-from ..result import FINISHED, Result
+from ..result import FINISHED
 
 CHAIN, RESULTS = "chain.json", "checkpoints.json"
 LIMIT = 256 << 20  # bytes of either
@@ -28,13 +29,7 @@ def gather(store: Store, key: str) -> None:
     if not path.is_file():
         return
     chain = files.read_json(path, limit=LIMIT)
-    found: dict[str, Result | None] = {}
-
-    def result(of: str) -> Result | None:
-        if of not in found:
-            found[of] = _whole(store, of)
-        return found[of]
-
+    result = functools.cache(store.whole)
     pretraining = [{"source": row["source"], "seed": row["seed"], **moment} for row in chain["scored"]
                    if (r := result(row["key"])) is not None
                    for moment in _named(r.details["moments"], row["tags"])]
@@ -62,13 +57,6 @@ def gather(store: Store, key: str) -> None:
 def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
     """The rows under this training's tags: the same weights may have been scored for another."""
     return [{**row, "tag": tag} for row, tag in zip(moments, tags, strict=True)]
-
-
-def _whole(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
 
 
 # ---------------------------------------------------------------- correlations

@@ -17,7 +17,7 @@ from ..models import backbones, chopped
 from ..models.footprint import latency
 from ..models.network import Network
 from ..models.transferred import transferred
-from ..result import FINISHED, Result
+from ..result import FINISHED
 from . import chop, pruning
 from .chop import NETWORK, Chop, Chops, FromWeights
 from .fewshot import Inputs
@@ -98,7 +98,7 @@ def measure(store: Store, key: str, settings: Settings, tell: Callable[[int], No
     found: dict[str, Path] = {}
     for row in study["trials"]:
         name = str(row["spec"]["cut"] or "whole")
-        if name not in found and (result := _found(store, row["key"])) and result.status == FINISHED:
+        if name not in found and (result := store.whole(row["key"])) and result.status == FINISHED:
             found[name] = store.file(row["key"], f"{NETWORK}.json")
     path = store.root / "studies" / key / LATENCY
     there = files.read_json(path) if path.is_file() else {}
@@ -118,13 +118,6 @@ def measure(store: Store, key: str, settings: Settings, tell: Callable[[int], No
     finally:
         torch.set_num_threads(before)
     files.write_json(path, {"about": about, "seconds": seconds})
-
-
-def _found(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
 
 
 def _groups(found: dict[str, Path]) -> list[list[str]]:

@@ -10,6 +10,7 @@ from ..models.recipe import Recipe
 from ..result import DIVERGED, FINISHED, Result
 from ..spec import knob, stream
 from .fewshot import FewShotTrial, Inputs
+from .fitted import score_test
 
 if TYPE_CHECKING:
     from .study import Bench
@@ -68,14 +69,8 @@ def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
     scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
     if inputs.test is not None:
-        tested = time.perf_counter()
-        logits = training.predict(network, inputs.test, spec, place)
-        predicted = voting.per_image(logits, inputs.test.crops, spec.vote)
-        counts = voting.confusion(inputs.test.labels, predicted, len(inputs.classes))
-        details["confusion"] = counts.tolist()
-        scores |= {"test_accuracy": voting.mean_per_class_accuracy(counts),
-                   "test_top1": float(counts.trace() / counts.sum()),
-                   "test_loss": training.cross_entropy(logits, inputs.test.row_labels),
-                   "test_s": time.perf_counter() - tested}
+        began = time.perf_counter()
+        scores |= score_test(network, inputs, spec, place, details, spec.vote)
+        scores["test_s"] = time.perf_counter() - began
     scores["total_s"] = time.perf_counter() - started
     return Result.of(spec, status=FINISHED, scores=scores, details=details)

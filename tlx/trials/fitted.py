@@ -8,6 +8,8 @@ from ..result import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
     from ..models.network import Network
+    from ..models.recipe import Recipe
+    from ..models.training import Place
     from .fewshot import Inputs
     from .study import Bench
     from .whole_data import WholeData
@@ -33,11 +35,22 @@ def fit_and_score(spec: WholeData, network: Network, inputs: Inputs, bench: Benc
     if fitted.ended == "diverged":
         return DIVERGED, scores, details
     scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
-    logits = training.predict(network, inputs.test, spec, place)
-    counts = voting.confusion(inputs.test.labels, voting.per_image(logits, inputs.test.crops), len(inputs.classes))
-    details["confusion"] = counts.tolist()
-    scores |= {"test_accuracy": voting.mean_per_class_accuracy(counts),
-               "test_top1": float(counts.trace() / counts.sum()),
-               "test_loss": training.cross_entropy(logits, inputs.test.row_labels)}
+    scores |= score_test(network, inputs, spec, place, details)
     return FINISHED, scores, details
+
+
+def score_test(network: Network, inputs: Inputs, spec: Recipe, place: Place, details: dict[str, Any],
+               vote: str = "majority") -> dict[str, float]:
+    """The scores of the test images, of which there must be some; the confusion matrix goes into `details`."""
+    from ..features import voting
+    from ..models import training
+
+    assert inputs.test is not None
+    logits = training.predict(network, inputs.test, spec, place)
+    counts = voting.confusion(inputs.test.labels, voting.per_image(logits, inputs.test.crops, vote),
+                              len(inputs.classes))
+    details["confusion"] = counts.tolist()
+    return {"test_accuracy": voting.mean_per_class_accuracy(counts),
+            "test_top1": float(counts.trace() / counts.sum()),
+            "test_loss": training.cross_entropy(logits, inputs.test.row_labels)}
 

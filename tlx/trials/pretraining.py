@@ -15,6 +15,7 @@ from ..models.recipe import Recipe
 from ..result import DIVERGED, Result
 from ..spec import knob, stream
 from .fewshot import Inputs
+from .fitted import score_test
 
 if TYPE_CHECKING:
     from ..lab.store import Store
@@ -118,12 +119,7 @@ def run(spec: PreTraining, inputs: Inputs, bench: Bench) -> Result:
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
     scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
     if inputs.test is not None:
-        logits = training.predict(network, inputs.test, spec, place)
-        counts = voting.confusion(inputs.test.labels, voting.per_image(logits, inputs.test.crops), len(inputs.classes))
-        details["confusion"] = counts.tolist()
-        scores |= {"test_accuracy": voting.mean_per_class_accuracy(counts),
-                   "test_top1": float(counts.trace() / counts.sum()),
-                   "test_loss": training.cross_entropy(logits, inputs.test.row_labels)}
+        scores |= score_test(network, inputs, spec, place, details)
     checkpoints.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     return Result.of(spec, scores=scores, details=details)
 

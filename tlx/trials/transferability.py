@@ -76,7 +76,7 @@ def regress(store: Store, key: str) -> None:
     if record is None:
         return
     whole = [(row["spec"], r) for row in record["trials"]
-             if (r := _found(store, row["key"])) and r.status == FINISHED]
+             if (r := store.whole(row["key"])) and r.status == FINISHED]
     ways: dict[tuple[str, str, str], list[Row]] = {}
     for spec, domain in sorted(whole, key=lambda pair: pair[0]["target"]):
         for norm, ts in (_measured(whole, spec) if domain.kind == "Domain" else {}).items():
@@ -110,10 +110,3 @@ def _way(about: str, way: tuple[str, str, str], rows: list[Row]) -> Row:
         return found | {"fit": fit(rows, [row["target"] for row in rows], about)}
     except TlxError as error:
         return found | {"why": str(error)}
-
-
-def _found(store: Store, key: str) -> Result | None:
-    try:
-        return store.find(key)
-    except TlxError:  # damaged: said when it is asked for itself
-        return None
