@@ -19,17 +19,14 @@ error        largest relative difference from the distances of this project (whi
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import turns
 
 SHAPES = [(10_000, 512), (20_000, 512), (10_000, 4096), (50_000, 64)]
 QUICK = [(3000, 256), (6000, 64)]
@@ -156,69 +153,31 @@ OWN = ("ours", "differences", "double", "plain", "estimate", "resampled", "sgemm
 
 # ---------------------------------------------------------------- a worker: one of them, in a process of its own
 
-def peak_mib():
-    """Largest resident memory since the last `forget_peak`, MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
 def work(name):
-    """Answer each line of JSON on standard input with one on standard output."""
-    call = x = None
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer = {}
-        try:
-            if "n" in asked:
-                call = None
-                x = rows(asked["n"], asked["d"])
-                call = MEASURED[name](x, asked["threads"])
-                from threadpoolctl import threadpool_info
-                answer["blas"] = sorted({f"{i['prefix']} {i.get('architecture') or i['version']}"
-                                         for i in threadpool_info() if i["user_api"] == "blas"})
-            else:
-                Path("/proc/self/clear_refs").write_text("5")
-                before = peak_mib()
-                wall, cpu = time.perf_counter(), time.process_time()
-                found = call()
-                answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
-                          "mib": peak_mib() - before}
-                if found is not None and asked["keep"]:
-                    np.save(asked["keep"], np.asarray(found, np.float64))
-        except ImportError as error:
-            answer = {"absent": str(error)}
-        print(json.dumps(answer), flush=True)
+    """Answer what the benchmark asks: a shape, or to measure."""
+    call = None
+
+    def handle(asked):
+        nonlocal call
+        if "n" in asked:
+            call = MEASURED[name](rows(asked["n"], asked["d"]), asked["threads"])
+            return {"blas": turns.blas()}
+        found, answer = turns.measured(call)
+        if found is not None and asked["keep"]:
+            np.save(asked["keep"], np.asarray(found, np.float64))
+        return answer
+
+    turns.serve(handle)
 
 
-class Worker:
-    """A process that measures one thing, over and over."""
-
-    def __init__(self, name, python, threads, **variables):
-        environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-        environment |= variables | {k: str(threads) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS",
-                                                              "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")}
-        self.name, self.threads, self.runs = name, threads, []
-        self.process = subprocess.Popen([python, __file__, "--worker", name], env=environment, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def ask(self, **what):
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"absent": f"ended with {self.process.wait()}"}
-
-    def median(self, what):
-        return statistics.median(run[what] for run in self.runs[1:])
-
-    def end(self):
-        self.process.stdin.close()
-        self.process.wait()
+def python_of(name, asked):
+    return sys.executable if name in OWN else asked.peers or sys.executable
 
 
 def extra_memory(name, n, d, asked):
     """MiB of the second call in a process of its own."""
-    worker = Worker(name, sys.executable if name in OWN else asked.peers or sys.executable, asked.threads,
-                    MALLOC_MMAP_THRESHOLD_="131072", MALLOC_TRIM_THRESHOLD_="131072")
+    worker = turns.Worker(name, python_of(name, asked), asked.threads, MALLOC_MMAP_THRESHOLD_="131072",
+                          MALLOC_TRIM_THRESHOLD_="131072")
     worker.ask(n=n, d=d, threads=asked.threads)
     worker.ask(keep="")
     found = worker.ask(keep="")["mib"]
@@ -229,31 +188,19 @@ def extra_memory(name, n, d, asked):
 def compare(n, d, asked, folder):
     """One shape: all in turns, then its table."""
     names = [*OWN, *PEERS, *(ESTIMATORS if n * n * d <= 6e10 or asked.all else ())]
-    workers = []
-    for name in names:
-        worker = Worker(name, sys.executable if name in OWN else asked.peers or sys.executable, asked.threads)
-        answer = worker.ask(n=n, d=d, threads=asked.threads)
-        if "absent" in answer:
-            print(f"- {name}: not here ({answer['absent']})")
-            worker.end()
-        else:
-            worker.blas = answer["blas"]
-            workers.append(worker)
-    for turn in range(asked.repeats + 1):
-        for worker in random.Random(turn).sample(workers, len(workers)):
-            worker.runs.append(worker.ask(keep=str(folder / worker.name) if turn == 0 else ""))
-    by_name = {worker.name: worker for worker in workers}
+    by_name = turns.in_turns({name: python_of(name, asked) for name in names}, asked.threads, asked.repeats,
+                             {"n": n, "d": d}, keep=lambda name: str(folder / name))
     own = by_name["ours"]
     exact = np.load(folder / "ours.npy")
     print(f"\n### n = {n}, d = {d}\n\n| | wall | cpu | wall / ours | cpu / ours | +MiB | error | BLAS |\n"
           "|---|---|---|---|---|---|---|---|")
-    for worker in workers:
+    for worker in by_name.values():
         kept = folder / f"{worker.name}.npy"
         error = "" if not kept.exists() else f"{np.abs(np.load(kept) / np.maximum(exact, 1e-300) - 1).max():.0e}"
         print(f"| {worker.name} | {worker.median('wall'):.3f} | {worker.median('cpu'):.3f} | "
               f"{worker.median('wall') / own.median('wall'):.2f} | {worker.median('cpu') / own.median('cpu'):.2f} | "
               f"{'' if worker.name == 'sgemm' else f'{extra_memory(worker.name, n, d, asked):.0f}'} | {error} | "
-              f"{', '.join(worker.blas)} |", flush=True)
+              f"{worker.blas} |", flush=True)
         kept.unlink(missing_ok=True)
     present = [by_name[name] for name in PEERS if name in by_name]
     if present:
@@ -270,7 +217,7 @@ def compare(n, d, asked, folder):
     rate, product = n * n * d / own.median("cpu"), 20 * 2048**2 * min(512, d) / by_name["sgemm"].median("cpu")
     print(f"\nrate: {rate / 1e9:.0f} GF/s of a core (2 flops a term, half the pairs), {rate / product:.2f} of numpy's "
           f"product; input {n * d * 4 / 2**20:.0f} MiB", flush=True)
-    for worker in workers:
+    for worker in by_name.values():
         worker.end()
 
 

@@ -18,17 +18,14 @@ sgemm        numpy's product of two different matrices, 2·n²·d / wall; the ra
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
+import turns
 
 SAMPLE = 1000  # rows whose dissimilarities are checked
 
@@ -142,11 +139,6 @@ SHAPES, QUICK = [(10_000, 512), (2000, 4096), (20_000, 2048)], [(2000, 512), (10
 
 # ---------------------------------------------------------------- a worker: one of them, in a process of its own
 
-def peak_mib():
-    """Largest resident memory since it was last forgotten, MiB."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
-
-
 def first_rows(answer, n):
     """The pairs of the first rows, condensed."""
     answer, m = np.asarray(answer), min(n, SAMPLE)
@@ -155,85 +147,37 @@ def first_rows(answer, n):
 
 
 def work(name):
-    """Answer each line of JSON on standard input with one on standard output."""
-    for line in sys.stdin:
-        asked = json.loads(line)
-        try:
-            if "n" in asked:
-                x = rows(asked["n"], asked["d"])
-                MEASURED[name](x[:64].copy(), asked["threads"])()
-                call = MEASURED[name](x, asked["threads"])
-                from threadpoolctl import threadpool_info
+    """Answer what the benchmark asks: a shape, or to measure."""
+    call, n = None, 0
 
-                found = {"blas": sorted({f"{i['internal_api']} {i['version']} {i.get('architecture') or ''}".strip()
-                                         for i in threadpool_info() if i["user_api"] == "blas"})}
-            else:
-                Path("/proc/self/clear_refs").write_text("5")
-                before, wall, cpu = peak_mib(), time.perf_counter(), time.process_time()
-                answer = call()
-                found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu,
-                         "mib": peak_mib() - before}
-                if asked["keep"]:
-                    np.save(asked["keep"], first_rows(answer, len(x)))
-                del answer
-        except ImportError as error:
-            found = {"absent": str(error)}
-        print(json.dumps(found), flush=True)
+    def handle(asked):
+        nonlocal call, n
+        if "n" in asked:
+            x = rows(asked["n"], asked["d"])
+            MEASURED[name](x[:64].copy(), asked["threads"])()
+            call, n = MEASURED[name](x, asked["threads"]), len(x)
+            return {"blas": turns.blas()}
+        found, answer = turns.measured(call)
+        if asked["keep"]:
+            np.save(asked["keep"], first_rows(found, n))
+        return answer
 
-
-class Worker:
-    """A process that measures one thing, over and over."""
-
-    def __init__(self, name, python, threads):
-        environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-        environment |= {k: str(threads) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
-                                                  "NUMBA_NUM_THREADS")}
-        self.name, self.runs = name, []
-        self.process = subprocess.Popen([python, __file__, "--worker", name], env=environment, text=True,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-
-    def ask(self, **what):
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"absent": f"ended with {self.process.wait()}"}
-
-    @property
-    def counted(self):
-        return self.runs[1:] or self.runs
-
-    def median(self, what):
-        return statistics.median(run[what] for run in self.counted)
-
-    def end(self):
-        self.process.stdin.close()
-        self.process.wait()
+    turns.serve(handle)
 
 
 def compare(n, d, asked, folder):
     """One shape: all in turns, then its table."""
-    workers = []
     once = SLOW | (VERY_SLOW if n * n * d > 1e11 else set())
+    pythons = {}
     for name in MEASURED:
         if n * n * d > 1e11 and name in SLOW and not asked.all:
             print(f"- {name}: left out at this size (minutes)")
-            continue
-        worker = Worker(name, asked.peers if name.startswith("rsatoolbox") and asked.peers else sys.executable,
-                        asked.threads)
-        answer = worker.ask(n=n, d=d, threads=asked.threads)
-        if "absent" in answer:
-            print(f"- {name}: not here ({answer['absent']})")
-            worker.end()
         else:
-            worker.blas = ", ".join(answer["blas"])
-            workers.append(worker)
-    for turn in range(asked.repeats + 1):
-        for worker in random.Random(turn).sample(workers, len(workers)):
-            if turn == 0 or worker.name not in once:
-                worker.runs.append(worker.ask(keep=str(folder / f"{worker.name}.npy") if turn == 0 else ""))
-    by_name = {worker.name: worker for worker in workers}
+            pythons[name] = asked.peers if name.startswith("rsatoolbox") and asked.peers else sys.executable
+    by_name = turns.in_turns(pythons, asked.threads, asked.repeats, {"n": n, "d": d}, once=once,
+                             keep=lambda name: str(folder / f"{name}.npy"))
     report(n, d, by_name, folder)
-    for worker in workers:
+    for worker in by_name.values():
         worker.end()
 
 

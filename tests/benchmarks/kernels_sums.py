@@ -17,9 +17,7 @@ read-sum     adding up the same rows in order, by a compiled loop on as many thr
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import random
 import statistics
 import subprocess
 import sys
@@ -29,6 +27,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import turns
 
 CLASSES = 100
 HARD = [(0, 1), (1e4, 1), (1e4, 1e-2)]
@@ -167,88 +166,28 @@ OWN = {"ours", "read_sum", *(name for name in COMPARED if name.startswith("ours"
 
 # ---------------------------------------------------------------- a worker: one of them, in a process of its own
 
-def resident_mib(what):
-    return int(Path("/proc/self/status").read_text().split(f"{what}:")[1].split()[0]) / 1024
-
-
-def blas():
-    try:
-        from threadpoolctl import threadpool_info
-    except ImportError:
-        return "?"
-    return ", ".join(sorted({f"{i['prefix']} {i.get('architecture') or i['version']}" for i in threadpool_info()
-                             if i["user_api"] == "blas"}))
-
-
 def work(name):
-    """Answer each line of JSON on standard input with one on standard output."""
+    """Answer what the benchmark asks: rows or RDMs, errors, or to measure."""
     call = None
-    for line in sys.stdin:
-        asked = json.loads(line)
-        answer = {}
-        try:
-            if "errors" in asked:
-                answer["errors"] = [SUMS[name](*rows(2000, 64, *how), 1)() for how in HARD]
-            elif "n" in asked:
-                call = SUMS[name](*rows(asked["n"], asked["d"]), asked["threads"])
-                answer["blas"] = blas()
-            elif "pairs" in asked:
-                call = COMPARED[name](*rdm_pair(asked["pairs"], asked["dtype"]), asked["threads"])
-                answer["blas"] = blas()
-            else:
-                Path("/proc/self/clear_refs").write_text("5")
-                before = resident_mib("VmRSS")
-                wall, cpu = time.perf_counter(), time.process_time()
-                found = call()
-                answer = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "found": found,
-                          "mib": resident_mib("VmHWM") - before}
-        except ImportError as error:
-            answer = {"absent": str(error)}
-        print(json.dumps(answer), flush=True)
 
+    def handle(asked):
+        nonlocal call
+        if "errors" in asked:
+            return {"errors": [SUMS[name](*rows(2000, 64, *how), 1)() for how in HARD]}
+        if "n" in asked or "pairs" in asked:
+            call = (SUMS[name](*rows(asked["n"], asked["d"]), asked["threads"]) if "n" in asked else
+                    COMPARED[name](*rdm_pair(asked["pairs"], asked["dtype"]), asked["threads"]))
+            return {"blas": turns.blas()}
+        found, answer = turns.measured(call)
+        return answer | {"found": found}
 
-class Worker:
-    """A process that measures one thing, over and over."""
-
-    def __init__(self, name, asked):
-        environment = {k: v for k, v in os.environ.items() if k not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")}
-        environment |= {k: str(asked.threads) for k in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS",
-                                                        "NUMBA_NUM_THREADS")}
-        python = sys.executable if name in OWN else asked.peers or sys.executable
-        self.name, self.runs = name, []
-        self.process = subprocess.Popen([python, "-W", "ignore", __file__, "--worker", name], env=environment,
-                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                                        text=True)
-
-    def ask(self, **what):
-        self.process.stdin.write(json.dumps(what) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        return json.loads(line) if line else {"absent": f"ended with {self.process.wait()}"}
-
-    def median(self, what):
-        return statistics.median(run[what] for run in self.runs[1:])
-
-    def end(self):
-        self.process.stdin.close()
-        self.process.wait()
+    turns.serve(handle)
 
 
 def in_turns(names, asked, **data):
     """Workers that have measured, by name."""
-    workers = []
-    for name in names:
-        worker = Worker(name, asked)
-        worker.blas = (answer := worker.ask(threads=asked.threads, **data)).get("blas")
-        if "absent" in answer:
-            print(f"- {name}: not here ({answer['absent']})")
-            worker.end()
-        else:
-            workers.append(worker)
-    for turn in range(asked.repeats + 1):
-        for worker in random.Random(turn).sample(workers, len(workers)):
-            worker.runs.append(worker.ask())
-    return {worker.name: worker for worker in workers}
+    pythons = {name: sys.executable if name in OWN else asked.peers or sys.executable for name in names}
+    return turns.in_turns(pythons, asked.threads, asked.repeats, data)
 
 
 def sums(n, d, asked):
