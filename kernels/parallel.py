@@ -9,9 +9,9 @@ A task writes only what belongs to it (or to its thread), so the answer has the 
 
 from __future__ import annotations
 
-import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from queue import SimpleQueue
 
 from numba import config
 
@@ -26,23 +26,74 @@ def each(tasks: int, work: Callable[[int, int], object], threads: int | None = N
 
     The caller's thread works too. The first exception (an interrupt too) ends it after the tasks in hand.
     """
-    threads = max(1, min(tasks, threads or default_threads()))
-    waiting, failed = itertools.count(), list[BaseException]()
+    with Crew(threads) as crew:
+        crew.each(tasks, work)
 
-    def take(thread: int) -> None:
+
+class Crew:
+    """Threads for several rounds of tasks, which end with the block.
+
+    A thread begins on the processor of the one that made it, and is moved elsewhere after some milliseconds: of a round
+    of a few milliseconds that is half. Those of a crew stay where they were moved to.
+    """
+
+    def __init__(self, threads: int | None = None):
+        self._most = max(1, threads or default_threads())
+        self._orders: list[SimpleQueue[_Round | None]] = []  # of each thread but the caller's
+        self._ended: SimpleQueue[None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._round: _Round | None = None
+
+    def __enter__(self) -> Crew:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._round is not None:  # left by an interrupt: nothing more is begun
+            self._round.waiting = iter(())
+        for orders in self._orders:
+            orders.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def each(self, tasks: int, work: Callable[[int, int], object]) -> None:
+        """As the function of that name."""
+        helpers = max(0, min(tasks, self._most) - 1)
+        while len(self._threads) < helpers:
+            self._begin_thread()
+        self._round = _Round(tasks, work)
+        for orders in self._orders[:helpers]:
+            orders.put(self._round)
+        self._round.take(0)
+        for _ in range(helpers):
+            self._ended.get()
+        if self._round.failed:
+            raise self._round.failed[0]
+
+    def _begin_thread(self) -> None:
+        orders, number = SimpleQueue[_Round | None](), len(self._threads) + 1
+
+        def serve() -> None:
+            while (found := orders.get()) is not None:
+                found.take(number)
+                self._ended.put(None)
+
+        thread = threading.Thread(target=serve, name=f"kernel-{number}")
+        thread.start()
+        self._orders.append(orders)
+        self._threads.append(thread)
+
+
+class _Round:
+    """Tasks that threads take one by one."""
+
+    def __init__(self, tasks: int, work: Callable[[int, int], object]):
+        self.waiting: Iterator[int] = iter(range(tasks))
+        self.work, self.failed = work, list[BaseException]()
+
+    def take(self, thread: int) -> None:
+        """Do tasks until none waits, or one has failed."""
         try:
-            while not failed and (task := next(waiting)) < tasks:  # a C iterator: one step of it is atomic
-                work(task, thread)
+            while not self.failed and (task := next(self.waiting, None)) is not None:  # atomic: an iterator in C
+                self.work(task, thread)
         except BaseException as error:
-            failed.append(error)
-
-    others = [threading.Thread(target=take, args=(thread,), name=f"kernel-{thread}") for thread in range(1, threads)]
-    for other in others:
-        other.start()
-    try:
-        take(0)
-    finally:
-        for other in others:
-            other.join()
-    if failed:
-        raise failed[0]
+            self.failed.append(error)

@@ -39,6 +39,46 @@ def test_the_first_error_comes_out_and_stops_the_rest(raised):
     assert len(started) < 10_000
 
 
+def test_a_crew_keeps_its_threads_from_round_to_round_and_ends_them():
+    seen = []
+    meet = threading.Barrier(3, timeout=30)  # so that each of three threads has a task of its own
+    with parallel.Crew(3) as crew:
+        for tasks in (3, 1, 0, 3):
+            done = np.zeros(tasks, np.int64)
+
+            def work(task, thread, done=done, tasks=tasks):
+                done[task] += 1
+                seen.append((thread, threading.get_ident()))
+                if tasks == 3:
+                    meet.wait()
+
+            crew.each(tasks, work)
+            assert (done == 1).all()
+    assert len(set(seen)) == 3
+    assert {thread for thread, _ in seen} == {0, 1, 2}
+    assert not [t for t in threading.enumerate() if t.name.startswith("kernel-")]
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_crew_works_on_after_an_error_and_ends_after_one(at):
+    def fails(task, thread):
+        if task == at:
+            raise ValueError(task)
+
+    def leaves_by_an_error():
+        with parallel.Crew(2) as crew:
+            with pytest.raises(ValueError, match=str(at)):
+                crew.each(50, fails)
+            done = []
+            crew.each(5, lambda task, thread: done.append(task))
+            assert sorted(done) == [0, 1, 2, 3, 4]
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        leaves_by_an_error()
+    assert not [t for t in threading.enumerate() if t.name.startswith("kernel-")]
+
+
 def test_calls_from_several_threads_do_not_meet():
     sums = np.zeros(4)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import BadData
-from ..kernels.parallel import default_threads, each
+from ..kernels.parallel import Crew, default_threads
 from ..kernels.sums import STRIP, by_class, finish, gather
 from . import arrays
 from .streams import blocks
@@ -61,11 +61,12 @@ def sum_of_squares(x: Any, labels: Any, *, means: bool = False, threads: int | N
     rows = max(1, CHUNK_BYTES // (given.shape[1] * arrays.float_type(given.dtype).itemsize))
     found = np.zeros((3, len(names)))
     kept = np.empty((len(names), given.shape[1])) if means else None
-    for _ in state.passes():
-        for start, part in blocks(given, rows, read=read):
-            state.add(part, codes[start:start + rows], threads)
-        with np.errstate(all="ignore"):  # what is not finite shows in the sums
-            found += state.end(kept, threads)
+    with Crew(threads) as crew:
+        for _ in state.passes():
+            for start, part in blocks(given, rows, read=read):
+                state.add(part, codes[start:start + rows], threads, crew)
+            with np.errstate(all="ignore"):  # what is not finite shows in the sums
+                found += state.end(kept, threads, crew)
     if not np.isfinite(found).all():
         for start, part in blocks(given, rows, read=read):
             arrays.check_finite(part, where=where, first=start)
@@ -97,7 +98,7 @@ class _State:
             self.seen, self.since = np.zeros((2, many, self.parts, classes), np.int64)
             yield
 
-    def add(self, x: np.ndarray, codes: np.ndarray, threads: int | None) -> None:
+    def add(self, x: np.ndarray, codes: np.ndarray, threads: int | None, crew: Crew) -> None:
         """Takes rows x (m, d), C order, of the classes codes (m,)."""
         x = x[:]
         x.flags.writeable = False  # one type for the compiler
@@ -119,9 +120,9 @@ class _State:
                        self.centre[at], self.rest[at], self.squares[at], self.seen[at], self.since[at],
                        scratch[thread])
 
-        each(len(self.squares) * self.parts, work, threads)
+        crew.each(len(self.squares) * self.parts, work)
 
-    def end(self, means: np.ndarray | None, threads: int | None) -> np.ndarray:
+    def end(self, means: np.ndarray | None, threads: int | None, crew: Crew) -> np.ndarray:
         """(3, k): SSW, SSB and TSS over these columns, by class; means (k, d), written in these columns."""
         found = np.empty((len(self.squares), 3, len(self.counts)))
         own = np.empty((threads or default_threads(), *self.centre.shape[2:]))
@@ -135,5 +136,5 @@ class _State:
                 part = means[:, self.left + block * self.block:][:, :self.block]
                 part[:] = own[thread][:, :part.shape[1]]
 
-        each(len(found), work, threads)
+        crew.each(len(found), work)
         return found.sum(axis=0)
