@@ -5,16 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import random
-import subprocess
-import sys
 import zlib
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tlx import files
-from tlx.errors import BadData, Busy, Integrity, Resource
+from tlx import files, locks
+from tlx.errors import BadData, Integrity, Resource, Unsafe
 from tlx.files import Journal
 
 # ---------------------------------------------------------------- durable writes
@@ -49,7 +47,7 @@ def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkey
     calls = []
     real_fsync, real_replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b: (calls.append("replace"), real_replace(a, b)))
+    monkeypatch.setattr(os, "replace", lambda a, b, **k: (calls.append("replace"), real_replace(a, b, **k)))
     files.write_text(tmp_path / "file", "x")
     assert calls == [str(tmp_path / ".tmp-file"), "replace", str(tmp_path)]
 
@@ -229,18 +227,37 @@ def test_a_torn_tail_is_cut_off_at_every_length(journal):
             assert [r["n"] for r in Journal.read(journal)] == [*before, 99]
 
 
-def test_a_flipped_bit_before_the_tail_is_damage_never_a_shorter_journal(journal):
+def test_a_flipped_bit_is_damage_never_a_shorter_journal(journal):
+    """Every bit of every record, the last one and its line end included."""
     whole = journal.read_bytes()
-    last = whole[:-1].rindex(b"\n") + 1
-    for bit in range(8 * (last - 1)):  # all but the last record and the line end before it
+    rows = Journal.read(journal)
+    for bit in range(8 * len(whole)):
         broken = bytearray(whole)
         broken[bit // 8] ^= 1 << bit % 8
         journal.write_bytes(broken)
         try:
-            rows = Journal.read(journal)
+            read = Journal.read(journal)
         except Integrity:
             continue
-        assert rows == [{"n": n, "text": "é" * n} for n in range(5)], f"bit {bit}"  # a checksum's letter case
+        assert read == rows, f"bit {bit}"  # the letter case of a checksum
+
+
+def test_a_record_whose_first_block_was_never_written_is_a_torn_tail(journal):
+    """A power cut can keep the end of the last record, with its line end, and not its beginning."""
+    whole = journal.read_bytes()
+    last = whole[:-1].rindex(b"\n") + 1
+    for length in range(8, len(whole) - last - 1):
+        journal.write_bytes(whole[:last] + bytes(length) + whole[last + length:])
+        assert [r["n"] for r in Journal.read(journal)] == [0, 1, 2, 3]
+
+
+def test_a_damaged_journal_is_not_opened_for_writing(journal):
+    broken = bytearray(journal.read_bytes())
+    broken[-5] ^= 4
+    journal.write_bytes(broken)
+    with pytest.raises(Integrity, match="run the same command again"):
+        Journal(journal)
+    assert journal.read_bytes() == broken
 
 
 def test_a_full_disk_leaves_the_journal_as_it_was(journal, monkeypatch):
@@ -267,31 +284,77 @@ def test_a_record_is_one_line_with_its_checksum(journal):
         assert int(crc, 16) == zlib.crc32(body)
 
 
-# ---------------------------------------------------------------- lock
+# ---------------------------------------------------------------- links
 
-def test_a_lock_is_one_holders(tmp_path):
-    path = tmp_path / "locks" / "a"
-    with files.lock(path), pytest.raises(Busy, match=f"process {os.getpid()}") as caught, files.lock(path):
-        pass
-    assert caught.value.exit_code == 8
-    with files.lock(path):
-        pass
-
-
-def test_a_lock_left_by_a_dead_process_is_free(tmp_path):
-    path = tmp_path / "a"
-    code = (f"import os; from pathlib import Path; from tlx import files\n"
-            f"with files.lock(Path({str(path)!r})): os._exit(9)")
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
-    with files.lock(path):
-        pass
+@pytest.fixture
+def outside(tmp_path):
+    """A user's file that no planted link may lead a write to."""
+    path = tmp_path / "elsewhere" / "precious"
+    path.parent.mkdir()
+    path.write_text("precious")
+    yield path
+    assert os.listdir(path.parent) == ["precious"]
+    assert path.read_text() == "precious"
 
 
-def test_waiting_for_a_lock(tmp_path):
-    path = tmp_path / "a"
-    code = (f"import time; from pathlib import Path; from tlx import files\nwith files.lock(Path({str(path)!r})):\n"
-            "  print('held', flush=True); time.sleep(0.3)")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout.readline() == "held\n"
-        with files.lock(path, wait=True):
-            assert path.read_text() == f"{os.getpid()}\n"
+def plant_link(path, target):
+    path.symlink_to(target)
+
+
+def plant_hard_link(path, target):
+    os.link(target, path)
+
+
+@pytest.mark.parametrize("plant", [plant_link, plant_hard_link])
+@pytest.mark.parametrize("name", ["file", ".tmp-file"])
+def test_replacing_a_file_writes_through_no_link(tmp_path, outside, plant, name):
+    plant(tmp_path / name, outside)
+    files.write_text(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+    assert not (tmp_path / "file").is_symlink()
+
+
+@pytest.mark.parametrize("plant", [plant_link, plant_hard_link, lambda path, target: os.mkfifo(path)])
+@pytest.mark.parametrize("opening", [Journal, lambda path: locks.lock(path).__enter__(),
+                                     lambda path: files.open_own(path, os.O_WRONLY | os.O_CREAT)])
+def test_what_is_appended_to_is_no_link_and_a_regular_file(tmp_path, outside, plant, opening):
+    plant(tmp_path / "own", outside)
+    with pytest.raises(Unsafe, match="rm ") as caught:
+        opening(tmp_path / "own")
+    assert caught.value.exit_code == 4
+
+
+def test_a_dangling_link_is_not_followed_to_make_a_file(tmp_path, outside):
+    (tmp_path / "own").symlink_to(outside.with_name("new"))
+    with pytest.raises(Unsafe):
+        Journal(tmp_path / "own")
+
+
+def test_no_folder_below_a_guarded_one_may_be_a_link(tmp_path, outside):
+    root = files.guard(tmp_path / "store")
+    root.mkdir()
+    (root / "trials").symlink_to(outside.parent)
+    for write in (lambda: files.write_text(root / "trials" / "precious", "x"),
+                  lambda: files.make_folder(root / "trials" / "deep" / "er"),
+                  lambda: Journal(root / "trials" / "journal"),
+                  lambda: locks.lock(root / "trials" / "lock").__enter__()):
+        with pytest.raises(Unsafe, match="trials"):
+            write()
+
+
+def test_a_guarded_folder_itself_may_be_reached_through_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "store").symlink_to(tmp_path / "disk")
+    root = files.guard(tmp_path / "store")
+    files.write_text(root / "a" / "b", "x")
+    assert (tmp_path / "disk" / "a" / "b").read_text() == "x"
+
+
+def test_two_writers_of_one_file_each_write_all_of_it(tmp_path):
+    with files.replacing(tmp_path / "file") as first:
+        first.write(b"first")
+        with files.replacing(tmp_path / "file") as second:
+            second.write(b"the second, longer")
+        assert (tmp_path / "file").read_bytes() == b"the second, longer"
+    assert (tmp_path / "file").read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-EVERYWHERE = {"spec", "result", "files", "errors"}
+EVERYWHERE = {"spec", "result", "files", "locks", "errors"}
 MAY_IMPORT = {  # floor → the floors it may stand on
     "__main__": {"cli"},
     "cli": {"trials", "report", "lab", "metrics", "features", "models", "data"},

@@ -1,51 +1,57 @@
-"""The one door to the disk: durable writes, checksums, manifests, journals, locks, strict JSON.
+"""The one door to the disk: durable writes, checksums, manifests, journals, strict JSON.
 
 Everything durable is written as temporary name → write → fsync → rename → fsync directory. A folder
-is whole when its MANIFEST.json exists and every file in it has the SHA-256 written there.
+is whole when its MANIFEST.json exists and every file in it has the SHA-256 written there. Nothing is
+written through a symbolic link; below a guarded folder (see `guard`) no folder may be one either.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
+import secrets
 import shutil
+import stat
 import threading
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import BadData, Busy, Integrity, Resource
+from .errors import BadData, Integrity, Resource, Unsafe
 
 MANIFEST = "MANIFEST.json"
 JSON_LIMIT = 4 << 20  # bytes of a JSON file that a person may write
 JSON_DEPTH = 32
 TEMPORARY = ".tmp-"
+UNWRITTEN = bytes(8)  # a run of zeros: no record of a journal has one
 
 
 # ---------------------------------------------------------------- durable writes
 
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    with storage_errors(folder):
+        fd = open_folder(folder)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def make_folder(folder: Path) -> Path:
-    """`folder`, made with its parents, each name durable."""
+    """`folder`, made with its parents, each name durable. Unsafe if a link stands where a guarded folder is due."""
     folder = Path(folder)
     if not folder.is_dir():
         make_folder(folder.parent)
         with storage_errors(folder):
             folder.mkdir(exist_ok=True)
             sync_folder(folder.parent)
+    if _guard_of(folder) is not None:
+        os.close(open_folder(folder))
     return folder
 
 
@@ -74,23 +80,117 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+# ---------------------------------------------------------------- no link is followed
+
+_guarded: set[Path] = set()
+
+
+def guard(root: Path) -> Path:
+    """Hold `root` as a folder of ours: what is written below it passes through no link. Return its absolute path.
+
+    The root itself may be a link, and so may what leads to it: the user chose it.
+    """
+    root = Path(os.path.abspath(root))
+    _guarded.add(root)
+    return root
+
+
+def _guard_of(folder: Path) -> Path | None:
+    """The innermost guarded folder that holds `folder` or is it; None outside of all."""
+    path = Path(os.path.abspath(folder))
+    return next((p for p in (path, *path.parents) if p in _guarded), None)
+
+
+def open_folder(folder: Path) -> int:
+    """Open a folder and return its descriptor. Unsafe if it is guarded and reached through a link."""
+    root = _guard_of(folder)
+    if root is None:
+        return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    path = root
+    for name in Path(os.path.abspath(folder)).relative_to(root).parts:
+        path = path / name
+        try:
+            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
+                raise _linked(path) from None
+            raise
+        finally:
+            os.close(fd)
+        fd = inner
+    return fd
+
+
+def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
+    """Open a file that tlx writes and return its descriptor; its name is looked up in its opened folder.
+
+    Unsafe if the name is a link (also a second hard link: another file would change too) or no regular file.
+    """
+    path = Path(path)
+    with storage_errors(path):
+        folder = open_folder(path.parent)
+        try:
+            fd = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=folder)
+        except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise _linked(path) from None
+            raise
+        finally:
+            os.close(folder)
+    about = os.fstat(fd)
+    if not stat.S_ISREG(about.st_mode) or about.st_nlink > 1:
+        os.close(fd)
+        raise _linked(path)
+    return fd
+
+
+def _linked(path: Path) -> Unsafe:
+    if path.is_symlink():
+        found = f"is a symbolic link to {os.readlink(path)}"
+    elif path.is_file():
+        found = "has a second name (a hard link)"
+    else:
+        found = "is no regular file or folder"
+    return Unsafe("link", f"{found}; nothing is written through it", where=path,
+                  expected="a file or folder of its own", remedy=f"remove it: rm {path}")
+
+
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends well, all or nothing, durably."""
+    """A binary file that takes the place of `path` when the block ends well, all or nothing, durably.
+
+    It is written under a temporary name of its own: one fixed name, or, if another writer (or what a crash left)
+    holds that, a random one. A link at `path` is replaced, not followed.
+    """
     path = Path(path)
     make_folder(path.parent)
-    temporary = path.with_name(TEMPORARY + path.name)  # one deterministic name: a crash leaves at most one
     with storage_errors(path):
+        folder = open_folder(path.parent)
         try:
-            with open(temporary, "wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+            temporary, fd = _new_file(folder, TEMPORARY + path.name)
+            try:
+                with os.fdopen(fd, "wb") as file:
+                    yield file
+                    file.flush()
+                    os.fsync(file.fileno())
+            except BaseException:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(temporary, dir_fd=folder)
+                raise
+            os.replace(temporary, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _new_file(folder: int, name: str) -> tuple[str, int]:
+    """A file that did not exist before, in the opened `folder`: its name and descriptor."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with contextlib.suppress(FileExistsError):
+        return name, os.open(name, flags, 0o666, dir_fd=folder)
+    name = f"{name[:240]}.{secrets.token_hex(4)}"
+    return name, os.open(name, flags, 0o666, dir_fd=folder)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -237,21 +337,26 @@ class Journal:
     """Append-only records, one JSON object a line with its CRC-32, each durable when `append` returns.
 
     Opened by one process at a time (the caller holds the folder's lock); its threads may all append. A torn
-    last line is cut off on opening; a bad line before it is damage and raises Integrity. Anyone may read with
-    `Journal.read`.
+    last line (cut short, or zeros where a block never reached the disk) is cut off on opening; any other line
+    that does not match its checksum is damage and raises Integrity. Anyone may read with `Journal.read`.
     """
 
     def __init__(self, path: Path):
         self.path, self._one_at_a_time = Path(path), threading.Lock()
         new = not self.path.exists()
         with storage_errors(self.path):
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+            self._fd = open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             if new:
                 sync_folder(self.path.parent)
-        self.records, whole = _parse_journal(self.path)
-        if whole != os.fstat(self._fd).st_size:
-            os.ftruncate(self._fd, whole)
-            os.fsync(self._fd)
+        try:
+            self.records, whole = _parse_journal(self.path)
+            if whole != os.fstat(self._fd).st_size:
+                with storage_errors(self.path):
+                    os.ftruncate(self._fd, whole)
+                    os.fsync(self._fd)
+        except BaseException:
+            self.close()
+            raise
 
     def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
         """Add one record; on a full disk the journal is left as it was. Without `sync` it is durable after `sync()`."""
@@ -293,18 +398,26 @@ class Journal:
 
 def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
     """The records of a journal, and how many of its bytes are whole."""
-    lines = path.read_bytes().split(b"\n")
+    *lines, tail = path.read_bytes().split(b"\n")
     records: list[dict[str, Any]] = []
     whole = 0
-    for number, line in enumerate(lines[:-1], 1):  # what follows the last newline is torn
+    for number, line in enumerate(lines, 1):
         body = _journal_body(line)
         if body is None:
-            if any(_journal_body(later) is not None for later in lines[number:-1]):
-                raise Integrity("journal-damaged", f"record {number} does not match its checksum", where=path)
-            break
+            is_last = number == len(lines) and not tail.strip(b"\0")
+            if is_last and UNWRITTEN in line:  # a record that spans blocks, the first of which was not written
+                return records, whole
+            raise _damaged_record(path, number)
         records.append(json.loads(body))
         whole += len(line) + 1
+    if _journal_body(tail[:-1]) is not None and tail[-1:] != b"\0":  # only its line end was changed
+        raise _damaged_record(path, len(lines) + 1)
     return records, whole
+
+
+def _damaged_record(path: Path, number: int) -> Integrity:
+    return Integrity("journal-damaged", f"record {number} does not match its checksum", where=path,
+                     remedy=f"remove {path.parent} and run the same command again; it is made anew")
 
 
 def _journal_body(line: bytes) -> bytes | None:
@@ -313,44 +426,3 @@ def _journal_body(line: bytes) -> bytes | None:
         return body if len(crc) == 8 and int(crc, 16) == zlib.crc32(body) else None
     except ValueError:
         return None
-
-
-_held: set[int] = set()  # descriptors of the locks that this process holds
-
-
-def _forget_locks() -> None:
-    """In a forked child: the lock is its parent's alone, and must not outlive it in a child's descriptor."""
-    while _held:
-        os.close(_held.pop())
-
-
-os.register_at_fork(after_in_child=_forget_locks)
-
-
-@contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False, shared: bool = False, signed: bool = True) -> Iterator[None]:
-    """Hold the kernel's lock on `path`; Busy at once, naming the holder, unless `wait`. A killed holder frees it.
-
-    shared  many may hold it so at once, and none alone meanwhile
-    signed  the holder's number is written into it, for the message: some file systems take milliseconds for that
-    """
-    make_folder(Path(path).parent)
-    with storage_errors(path):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    _held.add(fd)
-    try:
-        try:
-            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-            raise Busy("busy", f"in use by process {holder or 'unknown'}", where=path,
-                       remedy="wait for it to end, or stop it") from None
-        if signed:
-            with storage_errors(path):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        if fd in _held:  # not so in a forked child that leaves this block
-            _held.remove(fd)
-            os.close(fd)

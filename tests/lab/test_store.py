@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -283,6 +284,17 @@ def test_lost_and_cut_files_are_noticed(store, name):
     assert caught.value.exit_code == 9
 
 
+def test_a_result_is_checked_whatever_its_size(store, monkeypatch):
+    store.once(KEY, lambda draft: a_result())
+    monkeypatch.setattr("tlx.lab.store.LARGE", 10)
+    path = store.folder(KEY) / "result.json"
+    data = path.read_bytes()
+    at = data.index(b'"scores"') + 1
+    path.write_bytes(data[:at] + b"S" + data[at + 1:])
+    with pytest.raises(Integrity, match=r"result\.json"):
+        store.find(KEY)
+
+
 def test_a_large_file_is_checked_when_it_is_used(store):
     def make(draft):
         files.write_bytes(draft.folder / "weights.bin", bytes(LARGE + 1))
@@ -386,7 +398,29 @@ def crashsim(shared_data):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     module.FS = with_folder_renames(module.FS)
+    module.parse = with_folder_descriptors(module.parse)
     return module
+
+
+def with_folder_descriptors(parse):
+    """The simulator's reading of a record, with names that stand relative to an opened folder made absolute."""
+    named = re.compile(r'(\d+), "((?:\\x[0-9a-f]{2})+)"')
+
+    def absolute(log, root, cwd):
+        folders: dict[str, str] = {}
+        lines = []
+        for line in Path(log).read_text(errors="replace").splitlines(keepends=True):
+            line = named.sub(lambda m: f'AT_FDCWD, "{folders[m[1]]}\\x2f{m[2]}"' if m[1] in folders else m[0], line)
+            opened = re.search(r'openat\(AT_FDCWD, "((?:\\x[0-9a-f]{2})+)".* = (\d+)$', line.rstrip())
+            if opened:
+                folders.pop(opened[2], None)
+                if "O_DIRECTORY" in line:
+                    folders[opened[2]] = opened[1]
+            lines.append(line)
+        Path(log).write_text("".join(lines))
+        return parse(log, root, cwd)
+
+    return absolute
 
 
 def with_folder_renames(base):

@@ -11,6 +11,8 @@ import torch
 
 from tlx.errors import Stopped
 from tlx.features import voting
+from tlx.files import Journal
+from tlx.lab.store import Store
 from tlx.models import backbones, optimizers, progress, training
 from tlx.models.recipe import Recipe
 from tlx.models.samples import RESIDENT_BYTES, Feed, Samples
@@ -229,10 +231,38 @@ def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_p
 def test_a_finished_training_found_again_trains_no_more(data, tmp_path):
     recipe, file = Recipe(epochs=2), tmp_path / "training.safetensors"
     first, _ = fit(data, recipe, training.Place(checkpoint=file))
-    seen = []
-    second, _ = fit(data, recipe, training.Place(checkpoint=file, on_epoch=lambda e, v: seen.append(e)))
-    assert seen == []
+    batches = []
+    second, _ = fit(data, recipe, training.Place(checkpoint=file, on_batch=lambda done, of: batches.append(done)))
+    assert batches == []
     assert equal(state(first), state(second))
+
+
+def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_history(data, tmp_path):
+    """A journal whose last record is torn off has every epoch again, with the values of the epoch as it was."""
+    store, recipe = Store(tmp_path), Recipe(epochs=4)
+
+    def stop_in_third_epoch(done, of):
+        if len(epochs) == 2:
+            raise Stopped(15)
+
+    def place(draft, **more):
+        return training.Place(checkpoint=draft.folder / "training.safetensors", **more)
+
+    epochs = []
+
+    def log(draft):
+        return lambda epoch, values: (epochs.append(values), draft.log(epoch, values))
+
+    with store.claim("a") as draft, pytest.raises(Stopped):
+        fit(data, recipe, place(draft, on_epoch=log(draft), on_batch=stop_in_third_epoch))
+    journal = tmp_path / "trials" / "a.part" / "metrics.journal"
+    journal.write_bytes(journal.read_bytes()[:-7])
+    assert len(Journal.read(journal)) == 2, "the start and one epoch"
+    with store.claim("a") as draft:
+        fit(data, recipe, place(draft, on_epoch=draft.log))
+    rows = [row for row in Journal.read(journal) if row["t"] == "metrics"]
+    assert [row["step"] for row in rows] == [0, 1, 2, 3]
+    assert [row["values"] for row in rows[:2]] == epochs
 
 
 def test_a_stop_is_heard_at_the_next_batch(data):

@@ -8,7 +8,7 @@ import naive
 import numpy as np
 import pytest
 
-from tlx.errors import Missing, Problems, TlxError
+from tlx.errors import Integrity, Missing, Problems, TlxError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.report import layer_table, layers
@@ -106,6 +106,19 @@ def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
     assert rho[at[0], at[1]] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
     inputs_of = [i for i, row in enumerate(found["names"]) if row["layer"] == "input"]
     assert np.allclose(rho[np.ix_(inputs_of, inputs_of)], 1), "what goes in is the same for all"
+
+
+def test_a_large_damaged_dissimilarity_matrix_is_not_compared(bars, settings, checkpoints, monkeypatch):
+    """Files above a size are checked by their size alone when a trial is found: whoever reads one checks its bytes."""
+    made, report = perform([str(checkpoints)], bars, settings)
+    monkeypatch.setattr("tlx.lab.store.LARGE", 100)
+    store = Store(report.folder)
+    path = store.folder(report.results[0].key) / "rdms" / "03.npy"
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 16
+    path.write_bytes(data)
+    with pytest.raises(Integrity, match=r"03\.npy"):
+        analysis.compare(store, made.key)
 
 
 def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are_not_put_beside_others(

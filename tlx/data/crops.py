@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from .. import files
+from .. import files, locks
 from ..errors import BadData, TlxError, Unsafe, Usage, raise_all
 from . import door
 from .decode import decode
@@ -98,7 +98,7 @@ def write(root: Path, relpaths: Sequence[str], out: Path, sizing: Sizing, *, enc
     _check_places(root, out, relpaths, encoding)
     settings = {"format": 1, "order": [name for name, _, _ in CROPS], "sizing": sizing.identity(),
                 "encoding": {"quality": encoding.quality, "lossless": encoding.lossless}}
-    with files.lock(out / LOCK):
+    with locks.lock(out / LOCK):
         rows = _recorded(out, settings, relpaths, encoding)
         with files.Journal(out / JOURNAL) as journal:
             journal.append({"settings": settings})

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from .. import files
+from .. import files, locks
 from ..errors import TlxError, raise_all
 from . import door
 from .decode import array, decode
@@ -143,7 +143,7 @@ def _remember(memory: Path, fresh: dict[str, tuple[str, str]]) -> None:
     """Add rows to the memory; other processes may be adding theirs."""
     if not fresh:
         return
-    with files.lock(memory.with_suffix(".lock"), wait=True):
+    with locks.lock(memory.with_suffix(".lock"), wait=True):
         rows = _remembered(memory) | fresh
         body = os.fsencode("".join(f"{digest} {stamp} {place}\n" for place, (digest, stamp) in sorted(rows.items())))
         files.write_bytes(memory, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)

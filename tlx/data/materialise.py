@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image as PIL
 
-from .. import files
+from .. import files, locks
 from ..errors import Integrity
 from .folders import ImageFolder, list_images
 
@@ -46,7 +46,7 @@ def once(cache: Path, name: str, source: object, write: Callable[[Path], None]) 
     home = files.make_folder(Path(cache) / "datasets")
     whole = home / digest
     if not whole.is_dir():
-        with files.lock(home / f"{digest}.lock", wait=True):
+        with locks.lock(home / f"{digest}.lock", wait=True):
             if not whole.is_dir():
                 _make(whole, name, write)
     folder = list_images(whole / name, name)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import files
+from .. import files, locks
 from ..errors import Integrity, Resource, TlxError, raise_all
 
 SHARD_BYTES = 256 << 20
@@ -73,7 +73,7 @@ def kept(plan: Plan, make: Make, *, verify: bool = True) -> Shards:
     """
     with contextlib.suppress(Integrity, FileNotFoundError):
         return _open(plan, verify)
-    with files.lock(plan.folder.with_name(plan.folder.name + ".lock"), wait=True):
+    with locks.lock(plan.folder.with_name(plan.folder.name + ".lock"), wait=True):
         rebuilt = {}
         try:
             return _open(plan, verify)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import files
+from .. import files, locks
 from ..errors import BadData, Integrity, Missing, TlxError, raise_all, visible
 from . import csvs, draws, labels
 from .csvs import Limits, Row
@@ -119,7 +119,7 @@ def draw(folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **sett
     BadData if a class has too few images (all of them named), or if `out` holds other splits.
     """
     out, plan = Path(out).absolute(), Plan(**settings)
-    with files.lock(out.with_name(f".{out.name}.lock"), wait=True):
+    with locks.lock(out.with_name(f".{out.name}.lock"), wait=True):
         drawn = draws.choose(folder, plan, digests)
         part = out.with_name(f"{files.TEMPORARY}{out.name}")
         if part.exists():  # an interrupted attempt

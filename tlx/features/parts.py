@@ -145,8 +145,7 @@ class Part:
         head = io.BytesIO()
         np.lib.format.write_array_header_1_0(head, {"descr": self.dtype.str, "fortran_order": False, "shape": shape})
         path = self.folder / file_name(layer)
-        with files.storage_errors(path):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = files.open_own(path, os.O_RDWR | os.O_CREAT)
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
         return _Growing(path, head.getvalue(), row_bytes, fd)
 

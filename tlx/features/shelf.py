@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from .. import __version__, files
+from .. import __version__, files, locks
 from ..errors import Busy, Integrity, Resource, Stopped
 
 FORMAT = 1
@@ -66,14 +66,14 @@ class Shelf:
     def using(self) -> Iterator[None]:
         """Not to be removed inside. Busy if it is being removed."""
         path = self._locks / f"{self.key}.use"
-        with files.lock(path, shared=True):
+        with locks.lock(path, shared=True):
             os.utime(path)
             yield
 
     @contextlib.contextmanager
     def removing(self) -> Iterator[None]:
         """Nobody reads or writes it inside. Busy if somebody does."""
-        with files.lock(self._locks / f"{self.key}.write"), files.lock(self._locks / f"{self.key}.use"):
+        with locks.lock(self._locks / f"{self.key}.write"), locks.lock(self._locks / f"{self.key}.use"):
             yield
 
     @contextlib.contextmanager
@@ -82,7 +82,7 @@ class Shelf:
         with contextlib.ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(files.lock(self._locks / f"{self.key}.write"))
+                    held.enter_context(locks.lock(self._locks / f"{self.key}.write"))
                     break
                 except Busy:
                     if not wait:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, files
+from .. import __version__, files, locks
 from ..errors import BadData, Busy, Integrity, TlxError
 from ..result import Result
 
@@ -38,7 +38,7 @@ class Store:
     """The run folders under `root`: the truth about what has been done."""
 
     def __init__(self, root: Path | str):
-        self.root = Path(root).absolute()
+        self.root = files.guard(Path(root))
 
     # ------------------------------------------------------------ trials
 
@@ -53,7 +53,8 @@ class Store:
     def find(self, key: str) -> Result | None:
         """The result of `key`, checked against its manifest; None if there is none. Integrity if it is damaged.
 
-        Files above 4 MiB are checked by size here and in full by `file`, so that asking stays cheap.
+        Files above 4 MiB that are not read here are checked by size, and in full by `file`, through which everything
+        else is read: asking stays cheap, and nothing is used unchecked.
         """
         folder = self.folder(key)
         if not folder.is_dir():
@@ -61,7 +62,10 @@ class Store:
         with _remedied(folder):
             rows = files.manifest(folder)
             for name, row in rows.items():
-                _check_size(folder / name, row) if row["bytes"] > LARGE else files.check(folder / name, row)
+                if row["bytes"] > LARGE and name != RESULT:
+                    _check_size(folder / name, row)
+                else:
+                    files.check(folder / name, row)
             return _read_result(folder, rows, key)
 
     def whole(self, key: str) -> Result | None:
@@ -93,9 +97,9 @@ class Store:
 
         What an interrupted holder had sealed but not yet renamed is made whole here: ask `find` again inside.
         """
-        with self._locked(key):
+        with self._locked(key) as lock:
             self._complete(key)
-            draft = Draft(self, key)
+            draft = Draft(self, key, lock)
             try:
                 yield draft
             finally:
@@ -123,18 +127,18 @@ class Store:
                     shutil.rmtree(doomed)
 
     @contextlib.contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
+    def _locked(self, key: str) -> Iterator[locks.Lock]:
         path, end = self.root / "locks" / _checked(key), time.monotonic() + PATIENCE_S
         with contextlib.ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(files.lock(path))
+                    lock = held.enter_context(locks.lock(path))
                     break
                 except Busy:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.02)
-            yield
+            yield lock
 
     def _complete(self, key: str) -> None:
         """Finish a commit that was cut off between sealing and renaming."""
@@ -184,8 +188,8 @@ class Store:
 class Draft:
     """A trial's folder while it is being made. Files in it are the trial's own; `commit` makes it whole."""
 
-    def __init__(self, store: Store, key: str):
-        self.store, self.key = store, key
+    def __init__(self, store: Store, key: str, lock: locks.Lock):
+        self.store, self.key, self.lock = store, key, lock
         self._journal: files.Journal | None = None
 
     @functools.cached_property
@@ -240,6 +244,7 @@ class Draft:
         with files.storage_errors(self.folder):
             _sync_below(self.folder)
         files.seal(self.folder)
+        self.lock.confirm()
         final = self.store.folder(self.key)
         if not _publish(self.folder, final):
             self._yield_to(final, result)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import files
+from .. import locks
 from ..errors import Busy, Stopped, Untracked
 from . import tracking_launcher
 from .store import Store
@@ -100,7 +100,7 @@ class Carrier:
             study = Study.read(self.store, self.key)
             if study is None:
                 return
-            self._held.enter_context(files.lock(self.store.root / "tracking" / self.target.name / f"{self.key}.lock"))
+            self._held.enter_context(locks.lock(self.store.root / "tracking" / self.target.name / f"{self.key}.lock"))
             sender = Sender(self.target, study.experiment, leave_off=self.leave_off,
                             experiment=tracking_launcher.chosen_experiment(self.target, self.launcher))
             self.mirror = StudyMirror(self.store, study, sender)

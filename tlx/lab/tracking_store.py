@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .. import files
+from .. import files, locks
 from ..errors import BadData, UnknownName, Usage
 from .tracking_settings import quiet
 
@@ -158,7 +158,7 @@ def prepare(target: Target) -> None:
     path = target.database
     if path is None or check(target):
         return
-    with files.lock(path.with_name(f".{path.name}.lock"), wait=True):
+    with locks.lock(path.with_name(f".{path.name}.lock"), wait=True):
         if not check(target):
             _build(path)
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, files
+from .. import __version__, files, locks
 from ..errors import Busy
 from ..result import Result
 from . import environment
@@ -115,7 +115,7 @@ class Records:
             for slot in range(SLOTS):
                 path = self.folder / f"{slot:04d}.journal"
                 try:
-                    held.enter_context(files.lock(path.with_suffix(".lock")))
+                    held.enter_context(locks.lock(path.with_suffix(".lock")))
                 except Busy:
                     continue
                 yield held.enter_context(files.Journal(path))

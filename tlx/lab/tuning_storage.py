@@ -21,7 +21,7 @@ import optuna
 import psutil
 from optuna.storages.journal import BaseJournalBackend
 
-from .. import files
+from .. import files, locks
 from ..errors import Resource, Usage
 from .tracking_store import redact
 
@@ -80,8 +80,8 @@ class JournalFile(BaseJournalBackend):
             yield self._fd
             return
         beside = self.path.with_name(self.path.name + ".lock")
-        with files.lock(beside, wait=True, signed=False), files.storage_errors(self.path):
-            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        with locks.lock(beside, wait=True, signed=False), files.storage_errors(self.path):
+            fd = files.open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             try:
                 yield fd
             finally:
@@ -148,7 +148,7 @@ class Place:
     def turn(self) -> Iterator[None]:
         """One process at a time, of all that work on the search: by the kernel's lock, or the server's."""
         if self.path is not None:
-            with files.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False), self.writing():
+            with locks.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False), self.writing():
                 yield
             return
         import sqlalchemy

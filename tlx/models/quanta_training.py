@@ -21,7 +21,7 @@ from ..spec import stream
 from . import progress, quanta_rows
 from .augments import augmented
 from .network import Network
-from .quanta import Gated, QuantaGate, Source
+from .quanta import FORMS, Gated, QuantaGate, Source
 from .quanta_recipe import QuantaRecipe
 from .samples import Feed, Samples
 from .training import EVALUATION_BATCH, Diverged, Place
@@ -102,7 +102,7 @@ class _Training:
                 values = self._epoch(len(history))
                 history.append({name: value for name, value in values.items() if not name.endswith("_s")})
                 self._write_down()
-                self.place.on_epoch(len(history) - 1, values | self._gate_values())
+                self.place.on_epoch(len(history) - 1, values | self._gate_values(-1))
                 self._save()
         except Diverged:
             self.outcome.ended = "diverged"
@@ -177,13 +177,14 @@ class _Training:
         self.outcome.gates.append({"v": [gate.v.detach()[0].double().tolist() for gate in self._all()],
                                    "rms": [list(pair) for pair in self.gated.rms]})
 
-    def _gate_values(self) -> dict[str, float]:
-        """The gates as they stand, under names for a curve: numbered by gate where there are several."""
+    def _gate_values(self, at: int) -> dict[str, float]:
+        """The gates as written down at index `at`, under names for a curve: numbered where there are several."""
         found: dict[str, float] = {}
-        for number, gate in enumerate(self._all()):
+        written = self.outcome.gates[at]
+        for number, v in enumerate(written["v"]):
             end = f"_{number}" if len(self.gated.gates) > 1 else ""
-            last = self.outcome.gates[-1]
-            values = (gate.source, gate.target, *last["v"][number], *last["rms"][number])
+            shares = FORMS[self.recipe.quanta_form](torch.tensor(v, dtype=torch.float64)).tolist()
+            values = (*shares, *v, *written["rms"][number])
             names = ("lambda_source", "lambda_target", "v_source", "v_target", "rms_source", "rms_target")
             found |= {name + end: value for name, value in zip(names, values, strict=True)}
         return found
@@ -220,6 +221,8 @@ class _Training:
             like = parameters[int(number)]
             self.optimizer.state[like][name] = (
                 torch.empty_like(like).copy_(value) if value.shape == like.shape else value)
+        for epoch, values in enumerate(self.outcome.history):  # what the journal has already, it leaves as it is
+            self.place.on_epoch(epoch, values | self._gate_values(epoch + 1))
 
 
 def _whole(parts: Sequence[Tensor]) -> np.ndarray:

@@ -36,7 +36,7 @@ class Place:
 
     device: str = "cpu"
     checkpoint: Path | None = None  # a file: continued from if whole, saved to every epoch
-    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None  # restored epochs are told again
     on_batch: Callable[[int, int], None] = lambda done, of: None  # within an epoch
     stopping: Callable[[], bool] = lambda: False
     prefix_bytes: int = prefix.LIMIT_BYTES  # of what a frozen prefix gives, kept in memory or beside the checkpoint
@@ -252,6 +252,8 @@ class _Training:
             like = parameters[int(i)]
             self.optimizer.state[like][name] = (
                 torch.empty_like(like).copy_(value) if value.shape == like.shape else value)
+        for epoch, values in enumerate(self.outcome.history):  # what the journal has already, it leaves as it is
+            self.place.on_epoch(epoch, values)
 
     @staticmethod
     @torch.no_grad()

@@ -190,11 +190,11 @@ def compare(store: Store, key: str, bootstrap: int = 0, seed: int = 0, progress:
     for row in record["trials"]:
         spec = row["spec"]
         for index, layer in enumerate(spec["layers"]):
-            path = store.folder(row["key"]) / RDMS / f"{index:02d}.npy"
-            if path.is_file():
+            name = f"{RDMS}/{index:02d}.npy"
+            if (store.folder(row["key"]) / name).is_file():
                 names.append({"model": spec["model"], "checkpoint": spec["checkpoint"], "layer": layer,
                               "labels": spec["labels"]})
-                found.append(np.load(path, allow_pickle=False))
+                found.append(np.load(store.file(row["key"], name), allow_pickle=False))
                 trials.append(row["key"])
     same = [i for i, row in enumerate(names) if row["labels"] == names[0]["labels"] and len(found[i]) == len(found[0])]
     same = [i for i in same if np.ptp(found[i]) > 0][:COMPARED]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import files
+from .. import files, locks
 from ..errors import TlxError, TrialsFailed
 from ..lab import engine, environment, signals, tracking, tuning, tuning_records
 from ..lab.settings import Settings
@@ -144,7 +144,7 @@ def _run(ready: Ready, store: Store, settings: Settings, hear: Callable[[Event],
 def _test(ready: Ready, best: Tried, store: Store, settings: Settings, watch: Callable[[Event], None]) -> list[Result]:
     """The best configuration on every split, scored on the test set: found, or run now."""
     asked = ready.final(best.values, settings)
-    with files.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
+    with locks.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
         found: dict[str, Result | TlxError] = {
             t.spec.key: result for t in asked.trials if (result := store.find(t.spec.key)) is not None}
 
