@@ -17,7 +17,7 @@ import shutil
 import stat
 import threading
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -152,7 +152,7 @@ def _linked(path: Path) -> Unsafe:
         found = "has a second name (a hard link)"
     else:
         found = "is no regular file or folder"
-    return Unsafe("link", f"{found}; nothing is written through it", where=path,
+    return Unsafe("link", f"{found}; it is neither read nor written through", where=path,
                   expected="a file or folder of its own", remedy=f"remove it: rm {path}")
 
 
@@ -233,12 +233,40 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def seal(folder: Path, *, skip: tuple[str, ...] = ()) -> None:
-    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it. The last write of all."""
+def regular_files(folder: Path) -> dict[str, Path]:
+    """Every file below `folder` by its relative name, sorted. Unsafe if anything but files and folders is there.
+
+    Links are refused, not followed: what they lead to is not the folder's own.
+    """
     folder = Path(folder)
-    files = {str(p.relative_to(folder)): p for p in sorted(folder.rglob("*"))
-             if p.is_file() and p.name != MANIFEST and p.name not in skip and not p.name.startswith(TEMPORARY)}
-    write_manifest(folder, {name: {"bytes": p.stat().st_size, "sha256": sha256(p)} for name, p in files.items()})
+    found: dict[str, Path] = {}
+    for parent, folders, names in os.walk(folder, onerror=_raise):
+        for name in (*folders, *names):
+            path = Path(parent, name)
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:  # another process's temporary file
+                continue
+            if stat.S_ISREG(mode):
+                found[path.relative_to(folder).as_posix()] = path
+            elif not stat.S_ISDIR(mode):
+                raise _linked(path)
+    return dict(sorted(found.items()))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def seal(folder: Path, *, skip: Callable[[str], bool] = lambda name: False) -> None:
+    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it. The last write of all.
+
+    skip   relative names that are left out
+    """
+    rows = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            for name, path in regular_files(folder).items()
+            if path.name != MANIFEST and not path.name.startswith(TEMPORARY) and not skip(name)}
+    write_manifest(Path(folder), rows)
 
 
 def write_manifest(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
@@ -267,7 +295,9 @@ def verify(folder: Path) -> None:
 
 
 def check(path: Path, row: Mapping[str, Any]) -> None:
-    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row."""
+    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row; Unsafe if it is a link."""
+    if path.is_symlink():
+        raise _linked(path)
     if not path.is_file():
         raise Integrity("file-missing", "listed in the manifest and not there", where=path)
     size = path.stat().st_size

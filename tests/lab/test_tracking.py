@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import shutil
 import sqlite3
@@ -341,6 +342,133 @@ def test_a_damaged_folder_does_not_stop_the_others(lab, local):
     with pytest.raises(Untracked) as error:
         report.require()
     assert error.value.exit_code == 6
+
+
+def means_of(target):
+    """Step → all values that the parent run has there."""
+    client, parent = client_of(target), by_key(target)[STUDY]
+    found = {}
+    for point in client.get_metric_history(parent.info.run_id, "Test accuracy mean"):
+        found.setdefault(point.step, []).append(point.value)
+    return found
+
+
+@pytest.mark.parametrize("means", [
+    {1: 0.2, 5: 0.6, 10: 0.9},  # more trials: other means
+    {1: 0.1, 5: 0.5, 10: 1.0, 20: 1.0},  # more shots: one step more
+    {1: 0.1, 5: 0.5},  # a trial was removed, or failed: no mean there
+    {1: 0.1, 5: 0.5, 10: 1.0},  # as before
+], ids=["changed", "added", "lost", "same"])
+@pytest.mark.parametrize("how", ["mirror", "sync", "sync without cursors"])
+def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
+    lab.finish()
+    mirror(lab, local).start().stop()
+    client_of(local).set_tag(by_key(local)[STUDY].info.run_id, "mlflow.note.content", "what I make of it")
+    wider = Lab(lab.root, 4)
+    wider.run(3)
+    wider.summarise(means)
+    if how == "mirror":
+        mirror(wider, local).start().stop()
+    else:
+        for cursor in (lab.root / "tracking").rglob("*.json") if "without" in how else ():
+            cursor.unlink()
+        assert tracking.sync(lab.root, local).unsent == 0
+    assert means_of(local) == {step: [value] for step, value in means.items()}
+    found = by_key(local)
+    assert set(found) == {STUDY, *wider.keys}
+    parent = found[STUDY]
+    assert {found[key].data.tags["mlflow.parentRunId"] for key in wider.keys} == {parent.info.run_id}
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert parent.data.tags["mlflow.note.content"] == "what I make of it"
+    before = content(local)
+    assert tracking.sync(lab.root, local).unsent == 0
+    assert content(local) == before
+
+
+def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, local, monkeypatch):
+    """The calls that take the place of a parent run fail one after the other; each time `sync` goes on."""
+    lab.finish()
+    mirror(lab, local).start().stop()
+    lab.summarise({1: 0.3, 5: 0.7})
+
+    for number in range(40):
+        calls = itertools.count()
+
+        def leave_off(calls=calls, number=number):
+            return next(calls) >= number
+
+        carrier = tracking.Carrier(local, lab.store, STUDY, None, leave_off)
+        with contextlib.closing(carrier):
+            if carrier.sweep(tracking.FINISHED):
+                break
+    assert number > 5
+    assert means_of(local) == {1: [0.3], 5: [0.7]}
+    found = by_key(local)
+    assert {found[key].data.tags["mlflow.parentRunId"] for key in lab.keys} == {found[STUDY].info.run_id}
+
+
+def flip(path, at=None):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2 if at is None else at] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("name", ["summary.json", "curve.png", "MANIFEST.json", "study.json"])
+def test_a_flipped_bit_in_a_study_is_named_and_not_sent(lab, local, name):
+    lab.finish()
+    other = Lab(lab.root, 1, study="6" * 64)
+    other.summarise()
+    flip(lab.root / "studies" / STUDY / name)
+    report = tracking.sync(lab.root, local)
+    assert [(fault.exit_code, name in str(fault) or name == "MANIFEST.json") for fault in report.faults] == [(9, True)]
+    assert "6" * 64 in by_key(local), "the others are sent"
+    found = by_key(local).get(STUDY)
+    assert found is None or not found.data.metrics
+
+
+@pytest.mark.parametrize("name", ["result.json", "metrics.journal", "confusion.png", "MANIFEST.json"])
+def test_a_flipped_bit_in_a_trial_is_named_by_sync(lab, local, name):
+    lab.finish()
+    flip(lab.store.folder(lab.keys[1]) / name)
+    report = tracking.sync(lab.root, local)
+    fault, = report.faults
+    assert fault.exit_code == 9
+    assert lab.keys[1] in str(fault)
+    assert {lab.keys[0], lab.keys[2]} <= set(by_key(local)), "the others are sent"
+
+
+def plant_unlisted(folder, secret):
+    (folder / "notes.txt").write_text("somebody's own")
+
+
+def plant_link(folder, secret):
+    (folder / "notes.txt").symlink_to(secret)
+
+
+def plant_linked_folder(folder, secret):
+    (folder / "more").symlink_to(secret.parent)
+
+
+def plant_in_place_of_a_listed_file(folder, secret):
+    listed = next(path for path in folder.iterdir() if path.suffix == ".png")
+    (secret.parent / "same.png").write_bytes(listed.read_bytes())
+    listed.unlink()
+    listed.symlink_to(secret.parent / "same.png")
+
+
+@pytest.mark.parametrize("plant", [plant_unlisted, plant_link, plant_linked_folder, plant_in_place_of_a_listed_file])
+@pytest.mark.parametrize("where", ["trial", "study"])
+def test_nothing_is_sent_of_a_folder_that_holds_what_tlx_did_not_write(lab, local, tmp_path, plant, where):
+    secret = tmp_path / "home" / "secret.txt"
+    secret.parent.mkdir()
+    secret.write_text("s3cr3t")
+    lab.finish()
+    plant(lab.store.folder(lab.keys[1]) if where == "trial" else lab.store.study_folder(STUDY), secret)
+    fault, = tracking.sync(lab.root, local).faults
+    assert fault.exit_code == 4
+    sent = [path for path in (local.database.parent / "mlruns").rglob("*") if path.is_file()]
+    assert not [path for path in sent if path.name in ("notes.txt", "secret.txt", "same.png")]
+    assert not [path for path in sent if b"s3cr3t" in path.read_bytes()]
 
 
 def test_two_mirrors_of_one_study_do_not_meet(lab, local):

@@ -9,12 +9,14 @@ from .options import options
 @options(Settings)
 def command(settings: Settings) -> None:
     """Send to MLflow what could not be sent before. Sent twice, it stands there once."""
-    from ..errors import Untracked
+    from ..errors import Untracked, raise_all
     from ..lab import tracking
 
     target = tracking.resolve(settings.mlflow_path)
     sent = tracking.sync(settings.store_folder(target.database), target)
     print(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
-    if sent.unsent:
-        raise Untracked("not-delivered", f"{sent.unsent} records not delivered to {target.shown}",
+    raise_all(sent.faults)
+    if sent.unsent or sent.problem:
+        why = f": {sent.problem}" if sent.problem else ""
+        raise Untracked("not-delivered", f"{sent.unsent} records not delivered to {target.shown}{why}",
                         remedy="is the server up? then run tlx sync again")

@@ -3,7 +3,8 @@
     <root>/trials/<key>/           result.json, metrics.journal, …, MANIFEST.json: whole, checksummed
     <root>/trials/<key>.part/      being made, by the holder of the lock; whoever comes next continues it
     <root>/locks/<key>             the kernel's lock, freed when its holder dies
-    <root>/studies/<key>/study.json
+    <root>/studies/<key>/           study.json, with its own checksum; tables, figures and summary.json, whole and
+                                    checksummed once MANIFEST.json is there: from the end of a run to the next one
 
 A killed process or a power cut leaves either the whole folder or a `.part` to continue, never something between.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, files, locks
-from ..errors import BadData, Busy, Integrity, TlxError
+from ..errors import BadData, Busy, Integrity, TlxError, Unsafe
 from ..result import Result
 
 FORMAT = 1  # of result.json, study.json and the journal; a newer one is refused
@@ -159,6 +160,8 @@ class Store:
     def write_study(self, key: str, study: Mapping[str, Any]) -> None:
         """Durably keep the record of a study: plain JSON."""
         record = {"format": FORMAT, "tlx": __version__, "study": dict(study)}
+        files.make_folder(self.study_folder(key))
+        self.unseal_study(key)
         files.write_json(self._study(key), record | {"sha256": files.digest(record)})
 
     def read_study(self, key: str) -> dict[str, Any] | None:
@@ -180,6 +183,40 @@ class Store:
     def studies(self) -> list[str]:
         """The keys of the studies on record, sorted."""
         return sorted(p.parent.name for p in self.root.glob(f"studies/*/{STUDY}") if KEY.fullmatch(p.parent.name))
+
+    def study_folder(self, key: str) -> Path:
+        """Where the tables and figures of a study lie, or will."""
+        return self._study(key).parent
+
+    def unseal_study(self, key: str) -> None:
+        """Say that the tables and figures of a study are being made: until it is sealed again they are not used."""
+        manifest = self.study_folder(key) / files.MANIFEST
+        if manifest.exists():
+            with files.storage_errors(manifest):
+                manifest.unlink()
+                files.sync_folder(manifest.parent)
+
+    def seal_study(self, key: str) -> None:
+        """Write the manifest of what a study's summary is made of."""
+        folder = self.study_folder(key)
+        with files.storage_errors(folder):
+            files.sweep(folder)
+            _sync_below(folder)
+        files.seal(folder, skip=_is_working_file)
+
+    def study_files(self, key: str) -> dict[str, Path]:
+        """The files of a study's summary by relative name, every byte checked; {} while it has none.
+
+        Integrity for a damaged one; Unsafe if the folder holds links, or files that its manifest does not list.
+        """
+        folder = self.study_folder(key)
+        if not (folder / files.MANIFEST).exists():
+            return {}
+        return _listed(folder, {STUDY, files.MANIFEST})
+
+    def trial_files(self, key: str) -> dict[str, Path]:
+        """The files of a whole trial by relative name, every byte checked; errors as for `study_files`."""
+        return _listed(self.folder(key), {files.MANIFEST})
 
     def _study(self, key: str) -> Path:
         return self.root / "studies" / _checked(key) / STUDY
@@ -318,6 +355,27 @@ def _sync_below(folder: Path) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+
+
+def _is_working_file(name: str) -> bool:
+    """True for files of a study's folder that change at any time and check themselves."""
+    own = Path(name).name
+    return name == STUDY or own.startswith(files.TEMPORARY) or locks.READER in own or own.endswith(
+        (".journal", ".lock", ".turn", ".damaged", locks.OWNER))
+
+
+def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
+    """The files of a sealed folder, each checked; nothing else may lie there but `own` and working files."""
+    with _remedied(folder):
+        rows = files.manifest(folder)
+        there = files.regular_files(folder)
+        for name in there.keys() - rows.keys() - own:
+            if not _is_working_file(name):
+                raise Unsafe("unlisted", f"'{name}' is not listed in its {files.MANIFEST}", where=folder,
+                             expected="only what tlx wrote there", remedy="remove it, or run the same command again")
+        for name, row in rows.items():
+            files.check(folder / name, row)
+    return {name: folder / name for name in rows}
 
 
 def _check_size(path: Path, row: Mapping[str, Any]) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import locks
-from ..errors import Busy, Stopped, Untracked
+from ..errors import Busy, Stopped, TlxError, Untracked
 from . import tracking_launcher
 from .store import Store
 from .tracking_launcher import Launcher
@@ -41,11 +41,15 @@ STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last r
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a study's records: how many were taken, how many wait in the run folders, and why."""
+    """What became of a study's records: how many were taken, how many wait in the run folders, and why.
+
+    faults  what is wrong with folders that could not be sent: damage, or files that are not tlx's
+    """
 
     sent: int
     unsent: int
     problem: str = ""
+    faults: tuple[TlxError, ...] = ()
 
     def require(self) -> None:
         """Raise Untracked unless everything was taken."""
@@ -67,7 +71,7 @@ class Carrier:
         self.mirror: StudyMirror | None = None
         self.failed: dict[str, str] = {}
         self.problem = ""
-        self._attended = False
+        self._attended: Any = None  # the parent run that the launcher was told of
         self._held = contextlib.ExitStack()
 
     def sweep(self, ending: str | None = None) -> bool:
@@ -105,20 +109,21 @@ class Carrier:
                             experiment=tracking_launcher.chosen_experiment(self.target, self.launcher))
             self.mirror = StudyMirror(self.store, study, sender)
         self.mirror.failed.update(self.failed)
-        if self.mirror.open() and not self._attended:
-            self._attended = True
-            self._attend_launcher()
+        self._attend_launcher()
         self.mirror.sweep(self.mirror.ending() if ending == BY_FOLDER else ending)
+        self._attend_launcher()  # its summary may have made a new parent
 
     def _attend_launcher(self) -> None:
         assert self.mirror is not None
+        if not self.mirror.open() or self.mirror.parent.info.run_id == self._attended:
+            return
         try:
             tracking_launcher.attend(self.launcher, self.mirror.sender, self.mirror.parent)
         except Exception as error:
-            self._attended = refused(error)  # a lost connection: again the next time
-            if not self._attended:
-                raise
+            if not refused(error):
+                raise  # a lost connection: again the next time
             self.mirror.problems["launcher"] = redact(error)
+        self._attended = self.mirror.parent.info.run_id
 
     def report(self) -> Sent:
         mirror = self.mirror
@@ -126,7 +131,8 @@ class Carrier:
             study = Study.read(self.store, self.key)
             mirror = StudyMirror(self.store, study, Sender(self.target, study.experiment)) if study else None
         problems = [self.problem, *(mirror.problems.values() if mirror else [])]
-        return Sent(mirror.sent if mirror else 0, mirror.unsent() if mirror else 0, next(filter(None, problems), ""))
+        return Sent(mirror.sent if mirror else 0, mirror.unsent() if mirror else 0, next(filter(None, problems), ""),
+                    tuple(mirror.faults.values()) if mirror else ())
 
     def close(self) -> None:
         self._held.close()
@@ -195,15 +201,26 @@ class Mirror:
 
 
 def sync(root: Path | str, target: Target, *, studies: list[str] | None = None) -> Sent:
-    """Send everything under `root` that `target` does not have yet. Studies with a live mirror are left to it."""
+    """Send everything under `root` that `target` does not have yet. Studies with a live mirror are left to it.
+
+    What is damaged, or holds what tlx did not write, is not sent; it is in `faults`, and the rest is sent.
+    """
     store, sent, unsent, problem = Store(root), 0, 0, ""
+    faults: list[TlxError] = []
     for key in store.studies() if studies is None else studies:
         carrier = Carrier(target, store, key, None)
         try:
+            store.read_study(key)
             reached = not problem and carrier.finish(BY_FOLDER)  # not reached once: not asked for every study again
             report = carrier.report()
+        except TlxError as error:  # its record is damaged
+            faults.append(error)
+            continue
         finally:
             carrier.close()
+        faults += report.faults
         sent, unsent = sent + report.sent, unsent + report.unsent
-        problem = problem or report.problem or ("" if reached else "the tracking store cannot be reached")
-    return Sent(sent, unsent, problem)
+        is_lost = not reached and not report.problem
+        lost = "the tracking store cannot be reached" if is_lost else report.problem
+        problem = problem or ("" if report.faults else lost)
+    return Sent(sent, unsent, problem, tuple(faults))

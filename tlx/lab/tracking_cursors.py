@@ -19,6 +19,7 @@ class Cursor:
     """What the store acknowledged of one run: how many journal records, under which parent, which end.
 
     experiment   of a study only: the id of an experiment chosen for it, which a later `tlx sync` must find again
+    summary      of a study only: digest of the summary's points that were acknowledged
     """
 
     run_id: str = ""
@@ -26,6 +27,7 @@ class Cursor:
     parent: str = ""
     ended: str = ""
     experiment: str = ""
+    summary: str = ""
 
 
 class Cursors:

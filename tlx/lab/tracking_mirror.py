@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import TlxError
 from ..result import DIVERGED
 from . import tracking_records as records
-from .store import Store
+from .store import STUDY, Store
 from .tracking_cursors import Cursor, Cursors
 from .tracking_records import Study, Trial
 from .tracking_sender import LOST, Abandoned, Sender, refused
@@ -34,6 +35,7 @@ class StudyMirror:
         self.parent: Any = None  # the parent run, once it is known
         self.failed: dict[str, str] = {}  # key → why the trial did not end
         self.problems: dict[str, str] = {}  # key → why the store did not take it
+        self.faults: dict[str, TlxError] = {}  # key → what is wrong with its folder: damaged, or not ours
         self.sent = 0
         self._cursors = Cursors(store.root / "tracking" / sender.target.name)
         self._known: dict[str, Any] = {}  # runs found or made in this session
@@ -66,7 +68,9 @@ class StudyMirror:
 
     def ending(self) -> str:
         """How the study ended by its own account: as summary.json says; with a trial half made it was broken off."""
-        summary = self.study.summary()
+        summary = None
+        with self._strike(self.study.key):
+            summary = self.study.summary(self.store)
         if summary is None or any(records.is_part(self.store, row["key"]) for row in self.study.rows):
             return self._last_ending or KILLED
         return str(summary.get("status", FINISHED)).upper()
@@ -115,16 +119,60 @@ class StudyMirror:
         self.parent = run
 
     def _close_parent(self, status: str) -> None:
-        study, run_id = self.study, self.parent.info.run_id
-        summary = study.summary() or {}
+        study = self.study
+        summary = study.summary(self.store) or {}
         end_ms = self._last_ms or study.started_ms
+        self._send_summary(records.summary_points(summary, end_ms))
+        run_id = self.parent.info.run_id
         mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
-        marks = records.tags(mark, summary.get("tags", {}))
-        self.sender.batch(run_id, records.summary_points(summary, end_ms), tags=marks)
-        self._artifacts(study.key, study.folder, study.record.get("spec"))
+        self.sender.batch(run_id, tags=records.tags(mark, summary.get("tags", {})))
+        listed = self.store.study_files(study.key)
+        if listed:
+            listed = {STUDY: study.folder / STUDY, **listed}
+        self._artifacts(study.key, listed, study.record.get("spec"))
         self.sender.end(run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
         self._cursors.save(study.key)
+
+    def _send_summary(self, points: Sequence[records.Point]) -> None:
+        """Send the summary's metrics so that each (name, step) has one value in the parent run, whatever was sent.
+
+        A metric can be added to a run and not taken back. So where the parent has other values, of a study that has
+        grown, lost trials or was summarised again, a new parent takes its place and its children.
+        """
+        cursor = self._cursors.of(self.study.key)
+        wanted = {(name, step): value for name, value, _, step in points}
+        digest = files.digest(sorted([name, step, repr(value)] for (name, step), value in wanted.items()))
+        if cursor.summary == digest:
+            return
+        there = self.sender.values_of(self.parent.info.run_id)
+        if any(values != {wanted.get(at)} for at, values in there.items()):
+            self._replace_parent()
+            there = {}
+        self.sender.batch(self.parent.info.run_id,
+                          [point for point in points if (point[0], point[3]) not in there])
+        self._cursors.of(self.study.key).summary = digest
+        self._cursors.save(self.study.key)
+
+    def _replace_parent(self) -> None:
+        """Make a new parent run, with what people wrote on the old one, and give it the children."""
+        old = self.sender.client.get_run(self.parent.info.run_id)
+        self.sender.retire(old.info.run_id, "the study was summarised again; another run has the new means")
+        children = self.sender.children(old.info.run_id)
+        self.parent = None
+        self._open_parent()
+        run_id = self.parent.info.run_id
+        kept = {name: value for name, value in old.data.tags.items()
+                if (name not in self.parent.data.tags and not name.startswith(("tlx.", "mlflow.")))
+                or name == "mlflow.note.content"}
+        self.sender.batch(run_id, tags=records.tags(kept))
+        for key, runs in children.items():
+            for run in runs:
+                self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": run_id})
+            if self._cursors.of(key).run_id:
+                self._cursors.of(key).parent = run_id
+                self._cursors.save(key)
+        self._children = children
 
     # ------------------------------------------------------------ a trial
 
@@ -198,7 +246,7 @@ class StudyMirror:
                   if n not in self._params.get(trial.key, set())}
         self.sender.batch(cursor.run_id, trial.final_points(), params, marks)
         self.sender.inputs(cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])])
-        self._artifacts(trial.key, trial.folder, result.spec)
+        self._artifacts(trial.key, self.store.trial_files(trial.key), result.spec)
         status = FAILED if result.status in (DIVERGED, "failed") else KILLED if result.status == "pruned" else FINISHED
         self.sender.end(cursor.run_id, status, trial.ended_ms)
         cursor.ended = FINISHED
@@ -214,18 +262,20 @@ class StudyMirror:
         cursor.ended = KILLED
         self._cursors.save(trial.key)
 
-    def _artifacts(self, key: str, folder: Path, spec: Any) -> None:
-        """The files of a folder and its spec, each sent once in a session however often the connection is lost."""
+    def _artifacts(self, key: str, listed: Mapping[str, Path], spec: Any) -> None:
+        """The listed files of a folder and its spec, each sent once in a session however often the connection is lost.
+        """
         run_id = self._cursors.of(key).run_id
         if spec and (run_id, "spec") not in self._uploaded:
             self.sender.json_artifact(run_id, spec, "config.json")
             self._uploaded.add((run_id, "spec"))
-        for path in records.artifacts(folder):
+        names = {path: name for name, path in listed.items()}
+        for path in records.artifacts(listed):
             mark = (run_id, f"{path}:{path.stat().st_mtime_ns}")
             if mark not in self._uploaded:
-                self.sender.artifact(run_id, folder, path)
+                self.sender.artifact(run_id, path, names[path])
                 self._uploaded.add(mark)
-        for path in records.models(folder):
+        for path in records.models(listed):
             if (run_id, str(path)) not in self._uploaded:
                 self.sender.model(run_id, path)
                 self._uploaded.add((run_id, str(path)))
@@ -258,6 +308,7 @@ class StudyMirror:
         except (TlxError, FileNotFoundError) as error:  # the latter: renamed while we looked
             if isinstance(error, TlxError):
                 self.problems[key] = redact(error)
+                self.faults[key] = error
         except Abandoned:
             raise
         except Exception as error:
@@ -271,6 +322,7 @@ class StudyMirror:
             self.problems[key] = redact(error)
         else:
             self.problems.pop(key, None)
+            self.faults.pop(key, None)
 
 
 def _closed_as_it_is(cursor: Cursor, trial: Trial) -> bool:

@@ -114,9 +114,10 @@ class Study:
     def started_ms(self) -> int:
         return int((self.folder / STUDY).stat().st_mtime * 1000)
 
-    def summary(self) -> dict[str, Any] | None:
-        path = self.folder / SUMMARY
-        return files.read_json(path, limit=64 << 20) if path.exists() else None
+    def summary(self, store: Store) -> dict[str, Any] | None:
+        """The summary, checked against the study's manifest; None while there is none."""
+        path = store.study_files(self.key).get(SUMMARY)
+        return files.read_json(path, limit=64 << 20) if path is not None else None
 
 
 def read_trial(store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]) -> Trial | None:
@@ -124,8 +125,9 @@ def read_trial(store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]
     key = row["key"]
     folder = store.folder(key)
     if folder.is_dir():
-        records = files.Journal.read(folder / JOURNAL)
-        return Trial(key, row, folder, records, store.find(key), shown_as) if records else None
+        result = store.find(key)
+        records = files.Journal.read(store.file(key, JOURNAL))
+        return Trial(key, row, folder, records, result, shown_as) if records else None
     part = folder.with_name(folder.name + PART)
     records = files.Journal.read(part / JOURNAL)
     return Trial(key, row, part, records, None, shown_as) if records else None
@@ -185,18 +187,17 @@ def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
     return {"tlx.key": key, "tlx.kind": kind, "tlx.version": __version__, "tlx.status": status}
 
 
-def artifacts(folder: Path) -> list[Path]:
-    """The files of a folder that are worth showing: reports and figures, in order of name."""
-    inside = models(folder)
-    return [p for p in sorted(folder.rglob("*")) if p.suffix.lower() in ARTIFACTS and p.is_file()
-            and not inside.intersection(p.parents)
-            and not p.is_symlink() and p.name != files.MANIFEST and not p.name.startswith(files.TEMPORARY)
-            and p.stat().st_size <= ARTIFACT_LIMIT]
+def artifacts(listed: Mapping[str, Path]) -> list[Path]:
+    """The files worth showing among those that a manifest lists: reports and figures, in order of name."""
+    inside = models(listed)
+    return [path for path in listed.values()
+            if path.suffix.lower() in ARTIFACTS and not inside.intersection(path.parents)
+            and path.stat().st_size <= ARTIFACT_LIMIT]
 
 
-def models(folder: Path) -> set[Path]:
-    """The folders below that hold a model in mlflow's format."""
-    return {path.parent for path in folder.rglob("MLmodel")}
+def models(listed: Mapping[str, Path]) -> set[Path]:
+    """The folders among the listed files that hold a model in mlflow's format."""
+    return {path.parent for path in listed.values() if path.name == "MLmodel"}
 
 
 def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:

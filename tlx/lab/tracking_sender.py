@@ -146,9 +146,9 @@ class Sender:
                                run_name=run_name)
         return self.find(key)
 
-    def retire(self, run_id: str) -> None:
-        """Put away the run of an earlier life of a trial whose run folder was thrown away."""
-        self.client.set_tag(run_id, "tlx.superseded", "its run folder was removed and the trial made again")
+    def retire(self, run_id: str, why: str = "its run folder was removed and the trial made again") -> None:
+        """Put away a run that another takes the place of."""
+        self.client.set_tag(run_id, "tlx.superseded", why)
         self.client.delete_run(run_id)
 
     # ------------------------------------------------------------ contents
@@ -165,6 +165,14 @@ class Sender:
             self.client.log_batch(run_id, metrics[:METRICS_A_CALL], pairs[:PAIRS_A_CALL], marks[:PAIRS_A_CALL])
             metrics, pairs, marks = metrics[METRICS_A_CALL:], pairs[PAIRS_A_CALL:], marks[PAIRS_A_CALL:]
 
+    def values_of(self, run_id: str) -> dict[tuple[str, int], set[float]]:
+        """Every metric point of a run: (name, step) → its values."""
+        found: dict[tuple[str, int], set[float]] = {}
+        for name_ in self.client.get_run(run_id).data.metrics:
+            for point in self.client.get_metric_history(run_id, name_):
+                found.setdefault((name_, point.step), set()).add(point.value)
+        return found
+
     def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Data sets that went in, by our own digest: [{"name", "source", "digest", "context"}]."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -178,9 +186,9 @@ class Sender:
         if found:
             self.client.log_inputs(run_id, datasets=found)
 
-    def artifact(self, run_id: str, folder: Path, path: Path) -> None:
-        """A file under `folder`, at the same place among the run's artifacts."""
-        inside = path.parent.relative_to(folder).as_posix()
+    def artifact(self, run_id: str, path: Path, name_: str) -> None:
+        """A file at the place `name_`, a relative path, among the run's artifacts."""
+        inside = Path(name_).parent.as_posix()
         self.client.log_artifact(run_id, str(path), None if inside == "." else inside)
 
     def json_artifact(self, run_id: str, value: Any, file_name: str) -> None:

@@ -143,7 +143,8 @@ class Plan:
                             "tlx.source": ", ".join(self._names())},
                       preload=("tlx.metrics", "tlx.models.transferred", "tlx.trials.checkpoint_tuning"),
                       dress="tlx.report.checkpoint_studies:dress")
-        path = files.make_folder(store.root / "studies" / key) / CHAIN
+        path = files.make_folder(store.study_folder(key)) / CHAIN
+        store.unseal_study(key)
         before = files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
         files.write_json(path, {
             "architecture": self.chain.architecture, "batch_size": self.chain.batch_size,

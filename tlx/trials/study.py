@@ -158,6 +158,7 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
             held.enter_context(mirror)
         run_groups(study, store, settings, hear, found)
         summarise(store, study.key)
+        store.seal_study(study.key)
         failed = {key: outcome for key in keys if isinstance(outcome := found[key], TlxError)}
         if mirror is not None and failed:
             for key, outcome in failed.items():

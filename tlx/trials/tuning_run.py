@@ -104,7 +104,9 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
         weight = tuning.importances(ready.search, list(trials))
         report = Report(ready, trials, book.before, best, front, tuple(final), weight,
                         time.perf_counter() - started, store.root, None, "")
+        store.unseal_study(ready.search.key)
         summarise(report)
+        store.seal_study(ready.search.key)
         if mirror is not None and all(t.state == FAILED for t in trials):
             mirror.stop(tracking.FAILED)
     wall_s = time.perf_counter() - started
