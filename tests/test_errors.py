@@ -82,3 +82,23 @@ def test_raise_all():
     assert len(many.value.problems) == 2
     with pytest.raises(ValueError, match="at least one"):
         Problems([])
+
+
+@pytest.mark.parametrize(("error", "code"), [
+    (OSError(24, "Too many open files"), "limit"), (OSError(11, "Resource temporarily unavailable"), "limit"),
+    (RuntimeError("can't start new thread"), "limit"), (MemoryError(), "out-of-memory"),
+    (OSError(12, "Cannot allocate memory"), "out-of-memory"), (PermissionError(13, "Permission denied", "/a/b"),
+                                                               "permission"),
+    (OSError(28, "No space left on device", "/a/b"), "disk-full"), (OSError(30, "Read-only", "/a/b"), "permission"),
+    (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB"), "out-of-memory")])
+def test_what_the_system_refuses_is_no_fault_in_tlx(error, code):
+    said = errors.resource_error(error)
+    assert (said.code, said.exit_code) == (code, 5)
+    assert getattr(error, "filename", None) in (None, said.where)
+    assert said.remedy
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), FileNotFoundError(2, "No such file"), RuntimeError("shapes differ"),
+                                   ValueError("out of memory of what it was")])
+def test_other_errors_stay_what_they_are(error):
+    assert errors.resource_error(error) is None

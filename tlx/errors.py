@@ -7,6 +7,7 @@ error, ``error[code] where: what. expected. remedy``, and leaves with `exit_code
 from __future__ import annotations
 
 import difflib
+import errno
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -97,6 +98,42 @@ class Resource(TlxError):
     """The machine has not enough of something: disk, memory, a GPU, a permission, a package."""
 
     exit_code = 5
+
+
+def resource_error(error: BaseException) -> Resource | None:
+    """What the operating system refused, as a Resource error; None if `error` is not of that kind.
+
+    A net below the messages that name what was being done: a limit or a permission is never a fault in tlx.
+    """
+    text = str(error)
+    if isinstance(error, OSError):
+        says = _REFUSALS.get(error.errno or 0)
+        if says is None:
+            return None
+        code, remedy = says
+        where = error.filename if isinstance(error.filename, str) else ""
+        return Resource(code, error.strerror or text, where=where, remedy=remedy)
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return Resource("limit", "the system starts no more threads", remedy=_RAISE_LIMIT)
+    is_memory = isinstance(error, MemoryError) or any(
+        words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
+    if is_memory and isinstance(error, (MemoryError, RuntimeError)):
+        return Resource("out-of-memory", text or "no memory left", remedy="use a smaller batch size or fewer workers")
+    return None
+
+
+_RAISE_LIMIT = "raise the limit (ulimit -a shows it), or use fewer --workers"
+_FREE_SPACE = "free some space and run the same command again; it continues"
+_REFUSALS = {  # errno → code, what to do
+    errno.EMFILE: ("limit", _RAISE_LIMIT), errno.ENFILE: ("limit", _RAISE_LIMIT), errno.EAGAIN: ("limit", _RAISE_LIMIT),
+    errno.ENOMEM: ("out-of-memory", "use a smaller batch size or fewer workers"),
+    errno.ENOSPC: ("disk-full", _FREE_SPACE), errno.EDQUOT: ("disk-full", _FREE_SPACE),
+    errno.EFBIG: ("disk-full", "raise the limit on a file's size (ulimit -f), or use another file system"),
+    errno.EIO: ("storage-failing", "check the disk"),
+    errno.EACCES: ("permission", "give this user the permission, or choose another place"),
+    errno.EPERM: ("permission", "give this user the permission, or choose another place"),
+    errno.EROFS: ("permission", "it lies on a file system that is read-only: choose another place"),
+}
 
 
 class Untracked(TlxError):

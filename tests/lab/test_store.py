@@ -19,7 +19,7 @@ import pytest
 from lab import crash_trial
 
 from tlx import files
-from tlx.errors import BadData, Busy, Integrity, Resource
+from tlx.errors import BadData, Busy, Integrity, Resource, Unsafe
 from tlx.lab.store import LARGE, Draft, Store, outcome
 from tlx.result import Result
 
@@ -128,7 +128,7 @@ def test_the_result_of_another_key_is_not_committed(store):
 
 @pytest.mark.parametrize("key", ["", "../x", "a/b", ".", "A", "x" * 81, "a\n", "ä"])
 def test_a_key_is_nothing_that_means_something_in_a_path(store, key):
-    with pytest.raises(ValueError, match="not a key"):
+    with pytest.raises(Unsafe, match="not a key"):
         store.find(key)
 
 

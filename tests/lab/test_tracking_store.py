@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from lab import tracked
 
 from tlx.errors import BadData, Usage
 from tlx.lab import tracking, tracking_settings, tracking_store
@@ -43,6 +45,51 @@ def test_a_folder_that_is_there_is_a_folder_whatever_its_name(tmp_path):
     target = tracking.resolve("runs.db", {}, tmp_path)
     assert target.database == tmp_path / "runs.db" / "mlflow.db"
     assert target.artifacts == str(tmp_path / "runs.db" / "mlruns")
+
+
+ODD_NAMES = ["50% off", "run%2F1", "%2e%2e", "what?", "it's", "a#b", "ü x", "two  spaces", "a&b=c", "100%"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_a_database_lies_where_it_was_asked_for_whatever_the_folders_name(tmp_path, name):
+    (tmp_path / "work").mkdir()
+    folder = tmp_path / "work" / name
+    folder.mkdir()
+    target = tracking.resolve(None, {}, folder)
+    tracking.prepare(target)
+    tracking.prepare(target)  # and is found again
+    client = tracked.client_of(target)
+    run = client.create_run(client.create_experiment("x", artifact_location=f"{target.artifacts}/x"))
+    (tmp_path / "a.txt").write_text("hello")
+    client.log_artifact(run.info.run_id, str(tmp_path / "a.txt"))
+    assert len(list((folder / "mlruns" / "x").rglob("a.txt"))) == 1
+    assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == ["mlflow.db", "mlruns"]
+    assert [p.name for p in (tmp_path / "work").iterdir()] == [name], "nothing was written beside it"
+    typed = shlex.split(target.to_open(tmp_path))
+    assert tracking.resolve(typed[-1], {}, tmp_path).database == target.database
+
+
+@pytest.mark.parametrize("asked", ["bob:s3cr3t@host:5000", "bob:s3cr3t@host", "bob:s3cr3t@host:5000/path", ":s3cr3t@h"])
+def test_an_address_with_a_password_and_no_scheme_makes_no_folder_and_shows_no_password(asked, tmp_path):
+    with pytest.raises(Usage, match="http://") as error:
+        tracking.resolve(asked, {}, tmp_path)
+    assert "s3cr3t" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_while_the_database_is_made_is_said(tmp_path):
+    code = ("import resource, signal, sys; from pathlib import Path; from tlx.lab import tracking\n"
+            "from tlx.errors import TlxError\n"
+            "target = tracking.resolve(None, {}, Path(sys.argv[1]))\n"
+            "import mlflow.store.tracking.sqlalchemy_store\n"
+            "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+            "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+            "try: tracking.prepare(target)\n"
+            "except TlxError as error: print(error); sys.exit(error.exit_code)")
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], capture_output=True, text=True, check=False)
+    assert done.returncode == 5, done.stderr
+    assert "bytes free" in done.stdout
+    assert [p.name for p in tmp_path.iterdir() if not p.name.startswith(".mlflow.db.")] == []
 
 
 @pytest.mark.parametrize("asked", ["ftp://host/x", "htp://host", "localhost:5000", "sqlite://", "sqlite:///:memory:",

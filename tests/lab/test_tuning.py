@@ -198,6 +198,34 @@ def test_a_torn_line_is_cut_off_and_a_damaged_journal_set_aside(tmp_path):
     assert JournalFile(path).read_logs(0)
 
 
+@pytest.mark.parametrize("content", [b"dear diary\nnothing happened\n", b"one line without an end", b"[1, 2]\n", b"\n"])
+def test_a_file_that_is_no_journal_of_optuna_is_refused_and_left_as_it_was(tmp_path, content):
+    path = tmp_path / "diary.journal"
+    path.write_bytes(content)
+    with pytest.raises(BadData, match="no journal of Optuna") as caught, Place(str(path), "x").open():
+        pass
+    assert caught.value.exit_code == 3
+    assert path.read_bytes() == content
+    assert {p.name for p in tmp_path.iterdir()} <= {"diary.journal", "diary.journal.lock"}
+
+
+def test_a_file_that_is_no_database_is_refused_as_a_storage(tmp_path):
+    path = tmp_path / "search.db"
+    path.write_bytes(b"no database" * 1000)
+    with pytest.raises(BadData, match="not a database") as caught, Place(f"sqlite:///{path}", "x").open():
+        pass
+    assert caught.value.exit_code == 3
+    assert path.read_bytes() == b"no database" * 1000
+
+
+def test_one_storage_has_one_lock_however_it_is_spelt(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    spelt = ["sqlite:///search.db", "sqlite:///./search.db", f"sqlite:///{tmp_path}/search.db",
+             f"sqlite:///{tmp_path}/link/search.db", "sqlite:///s%65arch.db?timeout=3"]
+    assert {Place(address, "x").path for address in spelt} == {tmp_path / "search.db"}
+
+
 def test_one_durable_write_a_trial(tmp_path, monkeypatch):
     import os
 

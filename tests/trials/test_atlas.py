@@ -232,6 +232,19 @@ def test_all_panels_from_what_has_been_run(bars, settings):
     assert all(layer in said.partition("hardly moved")[2] for layer in still)
 
 
+def test_a_store_that_holds_a_search_stops_no_atlas(bars, settings):
+    """Rows of a search carry no spec; and a record may be damaged."""
+    store = Store(settings.store_folder(None))
+    store.write_study("5ea4c4", {"key": "5ea4c4", "kind": "Search", "title": "a search", "trials": [
+        {"key": "0a", "title": "trial 0", "params": {}}, {"key": "0b", "title": "trial 1", "spec": None}]})
+    store.write_study("dead", {"trials": []})
+    path = store.study_folder("dead") / "study.json"
+    path.write_bytes(path.read_bytes()[:-9])
+    looked, _, report, _ = perform(bars, settings)
+    assert rows_in(report)
+    assert not any(looked.taken.values())
+
+
 def test_studies_of_other_weights_images_or_sizes_are_not_mixed_in(bars, settings, tmp_path):
     other = tmp_path / "other.safetensors"
     fresh = backbones.load("mnist-cnn", weights=None, classes=10, seed=3)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a `tlx` command and leave with its exit code; a TlxError is said on standard error, one line each."""
-    from ..errors import TlxError, visible
+    from ..errors import TlxError, resource_error, visible
     from . import app, options
 
     words = options.normalised(list(sys.argv[1:] if arguments is None else arguments), app.flags())
@@ -22,6 +22,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
+        refused = resource_error(error)
+        if refused is not None:
+            print(refused, file=sys.stderr)
+            sys.exit(refused.exit_code)
         print(f"error[bug] {visible(type(error).__name__)}: {visible(error)}. this is a fault in tlx: please report "
               f"it, with the traceback in {_logged(error)}", file=sys.stderr)
         sys.exit(1)
@@ -40,10 +44,10 @@ def _logged(error: Exception) -> str:
     for folder in (Settings().cache_folder, tempfile.gettempdir()):
         try:
             os.makedirs(folder, exist_ok=True)
-            path = os.path.join(folder, f"tlx-error-{os.getpid()}.log")
-            with open(path, "w") as file:
-                file.write(text)
-            return path
+            fd, path = tempfile.mkstemp(prefix=f"tlx-error-{os.getpid()}-", suffix=".log", dir=folder)
         except OSError:
             continue
+        with os.fdopen(fd, "w") as file:
+            file.write(text)
+        return path
     return "no place that can be written to"

@@ -318,7 +318,7 @@ def outcome(result: Result) -> dict[str, Any]:
 
 def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
-        raise ValueError(f"not a key: {key!r}")
+        raise Unsafe("key", f"not a key: {key!r}", expected="letters, digits and -: a key becomes the name of a folder")
     return key
 
 
@@ -388,7 +388,12 @@ def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
         raise Integrity("file-unlisted", f"the manifest does not list '{RESULT}'", where=folder)
     record = files.read_json(folder / RESULT, limit=1 << 30)
     _check_format(record, folder)
-    result = Result.from_json(record["result"])
+    try:
+        result = Result.from_json(record["result"])
+    except (TypeError, KeyError) as error:
+        raise BadData("result-fields", f"cannot read the result ({error})", where=folder / RESULT,
+                      expected=f"the fields that tlx {__version__} writes",
+                      remedy=f"read it with tlx {record.get('tlx', 'unknown')}, which wrote it") from error
     if result.key != key:
         raise Integrity("wrong-key", f"the folder holds the result of {result.key}", where=folder)
     return result

@@ -6,28 +6,39 @@ Everything here but building a new database works without importing mlflow.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
 import re
+import shlex
+import shutil
 import sqlite3
+import tempfile
 import time
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import files, locks
-from ..errors import BadData, UnknownName, Usage
+from ..errors import BadData, Resource, UnknownName, Usage
 from .tracking_settings import quiet
 
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
 REMOTE = ("http", "https", "databricks", "databricks-uc")
 DATABASES = ("postgresql", "mysql", "mssql")
 SCHEMES = ("file", "sqlite", *DATABASES, *REMOTE)
+SQLITE_SAYS = (  # words of sqlite → our code, what to do
+    ("full", "disk-full", "free some space and run the same command again"),
+    ("disk I/O error", "storage-failing", "check the disk"),
+    ("readonly", "permission", "choose another place with --mlflow-path"),
+    ("unable to open", "permission", "choose another place with --mlflow-path"),
+)
 UNFINISHED_WAIT_S = 20  # how long another process may take over its first migration
 SECRET_NAMES = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|signature|api[_-]?key|access[_-]?key)\s*=)"
                           r"[^&\s'\";]+")
 USERINFO = re.compile(r"(://)(?!/)(?:[^\s'\"/@:]{0,200}:[^\s'\"]{0,2000}|[^\s'\"/]{0,2000})@")  # bounded: no run-away
+HOST = re.compile(r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?")  # user:password@host, host:port
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _secrets: set[str] = set()  # of this process: what must never be shown, in every spelling
 
@@ -53,15 +64,15 @@ class Target:
     @property
     def artifacts(self) -> str | None:
         """Where a local store's artifacts lie, else None (the server knows)."""
-        return str(self.database.parent / "mlruns") if self.database else None
+        return artifact_root(self.database) if self.database else None
 
     def to_open(self, cwd: Path | None = None) -> str:
         """What a person types or opens to see the runs."""
-        if self.database is None:
-            return self.shown if self.shown.startswith("http") else f"mlflow ui --backend-store-uri {self.shown}"
+        if self.database is None and self.shown.startswith("http"):
+            return self.shown
         if self.database == Path(cwd or Path.cwd()).resolve() / "mlflow.db":
             return "mlflow ui"
-        return f"mlflow ui --backend-store-uri {self.shown}"
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.shown)}"
 
 
 # ---------------------------------------------------------------- addresses
@@ -79,9 +90,11 @@ def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Pa
         return _from_uri(text, scheme.lower(), cwd)
     if text in ("databricks", "databricks-uc"):
         return Target(text, text)
-    if re.fullmatch(r"[\w.-]+:\d+(/.*)?", text):
-        raise Usage("tracking-address", f"'{redact(text)}' has no scheme", where="mlflow-path",
-                    expected=f"http://{redact(text)}, a folder, or a .db file")
+    if HOST.fullmatch(text):
+        address = f"http://{text}"
+        _remember_uri(address)
+        raise Usage("tracking-address", f"'{redact(address).removeprefix('http://')}' has no scheme",
+                    where="mlflow-path", expected=f"{redact(address)}, a folder, or a .db file")
     return _from_path(cwd / os.path.expanduser(text))
 
 
@@ -93,7 +106,7 @@ def _from_uri(text: str, scheme: str, cwd: Path) -> Target:
     if family == "file":
         return _from_path(Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path)))
     if family == "sqlite":
-        path = re.sub(r"^sqlite(\+\w+)?:(///)?", "", text).partition("?")[0]
+        path = urllib.parse.unquote(re.sub(r"^sqlite(\+\w+)?:(///)?", "", text).partition("?")[0])
         if path in ("", "/", ":memory:", "//"):
             raise Usage("tracking-address", f"'{redact(text)}' names no file", where="mlflow-path",
                         expected="sqlite:///path/to/mlflow.db")
@@ -118,8 +131,19 @@ def _from_path(path: Path) -> Target:
 
 def _local(path: Path) -> Target:
     path = Path(os.path.abspath(path))
-    uri = f"sqlite:///{path}"
+    uri = sqlite_uri(path)
     return Target(uri, uri, path)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a database file: in one, `%` and two digits are an escape and `?` begins the options.
+
+    With the driver named, mlflow does not make the parent folder, which it would do without decoding its name.
+    """
+    text = str(path)
+    if "?" not in text and urllib.parse.unquote(text) == text:
+        return f"sqlite:///{text}"
+    return "sqlite+pysqlite:///" + text.replace("%", "%25").replace("?", "%3F")
 
 
 # ---------------------------------------------------------------- secrets
@@ -197,21 +221,49 @@ def _trouble(path: Path) -> str:
     return "" if version and "experiments" in names else "holds no complete mlflow store"
 
 
+def artifact_root(database: Path) -> str:
+    """Where the artifacts of a local database lie: a plain path, as a URI where mlflow would decode it."""
+    folder = database.parent / "mlruns"
+    return folder.as_uri() if urllib.parse.unquote(str(folder)) != str(folder) else str(folder)
+
+
 def _build(path: Path) -> None:
-    temporary = path.with_name(f"{files.TEMPORARY}{path.name}")
-    _remove(temporary)
     with quiet, files.storage_errors(path):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+        for leftover in path.parent.glob(f"{glob.escape(files.TEMPORARY + path.name)}*"):  # of a killed builder
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        folder = Path(tempfile.mkdtemp(prefix=f"{files.TEMPORARY}{path.name}-", dir=path.parent))
+        temporary = folder / path.name
         try:
-            SqlAlchemyStore(f"sqlite:///{temporary}", str(path.parent / "mlruns")).engine.dispose()
+            with _sqlite_errors(path):
+                SqlAlchemyStore(sqlite_uri(temporary), str(path.parent / "mlruns")).engine.dispose()
             with contextlib.suppress(FileExistsError):  # a program without our lock was first: its store is as good
                 os.link(temporary, path)
             files.sync_folder(path.parent)
         finally:
-            _remove(temporary)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _remove(database: Path) -> None:
-    for suffix in ("", "-journal", "-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)
+@contextlib.contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    """Trouble that SQLite or mlflow has with the disk, as a Resource error."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        said = next((str(e) for e in _causes(error) if isinstance(e, sqlite3.Error)), "")
+        known = next((row for words, *row in SQLITE_SAYS if words in said), None)
+        if known is None:
+            raise
+        code, remedy = known
+        raise Resource(code, f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
+                       where=path, remedy=remedy) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        yield from filter(None, [getattr(error, "orig", None)])
+        error = error.__cause__ or error.__context__

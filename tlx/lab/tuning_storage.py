@@ -12,6 +12,7 @@ import json
 import os
 import socket
 import time
+import urllib.parse
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ import psutil
 from optuna.storages.journal import BaseJournalBackend
 
 from .. import files, locks
-from ..errors import Resource, Usage
+from ..errors import BadData, Resource, Usage
 from .tracking_store import redact
 
 SERVERS = ("postgresql", "mysql", "mariadb")  # storages that other machines reach
@@ -88,18 +89,28 @@ class JournalFile(BaseJournalBackend):
                 os.close(fd)
 
     def _cut(self) -> None:
-        """Take a torn last line away; a file with a line that is no record (a power cut left it) is set aside."""
+        """Take a torn last line away. One of ours that a power cut damaged is set aside; any other file is refused."""
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
-        try:
-            for line in data[:whole].splitlines():
-                json.loads(line)["op_code"]
-        except (ValueError, KeyError, TypeError):
+        lines, tail = data[:whole].splitlines(), data[whole:]
+        are_records = [_is_record(line) for line in lines]
+        is_torn_first_record = not lines and (tail.startswith(b"{") or not tail.strip(b"\0"))
+        if not any(are_records) and not is_torn_first_record:
+            raise BadData("storage-form", "is no journal of Optuna", where=self.path,
+                          expected="a new file, or one that Optuna's journal storage wrote",
+                          remedy="choose another name with --storage; this file was left as it is")
+        if not all(are_records):
             os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
             self.path.touch()
-        else:
-            if whole != len(data):
-                os.truncate(self.path, whole)
+        elif tail:
+            os.truncate(self.path, whole)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
 
 
 class Place:
@@ -119,10 +130,11 @@ class Place:
     @staticmethod
     def _file(address: str) -> Path | None:
         if address.startswith("sqlite:///"):
-            return Path(address.removeprefix("sqlite:///").partition("?")[0])
+            name = urllib.parse.unquote(address.removeprefix("sqlite:///").partition("?")[0])
+            return Path(os.path.realpath(name))  # one file has one lock, however it is spelt
         if "://" in address:
             return None
-        path = Path(address.removeprefix("journal:")).expanduser()
+        path = Path(os.path.realpath(Path(address.removeprefix("journal:")).expanduser()))
         if not address.startswith("journal:") and path.suffix not in JOURNALS:
             raise Usage("storage-form", f"'{redact(address)}'", where="--storage", expected="a URL (sqlite:///"
                         "search.db, postgresql://user:password@host/base, mysql://…) or a file name.journal")
@@ -186,6 +198,10 @@ class Place:
             said = str(error.__cause__ or error).strip().splitlines()[0]
             raise Resource("storage-unreachable", redact(said), where=self.shown,
                            remedy="see whether the server runs and the address is right") from error
+        except sqlalchemy.exc.DatabaseError as error:
+            said = str(error.__cause__ or error).strip().splitlines()[0]
+            raise BadData("storage-form", redact(said), where=self.shown, expected="a database that Optuna made, or a "
+                          "new file", remedy="choose another with --storage; this one was left as it is") from error
 
 
 # ---------------------------------------------------------------- who works on a trial, and whether they live

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..errors import Resource, Stopped, TlxError
+from .. import files
+from ..errors import Stopped, TlxError, resource_error
 from . import signals
 
 PROGRESS, DONE, STOPPED, ERROR = "progress", "done", "stopped", "error"  # the first word of what a worker says
@@ -76,13 +77,18 @@ def bug(error: BaseException, log: Path | None) -> TlxError:
     """An exception that no one foresaw as a TlxError, its traceback in `log`."""
     text = f"{type(error).__name__}: {error}"[:500]
     if log is not None:
-        with contextlib.suppress(OSError), open(log, "a") as file:
+        with contextlib.suppress(OSError, TlxError), _appending(log) as file:
             traceback.print_exception(error, file=file)
+    refused = resource_error(error)
+    if refused is not None:
+        return refused
     where = log or ""
-    if isinstance(error, MemoryError) or "OutOfMemory" in text or "can't allocate memory" in text:
-        return Resource("out-of-memory", text, where=where, remedy="use a smaller batch size or fewer workers")
     return TlxError("bug", text, where=where, remedy="this is a fault in tlx: please report it" +
                     (", with the traceback in that file" if log else ""))
+
+
+def _appending(path: Path) -> TextIO:
+    return os.fdopen(files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a")
 
 
 def _set_environment(order: Order) -> None:
@@ -103,7 +109,7 @@ def _log_file(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    with open(path, "a") as file:
+    with _appending(path) as file:
         faulthandler.enable(file)
         faulthandler.register(DUMP, file)
         try:

@@ -153,7 +153,7 @@ def _match(name: str, key: str, wanted: Wanted, store: Store) -> Match | None:
     row = SOURCES[name]
     try:
         record = store.read_study(key)
-        trials = [t for t in record["trials"] if t["spec"]["kind"] == row.kind.__name__] if record else []
+        trials = [t for t in record["trials"] if _kind_of(t) == row.kind.__name__] if record else []
         mine = row.of(row, trials, wanted, store) if trials else []
     except TlxError:  # damaged: said when it is asked for itself; or the images cannot be divided as the study's were
         return None
@@ -165,6 +165,11 @@ def _match(name: str, key: str, wanted: Wanted, store: Store) -> Match | None:
             if n in spec.knobs() and not spec.knobs()[n].derived and n not in SAME]
     return Match(name, key, record["title"], tuple(result.key for result in whole), ", ".join(said),
                  max(_ended(store, result.key) for result in whole), len(mine) - len(whole))
+
+
+def _kind_of(row: Mapping[str, Any]) -> str:
+    """The kind of a trial of study.json; "" for those of a search, whose rows carry no spec."""
+    return str((row.get("spec") or {}).get("kind", ""))
 
 
 def _by_images(carries: Callable[[Mapping[str, Any]], bool], images: Callable[[Any, Wanted], str]
