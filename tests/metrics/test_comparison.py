@@ -211,3 +211,22 @@ def test_any_rdms(data):
             continue
         want = ORACLES[method](a, b)
         np.testing.assert_allclose(compare_rdms(a, b, method), want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("n", [3, 6, 10, 15, 45])
+@pytest.mark.parametrize("diagonal", [0.0, 1e-16, -1e-16, 1e-8])
+def test_a_square_with_a_diagonal_of_rounding_is_one_rdm(n, diagonal):
+    """n(n − 1)/2 pairs for another n: such a square could be taken for a stack of n condensed RDMs."""
+    x = np.random.default_rng(n).random((2, n, 7))
+    squares = [1 - np.corrcoef(rows) for rows in x]
+    pairs = [square[np.triu_indices(n, 1)] for square in squares]
+    for square in squares:
+        np.fill_diagonal(square, diagonal)
+    want = compare_rdms(*pairs)
+    assert compare_rdms(*squares) == pytest.approx(want, abs=1e-12)
+    assert compare_rdms(squares[0], pairs[1]) == pytest.approx(want, abs=1e-12)
+
+
+def test_a_stack_of_as_many_rdms_as_each_has_pairs_is_a_stack():
+    stack = np.random.default_rng(0).random((10, 10))
+    assert compare_rdms(stack, stack).shape == (10, 10)

@@ -55,14 +55,14 @@ def twonn(x, fraction=0.9):
     return np.linalg.lstsq(a[:, None], b, rcond=None)[0][0], np.corrcoef(a, b)[0, 1], len(a)
 
 
-def gride(x, n2, count=0):
-    """Dimension that maximises the likelihood, by ever finer grids. count: what N/d counts, 0: the rows."""
+def gride(x, n2):
+    """Dimension that maximises the likelihood with N − 1 in its first term, as the reference does, by finer grids."""
     near, n1 = distances(x, n2), n2 // 2
     logs = np.log(near[:, n2 - 1] / near[:, n1 - 1])
     low, high = 0.05, 400.0
     for _ in range(40):
         grid = np.linspace(low, high, 41)
-        value = [(count or len(logs)) * np.log(d) + (n2 - n1 - 1) * (d * logs + np.log(-np.expm1(-d * logs))).sum()
+        value = [(len(logs) - 1) * np.log(d) + (n2 - n1 - 1) * (d * logs + np.log(-np.expm1(-d * logs))).sum()
                  - ((n2 - 1) * d + 1) * logs.sum() for d in grid]
         best = int(np.argmax(value))
         low, high = grid[max(0, best - 1)], grid[min(40, best + 1)]
@@ -335,8 +335,9 @@ def test_scales_are_the_most_likely():
     np.testing.assert_allclose(found.radius, [(near[:, n2 // 2 - 1] + near[:, n2 - 1]).mean() / 2
                                               for n2 in found.rank], rtol=1e-12)
     logs = np.log(near[:, 1] / near[:, 0])
-    np.testing.assert_allclose(found.dimension[0], len(x) / logs.sum(), rtol=1e-12)
-    np.testing.assert_allclose(found.error[0], found.dimension[0] / np.sqrt(len(x)), rtol=1e-12)
+    np.testing.assert_allclose(found.dimension[0], (len(x) - 1) / logs.sum(), rtol=1e-12)
+    np.testing.assert_allclose(found.dimension[0], intrinsic_dimension(x, "twonn-mle", 1.0).dimension, rtol=1e-12)
+    np.testing.assert_allclose(found.error[0], found.dimension[0] / np.sqrt(len(x) - 1), rtol=1e-12)
 
 
 def test_the_error_is_the_curvature_of_the_likelihood():
@@ -345,7 +346,8 @@ def test_the_error_is_the_curvature_of_the_likelihood():
     logs = np.log(near[:, n2 - 1] / near[:, n1 - 1])
 
     def likelihood(d):
-        return len(logs) * np.log(d) + (n2 - n1 - 1) * np.log(np.expm1(d * logs)).sum() - (n2 - 1) * d * logs.sum()
+        rises = (len(logs) - 1) * np.log(d) + (n2 - n1 - 1) * np.log(np.expm1(d * logs)).sum()
+        return rises - (n2 - 1) * d * logs.sum()
 
     d, h = scale_scan(x, n2).dimension[2], 1e-3
     curve = -(likelihood(d + h) - 2 * likelihood(d) + likelihood(d - h)) / h**2
@@ -361,9 +363,7 @@ def test_scales_as_dadapy_computes_them():
     radius = [0.37845874361784665, 0.5654607051225455, 0.8224617368953039, 1.180533629084096, 1.6933344158800785,
               2.431129146638099]
     np.testing.assert_allclose(found.radius, radius, rtol=1e-12)
-    np.testing.assert_allclose(found.dimension, dadapy, rtol=3e-4)  # theirs counts N − 1 rows where the paper has N
-    for n2, want in ((2, dadapy[0]), (16, dadapy[3])):
-        np.testing.assert_allclose(gride(x, n2, count=len(x) - 1), want, rtol=1e-7)
+    np.testing.assert_allclose(found.dimension, dadapy, rtol=1e-7)
 
 
 @compiled

@@ -96,6 +96,47 @@ def test_over_all_by_source_and_by_checkpoint(ties):
         metric, performance, sources, permutations=50, seed=4)
 
 
+def test_sources_change_places_as_a_whole():
+    """Beside an oracle that goes through all orders of the sources, each with its checkpoints."""
+    metric, performance, sources, checkpoints = models()
+    shuffle = np.random.default_rng(1).permutation(24)
+    found = metric_correlations(metric[shuffle], performance[shuffle], sources[shuffle], checkpoints[shuffle],
+                                permutations=50)[0]
+    grid = performance.reshape(6, 4)  # source × checkpoint
+    null = np.array([spearman(metric, grid[list(order)].ravel()) for order in itertools.permutations(range(6))])
+    assert found.sources == 6
+    assert found.source_p == pytest.approx((np.abs(null) >= abs(found.rho) - 1e-9).mean())
+    assert (found.source_low, found.source_high) == pytest.approx(tuple(np.quantile(null, [0.01, 0.99])), abs=1e-12)
+    assert all(row.sources == 0 and math.isnan(row.source_p) for row in metric_correlations(
+        metric, performance, sources, checkpoints, permutations=50)[1:])
+
+
+def test_models_that_are_alike_within_a_source_do_not_make_a_finding():
+    """Metric and performance have nothing to do with each other, and each is alike within a source: p ≤ .05 must come
+    in about 5 % of the cases. Orders of single models say so in more than a third."""
+    rng = np.random.default_rng(0)
+    sources, checkpoints = np.repeat(np.arange(6), 12), np.tile(np.arange(12), 6)
+    alike, naive = [], []
+    for _ in range(200):
+        metric, performance = (rng.standard_normal(6)[sources] + 0.3 * rng.standard_normal(72) for _ in range(2))
+        found = metric_correlations(metric, performance, sources, checkpoints, permutations=200)[0]
+        alike.append(found.source_p <= 0.05)
+        naive.append(found.p <= 0.05)
+    assert np.mean(alike) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 200)
+    assert np.mean(naive) > 1 / 3
+
+
+def test_sources_with_other_checkpoints_do_not_change_places():
+    metric, performance, sources, checkpoints = models()
+    keep = np.ones(24, bool)
+    keep[[0, 5, 10]] = False  # f lacks 0, e lacks 1, d lacks 10
+    found = metric_correlations(metric[keep], performance[keep], sources[keep], checkpoints[keep])[0]
+    assert found.sources == 3, "c, b and a"
+    alone = metric_correlations(metric[:8][keep[:8]], performance[:8][keep[:8]], sources[:8][keep[:8]],
+                                checkpoints[:8][keep[:8]])[0]
+    assert (alone.sources, math.isnan(alone.source_p)) == (0, True)
+
+
 def test_a_metric_that_never_changes_says_nothing():
     _, performance, _, checkpoints = models()
     metric = np.where(checkpoints == 0, 0.0, np.arange(24))

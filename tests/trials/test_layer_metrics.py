@@ -7,11 +7,13 @@ import json
 import naive
 import numpy as np
 import pytest
+from scipy.spatial.distance import pdist, squareform
 
-from tlx.errors import Integrity, Missing, Problems, TlxError
+from tlx.errors import Integrity, Missing, Problems, TlxError, TrialsFailed, UnknownName
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
-from tlx.report import layer_table, layers
+from tlx.metrics import rsa
+from tlx.report import layer_columns, layer_table, layers
 from tlx.trials import analysis, inputs, layer_metrics, pretraining, study
 from tlx.trials.layer_metrics import LayerMetrics
 from tlx.trials.observed import Observed
@@ -70,6 +72,29 @@ def test_every_layer_by_numpy_alone(bars, settings):
         assert row["id_all"] == pytest.approx(naive.two_nn(x), rel=1e-9)
         assert (row["rsa_within"], row["rsa_between"]) == pytest.approx((same, other), rel=1e-5)
         assert row["rsa_contrast"] == pytest.approx(abs(same - other), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", layer_metrics.DISSIMILARITIES)
+def test_every_offered_dissimilarity_is_measured(bars, settings, name):
+    """The names are one list for the option, the metric and the axes, and each comes to numbers."""
+    assert set(layer_metrics.DISSIMILARITIES) == set(rsa.DISSIMILARITIES) == set(layer_columns.UNITS) - {""}
+    made, report = perform(["mnist"], bars, settings, LayerMetrics(resamplings=2, rdm=name))
+    rows = report.results[0].details["rows"]
+    x = np.asarray(made.trials[0].inputs.dump.array("fc2"), np.float64).reshape(24, -1)
+    scipys = squareform(pdist(x, name))
+    labels = np.array(made.trials[0].inputs.labels)
+    same = labels[:, None] == labels
+    assert rows[-1]["rsa_between"] == pytest.approx(scipys[~same].mean(), rel=1e-4)
+    assert all(row["rsa_contrast"] is not None for row in rows)
+
+
+def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch):
+    """What the program itself offers must not fail as a note beside a missing number."""
+    def refuse(*_, **__):
+        raise UnknownName("dissimilarity", "x", ["y"])
+    monkeypatch.setattr("tlx.metrics.rdm", refuse)
+    with pytest.raises(TrialsFailed, match="unknown dissimilarity"):
+        perform(["mnist"], bars, settings)
 
 
 def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tmp_path):
@@ -191,7 +216,7 @@ def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings,
     save_file(state, tmp_path / "dead.safetensors")
     _, report = perform([str(tmp_path / "dead.safetensors")], bars, settings)
     row, notes = report.results[0].details["rows"][-1], report.results[0].details["notes"]
-    assert row["ss_ratio"] == 0
+    assert "ss_ratio" not in row, "a ratio where nothing varies is no number"
     assert "id" not in row
     assert "rsa_contrast" not in row
     assert any(note.startswith("fc2: ") for note in notes)

@@ -175,6 +175,16 @@ def row_parts(n: int) -> list[tuple[int, int]]:
     return [(begin, end) for begin, end in itertools.pairwise(cuts) if end > begin]
 
 
+def is_square_rdm(found: np.ndarray) -> bool:
+    """True for an (n, n) array with a diagonal of zeros, within rounding of its largest number: one RDM, not n of them.
+
+    A stack of n condensed RDMs of n pairs each, which n = 3, 6, 10, 15, … allow, has dissimilarities there.
+    """
+    if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):
+        return False
+    return bool(np.abs(found.diagonal()).max() <= ASYMMETRY * np.abs(found).max())
+
+
 def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[np.ndarray, int]:
     """(pairs, n): the n(n − 1)/2 dissimilarities above the diagonal, row by row, float32 or float64, and n.
 

@@ -80,8 +80,7 @@ def known(method: str) -> Comparison:
 def _stack(x: Any, where: str) -> tuple[list[np.ndarray], int, bool]:
     """The condensed RDMs in x, their number of stimuli, and whether x is a single one."""
     found = arrays.array(x, where=where)
-    square = found.ndim == 2 and found.shape[0] == found.shape[1] and not np.any(found.diagonal())
-    if found.ndim == 1 or square:
+    if found.ndim == 1 or arrays.is_square_rdm(found):
         pairs, n = arrays.condensed(found, where=where)
         return [pairs], n, True
     if found.ndim not in (2, 3) or len(found) == 0:

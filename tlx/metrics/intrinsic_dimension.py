@@ -208,9 +208,10 @@ def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
 def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
     """Dimension, error, radius and rows used of one scale: the zero of the derivative of the log-likelihood,
 
-        N/d + more·Σ l / (1 − e^(−d·l)) − (n2 − 1)·Σ l,   l = ln μ, more = n2 − n1 − 1,
+        (N − 1)/d + more·Σ l / (1 − e^(−d·l)) − (n2 − 1)·Σ l,   l = ln μ, more = n2 − n1 − 1,
 
-    which falls with d, and lies between the zeros that it has with 1/d and with 1/d + l for that fraction.
+    which falls with d, and lies between the zeros that it has with 1/d and with 1/d + l for that fraction. N − 1, not
+    N, makes the estimate of neighbours 1 and 2 unbiased; it is what `twonn-mle` and DADApy have.
     """
     good, left_out = _telling(distances)
     if len(good) < LEAST:
@@ -219,9 +220,10 @@ def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
     more, many, total = n2 - n1 - 1, len(logs), logs.sum()
 
     def slope(d: float) -> float:
-        return many / d - more * float((logs / np.expm1(-d * logs)).sum()) - (n2 - 1) * total
+        return (many - 1) / d - more * float((logs / np.expm1(-d * logs)).sum()) - (n2 - 1) * total
 
-    low, high = (1 + more) * many / ((n2 - 1) * total), (1 + more) * many / (n1 * total)
+    counted = many - 1 + more * many
+    low, high = counted / ((n2 - 1) * total), counted / (n1 * total)
     d = float(brentq(slope, low * (1 - 1e-9), high * (1 + 1e-9), xtol=1e-300, rtol=1e-14))
-    curve = many / d**2 + more * float((logs**2 * np.exp(-d * logs) / np.expm1(-d * logs)**2).sum())
+    curve = (many - 1) / d**2 + more * float((logs**2 * np.exp(-d * logs) / np.expm1(-d * logs)**2).sum())
     return d, float(1 / np.sqrt(curve)), float(distances.mean()), many

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ class SumOfSquares:
     """How far rows lie from the means of their classes and those from the mean of all. Float64 throughout.
 
     within, between, total   SSW = Σ_classes Σ_x ‖x − μ_c‖², SSB = Σ_classes n_c·‖μ_c − μ‖², TSS = Σ_x ‖x − μ‖²
-    ratio                    SSW/TSS, in 0…1; 0 if TSS = 0. Low: the classes lie apart
+    ratio                    SSW/TSS, in 0…1; NaN if TSS = 0: nothing varies. Low: the classes lie apart
     names, counts, per_class (k,) labels, int64 rows, and what each class has of SSW
     means                    (k, d) of the classes, where asked for
     """
@@ -72,7 +73,7 @@ def sum_of_squares(x: Any, labels: Any, *, means: bool = False, threads: int | N
             arrays.check_finite(part, where=where, first=start)
         raise BadData("overflow", "squares beyond the largest float64", where=where, expected="smaller numbers")
     within, between, total = found.sum(axis=1).tolist()
-    ratio = min(1.0, within / total) if total > 0 else 0.0
+    ratio = min(1.0, within / total) if total > 0 else math.nan
     return SumOfSquares(within, between, total, ratio, names, state.counts, found[0], kept)
 
 

@@ -129,9 +129,11 @@ def _tags(rows: Rows, name: str, place: str) -> list[str]:
 def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: str = "", form: str = "png",
                   sources: Sequence[str] = ()) -> bytes:
     """Spearman's ρ of each metric with the transfer performance, layer by layer: a panel a metric, a bar for each name
-    of the scope, behind it the range of ρ by chance (orders of the models), across it Fisher's band.
+    of the scope, behind it the range of ρ by chance, across it Fisher's band. Chance is 98 % of the orders of whole
+    sources, where rows have that (all models), else of the orders of single models.
 
-    rows    {"metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high"}, of one target
+    rows    {"metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high"}, of one target, and
+            "sources", "source_low", "source_high" where sources can change places
     scope   "all", "source" or "checkpoint"
     sources all of a study, in the order of its lines, whose colours theirs are; else those that have bars
     """
@@ -146,7 +148,9 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
     with figures._style():
         width = max(layer_axes.axis_width(words) * 0.8, len(layers) * (0.2 + 0.1 * len(names)))
         named = layer_axes.ticks(words, width)
-        notes = [f"chance: 98 % of orders ({known} models)", "chance: Fisher's 95 % band"]
+        sources_moved = max((row.get("sources") or 0 for row in rows), default=0)
+        of_what = f"whole sources ({sources_moved})" if sources_moved else f"models ({known})"
+        notes = [f"chance: 98 % of orders of {of_what}", "Fisher's 95 % band, as if models were independent"]
         beside = layer_axes.widest([*labels, *notes], 9) + 0.7
         figure, axes = layer_axes.panels(max(len(shown), 1), width + 0.7, 3.0 + named.reach,
                                          columns=3 if width < 5 else 1, beside=beside)
@@ -182,7 +186,9 @@ def _bars(axes: Axes, rows: Rows, layers: Sequence[str], names: Sequence[str], c
     for row in rows:
         number = names.index(row["name"])
         at = layers.index(row["layer"]) + (number - (len(names) - 1) / 2) * each
-        axes.bar(at, row["high"] - row["low"], each, bottom=row["low"], color=LIKE["null"], zorder=1.5)
+        by_source = row.get("source_low") is not None
+        low, high = (row["source_low"], row["source_high"]) if by_source else (row["low"], row["high"])
+        axes.bar(at, high - low, each, bottom=low, color=LIKE["null"], zorder=1.5)
         axes.bar(at, row["rho"], each * 0.62, color=colours[number], zorder=3)
         for side in (-1, 1):
             axes.hlines(side * row["fisher"], at - each / 2, at + each / 2, color=LIKE["fisher"], linewidth=1.1,

@@ -164,11 +164,31 @@ def _correlations(rows: Sequence[Mapping[str, Any]], target: str) -> list[str]:
         return []
     layers = list({row["layer"]: 0 for row in sorted(mine, key=lambda row: row["layer_index"])})
     cells = {(row["metric"], row["layer"]): row for row in mine}
-    body = [[metric, *(f"{cells[metric, layer]['rho']:+.2f}" if (metric, layer) in cells else tables.NOTHING
-                       for layer in layers)] for metric in dict.fromkeys(row["metric"] for row in mine)]
-    return [f"Spearman's ρ with it over all {max(row['n'] for row in mine)} models; by chance |ρ| < "
-            f"{max(row['fisher'] for row in mine):.2f} (Fisher, 95 %)",
+    body = [[metric, *(_rho(cells.get((metric, layer))) for layer in layers)]
+            for metric in dict.fromkeys(row["metric"] for row in mine)]
+    return [f"Spearman's ρ with it over all {max(row['n'] for row in mine)} models", *_chance(mine),
             tables.FORMS["text"](["metric", *layers], body).rstrip()]
+
+
+def _rho(row: Mapping[str, Any] | None) -> str:
+    """ρ, with a star where fewer than 5 % of the orders of whole sources give as large a one."""
+    if row is None:
+        return tables.NOTHING
+    star = "*" if row.get("source_p") is not None and row["source_p"] <= 0.05 else ""
+    return f"{row['rho']:+.2f}{star}"
+
+
+def _chance(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What chance makes of ρ: by orders of whole sources, and as if the models were independent."""
+    naive = (f"as if models were independent, |ρ| < {max(row['fisher'] for row in rows):.2f} by chance (Fisher, 95 %): "
+             "too narrow, as models of one source are alike")
+    moved = [row for row in rows if row.get("source_low") is not None]
+    if not moved:
+        return [naive, "no two sources have the same checkpoints, so that no order of sources tells what chance makes"]
+    widest = max(max(abs(row["source_low"]), abs(row["source_high"])) for row in moved)
+    count = max(row["sources"] for row in moved)
+    return [f"by chance |ρ| < {widest:.2f} (98 % of the orders of {count} whole sources); * p ≤ .05 by these orders",
+            naive]
 
 
 def _same_weights(folder: Path) -> int:

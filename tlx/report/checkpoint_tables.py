@@ -22,12 +22,12 @@ SCORES = tuple(f"{part}_{score}" for part in ("train", "val", "test") for score 
 COLUMNS: dict[str, tuple[str, ...]] = {
     PERFORMANCE: (*MODEL, "transfer_performance", "transfer_performance_val", "test_accuracy", "val_accuracy"),
     CORRELATIONS: ("target", "metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high",
-                   "p", "exact"),
+                   "p", "exact", "sources", "source_low", "source_high", "source_p"),
     TUNING: (*MODEL, "fine_tune_checkpoint", "fine_tune_index", *SCORES),
     SOURCES: ("source", "seed", "checkpoint", *SCORES)}
-WHOLE = ("checkpoint_index", "layer_index", "n", "fine_tune_index")  # columns of whole numbers
+WHOLE = ("checkpoint_index", "layer_index", "n", "sources", "fine_tune_index")  # columns of whole numbers
 NUMBERS = ("transfer_performance", "transfer_performance_val", "test_accuracy", "val_accuracy", "rho", "fisher", "low",
-           "high", "p", *SCORES)
+           "high", "p", "source_low", "source_high", "source_p", *SCORES)
 LARGEST = 1 << 28  # bytes of a table that is read
 
 Row = Mapping[str, Any]
@@ -50,7 +50,7 @@ def write(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
     for name, some in rows.items():
         if some:
             path = folder / f"{name}.csv"
-            files.write_text(path, tables.as_csv(COLUMNS[name], [[row[c] for c in COLUMNS[name]] for row in some]))
+            files.write_text(path, tables.as_csv(COLUMNS[name], [[row.get(c) for c in COLUMNS[name]] for row in some]))
             made.append(path)
     return made
 

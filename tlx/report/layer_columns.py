@@ -37,7 +37,7 @@ class Column:
 
 DISSIMILARITY = "dissimilarity"
 UNITS = {"": "1 − r", "correlation": "1 − r", "euclidean": "Euclidean distance", "cosine": "1 − cosine",
-         "squared-euclidean": "squared Euclidean distance"}  # rdm → unit of its dissimilarities
+         "sqeuclidean": "squared Euclidean distance"}  # rdm → unit of its dissimilarities
 
 COLUMNS: dict[str, Column] = {
     "model": Column(str, "name of the network with its weights", needed=True),

@@ -54,10 +54,13 @@ def correlated(correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Se
     for target in targets:
         rows = [{**row, "low": None, "high": None} for row in correlations
                 if (row["target"], row["scope"]) == (target, "all")]
-        band = max((row["fisher"] for row in rows), default=None)
+        by_source = [max(abs(row["source_low"]), abs(row["source_high"])) for row in rows
+                     if row.get("source_low") is not None]
+        band = max(by_source or [row["fisher"] for row in rows], default=None)
+        said = "by chance (98 % of orders of sources)" if by_source else "by chance (Fisher, 95 %)"
         path = Path(out) / f"transfer_correlation{f'_{target}' * (len(targets) > 1)}.{form}"
         files.write_bytes(path, layer_figures.transfer_correlation(rows, band, f"Target {target}", form,
-                                                                   said="by chance (Fisher, 95 %)"))
+                                                                   said=said))
         yield path
     for name, picture in checkpoint_studies.spearman_figures(correlations, form, metrics):
         path = Path(out) / f"{name}.{form}"

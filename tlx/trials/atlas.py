@@ -15,6 +15,7 @@ from .. import files
 from ..errors import Integrity, Stopped, TlxError
 from ..result import Result
 from ..spec import Spec, knob
+from .layer_metrics import DISSIMILARITIES
 from .observed import Observed
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Atlas(Observed):
 class BlockMeasures(Spec):
     """What is measured of every block's outputs, and how sure it is."""
 
-    rdm: str = knob("correlation", choices=("correlation", "euclidean", "squared-euclidean", "cosine"),
+    rdm: str = knob("correlation", choices=DISSIMILARITIES,
                     help="dissimilarity of two rows")
     fraction: float = knob(0.9, low=0.01, high=1.0, help="share of the rows in each resampling, without replacement")
     resamplings: int = knob(50, low=2, high=100_000, help="random parts of the rows, from which the 95 % CI come")

@@ -69,7 +69,8 @@ def correlations_of(layers: Sequence[Row], performance: Sequence[Row], names: Se
     layers        rows of the table of layer metrics; `trained_on` and `dataset` are source and target
     performance   {"source", "checkpoint", "target", "seed", "transfer_performance"}
     →             {"target", "metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high",
-                  "p", "exact"}: see metrics.metric_correlations; rho and p None where there is none
+                  "p", "exact", "sources", "source_low", "source_high", "source_p"}: see metrics.metric_correlations;
+                  rho, p and what orders of sources make of them None where there is none
 
     A model is a source at a checkpoint: seeds are averaged first, as in the thesis, those alone that both tables have
     where both say seeds.
@@ -102,7 +103,10 @@ def correlations_of(layers: Sequence[Row], performance: Sequence[Row], names: Se
             band = (one.low, one.high) if known else (None, None)
             found.append({"target": target, "metric": name, "layer": layer, "layer_index": index, "scope": one.scope,
                           "name": one.name, "n": one.n, "rho": one.rho if known else None, "fisher": one.fisher,
-                          "low": band[0], "high": band[1], "p": one.p if known else None, "exact": one.exact})
+                          "low": band[0], "high": band[1], "p": one.p if known else None, "exact": one.exact,
+                          "sources": one.sources, **{name: value if math.isfinite(value) else None for name, value in (
+                              ("source_low", one.source_low), ("source_high", one.source_high),
+                              ("source_p", one.source_p))}})
     return found
 
 

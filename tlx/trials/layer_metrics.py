@@ -6,13 +6,14 @@ A layer that a metric cannot be measured of (all rows the same, say) has none th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import files
-from ..errors import Integrity, Stopped, TlxError
+from ..errors import BadData, Integrity, Stopped, TlxError
 from ..result import Result
 from ..spec import Spec, knob
 
@@ -27,14 +28,14 @@ WHOLE = 3 << 29  # bytes of a layer in which all rows are compared: kernels pack
 COPIED = 3 << 28  # bytes of rows that are taken out of a larger one: those are two copies
 KEPT_ROWS = 2_000  # dissimilarities of so many rows are kept with the result
 RDMS = "rdms"
+DISSIMILARITIES = ("correlation", "cosine", "euclidean", "sqeuclidean")  # SciPy's names; rows of metrics.rsa
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMetrics(Spec):
     """Every metric of every layer of one network on one set of images."""
 
-    rdm: str = knob("correlation", choices=("correlation", "euclidean", "squared-euclidean", "cosine"),
-                    help="dissimilarity of two rows")
+    rdm: str = knob("correlation", choices=DISSIMILARITIES, help="dissimilarity of two rows")
     fraction: float = knob(0.9, low=0.01, high=1.0, help="intrinsic dimension: share of the ratios that is fitted, and "
                            "of the rows in each resampling")
     resamplings: int = knob(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
@@ -134,13 +135,19 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench
     x = x.reshape(len(x), -1)
     values: dict[str, float] = {}
 
-    def add(measure: Callable[[], dict[str, float]]) -> None:
+    def add(measure: Callable[[], dict[str, float | None]]) -> None:
         try:
-            values.update({name: float(value) for name, value in measure().items()})
-        except TlxError as error:
+            measured = measure()
+        except BadData as error:  # anything else, a setting that is refused above all, is a fault
             if error.code == "not-finite":
                 raise
             notes.append(f"{error.code}: {error.what}")
+            return
+        known = {name: float(value) for name, value in measured.items() if value is not None and not math.isnan(value)}
+        if len(known) < len(measured):
+            absent = ", ".join(name for name in measured if name not in known)
+            notes.append(f"nothing-varies: no {absent}, since all rows are alike")
+        values.update(known)
 
     fitting = len(x) if x.nbytes <= WHOLE else max(2, COPIED // (x.itemsize * x.shape[1]))
     index_of = _thinned(labels, min(spec.most_rows, fitting))
@@ -156,23 +163,23 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench
     return {"shape": {"rows": len(x), "width": x.shape[1]}, "values": values, "notes": notes}
 
 
-def _squares(found: Any) -> dict[str, float]:
+def _squares(found: Any) -> dict[str, float | None]:
     return {"ss_within": found.within, "ss_between": found.between, "ss_total": found.total, "ss_ratio": found.ratio}
 
 
-def _dimension(spec: LayerMetrics, x: np.ndarray) -> dict[str, float]:
+def _dimension(spec: LayerMetrics, x: np.ndarray) -> dict[str, float | None]:
     from .. import metrics
     from ..metrics.intrinsic_dimension import estimator
 
     spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed,
                                                    method=f"twonn:fraction={spec.fraction}")
     likelihood = estimator("twonn-mle", spec.fraction).estimate(spread.distances)  # nothing is searched again
-    return {"id": spread.mean, "id_std": spread.std, "id_all": spread.whole.dimension, "id_r": spread.whole.r or 0.0,
+    return {"id": spread.mean, "id_std": spread.std, "id_all": spread.whole.dimension, "id_r": spread.whole.r,
             "id_mle": likelihood.dimension}
 
 
 def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int, thinned: bool
-                   ) -> dict[str, float]:
+                   ) -> dict[str, float | None]:
     """thinned: these are not all rows of the layer, whose dissimilarities are kept beside those of other layers."""
     import numpy as np
 
