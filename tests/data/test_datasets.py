@@ -196,7 +196,7 @@ BAD_IDX = {
     "zero bytes": ({IMAGES: b""}, "idx-size", IMAGES, "0 bytes"),
     "short header": ({IMAGES: GOOD_X[:10]}, "idx-size", IMAGES, "10 bytes"),
     "magic of labels": ({IMAGES: GOOD_Y}, "idx-magic", IMAGES, "00000801"),
-    "not IDX": ({IMAGES: b"<!DOCTYPE html><html></html>"}, "idx-magic", IMAGES, "3c21444f"),
+    "not IDX": ({IMAGES: b"<!DOCTYPE html><html></html>"}, "idx-magic", IMAGES, "not an IDX file"),
     "floats": ({IMAGES: b"\0\0\x0d\x03" + GOOD_X[4:]}, "idx-magic", IMAGES, "00000d03"),
     "truncated": ({IMAGES: GOOD_X[:-1]}, "idx-size", IMAGES, "11 bytes"),
     "trailing": ({IMAGES: GOOD_X + b"\0"}, "idx-size", IMAGES, "13 bytes"),

@@ -80,6 +80,12 @@ UNREAD = {  # images, yet none of ours
     "ICO": (b"\0\0\1\0",), "NetPBM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"), "DDS": (b"DDS ",),
     "NumPy array": (b"\x93NUMPY",), "gzip": (b"\x1f\x8b",),
 }
+OTHER_KINDS = {  # no images: only for the words of an error
+    "an HDF5 file": (b"\x89HDF\r\n\x1a\n",), "an SQLite database": (b"SQLite format 3\0",),
+    "a RAR archive": (b"Rar!",), "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c",), "an XZ archive": (b"\xfd7zXZ\0",),
+    "a bzip2 archive": (b"BZh",), "a macOS resource fork": (b"\0\5\x16\7",),
+    "audio or video": (b"ID3", b"OggS", b"RIFF", b"\x1a\x45\xdf\xa3"),
+}
 ALLOWED = ", ".join(FORMATS)
 
 
@@ -160,10 +166,30 @@ def format_of(data: bytes, path: Path) -> str:
     if name:
         raise BadData("image-format", f"format {name} is not read", where=path, expected=ALLOWED,
                       remedy="convert it, to PNG for example")
-    lfs = data.startswith(b"version https://git-lfs")
-    raise BadData("not-an-image", "a Git LFS pointer, not the image" if lfs else
-                  f"not an image (starts with {data[:12].decode('ascii', 'backslashreplace')!r})", where=path,
-                  expected=ALLOWED, remedy="fetch the images with: git lfs pull" if lfs else "")
+    if data.startswith(b"version https://git-lfs"):
+        raise BadData("not-an-image", "a Git LFS pointer, not the image", where=path, expected=ALLOWED,
+                      remedy="fetch the images with: git lfs pull")
+    raise BadData("not-an-image", f"not an image but {_kind_of(data)}", where=path, expected=ALLOWED)
+
+
+def _kind_of(data: bytes) -> str:
+    """Say what kind of file these bytes are, and nothing of what they hold."""
+    for name, starts in OTHER_KINDS.items():
+        if data.startswith(starts):
+            return name
+    head = data[:4096]
+    if not head.strip(b"\0"):
+        return "zero bytes, as an interrupted copy leaves"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, as a failed download leaves"
+    if text.startswith((b"<?xml", b"<svg")):
+        return "XML or SVG text"
+    try:
+        is_text = "\0" not in head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        is_text = error.start >= len(head) - 3 and b"\0" not in head
+    return "text" if is_text else "data of an unknown kind"
 
 
 def _named_unread(data: bytes) -> str:

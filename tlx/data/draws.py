@@ -17,6 +17,7 @@ from .. import files
 from ..errors import BadData, TlxError, Usage, raise_all
 from .csvs import Row
 from .folders import TEST, TRAIN, VAL, Image, ImageFolder, sorted_labels
+from .sides import under_two_labels
 from .streams import order
 
 Digests = Callable[[Sequence[Path]], Sequence[str]]
@@ -79,7 +80,7 @@ def choose(folder: ImageFolder, plan: Plan, digests: Digests = sha256_of) -> Dra
     drawn = Drawn()
     images = sorted(folder.images, key=lambda image: os.fsencode(image.path))
     content = dict(zip(images, digests([folder.root / image.path for image in images]), strict=True))
-    unclear = _under_two_labels(content)
+    unclear = under_two_labels(content)
     train, val, test = _pools(folder, images, drawn)
     if test is None:
         train = _distinct(train, content, unclear, drawn, "training")
@@ -108,7 +109,8 @@ def _pools(folder: ImageFolder, images: list[Image], drawn: Drawn
            ) -> tuple[list[Image], list[Image] | None, list[Image] | None]:
     """The images to draw train, val and test from; None: from train. A val without a test is the test."""
     def named(names: tuple[str, ...]) -> list[Image] | None:
-        return [image for image in images if image.split.lower() in names] or None
+        wanted = set(folder.of(names))
+        return [image for image in images if image in wanted] or None
 
     train, val, test = named(TRAIN), named(VAL), named(TEST)
     if train is None and folder.splits != ("",):
@@ -118,12 +120,6 @@ def _pools(folder: ImageFolder, images: list[Image], drawn: Drawn
         drawn.notes.append("the folder has no test split: its val split is the test, val is drawn from train")
         val, test = None, val
     return train or images, val, test
-
-
-def _under_two_labels(content: dict[Image, str]) -> set[str]:
-    """The digests of bytes that the folder holds under more than one label."""
-    label: dict[str, str] = {}
-    return {digest for image, digest in content.items() if label.setdefault(digest, image.label) != image.label}
 
 
 def _distinct(images: list[Image], content: dict[Image, str], held: set[str], drawn: Drawn, role: str) -> list[Image]:

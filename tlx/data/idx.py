@@ -51,7 +51,8 @@ def read(path: Path, dimensions: int) -> np.ndarray:
     data = _unpacked(Path(path))
     header, magic = 4 + 4 * dimensions, bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if len(data) >= 4 and data[:4] != magic:
-        raise BadData("idx-magic", f"magic number {data[:4].hex()}", where=path,
+        is_idx = data[:2] == b"\0\0" and data[3] in (1, 2, 3, 4)  # what else begins otherwise is not shown
+        raise BadData("idx-magic", f"magic number {data[:4].hex()}" if is_idx else "not an IDX file", where=path,
                       expected=f"{magic.hex()} (unsigned bytes, {dimensions}-d)")
     if len(data) < header:
         raise BadData("idx-size", f"{len(data)} bytes", where=path, expected=f"at least the {header} of the header")

@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import BadData, TlxError, Unsafe, nearest
@@ -23,12 +24,54 @@ def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
     return Finder.of(str(root), tuple(map(str, allow))).find(row)
 
 
+class Boundary:
+    """The folders that paths to images may lead to: an image root, and those that --allow-outside names."""
+
+    def __init__(self, root: Path, allow: Iterable[Path | str] = ()):
+        self.homes = tuple(os.path.realpath(os.path.expanduser(place)) for place in (root, *allow))
+
+    def contains(self, real: str) -> bool:
+        """Return whether a path without links lies in one of the folders."""
+        return any(real == home or real.startswith(home.rstrip("/") + "/") for home in self.homes)
+
+    def check(self, path: Path | str) -> None:
+        """Raise Unsafe if `path`, its links followed, lies outside; a path that is not there passes."""
+        try:
+            real = os.path.realpath(path, strict=True)
+        except OSError:
+            return
+        if not self.contains(real):
+            raise self.outside(path, real)
+
+    def check_all(self, paths: Iterable[Path]) -> None:
+        """Raise Unsafe, naming the first and how many more, if some paths lead outside. Each folder is resolved once.
+        """
+        inside: dict[str, bool] = {}
+        leading_out = []
+        for path in paths:
+            folder = os.path.dirname(path)
+            if folder not in inside:
+                inside[folder] = self.contains(os.path.realpath(folder))
+            if not inside[folder] or (os.path.islink(path) and not self.contains(os.path.realpath(path))):
+                leading_out.append(path)
+        if leading_out:
+            raise self.outside(leading_out[0], os.path.realpath(leading_out[0]), more=len(leading_out) - 1)
+
+    def outside(self, path: Path | str, real: str, said: str = "", more: int = 0) -> Unsafe:
+        """Build the error for a path that leads to `real`; `more` counts further paths like it."""
+        link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
+        others = f", and {more} more like it" if more else ""
+        return Unsafe("outside-root", f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
+                      where=path, expected=f"a file or folder below {self.homes[0]}",
+                      remedy="allow the folder that it leads to with --allow-outside")
+
+
 class Finder:
     """`find` for many rows: folders are resolved once."""
 
     def __init__(self, root: Path, allow: tuple[Path, ...] = ()):
         self.root = Path(root).absolute()
-        self.homes = tuple(os.path.realpath(place) for place in (root, *allow))
+        self.boundary = Boundary(root, allow)
         self._real: dict[str, str] = {}  # folder → its real path
         self._searched = 0
 
@@ -71,10 +114,8 @@ class Finder:
             return False
         except ValueError:  # a NUL in the name
             return False
-        if not any(real == home or real.startswith(home.rstrip("/") + "/") for home in self.homes):
-            link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
-            raise Unsafe("outside-root", f"'{row.path}' leaves the image root{link}", where=path,
-                         expected=f"a file below {self.homes[0]}", remedy="allow its folder with --allow-outside")
+        if not self.boundary.contains(real):
+            raise self.boundary.outside(path, real, row.path)
         if not stat.S_ISREG(mode):
             raise Unsafe("not-regular", f"'{row.path}' is not a regular file", where=path, expected="an image file")
         return True
@@ -95,7 +136,7 @@ class Finder:
     def _neighbours(self, row: Row) -> list[str]:
         for candidate in self._candidates(row):
             folder = os.path.dirname(candidate)
-            if os.path.isdir(folder) and any(self._real_folder(folder).startswith(home) for home in self.homes):
+            if os.path.isdir(folder) and self.boundary.contains(self._real_folder(folder)):
                 return os.listdir(folder)
         return []
 

@@ -57,7 +57,8 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
         except TlxError as error:
             problems.append(error)
     raise_all(problems)
-    trials = [_trial(target, asked, settings, progress) for target in targets]
+    notes: list[str] = []
+    trials = [_trial(target, asked, settings, notes, progress) for target in targets]
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
     return Study(key=key, call="tlx.trials.layer_metrics:run", experiment=layer_metrics.EXPERIMENT,
@@ -65,7 +66,8 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
                  inputs=tuple({t.inputs.dump.key: {"name": t.spec.dataset, "source": str(t.inputs.dump.folder),
                                                    "digest": t.inputs.dump.key[:36], "context": "analysis"}
                                for t in trials}.values()),
-                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.report.layers:dress")
+                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.report.layers:dress",
+                 notes=tuple(notes))
 
 
 def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target]:
@@ -122,14 +124,15 @@ def _called(spec: Observed) -> str:
     return f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
 
 
-def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Progress | None) -> Trial:
+def _trial(target: Target, asked: LayerMetrics, settings: Settings, notes: list[str], progress: Progress | None
+           ) -> Trial:
     spec = target.spec
     if target.dump is not None:
         dump, blocks = _opened(target.dump)
     else:
         network = whole_network(spec, (), None)
         spec = spec.but(layers=spec.layers or usual_layers(network, spec))
-        dump = extraction(spec, settings, progress)
+        dump = extraction(spec, settings, progress, notes)
         blocks = blocks_of(network, dump.layers)
     labels = tuple(map(str, dump.row_labels()))
     if len(labels) != dump.rows:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
-from ..data import datasets
-from ..data.pixels import Pixels, pixels
+from ..data.pixels import Pixels
 from ..data.sizing import Sizing
 from ..errors import Busy, Integrity, Missing
 from ..features import dump
@@ -23,6 +22,7 @@ from ..result import Result
 from . import layer_metrics
 from .analysis import blocks_of, usual_layers
 from .checkpoints import Chain
+from .image_data import decoded, located
 from .inputs import dump_folder, layers_of, sampled, shared, whole_network
 from .layer_metrics import Activations, LayerMetrics
 from .look import Progress
@@ -67,12 +67,12 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
     """The trials that measure these models on the images of one data set; nothing is extracted yet."""
     observed = Observed(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
                         samples=chain.samples, layers=chain.layers)
-    folder = datasets.locate(typed, settings.cache_folder, data_root=settings.data_root)
+    notes: list[str] = []
+    folder = located(typed, settings, notes)
     chosen = sampled(folder, observed.part, observed.samples)
     first = whole_network(observed.but(model=models[0][0]), (), None)
     sizing = Sizing(first.input_size, crops=False, mode=observed.sizing, channels=first.channels)
-    held = pixels([folder.root / image.path for image in chosen], sizing, settings.cache_folder, progress=progress,
-                  budget_bytes=int(settings.decode_budget * 1e9))
+    held = decoded(folder, chosen, sizing, settings, notes, progress)
     observed = observed.but(layers=observed.layers or usual_layers(first, observed.but(model=models[0][0])))
     layers = layers_of(first, observed.layers, None)
     labels = tuple(image.label for image in chosen)
@@ -94,7 +94,7 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
                   inputs=({"name": folder.name, "source": str(folder.root), "digest": held.digest[:36],
                            "context": "analysis"},),
                   tags={"tlx.dataset": folder.name}, preload=("tlx.metrics", "tlx.trials.checkpoint_layers"),
-                  dress="tlx.report.layers:dress_table")
+                  dress="tlx.report.layers:dress_table", notes=tuple(notes))
     return Looks(study, {digest: spec.key for digest, spec in specs.items()})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import files
 from ..data import datasets
-from ..data.pixels import Pixels, pixels
+from ..data.pixels import Pixels
 from ..data.sizing import Sizing
 from ..data.streams import order
 from ..errors import TlxError, UnknownName, Usage, raise_all
@@ -27,6 +27,7 @@ from ..result import FINISHED
 from ..spec import named
 from . import parameter_distance as trial
 from .domains import Domain, TwoDomains
+from .image_data import decoded, located
 from .inputs import dump_folder, shared
 from .layer_transfer import DEFAULT, WEIGHTS, Sourced
 from .look import Gather, Progress
@@ -103,7 +104,7 @@ class Plan:
         target = self._features(network, held, labels, self.pools.folder.name, progress)
         source, name = None, ""
         if self.asked.source_images:
-            folder = _located(self.asked.source_images, self.settings)
+            folder = located(self.asked.source_images, self.settings, self.notes)
             name = folder.name
             drawn, of = self._source(folder, network, len(held), progress)
             source = self._features(network, drawn, of, name, progress)
@@ -167,8 +168,7 @@ class Plan:
         turn = order(len(folder.images), self.spec.seed, "source images")[:count]
         chosen = [folder.images[i] for i in sorted(turn)]
         sizing = Sizing(network.input_size, crops=False, mode=self.tuning.sizing, channels=network.channels)
-        held = pixels([folder.root / image.path for image in chosen], sizing, self.settings.cache_folder,
-                      budget_bytes=int(self.settings.decode_budget * 1e9), progress=progress)
+        held = decoded(folder, chosen, sizing, self.settings, self.notes, progress)
         return held, [image.label for image in chosen]
 
     def _study(self, trials: tuple[Trial, ...], call: str, preload: tuple[str, ...],
@@ -201,7 +201,7 @@ def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetu
         named(GAPS, asked.gap, "gap")
     with gather.part():
         if asked.source_images:
-            _located(asked.source_images, settings)
+            located(asked.source_images, settings, [])
     raise_all(gather.problems)
     spec = spec.but(architecture=_architecture(spec, pretrained, targets))
     _sense(spec, tuning, random, pretrained, targets)
@@ -214,11 +214,8 @@ def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetu
     pools = read(tuning, settings, progress) if tuning.dataset else None
     if pools is not None:
         tuning = tuning.but(target=pools.folder.name, images=pools.task(pools.folder.classes)[1])
+        notes += pools.notes
     return Plan(spec, asked, tuning, settings, random, pretrained, targets, pools, notes)
-
-
-def _located(images: str, settings: Settings) -> datasets.ImageFolder:
-    return datasets.locate(images, settings.cache_folder, data_root=settings.data_root)
 
 
 def _norms(names: Sequence[str]) -> tuple[str, ...]:
