@@ -5,6 +5,7 @@ One table of commands, so that a command that is added is held to all rules by o
 
 from __future__ import annotations
 
+import csv
 import os
 import shutil
 
@@ -44,7 +45,8 @@ def ask(tlx, name, data, *more):
 def checkpoints(tlx, source, target, *more):
     """The one command that takes its images by other options."""
     return tlx("checkpoints", "--sources", source, "--targets", target, "--seeds", 1, "--epochs", 1, "--checkpoints",
-               "0,1", "--from-checkpoints", "all", "--val-per-class", 2, "--fine-tune-epochs", 1, "--fine-tune-checkpoints", "0,1", "--samples", 6,
+               "0,1", "--from-checkpoints", "all", "--val-per-class", 2,
+               "--fine-tune-epochs", 1, "--fine-tune-checkpoints", "0,1", "--samples", 6,
                *WORDS, *more)
 
 
@@ -197,3 +199,40 @@ def test_images_of_a_kind_that_is_not_read_are_said_by_every_command(name, tlx, 
     assert code == 0, out + err
     assert "4 left out: .HEIC images, a kind that is not read, of 'bar1'" in out
     assert "1 left out: images in hidden folders or folders of other programs: .ipynb_checkpoints" in out
+
+
+# ---------------------------------------------------------------- labels that were put right
+
+def test_labels_that_were_put_right_replace_those_of_an_old_dump(tlx, tmp_path, monkeypatch):
+    """Two classes become one and the folder another name; the pixels, and so the dump, are the same."""
+    monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
+    data = draw_images(tmp_path / "zoo", per_class=8, splits=("",))
+    words = ("--layers", "last", "--reduce", "flat", "--dataset")
+    assert tlx("extract", *words, data)[0] == 0
+    dump = next(path for path in (tmp_path / "cache" / "dumps").iterdir() if path.name != "locks")
+    merged = data / "bar1and2"
+    merged.mkdir()
+    for label in ("bar1", "bar2"):
+        for path in (data / label).iterdir():
+            path.rename(merged / f"{label}_{path.name}")
+        (data / label).rmdir()
+    renamed = data.rename(tmp_path / "animals")
+    asked = ("--samples", 0, "--layers", "last", *WORDS)
+    code, out, _ = tlx("analyze", dump, *asked, "--out", "old")
+    assert code == 0
+    assert "24 of its 24 images are no longer where they were" in out, "labels are never old without a word"
+    code, out, _ = tlx("extract", *words, renamed)
+    assert "0.0 s spent now" in out
+    assert tlx("analyze", dump, *asked, "--out", "by_dump")[0] == 0
+    assert tlx("analyze", "mnist", "--dataset", renamed, *asked, "--out", "by_images")[0] == 0
+    old, by_dump, by_images = (read_rows(tmp_path / name / "layer_metrics.csv")[0]
+                               for name in ("old", "by_dump", "by_images"))
+    assert by_dump["ss_ratio"] == by_images["ss_ratio"] != old["ss_ratio"]
+    assert by_dump["dataset"] == by_images["dataset"] == "animals"
+    assert "animals" in tlx("dumps", "ls")[1]
+    assert tlx("dumps", "verify")[0] == 0
+
+
+def read_rows(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))

@@ -98,8 +98,7 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target
 
 def _of_dump(folder: Path, observed: Observed) -> Target:
     dump = Dump(folder)
-    about = dump.header.get("about", {})
-    name = about.get("backbone", "network")
+    name = dump.about.get("backbone", "network")
     return Target(observed, f"{name} {dump.key[:8]}", dump=folder)
 
 
@@ -129,6 +128,7 @@ def _trial(target: Target, asked: LayerMetrics, settings: Settings, notes: list[
     spec = target.spec
     if target.dump is not None:
         dump, blocks = _opened(target.dump)
+        notes += _outdated(dump)
     else:
         network = whole_network(spec, (), None)
         spec = spec.but(layers=spec.layers or usual_layers(network, spec))
@@ -140,8 +140,23 @@ def _trial(target: Target, asked: LayerMetrics, settings: Settings, notes: list[
                       remedy="extract again: tlx extract keeps the labels of image folders")
     made = asked.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=target.model,
                      trained_on=target.trained_on, checkpoint=target.checkpoint, split=target.number,
-                     dataset=dump.header.get("about", {}).get("dataset", "images"))
+                     dataset=dump.about.get("dataset", "images"))
     return Trial(made, Activations(dump, labels, blocks))
+
+
+def _outdated(dump: Dump) -> list[str]:
+    """Say where the labels of a dump come from, if its images are no longer where they were: then they may be old."""
+    if not dump.labels:
+        return []
+    root = Path(dump.about.get("root", ""))
+    again = "extract again to take the labels as they are now"
+    if not dump.ids or not dump.about.get("root"):
+        return [f"dump {dump.key[:12]}: labels are those of its extraction; {again}"]
+    gone = sum(not (root / name).exists() for name in dump.ids)
+    if not gone:
+        return []
+    return [f"dump {dump.key[:12]}: {gone} of its {len(dump.ids)} images are no longer where they were, below {root}, "
+            f"so that labels and name of the data set may be old; {again}"]
 
 
 def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:

@@ -47,6 +47,7 @@ class Gallery:
     blocks: tuple[int, ...]
     paths: Mapping[str, str]
     root: Path
+    images_root: str
     dataset: str
     keep: bool
 
@@ -85,8 +86,8 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
                                      model=f"{source} seed {seed}", trained_on=source, checkpoint=tag, split=index)
     groups = {digest: f"{name} {source} {seed}" for _, digest, source, seed, _, _ in models}
     gallery = Gallery(observed, held, tuple(image.path for image in chosen), labels, blocks_of(first, layers),
-                      {specs[digest].dump: path for path, digest, *_ in models}, dump_folder(settings), folder.name,
-                      chain.keep_dumps)
+                      {specs[digest].dump: path for path, digest, *_ in models}, dump_folder(settings),
+                      str(folder.root), folder.name, chain.keep_dumps)
     study = Study(key=files.digest(["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]),
                   call="tlx.trials.checkpoint_layers:run", experiment=layer_metrics.EXPERIMENT,
                   title=f"Layers of checkpoints on {name}", spec=shared(made),
@@ -111,7 +112,8 @@ def run(spec: LayerMetrics, gallery: Gallery, bench: Bench) -> Result:
         files.write_text(mark, "")
     made = extract(network, digest, gallery.pixels, spec.layers, Place(
         gallery.root, bench.device, ids=gallery.ids, labels=gallery.labels, stopping=bench.stopping,
-        about={"backbone": network.row.title, "dataset": gallery.dataset}), _how(gallery.observed))
+        about={"backbone": network.row.title, "dataset": gallery.dataset, "root": gallery.images_root}),
+        _how(gallery.observed))
     result = layer_metrics.run(spec, Activations(made, gallery.labels, gallery.blocks), bench)
     del made  # it holds the dump in use
     if mark.exists() and not gallery.keep:

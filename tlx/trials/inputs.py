@@ -228,7 +228,8 @@ def _dump_place(found: Found, settings: Settings, progress: Progress | None, sto
     paths = [str(path.relative_to(found.folder.root)) if path.is_relative_to(found.folder.root) else path.name
              for path in found.places]
     return ExtractionPlace(dump_folder(settings), settings.resolved_device(), ids=paths, labels=labels,
-                           about={"backbone": found.network.row.title, "dataset": found.folder.name},
+                           about={"backbone": found.network.row.title, "dataset": found.folder.name,
+                                  "root": str(found.folder.root)},
                            progress=progress or (lambda done, of: None), stopping=stopping)
 
 
