@@ -23,7 +23,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
@@ -209,7 +209,7 @@ def header(data: bytes, path: Path, limits: Limits) -> ImageFile.ImageFile:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(str(error), path, limits) from error
     except Exception as error:  # Pillow's readers raise a dozen kinds
-        raise damaged(name, error, path) from error
+        raise (_other_kind(name, data, path) or damaged(name, error, path)) from error
     _check_size(*image.size, path, limits)
     return image
 
@@ -229,6 +229,30 @@ def _bomb(found: str, path: Path, limits: Limits) -> BadData:
                    expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}")
 
 
+def _other_kind(name: str, data: bytes, path: Path) -> BadData | None:
+    """Say what is in a whole TIFF of a kind that Pillow does not open; None if the file is not that."""
+    if name != "TIFF":
+        return None
+    try:
+        file = io.BytesIO(data)
+        tags = ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        width, height, bands = tags[256], tags[257], tags.get(277, 1)
+        bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
+        ends = [at + size for at, size in zip(tags.get(273, ()), tags.get(279, ()), strict=True)]
+        numbers = {1: "unsigned whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}[kinds[0]]
+    except Exception:  # whatever a broken directory raises, the file is damaged then
+        return None
+    if max(ends, default=0) > len(data) or not (width and height and bands):
+        return None
+    plural = "s" if bands > 1 else ""
+    return BadData("image-kind", f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
+                   f"{numbers}, a kind that is not read", where=path,
+                   expected="grey, RGB or CMYK of 8 or 16 bits, or grey of 32 bits",
+                   remedy="choose the bands that are meant and convert them, for example to an 8-bit RGB PNG")
+
+
 def damaged(name: str, error: Exception, path: Path) -> TlxError:
     """What a failing reader or decoder means, in words."""
     reason = str(error) or type(error).__name__
@@ -238,6 +262,9 @@ def damaged(name: str, error: Exception, path: Path) -> TlxError:
         return BadData("image-truncated", f"truncated {name} ({reason})", where=path)
     if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason or "too large" in reason.lower():
         return BadData("image-metadata", f"metadata too large ({reason})", where=path)
+    if "unsupported" in reason.lower() or "not supported" in reason.lower():
+        return BadData("image-kind", f"a {name} of a kind that is not read ({reason})", where=path,
+                       remedy="convert it, for example to an 8-bit RGB PNG")
     return BadData("image-damaged", f"damaged {name} ({reason})", where=path)
 
 
