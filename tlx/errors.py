@@ -7,6 +7,7 @@ error, ``error[code] where: what. expected. remedy``, and leaves with `exit_code
 from __future__ import annotations
 
 import difflib
+import errno
 import unicodedata
 from collections.abc import Iterable, Sequence
 
@@ -129,6 +130,32 @@ class Stopped(TlxError):
     def __init__(self, signal_number: int, what: str = "stopped on request; the same command continues"):
         super().__init__("stopped", what)
         self.exit_code = 128 + signal_number
+
+
+REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, code, what
+    errno.EACCES: (Resource, "permission", "this user may not read or write it"),
+    errno.EPERM: (Resource, "permission", "this user may not read or write it"),
+    errno.EROFS: (Resource, "permission", "the file system is read-only"),
+    errno.ENOSPC: (Resource, "disk-full", "no space to write"),
+    errno.EDQUOT: (Resource, "disk-full", "no space to write within this user's quota"),
+    errno.EIO: (Resource, "storage-failing", "the storage reports an input/output error"),
+    errno.ENOTDIR: (BadData, "not-a-folder", "a file stands where a folder is wanted"),
+    errno.EEXIST: (BadData, "not-a-folder", "a file stands where a folder is wanted"),
+    errno.EISDIR: (BadData, "not-a-file", "a folder stands where a file is wanted"),
+    errno.ELOOP: (BadData, "link-loop", "a link that leads to itself"),
+    errno.ENAMETOOLONG: (BadData, "name-length", "the name is too long for the file system"),
+}
+
+
+def refusal(error: OSError, where: object = "") -> TlxError | None:
+    """Say in words why the system refused a file or folder; None for what may be a fault of tlx.
+
+    where  what was opened, unless the error itself names it
+    """
+    if error.errno not in REFUSALS:
+        return None
+    kind, code, what = REFUSALS[error.errno]
+    return kind(code, what, where=error.filename2 or error.filename or where)
 
 
 class Problems(TlxError):

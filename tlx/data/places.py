@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import stat
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -73,6 +74,7 @@ class Finder:
         self.root = Path(root).absolute()
         self.boundary = Boundary(root, allow)
         self._real: dict[str, str] = {}  # folder → its real path
+        self._forms: dict[str, dict[str, str]] = {}
         self._searched = 0
 
     @staticmethod
@@ -84,7 +86,10 @@ class Finder:
     def find(self, row: Row) -> Path:
         """The file of a row, by the rules of `find`."""
         refused: TlxError | None = None
-        for candidate in self._candidates(row):
+        candidates = self._candidates(row)
+        if not all(map(str.isascii, candidates)):
+            candidates += [spelt for path in candidates if (spelt := self._as_on_disk(path))]
+        for candidate in candidates:
             try:
                 if self._is_safe_file(candidate, row):
                     return Path(candidate)
@@ -100,6 +105,31 @@ class Finder:
         if all(_plain(part) for part in (row.label, row.filename)) and (not row.split or _plain(row.split)):
             places.insert(0, os.path.join(root, row.split, row.label, row.filename))
         return places
+
+    def _as_on_disk(self, path: str) -> str:
+        """Spell a path as the disk does, where names are the same text in another Unicode form (NFC, NFD); "" if there
+        is no such file."""
+        place = os.path.dirname(str(self.root))
+        relative = os.path.relpath(path, place)
+        if relative.startswith(".."):
+            return ""
+        for part in relative.split("/"):
+            if not os.path.lexists(os.path.join(place, part)):
+                part = self._forms_in(place).get(unicodedata.normalize("NFC", part), "")
+            if not part:
+                return ""
+            place = os.path.join(place, part)
+        return place
+
+    def _forms_in(self, folder: str) -> dict[str, str]:
+        """Names in a folder that are not ASCII: in form NFC → as they are on disk."""
+        if folder not in self._forms:
+            try:
+                names = [name for name in os.listdir(folder) if not name.isascii()]
+            except OSError:
+                names = []
+            self._forms[folder] = {unicodedata.normalize("NFC", name): name for name in sorted(names)}
+        return self._forms[folder]
 
     def _is_safe_file(self, path: str, row: Row) -> bool:
         """True if it is there and may be read, False if it is not there; Unsafe otherwise."""
