@@ -171,9 +171,18 @@ class Problems(TlxError):
         self.exit_code = min((p.exit_code for p in problems), key=self.GRAVITY.index)
 
     def __str__(self) -> str:
-        lines = [str(p) for p in self.problems[: self.shown]]
-        if len(self.problems) > self.shown:
-            lines.append(f"and {len(self.problems) - self.shown} more")
+        if len(self.problems) <= self.shown:
+            return "\n".join(map(str, self.problems))
+        by_code: dict[str, list[TlxError]] = {}  # many of one kind must not hide the other kinds
+        for problem in self.problems:
+            by_code.setdefault(problem.code, []).append(problem)
+        each = max(1, self.shown // len(by_code))
+        lines = []
+        for code, some in by_code.items():
+            lines += [str(problem) for problem in some[:each]]
+            if len(some) > each:
+                more = f"and {len(some) - each} more"
+                lines.append(more if len(by_code) == 1 else f"{more} error[{code}]")
         return "\n".join(lines)
 
 

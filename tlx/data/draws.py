@@ -54,6 +54,7 @@ class Plan:
         return self.draws if shots != self.shots[-1] or self.largest_draws is None else self.largest_draws
 
 
+NAMED = 10  # classes that an error names
 TEST_PER_CLASS = 50  # where a folder has no test split and nothing is said
 
 
@@ -155,14 +156,19 @@ def _refuse_too_few(folder: ImageFolder, plan: Plan, test: list[Image], val: lis
         for image in images:
             have[image.label] += 1
         few = {label: count for label, count in have.items() if count < want}
-        problems += [_too_few(folder, role, label, count, want, plan) for label, count in few.items()]
+        if few:
+            problems.append(_too_few(folder, role, few, want, plan))
     raise_all(problems)
 
 
-def _too_few(folder: ImageFolder, role: str, label: str, have: int, want: int, plan: Plan) -> BadData:
-    what = f"class '{label}' has {have} images for {role}, {want} are asked"
+def _too_few(folder: ImageFolder, role: str, few: dict[str, int], want: int, plan: Plan) -> BadData:
+    """One problem for all classes that have too few images of a role, the poorest named first."""
+    poorest = sorted(few.items(), key=lambda item: item[1])
+    shown = ", ".join(f"'{label}' {have}" for label, have in poorest[:NAMED])
+    more = f" and {len(few) - NAMED} more classes" if len(few) > NAMED else ""
+    what = f"{len(few)} of {len(folder.classes)} classes have fewer than {want} images for {role}: {shown}{more}"
     if role == "train":
-        lost = [shots for shots in plan.shots if shots > have]
+        lost = [shots for shots in plan.shots if shots > poorest[0][1]]
         what += f" (shots {', '.join(map(str, lost))} cannot be drawn)"
     return BadData("too-few-images", what, where=folder.root,
                    remedy="ask for fewer shots, or fewer images per class for val or test")

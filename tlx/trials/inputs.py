@@ -206,6 +206,8 @@ def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> lis
                     expected=f"a multiple of {len(folder.classes)}: as many of each class")
     by_class = {label: [image for image in images if image.label == label] for label in folder.classes}
     short = [f"'{label}' {len(some)}" for label, some in by_class.items() if len(some) < each]
+    if len(short) > 10:
+        short = [*short[:10], f"and {len(short) - 10} more classes"]
     if short:
         raise BadData("too-few-images", f"{each} images of each class asked for; there are of {', '.join(short)}",
                       where=folder.root, remedy="use a smaller --samples")
