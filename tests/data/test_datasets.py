@@ -278,6 +278,28 @@ def test_everything_wrong_with_idx_files_at_once(tmp_path):
     assert len(caught.value.problems) == 2
 
 
+@pytest.mark.parametrize("kind", ["IDX", "frames", "torchvision"])
+def test_arrays_that_are_links_out_of_their_folder_are_refused(kind, tmp_path):
+    home, asked = tmp_path / "d", {"data_root": None}
+    if kind == "IDX":
+        mnist_like(home)
+        file, name = home / IMAGES, home
+    elif kind == "frames":
+        home.mkdir()
+        np.save(home / "train_data.npy", np.zeros((2, 45 * 80 * 3), np.uint8))
+        np.save(home / "train_labels.npy", np.array([0, 1]))
+        file, name = home / "train_data.npy", home
+    else:
+        put(home, "dtd/dtd/labels/train1.txt", "dtd/dtd/images/zigzag/z1.jpg")
+        file, name, asked = home / "dtd/dtd/images/zigzag/z1.jpg", "DTD", {"data_root": home}
+    file.rename(tmp_path / file.name)
+    file.symlink_to(tmp_path / file.name)
+    with pytest.raises(Unsafe, match="leaves the image root"):
+        datasets.locate(name, tmp_path / "cache", offline=True, **asked)
+    if kind != "torchvision":
+        assert datasets.locate(name, tmp_path / "cache", allow=(tmp_path,)).images
+
+
 @pytest.mark.parametrize(("head", "says"), [
     (b"", "not an IDX file"),
     (struct.pack(">HBB3I", 0, 8, 3, 3, 2, 2), "more than the 28 bytes that its header says"),

@@ -64,7 +64,7 @@ CATALOGUE = {  # what: (bytes, name, code, exit code, words in the message)
     "pdf": (b"%PDF-1.7\n", "a.jpg", "image-format", 4, "PDF"),
     "psd": (b"8BPS\0\1" + bytes(40), "a.jpg", "image-format", 4, "PSD"),
     "pickle": (b"\x80\x04\x95" + bytes(40), "a.jpg", "image-format", 4, "pickle"),
-    "12-bit jpeg": (PRECISION_12, "a.jpg", "image-damaged", 3, "12-bit"),
+    "12-bit jpeg": (PRECISION_12, "a.jpg", "image-kind", 3, "12-bit"),
     "jpeg without its tables": (JPEG.replace(b"\xff\xdb", b"\xff\xef"), "a.jpg", "image-damaged", 3, "broken data"),
     "progressive jpeg without its tables": (PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xef"), "a.jpg", "image-damaged", 3,
                                             "broken data"),

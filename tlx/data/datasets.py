@@ -61,7 +61,9 @@ def _named(key: str, cache: Path, root: Path | None, offline: bool, allow: Allow
         _check_links(files, allow)
         return sources.derived(key, files, cache)
     if row.torchvision and row.kind == "idx":
-        return sources.from_idx(published.idx_folder(key, cache, offline=offline, data_root=root), cache, key)
+        files = published.idx_folder(key, cache, offline=offline, data_root=root)
+        _check_links(files, allow)
+        return sources.from_idx(files, cache, key)
     if row.torchvision:
         return published.fetch(key, cache, offline=offline, data_root=root, allow=allow)
     raise _absent(key, root)

@@ -23,7 +23,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import ImageFileDirectory_v2, TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
@@ -247,10 +247,15 @@ def _other_kind(name: str, data: bytes, path: Path) -> BadData | None:
     if max(ends, default=0) > len(data) or not (width and height and bands):
         return None
     plural = "s" if bands > 1 else ""
+    compression = tags.get(259, 1)
+    packed = "" if compression in COMPRESSION_INFO else f" in compression {compression}"
     return BadData("image-kind", f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
-                   f"{numbers}, a kind that is not read", where=path,
+                   f"{numbers}{packed}, a kind that is not read", where=path,
                    expected="grey, RGB or CMYK of 8 or 16 bits, or grey of 32 bits",
                    remedy="choose the bands that are meant and convert them, for example to an 8-bit RGB PNG")
+
+
+NOT_READ = ("unsupported", "not supported", "cannot handle", "not available")  # decoders' words for kinds, not damage
 
 
 def damaged(name: str, error: Exception, path: Path) -> TlxError:
@@ -262,7 +267,7 @@ def damaged(name: str, error: Exception, path: Path) -> TlxError:
         return BadData("image-truncated", f"truncated {name} ({reason})", where=path)
     if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason or "too large" in reason.lower():
         return BadData("image-metadata", f"metadata too large ({reason})", where=path)
-    if "unsupported" in reason.lower() or "not supported" in reason.lower():
+    if any(words in reason.lower() for words in NOT_READ):
         return BadData("image-kind", f"a {name} of a kind that is not read ({reason})", where=path,
                        remedy="convert it, for example to an 8-bit RGB PNG")
     return BadData("image-damaged", f"damaged {name} ({reason})", where=path)
