@@ -7,7 +7,7 @@ import functools
 import os
 import stat
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import BadData, TlxError, Unsafe, nearest
@@ -30,10 +30,11 @@ class Boundary:
 
     def __init__(self, root: Path, allow: Iterable[Path | str] = ()):
         self.homes = tuple(os.path.realpath(os.path.expanduser(place)) for place in (root, *allow))
+        self._below = tuple(home.rstrip("/") + "/" for home in self.homes)
 
     def contains(self, real: str) -> bool:
         """Return whether a path without links lies in one of the folders."""
-        return any(real == home or real.startswith(home.rstrip("/") + "/") for home in self.homes)
+        return real.startswith(self._below) or real in self.homes
 
     def check(self, path: Path | str) -> None:
         """Raise Unsafe if `path`, its links followed, lies outside; a path that is not there passes."""
@@ -86,16 +87,21 @@ class Finder:
     def find(self, row: Row) -> Path:
         """The file of a row, by the rules of `find`."""
         refused: TlxError | None = None
-        candidates = self._candidates(row)
-        if not all(map(str.isascii, candidates)):
-            candidates += [spelt for path in candidates if (spelt := self._as_on_disk(path))]
-        for candidate in candidates:
+        for candidate in self._spellings(row):
             try:
                 if self._is_safe_file(candidate, row):
                     return Path(candidate)
             except Unsafe as error:
                 refused = refused or error
         raise refused or self._missing(row)
+
+    def _spellings(self, row: Row) -> Iterator[str]:
+        """Yield where a row's file may lie; then the same in the Unicode form of the disk."""
+        candidates = self._candidates(row)
+        yield from candidates
+        for path in candidates:
+            if not path.isascii() and (spelt := self._as_on_disk(path)):
+                yield spelt
 
     def _candidates(self, row: Row) -> list[str]:
         root = str(self.root)
