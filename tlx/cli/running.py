@@ -21,7 +21,7 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
 
     for note in dict.fromkeys((*asked.notes, *notes)):
         print(f"note: {visible(note)}")
-    print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
+    print(f"{visible(asked.title)}: {len(asked.trials)} trials", flush=True)
     with watching(asked.groups) as watch:
         report = study.perform(asked, settings, watch, summarise or studies.summarise)
     print((closing or studies.closing)(report), flush=True)

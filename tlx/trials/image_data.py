@@ -6,7 +6,6 @@ Whatever is worth a word (files that were left out, how pixels were mapped) is a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from ..data import datasets, decode, images
@@ -44,27 +43,22 @@ def decoded_files(paths: Sequence[Path], sizing: Sizing, settings: Settings, not
     return held
 
 
-def digests(paths: Sequence[Path], cache: Path) -> list[str]:
+def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None) -> list[str]:
     """Return the digests of files, remembered in `cache`; if one cannot be read, all that is wrong with any is raised.
     """
     try:
-        return images.digests(paths, cache)
+        return images.digests(paths, cache, progress)
     except TlxError:
         raise_all(images.inspect(paths)[0])
         raise
 
 
-def divided(folder: ImageFolder, settings: Settings, notes: list[str]) -> Sides:
+def divided(folder: ImageFolder, settings: Settings, notes: list[str], progress: Progress | None = None) -> Sides:
     """Return the training, validation and test images of a folder, none of whose bytes are on two sides."""
-    found = digests([folder.root / image.path for image in folder.images], settings.cache_folder)
+    found = digests([folder.root / image.path for image in folder.images], settings.cache_folder, progress)
     sides = sides_of(folder, dict(zip(folder.images, found, strict=True)))
     add(notes, sides.notes)
     return sides
-
-
-def digests_in(settings: Settings) -> Callable[[Sequence[Path]], list[str]]:
-    """Return `digests` with the cache of these settings."""
-    return partial(digests, cache=settings.cache_folder)
 
 
 def add(notes: list[str], more: Sequence[str]) -> None:

@@ -304,7 +304,7 @@ def pretraining_study(spec: PreTraining, settings: Settings, progress: Progress 
     notes: list[str] = []
     folder = located(spec.dataset, settings, notes)
     row = backbones.lookup(spec.architecture)
-    train, val, test = _pools(folder, divided(folder, settings, notes), spec)
+    train, val, test = _pools(folder, divided(folder, settings, notes, progress), spec)
     everything = [*train, *val, *test]
     sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)
     held = decoded(folder, everything, sizing, settings, notes, progress)

@@ -64,7 +64,7 @@ def read(spec: WholeData, settings: Settings, progress: Progress | None = None, 
     """
     notes: list[str] = []
     folder = folder or listed(spec, settings, notes)
-    images = divided(folder, spec, sides_of(folder, settings, notes))
+    images = divided(folder, spec, sides_of(folder, settings, notes, progress))
     everything = [image for role in ROLES for image in images[role]]
     row = backbones.lookup(spec.architecture)
     sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)

@@ -61,7 +61,7 @@ def images_of(folder: datasets.ImageFolder, classes: Sequence[str], spec: Quanta
               settings: Settings, progress: Progress | None = None, *, suffix: str = "") -> Images:
     """The parts of these classes of a folder, read: validation images are drawn where there is no val folder."""
     notes = list(folder.notes)
-    sides = divided(folder, settings, notes)
+    sides = divided(folder, settings, notes, progress)
     chosen = {"train": list[Image](), "val": list[Image](), "test": list[Image]()}
     counts = {label: 0 for label in classes if label not in {image.label for image in sides.val}}
     for image in sides.train:
