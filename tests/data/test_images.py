@@ -147,6 +147,14 @@ def test_a_picture_that_is_transparent_all_over_is_refused(put):
         images.read(put(saved(hidden, "PNG")))
 
 
+def test_a_drawing_of_few_colours_survives_whatever_is_hidden_behind_it(put):
+    alpha = np.zeros(NOISE.shape[:2], np.uint8)
+    alpha[10:20, 10:20] = 255
+    drawing = np.where(alpha[..., None] > 0, np.uint8(40), NOISE)
+    found = images.read(put(saved(np.dstack([drawing, alpha]), "PNG")))
+    assert np.array_equal(np.unique(found), [40, 255])
+
+
 @pytest.mark.parametrize("picture", [np.zeros((9, 9, 1), "u2"), np.full((9, 9, 1), 700, "u2"),
                                      np.zeros((9, 9, 1), "f4"), np.zeros((9, 9, 3), "u2"),
                                      (RNG.integers(0, 20, (9, 9, 1))).astype("u2")])
