@@ -109,7 +109,7 @@ def upright(picture, orientation):
 
 
 def ten_crops(picture, size):
-    """Each corner, row by row, of the picture and of its mirror image in turn; then the centre and its mirror."""
+    """Each corner, row by row, of the picture and of its mirror image in turn; then the centre of either."""
     crops = []
     for vertical in ("upper", "lower"):
         for horizontal in ("left", "right"):
@@ -117,8 +117,9 @@ def ten_crops(picture, size):
                 rows = view[:size] if vertical == "upper" else view[len(view) - size:]
                 crops.append(rows[:, :size] if horizontal == "left" else rows[:, rows.shape[1] - size:])
     top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
-    centre = picture[top:top + size, left:left + size]
-    return np.array([*crops, centre, np.flip(centre, axis=1)])
+    for view in (picture, np.flip(picture, axis=1)):
+        crops.append(view[top:top + size, left:left + size])
+    return np.array(crops)
 
 
 # ---------------------------------------------------------------- intervals

@@ -61,6 +61,16 @@ def test_imports_point_down(path):
                 assert target in MAY_IMPORT[floor], f"{path}: {floor} may not import {name}"
 
 
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parent.name in ("trials", "cli", "report")
+                                  and p.name != "image_data.py"], ids=lambda p: p.name)
+def test_images_are_listed_and_decoded_in_one_place(path):
+    """trials/image_data.py holds the rules for links, copies and notes; who goes past it goes past them."""
+    past = {"tlx.data.pixels.pixels", "tlx.data.folders.list_images", "tlx.data.datasets.locate"}
+    assert not past & set(imports(path))
+    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    assert not {"datasets.locate", "folders.list_images", "pixels.pixels", "pixels"} & calls
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
 def test_kernels_stand_on_numba_and_numpy_alone(path):
     """And Numba's own threading layers are not used: parallel.py says why. fastmath=True would lose NaN."""

@@ -100,42 +100,6 @@ class Resource(TlxError):
     exit_code = 5
 
 
-def resource_error(error: BaseException) -> Resource | None:
-    """What the operating system refused, as a Resource error; None if `error` is not of that kind.
-
-    A net below the messages that name what was being done: a limit or a permission is never a fault in tlx.
-    """
-    text = str(error)
-    if isinstance(error, OSError):
-        says = _REFUSALS.get(error.errno or 0)
-        if says is None:
-            return None
-        code, remedy = says
-        where = error.filename if isinstance(error.filename, str) else ""
-        return Resource(code, error.strerror or text, where=where, remedy=remedy)
-    if isinstance(error, RuntimeError) and "can't start new thread" in text:
-        return Resource("limit", "the system starts no more threads", remedy=_RAISE_LIMIT)
-    is_memory = isinstance(error, MemoryError) or any(
-        words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
-    if is_memory and isinstance(error, (MemoryError, RuntimeError)):
-        return Resource("out-of-memory", text or "no memory left", remedy="use a smaller batch size or fewer workers")
-    return None
-
-
-_RAISE_LIMIT = "raise the limit (ulimit -a shows it), or use fewer --workers"
-_FREE_SPACE = "free some space and run the same command again; it continues"
-_REFUSALS = {  # errno → code, what to do
-    errno.EMFILE: ("limit", _RAISE_LIMIT), errno.ENFILE: ("limit", _RAISE_LIMIT), errno.EAGAIN: ("limit", _RAISE_LIMIT),
-    errno.ENOMEM: ("out-of-memory", "use a smaller batch size or fewer workers"),
-    errno.ENOSPC: ("disk-full", _FREE_SPACE), errno.EDQUOT: ("disk-full", _FREE_SPACE),
-    errno.EFBIG: ("disk-full", "raise the limit on a file's size (ulimit -f), or use another file system"),
-    errno.EIO: ("storage-failing", "check the disk"),
-    errno.EACCES: ("permission", "give this user the permission, or choose another place"),
-    errno.EPERM: ("permission", "give this user the permission, or choose another place"),
-    errno.EROFS: ("permission", "it lies on a file system that is read-only: choose another place"),
-}
-
-
 class Untracked(TlxError):
     """Tracking was required and records could not be delivered."""
 
@@ -168,6 +132,63 @@ class Stopped(TlxError):
         self.exit_code = 128 + signal_number
 
 
+REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, code, what
+    errno.EACCES: (Resource, "permission", "this user may not read or write it"),
+    errno.EPERM: (Resource, "permission", "this user may not read or write it"),
+    errno.EROFS: (Resource, "permission", "the file system is read-only"),
+    errno.ENOSPC: (Resource, "disk-full", "no space to write"),
+    errno.EDQUOT: (Resource, "disk-full", "no space to write within this user's quota"),
+    errno.EFBIG: (Resource, "disk-full", "a file larger than this user or file system may have"),
+    errno.EMFILE: (Resource, "limit", "too many files are open"),
+    errno.ENFILE: (Resource, "limit", "too many files are open on this machine"),
+    errno.EAGAIN: (Resource, "limit", "the system starts no more processes or threads"),
+    errno.ENOMEM: (Resource, "out-of-memory", "the system has no memory left"),
+    errno.EIO: (Resource, "storage-failing", "the storage reports an input/output error"),
+    errno.ENOTDIR: (BadData, "not-a-folder", "a file stands where a folder is wanted"),
+    errno.EEXIST: (BadData, "not-a-folder", "a file stands where a folder is wanted"),
+    errno.EISDIR: (BadData, "not-a-file", "a folder stands where a file is wanted"),
+    errno.ELOOP: (BadData, "link-loop", "a link that leads to itself"),
+    errno.ENAMETOOLONG: (BadData, "name-length", "the name is too long for the file system"),
+}
+
+
+REMEDIES = {  # code of a refusal → what to do
+    "limit": "raise the limit (ulimit -a shows it), or use fewer --workers",
+    "out-of-memory": "use a smaller batch size or fewer workers",
+    "disk-full": "free some space and run the same command again; it continues",
+    "storage-failing": "check the disk",
+    "permission": "give this user the permission, or choose another place",
+}
+
+
+def refusal(error: OSError, where: object = "") -> TlxError | None:
+    """Say in words why the system refused a file or folder; None for what may be a fault of tlx.
+
+    where  what was opened, unless the error itself names it
+    """
+    if error.errno not in REFUSALS:
+        return None
+    kind, code, what = REFUSALS[error.errno]
+    return kind(code, what, where=error.filename2 or error.filename or where, remedy=REMEDIES.get(code, ""))
+
+
+def resource_error(error: BaseException) -> TlxError | None:
+    """Say in words what the system refused: files, space, threads, memory; None if `error` is not of that kind.
+
+    A net below the messages that name what was being done: a limit or a permission is never a fault in tlx.
+    """
+    if isinstance(error, OSError):
+        return refusal(error)
+    text = str(error)
+    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+        return Resource("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
+    is_memory = isinstance(error, MemoryError) or any(
+        words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
+    if is_memory and isinstance(error, (MemoryError, RuntimeError)):
+        return Resource("out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"])
+    return None
+
+
 class Problems(TlxError):
     """Everything wrong at once, in the order found. Its exit code is that of the gravest."""
 
@@ -181,9 +202,18 @@ class Problems(TlxError):
         self.exit_code = min((p.exit_code for p in problems), key=self.GRAVITY.index)
 
     def __str__(self) -> str:
-        lines = [str(p) for p in self.problems[: self.shown]]
-        if len(self.problems) > self.shown:
-            lines.append(f"and {len(self.problems) - self.shown} more")
+        if len(self.problems) <= self.shown:
+            return "\n".join(map(str, self.problems))
+        by_code: dict[str, list[TlxError]] = {}  # many of one kind must not hide the other kinds
+        for problem in self.problems:
+            by_code.setdefault(problem.code, []).append(problem)
+        each = max(1, self.shown // len(by_code))
+        lines = []
+        for code, some in by_code.items():
+            lines += [str(problem) for problem in some[:each]]
+            if len(some) > each:
+                more = f"and {len(some) - each} more"
+                lines.append(more if len(by_code) == 1 else f"{more} error[{code}]")
         return "\n".join(lines)
 
 

@@ -123,6 +123,13 @@ def test_looking_for_a_dataset_makes_nothing(tmp_path):
     assert list((tmp_path / "root").iterdir()) == []
 
 
+@pytest.mark.parametrize(("key", "leaked"), [("textures", 420), ("mit67", 588), ("catsdogs", 339), ("food101", 942),
+                                             ("mame", 272)])
+def test_leaks_of_published_splits_are_counted_over_all_their_files(key, leaked):
+    row = DATASETS[key]
+    assert f"{leaked:,} of {row.classes * row.val_per_class:,} published val rows" in row.faults
+
+
 def test_a_missing_network_is_found_in_seconds(tmp_path, monkeypatch):
     import time
 

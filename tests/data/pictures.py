@@ -43,3 +43,27 @@ def tiff(values, *, bits, sample_format, photometric=1, order="<"):
                        for tag, kind, v in tags)
     start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(data))
     return start + data + struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+
+
+def bands_tiff(values, *, photometric=1, extra=None):
+    """An uncompressed little-endian TIFF of (h, w, bands) of any number type; extra: its ExtraSamples, or none."""
+    height, width, bands = values.shape
+    bits, kind = 8 * values.itemsize, {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
+    data = values.tobytes()
+    tags = [(256, [width]), (257, [height]), (258, [bits] * bands), (259, [1]), (262, [photometric]), (273, None),
+            (277, [bands]), (278, [height]), (279, [len(data)]), (284, [1])]
+    tags += ([(338, extra)] if extra else []) + [(339, [kind] * bands)]
+    end = 8 + 2 + 12 * len(tags) + 4
+    long = [2 * len(v) for _, v in tags if v and len(v) > 2]
+    at_data, entries, further = end + sum(long), b"", b""
+    for tag, values_of in tags:
+        values_of = [at_data] if values_of is None else values_of
+        if len(values_of) <= 2 and max(values_of) < 1 << 16:
+            entries += struct.pack("<HHI", tag, 3, len(values_of)) + struct.pack(f"<{len(values_of)}H", *values_of
+                                                                                 ).ljust(4, b"\0")
+        elif len(values_of) == 1:
+            entries += struct.pack("<HHII", tag, 4, 1, values_of[0])
+        else:
+            entries += struct.pack("<HHII", tag, 3, len(values_of), end + len(further))
+            further += struct.pack(f"<{len(values_of)}H", *values_of)
+    return b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(4) + further + data

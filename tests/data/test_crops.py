@@ -28,12 +28,10 @@ def test_ten_crops(height, width, channels, data):
     size = data.draw(st.integers(1, min(height, width)))
     found = crops.ten(picture, size)
     assert np.array_equal(found, naive.ten_crops(picture, size))
-    kinds = {crop.tobytes() for crop in found}
-    assert {crop[:, ::-1].tobytes() for crop in found} == kinds  # each with its mirror
+    again = crops.ten(picture[:, ::-1], size)
+    assert np.array_equal(again[[1, 0, 3, 2, 5, 4, 7, 6, 9, 8]], found), "in pairs"
     for corner in (picture[:1, :1], picture[:1, -1:], picture[-1:, :1], picture[-1:, -1:]):
         assert any((crop[y, x] == corner[0, 0]).all() for crop in found for y in (0, -1) for x in (0, -1))
-    again = crops.ten(picture[:, ::-1], size)  # of the mirrored picture: the corners change places two by two
-    assert np.array_equal(again[[1, 0, 3, 2, 5, 4, 7, 6]], found[:8])
 
 
 def test_crops_of_a_rectangle_and_too_large_ones():
@@ -50,6 +48,10 @@ def test_crops_of_a_rectangle_and_too_large_ones():
     (Sizing(224, mode="aspect"), (341, 256), (224, 224)),
     (Sizing(256, mode="proportional"), (341, 256), (224, 298)),  # short side to 256, then r of either side
     (Sizing(0, mode="proportional"), (64, 48), (42, 56)),  # as it is
+    (Sizing(0, mode="proportional", ratio=0.5), (64, 48), (24, 32)),
+    (Sizing(30, mode="proportional"), (40, 30), (26, 35)),  # 26.25
+    (Sizing(12, mode="proportional"), (16, 12), (10, 14)),  # 10.5: half to even
+    (Sizing(20, mode="proportional"), (27, 20), (18, 24)),  # 17.5: half to even; 23.625
 ])
 def test_sizings_of_the_studies(tmp_path, sizing, before, crop):
     (tmp_path / "a.png").write_bytes(saved(NOISE, "PNG"))
@@ -60,6 +62,19 @@ def test_sizings_of_the_studies(tmp_path, sizing, before, crop):
         found = images.read(path)
         assert found.shape[:2] == crop
         assert np.array_equal(found, crops.ten(picture, *crop)[i])
+
+
+def test_an_odd_margin_is_cut_on_the_other_side_of_the_mirrored_image():
+    row = np.arange(7, dtype=np.uint8)[None, :, None].repeat(7, axis=0)
+    centre, mirrored = crops.ten(row, 4)[8:, 0, :, 0]
+    assert (centre.tolist(), mirrored.tolist()) == ([1, 2, 3, 4], [5, 4, 3, 2])
+
+
+def test_identity_changes_only_where_crops_or_sides_do():
+    assert "generator" not in Sizing(224).identity(), "a margin of 32"
+    assert "generator" not in Sizing(13, crops=False, side=16).identity()
+    assert Sizing(13, side=16).identity()["generator"] == 2, "a margin of 3"
+    assert Sizing(224, mode="aspect").identity()["generator"] == 2
 
 
 # ---------------------------------------------------------------- files

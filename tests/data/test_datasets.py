@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import multiprocessing
 import os
 import signal
 import struct
 import time
+import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import naive
@@ -17,8 +20,8 @@ from PIL import Image as PIL
 
 from tlx import files
 from tlx.data import datasets, idx, materialise, sources
-from tlx.data.folders import list_images
-from tlx.errors import BadData, Integrity, Missing, Problems, TlxError, UnknownName, Unsafe
+from tlx.data.folders import TEST, TRAIN, VAL, list_images
+from tlx.errors import BadData, Integrity, Missing, Problems, Resource, TlxError, UnknownName, Unsafe
 
 
 def pixels(folder, split=None) -> dict[tuple[str, str], np.ndarray]:
@@ -55,6 +58,47 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
     folder = list_images(put(tmp_path, "train/1.jpg", "plane/2.jpg", "test/3.jpg"))
     assert folder.classes == ("plane", "test", "train")
     assert folder.splits == ("",)
+
+
+def test_one_class_name_in_two_unicode_forms_is_refused(tmp_path):
+    nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
+    put(tmp_path, f"train/{nfd}/1.jpg", "train/the/2.jpg", f"test/{nfc}/3.jpg", "test/the/4.jpg")
+    with pytest.raises(BadData, match=r"unicode-forms.*NFC and NFD") as caught:
+        list_images(tmp_path)
+    assert nfd.encode().hex() in str(caught.value)
+
+
+def test_split_folders_are_told_in_any_case(tmp_path):
+    folder = list_images(put(tmp_path / "d", "TRAIN/cat/1.jpg", "Validation/cat/2.jpg", "Test/cat/3.jpg"))
+    assert [[i.filename for i in folder.of(names)] for names in (TRAIN, VAL, TEST)] == [["1.jpg"], ["2.jpg"],
+                                                                                        ["3.jpg"]]
+    with pytest.raises(BadData, match=r"split-twice.*val, valid"):
+        list_images(put(tmp_path / "twice", "train/cat/1.jpg", "val/cat/2.jpg", "valid/cat/3.jpg"))
+
+
+def test_a_class_may_begin_with_underscores_and_litter_is_left_out(tmp_path):
+    folder = list_images(put(tmp_path, "__other__/1.jpg", "_x/2.jpg", "__MACOSX/a/3.jpg", "__MACOSX/a/._3.jpg",
+                             "_x/.thumb.jpg", "_x/._2.jpg", "_x/Thumbs.db", "lost+found/x", ".git/y"))
+    assert folder.classes == ("__other__", "_x")
+    assert [image.filename for image in folder.images] == ["1.jpg", "2.jpg"]
+    said = "\n".join(folder.notes)
+    assert "1 left out: images in hidden folders or folders of other programs: __MACOSX" in said
+    assert "1 left out: hidden files that are images by their name" in said
+
+
+def test_kinds_that_are_not_read_are_counted_by_ending_and_class(tmp_path):
+    folder = list_images(put(tmp_path, "a/1.jpg", "a/2.HEIC", "b/3.HEIC", "b/4.svg", "b/5.jpg"))
+    assert "2 left out: .HEIC images, a kind that is not read, of 'a', 'b'" in folder.notes
+    assert "1 left out: .svg images, a kind that is not read, of 'b'" in folder.notes
+    with pytest.raises(BadData, match=r"no image found of a kind that is read, but 1 \.HEIC, 1 \.svg"):
+        list_images(put(tmp_path / "none", "a/1.HEIC", "b/2.svg"))
+
+
+def test_images_without_class_folders_get_a_hint_of_the_layout(tmp_path):
+    with pytest.raises(BadData, match=r"3 images lie in the folder itself.*move the images of each class into"):
+        list_images(put(tmp_path / "flat", "1.jpg", "2.jpg", "3.jpg"))
+    with pytest.raises(BadData, match=r"the images lie in test, train itself.*root/<split>/<label>/<image>"):
+        list_images(put(tmp_path / "splits", "train/1.jpg", "test/2.jpg"))
 
 
 def test_what_is_no_image_is_left_out_and_said(tmp_path):
@@ -196,7 +240,7 @@ BAD_IDX = {
     "zero bytes": ({IMAGES: b""}, "idx-size", IMAGES, "0 bytes"),
     "short header": ({IMAGES: GOOD_X[:10]}, "idx-size", IMAGES, "10 bytes"),
     "magic of labels": ({IMAGES: GOOD_Y}, "idx-magic", IMAGES, "00000801"),
-    "not IDX": ({IMAGES: b"<!DOCTYPE html><html></html>"}, "idx-magic", IMAGES, "3c21444f"),
+    "not IDX": ({IMAGES: b"<!DOCTYPE html><html></html>"}, "idx-magic", IMAGES, "not an IDX file"),
     "floats": ({IMAGES: b"\0\0\x0d\x03" + GOOD_X[4:]}, "idx-magic", IMAGES, "00000d03"),
     "truncated": ({IMAGES: GOOD_X[:-1]}, "idx-size", IMAGES, "11 bytes"),
     "trailing": ({IMAGES: GOOD_X + b"\0"}, "idx-size", IMAGES, "13 bytes"),
@@ -234,12 +278,61 @@ def test_everything_wrong_with_idx_files_at_once(tmp_path):
     assert len(caught.value.problems) == 2
 
 
-def test_a_gzip_bomb_is_refused(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["IDX", "frames", "torchvision"])
+def test_arrays_that_are_links_out_of_their_folder_are_refused(kind, tmp_path):
+    home, asked = tmp_path / "d", {"data_root": None}
+    if kind == "IDX":
+        mnist_like(home)
+        file, name = home / IMAGES, home
+    elif kind == "frames":
+        home.mkdir()
+        np.save(home / "train_data.npy", np.zeros((2, 45 * 80 * 3), np.uint8))
+        np.save(home / "train_labels.npy", np.array([0, 1]))
+        file, name = home / "train_data.npy", home
+    else:
+        put(home, "dtd/dtd/labels/train1.txt", "dtd/dtd/images/zigzag/z1.jpg")
+        file, name, asked = home / "dtd/dtd/images/zigzag/z1.jpg", "DTD", {"data_root": home}
+    file.rename(tmp_path / file.name)
+    file.symlink_to(tmp_path / file.name)
+    with pytest.raises(Unsafe, match="leaves the image root"):
+        datasets.locate(name, tmp_path / "cache", offline=True, **asked)
+    if kind != "torchvision":
+        assert datasets.locate(name, tmp_path / "cache", allow=(tmp_path,)).images
+
+
+@pytest.mark.parametrize(("head", "says"), [
+    (b"", "not an IDX file"),
+    (struct.pack(">HBB3I", 0, 8, 3, 3, 2, 2), "more than the 28 bytes that its header says"),
+    (struct.pack(">HBB3I", 0, 8, 3, 1 << 16, 28, 28), "at most 1,048,576")])
+def test_a_gzip_bomb_is_refused_before_it_is_unpacked(head, says, tmp_path, monkeypatch):
     monkeypatch.setattr(idx, "LIMIT", 1 << 20)
     root = mnist_like(tmp_path / "d", packed=True)
-    (root / (IMAGES + ".gz")).write_bytes(gzip.compress(bytes(32 << 20)))
-    with pytest.raises(BadData, match="at most 1,048,576"):
-        datasets.locate(root, tmp_path / "cache")
+    (root / (IMAGES + ".gz")).write_bytes(gzip.compress(head + bytes(64 << 20)))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadData, match=says):
+            datasets.locate(root, tmp_path / "cache")
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_folder_or_file_that_may_not_be_read_is_named(small, tmp_path, monkeypatch):
+    """As root reads everything, the system's refusal is played."""
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    put(tmp_path / "d", "train/cat/1.jpg", "train/dog/2.jpg")
+    scan = os.scandir
+    with monkeypatch.context() as closed:
+        closed.setattr("os.scandir", lambda path: refuse(path) if str(path).endswith("dog") else scan(path))
+        with pytest.raises(Resource, match=r"permission.*dog.*may not read the folder"):
+            list_images(tmp_path / "d")
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(Resource, match=r"permission.*ubyte"):
+        idx.read(small / IMAGES, 3)
+    with pytest.raises(Resource, match=r"permission.*x\.npy"):
+        sources.read_npy(tmp_path / "x.npy")
 
 
 def test_real_mnist(shared_data, cache):

@@ -27,9 +27,9 @@ PRECISION_12 = JPEG.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
 TEXT_BOMB = chunk(b"zTXt", b"comment\0\0" + zlib.compress(bytes(20 << 20)))
 CATALOGUE = {  # what: (bytes, name, code, exit code, words in the message)
     "zero bytes": (b"", "a.jpg", "image-empty", 3, "empty file"),
-    "text": (b"just words, no picture", "a.jpg", "not-an-image", 3, "just words"),
-    "html": (b"<!DOCTYPE html><html>", "a.jpg", "not-an-image", 3, "starts with '<!DOCTYPE"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a.jpg", "not-an-image", 3, "<svg"),
+    "text": (b"just words, no picture", "a.jpg", "not-an-image", 3, "not an image but text"),
+    "html": (b"<!DOCTYPE html><html>", "a.jpg", "not-an-image", 3, "not an image but a web page"),
+    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a.jpg", "not-an-image", 3, "XML or SVG text"),
     "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a.jpg", "not-an-image", 3, "git lfs pull"),
     "half a jpeg": (JPEG[: len(JPEG) // 2], "a.jpg", "image-truncated", 3, "truncated JPEG"),
     "jpeg less two bytes": (JPEG[:-2], "a.jpg", "image-truncated", 3, "truncated JPEG"),
@@ -64,7 +64,7 @@ CATALOGUE = {  # what: (bytes, name, code, exit code, words in the message)
     "pdf": (b"%PDF-1.7\n", "a.jpg", "image-format", 4, "PDF"),
     "psd": (b"8BPS\0\1" + bytes(40), "a.jpg", "image-format", 4, "PSD"),
     "pickle": (b"\x80\x04\x95" + bytes(40), "a.jpg", "image-format", 4, "pickle"),
-    "12-bit jpeg": (PRECISION_12, "a.jpg", "image-damaged", 3, "12-bit"),
+    "12-bit jpeg": (PRECISION_12, "a.jpg", "image-kind", 3, "12-bit"),
     "jpeg without its tables": (JPEG.replace(b"\xff\xdb", b"\xff\xef"), "a.jpg", "image-damaged", 3, "broken data"),
     "progressive jpeg without its tables": (PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xef"), "a.jpg", "image-damaged", 3,
                                             "broken data"),

@@ -137,7 +137,7 @@ def test_equal_bytes_never_part(tmp_path):
     content = {i.path: (folder.root / i.path).read_bytes() for i in folder.images}
     assert faults(folder, read, content) == []
     assert splits.check(read, images=lambda row: splits.find(row, folder.root)) == []
-    with pytest.raises(Problems, match="too-few-images"):
+    with pytest.raises(BadData, match="too-few-images"):
         splits.draw(folder, tmp_path / "t", shots=(5,), draws=1, val_per_class=3, test_per_class=3)
     assert not (tmp_path / "t").exists()
 
@@ -177,14 +177,24 @@ def test_val_without_test_is_the_test(tmp_path):
 def test_every_class_with_too_few_is_named_before_anything_is_written(tmp_path):
     folder = tree(tmp_path / "i", {"a": [b"a%d" % n for n in range(9)], "b": [b"b%d" % n for n in range(50)],
                                    "c": [b"c%d" % n for n in range(6)]})
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(BadData) as caught:
         splits.draw(folder, tmp_path / "s", shots=(1, 5, 10), draws=2, val_per_class=2, test_per_class=2)
     said = str(caught.value)
-    assert "class 'a' has 5 images for train, 10 are asked (shots 10 cannot be drawn)" in said
-    assert "class 'c' has 2 images for train, 10 are asked (shots 5, 10 cannot be drawn)" in said
+    assert "2 of 3 classes have fewer than 10 images for train: 'c' 2, 'a' 5 (shots 5, 10 cannot be drawn)" in said
     assert "'b'" not in said
     assert caught.value.exit_code == 3
     assert not (tmp_path / "s").exists()
+
+
+def test_a_thousand_classes_with_too_few_are_one_line_a_role(tmp_path):
+    classes = {f"c{n:04d}": [b"%d" % n] for n in range(998)} | {name: [b"%s%d" % (name.encode(), n) for n in range(9)]
+                                                              for name in ("x", "y")}
+    folder = tree(tmp_path / "i", classes)
+    with pytest.raises(Problems) as caught:
+        draws.choose(folder, draws.Plan(shots=(1, 2), val_per_class=1, test_per_class=1))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2, "val and train"
+    assert all("998 of 1000 classes have fewer than" in line and "and 988 more classes" in line for line in lines)
 
 
 @pytest.mark.parametrize("wrong", [{"shots": ()}, {"shots": (0,)}, {"draws": 0}, {"val_per_class": 0}, {"seed": -1},

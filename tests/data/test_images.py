@@ -8,7 +8,7 @@ import os
 import naive
 import numpy as np
 import pytest
-from data.pictures import NOISE, RNG, SMOOTH, chunk, png, saved, tiff
+from data.pictures import NOISE, RNG, SMOOTH, bands_tiff, chunk, png, saved, tiff
 from PIL import Image
 
 from tlx.data import door, images
@@ -116,6 +116,96 @@ def test_thirty_two_bits_inside_the_range(put):
     assert notes(path) == {"32-bit": 1}
     whole = NOISE[..., 0].astype(np.int32)
     assert np.array_equal(images.read(put(tiff(whole, bits=32, sample_format=2), "i.tif"), channels=1)[..., 0], whole)
+
+
+# ---------------------------------------------------------------- does the picture survive
+
+LEVELS = np.linspace(0, 1, 48 * 64).reshape(48, 64)
+TOO_NARROW = {  # what would leave next to nothing of its grey levels → what the error says of it
+    "floats of 0 to 1": (bands_tiff(LEVELS[..., None].astype("f4")), "range 0…1"),
+    "12 bits in 16": (bands_tiff((4095 * LEVELS[..., None]).astype("u2")), "range 0…4095 of 0…65535"),
+    "12-bit colours in 16": (bands_tiff((4095 * np.dstack([LEVELS] * 3)).astype("u2"), photometric=2),
+                             "range 0…4095 of 0…65535"),
+    "whole numbers of 0 to 3": (bands_tiff((3.4 * LEVELS[..., None] * 1).astype("f4") + 0.3), "range 0.3…3.7"),
+    "signed bytes": (bands_tiff((200 * LEVELS[..., None] - 100).astype("i1")), "range -128…127"),
+    "floats above 255": (bands_tiff((1000 * LEVELS[..., None]).astype("f4")), "range 0…1000"),
+}
+
+
+@pytest.mark.parametrize("kind", TOO_NARROW)
+def test_a_picture_that_would_not_survive_is_refused_naming_its_range(put, kind):
+    data, says = TOO_NARROW[kind]
+    with pytest.raises(TlxError) as caught:
+        images.read(put(data, "a.tif"))
+    assert (caught.value.code, caught.value.exit_code) == ("image-range", 3)
+    assert says in str(caught.value)
+
+
+def test_a_picture_that_is_transparent_all_over_is_refused(put):
+    hidden = np.dstack([NOISE, np.zeros(NOISE.shape[:2], np.uint8)])
+    with pytest.raises(TlxError, match=r"transparency hides the picture: alpha has the range 0…0"):
+        images.read(put(saved(hidden, "PNG")))
+
+
+def test_a_drawing_of_few_colours_survives_whatever_is_hidden_behind_it(put):
+    alpha = np.zeros(NOISE.shape[:2], np.uint8)
+    alpha[10:20, 10:20] = 255
+    drawing = np.where(alpha[..., None] > 0, np.uint8(40), NOISE)
+    found = images.read(put(saved(np.dstack([drawing, alpha]), "PNG")))
+    assert np.array_equal(np.unique(found), [40, 255])
+
+
+@pytest.mark.parametrize("picture", [np.zeros((9, 9, 1), "u2"), np.full((9, 9, 1), 700, "u2"),
+                                     np.zeros((9, 9, 1), "f4"), np.zeros((9, 9, 3), "u2"),
+                                     (RNG.integers(0, 20, (9, 9, 1))).astype("u2")])
+def test_a_dark_frame_is_a_picture(put, picture):
+    found = images.read(put(bands_tiff(picture, photometric=2 if picture.shape[2] == 3 else 1), "a.tif"))
+    assert found.max() == picture.max() >> 8 if picture.dtype.kind == "u" else not found.any()
+
+
+def test_sixteen_bit_colours_are_reduced_with_a_note(put):
+    colours = RNG.integers(0, 1 << 16, (48, 64, 3)).astype("u2")
+    path = put(bands_tiff(colours, photometric=2), "a.tif")
+    assert np.array_equal(images.read(path), colours >> 8)
+    assert notes(path) == {"16-bit": 1}
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours)
+    path = put(png(64, 48, rows=rows, bits=16, colour=2), "c.png")
+    assert np.array_equal(images.read(path), colours >> 8)
+    assert notes(path) == {"16-bit": 1}
+
+
+@pytest.mark.parametrize("extra", [None, [0], [0, 0]])
+def test_a_further_band_that_is_not_declared_as_alpha_is_left_out(put, extra):
+    further = [RNG.integers(20, 90, NOISE.shape[:2], dtype=np.uint8)] * len(extra or [0])
+    path = put(bands_tiff(np.dstack([NOISE, *further]), photometric=2, extra=extra), "a.tif")
+    assert np.array_equal(images.read(path), NOISE)
+    assert notes(path) == {"band": 1}
+
+
+@pytest.mark.parametrize("extra", [1, 2])
+def test_a_fourth_band_that_is_declared_as_alpha_is_transparency(put, extra):
+    path = put(bands_tiff(np.dstack([NOISE, np.full(NOISE.shape[:2], 255, np.uint8)]), photometric=2, extra=[extra]),
+               "a.tif")
+    assert np.array_equal(images.read(path), NOISE)
+    assert notes(path) == {"alpha": 1}
+
+
+@pytest.mark.parametrize(("bands", "number", "extra", "says"), [
+    (5, "u1", [0] * 4, "5 bands of 8-bit unsigned whole numbers"),
+    (8, "u1", [0] * 7, "8 bands of 8-bit unsigned whole numbers"),
+    (3, "f4", None, "3 bands of 32-bit floating-point numbers"), (1, "f2", None, "1 band of 16-bit floating-point"),
+    (1, "f8", None, "1 band of 64-bit floating-point"), (4, "u2", [0] * 3, "4 bands of 16-bit unsigned")])
+def test_a_whole_file_of_a_kind_that_is_not_read_is_not_called_damaged(put, bands, number, extra, says):
+    values = (200 * np.dstack([LEVELS] * bands)).astype(number)
+    photometric = 2 if bands == 3 else 1
+    data = bands_tiff(values, photometric=photometric, extra=extra)
+    with pytest.raises(TlxError) as caught:
+        images.read(put(data, "a.tif"))
+    assert (caught.value.code, caught.value.exit_code) == ("image-kind", 3)
+    assert says in str(caught.value)
+    assert "damaged" not in str(caught.value)
+    with pytest.raises(TlxError, match=r"image-(damaged|truncated)"):
+        images.read(put(data[:-100], "b.tif"))
 
 
 def test_cmyk(put):

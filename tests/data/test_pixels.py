@@ -52,7 +52,7 @@ def expected(path, sizing):
         size = (side, side) if sizing.crops else (sizing.size, sizing.size)
     else:
         short = min(image.size)
-        size = tuple(side if length == short else int(length * side / short + 0.5) for length in image.size)
+        size = tuple(side if length == short else round(length * side / short) for length in image.size)
     picture = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
     picture = picture.reshape(*picture.shape[:2], sizing.channels)
     ten = naive.ten_crops(picture, sizing.size)

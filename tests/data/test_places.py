@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,27 @@ def test_a_folder_that_leads_out_is_refused(root):
     (root / "train" / "dog").symlink_to(root.parent)
     with pytest.raises(Unsafe, match="leaves the image root"):
         find(row("pets/train/dog/secret.png", label="dog"), root)
+
+
+@pytest.mark.parametrize(("typed", "stored"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+def test_a_name_is_found_in_either_unicode_form(typed, stored, tmp_path):
+    root, name = tmp_path / "été", "café.png"
+    label = root / "train" / unicodedata.normalize(stored, "crème")
+    label.mkdir(parents=True)
+    (label / unicodedata.normalize(stored, name)).write_bytes(b"a")
+    asked = unicodedata.normalize(typed, f"été/train/crème/{name}")
+    found = find(row(asked, label=unicodedata.normalize(typed, "crème")), root)
+    assert found.read_bytes() == b"a"
+    with pytest.raises(BadData, match="not there"):
+        find(row(asked.replace("caf", "kaf")), root)
+
+
+def test_a_link_out_is_refused_in_either_unicode_form(tmp_path):
+    (tmp_path / "pets" / "cat").mkdir(parents=True)
+    (tmp_path / "secret.png").write_bytes(b"s")
+    (tmp_path / "pets" / "cat" / unicodedata.normalize("NFD", "é.png")).symlink_to(tmp_path / "secret.png")
+    with pytest.raises(Unsafe):
+        find(Row("pets/cat/é.png", "", "é.png", "cat"), tmp_path / "pets")
 
 
 def test_a_link_to_itself(root):

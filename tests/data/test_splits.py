@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import time
+import unicodedata
 from pathlib import Path
 
 import naive
@@ -326,6 +327,16 @@ def test_a_class_missing_from_a_file_is_named(tmp_path):
     assert (error.code, error.exit_code) == ("class-missing", 3)
     assert "'dog'" in str(error)
     assert error.where.endswith(TEST)
+
+
+def test_a_class_missing_for_its_unicode_form_says_so(tmp_path):
+    contents = {name: data.decode().replace("dog", unicodedata.normalize("NFC", "dögs")).encode()
+                for name, data in sound().items()}
+    contents[TEST] = unicodedata.normalize("NFD", contents[TEST].decode()).encode()
+    report = splits.summary(splits.read(put(tmp_path, contents)))
+    missing = [problem for problem in report.problems if problem.code == "class-missing"]
+    assert len(missing) == 3, "each form lacks where the other stands"
+    assert all("another Unicode form (NFC, NFD)" in str(problem) for problem in missing)
 
 
 def test_too_few_images_over_the_whole_grid(tmp_path):

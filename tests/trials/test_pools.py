@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from conftest import draw_images
 
+from tlx import files
 from tlx.data.folders import list_images
+from tlx.data.sides import sides_of
 from tlx.errors import BadData, Problems
 from tlx.lab.settings import Settings
 from tlx.trials import pools
@@ -29,7 +33,10 @@ def counts(images):
 
 
 def divided(root, **settings):
-    return pools.divided(list_images(root), WholeData(**{"val_per_class": 1, "test_per_class": 2} | settings))
+    folder = list_images(root)
+    content = {image: files.sha256(root / image.path) for image in folder.images}
+    spec = WholeData(**{"val_per_class": 1, "test_per_class": 2} | settings)
+    return pools.divided(folder, spec, sides_of(folder, content))
 
 
 def test_val_and_test_are_drawn_from_every_class_and_nothing_stands_twice(loose):
@@ -41,6 +48,19 @@ def test_val_and_test_are_drawn_from_every_class_and_nothing_stands_twice(loose)
     assert len(paths) == len(set(paths)) == 19
     assert divided(loose) == roles
     assert divided(loose, seed=1)["test"] != roles["test"]
+
+
+def test_copies_of_an_image_are_on_one_side(loose, tmp_path):
+    """Every image of a class three times: whichever copy is drawn for one side, no other side holds its bytes."""
+    root = shutil.copytree(loose, tmp_path / "copies")
+    for path in list(root.glob("bar0/*.png")):
+        for number in range(2):
+            shutil.copy(path, path.with_name(f"copy{number}_{path.name}"))
+    for seed in range(20):
+        roles = divided(root, seed=seed)
+        content = {role: {(root / image.path).read_bytes() for image in images} for role, images in roles.items()}
+        assert not content["train"] & (content["val"] | content["test"])
+        assert not content["val"] & content["test"]
 
 
 def test_folders_are_taken_as_they_are(bars):

@@ -5,6 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+if TYPE_CHECKING:
+    from ..errors import TlxError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -16,19 +20,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         app.app(words, prog_name="tlx")
     except TlxError as error:
-        print("\n".join(visible(line) for line in str(error).splitlines()), file=sys.stderr)
-        sys.exit(error.exit_code)
+        _leave(error)
     except BrokenPipeError:  # tlx … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except Exception as error:
         refused = resource_error(error)
         if refused is not None:
-            print(refused, file=sys.stderr)
-            sys.exit(refused.exit_code)
+            _leave(refused)
         print(f"error[bug] {visible(type(error).__name__)}: {visible(error)}. this is a fault in tlx: please report "
               f"it, with the traceback in {_logged(error)}", file=sys.stderr)
         sys.exit(1)
+
+
+def _leave(error: TlxError) -> NoReturn:
+    from ..errors import visible
+
+    print("\n".join(visible(line) for line in str(error).splitlines()), file=sys.stderr)
+    sys.exit(error.exit_code)
 
 
 def _logged(error: Exception) -> str:

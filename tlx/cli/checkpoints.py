@@ -39,12 +39,13 @@ def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> 
         return run(study, settings, notes, summarise=checkpoint_studies.summarise_stage,
                    closing=checkpoint_studies.closing_stage)
 
-    store = Store(stage(plan.first()).folder)
+    told = len(plan.notes)
+    store = Store(stage(plan.first(), plan.notes).folder)
     models = plan.models(store)
     with steps("looking at weights") as progress:
         looks = plan.looks(models, progress)
     for look in looks:
-        stage(look.study, plan.notes)
+        stage(look.study, plan.notes[told:])
 
     def summarise(store, key):
         checkpoint_results.gather(store, key)

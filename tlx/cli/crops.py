@@ -22,14 +22,21 @@ def command(out: Annotated[Path, typer.Argument(help="Folder for the crops: <spl
             side: Annotated[int, typer.Option(help="Pixels of the resized side. Default: size / ratio.")] = 0,
             quality: Annotated[int, typer.Option(min=1, max=100, help="JPEG quality of crops of JPEGs.")] = 95,
             lossless: Annotated[bool, typer.Option("--lossless", help="Save all crops as PNG.")] = False,
+            allow_outside: Annotated[str, typer.Option(help="Further folders that links among the images may lead to, "
+                                                            "comma-separated.")] = "",
             data_root: Annotated[str, typer.Option(help="Folder that holds named data sets. Default: $TLX_DATA.")] = ""
             ) -> None:
     """Write ten crops per image: four corners and centre, each with its mirror, and a manifest of their order."""
-    from ..data import crops, datasets
+    from ..data import crops
     from ..data.sizing import Sizing
+    from ..errors import visible
+    from ..trials.image_data import located
 
-    settings = Settings(data_root=data_root)
-    folder = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root)
+    settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
+    notes: list[str] = []
+    folder = located(dataset, settings, notes)
+    for note in notes:
+        print(f"note: {visible(note)}")
     shape = Sizing(size, mode=sizing, ratio=ratio, side=side)
     with steps("cropping") as progress:
         written = crops.write(folder.root, [image.path for image in folder.images], out, shape,

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import visible
 from ..lab.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Look after activation dumps: list, verify, remove, keep within a budget.")
@@ -28,8 +29,9 @@ def ls(cache: CACHE = "") -> None:
         used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) if entry.used else "never"
         what = " on ".join(filter(None, (entry.about.get("backbone"), entry.about.get("dataset")))) or "?"
         rest = f", {entry.unfinished / 1e6:.1f} MB unfinished" if entry.unfinished else ""
-        print(f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
-              f"{len(entry.layers)} layers  {used}  {what}{rest}{'  DAMAGED: ' + entry.damage if entry.damage else ''}")
+        damage = f"  DAMAGED: {entry.damage}" if entry.damage else ""
+        print(visible(f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
+                      f"{len(entry.layers)} layers  {used}  {what}{rest}{damage}"))
     print(f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in {dumps.root}")
 
 

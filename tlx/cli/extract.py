@@ -20,11 +20,15 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     """Write the activations of a network's layers on all images of a data set; what is there is not redone."""
     from pathlib import Path
 
+    from ..errors import visible
     from ..features import exports
     from ..trials import inputs
 
     with steps("extracting") as progress:
-        dump = inputs.extraction(spec, settings, progress)
+        notes: list[str] = []
+        dump = inputs.extraction(spec, settings, progress, notes)
+    for note in notes:
+        print(f"note: {visible(note)}")
     print(f"{dump.images} images × {dump.crops} crops, {len(dump.layers)} layers: {dump.folder}")
     for layer in dump.layers:
         print(f"  {layer:<40} {' × '.join(map(str, dump.array(layer).shape))} {dump.how.dtype}")

@@ -39,20 +39,25 @@ def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, set
 
     with steps("reading images") as progress:
         plan = parameter_distance_plan.look(spec, asked, tuning, finetuned or (), settings, progress)
-    store, told = None, len(plan.notes)
+    store, told = None, 0
+
+    def untold():
+        nonlocal told
+        fresh, told = plan.notes[told:], len(plan.notes)
+        return fresh
 
     def summarise(store, key):
         transferability.regress(store, key)
         report_of.summarise(store, key)
 
     if (first := plan.tunings()) is not None:
-        store = Store(run(first, settings, plan.notes, summarise=summarise, closing=words.closing_tuning).folder)
+        store = Store(run(first, settings, untold(), summarise=summarise, closing=words.closing_tuning).folder)
     with steps("extracting") as progress:
         images = plan.domain(progress)
     if images is not None:
-        run(images, settings, summarise=summarise, closing=words.closing_images)
+        run(images, settings, untold(), summarise=summarise, closing=words.closing_images)
     study = plan.distances(store)
-    notes = plan.notes[told * (first is not None):]
+    notes = untold()
     if study is None:
         raise TlxError("all-diverged", "; ".join(notes), remedy="use a smaller --learning-rate")
     report = run(study, settings, notes, summarise=summarise, closing=words.closing)

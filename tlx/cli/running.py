@@ -15,12 +15,13 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
 
     summarise, closing   what is made of its results, and said of them: as few-shot studies do, unless given
     """
+    from ..errors import visible
     from ..report import studies
     from ..trials import study
 
-    for note in notes:
-        print(f"note: {note}")
-    print(f"{asked.title}: {len(asked.trials)} trials", flush=True)
+    for note in dict.fromkeys((*asked.notes, *notes)):
+        print(f"note: {visible(note)}")
+    print(f"{visible(asked.title)}: {len(asked.trials)} trials", flush=True)
     with watching(asked.groups) as watch:
         report = study.perform(asked, settings, watch, summarise or studies.summarise)
     print((closing or studies.closing)(report), flush=True)

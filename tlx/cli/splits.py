@@ -11,6 +11,8 @@ from ..lab.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Draw few-shot splits, or check a folder of them for leaks.")
 DATASET = Annotated[str, typer.Option("--dataset", "-d", help="A name of `tlx datasets`, or a folder.")]
+ALLOW = Annotated[str, typer.Option("--allow-outside", help="Further folders that paths and links may lead to, "
+                                                            "comma-separated.")]
 DATA_ROOT = Annotated[str, typer.Option("--data-root", help="Folder that holds named data sets. Default: $TLX_DATA.")]
 
 
@@ -25,18 +27,21 @@ def draw(out: Annotated[Path, typer.Argument(help="Folder for the CSVs; made, or
          test_per_class: Annotated[int | None, typer.Option(help="Test images per class. Default: the whole test "
                                                                  "folder, 50 where there is none.")] = None,
          seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+         allow_outside: ALLOW = "",
          data_root: DATA_ROOT = "") -> None:
     """Draw splits: exactly so many images a class, seeded, none on two sides."""
-    from ..data import datasets
     from ..data import splits as science
+    from ..errors import visible
     from ..trials.fewshot import FewShot
+    from ..trials.image_data import located
 
-    settings, few = Settings(data_root=data_root), FewShot.with_settings({"shots": shots})
-    folder = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root)
+    settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
+    few = FewShot.with_settings({"shots": shots})
+    folder = located(dataset, settings, [])
     drawn = science.draw(folder, out, shots=few.shots, draws=splits, largest_draws=largest_splits,
                          val_per_class=val_per_class, test_per_class=test_per_class, seed=seed)
     for note in (*folder.notes, *drawn.notes):
-        print(f"note: {note}")
+        print(f"note: {visible(note)}")
     print(f"{len(drawn.tables)} files in {out}: {len(drawn.classes)} classes, shots "
           f"{', '.join(map(str, drawn.shots))}, val {len(drawn.val)}, test {len(drawn.test)} images")
 
@@ -47,28 +52,31 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
                                                                        "decides. Default: the CSVs alone.")] = "",
           shots: Annotated[str, typer.Option(help="Only these shots, comma-separated.")] = "",
           splits: Annotated[int | None, typer.Option(help="Only so many draws of each.")] = None,
-          allow_outside: Annotated[str, typer.Option(help="Further folders that paths and links may lead to, "
-                                                          "comma-separated.")] = "",
+          allow_outside: ALLOW = "",
           data_root: DATA_ROOT = "") -> None:
     """Refuse leaks (one image in train and in val or test), missing classes and too few images; exit 3 then."""
     from functools import partial
 
-    from ..data import datasets, images
+    from ..data import images
     from ..data import splits as science
-    from ..errors import raise_all
+    from ..errors import raise_all, visible
     from ..trials.fewshot import FewShot
+    from ..trials.image_data import located
 
     few = FewShot.with_settings({"shots": shots})
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     read = science.read(folder)
     find = None
     if dataset:
-        root = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root).root
+        notes: list[str] = []
+        root = located(dataset, settings, notes).root
+        for note in notes:
+            print(f"note: {visible(note)}")
         find = partial(science.find, root=root, allow=tuple(map(Path, settings.allow_outside)))
     report = science.summary(read, images=find, shots=few.shots or None, draws=splits,
                              digests=partial(images.digests, cache=settings.cache_folder))
     for note in (*read.notes, *report.notes):
-        print(f"note: {note}")
+        print(f"note: {visible(note)}")
     for name, count in report.counts.items():
         print(f"{name}: {count}")
     raise_all(report.problems)

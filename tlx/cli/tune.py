@@ -28,7 +28,7 @@ def command(search: Search, base: Base, few: FewShot, settings: Settings) -> Non
     with steps("reading and extracting") as progress:
         ready = tuning.ready(search, base.of(search.study), few, settings, progress)
     for note in ready.notes:
-        print(f"note: {note}")
+        print(f"note: {visible(note)}")
     print(f"{ready.title}: {ready.search.wanted} trials", flush=True)
     report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test)
     print(searches.closing(report), flush=True)

@@ -33,6 +33,7 @@ SAVED_AS: dict[str, tuple[str, dict[str, Any]]] = {  # end of the name → Pillo
     ".png": ("PNG", {}), ".bmp": ("BMP", {}), ".webp": ("WEBP", {"lossless": True}),
     ".tif": ("TIFF", {}), ".tiff": ("TIFF", {}),
 }
+FORMAT = 2  # to be raised when the same pictures and settings give other crops
 Row = dict[str, Any]  # {"source": SHA-256, "crops": [SHA-256 × 10]}
 
 
@@ -96,7 +97,7 @@ def write(root: Path, relpaths: Sequence[str], out: Path, sizing: Sizing, *, enc
     """
     root, out = Path(root), Path(out)
     _check_places(root, out, relpaths, encoding)
-    settings = {"format": 1, "order": [name for name, _, _ in CROPS], "sizing": sizing.identity(),
+    settings = {"format": FORMAT, "order": [name for name, _, _ in CROPS], "sizing": sizing.identity(),
                 "encoding": {"quality": encoding.quality, "lossless": encoding.lossless}}
     with locks.lock(out / LOCK):
         rows = _recorded(out, settings, relpaths, encoding)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import files
-from ..errors import BadData, Missing, TlxError, Unsafe, nearest
+from ..errors import BadData, Missing, TlxError, Unsafe, nearest, refusal
 
 COLUMNS = ("path", "split", "filename", "label")
 PATH_BYTES, NAME_BYTES, LABEL_BYTES = 4096, 255, 255
@@ -79,7 +79,13 @@ def read(path: Path, limits: Limits | None = None) -> tuple[tuple[Row, ...], lis
     """The rows of one CSV and everything wrong with it. A row that could not be read is an empty one."""
     path = Path(path)
     faults = Faults(path)
-    text = _text(path, faults, limits or Limits())
+    try:
+        text = _text(path, faults, limits or Limits())
+    except OSError as error:
+        refused = refusal(error, path)
+        if refused is None:
+            raise
+        return (), [refused]
     if text is None:
         return (), faults.all()
     rows = _parsed(text, faults, limits or Limits())

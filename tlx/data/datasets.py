@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import Missing, UnknownName
+from ..errors import Missing, TlxError, UnknownName, Unsafe, raise_all
 from . import idx, published, sources
 from .catalogue import DATASETS, Dataset, key_of, known
 from .folders import Image, ImageFolder, list_images
+from .places import Boundary
 from .published import data_root_of
 
 __all__ = ["DATASETS", "Dataset", "Image", "ImageFolder", "key_of", "known", "locate"]
 
+Allow = tuple[Path | str, ...]
+
 
 def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | None = None,
-           offline: bool = False) -> ImageFolder:
+           offline: bool = False, allow: Iterable[Path | str] = ()) -> ImageFolder:
     """The images of a dataset, materialised under `cache` when they are not image files.
 
     name_or_path  a name in DATASETS (any spelling); a path; or name:path, the named dataset from the files at path,
@@ -23,39 +27,45 @@ def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | Non
                   knows is that dataset, whatever lies in the working directory (write ./name for the folder)
     data_root     the folder that holds named datasets, else $TLX_DATA
     offline       never ask the network
+    allow         folders outside the dataset's own that links in it may lead to
 
-    Raises Missing with where to get the dataset, UnknownName, or what is wrong with its files.
+    Raises Missing with where to get the dataset, UnknownName, Unsafe for a link that leads out, or what else is wrong
+    with its files.
     """
-    cache, root = Path(cache), data_root_of(data_root)
+    cache, root, allow = Path(cache), data_root_of(data_root), tuple(allow)
     text = os.fspath(name_or_path)
     name, colon, place = text.partition(":")
     if isinstance(name_or_path, Path):
-        return _at(Path(text), cache)
+        return _at(Path(text), cache, allow)
     if key := key_of(text) if "/" not in text else None:
-        return _named(key, cache, root, offline)
+        return _named(key, cache, root, offline, allow)
     if colon and (key := key_of(name)) and not Path(text).exists():
-        return _named_at(key, Path(place).expanduser(), cache)
+        return _named_at(key, Path(place).expanduser(), cache, allow)
     path = Path(text).expanduser()
     if "/" not in text and not path.exists():
         raise UnknownName("dataset", text, DATASETS, remedy="or give the path of an image folder")
-    return _at(path, cache)
+    return _at(path, cache, allow)
 
 
-def _named(key: str, cache: Path, root: Path | None, offline: bool) -> ImageFolder:
+def _named(key: str, cache: Path, root: Path | None, offline: bool, allow: Allow) -> ImageFolder:
     row = DATASETS[key]
     if row.kind == "digits":
         return sources.digits(cache, key)
     if row.kind == "torchvision" and root and published.is_there(key, root):
-        return published.fetch(key, cache, offline=offline, data_root=root)
+        return published.fetch(key, cache, offline=offline, data_root=root, allow=allow)
     for folder in _candidates(key, root):
         if folder.is_dir():
-            return _named_at(key, folder, cache)
+            return _named_at(key, folder, cache, allow)
     if row.kind == "derived":
-        return sources.derived(key, _base_files(row.base, cache, root, offline), cache)
+        files = _base_files(row.base, cache, root, offline)
+        _check_links(files, allow)
+        return sources.derived(key, files, cache)
     if row.torchvision and row.kind == "idx":
-        return sources.from_idx(published.idx_folder(key, cache, offline=offline, data_root=root), cache, key)
+        files = published.idx_folder(key, cache, offline=offline, data_root=root)
+        _check_links(files, allow)
+        return sources.from_idx(files, cache, key)
     if row.torchvision:
-        return published.fetch(key, cache, offline=offline, data_root=root)
+        return published.fetch(key, cache, offline=offline, data_root=root, allow=allow)
     raise _absent(key, root)
 
 
@@ -73,21 +83,35 @@ def _candidates(key: str, root: Path | None) -> list[Path]:
     return [root / name for name in dict.fromkeys((row.folder, key, *row.aliases))] if root else []
 
 
-def _named_at(key: str, folder: Path, cache: Path) -> ImageFolder:
+def _named_at(key: str, folder: Path, cache: Path, allow: Allow) -> ImageFolder:
     """The named dataset from the files in `folder`; a variant may be given as such or as its MNIST."""
     if DATASETS[key].kind == "derived" and idx.is_idx_folder(folder):
+        _check_links(folder, allow)
         return sources.derived(key, folder, cache)
-    return _at(folder, cache, key)
+    return _at(folder, cache, allow, key)
 
 
-def _at(folder: Path, cache: Path, name: str | None = None) -> ImageFolder:
+def _at(folder: Path, cache: Path, allow: Allow, name: str | None = None) -> ImageFolder:
     """The images in `folder`, whatever their form."""
     name = name or folder.resolve().name or "images"
     if idx.is_idx_folder(folder):
+        _check_links(folder, allow)
         return sources.from_idx(folder, cache, name)
     if sources.is_npy_folder(folder):
+        _check_links(folder, allow)
         return sources.from_npy(folder, cache, name)
-    return list_images(folder, name)
+    return list_images(folder, name, allow)
+
+
+def _check_links(folder: Path, allow: Allow) -> None:
+    """Raise Unsafe for files of arrays in `folder` that are links out of it; all of them at once."""
+    boundary, problems = Boundary(folder, allow), list[TlxError]()
+    for path in sorted((*folder.glob("*ubyte*"), *folder.glob("*.npy"))):
+        try:
+            boundary.check(path)
+        except Unsafe as error:
+            problems.append(error)
+    raise_all(problems)
 
 
 def _absent(key: str, root: Path | None) -> Missing:

@@ -5,6 +5,9 @@ What a file holds is mapped so, in this order:
 - more than one frame (GIF, WebP, APNG, TIFF pages): the first one;
 - 16 bits a channel: value >> 8 (12-bit grey: value >> 4), never clipped;
 - 32-bit whole or float numbers: as they are, rounded to the nearest, if all lie in 0…255; refused otherwise;
+- a further band of a TIFF that is not declared as transparency: left out;
+- whatever leaves next to nothing of a picture's grey levels (12 bits in a 16-bit file, floats of 0…1, a picture that is
+  transparent all over) is refused, and the range said: see `_check_survives`;
 - CMYK and YCCK: Pillow's conversion without a colour profile, Adobe's inverted JPEGs included;
 - transparency, as a channel or as a transparent colour or palette entry: laid over white;
 - 1-bit, grey, palette, YCbCr: to 8-bit grey or RGB; colour profiles are not applied;
@@ -36,6 +39,7 @@ NOTES = {  # what was done beyond plain decoding: counted, never silent. The las
     "exif": "EXIF unreadable; taken as upright",
     "alpha": "transparency laid over white",
     "cmyk": "converted from CMYK",
+    "band": "a further band that is not declared as transparency; left out",
     "16-bit": "reduced from 16 bits to 8",
     "32-bit": "rounded from 32-bit numbers to 8 bits",
     "duplicates": "holds the same bytes as an image before it",
@@ -47,6 +51,10 @@ UPRIGHT = {  # EXIF orientation → what sets it upright
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION, PHOTOMETRIC, BITS = 0x0112, 262, 258  # tag numbers of TIFF, which EXIF shares
+EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
+DECLARED_ALPHA = (1, 2)  # values of ExtraSamples
+SIGNED = 2  # value of SampleFormat
+FEW_LEVELS = 32  # a picture of this many grey levels that keeps fewer, and fewer than a fourth, does not survive
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def decode(path: Path, limits: Limits = DEFAULT) -> Decoded:
         frames = _has_frames(image)
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # other packages set it; half a picture must not pass for a whole
         image.load()
-        plain, earned = _eight_bits(image, path)
+        plain, earned = _eight_bits(image, path, _png_bits(data) if name == "PNG" else 8)
         upright, turned = _upright(image, plain)
     except TlxError:
         raise
@@ -100,32 +108,83 @@ def _has_frames(image: ImageFile.ImageFile) -> bool:
     return frames
 
 
-def _eight_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
-    """The picture in mode L or RGB, and its notes."""
+def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Image, list[str]]:
+    """The picture in mode L or RGB, and its notes. png_bits: bits of a channel of a PNG, else 8."""
     mode, notes = image.mode, []
+    tags = getattr(image, "tag_v2", {})
+    bits, extra = tags.get(BITS, (8,)), tags.get(EXTRA_SAMPLES, ())
+    if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED and bits[0] == 8:
+        raise BadData("image-range", "signed numbers of 8 bits, range -128…127", where=path, expected="0…255",
+                      remedy="convert it to unsigned numbers")
     if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
-        return _from_16_bits(image)
+        return _from_16_bits(image, path)
+    if mode in ("L", "RGB", "RGBA", "LA", "CMYK") and max(png_bits, *bits) > 8:
+        _check_high_bytes(image, path)
+        notes.append("16-bit")
+    if image.format == "TIFF" and mode in ("RGBA", "LA") and not set(DECLARED_ALPHA) & set(extra):
+        image = image.convert(mode[:-1])
+        mode = image.mode
+        notes.append("band")
+    elif any(kind not in DECLARED_ALPHA for kind in extra):
+        notes.append("band")
     if mode in ("I", "F"):
         return _from_32_bits(image, path), ["32-bit"]
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         rgba = (image.convert("RGBA") if mode not in ("La", "PA") else
                 image.convert({"La": "LA", "PA": "RGBA"}[mode]).convert("RGBA"))
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        if _levels(image.convert("RGB")) == 1:  # what is hidden behind a drawing of few colours may be anything
+            opaque = "…".join(map(str, rgba.getchannel("A").getextrema()))
+            _check_survives(_levels(rgba.convert("RGB")), 1, path, "its transparency hides the picture: alpha has the "
+                            f"range {opaque}", "remove the transparency")
         notes.append("alpha")
     if mode == "CMYK":
         notes.append("cmyk")
     if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
         raise BadData("image-mode", f"pixels of kind {mode}", where=path, expected="grey, RGB, palette or CMYK",
                       remedy="convert it to an RGB PNG")
-    return image.convert("L" if mode in ("1", "L") and not notes else "RGB"), notes
+    is_grey = mode in ("1", "L") and "alpha" not in notes
+    return image.convert("L" if is_grey else "RGB"), notes
 
 
-def _from_16_bits(image: Image.Image) -> tuple[Image.Image, list[str]]:
+def _png_bits(data: bytes) -> int:
+    """Bits of a channel, from the header of a PNG."""
+    return data[24]
+
+
+def _levels(image: Image.Image) -> int:
+    """How many grey levels a picture in mode L or RGB has."""
+    return sum(count > 0 for count in image.convert("L").histogram())
+
+
+def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) -> None:
+    """Raise BadData if a picture of many grey levels keeps next to none of them."""
+    if levels >= FEW_LEVELS > left and left * 4 <= levels:
+        raise BadData("image-range", f"{what}: {left} of {levels} grey levels would be left", where=path,
+                      remedy=remedy)
+
+
+def _check_high_bytes(image: Image.Image, path: Path) -> None:
+    """The same of 16-bit colours, of which Pillow gives the high bytes only: several levels, all of them low, are a
+    picture of fewer bits."""
+    colours = image.convert("RGB") if image.mode == "CMYK" else image
+    high = max(top for _, top in np.atleast_2d(colours.getextrema()))
+    left = _levels(colours.convert("RGB"))
+    if left >= 4 and high < FEW_LEVELS:
+        raise BadData("image-range", f"16-bit colours in the range 0…{256 * int(high) + 255} of 0…65535: {left} grey "
+                      "levels would be left", where=path, expected="colours that fill the range",
+                      remedy="convert it to 8 bits with the range that is meant")
+
+
+def _from_16_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
     tags = getattr(image, "tag_v2", {})
     bits = tags.get(BITS, (16,))[0]
     values = np.asarray(image).astype(np.int64)
     transparent = image.info.get("transparency")
     grey = np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
+    _check_survives(_distinct(values), _distinct(grey), path,
+                    f"range {values.min()}…{values.max()} of 0…{(1 << bits) - 1}",
+                    "convert it to 8 bits, or to 16 bits that fill the range")
     if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits only
         grey = 255 - grey
     if isinstance(transparent, int):
@@ -139,7 +198,19 @@ def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:
     if not (low >= 0 and high <= 255):
         raise BadData("image-range", f"range {low:g}…{high:g} cannot be mapped", where=path, expected="values in 0…255",
                       remedy="convert it to 8 or 16 bits with the range that is meant")
-    return Image.fromarray(np.rint(values).astype(np.uint8))
+    grey = np.rint(values).astype(np.uint8)
+    remedy = "multiply its numbers by 255, or convert it to 8 bits with the range that is meant"
+    if values.dtype.kind == "f" and 0 < high <= 1:
+        raise BadData("image-range", f"range {low:g}…{high:g}: nothing would be left of it", where=path,
+                      expected="values in 0…255", remedy=remedy)
+    _check_survives(_distinct(values), _distinct(grey), path, f"range {low:g}…{high:g}", remedy)
+    return Image.fromarray(grey)
+
+
+def _distinct(values: np.ndarray) -> int:
+    """How many different numbers there are, in at most a million evenly spaced ones."""
+    flat = values.reshape(-1)
+    return len(np.unique(flat[:: max(1, len(flat) // 1_000_000)]))
 
 
 def _upright(source: Image.Image, picture: Image.Image) -> tuple[Image.Image, list[str]]:

@@ -23,7 +23,7 @@ from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
-from PIL.TiffImagePlugin import TiffImageFile
+from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from ..errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
@@ -79,6 +79,12 @@ UNREAD = {  # images, yet none of ours
     "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
     "ICO": (b"\0\0\1\0",), "NetPBM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"), "DDS": (b"DDS ",),
     "NumPy array": (b"\x93NUMPY",), "gzip": (b"\x1f\x8b",),
+}
+OTHER_KINDS = {  # no images: only for the words of an error
+    "an HDF5 file": (b"\x89HDF\r\n\x1a\n",), "an SQLite database": (b"SQLite format 3\0",),
+    "a RAR archive": (b"Rar!",), "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c",), "an XZ archive": (b"\xfd7zXZ\0",),
+    "a bzip2 archive": (b"BZh",), "a macOS resource fork": (b"\0\5\x16\7",),
+    "audio or video": (b"ID3", b"OggS", b"RIFF", b"\x1a\x45\xdf\xa3"),
 }
 ALLOWED = ", ".join(FORMATS)
 
@@ -160,10 +166,30 @@ def format_of(data: bytes, path: Path) -> str:
     if name:
         raise BadData("image-format", f"format {name} is not read", where=path, expected=ALLOWED,
                       remedy="convert it, to PNG for example")
-    lfs = data.startswith(b"version https://git-lfs")
-    raise BadData("not-an-image", "a Git LFS pointer, not the image" if lfs else
-                  f"not an image (starts with {data[:12].decode('ascii', 'backslashreplace')!r})", where=path,
-                  expected=ALLOWED, remedy="fetch the images with: git lfs pull" if lfs else "")
+    if data.startswith(b"version https://git-lfs"):
+        raise BadData("not-an-image", "a Git LFS pointer, not the image", where=path, expected=ALLOWED,
+                      remedy="fetch the images with: git lfs pull")
+    raise BadData("not-an-image", f"not an image but {_kind_of(data)}", where=path, expected=ALLOWED)
+
+
+def _kind_of(data: bytes) -> str:
+    """Say what kind of file these bytes are, and nothing of what they hold."""
+    for name, starts in OTHER_KINDS.items():
+        if data.startswith(starts):
+            return name
+    head = data[:4096]
+    if not head.strip(b"\0"):
+        return "zero bytes, as an interrupted copy leaves"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "a web page, as a failed download leaves"
+    if text.startswith((b"<?xml", b"<svg")):
+        return "XML or SVG text"
+    try:
+        is_text = "\0" not in head.decode("utf-8")
+    except UnicodeDecodeError as error:
+        is_text = error.start >= len(head) - 3 and b"\0" not in head
+    return "text" if is_text else "data of an unknown kind"
 
 
 def _named_unread(data: bytes) -> str:
@@ -183,7 +209,7 @@ def header(data: bytes, path: Path, limits: Limits) -> ImageFile.ImageFile:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise _bomb(str(error), path, limits) from error
     except Exception as error:  # Pillow's readers raise a dozen kinds
-        raise damaged(name, error, path) from error
+        raise (_other_kind(name, data, path) or damaged(name, error, path)) from error
     _check_size(*image.size, path, limits)
     return image
 
@@ -203,6 +229,35 @@ def _bomb(found: str, path: Path, limits: Limits) -> BadData:
                    expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}")
 
 
+def _other_kind(name: str, data: bytes, path: Path) -> BadData | None:
+    """Say what is in a whole TIFF of a kind that Pillow does not open; None if the file is not that."""
+    if name != "TIFF":
+        return None
+    try:
+        file = io.BytesIO(data)
+        tags = ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        width, height, bands = tags[256], tags[257], tags.get(277, 1)
+        bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
+        ends = [at + size for at, size in zip(tags.get(273, ()), tags.get(279, ()), strict=True)]
+        numbers = {1: "unsigned whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}[kinds[0]]
+    except Exception:  # whatever a broken directory raises, the file is damaged then
+        return None
+    if max(ends, default=0) > len(data) or not (width and height and bands):
+        return None
+    plural = "s" if bands > 1 else ""
+    compression = tags.get(259, 1)
+    packed = "" if compression in COMPRESSION_INFO else f" in compression {compression}"
+    return BadData("image-kind", f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
+                   f"{numbers}{packed}, a kind that is not read", where=path,
+                   expected="grey, RGB or CMYK of 8 or 16 bits, or grey of 32 bits",
+                   remedy="choose the bands that are meant and convert them, for example to an 8-bit RGB PNG")
+
+
+NOT_READ = ("unsupported", "not supported", "cannot handle", "not available")  # decoders' words for kinds, not damage
+
+
 def damaged(name: str, error: Exception, path: Path) -> TlxError:
     """What a failing reader or decoder means, in words."""
     reason = str(error) or type(error).__name__
@@ -212,6 +267,9 @@ def damaged(name: str, error: Exception, path: Path) -> TlxError:
         return BadData("image-truncated", f"truncated {name} ({reason})", where=path)
     if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason or "too large" in reason.lower():
         return BadData("image-metadata", f"metadata too large ({reason})", where=path)
+    if any(words in reason.lower() for words in NOT_READ):
+        return BadData("image-kind", f"a {name} of a kind that is not read ({reason})", where=path,
+                       remedy="convert it, for example to an 8-bit RGB PNG")
     return BadData("image-damaged", f"damaged {name} ({reason})", where=path)
 
 

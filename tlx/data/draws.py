@@ -17,6 +17,7 @@ from .. import files
 from ..errors import BadData, TlxError, Usage, raise_all
 from .csvs import Row
 from .folders import TEST, TRAIN, VAL, Image, ImageFolder, sorted_labels
+from .sides import under_two_labels
 from .streams import order
 
 Digests = Callable[[Sequence[Path]], Sequence[str]]
@@ -53,6 +54,7 @@ class Plan:
         return self.draws if shots != self.shots[-1] or self.largest_draws is None else self.largest_draws
 
 
+NAMED = 10  # classes that an error names
 TEST_PER_CLASS = 50  # where a folder has no test split and nothing is said
 
 
@@ -79,7 +81,7 @@ def choose(folder: ImageFolder, plan: Plan, digests: Digests = sha256_of) -> Dra
     drawn = Drawn()
     images = sorted(folder.images, key=lambda image: os.fsencode(image.path))
     content = dict(zip(images, digests([folder.root / image.path for image in images]), strict=True))
-    unclear = _under_two_labels(content)
+    unclear = under_two_labels(content)
     train, val, test = _pools(folder, images, drawn)
     if test is None:
         train = _distinct(train, content, unclear, drawn, "training")
@@ -108,7 +110,8 @@ def _pools(folder: ImageFolder, images: list[Image], drawn: Drawn
            ) -> tuple[list[Image], list[Image] | None, list[Image] | None]:
     """The images to draw train, val and test from; None: from train. A val without a test is the test."""
     def named(names: tuple[str, ...]) -> list[Image] | None:
-        return [image for image in images if image.split.lower() in names] or None
+        wanted = set(folder.of(names))
+        return [image for image in images if image in wanted] or None
 
     train, val, test = named(TRAIN), named(VAL), named(TEST)
     if train is None and folder.splits != ("",):
@@ -118,12 +121,6 @@ def _pools(folder: ImageFolder, images: list[Image], drawn: Drawn
         drawn.notes.append("the folder has no test split: its val split is the test, val is drawn from train")
         val, test = None, val
     return train or images, val, test
-
-
-def _under_two_labels(content: dict[Image, str]) -> set[str]:
-    """The digests of bytes that the folder holds under more than one label."""
-    label: dict[str, str] = {}
-    return {digest for image, digest in content.items() if label.setdefault(digest, image.label) != image.label}
 
 
 def _distinct(images: list[Image], content: dict[Image, str], held: set[str], drawn: Drawn, role: str) -> list[Image]:
@@ -159,14 +156,19 @@ def _refuse_too_few(folder: ImageFolder, plan: Plan, test: list[Image], val: lis
         for image in images:
             have[image.label] += 1
         few = {label: count for label, count in have.items() if count < want}
-        problems += [_too_few(folder, role, label, count, want, plan) for label, count in few.items()]
+        if few:
+            problems.append(_too_few(folder, role, few, want, plan))
     raise_all(problems)
 
 
-def _too_few(folder: ImageFolder, role: str, label: str, have: int, want: int, plan: Plan) -> BadData:
-    what = f"class '{label}' has {have} images for {role}, {want} are asked"
+def _too_few(folder: ImageFolder, role: str, few: dict[str, int], want: int, plan: Plan) -> BadData:
+    """One problem for all classes that have too few images of a role, the poorest named first."""
+    poorest = sorted(few.items(), key=lambda item: item[1])
+    shown = ", ".join(f"'{label}' {have}" for label, have in poorest[:NAMED])
+    more = f" and {len(few) - NAMED} more classes" if len(few) > NAMED else ""
+    what = f"{len(few)} of {len(folder.classes)} classes have fewer than {want} images for {role}: {shown}{more}"
     if role == "train":
-        lost = [shots for shots in plan.shots if shots > have]
+        lost = [shots for shots in plan.shots if shots > poorest[0][1]]
         what += f" (shots {', '.join(map(str, lost))} cannot be drawn)"
     return BadData("too-few-images", what, where=folder.root,
                    remedy="ask for fewer shots, or fewer images per class for val or test")

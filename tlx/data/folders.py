@@ -1,28 +1,47 @@
 """ImageFolder: which images there are, as root/<split>/<label>/<image> or root/<label>/<image>.
 
-The rule that tells the two apart: a folder named like a split (train, val, validation, valid, test) that
+The rule that tells the two apart: a folder named like a split (train, val, validation, valid, test, in any case) that
 holds folders and no image of its own is a split. With at least one split, the layout is
 root/<split>/<label>/<image> and other folders beside are left out, with a note; without, every folder is
-a label. Hidden entries, files that are not images by their name, crops beside their original
-(`x_crop_3.jpg` beside `x.jpg`) and folders inside a label are left out too, and counted in a note.
+a label. Entries that begin with a dot, what operating systems and tools leave behind (see `litter`), files that are not
+images by their name, crops beside their original (`x_crop_3.jpg` beside `x.jpg`) and folders inside a label are left
+out too, and counted in a note. A link that leads out of the root is refused unless its target is allowed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BadData, Missing, TlxError, nearest, raise_all, visible
+from ..errors import BadData, Missing, Resource, TlxError, nearest, raise_all, visible
+from .litter import is_litter
+from .places import Boundary
 
 TRAIN, VAL, TEST = ("train",), ("val", "validation", "valid"), ("test",)
 SPLIT_NAMES = TRAIN + VAL + TEST
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
+UNREAD = {  # endings of images that are not read
+    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".ico", ".psd", ".xcf", ".tga", ".pcx",
+    ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+    ".rw2", ".raf", ".raw", ".eps", ".pdf", ".mpo", ".apng", ".jps", ".qoi", ".fits",
+}
 CROP = re.compile(r"(.+)_crop_\d$", re.DOTALL)
+SHOWN = 10  # names that a note or an error lists
+
+
+def role_of(split: str) -> str:
+    """Return which split a folder's name means, in any case: train, val or test; "" if none."""
+    name = split.lower()
+    for role, names in (("train", TRAIN), ("val", VAL), ("test", TEST)):
+        if name in names:
+            return role
+    return ""
 
 
 class Image(NamedTuple):
@@ -57,42 +76,95 @@ class ImageFolder:
     notes: tuple[str, ...] = ()
 
     def of(self, splits: tuple[str, ...]) -> tuple[Image, ...]:
-        """The images of the splits named, in order."""
-        return tuple(image for image in self.images if image.split in splits)
+        """The images of the splits named (in any case), in order."""
+        return tuple(image for image in self.images if image.split.lower() in splits)
 
 
 @dataclass
 class _Walk:
     """What a listing has met so far."""
 
+    boundary: Boundary
     images: list[Image] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, Counter[str]] = field(default_factory=dict)  # extension → label → files
+    litter: Counter[str] = field(default_factory=Counter)  # folder of a tool or system → images in it
+    outside: list[tuple[str, str]] = field(default_factory=list)  # path of a link → where it leads
+    closed: list[Path] = field(default_factory=list)  # folders that this user may not read
     problems: list[TlxError] = field(default_factory=list)
 
+    def entries(self, folder: Path) -> list[os.DirEntry[str]]:
+        """The entries of a folder; [] for one that cannot be read, which becomes a problem."""
+        try:
+            with os.scandir(folder) as found:
+                return list(found)
+        except PermissionError:
+            if folder not in self.closed:
+                self.closed.append(folder)
+        except OSError as error:
+            self.problems.append(Resource("storage-failing", f"cannot be read: {error.strerror}", where=folder))
+        return []
 
-def list_images(root: Path, name: str | None = None) -> ImageFolder:
-    """The images below `root` by the rule above. BadData if there is none or a name is not UTF-8."""
+    def kind(self, entry: os.DirEntry[str]) -> str:
+        """"folder", "file", or "" for what is neither: special files, links that lead nowhere or out of the root."""
+        try:
+            if entry.is_symlink():
+                real = os.path.realpath(entry.path, strict=True)
+                if not self.boundary.contains(real):
+                    if (entry.path, real) not in self.outside:
+                        self.outside.append((entry.path, real))
+                    return ""
+            return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+        except OSError:  # a broken link, or one that leads to itself
+            return ""
+
+    def all_problems(self) -> list[TlxError]:
+        """Everything wrong, one problem a kind."""
+        problems = list(self.problems)
+        if self.outside:
+            path, real = self.outside[0]
+            problems.append(self.boundary.outside(path, real, more=len(self.outside) - 1))
+        if self.closed:
+            more = f" and {len(self.closed) - 1} more" if len(self.closed) > 1 else ""
+            problems.append(Resource("permission", f"this user may not read the folder{more}", where=self.closed[0],
+                                     remedy="allow it with chmod, or move it out of the image root"))
+        return problems + _unreadable_names(self.images) + _unicode_twins(self.images) + _split_twins(self.images)
+
+    def all_notes(self) -> list[str]:
+        """What was left out, in words."""
+        notes = self.notes + [f"{count} left out: {what}" for what, count in sorted(self.left_out.items())]
+        for extension, labels in sorted(self.unread.items()):
+            quoted = _listed([f"'{label}'" for label in labels])
+            notes.append(f"{sum(labels.values())} left out: {extension} images, a kind that is not read, of {quoted}")
+        held = {name: count for name, count in self.litter.items() if count}
+        if held:
+            notes.append(f"{sum(held.values())} left out: images in hidden folders or folders of other programs: "
+                         f"{_listed(held)}")
+        return notes
+
+
+def list_images(root: Path, name: str | None = None, allow: Iterable[Path | str] = ()) -> ImageFolder:
+    """The images below `root` by the rule above.
+
+    allow  folders outside `root` that links may lead to
+
+    Raises all that is wrong at once: Unsafe for links that lead out, BadData if there is no image, a name is not UTF-8,
+    or two folders name one split, Resource for a folder that may not be read.
+    """
     root = Path(root)
-    if not root.exists():
-        near = nearest(root.name, _names(root.parent)) if root.parent.is_dir() else []
-        raise Missing("image folder", root.absolute(), made_by=f"the nearest name there is {near[0]}" if near else "")
-    if not root.is_dir():
-        raise BadData("not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>")
-    walk = _Walk()
+    _check_is_folder(root)
+    walk = _Walk(Boundary(root, allow))
     for split, folder in _splits(root, walk):
         _list_labels(folder, split, walk)
-    walk.problems += _unreadable_names(walk.images)
-    raise_all(walk.problems)
+    raise_all(walk.all_problems())
     if not walk.images:
-        raise BadData("no-images", "no image found", where=root.absolute(),
-                      expected="root/<split>/<label>/<image> or root/<label>/<image>, with one of the endings "
-                               + " ".join(sorted(EXTENSIONS)))
+        raise _no_images(root, walk)
+    _refuse_flat_splits(root, walk.images)
     images = sorted(walk.images, key=lambda image: os.fsencode(image.path))
-    notes = walk.notes + [f"{count} left out: {what}" for what, count in sorted(walk.left_out.items())]
     return ImageFolder(name or root.resolve().name or "images", root.absolute(), tuple(images),
                        sorted_labels(image.label for image in images),
-                       tuple(sorted({image.split for image in images})), tuple(notes))
+                       tuple(sorted({image.split for image in images})), tuple(walk.all_notes()))
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -100,19 +172,34 @@ def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(set(labels), key=os.fsencode))
 
 
+def _check_is_folder(root: Path) -> None:
+    try:
+        there = root.exists()
+        if there and root.is_dir():
+            return
+    except OSError as error:
+        raise Resource("permission", f"cannot be looked at: {error.strerror}", where=root) from error
+    if there:
+        raise BadData("not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>")
+    near = nearest(root.name, _names(root.parent)) if root.parent.is_dir() else []
+    missing = Missing("image folder", root.absolute())
+    missing.remedy = f"the nearest name there is {near[0]}" if near else ""
+    raise missing
+
+
 def _splits(root: Path, walk: _Walk) -> list[tuple[str, Path]]:
-    folders = list(_folders(root))
-    splits = [f for f in folders if f.name.lower() in SPLIT_NAMES and _holds_only_folders(f)]
+    folders = list(_folders(root, walk))
+    splits = [f for f in folders if role_of(f.name) and _holds_only_folders(f, walk)]
     if not splits:
         return [("", root)]
     beside = [f.name for f in folders if f not in splits]
     if beside:
-        walk.notes.append(f"left out, for they are no split: {visible(', '.join(beside[:10]))}")
+        walk.notes.append(f"left out, for they are no split: {_listed(beside)}")
     return [(f.name, f) for f in splits]
 
 
 def _list_labels(folder: Path, split: str, walk: _Walk) -> None:
-    for label_folder in _folders(folder):
+    for label_folder in _folders(folder, walk):
         before = len(walk.images)
         _list_label(label_folder, split, walk)
         if len(walk.images) == before:
@@ -120,13 +207,20 @@ def _list_labels(folder: Path, split: str, walk: _Walk) -> None:
 
 
 def _list_label(folder: Path, split: str, walk: _Walk) -> None:
-    with os.scandir(folder) as entries:
-        names = {entry.name: entry.is_file() for entry in entries if not hidden(entry.name)}
+    names: dict[str, str] = {}
+    for entry in walk.entries(folder):
+        if is_litter(entry.name):
+            _count_litter(entry, walk)
+        else:
+            names[entry.name] = walk.kind(entry)
     stems = {os.path.splitext(name)[0] for name in names}
-    for name, is_file in names.items():
-        crop = CROP.match(os.path.splitext(name)[0])
-        if not is_file:
+    for name, kind in names.items():
+        stem, extension = os.path.splitext(name)
+        crop = CROP.match(stem)
+        if kind != "file":
             walk.left_out["folders inside a label, broken links or special files"] += 1
+        elif extension.lower() in UNREAD:
+            walk.unread.setdefault(extension, Counter())[folder.name] += 1
         elif not has_image_name(name):
             walk.left_out["files that are not images by their name"] += 1
         elif crop and crop[1] in stems:
@@ -140,34 +234,117 @@ def has_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
-def hidden(name: str) -> bool:
-    """Whether an entry is the system's or an editor's, not the user's."""
-    return name.startswith((".", "__")) or name.lower() in ("thumbs.db", "desktop.ini")
+def _count_litter(entry: os.DirEntry[str], walk: _Walk) -> None:
+    """Count the images among what is left out; macOS' resource forks (._x.jpg) are none, whatever their ending."""
+    def is_image(name: str) -> bool:
+        return has_image_name(name) and not name.startswith("._")
+
+    if entry.is_symlink() or entry.name in walk.litter:
+        return
+    if not entry.is_dir():
+        if is_image(entry.name):
+            walk.left_out["hidden files that are images by their name"] += 1
+        return
+    for _, _, names in os.walk(entry.path):
+        walk.litter[entry.name] += sum(map(is_image, names))
 
 
-def _folders(root: Path) -> Iterator[Path]:
-    with os.scandir(root) as entries:
-        found = [entry.name for entry in entries if entry.is_dir() and not hidden(entry.name)]
+def _folders(root: Path, walk: _Walk) -> Iterator[Path]:
+    found = []
+    for entry in walk.entries(root):
+        if is_litter(entry.name):
+            _count_litter(entry, walk)
+        elif walk.kind(entry) == "folder":
+            found.append(entry.name)
     return (root / name for name in sorted(found, key=os.fsencode))
 
 
-def _holds_only_folders(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        kinds = [entry.is_dir() for entry in entries
-                 if not hidden(entry.name) and (entry.is_dir() or has_image_name(entry.name))]
+def _holds_only_folders(folder: Path, walk: _Walk) -> bool:
+    entries = [entry for entry in walk.entries(folder) if not is_litter(entry.name)]
+    kinds = [walk.kind(entry) == "folder" for entry in entries]
+    kinds = [is_folder for is_folder, entry in zip(kinds, entries, strict=True)
+             if is_folder or has_image_name(entry.name)]
     return bool(kinds) and all(kinds)
 
 
 def _names(folder: Path) -> list[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries]
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _listed(names: Iterable[str]) -> str:
+    """The first names, comma-separated, and how many more there are."""
+    all_names = list(names)
+    more = f" and {len(all_names) - SHOWN} more" if len(all_names) > SHOWN else ""
+    return visible(", ".join(all_names[:SHOWN])) + more
+
+
+# ---------------------------------------------------------------- what is wrong with a listing
+
+def _no_images(root: Path, walk: _Walk) -> BadData:
+    """Say what was found instead of images in class folders, and which layout is expected."""
+    flat = sum(has_image_name(name) for name in _names(root))
+    found = "no image found"
+    remedy = ""
+    if flat:
+        found = f"no image found in a class folder; {flat} images lie in the folder itself"
+        remedy = "move the images of each class into a folder that is named for the class"
+    elif walk.unread:
+        counts = {extension: sum(labels.values()) for extension, labels in walk.unread.items()}
+        kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
+        found = f"no image found of a kind that is read, but {kinds}"
+        remedy = "convert the images, for example to PNG"
+    return BadData("no-images", found, where=root.absolute(), remedy=remedy,
+                   expected="root/<split>/<label>/<image> or root/<label>/<image>, with one of the endings "
+                            + " ".join(sorted(EXTENSIONS)))
+
+
+def _refuse_flat_splits(root: Path, images: list[Image]) -> None:
+    """Refuse split folders that hold images and no class folders: their names would be taken for the classes."""
+    labels = {image.label for image in images if not image.split}
+    if labels and all(map(role_of, labels)):
+        shown = _listed(sorted(labels))
+        raise BadData("no-class-folders", f"the images lie in {shown} itself, so that nothing says their classes",
+                      where=root.absolute(), expected="root/<split>/<label>/<image>",
+                      remedy="move the images of each class into a folder that is named for the class")
+
+
+def _split_twins(images: list[Image]) -> list[TlxError]:
+    """Two folders that name one split: nobody can tell which of the two is meant."""
+    named: dict[str, set[str]] = {}
+    for image in images:
+        if image.split:
+            named.setdefault(role_of(image.split), set()).add(image.split)
+    return [BadData("split-twice", f"the folders {_listed(sorted(names))} name one split",
+                    expected=f"one folder for {role}", remedy="merge them, or rename one")
+            for role, names in named.items() if len(names) > 1]
+
+
+def _unicode_twins(images: list[Image]) -> list[TlxError]:
+    """Two labels of one text in two Unicode forms: they look the same, and would be two classes."""
+    forms: dict[str, set[str]] = {}
+    for label in {image.label for image in images}:
+        forms.setdefault(unicodedata.normalize("NFC", label), set()).add(label)
+    twins = {text: labels for text, labels in forms.items() if len(labels) > 1}
+    if not twins:
+        return []
+    text, labels = next(iter(twins.items()))
+    more = f", and {len(twins) - 1} more pairs like it" if len(twins) > 1 else ""
+    written = " and ".join(f"'{label}' ({label.encode('utf-8', 'surrogateescape').hex()})" for label in sorted(labels))
+    return [BadData("unicode-forms", f"{written} are one name in two Unicode forms (NFC and NFD){more}", where=text,
+                    expected="one form of a class name", remedy="rename the folders of one form, for example with: "
+                    "convmv -f utf-8 -t utf-8 --nfc -r --notest")]
 
 
 def _unreadable_names(images: list[Image]) -> list[TlxError]:
     """CSVs are UTF-8, so a name that is not cannot stand in one."""
     bad = [image.path for image in images if not _is_utf8(image.path)]
-    return [BadData("name-encoding", "a file name that is not UTF-8", where=path, remedy="rename it")
-            for path in bad]
+    if not bad:
+        return []
+    what = "a file name that is not UTF-8" if len(bad) == 1 else f"{len(bad)} file names that are not UTF-8"
+    return [BadData("name-encoding", what, where=bad[0], remedy="rename it" if len(bad) == 1 else "rename them")]
 
 
 def _is_utf8(text: str) -> bool:

@@ -7,15 +7,18 @@ import math
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, TlxError, raise_all
+from ..errors import BadData, TlxError, raise_all, refusal
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 PREFIXES = {"train": "train", "t10k": "test"}  # in the files' names → our split
 LIMIT = 1 << 30  # bytes of one file, unpacked
 UNSIGNED_BYTE = 0x08
+HEADER_BYTES = 4 + 4 * 255  # of as many dimensions as the format has room for
+PART_BYTES = 1 << 20
 
 
 def is_idx_folder(folder: Path) -> bool:
@@ -51,7 +54,8 @@ def read(path: Path, dimensions: int) -> np.ndarray:
     data = _unpacked(Path(path))
     header, magic = 4 + 4 * dimensions, bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if len(data) >= 4 and data[:4] != magic:
-        raise BadData("idx-magic", f"magic number {data[:4].hex()}", where=path,
+        is_idx = data[:2] == b"\0\0" and data[3] in (1, 2, 3, 4)  # what else begins otherwise is not shown
+        raise BadData("idx-magic", f"magic number {data[:4].hex()}" if is_idx else "not an IDX file", where=path,
                       expected=f"{magic.hex()} (unsigned bytes, {dimensions}-d)")
     if len(data) < header:
         raise BadData("idx-size", f"{len(data)} bytes", where=path, expected=f"at least the {header} of the header")
@@ -69,15 +73,31 @@ def _path(folder: Path, prefix: str, rest: str) -> Path | None:
     return None
 
 
-def _unpacked(path: Path) -> bytes:
+def _unpacked(path: Path) -> bytes | bytearray:
     """The bytes of a file, out of gzip if it is gzip by its content. BadData past the limit."""
-    with open(path, "rb") as raw:
-        packed = raw.read(2) == b"\x1f\x8b"
     try:
+        with open(path, "rb") as raw:
+            packed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path, "rb") if packed else open(path, "rb") as file:
-            data = file.read(LIMIT + 1)
+            return _whole(file, path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise BadData("idx-gzip", f"damaged gzip ({error})", where=path, remedy="fetch the file again") from error
-    if len(data) > LIMIT:
-        raise BadData("idx-size", f"more than {LIMIT:,} bytes unpacked", where=path, expected=f"at most {LIMIT:,}")
+    except OSError as error:
+        raise refusal(error, path) or error from error
+
+
+def _whole(file: Any, path: Path) -> bytes | bytearray:
+    """Read an IDX file as far as its header says it goes and one byte more: what claims to be larger than the limit, or
+    goes on for ever, is not unpacked."""
+    data = bytearray(file.read(HEADER_BYTES))
+    if len(data) < HEADER_BYTES or data[:3] != bytes([0, 0, UNSIGNED_BYTE]):
+        return data  # all of it, or refused for its magic number
+    size = 4 + 4 * data[3] + math.prod(struct.unpack_from(f">{data[3]}I", data, 4))
+    if size > LIMIT:
+        raise BadData("idx-size", f"a header that says {size:,} bytes", where=path, expected=f"at most {LIMIT:,}")
+    while len(data) <= size and (part := file.read(min(size + 1 - len(data), PART_BYTES))):
+        data += part
+    if len(data) > size:
+        raise BadData("idx-size", f"more than the {size:,} bytes that its header says", where=path,
+                      expected=f"{size:,} bytes", remedy="fetch the file again")
     return data

@@ -7,6 +7,7 @@ file name a suspected one; both refuse the splits.
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,8 +94,16 @@ def _absent_classes(splits: SplitFolder, tables: Tables) -> list[TlxError]:
             shown = ", ".join(f"'{label}'" for label in absent[:10]) + (" …" if len(absent) > 10 else "")
             what = f"{len(absent)} of {len(splits.classes)} classes have no row: {shown}"
             problems.append(BadData("class-missing", what, where=splits.folder / name,
+                                    remedy=_unicode_form(absent, present),
                                     expected="every class in train, val and test"))
     return problems
+
+
+def _unicode_form(absent: Sequence[str], present: Iterable[str]) -> str:
+    """Say it if absent labels are there in another Unicode form: then they look the same in every listing."""
+    forms = {unicodedata.normalize("NFC", label) for label in present}
+    twins = sum(unicodedata.normalize("NFC", label) in forms for label in absent)
+    return f"{twins} of them stand there in another Unicode form (NFC, NFD); write all in one form" if twins else ""
 
 
 def _too_few(splits: SplitFolder, tables: Tables) -> list[TlxError]:

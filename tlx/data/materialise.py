@@ -18,6 +18,7 @@ from PIL import Image as PIL
 from .. import files, locks
 from ..errors import Integrity
 from .folders import ImageFolder, list_images
+from .litter import is_litter
 
 FORMAT = 1  # rises when the same source would give other files
 
@@ -72,7 +73,7 @@ def write_pools(root: Path, pools: Sequence[Pool]) -> None:
 def label_folder(label: str) -> str:
     """A class name as the name of a folder: what a path cannot hold is percent-encoded."""
     name = label.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
-    return f"%{ord(name[0]):02X}{name[1:]}" if name.startswith((".", "__")) else name  # or it would be hidden
+    return f"%{ord(name[0]):02X}{name[1:]}" if is_litter(name) else name  # or a listing would leave it out
 
 
 def _make(whole: Path, name: str, write: Callable[[Path], None]) -> None:

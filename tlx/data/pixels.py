@@ -22,6 +22,7 @@ from .sizing import Layout, Sizing
 from .views import Originals, Precomputed, Source
 
 FORMAT = 1  # to be raised when the same files and sizing give other pixels
+STORED = 2  # to be raised when arrays that are stored must be made again, though most hold what they would hold then
 BUDGET_BYTES = 8 << 30
 
 
@@ -39,7 +40,8 @@ def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
     """
     source = _source(paths, sizing, cache, precomputed, limits, progress)
     count, shape = len(source.digests), source.layout.views
-    plan = shards.Plan(Path(cache) / "pixels" / _identity(source, range(count)), count, shape)
+    name = files.digest({"stored": STORED, "images": _identity(source, range(count))})
+    plan = shards.Plan(Path(cache) / "pixels" / name, count, shape)
 
     def make(images: range) -> Iterator[shards.Found]:
         advance = (lambda done, of: progress(images.start + done, count)) if progress else None

@@ -6,6 +6,8 @@ import errno
 import functools
 import os
 import stat
+import unicodedata
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import BadData, TlxError, Unsafe, nearest
@@ -23,13 +25,57 @@ def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
     return Finder.of(str(root), tuple(map(str, allow))).find(row)
 
 
+class Boundary:
+    """The folders that paths to images may lead to: an image root, and those that --allow-outside names."""
+
+    def __init__(self, root: Path, allow: Iterable[Path | str] = ()):
+        self.homes = tuple(os.path.realpath(os.path.expanduser(place)) for place in (root, *allow))
+        self._below = tuple(home.rstrip("/") + "/" for home in self.homes)
+
+    def contains(self, real: str) -> bool:
+        """Return whether a path without links lies in one of the folders."""
+        return real.startswith(self._below) or real in self.homes
+
+    def check(self, path: Path | str) -> None:
+        """Raise Unsafe if `path`, its links followed, lies outside; a path that is not there passes."""
+        try:
+            real = os.path.realpath(path, strict=True)
+        except OSError:
+            return
+        if not self.contains(real):
+            raise self.outside(path, real)
+
+    def check_all(self, paths: Iterable[Path]) -> None:
+        """Raise Unsafe, naming the first and how many more, if some paths lead outside. Each folder is resolved once.
+        """
+        inside: dict[str, bool] = {}
+        leading_out = []
+        for path in paths:
+            folder = os.path.dirname(path)
+            if folder not in inside:
+                inside[folder] = self.contains(os.path.realpath(folder))
+            if not inside[folder] or (os.path.islink(path) and not self.contains(os.path.realpath(path))):
+                leading_out.append(path)
+        if leading_out:
+            raise self.outside(leading_out[0], os.path.realpath(leading_out[0]), more=len(leading_out) - 1)
+
+    def outside(self, path: Path | str, real: str, said: str = "", more: int = 0) -> Unsafe:
+        """Build the error for a path that leads to `real`; `more` counts further paths like it."""
+        link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
+        others = f", and {more} more like it" if more else ""
+        return Unsafe("outside-root", f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
+                      where=path, expected=f"a file or folder below {self.homes[0]}",
+                      remedy="allow the folder that it leads to with --allow-outside")
+
+
 class Finder:
     """`find` for many rows: folders are resolved once."""
 
     def __init__(self, root: Path, allow: tuple[Path, ...] = ()):
         self.root = Path(root).absolute()
-        self.homes = tuple(os.path.realpath(place) for place in (root, *allow))
+        self.boundary = Boundary(root, allow)
         self._real: dict[str, str] = {}  # folder → its real path
+        self._forms: dict[str, dict[str, str]] = {}
         self._searched = 0
 
     @staticmethod
@@ -41,13 +87,21 @@ class Finder:
     def find(self, row: Row) -> Path:
         """The file of a row, by the rules of `find`."""
         refused: TlxError | None = None
-        for candidate in self._candidates(row):
+        for candidate in self._spellings(row):
             try:
                 if self._is_safe_file(candidate, row):
                     return Path(candidate)
             except Unsafe as error:
                 refused = refused or error
         raise refused or self._missing(row)
+
+    def _spellings(self, row: Row) -> Iterator[str]:
+        """Yield where a row's file may lie; then the same in the Unicode form of the disk."""
+        candidates = self._candidates(row)
+        yield from candidates
+        for path in candidates:
+            if not path.isascii() and (spelt := self._as_on_disk(path)):
+                yield spelt
 
     def _candidates(self, row: Row) -> list[str]:
         root = str(self.root)
@@ -57,6 +111,31 @@ class Finder:
         if all(_plain(part) for part in (row.label, row.filename)) and (not row.split or _plain(row.split)):
             places.insert(0, os.path.join(root, row.split, row.label, row.filename))
         return places
+
+    def _as_on_disk(self, path: str) -> str:
+        """Spell a path as the disk does, where names are the same text in another Unicode form (NFC, NFD); "" if there
+        is no such file."""
+        place = os.path.dirname(str(self.root))
+        relative = os.path.relpath(path, place)
+        if relative.startswith(".."):
+            return ""
+        for part in relative.split("/"):
+            if not os.path.lexists(os.path.join(place, part)):
+                part = self._forms_in(place).get(unicodedata.normalize("NFC", part), "")
+            if not part:
+                return ""
+            place = os.path.join(place, part)
+        return place
+
+    def _forms_in(self, folder: str) -> dict[str, str]:
+        """Names in a folder that are not ASCII: in form NFC → as they are on disk."""
+        if folder not in self._forms:
+            try:
+                names = [name for name in os.listdir(folder) if not name.isascii()]
+            except OSError:
+                names = []
+            self._forms[folder] = {unicodedata.normalize("NFC", name): name for name in sorted(names)}
+        return self._forms[folder]
 
     def _is_safe_file(self, path: str, row: Row) -> bool:
         """True if it is there and may be read, False if it is not there; Unsafe otherwise."""
@@ -71,10 +150,8 @@ class Finder:
             return False
         except ValueError:  # a NUL in the name
             return False
-        if not any(real == home or real.startswith(home.rstrip("/") + "/") for home in self.homes):
-            link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
-            raise Unsafe("outside-root", f"'{row.path}' leaves the image root{link}", where=path,
-                         expected=f"a file below {self.homes[0]}", remedy="allow its folder with --allow-outside")
+        if not self.boundary.contains(real):
+            raise self.boundary.outside(path, real, row.path)
         if not stat.S_ISREG(mode):
             raise Unsafe("not-regular", f"'{row.path}' is not a regular file", where=path, expected="an image file")
         return True
@@ -95,7 +172,7 @@ class Finder:
     def _neighbours(self, row: Row) -> list[str]:
         for candidate in self._candidates(row):
             folder = os.path.dirname(candidate)
-            if os.path.isdir(folder) and any(self._real_folder(folder).startswith(home) for home in self.homes):
+            if os.path.isdir(folder) and self.boundary.contains(self._real_folder(folder)):
                 return os.listdir(folder)
         return []
 

@@ -7,7 +7,7 @@ import shutil
 import socket
 import threading
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from . import materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
 from .materialise import Pool, label_folder
+from .places import Boundary
 
 SECONDS = 10.0  # that a server may keep silent
 NAME_SECONDS = 5.0  # that a name server may
@@ -37,12 +38,18 @@ UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, AssertionError, KeyEr
 FILE_LISTS = ("_image_files", "_images", "_samples", "samples", "imgs")  # where torchvision keeps paths
 
 
-def fetch(key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None) -> ImageFolder:
-    """The dataset `key` as an image folder, from torchvision's files under `data_root` or downloaded."""
+def fetch(key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None,
+          allow: Iterable[Path | str] = ()) -> ImageFolder:
+    """The dataset `key` as an image folder, from torchvision's files under `data_root` or downloaded.
+
+    Raises Unsafe for files of it that are links out of its folder, except into those in `allow`.
+    """
     row = DATASETS[key]
     assert row.torchvision is not None
     class_name, splits = row.torchvision
     source = {"torchvision": class_name, "splits": splits}
+    if data_root and is_there(key, data_root):
+        _check_links(data_root / MARKERS[class_name].split("/")[0], allow)
     return materialise.once(cache, key, source, lambda root: _write(key, root, cache, offline, data_root))
 
 
@@ -55,6 +62,16 @@ def is_there(key: str, data_root: Path) -> bool:
     """Whether `data_root` holds the dataset in torchvision's own layout."""
     class_name, _ = DATASETS[key].torchvision or ("", {})
     return (data_root / MARKERS[class_name]).is_dir()
+
+
+def _check_links(folder: Path, allow: Iterable[Path | str]) -> None:
+    """Raise Unsafe if a file or folder below `folder` is a link out of it."""
+    boundary = Boundary(folder, allow)
+    for parent, folders, names in os.walk(folder):
+        for name in (*folders, *names):
+            path = os.path.join(parent, name)
+            if os.path.islink(path):
+                boundary.check(path)
 
 
 def _write(key: str, root: Path, cache: Path, offline: bool, data_root: Path | None) -> None:

@@ -6,7 +6,9 @@ aspect        a short side of `side`, shape kept     size × size; without crops
 proportional  a short side of `size`, shape kept     ratio of its height × ratio of its width: for files only,
               (0: not at all)                        since the crops differ in size
 
-`side` is size / ratio, rounded half up, unless it is given. So the two ways of the original studies are:
+`side` is size / ratio, rounded half up, unless it is given. The sides of a scaled image and of proportional crops are
+rounded half to even, as Python does and so did the studies' generator of crops. So the two ways of the original studies
+are:
 
 - "resize to the input size I, then crop ratio r of it": Sizing(round(r · I), mode="squash", ratio=r, side=I);
 - "keep the shape, crop r": Sizing(0, mode="proportional", ratio=r), and with its short side scaled to S first:
@@ -18,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -27,15 +30,18 @@ from ..errors import UnknownName, Usage
 from .decode import array, in_channels
 
 # The ten crops in the order of the original studies: what each is, its window (upper left, upper right, lower left,
-# lower right, centre), and whether the window is mirrored. The corner of the mirrored image is the other window.
+# lower right, centre, centre of the mirrored image), and whether the window is mirrored. The corner of the mirrored
+# image is the other window; its centre lies one pixel further right where the margin is odd.
 CROPS = (
     ("upper left", 0, False), ("upper left of the mirrored image", 1, True),
     ("upper right", 1, False), ("upper right of the mirrored image", 0, True),
     ("lower left", 2, False), ("lower left of the mirrored image", 3, True),
     ("lower right", 3, False), ("lower right of the mirrored image", 2, True),
-    ("centre", 4, False), ("centre, mirrored", 4, True),
+    ("centre", 4, False), ("centre of the mirrored image", 5, True),
 )
 CENTRE = 4
+WINDOWS = 6
+GENERATOR = 2  # to be raised when crops or scaled sides change: part of the identity of what they change
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,9 @@ class Sizing:
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels, as plain JSON: settings that make no difference are left out."""
-        kept = {"size": self.size, "crops": self.crops, "mode": self.mode, "channels": self.channels}
+        kept: dict[str, Any] = {"size": self.size, "crops": self.crops, "mode": self.mode, "channels": self.channels}
+        if self.mode != "squash" or (self.crops and (self.side - self.size) % 2):
+            kept["generator"] = GENERATOR  # even margins of a square are cut as ever
         if self.mode == "proportional":
             return kept | {"ratio": self.ratio}
         return kept | {"side": self.side} if self.crops or self.mode == "aspect" else kept
@@ -94,7 +102,7 @@ class Layout:
 
 
 def layout(sizing: Sizing) -> Layout:
-    """Ten overlapping crops of one square are kept as that square; of other shapes, the five windows are."""
+    """Ten overlapping crops of one square are kept as that square; of other shapes, the six windows are."""
     s, channels = sizing.size, sizing.channels
     if sizing.mode == "proportional":
         raise Usage("sizing-mode", "crops of different sizes cannot be fed to a network", where="proportional",
@@ -104,7 +112,7 @@ def layout(sizing: Sizing) -> Layout:
     if sizing.mode == "squash":
         corners = windows((sizing.side, sizing.side), (s, s))
         return Layout((1, sizing.side, sizing.side, channels), tuple((0, *corners[w], m) for _, w, m in CROPS))
-    return Layout((5, s, s, channels), tuple((w, 0, 0, m) for _, w, m in CROPS))
+    return Layout((WINDOWS, s, s, channels), tuple((w, 0, 0, m) for _, w, m in CROPS))
 
 
 def precomputed_layout(sizing: Sizing) -> Layout:
@@ -120,13 +128,15 @@ def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
         return pixels[None]
     s = sizing.size
     corners = windows(pixels.shape[:2], (s, s))
-    return np.stack([pixels[y : y + s, x : x + s] for y, x in (corners if sizing.crops else corners[CENTRE:])])
+    return np.stack([pixels[y : y + s, x : x + s] for y, x in (corners if sizing.crops else [corners[CENTRE]])])
 
 
 def windows(outer: tuple[int, ...], inner: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of the four corner windows and the centre one of `inner` (h, w) in `outer` (h, w)."""
+    """(top, left) of windows of `inner` (h, w) in `outer` (h, w): four corners, the centre, and the one that is the
+    centre once the image is mirrored."""
     down, right = outer[0] - inner[0], outer[1] - inner[1]
-    return [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2)]
+    return [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2),
+            (down // 2, right - right // 2)]
 
 
 def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) -> np.ndarray:
@@ -167,9 +177,9 @@ def _proportional(size: tuple[int, int], sizing: Sizing) -> tuple[int, int]:
 
 
 def _short_side(size: tuple[int, int], target: int) -> tuple[int, int]:
-    """(width, height) with the short side at `target`, the other rounded half up."""
+    """(width, height) with the short side at `target`, the other rounded half to even."""
     short = min(size)
-    width, height = ((2 * side * target + short) // (2 * short) for side in size)
+    width, height = (round(Fraction(side * target, short)) for side in size)
     return width, height
 
 
@@ -182,5 +192,5 @@ def crop_size(image: Image.Image, sizing: Sizing) -> tuple[int, int]:
     """(height, width) of the crops of an image already scaled."""
     if sizing.mode != "proportional":
         return sizing.size, sizing.size
-    height, width = (max(1, math.floor(side * sizing.ratio + 0.5)) for side in (image.height, image.width))
+    height, width = (max(1, round(side * sizing.ratio)) for side in (image.height, image.width))
     return height, width

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
-from ..errors import BadData, TlxError, Unsafe, raise_all
+from ..errors import BadData, TlxError, Unsafe, raise_all, refusal
 from . import idx, materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
@@ -216,6 +216,8 @@ def read_npy(path: Path) -> np.ndarray:
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, fortran, dtype = read_header[version](file)
             offset = file.tell()
+    except OSError as error:
+        raise refusal(error, path) or error from error
     except (ValueError, KeyError) as error:
         raise BadData("npy-header", "not a .npy array that can be read", where=path) from error
     if dtype.hasobject:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files, locks
-from ..errors import BadData, Integrity, Missing, TlxError, raise_all, visible
+from ..errors import BadData, Integrity, Missing, TlxError, raise_all, refusal, visible
 from . import csvs, draws, labels
 from .csvs import Limits, Row
 from .draws import Digests, Plan, sha256_of, train_name
@@ -164,9 +164,13 @@ def _bytes_of(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
 
 
 def _csv_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise Missing("folder of split CSVs", folder.absolute(), made_by="tlx splits draw")
-    names = sorted(path.name for path in folder.glob("*.csv") if not path.name.startswith("."))
+    try:
+        there = [name for name in os.listdir(folder) if name.endswith(".csv") and not name.startswith(".")]
+    except FileNotFoundError as error:
+        raise Missing("folder of split CSVs", folder.absolute(), made_by="tlx splits draw") from error
+    except OSError as error:
+        raise refusal(error, folder) or error from error
+    names = sorted(there)
     wanted = [name for name in names if name.startswith("train_samples_") or name in (VAL, TEST, ALL)]
     if not any(TRAIN_NAME.fullmatch(name) for name in wanted):
         raise BadData("no-splits", f"no {train_name(1, 0)} or the like among {len(names)} CSVs",
@@ -221,6 +225,8 @@ def _verified_record(folder: Path, names: list[str]) -> tuple[dict[str, object],
             problems.append(Integrity("split-added", f"not a file of {RECORD}", where=where, remedy=remedy))
         elif not where.is_file():
             problems.append(Integrity("split-missing", f"in {RECORD} and not there", where=where, remedy=remedy))
+        elif not os.access(where, os.R_OK):
+            continue  # said by whoever reads it
         elif files.sha256(where) != listed[name]:
             problems.append(Integrity("split-edited", f"not the bytes of {RECORD}", where=where, remedy=remedy))
     return record, problems

@@ -56,7 +56,7 @@ class Originals:
         return layout(self.sizing)
 
     def views(self, image: int) -> tuple[np.ndarray, Notes]:
-        """The image scaled, as one square or five."""
+        """The image scaled, as one square or six windows."""
         decoded = decode(self.paths[image], self.limits)
         if decoded.digest != self.digests[image]:
             raise changed(self.paths[image])

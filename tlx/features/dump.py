@@ -61,7 +61,9 @@ class Dump:
     """Some layers of a dump, in the order asked for.
 
     layers, images, crops    names; how many images, and crops of each
-    ids, labels              of the images, as they were given when it was opened or made; () if they never were
+    ids, labels              of the images, as given when it was opened, else as given by the extraction that came last;
+                             () if they never were
+    about                    a few words on network and images, from the same source
     header, how              what it was made from, and how
     own_s, inherited_s       seconds of extraction spent by the call that returned this, and spent before it
 
@@ -70,7 +72,7 @@ class Dump:
     """
 
     def __init__(self, folder: Path, layers: Sequence[str] | None = None, *, ids: Sequence[str] = (),
-                 labels: Sequence[str] = (), own_s: float = 0.0):
+                 labels: Sequence[str] = (), about: Mapping[str, str] | None = None, own_s: float = 0.0):
         """Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is not there."""
         self.folder = Path(folder).absolute()
         self.key, self._shelf = self.folder.name, Shelf(self.folder.parent, self.folder.name)
@@ -81,13 +83,13 @@ class Dump:
         self.close = weakref.finalize(self, stack.close)
         self.own_s, self._open = own_s, dict[str, np.ndarray]()
         try:
-            self._read(layers, ids, labels)
+            self._read(layers, ids, labels, about)
         except BaseException:  # whoever keeps the error must not keep the dump from being removed
             self.close()
             raise
 
     def __reduce__(self):
-        return _reopened, (self.folder, self.layers, self.ids, self.labels, self.own_s)
+        return _reopened, (self.folder, self.layers, self.ids, self.labels, self.about, self.own_s)
 
     def __len__(self) -> int:
         return self.rows
@@ -145,7 +147,8 @@ class Dump:
 
     # ------------------------------------------------------------ opening
 
-    def _read(self, layers: Sequence[str] | None, ids: Sequence[str], labels: Sequence[str]) -> None:
+    def _read(self, layers: Sequence[str] | None, ids: Sequence[str], labels: Sequence[str],
+              about: Mapping[str, str] | None) -> None:
         self._rows = self._shelf.files()
         with self._shelf.remedied():
             self.header, self.layers = self._read_header(), self._known(layers)
@@ -153,11 +156,25 @@ class Dump:
                 check_size(self.folder / file_name(layer), self._rows[file_name(layer)])
         self.how = How(**self.header["identity"]["how"])
         self.images, self.crops = int(self.header["images"]), int(self.header["crops"])
-        self.ids, self.labels = tuple(ids), tuple(labels)
+        self.ids, self.labels, self.about = tuple(ids), tuple(labels), dict(about or {})
         if not ids and not labels:
-            kept = files.read_json(self.folder / IMAGES, limit=1 << 30)
+            kept = self._description()
             self.ids, self.labels = tuple(kept["ids"]), tuple(kept["labels"])
+            self.about = self.about or dict(kept.get("about") or self.header.get("about", {}))
         self.inherited_s = max(0.0, sum(p["seconds"] for p in self.passes) - self.own_s)
+
+    def _description(self) -> dict[str, Any]:
+        """What the extraction that came last said of the images; another process may be replacing it just now."""
+        for turn in range(3):
+            path = self._shelf.description()
+            try:
+                with self._shelf.remedied():
+                    files.check(path, self._shelf.files()[path.name])
+                return files.read_json(path, limit=1 << 30)
+            except (Integrity, KeyError, FileNotFoundError):
+                if turn == 2 or self._shelf.description() == path:
+                    raise
+        raise AssertionError
 
     def _read_header(self) -> dict[str, Any]:
         if not self._rows:
@@ -194,8 +211,9 @@ class Dump:
         return np.asarray(array)  # a plain view of the map slices faster than the map
 
 
-def _reopened(folder: Path, layers: Sequence[str], ids: Sequence[str], labels: Sequence[str], own_s: float) -> Dump:
-    return Dump(folder, layers, ids=ids, labels=labels, own_s=own_s)
+def _reopened(folder: Path, layers: Sequence[str], ids: Sequence[str], labels: Sequence[str], about: Mapping[str, str],
+              own_s: float) -> Dump:
+    return Dump(folder, layers, ids=ids, labels=labels, about=about, own_s=own_s)
 
 
 _checked: set[tuple[Any, ...]] = set()  # files as this process found them whole

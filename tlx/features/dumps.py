@@ -73,6 +73,8 @@ class Dumps:
                 check_size(shelf.folder / name, row)
             if (shelf.folder / HEADER).exists():
                 header = files.read_json(shelf.folder / HEADER)
+                described = files.read_json(shelf.description(), limit=1 << 30)
+                header["about"] = described.get("about") or header.get("about", {})
         except TlxError as error:
             damage = f"{error.where}: {error.what}"
         layers = {row["layer"]: row["bytes"] for row in rows.values() if "layer" in row}

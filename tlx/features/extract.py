@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -47,8 +47,8 @@ class Place:
 
     root         folder of all dumps
     device       "cpu", "cuda", …
-    ids, labels  of the images, in their order; kept with the dump
-    about        a few words for people, name → text: backbone, dataset
+    ids, labels  of the images, in their order; kept with the dump until they are given otherwise
+    about        a few words for people, name → text: backbone, dataset, root (the folder that the ids are below)
     progress     told (rows done, of how many)
     stopping     asked between batches; True ends with Stopped, and the same call continues later
     """
@@ -78,14 +78,33 @@ def extract(network: Network, weights: str, pixels: Images, layers: Sequence[str
         if set(names) - set(shelf.layers()):
             header = {"identity": made_from, "images": len(pixels), "crops": pixels.crops, "about": dict(place.about)}
             with shelf.writing(place.stopping):
-                shelf.begin(header, {"ids": list(place.ids), "labels": list(place.labels)})
+                shelf.begin(header, _description(place))
                 _complete(shelf)
                 for runner, some in _passes(network, [n for n in names if n not in shelf.layers()], how):
                     own_s += _perform(runner, some, pixels, shelf, place, how)
         elif shelf.leftovers():
             with contextlib.suppress(Busy), shelf.writing(wait=False):
                 _complete(shelf)
-        return Dump(shelf.folder, names, ids=place.ids, labels=place.labels, own_s=own_s)
+        _describe(shelf, place)
+        return Dump(shelf.folder, names, ids=place.ids, labels=place.labels, about=place.about, own_s=own_s)
+
+
+def _description(place: Place) -> dict[str, Any]:
+    return {"ids": list(place.ids), "labels": list(place.labels), "about": dict(place.about)}
+
+
+def _describe(shelf: Shelf, place: Place) -> None:
+    """Keep what the images are called now: labels may have been put right, and the data set renamed, since the first
+    extraction, and the numbers are the same. An extraction that knows no labels leaves those of the same ids."""
+    new = _description(place)
+    if not place.ids and not place.labels:
+        return
+    old = files.read_json(shelf.description(), limit=1 << 30)
+    if not place.labels and old["ids"] == new["ids"]:
+        return
+    if old != new:
+        with shelf.writing(place.stopping):
+            shelf.describe(new)
 
 
 def bytes_needed(network: Network, layers: Sequence[str | int], rows: int, how: How = DEFAULT) -> int:

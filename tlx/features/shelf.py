@@ -2,7 +2,7 @@
 
 One folder per (weights, images, way of taking them):
 
-    <root>/<key>/                 header.json, images.json, <layer>.npy of (rows, …), MANIFEST.json
+    <root>/<key>/                 header.json, images[-…].json, <layer>.npy of (rows, …), MANIFEST.json
     <root>/<key>.<pass>.part/     layers being made; whoever comes next continues them
     <root>/locks/                 who writes, who reads; when a dump was last used
 
@@ -25,6 +25,7 @@ from ..errors import Busy, Integrity, Resource, Stopped
 
 FORMAT = 1
 HEADER, IMAGES = "header.json", "images.json"
+DESCRIBED = "images-"  # begins the name of the file that replaces images.json once the images are called otherwise
 SPARE_BYTES = 16 << 20  # to be left free on the disk
 
 
@@ -103,6 +104,11 @@ class Shelf:
         """The layers that are whole."""
         return [row["layer"] for row in self.files().values() if "layer" in row]
 
+    def description(self) -> Path:
+        """The file that says which images the rows are of, as they were called by whoever extracted last."""
+        names = [name for name in self.files() if name.startswith(DESCRIBED)]
+        return self.folder / (names[0] if names else IMAGES)
+
     @contextlib.contextmanager
     def remedied(self) -> Iterator[None]:
         """Say what to do about damage."""
@@ -135,6 +141,23 @@ class Shelf:
             files.sweep(self.folder)
             files.write_json(self.folder / IMAGES, images)
             files.write_json(self.folder / HEADER, {"format": FORMAT, "tlx": __version__, "key": self.key, **header})
+
+    def describe(self, images: Mapping[str, Any]) -> None:
+        """Replace ids, labels and words of the images, which are no part of what names the dump.
+
+        The new file has a name of its own and is listed by an atomic change of the manifest, so that a cut leaves the
+        old description or the new one.
+        """
+        rows = self.files()
+        name = f"{DESCRIBED}{files.digest(images)[:16]}.json"
+        if not rows or name in rows:
+            return
+        files.write_json(self.folder / name, images)
+        others = [other for other in rows if other.startswith(DESCRIBED)]
+        kept = {other: row for other, row in rows.items() if other not in others}
+        files.write_manifest(self.folder, {**kept, name: _row(self.folder / name)})
+        for other in others:
+            (self.folder / other).unlink(missing_ok=True)
 
     def publish(self, part: Path, made: Mapping[str, Mapping[str, Any]]) -> None:
         """Move the whole layers of a part in and list them; done again after a cut, it comes to the same."""

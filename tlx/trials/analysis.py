@@ -57,7 +57,8 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
         except TlxError as error:
             problems.append(error)
     raise_all(problems)
-    trials = [_trial(target, asked, settings, progress) for target in targets]
+    notes: list[str] = []
+    trials = [_trial(target, asked, settings, notes, progress) for target in targets]
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
     return Study(key=key, call="tlx.trials.layer_metrics:run", experiment=layer_metrics.EXPERIMENT,
@@ -65,7 +66,8 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
                  inputs=tuple({t.inputs.dump.key: {"name": t.spec.dataset, "source": str(t.inputs.dump.folder),
                                                    "digest": t.inputs.dump.key[:36], "context": "analysis"}
                                for t in trials}.values()),
-                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.report.layers:dress")
+                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.report.layers:dress",
+                 notes=tuple(notes))
 
 
 def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target]:
@@ -96,8 +98,7 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target
 
 def _of_dump(folder: Path, observed: Observed) -> Target:
     dump = Dump(folder)
-    about = dump.header.get("about", {})
-    name = about.get("backbone", "network")
+    name = dump.about.get("backbone", "network")
     return Target(observed, f"{name} {dump.key[:8]}", dump=folder)
 
 
@@ -122,14 +123,16 @@ def _called(spec: Observed) -> str:
     return f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
 
 
-def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Progress | None) -> Trial:
+def _trial(target: Target, asked: LayerMetrics, settings: Settings, notes: list[str], progress: Progress | None
+           ) -> Trial:
     spec = target.spec
     if target.dump is not None:
         dump, blocks = _opened(target.dump)
+        notes += _outdated(dump)
     else:
         network = whole_network(spec, (), None)
         spec = spec.but(layers=spec.layers or usual_layers(network, spec))
-        dump = extraction(spec, settings, progress)
+        dump = extraction(spec, settings, progress, notes)
         blocks = blocks_of(network, dump.layers)
     labels = tuple(map(str, dump.row_labels()))
     if len(labels) != dump.rows:
@@ -137,8 +140,23 @@ def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Pr
                       remedy="extract again: tlx extract keeps the labels of image folders")
     made = asked.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=target.model,
                      trained_on=target.trained_on, checkpoint=target.checkpoint, split=target.number,
-                     dataset=dump.header.get("about", {}).get("dataset", "images"))
+                     dataset=dump.about.get("dataset", "images"))
     return Trial(made, Activations(dump, labels, blocks))
+
+
+def _outdated(dump: Dump) -> list[str]:
+    """Say where the labels of a dump come from, if its images are no longer where they were: then they may be old."""
+    if not dump.labels:
+        return []
+    root = Path(dump.about.get("root", ""))
+    again = "extract again to take the labels as they are now"
+    if not dump.ids or not dump.about.get("root"):
+        return [f"dump {dump.key[:12]}: labels are those of its extraction; {again}"]
+    gone = sum(not (root / name).exists() for name in dump.ids)
+    if not gone:
+        return []
+    return [f"dump {dump.key[:12]}: {gone} of its {len(dump.ids)} images are no longer where they were, below {root}, "
+            f"so that labels and name of the data set may be old; {again}"]
 
 
 def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:

@@ -21,6 +21,7 @@ from . import atlas, atlas_find
 from .atlas import Atlas, AtlasParts, BlockMeasures, Seen
 from .atlas_find import Match, Wanted
 from .fewshot import RANDOM
+from .image_data import located
 from .inputs import extraction, layers_of, sampled, shared, whole_network
 from .layer_transfer import WEIGHTS
 from .look import Progress
@@ -76,13 +77,13 @@ def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
     spec = spec.resolved
     network = whole_network(spec, (), None)
     weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
-    folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
+    notes = [*network.notes]
+    folder = located(spec.dataset, settings, notes)
     finetuned = Path(parts.finetuned).expanduser() if parts.finetuned else None
     if finetuned is not None and not finetuned.is_file():
         raise Missing("weight file", finetuned)
     if len(folder.classes) < 2:
         raise BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
-    notes = [*network.notes, *folder.notes]
     spec = spec.but(samples=_samples(folder, spec, notes))
     names = layers_of(network, ("blocks",), None)
     row = backbones.lookup(spec.architecture)
@@ -128,7 +129,7 @@ def study_of(looked: Looked, measures: BlockMeasures, store: Store, settings: Se
     """The measures of the blocks, their outputs extracted or found; beside those of the network that was trained on the
     target, where there is one."""
     spec, name = looked.spec, looked.wanted.folder.name
-    dump = extraction(spec, settings, progress)
+    dump = extraction(spec, settings, progress, looked.notes)
     labels = tuple(map(str, dump.row_labels()))
     made = measures.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=looked.model,
                         dataset=name)

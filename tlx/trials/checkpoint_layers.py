@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .. import files
-from ..data import datasets
-from ..data.pixels import Pixels, pixels
+from ..data.pixels import Pixels
 from ..data.sizing import Sizing
 from ..errors import Busy, Integrity, Missing
 from ..features import dump
@@ -23,6 +22,7 @@ from ..result import Result
 from . import layer_metrics
 from .analysis import blocks_of, usual_layers
 from .checkpoints import Chain
+from .image_data import decoded, located
 from .inputs import dump_folder, layers_of, sampled, shared, whole_network
 from .layer_metrics import Activations, LayerMetrics
 from .look import Progress
@@ -47,6 +47,7 @@ class Gallery:
     blocks: tuple[int, ...]
     paths: Mapping[str, str]
     root: Path
+    images_root: str
     dataset: str
     keep: bool
 
@@ -67,12 +68,12 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
     """The trials that measure these models on the images of one data set; nothing is extracted yet."""
     observed = Observed(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
                         samples=chain.samples, layers=chain.layers)
-    folder = datasets.locate(typed, settings.cache_folder, data_root=settings.data_root)
+    notes: list[str] = []
+    folder = located(typed, settings, notes)
     chosen = sampled(folder, observed.part, observed.samples)
     first = whole_network(observed.but(model=models[0][0]), (), None)
     sizing = Sizing(first.input_size, crops=False, mode=observed.sizing, channels=first.channels)
-    held = pixels([folder.root / image.path for image in chosen], sizing, settings.cache_folder, progress=progress,
-                  budget_bytes=int(settings.decode_budget * 1e9))
+    held = decoded(folder, chosen, sizing, settings, notes, progress)
     observed = observed.but(layers=observed.layers or usual_layers(first, observed.but(model=models[0][0])))
     layers = layers_of(first, observed.layers, None)
     labels = tuple(image.label for image in chosen)
@@ -85,8 +86,8 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
                                      model=f"{source} seed {seed}", trained_on=source, checkpoint=tag, split=index)
     groups = {digest: f"{name} {source} {seed}" for _, digest, source, seed, _, _ in models}
     gallery = Gallery(observed, held, tuple(image.path for image in chosen), labels, blocks_of(first, layers),
-                      {specs[digest].dump: path for path, digest, *_ in models}, dump_folder(settings), folder.name,
-                      chain.keep_dumps)
+                      {specs[digest].dump: path for path, digest, *_ in models}, dump_folder(settings),
+                      str(folder.root), folder.name, chain.keep_dumps)
     study = Study(key=files.digest(["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]),
                   call="tlx.trials.checkpoint_layers:run", experiment=layer_metrics.EXPERIMENT,
                   title=f"Layers of checkpoints on {name}", spec=shared(made),
@@ -94,7 +95,7 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
                   inputs=({"name": folder.name, "source": str(folder.root), "digest": held.digest[:36],
                            "context": "analysis"},),
                   tags={"tlx.dataset": folder.name}, preload=("tlx.metrics", "tlx.trials.checkpoint_layers"),
-                  dress="tlx.report.layers:dress_table")
+                  dress="tlx.report.layers:dress_table", notes=tuple(notes))
     return Looks(study, {digest: spec.key for digest, spec in specs.items()})
 
 
@@ -111,7 +112,8 @@ def run(spec: LayerMetrics, gallery: Gallery, bench: Bench) -> Result:
         files.write_text(mark, "")
     made = extract(network, digest, gallery.pixels, spec.layers, Place(
         gallery.root, bench.device, ids=gallery.ids, labels=gallery.labels, stopping=bench.stopping,
-        about={"backbone": network.row.title, "dataset": gallery.dataset}), _how(gallery.observed))
+        about={"backbone": network.row.title, "dataset": gallery.dataset, "root": gallery.images_root}),
+        _how(gallery.observed))
     result = layer_metrics.run(spec, Activations(made, gallery.labels, gallery.blocks), bench)
     del made  # it holds the dump in use
     if mark.exists() and not gallery.keep:

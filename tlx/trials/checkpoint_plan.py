@@ -22,6 +22,7 @@ from .checkpoint_results import CHAIN, LIMIT
 from .checkpoint_tuning import EXPERIMENT, UNTRAINED, CheckpointScores, CheckpointTuning, Starts, Untrained
 from .checkpoints import Chain
 from .fewshot import RANDOM, Inputs
+from .image_data import add
 from .layer_metrics import LayerMetrics
 from .look import Gather, Progress
 from .pretraining import CHECKPOINTS, PreTraining
@@ -61,6 +62,7 @@ class Target:
     spec: CheckpointTuning
     data: Inputs
     record: dict[str, str]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
@@ -199,14 +201,18 @@ def look(chain: Chain, asked: LayerMetrics, settings: Settings, progress: Progre
     raise_all(gather.problems)
     sources: list[Source] = []
     records: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
+    for target in targets:
+        add(notes, target.notes)
     for typed in chain.sources:
         with gather.part():
-            for source, record in _sources(chain, typed, len(targets[0].data.classes), settings, progress):
+            for source, record in _sources(chain, typed, len(targets[0].data.classes), settings, notes, progress):
                 sources.append(source)
                 records |= {source.name: record} if record else {}
                 chain.chosen(source.tags)
     raise_all(gather.problems)
-    return Plan(chain, asked, settings, tuple(_told_apart(sources)), tuple(targets), tuple(records.values()))
+    return Plan(chain, asked, settings, tuple(_told_apart(sources)), tuple(targets), tuple(records.values()),
+                notes)
 
 
 def _told_apart(sources: list[Source]) -> list[Source]:
@@ -235,11 +241,11 @@ def _target(chain: Chain, typed: str, depth: int, settings: Settings, progress: 
         batch_size=chain.batch_size, learning_rate=chain.fine_tune_rate or 1e-4,
         moments=chain.fine_tune_checkpoints, copied=depth - (chain.redrawn or 0))
     pretraining.moments(made.moments, -(-len(data.train) // made.batch_size), made.epochs)
-    return Target(name, typed, made, data, held.record(content))
+    return Target(name, typed, made, data, held.record(content), held.notes)
 
 
-def _sources(chain: Chain, typed: str, classes: int, settings: Settings, progress: Progress | None
-             ) -> Iterator[tuple[Source, dict[str, str] | None]]:
+def _sources(chain: Chain, typed: str, classes: int, settings: Settings, notes: list[str],
+             progress: Progress | None) -> Iterator[tuple[Source, dict[str, str] | None]]:
     """The trainings of a source, seed by seed, with the record of its images."""
     for seed in chain.seed_numbers:
         if typed.lower() == RANDOM:
@@ -252,6 +258,7 @@ def _sources(chain: Chain, typed: str, classes: int, settings: Settings, progres
                            train_per_class=chain.train_per_class)
         asked = inputs.pretraining_study(spec, settings, progress)
         trial, record = asked.trials[0], asked.inputs[0]
+        add(notes, asked.notes)
         steps = -(-len(trial.inputs.train) // spec.batch_size)
         tags = tuple(pretraining.moments(spec.checkpoints, steps, spec.epochs).values())
         if not tags:

@@ -50,6 +50,7 @@ def chop_study(spec: Chop, asked: Chops, settings: Settings, progress: Progress 
     pools, inputs, spec = _data(spec, settings, progress)
     trials = tuple(Trial(spec.but(cut=n, split=repeat), Sourced(inputs, spec.start_from, spec.weight_source))
                    for repeat in range(asked.repeats) for n in (*depths, None))
+    notes += pools.notes
     return _study(spec, pools, trials, "tlx.trials.chop:run", chop.EXPERIMENT, "chopped"), notes
 
 
@@ -146,6 +147,7 @@ class PruningPlan:
                         f"{title}")
         spec, self.notes = _sourced(spec.but(depth=depth))
         self.pools, self._inputs, self.spec = _data(spec, settings, progress)
+        self.notes += self.pools.notes
         self.asked = asked
         self._keys: dict[tuple[int, int], str] = {}  # (round, repeat) → key
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import files
 from ..data import datasets, splits
 from ..data.folders import TEST, TRAIN, VAL
-from ..data.pixels import pixels
+from ..data.sides import Sides
 from ..data.sizing import Sizing
 from ..errors import BadData, UnknownName, Usage, raise_all
 from ..features import classifiers
@@ -31,6 +31,7 @@ from .extraction import Extraction
 from .feature_extraction import FeatureExtraction, Features, Sweep
 from .fewshot import FewShot, FewShotTrial, Inputs
 from .fine_tuning import FineTuning
+from .image_data import decoded, decoded_files, divided, located
 from .look import Found, Progress, draws, look, precomputed
 from .pretraining import PreTraining
 from .study import Study, Trial
@@ -161,20 +162,21 @@ def _feasible(names: Sequence[str], inputs: Features) -> list[str]:
             and getattr(classifiers.classifier(name), "k", 0) <= rows]
 
 
-def extraction(spec: Extraction, settings: Settings, progress: Progress | None = None) -> Dump:
-    """The activations of images of a data set, extracted or found."""
+def extraction(spec: Extraction, settings: Settings, progress: Progress | None = None,
+               notes: list[str] | None = None) -> Dump:
+    """The activations of images of a data set, extracted or found. notes: what is worth a word is appended to it."""
     spec = spec.resolved
+    notes = [] if notes is None else notes
     found = Found()
     network = found.network = whole_network(spec, spec.layers, spec.model_description)
-    folder = found.folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
+    folder = found.folder = located(spec.dataset, settings, notes)
     chosen = sampled(folder, spec.part, spec.samples)
     paths = [folder.root / image.path for image in chosen]
     sizing = Sizing(network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=network.channels)
     crop_files = None
     if spec.precomputed_crops:
-        crop_files = precomputed(Path(spec.precomputed_crops).expanduser(), found, paths)
-    held = pixels(paths, sizing, settings.cache_folder, precomputed=crop_files, progress=progress,
-                  budget_bytes=int(settings.decode_budget * 1e9))
+        crop_files = precomputed(spec.precomputed_crops, found, paths, settings)
+    held = decoded_files(paths, sizing, settings, notes, progress, crop_files)
     found.places = {path: number for number, path in enumerate(paths)}
     how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
     with signals.graceful() as stopping:
@@ -189,9 +191,9 @@ def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> lis
     """The images of a part of a folder, all of them in order; or as many of each class, the first ones, class by class.
     """
     if part == "auto":
-        part = "test" if set(TEST) & set(folder.splits) else "all"
-    names = {"all": folder.splits, "train": TRAIN, "val": VAL, "test": TEST}[part]
-    images = list(folder.of(names))
+        part = "test" if folder.of(TEST) else "all"
+    names = {"train": TRAIN, "val": VAL, "test": TEST}.get(part, ())
+    images = list(folder.images if part == "all" else folder.of(names))
     if not images:
         raise BadData("no-images", f"no image in a folder named {' or '.join(names)}", where=folder.root,
                       expected=f"split folders; found {', '.join(filter(None, folder.splits)) or 'none'}",
@@ -204,6 +206,8 @@ def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> lis
                     expected=f"a multiple of {len(folder.classes)}: as many of each class")
     by_class = {label: [image for image in images if image.label == label] for label in folder.classes}
     short = [f"'{label}' {len(some)}" for label, some in by_class.items() if len(some) < each]
+    if len(short) > 10:
+        short = [*short[:10], f"and {len(short) - 10} more classes"]
     if short:
         raise BadData("too-few-images", f"{each} images of each class asked for; there are of {', '.join(short)}",
                       where=folder.root, remedy="use a smaller --samples")
@@ -226,7 +230,8 @@ def _dump_place(found: Found, settings: Settings, progress: Progress | None, sto
     paths = [str(path.relative_to(found.folder.root)) if path.is_relative_to(found.folder.root) else path.name
              for path in found.places]
     return ExtractionPlace(dump_folder(settings), settings.resolved_device(), ids=paths, labels=labels,
-                           about={"backbone": found.network.row.title, "dataset": found.folder.name},
+                           about={"backbone": found.network.row.title, "dataset": found.folder.name,
+                                  "root": str(found.folder.root)},
                            progress=progress or (lambda done, of: None), stopping=stopping)
 
 
@@ -296,13 +301,13 @@ def shared(spec: Spec) -> dict[str, Any]:
 
 def pretraining_study(spec: PreTraining, settings: Settings, progress: Progress | None = None) -> Study:
     """The one trial of a pre-training on all images of a data set."""
-    folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
+    notes: list[str] = []
+    folder = located(spec.dataset, settings, notes)
     row = backbones.lookup(spec.architecture)
-    train, val, test = _pools(folder, spec)
+    train, val, test = _pools(folder, divided(folder, settings, notes, progress), spec)
     everything = [*train, *val, *test]
     sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)
-    held = pixels([folder.root / image.path for image in everything], sizing, settings.cache_folder,
-                  budget_bytes=int(settings.decode_budget * 1e9), progress=progress)
+    held = decoded(folder, everything, sizing, settings, notes, progress)
     labels = np.array([folder.classes.index(image.label) for image in everything], np.int64)
     ends = np.cumsum([len(train), len(val), len(test)])
     parts = [Samples(held, rows, labels[rows]) for rows in np.split(np.arange(len(everything)), ends[:-1])]
@@ -314,27 +319,39 @@ def pretraining_study(spec: PreTraining, settings: Settings, progress: Progress 
     return Study(key=files.digest(["study", spec.identity()]), call="tlx.trials.pretraining:run",
                  experiment=pretraining.EXPERIMENT, title=f"{spec.architecture} on {folder.name}",
                  spec=shared(spec), trials=(Trial(spec, inputs),), inputs=(dataset,),
-                 tags={"tlx.dataset": folder.name})
+                 tags={"tlx.dataset": folder.name}, notes=tuple(notes))
 
 
-def _pools(folder: datasets.ImageFolder, spec: PreTraining) -> tuple[list[Any], list[Any], list[Any]]:
+def _pools(folder: datasets.ImageFolder, sides: Sides, spec: PreTraining) -> tuple[list[Any], list[Any], list[Any]]:
     """All images as train, val and test: val drawn from the training images, seeded, where there is no val folder."""
-    test = list(folder.of(TEST))
-    given = list(folder.of(VAL))
-    pool = list(folder.of(TRAIN)) or [image for image in folder.images if image not in set(test + given)]
-    if given:
-        return _first(pool, spec.train_per_class), given, test
+    if sides.val:
+        _refuse_untrained(folder, sides)
+        return _first(sides.train, spec.train_per_class), sides.val, sides.test
+    by_class: dict[str, list[Any]] = {label: [] for label in folder.classes}
+    for image in sides.train:
+        by_class[image.label].append(image)
+    refuse_few(folder, sides, {label: len(some) for label, some in by_class.items()}, spec.val_per_class)
     val: list[Any] = []
-    for label in folder.classes:
-        of_class = [image for image in pool if image.label == label]
-        if len(of_class) <= spec.val_per_class:
-            raise BadData("too-few-images", f"class '{label}' has {len(of_class)} training images", where=folder.root,
-                          expected=f"more than the {spec.val_per_class} held for validation",
-                          remedy="use a smaller --val-per-class")
+    for label, of_class in by_class.items():
         order = np.random.default_rng(stream(spec.seed, "val", label)).permutation(len(of_class))
         val += [of_class[i] for i in order[: spec.val_per_class]]
-    chosen = set(val)
-    return _first([image for image in pool if image not in chosen], spec.train_per_class), val, test
+    return _first(sides.without_copies(sides.train, val), spec.train_per_class), val, sides.test
+
+
+def refuse_few(folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int], held: int) -> None:
+    """Raise BadData, naming the classes, unless each has more training images than are held for validation."""
+    few = [f"'{label}' {count}" for label, count in counts.items() if count <= held]
+    if few:
+        shown = ", ".join(few[:10]) + (f" and {len(few) - 10} more classes" if len(few) > 10 else "")
+        raise BadData("too-few-images", "; ".join([f"training images of {shown}", *sides.notes]), where=folder.root,
+                      expected=f"more than the {held} of each class held for validation",
+                      remedy="use a smaller --val-per-class")
+
+
+def _refuse_untrained(folder: datasets.ImageFolder, sides: Sides) -> None:
+    if not sides.train:
+        raise BadData("too-few-images", "; ".join(["no training image", *sides.notes]), where=folder.root,
+                      expected="images in a folder named train that are not in val or test too")
 
 
 def _first(images: list[Any], per_class: int) -> list[Any]:

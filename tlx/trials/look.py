@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from .. import files
 from ..data import crops, datasets, decode, images, leaks, splits
 from ..data.csvs import Row
-from ..data.pixels import Pixels, pixels
+from ..data.pixels import Pixels
+from ..data.places import Boundary
 from ..data.sizing import Sizing
-from ..errors import Problems, TlxError, Usage, raise_all
+from ..errors import BadData, Problems, TlxError, Usage, raise_all
 from ..lab.settings import Settings
 from ..models import backbones
 from .fewshot import FewShot, FewShotTrial
+from .image_data import add, decoded_files, digests, located
 
 if TYPE_CHECKING:
     from ..models.network import Network
@@ -74,25 +76,56 @@ def look(spec: FewShotTrial, few: FewShot, settings: Settings, load: Callable[[]
         found.notes += found.network.notes
         found.weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
     with gather.part():
-        found.folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
-        found.notes += found.folder.notes
+        found.folder = located(spec.dataset, settings, found.notes)
     broken = _read_all(found.folder, found, progress) if found.folder is not None and not keep else []
     gather.problems += broken
-    if found.folder is not None and not broken:
+    paths: list[Path] = []
+    if spec.split_path or (found.folder is not None and not broken):
         with gather.part():
             found.splits = splits.read(_split_folder(spec, few, found.folder, settings))
             found.notes += found.splits.notes
-            paths = _check_splits(spec, few, settings, found, gather)
-            if keep and paths and not gather.problems:
-                _look_at_images(spec, settings, found, paths, progress)
+            if found.folder is None or broken:
+                _check_csvs_alone(few, found, gather)
+            else:
+                paths = _check_splits(spec, few, settings, found, gather)
+                if keep and paths and not gather.problems:
+                    _look_at_images(spec, settings, found, paths, progress)
+    if spec.precomputed_crops and not keep and found.folder is not None:
+        with gather.part():
+            _check_precomputed(spec, settings, found, paths or _all_paths(found.folder), progress)
     found.problems = gather.problems
     return found
 
 
-def _split_folder(spec: FewShotTrial, few: FewShot, folder: datasets.ImageFolder, settings: Settings) -> Path:
+def _check_csvs_alone(few: FewShot, found: Found, gather: Gather) -> None:
+    """What can be said of the CSVs while images are missing or broken; that names look alike on two sides is not said,
+    for the images' bytes decide."""
+    assert found.splits is not None
+    report = splits.summary(found.splits, shots=few.shots or None, draws=min(few.splits, _most_draws(found.splits)))
+    gather.problems += [problem for problem in report.problems if problem.code != "leak-suspected"]
+
+
+def _check_precomputed(spec: FewShotTrial, settings: Settings, found: Found, paths: list[Path],
+                       progress: Progress | None) -> None:
+    """Raise what is wrong with the crops of these images: missing, broken, of another size than the network takes."""
+    if not spec.use_crops:
+        raise Usage("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
+    of_image = precomputed(spec.precomputed_crops or "", found, paths, settings)
+    if found.network is None:
+        return
+    sizing = Sizing(found.network.input_size, mode=spec.sizing, channels=found.network.channels)
+    decoded_files(paths, sizing, settings.but(decode_budget=0.0), found.notes, progress, of_image)
+
+
+def _all_paths(folder: datasets.ImageFolder) -> list[Path]:
+    return [folder.root / image.path for image in folder.images]
+
+
+def _split_folder(spec: FewShotTrial, few: FewShot, folder: datasets.ImageFolder | None, settings: Settings) -> Path:
     """Where the split CSVs are: given, shipped with tlx, or drawn now (once) into the cache."""
     if spec.split_path:
         return Path(spec.split_path).expanduser()
+    assert folder is not None
     defaults = FewShot.defaults()
     undrawn = all(getattr(few, name) == defaults[name] for name in ("val_per_class", "test_per_class", "split_seed"))
     if undrawn and datasets.key_of(spec.dataset) == folder.name:  # a folder of one's own may have that name too
@@ -101,7 +134,7 @@ def _split_folder(spec: FewShotTrial, few: FewShot, folder: datasets.ImageFolder
             return shipped
     known = datasets.DATASETS.get(folder.name)
     shots = few.shots or (known.shots if known else ()) or SHOTS
-    remembered = partial(_digests, cache=settings.cache_folder)
+    remembered = partial(digests, cache=settings.cache_folder)
     content = files.digest([few.to_json(), [list(image) for image in folder.images],
                             remembered([folder.root / image.path for image in folder.images])])
     out = settings.cache_folder / "splits" / f"{folder.name}-{content[:16]}"
@@ -118,7 +151,7 @@ def _check_splits(spec: FewShotTrial, few: FewShot, settings: Settings, found: F
     found.find = partial(splits.find, root=found.folder.root, allow=tuple(map(Path, settings.allow_outside)))
     found.report = splits.summary(found.splits, images=found.find, shots=few.shots or None,
                                   draws=min(few.splits, _most_draws(found.splits)),
-                                  digests=partial(_digests, cache=settings.cache_folder))
+                                  digests=partial(digests, cache=settings.cache_folder))
     gather.problems += found.report.problems
     found.notes += found.report.notes
     if gather.problems:
@@ -147,39 +180,35 @@ def _tables(spec: FewShotTrial, few: FewShot, folder: splits.SplitFolder) -> lis
 def _read_all(folder: datasets.ImageFolder, found: Found, progress: Progress | None) -> list[TlxError]:
     """What is wrong with any image of the folder."""
     problems, notes = images.inspect([folder.root / image.path for image in folder.images], progress)
-    found.notes += [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()]
+    add(found.notes, [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()])
     return problems
-
-
-def _digests(paths: Sequence[Path], cache: Path) -> list[str]:
-    """The content of images, remembered; if one cannot be read, all that is wrong with any of them is raised."""
-    try:
-        return images.digests(paths, cache)
-    except TlxError:
-        raise_all(images.inspect(paths)[0])
-        raise
 
 
 def _look_at_images(spec: FewShotTrial, settings: Settings, found: Found, paths: list[Path],
                     progress: Progress | None) -> None:
     crop_files = None
     if spec.precomputed_crops and spec.use_crops:
-        crop_files = precomputed(Path(spec.precomputed_crops).expanduser(), found, paths)
+        crop_files = precomputed(spec.precomputed_crops, found, paths, settings)
     elif spec.precomputed_crops:
         raise Usage("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
     assert found.network is not None
     sizing = Sizing(found.network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=found.network.channels)
-    found.pixels = pixels(paths, sizing, settings.cache_folder, precomputed=crop_files,
-                          budget_bytes=int(settings.decode_budget * 1e9), progress=progress)
+    found.pixels = decoded_files(paths, sizing, settings, found.notes, progress, crop_files)
     found.places = {path: number for number, path in enumerate(paths)}
-    found.notes += [f"{count} images: {decode.NOTES.get(name, name)}" for name, count in found.pixels.notes.items()]
 
 
-def precomputed(root: Path, found: Found, paths: Sequence[Path]) -> Callable[[int], list[Path]]:
-    """Image number → its ten crops below `root`; every image that lacks one is named."""
+def precomputed(folder: str, found: Found, paths: Sequence[Path], settings: Settings) -> Callable[[int], list[Path]]:
+    """Image number → its ten crops below `folder`; every image that lacks one is named. Unsafe for crops that are links
+    out of it."""
     assert found.folder is not None
+    root = Path(folder).expanduser()
+    outside = [path for path in paths if not path.is_relative_to(found.folder.root)]
+    if outside:
+        raise BadData("crops-outside", f"{len(outside)} images lie outside the image root, so that nothing says where "
+                      "their crops are", where=outside[0], remedy="leave out --precomputed-crops")
     relative = [path.relative_to(found.folder.root).as_posix() for path in paths]
     raise_all(crops.missing(root, relative))
+    Boundary(root, settings.allow_outside).check_all(path for name in relative for path in crops.paths(root, name))
     return lambda number: crops.paths(root, relative[number])
 
 

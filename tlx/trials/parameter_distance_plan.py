@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import files
 from ..data import datasets
-from ..data.pixels import Pixels, pixels
+from ..data.pixels import Pixels
 from ..data.sizing import Sizing
 from ..data.streams import order
 from ..errors import TlxError, UnknownName, Usage, raise_all
@@ -27,6 +27,7 @@ from ..result import FINISHED
 from ..spec import named
 from . import parameter_distance as trial
 from .domains import Domain, TwoDomains
+from .image_data import decoded, located
 from .inputs import dump_folder, shared
 from .layer_transfer import DEFAULT, WEIGHTS, Sourced
 from .look import Gather, Progress
@@ -100,13 +101,15 @@ class Plan:
         inputs, _ = self.pools.task(self.pools.folder.classes)
         labels = [inputs.classes[i] for i in inputs.train.labels]
         held = self.pools.held.subset(inputs.train.images)
-        target = self._features(network, held, labels, self.pools.folder.name, progress)
+        ids = [image.path for image in self.pools.images["train"]]
+        target = self._features(network, held, (ids, labels), self.pools.folder, progress)
         source, name = None, ""
         if self.asked.source_images:
-            folder = _located(self.asked.source_images, self.settings)
+            folder = located(self.asked.source_images, self.settings, self.notes)
             name = folder.name
-            drawn, of = self._source(folder, network, len(held), progress)
-            source = self._features(network, drawn, of, name, progress)
+            drawn, chosen = self._source(folder, network, len(held), progress)
+            called = [image.path for image in chosen], [image.label for image in chosen]
+            source = self._features(network, drawn, called, folder, progress)
         spec = Domain(gap=self.asked.gap, features=target.key, labels=files.digest(labels), source=name,
                       source_features=source.key if source else "", target=next(iter(self.targets), self.tuning.target),
                       architecture=self.spec.architecture, images=self.tuning.images)
@@ -151,25 +154,26 @@ class Plan:
                                training_of(result) | {"repeat": repeat}))
         return found
 
-    def _features(self, network: Network, held: Pixels, labels: Sequence[str], name: str, progress: Progress | None
-                  ) -> Dump:
+    def _features(self, network: Network, held: Pixels, called: tuple[Sequence[str], Sequence[str]],
+                  folder: datasets.ImageFolder, progress: Progress | None) -> Dump:
+        """The features of these images, extracted or found; called: their ids and their labels."""
+        ids, labels = called
         with signals.graceful() as stopping:
-            place = Place(dump_folder(self.settings), self.settings.resolved_device(), labels=labels,
-                          about={"backbone": network.row.title, "dataset": name},
+            place = Place(dump_folder(self.settings), self.settings.resolved_device(), ids=ids, labels=labels,
+                          about={"backbone": network.row.title, "dataset": folder.name, "root": str(folder.root)},
                           progress=progress or (lambda done, of: None), stopping=stopping)
             dump = extract(network, self.given[1], held, [len(network.blocks)], place)
             signals.stop_if_asked()
         return dump
 
     def _source(self, folder: datasets.ImageFolder, network: Network, count: int, progress: Progress | None
-                ) -> tuple[Pixels, list[str]]:
+                ) -> tuple[Pixels, list[datasets.Image]]:
         """As many images of the source as the target has, drawn: the Fréchet distance falls as rows are added."""
         turn = order(len(folder.images), self.spec.seed, "source images")[:count]
         chosen = [folder.images[i] for i in sorted(turn)]
         sizing = Sizing(network.input_size, crops=False, mode=self.tuning.sizing, channels=network.channels)
-        held = pixels([folder.root / image.path for image in chosen], sizing, self.settings.cache_folder,
-                      budget_bytes=int(self.settings.decode_budget * 1e9), progress=progress)
-        return held, [image.label for image in chosen]
+        held = decoded(folder, chosen, sizing, self.settings, self.notes, progress)
+        return held, chosen
 
     def _study(self, trials: tuple[Trial, ...], call: str, preload: tuple[str, ...],
                dress: str = "tlx.report.parameter_distances:dress") -> Study:
@@ -201,7 +205,7 @@ def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetu
         named(GAPS, asked.gap, "gap")
     with gather.part():
         if asked.source_images:
-            _located(asked.source_images, settings)
+            located(asked.source_images, settings, [])
     raise_all(gather.problems)
     spec = spec.but(architecture=_architecture(spec, pretrained, targets))
     _sense(spec, tuning, random, pretrained, targets)
@@ -214,11 +218,8 @@ def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetu
     pools = read(tuning, settings, progress) if tuning.dataset else None
     if pools is not None:
         tuning = tuning.but(target=pools.folder.name, images=pools.task(pools.folder.classes)[1])
+        notes += pools.notes
     return Plan(spec, asked, tuning, settings, random, pretrained, targets, pools, notes)
-
-
-def _located(images: str, settings: Settings) -> datasets.ImageFolder:
-    return datasets.locate(images, settings.cache_folder, data_root=settings.data_root)
 
 
 def _norms(names: Sequence[str]) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from .. import files
-from ..data import datasets
-from ..data.folders import TEST, TRAIN, VAL, Image, ImageFolder
-from ..data.pixels import Pixels, pixels
+from ..data.folders import Image, ImageFolder
+from ..data.pixels import Pixels
+from ..data.sides import Sides
 from ..data.sizing import Sizing
 from ..data.streams import order
 from ..errors import BadData, raise_all
@@ -18,6 +18,8 @@ from ..lab.settings import Settings
 from ..models import backbones
 from ..models.samples import Samples
 from .fewshot import Inputs
+from .image_data import decoded, located
+from .image_data import divided as sides_of
 from .whole_data import WholeData
 
 Progress = Callable[[int, int], None]
@@ -26,12 +28,13 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Pools:
-    """The images of each role, and what they hold."""
+    """The images of each role, what they hold, and notes for people."""
 
     folder: ImageFolder
     images: dict[str, tuple[Image, ...]]
     held: Pixels
     places: dict[Image, int]
+    notes: tuple[str, ...] = ()
 
     def task(self, classes: Sequence[str]) -> tuple[Inputs, str]:
         """What a training of these classes runs on, and its digest. Labels index the classes in their order."""
@@ -50,33 +53,33 @@ class Pools:
         return {"name": self.folder.name, "source": str(self.folder.root), "digest": content[:36], "context": "test"}
 
 
-def listed(spec: WholeData, settings: Settings) -> ImageFolder:
-    """The images that `spec` is about, not read yet."""
-    return datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
+def listed(spec: WholeData, settings: Settings, notes: list[str]) -> ImageFolder:
+    """The images that `spec` is about, not read yet; what was left out is appended to the notes."""
+    return located(spec.dataset, settings, notes)
 
 
 def read(spec: WholeData, settings: Settings, progress: Progress | None = None, folder: ImageFolder | None = None
          ) -> Pools:
     """The images of `folder` (else the one that `spec` is about), divided and decoded. BadData with all that is wrong.
     """
-    folder = folder or listed(spec, settings)
-    images = divided(folder, spec)
+    notes: list[str] = []
+    folder = folder or listed(spec, settings, notes)
+    images = divided(folder, spec, sides_of(folder, settings, notes, progress))
     everything = [image for role in ROLES for image in images[role]]
     row = backbones.lookup(spec.architecture)
     sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)
-    held = pixels([folder.root / image.path for image in everything], sizing, settings.cache_folder,
-                  budget_bytes=int(settings.decode_budget * 1e9), progress=progress)
-    return Pools(folder, images, held, {image: place for place, image in enumerate(everything)})
+    held = decoded(folder, everything, sizing, settings, notes, progress)
+    return Pools(folder, images, held, {image: place for place, image in enumerate(everything)}, tuple(notes))
 
 
-def divided(folder: ImageFolder, spec: WholeData) -> dict[str, tuple[Image, ...]]:
+def divided(folder: ImageFolder, spec: WholeData, sides: Sides) -> dict[str, tuple[Image, ...]]:
     """The images of each role: folders as they are; val and test drawn per class, seeded, where there is no folder.
 
     A draw depends on the seed, its purpose and the class alone, so another data set size or class changes no other.
+    Copies of an image that is drawn are on no other side.
     """
-    test, val = list(folder.of(TEST)), list(folder.of(VAL))
-    taken = {*test, *val}
-    train = list(folder.of(TRAIN)) or [image for image in folder.images if image not in taken]
+    test, val, train = list(sides.test), list(sides.val), sides.train
+    taken: set[Image] = set()
     wanted = [(role, count) for role, given, count in (("test", test, spec.test_per_class),
                                                        ("val", val, spec.val_per_class)) if not given]
     for label in folder.classes:
@@ -85,13 +88,14 @@ def divided(folder: ImageFolder, spec: WholeData) -> dict[str, tuple[Image, ...]
             turn = order(len(drawn), spec.seed, "whole data", role, label)
             chosen = {drawn[i] for i in turn[:count]}
             (test if role == "test" else val).extend(image for image in drawn if image in chosen)
-            drawn = [image for image in drawn if image not in chosen]
-            taken |= chosen
+            left = sides.without_copies(drawn, chosen)
+            taken |= set(drawn) - set(left)
+            drawn = left
     train = [image for image in train if image not in taken]
     train = cut(train, dict.fromkeys(folder.classes, spec.train_per_class) if spec.train_per_class else {},
                 spec.seed, "train")
     roles = {"train": train, "val": val, "test": test}
-    _refuse_empty(folder, roles, spec)
+    _refuse_empty(folder, roles, sides)
     roles["train"] = cut(train, balanced(_counts(train), spec.balance), spec.seed, "balanced train")
     roles["test"] = cut(test, balanced(_counts(test), spec.balance_test), spec.seed, "balanced test")
     return {role: tuple(images) for role, images in roles.items()}
@@ -140,7 +144,7 @@ def _counts(images: Sequence[Image]) -> dict[str, int]:
     return found
 
 
-def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], spec: WholeData) -> None:
+def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sides) -> None:
     if len(folder.classes) < 2:
         raise BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
     remedy = {"train": "use a smaller --val-per-class or --test-per-class", "val": "use a smaller --val-per-class",
@@ -149,6 +153,8 @@ def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], spec: Whol
     for role, images in roles.items():
         empty = [label for label in folder.classes if label not in _counts(images)]
         if empty:
-            problems.append(BadData("too-few-images", f"no {role} image of class {', '.join(map(repr, empty[:5]))}",
-                                    where=folder.root, expected="some of every class", remedy=remedy[role]))
+            more = f" and {len(empty) - 5} more classes" if len(empty) > 5 else ""
+            what = f"no {role} image of class {', '.join(map(repr, empty[:5]))}{more}"
+            problems.append(BadData("too-few-images", "; ".join([what, *sides.notes]), where=folder.root,
+                                    expected="some of every class", remedy=remedy[role]))
     raise_all(list(problems))

@@ -59,7 +59,8 @@ class Asked:
                      spec=shared(spec), trials=tuple(trials), inputs=(self.images.record("test"),),
                      tags={"tlx.dataset": self.images.name, "tlx.source": source.name, "tlx.job": str(self.sweep.job)},
                      params={"Source task": source.name, "Job number": str(self.sweep.job)},
-                     preload=("tlx.models.quanta_training",), dress="tlx.report.quanta:dress")
+                     preload=("tlx.models.quanta_training",), dress="tlx.report.quanta:dress",
+                     notes=self.images.notes)
 
 
 def ask(spec: Quanta, sweep: QuantaSweep, settings: Settings, progress: Progress | None = None) -> Asked:

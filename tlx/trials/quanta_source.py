@@ -97,7 +97,7 @@ def source_study(spec: Quanta, sweep: QuantaSweep, images: Images) -> Study:
     return Study(key=files.digest(["study", made.identity()]), call="tlx.trials.pretraining:run",
                  experiment=pretraining.EXPERIMENT, title=f"source of QUANTA: {architecture} on {images.name}",
                  spec=shared(made), trials=(Trial(made, inputs),), inputs=(images.record("train"),),
-                 tags={"tlx.dataset": images.name})
+                 tags={"tlx.dataset": images.name}, notes=images.notes)
 
 
 def trained(result: Result, store: Store, spec: Quanta, images: Images) -> SourceOf:

@@ -67,6 +67,7 @@ class Study:
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
     preload: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # for people: said before the trials
     dress: str = "tlx.report.studies:dress"  # called with a trial's folder and result, it adds figures
 
     @property

@@ -98,9 +98,10 @@ def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: P
     if given:
         notes += backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
                                 source=spec.weight_source, input_size=spec.input_size).notes
-    folder = listed(spec, settings)
+    folder = listed(spec, settings, notes)
     classes = halves(folder.classes, spec.halves, spec.seed) if half else ((), folder.classes)
     pools = read(spec, settings, progress, folder)
+    notes += pools.notes
     inputs, content = pools.task(classes[1])
     target = spec.but(images=content, depth=depth)
     conditions = tuple({(c.of, c.key): c for c in _conditions(target, treatments, asked, normed)}.values())
