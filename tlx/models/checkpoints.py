@@ -22,7 +22,7 @@ import torch
 
 from .. import files
 from ..errors import BadData, Integrity, Missing, Resource, Unsafe, raise_all
-from . import archives, hdf5
+from . import archives, hdf5, promises
 from .matching import Match, load_into
 from .weights import Weights
 
@@ -46,16 +46,28 @@ def read(path: str | Path, *, sha256: str | None = None) -> Weights:
     .safetensors, .pth .pt .th .bin .ckpt (a state_dict, plain or wrapped), .h5 .hdf5 (Keras weights; kernels
     come turned to PyTorch's layout). Raises Missing, BadData (unreadable, not weights, NaN), Unsafe (it holds
     a program, or reaches for other files), Resource (too large), Integrity (a checksum does not match).
+    sha256: what the file must be, e.g. what a trial's identity promises. The record that `tlx pretrain --out` or
+    `tlx chop --out` wrote beside a file is checked as well. The digest of what was read is in `Weights.sha256`.
     """
     path = Path(path)
     content = _looked_at(path)
-    if sha256 is not None and (found := files.sha256(path)) != sha256.lower():
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path, expected=sha256.lower())
+    before = _fingerprint(path)
+    digest = promises.check(path, sha256)
     readers = {"safetensors": _safetensors, "zip": _torch, "pickle": _torch, "tar": _tar, "hdf5": hdf5.read}
     weights = readers[content](path)
     if not weights:
         raise BadData("weights-empty", "it holds no tensors", where=path, expected="a state_dict")
+    if _fingerprint(path) != before:
+        raise Integrity("weights-changed", "the file was replaced while it was read", where=path,
+                        expected=f"SHA-256 {digest}", remedy="run the command again once nothing writes to it")
+    weights.sha256 = digest
     return _checked(weights, path)
+
+
+def _fingerprint(path: Path) -> tuple[int, ...]:
+    """Changes whenever a file is written to or another one takes its place."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def write(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .. import files
-from ..errors import BadData, Integrity, Usage
+from ..errors import BadData, Usage
 from . import backbones, checkpoints, layers
 from .activations import pooled
 from .blocks import DROPOUTS, Block
@@ -81,7 +81,8 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
     if head.weight.device.type != "meta":
         nn.init.xavier_uniform_(head.weight, generator=generator(seed, "head"))
         nn.init.zeros_(head.bias)
-    made = Network(Chopped(network.net, last, head), network.row, ("head",), match=network.match, notes=network.notes)
+    made = Network(Chopped(network.net, last, head), network.row, ("head",), match=network.match, notes=network.notes,
+                   weights=network.weights)
     made.blocks = tuple(Block(f"body.{block.name}", *(tuple(f"body.{name}" for name in names)
                                                       for names in (block.modules, block.parameters)))
                         for block in network.blocks[:depth])
@@ -139,9 +140,8 @@ def read(path: Path) -> tuple[Network, tuple[str, ...]]:
         expected = str(record["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadData("record", f"no record of a network ({error!r})", where=path) from error
-    if weights.is_file() and (found := files.sha256(weights)) != expected:
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=weights, expected=expected)
-    checkpoints.load_into(network.net, checkpoints.read(weights), least=1.0)
+    checkpoints.load_into(network.net, checkpoints.read(weights, sha256=expected), least=1.0)
+    network.weights = expected
     network.mean, network.std = views["mean"], views["std"]
     network.row = replace(network.row, mean=views["mean"], std=views["std"])
     return network, classes

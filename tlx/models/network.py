@@ -37,17 +37,18 @@ class Network(nn.Module):
     head_names   the modules of the head
     input_size   height and width in pixels; channels, mean, std: of the input, for values in 0-1
     match        how the loaded weights fitted, or None; notes: what was done to them, in words
+    weights      SHA-256 of the file that was loaded, as `backbones.digest` gives it, or "random"
     hold         what `freezing.freeze` holds, also in training mode, or None
 
     x  (n, channels, input_size, input_size) float32, normalised  →  logits (n, classes) float32
     """
 
     def __init__(self, net: nn.Module, row: BackboneRow, head_names: tuple[str, ...], *, match: Match | None = None,
-                 notes: Sequence[str] = ()):
+                 notes: Sequence[str] = (), weights: str = "random"):
         super().__init__()
         self.net, self.row, self.head_names = net, row, head_names
         self.input_size, self.channels, self.mean, self.std = row.input_size, row.channels, row.mean, row.std
-        self.match, self.notes = match, tuple(notes)
+        self.match, self.notes, self.weights = match, tuple(notes), weights
         self.hold: Freeze | None = None
         self.order = _order(net, row)
         self.blocks = blocks.derive(net, head_names, self.order)

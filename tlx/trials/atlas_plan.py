@@ -75,7 +75,6 @@ def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
     """Network and images; Problems with what is wrong with them, before anything is computed."""
     spec = spec.resolved
     network = whole_network(spec, (), None)
-    weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
     folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
     finetuned = Path(parts.finetuned).expanduser() if parts.finetuned else None
     if finetuned is not None and not finetuned.is_file():
@@ -89,7 +88,7 @@ def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
     spec = spec.but(layers=names, reduce=_reduction(network, names, len(sampled(folder, spec.part, spec.samples)), spec,
                                                     notes))
     source = RANDOM if spec.start_from is None else spec.source or row.source
-    return Looked(spec, Wanted(spec, weights, folder, settings, finetuned),
+    return Looked(spec, Wanted(spec, network.weights, folder, settings, finetuned),
                   f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
                   tuple(block.name for block in network.blocks), names,
                   (network.mean, network.std) == (row.mean, row.std), notes=notes)

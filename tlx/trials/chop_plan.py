@@ -64,7 +64,7 @@ def _sourced(spec: S) -> tuple[S, list[str]]:
         raise Missing("weight file", spec.model)
     network = transferred(spec.architecture, weights=spec.start_from, copied=spec.depth if spec.start_from else 0,
                           classes=2, seed=0, source=spec.weight_source, input_size=spec.input_size)
-    return spec.but(weights=backbones.digest(spec.architecture, spec.start_from, spec.weight_source)), [*network.notes]
+    return spec.but(weights=network.weights), [*network.notes]
 
 
 def _data(spec: S, settings: Settings, progress: Progress | None) -> tuple[Pools, Inputs, S]:

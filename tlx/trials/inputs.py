@@ -178,9 +178,9 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
     found.places = {path: number for number, path in enumerate(paths)}
     how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
     with signals.graceful() as stopping:
-        weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
         place = _dump_place(found, settings, progress, stopping, labels=[image.label for image in chosen])
-        dump = extract(network, weights, held, layers_of(network, spec.layers, spec.model_description), place, how)
+        names = layers_of(network, spec.layers, spec.model_description)
+        dump = extract(network, network.weights, held, names, place, how)
         signals.stop_if_asked()
     return dump
 

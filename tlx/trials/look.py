@@ -16,7 +16,6 @@ from ..data.pixels import Pixels, pixels
 from ..data.sizing import Sizing
 from ..errors import Problems, TlxError, Usage, raise_all
 from ..lab.settings import Settings
-from ..models import backbones
 from .fewshot import FewShot, FewShotTrial
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def look(spec: FewShotTrial, few: FewShot, settings: Settings, load: Callable[[]
     with gather.part():
         found.network = load()
         found.notes += found.network.notes
-        found.weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
+        found.weights = found.network.weights
     with gather.part():
         found.folder = datasets.locate(spec.dataset, settings.cache_folder, data_root=settings.data_root)
         found.notes += found.folder.notes

@@ -94,10 +94,12 @@ def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: P
     treatments = check(spec, asked, depth, sketch.row.title)
     asked = asked.but(depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1])
     half, notes = not spec.start_from, list[str]()
-    given = "" if half else backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
-    if given:
-        notes += backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
-                                source=spec.weight_source, input_size=spec.input_size).notes
+    given = ""
+    if not half:
+        source_network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
+                                        source=spec.weight_source, input_size=spec.input_size)
+        given = source_network.weights
+        notes += source_network.notes
     folder = listed(spec, settings)
     classes = halves(folder.classes, spec.halves, spec.seed) if half else ((), folder.classes)
     pools = read(spec, settings, progress, folder)
