@@ -40,15 +40,17 @@ def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list
     from ..report import layers
     from ..trials import analysis
 
+    notes: list[str] = []
     with steps("extracting") as progress:
-        study = analysis.study_of([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
+        study = analysis.study_of([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress,
+                                  notes)
 
     def summarise(store, key):
         with steps("drawing images again") as progress:
             analysis.compare(store, key, bootstrap, asked.seed, progress)
         layers.summarise(store, key)
 
-    report = run(study, settings, summarise=summarise, closing=layers.closing)
+    report = run(study, settings, notes, summarise=summarise, closing=layers.closing)
     if out:
         for path in layers.copy_table(report, Path(out)):
             print(f"table: {path}")

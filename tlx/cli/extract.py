@@ -23,8 +23,11 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     from ..features import exports
     from ..trials import inputs
 
+    notes: list[str] = []
     with steps("extracting") as progress:
-        dump = inputs.extraction(spec, settings, progress)
+        dump = inputs.extraction(spec, settings, progress, notes)
+    for note in notes:
+        print(f"note: {note}")
     print(f"{dump.images} images × {dump.crops} crops, {len(dump.layers)} layers: {dump.folder}")
     for layer in dump.layers:
         print(f"  {layer:<40} {' × '.join(map(str, dump.array(layer).shape))} {dump.how.dtype}")

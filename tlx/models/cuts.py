@@ -130,7 +130,7 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
     runs = [name for name in network.order if name in inside]
     if not runs:
         raise Uncut(f"blocks 1 to {depth} never run as modules")
-    last, given, counted = runs[-1], dict[str, Any](), _Flops()
+    last, given, counted = _end(network, depth), dict[str, Any](), _Flops()
     before = 0
 
     def look(name: str) -> Callable[..., None]:
@@ -151,6 +151,12 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
         raise Uncut(f"{last} does not give one tensor")
     flops = before // len(x), (counted.total - before) // len(x)
     return Cut(depth, last, given, tuple(x.shape[1:]), flops)
+
+
+def _end(network: Network, depth: int) -> str:
+    """The module that ends the deepest of blocks 1…depth of which a module runs by itself."""
+    ends = [network.end_of_block(number) for number in range(depth, 0, -1)]
+    return next(end for end in ends if end is not None)
 
 
 class _Flops(TorchDispatchMode):

@@ -16,13 +16,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..errors import TlxError, UnknownName, Usage, nearest, raise_all
+from .blocks import run_on_shapes
 from .network import Network
 
 INPUT = "input"  # the layer before the first
@@ -94,10 +94,10 @@ def _end_of_block(network: Network, number: int) -> str:
     if not 1 <= number <= len(network.blocks):
         raise Usage("out-of-range", f"block {number}", where="layers",
                     expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
-    ran = [name for name in network.blocks[number - 1].modules if name in network.order]
-    if not ran:
+    end = network.end_of_block(number)
+    if end is None:
         raise Usage("block-without-output", f"no module of block {number} runs by itself", where="layers")
-    return ran[-1]
+    return end
 
 
 # ---------------------------------------------------------------- a pass over shapes
@@ -117,10 +117,9 @@ def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
         for name in dict.fromkeys(modules) if not is_input(network, name)]
     if not hooks:
         return calls
-    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
     try:
-        with evaluating(net), torch.no_grad():
-            functional_call(net, tensors, (torch.zeros(PROBE, network.channels, size, size, device="meta"),))
+        with evaluating(net):
+            run_on_shapes(net, torch.zeros(PROBE, network.channels, size, size, device="meta"))
     finally:
         for hook in hooks:
             hook.remove()
@@ -145,7 +144,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             continue
         call = call or calls.count(module)
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
-        if shape is None or shape[0] != PROBE or len(shape) < 2:
+        if not _has_rows(shape):
             seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
             problems.append(Usage("layer-output", f"{name} gives {seen}", where="layers",
                                   expected="a tensor with a row an image", remedy="take the module around it"))
@@ -170,6 +169,17 @@ def everything(network: Network) -> tuple[str, ...]:
     return tuple(found)
 
 
+def blocks_with_rows(network: Network) -> tuple[int, ...]:
+    """Numbers of the blocks whose output is a tensor of one row an image: what default layers are made of.
+
+    Others work on windows or patches as rows (TNT, MobileViT) or on several resolutions at once (HRNet).
+    """
+    ends = {n: network.end_of_block(n) for n in range(1, len(network.blocks) + 1)}
+    running = {n: end for n, end in ends.items() if end is not None}
+    calls = _run(network, list(running.values()))
+    return tuple(n for n, end in running.items() if _has_rows(_shape(calls, end, calls.count(end))))
+
+
 def _parted(name: str) -> tuple[str, int]:
     """Module and call; 0 is the last one."""
     module, at, call = name.rpartition("@")
@@ -180,6 +190,11 @@ def _shape(calls: _Calls, module: str, call: int) -> tuple[int, ...] | None:
     outputs = [output for name, output in calls if name == module]
     tensor = tensor_of(outputs[call - 1]) if len(outputs) >= call else None
     return None if tensor is None else tuple(tensor.shape)
+
+
+def _has_rows(shape: tuple[int, ...] | None) -> TypeGuard[tuple[int, ...]]:
+    """Whether an output of PROBE images has a row for each."""
+    return shape is not None and len(shape) > 1 and shape[0] == PROBE
 
 
 def _channel_axis(network: Network, shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int:

@@ -52,6 +52,8 @@ class Network(nn.Module):
         self.hold: Freeze | None = None
         self.order = _order(net, row)
         self.blocks = blocks.derive(net, head_names, self.order)
+        names = list(net.named_parameters(remove_duplicate=False))
+        self._shares = len(list(net.parameters())) < len(names)  # a parameter has two names
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
@@ -73,8 +75,18 @@ class Network(nn.Module):
         return {name: self.net.get_submodule(name) for name in self.order if name}
 
     def tensors(self, block: Block) -> dict[str, torch.Tensor]:
-        """Parameters and buffers of one block, name in `net` → tensor."""
-        return blocks.tensors(self.net, block)
+        """Parameters and buffers of one block, name in `net` → tensor. One that blocks share is the first one's."""
+        found = blocks.tensors(self.net, block)
+        if not self._shares:
+            return found
+        earlier = {id(tensor) for one in self.blocks[: self.blocks.index(block)]
+                   for tensor in blocks.tensors(self.net, one).values()}
+        return {name: tensor for name, tensor in found.items() if id(tensor) not in earlier}
+
+    def end_of_block(self, number: int) -> str | None:
+        """The module whose output ends a block, 1…N: the last to run of its modules; None if none runs by itself."""
+        running = set(self.order)
+        return next((name for name in reversed(self.blocks[number - 1].modules) if name in running), None)
 
 
 def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:

@@ -44,8 +44,11 @@ class Target:
 
 
 def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, settings: Settings,
-             progress: Progress | None = None) -> Study:
-    """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong."""
+             progress: Progress | None = None, notes: list[str] | None = None) -> Study:
+    """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong.
+
+    What was done to weights and images joins `notes`.
+    """
     targets: list[Target] = []
     problems: list[TlxError] = []
     for word in words or [""]:
@@ -57,7 +60,7 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
         except TlxError as error:
             problems.append(error)
     raise_all(problems)
-    trials = [_trial(target, asked, settings, progress) for target in targets]
+    trials = [_trial(target, asked, settings, progress, notes) for target in targets]
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
     return Study(key=key, call="tlx.trials.layer_metrics:run", experiment=layer_metrics.EXPERIMENT,
@@ -122,14 +125,15 @@ def _called(spec: Observed) -> str:
     return f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
 
 
-def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Progress | None) -> Trial:
+def _trial(target: Target, asked: LayerMetrics, settings: Settings, progress: Progress | None,
+           notes: list[str] | None) -> Trial:
     spec = target.spec
     if target.dump is not None:
         dump, blocks = _opened(target.dump)
     else:
         network = whole_network(spec, (), None)
         spec = spec.but(layers=spec.layers or usual_layers(network, spec))
-        dump = extraction(spec, settings, progress)
+        dump = extraction(spec, settings, progress, notes)
         blocks = blocks_of(network, dump.layers)
     labels = tuple(map(str, dump.row_labels()))
     if len(labels) != dump.rows:
