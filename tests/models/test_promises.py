@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -10,8 +12,9 @@ import shutil
 import pytest
 import torch
 
-from tlx.errors import Integrity, Missing
-from tlx.models import backbones, checkpoints, promises, sources
+from tlx.errors import Integrity, Missing, Resource
+from tlx.models import backbones, checkpoints, descriptions, promises, sources
+from tlx.trials.parameter_distance_states import state_of
 
 FIRST = {"a.weight": torch.arange(6.0).reshape(2, 3)}
 SECOND = {"a.weight": torch.arange(6.0).reshape(2, 3) + 1}
@@ -112,3 +115,28 @@ def test_every_bit_of_packaged_weights_counts(tmp_path, monkeypatch):
     path.with_suffix(".json").unlink()
     with pytest.raises(Missing):
         backbones.load("mnist-cnn", weights="default", classes=3, seed=0)
+
+
+@pytest.mark.parametrize("reader", [checkpoints.read, lambda path: backbones.digest("mnist-cnn", path),
+                                    descriptions.read, lambda path: state_of(str(path), None, "-a")])
+@pytest.mark.parametrize("hidden", ["file", "folder"])
+def test_a_file_that_this_user_may_not_read_is_a_sentence(tmp_path, monkeypatch, reader, hidden):
+    path = tmp_path / "w.safetensors"
+    checkpoints.write(path, FIRST)
+    path.with_suffix(".json").write_text(json.dumps({"file": path.name, "sha256": sha256(path)}))
+    real_open, real_stat = builtins.open, os.stat
+
+    def refuse(of, *_, **__):
+        if str(of).startswith(str(path.with_suffix(""))):
+            raise PermissionError(13, "Permission denied", str(of))
+        return (real_stat if hidden == "folder" else real_open)(of, *_, **__)
+
+    monkeypatch.setattr(os, "stat", refuse) if hidden == "folder" else None
+    if hidden == "file":
+        monkeypatch.setattr(builtins, "open", refuse)
+        monkeypatch.setattr(io, "open", refuse)
+    with pytest.raises(Resource) as refused:
+        reader(path)
+    assert refused.value.exit_code == 5
+    assert "may not read" in str(refused.value)
+    assert str(path.with_suffix("")) in str(refused.value)

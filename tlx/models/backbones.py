@@ -168,9 +168,10 @@ def digest(name: str, weights: str | Path | None, source: str | None = None) -> 
     path = _file(lookup(name), weights, source)
     if path is None:
         return RANDOM
-    if not path.is_file():
-        raise Missing("weight file", path)
-    return promises.check(path)
+    with promises.permitted(path):
+        if not path.is_file():
+            raise Missing("weight file", path)
+        return promises.check(path)
 
 
 def default_file(row: BackboneRow, source: str | None = None) -> Path:
@@ -204,7 +205,7 @@ def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
         names = [f"{name}.weight" for name in network.head_of(net, row)]
     if path.suffix == ".h5":
         return row.classes
-    found = checkpoints.read(path, sha256=sha256)
+    found = checkpoints.read(path, sha256=sha256, like=net)
     shapes = [tuple(found[name].shape) for name in names if name in found]
     return int(shapes[-1][0]) if shapes else row.classes
 
@@ -214,7 +215,7 @@ def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = Non
     is: Keras' weights see another normalisation."""
     from . import checkpoints, keras, mobilenet_v1, sources
 
-    found = checkpoints.read(path, sha256=sha256)
+    found = checkpoints.read(path, sha256=sha256, like=net)
     if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
         return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
     if found.kind == "keras":

@@ -140,7 +140,7 @@ def read(path: Path) -> tuple[Network, tuple[str, ...]]:
         expected = str(record["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadData("record", f"no record of a network ({error!r})", where=path) from error
-    checkpoints.load_into(network.net, checkpoints.read(weights, sha256=expected), least=1.0)
+    checkpoints.load_into(network.net, checkpoints.read(weights, sha256=expected, like=network.net), least=1.0)
     network.weights = expected
     network.mean, network.std = views["mean"], views["std"]
     network.row = replace(network.row, mean=views["mean"], std=views["std"])

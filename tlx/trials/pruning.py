@@ -77,7 +77,7 @@ def run(spec: Pruning, inputs: Continued, bench: Bench) -> Result:
     if spec.round:
         assert inputs.before is not None
         try:
-            trained = checkpoints.read(inputs.before, sha256=spec.before)
+            trained = checkpoints.read(inputs.before, sha256=spec.before, like=network.net)
         except Integrity as error:
             error.remedy = "the round before has changed since: run the command again"
             raise

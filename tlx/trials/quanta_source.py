@@ -48,7 +48,7 @@ class SourceOf:
         row = backbones.lookup(self.architecture)
         state = None
         if self.weights is not None and (self.own_head or row.model.startswith("quanta-cnn")):
-            state = checkpoints.read(self.weights, sha256=sha256 or None)
+            state = checkpoints.read(self.weights, sha256=sha256 or None, like=backbones.sketch(self.architecture).net)
         if state is None:
             return backbones.load(self.architecture, weights=self.weights, classes=row.classes, seed=self.seed,
                                   source=self.source, input_size=self.input_size, sha256=sha256)

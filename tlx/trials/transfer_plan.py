@@ -12,7 +12,7 @@ from .. import files
 from ..errors import Missing, TlxError, UnknownName, Usage, raise_all
 from ..lab.settings import Settings
 from ..lab.store import Store
-from ..models import backbones
+from ..models import backbones, promises
 from ..result import FINISHED
 from . import layer_transfer
 from .fewshot import Inputs
@@ -128,8 +128,9 @@ def check(spec: LayerTransfer, asked: Treatments, depth: int, title: str) -> tup
     problems += [UnknownName("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES]
     problems += [Usage("out-of-range", f"{n}", where="--depths", expected=f"0 to {depth}, the blocks of {title}")
                  for n in asked.depths if n > depth]
-    if spec.model and not Path(spec.model).expanduser().is_file():
-        problems.append(Missing("weight file", spec.model))
+    with promises.permitted(Path(spec.model or "")):
+        if spec.model and not Path(spec.model).expanduser().is_file():
+            problems.append(Missing("weight file", spec.model))
     raise_all(problems)
     return tuple(dict.fromkeys(spelt[name.lower()] for name in asked.treatments)) or TREATMENTS
 
