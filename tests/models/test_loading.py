@@ -95,7 +95,7 @@ def test_convolutions_take_other_sizes():
     assert network.input_size == 96
 
 
-@pytest.mark.parametrize(("name", "size"), [("vit_b_32", 96), ("mnist-cnn", 32), ("densenet121", 16)])
+@pytest.mark.parametrize(("name", "size"), [("vit_b_32", 100), ("mnist-cnn", 32), ("densenet121", 16)])
 def test_a_size_that_does_not_fit_is_refused_with_words(name, size):
     with pytest.raises(Usage, match=f"cannot take images of {size} pixels"):
         backbones.load(name, weights=None, classes=2, seed=0, input_size=size)

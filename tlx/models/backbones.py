@@ -120,12 +120,13 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
                 any other fresh head is Glorot-uniform with zero biases
     seed        of what is random; the global random state is not touched
     source      what the weights were trained on; for "default" it must be what they were trained on
-    input_size  pixels, for networks that take other sizes than their own
+    input_size  pixels; a transformer made for one size is built for this one, its positions interpolated
     sha256      what `digest` gave when a study was planned: Integrity if the weights are others by now; "": not checked
     """
     from . import heads, network, promises
 
     row = lookup(name)
+    row = replace(row, input_size=input_size or row.input_size)
     head = row.head if head == "auto" else head
     if head not in heads.HEADS:
         raise UnknownName("head", head, ["auto", *heads.HEADS])
@@ -149,7 +150,7 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
         notes, digest_read = found.notes, found.sha256
     if not own_head:
         names_of_head = heads.HEADS[head](net, names_of_head, classes, network.generator(seed, "head"))
-    return network.Network(net, replace(row, input_size=input_size or row.input_size), names_of_head,
+    return network.Network(net, row, names_of_head,
                            match=match, notes=notes, weights=digest_read)
 
 
@@ -213,14 +214,16 @@ def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
 def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = None) -> tuple[Weights, BackboneRow]:
     """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and the row as it then
     is: Keras' weights see another normalisation."""
-    from . import checkpoints, keras, mobilenet_v1, sources
+    from . import checkpoints, keras, mobilenet_v1, positions, sources
 
     found = checkpoints.read(path, sha256=sha256, like=net)
     if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
         return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
     if found.kind == "keras":
         return keras.translated(found, net, row.model), replace(row, mean=keras.MEAN, std=keras.STD)
-    return (sources.in_order(found, net) if path.name == sources.OFFLINE_FILE else found), row
+    if path.name == sources.OFFLINE_FILE:
+        return sources.in_order(found, net), row
+    return positions.resized(found, net), row
 
 
 def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None

@@ -57,10 +57,10 @@ LAYER_SETS = {  # the last quarter, half, three quarters of VGG16's convolutions
 }
 
 
-THESIS_LAYERS = {  # of 'Transferability in DNN': input, what each stage gives, output
-    "mnist-cnn": ("input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2"),
+THESIS_LAYERS = {  # of 'Transferability in DNN': input, what each stage gives, output as its networks give it
+    "mnist-cnn": ("input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2:log_softmax"),
     "vgg16": ("input", "features.4", "features.9", "features.16", "features.23", "features.30", "classifier.1",
-              "classifier.4", "classifier.6"),
+              "classifier.4", "classifier.6:relu"),
 }
 
 

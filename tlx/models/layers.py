@@ -6,7 +6,9 @@ A layer is asked for by
 - a block's number, 1…N, as a number or as digits: the output of the last module of that block;
 - "input": what the network is given, normalised;
 - `name@k`: the output of the k-th call of a module that runs several times (a ReLU that a residual block shares). The
-  name alone means the last call.
+  name alone means the last call;
+- `name:relu`, `name:log_softmax`: the output after this function, which the network itself does not apply there. It may
+  follow any name above.
 
 Of an output that is a tuple or a list the first tensor counts.
 """
@@ -14,7 +16,7 @@ Of an output that is a tuple or a list the first tensor counts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -26,6 +28,10 @@ from .blocks import run_on_shapes
 from .network import Network
 
 INPUT = "input"  # the layer before the first
+FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {  # of an output and the axis of its channels
+    "relu": lambda x, axis: x.relu(),
+    "log_softmax": lambda x, axis: x.log_softmax(axis),
+}
 PROBE = 2  # images of the pass over shapes that tells the layers' widths
 
 
@@ -38,6 +44,7 @@ class Layer:
     shape     of the output for one image, for images of the network's own size
     channels  the axis of the channels, counting the images' as 0; where it is 1 or -1, by number of axes
     prefix    tokens before those of the image (a class token), for outputs (n, tokens, width)
+    function  a row of FUNCTIONS that is applied to the output, or ""
     """
 
     name: str
@@ -46,6 +53,11 @@ class Layer:
     shape: tuple[int, ...]
     channels: int
     prefix: int
+    function: str = ""
+
+    def applied(self, output: Tensor) -> Tensor:
+        """The output after the layer's function."""
+        return FUNCTIONS[self.function](output, self.channels) if self.function else output
 
 
 # ---------------------------------------------------------------- names
@@ -77,6 +89,9 @@ def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | in
     text = str(asked)
     if text in known or text == INPUT:
         return text
+    inner, colon, function = text.rpartition(":")
+    if colon and function in FUNCTIONS:
+        return f"{_canonical(network, known, inner)}:{function}"
     if text.isascii() and text.isdigit():
         return _end_of_block(network, int(text))
     module, at, call = text.rpartition("@")
@@ -139,8 +154,10 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
         larger = calls
     found, problems = [], []
     for name, (module, call) in zip(names, wanted, strict=True):
-        if is_input(network, name):
-            found.append(Layer(name, name, 1, (network.channels, network.input_size, network.input_size), 1, 0))
+        function = function_of(name)
+        if is_input(network, module):
+            whole = network.channels, network.input_size, network.input_size
+            found.append(Layer(name, module, 1, whole, 1, 0, function))
             continue
         call = call or calls.count(module)
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
@@ -149,7 +166,8 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             problems.append(Usage("layer-output", f"{name} gives {seen}", where="layers",
                                   expected="a tensor with a row an image", remedy="take the module around it"))
             continue
-        found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network)))
+        found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network),
+                           function))
     raise_all(problems)
     return tuple(found)
 
@@ -180,8 +198,21 @@ def blocks_with_rows(network: Network) -> tuple[int, ...]:
     return tuple(n for n, end in running.items() if _has_rows(_shape(calls, end, calls.count(end))))
 
 
+def module_of(name: str) -> str:
+    """The module whose output a layer's name means."""
+    return _parted(name)[0]
+
+
+def function_of(name: str) -> str:
+    """The function that a layer's name asks for, or ""."""
+    _, colon, function = name.rpartition(":")
+    return function if colon and function in FUNCTIONS else ""
+
+
 def _parted(name: str) -> tuple[str, int]:
     """Module and call; 0 is the last one."""
+    function = function_of(name)
+    name = name.removesuffix(f":{function}") if function else name
     module, at, call = name.rpartition("@")
     return (module, int(call)) if at else (name, 0)
 

@@ -17,7 +17,7 @@ from ..features.dumps import Dumps
 from ..lab.settings import Settings
 from ..lab.store import Store
 from ..models import archives, backbones
-from ..models.layers import INPUT
+from ..models.layers import INPUT, module_of
 from . import layer_metrics
 from .inputs import dump_folder, extraction, shared, whole_network
 from .layer_metrics import RDMS, Activations, LayerMetrics
@@ -154,7 +154,7 @@ def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
     except TlxError:  # of a package that is not here
         return dump, (0,) * len(dump.layers)
     order = {name: turn for turn, name in enumerate((INPUT, *network.order))}
-    layers = sorted(dump.layers, key=lambda name: order.get(name.split("@")[0], len(order)))
+    layers = sorted(dump.layers, key=lambda name: order.get(module_of(name), len(order)))
     return Dump(folder, layers), blocks_of(network, layers)
 
 
@@ -165,7 +165,7 @@ def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
         for module in block.modules:
             inside = [name for name, _ in network.net.get_submodule(module).named_modules()]
             place |= {f"{module}.{name}".rstrip("."): number for name in inside}
-    return tuple(place.get(layer.split("@")[0], 0) for layer in layers)
+    return tuple(place.get(module_of(layer), 0) for layer in layers)
 
 
 def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
