@@ -217,6 +217,8 @@ def _no_added_globals() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    if "weights only" in str(error).lower() or "weights_only" in str(error):  # it goes on to advise the unsafe way
+        return "it is no whole pickle of plain tensors"
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
