@@ -114,7 +114,7 @@ class Capture:
                 if is_input(self.network, layer.module):
                     found[layer.name] = self._copy(x, layer)
             for module in {layer.module for layer in self.layers if layer.name not in found}:
-                stack.callback(net.get_submodule(module).register_forward_hook(hook(module)).remove)
+                stack.callback(net.get_submodule(module).register_forward_hook(hook(module), prepend=True).remove)
             if len(found) < len(self.layers):
                 with contextlib.suppress(_Enough):
                     net(x)

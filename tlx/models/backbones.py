@@ -123,7 +123,7 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
     input_size  pixels; a transformer made for one size is built for this one, its positions interpolated
     sha256      what `digest` gave when a study was planned: Integrity if the weights are others by now; "": not checked
     """
-    from . import heads, network, promises
+    from . import chopped, heads, network, promises
 
     row = lookup(name)
     row = replace(row, input_size=input_size or row.input_size)
@@ -135,6 +135,8 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
     if promised is not None and (path is None) != (promised == RANDOM):
         raise Integrity("weights-sha256", f"the weights are {weights or RANDOM}", expected=promised,
                         remedy=promises.RERUN)
+    if weights not in (None, "default") and path is not None and chopped.is_recorded(path):
+        return chopped.backbone(path, name, classes, head, seed, input_size, promised)
     as_given = classes is None
     if classes is None:
         classes = _outputs(row, path, promised) if path is not None else row.classes

@@ -52,7 +52,7 @@ class Cut:
             crossing.append(output)
             raise _Reached
 
-        hook = _inside(network, self.last).register_forward_hook(stop)
+        hook = _inside(network, self.last).register_forward_hook(stop, prepend=True)
         try:
             with torch.no_grad(), contextlib.suppress(_Reached):
                 network(x)
@@ -144,7 +144,7 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
 
     with contextlib.ExitStack() as hooks:
         for name in runs:
-            hooks.callback(_inside(network, name).register_forward_hook(look(name)).remove)
+            hooks.callback(_inside(network, name).register_forward_hook(look(name), prepend=True).remove)
         with _unfused(), counted:
             network(x)
     if not isinstance(given[last], Tensor):

@@ -128,7 +128,7 @@ def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
     """What these modules give for images of shapes only, `scale` times the network's own size."""
     net, size, calls = network.net, network.input_size * scale, _Calls()
     hooks = [net.get_submodule(name).register_forward_hook(
-        lambda _m, _i, output, name=name: calls.append((name, output)))
+        lambda _m, _i, output, name=name: calls.append((name, output)), prepend=True)
         for name in dict.fromkeys(modules) if not is_input(network, name)]
     if not hooks:
         return calls
