@@ -11,7 +11,9 @@ import torch
 from tlx.errors import BadData, Missing, Problems, UnknownName, Usage
 from tlx.models import activations, backbones, descriptions, keras
 from tlx.models import network as networks
+from tlx.models.activations import capture
 from tlx.models.descriptions import LAYER_SETS, Description
+from tlx.trials import inputs
 
 GOOD = {"description": "the last quarter", "input_reshape": [224, 224], "input_tensor": "input_2:0",
         "target_tensors": ["block5_conv3/Relu:0", "fc1/Relu:0", "fc2/Relu:0"]}
@@ -191,3 +193,44 @@ def test_other_shapes_than_described_are_told(vgg16):
     assert caught.value.code == "output-shape"
     assert "[512, 14, 14]" in str(caught.value)
     assert "[512, 7, 7]" in str(caught.value)
+
+
+# ---------------------------------------------------------------- layers of the thesis
+
+def thesis_layers(name, size=None):
+    network = backbones.load(name, weights=None, classes=None, head="keep", seed=0, input_size=size)
+    x = torch.randn(3, network.channels, network.input_size, network.input_size,
+                    generator=torch.Generator().manual_seed(1))
+    found = capture(network, x, inputs.layers_of(network, ("thesis",), None), reduce="flat")
+    with torch.no_grad():
+        logits = network(x)
+    return list(found.values()), logits
+
+
+def test_the_output_of_the_thesis_network_is_its_log_softmax_and_stages_are_as_described():
+    """In, conv1 before ReLU, pool1 after it, conv2 before, pool2 after, fc1 after ReLU, out: log-softmax."""
+    found, logits = thesis_layers("mnist-cnn")
+    assert [tuple(x.shape[1:]) for x in found[1:]] == [(32 * 26 * 26,), (32 * 13 * 13,), (64 * 11 * 11,), (1600,),
+                                                      (128,), (10,)]
+    for stage, negative in zip(found[1:6], (True, False, True, False, False), strict=True):
+        assert bool((stage < 0).any()) is negative
+    assert torch.allclose(found[-1], logits - torch.logsumexp(logits, 1, keepdim=True), atol=1e-6)
+
+
+def test_every_layer_of_the_thesis_vgg_has_its_relu_the_output_too():
+    found, logits = thesis_layers("vgg16", 32)
+    assert len(found) == 9
+    assert all(bool((stage >= 0).all()) for stage in found[1:])
+    assert torch.equal(found[-1], logits.clamp(min=0))
+    assert bool((logits < 0).any())
+
+
+def test_a_function_of_a_layer_is_asked_for_beside_the_layer_itself():
+    network = backbones.load("mnist-cnn", weights=None, classes=4, seed=0)
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(1))
+    found = capture(network, x, ("fc2", "fc2:relu", "input:relu", "conv1:relu", "1"))
+    assert list(found)[:4] == ["fc2", "fc2:relu", "input:relu", "conv1:relu"]
+    assert torch.equal(found["fc2:relu"], found["fc2"].relu())
+    assert torch.equal(found["input:relu"], x.relu())
+    with pytest.raises(UnknownName):
+        capture(network, x, ("fc2:sigmoid",))

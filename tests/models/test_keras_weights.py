@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import h5py
 import numpy as np
 import pytest
@@ -150,3 +152,23 @@ def test_keras_weights_for_another_network_are_refused(tmp_path):
         backbones.load("resnet18", weights=tmp_path / "vgg16.h5", classes=3, seed=0)
     with pytest.raises(BadData, match="tensors matched"):
         backbones.load("resnet50", weights=tmp_path / "vgg16.h5", classes=3, seed=0)
+
+
+@pytest.mark.parametrize("layer", ["conv_dw_3", "depthwise_conv2d_1", "block_1_depthwise"])
+@pytest.mark.parametrize("described", [False, True])
+def test_the_kernel_of_a_depthwise_layer_is_read_under_both_of_its_names(tmp_path, layer, described):
+    """Keras 2 calls it depthwise_kernel, Keras 3 kernel. Other layers are known by the description of the model."""
+    kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 2)).astype("f4")
+    name = "middle" if described else layer
+    found = []
+    for variable in ("depthwise_kernel", "kernel"):
+        with h5py.File(tmp_path / f"{variable}.h5", "w") as file:
+            if described:
+                file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": {"layers": [
+                    {"class_name": "DepthwiseConv2D", "config": {"name": name}}]}})
+            file[f"model_weights/{name}/{name}/{variable}"] = kernel
+            file["model_weights/plain/plain/kernel"] = kernel
+        found.append(checkpoints.read(tmp_path / f"{variable}.h5"))
+    assert all(torch.equal(weights[f"{name}.weight"], found[0][f"{name}.weight"]) for weights in found)
+    assert found[1][f"{name}.weight"].shape == (8, 1, 3, 3)
+    assert found[1]["plain.weight"].shape == (2, 4, 3, 3), "any other layer's kernel is turned as before"

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tlx import files
-from tlx.errors import BadData, Missing, Resource, UnknownName, Usage
+from tlx.errors import BadData, Integrity, Missing, Resource, UnknownName, Usage
 from tlx.models import backbones, checkpoints, sources
 
 SPLIT = "test"
@@ -95,7 +95,7 @@ def test_convolutions_take_other_sizes():
     assert network.input_size == 96
 
 
-@pytest.mark.parametrize(("name", "size"), [("vit_b_32", 96), ("mnist-cnn", 32), ("densenet121", 16)])
+@pytest.mark.parametrize(("name", "size"), [("vit_b_32", 100), ("mnist-cnn", 32), ("densenet121", 16)])
 def test_a_size_that_does_not_fit_is_refused_with_words(name, size):
     with pytest.raises(Usage, match=f"cannot take images of {size} pixels"):
         backbones.load(name, weights=None, classes=2, seed=0, input_size=size)
@@ -253,6 +253,10 @@ def test_a_download_is_checked_and_kept(monkeypatch, tmp_path):
     assert backbones.default_file(row).name == name
     monkeypatch.setattr(sources.urllib.request, "urlopen", None)  # a second time nothing is fetched
     assert files.sha256(backbones.default_file(row)) == files.sha256(good)
+    kept = backbones.default_file(row)
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    with pytest.raises(Integrity, match="SHA-256"):
+        backbones.default_file(row)
 
 
 def test_a_source_that_the_default_weights_are_not_from(monkeypatch):
@@ -270,6 +274,8 @@ def test_packaged_weights_that_are_missing_name_their_maker(monkeypatch, tmp_pat
     with pytest.raises(Missing, match="tlx pretrain"):
         backbones.load("mnist-cnn", weights="default", classes=10, seed=0)
     source = backbones.load("mnist-cnn", weights=None, classes=10, seed=9)
-    checkpoints.write(tmp_path / backbones.PACKAGED["mnist-cnn"], source.net.state_dict())
+    path = tmp_path / backbones.PACKAGED["mnist-cnn"]
+    checkpoints.write(path, source.net.state_dict())
+    files.write_json(path.with_suffix(".json"), {"file": path.name, "sha256": files.sha256(path)})
     network = backbones.load("mnist-cnn", weights="default", classes=10, seed=0)
     assert torch.equal(network.net.conv1.weight, source.net.conv1.weight)

@@ -8,7 +8,7 @@ from torch import nn
 
 from tlx import models
 from tlx.errors import Problems, UnknownName, Usage
-from tlx.models import backbones, freezing
+from tlx.models import backbones, freezing, keras
 
 
 def resnet(seed=0, **options):
@@ -226,7 +226,22 @@ def test_configurations_hold_the_first_convolutions(name, counts):
         names = freezing.seed_configuration(name, configuration)
         assert len(set(names)) == len(names) == count
         assert set(names) <= convolutions
-    assert set(freezing._keras_order(name.lower())) == convolutions  # the whole order: nothing missed, nothing twice
+    order = freezing._keras_order(name.lower())
+    shortcuts = {k for k in convolutions if "downsample" in k} if name == "ResNet152" else set()
+    assert set(order) == convolutions - shortcuts  # the whole order: nothing missed
+    assert len(set(order)) == len(order)
+
+
+def test_the_configurations_of_resnet152_are_those_of_the_original_list():
+    """Its list names Keras' layers conv1_conv, then _1_conv, _2_conv, _3_conv of every block: no shortcut, _0_conv."""
+    listed = ["conv1_conv"] + [f"conv{stage}_block{block}_{number}_conv"
+                               for stage, depth in ((2, 3), (3, 8), (4, 36), (5, 3))
+                               for block in range(1, depth + 1) for number in (1, 2, 3)]
+    assert len(listed) == 151
+    for configuration in range(4):
+        names = freezing.seed_configuration("ResNet152", configuration)
+        assert names == tuple(keras._resnet_name(layer) for layer in listed[: 38 * configuration])
+    assert freezing.seed_configuration("ResNet152", 1)[-1] == "layer3.1.conv1"
 
 
 def test_the_order_is_that_of_keras_layers():

@@ -157,7 +157,8 @@ def test_every_cell_is_there(results):
                     for c in tags.split() for n in (1, 2)}
     layers = {(r["trained_on"], r["checkpoint"], r["seed"]) for r in results["layers"]}
     assert layers == seen | {(s, "1", n) for s in ("bars", "stripes") for n in (1, 2)}
-    assert {r["layer"] for r in results["layers"]} == {"input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2"}
+    assert {r["layer"] for r in results["layers"]} == {"input", "conv1", "relu1", "conv2", "relu2", "relu3",
+                                                      "fc2:log_softmax"}
     index = {(r["checkpoint"], r["checkpoint_index"]) for r in results["layers"]}
     assert index == set(zip(MOMENTS, range(4), strict=True))
 
@@ -189,7 +190,7 @@ def test_correlations_are_of_means_over_seeds(results):
         ("all", ""), *(("source", s) for s in ("bars", "stripes", "random")),
         *(("checkpoint", c) for c in ("0", "0_1", "2"))}
     tags = [r["name"] for r in results["correlations"] if (r["metric"], r["layer"], r["scope"]) == (
-        "id", "fc2", "checkpoint")]
+        "id", "fc2:log_softmax", "checkpoint")]
     assert tags == ["0", "0_1", "2"], "in their order"
 
 

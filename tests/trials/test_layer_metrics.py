@@ -60,7 +60,8 @@ def test_every_layer_by_numpy_alone(bars, settings):
     made, report = perform(["mnist"], bars, settings)
     dump, labels = made.trials[0].inputs.dump, np.array(made.trials[0].inputs.labels)
     rows = report.results[0].details["rows"]
-    assert [row["layer"] for row in rows] == ["input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2"]
+    assert [row["layer"] for row in rows] == ["input", "conv1", "relu1", "conv2", "relu2", "relu3",
+                                          "fc2:log_softmax"]
     assert [row["layer_index"] for row in rows] == list(range(7))
     for row in rows:
         x = dump.array(row["layer"]).reshape(24, -1).astype(np.float64)
@@ -105,7 +106,7 @@ def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tm
     assert rows == layer_table.read(folder / "layer_metrics.parquet")
     tags = {row["checkpoint"]: row["checkpoint_index"] for row in rows if row["trained_on"] == "bars"}
     assert tags == {"0": 0, "0_1": 1, "1": 2, "3": 3}
-    for name in ("id.png", "ss_ratio.png", "rsa_contrast.png", "rdm_comparison.png", "mds_fc2.png"):
+    for name in ("id.png", "ss_ratio.png", "rsa_contrast.png", "rdm_comparison.png", "mds_fc2-log_softmax.png"):
         assert (folder / name).stat().st_size > 1000, name
     for result in report.results:
         own = Store(report.folder).folder(result.key)
@@ -219,7 +220,7 @@ def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings,
     assert "ss_ratio" not in row, "a ratio where nothing varies is no number"
     assert "id" not in row
     assert "rsa_contrast" not in row
-    assert any(note.startswith("fc2: ") for note in notes)
+    assert any(note.startswith("fc2:log_softmax: ") for note in notes)
 
 
 def test_a_dump_is_analysed_as_it_is(bars, settings):

@@ -24,8 +24,8 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     from ..features import exports
     from ..trials import inputs
 
+    notes: list[str] = []
     with steps("extracting") as progress:
-        notes: list[str] = []
         dump = inputs.extraction(spec, settings, progress, notes)
     for note in notes:
         print(f"note: {visible(note)}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import BadData, Resource
+from ..errors import BadData, Resource, Unsafe
 from . import materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
@@ -143,10 +143,22 @@ def _opened_from(root: Path, key: str, split: str) -> Any | None:
     """The torchvision dataset of one split from files under `root`; None if they are not there or not whole."""
     if not is_there(key, root):
         return None
+    _refuse_pickles(key, root)
     try:
         return _torchvision(key, split, root)
     except UNREADABLE:
         return None
+
+
+def _refuse_pickles(key: str, root: Path) -> None:
+    """Unsafe where torchvision would take the pickles of its old versions, <class>/processed/*.pt, before IDX files."""
+    class_name, _ = DATASETS[key].torchvision or ("", {})
+    folder = root / class_name / "processed"
+    pickles = sorted(path.name for path in folder.glob("*.pt")) if folder.is_dir() else []
+    if pickles:
+        raise Unsafe("dataset-pickle", f"{', '.join(pickles[:3])}: pickles of an old torchvision, which are not read",
+                     where=folder, expected=f"IDX files in {class_name}/raw",
+                     remedy="move this folder away, and the IDX files beside it are read")
 
 
 def _torchvision(key: str, split: str, root: Path, **more: Any) -> Any:

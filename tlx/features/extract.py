@@ -16,6 +16,7 @@ from .. import __version__, files
 from ..errors import Busy, Integrity, Stopped, Usage
 from ..models import activations, folding
 from ..models.activations import Capture
+from ..models.layers import module_of
 from ..models.network import Network
 from .dump import DEFAULT, Dump, How, identity
 from .parts import Part, whole
@@ -146,7 +147,7 @@ def _passes(network: Network, names: Sequence[str], how: How) -> Iterator[tuple[
     if not names:
         return
     runner, folded = folding.for_inference(network, fold=how.fold)
-    own = [name for name in names if name.split("@")[0] in folded]
+    own = [name for name in names if module_of(name) in folded]
     if len(own) < len(names):
         yield runner, [name for name in names if name not in own]
     if own:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import BadData, TlxError, UnknownName, raise_all
-from ..models import backbones, checkpoints, heads
+from ..models import backbones, checkpoints, heads, wrappings
 from ..models.matching import COUNTER, OLD_DENSENET
 from ..models.network import Network
 from .parameter_distance_norms import finite
@@ -57,10 +57,7 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise BadData("state-dict", f"'{name}' is a {type(value).__name__}", expected="names and tensors",
                           remedy="give the state_dict in it, or the path of the file")
-    for prefix in checkpoints.PREFIXES:
-        if found and all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): t for name, t in found.items()}
-    return found
+    return wrappings.without_known_prefixes(found)[0]
 
 
 def _file(given: Any, network: Network | None) -> checkpoints.Weights:

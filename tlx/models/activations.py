@@ -92,16 +92,18 @@ class Capture:
         """x (n, channels, h, w) → layer → (n, …), contiguous, on the device of x; nothing here waits for a GPU."""
         found: dict[str, Tensor] = {}
         turns = Counter[str]()
-        wanted = {(layer.module, layer.call): layer for layer in self.layers}
+        wanted: dict[tuple[str, int], list[Layer]] = {}
+        for layer in self.layers:
+            wanted.setdefault((layer.module, layer.call), []).append(layer)
 
         def hook(module: str) -> Callable[[nn.Module, Any, Any], None]:
             def take(_module: nn.Module, _inputs: Any, output: Any) -> None:
                 turns[module] += 1
-                layer = wanted.get((module, turns[module]))
-                if layer is not None:
+                layers = wanted.get((module, turns[module]), ())
+                for layer in layers:
                     found[layer.name] = self._copy(output, layer)
-                    if len(found) == len(wanted):
-                        raise _Enough
+                if layers and len(found) == len(self.layers):
+                    raise _Enough
             return take
 
         net = self.network.net
@@ -109,11 +111,11 @@ class Capture:
             stack.enter_context(evaluating(net))
             stack.enter_context(torch.inference_mode())
             for layer in self.layers:
-                if is_input(self.network, layer.name):
+                if is_input(self.network, layer.module):
                     found[layer.name] = self._copy(x, layer)
             for module in {layer.module for layer in self.layers if layer.name not in found}:
-                stack.callback(net.get_submodule(module).register_forward_hook(hook(module)).remove)
-            if len(found) < len(wanted):
+                stack.callback(net.get_submodule(module).register_forward_hook(hook(module), prepend=True).remove)
+            if len(found) < len(self.layers):
                 with contextlib.suppress(_Enough):
                     net(x)
         return {layer.name: found[layer.name] for layer in self.layers}
@@ -121,7 +123,7 @@ class Capture:
     def _copy(self, output: Any, layer: Layer) -> Tensor:
         tensor = tensor_of(output)
         assert tensor is not None
-        reduced = self.reduce(tensor, layer)
+        reduced = self.reduce(layer.applied(tensor), layer)
         own = reduced.untyped_storage().data_ptr() != tensor.untyped_storage().data_ptr()
         return reduced.to(self.dtype, copy=not own, memory_format=torch.contiguous_format)
 

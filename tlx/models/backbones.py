@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import files
-from ..errors import BadData, Missing, Resource, UnknownName, Usage
+from ..errors import BadData, Integrity, Missing, Resource, UnknownName, Usage
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from .matching import Match
     from .network import Network
     from .weights import Weights
 
@@ -79,6 +79,7 @@ BACKBONES: dict[str, BackboneRow] = {
                                       mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weights="offline"),
 }
 TIMM = "timm:"
+RANDOM = "random"  # what `digest` says of weights that are drawn
 PACKAGED = {"mnist-cnn": "mnist-cnn-mnist.safetensors"}
 
 
@@ -111,7 +112,7 @@ def name_of(row: BackboneRow) -> str:
 
 
 def load(name: str, *, weights: str | Path | None, classes: int | None, head: str = "auto", seed: int,
-         source: str | None = None, input_size: int | None = None) -> Network:
+         source: str | None = None, input_size: int | None = None, sha256: str | None = None) -> Network:
     """The network `name` for `classes` classes, in evaluation mode. None: as many as the head of the weights has.
 
     weights     None: random; "default": the row's own; else a weight file, read through the safe door
@@ -119,31 +120,40 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
                 any other fresh head is Glorot-uniform with zero biases
     seed        of what is random; the global random state is not touched
     source      what the weights were trained on; for "default" it must be what they were trained on
-    input_size  pixels, for networks that take other sizes than their own
+    input_size  pixels; a transformer made for one size is built for this one, its positions interpolated
+    sha256      what `digest` gave when a study was planned: Integrity if the weights are others by now; "": not checked
     """
-    from . import heads, network
+    from . import chopped, heads, network, promises
 
     row = lookup(name)
+    row = replace(row, input_size=input_size or row.input_size)
     head = row.head if head == "auto" else head
     if head not in heads.HEADS:
         raise UnknownName("head", head, ["auto", *heads.HEADS])
     path = _file(row, weights, source)
+    promised = sha256 or None
+    if promised is not None and (path is None) != (promised == RANDOM):
+        raise Integrity("weights-sha256", f"the weights are {weights or RANDOM}", expected=promised,
+                        remedy=promises.RERUN)
+    if weights not in (None, "default") and path is not None and chopped.is_recorded(path):
+        return chopped.backbone(path, name, classes, head, seed, input_size, promised)
     as_given = classes is None
     if classes is None:
-        classes = _outputs(row, path) if path is not None else row.classes
+        classes = _outputs(row, path, promised) if path is not None else row.classes
     if classes < 1:
         raise Usage("classes", f"{classes} classes", expected="at least 1")
     own_head = weights is None and head in ("linear", "keep")
     net = network.build(row, classes if own_head or as_given else row.classes or classes, seed)
     names_of_head = network.head_of(net, row)
-    match, notes = None, []
+    match, notes, digest_read = None, [], RANDOM
     if path is not None:
         replaced = () if head == "keep" else heads.replaced(net, names_of_head, head)
-        row, match, notes = _fill(net, row, path, replaced)
+        row, match, found = _fill(net, row, path, replaced, promised)
+        notes, digest_read = found.notes, found.sha256
     if not own_head:
         names_of_head = heads.HEADS[head](net, names_of_head, classes, network.generator(seed, "head"))
-    return network.Network(net, replace(row, input_size=input_size or row.input_size), names_of_head,
-                           match=match, notes=notes)
+    return network.Network(net, row, names_of_head,
+                           match=match, notes=notes, weights=digest_read)
 
 
 def sketch(name: str) -> Network:
@@ -156,12 +166,15 @@ def sketch(name: str) -> Network:
 
 def digest(name: str, weights: str | Path | None, source: str | None = None) -> str:
     """What identifies the weights: "random", or the SHA-256 (hex) of the file that they come from."""
+    from . import promises
+
     path = _file(lookup(name), weights, source)
     if path is None:
-        return "random"
-    if not path.is_file():
-        raise Missing("weight file", path)
-    return files.sha256(path)
+        return RANDOM
+    with promises.permitted(path):
+        if not path.is_file():
+            raise Missing("weight file", path)
+        return promises.check(path)
 
 
 def default_file(row: BackboneRow, source: str | None = None) -> Path:
@@ -186,7 +199,7 @@ def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> P
     return default_file(row, source) if weights == "default" else Path(weights)
 
 
-def _outputs(row: BackboneRow, path: Path) -> int:
+def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
     """How many classes the head in a weight file has; the row's number where the file has no head of that name."""
     from . import checkpoints, network
 
@@ -195,35 +208,38 @@ def _outputs(row: BackboneRow, path: Path) -> int:
         names = [f"{name}.weight" for name in network.head_of(net, row)]
     if path.suffix == ".h5":
         return row.classes
-    found = checkpoints.read(path)
+    found = checkpoints.read(path, sha256=sha256, like=net)
     shapes = [tuple(found[name].shape) for name in names if name in found]
     return int(shapes[-1][0]) if shapes else row.classes
 
 
-def named(net: nn.Module, row: BackboneRow, path: Path) -> tuple[Weights, BackboneRow]:
+def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = None) -> tuple[Weights, BackboneRow]:
     """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and the row as it then
     is: Keras' weights see another normalisation."""
-    from . import checkpoints, keras, mobilenet_v1, sources
+    from . import checkpoints, keras, mobilenet_v1, positions, sources
 
-    found = checkpoints.read(path)
+    found = checkpoints.read(path, sha256=sha256, like=net)
     if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
         return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
     if found.kind == "keras":
         return keras.translated(found, net, row.model), replace(row, mean=keras.MEAN, std=keras.STD)
-    return (sources.in_order(found, net) if path.name == sources.OFFLINE_FILE else found), row
+    if path.name == sources.OFFLINE_FILE:
+        return sources.in_order(found, net), row
+    return positions.resized(found, net), row
 
 
-def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...]):
-    """Copy a file's weights into the network: the row as it then is, how much fitted, and notes."""
+def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None
+          ) -> tuple[BackboneRow, Match, Weights]:
+    """Copy a file's weights into the network: the row as it then is, how much fitted, and the weights."""
     from . import checkpoints
 
-    found, row = named(net, row, path)
+    found, row = named(net, row, path, sha256)
     try:
         match = checkpoints.load_into(net, found, ignore=replaced)
     except BadData as error:
         error.where = error.where or str(path)
         raise
-    return row, match, found.notes
+    return row, match, found
 
 
 # ---------------------------------------------------------------- rows made when asked for

@@ -4,7 +4,9 @@ Going down from the root, containers are opened and everything else is a unit: a
 layer, a lone convolution. Units are put in the order in which they first run. A unit with a parameter of two
 or more dimensions (a convolution, a dense layer, a residual block) begins a block; normalisations, activations
 and pools that follow join it. A parameter that lies bare in an opened module (a class token, a position
-embedding) joins the block in which that module first runs. Dropout that feeds the head stays with the head.
+embedding) joins the block in which that module first runs. Dropout that feeds the head stays with the head, and so
+does what runs after the head and has no tensors (a flattening, the pool of SqueezeNet's logits). Of a network with
+several heads, what feeds a later head (a batch norm of its own) joins the last block, ahead of that block's end.
 """
 
 from __future__ import annotations
@@ -52,14 +54,29 @@ def execution(net: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
     hooks = [module.register_forward_pre_hook(lambda _m, _i, name=name: seen.setdefault(name))
              for name, module in net.named_modules()]
     net.eval()
-    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
     try:
-        with torch.no_grad():
-            functional_call(net, tensors, (torch.zeros(shape, device="meta"),))
+        run_on_shapes(net, torch.zeros(shape, device="meta"))
     finally:
         for hook in hooks:
             hook.remove()
     return tuple(seen)
+
+
+def run_on_shapes(net: nn.Module, x: torch.Tensor) -> None:
+    """Run `net` on x of the meta device: hooks see shapes, nothing is computed, and every tensor of `net` stays.
+
+    functional_call alone leaves meta tensors in a module that is registered under two names (CoaT's shared position
+    encodings), so every module's own tensors are put back afterwards.
+    """
+    kept = [(module, dict(module._parameters), dict(module._buffers)) for module in net.modules()]
+    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
+    try:
+        with torch.no_grad():
+            functional_call(net, tensors, (x,))
+    finally:
+        for module, parameters, buffers in kept:
+            module._parameters.update(parameters)
+            module._buffers.update(buffers)
 
 
 def derive(net: nn.Module, head_names: Iterable[str], order: Iterable[str]) -> tuple[Block, ...]:
@@ -72,10 +89,14 @@ def derive(net: nn.Module, head_names: Iterable[str], order: Iterable[str]) -> t
         inside = [u for u in units if _within(u.name, holder) and u.name not in head] or units
         first = min(inside, key=lambda u: u.turn)
         first.bare += names
+    logits = min((turns[name] for name in head if name in turns), default=float("inf"))
     body = sorted((u for u in units if u.name not in head), key=lambda u: u.turn)
+    late = [u for u in body if u.turn > logits and (_has_tensors(u.module) or u.bare)]
+    body = [u for u in body if u.turn <= logits]
     while body and isinstance(body[-1].module, DROPOUTS):
         body.pop()
-    return _grouped(body)
+    begun = max((place for place, u in enumerate(body) if _begins(u.module)), default=-1)
+    return _grouped([*body[: begun + 1], *late, *body[begun + 1 :]])
 
 
 def tensors(net: nn.Module, block: Block) -> dict[str, torch.Tensor]:
@@ -85,6 +106,8 @@ def tensors(net: nn.Module, block: Block) -> dict[str, torch.Tensor]:
         module = net.get_submodule(name)
         for source in (module.named_parameters(), module.named_buffers()):
             found.update({f"{name}.{key}": value for key, value in source})
+    if not block.parameters:
+        return found
     every = {**dict(net.named_parameters()), **dict(net.named_buffers())}
     return {**found, **{name: every[name] for name in block.parameters}}
 
@@ -110,6 +133,8 @@ def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple
             visit(f"{name}.{key}".lstrip("."), child)
 
     visit("", net)
+    shared = {id(inner) for u in units for inner in u.module.modules() if inner is not u.module}
+    units = [u for u in units if not (id(u.module) in shared and _has_tensors(u.module))]  # part of another unit
     return units, bare
 
 
@@ -132,6 +157,10 @@ def _repeats(module: nn.Module) -> bool:
     """Whether a module is a container of two or more like blocks."""
     kinds = [type(c) for c in module.children() if list(c.children()) and not isinstance(c, CONTAINERS)]
     return isinstance(module, CONTAINERS) and any(kinds.count(kind) > 1 for kind in kinds)
+
+
+def _has_tensors(module: nn.Module) -> bool:
+    return any(True for _ in module.parameters()) or any(True for _ in module.buffers())
 
 
 def _begins(module: nn.Module) -> bool:

@@ -19,11 +19,13 @@ from typing import Any
 import psutil
 import safetensors.torch
 import torch
+from torch import nn
 
 from .. import files
 from ..errors import BadData, Integrity, Missing, Resource, Unsafe, raise_all
-from . import archives, hdf5
+from . import archives, hdf5, promises, wrappings
 from .matching import Match, load_into
+from .promises import permitted
 from .weights import Weights
 
 __all__ = ["Match", "Weights", "load_into", "read", "write"]
@@ -36,26 +38,51 @@ FORMATS = {  # what the content is → the endings that say so
     "tar": (".pth", ".pt", ".th", ".bin", ".ckpt", ".tar"),
     "hdf5": (".h5", ".hdf5"),
 }
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights")
-PREFIXES = ("module.", "_orig_mod.")
 
 
-def read(path: str | Path, *, sha256: str | None = None) -> Weights:
+def read(path: str | Path, *, sha256: str | None = None, like: nn.Module | None = None) -> Weights:
     """The tensors of a weight file, name → float32 (or integer) tensor on the CPU, with notes on what was done.
 
-    .safetensors, .pth .pt .th .bin .ckpt (a state_dict, plain or wrapped), .h5 .hdf5 (Keras weights; kernels
-    come turned to PyTorch's layout). Raises Missing, BadData (unreadable, not weights, NaN), Unsafe (it holds
+    .safetensors, .pth .pt .th .bin .ckpt (a state_dict, plain or wrapped: see wrappings), .h5 .hdf5 (Keras weights;
+    kernels come turned to PyTorch's layout). Raises Missing, BadData (unreadable, not weights, NaN), Unsafe (it holds
     a program, or reaches for other files), Resource (too large), Integrity (a checksum does not match).
+    sha256: what the file must be, e.g. what a trial's identity promises. The record that `tlx pretrain --out` or
+    `tlx chop --out` wrote beside a file is checked as well. The digest of what was read is in `Weights.sha256`.
+    like: the network that the weights are for; of several state_dicts and prefixes those are taken that fit it best.
     """
     path = Path(path)
+    with permitted(path):
+        return _read(path, sha256, like)
+
+
+def _read(path: Path, sha256: str | None, like: nn.Module | None) -> Weights:
     content = _looked_at(path)
-    if sha256 is not None and (found := files.sha256(path)) != sha256.lower():
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path, expected=sha256.lower())
-    readers = {"safetensors": _safetensors, "zip": _torch, "pickle": _torch, "tar": _tar, "hdf5": hdf5.read}
-    weights = readers[content](path)
+    before = _fingerprint(path)
+    digest = promises.check(path, sha256)
+    weights = _opened(content, path, None if like is None else like.state_dict())
     if not weights:
         raise BadData("weights-empty", "it holds no tensors", where=path, expected="a state_dict")
+    if _fingerprint(path) != before:
+        raise Integrity("weights-changed", "the file was replaced while it was read", where=path,
+                        expected=f"SHA-256 {digest}", remedy="run the command again once nothing writes to it")
+    weights.sha256 = digest
     return _checked(weights, path)
+
+
+def _opened(content: str, path: Path, like: Mapping[str, torch.Tensor] | None) -> Weights:
+    """The tensors of a file of this kind, out of every container and without the prefixes of wrappers."""
+    if content == "hdf5":
+        return hdf5.read(path)
+    readers = {"safetensors": _safetensors, "zip": _torch, "pickle": _torch, "tar": _tar}
+    tensors, metadata = readers[content](path)
+    found, notes = wrappings.opened(tensors, like)
+    return Weights(found, notes=notes, metadata=metadata)
+
+
+def _fingerprint(path: Path) -> tuple[int, ...]:
+    """Changes whenever a file is written to or another one takes its place."""
+    status = path.stat()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def write(path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -132,23 +159,26 @@ def _remedy_inside(content: str) -> str:
 
 # ---------------------------------------------------------------- safetensors
 
-def _safetensors(path: Path) -> Weights:
+Read = tuple[Mapping[Any, Any], dict[str, str]]  # what a file holds, and its metadata
+
+
+def _safetensors(path: Path) -> Read:
     metadata = archives.safetensors_metadata(path)  # the library is asked only after it
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise BadData("weights-damaged", f"not whole safetensors: {error}", where=path) from error
-    return Weights(tensors, metadata=metadata)
+    return tensors, metadata
 
 
 # ---------------------------------------------------------------- torch.save
 
-def _tar(path: Path) -> Weights:
+def _tar(path: Path) -> Read:
     raise Unsafe("weights-tar", "a tar archive, the form of PyTorch before 0.1.10, cannot be read without running it",
                  where=path, remedy="load it with a PyTorch you trust and save its state_dict anew")
 
 
-def _torch(path: Path) -> Weights:
+def _torch(path: Path) -> Read:
     names = archives.inspect(path)
     try:
         with _no_added_globals(), warnings.catch_warnings():
@@ -162,7 +192,10 @@ def _torch(path: Path) -> Weights:
         size = path.stat().st_size
         raise BadData("weights-damaged", f"cut short or damaged; {size:,} bytes ({_first_line(error)})", where=path,
                       expected="a whole file of torch.save") from error
-    return _unwrapped(content, path)
+    if not isinstance(content, Mapping):
+        raise BadData("weights-not-weights", f"it holds a {type(content).__name__}", where=path,
+                      expected="a state_dict: names and tensors")
+    return content, {}
 
 
 def _refused(path: Path, names: tuple[str, ...]) -> Unsafe:
@@ -184,32 +217,9 @@ def _no_added_globals() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
+    if "weights only" in str(error).lower() or "weights_only" in str(error):  # it goes on to advise the unsafe way
+        return "it is no whole pickle of plain tensors"
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
-
-
-def _unwrapped(content: Any, path: Path) -> Weights:
-    """The tensors in a state_dict, also when it lies in a training checkpoint."""
-    notes: list[str] = []
-    for _ in range(3):
-        if not isinstance(content, Mapping):
-            break
-        inner = next((k for k in WRAPPERS if isinstance(content.get(k), Mapping)), None)
-        if inner is None:
-            break
-        others = [str(k) for k in content if k != inner]
-        notes.append(f"taken from '{inner}'" + (f", beside which lie {', '.join(others[:5])}" if others else ""))
-        content = content[inner]
-    if not isinstance(content, Mapping):
-        raise BadData("weights-not-weights", f"it holds a {type(content).__name__}", where=path,
-                      expected="a state_dict: names and tensors")
-    tensors = {str(k): v.detach() for k, v in content.items() if isinstance(v, torch.Tensor)}
-    if others := [str(k) for k in content if not isinstance(content[k], torch.Tensor)]:
-        notes.append(f"left out, no tensors: {', '.join(others[:5])}")
-    for prefix in PREFIXES:
-        if tensors and all(name.startswith(prefix) for name in tensors):
-            tensors = {name.removeprefix(prefix): t for name, t in tensors.items()}
-            notes.append(f"prefix '{prefix}' removed")
-    return Weights(tensors, notes=notes)
 
 
 # ---------------------------------------------------------------- are the numbers sound?

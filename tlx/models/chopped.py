@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from .. import files
-from ..errors import BadData, Integrity, Usage
-from . import backbones, checkpoints, layers
+from ..errors import BadData, Usage
+from . import backbones, checkpoints, heads, layers, promises
 from .activations import pooled
 from .blocks import DROPOUTS, Block
 from .layers import Layer
@@ -81,7 +81,8 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
     if head.weight.device.type != "meta":
         nn.init.xavier_uniform_(head.weight, generator=generator(seed, "head"))
         nn.init.zeros_(head.bias)
-    made = Network(Chopped(network.net, last, head), network.row, ("head",), match=network.match, notes=network.notes)
+    made = Network(Chopped(network.net, last, head), network.row, ("head",), match=network.match, notes=network.notes,
+                   weights=network.weights)
     made.blocks = tuple(Block(f"body.{block.name}", *(tuple(f"body.{name}" for name in names)
                                                       for names in (block.modules, block.parameters)))
                         for block in network.blocks[:depth])
@@ -121,14 +122,59 @@ def write(path: Path, network: Network, *, architecture: str, cut: int | None, c
     return record
 
 
-def read(path: Path) -> tuple[Network, tuple[str, ...]]:
+def is_recorded(path: Path) -> bool:
+    """Whether `path` is a weight file that `write` made: the record beside it names the file and its architecture."""
+    return bool(_record(path))
+
+
+def is_cut(path: Path) -> bool:
+    """Whether it is one of a network that was cut, not of a whole one."""
+    return _record(path).get("cut") is not None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    beside = path.with_suffix(".json")
+    try:
+        record = files.read_json(beside) if beside.is_file() else None
+    except (BadData, OSError):
+        return {}
+    if not isinstance(record, dict) or record.get("file") != path.name or not {"architecture", "cut"} <= record.keys():
+        return {}
+    return record
+
+
+def backbone(path: Path, architecture: str, classes: int | None, head: str, seed: int, input_size: int | None,
+             sha256: str | None) -> Network:
+    """The network of such a file as a backbone: with its own head (classes None, or head "keep"), or a fresh one.
+
+    Raises Usage if it is of another architecture than `architecture`, Integrity if it is not the file of `sha256`.
+    """
+    promises.check(path, sha256)
+    record = _record(path)
+    of, cut = str(record["architecture"]), record["cut"]
+    what = f"{of} chopped behind block {cut}" if cut is not None else f"the whole {of}, by tlx chop"
+    if backbones.lookup(of) != backbones.lookup(architecture):
+        raise Usage("weights-architecture", f"{path.name} is {what}", where="--model",
+                    expected=f"weights of {backbones.lookup(architecture).title}", remedy=f"type --architecture {of}")
+    found, names = read(path, input_size)
+    notes = [*found.notes, f"{path.name} is {what}, trained on {len(names)} classes"]
+    head_names = found.head_names
+    if classes is not None and (head != "keep" or classes != len(names)):
+        head_names = heads.HEADS[head](found.net, head_names, classes, generator(seed, "head"))
+    network = Network(found.net, found.row, head_names, match=found.match, notes=notes, weights=found.weights)
+    network.blocks = found.blocks
+    return network
+
+
+def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str, ...]]:
     """The network of a record that `write` made, in evaluation mode, and its classes. BadData, Missing or Integrity."""
     record = files.read_json(path.with_suffix(".json"))
     try:
         if record["format"] > FORMAT:
             raise BadData("newer-format", f"format {record['format']}", where=path, expected=f"{FORMAT} or older")
         classes = tuple(map(str, record["classes"]))
-        network = _built(str(record["architecture"]), record["cut"], len(classes), int(record["input_size"]))
+        size = input_size or int(record["input_size"])
+        network = _built(str(record["architecture"]), record["cut"], len(classes), size)
         views = {name: tuple(map(float, record[name])) for name in ("mean", "std")}
         for name, changes in record["adapted"].items():
             for what in ADAPTED:
@@ -139,9 +185,9 @@ def read(path: Path) -> tuple[Network, tuple[str, ...]]:
         expected = str(record["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadData("record", f"no record of a network ({error!r})", where=path) from error
-    if weights.is_file() and (found := files.sha256(weights)) != expected:
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=weights, expected=expected)
-    checkpoints.load_into(network.net, checkpoints.read(weights), least=1.0)
+    tensors = checkpoints.read(weights, sha256=expected, like=network.net)
+    network.match = checkpoints.load_into(network.net, tensors, least=1.0)
+    network.weights = expected
     network.mean, network.std = views["mean"], views["std"]
     network.row = replace(network.row, mean=views["mean"], std=views["std"])
     return network, classes

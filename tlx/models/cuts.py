@@ -52,7 +52,7 @@ class Cut:
             crossing.append(output)
             raise _Reached
 
-        hook = _inside(network, self.last).register_forward_hook(stop)
+        hook = _inside(network, self.last).register_forward_hook(stop, prepend=True)
         try:
             with torch.no_grad(), contextlib.suppress(_Reached):
                 network(x)
@@ -130,7 +130,7 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
     runs = [name for name in network.order if name in inside]
     if not runs:
         raise Uncut(f"blocks 1 to {depth} never run as modules")
-    last, given, counted = runs[-1], dict[str, Any](), _Flops()
+    last, given, counted = _end(network, depth), dict[str, Any](), _Flops()
     before = 0
 
     def look(name: str) -> Callable[..., None]:
@@ -144,13 +144,19 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
 
     with contextlib.ExitStack() as hooks:
         for name in runs:
-            hooks.callback(_inside(network, name).register_forward_hook(look(name)).remove)
+            hooks.callback(_inside(network, name).register_forward_hook(look(name), prepend=True).remove)
         with _unfused(), counted:
             network(x)
     if not isinstance(given[last], Tensor):
         raise Uncut(f"{last} does not give one tensor")
     flops = before // len(x), (counted.total - before) // len(x)
     return Cut(depth, last, given, tuple(x.shape[1:]), flops)
+
+
+def _end(network: Network, depth: int) -> str:
+    """The module that ends the deepest of blocks 1…depth of which a module runs by itself."""
+    ends = [network.end_of_block(number) for number in range(depth, 0, -1)]
+    return next(end for end in ends if end is not None)
 
 
 class _Flops(TorchDispatchMode):

@@ -21,6 +21,7 @@ from .. import files
 from ..errors import BadData, Missing, TlxError, UnknownName, nearest, raise_all
 from . import layers
 from .network import Network
+from .promises import permitted
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ LAYER_SETS = {  # the last quarter, half, three quarters of VGG16's convolutions
 }
 
 
-THESIS_LAYERS = {  # of 'Transferability in DNN': input, what each stage gives, output
-    "mnist-cnn": ("input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2"),
+THESIS_LAYERS = {  # of 'Transferability in DNN': input, what each stage gives, output as its networks give it
+    "mnist-cnn": ("input", "conv1", "relu1", "conv2", "relu2", "relu3", "fc2:log_softmax"),
     "vgg16": ("input", "features.4", "features.9", "features.16", "features.23", "features.30", "classifier.1",
-              "classifier.4", "classifier.6"),
+              "classifier.4", "classifier.6:relu"),
 }
 
 
@@ -68,11 +69,12 @@ THESIS_LAYERS = {  # of 'Transferability in DNN': input, what each stage gives, 
 def read(path: Path) -> Description:
     """The description in a JSON file. Missing, or BadData that says everything wrong with it at once."""
     path = Path(path)
-    if not path.is_file():
-        if path.exists():
-            raise BadData("not-a-file", "a model description is a JSON file", where=path)
-        raise Missing("model description", path)
-    content = files.read_json(path)
+    with permitted(path, "model description"):
+        if not path.is_file():
+            if path.exists():
+                raise BadData("not-a-file", "a model description is a JSON file", where=path)
+            raise Missing("model description", path)
+        content = files.read_json(path)
     if not isinstance(content, dict):
         raise BadData("json-type", f"{_kind(content)} at the top", where=path, expected="an object")
     problems = [_unknown(key, path) for key in content if key not in KEYS and key != "target_shapes"]

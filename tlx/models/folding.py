@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as trees
 
+from .blocks import run_on_shapes
 from .layers import evaluating
 from .network import Network
 
@@ -60,12 +60,11 @@ def foldable(network: Network) -> dict[str, str]:
 
     hooks = [modules[n].register_forward_hook(lambda _m, _i, out, n=n: ran(n, out)) for n in convolutions]
     hooks += [modules[n].register_forward_pre_hook(lambda _m, i, n=n: entered(n, i)) for n in norms]
-    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
     size = network.input_size
     x = torch.zeros(2, network.channels, size, size, device="meta")
     try:
-        with evaluating(net), torch.no_grad(), seen:
-            functional_call(net, tensors, (x,))
+        with evaluating(net), seen:
+            run_on_shapes(net, x)
     finally:
         for hook in hooks:
             hook.remove()

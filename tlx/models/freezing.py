@@ -154,15 +154,16 @@ RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet152": (3, 8, 36, 3)}
 
 
 def _keras_order(key: str) -> tuple[str, ...]:
-    """Names of all convolutions in the order in which Keras lists its layers.
+    """Names of the convolutions that configurations count, in the order in which Keras lists its layers.
 
-    In a block with a projection the shortcut's convolution stands before the third, not first and not last.
+    Of ResNet50 all, where in a block with a projection the shortcut's convolution stands before the third, not first
+    and not last. The original's list for ResNet152 has the main path alone: no shortcut's convolution is ever frozen.
     """
     if key == "vgg16":
         return tuple(f"features.{i}" for i in VGG16_CONVOLUTIONS)
     found = ["conv1"]
     for stage, depth in enumerate(RESNET_DEPTHS[key], 1):
         for block in range(depth):
-            last = ("downsample.0", "conv3") if block == 0 else ("conv3",)
+            last = ("downsample.0", "conv3") if block == 0 and key == "resnet50" else ("conv3",)
             found += [f"layer{stage}.{block}.{part}" for part in ("conv1", "conv2", *last)]
     return tuple(found)

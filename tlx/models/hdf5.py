@@ -15,10 +15,12 @@ import h5py
 import numpy as np
 import torch
 
-from ..errors import BadData, Unsafe, raise_all
+from .. import files
+from ..errors import BadData, TlxError, Unsafe, raise_all
 from .weights import Weights
 
 MOST_OBJECTS = 100_000
+DEPTHWISE = re.compile(r"(^|_)(dw|depthwise)(_|\d|$)|depthwise_conv")  # names of depthwise layers
 FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
 DEPTH = 64  # groups within groups
 INFLATION = 100  # logical bytes a stored byte; weights hardly compress
@@ -89,7 +91,7 @@ def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[Unsafe | Ba
 
 
 def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
-    weights = Weights({}, kind="keras")
+    weights, depthwise = Weights({}, kind="keras"), _depthwise_layers(file)
     whole_model = "model_weights" in file
     if whole_model:
         weights.note("a whole Keras model: only its weights are read")
@@ -97,7 +99,7 @@ def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
             weights.note("its Lambda layers are left out: they are programs")
     for name in datasets:
         if not whole_model or name.startswith("model_weights/"):
-            key, tensor = _variable(name, file[name], path)
+            key, tensor = _variable(name, file[name], path, depthwise)
             if key in weights:
                 raise BadData("weights-names", f"two variables come to '{key}'", where=f"{path}:{name}")
             if key:
@@ -107,8 +109,37 @@ def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
     return weights
 
 
-def _variable(name: str, item: h5py.Dataset, path: Path) -> tuple[str, torch.Tensor]:
-    """PyTorch-like name and tensor of one Keras variable; an empty name for one of no known role."""
+def _depthwise_layers(file: h5py.File) -> set[str] | None:
+    """Names of the depthwise layers, of the model's description; None where the file has none."""
+    text = file.attrs.get("model_config")
+    try:
+        config = files.parse_json(text.encode() if isinstance(text, str) else bytes(text or b""), where=file.filename)
+    except (TlxError, TypeError, ValueError):
+        return None
+    found: set[str] = set()
+    pending: list[object] = [config]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending += item
+        elif isinstance(item, dict):
+            pending += item.values()
+            inside = item.get("config")
+            if str(item.get("class_name", "")).startswith("Depthwise") and isinstance(inside, dict):
+                found.add(str(inside.get("name", "")))
+    return found
+
+
+def _is_depthwise(layer: str, known: set[str] | None) -> bool:
+    """Whether a layer convolves each channel by itself: as the model's description or else its name says."""
+    return layer in known if known is not None else DEPTHWISE.search(layer) is not None
+
+
+def _variable(name: str, item: h5py.Dataset, path: Path, depthwise: set[str] | None) -> tuple[str, torch.Tensor]:
+    """PyTorch-like name and tensor of one Keras variable; an empty name for one of no known role.
+
+    The kernel of a depthwise layer is called depthwise_kernel up to Keras 2 and kernel from Keras 3 on.
+    """
     layer, last = (["", *name.split("/")])[-2:]
     if layer == "vars":
         raise BadData("weights-names", f"'{name}': this .weights.h5 has numbers for layer names", where=path,
@@ -117,7 +148,8 @@ def _variable(name: str, item: h5py.Dataset, path: Path) -> tuple[str, torch.Ten
         raise BadData("weights-dtype", f"'{name}' is {item.dtype}", where=path, expected="numbers")
     role = re.sub(r"_\d+$", "", last.split(":")[0].removeprefix(layer + "_"))
     array = np.asarray(item[()])
-    if role == "depthwise_kernel":  # (h, w, in, multiplier) → (in·multiplier, 1, h, w)
+    of_channels = role == "kernel" and array.ndim == 4 and _is_depthwise(layer, depthwise)
+    if role == "depthwise_kernel" or of_channels:  # (h, w, in, multiplier) → (in·multiplier, 1, h, w)
         array = array.transpose(2, 3, 0, 1).reshape(-1, 1, *array.shape[:2])
     elif role in ("kernel", "W", "pointwise_kernel"):
         array = array.transpose(TURNS.get(array.ndim, range(array.ndim)))

@@ -6,7 +6,9 @@ A layer is asked for by
 - a block's number, 1…N, as a number or as digits: the output of the last module of that block;
 - "input": what the network is given, normalised;
 - `name@k`: the output of the k-th call of a module that runs several times (a ReLU that a residual block shares). The
-  name alone means the last call.
+  name alone means the last call;
+- `name:relu`, `name:log_softmax`: the output after this function, which the network itself does not apply there. It may
+  follow any name above.
 
 Of an output that is a tuple or a list the first tensor counts.
 """
@@ -14,18 +16,22 @@ Of an output that is a tuple or a list the first tensor counts.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from ..errors import TlxError, UnknownName, Usage, nearest, raise_all
+from .blocks import run_on_shapes
 from .network import Network
 
 INPUT = "input"  # the layer before the first
+FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {  # of an output and the axis of its channels
+    "relu": lambda x, axis: x.relu(),
+    "log_softmax": lambda x, axis: x.log_softmax(axis),
+}
 PROBE = 2  # images of the pass over shapes that tells the layers' widths
 
 
@@ -38,6 +44,7 @@ class Layer:
     shape     of the output for one image, for images of the network's own size
     channels  the axis of the channels, counting the images' as 0; where it is 1 or -1, by number of axes
     prefix    tokens before those of the image (a class token), for outputs (n, tokens, width)
+    function  a row of FUNCTIONS that is applied to the output, or ""
     """
 
     name: str
@@ -46,6 +53,11 @@ class Layer:
     shape: tuple[int, ...]
     channels: int
     prefix: int
+    function: str = ""
+
+    def applied(self, output: Tensor) -> Tensor:
+        """The output after the layer's function."""
+        return FUNCTIONS[self.function](output, self.channels) if self.function else output
 
 
 # ---------------------------------------------------------------- names
@@ -77,6 +89,9 @@ def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | in
     text = str(asked)
     if text in known or text == INPUT:
         return text
+    inner, colon, function = text.rpartition(":")
+    if colon and function in FUNCTIONS:
+        return f"{_canonical(network, known, inner)}:{function}"
     if text.isascii() and text.isdigit():
         return _end_of_block(network, int(text))
     module, at, call = text.rpartition("@")
@@ -94,10 +109,10 @@ def _end_of_block(network: Network, number: int) -> str:
     if not 1 <= number <= len(network.blocks):
         raise Usage("out-of-range", f"block {number}", where="layers",
                     expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
-    ran = [name for name in network.blocks[number - 1].modules if name in network.order]
-    if not ran:
+    end = network.end_of_block(number)
+    if end is None:
         raise Usage("block-without-output", f"no module of block {number} runs by itself", where="layers")
-    return ran[-1]
+    return end
 
 
 # ---------------------------------------------------------------- a pass over shapes
@@ -113,14 +128,13 @@ def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
     """What these modules give for images of shapes only, `scale` times the network's own size."""
     net, size, calls = network.net, network.input_size * scale, _Calls()
     hooks = [net.get_submodule(name).register_forward_hook(
-        lambda _m, _i, output, name=name: calls.append((name, output)))
+        lambda _m, _i, output, name=name: calls.append((name, output)), prepend=True)
         for name in dict.fromkeys(modules) if not is_input(network, name)]
     if not hooks:
         return calls
-    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
     try:
-        with evaluating(net), torch.no_grad():
-            functional_call(net, tensors, (torch.zeros(PROBE, network.channels, size, size, device="meta"),))
+        with evaluating(net):
+            run_on_shapes(net, torch.zeros(PROBE, network.channels, size, size, device="meta"))
     finally:
         for hook in hooks:
             hook.remove()
@@ -140,17 +154,20 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
         larger = calls
     found, problems = [], []
     for name, (module, call) in zip(names, wanted, strict=True):
-        if is_input(network, name):
-            found.append(Layer(name, name, 1, (network.channels, network.input_size, network.input_size), 1, 0))
+        function = function_of(name)
+        if is_input(network, module):
+            whole = network.channels, network.input_size, network.input_size
+            found.append(Layer(name, module, 1, whole, 1, 0, function))
             continue
         call = call or calls.count(module)
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
-        if shape is None or shape[0] != PROBE or len(shape) < 2:
+        if not _has_rows(shape):
             seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
             problems.append(Usage("layer-output", f"{name} gives {seen}", where="layers",
                                   expected="a tensor with a row an image", remedy="take the module around it"))
             continue
-        found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network)))
+        found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network),
+                           function))
     raise_all(problems)
     return tuple(found)
 
@@ -170,8 +187,32 @@ def everything(network: Network) -> tuple[str, ...]:
     return tuple(found)
 
 
+def blocks_with_rows(network: Network) -> tuple[int, ...]:
+    """Numbers of the blocks whose output is a tensor of one row an image: what default layers are made of.
+
+    Others work on windows or patches as rows (TNT, MobileViT) or on several resolutions at once (HRNet).
+    """
+    ends = {n: network.end_of_block(n) for n in range(1, len(network.blocks) + 1)}
+    running = {n: end for n, end in ends.items() if end is not None}
+    calls = _run(network, list(running.values()))
+    return tuple(n for n, end in running.items() if _has_rows(_shape(calls, end, calls.count(end))))
+
+
+def module_of(name: str) -> str:
+    """The module whose output a layer's name means."""
+    return _parted(name)[0]
+
+
+def function_of(name: str) -> str:
+    """The function that a layer's name asks for, or ""."""
+    _, colon, function = name.rpartition(":")
+    return function if colon and function in FUNCTIONS else ""
+
+
 def _parted(name: str) -> tuple[str, int]:
     """Module and call; 0 is the last one."""
+    function = function_of(name)
+    name = name.removesuffix(f":{function}") if function else name
     module, at, call = name.rpartition("@")
     return (module, int(call)) if at else (name, 0)
 
@@ -180,6 +221,11 @@ def _shape(calls: _Calls, module: str, call: int) -> tuple[int, ...] | None:
     outputs = [output for name, output in calls if name == module]
     tensor = tensor_of(outputs[call - 1]) if len(outputs) >= call else None
     return None if tensor is None else tuple(tensor.shape)
+
+
+def _has_rows(shape: tuple[int, ...] | None) -> TypeGuard[tuple[int, ...]]:
+    """Whether an output of PROBE images has a row for each."""
+    return shape is not None and len(shape) > 1 and shape[0] == PROBE
 
 
 def _channel_axis(network: Network, shape: tuple[int, ...], larger: tuple[int, ...] | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from .. import files
 from ..errors import Resource, Usage
 from . import blocks
-from .backbones import BackboneRow
+from .backbones import BackboneRow, lookup, name_of
 from .blocks import Block
 from .freezing import Freeze
 from .matching import Match
@@ -37,20 +38,23 @@ class Network(nn.Module):
     head_names   the modules of the head
     input_size   height and width in pixels; channels, mean, std: of the input, for values in 0-1
     match        how the loaded weights fitted, or None; notes: what was done to them, in words
+    weights      SHA-256 of the file that was loaded, as `backbones.digest` gives it, or "random"
     hold         what `freezing.freeze` holds, also in training mode, or None
 
     x  (n, channels, input_size, input_size) float32, normalised  →  logits (n, classes) float32
     """
 
     def __init__(self, net: nn.Module, row: BackboneRow, head_names: tuple[str, ...], *, match: Match | None = None,
-                 notes: Sequence[str] = ()):
+                 notes: Sequence[str] = (), weights: str = "random"):
         super().__init__()
         self.net, self.row, self.head_names = net, row, head_names
         self.input_size, self.channels, self.mean, self.std = row.input_size, row.channels, row.mean, row.std
-        self.match, self.notes = match, tuple(notes)
+        self.match, self.notes, self.weights = match, tuple(notes), weights
         self.hold: Freeze | None = None
         self.order = _order(net, row)
         self.blocks = blocks.derive(net, head_names, self.order)
+        names = list(net.named_parameters(remove_duplicate=False))
+        self._shares = len(list(net.parameters())) < len(names)  # a parameter has two names
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.net(x)
@@ -72,8 +76,18 @@ class Network(nn.Module):
         return {name: self.net.get_submodule(name) for name in self.order if name}
 
     def tensors(self, block: Block) -> dict[str, torch.Tensor]:
-        """Parameters and buffers of one block, name in `net` → tensor."""
-        return blocks.tensors(self.net, block)
+        """Parameters and buffers of one block, name in `net` → tensor. One that blocks share is the first one's."""
+        found = blocks.tensors(self.net, block)
+        if not self._shares:
+            return found
+        earlier = {id(tensor) for one in self.blocks[: self.blocks.index(block)]
+                   for tensor in blocks.tensors(self.net, one).values()}
+        return {name: tensor for name, tensor in found.items() if id(tensor) not in earlier}
+
+    def end_of_block(self, number: int) -> str | None:
+        """The module whose output ends a block, 1…N: the last to run of its modules; None if none runs by itself."""
+        running = set(self.order)
+        return next((name for name in reversed(self.blocks[number - 1].modules) if name in running), None)
 
 
 def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
@@ -81,7 +95,12 @@ def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
     with _seeded(seed):
         if row.family == "own":
             return OWN[row.model](classes)
-        return _timm_module(row, classes) if row.family == "timm" else _torchvision_module(row, classes)
+        try:
+            return _timm_module(row, classes) if row.family == "timm" else _torchvision_module(row, classes)
+        except (AssertionError, ValueError) as error:
+            if row.input_size == _usual_size(row):
+                raise
+            raise _wrong_size(row, error) from error
 
 
 def head_of(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
@@ -130,9 +149,18 @@ def _order(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
     try:
         return blocks.execution(net, (2, row.channels, row.input_size, row.input_size))
     except (AssertionError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or ["it refuses"])[0]
-        raise Usage("input-size", f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
-                    expected="its own size") from error
+        raise _wrong_size(row, error) from error
+
+
+def _wrong_size(row: BackboneRow, error: Exception) -> Usage:
+    reason = (str(error).splitlines() or ["it refuses"])[0]
+    return Usage("input-size", f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
+                 expected=f"its own size, {_usual_size(row)}, or one that its patches and windows divide")
+
+
+def _usual_size(row: BackboneRow) -> int:
+    """The size that the row's model is made for, whatever size was asked for."""
+    return lookup(name_of(row)).input_size
 
 
 def _torchvision_module(row: BackboneRow, classes: int) -> nn.Module:
@@ -143,6 +171,8 @@ def _torchvision_module(row: BackboneRow, classes: int) -> nn.Module:
         options = {"aux_logits": False, "init_weights": True, "transform_input": True}
     elif row.model.startswith("vit_"):
         options = {"image_size": row.input_size}  # its position embedding is made for one size
+    elif row.model.startswith("maxvit"):
+        options = {"input_size": (row.input_size, row.input_size)}
     return models.get_model(row.model, weights=None, num_classes=classes, **options)
 
 
@@ -152,4 +182,11 @@ def _timm_module(row: BackboneRow, classes: int) -> nn.Module:
     except ImportError as error:
         extra = "offline" if row.weights == "offline" else "timm"
         raise Resource("package-missing", "timm is not installed", remedy=f"pip install 'tlx[{extra}]'") from error
+    if row.input_size != _usual_size(row):
+        with contextlib.suppress(TypeError):  # of a model that takes any size, and so has no such option
+            net = timm.create_model(row.model, pretrained=False, num_classes=classes, img_size=row.input_size)
+            patch, *_ = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
+            if row.input_size % patch:  # timm would leave the last pixels out
+                raise ValueError(f"its patches have {patch} pixels")
+            return net
     return timm.create_model(row.model, pretrained=False, num_classes=classes)

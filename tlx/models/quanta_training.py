@@ -18,12 +18,12 @@ from torch import Tensor, nn
 
 from ..errors import Stopped
 from ..spec import stream
-from . import progress, quanta_rows
+from . import lone_rows, progress, quanta_rows
 from .augments import augmented
 from .network import Network
 from .quanta import FORMS, Gated, QuantaGate, Source
 from .quanta_recipe import QuantaRecipe
-from .samples import Feed, Samples
+from .samples import Feed, Samples, spans
 from .training import EVALUATION_BATCH, Diverged, Place
 
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # logits (n, k), labels (n,) → values of a part
@@ -84,7 +84,9 @@ class _Training:
             stopping=place.stopping))
         self.rows = dict(zip(parts, rows, strict=True))
         self.outcome = Fit(source=choice.reason)
-        self.steps = -(-len(self.rows["train"]) // recipe.batch_size)
+        pairs = lone_rows.must_be_avoided(target, len(self.rows["train"]), recipe.batch_size)
+        self.spans = spans(len(self.rows["train"]), recipe.batch_size, pairs=pairs)
+        self.steps = len(self.spans)
         own: dict[str, Any] = {} if recipe.gate_rate is None else {"rate": recipe.gate_rate}
         groups: list[dict[str, Any]] = [{"params": list(target.parameters())}]
         groups += [{"params": list(self.gated.gates.parameters()), **own}] if len(self.gated.gates) else []
@@ -118,11 +120,10 @@ class _Training:
         torch.manual_seed(stream(self.seed, "dropout", epoch))
         order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.rows["train"]))
         seen = []
-        for step in range(self.steps):
+        for step, (start, end) in enumerate(self.spans):
             if self.place.stopping():
                 raise Stopped(15)
-            index = order[step * self.recipe.batch_size : (step + 1) * self.recipe.batch_size]
-            seen.append(self._step(index, epoch, step))
+            seen.append(self._step(order[start:end], epoch, step))
             self.place.on_batch(step + 1, self.steps)
         trained = time.perf_counter()
         values = self._scored("train", _whole(seen), self.parts["train"].labels[order])

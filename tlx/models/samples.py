@@ -59,6 +59,18 @@ class Samples:
         return np.repeat(self.labels, self.crops)
 
 
+def spans(rows: int, size: int, *, pairs: bool = False) -> list[tuple[int, int]]:
+    """Where batches of `size` rows begin and end; the last one has what is left.
+
+    pairs  no batch of one row: the batch before it gives up a row, which batches of 3 and more rows can
+    """
+    found = [(start, min(start + size, rows)) for start in range(0, rows, size)]
+    if pairs and size > 2 and len(found) > 1 and rows % size == 1:
+        start = found[-2][0]
+        found[-2:] = [(start, rows - 2), (rows - 2, rows)]
+    return found
+
+
 class Batches:
     """Rows on their way through a network: batches of what it is given, and how logits come of them.
 
@@ -75,11 +87,12 @@ class Batches:
         """What the network is given for these row numbers, and y (b,) int64."""
         raise NotImplementedError
 
-    def batches(self, size: int, order: np.ndarray | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every row once, `size` at a time, in this order (or as they stand)."""
+    def batches(self, size: int, order: np.ndarray | None = None, *, pairs: bool = False
+                ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, `size` at a time, in this order (or as they stand). pairs: see `spans`."""
         order = np.arange(len(self)) if order is None else order
-        for start in range(0, len(order), size):
-            yield self.batch(order[start : start + size])
+        for start, end in spans(len(order), size, pairs=pairs):
+            yield self.batch(order[start:end])
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:
         """The logits (b, classes) of a batch."""

@@ -25,8 +25,9 @@ REMEDY = "give a file: --model /path/to/weights.pth, or take a backbone that nee
 def packaged(name: str) -> Path:
     """A weight file that comes with tlx."""
     path = PACKAGED / name
-    if not path.is_file():
-        raise Missing("packaged weights", path, made_by="tlx pretrain")
+    for file in (path, path.with_suffix(".json")):  # without its record a file could not be checked
+        if not file.is_file():
+            raise Missing("packaged weights", file, made_by="tlx pretrain")
     return path
 
 
@@ -62,6 +63,9 @@ def torchvision_file(name: str) -> Path:
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         _download(url, path)
+    elif not (found := files.sha256(path)).startswith(expected := _digits(path)):
+        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path, expected=f"{expected}…, as its name says",
+                        remedy="delete the file: it is fetched again")
     return path
 
 
@@ -92,10 +96,15 @@ def _download(url: str, path: Path) -> None:
                 file.write(chunk)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise _no_network("the weights", url, error) from error
-    expected = path.stem.rsplit("-", 1)[-1]
+    expected = _digits(path)
     if not (found := files.sha256(path)).startswith(expected):
         path.unlink()
         raise Integrity("download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…")
+
+
+def _digits(path: Path) -> str:
+    """The first digits of the SHA-256 that a file of torchvision's must have."""
+    return path.stem.rsplit("-", 1)[-1]
 
 
 def _no_network(what: str, where: str, error: Exception) -> Resource:

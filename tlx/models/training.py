@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
 from ..spec import stream
-from . import freezing, prefix, progress
+from . import freezing, lone_rows, prefix, progress
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe
@@ -95,6 +95,7 @@ class _Training:
         self.stage = -1  # 0: only the head learns, 1: all that is not frozen
         self.frozen = recipe.freeze if frozen is None else frozen
         freezing.freeze(network, self.frozen, bn=recipe.bn)
+        self.pairs = lone_rows.must_be_avoided(network, len(self.train_rows), recipe.batch_size)
         self.learning: list[Tensor] = []  # parameters, set on entering an epoch
         self.changing = {name for name, p in network.named_parameters() if p.requires_grad}
         self.changing |= {name for name, _ in network.named_buffers()}
@@ -151,7 +152,7 @@ class _Training:
         order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.train_rows))
         loss_sum = torch.zeros((), device=self.place.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.place.device, dtype=torch.int64)
-        for step, (x, y) in enumerate(self.train_rows.batches(self.recipe.batch_size, order)):
+        for step, (x, y) in enumerate(self.train_rows.batches(self.recipe.batch_size, order, pairs=self.pairs)):
             if self.place.stopping():
                 raise Stopped(15)
             loss, right = self._step(x, y, epoch * self.steps + step)

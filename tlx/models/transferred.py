@@ -45,19 +45,35 @@ def transfer(backbone: str | Network, copied: int | None = None, frozen: int = 0
 
 
 def transferred(architecture: str, *, weights: str | Path | None, copied: int, classes: int, seed: int,
-                source: str | None = None, cut: int | None = None, input_size: int | None = None) -> Network:
+                source: str | None = None, cut: int | None = None, input_size: int | None = None,
+                sha256: str | None = None) -> Network:
     """The network `architecture` for `classes` classes, in evaluation mode, nothing of it held.
 
     weights  of the source: a weight file, or "default" for the backbone's own; what is not copied is drawn from `seed`
              as the architecture itself is initialised, its head too
     copied   blocks 1…copied come from the source, 0: none; the whole of it with its own normalisation of the input
     cut      behind this block: what follows gives way to the mean over the image and one dense layer
+    sha256   of the source's weights, as the study was planned with: Integrity if they are others by now
     Raises Usage for blocks that are not there, and what `backbones.load` raises.
     """
+    if copied and weights not in (None, "default") and chopped.is_cut(Path(str(weights))):
+        return _of_chopped(Path(str(weights)), architecture, copied, classes, seed, cut, input_size, sha256)
     fresh = backbones.load(architecture, weights=None, classes=classes, seed=seed, input_size=input_size)
     given = backbones.load(architecture, weights=weights, classes=classes, seed=seed, source=source,
-                           input_size=input_size) if copied else fresh
+                           input_size=input_size, sha256=sha256) if copied else fresh
     return _assembled(given, fresh, copied, cut, classes, seed)
+
+
+def _of_chopped(path: Path, architecture: str, copied: int, classes: int, seed: int, cut: int | None,
+                input_size: int | None, sha256: str | None) -> Network:
+    """A network that `tlx chop` wrote, taken whole: it cannot be cut again or taken in part."""
+    network = backbones.load(architecture, weights=path, classes=classes, seed=seed, input_size=input_size,
+                             sha256=sha256)
+    blocks = len(network.blocks)
+    if cut is not None or copied < blocks:
+        raise Usage("chopped", f"{path.name} is {network.row.title} chopped behind block {blocks}", where="--model",
+                    expected="the weights of a whole network, to copy or cut at a block of it")
+    return network
 
 
 def _assembled(given: Network, fresh: Network, copied: int, cut: int | None, classes: int, seed: int) -> Network:

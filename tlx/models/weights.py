@@ -13,7 +13,10 @@ class Weights(dict[str, torch.Tensor]):
     kind      "torch" (PyTorch's names and layouts) or "keras" (Keras' layer names, layouts already turned)
     notes     what was done to them, in words, each once: wrappers opened, prefixes removed, types widened
     metadata  text that the file carries beside them
+    sha256    digest (hex) of the file that they were read from; "" for tensors that come from no file
     """
+
+    sha256 = ""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor], *, kind: str = "torch", notes: Iterable[str] = (),
                  metadata: Mapping[str, str] | None = None):
@@ -27,4 +30,7 @@ class Weights(dict[str, torch.Tensor]):
 
     def renamed(self, tensors: Mapping[str, torch.Tensor], note: str = "") -> Weights:
         """These weights under other names, in PyTorch's way."""
-        return Weights(tensors, notes=[*self.notes, *([note] if note else [])], metadata=self.metadata)
+        notes = [*self.notes, note] if note else self.notes
+        renamed = Weights(tensors, notes=notes, metadata=self.metadata)
+        renamed.sha256 = self.sha256
+        return renamed

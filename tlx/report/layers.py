@@ -111,7 +111,7 @@ def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
         picture = layer_figures.mds_map(np.array(found["points"]), [_short(row) for row in of],
                                         [row["model"] for row in of], title=f"RDMs of {layer}",
                                         joined=any(row["checkpoint"] for row in of))
-        files.write_bytes(folder / f"mds_{layer.replace('/', '_')}.png", picture)
+        files.write_bytes(folder / f"mds_{layer.replace('/', '_').replace(':', '-')}.png", picture)
 
 
 def _short(row: Mapping[str, str]) -> str:

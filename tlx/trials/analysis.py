@@ -17,7 +17,7 @@ from ..features.dumps import Dumps
 from ..lab.settings import Settings
 from ..lab.store import Store
 from ..models import archives, backbones
-from ..models.layers import INPUT
+from ..models.layers import INPUT, module_of
 from . import layer_metrics
 from .inputs import dump_folder, extraction, shared, whole_network
 from .layer_metrics import RDMS, Activations, LayerMetrics
@@ -44,8 +44,11 @@ class Target:
 
 
 def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, settings: Settings,
-             progress: Progress | None = None) -> Study:
-    """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong."""
+             progress: Progress | None = None, notes: list[str] | None = None) -> Study:
+    """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong.
+
+    What was done to weights and images joins `notes`.
+    """
     targets: list[Target] = []
     problems: list[TlxError] = []
     for word in words or [""]:
@@ -57,7 +60,7 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
         except TlxError as error:
             problems.append(error)
     raise_all(problems)
-    notes: list[str] = []
+    notes = [] if notes is None else notes
     trials = [_trial(target, asked, settings, notes, progress) for target in targets]
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
@@ -168,7 +171,7 @@ def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
     except TlxError:  # of a package that is not here
         return dump, (0,) * len(dump.layers)
     order = {name: turn for turn, name in enumerate((INPUT, *network.order))}
-    layers = sorted(dump.layers, key=lambda name: order.get(name.split("@")[0], len(order)))
+    layers = sorted(dump.layers, key=lambda name: order.get(module_of(name), len(order)))
     return Dump(folder, layers), blocks_of(network, layers)
 
 
@@ -179,7 +182,7 @@ def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
         for module in block.modules:
             inside = [name for name, _ in network.net.get_submodule(module).named_modules()]
             place |= {f"{module}.{name}".rstrip("."): number for name in inside}
-    return tuple(place.get(layer.split("@")[0], 0) for layer in layers)
+    return tuple(place.get(module_of(layer), 0) for layer in layers)
 
 
 def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from ..errors import BadData, Missing, Usage
 from ..features.dump import Dump
 from ..lab.settings import Settings
 from ..lab.store import Store
-from ..models import backbones, layers
+from ..models import backbones, layers, promises
 from ..models.network import Network
 from . import atlas, atlas_find
 from .atlas import Atlas, AtlasParts, BlockMeasures, Seen
@@ -76,21 +76,22 @@ def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
     """Network and images; Problems with what is wrong with them, before anything is computed."""
     spec = spec.resolved
     network = whole_network(spec, (), None)
-    weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
     notes = [*network.notes]
     folder = located(spec.dataset, settings, notes)
     finetuned = Path(parts.finetuned).expanduser() if parts.finetuned else None
-    if finetuned is not None and not finetuned.is_file():
-        raise Missing("weight file", finetuned)
+    if finetuned is not None:
+        with promises.permitted(finetuned):
+            if not finetuned.is_file():
+                raise Missing("weight file", finetuned)
     if len(folder.classes) < 2:
         raise BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
     spec = spec.but(samples=_samples(folder, spec, notes))
-    names = layers_of(network, ("blocks",), None)
+    names = layers_of(network, tuple(str(n) for n in range(1, len(network.blocks) + 1)), None)  # one for every block
     row = backbones.lookup(spec.architecture)
     spec = spec.but(layers=names, reduce=_reduction(network, names, len(sampled(folder, spec.part, spec.samples)), spec,
                                                     notes))
     source = RANDOM if spec.start_from is None else spec.source or row.source
-    return Looked(spec, Wanted(spec, weights, folder, settings, finetuned),
+    return Looked(spec, Wanted(spec, network.weights, folder, settings, finetuned),
                   f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
                   tuple(block.name for block in network.blocks), names,
                   (network.mean, network.std) == (row.mean, row.std), notes=notes)

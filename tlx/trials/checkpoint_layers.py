@@ -17,7 +17,6 @@ from ..features.dump import How
 from ..features.dumps import Dumps
 from ..features.extract import Place, extract
 from ..lab.settings import Settings
-from ..models import backbones
 from ..result import Result
 from . import layer_metrics
 from .analysis import blocks_of, usual_layers
@@ -103,14 +102,13 @@ def run(spec: LayerMetrics, gallery: Gallery, bench: Bench) -> Result:
     """Extract, measure, and remove the activations unless they are to stay or were there before."""
     path = gallery.paths[spec.dump]
     network = whole_network(gallery.observed.but(model=path), (), None)
-    digest = backbones.digest(gallery.observed.architecture, path)
-    if dump.key(network, digest, gallery.pixels.digest, _how(gallery.observed)) != spec.dump:
+    if dump.key(network, network.weights, gallery.pixels.digest, _how(gallery.observed)) != spec.dump:
         raise Integrity("weights-sha256", "the weights have changed since the study began", where=path,
                         remedy="run the command again")
     mark = bench.folder / OURS
     if not (gallery.root / spec.dump / files.MANIFEST).exists():
         files.write_text(mark, "")
-    made = extract(network, digest, gallery.pixels, spec.layers, Place(
+    made = extract(network, network.weights, gallery.pixels, spec.layers, Place(
         gallery.root, bench.device, ids=gallery.ids, labels=gallery.labels, stopping=bench.stopping,
         about={"backbone": network.row.title, "dataset": gallery.dataset, "root": gallery.images_root}),
         _how(gallery.observed))

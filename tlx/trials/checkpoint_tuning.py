@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import files
-from ..errors import Integrity, TlxError
+from ..errors import TlxError
 from ..result import DIVERGED, Result
 from ..spec import Spec, knob, stream
 from . import pretraining
@@ -116,14 +115,6 @@ class Starts:
     data: Inputs
     weights: Mapping[str, str]
 
-    def file(self, digest: str) -> str:
-        """The weight file of this digest. Integrity if it holds something else by now."""
-        path = self.weights[digest]
-        if (found := files.sha256(Path(path))) != digest:
-            raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path, expected=digest,
-                            remedy="the weights have changed since the study began: run the command again")
-        return path
-
 
 def run(spec: Spec, inputs: Any, bench: Bench) -> Result:
     """The trial of any of the kinds that make a study of checkpoints."""
@@ -150,8 +141,8 @@ def score_checkpoints(spec: CheckpointScores, inputs: Starts, bench: Bench) -> R
     board = _Board(spec, inputs.data, bench)
     for done, (tag, digest) in enumerate(zip(spec.checkpoints, spec.weights, strict=True)):
         if tag not in board.rows:
-            network = backbones.load(spec.architecture, weights=inputs.file(digest), classes=None, head="keep", seed=0,
-                                     input_size=spec.input_size)
+            network = backbones.load(spec.architecture, weights=inputs.weights[digest], classes=None, head="keep",
+                                     seed=0, input_size=spec.input_size, sha256=digest)
             board.add(tag, network.to(bench.device))
         bench.tell(done + 1, len(spec.checkpoints))
     last = board.rows[spec.checkpoints[-1]]
@@ -167,8 +158,9 @@ def tune(spec: CheckpointTuning, inputs: Starts, bench: Bench) -> Result:
     from ..models.transferred import transferred
 
     data = inputs.data
-    network = transferred(spec.architecture, weights=inputs.file(spec.weights), copied=spec.copied,
-                          classes=len(data.classes), seed=stream(spec.seed, "head"), input_size=spec.input_size)
+    network = transferred(spec.architecture, weights=inputs.weights[spec.weights], copied=spec.copied,
+                          classes=len(data.classes), seed=stream(spec.seed, "head"), input_size=spec.input_size,
+                          sha256=spec.weights)
     steps = -(-len(data.train.rows) // spec.batch_size)
     wanted = moments(spec.moments, steps, spec.epochs)
     board = _Board(spec, data, bench)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..result import FINISHED, Result
 from ..spec import Spec, knob, stream
 from .fewshot import RANDOM
-from .layer_transfer import DEFAULT, Sourced, check_weights
+from .layer_transfer import DEFAULT, Sourced
 from .whole_data import WholeData
 
 if TYPE_CHECKING:
@@ -72,10 +72,9 @@ def run(spec: Chop, inputs: Sourced, bench: Bench) -> Result:
     from ..models.transferred import transferred
     from .fitted import fit_and_score
 
-    check_weights(spec, inputs)
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth if inputs.weights else 0,
                           classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split),
-                          source=inputs.source, cut=spec.cut, input_size=spec.input_size)
+                          source=inputs.source, cut=spec.cut, input_size=spec.input_size, sha256=spec.weights)
     status, scores, details = fit_and_score(spec, network, inputs.data, bench, stream(spec.seed, "fit", spec.split))
     if status == FINISHED:
         chopped.write(bench.folder / NETWORK, network, architecture=spec.architecture, cut=spec.cut,

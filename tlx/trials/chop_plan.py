@@ -13,7 +13,7 @@ from ..errors import Missing, TlxError, Usage, raise_all
 from ..lab import signals
 from ..lab.settings import Settings
 from ..lab.store import Store
-from ..models import backbones, chopped
+from ..models import backbones, chopped, promises
 from ..models.footprint import latency
 from ..models.network import Network
 from ..models.transferred import transferred
@@ -61,11 +61,12 @@ def _blocks(spec: FromWeights) -> tuple[int, str]:
 
 def _sourced(spec: S) -> tuple[S, list[str]]:
     """The spec with the digest of its weights, which fit, and what was noted of them."""
-    if spec.model and not Path(spec.model).expanduser().is_file():
-        raise Missing("weight file", spec.model)
+    with promises.permitted(Path(spec.model or "")):
+        if spec.model and not Path(spec.model).expanduser().is_file():
+            raise Missing("weight file", spec.model)
     network = transferred(spec.architecture, weights=spec.start_from, copied=spec.depth if spec.start_from else 0,
                           classes=2, seed=0, source=spec.weight_source, input_size=spec.input_size)
-    return spec.but(weights=backbones.digest(spec.architecture, spec.start_from, spec.weight_source)), [*network.notes]
+    return spec.but(weights=network.weights), [*network.notes]
 
 
 def _data(spec: S, settings: Settings, progress: Progress | None) -> tuple[Pools, Inputs, S]:

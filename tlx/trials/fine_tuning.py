@@ -45,7 +45,7 @@ def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
     started = time.perf_counter()
     network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
                              seed=stream(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
-                             input_size=spec.input_size)
+                             input_size=spec.input_size, sha256=spec.weights)
     frozen = None if spec.configuration is None else freezing.seed_configuration(spec.architecture, spec.configuration)
     place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
 

@@ -107,9 +107,9 @@ def layers_of(network: Network, names: tuple[str, ...], description: str | None)
         raise Usage("conflict", "--layers and --model-description", expected="one of the two")
     if description:
         return descriptions.described(network, descriptions.read(Path(description).expanduser()), where=description)
-    count = len(network.blocks)
-    sets: dict[str, tuple[str | int, ...]] = {
-        "blocks": tuple(range(1, count + 1)), "last": (count,), **descriptions.LAYER_SETS}
+    sets: dict[str, tuple[str | int, ...]] = {"last": (len(network.blocks),), **descriptions.LAYER_SETS}
+    if not names or "blocks" in names:
+        sets["blocks"] = _blocks_with_rows(network)
     if "all" in names:
         sets["all"] = layers.everything(network)
     if "thesis" in names:
@@ -120,6 +120,17 @@ def layers_of(network: Network, names: tuple[str, ...], description: str | None)
         sets["thesis"] = known[network.row.title]
     asked = [part for name in names or ("blocks",) for part in sets.get(name, (name,))]
     return descriptions.modules(network, asked)
+
+
+def _blocks_with_rows(network: Network) -> tuple[int, ...]:
+    """Numbers of the blocks that can be taken as layers; those that are left out are in the network's notes."""
+    numbers = layers.blocks_with_rows(network)
+    left_out = [str(n) for n in range(1, len(network.blocks) + 1) if n not in numbers]
+    if left_out:
+        note = (f"layers of {network.row.title}: block {', '.join(left_out)} left out, which gives no row for each "
+                "image")
+        network.notes = tuple(dict.fromkeys([*network.notes, note]))
+    return numbers
 
 
 def feature_extraction_study(spec: FeatureExtraction, few: FewShot, sweep: Sweep, settings: Settings,
@@ -164,11 +175,13 @@ def _feasible(names: Sequence[str], inputs: Features) -> list[str]:
 
 def extraction(spec: Extraction, settings: Settings, progress: Progress | None = None,
                notes: list[str] | None = None) -> Dump:
-    """The activations of images of a data set, extracted or found. notes: what is worth a word is appended to it."""
+    """The activations of images of a data set, extracted or found; what was done to weights and images joins `notes`.
+    """
     spec = spec.resolved
     notes = [] if notes is None else notes
     found = Found()
     network = found.network = whole_network(spec, spec.layers, spec.model_description)
+    notes += [note for note in network.notes if note not in notes]
     folder = found.folder = located(spec.dataset, settings, notes)
     chosen = sampled(folder, spec.part, spec.samples)
     paths = [folder.root / image.path for image in chosen]
@@ -180,9 +193,9 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
     found.places = {path: number for number, path in enumerate(paths)}
     how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
     with signals.graceful() as stopping:
-        weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
         place = _dump_place(found, settings, progress, stopping, labels=[image.label for image in chosen])
-        dump = extract(network, weights, held, layers_of(network, spec.layers, spec.model_description), place, how)
+        names = layers_of(network, spec.layers, spec.model_description)
+        dump = extract(network, network.weights, held, names, place, how)
         signals.stop_if_asked()
     return dump
 

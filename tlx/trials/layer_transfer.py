@@ -15,7 +15,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Integrity
 from ..result import FINISHED, Result
 from ..spec import Spec, knob, stream
 from .fewshot import Inputs
@@ -105,24 +104,12 @@ def run(spec: LayerTransfer, inputs: Sourced, bench: Bench) -> Result:
     from ..models.transferred import transferred
     from .fitted import fit_and_score
 
-    if spec.copied:
-        check_weights(spec, inputs)
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.copied, source=inputs.source,
-                          classes=len(inputs.data.classes), input_size=spec.input_size,
+                          classes=len(inputs.data.classes), input_size=spec.input_size, sha256=spec.weights,
                           seed=stream(spec.seed, "rest" if spec.copied else "weights", spec.split))
     status, scores, details = fit_and_score(spec, network, inputs.data, bench, stream(spec.seed, "fit", spec.split))
     if status == FINISHED and not spec.copied:
         checkpoints.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     made_from = {f"weights of {spec.of}": spec.weights} if spec.copied else {}
     return Result.of(spec, status=status, scores=scores, details=details, made_from=made_from)
-
-
-def check_weights(spec: WholeData, inputs: Sourced) -> None:
-    """Integrity unless the weights are those that the study was planned with."""
-    from ..models import backbones
-
-    found = backbones.digest(spec.architecture, inputs.weights, inputs.source)
-    if found != spec.weights:
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=inputs.weights or "", expected=spec.weights,
-                        remedy="the weights have changed since the study began: run the command again")
 

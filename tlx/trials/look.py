@@ -17,7 +17,6 @@ from ..data.places import Boundary
 from ..data.sizing import Sizing
 from ..errors import BadData, Problems, TlxError, Usage, raise_all
 from ..lab.settings import Settings
-from ..models import backbones
 from .fewshot import FewShot, FewShotTrial
 from .image_data import add, decoded_files, digests, located
 
@@ -74,7 +73,7 @@ def look(spec: FewShotTrial, few: FewShot, settings: Settings, load: Callable[[]
     with gather.part():
         found.network = load()
         found.notes += found.network.notes
-        found.weights = backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
+        found.weights = found.network.weights
     with gather.part():
         found.folder = located(spec.dataset, settings, found.notes)
     broken = _read_all(found.folder, found, progress) if found.folder is not None and not keep else []

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import Integrity
 from ..result import FINISHED, Result
 from ..spec import Spec, knob, stream
-from .layer_transfer import DEFAULT, WEIGHTS, Sourced, check_weights
+from .layer_transfer import DEFAULT, WEIGHTS, Sourced
 from .whole_data import WholeData
 
 if TYPE_CHECKING:
@@ -142,9 +142,9 @@ def tune(spec: TargetTuning, inputs: Sourced, bench: Bench) -> Result:
     from ..models.transferred import transferred
     from .fitted import fit_and_score
 
-    check_weights(spec, inputs)
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth, input_size=spec.input_size,
-                          classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split))
+                          classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split),
+                          sha256=spec.weights)
     status, scores, details = fit_and_score(spec, network, inputs.data, bench, stream(spec.seed, "fit", spec.split))
     if status == FINISHED:
         checkpoints.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
@@ -159,6 +159,7 @@ def run(spec: ParameterDistance, inputs: Triple, bench: Bench) -> Result:
     random = inputs.random if inputs.random is not None else drawn(spec, inputs.pretrained)
     found = metrics.parameter_distance(random, inputs.pretrained, inputs.finetuned, architecture=known(spec),
                                        norm=spec.norm, rule=spec.rule, head=spec.head)
+    _check(spec, inputs)  # again: the files were read after they were checked
     profile = [{"norm": found.norm, "layer": row.name, "block": row.block, "head": row.head, "tensors": row.tensors,
                 **{name: getattr(row, name) for name in LAYER}} for row in found.profile]
     for number, row in enumerate(profile, 1):
@@ -190,7 +191,8 @@ def drawn(spec: ParameterDistance, pretrained: str) -> Any:
     """
     from ..models import backbones
 
-    network = backbones.load(spec.architecture, weights=pretrained, classes=None, head="keep", seed=0)
+    network = backbones.load(spec.architecture, weights=pretrained, classes=None, head="keep", seed=0,
+                             sha256=spec.states[1] if spec.states else None)
     classes = len(network.net.get_submodule(network.head_names[-1]).weight)  # type: ignore[arg-type]
     seed = stream(spec.seed, "random", spec.draw) if spec.start is None else stream(spec.start, "weights")
     return backbones.load(spec.architecture, weights=None, classes=classes, seed=seed).net.state_dict()
@@ -198,17 +200,18 @@ def drawn(spec: ParameterDistance, pretrained: str) -> Any:
 
 def digest(architecture: str, weights: str | None) -> str:
     """What identifies a state: the SHA-256 of its file, or drawn. Raises Missing and what `backbones.digest` raises."""
-    from .. import files
-    from ..models import backbones
+    from ..models import backbones, promises
 
     if weights is None:
         return DRAWN
-    return files.sha256(Path(weights)) if weights != DEFAULT else backbones.digest(architecture, weights)
+    return promises.check(Path(weights)) if weights != DEFAULT else backbones.digest(architecture, weights)
 
 
 def _check(spec: ParameterDistance, inputs: Triple) -> None:
     """Integrity unless the states are those that the study was planned with."""
+    from ..models import promises
+
     for weights, expected in zip((inputs.random, inputs.pretrained, inputs.finetuned), spec.states, strict=True):
         if (found := digest(spec.architecture, weights)) != expected:
             raise Integrity("weights-sha256", f"SHA-256 is {found}", where=weights or RANDOM, expected=expected,
-                            remedy="the weights have changed since the study began: run the command again")
+                            remedy=promises.RERUN)

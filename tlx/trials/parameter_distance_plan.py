@@ -97,7 +97,7 @@ class Plan:
         if self.pools is None:
             return None
         network = backbones.load(self.spec.architecture, weights=self.pretrained.path, classes=None, head="keep",
-                                 seed=0, input_size=self.tuning.input_size)
+                                 seed=0, input_size=self.tuning.input_size, sha256=self.given[1])
         inputs, _ = self.pools.task(self.pools.folder.classes)
         labels = [inputs.classes[i] for i in inputs.train.labels]
         held = self.pools.held.subset(inputs.train.images)
@@ -162,7 +162,7 @@ class Plan:
             place = Place(dump_folder(self.settings), self.settings.resolved_device(), ids=ids, labels=labels,
                           about={"backbone": network.row.title, "dataset": folder.name, "root": str(folder.root)},
                           progress=progress or (lambda done, of: None), stopping=stopping)
-            dump = extract(network, self.given[1], held, [len(network.blocks)], place)
+            dump = extract(network, network.weights, held, [len(network.blocks)], place)
             signals.stop_if_asked()
         return dump
 

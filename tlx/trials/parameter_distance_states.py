@@ -13,6 +13,7 @@ from ..errors import BadData, Missing, Usage
 from ..lab import tracking
 from ..lab.settings import Settings
 from ..lab.store import Store
+from ..models.promises import permitted
 from ..result import FINISHED, Result
 from .layer_transfer import DEFAULT, WEIGHTS
 
@@ -52,8 +53,9 @@ def state_of(word: str, store: Store, where: str) -> State:
     if word == DEFAULT:
         return State(DEFAULT, DEFAULT)
     path = Path(word).expanduser()
-    if path.is_file():
-        return State(str(path), path.stem, start=recorded_start(path))
+    with permitted(path):
+        if path.is_file():
+            return State(str(path), path.stem, start=recorded_start(path))
     if path.is_dir() and KEY.fullmatch(path.name) and path.parent.name == "trials":
         return _of_trial(Store(path.absolute().parent.parent), path.name, where)
     if KEY.fullmatch(word):

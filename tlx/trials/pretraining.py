@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..errors import Usage
+from ..models import promises
 from ..models.recipe import Recipe
 from ..result import DIVERGED, Result
 from ..spec import knob, stream
@@ -128,16 +129,19 @@ def publish(result: Result, study: Study, store: Store, out: Path, note: str = "
     """Copy the weights of a finished pre-training to `out`, its checkpoints to <stem>-checkpoints/<tag>.safetensors,
     and put the record of how they were made beside them, as <stem>.json; `note` is a sentence for it."""
     target = Path(out).expanduser().absolute().with_suffix(".safetensors")
+    target.with_suffix(".json").unlink(missing_ok=True)  # an older record does not describe the new weights
     _copy(store.file(result.key, WEIGHTS), target)
+    checkpoints: dict[str, str] = {}  # tag → SHA-256
     for tag in result.details.get("checkpoints", ()):
-        name = f"{tag}.safetensors"
-        _copy(store.file(result.key, f"{CHECKPOINTS}/{name}"), target.with_name(f"{target.stem}-checkpoints") / name)
+        checkpoint = target.with_name(target.stem + promises.CHECKPOINTS) / f"{tag}.safetensors"
+        _copy(store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors"), checkpoint)
+        checkpoints[tag] = files.sha256(checkpoint)
     environment = {name: result.environment.get(name) for name in ("versions", "git") if name in result.environment}
     data = [{name: row[name] for name in ("name", "digest")} for row in study.inputs]
     spec = {name: value for name, value in result.spec.items() if name != "dataset"}
     files.write_json(target.with_suffix(".json"), {
-        "note": note, "file": target.name, "sha256": files.sha256(target), "spec": spec, "key": result.key,
-        "data": data,
+        "note": note, "file": target.name, "sha256": files.sha256(target), "checkpoints": checkpoints, "spec": spec,
+        "key": result.key, "data": data,
         "scores": {name: value for name, value in result.scores.items() if not name.endswith("_s")},
         "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
         "epochs": result.details["epochs"], "best_epoch": result.details["best_epoch"], "environment": environment})

@@ -13,7 +13,7 @@ from ..errors import Integrity
 from ..result import FINISHED, Result
 from ..spec import Spec, knob, stream
 from .chop import FromWeights
-from .layer_transfer import WEIGHTS, Sourced, check_weights
+from .layer_transfer import WEIGHTS, Sourced
 
 if TYPE_CHECKING:
     from .study import Bench
@@ -70,15 +70,14 @@ def run(spec: Pruning, inputs: Continued, bench: Bench) -> Result:
     from ..models.transferred import transferred
     from .fitted import fit_and_score
 
-    check_weights(spec, inputs)
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth if inputs.weights else 0,
                           classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split),
-                          source=inputs.source, input_size=spec.input_size)
+                          source=inputs.source, input_size=spec.input_size, sha256=spec.weights)
     left: dict[str, float] = {}
     if spec.round:
         assert inputs.before is not None
         try:
-            trained = checkpoints.read(inputs.before, sha256=spec.before)
+            trained = checkpoints.read(inputs.before, sha256=spec.before, like=network.net)
         except Integrity as error:
             error.remedy = "the round before has changed since: run the command again"
             raise

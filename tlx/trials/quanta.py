@@ -138,7 +138,7 @@ def run(spec: Quanta, inputs: QuantaInputs, bench: Bench) -> Result:
     started = time.perf_counter()
     target = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes), input_size=spec.input_size,
                             seed=stream(spec.seed, "weights", spec.repeat))
-    source = inputs.source.load() if inputs.source is not None and inputs.gates else None
+    source = inputs.source.load(spec.weights) if inputs.source is not None and inputs.gates else None
     place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
     parts = {"train": inputs.train, "val": inputs.val} | ({"test": inputs.test} if inputs.test is not None else {})
     details: dict[str, Any] = {

@@ -43,15 +43,15 @@ class SourceOf:
         """What identifies the weights. Raises Missing, UnknownName or what is wrong with the file."""
         return backbones.digest(self.architecture, self.weights, self.source)
 
-    def load(self) -> Network:
-        """The network, in evaluation mode."""
+    def load(self, sha256: str | None = None) -> Network:
+        """The network, in evaluation mode. sha256: `digest` when the study was planned; Integrity if it is no more."""
         row = backbones.lookup(self.architecture)
         state = None
         if self.weights is not None and (self.own_head or row.model.startswith("quanta-cnn")):
-            state = checkpoints.read(self.weights)
+            state = checkpoints.read(self.weights, sha256=sha256 or None, like=backbones.sketch(self.architecture).net)
         if state is None:
             return backbones.load(self.architecture, weights=self.weights, classes=row.classes, seed=self.seed,
-                                  source=self.source, input_size=self.input_size)
+                                  source=self.source, input_size=self.input_size, sha256=sha256)
         if state.kind == "keras":
             state = quanta_cnn.from_keras(state)
         head = backbones.sketch(self.architecture).head_names[0]

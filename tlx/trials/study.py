@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import Busy, Integrity, Stopped, TlxError, TrialsFailed
+from ..errors import Busy, Integrity, Stopped, TlxError, TrialsFailed, Usage
 from ..lab import cost, engine, environment, resources, signals, tracking
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
@@ -116,10 +116,10 @@ class Report:
         """TrialsFailed if a trial has no result, Untracked if records are unsent and were required.
 
         Where all that failed for a reason that is not the trials' own (another process at work, a full disk, a damaged
-        folder), that reason is raised as it is, with its exit code.
+        folder, settings that do not go together), that reason is raised as it is, with its exit code.
         """
         errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
-        if errors and all(isinstance(e, (Busy, Integrity)) or e.code in DISK for e in errors):
+        if errors and all(isinstance(e, (Busy, Integrity, Usage)) or e.code in DISK for e in errors):
             raise errors[0]
         if errors:
             raise TrialsFailed("trials-failed", f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",

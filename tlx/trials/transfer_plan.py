@@ -12,7 +12,7 @@ from .. import files
 from ..errors import Missing, TlxError, UnknownName, Usage, raise_all
 from ..lab.settings import Settings
 from ..lab.store import Store
-from ..models import backbones
+from ..models import backbones, promises
 from ..result import FINISHED
 from . import layer_transfer
 from .fewshot import Inputs
@@ -94,10 +94,12 @@ def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: P
     treatments = check(spec, asked, depth, sketch.row.title)
     asked = asked.but(depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1])
     half, notes = not spec.start_from, list[str]()
-    given = "" if half else backbones.digest(spec.architecture, spec.start_from, spec.weight_source)
-    if given:
-        notes += backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
-                                source=spec.weight_source, input_size=spec.input_size).notes
+    given = ""
+    if not half:
+        source_network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
+                                        source=spec.weight_source, input_size=spec.input_size)
+        given = source_network.weights
+        notes += source_network.notes
     folder = listed(spec, settings, notes)
     classes = halves(folder.classes, spec.halves, spec.seed) if half else ((), folder.classes)
     pools = read(spec, settings, progress, folder)
@@ -127,8 +129,9 @@ def check(spec: LayerTransfer, asked: Treatments, depth: int, title: str) -> tup
     problems += [UnknownName("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES]
     problems += [Usage("out-of-range", f"{n}", where="--depths", expected=f"0 to {depth}, the blocks of {title}")
                  for n in asked.depths if n > depth]
-    if spec.model and not Path(spec.model).expanduser().is_file():
-        problems.append(Missing("weight file", spec.model))
+    with promises.permitted(Path(spec.model or "")):
+        if spec.model and not Path(spec.model).expanduser().is_file():
+            problems.append(Missing("weight file", spec.model))
     raise_all(problems)
     return tuple(dict.fromkeys(spelt[name.lower()] for name in asked.treatments)) or TREATMENTS
 

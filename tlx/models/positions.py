@@ -1,0 +1,51 @@
+"""Carry weights of a network that was built for one image size over to the same network at another size.
+
+Vision transformers have an embedding for every patch position. For another number of patches it is interpolated
+(bicubic) over the grid of patches, as torchvision and timm do; tokens before the patches (a class token) stay.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+
+from torch import Tensor, nn
+
+from .weights import Weights
+
+TORCHVISION_VIT = "encoder.pos_embedding"
+
+
+def resized(weights: Weights, net: nn.Module) -> Weights:
+    """The weights at the size of `net`; as they are where their shapes fit, or where nothing is known of resizing."""
+    own = net.state_dict()
+    other = [name for name, t in weights.items() if name in own and t.shape != own[name].shape and _of_positions(name)]
+    if not other:
+        return weights
+    found = _torchvision(weights, net) if TORCHVISION_VIT in other else _timm(weights, net)
+    done = [name for name in other if name in found and found[name].shape == own[name].shape]
+    if not done:
+        return weights
+    shapes = f"{tuple(weights[done[0]].shape)} to {tuple(own[done[0]].shape)}"
+    return weights.renamed(found, f"positions interpolated for another image size: '{done[0]}' from {shapes}")
+
+
+def _of_positions(name: str) -> bool:
+    return any(word in name for word in ("pos", "rel_", "relative", "freqs", "attn_mask"))
+
+
+def _torchvision(weights: Weights, net: nn.Module) -> Mapping[str, Tensor]:
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    size, patch = int(net.image_size), int(net.patch_size)  # type: ignore[arg-type]
+    positions = interpolate_embeddings(size, patch, {TORCHVISION_VIT: weights[TORCHVISION_VIT]})
+    return {**weights, TORCHVISION_VIT: positions[TORCHVISION_VIT]}
+
+
+def _timm(weights: Weights, net: nn.Module) -> Mapping[str, Tensor]:
+    """What the model's own filter of timm makes of them, which knows how its positions are resized."""
+    convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return weights
+    found = convert(dict(weights), net)
+    return {**weights, **{name: found[name] for name in weights if name in found}}
