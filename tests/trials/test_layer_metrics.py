@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from tlx.errors import Integrity, Missing, Problems, TlxError, TrialsFailed, UnknownName
+from tlx.errors import Integrity, Missing, Problems, TlxError, UnknownName
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics import rsa
@@ -81,7 +81,8 @@ def test_every_offered_dissimilarity_is_measured(bars, settings, name):
     assert set(layer_metrics.DISSIMILARITIES) == set(rsa.DISSIMILARITIES) == set(layer_columns.UNITS) - {""}
     made, report = perform(["mnist"], bars, settings, LayerMetrics(resamplings=2, rdm=name))
     rows = report.results[0].details["rows"]
-    x = np.asarray(made.trials[0].inputs.dump.array("fc2"), np.float64).reshape(24, -1)
+    dump = made.trials[0].inputs.dump
+    x = np.asarray(dump.array(dump.layers[-1]), np.float64).reshape(24, -1)
     scipys = squareform(pdist(x, name))
     labels = np.array(made.trials[0].inputs.labels)
     same = labels[:, None] == labels
@@ -94,7 +95,7 @@ def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch
     def refuse(*_, **__):
         raise UnknownName("dissimilarity", "x", ["y"])
     monkeypatch.setattr("tlx.metrics.rdm", refuse)
-    with pytest.raises(TrialsFailed, match="unknown dissimilarity"):
+    with pytest.raises(UnknownName, match="unknown dissimilarity"):
         perform(["mnist"], bars, settings)
 
 
