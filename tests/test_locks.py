@@ -151,7 +151,7 @@ def test_whoever_was_paused_for_too_long_is_told_before_it_commits(tmp_path, flo
 
 
 def test_of_many_that_take_over_one_dead_lease_one_gets_it(tmp_path, flockless):
-    """Eight processes at once, twenty times; each says when it holds the lock and when it lets go."""
+    """Four processes at once, twenty times; each says when it holds the lock and when it lets go."""
     code = """
 for number in range(20):
     while True:
@@ -213,3 +213,35 @@ def test_a_process_renews_what_it_holds(tmp_path, flockless, monkeypatch):
         os.utime(tmp_path / "a.owner", (1, 1))
         while (tmp_path / "a.owner").stat().st_mtime == 1:
             time.sleep(0.01)
+
+
+def test_two_processes_never_make_one_trial_twice_where_flock_does_nothing(tmp_path):
+    """Each waits for the other to begin; one of the two is told that the other is at it, or finds its result."""
+    code = """
+from tlx.lab.store import Store
+from tlx.result import Result
+store, log, barrier = Store(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4])
+(barrier / str(os.getpid())).touch()
+while len(list(barrier.iterdir())) < 2:
+    time.sleep(0.001)
+for number in range(12):
+    key = f"trial-{number}"
+
+    def make(draft):
+        with open(log, "a") as file: file.write(f"{key}\\n")
+        draft.log(0, {"loss": 1.0})
+        time.sleep(0.01)
+        return Result(key=key, kind="Tiny", spec={}, scores={"loss": 1.0})
+
+    while store.find(key) is None:
+        try:
+            store.once(key, make)
+        except Busy:
+            time.sleep(0.002)
+"""
+    (tmp_path / "barrier").mkdir()
+    pair = [process("no-op", code, tmp_path / "store", tmp_path / "log", tmp_path / "barrier") for _ in range(2)]
+    for one in pair:
+        one.communicate()
+        assert one.returncode == 0
+    assert sorted((tmp_path / "log").read_text().split()) == sorted(f"trial-{n}" for n in range(12))
