@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..errors import visible
@@ -19,7 +20,8 @@ from .progress import clock, outcome, steps
 def command(search: Search, base: Base, few: FewShot, settings: Settings) -> None:
     """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over all splits, tested once.
 
-    Each configuration is tried on one split first and only the best go on. Asked again, finished trials are kept and
+    Each configuration is tried on one split first and only the best go on. Trial 0 is the defaults: it is run on all
+    splits and scored on the test set too, beside the winner. Asked again, finished trials are kept and
     only what is missing of --trials is run. Accuracies are mean per-class, as fractions.
     """
     from ..report import searches
@@ -30,9 +32,18 @@ def command(search: Search, base: Base, few: FewShot, settings: Settings) -> Non
     for note in ready.notes:
         print(f"note: {visible(note)}")
     print(f"{ready.title}: {ready.search.wanted} trials", flush=True)
-    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test)
+    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test,
+                                _preparing)
     print(searches.closing(report), flush=True)
     report.raise_if_failed(settings.require_tracking)
+
+
+@contextlib.contextmanager
+def _preparing(title: str) -> Iterator[Any]:
+    """Say what is about to be tested, and show how far its test images are read and extracted."""
+    print(visible(title), flush=True)
+    with steps("reading and extracting test images") as progress:
+        yield progress
 
 
 class Lines:
