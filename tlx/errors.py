@@ -172,6 +172,12 @@ def refusal(error: OSError, where: object = "") -> TlxError | None:
     return kind(code, what, where=error.filename2 or error.filename or where, remedy=REMEDIES.get(code, ""))
 
 
+def no_home() -> Resource:
+    """Say that this user has no home folder, and what to set instead."""
+    return Resource("no-home", "this user has no home folder", remedy="set HOME, or name folders without ~: set "
+                    "TLX_CACHE (or --cache) to a folder of yours")
+
+
 def resource_error(error: BaseException) -> TlxError | None:
     """Say in words what the system refused: files, space, threads, memory; None if `error` is not of that kind.
 
@@ -180,6 +186,11 @@ def resource_error(error: BaseException) -> TlxError | None:
     if isinstance(error, OSError):
         return refusal(error)
     text = str(error)
+    if isinstance(error, RuntimeError) and "home directory" in text:
+        return no_home()
+    if isinstance(error, RuntimeError) and "no locator available" in text:
+        return Resource("no-kernel-cache", "no folder for compiled kernels can be written to",
+                        remedy="set NUMBA_CACHE_DIR to a folder of yours")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return Resource("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
     is_memory = isinstance(error, MemoryError) or any(

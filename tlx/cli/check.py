@@ -6,6 +6,7 @@ from ..lab.settings import Settings
 from ..trials.fewshot import FewShot
 from ..trials.fine_tuning import FineTuning
 from .options import options
+from .output import say
 from .progress import steps
 
 
@@ -18,6 +19,6 @@ def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     with steps("looking at images") as progress:
         found = inputs.look_at_fine_tuning(spec, few, settings, progress, keep=False)
     for line in look.described(found, spec, few, settings):
-        print(line)
+        say(line)
     raise_all(found.problems)
-    print("ready")
+    say("ready")

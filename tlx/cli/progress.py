@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import visible
 from ..lab.tasks import Event, Failed, Finished, Progress, Started
+from .output import say
 
 LAYER_VALUES = {"ss_ratio": "SSW/TSS", "id": "intrinsic dimension", "rsa_contrast": "class contrast"}
 
@@ -90,25 +91,21 @@ class Lines:
             self._left.progress(event.key, event.step / max(1, event.steps))
             v = event.values
             if "train_loss" in v:
-                self._say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
+                say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
                           f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
                           f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
             elif said := ", ".join(f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v):
-                self._say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
+                say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
                           f"{clock(self._left.seconds())} left")
         elif isinstance(event, Finished):
             self._left.end(event.key)
             self._done += len(event.result)
-            self._say(f"{title}: {outcome(event.result)} ({self._done}/{self._trials} trials, "
+            say(f"{title}: {outcome(event.result)} ({self._done}/{self._trials} trials, "
                       f"{clock(self._left.seconds())} left)")
         elif isinstance(event, Failed):
             if not event.will_retry:
                 self._left.end(event.key)
-            self._say(f"{title}: {'started again' if event.will_retry else 'failed'}: {event.error}")
-
-    @staticmethod
-    def _say(line: str) -> None:
-        print(visible(line), flush=True)
+            say(f"{title}: {'started again' if event.will_retry else 'failed'}: {event.error}")
 
 
 def outcome(results: Mapping[str, Any]) -> str:
@@ -138,7 +135,7 @@ class Bars:
     """A bar for the study and one for each running trial, with the time left."""
 
     def __init__(self, groups: Sequence[Any], progress: Any):
-        self._titles = {g.key: g.title for g in groups}
+        self._titles = {g.key: visible(g.title) for g in groups}
         self._left = TimeLeft({g.key: g.weight for g in groups})
         self._progress = progress
         self._rows: dict[str, Any] = {}
@@ -195,7 +192,7 @@ def steps(title: str) -> Iterator[Any]:
         tenth = 10 * done // max(1, of)
         if tenth != said[0] and of >= 100:
             said[0] = tenth
-            print(f"{title}: {done}/{of}", flush=True)
+            say(f"{title}: {done}/{of}")
 
     yield tell
 
