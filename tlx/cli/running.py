@@ -7,7 +7,7 @@ from typing import Any
 
 from ..lab.settings import Settings
 from .output import say
-from .progress import watching
+from .progress import Preparation, watching
 
 
 def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
@@ -25,5 +25,7 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
     with watching(asked.groups) as watch:
         report = study.perform(asked, settings, watch, summarise or studies.summarise)
     say(*(closing or studies.closing)(report).split("\n"))
+    if line := Preparation.line():
+        say(line)
     report.raise_if_failed(settings.require_tracking)
     return report

@@ -13,7 +13,7 @@ from ..trials.fewshot import FewShot
 from ..trials.search import Base, Search
 from .options import options
 from .output import say
-from .progress import clock, outcome, steps
+from .progress import Preparation, clock, outcome, steps
 
 
 @options(Search, Base, FewShot, Settings)
@@ -35,6 +35,8 @@ def command(search: Search, base: Base, few: FewShot, settings: Settings) -> Non
     report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test,
                                 _preparing)
     say(*searches.closing(report).split("\n"))
+    if line := Preparation.line():
+        say(line)
     report.raise_if_failed(settings.require_tracking)
 
 
