@@ -81,10 +81,11 @@ class BadData(TlxError):
 
 
 class Missing(BadData):
-    """Something that is not there yet, with the command that makes it."""
+    """Something that is not there yet, with the command that makes it, or the options to give instead."""
 
     def __init__(self, what: str, where: object = "", *, made_by: str = ""):
-        remedy = f"make it with: {made_by}" if made_by else ""
+        is_option = made_by.startswith("-")
+        remedy = f"{'give' if is_option else 'make it with:'} {made_by}" if made_by else ""
         super().__init__("missing", f"{what} not found", where=where, remedy=remedy)
 
 
