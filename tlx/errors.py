@@ -194,6 +194,11 @@ def resource_error(error: BaseException) -> TlxError | None:
                         remedy="set NUMBA_CACHE_DIR to a folder of yours")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return Resource("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
+    if isinstance(error, ImportError) and "Too many open files" in text:
+        return Resource("limit", "too many files are open", remedy=REMEDIES["limit"])
+    if isinstance(error, ImportError) and ("failed to map segment" in text or "Cannot allocate memory" in text):
+        return Resource("out-of-memory", f"no memory left to load a library ({text})",
+                        remedy="raise the limit of memory (ulimit -v shows it)")
     is_memory = isinstance(error, MemoryError) or any(
         words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
     if is_memory and isinstance(error, (MemoryError, RuntimeError)):

@@ -144,3 +144,13 @@ def test_what_reading_and_extracting_took_is_said_once(clock, capsys):
         clock.s += 155
     assert progress.Preparation.line() == "reading and extracting before that took 2 min 35 s"
     assert progress.Preparation.line() == ""
+
+
+def test_what_is_waited_for_is_said(capsys):
+    from tlx.cli.tune import Lines
+    from tlx.lab.tasks import Waiting
+
+    for lines in (progress.Lines([group("a", 1)]), Lines(3)):
+        lines(Waiting(10.0))
+        assert capsys.readouterr().out == ("waiting for the tracking server, up to 10 s; Ctrl-C or --no-wait leaves it "
+                                           "to tlx sync\n")

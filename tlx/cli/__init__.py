@@ -75,10 +75,11 @@ def _end_process(code: int) -> NoReturn:
     """
     import atexit
     import contextlib
+    import io
     import logging
 
-    with contextlib.suppress(Exception):
-        atexit._run_exitfuncs()
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(Exception):
+        atexit._run_exitfuncs()  # where one cannot clear away its folder, all has been said before
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import visible
-from ..lab.tasks import Event, Failed, Finished, Progress, Started
+from ..lab.tasks import Event, Failed, Finished, Progress, Started, Waiting
 from .output import say
 
 LAYER_VALUES = {"ss_ratio": "SSW/TSS", "id": "intrinsic dimension", "rsa_contrast": "class contrast"}
@@ -115,6 +115,9 @@ class Lines:
         self._done, self._trials = 0, sum(len(g.trials) for g in groups)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Waiting):
+            say(waiting(event))
+            return
         title = self._titles[event.key]
         if isinstance(event, Started):
             self._left.start(event.key)
@@ -137,6 +140,11 @@ class Lines:
             if not event.will_retry:
                 self._left.end(event.key)
             say(f"{title}: {'started again' if event.will_retry else 'failed'}: {event.error}")
+
+
+def waiting(event: Waiting) -> str:
+    """Say what the end of a study waits for, and how to leave it."""
+    return (f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves it to tlx sync")
 
 
 def outcome(results: Mapping[str, Any]) -> str:
@@ -173,6 +181,9 @@ class Bars:
         self._whole = progress.add_task("all", total=len(groups), note="")
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Waiting):
+            self._progress.console.print(waiting(event), markup=False)
+            return
         key = event.key
         if isinstance(event, Started):
             self._left.start(key)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..lab.settings import Settings
-from ..lab.tasks import Event, Failed, Finished, Progress
+from ..lab.tasks import Event, Failed, Finished, Progress, Waiting
 from ..trials.fewshot import FewShot
 from ..trials.search import Base, Search
 from .options import options
 from .output import say
-from .progress import Preparation, clock, outcome, steps
+from .progress import Preparation, clock, outcome, steps, waiting
 
 
 @options(Search, Base, FewShot, Settings)
@@ -59,6 +59,8 @@ class Lines:
             self._trial(event.step, event.values["tried"])  # type: ignore[arg-type]
         elif isinstance(event, Finished) and isinstance(event.result, dict):
             self._say(f"final test: {outcome(event.result)}")
+        elif isinstance(event, Waiting):
+            self._say(waiting(event))
         elif isinstance(event, Failed):
             said = "a worker is started again" if event.will_retry else "failed"
             self._say(f"{said}: {event.error}")

@@ -32,6 +32,8 @@ class Settings(Spec):
                                    "$MLFLOW_TRACKING_URI, or mlflow.db in the working directory")
     tracking: bool = knob(True, place=True, help="mirror to MLflow")
     require_tracking: bool = knob(False, place=True, help="exit with 6 if records could not be delivered")
+    wait: bool = knob(True, place=True, help="wait at the end, up to 10 s, for a tracking server that is slow; else "
+                      "tlx sync sends the rest")
     system_metrics: bool = knob(True, place=True, help="log CPU, memory and GPU use")
     watts: float | None = knob(None, place=True, low=0.0, help="watts a busy core draws, for an energy estimate")
     grid: float | None = knob(None, place=True, low=0.0, help="g CO2 per kWh of your electricity, for an estimate")

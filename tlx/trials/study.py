@@ -14,7 +14,7 @@ from ..errors import Busy, Integrity, Stopped, TlxError, TrialsFailed, Usage
 from ..lab import cost, engine, environment, resources, signals, tracking
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Conditions, Event, Finished, Task
+from ..lab.tasks import Conditions, Event, Finished, Task, Waiting
 from ..result import DIVERGED, Result
 
 DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of a Resource error
@@ -176,7 +176,10 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
     found: Found = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(found)
     record(store, study)
-    mirror = tracking.Mirror(target, store.root, study.key) if target is not None else None
+    mirror = None
+    if target is not None:
+        mirror = tracking.Mirror(target, store.root, study.key, wait=settings.wait,
+                                 on_wait=lambda seconds: watch(Waiting(seconds)))
 
     def hear(event: Event) -> None:
         if isinstance(event, Finished):

@@ -15,7 +15,7 @@ from ..errors import TlxError, TrialsFailed
 from ..lab import engine, environment, signals, tracking, tuning, tuning_records
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Conditions, Event, Finished, Progress, Task
+from ..lab.tasks import Conditions, Event, Finished, Progress, Task, Waiting
 from ..lab.tuning_records import COMPLETE, FAILED, Tried
 from ..result import Result
 from .study import run_groups
@@ -91,7 +91,10 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
     settings = settings.but(system_metrics=False)
     tuning.prepare(ready.search, store.root)
     book = _Book(ready, store)
-    mirror = tracking.Mirror(target, store.root, ready.search.key) if target is not None else None
+    mirror = None
+    if target is not None:
+        mirror = tracking.Mirror(target, store.root, ready.search.key, wait=settings.wait,
+                                 on_wait=lambda seconds: watch(Waiting(seconds)))
 
     def hear(event: Event) -> None:
         if isinstance(event, Progress) and "tried" in event.values:
