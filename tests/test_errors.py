@@ -90,7 +90,11 @@ def test_raise_all():
     (OSError(12, "Cannot allocate memory"), "out-of-memory"), (PermissionError(13, "Permission denied", "/a/b"),
                                                                "permission"),
     (OSError(28, "No space left on device", "/a/b"), "disk-full"), (OSError(30, "Read-only", "/a/b"), "permission"),
-    (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB"), "out-of-memory")])
+    (RuntimeError("CUDA out of memory. Tried to allocate 3 GiB"), "out-of-memory"),
+    (ImportError("libtorch.so: failed to map segment from shared object"), "out-of-memory"),
+    (ImportError("libgomp.so: cannot open shared object file: Too many open files"), "limit"),
+    (RuntimeError("Could not determine home directory."), "no-home"),
+    (RuntimeError("cannot cache function 'f': no locator available for file 'x.py'"), "no-kernel-cache")])
 def test_what_the_system_refuses_is_no_fault_in_tlx(error, code):
     said = errors.resource_error(error)
     assert (said.code, said.exit_code) == (code, 5)

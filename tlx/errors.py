@@ -81,10 +81,11 @@ class BadData(TlxError):
 
 
 class Missing(BadData):
-    """Something that is not there yet, with the command that makes it."""
+    """Something that is not there yet, with the command that makes it, or the options to give instead."""
 
     def __init__(self, what: str, where: object = "", *, made_by: str = ""):
-        remedy = f"make it with: {made_by}" if made_by else ""
+        is_option = made_by.startswith("-")
+        remedy = f"{'give' if is_option else 'make it with:'} {made_by}" if made_by else ""
         super().__init__("missing", f"{what} not found", where=where, remedy=remedy)
 
 
@@ -172,6 +173,12 @@ def refusal(error: OSError, where: object = "") -> TlxError | None:
     return kind(code, what, where=error.filename2 or error.filename or where, remedy=REMEDIES.get(code, ""))
 
 
+def no_home() -> Resource:
+    """Say that this user has no home folder, and what to set instead."""
+    return Resource("no-home", "this user has no home folder", remedy="set HOME, or name folders without ~: set "
+                    "TLX_CACHE (or --cache) to a folder of yours")
+
+
 def resource_error(error: BaseException) -> TlxError | None:
     """Say in words what the system refused: files, space, threads, memory; None if `error` is not of that kind.
 
@@ -180,8 +187,18 @@ def resource_error(error: BaseException) -> TlxError | None:
     if isinstance(error, OSError):
         return refusal(error)
     text = str(error)
+    if isinstance(error, RuntimeError) and "home directory" in text:
+        return no_home()
+    if isinstance(error, RuntimeError) and "no locator available" in text:
+        return Resource("no-kernel-cache", "no folder for compiled kernels can be written to",
+                        remedy="set NUMBA_CACHE_DIR to a folder of yours")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return Resource("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
+    if isinstance(error, ImportError) and "Too many open files" in text:
+        return Resource("limit", "too many files are open", remedy=REMEDIES["limit"])
+    if isinstance(error, ImportError) and ("failed to map segment" in text or "Cannot allocate memory" in text):
+        return Resource("out-of-memory", f"no memory left to load a library ({text})",
+                        remedy="raise the limit of memory (ulimit -v shows it)")
     is_memory = isinstance(error, MemoryError) or any(
         words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
     if is_memory and isinstance(error, (MemoryError, RuntimeError)):

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any, Self, TypeVar
 
 from . import files
-from .errors import UnknownName, Usage
+from .errors import TlxError, UnknownName, Usage, raise_all
 
 REQUIRED = dataclasses.MISSING
 
@@ -50,10 +50,16 @@ class Spec:
     """Base of everything that can be asked for. Subclasses are frozen, keyword-only dataclasses of knobs."""
 
     def __post_init__(self) -> None:
+        problems: list[TlxError] = []
         for name, row in self.knobs().items():
-            value = _coerce(self.hints()[name], getattr(self, name), name)
-            _check_range(name, value, row)
-            object.__setattr__(self, name, value)
+            try:
+                value = _coerce(self.hints()[name], getattr(self, name), name)
+                _check_range(name, value, row)
+            except TlxError as error:
+                problems.append(error)
+            else:
+                object.__setattr__(self, name, value)
+        raise_all(problems)  # all that is wrong, at once
 
     @classmethod
     @functools.cache

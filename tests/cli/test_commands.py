@@ -75,6 +75,7 @@ def test_check_says_ready_or_everything_wrong(tlx, bars, tmp_path):
     assert code == 0
     assert "ready" in out
     assert "GB free" in out
+    assert "estimate, from one batch" in out
     code, out, err = tlx("check", "--dataset", bars, "--shots", "1,50", "--val-per-class", 3, "--model", "none.pth")
     assert code == 3
     assert "none.pth" in err

@@ -9,6 +9,7 @@ import pytest
 from tlx.cli import progress
 from tlx.errors import Resource
 from tlx.lab.tasks import Failed, Finished, Progress, Started
+from tlx.trials import study
 
 
 @pytest.fixture
@@ -20,7 +21,8 @@ def clock(monkeypatch):
 
 def group(key, shots, epochs=4):
     spec = SimpleNamespace(key=key, title=f"{shots}-shot", shots=shots, epochs=epochs)
-    return SimpleNamespace(key=key, title=spec.title, weight=shots, trials=(SimpleNamespace(spec=spec),))
+    trials = (SimpleNamespace(spec=spec),)
+    return SimpleNamespace(key=key, title=spec.title, weight=shots, fitting_share=1.0, trials=trials)
 
 
 def result(accuracy):
@@ -79,3 +81,76 @@ def test_a_log_gets_one_plain_line_an_epoch(clock, capsys):
     assert "\x1b" not in printed[1]
     assert printed[2].startswith("1-shot: test accuracy 0.7500 after 4 epochs (1/2 trials, ")
     assert len(printed) == 3
+
+
+class Rows:
+    """As many rows as asked for, ten crops an image."""
+
+    crops = 10
+
+    def __init__(self, images):
+        self.images = images
+
+    def __len__(self):
+        return self.images
+
+
+def fine_tunings(shots_of, classes=10, epochs=5, test=100):
+    trials = []
+    for number, shots in enumerate(shots_of):
+        spec = SimpleNamespace(key=f"t{number}", title=f"{shots}-shot", shots=shots, epochs=epochs)
+        inputs = SimpleNamespace(train=Rows(shots * classes), val=Rows(100), test=Rows(test))
+        trials.append(study.Trial(spec, inputs))
+    asked = SimpleNamespace(trials=trials)
+    return study.Study.groups.fget(asked)
+
+
+def test_the_time_left_of_a_fine_tuning_is_right_from_its_first_epoch(clock):
+    """A simulated network: a second for 1,000 rows forward, two more for those that are trained on."""
+    groups = fine_tunings([1, 1, 2, 2, 5, 5, 10, 10])
+    left = progress.time_left(groups)
+
+    def rows(group, of):
+        return len(getattr(group.trials[0].inputs, of)) * 10
+
+    took = {g.key: (5 * (3 * rows(g, "train") + rows(g, "val")) + rows(g, "test")) / 1000 for g in groups}
+    total = sum(took.values())
+    for group in groups:
+        left.start(group.key)
+        began = clock.s
+        fitted = 5 * (3 * rows(group, "train") + rows(group, "val")) / 1000
+        for epoch in range(1, 6):
+            clock.s = began + fitted * epoch / 5
+            left.progress(group.key, epoch / 5)
+            assert left.seconds() == pytest.approx(total - clock.s, rel=0.02), (group.title, epoch)
+        clock.s = began + took[group.key]
+        left.end(group.key)
+    assert left.seconds() == 0
+
+
+def test_a_long_test_set_is_not_forgotten(clock):
+    """One trial, half of whose work is the test: after the last epoch half of the time is left."""
+    group, = fine_tunings([1], epochs=1, test=130)
+    left = progress.time_left([group])
+    left.start(group.key)
+    clock.s = 8.0
+    left.progress(group.key, 1.0)
+    assert left.seconds() == pytest.approx(8.0)
+
+
+def test_what_reading_and_extracting_took_is_said_once(clock, capsys):
+    progress.Preparation.line()
+    with progress.steps("extracting"):
+        clock.s += 155
+    assert progress.Preparation.line() == "reading and extracting before that took 2 min 35 s"
+    assert progress.Preparation.line() == ""
+
+
+def test_what_is_waited_for_is_said(capsys):
+    from tlx.cli.tune import Lines
+    from tlx.lab.tasks import Waiting
+
+    for lines in (progress.Lines([group("a", 1)]), Lines(3)):
+        lines(Waiting(10.0))
+        assert capsys.readouterr().out == ("waiting for the tracking server, up to 10 s; Ctrl-C or --no-wait leaves it "
+                                           "to tlx sync\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import signal
@@ -375,3 +376,15 @@ def test_workers_killed_at_random_lose_nothing(tmp_path):
 
 def test_errors_of_the_engine_are_tlx_errors():
     assert all(isinstance(o.error, TlxError) for o in run([tiny("vanish"), tiny("leave")], retries=0))
+
+
+def test_a_dead_fork_server_is_a_sentence(monkeypatch):
+    """Not EOFError, which a command line takes for the end of its own input."""
+    def gone(self):
+        raise EOFError
+
+    context = multiprocessing.get_context("forkserver")
+    monkeypatch.setattr(context.Process, "start", gone)
+    with pytest.raises(Resource, match="--workers 0") as caught:
+        run([tiny("double", 1)], workers=1)
+    assert caught.value.exit_code == 5

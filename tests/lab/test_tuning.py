@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import optuna
 import pytest
 from lab import tiny_search
 from lab.tiny_search import SPACE, SPLITS
 
+from tlx import files
 from tlx.errors import BadData, Resource, TlxError, UnknownName, Usage
 from tlx.lab import tuning, tuning_records, tuning_samplers
 from tlx.lab.store import Store
@@ -323,3 +325,32 @@ def test_every_trial_has_a_run_folder_made_from_its_line(tmp_path):
         result = store.find(tried.key)
         assert tuning_records.Tried(**result.details) == tried
         assert result.status == tried.status
+
+
+@pytest.mark.parametrize("pruner", ["halving", "median"])
+@pytest.mark.parametrize("sampler", ["tpe", "grid"])
+def test_the_defaults_run_on_all_splits_though_every_other_trial_is_better(tmp_path, pruner, sampler):
+    """Trial 0 comes last here, as after a kill: with the others known, both pruners would give it up."""
+    worst = {"round.x": 4.0, "round.n": 1}
+    space = Space(tuple(replace(p, default=worst.get(p.name, p.default)) for p in SPACE.parameters))
+    asked = tiny_search.search(space=space, pruner=pruner, sampler=sampler, trials=30)
+    tiny_search.run(asked, tmp_path)
+    journal, = (tmp_path / "searches" / asked.family).glob("*.journal")
+    rows = [row for row in files.Journal.read(journal) if row["number"] != 0]
+    journal.unlink()
+    asked.place(tmp_path).path.unlink()
+    with files.Journal(journal) as kept:
+        for row in rows:
+            kept.append(row)
+    found = tiny_search.run(asked, tmp_path)
+    assert asked.starts_with_defaults
+    assert found[0].values == space.default()
+    assert min(t.by_split[0] for t in found if t.by_split) == found[0].by_split[0], "none is worse on the first split"
+    assert (found[0].state, len(found[0].by_split)) == ("complete", SPLITS)
+    assert any(t.state == "pruned" for t in found), "others are given up"
+
+
+def test_a_search_that_leaves_out_the_defaults_has_no_reference():
+    narrowed = SPACE.narrowed({"round.x": {"low": 2, "high": 3}})
+    assert not tiny_search.search(space=narrowed).starts_with_defaults
+    assert not tiny_search.search(sampler="grid").starts_with_defaults, "x = 1 is no point of the grid"

@@ -13,6 +13,7 @@ from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.report import studies
 from tlx.trials import inputs, pretraining, study
+from tlx.trials.checkpoints import Chain
 from tlx.trials.pretraining import PreTraining, moments
 
 
@@ -106,3 +107,14 @@ def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(
         name = f"checkpoints/{tag}.safetensors"
         paths = [Store(r.folder).file(r.results[0].key, name) for r in (report, again)]
         assert paths[0].read_bytes() == paths[1].read_bytes()
+
+
+@pytest.mark.parametrize(("asked", "tuned"), [
+    ({"checkpoints": ("0", "2")}, ("0", "2")),
+    ({"checkpoints": ("0", "2"), "from_checkpoints": ("2",)}, ("2",)),
+    ({"checkpoints": ("0", "2"), "from_checkpoints": ("last",)}, ("2",)),
+    ({}, ("0", "0_10", "1", "10")),
+], ids=str)
+def test_of_checkpoints_that_are_named_all_are_fine_tuned_unless_others_are_named(asked, tuned):
+    chain = Chain(**asked).resolved
+    assert chain.chosen(chain.checkpoints) == tuned

@@ -260,6 +260,20 @@ def test_the_backbones_own_weights_are_a_source_too(bars4, settings):
         transfer_plan.look(asked(bars4, source="ImageNet"), Treatments(), settings)
 
 
+@pytest.mark.parametrize(("treatments", "needs_a"), [(("baseB", "BnB"), False), (("BnB+",), False), (("AnB",), True),
+                                                     (("baseB", "baseB+"), True), (("baseA",), True)], ids=str)
+def test_only_what_copies_from_a_asks_for_weights_of_a(bars4, settings, treatments, needs_a):
+    """This network comes without weights of its own."""
+    spec = asked(bars4, source="default", architecture="resnet20-cifar")
+    wanted = Treatments(treatments=treatments, depths=(1,), repeats=1)
+    if needs_a:
+        with pytest.raises(Missing, match="weights of"):
+            transfer_plan.look(spec, wanted, settings)
+    else:
+        plan = transfer_plan.look(spec, wanted, settings)
+        assert {c.of for c in plan.conditions} == {"B"}
+
+
 def test_the_second_half_as_a_has_the_first_as_b_trained_already(bars4, settings):
     one = perform(asked(bars4), Treatments(treatments=("baseA", "baseB"), repeats=1), settings)[1][0]
     two = perform(asked(bars4, halves="second"), Treatments(treatments=("baseA", "baseB"), repeats=1), settings)[1][0]

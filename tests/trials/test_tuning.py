@@ -61,6 +61,10 @@ def test_a_search_of_classifiers(bars, settings):
     assert all("test_accuracy" in r.scores for r in report.final)
     text = searches.closing(report)
     assert "on test, trial" in text
+    assert report.defaults is report.tried[0]
+    assert report.best.objectives[0] >= report.defaults.objectives[0], "the defaults are among those it is chosen from"
+    assert [r.spec["split"] for r in report.reference] == [0, 1, 2]
+    assert "trial 0 (the defaults)" in text or "trial 0, the defaults, is the winner" in text
     assert "12 trials" in text
     folder = report.folder / "studies" / report.ready.search.key
     for name in ("history.png", "slices.png", "parallel_coordinates.png", "trials.csv", "search.json"):
@@ -206,6 +210,27 @@ def test_all_failed(bars, settings, monkeypatch):
     assert "3 failed" in searches.closing(report)
 
 
+def test_the_defaults_are_tested_and_recorded_beside_a_winner(bars, settings, space):
+    """The defaults are made the worst there can be, so that another trial wins."""
+    ready = planned(bars, settings, base={"embedding": "none", "layers": ("1",)}, trials=2,
+                    search="layers", space=space(layers=["1", "last"]))
+    report = perform(ready, settings)
+    gains = [a.scores["test_accuracy"] - b.scores["test_accuracy"]
+             for a, b in zip(report.final, report.reference, strict=True)]
+    summary = files.read_json(report.folder / "studies" / ready.search.key / "summary.json")
+    said = {row["name"]: row["value"] for row in summary["metrics"]}
+    assert said["defaults_val_accuracy"] == report.tried[0].objectives[0]
+    assert said["defaults_test_accuracy"] == pytest.approx(
+        np.mean([r.scores["test_accuracy"] for r in report.reference]))
+    assert said["tuned_minus_defaults_test_accuracy"] == pytest.approx(np.mean(gains))
+    study = Store(report.folder).read_study(ready.search.key)
+    finals = [row["title"] for row in study["trials"] if row["tags"].get("tlx.final")]
+    assert any("(the defaults)" in title for title in finals)
+    assert len(finals) == len({report.best.number, 0})
+    kept = files.read_json(report.folder / "studies" / ready.search.key / "best_configuration.json")
+    assert kept["defaults"]["values"] == report.tried[0].values
+
+
 def test_model_selection_leaves_the_test_set_alone(bars, settings):
     report = perform(planned(bars, settings, base={"model_selection": True}, trials=3), settings)
     assert report.best is not None
@@ -278,7 +303,10 @@ def test_the_command_and_what_mlflow_shows(tlx, bars, tmp_path):
     children = {run.info.run_name: run for run in runs if run is not parent}
     numbers = sorted(int(r.data.tags["optuna.trial_number"]) for n, r in children.items() if n.startswith("trial"))
     assert numbers == list(range(6))
-    final, = [run for name, run in children.items() if name.startswith("final test")]
+    assert any("(the defaults)" in name for name in children)
+    best = parent.data.tags["tlx.best_trial"]
+    final, = [run for name, run in children.items() if name.startswith(f"final test of trial {best}")]
+    assert "defaults_test_accuracy" in parent.data.metrics
     assert {"mean_test_accuracy", "ci95_low", "ci95_high"} <= set(final.data.metrics)
     assert [m.step for m in client.get_metric_history(final.info.run_id, "test_accuracy")] == [0, 1]
     for name, run in children.items():

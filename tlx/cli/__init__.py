@@ -5,39 +5,86 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-if TYPE_CHECKING:
-    from ..errors import TlxError
+INTERRUPTED = 130  # 128 + SIGINT
+PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a `tlx` command and leave with its exit code; a TlxError is said on standard error, one line each."""
-    from ..errors import TlxError, resource_error, visible
-    from . import app, options
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a `tlx` command and leave with its exit code; a TlxError is said on standard error, one line each.
 
-    words = options.normalised(list(sys.argv[1:] if arguments is None else arguments), app.flags())
+    arguments  the words of the command; None takes those of this process, which then ends at once
+    """
+    if arguments is None:
+        _use_utf8_names()
+    from . import output
+
+    output.prepare()
+    code = _run(list(sys.argv[1:] if arguments is None else arguments))
+    if arguments is None:
+        _end_process(code)
+    sys.exit(code)
+
+
+def _use_utf8_names() -> None:
+    """Begin anew in UTF-8 mode where file names are taken for ASCII (the C locale), as accented ones then are bytes
+    that no record and no server takes. What is printed stays in the encoding it was in.
+    """
+    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() not in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+        return
+    streams = {} if sys.stdout is None else {"PYTHONIOENCODING": sys.stdout.encoding}
+    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], streams | dict(os.environ) | {"PYTHONUTF8": "1"})
+
+
+def _run(words: list[str]) -> int:
+    """Run a command; its exit code."""
+    from ..errors import Resource, Stopped, TlxError, resource_error
+    from . import app
+    from .output import OutputClosed, complain
+
     try:
-        app.app(words, prog_name="tlx")
+        return app.invoke(words)
     except TlxError as error:
-        _leave(error)
-    except BrokenPipeError:  # tlx … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        complain(Stopped(INTERRUPTED - 128, "interrupted; the same command continues"))
+        return INTERRUPTED
+    except (OutputClosed, BrokenPipeError) as error:
+        if isinstance(error, BrokenPipeError) or error.is_gone:  # tlx … | head
+            return PIPE_CLOSED
+        full = Resource("output", f"standard output cannot be written to: {error.reason}",
+                        remedy="what was finished is kept: run the same command again, with output that has room")
+        complain(full)
+        return full.exit_code
     except Exception as error:
         refused = resource_error(error)
         if refused is not None:
-            _leave(refused)
-        print(f"error[bug] {visible(type(error).__name__)}: {visible(error)}. this is a fault in tlx: please report "
-              f"it, with the traceback in {_logged(error)}", file=sys.stderr)
-        sys.exit(1)
+            complain(refused)
+            return refused.exit_code
+        complain(f"error[bug] {type(error).__name__}: {error}. this is a fault in tlx: please report it, with the "
+                 f"traceback in {_logged(error)}")
+        return 1
 
 
-def _leave(error: TlxError) -> NoReturn:
-    from ..errors import visible
+def _end_process(code: int) -> NoReturn:
+    """End now: taking torch, mlflow and their threads down in order takes seconds, after all is said and stored.
 
-    print("\n".join(visible(line) for line in str(error).splitlines()), file=sys.stderr)
-    sys.exit(error.exit_code)
+    What was registered for the end of the process (temporary folders, child processes) is still done.
+    """
+    import atexit
+    import contextlib
+    import io
+    import logging
+
+    with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(Exception):
+        atexit._run_exitfuncs()  # where one cannot clear away its folder, all has been said before
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code)
 
 
 def _logged(error: Exception) -> str:
@@ -45,18 +92,21 @@ def _logged(error: Exception) -> str:
     import tempfile
     import traceback
 
+    from ..errors import TlxError
     from ..lab.settings import Settings
+    from .output import complain
 
     text = "".join(traceback.format_exception(error))
     if os.environ.get("TLX_DEBUG"):
-        print(text, file=sys.stderr)
-    for folder in (Settings().cache_folder, tempfile.gettempdir()):
+        complain(text)
+    for place in (lambda: Settings().cache_folder, tempfile.gettempdir):
         try:
+            folder = place()
             os.makedirs(folder, exist_ok=True)
             fd, path = tempfile.mkstemp(prefix=f"tlx-error-{os.getpid()}-", suffix=".log", dir=folder)
-        except OSError:
+        except (OSError, TlxError):
             continue
-        with os.fdopen(fd, "w") as file:
+        with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         return path
     return "no place that can be written to"

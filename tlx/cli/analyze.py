@@ -10,6 +10,7 @@ from ..lab.settings import Settings
 from ..trials.layer_metrics import LayerMetrics
 from ..trials.observed import Observed
 from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -51,4 +52,4 @@ def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list
     report = run(study, settings, summarise=summarise, closing=layers.closing)
     if out:
         for path in layers.copy_table(report, Path(out)):
-            print(f"table: {path}")
+            say(f"table: {path}")

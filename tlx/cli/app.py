@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 from typing import Annotated, Any
 
 import typer
@@ -30,6 +32,8 @@ from . import (
     sync,
     tune,
 )
+from .options import normalised
+from .output import complain, say
 
 SETTINGS = {"token_normalize_func": lambda word: word.replace("_", "-"), "help_option_names": ["-h", "--help"]}
 COMMANDS: dict[str, Any] = {
@@ -64,7 +68,7 @@ app.add_typer(dumps.app, name="dumps", context_settings=SETTINGS)
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"tlx {__version__}")
+        say(f"tlx {__version__}")
         raise typer.Exit
 
 
@@ -72,6 +76,31 @@ def _version(asked: bool) -> None:
 def tlx(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
                                               help="Show the version.")] = False) -> None:
     """Which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what cost."""
+
+
+def invoke(words: list[str]) -> int:
+    """Run a command in this process; its exit code. Errors are raised, except those of the words themselves."""
+    if "_TLX_COMPLETE" in os.environ:  # the shell asks what could be typed
+        app(words, prog_name="tlx")
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("tlx", normalised(words, flags())) as context:
+            command.invoke(context)
+    except typer.Exit as end:
+        return end.exit_code
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return _refuse_words(error)
+    return 0
+
+
+def _refuse_words(error: Any) -> int:
+    """Say what the command-line parser refuses, and how the command is used."""
+    text = io.StringIO()
+    error.show(file=text)
+    complain(text.getvalue().rstrip("\n"))
+    return int(error.exit_code)
 
 
 def flags() -> set[str]:

@@ -9,7 +9,8 @@ import typer
 
 from ..lab.settings import Settings
 from ..trials.atlas import Atlas, AtlasParts, BlockMeasures
-from .options import normalised, options
+from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -53,7 +54,7 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: S
                  summarise=lambda at, key: report_of.summarise(at, key, about, panels))
     if out:
         for path in report_of.copy(report, Path(out)):
-            print(path)
+            say(path)
     if failed is not None:
         raise failed
 
@@ -66,12 +67,13 @@ def _run(looked: Any, parts: AtlasParts, settings: Settings, needed: set[str]) -
     failed = None
     lacking = looked.lacking(parts, settings)
     for line in dict.fromkeys(said for name, said in lacking.items() if name in needed and said.startswith("tlx ")):
-        print(f"$ {line}", flush=True)
+        say(f"$ {line}")
         try:
-            app.app(normalised(shlex.split(line)[1:], app.flags()), prog_name="tlx", standalone_mode=False)
+            if app.invoke(shlex.split(line)[1:]):
+                raise TlxError("bug", f"'{line}' is no command")
         except Stopped:
             raise
         except TlxError as error:  # the atlas is drawn without it
-            print(f"note: {error}", flush=True)
+            say(f"note: {error}")
             failed = failed or error
     return failed

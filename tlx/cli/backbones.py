@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from .output import say
+
 
 def command(name: Annotated[str, typer.Argument(help="Show the blocks of one backbone.")] = "",
             everything: Annotated[bool, typer.Option("--all", help="List torchvision's and timm's too.")] = False
@@ -21,12 +23,12 @@ def command(name: Annotated[str, typer.Argument(help="Show the blocks of one bac
     for key in listed:
         row = backbones.BACKBONES.get(key)
         if row is None:
-            print(key)
+            say(key)
             continue
         weights = f"{row.source} weights ({row.weights})" if row.weights else "no weights of its own"
-        print(f"{key:<{width}}  {row.input_size:>3} px, {row.channels} channels  {weights:<32}  {row.title}")
+        say(f"{key:<{width}}  {row.input_size:>3} px, {row.channels} channels  {weights:<32}  {row.title}")
     if not everything:
-        print("\nand every classification model of torchvision by its name, every timm model as timm:NAME (--all)")
+        say("", "and every classification model of torchvision by its name, every timm model as timm:NAME (--all)")
 
 
 def _show(name: str) -> None:
@@ -34,9 +36,9 @@ def _show(name: str) -> None:
 
     built = backbones.sketch(name)
     row = built.row
-    print(f"{row.title}: {row.input_size} px, {row.channels} channels, mean {row.mean}, std {row.std}")
+    say(f"{row.title}: {row.input_size} px, {row.channels} channels, mean {row.mean}, std {row.std}")
     total = sum(p.numel() for p in built.parameters())
     for number, block in enumerate(built.blocks, 1):
         size = sum(t.numel() for t in built.tensors(block).values())
-        print(f"{number:>4}  {block.name:<40} {size:>12,}")
-    print(f"head  {', '.join(built.head_names)}\n{total:,} parameters with its own head")
+        say(f"{number:>4}  {block.name:<40} {size:>12,}")
+    say(f"head  {', '.join(built.head_names)}", f"{total:,} parameters with its own head")

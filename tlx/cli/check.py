@@ -6,18 +6,24 @@ from ..lab.settings import Settings
 from ..trials.fewshot import FewShot
 from ..trials.fine_tuning import FineTuning
 from .options import options
-from .progress import steps
+from .output import say
+from .progress import duration, steps
 
 
 @options(FineTuning, FewShot, Settings)
 def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     """Look over data, splits, images, weights and free disk before a study, and say everything wrong at once."""
     from ..errors import raise_all
-    from ..trials import inputs, look
+    from ..trials import estimate, inputs, look
 
     with steps("looking at images") as progress:
         found = inputs.look_at_fine_tuning(spec, few, settings, progress, keep=False)
     for line in look.described(found, spec, few, settings):
-        print(line)
+        say(line)
     raise_all(found.problems)
-    print("ready")
+    takes = estimate.estimate(spec, few, settings, found)
+    say(f"estimate, from one batch on this CPU: tlx fine-tuning with these options takes {duration(takes.seconds)}, "
+        "less where blocks are frozen or training stops early",
+        f"estimate of disk: {takes.images_bytes / 1e6:.0f} MB of decoded images, {takes.states_bytes / 1e6:.0f} MB "
+        "while it trains")
+    say("ready")

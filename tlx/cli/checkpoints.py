@@ -10,6 +10,7 @@ from ..lab.settings import Settings
 from ..trials.checkpoints import Chain
 from ..trials.layer_metrics import LayerMetrics
 from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -54,4 +55,4 @@ def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> 
     report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoint_studies.closing)
     if out:
         made = checkpoint_studies.export(report, Path(out).expanduser())
-        print(f"{len(made)} files: {out}")
+        say(f"{len(made)} files: {out}")

@@ -10,6 +10,7 @@ from ..lab.settings import Settings
 from ..trials.chop import Chop, Chops
 from ..trials.pruning import Pruning, Rounds
 from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -34,13 +35,13 @@ def command(spec: Chop, asked: Chops, settings: Settings, out: str) -> None:
         study, notes = chop_plan.chop_study(spec, asked, settings, progress)
 
     def summarise(store, key):
-        chop_plan.measure(store, key, settings, lambda count: print(f"timing {count} networks", flush=True))
+        chop_plan.measure(store, key, settings, lambda count: say(f"timing {count} networks"))
         chop_studies.summarise(store, key)
 
     report = run(study, settings, notes, summarise=summarise,
                  closing=lambda report: chop_studies.closing(report, asked.within))
     if out:
-        print(f"network: {chop_studies.publish(report, asked.within, Path(out))}")
+        say(f"network: {chop_studies.publish(report, asked.within, Path(out))}")
 
 
 @options(Pruning, Rounds, Settings)

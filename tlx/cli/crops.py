@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
+from .output import say
 from .progress import steps
 
 
@@ -29,16 +30,15 @@ def command(out: Annotated[Path, typer.Argument(help="Folder for the crops: <spl
     """Write ten crops per image: four corners and centre, each with its mirror, and a manifest of their order."""
     from ..data import crops
     from ..data.sizing import Sizing
-    from ..errors import visible
     from ..trials.image_data import located
 
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     notes: list[str] = []
     folder = located(dataset, settings, notes)
     for note in notes:
-        print(f"note: {visible(note)}")
+        say(f"note: {note}")
     shape = Sizing(size, mode=sizing, ratio=ratio, side=side)
     with steps("cropping") as progress:
         written = crops.write(folder.root, [image.path for image in folder.images], out, shape,
                               encoding=crops.Encoding(quality, lossless), progress=progress)
-    print(f"ten crops each of {written.made} images made, of {written.kept} kept, in {out}")
+    say(f"ten crops each of {written.made} images made, of {written.kept} kept, in {out}")

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import visible
 from ..lab.settings import Settings
+from .output import say
 
 app = typer.Typer(no_args_is_help=True, help="Look after activation dumps: list, verify, remove, keep within a budget.")
 KEY = Annotated[str, typer.Argument(help="Key of a dump, or its first letters.")]
@@ -30,9 +30,9 @@ def ls(cache: CACHE = "") -> None:
         what = " on ".join(filter(None, (entry.about.get("backbone"), entry.about.get("dataset")))) or "?"
         rest = f", {entry.unfinished / 1e6:.1f} MB unfinished" if entry.unfinished else ""
         damage = f"  DAMAGED: {entry.damage}" if entry.damage else ""
-        print(visible(f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
-                      f"{len(entry.layers)} layers  {used}  {what}{rest}{damage}"))
-    print(f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in {dumps.root}")
+        say(f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
+            f"{len(entry.layers)} layers  {used}  {what}{rest}{damage}")
+    say(f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in {dumps.root}")
 
 
 @app.command("verify")
@@ -45,7 +45,7 @@ def verify(key: Annotated[str, typer.Argument(help="Key of a dump, or its first 
     for name in [dumps.find(key)] if key else dumps.keys():
         try:
             dumps.verify(name)
-            print(f"{name[:12]}  whole")
+            say(f"{name[:12]}  whole")
         except TlxError as error:
             problems.append(error)
     raise_all(problems)
@@ -62,7 +62,7 @@ def rm(key: Annotated[str, typer.Argument(help="Key of a dump, or its first lett
     if bool(key) == (budget is not None):
         raise Usage("conflict", "give a key, or --budget", expected="one of the two")
     if key:
-        print(f"{dumps.remove(dumps.find(key)) / 1e6:.1f} MB freed")
+        say(f"{dumps.remove(dumps.find(key)) / 1e6:.1f} MB freed")
         return
     gone = dumps.trim(int((budget or 0.0) * 1e9))
-    print(f"{len(gone)} dumps removed")
+    say(f"{len(gone)} dumps removed")

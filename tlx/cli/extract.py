@@ -9,6 +9,7 @@ import typer
 from ..lab.settings import Settings
 from ..trials.extraction import Extraction
 from .options import options
+from .output import say
 from .progress import steps
 
 EXPORT = Annotated[str, typer.Option("--export", help="Also write features.npy and file_names.txt into this folder, "
@@ -20,7 +21,6 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     """Write the activations of a network's layers on all images of a data set; what is there is not redone."""
     from pathlib import Path
 
-    from ..errors import visible
     from ..features import exports
     from ..trials import inputs
 
@@ -28,11 +28,11 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     with steps("extracting") as progress:
         dump = inputs.extraction(spec, settings, progress, notes)
     for note in notes:
-        print(f"note: {visible(note)}")
-    print(f"{dump.images} images × {dump.crops} crops, {len(dump.layers)} layers: {dump.folder}")
+        say(f"note: {note}")
+    say(f"{dump.images} images × {dump.crops} crops, {len(dump.layers)} layers: {dump.folder}")
     for layer in dump.layers:
-        print(f"  {layer:<40} {' × '.join(map(str, dump.array(layer).shape))} {dump.how.dtype}")
-    print(f"{dump.own_s:.1f} s spent now, {dump.inherited_s:.1f} s before")
+        say(f"  {layer:<40} {' × '.join(map(str, dump.array(layer).shape))} {dump.how.dtype}")
+    say(f"{dump.own_s:.1f} s spent now, {dump.inherited_s:.1f} s before")
     if export:
         exports.write(dump, Path(export))
-        print(f"exported to {export}")
+        say(f"exported to {export}")

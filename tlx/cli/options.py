@@ -10,7 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import Problems, TlxError, raise_all
 from ..spec import FALSE, TRUE, Knob, Spec
+from .completion import completion
 
 ALIASES = {"batch_size": ("--bs",), "learning_rate": ("--lr",)}  # further spellings of the originals
 
@@ -23,7 +25,7 @@ def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyTyp
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
-            made = [kind(**{name: given[name] for name in _shown(kind) if given[name] is not None}) for kind in specs]
+            made = _made(specs, given)
             return function(*made, **{name: given[name] for name in extra})
 
         once = {name: kind for kind in reversed(specs) for name in _shown(kind)}  # a name that two share: the first's
@@ -37,6 +39,20 @@ def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyTyp
     return decorate
 
 
+def _made(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> list[Spec]:
+    """Make the specs of the options that were given; everything that is wrong with any of them is raised at once."""
+    made, problems = [], dict[str, TlxError]()
+    for kind in specs:
+        try:
+            made.append(kind(**{name: given[name] for name in _shown(kind) if given[name] is not None}))
+        except Problems as several:
+            problems |= {str(problem): problem for problem in several.problems}
+        except TlxError as problem:  # of a setting that two specs share it is said once
+            problems[str(problem)] = problem
+    raise_all(list(problems.values()))
+    return made
+
+
 def _shown(kind: type[Spec]) -> list[str]:
     return [name for name, row in kind.knobs().items() if not row.derived]
 
@@ -48,7 +64,7 @@ def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
     names = [f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}", *ALIASES.get(name, ()), *short]
     panel = kind.__name__ if kind.__mro__[1] is Spec else None
     option = typer.Option(*names, help=row.help + ".", show_default=default not in (None, "", ()),
-                          metavar=_metavar(hint, row), rich_help_panel=panel)
+                          metavar=_metavar(hint, row), rich_help_panel=panel, autocompletion=completion(name, row))
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_plain_default(default),
                              annotation=Annotated[_click_type(hint), option])
 

@@ -10,6 +10,7 @@ from ..errors import TlxError
 from ..lab.settings import Settings
 from ..trials.parameter_distance import Distances, ParameterDistance, TargetTuning
 from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -63,4 +64,4 @@ def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, set
     report = run(study, settings, notes, summarise=summarise, closing=words.closing)
     if out:
         for path in report_of.publish(report, Path(out)):
-            print(f"file: {path}")
+            say(f"file: {path}")

@@ -9,6 +9,7 @@ import typer
 
 from ..report import redraw
 from ..report.layer_table import METRICS
+from .output import say
 
 TABLE = Annotated[Path, typer.Argument(help="Table of layer metrics that `tlx analyze` wrote: .csv or .parquet.")]
 OUT = Annotated[Path | None, typer.Option(help="Folder for the figures. Default: the table's.")]
@@ -29,7 +30,7 @@ def command(table: TABLE, out: OUT = None, metric: METRIC = USUAL, baseline: BAS
     metrics = [name.strip() for name in metric.split(",") if name.strip()]
     if performance is None:
         for path in redraw.redraw(table, out, metrics, baseline, form):
-            print(path)
+            say(path)
         return
     from ..report import checkpoint_tables, layer_table
     from ..trials import checkpoint_results
@@ -40,7 +41,7 @@ def command(table: TABLE, out: OUT = None, metric: METRIC = USUAL, baseline: BAS
     checkpoint_results.check_joined(rows, areas, performance)
     names = [name for name in METRICS if name in metrics or redraw.ALL in metrics]
     for path in drawn:
-        print(path)
+        say(path)
     for path in redraw.correlated(checkpoint_results.correlations_of(rows, areas, names), out or table.parent, names,
                                   form):
-        print(path)
+        say(path)

@@ -10,6 +10,7 @@ import typer
 from ..lab.settings import Settings
 from ..trials.pretraining import PreTraining
 from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -32,4 +33,4 @@ def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
     report = run(asked, settings)
     if out:
         path = pretraining.publish(report.results[0], asked, Store(report.folder), Path(out), note)
-        print(f"weights: {path}")
+        say(f"weights: {path}")

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import visible
-from ..lab.tasks import Event, Failed, Finished, Progress, Started
+from ..lab.tasks import Event, Failed, Finished, Progress, Started, Waiting
+from .output import say
 
 LAYER_VALUES = {"ss_ratio": "SSW/TSS", "id": "intrinsic dimension", "rsa_contrast": "class contrast"}
 
@@ -23,8 +24,9 @@ class TimeLeft:
 
     ENOUGH = 0.05  # share of a running trial from which its end is guessed
 
-    def __init__(self, weights: Mapping[str, float]):
-        self._weights = dict(weights)
+    def __init__(self, weights: Mapping[str, float], told: Mapping[str, float] | None = None):
+        """told: share of a trial's work that its steps count, where it is not all (a test comes after them)."""
+        self._weights, self._told = dict(weights), dict(told or {})
         self._started: dict[str, float] = {}
         self._share: dict[str, float] = {}
         self._took: dict[str, float] = {}
@@ -34,7 +36,7 @@ class TimeLeft:
         self._started[key] = time.monotonic()
 
     def progress(self, key: str, share: float) -> None:
-        self._share[key] = share
+        self._share[key] = share * self._told.get(key, 1.0)
 
     def end(self, key: str) -> None:
         if key in self._started:
@@ -64,6 +66,36 @@ class TimeLeft:
         return mean_y - slope * mean_x, slope
 
 
+def time_left(groups: Sequence[Any]) -> TimeLeft:
+    """Estimate the time left of a study's groups by the rows that pass through the network."""
+    return TimeLeft({g.key: g.weight for g in groups}, {g.key: g.fitting_share for g in groups})
+
+
+class Preparation:
+    """Seconds that this command spent on reading and extracting since they were last asked for."""
+
+    LEAST_S = 1.0  # shorter ones are not worth a line
+    _spent = 0.0
+
+    @classmethod
+    def add(cls, seconds: float) -> None:
+        cls._spent += seconds
+
+    @classmethod
+    def line(cls) -> str:
+        """Say how long it took, and forget it; "" if it took no time."""
+        spent, cls._spent = cls._spent, 0.0
+        return f"reading and extracting before that took {duration(spent)}" if spent >= cls.LEAST_S else ""
+
+
+def duration(seconds: float) -> str:
+    """Format seconds as 4.2 s, 3 min 05 s or 2 h 10 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
 def clock(seconds: float | None) -> str:
     """m:ss, h:mm:ss, or nothing known."""
     if seconds is None:
@@ -79,10 +111,13 @@ class Lines:
     def __init__(self, groups: Sequence[Any]):
         self._titles = {g.key: g.title for g in groups}
         self._epochs = {g.key: getattr(g.trials[0].spec, "epochs", 1) for g in groups}
-        self._left = TimeLeft({g.key: g.weight for g in groups})
+        self._left = time_left(groups)
         self._done, self._trials = 0, sum(len(g.trials) for g in groups)
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Waiting):
+            say(waiting(event))
+            return
         title = self._titles[event.key]
         if isinstance(event, Started):
             self._left.start(event.key)
@@ -90,25 +125,26 @@ class Lines:
             self._left.progress(event.key, event.step / max(1, event.steps))
             v = event.values
             if "train_loss" in v:
-                self._say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
+                say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
                           f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
                           f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
             elif said := ", ".join(f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v):
-                self._say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
+                say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
                           f"{clock(self._left.seconds())} left")
         elif isinstance(event, Finished):
             self._left.end(event.key)
             self._done += len(event.result)
-            self._say(f"{title}: {outcome(event.result)} ({self._done}/{self._trials} trials, "
+            say(f"{title}: {outcome(event.result)} ({self._done}/{self._trials} trials, "
                       f"{clock(self._left.seconds())} left)")
         elif isinstance(event, Failed):
             if not event.will_retry:
                 self._left.end(event.key)
-            self._say(f"{title}: {'started again' if event.will_retry else 'failed'}: {event.error}")
+            say(f"{title}: {'started again' if event.will_retry else 'failed'}: {event.error}")
 
-    @staticmethod
-    def _say(line: str) -> None:
-        print(visible(line), flush=True)
+
+def waiting(event: Waiting) -> str:
+    """Say what the end of a study waits for, and how to leave it."""
+    return (f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves it to tlx sync")
 
 
 def outcome(results: Mapping[str, Any]) -> str:
@@ -138,13 +174,16 @@ class Bars:
     """A bar for the study and one for each running trial, with the time left."""
 
     def __init__(self, groups: Sequence[Any], progress: Any):
-        self._titles = {g.key: g.title for g in groups}
-        self._left = TimeLeft({g.key: g.weight for g in groups})
+        self._titles = {g.key: visible(g.title) for g in groups}
+        self._left = time_left(groups)
         self._progress = progress
         self._rows: dict[str, Any] = {}
         self._whole = progress.add_task("all", total=len(groups), note="")
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, Waiting):
+            self._progress.console.print(waiting(event), markup=False)
+            return
         key = event.key
         if isinstance(event, Started):
             self._left.start(key)
@@ -184,6 +223,16 @@ def watching(groups: Sequence[Any]) -> Iterator[Any]:
 @contextlib.contextmanager
 def steps(title: str) -> Iterator[Any]:
     """A (done, of) callback that shows how far a preparation is: a bar, or a line each tenth."""
+    started = time.monotonic()
+    try:
+        with _shown(title) as tell:
+            yield tell
+    finally:
+        Preparation.add(time.monotonic() - started)
+
+
+@contextlib.contextmanager
+def _shown(title: str) -> Iterator[Any]:
     if sys.stdout.isatty():
         with _rich() as progress:
             row = progress.add_task(title, total=None, note="")
@@ -195,7 +244,7 @@ def steps(title: str) -> Iterator[Any]:
         tenth = 10 * done // max(1, of)
         if tenth != said[0] and of >= 100:
             said[0] = tenth
-            print(f"{title}: {done}/{of}", flush=True)
+            say(f"{title}: {done}/{of}")
 
     yield tell
 

@@ -9,6 +9,7 @@ import typer
 from ..lab.settings import Settings
 from ..trials.quanta import Quanta, QuantaSweep
 from .options import options
+from .output import say
 from .progress import steps
 from .running import run
 
@@ -40,4 +41,4 @@ def command(spec: Quanta, sweep: QuantaSweep, settings: Settings, export: str) -
     report = run(asked.study(source), settings, summarise=report_of.summarise, closing=report_of.closing)
     if export:
         for folder in quanta_files.export(report.results, Path(export)):
-            print(f"files: {folder}")
+            say(f"files: {folder}")

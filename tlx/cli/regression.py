@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .output import say
+
 TABLE = Annotated[Path | None, typer.Argument(show_default=False, help="CSV with columns G, D, N and T, such as "
                                               "targets.csv of tlx parameter-distance. Default: the published table.")]
 RAW = Annotated[bool, typer.Option("--raw", help="Coefficients in the units of the columns. Default: of z-scored "
@@ -26,9 +28,9 @@ def command(table: TABLE = None, raw: RAW = False, out: OUT = None) -> None:
     from ..trials import transferability
 
     found = transferability.published() if table is None else transferability.of_file(table.expanduser())
-    print(regressions.text(found, "raw" if raw else "z-scored"))
+    say(*regressions.text(found, "raw" if raw else "z-scored").split("\n"))
     if out is not None:
         files.make_folder(out)
         files.write_text(out / "regression.csv", regressions.csv(found))
         files.write_bytes(out / "regression.png", parameter_figures.observed_and_fitted(found))
-        print(f"files: {out / 'regression'}.csv, .png")
+        say(f"files: {out / 'regression'}.csv, .png")

@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..lab.settings import Settings
-from .progress import watching
+from .output import say
+from .progress import Preparation, watching
 
 
 def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
@@ -15,15 +16,16 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
 
     summarise, closing   what is made of its results, and said of them: as few-shot studies do, unless given
     """
-    from ..errors import visible
     from ..report import studies
     from ..trials import study
 
     for note in dict.fromkeys((*asked.notes, *notes)):
-        print(f"note: {visible(note)}")
-    print(f"{visible(asked.title)}: {len(asked.trials)} trials", flush=True)
+        say(f"note: {note}")
+    say(f"{asked.title}: {len(asked.trials)} trials")
     with watching(asked.groups) as watch:
         report = study.perform(asked, settings, watch, summarise or studies.summarise)
-    print((closing or studies.closing)(report), flush=True)
+    say(*(closing or studies.closing)(report).split("\n"))
+    if line := Preparation.line():
+        say(line)
     report.raise_if_failed(settings.require_tracking)
     return report

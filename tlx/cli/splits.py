@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
+from .output import say
 
 app = typer.Typer(no_args_is_help=True, help="Draw few-shot splits, or check a folder of them for leaks.")
 DATASET = Annotated[str, typer.Option("--dataset", "-d", help="A name of `tlx datasets`, or a folder.")]
@@ -31,7 +32,6 @@ def draw(out: Annotated[Path, typer.Argument(help="Folder for the CSVs; made, or
          data_root: DATA_ROOT = "") -> None:
     """Draw splits: exactly so many images a class, seeded, none on two sides."""
     from ..data import splits as science
-    from ..errors import visible
     from ..trials.fewshot import FewShot
     from ..trials.image_data import located
 
@@ -41,8 +41,8 @@ def draw(out: Annotated[Path, typer.Argument(help="Folder for the CSVs; made, or
     drawn = science.draw(folder, out, shots=few.shots, draws=splits, largest_draws=largest_splits,
                          val_per_class=val_per_class, test_per_class=test_per_class, seed=seed)
     for note in (*folder.notes, *drawn.notes):
-        print(f"note: {visible(note)}")
-    print(f"{len(drawn.tables)} files in {out}: {len(drawn.classes)} classes, shots "
+        say(f"note: {note}")
+    say(f"{len(drawn.tables)} files in {out}: {len(drawn.classes)} classes, shots "
           f"{', '.join(map(str, drawn.shots))}, val {len(drawn.val)}, test {len(drawn.test)} images")
 
 
@@ -59,7 +59,7 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
 
     from ..data import images
     from ..data import splits as science
-    from ..errors import raise_all, visible
+    from ..errors import raise_all
     from ..trials.fewshot import FewShot
     from ..trials.image_data import located
 
@@ -71,13 +71,13 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
         notes: list[str] = []
         root = located(dataset, settings, notes).root
         for note in notes:
-            print(f"note: {visible(note)}")
+            say(f"note: {note}")
         find = partial(science.find, root=root, allow=tuple(map(Path, settings.allow_outside)))
     report = science.summary(read, images=find, shots=few.shots or None, draws=splits,
                              digests=partial(images.digests, cache=settings.cache_folder))
     for note in (*read.notes, *report.notes):
-        print(f"note: {visible(note)}")
+        say(f"note: {note}")
     for name, count in report.counts.items():
-        print(f"{name}: {count}")
+        say(f"{name}: {count}")
     raise_all(report.problems)
-    print("no leak found" + ("" if dataset else " in the CSVs; give --dataset to compare the images themselves"))
+    say("no leak found" + ("" if dataset else " in the CSVs; give --dataset to compare the images themselves"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..lab.settings import Settings
 from .options import options
+from .output import say
 
 
 @options(Settings)
@@ -14,7 +15,7 @@ def command(settings: Settings) -> None:
 
     target = tracking.resolve(settings.mlflow_path)
     sent = tracking.sync(settings.store_folder(target.database), target)
-    print(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
+    say(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
     raise_all(sent.faults)
     if sent.unsent or sent.problem:
         why = f": {sent.problem}" if sent.problem else ""

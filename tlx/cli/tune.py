@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import visible
 from ..lab.settings import Settings
-from ..lab.tasks import Event, Failed, Finished, Progress
+from ..lab.tasks import Event, Failed, Finished, Progress, Waiting
 from ..trials.fewshot import FewShot
 from ..trials.search import Base, Search
 from .options import options
-from .progress import clock, outcome, steps
+from .output import say
+from .progress import Preparation, clock, outcome, steps, waiting
 
 
 @options(Search, Base, FewShot, Settings)
 def command(search: Search, base: Base, few: FewShot, settings: Settings) -> None:
     """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over all splits, tested once.
 
-    Each configuration is tried on one split first and only the best go on. Asked again, finished trials are kept and
+    Each configuration is tried on one split first and only the best go on. Trial 0 is the defaults: it is run on all
+    splits and scored on the test set too, beside the winner. Asked again, finished trials are kept and
     only what is missing of --trials is run. Accuracies are mean per-class, as fractions.
     """
     from ..report import searches
@@ -28,27 +30,40 @@ def command(search: Search, base: Base, few: FewShot, settings: Settings) -> Non
     with steps("reading and extracting") as progress:
         ready = tuning.ready(search, base.of(search.study), few, settings, progress)
     for note in ready.notes:
-        print(f"note: {visible(note)}")
-    print(f"{ready.title}: {ready.search.wanted} trials", flush=True)
-    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test)
-    print(searches.closing(report), flush=True)
+        say(f"note: {note}")
+    say(f"{ready.title}: {ready.search.wanted} trials")
+    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test,
+                                _preparing)
+    say(*searches.closing(report).split("\n"))
+    if line := Preparation.line():
+        say(line)
     report.raise_if_failed(settings.require_tracking)
+
+
+@contextlib.contextmanager
+def _preparing(title: str) -> Iterator[Any]:
+    """Say what is about to be tested, and show how far its test images are read and extracted."""
+    say(title)
+    with steps("reading and extracting test images") as progress:
+        yield progress
 
 
 class Lines:
     """A line a trial, with the best so far and the time left."""
 
-    def __init__(self, wanted: int, say: Callable[..., Any] = print):
+    def __init__(self, wanted: int, say: Callable[..., Any] = say):
         self._wanted, self._say, self._best, self._first = wanted, say, -1.0, (0.0, 0)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Progress) and "tried" in event.values:
             self._trial(event.step, event.values["tried"])  # type: ignore[arg-type]
         elif isinstance(event, Finished) and isinstance(event.result, dict):
-            self._say(visible(f"final test: {outcome(event.result)}"), flush=True)
+            self._say(f"final test: {outcome(event.result)}")
+        elif isinstance(event, Waiting):
+            self._say(waiting(event))
         elif isinstance(event, Failed):
             said = "a worker is started again" if event.will_retry else "failed"
-            self._say(visible(f"{said}: {event.error}"), flush=True)
+            self._say(f"{said}: {event.error}")
 
     def _trial(self, done: int, tried: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -56,8 +71,7 @@ class Lines:
             self._first = (now, done)
         of = done - self._first[1]
         left = clock((now - self._first[0]) / of * (self._wanted - done) if of else None)
-        self._say(visible(f"trial {tried['number']} ({done}/{self._wanted}): {self._came_to(tried)}, {left} left"),
-                  flush=True)
+        self._say(f"trial {tried['number']} ({done}/{self._wanted}): {self._came_to(tried)}, {left} left")
 
     def _came_to(self, tried: dict[str, Any]) -> str:
         title, scores = tried["title"], tried["by_split"]

@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.svm import SVC
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .ridge import RidgePath, mean_row
 
@@ -31,6 +33,24 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
     return np.divide(X, length, out=X, where=length > 0)
 
 
+def _training(estimator: Any, X: Any, y: Any, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Return training rows, at least so many, and labels; ValueError, in scikit-learn's words, for what is none."""
+    X, y = validate_data(estimator, X, y, ensure_min_samples=least)
+    check_classification_targets(y)
+    return X, y
+
+
+def _rows(estimator: Any, X: Any) -> np.ndarray:
+    """Return rows to be scored as an array as wide as the training rows; NotFittedError before training."""
+    check_is_fitted(estimator, "classes_")
+    return validate_data(estimator, X, reset=False)
+
+
+def two_sided(scores: np.ndarray) -> np.ndarray:
+    """Return scores (r, k) as scikit-learn's decision_function has them: of two classes (r,), above 0 the second."""
+    return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+
 class Scored(ClassifierMixin, BaseEstimator):
     """A classifier whose prediction is the column of the largest score; of equals, the first."""
 
@@ -38,11 +58,20 @@ class Scored(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Class of every row, as it was spelled in training."""
-        return self.classes_[self.scores(X).argmax(axis=1)]
+        columns = self.scores(X).argmax(axis=1)
+        return self.classes_[columns]
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """(r, k) float64, higher is likelier, columns as `classes_`."""
         raise NotImplementedError
+
+
+class Decisive(Scored):
+    """A scored classifier whose scores are no shares of votes."""
+
+    def decision_function(self, X: np.ndarray) -> np.ndarray:
+        """(r, k) float64, (r,) for two classes: above 0 the second is likelier."""
+        return two_sided(self.scores(X))
 
 
 class Neighbours(Scored):
@@ -58,15 +87,16 @@ class Neighbours(Scored):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Keep the rows, or what they come to when multiplied with themselves."""
+        X, y = _training(self, X, y)
         self.classes_, self._labels = np.unique(y, return_inverse=True)
         self._origin = np.zeros(1) if self.precomputed else np.array(X[0], np.float64)
         self._rows = np.empty((len(X), 0)) if self.precomputed else self._ready(X)
         self._squares = X[:, -1].copy() if self.precomputed else np.einsum("ij,ij->i", self._rows, self._rows)
-        self.n_features_in_ = X.shape[1]
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Each class's share of the votes: (r, k) float64, rows sum to 1."""
+        X = _rows(self, X)
         votes = np.zeros((len(X), len(self.classes_)))
         one_hot = np.eye(len(self.classes_))[self._labels]
         for rows in _blocks(len(X), max(len(self._labels), X.shape[1])):
@@ -142,7 +172,7 @@ def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
     return nearer | (equal & (np.cumsum(equal, axis=1) <= room))
 
 
-class NearestMean(Scored):
+class NearestMean(Decisive):
     """The class whose mean is nearest: by distance, or ("cosine") by angle, all rows at unit length first."""
 
     def __init__(self, metric: str = "euclidean"):
@@ -150,16 +180,17 @@ class NearestMean(Scored):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Average the rows of every class."""
+        X, y = _training(self, X, y)
         X = unit_rows(X) if self.metric == "cosine" else np.asarray(X, np.float64)
         self.classes_ = np.unique(y)
         means = np.array([X[y == label].mean(axis=0) for label in self.classes_])
         self.origin_ = np.zeros(X.shape[1]) if self.metric == "cosine" else means.mean(axis=0)
         self.means_ = unit_rows(means) if self.metric == "cosine" else means - self.origin_
-        self.n_features_in_ = X.shape[1]
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Cosine, or minus half the squared distance but for what all classes share: (r, k) float64."""
+        X = _rows(self, X)
         out = np.empty((len(X), len(self.classes_)))
         half = 0.0 if self.metric == "cosine" else 0.5 * (self.means_**2).sum(axis=1)
         for rows in _blocks(len(X), X.shape[1]):
@@ -167,10 +198,8 @@ class NearestMean(Scored):
             out[rows] = some @ self.means_.T - half
         return out
 
-    decision_function = scores
 
-
-class KernelSvc(Scored):
+class KernelSvc(Decisive):
     """scikit-learn's SVC with the kernel computed by matrix products: same machine, same settings, same answer.
 
     libsvm asks for one inner product at a time, which at the width of a network is nearly all of its time.
@@ -183,17 +212,19 @@ class KernelSvc(Scored):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Train on the (n, n) kernel; only the support vectors are kept."""
+        X, y = _training(self, X, y)
         X = np.asarray(X, np.float64)
         spread = X.var() if self.gamma == "scale" else 0.0
         self.gamma_ = (1 / (X.shape[1] * spread) if spread else 1.0) if self.gamma == "scale" else float(self.gamma)
         self.machine_ = SVC(C=self.C, kernel="precomputed", tol=self.tol, max_iter=self.max_iter,
                             random_state=self.random_state).fit(self._kernel(X, X), y)
-        self.classes_, self.n_features_in_ = self.machine_.classes_, X.shape[1]
+        self.classes_, self.n_iter_ = self.machine_.classes_, self.machine_.n_iter_
         self.support_vectors_, self._trained_on = X[self.machine_.support_], len(X)
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """(r, k) float64: votes of the pairs and their confidence; what SVC predicts is raised above its equals."""
+        X = _rows(self, X)
         return np.concatenate([self._scores(some) for some in self._kernel_blocks(X)])
 
     def _scores(self, kernel: np.ndarray) -> np.ndarray:
@@ -229,16 +260,17 @@ class RidgeLeftOut(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """One factorisation for all λ."""
+        X, y = _training(self, X, y, least=2)
         path = RidgePath.of(X, y)
         self.alpha_, self.left_out_error_ = path.best(self.alphas)
         self.coef_ = path.mix(self.alpha_) @ X
         self.intercept_ = path.mean_target - self.coef_ @ mean_row(X)
-        self.classes_, self.n_features_in_ = path.classes, X.shape[1]
+        self.classes_ = path.classes
         return self
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """(r, k) float64, (r,) for two classes: towards +1 the likelier."""
-        found = X @ self.coef_.T + self.intercept_
+        found = _rows(self, X) @ self.coef_.T + self.intercept_
         return found[:, 0] if len(self.classes_) == 2 else found
 
     def predict(self, X: np.ndarray) -> np.ndarray:
@@ -247,7 +279,7 @@ class RidgeLeftOut(ClassifierMixin, BaseEstimator):
         return self.classes_[(found > 0).astype(int) if found.ndim == 1 else found.argmax(axis=1)]
 
 
-class ShrunkLda(Scored):
+class ShrunkLda(Decisive):
     """Linear discriminant analysis with the covariance drawn towards a multiple of the identity.
 
     Σ = (1 − s)·S + s·tr(S)/d·I. S (d, d) is never made: its inverse is applied through the n × n products of the
@@ -259,6 +291,7 @@ class ShrunkLda(Scored):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Estimate means, shares and the pooled covariance."""
+        X, y = _training(self, X, y, least=2)
         X = np.asarray(X, np.float64)
         self.classes_, labels = np.unique(y, return_inverse=True)
         means = np.array([X[labels == c].mean(axis=0) for c in range(len(self.classes_))])
@@ -271,14 +304,11 @@ class ShrunkLda(Scored):
         self.coef_ = (away - share * np.linalg.solve(inner, within @ away.T).T @ within) / ridge
         self.intercept_ = (np.log(np.bincount(labels) / len(X)) - 0.5 * np.einsum("ij,ij->i", away, self.coef_)
                            - self.coef_ @ origin)
-        self.n_features_in_ = X.shape[1]
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Log-posterior of every class but for what all share: (r, k) float64."""
-        return X @ self.coef_.T + self.intercept_
-
-    decision_function = scores
+        return _rows(self, X) @ self.coef_.T + self.intercept_
 
 
 class Encoded(ClassifierMixin, BaseEstimator):
@@ -289,15 +319,17 @@ class Encoded(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
         """Number the labels, then fit."""
+        X, y = _training(self, X, y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        self.estimator.fit(X, labels)
-        self.n_features_in_ = X.shape[1]
+        self.estimator_ = clone(self.estimator).fit(X, labels)
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """(r, k) probabilities."""
-        return self.estimator.predict_proba(X)
+        X = _rows(self, X)
+        return self.estimator_.predict_proba(X)
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The class of largest probability, as it was spelled in training."""
-        return self.classes_[self.predict_proba(X).argmax(axis=1)]
+        columns = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[columns]

@@ -7,6 +7,7 @@ dies, even by kill -9, its workers die with it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import importlib
 import multiprocessing.connection
@@ -26,7 +27,7 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from .. import files
-from ..errors import Resource, Stopped, TlxError
+from ..errors import Resource, Stopped, TlxError, resource_error
 from . import signals, worker
 from .tasks import Conditions, Event, Failed, Finished, Outcome, Progress, Started, Task
 
@@ -167,8 +168,7 @@ class _Supervisor:
                              self.conditions.log(task.key), {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")})
         process = context.Process(target=worker.serve, args=(theirs, order), name=task.title)
         self.on_event(Started(task.key, attempt))
-        with _no_main():
-            process.start()
+        _start(process)
         theirs.close()  # so that only the worker holds it, and its death is heard
         self.running.append(_Running(task, attempt, device, process, ours))
 
@@ -280,11 +280,22 @@ def _told(log: Path | None) -> Path | str:
 _served: tuple[int, tuple[str, ...]] | None = None
 
 
+def _kill_server(owner: int) -> None:
+    """Kill the server at the end of the process that started it: its own end takes seconds, and holds what waits for
+    the end of the output (tlx … | tee log)."""
+    pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
+    if pid is not None and os.getpid() == owner:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
 def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.ForkServerContext:
     """The forkserver context, its server running with these modules and as many threads."""
     global _served
     server: Any = multiprocessing.forkserver._forkserver
-    if _served not in (None, (threads, preload)):
+    if _served is None:
+        atexit.register(_kill_server, os.getpid())
+    elif _served != (threads, preload):
         server._stop()  # its environment was fixed when it started
     _served = (threads, preload)
     context = multiprocessing.get_context("forkserver")
@@ -304,6 +315,18 @@ def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.F
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
     return context
+
+
+def _start(process: Any) -> None:
+    """Start a worker; Resource if the server that forks them is gone or refuses."""
+    try:
+        with _no_main():
+            process.start()
+    except (EOFError, OSError) as error:
+        refused = resource_error(error)
+        raise refused or Resource("fork-server-lost", "the process that starts the workers was killed",
+                                  remedy="run the same command again; if it was for want of memory, with fewer "
+                                  "--workers, or with --workers 0") from error
 
 
 @contextlib.contextmanager

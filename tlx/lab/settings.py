@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import Resource
+from ..errors import Resource, no_home
 from ..spec import Spec, knob
 
 
@@ -32,6 +32,8 @@ class Settings(Spec):
                                    "$MLFLOW_TRACKING_URI, or mlflow.db in the working directory")
     tracking: bool = knob(True, place=True, help="mirror to MLflow")
     require_tracking: bool = knob(False, place=True, help="exit with 6 if records could not be delivered")
+    wait: bool = knob(True, place=True, help="wait at the end, up to 10 s, for a tracking server that is slow; else "
+                      "tlx sync sends the rest")
     system_metrics: bool = knob(True, place=True, help="log CPU, memory and GPU use")
     watts: float | None = knob(None, place=True, low=0.0, help="watts a busy core draws, for an energy estimate")
     grid: float | None = knob(None, place=True, low=0.0, help="g CO2 per kWh of your electricity, for an estimate")
@@ -40,14 +42,16 @@ class Settings(Spec):
     def cache_folder(self) -> Path:
         """Where decoded images and made data sets are kept between studies."""
         base = self.cache or os.environ.get("TLX_CACHE")
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        return Path(base).expanduser().absolute() if base else home / "tlx"
+        if base:
+            return expanded(base).absolute()
+        home = os.environ.get("XDG_CACHE_HOME")
+        return (Path(home) if home else expanded("~/.cache")) / "tlx"
 
     def store_folder(self, database: Path | None) -> Path:
         """Where results are kept; `database` is the local tracking database, if there is one."""
         given = self.store or os.environ.get("TLX_STORE")
         if given:
-            return Path(given).expanduser().absolute()
+            return expanded(given).absolute()
         return (database.parent if database else Path.cwd()) / "tlx-runs"
 
     def resolved_device(self) -> str:
@@ -72,6 +76,14 @@ class Settings(Spec):
         if device == "cpu":
             return max(1, min(cores // self.threads, trials, 8))
         return 1 if device != "cuda" else max(1, min(_gpus(), trials))
+
+
+def expanded(path: str) -> Path:
+    """Replace a leading ~ by the home folder; Resource where this user has none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise no_home() from error
 
 
 def _gpus() -> int:

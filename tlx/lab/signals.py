@@ -56,6 +56,8 @@ def graceful() -> Iterator[Callable[[], bool]]:
             signal.signal(number, _ask)
     try:
         yield stopping
+    except Stopped as stop:  # raised where only the request is known, not the signal
+        raise (Stopped(_Asked.number, stop.what) if _Asked.number else stop) from None
     finally:
         for number, handler in before.items():
             if handler is not None:  # one that Python did not install cannot be put back

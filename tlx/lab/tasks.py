@@ -53,7 +53,14 @@ class Failed:
     will_retry: bool
 
 
-Event = Started | Progress | Finished | Failed
+@dataclass(frozen=True)
+class Waiting:
+    """All tasks have ended, and the tracking server is waited for, so many seconds at most."""
+
+    seconds: float
+
+
+Event = Started | Progress | Finished | Failed | Waiting
 
 
 @dataclass(frozen=True)

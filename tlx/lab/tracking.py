@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 
 from .. import locks
 from ..errors import Busy, Stopped, TlxError, Untracked
-from . import tracking_launcher
+from . import signals, tracking_launcher
 from .store import Store
 from .tracking_launcher import Launcher
 from .tracking_mirror import FAILED, FINISHED, KILLED, StudyMirror
@@ -37,6 +38,7 @@ WAKE_S = 1.5
 BACK_OFF_S, BACK_OFF_LIMIT_S = 2.0, 60.0  # after a lost connection: doubled each time, up to a minute
 BY_FOLDER = "by folder"  # an ending that the study's own summary tells
 STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last records
+NOTICE_S, POLL_S = 1.0, 0.1  # of waiting before it is said; between looks whether a stop was asked for
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,13 @@ class Mirror:
     """A thread that carries one study's folders into the tracking store while its trials run."""
 
     def __init__(self, target: Target, root: Path | str, study: str, *, environ: Mapping[str, str] | None = None,
-                 wake_s: float = WAKE_S):
+                 wake_s: float = WAKE_S, wait: bool = True, on_wait: Callable[[float], None] = lambda seconds: None):
+        """Prepare to follow a study.
+
+        wait     wait at the end for a server that has not taken the last records; else they are left to `sync`
+        on_wait  told how many seconds will be waited at most, once that takes long
+        """
+        self._wait, self._on_wait = wait, on_wait
         self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
         self._abandoned = threading.Event()
         self._carrier = Carrier(target, Store(root), study, Launcher.of(environ), self._abandoned.is_set)
@@ -161,16 +169,31 @@ class Mirror:
         self._carrier.failed[key] = redact(reason)
 
     def stop(self, status: str = FINISHED, deadline_s: float | None = None) -> Sent:
-        """Send the rest, end the parent run with `status`, and say what is unsent; back within the deadline (s)."""
+        """Send the rest, end the parent run with `status`, and say what is unsent; back within the deadline (s).
+
+        A request to stop that comes meanwhile ends the waiting.
+        """
         if deadline_s is None:
-            deadline_s = STOP_LOCAL_S if self.target.database else STOP_REMOTE_S
+            deadline_s = STOP_LOCAL_S if self.target.database else STOP_REMOTE_S if self._wait else 0.0
         self._ending = status
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(deadline_s)
+            self._await_end(deadline_s)
         self._abandoned.set()
         self.report = self._carrier.report()
         return self.report
+
+    def _await_end(self, deadline_s: float) -> None:
+        was_asked = signals.stopping()
+        ends_at = time.monotonic() + deadline_s
+        notice_s = min(NOTICE_S, deadline_s)
+        self._thread.join(notice_s)
+        if self._thread.is_alive() and deadline_s > notice_s:
+            self._on_wait(deadline_s)
+        while self._thread.is_alive() and time.monotonic() < ends_at:
+            if signals.stopping() and not was_asked:
+                return
+            self._thread.join(POLL_S)
 
     @property
     def address(self) -> str:

@@ -13,6 +13,7 @@ next to ask finds that it is dead, and takes the same trial up: same number, sam
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,12 @@ class Search:
     def wanted(self) -> int:
         """How many trials there will be: a grid ends by itself."""
         return self.trials if self.sampler != "grid" else min(self.trials, len(self.space.grid()))
+
+    @functools.cached_property
+    def starts_with_defaults(self) -> bool:
+        """Whether trial 0 is the configuration that is used without a search: it is never pruned."""
+        default = self.space.default()
+        return default is not None and (self.sampler != "grid" or default in self.space.grid())
 
     def hears(self, step: int) -> bool:
         """Whether the pruner looks at a step: the others are kept in the records, and Optuna is not told."""

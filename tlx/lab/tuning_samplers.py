@@ -63,13 +63,16 @@ def check(name: str) -> None:
 class Seeded(BaseSampler):
     """A sampler made anew for every trial, from the search's seed and the trial's number.
 
-    The first trial is what stands there without a search, where the space holds that.
+    The first trial is what stands there without a search, where the space (or its grid) holds that.
     """
 
     def __init__(self, name: str, seed: int, space: Space, directions: int = 1):
         self._make, self._seed, self._directions = SAMPLERS[name], seed, directions
         self._grid = space.grid() if self._make is None else []
-        self._first = None if self._make is None else space.default()
+        self._first = space.default()
+        if self._first in self._grid:
+            self._grid.remove(self._first)
+            self._grid.insert(0, self._first)
         self._inner: BaseSampler = optuna.samplers.RandomSampler(seed=0)
         self._fixed: dict[str, Any] | None = None
 
@@ -79,7 +82,7 @@ class Seeded(BaseSampler):
             if self._make is not None:
                 self._inner = self._make(stream(self._seed, "sampler", trial.number) % 2**32)
             self._fixed = self._first if trial.number == 0 else None
-            if self._grid:
+            if self._make is None:
                 self._fixed = self._grid[trial.number % len(self._grid)]
             if self._fixed is None:
                 self._inner.before_trial(study, trial)

@@ -225,7 +225,8 @@ class _Process:
         said = self.study._storage.get_trial(trial._trial_id).intermediate_values
         if step not in said:
             trial.report(value, step)
-        if judged and step >= max(said, default=0) and trial.should_prune():
+        is_reference = trial.number == 0 and self.search.starts_with_defaults
+        if judged and not is_reference and step >= max(said, default=0) and trial.should_prune():
             raise GivenUp
 
     def _tell(self, trial: optuna.Trial, tried: Tried) -> None:

@@ -88,7 +88,8 @@ def bug(error: BaseException, log: Path | None) -> TlxError:
 
 
 def _appending(path: Path) -> TextIO:
-    return os.fdopen(files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a")
+    return os.fdopen(files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8",
+                     errors="backslashreplace")
 
 
 def _set_environment(order: Order) -> None:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+LAZY = ("QuantaGate", "transfer")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *LAZY})
+
 
 def __getattr__(name: str) -> Any:
     if name == "QuantaGate":  # loaded when asked for: torch is heavy

@@ -161,7 +161,7 @@ def publish(report: Any, within: float, out: Path) -> Path:
     mine = [r for r in report.results if r.status == FINISHED and r.spec["cut"] == chosen["n"]]
     if not mine:
         raise Missing(f"network cut behind block {chosen['n']}, which is of an earlier command",
-                      made_by="the same command with its --depths")
+                      made_by="tlx chop with the same options and its --depths")
     best = max(mine, key=lambda r: r.scores["best_val_accuracy"])
     store, target = Store(report.folder), out.expanduser().absolute().with_suffix(".json")
     files.make_folder(target.parent)

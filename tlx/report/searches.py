@@ -9,7 +9,7 @@ from .. import files
 from ..lab.tuning_records import COMPLETE, FAILED, PRUNED, Tried
 from ..result import Result
 from . import search_figures as figures
-from . import statistics, studies, tables
+from . import search_tests, statistics, studies, tables
 
 COSTS = {"time": "Seconds of fitting and predicting, all splits", "energy": "Joules, all splits"}
 SHOWN = 5  # trials in the closing table
@@ -70,6 +70,7 @@ def metrics(report: Any) -> list[dict[str, Any]]:
     counts |= {f"importance/{name}": value for name, value in report.importances.items()}
     if report.final:
         counts |= {name: value for name, value in test(list(report.final)).items() if name != "splits"}
+        counts |= search_tests.metrics(report)
     return found + [{"name": name, "value": value} for name, value in counts.items()]
 
 
@@ -99,7 +100,7 @@ def _export(folder: Path, report: Any) -> None:
     if report.best is not None:
         files.write_json(folder / "best_configuration.json", {
             "trial": report.best.number, "values": report.best.values, "objectives": report.best.objectives,
-            "test": test(list(report.final)) if report.final else None})
+            "test": test(list(report.final)) if report.final else None, "defaults": search_tests.record(report)})
 
 
 # ---------------------------------------------------------------- words
@@ -120,12 +121,7 @@ def closing(report: Any) -> str:
     if several and shown:
         lines.append(f"the Pareto front of accuracy and {search.objectives[1]}: {len(report.front)} of {len(whole)} "
                      "whole trials")
-    if report.final:
-        found = test(list(report.final))
-        half = found.get("ci95_high", found.get("mean_test_accuracy", 0.0)) - found.get("mean_test_accuracy", 0.0)
-        lines.append(f"on test, trial {report.best.number}: {tables.percent(found.get('mean_test_accuracy'))}"
-                     + f" {tables.plus_minus(half)}" * ("ci95_high" in found)
-                     + f" (mean per class, 95 % CI over {found['splits']:.0f} splits)")
+    lines += search_tests.lines(report)
     lines += _counts(report)
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")

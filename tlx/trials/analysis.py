@@ -85,7 +85,9 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target
     if path.is_dir():
         found = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
         if not found:
-            raise Missing("weight file", path, made_by=f"files ending in {', '.join(WEIGHTS)}")
+            error = Missing("weight file", path)
+            error.expected = f"files ending in {', '.join(WEIGHTS)}"
+            raise error
         called = path.name.removesuffix("-checkpoints")
         return [replace(_of_file(p, observed, called), number=number) for number, p in enumerate(found)]
     if path.is_file():

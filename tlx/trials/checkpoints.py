@@ -53,7 +53,7 @@ class Chain(Spec):
                                         "twelve), or 0 (untrained), 0_K (after K batches), E (after E epochs). "
                                         "Default: the protocol's")
     from_checkpoints: tuple[str, ...] = knob((), help="those of them that are fine-tuned: tags, all or last. Default: "
-                                             "the protocol's")
+                                             "all of --checkpoints, the protocol's without it")
     fine_tune_checkpoints: tuple[str, ...] = knob((), help="moments of a fine-tuning at which it is scored. Default: "
                                                   "the protocol's")
     epochs: int | None = knob(None, low=1, high=100_000, short="e", help="epochs of the pre-training. Default: the "
@@ -83,6 +83,8 @@ class Chain(Spec):
         """With everything that the protocol says. Usage for names that stand twice, or a single moment to score."""
         row = PROTOCOLS[self.protocol]
         found = self.but(**{name: value for name, value in row.items() if getattr(self, name) in (None, ())})
+        if self.checkpoints and not self.from_checkpoints:  # the protocol's are of its own checkpoints
+            found = found.but(from_checkpoints=(ALL,))
         redrawn = REDRAWN.get(found.architecture, 0) if found.redrawn is None else found.redrawn
         for option, names in (("--sources", found.sources), ("--targets", found.targets)):
             twice = [name for name in names if names.count(name) > 1]

@@ -72,16 +72,17 @@ class FeatureExtraction(FewShotTrial):
 class Sweep(Spec):
     """Which classifiers a study tries on the same features."""
 
-    classifier: str = knob("linear-svc", help="classifiers with their settings, separated by spaces: 'linear-svc:C=0.1 "
-                           "knn:k=5'; or all: linear-svc, svc, sgd, knn, knn-cosine, logistic, ridge, ridge-loo, lda, "
-                           "ncm")
+    classifier: str = knob("linear-svc", help="classifiers with their settings, separated by spaces or commas: "
+                           "'linear-svc:C=0.1 knn:k=5'; or all: linear-svc, svc, sgd, knn, knn-cosine, logistic, "
+                           "ridge, ridge-loo, lda, ncm")
 
     @property
     def classifiers(self) -> list[str]:
         """Each classifier once, in one spelling; UnknownName or Usage for a wrong one."""
-        from ..features.classifiers import CLASSIFIERS, classifier, spec_text
+        from ..features.classifiers import CLASSIFIERS, classifier, spec_text, split_words
 
-        words = [name for name in CLASSIFIERS if name != "xgboost"] if self.everything else self.classifier.split()
+        words = [name for name in CLASSIFIERS if name != "xgboost"] if self.everything else split_words(
+            self.classifier)
         return list(dict.fromkeys(spec_text(classifier(word)) for word in words))
 
     @property

@@ -14,7 +14,7 @@ from ..errors import Busy, Integrity, Stopped, TlxError, TrialsFailed, Usage
 from ..lab import cost, engine, environment, resources, signals, tracking
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Conditions, Event, Finished, Task
+from ..lab.tasks import Conditions, Event, Finished, Task, Waiting
 from ..result import DIVERGED, Result
 
 DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of a Resource error
@@ -43,8 +43,37 @@ class Group:
 
     @property
     def weight(self) -> float:
-        """How much work there is, relative to others."""
-        return self.trials[0].spec.shots * len(self.trials)
+        """How much work there is, in rows through the network forward."""
+        return sum(fitting + testing for fitting, testing in map(work_of, self.trials))
+
+    @property
+    def fitting_share(self) -> float:
+        """The share of its work that comes before the test, which is not told in steps."""
+        fitting = sum(work_of(trial)[0] for trial in self.trials)
+        return fitting / self.weight if self.weight else 1.0
+
+
+BACKWARD = 2  # passes that a training row takes beside the one forward
+
+
+def work_of(trial: Trial) -> tuple[float, float]:
+    """Rows through the network until a trial is fitted, and rows of its test.
+
+    Each epoch takes every training row forward and backward, and every validation row forward. A trial whose inputs
+    are not samples counts by its shots.
+    """
+    inputs = getattr(trial.inputs, "data", trial.inputs)
+    train, val, test = (_rows(getattr(inputs, role, None)) for role in ("train", "val", "test"))
+    if not train:
+        return float(trial.spec.shots or 1), 0.0
+    epochs = getattr(trial.spec, "epochs", 1)
+    return float(epochs * ((1 + BACKWARD) * train + val)), float(test)
+
+
+def _rows(samples: Any) -> int:
+    """Images times crops; 0 of what is no samples."""
+    crops = getattr(samples, "crops", None)
+    return len(samples) * crops if isinstance(crops, int) else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +176,10 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
     found: Found = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(found)
     record(store, study)
-    mirror = tracking.Mirror(target, store.root, study.key) if target is not None else None
+    mirror = None
+    if target is not None:
+        mirror = tracking.Mirror(target, store.root, study.key, wait=settings.wait,
+                                 on_wait=lambda seconds: watch(Waiting(seconds)))
 
     def hear(event: Event) -> None:
         if isinstance(event, Finished):

@@ -96,10 +96,7 @@ def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: P
     half, notes = not spec.start_from, list[str]()
     given = ""
     if not half:
-        source_network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
-                                        source=spec.weight_source, input_size=spec.input_size)
-        given = source_network.weights
-        notes += source_network.notes
+        given = _given_source(spec, treatments, notes)
     folder = listed(spec, settings, notes)
     classes = halves(folder.classes, spec.halves, spec.seed) if half else ((), folder.classes)
     pools = read(spec, settings, progress, folder)
@@ -119,6 +116,19 @@ def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: P
     if not bases and not conditions:
         raise Usage("nothing-to-do", "baseA alone, and it is given", where="--treatments")
     return Plan(spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes)
+
+
+def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[str]) -> str:
+    """Digest of A's given weights; "" where they are missing and no treatment needs them."""
+    try:
+        network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
+                                 source=spec.weight_source, input_size=spec.input_size)
+    except Missing:
+        if any(name == "baseA" or OF.get(name, ("A",))[0] == "A" for name in treatments if name != "baseB"):
+            raise
+        return ""
+    notes += network.notes
+    return network.weights
 
 
 def check(spec: LayerTransfer, asked: Treatments, depth: int, title: str) -> tuple[str, ...]:

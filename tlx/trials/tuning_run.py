@@ -15,15 +15,20 @@ from ..errors import TlxError, TrialsFailed
 from ..lab import engine, environment, signals, tracking, tuning, tuning_records
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Conditions, Event, Finished, Progress, Task
+from ..lab.tasks import Conditions, Event, Finished, Progress, Task, Waiting
 from ..lab.tuning_records import COMPLETE, FAILED, Tried
 from ..result import Result
 from .study import run_groups
 from .tuning import Ready, most_fits
 from .tuning_features import Bench
 
+Preparing = Callable[[str], contextlib.AbstractContextManager[Any]]  # title → context of a progress callback
 RESTARTS = 1000  # of a worker: what a trial that kills its process may cost is bounded by the trial
 WRITE_S = 2.0  # between writings of study.json while trials end
+
+
+def _silent(title: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Report:
     best       the most accurate on val (of several the cheapest, then the first); None if none is whole
     front      the numbers of those that no other beats in all objectives
     final      the best configuration on the test set, one result a split
+    defaults   trial 0, where it is the configuration that is used without a search; else None
+    reference  the defaults on the test set, one result a split
     """
 
     ready: Ready
@@ -43,6 +50,8 @@ class Report:
     best: Tried | None
     front: tuple[int, ...]
     final: tuple[Result, ...]
+    defaults: Tried | None
+    reference: tuple[Result, ...]
     importances: dict[str, float]
     wall_s: float
     folder: Path
@@ -66,11 +75,13 @@ class Report:
 
 
 def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
-            summarise: Callable[[Report], dict[str, Any]], test: Callable[[list[Result]], dict[str, float]]) -> Report:
-    """Run what is missing of a search, then its best configuration on the test set.
+            summarise: Callable[[Report], dict[str, Any]], test: Callable[[list[Result]], dict[str, float]],
+            preparing: Preparing = _silent) -> Report:
+    """Run what is missing of a search, then its best configuration and the defaults on the test set.
 
     summarise   makes figures and summary.json
     test        the scores of the child run "final test", from those of its splits
+    preparing   told what is about to be tested; gives the progress callback of reading and extracting test images
     """
     started = time.perf_counter()
     target = tracking.resolve(settings.mlflow_path) if settings.tracking else None
@@ -80,7 +91,10 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
     settings = settings.but(system_metrics=False)
     tuning.prepare(ready.search, store.root)
     book = _Book(ready, store)
-    mirror = tracking.Mirror(target, store.root, ready.search.key) if target is not None else None
+    mirror = None
+    if target is not None:
+        mirror = tracking.Mirror(target, store.root, ready.search.key, wait=settings.wait,
+                                 on_wait=lambda seconds: watch(Waiting(seconds)))
 
     def hear(event: Event) -> None:
         if isinstance(event, Progress) and "tried" in event.values:
@@ -96,13 +110,17 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
             book.enter(tried)
         trials = tuple(book.tried[number] for number in sorted(book.tried))
         best, front = standing(trials)
-        final: list[Result] = []
-        if best is not None and not ready.val_only:
-            final = _test(ready, best, store, settings, watch)
-            book.end(best, final, test(final))
+        defaults = defaults_of(ready.search, trials)
+        tested: dict[int, list[Result]] = {}
+        for number in _to_test(best, defaults) if not ready.val_only else ():
+            results = _test(ready, book.tried[number], store, settings, watch, preparing)
+            book.end(book.tried[number], results, test(results))
+            tested[number] = results
+        final = tuple(tested.get(best.number, ())) if best is not None else ()
+        reference = tuple(tested.get(defaults.number, ())) if defaults is not None else ()
         book.write()
         weight = tuning.importances(ready.search, list(trials))
-        report = Report(ready, trials, book.before, best, front, tuple(final), weight,
+        report = Report(ready, trials, book.before, best, front, final, defaults, reference, weight,
                         time.perf_counter() - started, store.root, None, "")
         store.unseal_study(ready.search.key)
         summarise(report)
@@ -110,7 +128,7 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
         if mirror is not None and all(t.state == FAILED for t in trials):
             mirror.stop(tracking.FAILED)
     wall_s = time.perf_counter() - started
-    return Report(ready, trials, book.before, best, front, tuple(final), weight, wall_s, store.root,
+    return Report(ready, trials, book.before, best, front, final, defaults, reference, weight, wall_s, store.root,
                   mirror.report if mirror else None, mirror.address if mirror else "")
 
 
@@ -122,6 +140,18 @@ def standing(trials: tuple[Tried, ...]) -> tuple[Tried | None, tuple[int, ...]]:
     front = [n for n, mine in scores.items() if not any(
         other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in scores.values())]
     return best, tuple(front)
+
+
+def defaults_of(search: tuning.Search, trials: tuple[Tried, ...]) -> Tried | None:
+    """Trial 0, where it is the configuration that is used without a search; None where the space leaves that out."""
+    is_first = search.starts_with_defaults and trials and trials[0].number == 0
+    return trials[0] if is_first and trials[0].values == search.space.default() else None
+
+
+def _to_test(best: Tried | None, defaults: Tried | None) -> list[int]:
+    """List the trials that are scored on the test set: the best, and the defaults beside it."""
+    whole = [tried.number for tried in (best, defaults) if tried is not None and tried.state == COMPLETE]
+    return list(dict.fromkeys(whole))
 
 
 def _run(ready: Ready, store: Store, settings: Settings, hear: Callable[[Event], None]) -> None:
@@ -143,9 +173,11 @@ def _run(ready: Ready, store: Store, settings: Settings, hear: Callable[[Event],
             raise outcome.error
 
 
-def _test(ready: Ready, best: Tried, store: Store, settings: Settings, watch: Callable[[Event], None]) -> list[Result]:
-    """The best configuration on every split, scored on the test set: found, or run now."""
-    asked = ready.final(best.values, settings)
+def _test(ready: Ready, tried: Tried, store: Store, settings: Settings, watch: Callable[[Event], None],
+          preparing: Preparing) -> list[Result]:
+    """Test a configuration on every split, scored on the test set: found, or run now."""
+    with preparing(final_title(ready, tried)) as progress:
+        asked = ready.final(tried.values, settings, progress)
     with locks.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
         found: dict[str, Result | TlxError] = {
             t.spec.key: result for t in asked.trials if (result := store.find(t.spec.key)) is not None}
@@ -164,6 +196,12 @@ def _test(ready: Ready, best: Tried, store: Store, settings: Settings, watch: Ca
             raise outcome
         results.append(outcome)
     return results
+
+
+def final_title(ready: Ready, tried: Tried) -> str:
+    """Name the final test of a trial; the defaults are called so."""
+    is_defaults = tried.number == 0 and ready.search.starts_with_defaults
+    return f"final test of trial {tried.number}{' (the defaults)' if is_defaults else ''}: {tried.title}"
 
 
 class _Book:
@@ -187,9 +225,9 @@ class _Book:
         if now and time.monotonic() - self._written > WRITE_S:
             self.write()
 
-    def end(self, best: Tried, results: list[Result], scores: dict[str, float]) -> None:
+    def end(self, tried: Tried, results: list[Result], scores: dict[str, float]) -> None:
         """Give the final test its run folder and its line."""
-        key = files.digest(["search final", self.key, best.configuration])
+        key = files.digest(["search final", self.key, tried.configuration])
         spec = {name: value for name, value in results[0].spec.items() if name not in ("split", "images")}
 
         def make(draft: Draft) -> Result:
@@ -197,13 +235,13 @@ class _Book:
                 if "test_accuracy" in result.scores:
                     draft.log(result.spec["split"], {"test_accuracy": result.scores["test_accuracy"]})
             return Result(key=key, kind="FinalTest", spec=spec, scores=scores, environment=environment.gather(),
-                          details={"trial": best.number, "values": best.values,
+                          details={"trial": tried.number, "values": tried.values,
                                    "splits": [r.spec["split"] for r in results], "keys": [r.key for r in results]})
 
         self.store.once(key, make)
         self.finals = [row for row in self.finals if row["key"] != key] + [{
-            "key": key, "title": f"final test of trial {best.number}: {best.title}", "shots": 0, "split": 0,
-            "params": best.values, "tags": {"tlx.final": "true", "optuna.trial_number": str(best.number)}}]
+            "key": key, "title": final_title(self.ready, tried), "shots": 0, "split": 0,
+            "params": tried.values, "tags": {"tlx.final": "true", "optuna.trial_number": str(tried.number)}}]
 
     def write(self) -> None:
         """study.json, with every line there is."""

@@ -1,0 +1,78 @@
+"""What the shell completes: choices that a setting declares, and names that stand in tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..spec import Knob
+
+
+def _architectures() -> Sequence[str]:
+    from ..models import backbones
+
+    return backbones.names()
+
+
+def _datasets() -> Sequence[str]:
+    from ..data.catalogue import DATASETS
+
+    return list(DATASETS)
+
+
+def _classifiers() -> Sequence[str]:
+    from ..features.classifiers import CLASSIFIERS
+
+    return list(CLASSIFIERS)
+
+
+def _embeddings() -> Sequence[str]:
+    from ..features.embedding import EMBEDDINGS
+
+    return list(EMBEDDINGS)
+
+
+def _treatments() -> Sequence[str]:
+    from ..trials.layer_transfer import TREATMENTS
+
+    return TREATMENTS
+
+
+def _studies() -> Sequence[str]:
+    from ..trials.search import KINDS
+
+    return list(KINDS)
+
+
+NAMES: dict[str, Callable[[], Sequence[str]]] = {  # setting → the names it may have, where it declares no choices
+    "architecture": _architectures, "dataset": _datasets, "source_dataset": _datasets, "sources": _datasets,
+    "targets": _datasets, "classifier": _classifiers, "embedding": _embeddings, "treatments": _treatments,
+    "study": _studies,
+}
+FOLDERS = ("dataset", "source_dataset", "sources", "targets")  # settings that take a folder as well
+
+
+def completion(name: str, row: Knob) -> Callable[[str], list[str]] | None:
+    """Return what completes the value of a setting, or None where any text will do."""
+    if row.choices is None and name not in NAMES:
+        return None
+
+    def complete(incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",")
+        names = [str(choice) for choice in row.choices] if row.choices is not None else NAMES[name]()
+        found = [known for known in names if known.startswith(begun)]
+        if name in FOLDERS:
+            found += _folders(begun)
+        return [before + comma + known for known in found]
+
+    return complete
+
+
+def _folders(begun: str) -> list[str]:
+    """Folders whose path begins so, with a slash at their end."""
+    parent, slash, start = begun.rpartition("/")
+    try:
+        there = sorted(Path(parent or slash or ".").expanduser().iterdir())
+        return [f"{parent}{slash}{path.name}/" for path in there if path.name.startswith(start) and path.is_dir()]
+    except (OSError, RuntimeError):
+        return []

@@ -1,0 +1,77 @@
+"""Standard output: one way to print for all commands, on any stream, with nothing that drives a terminal."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import os
+import sys
+from typing import Any
+
+from ..errors import visible
+
+PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->", "…": "...", "²": "2", "≥": ">=", "≤": "<=",
+         "’": "'", "“": '"', "”": '"', "·": "*", "≈": "~"}  # where a stream's encoding lacks the character
+GONE = (errno.EPIPE, errno.ESHUTDOWN)
+
+
+class OutputClosed(BaseException):
+    """Standard output takes nothing more. No Exception: no trial is at fault, and none may swallow it."""
+
+    def __init__(self, error: OSError):
+        super().__init__(str(error))
+        self.is_gone = error.errno in GONE
+        self.reason = os.strerror(error.errno) if error.errno else str(error)
+
+
+def say(*lines: object) -> None:
+    """Print each argument as one line, control characters escaped; OutputClosed if the stream takes nothing."""
+    if sys.stdout is None:
+        return
+    try:
+        print("\n".join(map(visible, lines)), flush=True)
+    except OSError as error:
+        raise OutputClosed(error) from error
+
+
+def complain(text: object) -> None:
+    """Print lines to standard error, control characters escaped; where that is gone, nothing is left to say."""
+    with contextlib.suppress(OSError, ValueError):
+        print("\n".join(visible(line) for line in str(text).split("\n")), file=sys.stderr, flush=True)
+
+
+def prepare() -> None:
+    """Make the standard streams usable: closed ones lead nowhere, and no character is refused.
+
+    A descriptor that is closed (`>&-`) would be given to the next file that is opened, which then gets what other
+    libraries print.
+    """
+    for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            _lead_nowhere(descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False, encoding="utf-8"))
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="tlx-plain")
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_RDWR)
+        if nowhere != descriptor:
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    words = [PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode()
+             for c in error.object[error.start:error.end]]
+    return "".join(words), error.end
+
+
+codecs.register_error("tlx-plain", _plain)
