@@ -8,9 +8,9 @@ from typing import Any
 from .. import files
 from ..lab.store import JOURNAL, Store
 from ..result import FINISHED, Result
-from . import figures, statistics, tables
+from . import figures, fonts, result_warnings, statistics, summaries, tables
 
-CURVE, TABLE, SUMMARY = "few_shot_curve", "few_shot", "summary.json"
+CURVE, TABLE = "few_shot_curve", "few_shot"
 
 
 def dress(folder: Path, result: Result) -> None:
@@ -33,8 +33,8 @@ def summarise(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = [store.whole(row["key"]) for row in study["trials"]]
-    lines = by_line([result for result in found if result is not None])
+    found = [result for row in study["trials"] if (result := store.whole(row["key"])) is not None]
+    lines, warnings = by_line(found), warnings_of(found)
     metrics: list[dict[str, Any]] = []
     for line, rows in lines.items():
         prefix = f"{line}/" if len(lines) > 1 else ""
@@ -42,13 +42,39 @@ def summarise(store: Store, key: str) -> None:
                     for row in rows if row["mean"] is not None for name, name_of in METRICS.items()
                     if row[name_of] is not None]
     if metrics and all(row["shots"] for rows in lines.values() for row in rows):
-        curve = figures.few_shot_curve(lines if len(lines) > 1 else next(iter(lines.values())), study["title"])
+        curve = figures.few_shot_curve(lines if len(lines) > 1 else next(iter(lines.values())), study["title"],
+                                       caption=warnings or ())
         files.write_bytes(folder / f"{CURVE}.png", curve)
         for form, ending in (("csv", "csv"), ("markdown", "md")):
             files.write_text(folder / f"{TABLE}.{ending}", table(lines, form))
-    missing = sum(result is None or result.status != FINISHED for result in found)
-    files.write_json(folder / SUMMARY, {"status": "failed" if missing else "finished", "metrics": metrics,
-                                        "trials": len(found), "missing": missing})
+    shown = table(lines, "markdown") if metrics else ""
+    summaries.write(folder, study, metrics, finished=sum(result.status == FINISHED for result in found),
+                    warnings=warnings, verdict=verdict(study["title"], lines), table=shown)
+
+
+def warnings_of(results: list[Result]) -> list[str] | None:
+    """Return the warnings about the test accuracies of few-shot results; None where none was tested."""
+    groups = result_warnings.grouped(results, _mean_of)
+    if not result_warnings.tested(groups):
+        return None
+    sampled = any(result.spec.get("shots") for result in results)
+    return result_warnings.result_warnings(groups, result_warnings.Warned("splits" if sampled else "seeds"))
+
+
+def _mean_of(result: Result) -> str:
+    """Return which mean a result belongs to."""
+    shots = f"{result.spec['shots']} shot{'s' * (result.spec['shots'] > 1)}" if result.spec.get("shots") else ""
+    return ", ".join(word for word in (shots, result.spec.get("classifier", "")) if word)
+
+
+def verdict(title: str, lines: dict[str, list[dict[str, Any]]]) -> str:
+    """Return the best line at its largest shots in one sentence."""
+    line, rows = next(iter(lines.items()), ("", []))
+    row = next((row for row in reversed(rows) if row["mean"] is not None), None)
+    if row is None:
+        return ""
+    shots = f" at {row['shots']} shots" if row["shots"] else ""
+    return f"{title}: {tables.accuracy(row)} % mean test accuracy{shots}" + (f" with {line}" if line else "")
 
 
 METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "mean_train_s": "train_s",
@@ -85,7 +111,7 @@ def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None or row["mean"] is None:
         return tables.NOTHING
-    return tables.percent(row["mean"]).removesuffix(" %") + f" {tables.plus_minus(row['ci'])}" * (row["ci"] is not None)
+    return tables.accuracy(row)
 
 
 def _place(result: Result) -> str:
@@ -114,6 +140,9 @@ def closing(report: Any) -> str:
             before = f"{r.spec['classifier']}: " if "classifier" in r.spec else ""
             said = ", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items())
             lines.append(before + (said or r.status))
+    warnings = warnings_of(results)
+    if warnings is not None:
+        lines += result_warnings.lines(warnings, intervals=bool(results[0].spec.get("shots")))
     if report.diverged:
         titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
         lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
@@ -124,6 +153,9 @@ def ending(report: Any) -> list[str]:
     """The last lines of every study: how long it took, how the mirror stands, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in {report.folder}"]
+    names = {name for result in report.results for name in result.details.get("classes") or () if not name.isascii()}
+    if names and (boxes := fonts.note(sorted(names))):
+        lines.append(f"note: {boxes}")
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")
     if report.address:
