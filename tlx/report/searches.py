@@ -160,7 +160,7 @@ def closing(report: Any) -> str:
         lines.append(f"note: {report.sent}")
     if report.address:
         lines.append(f"see them at {report.address}" if report.address.startswith("http") else
-                     f"see them with: {report.address}   then open http://127.0.0.1:5000")
+                     f"see them with: {report.address}")
     return "\n".join(lines)
 
 

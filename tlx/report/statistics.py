@@ -12,6 +12,7 @@ FEWEST_SPLITS = 4  # below, a t-interval is too wide to say anything: the range 
 ACCURACY = (0.0, 1.0)  # the ends of an accuracy, which no interval passes
 NOT_NEGATIVE = (0.0, math.inf)  # the ends of a dimension, a sum of squares, a time
 UNBOUNDED = (-math.inf, math.inf)
+VALIDATION = "best_val_accuracy"  # of the weights, or the classifier, that were tested
 COUNTS = ("splits", "networks", "repeats", "seeds")  # columns that say how many values a mean is of
 
 
@@ -118,8 +119,8 @@ def by_shots(trials: Sequence[Mapping[str, Any]], score: str = "test_accuracy",
     """One row for each number of shots, ascending, over the splits that have a score.
 
     trials   mappings with "shots" and, where the trial ended well, `score` (a fraction) and `times` (seconds)
-    →        {"shots", "splits", "missing", "mean", "sd", "ci" (half width), "low", "high", "lowest",
-             "highest", <time>: mean seconds}
+    →        {"shots", "splits", "missing", "val" (mean validation accuracy), "mean", "sd", "ci" (half width), "low",
+             "high", "lowest", "highest", <time>: mean seconds}
              missing counts trials without a score; what cannot be said is None
     """
     rows = []
@@ -127,6 +128,8 @@ def by_shots(trials: Sequence[Mapping[str, Any]], score: str = "test_accuracy",
         mine = [t for t in trials if t["shots"] == shots]
         scored = [t for t in mine if t.get(score) is not None and math.isfinite(t[score])]
         row: dict[str, Any] = {"shots": shots, "splits": len(scored), "missing": len(mine) - len(scored)}
+        chosen = estimate(t[VALIDATION] for t in mine if t.get(VALIDATION) is not None)
+        row["val"] = chosen and chosen.mean
         row |= accuracy_columns(t[score] for t in scored)
         for name in times:
             spent = estimate(t[name] for t in scored if t.get(name) is not None)

@@ -50,12 +50,14 @@ def seconds(value: float | None) -> str:
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {  # key of a few-shot row → heading, how it is shown
     "shots": ("shots", str),
     "splits": ("splits", str),
+    "val": ("validation", percent),
     "mean": ("mean per-class test accuracy", percent),
     "ci": ("95 % CI", plus_minus),
     "train_s": ("training time", seconds),
     "missing": ("failed", str),
 }
-CSV_HEADINGS = {"mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high",
+CSV_HEADINGS = {"val": "mean_val_accuracy", "train_s": "mean_train_s", "total_s": "mean_total_s",
+                "mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high",
                 "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy"}
 
 
@@ -64,7 +66,8 @@ def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
     if form == "csv":
         keys = list(rows[0]) if rows else list(COLUMNS)
         return as_csv([CSV_HEADINGS.get(k, k) for k in keys], [[row.get(k) for k in keys] for row in rows])
-    keys = [k for k in COLUMNS if k != "missing" or any(row.get(k) for row in rows)]
+    optional = ("missing", "val")
+    keys = [k for k in COLUMNS if k not in optional or any(row.get(k) for row in rows)]
     headings = [COLUMNS[k][0] for k in keys]
     body = [[(spread(row) or NOTHING) if k == "ci" else COLUMNS[k][1](row.get(k)) for k in keys] for row in rows]
     return FORMS[form](headings, body)
