@@ -105,7 +105,8 @@ class StudyMirror:
         study = self.study
         marks = {**study.record.get("tags", {}), **records.environment_tags(study.record.get("environment", {})),
                  **records.standing_tags(study.key, str(study.record.get("kind", "")), "running"), "tlx.role": "study"}
-        run = self.sender.find(study.key) or self._made(study.key, study.title, study.started_ms, records.tags(marks))
+        run = self.sender.find(study.key)
+        run = run or self._made(study.key, study.run_name, study.started_ms, records.tags(marks))
         self.sender.reopen(run)
         cursor = self._cursors.of(study.key)
         if cursor.run_id != run.info.run_id:

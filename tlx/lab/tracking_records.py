@@ -109,6 +109,11 @@ class Study:
         return str(self.record.get("experiment") or "tlx")
 
     @property
+    def run_name(self) -> str:
+        """What its run is called: its title, and what differs from the defaults."""
+        return text_of(str(self.record.get("run_name") or self.title), NAME_LIMIT)
+
+    @property
     def title(self) -> str:
         return str(self.record.get("title") or self.key[:12])
 
