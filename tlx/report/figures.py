@@ -36,6 +36,8 @@ COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 MARKERS = "osD^vPX*"
 DPI = 150
 MISSING_GLYPH = re.compile(r"Glyph (\d+) .*missing from")  # what matplotlib warns of where it draws a box
+LINES_UP_TO = 8  # lines of one panel: above, each has a panel of its own, the others in grey behind it
+PANELS_ACROSS = 4
 BANDS_UP_TO = 3  # lines: above, bands would cover each other
 NUMBERS_UP_TO = 20  # classes: above, the cells of a confusion matrix are too small to hold a number
 LABELS_UP_TO, LABELS_SHOWN = 60, 40  # classes: above 60, at most 40 names are given, at regular steps
@@ -59,6 +61,8 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
     caption   sentences below the figure: what its reader must bear in mind
     """
     lines = rows if isinstance(rows, Mapping) else {"": rows}
+    if len(lines) > LINES_UP_TO:
+        return _few_shot_panels(lines, title, form, caption)
     with _style():
         figure, axes = _figure(6.4, 4.2)
         draw = _draw_curve if len(lines) <= BANDS_UP_TO else functools.partial(_draw_bars, of=len(lines))
@@ -79,6 +83,40 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
             axes.legend(frameon=False, loc="best", title=interval_title("bands", counts))
         elif ranged:
             axes.legend(frameon=False, loc="best")
+        add_caption(figure, caption)
+        return _bytes(figure, form)
+
+
+def _few_shot_panels(lines: Mapping[str, Rows], title: str, form: str, caption: Sequence[str]) -> bytes:
+    """A panel for each line, with all others in grey behind it: the panels share their axes."""
+    known = {name: [r for r in some if r.get("mean") is not None] for name, some in lines.items()}
+    down = math.ceil(len(lines) / PANELS_ACROSS)
+    with _style():
+        figure = Figure(figsize=(2.5 * PANELS_ACROSS, 2.1 * down + 0.6), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True).ravel()
+        shots = sorted({row["shots"] for some in known.values() for row in some})
+        for number, (panel, name) in enumerate(zip(panels, known, strict=False)):
+            for some in known.values():
+                panel.plot([r["shots"] for r in some], [r["mean"] for r in some], color="#CCCCCC", linewidth=0.9)
+            _draw_curve(panel, name, known[name], number)
+            panel.set_title(_short(name), loc="left", fontsize=9)
+            _shots_axis(panel, shots)
+            panel.set_xlabel("")
+        for panel in panels[len(known):]:
+            panel.set_visible(False)
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(max(low, -0.02), min(high, 1.02))
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(panels[0])))
+        for panel in panels[max(0, len(known) - PANELS_ACROSS):len(known)]:
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("Training images per class", fontsize=8)
+        ranged = [row for some in known.values() for row in some if row.get("low") is not None]
+        spread = interval_title("bands", {statistics.count_of(r) or statistics.FEWEST_SPLITS for r in ranged})
+        figure.supylabel("Mean per-class test accuracy", fontsize=10)
+        heading = ", ".join(word for word in (title, spread) if word)
+        if heading:
+            figure.suptitle(_wrapped(heading, 100), fontsize=11, x=0.01, ha="left")
         add_caption(figure, caption)
         return _bytes(figure, form)
 

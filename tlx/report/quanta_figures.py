@@ -112,7 +112,14 @@ def _ends(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     return statistics.drawn_ends({"repeats": row.get("repeats"), **named})
 
 
+LEAST_RANGE = 0.02  # of a λ axis: below, noise of the last digits would look like a course
+
+
 def _few(axes: Axes) -> None:
+    low, high = axes.get_ylim()
+    if high - low < LEAST_RANGE:
+        middle = (low + high) / 2
+        axes.set_ylim(middle - LEAST_RANGE / 2, middle + LEAST_RANGE / 2)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10, min_n_ticks=1))
     axes.ticklabel_format(axis="y", useOffset=False)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
 from . import figures, statistics
 from .figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, SKY, VERMILION
@@ -63,7 +64,7 @@ def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
         left.set_xlabel("n: blocks left")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         right.set_xlabel("Parameters")
-        right.set_xscale("log")
+        _log_counts(right, [row["parameters"] for row in (*cut, *whole)])
         left.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
         figures.add_caption(figure, caption)
         return figures._bytes(figure, form)
@@ -83,12 +84,36 @@ def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", 
         kept = sorted({row["kept"] for row in rows})
         axes.set_xticks(kept)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axes.set_xticks(_uncrowded_shares(kept))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: share_text(x)))
         axes.set_xlabel("Weights that are left")
         _accuracy_axis(axes, title)
         axes.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
         figures.add_caption(figure, caption)
         return figures._bytes(figure, form)
+
+
+def share_text(share: float) -> str:
+    """Return a share in per cent with the digits that the table has, without zeros at the end."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def _uncrowded_shares(shares: Sequence[float]) -> list[float]:
+    """Return the shares whose labels fit side by side on a logarithmic axis, the largest first."""
+    chosen: list[float] = []
+    for share in sorted(shares, reverse=True):
+        if not chosen or math.log(chosen[-1] / share) >= 0.09 * math.log(max(shares) / min(shares) or 1.0):
+            chosen.append(share)
+    return chosen
+
+
+def _log_counts(axes: Axes, counts: Sequence[float]) -> None:
+    """A logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten, written as 10k, 2M."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    is_short = bool(counts) and max(counts) < 200 * min(counts)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=9))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _band(axes: Axes, rows: Sequence[dict[str, Any]], x: str, name: str, colour: str, marker: str, dash: str) -> None:
