@@ -635,3 +635,53 @@ def test_content_compares_what_it_should(lab, local):
     client_of(local).log_metric(shown(lab, local, 0).info.run_id, "train_loss", 1.0, step=0)
     assert content(local) != before
     assert tracked.plain(before)
+
+
+# ---------------------------------------------------------------- descriptions
+
+def describe(lab, note):
+    folder = lab.root / "studies" / lab.study
+    summary = files.read_json(folder / "summary.json")
+    files.write_json(folder / "summary.json", summary | {"note": note})
+    lab.store.seal_study(lab.study)
+
+
+def note_of(target):
+    return by_key(target)[STUDY].data.tags.get("mlflow.note.content")
+
+
+@pytest.mark.parametrize("edited", [None, "my own words", ""])
+def test_a_description_is_brought_up_to_date_unless_a_person_changed_it(lab, local, edited):
+    lab.finish()
+    describe(lab, "first")
+    tracking.sync(lab.root, local)
+    assert note_of(local) == "first"
+    if edited is not None:
+        client_of(local).set_tag(by_key(local)[STUDY].info.run_id, "mlflow.note.content", edited)
+    describe(lab, "second")
+    shutil.rmtree(lab.root / "tracking")
+    tracking.sync(lab.root, local)
+    assert note_of(local) == ("second" if edited is None else edited)
+
+
+def test_an_experiment_is_described_once_and_shown_as_trainings(lab, local):
+    lab.finish()
+    tracking.sync(lab.root, local)
+    client, runs = runs_of(local)
+    experiment = client.get_experiment(runs[0].info.experiment_id)
+    assert "tlx sync" in experiment.tags["mlflow.note.content"]
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+    client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "mine")
+    shutil.rmtree(lab.root / "tracking")
+    tracking.sync(lab.root, local)
+    assert client.get_experiment(experiment.experiment_id).tags["mlflow.note.content"] == "mine"
+
+
+def test_the_address_of_a_local_store_opens_the_run_of_the_study(lab, local):
+    lab.finish()
+    with mirror(lab, local) as follower:
+        pass
+    run = by_key(local)[STUDY]
+    page = f"/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+    assert follower.address.endswith(page)
+    assert "mlflow ui" in follower.address

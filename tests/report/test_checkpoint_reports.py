@@ -164,7 +164,7 @@ def test_means_have_their_intervals():
     assert row["ci"] == pytest.approx(4.302652729911275 * np.std(values, ddof=1) / np.sqrt(3))
     text = checkpoint_studies.table(rows, "mnist")
     assert text.splitlines()[0].split() == ["source", *TAGS]
-    assert f"{row['mean']:.3f} ± {row['ci']:.3f}" in text
+    assert f"{row['mean']:.3f} ({min(values):.3f} to {max(values):.3f})" in text  # three seeds: too few for ±
 
 
 def test_correlations_are_redrawn(tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tlx.report import figures, statistics
+from tlx.report import figures, quanta_figures, statistics, transfer_figures
 
 PNG, SVG = b"\x89PNG", b"<?xml"
 
@@ -181,3 +181,43 @@ def test_learning_curves_follow_the_journal(drawn):
     lines = {line.get_label(): line for line in drawn[0].axes[0].lines}
     assert lines["Training"].get_xdata() == pytest.approx([1, 2, 3, 4, 5])
     assert lines["Validation"].get_ydata() == pytest.approx([1.2 / e for e in range(1, 6)])
+
+
+def test_more_than_eight_lines_have_a_panel_each_with_one_scale(monkeypatch):
+    drawn = []
+    real = figures._bytes
+    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    rows = [{"shots": k, "test_accuracy": 0.1 * k} for k in (1, 2, 5)]
+    figures.few_shot_curve({f"c{i}": statistics.by_shots(rows) for i in range(9)})
+    panels = [axes for axes in drawn[0].axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == [f"c{i}" for i in range(9)]
+    assert len({axes.get_ylim() for axes in panels}) == 1
+
+
+@pytest.mark.parametrize(("share", "text"), [(1.0, "100 %"), (0.125, "12.5 %"), (0.0625, "6.25 %"), (0.3, "30 %")])
+def test_shares_of_weights_have_the_digits_of_the_table(share, text):
+    assert transfer_figures.share_text(share) == text
+
+
+def test_numbers_of_parameters_are_written_without_mathematical_markup(monkeypatch):
+    drawn = []
+    real = figures._bytes
+    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    rows = [{"n": n, "networks": 5, "parameters": p, **statistics.accuracy_columns([0.5, 0.6, 0.5, 0.6, 0.5])}
+            for n, p in ((1, 12_000), (2, 90_000), (3, 400_000))]
+    transfer_figures.chop(rows)
+    axis = drawn[0].axes[1].xaxis
+    low, high = drawn[0].axes[1].get_xlim()
+    shown = [t.label1.get_text() for t in axis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert len(shown) >= 3
+    assert "100k" in shown
+    assert not any("$" in text or "math" in text for text in shown)
+
+
+def test_an_axis_of_lambdas_has_a_least_range(monkeypatch):
+    drawn = []
+    real = figures._bytes
+    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    quanta_figures.courses({0: [[0.5, 0.5001, 0.5002]]})
+    low, high = drawn[0].axes[0].get_ylim()
+    assert high - low >= 0.02 - 1e-12

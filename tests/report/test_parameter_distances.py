@@ -56,7 +56,7 @@ def test_means_over_repeats_by_hand():
     rows = {row["layer"]: row for row in means(*some)}
     assert rows["one"]["transferability"] == 5.0
     half = student_t(2) * np.std([3, 4, 8], ddof=1) / math.sqrt(3)
-    assert rows["one"]["transferability_low"] == pytest.approx(5 - half)
+    assert rows["one"]["transferability_low"] == pytest.approx(max(0.0, 5 - half))
     assert rows["one"]["transferability_high"] == pytest.approx(5 + half)
     assert (rows["one"]["repeats"], rows["one"]["defined"]) == (3, 3)
     assert rows["two"]["transferability_low"] == 2.0

@@ -54,6 +54,7 @@ def test_rows_by_shots_leave_out_and_count_what_has_no_score():
     assert [r["shots"] for r in rows] == [2, 5, 10]
     two, five, ten = rows
     assert (two["splits"], two["missing"], two["mean"], two["train_s"]) == (2, 1, pytest.approx(0.6), 2.0)
-    assert two["high"] - two["mean"] == pytest.approx(two["ci"])
+    assert two["ci"] == pytest.approx(naive.t_interval([0.5, 0.7])[1] - 0.6, rel=1e-3)
+    assert (two["low"], two["high"], two["lowest"], two["highest"]) == (0, 1, 0.5, 0.7)
     assert (five["splits"], five["missing"], five["mean"], five["ci"]) == (0, 1, None, None)
     assert (ten["splits"], ten["mean"], ten["ci"], ten["total_s"]) == (1, 0.8, None, None)

@@ -76,7 +76,7 @@ def test_what_diverged_or_is_not_there_is_counted_not_scored():
 
 def test_the_table_has_a_column_for_each_treatment_and_a_line_for_each_base():
     said = transfer_studies.table(rows_of(*some()))
-    assert said.splitlines()[0].startswith("baseA: 90.0 ± 0.0")
+    assert said.splitlines()[0].startswith("baseA: 90.0 (90.0 to 90.0)")  # of two networks
     heading = next(line for line in said.splitlines() if line.startswith("n "))
     assert heading.split() == ["n", "BnB", "BnB+", "AnB", "AnB", "keras2", "AnB+"]
     markdown = transfer_studies.table(rows_of(*some()), "markdown")

@@ -9,6 +9,7 @@ from tlx.errors import BadData, Problems, Usage
 from tlx.lab.settings import Settings
 from tlx.trials import inputs
 from tlx.trials.extraction import Extraction
+from tlx.trials.observed import Observed
 
 
 @pytest.fixture
@@ -51,3 +52,12 @@ def test_trained_on_is_taken_apart(tmp_path):
                        (str(file), {"architecture": "mnist-cnn", "source": None, "model": str(file)})]:
         spec = Extraction(trained_on=text).resolved
         assert {name: getattr(spec, name) for name in want} == want
+
+
+def test_an_analysis_without_a_number_of_samples_takes_what_there_is_and_says_what_is_short(bars, settings):
+    notes = []
+    dump = inputs.extraction(Observed(dataset=str(bars), part="test", layers=("last",)), settings, notes=notes)
+    assert dump.labels == ("bar0",) * 8 + ("bar1",) * 8 + ("bar2",) * 8
+    assert any("fewer than 166 images of 'bar0' 8" in note for note in notes)
+    with pytest.raises(BadData, match="'bar0' 8"):  # a number that was asked for is kept or refused
+        inputs.extraction(Observed(dataset=str(bars), part="test", samples=300), settings)

@@ -212,3 +212,15 @@ def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(bars,
     report = study.perform(made, settings, lambda event: None, studies.summarise)
     report.raise_if_failed(require_tracking=False)
     assert len(report.results) == 1, "room again: the same command goes on"
+
+
+def test_the_name_of_a_studys_run_says_what_differs_from_the_defaults(bars, settings):
+    def name(**changes):
+        made, _ = inputs.fine_tuning_study(asked(bars, **changes), FEW, settings)
+        return made.title, study.run_name(made)
+
+    title, plain = name()
+    assert plain.startswith(title)
+    assert {"epochs=2", "use-crops=False"} <= set(plain.removeprefix(title).split(", "))
+    assert "learning-rate" not in plain
+    assert "learning-rate=0.123" in name(learning_rate=0.123)[1]

@@ -260,3 +260,23 @@ def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
     assert {"layer_metrics.csv", "id.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
     assert len(client.get_metric_history(parent.info.run_id, "mnist/ss_ratio")) == 7
+
+
+@pytest.mark.parametrize(("share", "noted"), [(0.0, False), (0.2, True), (0.7, True)])
+def test_near_copies_of_rows_are_counted_and_noted_in_the_layers_row(share, noted):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 5)) @ rng.normal(size=(5, 32))
+    copied = round(share * len(x))
+    x = np.concatenate([x, x[:copied] + 1e-5 * rng.normal(size=(copied, 32))])
+    found = []
+    layer_metrics._dimension(LayerMetrics(resamplings=2), x, found)
+    assert bool(found) == noted
+    assert not noted or f"{2 * copied} of {len(x)} rows are near copies" in found[0]
+
+
+@pytest.mark.parametrize("d", [1, 2, 10])
+def test_rows_of_any_dimension_are_hardly_ever_taken_for_near_copies(d):
+    x = np.random.default_rng(d).uniform(size=(1000, d))
+    nearest = np.sort(squareform(pdist(x)), axis=1)[:, 1]
+    assert layer_metrics.near_copies(nearest) <= 0.02 * len(x)
+    assert layer_metrics.near_copies(np.ones(5)) == 0

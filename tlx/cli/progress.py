@@ -148,14 +148,24 @@ def waiting(event: Waiting) -> str:
 
 
 def outcome(results: Mapping[str, Any]) -> str:
-    """The finished trials of a group in a few words: the one, or how many and the best."""
-    said = sorted(((_score(r), _words(r)) for r in results.values()), key=lambda pair: pair[0], reverse=True)
-    return said[0][1] if len(said) == 1 else f"{len(said)} trials, best: {said[0][1]}"
+    """The finished trials of a group in a few words: the one, or how many and the best on validation."""
+    said = sorted(((_validation(r), _words(r)) for r in results.values()), key=lambda pair: pair[0], reverse=True)
+    if len(said) == 1:
+        return said[0][1]
+    value, words = said[0]
+    return f"{len(said)} trials, best on validation ({value:.4f}): {words}" if value >= 0 else (
+        f"{len(said)} trials, best: {words}")
 
 
 def _score(result: Any) -> float:
     scores = getattr(result, "scores", {})
     return scores.get("test_accuracy", scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0)))
+
+
+def _validation(result: Any) -> float:
+    """Return the validation accuracy, by which a trial is chosen; −1 where there is none."""
+    scores = getattr(result, "scores", {})
+    return scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
 
 
 def _words(result: Any) -> str:

@@ -49,6 +49,11 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     return counts
 
 
+def class_counts(labels: np.ndarray, classes: int) -> list[int]:
+    """Return how many images each class has. labels (n,) int"""
+    return np.bincount(labels, minlength=classes).tolist()
+
+
 def mean_per_class_accuracy(counts: np.ndarray) -> float:
     """Mean over the classes that have images of the share classified rightly: a fraction. counts (k, k)."""
     images = counts.sum(axis=1)

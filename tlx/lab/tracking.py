@@ -35,6 +35,7 @@ from .tracking_store import Target, check, prepare, redact, resolve
 __all__ = ["FAILED", "FINISHED", "KILLED", "Mirror", "Sent", "Target", "check", "prepare", "redact", "resolve", "sync"]
 
 WAKE_S = 1.5
+LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers
 BACK_OFF_S, BACK_OFF_LIMIT_S = 2.0, 60.0  # after a lost connection: doubled each time, up to a minute
 BY_FOLDER = "by folder"  # an ending that the study's own summary tells
 STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last records
@@ -197,12 +198,14 @@ class Mirror:
 
     @property
     def address(self) -> str:
-        """What to open: the study's page on a server, or the command that shows a local store."""
-        mirror = self._carrier.mirror
-        if self.target.shown.startswith("http") and mirror and mirror.parent:
+        """What to open: the study's run on a server, or the command that shows a local store and the address there."""
+        mirror, page = self._carrier.mirror, ""
+        if mirror and mirror.parent:
             info = mirror.parent.info
-            return f"{self.target.shown}/#/experiments/{info.experiment_id}/runs/{info.run_id}"
-        return self.target.to_open()
+            page = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}"
+        if self.target.shown.startswith("http"):
+            return self.target.shown + page
+        return f"{self.target.to_open()}   then open {LOCAL_SERVER}{page}"
 
     def __enter__(self) -> Mirror:
         return self.start()

@@ -105,7 +105,8 @@ class StudyMirror:
         study = self.study
         marks = {**study.record.get("tags", {}), **records.environment_tags(study.record.get("environment", {})),
                  **records.standing_tags(study.key, str(study.record.get("kind", "")), "running"), "tlx.role": "study"}
-        run = self.sender.find(study.key) or self._made(study.key, study.title, study.started_ms, records.tags(marks))
+        run = self.sender.find(study.key)
+        run = run or self._made(study.key, study.run_name, study.started_ms, records.tags(marks))
         self.sender.reopen(run)
         cursor = self._cursors.of(study.key)
         if cursor.run_id != run.info.run_id:
@@ -125,7 +126,7 @@ class StudyMirror:
         self._send_summary(records.summary_points(summary, end_ms))
         run_id = self.parent.info.run_id
         mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
-        self.sender.batch(run_id, tags=records.tags(mark, summary.get("tags", {})))
+        self.sender.batch(run_id, tags={**records.tags(mark, summary.get("tags", {})), **self._note(summary)})
         listed = self.store.study_files(study.key)
         if listed:
             listed = {STUDY: study.folder / STUDY, **listed}
@@ -133,6 +134,13 @@ class StudyMirror:
         self.sender.end(run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
         self._cursors.save(study.key)
+
+    def _note(self, summary: Mapping[str, Any]) -> dict[str, str]:
+        """Return the tags of the study's description; none where a person has written another."""
+        if not summary.get("note"):
+            return {}
+        run = self.sender.client.get_run(self.parent.info.run_id)
+        return {} if records.is_edited(run.data.tags) else records.note_tags(str(summary["note"]))
 
     def _send_summary(self, points: Sequence[records.Point]) -> None:
         """Send the summary's metrics so that each (name, step) has one value in the parent run, whatever was sent.
@@ -164,7 +172,7 @@ class StudyMirror:
         run_id = self.parent.info.run_id
         kept = {name: value for name, value in old.data.tags.items()
                 if (name not in self.parent.data.tags and not name.startswith(("tlx.", "mlflow.")))
-                or name == "mlflow.note.content"}
+                or (name == records.NOTE and records.is_edited(old.data.tags))}
         self.sender.batch(run_id, tags=records.tags(kept))
         for key, runs in children.items():
             for run in runs:

@@ -21,6 +21,12 @@ PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that ever
 ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
 ARTIFACT_LIMIT = 16 << 20  # bytes; weights and dumps stay in the run folder
 SUMMARY = "summary.json"
+NOTE, OWN_NOTE = "mlflow.note.content", "tlx.note"  # a description, and the digest of the one that we wrote
+EXPERIMENT_NOTE = (
+    "Made by tlx. Each study is a parent run: its description has the verdict, the table, what the intervals cover, "
+    "the folder of the results and the command. Its trials are the runs below it. The run folders are the truth; what "
+    "could not be sent is sent later by `tlx sync`.")
+EXPERIMENT_TAGS = {NOTE: EXPERIMENT_NOTE, "mlflow.experimentKind": "custom_model_development"}
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
 
@@ -103,6 +109,11 @@ class Study:
         return str(self.record.get("experiment") or "tlx")
 
     @property
+    def run_name(self) -> str:
+        """What its run is called: its title, and what differs from the defaults."""
+        return text_of(str(self.record.get("run_name") or self.title), NAME_LIMIT)
+
+    @property
     def title(self) -> str:
         return str(self.record.get("title") or self.key[:12])
 
@@ -175,6 +186,18 @@ def tags(*parts: Mapping[str, Any]) -> dict[str, str]:
     """Tags from mappings, later ones winning; None is left out."""
     merged = {key: value for part in parts for key, value in part.items() if value is not None}
     return {name(key): text_of(value, TAG_LIMIT) for key, value in merged.items()}
+
+
+def note_tags(note: str) -> dict[str, str]:
+    """Return the tags of a description: its text, and its digest, by which a person's edit is seen later."""
+    marks = tags({NOTE: note or None})
+    return {**marks, OWN_NOTE: files.digest(marks[NOTE])} if marks else {}
+
+
+def is_edited(run_tags: Mapping[str, str]) -> bool:
+    """Return whether the description of a run is a person's: another text than we wrote, or none where we wrote one."""
+    text, written = run_tags.get(NOTE, ""), run_tags.get(OWN_NOTE)
+    return bool(text) if written is None else files.digest(text) != written
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:

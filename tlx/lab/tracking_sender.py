@@ -17,7 +17,7 @@ from typing import Any
 
 from .. import files
 from . import tracking_models
-from .tracking_records import TAG_LIMIT, Point, name, text_of
+from .tracking_records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
 from .tracking_store import Target, prepare
 
 METRICS_A_CALL, PAIRS_A_CALL, DIGEST_LIMIT = 800, 100, 36  # what every store accepts
@@ -80,12 +80,20 @@ class Sender:
     def experiment_id(self) -> str:
         """The experiment, made if need be, restored if it was deleted (its name is taken for good)."""
         if self._experiment_id is None:
-            found = self._chosen_experiment() or self.client.get_experiment_by_name(self.experiment_name)
-            found = found or self._make_experiment()
+            chosen = self._chosen_experiment()
+            found = chosen or self.client.get_experiment_by_name(self.experiment_name) or self._make_experiment()
             if found.lifecycle_stage != "active":
                 self.client.restore_experiment(found.experiment_id)
+            if chosen is None:
+                self._describe(found)
             self._experiment_id = found.experiment_id
         return self._experiment_id
+
+    def _describe(self, experiment: Any) -> None:
+        """Give an experiment its description and MLflow's view of trainings; what a person wrote, or emptied, stays."""
+        for tag, value in EXPERIMENT_TAGS.items():
+            if tag not in experiment.tags:
+                self.client.set_experiment_tag(experiment.experiment_id, tag, value)
 
     def _chosen_experiment(self) -> Any:
         if not self.experiment:

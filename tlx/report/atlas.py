@@ -10,7 +10,7 @@ from typing import Any
 from .. import files
 from ..lab.store import Store
 from ..result import Result
-from . import atlas_figure, studies, tables
+from . import atlas_figure, studies, summaries, tables
 from .atlas_panels import PANELS, Panel, Row, Taken
 
 __all__ = ["PANELS", "Panel", "Row", "Taken", "closing", "copy", "dress", "rows_of", "summarise", "table"]
@@ -86,9 +86,7 @@ def summarise(store: Store, key: str, about: Mapping[str, Any], panels: Sequence
     metrics = [{"name": f"{row['panel']}/{row['line'].replace('+', 'plus')}{end}".replace(",", ""), "value": row[of],
                 "step": row["block"] or 0} for row in rows
                for of, end in (("mean", ""), ("low", "_low"), ("high", "_high")) if row[of] is not None]
-    failed = len(study["trials"]) - len(whole)
-    files.write_json(folder / studies.SUMMARY, {"status": "failed" if failed else "finished", "metrics": metrics,
-                                                "trials": len(study["trials"]), "missing": failed})
+    summaries.write(folder, study, metrics, finished=len(whole))
 
 
 def _notes(store: Store, measured: Sequence[Result], about: Mapping[str, Any], panels: Sequence[str]) -> list[str]:

@@ -110,7 +110,7 @@ def _panel(axes: Axes, rows: Rows, title: str) -> None:
 def _line(axes: Axes, rows: Rows, label: str, colour: str, marker: str) -> None:
     places = [row["block"] for row in rows]
     axes.plot(places, [row["mean"] for row in rows], color=colour, marker=marker, markersize=3.8, linewidth=1.5,
-              label=label, zorder=3)
+              label=figures.legend_label(label), zorder=3)
     ranged = [row for row in rows if row["low"] is not None]
     x, low, high = ([row[name] for row in ranged] for name in ("block", "low", "high"))
     if len(ranged) > 1:

@@ -116,7 +116,7 @@ def _transfer(taken: Taken) -> Iterable[Row]:
 
 
 def _estimated(line: str, block: int | None, values: Sequence[tuple[float, str]]) -> Row:
-    found = statistics.estimate(value for value, _ in values)
+    found = statistics.estimate((value for value, _ in values), bounds=statistics.NOT_NEGATIVE)
     assert found is not None
     return {"line": line, "block": block, "mean": found.mean, "low": found.low, "high": found.high, "n": found.n,
             "keys": [key for _, key in values]}

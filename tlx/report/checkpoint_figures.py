@@ -23,7 +23,8 @@ BAR_WIDTH = 0.8  # of the distance of two layers, for all bars of one
 Rows = Sequence[Mapping[str, Any]]
 
 
-def accuracy_over_fine_tuning(rows: Rows, title: str = "", form: str = "png") -> bytes:
+def accuracy_over_fine_tuning(rows: Rows, title: str = "", form: str = "png", *,
+                              caption: Sequence[str] = ()) -> bytes:
     """Test accuracy over the moments of the fine-tuning, from the last checkpoint that was fine-tuned of each source:
     the mean over seeds and its 95 % CI, one line a source, one panel a target.
 
@@ -41,13 +42,14 @@ def accuracy_over_fine_tuning(rows: Rows, title: str = "", form: str = "png") ->
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        made.figure.supxlabel(CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), fontsize=10)
+        _name_below(made, CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), caption)
         layer_axes.y_title(made.figure, made.axes, "Mean per-class test accuracy")
         layer_axes.head(made.figure, title, made.beside)
         return figures._bytes(made.figure, form)
 
 
-def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form: str = "png") -> bytes:
+def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form: str = "png", *,
+                                 caption: Sequence[str] = ()) -> bytes:
     """Transfer performance over the checkpoints of the pre-training: the mean over seeds and its 95 % CI, one line a
     source, one panel a target. A source with a single checkpoint (random) is a line across.
 
@@ -62,7 +64,7 @@ def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form
         for axes in made.axes:
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, 0), min(high, moments - 1))  # an area has ends, also where an interval passes them
-        made.figure.supxlabel(CHECKPOINT_AXIS.replace("Checkpoint", "Checkpoint of the pre-training"), fontsize=10)
+        _name_below(made, CHECKPOINT_AXIS.replace("Checkpoint", "Checkpoint of the pre-training"), caption)
         layer_axes.y_title(made.figure, made.axes, "Transfer performance\n(area under test accuracy as a fraction over "
                            f"{moments} moments, at most {moments - 1})")
         layer_axes.head(made.figure, title, made.beside)
@@ -85,7 +87,8 @@ class _Sheet:
 def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str, str], heading: str,
            made: _Sheet) -> None:
     """One line a source into the panel of each target."""
-    ranged = False
+    ranged: set[str] = set()
+    bounds = statistics.ACCURACY if y.endswith("accuracy") else statistics.NOT_NEGATIVE
     for axes, target in zip(made.axes, made.targets, strict=True):
         for number, source in enumerate(made.sources):
             mine = [row for row in rows if (row["target"], row["source"]) == (target, source)]
@@ -93,12 +96,13 @@ def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str,
             for row in mine:
                 at = tags.index(row["tag"] if x == "index" else row["checkpoint"])
                 places.setdefault(at, []).append(row[y])
-            values = {at: _value(some) for at, some in sorted(places.items())}
-            ranged |= any(value.low is not None for value in values.values())
+            values = {at: _value(some, bounds) for at, some in sorted(places.items())}
+            ranged |= {value.spread for value in values.values() if value.low is not None}
             like = layer_axes.look(number, labels[source])
             if len(values) == 1 and len(tags) > 1:
                 (value,) = values.values()
-                axes.axhline(value.mean, color=like.colour, linestyle=":", linewidth=1.6, label=like.label, zorder=2.5)
+                axes.axhline(value.mean, color=like.colour, linestyle=":", linewidth=1.6,
+                             label=figures.legend_label(like.label), zorder=2.5)
                 if value.low is not None and value.high is not None:
                     axes.axhspan(value.low, value.high, color=like.colour, alpha=0.12, linewidth=0)
             elif values:
@@ -107,13 +111,23 @@ def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str,
         layer_axes.name_axis(axes, made.named)
         axes.set_xlim(-0.5, len(tags) - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], min_n_ticks=3))
-    layer_axes.legend(made.figure, made.axes, "\n".join([heading, *([CI] if ranged else [])]))
+    layer_axes.legend(made.figure, made.axes, "\n".join([heading, *sorted(ranged)]))
 
 
-def _value(numbers: Sequence[float]) -> Value:
-    found = statistics.estimate(numbers)
+def _name_below(made: _Sheet, axis: str, caption: Sequence[str]) -> None:
+    """Name the horizontal axis; a caption takes the place below the figure, and the name moves to each panel."""
+    if not caption:
+        made.figure.supxlabel(axis, fontsize=10)
+        return
+    for axes in made.axes:
+        axes.set_xlabel(axis, fontsize=10)
+    figures.add_caption(made.figure, caption)
+
+
+def _value(numbers: Sequence[float], bounds: tuple[float, float]) -> Value:
+    found = statistics.estimate(numbers, bounds=bounds)
     assert found is not None
-    return Value(found.mean, found.low, found.high, CI)
+    return layer_series.around(found)
 
 
 def _tags(rows: Rows, name: str, place: str) -> list[str]:
@@ -161,7 +175,8 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
             layer_axes.name_axis(panel, named)
         if not shown:
             layer_axes.nothing(axes[0], "no correlation known")
-        handles: list[Any] = [Patch(color=colour, label=label) for colour, label in zip(colours, labels, strict=False)
+        handles: list[Any] = [Patch(color=colour, label=figures.legend_label(label))
+                              for colour, label in zip(colours, labels, strict=False)
                               if label]
         handles += [Patch(color=LIKE["null"], label=notes[0]),
                     Line2D([], [], color=LIKE["fisher"], linestyle="--", linewidth=1.2, label=notes[1])]

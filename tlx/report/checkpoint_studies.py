@@ -10,7 +10,17 @@ from typing import Any
 from .. import files
 from ..lab.store import Store
 from ..result import FINISHED, Result
-from . import checkpoint_figures, checkpoint_tables, layer_figures, layer_table, statistics, studies, tables
+from . import (
+    checkpoint_figures,
+    checkpoint_tables,
+    layer_figures,
+    layer_table,
+    result_warnings,
+    statistics,
+    studies,
+    summaries,
+    tables,
+)
 
 RESULTS = "checkpoints.json"
 LIMIT = 256 << 20
@@ -32,11 +42,34 @@ def summarise_stage(store: Store, key: str) -> None:
     study = store.read_study(key)
     if study is None:
         return
-    found = [store.whole(row["key"]) for row in study["trials"]]
-    whole = [result is not None and result.status == FINISHED for result in found]
-    files.write_json(store.root / "studies" / key / studies.SUMMARY, {
-        "status": "finished" if all(whole) else "failed", "metrics": [], "trials": len(whole),
-        "missing": whole.count(False)})
+    found = results_of(store, study)
+    warnings = warnings_of(found)
+    summaries.write(store.root / "studies" / key, study, [], finished=sum(r.status == FINISHED for r in found),
+                    warnings=warnings)
+
+
+def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
+    """Return the results of a study's trials that are whole."""
+    return [result for row in study["trials"] if (result := store.whole(row["key"])) is not None]
+
+
+def warnings_of(results: Sequence[Result]) -> list[str] | None:
+    """Return the warnings about the accuracies of fine-tuned checkpoints, or of pre-trained sources; None for neither.
+    """
+    groups = result_warnings.grouped((r for r in results if "epochs" in r.spec), _network)
+    if not result_warnings.tested(groups):
+        return None
+    tuned = any(r.details.get("moments") for r in results)
+    return result_warnings.result_warnings(groups, result_warnings.Warned(
+        "seeds", "--fine-tune-epochs" if tuned else "--epochs"))
+
+
+def _network(result: Result) -> str:
+    """Return which mean over seeds a network belongs to."""
+    spec = result.spec
+    if not spec.get("source"):
+        return str(spec.get("dataset", ""))
+    return f"{spec['source']} at {spec.get('checkpoint', '')} to {spec.get('dataset', '')}"
 
 
 def closing_stage(report: Any) -> str:
@@ -45,6 +78,7 @@ def closing_stage(report: Any) -> str:
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{done}"]
     if report.diverged:
         lines.append(f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller --learning-rate")
+    lines += result_warnings.lines(warnings_of(report.results) or (), intervals=False)
     return "\n".join(lines)
 
 
@@ -62,18 +96,25 @@ def summarise(store: Store, key: str) -> None:
     checkpoint_tables.write(checkpoint_tables.rows_of(results), folder)
     if results["layers"]:
         layer_table.write(results["layers"], folder)
-    for name, picture in _figures(results):
+    study = store.read_study(key)
+    assert study is not None
+    found = results_of(store, study)
+    warnings = warnings_of(found)
+    for name, picture in _figures(results, warnings or ()):
         files.write_bytes(folder / f"{name}.png", picture)
-    summary = files.read_json(folder / studies.SUMMARY)
-    files.write_json(folder / studies.SUMMARY, summary | {"metrics": _points(results)})
+    shown = [table(results["performance"], target, "markdown")
+             for target in dict.fromkeys(row["target"] for row in results["performance"])]
+    summaries.write(folder, study, _points(results), finished=sum(r.status == FINISHED for r in found),
+                    warnings=warnings, table="\n".join(shown))
 
 
-def _figures(results: Mapping[str, Any]) -> Any:
+def _figures(results: Mapping[str, Any], caption: Sequence[str] = ()) -> Any:
     if results["tuning"]:
-        yield "accuracy_over_fine_tuning", checkpoint_figures.accuracy_over_fine_tuning(results["tuning"])
+        yield "accuracy_over_fine_tuning", checkpoint_figures.accuracy_over_fine_tuning(
+            results["tuning"], caption=caption)
     if results["performance"]:
         yield "transfer_performance", checkpoint_figures.performance_over_checkpoints(
-            results["performance"], len(results["moments"]))
+            results["performance"], len(results["moments"]), caption=caption)
     yield from spearman_figures(results["correlations"],
                                 sources=list(dict.fromkeys(row["source"] for row in results["performance"])))
     for metric in OVER:
@@ -116,11 +157,11 @@ def means(performance: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         groups.setdefault(of, []).append(row["transfer_performance"])
     found = []
     for (target, source, index, tag), values in groups.items():
-        of_group = statistics.estimate(values)
+        of_group = statistics.estimate(values, bounds=statistics.NOT_NEGATIVE)  # an area under accuracies
         assert of_group is not None
         found.append({"target": target, "source": source, "checkpoint_index": index, "checkpoint": tag,
                       "seeds": of_group.n, "mean": of_group.mean, "ci": of_group.half_width, "low": of_group.low,
-                      "high": of_group.high})
+                      "high": of_group.high, "lowest": of_group.lowest, "highest": of_group.highest})
     return found
 
 
@@ -137,6 +178,8 @@ def table(performance: Sequence[Mapping[str, Any]], target: str, form: str = "te
 def _cell(row: Mapping[str, Any] | None) -> str:
     if row is None:
         return tables.NOTHING
+    if statistics.is_range(row):
+        return f"{row['mean']:.3f} ({row['lowest']:.3f} to {row['highest']:.3f})"
     return f"{row['mean']:.3f}" + (f" ± {row['ci']:.3f}" if row["ci"] is not None else "")
 
 
@@ -149,6 +192,7 @@ def closing(report: Any) -> str:
         lines += [f"transfer performance on {target}: area under test accuracy (a fraction) over "
                   f"{len(results['moments'])} moments, at most {len(results['moments']) - 1}; ± 95 % CI over seeds",
                   table(results["performance"], target).rstrip(), *_correlations(results["correlations"], target)]
+    lines += result_warnings.lines(warnings_of(report.results) or ())
     same = _same_weights(folder)
     lines += [f"note: {same} models have the weights of another one, and its numbers"] if same else []
     if report.diverged:

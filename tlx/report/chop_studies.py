@@ -11,7 +11,7 @@ from .. import files
 from ..errors import Missing
 from ..lab.store import Store
 from ..result import FINISHED, Result
-from . import statistics, studies, tables, transfer_figures
+from . import result_warnings, statistics, studies, summaries, tables, transfer_figures
 
 CHOP, PRUNING, LATENCY, NETWORK = "chop", "pruning", "latency.json", "network"
 SIZES = ("parameters", "numbers", "macs", "weights_bytes", "training_bytes")
@@ -40,11 +40,10 @@ def table_rows(found: Iterable[Result], times: Mapping[str, Any]) -> list[Row]:
 
 def _row(n: int | None, found: list[Result], times: Mapping[str, Any]) -> Row:
     whole = [r for r in found if r.status == FINISHED]
-    test, val = (statistics.estimate(r.scores[name] for r in whole) for name in ("test_accuracy", "best_val_accuracy"))
+    val = statistics.estimate((r.scores["best_val_accuracy"] for r in whole), bounds=statistics.ACCURACY)
     seconds = times.get("seconds", {}).get(str(n or "whole"), {})
     return {"n": n, "networks": len(whole), "missing": len(found) - len(whole), "val": val and val.mean,
-            "mean": test and test.mean, "sd": test and test.sd, "ci": test and test.half_width,
-            "low": test and test.low, "high": test and test.high,
+            **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
             **{name: int(whole[0].scores[name]) if whole else None for name in SIZES},
             "latency_batch1_s": seconds.get("1"), "latency_batch64_s": seconds.get("64")}
 
@@ -62,13 +61,14 @@ COLUMNS = {"n": "n", "val": "validation", "mean": "test accuracy", "numbers": "p
            "weights_bytes": "weights", "training_bytes": "with optimizer", "latency_batch1_s": "an image alone",
            "latency_batch64_s": "an image of 64"}
 CSV_NAMES = {"val": "mean_val_accuracy", "mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low",
-             "high": "ci95_high", "numbers": "parameters_with_statistics"}
+             "high": "ci95_high", "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy",
+             "numbers": "parameters_with_statistics"}
 
 
 def table(rows: list[Row], form: str = "text") -> str:
     """n down; accuracies in per cent, sizes as files have them, milliseconds an image."""
     body = [["whole" if row["n"] is None else str(row["n"]), _percent(row["val"]),
-             _percent(row["mean"]) + f" {tables.plus_minus(row['ci'])}" * (row["ci"] is not None),
+             tables.accuracy(row),
              *(_count(row[name]) for name in ("numbers", "macs")), *(_bytes(row[name]) for name in SIZES[3:]),
              *(_milliseconds(row[name]) for name in ("latency_batch1_s", "latency_batch64_s"))] for row in rows]
     return tables.FORMS[form](list(COLUMNS.values()), body)
@@ -98,10 +98,11 @@ def summarise(store: Store, key: str) -> None:
     folder, found = store.root / "studies" / key, results(store, study)
     rows = table_rows(found, _times(folder))
     if any(row["mean"] is not None for row in rows):
-        _write(folder, CHOP, rows, table(rows, "markdown"), transfer_figures.chop(rows, study["title"]))
+        _write(folder, CHOP, rows, table(rows, "markdown"),
+               transfer_figures.chop(rows, study["title"], caption=warnings_of(found)))
     metrics = [{"name": f"{name}{'_whole' * (row['n'] is None)}", "value": row[of], "step": row["n"] or 0}
                for row in rows for name, of in CHOP_METRICS.items() if row[of] is not None]
-    _summary(folder, study, found, metrics)
+    _summary(folder, study, found, metrics, table(rows, "markdown"))
 
 
 CHOP_METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "mean_val_accuracy": "val",
@@ -121,17 +122,28 @@ def _write(folder: Path, stem: str, rows: list[Row], markdown: str, figure: byte
     files.write_bytes(folder / f"{stem}.png", figure)
 
 
-def _summary(folder: Path, study: Mapping[str, Any], found: list[Result], metrics: list[Row]) -> None:
-    missing = len(study["trials"]) - sum(result.status == FINISHED for result in found)
-    files.write_json(folder / studies.SUMMARY, {"status": "failed" if missing else "finished", "metrics": metrics,
-                                                "trials": len(study["trials"]), "missing": missing})
+def _summary(folder: Path, study: Mapping[str, Any], found: list[Result], metrics: list[Row], shown: str) -> None:
+    summaries.write(folder, study, metrics, finished=sum(result.status == FINISHED for result in found),
+                    warnings=warnings_of(found), table=shown if metrics else "")
+
+
+def warnings_of(found: Iterable[Result]) -> list[str]:
+    """Return the warnings about the test accuracies of chopped or pruned networks."""
+    return result_warnings.result_warnings(result_warnings.grouped(found, _network), result_warnings.Warned("repeats"))
+
+
+def _network(result: Result) -> str:
+    if "round" in result.spec:
+        return f"round {result.spec['round']}"
+    cut = result.spec["cut"]
+    return "whole network" if cut is None else f"cut behind block {cut}"
 
 
 def closing(report: Any, within: float) -> str:
     """What a study of chopped networks ends with: the table, the smallest that will do, where the files are."""
     folder, rows, times = _read(report)
     lines = [table(rows).rstrip(), "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats; parameters "
-             "with the statistics of batch norm"]
+             "with the statistics of batch norm", *result_warnings.lines(warnings_of(_results(report)))]
     if about := times.get("about"):
         lines.append(f"latency: median, warm, in turns; {about['device']}, {about['threads']} "
                      f"thread{'s' * (about['threads'] > 1)}, torch {about['torch']}")
@@ -142,6 +154,12 @@ def closing(report: Any, within: float) -> str:
                      f"{chosen['numbers']:,} parameters, test accuracy {tables.percent(chosen['mean'])}")
     lines.append(f"table and figure: {folder / CHOP}.csv, .md, .png")
     return "\n".join([*lines, *studies.ending(report)])
+
+
+def _results(report: Any) -> list[Result]:
+    """Return the results of the whole study, those of earlier commands included."""
+    store = Store(report.folder)
+    return results(store, store.read_study(report.study.key) or {"trials": []})
 
 
 def _read(report: Any) -> tuple[Path, list[Row], dict[str, Any]]:
@@ -184,15 +202,14 @@ def pruned_rows(found: Iterable[Result]) -> list[Row]:
     rows = []
     for number in sorted(groups):
         whole = [r for r in groups[number] if r.status == FINISHED]
-        test = statistics.estimate(r.scores["test_accuracy"] for r in whole)
         val = statistics.estimate(r.scores["best_val_accuracy"] for r in whole)
         spec = groups[number][0].spec
         left = statistics.estimate(r.scores["kept"] for r in whole)
         rows.append({"line": f"{spec['scope']} threshold" + ", rewound" * (spec["rewind"] == "start"), "round": number,
                      "kept": left.mean if left else spec["keep"] ** number, "networks": len(whole),
-                     "missing": len(groups[number]) - len(whole), "val": val and val.mean, "mean": test and test.mean,
-                     "sd": test and test.sd, "ci": test and test.half_width, "low": test and test.low,
-                     "high": test and test.high, "nonzero": int(whole[0].scores["nonzero"]) if whole else None,
+                     "missing": len(groups[number]) - len(whole), "val": val and val.mean,
+                     **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
+                     "nonzero": int(whole[0].scores["nonzero"]) if whole else None,
                      "parameters": int(whole[0].scores["parameters"]) if whole else None})
     return rows
 
@@ -205,10 +222,11 @@ def summarise_pruning(store: Store, key: str) -> None:
     folder, found = store.root / "studies" / key, results(store, study)
     rows = pruned_rows(found)
     if any(row["mean"] is not None for row in rows):
-        _write(folder, PRUNING, rows, pruned_table(rows, "markdown"), transfer_figures.pruning(rows, study["title"]))
+        _write(folder, PRUNING, rows, pruned_table(rows, "markdown"),
+               transfer_figures.pruning(rows, study["title"], caption=warnings_of(found)))
     metrics = [{"name": name, "value": row[of], "step": row["round"]} for row in rows
                for name, of in PRUNING_METRICS.items() if row[of] is not None]
-    _summary(folder, study, found, metrics)
+    _summary(folder, study, found, metrics, pruned_table(rows, "markdown"))
 
 
 PRUNING_METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "kept": "kept"}
@@ -217,7 +235,7 @@ PRUNING_METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high":
 def pruned_table(rows: list[Row], form: str = "text") -> str:
     """Rounds down: the share of weights left, what is not zero of all parameters, accuracies in per cent."""
     body = [[str(row["round"]), f"{100 * row['kept']:.2f} %", _count(row["nonzero"]), _percent(row["val"]),
-             _percent(row["mean"]) + f" {tables.plus_minus(row['ci'])}" * (row["ci"] is not None)] for row in rows]
+             tables.accuracy(row)] for row in rows]
     return tables.FORMS[form](["round", "weights left", "parameters not zero", "validation", "test accuracy"], body)
 
 
@@ -229,6 +247,7 @@ def closing_pruning(report: Any) -> str:
     folder = store.root / "studies" / report.study.key
     lines = [pruned_table(pruned_rows(results(store, study))).rstrip(),
              "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
+             *result_warnings.lines(warnings_of(_results(report))),
              f"table and figure: {folder / PRUNING}.csv, .md, .png"]
     return "\n".join([*lines, *studies.ending(report)])
 

@@ -10,9 +10,11 @@ import contextlib
 import functools
 import io
 import math
+import re
 import textwrap
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,16 +23,21 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import visible
+from . import fonts, statistics
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 MARKERS = "osD^vPX*"
 DPI = 150
+MISSING_GLYPH = re.compile(r"Glyph (\d+) .*missing from")  # what matplotlib warns of where it draws a box
+LINES_UP_TO = 8  # lines of one panel: above, each has a panel of its own, the others in grey behind it
+PANELS_ACROSS = 4
 BANDS_UP_TO = 3  # lines: above, bands would cover each other
 NUMBERS_UP_TO = 20  # classes: above, the cells of a confusion matrix are too small to hold a number
 LABELS_UP_TO, LABELS_SHOWN = 60, 40  # classes: above 60, at most 40 names are given, at regular steps
@@ -45,12 +52,17 @@ STYLE: Any = {
 Rows = Sequence[Mapping[str, Any]]
 
 
-def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str = "png") -> bytes:
+def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str = "png", *,
+                   caption: Sequence[str] = ()) -> bytes:
     """Accuracy over shots, with the 95 % CI of each mean as a band; of more than three lines as bars, set side by side.
 
-    rows   of `statistics.by_shots`; or several of them by name, one line each
+    rows      of `statistics.by_shots`; or several of them by name, one line each. Fewer than 4 splits are drawn with
+              the range of their values
+    caption   sentences below the figure: what its reader must bear in mind
     """
     lines = rows if isinstance(rows, Mapping) else {"": rows}
+    if len(lines) > LINES_UP_TO:
+        return _few_shot_panels(lines, title, form, caption)
     with _style():
         figure, axes = _figure(6.4, 4.2)
         draw = _draw_curve if len(lines) <= BANDS_UP_TO else functools.partial(_draw_bars, of=len(lines))
@@ -62,12 +74,50 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
         low, high = axes.get_ylim()
         axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
         _set_title(axes, title)
+        ranged = [row for line in lines.values() for row in line if row.get("low") is not None]
+        counts = {statistics.count_of(row) or statistics.FEWEST_SPLITS for row in ranged}
         if len(drawn) > BANDS_UP_TO:
-            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="bars: 95 % CI")
+            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+                        title=interval_title("bars", counts))
         elif len(drawn) > 1:
+            axes.legend(frameon=False, loc="best", title=interval_title("bands", counts))
+        elif ranged:
             axes.legend(frameon=False, loc="best")
-        elif any(row.get("low") is not None for line in lines.values() for row in line):
-            axes.legend(frameon=False, loc="lower right")
+        add_caption(figure, caption)
+        return _bytes(figure, form)
+
+
+def _few_shot_panels(lines: Mapping[str, Rows], title: str, form: str, caption: Sequence[str]) -> bytes:
+    """A panel for each line, with all others in grey behind it: the panels share their axes."""
+    known = {name: [r for r in some if r.get("mean") is not None] for name, some in lines.items()}
+    down = math.ceil(len(lines) / PANELS_ACROSS)
+    with _style():
+        figure = Figure(figsize=(2.5 * PANELS_ACROSS, 2.1 * down + 0.6), dpi=DPI, layout="constrained")
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True).ravel()
+        shots = sorted({row["shots"] for some in known.values() for row in some})
+        for number, (panel, name) in enumerate(zip(panels, known, strict=False)):
+            for some in known.values():
+                panel.plot([r["shots"] for r in some], [r["mean"] for r in some], color="#CCCCCC", linewidth=0.9)
+            _draw_curve(panel, name, known[name], number)
+            panel.set_title(_short(name), loc="left", fontsize=9)
+            _shots_axis(panel, shots)
+            panel.set_xlabel("")
+        for panel in panels[len(known):]:
+            panel.set_visible(False)
+        low, high = panels[0].get_ylim()
+        panels[0].set_ylim(max(low, -0.02), min(high, 1.02))
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(panels[0])))
+        for panel in panels[max(0, len(known) - PANELS_ACROSS):len(known)]:
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("Training images per class", fontsize=8)
+        ranged = [row for some in known.values() for row in some if row.get("low") is not None]
+        spread = interval_title("bands", {statistics.count_of(r) or statistics.FEWEST_SPLITS for r in ranged})
+        figure.supylabel("Mean per-class test accuracy", fontsize=10)
+        heading = ", ".join(word for word in (title, spread) if word)
+        if heading:
+            figure.suptitle(_wrapped(heading, 100), fontsize=11, x=0.01, ha="left")
+        add_caption(figure, caption)
         return _bytes(figure, form)
 
 
@@ -190,7 +240,8 @@ _one_at_a_time = threading.Lock()  # matplotlib's settings are global while a fi
 
 @contextlib.contextmanager
 def _style() -> Iterator[None]:
-    with _one_at_a_time, rc_context(STYLE):
+    with _one_at_a_time, rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", MISSING_GLYPH.pattern)  # `_bytes` looks for a font; the rest is a note
         yield
 
 
@@ -205,8 +256,29 @@ def _bytes(figure: Figure, form: str) -> bytes:
         raise ValueError(f"form '{form}' is neither png nor svg")
     out = io.BytesIO()
     nothing = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
-    figure.savefig(out, format=form, metadata=nothing, facecolor="white")
+    absent = _save(figure, out, form, nothing)
+    families = fonts.fallback_families(absent) if absent else []
+    if families:
+        for text in figure.findobj(Text):
+            text.set_fontfamily([STYLE["font.family"], *families])
+        out = io.BytesIO()
+        _save(figure, out, form, nothing)
     return out.getvalue()
+
+
+def _save(figure: Figure, out: io.BytesIO, form: str, metadata: Any) -> set[str]:
+    """Draw a figure; return the characters that its font has no glyphs for."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        figure.savefig(out, format=form, metadata=metadata, facecolor="white")
+    absent = set()
+    for warning in told:
+        glyph = MISSING_GLYPH.match(str(warning.message))
+        if glyph is None:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+        else:
+            absent.add(chr(int(glyph[1])))
+    return absent
 
 
 def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
@@ -215,16 +287,54 @@ def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
     colour, shots = COLOURS[number % len(COLOURS)], [r["shots"] for r in rows]
     means = [r["mean"] for r in rows]
     axes.plot(shots, means, marker=MARKERS[number % len(MARKERS)], markersize=5, color=colour, linewidth=1.8,
-              label=name or "Mean over splits", zorder=3)
-    ranged = [r for r in rows if r.get("low") is not None]
-    if ranged:
-        x, low, high = ([r[key] for r in ranged] for key in ("shots", "low", "high"))
-        label = "95 % CI" if not name else None
-        axes.fill_between(x, low, high, color=colour, alpha=0.2, linewidth=0, label=label if len(ranged) > 1 else None)
-        if len(ranged) == 1:
-            half = ranged[0]["high"] - ranged[0]["mean"]
-            axes.errorbar(x, [ranged[0]["mean"]], yerr=[half], color=colour, capsize=4, fmt="none", label=label)
+              label=legend_label(name) or "Mean over splits", zorder=3)
+    banded = [r for r in rows if statistics.drawn_ends(r) and not statistics.is_range(r)]
+    few = [r for r in rows if statistics.is_range(r)]
+    if len(banded) > 1:
+        low, high = zip(*map(statistics.drawn_ends, banded), strict=True)
+        axes.fill_between([r["shots"] for r in banded], low, high, color=colour, alpha=0.2, linewidth=0,
+                          label=None if name else interval_title("", {statistics.count_of(r) or 0 for r in banded}))
+    elif banded:
+        _error_bars(axes, banded, "shots", colour, None if name else "95 % CI")
+    if few:
+        _error_bars(axes, few, "shots", colour, None if name else interval_title("", {
+            statistics.count_of(r) or 0 for r in few}))
     return shots
+
+
+def _error_bars(axes: Axes, rows: Rows, x: str, colour: Any, label: str | None = None) -> None:
+    """Draw what is around each mean as a bar."""
+    axes.errorbar([r[x] for r in rows], [r["mean"] for r in rows], yerr=_halves(rows), color=colour, capsize=4,
+                  fmt="none", label=label)
+
+
+def _halves(rows: Rows) -> list[list[float]]:
+    """Return the lower and the upper lengths of the bars around the means, 0 where there is none."""
+    ends = [statistics.drawn_ends(r) or (r["mean"], r["mean"]) for r in rows]
+    return [[r["mean"] - low for r, (low, _) in zip(rows, ends, strict=True)],
+            [high - r["mean"] for r, (_, high) in zip(rows, ends, strict=True)]]
+
+
+def interval_title(what: str, counts: Collection[int]) -> str | None:
+    """Return what bands or bars are: 95 % intervals, or the range of fewer than 4 values, and of how many values."""
+    if not counts:
+        return None
+    few = {count for count in counts if 1 < count < statistics.FEWEST_SPLITS}
+    kind = "range" if few == set(counts) else "95 % CI, range where n < 4" if few else "95 % CI"
+    known = sorted(count for count in counts if count > 1)
+    number = "" if not known else f", n = {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "")
+    return (f"{what}: " if what else "") + kind + number
+
+
+def add_caption(figure: Figure, lines: Sequence[str]) -> None:
+    """Write sentences below the panels of a figure, in small letters."""
+    if not lines:
+        return
+    wide, high = figure.get_size_inches()
+    rows = [row for line in lines for row in textwrap.wrap(_shown(line), max(40, int(wide / 0.063)))]
+    text = "\n".join(rows)
+    figure.set_size_inches(wide, high + 0.13 * len(rows))
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#8A3800")
 
 
 def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[int]:
@@ -232,9 +342,9 @@ def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[
     rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
     aside = 1.0 + 0.02 * (number - (of - 1) / 2)  # a factor: the axis is logarithmic
     x = [r["shots"] * aside for r in rows]
-    half = [(r["high"] - r["mean"]) if r.get("high") is not None else 0.0 for r in rows]
-    axes.errorbar(x, [r["mean"] for r in rows], yerr=half, label=name, markersize=4.5, linewidth=1.3, elinewidth=0.9,
-                  marker=MARKERS[number % len(MARKERS)], color=COLOURS[number % len(COLOURS)], capsize=2,
+    axes.errorbar(x, [r["mean"] for r in rows], yerr=_halves(rows), label=legend_label(name), markersize=4.5,
+                  linewidth=1.3, elinewidth=0.9, marker=MARKERS[number % len(MARKERS)],
+                  color=COLOURS[number % len(COLOURS)], capsize=2,
                   linestyle="-" if number < len(COLOURS) else "--", zorder=3)
     return [r["shots"] for r in rows]
 
@@ -308,6 +418,13 @@ def _draw_measure(axes: Axes, records: Rows, key: str, label: str, number: int) 
 def _percent_decimals(axes: Axes) -> int:
     low, high = axes.get_ylim()
     return 0 if high - low >= 0.05 else 1 if high - low >= 0.005 else 2
+
+
+def legend_label(text: str) -> str:
+    """Return a name as a legend shows it; matplotlib hides names that begin with _, but not behind a zero-width space.
+    """
+    shown = _shown(text)
+    return f"\u200b{shown}" if shown.startswith("_") else shown
 
 
 def _set_title(axes: Axes, title: str) -> None:

@@ -221,7 +221,7 @@ def line(axes: Axes, x: Sequence[float], values: Sequence[Value], like: Look, of
     places, many = [at + aside for at in x], len(x) > 30
     marked = of <= 2 * MARKED_UP_TO or len(x) == 1
     axes.plot(places, [v.mean for v in values], marker=like.marker if marked else "", markersize=2.5 if many else 4.5,
-              color=like.colour, label=like.label, linestyle=like.style, zorder=3,
+              color=like.colour, label=figures.legend_label(like.label), linestyle=like.style, zorder=3,
               linewidth=1.2 if of > figures.BANDS_UP_TO or many else 1.8)
     low, high = ([float(getattr(values[i], end)) for i in ranged] for end in ("low", "high"))
     if banded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,9 +14,12 @@ from ..errors import UnknownName
 from . import statistics
 from .layer_columns import METRICS
 
+NOT_NEGATIVE = ("id", "id_all", "id_mle", "ss_ratio", "ss_within", "ss_between", "ss_total", "rsa_within",
+                "rsa_between", "rsa_contrast", "seconds")  # metrics whose range ends at 0
 SHARED = 0.5  # of a network's layers: below, it has too few of the longest's to stand with it on one axis of names
 TAG = re.compile(r"(\d{1,18})(?:_(\d{1,18}))?", re.ASCII)
-CI, STD, STIMULI = "95 % CI over seeds", "± std over resamplings", "95 % CI over stimuli"
+CI, RANGE = "95 % CI over seeds", "range of fewer than 4 seeds"
+STD, STIMULI = "± std over resamplings", "95 % CI over stimuli"
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -77,15 +81,16 @@ def measured(rows: Rows) -> list[list[Mapping[str, Any]]]:
 
 def value(rows: Rows, metric: str) -> Value:
     """Of several seeds the mean and its confidence interval; of one the number, with the spread that it has itself."""
+    least = 0.0 if metric in NOT_NEGATIVE else -math.inf
     if len(rows) > 1:
-        found = statistics.estimate(row[metric] for row in rows)
+        found = statistics.estimate((row[metric] for row in rows), bounds=(least, math.inf))
         assert found is not None
-        return Value(found.mean, found.low, found.high, CI)
+        return around(found)
     number, std = float(rows[0][metric]), rows[0].get("id_std") if metric == "id" else None
     low, high = (rows[0].get(f"{metric}_{end}") for end in ("low", "high"))
     if low not in (None, "") and high not in (None, ""):
         return Value(number, low, high, STIMULI)
-    return Value(number) if std is None else Value(number, number - std, number + std, STD)
+    return Value(number) if std is None else Value(number, max(least, number - std), number + std, STD)
 
 
 def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
@@ -117,7 +122,14 @@ def _minus(rows: Rows, base: Rows, metric: str) -> Value:
     paired = statistics.estimate(mine[seed] - other[seed] for seed in mine if seed in other)
     if paired is None or paired.n < 2:
         return Value(value(rows, metric).mean - value(base, metric).mean)
-    return Value(paired.mean, paired.low, paired.high, CI)
+    return around(paired)
+
+
+def around(found: statistics.Estimate) -> Value:
+    """Return a mean with its interval, or with the range of fewer than 4 values."""
+    if 1 < found.n < statistics.FEWEST_SPLITS:
+        return Value(found.mean, found.lowest, found.highest, RANGE)
+    return Value(found.mean, found.low, found.high, CI)
 
 
 # ---------------------------------------------------------------- order

@@ -12,7 +12,7 @@ import numpy as np
 from .. import files
 from ..lab.store import Store
 from ..result import FINISHED, Result
-from . import layer_figures, layer_table, studies, tables
+from . import layer_figures, layer_table, studies, summaries, tables
 from .layer_columns import UNITS
 
 SHOWN = ("ss_ratio", "id", "rsa_contrast", "rsa_label", "cka_label")  # drawn over the layers
@@ -72,10 +72,7 @@ def summarise(store: Store, key: str) -> None:
                "value": row[metric], "step": row["layer_index"]}
               for row in rows for metric in SHOWN if row.get(metric) not in (None, "")]
     networks = len({(row["model"], row["checkpoint"]) for row in rows})
-    missing = len(study["trials"]) - whole
-    files.write_json(folder / studies.SUMMARY, {
-        "status": "failed" if missing else "finished", "metrics": points if networks <= MODELS_UP_TO else [],
-        "trials": len(study["trials"]), "missing": missing})
+    summaries.write(folder, study, points if networks <= MODELS_UP_TO else [], finished=whole)
 
 
 def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:

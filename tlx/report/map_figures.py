@@ -99,7 +99,7 @@ def mds_map(points: Any, names: Sequence[str], groups: Sequence[str] = (), title
             if joined:
                 axes.plot(x, y, color=layer_axes.lighter(colour, 0.55), linewidth=1.2, zorder=2)
             axes.scatter(x, y, s=26, color=colour, marker=marker, zorder=3, linewidths=0,
-                         label=shown[number] if len(kinds) > 1 else None)
+                         label=figures.legend_label(shown[number]) if len(kinds) > 1 else None)
         axes.set_xlabel(f"MDS dimension 1 ({unit})")
         axes.set_ylabel(f"MDS dimension 2 ({unit})")
         axes.set_title(" ", loc="right", fontsize=7)  # room for what may be said of the names

@@ -9,7 +9,7 @@ from typing import Any
 from .. import files
 from ..lab.store import Store
 from ..result import FINISHED, Result
-from . import parameter_figures, regressions, statistics, studies, tables
+from . import parameter_figures, regressions, result_warnings, statistics, summaries, tables
 
 STEM, MEANS, REGRESSION = "parameter_distance", "parameter_distance_means", "regression.json"
 KIND = "ParameterDistance"
@@ -90,7 +90,7 @@ def _means(some: Sequence[Row]) -> Row:
     row |= {"repeats": len(some), "defined": sum(r["transferability"] is not None for r in some),
             **{mark: sum(r["mark"] == mark for r in some) for mark in ("undefined", "confounded")}}
     for name in NUMBERS:
-        found = statistics.estimate(r[name] for r in some if r[name] is not None)
+        found = statistics.estimate((r[name] for r in some if r[name] is not None), bounds=statistics.NOT_NEGATIVE)
         row |= {name: found and found.mean, f"{name}_sd": found and found.sd, f"{name}_low": found and found.low,
                 f"{name}_high": found and found.high}
     return row
@@ -137,8 +137,8 @@ def t_of(row: Row | None) -> str:
     """T with its interval and its mark, as words."""
     if row is None or row["transferability"] is None:
         return tables.NOTHING
-    low, mean = row["transferability_low"], row["transferability"]
-    return f"{mean:.2f}" + (f" ± {mean - low:.2f}" if low is not None else "") + " !" * bool(row["confounded"])
+    high, mean = row["transferability_high"], row["transferability"]  # the lower end is clipped at 0
+    return f"{mean:.2f}" + (f" ± {high - mean:.2f}" if high is not None else "") + " !" * bool(row["confounded"])
 
 
 def _number(value: float | None) -> str:
@@ -172,10 +172,12 @@ def summarise(store: Store, key: str) -> None:
     for number, way in enumerate(way for way in found if way["fit"]):
         files.write_bytes(folder / f"regression{f'_{number}' * bool(number)}.png",
                           parameter_figures.observed_and_fitted(way["fit"]))
-    missing = len(study["trials"]) - sum(result.status == FINISHED for _, result in pairs)
-    files.write_json(folder / studies.SUMMARY, {
-        "status": "failed" if missing else "finished", "metrics": _points(means), "trials": len(study["trials"]),
-        "missing": missing})
+    tuned = [result for _, result in pairs if "test_accuracy" in result.scores]
+    groups = result_warnings.grouped(tuned, lambda r: str(r.spec.get("target") or r.spec.get("dataset", "")))
+    warnings = result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
+    summaries.write(folder, study, _points(means), finished=sum(result.status == FINISHED for _, result in pairs),
+                    warnings=warnings if tuned else None, table=table(means, "markdown") if means else "",
+                    intervals=bool(tuned))
 
 
 def _csv(rows: Sequence[Row]) -> str:

@@ -154,13 +154,14 @@ def _line(axes: Axes, layers: Sequence[Row], name: str, label: str, colour: str,
             continue
         axes.plot([x for x, _ in some], [row[name] for _, row in some], color=colour, marker=marker,
                   markersize=3.5 + wide, linewidth=wide, linestyle="none" if head else dash,
-                  label=None if head else label, zorder=3)
+                  label=None if head else figures.legend_label(label), zorder=3)
         ranged = [(x, row) for x, row in some if row[f"{name}_low"] is not None]
         if bands and not head and len(ranged) > 1:
             axes.fill_between([x for x, _ in ranged], [row[f"{name}_low"] for _, row in ranged],
                               [row[f"{name}_high"] for _, row in ranged], color=colour, alpha=0.18, linewidth=0)
         elif bands and ranged:
-            half = [row[f"{name}_high"] - row[name] for _, row in ranged]
+            half = [[row[name] - row[f"{name}_low"] for _, row in ranged],
+                    [row[f"{name}_high"] - row[name] for _, row in ranged]]
             axes.errorbar([x for x, _ in ranged], [row[name] for _, row in ranged], yerr=half, color=colour, fmt="none",
                           capsize=3, linewidth=1)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..lab.store import Store
-from . import regressions, statistics, studies, tables
+from . import regressions, result_warnings, statistics, studies, tables
 from .parameter_distances import (
     KIND,
     OVERALL,
@@ -73,15 +73,16 @@ def _trained(pairs: Pairs) -> list[str]:
             found.setdefault(spec["target"], []).append(result.details["training"])
     lines = []
     for target, some in found.items():
-        test = statistics.estimate({t["key"]: t["test_accuracy"] for t in some if "test_accuracy" in t}.values())
+        test = statistics.accuracy_columns({t["key"]: t["test_accuracy"] for t in some
+                                            if "test_accuracy" in t}.values())
+        of_test = {**test, "repeats": sum("test_accuracy" in t for t in some)}
         steps = sorted({t["steps"] for t in some if "steps" in t})
         said = [f"{steps[0]}" + f" to {steps[-1]}" * (len(steps) > 1) + " steps"] if steps else []
         rates = sorted({t["learning_rate"] for t in some if "learning_rate" in t})
         said += [f"learning rate {rate:g}" for rate in rates]
         said += [f"{n} training images" for n in sorted({t["train_images"] for t in some if "train_images" in t})]
-        if test is not None:
-            said.append(f"test accuracy {tables.percent(test.mean)}"
-                        + f" {tables.plus_minus(test.half_width)}" * (test.half_width is not None))
+        if test["mean"] is not None:
+            said.append(f"test accuracy {tables.percent(test['mean'])} {tables.spread(of_test)}".rstrip())
         lines.append(f"{target} was fine-tuned: {', '.join(said)}")
     return lines
 
@@ -100,13 +101,16 @@ def _wary(means: Sequence[Row]) -> list[str]:
 
 def closing_tuning(report: Any) -> str:
     """What the stage of fine-tuning ends with."""
-    scores = statistics.estimate(r.scores["test_accuracy"] for r in report.results if "test_accuracy" in r.scores)
+    tested = [r.scores["test_accuracy"] for r in report.results if "test_accuracy" in r.scores]
+    scores = {**statistics.accuracy_columns(tested), "repeats": len(tested)}
     said = f"fine-tuned: {len(report.results)} networks in {tables.seconds(report.wall_s)}"
     said += f", {report.reused} of them found done" * bool(report.reused)
-    if scores is None:
+    if scores["mean"] is None:
         return said
-    return (f"{said}; mean per-class test accuracy {tables.percent(scores.mean)}"
-            + f" {tables.plus_minus(scores.half_width)}" * (scores.half_width is not None))
+    said += f"; mean per-class test accuracy {tables.percent(scores['mean'])} {tables.spread(scores)}".rstrip()
+    groups = result_warnings.grouped(report.results, lambda r: str(r.spec.get("dataset", "")))
+    warnings = result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
+    return "\n".join([said, *result_warnings.lines(warnings)])
 
 
 def closing_images(report: Any) -> str:

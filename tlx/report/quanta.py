@@ -9,14 +9,16 @@ from typing import Any
 from .. import files
 from ..lab.store import Store
 from ..result import FINISHED, Result
-from . import quanta_figures, statistics, studies, tables
+from . import quanta_figures, result_warnings, statistics, studies, summaries, tables
 from .statistics import Estimate
 
 CO, WITNESS = "co", "witness"
 TABLE = "quanta"
-COLUMNS = ("gate", "position", "block", "module", "repeats", "missing", "lambda_start", "lambda_source",
-           "lambda_source_low", "lambda_source_high", "lambda_change", "rms_source", "rms_target", "test_accuracy",
-           "test_accuracy_low", "test_accuracy_high", "over_witness", "over_witness_low", "over_witness_high")
+ENDS = ("", "_low", "_high", "_half_width", "_lowest", "_highest")  # of a column that is a mean over the repeats
+BOUNDS = {"lambda_source": (0.0, 1.0), "test_accuracy": statistics.ACCURACY, "over_witness": (-1.0, 1.0)}
+COLUMNS = ("gate", "position", "block", "module", "repeats", "missing", "lambda_start",
+           *(f"lambda_source{end}" for end in ENDS), "lambda_change", "rms_source", "rms_target",
+           *(f"test_accuracy{end}" for end in ENDS), *(f"over_witness{end}" for end in ENDS))
 
 
 def dress(folder: Path, result: Result) -> None:
@@ -85,9 +87,11 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def _estimated(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    found = statistics.estimate(values)
-    return {name: None, f"{name}_low": None, f"{name}_high": None} if found is None else {
-        name: found.mean, f"{name}_low": found.low, f"{name}_high": found.high}
+    found = statistics.estimate(values, bounds=BOUNDS[name])
+    if found is None:
+        return dict.fromkeys(f"{name}{end}" for end in ENDS)
+    numbers = (found.mean, found.low, found.high, found.half_width, found.lowest, found.highest)
+    return {f"{name}{end}": number for end, number in zip(ENDS, numbers, strict=True)}
 
 
 def courses_of(results: Sequence[Result], gate: str) -> dict[int, list[list[float]]]:
@@ -110,7 +114,7 @@ def summarise(store: Store, key: str) -> None:
         return
     folder = store.root / "studies" / key
     results = [r for row in study["trials"] if (r := store.whole(row["key"])) is not None]
-    rows = rows_of(results)
+    rows, warnings = rows_of(results), warnings_of(results)
     if rows:
         files.write_text(folder / f"{TABLE}.csv", tables.as_csv(COLUMNS, [list(row.values()) for row in rows]))
         files.write_text(folder / f"{TABLE}.md", table(rows, "markdown"))
@@ -120,11 +124,18 @@ def summarise(store: Store, key: str) -> None:
                 files.write_bytes(folder / name, quanta_figures.courses(courses, title))
         if any(row["position"] is not None for row in rows):
             files.write_bytes(folder / "lambda_source_final.png", quanta_figures.finals(rows, study["title"]))
-            files.write_bytes(folder / "test_accuracy.png", quanta_figures.accuracies(rows, study["title"]))
-    missing = sum(r.status != FINISHED for r in results) + len(study["trials"]) - len(results)
-    files.write_json(folder / studies.SUMMARY, {
-        "status": "failed" if missing else "finished", "metrics": [*_points(rows), *_course_points(results)],
-        "trials": len(study["trials"]), "missing": missing})
+            files.write_bytes(folder / "test_accuracy.png",
+                              quanta_figures.accuracies(rows, study["title"], caption=warnings))
+    summaries.write(folder, study, [*_points(rows), *_course_points(results)],
+                    finished=sum(r.status == FINISHED for r in results), warnings=warnings,
+                    table=table(rows, "markdown") if rows else "")
+
+
+def warnings_of(results: Iterable[Result]) -> list[str]:
+    """Return the warnings about the test accuracies of gated networks and of the witness."""
+    groups = result_warnings.grouped(results, lambda r: r.spec["position"] if r.spec["position"] in (CO, WITNESS)
+                                     else f"gate at layer {r.spec['position']}")
+    return result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -140,7 +151,7 @@ def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
     for gate in ("alone", CO):
         for position, courses in courses_of(results, gate).items():
             for step, values in enumerate(zip(*courses, strict=False)):
-                found = statistics.estimate(values)
+                found = statistics.estimate(values, bounds=BOUNDS["lambda_source"])
                 assert found is not None
                 points += [{"name": f"{gate}/layer_{position}/lambda_source{end}", "value": value, "step": step}
                            for end, value in _ends(found).items() if value is not None]
@@ -174,8 +185,12 @@ def _number(row: Mapping[str, Any], name: str, digits: int = 4) -> str:
 
 
 def _half(row: Mapping[str, Any], name: str, factor: float, digits: int) -> str:
-    high = row.get(f"{name}_high")
-    return "" if high is None else f" ± {factor * (high - row[name]):.{digits}f}"
+    half_width = row.get(f"{name}_half_width")
+    if half_width is None:
+        return ""
+    if row["repeats"] < statistics.FEWEST_SPLITS:
+        return f" ({factor * row[f'{name}_lowest']:.{digits}f} to {factor * row[f'{name}_highest']:.{digits}f})"
+    return f" ± {factor * half_width:.{digits}f}"
 
 
 def _gain(row: Mapping[str, Any]) -> str:
@@ -187,7 +202,7 @@ def closing(report: Any) -> str:
     """What a study ends with: the table, what to bear in mind, the time, where to look."""
     rows = rows_of(report.results)
     lines = [table(rows).rstrip(), "means over the repeats, ± 95 % CI; over witness: points above the target alone, "
-             "repeat by repeat"] if rows else []
+             "repeat by repeat", *result_warnings.lines(warnings_of(report.results))] if rows else []
     if any(_apart(row) for row in rows):
         lines.append("note: where the RMS of Z_S and Z_T differ much, equal λ are not equal shares")
     if report.diverged:

@@ -146,7 +146,7 @@ def _accuracy(axes: Axes) -> None:
 
 def _log_axis(axes: Axes) -> None:
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(numticks=4))
+    axes.xaxis.set_major_locator(LogLocator(numticks=5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -159,6 +159,8 @@ def _slice(axes: Axes, name: str, rows: Rows) -> None:
         axes.scatter(values, [r["accuracy"] for r in rows], s=14, c=colours, alpha=0.8, linewidths=0)
         if min(values) > 0 and max(values) / min(values) > 50:
             _log_axis(axes)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))  # more would run into each other
     else:
         words = sorted({str(v) for v in values})
         axes.scatter([words.index(str(v)) for v in values], [r["accuracy"] for r in rows], s=14, c=colours, alpha=0.8,

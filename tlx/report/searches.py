@@ -8,8 +8,8 @@ from typing import Any
 from .. import files
 from ..lab.tuning_records import COMPLETE, FAILED, PRUNED, Tried
 from ..result import Result
+from . import result_warnings, search_tests, statistics, summaries, tables
 from . import search_figures as figures
-from . import search_tests, statistics, studies, tables
 
 COSTS = {"time": "Seconds of fitting and predicting, all splits", "energy": "Joules, all splits"}
 SHOWN = 5  # trials in the closing table
@@ -17,7 +17,8 @@ SHOWN = 5  # trials in the closing table
 
 def test(results: list[Result]) -> dict[str, float]:
     """The scores of the final test: mean accuracy over splits (a fraction) and its 95 % CI."""
-    found = statistics.estimate(r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores)
+    found = statistics.estimate((r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores),
+                                bounds=statistics.ACCURACY)
     if found is None:
         return {"splits": 0.0}
     scores = {"mean_test_accuracy": found.mean, "splits": float(found.n)}
@@ -40,10 +41,42 @@ def summarise(report: Any) -> dict[str, Any]:
     if len(objectives) > 1 and report.front:
         files.write_bytes(folder / "pareto.png", figures.pareto(rows, report.front, COSTS[objectives[1]], title))
     _export(folder, report)
-    summary = {"status": "failed" if report.tried and all(t.state == FAILED for t in report.tried) else "finished",
-               "metrics": metrics(report), "trials": len(report.tried), "tags": _tags(report)}
-    files.write_json(folder / studies.SUMMARY, summary)
-    return summary
+    failed = sum(t.state == FAILED for t in report.tried)
+    rows_shown = [[str(t.number), t.title, tables.percent(t.objectives[0])] for t in _best_first(report)[:SHOWN]]
+    return summaries.write(
+        folder, {"title": title, "trials": report.tried}, metrics(report), finished=len(report.tried) - failed,
+        status="failed" if report.tried and failed == len(report.tried) else "finished",
+        warnings=warnings_of(report) if report.final else None, verdict=_verdict(report), tags=_tags(report),
+        table=tables.as_markdown(["trial", "configuration", "val accuracy"], rows_shown) if rows_shown else "",
+        intervals=bool(report.final))
+
+
+def warnings_of(report: Any) -> list[str]:
+    """Return the warnings about the final test."""
+    return result_warnings.result_warnings({"": list(report.final)})
+
+
+def _verdict(report: Any) -> str:
+    """Return the best trial and its final test in one sentence."""
+    if report.best is None:
+        return ""
+    said = f"{report.ready.title}: best is trial {report.best.number}, {report.best.title}"
+    return said + (f"; on test {_tested(report)}" if report.final else "")
+
+
+def _tested(report: Any) -> str:
+    """Return the mean test accuracy of the final test with its spread, and over how many splits it is."""
+    values = [r.scores["test_accuracy"] for r in report.final if "test_accuracy" in r.scores]
+    row = {**statistics.accuracy_columns(values), "splits": len(values)}
+    return (f"{tables.percent(row['mean'])} {tables.spread(row)}".rstrip()
+            + f" (mean per class, {'range' if statistics.is_range(row) else '95 % CI'} over {len(values)} splits)")
+
+
+def _best_first(report: Any) -> list[Tried]:
+    """Return each whole configuration once, the best on validation first."""
+    whole = [t for t in report.tried if t.state == COMPLETE]
+    ordered = sorted(whole, key=lambda t: (-t.objectives[0], *t.objectives[1:], t.number))
+    return list({t.configuration: t for t in reversed(ordered)}.values())[::-1]
 
 
 def row(tried: Tried) -> dict[str, Any]:
@@ -110,8 +143,7 @@ def closing(report: Any) -> str:
     lines: list[str] = []
     search, whole = report.ready.search, [t for t in report.tried if t.state == COMPLETE]
     several = len(search.objectives) > 1
-    shown = sorted(whole, key=lambda t: (-t.objectives[0], *t.objectives[1:], t.number))
-    shown = list({t.configuration: t for t in reversed(shown)}.values())[::-1]  # each configuration once
+    shown = _best_first(report)
     shown = [t for t in shown if t.number in report.front] if several else shown[:SHOWN]
     if shown:
         heads = ["trial", "configuration", "val accuracy", *(["seconds"] if search.objectives[1:] == ("time",) else
@@ -122,12 +154,14 @@ def closing(report: Any) -> str:
         lines.append(f"the Pareto front of accuracy and {search.objectives[1]}: {len(report.front)} of {len(whole)} "
                      "whole trials")
     lines += search_tests.lines(report)
+    if report.final:
+        lines += result_warnings.lines(warnings_of(report))
     lines += _counts(report)
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")
     if report.address:
         lines.append(f"see them at {report.address}" if report.address.startswith("http") else
-                     f"see them with: {report.address}   then open http://127.0.0.1:5000")
+                     f"see them with: {report.address}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import visible
+from . import statistics
 
 NOTHING = "–"  # what cannot be said: one split has no interval, a diverged trial no score
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what makes a spreadsheet compute a cell
@@ -20,6 +21,20 @@ def percent(value: float | None) -> str:
 
 def plus_minus(value: float | None) -> str:
     return NOTHING if value is None else f"± {100 * value:.1f}"
+
+
+def spread(row: Mapping[str, Any]) -> str:
+    """Return what stands behind a mean accuracy: ± its interval, the range of fewer than 4 values, nothing for one."""
+    if statistics.is_range(row):
+        return f"({100 * row['lowest']:.1f} to {100 * row['highest']:.1f})"
+    return "" if row.get("ci") is None else plus_minus(row["ci"])
+
+
+def accuracy(row: Mapping[str, Any]) -> str:
+    """Return a cell of a mean accuracy in per cent and its spread."""
+    if row.get("mean") is None:
+        return NOTHING
+    return f"{100 * row['mean']:.1f} {spread(row)}".rstrip()
 
 
 def seconds(value: float | None) -> str:
@@ -35,12 +50,15 @@ def seconds(value: float | None) -> str:
 COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {  # key of a few-shot row → heading, how it is shown
     "shots": ("shots", str),
     "splits": ("splits", str),
+    "val": ("validation", percent),
     "mean": ("mean per-class test accuracy", percent),
     "ci": ("95 % CI", plus_minus),
     "train_s": ("training time", seconds),
     "missing": ("failed", str),
 }
-CSV_HEADINGS = {"mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high"}
+CSV_HEADINGS = {"val": "mean_val_accuracy", "train_s": "mean_train_s", "total_s": "mean_total_s",
+                "mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high",
+                "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy"}
 
 
 def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
@@ -48,9 +66,11 @@ def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
     if form == "csv":
         keys = list(rows[0]) if rows else list(COLUMNS)
         return as_csv([CSV_HEADINGS.get(k, k) for k in keys], [[row.get(k) for k in keys] for row in rows])
-    keys = [k for k in COLUMNS if k != "missing" or any(row.get(k) for row in rows)]
+    optional = ("missing", "val")
+    keys = [k for k in COLUMNS if k not in optional or any(row.get(k) for row in rows)]
     headings = [COLUMNS[k][0] for k in keys]
-    return FORMS[form](headings, [[COLUMNS[k][1](row.get(k)) for k in keys] for row in rows])
+    body = [[(spread(row) or NOTHING) if k == "ci" else COLUMNS[k][1](row.get(k)) for k in keys] for row in rows]
+    return FORMS[form](headings, body)
 
 
 def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from . import figures
+from . import figures, statistics
 from .figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, SKY, VERMILION
 
 LOOKS = {"AnB": (VERMILION, "s"), "AnB+": (ORANGE, "D"), "BnB": (BLUE, "o"), "BnB+": (SKY, "^"),
@@ -16,7 +17,8 @@ LOOKS = {"AnB": (VERMILION, "s"), "AnB+": (ORANGE, "D"), "BnB": (BLUE, "o"), "Bn
 DASHES = {"frozen": "-", "adapt": "--", "keras2": ":"}  # ways of batch norm
 
 
-def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> bytes:
+def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
+                   caption: Sequence[str] = ()) -> bytes:
     """Accuracy over n with its 95 % CI over repeats as a band per treatment; base networks as lines across.
 
     rows   of `transfer_studies.table_rows`. baseA, which is about other classes, is left out
@@ -38,11 +40,14 @@ def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = 
         axes.set_xlabel("n: blocks copied, counted from the image")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _accuracy_axis(axes, title)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="bands: 95 % CI")
+        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
+                    title=figures.interval_title("bands", _counts(rows)))
+        figures.add_caption(figure, caption)
         return figures._bytes(figure, form)
 
 
-def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> bytes:
+def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
+         caption: Sequence[str] = ()) -> bytes:
     """Test accuracy of the chopped networks over n, and beside it over their parameters.
 
     rows   of `chop_studies.table_rows`; the whole network has n None and is a line across
@@ -59,12 +64,14 @@ def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> 
         left.set_xlabel("n: blocks left")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         right.set_xlabel("Parameters")
-        right.set_xscale("log")
-        left.legend(frameon=False, loc="lower right")
+        _log_counts(right, [row["parameters"] for row in (*cut, *whole)])
+        left.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
+        figures.add_caption(figure, caption)
         return figures._bytes(figure, form)
 
 
-def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") -> bytes:
+def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
+            caption: Sequence[str] = ()) -> bytes:
     """Test accuracy over the share of weights that are left, from all to few. rows   of `chop_studies.pruned_rows`"""
     with figures._style():
         figure, axes = figures._figure(6.4, 4.2)
@@ -77,11 +84,36 @@ def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png") 
         kept = sorted({row["kept"] for row in rows})
         axes.set_xticks(kept)
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{100 * x:.0f} %"))
+        axes.set_xticks(_uncrowded_shares(kept))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: share_text(x)))
         axes.set_xlabel("Weights that are left")
         _accuracy_axis(axes, title)
-        axes.legend(frameon=False, loc="lower left")
+        axes.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
+        figures.add_caption(figure, caption)
         return figures._bytes(figure, form)
+
+
+def share_text(share: float) -> str:
+    """Return a share in per cent with the digits that the table has, without zeros at the end."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def _uncrowded_shares(shares: Sequence[float]) -> list[float]:
+    """Return the shares whose labels fit side by side on a logarithmic axis, the largest first."""
+    chosen: list[float] = []
+    for share in sorted(shares, reverse=True):
+        if not chosen or math.log(chosen[-1] / share) >= 0.09 * math.log(max(shares) / min(shares) or 1.0):
+            chosen.append(share)
+    return chosen
+
+
+def _log_counts(axes: Axes, counts: Sequence[float]) -> None:
+    """A logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten, written as 10k, 2M."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    is_short = bool(counts) and max(counts) < 200 * min(counts)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=9))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
 
 
 def _band(axes: Axes, rows: Sequence[dict[str, Any]], x: str, name: str, colour: str, marker: str, dash: str) -> None:
@@ -89,18 +121,25 @@ def _band(axes: Axes, rows: Sequence[dict[str, Any]], x: str, name: str, colour:
     places = [row[x] for row in rows]
     axes.plot(places, [row["mean"] for row in rows], color=colour, marker=marker, markersize=4.5, linestyle=dash,
               linewidth=1.6, label=name, zorder=3)
-    ranged = [row for row in rows if row["low"] is not None]
-    axes.fill_between([row[x] for row in ranged], [row["low"] for row in ranged], [row["high"] for row in ranged],
-                      color=colour, alpha=0.15, linewidth=0)
-    if len(ranged) == 1:
-        axes.errorbar([ranged[0][x]], [ranged[0]["mean"]], yerr=[ranged[0]["ci"]], color=colour, capsize=3, fmt="none")
+    ranged = [row for row in rows if statistics.drawn_ends(row) is not None]
+    if len(ranged) > 1:
+        low, high = zip(*map(statistics.drawn_ends, ranged), strict=True)
+        axes.fill_between([row[x] for row in ranged], low, high, color=colour, alpha=0.15, linewidth=0)
+    elif ranged:
+        figures._error_bars(axes, ranged, x, colour)
+
+
+def _counts(rows: Sequence[dict[str, Any]]) -> set[int]:
+    """Return of how many values the means with a spread are."""
+    return {statistics.count_of(row) or statistics.FEWEST_SPLITS for row in rows if row["low"] is not None}
 
 
 def _across(axes: Axes, row: dict[str, Any], name: str) -> None:
     colour, dash = LOOKS[row["treatment"]]
     axes.axhline(row["mean"], color=colour, linestyle=dash, linewidth=1.4, label=name)
-    if row["low"] is not None:
-        axes.axhspan(row["low"], row["high"], color=colour, alpha=0.08, linewidth=0)
+    ends = statistics.drawn_ends(row)
+    if ends is not None:
+        axes.axhspan(*ends, color=colour, alpha=0.08, linewidth=0)
 
 
 def _accuracy_axis(axes: Axes, title: str) -> None:

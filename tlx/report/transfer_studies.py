@@ -9,7 +9,7 @@ from typing import Any
 from .. import files
 from ..lab.store import Store
 from ..result import FINISHED, Result
-from . import statistics, studies, tables, transfer_figures
+from . import result_warnings, statistics, studies, summaries, tables, transfer_figures
 
 STEM, TRIALS = "layer_transfer", "layer_transfer_trials"
 BASES = ("baseA", "baseB", "baseB+")
@@ -63,19 +63,18 @@ def table_rows(trials: Iterable[Row]) -> list[Row]:
 
 def _row(treatment: str, bn: str, n: int | None, rows: list[Row], base: Mapping[int, float]) -> Row:
     whole = [row for row in rows if row["status"] == FINISHED]
-    found = statistics.estimate(row["test_accuracy"] for row in whole)
     paired = treatment not in ("baseA", "baseB")
-    beside = statistics.estimate(row["test_accuracy"] - base[row["repeat"]] for row in whole
-                                 if paired and row["repeat"] in base)
+    differences = [row["test_accuracy"] - base[row["repeat"]] for row in whole if paired and row["repeat"] in base]
+    beside = statistics.estimate(differences, bounds=(-1.0, 1.0))
     spent = statistics.estimate(row["train_s"] for row in whole)
     return {"treatment": treatment, "bn": bn, "n": n, "networks": len(whole), "missing": len(rows) - len(whole),
-            "mean": found and found.mean, "sd": found and found.sd, "ci": found and found.half_width,
-            "low": found and found.low, "high": found and found.high,
+            **statistics.accuracy_columns(row["test_accuracy"] for row in whole),
             "against_baseB": beside and beside.mean, "against_baseB_ci": beside and beside.half_width,
             "train_s": spent and spent.mean}
 
 
 CSV_NAMES = {"mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high",
+             "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy",
              "against_baseB_ci": "against_baseB_ci95_half_width", "train_s": "mean_train_s"}
 
 
@@ -87,26 +86,36 @@ def summarise(store: Store, key: str) -> None:
     folder = store.root / "studies" / key
     results = {row["key"]: result for row in study["trials"] if (result := store.whole(row["key"])) is not None}
     trials = trial_rows(study, results)
-    rows = table_rows(trials)
+    rows, warnings = table_rows(trials), warnings_of(results.values())
     if any(row["mean"] is not None for row in rows):
-        _write(folder, study["title"], trials, rows)
+        _write(folder, study["title"], trials, rows, warnings)
     metrics = [{"name": f"{label(row).replace('+', 'plus').replace(' ', '_')}/{name}", "value": row[of],
                 "step": row["n"] or 0} for row in rows for name, of in METRICS.items() if row[of] is not None]
-    missing = len(study["trials"]) - sum(result.status == FINISHED for result in results.values())
-    files.write_json(folder / studies.SUMMARY, {"status": "failed" if missing else "finished", "metrics": metrics,
-                                                "trials": len(study["trials"]), "missing": missing})
+    summaries.write(folder, study, metrics, finished=sum(r.status == FINISHED for r in results.values()),
+                    warnings=warnings, table=table(rows, "markdown") if metrics else "")
+
+
+def warnings_of(results: Iterable[Result]) -> list[str]:
+    """Return the warnings about the test accuracies of every network that is trained."""
+    groups = result_warnings.grouped(results, lambda result: _network(result.spec))
+    return result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
+
+
+def _network(spec: Mapping[str, Any]) -> str:
+    treatment, n = treatments(spec)[0]
+    return label({"treatment": treatment, "bn": spec["bn"]}) + (f" n = {n}" if n is not None else "")
 
 
 METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "against_baseB": "against_baseB"}
 
 
-def _write(folder: Path, title: str, trials: list[Row], rows: list[Row]) -> None:
+def _write(folder: Path, title: str, trials: list[Row], rows: list[Row], warnings: list[str]) -> None:
     headings = [CSV_NAMES.get(name, name) for name in rows[0]]
     files.write_text(folder / f"{STEM}.csv", tables.as_csv(headings, [list(row.values()) for row in rows]))
     files.write_text(folder / f"{STEM}.md", table(rows, "markdown"))
     files.write_text(folder / f"{TRIALS}.csv", tables.as_csv(list(trials[0]), [list(row.values()) for row in trials]))
     if any(row["mean"] is not None and row["treatment"] != "baseA" for row in rows):
-        files.write_bytes(folder / f"{STEM}.png", transfer_figures.layer_transfer(rows, title))
+        files.write_bytes(folder / f"{STEM}.png", transfer_figures.layer_transfer(rows, title, caption=warnings))
 
 
 def table(rows: list[Row], form: str = "text") -> str:
@@ -126,7 +135,7 @@ def table(rows: list[Row], form: str = "text") -> str:
 def _cell(row: Row | None) -> str:
     if row is None or row["mean"] is None:
         return tables.NOTHING
-    return tables.percent(row["mean"]).removesuffix(" %") + f" {tables.plus_minus(row['ci'])}" * (row["ci"] is not None)
+    return tables.accuracy(row)
 
 
 def closing(report: Any) -> str:
@@ -136,7 +145,8 @@ def closing(report: Any) -> str:
     assert study is not None
     results = {row["key"]: result for row in study["trials"] if (result := store.whole(row["key"])) is not None}
     rows = table_rows(trial_rows(study, results))
-    lines = [table(rows).rstrip(), "mean per-class test accuracy in per cent, ± 95 % CI over the repeats"]
+    lines = [table(rows).rstrip(), "mean per-class test accuracy in per cent, ± 95 % CI over the repeats",
+             *result_warnings.lines(warnings_of(results.values()))]
     if any(row["treatment"] == "baseA" for row in rows):
         lines.append("baseA is scored on the test images of its own classes")
     lost = [f"{label(row)} {row['n'] or ''}".rstrip() for row in rows if row["missing"]]

@@ -22,7 +22,7 @@ from . import layer_metrics
 from .analysis import blocks_of, usual_layers
 from .checkpoints import Chain
 from .image_data import decoded, located
-from .inputs import dump_folder, layers_of, sampled, shared, whole_network
+from .inputs import dump_folder, is_default, layers_of, sampled, shared, whole_network
 from .layer_metrics import Activations, LayerMetrics
 from .look import Progress
 from .observed import Observed
@@ -69,7 +69,7 @@ def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, 
                         samples=chain.samples, layers=chain.layers)
     notes: list[str] = []
     folder = located(typed, settings, notes)
-    chosen = sampled(folder, observed.part, observed.samples)
+    chosen = sampled(folder, observed.part, observed.samples, notes, at_most=is_default(observed, "samples"))
     first = whole_network(observed.but(model=models[0][0]), (), None)
     sizing = Sizing(first.input_size, crops=False, mode=observed.sizing, channels=first.channels)
     held = decoded(folder, chosen, sizing, settings, notes, progress)

@@ -232,7 +232,8 @@ def _target(chain: Chain, typed: str, depth: int, settings: Settings, progress: 
     held = pools.read(spec, settings, progress)
     data, content = held.task(held.folder.classes)
     name = held.folder.name
-    inputs.sampled(held.folder, "auto", chain.samples)  # what cannot be measured later is said now
+    at_most = inputs.is_default(chain, "samples")
+    inputs.sampled(held.folder, "auto", chain.samples, at_most=at_most)  # what cannot be measured later is said now
     if chain.layers:
         inputs.layers_of(backbones.sketch(chain.architecture), chain.layers, None)
     made = CheckpointTuning(

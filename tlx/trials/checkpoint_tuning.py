@@ -173,6 +173,7 @@ def tune(spec: CheckpointTuning, inputs: Starts, bench: Bench) -> Result:
                "epochs": len(fitted.history), "classes": list(data.classes), "notes": list(network.notes),
                "train_images": len(data.train), "val_images": len(data.val),
                "test_images": len(data.test) if data.test else 0,
+               "test_counts": voting.class_counts(data.test.labels, len(data.classes)) if data.test else None,
                "parameters": sum(p.numel() for p in network.parameters())}
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged" or len(rows) < len(wanted):

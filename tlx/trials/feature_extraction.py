@@ -219,6 +219,7 @@ def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
         scores[f"{role}_accuracy"] = voting.mean_per_class_accuracy(counts)
         scores[f"{role}_top1"] = float(counts.trace() / counts.sum())
         details["confusion"] = counts.tolist()
+    scores["best_val_accuracy"] = scores["val_accuracy"]  # the name that fine-tuning has for it
     scores |= _times(inputs, prepared, fitted_s, first)
     scores |= {"predict_s": time.perf_counter() - tested, "own_s": time.perf_counter() - started}
     scores["total_s"] = scores["own_s"] + scores["inherited_s"]

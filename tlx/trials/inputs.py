@@ -183,7 +183,7 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
     network = found.network = whole_network(spec, spec.layers, spec.model_description)
     notes += [note for note in network.notes if note not in notes]
     folder = found.folder = located(spec.dataset, settings, notes)
-    chosen = sampled(folder, spec.part, spec.samples)
+    chosen = sampled(folder, spec.part, spec.samples, notes, at_most=is_default(spec, "samples"))
     paths = [folder.root / image.path for image in chosen]
     sizing = Sizing(network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=network.channels)
     crop_files = None
@@ -200,8 +200,16 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
     return dump
 
 
-def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> list[datasets.Image]:
+def is_default(spec: Any, name: str) -> bool:
+    """Return whether a setting is at its default, so that nobody asked for exactly this."""
+    return bool(getattr(spec, name) == spec.defaults()[name])
+
+
+def sampled(folder: datasets.ImageFolder, part: str, samples: int | None, notes: list[str] | None = None, *,
+            at_most: bool = False) -> list[datasets.Image]:
     """The images of a part of a folder, all of them in order; or as many of each class, the first ones, class by class.
+
+    at_most   take what there is of a class that has fewer, and say so in `notes`; else that is refused
     """
     if part == "auto":
         part = "test" if folder.of(TEST) else "all"
@@ -214,14 +222,18 @@ def sampled(folder: datasets.ImageFolder, part: str, samples: int | None) -> lis
     if not samples:
         return images
     each, rest = divmod(samples, len(folder.classes))
-    if rest or not each:
+    if (rest and not at_most) or not each:
         raise Usage("out-of-range", f"{samples} samples of {len(folder.classes)} classes", where="--samples",
                     expected=f"a multiple of {len(folder.classes)}: as many of each class")
     by_class = {label: [image for image in images if image.label == label] for label in folder.classes}
     short = [f"'{label}' {len(some)}" for label, some in by_class.items() if len(some) < each]
     if len(short) > 10:
         short = [*short[:10], f"and {len(short) - 10} more classes"]
-    if short:
+    if short and at_most:
+        message = f"fewer than {each} images of {', '.join(short)}: what there is of them is taken"
+        if notes is not None and message not in notes:
+            notes.append(message)
+    elif short:
         raise BadData("too-few-images", f"{each} images of each class asked for; there are of {', '.join(short)}",
                       where=folder.root, remedy="use a smaller --samples")
     return [image for some in by_class.values() for image in some[:each]]

@@ -155,7 +155,7 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench
     if len(index_of) < len(x):
         notes.append(f"rows are compared in {len(index_of)} of {len(x)}, evenly spaced")
     add(lambda: _squares(metrics.sum_of_squares(x, labels)))
-    add(lambda: _dimension(spec, few))
+    add(lambda: _dimension(spec, few, notes))
     add(lambda: _dissimilarity(spec, few, few_labels, bench, index, len(few) < len(x)))
     classes = (few_labels[:, None] == np.unique(few_labels)).astype(np.float32)
     add(lambda: {"cka_label": metrics.cka(few, classes, unbiased=True)})
@@ -167,12 +167,35 @@ def _squares(found: Any) -> dict[str, float | None]:
     return {"ss_within": found.within, "ss_between": found.between, "ss_total": found.total, "ss_ratio": found.ratio}
 
 
-def _dimension(spec: LayerMetrics, x: np.ndarray) -> dict[str, float | None]:
+NEAR = 0.01  # a row nearer to its neighbour than this share of the usual distance is a near copy
+NEAR_SHARE = 0.01  # of the rows: fewer near copies change an intrinsic dimension little
+
+
+def near_copies(nearest: np.ndarray) -> int:
+    """Return how many rows are near copies of another: far nearer than the median row is to its nearest neighbour.
+
+    nearest   (n,) distances to the nearest other row. Where most rows are copies the median is no measure: then the
+              largest distance is
+    """
+    import numpy as np
+
+    usual = float(np.median(nearest))
+    if usual <= NEAR * float(nearest.max()):
+        usual = float(nearest.max())
+    return int((nearest < NEAR * usual).sum())
+
+
+def _dimension(spec: LayerMetrics, x: np.ndarray, notes: list[str]) -> dict[str, float | None]:
     from .. import metrics
     from ..metrics.intrinsic_dimension import estimator
 
     spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed,
                                                    method=f"twonn:fraction={spec.fraction}")
+    copies = near_copies(spread.distances[:, 0])
+    if copies > NEAR_SHARE * len(spread.distances):
+        notes.append(f"{copies} of {len(spread.distances)} rows are near copies of another (nearer than {NEAR:.0%} of "
+                     "the usual distance): the intrinsic dimension is that of the copying, not of the images; remove "
+                     "near copies")
     likelihood = estimator("twonn-mle", spec.fraction).estimate(spread.distances)  # nothing is searched again
     return {"id": spread.mean, "id_std": spread.std, "id_all": spread.whole.dimension, "id_r": spread.whole.r,
             "id_mle": likelihood.dimension}

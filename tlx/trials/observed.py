@@ -19,4 +19,5 @@ class Observed(Extraction):
                                    "network; else the input and all blocks")
     part: str = knob("auto", choices=("auto", "all", "train", "val", "test"), help="images of which split folder; "
                      "auto: test where there is one, else all")
-    samples: int = knob(500, low=0, help="so many images, as many of each class: the first of each; 0: all")
+    samples: int = knob(500, low=0, help="so many images, as many of each class: the first of each; 0: all. "
+                        "Default: 500, or what there is of classes that have fewer")

@@ -133,6 +133,7 @@ class QuantaInputs:
 
 def run(spec: Quanta, inputs: QuantaInputs, bench: Bench) -> Result:
     """Train, scoring validation and test images after every epoch; the last epoch counts, as in the original."""
+    from ..features.voting import class_counts
     from ..models import backbones, quanta_training, training
 
     started = time.perf_counter()
@@ -145,6 +146,7 @@ def run(spec: Quanta, inputs: QuantaInputs, bench: Bench) -> Result:
         "classes": list(inputs.classes), "positions": [position for position, _, _ in inputs.gates],
         "modules": [module for _, module, _ in inputs.gates], "blocks": len(target.blocks),
         "parameters": sum(p.numel() for p in target.parameters()), "source_test": None,
+        "test_counts": None if inputs.test is None else class_counts(inputs.test.labels, len(inputs.classes)),
         "images": {name: len(samples) for name, samples in parts.items()},
         "target_name": inputs.name, "source_name": inputs.source.name if inputs.source is not None else ""}
     if source is not None and inputs.source_test is not None:

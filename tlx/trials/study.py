@@ -228,6 +228,24 @@ def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[E
             found.update({key: store.find(key) or error for key, error in lost.items()})
 
 
+SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its parameters
+
+
+def run_name(study: Study) -> str:
+    """Return the title of a study with the settings in which all of its trials differ from the defaults."""
+    spec = study.trials[0].spec
+    defaults, said = spec.defaults(), []
+    for name, row in spec.knobs().items():
+        value = getattr(spec, name)
+        is_choice = not row.derived and not row.place and name != "architecture"
+        if not is_choice or name not in defaults or value == defaults[name]:
+            continue
+        if all(getattr(trial.spec, name, None) == value for trial in study.trials):
+            shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            said.append(f"{name.replace('_', '-')}={shown}")
+    return ", ".join([study.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])])
+
+
 def record(store: Store, study: Study) -> None:
     """Write down the study with its trials, those of earlier commands included."""
     before = store.read_study(study.key) or {}
@@ -238,8 +256,9 @@ def record(store: Store, study: Study) -> None:
     ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
     store.write_study(study.key, {
         "key": study.key, "kind": type(study.trials[0].spec).__name__, "experiment": study.experiment,
-        "title": study.title, "spec": study.spec, "trials": ordered, "inputs": list(study.inputs),
-        "tags": dict(study.tags), "params": dict(study.params), "environment": environment.gather()})
+        "title": study.title, "run_name": run_name(study), "spec": study.spec, "trials": ordered,
+        "inputs": list(study.inputs), "tags": dict(study.tags), "params": dict(study.params),
+        "environment": environment.gather()})
 
 
 # ---------------------------------------------------------------- in the process of a trial
