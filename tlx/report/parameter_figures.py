@@ -72,7 +72,7 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
         for axes in (above, below):
             _head_line(axes, layers)
             axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5,
-                        title="bands: 95 % CI" if any(row["transferability_low"] for row in layers) else None,
+                        title="bands: 95 % CI" if any(row["repeats"] > 1 for row in layers) else None,
                         title_fontsize=8.5)
         _layer_axis(below, layers)
         figures._set_title(above, title)

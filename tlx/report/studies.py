@@ -179,7 +179,9 @@ def closing(report: Any) -> str:
                          "the best on validation is first")
     else:
         for r in results:
-            names = ("best_val_accuracy", "val_accuracy", "test_accuracy")
+            is_best = "classifier" not in r.spec and "best_val_accuracy" in r.scores  # else one number, two names
+            validation = "best_val_accuracy" if is_best else "val_accuracy"
+            names = (validation, "test_accuracy")
             named = {n: r.scores[n] for n in names if n in r.scores}
             before = f"{r.spec['classifier']}: " if "classifier" in r.spec else ""
             said = ", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items())
