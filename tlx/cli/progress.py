@@ -192,7 +192,7 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Waiting):
-            self._progress.console.print(waiting(event), markup=False)
+            self._progress.console.print(visible(waiting(event)), markup=False)
             return
         key = event.key
         if isinstance(event, Started):
