@@ -170,7 +170,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         try:
             temporary, fd = _new_file(folder, TEMPORARY + path.name)
             try:
-                with os.fdopen(fd, "wb") as file:
+                with os.fdopen(fd, "w+b") as file:
                     yield file
                     file.flush()
                     os.fsync(file.fileno())
@@ -186,7 +186,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 def _new_file(folder: int, name: str) -> tuple[str, int]:
     """A file that did not exist before, in the opened `folder`: its name and descriptor."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.suppress(FileExistsError):
         return name, os.open(name, flags, 0o666, dir_fd=folder)
     name = f"{name[:240]}.{secrets.token_hex(4)}"

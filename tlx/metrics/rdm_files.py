@@ -73,7 +73,7 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
 
     Raises Usage for a descriptor that no HDF5 file can hold.
     """
-    with files.replacing(Path(path)) as out, h5py.File(out.name, "w") as file:
+    with files.replacing(Path(path)) as out, h5py.File(out, "w") as file:
         file.attrs["written_by"] = f"tlx {__version__}"
         file["dissimilarities"] = rdms.dissimilarities
         _put(file, "dissimilarity_measure", h5py.Empty("f") if rdms.measure is None else rdms.measure)
