@@ -17,7 +17,7 @@ def command(settings: Settings) -> None:
     sent = tracking.sync(settings.store_folder(target.database), target)
     say(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
     raise_all(sent.faults)
-    if sent.unsent or sent.problem:
+    if sent.unsent:
         why = f": {sent.problem}" if sent.problem else ""
         raise Untracked("not-delivered", f"{sent.unsent} records not delivered to {target.shown}{why}",
                         remedy="is the server up? then run tlx sync again")

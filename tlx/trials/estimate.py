@@ -21,8 +21,8 @@ MOST_ROWS = 32  # of the batch that is measured
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows through the network in a study, early stopping left out."""
+class RowCounts:
+    """RowCounts through the network in a study, early stopping left out."""
 
     training: int
     scoring: int
@@ -37,7 +37,7 @@ class Estimate:
     states_bytes: int
 
 
-def rows_of(spec: FineTuning, few: FewShot, found: Found) -> Rows:
+def rows_of(spec: FineTuning, few: FewShot, found: Found) -> RowCounts:
     """Count the rows that all trials train on and score."""
     assert found.splits is not None
     crops = CROPS if spec.use_crops else 1
@@ -45,7 +45,7 @@ def rows_of(spec: FineTuning, few: FewShot, found: Found) -> Rows:
     train = sum(len(found.splits.train(shots, split)) for shots, split in trials)
     test = 0 if spec.model_selection else len(found.splits.test)
     scoring = len(trials) * (spec.epochs * len(found.splits.val) + test)
-    return Rows(crops * spec.epochs * train, crops * scoring)
+    return RowCounts(crops * spec.epochs * train, crops * scoring)
 
 
 def seconds_a_row(network: Network, spec: FineTuning, threads: int,
