@@ -30,11 +30,12 @@ from tlx.data import datasets, splits
 from tlx.features import classifiers, embedding, fitting, voting
 from tlx.lab.settings import Settings
 from tlx.models import activations
-from tlx.report import studies
 from tlx.spec import stream
-from tlx.trials import inputs, study
-from tlx.trials.feature_extraction import FeatureExtraction, Sweep
-from tlx.trials.fewshot import FewShot
+from tlx.studies import activations as inputs
+from tlx.studies import reporting, runner
+from tlx.studies.feature_extraction import plan as feature_extraction_plan
+from tlx.studies.feature_extraction.spec import FeatureExtraction, Sweep
+from tlx.studies.few_shot import FewShot
 
 BATCH = 64
 
@@ -89,8 +90,8 @@ def plain(asked, folder, names, few, settings, number):
 
 
 def ours(asked, sweep, few, settings):
-    made, _ = inputs.feature_extraction_study(asked, few, sweep, settings)
-    report = study.perform(made, settings, lambda event: None, studies.summarise)
+    made, _ = feature_extraction_plan.feature_extraction_study(asked, few, sweep, settings)
+    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
     return {(r.spec["shots"], r.spec["split"], r.spec["classifier"]): r.scores["test_accuracy"]
             for r in report.results}
 
@@ -116,7 +117,7 @@ def main() -> None:
         base = Path(tempfile.mkdtemp())
         settings = Settings(cache=str(base), store=str(base / "runs"), tracking=False, workers=given.threads,
                             device="cpu", system_metrics=False)
-        found = inputs.look_at_features(asked, few, settings, keep=False)  # draws the splits, for both
+        found = feature_extraction_plan.look_at_features(asked, few, settings, keep=False)  # draws the splits, for both
         middle = time.perf_counter()
         mine = ours(asked, sweep, few, settings)
         took["tlx"].append(time.perf_counter() - middle)

@@ -19,7 +19,7 @@ import numpy as np
 
 from tlx.features import voting
 from tlx.models import backbones, training
-from tlx.models.kept import Kept
+from tlx.models.frozen_prefix.cache import Kept
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
 

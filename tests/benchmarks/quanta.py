@@ -20,9 +20,11 @@ from pathlib import Path
 
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
-from tlx.report import quanta as report_of
-from tlx.trials import quanta_inputs, quanta_source, study
-from tlx.trials.quanta import Quanta, QuantaSweep
+from tlx.studies import runner
+from tlx.studies.quanta import plan as quanta_plan
+from tlx.studies.quanta import report as quanta_report
+from tlx.studies.quanta import source as quanta_source
+from tlx.studies.quanta.spec import Quanta, QuantaSweep
 
 
 def pair(name: str, data: Path, asked: argparse.Namespace) -> tuple[Quanta, QuantaSweep]:
@@ -58,15 +60,15 @@ def main() -> None:
                         system_metrics=False, device="cpu")
     for name in asked.pairs.split(","):
         spec, sweep = pair(name, asked.data, asked)
-        look = quanta_inputs.ask(spec, sweep, settings)
+        look = quanta_plan.ask(spec, sweep, settings)
         source, first = look.source, look.source_study
         if first is not None:
-            learned = study.perform(first, settings, lambda event: None, lambda store, key: None)
+            learned = runner.perform(first, settings, lambda event: None, lambda store, key: None)
             print(f"source of {name}: test accuracy {learned.results[0].scores['test_accuracy']:.3f}", flush=True)
             source = quanta_source.trained(learned.results[0], Store(learned.folder), spec, look.learned)
-        report = study.perform(look.study(source), settings, lambda event: None, report_of.summarise)
+        report = runner.perform(look.study(source), settings, lambda event: None, quanta_report.summarise)
         print(f"\n{name}: {report.study.title}, {asked.epochs} epochs, {asked.repeats} repeats, "
-              f"{report.wall_s:.0f} s\n{report_of.table(report_of.rows_of(report.results))}", flush=True)
+              f"{report.wall_s:.0f} s\n{quanta_report.table(quanta_report.rows_of(report.results))}", flush=True)
         if asked.figures:
             asked.figures.mkdir(parents=True, exist_ok=True)
             for figure in (report.folder / "studies" / report.study.key).glob("*.png"):

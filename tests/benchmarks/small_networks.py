@@ -19,7 +19,7 @@ import time
 
 import torch
 
-from tlx.lab.engine import MALLOC
+from tlx.lab.engines.local import MALLOC
 from tlx.models import backbones, freezing
 
 

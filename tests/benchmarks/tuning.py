@@ -26,12 +26,13 @@ from pathlib import Path
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tlx.lab import tuning, tuning_worker
 from tlx.lab.settings import Settings
-from tlx.trials import tuning as planning
-from tlx.trials.fewshot import FewShot
-from tlx.trials.search import Base, Search
-from tlx.trials.tuning_features import Bench
+from tlx.lab.tuning import api as tuning_api
+from tlx.lab.tuning import worker as tuning_worker
+from tlx.studies.few_shot import FewShot
+from tlx.studies.tuning import plan as tuning_plan
+from tlx.studies.tuning.features import Bench
+from tlx.studies.tuning.spec import Base, Search
 
 # ---------------------------------------------------------------- speed
 
@@ -42,7 +43,7 @@ def speed(options) -> None:
         base = Base(dataset=options.dataset, architecture=options.architecture, input_size=options.pixels,
                     use_crops=options.crops, embedding=options.embedding)
         asked = Search(trials=options.trials, search=options.search, sampler="random", pruner="none")
-        ready = planning.ready(asked, base.of("feature-extraction"), FewShot(splits=options.splits), settings)
+        ready = tuning_plan.ready(asked, base.of("feature-extraction"), FewShot(splits=options.splits), settings)
         side = ready.inputs.sides[options.crops]
         width = sum(side.dump.array(layer).shape[1] for layer in ready.inputs.base.layers)
         print(f"{options.dataset}, {options.architecture}: {len(side.draws[0].train.rows)} training rows, "
@@ -64,11 +65,11 @@ def speed(options) -> None:
 def _ours(ready, settings, root, trials) -> tuple[float, float]:
     """Seconds of the loop (ask, fit, write down durably, tell), embedding included; the share that is not fitting."""
     search = ready.search
-    tuning.prepare(search, root)
+    tuning_api.prepare(search, root)
     started = time.perf_counter()
     tuning_worker.work(search, ready.inputs, Bench(root, "cpu", settings), root, "driver", emit=lambda report: None)
     wall = time.perf_counter() - started
-    found = tuning.standing(search, root)
+    found = tuning_api.standing(search, root)
     assert len(found) == trials
     return wall, 1 - sum(t.spent_s for t in found) / wall
 

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tlx.report import layer_table
+from tlx.studies.layer_metrics import table as layer_metrics_table
 
 QUICK = ("--seeds", 1, "--epochs", 3, "--fine-tune-epochs", 1, "--checkpoints", "0,1,3", "--from-checkpoints", "all",
          "--fine-tune-checkpoints", "0,0_1,0_2,0_3,1", "--learning-rate", "1e-3", "--fine-tune-rate", "3e-4",
@@ -81,7 +81,7 @@ def test_comparisons_of_analyze_get_their_intervals(tlx, bars, tmp_path):
             assert found["low"][i][j] - 1e-9 <= found["high"][i][j]
         assert found["low"][i][i] == pytest.approx(1)
         assert found["label_low"][i] < found["label_high"][i]
-    rows = layer_table.read(tmp_path / "tables" / "layer_metrics.csv")
+    rows = layer_metrics_table.read(tmp_path / "tables" / "layer_metrics.csv")
     assert [row["rsa_label_low"] for row in rows] == found["label_low"]
     assert all(row["rsa_label_low"] < row["rsa_label"] + 0.15 < row["rsa_label_high"] + 0.3 for row in rows)
     assert {row["rdm"] for row in rows} == {"euclidean"}

@@ -12,21 +12,19 @@ import pytest
 from tlx import cli
 from tlx.cli import app, options
 from tlx.lab.settings import Settings
-from tlx.trials.atlas import Atlas, AtlasParts, BlockMeasures
-from tlx.trials.checkpoints import Chain
-from tlx.trials.chop import Chop, Chops
-from tlx.trials.extraction import Extraction
-from tlx.trials.feature_extraction import FeatureExtraction, Sweep
-from tlx.trials.fewshot import FewShot
-from tlx.trials.fine_tuning import FineTuning
-from tlx.trials.layer_metrics import LayerMetrics
-from tlx.trials.layer_transfer import LayerTransfer, Treatments
-from tlx.trials.observed import Observed
-from tlx.trials.parameter_distance import Distances, ParameterDistance, TargetTuning
-from tlx.trials.pretraining import PreTraining
-from tlx.trials.pruning import Pruning, Rounds
-from tlx.trials.quanta import Quanta, QuantaSweep
-from tlx.trials.search import Base, Search
+from tlx.studies.activations_spec import Extraction
+from tlx.studies.atlas.spec import Atlas, AtlasParts, BlockMeasures
+from tlx.studies.checkpoints.spec import Chain
+from tlx.studies.chop.spec import Chop, Chops, Pruning, Rounds
+from tlx.studies.feature_extraction.spec import FeatureExtraction, Sweep
+from tlx.studies.few_shot import FewShot
+from tlx.studies.fine_tuning.spec import FineTuning
+from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
+from tlx.studies.layer_transfer.spec import LayerTransfer, Treatments
+from tlx.studies.parameter_distance.spec import Distances, ParameterDistance, TargetTuning
+from tlx.studies.pretraining.spec import PreTraining
+from tlx.studies.quanta.spec import Quanta, QuantaSweep
+from tlx.studies.tuning.spec import Base, Search
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "numba", "PIL",

@@ -6,7 +6,7 @@ import gc
 import json
 import shutil
 
-from tlx.models import checkpoints
+from tlx.models.weights import reader as weights_reader
 
 
 def test_splits_are_drawn_checked_and_a_leak_is_refused(tlx, bars, tmp_path):
@@ -62,7 +62,7 @@ def test_pretraining_leaves_weights_that_fine_tuning_starts_from(tlx, bars, tmp_
     assert record["note"] == "bars"
     assert record["images"] == {"train": 27, "val": 9, "test": 24}
     assert record["spec"]["optimizer"] == "adam"
-    tensors = checkpoints.read(tmp_path / "bars.safetensors", sha256=record["sha256"])
+    tensors = weights_reader.read(tmp_path / "bars.safetensors", sha256=record["sha256"])
     assert tensors["fc2.weight"].shape == (3, 128)
     code, out, err = tlx("fine-tuning", "--dataset", bars, "--model", "bars.safetensors", "--shots", 1, "--splits", 1,
                          "--val-per-class", 3, "--epochs", 1, "--workers", 0, "--no-tracking", "--freeze", 2)

@@ -14,7 +14,7 @@ from tlx.cli import app
 from tlx.cli.completion import NAMES, completion
 from tlx.features.classifiers import split_words
 from tlx.spec import Spec
-from tlx.trials.feature_extraction import Sweep
+from tlx.studies.feature_extraction.spec import Sweep
 
 SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
 

@@ -8,7 +8,8 @@ import json
 import pytest
 import torch
 
-from tlx.models import backbones, checkpoints
+from tlx.models import backbones
+from tlx.models.weights import reader as weights_reader
 
 QUICK = ("--epochs", 1, "--batch-size", 8, "--val-per-class", 3, "--seeds", 1, "--workers", 0, "--no-tracking",
          "--no-system-metrics")
@@ -19,7 +20,7 @@ def files(tmp_path):
     """r, a, b and c: states of the small CNN; a is 1 and 3 steps of one noise from b and c."""
     start, noise = (backbones.load("mnist-cnn", weights=None, classes=10, seed=s).net.state_dict() for s in (0, 1))
     for name, step in (("r", 0.0), ("a", 1.0), ("b", 1.5), ("c", 3.0)):
-        checkpoints.write(tmp_path / f"{name}.safetensors", {k: v + step * noise[k] for k, v in start.items()})
+        weights_reader.write(tmp_path / f"{name}.safetensors", {k: v + step * noise[k] for k, v in start.items()})
     return tmp_path
 
 

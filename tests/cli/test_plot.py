@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tlx.cli import app, plot
 from tlx.errors import BadData, Missing, TlxError, UnknownName
-from tlx.report import layer_table
+from tlx.studies.layer_metrics import table as layer_metrics_table
 
 
 def rows(tags=("",), models=("a", "b")):
@@ -38,7 +38,7 @@ def run():
 
 @pytest.mark.parametrize("form", ["csv", "parquet"])
 def test_the_usual_figures_stand_beside_the_table(run, tmp_path, form):
-    layer_table.write(rows(), tmp_path)
+    layer_metrics_table.write(rows(), tmp_path)
     code, printed = run(tmp_path / f"layer_metrics.{form}")
     assert code == 0
     names = [f"{metric}_over_layers.png" for metric in ("id", "ss_ratio", "rsa_contrast")]
@@ -47,7 +47,7 @@ def test_the_usual_figures_stand_beside_the_table(run, tmp_path, form):
 
 
 def test_checkpoints_and_a_baseline_have_their_figures(run, tmp_path):
-    table, _ = layer_table.write(rows(("0", "0_3", "1")), tmp_path)
+    table, _ = layer_metrics_table.write(rows(("0", "0_3", "1")), tmp_path)
     code, printed = run(table, "--metric", "id", "--baseline", "a", "--form", "svg", "--out", tmp_path / "new" / "figs")
     assert code == 0
     names = ["id_over_layers.svg", "id_over_checkpoints.svg", "id_delta_to_baseline.svg"]
@@ -59,7 +59,7 @@ def test_checkpoints_and_a_baseline_have_their_figures(run, tmp_path):
 
 
 def test_all_is_what_the_table_holds(run, tmp_path):
-    table, _ = layer_table.write(rows(), tmp_path)
+    table, _ = layer_metrics_table.write(rows(), tmp_path)
     assert len(run(table, "--metric", "all")[1]) == 3
 
 
@@ -70,7 +70,7 @@ def test_all_is_what_the_table_holds(run, tmp_path):
     (["--metric", "cka_label"], BadData, 3, "'cka_label' is empty in every row"),
 ])
 def test_what_is_not_there_is_said_before_anything_is_drawn(run, tmp_path, words, kind, exit_code, said):
-    table, _ = layer_table.write(rows(), tmp_path)
+    table, _ = layer_metrics_table.write(rows(), tmp_path)
     with pytest.raises(kind, match=said) as raised:
         run(table, *words)
     assert raised.value.exit_code == exit_code

@@ -9,7 +9,7 @@ import pytest
 from tlx.cli import progress
 from tlx.errors import Resource
 from tlx.lab.tasks import Failed, Finished, Progress, Started
-from tlx.trials import study
+from tlx.studies import base
 
 
 @pytest.fixture
@@ -100,9 +100,9 @@ def fine_tunings(shots_of, classes=10, epochs=5, test=100):
     for number, shots in enumerate(shots_of):
         spec = SimpleNamespace(key=f"t{number}", title=f"{shots}-shot", shots=shots, epochs=epochs)
         inputs = SimpleNamespace(train=Rows(shots * classes), val=Rows(100), test=Rows(test))
-        trials.append(study.Trial(spec, inputs))
+        trials.append(base.Trial(spec, inputs))
     asked = SimpleNamespace(trials=trials)
-    return study.Study.groups.fget(asked)
+    return base.Study.groups.fget(asked)
 
 
 def test_the_time_left_of_a_fine_tuning_is_right_from_its_first_epoch(clock):

@@ -11,9 +11,8 @@ from conftest import draw_images
 from tlx.cli import app, chop, layer_transfer, options
 from tlx.errors import TlxError
 from tlx.lab.settings import Settings
-from tlx.trials.chop import Chop, Chops
-from tlx.trials.layer_transfer import LayerTransfer, Treatments
-from tlx.trials.pruning import Pruning, Rounds
+from tlx.studies.chop.spec import Chop, Chops, Pruning, Rounds
+from tlx.studies.layer_transfer.spec import LayerTransfer, Treatments
 
 COMMANDS = {"layer-transfer": layer_transfer.command, "chop": chop.command, "prune": chop.prune}
 QUICK = ["--epochs", "2", "--batch-size", "8", "--val-per-class", "3", "--repeats", "1", "--workers", "0",

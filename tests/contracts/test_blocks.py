@@ -11,7 +11,7 @@ from tlx.features import voting
 from tlx.models import backbones, blocks, folding, freezing, layers, network, training
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
-from tlx.trials import inputs
+from tlx.studies import activations
 
 SMALLER = {"timm:sequencer2d_s": 64}  # pixels where the usual size takes long: its LSTMs run pixel by pixel
 CLASSES = 7  # a width that no layer before the head has
@@ -162,11 +162,11 @@ def test_default_layers_leave_out_blocks_without_a_row_for_each_image_and_say_so
     net = backbones.sketch(f"timm:{name}")
     with pytest.raises((Usage, Problems)):
         layers.survey(net, layers.resolve(net, range(1, len(net.blocks) + 1)))
-    taken = inputs.layers_of(net, (), None)
+    taken = activations.layers_of(net, (), None)
     assert 0 < len(taken) < len(net.blocks)
     assert all(len(layer.shape) >= 1 for layer in layers.survey(net, taken))
     note, = [note for note in net.notes if "no row" in note]
     left_out = [n for n in range(1, len(net.blocks) + 1) if net.end_of_block(n) not in taken]
     assert all(str(n) in note for n in left_out)
-    assert inputs.layers_of(backbones.sketch("resnet18"), (), None) == layers.resolve(
+    assert activations.layers_of(backbones.sketch("resnet18"), (), None) == layers.resolve(
         backbones.sketch("resnet18"), range(1, 10)), "nothing is left out where every block has rows"

@@ -15,7 +15,7 @@ TRANSFORMER = ("--architecture", "timm:test_vit", "--source", "random")
 ELSEWHERE = {  # (option, choice) → what it needs; run by a test of its own below, or one that is named
     ("reduce", "first-token"): "a transformer",
     ("rule", "original"): "one of four networks; tests/metrics/test_parameter_distance.py",
-    ("protocol", "thesis"): "days; the plan that it makes is tested in tests/trials/test_checkpoints.py",
+    ("protocol", "thesis"): "days; the plan that it makes is tested in tests/studies/test_checkpoints.py",
 }
 SEARCH = "tune"
 NEEDS = {"accuracy,energy": ("--watts", 10)}  # a machine without counters is told what a core takes

@@ -15,8 +15,8 @@ import pytest
 from data.pictures import NOISE, chunk, png, saved, tiff
 from PIL import Image
 
-from tlx.data import door, images
-from tlx.data.door import Limits
+from tlx.data import images, safe_image
+from tlx.data.safe_image import Limits
 from tlx.errors import TlxError
 
 JPEG, PNG = saved(NOISE, "JPEG"), saved(NOISE, "PNG")
@@ -72,7 +72,7 @@ CATALOGUE = {  # what: (bytes, name, code, exit code, words in the message)
     "avif": (b"\0\0\0\x20ftypavif" + bytes(40), "a.avif", "image-format", 3, "AVIF"),
     "heic": (b"\0\0\0\x20ftypheic" + bytes(40), "a.jpg", "image-format", 3, "HEIC"),
     "lab tiff": (saved(Image.new("LAB", (9, 9)), "TIFF"), "a.tif", "image-mode", 3, "LAB"),
-    "too many bytes": (b"\xff\xd8\xff" + bytes(door.MAX_BYTES), "a.jpg", "image-bytes", 3, "67,108,8"),
+    "too many bytes": (b"\xff\xd8\xff" + bytes(safe_image.MAX_BYTES), "a.jpg", "image-bytes", 3, "67,108,8"),
 }
 
 
@@ -153,9 +153,9 @@ def test_unreadable_says_mode_and_owner(put, monkeypatch):
     def refused(*_, **__):  # root may read everything, so the kernel's answer is played
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(door.os, "open", refused)
+    monkeypatch.setattr(safe_image.os, "open", refused)
     with pytest.raises(TlxError, match="mode 0200, owner") as caught:
-        door.read_bytes(path, Limits())
+        safe_image.read_bytes(path, Limits())
     assert caught.value.exit_code == 5
 
 
@@ -168,9 +168,9 @@ def test_a_file_that_changes_while_it_is_read(put, monkeypatch, change):
         path.write_bytes(change)
         return found
 
-    monkeypatch.setattr(door.os, "fstat", late)
+    monkeypatch.setattr(safe_image.os, "fstat", late)
     with pytest.raises(TlxError) as caught:
-        door.read_bytes(path, Limits())
+        safe_image.read_bytes(path, Limits())
     assert (caught.value.code, caught.value.exit_code) == ("file-changed", 9)
 
 

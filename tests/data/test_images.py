@@ -11,9 +11,9 @@ import pytest
 from data.pictures import NOISE, RNG, SMOOTH, bands_tiff, chunk, png, saved, tiff
 from PIL import Image
 
-from tlx.data import door, images
+from tlx.data import images, safe_image
 from tlx.data.decode import decode
-from tlx.data.door import Limits
+from tlx.data.safe_image import Limits
 from tlx.errors import TlxError
 
 JPEG, PNG = saved(NOISE, "JPEG"), saved(NOISE, "PNG")
@@ -30,7 +30,7 @@ def notes(path):
 @pytest.mark.parametrize(("kind", "settings"), [("PNG", {}), ("BMP", {}), ("TIFF", {}), ("WEBP", {"lossless": True}),
                                                 ("TIFF", {"compression": "tiff_lzw"})])
 def test_lossless_formats_give_the_pixels(put, kind, settings):
-    path = put(saved(NOISE, kind, **settings), f"a{door.FORMATS[kind].extensions[0]}")
+    path = put(saved(NOISE, kind, **settings), f"a{safe_image.FORMATS[kind].extensions[0]}")
     assert np.array_equal(images.read(path), NOISE)
     assert notes(path) == {}
 
@@ -65,7 +65,7 @@ def test_alpha_lies_over_white(put, kind):
     alpha = RNG.integers(0, 256, NOISE.shape[:2], dtype=np.uint8)
     rgba = np.dstack([NOISE, alpha])
     exact = {"lossless": True, "exact": True} if kind == "WEBP" else {}
-    path = put(saved(rgba, kind, **exact), f"a{door.FORMATS[kind].extensions[0]}")
+    path = put(saved(rgba, kind, **exact), f"a{safe_image.FORMATS[kind].extensions[0]}")
     assert np.abs(images.read(path) - naive.over_white(NOISE, alpha)).max() <= 1
     assert notes(path) == {"alpha": 1}
 
@@ -222,7 +222,7 @@ def test_orientation(put, kind, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     settings = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(kind, {})
-    path = put(saved(SMOOTH, kind, exif=exif, **settings), f"a{door.FORMATS[kind].extensions[0]}")
+    path = put(saved(SMOOTH, kind, exif=exif, **settings), f"a{safe_image.FORMATS[kind].extensions[0]}")
     want = naive.upright(SMOOTH, orientation)
     found = images.read(path)
     assert found.shape == want.shape
@@ -270,7 +270,7 @@ def test_digests_are_of_the_bytes(put, tmp_path):
 def test_digests_are_remembered_until_the_file_changes(put, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "SETTLED_NS", -1)
     path, cache, read = put(PNG), tmp_path / "cache", []
-    door_read = door.read_bytes
+    door_read = safe_image.read_bytes
     monkeypatch.setattr(images.door, "read_bytes", lambda p, limits: read.append(p) or door_read(p, limits))
     first = images.digests([path, path], cache)
     assert images.digests([path], cache) == first[:1]

@@ -9,7 +9,7 @@ import torch
 
 from tlx.data import datasets
 from tlx.errors import Unsafe
-from tlx.models import checkpoints
+from tlx.models.weights import reader as weights_reader
 
 
 class Payload:
@@ -41,5 +41,5 @@ def test_processed_files_are_refused_in_our_own_words(tmp_path, capsys, content,
 def test_a_weight_file_that_torch_will_not_read_is_not_answered_with_its_advice(tmp_path, data):
     (tmp_path / "w.pth").write_bytes(data)
     with pytest.raises(Exception, match=r"weights-") as refused:
-        checkpoints.read(tmp_path / "w.pth")
+        weights_reader.read(tmp_path / "w.pth")
     assert "weights_only" not in str(refused.value)

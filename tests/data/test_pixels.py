@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tlx import files
-from tlx.data import crops, pixels, shards, views
+from tlx.data import crops, image_views, pixels, shards
 from tlx.data.sizing import Sizing
 from tlx.errors import TlxError, Usage
 
@@ -259,7 +259,7 @@ def test_decoded_once(paths, tmp_path, small_shards, monkeypatch):
     first = pixels.pixels(paths, SQUASH, tmp_path / "cache", progress=lambda done, of: seen.append((done, of)))
     assert seen[-1] == (12, 12)
     assert len(list((tmp_path / "cache").glob("pixels/*/*.npy"))) == 4
-    monkeypatch.setattr(views, "decode", None)
+    monkeypatch.setattr(image_views, "decode", None)
     assert np.array_equal(every_row(pixels.pixels(paths, SQUASH, tmp_path / "cache")), every_row(first))
     quick = pixels.pixels(paths, SQUASH, tmp_path / "cache", verify=False)
     assert np.array_equal(every_row(quick), every_row(first))
@@ -328,8 +328,8 @@ def test_killed_and_run_again_is_the_same(paths, tmp_path, small_shards, monkeyp
     process.wait()
     process.stdout.close()
     assert not [path for path in (tmp_path / "cache").glob("pixels/*/MANIFEST.json") if decodes < 12]
-    counted, decode = [], views.decode
-    monkeypatch.setattr(views, "decode", lambda *args: counted.append(args) or decode(*args))
+    counted, decode = [], image_views.decode
+    monkeypatch.setattr(image_views, "decode", lambda *args: counted.append(args) or decode(*args))
     found = pixels.pixels(paths, SQUASH, tmp_path / "cache")
     assert np.array_equal(every_row(found), every_row(want))
     assert shard_bytes(tmp_path / "cache") == shard_bytes(tmp_path / "whole")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tlx.data.places import Finder, find
+from tlx.data.path_resolution import Finder, find
 from tlx.data.splits import Row
 from tlx.errors import BadData, TlxError, Unsafe
 

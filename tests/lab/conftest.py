@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pytest
 
-from tlx.lab import tracking
+from tlx.lab.tracking import api as tracking_api
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory) -> Path:
-    target = tracking.resolve(str(tmp_path_factory.mktemp("store") / "mlflow.db"), {})
-    tracking.prepare(target)
+    target = tracking_api.resolve(str(tmp_path_factory.mktemp("store") / "mlflow.db"), {})
+    tracking_api.prepare(target)
     return target.database
 
 
@@ -30,7 +30,7 @@ def local(empty_database, tmp_path):
     folder = tmp_path / "local"
     folder.mkdir()
     shutil.copy(empty_database, folder / "mlflow.db")
-    return tracking.resolve(str(folder / "mlflow.db"), {})
+    return tracking_api.resolve(str(folder / "mlflow.db"), {})
 
 
 class Server:

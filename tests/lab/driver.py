@@ -7,21 +7,22 @@ import signal
 import sys
 
 from tlx.errors import TlxError
-from tlx.lab import engine, signals
+from tlx.lab import signals
+from tlx.lab.engines import local as engines_local
 
 
 def tasks(root, count, steps, pause_s):
-    return [engine.Task(key, key, "lab.tiny_tasks:trial", (str(root), key, steps, pause_s))
+    return [engines_local.Task(key, key, "lab.tiny_tasks:trial", (str(root), key, steps, pause_s))
             for key in (f"{number:02x}aa" for number in range(count))]
 
 
 def main(root, workers, count, steps, pause_s, call="") -> None:
     for number in signals.ASKING:  # whoever started us may have them ignored
         signal.signal(number, signal.SIG_DFL)
-    asked = [engine.Task(str(i), "", call, (root,)) for i in range(int(count))] if call else \
+    asked = [engines_local.Task(str(i), "", call, (root,)) for i in range(int(count))] if call else \
         tasks(root, int(count), int(steps), float(pause_s))
     with signals.graceful():
-        engine.run_all(asked, workers=int(workers), on_event=lambda event: print(type(event).__name__, flush=True))
+        engines_local.run_all(asked, workers=int(workers), on_event=lambda event: print(type(event).__name__, flush=True))
 
 
 if __name__ == "__main__":

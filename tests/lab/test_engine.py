@@ -16,8 +16,9 @@ from lab import driver, tiny_tasks
 
 from tlx import files
 from tlx.errors import BadData, Resource, Stopped, TlxError
-from tlx.lab import engine, signals
-from tlx.lab.engine import Conditions, Failed, Finished, Progress, Started, Task
+from tlx.lab import signals
+from tlx.lab.engines import local as engines_local
+from tlx.lab.engines.local import Conditions, Failed, Finished, Progress, Started, Task
 from tlx.lab.store import Store, outcome
 
 HERE = Path(__file__).parent
@@ -30,7 +31,7 @@ def tiny(name, *args, key=None) -> Task:
 
 def run(tasks, *, workers=2, events=None, **conditions):
     on_event = (lambda event: None) if events is None else events.append
-    return engine.run_all(tasks, workers=workers, on_event=on_event, conditions=Conditions(**conditions))
+    return engines_local.run_all(tasks, workers=workers, on_event=on_event, conditions=Conditions(**conditions))
 
 
 def alive(pid: int) -> bool:
@@ -99,7 +100,7 @@ def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
     conditions = Conditions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
     tasks = [tiny("where", key=str(n)) for n in range(4)]
     for threads in (1, 3):
-        found = [o.result for o in engine.run_all(tasks, workers=2, threads=threads, on_event=lambda e: None,
+        found = [o.result for o in engines_local.run_all(tasks, workers=2, threads=threads, on_event=lambda e: None,
                                                   conditions=conditions)]
         assert len({row["pid"] for row in found} | {os.getpid()}) == 5
         assert {row["device"] for row in found} == {"0", "1"}
@@ -192,7 +193,7 @@ def test_an_error_in_the_driver_ends_the_workers(tmp_path):
         if isinstance(event, Progress):
             raise KeyError(event.key)
     with pytest.raises(KeyError):
-        engine.run_all([tiny("until_stopped", str(tmp_path))], workers=1, on_event=on_event)
+        engines_local.run_all([tiny("until_stopped", str(tmp_path))], workers=1, on_event=on_event)
     assert gone([int(p.stem) for p in tmp_path.glob("*.pid")])
 
 
@@ -205,17 +206,17 @@ def test_a_stop_is_heard_at_the_next_boundary(tmp_path, workers):
             os.kill(os.getpid(), signal.SIGTERM)
     tasks = [tiny("until_stopped", str(tmp_path), key=str(n)) for n in range(3)]
     with signals.graceful() as stopping, pytest.raises(Stopped) as caught:
-        engine.run_all(tasks, workers=workers, on_event=on_event)
+        engines_local.run_all(tasks, workers=workers, on_event=on_event)
     assert caught.value.exit_code == 143
     assert not stopping()
     assert gone([int(p.stem) for p in tmp_path.glob("*.pid") if int(p.stem) != os.getpid()])
 
 
 def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
-    monkeypatch.setattr(engine, "GRACE_S", 0.3)
+    monkeypatch.setattr(engines_local, "GRACE_S", 0.3)
     start = time.monotonic()
     with pytest.raises(Stopped):
-        engine.run_all([tiny("hang")], workers=1, on_event=lambda e: None, stop=lambda: time.monotonic() > start + 0.3)
+        engines_local.run_all([tiny("hang")], workers=1, on_event=lambda e: None, stop=lambda: time.monotonic() > start + 0.3)
     assert time.monotonic() - start < 3
 
 
@@ -366,7 +367,7 @@ def test_workers_killed_at_random_lose_nothing(tmp_path):
         if isinstance(event, Progress) and len(killed) < 8 and rng.random() < 0.3:
             killed.append(os.kill(event.values["pid"], signal.SIGKILL))
     tasks = [Task(t.key, t.title, "lab.tiny_tasks:trial_with_pid", t.args) for t in driver.tasks(tmp_path, 6, 6, 0.02)]
-    done = engine.run_all(tasks, workers=2, on_event=on_event, conditions=Conditions(retries=9))
+    done = engines_local.run_all(tasks, workers=2, on_event=on_event, conditions=Conditions(retries=9))
     assert [o.error for o in done] == [None] * 6
     assert len(killed) == 8
     assert sum(o.attempts - 1 for o in done) <= 8

@@ -16,7 +16,7 @@ from lab.tracked import EPOCHS, STUDY, Lab, by_key, client_of, content, runs_of
 
 from tlx import files
 from tlx.errors import BadData, Stopped, TrialsFailed, Untracked
-from tlx.lab import tracking
+from tlx.lab.tracking import api as tracking_api
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def lab(tmp_path):
 
 
 def mirror(lab, target, **more):
-    return tracking.Mirror(target, lab.root, lab.study, environ=more.pop("environ", {}), wake_s=0.05, **more)
+    return tracking_api.Mirror(target, lab.root, lab.study, environ=more.pop("environ", {}), wake_s=0.05, **more)
 
 
 def shown(lab, target, number):
@@ -126,13 +126,13 @@ def test_a_failed_trial_gives_its_reason(lab, local):
     lab.run(0, epochs=1, whole=False)
     follower = mirror(lab, local).start()
     follower.failed(lab.keys[0], "out of memory at http://bob:s3cr3t@host")
-    follower.stop(tracking.FAILED)
+    follower.stop(tracking_api.FAILED)
     run = shown(lab, local, 0)
     assert (run.info.status, run.data.tags["tlx.status"]) == ("FAILED", "failed")
     assert run.data.tags["tlx.error"] == "out of memory at http://***@host"
     assert by_key(local)[STUDY].info.status == "FAILED"
     before = content(local)
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert content(local) == before, "sync knows no reasons, so it leaves what is said"
 
 
@@ -154,7 +154,7 @@ def test_sending_again_changes_nothing(lab, local):
     mirror(lab, local).start().stop()
     before = content(local)
     mirror(lab, local).start().stop()
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert content(local) == before
 
 
@@ -164,14 +164,14 @@ def test_a_lost_cursor_means_sending_all_again_to_the_same_end(lab, local):
     before = content(local)
     for cursor in (lab.root / "tracking").rglob("*.json"):
         cursor.write_text("{ torn")
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert content(local) == before
 
 
 def test_an_interrupted_study_continues_in_the_same_runs(lab, local):
     lab.run(0)
     lab.run(1, epochs=2, whole=False)
-    mirror(lab, local).start().stop(tracking.KILLED)
+    mirror(lab, local).start().stop(tracking_api.KILLED)
     first = by_key(local)
     assert first[lab.keys[1]].info.status == "KILLED"
     assert first[STUDY].info.status == "KILLED"
@@ -195,12 +195,12 @@ def test_a_mirror_killed_between_any_two_calls_ends_the_same(lab, local, tmp_pat
         folder = tmp_path / f"killed-{calls}"
         folder.mkdir()
         shutil.copy(empty_database, folder / "mlflow.db")
-        target = tracking.resolve(str(folder), {})
+        target = tracking_api.resolve(str(folder), {})
         left = iter(range(calls))
-        carrier = tracking.Carrier(target, lab.store, STUDY, None, lambda left=left: next(left, None) is None)
+        carrier = tracking_api.Carrier(target, lab.store, STUDY, None, lambda left=left: next(left, None) is None)
         reached = carrier.sweep("FINISHED")
         carrier.close()
-        assert tracking.sync(lab.root, target).unsent == 0
+        assert tracking_api.sync(lab.root, target).unsent == 0
         assert content(target) == expected, calls
         if reached:
             break
@@ -225,7 +225,7 @@ def test_duplicates_are_reconciled_to_the_first_made(lab, local):
 
 def test_a_trial_thrown_away_and_made_again_has_one_run_with_one_history(lab, local):
     lab.run(0, epochs=3, whole=False)
-    mirror(lab, local).start().stop(tracking.KILLED)
+    mirror(lab, local).start().stop(tracking_api.KILLED)
     old = shown(lab, local, 0).info.run_id
     lab.store.remove(lab.keys[0])
     time.sleep(0.01)
@@ -267,7 +267,7 @@ def test_a_run_that_a_person_deleted_is_made_again(lab, local):
     mirror(lab, local).start().stop()
     before = content(local)
     client_of(local).delete_run(shown(lab, local, 1).info.run_id)
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert content(local) == before
 
 
@@ -277,7 +277,7 @@ def test_a_deleted_experiment_comes_back(lab, local):
     before = content(local)
     client = client_of(local)
     client.delete_experiment(client.get_experiment_by_name("Fine-tuning").experiment_id)
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert content(local) == before
 
 
@@ -304,7 +304,7 @@ def test_a_database_deleted_during_the_study_is_made_and_filled_again(lab, local
     lab.finish()
     report = follower.stop()
     assert (report.unsent, report.problem) == (0, "")
-    assert set(content(tracking.resolve(str(local.database), {}))) == {STUDY, *lab.keys}
+    assert set(content(tracking_api.resolve(str(local.database), {}))) == {STUDY, *lab.keys}
 
 
 def test_a_locked_database_costs_the_deadline_and_no_record(lab, local):
@@ -321,7 +321,7 @@ def test_a_locked_database_costs_the_deadline_and_no_record(lab, local):
         holder.execute("rollback")
     holder.close()
     follower._thread.join(30)
-    assert tracking.sync(lab.root, local) == tracking.Sent(len(lab.keys) * (EPOCHS + 4), 0)
+    assert tracking_api.sync(lab.root, local) == tracking_api.Sent(len(lab.keys) * (EPOCHS + 4), 0)
     assert {r["status"] for r in content(local).values()} == {"FINISHED"}
 
 
@@ -372,7 +372,7 @@ def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
     else:
         for cursor in (lab.root / "tracking").rglob("*.json") if "without" in how else ():
             cursor.unlink()
-        assert tracking.sync(lab.root, local).unsent == 0
+        assert tracking_api.sync(lab.root, local).unsent == 0
     assert means_of(local) == {step: [value] for step, value in means.items()}
     found = by_key(local)
     assert set(found) == {STUDY, *wider.keys}
@@ -381,7 +381,7 @@ def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert parent.data.tags["mlflow.note.content"] == "what I make of it"
     before = content(local)
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert content(local) == before
 
 
@@ -397,9 +397,9 @@ def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, l
         def leave_off(calls=calls, number=number):
             return next(calls) >= number
 
-        carrier = tracking.Carrier(local, lab.store, STUDY, None, leave_off)
+        carrier = tracking_api.Carrier(local, lab.store, STUDY, None, leave_off)
         with contextlib.closing(carrier):
-            if carrier.sweep(tracking.FINISHED):
+            if carrier.sweep(tracking_api.FINISHED):
                 break
     assert number > 5
     assert means_of(local) == {1: [0.3], 5: [0.7]}
@@ -419,7 +419,7 @@ def test_a_flipped_bit_in_a_study_is_named_and_not_sent(lab, local, name):
     other = Lab(lab.root, 1, study="6" * 64)
     other.summarise()
     flip(lab.root / "studies" / STUDY / name)
-    report = tracking.sync(lab.root, local)
+    report = tracking_api.sync(lab.root, local)
     assert [(fault.exit_code, name in str(fault) or name == "MANIFEST.json") for fault in report.faults] == [(9, True)]
     assert "6" * 64 in by_key(local), "the others are sent"
     found = by_key(local).get(STUDY)
@@ -430,7 +430,7 @@ def test_a_flipped_bit_in_a_study_is_named_and_not_sent(lab, local, name):
 def test_a_flipped_bit_in_a_trial_is_named_by_sync(lab, local, name):
     lab.finish()
     flip(lab.store.folder(lab.keys[1]) / name)
-    report = tracking.sync(lab.root, local)
+    report = tracking_api.sync(lab.root, local)
     fault, = report.faults
     assert fault.exit_code == 9
     assert lab.keys[1] in str(fault)
@@ -464,7 +464,7 @@ def test_nothing_is_sent_of_a_folder_that_holds_what_tlx_did_not_write(lab, loca
     secret.write_text("s3cr3t")
     lab.finish()
     plant(lab.store.folder(lab.keys[1]) if where == "trial" else lab.store.study_folder(STUDY), secret)
-    fault, = tracking.sync(lab.root, local).faults
+    fault, = tracking_api.sync(lab.root, local).faults
     assert fault.exit_code == 4
     sent = [path for path in (local.database.parent / "mlruns").rglob("*") if path.is_file()]
     assert not [path for path in sent if path.name in ("notes.txt", "secret.txt", "same.png")]
@@ -488,19 +488,19 @@ def test_two_studies_that_share_trials_are_mirrored_at_once(lab, local):
         thread.start()
     for thread in threads:
         thread.join()
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     assert set(by_key(local)) == {STUDY, "6" * 64, *lab.keys}
 
 
 def test_a_study_that_has_no_trials_yet_has_a_parent(lab, local):
-    assert mirror(lab, local).start().stop(tracking.KILLED).unsent == 0
+    assert mirror(lab, local).start().stop(tracking_api.KILLED).unsent == 0
     assert set(by_key(local)) == {STUDY}
 
 
 def test_sync_of_a_killed_study_leaves_nothing_running(lab, local):
     lab.run(0)
     lab.run(1, epochs=2, whole=False)
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert {k: r.info.status for k, r in by_key(local).items()} == {
         STUDY: "KILLED", lab.keys[0]: "FINISHED", lab.keys[1]: "KILLED"}
 
@@ -512,12 +512,12 @@ def test_an_old_summary_does_not_finish_a_study_that_was_continued_and_killed(la
     wider.run(3, epochs=2, whole=False)
     for cursor in (lab.root / "tracking").rglob(f"{STUDY}.json"):
         cursor.unlink()
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     assert by_key(local)[STUDY].info.status == "KILLED"
 
 
 def test_sync_without_a_study_sends_nothing(tmp_path, local):
-    assert tracking.sync(tmp_path / "nothing", local) == tracking.Sent(0, 0)
+    assert tracking_api.sync(tmp_path / "nothing", local) == tracking_api.Sent(0, 0)
 
 
 def test_names_and_values_that_a_store_refuses_are_made_fit(tmp_path, local):
@@ -539,7 +539,7 @@ def test_more_of_everything_than_one_call_may_carry(tmp_path, local):
         for epoch in range(3):
             draft.log(epoch, {f"m{i}": i for i in range(700)})
     lab.run(0, epochs=0)
-    assert mirror(lab, local).start().stop() == tracking.Sent(5, 0)
+    assert mirror(lab, local).start().stop() == tracking_api.Sent(5, 0)
     parent, run = by_key(local)[STUDY], shown(lab, local, 0)
     assert len(parent.data.params) == 250
     assert len(run.data.metrics) == 702
@@ -576,10 +576,10 @@ def test_an_experiment_chosen_for_mlflow_run_takes_the_study_and_sync_finds_it(l
     chosen = client_of(local).create_experiment("My own")
     _, environ = launched(local, experiment=chosen)
     lab.run(0)
-    mirror(lab, local, environ=environ).start().stop(tracking.KILLED)
+    mirror(lab, local, environ=environ).start().stop(tracking_api.KILLED)
     assert STUDY in {r.data.tags.get("tlx.key") for r in runs_of(local, "My own")[1]}
     lab.finish()
-    assert tracking.sync(lab.root, local).unsent == 0
+    assert tracking_api.sync(lab.root, local).unsent == 0
     assert client_of(local).get_experiment_by_name("Fine-tuning") is None
     keys = [r.data.tags["tlx.key"] for r in runs_of(local, "My own")[1] if "tlx.key" in r.data.tags]
     assert sorted(keys) == sorted([STUDY, *lab.keys])
@@ -620,7 +620,7 @@ def test_a_launcher_that_is_not_there_stops_nothing(lab, local):
 def test_a_study_sent_elsewhere_than_mlflow_runs_own_store(lab, local, tmp_path, empty_database):
     (tmp_path / "elsewhere").mkdir()
     shutil.copy(empty_database, tmp_path / "elsewhere" / "mlflow.db")
-    other = tracking.resolve(str(tmp_path / "elsewhere"), {})
+    other = tracking_api.resolve(str(tmp_path / "elsewhere"), {})
     run_id, environ = launched(other)
     lab.finish()
     mirror(lab, local, environ=environ).start().stop()
@@ -654,26 +654,26 @@ def note_of(target):
 def test_a_description_is_brought_up_to_date_unless_a_person_changed_it(lab, local, edited):
     lab.finish()
     describe(lab, "first")
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     assert note_of(local) == "first"
     if edited is not None:
         client_of(local).set_tag(by_key(local)[STUDY].info.run_id, "mlflow.note.content", edited)
     describe(lab, "second")
     shutil.rmtree(lab.root / "tracking")
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     assert note_of(local) == ("second" if edited is None else edited)
 
 
 def test_an_experiment_is_described_once_and_shown_as_trainings(lab, local):
     lab.finish()
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     client, runs = runs_of(local)
     experiment = client.get_experiment(runs[0].info.experiment_id)
     assert "tlx sync" in experiment.tags["mlflow.note.content"]
     assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
     client.set_experiment_tag(experiment.experiment_id, "mlflow.note.content", "mine")
     shutil.rmtree(lab.root / "tracking")
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     assert client.get_experiment(experiment.experiment_id).tags["mlflow.note.content"] == "mine"
 
 

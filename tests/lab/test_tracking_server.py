@@ -15,7 +15,7 @@ import pytest
 from lab import faults
 from lab.tracked import EPOCHS, Lab, content
 
-from tlx.lab import tracking
+from tlx.lab.tracking import api as tracking_api
 
 PASSWORD = "canary-s3cr3t"
 RECORDS = EPOCHS + 4  # a start, the epochs, two samples of the system, the end
@@ -37,23 +37,23 @@ def experiment(lab):
 @pytest.fixture
 def undisturbed(lab, local, experiment):
     """What a store shows when nothing goes wrong."""
-    tracking.sync(lab.root, local)
+    tracking_api.sync(lab.root, local)
     found = content(local, experiment)
     assert len(found) == 1 + len(lab.keys)
     return found
 
 
-def at(port: int) -> tracking.Target:
-    return tracking.resolve(f"http://bob:{PASSWORD}@127.0.0.1:{port}", {})
+def at(port: int) -> tracking_api.Target:
+    return tracking_api.resolve(f"http://bob:{PASSWORD}@127.0.0.1:{port}", {})
 
 
-def mirror(lab, target) -> tracking.Mirror:
-    return tracking.Mirror(target, lab.root, lab.study, environ={}, wake_s=0.05)
+def mirror(lab, target) -> tracking_api.Mirror:
+    return tracking_api.Mirror(target, lab.root, lab.study, environ={}, wake_s=0.05)
 
 
 def sync_until_done(lab, target, tries=60):
     for _ in range(tries):
-        report = tracking.sync(lab.root, target)
+        report = tracking_api.sync(lab.root, target)
         if report.unsent == 0:
             return report
     pytest.fail(f"never done: {report}")
@@ -61,7 +61,7 @@ def sync_until_done(lab, target, tries=60):
 
 def test_a_server_shows_what_a_local_store_shows(lab, server, undisturbed, experiment):
     follower = mirror(lab, at(server.port)).start()
-    assert follower.stop(deadline_s=60) == tracking.Sent(len(lab.keys) * RECORDS, 0)
+    assert follower.stop(deadline_s=60) == tracking_api.Sent(len(lab.keys) * RECORDS, 0)
     assert content(at(server.port), experiment) == undisturbed
     page = follower.address
     assert page.startswith(f"http://***@127.0.0.1:{server.port}/#/experiments/")
@@ -121,7 +121,7 @@ def test_the_server_goes_in_the_middle_of_the_study_and_comes_back(tmp_path, ser
     proxy.rule = lambda path, number: faults.PASS
     live.finish()
     follower.stop(deadline_s=60)
-    tracking.sync(live.root, local)
+    tracking_api.sync(live.root, local)
     assert content(at(server.port), experiment) == content(local, experiment)
 
 
@@ -138,8 +138,8 @@ def test_writing_a_journal_does_not_wait_for_a_silent_server(lab, proxy, tmp_pat
 
 
 def test_attempts_grow_rare(lab, proxy, monkeypatch):
-    monkeypatch.setattr(tracking, "BACK_OFF_S", 0.1)
-    monkeypatch.setattr(tracking, "BACK_OFF_LIMIT_S", 0.4)
+    monkeypatch.setattr(tracking_api, "BACK_OFF_S", 0.1)
+    monkeypatch.setattr(tracking_api, "BACK_OFF_LIMIT_S", 0.4)
     proxy.rule = lambda path, number: faults.DOWN
     follower = mirror(lab, at(proxy.port)).start()
     while not proxy.seen:
@@ -150,7 +150,7 @@ def test_attempts_grow_rare(lab, proxy, monkeypatch):
 
 
 def test_the_users_own_timeouts_are_kept(lab, monkeypatch):
-    from tlx.lab.tracking_settings import SETTINGS, short_timeouts
+    from tlx.lab.tracking.timeouts import SETTINGS, short_timeouts
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     with short_timeouts:

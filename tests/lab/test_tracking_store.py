@@ -16,7 +16,9 @@ import pytest
 from lab import tracked
 
 from tlx.errors import BadData, Usage
-from tlx.lab import tracking, tracking_settings, tracking_store
+from tlx.lab.tracking import api as tracking_api
+from tlx.lab.tracking import target as tracking_target
+from tlx.lab.tracking import timeouts as tracking_timeouts
 
 CWD = Path("/somewhere/else")
 
@@ -37,12 +39,12 @@ CWD = Path("/somewhere/else")
     ("here.db", {"MLFLOW_TRACKING_URI": "https://tracker"}, "sqlite:////somewhere/else/here.db"),
 ])
 def test_an_address_names_a_store(asked, environ, uri):
-    assert tracking.resolve(asked, environ, CWD).uri == uri
+    assert tracking_api.resolve(asked, environ, CWD).uri == uri
 
 
 def test_a_folder_that_is_there_is_a_folder_whatever_its_name(tmp_path):
     (tmp_path / "runs.db").mkdir()
-    target = tracking.resolve("runs.db", {}, tmp_path)
+    target = tracking_api.resolve("runs.db", {}, tmp_path)
     assert target.database == tmp_path / "runs.db" / "mlflow.db"
     assert target.artifacts == str(tmp_path / "runs.db" / "mlruns")
 
@@ -55,9 +57,9 @@ def test_a_database_lies_where_it_was_asked_for_whatever_the_folders_name(tmp_pa
     (tmp_path / "work").mkdir()
     folder = tmp_path / "work" / name
     folder.mkdir()
-    target = tracking.resolve(None, {}, folder)
-    tracking.prepare(target)
-    tracking.prepare(target)  # and is found again
+    target = tracking_api.resolve(None, {}, folder)
+    tracking_api.prepare(target)
+    tracking_api.prepare(target)  # and is found again
     client = tracked.client_of(target)
     run = client.create_run(client.create_experiment("x", artifact_location=f"{target.artifacts}/x"))
     (tmp_path / "a.txt").write_text("hello")
@@ -66,13 +68,13 @@ def test_a_database_lies_where_it_was_asked_for_whatever_the_folders_name(tmp_pa
     assert sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")) == ["mlflow.db", "mlruns"]
     assert [p.name for p in (tmp_path / "work").iterdir()] == [name], "nothing was written beside it"
     typed = shlex.split(target.to_open(tmp_path))
-    assert tracking.resolve(typed[-1], {}, tmp_path).database == target.database
+    assert tracking_api.resolve(typed[-1], {}, tmp_path).database == target.database
 
 
 @pytest.mark.parametrize("asked", ["bob:s3cr3t@host:5000", "bob:s3cr3t@host", "bob:s3cr3t@host:5000/path", ":s3cr3t@h"])
 def test_an_address_with_a_password_and_no_scheme_makes_no_folder_and_shows_no_password(asked, tmp_path):
     with pytest.raises(Usage, match="http://") as error:
-        tracking.resolve(asked, {}, tmp_path)
+        tracking_api.resolve(asked, {}, tmp_path)
     assert "s3cr3t" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -96,7 +98,7 @@ def test_a_disk_that_is_full_while_the_database_is_made_is_said(tmp_path):
                                    "http://"])
 def test_an_address_that_makes_no_sense_is_usage(asked):
     with pytest.raises(Usage) as error:
-        tracking.resolve(asked, {}, CWD)
+        tracking_api.resolve(asked, {}, CWD)
     assert error.value.exit_code == 2
     assert "expected" in str(error.value)
 
@@ -104,13 +106,13 @@ def test_an_address_that_makes_no_sense_is_usage(asked):
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
     with pytest.raises(Usage, match="no sqlite database"):
-        tracking.resolve("notes.txt", {}, tmp_path)
+        tracking_api.resolve("notes.txt", {}, tmp_path)
 
 
 def test_what_to_type_to_see_it(tmp_path):
-    assert tracking.resolve(None, {}, tmp_path).to_open(tmp_path) == "mlflow ui"
-    assert tracking.resolve("http://u:pw123@h:1", {}, tmp_path).to_open() == "http://***@h:1"
-    assert "--backend-store-uri sqlite:///" in tracking.resolve("x", {}, tmp_path).to_open(tmp_path)
+    assert tracking_api.resolve(None, {}, tmp_path).to_open(tmp_path) == "mlflow ui"
+    assert tracking_api.resolve("http://u:pw123@h:1", {}, tmp_path).to_open() == "http://***@h:1"
+    assert "--backend-store-uri sqlite:///" in tracking_api.resolve("x", {}, tmp_path).to_open(tmp_path)
 
 
 # ---------------------------------------------------------------- secrets
@@ -121,35 +123,35 @@ def test_what_to_type_to_see_it(tmp_path):
     "mysql+pymysql://bob:s3cr3t@host/db", "mssql://host/db?odbc_connect=UID=x;PWD=s3cr3t",
 ])
 def test_no_secret_of_an_address_is_shown(uri, monkeypatch):
-    monkeypatch.setattr(tracking_store, "_secrets", set())
-    target = tracking.resolve(uri, {}, CWD)
-    shown = [repr(target), str(target), target.shown, target.to_open(), tracking.redact(f"cannot reach {uri}: no"),
-             tracking.redact(RuntimeError(f"API request to {uri}/api/2.0 failed"))]
+    monkeypatch.setattr(tracking_target, "_secrets", set())
+    target = tracking_api.resolve(uri, {}, CWD)
+    shown = [repr(target), str(target), target.shown, target.to_open(), tracking_api.redact(f"cannot reach {uri}: no"),
+             tracking_api.redact(RuntimeError(f"API request to {uri}/api/2.0 failed"))]
     for text in shown:
         assert "cr3t" not in text, text
     assert target.uri == uri
 
 
 def test_a_secret_is_hidden_in_every_spelling_and_from_the_environment(monkeypatch):
-    monkeypatch.setattr(tracking_store, "_secrets", set())
-    tracking.resolve("http://bob:a%2Fb%20c@host", {"MLFLOW_TRACKING_PASSWORD": "hunter2"}, CWD)
+    monkeypatch.setattr(tracking_target, "_secrets", set())
+    tracking_api.resolve("http://bob:a%2Fb%20c@host", {"MLFLOW_TRACKING_PASSWORD": "hunter2"}, CWD)
     for text in ("a/b c", "a%2Fb%20c", "a%2Fb+c", "hunter2"):
-        assert text not in tracking.redact(f"<<{text}>>")
+        assert text not in tracking_api.redact(f"<<{text}>>")
 
 
 @pytest.mark.parametrize("text", ["sqlite:////home/me@work/mlflow.db", "no secret here", "a@b.org wrote", "x = 1"])
 def test_what_is_no_secret_stays(text, monkeypatch):
-    monkeypatch.setattr(tracking_store, "_secrets", set())
-    assert tracking.redact(text) == text
+    monkeypatch.setattr(tracking_target, "_secrets", set())
+    assert tracking_api.redact(text) == text
 
 
 @pytest.mark.parametrize("piece", ["a", "é", "://", "a://b:", "password", "token=", "@", "a.b-c+"])
 def test_redaction_takes_time_in_proportion_to_the_text(piece, monkeypatch):
-    monkeypatch.setattr(tracking_store, "_secrets", set())
+    monkeypatch.setattr(tracking_target, "_secrets", set())
 
     def cpu_s(length):
         begun = time.process_time()
-        tracking.redact(piece * (length // len(piece)))
+        tracking_api.redact(piece * (length // len(piece)))
         return time.process_time() - begun
 
     cpu_s(1_000)
@@ -158,8 +160,8 @@ def test_redaction_takes_time_in_proportion_to_the_text(piece, monkeypatch):
 
 
 def test_a_new_password_is_the_same_store():
-    one, two = (tracking.resolve(f"http://bob:{pw}@host", {}, CWD) for pw in ("first", "second"))
-    assert one.name == two.name != tracking.resolve("http://other", {}, CWD).name
+    one, two = (tracking_api.resolve(f"http://bob:{pw}@host", {}, CWD) for pw in ("first", "second"))
+    assert one.name == two.name != tracking_api.resolve("http://other", {}, CWD).name
 
 
 # ---------------------------------------------------------------- the local database
@@ -173,8 +175,8 @@ def test_four_processes_make_one_database_together(tmp_path):
     for maker in makers:
         _, complaint = maker.communicate(timeout=120)
         assert (maker.returncode, complaint) == (0, "")
-    target = tracking.resolve(str(tmp_path), {})
-    assert tracking.check(target)
+    target = tracking_api.resolve(str(tmp_path), {})
+    assert tracking_api.check(target)
     assert sorted(p.name for p in tmp_path.iterdir()) == [".mlflow.db.lock", "mlflow.db"]
     with sqlite3.connect(target.database) as db:
         names = [row[0] for row in db.execute("select name from sqlite_master")]
@@ -186,16 +188,16 @@ def test_four_processes_make_one_database_together(tmp_path):
 
 def test_a_database_that_is_there_is_left_alone(local):
     before = local.database.read_bytes()
-    tracking.prepare(local)
+    tracking_api.prepare(local)
     assert local.database.read_bytes() == before
 
 
 def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path):
     (tmp_path / ".tmp-mlflow.db").write_bytes(b"half")
     (tmp_path / ".tmp-mlflow.db-journal").write_bytes(b"half")
-    target = tracking.resolve(str(tmp_path), {})
-    tracking.prepare(target)
-    assert tracking.check(target)
+    target = tracking_api.resolve(str(tmp_path), {})
+    tracking_api.prepare(target)
+    assert tracking_api.check(target)
     assert not list(tmp_path.glob(".tmp-*"))
 
 
@@ -215,18 +217,18 @@ def other_program(path):
 @pytest.mark.parametrize("spoil", [half_made, other_program, lambda p: p.write_bytes(b"no database at all" * 99),
                                    lambda p: p.write_bytes(b"")])
 def test_a_broken_database_is_named_with_the_remedy(spoil, tmp_path):
-    target = tracking.resolve(str(tmp_path / "mlflow.db"), {})
+    target = tracking_api.resolve(str(tmp_path / "mlflow.db"), {})
     spoil(target.database)
     os.utime(target.database, (1e9, 1e9))  # nobody is working on it any more
     content = target.database.read_bytes()
     with pytest.raises(BadData) as error:
-        tracking.prepare(target)
+        tracking_api.prepare(target)
     assert "tlx sync" in str(error.value)
     assert target.database.read_bytes() == content, "not ours to remove"
 
 
 def test_a_database_that_another_program_is_making_is_waited_for(tmp_path, local):
-    target = tracking.resolve(str(tmp_path / "new" / "mlflow.db"), {})
+    target = tracking_api.resolve(str(tmp_path / "new" / "mlflow.db"), {})
     target.database.parent.mkdir()
     half_made(target.database)
     def finish():
@@ -235,9 +237,9 @@ def test_a_database_that_another_program_is_making_is_waited_for(tmp_path, local
 
     other = threading.Thread(target=finish)
     other.start()
-    tracking.prepare(target)
+    tracking_api.prepare(target)
     other.join()
-    assert tracking.check(target)
+    assert tracking_api.check(target)
 
 
 def test_what_a_killed_writer_left_is_rolled_back(local):
@@ -251,7 +253,7 @@ def test_what_a_killed_writer_left_is_rolled_back(local):
               "os.kill(os.getpid(), 9)\n")
     subprocess.run([sys.executable, "-c", script, str(local.database)], check=False)
     assert Path(f"{local.database}-journal").exists()
-    assert tracking.check(local)
+    assert tracking_api.check(local)
     assert not Path(f"{local.database}-journal").exists()
 
 
@@ -260,9 +262,9 @@ def test_log_levels_are_as_before():
 
     loggers = [logging.getLogger(name) for name in ("mlflow", "urllib3", "alembic", "sqlalchemy")]
     before = [logger.level for logger in loggers]
-    with tracking_settings.quiet:
+    with tracking_timeouts.quiet:
         assert all(logger.level == logging.CRITICAL for logger in loggers)
-        with tracking_settings.quiet:
+        with tracking_timeouts.quiet:
             pass
         assert all(logger.level == logging.CRITICAL for logger in loggers), "the outer one is still inside"
     assert [logger.level for logger in loggers] == before

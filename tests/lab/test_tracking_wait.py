@@ -9,7 +9,8 @@ import threading
 import pytest
 from lab.tracked import Lab
 
-from tlx.lab import signals, tracking
+from tlx.lab import signals
+from tlx.lab.tracking import api as tracking_api
 
 
 class Silent:
@@ -26,7 +27,7 @@ class Silent:
         return not self.abandoned.wait()
 
     def report(self):
-        return tracking.Sent(0, 1)
+        return tracking_api.Sent(0, 1)
 
     def close(self):
         pass
@@ -35,12 +36,12 @@ class Silent:
 @pytest.fixture
 def follow(tmp_path, monkeypatch):
     lab = Lab(tmp_path / "root")
-    monkeypatch.setattr(tracking, "check", lambda target: None)
-    monkeypatch.setattr(tracking, "NOTICE_S", 0.0)
-    monkeypatch.setattr(tracking, "POLL_S", 0.001)
+    monkeypatch.setattr(tracking_api, "check", lambda target: None)
+    monkeypatch.setattr(tracking_api, "NOTICE_S", 0.0)
+    monkeypatch.setattr(tracking_api, "POLL_S", 0.001)
 
     def make(**more):
-        mirror = tracking.Mirror(tracking.resolve("http://127.0.0.1:9"), lab.root, lab.study, environ={}, **more)
+        mirror = tracking_api.Mirror(tracking_api.resolve("http://127.0.0.1:9"), lab.root, lab.study, environ={}, **more)
         mirror._carrier = Silent(mirror._abandoned)
         return mirror.start()
 
@@ -49,7 +50,7 @@ def follow(tmp_path, monkeypatch):
 
 def test_a_request_to_stop_leaves_the_rest_to_sync(follow, monkeypatch):
     """The deadline is an hour here: only the signal ends it."""
-    monkeypatch.setattr(tracking, "STOP_REMOTE_S", 3600.0)
+    monkeypatch.setattr(tracking_api, "STOP_REMOTE_S", 3600.0)
     told = []
 
     def on_wait(seconds):
@@ -65,7 +66,7 @@ def test_a_request_to_stop_leaves_the_rest_to_sync(follow, monkeypatch):
 
 
 def test_without_waiting_nothing_is_waited_for_nor_said(follow, monkeypatch):
-    monkeypatch.setattr(tracking, "STOP_REMOTE_S", 3600.0)
+    monkeypatch.setattr(tracking_api, "STOP_REMOTE_S", 3600.0)
     told = []
     sent = follow(wait=False, on_wait=told.append).stop()
     assert (told, sent.unsent) == ([], 1)
@@ -73,7 +74,7 @@ def test_without_waiting_nothing_is_waited_for_nor_said(follow, monkeypatch):
 
 def test_who_has_stopped_a_study_still_has_its_end_told(follow, monkeypatch):
     """The request was made before: it ends the trials, not the delivery of what they came to."""
-    monkeypatch.setattr(tracking, "STOP_REMOTE_S", 0.2)
+    monkeypatch.setattr(tracking_api, "STOP_REMOTE_S", 0.2)
     told = []
     with signals.graceful():
         os.kill(os.getpid(), signal.SIGINT)

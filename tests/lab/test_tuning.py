@@ -13,11 +13,13 @@ from lab.tiny_search import SPACE, SPLITS
 
 from tlx import files
 from tlx.errors import BadData, Resource, TlxError, UnknownName, Usage
-from tlx.lab import tuning, tuning_records, tuning_samplers
 from tlx.lab.store import Store
-from tlx.lab.tuning_samplers import SAMPLERS
-from tlx.lab.tuning_space import Parameter, Space, declared
-from tlx.lab.tuning_storage import JournalFile, Place
+from tlx.lab.tuning import api as tuning_api
+from tlx.lab.tuning import records as tuning_records
+from tlx.lab.tuning import samplers as tuning_samplers
+from tlx.lab.tuning.samplers import SAMPLERS
+from tlx.lab.tuning.space import Parameter, Space, declared
+from tlx.lab.tuning.storage import JournalFile, Place
 from tlx.spec import Spec, knob
 
 # what must agree when the same trials are asked for again
@@ -231,7 +233,7 @@ def test_one_storage_has_one_lock_however_it_is_spelt(tmp_path, monkeypatch):
 def test_one_durable_write_a_trial(tmp_path, monkeypatch):
     import os
 
-    tuning.prepare(tiny_search.search(trials=30), tmp_path)
+    tuning_api.prepare(tiny_search.search(trials=30), tmp_path)
     tiny_search.run(tiny_search.search(trials=2), tmp_path)
     synced, real = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(fd), real(fd)))
@@ -263,7 +265,7 @@ def test_a_known_configuration_costs_nothing(tmp_path):
     assert len(log.read_text().splitlines()) == 31
     again = tiny_search.search(sampler="grid", trials=31, key="7" * 64, pruner="none")
     found = tiny_search.run(again, tmp_path / "root", inputs={"log": str(log)})
-    before = {t.configuration: t for t in tuning.standing(grid, tmp_path / "root")}
+    before = {t.configuration: t for t in tuning_api.standing(grid, tmp_path / "root")}
     ran = [t for t in found if t.same_as is None]
     assert all(before[t.configuration].state == "pruned" for t in ran), "given up then, wanted whole now"
     assert all(t.spent_s == 0 for t in found if t.same_as is not None)
@@ -310,10 +312,10 @@ def test_failed_trials_count_and_are_told(tmp_path):
 
 def test_importances_of_choices_and_of_their_own_settings(tmp_path):
     asked = tiny_search.search(sampler="random", trials=40, pruner="none")
-    found = tuning.importances(asked, tiny_search.run(asked, tmp_path))
+    found = tuning_api.importances(asked, tiny_search.run(asked, tmp_path))
     assert found["kind"] == pytest.approx(1.0)
     assert found["round.x"] > found["round.n"]
-    assert found == tuning.importances(asked, tuning.standing(asked, tmp_path)), "the same again"
+    assert found == tuning_api.importances(asked, tuning_api.standing(asked, tmp_path)), "the same again"
 
 
 def test_every_trial_has_a_run_folder_made_from_its_line(tmp_path):

@@ -16,8 +16,8 @@ import psutil
 import pytest
 from lab import tiny_search
 
-from tlx.lab import tuning
-from tlx.lab.tuning_storage import JournalFile
+from tlx.lab.tuning import api as tuning_api
+from tlx.lab.tuning.storage import JournalFile
 
 TRIALS, KILLS = 60, 12
 
@@ -69,7 +69,7 @@ def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers):
     print(f"seed {seed}")
     kill_until_done(lambda: start(tmp_path / "killed", workers), KILLS, workers, random.Random(seed))
     asked = tiny_search.search(trials=TRIALS)
-    found = tuning.standing(asked, tmp_path / "killed")
+    found = tuning_api.standing(asked, tmp_path / "killed")
     assert [t.number for t in found] == list(range(TRIALS)), seed
     trials = in_optuna(asked, tmp_path / "killed")
     assert [t.number for t in trials] == list(range(TRIALS)), seed

@@ -16,7 +16,7 @@ import pytest
 from lab import postgres, tiny_search
 from lab.test_tuning_killed import kill_until_done
 
-from tlx.lab import tuning
+from tlx.lab.tuning import api as tuning_api
 
 TRIALS = 24
 
@@ -39,7 +39,7 @@ def start(root: Path, workers: int, url: str, key: str) -> subprocess.Popen:
 def check(url: str, key: str, roots) -> None:
     asked = tiny_search.search(storage=url, trials=TRIALS, key=key)
     for root in roots:
-        found = tuning.standing(asked, root)
+        found = tuning_api.standing(asked, root)
         assert [t.number for t in found] == list(range(TRIALS))
         assert all(t.state in ("complete", "pruned") for t in found)
         assert all(t.by_split for t in found), "what another machine ran is told by the storage"

@@ -8,9 +8,11 @@ import sys
 import time
 
 from tlx.errors import BadData, TlxError
-from tlx.lab import engine, signals, tuning
+from tlx.lab import signals
+from tlx.lab.engines import local as engines_local
 from tlx.lab.tasks import Conditions, Task
-from tlx.lab.tuning_space import Parameter, Space
+from tlx.lab.tuning import api as tuning_api
+from tlx.lab.tuning.space import Parameter, Space
 
 SPACE = Space((
     Parameter("kind", choices=("round", "flat", "bad"), default="round", bounds=("round", "flat", "bad")),
@@ -27,7 +29,7 @@ class Hill:
     made = 0
 
     def __init__(self, inputs, bench):
-        self.pause_s, self.spent = bench or 0.0, tuning.Scored(by_split=[], seconds=0.0)
+        self.pause_s, self.spent = bench or 0.0, tuning_api.Scored(by_split=[], seconds=0.0)
         self.fails = (inputs or {}).get("fails", ())
         self.log = (inputs or {}).get("log")
 
@@ -51,7 +53,7 @@ class Hill:
             x = values.get("round.x", 3.0)
             by_split.append(1 / (1 + x * x) - 0.01 * split + 0.001 * values.get("round.n", 0))
             seconds = 0.1 * len(by_split) * (1 + abs(x))
-            self.spent = tuning.Scored(by_split=by_split, seconds=seconds, energy_j=2 * seconds)
+            self.spent = tuning_api.Scored(by_split=by_split, seconds=seconds, energy_j=2 * seconds)
             report(split + 1, sum(by_split) / len(by_split))
         return self.spent
 
@@ -60,20 +62,20 @@ def search(**changes):
     """A search over the hill."""
     asked = {"key": "5" * 64, "family": "f" * 64, "space": SPACE, "evaluator": "lab.tiny_search:Hill",
              "rungs": (1,), "trials": 12, **changes}
-    return tuning.Search(**asked)
+    return tuning_api.Search(**asked)
 
 
 def run(asked, root, workers=0, pause_s=0.0, inputs=None, hear=lambda event: None):
     """Run it to its end; the trials, by number."""
-    tuning.prepare(asked, root)
-    tasks = [Task(f"worker-{n}", "", "tlx.lab.tuning_worker:work",
+    tuning_api.prepare(asked, root)
+    tasks = [Task(f"worker-{n}", "", "tlx.lab.tuning.worker:work",
                   (asked, inputs, pause_s, str(root), f"driver-{os.getpid()}")) for n in range(max(1, workers))]
-    found = engine.run_all(tasks, workers=workers, on_event=hear,
-                           conditions=Conditions(retries=1000, preload=("tlx.lab.tuning_worker", "lab.tiny_search")))
+    found = engines_local.run_all(tasks, workers=workers, on_event=hear,
+                           conditions=Conditions(retries=1000, preload=("tlx.lab.tuning.worker", "lab.tiny_search")))
     for outcome in found:
         if outcome.error:
             raise outcome.error
-    return tuning.standing(asked, root)
+    return tuning_api.standing(asked, root)
 
 
 def main(root, workers, trials, pause_s, storage="", key="5" * 64) -> None:

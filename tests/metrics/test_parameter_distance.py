@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tlx.errors import BadData, Missing, Problems, UnknownName, Usage
-from tlx.metrics import parameter_distance_norms as norms
-from tlx.metrics import parameter_distance_rules as rules
-from tlx.metrics.parameter_distance import LITTLE, NORMS, WHO, parameter_distance
-from tlx.models import backbones, checkpoints
+from tlx.metrics.parameter_distance import norms as parameter_distance_norms
+from tlx.metrics.parameter_distance import rules as parameter_distance_rules
+from tlx.metrics.parameter_distance.distance import LITTLE, NORMS, WHO, parameter_distance
+from tlx.models import backbones
+from tlx.models.weights import reader as weights_reader
 
 PUBLISHED = [3.44, 7.76, 8.59, 7.3, 5.42, 9.2, 6.1, 5.52, 4.23, 7.65, 8.3, 8.32, 8.86, 8.88, 5.96, 13.0, 13.81, 1.0]
 KERNELS = ["conv1.weight", "conv2.weight", "fc1.weight"]
@@ -96,11 +97,11 @@ def test_every_norm_has_its_twin():
 def test_norms_against_numpy(norm, dtype, shape, seed, piece):
     generator = torch.Generator().manual_seed(seed)
     a, b = (torch.randn(shape, generator=generator).to(dtype) for _ in range(2))
-    before, norms.PIECE = norms.PIECE, piece
+    before, parameter_distance_norms.PIECE = parameter_distance_norms.PIECE, piece
     try:
         found = NORMS[norm](a, b)
     finally:
-        norms.PIECE = before
+        parameter_distance_norms.PIECE = before
     expected = NAIVE[norm](*(t.double().numpy() for t in (a, b)))
     assert found == pytest.approx(expected, rel=1e-9, abs=1e-14)
 
@@ -130,21 +131,21 @@ def test_what_scaling_does(norm, scale):
 def test_small_angles_and_zeros():
     a = torch.tensor([1.0, 0.0], dtype=torch.float64)
     b = torch.tensor([1.0, 1e-9], dtype=torch.float64)
-    assert norms.cosine(a, b) == pytest.approx(5e-19, rel=1e-6)
-    assert norms.chord(a, b) == pytest.approx(1e-9, rel=1e-6)
-    assert norms.filter_cosine(a, b) == pytest.approx(5e-19, rel=1e-6)
+    assert parameter_distance_norms.cosine(a, b) == pytest.approx(5e-19, rel=1e-6)
+    assert parameter_distance_norms.chord(a, b) == pytest.approx(1e-9, rel=1e-6)
+    assert parameter_distance_norms.filter_cosine(a, b) == pytest.approx(5e-19, rel=1e-6)
     rows = torch.tensor([[0.0, 0.0], [0.0, 0.0], [3.0, 4.0], [1.0, 0.0]])
     others = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 2.0]])
-    assert norms.filter_cosine(rows, others) == pytest.approx((0 + 1 + 1 + 1) / 4)
-    assert norms.cosine(torch.zeros(3), torch.ones(3)) == 1
-    assert norms.chord(torch.ones(3), torch.zeros(3)) == pytest.approx(math.sqrt(2))
-    assert norms.relative_l1(torch.zeros(2), torch.ones(2)) == math.inf
-    assert norms.relative_l2(torch.zeros(2), torch.ones(2)) == math.inf
+    assert parameter_distance_norms.filter_cosine(rows, others) == pytest.approx((0 + 1 + 1 + 1) / 4)
+    assert parameter_distance_norms.cosine(torch.zeros(3), torch.ones(3)) == 1
+    assert parameter_distance_norms.chord(torch.ones(3), torch.zeros(3)) == pytest.approx(math.sqrt(2))
+    assert parameter_distance_norms.relative_l1(torch.zeros(2), torch.ones(2)) == math.inf
+    assert parameter_distance_norms.relative_l2(torch.zeros(2), torch.ones(2)) == math.inf
 
 
 def test_sums_are_of_float64_however_many():
     a = torch.full((3_000_001,), 0.1)
-    assert norms.l1(a, torch.zeros_like(a)) == pytest.approx(3_000_001 * float(np.float32(0.1)), rel=1e-13)
+    assert parameter_distance_norms.l1(a, torch.zeros_like(a)) == pytest.approx(3_000_001 * float(np.float32(0.1)), rel=1e-13)
 
 
 # ---------------------------------------------------------------- the published method
@@ -454,7 +455,7 @@ def test_without_an_architecture():
 def test_files_and_modules_are_as_good_as_state_dicts(tmp_path):
     states = triple()
     expected = small(states)
-    checkpoints.write(tmp_path / "r.safetensors", states[0])
+    weights_reader.write(tmp_path / "r.safetensors", states[0])
     torch.save({"state_dict": {f"module.{k}": v for k, v in states[1].items()}, "epoch": 3}, tmp_path / "a.th")
     network = backbones.load("mnist-cnn", weights=None, classes=10, seed=0)
     network.net.load_state_dict(states[2])
@@ -589,8 +590,8 @@ def test_nothing_to_compare():
 
 
 def test_tables_name_their_rows():
-    assert set(rules.ORIGINAL) == {"resnet50", "resnet34", "densenet121", "vit_small"}
-    assert rules.HEADS == ("match", "skip")
+    assert set(parameter_distance_rules.ORIGINAL) == {"resnet50", "resnet34", "densenet121", "vit_small"}
+    assert parameter_distance_rules.HEADS == ("match", "skip")
     assert WHO == ("random", "pretrained", "finetuned")
 
 
@@ -598,7 +599,7 @@ def test_the_metrics_are_there_without_torch():
     """It takes seconds to load, and only this one of the metrics reads networks. The name is the function's throughout.
     """
     code = ("import sys; from tlx import metrics; assert 'torch' not in sys.modules; "
-            "import tlx.metrics.parameter_distance_parts; assert callable(metrics.parameter_distance); "
+            "import tlx.metrics.parameter_distance.parts; assert callable(metrics.parameter_distance); "
             "metrics.sum_of_squares([[0.0], [1.0], [3.0], [4.0]], [0, 0, 1, 1]); print(metrics.parameter_distance)")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.startswith("<function parameter_distance")) == (0, True), done.stderr

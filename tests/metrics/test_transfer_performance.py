@@ -9,12 +9,7 @@ import numpy as np
 import pytest
 
 from tlx.errors import BadData, Usage
-from tlx.metrics.transfer_performance import (
-    fisher_band,
-    metric_correlations,
-    permutation_band,
-    transfer_performance,
-)
+from tlx.metrics.transfer_performance import fisher_band, metric_correlations, permutation_band, transfer_performance
 
 
 def spearman(x, y):

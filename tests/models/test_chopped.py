@@ -92,7 +92,8 @@ def test_mobilenet_pads_below_and_to_the_right_at_stride_two():
 
 
 def test_keras_weights_of_a_mobilenet_have_names_here(tmp_path):
-    from tlx.models import checkpoints, mobilenet_v1
+    from tlx.models import mobilenet_v1
+    from tlx.models.weights import reader as weights_reader
 
     network = backbones.load("mobilenet-v1-0.25", weights=None, classes=3, seed=3, input_size=32)
     roles = {"weight": "gamma", "bias": "beta", "running_mean": "moving_mean", "running_var": "moving_variance"}
@@ -108,9 +109,9 @@ def test_keras_weights_of_a_mobilenet_have_names_here(tmp_path):
                 role = "depthwise_kernel" if "_dw_" in layer else "kernel"
                 array = array.transpose(2, 3, 0, 1) if "_dw_" in layer else array.transpose(2, 3, 1, 0)
             file[f"{layer}/{layer}/{role}:0"] = array
-    found = mobilenet_v1.from_keras(checkpoints.read(tmp_path / "m.h5"))
+    found = mobilenet_v1.from_keras(weights_reader.read(tmp_path / "m.h5"))
     other = backbones.load("mobilenet-v1-0.25", weights=None, classes=3, seed=4, input_size=32)
-    assert checkpoints.load_into(other.net, found, least=1.0).share == 1
+    assert weights_reader.load_into(other.net, found, least=1.0).share == 1
     with torch.no_grad():
         assert torch.equal(other(images(other)), network(images(network)))
 

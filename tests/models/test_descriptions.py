@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from tlx.errors import BadData, Missing, Problems, UnknownName, Usage
-from tlx.models import activations, backbones, descriptions, keras
+from tlx.models import activations, backbones, descriptions
 from tlx.models import network as networks
 from tlx.models.activations import capture
 from tlx.models.descriptions import LAYER_SETS, Description
-from tlx.trials import inputs
+from tlx.models.weights import keras as weights_keras
+from tlx.studies import activations as inputs
 
 GOOD = {"description": "the last quarter", "input_reshape": [224, 224], "input_tensor": "input_2:0",
         "target_tensors": ["block5_conv3/Relu:0", "fc1/Relu:0", "fc2/Relu:0"]}
@@ -89,7 +90,7 @@ def test_a_network_without_its_dense_layers_has_no_fc1():
 
 
 def test_keras_weights_come_with_the_normalisation_that_they_need():
-    assert len(keras.MEAN) == 3  # a description says nothing of it: the weight file does
+    assert len(weights_keras.MEAN) == 3  # a description says nothing of it: the weight file does
 
 
 # ---------------------------------------------------------------- files

@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from tlx.errors import BadData
-from tlx.models import backbones, checkpoints, keras
+from tlx.models import backbones
+from tlx.models.weights import keras as weights_keras
+from tlx.models.weights import reader as weights_reader
 
 VGG_NAMES = [f"block{b}_conv{c}" for b, n in enumerate((2, 2, 3, 3, 3), 1) for c in range(1, n + 1)]
 
@@ -57,8 +59,8 @@ def test_dense_layers_are_turned_and_reordered_from_height_width_channels():
     net = nn.Module()
     net.features = nn.Sequential(nn.Conv2d(3, 512, 1))
     maps, kernel = rng.normal(size=(7, 7, 512)).astype("f4"), rng.normal(size=(7 * 7 * 512, 5)).astype("f4")
-    weights = checkpoints.Weights({"fc1.weight": torch.from_numpy(kernel.T.copy())}, kind="keras")
-    found = keras.translated(weights, net, "vgg16")["classifier.0.weight"]
+    weights = weights_reader.Weights({"fc1.weight": torch.from_numpy(kernel.T.copy())}, kind="keras")
+    found = weights_keras.translated(weights, net, "vgg16")["classifier.0.weight"]
     flat = torch.from_numpy(maps).permute(2, 0, 1).flatten()
     assert torch.allclose(found @ flat, torch.from_numpy(maps.reshape(-1) @ kernel), rtol=1e-3, atol=1e-2)
 
@@ -134,7 +136,7 @@ def test_old_variable_names_and_other_layouts(tmp_path):
         put(file, "dw", depthwise_kernel=depthwise)
         put(file, "line", kernel=one_d)
         put(file, "strange", alpha=np.ones(3))
-    found = checkpoints.read(tmp_path / "w.h5")
+    found = weights_reader.read(tmp_path / "w.h5")
     assert found["block1_conv1.weight"].shape == (64, 3, 3, 3)
     assert found["block1_conv1.bias"].shape == (64,)
     assert found["line.weight"].shape == (2, 3, 5)
@@ -168,7 +170,7 @@ def test_the_kernel_of_a_depthwise_layer_is_read_under_both_of_its_names(tmp_pat
                     {"class_name": "DepthwiseConv2D", "config": {"name": name}}]}})
             file[f"model_weights/{name}/{name}/{variable}"] = kernel
             file["model_weights/plain/plain/kernel"] = kernel
-        found.append(checkpoints.read(tmp_path / f"{variable}.h5"))
+        found.append(weights_reader.read(tmp_path / f"{variable}.h5"))
     assert all(torch.equal(weights[f"{name}.weight"], found[0][f"{name}.weight"]) for weights in found)
     assert found[1][f"{name}.weight"].shape == (8, 1, 3, 3)
     assert found[1]["plain.weight"].shape == (2, 4, 3, 3), "any other layer's kernel is turned as before"

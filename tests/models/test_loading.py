@@ -13,7 +13,8 @@ from PIL import Image
 
 from tlx import files
 from tlx.errors import BadData, Integrity, Missing, Resource, UnknownName, Usage
-from tlx.models import backbones, checkpoints, sources
+from tlx.models import backbones, sources
+from tlx.models.weights import reader as weights_reader
 
 SPLIT = "test"
 
@@ -166,7 +167,7 @@ def test_weights_of_another_network_are_refused_with_file_and_counts(shared_data
 
 def test_weights_with_another_head_fit(tmp_path):
     source = backbones.load("resnet18", weights=None, classes=365, seed=3)
-    checkpoints.write(tmp_path / "places.safetensors", source.net.state_dict(), {"source": "Places365"})
+    weights_reader.write(tmp_path / "places.safetensors", source.net.state_dict(), {"source": "Places365"})
     network = backbones.load("resnet18", weights=tmp_path / "places.safetensors", classes=4, seed=0)
     assert network.match.share == 1
     for block in network.blocks:
@@ -177,7 +178,7 @@ def test_weights_with_another_head_fit(tmp_path):
 def test_weights_without_the_dense_layers_do_where_the_head_replaces_them(tmp_path):
     sketch = backbones.sketch("vgg11").net
     body = {k: torch.randn(t.shape) for k, t in sketch.state_dict().items() if k.startswith("features.")}
-    checkpoints.write(tmp_path / "body.safetensors", body)
+    weights_reader.write(tmp_path / "body.safetensors", body)
     network = backbones.load("vgg11", weights=tmp_path / "body.safetensors", classes=4, head="mlp256", seed=0)
     assert network.match.share == 1
     with pytest.raises(BadData):
@@ -187,18 +188,18 @@ def test_weights_without_the_dense_layers_do_where_the_head_replaces_them(tmp_pa
 def test_tensors_taken_in_order_must_agree_in_number_and_shape():
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     tensors = {f"other{i}": t.clone() for i, t in enumerate(net.state_dict().values())}
-    assert list(sources.in_order(checkpoints.Weights(tensors), net)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
+    assert list(sources.in_order(weights_reader.Weights(tensors), net)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
     with pytest.raises(BadData, match="3 tensors for 4"):
-        sources.in_order(checkpoints.Weights(dict(list(tensors.items())[:3])), net)
+        sources.in_order(weights_reader.Weights(dict(list(tensors.items())[:3])), net)
     with pytest.raises(BadData, match="first: 'other1'"):
-        sources.in_order(checkpoints.Weights(tensors | {"other1": torch.ones(4)}), net)
+        sources.in_order(weights_reader.Weights(tensors | {"other1": torch.ones(4)}), net)
 
 
 # ---------------------------------------------------------------- digests and what is not there
 
 def test_digests_are_of_content(tmp_path):
     for folder in ("a", "b"):
-        checkpoints.write(tmp_path / folder / "w.safetensors", {"x": torch.ones(3)})
+        weights_reader.write(tmp_path / folder / "w.safetensors", {"x": torch.ones(3)})
     first, second = (backbones.digest("resnet18", tmp_path / f / "w.safetensors") for f in ("a", "b"))
     assert first == second == files.sha256(tmp_path / "a" / "w.safetensors")
     assert backbones.digest("resnet18", None) == "random"
@@ -275,7 +276,7 @@ def test_packaged_weights_that_are_missing_name_their_maker(monkeypatch, tmp_pat
         backbones.load("mnist-cnn", weights="default", classes=10, seed=0)
     source = backbones.load("mnist-cnn", weights=None, classes=10, seed=9)
     path = tmp_path / backbones.PACKAGED["mnist-cnn"]
-    checkpoints.write(path, source.net.state_dict())
+    weights_reader.write(path, source.net.state_dict())
     files.write_json(path.with_suffix(".json"), {"file": path.name, "sha256": files.sha256(path)})
     network = backbones.load("mnist-cnn", weights="default", classes=10, seed=0)
     assert torch.equal(network.net.conv1.weight, source.net.conv1.weight)

@@ -8,8 +8,9 @@ import torch
 
 from tlx.errors import Usage
 from tlx.features import voting
-from tlx.models import backbones, freezing, lone_rows, quanta_training, training
-from tlx.models.quanta_recipe import QuantaRecipe
+from tlx.models import backbones, freezing, lone_rows, training
+from tlx.models.quanta import training as quanta_training
+from tlx.models.quanta.recipe import QuantaRecipe
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples, spans
 

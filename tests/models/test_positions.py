@@ -7,7 +7,8 @@ import torch
 from torch.nn import functional as F
 
 from tlx.errors import Usage
-from tlx.models import backbones, checkpoints
+from tlx.models import backbones
+from tlx.models.weights import reader as weights_reader
 
 
 def images(network):
@@ -32,7 +33,7 @@ def test_weights_of_one_size_are_used_at_another(name, before, after, key, tmp_p
     positions = source.net.state_dict()[key]
     torch.nn.init.normal_(positions, generator=torch.Generator().manual_seed(1))
     path = tmp_path / "w.safetensors"
-    checkpoints.write(path, source.net.state_dict())
+    weights_reader.write(path, source.net.state_dict())
     network = backbones.load(name, weights=path, classes=None, head="keep", seed=1, input_size=after)
     with torch.no_grad():
         assert len(network(images(network))) == 2

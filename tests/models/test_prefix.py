@@ -13,8 +13,11 @@ from torchvision.models import VisionTransformer, vgg
 
 from tlx.errors import Stopped
 from tlx.features import voting
-from tlx.models import backbones, cuts, freezing, kept, prefix, training
+from tlx.models import backbones, freezing, training
 from tlx.models.backbones import BackboneRow
+from tlx.models.frozen_prefix import cache as kept
+from tlx.models.frozen_prefix import choice as frozen_prefix_choice
+from tlx.models.frozen_prefix import split as frozen_prefix_split
 from tlx.models.network import Network
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Feed, Samples
@@ -69,14 +72,14 @@ def fit(recipe, *, name="mnist-cnn", size=None, net=None, frozen=None, counts=(2
 def assert_same(a, b):
     assert a[0] == b[0]
     assert a[1].keys() == b[1].keys()
-    assert [k for k in a[1] if not cuts.same_bits(a[1][k], b[1][k])] == []
+    assert [k for k in a[1] if not frozen_prefix_split.same_bits(a[1][k], b[1][k])] == []
     assert a[2].tobytes() == b[2].tobytes()
 
 
 @pytest.fixture
 def always(monkeypatch):
     """Keep whatever can be kept: these rows are too few and small to pay."""
-    monkeypatch.setattr(prefix, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(frozen_prefix_choice, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
 
 
 # ---------------------------------------------------------------- one network in two parts
@@ -93,7 +96,7 @@ def test_the_two_parts_are_the_network(name, size, depths):
     names = list(net.state_dict())
     x = torch.randn(3, net.channels, size, size, generator=torch.Generator().manual_seed(1))
     for depth in depths:
-        cut = cuts.find(net, depth, x)
+        cut = frozen_prefix_split.find(net, depth, x)
         assert not cut.before(net, x).requires_grad
         hold = freezing.freeze(net, depth)
         logits, gradients = [], []
@@ -115,11 +118,11 @@ def test_the_two_parts_are_the_network(name, size, depths):
 def test_the_suffix_does_not_run_the_prefix():
     net = load("resnet18", 32)
     x = torch.randn(4, 3, 32, 32)
-    cut = cuts.find(net, 5, x)
+    cut = frozen_prefix_split.find(net, 5, x)
     z = cut.before(net, x)
-    with cuts._Flops() as whole:
+    with frozen_prefix_split._Flops() as whole:
         net(x)
-    with cuts._Flops() as counted:
+    with frozen_prefix_split._Flops() as counted:
         cut.after(net, z)
     assert 0 < counted.total == 4 * cut.flops[1] == whole.total - 4 * cut.flops[0]
     assert cut.flops[0] > 0
@@ -127,7 +130,7 @@ def test_the_suffix_does_not_run_the_prefix():
 
 def test_the_arithmetic_of_both_parts_is_counted():
     net = load("mnist-cnn")
-    cut = cuts.find(net, 2, torch.zeros(2, 1, 28, 28))
+    cut = frozen_prefix_split.find(net, 2, torch.zeros(2, 1, 28, 28))
     convolutions = 2 * (9 * 32 * 26 * 26 + 9 * 32 * 64 * 11 * 11)
     assert cut.flops == (convolutions, 2 * (1600 * 128 + 128 * 3))
 
@@ -178,9 +181,9 @@ def odd(way=""):
 def test_a_network_that_is_not_one_chain_there_is_not_cut(way, depth, refusal):
     net = odd(way)
     x = torch.randn(4, 1, 8, 8)
-    with pytest.raises(cuts.Uncut, match=refusal):
-        cuts.find(net, depth, x)
-    assert cuts.find(net, depth + 1, x).depth == depth + 1 if way != "twice" else True
+    with pytest.raises(frozen_prefix_split.Uncut, match=refusal):
+        frozen_prefix_split.find(net, depth, x)
+    assert frozen_prefix_split.find(net, depth + 1, x).depth == depth + 1 if way != "twice" else True
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in net.modules())
 
 
@@ -189,8 +192,8 @@ def test_dense_connections_are_cut_between_dense_blocks_only():
     x = torch.randn(2, 3, 32, 32)
     for depth, block in enumerate(net.blocks, 1):
         if depth % 9 == 0 and "denselayer" in block.name:
-            with pytest.raises(cuts.Uncut, match="more than the output"):
-                cuts.find(net, depth, x)
+            with pytest.raises(frozen_prefix_split.Uncut, match="more than the output"):
+                frozen_prefix_split.find(net, depth, x)
 
 
 # ---------------------------------------------------------------- which blocks are held
@@ -199,22 +202,22 @@ def test_dense_connections_are_cut_between_dense_blocks_only():
 def test_batch_norm_that_follows_the_data_ends_the_prefix(bn, depth):
     net = load("resnet18", 32)
     freezing.freeze(net, 4, bn=bn).train()
-    assert prefix.held(net) == depth
+    assert frozen_prefix_choice.held(net) == depth
 
 
 def test_convolutions_held_by_name_make_a_prefix_where_nothing_between_them_learns():
     for net, names, depth in ((load("vgg16"), freezing.seed_configuration("vgg16", 1), 4),
                               (load("resnet50", 32), freezing.seed_configuration("resnet50", 1), 0)):
         freezing.freeze(net, names).train()
-        assert prefix.held(net) == depth
+        assert frozen_prefix_choice.held(net) == depth
 
 
 def test_dropout_at_work_ends_the_prefix():
     net = load("mnist-cnn")
     freezing.freeze(net, ("conv1", "conv2", "fc1")).train()  # the dropouts are not named
-    assert prefix.held(net) == 1
+    assert frozen_prefix_choice.held(net) == 1
     freezing.freeze(net, 3).train()
-    assert prefix.held(net) == 3
+    assert frozen_prefix_choice.held(net) == 3
 
 
 # ---------------------------------------------------------------- the same training
@@ -257,7 +260,7 @@ def test_it_is_the_training_of_the_whole_network(monkeypatch, name, size, settin
     recipe = Recipe(epochs=4, batch_size=16, **settings)
     kept, outcome = fit(recipe, name=name, size=size, counts=(32, 16, 1))
     assert outcome.prefixes[0].kept
-    monkeypatch.setattr(prefix, "choose", lambda hold, train, val, wish: (train, val, None))
+    monkeypatch.setattr(frozen_prefix_choice, "choose", lambda hold, train, val, wish: (train, val, None))
     whole, _ = fit(recipe, name=name, size=size, counts=(32, 16, 1))
     assert_same(kept, whole)
 
@@ -319,9 +322,9 @@ def test_what_cannot_be_cut_trains_as_it_is():
     recipe = Recipe(epochs=2, freeze=2, batch_size=16)
     _, outcome = fit(recipe, net=odd("twice"))
     assert len(outcome.history) == 2
-    assert outcome.prefixes == [prefix.Choice(1, "memory", outcome.prefixes[0].reason, 26, 26 * 16 * 4)]
+    assert outcome.prefixes == [frozen_prefix_choice.Choice(1, "memory", outcome.prefixes[0].reason, 26, 26 * 16 * 4)]
     _, outcome = fit(recipe, net=odd("pair"))
-    assert outcome.prefixes == [prefix.Choice(0, "", "2 frozen blocks run with the rest: more than the output of "
+    assert outcome.prefixes == [frozen_prefix_choice.Choice(0, "", "2 frozen blocks run with the rest: more than the output of "
                                               "block 2 is read after it")]
     assert fit(recipe.but(freeze=0), net=odd())[1].prefixes == []
 
@@ -360,7 +363,7 @@ def test_a_full_disk_costs_no_training(tmp_path):
         net = load()
         hold = freezing.freeze(net, 2)
         feeds = [Feed(part, net.mean, net.std, "cpu") for part in parts(net)]
-        *_, choice = prefix.choose(hold, *feeds, prefix.Wish(batch_size=16, score_batch=8, epochs=5, folder=tmp_path))
+        *_, choice = frozen_prefix_choice.choose(hold, *feeds, frozen_prefix_choice.Wish(batch_size=16, score_batch=8, epochs=5, folder=tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "no space to write" in choice.reason
@@ -398,22 +401,22 @@ def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, cont
     net = load(name, 32).to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
     hold = freezing.freeze(net, depth)
     feeds = [Feed(part, net.mean, net.std, "cpu", contiguous) for part in parts(net, 37, 17)]
-    wish = prefix.Wish(batch_size=16, score_batch=16, epochs=9, bfloat16=bfloat16)
-    train, val, _ = prefix.choose(hold, *feeds, wish)
-    fresh, _, _ = prefix.choose(hold, *feeds, prefix.Wish(batch_size=16, score_batch=16, epochs=9, limit=0,
+    wish = frozen_prefix_choice.Wish(batch_size=16, score_batch=16, epochs=9, bfloat16=bfloat16)
+    train, val, _ = frozen_prefix_choice.choose(hold, *feeds, wish)
+    fresh, _, _ = frozen_prefix_choice.choose(hold, *feeds, frozen_prefix_choice.Wish(batch_size=16, score_batch=16, epochs=9, limit=0,
                                                           bfloat16=bfloat16))
     assert isinstance(train, kept.Kept)
     assert isinstance(fresh, kept.Computed)
     assert train.batch(np.arange(2))[0].dtype == (torch.bfloat16 if bfloat16 else torch.float32)
     order = np.random.default_rng(2).permutation(37)
     for (a, y), (b, other) in zip(train.batches(16, order), fresh.batches(16, order), strict=True):
-        assert cuts.same_bits(a, b)
+        assert frozen_prefix_split.same_bits(a, b)
         assert (a.stride(), a.shape) == (b.stride(), b.shape)
         assert torch.equal(y, other)
     net.eval()
     for (z, y), (x, other) in zip(val.batches(16), feeds[1].batches(16), strict=True):
         with torch.no_grad(), kept.arithmetic("cpu", bfloat16):
-            assert cuts.same_bits(val.logits(net, z), net(x))
+            assert frozen_prefix_split.same_bits(val.logits(net, z), net(x))
         assert torch.equal(y, other)
 
 
@@ -422,7 +425,7 @@ def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, cont
 def decide(flops=(1_000_000, 500_000), values=100, rows=(900, 100), **wish):
     layout = kept.Layout((values,), (1,), torch.float32)
     settings = {"batch_size": 64, "score_batch": 256, "epochs": 10} | wish
-    return prefix._decide(cuts.Cut(9, "nine", {}, (1, 8, 8), flops), layout, rows, "cpu", prefix.Wish(**settings))
+    return frozen_prefix_choice._decide(frozen_prefix_split.Cut(9, "nine", {}, (1, 8, 8), flops), layout, rows, "cpu", frozen_prefix_choice.Wish(**settings))
 
 
 def test_the_estimate_is_the_law():

@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from tlx.errors import Integrity, Missing, Resource
-from tlx.models import backbones, checkpoints, descriptions, promises, sources
-from tlx.trials.parameter_distance_states import state_of
+from tlx.models import backbones, descriptions, sources
+from tlx.models.weights import promises
+from tlx.models.weights import reader as weights_reader
+from tlx.studies.parameter_distance.states import state_of
 
 FIRST = {"a.weight": torch.arange(6.0).reshape(2, 3)}
 SECOND = {"a.weight": torch.arange(6.0).reshape(2, 3) + 1}
@@ -26,8 +28,8 @@ def sha256(path):
 
 def test_what_was_read_carries_its_digest(tmp_path):
     path = tmp_path / "w.safetensors"
-    checkpoints.write(path, FIRST)
-    assert checkpoints.read(path).sha256 == sha256(path)
+    weights_reader.write(path, FIRST)
+    assert weights_reader.read(path).sha256 == sha256(path)
     net = backbones.load("mnist-cnn", weights="default", classes=4, seed=0)
     assert net.weights == backbones.digest("mnist-cnn", "default")
     assert backbones.load("mnist-cnn", weights=None, classes=4, seed=0).weights == "random"
@@ -37,7 +39,7 @@ def test_what_was_read_carries_its_digest(tmp_path):
 def test_weights_other_than_promised_are_refused_with_both_hashes(tmp_path, promised):
     path = tmp_path / "w.safetensors"
     network = backbones.load("mnist-cnn", weights=None, classes=3, seed=0)
-    checkpoints.write(path, network.net.state_dict())
+    weights_reader.write(path, network.net.state_dict())
     expected = "random" if promised == "random" else hashlib.sha256(b"").hexdigest()
     with pytest.raises(Integrity) as refused:
         backbones.load("mnist-cnn", weights=path, classes=3, seed=0, sha256=expected)
@@ -54,8 +56,8 @@ def test_drawn_weights_in_the_place_of_promised_ones_are_refused():
 
 def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
     path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
-    checkpoints.write(path, FIRST)
-    checkpoints.write(other, SECOND)
+    weights_reader.write(path, FIRST)
+    weights_reader.write(other, SECOND)
     check = promises.check
 
     def replaced(file, digest):
@@ -65,15 +67,15 @@ def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(promises, "check", replaced)
     with pytest.raises(Integrity, match="replaced while"):
-        checkpoints.read(path)
+        weights_reader.read(path)
 
 
 def recorded(folder, name="w"):
     """Weights with the record that `tlx pretrain --out` writes beside them, and one checkpoint."""
     path, checkpoint = folder / f"{name}.safetensors", folder / f"{name}-checkpoints" / "3.safetensors"
     checkpoint.parent.mkdir()
-    checkpoints.write(path, FIRST)
-    checkpoints.write(checkpoint, FIRST)
+    weights_reader.write(path, FIRST)
+    weights_reader.write(checkpoint, FIRST)
     (folder / f"{name}.json").write_text(json.dumps({"file": path.name, "sha256": sha256(path),
                                                      "checkpoints": {"3": sha256(checkpoint)}}))
     return path, checkpoint
@@ -81,10 +83,10 @@ def recorded(folder, name="w"):
 
 def test_weights_are_checked_against_the_record_beside_them(tmp_path):
     for path in recorded(tmp_path):
-        before = checkpoints.read(path).sha256
-        checkpoints.write(path, SECOND)
+        before = weights_reader.read(path).sha256
+        weights_reader.write(path, SECOND)
         with pytest.raises(Integrity) as refused:
-            checkpoints.read(path)
+            weights_reader.read(path)
         assert refused.value.exit_code == 9
         assert before in str(refused.value)
         assert sha256(path) in str(refused.value)
@@ -96,9 +98,9 @@ def test_weights_are_checked_against_the_record_beside_them(tmp_path):
                                      '{"sha256": "%s", "file": "other.safetensors"}' % ("0" * 64)])
 def test_a_json_file_that_records_other_things_says_nothing(tmp_path, content):
     path = tmp_path / "w.safetensors"
-    checkpoints.write(path, FIRST)
+    weights_reader.write(path, FIRST)
     path.with_suffix(".json").write_text(content)
-    assert checkpoints.read(path).sha256 == sha256(path)
+    assert weights_reader.read(path).sha256 == sha256(path)
 
 
 def test_every_bit_of_packaged_weights_counts(tmp_path, monkeypatch):
@@ -117,12 +119,12 @@ def test_every_bit_of_packaged_weights_counts(tmp_path, monkeypatch):
         backbones.load("mnist-cnn", weights="default", classes=3, seed=0)
 
 
-@pytest.mark.parametrize("reader", [checkpoints.read, lambda path: backbones.digest("mnist-cnn", path),
+@pytest.mark.parametrize("reader", [weights_reader.read, lambda path: backbones.digest("mnist-cnn", path),
                                     descriptions.read, lambda path: state_of(str(path), None, "-a")])
 @pytest.mark.parametrize("hidden", ["file", "folder"])
 def test_a_file_that_this_user_may_not_read_is_a_sentence(tmp_path, monkeypatch, reader, hidden):
     path = tmp_path / "w.safetensors"
-    checkpoints.write(path, FIRST)
+    weights_reader.write(path, FIRST)
     path.with_suffix(".json").write_text(json.dumps({"file": path.name, "sha256": sha256(path)}))
     real_open, real_stat = builtins.open, os.stat
 

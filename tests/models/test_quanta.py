@@ -12,8 +12,9 @@ import torch
 from torch.nn import functional as F
 
 from tlx.errors import BadData, TlxError, UnknownName, Usage
-from tlx.models import backbones, quanta
-from tlx.models.quanta import Gated, QuantaGate, Source
+from tlx.models import backbones
+from tlx.models.quanta import gate as quanta_gate
+from tlx.models.quanta.gate import Gated, QuantaGate, Source
 
 RNG = np.random.default_rng(0)
 ZS, ZT, WEIGHT = (RNG.normal(size=(3, 2, 4, 4)) for _ in range(3))
@@ -68,7 +69,7 @@ def test_lambdas_are_what_they_are_called():
     assert list(gate.state_dict()) == ["v"]
     assert (gate.source, gate.target) == pytest.approx((0.9002495, 0.0997505), abs=1e-6)
     assert QuantaGate("sigmoid", (0.01, -0.01)).source == pytest.approx(0.5025, abs=1e-6)
-    for form in quanta.FORMS:
+    for form in quanta_gate.FORMS:
         for v in ((1.1, -1.1), (200.0, -200.0), (-30.0, 12.5), (0.0, 0.0)):
             gate = QuantaGate(form, v)
             assert gate.source + gate.target == pytest.approx(1, abs=1e-15)
@@ -263,7 +264,7 @@ def test_root_mean_squares_of_what_the_gates_are_given(pair):
                   "features.22", "features.25", "classifier.0", "classifier.3"]),
 ])
 def test_where_gates_stand(name, modules):
-    places = quanta.places(backbones.sketch(name))
+    places = quanta_gate.places(backbones.sketch(name))
     assert [p.module for p in places] == modules
     assert [p.block for p in places] == list(range(1, len(modules) + 1))
 
@@ -273,7 +274,7 @@ def test_every_place_of_any_network_takes_a_gate(name):
     size = {"vit_b_32": 224, "resnet20-cifar": 32}.get(name, 48)
     head = "gap-linear" if name.startswith("vgg") else "auto"
     source, target = (backbones.load(name, weights=None, classes=3, head=head, seed=s, input_size=size) for s in (0, 1))
-    places = [p for p in quanta.places(target) if p is not None]
+    places = [p for p in quanta_gate.places(target) if p is not None]
     modules = [p.module for p in places[:: max(1, len(places) // 6)]]
     x = torch.rand(2, 3, size, size)
     with torch.no_grad():
@@ -335,12 +336,13 @@ def by_keras_rules(path, images):
 
 @pytest.mark.parametrize("first", [0, 7])
 def test_the_originals_weights_compute_what_keras_would(tmp_path, first):
-    from tlx.models import checkpoints, quanta_cnn
+    from tlx.models.quanta import cnn as quanta_cnn
+    from tlx.models.weights import reader as weights_reader
 
     rng = np.random.default_rng(0)
     keras_cnn(tmp_path / "SourceModel.h5", rng, first=first)
     net = backbones.load("quanta-cnn", weights=None, classes=4, seed=0)
-    checkpoints.load_into(net.net, quanta_cnn.from_keras(checkpoints.read(tmp_path / "SourceModel.h5")), least=1.0)
+    weights_reader.load_into(net.net, quanta_cnn.from_keras(weights_reader.read(tmp_path / "SourceModel.h5")), least=1.0)
     images = rng.uniform(size=(2, 32, 32, 3))
     with torch.no_grad():
         found = net.double()(torch.from_numpy(images).permute(0, 3, 1, 2))
@@ -348,8 +350,9 @@ def test_the_originals_weights_compute_what_keras_would(tmp_path, first):
 
 
 def test_another_networks_keras_weights_are_refused(tmp_path):
-    from tlx.models import checkpoints, quanta_cnn
+    from tlx.models.quanta import cnn as quanta_cnn
+    from tlx.models.weights import reader as weights_reader
 
     keras_cnn(tmp_path / "x.h5", np.random.default_rng(0), left_out=("conv2d_5",))
     with pytest.raises(BadData, match="5 convolutions"):
-        quanta_cnn.from_keras(checkpoints.read(tmp_path / "x.h5"))
+        quanta_cnn.from_keras(weights_reader.read(tmp_path / "x.h5"))

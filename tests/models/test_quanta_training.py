@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from tlx.errors import Stopped
-from tlx.models import augments, backbones, quanta_rows, quanta_training, samples
-from tlx.models.quanta import Source
-from tlx.models.quanta_recipe import QuantaRecipe
-from tlx.models.quanta_training import Branches, Place, fit
+from tlx.models import augments, backbones, samples
+from tlx.models.quanta import batches as quanta_batches
+from tlx.models.quanta import training as quanta_training
+from tlx.models.quanta.gate import Source
+from tlx.models.quanta.recipe import QuantaRecipe
+from tlx.models.quanta.training import Branches, Place, fit
 from tlx.models.samples import Feed, Samples
 from tlx.spec import stream
 
@@ -68,7 +70,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("modules", [("fc1",), ("conv2",), MNIST])
 def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
-    monkeypatch.setattr(quanta_rows, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     kept = trained(modules)
     computed = trained(modules, Place(prefix_bytes=0))
     assert "kept in memory" in kept[0].source
@@ -85,13 +87,13 @@ def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("name", "modules"), [("mnist-cnn", MNIST), ("mnist-cnn", ("fc1", "conv1")),
                                                ("resnet20-cifar", ("conv1", "layer3.2"))])
 def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
-    monkeypatch.setattr(quanta_rows, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     torch.set_num_threads(1)
     source = Source(branches(modules, name).source, modules)
     parts = parts_of(40, *((28, 1) if name == "mnist-cnn" else (32, 3)))
     feeds = [Feed(part, source.network.mean, source.network.std, "cpu") for part in parts.values()]
-    wish = quanta_rows.Wish(batch_size=16, score_batch=8, epochs=9, limit=limit)
-    rows, choice = quanta_rows.rows(source, feeds, wish)
+    wish = quanta_batches.Wish(batch_size=16, score_batch=8, epochs=9, limit=limit)
+    rows, choice = quanta_batches.rows(source, feeds, wish)
     assert bool(choice.kept) == bool(limit)
     order = np.random.default_rng(0).permutation(40)
     for index in (order[:16], order[32:]):  # a full batch, and one that is filled up
@@ -108,7 +110,7 @@ def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
 
 
 def test_a_residual_network_too(monkeypatch):
-    monkeypatch.setattr(quanta_rows, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     parts = parts_of(20, 32, 3)
     kept, computed = (trained(("layer2.0", "layer3.2"), Place(prefix_bytes=limit), "resnet20-cifar", parts, epochs=2)
                       for limit in (1 << 30, 0))

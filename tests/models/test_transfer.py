@@ -8,7 +8,8 @@ from torch import nn
 
 from tlx import models
 from tlx.errors import Problems, UnknownName, Usage
-from tlx.models import backbones, freezing, keras
+from tlx.models import backbones, freezing
+from tlx.models.weights import keras as weights_keras
 
 
 def resnet(seed=0, **options):
@@ -240,7 +241,7 @@ def test_the_configurations_of_resnet152_are_those_of_the_original_list():
     assert len(listed) == 151
     for configuration in range(4):
         names = freezing.seed_configuration("ResNet152", configuration)
-        assert names == tuple(keras._resnet_name(layer) for layer in listed[: 38 * configuration])
+        assert names == tuple(weights_keras._resnet_name(layer) for layer in listed[: 38 * configuration])
     assert freezing.seed_configuration("ResNet152", 1)[-1] == "layer3.1.conv1"
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tlx.errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
-from tlx.models import checkpoints
+from tlx.models.weights import reader as weights_reader
 
 
 def state(**more):
@@ -40,7 +40,7 @@ def same(found, expected):
 def test_plain_files_come_back_as_they_were(tmp_path, ending):
     path = tmp_path / f"w{ending}"
     save_file(state(), path) if ending == ".safetensors" else torch.save(state(), path)
-    found = checkpoints.read(path)
+    found = weights_reader.read(path)
     assert {k: v.dtype for k, v in found.items()} == dict.fromkeys(state(), torch.float32)
     assert all(torch.equal(found[k], v) for k, v in state().items())
     assert found.notes == []
@@ -48,7 +48,7 @@ def test_plain_files_come_back_as_they_were(tmp_path, ending):
 
 def test_the_form_before_pytorch_1_6_is_read(tmp_path):
     torch.save(state(), tmp_path / "w.pth", _use_new_zipfile_serialization=False)
-    same(checkpoints.read(tmp_path / "w.pth"), state())
+    same(weights_reader.read(tmp_path / "w.pth"), state())
 
 
 @pytest.mark.parametrize(("wrap", "words"), [
@@ -63,7 +63,7 @@ def test_the_form_before_pytorch_1_6_is_read(tmp_path):
 ])
 def test_row_86_wrappers_and_prefixes_are_understood_and_named(tmp_path, wrap, words):
     torch.save(wrap(state()), tmp_path / "w.pth")
-    found = checkpoints.read(tmp_path / "w.pth")
+    found = weights_reader.read(tmp_path / "w.pth")
     same(found, state())
     assert all(word in " ".join(found.notes) for word in words)
     assert bool(found.notes) == bool(words)
@@ -72,13 +72,13 @@ def test_row_86_wrappers_and_prefixes_are_understood_and_named(tmp_path, wrap, w
 def test_a_prefix_that_not_all_names_have_stays(tmp_path):
     mixed = {"module.a.weight": torch.ones(2) / 3, "b.weight": torch.ones(2)}
     torch.save(mixed, tmp_path / "w.pth")
-    assert set(checkpoints.read(tmp_path / "w.pth")) == set(mixed)
+    assert set(weights_reader.read(tmp_path / "w.pth")) == set(mixed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_row_91_other_widths_are_made_float32_and_said_so(tmp_path, dtype):
-    checkpoints.write(tmp_path / "w.safetensors", {"a.weight": state()["a.weight"].to(dtype)})
-    found = checkpoints.read(tmp_path / "w.safetensors")
+    weights_reader.write(tmp_path / "w.safetensors", {"a.weight": state()["a.weight"].to(dtype)})
+    found = weights_reader.read(tmp_path / "w.safetensors")
     assert found["a.weight"].dtype == torch.float32
     assert str(dtype).removeprefix("torch.") in " ".join(found.notes)
     assert torch.equal(found["a.weight"], state()["a.weight"].to(dtype).float())
@@ -86,15 +86,15 @@ def test_row_91_other_widths_are_made_float32_and_said_so(tmp_path, dtype):
 
 def test_row_90_constant_weights_are_accepted_with_a_warning(tmp_path):
     torch.save(state(**{"b.weight": torch.zeros(3, 3), "b.bias": torch.zeros(3)}), tmp_path / "w.pth")
-    found = checkpoints.read(tmp_path / "w.pth")
+    found = weights_reader.read(tmp_path / "w.pth")
     assert [n for n in found.notes if "warning" in n] == ["warning: 'b.weight' is 0 throughout"]
 
 
 def test_what_is_written_is_read_and_the_same_twice(tmp_path):
     metadata = {name: str(i) for i, name in enumerate("zyxwvutsrqponml")}
     for name in ("a", "b"):
-        checkpoints.write(tmp_path / f"{name}.safetensors", state(), metadata)
-    found = checkpoints.read(tmp_path / "a.safetensors")
+        weights_reader.write(tmp_path / f"{name}.safetensors", state(), metadata)
+    found = weights_reader.read(tmp_path / "a.safetensors")
     assert {k: torch.equal(found[k], v) for k, v in state().items()} == dict.fromkeys(state(), True)
     assert found.metadata == metadata
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
@@ -104,8 +104,8 @@ def test_what_is_written_is_read_and_the_same_twice(tmp_path):
 def test_tensors_that_share_memory_can_be_written(tmp_path):
     t = torch.arange(12.0)
     tensors = {"all": t, "part": t[3:6], "turned": t.view(3, 4).t()}
-    checkpoints.write(tmp_path / "w.safetensors", tensors)
-    found = checkpoints.read(tmp_path / "w.safetensors")
+    weights_reader.write(tmp_path / "w.safetensors", tensors)
+    found = weights_reader.read(tmp_path / "w.safetensors")
     assert all(torch.equal(found[k], tensors[k]) for k in tensors)
 
 
@@ -164,7 +164,7 @@ def test_rows_80_and_81_pickles_with_code_are_refused_and_never_run(tmp_path, mo
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     form(tmp_path / "w.pth", payloads(canary)[name])
     with pytest.raises(Unsafe) as refused:
-        checkpoints.read(tmp_path / "w.pth")
+        weights_reader.read(tmp_path / "w.pth")
     assert not canary.exists()
     assert refused.value.exit_code == 4
     assert "refused; convert with a trusted tool: torch.save(model.state_dict()" in str(refused.value)
@@ -192,7 +192,7 @@ def test_globals_that_other_code_declared_safe_are_refused_all_the_same(tmp_path
     torch.serialization.add_safe_globals([plugin])
     try:
         with pytest.raises(Unsafe, match="plugin"):
-            checkpoints.read(tmp_path / "w.pth")
+            weights_reader.read(tmp_path / "w.pth")
         assert not canary.exists()
         assert plugin in torch.serialization.get_safe_globals()
         torch.load(tmp_path / "w.pth", weights_only=True)  # the danger is real
@@ -207,7 +207,7 @@ def test_row_82_a_torchscript_archive_is_a_program(tmp_path):
         archive.writestr("m/constants.pkl", pickle.dumps(()))
         archive.writestr("m/data.pkl", pickle.dumps({}))
     with pytest.raises(Unsafe, match="program, not weights"):
-        checkpoints.read(tmp_path / "w.pt")
+        weights_reader.read(tmp_path / "w.pt")
 
 
 def tar_of_old(path):
@@ -239,7 +239,7 @@ def rebuilt(path, *, compress=zipfile.ZIP_STORED, twice=False, many=0):
 def test_archives_that_torch_save_never_writes_are_refused(tmp_path, make):
     make(tmp_path / "w.pth")
     with pytest.raises(Unsafe):
-        checkpoints.read(tmp_path / "w.pth")
+        weights_reader.read(tmp_path / "w.pth")
     assert not (tmp_path / "canary").exists()
 
 
@@ -288,7 +288,7 @@ def h5_circle(path):
 def test_row_93_hdf5_that_reaches_out_is_refused(tmp_path, make):
     make(tmp_path / "w.h5")
     with pytest.raises(Unsafe) as refused:
-        checkpoints.read(tmp_path / "w.h5")
+        weights_reader.read(tmp_path / "w.h5")
     assert refused.value.exit_code == 4
     assert "s3cr3t" not in str(refused.value)
     named = {h5_external: "secret", h5_external_link: "other.h5", h5_soft_link: "/elsewhere", h5_filter: "32000"}
@@ -300,7 +300,7 @@ def test_row_94_a_whole_keras_model_gives_its_weights_and_leaves_its_programs(tm
         file.attrs["model_config"] = json.dumps({"config": {"layers": [{"class_name": "Lambda"}]}})
         file["model_weights/fc/fc/kernel:0"] = np.arange(6, dtype="f4").reshape(2, 3)
         file["optimizer_weights/fc/kernel:0"] = np.ones(3)
-    found = checkpoints.read(tmp_path / "m.h5")
+    found = weights_reader.read(tmp_path / "m.h5")
     assert list(found) == ["fc.weight"]
     assert "Lambda" in " ".join(found.notes)
 
@@ -414,7 +414,7 @@ def test_the_catalogue(tmp_path, number, ending, make, words):
     path = tmp_path / f"w{ending}"
     make(path)
     with pytest.raises(BadData) as refused:
-        checkpoints.read(path)
+        weights_reader.read(path)
     assert refused.value.exit_code == 3
     text = str(refused.value)
     assert "\n" not in text
@@ -425,7 +425,7 @@ def test_the_catalogue(tmp_path, number, ending, make, words):
 def test_row_79_a_missing_file_names_its_neighbours(tmp_path):
     (tmp_path / "vgg16.pth").touch()
     with pytest.raises(Missing, match=r"vgg16\.pth"):
-        checkpoints.read(tmp_path / "vgg61.pth")
+        weights_reader.read(tmp_path / "vgg61.pth")
 
 
 def test_row_84_a_flipped_bit_in_the_numbers_is_found(tmp_path):
@@ -436,14 +436,14 @@ def test_row_84_a_flipped_bit_in_the_numbers_is_found(tmp_path):
     path.write_bytes(data)
     torch.load(path, weights_only=True)  # which PyTorch reads without a word
     with pytest.raises(Integrity, match=r"data/0.*CRC") as found:
-        checkpoints.read(path)
+        weights_reader.read(path)
     assert found.value.exit_code == 9
 
 
 def test_row_97_another_sha256_than_the_one_given(tmp_path):
     torch.save(state(), tmp_path / "w.pth")
     with pytest.raises(Integrity) as refused:
-        checkpoints.read(tmp_path / "w.pth", sha256="ab" * 32)
+        weights_reader.read(tmp_path / "w.pth", sha256="ab" * 32)
     assert "ab" * 32 in str(refused.value)
     assert refused.value.exit_code == 9
 
@@ -453,14 +453,14 @@ def test_row_98_more_than_memory_holds(tmp_path, monkeypatch):
     path.write_bytes(good_safetensors())
     os.truncate(path, 40 << 30)  # a hole: no disk is used
     with pytest.raises(Resource) as refused:
-        checkpoints.read(path)
+        weights_reader.read(path)
     assert f"needs {40 << 30:,} bytes" in str(refused.value)
     assert "available" in str(refused.value)
     assert refused.value.exit_code == 5
     path.write_bytes(good_safetensors())
-    monkeypatch.setattr(checkpoints, "available_bytes", lambda: 10)
+    monkeypatch.setattr(weights_reader, "available_bytes", lambda: 10)
     with pytest.raises(Resource):
-        checkpoints.read(path)
+        weights_reader.read(path)
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", ".h5"])
@@ -475,7 +475,7 @@ def test_no_cut_of_a_file_ends_in_anything_but_words(tmp_path, ending):
     for length in range(1, len(data) - 1, max(1, len(data) // 60)):
         path.write_bytes(data[:length])
         with pytest.raises(TlxError) as refused:
-            checkpoints.read(path)
+            weights_reader.read(path)
         assert refused.value.exit_code in (3, 9)
 
 
@@ -493,7 +493,7 @@ def given(seed=1):
 
 def test_everything_that_fits_is_copied():
     net, weights = network(), given()
-    match = checkpoints.load_into(net, weights)
+    match = weights_reader.load_into(net, weights)
     assert (match.matched, match.total, match.share) == (10, 10, 1.0)
     assert all(torch.equal(net.state_dict()[k], v) for k, v in weights.items())
 
@@ -502,7 +502,7 @@ def test_everything_that_fits_is_copied():
 def test_row_87_too_few_matches_stop_and_change_nothing(rename):
     net, before = network(), {k: t.clone() for k, t in network().state_dict().items()}
     with pytest.raises(BadData) as refused:
-        checkpoints.load_into(net, {rename(k): v for k, v in given().items()})
+        weights_reader.load_into(net, {rename(k): v for k, v in given().items()})
     matched = sum(rename(k) == k for k in given())
     text = str(refused.value)
     assert f"{matched} of 10" in text
@@ -514,24 +514,24 @@ def test_row_87_too_few_matches_stop_and_change_nothing(rename):
 def test_row_88_another_shape_is_refused_but_in_the_head():
     net = network()
     other_head = given() | {"head.weight": torch.ones(7, 4), "head.bias": torch.ones(7)}
-    assert checkpoints.load_into(net, other_head, ignore=("head",)).matched == 8
+    assert weights_reader.load_into(net, other_head, ignore=("head",)).matched == 8
     with pytest.raises(BadData, match=r"\(7, 4\).*\(2, 4\)") as refused:
-        checkpoints.load_into(network(), other_head, least=0.8)
+        weights_reader.load_into(network(), other_head, least=0.8)
     assert refused.value.exit_code == 3
     with pytest.raises(BadData, match=r"'c.weight' is \(4, 9\)"):
-        checkpoints.load_into(network(), given() | {"c.weight": torch.ones(4, 9)}, ignore=("head",), least=0.5)
+        weights_reader.load_into(network(), given() | {"c.weight": torch.ones(4, 9)}, ignore=("head",), least=0.5)
 
 
 def test_a_head_of_the_same_name_beginning_is_not_the_head():
     net = nn.Sequential(OrderedDict(head=nn.Linear(2, 2), header=nn.Linear(2, 2)))
     weights = {k: v for k, v in net.state_dict().items() if k.startswith("head.")}
     with pytest.raises(BadData, match="0 of 2"):
-        checkpoints.load_into(net, weights, ignore=("head",))
+        weights_reader.load_into(net, weights, ignore=("head",))
 
 
 def test_a_few_missing_ones_are_let_pass_and_named():
     net = nn.Sequential(*(nn.Linear(2, 2) for _ in range(15)))
     weights = {k: torch.ones_like(v) for k, v in net.state_dict().items() if k != "3.bias"}
-    match = checkpoints.load_into(net, weights)
+    match = weights_reader.load_into(net, weights)
     assert match.missing == ("3.bias",)
     assert str(match) == "29 of 30 tensors matched"

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from tlx.errors import BadData
-from tlx.models import backbones, checkpoints
+from tlx.models import backbones
+from tlx.models.weights import reader as weights_reader
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ def test_every_wrapping_gives_the_tensors_of_the_network(name, ending, source, t
     wrap, words = WRAPPINGS[name]
     path, content = tmp_path / f"w{ending}", wrap(source.net.state_dict())
     if ending == ".safetensors":
-        checkpoints.write(path, content)
+        weights_reader.write(path, content)
     else:
         torch.save(content, path)
     network = backbones.load("mnist-cnn", weights=path, classes=10, head="keep", seed=0)
@@ -119,4 +120,4 @@ def test_weights_of_another_network_are_refused_under_their_own_names(tmp_path):
 def test_a_file_without_tensors_says_so(tmp_path):
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "w.pth")
     with pytest.raises(BadData, match="holds no tensors"):
-        checkpoints.read(tmp_path / "w.pth")
+        weights_reader.read(tmp_path / "w.pth")

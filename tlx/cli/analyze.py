@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..trials.layer_metrics import LayerMetrics
-from ..trials.observed import Observed
+from ..studies.layer_metrics.spec import LayerMetrics, Observed
 from .options import options
 from .output import say
 from .progress import steps
@@ -38,18 +37,18 @@ def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list
     """
     from pathlib import Path
 
-    from ..report import layers
-    from ..trials import analysis
+    from ..studies.layer_metrics import plan as layer_metrics_plan
+    from ..studies.layer_metrics import report as layer_metrics_report
 
     with steps("extracting") as progress:
-        study = analysis.study_of([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
+        study = layer_metrics_plan.study_of([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
 
     def summarise(store, key):
         with steps("drawing images again") as progress:
-            analysis.compare(store, key, bootstrap, asked.seed, progress)
-        layers.summarise(store, key)
+            layer_metrics_plan.compare(store, key, bootstrap, asked.seed, progress)
+        layer_metrics_report.summarise(store, key)
 
-    report = run(study, settings, summarise=summarise, closing=layers.closing)
+    report = run(study, settings, summarise=summarise, closing=layer_metrics_report.closing)
     if out:
-        for path in layers.copy_table(report, Path(out)):
+        for path in layer_metrics_report.copy_table(report, Path(out)):
             say(f"table: {path}")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..lab.settings import Settings
-from ..trials.atlas import Atlas, AtlasParts, BlockMeasures
+from ..studies.atlas.spec import Atlas, AtlasParts, BlockMeasures
 from .options import options
 from .output import say
 from .progress import steps
@@ -29,18 +29,18 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: S
     from pathlib import Path
 
     from ..errors import TlxError, UnknownName
-    from ..lab import tracking
     from ..lab.store import Store
-    from ..report import atlas as report_of
-    from ..trials import atlas_plan
+    from ..lab.tracking import api as tracking_api
+    from ..studies.atlas import plan as atlas_plan
+    from ..studies.atlas import report as atlas_report
 
-    panels = parts.panels or tuple(report_of.PANELS)
+    panels = parts.panels or tuple(atlas_report.PANELS)
     for name in panels:
-        if name not in report_of.PANELS:
-            raise UnknownName("panel", name, report_of.PANELS)
-    needed = {report_of.PANELS[name].source for name in panels}
+        if name not in atlas_report.PANELS:
+            raise UnknownName("panel", name, atlas_report.PANELS)
+    needed = {atlas_report.PANELS[name].source for name in panels}
     looked = atlas_plan.look(spec, parts, settings)
-    target = tracking.resolve(settings.mlflow_path) if settings.tracking else None
+    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     store = Store(settings.store_folder(target.database if target else None))
     looked.search(store, parts)
     failed: TlxError | None = None
@@ -50,10 +50,10 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: S
     with steps("extracting") as progress:
         study = atlas_plan.study_of(looked, measures, store, settings, progress)
     about = atlas_plan.about(looked, parts, settings) | {"against": study.trials[-1].spec.against}
-    report = run(study, settings, looked.notes, closing=report_of.closing(about, panels),
-                 summarise=lambda at, key: report_of.summarise(at, key, about, panels))
+    report = run(study, settings, looked.notes, closing=atlas_report.closing(about, panels),
+                 summarise=lambda at, key: atlas_report.summarise(at, key, about, panels))
     if out:
-        for path in report_of.copy(report, Path(out)):
+        for path in atlas_report.copy(report, Path(out)):
             say(path)
     if failed is not None:
         raise failed

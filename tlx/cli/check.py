@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..trials.fewshot import FewShot
-from ..trials.fine_tuning import FineTuning
+from ..studies.few_shot import FewShot
+from ..studies.fine_tuning.spec import FineTuning
 from .options import options
 from .output import say
 from .progress import duration, steps
@@ -14,11 +14,12 @@ from .progress import duration, steps
 def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     """Look over data, splits, images, weights and free disk before a study, and say everything wrong at once."""
     from ..errors import raise_all
-    from ..trials import estimate, inputs, look
+    from ..studies import estimate, few_shot_inputs
+    from ..studies.fine_tuning import plan as fine_tuning_plan
 
     with steps("looking at images") as progress:
-        found = inputs.look_at_fine_tuning(spec, few, settings, progress, keep=False)
-    for line in look.described(found, spec, few, settings):
+        found = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress, keep=False)
+    for line in few_shot_inputs.described(found, spec, few, settings):
         say(line)
     raise_all(found.problems)
     takes = estimate.estimate(spec, few, settings, found)

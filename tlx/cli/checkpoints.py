@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..trials.checkpoints import Chain
-from ..trials.layer_metrics import LayerMetrics
+from ..studies.checkpoints.spec import Chain
+from ..studies.layer_metrics.spec import LayerMetrics
 from .options import options
 from .output import say
 from .progress import steps
@@ -30,15 +30,16 @@ def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> 
     from pathlib import Path
 
     from ..lab.store import Store
-    from ..report import checkpoint_studies
-    from ..trials import checkpoint_plan, checkpoint_results
+    from ..studies.checkpoints import correlations as checkpoints_correlations
+    from ..studies.checkpoints import plan as checkpoints_plan
+    from ..studies.checkpoints import report as checkpoints_report
 
     with steps("reading images") as progress:
-        plan = checkpoint_plan.look(chain, asked, settings, progress)
+        plan = checkpoints_plan.look(chain, asked, settings, progress)
 
     def stage(study, notes=()):
-        return run(study, settings, notes, summarise=checkpoint_studies.summarise_stage,
-                   closing=checkpoint_studies.closing_stage)
+        return run(study, settings, notes, summarise=checkpoints_report.summarise_stage,
+                   closing=checkpoints_report.closing_stage)
 
     told = len(plan.notes)
     store = Store(stage(plan.first(), plan.notes).folder)
@@ -49,10 +50,10 @@ def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> 
         stage(look.study, plan.notes[told:])
 
     def summarise(store, key):
-        checkpoint_results.gather(store, key)
-        checkpoint_studies.summarise(store, key)
+        checkpoints_correlations.gather(store, key)
+        checkpoints_report.summarise(store, key)
 
-    report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoint_studies.closing)
+    report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoints_report.closing)
     if out:
-        made = checkpoint_studies.export(report, Path(out).expanduser())
+        made = checkpoints_report.export(report, Path(out).expanduser())
         say(f"{len(made)} files: {out}")

@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..trials.chop import Chop, Chops
-from ..trials.pruning import Pruning, Rounds
+from ..studies.chop.spec import Chop, Chops, Pruning, Rounds
 from .options import options
 from .output import say
 from .progress import steps
@@ -28,20 +27,21 @@ def command(spec: Chop, asked: Chops, settings: Settings, out: str) -> None:
     """
     from pathlib import Path
 
-    from ..report import chop_studies
-    from ..trials import chop_plan
+    from ..studies.chop import latency as chop_latency
+    from ..studies.chop import plan as chop_plan
+    from ..studies.chop import report as chop_report
 
     with steps("reading images") as progress:
         study, notes = chop_plan.chop_study(spec, asked, settings, progress)
 
     def summarise(store, key):
-        chop_plan.measure(store, key, settings, lambda count: say(f"timing {count} networks"))
-        chop_studies.summarise(store, key)
+        chop_latency.measure(store, key, settings, lambda count: say(f"timing {count} networks"))
+        chop_report.summarise(store, key)
 
     report = run(study, settings, notes, summarise=summarise,
-                 closing=lambda report: chop_studies.closing(report, asked.within))
+                 closing=lambda report: chop_report.closing(report, asked.within))
     if out:
-        say(f"network: {chop_studies.publish(report, asked.within, Path(out))}")
+        say(f"network: {chop_report.publish(report, asked.within, Path(out))}")
 
 
 @options(Pruning, Rounds, Settings)
@@ -52,8 +52,8 @@ def prune(spec: Pruning, asked: Rounds, settings: Settings) -> None:
     a share of the weights that the round before left.
     """
     from ..lab.store import Store
-    from ..report import chop_studies
-    from ..trials.chop_plan import PruningPlan
+    from ..studies.chop import pruning_report
+    from ..studies.chop.pruning_plan import PruningPlan
 
     with steps("reading images") as progress:
         plan = PruningPlan(spec, asked, settings, progress)
@@ -63,6 +63,6 @@ def prune(spec: Pruning, asked: Rounds, settings: Settings) -> None:
         if study is None:
             break
         last = number == asked.iterations
-        report = run(study, settings, plan.notes[told:], summarise=chop_studies.summarise_pruning,
-                     closing=chop_studies.closing_pruning if last else chop_studies.closing_round)
+        report = run(study, settings, plan.notes[told:], summarise=pruning_report.summarise_pruning,
+                     closing=pruning_report.closing_pruning if last else pruning_report.closing_round)
         store, told = Store(report.folder), len(plan.notes)

@@ -33,13 +33,13 @@ def _embeddings() -> Sequence[str]:
 
 
 def _treatments() -> Sequence[str]:
-    from ..trials.layer_transfer import TREATMENTS
+    from ..studies.layer_transfer.spec import TREATMENTS
 
     return TREATMENTS
 
 
 def _studies() -> Sequence[str]:
-    from ..trials.search import KINDS
+    from ..studies.tuning.spec import KINDS
 
     return list(KINDS)
 

@@ -30,7 +30,7 @@ def command(out: Annotated[Path, typer.Argument(help="Folder for the crops: <spl
     """Write ten crops per image: four corners and centre, each with its mirror, and a manifest of their order."""
     from ..data import crops
     from ..data.sizing import Sizing
-    from ..trials.image_data import located
+    from ..studies.image_data import located
 
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     notes: list[str] = []

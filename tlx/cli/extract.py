@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..trials.extraction import Extraction
+from ..studies.activations_spec import Extraction
 from .options import options
 from .output import say
 from .progress import steps
@@ -22,11 +22,11 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     from pathlib import Path
 
     from ..features import exports
-    from ..trials import inputs
+    from ..studies import activations
 
     notes: list[str] = []
     with steps("extracting") as progress:
-        dump = inputs.extraction(spec, settings, progress, notes)
+        dump = activations.extraction(spec, settings, progress, notes)
     for note in notes:
         say(f"note: {note}")
     say(f"{dump.images} images × {dump.crops} crops, {len(dump.layers)} layers: {dump.folder}")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..trials.feature_extraction import FeatureExtraction, Sweep
-from ..trials.fewshot import FewShot
+from ..studies.feature_extraction.spec import FeatureExtraction, Sweep
+from ..studies.few_shot import FewShot
 from .options import options
 from .progress import steps
 from .running import run
@@ -17,8 +17,8 @@ def command(spec: FeatureExtraction, sweep: Sweep, few: FewShot, settings: Setti
     Each image is forwarded once, whatever is tried on it; finished trials are found again. Accuracies are mean
     per-class, as fractions.
     """
-    from ..trials import inputs
+    from ..studies.feature_extraction import plan as feature_extraction_plan
 
     with steps("reading and extracting") as progress:
-        asked, found = inputs.feature_extraction_study(spec, few, sweep, settings, progress)
+        asked, found = feature_extraction_plan.feature_extraction_study(spec, few, sweep, settings, progress)
     run(asked, settings, found.notes)

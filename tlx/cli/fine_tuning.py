@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..trials.fewshot import FewShot
-from ..trials.fine_tuning import FineTuning
+from ..studies.few_shot import FewShot
+from ..studies.fine_tuning.spec import FineTuning
 from .options import options
 from .progress import steps
 from .running import run
@@ -17,8 +17,8 @@ def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
     Without options: MNIST's small CNN on scikit-learn's digits, nothing to download. Finished trials are found again;
     an interrupted study continues with the same command. Accuracies are mean per-class, as fractions.
     """
-    from ..trials import inputs
+    from ..studies.fine_tuning import plan as fine_tuning_plan
 
     with steps("reading images") as progress:
-        asked, found = inputs.fine_tuning_study(spec, few, settings, progress)
+        asked, found = fine_tuning_plan.fine_tuning_study(spec, few, settings, progress)
     run(asked, settings, found.notes)

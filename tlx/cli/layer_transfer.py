@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..trials.layer_transfer import LayerTransfer, Treatments
+from ..studies.layer_transfer.spec import LayerTransfer, Treatments
 from .options import options
 from .progress import steps
 from .running import run
@@ -18,18 +18,18 @@ def command(spec: LayerTransfer, asked: Treatments, settings: Settings) -> None:
     are mean per-class, as fractions.
     """
     from ..lab.store import Store
-    from ..report import transfer_studies
-    from ..trials import transfer_plan
+    from ..studies.layer_transfer import plan as layer_transfer_plan
+    from ..studies.layer_transfer import report as layer_transfer_report
 
     with steps("reading images") as progress:
-        plan = transfer_plan.look(spec, asked, settings, progress)
+        plan = layer_transfer_plan.look(spec, asked, settings, progress)
     store, first, notes = None, plan.first(), tuple(plan.notes)
     if first is not None:
         alone = not plan.conditions
-        report = run(first, settings, notes, summarise=transfer_studies.summarise,
-                     closing=transfer_studies.closing if alone else transfer_studies.closing_bases)
+        report = run(first, settings, notes, summarise=layer_transfer_report.summarise,
+                     closing=layer_transfer_report.closing if alone else layer_transfer_report.closing_bases)
         store = Store(report.folder)
     rest = plan.rest(store)
     if rest is not None:
-        run(rest, settings, plan.notes[len(notes) * (first is not None):], summarise=transfer_studies.summarise,
-            closing=transfer_studies.closing)
+        run(rest, settings, plan.notes[len(notes) * (first is not None):], summarise=layer_transfer_report.summarise,
+            closing=layer_transfer_report.closing)

@@ -8,7 +8,7 @@ import typer
 
 from ..errors import TlxError
 from ..lab.settings import Settings
-from ..trials.parameter_distance import Distances, ParameterDistance, TargetTuning
+from ..studies.parameter_distance.spec import Distances, ParameterDistance, TargetTuning
 from .options import options
 from .output import say
 from .progress import steps
@@ -34,9 +34,10 @@ def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, set
     from pathlib import Path
 
     from ..lab.store import Store
-    from ..report import parameter_distances as report_of
-    from ..report import parameter_words as words
-    from ..trials import parameter_distance_plan, transferability
+    from ..studies.parameter_distance import closing as parameter_distance_closing
+    from ..studies.parameter_distance import plan as parameter_distance_plan
+    from ..studies.parameter_distance import regression as parameter_distance_regression
+    from ..studies.parameter_distance import report as parameter_distance_report
 
     with steps("reading images") as progress:
         plan = parameter_distance_plan.look(spec, asked, tuning, finetuned or (), settings, progress)
@@ -48,20 +49,20 @@ def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, set
         return fresh
 
     def summarise(store, key):
-        transferability.regress(store, key)
-        report_of.summarise(store, key)
+        parameter_distance_regression.regress(store, key)
+        parameter_distance_report.summarise(store, key)
 
     if (first := plan.tunings()) is not None:
-        store = Store(run(first, settings, untold(), summarise=summarise, closing=words.closing_tuning).folder)
+        store = Store(run(first, settings, untold(), summarise=summarise, closing=parameter_distance_closing.closing_tuning).folder)
     with steps("extracting") as progress:
         images = plan.domain(progress)
     if images is not None:
-        run(images, settings, untold(), summarise=summarise, closing=words.closing_images)
+        run(images, settings, untold(), summarise=summarise, closing=parameter_distance_closing.closing_images)
     study = plan.distances(store)
     notes = untold()
     if study is None:
         raise TlxError("all-diverged", "; ".join(notes), remedy="use a smaller --learning-rate")
-    report = run(study, settings, notes, summarise=summarise, closing=words.closing)
+    report = run(study, settings, notes, summarise=summarise, closing=parameter_distance_closing.closing)
     if out:
-        for path in report_of.publish(report, Path(out)):
+        for path in parameter_distance_report.publish(report, Path(out)):
             say(f"file: {path}")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..trials.pretraining import PreTraining
+from ..studies.pretraining.spec import PreTraining
 from .options import options
 from .output import say
 from .progress import steps
@@ -26,11 +26,12 @@ def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
     The epoch of the best validation accuracy counts. Defaults are those of the thesis 'Transferability in DNN'.
     """
     from ..lab.store import Store
-    from ..trials import inputs, pretraining
+    from ..studies.pretraining import plan as pretraining_plan
+    from ..studies.pretraining import trial as pretraining_trial
 
     with steps("reading images") as progress:
-        asked = inputs.pretraining_study(spec, settings, progress)
+        asked = pretraining_plan.pretraining_study(spec, settings, progress)
     report = run(asked, settings)
     if out:
-        path = pretraining.publish(report.results[0], asked, Store(report.folder), Path(out), note)
+        path = pretraining_trial.publish(report.results[0], asked, Store(report.folder), Path(out), note)
         say(f"weights: {path}")

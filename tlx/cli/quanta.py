@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..trials.quanta import Quanta, QuantaSweep
+from ..studies.quanta.spec import Quanta, QuantaSweep
 from .options import options
 from .output import say
 from .progress import steps
@@ -27,18 +27,19 @@ def command(spec: Quanta, sweep: QuantaSweep, settings: Settings, export: str) -
     from pathlib import Path
 
     from ..lab.store import Store
-    from ..report import quanta as report_of
-    from ..report import quanta_files
-    from ..trials import quanta_inputs, quanta_source
+    from ..studies.quanta import export as quanta_export
+    from ..studies.quanta import plan as quanta_plan
+    from ..studies.quanta import report as quanta_report
+    from ..studies.quanta import source as quanta_source
 
     with steps("reading images") as progress:
-        asked = quanta_inputs.ask(spec, sweep, settings, progress)
+        asked = quanta_plan.ask(spec, sweep, settings, progress)
     source, first = asked.source, asked.source_study
     if first is not None and asked.learned is not None:
         trained = run(first, settings)
         source = quanta_source.trained(trained.results[0], Store(trained.folder), spec, asked.learned)
     assert source is not None
-    report = run(asked.study(source), settings, summarise=report_of.summarise, closing=report_of.closing)
+    report = run(asked.study(source), settings, summarise=quanta_report.summarise, closing=quanta_report.closing)
     if export:
-        for folder in quanta_files.export(report.results, Path(export)):
+        for folder in quanta_export.export(report.results, Path(export)):
             say(f"files: {folder}")

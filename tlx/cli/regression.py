@@ -24,13 +24,14 @@ def command(table: TABLE = None, raw: RAW = False, out: OUT = None) -> None:
     published one of twelve targets, its three misprinted rows corrected.
     """
     from .. import files
-    from ..report import parameter_figures, regressions
-    from ..trials import transferability
+    from ..studies.parameter_distance import figures as parameter_distance_figures
+    from ..studies.parameter_distance import regression as parameter_distance_regression
+    from ..studies.parameter_distance import regression_report
 
-    found = transferability.published() if table is None else transferability.of_file(table.expanduser())
-    say(*regressions.text(found, "raw" if raw else "z-scored").split("\n"))
+    found = parameter_distance_regression.published() if table is None else parameter_distance_regression.of_file(table.expanduser())
+    say(*regression_report.text(found, "raw" if raw else "z-scored").split("\n"))
     if out is not None:
         files.make_folder(out)
-        files.write_text(out / "regression.csv", regressions.csv(found))
-        files.write_bytes(out / "regression.png", parameter_figures.observed_and_fitted(found))
+        files.write_text(out / "regression.csv", regression_report.csv(found))
+        files.write_bytes(out / "regression.png", parameter_distance_figures.observed_and_fitted(found))
         say(f"files: {out / 'regression'}.csv, .png")

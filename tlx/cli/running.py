@@ -16,15 +16,14 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
 
     summarise, closing   what is made of its results, and said of them: as few-shot studies do, unless given
     """
-    from ..report import studies
-    from ..trials import study
+    from ..studies import reporting, runner
 
     for note in dict.fromkeys((*asked.notes, *notes)):
         say(f"note: {note}")
     say(f"{asked.title}: {len(asked.trials)} trials")
     with watching(asked.groups) as watch:
-        report = study.perform(asked, settings, watch, summarise or studies.summarise)
-    say(*(closing or studies.closing)(report).split("\n"))
+        report = runner.perform(asked, settings, watch, summarise or reporting.summarise)
+    say(*(closing or reporting.closing)(report).split("\n"))
     if line := Preparation.line():
         say(line)
     report.raise_if_failed(settings.require_tracking)

@@ -32,8 +32,8 @@ def draw(out: Annotated[Path, typer.Argument(help="Folder for the CSVs; made, or
          data_root: DATA_ROOT = "") -> None:
     """Draw splits: exactly so many images a class, seeded, none on two sides."""
     from ..data import splits as science
-    from ..trials.fewshot import FewShot
-    from ..trials.image_data import located
+    from ..studies.few_shot import FewShot
+    from ..studies.image_data import located
 
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     few = FewShot.with_settings({"shots": shots})
@@ -60,8 +60,8 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
     from ..data import images
     from ..data import splits as science
     from ..errors import raise_all
-    from ..trials.fewshot import FewShot
-    from ..trials.image_data import located
+    from ..studies.few_shot import FewShot
+    from ..studies.image_data import located
 
     few = FewShot.with_settings({"shots": shots})
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})

@@ -11,10 +11,10 @@ from .output import say
 def command(settings: Settings) -> None:
     """Send to MLflow what could not be sent before. Sent twice, it stands there once."""
     from ..errors import Untracked, raise_all
-    from ..lab import tracking
+    from ..lab.tracking import api as tracking_api
 
-    target = tracking.resolve(settings.mlflow_path)
-    sent = tracking.sync(settings.store_folder(target.database), target)
+    target = tracking_api.resolve(settings.mlflow_path)
+    sent = tracking_api.sync(settings.store_folder(target.database), target)
     say(f"{sent.sent} records sent, {sent.unsent} left; see them with: {target.to_open()}")
     raise_all(sent.faults)
     if sent.unsent:

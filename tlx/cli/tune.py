@@ -9,8 +9,8 @@ from typing import Any
 
 from ..lab.settings import Settings
 from ..lab.tasks import Event, Failed, Finished, Progress, Waiting
-from ..trials.fewshot import FewShot
-from ..trials.search import Base, Search
+from ..studies.few_shot import FewShot
+from ..studies.tuning.spec import Base, Search
 from .options import options
 from .output import say
 from .progress import Preparation, clock, outcome, steps, waiting
@@ -24,17 +24,18 @@ def command(search: Search, base: Base, few: FewShot, settings: Settings) -> Non
     splits and scored on the test set too, beside the winner. Asked again, finished trials are kept and
     only what is missing of --trials is run. Accuracies are mean per-class, as fractions.
     """
-    from ..report import searches
-    from ..trials import tuning, tuning_run
+    from ..studies.tuning import plan as tuning_plan
+    from ..studies.tuning import report as tuning_report
+    from ..studies.tuning import run as tuning_run
 
     with steps("reading and extracting") as progress:
-        ready = tuning.ready(search, base.of(search.study), few, settings, progress)
+        ready = tuning_plan.ready(search, base.of(search.study), few, settings, progress)
     for note in ready.notes:
         say(f"note: {note}")
     say(f"{ready.title}: {ready.search.wanted} trials")
-    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), searches.summarise, searches.test,
+    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), tuning_report.summarise, tuning_report.test,
                                 _preparing)
-    say(*searches.closing(report).split("\n"))
+    say(*tuning_report.closing(report).split("\n"))
     if line := Preparation.line():
         say(line)
     report.raise_if_failed(settings.require_tracking)

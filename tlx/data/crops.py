@@ -20,12 +20,12 @@ from PIL import Image
 
 from .. import files, locks
 from ..errors import BadData, TlxError, Unsafe, Usage, raise_all
-from . import door
+from . import safe_image
 from .decode import decode
-from .door import DEFAULT, Limits
+from .image_views import incomplete
 from .images import BLOCK, Progress, each
+from .safe_image import DEFAULT, Limits
 from .sizing import CROPS, Sizing, crop_size, scaled, ten
-from .views import incomplete
 
 MANIFEST, JOURNAL, LOCK = "crops.json", "crops.journal", "crops.lock"
 SAVED_AS: dict[str, tuple[str, dict[str, Any]]] = {  # end of the name → Pillow's format and settings
@@ -137,7 +137,7 @@ class _Work:
         return relpath, {"source": decoded.digest, "crops": [hashlib.sha256(d).hexdigest() for d in encoded]}, True
 
     def _is_whole(self, relpath: str, row: Row, places: list[Path]) -> bool:
-        source = hashlib.sha256(door.read_bytes(self.root / relpath, self.limits)).hexdigest()
+        source = hashlib.sha256(safe_image.read_bytes(self.root / relpath, self.limits)).hexdigest()
         return row["source"] == source and all(place.is_file() and files.sha256(place) == known
                                                for place, known in zip(places, row["crops"], strict=True))
 

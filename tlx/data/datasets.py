@@ -10,7 +10,7 @@ from ..errors import Missing, TlxError, UnknownName, Unsafe, raise_all
 from . import idx, published, sources
 from .catalogue import DATASETS, Dataset, key_of, known
 from .folders import Image, ImageFolder, list_images
-from .places import Boundary
+from .path_resolution import Boundary
 from .published import data_root_of
 
 __all__ = ["DATASETS", "Dataset", "Image", "ImageFolder", "key_of", "known", "locate"]

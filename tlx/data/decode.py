@@ -29,8 +29,8 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from ..errors import BadData, TlxError
-from . import door
-from .door import DEFAULT, Limits
+from . import safe_image
+from .safe_image import DEFAULT, Limits
 
 NOTES = {  # what was done beyond plain decoding: counted, never silent. The last two are of whole sets
     "format": "named for another format than it has; read as what it is",
@@ -79,10 +79,10 @@ def in_channels(image: Image.Image, channels: int) -> Image.Image:
 
 def decode(path: Path, limits: Limits = DEFAULT) -> Decoded:
     """The image in `path`, by the rules; raises TlxError. Threads may call it at once (under one `quiet`)."""
-    data = door.read_bytes(path, limits)
-    image = door.header(data, path, limits)
+    data = safe_image.read_bytes(path, limits)
+    image = safe_image.header(data, path, limits)
     name = str(image.format)
-    notes = ["format"] if Path(path).suffix.lower() not in door.FORMATS[name].extensions else []
+    notes = ["format"] if Path(path).suffix.lower() not in safe_image.FORMATS[name].extensions else []
     try:
         frames = _has_frames(image)
         ImageFile.LOAD_TRUNCATED_IMAGES = False  # other packages set it; half a picture must not pass for a whole
@@ -92,7 +92,7 @@ def decode(path: Path, limits: Limits = DEFAULT) -> Decoded:
     except TlxError:
         raise
     except Exception as error:  # the decoders raise a dozen kinds
-        raise door.damaged(name, error, path) from error
+        raise safe_image.damaged(name, error, path) from error
     if frames and limits.strict_frames:
         raise BadData("image-frames", "more than one frame", where=path, expected="a single picture")
     notes += ["frames"] * frames + earned + turned

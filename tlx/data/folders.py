@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from ..errors import BadData, Missing, Resource, TlxError, nearest, raise_all, visible
 from .litter import is_litter
-from .places import Boundary
+from .path_resolution import Boundary
 
 TRAIN, VAL, TEST = ("train",), ("val", "validation", "valid"), ("test",)
 SPLIT_NAMES = TRAIN + VAL + TEST

@@ -20,9 +20,9 @@ import numpy as np
 
 from .. import files, locks
 from ..errors import TlxError, raise_all
-from . import door
+from . import safe_image
 from .decode import array, decode
-from .door import DEFAULT, Limits
+from .safe_image import DEFAULT, Limits
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 T = TypeVar("T")
@@ -110,7 +110,7 @@ def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None
 
 
 def _sha256(path: Path, limits: Limits) -> str:
-    return hashlib.sha256(door.read_bytes(path, limits)).hexdigest()
+    return hashlib.sha256(safe_image.read_bytes(path, limits)).hexdigest()
 
 
 def _stamp(place: str) -> str:

@@ -16,10 +16,10 @@ import numpy as np
 from .. import files
 from ..errors import TlxError, raise_all
 from . import shards
-from .door import DEFAULT, Limits
+from .image_views import Originals, Precomputed, Source
 from .images import Progress, default_workers, digests, each, inspect, quiet
+from .safe_image import DEFAULT, Limits
 from .sizing import Layout, Sizing
-from .views import Originals, Precomputed, Source
 
 FORMAT = 1  # to be raised when the same files and sizing give other pixels
 STORED = 2  # to be raised when arrays that are stored must be made again, though most hold what they would hold then

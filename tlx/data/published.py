@@ -18,7 +18,7 @@ from . import materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
 from .materialise import Pool, label_folder
-from .places import Boundary
+from .path_resolution import Boundary
 
 SECONDS = 10.0  # that a server may keep silent
 NAME_SECONDS = 5.0  # that a name server may

@@ -22,7 +22,7 @@ from .csvs import Limits, Row
 from .draws import Digests, Plan, sha256_of, train_name
 from .folders import ImageFolder, sorted_labels
 from .leaks import check, summary
-from .places import find
+from .path_resolution import find
 
 __all__ = ["Limits", "Plan", "Row", "SplitFolder", "check", "draw", "find", "read", "shipped", "summary", "train_name"]
 

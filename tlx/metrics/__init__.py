@@ -19,7 +19,7 @@ from .domain_gap import domain_gap, intra_class_variance, regression_row
 from .intrinsic_dimension import intrinsic_dimension, scale_scan
 from .mds import mds
 from .neighbours import nearest_distances, nearest_neighbours
-from .parameter_distance import parameter_distance
+from .parameter_distance.distance import parameter_distance
 from .rdm_files import read_rdms, write_rdms
 from .regression import transferability_regression, transferability_table
 from .resampling import bootstrap, bootstrap_all

@@ -13,7 +13,7 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> Any:
     if name == "QuantaGate":  # loaded when asked for: torch is heavy
-        from .quanta import QuantaGate
+        from .quanta.gate import QuantaGate
 
         return QuantaGate
     if name == "transfer":

@@ -16,9 +16,9 @@ from ..errors import BadData, Integrity, Missing, Resource, UnknownName, Usage
 if TYPE_CHECKING:
     from torch import nn
 
-    from .matching import Match
     from .network import Network
-    from .weights import Weights
+    from .weights.container import Weights
+    from .weights.matching import Match
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -123,7 +123,8 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
     input_size  pixels; a transformer made for one size is built for this one, its positions interpolated
     sha256      what `digest` gave when a study was planned: Integrity if the weights are others by now; "": not checked
     """
-    from . import chopped, heads, network, promises
+    from . import chopped, heads, network
+    from .weights import promises
 
     row = lookup(name)
     row = replace(row, input_size=input_size or row.input_size)
@@ -166,7 +167,7 @@ def sketch(name: str) -> Network:
 
 def digest(name: str, weights: str | Path | None, source: str | None = None) -> str:
     """What identifies the weights: "random", or the SHA-256 (hex) of the file that they come from."""
-    from . import promises
+    from .weights import promises
 
     path = _file(lookup(name), weights, source)
     if path is None:
@@ -201,14 +202,15 @@ def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> P
 
 def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
     """How many classes the head in a weight file has; the row's number where the file has no head of that name."""
-    from . import checkpoints, network
+    from . import network
+    from .weights import reader as weights_reader
 
     with network.without_memory():
         net = network.build(row, max(1, row.classes), 0)
         names = [f"{name}.weight" for name in network.head_of(net, row)]
     if path.suffix == ".h5":
         return row.classes
-    found = checkpoints.read(path, sha256=sha256, like=net)
+    found = weights_reader.read(path, sha256=sha256, like=net)
     shapes = [tuple(found[name].shape) for name in names if name in found]
     return int(shapes[-1][0]) if shapes else row.classes
 
@@ -216,13 +218,15 @@ def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
 def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = None) -> tuple[Weights, BackboneRow]:
     """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and the row as it then
     is: Keras' weights see another normalisation."""
-    from . import checkpoints, keras, mobilenet_v1, positions, sources
+    from . import mobilenet_v1, positions, sources
+    from .weights import keras as weights_keras
+    from .weights import reader as weights_reader
 
-    found = checkpoints.read(path, sha256=sha256, like=net)
+    found = weights_reader.read(path, sha256=sha256, like=net)
     if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
         return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
     if found.kind == "keras":
-        return keras.translated(found, net, row.model), replace(row, mean=keras.MEAN, std=keras.STD)
+        return weights_keras.translated(found, net, row.model), replace(row, mean=weights_keras.MEAN, std=weights_keras.STD)
     if path.name == sources.OFFLINE_FILE:
         return sources.in_order(found, net), row
     return positions.resized(found, net), row
@@ -231,11 +235,11 @@ def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = Non
 def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None
           ) -> tuple[BackboneRow, Match, Weights]:
     """Copy a file's weights into the network: the row as it then is, how much fitted, and the weights."""
-    from . import checkpoints
+    from .weights import reader as weights_reader
 
     found, row = named(net, row, path, sha256)
     try:
-        match = checkpoints.load_into(net, found, ignore=replaced)
+        match = weights_reader.load_into(net, found, ignore=replaced)
     except BadData as error:
         error.where = error.where or str(path)
         raise

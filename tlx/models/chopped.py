@@ -15,11 +15,13 @@ from torch import nn
 
 from .. import files
 from ..errors import BadData, Usage
-from . import backbones, checkpoints, heads, layers, promises
+from . import backbones, heads, layers
 from .activations import pooled
 from .blocks import DROPOUTS, Block
 from .layers import Layer
 from .network import Network, generator
+from .weights import promises
+from .weights import reader as weights_reader
 
 FORMAT = 1  # of the record beside a chopped network's weights
 ADAPTED = ("eps", "stride")  # what translated weights change of a module
@@ -110,7 +112,7 @@ def _last(network: Network, depth: int) -> Layer:
 def write(path: Path, network: Network, *, architecture: str, cut: int | None, classes: tuple[str, ...]) -> Path:
     """Weights at <path>.safetensors, what they belong to at <path>.json, which is returned. cut  None: not chopped."""
     weights, record = path.with_suffix(".safetensors"), path.with_suffix(".json")
-    checkpoints.write(weights, network.net.state_dict(), {"format": "pt"})
+    weights_reader.write(weights, network.net.state_dict(), {"format": "pt"})
     like = _built(architecture, cut, len(classes), network.input_size)
     adapted = {name: {what: getattr(module, what) for what in ADAPTED if _differs(module, twin, what)}
                for (name, module), twin in zip(network.net.named_modules(), like.net.modules(), strict=True)}
@@ -185,8 +187,8 @@ def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str,
         expected = str(record["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadData("record", f"no record of a network ({error!r})", where=path) from error
-    tensors = checkpoints.read(weights, sha256=expected, like=network.net)
-    network.match = checkpoints.load_into(network.net, tensors, least=1.0)
+    tensors = weights_reader.read(weights, sha256=expected, like=network.net)
+    network.match = weights_reader.load_into(network.net, tensors, least=1.0)
     network.weights = expected
     network.mean, network.std = views["mean"], views["std"]
     network.row = replace(network.row, mean=views["mean"], std=views["std"])

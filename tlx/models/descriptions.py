@@ -21,7 +21,7 @@ from .. import files
 from ..errors import BadData, Missing, TlxError, UnknownName, nearest, raise_all
 from . import layers
 from .network import Network
-from .promises import permitted
+from .weights.promises import permitted
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import safetensors.torch
 import torch
 
-from .cuts import _Flops, _unfused
+from .frozen_prefix.split import _Flops, _unfused
 from .network import Network
 from .recipe import Recipe
 

@@ -18,10 +18,10 @@ from . import blocks
 from .backbones import BackboneRow, lookup, name_of
 from .blocks import Block
 from .freezing import Freeze
-from .matching import Match
 from .mobilenet_v1 import MobileNetV1
-from .quanta_cnn import QuantaCnn, QuantaCnn2020
+from .quanta.cnn import QuantaCnn, QuantaCnn2020
 from .small import CifarResNet, MnistCnn
+from .weights.matching import Match
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
     "mnist-cnn": MnistCnn, "resnet20-cifar": CifarResNet, "mobilenet-v1": MobileNetV1,

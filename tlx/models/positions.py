@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from .weights import Weights
+from .weights.container import Weights
 
 TORCHVISION_VIT = "encoder.pos_embedding"
 

@@ -12,7 +12,7 @@ import torch
 
 from .. import files
 from ..errors import BadData, Integrity, Missing, Resource
-from .weights import Weights
+from .weights.container import Weights
 
 PACKAGED = Path(__file__).resolve().parents[1] / "_data" / "weights"
 SECONDS = 10  # to wait for a server before saying that there is none

@@ -20,7 +20,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
 from ..spec import stream
-from . import freezing, lone_rows, prefix, progress
+from . import freezing, lone_rows, progress
+from .frozen_prefix import choice as prefix
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe

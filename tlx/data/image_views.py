@@ -1,0 +1,129 @@
+"""Views: what is kept of each image, made from the image itself or from crops made elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from .. import files
+from ..errors import BadData, TlxError, raise_all
+from .decode import array, decode, in_channels
+from .safe_image import Limits, changed
+from .sizing import CROPS, Layout, Sizing, layout, precomputed_layout, views
+
+Notes = tuple[str, ...]
+
+
+class Source(Protocol):
+    """Images by number."""
+
+    @property
+    def sizing(self) -> Sizing: ...
+
+    @property
+    def layout(self) -> Layout: ...
+
+    @property
+    def digests(self) -> tuple[str, ...]:
+        """What each image holds."""
+
+    def views(self, image: int) -> tuple[np.ndarray, Notes]:
+        """uint8 (v, height, width, channels) and the notes; raises TlxError. Threads call it at once."""
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the pixels besides the digests, as plain JSON."""
+
+
+@dataclass(frozen=True)
+class Originals:
+    """Images that are scaled and cropped here."""
+
+    paths: tuple[Path, ...]
+    digests: tuple[str, ...]
+    sizing: Sizing
+    limits: Limits
+
+    @cached_property
+    def layout(self) -> Layout:
+        """As the sizing asks."""
+        return layout(self.sizing)
+
+    def views(self, image: int) -> tuple[np.ndarray, Notes]:
+        """The image scaled, as one square or six windows."""
+        decoded = decode(self.paths[image], self.limits)
+        if decoded.digest != self.digests[image]:
+            raise changed(self.paths[image])
+        return views(decoded.image, self.sizing), decoded.notes
+
+    def identity(self) -> dict[str, Any]:
+        """The sizing."""
+        return {"sizing": self.sizing.identity()}
+
+
+@dataclass(frozen=True)
+class Precomputed:
+    """Crops made elsewhere, ten files an image, used as they are."""
+
+    crops: tuple[tuple[Path, ...], ...]
+    file_digests: tuple[tuple[str, ...], ...]
+    sizing: Sizing
+    limits: Limits
+
+    @classmethod
+    def of(cls, paths: Sequence[Path], precomputed: Callable[[int], Sequence[Path]], sizing: Sizing, limits: Limits,
+           digests: Callable[[Sequence[Path]], Sequence[str]]) -> Precomputed:
+        """The crops of `paths`; BadData for every image that has not all ten."""
+        crops = [tuple(map(Path, precomputed(image))) for image in range(len(paths))]
+        raise_all([problem for path, ten in zip(paths, crops, strict=True) if (problem := incomplete(path, ten))])
+        known = iter(digests(list(chain.from_iterable(crops))))
+        return cls(tuple(crops), tuple(tuple(islice(known, len(ten))) for ten in crops), sizing, limits)
+
+    @cached_property
+    def digests(self) -> tuple[str, ...]:
+        """One of each ten."""
+        return tuple(files.digest(ten) for ten in self.file_digests)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Ten squares."""
+        return precomputed_layout(self.sizing)
+
+    def views(self, image: int) -> tuple[np.ndarray, Notes]:
+        """The ten crops as they are, or scaled where the sizing says `resize`."""
+        found = [decode(path, self.limits) for path in self.crops[image]]
+        for path, decoded, known in zip(self.crops[image], found, self.file_digests[image], strict=True):
+            if decoded.digest != known:
+                raise changed(path)
+        notes = tuple(dict.fromkeys(chain.from_iterable(decoded.notes for decoded in found)))
+        return np.stack([self._square(decoded.image, path)
+                         for decoded, path in zip(found, self.crops[image], strict=True)]), notes
+
+    def _square(self, crop: Image.Image, path: Path) -> np.ndarray:
+        size = (self.sizing.size, self.sizing.size)
+        if crop.size != size and not self.sizing.resize:
+            raise BadData("crop-size", f"a crop of {crop.width} × {crop.height} pixels", where=path,
+                          expected=f"{size[0]} × {size[1]}, what the network takes",
+                          remedy="make the crops in that size, or let them be resized")
+        crop = in_channels(crop, self.sizing.channels)
+        return array(crop if crop.size == size else crop.resize(size, Image.Resampling.LANCZOS), self.sizing.channels)
+
+    def identity(self) -> dict[str, Any]:
+        """The size: how the crops were cut is in them."""
+        return {"precomputed": {"size": self.sizing.size, "channels": self.sizing.channels}}
+
+
+def incomplete(path: Path, ten: Sequence[Path]) -> TlxError | None:
+    """What is missing of an image's ten crops; None when all are there."""
+    gone = [crop.name for crop in ten if not crop.exists()]
+    if len(ten) == len(CROPS) and not gone:
+        return None
+    found = f"{', '.join(gone)} not found" if gone else f"{len(ten)} crops"
+    return BadData("crops-missing", found, where=path, expected=f"{len(CROPS)} crops",
+                   remedy="make them with: tlx crops")

@@ -1,0 +1,1 @@
+"""Engines that run tasks: in this process or in worker processes."""

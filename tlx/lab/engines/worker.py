@@ -1,0 +1,141 @@
+"""What happens inside a worker: one task, its manners, and its end with the driver's."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import faulthandler
+import importlib
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from ... import files
+from ...errors import Stopped, TlxError, resource_error
+from .. import signals
+
+PROGRESS, DONE, STOPPED, ERROR = "progress", "done", "stopped", "error"  # the first word of what a worker says
+DUMP = signal.SIGUSR1  # asks a worker to write where it stands to its log
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a worker is told: what to call, and under which conditions."""
+
+    call: str
+    args: tuple[Any, ...]
+    threads: int
+    initialise: str
+    device: str | None
+    log: Path | None
+    environment: Mapping[str, str | None]
+
+
+def function(dotted: str) -> Callable[..., Any]:
+    """The function that "package.module:function" names."""
+    module, _, name = dotted.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def serve(connection: Any, order: Order) -> None:
+    """The body of a worker process: say what happens over `connection`, and end with what came of it."""
+    os.setpgid(0, 0)  # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
+    _die_with_parent()
+    signals.in_worker()
+    threading.Thread(target=_die_with_driver, args=(connection,), daemon=True).start()
+    _set_environment(order)
+    with _log_file(order.log):
+        word, content = _done(connection, order)
+        try:
+            connection.send((word, content))
+        except (TypeError, AttributeError, ValueError) as error:  # the result does not pickle
+            connection.send((ERROR, bug(error, order.log)))
+
+
+def _done(connection: Any, order: Order) -> tuple[str, Any]:
+    try:
+        if order.initialise:
+            function(order.initialise)(order.threads)
+        emit = lambda report: connection.send((PROGRESS, dict(report)))  # noqa: E731
+        return DONE, function(order.call)(*order.args, emit=emit)
+    except Stopped:
+        return STOPPED, signals.asked()
+    except TlxError as error:
+        return ERROR, error
+    except BaseException as error:  # SystemExit too: it would look like a dead worker
+        return ERROR, bug(error, order.log)
+
+
+def bug(error: BaseException, log: Path | None) -> TlxError:
+    """An exception that no one foresaw as a TlxError, its traceback in `log`."""
+    text = f"{type(error).__name__}: {error}"[:500]
+    if log is not None:
+        with contextlib.suppress(OSError, TlxError), _appending(log) as file:
+            traceback.print_exception(error, file=file)
+    refused = resource_error(error)
+    if refused is not None:
+        return refused
+    where = log or ""
+    return TlxError("bug", text, where=where, remedy="this is a fault in tlx: please report it" +
+                    (", with the traceback in that file" if log else ""))
+
+
+def _appending(path: Path) -> TextIO:
+    return os.fdopen(files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8",
+                     errors="backslashreplace")
+
+
+def _set_environment(order: Order) -> None:
+    changes = dict(order.environment)
+    if order.device is not None:
+        # before the first CUDA call, which reads them once; counted as the management library counts
+        changes |= {"CUDA_VISIBLE_DEVICES": order.device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    for name, value in changes.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _log_file(path: Path | None) -> Iterator[None]:
+    """Crashes and stack dumps go to `path` while the block lasts; an empty one is taken away."""
+    if path is None:
+        yield
+        return
+    with _appending(path) as file:
+        faulthandler.enable(file)
+        faulthandler.register(DUMP, file)
+        try:
+            yield
+        finally:
+            faulthandler.unregister(DUMP)
+            signal.signal(DUMP, signal.SIG_IGN)  # one that comes late
+            faulthandler.disable()
+            _remove_if_empty(path, file)
+
+
+def _remove_if_empty(path: Path, file: TextIO) -> None:
+    if os.fstat(file.fileno()).st_size == 0:
+        path.unlink(missing_ok=True)
+
+
+def _die_with_parent() -> None:
+    """If the server that forked this process dies, so does this process (Linux; the driver's end is watched too)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _die_with_driver(connection: Any) -> None:
+    """Wait for the end of the driver, however it comes: only the driver holds the other end of the connection."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            connection.recv_bytes()
+    os.killpg(0, signal.SIGKILL)

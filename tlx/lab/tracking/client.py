@@ -1,0 +1,227 @@
+"""The calls a tracking store is given, each safe to repeat: nothing here makes a second run or a second point.
+
+A lost reply makes a client send again, and mlflow's run creation has no key of its own. So a run is searched by
+its tag `tlx.key` before it is created and again after; of several the first made stays, the others are deleted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import files
+from . import models as tracking_models
+from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
+from .target import Target, prepare
+
+METRICS_A_CALL, PAIRS_A_CALL, DIGEST_LIMIT = 800, 100, 36  # what every store accepts
+LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # the run was removed by somebody
+REFUSED = (*LOST, "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
+
+
+class Abandoned(Exception):
+    """The mirror was told to leave off; what is not sent is sent later."""
+
+
+def refused(error: BaseException) -> bool:
+    """True if the store understood and will refuse this again; False if it may work later (a lost connection)."""
+    return getattr(error, "error_code", "") in REFUSED
+
+
+class Sender:
+    """One store and one experiment in it, known by name, or by id (`experiment`) where one was chosen.
+
+    `leave_off()` is asked before every call; true raises Abandoned.
+    """
+
+    def __init__(self, target: Target, experiment_name: str, *, experiment: str = "",
+                 leave_off: Callable[[], bool] = lambda: False):
+        self.target, self.experiment_name, self.experiment, self.leave_off = (
+            target, experiment_name, experiment, leave_off)
+        self._experiment_id: str | None = None
+        self._client: Any = None
+        self._inode: int | None = None
+
+    @property
+    def client(self) -> Any:
+        """mlflow's client, the local database made first."""
+        if self.leave_off():
+            raise Abandoned
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            prepare(self.target)
+            self._inode = self._database()
+            self._client = MlflowClient(tracking_uri=self.target.uri)
+        return self._client
+
+    def _database(self) -> int | None:
+        path = self.target.database
+        return path.stat().st_ino if path and path.exists() else None
+
+    def replaced(self) -> bool:
+        """True (once) if the local database is another file than before: its connections are dropped."""
+        if self._client is None or self._database() == self._inode:
+            return False
+        with contextlib.suppress(Exception):
+            self._client._tracking_client.store.engine.dispose()
+        self._client = self._experiment_id = None
+        return True
+
+    # ------------------------------------------------------------ experiment and runs
+
+    @property
+    def experiment_id(self) -> str:
+        """The experiment, made if need be, restored if it was deleted (its name is taken for good)."""
+        if self._experiment_id is None:
+            chosen = self._chosen_experiment()
+            found = chosen or self.client.get_experiment_by_name(self.experiment_name) or self._make_experiment()
+            if found.lifecycle_stage != "active":
+                self.client.restore_experiment(found.experiment_id)
+            if chosen is None:
+                self._describe(found)
+            self._experiment_id = found.experiment_id
+        return self._experiment_id
+
+    def _describe(self, experiment: Any) -> None:
+        """Give an experiment its description and MLflow's view of trainings; what a person wrote, or emptied, stays."""
+        for tag, value in EXPERIMENT_TAGS.items():
+            if tag not in experiment.tags:
+                self.client.set_experiment_tag(experiment.experiment_id, tag, value)
+
+    def _chosen_experiment(self) -> Any:
+        if not self.experiment:
+            return None
+        try:
+            return self.client.get_experiment(self.experiment)
+        except Exception as error:
+            if not refused(error):
+                raise
+            return None  # of a database that is no more
+
+    def _make_experiment(self) -> Any:
+        root = self.target.artifacts
+        folder = "".join(c if c.isalnum() else "-" for c in self.experiment_name).lower()
+        try:
+            self.client.create_experiment(self.experiment_name, artifact_location=root and f"{root}/{folder}")
+        except Exception as error:
+            if not refused(error):
+                raise  # a lost reply is found by its name the next time
+        return self.client.get_experiment_by_name(self.experiment_name)
+
+    def children(self, parent_id: str) -> dict[str, list[Any]]:
+        """key → runs under a parent."""
+        found: dict[str, list[Any]] = {}
+        for run in self.search(f"tags.`mlflow.parentRunId` = '{parent_id}'"):
+            found.setdefault(run.data.tags.get("tlx.key", ""), []).append(run)
+        return found
+
+    def search(self, condition: str, experiment_id: str | None = None) -> list[Any]:
+        """Every active run that fits, whatever their number."""
+        found: list[Any] = []
+        token = None
+        while True:
+            page = self.client.search_runs([experiment_id or self.experiment_id], condition, max_results=1000,
+                                           page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def find(self, key: str) -> Any:
+        """The one run of a key, or None; duplicates are tagged and deleted."""
+        return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
+
+    def settle(self, runs: Sequence[Any]) -> Any:
+        if not runs:
+            return None
+        first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
+        for other in others:
+            self.client.set_tag(other.info.run_id, "tlx.duplicate_of", first.info.run_id)
+            self.client.delete_run(other.info.run_id)
+        return first
+
+    def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Any:
+        """The run of a key that `find` did not find."""
+        mine = {"mlflow.user": _user(), "mlflow.source.name": "tlx", "mlflow.source.type": "LOCAL", **tags}
+        self.client.create_run(self.experiment_id, start_time=start_ms, tags={**mine, "tlx.key": key},
+                               run_name=run_name)
+        return self.find(key)
+
+    def retire(self, run_id: str, why: str = "its run folder was removed and the trial made again") -> None:
+        """Put away a run that another takes the place of."""
+        self.client.set_tag(run_id, "tlx.superseded", why)
+        self.client.delete_run(run_id)
+
+    # ------------------------------------------------------------ contents
+
+    def batch(self, run_id: str, points: Sequence[Point] = (), params: Mapping[str, str] | None = None,
+              tags: Mapping[str, str] | None = None) -> None:
+        """Metrics, parameters and tags in as few calls as the store's limits allow."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(n, value, ms, step) for n, value, ms, step in points]
+        pairs = [Param(k, v) for k, v in (params or {}).items()]
+        marks = [RunTag(k, v) for k, v in (tags or {}).items()]
+        while metrics or pairs or marks:
+            self.client.log_batch(run_id, metrics[:METRICS_A_CALL], pairs[:PAIRS_A_CALL], marks[:PAIRS_A_CALL])
+            metrics, pairs, marks = metrics[METRICS_A_CALL:], pairs[PAIRS_A_CALL:], marks[PAIRS_A_CALL:]
+
+    def values_of(self, run_id: str) -> dict[tuple[str, int], set[float]]:
+        """Every metric point of a run: (name, step) → its values."""
+        found: dict[tuple[str, int], set[float]] = {}
+        for name_ in self.client.get_run(run_id).data.metrics:
+            for point in self.client.get_metric_history(run_id, name_):
+                found.setdefault((name_, point.step), set()).add(point.value)
+        return found
+
+    def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Data sets that went in, by our own digest: [{"name", "source", "digest", "context"}]."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        found = []
+        for row in rows:
+            source = json.dumps({"uri": text_of(str(row.get("source", "")), TAG_LIMIT)})
+            data = Dataset(name(str(row["name"])), str(row["digest"])[:DIGEST_LIMIT], "local", source)
+            found.append(DatasetInput(data, [InputTag("mlflow.data.context", str(row.get("context", "train"))),
+                                             InputTag("tlx.digest", str(row["digest"]))]))
+        if found:
+            self.client.log_inputs(run_id, datasets=found)
+
+    def artifact(self, run_id: str, path: Path, name_: str) -> None:
+        """A file at the place `name_`, a relative path, among the run's artifacts."""
+        inside = Path(name_).parent.as_posix()
+        self.client.log_artifact(run_id, str(path), None if inside == "." else inside)
+
+    def json_artifact(self, run_id: str, value: Any, file_name: str) -> None:
+        """A value as an artifact of canonical JSON."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / file_name
+            path.write_bytes(files.canonical_json(value) + b"\n")
+            self.client.log_artifact(run_id, str(path))
+
+    def model(self, run_id: str, folder: Path) -> None:
+        """A folder in mlflow's format as a model of the run."""
+        tracking_models.send(self.client, self.experiment_id, run_id, folder)
+
+    def reopen(self, run: Any) -> None:
+        """A run that goes on shows as running."""
+        if run.info.status != "RUNNING":
+            self.client.update_run(run.info.run_id, status="RUNNING")
+
+    def end(self, run_id: str, status: str, end_ms: int) -> None:
+        """The last call of a run: FINISHED, FAILED or KILLED, at a time that does not depend on when it is sent."""
+        self.client.set_terminated(run_id, status, end_time=end_ms)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container whose user has no name
+        return str(os.getuid())

@@ -1,0 +1,343 @@
+"""One study, carried from its run folders into a tracking store: what is there already is not sent again.
+
+A trial's run is found by its key, brought up to date, and closed when the trial is whole or the study ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ... import files
+from ...errors import TlxError
+from ...result import DIVERGED
+from ..store import STUDY, Store
+from . import records as tracking_records
+from .client import LOST, Abandoned, Sender, refused
+from .cursors import Cursor, Cursors
+from .records import Study, Trial
+from .target import redact
+
+FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
+WHOLE = (FINISHED, "adopted")  # ends in a cursor after which nothing is left to send
+STRIKES = 2  # refusals of one run after which it is left for the next `tlx sync`
+INTERRUPTED = {"tlx.status": "interrupted"}
+
+
+class StudyMirror:
+    """Carries one study. `sweep` sends what is new; `unsent` counts what is not yet there."""
+
+    def __init__(self, store: Store, study: Study, sender: Sender):
+        self.store, self.study, self.sender = store, study, sender
+        self.parent: Any = None  # the parent run, once it is known
+        self.failed: dict[str, str] = {}  # key → why the trial did not end
+        self.problems: dict[str, str] = {}  # key → why the store did not take it
+        self.faults: dict[str, TlxError] = {}  # key → what is wrong with its folder: damaged, or not ours
+        self.sent = 0
+        self._cursors = Cursors(store.root / "tracking" / sender.target.name)
+        self._known: dict[str, Any] = {}  # runs found or made in this session
+        self._params: dict[str, set[str]] = {}  # names a run has: the store refuses a second value
+        self._children: dict[str, list[Any]] = {}
+        self._strikes: dict[str, int] = {}
+        self._uploaded: set[tuple[str, str]] = set()
+        self._last_ms = 0  # the last time in any journal
+        cursor = self._cursors.of(study.key)
+        if sender.experiment and sender.experiment != cursor.experiment:
+            cursor.experiment = sender.experiment
+            self._cursors.save(study.key)
+        sender.experiment = cursor.experiment
+        self._last_ending = cursor.ended
+
+    def sweep(self, ending: str | None = None) -> None:
+        """Send what is new of every trial; with `ending` (the study's status) close what is open, the parent last."""
+        if self.sender.replaced():
+            self._forget_all()
+        self.study.refresh(self.store)
+        if not self.open():
+            return
+        for row in self.study.rows:
+            if not self._settled(row["key"]):
+                with self._strike(row["key"]):
+                    self._send(row, ending)
+        if ending:
+            with self._strike(self.study.key):
+                self._close_parent(ending)
+
+    def ending(self) -> str:
+        """How the study ended by its own account: as summary.json says; with a trial half made it was broken off."""
+        summary = None
+        with self._strike(self.study.key):
+            summary = self.study.summary(self.store)
+        if summary is None or any(tracking_records.is_part(self.store, row["key"]) for row in self.study.rows):
+            return self._last_ending or KILLED
+        return str(summary.get("status", FINISHED)).upper()
+
+    def progress(self) -> tuple[int, ...]:
+        """Changes whenever a sweep got somewhere, so that one may try again."""
+        return (self.sent, len(self._known), len(self._uploaded), self.parent is not None,
+                self._cursors.ended())
+
+    def unsent(self) -> int:
+        """Journal records, ends of trials and the end of the study that the store has not acknowledged."""
+        count = 0 if self._cursors.of(self.study.key).ended else 1
+        for row in self.study.rows:
+            cursor = self._cursors.of(row["key"])
+            with contextlib.suppress(TlxError, OSError):  # a damaged folder is reported by whoever reads it next
+                trial = None if self._settled(row["key"]) else self.study.trial(self.store, row)
+                if trial is not None:
+                    ended = cursor.ended in WHOLE if trial.result else cursor.ended
+                    count += max(0, len(trial.records) - cursor.records) + (0 if ended else 1)
+        return count
+
+    def open(self) -> bool:
+        """Find or make the parent run; False if the store refuses it."""
+        if self.parent is None and self._strikes.get(self.study.key, 0) < STRIKES:
+            with self._strike(self.study.key):
+                self._open_parent()
+        return self.parent is not None
+
+    # ------------------------------------------------------------ the parent
+
+    def _open_parent(self) -> None:
+        study = self.study
+        marks = {**study.record.get("tags", {}), **tracking_records.environment_tags(study.record.get("environment", {})),
+                 **tracking_records.standing_tags(study.key, str(study.record.get("kind", "")), "running"), "tlx.role": "study"}
+        run = self.sender.find(study.key)
+        run = run or self._made(study.key, study.run_name, study.started_ms, tracking_records.tags(marks))
+        self.sender.reopen(run)
+        cursor = self._cursors.of(study.key)
+        if cursor.run_id != run.info.run_id:
+            cursor = self._cursors.put(study.key, Cursor(run.info.run_id, experiment=cursor.experiment))
+        cursor.ended = ""
+        params = tracking_records.parameters(study.record, study.record.get("spec"))
+        self.sender.batch(run.info.run_id, params=_missing(params, run), tags=tracking_records.tags(marks))
+        self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
+        self._children = self.sender.children(run.info.run_id)
+        self._cursors.save(study.key)
+        self.parent = run
+
+    def _close_parent(self, status: str) -> None:
+        study = self.study
+        summary = study.summary(self.store) or {}
+        end_ms = self._last_ms or study.started_ms
+        self._send_summary(tracking_records.summary_points(summary, end_ms))
+        run_id = self.parent.info.run_id
+        mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
+        self.sender.batch(run_id, tags={**tracking_records.tags(mark, summary.get("tags", {})), **self._note(summary)})
+        listed = self.store.study_files(study.key)
+        if listed:
+            listed = {STUDY: study.folder / STUDY, **listed}
+        self._artifacts(study.key, listed, study.record.get("spec"))
+        self.sender.end(run_id, status, end_ms)
+        self._cursors.of(study.key).ended = status
+        self._cursors.save(study.key)
+
+    def _note(self, summary: Mapping[str, Any]) -> dict[str, str]:
+        """Return the tags of the study's description; none where a person has written another."""
+        if not summary.get("note"):
+            return {}
+        run = self.sender.client.get_run(self.parent.info.run_id)
+        return {} if tracking_records.is_edited(run.data.tags) else tracking_records.note_tags(str(summary["note"]))
+
+    def _send_summary(self, points: Sequence[tracking_records.Point]) -> None:
+        """Send the summary's metrics so that each (name, step) has one value in the parent run, whatever was sent.
+
+        A metric can be added to a run and not taken back. So where the parent has other values, of a study that has
+        grown, lost trials or was summarised again, a new parent takes its place and its children.
+        """
+        cursor = self._cursors.of(self.study.key)
+        wanted = {(name, step): value for name, value, _, step in points}
+        digest = files.digest(sorted([name, step, repr(value)] for (name, step), value in wanted.items()))
+        if cursor.summary == digest:
+            return
+        there = self.sender.values_of(self.parent.info.run_id)
+        if any(values != {wanted.get(at)} for at, values in there.items()):
+            self._replace_parent()
+            there = {}
+        self.sender.batch(self.parent.info.run_id,
+                          [point for point in points if (point[0], point[3]) not in there])
+        self._cursors.of(self.study.key).summary = digest
+        self._cursors.save(self.study.key)
+
+    def _replace_parent(self) -> None:
+        """Make a new parent run, with what people wrote on the old one, and give it the children."""
+        old = self.sender.client.get_run(self.parent.info.run_id)
+        self.sender.retire(old.info.run_id, "the study was summarised again; another run has the new means")
+        children = self.sender.children(old.info.run_id)
+        self.parent = None
+        self._open_parent()
+        run_id = self.parent.info.run_id
+        kept = {name: value for name, value in old.data.tags.items()
+                if (name not in self.parent.data.tags and not name.startswith(("tlx.", "mlflow.")))
+                or (name == tracking_records.NOTE and tracking_records.is_edited(old.data.tags))}
+        self.sender.batch(run_id, tags=tracking_records.tags(kept))
+        for key, runs in children.items():
+            for run in runs:
+                self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": run_id})
+            if self._cursors.of(key).run_id:
+                self._cursors.of(key).parent = run_id
+                self._cursors.save(key)
+        self._children = children
+
+    # ------------------------------------------------------------ a trial
+
+    def _settled(self, key: str) -> bool:
+        """True if nothing can be left to send: known in this session, and its end is there."""
+        return key in self._known and self._cursors.of(key).ended in WHOLE
+
+    def _send(self, row: Mapping[str, Any], ending: str | None) -> None:
+        trial = self.study.trial(self.store, row)
+        if trial is None or self._strikes.get(trial.key, 0) >= STRIKES:
+            return
+        if trial.key not in self._known:
+            self._open(trial, ending)
+        cursor = self._cursors.of(trial.key)
+        self._last_ms = max(self._last_ms, trial.ended_ms)
+        if cursor.ended in WHOLE:
+            return
+        fresh = len(trial.records) - cursor.records
+        if fresh:
+            self.sender.batch(cursor.run_id, trial.points(after=cursor.records))
+            cursor.records += fresh
+            self.sent += fresh
+            self._cursors.save(trial.key)
+        if trial.result is not None:
+            self._end(trial)
+        elif ending and not cursor.ended:
+            self._break_off(trial)
+
+    def _open(self, trial: Trial, ending: str | None) -> None:
+        """Find or make the run of a trial, and bring its cursor, parent, tags and parameters up to date."""
+        parent_id, key = self.parent.info.run_id, trial.key
+        run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
+        cursor = self._cursors.of(key)
+        if run is not None and run.info.start_time != trial.started_ms:  # of an earlier life of this trial
+            if run.data.tags.get("tlx.status") == "finished":
+                self._adopt(trial, run)
+                return
+            self.sender.retire(run.info.run_id)
+            run = None
+        if run is not None and (cursor.run_id, cursor.parent) == (run.info.run_id, parent_id) and (
+                cursor.ended == FINISHED or (ending and _closed_as_it_is(cursor, trial))):
+            self._known[key] = run
+            return
+        marks = self._marks(trial, "running")
+        run = run or self._made(key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks)
+        if cursor.run_id != run.info.run_id or cursor.records > len(trial.records):
+            cursor = Cursor(run.info.run_id)
+        self._cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
+        if trial.result is None:
+            self.sender.reopen(run)
+        spec = trial.row.get("spec") or (trial.result.spec if trial.result else None)
+        params = tracking_records.parameters(trial.row, spec)
+        self.sender.batch(run.info.run_id, params=_missing(params, run), tags=marks)
+        self._params[key] = {*run.data.params, *params}
+        self._known[key] = run
+        self._cursors.save(key)
+
+    def _adopt(self, trial: Trial, run: Any) -> None:
+        """A finished run of this key made elsewhere: by its identity the same result, so it is shown as it is."""
+        self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent.info.run_id})
+        self._cursors.put(trial.key, Cursor(run.info.run_id, len(trial.records), self.parent.info.run_id, "adopted"))
+        self._known[trial.key] = run
+        self._cursors.save(trial.key)
+
+    def _end(self, trial: Trial) -> None:
+        result, cursor = trial.result, self._cursors.of(trial.key)
+        assert result is not None
+        marks = tracking_records.tags(self._marks(trial, result.status), tracking_records.environment_tags(result.environment),
+                             {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()})
+        params = {n: v for n, v in tracking_records.parameters(trial.row, result.spec).items()
+                  if n not in self._params.get(trial.key, set())}
+        self.sender.batch(cursor.run_id, trial.final_points(), params, marks)
+        self.sender.inputs(cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])])
+        self._artifacts(trial.key, self.store.trial_files(trial.key), result.spec)
+        status = FAILED if result.status in (DIVERGED, "failed") else KILLED if result.status == "pruned" else FINISHED
+        self.sender.end(cursor.run_id, status, trial.ended_ms)
+        cursor.ended = FINISHED
+        self.sent += 1
+        self._cursors.save(trial.key)
+
+    def _break_off(self, trial: Trial) -> None:
+        """The study ends and this trial is not whole: its run is closed, and opened again when the trial goes on."""
+        reason, cursor = self.failed.get(trial.key), self._cursors.of(trial.key)
+        mark = INTERRUPTED if reason is None else {"tlx.status": "failed", "tlx.error": reason}
+        self.sender.batch(cursor.run_id, tags=tracking_records.tags(mark))
+        self.sender.end(cursor.run_id, KILLED if reason is None else FAILED, trial.ended_ms)
+        cursor.ended = KILLED
+        self._cursors.save(trial.key)
+
+    def _artifacts(self, key: str, listed: Mapping[str, Path], spec: Any) -> None:
+        """The listed files of a folder and its spec, each sent once in a session however often the connection is lost.
+        """
+        run_id = self._cursors.of(key).run_id
+        if spec and (run_id, "spec") not in self._uploaded:
+            self.sender.json_artifact(run_id, spec, "config.json")
+            self._uploaded.add((run_id, "spec"))
+        names = {path: name for name, path in listed.items()}
+        for path in tracking_records.artifacts(listed):
+            mark = (run_id, f"{path}:{path.stat().st_mtime_ns}")
+            if mark not in self._uploaded:
+                self.sender.artifact(run_id, path, names[path])
+                self._uploaded.add(mark)
+        for path in tracking_records.models(listed):
+            if (run_id, str(path)) not in self._uploaded:
+                self.sender.model(run_id, path)
+                self._uploaded.add((run_id, str(path)))
+
+    def _marks(self, trial: Trial, status: str) -> dict[str, str]:
+        place = {"mlflow.parentRunId": self.parent.info.run_id, "tlx.study": self.study.key, "tlx.role": "trial"}
+        kind = trial.result.kind if trial.result else str(self.study.record.get("kind", ""))
+        return tracking_records.tags(self.study.record.get("tags", {}), trial.row.get("tags", {}),
+                            tracking_records.standing_tags(trial.key, kind, status), place)
+
+    def _made(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Any:
+        run = self.sender.create(key, run_name, start_ms, marks)
+        if run is None:
+            raise ConnectionError("the store does not show the run it was just given")
+        return run
+
+    # ------------------------------------------------------------ refusals
+
+    def _forget_all(self) -> None:
+        self.parent = None
+        self._children.clear()
+        self._known.clear()
+        self._uploaded.clear()
+
+    @contextlib.contextmanager
+    def _strike(self, key: str) -> Iterator[None]:
+        """A refusal or a damaged folder concerns one run; a lost connection concerns all and passes through."""
+        try:
+            yield
+        except (TlxError, FileNotFoundError) as error:  # the latter: renamed while we looked
+            if isinstance(error, TlxError):
+                self.problems[key] = redact(error)
+                self.faults[key] = error
+        except Abandoned:
+            raise
+        except Exception as error:
+            if not refused(error):
+                raise
+            if getattr(error, "error_code", "") in LOST:
+                self._known.pop(key, None)
+                self._children.pop(key, None)
+                self.parent = None if key == self.study.key else self.parent
+            self._strikes[key] = self._strikes.get(key, 0) + 1
+            self.problems[key] = redact(error)
+        else:
+            self.problems.pop(key, None)
+            self.faults.pop(key, None)
+
+
+def _closed_as_it_is(cursor: Cursor, trial: Trial) -> bool:
+    """True if an unfinished trial's run was closed (it failed, or was interrupted) and nothing came after."""
+    return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
+
+
+def _missing(params: Mapping[str, str], run: Any) -> dict[str, str]:
+    """The parameters a run does not have yet: a second value of one is refused."""
+    return {name: value for name, value in params.items() if name not in run.data.params}

@@ -1,0 +1,235 @@
+"""What a study's folders say, in the words of a tracking store: names, metrics, parameters, tags. Plain values only."""
+
+from __future__ import annotations
+
+import json
+import math
+import posixpath
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ... import __version__, files
+from ...errors import BadData
+from ...result import Result
+from ..store import JOURNAL, PART, STUDY, Store
+from .target import redact
+
+PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that every store accepts
+ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
+ARTIFACT_LIMIT = 16 << 20  # bytes; weights and dumps stay in the run folder
+SUMMARY = "summary.json"
+NOTE, OWN_NOTE = "mlflow.note.content", "tlx.note"  # a description, and the digest of the one that we wrote
+EXPERIMENT_NOTE = (
+    "Made by tlx. Each study is a parent run: its description has the verdict, the table, what the intervals cover, "
+    "the folder of the results and the command. Its trials are the runs below it. The run folders are the truth; what "
+    "could not be sent is sent later by `tlx sync`.")
+EXPERIMENT_TAGS = {NOTE: EXPERIMENT_NOTE, "mlflow.experimentKind": "custom_model_development"}
+
+Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A trial as its folder shows it now. `row` is its line in study.json; `result` is there once it is whole.
+
+    shown_as   our metric name → the name to show, or [name, factor] (the seeds gave accuracies in percent)
+    """
+
+    key: str
+    row: Mapping[str, Any]
+    folder: Path
+    records: list[dict[str, Any]]
+    result: Result | None
+    shown_as: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def started_ms(self) -> int:
+        return int(self.records[0]["ts"])
+
+    @property
+    def ended_ms(self) -> int:
+        return int(max(r["ts"] for r in self.records))
+
+    def points(self, after: int = 0) -> list[Point]:
+        """The metrics of the records after the first `after`, times as journalled: sent twice, they stay one."""
+        found: list[Point] = []
+        system = 0
+        for number, record in enumerate(self.records):
+            step = int(record.get("step", 0))
+            if record["t"] == "system":
+                step, system = system, system + 1
+            if number >= after and record["t"] in ("metrics", "system"):
+                values = {**record.get("values", {}), **record.get("not_finite", {})}
+                found += [(*self._shown(n, v), int(record["ts"]), step) for n, v in values.items()]
+        return found
+
+    def final_points(self) -> list[Point]:
+        """Scores and costs of the result, at the end of the last step."""
+        assert self.result is not None
+        step = max((int(r["step"]) for r in self.records if r["t"] == "metrics"), default=0)
+        cost = {f"cost.{n}": row.get("value") for n, row in self.result.cost.items()}
+        return [(*self._shown(n, v), self.ended_ms, step) for n, v in {**self.result.scores, **cost}.items()
+                if isinstance(v, (int, float)) and math.isfinite(v)]
+
+    def _shown(self, own: str, value: Any) -> tuple[str, float]:
+        shown = self.shown_as.get(own, own)
+        as_name, factor = (shown, 1.0) if isinstance(shown, str) else shown
+        return name(as_name), float(value) * factor
+
+
+@dataclass
+class Study:
+    """A study as its folder shows it: study.json (written before the first trial) and summary.json (at the end)."""
+
+    key: str
+    record: dict[str, Any]
+    folder: Path
+    rows: list[dict[str, Any]]
+    read_at: int = 0  # when study.json was written, as read
+
+    @classmethod
+    def read(cls, store: Store, key: str) -> Study | None:
+        record = store.read_study(key)
+        folder = store.root / "studies" / key
+        return None if record is None else cls(key, record, folder, list(record.get("trials", [])))
+
+    def refresh(self, store: Store) -> None:
+        """Read the record again if it was written anew: a search's trials are not known when it begins."""
+        at = (self.folder / STUDY).stat().st_mtime_ns
+        if at != self.read_at:
+            record = store.read_study(self.key)
+            if record is not None:
+                self.record, self.rows, self.read_at = record, list(record.get("trials", [])), at
+
+    @property
+    def experiment(self) -> str:
+        return str(self.record.get("experiment") or "tlx")
+
+    @property
+    def run_name(self) -> str:
+        """What its run is called: its title, and what differs from the defaults."""
+        return text_of(str(self.record.get("run_name") or self.title), NAME_LIMIT)
+
+    @property
+    def title(self) -> str:
+        return str(self.record.get("title") or self.key[:12])
+
+    def trial(self, store: Store, row: Mapping[str, Any]) -> Trial | None:
+        """The trial of a row, None while it has not begun. Integrity if its folder is damaged."""
+        return read_trial(store, row, self.record.get("metric_names", {}))
+
+    @property
+    def started_ms(self) -> int:
+        return int((self.folder / STUDY).stat().st_mtime * 1000)
+
+    def summary(self, store: Store) -> dict[str, Any] | None:
+        """The summary, checked against the study's manifest; None while there is none."""
+        path = store.study_files(self.key).get(SUMMARY)
+        return files.read_json(path, limit=64 << 20) if path is not None else None
+
+
+def read_trial(store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]) -> Trial | None:
+    """The trial of a row of study.json; None while it has not begun. Integrity if its folder is damaged."""
+    key = row["key"]
+    folder = store.folder(key)
+    if folder.is_dir():
+        result = store.find(key)
+        records = files.Journal.read(store.file(key, JOURNAL))
+        return Trial(key, row, folder, records, result, shown_as) if records else None
+    part = folder.with_name(folder.name + PART)
+    records = files.Journal.read(part / JOURNAL)
+    return Trial(key, row, part, records, None, shown_as) if records else None
+
+
+def is_part(store: Store, key: str) -> bool:
+    """True if the trial has begun and is not whole."""
+    folder = store.folder(key)
+    return not folder.is_dir() and folder.with_name(folder.name + PART).is_dir()
+
+
+# ---------------------------------------------------------------- names and values a store accepts
+
+def name(text: str) -> str:
+    """A metric, parameter or tag name: letters, digits and _-./: and space."""
+    clean = re.sub(r"[^/\w.\- :]", "_", text)[:NAME_LIMIT]
+    is_path = posixpath.normpath(clean) == clean and not clean.startswith(("/", ".."))
+    return clean if is_path else clean.replace("/", "_").lstrip(".") or "_"
+
+
+def text_of(value: Any, limit: int) -> str:
+    """A value as text without secrets, cut at `limit` characters with a … at its end."""
+    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    text = redact(text)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Nested mappings as dotted names."""
+    if isinstance(value, Mapping) and value:
+        for key, item in value.items():
+            yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def parameters(row: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str, str]:
+    """The seeds' names as the study gives them ("params"), and every resolved setting as cfg.*."""
+    named = {name(key): value for key, value in row.get("params", {}).items()}
+    settings = {name(key): value for key, value in flat(spec or {}, "cfg") if key != "cfg"}
+    return {key: text_of(value, PARAMETER_LIMIT) for key, value in {**named, **settings}.items()}
+
+
+def tags(*parts: Mapping[str, Any]) -> dict[str, str]:
+    """Tags from mappings, later ones winning; None is left out."""
+    merged = {key: value for part in parts for key, value in part.items() if value is not None}
+    return {name(key): text_of(value, TAG_LIMIT) for key, value in merged.items()}
+
+
+def note_tags(note: str) -> dict[str, str]:
+    """Return the tags of a description: its text, and its digest, by which a person's edit is seen later."""
+    marks = tags({NOTE: note or None})
+    return {**marks, OWN_NOTE: files.digest(marks[NOTE])} if marks else {}
+
+
+def is_edited(run_tags: Mapping[str, str]) -> bool:
+    """Return whether the description of a run is a person's: another text than we wrote, or none where we wrote one."""
+    text, written = run_tags.get(NOTE, ""), run_tags.get(OWN_NOTE)
+    return bool(text) if written is None else files.digest(text) != written
+
+
+def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """Where it ran as env.*, and the commit under the name that mlflow's pages know."""
+    commit = (environment.get("git") or {}).get("commit")
+    return {**dict(flat(environment, "env")), "mlflow.source.git.commit": commit} if environment else {}
+
+
+def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
+    return {"tlx.key": key, "tlx.kind": kind, "tlx.version": __version__, "tlx.status": status}
+
+
+def artifacts(listed: Mapping[str, Path]) -> list[Path]:
+    """The files worth showing among those that a manifest lists: reports and figures, in order of name."""
+    inside = models(listed)
+    return [path for path in listed.values()
+            if path.suffix.lower() in ARTIFACTS and not inside.intersection(path.parents)
+            and path.stat().st_size <= ARTIFACT_LIMIT]
+
+
+def models(listed: Mapping[str, Path]) -> set[Path]:
+    """The folders among the listed files that hold a model in mlflow's format."""
+    return {path.parent for path in listed.values() if path.name == "MLmodel"}
+
+
+def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:
+    """The parent's metrics: {"name": value} or [{"name", "value", "step"}], all at one fixed time."""
+    metrics = summary.get("metrics", {})
+    rows = [{"name": n, "value": v} for n, v in metrics.items()] if isinstance(metrics, Mapping) else metrics
+    try:
+        return [(name(r["name"]), float(r["value"]), at_ms, int(r.get("step", 0))) for r in rows
+                if r["value"] is not None]
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadData("summary-metrics", f"{error!r}", where=SUMMARY,
+                      expected='{"name": number} or [{"name", "value", "step"}]') from error

@@ -1,0 +1,269 @@
+"""Where tracking goes: reading an address, hiding its secrets, making the local database once.
+
+Everything here but building a new database works without importing mlflow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import hashlib
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ... import files, locks
+from ...errors import BadData, Resource, UnknownName, Usage
+from .timeouts import quiet
+
+SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
+REMOTE = ("http", "https", "databricks", "databricks-uc")
+DATABASES = ("postgresql", "mysql", "mssql")
+SCHEMES = ("file", "sqlite", *DATABASES, *REMOTE)
+SQLITE_SAYS = (  # words of sqlite → our code, what to do
+    ("full", "disk-full", "free some space and run the same command again"),
+    ("disk I/O error", "storage-failing", "check the disk"),
+    ("readonly", "permission", "choose another place with --mlflow-path"),
+    ("unable to open", "permission", "choose another place with --mlflow-path"),
+)
+UNFINISHED_WAIT_S = 20  # how long another process may take over its first migration
+SECRET_NAMES = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|signature|api[_-]?key|access[_-]?key)\s*=)"
+                          r"[^&\s'\";]+")
+USERINFO = re.compile(r"(://)(?!/)(?:[^\s'\"/@:]{0,200}:[^\s'\"]{0,2000}|[^\s'\"/]{0,2000})@")  # bounded: no run-away
+HOST = re.compile(r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?")  # user:password@host, host:port
+SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_secrets: set[str] = set()  # of this process: what must never be shown, in every spelling
+
+
+@dataclass(frozen=True)
+class Target:
+    """A tracking store.
+
+    uri        what mlflow is given; holds the password, so it is shown nowhere
+    shown      the same without secrets
+    database   the file of a local sqlite store, else None
+    """
+
+    uri: str = field(repr=False)
+    shown: str
+    database: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for folders: the same for one store whatever the password."""
+        return hashlib.sha256(self.shown.encode()).hexdigest()[:16]
+
+    @property
+    def artifacts(self) -> str | None:
+        """Where a local store's artifacts lie, else None (the server knows)."""
+        return artifact_root(self.database) if self.database else None
+
+    def to_open(self, cwd: Path | None = None) -> str:
+        """What a person types or opens to see the runs."""
+        if self.database is None and self.shown.startswith("http"):
+            return self.shown
+        if self.database == Path(cwd or Path.cwd()).resolve() / "mlflow.db":
+            return "mlflow ui"
+        return f"mlflow ui --backend-store-uri {shlex.quote(self.shown)}"
+
+
+# ---------------------------------------------------------------- addresses
+
+def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Target:
+    """The store that `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd` names. Usage if unknown."""
+    environ, cwd = os.environ if environ is None else environ, Path(cwd or Path.cwd()).resolve()
+    for name in SECRET_VARIABLES:
+        _remember_secret(environ.get(name, ""))
+    text = (asked or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip()
+    if not text:
+        return _local(cwd / "mlflow.db")
+    scheme, separator, rest = text.partition(":")
+    if separator and (rest.startswith("//") or scheme in SCHEMES):
+        return _from_uri(text, scheme.lower(), cwd)
+    if text in ("databricks", "databricks-uc"):
+        return Target(text, text)
+    if HOST.fullmatch(text):
+        address = f"http://{text}"
+        _remember_uri(address)
+        raise Usage("tracking-address", f"'{redact(address).removeprefix('http://')}' has no scheme",
+                    where="mlflow-path", expected=f"{redact(address)}, a folder, or a .db file")
+    return _from_path(cwd / os.path.expanduser(text))
+
+
+def _from_uri(text: str, scheme: str, cwd: Path) -> Target:
+    family = scheme.partition("+")[0]
+    if family not in SCHEMES:
+        raise UnknownName("tracking scheme", redact(scheme), SCHEMES, remedy="or give a folder or a .db file")
+    _remember_uri(text)
+    if family == "file":
+        return _from_path(Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path)))
+    if family == "sqlite":
+        path = urllib.parse.unquote(re.sub(r"^sqlite(\+\w+)?:(///)?", "", text).partition("?")[0])
+        if path in ("", "/", ":memory:", "//"):
+            raise Usage("tracking-address", f"'{redact(text)}' names no file", where="mlflow-path",
+                        expected="sqlite:///path/to/mlflow.db")
+        return _local(cwd / path)
+    if family in ("http", "https") and not urllib.parse.urlsplit(text).hostname:
+        raise Usage("tracking-address", f"'{redact(text)}' names no host", where="mlflow-path",
+                    expected="http://host:port")
+    return Target(text.rstrip("/") if family in REMOTE else text, redact(text).rstrip("/"))
+
+
+def _from_path(path: Path) -> Target:
+    if path.is_file():
+        with open(path, "rb") as file:
+            head = file.read(16)
+        if head and not head.startswith(b"SQLite format 3"):
+            raise Usage("tracking-address", "is a file and no sqlite database", where=path,
+                        expected="a folder, a .db file, or the address of a server")
+        return _local(path)
+    is_file_name = path.suffix.lower() in SQLITE_SUFFIXES and not path.is_dir()
+    return _local(path if is_file_name else path / "mlflow.db")
+
+
+def _local(path: Path) -> Target:
+    path = Path(os.path.abspath(path))
+    uri = sqlite_uri(path)
+    return Target(uri, uri, path)
+
+
+def sqlite_uri(path: Path) -> str:
+    """The address of a database file: in one, `%` and two digits are an escape and `?` begins the options.
+
+    With the driver named, mlflow does not make the parent folder, which it would do without decoding its name.
+    """
+    text = str(path)
+    if "?" not in text and urllib.parse.unquote(text) == text:
+        return f"sqlite:///{text}"
+    return "sqlite+pysqlite:///" + text.replace("%", "%25").replace("?", "%3F")
+
+
+# ---------------------------------------------------------------- secrets
+
+def _remember_uri(uri: str) -> None:
+    with contextlib.suppress(ValueError):  # a broken address keeps its general redaction
+        parts = urllib.parse.urlsplit(uri)
+        for value in (parts.password, *(v for k, v in urllib.parse.parse_qsl(parts.query)
+                                        if SECRET_NAMES.search(f"{k}=x"))):
+            _remember_secret(value or "")
+
+
+def _remember_secret(value: str) -> None:
+    if len(value) >= 3:  # shorter ones would blank half of every message; the address forms below still hide them
+        plain = urllib.parse.unquote(value)
+        _secrets.update({value, plain, urllib.parse.quote(plain, safe=""), urllib.parse.quote_plus(plain)})
+
+
+def redact(text: object) -> str:
+    """`text` without the passwords and tokens of addresses."""
+    shown = USERINFO.sub(r"\1***@", str(text))
+    shown = SECRET_NAMES.sub(r"\1***", shown)
+    for secret in sorted(_secrets, key=len, reverse=True):
+        shown = shown.replace(secret, "***")
+    return shown
+
+
+# ---------------------------------------------------------------- the local database
+
+def prepare(target: Target) -> None:
+    """Make the local database of `target` if it is not there, whole or not at all, whoever else is doing so.
+
+    Processes that let mlflow make it together leave it broken for good; so it is built under a lock in a
+    file of its own and linked into place. Nothing to do for servers. BadData if what is there is broken.
+    """
+    path = target.database
+    if path is None or check(target):
+        return
+    with locks.lock(path.with_name(f".{path.name}.lock"), wait=True):
+        if not check(target):
+            _build(path)
+
+
+def check(target: Target) -> bool:
+    """True if the local database is whole (or the target is a server), False if there is none; BadData if broken."""
+    path = target.database
+    if path is None:
+        return True
+    deadline = time.monotonic() + UNFINISHED_WAIT_S
+    while (trouble := _trouble(path)) not in ("", "absent"):
+        last_change = time.time() - path.stat().st_mtime if path.exists() else 0.0
+        if last_change > UNFINISHED_WAIT_S or time.monotonic() > deadline:
+            raise BadData("tracking-database", trouble, where=path,
+                          remedy="move the file away and run `tlx sync`: the run folders hold everything")
+        time.sleep(0.2)  # another program may be in the middle of making it
+    return trouble == ""
+
+
+def _trouble(path: Path) -> str:
+    """What is wrong with a database file: "" (nothing), "absent", or a sentence."""
+    if not path.exists():
+        return "absent"
+    try:
+        # writable, so that what a killed program left unfinished in it is rolled back
+        with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=rw", uri=True)) as db:
+            names = {row[0] for row in db.execute("select name from sqlite_master where type = 'table'")}
+            version = db.execute("select version_num from alembic_version").fetchall() if (
+                "alembic_version" in names) else []
+    except sqlite3.OperationalError as error:
+        return "" if "locked" in str(error) else f"cannot be read ({error})"
+    except sqlite3.DatabaseError as error:
+        return f"is no sqlite database ({error})"
+    if any(name.startswith("_alembic_tmp_") for name in names):
+        return "was left half-made by programs that opened it together for the first time"
+    return "" if version and "experiments" in names else "holds no complete mlflow store"
+
+
+def artifact_root(database: Path) -> str:
+    """Where the artifacts of a local database lie: a plain path, as a URI where mlflow would decode it."""
+    folder = database.parent / "mlruns"
+    return folder.as_uri() if urllib.parse.unquote(str(folder)) != str(folder) else str(folder)
+
+
+def _build(path: Path) -> None:
+    with quiet, files.storage_errors(path):
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+        for leftover in path.parent.glob(f"{glob.escape(files.TEMPORARY + path.name)}*"):  # of a killed builder
+            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        folder = Path(tempfile.mkdtemp(prefix=f"{files.TEMPORARY}{path.name}-", dir=path.parent))
+        temporary = folder / path.name
+        try:
+            with _sqlite_errors(path):
+                SqlAlchemyStore(sqlite_uri(temporary), str(path.parent / "mlruns")).engine.dispose()
+            with contextlib.suppress(FileExistsError):  # a program without our lock was first: its store is as good
+                os.link(temporary, path)
+            files.sync_folder(path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _sqlite_errors(path: Path) -> Iterator[None]:
+    """Trouble that SQLite or mlflow has with the disk, as a Resource error."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            raise
+        said = next((str(e) for e in _causes(error) if isinstance(e, sqlite3.Error)), "")
+        known = next((row for words, *row in SQLITE_SAYS if words in said), None)
+        if known is None:
+            raise
+        code, remedy = known
+        raise Resource(code, f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
+                       where=path, remedy=remedy) from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        yield from filter(None, [getattr(error, "orig", None)])
+        error = error.__cause__ or error.__context__

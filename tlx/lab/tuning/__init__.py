@@ -1,0 +1,1 @@
+"""Search with Optuna: the only code that imports it."""

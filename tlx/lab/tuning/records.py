@@ -1,0 +1,167 @@
+"""What came of every trial of a search, one durable line each: from these lines Optuna's storage is made anew.
+
+    <root>/searches/<family>/<slot>.journal    a line a trial; each process that works on a search has a slot of its own
+    <root>/trials/<key>/                       the same trial as a run folder, made from its line by the driver
+
+Searches of one family try configurations of the same thing on the same data and splits, so that one finds what another
+has tried.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ... import __version__, files, locks
+from ...errors import Busy
+from ...result import Result
+from .. import environment
+from ..store import FORMAT, JOURNAL, Store
+
+COMPLETE, PRUNED, FAILED, DIVERGED = "complete", "pruned", "failed", "diverged"
+SLOTS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """One trial of a search.
+
+    number         in its study, from 0
+    values         parameter → value, as Optuna proposed it
+    configuration  names what was run, by content
+    state          complete; pruned or diverged (given up early); failed
+    objectives     one number an objective, where complete
+    reports        [step, value] as they came: a step is a split, or an epoch of the first one and then a split
+    by_split       val accuracy (fraction) of each split that was run
+    seconds        of fitting and predicting this configuration, whoever did it; energy_j: joules, where known
+    same_as        the trial (of this search or another of the family) that had the same configuration and spared this
+                   one, as [study, number]; None if it was run
+    """
+
+    study: str
+    number: int
+    values: dict[str, Any]
+    configuration: str
+    title: str
+    state: str
+    objectives: list[float] = field(default_factory=list)
+    reports: list[list[float]] = field(default_factory=list)
+    by_split: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+    energy_j: float | None = None
+    same_as: list[Any] | None = None
+    error: str = ""
+    details: dict[str, Any] = field(default_factory=dict)
+    system: dict[str, Any] = field(default_factory=dict)  # what a sampler keeps with its trial
+    started_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def key(self) -> str:
+        """The name of its run folder."""
+        return files.digest(["search trial", self.study, self.number])
+
+    @property
+    def spent_s(self) -> float:
+        """Seconds that this trial took: none where another spared it."""
+        return self.seconds if self.same_as is None else 0.0
+
+    @property
+    def spent_j(self) -> float:
+        """Joules that it took, as far as known."""
+        return (self.energy_j or 0.0) if self.same_as is None else 0.0
+
+    @property
+    def status(self) -> str:
+        """Its state as a result's status."""
+        return "finished" if self.state == COMPLETE else self.state
+
+
+def now_ms() -> int:
+    """Milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+class Records:
+    """The lines of a family of searches: all can be read, one's own slot is added to."""
+
+    def __init__(self, root: Path | str, family: str):
+        self.folder = Path(root) / "searches" / family
+
+    def all(self) -> list[Tried]:
+        """Every trial on record, the earliest of two of one number, by study and number."""
+        found: dict[tuple[str, int], Tried] = {}
+        for path in sorted(self.folder.glob("*.journal")):
+            for row in files.Journal.read(path):
+                tried = Tried(**row)
+                there = found.get((tried.study, tried.number))
+                if there is None or tried.ended_ms < there.ended_ms:
+                    found[tried.study, tried.number] = tried
+        return [found[key] for key in sorted(found)]
+
+    def of(self, study: str) -> dict[int, Tried]:
+        """The trials of a study, by number."""
+        return {tried.number: tried for tried in self.all() if tried.study == study}
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[files.Journal]:
+        """A slot of one's own, while the block lasts: a killed process's is taken over."""
+        files.make_folder(self.folder)
+        with contextlib.ExitStack() as held:
+            for slot in range(SLOTS):
+                path = self.folder / f"{slot:04d}.journal"
+                try:
+                    held.enter_context(locks.lock(path.with_suffix(".lock")))
+                except Busy:
+                    continue
+                yield held.enter_context(files.Journal(path))
+                return
+            raise Busy("busy", f"{SLOTS} processes write to this search", where=self.folder)
+
+
+def plain(tried: Tried) -> dict[str, Any]:
+    """The line of a trial."""
+    return asdict(tried)
+
+
+def keep(store: Store, tried: Tried) -> None:
+    """The run folder of a trial, made from its line unless it is there."""
+    if store.folder(tried.key).is_dir():
+        return
+
+    def make(draft: Any) -> Result:
+        with files.Journal(draft.folder / JOURNAL) as journal:  # with the times at which it happened
+            if not journal.records:
+                journal.append({"t": "start", "ts": tried.started_ms, "format": FORMAT, "tlx": __version__})
+            for step, value in enumerate(tried.by_split):
+                if step >= len(journal.records) - 1:
+                    journal.append({"t": "metrics", "step": step, "ts": tried.ended_ms + step,
+                                    "values": {"val_accuracy": value}})
+        scores = {"seconds": tried.seconds, "fits": float(len(tried.by_split))}
+        if tried.by_split:
+            scores["mean_val_accuracy"] = sum(tried.by_split) / len(tried.by_split)
+        known = {} if tried.energy_j is None else {
+            "energy_j": {"value": tried.energy_j, "unit": "J", "source": tried.details.get("energy_source")}}
+        return Result(key=tried.key, kind="SearchTrial", status=tried.status, scores=scores, cost=known,
+                      spec={"kind": "SearchTrial", "number": tried.number, **tried.values},
+                      details=plain(tried), environment=environment.gather())
+
+    store.once(tried.key, make)
+
+
+def row(tried: Tried) -> dict[str, Any]:
+    """The line of a trial in study.json, for the mirror."""
+    return {"key": tried.key, "title": f"trial {tried.number}: {tried.title}", "shots": 0, "split": 0,
+            "params": {**tried.values, "Trial": tried.number}, "tags": marks(tried)}
+
+
+def marks(tried: Tried) -> Mapping[str, str]:
+    """Tags of a trial's run."""
+    found = {"optuna.trial_number": str(tried.number), "optuna.state": tried.state.upper(),
+             "tlx.configuration": tried.configuration}
+    return found | ({"tlx.error": tried.error} if tried.error else {}) | (
+        {} if tried.same_as is None else {"tlx.same_as": f"trial {tried.same_as[1]}"})

@@ -1,0 +1,237 @@
+"""Where Optuna keeps a search's trials: a file beside the store, or any storage of Optuna's, several machines at once.
+
+Nothing in it is the only copy, so the file is not flushed to disk at every line. Optuna's own file lock outlives a
+killed process by half a minute and one torn line makes its journal unreadable for good; here the kernel's lock ends
+with its holder, and a torn line is cut off. The format is Optuna's: optuna-dashboard opens the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import urllib.parse
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+from optuna.storages.journal import BaseJournalBackend
+
+from ... import files, locks
+from ...errors import BadData, Resource, Usage
+from ..tracking.target import redact
+
+SERVERS = ("postgresql", "mysql", "mariadb")  # storages that other machines reach
+JOURNALS = (".journal", ".log")
+BEAT_S, SILENT_S = 10.0, 60.0  # a machine says that it is there; so long unheard of, its trials are taken over
+
+
+class JournalFile(BaseJournalBackend):
+    """Optuna's journal in a file: whole lines only, appended under the kernel's lock."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        files.make_folder(self.path.parent)
+        self._ends = [0]  # where each line read so far ends
+        self._fd = -1  # while the lock is held for several writings
+        with self._locked():
+            self._cut()
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        """The records from a number on."""
+        start = min(log_number_from, len(self._ends) - 1)
+        if log_number_from == len(self._ends) - 1 and os.stat(self.path).st_size == self._ends[-1]:
+            return []  # nothing has come: most often so
+        with open(self.path, "rb") as file:
+            file.seek(self._ends[start])
+            lines = file.read().split(b"\n")[:-1]  # what follows the last newline is being written
+        del self._ends[start + 1:]
+        for line in lines:
+            self._ends.append(self._ends[-1] + len(line) + 1)
+        return [json.loads(line) for line in lines[log_number_from - start:]]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add records."""
+        data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self._locked() as fd, files.storage_errors(self.path):
+            end = os.fstat(fd).st_size
+            if end and os.pread(fd, 1, end - 1) != b"\n":
+                self._cut()
+            if os.write(fd, data) != len(data):
+                os.ftruncate(fd, end)
+                raise Resource("disk-full", "a short write", where=self.path)
+
+    @contextlib.contextmanager
+    def holding(self) -> Iterator[None]:
+        """Nobody else adds a record inside: one taking of the lock for many writings."""
+        with self._locked() as self._fd:
+            try:
+                yield
+            finally:
+                self._fd = -1
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[int]:
+        if self._fd >= 0:
+            yield self._fd
+            return
+        beside = self.path.with_name(self.path.name + ".lock")
+        with locks.lock(beside, wait=True, signed=False), files.storage_errors(self.path):
+            fd = files.open_own(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
+
+    def _cut(self) -> None:
+        """Take a torn last line away. One of ours that a power cut damaged is set aside; any other file is refused."""
+        data = self.path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        lines, tail = data[:whole].splitlines(), data[whole:]
+        are_records = [_is_record(line) for line in lines]
+        is_torn_first_record = not lines and (tail.startswith(b"{") or not tail.strip(b"\0"))
+        if not any(are_records) and not is_torn_first_record:
+            raise BadData("storage-form", "is no journal of Optuna", where=self.path,
+                          expected="a new file, or one that Optuna's journal storage wrote",
+                          remedy="choose another name with --storage; this file was left as it is")
+        if not all(are_records):
+            os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
+            self.path.touch()
+        elif tail:
+            os.truncate(self.path, whole)
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        return "op_code" in json.loads(line)
+    except (ValueError, TypeError):
+        return False
+
+
+class Place:
+    """A storage by its address: "" or a path to a journal, or a URL as Optuna takes it.
+
+    shown   the address without its password
+    """
+
+    def __init__(self, address: str, name: str):
+        self.address, self._name = address, name
+        self._engine: Any = None
+        self._journal: JournalFile | None = None
+        self.path = self._file(address)
+        self.remote = address.partition("://")[0].partition("+")[0] in SERVERS
+        self.shown = redact(address)
+
+    @staticmethod
+    def _file(address: str) -> Path | None:
+        if address.startswith("sqlite:///"):
+            name = urllib.parse.unquote(address.removeprefix("sqlite:///").partition("?")[0])
+            return Path(os.path.realpath(name))  # one file has one lock, however it is spelt
+        if "://" in address:
+            return None
+        path = Path(os.path.realpath(Path(address.removeprefix("journal:")).expanduser()))
+        if not address.startswith("journal:") and path.suffix not in JOURNALS:
+            raise Usage("storage-form", f"'{redact(address)}'", where="--storage", expected="a URL (sqlite:///"
+                        "search.db, postgresql://user:password@host/base, mysql://…) or a file name.journal")
+        return path
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[optuna.storages.BaseStorage]:
+        """The storage; Resource where it cannot be reached or its driver is not installed."""
+        if self.path is not None and not self.address.startswith("sqlite"):
+            self._journal = JournalFile(self.path)
+            yield optuna.storages.JournalStorage(self._journal)
+            return
+        with self._in_words():
+            options = {"connect_args": {"timeout": 60}} if self.path is not None else {"pool_pre_ping": True}
+            storage = optuna.storages.RDBStorage(self.address, engine_kwargs=options)
+        try:
+            yield storage
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """One process at a time, of all that work on the search: by the kernel's lock, or the server's."""
+        if self.path is not None:
+            with locks.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False), self.writing():
+                yield
+            return
+        import sqlalchemy
+
+        with self._in_words():
+            self._engine = self._engine or sqlalchemy.create_engine(self.address, poolclass=sqlalchemy.NullPool)
+            connection = self._engine.connect()
+        number, mine = zlib.crc32(self._name.encode()), self.address.startswith("postgresql")
+        take, give = ("SELECT pg_advisory_lock(:n)", "SELECT pg_advisory_unlock(:n)") if mine else (
+            "SELECT GET_LOCK(:n, 3600)", "SELECT RELEASE_LOCK(:n)")
+        with connection:
+            connection.execute(sqlalchemy.text(take), {"n": number if mine else f"tlx{number}"})
+            try:
+                yield
+            finally:
+                connection.execute(sqlalchemy.text(give), {"n": number if mine else f"tlx{number}"})
+
+    def writing(self) -> contextlib.AbstractContextManager[None]:
+        """Around several writings that follow one another: the journal is locked once for all of them."""
+        return contextlib.nullcontext() if self._journal is None else self._journal.holding()
+
+    @contextlib.contextmanager
+    def _in_words(self) -> Iterator[None]:
+        import sqlalchemy
+
+        try:
+            yield
+        except ImportError as error:
+            raise Resource("package", f"this storage needs a package that is not installed ({error})", where=self.shown,
+                           remedy="pip install 'tlx[postgresql]'; for mysql+pymysql:// pip install pymysql") from error
+        except sqlalchemy.exc.ArgumentError as error:
+            raise Usage("storage-form", f"'{self.shown}'", where="--storage", expected="a URL as Optuna takes it"
+                        ) from error
+        except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
+            said = str(error.__cause__ or error).strip().splitlines()[0]
+            raise Resource("storage-unreachable", redact(said), where=self.shown,
+                           remedy="see whether the server runs and the address is right") from error
+        except sqlalchemy.exc.DatabaseError as error:
+            said = str(error.__cause__ or error).strip().splitlines()[0]
+            raise BadData("storage-form", redact(said), where=self.shown, expected="a database that Optuna made, or a "
+                          "new file", remedy="choose another with --storage; this one was left as it is") from error
+
+
+# ---------------------------------------------------------------- who works on a trial, and whether they live
+
+def myself() -> str:
+    """This process, so that another can tell whether it still lives."""
+    return f"{_machine()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
+
+
+def lives(owner: str | None, beats: dict[str, Any]) -> bool:
+    """Whether the process of `owner` is at work: the kernel says so here, its machine's last beat elsewhere."""
+    if not owner:
+        return False
+    machine, pid, born = owner.rsplit("/", 2)
+    if machine == _machine():
+        try:
+            process = psutil.Process(int(pid))
+            return f"{process.create_time():.2f}" == born and process.status() != psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return False
+    if machine.partition("/")[0] == socket.gethostname():  # the same machine before it was started again
+        return False
+    return time.time() - float(beats.get(f"beat:{machine}", 0.0)) < SILENT_S
+
+
+def beat(study: optuna.Study) -> None:
+    """Say that this machine is at work."""
+    study.set_user_attr(f"beat:{_machine()}", time.time())
+
+
+def _machine() -> str:
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{socket.gethostname()}/{boot.read_text().strip()[:8] if boot.exists() else ''}"

@@ -1,0 +1,251 @@
+"""A process that works on a search: asks for a trial, runs it, writes it down, tells Optuna, and asks again.
+
+What its trials share (embedded rows, spans, products) stays in the process from trial to trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from ... import files
+from ...errors import Resource, Stopped, TlxError
+from .. import signals
+from ..engines import worker as engines_worker
+from . import storage as tuning_storage
+from .api import TOLD, Evaluator, GivenUp, Scored, Search, from_storage, opened, quiet, state_of, told
+from .records import COMPLETE, DIVERGED, FAILED, PRUNED, Records, Tried, now_ms, plain
+from .space import Parameter
+from .storage import Place
+
+PAUSE_S = 0.2  # between looks whether another process has ended its last trial
+LONG_S = 1.0  # of a trial: after such a one the disk is waited for
+DEATHS = 5  # of one trial's process under one driver: then the trial is at fault
+TAKEN = "taken"  # the attribute of a trial that says by whom: [process, driver, how often under it]
+
+
+def work(search: Search, inputs: Any, bench: Any, root: str, driver: str, *,
+         emit: Callable[[dict[str, Any]], None]) -> int:
+    """Ask, run, write down, tell, until as many trials as wanted have ended; how many this process ran.
+
+    driver   names the command that this process works for
+    """
+    place, records = search.place(root), Records(root, search.family)
+    with quiet(), contextlib.ExitStack() as held:
+        study = held.enter_context(opened(search, place))
+        if place.remote:
+            held.enter_context(_beating(study))
+        journal = held.enter_context(records.writing())
+        disk = held.enter_context(ThreadPoolExecutor(1, "tlx-disk"))
+        evaluator: Any = engines_worker.function(search.evaluator)(inputs, bench)
+        return _Process(search, study, place, records, journal, evaluator, driver, disk).run(emit)
+
+
+@contextlib.contextmanager
+def _beating(study: optuna.Study) -> Iterator[None]:
+    """Tell other machines that this one is at work, while the block lasts."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(tuning_storage.BEAT_S):
+            with contextlib.suppress(Exception):  # the server is away for a moment: the next beat may reach it
+                tuning_storage.beat(study)
+
+    tuning_storage.beat(study)
+    thread = threading.Thread(target=beat, name="tlx-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+class _Process:
+    def __init__(self, search: Search, study: optuna.Study, place: Place, records: Records, journal: files.Journal,
+                 evaluator: Evaluator, driver: str, disk: ThreadPoolExecutor):
+        self.disk = disk
+        self.pending: list[tuple[Future[None], dict[str, Any]]] = []  # trials written down, durable in a moment
+        self.search, self.study, self.place, self.records = search, study, place, records
+        self.journal, self.evaluator, self.driver = journal, evaluator, driver
+        self.known: dict[str, Tried] = {}
+        for tried in records.all():
+            self._remember(tried)
+
+    def run(self, emit: Callable[[dict[str, Any]], None]) -> int:
+        count = 0
+        while True:
+            signals.stop_if_asked()
+            with self.place.turn():
+                trial, found, ended = self._next()
+            if trial is None:
+                self._settle(emit)
+                if ended:
+                    return count
+                time.sleep(PAUSE_S)
+                continue
+            tried = found or self._tried(trial)
+            self._settle(emit)  # the disk took the one before while this one was run
+            with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
+                self._tell(trial, tried)  # suppressed: told by one who thought this machine dead
+            count += 1
+            done = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
+            said = {"step": done, "steps": self.search.wanted, "values": {"tried": plain(tried)}}
+            self.pending.append((self.disk.submit(self.journal.sync), said))
+            if tried.seconds > LONG_S:
+                self._settle(emit)
+
+    def _settle(self, emit: Callable[[dict[str, Any]], None]) -> None:
+        """Wait until what was written is durable, and say so."""
+        while self.pending:
+            written, said = self.pending.pop(0)
+            written.result()
+            emit(said)
+
+    # ------------------------------------------------------------ which trial
+
+    def _next(self) -> tuple[optuna.Trial | None, Tried | None, bool]:
+        """A trial whose process died (with its record, if it got as far), or a new one; else whether all have ended.
+
+        To be called in turn.
+        """
+        trials = self.study.get_trials(deepcopy=False)
+        running = [t for t in trials if t.state == TrialState.RUNNING]
+        beats = self.study.user_attrs if self.place.remote else {}
+        dead = [t for t in running if not tuning_storage.lives(t.user_attrs.get(TAKEN, [None])[0], beats)]
+        found: Tried | None = None
+        before: list[Any] = ["", "", 0]
+        if dead:
+            trial = optuna.Trial(self.study, dead[0]._trial_id)
+            found = self.records.of(self.search.key).get(trial.number)
+            before = trial.user_attrs.get(TAKEN, before)
+        elif any(t.state == TrialState.WAITING for t in trials) or (
+                len(trials) < self.search.wanted and not self._is_spent(trials)):
+            trial = self.study.ask()
+        else:
+            return None, None, not running
+        times = 1 + (before[2] if before[1] == self.driver else 0)
+        trial.set_user_attr(TAKEN, [tuning_storage.myself(), self.driver, times])
+        self.search.space.draw(functools.partial(_suggested, trial))
+        return trial, found, False
+
+    def _is_spent(self, trials: list[optuna.trial.FrozenTrial]) -> bool:
+        """Whether a budget is used up."""
+        said = [t.user_attrs.get(TOLD, {}) for t in trials]
+        limits = {"spent_s": self.search.budget_s, "spent_j": self.search.budget_j}
+        return any(limit is not None and sum(row.get(name, 0.0) for row in said) >= limit
+                   for name, limit in limits.items())
+
+    # ------------------------------------------------------------ what comes of it
+
+    def _tried(self, trial: optuna.Trial) -> Tried:
+        """The trial run, or taken from one of the same configuration; its line is written, durable in a moment."""
+        values = dict(trial.params)
+        tried = Tried(study=self.search.key, number=trial.number, values=values, state=FAILED, started_ms=now_ms(),
+                      configuration="", title="")
+        try:
+            tried = replace(tried, configuration=self.evaluator.key(values), title=self.evaluator.title(values))
+            if trial.user_attrs[TAKEN][2] > DEATHS:
+                raise Resource("process-died", f"its process died {DEATHS} times", remedy="use fewer --workers")
+            tried = self._found(trial, tried) or self._run(trial, tried)
+        except Stopped:
+            signals.stop_if_asked()
+            raise
+        except TlxError as error:
+            tried = replace(tried, error=str(error))
+        system = self.study._storage.get_trial(trial._trial_id).system_attrs
+        tried = replace(tried, ended_ms=now_ms(), system={k: v for k, v in system.items() if k != "fixed_params"})
+        self.journal.append(plain(tried), sync=False)
+        self._remember(tried)
+        return tried
+
+    def _found(self, trial: optuna.Trial, tried: Tried) -> Tried | None:
+        """What is known of the configuration: whole, or given up and again so by today's trials; None: to be run."""
+        known = self.known.get(tried.configuration) or next(
+            (from_storage(self.search, t) for t in self.study.get_trials(deepcopy=False)
+             if t.user_attrs.get(TOLD, {}).get("configuration") == tried.configuration and t.number != trial.number
+             and t.state in (TrialState.COMPLETE, TrialState.PRUNED)), None)
+        if known is None or (self.search.objectives[1:] == ("energy",) and known.energy_j is None):
+            return None
+        tried = replace(tried, by_split=known.by_split, seconds=known.seconds, energy_j=known.energy_j,
+                        details=known.details, same_as=known.same_as or [known.study, known.number])
+        reports: list[list[float]] = []
+        try:
+            for step, value in known.reports:
+                self._report(trial, reports, int(step), value, judged=known.state == PRUNED)
+        except GivenUp:
+            return replace(tried, state=PRUNED, reports=reports)
+        if known.state == PRUNED:
+            return None
+        return self._ended(replace(tried, reports=reports), known.state)
+
+    def _run(self, trial: optuna.Trial, tried: Tried) -> Tried:
+        reports: list[list[float]] = []
+        self.evaluator.spent = Scored(by_split=[], seconds=0.0)
+        try:
+            scored = self.evaluator.evaluate(tried.values, functools.partial(self._report, trial, reports))
+            state = DIVERGED if scored.diverged else COMPLETE
+            if scored.diverged:
+                last = int(max((r[0] for r in reports), default=0)) + 1
+                reports.append([last, 0.0])
+                if len(self.search.objectives) == 1:
+                    trial.report(0.0, last)
+        except GivenUp:
+            scored, state = self.evaluator.spent, PRUNED
+        return self._ended(replace(tried, reports=reports, by_split=scored.by_split, seconds=scored.seconds,
+                                   energy_j=scored.energy_j, details=scored.details), state)
+
+    def _ended(self, tried: Tried, state: str) -> Tried:
+        if state != COMPLETE:
+            return replace(tried, state=state)
+        costs: dict[str, float | None] = {"time": tried.seconds, "energy": tried.energy_j}
+        objectives = [sum(tried.by_split) / len(tried.by_split), *(costs[name] for name in self.search.objectives[1:])]
+        if None in objectives:
+            raise Resource("energy-unknown", "this machine does not tell the energy of a trial",
+                           remedy="give --watts (of a busy core), or use --objective accuracy,time")
+        return replace(tried, state=state, objectives=[float(o) for o in objectives if o is not None])
+
+    def _report(self, trial: optuna.Trial, reports: list[list[float]], step: int, value: float,
+                judged: bool = True) -> None:
+        """Note a value; GivenUp where the pruner says so. What was said before a kill is not said again."""
+        if signals.stopping():
+            raise Stopped(signals.asked())
+        if reports and reports[-1][0] >= step:
+            return
+        reports.append([step, value])
+        if not self.search.hears(step):
+            return
+        said = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        if step not in said:
+            trial.report(value, step)
+        is_reference = trial.number == 0 and self.search.starts_with_defaults
+        if judged and not is_reference and step >= max(said, default=0) and trial.should_prune():
+            raise GivenUp
+
+    def _tell(self, trial: optuna.Trial, tried: Tried) -> None:
+        state = state_of(self.search, tried)
+        with self.place.writing():
+            trial.set_user_attr(TOLD, told(tried))
+            self.study.tell(trial.number, tried.objectives if state == TrialState.COMPLETE else None, state=state)
+
+    def _remember(self, tried: Tried) -> None:
+        before = self.known.get(tried.configuration)
+        if tried.state != FAILED and (before is None or before.state == PRUNED):
+            self.known[tried.configuration] = tried
+
+
+def _suggested(trial: optuna.Trial, one: Parameter) -> Any:
+    if one.choices is not None:
+        return trial.suggest_categorical(one.name, one.choices)
+    if one.whole:
+        return trial.suggest_int(one.name, int(one.low), int(one.high), log=one.log)
+    return trial.suggest_float(one.name, one.low, one.high, log=one.log)

@@ -1,0 +1,1 @@
+"""Distances of parameters between three states of a network: norms, rules, parts."""

@@ -1,0 +1,55 @@
+"""Which tensors are compared: the rows of RULES. Names and numbers only, read without loading torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...errors import UnknownName, Usage
+
+if TYPE_CHECKING:
+    from ...models.network import Network
+
+Takes = Callable[[str, int, bool], bool]  # (name, dimensions, in the head?) of a parameter → whether it is compared
+HEADS = ("match", "skip")
+
+
+def weights(name: str, dimensions: int, head: bool = False) -> bool:
+    """Kernels: of two or more dimensions and named a weight. Neither biases nor normalisations, tokens, positions."""
+    return dimensions > 1 and name.endswith("weight")
+
+
+def parameters(name: str, dimensions: int, head: bool = False) -> bool:
+    """Everything that is learned: kernels, biases, scales and shifts of normalisations, tokens. No buffers."""
+    return True
+
+
+def _convolutions(name: str, dimensions: int, head: bool) -> bool:
+    return (head or "conv" in name) and weights(name, dimensions)
+
+
+def _encoder(name: str, dimensions: int, head: bool) -> bool:
+    return name.startswith("blocks.") and weights(name, dimensions)
+
+
+ORIGINAL: dict[str, Takes] = {  # torchvision's or timm's name → what the method was published with
+    "resnet50": _convolutions,  # and the head; a shortcut's convolution has no "conv" in its name, so it is out
+    "resnet34": _convolutions, "densenet121": _convolutions, "vit_small": _encoder,  # inferred from published profiles
+}
+RULES: dict[str, Takes | None] = {"original": None, "weights": weights, "parameters": parameters}
+
+
+def rule_of(rule: str, network: Network | None) -> tuple[str, Takes]:
+    """The row of RULES that is asked for; "auto" is "original" for the networks of ORIGINAL, "weights" for others."""
+    model = re.split(r"\.|_patch", network.row.model)[0] if network else ""
+    if rule == "auto":
+        rule = "original" if model in ORIGINAL else "weights"
+    if rule not in RULES:
+        raise UnknownName("rule", rule, ["auto", *RULES])
+    if takes := RULES[rule]:
+        return rule, takes
+    if model not in ORIGINAL:
+        raise Usage("rule", f"'{rule}' for {network.row.title if network else 'an unknown network'}", where="rule",
+                    expected=f"one of {', '.join(ORIGINAL)}", remedy="take the rule 'weights'")
+    return rule, ORIGINAL[model]

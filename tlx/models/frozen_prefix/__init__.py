@@ -1,0 +1,1 @@
+"""Run the frozen prefix of a network once and train on its cached outputs."""

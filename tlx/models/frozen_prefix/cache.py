@@ -1,0 +1,134 @@
+"""Rows behind a frozen prefix: computed for every batch, or computed once and kept as they lie in memory."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ... import files
+from ...errors import Stopped
+from ..samples import Batches, Feed
+from .split import Cut, Uncut
+
+
+def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
+    """The precision in which a network runs inside the block."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16)
+
+
+class Computed(Batches):
+    """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as they come."""
+
+    def __init__(self, feed: Feed, cut: Cut, network: nn.Module, size: int, bfloat16: bool):
+        self.feed, self.cut, self.network, self.size, self.bfloat16 = feed, cut, network, size, bfloat16
+        self.device, self.labels = feed.device, feed.labels
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """z (b, …), laid out in memory as block m gives it, and y (b,) int64."""
+        x, y = self.feed.batch(np.resize(index, self.size or len(index)))
+        with arithmetic(self.device, self.bfloat16):
+            z = self.cut.before(self.network, x)
+        return z[: len(index)].clone(), y[: len(index)]
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The logits (b, classes) of a batch."""
+        return self.cut.after(network, x)
+
+
+class Kept(Batches):
+    """Rows behind the prefix, held: rows (r, bytes) uint8 on the device, or in a file's map."""
+
+    def __init__(self, computed: Computed, layout: Layout, rows: Tensor | np.ndarray):
+        self.cut, self.device, self.labels = computed.cut, computed.device, computed.labels
+        self._layout, self._rows = layout, rows
+
+    def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
+        """The z and y of `Computed.batch`, bit for bit."""
+        at = torch.from_numpy(index).to(self.device)
+        if isinstance(self._rows, Tensor):
+            return self._layout.unpacked(self._rows.index_select(0, at)), self.labels[at]
+        rows = torch.empty((len(index), self._layout.bytes), dtype=torch.uint8)  # aligned as torch has it
+        np.take(self._rows, index, axis=0, out=rows.numpy(), mode="clip")
+        return self._layout.unpacked(rows), self.labels[at]
+
+    def logits(self, network: nn.Module, x: Tensor) -> Tensor:
+        """The logits (b, classes) of a batch."""
+        return self.cut.after(network, x)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a row of z lies in memory: a convolution's bits can depend on it."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]  # in values
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, z: Tensor) -> Layout:
+        """That of z (n, …). Raises Uncut unless row lies after row, without gaps."""
+        layout = cls(tuple(z.shape[1:]), tuple(z.stride()[1:]), z.dtype)
+        expected = 1
+        for stride, length in sorted((s, n) for s, n in zip(layout.strides, layout.shape, strict=True) if n > 1):
+            if stride != expected:
+                raise Uncut("its rows have gaps in memory")
+            expected *= length
+        if len(z) > 1 and z.stride(0) != layout.values:
+            raise Uncut("its rows do not lie one after the other in memory")
+        return layout
+
+    @property
+    def values(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    @property
+    def bytes(self) -> int:
+        return self.values * self.dtype.itemsize
+
+    def packed(self, z: Tensor) -> Tensor:
+        """(n, bytes) uint8, as they lie. Raises Uncut if z lies otherwise."""
+        if Layout.of(z) != self:
+            raise Uncut("its batches lie differently in memory")
+        return z.as_strided((len(z), self.values), (self.values, 1)).view(torch.uint8)
+
+    def unpacked(self, rows: Tensor) -> Tensor:
+        """z (n, …) of rows (n, bytes) uint8."""
+        return rows.view(self.dtype).as_strided((len(rows), *self.shape), (self.values, *self.strides))
+
+
+def keep(computed: Computed, layout: Layout, size: int, folder: Path | None, stopping: Callable[[], bool]) -> Kept:
+    """All rows, computed `size` at a time: in a nameless file in `folder`, else on the device.
+
+    Raises Uncut, Resource or Stopped.
+    """
+    def parts() -> Iterator[Tensor]:
+        for z, _ in computed.batches(size):
+            if stopping():
+                raise Stopped(15)
+            yield layout.packed(z)
+
+    shape = len(computed), layout.bytes
+    if folder is not None:
+        return Kept(computed, layout, _filed(parts(), shape, folder))
+    rows = torch.empty(shape, dtype=torch.uint8, device=computed.device)
+    start = 0
+    for part in parts():
+        rows[start : start + len(part)] = part
+        start += len(part)
+    return Kept(computed, layout, rows)
+
+
+def _filed(parts: Iterator[Tensor], shape: tuple[int, int], folder: Path) -> np.ndarray:
+    """A read-only map of the rows. Their file has no name: however the process ends, its room is free again."""
+    files.make_folder(folder)
+    with files.storage_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
+        for part in parts:
+            file.write(part.numpy().data)
+        file.flush()
+        return np.asarray(np.memmap(file, np.uint8, "r", shape=shape))

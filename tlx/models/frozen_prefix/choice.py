@@ -1,0 +1,189 @@
+"""The frozen prefix: with blocks 1…m held in eval mode, what they give for each row is computed once and kept.
+
+Then an epoch trains the suffix on the kept rows, on a finite set of images or crops, bit for bit as if the prefix
+had run again. A row's bits must depend on nothing but the row for that. On a CPU they depend on the number of rows
+in the batch (other kernels for few rows) and, in dense layers, for batches of few rows on several threads, even on
+the place in the batch (the matrix product splits the rows among threads and treats a share of three or fewer rows
+differently). Therefore the prefix runs training rows always in batches of one and the same size, a multiple of 16,
+filled up with repeated rows; whether it is kept or computed again makes no difference to this. Validation rows are
+scored in the same batches in every epoch, so theirs are kept as they are. That a row's bits do not depend on its
+company is not taken for granted: kept rows are compared with computed ones before they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from ... import files
+from ...errors import Resource
+from .. import samples
+from ..blocks import DROPOUTS
+from ..network import Network
+from ..samples import Batches, Feed
+from . import split as frozen_prefix_split
+from .cache import Computed, Kept, Layout, arithmetic, keep
+from .split import Cut, Uncut
+
+LIMIT_BYTES = 8 << 30
+FULL = 16  # the prefix runs a multiple of so many rows at a time
+TRIED = 4  # rows on which a cut is tried
+FLOPS_PER_BYTE = {"memory": 10, "file": 50}  # arithmetic done in the time in which a kept byte is read back
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was decided about a frozen prefix, and why.
+
+    depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them; 0: no such place
+    kept    "memory", "file", or "" when it is not
+    """
+
+    depth: int
+    kept: str
+    reason: str
+    rows: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What a stage of a training asks of its prefix.
+
+    batch_size, score_batch  rows a step, rows a scoring pass
+    epochs    expected of this stage
+    bfloat16  the arithmetic of the forward pass
+    limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in `folder`
+    """
+
+    batch_size: int
+    score_batch: int
+    epochs: int
+    bfloat16: bool = False
+    limit: int = LIMIT_BYTES
+    folder: Path | None = None
+    stopping: Callable[[], bool] = lambda: False
+
+
+def held(network: Network) -> int:
+    """How many blocks, counted from the image, training does not change in the modes that are set now."""
+    for number, block in enumerate(network.blocks):
+        inside = [m for name in block.modules for m in network.net.get_submodule(name).modules()]
+        if any(t.requires_grad for t in network.tensors(block).values()) or any(map(_moves, inside)):
+            return number
+    return len(network.blocks)
+
+
+def _moves(module: nn.Module) -> bool:
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    return module.training and (bool(own) or isinstance(module, DROPOUTS))
+
+
+def choose(network: Network, train: Feed, val: Feed, wish: Wish) -> tuple[Batches, Batches, Choice | None]:
+    """What training and scoring read from now on: rows behind the held prefix where there is one, kept if it pays.
+
+    The logits of all rows, and the gradients behind the prefix, are the same bits whatever `wish.limit` and
+    `wish.folder` say. The network is left in training mode. Raises Stopped.
+    """
+    network.train()
+    blocks = held(network)
+    if not blocks or not len(train):
+        return train, val, None
+    try:
+        cut, layout = _cut(network, train, blocks, wish)
+    except Uncut as refusal:
+        return train, val, Choice(0, "", f"{blocks} frozen blocks run with the rest: {refusal}")
+    finally:
+        network.train()
+    size = -(-min(wish.batch_size, len(train)) // FULL) * FULL
+    computed = Computed(train, cut, network, size, wish.bfloat16)
+    choice = _decide(cut, layout, (len(train), len(val)), train.device, wish)
+    if choice.kept:
+        try:
+            kept = _keep(computed, val, layout, wish.folder if choice.kept == "file" else None, wish)
+        except (Uncut, Resource) as refusal:
+            choice = replace(choice, kept="", bytes=0, reason=_computed(choice, str(refusal)))
+        else:
+            return *kept, choice
+        finally:
+            network.train()
+    return computed, val, choice
+
+
+def _cut(network: Network, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, Layout]:
+    """The last place among so many blocks where the network can be cut, and how the rows lie there. Raises Uncut."""
+    x, _ = train.batch(np.arange(min(len(train), TRIED)))
+    with arithmetic(train.device, wish.bfloat16):
+        cut = frozen_prefix_split.last(network, blocks, x)
+        scoring = cut.before(network, x)
+        network.train()
+        if not frozen_prefix_split.same_bits(scoring, cut.before(network, x)):
+            raise Uncut("it gives something else in training than in scoring")
+    return cut, Layout.of(scoring)
+
+
+def _keep(computed: Computed, val: Feed, layout: Layout, folder: Path | None, wish: Wish) -> tuple[Kept, Kept]:
+    """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
+    trained = keep(computed, layout, computed.size, folder, wish.stopping)
+    index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
+    if not frozen_prefix_split.same_bits(trained.batch(index)[0], computed.batch(index)[0]):
+        raise Uncut("on this machine a row's bits depend on the other rows of its batch")
+    computed.network.eval()
+    scored = Computed(val, computed.cut, computed.network, 0, wish.bfloat16)
+    return trained, keep(scored, layout, wish.score_batch, folder, wish.stopping)
+
+
+# ---------------------------------------------------------------- whether to keep it
+
+def _decide(cut: Cut, layout: Layout, rows: tuple[int, int], device: str, wish: Wish) -> Choice:
+    """The estimate: what a kept row saves against what reading it back costs, in the epochs expected.
+
+    rows  of training and of validation
+    """
+    total = sum(rows) * layout.bytes
+    where = "memory" if total <= samples.RESIDENT_BYTES else "file"
+    choice = Choice(cut.depth, where, "", sum(rows), total)
+    before, after = cut.flops
+    if wish.epochs < 2:
+        why = "and one epoch reads it only once"
+    elif total > wish.limit:
+        why = f"above the limit of {_size(wish.limit)}"
+    elif before * (1 - 1 / wish.epochs) < layout.bytes * FLOPS_PER_BYTE[where]:
+        why = "and reading it back takes no less time"
+    elif where == "file":
+        why = _no_file(total, device, wish)
+    else:
+        why = ""
+    described = f"{choice.rows:,} rows × {layout.values:,} values = {_size(total)}"
+    if why:
+        return replace(choice, kept="", bytes=0, reason=_computed(choice, f"{described}, {why}"))
+    prefix, suffix = choice.rows * before, (3 * rows[0] + rows[1]) * after  # a backward pass costs two forward passes
+    share = 1 - (prefix / wish.epochs + suffix) / (prefix + suffix)
+    place = "in memory" if where == "memory" else "in a file"
+    return replace(choice, reason=f"prefix of {choice.depth} blocks kept {place}: {described}, saves about "
+                                  f"{100 * share:.0f} % of the arithmetic of {wish.epochs} epochs")
+
+
+def _computed(choice: Choice, why: str) -> str:
+    return f"prefix of {choice.depth} blocks computed in every epoch: {why}"
+
+
+def _no_file(total: int, device: str, wish: Wish) -> str:
+    """Why a file of so many bytes cannot be had; "" if it can."""
+    if device != "cpu":
+        return "more than the device is given"
+    if wish.folder is None:
+        return "and there is no folder for a file"
+    free = files.free_bytes(wish.folder)
+    return "" if total <= free // 2 else f"more than half of the {_size(free)} that are free"
+
+
+def _size(count: int) -> str:
+    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+        if count >= unit:
+            return f"{count / unit:,.1f} {name}"
+    return f"{count / 1e3:,.1f} kB"

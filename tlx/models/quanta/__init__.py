@@ -1,0 +1,1 @@
+"""QUANTA gates, the original's CNNs and their training."""

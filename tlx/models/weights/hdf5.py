@@ -1,0 +1,157 @@
+"""Keras weights from HDF5: the numbers only, after a walk through the whole file.
+
+A file may name other files to take its numbers from (external storage, links, virtual data sets) or ask for a
+plug-in to unpack them; all of these are refused before any number is read. The model in a full .h5 is not built.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from ... import files
+from ...errors import BadData, TlxError, Unsafe, raise_all
+from .container import Weights
+
+MOST_OBJECTS = 100_000
+DEPTHWISE = re.compile(r"(^|_)(dw|depthwise)(_|\d|$)|depthwise_conv")  # names of depthwise layers
+FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
+DEPTH = 64  # groups within groups
+INFLATION = 100  # logical bytes a stored byte; weights hardly compress
+
+ROLES = {  # last name of a Keras variable → PyTorch's name
+    "kernel": "weight", "W": "weight", "depthwise_kernel": "weight", "pointwise_kernel": "pointwise.weight",
+    "gamma": "weight", "bias": "bias", "b": "bias", "beta": "bias",
+    "moving_mean": "running_mean", "running_mean": "running_mean",
+    "moving_variance": "running_var", "running_std": "running_var",
+}
+TURNS = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}  # …, in, out → out, in, …
+
+
+def read(path: Path) -> Weights:
+    """`<layer>.weight`, `.bias`, `.running_mean`, `.running_var`, kernels turned to (out, in, …).
+
+    Raises Unsafe for what reaches out of the file, BadData for a damaged file or one without layer names.
+    """
+    try:
+        with h5py.File(path, "r", locking="best-effort") as file:
+            datasets = list(_walk(file, path))
+            return _weights(file, datasets, path)
+    except (OSError, RuntimeError, KeyError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise BadData("weights-damaged", f"damaged HDF5; {path.stat().st_size:,} bytes ({reason})", where=path,
+                      expected="a whole .h5 file") from error
+
+
+def _walk(file: h5py.File, path: Path) -> Iterator[str]:
+    """The names of all data sets; every object is looked at, and refused if it is not plainly in this file."""
+    problems: list[Unsafe | BadData] = []
+    pending, seen, found = [("", file)], 0, []
+    while pending:
+        name, group = pending.pop()
+        for key in group:
+            seen += 1
+            child = f"{name}/{key}".lstrip("/")
+            if seen > MOST_OBJECTS or child.count("/") > DEPTH:
+                raise Unsafe("weights-h5-objects", "too many objects, or groups in a circle", where=path)
+            link = group.get(key, getlink=True)
+            if not isinstance(link, h5py.HardLink):
+                target = f"{getattr(link, 'filename', '')}:{getattr(link, 'path', '')}".lstrip(":")
+                what = f"'{child}' is a {type(link).__name__} to '{target}'"
+                problems.append(Unsafe("weights-h5-link", what, where=path))
+            elif isinstance(item := group[key], h5py.Group):
+                pending.append((child, item))
+            elif isinstance(item, h5py.Dataset):
+                problems += _refusals(child, item, path)
+                found.append(child)
+    raise_all(problems)
+    yield from sorted(found)
+
+
+def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[Unsafe | BadData]:
+    recipe = item.id.get_create_plist()
+    if external := item.external:
+        yield Unsafe("weights-h5-external", f"'{name}' takes its numbers from '{external[0][0]}'", where=path)
+    if item.is_virtual:
+        yield Unsafe("weights-h5-virtual", f"'{name}' takes its numbers from other data sets", where=path)
+    for number in range(recipe.get_nfilters()):
+        if (code := recipe.get_filter(number)[0]) not in FILTERS:
+            yield Unsafe("weights-h5-filter", f"'{name}' needs filter {code}", where=path,
+                         expected="gzip, shuffle or fletcher32")
+    logical = math.prod(item.shape or (0,)) * item.dtype.itemsize
+    if logical > INFLATION * max(path.stat().st_size, 1):
+        yield BadData("weights-inflated", f"'{name}' of shape {item.shape} in a file of {path.stat().st_size:,} bytes",
+                      where=path)
+
+
+def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
+    weights, depthwise = Weights({}, kind="keras"), _depthwise_layers(file)
+    whole_model = "model_weights" in file
+    if whole_model:
+        weights.note("a whole Keras model: only its weights are read")
+        if "Lambda" in str(file.attrs.get("model_config", "")):
+            weights.note("its Lambda layers are left out: they are programs")
+    for name in datasets:
+        if not whole_model or name.startswith("model_weights/"):
+            key, tensor = _variable(name, file[name], path, depthwise)
+            if key in weights:
+                raise BadData("weights-names", f"two variables come to '{key}'", where=f"{path}:{name}")
+            if key:
+                weights[key] = tensor
+            else:
+                weights.note(f"left out, no known kind of variable: '{name}'")
+    return weights
+
+
+def _depthwise_layers(file: h5py.File) -> set[str] | None:
+    """Names of the depthwise layers, of the model's description; None where the file has none."""
+    text = file.attrs.get("model_config")
+    try:
+        config = files.parse_json(text.encode() if isinstance(text, str) else bytes(text or b""), where=file.filename)
+    except (TlxError, TypeError, ValueError):
+        return None
+    found: set[str] = set()
+    pending: list[object] = [config]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, list):
+            pending += item
+        elif isinstance(item, dict):
+            pending += item.values()
+            inside = item.get("config")
+            if str(item.get("class_name", "")).startswith("Depthwise") and isinstance(inside, dict):
+                found.add(str(inside.get("name", "")))
+    return found
+
+
+def _is_depthwise(layer: str, known: set[str] | None) -> bool:
+    """Whether a layer convolves each channel by itself: as the model's description or else its name says."""
+    return layer in known if known is not None else DEPTHWISE.search(layer) is not None
+
+
+def _variable(name: str, item: h5py.Dataset, path: Path, depthwise: set[str] | None) -> tuple[str, torch.Tensor]:
+    """PyTorch-like name and tensor of one Keras variable; an empty name for one of no known role.
+
+    The kernel of a depthwise layer is called depthwise_kernel up to Keras 2 and kernel from Keras 3 on.
+    """
+    layer, last = (["", *name.split("/")])[-2:]
+    if layer == "vars":
+        raise BadData("weights-names", f"'{name}': this .weights.h5 has numbers for layer names", where=path,
+                      remedy="save the weights in the older form: model.save_weights('weights.h5') of Keras 2")
+    if item.dtype.kind not in "fiu":
+        raise BadData("weights-dtype", f"'{name}' is {item.dtype}", where=path, expected="numbers")
+    role = re.sub(r"_\d+$", "", last.split(":")[0].removeprefix(layer + "_"))
+    array = np.asarray(item[()])
+    of_channels = role == "kernel" and array.ndim == 4 and _is_depthwise(layer, depthwise)
+    if role == "depthwise_kernel" or of_channels:  # (h, w, in, multiplier) → (in·multiplier, 1, h, w)
+        array = array.transpose(2, 3, 0, 1).reshape(-1, 1, *array.shape[:2])
+    elif role in ("kernel", "W", "pointwise_kernel"):
+        array = array.transpose(TURNS.get(array.ndim, range(array.ndim)))
+    key = f"{layer}.{ROLES[role]}" if role in ROLES else ""
+    return key, torch.from_numpy(np.ascontiguousarray(array))

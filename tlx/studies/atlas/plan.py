@@ -1,0 +1,182 @@
+"""From what was typed to an atlas: network and images looked at, studies found, outputs extracted, measures planned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ... import files
+from ...data import datasets
+from ...errors import BadData, Missing, Usage
+from ...features.dump import Dump
+from ...lab.settings import Settings
+from ...lab.store import Store
+from ...models import backbones, layers
+from ...models.network import Network
+from ...models.weights import promises
+from ..activations import extraction, layers_of, sampled, whole_network
+from ..base import Study, Trial
+from ..few_shot import RANDOM
+from ..few_shot_inputs import Progress, shared
+from ..image_data import located
+from ..whole_dataset import WEIGHTS
+from . import lookup as atlas_lookup
+from . import spec as atlas_spec
+from .lookup import Match, Wanted
+from .spec import Atlas, AtlasParts, BlockMeasures
+from .trial import Seen
+
+AUTO_BYTES = 1 << 30  # of all blocks' outputs together: above, --reduce auto keeps their spatial means
+
+
+@dataclass
+class Looked:
+    """What is known before anything is extracted.
+
+    spec     resolved: which weights, how many samples, which reduction
+    model    what the network is called
+    blocks   the names of blocks 1…N; layers: the layer at each one's end
+    taken    source → the study that was taken; others: source → those that were not
+    notes    for people
+    """
+
+    spec: Atlas
+    wanted: Wanted
+    model: str
+    blocks: tuple[str, ...]
+    layers: tuple[str, ...]
+    usual: bool  # whether it sees images normalised as its backbone's row says
+    taken: dict[str, Match] = field(default_factory=dict)
+    others: dict[str, list[Match]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def search(self, store: Store, parts: AtlasParts) -> None:
+        """Find the studies of this network and target; UnknownName for a --study that is none of them."""
+        found = {name: atlas_lookup.find(name, self.wanted, store) for name in atlas_lookup.SOURCES}
+        self.taken = atlas_lookup.chosen(found, parts.study)
+        self.others = {name: [match for match in found[name] if match != taken] for name, taken in self.taken.items()}
+
+    def lacking(self, parts: AtlasParts, settings: Settings) -> dict[str, str]:
+        """Source → what to type for it, or, where nothing helps, why it cannot be; of those that were not found."""
+        known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
+        return {name: self.without(name) or atlas_lookup.command(name, self.spec, parts, settings)
+                for name in atlas_lookup.SOURCES if name not in known}
+
+    def without(self, name: str) -> str:
+        """Why no command makes this source, or ""."""
+        if self.wanted.weights == RANDOM:
+            return "random weights are drawn anew by every study"
+        if name in ("tuned", "distance") and not self.usual:
+            return "weights fine-tuned here would be shown images normalised in another way"
+        return ""
+
+
+def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
+    """Network and images; Problems with what is wrong with them, before anything is computed."""
+    spec = spec.resolved
+    network = whole_network(spec, (), None)
+    notes = [*network.notes]
+    folder = located(spec.dataset, settings, notes)
+    finetuned = Path(parts.finetuned).expanduser() if parts.finetuned else None
+    if finetuned is not None:
+        with promises.permitted(finetuned):
+            if not finetuned.is_file():
+                raise Missing("weight file", finetuned)
+    if len(folder.classes) < 2:
+        raise BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
+    spec = spec.but(samples=_samples(folder, spec, notes))
+    names = layers_of(network, tuple(str(n) for n in range(1, len(network.blocks) + 1)), None)  # one for every block
+    row = backbones.lookup(spec.architecture)
+    spec = spec.but(layers=names, reduce=_reduction(network, names, len(sampled(folder, spec.part, spec.samples)), spec,
+                                                    notes))
+    source = RANDOM if spec.start_from is None else spec.source or row.source
+    return Looked(spec, Wanted(spec, network.weights, folder, settings, finetuned),
+                  f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
+                  tuple(block.name for block in network.blocks), names,
+                  (network.mean, network.std) == (row.mean, row.std), notes=notes)
+
+
+def _samples(folder: datasets.ImageFolder, spec: Atlas, notes: list[str]) -> int:
+    """So many images, as many of each class as there are of every one and as were asked for at most; 0: all."""
+    if not spec.samples:
+        return 0
+    counts = dict.fromkeys(folder.classes, 0)
+    for image in sampled(folder, spec.part, 0):
+        counts[image.label] += 1
+    each = min(spec.samples // len(counts), *counts.values())
+    if each < 2:
+        least = min(counts, key=lambda label: counts[label])
+        raise Usage("out-of-range", f"{spec.samples} samples of {len(counts)} classes, of '{least}' {counts[least]}",
+                    where="--samples", expected=f"at least {2 * len(counts)}, and 2 images of every class",
+                    remedy="use --samples 0 or --part all")
+    if each < spec.samples // len(counts):
+        notes.append(f"{each} images of each class, as there are no more of every one")
+    return each * len(counts)
+
+
+def _reduction(network: Network, names: tuple[str, ...], images: int, spec: Atlas, notes: list[str]) -> str:
+    if spec.reduce != "auto":
+        return spec.reduce
+    size = 4 * images * sum(int(np.prod(row.shape)) for row in layers.survey(network, names))
+    if size > AUTO_BYTES:
+        notes.append(f"the spatial means of the blocks' outputs are measured: as they are, they take {size / 1e9:.1f} "
+                     "GB (--reduce flat measures them)")
+    return "pooled" if size > AUTO_BYTES else "flat"
+
+
+def study_of(looked: Looked, measures: BlockMeasures, store: Store, settings: Settings,
+             progress: Progress | None = None) -> Study:
+    """The measures of the blocks, their outputs extracted or found; beside those of the network that was trained on the
+    target, where there is one."""
+    spec, name = looked.spec, looked.wanted.folder.name
+    dump = extraction(spec, settings, progress, looked.notes)
+    labels = tuple(map(str, dump.row_labels()))
+    made = measures.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=looked.model,
+                        dataset=name)
+    trials = [Trial(made, Seen(dump, labels))]
+    weights = _tuned(looked, store)
+    if weights is not None:
+        beside = extraction(spec.but(model=str(weights), source=None), settings, progress)
+        trials.append(Trial(made.but(against=beside.key, split=1), Seen(_of(dump), labels, beside)))
+    return Study(key=files.digest(["study", made.identity()]), call="tlx.studies.atlas.trial:run",
+                 experiment=atlas_spec.EXPERIMENT, title=f"{looked.model} on {name}", spec=shared(made),
+                 trials=tuple(trials), tags={"tlx.dataset": name, "tlx.source": looked.model},
+                 inputs=({"name": name, "source": str(looked.wanted.folder.root), "digest": dump.key[:36],
+                          "context": "analysis"},), preload=("tlx.studies.atlas.measures",),
+                 dress="tlx.studies.atlas.report:dress")
+
+
+def _of(dump: Dump) -> Dump:
+    """The dump opened again: trials of two groups may run in two processes."""
+    return Dump(dump.folder, dump.layers, ids=dump.ids, labels=dump.labels)
+
+
+def _tuned(looked: Looked, store: Store) -> Path | None:
+    """The weights of the network trained on the target: those given, else those of the study's first repeat."""
+    if looked.wanted.finetuned is not None:
+        return looked.wanted.finetuned
+    match = looked.taken.get("tuned")
+    if match is None:
+        return None
+    first = min(atlas_lookup.results(store, match.trials), key=lambda result: (result.spec["split"], result.key))
+    return store.file(first.key, WEIGHTS)
+
+
+def about(looked: Looked, parts: AtlasParts, settings: Settings) -> dict[str, Any]:
+    """What an atlas is of and made from, as plain JSON: what the report is given beside the store."""
+    wanted, spec = looked.wanted, looked.spec
+    return {"model": looked.model, "architecture": spec.architecture, "weights": wanted.weights,
+            "dataset": wanted.folder.name, "classes": list(wanted.folder.classes), "input_size": wanted.input_size,
+            "reduce": spec.reduce, "samples": spec.samples, "blocks": list(looked.blocks),
+            "layers": list(looked.layers), "taken": {name: _plain(match) for name, match in looked.taken.items()},
+            "others": {name: [_plain(m) for m in some] for name, some in looked.others.items()},
+            "lacking": looked.lacking(parts, settings),
+            "finetuned": files.sha256(wanted.finetuned) if wanted.finetuned else None, "notes": looked.notes}
+
+
+def _plain(match: Match) -> Mapping[str, Any]:
+    return {"study": match.study, "words": match.words, "trials": list(match.trials)}

@@ -1,0 +1,61 @@
+"""The atlas: what is known of one network and one target, block by block, on one axis 1…N.
+
+A trial measures every block's outputs for the target's images: of the network as it is, or, beside a network that was
+trained on the target, how alike the two still are. What takes longer (QUANTA, parameter distance, layer transfer) is
+not done here but looked up: see atlas_find.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ... import files
+from ...errors import Integrity, Stopped, TlxError
+from ...result import Result
+from .spec import BlockMeasures
+
+if TYPE_CHECKING:
+    from ...features.dump import Dump
+    from ..base import Bench
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A dump, the label of each of its rows, and the dump of the network trained on the target: the same rows."""
+
+    dump: Dump
+    labels: tuple[str, ...]
+    against: Dump | None = None
+
+
+def run(spec: BlockMeasures, inputs: Seen, bench: Bench) -> Result:
+    """Measure block by block; what was measured before an interruption is taken as it is."""
+    from . import measures as atlas_measures
+
+    started, rows, notes = time.perf_counter(), [], []
+    for block, layer in enumerate(spec.layers, 1):
+        path = bench.folder / f"training.{block:04d}.json"  # scratch: cleared away when the trial is whole
+        measured = _kept(path)
+        if measured is None:
+            if bench.stopping():
+                raise Stopped(15)
+            x, labels = inputs.dump.array(layer), inputs.labels
+            measured = atlas_measures.alone(spec, x, labels) if inputs.against is None else atlas_measures.beside(
+                spec, x, inputs.against.array(layer), labels)
+            files.write_json(path, measured)
+            bench.log(block, {f"block_{name}": row["mean"] for name, row in measured["values"].items()})
+        notes += [f"block {block}: {note}" for note in measured["notes"]]
+        rows.append({"block": block, "layer": layer, **measured})
+    made = {"network": spec.dump} | ({"trained on the target": spec.against} if spec.against else {})
+    return Result.of(spec, scores={"layers": len(rows), "total_s": time.perf_counter() - started},
+                     details={"rows": rows, "notes": notes, "classes": sorted(set(inputs.labels)),
+                              "images": len(inputs.labels)}, made_from=made)
+
+
+def _kept(path: Any) -> dict[str, Any] | None:
+    try:
+        return files.read_json(path) if path.exists() else None
+    except (TlxError, Integrity):
+        return None  # cut off while it was written: measured again

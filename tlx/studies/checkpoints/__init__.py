@@ -1,0 +1,1 @@
+"""Relate layer metrics at training checkpoints to transfer performance."""

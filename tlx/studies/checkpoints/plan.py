@@ -1,0 +1,270 @@
+"""A study of checkpoints, stage by stage: sources are trained first, for the digests of their weights name the rest.
+
+    sources → a Study of pre-trainings · layers → a Study of layer metrics · tuning → the Study of fine-tunings and
+    scored checkpoints, whose folder also gets chain.json: which trial of which stage stands behind every model
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ... import files
+from ...errors import BadData, TlxError, Usage, raise_all
+from ...lab.settings import Settings
+from ...lab.store import Store
+from ...models import backbones
+from ...result import FINISHED
+from .. import activations, few_shot_inputs, whole_dataset_inputs
+from ..base import Study, Trial
+from ..few_shot import RANDOM, Inputs
+from ..few_shot_inputs import Gather, Progress
+from ..image_data import add
+from ..layer_metrics.spec import LayerMetrics
+from ..pretraining import plan as pretraining_plan
+from ..pretraining import spec as pretraining_spec
+from ..pretraining.spec import CHECKPOINTS, PreTraining
+from ..whole_dataset import WholeData
+from .correlations import CHAIN, LIMIT
+from .layers import Looks, looks_at
+from .spec import EXPERIMENT, UNTRAINED, Chain, CheckpointScores, CheckpointTuning, Untrained
+from .trial import Starts
+
+CALL = "tlx.studies.checkpoints.trial:run"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One training of a source: its trial, and the tags of its checkpoints in order. name: for people and tables."""
+
+    name: str
+    seed: int
+    trial: Trial
+    tags: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint of a source: what is analyzed, and perhaps fine-tuned."""
+
+    source: Source
+    tag: str
+    index: int
+    path: str
+    digest: str
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the sources are fine-tuned on."""
+
+    name: str
+    typed: str
+    spec: CheckpointTuning
+    data: Inputs
+    record: dict[str, str]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass
+class Plan:
+    """All that is known before anything is trained."""
+
+    chain: Chain
+    asked: LayerMetrics
+    settings: Settings
+    sources: tuple[Source, ...]
+    targets: tuple[Target, ...]
+    records: tuple[dict[str, str], ...]
+    notes: list[str] = field(default_factory=list)
+
+    def first(self) -> Study:
+        """The pre-trainings."""
+        spec = self.sources[0].trial.spec
+        return Study(key=files.digest(["study", "sources", self._content()]), call=CALL,
+                     experiment=pretraining_spec.EXPERIMENT,
+                     title=f"sources of checkpoints: {self.chain.architecture} on {', '.join(self._names())}",
+                     spec=few_shot_inputs.shared(spec), trials=tuple(s.trial for s in self.sources), inputs=self.records,
+                     tags={"tlx.dataset": ", ".join(self._names())}, preload=("tlx.studies.checkpoints.trial",))
+
+    def models(self, store: Store) -> tuple[Model, ...]:
+        """Every checkpoint that the sources have left; those of a diverged training are missing, with a note."""
+        found = []
+        for source in self.sources:
+            result = store.find(source.trial.spec.key)
+            if result is None or result.status != FINISHED:
+                self.notes.append(f"{source.name} seed {source.seed} diverged: left out")
+                continue
+            for index, tag in enumerate(source.tags):
+                path = store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors")
+                found.append(Model(source, tag, index, str(path), files.sha256(path)))
+        if not found:
+            raise TlxError("sources-diverged", "no source was trained: their numbers are not finite",
+                           remedy="use a smaller --learning-rate")
+        return tuple(found)
+
+    def looks(self, models: tuple[Model, ...], progress: Progress | None = None) -> tuple[Looks, ...]:
+        """What the layers of the models are measured on, target by target."""
+        return tuple(looks_at(self.chain, self.asked, self.settings, target.typed, target.name,
+                              [(m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models],
+                              progress) for target in self.targets)
+
+    def tuning(self, models: tuple[Model, ...], looks: tuple[Looks, ...], store: Store) -> Study:
+        """The fine-tunings, and the scores of the sources' own checkpoints; chain.json is written."""
+        weights = {model.digest: model.path for model in models}
+        trials, cells, scored = [], [], []
+        for source in self.sources:
+            mine = [model for model in models if model.source is source]
+            if not mine:
+                continue
+            if source.trial.inputs is not None:
+                scores = CheckpointScores(
+                    architecture=self.chain.architecture, input_size=self.chain.input_size,
+                    images=source.trial.spec.images, weights=tuple(m.digest for m in mine), checkpoints=source.tags,
+                    source=source.name, seed=source.seed)
+                trials.append(Trial(scores, Starts(source.trial.inputs, {m.digest: m.path for m in mine})))
+                scored.append({"source": source.name, "seed": source.seed, "key": scores.key,
+                               "tags": list(source.tags)})
+            tuned = self.chain.chosen(source.tags)
+            for target, look in zip(self.targets, looks, strict=True):
+                for model in mine:
+                    cell = {"source": source.name, "seed": source.seed, "checkpoint": model.tag,
+                            "checkpoint_index": model.index, "target": target.name, "weights": model.digest,
+                            "layers": look.keys[model.digest]}
+                    if model.tag in tuned:
+                        spec = target.spec.but(seed=source.seed, weights=model.digest, source=source.name,
+                                               checkpoint=model.tag)
+                        cell["tuning"] = spec.key
+                        trials.append(Trial(spec, Starts(target.data, weights),
+                                            group=f"{target.name} {source.name} {source.seed}"))
+                    cells.append(cell)
+        key = files.digest(["study", "checkpoints", self._content(), [t.spec.identity() for t in self.targets]])
+        once = tuple({trial.spec.key: trial for trial in trials}.values())  # the same weights, fine-tuned once
+        study = Study(key=key, call=CALL, experiment=EXPERIMENT, title=self.title, spec=self.chain.to_json(),
+                      trials=once, inputs=tuple(target.record for target in self.targets),
+                      tags={"tlx.dataset": ", ".join(t.name for t in self.targets),
+                            "tlx.source": ", ".join(self._names())},
+                      preload=("tlx.metrics", "tlx.models.transferred", "tlx.studies.checkpoints.trial"),
+                      dress="tlx.studies.checkpoints.report:dress")
+        path = files.make_folder(store.study_folder(key)) / CHAIN
+        store.unseal_study(key)
+        before = files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
+        files.write_json(path, {
+            "architecture": self.chain.architecture, "batch_size": self.chain.batch_size,
+            "moments": list(self.chain.fine_tune_checkpoints), "cells": _grown(before["cells"], cells, CELL),
+            "scored": _grown(before["scored"], scored, CELL[:2])})
+        return study
+
+    @property
+    def title(self) -> str:
+        """The study's title, for people."""
+        return f"{self.chain.architecture}: checkpoints of {', '.join(self._names())}"
+
+    def _names(self) -> list[str]:
+        return list(dict.fromkeys(source.name for source in self.sources))
+
+    def _content(self) -> list[Any]:
+        """The question by content: more seeds or sources are the same question, grown."""
+        chain = self.chain
+        return [chain.architecture, chain.input_size, chain.epochs, chain.learning_rate, chain.batch_size,
+                chain.checkpoints, chain.samples, chain.layers, self.asked.identity(),
+                [target.spec.images for target in self.targets]]
+
+
+CELL = ("source", "seed", "checkpoint", "target")  # what a cell is of
+
+
+def _grown(before: list[dict[str, Any]], now: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of earlier commands and of this one, which counts where both have one; a fine-tuning stays known."""
+    old = {tuple(row[name] for name in names): row for row in before}
+    new = {of: ({"tuning": old[of]["tuning"]} if "tuning" in old.get(of, {}) else {}) | row
+           for row in now if (of := tuple(row[name] for name in names))}
+    return list((old | new).values())
+
+
+def look(chain: Chain, asked: LayerMetrics, settings: Settings, progress: Progress | None = None) -> Plan:
+    """Look at all that is asked for; Problems with all that is wrong, before anything is trained."""
+    chain = chain.resolved
+    gather = Gather()
+    depth = len(backbones.sketch(chain.architecture).blocks)
+    with gather.part():
+        if (chain.redrawn or 0) > depth:
+            raise Usage("out-of-range", f"{chain.redrawn}", where="--redrawn", expected=f"at most {depth}, the blocks "
+                        f"of {backbones.lookup(chain.architecture).title}")
+    with gather.part():
+        if len(set(chain.fine_tune_checkpoints)) < 2:
+            raise Usage("too-few-checkpoints", f"{len(chain.fine_tune_checkpoints)} moments",
+                        where="--fine-tune-checkpoints", expected="two or more, for an area")
+    targets: list[Target] = []
+    for typed in chain.targets:
+        with gather.part():
+            targets.append(_target(chain, typed, depth, settings, progress))
+    raise_all(gather.problems)
+    sources: list[Source] = []
+    records: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
+    for target in targets:
+        add(notes, target.notes)
+    for typed in chain.sources:
+        with gather.part():
+            for source, record in _sources(chain, typed, len(targets[0].data.classes), settings, notes, progress):
+                sources.append(source)
+                records |= {source.name: record} if record else {}
+                chain.chosen(source.tags)
+    raise_all(gather.problems)
+    return Plan(chain, asked, settings, tuple(_told_apart(sources)), tuple(targets), tuple(records.values()),
+                notes)
+
+
+def _told_apart(sources: list[Source]) -> list[Source]:
+    seen = [(source.name, source.seed) for source in sources]
+    twice = [name for name, seed in seen if seen.count((name, seed)) > 1]
+    if twice:
+        raise Usage("twice", f"two sources are called '{twice[0]}'", where="--sources",
+                    expected="folders of different names")
+    return sources
+
+
+def _target(chain: Chain, typed: str, depth: int, settings: Settings, progress: Progress | None) -> Target:
+    if typed.lower() == RANDOM:
+        raise Usage("target", "random is no set of images", where="--targets")
+    spec = WholeData(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
+                     train_per_class=chain.fine_tune_per_class, val_per_class=chain.val_per_class or 50)
+    held = whole_dataset_inputs.read(spec, settings, progress)
+    data, content = held.task(held.folder.classes)
+    name = held.folder.name
+    at_most = activations.is_default(chain, "samples")
+    activations.sampled(held.folder, "auto", chain.samples, at_most=at_most)  # what cannot be measured later is said now
+    if chain.layers:
+        activations.layers_of(backbones.sketch(chain.architecture), chain.layers, None)
+    made = CheckpointTuning(
+        architecture=chain.architecture, dataset=name, input_size=chain.input_size, images=content,
+        train_per_class=spec.train_per_class, val_per_class=spec.val_per_class, epochs=chain.fine_tune_epochs or 1,
+        batch_size=chain.batch_size, learning_rate=chain.fine_tune_rate or 1e-4,
+        moments=chain.fine_tune_checkpoints, copied=depth - (chain.redrawn or 0))
+    pretraining_spec.moments(made.moments, -(-len(data.train) // made.batch_size), made.epochs)
+    return Target(name, typed, made, data, held.record(content), held.notes)
+
+
+def _sources(chain: Chain, typed: str, classes: int, settings: Settings, notes: list[str],
+             progress: Progress | None) -> Iterator[tuple[Source, dict[str, str] | None]]:
+    """The trainings of a source, seed by seed, with the record of its images."""
+    for seed in chain.seed_numbers:
+        if typed.lower() == RANDOM:
+            drawn = Untrained(architecture=chain.architecture, classes=classes, input_size=chain.input_size, seed=seed)
+            yield Source(RANDOM, seed, Trial(drawn, None), (UNTRAINED,)), None
+            continue
+        spec = PreTraining(architecture=chain.architecture, dataset=typed, input_size=chain.input_size, seed=seed,
+                           epochs=chain.epochs or 1, batch_size=chain.batch_size, checkpoints=chain.checkpoints,
+                           learning_rate=chain.learning_rate or 1e-4, val_per_class=chain.val_per_class or 50,
+                           train_per_class=chain.train_per_class)
+        asked = pretraining_plan.pretraining_study(spec, settings, progress)
+        trial, record = asked.trials[0], asked.inputs[0]
+        add(notes, asked.notes)
+        steps = -(-len(trial.inputs.train) // spec.batch_size)
+        tags = tuple(pretraining_spec.moments(spec.checkpoints, steps, spec.epochs).values())
+        if not tags:
+            raise BadData("no-checkpoints", "no moment is kept", where="--checkpoints")
+        yield Source(record["name"], seed, trial, tags), record
+

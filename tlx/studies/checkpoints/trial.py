@@ -1,0 +1,162 @@
+"""The trials of a study of checkpoints: a network left untrained, checkpoints scored, a checkpoint fine-tuned.
+
+A fine-tuning is scored at named moments (after so many batches or epochs) on the test, the validation and some training
+images; the area under its test accuracy over these moments is the transfer performance of the checkpoint it began with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ... import files
+from ...errors import TlxError
+from ...result import DIVERGED, Result
+from ...spec import Spec, stream
+from ..few_shot import Inputs
+from ..pretraining import trial as pretraining_trial
+from ..pretraining.spec import CHECKPOINTS, PreTraining, moments
+from .spec import TRAIN_SCORED, UNTRAINED, CheckpointScores, CheckpointTuning, Untrained
+
+if TYPE_CHECKING:
+    from ...models.samples import Samples
+    from ..base import Bench
+
+
+@dataclass(frozen=True)
+class Starts:
+    """What trials on one set of images run on: the images, and where the weights of each digest are."""
+
+    data: Inputs
+    weights: Mapping[str, str]
+
+
+def run(spec: Spec, inputs: Any, bench: Bench) -> Result:
+    """The trial of any of the kinds that make a study of checkpoints."""
+    return KINDS[type(spec)](spec, inputs, bench)
+
+
+def leave_untrained(spec: Untrained, inputs: object, bench: Bench) -> Result:
+    """Write the weights as they are drawn: those that a pre-training of this seed writes before its first batch."""
+    from ...models import backbones
+    from ...models.weights import reader as weights_reader
+
+    network = backbones.load(spec.architecture, weights=None, classes=spec.classes, seed=stream(spec.seed, "weights"),
+                             input_size=spec.input_size)
+    files.make_folder(bench.folder / CHECKPOINTS)
+    weights_reader.write(bench.folder / CHECKPOINTS / f"{UNTRAINED}.safetensors", network.net.state_dict(),
+                      {"format": "pt", "step": "0", "epochs": "0"})
+    return Result.of(spec, details={"checkpoints": [UNTRAINED], "epochs": 0,
+                                    "parameters": sum(p.numel() for p in network.parameters())})
+
+
+def score_checkpoints(spec: CheckpointScores, inputs: Starts, bench: Bench) -> Result:
+    """Each checkpoint with its own head, in evaluation mode."""
+    from ...models import backbones
+
+    board = _Board(spec, inputs.data, bench)
+    for done, (tag, digest) in enumerate(zip(spec.checkpoints, spec.weights, strict=True)):
+        if tag not in board.rows:
+            network = backbones.load(spec.architecture, weights=inputs.weights[digest], classes=None, head="keep",
+                                     seed=0, input_size=spec.input_size, sha256=digest)
+            board.add(tag, network.to(bench.device))
+        bench.tell(done + 1, len(spec.checkpoints))
+    last = board.rows[spec.checkpoints[-1]]
+    return Result.of(spec, scores={name: value for name, value in last.items() if name.endswith("_accuracy")},
+                     details={"moments": board.ordered(spec.checkpoints), "epochs": len(spec.checkpoints)})
+
+
+def tune(spec: CheckpointTuning, inputs: Starts, bench: Bench) -> Result:
+    """Fine-tune to the end, scoring at every moment; the last epoch counts for nothing more than the others."""
+    from ...features import voting
+    from ...metrics.transfer_performance import transfer_performance
+    from ...models import training
+    from ...models.transferred import transferred
+
+    data = inputs.data
+    network = transferred(spec.architecture, weights=inputs.weights[spec.weights], copied=spec.copied,
+                          classes=len(data.classes), seed=stream(spec.seed, "head"), input_size=spec.input_size,
+                          sha256=spec.weights)
+    steps = -(-len(data.train.rows) // spec.batch_size)
+    wanted = moments(spec.moments, steps, spec.epochs)
+    board = _Board(spec, data, bench)
+    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping,
+                           moments=frozenset(wanted), on_moment=lambda step, net: board.add(wanted[step], net))
+    fitted = training.fit(network, data.train, data.val, spec, seed=stream(spec.seed, "fit"), score=voting.accuracy,
+                          place=place)
+    rows = board.ordered(wanted.values())
+    details = {"moments": rows, "steps": list(wanted), "steps_an_epoch": steps, "ended": fitted.ended,
+               "epochs": len(fitted.history), "classes": list(data.classes), "notes": list(network.notes),
+               "train_images": len(data.train), "val_images": len(data.val),
+               "test_images": len(data.test) if data.test else 0,
+               "test_counts": voting.class_counts(data.test.labels, len(data.classes)) if data.test else None,
+               "parameters": sum(p.numel() for p in network.parameters())}
+    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    if fitted.ended == "diverged" or len(rows) < len(wanted):
+        return Result.of(spec, status=DIVERGED, scores=scores, details=details, made_from={"weights": spec.weights})
+    scores |= {"test_accuracy": rows[-1]["test_accuracy"], "val_accuracy": rows[-1]["val_accuracy"]}
+    if len(rows) > 1:
+        scores |= {f"transfer_performance{end}": float(transfer_performance([row[f"{part}_accuracy"] for row in rows]))
+                   for part, end in (("test", ""), ("val", "_val"))}
+    return Result.of(spec, scores=scores, details=details, made_from={"weights": spec.weights})
+
+
+KINDS: dict[type[Spec], Callable[[Any, Any, Any], Result]] = {
+    PreTraining: pretraining_trial.run, Untrained: leave_untrained, CheckpointScores: score_checkpoints,
+    CheckpointTuning: tune}
+
+
+class _Board:
+    """Scores by moment, kept in the trial's folder as they come: an interrupted trial goes on after them.
+
+    accuracy   mean per class;  top1: share of all images;  loss: mean cross-entropy in nats
+    """
+
+    def __init__(self, spec: Any, data: Inputs, bench: Bench):
+        from ...models.recipe import Recipe
+
+        self.recipe = spec if isinstance(spec, Recipe) else Recipe()
+        self.bench, self.path = bench, bench.folder / "training.moments.json"  # cleared away when the trial is whole
+        parts = {"train": _thinned(data.train), "val": data.val, "test": data.test}
+        self.parts = {name: some for name, some in parts.items() if some is not None}
+        try:
+            self.rows: dict[str, dict[str, Any]] = files.read_json(self.path) if self.path.exists() else {}
+        except TlxError:  # cut off while it was written: scored again
+            self.rows = {}
+
+    def add(self, tag: str, network: Any) -> None:
+        """Score a network at a moment, and leave it in the modes it was in. A network that diverged has no row."""
+        from ...features import voting
+        from ...models import training
+
+        modes = {module: module.training for module in network.modules()}
+        row: dict[str, Any] = {"tag": tag}
+        place = training.Place(self.bench.device, stopping=self.bench.stopping)
+        try:
+            for name, some in self.parts.items():
+                logits = training.predict(network, some, self.recipe, place)
+                row |= {f"{name}_accuracy": voting.accuracy(logits, some.labels, some.crops),
+                        f"{name}_top1": float((voting.per_image(logits, some.crops) == some.labels).mean()),
+                        f"{name}_loss": training.cross_entropy(logits, some.row_labels)}
+        except training.Diverged:
+            return
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        self.rows[tag] = row
+        files.write_json(self.path, self.rows)
+
+    def ordered(self, tags: Any) -> list[dict[str, Any]]:
+        """The rows of these moments, as far as there are any."""
+        return [self.rows[tag] for tag in tags if tag in self.rows]
+
+
+def _thinned(samples: Samples) -> Samples:
+    """At most TRAIN_SCORED of the images, evenly spaced."""
+    import numpy as np
+
+    if len(samples) <= TRAIN_SCORED:
+        return samples
+    at = np.linspace(0, len(samples) - 1, TRAIN_SCORED).round().astype(np.int64)
+    return type(samples)(samples.pixels, samples.images[at], samples.labels[at])

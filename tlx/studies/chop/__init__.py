@@ -1,0 +1,1 @@
+"""Chop a network behind block n, or prune its weights by magnitude."""

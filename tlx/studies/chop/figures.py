@@ -1,0 +1,84 @@
+"""Figures of chopping and of pruning."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ...plots import figures
+from ...plots.figures import BLUE, COLOURS, MARKERS
+from ..layer_transfer.figures import _accuracy_axis, _across, _band, _counts
+
+
+def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
+         caption: Sequence[str] = ()) -> bytes:
+    """Test accuracy of the chopped networks over n, and beside it over their parameters.
+
+    rows   of `chop_studies.table_rows`; the whole network has n None and is a line across
+    """
+    with figures._style():
+        figure, (left, right) = figures._figure(9.6, 4.2, columns=2)
+        cut = [row for row in rows if row["n"] is not None and row["mean"] is not None]
+        whole = [row for row in rows if row["n"] is None and row["mean"] is not None]
+        for axes, x in ((left, "n"), (right, "parameters")):
+            for row in whole:
+                _across(axes, row | {"treatment": "baseB"}, "whole network")
+            _band(axes, cut, x, "cut behind block n", BLUE, "o", "-")
+            _accuracy_axis(axes, title if axes is left else "")
+        left.set_xlabel("n: blocks left")
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        right.set_xlabel("Parameters")
+        _log_counts(right, [row["parameters"] for row in (*cut, *whole)])
+        left.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
+        figures.add_caption(figure, caption)
+        return figures._bytes(figure, form)
+
+
+def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
+            caption: Sequence[str] = ()) -> bytes:
+    """Test accuracy over the share of weights that are left, from all to few. rows   of `chop_studies.pruned_rows`"""
+    with figures._style():
+        figure, axes = figures._figure(6.4, 4.2)
+        lines = list(dict.fromkeys(row["line"] for row in rows))
+        for number, line in enumerate(lines):
+            some = [row for row in rows if row["line"] == line and row["mean"] is not None]
+            _band(axes, some, "kept", line, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], "-")
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        kept = sorted({row["kept"] for row in rows})
+        axes.set_xticks(kept)
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(_uncrowded_shares(kept))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: share_text(x)))
+        axes.set_xlabel("Weights that are left")
+        _accuracy_axis(axes, title)
+        axes.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
+        figures.add_caption(figure, caption)
+        return figures._bytes(figure, form)
+
+
+def share_text(share: float) -> str:
+    """Return a share in per cent with the digits that the table has, without zeros at the end."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + " %"
+
+
+def _uncrowded_shares(shares: Sequence[float]) -> list[float]:
+    """Return the shares whose labels fit side by side on a logarithmic axis, the largest first."""
+    chosen: list[float] = []
+    for share in sorted(shares, reverse=True):
+        if not chosen or math.log(chosen[-1] / share) >= 0.09 * math.log(max(shares) / min(shares) or 1.0):
+            chosen.append(share)
+    return chosen
+
+
+def _log_counts(axes: Axes, counts: Sequence[float]) -> None:
+    """A logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten, written as 10k, 2M."""
+    axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
+    is_short = bool(counts) and max(counts) < 200 * min(counts)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if is_short else (1,), numticks=9))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))

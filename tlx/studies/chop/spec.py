@@ -1,0 +1,93 @@
+"""Settings of chopping and of pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...spec import Spec, knob
+from ..few_shot import RANDOM
+from ..layer_transfer.spec import DEFAULT
+from ..whole_dataset import WholeData
+
+
+@dataclass(frozen=True, kw_only=True)
+class FromWeights(WholeData):
+    """A training that starts from the weights of a source, or from random ones."""
+
+    source: str | None = knob(None, place=True, help="what the weights were trained on (ImageNet, MNIST); random: no "
+                              "pre-training. Default: the backbone's own")
+    depth: int = knob(0, place=True, derived=True, help="blocks of the whole network")
+
+    @property
+    def start_from(self) -> str | None:
+        """What `backbones.load` is asked for: a weight file, "default", or None for random weights."""
+        return self.model or (None if (self.source or "").lower() == RANDOM else DEFAULT)
+
+    @property
+    def weight_source(self) -> str | None:
+        """The source that "default" weights must have; None: whatever theirs is."""
+        return self.source if self.start_from == DEFAULT else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chop(FromWeights):
+    """One chopped network, or the whole one beside them."""
+
+    cut: int | None = knob(None, low=1, derived=True, help="the last block that stays; None: the whole network")
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        where = "whole" if self.cut is None else f"cut behind block {self.cut}"
+        return f"{where}, repeat {self.split}"
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {**super().named(), "Cut": self.cut or "-", "Frozen": self.freeze,
+                "Source": self.model or self.source or "-"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chops(Spec):
+    """Which chopped networks make a study."""
+
+    depths: tuple[int, ...] = knob((), low=1, help="n: blocks that stay. Default: every one")
+    repeats: int = knob(3, low=1, high=10_000, help="networks of each n, which differ by their seeds")
+    within: float = knob(0.01, low=0.0, high=1.0, place=True, help="validation accuracy that the smallest network "
+                         "named may lose against the best, a fraction: 0.01 is one point")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning(FromWeights):
+    """One round of iterative magnitude pruning; round 0 trains all weights."""
+
+    keep: float = knob(0.7, low=0.01, high=0.999, help="share of the weights that a round leaves")
+    scope: str = knob("global", choices=("global", "layer"), help="one threshold for all layers, or one for each")
+    rewind: str = knob("none", choices=("none", "start"), help="each round goes on from the trained weights, or from "
+                       "those before any training")
+    round: int = knob(0, low=0, derived=True, help="how often weights were dropped")
+    before: str = knob("", derived=True, help="digest of the weights that the round before came to")
+
+    @property
+    def kept(self) -> float:
+        """The share of all weights that is left."""
+        return self.keep ** self.round
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        return f"{100 * self.kept:.0f} % of the weights, repeat {self.split}"
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {**super().named(), "Round": self.round, "Kept": f"{self.kept:.4g}", "Scope": self.scope,
+                "Rewind": self.rewind, "Source": self.model or self.source or "-"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounds(Spec):
+    """How many rounds and repeats make a study of pruning."""
+
+    iterations: int = knob(5, low=1, high=1000, help="how often weights are dropped")
+    repeats: int = knob(3, low=1, high=10_000, help="networks that are pruned, which differ by their seeds")

@@ -1,0 +1,1 @@
+"""Few-shot feature extraction: classifiers on activations of a frozen network."""

@@ -1,0 +1,69 @@
+"""Plan a feature-extraction study: check the data, extract once, list the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ...errors import raise_all
+from ...features import classifiers
+from ...features.dump import How
+from ...features.extract import extract
+from ...lab import signals
+from ...lab.settings import Settings
+from ...models.network import Network
+from ..activations import _dump_place, layers_of, spec_words, whole_network
+from ..base import Study, Trial
+from ..few_shot import FewShot
+from ..few_shot_inputs import Found, Parts, Progress, look, shared
+from . import spec as feature_extraction_spec
+from .spec import FeatureExtraction, Sweep
+from .trial import Features
+
+
+def look_at_features(spec: FeatureExtraction, few: FewShot, settings: Settings, progress: Progress | None = None, *,
+                     keep: bool = True) -> Found:
+    """The look before a feature-extraction study."""
+    def load() -> Network:
+        return whole_network(spec, spec.layers, spec.model_description)
+
+    return look(spec, few, settings, load, progress, keep=keep)
+
+
+def feature_extraction_study(spec: FeatureExtraction, few: FewShot, sweep: Sweep, settings: Settings,
+                             progress: Progress | None = None) -> tuple[Study, Found]:
+    """Every classifier on every draw, ready to run, its activations extracted (once, ever); Problems otherwise."""
+    names = sweep.classifiers
+    found = look_at_features(spec, few, settings, progress)
+    raise_all(found.problems)
+    assert found.network is not None
+    assert found.pixels is not None
+    taken = layers_of(found.network, spec.layers, spec.model_description)
+    spec = spec.but(weights=found.weights, layers=taken, embedding=spec_words(spec.embedding))
+    with signals.graceful() as stopping:
+        place = _dump_place(found, settings, progress, stopping)
+        how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+        dump = extract(found.network, found.weights, found.pixels, taken, place, how)
+        signals.stop_if_asked()
+    parts = Parts(found, spec)
+    trials = []
+    for shots, split, train, content in parts.draws(spec, few):
+        drawn = spec.but(shots=shots, split=split, images=content)
+        inputs = Features(parts.classes, dump, train, parts.val, parts.test)
+        tried = _feasible(names, inputs) if sweep.everything else names
+        left_out = [name for name in names if name not in tried]
+        found.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(left_out)
+        trials += [Trial(drawn.but(classifier=name), inputs, drawn.group) for name in tried]
+    return Study(key=parts.study_key(spec), call="tlx.studies.feature_extraction.trial:run",
+                 experiment=feature_extraction_spec.EXPERIMENT, title=parts.title(spec), spec=shared(spec),
+                 trials=tuple(trials), inputs=(parts.dataset(),), tags=parts.tags(few) | {"tlx.dump": dump.key},
+                 preload=("tlx.features.pipelines", "tlx.features.spans", "sklearn.linear_model",
+                          "sklearn.discriminant_analysis", *(["mlflow.sklearn"] if spec.log_model else [])),
+                 params={"Job number": str(few.job)}), found
+
+
+def _feasible(names: Sequence[str], inputs: Features) -> list[str]:
+    """Those that the number of training rows of a draw allows."""
+    rows = len(inputs.train.rows)
+    alone = rows == len(inputs.classes)  # one row a class: nothing varies within a class
+    return [name for name in names if not (alone and name == "lda")
+            and getattr(classifiers.classifier(name), "k", 0) <= rows]

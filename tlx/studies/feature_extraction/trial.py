@@ -1,0 +1,204 @@
+"""Feature extraction: a classifier on the activations of a frozen network, few-shot, scored on the whole test set.
+
+Every image·crop is forwarded once per weights and layers, ever: a split is an index into that dump. Trials of one
+draw share its embedding and its span; each says what it spent itself and what it inherited.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...errors import Stopped
+from ...result import FINISHED, Result
+from ...spec import named, stream
+from .spec import FeatureExtraction
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ...features.classifiers import Classifier
+    from ...features.dump import Dump
+    from ...features.fitting import Fitted
+    from ...features.spans import Seen, Training
+    from ...models.samples import Samples
+    from ..base import Bench
+
+KEPT_BYTES = 1 << 30  # embedded rows of a role kept between the classifiers of a group; above, embedded again
+
+
+@dataclass
+class Features:
+    """What the trials of one draw run on: a dump, and which of its images are for what. Labels index `classes`."""
+
+    classes: tuple[str, ...]
+    dump: Dump
+    train: Samples
+    val: Samples
+    test: Samples | None
+    _prepared: dict[str, Prepared] = field(default_factory=dict, repr=False)
+
+    def prepared(self, spec: FeatureExtraction) -> Prepared:
+        """The embedded training rows; made by the first trial that asks."""
+        text = f"{spec.embedding} {spec.standardize}"
+        if text not in self._prepared:
+            self._prepared[text] = Prepared(self, spec)
+        return self._prepared[text]
+
+
+class Prepared:
+    """The embedding fitted on the training rows of a draw, and what the classifiers share."""
+
+    def __init__(self, inputs: Features, spec: FeatureExtraction):
+        from ...features.embedding import EMBEDDINGS
+        from ...features.spans import Training
+
+        started = time.perf_counter()
+        self._parts: dict[tuple[int, int], Seen] = {}
+        self.inputs, self.layers = inputs, [inputs.dump.array(layer) for layer in inputs.dump.layers]
+        embedding: Any = named(EMBEDDINGS, spec.embedding, "embedding")
+        if "standardize" in embedding.knobs() and spec.standardize != "train":
+            embedding = embedding.but(standardize=spec.standardize)
+        self.per_set = getattr(embedding, "standardize", "train") == "per-set"
+        self.embedding = embedding.fit(self.layers, inputs.train.rows)
+        self.rows = self.embedding.transform(self.layers, inputs.train.rows)
+        self.width = self.rows.shape[1]
+        self._asked: dict[str, Any] = {"seed": stream(spec.seed, "classifier") % 2**32, "where": spec.title}
+        self.training = Training(self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._asked)
+        self.seconds = time.perf_counter() - started
+
+    @functools.cached_property
+    def val(self) -> np.ndarray:
+        """Embedded validation rows."""
+        return self.embedding.transform(self.layers, self.inputs.val.rows)
+
+    @functools.cached_property
+    def compared(self) -> tuple[Training, Seen]:
+        """A training that knows the products of validation and test rows with the training rows, and those rows."""
+        import numpy as np
+
+        from ...features.spans import Training
+
+        held = self.val if self.inputs.test is None else np.concatenate([self.val, self._whole_test])
+        return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._asked)
+
+    def fit(self, spec: Classifier) -> Fitted:
+        """The classifier fitted; what compares rows (neighbours, kernels) shares one set of products.
+
+        Which way is taken depends on the classifier and on sizes alone, so that a trial has the same bits whatever
+        else is tried beside it.
+        """
+        return (self.compared[0] if self._compares(spec) else self.training).fit(spec)
+
+    def _compares(self, spec: Classifier) -> bool:
+        held = len(self.inputs.val.rows) + (len(self.inputs.test.rows) if self.inputs.test else 0)
+        return (spec.isometric and not spec.linear and 8 * (len(self.rows) + held) * len(self.rows) <= KEPT_BYTES
+                and (len(self.rows) + held) * self.width * self.rows.itemsize <= KEPT_BYTES)
+
+    def scores(self, fitted: Fitted, samples: Samples) -> np.ndarray:
+        """(n·c, k) float64, higher is likelier, of every row of some samples, embedded in parts."""
+        import numpy as np
+
+        classes = len(self.inputs.classes)
+        if fitted.reads != "features":
+            first = len(self.rows)  # of `compared`: training rows, then validation, then test
+            first += 0 if samples is self.inputs.val else len(self.inputs.val.rows)
+            seen = self._part(first, len(samples.rows))
+            return fitted.scores(seen, classes=classes)
+        if samples is self.inputs.val:
+            return fitted.scores(self.val, classes=classes)
+        step = len(samples.rows) if self.per_set else max(1, KEPT_BYTES // (4 * self.width))
+        parts = [fitted.scores(self._test(start, step), classes=classes)
+                 for start in range(0, len(samples.rows), step)]
+        return np.concatenate(parts)
+
+    def _part(self, first: int, count: int) -> Seen:
+        """Some rows of `compared`, with what they came to for classifiers before."""
+        if (first, count) not in self._parts:
+            import numpy as np
+
+            training, _ = self.compared
+            self._parts[first, count] = training.seen(np.arange(first, first + count))
+        return self._parts[first, count]
+
+    def _test(self, start: int, step: int) -> np.ndarray:
+        assert self.inputs.test is not None
+        rows = self.inputs.test.rows
+        if step < len(rows):
+            return self.embedding.transform(self.layers, rows[start : start + step])
+        return self._whole_test
+
+    @functools.cached_property
+    def _whole_test(self) -> np.ndarray:
+        assert self.inputs.test is not None
+        return self.embedding.transform(self.layers, self.inputs.test.rows)
+
+
+def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
+    """Fit on the training rows of the dump; the crops vote; score val, and test once."""
+    from ...features import classifiers, voting
+
+    if bench.stopping():
+        raise Stopped(15)
+    started = time.perf_counter()
+    first = not inputs._prepared
+    prepared = inputs.prepared(spec)
+    fitting = time.perf_counter()
+    fitted = prepared.fit(classifiers.classifier(spec.classifier))
+    fitted_s, tested = time.perf_counter() - fitting, time.perf_counter()
+    scores: dict[str, float] = {}
+    details = _details(inputs, prepared, fitted)
+    roles = [("val", inputs.val), *([("test", inputs.test)] if inputs.test is not None else [])]
+    for role, samples in roles:
+        decided = voting.per_image(prepared.scores(fitted, samples), samples.crops, spec.vote)
+        counts = voting.confusion(samples.labels, decided, len(inputs.classes))
+        scores[f"{role}_accuracy"] = voting.mean_per_class_accuracy(counts)
+        scores[f"{role}_top1"] = float(counts.trace() / counts.sum())
+        details["confusion"] = counts.tolist()
+    scores["best_val_accuracy"] = scores["val_accuracy"]  # the name that fine-tuning has for it
+    scores |= _times(inputs, prepared, fitted_s, first)
+    scores |= {"predict_s": time.perf_counter() - tested, "own_s": time.perf_counter() - started}
+    scores["total_s"] = scores["own_s"] + scores["inherited_s"]
+    if spec.log_model:
+        _keep_model(spec, prepared, bench)
+    bench.tell(1, 1)
+    return Result.of(spec, status=FINISHED, scores=scores, details=details)
+
+
+def _keep_model(spec: FeatureExtraction, prepared: Prepared, bench: Bench) -> None:
+    """The embedding and a classifier that reads features, as mlflow's model of a scikit-learn Pipeline."""
+    import numpy as np
+
+    from ...features import classifiers, pipelines
+    from ...lab.tracking import models as tracking_models
+
+    asked = classifiers.classifier(spec.classifier)
+    fitted = prepared.training.fit(asked, for_features=True)
+    model = pipelines.pipeline(prepared.embedding, spec.embedding, fitted, prepared.inputs.classes)
+    example = np.concatenate([layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1)
+    trees = isinstance(asked, classifiers.XGBoost)
+    tracking_models.save(model, bench.folder, example.astype(np.float32), packages=["xgboost"] * trees,
+                         trusted=pipelines.trusted() + pipelines.XGBOOST * trees)
+
+
+def _details(inputs: Features, prepared: Prepared, fitted: Fitted) -> dict[str, Any]:
+    return {"classes": list(inputs.classes), "layers": list(inputs.dump.layers), "dump": inputs.dump.key,
+            "features": prepared.width, "constant_features": prepared.embedding.constant,
+            "converged": fitted.converged, "notes": fitted.notes, "crops": inputs.train.crops,
+            "train_images": len(inputs.train), "val_images": len(inputs.val),
+            "test_images": len(inputs.test) if inputs.test else 0}
+
+
+def _times(inputs: Features, prepared: Prepared, fitted_s: float, first: bool) -> dict[str, float]:
+    """The original study's four times, in seconds. Extraction is inherited from the dump, in proportion to the rows;
+    post-processing from the first trial of the draw."""
+    dump = inputs.dump
+    per_row = (dump.own_s + dump.inherited_s) / max(1, dump.rows)
+    extraction = {"train_extraction_s": per_row * len(inputs.train.rows),
+                  "test_extraction_s": per_row * len((inputs.test or inputs.val).rows)}
+    inherited = sum(extraction.values()) + (0.0 if first else prepared.seconds)
+    return {**extraction, "postprocessing_s": prepared.seconds, "classifier_s": fitted_s, "inherited_s": inherited}
+
+

@@ -1,0 +1,1 @@
+"""Few-shot fine-tuning of a pretrained network."""

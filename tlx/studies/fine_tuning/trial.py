@@ -1,0 +1,54 @@
+"""Fine-tune a pre-trained network on k images a class, and score it on the whole test set."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from ...result import DIVERGED, FINISHED, Result
+from ...spec import stream
+from ..few_shot import Inputs
+from ..training import score_test
+from .spec import FineTuning
+
+if TYPE_CHECKING:
+    from ..base import Bench
+
+
+def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
+    """Train on inputs.train, choose the epoch on inputs.val, score once on inputs.test."""
+    from ...features import voting
+    from ...models import backbones, freezing, training
+
+    started = time.perf_counter()
+    network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
+                             seed=stream(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
+                             input_size=spec.input_size, sha256=spec.weights)
+    frozen = None if spec.configuration is None else freezing.seed_configuration(spec.architecture, spec.configuration)
+    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+
+    def score(logits: Any, labels: Any, crops: int) -> float:
+        return voting.accuracy(logits, labels, crops, spec.vote)
+
+    seed = stream(spec.seed, "fit", spec.shots, spec.split)
+    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place)
+    details: dict[str, Any] = {
+        "classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch, "blocks": len(network.blocks),
+        "parameters": sum(p.numel() for p in network.parameters()),
+        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "train_images": len(inputs.train), "val_images": len(inputs.val),
+        "test_images": len(inputs.test) if inputs.test else 0, "crops": inputs.train.crops,
+        "weights_matched": [network.match.matched, network.match.total] if network.match else None,
+        "notes": list(network.notes), "frozen_prefix": [choice.reason for choice in fitted.prefixes],
+    }
+    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    if fitted.ended == "diverged":
+        return Result.of(spec, status=DIVERGED, scores=scores, details=details)
+    scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
+    if inputs.test is not None:
+        began = time.perf_counter()
+        scores |= score_test(network, inputs, spec, place, details, spec.vote)
+        scores["test_s"] = time.perf_counter() - began
+    scores["total_s"] = time.perf_counter() - started
+    return Result.of(spec, status=FINISHED, scores=scores, details=details)

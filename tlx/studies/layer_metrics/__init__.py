@@ -1,0 +1,1 @@
+"""Metrics of the layers of activation dumps: RSA, sum of squares, intrinsic dimension."""

@@ -1,0 +1,180 @@
+"""The numbers behind the lines of the layer figures: rows of the table → their order, their means and spreads."""
+
+from __future__ import annotations
+
+import graphlib
+import itertools
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...errors import UnknownName
+from ...plots import statistics
+from ...plots.statistics import Value, distinct
+from .columns import METRICS
+
+NOT_NEGATIVE = ("id", "id_all", "id_mle", "ss_ratio", "ss_within", "ss_between", "ss_total", "rsa_within",
+                "rsa_between", "rsa_contrast", "seconds")  # metrics whose range ends at 0
+SHARED = 0.5  # of a network's layers: below, it has too few of the longest's to stand with it on one axis of names
+TAG = re.compile(r"(\d{1,18})(?:_(\d{1,18}))?", re.ASCII)
+CI, RANGE = "95 % CI over seeds", "range of fewer than 4 seeds"
+STD, STIMULI = "± std over resamplings", "95 % CI over stimuli"
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One network at one checkpoint on the images of one data set: layer → value, layer → depth (0 … 1)."""
+
+    model: str
+    checkpoint: str
+    dataset: str
+    values: dict[str, Value] = field(default_factory=dict)
+    depths: dict[str, float] = field(default_factory=dict)
+
+
+def check(metric: str) -> None:
+    """Raise UnknownName unless the metric is a column that can be drawn."""
+    if metric not in METRICS:
+        raise UnknownName("metric", metric, METRICS)
+
+
+def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
+    """The rows in which the metric is known; UnknownName if it is no metric."""
+    check(metric)
+    return [{"checkpoint": "", "trained_on": ""} | {name: cell for name, cell in row.items() if cell not in (None, "")}
+            for row in rows if row.get(metric) not in (None, "")]
+
+
+def lines(rows: Rows, metric: str) -> list[Line]:
+    """One line for each model, checkpoint and data set: models as they come, checkpoints in order."""
+    rows = having(rows, metric)
+    models, tags = distinct(row["model"] for row in rows), checkpoints(rows)
+    grouped = _grouped(rows, "dataset", "model", "checkpoint")
+    order = sorted(grouped, key=lambda key: (models.index(key[1]), tags.index(key[2])))
+    last = {model: max(row["layer_index"] for row in rows if row["model"] == model) for model in models}
+    made = []
+    for dataset, model, tag in order:
+        by_layer = _grouped(sorted(grouped[dataset, model, tag], key=lambda row: row["layer_index"]), "layer")
+        depths = {layer: some[0]["layer_index"] / max(last[model], 1) for (layer,), some in by_layer.items()}
+        made.append(Line(model, tag, dataset, {layer: value(some, metric) for (layer,), some in by_layer.items()},
+                         depths))
+    return made
+
+
+def measured(rows: Rows) -> list[list[Mapping[str, Any]]]:
+    """Rows that differ by their seed alone."""
+    return list(_grouped(rows, "trained_on", "dataset", "model", "checkpoint", "layer").values())
+
+
+def value(rows: Rows, metric: str) -> Value:
+    """Of several seeds the mean and its confidence interval; of one the number, with the spread that it has itself."""
+    least = 0.0 if metric in NOT_NEGATIVE else -math.inf
+    if len(rows) > 1:
+        found = statistics.estimate((row[metric] for row in rows), bounds=(least, math.inf))
+        assert found is not None
+        return around(found)
+    number, std = float(rows[0][metric]), rows[0].get("id_std") if metric == "id" else None
+    low, high = (rows[0].get(f"{metric}_{end}") for end in ("low", "high"))
+    if low not in (None, "") and high not in (None, ""):
+        return Value(number, low, high, STIMULI)
+    return Value(number) if std is None else Value(number, max(least, number - std), number + std, STD)
+
+
+def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
+    """Lines of model − baseline at each layer both have, at the same checkpoint, or else at the baseline's last.
+
+    Two seeds or more that both have are paired, and give a confidence interval; else the means are subtracted.
+    Raises UnknownName for a baseline that is no model of the rows.
+    """
+    rows = having(rows, metric)
+    if baseline not in (known := distinct(row["model"] for row in rows)):
+        raise UnknownName("baseline", baseline, known)
+    base = _grouped([row for row in rows if row["model"] == baseline], "dataset", "checkpoint", "layer")
+    made = []
+    for line in lines([row for row in rows if row["model"] != baseline], metric):
+        own = _grouped([row for row in rows if row["model"] == line.model], "dataset", "checkpoint", "layer")
+        tags = checkpoints([row for key, some in base.items() if key[0] == line.dataset for row in some])
+        if not tags:
+            continue
+        tag = line.checkpoint if line.checkpoint in tags else tags[-1]
+        shared = {layer: _minus(own[line.dataset, line.checkpoint, layer], base[line.dataset, tag, layer], metric)
+                  for layer in line.values if (line.dataset, tag, layer) in base}
+        if shared:
+            made.append(Line(line.model, line.checkpoint, line.dataset, shared, line.depths))
+    return made
+
+
+def _minus(rows: Rows, base: Rows, metric: str) -> Value:
+    mine, other = ({row.get("seed"): row[metric] for row in some} for some in (rows, base))
+    paired = statistics.estimate(mine[seed] - other[seed] for seed in mine if seed in other)
+    if paired is None or paired.n < 2:
+        return Value(value(rows, metric).mean - value(base, metric).mean)
+    return around(paired)
+
+
+def around(found: statistics.Estimate) -> Value:
+    """Return a mean with its interval, or with the range of fewer than 4 values."""
+    if 1 < found.n < statistics.FEWEST_SPLITS:
+        return Value(found.mean, found.lowest, found.highest, RANGE)
+    return Value(found.mean, found.low, found.high, CI)
+
+
+# ---------------------------------------------------------------- order
+
+def layers(rows: Rows) -> list[str] | None:
+    """All layers, each network's own in its order; None if orders contradict or networks have too little in common."""
+    places: dict[str, dict[str, int]] = {}
+    for row in rows:
+        own = places.setdefault(row["model"], {})
+        own[row["layer"]] = min(own.get(row["layer"], row["layer_index"]), row["layer_index"])
+    first = {layer: min(own[layer] for own in places.values() if layer in own)
+             for layer in distinct(row["layer"] for row in rows)}
+    sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter(dict.fromkeys(first, ()))
+    for own in places.values():
+        chain = sorted(own, key=lambda layer: (own[layer], layer))
+        for before, after in itertools.pairwise(chain):
+            sorter.add(after, before)
+    try:
+        sorter.prepare()
+    except graphlib.CycleError:
+        return None
+    order: list[str] = []
+    ready: list[str] = []
+    while sorter.is_active():
+        ready = sorted([*ready, *sorter.get_ready()], key=lambda layer: (first[layer], layer))
+        order.append(ready.pop(0))
+        sorter.done(order[-1])
+    longest = max(places.values(), key=len, default={})
+    return order if all(len(own.keys() & longest.keys()) >= SHARED * len(own) for own in places.values()) else None
+
+
+def checkpoints(rows: Rows) -> list[str]:
+    """Tags in the order of training: by their index where all rows say it, else by what the tag says (0, 0_30, 100)."""
+    tags = distinct(row["checkpoint"] for row in rows)
+    if all(row.get("checkpoint_index") is not None for row in rows if row["checkpoint"]):
+        index = {tag: min((row["checkpoint_index"] for row in rows if row["checkpoint"] == tag and tag), default=-1)
+                 for tag in tags}
+        return sorted(tags, key=lambda tag: (index[tag], _when(tag)))
+    return sorted(tags, key=_when)
+
+
+def _when(tag: str) -> tuple[int, int, int, str]:
+    found = TAG.fullmatch(tag)
+    return (0, int(found[1]), int(found[2] or 0), tag) if found else (1, 0, 0, tag) if tag else (-1, 0, 0, tag)
+
+
+def at_last_checkpoints(rows: Rows) -> list[Mapping[str, Any]]:
+    """The rows of each model's last checkpoint."""
+    last = {model: checkpoints(some)[-1] for (model,), some in _grouped(rows, "model").items()}
+    return [row for row in rows if row["checkpoint"] == last[row["model"]]]
+
+
+def _grouped(rows: Iterable[Mapping[str, Any]], *columns: str) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
+    groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) or "" for name in columns), []).append(row)
+    return groups

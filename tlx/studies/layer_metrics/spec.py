@@ -1,0 +1,74 @@
+"""Which images and layers an analysis looks at: a declaration only, read without loading torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...spec import Spec, knob
+from ..activations_spec import Extraction
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed(Extraction):
+    """The images and layers that are looked at, where they are not those of a dump."""
+
+    reduce: str = knob("flat", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: everything "
+                       "as one row, its spatial mean, or a transformer's class token")
+    layers: tuple[str, ...] = knob((), help="layers by name or block number, comma-separated, or a set: blocks, last, "
+                                   "all, thesis, model_25 … model_100. Default: thesis, where it names layers of the "
+                                   "network; else the input and all blocks")
+    part: str = knob("auto", choices=("auto", "all", "train", "val", "test"), help="images of which split folder; "
+                     "auto: test where there is one, else all")
+    samples: int = knob(500, low=0, help="so many images, as many of each class: the first of each; 0: all. "
+                        "Default: 500, or what there is of classes that have fewer")
+
+
+EXPERIMENT = "Layer metrics"
+DISSIMILARITIES = ("correlation", "cosine", "euclidean", "sqeuclidean")  # SciPy's names; rows of metrics.rsa
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMetrics(Spec):
+    """Every metric of every layer of one network on one set of images."""
+
+    rdm: str = knob("correlation", choices=DISSIMILARITIES, help="dissimilarity of two rows")
+    fraction: float = knob(0.9, low=0.01, high=1.0, help="intrinsic dimension: share of the ratios that is fitted, and "
+                           "of the rows in each resampling")
+    resamplings: int = knob(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
+                            "replacement")
+    most_rows: int = knob(5_000, low=100, help="rows that are compared with each other; of more, so many, evenly "
+                          "spaced over the classes (fewer of layers above 1.5 GiB, so that memory holds)")
+    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of the resamplings")
+    dump: str = knob("", derived=True, help="key of the dump: images, weights and how they were taken")
+    layers: tuple[str, ...] = knob((), derived=True)
+    labels: str = knob("", derived=True, help="digest of the images' labels")
+    model: str = knob("", derived=True, place=True, help="what the network is called in tables")
+    trained_on: str = knob("", derived=True, place=True)
+    checkpoint: str = knob("", derived=True, place=True)
+    dataset: str = knob("", derived=True, place=True)
+    shots: int = knob(0, derived=True, place=True)
+    split: int = knob(0, derived=True, place=True)
+
+    @property
+    def title(self) -> str:
+        """Few words that name the network and the images."""
+        return f"{self.model} on {self.dataset}"
+
+    @property
+    def run_name(self) -> str:
+        """What its run is called."""
+        return self.title
+
+    @property
+    def epochs(self) -> int:
+        """Steps of its progress: one a layer."""
+        return len(self.layers)
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {"Model": self.model, "Trained on": self.trained_on or "-", "Checkpoint": self.checkpoint or "-",
+                "Dataset": self.dataset, "Layers": ", ".join(self.layers), "Dump": self.dump[:12]}

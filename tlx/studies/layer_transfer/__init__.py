@@ -1,0 +1,1 @@
+"""Layer transfer: AnB, BnB and AnB+ (Yosinski et al. 2014)."""

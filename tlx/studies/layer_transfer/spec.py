@@ -1,0 +1,73 @@
+"""Settings of layer transfer: one network, and the grid of networks of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ...spec import Spec, knob
+from ..whole_dataset import WholeData
+
+EXPERIMENT = "Layer transfer"
+HALF, DEFAULT = "half", "default"
+TREATMENTS = ("baseA", "baseB", "baseB+", "AnB", "BnB", "AnB+", "BnB+")
+BN_MODES = ("frozen", "adapt", "keras2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTransfer(WholeData):
+    """One network of a layer-transfer study."""
+
+    source: str = knob(HALF, place=True, help="what A is: half (a half of the classes, trained here; B is the other "
+                       "half), default (the backbone's own weights), or what these were trained on (ImageNet, MNIST)")
+    halves: str = knob("first", choices=("first", "second", "random"), place=True, help="with --source half: the "
+                       "classes of A, by their order, or drawn once for all repeats")
+    copied: int = knob(0, low=0, derived=True, help="blocks that come from the source")
+    freeze: int = knob(0, low=0, derived=True)
+    bn: str = knob("frozen", choices=BN_MODES, derived=True)
+    of: str = knob("", choices=("", "A", "B"), place=True, derived=True, help="which base network the blocks are of")
+    task: str = knob("B", choices=("A", "B"), place=True, derived=True)
+    depth: int = knob(0, place=True, derived=True, help="blocks of the whole network")
+
+    @property
+    def network(self) -> str:
+        """A3B, B3B+, baseB, …"""
+        if not self.copied:
+            return f"base{self.task}"
+        plus = "" if self.freeze else "+"
+        return "baseB+" if plus and self.of == "A" and self.copied == self.depth else f"{self.of}{self.copied}B{plus}"
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        return f"{self.network}{f' {self.bn}' * (self.bn != 'frozen')}, repeat {self.split}"
+
+    @property
+    def start_from(self) -> str | None:
+        """What `backbones.load` is asked for; None while the source is a half that is to be trained."""
+        return self.model or (None if self.source.lower() == HALF else DEFAULT)
+
+    @property
+    def weight_source(self) -> str | None:
+        """The source that the backbone's own weights must have; None: whatever theirs is."""
+        named = not self.model and self.source.lower() not in (HALF, DEFAULT)
+        return self.source if named else None
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {**super().named(), "Network": self.network, "Copied": self.copied, "Frozen": self.freeze,
+                "Batch norm": self.bn if self.freeze else "-", "Source": self.model or self.source}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Treatments(Spec):
+    """Which networks make a layer-transfer study."""
+
+    treatments: tuple[str, ...] = knob((), help="baseA, baseB, baseB+, AnB, BnB, AnB+, BnB+, comma-separated. AnB "
+                                       "needs A, BnB the network baseB of the same repeat: these are trained first, "
+                                       "asked for or not. Default: all")
+    depths: tuple[int, ...] = knob((), low=0, help="n: blocks that are copied. Default: every one")
+    bn: tuple[str, ...] = knob((), help="batch norm of frozen blocks: frozen (the source's statistics), adapt (they "
+                               "follow B), keras2 (batch statistics in training, the source's at test: the fault of "
+                               "Keras up to 2.2); several are compared. Default: frozen")
+    repeats: int = knob(5, low=1, high=10_000, help="networks of each kind, which differ by their seeds")

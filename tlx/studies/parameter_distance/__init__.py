@@ -1,0 +1,1 @@
+"""Transferability from distances between random, pretrained and fine-tuned weights."""

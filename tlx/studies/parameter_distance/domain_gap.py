@@ -1,0 +1,88 @@
+"""What a target's images are like as the pre-trained network sees them: domain gap G, intra-class variance D, number N.
+
+They are what the transferability of a network to a data set is regressed on (tlx.metrics.regression). What the
+published G and D were is not on record, so each result names its own: the method of G, the layer, the rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ...result import Result
+from ...spec import Spec, knob
+
+if TYPE_CHECKING:
+    from ...features.dump import Dump
+    from ..base import Bench
+
+FEATURES = "features of the last block before the head, averaged over the image"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain(Spec):
+    """Of one target: its training images against images of the source, in the features of a network."""
+
+    gap: str = knob("frechet", derived=True)
+    features: str = knob("", derived=True, help="key of the dump of the target's images")
+    labels: str = knob("", derived=True, help="digest of their labels")
+    source_features: str = knob("", derived=True, help="the same of the source's images; empty: no gap")
+    target: str = knob("", place=True, derived=True)
+    architecture: str = knob("", place=True, derived=True)
+    source: str = knob("", place=True, derived=True)
+    images: str = knob("", place=True, derived=True, help="digest of the target's images")
+
+    @property
+    def shots(self) -> int:
+        """0: all images."""
+        return 0
+
+    @property
+    def split(self) -> int:
+        """There is one of a target."""
+        return 0
+
+    @property
+    def title(self) -> str:
+        """Few words that name this trial among its siblings."""
+        return f"images of {self.target}" + (f" against {self.source}" if self.source else "")
+
+    @property
+    def run_name(self) -> str:
+        """What its run is called."""
+        return self.title
+
+    def named(self) -> dict[str, Any]:
+        """The settings under the names that MLflow shows."""
+        return {"Architecture": self.architecture, "Target": self.target, "Source images": self.source or "-",
+                "Gap": self.gap if self.source else "-"}
+
+
+@dataclass(frozen=True)
+class TwoDomains:
+    """Dumps of one layer: on the target's training images, and on images of the source (or None)."""
+
+    target: Dump
+    source: Dump | None = None
+
+
+def run(spec: Domain, inputs: TwoDomains, bench: Bench) -> Result:
+    """G (where there are images of the source), D and N."""
+    from ... import metrics
+
+    layer, = inputs.target.layers
+    x, labels = inputs.target.array(layer), inputs.target.row_labels()
+    spread = metrics.intra_class_variance(x, labels)
+    scores = {"intra_class_variance": spread.variance, "intra_class_variance_per_classes": spread.variance_per_classes,
+              "images": float(spread.n), "classes": float(len(set(labels.tolist())))}
+    details: dict[str, Any] = {
+        "target": spec.target, "architecture": spec.architecture, "layer": layer, "features": FEATURES,
+        "width": int(x[0].size), "D": spread.variance, "N": spread.n, "G": None, "source": spec.source, "gap": None,
+        "source_rows": 0, "notes": [f"class '{name}' has one image, which shows no variance: left out of D"
+                                    for name in spread.left_out]}
+    if inputs.source is not None:
+        gap = metrics.domain_gap(inputs.source.array(layer), x, spec.gap)
+        scores["domain_gap"] = gap.gap
+        details |= {"G": gap.gap, "gap": gap.method, "source_rows": gap.n_x}
+    return Result.of(spec, scores=scores, details=details,
+                     made_from={"features": spec.features} | ({"source": spec.source_features} if spec.source else {}))

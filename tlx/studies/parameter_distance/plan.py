@@ -1,0 +1,285 @@
+"""A study of parameter distances, stage by stage: fine-tune where there is nothing fine-tuned, look at the images,
+measure. All stages are of one study; asked again with other targets, norms or seeds, it grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ... import files
+from ...data import datasets
+from ...data.pixels import Pixels
+from ...data.sizing import Sizing
+from ...data.streams import order
+from ...errors import TlxError, UnknownName, Usage, raise_all
+from ...features.dump import Dump
+from ...features.extract import Place, extract
+from ...lab import signals
+from ...lab.settings import Settings
+from ...lab.store import Store
+from ...metrics.domain_gap import GAPS
+from ...metrics.parameter_distance import parts as parameter_distance_parts
+from ...metrics.parameter_distance.rules import rule_of
+from ...models import backbones
+from ...models.network import Network
+from ...result import FINISHED
+from ...spec import named
+from ..activations import dump_folder
+from ..base import Study, Trial
+from ..few_shot_inputs import Gather, Progress, shared
+from ..image_data import decoded, located
+from ..layer_transfer.spec import DEFAULT
+from ..whole_dataset import WEIGHTS, Sourced
+from ..whole_dataset_inputs import Pools, read
+from . import spec as parameter_distance_spec
+from . import trial as parameter_distance_trial
+from .domain_gap import Domain, TwoDomains
+from .spec import AUTO, NORMS, RANDOM, START, UNKNOWN, Distances, ParameterDistance, TargetTuning
+from .states import State, recorded_start, state_of, store_of, targets_of, training_of
+from .trial import Triple, known
+
+ALL, DIGITS = "all", "digits"
+
+
+@dataclass
+class Plan:
+    """What is known before anything is trained.
+
+    spec      of every distance trial, without target, norm and repeat; tuning: of every fine-tuning, without repeat
+    random    a file, or None: drawn, or made again as pre-training began (spec.start)
+    targets   name → the fine-tuned states that are given; empty: tuned here
+    pools     the images of the target, if they are known
+    notes     for people
+    """
+
+    spec: ParameterDistance
+    asked: Distances
+    tuning: TargetTuning
+    settings: Settings
+    random: str | None
+    pretrained: State
+    targets: dict[str, list[State]]
+    pools: Pools | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def given(self) -> tuple[str, str]:
+        """Digests of the random (or drawn) and the pre-trained state."""
+        return tuple(parameter_distance_trial.digest(self.spec.architecture, path)  # type: ignore[return-value]
+                     for path in (self.random, self.pretrained.path))
+
+    @property
+    def _draws(self) -> bool:
+        return self.random is None and self.spec.start is None
+
+    # ------------------------------------------------------------ the stages
+
+    def tunings(self) -> Study | None:
+        """The fine-tunings; None where the fine-tuned states are given."""
+        if self.targets or self.pools is None:
+            return None
+        on = Sourced(self.pools.task(self.pools.folder.classes)[0], self.pretrained.path)
+        trials = tuple(Trial(self.tuning.but(split=repeat), on) for repeat in range(self.asked.seeds))
+        return self._study(trials, "tlx.studies.parameter_distance.trial:tune",
+                           ("tlx.models.transferred", "tlx.studies.training"), "tlx.studies.reporting:dress")
+
+    def domain(self, progress: Progress | None = None) -> Study | None:
+        """The look at the target's images, their features extracted or found; None without images."""
+        if self.pools is None:
+            return None
+        network = backbones.load(self.spec.architecture, weights=self.pretrained.path, classes=None, head="keep",
+                                 seed=0, input_size=self.tuning.input_size, sha256=self.given[1])
+        inputs, _ = self.pools.task(self.pools.folder.classes)
+        labels = [inputs.classes[i] for i in inputs.train.labels]
+        held = self.pools.held.subset(inputs.train.images)
+        ids = [image.path for image in self.pools.images["train"]]
+        target = self._features(network, held, (ids, labels), self.pools.folder, progress)
+        source, name = None, ""
+        if self.asked.source_images:
+            folder = located(self.asked.source_images, self.settings, self.notes)
+            name = folder.name
+            drawn, chosen = self._source(folder, network, len(held), progress)
+            called = [image.path for image in chosen], [image.label for image in chosen]
+            source = self._features(network, drawn, called, folder, progress)
+        spec = Domain(gap=self.asked.gap, features=target.key, labels=files.digest(labels), source=name,
+                      source_features=source.key if source else "", target=next(iter(self.targets), self.tuning.target),
+                      architecture=self.spec.architecture, images=self.tuning.images)
+        return self._study((Trial(spec, TwoDomains(target, source)),), "tlx.studies.parameter_distance.domain_gap:run",
+                           ("tlx.metrics", "tlx.features.dump"))
+
+    def distances(self, store: Store | None) -> Study | None:
+        """Every triple in every norm. store: where the fine-tunings are; None where none was made."""
+        targets = self.targets or {self.tuning.target: self._tuned(store)}
+        random, pretrained = self.given
+        trials = []
+        for norm in self.asked.norms:
+            for name, states in targets.items():
+                for repeat, state in self._repeats(states):
+                    tuned = parameter_distance_trial.digest(self.spec.architecture, state.path)
+                    spec = self.spec.but(norm=norm, target=name, repeat=repeat, finetuned=state.path,
+                                         images=self.tuning.images, draw=repeat if self._draws else None,
+                                         states=(random, pretrained, tuned))
+                    trials.append(Trial(spec, Triple(self.random, self.pretrained.path, state.path, state.training)))
+        return self._study(tuple(trials), "tlx.studies.parameter_distance.trial:run",
+                           ("tlx.metrics", "tlx.metrics.parameter_distance.parts")) if trials else None
+
+    # ------------------------------------------------------------ pieces
+
+    def _repeats(self, states: Sequence[State]) -> list[tuple[int, State]]:
+        """Repeat → its fine-tuned state; one alone is measured from as many random states as there are seeds."""
+        if len(states) == 1 and self._draws and self.targets:
+            return [(repeat, states[0]) for repeat in range(self.asked.seeds)]
+        return list(enumerate(states)) if self.targets else [(int(s.training["repeat"]), s) for s in states]
+
+    def _tuned(self, store: Store | None) -> list[State]:
+        assert store is not None
+        found = []
+        for repeat in range(self.asked.seeds):
+            key = self.tuning.but(split=repeat).key
+            result = store.find(key)
+            if result is None or result.status != FINISHED:
+                self.notes.append(f"repeat {repeat} diverged in fine-tuning: left out")
+                continue
+            path = str(store.file(key, WEIGHTS))
+            found.append(State(path, self.tuning.target, self.tuning.architecture,
+                               training_of(result) | {"repeat": repeat}))
+        return found
+
+    def _features(self, network: Network, held: Pixels, called: tuple[Sequence[str], Sequence[str]],
+                  folder: datasets.ImageFolder, progress: Progress | None) -> Dump:
+        """The features of these images, extracted or found; called: their ids and their labels."""
+        ids, labels = called
+        with signals.graceful() as stopping:
+            place = Place(dump_folder(self.settings), self.settings.resolved_device(), ids=ids, labels=labels,
+                          about={"backbone": network.row.title, "dataset": folder.name, "root": str(folder.root)},
+                          progress=progress or (lambda done, of: None), stopping=stopping)
+            dump = extract(network, network.weights, held, [len(network.blocks)], place)
+            signals.stop_if_asked()
+        return dump
+
+    def _source(self, folder: datasets.ImageFolder, network: Network, count: int, progress: Progress | None
+                ) -> tuple[Pixels, list[datasets.Image]]:
+        """As many images of the source as the target has, drawn: the Fréchet distance falls as rows are added."""
+        turn = order(len(folder.images), self.spec.seed, "source images")[:count]
+        chosen = [folder.images[i] for i in sorted(turn)]
+        sizing = Sizing(network.input_size, crops=False, mode=self.tuning.sizing, channels=network.channels)
+        held = decoded(folder, chosen, sizing, self.settings, self.notes, progress)
+        return held, chosen
+
+    def _study(self, trials: tuple[Trial, ...], call: str, preload: tuple[str, ...],
+               dress: str = "tlx.studies.parameter_distance.report:dress") -> Study:
+        """One study for all stages and targets: by the network, what it starts from, and how it is fine-tuned."""
+        recipe = {} if self.targets else self.tuning.but(target="", images="", dataset="").identity()
+        key = files.digest(["study", self.spec.identity(), self.given, recipe])
+        title = f"{self.spec.architecture if known(self.spec) else 'unknown architecture'}: parameter distance"
+        inputs = () if self.pools is None else (self.pools.record(self.tuning.images),)
+        return Study(key=key, call=call, experiment=parameter_distance_spec.EXPERIMENT, title=title,
+                     spec=shared(self.spec), trials=trials, inputs=inputs, preload=preload, dress=dress,
+                     tags={"tlx.targets": ", ".join(self.targets) or self.tuning.target})
+
+
+def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetuned: Sequence[str],
+         settings: Settings, progress: Progress | None = None) -> Plan:
+    """The plan; Problems with all that is wrong, before anything is trained. finetuned: what -b says."""
+    gather, store = Gather(), store_of(settings)
+    words = [part.strip() for word in finetuned for part in ([word] if Path(word).exists() else word.split(","))
+             if part.strip()]
+    pretrained, targets, random = State(DEFAULT, DEFAULT), dict[str, list[State]](), None
+    with gather.part():
+        pretrained = state_of(spec.pretrained, store, "-a")
+    with gather.part():
+        targets = targets_of(words, store)
+    with gather.part():
+        random = None if spec.random in (AUTO, START, RANDOM) else state_of(spec.random, store, "-r").path
+    with gather.part():
+        asked = asked.but(norms=_norms(asked.norms))
+        named(GAPS, asked.gap, "gap")
+    with gather.part():
+        if asked.source_images:
+            located(asked.source_images, settings, [])
+    raise_all(gather.problems)
+    spec = spec.but(architecture=_architecture(spec, pretrained, targets))
+    _sense(spec, tuning, random, pretrained, targets)
+    start, notes = _start(spec, random, pretrained)
+    spec = spec.but(start=start, seed=spec.seed if random is None and start is None else 0)
+    depth = _fit(spec, random, pretrained, targets)
+    tuning = tuning.but(architecture=spec.architecture, depth=depth,
+                        dataset=tuning.dataset or ("" if targets else DIGITS),
+                        weights="" if targets else parameter_distance_trial.digest(spec.architecture, pretrained.path))
+    pools = read(tuning, settings, progress) if tuning.dataset else None
+    if pools is not None:
+        tuning = tuning.but(target=pools.folder.name, images=pools.task(pools.folder.classes)[1])
+        notes += pools.notes
+    return Plan(spec, asked, tuning, settings, random, pretrained, targets, pools, notes)
+
+
+def _norms(names: Sequence[str]) -> tuple[str, ...]:
+    if unknown := [name for name in names if name not in (*NORMS, ALL)]:
+        raise UnknownName("norm", unknown[0], (*NORMS, ALL))
+    return NORMS if ALL in names else tuple(dict.fromkeys(names)) or NORMS[:1]
+
+
+def _architecture(spec: ParameterDistance, pretrained: State, targets: dict[str, list[State]]) -> str:
+    if spec.architecture:
+        return spec.architecture
+    trials = [state.architecture for state in (pretrained, *(s for some in targets.values() for s in some))]
+    return next(filter(None, trials), "resnet50" if targets else "mnist-cnn")
+
+
+def _sense(spec: ParameterDistance, tuning: TargetTuning, random: str | None, pretrained: State,
+           targets: dict[str, list[State]]) -> None:
+    """Usage for options that do not go together."""
+    problems: list[TlxError] = []
+    if spec.architecture == UNKNOWN:
+        if random is None or pretrained.path == DEFAULT or not targets or tuning.dataset:
+            problems.append(Usage("architecture", "none", where="--architecture", expected="-r, -a and -b as files "
+                                  "and no --dataset: an unknown network cannot be drawn, trained or looked through"))
+    elif pretrained.path == DEFAULT and not (row := backbones.lookup(spec.architecture)).weights:
+        problems.append(Usage("no-weights", f"{row.title} comes without weights", where="-a",
+                              expected="a file or a finished trial: -a /path/to/weights.pth"))
+    if len(targets) > 1 and tuning.dataset:
+        problems.append(Usage("conflict", f"--dataset with {len(targets)} targets", where="--dataset",
+                              expected="one -b: the data set is that of its target"))
+    raise_all(problems)
+
+
+def _start(spec: ParameterDistance, random: str | None, pretrained: State) -> tuple[int | None, list[str]]:
+    """The seed of the pre-training, where its start is meant and known, and what to say of the random state."""
+    if random is not None:
+        return None, []
+    start = pretrained.start
+    if pretrained.path == DEFAULT:
+        start = recorded_start(backbones.default_file(backbones.lookup(spec.architecture)))
+    if spec.random == START and start is None:
+        raise Usage("no-start", f"what {pretrained.name} began from is not on record", where="-r start",
+                    expected="a file, or random", remedy="tlx pretrain --out keeps that record beside the weights")
+    if spec.random == RANDOM or start is None:
+        return None, []
+    return start, [f"random: the state that pre-training began from, made again from its seed, {start}"]
+
+
+def _fit(spec: ParameterDistance, random: str | None, pretrained: State, targets: dict[str, list[State]]) -> int:
+    """The blocks of the network, after every given state was read and found to fit with the others."""
+    network = backbones.sketch(spec.architecture) if known(spec) else None
+    _, takes = rule_of(spec.rule, network)
+
+    def state(who: str, path: str):
+        try:
+            return parameter_distance_parts.state(path, network)[0]
+        except TlxError as error:
+            error.where = f"{who}: {error.where or path}"
+            raise
+
+    first = state("pretrained", pretrained.path)
+    start = state("random", random) if random is not None else first
+    for some in targets.values() or [[pretrained]]:
+        for one in some:
+            last = first if one is pretrained else state("finetuned", one.path)
+            try:
+                parameter_distance_parts.parts({"random": start, "pretrained": first, "finetuned": last}, network, takes, spec.head)
+            except TlxError as error:
+                for one in getattr(error, "problems", [error]):
+                    one.remedy = f"is it of another architecture than {spec.architecture}? name it: --architecture"
+                raise
+    return len(network.blocks) if network is not None else 0

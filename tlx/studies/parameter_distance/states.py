@@ -1,0 +1,140 @@
+"""Where states of a network are: weight files, a backbone's own weights, finished trials that keep theirs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ... import files
+from ...errors import BadData, Missing, Usage
+from ...lab.settings import Settings
+from ...lab.store import Store
+from ...lab.tracking import api as tracking_api
+from ...models.weights.promises import permitted
+from ...result import FINISHED, Result
+from ..layer_transfer.spec import DEFAULT
+from ..whole_dataset import WEIGHTS
+
+KEPT = (WEIGHTS, "network.safetensors")  # what trials call the weights that they keep
+KEY = re.compile(r"[0-9a-f]{6,64}")
+
+
+@dataclass(frozen=True)
+class State:
+    """Weights, and what is known of them.
+
+    path          a file, or "default"
+    name          for people: what it was trained on, as far as that is known
+    architecture  of the trial that it comes from, else ""
+    training      how that trial came to it
+    start         seed of the `tlx pretrain` that made it, from which its random state is known
+    """
+
+    path: str
+    name: str
+    architecture: str = ""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    start: int | None = None
+
+
+def store_of(settings: Settings) -> Store:
+    """The results of earlier commands."""
+    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
+    return Store(settings.store_folder(target.database if target else None))
+
+
+def state_of(word: str, store: Store, where: str) -> State:
+    """What a word means: "default", a weight file, or a finished trial: its folder, its key, the beginning of its key.
+
+    Raises Missing, BadData for a trial without weights, Usage for a beginning that several have; `where` is the option.
+    """
+    if word == DEFAULT:
+        return State(DEFAULT, DEFAULT)
+    path = Path(word).expanduser()
+    with permitted(path):
+        if path.is_file():
+            return State(str(path), path.stem, start=recorded_start(path))
+    if path.is_dir() and KEY.fullmatch(path.name) and path.parent.name == "trials":
+        return _of_trial(Store(path.absolute().parent.parent), path.name, where)
+    if KEY.fullmatch(word):
+        keys = store.keys()
+        found = [key for key in keys if key.startswith(word)]
+        if len(found) > 1:
+            raise Usage("ambiguous", f"{len(found)} trials begin with '{word}'", where=where, expected="a longer key")
+        if found:
+            return _of_trial(store, found[0], where)
+        raise Missing(f"trial '{word}' (in {store.root})", where)
+    raise Missing("weight file, or folder of a finished trial,", f"{where} {word}")
+
+
+def _of_trial(store: Store, key: str, where: str) -> State:
+    result = store.find(key)
+    if result is None:
+        raise Missing(f"finished trial '{key[:12]}' (in {store.root})", where)
+    name = next((n for n in KEPT if (store.folder(key) / n).is_file()), None)
+    if result.status != FINISHED or name is None:
+        what = "keeps no weights" if result.status == FINISHED else f"is {result.status}"
+        raise BadData("no-weights", f"the {result.kind} trial {key[:12]} {what}", where=where,
+                      expected="one of tlx parameter-distance, pretrain, chop, prune or a base of layer-transfer")
+    dataset = str(result.spec.get("target") or Path(str(result.spec.get("dataset", ""))).name or key[:8])
+    return State(str(store.file(key, name)), dataset, str(result.spec.get("architecture", "")), training_of(result),
+                 _start(result.spec))
+
+
+def recorded_start(path: Path) -> int | None:
+    """The seed in the record that `tlx pretrain --out` writes beside its weights; None without a record of them."""
+    beside = path.with_suffix(".json")
+    if path.suffix != ".safetensors" or not beside.is_file():
+        return None
+    try:
+        record = files.read_json(beside)
+        return _start(record["spec"]) if record["sha256"] == files.sha256(path) else None
+    except (BadData, KeyError, TypeError, AttributeError):  # somebody else's .json
+        return None
+
+
+def _start(spec: Mapping[str, Any]) -> int | None:
+    return int(spec["seed"]) if spec.get("kind") == "PreTraining" else None
+
+
+def training_of(result: Result) -> dict[str, Any]:
+    """What T must be read beside: how long, how fast and on how much the network was trained, and how well it did."""
+    spec, details = result.spec, result.details
+    found = {name: spec.get(name) for name in ("optimizer", "learning_rate", "weight_decay", "batch_size", "freeze")}
+    found |= {name: details.get(name) for name in ("epochs", "best_epoch", "train_images")}
+    if found["train_images"] and found["best_epoch"] is not None and found["batch_size"]:
+        found["steps"] = -(-found["train_images"] // found["batch_size"]) * (found["best_epoch"] + 1)
+    found["test_accuracy"] = result.scores.get("test_accuracy")
+    found |= {"key": result.key, "head": "new" if result.kind in ("TargetTuning", "Chop", "Pruning") else "own"}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def targets_of(words: Sequence[str], store: Store) -> dict[str, list[State]]:
+    """Target → its fine-tuned states, of words NAME=WHERE or WHERE; several of one name are its repeats.
+
+    Without a name a file is called by its stem, and by its folder too where stems agree; a trial by its data set.
+    """
+    named: list[tuple[str, State]] = []
+    plain: list[State] = []
+    for word in words:
+        name, equals, where = word.partition("=")
+        if equals and not Path(word).expanduser().exists() and "/" not in name:
+            named.append((name.strip(), state_of(where.strip(), store, "-b")))
+        else:
+            plain.append(state_of(word, store, "-b"))
+    stems = [state.name for state in plain if not state.training]
+    for state in plain:
+        again = not state.training and stems.count(state.name) > 1
+        named.append((f"{Path(state.path).absolute().parent.name}/{state.name}" if again else state.name, state))
+    found: dict[str, list[State]] = {}
+    for name, state in named:
+        found.setdefault(name, []).append(state)
+    for name, states in found.items():
+        if len({state.path if state.path == DEFAULT else files.sha256(Path(state.path)) for state in states}) < len(
+                states):
+            raise Usage("same-weights", f"'{name}' has the same weights twice", where="-b",
+                        expected="repeats that differ, or a name of its own for each")
+    return found

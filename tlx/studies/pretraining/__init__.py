@@ -1,0 +1,1 @@
+"""Train a network on all images of a data set, with checkpoints."""

@@ -1,0 +1,1 @@
+"""QUANTA: how much of each source layer a target uses, by a learned gate."""

@@ -1,0 +1,149 @@
+"""From what was typed to a QUANTA study: everything checked first, then the source (trained or loaded), then trials."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from ... import files
+from ...errors import TlxError, Usage, raise_all
+from ...lab.settings import Settings
+from ...models import backbones, network
+from ...models.network import Network
+from ...models.quanta import gate as quanta_gate
+from ..base import Study, Trial
+from ..few_shot_inputs import Gather, shared
+from .data import Images, Progress, folder_of, halves, images_of
+from .source import SourceOf, source_of, source_study
+from .spec import CO, EXPERIMENT, Quanta, QuantaSweep
+from .trial import QuantaInputs
+
+Gates = tuple[tuple[int, str, str], ...]  # position, module of the target, module of the source
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A study whose every part is there but, perhaps, the source: then `source_study` trains it.
+
+    gates   positions ("0", …, "co") → the gates of a trial there
+    learned the images that the source was or will be trained on by the study
+    """
+
+    spec: Quanta
+    sweep: QuantaSweep
+    gates: dict[str, Gates]
+    images: Images
+    source: SourceOf | None
+    learned: Images | None
+
+    @property
+    def source_study(self) -> Study | None:
+        """The training of the source; None where it has weights."""
+        if self.source is not None or self.learned is None:
+            return None
+        return source_study(self.spec, self.sweep, self.learned)
+
+    def study(self, source: SourceOf) -> Study:
+        """Every trial, ready to run."""
+        spec = self.spec.but(weights=source.digest, images=self.images.digest)
+        parts, test = self.images.parts, self.learned.parts.get("test") if self.learned else None
+        inputs = QuantaInputs(self.images.name, self.images.classes, parts["train"], parts["val"], parts.get("test"),
+                              source, source_test=test)
+        trials = []
+        for repeat in range(self.sweep.repeats):
+            trials += [Trial(spec.but(position=position, repeat=repeat), replace(inputs, gates=gates))
+                       for position, gates in self.gates.items()]
+            if self.sweep.witness:
+                trials.append(Trial(spec.but(repeat=repeat).alone, replace(inputs, source=None, source_test=None)))
+        return Study(key=files.digest(["study", spec.identity()]), call="tlx.studies.quanta.trial:run",
+                     experiment=EXPERIMENT, title=f"{source.name} to {self.images.name}, {spec.architecture}",
+                     spec=shared(spec), trials=tuple(trials), inputs=(self.images.record("test"),),
+                     tags={"tlx.dataset": self.images.name, "tlx.source": source.name, "tlx.job": str(self.sweep.job)},
+                     params={"Source task": source.name, "Job number": str(self.sweep.job)},
+                     preload=("tlx.models.quanta.training",), dress="tlx.studies.quanta.report:dress",
+                     notes=self.images.notes)
+
+
+def ask(spec: Quanta, sweep: QuantaSweep, settings: Settings, progress: Progress | None = None) -> Asked:
+    """Look at all that a study needs: networks, positions, data, weights; Problems with all that is wrong."""
+    gather = Gather()
+    gates: dict[str, Gates] = {}
+    source: SourceOf | None = None
+    learned: Images | None = None
+    with gather.part():
+        if len(spec.quanta_init) not in (0, 2):
+            raise Usage("quanta-init", f"{len(spec.quanta_init)} numbers", where="--quanta-init",
+                        expected="v of source and target: 1.1,-1.1")
+    with gather.part():
+        gates = gates_of(spec, sweep.positions)
+    with gather.part():
+        source = source_of(spec, sweep)
+        if source is not None:
+            _ = source.digest
+            source.load()  # what is wrong with a file is said before anything is computed
+    raise_all(gather.problems)
+    row = backbones.lookup(spec.architecture)
+    folder = folder_of(spec.dataset, settings)
+    classes: Sequence[str] = folder.classes
+    suffix = ""
+    if sweep.halves:
+        first, classes = halves(folder.classes, spec.seed)
+        learned, suffix = images_of(folder, first, spec, row, settings, progress, suffix=" first half"), " second half"
+    elif sweep.source_dataset:
+        other = folder_of(sweep.source_dataset, settings)
+        learned = images_of(other, other.classes, spec, row, settings, progress)
+    images = images_of(folder, classes, spec, row, settings, progress, suffix=suffix)
+    return Asked(spec, sweep, gates, images, source, learned)
+
+
+def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
+    """Position → its gates. Usage for one that is none, or where the outputs of source and target differ."""
+    target = _shape_of(spec, spec.architecture)
+    source = target if spec.source_architecture is None else _shape_of(spec, spec.source_architecture)
+    seen = [(n.input_size, n.channels, n.mean, n.std) for n in (target, source)]
+    if seen[0] != seen[1]:
+        raise Usage("source-input", f"{source.row.title} does not see what {target.row.title} sees",
+                    where="--source-architecture", expected="one input size and one normalisation")
+    places = dict(enumerate(zip(quanta_gate.places(target), quanta_gate.places(source), strict=False)))
+    count, problems, found = len(target.blocks), list[TlxError](), dict[str, Gates]()
+    fitting = {p: (t, s) for p, (t, s) in places.items() if t is not None and s is not None and t.shape == s.shape}
+    for position in _positions(words, count, fitting, problems):
+        wanted = list(fitting) if position == CO else [int(position)]
+        if unfit := [p for p in wanted if p not in fitting]:
+            t, s = places.get(unfit[0], (None, None))
+            shapes = [f"{n.row.title} gives {place.shape if place else 'no tensor of one row an image'}"
+                      for n, place in ((target, t), (source, s))]
+            problems.append(Usage("gate-shapes", f"position {position}: {', '.join(shapes)}", where="--positions",
+                                  expected="one shape"))
+            continue
+        found[position] = tuple((p, fitting[p][0].module, fitting[p][1].module) for p in wanted)
+    raise_all(problems)
+    return found
+
+
+def _positions(words: Sequence[str], count: int, fitting: Mapping[int, object], problems: list[TlxError]) -> list[str]:
+    """Every position that is meant, once, in order; what is none goes to the problems."""
+    found: dict[str, None] = {}
+    for word in words or ("all", CO):
+        negative = word.startswith("-") and word[1:].isdigit()
+        if word == CO or negative:
+            found[CO] = None
+        elif word == "all":
+            found.update(dict.fromkeys(map(str, fitting)))
+        elif word.isascii() and word.isdigit() and int(word) < count:
+            found[str(int(word))] = None
+        else:
+            problems.append(Usage("out-of-range", f"position '{word}'", where="--positions",
+                                  expected=f"0 to {count - 1}, all or co (everywhere at once)"))
+    if not fitting and not problems:
+        problems.append(Usage("gate-shapes", "no block of the two networks gives outputs of one shape",
+                              where="--source-architecture"))
+    return sorted((p for p in found if p != CO), key=int) + [CO] * (CO in found and bool(fitting))
+
+
+def _shape_of(spec: Quanta, architecture: str) -> Network:
+    """The network in shapes only."""
+    row = backbones.lookup(architecture)
+    with network.without_memory():
+        return backbones.load(architecture, weights=None, classes=max(1, row.classes), seed=0,
+                              input_size=spec.input_size)

@@ -1,0 +1,207 @@
+"""A study: trials that differ in shots and split, run where there is room, recorded, mirrored, summarised."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import Stopped, TlxError
+from ..lab import cost, environment, resources, signals
+from ..lab.engines import local as engines_local
+from ..lab.engines import worker
+from ..lab.settings import Settings
+from ..lab.store import Draft, Store
+from ..lab.tasks import Conditions, Event, Finished, Task, Waiting
+from ..lab.tracking import api as tracking_api
+from ..result import Result
+from .base import Bench, Report, Study
+
+TELL_EVERY_S = 0.2  # progress within an epoch
+PRELOAD = ("torch", "torchvision", "tlx.studies.runner", "tlx.studies.activations", "tlx.models.training",
+           "tlx.studies.reporting")
+
+
+Found = dict[str, Result | TlxError]  # key of a trial → what came of it
+
+
+def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
+            summarise: Callable[[Store, str], None]) -> Report:
+    """Run what is not finished yet of `study`; `summarise(store, key)` then makes its figures.
+
+    Finished trials are found by key and cost nothing. Stopped by a signal, everything done so far is kept and
+    mirrored, and Stopped is raised.
+    """
+    started = time.perf_counter()
+    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
+    if target is not None:
+        tracking_api.prepare(target)  # before any process opens it
+    store = Store(settings.store_folder(target.database if target else None))
+    keys = [trial.spec.key for trial in study.trials]
+    found: Found = {key: result for key in keys if (result := store.find(key)) is not None}
+    reused = len(found)
+    record(store, study)
+    mirror = None
+    if target is not None:
+        mirror = tracking_api.Mirror(target, store.root, study.key, wait=settings.wait,
+                                 on_wait=lambda seconds: watch(Waiting(seconds)))
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Finished):
+            found.update(event.result)
+        watch(event)
+
+    with signals.graceful(), contextlib.ExitStack() as held:
+        if mirror is not None:
+            held.enter_context(mirror)
+        run_groups(study, store, settings, hear, found)
+        summarise(store, study.key)
+        store.seal_study(study.key)
+        failed = {key: outcome for key in keys if isinstance(outcome := found[key], TlxError)}
+        if mirror is not None and failed:
+            for key, outcome in failed.items():
+                mirror.failed(key, outcome)
+            mirror.stop(tracking_api.FAILED)
+    return Report(study, tuple(found[key] for key in keys), reused, time.perf_counter() - started, store.root,
+                  mirror.report if mirror else None, mirror.address if mirror else "")
+
+
+def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Found) -> None:
+    """Run the groups that have an unfinished trial; what comes of each trial is heard as part of its group."""
+    device = settings.resolved_device()
+    tasks = []
+    for group in study.groups:
+        todo = [trial for trial in group.trials if trial.spec.key not in found]
+        if todo:
+            order = Order(study.call, study.dress, str(store.root), device, settings)
+            specs, inputs = [trial.spec for trial in todo], todo[0].inputs
+            tasks.append(Task(group.key, group.title, "tlx.studies.runner:work", (order, specs, inputs)))
+        else:
+            hear(Finished(group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}))
+    workers = settings.resolved_workers(device, len(tasks))
+    conditions = Conditions(timeout_s=settings.timeout, preload=(*PRELOAD, *study.preload),
+                            log_folder=store.root / "logs",
+                            initialise="tlx.models.training:deterministic",
+                            devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
+    if not tasks:
+        return
+    groups = {group.key: group for group in study.groups}
+    for outcome in engines_local.run_all(tasks, workers=workers, threads=settings.threads, on_event=hear,
+                                  conditions=conditions):
+        if outcome.error is not None:
+            lost = {t.spec.key: outcome.error for t in groups[outcome.task.key].trials if t.spec.key not in found}
+            found.update({key: store.find(key) or error for key, error in lost.items()})
+
+
+SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its parameters
+
+
+def run_name(study: Study) -> str:
+    """Return the title of a study with the settings in which all of its trials differ from the defaults."""
+    spec = study.trials[0].spec
+    defaults, said = spec.defaults(), []
+    for name, row in spec.knobs().items():
+        value = getattr(spec, name)
+        is_choice = not row.derived and not row.place and name != "architecture"
+        if not is_choice or name not in defaults or value == defaults[name]:
+            continue
+        if all(getattr(trial.spec, name, None) == value for trial in study.trials):
+            shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            said.append(f"{name.replace('_', '-')}={shown}")
+    return ", ".join([study.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])])
+
+
+def record(store: Store, study: Study) -> None:
+    """Write down the study with its trials, those of earlier commands included."""
+    before = store.read_study(study.key) or {}
+    rows = {row["key"]: row for row in before.get("trials", [])}
+    rows |= {t.spec.key: {"key": t.spec.key, "title": t.spec.run_name, "shots": t.spec.shots, "split": t.spec.split,
+                          "params": t.spec.named() | dict(study.params), "spec": t.spec.to_json()}
+             for t in study.trials}
+    ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
+    store.write_study(study.key, {
+        "key": study.key, "kind": type(study.trials[0].spec).__name__, "experiment": study.experiment,
+        "title": study.title, "run_name": run_name(study), "spec": study.spec, "trials": ordered,
+        "inputs": list(study.inputs), "tags": dict(study.tags), "params": dict(study.params),
+        "environment": environment.gather()})
+
+
+# ---------------------------------------------------------------- in the process of a trial
+
+@dataclass(frozen=True)
+class Order:
+    """What the process of a group is told beside its specs: functions as "package.module:name", folder, device."""
+
+    run: str
+    dress: str
+    root: str
+    device: str
+    settings: Settings
+
+
+def work(order: Order, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
+         ) -> dict[str, Result | TlxError]:
+    """The trials of a group, one after the other, each made once: found, continued or run, and committed.
+
+    What is wrong with one trial is its outcome; the others go on.
+    """
+    found: dict[str, Result | TlxError] = {}
+    for number, spec in enumerate(specs):
+        tell = functools.partial(_as_part, emit, number, len(specs))
+        try:
+            found[spec.key] = Store(order.root).once(spec.key, functools.partial(make, order, spec, inputs, tell))
+        except Stopped:
+            signals.stop_if_asked()  # with the number of the signal that asked
+            raise
+        except TlxError as error:
+            found[spec.key] = error
+    return found
+
+
+def _as_part(emit: Callable[[dict[str, Any]], None], number: int, of: int, report: dict[str, Any]) -> None:
+    emit({**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]})
+
+
+def make(order: Order, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
+    """The result of a trial, continued from where its draft stands."""
+    settings, teller = order.settings, _Teller(draft, spec, emit)
+    bench = Bench(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
+    carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
+    with (resources.Sampler(teller.resources) if settings.system_metrics else contextlib.nullcontext(),
+          cost.Meter(watts=settings.watts, carbon=carbon) as meter):
+        result = worker.function(order.run)(spec, inputs, bench)
+    for scratch in draft.folder.glob("training.*"):
+        scratch.unlink()  # the training's state served to continue it
+    worker.function(order.dress)(draft.folder, result)
+    return replace(result, cost=meter.cost(), environment=environment.gather())
+
+
+class _Teller:
+    """Passes on what a trial says: epochs to its journal, all of it to whoever watches."""
+
+    def __init__(self, draft: Draft, spec: Any, emit: Callable[[dict[str, Any]], None]):
+        self._draft, self._emit = draft, emit
+        self._epochs, self._epoch, self._batches, self._told = getattr(spec, "epochs", 1), 0, 1, 0.0
+        if draft.steps:
+            self._epoch = max(draft.steps) + 1
+
+    def log(self, epoch: int, values: dict[str, float]) -> None:
+        self._draft.log(epoch, values)
+        self._epoch = epoch + 1
+        self._say(0, {"epoch": float(epoch + 1), **values})
+
+    def resources(self, values: dict[str, float]) -> None:
+        self._draft.journal.append({"t": "system", "ts": time.time_ns() // 1_000_000, "values": values})
+
+    def tell(self, done: int, of: int) -> None:
+        self._batches = of
+        if time.monotonic() - self._told > TELL_EVERY_S:
+            self._say(done, {})
+
+    def _say(self, done: int, values: dict[str, float]) -> None:
+        self._told = time.monotonic()
+        self._emit({"step": self._epoch * self._batches + done, "steps": self._epochs * self._batches,
+                    "values": values})

@@ -1,0 +1,1 @@
+"""Search over classifiers, layers and recipes with Optuna."""

@@ -1,0 +1,193 @@
+"""Configurations of a feature extraction, tried in one process that keeps what they share.
+
+Embedded rows, spans and products of every draw stay from trial to trial; what compares rows or is linear is fitted from
+the products alone (spans.py), so that a trial costs what its solver costs on as many numbers as there are rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ... import files
+from ...features import voting
+from ...features.classifiers import CLASSIFIERS, Classifier, classifier, spec_text
+from ...features.dump import Dump
+from ...features.embedding import EMBEDDINGS
+from ...features.fitting import Fitted
+from ...features.spans import Training
+from ...lab import cost
+from ...lab.tuning.api import Scored
+from ...models.samples import Samples
+from ...spec import named, stream
+from ..feature_extraction.spec import FeatureExtraction
+from ..feature_extraction.trial import KEPT_BYTES
+from ..few_shot import FewShotTrial
+
+HELD_BYTES = 2 << 30  # of embedded rows and products that a process keeps
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One few-shot split, without test images."""
+
+    split: int
+    train: Samples
+    content: str  # digest of all that enters
+
+
+@dataclass(frozen=True)
+class Side:
+    """All draws with crops, or all without."""
+
+    classes: tuple[str, ...]
+    val: Samples
+    draws: tuple[Draw, ...]
+    dump: Dump | None = None
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where a process of a search works."""
+
+    root: str
+    device: str
+    settings: Any
+    with_energy: bool = False
+
+
+@dataclass(frozen=True)
+class FeatureInputs:
+    """What a search of features runs on: a trial's spec, the layers each name means, and draws by use of crops."""
+
+    base: FeatureExtraction
+    layers: dict[str, tuple[str, ...]]
+    sides: dict[bool, Side]
+
+    def spec(self, values: dict[str, Any]) -> FeatureExtraction:
+        """The trial that a configuration means, before its split."""
+        text = values.get("embedding", self.base.embedding)
+        own = _own(values, text)
+        changes = {name: values[name] for name in ("use_crops", "standardize", "vote") if name in values}
+        return self.base.but(**changes, classifier=spec_text(self.classifier(values)),
+                             embedding=text + (":" + ",".join(f"{k}={v}" for k, v in own.items()) if own else ""),
+                             layers=self.layers[values["layers"]] if "layers" in values else self.base.layers)
+
+    def classifier(self, values: dict[str, Any]) -> Classifier:
+        """The classifier of a configuration."""
+        if "classifier" not in values:
+            return classifier(self.base.classifier)
+        start = classifier(self.base.classifier)
+        name = values["classifier"]
+        kept = start.identity() if type(start) is CLASSIFIERS[name] else {}
+        settings = {k: v for k, v in kept.items() if k != "kind"} | _own(values, name)
+        found = CLASSIFIERS[name].with_settings(settings)
+        assert isinstance(found, Classifier)
+        return found
+
+
+def _own(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The settings of a choice: those named "choice.setting", less those that are left to themselves."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and not k.endswith(".by")}
+
+
+def named_by_content(spec: FewShotTrial, sides: dict[bool, Side]) -> str:
+    """The key of a configuration: its trial's identity, and what enters on every split."""
+    draws = [[draw.split, draw.content] for draw in sides[spec.use_crops].draws]
+    return files.digest(["configuration", spec.identity(), draws])
+
+
+class FeatureSearch:
+    """Tries configurations; `spent` is what the last one came to."""
+
+    def __init__(self, inputs: FeatureInputs, bench: Bench):
+        self.inputs, self.bench = inputs, bench
+        self.spent = Scored(by_split=[], seconds=0.0)
+        self._held: OrderedDict[tuple[Any, ...], _Ready] = OrderedDict()
+        self._meant: tuple[dict[str, Any], FeatureExtraction, Classifier] | None = None
+
+    def _means(self, values: dict[str, Any]) -> tuple[FeatureExtraction, Classifier]:
+        """The trial and the classifier of a configuration: asked for three times in a row, made once."""
+        if self._meant is None or self._meant[0] != values:
+            self._meant = dict(values), self.inputs.spec(values), self.inputs.classifier(values)
+        return self._meant[1:]
+
+    def key(self, values: dict[str, Any]) -> str:
+        """What it is, and what enters on every split."""
+        return named_by_content(self._means(values)[0], self.inputs.sides)
+
+    def title(self, values: dict[str, Any]) -> str:
+        """Its classifier, and what else is searched."""
+        asked = self._means(values)[1]
+        short = asked.but(**{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)})
+        others = [f"{k} {v}" for k, v in values.items() if "." not in k and k != "classifier"]
+        return ", ".join([spec_text(short), *others])
+
+    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> Scored:
+        """Split after split; the mean so far is reported at each."""
+        spec, asked = self._means(values)
+        by_split: list[float] = []
+        seconds, joules, notes = 0.0, 0.0, set[str]()
+        for number in range(len(self.inputs.sides[spec.use_crops].draws)):
+            ready = self._ready(spec, number)
+            started = time.perf_counter()
+            with cost.Meter(watts=self.bench.settings.watts) if self.bench.with_energy else \
+                    contextlib.nullcontext() as meter:
+                accuracy, fitted = ready.score(asked, spec.vote)
+            seconds += time.perf_counter() - started
+            used = meter.cost()["energy_j"] if meter else {"value": None, "source": None}
+            joules += used["value"] or 0.0
+            notes |= {note.partition(":")[0] for note in fitted.notes}
+            by_split.append(accuracy)
+            self.spent = Scored(by_split=by_split, seconds=seconds, energy_j=joules if used["value"] is not None else
+                                None, details={"splits": [d.split for d in self.inputs.sides[spec.use_crops].draws],
+                                               "notes": sorted(notes), "energy_source": used["source"]})
+            report(number + 1, sum(by_split) / len(by_split))
+        return self.spent
+
+    def _ready(self, spec: FeatureExtraction, number: int) -> _Ready:
+        """The rows of a draw, embedded; the least used are let go where they are too many."""
+        key = (spec.use_crops, spec.layers, spec.embedding, spec.standardize, number)
+        if key not in self._held:
+            side = self.inputs.sides[spec.use_crops]
+            self._held[key] = _Ready(spec, side, side.draws[number])
+            while sum(one.bytes for one in self._held.values()) > HELD_BYTES and len(self._held) > 1:
+                self._held.popitem(last=False)
+        self._held.move_to_end(key)
+        return self._held[key]
+
+
+class _Ready:
+    """A draw's training and validation rows, and all that classifiers share about them."""
+
+    def __init__(self, spec: FeatureExtraction, side: Side, draw: Draw):
+        assert side.dump is not None
+        self.side = side
+        layers = [side.dump.array(layer) for layer in spec.layers]
+        asked: Any = named(EMBEDDINGS, spec.embedding, "embedding")
+        if "standardize" in asked.knobs() and spec.standardize != "train":
+            asked = asked.but(standardize=spec.standardize)
+        embedding = asked.fit(layers, draw.train.rows)
+        rows, val = (embedding.transform(layers, samples.rows) for samples in (draw.train, side.val))
+        how: dict[str, Any] = {"seed": stream(spec.seed, "classifier") % 2**32,
+                               "where": f"{spec.shots}-shot split {draw.split}"}
+        self.training = Training(rows, draw.train.row_labels, images=draw.train.row_images, **how)
+        self.shared, self.seen = self.training, val
+        products = 8 * (len(rows) + len(val)) * len(rows)
+        if products <= KEPT_BYTES:
+            self.shared, self.seen = Training.beside(rows, draw.train.row_labels, val, **how)
+        self.val, self.bytes = val, 2 * (rows.nbytes + val.nbytes) + 3 * products
+
+    def score(self, asked: Classifier, vote: str) -> tuple[float, Fitted]:
+        """Mean per-class accuracy on val (a fraction), and the classifier."""
+        shares = asked.isometric
+        fitted = (self.shared if shares else self.training).fit(asked)
+        found: np.ndarray = fitted.scores(self.seen if shares else self.val, classes=len(self.side.classes))
+        return voting.accuracy(found, self.side.val.labels, self.side.val.crops, vote), fitted

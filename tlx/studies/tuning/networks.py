@@ -1,0 +1,139 @@
+"""Configurations of a fine-tuning: each split is a trial with a run folder of its own, found there if it was ever done.
+
+A configuration that is given up leaves no folder: its epochs stand in the search's records.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ... import files
+from ...errors import Busy
+from ...lab import signals
+from ...lab.store import JOURNAL, Draft, Store
+from ...lab.tuning.api import GivenUp, Scored
+from ...result import DIVERGED, Result
+from .. import runner
+from ..few_shot import Inputs
+from ..fine_tuning.spec import FineTuning
+from .features import Bench, Draw, Side, named_by_content
+
+WAIT_S = 0.5  # between looks whether another process has ended the same training
+
+
+@dataclass(frozen=True)
+class NetworkInputs:
+    """What a search of recipes runs on."""
+
+    base: FineTuning
+    sides: dict[bool, Side]
+
+    def spec(self, values: dict[str, Any]) -> FineTuning:
+        """The trial that a configuration means, before its split."""
+        return self.base.but(**{name: value for name, value in values.items() if not name.endswith(".by")})
+
+
+class NetworkSearch:
+    """Tries configurations; `spent` is what the last one came to."""
+
+    def __init__(self, inputs: NetworkInputs, bench: Bench):
+        self.inputs, self.bench, self.store = inputs, bench, Store(bench.root)
+        self.spent = Scored(by_split=[], seconds=0.0)
+
+    def key(self, values: dict[str, Any]) -> str:
+        """What it is, and what enters on every split."""
+        return named_by_content(self.inputs.spec(values), self.inputs.sides)
+
+    def title(self, values: dict[str, Any]) -> str:
+        """What is searched."""
+        return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+
+    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> Scored:
+        """Split after split. Of the first, the best epoch so far is reported at each epoch; then the mean at each
+        split's end, as if a split had its most epochs."""
+        side, most = self._side(values), self.inputs.spec(values).epochs
+        by_split: list[float] = []
+        seconds, joules = 0.0, [0.0]
+        for number, draw in enumerate(side.draws):
+            told = _Epochs(report if number == 0 else lambda step, value: None)
+            self.spent = Scored(by_split=by_split, seconds=seconds)
+            try:
+                result = self._result(self._asked(values, draw), Inputs(side.classes, draw.train, side.val, None), told)
+            except GivenUp:
+                self.spent = Scored(by_split=[*by_split, told.best], seconds=seconds + told.seconds,
+                                    details={"splits": [draw.split], "epochs": told.epoch})
+                self.store.remove(self._asked(values, draw).key)
+                raise
+            seconds += result.scores.get("train_s", 0.0)
+            joules.append((result.cost.get("energy_j") or {}).get("value"))  # type: ignore[arg-type]
+            diverged = result.status == DIVERGED
+            if not diverged:
+                by_split.append(result.scores["best_val_accuracy"])
+            self.spent = Scored(by_split=by_split, seconds=seconds, diverged=diverged,
+                                energy_j=None if None in joules else sum(joules),
+                                details={"splits": [d.split for d in side.draws]})
+            if diverged:
+                return self.spent
+            report((number + 1) * most, sum(by_split) / len(by_split))
+        return self.spent
+
+    # ------------------------------------------------------------ one training
+
+    def _side(self, values: dict[str, Any]) -> Side:
+        return self.inputs.sides[self.inputs.spec(values).use_crops]
+
+    def _asked(self, values: dict[str, Any], draw: Draw) -> FineTuning:
+        return self.inputs.spec(values).but(split=draw.split, images=draw.content)
+
+    def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:
+        """Found, continued or trained; waits for another process that is at it."""
+        bench = self.bench
+        order = runner.Order("tlx.studies.fine_tuning.trial:run", "tlx.studies.tuning.networks:undressed", bench.root,
+                            bench.device, bench.settings)
+
+        def make(draft: Draft) -> Result:
+            for row in draft.journal.records:
+                told(row)
+            return runner.make(order, spec, inputs, told.hear, draft)
+
+        while True:
+            signals.stop_if_asked()
+            found = self.store.find(spec.key)
+            if found is not None:
+                for row in files.Journal.read(self.store.folder(spec.key) / JOURNAL):
+                    told(row)
+                return found
+            try:
+                return self.store.once(spec.key, make)
+            except Busy:
+                time.sleep(WAIT_S)
+
+
+def undressed(folder: Any, result: Result) -> None:
+    """No figures for a training that is one of many of a search."""
+
+
+class _Epochs:
+    """Passes the best accuracy so far on, epoch by epoch, each once."""
+
+    def __init__(self, report: Callable[[int, float], None]):
+        self._report, self.best, self.epoch, self.seconds = report, 0.0, 0, 0.0
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if row["t"] == "metrics":
+            self._epoch(int(row["step"]) + 1, row["values"])
+
+    def hear(self, said: dict[str, Any]) -> None:
+        values = said.get("values", {})
+        if "epoch" in values:
+            self._epoch(int(values["epoch"]), values)
+
+    def _epoch(self, epoch: int, values: dict[str, float]) -> None:
+        if epoch > self.epoch:
+            self.epoch = epoch
+            self.seconds += values.get("train_epoch_s", 0.0) + values.get("val_epoch_s", 0.0)
+            self.best = max(self.best, values.get("val_accuracy", 0.0))
+            self._report(epoch, self.best)

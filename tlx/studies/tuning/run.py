@@ -1,0 +1,256 @@
+"""A search from its first trial to the test of its best configuration: run, recorded, mirrored, summarised."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ... import files, locks
+from ...errors import TlxError, TrialsFailed
+from ...lab import environment, signals
+from ...lab.engines import local as engines_local
+from ...lab.settings import Settings
+from ...lab.store import Draft, Store
+from ...lab.tasks import Conditions, Event, Finished, Progress, Task, Waiting
+from ...lab.tracking import api as tracking_api
+from ...lab.tuning import api as tuning_api
+from ...lab.tuning import records as tuning_records
+from ...lab.tuning.records import COMPLETE, FAILED, Tried
+from ...result import Result
+from ..runner import run_groups
+from .features import Bench
+from .plan import Ready, most_fits
+
+Preparing = Callable[[str], contextlib.AbstractContextManager[Any]]  # title → context of a progress callback
+RESTARTS = 1000  # of a worker: what a trial that kills its process may cost is bounded by the trial
+WRITE_S = 2.0  # between writings of study.json while trials end
+
+
+def _silent(title: str) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What came of a search.
+
+    tried      every trial that ended, by number
+    before     how many of them had ended before this command
+    best       the most accurate on val (of several the cheapest, then the first); None if none is whole
+    front      the numbers of those that no other beats in all objectives
+    final      the best configuration on the test set, one result a split
+    defaults   trial 0, where it is the configuration that is used without a search; else None
+    reference  the defaults on the test set, one result a split
+    """
+
+    ready: Ready
+    tried: tuple[Tried, ...]
+    before: int
+    best: Tried | None
+    front: tuple[int, ...]
+    final: tuple[Result, ...]
+    defaults: Tried | None
+    reference: tuple[Result, ...]
+    importances: dict[str, float]
+    wall_s: float
+    folder: Path
+    sent: tracking_api.Sent | None
+    address: str
+
+    @property
+    def fits(self) -> tuple[int, int]:
+        """Splits that were run, and as many as there would have been without giving up early."""
+        mine = [t for t in self.tried if t.state != FAILED and t.same_as is None]
+        return sum(len(t.by_split) for t in mine), len(mine) * most_fits(self.ready.inputs)
+
+    def raise_if_failed(self, require_tracking: bool) -> None:
+        """TrialsFailed if a trial has failed, Untracked if records are unsent and were required."""
+        failed = [t for t in self.tried if t.state == FAILED]
+        if failed:
+            raise TrialsFailed("trials-failed", f"{len(failed)} of {len(self.tried)} trials failed, the first: "
+                               f"{failed[0].error}", remedy="narrow the search with --space")
+        if require_tracking and self.sent is not None:
+            self.sent.require()
+
+
+def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
+            summarise: Callable[[Report], dict[str, Any]], test: Callable[[list[Result]], dict[str, float]],
+            preparing: Preparing = _silent) -> Report:
+    """Run what is missing of a search, then its best configuration and the defaults on the test set.
+
+    summarise   makes figures and summary.json
+    test        the scores of the child run "final test", from those of its splits
+    preparing   told what is about to be tested; gives the progress callback of reading and extracting test images
+    """
+    started = time.perf_counter()
+    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
+    if target is not None:
+        tracking_api.prepare(target)
+    store = Store(settings.store_folder(target.database if target else None))
+    settings = settings.but(system_metrics=False)
+    tuning_api.prepare(ready.search, store.root)
+    book = _Book(ready, store)
+    mirror = None
+    if target is not None:
+        mirror = tracking_api.Mirror(target, store.root, ready.search.key, wait=settings.wait,
+                                 on_wait=lambda seconds: watch(Waiting(seconds)))
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Progress) and "tried" in event.values:
+            book.enter(Tried(**event.values["tried"]))  # type: ignore[arg-type]
+        watch(event)
+
+    with signals.graceful(), contextlib.ExitStack() as held:
+        if mirror is not None:
+            held.enter_context(mirror)
+        if book.before < ready.search.wanted:
+            _run(ready, store, settings, hear)
+        for tried in tuning_api.standing(ready.search, store.root):
+            book.enter(tried)
+        trials = tuple(book.tried[number] for number in sorted(book.tried))
+        best, front = standing(trials)
+        defaults = defaults_of(ready.search, trials)
+        tested: dict[int, list[Result]] = {}
+        for number in _to_test(best, defaults) if not ready.val_only else ():
+            results = _test(ready, book.tried[number], store, settings, watch, preparing)
+            book.end(book.tried[number], results, test(results))
+            tested[number] = results
+        final = tuple(tested.get(best.number, ())) if best is not None else ()
+        reference = tuple(tested.get(defaults.number, ())) if defaults is not None else ()
+        book.write()
+        weight = tuning_api.importances(ready.search, list(trials))
+        report = Report(ready, trials, book.before, best, front, final, defaults, reference, weight,
+                        time.perf_counter() - started, store.root, None, "")
+        store.unseal_study(ready.search.key)
+        summarise(report)
+        store.seal_study(ready.search.key)
+        if mirror is not None and all(t.state == FAILED for t in trials):
+            mirror.stop(tracking_api.FAILED)
+    wall_s = time.perf_counter() - started
+    return Report(ready, trials, book.before, best, front, final, defaults, reference, weight, wall_s, store.root,
+                  mirror.report if mirror else None, mirror.address if mirror else "")
+
+
+def standing(trials: tuple[Tried, ...]) -> tuple[Tried | None, tuple[int, ...]]:
+    """The best of these trials, and the numbers of those that none beats in every objective (accuracy, then costs)."""
+    whole = [t for t in trials if t.state == COMPLETE]
+    scores = {t.number: (t.objectives[0], *(-cost for cost in t.objectives[1:])) for t in whole}
+    best = max(whole, key=lambda t: (scores[t.number], -t.number), default=None)
+    front = [n for n, mine in scores.items() if not any(
+        other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in scores.values())]
+    return best, tuple(front)
+
+
+def defaults_of(search: tuning_api.Search, trials: tuple[Tried, ...]) -> Tried | None:
+    """Trial 0, where it is the configuration that is used without a search; None where the space leaves that out."""
+    is_first = search.starts_with_defaults and trials and trials[0].number == 0
+    return trials[0] if is_first and trials[0].values == search.space.default() else None
+
+
+def _to_test(best: Tried | None, defaults: Tried | None) -> list[int]:
+    """List the trials that are scored on the test set: the best, and the defaults beside it."""
+    whole = [tried.number for tried in (best, defaults) if tried is not None and tried.state == COMPLETE]
+    return list(dict.fromkeys(whole))
+
+
+def _run(ready: Ready, store: Store, settings: Settings, hear: Callable[[Event], None]) -> None:
+    """Let workers ask for trials until there are enough. What a worker cannot go on with is raised."""
+    device = settings.resolved_device()
+    workers = settings.resolved_workers(device, ready.search.wanted)
+    bench = Bench(str(store.root), device, settings,
+                  with_energy="energy" in ready.search.objectives or ready.search.budget_j is not None)
+    driver = files.digest([os.getpid(), time.time_ns()])[:16]
+    tasks = [Task(f"worker-{number}", f"worker {number}", "tlx.lab.tuning.worker:work",
+                  (ready.search, ready.inputs, bench, str(store.root), driver)) for number in range(max(1, workers))]
+    conditions = Conditions(
+        timeout_s=None, retries=RESTARTS, preload=("torch", *ready.preload), log_folder=store.root / "logs",
+        initialise="tlx.models.training:deterministic",
+        devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
+    for outcome in engines_local.run_all(tasks, workers=workers, threads=settings.threads, on_event=hear,
+                                  conditions=conditions):
+        if outcome.error is not None:
+            raise outcome.error
+
+
+def _test(ready: Ready, tried: Tried, store: Store, settings: Settings, watch: Callable[[Event], None],
+          preparing: Preparing) -> list[Result]:
+    """Test a configuration on every split, scored on the test set: found, or run now."""
+    with preparing(final_title(ready, tried)) as progress:
+        asked = ready.final(tried.values, settings, progress)
+    with locks.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
+        found: dict[str, Result | TlxError] = {
+            t.spec.key: result for t in asked.trials if (result := store.find(t.spec.key)) is not None}
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Finished):
+                found.update(event.result)
+            watch(event)
+
+        if len(found) < len(asked.trials):
+            run_groups(asked, store, settings, hear, found)
+    results = []
+    for trial in asked.trials:
+        outcome = found[trial.spec.key]
+        if isinstance(outcome, TlxError):
+            raise outcome
+        results.append(outcome)
+    return results
+
+
+def final_title(ready: Ready, tried: Tried) -> str:
+    """Name the final test of a trial; the defaults are called so."""
+    is_defaults = tried.number == 0 and ready.search.starts_with_defaults
+    return f"final test of trial {tried.number}{' (the defaults)' if is_defaults else ''}: {tried.title}"
+
+
+class _Book:
+    """study.json and the run folders of a search: kept up as trials end."""
+
+    def __init__(self, ready: Ready, store: Store):
+        self.ready, self.store, self.key = ready, store, ready.search.key
+        self.tried: dict[int, Tried] = {}
+        self._written = 0.0
+        there = store.read_study(self.key) or {}
+        self.finals = [row for row in there.get("trials", []) if row.get("tags", {}).get("tlx.final")]
+        for tried in tuning_api.standing(ready.search, store.root):
+            self.enter(tried, now=False)
+        self.before = len(self.tried)
+        self.write()
+
+    def enter(self, tried: Tried, now: bool = True) -> None:
+        """Give a trial its run folder and its line."""
+        self.tried.setdefault(tried.number, tried)
+        tuning_records.keep(self.store, tried)
+        if now and time.monotonic() - self._written > WRITE_S:
+            self.write()
+
+    def end(self, tried: Tried, results: list[Result], scores: dict[str, float]) -> None:
+        """Give the final test its run folder and its line."""
+        key = files.digest(["search final", self.key, tried.configuration])
+        spec = {name: value for name, value in results[0].spec.items() if name not in ("split", "images")}
+
+        def make(draft: Draft) -> Result:
+            for result in results:
+                if "test_accuracy" in result.scores:
+                    draft.log(result.spec["split"], {"test_accuracy": result.scores["test_accuracy"]})
+            return Result(key=key, kind="FinalTest", spec=spec, scores=scores, environment=environment.gather(),
+                          details={"trial": tried.number, "values": tried.values,
+                                   "splits": [r.spec["split"] for r in results], "keys": [r.key for r in results]})
+
+        self.store.once(key, make)
+        self.finals = [row for row in self.finals if row["key"] != key] + [{
+            "key": key, "title": final_title(self.ready, tried), "shots": 0, "split": 0,
+            "params": tried.values, "tags": {"tlx.final": "true", "optuna.trial_number": str(tried.number)}}]
+
+    def write(self) -> None:
+        """study.json, with every line there is."""
+        rows = [tuning_records.row(self.tried[number]) for number in sorted(self.tried)]
+        self.store.write_study(self.key, self.ready.record | {
+            "trials": rows + self.finals, "environment": environment.gather()})
+        self._written = time.monotonic()
+
