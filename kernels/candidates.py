@@ -16,7 +16,7 @@ from numba import njit
 
 from . import parallel, tile
 from .differences import Differences
-from .halves import FAST, Halves
+from .halves import FAST, BFloat16Rows
 
 CENTRE_ROWS = 64  # whose mean is the centre
 SPARE = 2  # candidates beyond k, with differences
@@ -38,10 +38,10 @@ def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray,
     """
     n = len(x)
     centre, scale = _centre(x)
-    way: Differences | Halves | None = None
+    way: Differences | BFloat16Rows | None = None
     spare: int | None = None
     if FAST and n > 8 * (k + MOST_SPARE):
-        way = Halves(x, centre, scale, threads)
+        way = BFloat16Rows(x, centre, scale, threads)
         spare = _spare(way, x, k, centre, scale)
     if way is None or spare is None:
         way = None  # gives its memory back first
@@ -61,14 +61,14 @@ def _centre(x: np.ndarray) -> tuple[np.ndarray, float]:
     return centre, 2.0**-int(np.frexp(reach)[1])
 
 
-def _spare(way: Halves, x: np.ndarray, k: int, centre: np.ndarray, scale: float) -> int | None:
+def _spare(way: BFloat16Rows, x: np.ndarray, k: int, centre: np.ndarray, scale: float) -> int | None:
     """How many candidates beyond k settle a sample of rows, and two to be safe; None where too many would stay open.
 
     The sample is drawn, as rows may lie in any pattern. Its rows are candidates of themselves here, the first ones.
     """
     n, kept = len(x), k + MOST_SPARE + 1
     rows = np.unique(np.random.default_rng(0).integers(0, n, SAMPLE))
-    some = Halves(x[rows], centre, scale, 1)
+    some = BFloat16Rows(x[rows], centre, scale, 1)
     some.share = way.share
     sums, found = np.full((SAMPLE, kept), np.inf, np.float32), np.full((SAMPLE, kept), -1, np.int64)
     limits, out = sums[:, -1].copy(), tile.scratch(tile.SIDE)
@@ -83,7 +83,7 @@ def _spare(way: Halves, x: np.ndarray, k: int, centre: np.ndarray, scale: float)
     return min(MOST_SPARE, int(needed[inside].max()) + 2) if inside.mean() >= 1 - OPEN else None
 
 
-def _collect(way: Differences | Halves, n: int, sums: np.ndarray, found: np.ndarray, threads: int | None) -> None:
+def _collect(way: Differences | BFloat16Rows, n: int, sums: np.ndarray, found: np.ndarray, threads: int | None) -> None:
     """Fill the lists. Tiles along the diagonals, so that threads meet in few rows; a lock for each block of rows."""
     limits = np.full(len(sums), np.inf, np.float32)  # the last of each list, side by side
     side = tile.side(n)
@@ -102,7 +102,7 @@ def _collect(way: Differences | Halves, n: int, sums: np.ndarray, found: np.ndar
                 held.enter_context(locks[block])
             _pick(out, i, rows, j, columns, i == j, True, sums, found, limits)
 
-    parallel.each(len(tiles), work, threads)
+    parallel.parallel_for(len(tiles), work, threads)
 
 
 @njit(cache=True, nogil=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .parallel import each
-from .ranks import DIGIT, FEW, PLACE, Order, as_read_only, order, parts_of, tally, ties
+from .parallel import parallel_for
+from .ranks import DIGIT, FEW, PLACE, SortOrder, as_read_only, order, parts_of, tally, ties
 
 
-def concordance(a: Order, b: np.ndarray, threads: int | None = None) -> int:
+def concordance(a: SortOrder, b: np.ndarray, threads: int | None = None) -> int:
     """Pairs of places that two vectors have in the same order less pairs that they have in opposite orders.
 
     a  the order of the first; best of the one with fewer ties
@@ -20,15 +20,15 @@ def concordance(a: Order, b: np.ndarray, threads: int | None = None) -> int:
     """
     b, n, parts = as_read_only(b), len(b), parts_of(len(b))
     along, sequence, spare = np.empty(n, b.dtype), np.empty(n, np.uint32), np.empty(n, np.uint32)
-    each(len(parts), lambda p, _: _take(a.words, b, *parts[p], along), threads)
+    parallel_for(len(parts), lambda p, _: _take(a.words, b, *parts[p], along), threads)
     second = order(along, threads)
-    each(len(parts), lambda p, _: _put(second.words, *parts[p], sequence), threads)
+    parallel_for(len(parts), lambda p, _: _put(second.words, *parts[p], sequence), threads)
     both = np.empty(len(parts), np.int64)
 
     def tied(part: int, thread: int) -> None:
         both[part] = _tied_in_both(a.ends, along, *parts[part], sequence)
 
-    each(len(parts), tied, threads)
+    parallel_for(len(parts), tied, threads)
     equal = ties(a, threads) + ties(second, threads) - int(both.sum())
     return n * (n - 1) // 2 - equal - 2 * inversions(sequence, spare, threads)
 
@@ -45,7 +45,7 @@ def inversions(sequence: np.ndarray, spare: np.ndarray, threads: int | None = No
     bits = max(0, n - 1).bit_length()
     shift = max(0, bits - DIGIT)
     counts = np.empty((len(parts), 1 << DIGIT), np.int64)
-    each(len(parts), lambda p, _: tally(sequence, *parts[p], np.uint64(shift), counts[p]), threads)
+    parallel_for(len(parts), lambda p, _: tally(sequence, *parts[p], np.uint64(shift), counts[p]), threads)
     before = np.cumsum(counts, axis=0) - counts  # of each digit, in the parts before
     higher = before[:, ::-1].cumsum(axis=1)[:, ::-1] - before
     places = (np.arange(1 << DIGIT) << shift) + before
@@ -58,8 +58,8 @@ def inversions(sequence: np.ndarray, spare: np.ndarray, threads: int | None = No
         begin = node << shift
         inside[1, node] = _inversions(spare[begin:begin + (1 << shift)], sequence[begin:begin + (1 << shift)], shift)
 
-    each(len(parts), split, threads)
-    each(-(-n >> shift) if n else 0, finish, threads)
+    parallel_for(len(parts), split, threads)
+    parallel_for(-(-n >> shift) if n else 0, finish, threads)
     return int(inside.sum()) + int((counts * higher).sum())
 
 

@@ -28,7 +28,7 @@ ROOM = 176 << 20  # bytes of packed rows
 TASK = 256  # rows of a task that reads them
 
 
-class Rows(NamedTuple):
+class StandardisedRows(NamedTuple):
     """What is compared: (x[i] − centre − shift[i]) · scale[i]; float64, each empty where left out."""
 
     x: np.ndarray
@@ -56,11 +56,11 @@ def unit(x: np.ndarray, centred: bool, threads: int | None = None) -> tuple[np.n
     def work(task: int, thread: int) -> None:
         _moments(x, task * TASK, min(len(x), (task + 1) * TASK), centred, mean, length)
 
-    parallel.each(-(-len(x) // TASK), work, threads)
+    parallel.parallel_for(-(-len(x) // TASK), work, threads)
     return mean, length
 
 
-def fill(rows: Rows, formula: Formula, of: range, against: range, out: np.ndarray, starts: np.ndarray, *,
+def fill(rows: StandardisedRows, formula: Formula, of: range, against: range, out: np.ndarray, starts: np.ndarray, *,
          step: int = 0, room: int = ROOM, threads: int | None = None) -> int:
     """out[starts[i] + j] = the dissimilarity of rows i and j, for i in `of`, j in `against`, i < j.
 
@@ -76,7 +76,7 @@ def fill(rows: Rows, formula: Formula, of: range, against: range, out: np.ndarra
     tiles = tile.upper_tiles(len(of), side) if same else [
         (i, j) for i in range(0, len(of), side) for j in range(0, len(against), side)]
     squares = np.zeros(len(rows.x) if rows.centre.size else 0)
-    sheet = _Sheet(rows, formula, of, against, out, starts, step, tiles, side)
+    sheet = _TileWriter(rows, formula, of, against, out, starts, step, tiles, side)
     both, odd = [of] if same else [of, against], 0
     rooms = [tile.empty(len(part), parts[0][1]) for part in both]
     for begin, end in parts:
@@ -98,7 +98,7 @@ def column_parts(rows: int, d: int, room: int) -> list[tuple[int, int]]:
     return [(begin, min(begin + depth, d)) for begin in range(0, d, depth)]
 
 
-class _Sheet:
+class _TileWriter:
     """The answers of one call of `fill`, tile by tile."""
 
     def __init__(self, rows, formula, of, against, out, starts, step, tiles, side):
@@ -132,7 +132,7 @@ class _Sheet:
             elif self.step and final:
                 _reflect(*place, self.step)
 
-        parallel.each(len(self.tiles), work, threads)
+        parallel.parallel_for(len(self.tiles), work, threads)
         return int(odd.sum())
 
 

@@ -6,12 +6,12 @@ import numpy as np
 from numba import njit
 
 from . import parallel, tile
-from .dissimilarity import ROOM, Rows, column_parts
+from .dissimilarity import ROOM, StandardisedRows, column_parts
 
 TASK = 8192  # numbers of two blocks that are multiplied at once
 
 
-def gram(left: Rows, of: range, right: Rows, against: range, out: np.ndarray, *, upper: bool, room: int = ROOM,
+def gram(left: StandardisedRows, of: range, right: StandardisedRows, against: range, out: np.ndarray, *, upper: bool, room: int = ROOM,
          threads: int | None = None) -> None:
     """out[i, j] = Σ_k left[of[i], k] · right[against[j], k], float32.
 
@@ -47,7 +47,7 @@ def _add(a, b, tiles, side, out, upper, part, threads):
         tile.products(a, i, height, b, j, width, upper and i == j, sums)
         _put(sums, i, i + height, j, j + width, upper, part, out)
 
-    parallel.each(len(tiles), work, threads)
+    parallel.parallel_for(len(tiles), work, threads)
 
 
 def overlaps(blocks: np.ndarray, pairs: np.ndarray, threads: int | None = None) -> np.ndarray:
@@ -61,7 +61,7 @@ def overlaps(blocks: np.ndarray, pairs: np.ndarray, threads: int | None = None) 
     def work(task: int, thread: int) -> None:
         _overlap(blocks, pairs, task * TASK, min(m, (task + 1) * TASK), sums[task])
 
-    parallel.each(len(sums), work, threads)
+    parallel.parallel_for(len(sums), work, threads)
     return sums.sum(axis=0)
 
 

@@ -37,7 +37,7 @@ CHUNK = 256  # rows that are rounded before they are packed
 SMALLEST = 2.0**-100  # less than this becomes 0, so that no product is too small for float32
 
 
-class Halves:
+class BFloat16Rows:
     """Rounded rows, packed in pairs of features, the tiles of their T, and what these prove.
 
     x       (n, d) float32 or float64; centre (d,) float64; scale — y = (x − centre)·scale
@@ -54,7 +54,7 @@ class Halves:
             _round(x, first, centre, scale, np.float32(SMALLEST), pairs, squares, lost)
             tile.pack(self.pairs[first // PANEL:], pairs.view(np.float32), 0, rows, 0, pairs.shape[1], threads=1)
 
-        parallel.each(-(-n // CHUNK), work, threads)
+        parallel.parallel_for(-(-n // CHUNK), work, threads)
         self.half[:n] = squares / 2
         self.norms = np.sqrt(squares)
         self.lost = lost * (1 + 2.0**-20) + self.norms * 2.0**-50
@@ -62,7 +62,7 @@ class Halves:
         self.share = min(1.0, float(share.max(initial=0)))  # σ; at 1 nothing is proved
 
     def tile(self, i: int, rows: int, j: int, columns: int, upper: bool, out: np.ndarray,
-             beside: Halves | None = None) -> None:
+             beside: BFloat16Rows | None = None) -> None:
         """T of rows i… of `beside` (these, unless given) with rows j… of these; as `tile.differences`."""
         left = beside or self
         _tile(left.pairs, left.half, i, -(-rows // ROWS) * ROWS, self.pairs, self.half, j, tile.padded(columns), upper,

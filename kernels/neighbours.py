@@ -47,7 +47,7 @@ def nearest(x: np.ndarray, k: int, *, ties: bool = False,
     def work(task: int, thread: int) -> None:
         _measured(x, found, least, ties, task * SIDE, min(n, (task + 1) * SIDE), values, indices, settled)
 
-    parallel.each(-(-n // SIDE), work, threads)
+    parallel.parallel_for(-(-n // SIDE), work, threads)
     rows = np.flatnonzero(~settled)
     if len(rows):
         values[rows], indices[rows] = exact(x, k, rows, values[rows, -1], threads)
@@ -76,7 +76,7 @@ def exact(x: np.ndarray, k: int, rows: np.ndarray, bounds: np.ndarray,
     def work(task: int, thread: int) -> None:
         _nearest(x, rows, bounds, raised, lost, task * SIDE, min(len(rows), (task + 1) * SIDE), values, indices)
 
-    parallel.each(-(-len(rows) // SIDE), work, threads)
+    parallel.parallel_for(-(-len(rows) // SIDE), work, threads)
     return values, indices
 
 

@@ -77,7 +77,7 @@ def pack(packed: np.ndarray, x: np.ndarray, first: int, rows: int, begin: int, d
         kernel(x, first, rows, begin, depth, shift, scale, centre, squares, packed,
                task * TASK, min(padded(rows), (task + 1) * TASK))
 
-    parallel.each(-(-padded(rows) // TASK), work, threads)
+    parallel.parallel_for(-(-padded(rows) // TASK), work, threads)
 
 
 @intrinsic

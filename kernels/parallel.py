@@ -21,16 +21,16 @@ def default_threads() -> int:
     return int(config.NUMBA_NUM_THREADS)
 
 
-def each(tasks: int, work: Callable[[int, int], object], threads: int | None = None) -> None:
+def parallel_for(tasks: int, work: Callable[[int, int], object], threads: int | None = None) -> None:
     """work(task, thread) for every task 0…tasks-1, in that order of starting, thread in 0…threads-1.
 
     The caller's thread works too. The first exception (an interrupt too) ends it after the tasks in hand.
     """
-    with Crew(threads) as crew:
+    with ThreadTeam(threads) as crew:
         crew.each(tasks, work)
 
 
-class Crew:
+class ThreadTeam:
     """Threads for several rounds of tasks, which end with the block.
 
     A thread begins on the processor of the one that made it, and is moved elsewhere after some milliseconds: of a round
@@ -44,7 +44,7 @@ class Crew:
         self._threads: list[threading.Thread] = []
         self._round: _Round | None = None
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> ThreadTeam:
         return self
 
     def __exit__(self, *_: object) -> None:

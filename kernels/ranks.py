@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .parallel import each
+from .parallel import parallel_for
 
 MOST = 1 << 32  # numbers whose places fit half a word
 PART = 1 << 18  # numbers of a task
@@ -28,7 +28,7 @@ SAMPLE = 4096  # numbers, by which a kind of key is chosen
 HALF, PLACE = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
-class Order(NamedTuple):
+class SortOrder(NamedTuple):
     """The order of n numbers.
 
     words  (n,) uint64 — the lower half of each is the place of a number, the least first
@@ -39,7 +39,7 @@ class Order(NamedTuple):
     ends: np.ndarray
 
 
-def order(x: np.ndarray, threads: int | None = None) -> Order:
+def order(x: np.ndarray, threads: int | None = None) -> SortOrder:
     """The order of x (n,) float32 or float64, finite, n < MOST. Uses 20·n bytes."""
     x = as_read_only(x)
     bits = x.view(np.int32 if x.dtype == np.float32 else np.int64)
@@ -56,24 +56,24 @@ def order(x: np.ndarray, threads: int | None = None) -> Order:
 
     if pace := _pace(x, least, most, by_bits) if shift else 0.0:
         differ = 32
-        each(len(parts), lambda p, _: _make_by_steps(x, *parts[p], least, pace, words), threads)
+        parallel_for(len(parts), lambda p, _: _make_by_steps(x, *parts[p], least, pace, words), threads)
     else:
-        each(len(parts), lambda p, _: by_bits(bits, *parts[p], words), threads)
+        parallel_for(len(parts), lambda p, _: by_bits(bits, *parts[p], words), threads)
     for digit in range(32, 32 + min(differ, 32), DIGIT):
         _pass(words, spare, np.uint64(digit), parts, threads)
         words, spare = spare, words
     if shift:
-        each(len(parts), lambda p, _: _settle(words, x, *parts[p]), threads)
+        parallel_for(len(parts), lambda p, _: _settle(words, x, *parts[p]), threads)
     ends, stops = np.empty(len(x), np.uint32), np.empty(len(parts) + 1, np.int64)
 
     def look(part: int, thread: int) -> None:
         stops[part] = _first_run(words, x, shift == 0, *parts[part])
 
-    each(len(parts), look, threads)
+    parallel_for(len(parts), look, threads)
     stops[-1] = len(x)
     stops = np.minimum.accumulate(stops[::-1])[::-1]
-    each(len(parts), lambda p, _: _ends(words, x, shift == 0, *parts[p], stops[p + 1], ends), threads)
-    return Order(words, ends)
+    parallel_for(len(parts), lambda p, _: _ends(words, x, shift == 0, *parts[p], stops[p + 1], ends), threads)
+    return SortOrder(words, ends)
 
 
 def _pace(x: np.ndarray, least: np.float64, most: np.float64,
@@ -95,20 +95,20 @@ def _pass(words: np.ndarray, spare: np.ndarray, digit: np.uint64, parts: list[tu
           threads: int | None) -> None:
     """spare becomes words in the order of eight bits from `digit` on."""
     counts = np.empty((len(parts), 1 << DIGIT), np.int64)
-    each(len(parts), lambda p, _: tally(words, *parts[p], digit, counts[p]), threads)
+    parallel_for(len(parts), lambda p, _: tally(words, *parts[p], digit, counts[p]), threads)
     flat = counts.T.reshape(-1)  # digit by digit, part by part: the order they go to
     places = np.ascontiguousarray((np.cumsum(flat) - flat).reshape(counts.shape[::-1]).T)
-    each(len(parts), lambda p, _: _move(words, *parts[p], digit, places[p], spare), threads)
+    parallel_for(len(parts), lambda p, _: _move(words, *parts[p], digit, places[p], spare), threads)
 
 
-def ranks(found: Order, threads: int | None = None) -> np.ndarray:
+def ranks(found: SortOrder, threads: int | None = None) -> np.ndarray:
     """2·rank − (n + 1) of every number, ranks from 1: (n,) float64, whole numbers whose sum is 0."""
     out, parts = np.empty(len(found.words)), parts_of(len(found.words))
-    each(len(parts), lambda p, _: _rank(*found, *parts[p], out), threads)
+    parallel_for(len(parts), lambda p, _: _rank(*found, *parts[p], out), threads)
     return out
 
 
-def ties(found: Order, threads: int | None = None) -> int:
+def ties(found: SortOrder, threads: int | None = None) -> int:
     """How many pairs of numbers are equal."""
     parts = parts_of(len(found.words))
     counts = np.empty(len(parts), np.int64)
@@ -116,7 +116,7 @@ def ties(found: Order, threads: int | None = None) -> int:
     def work(part: int, thread: int) -> None:
         counts[part] = _ties(found.ends, *parts[part])
 
-    each(len(parts), work, threads)
+    parallel_for(len(parts), work, threads)
     return int(counts.sum())
 
 

@@ -8,13 +8,23 @@ import pickle
 import pytest
 
 from tlx import errors
-from tlx.errors import BadData, Missing, Problems, Stopped, TlxError, UnknownName, Unsafe, Usage, raise_all
+from tlx.errors import (
+    BadDataError,
+    ErrorGroup,
+    MissingError,
+    Stopped,
+    TlxError,
+    UnknownNameError,
+    UnsafeError,
+    UsageError,
+    raise_all,
+)
 
-EVERY = [TlxError("a-code", "what"), Usage("a", "b", where="w", expected="e", remedy="r"),
-         UnknownName("classifier", "svn", ["knn", "linear-svc"]), Missing("weights", "x.pth", made_by="tlx pretrain"),
-         Unsafe("pickle", "code"), errors.Resource("disk-full", "x"), errors.Untracked("u", "x"), Stopped(15),
-         errors.TrialsFailed("t", "x"), errors.Busy("b", "x"), errors.Integrity("i", "x"),
-         Problems([BadData("one", "1"), Unsafe("two", "2")])]
+EVERY = [TlxError("a-code", "what"), UsageError("a", "b", where="w", expected="e", remedy="r"),
+         UnknownNameError("classifier", "svn", ["knn", "linear-svc"]), MissingError("weights", "x.pth", made_by="tlx pretrain"),
+         UnsafeError("pickle", "code"), errors.ResourceError("disk-full", "x"), errors.UntrackedError("u", "x"), Stopped(15),
+         errors.TrialsFailedError("t", "x"), errors.BusyError("b", "x"), errors.IntegrityError("i", "x"),
+         ErrorGroup([BadDataError("one", "1"), UnsafeError("two", "2")])]
 
 
 @pytest.mark.parametrize("error", EVERY, ids=lambda e: type(e).__name__)
@@ -33,55 +43,55 @@ def test_one_class_an_exit_code():
 
 
 def test_the_line_says_where_what_expected_and_remedy():
-    error = BadData("csv-fields", "3 fields", where="a.csv:7", expected="4", remedy="add the label")
+    error = BadDataError("csv-fields", "3 fields", where="a.csv:7", expected="4", remedy="add the label")
     assert str(error) == "error[csv-fields] a.csv:7: 3 fields. expected 4. add the label"
-    assert str(Missing("activations", "dump", made_by="tlx extract")) == \
+    assert str(MissingError("activations", "dump", made_by="tlx extract")) == \
         "error[missing] dump: activations not found. make it with: tlx extract"
 
 
 def test_an_unknown_name_shows_the_nearest_and_the_known():
-    text = str(UnknownName("classifier", "linear-svn", ["ridge", "knn", "linear-svc"]))
+    text = str(UnknownNameError("classifier", "linear-svn", ["ridge", "knn", "linear-svc"]))
     assert text.startswith("error[unknown-classifier] unknown classifier 'linear-svn'")
     assert "one of knn, linear-svc, ridge; nearest: linear-svc" in text
-    assert "nearest" not in str(UnknownName("classifier", "zzz", ["knn"]))
-    assert "and 70 more" in str(UnknownName("classifier", "zzz", [f"name{i}" for i in range(100)]))
+    assert "nearest" not in str(UnknownNameError("classifier", "zzz", ["knn"]))
+    assert "and 70 more" in str(UnknownNameError("classifier", "zzz", [f"name{i}" for i in range(100)]))
 
 
 @pytest.mark.parametrize("evil", ["\x1b[2Jgone", "a\nb", "a\rb", "a\u202eb", "a\u200bb", "\ud800", "\x00", "\x7f"])
 def test_no_label_drives_a_terminal(evil):
-    text = str(BadData("x", f"label '{evil}'", where=evil, expected=evil, remedy=evil))
+    text = str(BadDataError("x", f"label '{evil}'", where=evil, expected=evil, remedy=evil))
     assert text.isprintable()
     assert text.encode()
 
 
 def test_readable_letters_stay_as_they_are():
-    assert errors.visible("Käse 猫 🐈") == "Käse 猫 🐈"
+    assert errors.escape_control("Käse 猫 🐈") == "Käse 猫 🐈"
 
 
 @pytest.mark.parametrize(("classes", "code"), [
-    ((BadData, Unsafe), 4), ((BadData, errors.Integrity), 9), ((Usage, BadData), 3), ((TlxError, Usage), 2)])
+    ((BadDataError, UnsafeError), 4), ((BadDataError, errors.IntegrityError), 9), ((UsageError, BadDataError), 3), ((TlxError, UsageError), 2)])
 def test_problems_exit_with_the_gravest(classes, code):
-    assert Problems([c("x", "y") for c in classes]).exit_code == code
-    assert Problems([c("x", "y") for c in reversed(classes)]).exit_code == code
+    assert ErrorGroup([c("x", "y") for c in classes]).exit_code == code
+    assert ErrorGroup([c("x", "y") for c in reversed(classes)]).exit_code == code
 
 
 def test_all_problems_are_told_twenty_are_shown():
-    text = str(Problems([BadData("x", f"row {i}") for i in range(152)]))
+    text = str(ErrorGroup([BadDataError("x", f"row {i}") for i in range(152)]))
     assert len(text.splitlines()) == 21
     assert text.endswith("and 132 more")
 
 
 def test_raise_all():
     raise_all([])
-    one = BadData("x", "y")
-    with pytest.raises(BadData) as caught:
+    one = BadDataError("x", "y")
+    with pytest.raises(BadDataError) as caught:
         raise_all([one])
     assert caught.value is one
-    with pytest.raises(Problems) as many:
-        raise_all([one, Unsafe("z", "y")])
+    with pytest.raises(ErrorGroup) as many:
+        raise_all([one, UnsafeError("z", "y")])
     assert len(many.value.problems) == 2
     with pytest.raises(ValueError, match="at least one"):
-        Problems([])
+        ErrorGroup([])
 
 
 @pytest.mark.parametrize(("error", "code"), [

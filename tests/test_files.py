@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tlx import files, locks
-from tlx.errors import BadData, Integrity, Resource, Unsafe
+from tlx.errors import BadDataError, IntegrityError, ResourceError, UnsafeError
 from tlx.files import Journal
 
 # ---------------------------------------------------------------- durable writes
@@ -23,7 +23,7 @@ def test_a_file_is_replaced_all_or_nothing(tmp_path):
     files.write_text(path, "old")
 
     def half():
-        with files.replacing(path) as file:
+        with files.atomic_write(path) as file:
             file.write(b"half of the n")
             raise KeyError
     with pytest.raises(KeyError):
@@ -57,9 +57,9 @@ def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkey
                                               (errno.EACCES, "permission"), (errno.EROFS, "permission")])
 def test_trouble_with_storage_is_said_in_words(tmp_path, number, code):
     def write():
-        with files.replacing(tmp_path / "not yet" / "file"):
+        with files.atomic_write(tmp_path / "not yet" / "file"):
             raise OSError(number, os.strerror(number))
-    with pytest.raises(Resource, match=code) as caught:
+    with pytest.raises(ResourceError, match=code) as caught:
         write()
     assert caught.value.exit_code == 5
     assert str(tmp_path) in caught.value.where
@@ -78,7 +78,7 @@ def test_sweeping_takes_what_interrupted_writes_left_and_nothing_else(tmp_path):
     outside.mkdir()
     (outside / "file").write_text("x")
     (tmp_path / ".tmp-link").symlink_to(outside)
-    files.sweep(tmp_path)
+    files.remove_temporary(tmp_path)
     assert sorted(os.listdir(tmp_path)) == ["folder", "kept"]
     assert (outside / "file").exists()
 
@@ -106,7 +106,7 @@ def test_every_flipped_bit_is_noticed(sealed):
         broken = bytearray(whole)
         broken[bit // 8] ^= 1 << bit % 8
         path.write_bytes(broken)
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             files.verify(sealed)
         path.write_bytes(whole)
     files.verify(sealed)
@@ -116,7 +116,7 @@ def test_damage_names_the_file(sealed):
     for spoil, code in ((lambda p: p.write_bytes(p.read_bytes()[:-1]), "file-size"),
                         (lambda p: p.write_bytes(bytes(200)), "file-damaged"), (lambda p: p.unlink(), "file-missing")):
         spoil(sealed / "sub" / "b.bin")
-        with pytest.raises(Integrity, match=r"b\.bin") as caught:
+        with pytest.raises(IntegrityError, match=r"b\.bin") as caught:
             files.verify(sealed)
         assert (caught.value.code, caught.value.exit_code) == (code, 9)
 
@@ -125,12 +125,12 @@ def test_damage_names_the_file(sealed):
                                      b'{"files":{},"files":{},"sha256":""}', b"\xff"])
 def test_a_manifest_that_is_none_is_noticed(tmp_path, content):
     (tmp_path / "MANIFEST.json").write_bytes(content)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         files.manifest(tmp_path)
 
 
 def test_a_folder_without_manifest_is_not_whole(tmp_path):
-    with pytest.raises(Integrity, match="manifest"):
+    with pytest.raises(IntegrityError, match="manifest"):
         files.verify(tmp_path)
 
 
@@ -174,7 +174,7 @@ def test_what_is_not_finite_is_refused(value):
     (b"[" * 200_000, "json-depth"), (b'{"a":' * 40 + b"1" + b"}" * 40, "json-depth"), (b"\xff\xfe", "json-encoding"),
     (b"1" * 5000, "json-number")])
 def test_json_is_read_by_strict_rules(data, code):
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         files.parse_json(data, where="x.json")
     assert (caught.value.code, caught.value.where) == (code, "x.json")
 
@@ -188,7 +188,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
     path = tmp_path / "big.json"
     with open(path, "wb") as file:
         file.truncate(5 << 30)
-    with pytest.raises(BadData, match="json-size"):
+    with pytest.raises(BadDataError, match="json-size"):
         files.read_json(path)
 
 
@@ -237,7 +237,7 @@ def test_a_flipped_bit_is_damage_never_a_shorter_journal(journal):
         journal.write_bytes(broken)
         try:
             read = Journal.read(journal)
-        except Integrity:
+        except IntegrityError:
             continue
         assert read == rows, f"bit {bit}"  # the letter case of a checksum
 
@@ -255,7 +255,7 @@ def test_a_damaged_journal_is_not_opened_for_writing(journal):
     broken = bytearray(journal.read_bytes())
     broken[-5] ^= 4
     journal.write_bytes(broken)
-    with pytest.raises(Integrity, match="run the same command again"):
+    with pytest.raises(IntegrityError, match="run the same command again"):
         Journal(journal)
     assert journal.read_bytes() == broken
 
@@ -265,7 +265,7 @@ def test_a_full_disk_leaves_the_journal_as_it_was(journal, monkeypatch):
     with Journal(journal) as opened:
         for fail in (lambda fd, data: write(fd, data[:4]), no_space):
             monkeypatch.setattr(os, "write", fail)
-            with pytest.raises(Resource, match="disk-full"):
+            with pytest.raises(ResourceError, match="disk-full"):
                 opened.append({"n": 5})
             assert journal.read_bytes() == before
             assert len(opened.records) == 5
@@ -319,14 +319,14 @@ def test_replacing_a_file_writes_through_no_link(tmp_path, outside, plant, name)
                                      lambda path: files.open_own(path, os.O_WRONLY | os.O_CREAT)])
 def test_what_is_appended_to_is_no_link_and_a_regular_file(tmp_path, outside, plant, opening):
     plant(tmp_path / "own", outside)
-    with pytest.raises(Unsafe, match="rm ") as caught:
+    with pytest.raises(UnsafeError, match="rm ") as caught:
         opening(tmp_path / "own")
     assert caught.value.exit_code == 4
 
 
 def test_a_dangling_link_is_not_followed_to_make_a_file(tmp_path, outside):
     (tmp_path / "own").symlink_to(outside.with_name("new"))
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeError):
         Journal(tmp_path / "own")
 
 
@@ -338,7 +338,7 @@ def test_no_folder_below_a_guarded_one_may_be_a_link(tmp_path, outside):
                   lambda: files.make_folder(root / "trials" / "deep" / "er"),
                   lambda: Journal(root / "trials" / "journal"),
                   lambda: locks.lock(root / "trials" / "lock").__enter__()):
-        with pytest.raises(Unsafe, match="trials"):
+        with pytest.raises(UnsafeError, match="trials"):
             write()
 
 
@@ -351,9 +351,9 @@ def test_a_guarded_folder_itself_may_be_reached_through_a_link(tmp_path):
 
 
 def test_two_writers_of_one_file_each_write_all_of_it(tmp_path):
-    with files.replacing(tmp_path / "file") as first:
+    with files.atomic_write(tmp_path / "file") as first:
         first.write(b"first")
-        with files.replacing(tmp_path / "file") as second:
+        with files.atomic_write(tmp_path / "file") as second:
             second.write(b"the second, longer")
         assert (tmp_path / "file").read_bytes() == b"the second, longer"
     assert (tmp_path / "file").read_bytes() == b"first"

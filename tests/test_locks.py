@@ -12,12 +12,12 @@ import time
 import pytest
 
 from tlx import files, locks
-from tlx.errors import Busy, Resource
+from tlx.errors import BusyError, ResourceError
 
 
 def test_a_lock_is_one_holders(tmp_path):
     path = tmp_path / "locks" / "a"
-    with locks.lock(path), pytest.raises(Busy, match=f"process {os.getpid()}") as caught, locks.lock(path):
+    with locks.lock(path), pytest.raises(BusyError, match=f"process {os.getpid()}") as caught, locks.lock(path):
         pass
     assert caught.value.exit_code == 8
     with locks.lock(path):
@@ -85,12 +85,12 @@ def test_a_lease_is_one_holders(tmp_path, flockless):
     path = tmp_path / "a"
     with process(flockless, HOLD, path, "alone") as holder:
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(Busy, match=f"process {holder.pid}"), locks.lock(path):
+        with pytest.raises(BusyError, match=f"process {holder.pid}"), locks.lock(path):
             pass
-        with pytest.raises(Busy), locks.lock(path, shared=True):
+        with pytest.raises(BusyError), locks.lock(path, shared=True):
             pass
         holder.stdin.write("\n")
-    with locks.lock(path), pytest.raises(Busy), locks.lock(path):
+    with locks.lock(path), pytest.raises(BusyError), locks.lock(path):
         pass
     assert [name for name in os.listdir(tmp_path) if name != "a"] == []
 
@@ -101,7 +101,7 @@ def test_a_lease_may_be_shared(tmp_path, flockless):
         assert holder.stdout.readline() == "held\n"
         with locks.lock(path, shared=True):
             pass
-        with pytest.raises(Busy), locks.lock(path):
+        with pytest.raises(BusyError), locks.lock(path):
             pass
         holder.stdin.write("\n")
     with locks.lock(path):
@@ -131,10 +131,10 @@ def test_a_lease_of_another_machine_is_taken_over_when_it_is_no_longer_renewed(t
     for renewals in range(3):
         for _ in range(3):
             now[0] += locks.LEASE_S / 3
-            with pytest.raises(Busy, match="on elsewhere"), locks.lock(path):
+            with pytest.raises(BusyError, match="on elsewhere"), locks.lock(path):
                 pass
         os.utime(tmp_path / "a.owner", (renewals, renewals))
-    with pytest.raises(Busy), locks.lock(path):
+    with pytest.raises(BusyError), locks.lock(path):
         pass
     now[0] += locks.LEASE_S + 1
     with locks.lock(path) as held:
@@ -145,7 +145,7 @@ def test_whoever_was_paused_for_too_long_is_told_before_it_commits(tmp_path, flo
     with locks.lock(tmp_path / "a") as held:
         held.confirm()
         of_another_machine(tmp_path / "a.owner")
-        with pytest.raises(Busy, match="lease-lost"):
+        with pytest.raises(BusyError, match="lease-lost"):
             held.confirm()
     assert (tmp_path / "a.owner").exists(), "another's claim is not released"
 
@@ -185,7 +185,7 @@ def test_where_the_lock_service_is_down_it_is_said(tmp_path, monkeypatch):
     def refuse(fd, operation):
         raise OSError(errno.ENOLCK, "No locks available")
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(Resource, match="TLX_LOCKS=lease") as caught, locks.lock(tmp_path / "a"):
+    with pytest.raises(ResourceError, match="TLX_LOCKS=lease") as caught, locks.lock(tmp_path / "a"):
         pass
     assert caught.value.exit_code == 5
 
@@ -235,7 +235,7 @@ for number in range(12):
 
     while store.find(key) is None:
         try:
-            store.once(key, make)
+            store.get_or_compute(key, make)
         except Busy:
             time.sleep(0.002)
 """

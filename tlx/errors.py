@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 
 
-def visible(text: object) -> str:
+def escape_control(text: object) -> str:
     """`text` with control, format and surrogate characters escaped, so that no label drives a terminal."""
     return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in str(text))
 
@@ -43,7 +43,7 @@ class TlxError(Exception):
     def __str__(self) -> str:
         place = f" {self.where}:" if self.where else ""
         sentences = [self.what, self.expected and f"expected {self.expected}", self.remedy]
-        return visible(f"error[{self.code}]{place} " + ". ".join(s.rstrip(".") for s in sentences if s))
+        return escape_control(f"error[{self.code}]{place} " + ". ".join(s.rstrip(".") for s in sentences if s))
 
     def __reduce__(self):  # exceptions cross process borders; keyword arguments do not survive by default
         return (_rebuild, (type(self), dict(self.__dict__)))
@@ -56,13 +56,13 @@ def _rebuild(cls, state):
     return error
 
 
-class Usage(TlxError):
+class UsageError(TlxError):
     """The command itself is off: an unknown name, two options in conflict, a value out of range."""
 
     exit_code = 2
 
 
-class UnknownName(Usage):
+class UnknownNameError(UsageError):
     """A name that is in none of the rows of its table."""
 
     def __init__(self, kind: str, asked: str, known: Iterable[str], *, remedy: str = ""):
@@ -74,13 +74,13 @@ class UnknownName(Usage):
         super().__init__(code, f"unknown {kind} '{asked}'", expected=expected, remedy=remedy)
 
 
-class BadData(TlxError):
+class BadDataError(TlxError):
     """A file, row, image, split or weight file that cannot be used as it is."""
 
     exit_code = 3
 
 
-class Missing(BadData):
+class MissingError(BadDataError):
     """Something that is not there yet, with the command that makes it, or the options to give instead."""
 
     def __init__(self, what: str, where: object = "", *, made_by: str = ""):
@@ -89,37 +89,37 @@ class Missing(BadData):
         super().__init__("missing", f"{what} not found", where=where, remedy=remedy)
 
 
-class Unsafe(TlxError):
+class UnsafeError(TlxError):
     """Input that could run code, read outside its root or start a program: refused."""
 
     exit_code = 4
 
 
-class Resource(TlxError):
+class ResourceError(TlxError):
     """The machine has not enough of something: disk, memory, a GPU, a permission, a package."""
 
     exit_code = 5
 
 
-class Untracked(TlxError):
+class UntrackedError(TlxError):
     """Tracking was required and records could not be delivered."""
 
     exit_code = 6
 
 
-class TrialsFailed(TlxError):
+class TrialsFailedError(TlxError):
     """The study ended; some of its trials did not."""
 
     exit_code = 7
 
 
-class Busy(TlxError):
+class BusyError(TlxError):
     """Another process holds what was asked for."""
 
     exit_code = 8
 
 
-class Integrity(TlxError):
+class IntegrityError(TlxError):
     """A file of ours does not match its checksum, or two results of one key differ."""
 
     exit_code = 9
@@ -134,22 +134,22 @@ class Stopped(TlxError):
 
 
 REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, code, what
-    errno.EACCES: (Resource, "permission", "this user may not read or write it"),
-    errno.EPERM: (Resource, "permission", "this user may not read or write it"),
-    errno.EROFS: (Resource, "permission", "the file system is read-only"),
-    errno.ENOSPC: (Resource, "disk-full", "no space to write"),
-    errno.EDQUOT: (Resource, "disk-full", "no space to write within this user's quota"),
-    errno.EFBIG: (Resource, "disk-full", "a file larger than this user or file system may have"),
-    errno.EMFILE: (Resource, "limit", "too many files are open"),
-    errno.ENFILE: (Resource, "limit", "too many files are open on this machine"),
-    errno.EAGAIN: (Resource, "limit", "the system starts no more processes or threads"),
-    errno.ENOMEM: (Resource, "out-of-memory", "the system has no memory left"),
-    errno.EIO: (Resource, "storage-failing", "the storage reports an input/output error"),
-    errno.ENOTDIR: (BadData, "not-a-folder", "a file stands where a folder is wanted"),
-    errno.EEXIST: (BadData, "not-a-folder", "a file stands where a folder is wanted"),
-    errno.EISDIR: (BadData, "not-a-file", "a folder stands where a file is wanted"),
-    errno.ELOOP: (BadData, "link-loop", "a link that leads to itself"),
-    errno.ENAMETOOLONG: (BadData, "name-length", "the name is too long for the file system"),
+    errno.EACCES: (ResourceError, "permission", "this user may not read or write it"),
+    errno.EPERM: (ResourceError, "permission", "this user may not read or write it"),
+    errno.EROFS: (ResourceError, "permission", "the file system is read-only"),
+    errno.ENOSPC: (ResourceError, "disk-full", "no space to write"),
+    errno.EDQUOT: (ResourceError, "disk-full", "no space to write within this user's quota"),
+    errno.EFBIG: (ResourceError, "disk-full", "a file larger than this user or file system may have"),
+    errno.EMFILE: (ResourceError, "limit", "too many files are open"),
+    errno.ENFILE: (ResourceError, "limit", "too many files are open on this machine"),
+    errno.EAGAIN: (ResourceError, "limit", "the system starts no more processes or threads"),
+    errno.ENOMEM: (ResourceError, "out-of-memory", "the system has no memory left"),
+    errno.EIO: (ResourceError, "storage-failing", "the storage reports an input/output error"),
+    errno.ENOTDIR: (BadDataError, "not-a-folder", "a file stands where a folder is wanted"),
+    errno.EEXIST: (BadDataError, "not-a-folder", "a file stands where a folder is wanted"),
+    errno.EISDIR: (BadDataError, "not-a-file", "a folder stands where a file is wanted"),
+    errno.ELOOP: (BadDataError, "link-loop", "a link that leads to itself"),
+    errno.ENAMETOOLONG: (BadDataError, "name-length", "the name is too long for the file system"),
 }
 
 
@@ -173,9 +173,9 @@ def refusal(error: OSError, where: object = "") -> TlxError | None:
     return kind(code, what, where=error.filename2 or error.filename or where, remedy=REMEDIES.get(code, ""))
 
 
-def no_home() -> Resource:
+def no_home() -> ResourceError:
     """Say that this user has no home folder, and what to set instead."""
-    return Resource("no-home", "this user has no home folder", remedy="set HOME, or name folders without ~: set "
+    return ResourceError("no-home", "this user has no home folder", remedy="set HOME, or name folders without ~: set "
                     "TLX_CACHE (or --cache) to a folder of yours")
 
 
@@ -190,23 +190,23 @@ def resource_error(error: BaseException) -> TlxError | None:
     if isinstance(error, RuntimeError) and "home directory" in text:
         return no_home()
     if isinstance(error, RuntimeError) and "no locator available" in text:
-        return Resource("no-kernel-cache", "no folder for compiled kernels can be written to",
+        return ResourceError("no-kernel-cache", "no folder for compiled kernels can be written to",
                         remedy="set NUMBA_CACHE_DIR to a folder of yours")
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
-        return Resource("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
+        return ResourceError("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
     if isinstance(error, ImportError) and "Too many open files" in text:
-        return Resource("limit", "too many files are open", remedy=REMEDIES["limit"])
+        return ResourceError("limit", "too many files are open", remedy=REMEDIES["limit"])
     if isinstance(error, ImportError) and ("failed to map segment" in text or "Cannot allocate memory" in text):
-        return Resource("out-of-memory", f"no memory left to load a library ({text})",
+        return ResourceError("out-of-memory", f"no memory left to load a library ({text})",
                         remedy="raise the limit of memory (ulimit -v shows it)")
     is_memory = isinstance(error, MemoryError) or any(
         words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
     if is_memory and isinstance(error, (MemoryError, RuntimeError)):
-        return Resource("out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"])
+        return ResourceError("out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"])
     return None
 
 
-class Problems(TlxError):
+class ErrorGroup(TlxError):
     """Everything wrong at once, in the order found. Its exit code is that of the gravest."""
 
     GRAVITY = (4, 9, 5, 3, 2, 8, 7, 6, 1)
@@ -237,4 +237,4 @@ class Problems(TlxError):
 def raise_all(problems: Sequence[TlxError]) -> None:
     """Raise nothing, the one problem, or all of them together."""
     if problems:
-        raise problems[0] if len(problems) == 1 else Problems(problems)
+        raise problems[0] if len(problems) == 1 else ErrorGroup(problems)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import BadData, Integrity, Resource, Unsafe
+from .errors import BadDataError, IntegrityError, ResourceError, UnsafeError
 
 MANIFEST = "MANIFEST.json"
 JSON_LIMIT = 4 << 20  # bytes of a JSON file that a person may write
@@ -62,13 +62,13 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Resource("disk-full", f"no space to write ({error.strerror}); {free_bytes(path):,} bytes free",
+            raise ResourceError("disk-full", f"no space to write ({error.strerror}); {free_bytes(path):,} bytes free",
                            where=path, remedy="free some space and run the same command again; it continues") from error
         if error.errno == errno.EIO:
-            raise Resource("storage-failing", "the storage reports an input/output error", where=path,
+            raise ResourceError("storage-failing", "the storage reports an input/output error", where=path,
                            remedy="nothing was committed; check the disk") from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise Resource("permission", f"cannot write: {error.strerror}", where=path) from error
+            raise ResourceError("permission", f"cannot write: {error.strerror}", where=path) from error
         raise
 
 
@@ -145,19 +145,19 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
     return fd
 
 
-def _linked(path: Path) -> Unsafe:
+def _linked(path: Path) -> UnsafeError:
     if path.is_symlink():
         found = f"is a symbolic link to {os.readlink(path)}"
     elif path.is_file():
         found = "has a second name (a hard link)"
     else:
         found = "is no regular file or folder"
-    return Unsafe("link", f"{found}; it is neither read nor written through", where=path,
+    return UnsafeError("link", f"{found}; it is neither read nor written through", where=path,
                   expected="a file or folder of its own", remedy=f"remove it: rm {path}")
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """A binary file that takes the place of `path` when the block ends well, all or nothing, durably.
 
     It is written under a temporary name of its own: one fixed name, or, if another writer (or what a crash left)
@@ -195,7 +195,7 @@ def _new_file(folder: int, name: str) -> tuple[str, int]:
 
 def write_bytes(path: Path, data: bytes) -> None:
     """Durably put `data` at `path`."""
-    with replacing(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
 
 
@@ -209,7 +209,7 @@ def write_json(path: Path, value: Any) -> None:
     write_bytes(path, canonical_json(value) + b"\n")
 
 
-def sweep(folder: Path) -> None:
+def remove_temporary(folder: Path) -> None:
     """Remove what an interrupted write left in `folder` (not below it). Call it under the folder's lock."""
     for leftover in Path(folder).glob(TEMPORARY + "*"):
         shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
@@ -280,10 +280,10 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
         content = read_json(Path(folder) / MANIFEST, limit=1 << 30)
         rows = content["files"]
         intact = content["sha256"] == digest(rows)
-    except (OSError, BadData, KeyError, TypeError) as error:
-        raise Integrity("manifest-unreadable", f"cannot read the manifest ({error})", where=folder) from error
+    except (OSError, BadDataError, KeyError, TypeError) as error:
+        raise IntegrityError("manifest-unreadable", f"cannot read the manifest ({error})", where=folder) from error
     if not intact:
-        raise Integrity("manifest-damaged", "the manifest does not match its own checksum", where=folder)
+        raise IntegrityError("manifest-damaged", "the manifest does not match its own checksum", where=folder)
     return rows
 
 
@@ -299,12 +299,12 @@ def check(path: Path, row: Mapping[str, Any]) -> None:
     if path.is_symlink():
         raise _linked(path)
     if not path.is_file():
-        raise Integrity("file-missing", "listed in the manifest and not there", where=path)
+        raise IntegrityError("file-missing", "listed in the manifest and not there", where=path)
     size = path.stat().st_size
     if size != row["bytes"]:
-        raise Integrity("file-size", f"{size} bytes", where=path, expected=f"{row['bytes']} bytes")
+        raise IntegrityError("file-size", f"{size} bytes", where=path, expected=f"{row['bytes']} bytes")
     if sha256(path) != row["sha256"]:
-        raise Integrity("file-damaged", "its bytes do not match the SHA-256 in the manifest", where=path)
+        raise IntegrityError("file-damaged", "its bytes do not match the SHA-256 in the manifest", where=path)
 
 
 # ---------------------------------------------------------------- strict JSON
@@ -314,7 +314,7 @@ def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
     path = Path(path)
     size = path.stat().st_size
     if size > limit:
-        raise BadData("json-size", f"{size:,} bytes", where=path, expected=f"at most {limit:,}")
+        raise BadDataError("json-size", f"{size:,} bytes", where=path, expected=f"at most {limit:,}")
     return parse_json(path.read_bytes(), where=path)
 
 
@@ -323,27 +323,27 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadData("json-encoding", f"not UTF-8 at byte {error.start}", where=where) from error
+        raise BadDataError("json-encoding", f"not UTF-8 at byte {error.start}", where=where) from error
     _refuse_depth(text, where)
 
     def no_duplicates(pairs):
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                raise BadData("json-duplicate-key", f"key '{key}' stands twice", where=where)
+                raise BadDataError("json-duplicate-key", f"key '{key}' stands twice", where=where)
             seen[key] = value
         return seen
 
     def no_constant(name):
-        raise BadData("json-not-finite", f"{name} is not a JSON number", where=where)
+        raise BadDataError("json-not-finite", f"{name} is not a JSON number", where=where)
 
     try:
         return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
     except json.JSONDecodeError as error:
-        raise BadData("json-syntax", f"line {error.lineno}, column {error.colno}: {error.msg}", where=where,
+        raise BadDataError("json-syntax", f"line {error.lineno}, column {error.colno}: {error.msg}", where=where,
                       expected="plain JSON: double quotes, no comments, no comma after the last item") from error
     except ValueError as error:  # an integer of more digits than Python converts
-        raise BadData("json-number", str(error), where=where) from error
+        raise BadDataError("json-number", str(error), where=where) from error
 
 
 def _refuse_depth(text: str, where: object) -> None:
@@ -356,7 +356,7 @@ def _refuse_depth(text: str, where: object) -> None:
         elif c in "[{":
             depth += 1
             if depth > JSON_DEPTH:
-                raise BadData("json-depth", f"nested deeper than {JSON_DEPTH}", where=where)
+                raise BadDataError("json-depth", f"nested deeper than {JSON_DEPTH}", where=where)
         elif c in "]}":
             depth -= 1
 
@@ -445,8 +445,8 @@ def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
     return records, whole
 
 
-def _damaged_record(path: Path, number: int) -> Integrity:
-    return Integrity("journal-damaged", f"record {number} does not match its checksum", where=path,
+def _damaged_record(path: Path, number: int) -> IntegrityError:
+    return IntegrityError("journal-damaged", f"record {number} does not match its checksum", where=path,
                      remedy=f"remove {path.parent} and run the same command again; it is made anew")
 
 

@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import files
-from .errors import Busy, Resource
+from .errors import BusyError, ResourceError
 
 LEASE_S = 60.0  # a claim that was not renewed for so long may be taken over
 RENEW_S = LEASE_S / 6
@@ -48,7 +48,7 @@ class Lock:
     def confirm(self) -> None:
         """Raise Busy if another process took the claim over while this one was paused. Free where flock holds."""
         if self.lease is not None and not self.lease.is_ours():
-            raise Busy("lease-lost", f"this process was paused for more than {LEASE_S:.0f} s and another went on",
+            raise BusyError("lease-lost", f"this process was paused for more than {LEASE_S:.0f} s and another went on",
                        where=self.path, remedy="nothing is lost; run the same command again")
 
 
@@ -96,12 +96,12 @@ def _flock(fd: int, path: Path, operation: int) -> None:
         fcntl.flock(fd, operation)
     except BlockingIOError:
         holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-        raise Busy("busy", f"in use by process {holder or 'unknown'}", where=path,
+        raise BusyError("busy", f"in use by process {holder or 'unknown'}", where=path,
                    remedy="wait for it to end, or stop it") from None
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
-        raise Resource("no-locks", f"the file system gives no lock ({error.strerror})", where=path,
+        raise ResourceError("no-locks", f"the file system gives no lock ({error.strerror})", where=path,
                        remedy="is its lock service running? Else keep the store on another file system, with "
                        "--mlflow-path, or set TLX_LOCKS=lease for every process that uses it") from error
 
@@ -282,7 +282,7 @@ def _take_over(path: Path, flock: bool) -> Lease | None:
         if _read(path) != seen:
             return None
         token = secrets.token_hex(16)
-        with files.replacing(path) as file:
+        with files.atomic_write(path) as file:
             file.write(_content(token))
         return Lease(path, token)
     finally:
@@ -315,10 +315,10 @@ def _readers(path: Path, flock: bool) -> bool:
     return living
 
 
-def _busy(path: Path) -> Busy:
+def _busy(path: Path) -> BusyError:
     holder = _read(path.with_name(path.name + OWNER))
     named = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
-    return Busy("busy", f"in use by {named}", where=path,
+    return BusyError("busy", f"in use by {named}", where=path,
                 remedy=f"wait for it to end, or stop it; if its machine is gone, wait {LEASE_S:.0f} s")
 
 

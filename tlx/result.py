@@ -14,7 +14,7 @@ FINISHED, DIVERGED = "finished", "diverged"
 class Result:
     """The outcome of one spec.
 
-    key, kind, spec   what was asked (`Spec.key`, class name, `Spec.to_json`)
+    key, kind, spec   what was asked (`Spec.key`, `Spec.kind`, `Spec.to_json`)
     status            "finished", or "diverged" (a loss or weight became NaN or infinite; then no score is given)
     scores            name → number; accuracies are fractions, times end in _s (seconds)
     details           other plain JSON: class names, confusion matrix, votes, stopping reason
@@ -36,7 +36,7 @@ class Result:
     @classmethod
     def of(cls, spec: Spec, **fields: Any) -> Result:
         """The result of `spec`."""
-        return cls(key=spec.key, kind=type(spec).__name__, spec=spec.to_json(), **fields)
+        return cls(key=spec.key, kind=spec.own_kind(), spec=spec.to_json(), **fields)
 
     def to_json(self) -> dict[str, Any]:
         """Every field as plain JSON."""

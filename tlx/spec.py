@@ -1,9 +1,9 @@
-"""Spec: one declaration of a setting gives its identity, its command-line option and its search range.
+"""Specs: one declaration of a setting gives its identity, its command-line option and its search range.
 
-A spec says what is asked, never where it runs. Its key is the SHA-256 of what it asks: class name and
-every identity field that differs from its default (so a field added later leaves old keys alone, and
-a default must never change its meaning). Fields marked ``place=True`` say where something lies; what
-lies there enters through a digest field beside it.
+A spec says what to compute, never where. Its key is the SHA-256 of its `kind` and of every identity
+field that differs from its default, so a field that is added later leaves old keys unchanged, and a
+default must never change its meaning. Fields declared with ``identity=False`` say where something
+lies; the content enters through a digest field beside it.
 """
 
 from __future__ import annotations
@@ -13,45 +13,74 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, Self, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Self, TypeVar
 
 from . import files
-from .errors import TlxError, UnknownName, Usage, raise_all
+from .errors import TlxError, UnknownNameError, UsageError, raise_all
 
+FORMAT = 2  # of keys: 1 used class names, 2 uses `kind`
 REQUIRED = dataclasses.MISSING
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
-class Knob:
-    """What a field's declaration says beside its type and default. Bounds are inclusive; unit is in words."""
+class Setting:
+    """The declaration of a field, beside its type and default.
+
+    help      what the setting means; units in words
+    low, high inclusive bounds of a number, or of each item of a tuple
+    log       search on a logarithmic scale
+    choices   allowed values
+    identity  False for a place (a path, a device): it does not enter the key
+    cli       False for a field that the program fills in: it has no option
+    short     one-letter option
+    search    what a search tries inside the allowed values: (low, high[, "log"]) or choices; False: nothing
+    """
 
     help: str = ""
     low: float | None = None
     high: float | None = None
     log: bool = False
     choices: tuple[Any, ...] | None = None
-    place: bool = False  # says where, so it is no part of the identity
-    derived: bool = False  # filled in by the program: no option on the command line
-    short: str | None = None  # one-letter option
-    search: Any = None  # what a search tries: (low, high[, "log"]) or choices, inside what is allowed; False: nothing
+    identity: bool = True
+    cli: bool = True
+    short: str | None = None
+    search: Any = None
 
 
-def knob(default: Any = REQUIRED, *, help: str = "", low: float | None = None, high: float | None = None,
-         log: bool = False, choices: typing.Iterable[Any] | None = None, place: bool = False,
-         derived: bool = False, short: str | None = None, search: Any = None) -> Any:
-    """Declare a setting: its default, what it means (units in words), its range, its choices, what a search tries."""
-    row = Knob(help, low, high, log, tuple(choices) if choices is not None else None, place, derived, short, search)
-    return dataclasses.field(default=default, metadata={"knob": row})
+def setting(
+    default: Any = REQUIRED,
+    *,
+    help: str = "",
+    low: float | None = None,
+    high: float | None = None,
+    log: bool = False,
+    choices: Iterable[Any] | None = None,
+    identity: bool = True,
+    cli: bool = True,
+    short: str | None = None,
+    search: Any = None,
+) -> Any:
+    """Declare a field of a spec; see `Setting` for the arguments."""
+    allowed = None if choices is None else tuple(choices)
+    row = Setting(help, low, high, log, allowed, identity, cli, short, search)
+    return dataclasses.field(default=default, metadata={"setting": row})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of everything that can be asked for. Subclasses are frozen, keyword-only dataclasses of knobs."""
+    """Base class of everything that can be asked for.
+
+    Subclasses are frozen, keyword-only dataclasses whose fields are declared with `setting`. A class
+    whose instances have keys declares its own `kind`, a name that is kept when the class is renamed.
+    """
+
+    kind: ClassVar[str] = ""
 
     def __post_init__(self) -> None:
         problems: list[TlxError] = []
-        for name, row in self.knobs().items():
+        for name, row in self.settings().items():
             try:
                 value = _coerce(self.hints()[name], getattr(self, name), name)
                 _check_range(name, value, row)
@@ -59,76 +88,100 @@ class Spec:
                 problems.append(error)
             else:
                 object.__setattr__(self, name, value)
-        raise_all(problems)  # all that is wrong, at once
+        raise_all(problems)  # everything that is wrong, at once
 
     @classmethod
     @functools.cache
     def hints(cls) -> dict[str, Any]:
-        """Field name → resolved type."""
+        """Return field name → resolved type."""
         return typing.get_type_hints(cls)
 
     @classmethod
     @functools.cache
-    def knobs(cls) -> dict[str, Knob]:
-        """Field name → its declaration, in order."""
-        return {f.name: f.metadata.get("knob", Knob()) for f in dataclasses.fields(cls)}
+    def settings(cls) -> dict[str, Setting]:
+        """Return field name → declaration, in order."""
+        return {f.name: f.metadata.get("setting", Setting()) for f in dataclasses.fields(cls)}
 
     @classmethod
     @functools.cache
     def defaults(cls) -> dict[str, Any]:
-        """Field name → default as a spec holds it, for the fields that have one."""
-        return {f.name: _coerce(cls.hints()[f.name], f.default, f.name) for f in dataclasses.fields(cls)
-                if f.default is not REQUIRED}
+        """Return field name → default as an instance holds it, for the fields that have one."""
+        fields = [field for field in dataclasses.fields(cls) if field.default is not REQUIRED]
+        return {f.name: _coerce(cls.hints()[f.name], f.default, f.name) for f in fields}
+
+    @classmethod
+    def own_kind(cls) -> str:
+        """Return the kind that this class itself declares; TypeError if it has none.
+
+        A kind is not inherited: two classes of one kind would give one key to two results.
+        """
+        kind = cls.__dict__.get("kind", "")
+        if not kind:
+            raise TypeError(f"{cls.__name__} declares no kind, so it has no key")
+        return str(kind)
 
     def identity(self) -> dict[str, Any]:
-        """What the key is made of: the kind, and each identity field that is not at its default."""
-        fields = {name: _plain(getattr(self, name), identity=True) for name, row in self.knobs().items()
-                  if not row.place and not _same(getattr(self, name), self.defaults().get(name, REQUIRED))}
-        return {"kind": type(self).__name__, **fields}
+        """Return what the key is made of: the kind and each identity field that is not at its default."""
+        fields = {}
+        for name, row in self.settings().items():
+            value = getattr(self, name)
+            if row.identity and not _same(value, self.defaults().get(name, REQUIRED)):
+                fields[name] = _plain(value, identity=True)
+        return {"kind": self.own_kind(), **fields}
 
     @functools.cached_property
     def key(self) -> str:
-        """SHA-256 (hex) of the identity."""
-        return files.digest({"format": 1, "spec": self.identity()})
+        """SHA-256 of the identity, in hexadecimal."""
+        return files.digest({"format": FORMAT, "spec": self.identity()})
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as plain JSON; `from_json` reads it back."""
-        return {"kind": type(self).__name__, **{name: _plain(getattr(self, name)) for name in self.knobs()}}
+        """Return the kind and every field as plain JSON; `from_json` reads it back."""
+        return {"kind": self.own_kind(), **{name: _plain(getattr(self, name)) for name in self.settings()}}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """The spec of `to_json`; unknown fields and kinds are refused."""
-        kinds = {c.__name__: c for c in _family(Spec)}
+        """Return the spec of `to_json`. Raises UnknownNameError for an unknown kind or field."""
+        kinds = kinds_of(Spec)
         kind = kinds.get(value.get("kind", ""))
         if kind is None or not issubclass(kind, cls):
-            raise UnknownName("kind of spec", str(value.get("kind")), kinds)
+            raise UnknownNameError("kind of spec", str(value.get("kind")), kinds)
         return kind.with_settings({k: v for k, v in value.items() if k != "kind"})
 
     @classmethod
     def with_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """A spec of these settings; a name that is no field is refused with the nearest one."""
+        """Return a spec of these settings. Raises UnknownNameError with the nearest name."""
         for name in settings:
-            if name not in cls.knobs():
-                raise UnknownName(f"setting of {cls.__name__}", name, cls.knobs())
+            if name not in cls.settings():
+                raise UnknownNameError(f"setting of {cls.__dict__.get('kind') or cls.__name__}", name, cls.settings())
         return cls(**settings)
 
-    def but(self, **changes: Any) -> Self:
-        """This spec with some fields changed."""
+    def replace(self, **changes: Any) -> Self:
+        """Return this spec with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
-def named(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -> Spec:
-    """The spec that 'name' or 'name:setting=value,setting=value' asks for, from a table of specs."""
-    name, _, rest = text.partition(":")
+def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -> Spec:
+    """Return the spec that 'name' or 'name:setting=value,setting=value' stands for in a table of specs."""
+    name, _, pairs = text.partition(":")
     if name not in table:
-        raise UnknownName(kind, name, table)
+        raise UnknownNameError(kind, name, table)
     settings = {}
-    for pair in filter(None, rest.split(",")):
-        setting, equals, value = pair.partition("=")
+    for pair in filter(None, pairs.split(",")):
+        field, equals, value = pair.partition("=")
         if not equals:
-            raise Usage("setting-form", f"'{pair}' in '{text}'", expected=f"{name}:setting=value,setting=value")
-        settings[setting.strip().replace("-", "_")] = value.strip()
+            raise UsageError("setting-form", f"'{pair}' in '{text}'", expected=f"{name}:setting=value,setting=value")
+        settings[field.strip().replace("-", "_")] = value.strip()
     return table[name].with_settings(settings)
+
+
+def format_spec(name: str, spec: Spec) -> str:
+    """Return `spec` as the text that `parse_spec` reads: 'name' or 'name:setting=value,…' of what is not default."""
+    changed = []
+    for field in spec.settings():
+        value = getattr(spec, field)
+        if not _same(value, spec.defaults().get(field, REQUIRED)):
+            changed.append(f"{field}={value}")
+    return f"{name}:{','.join(changed)}" if changed else name
 
 
 # ---------------------------------------------------------------- coercion: 1 and 1.0 must be one key
@@ -158,7 +211,7 @@ def _listed(value: Any, name: str) -> Any:
 
 
 def _refuse(name: str, value: Any, expected: str) -> Any:
-    raise Usage("setting-type", f"{value!r}", where=name.replace("_", "-"), expected=expected)
+    raise UsageError("setting-type", f"{value!r}", where=name.replace("_", "-"), expected=expected)
 
 
 def _to_bool(value: Any, name: str) -> bool:
@@ -196,16 +249,16 @@ def _to_float(value: Any, name: str) -> float:
 SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: lambda value, name: str(value)}
 
 
-def _check_range(name: str, value: Any, row: Knob) -> None:
+def _check_range(name: str, value: Any, row: Setting) -> None:
     option = name.replace("_", "-")
     if row.choices is not None and value is not None and value not in row.choices:
-        raise UnknownName(option, str(value), [str(c) for c in row.choices])
+        raise UnknownNameError(option, str(value), [str(c) for c in row.choices])
     for item in value if isinstance(value, tuple) else (value,):
         if not isinstance(item, (int, float)) or isinstance(item, bool):
             continue
         if (row.low is not None and item < row.low) or (row.high is not None and item > row.high):
             bounds = [f"at least {row.low}"] * (row.low is not None) + [f"at most {row.high}"] * (row.high is not None)
-            raise Usage("out-of-range", f"{item}", where=option, expected=f"a value {' and '.join(bounds)}")
+            raise UsageError("out-of-range", f"{item}", where=option, expected=f"a value {' and '.join(bounds)}")
 
 
 def _plain(value: Any, identity: bool = False) -> Any:
@@ -221,13 +274,21 @@ def _same(a: Any, b: Any) -> bool:
 S = TypeVar("S", bound=Spec)
 
 
-def _family(cls: type[S]) -> typing.Iterator[type[S]]:
+def kinds_of(base: type[S]) -> dict[str, type[S]]:
+    """Return kind → class of the subclasses of `base` that declare a kind."""
+    return {cls.__dict__["kind"]: cls for cls in _subclasses(base) if cls.__dict__.get("kind")}
+
+
+def _subclasses(cls: type[S]) -> Iterator[type[S]]:
     for child in cls.__subclasses__():
         yield child
-        yield from _family(child)
+        yield from _subclasses(child)
 
 
-def stream(seed: int, *names: object) -> int:
-    """The seed (63 bits) of one named random stream. Every use of chance has a name of its own, so that
-    neither worker count nor order nor a resumed run moves it; sums such as seed + 1 would overlap."""
+def derive_seed(seed: int, *names: object) -> int:
+    """Return the 63-bit seed of one named random stream.
+
+    Every use of chance has its own name, so that neither worker count nor order nor a resumed run
+    changes it; sums such as seed + 1 would overlap.
+    """
     return int(files.digest([seed, *map(str, names)])[:16], 16) >> 1

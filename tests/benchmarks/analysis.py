@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from tlx.features.dump import How
-from tlx.features.extract import Place, extract
+from tlx.features.dump import ExtractionConfig
+from tlx.features.extract import ExtractionContext, extract
 from tlx.models import backbones
 
 LAYER, ROW_BYTES = "conv1", 26 * 26 * 32 * 4
@@ -65,10 +65,10 @@ def tree(pid: int) -> float:
 def extracted(pictures: Drawn, folder: Path) -> Path:
     """The folder of their dump."""
     network = backbones.load("mnist-cnn", weights="default", classes=None, seed=0)
-    place = Place(folder, ids=[str(i) for i in range(len(pictures))],
+    place = ExtractionContext(folder, ids=[str(i) for i in range(len(pictures))],
                   labels=[str(i % CLASSES) for i in range(len(pictures))], about={"backbone": "mnist-cnn"})
     dump = extract(network, backbones.digest("mnist-cnn", "default"), pictures, [LAYER], place,
-                   How(reduce="raw", batch=512))
+                   ExtractionConfig(reduce="raw", batch=512))
     dump.close()
     return dump.folder
 

@@ -34,8 +34,8 @@ from torchvision import datasets, transforms
 
 from tlx.data.pixels import pixels
 from tlx.data.sizing import Sizing
-from tlx.features.dump import How
-from tlx.features.extract import Place, bytes_needed, extract
+from tlx.features.dump import ExtractionConfig
+from tlx.features.extract import ExtractionContext, bytes_needed, extract
 from tlx.models import backbones, layers
 
 
@@ -81,7 +81,7 @@ def throughput(asked) -> dict:
     names = layers.resolve(network, asked.layers or [len(network.blocks)])
     paths = [Path(path) for path, _ in datasets.ImageFolder(folder).samples]
     sizing = Sizing(network.input_size, crops=False, channels=network.channels)
-    how = How(batch=asked.batch, fold=not asked.no_fold)
+    how = ExtractionConfig(batch=asked.batch, fold=not asked.no_fold)
     times: dict[str, list[float]] = {"plain": [], "first": [], "again": []}
     for turn in range(asked.rounds + 1):
         cache, dumps = root / "cache", root / "dumps"
@@ -89,7 +89,7 @@ def throughput(asked) -> dict:
         begun = time.perf_counter()
         rows = pixels(paths, sizing, cache)
         decoded = time.perf_counter()
-        extract(network, "benchmark", rows, names, Place(dumps), how)
+        extract(network, "benchmark", rows, names, ExtractionContext(dumps), how)
         seconds |= {"first": time.perf_counter() - begun, "again": time.perf_counter() - decoded}
         shutil.rmtree(cache)
         shutil.rmtree(dumps)
@@ -124,15 +124,15 @@ class Noise:
 def memory(asked) -> dict:
     """How far the peak of resident memory rises above the loaded model while a dump of that size is made."""
     network = backbones.load("resnet18", weights=None, classes=10, seed=0)
-    how, names = How(batch=asked.batch, reduce="flat"), ["layer1.0"]
+    how, names = ExtractionConfig(batch=asked.batch, reduce="flat"), ["layer1.0"]
     one = bytes_needed(network, names, 1, how)
     count = int(asked.gib * 2**30 / one)
     root = Path(tempfile.mkdtemp(prefix="extraction-"))
-    warm = extract(network, "benchmark", Noise(asked.batch, 224, 3), names, Place(root), how)
+    warm = extract(network, "benchmark", Noise(asked.batch, 224, 3), names, ExtractionContext(root), how)
     warm.close()
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     begun = time.perf_counter()
-    dump = extract(network, "benchmark", Noise(count, 224, 3), names, Place(root), how)
+    dump = extract(network, "benchmark", Noise(count, 224, 3), names, ExtractionContext(root), how)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     result = {"rows": dump.rows, "gib": round(count * one / 2**30, 3), "seconds": round(time.perf_counter() - begun, 1),
               "warm_mib": before >> 20, "peak_mib": peak >> 20, "rise_mib": (peak - before) >> 20}

@@ -30,12 +30,12 @@ from tlx.data import datasets, splits
 from tlx.features import classifiers, embedding, fitting, voting
 from tlx.lab.settings import Settings
 from tlx.models import activations
-from tlx.spec import stream
+from tlx.spec import derive_seed
 from tlx.studies import activations as inputs
 from tlx.studies import reporting, runner
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
-from tlx.studies.feature_extraction.spec import FeatureExtraction, Sweep
-from tlx.studies.few_shot import FewShot
+from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from tlx.studies.few_shot import FewShotGrid
 
 BATCH = 64
 
@@ -83,7 +83,7 @@ def plain(asked, folder, names, few, settings, number):
             y, truth = (np.array([where[row.label] for row in part]) for part in rows)
             fitted = embedding.FNE().fit(train)
             model = fitting.fit(classifiers.classifier(name), fitted.transform(train), np.repeat(y, crops),
-                                seed=stream(asked.seed, "classifier") % 2**32)
+                                seed=derive_seed(asked.seed, "classifier") % 2**32)
             decided = voting.per_image(model.scores(fitted.transform(test), classes=len(where)), crops)
             found[shots, split, name] = voting.mean_per_class_accuracy(voting.confusion(truth, decided, len(where)))
     return found
@@ -91,7 +91,7 @@ def plain(asked, folder, names, few, settings, number):
 
 def ours(asked, sweep, few, settings):
     made, _ = feature_extraction_plan.feature_extraction_study(asked, few, sweep, settings)
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     return {(r.spec["shots"], r.spec["split"], r.spec["classifier"]): r.scores["test_accuracy"]
             for r in report.results}
 
@@ -110,8 +110,8 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     asked = FeatureExtraction(architecture="efficientnet-lite0", dataset=given.folder, input_size=given.size,
                               use_crops=given.crops)
-    few = FewShot(shots=tuple(map(int, given.shots.split(","))), splits=given.splits)
-    sweep = Sweep(classifier=given.classifiers)
+    few = FewShotGrid(shots=tuple(map(int, given.shots.split(","))), splits=given.splits)
+    sweep = FeatureExtractionGrid(classifier=given.classifiers)
     took: dict[str, list[float]] = {"plain": [], "tlx": []}
     for number in range(given.rounds):
         base = Path(tempfile.mkdtemp())

@@ -62,7 +62,7 @@ def ours(x, y, threads):
 
 def read_sum(x, y, threads):
     from numba import njit
-    from tlx.kernels.parallel import each
+    from tlx.kernels.parallel import parallel_for
 
     @njit(nogil=True, fastmath={"reassoc"})
     def add(numbers):
@@ -74,7 +74,7 @@ def read_sum(x, y, threads):
     parts = np.array_split(x.reshape(-1), 32)
 
     def call():
-        each(len(parts), lambda part, _: add(parts[part]), threads)
+        parallel_for(len(parts), lambda part, _: add(parts[part]), threads)
     return call
 
 

@@ -17,7 +17,7 @@ import time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from tlx.features.classifiers import Ridge, classifier, spec_text
+from tlx.features.classifiers import Ridge, classifier, format_classifier
 from tlx.features.embedding import EMBEDDINGS
 from tlx.features.fitting import fit
 from tlx.features.spans import Training
@@ -65,11 +65,11 @@ def compare(n, d, asked):
     embedded = EMBEDDINGS[asked.embedding]().fit(x)
     train, test = embedded.transform(x), embedded.transform(rows(500, d, 10, 1)[0])
     for spec in map(classifier, asked.classifiers):
-        line(n, spec_text(spec), *beside(lambda s=spec: fit(s, train, y), lambda s=spec: Training(train, y).fit(s),
+        line(n, format_classifier(spec), *beside(lambda s=spec: fit(s, train, y), lambda s=spec: Training(train, y).fit(s),
                                          asked.repeats), test)
     shared, spec = Training(train, y), classifier(asked.classifiers[0])
     made_s, _ = timed(lambda: shared.span)
-    line(n, f"{spec_text(spec)}, shared ({made_s:.2f} s)",
+    line(n, f"{format_classifier(spec)}, shared ({made_s:.2f} s)",
          *beside(lambda: fit(spec, train, y), lambda: shared.fit(spec), asked.repeats), test)
     grid = [Ridge(alpha=a) for a in np.logspace(-5, 5, 11)]
     line(n, "ridge, 11 λ (span: left-out errors too)",

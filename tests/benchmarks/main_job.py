@@ -19,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tlx.lab.store import Store, outcome
+from tlx.lab.store import Store, reproducible_fields
 
 
 def start(folder: Path, cache: Path) -> subprocess.Popen:
@@ -32,7 +32,7 @@ def start(folder: Path, cache: Path) -> subprocess.Popen:
 def scores(folder: Path) -> dict:
     store = Store(folder / "tlx-runs")
     results = map(store.find, store.keys())
-    return {r.key: (outcome(r)["scores"], r.details["confusion"]) for r in results}
+    return {r.key: (reproducible_fields(r)["scores"], r.details["confusion"]) for r in results}
 
 
 def disturbed(folder: Path, cache: Path, kills: int, seed: int, whole_s: float) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from tlx.features import voting
 from tlx.models import backbones, training
-from tlx.models.frozen_prefix.cache import Kept
+from tlx.models.frozen_prefix.cache import CachedBatches
 from tlx.models.recipe import Recipe
 from tlx.models.samples import Samples
 
@@ -45,7 +45,7 @@ def begin(asked: argparse.Namespace, way: str, channels_last: bool) -> training.
                     batch_size=asked.batch)
     pixels, labels = Noise(asked.rows + VALIDATION, asked.size, net.channels), np.arange(asked.rows + VALIDATION) % 10
     train, val = (Samples(pixels, i, labels[i]) for i in np.split(np.arange(len(labels)), [asked.rows]))
-    place = training.Place(prefix_bytes=1 << 40 if way == "kept" else 0)
+    place = training.TrainingContext(prefix_bytes=1 << 40 if way == "kept" else 0)
     made = training._Training(net, train, val, recipe, 0, voting.accuracy, None, place)
     if way == "whole":
         made._choose_rows = lambda epochs: None
@@ -75,7 +75,7 @@ def compare(asked: argparse.Namespace, channels_last: bool) -> None:
         seconds["prefix"].append(timed(lambda: pass_of_the_prefix(runs["computed"]))[1])
     first = seconds["kept"][0][1]
     kept = runs["kept"].train_rows
-    assert isinstance(kept, Kept), runs["kept"].outcome.prefixes
+    assert isinstance(kept, CachedBatches), runs["kept"].outcome.prefixes
     before, after = kept.cut.flops
     print(f"channels {'last' if channels_last else 'first'}: {runs['kept'].outcome.prefixes[0].reason}")
     for clock, name in enumerate(("wall", "CPU")):

@@ -24,19 +24,19 @@ from tlx.studies import runner
 from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta import report as quanta_report
 from tlx.studies.quanta import source as quanta_source
-from tlx.studies.quanta.spec import Quanta, QuantaSweep
+from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
 
-def pair(name: str, data: Path, asked: argparse.Namespace) -> tuple[Quanta, QuantaSweep]:
+def pair(name: str, data: Path, asked: argparse.Namespace) -> tuple[Quanta, QuantaGrid]:
     rate = None if asked.gate_rate == "original" else float(asked.gate_rate)
     shared = {"epochs": asked.epochs, "gate_rate": rate, "train_per_class": asked.train_per_class,
               "val_per_class": 20, "test_per_class": asked.test_per_class}
     if name == "halves":
         return (Quanta(architecture=asked.architecture, dataset=str(data / "cifar10-mini"), **shared),
-                QuantaSweep(halves=True, repeats=asked.repeats, source_epochs=2 * asked.epochs,
+                QuantaGrid(halves=True, repeats=asked.repeats, source_epochs=2 * asked.epochs,
                             positions=asked.positions))
     target = {"far": "fashion-mnist", "same": "mnist5k"}[name]
-    return Quanta(dataset=str(data / target), **shared), QuantaSweep(repeats=asked.repeats)
+    return Quanta(dataset=str(data / target), **shared), QuantaGrid(repeats=asked.repeats)
 
 
 def main() -> None:
@@ -60,13 +60,13 @@ def main() -> None:
                         system_metrics=False, device="cpu")
     for name in asked.pairs.split(","):
         spec, sweep = pair(name, asked.data, asked)
-        look = quanta_plan.ask(spec, sweep, settings)
+        look = quanta_plan.plan_quanta(spec, sweep, settings)
         source, first = look.source, look.source_study
         if first is not None:
-            learned = runner.perform(first, settings, lambda event: None, lambda store, key: None)
+            learned = runner.run_study(first, settings, lambda event: None, lambda store, key: None)
             print(f"source of {name}: test accuracy {learned.results[0].scores['test_accuracy']:.3f}", flush=True)
             source = quanta_source.trained(learned.results[0], Store(learned.folder), spec, look.learned)
-        report = runner.perform(look.study(source), settings, lambda event: None, quanta_report.summarise)
+        report = runner.run_study(look.study(source), settings, lambda event: None, quanta_report.write_summary)
         print(f"\n{name}: {report.study.title}, {asked.epochs} epochs, {asked.repeats} repeats, "
               f"{report.wall_s:.0f} s\n{quanta_report.table(quanta_report.rows_of(report.results))}", flush=True)
         if asked.figures:

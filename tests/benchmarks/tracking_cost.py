@@ -17,7 +17,7 @@ import time
 
 from tlx.lab.settings import Settings
 from tlx.studies import reporting, runner
-from tlx.studies.few_shot import FewShot
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
 
@@ -40,9 +40,9 @@ def main() -> None:
             folder = tempfile.mkdtemp()
             settings = Settings(store=folder, workers=1, tracking=ways[name] is not None, device="cpu",
                                 mlflow_path=ways[name] or (f"{folder}/mlflow.db" if name == "local" else None))
-            made, _ = fine_tuning_plan.fine_tuning_study(spec, FewShot(shots=(5,), splits=1), settings)
+            made, _ = fine_tuning_plan.fine_tuning_study(spec, FewShotGrid(shots=(5,), splits=1), settings)
             began = time.perf_counter()
-            report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+            report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
             whole_s[name].append(time.perf_counter() - began)
             trial_s[name].append(report.results[0].scores["total_s"])
     base = statistics.median(trial_s["none"])

@@ -29,10 +29,10 @@ from threadpoolctl import threadpool_limits
 from tlx.lab.settings import Settings
 from tlx.lab.tuning import api as tuning_api
 from tlx.lab.tuning import worker as tuning_worker
-from tlx.studies.few_shot import FewShot
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.tuning import plan as tuning_plan
-from tlx.studies.tuning.features import Bench
-from tlx.studies.tuning.spec import Base, Search
+from tlx.studies.tuning.features import SearchContext
+from tlx.studies.tuning.spec import Search, SearchBase
 
 # ---------------------------------------------------------------- speed
 
@@ -40,10 +40,10 @@ def speed(options) -> None:
     """Trials a minute, same proposals: linear support vectors over C, and all classifiers."""
     with tempfile.TemporaryDirectory() as folder, threadpool_limits(1):
         settings = Settings(store=f"{folder}/runs", tracking=False, workers=0)
-        base = Base(dataset=options.dataset, architecture=options.architecture, input_size=options.pixels,
+        base = SearchBase(dataset=options.dataset, architecture=options.architecture, input_size=options.pixels,
                     use_crops=options.crops, embedding=options.embedding)
         asked = Search(trials=options.trials, search=options.search, sampler="random", pruner="none")
-        ready = tuning_plan.ready(asked, base.of("feature-extraction"), FewShot(splits=options.splits), settings)
+        ready = tuning_plan.plan_search(asked, base.of("feature-extraction"), FewShotGrid(splits=options.splits), settings)
         side = ready.inputs.sides[options.crops]
         width = sum(side.dump.array(layer).shape[1] for layer in ready.inputs.base.layers)
         print(f"{options.dataset}, {options.architecture}: {len(side.draws[0].train.rows)} training rows, "
@@ -67,9 +67,9 @@ def _ours(ready, settings, root, trials) -> tuple[float, float]:
     search = ready.search
     tuning_api.prepare(search, root)
     started = time.perf_counter()
-    tuning_worker.work(search, ready.inputs, Bench(root, "cpu", settings), root, "driver", emit=lambda report: None)
+    tuning_worker.work(search, ready.inputs, SearchContext(root, "cpu", settings), root, "driver", emit=lambda report: None)
     wall = time.perf_counter() - started
-    found = tuning_api.standing(search, root)
+    found = tuning_api.completed_trials(search, root)
     assert len(found) == trials
     return wall, 1 - sum(t.spent_s for t in found) / wall
 
@@ -79,14 +79,14 @@ def _plain(ready, settings, trials, limit_s) -> tuple[float, int]:
     import optuna
 
     from tlx.features.embedding import EMBEDDINGS
-    from tlx.spec import named
+    from tlx.spec import parse_spec
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     spec, side = ready.inputs.base, ready.inputs.sides[ready.inputs.base.use_crops]
     layers = [side.dump.array(layer) for layer in spec.layers]
     draws = []
     for draw in side.draws:
-        embedding = named(EMBEDDINGS, spec.embedding).fit(layers, draw.train.rows)
+        embedding = parse_spec(EMBEDDINGS, spec.embedding).fit(layers, draw.train.rows)
         rows = [embedding.transform(layers, s.rows).astype(np.float64) for s in (draw.train, side.val)]
         draws.append((*rows, draw.train.row_labels))
 

@@ -56,7 +56,7 @@ def test_from_images_to_correlations_and_back(tlx, bars, tmp_path):
     (("--from-checkpoints", "7"), 2, "no checkpoint that is kept"),
     (("--targets", "digitz"), 2, "nearest"),
     (("--seeds", "0"), 2, "at least 1"),
-    (("--redrawn", "9"), 2, "at most 3"),
+    (("--reinit-blocks", "9"), 2, "at most 3"),
     (("--layers", "conv9"), 2, "conv9"),
 ])
 def test_a_wrong_word_gets_one_line_and_nothing_is_run(tlx, bars, tmp_path, words, code, says):

@@ -13,18 +13,18 @@ from tlx import cli
 from tlx.cli import app, options
 from tlx.lab.settings import Settings
 from tlx.studies.activations_spec import Extraction
-from tlx.studies.atlas.spec import Atlas, AtlasParts, BlockMeasures
-from tlx.studies.checkpoints.spec import Chain
-from tlx.studies.chop.spec import Chop, Chops, Pruning, Rounds
-from tlx.studies.feature_extraction.spec import FeatureExtraction, Sweep
-from tlx.studies.few_shot import FewShot
+from tlx.studies.atlas.spec import Atlas, AtlasGrid, BlockMeasures
+from tlx.studies.checkpoints.spec import CheckpointGrid
+from tlx.studies.chop.spec import Chop, ChopGrid, Pruning, PruningGrid
+from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning.spec import FineTuning
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
-from tlx.studies.layer_transfer.spec import LayerTransfer, Treatments
-from tlx.studies.parameter_distance.spec import Distances, ParameterDistance, TargetTuning
+from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
+from tlx.studies.parameter_distance.spec import ParameterDistance, ParameterDistanceGrid, TargetTuning
 from tlx.studies.pretraining.spec import PreTraining
-from tlx.studies.quanta.spec import Quanta, QuantaSweep
-from tlx.studies.tuning.spec import Base, Search
+from tlx.studies.quanta.spec import Quanta, QuantaGrid
+from tlx.studies.tuning.spec import Search, SearchBase
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {"torch", "torchvision", "mlflow", "optuna", "sklearn", "scipy", "matplotlib", "pandas", "numba", "PIL",
@@ -67,19 +67,19 @@ def test_the_seeds_flags_are_all_there(capsys):
 
 
 @pytest.mark.parametrize(("kind", "command"), [
-    (FineTuning, "fine-tuning"), (FewShot, "fine-tuning"), (Settings, "fine-tuning"), (PreTraining, "pretrain"),
-    (FeatureExtraction, "feature-extraction"), (Sweep, "feature-extraction"), (Extraction, "extract"),
-    (Observed, "analyze"), (LayerMetrics, "analyze"), (Search, "tune"), (Quanta, "quanta"), (QuantaSweep, "quanta"),
-    (Atlas, "atlas"), (BlockMeasures, "atlas"), (AtlasParts, "atlas"),
-    (Chain, "checkpoints"), (ParameterDistance, "parameter-distance"), (Distances, "parameter-distance"),
+    (FineTuning, "fine-tuning"), (FewShotGrid, "fine-tuning"), (Settings, "fine-tuning"), (PreTraining, "pretrain"),
+    (FeatureExtraction, "feature-extraction"), (FeatureExtractionGrid, "feature-extraction"), (Extraction, "extract"),
+    (Observed, "analyze"), (LayerMetrics, "analyze"), (Search, "tune"), (Quanta, "quanta"), (QuantaGrid, "quanta"),
+    (Atlas, "atlas"), (BlockMeasures, "atlas"), (AtlasGrid, "atlas"),
+    (CheckpointGrid, "checkpoints"), (ParameterDistance, "parameter-distance"), (ParameterDistanceGrid, "parameter-distance"),
     (TargetTuning, "parameter-distance")])
 def test_every_setting_says_what_it_means_and_has_an_option(kind, command, capsys):
-    for name, row in kind.knobs().items():
+    for name, row in kind.settings().items():
         if not row.derived:
             assert row.help, f"{kind.__name__}.{name} has no help"
     tlx(command, "--help")
     text = capsys.readouterr().out
-    missing = [n for n, row in kind.knobs().items() if not row.derived and f"--{n.replace('_', '-')}" not in text]
+    missing = [n for n, row in kind.settings().items() if not row.derived and f"--{n.replace('_', '-')}" not in text]
     assert missing == []
 
 
@@ -106,19 +106,19 @@ def test_mlproject_says_the_defaults_that_the_command_has():
     project = yaml.safe_load((ROOT / "MLproject").read_text())
     assert project["databricks_spark_job"] == {}
     assert not {"python_env", "conda_env", "docker_env"} & set(project)
-    kinds = {"fine_tuning": (FineTuning, FewShot, Settings), "pretrain": (PreTraining, Settings),
-             "feature_extraction": (FeatureExtraction, Sweep, FewShot, Settings), "extract": (Extraction, Settings),
-             "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, Base, FewShot, Settings),
-             "quanta": (Quanta, QuantaSweep, Settings),
-             "layer_transfer": (LayerTransfer, Treatments, Settings), "chop": (Chop, Chops, Settings),
-             "prune": (Pruning, Rounds, Settings),
-             "parameter_distance": (ParameterDistance, Distances, TargetTuning, Settings),
-             "checkpoints": (Chain, LayerMetrics, Settings),
-             "atlas": (Atlas, BlockMeasures, AtlasParts, Settings)}
+    kinds = {"fine_tuning": (FineTuning, FewShotGrid, Settings), "pretrain": (PreTraining, Settings),
+             "feature_extraction": (FeatureExtraction, FeatureExtractionGrid, FewShotGrid, Settings), "extract": (Extraction, Settings),
+             "analyze": (Observed, LayerMetrics, Settings), "tune": (Search, SearchBase, FewShotGrid, Settings),
+             "quanta": (Quanta, QuantaGrid, Settings),
+             "layer_transfer": (LayerTransfer, LayerTransferGrid, Settings), "chop": (Chop, ChopGrid, Settings),
+             "prune": (Pruning, PruningGrid, Settings),
+             "parameter_distance": (ParameterDistance, ParameterDistanceGrid, TargetTuning, Settings),
+             "checkpoints": (CheckpointGrid, LayerMetrics, Settings),
+             "atlas": (Atlas, BlockMeasures, AtlasGrid, Settings)}
     assert set(kinds) == set(project["entry_points"])
     for entry, row in project["entry_points"].items():
         defaults = {name: value for kind in reversed(kinds[entry]) for name, value in kind.defaults().items()
-                    if not kind.knobs()[name].derived}
+                    if not kind.settings()[name].derived}
         for name, parameter in row["parameters"].items():
             given, want = parameter["default"], defaults.get(name)
             if isinstance(want, bool):

@@ -14,7 +14,7 @@ from tlx.cli import app
 from tlx.cli.completion import NAMES, completion
 from tlx.features.classifiers import split_words
 from tlx.spec import Spec
-from tlx.studies.feature_extraction.spec import Sweep
+from tlx.studies.feature_extraction.spec import FeatureExtractionGrid
 
 SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))
 
@@ -26,7 +26,7 @@ def specs(base=Spec):
 
 def settings_with_choices():
     return sorted({(name, row) for kind in specs() if kind.__module__.startswith("tlx.")
-                   for name, row in kind.knobs().items() if row.choices}, key=str)
+                   for name, row in kind.settings().items() if row.choices}, key=str)
 
 
 @pytest.mark.parametrize(("name", "row"), settings_with_choices(), ids=lambda one: one if isinstance(one, str) else "")
@@ -42,19 +42,19 @@ def test_every_choice_completes(name, row):
     ("classifier", "ridge,line", "ridge,linear-svc"),
     ("treatments", "baseA,An", "baseA,AnB"), ("study", "fine", "fine-tuning"), ("embedding", "f", "fne")])
 def test_names_of_tables_complete_after_a_comma_too(name, begun, found):
-    from tlx.spec import Knob
+    from tlx.spec import Setting
 
-    assert found in completion(name, Knob())(begun)
+    assert found in completion(name, Setting())(begun)
 
 
 def test_a_data_set_completes_as_a_folder_too(tmp_path, monkeypatch):
-    from tlx.spec import Knob
+    from tlx.spec import Setting
 
     (tmp_path / "photos").mkdir()
     (tmp_path / "photo.txt").touch()
     monkeypatch.chdir(tmp_path)
-    assert completion("dataset", Knob())("pho") == ["photos/"]
-    assert completion("dataset", Knob())(f"{tmp_path}/pho") == [f"{tmp_path}/photos/"]
+    assert completion("dataset", Setting())("pho") == ["photos/"]
+    assert completion("dataset", Setting())(f"{tmp_path}/pho") == [f"{tmp_path}/photos/"]
 
 
 def test_the_shell_is_answered(tlx, monkeypatch):
@@ -67,7 +67,7 @@ def test_the_shell_is_answered(tlx, monkeypatch):
 
 
 def test_every_name_that_completes_is_a_setting():
-    known = {name for kind in specs() for name in kind.knobs()}
+    known = {name for kind in specs() for name in kind.settings()}
     assert set(NAMES) <= known
 
 
@@ -98,14 +98,14 @@ def test_two_bad_options_are_both_named(tlx, words):
 ])
 def test_classifiers_may_be_separated_by_commas(text, words):
     assert split_words(text) == words
-    assert len(Sweep(classifier=text).classifiers) == len(words)
+    assert len(FeatureExtractionGrid(classifier=text).classifiers) == len(words)
 
 
 # ---------------------------------------------------------------- hints
 
 def test_what_makes_a_missing_thing_is_a_command_or_an_option_that_there_is():
     commands = {*app.COMMANDS, "splits draw"}
-    known = {name.replace("_", "-") for kind in specs() for name in kind.knobs()}
+    known = {name.replace("_", "-") for kind in specs() for name in kind.settings()}
     hints = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):

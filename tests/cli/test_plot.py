@@ -10,7 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from tlx.cli import app, plot
-from tlx.errors import BadData, Missing, TlxError, UnknownName
+from tlx.errors import BadDataError, MissingError, TlxError, UnknownNameError
 from tlx.studies.layer_metrics import table as layer_metrics_table
 
 
@@ -64,10 +64,10 @@ def test_all_is_what_the_table_holds(run, tmp_path):
 
 
 @pytest.mark.parametrize(("words", "kind", "exit_code", "said"), [
-    (["--metric", "id,idd"], UnknownName, 2, "unknown metric 'idd'"),
-    (["--baseline", "c"], UnknownName, 2, "unknown baseline 'c'"),
-    (["--form", "pdf"], UnknownName, 2, "unknown form 'pdf'"),
-    (["--metric", "cka_label"], BadData, 3, "'cka_label' is empty in every row"),
+    (["--metric", "id,idd"], UnknownNameError, 2, "unknown metric 'idd'"),
+    (["--baseline", "c"], UnknownNameError, 2, "unknown baseline 'c'"),
+    (["--form", "pdf"], UnknownNameError, 2, "unknown form 'pdf'"),
+    (["--metric", "cka_label"], BadDataError, 3, "'cka_label' is empty in every row"),
 ])
 def test_what_is_not_there_is_said_before_anything_is_drawn(run, tmp_path, words, kind, exit_code, said):
     table, _ = layer_metrics_table.write(rows(), tmp_path)
@@ -78,13 +78,13 @@ def test_what_is_not_there_is_said_before_anything_is_drawn(run, tmp_path, words
 
 
 def test_bad_tables_are_bad_data(run, tmp_path):
-    with pytest.raises(Missing, match="tlx analyze"):
+    with pytest.raises(MissingError, match="tlx analyze"):
         run(tmp_path / "none.csv")
     (tmp_path / "bad.csv").write_text("model,dataset\na,b\n")
-    with pytest.raises(BadData, match="no column layer") as raised:
+    with pytest.raises(BadDataError, match="no column layer") as raised:
         run(tmp_path / "bad.csv")
     assert raised.value.exit_code == 3
-    with pytest.raises(BadData, match="is a folder"):
+    with pytest.raises(BadDataError, match="is a folder"):
         run(tmp_path)
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tlx.cli import progress
-from tlx.errors import Resource
+from tlx.errors import ResourceError
 from tlx.lab.tasks import Failed, Finished, Progress, Started
 from tlx.studies import base
 
@@ -67,12 +67,12 @@ def test_clock(seconds, text):
 
 
 def test_a_log_gets_one_plain_line_an_epoch(clock, capsys):
-    lines = progress.Lines([group("a", 1), group("b", 2)])
+    lines = progress.TrialLines([group("a", 1), group("b", 2)])
     lines(Started("a", 1))
     values = {"epoch": 2.0, "train_loss": 1.5, "val_loss": 1.25, "val_accuracy": 0.5}
     lines(Progress("a", 1, 8, {}))
     lines(Progress("a", 4, 8, values))
-    lines(Failed("b", Resource("worker-killed", "killed \x1b[2J"), True))
+    lines(Failed("b", ResourceError("worker-killed", "killed \x1b[2J"), True))
     lines(Finished("a", {"a": result(0.75)}))
     printed = capsys.readouterr().out.splitlines()
     assert printed[0].startswith("1-shot: epoch 2/4, train loss 1.5000, val loss 1.2500, val accuracy 0.5000, ")
@@ -147,10 +147,10 @@ def test_what_reading_and_extracting_took_is_said_once(clock, capsys):
 
 
 def test_what_is_waited_for_is_said(capsys):
-    from tlx.cli.tune import Lines
+    from tlx.cli.tune import SearchLines
     from tlx.lab.tasks import Waiting
 
-    for lines in (progress.Lines([group("a", 1)]), Lines(3)):
+    for lines in (progress.TrialLines([group("a", 1)]), SearchLines(3)):
         lines(Waiting(10.0))
         assert capsys.readouterr().out == ("waiting for the tracking server, up to 10 s; Ctrl-C or --no-wait leaves it "
                                            "to tlx sync\n")

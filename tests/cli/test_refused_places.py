@@ -66,6 +66,6 @@ def test_a_csv_that_may_not_be_read_is_one_of_the_problems(tmp_path, monkeypatch
 
     monkeypatch.setattr(Path, "read_bytes", read)
     rows, problems = csvs.read(tmp_path / "a.csv")
-    assert (rows, [type(problem) for problem in problems]) == ((), [errors.Resource])
+    assert (rows, [type(problem) for problem in problems]) == ((), [errors.ResourceError])
     assert "a.csv" in str(problems[0])
     assert csvs.read(tmp_path / "b.csv")[1] == []

@@ -11,8 +11,8 @@ from conftest import draw_images
 from tlx.cli import app, chop, layer_transfer, options
 from tlx.errors import TlxError
 from tlx.lab.settings import Settings
-from tlx.studies.chop.spec import Chop, Chops, Pruning, Rounds
-from tlx.studies.layer_transfer.spec import LayerTransfer, Treatments
+from tlx.studies.chop.spec import Chop, ChopGrid, Pruning, PruningGrid
+from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 
 COMMANDS = {"layer-transfer": layer_transfer.command, "chop": chop.command, "prune": chop.prune}
 QUICK = ["--epochs", "2", "--batch-size", "8", "--val-per-class", "3", "--repeats", "1", "--workers", "0",
@@ -52,7 +52,7 @@ def test_layer_transfer_says_what_came_of_it(four, tmp_path, capsys):
 
 
 def test_chop_names_and_copies_the_smallest_that_will_do(four, tmp_path, capsys):
-    tlx("chop", "--dataset", str(four), "--depths", "1", "--within", "1", "--out", "small", *QUICK)
+    tlx("chop", "--dataset", str(four), "--depths", "1", "--tolerance", "1", "--out", "small", *QUICK)
     said = capsys.readouterr().out
     assert "smallest within 100 points of the best validation accuracy: cut behind block 1, " in said
     assert json.loads((tmp_path / "small.json").read_text())["cut"] == 1
@@ -81,7 +81,7 @@ def test_prune_goes_round_by_round(four, tmp_path, capsys):
     (["chop", "--depths", "4"], 2, "1 to 3"),
     (["chop", "--depths", "0"], 2, "at least 1"),
     (["chop", "--freeze", "2", "--depths", "1"], 2, "freeze"),
-    (["chop", "--within", "2"], 2, "at most 1"),
+    (["chop", "--tolerance", "2"], 2, "at most 1"),
     (["chop", "--source", "mars"], 2, "MNIST"),
     (["prune", "--keep", "1"], 2, "at most 0.999"),
     (["prune", "--scope", "local"], 2, "layer"),
@@ -98,13 +98,13 @@ def test_what_is_wrong_is_refused_before_anything_is_trained(words, code, says, 
 
 
 @pytest.mark.parametrize(("command", "kinds"), [
-    ("layer-transfer", (LayerTransfer, Treatments, Settings)), ("chop", (Chop, Chops, Settings)),
-    ("prune", (Pruning, Rounds, Settings))])
+    ("layer-transfer", (LayerTransfer, LayerTransferGrid, Settings)), ("chop", (Chop, ChopGrid, Settings)),
+    ("prune", (Pruning, PruningGrid, Settings))])
 def test_every_setting_has_an_option_and_says_what_it_means(command, kinds, capsys):
     tlx(command, "--help")
     text = capsys.readouterr().out
     for kind in kinds:
-        for name, row in kind.knobs().items():
+        for name, row in kind.settings().items():
             if not row.derived:
                 assert row.help, f"{kind.__name__}.{name}"
                 assert f"--{name.replace('_', '-')}" in text, f"{kind.__name__}.{name}"

@@ -53,7 +53,7 @@ def network(built):
 def test_blocks_cover_every_tensor_once_in_the_order_of_the_run(name):
     if "lite0" in name:
         pytest.importorskip("timm")
-    sketch = backbones.sketch(name)
+    sketch = backbones.meta_model(name)
     owner: dict[str, str] = {}
     for block in sketch.blocks:
         for tensor in sketch.tensors(block):
@@ -126,7 +126,7 @@ def step(network, hold):
 @pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_tiny", "regnetx_002", "levit_128"])
 def test_timm_models_have_blocks_too(name):
     pytest.importorskip("timm")
-    sketch = backbones.sketch(f"timm:{name}")
+    sketch = backbones.meta_model(f"timm:{name}")
     held = {t for block in sketch.blocks for t in sketch.tensors(block)}
     every = {**dict(sketch.net.named_parameters()), **dict(sketch.net.named_buffers())}
     assert all(t.startswith(sketch.head_names) for t in every.keys() - held)

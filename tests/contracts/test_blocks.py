@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tlx.errors import Problems, Usage
+from tlx.errors import ErrorGroup, UsageError
 from tlx.features import voting
 from tlx.models import backbones, blocks, folding, freezing, layers, network, training
 from tlx.models.recipe import Recipe
@@ -58,7 +58,7 @@ def torchvision_names():
 
 def check(name):
     """The contract, on shapes alone."""
-    with network.without_memory():
+    with network.meta_device():
         net = backbones.load(name, weights=None, classes=CLASSES, seed=0, input_size=SMALLER.get(name))
     count = len(net.blocks)
     turns = {module: turn for turn, module in enumerate(net.order)}
@@ -159,8 +159,8 @@ def test_a_network_with_tied_parameters_keeps_its_numbers():
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "mobilevit_xxs", "tnt_s_patch16_224"])
 def test_default_layers_leave_out_blocks_without_a_row_for_each_image_and_say_so(name):
     pytest.importorskip("timm")
-    net = backbones.sketch(f"timm:{name}")
-    with pytest.raises((Usage, Problems)):
+    net = backbones.meta_model(f"timm:{name}")
+    with pytest.raises((UsageError, ErrorGroup)):
         layers.survey(net, layers.resolve(net, range(1, len(net.blocks) + 1)))
     taken = activations.layers_of(net, (), None)
     assert 0 < len(taken) < len(net.blocks)
@@ -168,5 +168,5 @@ def test_default_layers_leave_out_blocks_without_a_row_for_each_image_and_say_so
     note, = [note for note in net.notes if "no row" in note]
     left_out = [n for n in range(1, len(net.blocks) + 1) if net.end_of_block(n) not in taken]
     assert all(str(n) in note for n in left_out)
-    assert activations.layers_of(backbones.sketch("resnet18"), (), None) == layers.resolve(
-        backbones.sketch("resnet18"), range(1, 10)), "nothing is left out where every block has rows"
+    assert activations.layers_of(backbones.meta_model("resnet18"), (), None) == layers.resolve(
+        backbones.meta_model("resnet18"), range(1, 10)), "nothing is left out where every block has rows"

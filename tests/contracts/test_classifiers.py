@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 
-from tlx.errors import BadData, Problems
+from tlx.errors import BadDataError, ErrorGroup
 from tlx.features import fitting
-from tlx.features.classifiers import CLASSIFIERS, SGD, classifier, spec_text
+from tlx.features.classifiers import CLASSIFIERS, SGD, classifier, format_classifier
 from tlx.features.fitting import fit
 from tlx.features.spans import Training
-from tlx.spec import Spec, named
+from tlx.spec import Spec, parse_spec
 
 ASKED = [*CLASSIFIERS, "linear-svc:loss=hinge", "svc:kernel=linear", "svc:kernel=poly", "knn:k=3,weights=distance",
          "ncm:metric=cosine", "lda:shrinkage=0.3", "sgd:loss=log_loss"]
@@ -79,7 +79,7 @@ def test_refit_forgets(spec):
     model.fit(np.array(x, spec.dtype), y)
     fresh = spec.make(3).fit(np.array(x, spec.dtype), y)
     np.testing.assert_array_equal(model.predict(other), fresh.predict(other))
-    a, b = fitting.Fitted(spec, model, y, dtype=spec.dtype), fitting.Fitted(spec, fresh, y, dtype=spec.dtype)
+    a, b = fitting.FittedClassifier(spec, model, y, dtype=spec.dtype), fitting.FittedClassifier(spec, fresh, y, dtype=spec.dtype)
     np.testing.assert_array_equal(a.scores(other), b.scores(other))
 
 
@@ -156,9 +156,9 @@ def test_the_order_of_rows_does_not_matter(spec):
 def test_one_feature(spec):
     x, y = clusters(d=2, classes=2)
     x = np.where(y == 0, -9.0, 9.0)[:, None] + np.random.default_rng(2).standard_normal((60, 1))
-    if "cosine" in spec_text(spec):
+    if "cosine" in format_classifier(spec):
         assert set(fit(spec, x, y).predict(x)) == {0, 1}
-    if spec_text(spec) == "svc:kernel=poly":  # of degree 3
+    if format_classifier(spec) == "svc:kernel=poly":  # of degree 3
         x /= 9
     np.testing.assert_array_equal(fit(spec, x, y).predict(x), y)
 
@@ -188,27 +188,27 @@ def test_what_is_not_finite_is_refused(spec, poison):
     x, y = clusters()
     bad = x.copy()
     bad[[7, 9], 3] = poison
-    with pytest.raises(BadData, match=r"features-not-finite.* 3 shots.*2 of 60 rows, the first in row 7"):
+    with pytest.raises(BadDataError, match=r"features-not-finite.* 3 shots.*2 of 60 rows, the first in row 7"):
         fit(spec, bad, y, where="3 shots, split 1")
-    with pytest.raises(BadData, match="features-not-finite"):
+    with pytest.raises(BadDataError, match="features-not-finite"):
         Training(bad, y).fit(spec)
-    with pytest.raises(BadData, match="features-not-finite"):
+    with pytest.raises(BadDataError, match="features-not-finite"):
         fit(spec, x, y).scores(bad)
 
 
 def test_what_cannot_be_fitted_is_said_before(spec):
     x, y = clusters()
-    with pytest.raises((BadData, Problems), match=r"one-class.*1 class among 60"):
+    with pytest.raises((BadDataError, ErrorGroup), match=r"one-class.*1 class among 60"):
         fit(spec, x, y * 0)
-    with pytest.raises((BadData, Problems), match="one-class"):
+    with pytest.raises((BadDataError, ErrorGroup), match="one-class"):
         fit(spec, x[:0], y[:0])
     for labels in (y[:-1], y[:, None], y.astype(float), y.astype(str)):
-        with pytest.raises(BadData, match="labels-shape"):
+        with pytest.raises(BadDataError, match="labels-shape"):
             fit(spec, x, labels)
     for rows in (x[:, :0], x[0], x.astype(object), x.astype(complex)):
-        with pytest.raises(BadData, match="features-shape"):
+        with pytest.raises(BadDataError, match="features-shape"):
             fit(spec, rows, y)
-    with pytest.raises(BadData, match=r"11 features.*12 as in the training rows"):
+    with pytest.raises(BadDataError, match=r"11 features.*12 as in the training rows"):
         fit(spec, x, y).scores(x[:, :11])
 
 
@@ -231,14 +231,14 @@ def test_it_crosses_to_another_process(spec):
 @pytest.mark.parametrize("asked", ASKED)
 def test_it_is_asked_for_by_name(asked):
     spec = classifier(asked)
-    assert classifier(spec_text(spec)) == spec
-    assert named(CLASSIFIERS, asked) == spec
+    assert classifier(format_classifier(spec)) == spec
+    assert parse_spec(CLASSIFIERS, asked) == spec
     assert Spec.from_json(spec.to_json()) == spec
 
 
 @pytest.mark.parametrize("row", CLASSIFIERS.values(), ids=CLASSIFIERS.keys())
 def test_every_setting_has_a_meaning_and_a_range(row):
-    for name, knob in row.knobs().items():
+    for name, knob in row.settings().items():
         assert knob.help or knob.choices, name
         assert knob.choices or knob.low is not None, name
         assert not knob.log or (knob.low or 0) > 0, name

@@ -9,7 +9,7 @@ import pytest
 
 from tlx.data import datasets, published
 from tlx.data.catalogue import Dataset
-from tlx.errors import BadData, TlxError
+from tlx.errors import BadDataError, TlxError
 
 DATASETS = datasets.DATASETS
 TRADE_OFF = {  # key → name, classes, shots, validation images a class, test images
@@ -93,7 +93,7 @@ def test_spellings_of_the_originals(spelling, key):
 def test_an_absent_dataset_says_where_to_get_it_and_where_to_put_it(key, tmp_path, monkeypatch):
     monkeypatch.delenv("TLX_DATA", raising=False)
     row = DATASETS[key]
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         datasets.locate(key, tmp_path, offline=True)
     source = DATASETS[row.base] if row.base else row
     for text in (source.where.rstrip("."), source.folder, "path"):
@@ -118,7 +118,7 @@ def test_looking_for_a_dataset_makes_nothing(tmp_path):
     (tmp_path / "root").mkdir()
     for key, row in DATASETS.items():
         if row.torchvision:
-            with pytest.raises(BadData):
+            with pytest.raises(BadDataError):
                 datasets.locate(key, tmp_path / "cache", data_root=tmp_path / "root", offline=True)
     assert list((tmp_path / "root").iterdir()) == []
 
@@ -151,7 +151,7 @@ def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Refusing)
     monkeypatch.setattr(published, "name_server_answers", lambda: True)
-    with pytest.raises(BadData, match=r"connection refused.*\$TLX_DATA/cifar10"):
+    with pytest.raises(BadDataError, match=r"connection refused.*\$TLX_DATA/cifar10"):
         datasets.locate("cifar10", tmp_path)
 
 

@@ -12,9 +12,9 @@ from sklearn.utils.estimator_checks import check_estimator
 from tlx.features import estimators
 
 ESTIMATORS = {
-    "knn": estimators.Knn(), "knn-distance": estimators.Knn(3, "distance"), "knn-cosine": estimators.CosineKnn(k=1),
-    "ncm": estimators.NearestMean(), "ncm-cosine": estimators.NearestMean("cosine"), "svc": estimators.KernelSvc(),
-    "ridge-loo": estimators.RidgeLeftOut((0.1, 1.0)), "lda-shrunk": estimators.ShrunkLda(),
+    "knn": estimators.KnnClassifier(), "knn-distance": estimators.KnnClassifier(3, "distance"), "knn-cosine": estimators.CosineKnnClassifier(k=1),
+    "ncm": estimators.NearestMeanClassifier(), "ncm-cosine": estimators.NearestMeanClassifier("cosine"), "svc": estimators.KernelSvc(),
+    "ridge-loo": estimators.LeaveOneOutRidge((0.1, 1.0)), "lda-shrunk": estimators.ShrunkLda(),
     "encoded": estimators.Encoded(LogisticRegression()),
 }
 EXPECTED: dict[str, dict[str, str]] = {}  # estimator → check → why it may fail: none does

@@ -15,7 +15,7 @@ from PIL import Image
 from tlx import files
 from tlx.data import crops, images
 from tlx.data.sizing import CROPS, Sizing, scaled
-from tlx.errors import TlxError, Usage
+from tlx.errors import TlxError, UsageError
 
 SIZING = Sizing(16)
 WORDS = np.random.default_rng(3).integers(0, 256, (40, 40, 3), dtype=np.uint8)
@@ -37,7 +37,7 @@ def test_ten_crops(height, width, channels, data):
 def test_crops_of_a_rectangle_and_too_large_ones():
     assert crops.ten(NOISE, 20, 30).shape == (10, 20, 30, 3)
     assert np.array_equal(crops.ten(Image.fromarray(NOISE), 48, 64)[0], NOISE)
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         crops.ten(NOISE, 49)
 
 
@@ -185,10 +185,10 @@ def test_places_that_are_refused(root, tmp_path):
             crops.write(root, relpaths, place, SIZING)
         assert caught.value.code == code
     crops.write(root, RELPATHS, tmp_path / "c", SIZING)
-    with pytest.raises(Usage, match="other settings"):
+    with pytest.raises(UsageError, match="other settings"):
         crops.write(root, RELPATHS, tmp_path / "c", Sizing(15))
     (tmp_path / "c" / "crops.json").unlink()
     before = tree(tmp_path / "c")
-    with pytest.raises(Usage, match="elsewhere"):
+    with pytest.raises(UsageError, match="elsewhere"):
         crops.write(root, RELPATHS, tmp_path / "c", SIZING)
     assert tree(tmp_path / "c") == before

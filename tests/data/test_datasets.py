@@ -21,7 +21,16 @@ from PIL import Image as PIL
 from tlx import files
 from tlx.data import datasets, idx, materialise, sources
 from tlx.data.folders import TEST, TRAIN, VAL, list_images
-from tlx.errors import BadData, Integrity, Missing, Problems, Resource, TlxError, UnknownName, Unsafe
+from tlx.errors import (
+    BadDataError,
+    ErrorGroup,
+    IntegrityError,
+    MissingError,
+    ResourceError,
+    TlxError,
+    UnknownNameError,
+    UnsafeError,
+)
 
 
 def pixels(folder, split=None) -> dict[tuple[str, str], np.ndarray]:
@@ -63,7 +72,7 @@ def test_a_class_may_be_called_like_a_split(tmp_path):
 def test_one_class_name_in_two_unicode_forms_is_refused(tmp_path):
     nfc, nfd = (unicodedata.normalize(form, "café") for form in ("NFC", "NFD"))
     put(tmp_path, f"train/{nfd}/1.jpg", "train/the/2.jpg", f"test/{nfc}/3.jpg", "test/the/4.jpg")
-    with pytest.raises(BadData, match=r"unicode-forms.*NFC and NFD") as caught:
+    with pytest.raises(BadDataError, match=r"unicode-forms.*NFC and NFD") as caught:
         list_images(tmp_path)
     assert nfd.encode().hex() in str(caught.value)
 
@@ -72,7 +81,7 @@ def test_split_folders_are_told_in_any_case(tmp_path):
     folder = list_images(put(tmp_path / "d", "TRAIN/cat/1.jpg", "Validation/cat/2.jpg", "Test/cat/3.jpg"))
     assert [[i.filename for i in folder.of(names)] for names in (TRAIN, VAL, TEST)] == [["1.jpg"], ["2.jpg"],
                                                                                         ["3.jpg"]]
-    with pytest.raises(BadData, match=r"split-twice.*val, valid"):
+    with pytest.raises(BadDataError, match=r"split-twice.*val, valid"):
         list_images(put(tmp_path / "twice", "train/cat/1.jpg", "val/cat/2.jpg", "valid/cat/3.jpg"))
 
 
@@ -90,14 +99,14 @@ def test_kinds_that_are_not_read_are_counted_by_ending_and_class(tmp_path):
     folder = list_images(put(tmp_path, "a/1.jpg", "a/2.HEIC", "b/3.HEIC", "b/4.svg", "b/5.jpg"))
     assert "2 left out: .HEIC images, a kind that is not read, of 'a', 'b'" in folder.notes
     assert "1 left out: .svg images, a kind that is not read, of 'b'" in folder.notes
-    with pytest.raises(BadData, match=r"no image found of a kind that is read, but 1 \.HEIC, 1 \.svg"):
+    with pytest.raises(BadDataError, match=r"no image found of a kind that is read, but 1 \.HEIC, 1 \.svg"):
         list_images(put(tmp_path / "none", "a/1.HEIC", "b/2.svg"))
 
 
 def test_images_without_class_folders_get_a_hint_of_the_layout(tmp_path):
-    with pytest.raises(BadData, match=r"3 images lie in the folder itself.*move the images of each class into"):
+    with pytest.raises(BadDataError, match=r"3 images lie in the folder itself.*move the images of each class into"):
         list_images(put(tmp_path / "flat", "1.jpg", "2.jpg", "3.jpg"))
-    with pytest.raises(BadData, match=r"the images lie in test, train itself.*root/<split>/<label>/<image>"):
+    with pytest.raises(BadDataError, match=r"the images lie in test, train itself.*root/<split>/<label>/<image>"):
         list_images(put(tmp_path / "splits", "train/1.jpg", "test/2.jpg"))
 
 
@@ -126,18 +135,18 @@ def test_listing_does_not_depend_on_the_order_of_the_disk(tmp_path):
 
 def test_bad_folders(tmp_path):
     put(tmp_path, "file.txt", "empty/cat/readme.md")
-    with pytest.raises(Missing, match="nearest name there is empty"):
+    with pytest.raises(MissingError, match="nearest name there is empty"):
         datasets.locate(tmp_path / "emty", tmp_path / "cache")
-    with pytest.raises(BadData, match="not-a-folder"):
+    with pytest.raises(BadDataError, match="not-a-folder"):
         datasets.locate(tmp_path / "file.txt", tmp_path / "cache")
-    with pytest.raises(BadData, match=r"no image found.*root/<split>/<label>/<image>"):
+    with pytest.raises(BadDataError, match=r"no image found.*root/<split>/<label>/<image>"):
         datasets.locate(tmp_path / "empty", tmp_path / "cache")
 
 
 def test_a_name_that_is_not_utf8_is_named(tmp_path):
     put(tmp_path, "cat/1.jpg")
     (tmp_path / "cat" / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"x")
-    with pytest.raises(BadData, match="not UTF-8"):
+    with pytest.raises(BadDataError, match="not UTF-8"):
         list_images(tmp_path)
 
 
@@ -261,7 +270,7 @@ def test_bad_idx_is_refused_by_name(case, tmp_path):
     for name, data in ({IMAGES: GOOD_X, LABELS: GOOD_Y} | changes).items():
         if data is not None:
             (root / name).write_bytes(data)
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         datasets.locate(root, tmp_path / "cache")
     assert (caught.value.code, caught.value.exit_code) == (code, 3)
     assert caught.value.where.endswith(where)
@@ -273,7 +282,7 @@ def test_everything_wrong_with_idx_files_at_once(tmp_path):
     root = mnist_like(tmp_path / "d")
     for name in (IMAGES, "t10k-labels-idx1-ubyte"):
         (root / name).write_bytes(b"junk")
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         datasets.locate(root, tmp_path / "cache")
     assert len(caught.value.problems) == 2
 
@@ -294,7 +303,7 @@ def test_arrays_that_are_links_out_of_their_folder_are_refused(kind, tmp_path):
         file, name, asked = home / "dtd/dtd/images/zigzag/z1.jpg", "DTD", {"data_root": home}
     file.rename(tmp_path / file.name)
     file.symlink_to(tmp_path / file.name)
-    with pytest.raises(Unsafe, match="leaves the image root"):
+    with pytest.raises(UnsafeError, match="leaves the image root"):
         datasets.locate(name, tmp_path / "cache", offline=True, **asked)
     if kind != "torchvision":
         assert datasets.locate(name, tmp_path / "cache", allow=(tmp_path,)).images
@@ -310,7 +319,7 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(head, says, tmp_path, monk
     (root / (IMAGES + ".gz")).write_bytes(gzip.compress(head + bytes(64 << 20)))
     tracemalloc.start()
     try:
-        with pytest.raises(BadData, match=says):
+        with pytest.raises(BadDataError, match=says):
             datasets.locate(root, tmp_path / "cache")
         assert tracemalloc.get_traced_memory()[1] < 8 << 20
     finally:
@@ -326,12 +335,12 @@ def test_a_folder_or_file_that_may_not_be_read_is_named(small, tmp_path, monkeyp
     scan = os.scandir
     with monkeypatch.context() as closed:
         closed.setattr("os.scandir", lambda path: refuse(path) if str(path).endswith("dog") else scan(path))
-        with pytest.raises(Resource, match=r"permission.*dog.*may not read the folder"):
+        with pytest.raises(ResourceError, match=r"permission.*dog.*may not read the folder"):
             list_images(tmp_path / "d")
     monkeypatch.setattr("builtins.open", refuse)
-    with pytest.raises(Resource, match=r"permission.*ubyte"):
+    with pytest.raises(ResourceError, match=r"permission.*ubyte"):
         idx.read(small / IMAGES, 3)
-    with pytest.raises(Resource, match=r"permission.*x\.npy"):
+    with pytest.raises(ResourceError, match=r"permission.*x\.npy"):
         sources.read_npy(tmp_path / "x.npy")
 
 
@@ -405,9 +414,9 @@ def test_names_paths_and_names_with_paths(tmp_path, monkeypatch):
     assert datasets.locate("dtd:mine", cache).name == "textures"
     assert datasets.locate("Flowers102", cache, data_root=put(tmp_path / "root", "oxford-flowers102/1/a.jpg",
                                                               "oxford-flowers102/2/b.jpg")).name == "flowers102"
-    with pytest.raises(UnknownName, match="nearest: flowers102"):
+    with pytest.raises(UnknownNameError, match="nearest: flowers102"):
         datasets.locate("flowers103", cache)
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         datasets.locate("./flowers103", cache)
 
 
@@ -434,7 +443,7 @@ def test_other_bytes_are_another_folder(tmp_path):
 def test_files_that_came_or_went_are_noticed(change, small, tmp_path):
     folder = datasets.locate(small, tmp_path)
     change(folder.root / folder.images[5].path)
-    with pytest.raises(Integrity, match="delete this folder"):
+    with pytest.raises(IntegrityError, match="delete this folder"):
         datasets.locate(small, tmp_path)
 
 
@@ -481,7 +490,7 @@ def test_two_at_once_make_one(tmp_path):
 @pytest.mark.parametrize("label", ["a/b", "..", ".hidden", "__pycache__", "100%", "x\0y", "F/A-18"])
 def test_labels_as_folders_stay_distinct_and_inside(label, tmp_path):
     pool = materialise.Pool("train", np.zeros((2, 2, 2), np.uint8), [label, "other"])
-    folder = materialise.once(tmp_path, "d", label, lambda root: materialise.write_pools(root, [pool]))
+    folder = materialise.materialise_once(tmp_path, "d", label, lambda root: materialise.write_pools(root, [pool]))
     assert len(folder.classes) == 2
     assert len(folder.images) == 2
 
@@ -517,20 +526,20 @@ def npy(array, **changes) -> bytes:
 
 FRAMES = np.zeros((3, 10800), np.uint8)
 BAD_NPY = {
-    "pickled objects": ("train_data.npy", lambda: npy(FRAMES, descr="|O"), "npy-pickle", Unsafe),
-    "a bare pickle": ("train_data.npy", lambda: b"\x80\x04K\x01.", "npy-header", BadData),
-    "zero bytes": ("train_data.npy", lambda: b"", "npy-header", BadData),
-    "trailing bytes": ("train_data.npy", lambda: npy(FRAMES) + b"\0", "npy-size", BadData),
-    "truncated": ("train_data.npy", lambda: npy(FRAMES)[:-1], "npy-size", BadData),
-    "a size past the end of time": ("train_data.npy", lambda: npy(FRAMES, shape=(2**45, 10800)), "npy-size", BadData),
-    "a negative size": ("train_data.npy", lambda: npy(FRAMES, shape=(-3, 10800)), "npy-size", BadData),
-    "Fortran order": ("train_data.npy", lambda: npy(FRAMES, fortran_order=True), "npy-size", BadData),
-    "floats": ("train_data.npy", lambda: npy(FRAMES.astype(np.float32)), "npy-shape", BadData),
-    "another frame": ("train_data.npy", lambda: npy(FRAMES[:, :100]), "npy-shape", BadData),
-    "fewer labels": ("train_labels.npy", lambda: npy(np.zeros(2, np.int64)), "npy-shape", BadData),
-    "labels of text": ("train_labels.npy", lambda: npy(np.array(["a", "b", "c"])), "npy-shape", BadData),
-    "a fourth direction": ("train_labels.npy", lambda: npy(np.array([0, 3, 1])), "npy-label", BadData),
-    "no labels": ("train_labels.npy", lambda: None, "npy-missing", BadData),
+    "pickled objects": ("train_data.npy", lambda: npy(FRAMES, descr="|O"), "npy-pickle", UnsafeError),
+    "a bare pickle": ("train_data.npy", lambda: b"\x80\x04K\x01.", "npy-header", BadDataError),
+    "zero bytes": ("train_data.npy", lambda: b"", "npy-header", BadDataError),
+    "trailing bytes": ("train_data.npy", lambda: npy(FRAMES) + b"\0", "npy-size", BadDataError),
+    "truncated": ("train_data.npy", lambda: npy(FRAMES)[:-1], "npy-size", BadDataError),
+    "a size past the end of time": ("train_data.npy", lambda: npy(FRAMES, shape=(2**45, 10800)), "npy-size", BadDataError),
+    "a negative size": ("train_data.npy", lambda: npy(FRAMES, shape=(-3, 10800)), "npy-size", BadDataError),
+    "Fortran order": ("train_data.npy", lambda: npy(FRAMES, fortran_order=True), "npy-size", BadDataError),
+    "floats": ("train_data.npy", lambda: npy(FRAMES.astype(np.float32)), "npy-shape", BadDataError),
+    "another frame": ("train_data.npy", lambda: npy(FRAMES[:, :100]), "npy-shape", BadDataError),
+    "fewer labels": ("train_labels.npy", lambda: npy(np.zeros(2, np.int64)), "npy-shape", BadDataError),
+    "labels of text": ("train_labels.npy", lambda: npy(np.array(["a", "b", "c"])), "npy-shape", BadDataError),
+    "a fourth direction": ("train_labels.npy", lambda: npy(np.array([0, 3, 1])), "npy-label", BadDataError),
+    "no labels": ("train_labels.npy", lambda: None, "npy-missing", BadDataError),
 }
 
 
@@ -544,7 +553,7 @@ def test_bad_arrays_are_refused_by_name(case, tmp_path):
     with pytest.raises(kind) as caught:
         datasets.locate(root, tmp_path / "cache")
     assert caught.value.code == code
-    assert caught.value.exit_code == (4 if kind is Unsafe else 3)
+    assert caught.value.exit_code == (4 if kind is UnsafeError else 3)
     assert name in caught.value.where
 
 

@@ -16,7 +16,7 @@ from data.pictures import NOISE, chunk, png, saved, tiff
 from PIL import Image
 
 from tlx.data import images, safe_image
-from tlx.data.safe_image import Limits
+from tlx.data.safe_image import ImageLimits
 from tlx.errors import TlxError
 
 JPEG, PNG = saved(NOISE, "JPEG"), saved(NOISE, "PNG")
@@ -117,7 +117,7 @@ def test_every_broken_file_in_one_pass(put):
 
 def test_raised_limits_let_it_through(put):
     path = put(png(30_000, 310, rows=None))
-    assert images.read(path, channels=1, limits=Limits(side=40_000)).shape == (310, 30_000, 1)
+    assert images.read(path, channels=1, limits=ImageLimits(side=40_000)).shape == (310, 30_000, 1)
 
 
 def test_a_bomb_costs_no_memory(put):
@@ -155,7 +155,7 @@ def test_unreadable_says_mode_and_owner(put, monkeypatch):
 
     monkeypatch.setattr(safe_image.os, "open", refused)
     with pytest.raises(TlxError, match="mode 0200, owner") as caught:
-        safe_image.read_bytes(path, Limits())
+        safe_image.read_bytes(path, ImageLimits())
     assert caught.value.exit_code == 5
 
 
@@ -170,7 +170,7 @@ def test_a_file_that_changes_while_it_is_read(put, monkeypatch, change):
 
     monkeypatch.setattr(safe_image.os, "fstat", late)
     with pytest.raises(TlxError) as caught:
-        safe_image.read_bytes(path, Limits())
+        safe_image.read_bytes(path, ImageLimits())
     assert (caught.value.code, caught.value.exit_code) == ("file-changed", 9)
 
 

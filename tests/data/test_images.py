@@ -13,7 +13,7 @@ from PIL import Image
 
 from tlx.data import images, safe_image
 from tlx.data.decode import decode
-from tlx.data.safe_image import Limits
+from tlx.data.safe_image import ImageLimits
 from tlx.errors import TlxError
 
 JPEG, PNG = saved(NOISE, "JPEG"), saved(NOISE, "PNG")
@@ -242,7 +242,7 @@ def test_the_first_of_several_frames(put, kind, name, settings):
     assert np.array_equal(images.read(path), np.full((20, 30, 3), 250))
     assert notes(path) == {"frames": 1}
     with pytest.raises(TlxError) as caught:
-        images.read(path, limits=Limits(strict_frames=True))
+        images.read(path, limits=ImageLimits(strict_frames=True))
     assert (caught.value.code, caught.value.exit_code) == ("image-frames", 3)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tlx.data import datasets
-from tlx.errors import Unsafe
+from tlx.errors import UnsafeError
 from tlx.models.weights import reader as weights_reader
 
 
@@ -28,7 +28,7 @@ def test_processed_files_are_refused_in_our_own_words(tmp_path, capsys, content,
             torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), path)
         else:
             path.write_bytes(pickle.dumps(Payload()) if content == "program" else b"\x80\x02rubbish")
-    with pytest.raises(Unsafe) as refused:
+    with pytest.raises(UnsafeError) as refused:
         datasets.locate(key, tmp_path / "cache", data_root=tmp_path)
     assert refused.value.exit_code == 4
     assert "training.pt" in str(refused.value)

@@ -21,7 +21,7 @@ from PIL import Image
 from tlx import files
 from tlx.data import crops, image_views, pixels, shards
 from tlx.data.sizing import Sizing
-from tlx.errors import TlxError, Usage
+from tlx.errors import TlxError, UsageError
 
 SQUASH, ASPECT = Sizing(16), Sizing(16, mode="aspect")
 
@@ -196,11 +196,11 @@ def test_a_file_that_changed_since_its_digest(paths, tmp_path, monkeypatch):
 
 def test_sizings_that_cannot_be(tmp_path, paths):
     for wrong in ({"mode": "squish"}, {"channels": 2}, {"ratio": 0}, {"ratio": 1.1}, {"side": 9}):
-        with pytest.raises(Usage):
+        with pytest.raises(UsageError):
             Sizing(16, **wrong)
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         Sizing(0)
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         pixels.pixels(paths, Sizing(0, mode="proportional"), tmp_path)
 
 

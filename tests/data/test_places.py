@@ -12,7 +12,7 @@ import pytest
 
 from tlx.data.path_resolution import Finder, find
 from tlx.data.splits import Row
-from tlx.errors import BadData, TlxError, Unsafe
+from tlx.errors import BadDataError, TlxError, UnsafeError
 
 
 def row(path: str, label: str = "cat", split: str = "train") -> Row:
@@ -49,7 +49,7 @@ def test_without_splits(tmp_path):
 def test_absolute_path_inside_is_fine_and_outside_needs_leave(root):
     inside, outside = root / "train/cat/a.png", root.parent / "secret.png"
     assert find(row(str(inside)), root) == inside
-    with pytest.raises(Unsafe, match=r"leaves the image root.*--allow-outside") as caught:
+    with pytest.raises(UnsafeError, match=r"leaves the image root.*--allow-outside") as caught:
         find(row(str(outside)), root)
     assert caught.value.exit_code == 4
     assert find(row(str(outside)), root, allow=(root.parent,)) == outside
@@ -62,18 +62,18 @@ def test_climbing_out_is_refused_or_not_there(path, root):
         find(row(path), root)
     assert caught.value.exit_code in (3, 4)
     if "secret" in path:
-        assert isinstance(caught.value, Unsafe)
+        assert isinstance(caught.value, UnsafeError)
 
 
 @pytest.mark.parametrize("label", ["..", "../..", ".", "a/b", "/etc", "x\0y"])
 def test_a_label_is_text_and_never_climbs(label, root):
-    with pytest.raises(BadData, match="not there"):
+    with pytest.raises(BadDataError, match="not there"):
         find(Row("nothing/secret.png", "", "secret.png", label), root)
 
 
 def test_a_link_out_names_link_and_target(root):
     (root / "train/cat/out.png").symlink_to(root.parent / "secret.png")
-    with pytest.raises(Unsafe, match=r"out\.png.*leads to .*secret\.png"):
+    with pytest.raises(UnsafeError, match=r"out\.png.*leads to .*secret\.png"):
         find(row("pets/train/cat/out.png"), root)
     (root / "train/cat/in.png").symlink_to("a.png")
     assert find(row("pets/train/cat/in.png"), root).read_bytes() == b"a"
@@ -81,7 +81,7 @@ def test_a_link_out_names_link_and_target(root):
 
 def test_a_folder_that_leads_out_is_refused(root):
     (root / "train" / "dog").symlink_to(root.parent)
-    with pytest.raises(Unsafe, match="leaves the image root"):
+    with pytest.raises(UnsafeError, match="leaves the image root"):
         find(row("pets/train/dog/secret.png", label="dog"), root)
 
 
@@ -94,7 +94,7 @@ def test_a_name_is_found_in_either_unicode_form(typed, stored, tmp_path):
     asked = unicodedata.normalize(typed, f"été/train/crème/{name}")
     found = find(row(asked, label=unicodedata.normalize(typed, "crème")), root)
     assert found.read_bytes() == b"a"
-    with pytest.raises(BadData, match="not there"):
+    with pytest.raises(BadDataError, match="not there"):
         find(row(asked.replace("caf", "kaf")), root)
 
 
@@ -102,13 +102,13 @@ def test_a_link_out_is_refused_in_either_unicode_form(tmp_path):
     (tmp_path / "pets" / "cat").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(b"s")
     (tmp_path / "pets" / "cat" / unicodedata.normalize("NFD", "é.png")).symlink_to(tmp_path / "secret.png")
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeError):
         find(Row("pets/cat/é.png", "", "é.png", "cat"), tmp_path / "pets")
 
 
 def test_a_link_to_itself(root):
     (root / "train/cat/loop.png").symlink_to("loop.png")
-    with pytest.raises(BadData, match="leads to itself") as caught:
+    with pytest.raises(BadDataError, match="leads to itself") as caught:
         find(row("pets/train/cat/loop.png"), root)
     assert caught.value.exit_code == 3
 
@@ -129,14 +129,14 @@ def test_what_is_no_regular_file(kind, root):
     else:
         path.mkdir()
     start = time.perf_counter()
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeError):
         find(row("pets/train/cat/odd.png"), root)
     assert time.perf_counter() - start < 1
 
 
 def test_a_missing_file_names_the_nearest(root):
     (root / "train/cat/image_0042.jpg").write_bytes(b"x")
-    with pytest.raises(BadData, match=r"image_0042\.jpg") as caught:
+    with pytest.raises(BadDataError, match=r"image_0042\.jpg") as caught:
         find(row("pets/train/cat/image_042.jpg"), root)
     assert (caught.value.code, caught.value.exit_code) == ("image-missing", 3)
 

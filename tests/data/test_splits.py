@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tlx import files
 from tlx.data import csvs, splits
-from tlx.errors import BadData, Integrity, Missing, Problems, TlxError
+from tlx.errors import BadDataError, ErrorGroup, IntegrityError, MissingError, TlxError
 
 TRAIN, VAL, TEST = "train_samples_01_split_0.csv", "val.csv", "test.csv"
 
@@ -42,7 +42,7 @@ def put(folder: Path, contents: dict[str, bytes]) -> Path:
 def errors_of(call) -> list[TlxError]:
     with pytest.raises(TlxError) as caught:
         call()
-    return caught.value.problems if isinstance(caught.value, Problems) else [caught.value]
+    return caught.value.problems if isinstance(caught.value, ErrorGroup) else [caught.value]
 
 
 # ---------------------------------------------------------------- the catalogue of bad input
@@ -99,7 +99,7 @@ def test_bad_csv_is_refused_by_name_and_row(case, tmp_path):
 
 def test_everything_wrong_is_said_in_one_pass(tmp_path):
     bad = {TRAIN: (GOOD + "a,b\n" + line("../../../x.png")).encode(), VAL: b"", TEST: GOOD.encode("utf-16")}
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         splits.read(put(tmp_path, bad))
     places = {(Path(e.where).name, e.code) for e in caught.value.problems}
     assert {(f"{TRAIN}:3", "csv-fields"), (f"{TRAIN}:4", "path-escapes"), (VAL, "csv-empty"),
@@ -120,7 +120,7 @@ def test_missing_file_is_named_with_its_maker(name, tmp_path):
     del contents[name]
     contents[name.replace(".csv", "s.csv")] = b"x"
     (error,) = errors_of(lambda: splits.read(put(tmp_path, contents)))
-    assert isinstance(error, Missing)
+    assert isinstance(error, MissingError)
     for text in (name, name.replace(".csv", "s.csv"), "tlx splits draw", str(Path.cwd())):
         assert text in str(error)
 
@@ -139,9 +139,9 @@ def test_a_directory_or_a_pipe_in_place_of_a_file(tmp_path):
 
 def test_limits_on_bytes_and_rows(tmp_path):
     put(tmp_path, sound())
-    found = errors_of(lambda: splits.read(tmp_path, limits=splits.Limits(file_bytes=10)))
+    found = errors_of(lambda: splits.read(tmp_path, limits=splits.CsvLimits(file_bytes=10)))
     assert {e.code for e in found} == {"csv-size"}
-    found = errors_of(lambda: splits.read(tmp_path, limits=splits.Limits(rows=1)))
+    found = errors_of(lambda: splits.read(tmp_path, limits=splits.CsvLimits(rows=1)))
     assert {e.code for e in found} == {"csv-rows"}
     assert "at most 1" in str(found[0])
 
@@ -165,7 +165,7 @@ def test_folder_without_training_files(tmp_path):
     (error,) = errors_of(lambda: splits.read(put(tmp_path, {VAL: GOOD.encode()})))
     assert (error.code, error.exit_code) == ("no-splits", 3)
     (error,) = errors_of(lambda: splits.read(tmp_path / "nowhere"))
-    assert isinstance(error, Missing)
+    assert isinstance(error, MissingError)
 
 
 def test_one_class_is_none(tmp_path):
@@ -265,7 +265,7 @@ def test_digest_is_of_what_a_trial_uses_and_of_nothing_else(tmp_path):
 
 def test_absent_draw_says_what_there_is(tmp_path):
     read = splits.read(put(tmp_path, sound()))
-    with pytest.raises(Missing, match=r"train_samples_05_split_3\.csv.*shots 1"):
+    with pytest.raises(MissingError, match=r"train_samples_05_split_3\.csv.*shots 1"):
         read.train(5, 3)
 
 
@@ -281,8 +281,8 @@ def test_drawn_files_are_held_to_their_record(edit, code, tmp_path):
     edit(folder)
     found = errors_of(lambda: splits.read(folder))
     assert code in [e.code for e in found]
-    assert max(e.exit_code for e in found if isinstance(e, Integrity)) == 9
-    assert all("splits.json" in str(e) for e in found if isinstance(e, Integrity))
+    assert max(e.exit_code for e in found if isinstance(e, IntegrityError)) == 9
+    assert all("splits.json" in str(e) for e in found if isinstance(e, IntegrityError))
     (folder / "splits.json").unlink()
     if code in ("split-edited", "record-damaged"):
         splits.read(folder)  # without a record the files stand as they are
@@ -353,7 +353,7 @@ def test_too_few_images_over_the_whole_grid(tmp_path):
 def test_shots_and_draws_that_are_asked_and_not_there(tmp_path):
     read = splits.read(put(tmp_path, sound() | {"train_samples_02_split_0.csv": sound()[TRAIN]}))
     found = splits.check(read, shots=(1, 5), draws=3)
-    names = [Path(e.where).name for e in found if isinstance(e, Missing)]
+    names = [Path(e.where).name for e in found if isinstance(e, MissingError)]
     assert names == [f"train_samples_01_split_{s}.csv" for s in (1, 2)] + [
         f"train_samples_05_split_{s}.csv" for s in range(3)]
 
@@ -431,5 +431,5 @@ def test_a_million_rows_in_time(tmp_path):
     found = splits.check(read)
     assert time.perf_counter() - start < 20
     assert sum(map(len, read.tables.values())) == 1_000_000
-    assert [e.code for e in found] == ["too-few-images"] == [e.code for e in found if isinstance(e, BadData)]
+    assert [e.code for e in found] == ["too-few-images"] == [e.code for e in found if isinstance(e, BadDataError)]
     assert np.all([label.startswith("c") for label in read.classes])

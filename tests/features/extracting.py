@@ -18,12 +18,12 @@ import torch
 
 from tlx import files
 from tlx.features import parts
-from tlx.features.dump import How
-from tlx.features.extract import Place, extract
+from tlx.features.dump import ExtractionConfig
+from tlx.features.extract import ExtractionContext, extract
 from tlx.models import backbones
 
 LAYERS = ["conv1", "relu2", "fc1"]
-HOW = How(batch=8, reduce="flat")
+HOW = ExtractionConfig(batch=8, reduce="flat")
 
 
 class Pictures:
@@ -57,7 +57,7 @@ def sums(root: Path) -> dict[str, str]:
 
 
 def once(root: Path, rows: int) -> None:
-    extract(net, "random", Pictures(rows), LAYERS, Place(root), HOW).verify()
+    extract(net, "random", Pictures(rows), LAYERS, ExtractionContext(root), HOW).verify()
 
 
 def child(work) -> int:

@@ -14,12 +14,12 @@ from sklearn import svm
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.neighbors import KNeighborsClassifier
 
-from tlx.errors import BadData, Problems, Resource, UnknownName, Usage
+from tlx.errors import BadDataError, ErrorGroup, ResourceError, UnknownNameError, UsageError
 from tlx.features import estimators
 from tlx.features.classifiers import CLASSIFIERS, CosineKnn, Knn, Lda, LinearSVC, XGBoost, classifier
 from tlx.features.estimators import KernelSvc, nearest
 from tlx.features.fitting import fit, problems
-from tlx.spec import named
+from tlx.spec import parse_spec
 
 
 def rows(n=40, d=9, seed=0, classes=4):
@@ -49,7 +49,7 @@ def test_neighbours_vote_as_in_scikit_learn(k, weights, offset):
 def test_a_distance_of_rounding_alone_is_zero():
     """Known products of equal rows may differ in their last digits; such a row outvotes all others nevertheless."""
     squares = np.array([3.0, 3.0, 5.0])
-    known = estimators.Knn(k=3, weights="distance", precomputed=True)
+    known = estimators.KnnClassifier(k=3, weights="distance", precomputed=True)
     known.fit(np.column_stack([np.zeros((3, 3)), squares]), np.array([0, 1, 2]))
     asked = np.array([[3 * (1 - 4e-16), 3 * (1 + 4e-16), 1.0, 3.0]])
     np.testing.assert_array_equal(known.scores(asked), [[0.5, 0.5, 0.0]])
@@ -159,9 +159,9 @@ def test_shrunk_discriminants_are_scikit_learns(shrinkage, classes, d):
 @pytest.mark.parametrize("asked", ["lda", "lda:shrinkage=0.2", "lda:shrinkage=1"])
 def test_discriminants_need_spread_within_classes(asked):
     x, y = rows(n=4)
-    with pytest.raises(BadData, match=r"no-spread\] 1 shot, split 0.*4 training rows of 4 classes"):
+    with pytest.raises(BadDataError, match=r"no-spread\] 1 shot, split 0.*4 training rows of 4 classes"):
         fit(classifier(asked), x, y, where="1 shot, split 0")
-    with pytest.raises(BadData, match="no-spread"):
+    with pytest.raises(BadDataError, match="no-spread"):
         fit(classifier(asked), np.repeat(x, 10, axis=0), np.repeat(y, 10))
 
 
@@ -169,7 +169,7 @@ def test_discriminants_need_spread_within_classes(asked):
 def test_more_neighbours_than_rows_are_refused_with_numbers(name):
     x, y = rows(n=8)
     message = r"too-few-neighbours\] 2 shots, split 4: 9 neighbours asked of 8 training rows"
-    with pytest.raises(BadData, match=message) as e:
+    with pytest.raises(BadDataError, match=message) as e:
         fit(classifier(f"{name}:k=9"), x, y, where="2 shots, split 4")
     assert e.value.exit_code == 3
     fit(classifier(f"{name}:k=8"), x, y)
@@ -179,7 +179,7 @@ def test_everything_wrong_is_said_at_once():
     x, _ = rows(n=8)
     found = problems(Knn(k=9), x, np.zeros(8, int))
     assert [error.code for error in found] == ["one-class", "too-few-neighbours"]
-    with pytest.raises(Problems):
+    with pytest.raises(ErrorGroup):
         fit(Knn(k=9), x, np.zeros(8, int))
 
 
@@ -202,7 +202,7 @@ def test_other_warnings_are_notes_too():
 
 def test_gradient_boosting_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "xgboost", None)
-    with pytest.raises(Resource, match=r"pip install 'tlx\[xgboost\]'") as e:
+    with pytest.raises(ResourceError, match=r"pip install 'tlx\[xgboost\]'") as e:
         fit(XGBoost(), *rows())
     assert e.value.exit_code == 5
 
@@ -215,13 +215,13 @@ def test_the_originals_spellings(old, new):
 
 
 def test_names_that_are_none():
-    with pytest.raises(UnknownName, match="nearest: svc"):
+    with pytest.raises(UnknownNameError, match="nearest: svc"):
         classifier("svcc")
-    with pytest.raises(UnknownName, match="unknown-classifier"):
-        named(CLASSIFIERS, "svcc", "classifier")
-    with pytest.raises(UnknownName, match="nearest: loss"):
+    with pytest.raises(UnknownNameError, match="unknown-classifier"):
+        parse_spec(CLASSIFIERS, "svcc", "classifier")
+    with pytest.raises(UnknownNameError, match="nearest: loss"):
         classifier("linear-svc:los=hinge")
-    with pytest.raises(Usage, match="out-of-range"):
+    with pytest.raises(UsageError, match="out-of-range"):
         classifier("linear-svc:C=0")
     assert classifier("linear-svc:C=0.1") == LinearSVC(C=0.1)
     assert classifier("sgd").tol == 5e-4
@@ -229,6 +229,6 @@ def test_names_that_are_none():
 
 def test_pinned_keys():
     """A default never changes its meaning: these identities are written down."""
-    assert LinearSVC().identity() == {"kind": "LinearSVC"}
-    assert classifier("svc:gamma=0.5").identity() == {"kind": "SVC", "gamma": 0.5}
+    assert LinearSVC().identity() == {"kind": "linear-svc"}
+    assert classifier("svc:gamma=0.5").identity() == {"kind": "svc", "gamma": 0.5}
     assert LinearSVC(C=0.1).key == LinearSVC(C="0.10").key != LinearSVC().key

@@ -21,12 +21,23 @@ from features.extracting import HOW, LAYERS, Pictures, network, sums
 from tlx import files
 from tlx.data.pixels import pixels
 from tlx.data.sizing import Sizing
-from tlx.errors import BadData, Busy, Integrity, Missing, Problems, Resource, Stopped, UnknownName, Unsafe, Usage
+from tlx.errors import (
+    BadDataError,
+    BusyError,
+    ErrorGroup,
+    IntegrityError,
+    MissingError,
+    ResourceError,
+    Stopped,
+    UnknownNameError,
+    UnsafeError,
+    UsageError,
+)
 from tlx.features import exports, parts, shelf
 from tlx.features import extract as extraction
-from tlx.features.dump import Dump, How, identity, key
+from tlx.features.dump import Dump, ExtractionConfig, identity, key
 from tlx.features.dumps import Dumps
-from tlx.features.extract import Place, bytes_needed, extract
+from tlx.features.extract import ExtractionContext, bytes_needed, extract
 from tlx.models import activations, backbones
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,7 +49,7 @@ def net():
 
 
 def make(net, root, layers=LAYERS, pictures=None, how=HOW, **place):
-    return extract(net, "random", Pictures() if pictures is None else pictures, layers, Place(root, **place), how)
+    return extract(net, "random", Pictures() if pictures is None else pictures, layers, ExtractionContext(root, **place), how)
 
 
 def normalised(net, pictures):
@@ -57,7 +68,7 @@ def test_a_dump_holds_what_the_network_gives(tmp_path, name, reduce, dtype):
     network = backbones.load(name, weights=None, classes=5, head="linear", seed=2, input_size=BACKBONES[name])
     pictures = Pictures(3, 2, network.input_size, network.channels)
     layers = sorted({1, (len(network.blocks) + 1) // 2, len(network.blocks)})
-    dump = make(network, tmp_path, layers, pictures, How(batch=4, reduce=reduce, dtype=dtype))
+    dump = make(network, tmp_path, layers, pictures, ExtractionConfig(batch=4, reduce=reduce, dtype=dtype))
     expected = activations.capture(network, normalised(network, pictures), layers, reduce=reduce)
     assert dump.layers == tuple(expected)
     assert (dump.rows, dump.images, dump.crops) == (6, 3, 2)
@@ -72,7 +83,7 @@ def test_a_dump_holds_what_the_network_gives(tmp_path, name, reduce, dtype):
 
 def test_without_folding_the_numbers_are_those_of_capture_to_the_bit(tmp_path, net):
     pictures = Pictures(12, 2)
-    dump = make(net, tmp_path, pictures=pictures, how=How(batch=8, reduce="raw", fold=False))
+    dump = make(net, tmp_path, pictures=pictures, how=ExtractionConfig(batch=8, reduce="raw", fold=False))
     shift, scale = torch.tensor(net.mean).mul(255), torch.tensor(net.std).mul(255)
     inner = extraction.folding.for_inference(net, fold=False)[0]
     for start in range(0, 24, 8):
@@ -97,7 +108,7 @@ def test_a_convolution_that_is_folded_away_is_taken_before_its_norm(tmp_path):
     network = backbones.load("resnet18", weights=None, classes=5, head="linear", seed=2, input_size=32)
     network.net.bn1.running_mean.fill_(0.5)
     pictures = Pictures(2, 1, 32, 3)
-    dump = make(network, tmp_path, ["conv1", "bn1"], pictures, How(batch=4, reduce="raw"))
+    dump = make(network, tmp_path, ["conv1", "bn1"], pictures, ExtractionConfig(batch=4, reduce="raw"))
     expected = activations.capture(network, normalised(network, pictures), ["conv1", "bn1"])
     for layer, value in expected.items():
         np.testing.assert_allclose(dump.array(layer), value.numpy(), atol=1e-4)
@@ -105,7 +116,7 @@ def test_a_convolution_that_is_folded_away_is_taken_before_its_norm(tmp_path):
 
 
 def test_bfloat16_is_another_dump(tmp_path, net):
-    full, low = (make(net, tmp_path, ["fc1"], how=How(batch=8, precision=p)) for p in ("float32", "bfloat16"))
+    full, low = (make(net, tmp_path, ["fc1"], how=ExtractionConfig(batch=8, precision=p)) for p in ("float32", "bfloat16"))
     assert full.key != low.key
     assert 0 < np.abs(full.array("fc1") - low.array("fc1")).max() < 0.1 * np.abs(full.array("fc1")).max()
 
@@ -138,7 +149,7 @@ def test_the_same_content_elsewhere_is_the_same_dump(tmp_path, net):
 
 def test_any_other_content_is_another_dump(net):
     def of(net=net, weights="w", images="i", **how):
-        return key(net, weights, images, How(**how))
+        return key(net, weights, images, ExtractionConfig(**how))
 
     other = network()
     with torch.no_grad():
@@ -148,13 +159,13 @@ def test_any_other_content_is_another_dump(net):
             of(weights="random"), of(network(seed=1), weights="random")]
     assert len(set(keys)) == len(keys)
     assert of() == of(network())
-    assert files.digest(identity(net, "w", "i", How())) == of()
+    assert files.digest(identity(net, "w", "i", ExtractionConfig())) == of()
 
 
 @pytest.mark.parametrize("how", [{"reduce": "x"}, {"dtype": "float64"}, {"precision": "half"}, {"batch": 0}])
 def test_how_is_checked(how):
-    with pytest.raises(Usage):
-        How(**how)
+    with pytest.raises(UsageError):
+        ExtractionConfig(**how)
 
 
 # ---------------------------------------------------------------- once, and what is missing
@@ -298,13 +309,13 @@ def test_other_layers_meanwhile_do_not_lose_the_part(tmp_path, net, stopped):
 
 def test_sizes_that_do_not_fit(tmp_path, net):
     for pictures in (Pictures(size=20), Pictures(channels=3)):
-        with pytest.raises(Usage, match="28 × 28"):
+        with pytest.raises(UsageError, match="28 × 28"):
             make(net, tmp_path, pictures=pictures)
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         make(net, tmp_path, pictures=Pictures(0))
-    with pytest.raises(Usage, match="2 ids for 6"):
+    with pytest.raises(UsageError, match="2 ids for 6"):
         make(net, tmp_path, ids=["a", "b"])
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         make(net, tmp_path, ["conv9"])
     assert not list(tmp_path.glob("*.part"))
 
@@ -313,21 +324,21 @@ def test_numbers_that_are_none_are_refused(tmp_path):
     broken = network()
     with torch.no_grad():
         broken.net.fc1.weight[0, 0] = float("nan")
-    with pytest.raises(BadData, match="fc1 gives NaN") as caught:
+    with pytest.raises(BadDataError, match="fc1 gives NaN") as caught:
         make(broken, tmp_path)
     assert caught.value.exit_code == 3
     with torch.no_grad():
         broken.net.fc1.weight[0, 0] = 0
         broken.net.fc1.bias[0] = 1e7
-    with pytest.raises(BadData, match="float32"):
-        make(broken, tmp_path, how=How(batch=8, dtype="float16"))
-    assert make(broken, tmp_path, how=How(batch=8)).matrix().max() > 65504
+    with pytest.raises(BadDataError, match="float32"):
+        make(broken, tmp_path, how=ExtractionConfig(batch=8, dtype="float16"))
+    assert make(broken, tmp_path, how=ExtractionConfig(batch=8)).matrix().max() > 65504
 
 
 def test_no_space_is_said_before_anything_is_computed(tmp_path, net, monkeypatch):
     monkeypatch.setattr(files, "free_bytes", lambda path: shelf.SPARE_BYTES + 1000)
     pictures = Pictures()
-    with pytest.raises(Resource, match="are free") as caught:
+    with pytest.raises(ResourceError, match="are free") as caught:
         make(net, tmp_path, pictures=pictures)
     assert (caught.value.code, caught.value.exit_code, pictures.taken) == ("disk-space", 5, [])
     assert f"{bytes_needed(net, LAYERS, 6, HOW):,}" in str(caught.value)
@@ -364,7 +375,7 @@ def test_a_full_disk_is_said_and_the_extraction_continues_when_there_is_room(sma
             file.write(bytes(max(0, files.free_bytes(small_disk) - pages * page)))
         try:
             make(net, root, pictures=pictures).close()
-        except Resource as error:
+        except ResourceError as error:
             errors.append((error.exit_code, error.code))
         filler.unlink()
         make(net, root, pictures=pictures).close()
@@ -398,14 +409,14 @@ def test_damage_is_told_with_the_file(tmp_path, net, made_once, name, damage):
             path.write_bytes(data + b"x")
         case "gone":
             path.unlink()
-    with pytest.raises(Integrity, match=name if name != "MANIFEST.json" else folder.name):
+    with pytest.raises(IntegrityError, match=name if name != "MANIFEST.json" else folder.name):
         Dump(folder).matrix()
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         Dumps(tmp_path).verify(folder.name)
     assert damage == "flip" or Dumps(tmp_path).entry(folder.name).damage or (name, damage) == ("MANIFEST.json", "gone")
     gc.collect()  # the errors above hold open dumps
     if name != "MANIFEST.json" or damage != "gone":  # without a manifest it is only unfinished, and made again
-        with pytest.raises(Integrity, match="tlx dumps rm"):
+        with pytest.raises(IntegrityError, match="tlx dumps rm"):
             make(net, tmp_path).matrix()
         gc.collect()
         Dumps(tmp_path).remove(folder.name)
@@ -415,12 +426,12 @@ def test_damage_is_told_with_the_file(tmp_path, net, made_once, name, damage):
 
 def test_an_unfinished_dump_is_no_dump(tmp_path, net, stopped):
     folder = stopped.with_name(stopped.name.split(".")[0])
-    with pytest.raises(Integrity, match="continues"):
+    with pytest.raises(IntegrityError, match="continues"):
         Dump(folder)
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         Dump(tmp_path / "nothing")
     make(net, tmp_path, ["pool1"], Pictures(40))
-    with pytest.raises(UnknownName, match="adds layers"):
+    with pytest.raises(UnknownNameError, match="adds layers"):
         Dump(folder, ["fc1"])
 
 
@@ -429,14 +440,14 @@ def test_a_newer_format_is_refused(tmp_path, net):
     header = files.read_json(folder / "header.json")
     files.write_json(folder / "header.json", header | {"format": 99})
     files.seal(folder)
-    with pytest.raises(BadData, match="format 99"):
+    with pytest.raises(BadDataError, match="format 99"):
         Dump(folder)
 
 
 # ---------------------------------------------------------------- looking after them
 
 def test_the_list_says_what_there_is(tmp_path, net, stopped):
-    make(net, tmp_path, about={"backbone": "mnist-cnn"}, how=How(batch=8))
+    make(net, tmp_path, about={"backbone": "mnist-cnn"}, how=ExtractionConfig(batch=8))
     one, two = Dumps(tmp_path).entries()
     assert one.used >= two.used
     assert (one.about, one.images, one.crops, one.unfinished, one.damage) == ({"backbone": "mnist-cnn"}, 6, 1, 0, "")
@@ -445,7 +456,7 @@ def test_the_list_says_what_there_is(tmp_path, net, stopped):
     assert (two.layers, two.images) == ({}, 40)
     assert two.unfinished == sum(p.stat().st_size for p in stopped.iterdir())
     assert Dumps(tmp_path).find(one.key[:9]) == one.key
-    for prefix, error in (("", Missing), ("zz", Missing)):
+    for prefix, error in (("", MissingError), ("zz", MissingError)):
         with pytest.raises(error):
             Dumps(tmp_path).find(prefix)
     assert Dumps(tmp_path / "none").entries() == []
@@ -454,17 +465,17 @@ def test_the_list_says_what_there_is(tmp_path, net, stopped):
 def test_a_dump_in_use_is_not_removed(tmp_path, net):
     dump = make(net, tmp_path)
     dumps = Dumps(tmp_path)
-    with pytest.raises(Busy):
+    with pytest.raises(BusyError):
         dumps.remove(dump.key)
     other = Dump(dump.folder)
     dump.close()
-    with pytest.raises(Busy):
+    with pytest.raises(BusyError):
         dumps.remove(dump.key)
     assert dumps.trim(0) == []
     del other
     assert dumps.remove(dump.key) > 10_000
     assert dumps.keys() == []
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         dumps.remove(dump.key)
     assert not [p for p in tmp_path.iterdir() if p.name != "locks"]
 
@@ -472,7 +483,7 @@ def test_a_dump_in_use_is_not_removed(tmp_path, net):
 def test_the_budget_takes_what_was_not_used_for_longest(tmp_path, net):
     made = []
     for batch in (1, 2, 3, 4):
-        made.append(make(net, tmp_path, how=How(batch=batch)))
+        made.append(make(net, tmp_path, how=ExtractionConfig(batch=batch)))
         made[-1].close()
         time.sleep(0.02)
     held = Dump(made[1].folder)  # used last, and in use
@@ -546,7 +557,7 @@ def test_features_go_out_and_come_back(tmp_path, net, monkeypatch):
 
 def test_names_that_a_list_cannot_hold_are_refused(tmp_path, net):
     for ids in (list("abcde\n"), list("abcdea"), []):
-        with pytest.raises(Usage):
+        with pytest.raises(UsageError):
             exports.write(make(net, tmp_path / "dumps", ids=ids), tmp_path / "out")
 
 
@@ -566,9 +577,9 @@ def test_features_of_others(tmp_path):
 
 
 @pytest.mark.parametrize(("array", "names", "error"), [
-    (None, "a\nb\n", BadData), (None, "a\n\nc\n", BadData), (None, b"a\n\xff\nc\n", BadData), (None, None, Missing),
-    (np.zeros(3), "a\nb\nc\n", BadData), (np.array([[1.0, np.nan]] * 3), "a\nb\nc\n", BadData),
-    (np.array([["x", "y"]] * 3), "a\nb\nc\n", BadData)])
+    (None, "a\nb\n", BadDataError), (None, "a\n\nc\n", BadDataError), (None, b"a\n\xff\nc\n", BadDataError), (None, None, MissingError),
+    (np.zeros(3), "a\nb\nc\n", BadDataError), (np.array([[1.0, np.nan]] * 3), "a\nb\nc\n", BadDataError),
+    (np.array([["x", "y"]] * 3), "a\nb\nc\n", BadDataError)])
 def test_features_of_others_that_are_wrong(tmp_path, array, names, error):
     with pytest.raises(error):
         exports.read(foreign(tmp_path / "a", array, names))
@@ -577,13 +588,13 @@ def test_features_of_others_that_are_wrong(tmp_path, array, names, error):
 def test_pickles_and_cut_files_are_refused(tmp_path):
     folder = foreign(tmp_path / "a")
     np.save(folder / "features.npy", np.array([[object()]] * 3), allow_pickle=True)
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeError):
         exports.read(folder)
     folder = foreign(tmp_path / "b")
     data = (folder / "features.npy").read_bytes()
     for other in (data[:-1], data + b"x", data[:40], b""):
         (folder / "features.npy").write_bytes(other)
-        with pytest.raises(BadData):
+        with pytest.raises(BadDataError):
             exports.read(folder)
-    with pytest.raises(Problems):
+    with pytest.raises(ErrorGroup):
         exports.read(tmp_path)

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tlx.errors import BadData, UnknownName, Usage
+from tlx.errors import BadDataError, UnknownNameError, UsageError
 from tlx.features import embedding
 from tlx.features.embedding import EMBEDDINGS, FNE, L2, Embedding, Raw, Standard
-from tlx.spec import Spec, named
+from tlx.spec import Spec, parse_spec
 
 
 def rows(n=40, d=30, seed=0, dtype=np.float32):
@@ -147,23 +147,23 @@ class TestEveryEmbedding:
         bad = x.copy()
         bad[[11, 13], 3] = poison
         spec = EMBEDDINGS[name]()
-        with pytest.raises(BadData, match=r"features-not-finite.*2 NaN or infinite.*2 of.*row 11"):
+        with pytest.raises(BadDataError, match=r"features-not-finite.*2 NaN or infinite.*2 of.*row 11"):
             spec.fit(x).transform(bad)
-        with pytest.raises(BadData, match="row 13"):
+        with pytest.raises(BadDataError, match="row 13"):
             spec.fit(x).transform(bad, np.array([2, 13, 1]))
         spec.fit(x).transform(bad, np.arange(10))  # the rows that are used are sound
         if spec.learns:
-            with pytest.raises(BadData, match="features-not-finite"):
+            with pytest.raises(BadDataError, match="features-not-finite"):
                 spec.fit(bad)
 
     def test_disagreeing_shapes_are_refused(self, name):
         spec = EMBEDDINGS[name]()
         for features in ([], [rows(3, 2), rows(4, 2)], np.zeros(5), np.zeros((2, 3, 4))):
-            with pytest.raises(BadData, match="features-shape"):
+            with pytest.raises(BadDataError, match="features-shape"):
                 spec.fit(features)
-        with pytest.raises(BadData, match=r"\[3\].*\[2\] as in the training rows"):
+        with pytest.raises(BadDataError, match=r"\[3\].*\[2\] as in the training rows"):
             spec.fit(rows(3, 2)).transform(rows(3, 3))
-        with pytest.raises(BadData, match="no-rows"):
+        with pytest.raises(BadDataError, match="no-rows"):
             spec.fit(rows(0, 2))
         assert spec.fit(rows(3, 2)).transform(rows(0, 2)).shape == (0, 2)
 
@@ -181,10 +181,10 @@ class TestEveryEmbedding:
             tracemalloc.stop()
 
     def test_it_is_asked_for_by_name(self, name):
-        spec = named(EMBEDDINGS, name, "embedding")
+        spec = parse_spec(EMBEDDINGS, name, "embedding")
         assert isinstance(spec, Embedding)
         assert Spec.from_json(spec.to_json()) == spec
-        assert all(row.help for row in spec.knobs().values())
+        assert all(row.help for row in spec.settings().values())
 
     def test_wider_than_an_unsigned_short(self, name):
         x = np.zeros((3, 65_537), np.float16)
@@ -195,11 +195,11 @@ class TestEveryEmbedding:
 
 
 def test_settings_by_name():
-    assert named(EMBEDDINGS, "fne:standardize=per-set,high=0.2") == FNE(standardize="per-set", high=0.2)
+    assert parse_spec(EMBEDDINGS, "fne:standardize=per-set,high=0.2") == FNE(standardize="per-set", high=0.2)
     assert FNE().key != Standard().key
-    with pytest.raises(UnknownName, match="standardize"):
+    with pytest.raises(UnknownNameError, match="standardize"):
         FNE(standardize="both")
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         FNE(low=0.3)
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tlx.errors import BadData, Problems, Resource
+from tlx.errors import BadDataError, ErrorGroup, ResourceError
 from tlx.features import products as products_module
 from tlx.features import ridge as ridge_module
 from tlx.features.classifiers import CLASSIFIERS, Ridge, classifier
@@ -211,10 +211,10 @@ def test_a_row_that_may_not_train_is_refused():
 
 def test_products_that_do_not_fit_or_are_not_finite_are_refused():
     features, _ = rows()
-    with pytest.raises(Resource, match=r"40 × 40 rows need 12,800 bytes.*at most 10,000.*split by split"):
+    with pytest.raises(ResourceError, match=r"40 × 40 rows need 12,800 bytes.*at most 10,000.*split by split"):
         Products(features, budget_bytes=10_000)
     features[7, 3] = np.nan
-    with pytest.raises(BadData, match="features-not-finite"):
+    with pytest.raises(BadDataError, match="features-not-finite"):
         Products(features)
 
 
@@ -336,13 +336,13 @@ def test_what_cannot_be_fitted_is_said():
     x, y = rows()
     for call in (lambda: Training(x, y * 0, where="5 shots").ridge([Ridge()]),
                  lambda: Training(x, y * 0, where="5 shots").fit(Ridge())):
-        with pytest.raises((BadData, Problems), match=r"one-class\] 5 shots"):
+        with pytest.raises((BadDataError, ErrorGroup), match=r"one-class\] 5 shots"):
             call()
-    with pytest.raises(BadData, match="too-few-neighbours"):
+    with pytest.raises(BadDataError, match="too-few-neighbours"):
         Training(x, y).fit(classifier("knn:k=41"))
-    with pytest.raises(BadData, match="labels-shape"):
+    with pytest.raises(BadDataError, match="labels-shape"):
         Training(x, y[:-1]).fit(classifier("linear-svc"))
-    with pytest.raises(BadData, match="labels-shape"):
+    with pytest.raises(BadDataError, match="labels-shape"):
         Training(x, y[:-1]).ridge([Ridge()])
-    with pytest.raises(BadData, match="features-not-finite"):
+    with pytest.raises(BadDataError, match="features-not-finite"):
         Training(np.full((4, 9), np.nan), y[:4]).ridge([Ridge()])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.features import voting
 
 
@@ -43,7 +43,7 @@ def test_mean_per_class_accuracy(pairs):
 
 @pytest.mark.parametrize("rule", voting.VOTING)
 def test_a_network_full_of_nan_predicts_nothing(rule):
-    with pytest.raises(BadData, match="logits-not-finite"):
+    with pytest.raises(BadDataError, match="logits-not-finite"):
         voting.per_image(np.full((10, 3), np.nan), 10, rule)
 
 

@@ -8,7 +8,7 @@ from numba import config
 
 from tlx.kernels import dissimilarity, panels, tile
 
-Formula, Rows, fill, unit = dissimilarity.Formula, dissimilarity.Rows, dissimilarity.fill, dissimilarity.unit
+Formula, Rows, fill, unit = dissimilarity.Formula, dissimilarity.StandardisedRows, dissimilarity.fill, dissimilarity.unit
 SMALL = bool(config.DISABLE_JIT)
 N, D = (20, 9) if SMALL else (300, 90)
 SQUARED, ROOT, HALF = Formula(1.0, False), Formula(1.0, True), Formula(0.5, False)

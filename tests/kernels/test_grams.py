@@ -8,7 +8,7 @@ from numba import config
 
 from tlx.kernels import dissimilarity, grams, panels, tile
 
-Rows = dissimilarity.Rows
+Rows = dissimilarity.StandardisedRows
 SMALL = bool(config.DISABLE_JIT)
 N, D = (9, 10) if SMALL else (150, 90)
 

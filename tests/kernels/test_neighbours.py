@@ -195,7 +195,7 @@ def test_magnitudes_that_only_float64_has(exponent):
 @bfloat16
 def test_what_float32_loses_while_halves_are_summed_is_accounted_for():
     x = 200.0 + rng(0).integers(-9, 10, (130, 2600))  # eight binary digits say it; products sum to more than 2^24
-    way, out = halves.Halves(x, np.zeros(2600), 1.0), tile.scratch(192)
+    way, out = halves.BFloat16Rows(x, np.zeros(2600), 1.0), tile.scratch(192)
     way.tile(0, 130, 0, 130, False, out)
     assert not way.lost.max() > 1e-9 * way.norms.min()
     least = way.least(np.ascontiguousarray(out.transpose(1, 0, 2).reshape(192, 192)[:130, :130]))
@@ -210,7 +210,7 @@ def test_what_float32_loses_while_halves_are_summed_is_accounted_for():
 def test_halves_are_rounded_to_the_nearest(d, dtype):
     x = signal(70, d).astype(dtype)
     centre = x[:9].mean(axis=0, dtype=np.float64)
-    way, out = halves.Halves(x, centre, 0.25), tile.scratch(128)
+    way, out = halves.BFloat16Rows(x, centre, 0.25), tile.scratch(128)
     y = (x - centre) * 0.25
     digits, exponent = np.frexp(y)
     b = np.ldexp(np.round(digits * 2**8) / 2**8, exponent)

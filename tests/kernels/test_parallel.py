@@ -20,7 +20,7 @@ def test_every_task_once(tasks, threads):
         assert 0 <= thread < (threads or parallel.default_threads())
         done[task] += 1
 
-    parallel.each(tasks, work, threads)
+    parallel.parallel_for(tasks, work, threads)
     assert (done == 1).all()
     assert not [t for t in threading.enumerate() if t.name.startswith("kernel-")]
 
@@ -35,14 +35,14 @@ def test_the_first_error_comes_out_and_stops_the_rest(raised):
             raise raised
 
     with pytest.raises(type(raised)):
-        parallel.each(10_000, work, 2)
+        parallel.parallel_for(10_000, work, 2)
     assert len(started) < 10_000
 
 
 def test_a_crew_keeps_its_threads_from_round_to_round_and_ends_them():
     seen = []
     meet = threading.Barrier(3, timeout=30)  # so that each of three threads has a task of its own
-    with parallel.Crew(3) as crew:
+    with parallel.ThreadTeam(3) as crew:
         for tasks in (3, 1, 0, 3):
             done = np.zeros(tasks, np.int64)
 
@@ -66,7 +66,7 @@ def test_a_crew_works_on_after_an_error_and_ends_after_one(at):
             raise ValueError(task)
 
     def leaves_by_an_error():
-        with parallel.Crew(2) as crew:
+        with parallel.ThreadTeam(2) as crew:
             with pytest.raises(ValueError, match=str(at)):
                 crew.each(50, fails)
             done = []
@@ -85,7 +85,7 @@ def test_calls_from_several_threads_do_not_meet():
     def caller(index):
         def work(task, thread):
             sums[index] += 0  # touches what others touch; each() itself must keep them apart
-        parallel.each(50, work, 2)
+        parallel.parallel_for(50, work, 2)
         sums[index] = 1
 
     callers = [threading.Thread(target=caller, args=(i,)) for i in range(4)]
@@ -98,11 +98,11 @@ def test_calls_from_several_threads_do_not_meet():
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_works_after_its_parent_did():
-    parallel.each(8, lambda task, thread: None, 2)
+    parallel.parallel_for(8, lambda task, thread: None, 2)
     child = os.fork()
     if child == 0:
         try:
-            parallel.each(8, lambda task, thread: None, 2)
+            parallel.parallel_for(8, lambda task, thread: None, 2)
         except BaseException:
             os._exit(1)
         os._exit(0)

@@ -220,7 +220,7 @@ def test_a_forked_child_works_after_its_parent_did(way):
         x = numbers(65, 6)
         into = packed(x, threads=2)
         outs = [tile.scratch(128) for _ in range(2)]
-        parallel.each(2, lambda task, _: tile.differences(into, 0, 65, into, 0, 65, False, outs[task]), 2)
+        parallel.parallel_for(2, lambda task, _: tile.differences(into, 0, 65, into, 0, 65, False, outs[task]), 2)
         return hashlib.sha256(told(outs[1], 65, 65).tobytes()).digest()
 
     before = bits()

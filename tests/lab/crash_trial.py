@@ -18,7 +18,7 @@ def run(root, say=lambda text: None) -> Result:
             draft.log(step, {"loss": 1 / step})
             say(f"step {step}")
         return Result(key=KEY, kind="Tiny", spec={"kind": "Tiny"}, scores={"loss": 1 / STEPS})
-    result = Store(root).once(KEY, make)
+    result = Store(root).get_or_compute(KEY, make)
     say("whole")
     return result
 

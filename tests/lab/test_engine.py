@@ -15,11 +15,11 @@ import pytest
 from lab import driver, tiny_tasks
 
 from tlx import files
-from tlx.errors import BadData, Resource, Stopped, TlxError
+from tlx.errors import BadDataError, ResourceError, Stopped, TlxError
 from tlx.lab import signals
 from tlx.lab.engines import local as engines_local
-from tlx.lab.engines.local import Conditions, Failed, Finished, Progress, Started, Task
-from tlx.lab.store import Store, outcome
+from tlx.lab.engines.local import Failed, Finished, Progress, RunOptions, Started, Task
+from tlx.lab.store import Store, reproducible_fields
 
 HERE = Path(__file__).parent
 BOTH = pytest.mark.parametrize("workers", [0, 2])
@@ -31,7 +31,7 @@ def tiny(name, *args, key=None) -> Task:
 
 def run(tasks, *, workers=2, events=None, **conditions):
     on_event = (lambda event: None) if events is None else events.append
-    return engines_local.run_all(tasks, workers=workers, on_event=on_event, conditions=Conditions(**conditions))
+    return engines_local.run_all(tasks, workers=workers, on_event=on_event, conditions=RunOptions(**conditions))
 
 
 def alive(pid: int) -> bool:
@@ -87,7 +87,7 @@ def test_in_process_and_workers_give_the_same(tmp_path):
         tasks = driver.tasks(tmp_path / name, 4, 3, 0)
         if name == "two":
             tasks.reverse()
-        found.append({o.task.key: outcome(o.result) for o in run(tasks, workers=workers)})
+        found.append({o.task.key: reproducible_fields(o.result) for o in run(tasks, workers=workers)})
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
 
@@ -97,7 +97,7 @@ def test_in_process_and_workers_give_the_same(tmp_path):
 def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    conditions = Conditions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
+    conditions = RunOptions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
     tasks = [tiny("where", key=str(n)) for n in range(4)]
     for threads in (1, 3):
         found = [o.result for o in engines_local.run_all(tasks, workers=2, threads=threads, on_event=lambda e: None,
@@ -120,7 +120,7 @@ def test_initialise_runs_in_this_process_too(monkeypatch):
 @BOTH
 def test_a_tlx_error_travels_whole(workers):
     error = run([tiny("refuse")], workers=workers)[0].error
-    assert type(error) is BadData
+    assert type(error) is BadDataError
     assert (error.code, error.where) == ("no-rows", "train.csv")
     assert (error.expected, error.remedy) == ("at least one", "add one")
 
@@ -155,7 +155,7 @@ def test_a_killed_worker_is_replaced(tmp_path):
 def test_a_task_that_kills_its_workers_fails_and_the_others_do_not(retries):
     start = time.monotonic()
     done = run([tiny("kill_itself"), *(tiny("double", n, key=str(n)) for n in range(4))], retries=retries)
-    assert (type(done[0].error), done[0].error.exit_code, done[0].attempts) == (Resource, 5, retries + 1)
+    assert (type(done[0].error), done[0].error.exit_code, done[0].attempts) == (ResourceError, 5, retries + 1)
     assert "killed by signal 9, probably out of memory" in str(done[0].error)
     assert [o.result for o in done[1:]] == [0, 2, 4, 6]
     assert time.monotonic() - start < 5
@@ -350,7 +350,7 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path):
     assert killed.keys() == keys
     assert [p.name for p in sorted((killed.root / "trials").iterdir())] == keys
     for key in keys:
-        assert outcome(killed.find(key)) == outcome(straight.find(key))
+        assert reproducible_fields(killed.find(key)) == reproducible_fields(straight.find(key))
         assert steps_of(killed, key) == steps_of(straight, key) == [(n, tiny_tasks.loss(key, n)) for n in range(1, 13)]
 
 
@@ -367,7 +367,7 @@ def test_workers_killed_at_random_lose_nothing(tmp_path):
         if isinstance(event, Progress) and len(killed) < 8 and rng.random() < 0.3:
             killed.append(os.kill(event.values["pid"], signal.SIGKILL))
     tasks = [Task(t.key, t.title, "lab.tiny_tasks:trial_with_pid", t.args) for t in driver.tasks(tmp_path, 6, 6, 0.02)]
-    done = engines_local.run_all(tasks, workers=2, on_event=on_event, conditions=Conditions(retries=9))
+    done = engines_local.run_all(tasks, workers=2, on_event=on_event, conditions=RunOptions(retries=9))
     assert [o.error for o in done] == [None] * 6
     assert len(killed) == 8
     assert sum(o.attempts - 1 for o in done) <= 8
@@ -386,6 +386,6 @@ def test_a_dead_fork_server_is_a_sentence(monkeypatch):
 
     context = multiprocessing.get_context("forkserver")
     monkeypatch.setattr(context.Process, "start", gone)
-    with pytest.raises(Resource, match="--workers 0") as caught:
+    with pytest.raises(ResourceError, match="--workers 0") as caught:
         run([tiny("double", 1)], workers=1)
     assert caught.value.exit_code == 5

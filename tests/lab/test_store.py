@@ -19,8 +19,8 @@ import pytest
 from lab import crash_trial
 
 from tlx import files
-from tlx.errors import BadData, Busy, Integrity, Resource, Unsafe
-from tlx.lab.store import LARGE, Draft, Store, outcome
+from tlx.errors import BadDataError, BusyError, IntegrityError, ResourceError, UnsafeError
+from tlx.lab.store import LARGE, Draft, Store, reproducible_fields
 from tlx.result import Result
 
 KEY = "0f" * 32  # of a trial
@@ -50,15 +50,15 @@ def store(tmp_path) -> Store:
 
 def test_a_result_comes_back_as_it_went_in(store):
     assert store.find(KEY) is None
-    assert store.once(KEY, fill) == a_result()
+    assert store.get_or_compute(KEY, fill) == a_result()
     assert store.find(KEY) == a_result()
     assert store.keys() == [KEY]
     assert not store.folder(KEY).with_name(KEY + ".part").exists()
 
 
 def test_a_finished_key_is_not_made_again(store):
-    store.once(KEY, fill)
-    assert store.once(KEY, lambda draft: pytest.fail("made again")) == a_result()
+    store.get_or_compute(KEY, fill)
+    assert store.get_or_compute(KEY, lambda draft: pytest.fail("made again")) == a_result()
 
 
 def test_a_claim_that_comes_to_nothing_leaves_nothing(store):
@@ -77,7 +77,7 @@ def test_an_interrupted_trial_is_continued(store):
         (draft.folder / "deep" / (files.TEMPORARY + "x")).write_bytes(b"half")
         raise KeyError
     with pytest.raises(KeyError):
-        store.once(KEY, fail)
+        store.get_or_compute(KEY, fail)
     with store.claim(KEY) as draft:
         assert draft.steps == {0, 1}
         draft.log(1, {"loss": 99.0})  # there already: left as it is
@@ -90,15 +90,15 @@ def test_an_interrupted_trial_is_continued(store):
 
 
 def test_a_commit_cut_off_before_its_renaming_is_completed(store):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     final = store.folder(KEY)
     part = final.with_name(KEY + ".part")
     os.rename(final, part)
     assert store.find(KEY) is None
-    assert store.once(KEY, lambda draft: pytest.fail("made again")) == a_result()
+    assert store.get_or_compute(KEY, lambda draft: pytest.fail("made again")) == a_result()
     os.rename(final, part)
     (part / "weights.bin").write_bytes(b"damaged")
-    assert store.once(KEY, fill) == a_result()  # the seal did not hold, so it is made again
+    assert store.get_or_compute(KEY, fill) == a_result()  # the seal did not hold, so it is made again
     store.verify(KEY)
 
 
@@ -128,22 +128,22 @@ def test_the_result_of_another_key_is_not_committed(store):
 
 @pytest.mark.parametrize("key", ["", "../x", "a/b", ".", "A", "x" * 81, "a\n", "ä"])
 def test_a_key_is_nothing_that_means_something_in_a_path(store, key):
-    with pytest.raises(Unsafe, match="not a key"):
+    with pytest.raises(UnsafeError, match="not a key"):
         store.find(key)
 
 
 def test_remove_forgets(store):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     store.remove(KEY)
     assert store.find(KEY) is None
     assert list((store.root / "trials").iterdir()) == []
     store.remove(KEY)  # nothing to forget is fine
-    assert store.once(KEY, fill) == a_result()
+    assert store.get_or_compute(KEY, fill) == a_result()
 
 
 def test_asking_for_hundreds_of_trials_is_cheap(store):
     for number in range(100):
-        store.once(f"{number:04x}", lambda draft: a_result(draft.key))
+        store.get_or_compute(f"{number:04x}", lambda draft: a_result(draft.key))
     start = time.perf_counter()
     keys = store.keys()
     assert all(store.find(key) for key in keys)
@@ -174,7 +174,7 @@ def holder(store):
 
 
 def test_a_claimed_key_is_busy_and_names_its_holder(store, holder):
-    with pytest.raises(Busy, match=rf"in use by process {holder.pid}") as caught, store.claim(KEY):
+    with pytest.raises(BusyError, match=rf"in use by process {holder.pid}") as caught, store.claim(KEY):
         pass
     assert caught.value.exit_code == 8
     with store.claim("ab12"):  # another key is free
@@ -208,7 +208,7 @@ def test_a_forked_child_does_not_keep_the_lock(store):
 def put_beside(store, result):
     """A whole folder of the key appears while the trial runs (another host, no common lock)."""
     other = Store(store.root.parent / "other")
-    other.once(KEY, lambda draft: fill(draft, result))
+    other.get_or_compute(KEY, lambda draft: fill(draft, result))
     os.rename(other.folder(KEY), store.folder(KEY))
 
 
@@ -226,7 +226,7 @@ def test_a_different_result_that_came_first_keeps_both(store):
     with store.claim(KEY) as draft:
         fill(draft)
         put_beside(store, theirs)
-        with pytest.raises(Integrity, match="results-differ") as caught:
+        with pytest.raises(IntegrityError, match="results-differ") as caught:
             draft.commit(a_result())
     assert store.find(KEY) == theirs
     kept = store.root / "trials" / f"{KEY}.differs-1"
@@ -240,14 +240,14 @@ def test_what_makes_two_results_differ(field):
     """Cost and environment may differ, and times; nothing else may."""
     base = a_result()
     other = {"key": "ab12", "kind": "X", "status": "diverged"}.get(field, {"x": 1.0})
-    differs = outcome(base) != outcome(dataclasses.replace(base, **{field: other}))
+    differs = reproducible_fields(base) != reproducible_fields(dataclasses.replace(base, **{field: other}))
     assert differs == (field not in ("cost", "environment"))
 
 
 # ---------------------------------------------------------------- damage
 
 def test_every_flipped_bit_is_noticed(store):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     folder, rng = store.folder(KEY), random.Random(20240601)
     paths = sorted(p for p in folder.iterdir())
     assert {p.name for p in paths} == {"MANIFEST.json", "metrics.journal", "result.json", "weights.bin"}
@@ -258,7 +258,7 @@ def test_every_flipped_bit_is_noticed(store):
         broken = bytearray(whole)
         broken[bit // 8] ^= 1 << bit % 8
         path.write_bytes(broken)
-        with pytest.raises(Integrity) as caught:
+        with pytest.raises(IntegrityError) as caught:
             store.find(KEY)
         assert str(folder) in caught.value.where
         assert f"remove {folder} and run the same command again" in str(caught.value)
@@ -268,30 +268,30 @@ def test_every_flipped_bit_is_noticed(store):
 
 @pytest.mark.parametrize("name", ["MANIFEST.json", "metrics.journal", "result.json", "weights.bin"])
 def test_lost_and_cut_files_are_noticed(store, name):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     path = store.folder(KEY) / name
     whole = path.read_bytes()
     for cut in (0, 1, len(whole) // 2, len(whole) - 2):  # the last byte of JSON is but a newline
         path.write_bytes(whole[:cut])
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             store.find(KEY)
         path.write_bytes(whole[:cut] + bytes(len(whole) - cut))  # the length a power cut may leave, without the data
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             store.find(KEY)
     path.unlink()
-    with pytest.raises(Integrity) as caught:
+    with pytest.raises(IntegrityError) as caught:
         store.find(KEY)
     assert caught.value.exit_code == 9
 
 
 def test_a_result_is_checked_whatever_its_size(store, monkeypatch):
-    store.once(KEY, lambda draft: a_result())
+    store.get_or_compute(KEY, lambda draft: a_result())
     monkeypatch.setattr("tlx.lab.store.LARGE", 10)
     path = store.folder(KEY) / "result.json"
     data = path.read_bytes()
     at = data.index(b'"scores"') + 1
     path.write_bytes(data[:at] + b"S" + data[at + 1:])
-    with pytest.raises(Integrity, match=r"result\.json"):
+    with pytest.raises(IntegrityError, match=r"result\.json"):
         store.find(KEY)
 
 
@@ -299,56 +299,56 @@ def test_a_large_file_is_checked_when_it_is_used(store):
     def make(draft):
         files.write_bytes(draft.folder / "weights.bin", bytes(LARGE + 1))
         return a_result()
-    store.once(KEY, make)
+    store.get_or_compute(KEY, make)
     path = store.file(KEY, "weights.bin")
     with open(path, "r+b") as file:
         file.seek(1000)
         file.write(b"x")
     store.find(KEY)
     for check in (lambda: store.file(KEY, "weights.bin"), lambda: store.verify(KEY)):
-        with pytest.raises(Integrity, match=r"weights\.bin"):
+        with pytest.raises(IntegrityError, match=r"weights\.bin"):
             check()
     with open(path, "ab") as file:
         file.write(b"x")
-    with pytest.raises(Integrity, match=r"weights\.bin"):
+    with pytest.raises(IntegrityError, match=r"weights\.bin"):
         store.find(KEY)
 
 
 def test_a_file_that_the_manifest_does_not_list_is_not_given(store):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     (store.folder(KEY) / "planted").write_text("x")
-    with pytest.raises(Integrity, match="planted"):
+    with pytest.raises(IntegrityError, match="planted"):
         store.file(KEY, "planted")
 
 
 def test_a_newer_format_is_refused_with_both_versions(store):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     path = store.folder(KEY) / "result.json"
     files.write_json(path, json.loads(path.read_text()) | {"format": 99, "tlx": "9.1.0", "new": True})
     files.seal(path.parent)
-    with pytest.raises(BadData, match=r"tlx 9\.1\.0 in format 99") as caught:
+    with pytest.raises(BadDataError, match=r"tlx 9\.1\.0 in format 99") as caught:
         store.find(KEY)
     assert caught.value.code == "newer-format"
     with store.claim("ab12") as draft:
         files.Journal(draft.folder / "metrics.journal").append({"t": "start", "ts": 1, "format": 99, "tlx": "9.1.0"})
-    with store.claim("ab12") as draft, pytest.raises(BadData, match="format 99"):
+    with store.claim("ab12") as draft, pytest.raises(BadDataError, match="format 99"):
         draft.log(0, {})
 
 
 def test_a_folder_of_another_key_is_noticed(store):
-    store.once(KEY, fill)
+    store.get_or_compute(KEY, fill)
     shutil.copytree(store.folder(KEY), store.folder("ab12"))
-    with pytest.raises(Integrity, match="wrong-key"):
+    with pytest.raises(IntegrityError, match="wrong-key"):
         store.find("ab12")
 
 
 def test_a_summary_of_many_goes_on_without_the_damaged(store):
-    store.once(KEY, fill)
-    assert store.whole(KEY) == store.find(KEY) == a_result()
-    assert store.whole("ab12") is None
+    store.get_or_compute(KEY, fill)
+    assert store.find_or_none(KEY) == store.find(KEY) == a_result()
+    assert store.find_or_none("ab12") is None
     (store.folder(KEY) / "result.json").write_bytes(b"{}")
-    assert store.whole(KEY) is None
-    with pytest.raises(Integrity):
+    assert store.find_or_none(KEY) is None
+    with pytest.raises(IntegrityError):
         store.find(KEY)
 
 
@@ -373,7 +373,7 @@ def test_every_flipped_bit_of_a_study_is_noticed(store):
         broken = bytearray(whole)
         broken[bit // 8] ^= 1 << bit % 8
         path.write_bytes(broken)
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             store.read_study(KEY)
 
 
@@ -584,10 +584,28 @@ def test_a_full_disk_is_said_and_the_trial_continues_when_there_is_room(small_di
             file.write(bytes(max(free, 0)))
         try:
             crash_trial.run(root)
-        except Resource as error:
+        except ResourceError as error:
             errors.append((error.exit_code, error.code))
         filler.unlink()
         recovers(str(root), b"")
         shutil.rmtree(root)
     assert set(errors) == {(5, "disk-full")}
     assert 3 <= len(errors) < 16
+
+
+@pytest.mark.parametrize(("name", "code"), [("studies/ab12/study.json", "older-format"), ("trials/ab12/result.json", "older-format")])
+def test_a_store_of_an_older_format_is_refused(store, name, code):
+    path = store.root / name
+    path.parent.mkdir(parents=True)
+    files.write_json(path, {"format": 1, "tlx": "0.1.0"})
+    with pytest.raises(BadDataError, match=f"{code}.*format 1.*expected format 2") as caught:
+        store.check_format()
+    assert caught.value.exit_code == 3
+    assert "--store" in caught.value.remedy
+
+
+def test_a_store_of_this_format_or_without_results_is_accepted(store):
+    store.check_format()
+    store.write_study("ab12", {})
+    store.get_or_compute(KEY, fill)
+    store.check_format()

@@ -15,7 +15,7 @@ from lab import tracked
 from lab.tracked import EPOCHS, STUDY, Lab, by_key, client_of, content, runs_of
 
 from tlx import files
-from tlx.errors import BadData, Stopped, TrialsFailed, Untracked
+from tlx.errors import BadDataError, Stopped, TrialsFailedError, UntrackedError
 from tlx.lab.tracking import api as tracking_api
 
 
@@ -137,7 +137,7 @@ def test_a_failed_trial_gives_its_reason(lab, local):
 
 
 @pytest.mark.parametrize(("error", "status"), [
-    (None, "FINISHED"), (Stopped(2), "KILLED"), (KeyboardInterrupt(), "KILLED"), (TrialsFailed("x", "y"), "FAILED"),
+    (None, "FINISHED"), (Stopped(2), "KILLED"), (KeyboardInterrupt(), "KILLED"), (TrialsFailedError("x", "y"), "FAILED"),
     (RuntimeError(), "FAILED")])
 def test_the_end_of_the_block_is_the_end_of_the_study(lab, local, error, status):
     lab.run(0)
@@ -197,7 +197,7 @@ def test_a_mirror_killed_between_any_two_calls_ends_the_same(lab, local, tmp_pat
         shutil.copy(empty_database, folder / "mlflow.db")
         target = tracking_api.resolve(str(folder), {})
         left = iter(range(calls))
-        carrier = tracking_api.Carrier(target, lab.store, STUDY, None, lambda left=left: next(left, None) is None)
+        carrier = tracking_api.StudySync(target, lab.store, STUDY, None, lambda left=left: next(left, None) is None)
         reached = carrier.sweep("FINISHED")
         carrier.close()
         assert tracking_api.sync(lab.root, target).unsent == 0
@@ -328,7 +328,7 @@ def test_a_locked_database_costs_the_deadline_and_no_record(lab, local):
 def test_a_broken_database_is_said_at_once(lab, local):
     local.database.write_bytes(b"not a database" * 1000)
     os.utime(local.database, (1e9, 1e9))
-    with pytest.raises(BadData, match="is no sqlite database"):
+    with pytest.raises(BadDataError, match="is no sqlite database"):
         mirror(lab, local).start()
 
 
@@ -339,7 +339,7 @@ def test_a_damaged_folder_does_not_stop_the_others(lab, local):
     assert "result.json" in report.problem
     found = by_key(local)
     assert {lab.keys[0], lab.keys[2]} <= set(found)
-    with pytest.raises(Untracked) as error:
+    with pytest.raises(UntrackedError) as error:
         report.require()
     assert error.value.exit_code == 6
 
@@ -397,7 +397,7 @@ def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, l
         def leave_off(calls=calls, number=number):
             return next(calls) >= number
 
-        carrier = tracking_api.Carrier(local, lab.store, STUDY, None, leave_off)
+        carrier = tracking_api.StudySync(local, lab.store, STUDY, None, leave_off)
         with contextlib.closing(carrier):
             if carrier.sweep(tracking_api.FINISHED):
                 break

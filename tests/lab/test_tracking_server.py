@@ -43,7 +43,7 @@ def undisturbed(lab, local, experiment):
     return found
 
 
-def at(port: int) -> tracking_api.Target:
+def at(port: int) -> tracking_api.TrackingTarget:
     return tracking_api.resolve(f"http://bob:{PASSWORD}@127.0.0.1:{port}", {})
 
 

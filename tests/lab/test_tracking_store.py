@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from lab import tracked
 
-from tlx.errors import BadData, Usage
+from tlx.errors import BadDataError, UsageError
 from tlx.lab.tracking import api as tracking_api
 from tlx.lab.tracking import target as tracking_target
 from tlx.lab.tracking import timeouts as tracking_timeouts
@@ -73,7 +73,7 @@ def test_a_database_lies_where_it_was_asked_for_whatever_the_folders_name(tmp_pa
 
 @pytest.mark.parametrize("asked", ["bob:s3cr3t@host:5000", "bob:s3cr3t@host", "bob:s3cr3t@host:5000/path", ":s3cr3t@h"])
 def test_an_address_with_a_password_and_no_scheme_makes_no_folder_and_shows_no_password(asked, tmp_path):
-    with pytest.raises(Usage, match="http://") as error:
+    with pytest.raises(UsageError, match="http://") as error:
         tracking_api.resolve(asked, {}, tmp_path)
     assert "s3cr3t" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
@@ -97,7 +97,7 @@ def test_a_disk_that_is_full_while_the_database_is_made_is_said(tmp_path):
 @pytest.mark.parametrize("asked", ["ftp://host/x", "htp://host", "localhost:5000", "sqlite://", "sqlite:///:memory:",
                                    "http://"])
 def test_an_address_that_makes_no_sense_is_usage(asked):
-    with pytest.raises(Usage) as error:
+    with pytest.raises(UsageError) as error:
         tracking_api.resolve(asked, {}, CWD)
     assert error.value.exit_code == 2
     assert "expected" in str(error.value)
@@ -105,7 +105,7 @@ def test_an_address_that_makes_no_sense_is_usage(asked):
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("hello")
-    with pytest.raises(Usage, match="no sqlite database"):
+    with pytest.raises(UsageError, match="no sqlite database"):
         tracking_api.resolve("notes.txt", {}, tmp_path)
 
 
@@ -221,7 +221,7 @@ def test_a_broken_database_is_named_with_the_remedy(spoil, tmp_path):
     spoil(target.database)
     os.utime(target.database, (1e9, 1e9))  # nobody is working on it any more
     content = target.database.read_bytes()
-    with pytest.raises(BadData) as error:
+    with pytest.raises(BadDataError) as error:
         tracking_api.prepare(target)
     assert "tlx sync" in str(error.value)
     assert target.database.read_bytes() == content, "not ours to remove"

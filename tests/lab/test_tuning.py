@@ -12,15 +12,15 @@ from lab import tiny_search
 from lab.tiny_search import SPACE, SPLITS
 
 from tlx import files
-from tlx.errors import BadData, Resource, TlxError, UnknownName, Usage
+from tlx.errors import BadDataError, ResourceError, TlxError, UnknownNameError, UsageError
 from tlx.lab.store import Store
 from tlx.lab.tuning import api as tuning_api
 from tlx.lab.tuning import records as tuning_records
 from tlx.lab.tuning import samplers as tuning_samplers
 from tlx.lab.tuning.samplers import SAMPLERS
 from tlx.lab.tuning.space import Parameter, Space, declared
-from tlx.lab.tuning.storage import JournalFile, Place
-from tlx.spec import Spec, knob
+from tlx.lab.tuning.storage import JournalFile, StorageLocation
+from tlx.spec import Spec, setting
 
 # what must agree when the same trials are asked for again
 SAME = ("number", "values", "state", "objectives", "reports", "by_split", "configuration", "system")
@@ -51,7 +51,7 @@ def test_picked_by_name_with_what_belongs_to_it():
     kind = SPACE.picked(["flat.y"]).parameters[0]
     assert (kind.choices, kind.default) == (("flat",), "flat")
     assert SPACE.picked(["flat.y", "round.n"]).parameters[0].choices == ("round", "flat")
-    with pytest.raises(UnknownName, match=r"nearest: flat\.y"):
+    with pytest.raises(UnknownNameError, match=r"nearest: flat\.y"):
         names("flat.x")
 
 
@@ -63,20 +63,20 @@ def test_narrowed_by_a_file():
 
 
 @pytest.mark.parametrize(("change", "kind", "words"), [
-    ({"knid": ["round"]}, UnknownName, "nearest: kind"),
-    ({"kind": ["roud"]}, UnknownName, "nearest: round"),
-    ({"kind": []}, BadData, "no choice"),
-    ({"kind": {"low": 1}}, BadData, "has choices, no range"),
-    ({"kind": "round"}, BadData, r'expected \{"kind"'),
-    ({"round.x": {"low": -10}}, Usage, "from -9 to 9"),
-    ({"round.x": {"low": "1"}}, BadData, "a number"),
-    ({"round.x": {"low": True}}, BadData, "a number"),
-    ({"round.x": {"lo": 1}}, UnknownName, "nearest: low"),
-    ({"round.x": {"low": 2, "high": 1}}, BadData, "low below high"),
-    ({"round.x": {"log": True}}, BadData, "above 0"),
-    ({"round.x": {"steps": 0}}, BadData, "steps a whole number"),
-    ({"round.x": [1, 100]}, Usage, "from -9 to 9"),
-    ({"round.n": {"low": 1.5}}, BadData, "a whole number"),
+    ({"knid": ["round"]}, UnknownNameError, "nearest: kind"),
+    ({"kind": ["roud"]}, UnknownNameError, "nearest: round"),
+    ({"kind": []}, BadDataError, "no choice"),
+    ({"kind": {"low": 1}}, BadDataError, "has choices, no range"),
+    ({"kind": "round"}, BadDataError, r'expected \{"kind"'),
+    ({"round.x": {"low": -10}}, UsageError, "from -9 to 9"),
+    ({"round.x": {"low": "1"}}, BadDataError, "a number"),
+    ({"round.x": {"low": True}}, BadDataError, "a number"),
+    ({"round.x": {"lo": 1}}, UnknownNameError, "nearest: low"),
+    ({"round.x": {"low": 2, "high": 1}}, BadDataError, "low below high"),
+    ({"round.x": {"log": True}}, BadDataError, "above 0"),
+    ({"round.x": {"steps": 0}}, BadDataError, "steps a whole number"),
+    ({"round.x": [1, 100]}, UsageError, "from -9 to 9"),
+    ({"round.n": {"low": 1.5}}, BadDataError, "a whole number"),
 ], ids=str)
 def test_a_bad_space_is_refused_with_what_to_type(change, kind, words):
     with pytest.raises(kind, match=words) as caught:
@@ -94,15 +94,15 @@ def test_a_space_is_what_the_settings_declare():
 
     @dataclass(frozen=True, kw_only=True)
     class Odd(Spec):
-        C: float = knob(1.0, low=1e-3, high=1e3, log=True)
-        k: int = knob(3, low=1, high=200)
-        kernel: str = knob("rbf", choices=("rbf", "poly"))
-        gamma: float | None = knob(None, low=0.1, high=2.0)
-        shrink: bool = knob(False)
-        tol: float = knob(1e-3, low=1e-9, high=1, search=False)
-        rate: float = knob(0.5, low=0, high=100, search=(0.1, 10, "log"))
-        free: str = knob("a")
-        most: int = knob(1, low=1)
+        C: float = setting(1.0, low=1e-3, high=1e3, log=True)
+        k: int = setting(3, low=1, high=200)
+        kernel: str = setting("rbf", choices=("rbf", "poly"))
+        gamma: float | None = setting(None, low=0.1, high=2.0)
+        shrink: bool = setting(False)
+        tol: float = setting(1e-3, low=1e-9, high=1, search=False)
+        rate: float = setting(0.5, low=0, high=100, search=(0.1, 10, "log"))
+        free: str = setting("a")
+        most: int = setting(1, low=1)
 
     found = {one.name: one for one in declared(Odd, "odd.", ("which", ("odd",)), at_most={"k": 20})}
     assert set(found) == {f"odd.{n}" for n in ("C", "k", "kernel", "gamma.by", "gamma", "shrink", "tol", "rate")}
@@ -116,7 +116,7 @@ def test_a_space_is_what_the_settings_declare():
 
 def test_a_grid_that_is_too_large_is_refused():
     wide = Space(tuple(Parameter(f"p{i}", low=0, high=1, steps=100) for i in range(6)))
-    with pytest.raises(Usage, match="100,000"):
+    with pytest.raises(UsageError, match="100,000"):
         wide.grid()
 
 
@@ -156,9 +156,9 @@ def test_a_grid_ends_by_itself(tmp_path):
 
 def test_a_sampler_that_needs_a_package_names_it(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cmaes", None)
-    with pytest.raises(Resource, match="pip install cmaes"):
+    with pytest.raises(ResourceError, match="pip install cmaes"):
         tuning_samplers.check("cmaes")
-    with pytest.raises(UnknownName, match="nearest: tpe"):
+    with pytest.raises(UnknownNameError, match="nearest: tpe"):
         tuning_samplers.check("tep")
 
 
@@ -206,7 +206,7 @@ def test_a_torn_line_is_cut_off_and_a_damaged_journal_set_aside(tmp_path):
 def test_a_file_that_is_no_journal_of_optuna_is_refused_and_left_as_it_was(tmp_path, content):
     path = tmp_path / "diary.journal"
     path.write_bytes(content)
-    with pytest.raises(BadData, match="no journal of Optuna") as caught, Place(str(path), "x").open():
+    with pytest.raises(BadDataError, match="no journal of Optuna") as caught, StorageLocation(str(path), "x").open():
         pass
     assert caught.value.exit_code == 3
     assert path.read_bytes() == content
@@ -216,7 +216,7 @@ def test_a_file_that_is_no_journal_of_optuna_is_refused_and_left_as_it_was(tmp_p
 def test_a_file_that_is_no_database_is_refused_as_a_storage(tmp_path):
     path = tmp_path / "search.db"
     path.write_bytes(b"no database" * 1000)
-    with pytest.raises(BadData, match="not a database") as caught, Place(f"sqlite:///{path}", "x").open():
+    with pytest.raises(BadDataError, match="not a database") as caught, StorageLocation(f"sqlite:///{path}", "x").open():
         pass
     assert caught.value.exit_code == 3
     assert path.read_bytes() == b"no database" * 1000
@@ -227,7 +227,7 @@ def test_one_storage_has_one_lock_however_it_is_spelt(tmp_path, monkeypatch):
     (tmp_path / "link").symlink_to(tmp_path)
     spelt = ["sqlite:///search.db", "sqlite:///./search.db", f"sqlite:///{tmp_path}/search.db",
              f"sqlite:///{tmp_path}/link/search.db", "sqlite:///s%65arch.db?timeout=3"]
-    assert {Place(address, "x").path for address in spelt} == {tmp_path / "search.db"}
+    assert {StorageLocation(address, "x").path for address in spelt} == {tmp_path / "search.db"}
 
 
 def test_one_durable_write_a_trial(tmp_path, monkeypatch):
@@ -243,15 +243,15 @@ def test_one_durable_write_a_trial(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("address", ["search.db", "ftp:///x", "http://"])
 def test_an_address_that_is_none(address, tmp_path):
-    with pytest.raises((Usage, Resource)) as caught, Place(address, "x").open():
+    with pytest.raises((UsageError, ResourceError)) as caught, StorageLocation(address, "x").open():
         pass
     assert caught.value.exit_code in (2, 5)
 
 
 def test_a_server_that_is_away_is_said_without_its_password():
     pytest.importorskip("psycopg")
-    with pytest.raises(Resource, match="storage-unreachable") as caught, \
-            Place("postgresql://bob:s3cr3t@127.0.0.1:1/none", "x").turn():
+    with pytest.raises(ResourceError, match="storage-unreachable") as caught, \
+            StorageLocation("postgresql://bob:s3cr3t@127.0.0.1:1/none", "x").turn():
         pass
     assert "s3cr3t" not in str(caught.value)
 
@@ -265,7 +265,7 @@ def test_a_known_configuration_costs_nothing(tmp_path):
     assert len(log.read_text().splitlines()) == 31
     again = tiny_search.search(sampler="grid", trials=31, key="7" * 64, pruner="none")
     found = tiny_search.run(again, tmp_path / "root", inputs={"log": str(log)})
-    before = {t.configuration: t for t in tuning_api.standing(grid, tmp_path / "root")}
+    before = {t.configuration: t for t in tuning_api.completed_trials(grid, tmp_path / "root")}
     ran = [t for t in found if t.same_as is None]
     assert all(before[t.configuration].state == "pruned" for t in ran), "given up then, wanted whole now"
     assert all(t.spent_s == 0 for t in found if t.same_as is not None)
@@ -315,7 +315,7 @@ def test_importances_of_choices_and_of_their_own_settings(tmp_path):
     found = tuning_api.importances(asked, tiny_search.run(asked, tmp_path))
     assert found["kind"] == pytest.approx(1.0)
     assert found["round.x"] > found["round.n"]
-    assert found == tuning_api.importances(asked, tuning_api.standing(asked, tmp_path)), "the same again"
+    assert found == tuning_api.importances(asked, tuning_api.completed_trials(asked, tmp_path)), "the same again"
 
 
 def test_every_trial_has_a_run_folder_made_from_its_line(tmp_path):
@@ -325,7 +325,7 @@ def test_every_trial_has_a_run_folder_made_from_its_line(tmp_path):
         tuning_records.keep(store, tried)
         tuning_records.keep(store, tried)
         result = store.find(tried.key)
-        assert tuning_records.Tried(**result.details) == tried
+        assert tuning_records.TrialRecord(**result.details) == tried
         assert result.status == tried.status
 
 

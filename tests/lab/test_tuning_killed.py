@@ -69,7 +69,7 @@ def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers):
     print(f"seed {seed}")
     kill_until_done(lambda: start(tmp_path / "killed", workers), KILLS, workers, random.Random(seed))
     asked = tiny_search.search(trials=TRIALS)
-    found = tuning_api.standing(asked, tmp_path / "killed")
+    found = tuning_api.completed_trials(asked, tmp_path / "killed")
     assert [t.number for t in found] == list(range(TRIALS)), seed
     trials = in_optuna(asked, tmp_path / "killed")
     assert [t.number for t in trials] == list(range(TRIALS)), seed

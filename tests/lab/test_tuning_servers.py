@@ -39,7 +39,7 @@ def start(root: Path, workers: int, url: str, key: str) -> subprocess.Popen:
 def check(url: str, key: str, roots) -> None:
     asked = tiny_search.search(storage=url, trials=TRIALS, key=key)
     for root in roots:
-        found = tuning_api.standing(asked, root)
+        found = tuning_api.completed_trials(asked, root)
         assert [t.number for t in found] == list(range(TRIALS))
         assert all(t.state in ("complete", "pruned") for t in found)
         assert all(t.by_split for t in found), "what another machine ran is told by the storage"

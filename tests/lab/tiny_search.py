@@ -7,10 +7,10 @@ import signal
 import sys
 import time
 
-from tlx.errors import BadData, TlxError
+from tlx.errors import BadDataError, TlxError
 from tlx.lab import signals
 from tlx.lab.engines import local as engines_local
-from tlx.lab.tasks import Conditions, Task
+from tlx.lab.tasks import RunOptions, Task
 from tlx.lab.tuning import api as tuning_api
 from tlx.lab.tuning.space import Parameter, Space
 
@@ -24,12 +24,12 @@ SPLITS = 3
 
 
 class Hill:
-    """Accuracy by formula, on three splits; `bench` is seconds a split."""
+    """Accuracy by formula, on three splits; `context` is seconds a split."""
 
     made = 0
 
-    def __init__(self, inputs, bench):
-        self.pause_s, self.spent = bench or 0.0, tuning_api.Scored(by_split=[], seconds=0.0)
+    def __init__(self, inputs, context):
+        self.pause_s, self.spent = context or 0.0, tuning_api.ScoredTrial(by_split=[], seconds=0.0)
         self.fails = (inputs or {}).get("fails", ())
         self.log = (inputs or {}).get("log")
 
@@ -46,14 +46,14 @@ class Hill:
             with open(self.log, "a") as file:
                 file.write(f"{values}\n")
         if values["kind"] in self.fails:
-            raise BadData("unfit", "no good")
+            raise BadDataError("unfit", "no good")
         by_split = []
         for split in range(SPLITS):
             time.sleep(self.pause_s)
             x = values.get("round.x", 3.0)
             by_split.append(1 / (1 + x * x) - 0.01 * split + 0.001 * values.get("round.n", 0))
             seconds = 0.1 * len(by_split) * (1 + abs(x))
-            self.spent = tuning_api.Scored(by_split=by_split, seconds=seconds, energy_j=2 * seconds)
+            self.spent = tuning_api.ScoredTrial(by_split=by_split, seconds=seconds, energy_j=2 * seconds)
             report(split + 1, sum(by_split) / len(by_split))
         return self.spent
 
@@ -62,7 +62,7 @@ def search(**changes):
     """A search over the hill."""
     asked = {"key": "5" * 64, "family": "f" * 64, "space": SPACE, "evaluator": "lab.tiny_search:Hill",
              "rungs": (1,), "trials": 12, **changes}
-    return tuning_api.Search(**asked)
+    return tuning_api.SearchProblem(**asked)
 
 
 def run(asked, root, workers=0, pause_s=0.0, inputs=None, hear=lambda event: None):
@@ -71,11 +71,11 @@ def run(asked, root, workers=0, pause_s=0.0, inputs=None, hear=lambda event: Non
     tasks = [Task(f"worker-{n}", "", "tlx.lab.tuning.worker:work",
                   (asked, inputs, pause_s, str(root), f"driver-{os.getpid()}")) for n in range(max(1, workers))]
     found = engines_local.run_all(tasks, workers=workers, on_event=hear,
-                           conditions=Conditions(retries=1000, preload=("tlx.lab.tuning.worker", "lab.tiny_search")))
+                           conditions=RunOptions(retries=1000, preload=("tlx.lab.tuning.worker", "lab.tiny_search")))
     for outcome in found:
         if outcome.error:
             raise outcome.error
-    return tuning_api.standing(asked, root)
+    return tuning_api.completed_trials(asked, root)
 
 
 def main(root, workers, trials, pause_s, storage="", key="5" * 64) -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.lab import signals
 from tlx.lab.store import Store
 from tlx.result import Result
@@ -38,7 +38,7 @@ def initialise(threads):
 
 
 def refuse(*, emit):
-    raise BadData("no-rows", "0 rows", where="train.csv", expected="at least one", remedy="add one")
+    raise BadDataError("no-rows", "0 rows", where="train.csv", expected="at least one", remedy="add one")
 
 
 def break_down(*, emit):
@@ -110,7 +110,7 @@ def trial(root, key, steps, pause_s, *, emit):
             emit({"step": step, "steps": steps, "values": {}})
             signals.stop_if_asked()
         return Result(key=key, kind="Tiny", spec={}, scores={"loss": loss(key, steps)}, details={"steps": steps})
-    return Store(root).once(key, make)
+    return Store(root).get_or_compute(key, make)
 
 
 def trial_with_pid(*args, emit):

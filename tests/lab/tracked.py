@@ -27,8 +27,8 @@ class Lab:
                  "params": {"Architecture": "mnist-cnn", "Split": i, "Note": "é" * 7000}}
                 for i, k in enumerate(self.keys)]
         self.store.write_study(study, {
-            "key": study, "kind": "FineTuning", "experiment": "Fine-tuning", "title": "digits", "trials": rows,
-            "spec": {"kind": "FineTuning", "optimizer": {"kind": "SGDW", "momentum": 0.9}}, "tags": {"owner": "me"},
+            "key": study, "kind": "fine-tuning", "experiment": "Fine-tuning", "title": "digits", "trials": rows,
+            "spec": {"kind": "fine-tuning", "optimizer": {"kind": "SGDW", "momentum": 0.9}}, "tags": {"owner": "me"},
             "environment": {"python": "3.11", "git": {"commit": "c0ffee", "dirty": False}},
             "inputs": [{"name": "digits", "source": "/data/digits", "digest": "d" * 64, "context": "train"}], **record})
 
@@ -44,8 +44,8 @@ class Lab:
             if whole:
                 (draft.folder / "confusion.png").write_bytes(b"\x89PNG figure")
                 (draft.folder / "weights.safetensors").write_bytes(b"too much for a tracking store")
-                draft.commit(Result(key=self.keys[number], kind="FineTuning", status=status,
-                                    spec={"kind": "FineTuning", "shots": 1, "split": number},
+                draft.commit(Result(key=self.keys[number], kind="fine-tuning", status=status,
+                                    spec={"kind": "fine-tuning", "shots": 1, "split": number},
                                     scores={"test_accuracy": 0.5 + number / 10} if status == "finished" else {},
                                     cost={"wall_s": {"value": 2.0, "unit": "s", "source": "measured"},
                                           "energy_j": {"value": None, "unit": "J", "source": None}},

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.metrics import arrays
 
 
@@ -56,7 +56,7 @@ def test_numbers_at_odd_addresses(dtype):
     (torch.zeros((2, 2), dtype=torch.bfloat16), "not-an-array"),
 ])
 def test_what_is_no_rows(given, code):
-    with pytest.raises(BadData, match=rf"error\[{code}\] layer3: "):
+    with pytest.raises(BadDataError, match=rf"error\[{code}\] layer3: "):
         arrays.rows(given, where="layer3")
 
 
@@ -71,7 +71,7 @@ def test_the_first_number_that_is_not_finite_is_named(bad, dtype, form, monkeypa
     x = {"C": x, "F": np.asfortranarray(x), "gaps": x[:, ::2]}[form]
     arrays.rows(x)
     x[49, 0] = x[31, 9] = bad
-    with pytest.raises(BadData, match=r"not-finite\] x: -?(nan|inf) in row 31, column 9"):
+    with pytest.raises(BadDataError, match=r"not-finite\] x: -?(nan|inf) in row 31, column 9"):
         arrays.rows(x)
 
 
@@ -80,7 +80,7 @@ def test_every_place_is_looked_at(monkeypatch):
     for place in range(14):
         x = np.zeros((2, 7))
         x.flat[place] = np.nan
-        with pytest.raises(BadData, match=f"row {place // 7}, column {place % 7}"):
+        with pytest.raises(BadDataError, match=f"row {place // 7}, column {place % 7}"):
             arrays.rows(x)
 
 
@@ -98,7 +98,7 @@ def test_labels(given):
     ([None, "a", "b"], "labels-kind"), ([[1], [2, 3], [4]], "labels-kind"),
 ])
 def test_what_is_no_labels(given, code):
-    with pytest.raises(BadData, match=code):
+    with pytest.raises(BadDataError, match=code):
         arrays.labels(given, 3)
 
 
@@ -121,7 +121,7 @@ def test_the_triangle_above_the_diagonal(n, dtype):
 def test_a_square_that_is_no_rdm(i, j):
     square = 1 - np.eye(150)
     square[i, j] += 1e-3
-    with pytest.raises(BadData, match=rf"rdm-not-symmetric\] rdm: row {min(i, j)} differs by 0.001"):
+    with pytest.raises(BadDataError, match=rf"rdm-not-symmetric\] rdm: row {min(i, j)} differs by 0.001"):
         arrays.condensed(square)
     square[i, j] -= 0.9999999e-3  # what rounding leaves is no fault
     arrays.condensed(square)
@@ -133,5 +133,5 @@ def test_a_square_that_is_no_rdm(i, j):
     ([[0, np.inf], [np.inf, 0]], "not-finite"), (["a"], "not-numbers"),
 ])
 def test_what_is_no_rdm(given, code):
-    with pytest.raises(BadData, match=code):
+    with pytest.raises(BadDataError, match=code):
         arrays.condensed(given)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from numba import config
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.kernels import panels, tile
 from tlx.metrics.cka import cka, cka_matrix
 
@@ -135,6 +135,6 @@ def test_what_may_be_given(tmp_path):
     (np.eye(6), np.array([[1e300, 1]] * 5 + [[-1e300, 2]]), "no-structure")])
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_what_has_no_answer(x, y, code):
-    with pytest.raises(BadData, match=code):
+    with pytest.raises(BadDataError, match=code):
         cka(x, y)
     assert cka(np.eye(6)[:3], np.eye(6)[:3, :2] + 1, unbiased=False) > 0

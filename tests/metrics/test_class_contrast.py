@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.metrics.class_contrast import class_contrast, model_rdm
 
 
@@ -66,7 +66,7 @@ def test_signs_are_kept():
 @pytest.mark.parametrize(("labels", "code"), [([1, 1, 1], "no-contrast"), ([1, 2, 3], "no-contrast"),
                                               ([1, 2], "labels-shape"), ([1.5, 2, 2], "labels-kind")])
 def test_what_has_no_contrast(labels, code):
-    with pytest.raises(BadData, match=code):
+    with pytest.raises(BadDataError, match=code):
         class_contrast([1, 2, 3.0], labels)
 
 
@@ -75,10 +75,10 @@ def test_what_has_no_contrast(labels, code):
 def test_a_dissimilarity_that_is_not_finite_is_named(bad, place):
     pairs = rdm(50)[1]
     pairs[place] = bad
-    with pytest.raises(BadData, match=rf"not-finite\] rdm: {bad} in place {place}"):
+    with pytest.raises(BadDataError, match=rf"not-finite\] rdm: {bad} in place {place}"):
         class_contrast(pairs, np.arange(50) % 3)
     pairs[1223] = -bad
-    with pytest.raises(BadData, match="not-finite"):
+    with pytest.raises(BadDataError, match="not-finite"):
         class_contrast(pairs, np.arange(50) % 3)
 
 
@@ -98,7 +98,7 @@ def test_the_rdm_of_labels():
     assert (contrast.within, contrast.between) == (0, 1)
     assert found.sum() == contrast.pairs_between
     for few in ([], [1], "ab", 5):
-        with pytest.raises(BadData):
+        with pytest.raises(BadDataError):
             model_rdm(few)
 
 

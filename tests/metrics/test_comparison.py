@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config
 
-from tlx.errors import BadData, Resource, UnknownName
+from tlx.errors import BadDataError, ResourceError, UnknownNameError
 from tlx.metrics import comparison
 from tlx.metrics.comparison import COMPARISONS, compare_all, compare_rdms
 
@@ -166,14 +166,14 @@ def test_maps_and_halves(tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_constant_rdms_are_like_nothing(method):
     b = rdm(5, 0)
-    with pytest.raises(BadData, match=r"constant-rdm\] b: all 10 dissimilarities are 0,"):
+    with pytest.raises(BadDataError, match=r"constant-rdm\] b: all 10 dissimilarities are 0,"):
         compare_rdms(b, np.zeros(10), method)
     if "cosine" in method:
         assert compare_rdms(b, np.ones(10), method) == pytest.approx(ORACLES[method](b, np.ones(10)))
     else:
-        with pytest.raises(BadData, match=r"constant-rdm\] a, RDM 1: all 10 dissimilarities are 0.3"):
+        with pytest.raises(BadDataError, match=r"constant-rdm\] a, RDM 1: all 10 dissimilarities are 0.3"):
             compare_rdms([b, np.full(10, 0.3)], b, method)
-        with pytest.raises(BadData, match="constant-rdm"):
+        with pytest.raises(BadDataError, match="constant-rdm"):
             compare_rdms([0.5], [0.7], method)
 
 
@@ -182,21 +182,21 @@ def test_what_cannot_be_compared():
     for first, second, code in ((a, rdm(6, 0), "rdm-sizes"), (a[:9], a, "rdm-shape"), (a, np.zeros((2, 3, 4)), "shape"),
                                 (np.r_[a[:9], np.nan], a, "not-finite"), (np.zeros((0, 10)), a, "rdm-shape"),
                                 (square(a) + np.eye(5)[::-1] * [0, 0, 0, 1, 1], a, "rdm-not-symmetric")):
-        with pytest.raises(BadData, match=code):
+        with pytest.raises(BadDataError, match=code):
             compare_rdms(first, second)
-    with pytest.raises(UnknownName, match=r"unknown comparison 'spearmann'.*nearest: spearman"):
+    with pytest.raises(UnknownNameError, match=r"unknown comparison 'spearmann'.*nearest: spearman"):
         compare_rdms(a, a, "spearmann")
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         compare_all({"a": a}, "tau")
-    with pytest.raises(BadData, match="no-rdms"):
+    with pytest.raises(BadDataError, match="no-rdms"):
         compare_all({})
-    with pytest.raises(BadData, match="conv1 5, fc 6"):
+    with pytest.raises(BadDataError, match="conv1 5, fc 6"):
         compare_all({"conv1": a, "fc": rdm(6, 0)})
 
 
 def test_more_pairs_than_places(monkeypatch):
     monkeypatch.setattr(comparison, "MOST", 10)
-    with pytest.raises(Resource, match="too-many-pairs"):
+    with pytest.raises(ResourceError, match="too-many-pairs"):
         compare_rdms(rdm(5, 0), rdm(5, 1))
 
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tlx.errors import BadData, UnknownName, Usage
+from tlx.errors import BadDataError, UnknownNameError, UsageError
 from tlx.metrics.domain_gap import GAPS, domain_gap, intra_class_variance, regression_row
 from tlx.metrics.regression import transferability_regression
 
@@ -262,13 +262,13 @@ def test_what_is_taken(method, tmp_path):
 
 
 @pytest.mark.parametrize(("x", "y", "method", "kind", "words"), [
-    (np.ones((3, 2)), np.ones((3, 4)), "frechet", BadData, ["2 features", "4"]),
-    (np.ones((1, 2)), np.ones((3, 2)), "emd", BadData, ["x", "1 rows"]),
-    (np.ones((3, 2)), np.array([[1, 2], [np.nan, 1]]), "mmd", BadData, ["y", "row 1, column 0"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "fid", UnknownName, ["frechet", "sliced"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "emd:p=3", Usage, ["p"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "sliced:directions=0", Usage, ["directions"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "frechet:p=1", UnknownName, ["p"]),
+    (np.ones((3, 2)), np.ones((3, 4)), "frechet", BadDataError, ["2 features", "4"]),
+    (np.ones((1, 2)), np.ones((3, 2)), "emd", BadDataError, ["x", "1 rows"]),
+    (np.ones((3, 2)), np.array([[1, 2], [np.nan, 1]]), "mmd", BadDataError, ["y", "row 1, column 0"]),
+    (np.ones((3, 2)), np.ones((3, 2)), "fid", UnknownNameError, ["frechet", "sliced"]),
+    (np.ones((3, 2)), np.ones((3, 2)), "emd:p=3", UsageError, ["p"]),
+    (np.ones((3, 2)), np.ones((3, 2)), "sliced:directions=0", UsageError, ["directions"]),
+    (np.ones((3, 2)), np.ones((3, 2)), "frechet:p=1", UnknownNameError, ["p"]),
 ])
 def test_what_is_refused(x, y, method, kind, words):
     with pytest.raises(kind) as refused:
@@ -311,9 +311,9 @@ def test_classes_of_one_row():
     assert found.variance == pytest.approx(np.mean([x[2:4].var(0, ddof=1).mean(), x[:2].var(0, ddof=1).mean()]))
     assert found.variance_per_classes == pytest.approx(found.variance / 3)
     assert found.n == 5
-    with pytest.raises(BadData, match="2 classes of one row"):
+    with pytest.raises(BadDataError, match="2 classes of one row"):
         intra_class_variance(x[:2], [1, 2])
-    with pytest.raises(BadData, match="labels"):
+    with pytest.raises(BadDataError, match="labels"):
         intra_class_variance(x, [1, 2])
 
 

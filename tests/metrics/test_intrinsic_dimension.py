@@ -15,8 +15,8 @@ from scipy import stats
 from scipy.special import gammainc
 from sklearn.datasets import make_swiss_roll
 
-from tlx.data.streams import order
-from tlx.errors import BadData, UnknownName, Usage
+from tlx.data.streams import seeded_permutation
+from tlx.errors import BadDataError, UnknownNameError, UsageError
 from tlx.kernels import neighbours as kernel
 from tlx.metrics import dimension_spread
 from tlx.metrics.dimension_spread import block_analysis, intrinsic_dimension_resampled
@@ -123,21 +123,21 @@ def test_what_is_no_number_is_named(bad, dtype):
     x = cloud(40).astype(dtype)
     x[7, 2] = bad
     for call in (nearest_distances, intrinsic_dimension, intrinsic_dimension_resampled, block_analysis, scale_scan):
-        with pytest.raises(BadData, match=r"not-finite.*row 7, column 2"):
+        with pytest.raises(BadDataError, match=r"not-finite.*row 7, column 2"):
             call(x)
 
 
 def test_too_few_rows_and_wrong_settings():
     x = cloud(5)
     for k in (5, 6, 2000):
-        with pytest.raises(BadData, match=rf"too-few-rows.*5 rows.*more than k = {k}"):
+        with pytest.raises(BadDataError, match=rf"too-few-rows.*5 rows.*more than k = {k}"):
             nearest_distances(x, k)
     assert nearest_distances(x, 4).shape == (5, 4)
     for rows in (x[:1], x[:0], x[0], np.zeros((5, 0))):
-        with pytest.raises(BadData, match="rows"):
+        with pytest.raises(BadDataError, match="rows"):
             nearest_distances(rows)
     for wrong in ({"k": 0}, {"k": -1}, {"k": 1.5}, {"threads": 0}):
-        with pytest.raises(Usage, match="out-of-range"):
+        with pytest.raises(UsageError, match="out-of-range"):
             nearest_distances(x, **wrong)
 
 
@@ -283,13 +283,13 @@ def lattice(side):
     (np.eye(30, dtype=np.float32), "30 have only"),
 ])
 def test_rows_that_tell_nothing(x, said, method):
-    with pytest.raises(BadData, match=said):
+    with pytest.raises(BadDataError, match=said):
         intrinsic_dimension(x, method)
 
 
 @pytest.mark.parametrize("step", [1, 0.25, 2.0**-20])
 def test_a_lattice_has_no_ratios(step):
-    with pytest.raises(BadData, match="0 rows left of 64 rows: 0 are equal to another row, 64 have only equally near"):
+    with pytest.raises(BadDataError, match="0 rows left of 64 rows: 0 are equal to another row, 64 have only equally near"):
         intrinsic_dimension(lattice(4) * step)
     jittered = lattice(4) + 0.1 * rng(0).standard_normal((64, 3))
     assert intrinsic_dimension(jittered).n_used == 57
@@ -297,30 +297,30 @@ def test_a_lattice_has_no_ratios(step):
 
 def test_few_rows():
     for n in (1, 2):
-        with pytest.raises(BadData, match=f"too-few-rows.*{n} rows"):
+        with pytest.raises(BadDataError, match=f"too-few-rows.*{n} rows"):
             intrinsic_dimension(cloud(n))
-    with pytest.raises(BadData, match=r"no-dimension.*3 rows left of 3 rows: 0 are equal"):
+    with pytest.raises(BadDataError, match=r"no-dimension.*3 rows left of 3 rows: 0 are equal"):
         intrinsic_dimension(cloud(3))
     assert intrinsic_dimension(cloud(4), fraction=1).n_used == 2
-    with pytest.raises(BadData, match="1 points of the regression"):
+    with pytest.raises(BadDataError, match="1 points of the regression"):
         intrinsic_dimension(cloud(10), fraction=0.1)
-    with pytest.raises(BadData, match="1 ratios left"):
+    with pytest.raises(BadDataError, match="1 ratios left"):
         intrinsic_dimension(cloud(10), "twonn-mle:fraction=0.1")
-    with pytest.raises(BadData, match="more than k = 20"):
+    with pytest.raises(BadDataError, match="more than k = 20"):
         intrinsic_dimension(cloud(20), "mle")
     triples = np.array([0.0, 1, 3, 100, 101, 103, 200, 201, 203])[:, None]  # ratios 3, 2 and 1.5
-    with pytest.raises(BadData, match="3 points of the regression, 1 different"):
+    with pytest.raises(BadDataError, match="3 points of the regression, 1 different"):
         intrinsic_dimension(triples, fraction=0.34)
     assert intrinsic_dimension(triples, fraction=0.45).n_used == 4
 
 
 def test_wrong_methods():
-    with pytest.raises(UnknownName, match=r"unknown method 'two-nn'.*nearest: twonn"):
+    with pytest.raises(UnknownNameError, match=r"unknown method 'two-nn'.*nearest: twonn"):
         intrinsic_dimension(cloud(), "two-nn")
-    with pytest.raises(Usage, match="no-fraction"):
+    with pytest.raises(UsageError, match="no-fraction"):
         intrinsic_dimension(cloud(), "mle", fraction=0.9)
     for wrong in ("twonn:fraction=1.1", "twonn:fraction=-1", "mle:k=1"):
-        with pytest.raises(Usage, match="out-of-range"):
+        with pytest.raises(UsageError, match="out-of-range"):
             intrinsic_dimension(cloud(), wrong)
 
 
@@ -380,9 +380,9 @@ def test_scales_see_noise_and_what_it_is_on():
 def test_scales_of_few_and_of_odd_rows():
     assert scale_scan(cloud(8)).rank.tolist() == [2, 4]
     assert scale_scan(cloud(9)).rank.tolist() == [2, 4, 8]
-    with pytest.raises(Usage, match="at least 2"):
+    with pytest.raises(UsageError, match="at least 2"):
         scale_scan(cloud(), 1)
-    with pytest.raises(BadData, match=r"neighbours 1 and 2.*30 are equal"):
+    with pytest.raises(BadDataError, match=r"neighbours 1 and 2.*30 are equal"):
         scale_scan(np.zeros((30, 2)))
     tight = np.concatenate([cloud(20), cloud(20) + 1e-9])  # ratios of 1e9
     assert np.isfinite(scale_scan(tight).dimension).all()
@@ -400,7 +400,7 @@ def test_a_resampling_is_the_estimate_of_its_part(fraction, n, method):
     x[:3] = x[5]  # repeated rows are drawn apart, too
     found = intrinsic_dimension_resampled(x, 8, fraction, 11, method=method)
     assert found.rows == int(np.floor(fraction * n))
-    want = [intrinsic_dimension(x[np.sort(order(n, 11, "resampling", i)[:found.rows])], method).dimension
+    want = [intrinsic_dimension(x[np.sort(seeded_permutation(n, 11, "resampling", i)[:found.rows])], method).dimension
             for i in range(8)]
     assert found.values.tolist() == want
     assert (found.mean, found.std) == (np.mean(want), np.std(want))
@@ -435,13 +435,13 @@ def test_resamplings_differ_and_repeat():
 
 def test_wrong_resamplings():
     for wrong in ({"resamplings": 0}, {"fraction": 0}, {"fraction": 1.1}, {"seed": -1}):
-        with pytest.raises(Usage, match="out-of-range"):
+        with pytest.raises(UsageError, match="out-of-range"):
             intrinsic_dimension_resampled(cloud(), **wrong)
-    with pytest.raises(BadData, match="3 of 4 rows in each"):
+    with pytest.raises(BadDataError, match="3 of 4 rows in each"):
         intrinsic_dimension_resampled(cloud(4))
-    with pytest.raises(BadData, match="x: 0 rows left of 50 rows: 50 are equal"):
+    with pytest.raises(BadDataError, match="x: 0 rows left of 50 rows: 50 are equal"):
         intrinsic_dimension_resampled(np.zeros((50, 2)))
-    with pytest.raises(BadData, match=r"x, resampling .*: . rows left of 9 rows: . are equal"):
+    with pytest.raises(BadDataError, match=r"x, resampling .*: . rows left of 9 rows: . are equal"):
         intrinsic_dimension_resampled(np.concatenate([cloud(5), np.zeros((13, 6))]), fraction=0.5)
 
 
@@ -450,7 +450,7 @@ def test_blocks():
     found = block_analysis(x, [1, 2, 5], 4)
     assert (found.blocks.tolist(), found.rows.tolist()) == ([1, 2, 5], [61, 30, 12])
     for at, (count, size) in enumerate(zip(found.blocks, found.rows, strict=True)):
-        shuffled = order(61, 4, "block analysis", int(count))
+        shuffled = seeded_permutation(61, 4, "block analysis", int(count))
         want = [intrinsic_dimension(x[np.sort(shuffled[i * size:(i + 1) * size])]).dimension for i in range(count)]
         assert found.values[at].tolist() == want
         assert (found.mean[at], found.std[at]) == (np.mean(want), np.std(want))
@@ -461,15 +461,15 @@ def test_blocks():
 
 
 def test_wrong_blocks():
-    with pytest.raises(BadData, match=r"block-too-small.*61 rows make 20 blocks of 3.*at most 15 blocks"):
+    with pytest.raises(BadDataError, match=r"block-too-small.*61 rows make 20 blocks of 3.*at most 15 blocks"):
         block_analysis(cloud(61))
     assert block_analysis(cloud(64, d=3), [16], method="twonn:fraction=1").rows.tolist() == [4]
     for wrong in ([], [0], [1, -2]):
-        with pytest.raises(Usage, match="blocks"):
+        with pytest.raises(UsageError, match="blocks"):
             block_analysis(cloud(), wrong)
     x = cloud(40)
-    x[order(40, 0, "block analysis", 2)[20:]] = 0
-    with pytest.raises(BadData, match=r"block 1 of 2.*20 are equal"):
+    x[seeded_permutation(40, 0, "block analysis", 2)[20:]] = 0
+    with pytest.raises(BadDataError, match=r"block 1 of 2.*20 are equal"):
         block_analysis(x, [2])
 
 

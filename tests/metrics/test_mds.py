@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlx.errors import BadData, Usage
+from tlx.errors import BadDataError, UsageError
 from tlx.metrics.comparison import compare_all
 from tlx.metrics.mds import mds
 
@@ -65,10 +65,10 @@ def test_nothing_differs():
 
 
 def test_what_has_no_map():
-    with pytest.raises(BadData, match=r"negative\] dissimilarities: a dissimilarity of -0.1"):
+    with pytest.raises(BadDataError, match=r"negative\] dissimilarities: a dissimilarity of -0.1"):
         mds([1, -0.1, 2])
     for dimensions in (0, 3):
-        with pytest.raises(Usage, match="1 to 2"):
+        with pytest.raises(UsageError, match="1 to 2"):
             mds([1, 1, 2.0], dimensions)
-    with pytest.raises(BadData, match="rdm-not-symmetric"):
+    with pytest.raises(BadDataError, match="rdm-not-symmetric"):
         mds(np.eye(3))

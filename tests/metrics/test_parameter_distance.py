@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tlx.errors import BadData, Missing, Problems, UnknownName, Usage
+from tlx.errors import BadDataError, ErrorGroup, MissingError, UnknownNameError, UsageError
 from tlx.metrics.parameter_distance import norms as parameter_distance_norms
 from tlx.metrics.parameter_distance import rules as parameter_distance_rules
 from tlx.metrics.parameter_distance.distance import LITTLE, NORMS, WHO, parameter_distance
@@ -181,13 +181,13 @@ ORIGINALS = {
 
 def flat(name, value):
     """Every tensor of a network filled with value(name): one number in memory each."""
-    return {k: torch.tensor(value(k)).expand(t.shape) for k, t in backbones.sketch(name).net.state_dict().items()}
+    return {k: torch.tensor(value(k)).expand(t.shape) for k, t in backbones.meta_model(name).net.state_dict().items()}
 
 
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_published_selection(name):
     groups, tensors, headed = ORIGINALS[name]
-    numbers = {k: i for i, k in enumerate(backbones.sketch(name).net.state_dict())}
+    numbers = {k: i for i, k in enumerate(backbones.meta_model(name).net.state_dict())}
     moves = {k: (1 + (i * 7) % 11) / 4 for k, i in numbers.items()}  # how far fine-tuning moves each tensor
     states = flat(name, lambda k: 0.0), flat(name, lambda k: 2.0), flat(name, lambda k: 2.0 + moves[k])
     found = parameter_distance(*states, architecture=name)
@@ -267,7 +267,7 @@ def test_all_parameters_without_buffers():
 
 
 def test_the_block_of_every_tensor_is_the_backbones():
-    network = backbones.sketch("efficientnet-lite0")
+    network = backbones.meta_model("efficientnet-lite0")
     found = parameter_distance(*(flat("efficientnet-lite0", lambda k, v=v: v) for v in (0.0, 1.0, 3.0)),
                                architecture=network)
     for row in found.distances[:-1]:
@@ -411,7 +411,7 @@ def test_a_head_of_other_classes_is_left_out_and_said_so():
 
 
 def test_a_head_of_several_layers_in_place_of_all_dense_layers():
-    rows = backbones.sketch("alexnet").net.state_dict().items()
+    rows = backbones.meta_model("alexnet").net.state_dict().items()
     first, second = ({k: torch.tensor(v).expand(t.shape) for k, t in rows} for v in (0.0, 1.0))
     body = {k: torch.tensor(3.0).expand(t.shape) for k, t in rows if k.startswith("features")}
     mlp = {"classifier.0.weight": torch.ones(256, 9216), "classifier.2.weight": torch.ones(256, 256),
@@ -420,7 +420,7 @@ def test_a_head_of_several_layers_in_place_of_all_dense_layers():
     assert list(found.layers) == [f"features.{i}" for i in (0, 3, 6, 8, 10)]
     assert set(found.layers.values()) == {1.5}
     assert any("all of 'classifier'" in note for note in found.notes)
-    with pytest.raises(BadData, match=r"'features.0.weight' is \(64, 3, 11, 11\) in.*\(5, 3, 11, 11\) in finetuned"):
+    with pytest.raises(BadDataError, match=r"'features.0.weight' is \(64, 3, 11, 11\) in.*\(5, 3, 11, 11\) in finetuned"):
         parameter_distance(first, second, body | mlp | {"features.0.weight": torch.ones(5, 3, 11, 11)},
                            architecture="alexnet")
 
@@ -446,7 +446,7 @@ def test_without_an_architecture():
     assert list(found.layers) == ["b2", "b10"]
     assert "(2, 4) in finetuned" in found.notes[0]
     states[2]["b10.weight"] = torch.ones(7, 3)
-    with pytest.raises(BadData, match=r"'b10.weight' is .*and 1 more"):
+    with pytest.raises(BadDataError, match=r"'b10.weight' is .*and 1 more"):
         small(states, architecture=None)
 
 
@@ -539,14 +539,14 @@ BAD = [
 
 @pytest.mark.parametrize(("change", "words"), BAD, ids=range(len(BAD)))
 def test_what_does_not_fit_is_named(change, words):
-    with pytest.raises(BadData) as refused:
+    with pytest.raises(BadDataError) as refused:
         small(change(*triple()))
     assert all(word in str(refused.value) for word in words), refused.value
 
 
 def test_both_problems_are_told_at_once():
     r, a, b = triple()
-    with pytest.raises(Problems) as refused:
+    with pytest.raises(ErrorGroup) as refused:
         small((without(r, "conv1.weight"), a, without(b, "fc1.weight")))
     assert refused.value.exit_code == 3
     assert [p.where for p in refused.value.problems] == ["random", "finetuned"]
@@ -555,29 +555,29 @@ def test_both_problems_are_told_at_once():
 def test_a_larger_sibling_is_not_taken_for_the_network():
     """All names of a ResNet-50 are in a ResNet-152 too, in the same shapes; the wrong answer would look right."""
     larger = [flat("resnet152", lambda k, v=v: v) for v in (0.0, 1.0, 3.0)]
-    with pytest.raises(Problems, match=r"finetuned: 'layer2.4.conv1.weight'.* more not in ResNet50"):
+    with pytest.raises(ErrorGroup, match=r"finetuned: 'layer2.4.conv1.weight'.* more not in ResNet50"):
         parameter_distance(*larger)
 
 
 def test_files_that_cannot_be_read_say_whose(tmp_path):
     r, a, _ = triple()
-    with pytest.raises(Missing, match=r"finetuned: .*b\.pth: weight file"):
+    with pytest.raises(MissingError, match=r"finetuned: .*b\.pth: weight file"):
         small((r, a, tmp_path / "b.pth"))
     (tmp_path / "a.pth").write_bytes(b"")
-    with pytest.raises(BadData, match=r"pretrained: .*a\.pth: empty file"):
+    with pytest.raises(BadDataError, match=r"pretrained: .*a\.pth: empty file"):
         small((r, tmp_path / "a.pth", a))
 
 
 def test_distances_relative_to_nothing():
     r, a, b = triple()
-    with pytest.raises(BadData, match=r"relative_l2 of 'conv1.weight' from random to pretrained is inf"):
+    with pytest.raises(BadDataError, match=r"relative_l2 of 'conv1.weight' from random to pretrained is inf"):
         small((r | {"conv1.weight": torch.zeros(32, 1, 3, 3)}, a, b), norm="relative_l2")
 
 
 @pytest.mark.parametrize(("options", "kind", "words"), [
-    ({"norm": "l3"}, UnknownName, "mean_abs"), ({"rule": "weight"}, UnknownName, "nearest: weights"),
-    ({"head": "fresh"}, UnknownName, "match"), ({"architecture": "resnet51"}, UnknownName, "resnet50"),
-    ({"rule": "original"}, Usage, "densenet121"), ({"rule": "original", "architecture": None}, Usage, "resnet50"),
+    ({"norm": "l3"}, UnknownNameError, "mean_abs"), ({"rule": "weight"}, UnknownNameError, "nearest: weights"),
+    ({"head": "fresh"}, UnknownNameError, "match"), ({"architecture": "resnet51"}, UnknownNameError, "resnet50"),
+    ({"rule": "original"}, UsageError, "densenet121"), ({"rule": "original", "architecture": None}, UsageError, "resnet50"),
 ])
 def test_unknown_settings(options, kind, words):
     with pytest.raises(kind, match=words):
@@ -585,7 +585,7 @@ def test_unknown_settings(options, kind, words):
 
 
 def test_nothing_to_compare():
-    with pytest.raises(BadData, match="no tensor to compare"):
+    with pytest.raises(BadDataError, match="no tensor to compare"):
         small([{"a.bias": torch.ones(3)}] * 3, architecture=None)
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numba import config
 from scipy.spatial import distance
 
-from tlx.errors import BadData, Resource, TlxError, UnknownName, Usage
+from tlx.errors import BadDataError, ResourceError, TlxError, UnknownNameError, UsageError
 from tlx.kernels import panels, tile
 from tlx.metrics import rsa
 from tlx.metrics.rsa import DISSIMILARITIES, rdm
@@ -121,7 +121,7 @@ def test_one_feature():
     x = np.array([[1.0], [4.0], [-2.0]])
     np.testing.assert_array_equal(rdm(x, "euclidean"), [3, 3, 6])
     np.testing.assert_array_equal(rdm(x, "cosine"), [0, 2, 2])
-    with pytest.raises(BadData, match=r"constant-row.*row 0 is constant, and 2 more rows are"):
+    with pytest.raises(BadDataError, match=r"constant-row.*row 0 is constant, and 2 more rows are"):
         rdm(x)
 
 
@@ -211,7 +211,7 @@ def test_what_is_not_finite_is_named(metric, bad, tmp_path):
     x = offset(1, 0).astype(np.float32)
     x[7, 3] = bad
     for out in (None, tmp_path / "rdm.npy"):
-        with pytest.raises(BadData, match=rf"not-finite.*{bad} in row 7, column 3"):
+        with pytest.raises(BadDataError, match=rf"not-finite.*{bad} in row 7, column 3"):
             rdm(x, metric, out=out)
     assert list(tmp_path.iterdir()) == []
 
@@ -219,10 +219,10 @@ def test_what_is_not_finite_is_named(metric, bad, tmp_path):
 def test_rows_without_an_answer():
     x = offset(1, 0).astype(np.float32)
     x[[4, 9]] = 1e4 + 0.1
-    with pytest.raises(BadData, match=r"constant-row\] x: row 4 is constant, and 1 more rows are"):
+    with pytest.raises(BadDataError, match=r"constant-row\] x: row 4 is constant, and 1 more rows are"):
         rdm(x)
     x[[4, 9]] = 0
-    with pytest.raises(BadData, match=r"zero-row\] x: row 4 is zero.*euclidean"):
+    with pytest.raises(BadDataError, match=r"zero-row\] x: row 4 is zero.*euclidean"):
         rdm(x, "cosine")
     assert rdm(x, "euclidean", False)[4, 9] == 0
 
@@ -231,18 +231,18 @@ def test_rows_without_an_answer():
 @pytest.mark.parametrize("metric", METRICS)
 def test_numbers_too_large(metric):
     for scale in (1e200, 1e-170) if metric in ("correlation", "cosine") else (1e200,):
-        with pytest.raises(BadData, match=r"too-large|out-of-range|-row"):
+        with pytest.raises(BadDataError, match=r"too-large|out-of-range|-row"):
             rdm(offset(scale, 0), metric)
     big = offset(1e25, 0).astype(np.float32)
     if metric == "sqeuclidean":
-        with pytest.raises(BadData, match=r"too-large.*float64"):
+        with pytest.raises(BadDataError, match=r"too-large.*float64"):
             rdm(big, metric)
     np.testing.assert_allclose(rdm(big, metric, dtype=np.float64), exact(big, metric), rtol=2e-6)
 
 
 @pytest.mark.parametrize(("how", "kind"), [
-    ({"x": np.ones((1, 5))}, BadData), ({"x": np.ones(5)}, BadData), ({"metric": "pearson"}, UnknownName),
-    ({"dtype": np.int32}, Usage), ({"dtype": np.float16}, Usage)])
+    ({"x": np.ones((1, 5))}, BadDataError), ({"x": np.ones(5)}, BadDataError), ({"metric": "pearson"}, UnknownNameError),
+    ({"dtype": np.int32}, UsageError), ({"dtype": np.float16}, UsageError)])
 def test_wrong_questions(how, kind):
     with pytest.raises(kind):
         rdm(**{"x": offset(1, 0), **how})
@@ -250,7 +250,7 @@ def test_wrong_questions(how, kind):
 
 def test_more_than_the_machine_has(monkeypatch):
     monkeypatch.setattr(rsa.os, "sysconf", lambda name: 10)
-    with pytest.raises(Resource, match="out="):
+    with pytest.raises(ResourceError, match="out="):
         rdm(offset(1, 0))
 
 
@@ -283,7 +283,7 @@ def test_a_full_disk_is_said_and_leaves_what_was_there(known, tmp_path, monkeypa
     else:
         resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
     try:
-        with pytest.raises(Resource, match="disk-full"):
+        with pytest.raises(ResourceError, match="disk-full"):
             rdm(offset(2, 1), out=tmp_path / "rdm.npy")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from tlx.errors import BadData, Missing, Unsafe, Usage
+from tlx.errors import BadDataError, MissingError, UnsafeError, UsageError
 from tlx.metrics.comparison import compare_rdms
 from tlx.metrics.rdm_files import Rdms, read_rdms, write_rdms
 
@@ -107,18 +107,18 @@ def test_the_layout(tmp_path):
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
     for descriptors, code in (({"who": object()}, "descriptor-kind"), ({"a/b": 1}, "descriptor-name"),
                               ({"": 1}, "descriptor-name"), ({"z": 1j}, "descriptor-kind")):
-        with pytest.raises(Usage, match=code):
+        with pytest.raises(UsageError, match=code):
             write_rdms(tmp_path / "rdms.h5", Rdms(SOME.dissimilarities, None, descriptors))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_what_is_no_rdms():
     for dissimilarities in (np.zeros(3), np.zeros((0, 3)), np.zeros((2, 4)), np.array([["a"]])):
-        with pytest.raises(BadData, match="rdm-shape"):
+        with pytest.raises(BadDataError, match="rdm-shape"):
             Rdms(dissimilarities)
     for wrong in ({"rdm_descriptors": {"a": [1, 2]}}, {"pattern_descriptors": {"a": "word"}},
                   {"pattern_descriptors": {"a": 3}}):
-        with pytest.raises(BadData, match="descriptor-length"):
+        with pytest.raises(BadDataError, match="descriptor-length"):
             Rdms(SOME.dissimilarities, **wrong)
 
 
@@ -162,7 +162,7 @@ def test_what_reaches_out_of_the_file(change, tmp_path):
     rsatoolbox_file(tmp_path / "rdms.h5")
     with h5py.File(tmp_path / "rdms.h5", "a") as file:
         change(file)
-    with pytest.raises(Unsafe, match="rdm-file-"):
+    with pytest.raises(UnsafeError, match="rdm-file-"):
         read_rdms(tmp_path / "rdms.h5")
 
 
@@ -206,18 +206,18 @@ def test_what_is_in_no_such_file(change, tmp_path):
     rsatoolbox_file(tmp_path / "rdms.h5")
     with h5py.File(tmp_path / "rdms.h5", "a") as file:
         change(file)
-    with pytest.raises(BadData):
+    with pytest.raises(BadDataError):
         read_rdms(tmp_path / "rdms.h5")
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         read_rdms(tmp_path / "none.h5")
     rsatoolbox_file(tmp_path / "rdms.h5")
     whole = (tmp_path / "rdms.h5").read_bytes()
     for part in (b"", b"not HDF5", whole[:len(whole) // 2], whole[:-1]):
         (tmp_path / "part.h5").write_bytes(part)
-        with pytest.raises(BadData, match="rdm-file-damaged"):
+        with pytest.raises(BadDataError, match="rdm-file-damaged"):
             read_rdms(tmp_path / "part.h5")
 
 
@@ -232,6 +232,6 @@ def test_damaged_bytes_are_an_error_or_other_numbers(tmp_path):
         (tmp_path / "part.h5").write_bytes(part)
         try:
             found = read_rdms(tmp_path / "part.h5")
-        except (BadData, Unsafe):
+        except (BadDataError, UnsafeError):
             continue
         assert found.dissimilarities.ndim == 2

@@ -12,7 +12,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from tlx.errors import BadData, Problems
+from tlx.errors import BadDataError, ErrorGroup
 from tlx.metrics import regression
 from tlx.metrics.regression import transferability_regression, transferability_table
 
@@ -248,14 +248,14 @@ BAD = [
 @pytest.mark.parametrize(("make", "words"), BAD, ids=[f"{i}-{b[1][0]}" for i, b in enumerate(BAD)])
 @pytest.mark.parametrize("standardize", [True, False])
 def test_what_cannot_be_fitted_is_named(make, words, standardize):
-    with pytest.raises(BadData) as refused:
+    with pytest.raises(BadDataError) as refused:
         transferability_regression(make(), standardize)
     assert all(word in str(refused.value) for word in words), str(refused.value)
 
 
 def test_all_bad_values_at_once():
     rows = changed(2, T=0, G=math.nan)
-    with pytest.raises(Problems, match=r"(?s)G is nan in row 3.*T is 0 in row 3"):
+    with pytest.raises(ErrorGroup, match=r"(?s)G is nan in row 3.*T is 0 in row 3"):
         transferability_regression(rows)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlx.errors import BadData, Resource, UnknownName, Usage
+from tlx.errors import BadDataError, ResourceError, UnknownNameError, UsageError
 from tlx.metrics.comparison import COMPARISONS, compare_rdms
 from tlx.metrics.resampling import STREAM, bootstrap, bootstrap_all
 
@@ -86,18 +86,18 @@ def test_draws_that_tell_nothing():
 
 def test_what_cannot_be_drawn():
     (a, b), _ = rdms(5)
-    with pytest.raises(Usage, match=r"no-bootstrap.*whitened-cosine"):
+    with pytest.raises(UsageError, match=r"no-bootstrap.*whitened-cosine"):
         bootstrap(a, b, "whitened-cosine")
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         bootstrap(a, b, "rho")
     for wrong in ({"resamplings": 0}, {"confidence": 0}, {"confidence": 1}):
-        with pytest.raises(Usage, match="out-of-range"):
+        with pytest.raises(UsageError, match="out-of-range"):
             bootstrap(a, b, **wrong)
-    with pytest.raises(BadData, match="rdm-sizes"):
+    with pytest.raises(BadDataError, match="rdm-sizes"):
         bootstrap(a, rdms(6)[0][0])
-    with pytest.raises(BadData, match="constant-rdm"):
+    with pytest.raises(BadDataError, match="constant-rdm"):
         bootstrap(a, 1 - np.eye(5))
-    with pytest.raises(BadData, match="no-draws"):
+    with pytest.raises(BadDataError, match="no-draws"):
         bootstrap([1.0], [2.0], "cosine", 5)
 
 
@@ -139,12 +139,12 @@ def test_all_at_once_at_any_threads_and_where_draws_tell_nothing():
 
 
 @pytest.mark.parametrize(("rdms_", "options", "error", "says"), [
-    ([np.ones(3), np.arange(6.0)], {}, BadData, "stimuli"),
-    ([], {}, BadData, "stimuli"),
-    ([np.arange(3.0)], {"method": "kendall"}, Usage, "pair by pair"),
-    ([np.arange(3.0)], {"method": "whitened-cosine"}, Usage, "needs all pairs"),
-    ([np.arange(3.0)], {"resamplings": 0}, Usage, "0 resamplings"),
-    ([np.arange(3.0)] * 2, {"resamplings": 1 << 30}, Resource, "draws"),
+    ([np.ones(3), np.arange(6.0)], {}, BadDataError, "stimuli"),
+    ([], {}, BadDataError, "stimuli"),
+    ([np.arange(3.0)], {"method": "kendall"}, UsageError, "pair by pair"),
+    ([np.arange(3.0)], {"method": "whitened-cosine"}, UsageError, "needs all pairs"),
+    ([np.arange(3.0)], {"resamplings": 0}, UsageError, "0 resamplings"),
+    ([np.arange(3.0)] * 2, {"resamplings": 1 << 30}, ResourceError, "draws"),
 ])
 def test_what_cannot_be_drawn_all_at_once_is_refused(rdms_, options, error, says):
     with pytest.raises(error, match=says):

@@ -9,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.metrics import streams
 from tlx.metrics.streams import backing_file, blocks
 
@@ -90,7 +90,7 @@ def test_what_does_not_fit_half_the_memory_is_read(mapped, monkeypatch):
 def test_a_file_that_was_cut_is_said(mapped):
     with open(mapped.filename, "r+b") as file:
         file.truncate(os.path.getsize(mapped.filename) - 5)
-    with pytest.raises(BadData, match=r"file-short.*5 bytes more"):
+    with pytest.raises(BadDataError, match=r"file-short.*5 bytes more"):
         list(blocks(mapped, 10, read=True))
     assert not readers()
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numba import config
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.metrics import streams
 from tlx.metrics.sum_of_squares import sum_of_squares
 
@@ -177,7 +177,7 @@ def test_a_number_that_is_not_finite_is_named(read, tmp_path, monkeypatch):
     x[21, 4] = np.inf
     x[22, 0] = np.nan
     np.save(tmp_path / "x.npy", x)
-    with pytest.raises(BadData, match=r"not-finite\] layer3: inf in row 21, column 4"):
+    with pytest.raises(BadDataError, match=r"not-finite\] layer3: inf in row 21, column 4"):
         sum_of_squares(np.load(tmp_path / "x.npy", mmap_mode="r"), y, where="layer3", read=read)
 
 
@@ -186,7 +186,7 @@ def test_what_cannot_be_summed_is_said():
     for rows_, labels, code in ((x, y[:5], "labels-shape"), (x[:, :0], y, "rows-shape"), (x[:0], [], "too-few-rows"),
                                 (1e200 * x, y, "overflow"), (x.astype(complex), y, "not-numbers"),
                                 ("no/such.npy", y, "missing")):
-        with pytest.raises(BadData, match=code):
+        with pytest.raises(BadDataError, match=code):
             sum_of_squares(rows_, labels)
 
 

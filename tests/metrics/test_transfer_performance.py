@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from tlx.errors import BadData, Usage
+from tlx.errors import BadDataError, UsageError
 from tlx.metrics.transfer_performance import fisher_band, metric_correlations, permutation_band, transfer_performance
 
 
@@ -32,9 +32,9 @@ def test_the_area():
     np.testing.assert_allclose(found, want, rtol=1e-14)
     assert found.dtype == np.float64
     for wrong in ([1], 5, np.zeros((0, 3))):
-        with pytest.raises(BadData, match="too-few-checkpoints"):
+        with pytest.raises(BadDataError, match="too-few-checkpoints"):
             transfer_performance(wrong)
-    with pytest.raises(BadData, match="not-finite"):
+    with pytest.raises(BadDataError, match="not-finite"):
         transfer_performance([1, np.nan])
 
 
@@ -147,9 +147,9 @@ def test_a_metric_that_never_changes_says_nothing():
 def test_what_cannot_be_correlated():
     x = np.arange(5.0)
     for first, second, more, error, code in (
-            (x, x[:4], {}, BadData, "lengths"), (x[:1], x[:1], {}, BadData, "too-few-rows"),
-            (x, np.r_[x[:4], np.nan], {}, BadData, "not-finite"), (x, x, {"sources": [1]}, BadData, "labels-shape"),
-            (x, x, {"confidence": 1}, Usage, "out-of-range"), (x, x, {"permutations": 0}, Usage, "out-of-range"),
-            (x, x, {"permutation_confidence": 0}, Usage, "out-of-range")):
+            (x, x[:4], {}, BadDataError, "lengths"), (x[:1], x[:1], {}, BadDataError, "too-few-rows"),
+            (x, np.r_[x[:4], np.nan], {}, BadDataError, "not-finite"), (x, x, {"sources": [1]}, BadDataError, "labels-shape"),
+            (x, x, {"confidence": 1}, UsageError, "out-of-range"), (x, x, {"permutations": 0}, UsageError, "out-of-range"),
+            (x, x, {"permutation_confidence": 0}, UsageError, "out-of-range")):
         with pytest.raises(error, match=code):
             metric_correlations(first, second, **more)

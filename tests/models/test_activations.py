@@ -11,7 +11,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from tlx.errors import Problems, UnknownName, Usage
+from tlx.errors import ErrorGroup, UnknownNameError, UsageError
 from tlx.models import backbones, folding
 from tlx.models.activations import Capture, capture
 from tlx.models.layers import everything, resolve
@@ -236,7 +236,7 @@ def test_a_layer_that_runs_several_times():
     assert torch.equal(found["shared@2"], two)
     assert torch.equal(found["shared"], torch.relu(two - 0.5))
     assert resolve(network, ["shared@3"]) == ("shared",)
-    with pytest.raises(Usage, match="1 to 3"):
+    with pytest.raises(UsageError, match="1 to 3"):
         resolve(network, ["shared@4"])
 
 
@@ -248,17 +248,17 @@ def test_of_a_tuple_the_first_tensor_counts():
 
 
 def test_what_gives_no_row_an_image_is_refused():
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         capture(wrap(Odd()), torch.zeros(1, 3, 8, 8), ["named", "windows"])
     assert [p.code for p in caught.value.problems] == ["layer-output"] * 2
 
 
 def test_unknown_layers_are_all_told_with_the_nearest(networks):
     network = networks("resnet18")
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         resolve(network, ["layer1.0.convv1", "layer4.1", 99, "0"])
     first, *others = caught.value.problems
-    assert isinstance(first, UnknownName)
+    assert isinstance(first, UnknownNameError)
     assert "layer1.0.conv1" in str(first)
     assert [p.code for p in others] == ["out-of-range"] * 2
     assert first.exit_code == 2
@@ -266,9 +266,9 @@ def test_unknown_layers_are_all_told_with_the_nearest(networks):
 
 def test_a_layer_twice_or_none_is_refused(networks):
     network = networks("resnet18")
-    with pytest.raises(Usage, match="same layer"):
+    with pytest.raises(UsageError, match="same layer"):
         resolve(network, ["layer1.0", 2])
-    with pytest.raises(Usage, match="no layer"):
+    with pytest.raises(UsageError, match="no layer"):
         resolve(network, [])
 
 
@@ -327,7 +327,7 @@ def test_shapes_are_known_before_the_pass(networks):
 
 @pytest.mark.parametrize(("option", "value"), [("reduce", "poled"), ("dtype", "float64")])
 def test_unknown_reductions_and_types(networks, option, value):
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         Capture(networks("mnist-cnn"), [1], **{option: value})
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tlx.errors import BadData, Integrity, UnknownName, Usage
+from tlx.errors import BadDataError, IntegrityError, UnknownNameError, UsageError
 from tlx.features import voting
 from tlx.models import backbones, chopped, footprint, masks, training
 from tlx.models.activations import capture
@@ -161,7 +161,7 @@ def test_nothing_copied_is_the_random_network(source):
     ({"copied": 11}, "0 to 10"), ({"copied": -1}, "0 to 10"), ({"copied": 2, "cut": 0}, "1 to 10"),
     ({"copied": 2, "cut": 11}, "1 to 10")])
 def test_blocks_that_are_not_there_are_refused(source, settings, says):
-    with pytest.raises(Usage, match=says):
+    with pytest.raises(UsageError, match=says):
         transferred("resnet20-cifar", weights=source[0], classes=3, seed=0, **settings)
 
 
@@ -226,10 +226,10 @@ def test_a_network_is_kept_and_read_again(tmp_path, cut):
     assert (again.mean, again.std, again.input_size) == (network.mean, network.std, 24)
     json.loads(record.read_text())
     (tmp_path / "small.safetensors").write_bytes((tmp_path / "small.safetensors").read_bytes()[:-1] + b"\1")
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         chopped.read(record)
     record.write_text('{"format": 1}')
-    with pytest.raises(BadData, match="no record of a network"):
+    with pytest.raises(BadDataError, match="no record of a network"):
         chopped.read(record)
 
 
@@ -310,7 +310,7 @@ def test_equal_magnitudes_and_zeros_keep_their_count():
     stays = masks.magnitude({"w": torch.tensor([[0.0, 2.0, 0.0, -3.0]])}, 0.75)["w"]
     assert stays.tolist() == [[False, True, False, True]], "what was pruned stays pruned"
     assert masks.magnitude({"w": torch.tensor([[3.0, 1.0]])}, 0.01, "layer")["w"].tolist() == [[True, False]]
-    with pytest.raises(UnknownName, match="layer"):
+    with pytest.raises(UnknownNameError, match="layer"):
         masks.magnitude({"w": torch.ones(1, 1)}, 0.5, "local")
 
 
@@ -327,7 +327,7 @@ def test_masks_hold_at_every_step(settings):
         broken.extend(n for n, m in mask.items() if torch.count_nonzero(parameters[n][~m]))
 
     training.fit(network, *parts(network), Recipe(**{"epochs": 2, "batch_size": 8, "learning_rate": 0.01} | settings),
-                 seed=1, score=voting.accuracy, place=training.Place(on_batch=look))
+                 seed=1, score=voting.accuracy, place=training.TrainingContext(on_batch=look))
     assert broken == []
     parameters = dict(network.net.named_parameters())
     assert not any(torch.count_nonzero(parameters[n][~m]) for n, m in mask.items())

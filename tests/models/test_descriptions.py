@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 
-from tlx.errors import BadData, Missing, Problems, UnknownName, Usage
+from tlx.errors import BadDataError, ErrorGroup, MissingError, UnknownNameError, UsageError
 from tlx.models import activations, backbones, descriptions
 from tlx.models import network as networks
 from tlx.models.activations import capture
@@ -22,7 +22,7 @@ GOOD = {"description": "the last quarter", "input_reshape": [224, 224], "input_t
 
 def outline(name, head="keep"):
     """A network of shapes only."""
-    with networks.without_memory():
+    with networks.meta_device():
         return backbones.load(name, weights=None, classes=1000, head=head, seed=0)
 
 
@@ -74,9 +74,9 @@ def test_names_are_taken_in_every_spelling(vgg16):
 
 
 def test_names_of_keras_are_no_names_of_others():
-    network = backbones.sketch("resnet50")
+    network = backbones.meta_model("resnet50")
     assert descriptions.modules(network, ["layer1.0", 3]) == ("layer1.0", descriptions.modules(network, [3])[0])
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         descriptions.modules(network, ["block5_conv3/Relu:0"])
     assert descriptions.keras_names(network) == descriptions.keras_names(outline("vgg11_bn")) == {}
 
@@ -84,9 +84,9 @@ def test_names_of_keras_are_no_names_of_others():
 def test_a_network_without_its_dense_layers_has_no_fc1():
     network = outline("vgg16", head="mlp256")  # its classifier.1 and classifier.4 are something else
     assert descriptions.modules(network, ["block5_conv3"]) == ("features.29",)
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         descriptions.modules(network, ["fc1/Relu:0", "fc2"])
-    assert {type(p) for p in caught.value.problems} == {UnknownName}
+    assert {type(p) for p in caught.value.problems} == {UnknownNameError}
 
 
 def test_keras_weights_come_with_the_normalisation_that_they_need():
@@ -133,7 +133,7 @@ BAD = {  # content → code and what the message must name
 @pytest.mark.parametrize("case", BAD)
 def test_a_bad_file_is_told_with_its_place(tmp_path, case):
     content, code, named = BAD[case]
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         descriptions.read(written(tmp_path / "d.json", content))
     assert (caught.value.code, caught.value.exit_code) == (code, 3)
     assert named in str(caught.value)
@@ -141,7 +141,7 @@ def test_a_bad_file_is_told_with_its_place(tmp_path, case):
 
 
 def test_everything_wrong_with_a_file_is_told_at_once(tmp_path):
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         descriptions.read(written(tmp_path / "d.json", {"descripton": "x", "input_reshape": [1], "input_tensor": 1,
                                                         "target_tensors": ["a"]}))
     assert [p.code for p in caught.value.problems] == ["json-unknown-key", "json-key-missing", "json-type", "json-type"]
@@ -149,9 +149,9 @@ def test_everything_wrong_with_a_file_is_told_at_once(tmp_path):
 
 
 def test_no_file_and_no_regular_file(tmp_path):
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         descriptions.read(tmp_path / "d.json")
-    with pytest.raises(BadData):
+    with pytest.raises(BadDataError):
         descriptions.read(tmp_path)
 
 
@@ -159,7 +159,7 @@ def test_a_file_beyond_the_limit_is_refused_unread(tmp_path):
     path = tmp_path / "d.json"
     with open(path, "wb") as file:
         file.truncate(5 << 30)
-    with pytest.raises(BadData, match="at most"):
+    with pytest.raises(BadDataError, match="at most"):
         descriptions.read(path)
 
 
@@ -167,7 +167,7 @@ def test_a_file_beyond_the_limit_is_refused_unread(tmp_path):
 
 def test_unknown_layers_are_bad_data_with_the_nearest(vgg16):
     content = Description("x", (), "", ("block5_conv4/Relu:0", "features.99", "fc1"))
-    with pytest.raises(Problems) as caught:
+    with pytest.raises(ErrorGroup) as caught:
         descriptions.described(vgg16, content, where="d.json")
     first, second = caught.value.problems
     assert (first.code, first.exit_code, first.where) == ("unknown-layer", 3, "d.json")
@@ -178,18 +178,18 @@ def test_unknown_layers_are_bad_data_with_the_nearest(vgg16):
 
 
 def test_a_layer_under_two_names_is_told(vgg16):
-    with pytest.raises(BadData, match="same layer"):
+    with pytest.raises(BadDataError, match="same layer"):
         descriptions.described(vgg16, Description("x", (), "", ("fc1", "classifier.1")))
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         descriptions.modules(vgg16, ["fc1", "classifier.1"])
 
 
 def test_other_shapes_than_described_are_told(vgg16):
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         descriptions.described(vgg16, Description("x", (299, 299), "", ("fc1",)))
     assert "[299, 299]" in str(caught.value)
     assert "[224, 224]" in str(caught.value)
-    with pytest.raises(BadData) as caught:
+    with pytest.raises(BadDataError) as caught:
         descriptions.described(vgg16, Description("x", (), "", ("fc1", "block5_conv3"), ((4096,), (512, 7, 7))))
     assert caught.value.code == "output-shape"
     assert "[512, 14, 14]" in str(caught.value)
@@ -233,5 +233,5 @@ def test_a_function_of_a_layer_is_asked_for_beside_the_layer_itself():
     assert list(found)[:4] == ["fc2", "fc2:relu", "input:relu", "conv1:relu"]
     assert torch.equal(found["fc2:relu"], found["fc2"].relu())
     assert torch.equal(found["input:relu"], x.relu())
-    with pytest.raises(UnknownName):
+    with pytest.raises(UnknownNameError):
         capture(network, x, ("fc2:sigmoid",))

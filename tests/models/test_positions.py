@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tlx.errors import Usage
+from tlx.errors import UsageError
 from tlx.models import backbones
 from tlx.models.weights import reader as weights_reader
 
@@ -65,6 +65,6 @@ def test_other_families_are_built_for_the_size_that_is_asked_for(name, size):
 def test_a_size_that_patches_do_not_divide_is_refused_with_words(name, size):
     if name.startswith("timm:"):
         pytest.importorskip("timm")
-    with pytest.raises(Usage, match="cannot take images of 100 pixels") as refused:
+    with pytest.raises(UsageError, match="cannot take images of 100 pixels") as refused:
         backbones.load(name, weights=None, classes=3, seed=0, input_size=size)
     assert refused.value.exit_code == 2

@@ -20,7 +20,7 @@ from tlx.models.frozen_prefix import choice as frozen_prefix_choice
 from tlx.models.frozen_prefix import split as frozen_prefix_split
 from tlx.models.network import Network
 from tlx.models.recipe import Recipe
-from tlx.models.samples import Feed, Samples
+from tlx.models.samples import BatchLoader, Samples
 
 
 class Noise:
@@ -63,7 +63,7 @@ def fit(recipe, *, name="mnist-cnn", size=None, net=None, frozen=None, counts=(2
     net = net or load(name, size)
     data = parts(net, *counts)
     outcome = training.fit(net, *data, recipe, seed=5, score=voting.accuracy, frozen=frozen,
-                           place=training.Place(**place))
+                           place=training.TrainingContext(**place))
     history = [{k: v for k, v in values.items() if not k.endswith("_s")} for values in outcome.history]
     numbers = {k: v.clone() for k, v in net.state_dict().items()}
     return (history, numbers, training.predict(net, data[1], recipe)), outcome
@@ -181,7 +181,7 @@ def odd(way=""):
 def test_a_network_that_is_not_one_chain_there_is_not_cut(way, depth, refusal):
     net = odd(way)
     x = torch.randn(4, 1, 8, 8)
-    with pytest.raises(frozen_prefix_split.Uncut, match=refusal):
+    with pytest.raises(frozen_prefix_split.CannotSplit, match=refusal):
         frozen_prefix_split.find(net, depth, x)
     assert frozen_prefix_split.find(net, depth + 1, x).depth == depth + 1 if way != "twice" else True
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in net.modules())
@@ -192,7 +192,7 @@ def test_dense_connections_are_cut_between_dense_blocks_only():
     x = torch.randn(2, 3, 32, 32)
     for depth, block in enumerate(net.blocks, 1):
         if depth % 9 == 0 and "denselayer" in block.name:
-            with pytest.raises(frozen_prefix_split.Uncut, match="more than the output"):
+            with pytest.raises(frozen_prefix_split.CannotSplit, match="more than the output"):
                 frozen_prefix_split.find(net, depth, x)
 
 
@@ -206,8 +206,8 @@ def test_batch_norm_that_follows_the_data_ends_the_prefix(bn, depth):
 
 
 def test_convolutions_held_by_name_make_a_prefix_where_nothing_between_them_learns():
-    for net, names, depth in ((load("vgg16"), freezing.seed_configuration("vgg16", 1), 4),
-                              (load("resnet50", 32), freezing.seed_configuration("resnet50", 1), 0)):
+    for net, names, depth in ((load("vgg16"), freezing.published_configuration("vgg16", 1), 4),
+                              (load("resnet50", 32), freezing.published_configuration("resnet50", 1), 0)):
         freezing.freeze(net, names).train()
         assert frozen_prefix_choice.held(net) == depth
 
@@ -303,7 +303,7 @@ def test_killed_and_continued_with_or_without_kept_rows_is_the_same(tmp_path, se
 def test_averaged_weights_are_scored_behind_the_same_prefix():
     recipe = Recipe(epochs=3, freeze=2, ema=0.5, batch_size=16)
     kept, _ = fit(recipe)
-    plain, _ = fit(recipe.but(ema=0.0))
+    plain, _ = fit(recipe.replace(ema=0.0))
     assert kept[0] != plain[0]
 
 
@@ -322,11 +322,11 @@ def test_what_cannot_be_cut_trains_as_it_is():
     recipe = Recipe(epochs=2, freeze=2, batch_size=16)
     _, outcome = fit(recipe, net=odd("twice"))
     assert len(outcome.history) == 2
-    assert outcome.prefixes == [frozen_prefix_choice.Choice(1, "memory", outcome.prefixes[0].reason, 26, 26 * 16 * 4)]
+    assert outcome.prefixes == [frozen_prefix_choice.CacheDecision(1, "memory", outcome.prefixes[0].reason, 26, 26 * 16 * 4)]
     _, outcome = fit(recipe, net=odd("pair"))
-    assert outcome.prefixes == [frozen_prefix_choice.Choice(0, "", "2 frozen blocks run with the rest: more than the output of "
+    assert outcome.prefixes == [frozen_prefix_choice.CacheDecision(0, "", "2 frozen blocks run with the rest: more than the output of "
                                               "block 2 is read after it")]
-    assert fit(recipe.but(freeze=0), net=odd())[1].prefixes == []
+    assert fit(recipe.replace(freeze=0), net=odd())[1].prefixes == []
 
 
 @pytest.mark.usefixtures("always")
@@ -362,8 +362,8 @@ def test_a_full_disk_costs_no_training(tmp_path):
     try:
         net = load()
         hold = freezing.freeze(net, 2)
-        feeds = [Feed(part, net.mean, net.std, "cpu") for part in parts(net)]
-        *_, choice = frozen_prefix_choice.choose(hold, *feeds, frozen_prefix_choice.Wish(batch_size=16, score_batch=8, epochs=5, folder=tmp_path))
+        feeds = [BatchLoader(part, net.mean, net.std, "cpu") for part in parts(net)]
+        *_, choice = frozen_prefix_choice.choose(hold, *feeds, frozen_prefix_choice.CacheRequest(batch_size=16, score_batch=8, epochs=5, folder=tmp_path))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "no space to write" in choice.reason
@@ -400,13 +400,13 @@ def test_a_stop_is_heard_while_rows_are_kept():
 def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, contiguous, bfloat16):
     net = load(name, 32).to(memory_format=torch.contiguous_format if contiguous else torch.channels_last)
     hold = freezing.freeze(net, depth)
-    feeds = [Feed(part, net.mean, net.std, "cpu", contiguous) for part in parts(net, 37, 17)]
-    wish = frozen_prefix_choice.Wish(batch_size=16, score_batch=16, epochs=9, bfloat16=bfloat16)
+    feeds = [BatchLoader(part, net.mean, net.std, "cpu", contiguous) for part in parts(net, 37, 17)]
+    wish = frozen_prefix_choice.CacheRequest(batch_size=16, score_batch=16, epochs=9, bfloat16=bfloat16)
     train, val, _ = frozen_prefix_choice.choose(hold, *feeds, wish)
-    fresh, _, _ = frozen_prefix_choice.choose(hold, *feeds, frozen_prefix_choice.Wish(batch_size=16, score_batch=16, epochs=9, limit=0,
+    fresh, _, _ = frozen_prefix_choice.choose(hold, *feeds, frozen_prefix_choice.CacheRequest(batch_size=16, score_batch=16, epochs=9, limit=0,
                                                           bfloat16=bfloat16))
-    assert isinstance(train, kept.Kept)
-    assert isinstance(fresh, kept.Computed)
+    assert isinstance(train, kept.CachedBatches)
+    assert isinstance(fresh, kept.ComputedBatches)
     assert train.batch(np.arange(2))[0].dtype == (torch.bfloat16 if bfloat16 else torch.float32)
     order = np.random.default_rng(2).permutation(37)
     for (a, y), (b, other) in zip(train.batches(16, order), fresh.batches(16, order), strict=True):
@@ -423,9 +423,9 @@ def test_kept_rows_are_the_computed_ones_in_bits_and_in_memory(name, depth, cont
 # ---------------------------------------------------------------- whether it pays
 
 def decide(flops=(1_000_000, 500_000), values=100, rows=(900, 100), **wish):
-    layout = kept.Layout((values,), (1,), torch.float32)
+    layout = kept.RowLayout((values,), (1,), torch.float32)
     settings = {"batch_size": 64, "score_batch": 256, "epochs": 10} | wish
-    return frozen_prefix_choice._decide(frozen_prefix_split.Cut(9, "nine", {}, (1, 8, 8), flops), layout, rows, "cpu", frozen_prefix_choice.Wish(**settings))
+    return frozen_prefix_choice._decide(frozen_prefix_split.SplitPoint(9, "nine", {}, (1, 8, 8), flops), layout, rows, "cpu", frozen_prefix_choice.CacheRequest(**settings))
 
 
 def test_the_estimate_is_the_law():

@@ -12,7 +12,7 @@ import shutil
 import pytest
 import torch
 
-from tlx.errors import Integrity, Missing, Resource
+from tlx.errors import IntegrityError, MissingError, ResourceError
 from tlx.models import backbones, descriptions, sources
 from tlx.models.weights import promises
 from tlx.models.weights import reader as weights_reader
@@ -41,7 +41,7 @@ def test_weights_other_than_promised_are_refused_with_both_hashes(tmp_path, prom
     network = backbones.load("mnist-cnn", weights=None, classes=3, seed=0)
     weights_reader.write(path, network.net.state_dict())
     expected = "random" if promised == "random" else hashlib.sha256(b"").hexdigest()
-    with pytest.raises(Integrity) as refused:
+    with pytest.raises(IntegrityError) as refused:
         backbones.load("mnist-cnn", weights=path, classes=3, seed=0, sha256=expected)
     assert refused.value.exit_code == 9
     assert expected in str(refused.value)
@@ -50,7 +50,7 @@ def test_weights_other_than_promised_are_refused_with_both_hashes(tmp_path, prom
 
 
 def test_drawn_weights_in_the_place_of_promised_ones_are_refused():
-    with pytest.raises(Integrity, match="random"):
+    with pytest.raises(IntegrityError, match="random"):
         backbones.load("mnist-cnn", weights=None, classes=3, seed=0, sha256="0" * 64)
 
 
@@ -66,7 +66,7 @@ def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
         return found
 
     monkeypatch.setattr(promises, "check", replaced)
-    with pytest.raises(Integrity, match="replaced while"):
+    with pytest.raises(IntegrityError, match="replaced while"):
         weights_reader.read(path)
 
 
@@ -85,12 +85,12 @@ def test_weights_are_checked_against_the_record_beside_them(tmp_path):
     for path in recorded(tmp_path):
         before = weights_reader.read(path).sha256
         weights_reader.write(path, SECOND)
-        with pytest.raises(Integrity) as refused:
+        with pytest.raises(IntegrityError) as refused:
             weights_reader.read(path)
         assert refused.value.exit_code == 9
         assert before in str(refused.value)
         assert sha256(path) in str(refused.value)
-        with pytest.raises(Integrity):
+        with pytest.raises(IntegrityError):
             backbones.digest("mnist-cnn", path)
 
 
@@ -112,10 +112,10 @@ def test_every_bit_of_packaged_weights_counts(tmp_path, monkeypatch):
     data = bytearray(path.read_bytes())
     data[-5] ^= 1  # a number, still finite
     path.write_bytes(data)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         backbones.load("mnist-cnn", weights="default", classes=3, seed=0)
     path.with_suffix(".json").unlink()
-    with pytest.raises(Missing):
+    with pytest.raises(MissingError):
         backbones.load("mnist-cnn", weights="default", classes=3, seed=0)
 
 
@@ -137,7 +137,7 @@ def test_a_file_that_this_user_may_not_read_is_a_sentence(tmp_path, monkeypatch,
     if hidden == "file":
         monkeypatch.setattr(builtins, "open", refuse)
         monkeypatch.setattr(io, "open", refuse)
-    with pytest.raises(Resource) as refused:
+    with pytest.raises(ResourceError) as refused:
         reader(path)
     assert refused.value.exit_code == 5
     assert "may not read" in str(refused.value)

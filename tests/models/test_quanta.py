@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from tlx.errors import BadData, TlxError, UnknownName, Usage
+from tlx.errors import BadDataError, TlxError, UnknownNameError, UsageError
 from tlx.models import backbones
 from tlx.models.quanta import gate as quanta_gate
-from tlx.models.quanta.gate import Gated, QuantaGate, Source
+from tlx.models.quanta.gate import Gated, GateSource, QuantaGate
 
 RNG = np.random.default_rng(0)
 ZS, ZT, WEIGHT = (RNG.normal(size=(3, 2, 4, 4)) for _ in range(3))
@@ -114,9 +114,9 @@ def test_equal_inputs_give_no_slope_and_pass_unchanged():
 
 
 @pytest.mark.parametrize(("made", "error"), [
-    (lambda: QuantaGate("softmx"), UnknownName), (lambda: QuantaGate(init=(1.0,)), Usage),
-    (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(3)), Usage),
-    (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(2, 1)), Usage),
+    (lambda: QuantaGate("softmx"), UnknownNameError), (lambda: QuantaGate(init=(1.0,)), UsageError),
+    (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(3)), UsageError),
+    (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(2, 1)), UsageError),
 ])
 def test_what_no_gate_can_do_is_refused(made, error):
     with pytest.raises(error):
@@ -180,7 +180,7 @@ def test_a_gated_network_is_the_one_written_out(pair, names):
     x = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     gated = Gated(target, names).double().eval()
     with torch.no_grad():
-        found = gated(x, Source(source, names)(x))
+        found = gated(x, GateSource(source, names)(x))
         want = written_out(*copy.deepcopy(pair), x, dict.fromkeys(names, (1.1, -1.1)))
     torch.testing.assert_close(found, want, rtol=1e-6, atol=1e-8)
     with torch.no_grad():
@@ -192,19 +192,19 @@ def test_a_gate_closed_to_one_side_leaves_the_other_alone(pair):
     source, target = copy.deepcopy(pair)
     x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
-        given = Source(source, ["dense"])(x)
+        given = GateSource(source, ["dense"])(x)
         shut = Gated(copy.deepcopy(target), ["dense"], lambda: QuantaGate(init=(-2000, 2000))).double().eval()
         assert torch.equal(shut(x, given), target(x))
         wide = Gated(copy.deepcopy(target), ["dense"], lambda: QuantaGate(init=(2000, -2000))).double().eval()
         assert torch.equal(wide(x, given), target.net.head(F.elu(given[0])))
         same = Gated(copy.deepcopy(source), POSITIONS).double().eval()
-        torch.testing.assert_close(same(x, Source(source, POSITIONS)(x)), source(x), msg="source and target are one")
+        torch.testing.assert_close(same(x, GateSource(source, POSITIONS)(x)), source(x), msg="source and target are one")
 
 
 def test_nothing_flows_into_the_source_and_nothing_of_it_moves(pair):
     source, target = copy.deepcopy(pair)
     before = {name: t.clone() for name, t in source.state_dict().items()}
-    branch = Source(source.train(), POSITIONS, dropout=True)
+    branch = GateSource(source.train(), POSITIONS, dropout=True)
     branch.training = True
     gated = Gated(target, POSITIONS).double().train()
     optimizer = torch.optim.SGD(gated.parameters(), lr=0.1)
@@ -222,7 +222,7 @@ def test_nothing_flows_into_the_source_and_nothing_of_it_moves(pair):
 
 def test_the_sources_dropout_is_on_only_where_it_is_asked_for(pair):
     source, x = copy.deepcopy(pair[0]), torch.rand(2, 3, 32, 32, dtype=torch.float64)
-    quiet, noisy = Source(source, ["dense"]), Source(source, ["dense"], dropout=True)
+    quiet, noisy = GateSource(source, ["dense"]), GateSource(source, ["dense"], dropout=True)
     quiet.training = noisy.training = True
     assert torch.equal(quiet(x)[0], quiet(x)[0])
     assert not torch.equal(noisy(x)[0], noisy(x)[0])
@@ -233,13 +233,13 @@ def test_the_sources_dropout_is_on_only_where_it_is_asked_for(pair):
 
 def test_outputs_are_taken_before_what_works_in_place():
     net = backbones.load("vgg11", weights=None, classes=3, head="gap-linear", seed=0, input_size=32)
-    first = Source(net, ["features.0", "features.3"])(torch.rand(2, 3, 32, 32))[0]
+    first = GateSource(net, ["features.0", "features.3"])(torch.rand(2, 3, 32, 32))[0]
     assert (first < 0).any(), "ReLU behind it has not been there"
 
 
 def test_root_mean_squares_of_what_the_gates_are_given(pair):
     source, target = copy.deepcopy(pair)
-    gated, branch = Gated(target, ["conv1a", "dense"]).double().eval(), Source(source, ["conv1a", "dense"])
+    gated, branch = Gated(target, ["conv1a", "dense"]).double().eval(), GateSource(source, ["conv1a", "dense"])
     gated.measure()
     batches = [torch.rand(n, 3, 32, 32, dtype=torch.float64) for n in (3, 1)]
     with torch.no_grad():
@@ -264,7 +264,7 @@ def test_root_mean_squares_of_what_the_gates_are_given(pair):
                   "features.22", "features.25", "classifier.0", "classifier.3"]),
 ])
 def test_where_gates_stand(name, modules):
-    places = quanta_gate.places(backbones.sketch(name))
+    places = quanta_gate.places(backbones.meta_model(name))
     assert [p.module for p in places] == modules
     assert [p.block for p in places] == list(range(1, len(modules) + 1))
 
@@ -279,7 +279,7 @@ def test_every_place_of_any_network_takes_a_gate(name):
     x = torch.rand(2, 3, size, size)
     with torch.no_grad():
         alone, theirs = target(x), source(x)
-        given = Source(source, modules)(x)
+        given = GateSource(source, modules)(x)
         shut = Gated(target, modules, lambda: QuantaGate(init=(-2000, 2000))).eval()
         assert torch.equal(shut(x, given), alone)
         assert [tuple(z.shape[1:]) for z in given] == [p.shape for p in places if p.module in modules]
@@ -354,5 +354,5 @@ def test_another_networks_keras_weights_are_refused(tmp_path):
     from tlx.models.weights import reader as weights_reader
 
     keras_cnn(tmp_path / "x.h5", np.random.default_rng(0), left_out=("conv2d_5",))
-    with pytest.raises(BadData, match="5 convolutions"):
+    with pytest.raises(BadDataError, match="5 convolutions"):
         quanta_cnn.from_keras(weights_reader.read(tmp_path / "x.h5"))

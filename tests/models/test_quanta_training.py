@@ -13,11 +13,11 @@ from tlx.errors import Stopped
 from tlx.models import augments, backbones, samples
 from tlx.models.quanta import batches as quanta_batches
 from tlx.models.quanta import training as quanta_training
-from tlx.models.quanta.gate import Source
+from tlx.models.quanta.gate import GateSource
 from tlx.models.quanta.recipe import QuantaRecipe
-from tlx.models.quanta.training import Branches, Place, fit
-from tlx.models.samples import Feed, Samples
-from tlx.spec import stream
+from tlx.models.quanta.training import Branches, TrainingContext, fit
+from tlx.models.samples import BatchLoader, Samples
+from tlx.spec import derive_seed
 
 MNIST = ("conv1", "conv2", "fc1")
 
@@ -58,7 +58,7 @@ def trained(modules=("fc1",), place=None, name="mnist-cnn", parts=None, **change
     torch.set_num_threads(1)
     made = branches(modules, name)
     recipe = QuantaRecipe(**{"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, **changes})
-    found = fit(made, parts or parts_of(), recipe, seed=1, score=score, place=place or Place())
+    found = fit(made, parts or parts_of(), recipe, seed=1, score=score, place=place or TrainingContext())
     return found, {name: t.clone() for name, t in made.target.state_dict().items()}
 
 
@@ -72,12 +72,12 @@ def same(one, other):
 def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
     monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     kept = trained(modules)
-    computed = trained(modules, Place(prefix_bytes=0))
+    computed = trained(modules, TrainingContext(prefix_bytes=0))
     assert "kept in memory" in kept[0].source
     assert "runs in every epoch" in computed[0].source
     same(kept, computed)
     monkeypatch.setattr(samples, "RESIDENT_BYTES", 100)
-    filed = trained(modules, Place(checkpoint=tmp_path / "training.safetensors"))
+    filed = trained(modules, TrainingContext(checkpoint=tmp_path / "training.safetensors"))
     assert "kept in a file" in filed[0].source
     same(filed, computed)
     assert [p.name for p in tmp_path.iterdir()] == ["training.safetensors"]
@@ -89,10 +89,10 @@ def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
 def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
     monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     torch.set_num_threads(1)
-    source = Source(branches(modules, name).source, modules)
+    source = GateSource(branches(modules, name).source, modules)
     parts = parts_of(40, *((28, 1) if name == "mnist-cnn" else (32, 3)))
-    feeds = [Feed(part, source.network.mean, source.network.std, "cpu") for part in parts.values()]
-    wish = quanta_batches.Wish(batch_size=16, score_batch=8, epochs=9, limit=limit)
+    feeds = [BatchLoader(part, source.network.mean, source.network.std, "cpu") for part in parts.values()]
+    wish = quanta_batches.OutputCacheRequest(batch_size=16, score_batch=8, epochs=9, limit=limit)
     rows, choice = quanta_batches.rows(source, feeds, wish)
     assert bool(choice.kept) == bool(limit)
     order = np.random.default_rng(0).permutation(40)
@@ -112,7 +112,7 @@ def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
 def test_a_residual_network_too(monkeypatch):
     monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     parts = parts_of(20, 32, 3)
-    kept, computed = (trained(("layer2.0", "layer3.2"), Place(prefix_bytes=limit), "resnet20-cifar", parts, epochs=2)
+    kept, computed = (trained(("layer2.0", "layer3.2"), TrainingContext(prefix_bytes=limit), "resnet20-cifar", parts, epochs=2)
                       for limit in (1 << 30, 0))
     assert "kept in memory" in kept[0].source
     same(kept, computed)
@@ -122,7 +122,7 @@ def test_what_is_kept_is_what_pays():
     assert "takes no less time" in trained(("conv1",), epochs=2)[0].source
     assert "kept in memory" in trained(("fc1",), epochs=2)[0].source
     assert "reads them only once" in trained(("fc1",), epochs=1)[0].source
-    assert "above the limit" in trained(("fc1",), Place(prefix_bytes=1000), epochs=2)[0].source
+    assert "above the limit" in trained(("fc1",), TrainingContext(prefix_bytes=1000), epochs=2)[0].source
 
 
 @pytest.mark.parametrize("changes", [{}, {"augment": "2020"}, {"source_dropout": True, "quanta_form": "sigmoid"}])
@@ -137,17 +137,17 @@ def test_cut_and_continued_equals_whole(tmp_path, changes):
                 raise Stopped(15)
 
         with pytest.raises(Stopped):
-            trained(place=Place(checkpoint=path, on_batch=cut), **changes)
+            trained(place=TrainingContext(checkpoint=path, on_batch=cut), **changes)
     told = {}
-    same(trained(place=Place(checkpoint=path, on_epoch=told.__setitem__), **changes), whole)
+    same(trained(place=TrainingContext(checkpoint=path, on_epoch=told.__setitem__), **changes), whole)
     assert list(told) == [0, 1, 2], "restored epochs are told again"
     uncut = {}
-    trained(place=Place(on_epoch=uncut.__setitem__), **changes)
+    trained(place=TrainingContext(on_epoch=uncut.__setitem__), **changes)
     for epoch, values in told.items():
         assert {k: v for k, v in values.items() if not k.endswith("_s")} == {
             k: v for k, v in uncut[epoch].items() if not k.endswith("_s")}
     path.write_bytes(path.read_bytes()[:-5])
-    same(trained(place=Place(checkpoint=path), **changes), whole)
+    same(trained(place=TrainingContext(checkpoint=path), **changes), whole)
 
 
 def test_another_seed_or_order_of_threads_is_another_training():
@@ -173,7 +173,7 @@ def test_lambda_is_written_down_before_the_first_epoch_and_after_each():
     assert sources == [sources[0]] * 4, "the source does not move"
     assert found.gates[0]["rms"][0][1] != found.gates[-1]["rms"][0][1]
     curve = []
-    trained(("fc1",), Place(on_epoch=lambda e, v: curve.append(v)))
+    trained(("fc1",), TrainingContext(on_epoch=lambda e, v: curve.append(v)))
     for name in ("lambda_source", "lambda_target", "v_source", "v_target", "rms_source", "rms_target", "train_loss",
                  "val_loss", "test_accuracy", "val_epoch_s"):
         assert all(name in values for values in curve), name
@@ -188,8 +188,8 @@ def test_what_is_scored_stands_beside_its_own_labels():
         return score(logits, labels)
 
     parts = parts_of()
-    fit(branches(), parts, QuantaRecipe(epochs=1, batch_size=16), seed=1, score=keep, place=Place())
-    order = np.random.default_rng(stream(1, "shuffle", 0)).permutation(41)
+    fit(branches(), parts, QuantaRecipe(epochs=1, batch_size=16), seed=1, score=keep, place=TrainingContext())
+    order = np.random.default_rng(derive_seed(1, "shuffle", 0)).permutation(41)
     assert seen == [((41, 3), parts["train"].labels[order].tolist()), ((10, 3), parts["val"].labels.tolist()),
                     ((10, 3), parts["test"].labels.tolist())]
 
@@ -268,7 +268,7 @@ def test_both_branches_see_the_same_altered_images():
     made, seen = branches(), {"source": [], "target": []}
     for name, net in (("source", made.source), ("target", made.target)):
         net.register_forward_pre_hook(lambda m, x, name=name: seen[name].append((m.training, x[0].clone())))
-    fit(made, parts_of(), QuantaRecipe(epochs=1, batch_size=16, augment="2025"), seed=1, score=score, place=Place())
+    fit(made, parts_of(), QuantaRecipe(epochs=1, batch_size=16, augment="2025"), seed=1, score=score, place=TrainingContext())
     theirs, ours = [x for _, x in seen["source"]], [x for training, x in seen["target"] if training]
     assert len(ours) == 3
     for x in ours:
@@ -280,7 +280,7 @@ def test_no_two_steps_and_no_two_trainings_alter_alike(monkeypatch):
     monkeypatch.setattr(quanta_training, "augmented", lambda x, name, seed: (seeds.append(seed), x)[1])
     for seed in (1, 2):
         fit(branches(), parts_of(), QuantaRecipe(epochs=2, batch_size=16, augment="2020"), seed=seed, score=score,
-            place=Place())
+            place=TrainingContext())
     assert len(set(seeds)) == len(seeds) == 2 * 2 * 3
 
 
@@ -288,7 +288,7 @@ def test_the_source_is_the_same_before_and_after():
     made = branches(MNIST)
     before = copy.deepcopy(made.source.state_dict())
     fit(made, parts_of(), QuantaRecipe(epochs=2, batch_size=16, source_dropout=True), seed=1, score=score,
-        place=Place())
+        place=TrainingContext())
     after = made.source.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -297,4 +297,4 @@ def test_numbers_that_are_not_finite_end_it():
     made = branches()
     with torch.no_grad():
         made.target.net.fc2.bias.fill_(float("nan"))
-    assert fit(made, parts_of(), QuantaRecipe(epochs=1), seed=1, score=score, place=Place()).ended == "diverged"
+    assert fit(made, parts_of(), QuantaRecipe(epochs=1), seed=1, score=score, place=TrainingContext()).ended == "diverged"

@@ -15,7 +15,7 @@ from tlx.files import Journal
 from tlx.lab.store import Store
 from tlx.models import backbones, optimizers, progress, training
 from tlx.models.recipe import Recipe
-from tlx.models.samples import RESIDENT_BYTES, Feed, Samples
+from tlx.models.samples import RESIDENT_BYTES, BatchLoader, Samples
 
 
 class Noise:
@@ -49,7 +49,7 @@ def network(seed: int = 0):
 
 def fit(data, recipe, place=None, net=None, **settings):
     net = net or network()
-    outcome = training.fit(net, *data, recipe, seed=5, score=voting.accuracy, place=place or training.Place(),
+    outcome = training.fit(net, *data, recipe, seed=5, score=voting.accuracy, place=place or training.TrainingContext(),
                            **settings)
     return net, outcome
 
@@ -97,7 +97,7 @@ def test_rates_warm_up_then_follow_the_schedule():
 
 
 def test_the_recipe_names_the_rows_of_the_tables():
-    knobs = Recipe.knobs()
+    knobs = Recipe.settings()
     assert set(knobs["optimizer"].choices) == set(optimizers.OPTIMIZERS)
     assert set(knobs["schedule"].choices) == set(optimizers.SCHEDULES)
     assert knobs["bn"].choices == training.freezing.BN_MODES
@@ -130,7 +130,7 @@ def test_cross_entropy_is_torchs():
     ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], True),
 ])
 def test_early_stopping_is_the_seeds_rule(data, losses, stops):
-    made = training._Training(network(), *data, Recipe(), 0, voting.accuracy, None, training.Place())
+    made = training._Training(network(), *data, Recipe(), 0, voting.accuracy, None, training.TrainingContext())
     made.outcome.history = [{"val_loss": float(loss)} for loss in losses]
     assert made._should_stop() is stops
     made.recipe = Recipe(early_stopping=False)
@@ -148,7 +148,7 @@ def test_early_stopping_is_the_seeds_rule(data, losses, stops):
 ])
 def test_a_training_can_stop_by_its_accuracy(data, accuracies, stops):
     made = training._Training(network(), *data, Recipe(stopping="accuracy"), 0, voting.accuracy, None,
-                              training.Place())
+                              training.TrainingContext())
     made.outcome.history = [{"val_accuracy": accuracy, "val_loss": 1.0} for accuracy in accuracies]
     assert made._should_stop() is stops
     assert not stops or len(accuracies) >= training.STOPPING["accuracy"].least
@@ -157,7 +157,7 @@ def test_a_training_can_stop_by_its_accuracy(data, accuracies, stops):
 def test_the_last_epoch_can_count(data):
     recipe = Recipe(epochs=6, learning_rate=0.1, clip_norm=0.0)
     _, outcome = fit(data, recipe)
-    last, late = fit(data, recipe.but(kept_epoch="last"))
+    last, late = fit(data, recipe.replace(keep_epoch="last"))
     assert outcome.history == late.history or [v["val_loss"] for v in outcome.history] == [
         v["val_loss"] for v in late.history]
     assert late.best_epoch == 5 != outcome.best_epoch
@@ -220,8 +220,8 @@ def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_p
     for epoch in range(4):  # before the epoch is saved: it is done again
         file = tmp_path / "training.safetensors"
         with pytest.raises(Killed):
-            fit(data, recipe, training.Place(checkpoint=file, on_epoch=die_in(epoch)))
-    resumed, again = fit(data, recipe, training.Place(checkpoint=file))
+            fit(data, recipe, training.TrainingContext(checkpoint=file, on_epoch=die_in(epoch)))
+    resumed, again = fit(data, recipe, training.TrainingContext(checkpoint=file))
     untimed = [{k: v for k, v in values.items() if not k.endswith("_s")} for values in outcome.history]
     assert [{k: v for k, v in values.items() if not k.endswith("_s")} for values in again.history] == untimed
     assert (again.best_epoch, again.ended) == (outcome.best_epoch, outcome.ended)
@@ -230,9 +230,9 @@ def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_p
 
 def test_a_finished_training_found_again_trains_no_more(data, tmp_path):
     recipe, file = Recipe(epochs=2), tmp_path / "training.safetensors"
-    first, _ = fit(data, recipe, training.Place(checkpoint=file))
+    first, _ = fit(data, recipe, training.TrainingContext(checkpoint=file))
     batches = []
-    second, _ = fit(data, recipe, training.Place(checkpoint=file, on_batch=lambda done, of: batches.append(done)))
+    second, _ = fit(data, recipe, training.TrainingContext(checkpoint=file, on_batch=lambda done, of: batches.append(done)))
     assert batches == []
     assert equal(state(first), state(second))
 
@@ -246,7 +246,7 @@ def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_histor
             raise Stopped(15)
 
     def place(draft, **more):
-        return training.Place(checkpoint=draft.folder / "training.safetensors", **more)
+        return training.TrainingContext(checkpoint=draft.folder / "training.safetensors", **more)
 
     epochs = []
 
@@ -268,7 +268,7 @@ def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_histor
 def test_a_stop_is_heard_at_the_next_batch(data):
     asked = iter([False, False, True])
     done = []
-    place = training.Place(stopping=lambda: next(asked), on_batch=lambda i, n: done.append(i))
+    place = training.TrainingContext(stopping=lambda: next(asked), on_batch=lambda i, n: done.append(i))
     with pytest.raises(Stopped):
         fit(data, Recipe(batch_size=5), place)
     assert done == [1, 2]
@@ -293,7 +293,7 @@ def test_layer_decay_slows_the_blocks_far_from_the_head(data):
 def test_a_feed_gives_each_row_normalised_once():
     noise = Noise(6)
     samples = noise.samples(slice(1, 5))
-    feed = Feed(samples, (0.5,), (0.25,), "cpu")
+    feed = BatchLoader(samples, (0.5,), (0.25,), "cpu")
     x, y = (torch.cat(parts) for parts in zip(*feed.batches(3), strict=True))
     want = (noise.take(np.arange(2, 10)).transpose(0, 3, 1, 2) / 255 - 0.5) / 0.25
     np.testing.assert_allclose(x.numpy(), want, atol=1e-5)
@@ -302,9 +302,9 @@ def test_a_feed_gives_each_row_normalised_once():
 
 def test_a_set_too_large_to_hold_is_read_by_the_batch(monkeypatch):
     samples = Noise(6).samples(slice(0, 6))
-    resident = [x for x, _ in Feed(samples, (0.1,), (0.3,), "cpu").batches(5)]
+    resident = [x for x, _ in BatchLoader(samples, (0.1,), (0.3,), "cpu").batches(5)]
     monkeypatch.setattr("tlx.models.samples.RESIDENT_BYTES", 10)
-    streamed = Feed(samples, (0.1,), (0.3,), "cpu")
+    streamed = BatchLoader(samples, (0.1,), (0.3,), "cpu")
     assert streamed._resident is None
     assert RESIDENT_BYTES > 10
     assert all(torch.equal(a, b) for a, (b, _) in zip(resident, streamed.batches(5), strict=True))

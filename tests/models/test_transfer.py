@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tlx import models
-from tlx.errors import Problems, UnknownName, Usage
+from tlx.errors import ErrorGroup, UnknownNameError, UsageError
 from tlx.models import backbones, freezing
 from tlx.models.weights import keras as weights_keras
 
@@ -98,7 +98,7 @@ def test_dropout_in_frozen_blocks_is_off_and_in_the_head_on():
 
 def test_the_mode_is_frozen_by_default_and_an_unknown_one_is_named():
     assert freezing.freeze(resnet(), 2).hold.bn == "frozen"
-    with pytest.raises(UnknownName, match="keras2"):
+    with pytest.raises(UnknownNameError, match="keras2"):
         freezing.freeze(resnet(), 2, bn="keras")
 
 
@@ -115,15 +115,15 @@ def test_names_of_modules_and_bare_parameters_freeze():
 
 
 def test_a_name_that_is_not_there_is_refused_with_the_nearest():
-    with pytest.raises(UnknownName, match=r"nearest: layer1\.\d"):
+    with pytest.raises(UnknownNameError, match=r"nearest: layer1\.\d"):
         freezing.freeze(resnet(), ["layer1.O"])
-    with pytest.raises(Problems):
+    with pytest.raises(ErrorGroup):
         freezing.freeze(resnet(), ["nothing", "like this"])
 
 
 @pytest.mark.parametrize("n", [-1, 11])
 def test_a_number_of_blocks_out_of_range_is_refused(n):
-    with pytest.raises(Usage, match="0 to 10"):
+    with pytest.raises(UsageError, match="0 to 10"):
         freezing.freeze(resnet(), n)
 
 
@@ -195,13 +195,13 @@ def test_a_condition_of_a_named_backbone_has_its_own_weights_and_as_many_classes
 @pytest.mark.parametrize("asked", [{"copied": 2, "frozen": 3}, {"copied": 2, "frozen": -1}, {"copied": 11},
                                    {"frozen": 4, "cut": 3}, {"cut": 0}, {"copied": -1}])
 def test_a_condition_that_cannot_be_is_refused(asked):
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         models.transfer(resnet(), **asked)
 
 
 def test_a_condition_of_a_network_with_another_head_is_refused():
     source = backbones.load("vgg11", weights=None, classes=3, seed=0, head="mlp256")
-    with pytest.raises(Usage, match=r"classifier\.6"):
+    with pytest.raises(UsageError, match=r"classifier\.6"):
         models.transfer(source, 2)
 
 
@@ -212,7 +212,7 @@ def test_a_row_is_found_again_by_its_name(name):
 
 
 def test_blocks_of_another_architecture_are_not_copied():
-    with pytest.raises(Usage):
+    with pytest.raises(UsageError):
         freezing.copy_blocks(resnet(), backbones.load("mnist-cnn", weights=None, classes=3, seed=0), 1, 2)
 
 
@@ -221,10 +221,10 @@ def test_blocks_of_another_architecture_are_not_copied():
 @pytest.mark.parametrize(("name", "counts"), [("VGG16", (0, 4, 8, 12)), ("ResNet50", (0, 13, 28, 40)),
                                               ("ResNet152", (0, 38, 76, 114))])
 def test_configurations_hold_the_first_convolutions(name, counts):
-    sketch = backbones.sketch(name)
+    sketch = backbones.meta_model(name)
     convolutions = {k for k, m in sketch.net.named_modules() if isinstance(m, nn.Conv2d)}
     for configuration, count in enumerate(counts):
-        names = freezing.seed_configuration(name, configuration)
+        names = freezing.published_configuration(name, configuration)
         assert len(set(names)) == len(names) == count
         assert set(names) <= convolutions
     order = freezing._keras_order(name.lower())
@@ -240,14 +240,14 @@ def test_the_configurations_of_resnet152_are_those_of_the_original_list():
                                for block in range(1, depth + 1) for number in (1, 2, 3)]
     assert len(listed) == 151
     for configuration in range(4):
-        names = freezing.seed_configuration("ResNet152", configuration)
+        names = freezing.published_configuration("ResNet152", configuration)
         assert names == tuple(weights_keras._resnet_name(layer) for layer in listed[: 38 * configuration])
-    assert freezing.seed_configuration("ResNet152", 1)[-1] == "layer3.1.conv1"
+    assert freezing.published_configuration("ResNet152", 1)[-1] == "layer3.1.conv1"
 
 
 def test_the_order_is_that_of_keras_layers():
-    assert freezing.seed_configuration("VGG16", 1) == ("features.0", "features.2", "features.5", "features.7")
-    assert freezing.seed_configuration("ResNet50", 1) == (
+    assert freezing.published_configuration("VGG16", 1) == ("features.0", "features.2", "features.5", "features.7")
+    assert freezing.published_configuration("ResNet50", 1) == (
         "conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.0.downsample.0", "layer1.0.conv3",
         "layer1.1.conv1", "layer1.1.conv2", "layer1.1.conv3", "layer1.2.conv1", "layer1.2.conv2", "layer1.2.conv3",
         "layer2.0.conv1", "layer2.0.conv2")
@@ -255,21 +255,21 @@ def test_the_order_is_that_of_keras_layers():
 
 def test_a_configuration_freezes_convolutions_and_never_batch_norm():
     network = backbones.load("resnet50", weights=None, classes=2, seed=0, input_size=32)
-    hold = freezing.freeze(network, freezing.seed_configuration("ResNet50", 3))
+    hold = freezing.freeze(network, freezing.published_configuration("ResNet50", 3))
     before = statistics(network)
     hold.train()
     network(batch(network, 2.0))
     held = {k for k, p in network.net.named_parameters() if not p.requires_grad}
-    assert held == {f"{n}.weight" for n in freezing.seed_configuration("ResNet50", 3)}
+    assert held == {f"{n}.weight" for n in freezing.published_configuration("ResNet50", 3)}
     after = statistics(network)
     assert all(not torch.equal(before[k], after[k]) for k in before if k.endswith("running_mean"))
 
 
 def test_other_architectures_are_sent_to_freeze():
-    with pytest.raises(Usage, match="--freeze"):
-        freezing.seed_configuration("mnist-cnn", 1)
-    with pytest.raises(Usage, match="0, 1, 2 or 3"):
-        freezing.seed_configuration("VGG16", 4)
+    with pytest.raises(UsageError, match="--freeze"):
+        freezing.published_configuration("mnist-cnn", 1)
+    with pytest.raises(UsageError, match="0, 1, 2 or 3"):
+        freezing.published_configuration("VGG16", 4)
 
 
 # ---------------------------------------------------------------- heads
@@ -310,7 +310,7 @@ def test_fresh_heads_follow_the_seed():
 
 
 def test_an_unknown_head_is_named():
-    with pytest.raises(UnknownName, match="mlp256"):
+    with pytest.raises(UnknownNameError, match="mlp256"):
         resnet(head="mlp265")
 
 

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tlx.errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
+from tlx.errors import BadDataError, IntegrityError, MissingError, ResourceError, TlxError, UnsafeError
 from tlx.models.weights import reader as weights_reader
 
 
@@ -163,7 +163,7 @@ def test_rows_80_and_81_pickles_with_code_are_refused_and_never_run(tmp_path, mo
     if force:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     form(tmp_path / "w.pth", payloads(canary)[name])
-    with pytest.raises(Unsafe) as refused:
+    with pytest.raises(UnsafeError) as refused:
         weights_reader.read(tmp_path / "w.pth")
     assert not canary.exists()
     assert refused.value.exit_code == 4
@@ -191,7 +191,7 @@ def test_globals_that_other_code_declared_safe_are_refused_all_the_same(tmp_path
     torch.save({"a": Reduced(plugin, str(canary))}, tmp_path / "w.pth")
     torch.serialization.add_safe_globals([plugin])
     try:
-        with pytest.raises(Unsafe, match="plugin"):
+        with pytest.raises(UnsafeError, match="plugin"):
             weights_reader.read(tmp_path / "w.pth")
         assert not canary.exists()
         assert plugin in torch.serialization.get_safe_globals()
@@ -206,7 +206,7 @@ def test_row_82_a_torchscript_archive_is_a_program(tmp_path):
         archive.writestr("m/code/__torch__.py", "class M(Module): pass")
         archive.writestr("m/constants.pkl", pickle.dumps(()))
         archive.writestr("m/data.pkl", pickle.dumps({}))
-    with pytest.raises(Unsafe, match="program, not weights"):
+    with pytest.raises(UnsafeError, match="program, not weights"):
         weights_reader.read(tmp_path / "w.pt")
 
 
@@ -238,7 +238,7 @@ def rebuilt(path, *, compress=zipfile.ZIP_STORED, twice=False, many=0):
 ], ids=["tar", "two data.pkl", "deflated", "many entries"])
 def test_archives_that_torch_save_never_writes_are_refused(tmp_path, make):
     make(tmp_path / "w.pth")
-    with pytest.raises(Unsafe):
+    with pytest.raises(UnsafeError):
         weights_reader.read(tmp_path / "w.pth")
     assert not (tmp_path / "canary").exists()
 
@@ -287,7 +287,7 @@ def h5_circle(path):
 @pytest.mark.parametrize("make", [h5_external, h5_external_link, h5_soft_link, h5_virtual, h5_filter, h5_circle])
 def test_row_93_hdf5_that_reaches_out_is_refused(tmp_path, make):
     make(tmp_path / "w.h5")
-    with pytest.raises(Unsafe) as refused:
+    with pytest.raises(UnsafeError) as refused:
         weights_reader.read(tmp_path / "w.h5")
     assert refused.value.exit_code == 4
     assert "s3cr3t" not in str(refused.value)
@@ -413,7 +413,7 @@ BAD = [  # catalogue row, ending, how it is made, what the message says
 def test_the_catalogue(tmp_path, number, ending, make, words):
     path = tmp_path / f"w{ending}"
     make(path)
-    with pytest.raises(BadData) as refused:
+    with pytest.raises(BadDataError) as refused:
         weights_reader.read(path)
     assert refused.value.exit_code == 3
     text = str(refused.value)
@@ -424,7 +424,7 @@ def test_the_catalogue(tmp_path, number, ending, make, words):
 
 def test_row_79_a_missing_file_names_its_neighbours(tmp_path):
     (tmp_path / "vgg16.pth").touch()
-    with pytest.raises(Missing, match=r"vgg16\.pth"):
+    with pytest.raises(MissingError, match=r"vgg16\.pth"):
         weights_reader.read(tmp_path / "vgg61.pth")
 
 
@@ -435,14 +435,14 @@ def test_row_84_a_flipped_bit_in_the_numbers_is_found(tmp_path):
     data[data.find(torch.arange(100.0, 110.0).numpy().tobytes())] ^= 4
     path.write_bytes(data)
     torch.load(path, weights_only=True)  # which PyTorch reads without a word
-    with pytest.raises(Integrity, match=r"data/0.*CRC") as found:
+    with pytest.raises(IntegrityError, match=r"data/0.*CRC") as found:
         weights_reader.read(path)
     assert found.value.exit_code == 9
 
 
 def test_row_97_another_sha256_than_the_one_given(tmp_path):
     torch.save(state(), tmp_path / "w.pth")
-    with pytest.raises(Integrity) as refused:
+    with pytest.raises(IntegrityError) as refused:
         weights_reader.read(tmp_path / "w.pth", sha256="ab" * 32)
     assert "ab" * 32 in str(refused.value)
     assert refused.value.exit_code == 9
@@ -452,14 +452,14 @@ def test_row_98_more_than_memory_holds(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     path.write_bytes(good_safetensors())
     os.truncate(path, 40 << 30)  # a hole: no disk is used
-    with pytest.raises(Resource) as refused:
+    with pytest.raises(ResourceError) as refused:
         weights_reader.read(path)
     assert f"needs {40 << 30:,} bytes" in str(refused.value)
     assert "available" in str(refused.value)
     assert refused.value.exit_code == 5
     path.write_bytes(good_safetensors())
     monkeypatch.setattr(weights_reader, "available_bytes", lambda: 10)
-    with pytest.raises(Resource):
+    with pytest.raises(ResourceError):
         weights_reader.read(path)
 
 
@@ -501,7 +501,7 @@ def test_everything_that_fits_is_copied():
 @pytest.mark.parametrize("rename", [lambda k: f"other.{k}", lambda k: k.replace("a.", "x.")])
 def test_row_87_too_few_matches_stop_and_change_nothing(rename):
     net, before = network(), {k: t.clone() for k, t in network().state_dict().items()}
-    with pytest.raises(BadData) as refused:
+    with pytest.raises(BadDataError) as refused:
         weights_reader.load_into(net, {rename(k): v for k, v in given().items()})
     matched = sum(rename(k) == k for k in given())
     text = str(refused.value)
@@ -515,17 +515,17 @@ def test_row_88_another_shape_is_refused_but_in_the_head():
     net = network()
     other_head = given() | {"head.weight": torch.ones(7, 4), "head.bias": torch.ones(7)}
     assert weights_reader.load_into(net, other_head, ignore=("head",)).matched == 8
-    with pytest.raises(BadData, match=r"\(7, 4\).*\(2, 4\)") as refused:
+    with pytest.raises(BadDataError, match=r"\(7, 4\).*\(2, 4\)") as refused:
         weights_reader.load_into(network(), other_head, least=0.8)
     assert refused.value.exit_code == 3
-    with pytest.raises(BadData, match=r"'c.weight' is \(4, 9\)"):
+    with pytest.raises(BadDataError, match=r"'c.weight' is \(4, 9\)"):
         weights_reader.load_into(network(), given() | {"c.weight": torch.ones(4, 9)}, ignore=("head",), least=0.5)
 
 
 def test_a_head_of_the_same_name_beginning_is_not_the_head():
     net = nn.Sequential(OrderedDict(head=nn.Linear(2, 2), header=nn.Linear(2, 2)))
     weights = {k: v for k, v in net.state_dict().items() if k.startswith("head.")}
-    with pytest.raises(BadData, match="0 of 2"):
+    with pytest.raises(BadDataError, match="0 of 2"):
         weights_reader.load_into(net, weights, ignore=("head",))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from tlx.errors import BadData
+from tlx.errors import BadDataError
 from tlx.models import backbones
 from tlx.models.weights import reader as weights_reader
 
@@ -113,11 +113,11 @@ def test_what_matches_decides_and_not_the_order_of_the_table(source, tmp_path):
 def test_weights_of_another_network_are_refused_under_their_own_names(tmp_path):
     path = tmp_path / "w.pth"
     torch.save(prefixed(backbones.load("resnet20-cifar", weights=None, classes=4, seed=0).net.state_dict(), "x"), path)
-    with pytest.raises(BadData, match=r"of another architecture|another architecture"):
+    with pytest.raises(BadDataError, match=r"of another architecture|another architecture"):
         backbones.load("mnist-cnn", weights=path, classes=10, head="keep", seed=0)
 
 
 def test_a_file_without_tensors_says_so(tmp_path):
     torch.save({"state_dict": {}, "epoch": 3}, tmp_path / "w.pth")
-    with pytest.raises(BadData, match="holds no tensors"):
+    with pytest.raises(BadDataError, match="holds no tensors"):
         weights_reader.read(tmp_path / "w.pth")

@@ -46,8 +46,8 @@ DRAWN = {
 def drawn(monkeypatch):
     """The matplotlib figures behind the bytes."""
     seen = []
-    make = figures._bytes
-    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (seen.append(figure), make(figure, form))[1])
+    make = figures.render
+    monkeypatch.setattr(figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1])
     return seen
 
 
@@ -187,8 +187,8 @@ def test_learning_curves_follow_the_journal(drawn):
 
 def test_more_than_eight_lines_have_a_panel_each_with_one_scale(monkeypatch):
     drawn = []
-    real = figures._bytes
-    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    real = figures.render
+    monkeypatch.setattr(figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
     rows = [{"shots": k, "test_accuracy": 0.1 * k} for k in (1, 2, 5)]
     figures.few_shot_curve({f"c{i}": statistics.by_shots(rows) for i in range(9)})
     panels = [axes for axes in drawn[0].axes if axes.get_visible()]
@@ -203,8 +203,8 @@ def test_shares_of_weights_have_the_digits_of_the_table(share, text):
 
 def test_numbers_of_parameters_are_written_without_mathematical_markup(monkeypatch):
     drawn = []
-    real = figures._bytes
-    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    real = figures.render
+    monkeypatch.setattr(figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
     rows = [{"n": n, "networks": 5, "parameters": p, **statistics.accuracy_columns([0.5, 0.6, 0.5, 0.6, 0.5])}
             for n, p in ((1, 12_000), (2, 90_000), (3, 400_000))]
     chop_figures.chop(rows)
@@ -218,8 +218,8 @@ def test_numbers_of_parameters_are_written_without_mathematical_markup(monkeypat
 
 def test_an_axis_of_lambdas_has_a_least_range(monkeypatch):
     drawn = []
-    real = figures._bytes
-    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    real = figures.render
+    monkeypatch.setattr(figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
     quanta_figures.courses({0: [[0.5, 0.5001, 0.5002]]})
     low, high = drawn[0].axes[0].get_ylim()
     assert high - low >= 0.02 - 1e-12

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 from PIL import Image
 
-from tlx.errors import UnknownName
+from tlx.errors import UnknownNameError
 from tlx.plots import axes as layer_axes
 from tlx.plots import figures, labels, rdm_cells
 from tlx.studies.layer_metrics import figures as layer_metrics_figures
@@ -138,8 +138,8 @@ AWKWARD = {
 def drawn(monkeypatch):
     """The matplotlib figures behind the bytes."""
     seen = []
-    make = figures._bytes
-    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (seen.append(figure), make(figure, form))[1])
+    make = figures.render
+    monkeypatch.setattr(figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1])
     return seen
 
 
@@ -218,9 +218,9 @@ def test_the_difference_is_to_the_same_checkpoint_or_the_last():
 
 
 def test_names_that_are_not_there_are_said():
-    with pytest.raises(UnknownName, match="nearest: ss_ratio"):
+    with pytest.raises(UnknownNameError, match="nearest: ss_ratio"):
         layer_metrics_figures.metric_over_layers(table(SIX, CNN), "ss_ration")
-    with pytest.raises(UnknownName, match="nearest: mnist") as raised:
+    with pytest.raises(UnknownNameError, match="nearest: mnist") as raised:
         layer_metrics_figures.delta_to_baseline(table(SIX, CNN), "id", "mnits")
     assert raised.value.exit_code == 2
     with pytest.raises(ValueError, match="gif"):
@@ -417,7 +417,7 @@ SIZE = st.tuples(st.floats(4, 120), st.floats(6, 12))
 @given(st.lists(st.tuples(POINT, SIZE), max_size=25))
 def test_placed_names_cover_no_name_and_no_point(rows):
     where = np.array([p for p, _ in rows]).reshape(-1, 2)
-    found = labels.place(where, {i: size for i, (_, size) in enumerate(rows)}, (0, 0, 400, 300))
+    found = labels.place_labels(where, {i: size for i, (_, size) in enumerate(rows)}, (0, 0, 400, 300))
     boxes = {i: (*(where[i] + offset - np.array(rows[i][1]) / 2), *(where[i] + offset + np.array(rows[i][1]) / 2))
              for i, (offset, _) in found.items()}
     for i, (x0, y0, x1, y1) in boxes.items():

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import draw_images
 
-from tlx.errors import BadData, Missing, Stopped, UnknownName, Usage
+from tlx.errors import BadDataError, MissingError, Stopped, UnknownNameError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.models import backbones
@@ -22,16 +22,16 @@ from tlx.studies.atlas import lookup as atlas_lookup
 from tlx.studies.atlas import measures as atlas_measures
 from tlx.studies.atlas import plan as atlas_plan
 from tlx.studies.atlas import report as atlas_report
-from tlx.studies.atlas.spec import Atlas, AtlasParts, BlockMeasures
+from tlx.studies.atlas.spec import Atlas, AtlasGrid, BlockMeasures
 from tlx.studies.layer_transfer import plan as layer_transfer_plan
 from tlx.studies.layer_transfer import report as layer_transfer_report
-from tlx.studies.layer_transfer.spec import LayerTransfer, Treatments
+from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 from tlx.studies.parameter_distance import plan as parameter_distance_plan
 from tlx.studies.parameter_distance import report as parameter_distance_report
-from tlx.studies.parameter_distance.spec import Distances, ParameterDistance, TargetTuning
+from tlx.studies.parameter_distance.spec import ParameterDistance, ParameterDistanceGrid, TargetTuning
 from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta import report as quanta_report
-from tlx.studies.quanta.spec import Quanta, QuantaSweep
+from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
 FEW = BlockMeasures(resamplings=4, folds=24, k=3)  # 24 rows: each is told by all others
 QUICK = {"epochs": 1, "batch_size": 8, "val_per_class": 3}
@@ -47,40 +47,40 @@ def quiet(event):
 
 
 def perform(dataset, settings, measures=FEW, parts=None, panels=tuple(atlas_report.PANELS), **changes):
-    parts = parts or AtlasParts()
-    looked = atlas_plan.look(Atlas(**{"dataset": str(dataset), "samples": 24, **changes}), parts, settings)
+    parts = parts or AtlasGrid()
+    looked = atlas_plan.plan_atlas(Atlas(**{"dataset": str(dataset), "samples": 24, **changes}), parts, settings)
     store = Store(settings.store_folder(None))
     looked.search(store, parts)
-    made = atlas_plan.study_of(looked, measures, store, settings)
+    made = atlas_plan.atlas_study(looked, measures, store, settings)
     about = atlas_plan.about(looked, parts, settings) | {"against": made.trials[-1].spec.against}
-    report = runner.perform(made, settings, quiet, lambda at, key: atlas_report.summarise(at, key, about, panels))
+    report = runner.run_study(made, settings, quiet, lambda at, key: atlas_report.write_summary(at, key, about, panels))
     report.raise_if_failed(require_tracking=False)
     return looked, made, report, about
 
 
 def run_quanta(dataset, settings, sweep=None, **changes):
     spec = Quanta(**{"dataset": str(dataset), **QUICK, "val_per_class": 2, **changes})
-    asked = quanta_plan.ask(spec, sweep or QuantaSweep(repeats=1, positions=("0", "2")), settings)
-    report = runner.perform(asked.study(asked.source), settings, quiet, quanta_report.summarise)
+    asked = quanta_plan.plan_quanta(spec, sweep or QuantaGrid(repeats=1, positions=("0", "2")), settings)
+    report = runner.run_study(asked.study(asked.source), settings, quiet, quanta_report.write_summary)
     report.raise_if_failed(require_tracking=False)
     return report.study.key
 
 
 def run_transfer(dataset, settings, **changes):
     spec = LayerTransfer(**{"dataset": str(dataset), "source": "default", **QUICK, **changes})
-    plan = layer_transfer_plan.look(spec, Treatments(treatments=("baseB", "AnB"), depths=(2,), repeats=2), settings)
-    report = runner.perform(plan.first(), settings, quiet, layer_transfer_report.summarise)
-    report = runner.perform(plan.rest(Store(report.folder)), settings, quiet, layer_transfer_report.summarise)
+    plan = layer_transfer_plan.plan_layer_transfer(spec, LayerTransferGrid(treatments=("baseB", "AnB"), depths=(2,), repeats=2), settings)
+    report = runner.run_study(plan.first(), settings, quiet, layer_transfer_report.write_summary)
+    report = runner.run_study(plan.rest(Store(report.folder)), settings, quiet, layer_transfer_report.write_summary)
     report.raise_if_failed(require_tracking=False)
     return report
 
 
 def run_distance(dataset, settings, **changes):
     spec = ParameterDistance(architecture="mnist-cnn", **changes)
-    plan = parameter_distance_plan.look(spec, Distances(seeds=2), TargetTuning(dataset=str(dataset), **QUICK), (),
+    plan = parameter_distance_plan.plan_parameter_distance(spec, ParameterDistanceGrid(seeds=2), TargetTuning(dataset=str(dataset), **QUICK), (),
                                         settings)
-    report = runner.perform(plan.tunings(), settings, quiet, parameter_distance_report.summarise)
-    report = runner.perform(plan.distances(Store(report.folder)), settings, quiet, parameter_distance_report.summarise)
+    report = runner.run_study(plan.tunings(), settings, quiet, parameter_distance_report.write_summary)
+    report = runner.run_study(plan.distances(Store(report.folder)), settings, quiet, parameter_distance_report.write_summary)
     report.raise_if_failed(require_tracking=False)
     return report
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_measured_is_left_out_with_a_note():
     assert len(found["notes"]) == 4
     assert "ss_ratio: all rows are alike" in found["notes"]
     x[3, 2] = np.nan
-    with pytest.raises(BadData) as refused:
+    with pytest.raises(BadDataError) as refused:
         atlas_measures.alone(BlockMeasures(resamplings=2), x, ["a"] * 6 + ["b"] * 6)
     assert refused.value.code == "not-finite"
 
@@ -173,10 +173,10 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
     weights_reader.write(same, network.net.state_dict(), {"format": "pt"})
     fresh = backbones.load("mnist-cnn", weights=None, classes=10, seed=3)
     weights_reader.write(other, fresh.net.state_dict(), {"format": "pt"})
-    _, _, report, _ = perform(bars, settings, parts=AtlasParts(finetuned=str(same)))
+    _, _, report, _ = perform(bars, settings, parts=AtlasGrid(finetuned=str(same)))
     means = [row["values"]["cka_source"]["mean"] for row in report.results[1].details["rows"]]
     np.testing.assert_allclose(means, 1, atol=1e-5)
-    _, made, report, _ = perform(bars, settings, parts=AtlasParts(finetuned=str(other)))
+    _, made, report, _ = perform(bars, settings, parts=AtlasGrid(finetuned=str(other)))
     seen = made.trials[1].inputs
     for row in report.results[1].details["rows"]:
         x, y = (d.array(row["layer"]).reshape(24, -1).astype(float) for d in (seen.dump, seen.against))
@@ -189,10 +189,10 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
 # ---------------------------------------------------------------- what has been run, by content
 
 def test_all_panels_from_what_has_been_run(bars, settings):
-    key = run_quanta(bars, settings, QuantaSweep(repeats=2))
+    key = run_quanta(bars, settings, QuantaGrid(repeats=2))
     transfer, distance = run_transfer(bars, settings), run_distance(bars, settings)
     looked, _, report, about = perform(bars, settings)
-    assert looked.lacking(AtlasParts(), settings) == {}
+    assert looked.lacking(AtlasGrid(), settings) == {}
     assert looked.taken["quanta"].study == key
     rows = rows_in(report)
     assert {row["panel"] for row in rows} == set(atlas_report.PANELS)
@@ -224,7 +224,7 @@ def test_all_panels_from_what_has_been_run(bars, settings):
     assert steps == {1, 2, 3}
     assert (folder / "atlas.png").stat().st_size > 20_000
     assert (folder / "atlas.svg").is_file()
-    said = atlas_report.closing(about, tuple(atlas_report.PANELS))(report)
+    said = atlas_report.format_summary(about, tuple(atlas_report.PANELS))(report)
     assert "quanta, quanta_accuracy from: mnist to bars" in said
     assert "missing: " not in said
     still = sorted({layer for r in distance.results for layer in r.details["confounded"]})
@@ -235,7 +235,7 @@ def test_all_panels_from_what_has_been_run(bars, settings):
 def test_a_store_that_holds_a_search_stops_no_atlas(bars, settings):
     """Rows of a search carry no spec; and a record may be damaged."""
     store = Store(settings.store_folder(None))
-    store.write_study("5ea4c4", {"key": "5ea4c4", "kind": "Search", "title": "a search", "trials": [
+    store.write_study("5ea4c4", {"key": "5ea4c4", "kind": "search", "title": "a search", "trials": [
         {"key": "0a", "title": "trial 0", "params": {}}, {"key": "0b", "title": "trial 1", "spec": None}]})
     store.write_study("dead", {"trials": []})
     path = store.study_folder("dead") / "study.json"
@@ -258,14 +258,14 @@ def test_studies_of_other_weights_images_or_sizes_are_not_mixed_in(bars, setting
     run_quanta(changed, settings)
     looked, _, report, _ = perform(bars, settings)
     assert looked.taken == {}, "same names, other weights or images"
-    assert set(looked.lacking(AtlasParts(), settings)) == set(atlas_lookup.SOURCES)
-    own = atlas_plan.look(Atlas(dataset=str(bars), model=str(other), samples=24), AtlasParts(), settings)
-    own.search(Store(report.folder), AtlasParts())
+    assert set(looked.lacking(AtlasGrid(), settings)) == set(atlas_lookup.SOURCES)
+    own = atlas_plan.plan_atlas(Atlas(dataset=str(bars), model=str(other), samples=24), AtlasGrid(), settings)
+    own.search(Store(report.folder), AtlasGrid())
     assert set(own.taken) == {"quanta", "transfer"}
     moved = tmp_path / "moved"
     shutil.copytree(changed, moved)
-    again = atlas_plan.look(Atlas(dataset=str(moved), samples=24), AtlasParts(), settings)
-    again.search(Store(report.folder), AtlasParts())
+    again = atlas_plan.plan_atlas(Atlas(dataset=str(moved), samples=24), AtlasGrid(), settings)
+    again.search(Store(report.folder), AtlasGrid())
     assert set(again.taken) == {"quanta"}, "the same images under another name"
 
 
@@ -275,20 +275,20 @@ def test_of_several_studies_the_newest_or_the_one_asked_for(bars, settings):
     assert looked.taken["quanta"].study == second
     assert [match.study for match in looked.others["quanta"]] == [first]
     assert "epochs 2" in looked.taken["quanta"].settings
-    parts = AtlasParts(study=(first[:10],))
+    parts = AtlasGrid(study=(first[:10],))
     looked, _, report, about = perform(bars, settings, parts=parts)
     assert looked.taken["quanta"].study == first
-    said = atlas_report.closing(about, ("quanta",))(report)
+    said = atlas_report.format_summary(about, ("quanta",))(report)
     assert f"--study {second[:12]}" in said
-    with pytest.raises(UnknownName, match="of this network and target"):
-        perform(bars, settings, parts=AtlasParts(study=("abcdef",)))
+    with pytest.raises(UnknownNameError, match="of this network and target"):
+        perform(bars, settings, parts=AtlasGrid(study=("abcdef",)))
 
 
 def test_random_weights_match_nothing(bars, settings):
     run_quanta(bars, settings, source="random")
     looked, _, report, _ = perform(bars, settings, source="random")
     assert looked.taken == {}
-    assert set(looked.lacking(AtlasParts(), settings).values()) == {"random weights are drawn anew by every study"}
+    assert set(looked.lacking(AtlasGrid(), settings).values()) == {"random weights are drawn anew by every study"}
     assert {row["panel"] for row in rows_in(report)} == {"ss_ratio", "id", "rsa_contrast", "cka_label", "knn"}
 
 
@@ -326,17 +326,17 @@ def test_blocks_too_large_are_measured_by_their_means(bars, settings, monkeypatc
 def test_as_many_of_each_class_as_there_are(tmp_path, settings):
     images = draw_images(tmp_path / "uneven", per_class=9, splits=("test",))
     (images / "test" / "bar1" / "000.png").unlink()
-    looked = atlas_plan.look(Atlas(dataset=str(images), samples=500), AtlasParts(), settings)
+    looked = atlas_plan.plan_atlas(Atlas(dataset=str(images), samples=500), AtlasGrid(), settings)
     assert looked.spec.samples == 24
     assert "8 images of each class" in looked.notes[-1]
 
 
 @pytest.mark.parametrize(("changes", "parts", "error", "says"), [
-    ({"samples": 4}, {}, Usage, "at least 6"), ({"architecture": "mnist-cn"}, {}, UnknownName, "mnist-cnn"),
-    ({"dataset": "./nowhere"}, {}, Missing, "nowhere"), ({"source": "mars"}, {}, UnknownName, "MNIST"),
-    ({"model": "nowhere.pth"}, {}, Missing, "nowhere"), ({}, {"finetuned": "nowhere.pth"}, Missing, "nowhere")])
+    ({"samples": 4}, {}, UsageError, "at least 6"), ({"architecture": "mnist-cn"}, {}, UnknownNameError, "mnist-cnn"),
+    ({"dataset": "./nowhere"}, {}, MissingError, "nowhere"), ({"source": "mars"}, {}, UnknownNameError, "MNIST"),
+    ({"model": "nowhere.pth"}, {}, MissingError, "nowhere"), ({}, {"finetuned": "nowhere.pth"}, MissingError, "nowhere")])
 def test_what_is_wrong_is_said_first(bars, settings, tmp_path, changes, parts, error, says):
     with pytest.raises(error) as refused:
-        perform(changes.pop("dataset", bars), settings, parts=AtlasParts(**parts), **changes)
+        perform(changes.pop("dataset", bars), settings, parts=AtlasGrid(**parts), **changes)
     assert says in str(refused.value)
     assert not (tmp_path / "runs").exists()

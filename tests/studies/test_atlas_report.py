@@ -49,8 +49,8 @@ CASES = {
 def drawn(monkeypatch):
     """The matplotlib figures behind the bytes."""
     seen = []
-    make = figures._bytes
-    monkeypatch.setattr(figures, "_bytes", lambda figure, form: (seen.append(figure), make(figure, form))[1])
+    make = figures.render
+    monkeypatch.setattr(figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1])
     return seen
 
 
@@ -127,7 +127,7 @@ def test_lines_say_the_numbers_and_chance_far_below_does_not_press_them(drawn):
 def distance(key, ts, norm="mean_abs"):
     profile = [{"norm": norm, "layer": f"l{b}", "block": b, "head": b is None, "transferability": t}
                for b, t in ts.items()]
-    return Result(key=key, kind="ParameterDistance", spec={"norm": norm}, details={"profile": profile})
+    return Result(key=key, kind="parameter-distance", spec={"norm": norm}, details={"profile": profile})
 
 
 def test_transferability_by_hand():

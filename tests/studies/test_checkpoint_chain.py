@@ -14,7 +14,7 @@ from conftest import draw_images
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tlx.errors import BadData, Problems, TlxError, Usage
+from tlx.errors import BadDataError, ErrorGroup, TlxError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.studies import runner
@@ -23,7 +23,7 @@ from tlx.studies.checkpoints import layers as checkpoints_layers
 from tlx.studies.checkpoints import plan as checkpoints_plan
 from tlx.studies.checkpoints import report as checkpoints_report
 from tlx.studies.checkpoints import tables as checkpoints_tables
-from tlx.studies.checkpoints.spec import PROTOCOLS, Chain
+from tlx.studies.checkpoints.spec import PROTOCOLS, CheckpointGrid
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
 from tlx.studies.layer_metrics import table as layer_metrics_table
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
@@ -46,7 +46,7 @@ def stripes(tmp_path_factory):
 
 
 def chain(bars, stripes, **changes):
-    return Chain(**{"sources": (str(bars), str(stripes), "random"), "targets": (str(bars),), "seeds": 2, "epochs": 2,
+    return CheckpointGrid(**{"sources": (str(bars), str(stripes), "random"), "targets": (str(bars),), "seeds": 2, "epochs": 2,
                     "fine_tune_epochs": 2, "checkpoints": MOMENTS, "from_checkpoints": ("0", "0_1", "last"),
                     "fine_tune_checkpoints": MOMENTS, "batch_size": 8, "val_per_class": 3, "samples": 24,
                     "learning_rate": 1e-3, "fine_tune_rate": 1e-3, **changes})
@@ -57,10 +57,10 @@ ASKED = LayerMetrics(resamplings=3)
 
 def perform(spec, settings, asked=ASKED):
     """As the command does: (the last report, the reports of the stages before)."""
-    def go(made, summarise=checkpoints_report.summarise_stage):
-        return runner.perform(made, settings, lambda event: None, summarise)
+    def go(made, summarise=checkpoints_report.write_stage_summary):
+        return runner.run_study(made, settings, lambda event: None, summarise)
 
-    plan = checkpoints_plan.look(spec, asked, settings)
+    plan = checkpoints_plan.plan_checkpoints(spec, asked, settings)
     first = go(plan.first())
     store = Store(first.folder)
     models = plan.models(store)
@@ -69,7 +69,7 @@ def perform(spec, settings, asked=ASKED):
 
     def summarise(store, key):
         checkpoints_correlations.gather(store, key)
-        checkpoints_report.summarise(store, key)
+        checkpoints_report.write_summary(store, key)
 
     return go(plan.tuning(models, looks, store), summarise), [first, *layers]
 
@@ -117,7 +117,7 @@ def pictures(root, split):
 def test_checkpoints_are_scored_as_arrays_say(done, results, stripes):
     """The weight files of a pre-training on its test images."""
     report, (first, _) = done
-    trained = next(r for r in first.results if r.kind == "PreTraining" and r.spec["seed"] == 2
+    trained = next(r for r in first.results if r.kind == "pretraining" and r.spec["seed"] == 2
                    and r.spec["dataset"] == str(stripes))
     x, y = pictures(stripes, "test")
     store = Store(report.folder)
@@ -141,14 +141,14 @@ def test_a_fine_tuning_starts_from_its_checkpoint_with_dense_layers_of_its_own(d
         assert by["bars", seed, "2", "0"]["test_loss"] != by["bars", seed, "0", "0"]["test_loss"]
         assert by["bars", seed, "0", "0_1"]["val_loss"] != by["bars", seed, "0", "0"]["val_loss"]
     assert by["bars", 1, "0", "0"]["test_loss"] != by["bars", 2, "0", "0"]["test_loss"]
-    tuned = of_kind(done[0], "CheckpointTuning")[0]
+    tuned = of_kind(done[0], "checkpoint-tuning")[0]
     assert tuned.spec["copied"] == 2, "fc1 and the head are drawn anew, as in the thesis"
     assert tuned.details["steps"] == [0, 1, 4, 8]
     assert tuned.details["train_images"] == 27
 
 
 def test_the_area_is_the_trapezoid_over_the_moments(done):
-    for result in of_kind(done[0], "CheckpointTuning"):
+    for result in of_kind(done[0], "checkpoint-tuning"):
         for part, end in (("test", ""), ("val", "_val")):
             a = [row[f"{part}_accuracy"] for row in result.details["moments"]]
             want = sum((x + y) / 2 for x, y in itertools.pairwise(a))
@@ -204,21 +204,21 @@ def test_correlations_are_of_means_over_seeds(results):
 
 def test_trials_are_those_of_pretrain_and_analyze(done, bars, settings, tmp_path):
     report, (first, layers) = done
-    trained = next(r for r in first.results if r.kind == "PreTraining" and r.spec["seed"] == 1)
+    trained = next(r for r in first.results if r.kind == "pretraining" and r.spec["seed"] == 1)
     alone = pretraining_plan.pretraining_study(PreTraining(
         dataset=str(bars), seed=1, epochs=2, batch_size=8, learning_rate=1e-3, val_per_class=3,
         checkpoints=MOMENTS), settings)
     assert alone.trials[0].spec.key == trained.key
     path = Store(report.folder).file(trained.key, "checkpoints/1.safetensors")
     assert list((settings.cache_folder / "dumps").glob("[0-9a-f]*")) == [], "removed once measured"
-    asked = layer_metrics_plan.study_of([str(path)], Observed(dataset=str(bars), samples=24), ASKED, settings.but(
+    asked = layer_metrics_plan.plan_layer_metrics([str(path)], Observed(dataset=str(bars), samples=24), ASKED, settings.replace(
         cache=str(tmp_path)))
     assert asked.trials[0].spec.key in {r.key for r in layers.results}
 
 
 def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(done, bars, stripes, settings, tmp_path):
     report, stages = done
-    settings = settings.but(store=str(shutil.copytree(report.folder, tmp_path / "runs")))
+    settings = settings.replace(store=str(shutil.copytree(report.folder, tmp_path / "runs")))
     last, others = perform(chain(bars, stripes), settings)
     for before, again in zip([report, *stages], [last, *others], strict=True):
         assert again.reused == len(again.outcomes) == len(before.outcomes)
@@ -234,7 +234,7 @@ def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(done, bars, strip
     from tlx.models import training
 
     report, _ = done
-    elsewhere = settings.but(store=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
+    elsewhere = settings.replace(store=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
     spec = chain(bars, stripes, sources=(str(stripes),), seeds=1, from_checkpoints=("last",))
 
     class Cut(Exception):
@@ -250,31 +250,31 @@ def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(done, bars, strip
 
     monkeypatch.setattr(training._Training, "_save", cut)
     failed, _ = perform(spec, elsewhere)
-    assert not of_kind(failed, "CheckpointTuning")
+    assert not of_kind(failed, "checkpoint-tuning")
     monkeypatch.undo()
     again, _ = perform(spec, elsewhere)
-    found, = of_kind(again, "CheckpointTuning")
-    want, = (r for r in of_kind(report, "CheckpointTuning") if r.key == found.key)
+    found, = of_kind(again, "checkpoint-tuning")
+    want, = (r for r in of_kind(report, "checkpoint-tuning") if r.key == found.key)
     assert found.details["moments"] == want.details["moments"]
     assert len(calls) == 3
 
 
 def test_a_dump_that_was_there_stays_and_weights_that_changed_are_noticed(done, bars, stripes, settings, tmp_path):
     report, (first, _) = done
-    trained = next(r for r in first.results if r.kind == "PreTraining")
+    trained = next(r for r in first.results if r.kind == "pretraining")
     path = Store(report.folder).file(trained.key, "checkpoints/2.safetensors")
-    own = settings.but(cache=str(tmp_path / "cache"), store=str(tmp_path / "runs"))
-    layer_metrics_plan.study_of([str(path)], Observed(dataset=str(bars), samples=24), ASKED, own)
+    own = settings.replace(cache=str(tmp_path / "cache"), store=str(tmp_path / "runs"))
+    layer_metrics_plan.plan_layer_metrics([str(path)], Observed(dataset=str(bars), samples=24), ASKED, own)
     spec = chain(bars, stripes).resolved
-    look = checkpoints_layers.looks_at(spec, ASKED, own, str(bars), "bars", [(str(path), _sha(path), "bars", 1, "2", 3)])
-    runner.perform(look.study, own, lambda event: None, checkpoints_report.summarise_stage)
+    look = checkpoints_layers.plan_layers(spec, ASKED, own, str(bars), "bars", [(str(path), _sha(path), "bars", 1, "2", 3)])
+    runner.run_study(look.study, own, lambda event: None, checkpoints_report.write_stage_summary)
     assert len(list((tmp_path / "cache" / "dumps").glob("[0-9a-f]*"))) == 1
     other = tmp_path / "other.safetensors"
     other.write_bytes(path.read_bytes())
-    look = checkpoints_layers.looks_at(spec, ASKED, own, str(bars), "bars", [(str(other), _sha(other), "b", 1, "2", 3)])
+    look = checkpoints_layers.plan_layers(spec, ASKED, own, str(bars), "bars", [(str(other), _sha(other), "b", 1, "2", 3)])
     other.write_bytes(Store(report.folder).file(trained.key, "checkpoints/1.safetensors").read_bytes())
-    fresh = own.but(store=str(tmp_path / "fresh"))
-    failed = runner.perform(look.study, fresh, lambda event: None, checkpoints_report.summarise_stage)
+    fresh = own.replace(store=str(tmp_path / "fresh"))
+    failed = runner.run_study(look.study, fresh, lambda event: None, checkpoints_report.write_stage_summary)
     assert "have changed" in str(failed.outcomes[0])
 
 
@@ -308,7 +308,7 @@ def test_tables_and_train_stats_read_back(done, results, tmp_path):
     assert sorted(zip(stats["model_name"], stats["seed"], strict=True)) == sorted(
         (f"model_ft_stripes_bars_{tag}", seed) for tag in ("0", "0_1", "2") for seed in (1, 2))
     assert stats["ft_epochs"] == [[0, 0.001, 1, 2]] * 6
-    tuned = next(r for r in of_kind(report, "CheckpointTuning") if (r.spec["source"], r.spec["checkpoint"], r.spec[
+    tuned = next(r for r in of_kind(report, "checkpoint-tuning") if (r.spec["source"], r.spec["checkpoint"], r.spec[
         "seed"]) == ("stripes", "2", 2))
     at = list(zip(stats["model_name"], stats["seed"], strict=True)).index(("model_ft_stripes_bars_2", 2))
     assert stats["ft_test_acc"][at] == [100 * row["test_top1"] for row in tuned.details["moments"]]
@@ -319,7 +319,7 @@ def test_tables_and_train_stats_read_back(done, results, tmp_path):
 
 
 def test_what_is_said_at_the_end(done):
-    text = checkpoints_report.closing(done[0])
+    text = checkpoints_report.format_summary(done[0])
     assert "over 4 moments, at most 3" in text
     assert "stripes" in text
     assert "Spearman's ρ with it over all 7 models" in text
@@ -329,50 +329,50 @@ def test_what_is_said_at_the_end(done):
 # ---------------------------------------------------------------- what is asked
 
 def test_the_thesis_is_one_option_away():
-    spec = Chain(protocol="thesis").resolved
+    spec = CheckpointGrid(protocol="thesis").resolved
     assert spec.checkpoints == spec.fine_tune_checkpoints == THESIS
     assert (spec.seeds, spec.epochs, spec.fine_tune_epochs, spec.learning_rate) == (10, 100, 100, 1e-4)
     assert list(spec.seed_numbers) == list(range(1, 11))
-    assert spec.redrawn == 1
+    assert spec.reinit_blocks == 1
     assert len(spec.sources) * len(spec.checkpoints) == 72
     assert spec.chosen(THESIS) == THESIS
-    assert Chain(protocol="thesis", seeds=3, checkpoints=("0", "1")).resolved.seeds == 3
-    assert Chain(fine_tune_checkpoints=("thesis",)).resolved.fine_tune_checkpoints == THESIS
-    assert Chain(architecture="vgg16").resolved.redrawn == 0
+    assert CheckpointGrid(protocol="thesis", seeds=3, checkpoints=("0", "1")).resolved.seeds == 3
+    assert CheckpointGrid(fine_tune_checkpoints=("thesis",)).resolved.fine_tune_checkpoints == THESIS
+    assert CheckpointGrid(architecture="vgg16").resolved.reinit_blocks == 0
     for row in PROTOCOLS.values():
-        assert set(row) <= set(Chain.knobs())
+        assert set(row) <= set(CheckpointGrid.settings())
 
 
 @pytest.mark.parametrize(("changes", "error", "says"), [
-    ({"from_checkpoints": ("3",)}, Usage, "no checkpoint that is kept"),
-    ({"fine_tune_checkpoints": ("0",)}, Usage, "two or more"),
-    ({"fine_tune_checkpoints": ("0", "x")}, Usage, "0_K"),
-    ({"fine_tune_checkpoints": ("0", "3")}, Usage, "ends after 8"),
-    ({"checkpoints": ("0", "3")}, Usage, "ends after"),
-    ({"redrawn": 4}, Usage, "at most 3"),
-    ({"targets": ("random",)}, Usage, "no set of images"),
+    ({"from_checkpoints": ("3",)}, UsageError, "no checkpoint that is kept"),
+    ({"fine_tune_checkpoints": ("0",)}, UsageError, "two or more"),
+    ({"fine_tune_checkpoints": ("0", "x")}, UsageError, "0_K"),
+    ({"fine_tune_checkpoints": ("0", "3")}, UsageError, "ends after 8"),
+    ({"checkpoints": ("0", "3")}, UsageError, "ends after"),
+    ({"reinit_blocks": 4}, UsageError, "at most 3"),
+    ({"targets": ("random",)}, UsageError, "no set of images"),
     ({"targets": ("nowhere",)}, TlxError, "nowhere"),
-    ({"val_per_class": 12}, BadData, "val"),
-    ({"samples": 25}, Usage, "a multiple of 3"),
+    ({"val_per_class": 12}, BadDataError, "val"),
+    ({"samples": 25}, UsageError, "a multiple of 3"),
 ])
 def test_what_is_wrong_is_said_before_anything_is_trained(bars, stripes, settings, tmp_path, changes, error, says):
     spec = chain(bars, stripes, **changes)
-    own = settings.but(store=str(tmp_path / "runs"))
-    with pytest.raises((error, Problems), match=says):
-        checkpoints_plan.look(spec, ASKED, own)
+    own = settings.replace(store=str(tmp_path / "runs"))
+    with pytest.raises((error, ErrorGroup), match=says):
+        checkpoints_plan.plan_checkpoints(spec, ASKED, own)
     assert not (tmp_path / "runs").exists()
 
 
 def test_two_sources_of_one_name_are_refused(bars, stripes, settings, tmp_path):
     twin = draw_images(tmp_path / "bars", per_class=8)
-    with pytest.raises(Usage, match="two sources are called 'bars'"):
-        checkpoints_plan.look(chain(bars, stripes, sources=(str(bars), str(twin))), ASKED, settings)
-    with pytest.raises(Usage, match="stands twice"):
-        checkpoints_plan.look(chain(bars, stripes, sources=("random", "random")), ASKED, settings)
+    with pytest.raises(UsageError, match="two sources are called 'bars'"):
+        checkpoints_plan.plan_checkpoints(chain(bars, stripes, sources=(str(bars), str(twin))), ASKED, settings)
+    with pytest.raises(UsageError, match="stands twice"):
+        checkpoints_plan.plan_checkpoints(chain(bars, stripes, sources=("random", "random")), ASKED, settings)
 
 
 def test_fewer_training_images_are_the_first_of_each_class(bars, stripes, settings):
-    few, all_ = (checkpoints_plan.look(chain(bars, stripes, seeds=1, train_per_class=n), ASKED, settings)
+    few, all_ = (checkpoints_plan.plan_checkpoints(chain(bars, stripes, seeds=1, train_per_class=n), ASKED, settings)
                  for n in (4, 0))
     some, whole = (plan.sources[0].trial.inputs.train for plan in (few, all_))
     assert np.bincount(some.labels).tolist() == [4, 4, 4]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from tlx.errors import BadData, Missing
+from tlx.errors import BadDataError, MissingError
 from tlx.plots import rdms
 from tlx.studies.checkpoints import figures as checkpoints_figures
 from tlx.studies.checkpoints import report as checkpoints_report
@@ -148,9 +148,9 @@ def test_tables_come_back(tmp_path):
 def test_a_table_that_is_none_is_refused(tmp_path, text, says):
     path = tmp_path / "areas.csv"
     path.write_text(text)
-    with pytest.raises(BadData, match=says):
+    with pytest.raises(BadDataError, match=says):
         checkpoints_tables.read(path)
-    with pytest.raises(Missing, match=r"areas\.csv"):
+    with pytest.raises(MissingError, match=r"areas\.csv"):
         checkpoints_tables.read(tmp_path / "area.csv")
 
 
@@ -206,7 +206,7 @@ def test_a_trials_figures_say_it_too(monkeypatch, tmp_path):
     np.save(tmp_path / "rdms" / "00.npy", np.arange(6, dtype=np.float32))
     rows = [{"layer": "in", "layer_index": 0, "rows": 4, "width": 3, "id": 2.0}]
     spec = LayerMetrics(rdm="euclidean", model="a", dataset="d", layers=("in",))
-    layers.dress(tmp_path, Result.of(spec, details={"rows": rows, "codes": [0, 0, 1, 1], "classes": ["x", "y"]}))
+    layers.write_trial_figures(tmp_path, Result.of(spec, details={"rows": rows, "codes": [0, 0, 1, 1], "classes": ["x", "y"]}))
     assert said == ["Dissimilarity (Euclidean distance)"] * 2
     assert rdms.UNIT == "Dissimilarity (1 − r)"
 

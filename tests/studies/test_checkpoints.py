@@ -8,37 +8,37 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tlx.errors import Usage
+from tlx.errors import UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.studies import reporting, runner
-from tlx.studies.checkpoints.spec import Chain
+from tlx.studies.checkpoints.spec import CheckpointGrid
 from tlx.studies.pretraining import plan as pretraining_plan
 from tlx.studies.pretraining import spec as pretraining_spec
 from tlx.studies.pretraining import trial as pretraining_trial
-from tlx.studies.pretraining.spec import PreTraining, moments
+from tlx.studies.pretraining.spec import PreTraining, checkpoint_steps
 
 
 def test_tags_are_moments_of_a_training():
-    assert moments(("0", "0_1", "0_30", "1", "3"), steps=100, epochs=5) == {0: "0", 1: "0_1", 30: "0_30", 100: "1",
+    assert checkpoint_steps(("0", "0_1", "0_30", "1", "3"), steps=100, epochs=5) == {0: "0", 1: "0_1", 30: "0_30", 100: "1",
                                                                             300: "3"}
-    assert moments(("thesis",), steps=938, epochs=100) == dict(zip(
+    assert checkpoint_steps(("thesis",), steps=938, epochs=100) == dict(zip(
         [0, 1, 3, 10, 30, 100, 300, 938, 2814, 9380, 28140, 93800], pretraining_spec.THESIS, strict=True))
-    assert list(moments(("thesis",), steps=79, epochs=100).values()) == [
+    assert list(checkpoint_steps(("thesis",), steps=79, epochs=100).values()) == [
         "0", "0_1", "0_3", "0_10", "0_30", "1", "0_100", "3", "0_300", "10", "30", "100"]
-    assert moments(("0_7", "1"), steps=7, epochs=1) == {7: "1"}, "of two at once the later named one"
-    assert moments((), steps=3, epochs=1) == {}
+    assert checkpoint_steps(("0_7", "1"), steps=7, epochs=1) == {7: "1"}, "of two at once the later named one"
+    assert checkpoint_steps((), steps=3, epochs=1) == {}
 
 
 @pytest.mark.parametrize("tag", ["", "x", "1_3", "0_0", "-1", "00", "0_", "1.5", "٣"])
 def test_what_is_no_tag_is_refused(tag):
-    with pytest.raises(Usage, match="thesis, or 0"):
-        moments((tag,), steps=3, epochs=5)
+    with pytest.raises(UsageError, match="thesis, or 0"):
+        checkpoint_steps((tag,), steps=3, epochs=5)
 
 
 def test_a_moment_behind_the_end_is_refused_before_anything_is_trained(bars, tmp_path, cache):
     settings = Settings(store=str(tmp_path), cache=str(cache), tracking=False, workers=0)
-    with pytest.raises(Usage, match="ends after 2"):
+    with pytest.raises(UsageError, match="ends after 2"):
         pretraining_plan.pretraining_study(PreTraining(dataset=str(bars), epochs=1, batch_size=16, val_per_class=2,
                                              checkpoints=("2",)), settings)
 
@@ -50,7 +50,7 @@ def trained(bars, cache, tmp_path_factory):
     spec = PreTraining(dataset=str(bars), epochs=3, batch_size=8, val_per_class=2, learning_rate=0.01,
                        checkpoints=("0", "0_1", "1", "3"))
     made = pretraining_plan.pretraining_study(spec, settings)
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)
     return report, made, settings
 
@@ -67,11 +67,11 @@ def test_the_weights_of_every_moment_are_kept_and_published(trained, tmp_path):
 
 def test_the_first_is_the_network_before_training(trained):
     from tlx.models import backbones
-    from tlx.spec import stream
+    from tlx.spec import derive_seed
 
     report, made, _ = trained
     spec = made.trials[0].spec
-    network = backbones.load(spec.architecture, weights=None, classes=3, seed=stream(spec.seed, "weights"))
+    network = backbones.load(spec.architecture, weights=None, classes=3, seed=derive_seed(spec.seed, "weights"))
     fresh = network.net.state_dict()
     kept = load_file(Store(report.folder).file(report.results[0].key, "checkpoints/0.safetensors"))
     assert all(torch.equal(fresh[name], kept[name]) for name in fresh)
@@ -79,9 +79,9 @@ def test_the_first_is_the_network_before_training(trained):
 
 def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(trained, tmp_path):
     report, made, settings = trained
-    plain = runner.perform(
-        pretraining_plan.pretraining_study(made.trials[0].spec.but(checkpoints=()), settings),
-        settings.but(store=str(tmp_path / "plain")), lambda event: None, reporting.summarise)
+    plain = runner.run_study(
+        pretraining_plan.pretraining_study(made.trials[0].spec.replace(checkpoints=()), settings),
+        settings.replace(store=str(tmp_path / "plain")), lambda event: None, reporting.write_summary)
     want = load_file(Store(plain.folder).file(plain.results[0].key, "weights.safetensors"))
     got = load_file(Store(report.folder).file(report.results[0].key, "weights.safetensors"))
     assert all(torch.equal(want[name], got[name]) for name in want)
@@ -99,12 +99,12 @@ def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(
         if len(calls) == 2:
             raise Cut
     patch = pytest.MonkeyPatch()
-    elsewhere = settings.but(store=str(tmp_path / "cut"))
+    elsewhere = settings.replace(store=str(tmp_path / "cut"))
     patch.setattr(training._Training, "_save", cut)
-    failed = runner.perform(made, elsewhere, lambda event: None, reporting.summarise)
+    failed = runner.run_study(made, elsewhere, lambda event: None, reporting.write_summary)
     patch.undo()
     assert not failed.results
-    again = runner.perform(made, elsewhere, lambda event: None, reporting.summarise)
+    again = runner.run_study(made, elsewhere, lambda event: None, reporting.write_summary)
     for tag in ("0", "0_1", "1", "3"):
         name = f"checkpoints/{tag}.safetensors"
         paths = [Store(r.folder).file(r.results[0].key, name) for r in (report, again)]
@@ -118,5 +118,5 @@ def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(
     ({}, ("0", "0_10", "1", "10")),
 ], ids=str)
 def test_of_checkpoints_that_are_named_all_are_fine_tuned_unless_others_are_named(asked, tuned):
-    chain = Chain(**asked).resolved
+    chain = CheckpointGrid(**asked).resolved
     assert chain.chosen(chain.checkpoints) == tuned

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tlx.errors import Integrity, Missing, Problems, UnknownName, Usage
+from tlx.errors import ErrorGroup, IntegrityError, MissingError, UnknownNameError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.models import chopped, masks, training
@@ -22,8 +22,8 @@ from tlx.studies.chop import latency as chop_latency
 from tlx.studies.chop import plan as chop_plan
 from tlx.studies.chop import pruning_plan, pruning_report
 from tlx.studies.chop import report as chop_report
-from tlx.studies.chop.pruning import Continued
-from tlx.studies.chop.spec import Chop, Chops, Pruning, Rounds
+from tlx.studies.chop.pruning import PruningInputs
+from tlx.studies.chop.spec import Chop, ChopGrid, Pruning, PruningGrid
 from tlx.studies.whole_dataset import WEIGHTS
 
 QUICK = {"epochs": 2, "batch_size": 8, "val_per_class": 3, "learning_rate": 0.02}
@@ -39,9 +39,9 @@ def perform(spec, asked, settings):
 
     def summarise(store, key):
         chop_latency.measure(store, key, settings)
-        chop_report.summarise(store, key)
+        chop_report.write_summary(store, key)
 
-    return runner.perform(made, settings, lambda event: None, summarise)
+    return runner.run_study(made, settings, lambda event: None, summarise)
 
 
 def rows_of(report, stem):
@@ -55,7 +55,7 @@ def rows_of(report, stem):
 def done(bars, cache, tmp_path_factory):
     settings = Settings(store=str(tmp_path_factory.mktemp("runs")), cache=str(cache), tracking=False, workers=0,
                         system_metrics=False)
-    report = perform(Chop(dataset=str(bars), **QUICK), Chops(repeats=2), settings)
+    report = perform(Chop(dataset=str(bars), **QUICK), ChopGrid(repeats=2), settings)
     report.raise_if_failed(require_tracking=False)
     return report, settings
 
@@ -75,14 +75,14 @@ def test_every_cut_and_the_whole_network_are_scored_and_measured(done):
     assert float(rows[0]["mean_test_accuracy"]) == pytest.approx(np.mean(first))
     times = json.loads((report.folder / "studies" / report.study.key / "latency.json").read_text())
     assert times["about"]["threads"] == 1
-    said = chop_report.closing(report, 0.01)
+    said = chop_report.format_summary(report, 0.01)
     assert "smallest within 1 points" in said
     assert "1 thread, torch" in said
 
 
 def test_the_kept_network_is_the_one_that_was_scored(done, bars):
     report, settings = done
-    made, _ = chop_plan.chop_study(Chop(dataset=str(bars), **QUICK), Chops(repeats=2), settings)
+    made, _ = chop_plan.chop_study(Chop(dataset=str(bars), **QUICK), ChopGrid(repeats=2), settings)
     for result in report.results[:4]:
         network, classes = chopped.read(Store(report.folder).file(result.key, "network.json"))
         assert list(classes) == result.details["classes"]
@@ -113,36 +113,36 @@ def test_times_that_are_there_stay_and_a_new_cut_is_timed(bars, settings, monkey
     monkeypatch.setattr(chop_plan, "latency", lambda networks, batch, *a, **k: (
         timed.append(sorted(networks)), real(networks, batch, *a, budget_s=0.01, **k))[1])
     spec = Chop(dataset=str(bars), **QUICK)
-    perform(spec, Chops(depths=(1,), repeats=1), settings)
-    perform(spec, Chops(depths=(1,), repeats=1), settings)
+    perform(spec, ChopGrid(depths=(1,), repeats=1), settings)
+    perform(spec, ChopGrid(depths=(1,), repeats=1), settings)
     assert timed == [["1", "whole"]] * 2, "batches of 1 and of 64, once"
-    report = perform(spec, Chops(depths=(2,), repeats=1), settings)
+    report = perform(spec, ChopGrid(depths=(2,), repeats=1), settings)
     assert timed[2:] == [["1", "2", "whole"]] * 2
     assert [row["n"] for row in rows_of(report, "chop")] == ["1", "2", ""], "the study has grown"
-    with pytest.raises(Missing, match="earlier command"):
+    with pytest.raises(MissingError, match="earlier command"):
         chop_report.publish(report, 1.0, settings.store_folder(None) / "x")
 
 
 def test_random_weights_and_frozen_blocks(bars, settings):
     spec = Chop(dataset=str(bars), architecture="resnet20-cifar", source="random", freeze=2, **QUICK)
-    report = perform(spec, Chops(depths=(3,), repeats=1), settings)
+    report = perform(spec, ChopGrid(depths=(3,), repeats=1), settings)
     cut, whole = report.results
     assert cut.spec["weights"] == "random"
     assert cut.details["trainable_parameters"] < cut.details["parameters"] < whole.details["parameters"]
     for settings_, says in (({"depths": (1,)}, "at most 1"), ({"depths": (11,)}, "1 to 10")):
-        with pytest.raises(Usage, match=says):
-            chop_plan.chop_study(spec, Chops(**settings_), settings)
+        with pytest.raises(UsageError, match=says):
+            chop_plan.chop_study(spec, ChopGrid(**settings_), settings)
 
 
 @pytest.mark.parametrize(("spec", "asked", "kind", "says"), [
-    ({"architecture": "resnet20-cifar"}, {}, Missing, "weights of ResNet-20"),
-    ({"source": "mars"}, {}, UnknownName, "MNIST"),
-    ({"model": "./nowhere.pth"}, {}, Missing, "nowhere"),
-    ({"freeze": 3}, {"depths": (1, 9)}, Problems, "1 to 3"),
+    ({"architecture": "resnet20-cifar"}, {}, MissingError, "weights of ResNet-20"),
+    ({"source": "mars"}, {}, UnknownNameError, "MNIST"),
+    ({"model": "./nowhere.pth"}, {}, MissingError, "nowhere"),
+    ({"freeze": 3}, {"depths": (1, 9)}, ErrorGroup, "1 to 3"),
 ])
 def test_what_is_wrong_is_said_before_anything_is_trained(bars, settings, spec, asked, kind, says):
     with pytest.raises(kind, match=says):
-        chop_plan.chop_study(Chop(dataset=str(bars), **QUICK | spec), Chops(**asked), settings)
+        chop_plan.chop_study(Chop(dataset=str(bars), **QUICK | spec), ChopGrid(**asked), settings)
 
 
 def test_a_cut_off_study_of_cuts_comes_to_the_same(done, bars, settings, monkeypatch):
@@ -161,8 +161,8 @@ def test_a_cut_off_study_of_cuts_comes_to_the_same(done, bars, settings, monkeyp
     spec = Chop(dataset=str(bars), **QUICK)
     for _ in range(2):
         with pytest.raises(Cut):
-            perform(spec, Chops(repeats=2), settings)
-    again = perform(spec, Chops(repeats=2), settings)
+            perform(spec, ChopGrid(repeats=2), settings)
+    again = perform(spec, ChopGrid(repeats=2), settings)
     for a, b in zip(done[0].results, again.results, strict=True):
         assert (a.key, a.scores["test_loss"]) == (b.key, b.scores["test_loss"])
         paths = [Store(r.folder).file(a.key, "network.safetensors") for r in (done[0], again)]
@@ -173,8 +173,8 @@ def test_chops_are_mirrored(bars, settings, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    perform(Chop(dataset=str(bars), **QUICK), Chops(depths=(1,), repeats=1),
-            settings.but(tracking=True, mlflow_path=uri))
+    perform(Chop(dataset=str(bars), **QUICK), ChopGrid(depths=(1,), repeats=1),
+            settings.replace(tracking=True, mlflow_path=uri))
     client = MlflowClient(uri)
     runs = client.search_runs([client.get_experiment_by_name("Chop").experiment_id])
     child = next(run for run in runs if run.info.run_name == "cut behind block 1, repeat 0")
@@ -193,7 +193,7 @@ def prune(spec, asked, settings):
         made = plan.stage(number, store)
         if made is None:
             break
-        reports.append(runner.perform(made, settings, lambda event: None, pruning_report.summarise_pruning))
+        reports.append(runner.run_study(made, settings, lambda event: None, pruning_report.write_pruning_summary))
         reports[-1].raise_if_failed(require_tracking=False)
         store = Store(reports[-1].folder)
     return plan, reports
@@ -209,7 +209,7 @@ def weights(report, number):
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_each_round_leaves_its_share_of_the_weights_and_the_biases_alone(bars, settings, scope):
-    _, reports = prune(pruning(bars, scope=scope), Rounds(iterations=2, repeats=1), settings)
+    _, reports = prune(pruning(bars, scope=scope), PruningGrid(iterations=2, repeats=1), settings)
     before = None
     for number, report in enumerate(reports):
         found = weights(report, 0)
@@ -229,7 +229,7 @@ def test_each_round_leaves_its_share_of_the_weights_and_the_biases_alone(bars, s
     rows = rows_of(reports[-1], "pruning")
     assert [row["round"] for row in rows] == ["0", "1", "2"]
     assert [round(float(row["kept"]), 2) for row in rows] == [1.0, 0.5, 0.25]
-    assert "parameters not zero" in pruning_report.closing_pruning(reports[-1])
+    assert "parameters not zero" in pruning_report.format_pruning_summary(reports[-1])
 
 
 @pytest.mark.parametrize("rewind", ["none", "start"])
@@ -241,7 +241,7 @@ def test_a_round_starts_from_the_trained_weights_or_from_the_first_ones(bars, se
         return real(network, *data, **settings)
 
     monkeypatch.setattr(training, "fit", fit)
-    _, reports = prune(pruning(bars, rewind=rewind), Rounds(iterations=1, repeats=1), settings)
+    _, reports = prune(pruning(bars, rewind=rewind), PruningGrid(iterations=1, repeats=1), settings)
     trained = weights(reports[0], 0)
     expected = starts[0] if rewind == "start" else trained
     for name, tensor in starts[1].items():
@@ -250,29 +250,29 @@ def test_a_round_starts_from_the_trained_weights_or_from_the_first_ones(bars, se
 
 
 def test_rounds_are_found_again_and_go_on_where_they_ended(bars, settings):
-    _, first = prune(pruning(bars), Rounds(iterations=1, repeats=1), settings)
-    _, again = prune(pruning(bars), Rounds(iterations=2, repeats=2), settings)
+    _, first = prune(pruning(bars), PruningGrid(iterations=1, repeats=1), settings)
+    _, again = prune(pruning(bars), PruningGrid(iterations=2, repeats=2), settings)
     assert [r.reused for r in again] == [1, 1, 0]
     assert {r.study.key for r in (*first, *again)} == {first[0].study.key}
-    assert prune(pruning(bars, rewind="start"), Rounds(iterations=1, repeats=1), settings)[1][0].study.key \
+    assert prune(pruning(bars, rewind="start"), PruningGrid(iterations=1, repeats=1), settings)[1][0].study.key \
         != first[0].study.key
 
 
 def test_what_diverges_is_pruned_no_further(bars, settings):
-    plan, reports = prune(pruning(bars, learning_rate=1000.0, epochs=3), Rounds(iterations=2, repeats=1), settings)
+    plan, reports = prune(pruning(bars, learning_rate=1000.0, epochs=3), PruningGrid(iterations=2, repeats=1), settings)
     assert [r.status for r in reports[0].results] == [DIVERGED]
     assert len(reports) == 1
     assert "diverged in round 0" in plan.notes[-1]
 
 
 def test_weights_of_the_round_before_must_be_those_that_were_planned_with(bars, settings, tmp_path):
-    plan, reports = prune(pruning(bars), Rounds(iterations=1, repeats=1), settings)
+    plan, reports = prune(pruning(bars), PruningGrid(iterations=1, repeats=1), settings)
     store = Store(reports[0].folder)
     made = plan.stage(1, store)
     store.remove(made.trials[0].spec.key)
     planned = made.trials[0].inputs
     weights_reader.write(tmp_path / "other.safetensors", {n: 2 * t for n, t in weights(reports[0], 0).items()})
-    other = Continued(planned.data, planned.weights, planned.source, str(tmp_path / "other.safetensors"))
+    other = PruningInputs(planned.data, planned.weights, planned.source, str(tmp_path / "other.safetensors"))
     changed = replace(made, trials=(base.Trial(made.trials[0].spec, other),))
-    report = runner.perform(changed, settings, lambda event: None, pruning_report.summarise_pruning)
-    assert isinstance(report.outcomes[0], Integrity)
+    report = runner.run_study(changed, settings, lambda event: None, pruning_report.write_pruning_summary)
+    assert isinstance(report.outcomes[0], IntegrityError)

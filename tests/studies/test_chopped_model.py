@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tlx.errors import Integrity, Usage
+from tlx.errors import IntegrityError, UsageError
 from tlx.lab.settings import Settings
 from tlx.models import backbones, chopped
 from tlx.models.transferred import transferred
 from tlx.studies import activations, runner
 from tlx.studies.activations_spec import Extraction
 from tlx.studies.chop import plan as chop_plan
-from tlx.studies.chop.spec import Chop, Chops
+from tlx.studies.chop.spec import Chop, ChopGrid
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
-from tlx.studies.feature_extraction.spec import FeatureExtraction, Sweep
-from tlx.studies.few_shot import FewShot
+from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
 
-FEW = FewShot(shots=(1,), splits=1, val_per_class=3)
+FEW = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def written(request, tmp_path):
 
 
 def performed(made, settings):
-    report = runner.perform(made, settings, lambda event: None, lambda store, key: None)
+    report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
     report.raise_if_failed(require_tracking=False)
     return report
 
@@ -66,9 +66,9 @@ def test_it_loads_with_its_own_head_and_with_a_fresh_one(written):
 
 def test_another_architecture_and_other_bytes_are_refused(written):
     _, path, _ = written
-    with pytest.raises(Usage, match="--architecture mnist-cnn"):
+    with pytest.raises(UsageError, match="--architecture mnist-cnn"):
         backbones.load("resnet18", weights=path, classes=3, seed=0)
-    with pytest.raises(Integrity):
+    with pytest.raises(IntegrityError):
         backbones.load("mnist-cnn", weights=path, classes=3, seed=0, sha256="0" * 64)
 
 
@@ -79,11 +79,11 @@ def test_studies_start_from_it(written, bars, settings):
     assert any("small.safetensors is" in note for note in found.notes)
     assert performed(made, settings).results[0].details["blocks"] == (cut or 3)
     made, _ = feature_extraction_plan.feature_extraction_study(FeatureExtraction(dataset=str(bars), model=str(path), use_crops=False),
-                                              FEW, Sweep(classifier="knn:k=1"), settings)
+                                              FEW, FeatureExtractionGrid(classifier="knn:k=1"), settings)
     performed(made, settings)
     dump = activations.extraction(Extraction(architecture="mnist-cnn", dataset=str(bars), model=str(path)), settings)
     assert len(dump.layers) == (cut or 3)
-    made = layer_metrics_plan.study_of([str(path)], Observed(architecture="mnist-cnn", dataset=str(bars), samples=12,
+    made = layer_metrics_plan.plan_layer_metrics([str(path)], Observed(architecture="mnist-cnn", dataset=str(bars), samples=12,
                                                    layers=("blocks",)), LayerMetrics(), settings)
     performed(made, settings)
 
@@ -93,9 +93,9 @@ def test_it_is_trained_on_whole_and_not_cut_again(written, bars, settings):
     network = transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=0)
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 4)
     if cut is not None:
-        with pytest.raises(Usage, match="chopped behind block 2"):
+        with pytest.raises(UsageError, match="chopped behind block 2"):
             transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=0, cut=1)
         return
     spec = Chop(dataset=str(bars), model=str(path), epochs=1, batch_size=8, val_per_class=3)
-    made, _ = chop_plan.chop_study(spec, Chops(depths=(1,), repeats=1), settings)
+    made, _ = chop_plan.chop_study(spec, ChopGrid(depths=(1,), repeats=1), settings)
     performed(made, settings)

@@ -9,14 +9,14 @@ import torch
 from tlx.lab.settings import Settings
 from tlx.models import backbones
 from tlx.studies import estimate
-from tlx.studies.few_shot import FewShot
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
 
 
 def test_rows_are_those_that_pass_through_the_network(bars, tmp_path, cache):
     """3 classes; 1 and 2 shots, 2 draws each; 2 validation and 4 test images a class; 3 epochs; ten crops."""
-    few = FewShot(shots=(1, 2), splits=2, val_per_class=2, test_per_class=4)
+    few = FewShotGrid(shots=(1, 2), splits=2, val_per_class=2, test_per_class=4)
     spec = FineTuning(dataset=str(bars), epochs=3)
     settings = Settings(store=str(tmp_path / "runs"), cache=str(cache), workers=2)
     found = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, None, keep=False)
@@ -24,9 +24,9 @@ def test_rows_are_those_that_pass_through_the_network(bars, tmp_path, cache):
     rows = estimate.rows_of(spec, few, found)
     assert rows.training == 10 * 3 * 2 * (3 * 1 + 3 * 2)
     assert rows.scoring == 10 * 4 * (3 * 6 + 12)
-    once = estimate.rows_of(spec.but(use_crops=False), few, found)
+    once = estimate.rows_of(spec.replace(use_crops=False), few, found)
     assert once.training * 10 == rows.training
-    one, two = (estimate.estimate(spec, few, settings.but(workers=n), found) for n in (1, 2))
+    one, two = (estimate.estimate(spec, few, settings.replace(workers=n), found) for n in (1, 2))
     assert two.states_bytes == 2 * one.states_bytes
     assert one.images_bytes <= 10 * 60 * 28 * 28
 

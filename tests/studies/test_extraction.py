@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tlx.errors import BadData, Problems, Usage
+from tlx.errors import BadDataError, ErrorGroup, UsageError
 from tlx.lab.settings import Settings
 from tlx.studies import activations
 from tlx.studies.activations_spec import Extraction
@@ -32,14 +32,14 @@ def test_the_thesis_layers_of_its_network_with_its_input(bars, settings):
 
 
 @pytest.mark.parametrize(("change", "error", "says"), [
-    ({"samples": 7}, Usage, "multiple of 3"), ({"samples": 2}, Usage, "multiple of 3"),
-    ({"samples": 300, "part": "test"}, BadData, "'bar0' 8"), ({"part": "val"}, BadData, "found test, train"),
-    ({"trained_on": "mnist", "source": "MNIST"}, Usage, "one of them"),
-    ({"trained_on": "resnet18/nowhere"}, Usage, "nowhere"),
-    ({"layers": ("thesis",), "architecture": "resnet18", "source": "random"}, Usage, "mnist-cnn"),
+    ({"samples": 7}, UsageError, "multiple of 3"), ({"samples": 2}, UsageError, "multiple of 3"),
+    ({"samples": 300, "part": "test"}, BadDataError, "'bar0' 8"), ({"part": "val"}, BadDataError, "found test, train"),
+    ({"trained_on": "mnist", "source": "MNIST"}, UsageError, "one of them"),
+    ({"trained_on": "resnet18/nowhere"}, UsageError, "nowhere"),
+    ({"layers": ("thesis",), "architecture": "resnet18", "source": "random"}, UsageError, "mnist-cnn"),
 ])
 def test_what_cannot_be_is_refused(bars, settings, change, error, says):
-    with pytest.raises((error, Problems), match=says):
+    with pytest.raises((error, ErrorGroup), match=says):
         activations.extraction(Extraction(dataset=str(bars), **change), settings)
 
 
@@ -59,5 +59,5 @@ def test_an_analysis_without_a_number_of_samples_takes_what_there_is_and_says_wh
     dump = activations.extraction(Observed(dataset=str(bars), part="test", layers=("last",)), settings, notes=notes)
     assert dump.labels == ("bar0",) * 8 + ("bar1",) * 8 + ("bar2",) * 8
     assert any("fewer than 166 images of 'bar0' 8" in note for note in notes)
-    with pytest.raises(BadData, match="'bar0' 8"):  # a number that was asked for is kept or refused
+    with pytest.raises(BadDataError, match="'bar0' 8"):  # a number that was asked for is kept or refused
         activations.extraction(Observed(dataset=str(bars), part="test", samples=300), settings)

@@ -7,18 +7,18 @@ import importlib.util
 import numpy as np
 import pytest
 
-from tlx.errors import TlxError, Usage
+from tlx.errors import TlxError, UsageError
 from tlx.features import classifiers, fitting, voting
 from tlx.features.classifiers import CLASSIFIERS
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.studies import reporting, runner
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
-from tlx.studies.feature_extraction.spec import FeatureExtraction, Sweep
+from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
 from tlx.studies.feature_extraction.trial import Prepared
-from tlx.studies.few_shot import FewShot
+from tlx.studies.few_shot import FewShotGrid
 
-FEW = FewShot(shots=(1, 3), splits=2, val_per_class=3)
+FEW = FewShotGrid(shots=(1, 3), splits=2, val_per_class=3)
 
 
 @pytest.fixture
@@ -31,11 +31,11 @@ def asked(bars, **changes):
 
 
 def planned(spec, settings, classifiers="linear-svc", few=FEW):
-    return feature_extraction_plan.feature_extraction_study(spec, few, Sweep(classifier=classifiers), settings)[0]
+    return feature_extraction_plan.feature_extraction_study(spec, few, FeatureExtractionGrid(classifier=classifiers), settings)[0]
 
 
 def perform(spec, settings, classifiers="linear-svc", few=FEW):
-    return runner.perform(planned(spec, settings, classifiers, few), settings, lambda event: None, reporting.summarise)
+    return runner.run_study(planned(spec, settings, classifiers, few), settings, lambda event: None, reporting.write_summary)
 
 
 def test_every_classifier_on_every_draw(bars, settings):
@@ -50,7 +50,7 @@ def test_every_classifier_on_every_draw(bars, settings):
         for name in ("train_extraction_s", "test_extraction_s", "postprocessing_s", "classifier_s", "total_s"):
             assert result.scores[name] >= 0, name
         assert result.scores["total_s"] == pytest.approx(result.scores["own_s"] + result.scores["inherited_s"])
-    text = reporting.closing(report)
+    text = reporting.format_summary(report)
     assert "linear-svc" in text
     assert "12 trials" in text
     folder = report.folder / "studies" / report.study.key
@@ -61,7 +61,7 @@ def test_every_classifier_on_every_draw(bars, settings):
 
 def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):
     made = planned(asked(bars, embedding="fne"), settings, "ncm")
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     for trial, result in zip(made.trials, report.results, strict=True):
         parts = trial.inputs
         features = np.concatenate([parts.dump.array(layer) for layer in parts.dump.layers], axis=1).astype(np.float64)
@@ -77,7 +77,7 @@ def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):
 
 
 def test_images_are_forwarded_once_whatever_is_tried_on_them(bars, settings, monkeypatch, tmp_path):
-    settings = settings.but(cache=str(tmp_path / "cache"))
+    settings = settings.replace(cache=str(tmp_path / "cache"))
     passes = []
     from tlx.features import extract as module
 
@@ -111,14 +111,14 @@ def test_asked_again_nothing_is_fitted_and_more_classifiers_join_the_study(bars,
     {"reduce": "flat"}, {"dtype": "float16"}, {"fold": False}, {"use_crops": True}, {"source": "random"}, {"seed": 3},
 ], ids=str)
 def test_every_setting_that_matters_changes_every_key(bars, settings, change):
-    few = FewShot(shots=(1,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
     specs = (asked(bars), asked(bars, **change))
     keys = [{t.spec.key for t in planned(spec, settings, few=few).trials} for spec in specs]
     assert not keys[0] & keys[1]
 
 
 def test_the_same_features_asked_for_in_other_words_have_one_key(bars, settings):
-    few = FewShot(shots=(1,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
     keys = {planned(spec, settings, few=few).trials[0].spec.key for spec in (
         asked(bars), asked(bars, layers="1,2,3"), asked(bars, layers="blocks"),
         asked(bars, embedding="fne:low=-0.25,high=0.15"))}
@@ -126,9 +126,9 @@ def test_the_same_features_asked_for_in_other_words_have_one_key(bars, settings)
 
 
 def test_ten_crops_are_ten_training_rows_and_vote(bars, settings):
-    few = FewShot(shots=(2,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(2,), splits=1, val_per_class=3)
     made = planned(asked(bars, use_crops=True), settings, "ncm ridge", few)
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     for result in report.results:
         assert result.details["crops"] == 10
         assert np.sum(result.details["confusion"]) == 24
@@ -141,19 +141,19 @@ def test_model_selection_scores_val_and_leaves_the_test_set_alone(bars, settings
     for result in report.results:
         assert 0 <= result.scores["val_accuracy"] <= 1
         assert "test_accuracy" not in result.scores
-    assert "ncm: val accuracy" in reporting.closing(report)
+    assert "ncm: val accuracy" in reporting.format_summary(report)
 
 
 def test_workers_come_to_the_same_scores(bars, settings, tmp_path):
     here = perform(asked(bars), settings, "ridge svc logistic")
-    there = perform(asked(bars), settings.but(workers=2, store=str(tmp_path / "other")), "ridge svc logistic")
+    there = perform(asked(bars), settings.replace(workers=2, store=str(tmp_path / "other")), "ridge svc logistic")
     for a, b in zip(here.results, there.results, strict=True):
         assert a.key == b.key
         assert a.details["confusion"] == b.details["confusion"]
 
 
 def test_one_classifier_that_cannot_be_does_not_stop_the_others(bars, settings):
-    report = perform(asked(bars), settings, "ncm knn:k=7", FewShot(shots=(1, 3), splits=1, val_per_class=3))
+    report = perform(asked(bars), settings, "ncm knn:k=7", FewShotGrid(shots=(1, 3), splits=1, val_per_class=3))
     good = [(r.spec["shots"], r.spec["classifier"]) for r in report.results]
     assert good == [(1, "ncm"), (3, "ncm"), (3, "knn:k=7")]
     with pytest.raises(TlxError, match="too-few-neighbours"):
@@ -172,29 +172,29 @@ def test_one_classifier_that_cannot_be_does_not_stop_the_others(bars, settings):
 def test_a_wrong_word_is_refused_before_anything_is_extracted(bars, settings, change, classifiers, says):
     with pytest.raises(TlxError, match=says) as refused:
         planned(asked(bars, **change), settings, classifiers)
-    assert isinstance(refused.value, Usage) or refused.value.exit_code == 3
+    assert isinstance(refused.value, UsageError) or refused.value.exit_code == 3
 
 
 def test_runs_are_told_apart_by_their_classifier(bars, settings):
-    report = perform(asked(bars), settings, "ncm ridge", FewShot(shots=(1,), splits=1, val_per_class=3))
+    report = perform(asked(bars), settings, "ncm ridge", FewShotGrid(shots=(1,), splits=1, val_per_class=3))
     rows = Store(report.folder).read_study(report.study.key)["trials"]
     assert sorted(row["title"] for row in rows) == ["1-shot split 0, ncm", "1-shot split 0, ridge"]
 
 
 def test_all_leaves_out_what_a_draw_is_too_small_for(bars, settings):
-    spec, few = asked(bars), FewShot(shots=(1, 4), splits=1, val_per_class=3)
-    made, found = feature_extraction_plan.feature_extraction_study(spec, few, Sweep(classifier="all"), settings)
+    spec, few = asked(bars), FewShotGrid(shots=(1, 4), splits=1, val_per_class=3)
+    made, found = feature_extraction_plan.feature_extraction_study(spec, few, FeatureExtractionGrid(classifier="all"), settings)
     tried = {shots: {t.spec.classifier for t in made.trials if t.spec.shots == shots} for shots in (1, 4)}
     assert tried[4] - tried[1] == {"lda", "knn-cosine"}
     assert any("1-shot split 0 is too small for knn-cosine, lda" in note for note in found.notes)
-    runner.perform(made, settings, lambda event: None, reporting.summarise).raise_if_failed(require_tracking=False)
+    runner.run_study(made, settings, lambda event: None, reporting.write_summary).raise_if_failed(require_tracking=False)
 
 
 def test_a_trial_has_the_same_bits_whatever_is_tried_beside_it(bars, settings, tmp_path):
-    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     together = perform(asked(bars, embedding="l2"), settings, "all", few)
     for result in together.results:
-        alone = perform(asked(bars, embedding="l2"), settings.but(store=str(tmp_path / "alone")),
+        alone = perform(asked(bars, embedding="l2"), settings.replace(store=str(tmp_path / "alone")),
                         result.spec["classifier"], few).results[0]
         assert alone.key == result.key
         assert alone.details["confusion"] == result.details["confusion"]
@@ -204,9 +204,9 @@ def test_a_trial_has_the_same_bits_whatever_is_tried_beside_it(bars, settings, t
 @pytest.mark.parametrize("change", [{}, {"embedding": "l2"}, {"use_crops": True}, {"standardize": "per-set"}], ids=str)
 def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_features(bars, settings, change):
     """What feature_extraction does for neighbours and kernels, beside fitting.fit on the embedded rows."""
-    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, **change), settings, "knn:k=3 knn-cosine:k=5 svc ncm", few)
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     for trial, result in zip(made.trials, report.results, strict=True):
         prepared = Prepared(trial.inputs, trial.spec)
         test = prepared.embedding.transform(prepared.layers, trial.inputs.test.rows)
@@ -217,7 +217,7 @@ def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_featu
 
 
 def test_ridge_by_left_out_images_says_what_it_chose(bars, settings):
-    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     result = perform(asked(bars, use_crops=True), settings, "ridge-loo", few).results[0]
     assert result.details["notes"][0].startswith("alpha=")
     assert "when their image is left out" in result.details["notes"][0]
@@ -231,9 +231,9 @@ def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name,
         pytest.skip("xgboost is not installed (the extra tlx[xgboost])")
     import mlflow.sklearn
 
-    few = FewShot(shots=(4,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, embedding=embedding, log_model=True), settings, name, few)
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)
     folder = Store(report.folder).folder(report.results[0].key) / "model"
     assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle")]
@@ -255,8 +255,8 @@ def test_a_kept_model_is_a_model_of_its_run_and_stays_one(bars, settings, tmp_pa
     from tlx.lab.tracking import models as tracking_models
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    few = FewShot(shots=(4,), splits=1, val_per_class=3)
-    tracked = settings.but(tracking=True, mlflow_path=uri)
+    few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
+    tracked = settings.replace(tracking=True, mlflow_path=uri)
     report = perform(asked(bars, log_model=True), tracked, "ncm ridge", few)
     report.raise_if_failed(require_tracking=True)
     client = mlflow.MlflowClient(tracking_uri=uri)

@@ -11,14 +11,14 @@ from tlx.studies import reporting
 
 
 def fitted(classifier, val, test, split):
-    return Result(key=f"{classifier}{split}", kind="FeatureExtraction",
+    return Result(key=f"{classifier}{split}", kind="feature-extraction",
                   spec={"classifier": classifier, "shots": 1, "split": split},
                   scores={"val_accuracy": val, "test_accuracy": test, "classifier_s": 1.0, "postprocessing_s": 2.0,
                           "train_extraction_s": 3.0, "total_s": 9.0}, details={"classes": ["a", "b"]})
 
 
 def tuned(val, test, split):
-    return Result(key=str(split), kind="FineTuning", spec={"shots": 1, "split": split},
+    return Result(key=str(split), kind="fine-tuning", spec={"shots": 1, "split": split},
                   scores={"best_val_accuracy": val, "test_accuracy": test, "train_s": 5.0, "total_s": 6.0},
                   details={"epochs": 3, "best_epoch": 1, "classes": ["a", "b"]})
 
@@ -59,6 +59,6 @@ def test_the_best_on_validation_has_the_metric_name_that_every_few_shot_study_ha
 
 
 def test_the_progress_line_names_the_trial_that_is_best_on_validation():
-    said = progress.outcome({r.key: r for r in EXTRACTED[:2]})
+    said = progress.format_outcome({r.key: r for r in EXTRACTED[:2]})
     assert "best on validation (0.9000)" in said
     assert "with ridge" in said

@@ -11,16 +11,16 @@ import pytest
 
 from tlx.data import crops
 from tlx.data.sizing import Sizing
-from tlx.errors import Resource, TlxError, Usage
+from tlx.errors import ResourceError, TlxError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.lab.tasks import Finished, Progress, Started
 from tlx.studies import reporting, runner
-from tlx.studies.few_shot import FewShot
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
 
-FEW = FewShot(shots=(1, 2), splits=2, val_per_class=3)
+FEW = FewShotGrid(shots=(1, 2), splits=2, val_per_class=3)
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def asked(bars, **changes):
 
 def perform(spec, settings, few=FEW, watch=lambda event: None):
     made, _ = fine_tuning_plan.fine_tuning_study(spec, few, settings)
-    return runner.perform(made, settings, watch, reporting.summarise)
+    return runner.run_study(made, settings, watch, reporting.write_summary)
 
 
 def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
@@ -62,7 +62,7 @@ def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
     assert {p.name for p in trial.iterdir()} >= {"result.json", "metrics.journal", "learning_curves.png",
                                                  "confusion_matrix.png", "confusion_matrix.csv"}
     assert not list(trial.glob("training.*"))
-    text = reporting.closing(report)
+    text = reporting.format_summary(report)
     assert "mean per-class test accuracy" in text
     assert "4 trials" in text
 
@@ -83,8 +83,8 @@ def test_a_study_grows_by_shots_and_splits_of_one_folder(bars, settings, tmp_pat
 
     splits.draw(datasets.locate(bars, cache), tmp_path / "csvs", shots=(1, 2, 3), draws=3, val_per_class=3)
     spec = asked(bars, split_path=str(tmp_path / "csvs"))
-    first = perform(spec, settings, FewShot(shots=(1,), splits=2))
-    second = perform(spec, settings, FewShot(splits=3))
+    first = perform(spec, settings, FewShotGrid(shots=(1,), splits=2))
+    second = perform(spec, settings, FewShotGrid(splits=3))
     assert first.study.key == second.study.key
     assert (second.reused, len(second.outcomes)) == (2, 9)
     record = Store(second.folder).read_study(second.study.key)
@@ -125,20 +125,20 @@ def test_model_selection_takes_the_largest_shots_once_and_leaves_the_test_set_al
     assert "test_accuracy" not in result.scores
     assert "confusion" not in result.details
     assert 0 <= result.scores["best_val_accuracy"] <= 1
-    assert "best val accuracy" in reporting.closing(report)
+    assert "best val accuracy" in reporting.format_summary(report)
 
 
 def test_a_diverged_trial_is_reported_as_such_and_scores_nothing(bars, settings):
     report = perform(asked(bars, learning_rate=1e3, clip_norm=0.0, epochs=30, early_stopping=False), settings,
-                     FewShot(shots=(2,), splits=1, val_per_class=3))
+                     FewShotGrid(shots=(2,), splits=1, val_per_class=3))
     result, = report.diverged
     assert "test_accuracy" not in result.scores
-    assert "diverged" in reporting.closing(report)
+    assert "diverged" in reporting.format_summary(report)
     report.raise_if_failed(require_tracking=False)
 
 
 def test_ten_crops_vote_and_crops_made_elsewhere_are_used_as_they_are(bars, settings, tmp_path):
-    few = FewShot(shots=(1,), splits=1, val_per_class=3)
+    few = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
     own = perform(asked(bars, use_crops=True), settings, few)
     assert own.results[0].details["crops"] == 10
     names = [str(p.relative_to(bars)) for p in sorted(bars.rglob("*.png"))]
@@ -148,13 +148,13 @@ def test_ten_crops_vote_and_crops_made_elsewhere_are_used_as_they_are(bars, sett
     assert given.results[0].scores["test_accuracy"] == own.results[0].scores["test_accuracy"], "the same pixels"
     (tmp_path / "crops" / names[0]).with_name("000_crop_7.png").unlink()
     with pytest.raises(TlxError, match="_crop_7"):
-        fine_tuning_plan.fine_tuning_study(spec, few, settings.but(cache=str(tmp_path / "c")))
+        fine_tuning_plan.fine_tuning_study(spec, few, settings.replace(cache=str(tmp_path / "c")))
 
 
 def test_the_seeds_configuration_and_blocks_exclude_each_other(bars, settings):
-    with pytest.raises(Usage, match="conflict"):
+    with pytest.raises(UsageError, match="conflict"):
         fine_tuning_plan.fine_tuning_study(asked(bars, configuration=1, freeze=2), FEW, settings)
-    with pytest.raises(Usage, match="VGG16"):
+    with pytest.raises(UsageError, match="VGG16"):
         fine_tuning_plan.fine_tuning_study(asked(bars, configuration=1), FEW, settings)
     assert fine_tuning_plan.configured(FineTuning(architecture="VGG16")) == 1
     assert fine_tuning_plan.configured(FineTuning(architecture="VGG16", freeze=3)) is None
@@ -194,22 +194,22 @@ def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(bar
 
 
 def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(bars, settings, monkeypatch):
-    made, _ = fine_tuning_plan.fine_tuning_study(asked(bars), FewShot(shots=(1,), splits=1, val_per_class=3), settings)
+    made, _ = fine_tuning_plan.fine_tuning_study(asked(bars), FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings)
     with Store(settings.store).claim(made.trials[0].spec.key):
-        report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+        report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     with pytest.raises(TlxError, match="in use by process") as refused:
         report.raise_if_failed(require_tracking=False)
     assert refused.value.exit_code == 8
 
     def full(*_):
-        raise Resource("disk-full", "no space to write")
+        raise ResourceError("disk-full", "no space to write")
 
-    monkeypatch.setattr("tlx.studies.reporting.dress", full)
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
-    with pytest.raises(Resource, match="disk-full"):
+    monkeypatch.setattr("tlx.studies.reporting.write_trial_figures", full)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    with pytest.raises(ResourceError, match="disk-full"):
         report.raise_if_failed(require_tracking=False)
     monkeypatch.undo()
-    report = runner.perform(made, settings, lambda event: None, reporting.summarise)
+    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)
     assert len(report.results) == 1, "room again: the same command goes on"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tlx.lab.store import Store, outcome
+from tlx.lab.store import Store, reproducible_fields
 
 COMMAND = ["fine-tuning", "--shots", "1,2", "--splits", "2", "--val-per-class", "3", "--epochs", "6", "--workers", "2",
            "--no-early-stopping"]
@@ -34,7 +34,7 @@ def results(folder: Path):
 
 def comparable(result):
     """What must agree to the bit: all but times, and where it ran."""
-    return {name: value for name, value in outcome(result)["scores"].items() if not name.endswith("_s")} | {
+    return {name: value for name, value in reproducible_fields(result)["scores"].items() if not name.endswith("_s")} | {
         "confusion": result.details["confusion"], "key": result.key}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist, squareform
 
-from tlx.errors import Integrity, Missing, Problems, TlxError, UnknownName
+from tlx.errors import ErrorGroup, IntegrityError, MissingError, TlxError, UnknownNameError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics import rsa
@@ -39,12 +39,12 @@ def observed(bars, **changes):
 
 def summarise(store, key):
     layer_metrics_plan.compare(store, key)
-    layer_metrics_report.summarise(store, key)
+    layer_metrics_report.write_summary(store, key)
 
 
 def perform(words, bars, settings, asked=ASKED, **changes):
-    made = layer_metrics_plan.study_of(words, observed(bars, **changes), asked, settings)
-    report = runner.perform(made, settings, lambda event: None, summarise)
+    made = layer_metrics_plan.plan_layer_metrics(words, observed(bars, **changes), asked, settings)
+    report = runner.run_study(made, settings, lambda event: None, summarise)
     report.raise_if_failed(require_tracking=False)
     return made, report
 
@@ -57,7 +57,7 @@ def checkpoints(bars, cache, tmp_path_factory):
     spec = PreTraining(dataset=str(bars), epochs=3, batch_size=8, val_per_class=2, learning_rate=0.001,
                        checkpoints=("0", "0_1", "1", "3"))
     made = pretraining_plan.pretraining_study(spec, settings)
-    report = runner.perform(made, settings, lambda event: None, lambda store, key: None)
+    report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
     pretraining_trial.publish(report.results[0], made, Store(report.folder), folder / "bars.safetensors")
     return folder / "bars-checkpoints"
 
@@ -99,9 +99,9 @@ def test_every_offered_dissimilarity_is_measured(bars, settings, name):
 def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch):
     """What the program itself offers must not fail as a note beside a missing number."""
     def refuse(*_, **__):
-        raise UnknownName("dissimilarity", "x", ["y"])
+        raise UnknownNameError("dissimilarity", "x", ["y"])
     monkeypatch.setattr("tlx.metrics.rdm", refuse)
-    with pytest.raises(UnknownName, match="unknown dissimilarity"):
+    with pytest.raises(UnknownNameError, match="unknown dissimilarity"):
         perform(["mnist"], bars, settings)
 
 
@@ -119,7 +119,7 @@ def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tm
         own = Store(report.folder).folder(result.key)
         assert {"rdms.png", "within_between.png", "layer_metrics.csv"} <= {p.name for p in own.iterdir()}
         assert len(list((own / "rdms").glob("*.npy"))) == 7
-    said = layer_metrics_report.closing(report)
+    said = layer_metrics_report.format_summary(report)
     assert "intrinsic dim." in said
     assert "bars 0_1" in said
     assert [p.name for p in layer_metrics_report.copy_table(report, tmp_path / "out")] == ["layer_metrics.csv",
@@ -150,7 +150,7 @@ def test_a_large_damaged_dissimilarity_matrix_is_not_compared(bars, settings, ch
     data = bytearray(path.read_bytes())
     data[-3] ^= 16
     path.write_bytes(data)
-    with pytest.raises(Integrity, match=r"03\.npy"):
+    with pytest.raises(IntegrityError, match=r"03\.npy"):
         layer_metrics_plan.compare(store, made.key)
 
 
@@ -187,27 +187,27 @@ def test_asked_again_nothing_is_measured_and_more_networks_join(bars, settings, 
 
 
 def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch):
-    made = layer_metrics_plan.study_of(["mnist"], observed(bars), ASKED, settings)
+    made = layer_metrics_plan.plan_layer_metrics(["mnist"], observed(bars), ASKED, settings)
     real = layer_metrics_trial._measure
     calls = []
 
-    def cut(spec, x, labels, bench, index):
+    def cut(spec, x, labels, context, index):
         calls.append(index)
         if index == 4 and len(calls) == 5:
             raise KeyboardInterrupt
-        return real(spec, x, labels, bench, index)
+        return real(spec, x, labels, context, index)
 
     monkeypatch.setattr(layer_metrics_trial, "_measure", cut)
     with pytest.raises(KeyboardInterrupt):
-        runner.perform(made, settings, lambda event: None, summarise)
-    report = runner.perform(made, settings, lambda event: None, summarise)
+        runner.run_study(made, settings, lambda event: None, summarise)
+    report = runner.run_study(made, settings, lambda event: None, summarise)
     assert calls == [0, 1, 2, 3, 4, 4, 5, 6]
     assert len(report.results[0].details["rows"]) == 7
 
 
 def test_workers_come_to_the_same_numbers(bars, settings, tmp_path):
     here = perform(["mnist", "random_init"], bars, settings)[1]
-    there = perform(["mnist", "random_init"], bars, settings.but(workers=2, store=str(tmp_path / "other")))[1]
+    there = perform(["mnist", "random_init"], bars, settings.replace(workers=2, store=str(tmp_path / "other")))[1]
     for a, b in zip(here.results, there.results, strict=True):
         strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in r.details["rows"]] for r in (a, b)]
         assert strip[0] == strip[1]
@@ -245,16 +245,16 @@ def test_a_dump_is_analysed_as_it_is(bars, settings):
 ])
 def test_what_is_no_network_is_refused_all_at_once(bars, settings, word, says):
     with pytest.raises(TlxError, match=says):
-        layer_metrics_plan.study_of([word, "mnist"], observed(bars), ASKED, settings)
-    with pytest.raises((Problems, Missing)):
-        layer_metrics_plan.study_of(["./one", "./two"], observed(bars), ASKED, settings)
+        layer_metrics_plan.plan_layer_metrics([word, "mnist"], observed(bars), ASKED, settings)
+    with pytest.raises((ErrorGroup, MissingError)):
+        layer_metrics_plan.plan_layer_metrics(["./one", "./two"], observed(bars), ASKED, settings)
 
 
 def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    _, report = perform(["mnist", "random_init"], bars, settings.but(tracking=True, mlflow_path=uri))
+    _, report = perform(["mnist", "random_init"], bars, settings.replace(tracking=True, mlflow_path=uri))
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("Layer metrics").experiment_id
     runs = client.search_runs([home])

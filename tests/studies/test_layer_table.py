@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tlx.errors import BadData, Missing
+from tlx.errors import BadDataError, MissingError
 from tlx.studies.layer_metrics import table as layer_metrics_table
 
 REQUIRED = ["model", "dataset", "layer", "layer_index", "rows", "width"]
@@ -114,14 +114,14 @@ def test_a_spreadsheet_computes_nothing(tmp_path):
     ({"model": ""}, "'model' is empty"), ({"layer": "\ud800"}, "'layer'"), ({"layer": "x" * 5000}, "4,096"),
     ({"model": 7}, "text"), ({"idd": 1.0}, "unknown column 'idd'")])
 def test_what_could_not_be_read_back_is_not_written(tmp_path, change, said):
-    with pytest.raises(BadData, match="written:2") as raised:
+    with pytest.raises(BadDataError, match="written:2") as raised:
         layer_metrics_table.write([row(), row(layer="other") | change], tmp_path)
     assert said in str(raised.value)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_rows_are_no_table(tmp_path):
-    with pytest.raises(BadData, match="no row"):
+    with pytest.raises(BadDataError, match="no row"):
         layer_metrics_table.write([], tmp_path)
 
 
@@ -148,7 +148,7 @@ GOOD = "cnn,mnist,fc1,0,500,128,3.5"
 def test_a_bad_csv_is_said_with_file_row_and_column(tmp_path, text, code, said):
     path = tmp_path / "bad.csv"
     path.write_text(text)
-    with pytest.raises(BadData) as raised:
+    with pytest.raises(BadDataError) as raised:
         layer_metrics_table.read(path)
     assert raised.value.code == code
     assert said in str(raised.value)
@@ -159,7 +159,7 @@ def test_a_bad_csv_is_said_with_file_row_and_column(tmp_path, text, code, said):
 def test_what_is_not_utf8_is_said_with_its_row(tmp_path):
     path = tmp_path / "latin.csv"
     path.write_bytes(f"{HEADER}\n{GOOD}\n".encode() + "café".encode("latin1"))
-    with pytest.raises(BadData, match=r"latin\.csv:3: byte 0xe9"):
+    with pytest.raises(BadDataError, match=r"latin\.csv:3: byte 0xe9"):
         layer_metrics_table.read(path)
 
 
@@ -171,10 +171,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path):
 
 def test_a_missing_file_names_the_nearest(tmp_path):
     layer_metrics_table.write([row()], tmp_path)
-    with pytest.raises(Missing, match=r"nearest name: layer_metrics\.csv"):
+    with pytest.raises(MissingError, match=r"nearest name: layer_metrics\.csv"):
         layer_metrics_table.read(tmp_path / "layer_metric.csv")
     for odd in (tmp_path, tmp_path / "table.xlsx"):
-        with pytest.raises(BadData, match=r"\.csv or \.parquet"):
+        with pytest.raises(BadDataError, match=r"\.csv or \.parquet"):
             layer_metrics_table.read(odd)
 
 
@@ -186,15 +186,15 @@ def test_a_bad_parquet_is_said(tmp_path):
     whole = layer_metrics_table.write([row()], tmp_path)[1].read_bytes()
     for data in (b"PAR1 not at all", whole[:-20], whole[:40] + b"\xff" * 200 + whole[240:]):
         path.write_bytes(data)
-        with pytest.raises(BadData, match=r"bad\.parquet"):
+        with pytest.raises(BadDataError, match=r"bad\.parquet"):
             layer_metrics_table.read(path)
     good = {"model": ["a"], "dataset": ["b"], "layer": ["c"], "layer_index": [0], "rows": [1], "width": [1]}
     for change, said in (({"id": [math.nan]}, ":1: column 'id' holds nan"), ({"checkpoint": [3]}, "text"),
                          ({"x": [3]}, "unknown column 'x'"), ({"id": [[1.0]]}, "'id'"), ({"id": ["abc"]}, "'abc'")):
         parquet.write_table(pa.table(good | change), path)
-        with pytest.raises(BadData) as raised:
+        with pytest.raises(BadDataError) as raised:
             layer_metrics_table.read(path)
         assert said in str(raised.value)
     parquet.write_table(pa.table({name: values[:0] for name, values in good.items()}), path)
-    with pytest.raises(BadData, match="no row"):
+    with pytest.raises(BadDataError, match="no row"):
         layer_metrics_table.read(path)

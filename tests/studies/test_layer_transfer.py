@@ -11,18 +11,18 @@ import torch
 from conftest import draw_images
 from safetensors.torch import load_file
 
-from tlx.errors import BadData, Integrity, Missing, Problems, TlxError, UnknownName, Usage
+from tlx.errors import BadDataError, ErrorGroup, IntegrityError, MissingError, TlxError, UnknownNameError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.models import backbones, training
 from tlx.models.weights import reader as weights_reader
 from tlx.result import DIVERGED
-from tlx.spec import stream
+from tlx.spec import derive_seed
 from tlx.studies import base, runner
 from tlx.studies.chop.spec import Chop, Pruning
 from tlx.studies.layer_transfer import plan as layer_transfer_plan
 from tlx.studies.layer_transfer import report as layer_transfer_report
-from tlx.studies.layer_transfer.spec import TREATMENTS, LayerTransfer, Treatments
+from tlx.studies.layer_transfer.spec import TREATMENTS, LayerTransfer, LayerTransferGrid
 from tlx.studies.training import fit_and_score
 from tlx.studies.whole_dataset import WEIGHTS
 
@@ -47,14 +47,14 @@ def asked(bars4, **changes):
 
 def perform(spec, treatments, settings, watch=lambda event: None):
     """Both stages: the plan, and the report of each."""
-    plan = layer_transfer_plan.look(spec, treatments, settings)
+    plan = layer_transfer_plan.plan_layer_transfer(spec, treatments, settings)
     reports, store = [], None
     if (first := plan.first()) is not None:
-        reports.append(runner.perform(first, settings, watch, layer_transfer_report.summarise))
+        reports.append(runner.run_study(first, settings, watch, layer_transfer_report.write_summary))
         reports[-1].raise_if_failed(require_tracking=False)
         store = Store(reports[-1].folder)
     if (rest := plan.rest(store)) is not None:
-        reports.append(runner.perform(rest, settings, watch, layer_transfer_report.summarise))
+        reports.append(runner.run_study(rest, settings, watch, layer_transfer_report.write_summary))
         reports[-1].raise_if_failed(require_tracking=False)
     return plan, reports
 
@@ -76,7 +76,7 @@ def network(result):
 # ---------------------------------------------------------------- the table of treatments
 
 def test_every_treatment_of_every_n_and_repeat_once(bars4, settings):
-    _, reports = perform(asked(bars4), Treatments(repeats=2), settings)
+    _, reports = perform(asked(bars4), LayerTransferGrid(repeats=2), settings)
     names = {name for name, _, _ in by_name(reports)}
     assert names == {"baseA", "baseB", "baseB+", *(f"{x}{n}B{plus}" for x in "AB" for n in (1, 2, 3)
                                                   for plus in ("", "+"))} - {"A3B+"}, "A3B+ is baseB+"
@@ -102,13 +102,13 @@ def test_every_treatment_of_every_n_and_repeat_once(bars4, settings):
     assert len(table(reports[1], "layer_transfer_trials")) == 4 + 24 + 2, "baseB+ stands there as AnB+ too"
     figure = reports[1].folder / "studies" / reports[1].study.key / "layer_transfer.png"
     assert figure.stat().st_size > 10_000
-    said = layer_transfer_report.closing(reports[1])
+    said = layer_transfer_report.format_summary(reports[1])
     assert "baseB: " in said
     assert "AnB+" in said
 
 
 def test_nothing_copied_is_baseb_and_everything_from_a_is_baseb_plus(bars4, settings):
-    _, reports = perform(asked(bars4), Treatments(treatments=("AnB", "AnB+"), depths=(0, 3), repeats=1), settings)
+    _, reports = perform(asked(bars4), LayerTransferGrid(treatments=("AnB", "AnB+"), depths=(0, 3), repeats=1), settings)
     names = sorted(name for name, _, _ in by_name(reports))
     assert names == ["A3B", "baseA", "baseB", "baseB+"]
     rows = layer_transfer_report.table_rows(layer_transfer_report.trial_rows(
@@ -121,14 +121,14 @@ def test_a_network_with_no_block_copied_trains_to_the_bits_of_baseb(bars4, setti
     """The condition with n = 0, put together and trained by hand from another's weights."""
     from tlx.models.transferred import transferred
 
-    plan, reports = perform(asked(bars4), Treatments(treatments=("baseB", "baseA"), repeats=1), settings)
+    plan, reports = perform(asked(bars4), LayerTransferGrid(treatments=("baseB", "baseA"), repeats=1), settings)
     done = by_name(reports)["baseB", "frozen", 0]
     base_a = by_name(reports)["baseA", "frozen", 0]
     spec = LayerTransfer.from_json(done.spec)
     path = Store(reports[0].folder).file(base_a.key, WEIGHTS)
-    made = transferred("mnist-cnn", weights=str(path), copied=0, classes=2, seed=stream(0, "weights", 0))
-    bench = base.Bench(tmp_path, "cpu", lambda *a: None, lambda *a: None, lambda: False)
-    _, scores, _ = fit_and_score(spec, made, plan.target, bench, stream(0, "fit", 0))
+    made = transferred("mnist-cnn", weights=str(path), copied=0, classes=2, seed=derive_seed(0, "weights", 0))
+    context = base.TrialContext(tmp_path, "cpu", lambda *a: None, lambda *a: None, lambda: False)
+    _, scores, _ = fit_and_score(spec, made, plan.target, context, derive_seed(0, "fit", 0))
     assert {n: v for n, v in scores.items() if not n.endswith("_s")} == {
         n: v for n, v in done.scores.items() if not n.endswith("_s")}
     kept = load_file(Store(reports[0].folder).file(done.key, WEIGHTS))
@@ -160,7 +160,7 @@ def blocks_of(network, last):
 
 
 def test_frozen_blocks_stay_those_of_their_source_to_the_bit(bars4, settings, caught):
-    perform(asked(bars4, architecture="resnet20-cifar"), Treatments(
+    perform(asked(bars4, architecture="resnet20-cifar"), LayerTransferGrid(
         treatments=("AnB", "BnB", "AnB+", "BnB+"), depths=(2, 10), repeats=2), settings)
     for repeat in (0, 1):
         for of in "AB":
@@ -185,7 +185,7 @@ def test_frozen_blocks_stay_those_of_their_source_to_the_bit(bars4, settings, ca
 def test_the_rest_does_not_begin_where_the_base_network_began(bars4, settings, caught):
     """Nor is it the same in two repeats; but AnB and BnB of one repeat have the same rest: they differ in what is
     copied alone."""
-    perform(asked(bars4), Treatments(treatments=("AnB", "BnB"), depths=(1,), repeats=2), settings)
+    perform(asked(bars4), LayerTransferGrid(treatments=("AnB", "BnB"), depths=(1,), repeats=2), settings)
     first = {name: caught[name][1]["fc1.weight"] for name in caught if isinstance(name, tuple)}
     assert torch.equal(first["A1B", "frozen", 0], first["B1B", "frozen", 0])
     assert not torch.equal(first["B1B", "frozen", 0], first["baseB", "frozen", 0])
@@ -194,7 +194,7 @@ def test_the_rest_does_not_begin_where_the_base_network_began(bars4, settings, c
 
 
 def test_the_three_ways_of_batch_norm_differ_as_they_say(bars4, settings, caught):
-    _, reports = perform(asked(bars4, architecture="resnet20-cifar"), Treatments(
+    _, reports = perform(asked(bars4, architecture="resnet20-cifar"), LayerTransferGrid(
         treatments=("AnB",), depths=(4,), bn=("frozen", "adapt", "keras2"), repeats=1), settings)
     source = caught["baseA", "frozen", 0][2]
     for bn in ("frozen", "adapt", "keras2"):
@@ -213,13 +213,13 @@ def test_the_three_ways_of_batch_norm_differ_as_they_say(bars4, settings, caught
 
 
 def test_ways_of_batch_norm_are_one_where_there_is_none(bars4, settings):
-    plan = layer_transfer_plan.look(asked(bars4), Treatments(bn=("frozen", "keras2")), settings)
+    plan = layer_transfer_plan.plan_layer_transfer(asked(bars4), LayerTransferGrid(bn=("frozen", "keras2")), settings)
     assert {c.bn for c in plan.conditions} == {"frozen"}
 
 
 def test_a_frozen_prefix_is_kept_and_not_run_again(bars4, settings, monkeypatch):
     monkeypatch.setattr("tlx.models.frozen_prefix.choice.FLOPS_PER_BYTE", {"memory": 0, "file": 0})
-    _, reports = perform(asked(bars4), Treatments(treatments=("AnB", "AnB+"), depths=(2,), repeats=1), settings)
+    _, reports = perform(asked(bars4), LayerTransferGrid(treatments=("AnB", "AnB+"), depths=(2,), repeats=1), settings)
     said = {network(r): r.details["frozen_prefix"] for r in reports[1].results}
     assert "prefix of 2 blocks kept in memory" in said["A2B"][0]
     assert said["A2B+"] == []
@@ -234,32 +234,32 @@ def some_weights(path, seed):
 def test_weights_of_a_may_be_given(bars4, settings, tmp_path):
     some_weights(tmp_path / "a.safetensors", seed=5)
     spec = asked(bars4, model=str(tmp_path / "a.safetensors"))
-    plan, reports = perform(spec, Treatments(treatments=("baseA", "baseB+", "AnB"), depths=(1,), repeats=2), settings)
+    plan, reports = perform(spec, LayerTransferGrid(treatments=("baseA", "baseB+", "AnB"), depths=(1,), repeats=2), settings)
     assert len(reports) == 1, "no base network is needed"
     assert any("baseA is given" in note for note in plan.notes)
     assert reports[0].results[0].details["classes"] == ["bar0", "bar1", "bar2", "bar3"]
     assert {r.spec["weights"] for r in reports[0].results} == {backbones.digest("mnist-cnn", spec.model)}
     (tmp_path / "a.safetensors").write_bytes(b"")
     with pytest.raises(TlxError):
-        layer_transfer_plan.look(spec, Treatments(), settings)
+        layer_transfer_plan.plan_layer_transfer(spec, LayerTransferGrid(), settings)
 
 
 def test_weights_that_change_while_a_study_runs_are_noticed(bars4, settings, tmp_path):
     for seed in (5, 6):
         some_weights(tmp_path / "a.safetensors", seed)
         if seed == 5:
-            plan = layer_transfer_plan.look(asked(bars4, model=str(tmp_path / "a.safetensors")),
-                                      Treatments(treatments=("AnB",), repeats=1), settings)
-    report = runner.perform(plan.rest(None), settings, lambda e: None, layer_transfer_report.summarise)
-    assert all(isinstance(outcome, Integrity) for outcome in report.outcomes)
+            plan = layer_transfer_plan.plan_layer_transfer(asked(bars4, model=str(tmp_path / "a.safetensors")),
+                                      LayerTransferGrid(treatments=("AnB",), repeats=1), settings)
+    report = runner.run_study(plan.rest(None), settings, lambda e: None, layer_transfer_report.write_summary)
+    assert all(isinstance(outcome, IntegrityError) for outcome in report.outcomes)
 
 
 def test_the_backbones_own_weights_are_a_source_too(bars4, settings):
-    _, reports = perform(asked(bars4, source="MNIST"), Treatments(treatments=("AnB",), depths=(1,), repeats=1),
+    _, reports = perform(asked(bars4, source="MNIST"), LayerTransferGrid(treatments=("AnB",), depths=(1,), repeats=1),
                          settings)
     assert reports[0].results[0].spec["weights"] == backbones.digest("mnist-cnn", "default")
-    with pytest.raises(UnknownName, match="MNIST"):
-        layer_transfer_plan.look(asked(bars4, source="ImageNet"), Treatments(), settings)
+    with pytest.raises(UnknownNameError, match="MNIST"):
+        layer_transfer_plan.plan_layer_transfer(asked(bars4, source="ImageNet"), LayerTransferGrid(), settings)
 
 
 @pytest.mark.parametrize(("treatments", "needs_a"), [(("baseB", "BnB"), False), (("BnB+",), False), (("AnB",), True),
@@ -267,18 +267,18 @@ def test_the_backbones_own_weights_are_a_source_too(bars4, settings):
 def test_only_what_copies_from_a_asks_for_weights_of_a(bars4, settings, treatments, needs_a):
     """This network comes without weights of its own."""
     spec = asked(bars4, source="default", architecture="resnet20-cifar")
-    wanted = Treatments(treatments=treatments, depths=(1,), repeats=1)
+    wanted = LayerTransferGrid(treatments=treatments, depths=(1,), repeats=1)
     if needs_a:
-        with pytest.raises(Missing, match="weights of"):
-            layer_transfer_plan.look(spec, wanted, settings)
+        with pytest.raises(MissingError, match="weights of"):
+            layer_transfer_plan.plan_layer_transfer(spec, wanted, settings)
     else:
-        plan = layer_transfer_plan.look(spec, wanted, settings)
+        plan = layer_transfer_plan.plan_layer_transfer(spec, wanted, settings)
         assert {c.of for c in plan.conditions} == {"B"}
 
 
 def test_the_second_half_as_a_has_the_first_as_b_trained_already(bars4, settings):
-    one = perform(asked(bars4), Treatments(treatments=("baseA", "baseB"), repeats=1), settings)[1][0]
-    two = perform(asked(bars4, halves="second"), Treatments(treatments=("baseA", "baseB"), repeats=1), settings)[1][0]
+    one = perform(asked(bars4), LayerTransferGrid(treatments=("baseA", "baseB"), repeats=1), settings)[1][0]
+    two = perform(asked(bars4, halves="second"), LayerTransferGrid(treatments=("baseA", "baseB"), repeats=1), settings)[1][0]
     assert two.reused == 2, "a base network is what it is trained on, whatever it is called"
     assert {r.key for r in one.results} == {r.key for r in two.results}
     assert one.study.key != two.study.key
@@ -287,45 +287,45 @@ def test_the_second_half_as_a_has_the_first_as_b_trained_already(bars4, settings
 # ---------------------------------------------------------------- refused before anything runs
 
 @pytest.mark.parametrize(("spec", "treatments", "kind", "says"), [
-    ({}, {"treatments": ("AnB", "CnB")}, UnknownName, "CnB"),
-    ({}, {"depths": (1, 4)}, Usage, "0 to 3"),
-    ({}, {"bn": ("frozn",)}, UnknownName, "nearest: frozen"),
-    ({"model": "./nowhere.pth"}, {}, Missing, "nowhere"),
-    ({"val_per_class": 12}, {}, BadData, "val-per-class"),
-    ({"source": "mars"}, {}, UnknownName, "MNIST"),
-    ({"source": "default"}, {"treatments": ("baseA",)}, Usage, "it is given"),
-    ({"architecture": "resnet20-cifar", "source": "default"}, {}, Missing, "weights of ResNet-20"),
+    ({}, {"treatments": ("AnB", "CnB")}, UnknownNameError, "CnB"),
+    ({}, {"depths": (1, 4)}, UsageError, "0 to 3"),
+    ({}, {"bn": ("frozn",)}, UnknownNameError, "nearest: frozen"),
+    ({"model": "./nowhere.pth"}, {}, MissingError, "nowhere"),
+    ({"val_per_class": 12}, {}, BadDataError, "val-per-class"),
+    ({"source": "mars"}, {}, UnknownNameError, "MNIST"),
+    ({"source": "default"}, {"treatments": ("baseA",)}, UsageError, "it is given"),
+    ({"architecture": "resnet20-cifar", "source": "default"}, {}, MissingError, "weights of ResNet-20"),
 ])
 def test_what_is_wrong_is_said_before_anything_is_trained(bars4, settings, spec, treatments, kind, says):
     with pytest.raises(kind, match=says):
-        layer_transfer_plan.look(asked(bars4, **spec), Treatments(**treatments), settings)
-    with pytest.raises(Problems):
-        layer_transfer_plan.look(asked(bars4), Treatments(treatments=("CnB",), depths=(9,)), settings)
+        layer_transfer_plan.plan_layer_transfer(asked(bars4, **spec), LayerTransferGrid(**treatments), settings)
+    with pytest.raises(ErrorGroup):
+        layer_transfer_plan.plan_layer_transfer(asked(bars4), LayerTransferGrid(treatments=("CnB",), depths=(9,)), settings)
 
 
 def test_a_half_of_one_class_is_refused(bars, settings):
-    with pytest.raises(BadData, match="at least 4 classes"):
-        layer_transfer_plan.look(asked(bars), Treatments(), settings)
+    with pytest.raises(BadDataError, match="at least 4 classes"):
+        layer_transfer_plan.plan_layer_transfer(asked(bars), LayerTransferGrid(), settings)
 
 
 def test_treatments_are_found_in_any_case(bars4, settings):
-    found = layer_transfer_plan.check(asked(bars4), Treatments(treatments=("anb", "BASEB+", "anb")), 3, "net")
+    found = layer_transfer_plan.check(asked(bars4), LayerTransferGrid(treatments=("anb", "BASEB+", "anb")), 3, "net")
     assert found == ("AnB", "baseB+")
-    assert layer_transfer_plan.check(asked(bars4), Treatments(), 3, "net") == TREATMENTS
+    assert layer_transfer_plan.check(asked(bars4), LayerTransferGrid(), 3, "net") == TREATMENTS
 
 
 # ---------------------------------------------------------------- found again, grown, cut off, diverged
 
 def test_asked_again_nothing_is_trained_and_more_joins_the_same_study(bars4, settings):
-    small = Treatments(treatments=("AnB",), depths=(1,), repeats=1)
+    small = LayerTransferGrid(treatments=("AnB",), depths=(1,), repeats=1)
     _, first = perform(asked(bars4), small, settings)
     _, again = perform(asked(bars4), small, settings)
     assert [r.reused for r in again] == [len(r.results) for r in first]
-    _, grown = perform(asked(bars4), small.but(treatments=("AnB", "BnB"), repeats=2), settings)
+    _, grown = perform(asked(bars4), small.replace(treatments=("AnB", "BnB"), repeats=2), settings)
     assert [(len(r.results), r.reused) for r in grown] == [(4, 1), (4, 1)]
     assert {r.study.key for r in (*first, *again, *grown)} == {first[0].study.key}
     other = asked(bars4, learning_rate=0.03)
-    assert layer_transfer_plan.look(other, small, settings).first().key != first[0].study.key
+    assert layer_transfer_plan.plan_layer_transfer(other, small, settings).first().key != first[0].study.key
 
 
 class Cut(BaseException):
@@ -333,9 +333,9 @@ class Cut(BaseException):
 
 
 def test_cut_off_anywhere_it_comes_to_the_same(bars4, settings, tmp_path, monkeypatch):
-    treatments = Treatments(treatments=("AnB", "BnB"), depths=(2,), repeats=1)
+    treatments = LayerTransferGrid(treatments=("AnB", "BnB"), depths=(2,), repeats=1)
     _, whole = perform(asked(bars4), treatments, settings)
-    elsewhere, real, calls = settings.but(store=str(tmp_path / "cut")), training._Training._save, []
+    elsewhere, real, calls = settings.replace(store=str(tmp_path / "cut")), training._Training._save, []
 
     def cut(self):
         real(self)
@@ -356,30 +356,30 @@ def test_cut_off_anywhere_it_comes_to_the_same(bars4, settings, tmp_path, monkey
 
 
 def test_workers_come_to_the_same_numbers(bars4, settings, tmp_path):
-    treatments = Treatments(treatments=("AnB",), depths=(1, 3), repeats=1)
+    treatments = LayerTransferGrid(treatments=("AnB",), depths=(1, 3), repeats=1)
     here = by_name(perform(asked(bars4), treatments, settings)[1])
-    there = by_name(perform(asked(bars4), treatments, settings.but(workers=2, store=str(tmp_path / "b")))[1])
+    there = by_name(perform(asked(bars4), treatments, settings.replace(workers=2, store=str(tmp_path / "b")))[1])
     assert {n: (r.key, r.scores["test_loss"]) for n, r in here.items()} == {
         n: (r.key, r.scores["test_loss"]) for n, r in there.items()}
 
 
 def test_what_a_diverged_base_network_would_have_given_is_left_out(bars4, settings):
-    plan, reports = perform(asked(bars4, learning_rate=1000.0, epochs=3), Treatments(
+    plan, reports = perform(asked(bars4, learning_rate=1000.0, epochs=3), LayerTransferGrid(
         treatments=("BnB",), depths=(1,), repeats=1), settings)
     assert [r.status for r in reports[0].results] == [DIVERGED]
     assert len(reports) == 1
     assert plan.notes[-1] == "baseB of repeat 0 diverged: B1B left out"
     folder = reports[0].folder / "studies" / reports[0].study.key
     assert json.loads((folder / "summary.json").read_text())["missing"] == 1
-    assert "baseB" in layer_transfer_report.closing(reports[0])
+    assert "baseB" in layer_transfer_report.format_summary(reports[0])
 
 
 def test_it_is_mirrored_as_one_parent_with_a_child_for_each_network(bars4, settings, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    _, reports = perform(asked(bars4), Treatments(treatments=("AnB", "baseB"), depths=(1, 2), repeats=2),
-                         settings.but(tracking=True, mlflow_path=uri))
+    _, reports = perform(asked(bars4), LayerTransferGrid(treatments=("AnB", "baseB"), depths=(1, 2), repeats=2),
+                         settings.replace(tracking=True, mlflow_path=uri))
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("Layer transfer").experiment_id
     runs = client.search_runs([home])
@@ -401,6 +401,6 @@ def test_what_is_asked_keeps_its_key():
     assert LayerTransfer().key[:16] == "948beaa97aeb130a"
     copied = LayerTransfer(copied=3, freeze=3, bn="keras2", weights="ab", images="cd", split=1)
     assert copied.key[:16] == "2d25cac0bb02d342"
-    assert copied.but(of="A", depth=10, source="MNIST", dataset="elsewhere", halves="second").key == copied.key
+    assert copied.replace(of="A", depth=10, source="MNIST", dataset="elsewhere", halves="second").key == copied.key
     assert Chop(cut=2, images="cd").key[:16] == "c6804e31bd283633"
     assert Pruning(round=1, before="ef", images="cd").key[:16] == "93b7a3acdb3dc963"

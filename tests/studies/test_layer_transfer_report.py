@@ -21,7 +21,7 @@ from tlx.studies.layer_transfer import report as layer_transfer_report
 def trial(key, accuracy, *, status="finished", **spec):
     spec = {"copied": 0, "freeze": 0, "of": "", "task": "B", "bn": "frozen", "depth": 3, "split": 0} | spec
     scores = {} if status == DIVERGED else {"test_accuracy": accuracy, "train_s": 2.0}
-    return {"key": key, "spec": spec}, Result(key=key, kind="LayerTransfer", spec=spec, status=status, scores=scores)
+    return {"key": key, "spec": spec}, Result(key=key, kind="layer-transfer", spec=spec, status=status, scores=scores)
 
 
 def rows_of(*trials):
@@ -120,7 +120,7 @@ def test_one_repeat_or_one_depth_is_drawn_too(keep):
 def cut(n, split, test, val, size):
     scores = {"test_accuracy": test, "best_val_accuracy": val, "parameters": size, "numbers": size + 1,
               "macs": 10 * size, "weights_bytes": 4 * size, "training_bytes": 8 * size}
-    return Result(key=f"{n}{split}", kind="Chop", spec={"cut": n, "split": split}, scores=scores)
+    return Result(key=f"{n}{split}", kind="chop", spec={"cut": n, "split": split}, scores=scores)
 
 
 def test_cuts_in_order_with_their_times():
@@ -140,7 +140,7 @@ def test_cuts_in_order_with_their_times():
 
 
 def test_rounds_in_order():
-    found = [Result(key=f"{k}{s}", kind="Pruning", spec={"round": k, "split": s, "keep": 0.5, "scope": "global",
+    found = [Result(key=f"{k}{s}", kind="pruning", spec={"round": k, "split": s, "keep": 0.5, "scope": "global",
                                                          "rewind": "none"},
                     status=DIVERGED if (k, s) == (2, 1) else "finished",
                     scores={"test_accuracy": 0.9 - 0.1 * k, "best_val_accuracy": 0.9, "kept": 0.5**k, "nonzero": 100,

@@ -14,7 +14,7 @@ import torch
 from conftest import draw_images
 from safetensors.torch import load_file
 
-from tlx.errors import BadData, Integrity, Missing, Problems, TlxError, UnknownName, Usage
+from tlx.errors import BadDataError, ErrorGroup, IntegrityError, MissingError, TlxError, UnknownNameError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics.parameter_distance import distance as parameter_distance_distance
@@ -31,7 +31,14 @@ from tlx.studies.parameter_distance import report as parameter_distance_report
 from tlx.studies.parameter_distance import spec as parameter_distance_spec
 from tlx.studies.parameter_distance import trial as parameter_distance_trial
 from tlx.studies.parameter_distance.domain_gap import Domain
-from tlx.studies.parameter_distance.spec import HEADS, NORMS, RULES, Distances, ParameterDistance, TargetTuning
+from tlx.studies.parameter_distance.spec import (
+    HEADS,
+    NORMS,
+    RULES,
+    ParameterDistance,
+    ParameterDistanceGrid,
+    TargetTuning,
+)
 from tlx.studies.pretraining import plan as pretraining_plan
 from tlx.studies.pretraining import trial as pretraining_trial
 from tlx.studies.pretraining.spec import PreTraining
@@ -74,16 +81,16 @@ def perform(settings, finetuned=(), tuning=None, asked=None, drawing=True, **cha
     """Every stage: the plan and the report of each; without drawing no table and figure of the study."""
     tuning = TargetTuning(**{"epochs": 1, "batch_size": 8, "val_per_class": 3, "learning_rate": 0.02,
                              **(tuning or {})})
-    plan = parameter_distance_plan.look(ParameterDistance(**changes), Distances(**(asked or {"seeds": 2})), tuning,
+    plan = parameter_distance_plan.plan_parameter_distance(ParameterDistance(**changes), ParameterDistanceGrid(**(asked or {"seeds": 2})), tuning,
                                         finetuned, settings)
 
     def summarise(store, key):
         if drawing:
             parameter_distance_regression.regress(store, key)
-            parameter_distance_report.summarise(store, key)
+            parameter_distance_report.write_summary(store, key)
 
     def run(asked):
-        report = runner.perform(asked, settings, lambda event: None, summarise)
+        report = runner.run_study(asked, settings, lambda event: None, summarise)
         report.raise_if_failed(require_tracking=False)
         return report
 
@@ -139,11 +146,11 @@ def test_three_files_are_measured_and_recorded(files, settings):
 
 def test_the_original_flags_mean_a_resnet50(tmp_path, settings, files):
     """Three files without an architecture are the original's; a smaller network's files are told."""
-    with pytest.raises((BadData, Problems), match="ResNet50"):
+    with pytest.raises((BadDataError, ErrorGroup), match="ResNet50"):
         perform(settings, [files["b"]], random=files["r"], pretrained=files["a"])
     plan = None
     torch.manual_seed(0)
-    row = backbones.sketch("resnet50")
+    row = backbones.meta_model("resnet50")
     for name, value in (("r", 0.0), ("a", 1.0), ("b", 3.0)):
         torch.save({k: torch.full((*v.shape[:1], *(1,) * (v.ndim - 1)), value).expand(v.shape).clone()
                     for k, v in row.net.state_dict().items() if k.endswith("weight")}, tmp_path / f"{name}.pth")
@@ -168,7 +175,7 @@ def test_nothing_moved_and_little_moved_are_marked(files, settings, tmp_path):
     assert set(result.details["confounded"]) >= {"conv2", "fc1"}
     marks = {row["layer"]: row["mark"] for row in rows_of(reports["distances"]) if row["level"] == "layer"}
     assert (marks["conv1"], marks["conv2"]) == ("undefined", "confounded")
-    said = parameter_distance_closing.closing(reports["distances"])
+    said = parameter_distance_closing.format_summary(reports["distances"])
     assert "nothing moved in fine-tuning, so that there is no T, in 1 of 4 layers: conv1" in said
     assert " !" in next(line for line in said.splitlines() if line.startswith("conv2"))
 
@@ -237,14 +244,14 @@ def test_drawn_states_are_other_states_of_one_seed(files, settings):
     _, other = perform(settings, [files["b"]], pretrained=files["a"], architecture="mnist-cnn", seed=1,
                        asked={"seeds": 1})
     assert other["distances"].results[0].details["overall"] not in {r.details["overall"] for r in results}
-    assert "over random states;" in parameter_distance_closing.closing(reports["distances"])
+    assert "over random states;" in parameter_distance_closing.format_summary(reports["distances"])
 
 
 def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp_path):
     spec = PreTraining(dataset=str(bars), epochs=2, val_per_class=3, batch_size=8, checkpoints=("0",), seed=5,
                        learning_rate=0.01)
     asked = pretraining_plan.pretraining_study(spec, settings)
-    done = runner.perform(asked, settings, lambda event: None, reporting.summarise)
+    done = runner.run_study(asked, settings, lambda event: None, reporting.write_summary)
     key = done.results[0].key
     published = pretraining_trial.publish(done.results[0], asked, Store(done.folder), tmp_path / "mine")
     begun = load_file(tmp_path / "mine-checkpoints" / "0.safetensors")
@@ -264,7 +271,7 @@ def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp
     nearer, stranger = (r["distances"].results[0].details["overall"] for r in (by_file, drawn))
     assert nearer < stranger, "the weights are nearer to where they began than to any other draw"
     published.write_bytes((tmp_path / "mine-checkpoints" / "0.safetensors").read_bytes())
-    with pytest.raises(Usage, match="not on record"):
+    with pytest.raises(UsageError, match="not on record"):
         quick(pretrained=str(published), tuning={"dataset": str(bars)}, random="start")
 
 
@@ -289,7 +296,7 @@ def test_without_b_the_network_is_fine_tuned_first(bars, settings):
             "optimizer": "sgd", "learning_rate": 0.02, "weight_decay": 0.0, "batch_size": 8, "freeze": 0, "epochs": 1,
             "best_epoch": 0, "train_images": 27, "steps": 4, "test_accuracy": a.scores["test_accuracy"], "key": "",
             "head": "new", "repeat": b.spec["repeat"]}
-    said = parameter_distance_closing.closing(reports["distances"])
+    said = parameter_distance_closing.format_summary(reports["distances"])
     assert "bars was fine-tuned: 4 steps, learning rate 0.02, 27 training images, test accuracy" in said
     assert "over fine-tunings;" in said
     keys = {row["key"] for row in store.read_study(reports["distances"].study.key)["trials"]}
@@ -319,8 +326,8 @@ def test_frozen_blocks_have_no_t(bars, settings):
 def test_a_repeat_that_diverged_is_left_out_and_said(bars, settings, monkeypatch):
     real = parameter_distance_trial.tune
 
-    def some(spec, inputs, bench):
-        result = real(spec, inputs, bench)
+    def some(spec, inputs, context):
+        result = real(spec, inputs, context)
         return result if spec.split else Result.of(spec, status=DIVERGED, details=result.details)
 
     monkeypatch.setattr(parameter_distance_trial, "tune", some)
@@ -332,21 +339,21 @@ def test_a_repeat_that_diverged_is_left_out_and_said(bars, settings, monkeypatch
 
 
 def test_weights_that_changed_since_the_plan(files, settings, tmp_path):
-    plan = parameter_distance_plan.look(
-        ParameterDistance(random=files["r"], pretrained=files["a"], architecture="mnist-cnn"), Distances(),
+    plan = parameter_distance_plan.plan_parameter_distance(
+        ParameterDistance(random=files["r"], pretrained=files["a"], architecture="mnist-cnn"), ParameterDistanceGrid(),
         TargetTuning(), [files["b"]], settings)
     last = plan.distances(None)
     weights_reader.write(files["b"], states(0.4)[2])
-    report = runner.perform(last, settings, lambda event: None, parameter_distance_report.summarise)
-    assert isinstance(report.outcomes[0], Integrity)
+    report = runner.run_study(last, settings, lambda event: None, parameter_distance_report.write_summary)
+    assert isinstance(report.outcomes[0], IntegrityError)
     assert "have changed since" in str(report.outcomes[0])
 
 
 def test_killed_between_the_stages_it_goes_on(bars, settings):
     """Nothing of a plan that was left after its first stage is done twice."""
     tuning = TargetTuning(dataset=str(bars), epochs=1, batch_size=8, val_per_class=3, learning_rate=0.02)
-    plan = parameter_distance_plan.look(ParameterDistance(), Distances(seeds=2), tuning, (), settings)
-    runner.perform(plan.tunings(), settings, lambda event: None, parameter_distance_report.summarise)
+    plan = parameter_distance_plan.plan_parameter_distance(ParameterDistance(), ParameterDistanceGrid(seeds=2), tuning, (), settings)
+    runner.run_study(plan.tunings(), settings, lambda event: None, parameter_distance_report.write_summary)
     _, reports = perform(settings, tuning={"dataset": str(bars)})
     assert [(name, r.reused) for name, r in reports.items()] == [("tunings", 2), ("domain", 0), ("distances", 0)]
 
@@ -384,7 +391,7 @@ def test_gap_variance_and_number_of_the_images(bars, settings, cache, tmp_path):
     _, other = perform(settings, tuning={"dataset": str(bars)}, asked={"seeds": 1, "source_images": str(source),
                                                                        "gap": "emd"})
     assert {row["gap"] for row in rows_of(other["distances"], "targets.csv")} == {"frechet", "emd"}
-    said = parameter_distance_closing.closing(other["distances"])
+    said = parameter_distance_closing.format_summary(other["distances"])
     assert "no regression (emd to source, mean_abs): 1 target measured so, at least 6 are needed" in said
 
 
@@ -393,7 +400,7 @@ def test_from_six_targets_the_study_ends_with_its_regression(tmp_path):
     store, rng, trials, expected = Store(tmp_path), np.random.default_rng(0), [], []
 
     def put(spec, details):
-        result = store.once(spec.key, lambda draft: Result.of(spec, details=details))
+        result = store.get_or_compute(spec.key, lambda draft: Result.of(spec, details=details))
         trials.append({"key": result.key, "title": "", "shots": 0, "split": 0, "params": {}, "spec": spec.to_json()})
 
     for number in range(6):
@@ -452,16 +459,16 @@ def test_a_table_that_cannot_be_regressed(tmp_path, text, words):
 # ---------------------------------------------------------------- what is refused before anything is done
 
 @pytest.mark.parametrize(("changes", "finetuned", "kind", "words"), [
-    ({"pretrained": "nowhere.pth"}, (), Missing, "-a nowhere.pth"),
-    ({"random": "nowhere.pth"}, (), Missing, "-r nowhere.pth"),
-    ({}, ["nowhere.pth"], Missing, "-b nowhere.pth"),
-    ({"pretrained": "0123456789abcdef"}, (), Missing, "trial '0123456789abcdef'"),
-    ({"architecture": "resnet20-cifar"}, (), Usage, "comes without weights"),
-    ({"architecture": "none"}, (), Usage, "-r, -a and -b as files"),
-    ({"architecture": "resnet51"}, (), UnknownName, "resnet50"),
-    ({"rule": "original", "architecture": "mnist-cnn"}, (), Usage, "densenet121"),
-    ({"random": "A", "pretrained": "A", "architecture": "mnist-cnn"}, ["x=B", "x=B"], Usage, "same weights twice"),
-    ({"random": "start", "pretrained": "A", "architecture": "mnist-cnn"}, ["B"], Usage, "not on record"),
+    ({"pretrained": "nowhere.pth"}, (), MissingError, "-a nowhere.pth"),
+    ({"random": "nowhere.pth"}, (), MissingError, "-r nowhere.pth"),
+    ({}, ["nowhere.pth"], MissingError, "-b nowhere.pth"),
+    ({"pretrained": "0123456789abcdef"}, (), MissingError, "trial '0123456789abcdef'"),
+    ({"architecture": "resnet20-cifar"}, (), UsageError, "comes without weights"),
+    ({"architecture": "none"}, (), UsageError, "-r, -a and -b as files"),
+    ({"architecture": "resnet51"}, (), UnknownNameError, "resnet50"),
+    ({"rule": "original", "architecture": "mnist-cnn"}, (), UsageError, "densenet121"),
+    ({"random": "A", "pretrained": "A", "architecture": "mnist-cnn"}, ["x=B", "x=B"], UsageError, "same weights twice"),
+    ({"random": "start", "pretrained": "A", "architecture": "mnist-cnn"}, ["B"], UsageError, "not on record"),
 ])
 def test_what_is_wrong_is_said_first(changes, finetuned, kind, words, files, settings):
     def real(text):
@@ -474,7 +481,7 @@ def test_what_is_wrong_is_said_first(changes, finetuned, kind, words, files, set
 
 
 @pytest.mark.parametrize(("asked", "kind", "words"), [
-    ({"norms": "l3"}, UnknownName, "mean_abs"), ({"gap": "frechett"}, UnknownName, "nearest: frechet"),
+    ({"norms": "l3"}, UnknownNameError, "mean_abs"), ({"gap": "frechett"}, UnknownNameError, "nearest: frechet"),
     ({"gap": "emd:p=3"}, TlxError, "p")])
 def test_unknown_ways_to_measure(asked, kind, words, settings):
     with pytest.raises(kind, match=words):
@@ -482,13 +489,13 @@ def test_unknown_ways_to_measure(asked, kind, words, settings):
 
 
 def test_several_problems_are_told_together(settings):
-    with pytest.raises(Problems) as refused:
+    with pytest.raises(ErrorGroup) as refused:
         perform(settings, ["no.pth"], pretrained="neither.pth", asked={"norms": "l3"})
     assert len(refused.value.problems) == 3
 
 
 def test_one_data_set_is_of_one_target(files, settings, bars):
-    with pytest.raises(Usage, match="one -b"):
+    with pytest.raises(UsageError, match="one -b"):
         perform(settings, [f"x={files['b']}", files["a"]], pretrained=files["a"], random=files["r"],
                 architecture="mnist-cnn", tuning={"dataset": str(bars)})
     _, reports = perform(settings, [files["b"]], pretrained=files["a"], random=files["r"], architecture="mnist-cnn",
@@ -506,8 +513,8 @@ def test_trials_of_other_studies_are_states(bars, settings, tmp_path):
     assert plan.spec.architecture == "mnist-cnn"
     assert again["distances"].results[0].details["profile"] == reports["distances"].results[0].details["profile"]
     assert again["distances"].results[0].details["training"]["learning_rate"] == 0.02
-    with pytest.raises(BadData, match="keeps no weights"):
+    with pytest.raises(BadDataError, match="keeps no weights"):
         perform(settings, [distance])
     shutil.rmtree(tmp_path / "runs" / "trials" / tuned)
-    with pytest.raises(Missing, match="trial"):
+    with pytest.raises(MissingError, match="trial"):
         perform(settings, [tuned])

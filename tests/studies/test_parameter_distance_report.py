@@ -34,7 +34,7 @@ def triple(target="pets", repeat=0, ts=(4.0, 2.0, 1.0), norm="mean_abs", confoun
                "training": {}, "distances": [{"name": f"{r['layer']}.weight", "shape": [2, 3], **r} for r in profile]}
     spec = {"target": target, "norm": norm, "repeat": repeat, "architecture": "net", "draw": None,
             "states": ["r", "a", f"{target}{repeat}"], "images": ""}
-    return spec, Result(key=f"{target}{repeat}{norm}", kind="ParameterDistance", spec=spec, details=details)
+    return spec, Result(key=f"{target}{repeat}{norm}", kind="parameter-distance", spec=spec, details=details)
 
 
 def means(*triples):

@@ -11,10 +11,10 @@ from conftest import draw_images
 from tlx import files
 from tlx.data.folders import list_images
 from tlx.data.sides import sides_of
-from tlx.errors import BadData, Problems
+from tlx.errors import BadDataError, ErrorGroup
 from tlx.lab.settings import Settings
 from tlx.studies import whole_dataset_inputs
-from tlx.studies.whole_dataset import WholeData
+from tlx.studies.whole_dataset import WholeDataset
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def counts(images):
 def divided(root, **settings):
     folder = list_images(root)
     content = {image: files.sha256(root / image.path) for image in folder.images}
-    spec = WholeData(**{"val_per_class": 1, "test_per_class": 2} | settings)
+    spec = WholeDataset(**{"val_per_class": 1, "test_per_class": 2} | settings)
     return whole_dataset_inputs.divided(folder, spec, sides_of(folder, content))
 
 
@@ -95,7 +95,7 @@ def test_so_many_training_images_of_each_class(loose):
 @pytest.mark.parametrize(("settings", "says"), [({"test_per_class": 4}, "val image of class 'bar2'"),
                                                 ({"val_per_class": 2}, "train image of class 'bar2'")])
 def test_a_class_that_runs_out_is_named(loose, settings, says):
-    with pytest.raises((BadData, Problems), match=says):
+    with pytest.raises((BadDataError, ErrorGroup), match=says):
         divided(loose, **settings)
 
 
@@ -108,13 +108,13 @@ def test_halves():
     assert (len(a), len(b)) == (3, 4)
     assert whole_dataset_inputs.halves(classes, "random", 3) == (a, b)
     assert len({whole_dataset_inputs.halves(classes, "random", seed) for seed in range(8)}) > 3
-    with pytest.raises(BadData, match="a half of 3 classes has 1"):
+    with pytest.raises(BadDataError, match="a half of 3 classes has 1"):
         whole_dataset_inputs.halves(tuple("abc"), "first", 0)
 
 
 def test_a_task_is_known_by_its_pixels_labels_and_classes(bars, tmp_path, cache):
     settings = Settings(cache=str(cache), store=str(tmp_path))
-    spec = WholeData(dataset=str(bars), architecture="mnist-cnn", val_per_class=2)
+    spec = WholeDataset(dataset=str(bars), architecture="mnist-cnn", val_per_class=2)
     found = whole_dataset_inputs.read(spec, settings)
     inputs, content = found.task(("bar2", "bar0"))
     assert inputs.classes == ("bar2", "bar0")
@@ -123,7 +123,7 @@ def test_a_task_is_known_by_its_pixels_labels_and_classes(bars, tmp_path, cache)
     assert labels == ["bar0", 1]
     assert content == found.task(("bar2", "bar0"))[1]
     assert content != found.task(("bar0", "bar2"))[1]
-    assert content != whole_dataset_inputs.read(spec.but(seed=1), settings).task(("bar2", "bar0"))[1], "other images in val"
+    assert content != whole_dataset_inputs.read(spec.replace(seed=1), settings).task(("bar2", "bar0"))[1], "other images in val"
     assert inputs.train.pixels.take(inputs.train.rows).shape == (20, 28, 28, 1)
 
 
@@ -133,7 +133,7 @@ def test_arrays_of_frames_are_read_and_balanced(tmp_path, cache):
         labels = np.repeat([0, 1, 2], (forward, left, right))
         np.save(tmp_path / f"{split}_labels.npy", labels)
         np.save(tmp_path / f"{split}_data.npy", rng.integers(0, 256, (len(labels), 45 * 80 * 3), dtype=np.uint8))
-    spec = WholeData(dataset=str(tmp_path), architecture="mobilenet-v1-0.25", input_size=32, balance="undersampling",
+    spec = WholeDataset(dataset=str(tmp_path), architecture="mobilenet-v1-0.25", input_size=32, balance="undersampling",
                      balance_test="equals")
     found = whole_dataset_inputs.read(spec, Settings(cache=str(cache)))
     assert counts(found.images["train"]) == {"forward": 6, "left": 6, "right": 4}

@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import draw_images
 
-from tlx.errors import Missing, Problems, Stopped, TlxError, Usage
+from tlx.errors import ErrorGroup, MissingError, Stopped, TlxError, UsageError
 from tlx.lab.settings import Settings
-from tlx.lab.store import Store, outcome
+from tlx.lab.store import Store, reproducible_fields
 from tlx.models import backbones
 from tlx.models.quanta import training as quanta_training
 from tlx.plots import statistics
@@ -25,7 +25,7 @@ from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta import report as quanta_report
 from tlx.studies.quanta import source as quanta_source
 from tlx.studies.quanta.scores import keras_scores
-from tlx.studies.quanta.spec import Quanta, QuantaSweep
+from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
 
 @pytest.fixture(scope="module")
@@ -40,18 +40,18 @@ def quick(bars, **changes):
 
 
 def perform(spec, sweep, settings):
-    asked = quanta_plan.ask(spec, sweep, settings)
+    asked = quanta_plan.plan_quanta(spec, sweep, settings)
     source, first = asked.source, asked.source_study
     if first is not None:
-        learned = runner.perform(first, settings, lambda event: None, lambda store, key: None)
+        learned = runner.run_study(first, settings, lambda event: None, lambda store, key: None)
         source = quanta_source.trained(learned.results[0], Store(learned.folder), spec, asked.learned)
     made = asked.study(source)
-    return runner.perform(made, settings, lambda event: None, quanta_report.summarise)
+    return runner.run_study(made, settings, lambda event: None, quanta_report.write_summary)
 
 
 @pytest.fixture(scope="module")
 def report(bars, settings):
-    return perform(quick(bars), QuantaSweep(positions=("0", "2", "co"), repeats=2), settings)
+    return perform(quick(bars), QuantaGrid(positions=("0", "2", "co"), repeats=2), settings)
 
 
 def test_every_position_and_repeat_is_trained_and_written_down(report):
@@ -101,7 +101,7 @@ def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
     names = {p.name for p in folder.iterdir()}
     assert {"quanta.csv", "quanta.md", "lambda_source.png", "lambda_source_co.png", "lambda_source_final.png",
             "test_accuracy.png", "summary.json"} <= names
-    said = quanta_report.closing(report)
+    said = quanta_report.format_summary(report)
     assert "none (witness)" in said
     assert "layer 1 of all" in said
     own = Store(report.folder).folder(report.results[0].key)
@@ -110,15 +110,15 @@ def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
 
 
 def test_asked_again_all_is_found_and_more_repeats_join(report, bars, settings):
-    again = perform(quick(bars), QuantaSweep(positions=("0", "2", "co"), repeats=2), settings)
+    again = perform(quick(bars), QuantaGrid(positions=("0", "2", "co"), repeats=2), settings)
     assert again.reused == 8
-    more = perform(quick(bars), QuantaSweep(positions=("2",), repeats=3), settings)
+    more = perform(quick(bars), QuantaGrid(positions=("2",), repeats=3), settings)
     assert more.study.key == report.study.key
     assert more.reused == 4
 
 
 def test_a_witness_is_one_whatever_the_gate_and_source(report, bars, settings):
-    other = perform(quick(bars, quanta_form="sigmoid", source="random"), QuantaSweep(positions=("2",), repeats=1),
+    other = perform(quick(bars, quanta_form="sigmoid", source="random"), QuantaGrid(positions=("2",), repeats=1),
                     settings)
     assert other.reused == 1
     assert other.study.key != report.study.key
@@ -126,29 +126,29 @@ def test_a_witness_is_one_whatever_the_gate_and_source(report, bars, settings):
 
 
 def test_cut_off_a_trial_goes_on_to_the_same_result(report, bars, settings, tmp_path, monkeypatch):
-    spec, sweep = quick(bars), QuantaSweep(positions=("2",), repeats=1, witness=False)
-    elsewhere = settings.but(store=str(tmp_path / "cut"))
-    real = quanta_training._Training._save
+    spec, sweep = quick(bars), QuantaGrid(positions=("2",), repeats=1, witness=False)
+    elsewhere = settings.replace(store=str(tmp_path / "cut"))
+    real = quanta_training._QuantaTraining._save
 
     def cut(self):
         real(self)
         raise Stopped(15)
 
-    monkeypatch.setattr(quanta_training._Training, "_save", cut)
+    monkeypatch.setattr(quanta_training._QuantaTraining, "_save", cut)
     with pytest.raises(Stopped):
         perform(spec, sweep, elsewhere)
     monkeypatch.undo()
     again = perform(spec, sweep, elsewhere)
     whole = next(r for r in report.results if r.key == again.results[0].key)
-    assert outcome(again.results[0]) == outcome(whole)
+    assert reproducible_fields(again.results[0]) == reproducible_fields(whole)
 
 
 def test_workers_come_to_the_same_numbers(report, bars, settings, tmp_path):
-    there = perform(quick(bars), QuantaSweep(positions=("0",), repeats=1), settings.but(
+    there = perform(quick(bars), QuantaGrid(positions=("0",), repeats=1), settings.replace(
         workers=2, store=str(tmp_path / "other")))
     mine = {r.key: r for r in report.results}
     assert len(there.results) == 2
-    assert all(outcome(r) == outcome(mine[r.key]) for r in there.results)
+    assert all(reproducible_fields(r) == reproducible_fields(mine[r.key]) for r in there.results)
 
 
 # ---------------------------------------------------------------- the original's files
@@ -239,12 +239,12 @@ def test_an_image_without_a_class_above_one_half_predicts_nothing():
 
 def test_the_study_trains_its_source_on_other_images_first(bars, settings, tmp_path):
     other = draw_images(tmp_path / "other", classes=4, per_class=6, splits=("train", "test"), seed=5)
-    spec, sweep = quick(bars), QuantaSweep(positions=("1",), repeats=1, witness=False, source_dataset=str(other),
+    spec, sweep = quick(bars), QuantaGrid(positions=("1",), repeats=1, witness=False, source_dataset=str(other),
                                            source_epochs=1)
     found = perform(spec, sweep, settings)
     r = found.results[0]
     learned = Store(found.folder).keys()
-    trainings = [t for t in (Store(found.folder).find(key) for key in learned) if t.kind == "PreTraining"]
+    trainings = [t for t in (Store(found.folder).find(key) for key in learned) if t.kind == "pretraining"]
     assert len(trainings) == 1
     assert trainings[0].spec["epochs"] == 1
     assert trainings[0].details["classes"] == ["bar0", "bar1", "bar2", "bar3"]
@@ -260,22 +260,22 @@ def test_the_study_trains_its_source_on_other_images_first(bars, settings, tmp_p
 def test_halves_of_the_classes(settings, tmp_path):
     data = draw_images(tmp_path / "bars5", classes=5, per_class=6, seed=3)
     spec = quick(data, epochs=1)
-    asked = quanta_plan.ask(spec, QuantaSweep(halves=True), settings)
+    asked = quanta_plan.plan_quanta(spec, QuantaGrid(halves=True), settings)
     assert len(asked.learned.classes) == 3
     assert len(asked.images.classes) == 2
     assert sorted(asked.learned.classes + asked.images.classes) == [f"bar{i}" for i in range(5)]
     assert set(asked.images.parts["train"].labels) == {0, 1}
     assert asked.images.parts["train"].images.size == 2 * 4
-    assert quanta_plan.ask(spec, QuantaSweep(halves=True), settings).images.digest == asked.images.digest
+    assert quanta_plan.plan_quanta(spec, QuantaGrid(halves=True), settings).images.digest == asked.images.digest
     others = {quanta_data.halves([str(i) for i in range(10)], seed) for seed in range(20)}
     assert len(others) > 10
-    assert perform(spec, QuantaSweep(halves=True, positions=("2",), repeats=1), settings).results[0].scores
-    with pytest.raises(Usage, match="at least 4"):
+    assert perform(spec, QuantaGrid(halves=True, positions=("2",), repeats=1), settings).results[0].scores
+    with pytest.raises(UsageError, match="at least 4"):
         quanta_data.halves(["a", "b", "c"], 0)
 
 
 def test_some_of_the_images(bars, settings):
-    asked = quanta_plan.ask(quick(bars, train_per_class=3, test_per_class=4), QuantaSweep(), settings)
+    asked = quanta_plan.plan_quanta(quick(bars, train_per_class=3, test_per_class=4), QuantaGrid(), settings)
     assert {name: len(part) for name, part in asked.images.parts.items()} == {"train": 9, "val": 6, "test": 12}
 
 
@@ -284,13 +284,13 @@ def test_weights_by_file_and_at_random(bars, settings, tmp_path):
 
     net = backbones.load("mnist-cnn", weights=None, classes=4, seed=7)
     weights_reader.write(tmp_path / "mine.safetensors", net.net.state_dict())
-    by_file = quanta_plan.ask(quick(bars, model=str(tmp_path / "mine.safetensors")), QuantaSweep(), settings).source
+    by_file = quanta_plan.plan_quanta(quick(bars, model=str(tmp_path / "mine.safetensors")), QuantaGrid(), settings).source
     assert torch.equal(by_file.load().net.conv1.weight, net.net.conv1.weight)
     assert by_file.name == "mine"
-    random = quanta_plan.ask(quick(bars, source="random"), QuantaSweep(), settings).source
+    random = quanta_plan.plan_quanta(quick(bars, source="random"), QuantaGrid(), settings).source
     assert random.digest == "random"
     assert torch.equal(random.load().net.conv1.weight, random.load().net.conv1.weight)
-    packaged = quanta_plan.ask(quick(bars), QuantaSweep(), settings).source
+    packaged = quanta_plan.plan_quanta(quick(bars), QuantaGrid(), settings).source
     assert packaged.name == "mnist"
     assert len({s.digest for s in (by_file, random, packaged)}) == 3
 
@@ -304,24 +304,24 @@ def test_positions_in_words(words, positions, bars):
 
 
 @pytest.mark.parametrize(("changes", "sweep", "error", "says"), [
-    ({}, {"positions": ("3",)}, Usage, "0 to 2"),
-    ({}, {"positions": ("first",)}, Usage, "position 'first'"),
-    ({}, {"positions": ("3", "x")}, Problems, "position 'x'"),
-    ({"quanta_init": (1.0,)}, {}, Usage, "1 numbers"),
-    ({"architecture": "quanta-cnn"}, {}, Usage, "comes without weights"),
-    ({"source": "random", "model": "x.pth"}, {}, Usage, "--model with --source"),
+    ({}, {"positions": ("3",)}, UsageError, "0 to 2"),
+    ({}, {"positions": ("first",)}, UsageError, "position 'first'"),
+    ({}, {"positions": ("3", "x")}, ErrorGroup, "position 'x'"),
+    ({"quanta_init": (1.0,)}, {}, UsageError, "1 numbers"),
+    ({"architecture": "quanta-cnn"}, {}, UsageError, "comes without weights"),
+    ({"source": "random", "model": "x.pth"}, {}, UsageError, "--model with --source"),
     ({"source": "mars"}, {}, TlxError, "mars"),
-    ({"model": "nowhere.pth"}, {}, Missing, "nowhere.pth"),
-    ({}, {"source_dataset": "./nowhere"}, Missing, "nowhere"),
-    ({}, {"halves": True}, Usage, "at least 4"),
-    ({"source_architecture": "resnet20-cifar", "source": "random"}, {}, Usage, "does not see what"),
+    ({"model": "nowhere.pth"}, {}, MissingError, "nowhere.pth"),
+    ({}, {"source_dataset": "./nowhere"}, MissingError, "nowhere"),
+    ({}, {"halves": True}, UsageError, "at least 4"),
+    ({"source_architecture": "resnet20-cifar", "source": "random"}, {}, UsageError, "does not see what"),
     ({"val_per_class": 12}, {}, TlxError, "val-per-class"),
     ({"architecture": "vgg13", "source_architecture": "vgg11", "input_size": 32, "source": "random"},
-     {"positions": ("1",)}, Usage, r"position 1: .*one shape"),
+     {"positions": ("1",)}, UsageError, r"position 1: .*one shape"),
 ])
 def test_what_cannot_be_is_said_before_anything_is_computed(changes, sweep, error, says, bars, settings):
     with pytest.raises(error, match=says):
-        quanta_plan.ask(quick(bars, **changes), QuantaSweep(**sweep), settings)
+        quanta_plan.plan_quanta(quick(bars, **changes), QuantaGrid(**sweep), settings)
 
 
 def test_all_positions_of_two_networks_are_those_of_one_shape(bars):
@@ -340,7 +340,7 @@ def test_a_source_that_diverged_is_said(bars, settings):
 
 
 def test_keys_stay_what_they_are():
-    assert Quanta(position="3", repeat=2).key == "f87060f184ee67c22f626056df7539adf20e7960451d118222b71ee6b3a0d2a3"
+    assert Quanta(position="3", repeat=2).key == "a0e9bae27e134ad902d15bdc9da6d6dc9cd05a4d9ed98b053542e88abb181d44"
     assert Quanta(position="3").alone.key == Quanta(position="co", quanta_form="sigmoid", multiplier=5.0, weights="x",
                                                     source_dropout=True, model="a.pth").alone.key
     assert Quanta(position="3", dataset="elsewhere", model="b.pth").key == Quanta(position="3").key
@@ -352,8 +352,8 @@ def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    found = perform(quick(bars), QuantaSweep(positions=("2", "co"), repeats=2),
-                    settings.but(tracking=True, mlflow_path=uri, store=str(tmp_path / "runs")))
+    found = perform(quick(bars), QuantaGrid(positions=("2", "co"), repeats=2),
+                    settings.replace(tracking=True, mlflow_path=uri, store=str(tmp_path / "runs")))
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("QUANTA").experiment_id
     runs = client.search_runs([home])

@@ -23,7 +23,7 @@ CLASSES = [f"class{number}" for number in range(4)]
 
 def result(accuracy, *, images=(50, 50, 50, 50), best_epoch=3, epochs=40, batch_size=8, train_images=40, **spec):
     """A finished trial whose confusion matrix has so many test images of each class."""
-    return Result(key=f"{accuracy}{spec}", kind="FineTuning", scores={"test_accuracy": accuracy},
+    return Result(key=f"{accuracy}{spec}", kind="fine-tuning", scores={"test_accuracy": accuracy},
                   spec={"epochs": epochs, "batch_size": batch_size, **spec},
                   details={"classes": CLASSES, "confusion": np.diag(images).tolist(), "best_epoch": best_epoch,
                            "train_images": train_images, "crops": 1})

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 
 from tlx import files
-from tlx.errors import BadData, TrialsFailed, UnknownName, Usage
+from tlx.errors import BadDataError, TrialsFailedError, UnknownNameError, UsageError
 from tlx.features import classifiers, fitting, voting
 from tlx.features.embedding import EMBEDDINGS
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.lab.tuning import api as tuning_api
-from tlx.spec import named
-from tlx.studies.few_shot import FewShot
+from tlx.spec import parse_spec
+from tlx.studies.few_shot import FewShotGrid
 from tlx.studies.tuning import plan as tuning_plan
 from tlx.studies.tuning import report as tuning_report
 from tlx.studies.tuning import run as tuning_run
-from tlx.studies.tuning.features import Bench, FeatureSearch
-from tlx.studies.tuning.spec import Base, Search
+from tlx.studies.tuning.features import FeatureSearch, SearchContext
+from tlx.studies.tuning.spec import Search, SearchBase
 
-FEW = FewShot(shots=(1, 3), splits=3, val_per_class=3)
+FEW = FewShotGrid(shots=(1, 3), splits=3, val_per_class=3)
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def space(tmp_path):
 
 def planned(bars, settings, base=None, **asked):
     search = Search(**{"trials": 8, **asked})
-    given = Base(dataset=str(bars), **{"use_crops": False, **(base or {})})
-    return tuning_plan.ready(search, given.of(search.study), FEW, settings)
+    given = SearchBase(dataset=str(bars), **{"use_crops": False, **(base or {})})
+    return tuning_plan.plan_search(search, given.of(search.study), FEW, settings)
 
 
 def perform(ready, settings, watch=lambda event: None):
-    return tuning_run.perform(ready, settings, watch, tuning_report.summarise, tuning_report.test)
+    return tuning_run.run_search(ready, settings, watch, tuning_report.write_summary, tuning_report.test)
 
 
 def test_a_search_of_classifiers(bars, settings):
@@ -59,7 +59,7 @@ def test_a_search_of_classifiers(bars, settings):
     assert [r.spec["split"] for r in report.final] == [0, 1, 2]
     assert {r.spec["shots"] for r in report.final} == {3}, "the largest shots"
     assert all("test_accuracy" in r.scores for r in report.final)
-    text = tuning_report.closing(report)
+    text = tuning_report.format_summary(report)
     assert "on test, trial" in text
     assert report.defaults is report.tried[0]
     assert report.best.objectives[0] >= report.defaults.objectives[0], "the defaults are among those it is chosen from"
@@ -81,7 +81,7 @@ def test_val_alone_decides_and_is_what_numpy_says(bars, settings):
     """No image of the test set is among the inputs; accuracy is that of the plain way, all features and no products."""
     ready = planned(bars, settings, search="classifier,embedding")
     side = ready.inputs.sides[False]
-    evaluator = FeatureSearch(ready.inputs, Bench("", "cpu", settings))
+    evaluator = FeatureSearch(ready.inputs, SearchContext("", "cpu", settings))
     cases = [{"classifier": "ridge", "ridge.alpha": 0.5, "embedding": "standard"},
              {"classifier": "linear-svc", "linear-svc.C": 0.01, "linear-svc.loss": "hinge", "embedding": "fne"},
              {"classifier": "knn", "knn.k": 3, "knn.weights": "distance", "embedding": "l2"},
@@ -92,7 +92,7 @@ def test_val_alone_decides_and_is_what_numpy_says(bars, settings):
         spec = ready.inputs.spec(values)
         layers = [side.dump.array(layer) for layer in spec.layers]
         for draw, accuracy in zip(side.draws, found.by_split, strict=True):
-            embedding = named(EMBEDDINGS, spec.embedding).fit(layers, draw.train.rows)
+            embedding = parse_spec(EMBEDDINGS, spec.embedding).fit(layers, draw.train.rows)
             fitted = fitting.fit(classifiers.classifier(spec.classifier), embedding.transform(layers, draw.train.rows),
                                  draw.train.row_labels)
             scores = fitted.scores(embedding.transform(layers, side.val.rows), classes=3)
@@ -101,10 +101,10 @@ def test_val_alone_decides_and_is_what_numpy_says(bars, settings):
 
 
 def test_test_images_change_no_proposal_and_no_val_score(bars, settings, tmp_path):
-    few = FEW.but(test_per_class=2)
+    few = FEW.replace(test_per_class=2)
     asked = Search(trials=6)
-    spec = Base(dataset=str(bars), use_crops=False).of(asked.study)
-    one, two = (tuning_plan.ready(asked, spec, f, settings) for f in (FEW, few))
+    spec = SearchBase(dataset=str(bars), use_crops=False).of(asked.study)
+    one, two = (tuning_plan.plan_search(asked, spec, f, settings) for f in (FEW, few))
     for ready in (one, two):
         assert all(side.draws[0].train.pixels is side.val.pixels for side in ready.inputs.sides.values())
         assert not hasattr(next(iter(ready.inputs.sides.values())), "test")
@@ -118,7 +118,7 @@ def test_layers_embeddings_and_crops_are_searched(bars, settings, space):
     values = ready.search.space.grid()[0]
     assert set(ready.inputs.sides) == {True, False}
     assert ready.inputs.sides[True].val.crops == 10
-    evaluator = FeatureSearch(ready.inputs, Bench("", "cpu", settings))
+    evaluator = FeatureSearch(ready.inputs, SearchContext("", "cpu", settings))
     keys = {evaluator.key(v) for v in ready.search.space.grid()}
     assert len(keys) == ready.search.wanted
     assert 0 <= evaluator.evaluate(values, lambda step, value: None).by_split[0] <= 1
@@ -133,16 +133,16 @@ def test_a_configuration_is_known_under_another_search_too(bars, settings, space
 
 
 @pytest.mark.parametrize(("asked", "kind", "words"), [
-    ({"search": "clasifier"}, UnknownName, "nearest: classifier"),
-    ({"search": "learning_rate"}, UnknownName, "classifier"),
-    ({"study": "fine-tuning", "search": "classifier"}, UnknownName, "learning_rate"),
-    ({"study": "fine_tunning"}, UnknownName, "nearest: fine-tuning"),
-    ({"objective": "time"}, Usage, "accuracy,time"),
-    ({"budget": "ten minutes"}, Usage, "10min"),
-    ({"space": "nowhere.json"}, BadData, "no such file"),
-    ({"storage": "search.db"}, Usage, "sqlite:///"),
-    ({"trials": 0}, Usage, "at least 1"),
-    ({"classifier": "svn"}, UnknownName, "nearest: svc"),
+    ({"search": "clasifier"}, UnknownNameError, "nearest: classifier"),
+    ({"search": "learning_rate"}, UnknownNameError, "classifier"),
+    ({"study": "fine-tuning", "search": "classifier"}, UnknownNameError, "learning_rate"),
+    ({"study": "fine_tunning"}, UnknownNameError, "nearest: fine-tuning"),
+    ({"objective": "time"}, UsageError, "accuracy,time"),
+    ({"budget": "ten minutes"}, UsageError, "10min"),
+    ({"space": "nowhere.json"}, BadDataError, "no such file"),
+    ({"storage": "search.db"}, UsageError, "sqlite:///"),
+    ({"trials": 0}, UsageError, "at least 1"),
+    ({"classifier": "svn"}, UnknownNameError, "nearest: svc"),
 ], ids=str)
 def test_what_is_asked_wrongly_is_said_before_anything_is_run(bars, settings, asked, kind, words):
     with pytest.raises(kind, match=words):
@@ -150,7 +150,7 @@ def test_what_is_asked_wrongly_is_said_before_anything_is_run(bars, settings, as
 
 
 def test_a_setting_of_the_other_kind_is_refused(bars, settings):
-    with pytest.raises(Usage, match=r"--epochs is no setting of feature-extraction"):
+    with pytest.raises(UsageError, match=r"--epochs is no setting of feature-extraction"):
         planned(bars, settings, base={"epochs": 3})
 
 
@@ -159,7 +159,7 @@ def test_a_setting_of_the_other_kind_is_refused(bars, settings):
     ({"knn.k": {"high": 10**6}}, "from 1 to"), ({"classifier": ["ridgo"]}, "nearest: ridge"),
     ({"layers": [3]}, "words"), ({"layers": ["block99"]}, "block99")], ids=str)
 def test_a_bad_space_file(bars, settings, space, change, words):
-    with pytest.raises((Usage, BadData), match=words):
+    with pytest.raises((UsageError, BadDataError), match=words):
         planned(bars, settings, space=space(**change))
 
 
@@ -178,36 +178,36 @@ def test_two_objectives_give_a_front(bars, settings):
         accuracy, seconds = scores[number]
         assert not any(a >= accuracy and s <= seconds and (a, s) != (accuracy, seconds) for a, s in scores.values())
     assert report.best.number in report.front
-    assert "Pareto front" in tuning_report.closing(report)
+    assert "Pareto front" in tuning_report.format_summary(report)
 
 
 def test_energy_needs_a_source_and_is_minimised_where_there_is_one(bars, settings):
-    report = perform(planned(bars, settings, objective="accuracy,energy", trials=3), settings.but(watts=10.0))
+    report = perform(planned(bars, settings, objective="accuracy,energy", trials=3), settings.replace(watts=10.0))
     assert all(t.energy_j > 0 for t in report.tried)
-    none = settings.but(store=str(settings.store) + "-other")
+    none = settings.replace(store=str(settings.store) + "-other")
     found = perform(planned(bars, none, objective="accuracy,energy", trials=2), none)
     if found.tried[0].state == "failed":  # no counter on this machine
         assert "--watts" in found.tried[0].error
-        with pytest.raises(TrialsFailed):
+        with pytest.raises(TrialsFailedError):
             found.raise_if_failed(require_tracking=False)
 
 
 def test_a_budget_ends_it(bars, settings):
     report = perform(planned(bars, settings, budget="0.000001s", trials=20), settings)
     assert len(report.tried) == 1
-    assert "the budget ended it after 1 of 20" in tuning_report.closing(report)
+    assert "the budget ended it after 1 of 20" in tuning_report.format_summary(report)
     report.raise_if_failed(require_tracking=False)
 
 
 def test_all_failed(bars, settings, monkeypatch):
     monkeypatch.setattr(FeatureSearch, "evaluate",
-                        lambda self, values, report: (_ for _ in ()).throw(BadData("unfit", "no good")))
+                        lambda self, values, report: (_ for _ in ()).throw(BadDataError("unfit", "no good")))
     report = perform(planned(bars, settings, trials=3), settings)
     assert report.best is None
     assert report.final == ()
-    with pytest.raises(TrialsFailed, match="3 of 3"):
+    with pytest.raises(TrialsFailedError, match="3 of 3"):
         report.raise_if_failed(require_tracking=False)
-    assert "3 failed" in tuning_report.closing(report)
+    assert "3 failed" in tuning_report.format_summary(report)
 
 
 def test_the_defaults_are_tested_and_recorded_beside_a_winner(bars, settings, space):
@@ -256,7 +256,7 @@ def test_a_search_of_recipes(bars, settings, space):
     assert pruned, "some are given up early"
     store = Store(report.folder)
     runs = [store.find(key) for key in sorted(store.keys())]
-    tuned = [r for r in runs if r.kind == "FineTuning" and r.spec["model_selection"]]
+    tuned = [r for r in runs if r.kind == "fine-tuning" and r.spec["model_selection"]]
     assert len(tuned) == sum(len(t.by_split) for t in report.tried if t.state == "complete") + sum(
         len(t.by_split) - 1 for t in pruned), "one given up on the way leaves no folder"
     assert not any("test_accuracy" in r.scores for r in tuned)
@@ -266,7 +266,7 @@ def test_a_search_of_recipes(bars, settings, space):
             and r.spec["freeze"] == best.values["freeze"]]
     assert best.objectives[0] == pytest.approx(np.mean([r.scores["best_val_accuracy"] for r in mine]))
     assert len(report.final) == 3
-    tuning_place = tuning_api.Search.place(ready.search, report.folder).path
+    tuning_place = tuning_api.SearchProblem.place(ready.search, report.folder).path
     tuning_place.unlink()
     again = perform(ready, settings)
     assert [(t.values, t.state, t.objectives) for t in again.tried] == [

@@ -39,7 +39,7 @@ def _use_utf8_names() -> None:
 
 def _run(words: list[str]) -> int:
     """Run a command; its exit code."""
-    from ..errors import Resource, Stopped, TlxError, resource_error
+    from ..errors import ResourceError, Stopped, TlxError, resource_error
     from . import app
     from .output import OutputClosed, complain
 
@@ -54,7 +54,7 @@ def _run(words: list[str]) -> int:
     except (OutputClosed, BrokenPipeError) as error:
         if isinstance(error, BrokenPipeError) or error.is_gone:  # tlx … | head
             return PIPE_CLOSED
-        full = Resource("output", f"standard output cannot be written to: {error.reason}",
+        full = ResourceError("output", f"standard output cannot be written to: {error.reason}",
                         remedy="what was finished is kept: run the same command again, with output that has room")
         complain(full)
         return full.exit_code

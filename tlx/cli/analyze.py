@@ -41,14 +41,14 @@ def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list
     from ..studies.layer_metrics import report as layer_metrics_report
 
     with steps("extracting") as progress:
-        study = layer_metrics_plan.study_of([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
+        study = layer_metrics_plan.plan_layer_metrics([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
 
     def summarise(store, key):
         with steps("drawing images again") as progress:
             layer_metrics_plan.compare(store, key, bootstrap, asked.seed, progress)
-        layer_metrics_report.summarise(store, key)
+        layer_metrics_report.write_summary(store, key)
 
-    report = run(study, settings, summarise=summarise, closing=layer_metrics_report.closing)
+    report = run(study, settings, summarise=summarise, closing=layer_metrics_report.format_summary)
     if out:
         for path in layer_metrics_report.copy_table(report, Path(out)):
             say(f"table: {path}")

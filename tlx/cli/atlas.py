@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..lab.settings import Settings
-from ..studies.atlas.spec import Atlas, AtlasParts, BlockMeasures
+from ..studies.atlas.spec import Atlas, AtlasGrid, BlockMeasures
 from .options import options
 from .output import say
 from .progress import steps
@@ -18,8 +18,8 @@ OUT = Annotated[str, typer.Option("--out", help="Also write figure and table, at
                                                 "this folder.")]
 
 
-@options(Atlas, BlockMeasures, AtlasParts, Settings, extra={"out": (OUT, "")})
-def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: Settings, out: str) -> None:
+@options(Atlas, BlockMeasures, AtlasGrid, Settings, extra={"out": (OUT, "")})
+def command(spec: Atlas, measures: BlockMeasures, parts: AtlasGrid, settings: Settings, out: str) -> None:
     """Put all that is known of one network and one target on one figure, over the blocks 1…N.
 
     What is quick is measured now: sums of squares, intrinsic dimension, class contrast, CKA, kNN. What is not (QUANTA,
@@ -28,30 +28,28 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: S
     """
     from pathlib import Path
 
-    from ..errors import TlxError, UnknownName
-    from ..lab.store import Store
-    from ..lab.tracking import api as tracking_api
+    from ..errors import TlxError, UnknownNameError
     from ..studies.atlas import plan as atlas_plan
     from ..studies.atlas import report as atlas_report
+    from ..studies.base import open_store
 
     panels = parts.panels or tuple(atlas_report.PANELS)
     for name in panels:
         if name not in atlas_report.PANELS:
-            raise UnknownName("panel", name, atlas_report.PANELS)
+            raise UnknownNameError("panel", name, atlas_report.PANELS)
     needed = {atlas_report.PANELS[name].source for name in panels}
-    looked = atlas_plan.look(spec, parts, settings)
-    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
-    store = Store(settings.store_folder(target.database if target else None))
+    looked = atlas_plan.plan_atlas(spec, parts, settings)
+    store = open_store(settings)
     looked.search(store, parts)
     failed: TlxError | None = None
     if parts.run:
         failed = _run(looked, parts, settings, needed)
         looked.search(store, parts)
     with steps("extracting") as progress:
-        study = atlas_plan.study_of(looked, measures, store, settings, progress)
+        study = atlas_plan.atlas_study(looked, measures, store, settings, progress)
     about = atlas_plan.about(looked, parts, settings) | {"against": study.trials[-1].spec.against}
-    report = run(study, settings, looked.notes, closing=atlas_report.closing(about, panels),
-                 summarise=lambda at, key: atlas_report.summarise(at, key, about, panels))
+    report = run(study, settings, looked.notes, closing=atlas_report.format_summary(about, panels),
+                 summarise=lambda at, key: atlas_report.write_summary(at, key, about, panels))
     if out:
         for path in atlas_report.copy(report, Path(out)):
             say(path)
@@ -59,7 +57,7 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasParts, settings: S
         raise failed
 
 
-def _run(looked: Any, parts: AtlasParts, settings: Settings, needed: set[str]) -> Any:
+def _run(looked: Any, parts: AtlasGrid, settings: Settings, needed: set[str]) -> Any:
     """Run the commands for the sources that are missing, each once; the first error of theirs, if any."""
     from ..errors import Stopped, TlxError
     from . import app

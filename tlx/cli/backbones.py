@@ -34,7 +34,7 @@ def command(name: Annotated[str, typer.Argument(help="Show the blocks of one bac
 def _show(name: str) -> None:
     from ..models import backbones
 
-    built = backbones.sketch(name)
+    built = backbones.meta_model(name)
     row = built.row
     say(f"{row.title}: {row.input_size} px, {row.channels} channels, mean {row.mean}, std {row.std}")
     total = sum(p.numel() for p in built.parameters())

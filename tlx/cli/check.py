@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..studies.few_shot import FewShot
+from ..studies.few_shot import FewShotGrid
 from ..studies.fine_tuning.spec import FineTuning
 from .options import options
 from .output import say
 from .progress import duration, steps
 
 
-@options(FineTuning, FewShot, Settings)
-def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
+@options(FineTuning, FewShotGrid, Settings)
+def command(spec: FineTuning, few: FewShotGrid, settings: Settings) -> None:
     """Look over data, splits, images, weights and free disk before a study, and say everything wrong at once."""
     from ..errors import raise_all
     from ..studies import estimate, few_shot_inputs

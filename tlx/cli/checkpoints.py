@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..studies.checkpoints.spec import Chain
+from ..studies.checkpoints.spec import CheckpointGrid
 from ..studies.layer_metrics.spec import LayerMetrics
 from .options import options
 from .output import say
@@ -18,8 +18,8 @@ OUT = Annotated[str, typer.Option("--out", "-o", help="Also copy tables and figu
                                   "thesis's <run>_train_stats.json beside them.")]
 
 
-@options(Chain, LayerMetrics, Settings, extra={"out": (OUT, "")})
-def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> None:
+@options(CheckpointGrid, LayerMetrics, Settings, extra={"out": (OUT, "")})
+def command(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, out: str) -> None:
     """Which layers foretell how well a network transfers: pre-train, fine-tune, measure layers, correlate.
 
     Every source is pre-trained on every seed, its checkpoints are fine-tuned on every target and scored along the way
@@ -35,11 +35,11 @@ def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> 
     from ..studies.checkpoints import report as checkpoints_report
 
     with steps("reading images") as progress:
-        plan = checkpoints_plan.look(chain, asked, settings, progress)
+        plan = checkpoints_plan.plan_checkpoints(chain, asked, settings, progress)
 
     def stage(study, notes=()):
-        return run(study, settings, notes, summarise=checkpoints_report.summarise_stage,
-                   closing=checkpoints_report.closing_stage)
+        return run(study, settings, notes, summarise=checkpoints_report.write_stage_summary,
+                   closing=checkpoints_report.format_stage_summary)
 
     told = len(plan.notes)
     store = Store(stage(plan.first(), plan.notes).folder)
@@ -51,9 +51,9 @@ def command(chain: Chain, asked: LayerMetrics, settings: Settings, out: str) -> 
 
     def summarise(store, key):
         checkpoints_correlations.gather(store, key)
-        checkpoints_report.summarise(store, key)
+        checkpoints_report.write_summary(store, key)
 
-    report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoints_report.closing)
+    report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoints_report.format_summary)
     if out:
         made = checkpoints_report.export(report, Path(out).expanduser())
         say(f"{len(made)} files: {out}")

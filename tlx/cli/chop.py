@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import Settings
-from ..studies.chop.spec import Chop, Chops, Pruning, Rounds
+from ..studies.chop.spec import Chop, ChopGrid, Pruning, PruningGrid
 from .options import options
 from .output import say
 from .progress import steps
@@ -18,8 +18,8 @@ OUT = Annotated[str, typer.Option("--out", help="Where the smallest network that
                                                 "folder.")]
 
 
-@options(Chop, Chops, Settings, extra={"out": (OUT, "")})
-def command(spec: Chop, asked: Chops, settings: Settings, out: str) -> None:
+@options(Chop, ChopGrid, Settings, extra={"out": (OUT, "")})
+def command(spec: Chop, asked: ChopGrid, settings: Settings, out: str) -> None:
     """Cut a pre-trained network behind block n, average over the image, put one dense layer there and fine-tune.
 
     Ends with a table: n, accuracy, parameters, multiplications (MACs), bytes, seconds an image; and names the smallest
@@ -36,16 +36,16 @@ def command(spec: Chop, asked: Chops, settings: Settings, out: str) -> None:
 
     def summarise(store, key):
         chop_latency.measure(store, key, settings, lambda count: say(f"timing {count} networks"))
-        chop_report.summarise(store, key)
+        chop_report.write_summary(store, key)
 
     report = run(study, settings, notes, summarise=summarise,
-                 closing=lambda report: chop_report.closing(report, asked.within))
+                 closing=lambda report: chop_report.format_summary(report, asked.tolerance))
     if out:
-        say(f"network: {chop_report.publish(report, asked.within, Path(out))}")
+        say(f"network: {chop_report.publish(report, asked.tolerance, Path(out))}")
 
 
-@options(Pruning, Rounds, Settings)
-def prune(spec: Pruning, asked: Rounds, settings: Settings) -> None:
+@options(Pruning, PruningGrid, Settings)
+def prune(spec: Pruning, asked: PruningGrid, settings: Settings) -> None:
     """Train a network, drop the weights of smallest magnitude, train what is left, and again.
 
     Biases and batch norms are neither ranked nor dropped, and a dropped weight is zero at every step. Each round keeps
@@ -63,6 +63,6 @@ def prune(spec: Pruning, asked: Rounds, settings: Settings) -> None:
         if study is None:
             break
         last = number == asked.iterations
-        report = run(study, settings, plan.notes[told:], summarise=pruning_report.summarise_pruning,
-                     closing=pruning_report.closing_pruning if last else pruning_report.closing_round)
+        report = run(study, settings, plan.notes[told:], summarise=pruning_report.write_pruning_summary,
+                     closing=pruning_report.format_pruning_summary if last else pruning_report.format_round)
         store, told = Store(report.folder), len(plan.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..spec import Knob
+from ..spec import Setting
 
 
 def _architectures() -> Sequence[str]:
@@ -52,7 +52,7 @@ NAMES: dict[str, Callable[[], Sequence[str]]] = {  # setting → the names it ma
 FOLDERS = ("dataset", "source_dataset", "sources", "targets")  # settings that take a folder as well
 
 
-def completion(name: str, row: Knob) -> Callable[[str], list[str]] | None:
+def completion(name: str, row: Setting) -> Callable[[str], list[str]] | None:
     """Return what completes the value of a setting, or None where any text will do."""
     if row.choices is None and name not in NAMES:
         return None

@@ -56,11 +56,11 @@ def rm(key: Annotated[str, typer.Argument(help="Key of a dump, or its first lett
        budget: Annotated[float | None, typer.Option(help="GB: remove what was not used for longest until the rest "
                                                          "fits.")] = None, cache: CACHE = "") -> None:
     """Remove one dump, or the least recently used ones above a budget; never one that is in use."""
-    from ..errors import Usage
+    from ..errors import UsageError
 
     dumps = _dumps(cache)
     if bool(key) == (budget is not None):
-        raise Usage("conflict", "give a key, or --budget", expected="one of the two")
+        raise UsageError("conflict", "give a key, or --budget", expected="one of the two")
     if key:
         say(f"{dumps.remove(dumps.find(key)) / 1e6:.1f} MB freed")
         return

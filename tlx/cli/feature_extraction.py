@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..studies.feature_extraction.spec import FeatureExtraction, Sweep
-from ..studies.few_shot import FewShot
+from ..studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from ..studies.few_shot import FewShotGrid
 from .options import options
 from .progress import steps
 from .running import run
 
 
-@options(FeatureExtraction, Sweep, FewShot, Settings)
-def command(spec: FeatureExtraction, sweep: Sweep, few: FewShot, settings: Settings) -> None:
+@options(FeatureExtraction, FeatureExtractionGrid, FewShotGrid, Settings)
+def command(spec: FeatureExtraction, sweep: FeatureExtractionGrid, few: FewShotGrid, settings: Settings) -> None:
     """Classify few-shot splits on the activations of a frozen network: every shots × split × classifier.
 
     Each image is forwarded once, whatever is tried on it; finished trials are found again. Accuracies are mean

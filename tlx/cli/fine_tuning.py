@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from ..lab.settings import Settings
-from ..studies.few_shot import FewShot
+from ..studies.few_shot import FewShotGrid
 from ..studies.fine_tuning.spec import FineTuning
 from .options import options
 from .progress import steps
 from .running import run
 
 
-@options(FineTuning, FewShot, Settings)
-def command(spec: FineTuning, few: FewShot, settings: Settings) -> None:
+@options(FineTuning, FewShotGrid, Settings)
+def command(spec: FineTuning, few: FewShotGrid, settings: Settings) -> None:
     """Fine-tune a pre-trained network on few images a class: every shots × split, scored on the test set.
 
     Without options: MNIST's small CNN on scikit-learn's digits, nothing to download. Finished trials are found again;

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import Problems, TlxError, raise_all
-from ..spec import FALSE, TRUE, Knob, Spec
+from ..errors import ErrorGroup, TlxError, raise_all
+from ..spec import FALSE, TRUE, Setting, Spec
 from .completion import completion
 
 ALIASES = {"batch_size": ("--bs",), "learning_rate": ("--lr",)}  # further spellings of the originals
@@ -45,7 +45,7 @@ def _made(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> list[
     for kind in specs:
         try:
             made.append(kind(**{name: given[name] for name in _shown(kind) if given[name] is not None}))
-        except Problems as several:
+        except ErrorGroup as several:
             problems |= {str(problem): problem for problem in several.problems}
         except TlxError as problem:  # of a setting that two specs share it is said once
             problems[str(problem)] = problem
@@ -54,11 +54,11 @@ def _made(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> list[
 
 
 def _shown(kind: type[Spec]) -> list[str]:
-    return [name for name, row in kind.knobs().items() if not row.derived]
+    return [name for name, row in kind.settings().items() if row.cli]
 
 
 def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
-    row, default, hint = kind.knobs()[name], kind.defaults()[name], kind.hints()[name]
+    row, default, hint = kind.settings()[name], kind.defaults()[name], kind.hints()[name]
     flag = name.replace("_", "-")
     short = [f"-{row.short}"] if row.short else []
     names = [f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}", *ALIASES.get(name, ()), *short]
@@ -76,7 +76,7 @@ def _click_type(hint: Any) -> Any:
     return hint if hint in (bool,) else str  # the spec coerces and refuses, in its own words
 
 
-def _metavar(hint: Any, row: Knob) -> str | None:
+def _metavar(hint: Any, row: Setting) -> str | None:
     if hint is bool:
         return None
     if row.choices:

@@ -9,7 +9,7 @@ import os
 import sys
 from typing import Any
 
-from ..errors import visible
+from ..errors import escape_control
 
 PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->", "…": "...", "²": "2", "≥": ">=", "≤": "<=",
          "’": "'", "“": '"', "”": '"', "·": "*", "≈": "~"}  # where a stream's encoding lacks the character
@@ -30,7 +30,7 @@ def say(*lines: object) -> None:
     if sys.stdout is None:
         return
     try:
-        print("\n".join(map(visible, lines)), flush=True)
+        print("\n".join(map(escape_control, lines)), flush=True)
     except OSError as error:
         raise OutputClosed(error) from error
 
@@ -38,7 +38,7 @@ def say(*lines: object) -> None:
 def complain(text: object) -> None:
     """Print lines to standard error, control characters escaped; where that is gone, nothing is left to say."""
     with contextlib.suppress(OSError, ValueError):
-        print("\n".join(visible(line) for line in str(text).split("\n")), file=sys.stderr, flush=True)
+        print("\n".join(escape_control(line) for line in str(text).split("\n")), file=sys.stderr, flush=True)
 
 
 def prepare() -> None:

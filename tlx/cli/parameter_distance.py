@@ -8,7 +8,7 @@ import typer
 
 from ..errors import TlxError
 from ..lab.settings import Settings
-from ..studies.parameter_distance.spec import Distances, ParameterDistance, TargetTuning
+from ..studies.parameter_distance.spec import ParameterDistance, ParameterDistanceGrid, TargetTuning
 from .options import options
 from .output import say
 from .progress import steps
@@ -21,8 +21,8 @@ FINETUNED = Annotated[list[str] | None, typer.Option(
 OUT = Annotated[str, typer.Option("--out", help="Also write the tables and figures into this folder.")]
 
 
-@options(ParameterDistance, Distances, TargetTuning, Settings, extra={"finetuned": (FINETUNED, None), "out": (OUT, "")})
-def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, settings: Settings,
+@options(ParameterDistance, ParameterDistanceGrid, TargetTuning, Settings, extra={"finetuned": (FINETUNED, None), "out": (OUT, "")})
+def command(spec: ParameterDistance, asked: ParameterDistanceGrid, tuning: TargetTuning, settings: Settings,
             finetuned: list[str] | None, out: str) -> None:
     """How far pre-training carried each layer towards where fine-tuning ends: T = D(random, B) / D(pre-trained, B).
 
@@ -40,7 +40,7 @@ def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, set
     from ..studies.parameter_distance import report as parameter_distance_report
 
     with steps("reading images") as progress:
-        plan = parameter_distance_plan.look(spec, asked, tuning, finetuned or (), settings, progress)
+        plan = parameter_distance_plan.plan_parameter_distance(spec, asked, tuning, finetuned or (), settings, progress)
     store, told = None, 0
 
     def untold():
@@ -50,19 +50,19 @@ def command(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, set
 
     def summarise(store, key):
         parameter_distance_regression.regress(store, key)
-        parameter_distance_report.summarise(store, key)
+        parameter_distance_report.write_summary(store, key)
 
     if (first := plan.tunings()) is not None:
-        store = Store(run(first, settings, untold(), summarise=summarise, closing=parameter_distance_closing.closing_tuning).folder)
+        store = Store(run(first, settings, untold(), summarise=summarise, closing=parameter_distance_closing.format_tuning_summary).folder)
     with steps("extracting") as progress:
         images = plan.domain(progress)
     if images is not None:
-        run(images, settings, untold(), summarise=summarise, closing=parameter_distance_closing.closing_images)
+        run(images, settings, untold(), summarise=summarise, closing=parameter_distance_closing.format_images_summary)
     study = plan.distances(store)
     notes = untold()
     if study is None:
         raise TlxError("all-diverged", "; ".join(notes), remedy="use a smaller --learning-rate")
-    report = run(study, settings, notes, summarise=summarise, closing=parameter_distance_closing.closing)
+    report = run(study, settings, notes, summarise=summarise, closing=parameter_distance_closing.format_summary)
     if out:
         for path in parameter_distance_report.publish(report, Path(out)):
             say(f"file: {path}")

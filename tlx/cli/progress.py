@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from ..errors import visible
+from ..errors import escape_control
 from ..lab.tasks import Event, Failed, Finished, Progress, Started, Waiting
 from .output import say
 
@@ -105,7 +105,7 @@ def clock(seconds: float | None) -> str:
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
 
-class Lines:
+class TrialLines:
     """One line an epoch, for logs."""
 
     def __init__(self, groups: Sequence[Any]):
@@ -134,7 +134,7 @@ class Lines:
         elif isinstance(event, Finished):
             self._left.end(event.key)
             self._done += len(event.result)
-            say(f"{title}: {outcome(event.result)} ({self._done}/{self._trials} trials, "
+            say(f"{title}: {format_outcome(event.result)} ({self._done}/{self._trials} trials, "
                       f"{clock(self._left.seconds())} left)")
         elif isinstance(event, Failed):
             if not event.will_retry:
@@ -147,7 +147,7 @@ def waiting(event: Waiting) -> str:
     return (f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves it to tlx sync")
 
 
-def outcome(results: Mapping[str, Any]) -> str:
+def format_outcome(results: Mapping[str, Any]) -> str:
     """The finished trials of a group in a few words: the one, or how many and the best on validation."""
     said = sorted(((_validation(r), _words(r)) for r in results.values()), key=lambda pair: pair[0], reverse=True)
     if len(said) == 1:
@@ -184,7 +184,7 @@ class Bars:
     """A bar for the study and one for each running trial, with the time left."""
 
     def __init__(self, groups: Sequence[Any], progress: Any):
-        self._titles = {g.key: visible(g.title) for g in groups}
+        self._titles = {g.key: escape_control(g.title) for g in groups}
         self._left = time_left(groups)
         self._progress = progress
         self._rows: dict[str, Any] = {}
@@ -192,7 +192,7 @@ class Bars:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, Waiting):
-            self._progress.console.print(visible(waiting(event)), markup=False)
+            self._progress.console.print(escape_control(waiting(event)), markup=False)
             return
         key = event.key
         if isinstance(event, Started):
@@ -206,7 +206,7 @@ class Bars:
         elif isinstance(event, Finished):
             self._end(key)
         elif isinstance(event, Failed):
-            self._progress.console.print(visible(f"{self._titles[key]}: {event.error}"), markup=False, style="red")
+            self._progress.console.print(escape_control(f"{self._titles[key]}: {event.error}"), markup=False, style="red")
             if event.will_retry:
                 self._progress.remove_task(self._rows.pop(key))
             else:
@@ -224,7 +224,7 @@ class Bars:
 def watching(groups: Sequence[Any]) -> Iterator[Any]:
     """Who watches the groups of a study: bars on a terminal, lines elsewhere."""
     if not sys.stdout.isatty():
-        yield Lines(groups)
+        yield TrialLines(groups)
         return
     with _rich() as progress:
         yield Bars(groups, progress)

@@ -22,8 +22,8 @@ def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
         say(f"note: {note}")
     say(f"{asked.title}: {len(asked.trials)} trials")
     with watching(asked.groups) as watch:
-        report = runner.perform(asked, settings, watch, summarise or reporting.summarise)
-    say(*(closing or reporting.closing)(report).split("\n"))
+        report = runner.run_study(asked, settings, watch, summarise or reporting.write_summary)
+    say(*(closing or reporting.format_summary)(report).split("\n"))
     if line := Preparation.line():
         say(line)
     report.raise_if_failed(settings.require_tracking)

@@ -32,11 +32,11 @@ def draw(out: Annotated[Path, typer.Argument(help="Folder for the CSVs; made, or
          data_root: DATA_ROOT = "") -> None:
     """Draw splits: exactly so many images a class, seeded, none on two sides."""
     from ..data import splits as science
-    from ..studies.few_shot import FewShot
+    from ..studies.few_shot import FewShotGrid
     from ..studies.image_data import located
 
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
-    few = FewShot.with_settings({"shots": shots})
+    few = FewShotGrid.with_settings({"shots": shots})
     folder = located(dataset, settings, [])
     drawn = science.draw(folder, out, shots=few.shots, draws=splits, largest_draws=largest_splits,
                          val_per_class=val_per_class, test_per_class=test_per_class, seed=seed)
@@ -60,10 +60,10 @@ def check(folder: Annotated[Path, typer.Argument(help="Folder of split CSVs.")],
     from ..data import images
     from ..data import splits as science
     from ..errors import raise_all
-    from ..studies.few_shot import FewShot
+    from ..studies.few_shot import FewShotGrid
     from ..studies.image_data import located
 
-    few = FewShot.with_settings({"shots": shots})
+    few = FewShotGrid.with_settings({"shots": shots})
     settings = Settings.with_settings({"data_root": data_root, "allow_outside": allow_outside})
     read = science.read(folder)
     find = None

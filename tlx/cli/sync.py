@@ -10,7 +10,7 @@ from .output import say
 @options(Settings)
 def command(settings: Settings) -> None:
     """Send to MLflow what could not be sent before. Sent twice, it stands there once."""
-    from ..errors import Untracked, raise_all
+    from ..errors import UntrackedError, raise_all
     from ..lab.tracking import api as tracking_api
 
     target = tracking_api.resolve(settings.mlflow_path)
@@ -19,5 +19,5 @@ def command(settings: Settings) -> None:
     raise_all(sent.faults)
     if sent.unsent:
         why = f": {sent.problem}" if sent.problem else ""
-        raise Untracked("not-delivered", f"{sent.unsent} records not delivered to {target.shown}{why}",
+        raise UntrackedError("not-delivered", f"{sent.unsent} records not delivered to {target.shown}{why}",
                         remedy="is the server up? then run tlx sync again")

@@ -9,15 +9,15 @@ from typing import Any
 
 from ..lab.settings import Settings
 from ..lab.tasks import Event, Failed, Finished, Progress, Waiting
-from ..studies.few_shot import FewShot
-from ..studies.tuning.spec import Base, Search
+from ..studies.few_shot import FewShotGrid
+from ..studies.tuning.spec import Search, SearchBase
 from .options import options
 from .output import say
-from .progress import Preparation, clock, outcome, steps, waiting
+from .progress import Preparation, clock, format_outcome, steps, waiting
 
 
-@options(Search, Base, FewShot, Settings)
-def command(search: Search, base: Base, few: FewShot, settings: Settings) -> None:
+@options(Search, SearchBase, FewShotGrid, Settings)
+def command(search: Search, base: SearchBase, few: FewShotGrid, settings: Settings) -> None:
     """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over all splits, tested once.
 
     Each configuration is tried on one split first and only the best go on. Trial 0 is the defaults: it is run on all
@@ -29,13 +29,13 @@ def command(search: Search, base: Base, few: FewShot, settings: Settings) -> Non
     from ..studies.tuning import run as tuning_run
 
     with steps("reading and extracting") as progress:
-        ready = tuning_plan.ready(search, base.of(search.study), few, settings, progress)
+        ready = tuning_plan.plan_search(search, base.of(search.study), few, settings, progress)
     for note in ready.notes:
         say(f"note: {note}")
     say(f"{ready.title}: {ready.search.wanted} trials")
-    report = tuning_run.perform(ready, settings, Lines(ready.search.wanted), tuning_report.summarise, tuning_report.test,
+    report = tuning_run.run_search(ready, settings, SearchLines(ready.search.wanted), tuning_report.write_summary, tuning_report.test,
                                 _preparing)
-    say(*tuning_report.closing(report).split("\n"))
+    say(*tuning_report.format_summary(report).split("\n"))
     if line := Preparation.line():
         say(line)
     report.raise_if_failed(settings.require_tracking)
@@ -49,7 +49,7 @@ def _preparing(title: str) -> Iterator[Any]:
         yield progress
 
 
-class Lines:
+class SearchLines:
     """A line a trial, with the best so far and the time left."""
 
     def __init__(self, wanted: int, say: Callable[..., Any] = say):
@@ -59,7 +59,7 @@ class Lines:
         if isinstance(event, Progress) and "tried" in event.values:
             self._trial(event.step, event.values["tried"])  # type: ignore[arg-type]
         elif isinstance(event, Finished) and isinstance(event.result, dict):
-            self._say(f"final test: {outcome(event.result)}")
+            self._say(f"final test: {format_outcome(event.result)}")
         elif isinstance(event, Waiting):
             self._say(waiting(event))
         elif isinstance(event, Failed):

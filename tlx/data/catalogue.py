@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import UnknownName
+from ..errors import UnknownNameError
 
 Kind = Literal["digits", "folder", "idx", "torchvision", "derived", "npy"]
 
@@ -239,5 +239,5 @@ def known(name: str) -> Dataset:
     """The row of a name; UnknownName with the nearest one otherwise."""
     key = key_of(name)
     if key is None:
-        raise UnknownName("dataset", name, DATASETS, remedy="or give the path of an image folder, as ./name")
+        raise UnknownNameError("dataset", name, DATASETS, remedy="or give the path of an image folder, as ./name")
     return DATASETS[key]

@@ -19,12 +19,12 @@ import numpy as np
 from PIL import Image
 
 from .. import files, locks
-from ..errors import BadData, TlxError, Unsafe, Usage, raise_all
+from ..errors import BadDataError, TlxError, UnsafeError, UsageError, raise_all
 from . import safe_image
 from .decode import decode
 from .image_views import incomplete
 from .images import BLOCK, Progress, each
-from .safe_image import DEFAULT, Limits
+from .safe_image import DEFAULT, ImageLimits
 from .sizing import CROPS, Sizing, crop_size, scaled, ten
 
 MANIFEST, JOURNAL, LOCK = "crops.json", "crops.journal", "crops.lock"
@@ -89,7 +89,7 @@ class Written:
 
 
 def write(root: Path, relpaths: Sequence[str], out: Path, sizing: Sizing, *, encoding: Encoding = Encoding(),
-          progress: Progress | None = None, limits: Limits = DEFAULT) -> Written:
+          progress: Progress | None = None, limits: ImageLimits = DEFAULT) -> Written:
     """Ten crops below `out` of each picture below `root`; crops that are there and whole are kept.
 
     Raises what is wrong with any picture, all together, after the crops of the others were made; Usage when `out`
@@ -119,7 +119,7 @@ class _Work:
     out: Path
     sizing: Sizing
     encoding: Encoding
-    limits: Limits
+    limits: ImageLimits
     rows: dict[str, Row]
 
     def of(self, relpath: str) -> tuple[str, Row, bool]:
@@ -172,17 +172,17 @@ def _put(place: Path, data: bytes) -> None:
 def _check_places(root: Path, out: Path, relpaths: Sequence[str], encoding: Encoding) -> None:
     """Nothing is written among the pictures, outside `out`, or twice to one place."""
     if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
-        raise Usage("crops-folder", "the crops would lie among the pictures", where=out,
+        raise UsageError("crops-folder", "the crops would lie among the pictures", where=out,
                     expected="a folder outside that of the pictures")
     problems: list[TlxError] = []
     taken: dict[str, str] = {}
     for relpath in relpaths:
         path = PurePosixPath(relpath)
         if path.is_absolute() or ".." in path.parts:
-            problems.append(Unsafe("path-outside", "leads out of the folder of pictures", where=relpath))
+            problems.append(UnsafeError("path-outside", "leads out of the folder of pictures", where=relpath))
         other = taken.setdefault(names(relpath, encoding.extension(relpath))[0], relpath)
         if other != relpath:
-            problems.append(BadData("crops-collide", f"its crops have the same names as those of {other}",
+            problems.append(BadDataError("crops-collide", f"its crops have the same names as those of {other}",
                                     where=relpath, remedy="rename one of the two"))
     raise_all(problems)
 
@@ -199,7 +199,7 @@ def _recorded(out: Path, settings: dict[str, Any], relpaths: Sequence[str], enco
     foreign = () if records else (name for p in relpaths for name in names(p, encoding.extension(p)))
     first = next((name for name in foreign if (out / name).exists()), None)
     if others or first:
-        raise Usage("crops-other", f"holds crops made {'with other settings' if others else f'elsewhere ({first})'}",
+        raise UsageError("crops-other", f"holds crops made {'with other settings' if others else f'elsewhere ({first})'}",
                     where=out, remedy="choose another folder, or remove that one")
     for record in records:
         rows |= record.get("images", {})

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import files
-from ..errors import BadData, Missing, TlxError, Unsafe, nearest, refusal
+from ..errors import BadDataError, MissingError, TlxError, UnsafeError, nearest, refusal
 
 COLUMNS = ("path", "split", "filename", "label")
 PATH_BYTES, NAME_BYTES, LABEL_BYTES = 4096, 255, 255
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Limits:
+class CsvLimits:
     """How much one CSV may hold."""
 
     file_bytes: int = 1 << 30
@@ -43,14 +43,14 @@ class Limits:
 
 
 @dataclass
-class Faults:
+class CsvFaults:
     """The errors of one file: the first of each kind one by one, the rest as a count."""
 
     file: Path
     errors: list[TlxError] = field(default_factory=list)
     seen: Counter[str] = field(default_factory=Counter)
 
-    def add(self, code: str, row: int, what: str, *, kind: type[TlxError] = BadData, expected: str = "",
+    def add(self, code: str, row: int, what: str, *, kind: type[TlxError] = BadDataError, expected: str = "",
             remedy: str = "") -> None:
         """One error at a row; 0 is the file itself."""
         self.seen[code] += 1
@@ -60,7 +60,7 @@ class Faults:
 
     def all(self) -> list[TlxError]:
         """Everything found."""
-        more = [BadData(code, f"and {count - SHOWN} more rows like these", where=self.file)
+        more = [BadDataError(code, f"and {count - SHOWN} more rows like these", where=self.file)
                 for code, count in self.seen.items() if count > SHOWN]
         return self.errors + more
 
@@ -75,12 +75,12 @@ def _quoted(value: str) -> str:
     return '"' + value.replace('"', '""') + '"' if any(c in value for c in ',"\r\n') else value
 
 
-def read(path: Path, limits: Limits | None = None) -> tuple[tuple[Row, ...], list[TlxError]]:
+def read(path: Path, limits: CsvLimits | None = None) -> tuple[tuple[Row, ...], list[TlxError]]:
     """The rows of one CSV and everything wrong with it. A row that could not be read is an empty one."""
     path = Path(path)
-    faults = Faults(path)
+    faults = CsvFaults(path)
     try:
-        text = _text(path, faults, limits or Limits())
+        text = _text(path, faults, limits or CsvLimits())
     except OSError as error:
         refused = refusal(error, path)
         if refused is None:
@@ -88,7 +88,7 @@ def read(path: Path, limits: Limits | None = None) -> tuple[tuple[Row, ...], lis
         return (), [refused]
     if text is None:
         return (), faults.all()
-    rows = _parsed(text, faults, limits or Limits())
+    rows = _parsed(text, faults, limits or CsvLimits())
     _check_fields(rows, faults)
     _check_twice(rows, faults)
     return tuple(rows), faults.all()
@@ -96,7 +96,7 @@ def read(path: Path, limits: Limits | None = None) -> tuple[tuple[Row, ...], lis
 
 # ---------------------------------------------------------------- bytes to text
 
-def _text(path: Path, faults: Faults, limits: Limits) -> str | None:
+def _text(path: Path, faults: CsvFaults, limits: CsvLimits) -> str | None:
     """The file's text, or None with the reason among the faults."""
     if not path.exists():
         near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else []
@@ -104,7 +104,7 @@ def _text(path: Path, faults: Faults, limits: Limits) -> str | None:
     elif path.is_dir():
         faults.add("csv-directory", 0, "is a directory", expected="a CSV file")
     elif not path.is_file():
-        faults.add("not-regular", 0, "not a regular file", kind=Unsafe, expected="a CSV file")
+        faults.add("not-regular", 0, "not a regular file", kind=UnsafeError, expected="a CSV file")
     elif path.stat().st_size > limits.file_bytes:
         faults.add("csv-size", 0, f"{path.stat().st_size:,} bytes", expected=f"at most {limits.file_bytes:,}",
                    remedy="no split needs so many rows; is it the right file?")
@@ -113,15 +113,15 @@ def _text(path: Path, faults: Faults, limits: Limits) -> str | None:
     return None
 
 
-def _missing(path: Path, near: list[str]) -> Missing:
-    error = Missing("CSV file", path, made_by="tlx splits draw")
+def _missing(path: Path, near: list[str]) -> MissingError:
+    error = MissingError("CSV file", path, made_by="tlx splits draw")
     error.expected = f"a file there (the working directory is {os.getcwd()})"
     if near:
         error.expected += f"; nearest name: {near[0]}"
     return error
 
 
-def _decoded(data: bytes, faults: Faults) -> str | None:
+def _decoded(data: bytes, faults: CsvFaults) -> str | None:
     if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         faults.add("csv-encoding", 0, "the text is UTF-16", expected="UTF-8", remedy="save it as UTF-8")
         return None
@@ -137,7 +137,7 @@ def _decoded(data: bytes, faults: Faults) -> str | None:
     return None
 
 
-def _utf8(data: bytes, faults: Faults) -> str | None:
+def _utf8(data: bytes, faults: CsvFaults) -> str | None:
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -153,7 +153,7 @@ def _row_at(data: bytes, offset: int) -> int:
 
 # ---------------------------------------------------------------- text to rows
 
-def _parsed(text: str, faults: Faults, limits: Limits) -> list[Row]:
+def _parsed(text: str, faults: CsvFaults, limits: CsvLimits) -> list[Row]:
     """The rows of four fields; a row of another width is a fault, and so is what ends the parse."""
     rows: list[Row] = []
     number = 0
@@ -177,7 +177,7 @@ def _parsed(text: str, faults: Faults, limits: Limits) -> list[Row]:
 PLACEHOLDER = Row("", "", "", "")  # keeps row numbers right where a row could not be read
 
 
-def _width_fault(number: int, record: list[str], faults: Faults) -> None:
+def _width_fault(number: int, record: list[str], faults: CsvFaults) -> None:
     expected = f"4: {','.join(COLUMNS)}"
     if len(record) == 1:
         for sign, name in ((";", "';'"), ("\t", "tabs")):
@@ -190,7 +190,7 @@ def _width_fault(number: int, record: list[str], faults: Faults) -> None:
                remedy="quote a value that contains a comma" if len(record) > 4 else "")
 
 
-def _syntax_fault(number: int, error: csv.Error, text: str, faults: Faults) -> None:
+def _syntax_fault(number: int, error: csv.Error, text: str, faults: CsvFaults) -> None:
     reason = str(error)
     if "field limit" in reason:
         longest = max(map(len, text.splitlines()))
@@ -207,7 +207,7 @@ def _syntax_fault(number: int, error: csv.Error, text: str, faults: Faults) -> N
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://|file:", re.IGNORECASE)
 
 
-def _check_fields(rows: list[Row], faults: Faults) -> None:
+def _check_fields(rows: list[Row], faults: CsvFaults) -> None:
     header = tuple(value.strip().lower() for value in rows[0]) if rows else ()
     if header == COLUMNS:
         faults.add("csv-header", 1, "a header", expected="no header: data from the first row",
@@ -229,7 +229,7 @@ def _check_fields(rows: list[Row], faults: Faults) -> None:
                        expected="a path below the image root", remedy="fetch the images first")
 
 
-def _check_lengths(number: int, row: Row, faults: Faults) -> None:
+def _check_lengths(number: int, row: Row, faults: CsvFaults) -> None:
     for code, what, value, limit in (
             ("path-length", "path", row.path, PATH_BYTES),
             ("name-length", "name in the path", max(row.path.split("/"), key=len), NAME_BYTES),
@@ -240,16 +240,16 @@ def _check_lengths(number: int, row: Row, faults: Faults) -> None:
             faults.add(code, number, f"a {what} of {size:,} bytes ({value[:40]}…)", expected=f"at most {limit:,}")
 
 
-def _check_escape(number: int, row: Row, faults: Faults) -> None:
+def _check_escape(number: int, row: Row, faults: CsvFaults) -> None:
     """`..` that climbs out of the dataset's own folder; absolute paths are judged where the root is known."""
     climbs = [value for value in (row.path, f"{row.split}/{row.filename}")
               if posixpath.normpath(value.replace("\\", "/")).split("/")[0] == ".."]
     if climbs:
-        faults.add("path-escapes", number, f"'{climbs[0][:200]}' leaves the image root", kind=Unsafe,
+        faults.add("path-escapes", number, f"'{climbs[0][:200]}' leaves the image root", kind=UnsafeError,
                    expected="a path below it")
 
 
-def _check_twice(rows: list[Row], faults: Faults) -> None:
+def _check_twice(rows: list[Row], faults: CsvFaults) -> None:
     first: dict[str, int] = {}
     if len({row.path for row in rows}) == len(rows):
         return

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..errors import Missing, TlxError, UnknownName, Unsafe, raise_all
+from ..errors import MissingError, TlxError, UnknownNameError, UnsafeError, raise_all
 from . import idx, published, sources
 from .catalogue import DATASETS, Dataset, key_of, known
 from .folders import Image, ImageFolder, list_images
@@ -43,7 +43,7 @@ def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | Non
         return _named_at(key, Path(place).expanduser(), cache, allow)
     path = Path(text).expanduser()
     if "/" not in text and not path.exists():
-        raise UnknownName("dataset", text, DATASETS, remedy="or give the path of an image folder")
+        raise UnknownNameError("dataset", text, DATASETS, remedy="or give the path of an image folder")
     return _at(path, cache, allow)
 
 
@@ -109,15 +109,15 @@ def _check_links(folder: Path, allow: Allow) -> None:
     for path in sorted((*folder.glob("*ubyte*"), *folder.glob("*.npy"))):
         try:
             boundary.check(path)
-        except Unsafe as error:
+        except UnsafeError as error:
             problems.append(error)
     raise_all(problems)
 
 
-def _absent(key: str, root: Path | None) -> Missing:
+def _absent(key: str, root: Path | None) -> MissingError:
     row = DATASETS[key]
     place = root / row.folder if root else Path("$TLX_DATA") / row.folder
-    error = Missing(f"{row.title} ({key})", place)
+    error = MissingError(f"{row.title} ({key})", place)
     error.expected = "its images as root/<split>/<label>/<image> or root/<label>/<image>"
     error.remedy = f"fetch it from {row.where}; put it there, or give its path instead of the name"
     return error

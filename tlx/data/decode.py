@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFile
 
-from ..errors import BadData, TlxError
+from ..errors import BadDataError, TlxError
 from . import safe_image
-from .safe_image import DEFAULT, Limits
+from .safe_image import DEFAULT, ImageLimits
 
 NOTES = {  # what was done beyond plain decoding: counted, never silent. The last two are of whole sets
     "format": "named for another format than it has; read as what it is",
@@ -77,7 +77,7 @@ def in_channels(image: Image.Image, channels: int) -> Image.Image:
     return image if image.mode == mode else image.convert(mode)
 
 
-def decode(path: Path, limits: Limits = DEFAULT) -> Decoded:
+def decode(path: Path, limits: ImageLimits = DEFAULT) -> Decoded:
     """The image in `path`, by the rules; raises TlxError. Threads may call it at once (under one `quiet`)."""
     data = safe_image.read_bytes(path, limits)
     image = safe_image.header(data, path, limits)
@@ -94,7 +94,7 @@ def decode(path: Path, limits: Limits = DEFAULT) -> Decoded:
     except Exception as error:  # the decoders raise a dozen kinds
         raise safe_image.damaged(name, error, path) from error
     if frames and limits.strict_frames:
-        raise BadData("image-frames", "more than one frame", where=path, expected="a single picture")
+        raise BadDataError("image-frames", "more than one frame", where=path, expected="a single picture")
     notes += ["frames"] * frames + earned + turned
     return Decoded(upright, tuple(notes), hashlib.sha256(data).hexdigest())
 
@@ -114,7 +114,7 @@ def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Im
     tags = getattr(image, "tag_v2", {})
     bits, extra = tags.get(BITS, (8,)), tags.get(EXTRA_SAMPLES, ())
     if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED and bits[0] == 8:
-        raise BadData("image-range", "signed numbers of 8 bits, range -128…127", where=path, expected="0…255",
+        raise BadDataError("image-range", "signed numbers of 8 bits, range -128…127", where=path, expected="0…255",
                       remedy="convert it to unsigned numbers")
     if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
         return _from_16_bits(image, path)
@@ -141,7 +141,7 @@ def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Im
     if mode == "CMYK":
         notes.append("cmyk")
     if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
-        raise BadData("image-mode", f"pixels of kind {mode}", where=path, expected="grey, RGB, palette or CMYK",
+        raise BadDataError("image-mode", f"pixels of kind {mode}", where=path, expected="grey, RGB, palette or CMYK",
                       remedy="convert it to an RGB PNG")
     is_grey = mode in ("1", "L") and "alpha" not in notes
     return image.convert("L" if is_grey else "RGB"), notes
@@ -160,7 +160,7 @@ def _levels(image: Image.Image) -> int:
 def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) -> None:
     """Raise BadData if a picture of many grey levels keeps next to none of them."""
     if levels >= FEW_LEVELS > left and left * 4 <= levels:
-        raise BadData("image-range", f"{what}: {left} of {levels} grey levels would be left", where=path,
+        raise BadDataError("image-range", f"{what}: {left} of {levels} grey levels would be left", where=path,
                       remedy=remedy)
 
 
@@ -171,7 +171,7 @@ def _check_high_bytes(image: Image.Image, path: Path) -> None:
     high = max(top for _, top in np.atleast_2d(colours.getextrema()))
     left = _levels(colours.convert("RGB"))
     if left >= 4 and high < FEW_LEVELS:
-        raise BadData("image-range", f"16-bit colours in the range 0…{256 * int(high) + 255} of 0…65535: {left} grey "
+        raise BadDataError("image-range", f"16-bit colours in the range 0…{256 * int(high) + 255} of 0…65535: {left} grey "
                       "levels would be left", where=path, expected="colours that fill the range",
                       remedy="convert it to 8 bits with the range that is meant")
 
@@ -196,12 +196,12 @@ def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image)
     low, high = values.min(), values.max()  # NaN, if there is one, is both
     if not (low >= 0 and high <= 255):
-        raise BadData("image-range", f"range {low:g}…{high:g} cannot be mapped", where=path, expected="values in 0…255",
+        raise BadDataError("image-range", f"range {low:g}…{high:g} cannot be mapped", where=path, expected="values in 0…255",
                       remedy="convert it to 8 or 16 bits with the range that is meant")
     grey = np.rint(values).astype(np.uint8)
     remedy = "multiply its numbers by 255, or convert it to 8 bits with the range that is meant"
     if values.dtype.kind == "f" and 0 < high <= 1:
-        raise BadData("image-range", f"range {low:g}…{high:g}: nothing would be left of it", where=path,
+        raise BadDataError("image-range", f"range {low:g}…{high:g}: nothing would be left of it", where=path,
                       expected="values in 0…255", remedy=remedy)
     _check_survives(_distinct(values), _distinct(grey), path, f"range {low:g}…{high:g}", remedy)
     return Image.fromarray(grey)

@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .. import files
-from ..errors import BadData, TlxError, Usage, raise_all
+from ..errors import BadDataError, TlxError, UsageError, raise_all
 from .csvs import Row
 from .folders import TEST, TRAIN, VAL, Image, ImageFolder, sorted_labels
 from .sides import under_two_labels
-from .streams import order
+from .streams import seeded_permutation
 
 Digests = Callable[[Sequence[Path]], Sequence[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class DrawPlan:
     """What is to be drawn.
 
     shots           training images per class, ascending
@@ -45,7 +45,7 @@ class Plan:
         numbers = {"shots": min(self.shots, default=0), "draws": self.draws, "val-per-class": self.val_per_class,
                    "test-per-class": 1 if self.test_per_class is None else self.test_per_class,
                    "largest-draws": 1 if self.largest_draws is None else self.largest_draws, "seed": self.seed + 1}
-        raise_all([Usage("out-of-range", f"{value}", where=name, expected="at least 1")
+        raise_all([UsageError("out-of-range", f"{value}", where=name, expected="at least 1")
                    for name, value in numbers.items() if value < 1])
         object.__setattr__(self, "shots", tuple(sorted(set(self.shots))))
 
@@ -76,7 +76,7 @@ def sha256_of(paths: Sequence[Path]) -> list[str]:
     return [files.sha256(path) for path in paths]
 
 
-def choose(folder: ImageFolder, plan: Plan, digests: Digests = sha256_of) -> Drawn:
+def choose(folder: ImageFolder, plan: DrawPlan, digests: Digests = sha256_of) -> Drawn:
     """Which image goes into which CSV. BadData naming every class that has too few, before anything is drawn."""
     drawn = Drawn()
     images = sorted(folder.images, key=lambda image: os.fsencode(image.path))
@@ -115,7 +115,7 @@ def _pools(folder: ImageFolder, images: list[Image], drawn: Drawn
 
     train, val, test = named(TRAIN), named(VAL), named(TEST)
     if train is None and folder.splits != ("",):
-        raise BadData("no-train-split", f"the splits are {', '.join(folder.splits)}", where=folder.root,
+        raise BadDataError("no-train-split", f"the splits are {', '.join(folder.splits)}", where=folder.root,
                       expected="one named train")
     if test is None and val is not None:
         drawn.notes.append("the folder has no test split: its val split is the test, val is drawn from train")
@@ -141,13 +141,13 @@ def _first_of_each(images: list[Image], count: int, seed: int, *purpose: str | i
     for image in images:
         by_label.setdefault(image.label, []).append(image)
     return [members[index] for label in sorted_labels(by_label) for members in [by_label[label]]
-            for index in sorted(order(len(members), seed, *purpose, label)[:count])]
+            for index in sorted(seeded_permutation(len(members), seed, *purpose, label)[:count])]
 
 
-def _refuse_too_few(folder: ImageFolder, plan: Plan, test: list[Image], val: list[Image], train: list[Image]) -> None:
+def _refuse_too_few(folder: ImageFolder, plan: DrawPlan, test: list[Image], val: list[Image], train: list[Image]) -> None:
     problems: list[TlxError] = []
     if len(folder.classes) < 2:
-        problems.append(BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root,
+        problems.append(BadDataError("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root,
                                 expected="at least 2"))
     wanted = (("test", test, plan.test_per_class or (TEST_PER_CLASS if not folder.of(TEST + VAL) else 1)),
               ("val", val, plan.val_per_class), ("train", train, plan.shots[-1]))
@@ -161,7 +161,7 @@ def _refuse_too_few(folder: ImageFolder, plan: Plan, test: list[Image], val: lis
     raise_all(problems)
 
 
-def _too_few(folder: ImageFolder, role: str, few: dict[str, int], want: int, plan: Plan) -> BadData:
+def _too_few(folder: ImageFolder, role: str, few: dict[str, int], want: int, plan: DrawPlan) -> BadDataError:
     """One problem for all classes that have too few images of a role, the poorest named first."""
     poorest = sorted(few.items(), key=lambda item: item[1])
     shown = ", ".join(f"'{label}' {have}" for label, have in poorest[:NAMED])
@@ -170,5 +170,5 @@ def _too_few(folder: ImageFolder, role: str, few: dict[str, int], want: int, pla
     if role == "train":
         lost = [shots for shots in plan.shots if shots > poorest[0][1]]
         what += f" (shots {', '.join(map(str, lost))} cannot be drawn)"
-    return BadData("too-few-images", what, where=folder.root,
+    return BadDataError("too-few-images", what, where=folder.root,
                    remedy="ask for fewer shots, or fewer images per class for val or test")

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BadData, Missing, Resource, TlxError, nearest, raise_all, visible
+from ..errors import BadDataError, MissingError, ResourceError, TlxError, escape_control, nearest, raise_all
 from .litter import is_litter
 from .path_resolution import Boundary
 
@@ -103,7 +103,7 @@ class _Walk:
             if folder not in self.closed:
                 self.closed.append(folder)
         except OSError as error:
-            self.problems.append(Resource("storage-failing", f"cannot be read: {error.strerror}", where=folder))
+            self.problems.append(ResourceError("storage-failing", f"cannot be read: {error.strerror}", where=folder))
         return []
 
     def kind(self, entry: os.DirEntry[str]) -> str:
@@ -127,7 +127,7 @@ class _Walk:
             problems.append(self.boundary.outside(path, real, more=len(self.outside) - 1))
         if self.closed:
             more = f" and {len(self.closed) - 1} more" if len(self.closed) > 1 else ""
-            problems.append(Resource("permission", f"this user may not read the folder{more}", where=self.closed[0],
+            problems.append(ResourceError("permission", f"this user may not read the folder{more}", where=self.closed[0],
                                      remedy="allow it with chmod, or move it out of the image root"))
         return problems + _unreadable_names(self.images) + _unicode_twins(self.images) + _split_twins(self.images)
 
@@ -178,11 +178,11 @@ def _check_is_folder(root: Path) -> None:
         if there and root.is_dir():
             return
     except OSError as error:
-        raise Resource("permission", f"cannot be looked at: {error.strerror}", where=root) from error
+        raise ResourceError("permission", f"cannot be looked at: {error.strerror}", where=root) from error
     if there:
-        raise BadData("not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>")
+        raise BadDataError("not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>")
     near = nearest(root.name, _names(root.parent)) if root.parent.is_dir() else []
-    missing = Missing("image folder", root.absolute())
+    missing = MissingError("image folder", root.absolute())
     missing.remedy = f"the nearest name there is {near[0]}" if near else ""
     raise missing
 
@@ -203,7 +203,7 @@ def _list_labels(folder: Path, split: str, walk: _Walk) -> None:
         before = len(walk.images)
         _list_label(label_folder, split, walk)
         if len(walk.images) == before:
-            walk.notes.append(f"{visible(label_folder)} holds no image")
+            walk.notes.append(f"{escape_control(label_folder)} holds no image")
 
 
 def _list_label(folder: Path, split: str, walk: _Walk) -> None:
@@ -278,12 +278,12 @@ def _listed(names: Iterable[str]) -> str:
     """The first names, comma-separated, and how many more there are."""
     all_names = list(names)
     more = f" and {len(all_names) - SHOWN} more" if len(all_names) > SHOWN else ""
-    return visible(", ".join(all_names[:SHOWN])) + more
+    return escape_control(", ".join(all_names[:SHOWN])) + more
 
 
 # ---------------------------------------------------------------- what is wrong with a listing
 
-def _no_images(root: Path, walk: _Walk) -> BadData:
+def _no_images(root: Path, walk: _Walk) -> BadDataError:
     """Say what was found instead of images in class folders, and which layout is expected."""
     flat = sum(has_image_name(name) for name in _names(root))
     found = "no image found"
@@ -296,7 +296,7 @@ def _no_images(root: Path, walk: _Walk) -> BadData:
         kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
         found = f"no image found of a kind that is read, but {kinds}"
         remedy = "convert the images, for example to PNG"
-    return BadData("no-images", found, where=root.absolute(), remedy=remedy,
+    return BadDataError("no-images", found, where=root.absolute(), remedy=remedy,
                    expected="root/<split>/<label>/<image> or root/<label>/<image>, with one of the endings "
                             + " ".join(sorted(EXTENSIONS)))
 
@@ -306,7 +306,7 @@ def _refuse_flat_splits(root: Path, images: list[Image]) -> None:
     labels = {image.label for image in images if not image.split}
     if labels and all(map(role_of, labels)):
         shown = _listed(sorted(labels))
-        raise BadData("no-class-folders", f"the images lie in {shown} itself, so that nothing says their classes",
+        raise BadDataError("no-class-folders", f"the images lie in {shown} itself, so that nothing says their classes",
                       where=root.absolute(), expected="root/<split>/<label>/<image>",
                       remedy="move the images of each class into a folder that is named for the class")
 
@@ -317,7 +317,7 @@ def _split_twins(images: list[Image]) -> list[TlxError]:
     for image in images:
         if image.split:
             named.setdefault(role_of(image.split), set()).add(image.split)
-    return [BadData("split-twice", f"the folders {_listed(sorted(names))} name one split",
+    return [BadDataError("split-twice", f"the folders {_listed(sorted(names))} name one split",
                     expected=f"one folder for {role}", remedy="merge them, or rename one")
             for role, names in named.items() if len(names) > 1]
 
@@ -333,7 +333,7 @@ def _unicode_twins(images: list[Image]) -> list[TlxError]:
     text, labels = next(iter(twins.items()))
     more = f", and {len(twins) - 1} more pairs like it" if len(twins) > 1 else ""
     written = " and ".join(f"'{label}' ({label.encode('utf-8', 'surrogateescape').hex()})" for label in sorted(labels))
-    return [BadData("unicode-forms", f"{written} are one name in two Unicode forms (NFC and NFD){more}", where=text,
+    return [BadDataError("unicode-forms", f"{written} are one name in two Unicode forms (NFC and NFD){more}", where=text,
                     expected="one form of a class name", remedy="rename the folders of one form, for example with: "
                     "convmv -f utf-8 -t utf-8 --nfc -r --notest")]
 
@@ -344,7 +344,7 @@ def _unreadable_names(images: list[Image]) -> list[TlxError]:
     if not bad:
         return []
     what = "a file name that is not UTF-8" if len(bad) == 1 else f"{len(bad)} file names that are not UTF-8"
-    return [BadData("name-encoding", what, where=bad[0], remedy="rename it" if len(bad) == 1 else "rename them")]
+    return [BadDataError("name-encoding", what, where=bad[0], remedy="rename it" if len(bad) == 1 else "rename them")]
 
 
 def _is_utf8(text: str) -> bool:

@@ -13,22 +13,22 @@ import numpy as np
 from PIL import Image
 
 from .. import files
-from ..errors import BadData, TlxError, raise_all
+from ..errors import BadDataError, TlxError, raise_all
 from .decode import array, decode, in_channels
-from .safe_image import Limits, changed
-from .sizing import CROPS, Layout, Sizing, layout, precomputed_layout, views
+from .safe_image import ImageLimits, changed
+from .sizing import CROPS, CropLayout, Sizing, layout, precomputed_layout, views
 
 Notes = tuple[str, ...]
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images by number."""
 
     @property
     def sizing(self) -> Sizing: ...
 
     @property
-    def layout(self) -> Layout: ...
+    def layout(self) -> CropLayout: ...
 
     @property
     def digests(self) -> tuple[str, ...]:
@@ -48,10 +48,10 @@ class Originals:
     paths: tuple[Path, ...]
     digests: tuple[str, ...]
     sizing: Sizing
-    limits: Limits
+    limits: ImageLimits
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> CropLayout:
         """As the sizing asks."""
         return layout(self.sizing)
 
@@ -74,10 +74,10 @@ class Precomputed:
     crops: tuple[tuple[Path, ...], ...]
     file_digests: tuple[tuple[str, ...], ...]
     sizing: Sizing
-    limits: Limits
+    limits: ImageLimits
 
     @classmethod
-    def of(cls, paths: Sequence[Path], precomputed: Callable[[int], Sequence[Path]], sizing: Sizing, limits: Limits,
+    def of(cls, paths: Sequence[Path], precomputed: Callable[[int], Sequence[Path]], sizing: Sizing, limits: ImageLimits,
            digests: Callable[[Sequence[Path]], Sequence[str]]) -> Precomputed:
         """The crops of `paths`; BadData for every image that has not all ten."""
         crops = [tuple(map(Path, precomputed(image))) for image in range(len(paths))]
@@ -91,7 +91,7 @@ class Precomputed:
         return tuple(files.digest(ten) for ten in self.file_digests)
 
     @cached_property
-    def layout(self) -> Layout:
+    def layout(self) -> CropLayout:
         """Ten squares."""
         return precomputed_layout(self.sizing)
 
@@ -108,7 +108,7 @@ class Precomputed:
     def _square(self, crop: Image.Image, path: Path) -> np.ndarray:
         size = (self.sizing.size, self.sizing.size)
         if crop.size != size and not self.sizing.resize:
-            raise BadData("crop-size", f"a crop of {crop.width} × {crop.height} pixels", where=path,
+            raise BadDataError("crop-size", f"a crop of {crop.width} × {crop.height} pixels", where=path,
                           expected=f"{size[0]} × {size[1]}, what the network takes",
                           remedy="make the crops in that size, or let them be resized")
         crop = in_channels(crop, self.sizing.channels)
@@ -125,5 +125,5 @@ def incomplete(path: Path, ten: Sequence[Path]) -> TlxError | None:
     if len(ten) == len(CROPS) and not gone:
         return None
     found = f"{', '.join(gone)} not found" if gone else f"{len(ten)} crops"
-    return BadData("crops-missing", found, where=path, expected=f"{len(CROPS)} crops",
+    return BadDataError("crops-missing", found, where=path, expected=f"{len(CROPS)} crops",
                    remedy="make them with: tlx crops")

@@ -22,7 +22,7 @@ from .. import files, locks
 from ..errors import TlxError, raise_all
 from . import safe_image
 from .decode import array, decode
-from .safe_image import DEFAULT, Limits
+from .safe_image import DEFAULT, ImageLimits
 
 Progress = Callable[[int, int], None]  # (done, of how many)
 T = TypeVar("T")
@@ -32,7 +32,7 @@ DIGESTS = "digests.txt"
 SETTLED_NS = 2_000_000_000  # a file younger than this may still change without its time changing
 
 
-def read(path: Path, channels: int = 3, limits: Limits = DEFAULT) -> np.ndarray:
+def read(path: Path, channels: int = 3, limits: ImageLimits = DEFAULT) -> np.ndarray:
     """The image as (h, w, channels) uint8, channels 3 or 1; a TlxError that names the file otherwise."""
     with quiet():
         return array(decode(path, limits).image, channels)
@@ -70,7 +70,7 @@ def each(call: Callable[[T], R], items: Sequence[T], workers: int | None = None,
 
 
 def inspect(paths: Sequence[Path], progress: Progress | None = None, *, workers: int | None = None,
-            limits: Limits = DEFAULT) -> tuple[list[TlxError], dict[str, int]]:
+            limits: ImageLimits = DEFAULT) -> tuple[list[TlxError], dict[str, int]]:
     """Decode every image once: all errors in order, and note → number of images (see NOTES; "duplicates" too)."""
     problems, notes, seen = [], Counter[str](), set()
 
@@ -91,7 +91,7 @@ def inspect(paths: Sequence[Path], progress: Progress | None = None, *, workers:
 # ---------------------------------------------------------------- digests, remembered
 
 def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None, *,
-            limits: Limits = DEFAULT) -> list[str]:
+            limits: ImageLimits = DEFAULT) -> list[str]:
     """SHA-256 (hex) of every file's bytes, in order; all files that cannot be read are raised at once.
 
     Remembered in `cache` by absolute path, size, times and inode; a memory that is damaged is made anew.
@@ -109,7 +109,7 @@ def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None
     return [known[place][0] for place in places]
 
 
-def _sha256(path: Path, limits: Limits) -> str:
+def _sha256(path: Path, limits: ImageLimits) -> str:
     return hashlib.sha256(safe_image.read_bytes(path, limits)).hexdigest()
 
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from ..errors import BadData, TlxError, visible
+from ..errors import BadDataError, TlxError, escape_control
 from .csvs import SHOWN, Row
 
 Tables = Mapping[str, tuple[Row, ...]]
@@ -30,10 +30,10 @@ def conflicts(folder: Path, tables: Tables) -> list[TlxError]:
                 continue
             count += 1
             if count <= SHOWN:
-                problems.append(BadData("path-two-labels", f"'{path}' is '{label}' here and '{seen[0]}' in {seen[1]}:"
+                problems.append(BadDataError("path-two-labels", f"'{path}' is '{label}' here and '{seen[0]}' in {seen[1]}:"
                                         f"{seen[2]}", where=f"{folder / name}:{number}", expected="one label an image"))
     if count > SHOWN:
-        problems.append(BadData("path-two-labels", f"and {count - SHOWN} more rows like these", where=folder))
+        problems.append(BadDataError("path-two-labels", f"and {count - SHOWN} more rows like these", where=folder))
     return problems
 
 
@@ -52,7 +52,7 @@ def _folded(label: str) -> str:
 
 
 def _shown(label: str) -> str:
-    return f"'{visible(label)}'" + (f" ({label.encode().hex()})" if not label.isascii() else "")
+    return f"'{escape_control(label)}'" + (f" ({label.encode().hex()})" if not label.isascii() else "")
 
 
 def _odd_file_names(tables: Tables) -> list[str]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadData, Missing, TlxError
+from ..errors import BadDataError, MissingError, TlxError
 from .csvs import SHOWN, Row
 from .draws import Digests, sha256_of, train_name
 
@@ -27,7 +27,7 @@ HELD = ("val.csv", "test.csv")
 
 
 @dataclass
-class Report:
+class LeakReport:
     """What a check came to.
 
     problems  what refuses the splits
@@ -47,7 +47,7 @@ def check(splits: SplitFolder, *, images: Images | None = None, shots: Iterable[
 
 
 def summary(splits: SplitFolder, *, images: Images | None = None, shots: Iterable[int] | None = None,
-            draws: int | None = None, digests: Digests = sha256_of) -> Report:
+            draws: int | None = None, digests: Digests = sha256_of) -> LeakReport:
     """The check in full.
 
     images   gives the file of a row or raises why not; None: judge by the CSVs alone
@@ -55,7 +55,7 @@ def summary(splits: SplitFolder, *, images: Images | None = None, shots: Iterabl
     draws    how many draws of each will be used (of the largest, those that are there); None: all there are
     digests  gives a content digest for each of many files
     """
-    report = Report()
+    report = LeakReport()
     tables = _selected(splits, shots, draws, report)
     report.problems += _absent_classes(splits, tables) + _too_few(splits, tables)
     content = _content(splits, tables, images, digests, report) if images else None
@@ -67,7 +67,7 @@ def summary(splits: SplitFolder, *, images: Images | None = None, shots: Iterabl
     return report
 
 
-def _selected(splits: SplitFolder, shots: Iterable[int] | None, draws: int | None, report: Report) -> Tables:
+def _selected(splits: SplitFolder, shots: Iterable[int] | None, draws: int | None, report: LeakReport) -> Tables:
     """val, test and the training files that will be used; those that are not there become problems."""
     tables: dict[str, Sequence[Row]] = {name: splits.tables[name] for name in HELD}
     asked = sorted(set(shots)) if shots is not None else list(splits.shots)
@@ -79,7 +79,7 @@ def _selected(splits: SplitFolder, shots: Iterable[int] | None, draws: int | Non
             if split in there:
                 tables[name] = splits.tables[name]
             else:
-                report.problems.append(Missing("split", splits.folder / name, made_by="tlx splits draw"))
+                report.problems.append(MissingError("split", splits.folder / name, made_by="tlx splits draw"))
     return tables
 
 
@@ -93,7 +93,7 @@ def _absent_classes(splits: SplitFolder, tables: Tables) -> list[TlxError]:
         if absent:
             shown = ", ".join(f"'{label}'" for label in absent[:10]) + (" …" if len(absent) > 10 else "")
             what = f"{len(absent)} of {len(splits.classes)} classes have no row: {shown}"
-            problems.append(BadData("class-missing", what, where=splits.folder / name,
+            problems.append(BadDataError("class-missing", what, where=splits.folder / name,
                                     remedy=_unicode_form(absent, present),
                                     expected="every class in train, val and test"))
     return problems
@@ -116,7 +116,7 @@ def _too_few(splits: SplitFolder, tables: Tables) -> list[TlxError]:
         have = Counter(row.label for row in rows)
         few = [f"'{label}' {have[label]}" for label in splits.classes if have[label] < want]
         if few:
-            problems.append(BadData("too-few-images", f"{len(few)} classes have fewer than {want} rows: "
+            problems.append(BadDataError("too-few-images", f"{len(few)} classes have fewer than {want} rows: "
                                     + ", ".join(few[:10]) + (" …" if len(few) > 10 else ""),
                                     where=splits.folder / name, expected=f"{want} of each class"))
     return problems
@@ -124,7 +124,7 @@ def _too_few(splits: SplitFolder, tables: Tables) -> list[TlxError]:
 
 # ---------------------------------------------------------------- images
 
-def _content(splits: SplitFolder, tables: Tables, images: Images, digests: Digests, report: Report) -> dict[str, str]:
+def _content(splits: SplitFolder, tables: Tables, images: Images, digests: Digests, report: LeakReport) -> dict[str, str]:
     """CSV path → digest of its image, for those that are there; the others become problems."""
     found: dict[str, Path] = {}
     failed: Counter[str] = Counter()
@@ -142,7 +142,7 @@ def _content(splits: SplitFolder, tables: Tables, images: Images, digests: Diges
     for code, count in failed.items():
         if count > SHOWN:
             what = f"{count} rows in all, the first {SHOWN} are named"
-            report.problems.append(BadData(code, what, where=splits.folder))
+            report.problems.append(BadDataError(code, what, where=splits.folder))
     return dict(zip(found, digests(list(found.values())), strict=True))
 
 
@@ -157,7 +157,7 @@ class _Side:
     keys: dict[object, int]
 
 
-def _find_leaks(splits: SplitFolder, tables: Tables, content: dict[str, str] | None, report: Report) -> None:
+def _find_leaks(splits: SplitFolder, tables: Tables, content: dict[str, str] | None, report: LeakReport) -> None:
     """Compare every training file and val with val and test."""
     keys = {name: [_key(row, content) for row in rows] for name, rows in tables.items()}
     for held in HELD:
@@ -175,7 +175,7 @@ def _key(row: Row, content: dict[str, str] | None) -> object:
 
 
 def _compare(splits: SplitFolder, name: str, rows: Sequence[Row], keys: Sequence[object], side: _Side,
-             by_content: bool, report: Report) -> set[int]:
+             by_content: bool, report: LeakReport) -> set[int]:
     """The rows of the held side that `name` holds too; a proven and a suspected problem say how many."""
     proven: list[tuple[int, int]] = []
     suspected: list[tuple[int, int]] = []
@@ -190,7 +190,7 @@ def _compare(splits: SplitFolder, name: str, rows: Sequence[Row], keys: Sequence
             mine, theirs = pairs[0]
             text = (f"{len(pairs)} of {len(rows)} rows are in {side.name} too; "
                     f"first '{rows[mine - 1].path}', {what} as {side.name}:{theirs}")
-            report.problems.append(BadData(code, text, where=f"{splits.folder / name}:{mine}",
+            report.problems.append(BadDataError(code, text, where=f"{splits.folder / name}:{mine}",
                                            expected=f"no image in both {name} and {side.name}", remedy=REMEDIES[code]))
     return {theirs for _, theirs in proven + suspected}
 
@@ -201,7 +201,7 @@ REMEDIES = {
 }
 
 
-def _find_doubles(splits: SplitFolder, tables: Tables, content: dict[str, str], report: Report) -> None:
+def _find_doubles(splits: SplitFolder, tables: Tables, content: dict[str, str], report: LeakReport) -> None:
     """The same bytes twice on one side: under two labels a problem (in test a note), under one label a note."""
     for name, rows in tables.items():
         first: dict[str, int] = {}
@@ -221,5 +221,5 @@ def _find_doubles(splits: SplitFolder, tables: Tables, content: dict[str, str], 
             if name == "test.csv":
                 report.notes.append(f"{name}: {text}")
             else:
-                report.problems.append(BadData("image-two-labels", text, where=f"{where}:{b}",
+                report.problems.append(BadDataError("image-two-labels", text, where=f"{where}:{b}",
                                                expected="one label an image"))

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image as PIL
 
 from .. import files, locks
-from ..errors import Integrity
+from ..errors import IntegrityError
 from .folders import ImageFolder, list_images
 from .litter import is_litter
 
@@ -38,7 +38,7 @@ class Pool:
     numbers: Sequence[int] | None = None
 
 
-def once(cache: Path, name: str, source: object, write: Callable[[Path], None]) -> ImageFolder:
+def materialise_once(cache: Path, name: str, source: object, write: Callable[[Path], None]) -> ImageFolder:
     """The folder that `write(root)` makes, made at the first call only.
 
     source  plain JSON that says what goes in, by content; another source is another folder
@@ -99,5 +99,5 @@ def _check_listing(whole: Path, folder: ImageFolder) -> None:
     sealed = set(files.manifest(whole))
     if listed != sealed:
         odd = sorted(listed ^ sealed)
-        raise Integrity("dataset-changed", f"{len(odd)} files came or went since it was made, first {odd[0]}",
+        raise IntegrityError("dataset-changed", f"{len(odd)} files came or went since it was made, first {odd[0]}",
                         where=whole, remedy="delete this folder; it is made again when asked for")

@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import BadData, TlxError, Unsafe, nearest
+from ..errors import BadDataError, TlxError, UnsafeError, nearest
 from .csvs import Row
 
 NEAREST_SHOWN = 20  # missing files for which a folder is searched for a like name
@@ -59,11 +59,11 @@ class Boundary:
         if leading_out:
             raise self.outside(leading_out[0], os.path.realpath(leading_out[0]), more=len(leading_out) - 1)
 
-    def outside(self, path: Path | str, real: str, said: str = "", more: int = 0) -> Unsafe:
+    def outside(self, path: Path | str, real: str, said: str = "", more: int = 0) -> UnsafeError:
         """Build the error for a path that leads to `real`; `more` counts further paths like it."""
         link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
         others = f", and {more} more like it" if more else ""
-        return Unsafe("outside-root", f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
+        return UnsafeError("outside-root", f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
                       where=path, expected=f"a file or folder below {self.homes[0]}",
                       remedy="allow the folder that it leads to with --allow-outside")
 
@@ -91,7 +91,7 @@ class Finder:
             try:
                 if self._is_safe_file(candidate, row):
                     return Path(candidate)
-            except Unsafe as error:
+            except UnsafeError as error:
                 refused = refused or error
         raise refused or self._missing(row)
 
@@ -146,14 +146,14 @@ class Finder:
             mode = os.stat(real).st_mode
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise BadData("link-loop", "a link that leads to itself", where=path) from error
+                raise BadDataError("link-loop", "a link that leads to itself", where=path) from error
             return False
         except ValueError:  # a NUL in the name
             return False
         if not self.boundary.contains(real):
             raise self.boundary.outside(path, real, row.path)
         if not stat.S_ISREG(mode):
-            raise Unsafe("not-regular", f"'{row.path}' is not a regular file", where=path, expected="an image file")
+            raise UnsafeError("not-regular", f"'{row.path}' is not a regular file", where=path, expected="an image file")
         return True
 
     def _real_folder(self, folder: str) -> str:
@@ -162,10 +162,10 @@ class Finder:
             real = self._real[folder] = os.path.realpath(folder)
         return real
 
-    def _missing(self, row: Row) -> BadData:
+    def _missing(self, row: Row) -> BadDataError:
         self._searched += 1
         near = nearest(row.filename, self._neighbours(row)) if self._searched <= NEAREST_SHOWN else []
-        return BadData("image-missing", f"'{row.path}' is not there", where=self.root,
+        return BadDataError("image-missing", f"'{row.path}' is not there", where=self.root,
                        expected=f"nearest name: {near[0]}" if near else "root/<split>/<label>/<filename>",
                        remedy="" if near else "is this the root of the images?")
 

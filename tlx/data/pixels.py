@@ -16,10 +16,10 @@ import numpy as np
 from .. import files
 from ..errors import TlxError, raise_all
 from . import shards
-from .image_views import Originals, Precomputed, Source
+from .image_views import ImageSource, Originals, Precomputed
 from .images import Progress, default_workers, digests, each, inspect, quiet
-from .safe_image import DEFAULT, Limits
-from .sizing import Layout, Sizing
+from .safe_image import DEFAULT, ImageLimits
+from .sizing import CropLayout, Sizing
 
 FORMAT = 1  # to be raised when the same files and sizing give other pixels
 STORED = 2  # to be raised when arrays that are stored must be made again, though most hold what they would hold then
@@ -29,7 +29,7 @@ BUDGET_BYTES = 8 << 30
 def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
            precomputed: Callable[[int], Sequence[Path]] | None = None, budget_bytes: int = BUDGET_BYTES,
            workers: int | None = None, progress: Progress | None = None, verify: bool = True,
-           limits: Limits = DEFAULT) -> Pixels:
+           limits: ImageLimits = DEFAULT) -> Pixels:
     """The rows of these images, in their order; everything wrong with any file is raised at once, before the first row.
 
     precomputed   image number → its ten crops made elsewhere, used instead of the image where sizing.crops
@@ -41,13 +41,13 @@ def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
     source = _source(paths, sizing, cache, precomputed, limits, progress)
     count, shape = len(source.digests), source.layout.views
     name = files.digest({"stored": STORED, "images": _identity(source, range(count))})
-    plan = shards.Plan(Path(cache) / "pixels" / name, count, shape)
+    plan = shards.ShardPlan(Path(cache) / "pixels" / name, count, shape)
 
-    def make(images: range) -> Iterator[shards.Found]:
+    def make(images: range) -> Iterator[shards.ShardedImages]:
         advance = (lambda done, of: progress(images.start + done, count)) if progress else None
         return each(source.views, images, workers, advance)
 
-    rows: Rows
+    rows: PixelRows
     if plan.image_bytes * count <= budget_bytes:
         rows = Stored(source.layout, sizing, shards.kept(plan, make, verify=verify))
     else:
@@ -58,7 +58,7 @@ def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
 
 
 def _source(paths: Sequence[Path], sizing: Sizing, cache: Path, precomputed: Callable[[int], Sequence[Path]] | None,
-            limits: Limits, progress: Progress | None) -> Source:
+            limits: ImageLimits, progress: Progress | None) -> ImageSource:
     def known(wanted: Sequence[Path]) -> tuple[str, ...]:
         try:
             return tuple(digests(wanted, cache, progress, limits=limits))
@@ -71,11 +71,11 @@ def _source(paths: Sequence[Path], sizing: Sizing, cache: Path, precomputed: Cal
     return Originals(tuple(map(Path, paths)), known(paths), sizing, limits)
 
 
-def _identity(source: Source, images: Sequence[int] | np.ndarray) -> str:
+def _identity(source: ImageSource, images: Sequence[int] | np.ndarray) -> str:
     return files.digest({"format": FORMAT, **source.identity(), "images": [source.digests[i] for i in images]})
 
 
-def _looked_over(found: Iterator[shards.Found]) -> dict[str, int]:
+def _looked_over(found: Iterator[shards.ShardedImages]) -> dict[str, int]:
     problems, notes = [], dict[str, int]()
     for item in found:
         if isinstance(item, TlxError):
@@ -93,7 +93,7 @@ class Pixels:
     notes   what was done beyond plain decoding → number of images, for all that was decoded together
     """
 
-    def __init__(self, source: Source, images: np.ndarray, rows: Rows, notes: dict[str, int]):
+    def __init__(self, source: ImageSource, images: np.ndarray, rows: PixelRows, notes: dict[str, int]):
         self._source, self._images, self._rows, self.notes = source, images, rows, notes
         self.crops = len(source.layout.rows)
         self.digest = _identity(source, images)
@@ -142,7 +142,7 @@ def _check_numbers(numbers: np.ndarray, end: int, what: str) -> None:
 
 # ---------------------------------------------------------------- stored or streamed
 
-class Rows(Protocol):
+class PixelRows(Protocol):
     """Crops of images, by two arrays of numbers (r,) int64."""
 
     notes: dict[str, int]
@@ -154,7 +154,7 @@ class Rows(Protocol):
 class Stored:
     """Rows cut from the array on disk."""
 
-    def __init__(self, layout: Layout, sizing: Sizing, found: shards.Shards):
+    def __init__(self, layout: CropLayout, sizing: Sizing, found: shards.Shards):
         self._layout, self._sizing, self._found, self.notes = layout, sizing, found, found.notes
 
     def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
@@ -171,7 +171,7 @@ class Streamed:
 
     AHEAD = 512  # images decoded or being decoded that nobody has taken yet
 
-    def __init__(self, source: Source, sizing: Sizing, workers: int):
+    def __init__(self, source: ImageSource, sizing: Sizing, workers: int):
         self._source, self._sizing, self.notes = source, sizing, dict[str, int]()
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import BadData, Resource, Unsafe
+from ..errors import BadDataError, ResourceError, UnsafeError
 from . import materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
@@ -50,7 +50,7 @@ def fetch(key: str, cache: Path, *, offline: bool = False, data_root: Path | Non
     source = {"torchvision": class_name, "splits": splits}
     if data_root and is_there(key, data_root):
         _check_links(data_root / MARKERS[class_name].split("/")[0], allow)
-    return materialise.once(cache, key, source, lambda root: _write(key, root, cache, offline, data_root))
+    return materialise.materialise_once(cache, key, source, lambda root: _write(key, root, cache, offline, data_root))
 
 
 def idx_folder(key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None) -> Path:
@@ -135,7 +135,7 @@ def _opened(key: str, split: str, cache: Path, offline: bool, data_root: Path | 
     except UNREADABLE as error:
         raise _no_network(key, f"the download failed ({error})") from error
     except ImportError as error:
-        raise Resource("package-missing", str(error), where=key, remedy="install it, or fetch the files by hand"
+        raise ResourceError("package-missing", str(error), where=key, remedy="install it, or fetch the files by hand"
                        ) from error
 
 
@@ -156,7 +156,7 @@ def _refuse_pickles(key: str, root: Path) -> None:
     folder = root / class_name / "processed"
     pickles = sorted(path.name for path in folder.glob("*.pt")) if folder.is_dir() else []
     if pickles:
-        raise Unsafe("dataset-pickle", f"{', '.join(pickles[:3])}: pickles of an old torchvision, which are not read",
+        raise UnsafeError("dataset-pickle", f"{', '.join(pickles[:3])}: pickles of an old torchvision, which are not read",
                      where=folder, expected=f"IDX files in {class_name}/raw",
                      remedy="move this folder away, and the IDX files beside it are read")
 
@@ -168,10 +168,10 @@ def _torchvision(key: str, split: str, root: Path, **more: Any) -> Any:
     return getattr(torchvision.datasets, class_name)(str(root), **splits[split], **more)
 
 
-def _no_network(key: str, what: str) -> BadData:
+def _no_network(key: str, what: str) -> BadDataError:
     row = DATASETS[key]
     idx_files = " or its IDX files" if row.kind == "idx" else ""
-    return BadData("dataset-download", f"{row.title} is not here and {what}", where=key, expected="the images",
+    return BadDataError("dataset-download", f"{row.title} is not here and {what}", where=key, expected="the images",
                    remedy=f"fetch them from {row.where} where there is a network, put root/<split>/<label>/<image>"
                           f"{idx_files} at $TLX_DATA/{row.folder}, or give its path instead of the name")
 

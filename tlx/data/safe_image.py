@@ -26,7 +26,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from ..errors import BadData, Integrity, Missing, Resource, TlxError, Unsafe
+from ..errors import BadDataError, IntegrityError, MissingError, ResourceError, TlxError, UnsafeError
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
@@ -36,7 +36,7 @@ MAX_ASPECT = 100  # long side over short side
 
 
 @dataclass(frozen=True)
-class Limits:
+class ImageLimits:
     """What an image may be at most. strict_frames refuses what has more than one frame."""
 
     bytes: int = MAX_BYTES
@@ -47,7 +47,7 @@ class Limits:
     strict_frames: bool = False
 
 
-DEFAULT = Limits()
+DEFAULT = ImageLimits()
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ ALLOWED = ", ".join(FORMATS)
 
 # ---------------------------------------------------------------- bytes
 
-def read_bytes(path: Path, limits: Limits) -> bytes:
+def read_bytes(path: Path, limits: ImageLimits) -> bytes:
     """The bytes of a regular file of acceptable size; a TlxError that names the path otherwise."""
     try:  # non-blocking: a pipe that nobody writes to must not hold us
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
@@ -104,7 +104,7 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
             data = file.read(before.st_size + 1)  # one more: a file that grows is noticed
         after = os.fstat(fd)
     except OSError as error:
-        raise Resource("storage-failing", f"cannot be read: {error.strerror}", where=path) from error
+        raise ResourceError("storage-failing", f"cannot be read: {error.strerror}", where=path) from error
     finally:
         os.close(fd)
     if len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
@@ -112,32 +112,32 @@ def read_bytes(path: Path, limits: Limits) -> bytes:
     return data
 
 
-def changed(path: Path) -> Integrity:
+def changed(path: Path) -> IntegrityError:
     """The error for a file that is no longer what it was."""
-    return Integrity("file-changed", "changed during the run", where=path,
+    return IntegrityError("file-changed", "changed during the run", where=path,
                      remedy="let nothing write to the images while they are used, and run again")
 
 
-def _check_file(found: os.stat_result, path: Path, limits: Limits) -> None:
+def _check_file(found: os.stat_result, path: Path, limits: ImageLimits) -> None:
     if stat.S_ISDIR(found.st_mode):
-        raise BadData("not-a-file", "a folder", where=path, expected="an image file")
+        raise BadDataError("not-a-file", "a folder", where=path, expected="an image file")
     if not stat.S_ISREG(found.st_mode):
-        raise Unsafe("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
+        raise UnsafeError("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
     if found.st_size == 0:
-        raise BadData("image-empty", "empty file (0 bytes)", where=path)
+        raise BadDataError("image-empty", "empty file (0 bytes)", where=path)
     if found.st_size > limits.bytes:
-        raise BadData("image-bytes", f"{found.st_size:,} bytes", where=path, expected=f"at most {limits.bytes:,}")
+        raise BadDataError("image-bytes", f"{found.st_size:,} bytes", where=path, expected=f"at most {limits.bytes:,}")
 
 
 def _unopened(path: Path, error: Exception) -> TlxError:
     number = getattr(error, "errno", None)
     if number in (errno.ENOENT, errno.ENOTDIR):
-        return Missing("image", path)
+        return MissingError("image", path)
     if number in (errno.EACCES, errno.EPERM):
-        return Resource("permission", f"cannot be read by this user ({_owner(path)})", where=path)
+        return ResourceError("permission", f"cannot be read by this user ({_owner(path)})", where=path)
     if number in (errno.ENXIO, errno.ENODEV):
-        return Unsafe("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
-    return BadData("image-unopened", f"cannot be opened: {error}", where=path)
+        return UnsafeError("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
+    return BadDataError("image-unopened", f"cannot be opened: {error}", where=path)
 
 
 def _owner(path: Path) -> str:
@@ -161,15 +161,15 @@ def format_of(data: bytes, path: Path) -> str:
             return name
     for name, starts in REFUSED.items():
         if data.startswith(starts):
-            raise Unsafe("image-format", f"format {name} not allowed", where=path, expected=ALLOWED)
+            raise UnsafeError("image-format", f"format {name} not allowed", where=path, expected=ALLOWED)
     name = _named_unread(data)
     if name:
-        raise BadData("image-format", f"format {name} is not read", where=path, expected=ALLOWED,
+        raise BadDataError("image-format", f"format {name} is not read", where=path, expected=ALLOWED,
                       remedy="convert it, to PNG for example")
     if data.startswith(b"version https://git-lfs"):
-        raise BadData("not-an-image", "a Git LFS pointer, not the image", where=path, expected=ALLOWED,
+        raise BadDataError("not-an-image", "a Git LFS pointer, not the image", where=path, expected=ALLOWED,
                       remedy="fetch the images with: git lfs pull")
-    raise BadData("not-an-image", f"not an image but {_kind_of(data)}", where=path, expected=ALLOWED)
+    raise BadDataError("not-an-image", f"not an image but {_kind_of(data)}", where=path, expected=ALLOWED)
 
 
 def _kind_of(data: bytes) -> str:
@@ -199,7 +199,7 @@ def _named_unread(data: bytes) -> str:
     return next((name for name, starts in UNREAD.items() if data.startswith(starts)), "")
 
 
-def header(data: bytes, path: Path, limits: Limits) -> ImageFile.ImageFile:
+def header(data: bytes, path: Path, limits: ImageLimits) -> ImageFile.ImageFile:
     """The image of these bytes, not decoded yet: whole as far as the container tells, within the limits."""
     name = format_of(data, path)
     if name in CONTAINERS:
@@ -214,22 +214,22 @@ def header(data: bytes, path: Path, limits: Limits) -> ImageFile.ImageFile:
     return image
 
 
-def _check_size(width: int, height: int, path: Path, limits: Limits) -> None:
+def _check_size(width: int, height: int, path: Path, limits: ImageLimits) -> None:
     long, short, found = max(width, height), min(width, height), f"{width} × {height} pixels"
     if short < limits.min_side:
-        raise BadData("image-small", found, where=path, expected=f"sides of at least {limits.min_side}")
+        raise BadDataError("image-small", found, where=path, expected=f"sides of at least {limits.min_side}")
     if long > limits.side or width * height > limits.pixels:
         raise _bomb(found, path, limits)
     if long > limits.aspect * short:
-        raise BadData("image-aspect", found, where=path, expected=f"a long side of at most {limits.aspect} × the short")
+        raise BadDataError("image-aspect", found, where=path, expected=f"a long side of at most {limits.aspect} × the short")
 
 
-def _bomb(found: str, path: Path, limits: Limits) -> BadData:
-    return BadData("image-large", found, where=path, remedy="scale it down, or raise the limit",
+def _bomb(found: str, path: Path, limits: ImageLimits) -> BadDataError:
+    return BadDataError("image-large", found, where=path, remedy="scale it down, or raise the limit",
                    expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}")
 
 
-def _other_kind(name: str, data: bytes, path: Path) -> BadData | None:
+def _other_kind(name: str, data: bytes, path: Path) -> BadDataError | None:
     """Say what is in a whole TIFF of a kind that Pillow does not open; None if the file is not that."""
     if name != "TIFF":
         return None
@@ -249,7 +249,7 @@ def _other_kind(name: str, data: bytes, path: Path) -> BadData | None:
     plural = "s" if bands > 1 else ""
     compression = tags.get(259, 1)
     packed = "" if compression in COMPRESSION_INFO else f" in compression {compression}"
-    return BadData("image-kind", f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
+    return BadDataError("image-kind", f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
                    f"{numbers}{packed}, a kind that is not read", where=path,
                    expected="grey, RGB or CMYK of 8 or 16 bits, or grey of 32 bits",
                    remedy="choose the bands that are meant and convert them, for example to an 8-bit RGB PNG")
@@ -262,41 +262,41 @@ def damaged(name: str, error: Exception, path: Path) -> TlxError:
     """What a failing reader or decoder means, in words."""
     reason = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
-        return Resource("memory", "not enough memory to decode it", where=path)
+        return ResourceError("memory", "not enough memory to decode it", where=path)
     if "truncated" in reason.lower():
-        return BadData("image-truncated", f"truncated {name} ({reason})", where=path)
+        return BadDataError("image-truncated", f"truncated {name} ({reason})", where=path)
     if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason or "too large" in reason.lower():
-        return BadData("image-metadata", f"metadata too large ({reason})", where=path)
+        return BadDataError("image-metadata", f"metadata too large ({reason})", where=path)
     if any(words in reason.lower() for words in NOT_READ):
-        return BadData("image-kind", f"a {name} of a kind that is not read ({reason})", where=path,
+        return BadDataError("image-kind", f"a {name} of a kind that is not read ({reason})", where=path,
                        remedy="convert it, for example to an 8-bit RGB PNG")
-    return BadData("image-damaged", f"damaged {name} ({reason})", where=path)
+    return BadDataError("image-damaged", f"damaged {name} ({reason})", where=path)
 
 
 # ---------------------------------------------------------------- what the decoders do not check
 
-def _check_png(data: bytes, path: Path, limits: Limits) -> None:
+def _check_png(data: bytes, path: Path, limits: ImageLimits) -> None:
     """Every chunk whole with its CRC-32, up to IEND. Pillow skips the CRC of pixels and does without an end."""
     at, kind = 8, b""
     while kind != b"IEND":
         if at + 12 > len(data):
-            raise BadData("image-truncated", f"truncated PNG: {len(data):,} bytes and no end chunk", where=path)
+            raise BadDataError("image-truncated", f"truncated PNG: {len(data):,} bytes and no end chunk", where=path)
         length, kind = struct.unpack(">I4s", data[at : at + 8])
         end = at + 12 + length
         if end > len(data):
-            raise BadData("image-truncated", f"truncated PNG: {len(data):,} of at least {end:,} bytes", where=path)
+            raise BadDataError("image-truncated", f"truncated PNG: {len(data):,} of at least {end:,} bytes", where=path)
         if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise BadData("image-damaged", f"damaged PNG (checksum of {kind!r} at byte {at})", where=path)
+            raise BadDataError("image-damaged", f"damaged PNG (checksum of {kind!r} at byte {at})", where=path)
         at = end
     if data[12:16] == b"IHDR":  # here, because Pillow takes one without width for no PNG at all
         width, height = struct.unpack(">II", data[16:24])
         _check_size(width, height, path, limits)
 
 
-def _check_webp(data: bytes, path: Path, limits: Limits) -> None:
+def _check_webp(data: bytes, path: Path, limits: ImageLimits) -> None:
     size = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < size:
-        raise BadData("image-truncated", f"truncated WEBP: {len(data):,} of {size:,} bytes", where=path)
+        raise BadDataError("image-truncated", f"truncated WEBP: {len(data):,} of {size:,} bytes", where=path)
 
 
-CONTAINERS: dict[str, Callable[[bytes, Path, Limits], None]] = {"PNG": _check_png, "WEBP": _check_webp}
+CONTAINERS: dict[str, Callable[[bytes, Path, ImageLimits], None]] = {"PNG": _check_png, "WEBP": _check_webp}

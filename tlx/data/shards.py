@@ -16,17 +16,17 @@ from pathlib import Path
 import numpy as np
 
 from .. import files, locks
-from ..errors import Integrity, Resource, TlxError, raise_all
+from ..errors import IntegrityError, ResourceError, TlxError, raise_all
 
 SHARD_BYTES = 256 << 20
 SPARE_BYTES = 16 << 20  # to be left free on the disk
 
-Found = tuple[np.ndarray, tuple[str, ...]] | TlxError  # the views of an image and its notes, or why there are none
-Make = Callable[[range], Iterable[Found]]
+ShardedImages = tuple[np.ndarray, tuple[str, ...]] | TlxError  # the views of an image and its notes, or why there are none
+Make = Callable[[range], Iterable[ShardedImages]]
 
 
 @dataclass(frozen=True)
-class Plan:
+class ShardPlan:
     """Where the array is kept and what it holds: `count` images of `views` (v, height, width, channels)."""
 
     folder: Path
@@ -66,12 +66,12 @@ def _mapped(paths: tuple[Path, ...], per_shard: int, notes: dict[str, int]) -> S
                   per_shard, notes)
 
 
-def kept(plan: Plan, make: Make, *, verify: bool = True) -> Shards:
+def kept(plan: ShardPlan, make: Make, *, verify: bool = True) -> Shards:
     """The array of `plan`, made now if it is not there; one that is damaged is made again, which a note says.
 
     Raises the problems of all images together, Resource when the disk cannot hold it.
     """
-    with contextlib.suppress(Integrity, FileNotFoundError):
+    with contextlib.suppress(IntegrityError, FileNotFoundError):
         return _open(plan, verify)
     with locks.lock(plan.folder.with_name(plan.folder.name + ".lock"), wait=True):
         rebuilt = {}
@@ -79,7 +79,7 @@ def kept(plan: Plan, make: Make, *, verify: bool = True) -> Shards:
             return _open(plan, verify)
         except FileNotFoundError:
             pass
-        except Integrity:
+        except IntegrityError:
             shutil.rmtree(plan.folder)
             rebuilt = {"rebuilt": 1}
         _build(plan, make)
@@ -87,7 +87,7 @@ def kept(plan: Plan, make: Make, *, verify: bool = True) -> Shards:
         return Shards(found.arrays, found.paths, found.per_shard, found.notes | rebuilt)
 
 
-def _open(plan: Plan, verify: bool) -> Shards:
+def _open(plan: ShardPlan, verify: bool) -> Shards:
     """FileNotFoundError where there is none, Integrity where it is not what it was."""
     if not plan.folder.is_dir():
         raise FileNotFoundError(plan.folder)
@@ -97,18 +97,18 @@ def _open(plan: Plan, verify: bool) -> Shards:
     notes = Counter[str]()
     for path, _ in plan.shards(plan.folder):
         if path.name not in rows or path.stat().st_size != rows[path.name]["bytes"]:
-            raise Integrity("file-missing", "a shard is missing or cut", where=path)
+            raise IntegrityError("file-missing", "a shard is missing or cut", where=path)
         notes.update(files.read_json(path.with_suffix(".json")))
     found = _mapped(tuple(path for path, _ in plan.shards(plan.folder)), plan.per_shard, dict(notes))
     for path, array, (_, numbers) in zip(found.paths, found.arrays, plan.shards(plan.folder), strict=True):
         if array.shape != (len(numbers), *plan.views) or array.dtype != np.uint8:
-            raise Integrity("array-shape", f"shape {array.shape}", where=path, expected=str(plan.views))
+            raise IntegrityError("array-shape", f"shape {array.shape}", where=path, expected=str(plan.views))
     return found
 
 
-def _build(plan: Plan, make: Make) -> None:
+def _build(plan: ShardPlan, make: Make) -> None:
     part = files.make_folder(plan.folder.with_name(files.TEMPORARY + plan.folder.name))
-    files.sweep(part)
+    files.remove_temporary(part)
     _drop_others(plan, part)
     _check_space(plan, part)
     problems = []
@@ -124,7 +124,7 @@ def _build(plan: Plan, make: Make) -> None:
         files.sync_folder(plan.folder.parent)
 
 
-def _drop_others(plan: Plan, part: Path) -> None:
+def _drop_others(plan: ShardPlan, part: Path) -> None:
     """Remove what is no shard of this plan: an earlier version may have cut the array elsewhere."""
     shapes = {path: (len(numbers), *plan.views) for path, numbers in plan.shards(part)}
     for path in part.glob("*.npy"):
@@ -132,12 +132,12 @@ def _drop_others(plan: Plan, part: Path) -> None:
             path.unlink()
 
 
-def _check_space(plan: Plan, part: Path) -> None:
+def _check_space(plan: ShardPlan, part: Path) -> None:
     there = sum(path.stat().st_size for path in part.glob("*.npy"))
     need = plan.count * plan.image_bytes - there + SPARE_BYTES
     free = files.free_bytes(part)
     if need > free:
-        raise Resource("disk-space", f"the decoded images need {need:,} bytes, {free:,} are free",
+        raise ResourceError("disk-space", f"the decoded images need {need:,} bytes, {free:,} are free",
                        where=plan.folder.parent, remedy="free some space, choose another cache folder, or lower the "
                                                         "budget so that they are streamed")
 
@@ -146,11 +146,11 @@ class _Flawed(Exception):
     """Ends the writing of a shard some of whose images are unusable."""
 
 
-def _write_shard(path: Path, shape: tuple[int, ...], found: Iterable[Found]) -> list[TlxError]:
+def _write_shard(path: Path, shape: tuple[int, ...], found: Iterable[ShardedImages]) -> list[TlxError]:
     """Write the shard and, before it, its notes; or write nothing and return what is wrong."""
     problems: list[TlxError] = []
     notes: Counter[str] = Counter()
-    with contextlib.suppress(_Flawed), files.replacing(path) as file:
+    with contextlib.suppress(_Flawed), files.atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         for item in found:
             if isinstance(item, TlxError):

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..errors import UnknownName, Usage
+from ..errors import UnknownNameError, UsageError
 from .decode import array, in_channels
 
 # The ten crops in the order of the original studies: what each is, its window (upper left, upper right, lower left,
@@ -61,17 +61,17 @@ class Sizing:
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
-            raise UnknownName("sizing mode", self.mode, MODES)
+            raise UnknownNameError("sizing mode", self.mode, MODES)
         if self.channels not in (1, 3):
-            raise Usage("out-of-range", f"{self.channels}", where="channels", expected="1 or 3")
+            raise UsageError("out-of-range", f"{self.channels}", where="channels", expected="1 or 3")
         if not 0 < self.ratio <= 1:
-            raise Usage("out-of-range", f"{self.ratio}", where="ratio", expected="above 0, at most 1")
+            raise UsageError("out-of-range", f"{self.ratio}", where="ratio", expected="above 0, at most 1")
         if self.size < (self.mode != "proportional") or self.size > 8192:
-            raise Usage("out-of-range", f"{self.size}", where="size", expected="1 to 8192 pixels")
+            raise UsageError("out-of-range", f"{self.size}", where="size", expected="1 to 8192 pixels")
         if not self.side:
             object.__setattr__(self, "side", math.floor(self.size / self.ratio + 0.5))
         if self.side < self.size:
-            raise Usage("out-of-range", f"{self.side}", where="side", expected=f"at least the crops' {self.size}")
+            raise UsageError("out-of-range", f"{self.side}", where="side", expected=f"at least the crops' {self.size}")
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels, as plain JSON: settings that make no difference are left out."""
@@ -84,7 +84,7 @@ class Sizing:
 
 
 @dataclass(frozen=True)
-class Layout:
+class CropLayout:
     """How the crops of one image are kept: `views` (v, height, width, channels) and, of each crop, where it lies."""
 
     views: tuple[int, int, int, int]
@@ -101,24 +101,24 @@ class Layout:
             out[..., channel] = window[:, ::-1, channel]
 
 
-def layout(sizing: Sizing) -> Layout:
+def layout(sizing: Sizing) -> CropLayout:
     """Ten overlapping crops of one square are kept as that square; of other shapes, the six windows are."""
     s, channels = sizing.size, sizing.channels
     if sizing.mode == "proportional":
-        raise Usage("sizing-mode", "crops of different sizes cannot be fed to a network", where="proportional",
+        raise UsageError("sizing-mode", "crops of different sizes cannot be fed to a network", where="proportional",
                     expected="squash or aspect")
     if not sizing.crops:
-        return Layout((1, s, s, channels), ((0, 0, 0, False),))
+        return CropLayout((1, s, s, channels), ((0, 0, 0, False),))
     if sizing.mode == "squash":
         corners = windows((sizing.side, sizing.side), (s, s))
-        return Layout((1, sizing.side, sizing.side, channels), tuple((0, *corners[w], m) for _, w, m in CROPS))
-    return Layout((WINDOWS, s, s, channels), tuple((w, 0, 0, m) for _, w, m in CROPS))
+        return CropLayout((1, sizing.side, sizing.side, channels), tuple((0, *corners[w], m) for _, w, m in CROPS))
+    return CropLayout((WINDOWS, s, s, channels), tuple((w, 0, 0, m) for _, w, m in CROPS))
 
 
-def precomputed_layout(sizing: Sizing) -> Layout:
+def precomputed_layout(sizing: Sizing) -> CropLayout:
     """Ten crops made elsewhere, as they are."""
     s = sizing.size
-    return Layout((len(CROPS), s, s, sizing.channels), tuple((crop, 0, 0, False) for crop in range(len(CROPS))))
+    return CropLayout((len(CROPS), s, s, sizing.channels), tuple((crop, 0, 0, False) for crop in range(len(CROPS))))
 
 
 def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
@@ -148,7 +148,7 @@ def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) 
     pixels = image if isinstance(image, np.ndarray) else array(image, len(image.getbands()))
     width = width or height
     if height > pixels.shape[0] or width > pixels.shape[1]:
-        raise Usage("crop-size", f"crops of {height} × {width} in an image of {pixels.shape[0]} × {pixels.shape[1]}")
+        raise UsageError("crop-size", f"crops of {height} × {width} in an image of {pixels.shape[0]} × {pixels.shape[1]}")
     corners = windows(pixels.shape[:2], (height, width))
     cut = [pixels[y : y + height, x : x + width] for y, x in corners]
     return np.stack([cut[window][:, ::-1] if mirrored else cut[window] for _, window, mirrored in CROPS])

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from .. import files
-from ..errors import BadData, TlxError, Unsafe, raise_all, refusal
+from ..errors import BadDataError, TlxError, UnsafeError, raise_all, refusal
 from . import idx, materialise
 from .catalogue import DATASETS
 from .folders import ImageFolder
 from .materialise import Pool
-from .streams import order
+from .streams import seeded_permutation
 
 DIGITS_TEST_PER_CLASS = 50
 DIGITS_SEED = 0
@@ -33,7 +33,7 @@ def digits(cache: Path, name: str = "digits") -> ImageFolder:
     raw = load_digits()
     source = {"digits": _digest(raw.images, raw.target), "test": DIGITS_TEST_PER_CLASS, "seed": DIGITS_SEED}
     variant = name.removeprefix("digits")
-    return materialise.once(cache, name, source | ({"variant": variant} if variant else {}),
+    return materialise.materialise_once(cache, name, source | ({"variant": variant} if variant else {}),
                             lambda root: _write_digits(root, raw.images, raw.target, variant))
 
 
@@ -41,7 +41,7 @@ def _write_digits(root: Path, images: np.ndarray, target: np.ndarray, variant: s
     is_test = np.zeros(len(target), bool)
     for label in range(10):
         members = np.flatnonzero(target == label)
-        is_test[members[order(len(members), DIGITS_SEED, "digits-test", label)[:DIGITS_TEST_PER_CLASS]]] = True
+        is_test[members[seeded_permutation(len(members), DIGITS_SEED, "digits-test", label)[:DIGITS_TEST_PER_CLASS]]] = True
     scaled = np.rint(images * (255 / 16)).astype(np.uint8)
     parts = {"train": ~is_test, "test": is_test}
     if variant:
@@ -59,7 +59,7 @@ def _write_digits(root: Path, images: np.ndarray, target: np.ndarray, variant: s
 
 def from_idx(folder: Path, cache: Path, name: str) -> ImageFolder:
     """The images of a folder of IDX files, labels as they are numbered."""
-    return materialise.once(cache, name, {"idx": _file_digests(folder)}, lambda root: _write_idx(folder, root))
+    return materialise.materialise_once(cache, name, {"idx": _file_digests(folder)}, lambda root: _write_idx(folder, root))
 
 
 def _write_idx(folder: Path, root: Path) -> None:
@@ -88,7 +88,7 @@ def _file_digests(folder: Path) -> dict[str, list[str]]:
 def derived(name: str, folder: Path, cache: Path) -> ImageFolder:
     """The variant `name` of the MNIST in a folder of IDX files."""
     source = {"variant": name, "idx": _file_digests(folder)}
-    return materialise.once(cache, name, source, lambda root: _write_variant(name, folder, root))
+    return materialise.materialise_once(cache, name, source, lambda root: _write_variant(name, folder, root))
 
 
 def _write_variant(name: str, folder: Path, root: Path) -> None:
@@ -186,7 +186,7 @@ def from_npy(folder: Path, cache: Path, name: str) -> ImageFolder:
             problems.append(error)
     raise_all(problems)
     source = {"npy": {split: [files.sha256(path) for path in pair] for split, pair in pairs.items()}}
-    return materialise.once(cache, name, source, lambda root: materialise.write_pools(root, pools))
+    return materialise.materialise_once(cache, name, source, lambda root: materialise.write_pools(root, pools))
 
 
 def _npy_pair(folder: Path, split: str) -> tuple[Path, Path]:
@@ -195,15 +195,15 @@ def _npy_pair(folder: Path, split: str) -> tuple[Path, Path]:
 
 def _frames(split: str, data: Path, labels: Path) -> Pool:
     if not labels.is_file():
-        raise BadData("npy-missing", f"no {labels.name} beside {data.name}", where=labels)
+        raise BadDataError("npy-missing", f"no {labels.name} beside {data.name}", where=labels)
     x, y = read_npy(data), read_npy(labels)
     if x.dtype != np.uint8 or x.ndim != 2 or x.shape[1] != math.prod(FRAME):
-        raise BadData("npy-shape", f"{x.dtype} {x.shape}", where=data, expected=f"uint8 (N, {math.prod(FRAME)})")
+        raise BadDataError("npy-shape", f"{x.dtype} {x.shape}", where=data, expected=f"uint8 (N, {math.prod(FRAME)})")
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        raise BadData("npy-shape", f"{y.dtype} {y.shape}", where=labels, expected=f"whole numbers ({len(x)},)")
+        raise BadDataError("npy-shape", f"{y.dtype} {y.shape}", where=labels, expected=f"whole numbers ({len(x)},)")
     odd = np.flatnonzero((y < 0) | (y >= len(DIRECTIONS)))
     if len(odd):
-        raise BadData("npy-label", f"label {y[odd[0]]} at {odd[0]} and {len(odd) - 1} others", where=labels,
+        raise BadDataError("npy-label", f"label {y[odd[0]]} at {odd[0]} and {len(odd) - 1} others", where=labels,
                       expected="0 forward, 1 left, 2 right")
     return Pool(split, x.reshape(-1, *FRAME), [DIRECTIONS[label] for label in y])
 
@@ -219,12 +219,12 @@ def read_npy(path: Path) -> np.ndarray:
     except OSError as error:
         raise refusal(error, path) or error from error
     except (ValueError, KeyError) as error:
-        raise BadData("npy-header", "not a .npy array that can be read", where=path) from error
+        raise BadDataError("npy-header", "not a .npy array that can be read", where=path) from error
     if dtype.hasobject:
-        raise Unsafe("npy-pickle", "an array of Python objects, which are pickles: refused", where=path)
+        raise UnsafeError("npy-pickle", "an array of Python objects, which are pickles: refused", where=path)
     needed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - offset
     if needed != there or min(shape, default=1) < 1 or fortran:
-        raise BadData("npy-size", f"{there:,} bytes after a header that says {dtype} {shape}", where=path,
+        raise BadDataError("npy-size", f"{there:,} bytes after a header that says {dtype} {shape}", where=path,
                       expected=f"{needed:,} bytes, in C order")
     return np.memmap(path, dtype, "r", offset, shape)
 

@@ -16,15 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import files, locks
-from ..errors import BadData, Integrity, Missing, TlxError, raise_all, refusal, visible
+from ..errors import BadDataError, IntegrityError, MissingError, TlxError, escape_control, raise_all, refusal
 from . import csvs, draws, labels
-from .csvs import Limits, Row
-from .draws import Digests, Plan, sha256_of, train_name
+from .csvs import CsvLimits, Row
+from .draws import Digests, DrawPlan, sha256_of, train_name
 from .folders import ImageFolder, sorted_labels
 from .leaks import check, summary
 from .path_resolution import find
 
-__all__ = ["Limits", "Plan", "Row", "SplitFolder", "check", "draw", "find", "read", "shipped", "summary", "train_name"]
+__all__ = ["CsvLimits", "DrawPlan", "Row", "SplitFolder", "check", "draw", "find", "read", "shipped", "summary", "train_name"]
 
 RECORD = "splits.json"
 TRAIN_NAME = re.compile(r"train_samples_(\d{2,})_split_(\d+)\.csv")
@@ -84,13 +84,13 @@ class SplitFolder:
     def _table(self, name: str) -> tuple[Row, ...]:
         if name not in self.tables:
             shots = ", ".join(map(str, self.shots))
-            error = Missing("split", self.folder / name, made_by="tlx splits draw")
+            error = MissingError("split", self.folder / name, made_by="tlx splits draw")
             error.expected = f"one of the shots {shots}, with the draws that have a file"
             raise error
         return self.tables[name]
 
 
-def read(folder: Path, *, limits: Limits | None = None) -> SplitFolder:
+def read(folder: Path, *, limits: CsvLimits | None = None) -> SplitFolder:
     """The split CSVs of `folder`. Everything wrong with any of them is raised at once, naming file and row."""
     folder = Path(folder)
     names = _csv_names(folder)
@@ -106,7 +106,7 @@ def read(folder: Path, *, limits: Limits | None = None) -> SplitFolder:
     raise_all(problems)
     classes = sorted_labels(row.label for rows in tables.values() for row in rows)
     if len(classes) < 2:
-        raise BadData("one-class", f"only one class, '{classes[0]}'", where=folder, expected="at least 2")
+        raise BadDataError("one-class", f"only one class, '{classes[0]}'", where=folder, expected="at least 2")
     return SplitFolder(folder, tables, classes, (*_drawn_notes(record), *labels.notes(classes, tables)), record)
 
 
@@ -118,7 +118,7 @@ def draw(folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **sett
 
     BadData if a class has too few images (all of them named), or if `out` holds other splits.
     """
-    out, plan = Path(out).absolute(), Plan(**settings)
+    out, plan = Path(out).absolute(), DrawPlan(**settings)
     with locks.lock(out.with_name(f".{out.name}.lock"), wait=True):
         drawn = draws.choose(folder, plan, digests)
         part = out.with_name(f"{files.TEMPORARY}{out.name}")
@@ -129,7 +129,7 @@ def draw(folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **sett
             same = _bytes_of(out, drawn.csvs) == _bytes_of(part, drawn.csvs)
             shutil.rmtree(part)
             if not same:
-                raise BadData("splits-exist", "other splits are here", where=out,
+                raise BadDataError("splits-exist", "other splits are here", where=out,
                               remedy="choose another folder, or delete this one to draw again")
         else:
             os.replace(part, out)
@@ -146,7 +146,7 @@ def shipped(name: str) -> Path | None:
     return None
 
 
-def _write(part: Path, folder: ImageFolder, plan: Plan, drawn: draws.Drawn) -> None:
+def _write(part: Path, folder: ImageFolder, plan: DrawPlan, drawn: draws.Drawn) -> None:
     for name, images in drawn.csvs.items():
         csvs.write(part / name, [draws.row_of(folder.name, image) for image in images])
     counts = {name: len(images) for name, images in sorted(drawn.csvs.items())}
@@ -167,13 +167,13 @@ def _csv_names(folder: Path) -> list[str]:
     try:
         there = [name for name in os.listdir(folder) if name.endswith(".csv") and not name.startswith(".")]
     except FileNotFoundError as error:
-        raise Missing("folder of split CSVs", folder.absolute(), made_by="tlx splits draw") from error
+        raise MissingError("folder of split CSVs", folder.absolute(), made_by="tlx splits draw") from error
     except OSError as error:
         raise refusal(error, folder) or error from error
     names = sorted(there)
     wanted = [name for name in names if name.startswith("train_samples_") or name in (VAL, TEST, ALL)]
     if not any(TRAIN_NAME.fullmatch(name) for name in wanted):
-        raise BadData("no-splits", f"no {train_name(1, 0)} or the like among {len(names)} CSVs",
+        raise BadDataError("no-splits", f"no {train_name(1, 0)} or the like among {len(names)} CSVs",
                       where=folder.absolute(), remedy="draw them with: tlx splits draw")
     return wanted + [name for name in (VAL, TEST) if name not in wanted]  # reading says that they are missing
 
@@ -192,19 +192,19 @@ def _numbering_problems(folder: Path, names: list[str]) -> list[TlxError]:
         if match and name == train_name(int(match[1]), int(match[2])):
             numbers.setdefault(int(match[1]), []).append(int(match[2]))
         elif name.startswith("train_samples_"):
-            problems.append(BadData("split-name", "not the name of a training file", where=folder / name,
+            problems.append(BadDataError("split-name", "not the name of a training file", where=folder / name,
                                     expected=f"a name like {train_name(5, 0)} or {train_name(100, 0)}"))
     for shots, splits in sorted(numbers.items()):
         gaps = [str(n) for n in range(min(max(splits), 10_000)) if n not in splits]
         if gaps:
             what = f"of {shots} shots there is split {max(splits)} and no split {', '.join(gaps[:10])}"
-            problems.append(BadData("split-gap", what, where=folder, expected="numbers from 0 without a gap"))
+            problems.append(BadDataError("split-gap", what, where=folder, expected="numbers from 0 without a gap"))
     return problems
 
 
 def _drawn_notes(record: Mapping[str, object]) -> list[str]:
     notes = record.get("notes")
-    return [visible(note) for note in notes] if isinstance(notes, list) else []
+    return [escape_control(note) for note in notes] if isinstance(notes, list) else []
 
 
 def _verified_record(folder: Path, names: list[str]) -> tuple[dict[str, object], list[TlxError]]:
@@ -215,18 +215,18 @@ def _verified_record(folder: Path, names: list[str]) -> tuple[dict[str, object],
     record = files.read_json(path)
     listed = record.get("files") if isinstance(record, dict) else None
     if not isinstance(listed, dict):
-        return {}, [Integrity("record-damaged", "no list of files in it", where=path,
+        return {}, [IntegrityError("record-damaged", "no list of files in it", where=path,
                               remedy="delete it, or draw again")]
     problems: list[TlxError] = []
     remedy = f"draw again with tlx splits draw, or delete {RECORD} to use the files as they are"
     for name in sorted({*listed, *names}):
         where = folder / name
         if name not in listed:
-            problems.append(Integrity("split-added", f"not a file of {RECORD}", where=where, remedy=remedy))
+            problems.append(IntegrityError("split-added", f"not a file of {RECORD}", where=where, remedy=remedy))
         elif not where.is_file():
-            problems.append(Integrity("split-missing", f"in {RECORD} and not there", where=where, remedy=remedy))
+            problems.append(IntegrityError("split-missing", f"in {RECORD} and not there", where=where, remedy=remedy))
         elif not os.access(where, os.R_OK):
             continue  # said by whoever reads it
         elif files.sha256(where) != listed[name]:
-            problems.append(Integrity("split-edited", f"not the bytes of {RECORD}", where=where, remedy=remedy))
+            problems.append(IntegrityError("split-edited", f"not the bytes of {RECORD}", where=where, remedy=remedy))
     return record, problems

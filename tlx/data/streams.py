@@ -13,7 +13,7 @@ import numpy as np
 from .. import files
 
 
-def order(n: int, seed: int, *purpose: str | int) -> np.ndarray:
+def seeded_permutation(n: int, seed: int, *purpose: str | int) -> np.ndarray:
     """A random order of 0..n-1, (n,) int64. Other purposes give other, independent orders of the same seed."""
     words = np.frombuffer(hashlib.sha256(files.canonical_json(list(purpose))).digest(), "<u4")
     sequence = np.random.SeedSequence([seed, *(int(word) for word in words)])

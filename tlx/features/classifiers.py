@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ..errors import BadData, Resource, TlxError
-from ..spec import Spec, knob, named
+from ..errors import BadDataError, ResourceError, TlxError
+from ..spec import Spec, format_spec, parse_spec, setting
 
 if TYPE_CHECKING:
     from .spans import Span
@@ -45,7 +45,7 @@ class Classifier(Spec):
         return {}
 
 
-C = knob(1.0, low=1e-6, high=1e6, log=True, help="weight of the errors against the penalty", search=(1e-4, 1e4))
+C = setting(1.0, low=1e-6, high=1e6, log=True, help="weight of the errors against the penalty", search=(1e-4, 1e4))
 TOL = "change at which the solver stops"
 
 
@@ -53,11 +53,13 @@ TOL = "change at which the solver stops"
 class LinearSVC(Classifier):
     """Linear support vectors, one class against the rest (liblinear). The intercept is penalised like a weight."""
 
+    kind: ClassVar[str] = "linear-svc"
+
     linear: ClassVar[bool] = True
     C: float = C
-    loss: str = knob("squared_hinge", choices=("squared_hinge", "hinge"))
-    tol: float = knob(1e-4, low=1e-12, high=1, log=True, help=TOL, search=False)
-    max_iter: int = knob(1000, low=1, help="passes over the rows at most")
+    loss: str = setting("squared_hinge", choices=("squared_hinge", "hinge"))
+    tol: float = setting(1e-4, low=1e-12, high=1, log=True, help=TOL, search=False)
+    max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
         from sklearn import svm
@@ -73,11 +75,13 @@ class LinearSVC(Classifier):
 class SVC(Classifier):
     """Support vectors with a kernel, every pair of classes (libsvm)."""
 
+    kind: ClassVar[str] = "svc"
+
     C: float = C
-    kernel: str = knob("rbf", choices=("rbf", "linear", "poly"), help="poly is of degree 3")
-    gamma: float | None = knob(None, low=1e-9, high=1e3, log=True, help="kernel scale; none: 1 / (d · variance)",
+    kernel: str = setting("rbf", choices=("rbf", "linear", "poly"), help="poly is of degree 3")
+    gamma: float | None = setting(None, low=1e-9, high=1e3, log=True, help="kernel scale; none: 1 / (d · variance)",
                                search=(1e-6, 10))
-    tol: float = knob(1e-3, low=1e-12, high=1, log=True, help=TOL, search=False)
+    tol: float = setting(1e-3, low=1e-12, high=1, log=True, help=TOL, search=False)
 
     def make(self, seed: int = 0) -> Any:
         from .estimators import KernelSvc
@@ -93,12 +97,14 @@ class SVC(Classifier):
 class SGD(Classifier):
     """A linear model by stochastic gradient descent, one class against the rest."""
 
+    kind: ClassVar[str] = "sgd"
+
     linear: ClassVar[bool] = True
-    loss: str = knob("hinge", choices=("hinge", "squared_hinge", "log_loss", "modified_huber"))
-    alpha: float = knob(1e-4, low=1e-8, high=1, log=True, help="weight of the L2 penalty")
-    tol: float = knob(5e-4, low=1e-12, high=1, log=True, help="improvement of the loss below which it stops",
+    loss: str = setting("hinge", choices=("hinge", "squared_hinge", "log_loss", "modified_huber"))
+    alpha: float = setting(1e-4, low=1e-8, high=1, log=True, help="weight of the L2 penalty")
+    tol: float = setting(5e-4, low=1e-12, high=1, log=True, help="improvement of the loss below which it stops",
                       search=False)
-    max_iter: int = knob(1000, low=1, help="passes over the rows at most")
+    max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
         from sklearn.linear_model import SGDClassifier
@@ -111,14 +117,16 @@ class SGD(Classifier):
 class Knn(Classifier):
     """The k nearest training rows vote, by Euclidean distance."""
 
+    kind: ClassVar[str] = "knn"
+
     pairs: ClassVar[bool] = True
-    k: int = knob(1, low=1, high=200, log=True, help="how many neighbours vote")
-    weights: str = knob("uniform", choices=("uniform", "distance"), help="distance: a vote counts 1 / distance")
+    k: int = setting(1, low=1, high=200, log=True, help="how many neighbours vote")
+    weights: str = setting("uniform", choices=("uniform", "distance"), help="distance: a vote counts 1 / distance")
 
     def make(self, seed: int = 0) -> Any:
         from . import estimators
 
-        return estimators.Knn(self.k, self.weights)
+        return estimators.KnnClassifier(self.k, self.weights)
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
         return _neighbours(self.k, len(X))
@@ -128,14 +136,16 @@ class Knn(Classifier):
 class CosineKnn(Classifier):
     """The k training rows of largest cosine vote, each with weight exp(cosine / temperature)."""
 
+    kind: ClassVar[str] = "knn-cosine"
+
     pairs: ClassVar[bool] = True
-    k: int = knob(10, low=1, high=200, log=True, help="how many neighbours vote; customary 10, 20, 100, 200")
-    temperature: float = knob(0.07, low=1e-3, high=10, log=True, help="the smaller, the more the nearest count")
+    k: int = setting(10, low=1, high=200, log=True, help="how many neighbours vote; customary 10, 20, 100, 200")
+    temperature: float = setting(0.07, low=1e-3, high=10, log=True, help="the smaller, the more the nearest count")
 
     def make(self, seed: int = 0) -> Any:
         from . import estimators
 
-        return estimators.CosineKnn(self.k, self.temperature)
+        return estimators.CosineKnnClassifier(self.k, self.temperature)
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
         return _neighbours(self.k, len(X))
@@ -145,10 +155,12 @@ class CosineKnn(Classifier):
 class Logistic(Classifier):
     """Multinomial logistic regression with an L2 penalty (L-BFGS). The intercept is free."""
 
+    kind: ClassVar[str] = "logistic"
+
     linear: ClassVar[bool] = True
     C: float = C
-    tol: float = knob(1e-8, low=1e-12, high=1, log=True, help="largest slope at which the solver stops", search=False)
-    max_iter: int = knob(1000, low=1, help="steps of the solver at most")
+    tol: float = setting(1e-8, low=1e-12, high=1, log=True, help="largest slope at which the solver stops", search=False)
+    max_iter: int = setting(1000, low=1, help="steps of the solver at most")
 
     def make(self, seed: int = 0) -> Any:
         from sklearn.linear_model import LogisticRegression
@@ -160,8 +172,10 @@ class Logistic(Classifier):
 class Ridge(Classifier):
     """Least squares to targets ±1 with an L2 penalty, in closed form. The intercept is free."""
 
+    kind: ClassVar[str] = "ridge"
+
     linear: ClassVar[bool] = True
-    alpha: float = knob(1.0, low=1e-6, high=1e6, log=True, help="weight of the penalty, λ")
+    alpha: float = setting(1.0, low=1e-6, high=1e6, log=True, help="weight of the penalty, λ")
 
     def make(self, seed: int = 0) -> Any:
         from sklearn.linear_model import RidgeClassifier
@@ -173,10 +187,12 @@ class Ridge(Classifier):
 class RidgeLeftOut(Classifier):
     """Ridge with the penalty, of a logarithmic grid, that errs least on training images left out one at a time."""
 
+    kind: ClassVar[str] = "ridge-loo"
+
     linear: ClassVar[bool] = True
-    low: float = knob(1e-3, low=1e-9, high=1e9, log=True, help="smallest λ", search=False)
-    high: float = knob(1e6, low=1e-9, high=1e9, log=True, help="largest λ", search=False)
-    steps: int = knob(19, low=1, high=1000, help="how many λ between them, ends included", search=False)
+    low: float = setting(1e-3, low=1e-9, high=1e9, log=True, help="smallest λ", search=False)
+    high: float = setting(1e6, low=1e-9, high=1e9, log=True, help="largest λ", search=False)
+    steps: int = setting(19, low=1, high=1000, help="how many λ between them, ends included", search=False)
 
     @property
     def grid(self) -> list[float]:
@@ -186,15 +202,17 @@ class RidgeLeftOut(Classifier):
     def make(self, seed: int = 0) -> Any:
         from . import estimators
 
-        return estimators.RidgeLeftOut(tuple(self.grid))
+        return estimators.LeaveOneOutRidge(tuple(self.grid))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lda(Classifier):
     """Linear discriminant analysis: by SVD, or with the covariance drawn towards a multiple of the identity."""
 
+    kind: ClassVar[str] = "lda"
+
     isometric: ClassVar[bool] = False
-    shrinkage: float | None = knob(None, low=1e-6, high=1, help="share of the identity; none: SVD without shrinkage")
+    shrinkage: float | None = setting(None, low=1e-6, high=1, help="share of the identity; none: SVD without shrinkage")
 
     def make(self, seed: int = 0) -> Any:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
@@ -207,7 +225,7 @@ class Lda(Classifier):
         classes, first, labels = np.unique(y, return_index=True, return_inverse=True)
         if any((row != X[first[label]]).any() for row, label in zip(X, labels, strict=True)):
             return None
-        return BadData("no-spread", f"the {len(X)} training rows of {len(classes)} classes do not differ within a "
+        return BadDataError("no-spread", f"the {len(X)} training rows of {len(classes)} classes do not differ within a "
                        "class", expected="two different rows of some class",
                        remedy="use more shots or crops, or --classifier ncm")
 
@@ -216,23 +234,27 @@ class Lda(Classifier):
 class NearestMean(Classifier):
     """The class whose mean is nearest."""
 
-    metric: str = knob("euclidean", choices=("euclidean", "cosine"))
+    kind: ClassVar[str] = "ncm"
+
+    metric: str = setting("euclidean", choices=("euclidean", "cosine"))
 
     def make(self, seed: int = 0) -> Any:
         from . import estimators
 
-        return estimators.NearestMean(self.metric)
+        return estimators.NearestMeanClassifier(self.metric)
 
 
 @dataclass(frozen=True, kw_only=True)
 class XGBoost(Classifier):
     """Gradient-boosted trees (the extra tlx[xgboost])."""
 
+    kind: ClassVar[str] = "xgboost"
+
     isometric: ClassVar[bool] = False
     dtype: ClassVar[str] = "float32"
-    trees: int = knob(100, low=1, high=5000, log=True, help="rounds of boosting")
-    depth: int = knob(6, low=1, high=20, help="levels of a tree at most")
-    rate: float = knob(0.3, low=1e-3, high=1, log=True, help="share of each tree that is added")
+    n_estimators: int = setting(100, low=1, high=5000, log=True, help="rounds of boosting")
+    max_depth: int = setting(6, low=1, high=20, help="levels of a tree at most")
+    learning_rate: float = setting(0.3, low=1e-3, high=1, log=True, help="share of each tree that is added")
 
     def make(self, seed: int = 0) -> Any:
         from .estimators import Encoded
@@ -240,9 +262,9 @@ class XGBoost(Classifier):
         try:
             import xgboost
         except ImportError as error:
-            raise Resource("package", "gradient boosting needs the package xgboost, which is not installed",
+            raise ResourceError("package", "gradient boosting needs the package xgboost, which is not installed",
                            remedy="pip install 'tlx[xgboost]'") from error
-        return Encoded(xgboost.XGBClassifier(n_estimators=self.trees, max_depth=self.depth, learning_rate=self.rate,
+        return Encoded(xgboost.XGBClassifier(n_estimators=self.n_estimators, max_depth=self.max_depth, learning_rate=self.learning_rate,
                                              random_state=_state(seed) >> 1, tree_method="hist", n_jobs=1))
 
 
@@ -276,16 +298,15 @@ def classifier(text: str) -> Classifier:
     name, _, rest = text.partition(":")
     name, _, given = ALIASES.get(name, name).partition(":")
     settings = ",".join(filter(None, (given, rest)))  # a setting given twice: the last one counts
-    spec = named(CLASSIFIERS, f"{name}:{settings}" if settings else name, "classifier")
+    spec = parse_spec(CLASSIFIERS, f"{name}:{settings}" if settings else name, "classifier")
     assert isinstance(spec, Classifier)
     return spec
 
 
-def spec_text(spec: Classifier) -> str:
-    """How a person would ask for it: "linear-svc:C=0.1"."""
-    name = next((name for name, row in CLASSIFIERS.items() if row is type(spec)), type(spec).__name__)
-    settings = [f"{k}={v}" for k, v in spec.identity().items() if k != "kind"]
-    return name + (":" + ",".join(settings) if settings else "")
+def format_classifier(spec: Classifier) -> str:
+    """Return the text that `classifier` reads: "linear-svc:C=0.1"."""
+    name = next(name for name, row in CLASSIFIERS.items() if row is type(spec))
+    return format_spec(name, spec)
 
 
 def _state(seed: int) -> int:
@@ -293,6 +314,6 @@ def _state(seed: int) -> int:
 
 
 def _neighbours(k: int, rows: int) -> TlxError | None:
-    return None if k <= rows else BadData(
+    return None if k <= rows else BadDataError(
         "too-few-neighbours", f"{k} neighbours asked of {rows} training rows", expected=f"k at most {rows}",
         remedy="lower k, or use more shots or crops")

@@ -18,17 +18,17 @@ import torch
 
 from .. import __version__, files
 from ..data.sources import read_npy
-from ..errors import BadData, Integrity, Missing, UnknownName, Unsafe, Usage
+from ..errors import BadDataError, IntegrityError, MissingError, UnknownNameError, UnsafeError, UsageError
 from ..models import activations
 from ..models.network import Network
-from .shelf import FORMAT, HEADER, IMAGES, Shelf, check_size, file_name
+from .shelf import FORMAT, HEADER, IMAGES, DumpDirectory, check_size, file_name
 
 PRECISIONS = ("float32", "bfloat16")
 CHUNK_BYTES = 16 << 20  # of a layer, read at once while a matrix is put together
 
 
 @dataclass(frozen=True, kw_only=True)
-class How:
+class ExtractionConfig:
     """How activations are taken; all of it is part of a dump's identity.
 
     reduce     a row of REDUCTIONS: "pooled", "first-token", "flat" or "raw"
@@ -49,12 +49,12 @@ class How:
                                    ("dtype", self.dtype, activations.DTYPES),
                                    ("precision", self.precision, PRECISIONS)):
             if value not in known:
-                raise UnknownName(kind, value, known)
+                raise UnknownNameError(kind, value, known)
         if self.batch < 1:
-            raise Usage("out-of-range", f"{self.batch}", where="batch", expected="at least 1")
+            raise UsageError("out-of-range", f"{self.batch}", where="batch", expected="at least 1")
 
 
-DEFAULT = How()
+DEFAULT = ExtractionConfig()
 
 
 class Dump:
@@ -75,9 +75,9 @@ class Dump:
                  labels: Sequence[str] = (), about: Mapping[str, str] | None = None, own_s: float = 0.0):
         """Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is not there."""
         self.folder = Path(folder).absolute()
-        self.key, self._shelf = self.folder.name, Shelf(self.folder.parent, self.folder.name)
+        self.key, self._shelf = self.folder.name, DumpDirectory(self.folder.parent, self.folder.name)
         if not self.folder.is_dir():
-            raise Missing("dump", self.folder, made_by="tlx extract")
+            raise MissingError("dump", self.folder, made_by="tlx extract")
         stack = contextlib.ExitStack()
         stack.enter_context(self._shelf.using())
         self.close = weakref.finalize(self, stack.close)
@@ -118,7 +118,7 @@ class Dump:
         """(n·c, …) float32 or float16, a read-only map of the file."""
         if layer not in self._open:
             if layer not in self.layers:
-                raise UnknownName("layer of this dump", layer, self.layers)
+                raise UnknownNameError("layer of this dump", layer, self.layers)
             self._open[layer] = self._mapped(layer)
         return self._open[layer]
 
@@ -154,7 +154,7 @@ class Dump:
             self.header, self.layers = self._read_header(), self._known(layers)
             for layer in self.layers:
                 check_size(self.folder / file_name(layer), self._rows[file_name(layer)])
-        self.how = How(**self.header["identity"]["how"])
+        self.how = ExtractionConfig(**self.header["identity"]["how"])
         self.images, self.crops = int(self.header["images"]), int(self.header["crops"])
         self.ids, self.labels, self.about = tuple(ids), tuple(labels), dict(about or {})
         if not ids and not labels:
@@ -171,22 +171,22 @@ class Dump:
                 with self._shelf.remedied():
                     files.check(path, self._shelf.files()[path.name])
                 return files.read_json(path, limit=1 << 30)
-            except (Integrity, KeyError, FileNotFoundError):
+            except (IntegrityError, KeyError, FileNotFoundError):
                 if turn == 2 or self._shelf.description() == path:
                     raise
         raise AssertionError
 
     def _read_header(self) -> dict[str, Any]:
         if not self._rows:
-            raise Integrity("dump-incomplete", "it has no manifest: no layer of it is whole", where=self.folder,
+            raise IntegrityError("dump-incomplete", "it has no manifest: no layer of it is whole", where=self.folder,
                             remedy="run the command that makes it again; it continues")
         for name in (HEADER, IMAGES):
             if name not in self._rows:
-                raise Integrity("file-unlisted", f"the manifest does not list '{name}'", where=self.folder)
+                raise IntegrityError("file-unlisted", f"the manifest does not list '{name}'", where=self.folder)
             files.check(self.folder / name, self._rows[name])
         header = files.read_json(self.folder / HEADER)
         if header["format"] > FORMAT:
-            raise BadData("newer-format", f"made by tlx {header['tlx']} in format {header['format']}",
+            raise BadDataError("newer-format", f"made by tlx {header['tlx']} in format {header['format']}",
                           where=self.folder, expected=f"format {FORMAT} or older, which tlx {__version__} reads")
         return header
 
@@ -194,7 +194,7 @@ class Dump:
         there = self._shelf.layers()
         for layer in layers or ():
             if layer not in there:
-                raise UnknownName("layer of this dump", layer, there, remedy="tlx extract adds layers to it")
+                raise UnknownNameError("layer of this dump", layer, there, remedy="tlx extract adds layers to it")
         return tuple(there if layers is None else layers)
 
     def _mapped(self, layer: str) -> np.ndarray:
@@ -203,10 +203,10 @@ class Dump:
             _check_once(path, row)
             try:
                 array = read_npy(path)
-            except (BadData, Unsafe) as error:
-                raise Integrity("file-damaged", error.what, where=path) from error
+            except (BadDataError, UnsafeError) as error:
+                raise IntegrityError("file-damaged", error.what, where=path) from error
             if len(array) != self.rows or array.dtype != np.dtype(self.how.dtype):
-                raise Integrity("array-shape", f"{array.dtype} {array.shape}", where=path,
+                raise IntegrityError("array-shape", f"{array.dtype} {array.shape}", where=path,
                                 expected=f"{self.how.dtype} and {self.rows} rows")
         return np.asarray(array)  # a plain view of the map slices faster than the map
 
@@ -229,7 +229,7 @@ def _check_once(path: Path, row: Mapping[str, Any]) -> None:
 
 # ---------------------------------------------------------------- identity
 
-def identity(network: Network, weights: str, images: str, how: How) -> dict[str, Any]:
+def identity(network: Network, weights: str, images: str, how: ExtractionConfig) -> dict[str, Any]:
     """What a dump is made from, as plain JSON: its key is the digest of this.
 
     weights  digest of the weights without the head (backbones.digest). Random ones have none, so what they hold is
@@ -246,7 +246,7 @@ def identity(network: Network, weights: str, images: str, how: How) -> dict[str,
             "network": [row.family, row.model, network.input_size, list(network.mean), list(network.std)]}
 
 
-def key(network: Network, weights: str, images: str, how: How) -> str:
+def key(network: Network, weights: str, images: str, how: ExtractionConfig) -> str:
     """The name of the folder of the dump."""
     return files.digest(identity(network, weights, images, how))
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import Busy, Missing, TlxError, Usage
-from .shelf import HEADER, Shelf, check_size
+from ..errors import BusyError, MissingError, TlxError, UsageError
+from .shelf import HEADER, DumpDirectory, check_size
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Dumps:
         """The one key that begins so. Missing if there is none, Usage if there are several."""
         found = [key for key in self.keys() if prefix and key.startswith(prefix)]
         if not found:
-            raise Missing(f"dump '{prefix}'", self.root)
+            raise MissingError(f"dump '{prefix}'", self.root)
         if len(found) > 1:
-            raise Usage("ambiguous", f"'{prefix}' begins {len(found)} keys", expected="more of its letters")
+            raise UsageError("ambiguous", f"'{prefix}' begins {len(found)} keys", expected="more of its letters")
         return found[0]
 
     def entries(self) -> list[Entry]:
@@ -63,7 +63,7 @@ class Dumps:
 
     def entry(self, key: str) -> Entry:
         """One dump; without reading every byte of it."""
-        shelf = Shelf(self.root, key)
+        shelf = DumpDirectory(self.root, key)
         header: dict[str, Any] = {}
         rows: Mapping[str, Any] = {}
         damage = ""
@@ -84,18 +84,18 @@ class Dumps:
 
     def verify(self, key: str) -> None:
         """Raise Integrity, naming the file, unless every byte of a dump is as it was written."""
-        shelf = Shelf(self.root, key)
+        shelf = DumpDirectory(self.root, key)
         if key not in self.keys():
-            raise Missing(f"dump '{key}'", self.root)
+            raise MissingError(f"dump '{key}'", self.root)
         with shelf.using(), shelf.remedied():
             if shelf.files() or not shelf.parts():  # one that is only begun has nothing yet to be damaged
                 files.verify(shelf.folder)
 
     def remove(self, key: str) -> int:
         """Forget a dump with all its parts; the bytes that were freed. Busy if it is in use."""
-        shelf = Shelf(self.root, key)
+        shelf = DumpDirectory(self.root, key)
         if key not in self.keys():
-            raise Missing(f"dump '{key}'", self.root)
+            raise MissingError(f"dump '{key}'", self.root)
         with shelf.removing():
             shelf.sweep()
             doomed = [folder for folder in [shelf.folder, *shelf.parts()] if folder.is_dir()]
@@ -111,7 +111,7 @@ class Dumps:
         for entry in reversed(entries):
             if total <= budget_bytes:
                 break
-            with contextlib.suppress(Busy, Missing):
+            with contextlib.suppress(BusyError, MissingError):
                 total -= self.remove(entry.key)
                 gone.append(entry.key)
         return gone

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from ..errors import BadData
-from ..spec import Spec, knob
+from ..errors import BadDataError
+from ..spec import Spec, setting
 
 Features = np.ndarray | Sequence[np.ndarray]
 BLOCK_BYTES = 32 << 20  # of one block of rows in float64
 
-STANDARDIZE = knob("train", choices=("train", "per-set"), help="where mean and standard deviation come from: the "
+STANDARDIZE = setting("train", choices=("train", "per-set"), help="where mean and standard deviation come from: the "
                    "training rows, or each set's own rows (as the original does: it looks at the test set as a whole)")
 
 
@@ -36,7 +36,7 @@ class Moments:
         return int((self.std == 0).sum())
 
 
-class Fitted:
+class FittedEmbedding:
     """An embedding that has seen its training rows.
 
     spec       what was asked
@@ -81,7 +81,7 @@ class Embedding(Spec):
     dtype = "float32"
     learns = False  # has statistics of the training rows
 
-    def fit(self, features: Features, rows: Any = None) -> Fitted:
+    def fit(self, features: Features, rows: Any = None) -> FittedEmbedding:
         """This embedding with the statistics of the training rows.
 
         features   (r, d), or one (r, dₗ) per layer: any real dtype, read in blocks
@@ -90,8 +90,8 @@ class Embedding(Spec):
         """
         layers = _layers(features)
         if _length(layers, rows) == 0:
-            raise BadData("no-rows", "no training row to fit the embedding on")
-        return Fitted(self, [layer.shape[1] for layer in layers], _moments(layers, rows) if self.learns else None)
+            raise BadDataError("no-rows", "no training row to fit the embedding on")
+        return FittedEmbedding(self, [layer.shape[1] for layer in layers], _moments(layers, rows) if self.learns else None)
 
     def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
         """A block (b, d) float64, ours to change, embedded."""
@@ -102,10 +102,14 @@ class Embedding(Spec):
 class Raw(Embedding):
     """The features as they are, in float32."""
 
+    kind: ClassVar[str] = "raw"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(Embedding):
     """(f − mean) / standard deviation of every feature; a constant feature becomes 0."""
+
+    kind: ClassVar[str] = "standard"
 
     learns = True
     standardize: str = STANDARDIZE
@@ -124,9 +128,11 @@ class FNE(Standard):
     arXiv:1705.07706, section 3.
     """
 
+    kind: ClassVar[str] = "fne"
+
     dtype = "int8"
-    low: float = knob(-0.25, low=-10, high=0, search=False, help="below it −1, in standard deviations")
-    high: float = knob(0.15, low=0, high=10, search=False, help="above it 1, in standard deviations")
+    low: float = setting(-0.25, low=-10, high=0, search=False, help="below it −1, in standard deviations")
+    high: float = setting(0.15, low=0, high=10, search=False, help="above it 1, in standard deviations")
 
     def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
         z = super().embed(block, widths, moments)
@@ -136,6 +142,8 @@ class FNE(Standard):
 @dataclass(frozen=True, kw_only=True)
 class L2(Embedding):
     """Each layer of each row scaled to Euclidean length 1; a row of zeros stays zero."""
+
+    kind: ClassVar[str] = "l2"
 
     def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
         for layer in np.split(block, np.cumsum(widths)[:-1], axis=1):  # views
@@ -155,10 +163,10 @@ def _layers(features: Features) -> list[np.ndarray]:
     """One (r, dₗ) array per layer, none of them copied."""
     layers = [features] if isinstance(features, np.ndarray) else list(features)
     if not layers or any(layer.ndim != 2 for layer in layers):
-        raise BadData("features-shape", f"layers of shapes {[np.shape(layer) for layer in layers]}",
+        raise BadDataError("features-shape", f"layers of shapes {[np.shape(layer) for layer in layers]}",
                       expected="at least one, each (rows, features): pooled or flattened")
     if len({len(layer) for layer in layers}) > 1:
-        raise BadData("features-shape", f"layers of {[len(layer) for layer in layers]} rows",
+        raise BadDataError("features-shape", f"layers of {[len(layer) for layer in layers]} rows",
                       expected="the same rows in every layer")
     return layers
 
@@ -166,7 +174,7 @@ def _layers(features: Features) -> list[np.ndarray]:
 def _same_widths(fitted: Sequence[int], layers: Sequence[np.ndarray]) -> None:
     found = tuple(layer.shape[1] for layer in layers)
     if found != tuple(fitted):
-        raise BadData("features-shape", f"layers of {list(found)} features",
+        raise BadDataError("features-shape", f"layers of {list(found)} features",
                       expected=f"{list(fitted)} as in the training rows")
 
 
@@ -200,7 +208,7 @@ def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
     finite = np.isfinite(block)
     if not finite.all():
         bad = np.flatnonzero(~finite.all(axis=1))
-        raise BadData("features-not-finite", f"{int((~finite).sum())} NaN or infinite values in {len(bad)} of "
+        raise BadDataError("features-not-finite", f"{int((~finite).sum())} NaN or infinite values in {len(bad)} of "
                       f"{len(block)} rows, the first in row {index[bad[0]]}",
                       remedy="a network that diverged, or float16 that overflowed: extract again in float32")
 

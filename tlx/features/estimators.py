@@ -51,7 +51,7 @@ def two_sided(scores: np.ndarray) -> np.ndarray:
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
 
-class Scored(ClassifierMixin, BaseEstimator):
+class ScoredClassifier(ClassifierMixin, BaseEstimator):
     """A classifier whose prediction is the column of the largest score; of equals, the first."""
 
     classes_: np.ndarray
@@ -66,7 +66,7 @@ class Scored(ClassifierMixin, BaseEstimator):
         raise NotImplementedError
 
 
-class Decisive(Scored):
+class Decisive(ScoredClassifier):
     """A scored classifier whose scores are no shares of votes."""
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ class Decisive(Scored):
         return two_sided(self.scores(X))
 
 
-class Neighbours(Scored):
+class Neighbours(ScoredClassifier):
     """The k nearest training rows vote, all compared by matrix products in float64.
 
     Of rows equally far at the last place those vote that come first in the training set; ternary features, whose
@@ -119,7 +119,7 @@ class Neighbours(Scored):
         raise NotImplementedError
 
 
-class Knn(Neighbours):
+class KnnClassifier(Neighbours):
     """Neighbours by Euclidean distance, as scikit-learn's KNeighborsClassifier; "distance": votes count 1 / distance.
 
     A row at distance 0, to within rounding, outvotes all others.
@@ -144,7 +144,7 @@ class Knn(Neighbours):
         return np.where(chosen, near, 0.0)
 
 
-class CosineKnn(Neighbours):
+class CosineKnnClassifier(Neighbours):
     """Neighbours by angle: each vote counts exp(cosine / temperature). A row of zeros has cosine 0 with all.
 
     Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination, arXiv:1805.01978, sec. 3.4
@@ -172,7 +172,7 @@ def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
     return nearer | (equal & (np.cumsum(equal, axis=1) <= room))
 
 
-class NearestMean(Decisive):
+class NearestMeanClassifier(Decisive):
     """The class whose mean is nearest: by distance, or ("cosine") by angle, all rows at unit length first."""
 
     def __init__(self, metric: str = "euclidean"):
@@ -252,7 +252,7 @@ class KernelSvc(Decisive):
         return np.exp(-self.gamma_ * np.maximum(squares - 2 * products, 0))
 
 
-class RidgeLeftOut(ClassifierMixin, BaseEstimator):
+class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
     """Ridge regression to ±1 at the λ of `alphas` that errs least on rows left out one at a time."""
 
     def __init__(self, alphas: tuple[float, ...] = (1.0,)):

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import files
 from ..data.sources import read_npy
-from ..errors import BadData, Missing, Usage, raise_all
+from ..errors import BadDataError, MissingError, UsageError, raise_all
 from .dump import Dump
 
 FEATURES, NAMES = "features.npy", "file_names.txt"
@@ -19,7 +19,7 @@ CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
-class Features:
+class FeatureFile:
     """array (r, d) of numbers, a read-only map; names (r,) of its rows."""
 
     array: np.ndarray
@@ -37,7 +37,7 @@ def write(dump: Dump, folder: Path, layers: Sequence[str] | None = None) -> None
     width = sum(dump.widths[layer] for layer in layers)
     files.write_text(Path(folder) / NAMES, "".join(f"{name}\n" for name in names))
     step = max(1, CHUNK_BYTES // (4 * width))
-    with files.replacing(Path(folder) / FEATURES) as file:
+    with files.atomic_write(Path(folder) / FEATURES) as file:
         header = {"descr": "<f4", "fortran_order": False, "shape": (dump.rows, width)}
         np.lib.format.write_array_header_1_0(file, header)
         for start in range(0, dump.rows, step):
@@ -47,47 +47,47 @@ def write(dump: Dump, folder: Path, layers: Sequence[str] | None = None) -> None
 
 def _row_names(dump: Dump) -> list[str]:
     if not dump.ids:
-        raise Usage("no-ids", "the images of this dump have no names", where=dump.folder)
+        raise UsageError("no-ids", "the images of this dump have no names", where=dump.folder)
     odd = [name for name in dump.ids if name != "".join(name.splitlines())]
     if odd or len(set(dump.ids)) != len(dump.ids):
-        raise Usage("names", f"{len(odd)} names with a line break, {len(dump.ids) - len(set(dump.ids))} stand twice",
+        raise UsageError("names", f"{len(odd)} names with a line break, {len(dump.ids) - len(set(dump.ids))} stand twice",
                     where=dump.folder, expected="names that a list with one a line can hold")
     if dump.crops == 1:
         return list(dump.ids)
     return [f"{name}_crop_{crop}" for name in dump.ids for crop in range(dump.crops)]
 
 
-def read(folder: Path) -> Features:
+def read(folder: Path) -> FeatureFile:
     """Features in this layout, whoever wrote them. Missing, Unsafe or BadData with everything wrong at once."""
     array_path, names_path = Path(folder) / FEATURES, Path(folder) / NAMES
-    raise_all([Missing(path.name, path) for path in (array_path, names_path) if not path.is_file()])
+    raise_all([MissingError(path.name, path) for path in (array_path, names_path) if not path.is_file()])
     array, names = read_npy(array_path), _names(names_path)
     problems = []
     if array.ndim < 2 or array.dtype.kind not in "fiu":
-        problems.append(BadData("npy-shape", f"{array.dtype} {array.shape}", where=array_path,
+        problems.append(BadDataError("npy-shape", f"{array.dtype} {array.shape}", where=array_path,
                                 expected="numbers, a row an image"))
     elif len(names) != len(array):
-        problems.append(BadData("count", f"{len(names)} names for {len(array)} rows", where=names_path))
+        problems.append(BadDataError("count", f"{len(names)} names for {len(array)} rows", where=names_path))
     raise_all(problems)
     flat = np.asarray(array).reshape(len(array), -1)
     step = max(1, CHUNK_BYTES // (flat.shape[1] * flat.itemsize))
     for start in range(0, len(flat), step):
         if not np.isfinite(flat[start:start + step]).all():
-            raise BadData("features-not-finite", f"NaN or infinity in rows {start} to {start + step - 1}",
+            raise BadDataError("features-not-finite", f"NaN or infinity in rows {start} to {start + step - 1}",
                           where=array_path)
-    return Features(flat, names)
+    return FeatureFile(flat, names)
 
 
 def _names(path: Path) -> tuple[str, ...]:
     size = path.stat().st_size
     if size > NAMES_LIMIT:
-        raise BadData("names-size", f"{size:,} bytes", where=path, expected=f"at most {NAMES_LIMIT:,}")
+        raise BadDataError("names-size", f"{size:,} bytes", where=path, expected=f"at most {NAMES_LIMIT:,}")
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise BadData("names-encoding", f"not UTF-8 at byte {error.start}", where=path) from error
+        raise BadDataError("names-encoding", f"not UTF-8 at byte {error.start}", where=path) from error
     lines = lines[:-1] if lines and not lines[-1] else lines
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:
-        raise BadData("names-empty", f"line {empty[0]} is empty", where=path)
+        raise BadDataError("names-empty", f"line {empty[0]} is empty", where=path)
     return tuple(lines)

@@ -13,19 +13,19 @@ import numpy as np
 import torch
 
 from .. import __version__, files
-from ..errors import Busy, Integrity, Stopped, Usage
+from ..errors import BusyError, IntegrityError, Stopped, UsageError
 from ..models import activations, folding
 from ..models.activations import Capture
 from ..models.layers import module_of
 from ..models.network import Network
-from .dump import DEFAULT, Dump, How, identity
-from .parts import Part, whole
-from .shelf import Shelf, check_space
+from .dump import DEFAULT, Dump, ExtractionConfig, identity
+from .parts import DumpPart, whole
+from .shelf import DumpDirectory, check_space
 
 Progress = Callable[[int, int], None]
 
 
-class Images(Protocol):
+class ImageRows(Protocol):
     """Rows of uint8 pixels, as data.pixels.Pixels has them."""
 
     crops: int
@@ -43,7 +43,7 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True)
-class Place:
+class ExtractionContext:
     """Where a dump is kept, where it is made, and what it is called there: nothing here changes its numbers.
 
     root         folder of all dumps
@@ -63,8 +63,8 @@ class Place:
     stopping: Callable[[], bool] = lambda: False
 
 
-def extract(network: Network, weights: str, pixels: Images, layers: Sequence[str | int], place: Place,
-            how: How = DEFAULT) -> Dump:
+def extract(network: Network, weights: str, pixels: ImageRows, layers: Sequence[str | int], place: ExtractionContext,
+            how: ExtractionConfig = DEFAULT) -> Dump:
     """The dump of `layers` (in any way that activations.resolve takes) of these images; what is there is not redone.
 
     weights  digest of the weights (backbones.digest), which with the images and `how` names the dump
@@ -73,7 +73,7 @@ def extract(network: Network, weights: str, pixels: Images, layers: Sequence[str
     names = activations.resolve(network, layers)
     _check_fits(network, pixels, place)
     made_from = identity(network, weights, pixels.digest, how)
-    shelf = Shelf(place.root, files.digest(made_from))
+    shelf = DumpDirectory(place.root, files.digest(made_from))
     own_s = 0.0
     with shelf.using():
         if set(names) - set(shelf.layers()):
@@ -84,17 +84,17 @@ def extract(network: Network, weights: str, pixels: Images, layers: Sequence[str
                 for runner, some in _passes(network, [n for n in names if n not in shelf.layers()], how):
                     own_s += _perform(runner, some, pixels, shelf, place, how)
         elif shelf.leftovers():
-            with contextlib.suppress(Busy), shelf.writing(wait=False):
+            with contextlib.suppress(BusyError), shelf.writing(wait=False):
                 _complete(shelf)
         _describe(shelf, place)
         return Dump(shelf.folder, names, ids=place.ids, labels=place.labels, about=place.about, own_s=own_s)
 
 
-def _description(place: Place) -> dict[str, Any]:
+def _description(place: ExtractionContext) -> dict[str, Any]:
     return {"ids": list(place.ids), "labels": list(place.labels), "about": dict(place.about)}
 
 
-def _describe(shelf: Shelf, place: Place) -> None:
+def _describe(shelf: DumpDirectory, place: ExtractionContext) -> None:
     """Keep what the images are called now: labels may have been put right, and the data set renamed, since the first
     extraction, and the numbers are the same. An extraction that knows no labels leaves those of the same ids."""
     new = _description(place)
@@ -108,41 +108,41 @@ def _describe(shelf: Shelf, place: Place) -> None:
             shelf.describe(new)
 
 
-def bytes_needed(network: Network, layers: Sequence[str | int], rows: int, how: How = DEFAULT) -> int:
+def bytes_needed(network: Network, layers: Sequence[str | int], rows: int, how: ExtractionConfig = DEFAULT) -> int:
     """What a dump of so many rows (images × crops) takes on disk; nothing is computed."""
     tap = Capture(network, layers, reduce=how.reduce, dtype=how.dtype)
     return _bytes(tap.shapes, rows, how)
 
 
-def _bytes(shapes: Mapping[str, Sequence[int]], rows: int, how: How) -> int:
+def _bytes(shapes: Mapping[str, Sequence[int]], rows: int, how: ExtractionConfig) -> int:
     widths = sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes.values())
     return rows * widths * np.dtype(how.dtype).itemsize
 
 
-def _check_fits(network: Network, pixels: Images, place: Place) -> None:
+def _check_fits(network: Network, pixels: ImageRows, place: ExtractionContext) -> None:
     _, _, height, width, channels = pixels.shape
     if (height, width, channels) != (network.input_size, network.input_size, network.channels):
-        raise Usage("input-size", f"images of {height} × {width} pixels in {channels} channels",
+        raise UsageError("input-size", f"images of {height} × {width} pixels in {channels} channels",
                     expected=f"{network.input_size} × {network.input_size} in {network.channels}, which "
                              f"{network.row.title} takes")
     if not len(pixels):
-        raise Usage("no-images", "there is no image to extract from")
+        raise UsageError("no-images", "there is no image to extract from")
     for what, given in (("ids", place.ids), ("labels", place.labels)):
         if given and len(given) != len(pixels):
-            raise Usage("count", f"{len(given)} {what} for {len(pixels)} images")
+            raise UsageError("count", f"{len(given)} {what} for {len(pixels)} images")
 
 
-def _complete(shelf: Shelf) -> None:
+def _complete(shelf: DumpDirectory) -> None:
     """Publish what an interrupted call had made whole and not yet moved in."""
     shelf.sweep()
     for folder in shelf.parts():
         if (made := whole(folder)) is not None:
-            with contextlib.suppress(Integrity):  # what was lost is made again
+            with contextlib.suppress(IntegrityError):  # what was lost is made again
                 shelf.publish(folder, made)
             shelf.discard(folder)
 
 
-def _passes(network: Network, names: Sequence[str], how: How) -> Iterator[tuple[Network, list[str]]]:
+def _passes(network: Network, names: Sequence[str], how: ExtractionConfig) -> Iterator[tuple[Network, list[str]]]:
     """The networks to run and what to take from each: a convolution that is folded away needs a pass of its own."""
     if not names:
         return
@@ -154,7 +154,7 @@ def _passes(network: Network, names: Sequence[str], how: How) -> Iterator[tuple[
         yield folding.for_inference(network, fold=False)[0], own
 
 
-def _perform(runner: Network, names: list[str], pixels: Images, shelf: Shelf, place: Place, how: How) -> float:
+def _perform(runner: Network, names: list[str], pixels: ImageRows, shelf: DumpDirectory, place: ExtractionContext, how: ExtractionConfig) -> float:
     """One pass over all images, from where an earlier one was cut off; the seconds that took now."""
     tap = Capture(runner, names, reduce=how.reduce, dtype=how.dtype)
     rows = len(pixels) * pixels.crops
@@ -164,7 +164,7 @@ def _perform(runner: Network, names: list[str], pixels: Images, shelf: Shelf, pl
     folder = shelf.part(name)
     there = sum(path.stat().st_size for path in folder.glob("*.npy"))
     check_space(shelf.root, _bytes(tap.shapes, rows, how) - there)
-    with Part(folder, start, tap.shapes, how.dtype, rows) as part:
+    with DumpPart(folder, start, tap.shapes, how.dtype, rows) as part:
         before = part.seconds
         runner.to(place.device)
         _forward_all(tap, pixels, part, place, how)
@@ -180,7 +180,7 @@ def _device_name(device: str) -> str:
 
 # ---------------------------------------------------------------- the loop
 
-def _forward_all(tap: Capture, pixels: Images, part: Part, place: Place, how: How) -> None:
+def _forward_all(tap: Capture, pixels: ImageRows, part: DumpPart, place: ExtractionContext, how: ExtractionConfig) -> None:
     """Forward what the part lacks. One thread reads ahead, one writes behind; the order of the batches is fixed."""
     feed = _Feed(tap.network, pixels, part.total, place.device, how.batch)
     behind: Future[None] | None = None
@@ -200,11 +200,11 @@ def _forward_all(tap: Capture, pixels: Images, part: Part, place: Place, how: Ho
             _end(behind, part)
 
 
-def _append(part: Part, ready: Callable[[], dict[str, np.ndarray]]) -> None:
+def _append(part: DumpPart, ready: Callable[[], dict[str, np.ndarray]]) -> None:
     part.append(ready())
 
 
-def _end(behind: Future[None] | None, part: Part) -> None:
+def _end(behind: Future[None] | None, part: DumpPart) -> None:
     """Wait for the last batch; what was written is worth a mark, also when the pass is being cut off."""
     if behind is not None:
         behind.result()
@@ -231,7 +231,7 @@ def _on_host(found: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarra
 class _Feed:
     """Normalised batches of all rows, in order, the next one being read while the last one is used."""
 
-    def __init__(self, network: Network, pixels: Images, total: int, device: str, batch: int):
+    def __init__(self, network: Network, pixels: ImageRows, total: int, device: str, batch: int):
         self._pixels, self._total, self._device, self._batch = pixels, total, device, batch
         self._shift = torch.tensor(network.mean, device=device).mul(255).view(1, -1, 1, 1)
         self._scale = torch.tensor(network.std, device=device).mul(255).view(1, -1, 1, 1)

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, TlxError, raise_all
-from .classifiers import Classifier, spec_text
+from ..errors import BadDataError, TlxError, raise_all
+from .classifiers import Classifier, format_classifier
 
 BLOCK_BYTES = 64 << 20  # of one block of rows
 
 
 @dataclass
-class Fitted:
+class FittedClassifier:
     """A classifier that has seen its training rows.
 
     spec       what was asked
@@ -65,7 +65,7 @@ class Fitted:
 
 
 def fit(spec: Classifier, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where: object = "",
-        settings: dict[str, Any] | None = None) -> Fitted:
+        settings: dict[str, Any] | None = None) -> FittedClassifier:
     """The classifier trained on X (n, d) of any real dtype and y (n,) whole numbers; neither is kept nor changed.
 
     seed       of the solver's own chance
@@ -84,7 +84,7 @@ def fit(spec: Classifier, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where:
     for warning in said:
         converged &= warning.category.__name__ != "ConvergenceWarning"
         notes.append(f"{warning.category.__name__}: {str(warning.message).splitlines()[0]}")
-    return Fitted(spec, model, classes, converged, sorted(set(notes)), dtype=spec.dtype)
+    return FittedClassifier(spec, model, classes, converged, sorted(set(notes)), dtype=spec.dtype)
 
 
 def problems(spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = "") -> Sequence[TlxError]:
@@ -92,33 +92,33 @@ def problems(spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = 
     try:
         check_rows(X, where=where)
         check_labels(y, len(X), where=where)
-    except BadData as error:
+    except BadDataError as error:
         return [error]
     found: list[TlxError | None] = []
     classes = len(np.unique(y))
     if classes < 2:
-        found.append(BadData("one-class", f"{classes} class among {len(y)} training rows", expected="at least two"))
+        found.append(BadDataError("one-class", f"{classes} class among {len(y)} training rows", expected="at least two"))
     found.append(spec.wants(X, y) if len(y) else None)
     wrong = [problem for problem in found if problem]
     for problem in wrong:
-        problem.where, problem.what = str(where), f"{problem.what} ({spec_text(spec)})"
+        problem.where, problem.what = str(where), f"{problem.what} ({format_classifier(spec)})"
     return wrong
 
 
 def check_labels(y: np.ndarray, rows: int, *, where: object = "") -> None:
     """BadData where y is not one whole number for each of the rows."""
     if y.shape != (rows,) or y.dtype.kind not in "iu":
-        raise BadData("labels-shape", f"labels of shape {y.shape} and type {y.dtype} for {rows} rows", where=where,
+        raise BadDataError("labels-shape", f"labels of shape {y.shape} and type {y.dtype} for {rows} rows", where=where,
                       expected="one whole number per row")
 
 
 def check_rows(X: np.ndarray, width: int | None = None, *, where: object = "") -> None:
     """BadData where rows are no (n, d) of finite numbers, or d is not `width`; read in blocks."""
     if X.ndim != 2 or 0 in X.shape[1:] or X.dtype.kind not in "fiub":
-        raise BadData("features-shape", f"rows of shape {X.shape} and type {X.dtype}", where=where,
+        raise BadDataError("features-shape", f"rows of shape {X.shape} and type {X.dtype}", where=where,
                       expected="(rows, features) of numbers, at least one feature")
     if width is not None and X.shape[1] != width:
-        raise BadData("features-shape", f"rows of {X.shape[1]} features", where=where,
+        raise BadDataError("features-shape", f"rows of {X.shape[1]} features", where=where,
                       expected=f"{width} as in the training rows")
     if X.dtype.kind != "f":
         return
@@ -126,5 +126,5 @@ def check_rows(X: np.ndarray, width: int | None = None, *, where: object = "") -
     bad = np.concatenate([np.flatnonzero(~np.isfinite(X[i:i + step]).all(axis=1)) + i
                           for i in range(0, len(X), step)] or [np.empty(0, np.int64)])
     if len(bad):
-        raise BadData("features-not-finite", f"NaN or infinity in {len(bad)} of {len(X)} rows, the first in row "
+        raise BadDataError("features-not-finite", f"NaN or infinity in {len(bad)} of {len(X)} rows, the first in row "
                       f"{bad[0]}", where=where, remedy="extract again in float32, or see whether the network diverged")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from .. import files
-from ..errors import BadData
+from ..errors import BadDataError
 from .shelf import file_name
 
 JOURNAL = "journal"
@@ -64,7 +64,7 @@ class _Growing:
             os.lseek(self.fd, 0, os.SEEK_END)
 
 
-class Part:
+class DumpPart:
     """Layers being made in a folder, which its caller has locked.
 
     start    what says that two passes are the same one; it stands first in the journal
@@ -133,7 +133,7 @@ class Part:
         self._files = {}
         self.journal.close()
 
-    def __enter__(self) -> Part:
+    def __enter__(self) -> DumpPart:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,5 +191,5 @@ def _check_finite(layer: str, array: np.ndarray, first_row: int) -> None:
         bad = np.flatnonzero(~finite)
         remedy = "values above 65,504 do not fit float16: keep them as float32" if array.dtype == np.float16 else \
             "the weights may be damaged, or not made for this network"
-        raise BadData("features-not-finite", f"{layer} gives NaN or infinity in {len(bad)} of {len(array)} rows, "
+        raise BadDataError("features-not-finite", f"{layer} gives NaN or infinity in {len(bad)} of {len(array)} rows, "
                       f"first in row {first_row + int(bad[0])}", remedy=remedy)

@@ -12,7 +12,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.pipeline import Pipeline
 
-from ..spec import named
+from ..spec import parse_spec
 from . import embedding, estimators, fitting
 
 TRUSTED = (embedding.Moments, *(thing for thing in vars(estimators).values() if isinstance(thing, type)
@@ -41,13 +41,13 @@ class Embedded(TransformerMixin, BaseEstimator):
 
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Embedded rows; BadData where a row is not finite or of another width."""
-        spec: Any = named(embedding.EMBEDDINGS, self.embedding, "embedding")
+        spec: Any = parse_spec(embedding.EMBEDDINGS, self.embedding, "embedding")
         if self.per_set:
-            spec = spec.but(standardize="per-set")
+            spec = spec.replace(standardize="per-set")
         moments = None if self.mean is None else embedding.Moments(self.mean, self.std, 0)
         rows = np.asarray(X)
         layers = np.split(rows, np.cumsum(self.widths)[:-1], axis=1) if rows.ndim == 2 else [rows]
-        return embedding.Fitted(spec, self.widths, moments).transform(layers)
+        return embedding.FittedEmbedding(spec, self.widths, moments).transform(layers)
 
 
 class Named(ClassifierMixin, BaseEstimator):
@@ -79,7 +79,7 @@ class Named(ClassifierMixin, BaseEstimator):
         return np.asarray(self.names)[np.asarray(found, np.int64)]
 
 
-def pipeline(embedded: embedding.Fitted, text: str, fitted: fitting.Fitted, names: Sequence[str]) -> Pipeline:
+def pipeline(embedded: embedding.FittedEmbedding, text: str, fitted: fitting.FittedClassifier, names: Sequence[str]) -> Pipeline:
     """The two as one fitted Pipeline. `text` is the embedding as it was asked for; `fitted` reads features."""
     moments = embedded.moments
     first = Embedded(text, getattr(embedded.spec, "standardize", "train") == "per-set", list(embedded.widths),

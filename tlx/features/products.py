@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..errors import Resource
+from ..errors import ResourceError
 from .fitting import check_rows
 
 BLOCK_BYTES = 64 << 20  # of one block of columns in float64
@@ -69,7 +69,7 @@ class Products:
         self.columns = np.arange(len(features)) if columns is None else np.unique(columns)
         need = 8 * len(features) * len(self.columns)
         if need > budget_bytes:
-            raise Resource("products-too-large", f"inner products of {len(features)} × {len(self.columns)} rows need "
+            raise ResourceError("products-too-large", f"inner products of {len(features)} × {len(self.columns)} rows need "
                            f"{need:,} bytes", expected=f"at most {budget_bytes:,}", remedy="fit split by split")
         everything = len(self.columns) == len(features)
         self._values = inner(features, None if everything else features[self.columns])
@@ -101,7 +101,7 @@ class Products:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProductPlan:
     """Whether all products at once are the cheaper way, and the estimate that says so."""
 
     at_once: bool
@@ -109,7 +109,7 @@ class Plan:
 
 
 def plan(shape: tuple[int, int], columns: int, splits: Sequence[tuple[int, int]], *, distances: bool,
-         budget_bytes: int = 2 << 30) -> Plan:
+         budget_bytes: int = 2 << 30) -> ProductPlan:
     """Multiplications of the two ways, and which needs fewer.
 
     shape      (r, d) of all rows;  columns: how many of them any split trains on
@@ -123,4 +123,4 @@ def plan(shape: tuple[int, int], columns: int, splits: Sequence[tuple[int, int]]
     fits = need <= budget_bytes
     why = (f"all products at once: {at_once / 1e9:.1f} billion multiplications and {need / 2**20:.0f} MiB; "
            f"split by split: {each / 1e9:.1f} billion" + ("" if fits else f"; over the {budget_bytes / 2**20:.0f} MiB"))
-    return Plan(fits and at_once < each, why)
+    return ProductPlan(fits and at_once < each, why)

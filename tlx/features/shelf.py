@@ -21,7 +21,7 @@ from typing import Any
 from urllib.parse import quote
 
 from .. import __version__, files, locks
-from ..errors import Busy, Integrity, Resource, Stopped
+from ..errors import BusyError, IntegrityError, ResourceError, Stopped
 
 FORMAT = 1
 HEADER, IMAGES = "header.json", "images.json"
@@ -34,7 +34,7 @@ def file_name(layer: str) -> str:
     return quote(layer, safe="@") + ".npy"
 
 
-class Shelf:
+class DumpDirectory:
     """Where one dump lies, or will: its folder, its unfinished parts, its locks."""
 
     def __init__(self, root: Path, key: str):
@@ -85,7 +85,7 @@ class Shelf:
                 try:
                     held.enter_context(locks.lock(self._locks / f"{self.key}.write"))
                     break
-                except Busy:
+                except BusyError:
                     if not wait:
                         raise
                     if stopping():
@@ -114,7 +114,7 @@ class Shelf:
         """Say what to do about damage."""
         try:
             yield
-        except Integrity as error:
+        except IntegrityError as error:
             error.remedy = error.remedy or (f"remove it with: tlx dumps rm {self.key}, and run the same command again; "
                                             "it is made anew")
             raise
@@ -138,7 +138,7 @@ class Shelf:
         """Make the folder ready for its first layers; nothing happens if it has some."""
         if not self.files():
             files.make_folder(self.folder)
-            files.sweep(self.folder)
+            files.remove_temporary(self.folder)
             files.write_json(self.folder / IMAGES, images)
             files.write_json(self.folder / HEADER, {"format": FORMAT, "tlx": __version__, "key": self.key, **header})
 
@@ -188,6 +188,6 @@ def check_space(where: Path, need: int) -> None:
     """Raise Resource unless so many bytes, and some to spare, are free."""
     free = files.free_bytes(where)
     if need + SPARE_BYTES > free:
-        raise Resource("disk-space", f"the activations need {need:,} bytes, {free:,} are free", where=where,
+        raise ResourceError("disk-space", f"the activations need {need:,} bytes, {free:,} are free", where=where,
                        remedy="free some space (tlx dumps ls shows what dumps take), take fewer layers, pool them, or "
                               "keep them as float16")

@@ -24,7 +24,7 @@ from scipy.linalg import lapack, solve_triangular
 from ..errors import raise_all
 from . import fitting
 from .classifiers import Classifier, Ridge, RidgeLeftOut
-from .fitting import Fitted, check_labels, check_rows
+from .fitting import FittedClassifier, check_labels, check_rows
 from .products import Products, combine, inner
 from .ridge import RidgePath, mean_row
 
@@ -102,12 +102,12 @@ class Training:
         return training
 
     @classmethod
-    def beside(cls, X: np.ndarray, y: np.ndarray, test: np.ndarray, **how: Any) -> tuple[Training, Seen]:
+    def beside(cls, X: np.ndarray, y: np.ndarray, test: np.ndarray, **how: Any) -> tuple[Training, EvaluationRows]:
         """A training on X (n, d), and test rows (t, d) as its Fitted see them: their products are made once for all
         classifiers. Worth it for two or more that measure distances, in an embedding with statistics of each split."""
         known = Products(np.concatenate([X, test]), np.arange(len(X)))
         training = cls.among(known, np.arange(len(X)), y, **how)
-        return training, Seen(training, known, np.arange(len(X), len(X) + len(test)))
+        return training, EvaluationRows(training, known, np.arange(len(X), len(X) + len(test)))
 
     @functools.cached_property
     def features(self) -> np.ndarray:
@@ -125,9 +125,9 @@ class Training:
     def seen(self, rows: np.ndarray) -> Any:
         """What every Fitted of this training scores: rows themselves (t, d), or indices (t,) into the known products.
         Keep it for all classifiers: what they share is computed once."""
-        return rows if self.known is None else Seen(self, self.known, np.asarray(rows))
+        return rows if self.known is None else EvaluationRows(self, self.known, np.asarray(rows))
 
-    def fit(self, spec: Classifier, *, for_features: bool = False) -> Fitted:
+    def fit(self, spec: Classifier, *, for_features: bool = False) -> FittedClassifier:
         """The classifier fitted on these rows. Raises as `fitting.fit`.
 
         for_features   it shall score features even where products are known (to be logged, or used elsewhere)
@@ -141,7 +141,7 @@ class Training:
             return self._lifted(spec)
         return fitting.fit(spec, self.features, self.y, seed=self.seed, where=self.where)
 
-    def ridge(self, specs: Sequence[Ridge], groups: np.ndarray | None = None) -> list[tuple[Fitted, float]]:
+    def ridge(self, specs: Sequence[Ridge], groups: np.ndarray | None = None) -> list[tuple[FittedClassifier, float]]:
         """Ridge at each λ from one factorisation: (the Fitted, its leave-one-out error as a fraction) per spec.
 
         groups   (n,) whole numbers: rows to be left out together, as the crops of one image should be
@@ -149,7 +149,7 @@ class Training:
         path = self.ridge_path
         return [(self._of_path(path, spec), path.left_out_error(spec.alpha, groups)) for spec in specs]
 
-    def _chosen_ridge(self, spec: RidgeLeftOut, for_features: bool) -> Fitted:
+    def _chosen_ridge(self, spec: RidgeLeftOut, for_features: bool) -> FittedClassifier:
         """Ridge at the λ of a grid that does best on rows left out."""
         raise_all(fitting.problems(spec, self.features, self.y, where=self.where))
         alpha, error = self.ridge_path.best(spec.grid, self.images)
@@ -167,33 +167,33 @@ class Training:
             return RidgePath.of(self.features, self.y)
         return RidgePath.of_products(self.known.between(self.rows, self.rows), self.y)
 
-    def _fit_span(self, spec: Classifier, coordinates: np.ndarray) -> Fitted:
+    def _fit_span(self, spec: Classifier, coordinates: np.ndarray) -> FittedClassifier:
         return fitting.fit(spec, coordinates, self.y, seed=self.seed, where=self.where,
                            settings=spec.in_span(self.span))
 
-    def _lifted(self, spec: Classifier) -> Fitted:
+    def _lifted(self, spec: Classifier) -> FittedClassifier:
         fitted = self._fit_span(spec, self.span.coordinates)
         return _with_weights(fitted, self.span.lift(_coef(fitted), self.features))
 
-    def _mixed(self, spec: Classifier) -> Fitted:
+    def _mixed(self, spec: Classifier) -> FittedClassifier:
         fitted = self._fit_span(spec, self.span.coordinates)
         fitted.reads = "products"
         return _with_weights(fitted, self.span.mix(_coef(fitted)))
 
-    def _in_pairs(self, spec: Classifier) -> Fitted:
+    def _in_pairs(self, spec: Classifier) -> FittedClassifier:
         assert self.known is not None
-        own = Seen(self, self.known, self.rows)
+        own = EvaluationRows(self, self.known, self.rows)
         fitted = fitting.fit(spec, own.pairs, self.y, where=self.where, settings={"precomputed": True})
         fitted.reads = "pairs"
         return fitted
 
-    def _in_coordinates(self, spec: Classifier) -> Fitted:
+    def _in_coordinates(self, spec: Classifier) -> FittedClassifier:
         padded = np.pad(self.span.coordinates, [(0, 0), (0, 1)])  # nothing of a training row is outside the span
         fitted = self._fit_span(spec, padded)
         fitted.reads, fitted.dtype = "coordinates", "float64"
         return fitted
 
-    def _of_path(self, path: RidgePath, spec: Ridge) -> Fitted:
+    def _of_path(self, path: RidgePath, spec: Ridge) -> FittedClassifier:
         fitted = fitting.fit(spec, np.zeros((len(self.y), 1)), self.y, where=self.where)  # knows the classes at least
         mix = path.mix(spec.alpha)
         if self.known is None:
@@ -207,7 +207,7 @@ class Training:
 
 
 @dataclass
-class Seen:
+class EvaluationRows:
     """Rows (t,) of known products, as each kind of Fitted wants to see them; made when first asked for."""
 
     training: Training
@@ -240,12 +240,12 @@ class Seen:
         return self.training.span.project(self.products, self.known.squares(self.rows))
 
 
-def _coef(fitted: Fitted) -> np.ndarray:
+def _coef(fitted: FittedClassifier) -> np.ndarray:
     """Weights (k, m) of a linear model, (1, m) for two classes, which ridge alone gives as (m,)."""
     return np.atleast_2d(fitted.model.coef_)
 
 
-def _with_weights(fitted: Fitted, coef: np.ndarray) -> Fitted:
+def _with_weights(fitted: FittedClassifier, coef: np.ndarray) -> FittedClassifier:
     """The same model for other columns: scikit-learn's linear estimators are their coef_ and intercept_."""
     fitted.model.coef_, fitted.model.n_features_in_ = coef, coef.shape[1]
     return fitted

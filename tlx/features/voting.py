@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..errors import BadData
+from ..errors import BadDataError
 
 
 def majority(logits: np.ndarray) -> np.ndarray:
@@ -38,7 +38,7 @@ VOTING: dict[str, Callable[[np.ndarray], np.ndarray]] = {"majority": majority, "
 def per_image(logits: np.ndarray, crops: int, rule: str = "majority") -> np.ndarray:
     """Predicted class of every image. logits (n·c, k), image by image, crops in order → (n,) int64."""
     if not np.isfinite(logits).all():  # argmax of NaN is class 0: never a prediction
-        raise BadData("logits-not-finite", "NaN or infinity among the logits")
+        raise BadDataError("logits-not-finite", "NaN or infinity among the logits")
     return VOTING[rule](logits.reshape(len(logits) // crops, crops, -1))
 
 

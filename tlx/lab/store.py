@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__, files, locks
-from ..errors import BadData, Busy, Integrity, TlxError, Unsafe
+from ..errors import BadDataError, BusyError, IntegrityError, TlxError, UnsafeError
 from ..result import Result
 
-FORMAT = 1  # of result.json, study.json and the journal; a newer one is refused
+FORMAT = 2  # of result.json, study.json and the journal, and of keys; another one is refused
 RESULT, JOURNAL, STUDY, PART = "result.json", "metrics.journal", "study.json", ".part"
 KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")  # a key becomes a folder's name: nothing that means something in a path
 LARGE = 4 << 20  # bytes; `find` checks larger files by size only, `file` in full
@@ -69,7 +69,7 @@ class Store:
                     files.check(folder / name, row)
             return _read_result(folder, rows, key)
 
-    def whole(self, key: str) -> Result | None:
+    def find_or_none(self, key: str) -> Result | None:
         """The result of `key` for a summary of many: None where there is none, and where it is damaged, which is said
         when it is asked for by itself."""
         try:
@@ -83,7 +83,7 @@ class Store:
         with _remedied(folder):
             row = files.manifest(folder).get(name)
             if row is None:
-                raise Integrity("file-unlisted", f"the manifest does not list '{name}'", where=folder)
+                raise IntegrityError("file-unlisted", f"the manifest does not list '{name}'", where=folder)
             files.check(folder / name, row)
         return folder / name
 
@@ -106,7 +106,7 @@ class Store:
             finally:
                 draft.close()
 
-    def once(self, key: str, make: Callable[[Draft], Result]) -> Result:
+    def get_or_compute(self, key: str, make: Callable[[Draft], Result]) -> Result:
         """The result of `key`: found, or made now and committed. A finished key returns at once."""
         found = self.find(key)
         if found is not None:
@@ -135,7 +135,7 @@ class Store:
                 try:
                     lock = held.enter_context(locks.lock(path))
                     break
-                except Busy:
+                except BusyError:
                     if time.monotonic() > end:
                         raise
                     time.sleep(0.02)
@@ -173,12 +173,28 @@ class Store:
             try:
                 record = files.read_json(path, limit=1 << 30)
                 seal = record.pop("sha256")
-            except (BadData, AttributeError, KeyError, TypeError) as error:
-                raise Integrity("study-unreadable", f"cannot read the study ({error})", where=path) from error
+            except (BadDataError, AttributeError, KeyError, TypeError) as error:
+                raise IntegrityError("study-unreadable", f"cannot read the study ({error})", where=path) from error
             if seal != files.digest(record):
-                raise Integrity("study-damaged", "the study does not match its own checksum", where=path)
+                raise IntegrityError("study-damaged", "the study does not match its own checksum", where=path)
         _check_format(record, path)
         return record["study"]
+
+    def check_format(self) -> None:
+        """Raise BadDataError if what the store holds was written in another format.
+
+        Keys mean something else in each format: without this check an old store would be filled with
+        new results beside its own.
+        """
+        for pattern in (f"studies/*/{STUDY}", f"trials/*/{RESULT}"):
+            for path in self.root.glob(pattern):
+                try:
+                    record = files.read_json(path, limit=1 << 30)
+                except TlxError:
+                    continue  # damage is reported when the file itself is used
+                if isinstance(record, dict) and isinstance(record.get("format"), int):
+                    _check_format(record, self.root)
+                    break
 
     def studies(self) -> list[str]:
         """The keys of the studies on record, sorted."""
@@ -200,7 +216,7 @@ class Store:
         """Write the manifest of what a study's summary is made of."""
         folder = self.study_folder(key)
         with files.storage_errors(folder):
-            files.sweep(folder)
+            files.remove_temporary(folder)
             _sync_below(folder)
         files.seal(folder, skip=_is_working_file)
 
@@ -235,7 +251,7 @@ class Draft:
         part = files.make_folder(_part(self.store.folder(self.key)))
         for folder in (part, *(p for p in part.rglob("*") if p.is_dir())):
             if not folder.name.startswith(files.TEMPORARY):
-                files.sweep(folder)
+                files.remove_temporary(folder)
         return part
 
     @property
@@ -297,17 +313,17 @@ class Draft:
 
     def _yield_to(self, final: Path, result: Result) -> None:
         there = self.store.find(self.key)
-        if there is not None and outcome(there) == outcome(result):
+        if there is not None and reproducible_fields(there) == reproducible_fields(result):
             shutil.rmtree(self.folder)
             return
         kept = next(p for n in range(1, 1000) if not (p := final.with_name(f"{self.key}.differs-{n}")).exists())
         os.rename(self.folder, kept)
         files.sync_folder(final.parent)
-        raise Integrity("results-differ", "two results of one key differ", where=final, expected="equal results",
+        raise IntegrityError("results-differ", "two results of one key differ", where=final, expected="equal results",
                         remedy=f"the other is kept as {kept}; compare their environments, remove the wrong one")
 
 
-def outcome(result: Result) -> dict[str, Any]:
+def reproducible_fields(result: Result) -> dict[str, Any]:
     """What must be equal in two results of one key: all but what depends on the machine and the hour."""
     plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     scores = {name: value for name, value in result.scores.items() if not name.endswith(("_s", "_j"))}
@@ -318,7 +334,7 @@ def outcome(result: Result) -> dict[str, Any]:
 
 def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
-        raise Unsafe("key", f"not a key: {key!r}", expected="letters, digits and -: a key becomes the name of a folder")
+        raise UnsafeError("key", f"not a key: {key!r}", expected="letters, digits and -: a key becomes the name of a folder")
     return key
 
 
@@ -371,7 +387,7 @@ def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
         there = files.regular_files(folder)
         for name in there.keys() - rows.keys() - own:
             if not _is_working_file(name):
-                raise Unsafe("unlisted", f"'{name}' is not listed in its {files.MANIFEST}", where=folder,
+                raise UnsafeError("unlisted", f"'{name}' is not listed in its {files.MANIFEST}", where=folder,
                              expected="only what tlx wrote there", remedy="remove it, or run the same command again")
         for name, row in rows.items():
             files.check(folder / name, row)
@@ -385,25 +401,26 @@ def _check_size(path: Path, row: Mapping[str, Any]) -> None:
 
 def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
     if RESULT not in rows:
-        raise Integrity("file-unlisted", f"the manifest does not list '{RESULT}'", where=folder)
+        raise IntegrityError("file-unlisted", f"the manifest does not list '{RESULT}'", where=folder)
     record = files.read_json(folder / RESULT, limit=1 << 30)
     _check_format(record, folder)
     try:
         result = Result.from_json(record["result"])
     except (TypeError, KeyError) as error:
-        raise BadData("result-fields", f"cannot read the result ({error})", where=folder / RESULT,
+        raise BadDataError("result-fields", f"cannot read the result ({error})", where=folder / RESULT,
                       expected=f"the fields that tlx {__version__} writes",
                       remedy=f"read it with tlx {record.get('tlx', 'unknown')}, which wrote it") from error
     if result.key != key:
-        raise Integrity("wrong-key", f"the folder holds the result of {result.key}", where=folder)
+        raise IntegrityError("wrong-key", f"the folder holds the result of {result.key}", where=folder)
     return result
 
 
 def _check_format(record: Mapping[str, Any], where: Path) -> None:
-    if record["format"] > FORMAT:
-        raise BadData("newer-format", f"made by tlx {record.get('tlx', 'unknown')} in format {record['format']}",
-                      where=where, expected=f"format {FORMAT} or older, which tlx {__version__} reads",
-                      remedy="use that version of tlx, or another folder")
+    if record["format"] != FORMAT:
+        code = "newer-format" if record["format"] > FORMAT else "older-format"
+        raise BadDataError(code, f"made by tlx {record.get('tlx', 'unknown')} in format {record['format']}",
+                           where=where, expected=f"format {FORMAT}, which tlx {__version__} reads and writes",
+                           remedy="use that version of tlx, or another --store")
 
 
 @contextlib.contextmanager
@@ -411,6 +428,6 @@ def _remedied(path: Path) -> Iterator[None]:
     """Say what to do about damage."""
     try:
         yield
-    except Integrity as error:
+    except IntegrityError as error:
         error.remedy = error.remedy or f"remove {path} and run the same command again; it is made anew"
         raise

@@ -74,7 +74,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class RunOptions:
     """How tasks are run.
 
     timeout_s   seconds a task may take (workers only); its stack is written to its log before it is killed

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, Missing
+from ..errors import BadDataError, MissingError
 from ..kernels.inputs import finite_bits, upper, widen
-from ..kernels.parallel import each
+from ..kernels.parallel import parallel_for
 
 TASK = 1 << 20  # numbers of one task
 ASYMMETRY = 1e-5  # of the largest dissimilarity: what float32 leaves between two triangles
@@ -29,18 +29,18 @@ def array(x: Any, *, where: object = "x") -> np.ndarray:
         from ..data.sources import read_npy
 
         if not Path(x).is_file():
-            raise Missing("file", x)
+            raise MissingError("file", x)
         x = read_npy(Path(x))
     if hasattr(x, "detach"):
         x = x.detach()
     try:
         found = np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadData("not-an-array", f"{type(x).__name__}: {str(error).splitlines()[0]}", where=where,
+        raise BadDataError("not-an-array", f"{type(x).__name__}: {str(error).splitlines()[0]}", where=where,
                       expected="what numpy takes as an array of numbers, in this machine's memory") from error
     if found.dtype.kind not in "fiub" or np.ma.is_masked(x):
         kind = "masked values" if np.ma.is_masked(x) else f"type {found.dtype}"
-        raise BadData("not-numbers", f"an array of {kind}", where=where, expected="real numbers")
+        raise BadDataError("not-numbers", f"an array of {kind}", where=where, expected="real numbers")
     return found
 
 
@@ -51,10 +51,10 @@ def matrix(x: Any, *, where: object = "x", least: int = 2) -> np.ndarray:
     """
     found = array(x, where=where)
     if found.ndim < 2 or 0 in found.shape[1:]:
-        raise BadData("rows-shape", f"an array of shape {found.shape}", where=where,
+        raise BadDataError("rows-shape", f"an array of shape {found.shape}", where=where,
                       expected="(rows, features), at least one feature")
     if len(found) < least:
-        raise BadData("too-few-rows", f"{len(found)} rows", where=where, expected=f"at least {least}")
+        raise BadDataError("too-few-rows", f"{len(found)} rows", where=where, expected=f"at least {least}")
     return found.reshape(len(found), -1)
 
 
@@ -92,7 +92,7 @@ def floating(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         part = slice(task * TASK, (task + 1) * TASK)
         widen(halves[part], bits[part], numbers[part])
 
-    each(-(-halves.size // TASK), convert)
+    parallel_for(-(-halves.size // TASK), convert)
     return out
 
 
@@ -114,7 +114,7 @@ def check_finite(x: np.ndarray, *, where: object = "x", first: int = 0) -> None:
             if len(bad):
                 row, *column = (int(i) for i in bad[0])
                 place = f"row {first + start + row}, column {column[0]}" if column else f"place {start + row}"
-                raise BadData("not-finite", f"{x[(start + row, *column)]} in {place}", where=where,
+                raise BadDataError("not-finite", f"{x[(start + row, *column)]} in {place}", where=where,
                               expected="finite numbers",
                               remedy="extract again in float32, or see whether the network diverged")
 
@@ -132,7 +132,7 @@ def _finite(x: np.ndarray) -> bool:
         if found.all():
             found[task] = finite_bits(bits[task * TASK:(task + 1) * TASK], exponent)
 
-    each(len(found), look)
+    parallel_for(len(found), look)
     return bool(found.all())
 
 
@@ -147,14 +147,14 @@ def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray
     try:
         found = np.asarray(labels)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadData("labels-kind", str(error).splitlines()[0], where=where) from error
+        raise BadDataError("labels-kind", str(error).splitlines()[0], where=where) from error
     if found.dtype.kind == "O" and all(isinstance(label, str) for label in found.flat):
         found = found.astype(np.str_)
     if found.shape != (n,):
-        raise BadData("labels-shape", f"labels of shape {found.shape} for {n} rows", where=where,
+        raise BadDataError("labels-shape", f"labels of shape {found.shape} for {n} rows", where=where,
                       expected=f"({n},), one for each row")
     if found.dtype.kind not in "iubUST":
-        raise BadData("labels-kind", f"labels of type {found.dtype}", where=where,
+        raise BadDataError("labels-kind", f"labels of type {found.dtype}", where=where,
                       expected="a name or a whole number for each row")
     names, codes = np.unique(found, return_inverse=True)
     return names, codes.astype(np.int64)
@@ -164,7 +164,7 @@ def stimuli(pairs: int, *, where: object = "rdm") -> int:
     """How many stimuli have this many pairs: n(n − 1)/2 = pairs, n ≥ 2. Raises BadData where none."""
     n = (1 + math.isqrt(1 + 8 * pairs)) // 2
     if pairs < 1 or n * (n - 1) // 2 != pairs:
-        raise BadData("rdm-shape", f"a vector of {pairs} dissimilarities", where=where,
+        raise BadDataError("rdm-shape", f"a vector of {pairs} dissimilarities", where=where,
                       expected="n(n − 1)/2 for some n: 1, 3, 6, 10, 15, …")
     return n
 
@@ -200,7 +200,7 @@ def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[
             check_finite(found, where=where)
         return found, n
     if found.ndim != 2 or found.shape[0] != found.shape[1] or len(found) < 2:
-        raise BadData("rdm-shape", f"an array of shape {found.shape}", where=where,
+        raise BadDataError("rdm-shape", f"an array of shape {found.shape}", where=where,
                       expected="(n, n), or the n(n − 1)/2 numbers above its diagonal")
     n, found = len(found), floating(found)
     check_finite(found, where=where)
@@ -210,9 +210,9 @@ def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[
     def take(task: int, thread: int) -> None:
         upper(found, out, task * 64, min(n, task * 64 + 64), differ, largest)
 
-    each(-(-n // 64), take)
+    parallel_for(-(-n // 64), take)
     row = int(differ.argmax())
     if differ[row] > ASYMMETRY * largest.max():
-        raise BadData("rdm-not-symmetric", f"row {row} differs by {differ[row]:.3g} from its column, or its diagonal "
+        raise BadDataError("rdm-not-symmetric", f"row {row} differs by {differ[row]:.3g} from its column, or its diagonal "
                       "is not 0", where=where, expected="a symmetric matrix with zeros on its diagonal")
     return out, n

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData
-from ..kernels.dissimilarity import Rows
+from ..errors import BadDataError
+from ..kernels.dissimilarity import StandardisedRows
 from ..kernels.grams import gram, overlaps
-from ..kernels.parallel import each
+from ..kernels.parallel import parallel_for
 from ..kernels.tile import BLOCK
 from . import arrays
 
@@ -34,13 +34,13 @@ class _Layer:
     lengths: np.ndarray
 
     @property
-    def rows(self) -> Rows:
-        return Rows(self.x, scale=np.full(len(self.x), self.scale), centre=self.centre)
+    def rows(self) -> StandardisedRows:
+        return StandardisedRows(self.x, scale=np.full(len(self.x), self.scale), centre=self.centre)
 
     @property
-    def features(self) -> Rows:
+    def features(self) -> StandardisedRows:
         """Its columns as rows."""
-        return Rows(self.x.T, shift=self.centre, scale=np.full(self.x.shape[1], self.scale))
+        return StandardisedRows(self.x.T, shift=self.centre, scale=np.full(self.x.shape[1], self.scale))
 
 
 def cka(x: Any, y: Any, unbiased: bool = True, threads: int | None = None) -> float:
@@ -70,7 +70,7 @@ def cka_matrix(xs: Sequence[Any], ys: Sequence[Any] | None = None, unbiased: boo
     found = [arrays.rows(x, where=name, least=4 if unbiased else 2) for x, name in zip(given, names, strict=True)]
     for x, name in zip(found, names, strict=True):
         if len(x) != len(found[0]):
-            raise BadData("rows-differ", f"{len(x)} rows", where=name, expected=f"the {len(found[0])} of {names[0]}",
+            raise BadDataError("rows-differ", f"{len(x)} rows", where=name, expected=f"the {len(found[0])} of {names[0]}",
                           remedy="take the same images, in the same order, from every layer")
     layers = [_layer(x, name, threads) for x, name in zip(found, names, strict=True)]
     first, second = range(len(xs)), range(len(xs), len(given)) if ys is not None else range(len(xs))
@@ -82,7 +82,7 @@ def cka_matrix(xs: Sequence[Any], ys: Sequence[Any] | None = None, unbiased: boo
             for pair, total in zip(pairs, sums, strict=True)}
     for a, name in enumerate(names):
         if not hsic[a, a] > 0:
-            raise BadData("no-structure", "no two rows are more alike than any others", where=name,
+            raise BadDataError("no-structure", "no two rows are more alike than any others", where=name,
                           remedy="leave this layer out")
     return np.array([[hsic[min(a, b), max(a, b)] / math.sqrt(hsic[a, a] * hsic[b, b]) for b in second] for a in first])
 
@@ -113,11 +113,11 @@ def _layer(x: np.ndarray, name: str, threads: int | None) -> _Layer:
         less = x[rows] - centre
         lengths[rows] = np.einsum("ij,ij->i", less, less)
 
-    each(-(-d // WIDTH), find, threads)
-    each(-(-n // wide), measure, threads)
+    parallel_for(-(-d // WIDTH), find, threads)
+    parallel_for(-(-n // wide), measure, threads)
     total = float(lengths.sum())
     if not (total > 0 and math.isfinite(total)):
-        raise BadData("no-structure", "all rows are alike" if total == 0 else "numbers too large to square", where=name,
+        raise BadDataError("no-structure", "all rows are alike" if total == 0 else "numbers too large to square", where=name,
                       remedy="leave this layer out")
     scale = math.sqrt(x.size / total)
     return _Layer(x, centre, scale, lengths * scale**2)

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData
+from ..errors import BadDataError
 from ..kernels.pairs import contrast
-from ..kernels.parallel import each
+from ..kernels.parallel import parallel_for
 from . import arrays
 
 
@@ -46,7 +46,7 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
     outside = len(pairs) - inside
     if not inside or not outside:
         what = f"{len(counts)} class{'es' if len(counts) > 1 else ''} among {n} rows"
-        raise BadData("no-contrast", what, where="labels",
+        raise BadDataError("no-contrast", what, where="labels",
                       expected="two or more classes, and one of them with two or more rows")
     parts = arrays.row_parts(n)
     found = np.empty((len(parts), 2))
@@ -55,7 +55,7 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
         with np.errstate(all="ignore"):  # what is not finite shows in the sums
             contrast(pairs, codes, *parts[part], found[part])
 
-    each(len(parts), work, threads)
+    parallel_for(len(parts), work, threads)
     if not np.isfinite(found).all():
         arrays.check_finite(pairs, where="rdm")
     within, between = (found.sum(axis=0) / (inside, outside)).tolist()
@@ -67,5 +67,5 @@ def model_rdm(labels: Any) -> np.ndarray:
     found = np.asarray(labels)
     _, codes = arrays.labels(labels, len(found) if found.ndim else 0)
     if len(codes) < 2:
-        raise BadData("too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2")
+        raise BadDataError("too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2")
     return np.concatenate([codes[i + 1:] != codes[i] for i in range(len(codes) - 1)]).astype(np.float32)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, Resource, UnknownName
+from ..errors import BadDataError, ResourceError, UnknownNameError
 from ..kernels.concordance import concordance
 from ..kernels.pairs import products, row_sums, whiten
-from ..kernels.parallel import each
-from ..kernels.ranks import MOST, Order, order, ranks, ties
+from ..kernels.parallel import parallel_for
+from ..kernels.ranks import MOST, SortOrder, order, ranks, ties
 from . import arrays
 
 
@@ -52,7 +52,7 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | Non
     first, n, single_a = _stack(a, "a")
     second, other, single_b = (first, n, single_a) if b is a else _stack(b, "b")
     if n != other:
-        raise BadData("rdm-sizes", f"RDMs of {n} and of {other} stimuli", expected="the same stimuli")
+        raise BadDataError("rdm-sizes", f"RDMs of {n} and of {other} stimuli", expected="the same stimuli")
     found = _compare(first, second, n, method, threads)
     return float(found[0, 0]) if single_a and single_b else found
 
@@ -61,11 +61,11 @@ def compare_all(rdms: Mapping[str, Any], method: str = "spearman", *, threads: i
     """Each RDM with each: of layers, of models, or of both. rdms: name → RDM, all of the same stimuli."""
     known(method)
     if not rdms:
-        raise BadData("no-rdms", "no RDM to compare")
+        raise BadDataError("no-rdms", "no RDM to compare")
     found = [arrays.condensed(rdm, where=name) for name, rdm in rdms.items()]
     if len({n for _, n in found}) > 1:
         sizes = ", ".join(f"{name} {n}" for name, (_, n) in zip(rdms, found, strict=True))
-        raise BadData("rdm-sizes", f"RDMs of different numbers of stimuli: {sizes}", expected="the same stimuli")
+        raise BadDataError("rdm-sizes", f"RDMs of different numbers of stimuli: {sizes}", expected="the same stimuli")
     all_pairs = [pairs for pairs, _ in found]
     return Similarities(tuple(rdms), _compare(all_pairs, all_pairs, found[0][1], method, threads), method)
 
@@ -73,7 +73,7 @@ def compare_all(rdms: Mapping[str, Any], method: str = "spearman", *, threads: i
 def known(method: str) -> Comparison:
     """The row of COMPARISONS. Raises UnknownName."""
     if method not in COMPARISONS:
-        raise UnknownName("comparison", method, COMPARISONS)
+        raise UnknownNameError("comparison", method, COMPARISONS)
     return COMPARISONS[method]
 
 
@@ -84,7 +84,7 @@ def _stack(x: Any, where: str) -> tuple[list[np.ndarray], int, bool]:
         pairs, n = arrays.condensed(found, where=where)
         return [pairs], n, True
     if found.ndim not in (2, 3) or len(found) == 0:
-        raise BadData("rdm-shape", f"an array of shape {found.shape}", where=where,
+        raise BadDataError("rdm-shape", f"an array of shape {found.shape}", where=where,
                       expected="(n(n − 1)/2,), (n, n), or a stack of these")
     each_ = [arrays.condensed(one, where=f"{where}, RDM {i}") for i, one in enumerate(found)]
     return [pairs for pairs, _ in each_], each_[0][1], False
@@ -98,7 +98,7 @@ def _products(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, thr
     first = vectors(a, n, method, threads, "a")
     second = first if a is b else vectors(b, n, method, threads, "b")
     out = np.empty((len(first), len(second)))
-    each(len(out), lambda i, _: products(first, second, i, i + 1, out), threads)
+    parallel_for(len(out), lambda i, _: products(first, second, i, i + 1, out), threads)
     return np.clip(out, -1, 1)
 
 
@@ -116,16 +116,16 @@ def vectors(rdms: list[np.ndarray], n: int, method: str, threads: int | None = N
 
 def _check(pairs: np.ndarray, method: str, where: str) -> None:
     if len(pairs) >= MOST:
-        raise Resource("too-many-pairs", f"{len(pairs):,} pairs", where=where, expected=f"fewer than {MOST:,}",
+        raise ResourceError("too-many-pairs", f"{len(pairs):,} pairs", where=where, expected=f"fewer than {MOST:,}",
                        remedy="compare a sample of the stimuli")
     low, high = pairs.min(), pairs.max()
     if low == high and (low == 0 or method not in ("cosine", "whitened-cosine")):
-        raise BadData("constant-rdm", f"all {len(pairs)} dissimilarities are {low:.6g}, to which nothing is {method}-"
+        raise BadDataError("constant-rdm", f"all {len(pairs)} dissimilarities are {low:.6g}, to which nothing is {method}-"
                       "alike", where=where, expected="at least two different ones")
 
 
 def _concordances(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None) -> np.ndarray:
-    orders: list[list[Order]] = []
+    orders: list[list[SortOrder]] = []
     for where, rdms in zip("ab", (a, b) if b is not a else (a,), strict=False):
         for i, pairs in enumerate(rdms):
             _check(pairs, method, f"{where}, RDM {i}" if len(rdms) > 1 else where)
@@ -194,9 +194,9 @@ def _whitened(pairs: np.ndarray, n: int, threads: int | None, keep_mean: bool = 
     mean = mean if keep_mean else 0.0
     bounds = arrays.row_parts(n)
     sums = np.empty((len(bounds), n))
-    each(len(bounds), lambda part, _: row_sums(above, n, *bounds[part], sums[part]), threads)
+    parallel_for(len(bounds), lambda part, _: row_sums(above, n, *bounds[part], sums[part]), threads)
     row = sums.sum(axis=0) / n
-    each(len(bounds), lambda part, _: whiten(above, row, *bounds[part], mean / n, np.sqrt(2.0)), threads)
+    parallel_for(len(bounds), lambda part, _: whiten(above, row, *bounds[part], mean / n, np.sqrt(2.0)), threads)
     out[len(pairs):] = -2 * row - mean * (n - 1) / n
     return _unit(out)
 

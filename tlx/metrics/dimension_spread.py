@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from scipy.special import bdtr
 
-from ..data.streams import order
-from ..errors import BadData, Usage
+from ..data.streams import seeded_permutation
+from ..errors import BadDataError, UsageError
 from ..kernels.neighbours import nearest_alive
-from ..kernels.parallel import each
+from ..kernels.parallel import parallel_for
 from .intrinsic_dimension import LEAST, Dimension, estimator
-from .neighbours import Rows
+from .neighbours import NeighbourRows
 
 RUN_OUT = 1e-3  # of the rows may be left with too few neighbours in some resampling, and are searched again
 
@@ -57,15 +57,15 @@ def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float
     raises       as `intrinsic_dimension`; BadData where a part is too small; Usage: resamplings, fraction, seed
     """
     if resamplings < 1 or not 0 < fraction <= 1 or seed < 0:
-        raise Usage("out-of-range", f"{resamplings} resamplings of {fraction} with seed {seed}", where="resampling",
+        raise UsageError("out-of-range", f"{resamplings} resamplings of {fraction} with seed {seed}", where="resampling",
                     expected="at least 1, a fraction above 0 and at most 1, a seed not below 0")
     how = estimator(method)
     k = how.neighbours
-    rows = Rows(x, k, threads)
+    rows = NeighbourRows(x, k, threads)
     n = len(rows.values)
     drawn = math.floor(fraction * n)
     if drawn < max(k + 1, LEAST):
-        raise BadData("too-few-rows", f"{drawn} of {n} rows in each resampling", where="x",
+        raise BadDataError("too-few-rows", f"{drawn} of {n} rows in each resampling", where="x",
                       expected=f"at least {max(k + 1, LEAST)}")
     kept = next(kept for kept in itertools.count(k) if kept >= n - 1
                 or resamplings * bdtr(k - 1, kept, drawn / n) <= RUN_OUT)
@@ -73,16 +73,16 @@ def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float
     whole = how.estimate(lists[0][:, :k])
 
     def work(task: int, thread: int) -> None:
-        part = np.sort(order(n, seed, "resampling", task)[:drawn])
+        part = np.sort(seeded_permutation(n, seed, "resampling", task)[:drawn])
         with _where(f"resampling {task}"):
             values[task] = how.estimate(_among(rows, lists, part, k)).dimension
 
-    each(resamplings, work, threads)
+    parallel_for(resamplings, work, threads)
     return Resampled(mean=float(values.mean()), std=float(values.std()), values=values, rows=drawn, whole=whole,
                      distances=lists[0][:, :k])
 
 
-def _among(rows: Rows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int) -> np.ndarray:
+def _among(rows: NeighbourRows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int) -> np.ndarray:
     """Distances of the rows of a part (m,) to the k nearest in it, (m, k), from lists of the nearest of all rows."""
     alive = np.zeros(len(rows.values), np.bool_)
     alive[part] = True
@@ -126,21 +126,21 @@ def block_analysis(x: Any, blocks: Iterable[int] = range(1, 21), seed: int = 0, 
     """
     how, counts = estimator(method), [int(b) for b in blocks]
     if not counts or min(counts) < 1 or seed < 0:
-        raise Usage("out-of-range", f"blocks {counts} with seed {seed}", where="blocks",
+        raise UsageError("out-of-range", f"blocks {counts} with seed {seed}", where="blocks",
                     expected="whole numbers, at least 1, and a seed not below 0")
-    rows = Rows(x, how.neighbours, threads)
+    rows = NeighbourRows(x, how.neighbours, threads)
     n, least = len(rows.values), max(how.neighbours + 1, LEAST)
     if n // max(counts) < least:
-        raise BadData("block-too-small", f"{n} rows make {max(counts)} blocks of {n // max(counts)}", where="blocks",
+        raise BadDataError("block-too-small", f"{n} rows make {max(counts)} blocks of {n // max(counts)}", where="blocks",
                       expected=f"at least {least} rows in each", remedy=f"ask for at most {n // least} blocks")
     values = tuple(_blocks(rows, b, seed, how) for b in counts)
     return Blocks(blocks=np.array(counts), rows=n // np.array(counts), values=values,
                   mean=np.array([found.mean() for found in values]), std=np.array([found.std() for found in values]))
 
 
-def _blocks(rows: Rows, count: int, seed: int, how: Any) -> np.ndarray:
+def _blocks(rows: NeighbourRows, count: int, seed: int, how: Any) -> np.ndarray:
     n, found = len(rows.values), np.empty(count)
-    shuffled = order(n, seed, "block analysis", count)
+    shuffled = seeded_permutation(n, seed, "block analysis", count)
     for block in range(count):
         part = np.sort(shuffled[block * (n // count):(block + 1) * (n // count)])
         with _where(f"block {block} of {count}"):
@@ -152,6 +152,6 @@ def _blocks(rows: Rows, count: int, seed: int, how: Any) -> np.ndarray:
 def _where(place: str) -> Iterator[None]:
     try:
         yield
-    except BadData as error:
+    except BadDataError as error:
         error.where = f"{error.where}, {place}"
         raise

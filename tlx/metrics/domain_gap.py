@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.special import ndtri
 
-from ..data.streams import order
-from ..errors import BadData
-from ..spec import Spec, knob, named
+from ..data.streams import seeded_permutation
+from ..errors import BadDataError
+from ..spec import Spec, parse_spec, setting
 from . import arrays
 
 BLOCK = 1 << 21  # numbers that are float64 at a time
@@ -30,6 +30,8 @@ class Frechet(Spec):
     and without the square root of a matrix; A and B are brought to at most d rows by QR. It falls as rows are added:
     compare sets of like size.
     """
+
+    kind: ClassVar[str] = "frechet"
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
         (mean_x, a), (mean_y, b) = _centred(x), _centred(y)
@@ -46,9 +48,11 @@ class MeanDiscrepancy(Spec):
     itself. σ is the median distance above 0 between rows of both sets together, of at most `sample` rows drawn.
     """
 
-    sigma: float | None = knob(None, help="width of the kernel; none or 0: the median distance", low=0)
-    sample: int = knob(1000, help="rows for the median distance", low=2)
-    seed: int = knob(0, help="seed of their draw", low=0)
+    kind: ClassVar[str] = "mean-discrepancy"
+
+    sigma: float | None = setting(None, help="width of the kernel; none or 0: the median distance", low=0)
+    sample: int = setting(1000, help="rows for the median distance", low=2)
+    seed: int = setting(0, help="seed of their draw", low=0)
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
         sigma = self.sigma or self._median(x, y)
@@ -60,7 +64,7 @@ class MeanDiscrepancy(Spec):
         return within_x + within_y - 2 * _kernel_sum(x, y, sigma) / (n * m)
 
     def _median(self, x: np.ndarray, y: np.ndarray) -> float:
-        drawn = order(len(x) + len(y), self.seed, "domain-gap")[:self.sample]
+        drawn = seeded_permutation(len(x) + len(y), self.seed, "domain-gap")[:self.sample]
         some = np.concatenate([x[drawn[drawn < len(x)]], y[drawn[drawn >= len(x)] - len(x)]], dtype=np.float64)
         squares = np.concatenate([np.square(some[i + 1:] - row).sum(axis=1) for i, row in enumerate(some)])
         return float(np.median(np.sqrt(squares[squares > 0]))) if squares.any() else 0.0
@@ -70,7 +74,9 @@ class MeanDiscrepancy(Spec):
 class EarthMover(Spec):
     """The exact Wasserstein distance (∫|F⁻¹ − G⁻¹|^p)^(1/p) of each feature by itself; its mean over features."""
 
-    p: int = knob(1, help="1: earth mover's distance; 2: of squares", choices=(1, 2))
+    kind: ClassVar[str] = "earth-mover"
+
+    p: int = setting(1, help="1: earth mover's distance; 2: of squares", choices=(1, 2))
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
         step = max(1, BLOCK // (len(x) + len(y)))
@@ -85,9 +91,11 @@ class Sliced(Spec):
     Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3. The same width and seed give the same directions.
     """
 
-    p: int = knob(2, help="1: distances; 2: their squares", choices=(1, 2))
-    directions: int = knob(256, help="random directions", low=1)
-    seed: int = knob(0, help="their seed", low=0)
+    kind: ClassVar[str] = "sliced-wasserstein"
+
+    p: int = setting(2, help="1: distances; 2: their squares", choices=(1, 2))
+    directions: int = setting(256, help="random directions", low=1)
+    seed: int = setting(0, help="their seed", low=0)
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
         total, step = 0.0, max(1, BLOCK // (len(x) + len(y) + x.shape[1]))
@@ -121,10 +129,10 @@ def domain_gap(x: Any, y: Any, method: str = "frechet") -> Gap:
     method  a row of GAPS, perhaps with settings: "frechet", "mmd", "mmd:sigma=3", "emd", "sliced:directions=500"
     raises  BadData: NaN or infinity, fewer than two rows, other widths; UnknownName, Usage: the method, its settings
     """
-    how: Any = named(GAPS, method, "method")
+    how: Any = parse_spec(GAPS, method, "method")
     first, second = arrays.rows(x, where="x"), arrays.rows(y, where="y")
     if first.shape[1] != second.shape[1]:
-        raise BadData("widths", f"x has {first.shape[1]} features and y has {second.shape[1]}", where="y",
+        raise BadDataError("widths", f"x has {first.shape[1]} features and y has {second.shape[1]}", where="y",
                       expected="features of the same layer")
     return Gap(gap=how.between(first, second), method=method, n_x=len(first), n_y=len(second), width=first.shape[1])
 
@@ -166,7 +174,7 @@ def intra_class_variance(x: Any, labels: Any) -> ClassSpread:
     counts = np.bincount(codes, minlength=len(names))
     several = np.flatnonzero(counts > 1)
     if not len(several):
-        raise BadData("too-few-rows", f"{len(names)} classes of one row each", where="labels",
+        raise BadDataError("too-few-rows", f"{len(names)} classes of one row each", where="labels",
                       expected="a class of at least two rows")
     per_class = np.array([_variance(rows, np.flatnonzero(codes == code)) for code in several])
     return ClassSpread(variance=float(per_class.mean()), per_class=per_class, classes=names[several],

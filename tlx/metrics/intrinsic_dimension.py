@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betainc
 
-from ..errors import BadData, Usage
-from ..spec import Spec, knob, named
-from .neighbours import Rows
+from ..errors import BadDataError, UsageError
+from ..spec import Spec, parse_spec, setting
+from .neighbours import NeighbourRows
 
 LEAST = 4  # rows that tell something: the regression leaves two out, and a correlation needs two
 
@@ -51,7 +51,9 @@ class TwoNN(Spec):
     are dropped, least squares takes the first ⌊fraction·N⌋ of the others.
     """
 
-    fraction: float = knob(0.9, help="fraction of the smallest ratios that is used", low=0, high=1)
+    kind: ClassVar[str] = "two-nn"
+
+    fraction: float = setting(0.9, help="fraction of the smallest ratios that is used", low=0, high=1)
     neighbours = 2
 
     def estimate(self, distances: np.ndarray) -> Dimension:
@@ -76,7 +78,9 @@ class TwoNNLikelihood(Spec):
     At fraction 1 it is (N − 1) / Σ ln μ, which DADApy calls "ml"; at 0.9 what scikit-dimension calls "mle".
     """
 
-    fraction: float = knob(0.9, help="fraction of the smallest ratios that is used", low=0, high=1)
+    kind: ClassVar[str] = "two-nn-likelihood"
+
+    fraction: float = setting(0.9, help="fraction of the smallest ratios that is used", low=0, high=1)
     neighbours = 2
 
     def estimate(self, distances: np.ndarray) -> Dimension:
@@ -97,7 +101,9 @@ class LevinaBickel(Spec):
     neighbours are all equally near say that m̂ is infinite; they are left out.
     """
 
-    k: int = knob(20, help="neighbours of each row", low=2)
+    kind: ClassVar[str] = "levina-bickel"
+
+    k: int = setting(20, help="neighbours of each row", low=2)
 
     @property
     def neighbours(self) -> int:
@@ -126,17 +132,17 @@ def intrinsic_dimension(x: Any, method: str = "twonn", fraction: float | None = 
               UnknownName, Usage: the method, its settings
     """
     how = estimator(method, fraction)
-    return how.estimate(Rows(x, how.neighbours, threads).nearest(how.neighbours)[0])
+    return how.estimate(NeighbourRows(x, how.neighbours, threads).nearest(how.neighbours)[0])
 
 
 def estimator(method: str, fraction: float | None = None) -> Any:
     """The row of METHODS that is asked for, with its settings."""
-    how = named(METHODS, method, "method")
+    how = parse_spec(METHODS, method, "method")
     if fraction is None:
         return how
-    if "fraction" not in how.knobs():
-        raise Usage("no-fraction", f"fraction {fraction} of '{method}'", where="fraction", expected="none")
-    return how.but(fraction=fraction)
+    if "fraction" not in how.settings():
+        raise UsageError("no-fraction", f"fraction {fraction} of '{method}'", where="fraction", expected="none")
+    return how.replace(fraction=fraction)
 
 
 def log_ratios(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
@@ -159,8 +165,8 @@ def _telling(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     return distances[~(repeated | tied)], left_out
 
 
-def _too_few(left: str, *, n: int, repeated: int, tied: int) -> BadData:
-    return BadData("no-dimension", f"{left} left of {n} rows: {repeated} are equal to another row, {tied} have only "
+def _too_few(left: str, *, n: int, repeated: int, tied: int) -> BadDataError:
+    return BadDataError("no-dimension", f"{left} left of {n} rows: {repeated} are equal to another row, {tied} have only "
                    "equally near neighbours", where="x", expected=f"at least {LEAST} rows, with different ratios",
                    remedy="give more rows, each once; rows on a lattice have no intrinsic dimension")
 
@@ -196,8 +202,8 @@ def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
     raises   BadData: as `intrinsic_dimension`; Usage: largest
     """
     if largest < 2:
-        raise Usage("out-of-range", f"{largest}", where="largest", expected="at least 2")
-    rows = Rows(x, 2, threads)
+        raise UsageError("out-of-range", f"{largest}", where="largest", expected="at least 2")
+    rows = NeighbourRows(x, 2, threads)
     ranks = 2 ** np.arange(1, int(math.log2(min(largest, len(rows.values) - 1))) + 1)
     distances = rows.nearest(int(ranks[-1]))[0]
     found = [_gride(distances[:, [rank // 2 - 1, rank - 1]], int(rank)) for rank in ranks]

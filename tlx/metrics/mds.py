@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, Usage
+from ..errors import BadDataError, UsageError
 from . import arrays
 from .comparison import Similarities
 
@@ -38,10 +38,10 @@ def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> M
         dissimilarities = 1 - values[np.triu_indices(len(values), 1)]
     pairs, m = arrays.condensed(dissimilarities, where="dissimilarities")
     if pairs.min() < 0:
-        raise BadData("negative", f"a dissimilarity of {pairs.min():.6g}", where="dissimilarities",
+        raise BadDataError("negative", f"a dissimilarity of {pairs.min():.6g}", where="dissimilarities",
                       expected="none below 0")
     if not 1 <= dimensions < m:
-        raise Usage("out-of-range", f"{dimensions} dimensions for {m} items", where="dimensions",
+        raise UsageError("out-of-range", f"{dimensions} dimensions for {m} items", where="dimensions",
                     expected=f"1 to {m - 1}")
     square = np.zeros((m, m))
     square[np.triu_indices(m, 1)] = pairs

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, Usage
+from ..errors import BadDataError, UsageError
 from ..kernels import neighbours
-from ..kernels.parallel import each
+from ..kernels.parallel import parallel_for
 from . import arrays
 
 TASK = 1 << 20  # numbers of one task
@@ -26,7 +26,7 @@ def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndar
     threads  None: NUMBA_NUM_THREADS, else the cores this process may use
     raises   BadData: NaN or infinity, no rows, n ≤ k; Usage: k or threads below 1
     """
-    return Rows(x, k, threads).nearest(k)[0]
+    return NeighbourRows(x, k, threads).nearest(k)[0]
 
 
 def nearest_neighbours(x: Any, k: int = 2, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -34,10 +34,10 @@ def nearest_neighbours(x: Any, k: int = 2, threads: int | None = None) -> tuple[
 
     Equally near rows stand in order of their indices. Else, and in what is raised, as `nearest_distances`.
     """
-    return Rows(x, k, threads).nearest(k, ties=True)
+    return NeighbourRows(x, k, threads).nearest(k, ties=True)
 
 
-class Rows:
+class NeighbourRows:
     """Rows that were checked, and brought to a magnitude whose squares neither overflow nor vanish.
 
     values   (n, d) float32 or float64, C order — what was given, or a copy where that is not possible
@@ -48,10 +48,10 @@ class Rows:
         """x (n, …), n > k. Raises as `nearest_distances`."""
         for name, value in (("k", k), ("threads", 1 if threads is None else threads)):
             if value < 1 or value != int(value):
-                raise Usage("out-of-range", f"{value}", where=name, expected="a whole number, at least 1")
+                raise UsageError("out-of-range", f"{value}", where=name, expected="a whole number, at least 1")
         given = arrays.rows(x, least=1, finite=False)
         if len(given) <= k:
-            raise BadData("too-few-rows", f"{len(given)} rows", where="x", expected=f"more than k = {k}")
+            raise BadDataError("too-few-rows", f"{len(given)} rows", where="x", expected=f"more than k = {k}")
         self.values, self.scale, self.threads = np.ascontiguousarray(given), 1.0, threads
         largest = self._largest()
         if not np.isfinite(largest):
@@ -84,5 +84,5 @@ class Rows:
         def work(task: int, thread: int) -> None:
             found[task] = neighbours.largest_magnitude(bits[task * TASK:(task + 1) * TASK], np.iinfo(whole).max)
 
-        each(len(found), work, self.threads)
+        parallel_for(len(found), work, self.threads)
         return float(found.max(keepdims=True).view(self.values.dtype)[0])

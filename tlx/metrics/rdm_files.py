@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from .. import __version__, files
-from ..errors import BadData, Missing, Unsafe, Usage
+from ..errors import BadDataError, MissingError, UnsafeError, UsageError
 from . import arrays
 
 GROUPS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
@@ -53,13 +53,13 @@ class Rdms:
         """Raises BadData for another shape, or as many values as there are not RDMs or stimuli."""
         found = self.dissimilarities
         if found.ndim != 2 or not len(found) or found.dtype.kind not in "fiu":
-            raise BadData("rdm-shape", f"an array of shape {found.shape} and type {found.dtype}",
+            raise BadDataError("rdm-shape", f"an array of shape {found.shape} and type {found.dtype}",
                           where="dissimilarities", expected="(RDMs, n(n − 1)/2) numbers")
         for what, count, names in (("RDMs", len(found), self.rdm_descriptors),
                                    ("stimuli", self.stimuli, self.pattern_descriptors)):
             for name, values in names.items():
                 if isinstance(values, str) or np.ndim(values) < 1 or len(values) != count:
-                    raise BadData("descriptor-length", f"'{name}' has not one value for each of {count} {what}",
+                    raise BadDataError("descriptor-length", f"'{name}' has not one value for each of {count} {what}",
                                   where="descriptors")
 
     @property
@@ -73,7 +73,7 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
 
     Raises Usage for a descriptor that no HDF5 file can hold.
     """
-    with files.replacing(Path(path)) as out, h5py.File(out, "w") as file:
+    with files.atomic_write(Path(path)) as out, h5py.File(out, "w") as file:
         file.attrs["written_by"] = f"tlx {__version__}"
         file["dissimilarities"] = rdms.dissimilarities
         _put(file, "dissimilarity_measure", h5py.Empty("f") if rdms.measure is None else rdms.measure)
@@ -89,7 +89,7 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
 
 def _put(group: h5py.Group, key: str, value: Any) -> None:
     if not key or "/" in key or key == ".":
-        raise Usage("descriptor-name", f"'{key}'", where=group.name, expected="a name without a slash")
+        raise UsageError("descriptor-name", f"'{key}'", where=group.name, expected="a name without a slash")
     if isinstance(value, str):
         group.attrs[key] = str(value)
         return
@@ -107,7 +107,7 @@ def _put(group: h5py.Group, key: str, value: Any) -> None:
     elif found.dtype.kind in "fiubS":
         group[key] = found
     else:
-        raise Usage("descriptor-kind", f"'{key}' is of type {found.dtype}", where=group.name,
+        raise UsageError("descriptor-kind", f"'{key}' is of type {found.dtype}", where=group.name,
                     expected="texts or numbers")
 
 
@@ -121,13 +121,13 @@ def read_rdms(path: Path | str) -> Rdms:
     """
     path = Path(path)
     if not path.is_file():
-        raise Missing("file of RDMs", path)
+        raise MissingError("file of RDMs", path)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
             _look(file, path)
             return _rdms(file, path)
     except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise BadData("rdm-file-damaged", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", where=path,
+        raise BadDataError("rdm-file-damaged", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", where=path,
                       expected="an HDF5 file of rsatoolbox") from error
 
 
@@ -139,37 +139,37 @@ def _look(file: h5py.File, path: Path) -> None:
         for key in group:
             seen += 1
             if seen > MOST_OBJECTS or depth > 2:
-                raise Unsafe("rdm-file-objects", "too many objects, or groups in a circle", where=path)
+                raise UnsafeError("rdm-file-objects", "too many objects, or groups in a circle", where=path)
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise Unsafe("rdm-file-link", f"'{group.name}/{key}' is a {type(link).__name__}", where=path)
+                raise UnsafeError("rdm-file-link", f"'{group.name}/{key}' is a {type(link).__name__}", where=path)
             item = group[key]
             if isinstance(item, h5py.Group):
                 pending.append((item, depth + 1))
             elif isinstance(item, h5py.Dataset):
                 _look_at(item, size, path)
             else:
-                raise Unsafe("rdm-file-objects", f"'{item.name}' is a {type(item).__name__}", where=path)
+                raise UnsafeError("rdm-file-objects", f"'{item.name}' is a {type(item).__name__}", where=path)
 
 
 def _look_at(item: h5py.Dataset, size: int, path: Path) -> None:
     recipe = item.id.get_create_plist()
     codes = {recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())}
     if item.external or item.is_virtual or codes - FILTERS:
-        raise Unsafe("rdm-file-outside", f"'{item.name}' takes its numbers from elsewhere, or needs a plug-in",
+        raise UnsafeError("rdm-file-outside", f"'{item.name}' takes its numbers from elsewhere, or needs a plug-in",
                      where=path)
     if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
-        raise BadData("rdm-file-kind", f"'{item.name}' is of type {item.dtype}", where=path,
+        raise BadDataError("rdm-file-kind", f"'{item.name}' is of type {item.dtype}", where=path,
                       expected="numbers or texts")
     if math.prod(item.shape or (0,)) * item.dtype.itemsize > INFLATION * size:
-        raise BadData("rdm-file-inflated", f"'{item.name}' of shape {item.shape} in a file of {size:,} bytes",
+        raise BadDataError("rdm-file-inflated", f"'{item.name}' of shape {item.shape} in a file of {size:,} bytes",
                       where=path)
 
 
 def _rdms(file: h5py.File, path: Path) -> Rdms:
     found = file.get("dissimilarities")
     if not isinstance(found, h5py.Dataset) or not found.shape or found.dtype.kind not in "fiu":
-        raise BadData("rdm-file-kind", "no numbers in 'dissimilarities'", where=path,
+        raise BadDataError("rdm-file-kind", "no numbers in 'dissimilarities'", where=path,
                       expected="an HDF5 file of rsatoolbox")
     measure = file.attrs.get("dissimilarity_measure")
     parts = []

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtr, stdtrit
 
-from ..errors import BadData, TlxError, raise_all
+from ..errors import BadDataError, TlxError, raise_all
 
 TABLE = Path(__file__).resolve().parents[1] / "_data" / "transferability.csv"
 COLUMNS = ("G", "D", "N", "T")
@@ -91,12 +91,12 @@ def transferability_regression(table: Any, standardize: bool = True) -> Regressi
     n, means, deviations = len(y), x.mean(axis=0), x.std(axis=0)
     for name, values in (*zip(TERMS, x.T, strict=True), ("T", y)):
         if np.ptp(values) <= COLLINEAR * np.abs(values).max():
-            raise BadData("no-variation", f"{name} is the same in every row", where="table", expected="rows that vary")
+            raise BadDataError("no-variation", f"{name} is the same in every row", where="table", expected="rows that vary")
     design = np.column_stack([np.ones(n), (x - means) / deviations])
     q, r = np.linalg.qr(design)
     left = np.abs(np.diag(r)) / math.sqrt(n)  # every column has length √n
     if left.min() < COLLINEAR:
-        raise BadData("collinear", f"{NAMES[int(left.argmin())]} is a sum of multiples of the terms before it",
+        raise BadDataError("collinear", f"{NAMES[int(left.argmin())]} is a sum of multiples of the terms before it",
                       where="table", expected=f"{', '.join(TERMS)} that vary apart from each other")
     beta, inverse = np.linalg.solve(r, q.T @ y), np.linalg.inv(r)
     fitted = design @ beta
@@ -137,15 +137,15 @@ def _columns(table: Any) -> dict[str, list[Any]]:
     rows = list(table)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
-            raise BadData("table-row", f"row {number} is a {type(row).__name__}", where="table",
+            raise BadDataError("table-row", f"row {number} is a {type(row).__name__}", where="table",
                           expected="rows with G, D, N and T by name, or a data frame")
         if missing := [name for name in COLUMNS if name not in row]:
             raise _no_column(missing, [str(name) for name in row], f" in row {number}")
     return {name: [row[name] for row in rows] for name in COLUMNS}
 
 
-def _no_column(missing: Sequence[str], known: Sequence[str], place: str = "") -> BadData:
-    return BadData("table-columns", f"no {', '.join(missing)}{place} among {', '.join(known) or 'no columns'}",
+def _no_column(missing: Sequence[str], known: Sequence[str], place: str = "") -> BadDataError:
+    return BadDataError("table-columns", f"no {', '.join(missing)}{place} among {', '.join(known) or 'no columns'}",
                    where="table", expected="G, D, N and T")
 
 
@@ -156,11 +156,11 @@ def _terms(columns: dict[str, list[Any]]) -> tuple[np.ndarray, np.ndarray]:
     for name, values in numbers.items():
         positive = name in ("N", "T")
         for i in np.flatnonzero(~np.isfinite(values) | (positive & (values <= 0))):
-            problems.append(BadData("table-value", f"{name} is {columns[name][i]!r} in row {i + 1}", where="table",
+            problems.append(BadDataError("table-value", f"{name} is {columns[name][i]!r} in row {i + 1}", where="table",
                                     expected="a positive number" if positive else "a finite number"))
     raise_all(problems)
     if len({len(values) for values in numbers.values()}) != 1 or len(numbers["T"]) <= len(NAMES):
-        raise BadData("too-few-rows", f"{min(map(len, numbers.values()))} rows", where="table",
+        raise BadDataError("too-few-rows", f"{min(map(len, numbers.values()))} rows", where="table",
                       expected=f"at least {len(NAMES) + 1}: one more than coefficients")
     return np.column_stack([numbers["G"], numbers["D"], np.log(numbers["N"])]), np.log(numbers["T"])
 

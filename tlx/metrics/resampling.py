@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData, Resource, Usage
+from ..errors import BadDataError, ResourceError, UsageError
 from ..kernels.concordance import concordance
 from ..kernels.pairs import products, resample
-from ..kernels.parallel import each
+from ..kernels.parallel import parallel_for
 from ..kernels.ranks import order
 from . import arrays
 from .comparison import Comparison, compare_rdms, known
@@ -65,10 +65,10 @@ def bootstrap(a: Any, b: Any, method: str = "spearman", resamplings: int = 1000,
             parts.append(out[:resample(x, n, chosen[number], out)])
         draws[number] = _similarity(row, *parts)
 
-    each(resamplings, draw, threads)
+    parallel_for(resamplings, draw, threads)
     found = draws[~np.isnan(draws)]
     if not len(found):
-        raise BadData("no-draws", f"{n} stimuli: no draw of them leaves two different dissimilarities")
+        raise BadDataError("no-draws", f"{n} stimuli: no draw of them leaves two different dissimilarities")
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     error = float(found.std(ddof=1)) if len(found) > 1 else float("nan")
     return Interval(float(value), low, high, error, confidence, draws)
@@ -99,14 +99,14 @@ def bootstrap_all(rdms: Sequence[Any], method: str = "spearman", resamplings: in
     """
     row = _check(method, resamplings, confidence)
     if row.vector is None:
-        raise Usage("no-bootstrap", f"'{method}' compares pair by pair", where="method",
+        raise UsageError("no-bootstrap", f"'{method}' compares pair by pair", where="method",
                     expected="spearman, pearson, cosine or rho-a")
     found = [arrays.condensed(rdm, where=f"RDM {i}") for i, rdm in enumerate(rdms)]
     if not found or len({n for _, n in found}) > 1:
-        raise BadData("rdm-sizes", f"RDMs of {sorted({n for _, n in found})} stimuli", expected="the same stimuli")
+        raise BadDataError("rdm-sizes", f"RDMs of {sorted({n for _, n in found})} stimuli", expected="the same stimuli")
     n, m, vector = found[0][1], len(found), row.vector
     if resamplings * m * m > MOST:
-        raise Resource("too-many-draws", f"{resamplings:,} draws of {m} × {m} similarities", where="resamplings",
+        raise ResourceError("too-many-draws", f"{resamplings:,} draws of {m} × {m} similarities", where="resamplings",
                        expected=f"at most {MOST // (m * m):,} draws")
     draws = np.empty((resamplings, m, m))
     for number, chosen in enumerate(_chosen(n, resamplings, seed)):
@@ -121,7 +121,7 @@ def bootstrap_all(rdms: Sequence[Any], method: str = "spearman", resamplings: in
                 counts[i] = len(some)
                 parts[i, :len(some)] = vector(some, 0, 1)
 
-        each(m, draw, threads)
+        parallel_for(m, draw, threads)
         whole = counts > 0
         parts = parts[:, :counts.max()]
         parts[~whole] = 0
@@ -137,17 +137,17 @@ def bootstrap_all(rdms: Sequence[Any], method: str = "spearman", resamplings: in
 def _all_products(x: np.ndarray, threads: int | None) -> np.ndarray:
     """(m, m): inner products of the rows of x (m, p), the same bits at any number of threads."""
     x, out = np.ascontiguousarray(x), np.empty((len(x), len(x)))
-    each(len(x), lambda i, _: products(x, x, i, i + 1, out), threads)
+    parallel_for(len(x), lambda i, _: products(x, x, i, i + 1, out), threads)
     return np.clip(out, -1, 1)
 
 
 def _check(method: str, resamplings: int, confidence: float) -> Comparison:
     row = known(method)
     if not row.partial:
-        raise Usage("no-bootstrap", f"'{method}' needs all pairs of stimuli, and resampling loses some", where="method",
+        raise UsageError("no-bootstrap", f"'{method}' needs all pairs of stimuli, and resampling loses some", where="method",
                     expected="a comparison that is not whitened")
     if resamplings < 1 or not 0 < confidence < 1:
-        raise Usage("out-of-range", f"{resamplings} resamplings, confidence {confidence}",
+        raise UsageError("out-of-range", f"{resamplings} resamplings, confidence {confidence}",
                     expected="at least 1, and a share between 0 and 1")
     return row
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from .. import files
 from ..data.sources import read_npy
-from ..errors import BadData, Resource, UnknownName, Usage
-from ..kernels.dissimilarity import ROOM, Formula, Rows, fill, unit
+from ..errors import BadDataError, ResourceError, UnknownNameError, UsageError
+from ..kernels.dissimilarity import ROOM, Formula, StandardisedRows, fill, unit
 from ..kernels.tile import BLOCK, SIDE
 from . import arrays
 
@@ -55,16 +55,16 @@ def rdm(x: Any, metric: str = "correlation", condensed: bool = True, dtype: Any 
     Kriegeskorte, Mur & Bandettini 2008, doi:10.3389/neuro.06.004.2008
     """
     if metric not in DISSIMILARITIES:
-        raise UnknownName("dissimilarity", metric, DISSIMILARITIES)
+        raise UnknownNameError("dissimilarity", metric, DISSIMILARITIES)
     x = arrays.rows(x, finite=False)
     n, kind = len(x), np.dtype(x.dtype if dtype is None else dtype)
     if kind not in (np.float32, np.float64):
-        raise Usage("rdm-dtype", f"{kind}", where="dtype", expected="float32 or float64")
+        raise UsageError("rdm-dtype", f"{kind}", where="dtype", expected="float32 or float64")
     chosen, need = DISSIMILARITIES[metric], (n * (n - 1) // 2 if condensed else n * n) * kind.itemsize
     rows = _rows(x, chosen, threads)
     if out is not None:
         _reserve(need, files.free_bytes(Path(out)), Path(out))
-        with files.replacing(Path(out)) as file:
+        with files.atomic_write(Path(out)) as file:
             for odd in _to_disk(file, rows, chosen.formula, condensed, kind, threads):
                 _check(odd, x, kind)
         return read_npy(Path(out))
@@ -80,33 +80,33 @@ def rdm(x: Any, metric: str = "correlation", condensed: bool = True, dtype: Any 
     return answer.reshape(n, n)
 
 
-def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> Rows:
+def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> StandardisedRows:
     """x with what makes its rows comparable."""
     if not chosen.unit:
         if x.dtype == np.float32:
-            return Rows(x)
+            return StandardisedRows(x)
         with np.errstate(invalid="ignore", over="ignore"):
-            return Rows(x, centre=x[::max(1, len(x) // SAMPLE)].mean(axis=0))  # so that little is left to round
+            return StandardisedRows(x, centre=x[::max(1, len(x) // SAMPLE)].mean(axis=0))  # so that little is left to round
     mean, length = unit(x, chosen.centred, threads)
     extreme = np.flatnonzero(~(length < 1e150) | ((length > 0) & (length < 1e-150)))
     if len(extreme):
         arrays.check_finite(x)
-        raise BadData("out-of-range", f"row {extreme[0]} has a length of {length[extreme[0]]:.1g}", where="x",
+        raise BadDataError("out-of-range", f"row {extreme[0]} has a length of {length[extreme[0]]:.1g}", where="x",
                       expected="numbers whose squares float64 holds", remedy="scale the rows")
     still = np.flatnonzero(length == 0)
     if len(still):
         kind, name = ("constant", "correlation") if chosen.centred else ("zero", "cosine")
         others = f", and {len(still) - 1} more rows are" if len(still) > 1 else ""
-        raise BadData(f"{kind}-row", f"row {still[0]} is {kind}{others}: it has no {name} with others", where="x",
+        raise BadDataError(f"{kind}-row", f"row {still[0]} is {kind}{others}: it has no {name} with others", where="x",
                       expected="rows that vary" if chosen.centred else "rows that are not all 0",
                       remedy='leave these rows out, or take metric="euclidean"')
-    return Rows(x, mean, 1 / length)
+    return StandardisedRows(x, mean, 1 / length)
 
 
 def _check(odd: int, x: np.ndarray, kind: np.dtype) -> None:
     if odd:
         arrays.check_finite(x)
-        raise BadData("too-large", f"{odd} dissimilarities are beyond {kind}", where="x",
+        raise BadDataError("too-large", f"{odd} dissimilarities are beyond {kind}", where="x",
                       remedy="scale the numbers down" + (", or take dtype=float64" if kind == np.float32 else ""))
 
 
@@ -119,7 +119,7 @@ def _starts(n: int, condensed: bool) -> np.ndarray:
 def _reserve(need: int, there: int, place: Path | None = None) -> None:
     """Raise Resource where `need` bytes of answers are more than there are: on the disk of `place`, or in memory."""
     if need > there:
-        raise Resource("memory" if place is None else "disk-full", f"the dissimilarities need {need:,} bytes",
+        raise ResourceError("memory" if place is None else "disk-full", f"the dissimilarities need {need:,} bytes",
                        where=place or "", expected=f"at most {there:,}",
                        remedy="give out= a file, and they are written there block by block" if place is None else
                        "free some space")
@@ -127,7 +127,7 @@ def _reserve(need: int, there: int, place: Path | None = None) -> None:
 
 # ---------------------------------------------------------------- to disk
 
-def _to_disk(file: BinaryIO, rows: Rows, formula: Formula, condensed: bool, kind: np.dtype,
+def _to_disk(file: BinaryIO, rows: StandardisedRows, formula: Formula, condensed: bool, kind: np.dtype,
              threads: int | None) -> Iterator[int]:
     """Write the answer as .npy, block by block; after each, how many of its numbers are not finite."""
     n = len(rows.x)

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from ..errors import BadData
+from ..errors import BadDataError
 from .arrays import float_type, floating
 
 PIECE_BYTES = 16 << 20  # of one read
@@ -116,6 +116,6 @@ def _fill(file: int, part: np.ndarray, offset: int, path: Path) -> None:
     while done < len(part):
         got = os.preadv(file, [part[done:done + PIECE_BYTES].data], offset + done)
         if got == 0:
-            raise BadData("file-short", f"ends at byte {offset + done:,}", where=path,
+            raise BadDataError("file-short", f"ends at byte {offset + done:,}", where=path,
                           expected=f"{len(part) - done:,} bytes more; it was cut while it was read")
         done += got

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BadData
-from ..kernels.parallel import Crew, default_threads
+from ..errors import BadDataError
+from ..kernels.parallel import ThreadTeam, default_threads
 from ..kernels.sums import STRIP, by_class, finish, gather
 from . import arrays
 from .streams import blocks
@@ -62,7 +62,7 @@ def sum_of_squares(x: Any, labels: Any, *, means: bool = False, threads: int | N
     rows = max(1, CHUNK_BYTES // (given.shape[1] * arrays.float_type(given.dtype).itemsize))
     found = np.zeros((3, len(names)))
     kept = np.empty((len(names), given.shape[1])) if means else None
-    with Crew(threads) as crew:
+    with ThreadTeam(threads) as crew:
         for _ in state.passes():
             for start, part in blocks(given, rows, read=read):
                 state.add(part, codes[start:start + rows], threads, crew)
@@ -71,7 +71,7 @@ def sum_of_squares(x: Any, labels: Any, *, means: bool = False, threads: int | N
     if not np.isfinite(found).all():
         for start, part in blocks(given, rows, read=read):
             arrays.check_finite(part, where=where, first=start)
-        raise BadData("overflow", "squares beyond the largest float64", where=where, expected="smaller numbers")
+        raise BadDataError("overflow", "squares beyond the largest float64", where=where, expected="smaller numbers")
     within, between, total = found.sum(axis=1).tolist()
     ratio = min(1.0, within / total) if total > 0 else math.nan
     return SumOfSquares(within, between, total, ratio, names, state.counts, found[0], kept)
@@ -99,7 +99,7 @@ class _State:
             self.seen, self.since = np.zeros((2, many, self.parts, classes), np.int64)
             yield
 
-    def add(self, x: np.ndarray, codes: np.ndarray, threads: int | None, crew: Crew) -> None:
+    def add(self, x: np.ndarray, codes: np.ndarray, threads: int | None, crew: ThreadTeam) -> None:
         """Takes rows x (m, d), C order, of the classes codes (m,)."""
         x = x[:]
         x.flags.writeable = False  # one type for the compiler
@@ -123,7 +123,7 @@ class _State:
 
         crew.each(len(self.squares) * self.parts, work)
 
-    def end(self, means: np.ndarray | None, threads: int | None, crew: Crew) -> np.ndarray:
+    def end(self, means: np.ndarray | None, threads: int | None, crew: ThreadTeam) -> np.ndarray:
         """(3, k): SSW, SSB and TSS over these columns, by class; means (k, d), written in these columns."""
         found = np.empty((len(self.squares), 3, len(self.counts)))
         own = np.empty((threads or default_threads(), *self.centre.shape[2:]))

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import rankdata
 
-from ..errors import BadData, Usage
+from ..errors import BadDataError, UsageError
 from . import arrays
 
 EXACT = 8  # items of which all orders are gone through: 40,320
@@ -67,7 +67,7 @@ def transfer_performance(accuracy: Any) -> float | np.ndarray:
     """
     found = arrays.floating(arrays.array(accuracy, where="accuracy")).astype(np.float64)
     if found.ndim < 1 or found.shape[-1] < 2 or not found.size:
-        raise BadData("too-few-checkpoints", f"accuracies of shape {found.shape}", where="accuracy",
+        raise BadDataError("too-few-checkpoints", f"accuracies of shape {found.shape}", where="accuracy",
                       expected="two or more checkpoints in the last dimension")
     arrays.check_finite(found.reshape(-1, found.shape[-1]), where="accuracy")
     area = found.sum(axis=-1) - (found[..., 0] + found[..., -1]) / 2
@@ -87,12 +87,12 @@ def metric_correlations(metric: Any, performance: Any, sources: Any = None, chec
     """
     for share in (confidence, permutation_confidence):
         if not 0 < share < 1 or permutations < 1:
-            raise Usage("out-of-range", f"confidence {share}, {permutations} permutations",
+            raise UsageError("out-of-range", f"confidence {share}, {permutations} permutations",
                         expected="a share between 0 and 1, and at least 1")
     x, y = (arrays.rows(np.asarray(v)[:, None] if np.ndim(v) == 1 else v, where=where)[:, 0].astype(np.float64)
             for v, where in ((metric, "metric"), (performance, "performance")))
     if len(x) != len(y):
-        raise BadData("lengths", f"{len(x)} metrics and {len(y)} performances", expected="one of each for each model")
+        raise BadDataError("lengths", f"{len(x)} metrics and {len(y)} performances", expected="one of each for each model")
     groups: list[tuple[str, str, np.ndarray]] = [("all", "", np.arange(len(x)))]
     for scope, labels in (("source", sources), ("checkpoint", checkpoints)):
         if labels is not None:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownName
+from ..errors import UnknownNameError
 from .layers import Layer, evaluating, is_input, resolve, survey, tensor_of
 from .network import Network
 
@@ -76,9 +76,9 @@ class Capture:
 
     def __init__(self, network: Network, layers: Sequence[str | int], *, reduce: str = "raw", dtype: str = "float32"):
         if reduce not in REDUCTIONS:
-            raise UnknownName("reduction", reduce, REDUCTIONS)
+            raise UnknownNameError("reduction", reduce, REDUCTIONS)
         if dtype not in DTYPES:
-            raise UnknownName("dtype", dtype, DTYPES)
+            raise UnknownNameError("dtype", dtype, DTYPES)
         self.network, self.reduce, self.dtype = network, REDUCTIONS[reduce], DTYPES[dtype]
         self.layers = survey(network, resolve(network, layers))
 

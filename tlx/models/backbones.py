@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadData, Integrity, Missing, Resource, UnknownName, Usage
+from ..errors import BadDataError, IntegrityError, MissingError, ResourceError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from torch import nn
 
     from .network import Network
     from .weights.container import Weights
-    from .weights.matching import Match
+    from .weights.matching import WeightMatch
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -88,7 +88,7 @@ def names(*, everything: bool = False) -> list[str]:
     found = list(BACKBONES)
     if everything:
         found += [name for name in _torchvision_names() if name not in BACKBONES]
-        with contextlib.suppress(Resource):
+        with contextlib.suppress(ResourceError):
             found += [TIMM + name for name in _timm().list_models()]
     return found
 
@@ -102,7 +102,7 @@ def lookup(name: str) -> BackboneRow:
         return _timm_row(key.removeprefix(TIMM))
     if key in _torchvision_names():
         return _torchvision_row(key)
-    raise UnknownName("backbone", name, names() + _torchvision_names(), remedy="timm's models are named timm:<name>")
+    raise UnknownNameError("backbone", name, names() + _torchvision_names(), remedy="timm's models are named timm:<name>")
 
 
 def name_of(row: BackboneRow) -> str:
@@ -130,11 +130,11 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
     row = replace(row, input_size=input_size or row.input_size)
     head = row.head if head == "auto" else head
     if head not in heads.HEADS:
-        raise UnknownName("head", head, ["auto", *heads.HEADS])
+        raise UnknownNameError("head", head, ["auto", *heads.HEADS])
     path = _file(row, weights, source)
     promised = sha256 or None
     if promised is not None and (path is None) != (promised == RANDOM):
-        raise Integrity("weights-sha256", f"the weights are {weights or RANDOM}", expected=promised,
+        raise IntegrityError("weights-sha256", f"the weights are {weights or RANDOM}", expected=promised,
                         remedy=promises.RERUN)
     if weights not in (None, "default") and path is not None and chopped.is_recorded(path):
         return chopped.backbone(path, name, classes, head, seed, input_size, promised)
@@ -142,7 +142,7 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
     if classes is None:
         classes = _outputs(row, path, promised) if path is not None else row.classes
     if classes < 1:
-        raise Usage("classes", f"{classes} classes", expected="at least 1")
+        raise UsageError("classes", f"{classes} classes", expected="at least 1")
     own_head = weights is None and head in ("linear", "keep")
     net = network.build(row, classes if own_head or as_given else row.classes or classes, seed)
     names_of_head = network.head_of(net, row)
@@ -157,11 +157,11 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
                            match=match, notes=notes, weights=digest_read)
 
 
-def sketch(name: str) -> Network:
+def meta_model(name: str) -> Network:
     """The network of `name` without numbers, for its blocks, layers and sizes: no memory taken, nothing fetched."""
     from . import network
 
-    with network.without_memory():
+    with network.meta_device():
         return load(name, weights=None, classes=max(1, lookup(name).classes), seed=0)
 
 
@@ -174,7 +174,7 @@ def digest(name: str, weights: str | Path | None, source: str | None = None) -> 
         return RANDOM
     with promises.permitted(path):
         if not path.is_file():
-            raise Missing("weight file", path)
+            raise MissingError("weight file", path)
         return promises.check(path)
 
 
@@ -184,9 +184,9 @@ def default_file(row: BackboneRow, source: str | None = None) -> Path:
 
     remedy = "give a file: --model /path/to/weights.pth"
     if not row.weights:
-        raise Missing(f"weights of {row.title} that come with it", made_by="--model /path/to/weights.pth")
+        raise MissingError(f"weights of {row.title} that come with it", made_by="--model /path/to/weights.pth")
     if source is not None and source.lower() != row.source.lower():
-        raise UnknownName("source", source, [row.source], remedy=f"for weights from elsewhere {remedy}")
+        raise UnknownNameError("source", source, [row.source], remedy=f"for weights from elsewhere {remedy}")
     if row.weights == "packaged":
         return sources.packaged(PACKAGED[row.model])
     if row.weights == "offline":
@@ -205,7 +205,7 @@ def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
     from . import network
     from .weights import reader as weights_reader
 
-    with network.without_memory():
+    with network.meta_device():
         net = network.build(row, max(1, row.classes), 0)
         names = [f"{name}.weight" for name in network.head_of(net, row)]
     if path.suffix == ".h5":
@@ -233,14 +233,14 @@ def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = Non
 
 
 def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None
-          ) -> tuple[BackboneRow, Match, Weights]:
+          ) -> tuple[BackboneRow, WeightMatch, Weights]:
     """Copy a file's weights into the network: the row as it then is, how much fitted, and the weights."""
     from .weights import reader as weights_reader
 
     found, row = named(net, row, path, sha256)
     try:
         match = weights_reader.load_into(net, found, ignore=replaced)
-    except BadData as error:
+    except BadDataError as error:
         error.where = error.where or str(path)
         raise
     return row, match, found
@@ -265,14 +265,14 @@ def _timm():
     try:
         import timm
     except ImportError as error:
-        raise Resource("package-missing", "timm is not installed", remedy="pip install 'tlx[timm]'") from error
+        raise ResourceError("package-missing", "timm is not installed", remedy="pip install 'tlx[timm]'") from error
     return timm
 
 
 def _timm_row(name: str) -> BackboneRow:
     timm = _timm()
     if not timm.is_model(name.split(".")[0]):
-        raise UnknownName("timm model", name, timm.list_models())
+        raise UnknownNameError("timm model", name, timm.list_models())
     row = timm.get_pretrained_cfg(name, allow_unregistered=False) or timm.get_pretrained_cfg(name.split(".")[0])
     mean, std = tuple(row.mean), tuple(row.std)
     return BackboneRow(title=name, family="timm", model=name, input_size=row.input_size[1], mean=mean, std=std,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from .. import files
-from ..errors import BadData, Usage
+from ..errors import BadDataError, UsageError
 from . import backbones, heads, layers
 from .activations import pooled
 from .blocks import DROPOUTS, Block
@@ -27,7 +27,7 @@ FORMAT = 1  # of the record beside a chopped network's weights
 ADAPTED = ("eps", "stride")  # what translated weights change of a module
 
 
-class _Reached(Exception):
+class _CutReached(Exception):
     """The last layer has answered: ends a run that goes no further."""
 
     def __init__(self, output: torch.Tensor):
@@ -38,7 +38,7 @@ class _Reached(Exception):
 def _stop(module: nn.Module, args: Any, output: Any) -> None:
     tensor = layers.tensor_of(output)
     assert tensor is not None
-    raise _Reached(tensor)
+    raise _CutReached(tensor)
 
 
 class Chopped(nn.Module):
@@ -53,7 +53,7 @@ class Chopped(nn.Module):
         """(n, width): what the last block gives, averaged over the image."""
         try:
             self.body(x)
-        except _Reached as reached:
+        except _CutReached as reached:
             return pooled(reached.output, self.last)
         raise RuntimeError(f"{self.last.module} did not run")
 
@@ -67,7 +67,7 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
     Raises Usage for a block that is not there, or that runs more than once or gives no tensor of one row an image.
     """
     if not 1 <= depth <= len(network.blocks):
-        raise Usage("out-of-range", f"cut behind block {depth}", where="cut",
+        raise UsageError("out-of-range", f"cut behind block {depth}", where="cut",
                     expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
     last = _last(network, depth)
     width = pooled(torch.empty(1, *last.shape, device="meta"), last).shape[1]
@@ -99,10 +99,10 @@ def _last(network: Network, depth: int) -> Layer:
     while len(inside) > 1 and isinstance(network.net.get_submodule(inside[-1]), (nn.Flatten, *DROPOUTS)):
         inside.pop()
     if not inside:
-        raise Usage("block-without-output", f"no module of block {depth} runs by itself", where="cut")
+        raise UsageError("block-without-output", f"no module of block {depth} runs by itself", where="cut")
     layer, = layers.survey(network, inside[-1:])
     if layer.call > 1:
-        raise Usage("cut-twice", f"{layer.module}, the end of block {depth}, runs {layer.call} times", where="cut",
+        raise UsageError("cut-twice", f"{layer.module}, the end of block {depth}, runs {layer.call} times", where="cut",
                     remedy="cut behind another block")
     return layer
 
@@ -138,7 +138,7 @@ def _record(path: Path) -> dict[str, Any]:
     beside = path.with_suffix(".json")
     try:
         record = files.read_json(beside) if beside.is_file() else None
-    except (BadData, OSError):
+    except (BadDataError, OSError):
         return {}
     if not isinstance(record, dict) or record.get("file") != path.name or not {"architecture", "cut"} <= record.keys():
         return {}
@@ -156,7 +156,7 @@ def backbone(path: Path, architecture: str, classes: int | None, head: str, seed
     of, cut = str(record["architecture"]), record["cut"]
     what = f"{of} chopped behind block {cut}" if cut is not None else f"the whole {of}, by tlx chop"
     if backbones.lookup(of) != backbones.lookup(architecture):
-        raise Usage("weights-architecture", f"{path.name} is {what}", where="--model",
+        raise UsageError("weights-architecture", f"{path.name} is {what}", where="--model",
                     expected=f"weights of {backbones.lookup(architecture).title}", remedy=f"type --architecture {of}")
     found, names = read(path, input_size)
     notes = [*found.notes, f"{path.name} is {what}, trained on {len(names)} classes"]
@@ -173,7 +173,7 @@ def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str,
     record = files.read_json(path.with_suffix(".json"))
     try:
         if record["format"] > FORMAT:
-            raise BadData("newer-format", f"format {record['format']}", where=path, expected=f"{FORMAT} or older")
+            raise BadDataError("newer-format", f"format {record['format']}", where=path, expected=f"{FORMAT} or older")
         classes = tuple(map(str, record["classes"]))
         size = input_size or int(record["input_size"])
         network = _built(str(record["architecture"]), record["cut"], len(classes), size)
@@ -186,7 +186,7 @@ def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str,
         weights = path.with_name(Path(record["file"]).name)
         expected = str(record["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise BadData("record", f"no record of a network ({error!r})", where=path) from error
+        raise BadDataError("record", f"no record of a network ({error!r})", where=path) from error
     tensors = weights_reader.read(weights, sha256=expected, like=network.net)
     network.match = weights_reader.load_into(network.net, tensors, least=1.0)
     network.weights = expected

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..errors import BadData, Missing, TlxError, UnknownName, nearest, raise_all
+from ..errors import BadDataError, MissingError, TlxError, UnknownNameError, nearest, raise_all
 from . import layers
 from .network import Network
 from .weights.promises import permitted
@@ -72,20 +72,20 @@ def read(path: Path) -> Description:
     with permitted(path, "model description"):
         if not path.is_file():
             if path.exists():
-                raise BadData("not-a-file", "a model description is a JSON file", where=path)
-            raise Missing("model description", path)
+                raise BadDataError("not-a-file", "a model description is a JSON file", where=path)
+            raise MissingError("model description", path)
         content = files.read_json(path)
     if not isinstance(content, dict):
-        raise BadData("json-type", f"{_kind(content)} at the top", where=path, expected="an object")
+        raise BadDataError("json-type", f"{_kind(content)} at the top", where=path, expected="an object")
     problems = [_unknown(key, path) for key in content if key not in KEYS and key != "target_shapes"]
-    problems += [BadData("json-key-missing", f"no '{key}'", where=path) for key in KEYS if key not in content]
+    problems += [BadDataError("json-key-missing", f"no '{key}'", where=path) for key in KEYS if key not in content]
     for key, (fits, expected) in {**KEYS, "target_shapes": SHAPES}.items():
         if key in content and not fits(content[key]):
-            problems.append(BadData("json-type", f"'{key}' is {_kind(content[key])}", where=path, expected=expected))
+            problems.append(BadDataError("json-type", f"'{key}' is {_kind(content[key])}", where=path, expected=expected))
     raise_all(problems)
     shapes = content.get("target_shapes", [])
     if shapes and len(shapes) != len(content["target_tensors"]):
-        raise BadData("json-count", f"{len(shapes)} target_shapes for {len(content['target_tensors'])} target_tensors",
+        raise BadDataError("json-count", f"{len(shapes)} target_shapes for {len(content['target_tensors'])} target_tensors",
                       where=path)
     return Description(content["description"], tuple(content["input_reshape"]), content["input_tensor"],
                        tuple(content["target_tensors"]), tuple(map(tuple, shapes)))
@@ -116,7 +116,7 @@ def _kind(value: Any) -> str:
 
 def _unknown(key: str, path: Path) -> TlxError:
     near = nearest(key, [*KEYS, "target_shapes"])
-    return BadData("json-unknown-key", f"unknown key '{key}'", where=path,
+    return BadDataError("json-unknown-key", f"unknown key '{key}'", where=path,
                    expected=f"one of {', '.join(KEYS)}" + (f"; nearest: {near[0]}" if near else ""))
 
 
@@ -135,7 +135,7 @@ def described(network: Network, description: Description, where: object = "") ->
     """The layers of a description in `network`. BadData if it has not all of them, or takes or gives other shapes."""
     size = description.input_reshape
     if size and size != (network.input_size, network.input_size):
-        raise BadData("input-shape", f"input_reshape is {list(size)}", where=where,
+        raise BadDataError("input-shape", f"input_reshape is {list(size)}", where=where,
                       expected=f"[{network.input_size}, {network.input_size}], which {network.row.title} was made for, "
                                "or [] for the network's own")
     found: list[str] = []
@@ -143,7 +143,7 @@ def described(network: Network, description: Description, where: object = "") ->
     for name in description.target_tensors:
         try:
             found += modules(network, [name])
-        except UnknownName:
+        except UnknownNameError:
             problems.append(_not_there(network, name, where))
         except TlxError as error:
             problems.append(_as_data(error, where))
@@ -162,7 +162,7 @@ def _check_shapes(network: Network, description: Description, found: Sequence[st
     rows = zip(description.target_tensors, description.target_shapes, layers.survey(network, found), strict=True)
     for name, shape, layer in rows:
         if shape != layer.shape:
-            problems.append(BadData("output-shape", f"{name} gives {list(layer.shape)}", where=where,
+            problems.append(BadDataError("output-shape", f"{name} gives {list(layer.shape)}", where=where,
                                     expected=f"{list(shape)}, as the description says"))
     raise_all(problems)
 
@@ -170,14 +170,14 @@ def _check_shapes(network: Network, description: Description, found: Sequence[st
 def _not_there(network: Network, name: str, where: object) -> TlxError:
     known = [*network.layers(), *keras_names(network)]
     near = nearest(name, known, 5) or known[-5:]
-    return BadData("unknown-layer", f"{network.row.title} has no layer '{name}'", where=where,
+    return BadDataError("unknown-layer", f"{network.row.title} has no layer '{name}'", where=where,
                    expected=f"one like {', '.join(near)}",
                    remedy=f"or a block's number, 1 to {len(network.blocks)} (tlx backbones {network.row.model} lists "
                           "the blocks)")
 
 
 def _as_data(error: TlxError, where: object) -> TlxError:
-    return BadData(error.code, error.what, where=where, expected=error.expected, remedy=error.remedy)
+    return BadDataError(error.code, error.what, where=where, expected=error.expected, remedy=error.remedy)
 
 
 # ---------------------------------------------------------------- names of Keras and TensorFlow

@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..errors import UnknownName, Usage, raise_all
+from ..errors import UnknownNameError, UsageError, raise_all
 
 if TYPE_CHECKING:
     from .network import Network
 
-__all__ = ["BN_MODES", "Freeze", "copy_blocks", "freeze", "parameter_groups", "seed_configuration"]
+__all__ = ["BN_MODES", "Freeze", "copy_blocks", "freeze", "parameter_groups", "published_configuration"]
 
 BN_MODES = ("frozen", "adapt", "keras2")
 
@@ -34,7 +34,7 @@ def copy_blocks(network: Network, source: Network, first: int, last: int) -> Non
     _check_count(network, last)
     mine, theirs = network.blocks[first - 1:last], source.blocks[first - 1:last]
     if mine != theirs:
-        raise Usage("transfer", f"{source.row.title} has other blocks than {network.row.title}")
+        raise UsageError("transfer", f"{source.row.title} has other blocks than {network.row.title}")
     with torch.no_grad():
         for block in mine:
             given = source.tensors(block)
@@ -68,7 +68,7 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
     Asked again with another number it forgets the first. Raises UnknownName or Usage.
     """
     if bn not in BN_MODES:
-        raise UnknownName("bn", bn, BN_MODES)
+        raise UnknownNameError("bn", bn, BN_MODES)
     modules, bare = _count(network, frozen) if isinstance(frozen, int) else _named(network, frozen)
     held = {id(p) for m in modules for p in m.parameters()} | {id(p) for p in bare}
     for parameter in network.parameters():
@@ -83,15 +83,15 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
     return network
 
 
-def seed_configuration(name: str, configuration: int) -> tuple[str, ...]:
+def published_configuration(name: str, configuration: int) -> tuple[str, ...]:
     """The convolutions that configuration 0–3 of VGG16, ResNet50 or ResNet152 holds, as names in torchvision's
     module. They alone are frozen; batch norm learns and stays in training mode."""
     key = name.strip().lower()
     if key not in SEED_COUNTS:
-        raise Usage("configuration", f"'{name}' has no configurations", where="configuration",
+        raise UsageError("configuration", f"'{name}' has no configurations", where="configuration",
                     expected="VGG16, ResNet50 or ResNet152", remedy="say how many blocks to hold: --freeze")
     if configuration not in range(4):
-        raise Usage("out-of-range", f"{configuration}", where="configuration", expected="0, 1, 2 or 3")
+        raise UsageError("out-of-range", f"{configuration}", where="configuration", expected="0, 1, 2 or 3")
     return _keras_order(key)[: SEED_COUNTS[key][configuration]]
 
 
@@ -125,7 +125,7 @@ def _count(network: Network, n: int) -> Held:
 
 def _check_count(network: Network, n: int) -> None:
     if not 0 <= n <= len(network.blocks):
-        raise Usage("out-of-range", f"{n} blocks", where="freeze",
+        raise UsageError("out-of-range", f"{n} blocks", where="freeze",
                     expected=f"0 to {len(network.blocks)}, the blocks of {network.row.title}")
 
 
@@ -133,7 +133,7 @@ def _named(network: Network, names: Sequence[str]) -> Held:
     if isinstance(names, str):
         names = (names,)
     modules, parameters = dict(network.net.named_modules()), dict(network.net.named_parameters())
-    raise_all([UnknownName("layer", n, [m for m in modules if m]) for n in names
+    raise_all([UnknownNameError("layer", n, [m for m in modules if m]) for n in names
                if not n or (n not in modules and n not in parameters)])
     return (tuple(modules[n] for n in names if n in modules), tuple(parameters[n] for n in names if n in parameters))
 

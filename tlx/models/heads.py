@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..errors import Usage
+from ..errors import UsageError
 
 HIDDEN = 256  # width of the two hidden layers of mlp256
 
@@ -55,7 +55,7 @@ def keep(net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.
         layer = net.get_submodule(name)
         width = getattr(layer, "out_features", None) or getattr(layer, "out_channels", None)
         if width != classes:
-            raise Usage("head-classes", f"the head has {width} outputs", where="head", expected=f"{classes}",
+            raise UsageError("head-classes", f"the head has {width} outputs", where="head", expected=f"{classes}",
                         remedy="take a fresh head: linear")
     return names
 
@@ -74,14 +74,14 @@ def _dense_tail(net: nn.Module, names: tuple[str, ...]) -> str:
     tail = getattr(net, "classifier", None)
     several = isinstance(tail, nn.Sequential) and sum(isinstance(m, nn.Linear) for m in tail.modules()) > 1
     if len(names) != 1:
-        raise Usage("head-several", f"this network has {len(names)} heads", expected="--head linear")
+        raise UsageError("head-several", f"this network has {len(names)} heads", expected="--head linear")
     return "classifier" if several and hasattr(net, "avgpool") else names[0]
 
 
 def _width(layer: nn.Module, name: str) -> int:
     width = getattr(layer, "in_features", None)
     if not isinstance(width, int):
-        raise Usage("head-kind", f"the head '{name}' is a {type(layer).__name__}", expected="a dense layer")
+        raise UsageError("head-kind", f"the head '{name}' is a {type(layer).__name__}", expected="a dense layer")
     return width
 
 

@@ -23,7 +23,7 @@ from typing import Any, TypeGuard
 import torch
 from torch import Tensor, nn
 
-from ..errors import TlxError, UnknownName, Usage, nearest, raise_all
+from ..errors import TlxError, UnknownNameError, UsageError, nearest, raise_all
 from .blocks import run_on_shapes
 from .network import Network
 
@@ -77,11 +77,11 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
             problems.append(error)
             continue
         if name in found:
-            problems.append(Usage("layer-twice", f"'{found[name]}' and '{asked}' are the same layer, {name}"))
+            problems.append(UsageError("layer-twice", f"'{found[name]}' and '{asked}' are the same layer, {name}"))
         found[name] = asked
     raise_all(problems)
     if not found:
-        raise Usage("no-layers", "no layer was asked for", expected="at least one name or block number")
+        raise UsageError("no-layers", "no layer was asked for", expected="at least one name or block number")
     return tuple(found)
 
 
@@ -98,20 +98,20 @@ def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | in
     if at and module in known and call.isascii() and call.isdigit():
         calls = _run(network, [module]).count(module)
         if not 1 <= int(call) <= calls:
-            raise Usage("out-of-range", f"call {call} of {module}", where="layers", expected=f"1 to {calls}")
+            raise UsageError("out-of-range", f"call {call} of {module}", where="layers", expected=f"1 to {calls}")
         return module if int(call) == calls else f"{module}@{int(call)}"
     near = nearest(text, known, 5)
-    raise UnknownName("layer", text, known, remedy=f"a block's number 1 to {len(network.blocks)} will do too"
+    raise UnknownNameError("layer", text, known, remedy=f"a block's number 1 to {len(network.blocks)} will do too"
                       + (f"; near names: {', '.join(near)}" if near else ""))
 
 
 def _end_of_block(network: Network, number: int) -> str:
     if not 1 <= number <= len(network.blocks):
-        raise Usage("out-of-range", f"block {number}", where="layers",
+        raise UsageError("out-of-range", f"block {number}", where="layers",
                     expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
     end = network.end_of_block(number)
     if end is None:
-        raise Usage("block-without-output", f"no module of block {number} runs by itself", where="layers")
+        raise UsageError("block-without-output", f"no module of block {number} runs by itself", where="layers")
     return end
 
 
@@ -163,7 +163,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
         if not _has_rows(shape):
             seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
-            problems.append(Usage("layer-output", f"{name} gives {seen}", where="layers",
+            problems.append(UsageError("layer-output", f"{name} gives {seen}", where="layers",
                                   expected="a tensor with a row an image", remedy="take the module around it"))
             continue
         found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network),
@@ -182,7 +182,7 @@ def everything(network: Network) -> tuple[str, ...]:
     leaves = [name for name, module in network.layers().items() if not list(module.children())]
     found = [INPUT]
     for name in leaves:
-        with contextlib.suppress(Usage):
+        with contextlib.suppress(UsageError):
             found += [layer.name for layer in survey(network, [name])]
     return tuple(found)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from ..errors import Usage
+from ..errors import UsageError
 from .blocks import run_on_shapes
 from .network import Network
 
@@ -25,7 +25,7 @@ def must_be_avoided(network: Network, rows: int, size: int) -> bool:
     remedy = "--batch-size 3, or more" if rows > 1 else "give more training images"
     what = (f"{rows:,} training rows in batches of {size} leave a batch of one row, which the batch norm of "
             f"{network.row.title} cannot train on at {network.input_size} pixels")
-    raise Usage("batch-of-one", what, where="--batch-size", expected="batches of two or more rows", remedy=remedy)
+    raise UsageError("batch-of-one", what, where="--batch-size", expected="batches of two or more rows", remedy=remedy)
 
 
 def _trains_on_one(network: Network) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnknownName
+from ..errors import UnknownNameError
 
 SCOPES = ("global", "layer")
 
@@ -29,7 +29,7 @@ def magnitude(weights: Mapping[str, Tensor], keep: float, scope: str = "global")
            at least one weight. Of equal magnitudes the earlier one stays, so counts are exact.
     """
     if scope not in SCOPES:
-        raise UnknownName("scope", scope, SCOPES)
+        raise UnknownNameError("scope", scope, SCOPES)
     if scope == "layer":
         return {name: _largest(w, max(1, round(w.numel() * keep))) for name, w in weights.items()}
     flat = torch.cat([w.detach().reshape(-1) for w in weights.values()])

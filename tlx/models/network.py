@@ -13,7 +13,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .. import files
-from ..errors import Resource, Usage
+from ..errors import ResourceError, UsageError
 from . import blocks
 from .backbones import BackboneRow, lookup, name_of
 from .blocks import Block
@@ -21,7 +21,7 @@ from .freezing import Freeze
 from .mobilenet_v1 import MobileNetV1
 from .quanta.cnn import QuantaCnn, QuantaCnn2020
 from .small import CifarResNet, MnistCnn
-from .weights.matching import Match
+from .weights.matching import WeightMatch
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
     "mnist-cnn": MnistCnn, "resnet20-cifar": CifarResNet, "mobilenet-v1": MobileNetV1,
@@ -44,7 +44,7 @@ class Network(nn.Module):
     x  (n, channels, input_size, input_size) float32, normalised  →  logits (n, classes) float32
     """
 
-    def __init__(self, net: nn.Module, row: BackboneRow, head_names: tuple[str, ...], *, match: Match | None = None,
+    def __init__(self, net: nn.Module, row: BackboneRow, head_names: tuple[str, ...], *, match: WeightMatch | None = None,
                  notes: Sequence[str] = (), weights: str = "random"):
         super().__init__()
         self.net, self.row, self.head_names = net, row, head_names
@@ -140,7 +140,7 @@ class _Nowhere(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def without_memory() -> TorchFunctionMode:
+def meta_device() -> TorchFunctionMode:
     """A context in which networks are made of shapes only."""
     return _Nowhere()
 
@@ -152,9 +152,9 @@ def _order(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
         raise _wrong_size(row, error) from error
 
 
-def _wrong_size(row: BackboneRow, error: Exception) -> Usage:
+def _wrong_size(row: BackboneRow, error: Exception) -> UsageError:
     reason = (str(error).splitlines() or ["it refuses"])[0]
-    return Usage("input-size", f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
+    return UsageError("input-size", f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
                  expected=f"its own size, {_usual_size(row)}, or one that its patches and windows divide")
 
 
@@ -181,7 +181,7 @@ def _timm_module(row: BackboneRow, classes: int) -> nn.Module:
         import timm
     except ImportError as error:
         extra = "offline" if row.weights == "offline" else "timm"
-        raise Resource("package-missing", "timm is not installed", remedy=f"pip install 'tlx[{extra}]'") from error
+        raise ResourceError("package-missing", "timm is not installed", remedy=f"pip install 'tlx[{extra}]'") from error
     if row.input_size != _usual_size(row):
         with contextlib.suppress(TypeError):  # of a model that takes any size, and so has no such option
             net = timm.create_model(row.model, pretrained=False, num_classes=classes, img_size=row.input_size)

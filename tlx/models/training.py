@@ -19,20 +19,20 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
-from ..spec import stream
+from ..spec import derive_seed
 from . import freezing, lone_rows, progress
 from .frozen_prefix import choice as prefix
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe
-from .samples import Batches, Feed, Samples
+from .samples import Batches, BatchLoader, Samples
 from .stopping import STOPPING
 
 EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an option
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainingContext:
     """Where a fit runs and whom it tells: nothing here changes what comes out."""
 
     device: str = "cpu"
@@ -41,19 +41,19 @@ class Place:
     on_batch: Callable[[int, int], None] = lambda done, of: None  # within an epoch
     stopping: Callable[[], bool] = lambda: False
     prefix_bytes: int = prefix.LIMIT_BYTES  # of what a frozen prefix gives, kept in memory or beside the checkpoint
-    on_choice: Callable[[prefix.Choice], None] = lambda choice: None  # whether that is kept, and why
+    on_choice: Callable[[prefix.CacheDecision], None] = lambda choice: None  # whether that is kept, and why
     moments: frozenset[int] = frozenset()  # steps done (0: before the first) after which `on_moment` sees the network
     on_moment: Callable[[int, nn.Module], None] = lambda step, network: None
 
 
 @dataclass
-class Fit:
+class TrainingOutcome:
     """What came of a training: values per epoch, the best one, why it ended, what was done about frozen prefixes."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
     ended: str = ""  # "epochs", "early stopping" or "diverged"
-    prefixes: list[prefix.Choice] = field(default_factory=list)  # of the stages that this process has run
+    prefixes: list[prefix.CacheDecision] = field(default_factory=list)  # of the stages that this process has run
 
 
 Score = Callable[[np.ndarray, np.ndarray, int], float]  # logits (n·c, k), labels (n,), crops → accuracy, a fraction
@@ -64,7 +64,7 @@ class Diverged(Exception):
 
 
 def fit(network: Network, train: Samples, val: Samples, recipe: Recipe, *, seed: int, score: Score,
-        frozen: Any = None, place: Place = Place()) -> Fit:
+        frozen: Any = None, place: TrainingContext = TrainingContext()) -> TrainingOutcome:
     """Train `network` on `train`, choosing the epoch by accuracy on `val`; it ends with the best weights loaded.
 
     score   accuracy from the logits of all rows: mean per-class accuracy of the crops' votes, as a rule
@@ -73,13 +73,13 @@ def fit(network: Network, train: Samples, val: Samples, recipe: Recipe, *, seed:
     return _Training(network, train, val, recipe, seed, score, frozen, place).run()
 
 
-def predict(network: Network, samples: Samples, recipe: Recipe, place: Place = Place()) -> np.ndarray:
+def predict(network: Network, samples: Samples, recipe: Recipe, place: TrainingContext = TrainingContext()) -> np.ndarray:
     """Logits (n·c, k) float32 of every row in evaluation mode, batch by batch."""
     return _logits(network, _feed(network, samples, recipe, place), recipe, place)
 
 
-def _feed(network: Network, samples: Samples, recipe: Recipe, place: Place) -> Feed:
-    return Feed(samples, network.mean, network.std, place.device, contiguous=not recipe.channels_last)
+def _feed(network: Network, samples: Samples, recipe: Recipe, place: TrainingContext) -> BatchLoader:
+    return BatchLoader(samples, network.mean, network.std, place.device, contiguous=not recipe.channels_last)
 
 
 class _Training:
@@ -107,12 +107,12 @@ class _Training:
         average = get_ema_multi_avg_fn(recipe.ema)
         self.average = AveragedModel(network, multi_avg_fn=average, use_buffers=True) if recipe.ema else None
         self.steps = -(-len(self.train_rows) // recipe.batch_size)
-        self.outcome = Fit()
+        self.outcome = TrainingOutcome()
         self.best: dict[str, Tensor] = {}
 
     # ------------------------------------------------------------ the course of things
 
-    def run(self) -> Fit:
+    def run(self) -> TrainingOutcome:
         self._continue()
         history = self.outcome.history
         if not history and 0 in self.place.moments:
@@ -139,7 +139,7 @@ class _Training:
     def _keep_best(self) -> None:
         accuracies = [values["val_accuracy"] for values in self.outcome.history]
         best = self.outcome.best_epoch
-        if best < 0 or self.recipe.kept_epoch == "last" or accuracies[-1] > accuracies[best]:
+        if best < 0 or self.recipe.keep_epoch == "last" or accuracies[-1] > accuracies[best]:
             self.outcome.best_epoch = len(accuracies) - 1
             self.best = {name: value.clone() for name, value in self._scored().state_dict().items()
                          if name in self.changing}
@@ -149,8 +149,8 @@ class _Training:
     def _epoch(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
         self._enter(epoch)
-        torch.manual_seed(stream(self.seed, "dropout", epoch))
-        order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.train_rows))
+        torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
+        order = np.random.default_rng(derive_seed(self.seed, "shuffle", epoch)).permutation(len(self.train_rows))
         loss_sum = torch.zeros((), device=self.place.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.place.device, dtype=torch.int64)
         for step, (x, y) in enumerate(self.train_rows.batches(self.recipe.batch_size, order, pairs=self.pairs)):
@@ -189,7 +189,7 @@ class _Training:
         if self.recipe.early_stopping and self.stage:
             epochs = min(epochs, STOPPING[self.recipe.stopping].least)
         checkpoint = self.place.checkpoint
-        self.train_rows, self.val_rows, choice = prefix.choose(self.network, *self.feeds, prefix.Wish(
+        self.train_rows, self.val_rows, choice = prefix.choose(self.network, *self.feeds, prefix.CacheRequest(
             batch_size=self.recipe.batch_size, score_batch=EVALUATION_BATCH, epochs=epochs,
             bfloat16=self.recipe.precision == "bfloat16", limit=self.place.prefix_bytes,
             folder=checkpoint.parent if checkpoint is not None else None, stopping=self.place.stopping))
@@ -275,7 +275,7 @@ def _forward(network: nn.Module, rows: Batches, x: Tensor, recipe: Recipe) -> Te
 
 
 @torch.no_grad()
-def _logits(network: nn.Module, rows: Batches, recipe: Recipe, place: Place) -> np.ndarray:
+def _logits(network: nn.Module, rows: Batches, recipe: Recipe, place: TrainingContext) -> np.ndarray:
     network.eval()
     parts = []
     for x, _ in rows.batches(EVALUATION_BATCH):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-from ..errors import Usage
+from ..errors import UsageError
 from . import backbones, chopped, freezing
 from .network import Network
 
@@ -34,11 +34,11 @@ def transfer(backbone: str | Network, copied: int | None = None, frozen: int = 0
     count = classes or _outputs(given)
     fresh = backbones.load(name, weights=None, classes=count, seed=seed, input_size=input_size)
     if given.head_names != fresh.head_names:
-        raise Usage("transfer", f"its head is {', '.join(given.head_names)}", where="backbone",
+        raise UsageError("transfer", f"its head is {', '.join(given.head_names)}", where="backbone",
                     expected=f"the head that {given.row.title} comes with: {', '.join(fresh.head_names)}")
     copied = len(given.blocks) if copied is None else copied
     if not 0 <= frozen <= min(copied, len(given.blocks) if cut is None else cut):
-        raise Usage("transfer", f"copied {copied}, frozen {frozen}, cut {cut}",
+        raise UsageError("transfer", f"copied {copied}, frozen {frozen}, cut {cut}",
                     expected="0 ≤ frozen ≤ copied, frozen ≤ cut")
     network = _assembled(given, fresh, copied, cut, count, seed)
     return freezing.freeze(network, frozen, bn).train()
@@ -71,7 +71,7 @@ def _of_chopped(path: Path, architecture: str, copied: int, classes: int, seed: 
                              sha256=sha256)
     blocks = len(network.blocks)
     if cut is not None or copied < blocks:
-        raise Usage("chopped", f"{path.name} is {network.row.title} chopped behind block {blocks}", where="--model",
+        raise UsageError("chopped", f"{path.name} is {network.row.title} chopped behind block {blocks}", where="--model",
                     expected="the weights of a whole network, to copy or cut at a block of it")
     return network
 
@@ -81,7 +81,7 @@ def _assembled(given: Network, fresh: Network, copied: int, cut: int | None, cla
     last = len(fresh.blocks)
     for what, number in (("copied", copied), ("cut", last if cut is None else cut)):
         if not (what == "cut") <= number <= last:
-            raise Usage("out-of-range", f"{number}", where=what,
+            raise UsageError("out-of-range", f"{number}", where=what,
                         expected=f"{int(what == 'cut')} to {last}, the blocks of {fresh.row.title}")
     network = fresh
     if copied:

@@ -27,7 +27,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import visible
+from ..errors import escape_control
 from . import fonts, statistics
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
@@ -63,8 +63,8 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
     lines = rows if isinstance(rows, Mapping) else {"": rows}
     if len(lines) > LINES_UP_TO:
         return _few_shot_panels(lines, title, form, caption)
-    with _style():
-        figure, axes = _figure(6.4, 4.2)
+    with figure_style():
+        figure, axes = new_subplots(6.4, 4.2)
         draw = _draw_curve if len(lines) <= BANDS_UP_TO else functools.partial(_draw_bars, of=len(lines))
         drawn = [draw(axes, name, line, number) for number, (name, line) in enumerate(lines.items())]
         shots = sorted({shot for line in drawn for shot in line})
@@ -84,14 +84,14 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
         elif ranged:
             axes.legend(frameon=False, loc="best")
         add_caption(figure, caption)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 def _few_shot_panels(lines: Mapping[str, Rows], title: str, form: str, caption: Sequence[str]) -> bytes:
     """A panel for each line, with all others in grey behind it: the panels share their axes."""
     known = {name: [r for r in some if r.get("mean") is not None] for name, some in lines.items()}
     down = math.ceil(len(lines) / PANELS_ACROSS)
-    with _style():
+    with figure_style():
         figure = Figure(figsize=(2.5 * PANELS_ACROSS, 2.1 * down + 0.6), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True).ravel()
@@ -118,7 +118,7 @@ def _few_shot_panels(lines: Mapping[str, Rows], title: str, form: str, caption: 
         if heading:
             figure.suptitle(_wrapped(heading, 100), fontsize=11, x=0.01, ha="left")
         add_caption(figure, caption)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form: str = "png") -> bytes:
@@ -135,8 +135,8 @@ def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form:
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     names = tuple(_short(c) for c in classes)
     if form != "png":
-        with _style():
-            return _bytes(_matrix_frame(names, title, counts, shares)[0], form)
+        with figure_style():
+            return render(_matrix_frame(names, title, counts, shares)[0], form)
     frame, (left, top, right, bottom), dots = _frame_pixels(names, title)
     pixels = frame.copy()
     columns, rows = (np.linspace(a, b, k + 1).round().astype(int) for a, b in ((left, right), (top, bottom)))
@@ -185,9 +185,9 @@ def _matrix_frame(names: Sequence[str], title: str, counts: np.ndarray | None, s
 def _frame_pixels(names: tuple[str, ...], title: str) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[int, int]]:
     """The frame drawn once for all matrices of these classes, which come by the dozen; where its cells are (left, top,
     right, bottom in pixels, inside the frame's lines); dots per inch."""
-    with _style():
+    with figure_style():
         figure, axes = _matrix_frame(names, title, None, None)
-        picture = Image.open(io.BytesIO(_bytes(figure, "png"))).convert("RGB")
+        picture = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
         box = axes.get_window_extent()
     line = 1
     return np.asarray(picture), (round(box.x0) + line, picture.height - round(box.y1) + line, round(box.x1) - line,
@@ -212,8 +212,8 @@ def learning_curves(journal: Rows, title: str = "", form: str = "png", *, best_e
     best_epoch   the epoch whose weights were kept, marked by a line
     """
     records = sorted((r for r in journal if r.get("t") == "metrics"), key=lambda r: r["step"])
-    with _style():
-        figure, axes = _figure(8.4, 3.6, columns=2)
+    with figure_style():
+        figure, axes = new_subplots(8.4, 3.6, columns=2)
         for panel, measure in zip(axes, ("loss", "accuracy"), strict=True):
             for number, part in enumerate(("train", "val")):
                 _draw_measure(panel, records, f"{part}_{measure}", ("Training", "Validation")[number], number)
@@ -230,7 +230,7 @@ def learning_curves(journal: Rows, title: str = "", form: str = "png", *, best_e
             figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         if title:
             figure.suptitle(_wrapped(title, 90), fontsize=11)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces
@@ -239,19 +239,19 @@ _one_at_a_time = threading.Lock()  # matplotlib's settings are global while a fi
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     with _one_at_a_time, rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", MISSING_GLYPH.pattern)  # `_bytes` looks for a font; the rest is a note
         yield
 
 
-def _figure(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+def new_subplots(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns)
 
 
-def _bytes(figure: Figure, form: str) -> bytes:
+def render(figure: Figure, form: str) -> bytes:
     if form not in ("png", "svg"):
         raise ValueError(f"form '{form}' is neither png nor svg")
     out = io.BytesIO()
@@ -304,11 +304,11 @@ def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
 
 def _error_bars(axes: Axes, rows: Rows, x: str, colour: Any, label: str | None = None) -> None:
     """Draw what is around each mean as a bar."""
-    axes.errorbar([r[x] for r in rows], [r["mean"] for r in rows], yerr=_halves(rows), color=colour, capsize=4,
+    axes.errorbar([r[x] for r in rows], [r["mean"] for r in rows], yerr=_split_marks(rows), color=colour, capsize=4,
                   fmt="none", label=label)
 
 
-def _halves(rows: Rows) -> list[list[float]]:
+def _split_marks(rows: Rows) -> list[list[float]]:
     """Return the lower and the upper lengths of the bars around the means, 0 where there is none."""
     ends = [statistics.drawn_ends(r) or (r["mean"], r["mean"]) for r in rows]
     return [[r["mean"] - low for r, (low, _) in zip(rows, ends, strict=True)],
@@ -342,7 +342,7 @@ def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[
     rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
     aside = 1.0 + 0.02 * (number - (of - 1) / 2)  # a factor: the axis is logarithmic
     x = [r["shots"] * aside for r in rows]
-    axes.errorbar(x, [r["mean"] for r in rows], yerr=_halves(rows), label=legend_label(name), markersize=4.5,
+    axes.errorbar(x, [r["mean"] for r in rows], yerr=_split_marks(rows), label=legend_label(name), markersize=4.5,
                   linewidth=1.3, elinewidth=0.9, marker=MARKERS[number % len(MARKERS)],
                   color=COLOURS[number % len(COLOURS)], capsize=2,
                   linestyle="-" if number < len(COLOURS) else "--", zorder=3)
@@ -444,4 +444,4 @@ def _short(name: str) -> str:
 
 def _shown(text: str) -> str:
     """Without control characters, which fonts draw as boxes."""
-    return visible(text)
+    return escape_control(text)

@@ -15,7 +15,7 @@ LINE_FROM = 12  # a radius from which on a line leads to the point
 Box = tuple[float, float, float, float]
 
 
-def place(points: np.ndarray, sizes: Mapping[int, tuple[float, float]], frame: Box
+def place_labels(points: np.ndarray, sizes: Mapping[int, tuple[float, float]], frame: Box
           ) -> dict[int, tuple[tuple[float, float], tuple[float, float] | None]]:
     """Offsets of names from their points; names are placed in the order given, each as near as there is room.
 

@@ -50,9 +50,9 @@ def comparison_map(matrix: Any, names: Sequence[str], what: str = "Spearman's ρ
     norm, colours = _scale(matrix)
     left, right, under = layer_axes.widest(down, 9) + 0.2, sheets.bar_room(norm), below.reach + 0.2
     title = layer_axes.wrapped(title, left + wide + right - 0.2, 11)
-    with figures._style():
+    with figures.figure_style():
         tall = under + high + top + 0.15 + 0.22 * len(title.splitlines())
-        figure = sheets.sheet(left + wide + right, tall)
+        figure = sheets.new_figure(left + wide + right, tall)
         axes = sheets.panel(figure, left, under, wide, high)
         image = axes.imshow(matrix, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         axes.grid(False)
@@ -73,7 +73,7 @@ def comparison_map(matrix: Any, names: Sequence[str], what: str = "Spearman's ρ
         sheets.bar(figure, image, left + wide, under, high, what)
         if title:
             figure.text(0.1 / figure.get_figwidth(), 1 - 0.08 / figure.get_figheight(), title, va="top", fontsize=11)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def mds_map(points: Any, names: Sequence[str], groups: Sequence[str] = (), title: str = "", form: str = "png",
@@ -90,7 +90,7 @@ def mds_map(points: Any, names: Sequence[str], groups: Sequence[str] = (), title
     kinds = distinct(groups)
     shown = layer_axes.short(kinds)
     own = [[i for i in range(len(names)) if not groups or groups[i] == kind] for kind in kinds or [""]]
-    with figures._style():
+    with figures.figure_style():
         beside = layer_axes.widest(shown, 9) + 0.6 if len(kinds) > 1 else 0.0
         figure, (axes,) = layer_axes.panels(1, 7.0, 6.0, beside=beside)
         for number, members in enumerate(own):
@@ -114,7 +114,7 @@ def mds_map(points: Any, names: Sequence[str], groups: Sequence[str] = (), title
         first = distinct([*map(str, ends), *map(str, range(len(names)))])
         texts = dict(enumerate(layer_axes.short(names, figures.LABEL_LENGTH if len(names) <= FEW else 16)))
         _name_points(figure, axes, points, {int(i): texts[int(i)] for i in first})
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces
@@ -175,7 +175,7 @@ def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int
                                 fontsize=size, zorder=4, bbox=behind) for i, name in texts.items()}
     boxes = {i: text.get_window_extent(renderer) for i, text in written.items()}
     where = axes.transData.transform(points) / dot
-    found = labels.place(where, {i: (box.width / dot, box.height / dot) for i, box in boxes.items()},
+    found = labels.place_labels(where, {i: (box.width / dot, box.height / dot) for i, box in boxes.items()},
                          (frame.x0 / dot, frame.y0 / dot, frame.x1 / dot, frame.y1 / dot))
     for i, text in written.items():
         if i not in found:

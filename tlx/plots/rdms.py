@@ -39,10 +39,10 @@ def rdm_heat_map(rdm: Any, codes: Any, names: Sequence[str], title: str = "", fo
     norm, extend = rdm_cells.norm([cells])
     left, right = room + 0.45, sheets.bar_room(norm)
     title = layer_axes.wrapped(title, side + right, 11)
-    with figures._style():
+    with figures.figure_style():
         upright = not _fit(edges, side, labels, size)
         below, above = (room if upright else 0.15) + 0.4, 0.15 + 0.2 * len(title.splitlines())
-        figure = sheets.sheet(left + side + right, below + side + above)
+        figure = sheets.new_figure(left + side + right, below + side + above)
         axes = sheets.panel(figure, left, below, side, side)
         image = _draw(axes, cells, edges, norm, side)
         for which in ("x", "y"):
@@ -51,7 +51,7 @@ def rdm_heat_map(rdm: Any, codes: Any, names: Sequence[str], title: str = "", fo
         axes.set_ylabel("Rows by class")
         sheets.bar(figure, image, left + side, below, side, unit, extend)
         axes.set_title(title, loc="left")
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def rdm_grid(rdms: Sequence[tuple[str, Any]], codes: Any, names: Sequence[str] = (), title: str = "",
@@ -74,8 +74,8 @@ def rdm_grid(rdms: Sequence[tuple[str, Any]], codes: Any, names: Sequence[str] =
     rows = math.ceil(len(rdms) / max(columns, 1))
     width, height = room + 0.25 + columns * (side + gap) + sheets.bar_room(norm), rows * (side + above + gap) + 0.1
     title = layer_axes.wrapped(title, width, 11)
-    with figures._style():
-        figure = sheets.sheet(width, height + 0.25 * len(title.splitlines()))
+    with figures.figure_style():
+        figure = sheets.new_figure(width, height + 0.25 * len(title.splitlines()))
         for place, (cells, edges, _) in enumerate(drawn):
             row, column = divmod(place, columns)
             left = room + 0.25 + column * (side + gap)
@@ -93,7 +93,7 @@ def rdm_grid(rdms: Sequence[tuple[str, Any]], codes: Any, names: Sequence[str] =
             sheets.bar(figure, image, right, height - above - tall, tall, unit, extend)
         if title:
             figure.suptitle(title, fontsize=11, x=0.02, ha="left", y=1 - 0.05 / figure.get_figheight(), va="top")
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def within_between(rdm: Any, codes: Any, title: str = "", form: str = "png", *, unit: str = UNIT) -> bytes:
@@ -113,7 +113,7 @@ def within_between(rdm: Any, codes: Any, title: str = "", form: str = "png", *, 
         for part, mask in enumerate((within, ~within)):
             counts[part] += np.bincount(bins[mask], minlength=n_bins)
             sums[part] += row[mask].sum(dtype=np.float64)
-    with figures._style():
+    with figures.figure_style():
         figure, (axes,) = layer_axes.panels(1, 6.4, 4.0)
         for part, (name, colour) in enumerate((("Within classes", figures.VERMILION),
                                                ("Between classes", figures.BLUE))):
@@ -131,7 +131,7 @@ def within_between(rdm: Any, codes: Any, title: str = "", form: str = "png", *, 
         axes.set_ylabel(f"Share of pairs in a bin of {(high - low) / n_bins:.2g}")
         figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", frameon=False, fontsize=9)
         layer_axes.head(figure, title)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces

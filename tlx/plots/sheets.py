@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from . import axes, figures
 
 
-def sheet(width: float, height: float) -> Figure:
+def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
     figure = Figure(figsize=(width, height), dpi=figures.DPI)
     FigureCanvasAgg(figure)

@@ -17,7 +17,7 @@ COUNTS = ("splits", "networks", "repeats", "seeds")  # columns that say how many
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MeanEstimate:
     """A mean over n splits. sd, half_width, low and high are None for n = 1: one split shows no spread.
 
     sd           standard deviation of the sample (n − 1)
@@ -44,7 +44,7 @@ class Estimate:
 
 
 def estimate(values: Iterable[float], confidence: float = CONFIDENCE, *,
-             bounds: tuple[float, float] = UNBOUNDED) -> Estimate | None:
+             bounds: tuple[float, float] = UNBOUNDED) -> MeanEstimate | None:
     """Mean and t-interval of finite numbers; None if there is none. ValueError if one is not finite.
 
     bounds   what the number can be at all: the ends of the interval are clipped to it
@@ -62,10 +62,10 @@ def estimate(values: Iterable[float], confidence: float = CONFIDENCE, *,
         return None
     mean = math.fsum(numbers) / n
     if n == 1:
-        return Estimate(1, mean, None, None, mean, mean, bounds)
+        return MeanEstimate(1, mean, None, None, mean, mean, bounds)
     sd = math.sqrt(math.fsum((v - mean) ** 2 for v in numbers) / (n - 1))
     half_width = student_t(n - 1, confidence) * sd / math.sqrt(n)
-    return Estimate(n, mean, sd, half_width, min(numbers), max(numbers), bounds)
+    return MeanEstimate(n, mean, sd, half_width, min(numbers), max(numbers), bounds)
 
 
 def accuracy_columns(values: Iterable[float]) -> dict[str, float | None]:

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ..errors import visible
+from ..errors import escape_control
 from . import statistics
 
 NOTHING = "–"  # what cannot be said: one split has no interval, a diverged trial no score
@@ -75,7 +75,7 @@ def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
 
 def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Columns aligned by what a terminal shows: numbers to the right, words to the left."""
-    cells = [[visible(c) for c in row] for row in [headings, *rows]]
+    cells = [[escape_control(c) for c in row] for row in [headings, *rows]]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(headings))]
     right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headings))]
     lines = ["  ".join(_padded(c, w, r) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in cells]
@@ -104,12 +104,12 @@ FORMS = {"text": as_text, "markdown": as_markdown, "csv": as_csv}
 def _harmless(cell: Any) -> Any:
     if cell is None or isinstance(cell, (int, float)):
         return cell
-    text = visible(cell)
+    text = escape_control(cell)
     return "'" + text if text.lstrip().startswith(FORMULA) else text
 
 
 def _markdown(cell: Any) -> str:
-    text = visible(cell).replace("\\", "\\\\").replace("|", "\\|")
+    text = escape_control(cell).replace("\\", "\\\\").replace("|", "\\|")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 

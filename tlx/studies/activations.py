@@ -9,19 +9,19 @@ from typing import Any
 from ..data import datasets
 from ..data.folders import TEST, TRAIN, VAL
 from ..data.sizing import Sizing
-from ..errors import BadData, UnknownName, Usage
-from ..features.dump import Dump, How
+from ..errors import BadDataError, UnknownNameError, UsageError
+from ..features.dump import Dump, ExtractionConfig
 from ..features.embedding import EMBEDDINGS
-from ..features.extract import Place as ExtractionPlace
+from ..features.extract import ExtractionContext as ExtractionPlace
 from ..features.extract import extract
 from ..lab import signals
 from ..lab.settings import Settings
 from ..models import backbones, descriptions, layers
 from ..models.network import Network
-from ..spec import named
+from ..spec import format_spec, parse_spec
 from .activations_spec import Extraction
 from .few_shot import FewShotTrial
-from .few_shot_inputs import Found, Progress, precomputed
+from .few_shot_inputs import PreflightResult, Progress, precomputed
 from .image_data import decoded_files, located
 
 # ---------------------------------------------------------------- fine-tuning
@@ -44,7 +44,7 @@ def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str 
 def layers_of(network: Network, names: tuple[str, ...], description: str | None) -> tuple[str, ...]:
     """The canonical names of the layers that are meant: by name, by block number, by set, or by a description."""
     if description and names:
-        raise Usage("conflict", "--layers and --model-description", expected="one of the two")
+        raise UsageError("conflict", "--layers and --model-description", expected="one of the two")
     if description:
         return descriptions.described(network, descriptions.read(Path(description).expanduser()), where=description)
     sets: dict[str, tuple[str | int, ...]] = {"last": (len(network.blocks),), **descriptions.LAYER_SETS}
@@ -56,7 +56,7 @@ def layers_of(network: Network, names: tuple[str, ...], description: str | None)
         rows = descriptions.THESIS_LAYERS
         known = {backbones.lookup(name).title: chosen for name, chosen in rows.items()}
         if network.row.title not in known:
-            raise UnknownName("network with layers of the thesis", network.row.title, list(rows))
+            raise UnknownNameError("network with layers of the thesis", network.row.title, list(rows))
         sets["thesis"] = known[network.row.title]
     asked = [part for name in names or ("blocks",) for part in sets.get(name, (name,))]
     return descriptions.modules(network, asked)
@@ -79,7 +79,7 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
     """
     spec = spec.resolved
     notes = [] if notes is None else notes
-    found = Found()
+    found = PreflightResult()
     network = found.network = whole_network(spec, spec.layers, spec.model_description)
     notes += [note for note in network.notes if note not in notes]
     folder = found.folder = located(spec.dataset, settings, notes)
@@ -91,7 +91,7 @@ def extraction(spec: Extraction, settings: Settings, progress: Progress | None =
         crop_files = precomputed(spec.precomputed_crops, found, paths, settings)
     held = decoded_files(paths, sizing, settings, notes, progress, crop_files)
     found.places = {path: number for number, path in enumerate(paths)}
-    how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+    how = ExtractionConfig(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
     with signals.graceful() as stopping:
         place = _dump_place(found, settings, progress, stopping, labels=[image.label for image in chosen])
         names = layers_of(network, spec.layers, spec.model_description)
@@ -116,14 +116,14 @@ def sampled(folder: datasets.ImageFolder, part: str, samples: int | None, notes:
     names = {"train": TRAIN, "val": VAL, "test": TEST}.get(part, ())
     images = list(folder.images if part == "all" else folder.of(names))
     if not images:
-        raise BadData("no-images", f"no image in a folder named {' or '.join(names)}", where=folder.root,
+        raise BadDataError("no-images", f"no image in a folder named {' or '.join(names)}", where=folder.root,
                       expected=f"split folders; found {', '.join(filter(None, folder.splits)) or 'none'}",
                       remedy="use --part all")
     if not samples:
         return images
     each, rest = divmod(samples, len(folder.classes))
     if (rest and not at_most) or not each:
-        raise Usage("out-of-range", f"{samples} samples of {len(folder.classes)} classes", where="--samples",
+        raise UsageError("out-of-range", f"{samples} samples of {len(folder.classes)} classes", where="--samples",
                     expected=f"a multiple of {len(folder.classes)}: as many of each class")
     by_class = {label: [image for image in images if image.label == label] for label in folder.classes}
     short = [f"'{label}' {len(some)}" for label, some in by_class.items() if len(some) < each]
@@ -134,21 +134,17 @@ def sampled(folder: datasets.ImageFolder, part: str, samples: int | None, notes:
         if notes is not None and message not in notes:
             notes.append(message)
     elif short:
-        raise BadData("too-few-images", f"{each} images of each class asked for; there are of {', '.join(short)}",
+        raise BadDataError("too-few-images", f"{each} images of each class asked for; there are of {', '.join(short)}",
                       where=folder.root, remedy="use a smaller --samples")
     return [image for some in by_class.values() for image in some[:each]]
 
 
-def spec_words(text: str) -> str:
-    """An embedding in one spelling."""
-    embedding = named(EMBEDDINGS, text, "embedding")
-    defaults = embedding.defaults()
-    settings = [f"{name}={value}" for name, value in embedding.to_json().items()
-                if name != "kind" and value != defaults.get(name)]
-    return text.partition(":")[0] + (":" + ",".join(settings) if settings else "")
+def normalised_embedding(text: str) -> str:
+    """Return the one spelling of an embedding: 'name' or 'name:setting=value,…' of what is not default."""
+    return format_spec(text.partition(":")[0], parse_spec(EMBEDDINGS, text, "embedding"))
 
 
-def _dump_place(found: Found, settings: Settings, progress: Progress | None, stopping: Callable[[], bool], *,
+def _dump_place(found: PreflightResult, settings: Settings, progress: Progress | None, stopping: Callable[[], bool], *,
                 labels: Sequence[str] = ()) -> ExtractionPlace:
     assert found.network is not None
     assert found.folder is not None

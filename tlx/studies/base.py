@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import Busy, Integrity, TlxError, TrialsFailed, Usage
+from ..errors import BusyError, IntegrityError, TlxError, TrialsFailedError, UsageError
+from ..lab.settings import Settings
+from ..lab.store import Store
 from ..lab.tracking import api as tracking_api
 from ..result import DIVERGED, Result
 
@@ -88,7 +90,7 @@ class Study:
     params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
     preload: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # for people: said before the trials
-    dress: str = "tlx.studies.reporting:dress"  # called with a trial's folder and result, it adds figures
+    dress: str = "tlx.studies.reporting:write_trial_figures"  # called with a trial's folder and result, it adds figures
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -100,7 +102,7 @@ class Study:
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrialContext:
     """What a trial is given beside its spec and inputs: a folder of its own, a device, ears."""
 
     folder: Path
@@ -111,7 +113,7 @@ class Bench:
 
 
 @dataclass(frozen=True)
-class Report:
+class StudyReport:
     """What came of a study: every outcome in order, what was found done, and how the mirror stands."""
 
     study: Study
@@ -139,10 +141,18 @@ class Report:
         folder, settings that do not go together), that reason is raised as it is, with its exit code.
         """
         errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
-        if errors and all(isinstance(e, (Busy, Integrity, Usage)) or e.code in DISK for e in errors):
+        if errors and all(isinstance(e, (BusyError, IntegrityError, UsageError)) or e.code in DISK for e in errors):
             raise errors[0]
         if errors:
-            raise TrialsFailed("trials-failed", f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
+            raise TrialsFailedError("trials-failed", f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
                                remedy="the same command tries them again and keeps the finished ones")
         if require_tracking and self.sent is not None:
             self.sent.require()
+
+
+def open_store(settings: Settings) -> Store:
+    """Return the store of these settings. Raises BadDataError if it was written in another format."""
+    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
+    store = Store(settings.store_folder(target.database if target else None))
+    store.check_format()
+    return store

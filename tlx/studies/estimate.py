@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..lab.settings import Settings
-from .few_shot import FewShot
-from .few_shot_inputs import Found, draws
+from .few_shot import FewShotGrid
+from .few_shot_inputs import PreflightResult, draws
 from .fine_tuning.spec import FineTuning
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class RowCounts:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class CostEstimate:
     """Seconds of all trials on so many workers, bytes of decoded images and of trainings under way."""
 
     seconds: float
@@ -37,7 +37,7 @@ class Estimate:
     states_bytes: int
 
 
-def rows_of(spec: FineTuning, few: FewShot, found: Found) -> RowCounts:
+def rows_of(spec: FineTuning, few: FewShotGrid, found: PreflightResult) -> RowCounts:
     """Count the rows that all trials train on and score."""
     assert found.splits is not None
     crops = CROPS if spec.use_crops else 1
@@ -74,7 +74,7 @@ def seconds_a_row(network: Network, spec: FineTuning, threads: int,
         network.train(training)
 
 
-def estimate(spec: FineTuning, few: FewShot, settings: Settings, found: Found) -> Estimate:
+def estimate(spec: FineTuning, few: FewShotGrid, settings: Settings, found: PreflightResult) -> CostEstimate:
     """Estimate what the fine-tuning study of a look takes. Frozen prefixes and early stopping make it less."""
     assert found.network is not None
     assert found.splits is not None
@@ -88,5 +88,5 @@ def estimate(spec: FineTuning, few: FewShot, settings: Settings, found: Found) -
     crops = CROPS if spec.use_crops else 1
     pixels = len(images) * crops * network.input_size**2 * network.channels
     state = STATES * sum(p.numel() * p.element_size() for p in network.parameters())
-    return Estimate((rows.training * training + rows.scoring * scoring) / workers,
+    return CostEstimate((rows.training * training + rows.scoring * scoring) / workers,
                     min(pixels, int(settings.decode_budget * 1e9)), workers * state)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from ..spec import Spec, knob
+from ..spec import Spec, setting
 
 if TYPE_CHECKING:
     from ..models.samples import Samples
@@ -17,27 +17,27 @@ RANDOM = "random"  # the source that means: no pre-training
 class FewShotTrial(Spec):
     """A network and a few-shot split of a data set: what every few-shot trial is about."""
 
-    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
+    architecture: str = setting("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
                              "timm: name")
-    source: str | None = knob(None, place=True, help="what the weights were trained on (ImageNet, Places365, MNIST); "
+    source: str | None = setting(None, identity=False, help="what the weights were trained on (ImageNet, Places365, MNIST); "
                               "random: no pre-training. Default: the backbone's own")
-    model: str | None = knob(None, place=True, short="m", help="weight file (.safetensors, .pth, .pt, .h5)")
-    dataset: str = knob("digits", place=True, short="d", help="a name of `tlx datasets`, a folder "
+    model: str | None = setting(None, identity=False, short="m", help="weight file (.safetensors, .pth, .pt, .h5)")
+    dataset: str = setting("digits", identity=False, short="d", help="a name of `tlx datasets`, a folder "
                         "root/<split>/<label>/<image> or root/<label>/<image>, or a folder of IDX files")
-    split_path: str | None = knob(None, place=True, help="folder of split CSVs. Default: shipped ones, or drawn")
-    shots: int = knob(1, low=1, derived=True, help="training images per class")
-    split: int = knob(0, low=0, derived=True, help="number of the draw")
-    use_crops: bool = knob(True, help="ten crops an image, which vote at test time")
-    precomputed_crops: str | None = knob(None, place=True, help="folder of crops made elsewhere, "
+    split_path: str | None = setting(None, identity=False, help="folder of split CSVs. Default: shipped ones, or drawn")
+    shots: int = setting(1, low=1, cli=False, help="training images per class")
+    split: int = setting(0, low=0, cli=False, help="number of the draw")
+    use_crops: bool = setting(True, help="ten crops an image, which vote at test time")
+    precomputed_crops: str | None = setting(None, identity=False, help="folder of crops made elsewhere, "
                                          "<stem>_crop_<0..9><ext>")
-    sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
-    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
+    sizing: str = setting("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
+    input_size: int | None = setting(None, low=8, high=4096, help="pixels of the square the network sees. "
                                   "Default: the backbone's")
-    model_selection: bool = knob(False, help="largest shots, split 0, scored on val only")
-    vote: str = knob("majority", choices=("majority", "mean-probability"), help="how ten crops decide")
-    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of all chance")
-    images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
-    weights: str = knob("", derived=True, help="digest of the weights that enter")
+    model_selection: bool = setting(False, help="largest shots, split 0, scored on val only")
+    vote: str = setting("majority", choices=("majority", "mean-probability"), help="how ten crops decide")
+    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of all chance")
+    images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
+    weights: str = setting("", cli=False, help="digest of the weights that enter")
 
     @property
     def title(self) -> str:
@@ -61,16 +61,18 @@ class FewShotTrial(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FewShot(Spec):
+class FewShotGrid(Spec):
     """Which few-shot trials make a study."""
 
-    shots: tuple[int, ...] = knob((), low=1, help="training images per class. Default: those of the splits")
-    splits: int = knob(5, low=1, high=10_000, help="independent draws of each shots; fewer where there are fewer")
-    val_per_class: int = knob(10, low=1, help="validation images per class, where splits are drawn")
-    test_per_class: int | None = knob(None, low=1, help="test images per class, where splits are drawn. Default: the "
+    kind: ClassVar[str] = "few-shot-grid"
+
+    shots: tuple[int, ...] = setting((), low=1, help="training images per class. Default: those of the splits")
+    splits: int = setting(5, low=1, high=10_000, help="independent draws of each shots; fewer where there are fewer")
+    val_per_class: int = setting(10, low=1, help="validation images per class, where splits are drawn")
+    test_per_class: int | None = setting(None, low=1, help="test images per class, where splits are drawn. Default: the "
                                       "whole test folder, 50 where there is none")
-    split_seed: int = knob(0, low=0, high=2**63 - 1, help="seed of the splits that are drawn")
-    job: int = knob(0, low=0, place=True, help="a number of your own, shown with the runs")
+    split_seed: int = setting(0, low=0, high=2**63 - 1, help="seed of the splits that are drawn")
+    job: int = setting(0, low=0, identity=False, help="a number of your own, shown with the runs")
 
 
 @dataclass(frozen=True)

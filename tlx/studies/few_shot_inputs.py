@@ -17,11 +17,11 @@ from ..data.csvs import Row
 from ..data.path_resolution import Boundary
 from ..data.pixels import Pixels
 from ..data.sizing import Sizing
-from ..errors import BadData, Problems, TlxError, Usage, raise_all
+from ..errors import BadDataError, ErrorGroup, TlxError, UsageError, raise_all
 from ..lab.settings import Settings
 from ..models.samples import Samples
 from ..spec import Spec
-from .few_shot import FewShot, FewShotTrial
+from .few_shot import FewShotGrid, FewShotTrial
 from .image_data import add, decoded_files, digests, located
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ Progress = Callable[[int, int], None]
 SHOTS = (1, 2, 3, 5, 7, 10)  # where neither the data set nor its splits say
 
 
-class Gather:
+class ErrorCollector:
     """Collects errors of independent parts, so that all are said together."""
 
     def __init__(self) -> None:
@@ -42,19 +42,19 @@ class Gather:
         """An error raised in the block is kept, and the block given up."""
         try:
             yield
-        except Problems as several:
+        except ErrorGroup as several:
             self.problems += several.problems
         except TlxError as one:
             self.problems.append(one)
 
 
 @dataclass
-class Found:
+class PreflightResult:
     """What the look before a study came to."""
 
     folder: datasets.ImageFolder | None = None
     splits: splits.SplitFolder | None = None
-    report: leaks.Report | None = None
+    report: leaks.LeakReport | None = None
     network: Network | None = None
     weights: str = ""  # digest
     pixels: Pixels | None = None
@@ -66,14 +66,14 @@ class Found:
 
 # ---------------------------------------------------------------- the look before a study
 
-def look(spec: FewShotTrial, few: FewShot, settings: Settings, load: Callable[[], Network],
-         progress: Progress | None = None, *, keep: bool = True) -> Found:
+def preflight(spec: FewShotTrial, few: FewShotGrid, settings: Settings, load: Callable[[], Network],
+         progress: Progress | None = None, *, keep: bool = True) -> PreflightResult:
     """Find and check data, splits, weights and images for a few-shot study; nothing is raised but bugs.
 
     load  gives the network, or raises what is wrong with it and with what is asked of it
     keep  read the images that the study uses into the pixel store; else look whether every image there can be read
     """
-    found, gather = Found(), Gather()
+    found, gather = PreflightResult(), ErrorCollector()
     with gather.part():
         found.network = load()
         found.notes += found.network.notes
@@ -100,7 +100,7 @@ def look(spec: FewShotTrial, few: FewShot, settings: Settings, load: Callable[[]
     return found
 
 
-def _check_csvs_alone(few: FewShot, found: Found, gather: Gather) -> None:
+def _check_csvs_alone(few: FewShotGrid, found: PreflightResult, gather: ErrorCollector) -> None:
     """What can be said of the CSVs while images are missing or broken; that names look alike on two sides is not said,
     for the images' bytes decide."""
     assert found.splits is not None
@@ -108,28 +108,28 @@ def _check_csvs_alone(few: FewShot, found: Found, gather: Gather) -> None:
     gather.problems += [problem for problem in report.problems if problem.code != "leak-suspected"]
 
 
-def _check_precomputed(spec: FewShotTrial, settings: Settings, found: Found, paths: list[Path],
+def _check_precomputed(spec: FewShotTrial, settings: Settings, found: PreflightResult, paths: list[Path],
                        progress: Progress | None) -> None:
     """Raise what is wrong with the crops of these images: missing, broken, of another size than the network takes."""
     if not spec.use_crops:
-        raise Usage("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
+        raise UsageError("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
     of_image = precomputed(spec.precomputed_crops or "", found, paths, settings)
     if found.network is None:
         return
     sizing = Sizing(found.network.input_size, mode=spec.sizing, channels=found.network.channels)
-    decoded_files(paths, sizing, settings.but(decode_budget=0.0), found.notes, progress, of_image)
+    decoded_files(paths, sizing, settings.replace(decode_budget=0.0), found.notes, progress, of_image)
 
 
 def _all_paths(folder: datasets.ImageFolder) -> list[Path]:
     return [folder.root / image.path for image in folder.images]
 
 
-def _split_folder(spec: FewShotTrial, few: FewShot, folder: datasets.ImageFolder | None, settings: Settings) -> Path:
+def _split_folder(spec: FewShotTrial, few: FewShotGrid, folder: datasets.ImageFolder | None, settings: Settings) -> Path:
     """Where the split CSVs are: given, shipped with tlx, or drawn now (once) into the cache."""
     if spec.split_path:
         return Path(spec.split_path).expanduser()
     assert folder is not None
-    defaults = FewShot.defaults()
+    defaults = FewShotGrid.defaults()
     undrawn = all(getattr(few, name) == defaults[name] for name in ("val_per_class", "test_per_class", "split_seed"))
     if undrawn and datasets.key_of(spec.dataset) == folder.name:  # a folder of one's own may have that name too
         shipped = splits.shipped(folder.name)
@@ -147,7 +147,7 @@ def _split_folder(spec: FewShotTrial, few: FewShot, folder: datasets.ImageFolder
     return out
 
 
-def _check_splits(spec: FewShotTrial, few: FewShot, settings: Settings, found: Found, gather: Gather) -> list[Path]:
+def _check_splits(spec: FewShotTrial, few: FewShotGrid, settings: Settings, found: PreflightResult, gather: ErrorCollector) -> list[Path]:
     """The files of every image that the study uses, if its splits are sound."""
     assert found.folder is not None
     assert found.splits is not None
@@ -167,7 +167,7 @@ def _most_draws(folder: splits.SplitFolder) -> int:
     return max((len(folder.draws(shots)) for shots in folder.shots), default=1)
 
 
-def draws(spec: FewShotTrial, few: FewShot, folder: splits.SplitFolder) -> list[tuple[int, int]]:
+def draws(spec: FewShotTrial, few: FewShotGrid, folder: splits.SplitFolder) -> list[tuple[int, int]]:
     """(shots, split) of every trial, in order."""
     shots = tuple(sorted(few.shots)) or folder.shots
     if spec.model_selection:
@@ -175,39 +175,39 @@ def draws(spec: FewShotTrial, few: FewShot, folder: splits.SplitFolder) -> list[
     return [(k, s) for k in shots for s in folder.draws(k)[: few.splits]]
 
 
-def _tables(spec: FewShotTrial, few: FewShot, folder: splits.SplitFolder) -> list[str]:
+def _tables(spec: FewShotTrial, few: FewShotGrid, folder: splits.SplitFolder) -> list[str]:
     held = [splits.VAL] if spec.model_selection else [splits.VAL, splits.TEST]
     return held + [splits.train_name(k, s) for k, s in draws(spec, few, folder)]
 
 
-def _read_all(folder: datasets.ImageFolder, found: Found, progress: Progress | None) -> list[TlxError]:
+def _read_all(folder: datasets.ImageFolder, found: PreflightResult, progress: Progress | None) -> list[TlxError]:
     """What is wrong with any image of the folder."""
     problems, notes = images.inspect([folder.root / image.path for image in folder.images], progress)
     add(found.notes, [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()])
     return problems
 
 
-def _look_at_images(spec: FewShotTrial, settings: Settings, found: Found, paths: list[Path],
+def _look_at_images(spec: FewShotTrial, settings: Settings, found: PreflightResult, paths: list[Path],
                     progress: Progress | None) -> None:
     crop_files = None
     if spec.precomputed_crops and spec.use_crops:
         crop_files = precomputed(spec.precomputed_crops, found, paths, settings)
     elif spec.precomputed_crops:
-        raise Usage("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
+        raise UsageError("conflict", "--precomputed-crops and --no-use-crops", expected="one of the two")
     assert found.network is not None
     sizing = Sizing(found.network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=found.network.channels)
     found.pixels = decoded_files(paths, sizing, settings, found.notes, progress, crop_files)
     found.places = {path: number for number, path in enumerate(paths)}
 
 
-def precomputed(folder: str, found: Found, paths: Sequence[Path], settings: Settings) -> Callable[[int], list[Path]]:
+def precomputed(folder: str, found: PreflightResult, paths: Sequence[Path], settings: Settings) -> Callable[[int], list[Path]]:
     """Image number → its ten crops below `folder`; every image that lacks one is named. Unsafe for crops that are links
     out of it."""
     assert found.folder is not None
     root = Path(folder).expanduser()
     outside = [path for path in paths if not path.is_relative_to(found.folder.root)]
     if outside:
-        raise BadData("crops-outside", f"{len(outside)} images lie outside the image root, so that nothing says where "
+        raise BadDataError("crops-outside", f"{len(outside)} images lie outside the image root, so that nothing says where "
                       "their crops are", where=outside[0], remedy="leave out --precomputed-crops")
     relative = [path.relative_to(found.folder.root).as_posix() for path in paths]
     raise_all(crops.missing(root, relative))
@@ -215,7 +215,7 @@ def precomputed(folder: str, found: Found, paths: Sequence[Path], settings: Sett
     return lambda number: crops.paths(root, relative[number])
 
 
-def described(found: Found, spec: FewShotTrial, few: FewShot, settings: Settings) -> list[str]:
+def described(found: PreflightResult, spec: FewShotTrial, few: FewShotGrid, settings: Settings) -> list[str]:
     """What a look came to, in lines."""
     lines = [f"note: {note}" for note in found.notes]
     if found.network is not None:
@@ -236,10 +236,10 @@ def described(found: Found, spec: FewShotTrial, few: FewShot, settings: Settings
     return lines
 
 
-class Parts:
+class FewShotData:
     """The parts that the trials of a few-shot study share, and those of each draw."""
 
-    def __init__(self, found: Found, spec: FewShotTrial):
+    def __init__(self, found: PreflightResult, spec: FewShotTrial):
         assert found.splits is not None
         assert found.folder is not None
         assert found.pixels is not None
@@ -251,7 +251,7 @@ class Parts:
         self.test = None if spec.model_selection else self._samples(found.splits.test)
         self._held = [self._digest(s) for s in (self.val, self.test) if s is not None]
 
-    def draws(self, spec: FewShotTrial, few: FewShot) -> list[tuple[int, int, Samples, str]]:
+    def draws(self, spec: FewShotTrial, few: FewShotGrid) -> list[tuple[int, int, Samples, str]]:
         """(shots, split, training samples, digest of all that enters) of every draw."""
         found = []
         for shots, split in draws(spec, few, self._splits):
@@ -272,7 +272,7 @@ class Parts:
         return {"name": self._folder.name, "source": str(self._folder.root), "digest": self._held[-1][:36],
                 "context": "val" if self._scored_on_val else "test"}
 
-    def tags(self, few: FewShot) -> dict[str, str]:
+    def tags(self, few: FewShotGrid) -> dict[str, str]:
         """What is worth a tag."""
         return {"tlx.dataset": self._folder.name, "tlx.job": str(few.job), "tlx.splits": str(self._splits.folder)}
 
@@ -285,7 +285,7 @@ class Parts:
         return files.digest([self.pixels.subset(samples.images).digest, samples.labels.tolist()])
 
 
-def shared(spec: Spec) -> dict[str, Any]:
+def common_settings(spec: Spec) -> dict[str, Any]:
     """The settings that all trials of a study have in common."""
     return {name: value for name, value in spec.to_json().items()
             if name not in ("shots", "split", "images", "classifier")}

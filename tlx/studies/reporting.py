@@ -15,7 +15,7 @@ from . import result_warnings, summaries
 CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
 
 
-def dress(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result) -> None:
     """Put a trial's figures into its folder: learning curves, and the confusion matrix if it was tested."""
     steps = [row for row in files.Journal.read(folder / JOURNAL) if row["t"] == "metrics"]
     if steps:
@@ -29,13 +29,13 @@ def dress(folder: Path, result: Result) -> None:
         files.write_text(folder / "confusion_matrix.csv", tables.as_csv(["true \\ predicted", *classes], rows))
 
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write a study's table, curve and summary beside its record, over all of its trials that are whole."""
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = [result for row in study["trials"] if (result := store.whole(row["key"])) is not None]
+    found = [result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
     lines, warnings = by_line(found), warnings_of(found)
     metrics: list[dict[str, Any]] = []
     for line, rows in lines.items():
@@ -169,7 +169,7 @@ def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[s
                                 for r in results], score)
 
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What a study ends with: the table, the time, how the mirror stands, where to look."""
     results, lines = report.results, []
     if any("test_accuracy" in r.scores for r in results) and results[0].spec.get("shots"):
@@ -193,10 +193,10 @@ def closing(report: Any) -> str:
     if report.diverged:
         titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
         lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
-    return "\n".join([*lines, *ending(report)])
+    return "\n".join([*lines, *footer(report)])
 
 
-def ending(report: Any) -> list[str]:
+def footer(report: Any) -> list[str]:
     """The last lines of every study: how long it took, how the mirror stands, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in {report.folder}"]

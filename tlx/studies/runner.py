@@ -15,21 +15,21 @@ from ..lab.engines import local as engines_local
 from ..lab.engines import worker
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Conditions, Event, Finished, Task, Waiting
+from ..lab.tasks import Event, Finished, RunOptions, Task, Waiting
 from ..lab.tracking import api as tracking_api
 from ..result import Result
-from .base import Bench, Report, Study
+from .base import Study, StudyReport, TrialContext, open_store
 
 TELL_EVERY_S = 0.2  # progress within an epoch
 PRELOAD = ("torch", "torchvision", "tlx.studies.runner", "tlx.studies.activations", "tlx.models.training",
            "tlx.studies.reporting")
 
 
-Found = dict[str, Result | TlxError]  # key of a trial → what came of it
+Outcomes = dict[str, Result | TlxError]  # key of a trial → what came of it
 
 
-def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
-            summarise: Callable[[Store, str], None]) -> Report:
+def run_study(study: Study, settings: Settings, watch: Callable[[Event], None],
+            summarise: Callable[[Store, str], None]) -> StudyReport:
     """Run what is not finished yet of `study`; `summarise(store, key)` then makes its figures.
 
     Finished trials are found by key and cost nothing. Stopped by a signal, everything done so far is kept and
@@ -39,9 +39,9 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     if target is not None:
         tracking_api.prepare(target)  # before any process opens it
-    store = Store(settings.store_folder(target.database if target else None))
+    store = open_store(settings)
     keys = [trial.spec.key for trial in study.trials]
-    found: Found = {key: result for key in keys if (result := store.find(key)) is not None}
+    found: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(found)
     record(store, study)
     mirror = None
@@ -65,24 +65,24 @@ def perform(study: Study, settings: Settings, watch: Callable[[Event], None],
             for key, outcome in failed.items():
                 mirror.failed(key, outcome)
             mirror.stop(tracking_api.FAILED)
-    return Report(study, tuple(found[key] for key in keys), reused, time.perf_counter() - started, store.root,
+    return StudyReport(study, tuple(found[key] for key in keys), reused, time.perf_counter() - started, store.root,
                   mirror.report if mirror else None, mirror.address if mirror else "")
 
 
-def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Found) -> None:
+def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Outcomes) -> None:
     """Run the groups that have an unfinished trial; what comes of each trial is heard as part of its group."""
     device = settings.resolved_device()
     tasks = []
     for group in study.groups:
         todo = [trial for trial in group.trials if trial.spec.key not in found]
         if todo:
-            order = Order(study.call, study.dress, str(store.root), device, settings)
+            order = TrialJob(study.call, study.dress, str(store.root), device, settings)
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
-            tasks.append(Task(group.key, group.title, "tlx.studies.runner:work", (order, specs, inputs)))
+            tasks.append(Task(group.key, group.title, "tlx.studies.runner:run_group", (order, specs, inputs)))
         else:
             hear(Finished(group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}))
     workers = settings.resolved_workers(device, len(tasks))
-    conditions = Conditions(timeout_s=settings.timeout, preload=(*PRELOAD, *study.preload),
+    conditions = RunOptions(timeout_s=settings.timeout, preload=(*PRELOAD, *study.preload),
                             log_folder=store.root / "logs",
                             initialise="tlx.models.training:deterministic",
                             devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
@@ -103,9 +103,9 @@ def run_name(study: Study) -> str:
     """Return the title of a study with the settings in which all of its trials differ from the defaults."""
     spec = study.trials[0].spec
     defaults, said = spec.defaults(), []
-    for name, row in spec.knobs().items():
+    for name, row in spec.settings().items():
         value = getattr(spec, name)
-        is_choice = not row.derived and not row.place and name != "architecture"
+        is_choice = row.cli and row.identity and name != "architecture"
         if not is_choice or name not in defaults or value == defaults[name]:
             continue
         if all(getattr(trial.spec, name, None) == value for trial in study.trials):
@@ -119,11 +119,11 @@ def record(store: Store, study: Study) -> None:
     before = store.read_study(study.key) or {}
     rows = {row["key"]: row for row in before.get("trials", [])}
     rows |= {t.spec.key: {"key": t.spec.key, "title": t.spec.run_name, "shots": t.spec.shots, "split": t.spec.split,
-                          "params": t.spec.named() | dict(study.params), "spec": t.spec.to_json()}
+                          "params": t.spec.mlflow_params() | dict(study.params), "spec": t.spec.to_json()}
              for t in study.trials}
     ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
     store.write_study(study.key, {
-        "key": study.key, "kind": type(study.trials[0].spec).__name__, "experiment": study.experiment,
+        "key": study.key, "kind": study.trials[0].spec.own_kind(), "experiment": study.experiment,
         "title": study.title, "run_name": run_name(study), "spec": study.spec, "trials": ordered,
         "inputs": list(study.inputs), "tags": dict(study.tags), "params": dict(study.params),
         "environment": environment.gather()})
@@ -132,7 +132,7 @@ def record(store: Store, study: Study) -> None:
 # ---------------------------------------------------------------- in the process of a trial
 
 @dataclass(frozen=True)
-class Order:
+class TrialJob:
     """What the process of a group is told beside its specs: functions as "package.module:name", folder, device."""
 
     run: str
@@ -142,7 +142,7 @@ class Order:
     settings: Settings
 
 
-def work(order: Order, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
+def run_group(order: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
          ) -> dict[str, Result | TlxError]:
     """The trials of a group, one after the other, each made once: found, continued or run, and committed.
 
@@ -152,7 +152,7 @@ def work(order: Order, specs: list[Any], inputs: Any, *, emit: Callable[[dict[st
     for number, spec in enumerate(specs):
         tell = functools.partial(_as_part, emit, number, len(specs))
         try:
-            found[spec.key] = Store(order.root).once(spec.key, functools.partial(make, order, spec, inputs, tell))
+            found[spec.key] = Store(order.root).get_or_compute(spec.key, functools.partial(run_trial, order, spec, inputs, tell))
         except Stopped:
             signals.stop_if_asked()  # with the number of the signal that asked
             raise
@@ -165,21 +165,21 @@ def _as_part(emit: Callable[[dict[str, Any]], None], number: int, of: int, repor
     emit({**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]})
 
 
-def make(order: Order, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
+def run_trial(order: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
     """The result of a trial, continued from where its draft stands."""
-    settings, teller = order.settings, _Teller(draft, spec, emit)
-    bench = Bench(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
+    settings, teller = order.settings, _ProgressReporter(draft, spec, emit)
+    context = TrialContext(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
     carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
     with (resources.Sampler(teller.resources) if settings.system_metrics else contextlib.nullcontext(),
           cost.Meter(watts=settings.watts, carbon=carbon) as meter):
-        result = worker.function(order.run)(spec, inputs, bench)
+        result = worker.function(order.run)(spec, inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
     worker.function(order.dress)(draft.folder, result)
     return replace(result, cost=meter.cost(), environment=environment.gather())
 
 
-class _Teller:
+class _ProgressReporter:
     """Passes on what a trial says: epochs to its journal, all of it to whoever watches."""
 
     def __init__(self, draft: Draft, spec: Any, emit: Callable[[dict[str, Any]], None]):

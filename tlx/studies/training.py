@@ -9,19 +9,19 @@ from ..result import DIVERGED, FINISHED
 if TYPE_CHECKING:
     from ..models.network import Network
     from ..models.recipe import Recipe
-    from ..models.training import Place
-    from .base import Bench
+    from ..models.training import TrainingContext
+    from .base import TrialContext
     from .few_shot import Inputs
-    from .whole_dataset import WholeData
+    from .whole_dataset import WholeDataset
 
 
-def fit_and_score(spec: WholeData, network: Network, inputs: Inputs, bench: Bench, seed: int
+def fit_and_score(spec: WholeDataset, network: Network, inputs: Inputs, context: TrialContext, seed: int
                   ) -> tuple[str, dict[str, float], dict[str, Any]]:
     """Status, scores and details; the network is left with the weights of the best epoch."""
     from ..features import voting
     from ..models import training
 
-    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping)
     fitted = training.fit(network, inputs.train, inputs.val, spec, seed=seed, score=voting.accuracy, place=place)
     assert inputs.test is not None
     details: dict[str, Any] = {
@@ -39,7 +39,7 @@ def fit_and_score(spec: WholeData, network: Network, inputs: Inputs, bench: Benc
     return FINISHED, scores, details
 
 
-def score_test(network: Network, inputs: Inputs, spec: Recipe, place: Place, details: dict[str, Any],
+def score_test(network: Network, inputs: Inputs, spec: Recipe, place: TrainingContext, details: dict[str, Any],
                vote: str = "majority") -> dict[str, float]:
     """The scores of the test images, of which there must be some; the confusion matrix goes into `details`."""
     from ..features import voting

@@ -6,41 +6,41 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.recipe import Recipe
-from ..spec import knob
+from ..spec import setting
 from .few_shot import Inputs
 
 BALANCES = ("none", "undersampling", "equals")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WholeData(Recipe):
+class WholeDataset(Recipe):
     """A training on all images of a data set, as in 'feature-transfer': SGD at 0.01 with momentum, 64 rows a step."""
 
-    epochs: int = knob(15, low=1, high=100_000, short="e", help="most epochs to train")
-    weight_decay: float = knob(0.0, low=0.0, high=0.5, help="sgd: share of each weight taken away a step")
-    clip_norm: float = knob(0.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
-    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
+    epochs: int = setting(15, low=1, high=100_000, short="e", help="most epochs to train")
+    weight_decay: float = setting(0.0, low=0.0, high=0.5, help="sgd: share of each weight taken away a step")
+    clip_norm: float = setting(0.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
+    architecture: str = setting("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
                              "timm: name")
-    dataset: str = knob("digits", place=True, short="d", help="a name of `tlx datasets` (name:/path for one that lies "
+    dataset: str = setting("digits", identity=False, short="d", help="a name of `tlx datasets` (name:/path for one that lies "
                         "elsewhere), or a folder: of images, IDX files or arrays of frames (train_data.npy, …)")
-    model: str | None = knob(None, place=True, short="m", help="weight file of the source (.safetensors, .pth, .pt, "
+    model: str | None = setting(None, identity=False, short="m", help="weight file of the source (.safetensors, .pth, .pt, "
                              ".h5)")
-    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
+    input_size: int | None = setting(None, low=8, high=4096, help="pixels of the square the network sees. "
                                   "Default: the backbone's")
-    sizing: str = knob("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
-    train_per_class: int = knob(0, low=0, help="so many training images per class, drawn; 0: all")
-    val_per_class: int = knob(50, low=1, help="training images per class held back to choose the epoch, where there is "
+    sizing: str = setting("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
+    train_per_class: int = setting(0, low=0, help="so many training images per class, drawn; 0: all")
+    val_per_class: int = setting(50, low=1, help="training images per class held back to choose the epoch, where there is "
                               "no validation folder")
-    test_per_class: int = knob(50, low=1, help="images per class held back for the test, where there is no test folder")
-    balance: str = knob("none", choices=BALANCES, help="training images: all; the largest class cut to the second "
+    test_per_class: int = setting(50, low=1, help="images per class held back for the test, where there is no test folder")
+    balance: str = setting("none", choices=BALANCES, help="training images: all; the largest class cut to the second "
                         "largest (undersampling); or all cut to the smallest (equals); drawn")
-    balance_test: str = knob("none", choices=BALANCES, help="the same of the test images; accuracy is the mean over "
+    balance_test: str = setting("none", choices=BALANCES, help="the same of the test images; accuracy is the mean over "
                              "classes either way")
-    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of all chance; repeats draw streams of their own from it")
-    images: str = knob("", derived=True, help="digest of the images, labels and sizing that enter")
-    weights: str = knob("", derived=True, help="digest of the weights that enter")
-    split: int = knob(0, low=0, derived=True, help="number of the repeat")
-    shots: int = knob(0, derived=True, place=True, help="0: all images")
+    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of all chance; repeats draw streams of their own from it")
+    images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
+    weights: str = setting("", cli=False, help="digest of the weights that enter")
+    split: int = setting(0, low=0, cli=False, help="number of the repeat")
+    shots: int = setting(0, cli=False, identity=False, help="0: all images")
 
     @property
     def run_name(self) -> str:
@@ -52,7 +52,7 @@ class WholeData(Recipe):
         """Few words that name this trial among its siblings."""
         return f"{self.architecture}, repeat {self.split}"
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Architecture": self.architecture, "Dataset": self.dataset, "Repeat": self.split,
                 "Batch size": self.batch_size, "Optimizer": self.optimizer, "Learning rate": self.learning_rate,
@@ -63,7 +63,7 @@ WEIGHTS = "weights.safetensors"
 
 
 @dataclass(frozen=True)
-class Sourced:
+class TrainingInputs:
     """What a trial runs on, and the weights that it starts from: a file, "default", or None."""
 
     data: Inputs

@@ -15,15 +15,15 @@ from ..data.folders import Image, ImageFolder
 from ..data.pixels import Pixels
 from ..data.sides import Sides
 from ..data.sizing import Sizing
-from ..data.streams import order
-from ..errors import BadData, raise_all
+from ..data.streams import seeded_permutation
+from ..errors import BadDataError, raise_all
 from ..lab.settings import Settings
 from ..models import backbones
 from ..models.samples import Samples
 from .few_shot import Inputs
 from .image_data import decoded, located
 from .image_data import divided as sides_of
-from .whole_dataset import WholeData
+from .whole_dataset import WholeDataset
 
 Progress = Callable[[int, int], None]
 ROLES = ("train", "val", "test")
@@ -56,12 +56,12 @@ class Pools:
         return {"name": self.folder.name, "source": str(self.folder.root), "digest": content[:36], "context": "test"}
 
 
-def listed(spec: WholeData, settings: Settings, notes: list[str]) -> ImageFolder:
+def listed(spec: WholeDataset, settings: Settings, notes: list[str]) -> ImageFolder:
     """The images that `spec` is about, not read yet; what was left out is appended to the notes."""
     return located(spec.dataset, settings, notes)
 
 
-def read(spec: WholeData, settings: Settings, progress: Progress | None = None, folder: ImageFolder | None = None
+def read(spec: WholeDataset, settings: Settings, progress: Progress | None = None, folder: ImageFolder | None = None
          ) -> Pools:
     """The images of `folder` (else the one that `spec` is about), divided and decoded. BadData with all that is wrong.
     """
@@ -75,7 +75,7 @@ def read(spec: WholeData, settings: Settings, progress: Progress | None = None, 
     return Pools(folder, images, held, {image: place for place, image in enumerate(everything)}, tuple(notes))
 
 
-def divided(folder: ImageFolder, spec: WholeData, sides: Sides) -> dict[str, tuple[Image, ...]]:
+def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, tuple[Image, ...]]:
     """The images of each role: folders as they are; val and test drawn per class, seeded, where there is no folder.
 
     A draw depends on the seed, its purpose and the class alone, so another data set size or class changes no other.
@@ -88,7 +88,7 @@ def divided(folder: ImageFolder, spec: WholeData, sides: Sides) -> dict[str, tup
     for label in folder.classes:
         drawn = [image for image in train if image.label == label]
         for role, count in wanted:
-            turn = order(len(drawn), spec.seed, "whole data", role, label)
+            turn = seeded_permutation(len(drawn), spec.seed, "whole data", role, label)
             chosen = {drawn[i] for i in turn[:count]}
             (test if role == "test" else val).extend(image for image in drawn if image in chosen)
             left = sides.without_copies(drawn, chosen)
@@ -118,7 +118,7 @@ def cut(images: list[Image], counts: dict[str, int], seed: int, purpose: str) ->
     stay: set[Image] = set()
     for label, count in counts.items():
         of_class = [image for image in images if image.label == label]
-        stay |= {of_class[i] for i in order(len(of_class), seed, "whole data", purpose, label)[:count]}
+        stay |= {of_class[i] for i in seeded_permutation(len(of_class), seed, "whole data", purpose, label)[:count]}
     return [image for image in images if image in stay or image.label not in counts]
 
 
@@ -129,10 +129,10 @@ def halves(classes: Sequence[str], how: str, seed: int) -> tuple[tuple[str, ...]
     """
     middle = len(classes) // 2
     if middle < 2:
-        raise BadData("one-class", f"a half of {len(classes)} classes has {middle}", where="--source half",
+        raise BadDataError("one-class", f"a half of {len(classes)} classes has {middle}", where="--source half",
                       expected="at least 4 classes", remedy="give the source's weights: --model, or --source default")
     if how == "random":
-        ranks = order(len(classes), seed, "whole data", "halves")
+        ranks = seeded_permutation(len(classes), seed, "whole data", "halves")
         chosen = {classes[i] for i in ranks[:middle]}
     else:
         chosen = set(classes[:middle] if how == "first" else classes[len(classes) - middle:])
@@ -149,7 +149,7 @@ def _counts(images: Sequence[Image]) -> dict[str, int]:
 
 def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sides) -> None:
     if len(folder.classes) < 2:
-        raise BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
+        raise BadDataError("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
     remedy = {"train": "use a smaller --val-per-class or --test-per-class", "val": "use a smaller --val-per-class",
               "test": "use a smaller --test-per-class"}
     problems = []
@@ -158,7 +158,7 @@ def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sid
         if empty:
             more = f" and {len(empty) - 5} more classes" if len(empty) > 5 else ""
             what = f"no {role} image of class {', '.join(map(repr, empty[:5]))}{more}"
-            problems.append(BadData("too-few-images", "; ".join([what, *sides.notes]), where=folder.root,
+            problems.append(BadDataError("too-few-images", "; ".join([what, *sides.notes]), where=folder.root,
                                     expected="some of every class", remedy=remedy[role]))
     raise_all(list(problems))
 
@@ -168,14 +168,14 @@ def refuse_few(folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int
     few = [f"'{label}' {count}" for label, count in counts.items() if count <= held]
     if few:
         shown = ", ".join(few[:10]) + (f" and {len(few) - 10} more classes" if len(few) > 10 else "")
-        raise BadData("too-few-images", "; ".join([f"training images of {shown}", *sides.notes]), where=folder.root,
+        raise BadDataError("too-few-images", "; ".join([f"training images of {shown}", *sides.notes]), where=folder.root,
                       expected=f"more than the {held} of each class held for validation",
                       remedy="use a smaller --val-per-class")
 
 
 def _refuse_untrained(folder: datasets.ImageFolder, sides: Sides) -> None:
     if not sides.train:
-        raise BadData("too-few-images", "; ".join(["no training image", *sides.notes]), where=folder.root,
+        raise BadDataError("too-few-images", "; ".join(["no training image", *sides.notes]), where=folder.root,
                       expected="images in a folder named train that are not in val or test too")
 
 

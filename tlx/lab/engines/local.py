@@ -27,9 +27,9 @@ from typing import Any
 from threadpoolctl import threadpool_limits
 
 from ... import files
-from ...errors import Resource, Stopped, TlxError, resource_error
+from ...errors import ResourceError, Stopped, TlxError, resource_error
 from .. import signals
-from ..tasks import Conditions, Event, Failed, Finished, Outcome, Progress, Started, Task
+from ..tasks import Event, Failed, Finished, Outcome, Progress, RunOptions, Started, Task
 from . import worker as engines_worker
 
 GRACE_S = 10.0  # for a worker to stop at its next boundary, or to end after its result
@@ -38,11 +38,11 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 MALLOC = {  # glibc reads these when a process starts. Training frees and takes the same large blocks at every step;
     # given back to the system each time, they cost a fifth of a small convolutional network's CPU time in page faults
     "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
-DEFAULT = Conditions()
+DEFAULT = RunOptions()
 
 
 def run_all(tasks: Sequence[Task], *, workers: int, threads: int = 1, on_event: Callable[[Event], None],
-            stop: Callable[[], bool] = signals.stopping, conditions: Conditions = DEFAULT) -> list[Outcome]:
+            stop: Callable[[], bool] = signals.stopping, conditions: RunOptions = DEFAULT) -> list[Outcome]:
     """The outcomes of `tasks`, in their order. Events come to this thread as they happen.
 
     workers   processes at once; 0 runs in this process, one task after the other
@@ -138,7 +138,7 @@ def _run_workers(tasks, workers, threads, on_event, stop, conditions) -> dict[st
 
 
 class _Supervisor:
-    def __init__(self, tasks, workers, threads, on_event, conditions: Conditions):
+    def __init__(self, tasks, workers, threads, on_event, conditions: RunOptions):
         self.threads, self.on_event, self.conditions = threads, on_event, conditions
         self.waiting = deque((task, 1) for task in tasks)
         devices = conditions.devices or (None,)
@@ -165,7 +165,7 @@ class _Supervisor:
     def _start(self, context, task: Task, attempt: int) -> None:
         device = self.free.popleft()
         ours, theirs = context.Pipe()
-        order = engines_worker.Order(task.call, task.args, self.threads, self.conditions.initialise, device,
+        order = engines_worker.WorkerRequest(task.call, task.args, self.threads, self.conditions.initialise, device,
                              self.conditions.log(task.key), {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")})
         process = context.Process(target=engines_worker.serve, args=(theirs, order), name=task.title)
         self.on_event(Started(task.key, attempt))
@@ -251,19 +251,19 @@ class _Supervisor:
             self.on_event(Failed(key, error, will_retry=False))
 
 
-def _lost(one: _Running, code: int, conditions: Conditions) -> TlxError:
+def _lost(one: _Running, code: int, conditions: RunOptions) -> TlxError:
     where = _told(conditions.log(one.task.key))
     if one.overdue:
-        return Resource("timeout", f"took more than {conditions.timeout_s:g} s and was stopped", where=where,
+        return ResourceError("timeout", f"took more than {conditions.timeout_s:g} s and was stopped", where=where,
                         remedy="allow it more time; that file says where it stood" if where else "allow it more time")
     if one.stopped:
-        return Resource("worker-stopped", "its process was asked to stop by another")
+        return ResourceError("worker-stopped", "its process was asked to stop by another")
     if code == -signal.SIGKILL:
-        return Resource("worker-killed", "its process was killed by signal 9, probably out of memory",
+        return ResourceError("worker-killed", "its process was killed by signal 9, probably out of memory",
                         remedy="use fewer workers or a smaller batch size")
     if code < 0:
-        return Resource("worker-crashed", f"its process crashed with signal {-code}", where=where)
-    return Resource("worker-lost", f"its process ended without a result (exit code {code})", where=where)
+        return ResourceError("worker-crashed", f"its process crashed with signal {-code}", where=where)
+    return ResourceError("worker-lost", f"its process ended without a result (exit code {code})", where=where)
 
 
 def _told(log: Path | None) -> Path | str:
@@ -325,7 +325,7 @@ def _start(process: Any) -> None:
             process.start()
     except (EOFError, OSError) as error:
         refused = resource_error(error)
-        raise refused or Resource("fork-server-lost", "the process that starts the workers was killed",
+        raise refused or ResourceError("fork-server-lost", "the process that starts the workers was killed",
                                   remedy="run the same command again; if it was for want of memory, with fewer "
                                   "--workers, or with --workers 0") from error
 

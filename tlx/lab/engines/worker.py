@@ -26,7 +26,7 @@ PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
-class Order:
+class WorkerRequest:
     """All that a worker is told: what to call, and under which conditions."""
 
     call: str
@@ -44,7 +44,7 @@ def function(dotted: str) -> Callable[..., Any]:
     return getattr(importlib.import_module(module), name)
 
 
-def serve(connection: Any, order: Order) -> None:
+def serve(connection: Any, order: WorkerRequest) -> None:
     """The body of a worker process: say what happens over `connection`, and end with what came of it."""
     os.setpgid(0, 0)  # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
     _die_with_parent()
@@ -59,7 +59,7 @@ def serve(connection: Any, order: Order) -> None:
             connection.send((ERROR, bug(error, order.log)))
 
 
-def _done(connection: Any, order: Order) -> tuple[str, Any]:
+def _done(connection: Any, order: WorkerRequest) -> tuple[str, Any]:
     try:
         if order.initialise:
             function(order.initialise)(order.threads)
@@ -92,7 +92,7 @@ def _appending(path: Path) -> TextIO:
                      errors="backslashreplace")
 
 
-def _set_environment(order: Order) -> None:
+def _set_environment(order: WorkerRequest) -> None:
     changes = dict(order.environment)
     if order.device is not None:
         # before the first CUDA call, which reads them once; counted as the management library counts

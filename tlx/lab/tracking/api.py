@@ -22,18 +22,18 @@ from pathlib import Path
 from typing import Any
 
 from ... import locks
-from ...errors import Busy, Stopped, TlxError, Untracked
+from ...errors import BusyError, Stopped, TlxError, UntrackedError
 from .. import signals
 from ..store import Store
 from . import launcher as tracking_launcher
 from .client import Abandoned, Sender, refused
 from .launcher import Launcher
 from .mirror import FAILED, FINISHED, KILLED, StudyMirror
-from .records import Study
-from .target import Target, check, prepare, redact, resolve
+from .records import StudyRecord
+from .target import TrackingTarget, check, prepare, redact, resolve
 from .timeouts import quiet, short_timeouts
 
-__all__ = ["FAILED", "FINISHED", "KILLED", "Mirror", "Sent", "Target", "check", "prepare", "redact", "resolve", "sync"]
+__all__ = ["FAILED", "FINISHED", "KILLED", "Mirror", "Sent", "TrackingTarget", "check", "prepare", "redact", "resolve", "sync"]
 
 WAKE_S = 1.5
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers
@@ -58,7 +58,7 @@ class Sent:
     def require(self) -> None:
         """Raise Untracked unless everything was taken."""
         if self.unsent or self.problem:
-            raise Untracked("unsent", f"{self.unsent} records not yet sent{self.problem and ': ' + self.problem}",
+            raise UntrackedError("unsent", f"{self.unsent} records not yet sent{self.problem and ': ' + self.problem}",
                             remedy="run `tlx sync` when the tracking server is back")
 
     def __str__(self) -> str:
@@ -66,10 +66,10 @@ class Sent:
         return f"{self.unsent} records not yet sent{why}; `tlx sync` sends them" if self.unsent else "all records sent"
 
 
-class Carrier:
+class StudySync:
     """One study's mirror with its launcher and its lock: what the thread and `sync` both run."""
 
-    def __init__(self, target: Target, store: Store, key: str, launcher: Launcher | None,
+    def __init__(self, target: TrackingTarget, store: Store, key: str, launcher: Launcher | None,
                  leave_off: Callable[[], bool] = lambda: False):
         self.target, self.store, self.key, self.launcher, self.leave_off = target, store, key, launcher, leave_off
         self.mirror: StudyMirror | None = None
@@ -86,7 +86,7 @@ class Carrier:
             self.problem = ""
         except Abandoned:
             return False
-        except Busy:
+        except BusyError:
             self.problem = "another process is sending this study"
         except Exception as error:
             self.problem = redact(error) or type(error).__name__
@@ -105,7 +105,7 @@ class Carrier:
 
     def _sweep(self, ending: str | None) -> None:
         if self.mirror is None:
-            study = Study.read(self.store, self.key)
+            study = StudyRecord.read(self.store, self.key)
             if study is None:
                 return
             self._held.enter_context(locks.lock(self.store.root / "tracking" / self.target.name / f"{self.key}.lock"))
@@ -122,7 +122,7 @@ class Carrier:
         if not self.mirror.open() or self.mirror.parent.info.run_id == self._attended:
             return
         try:
-            tracking_launcher.attend(self.launcher, self.mirror.sender, self.mirror.parent)
+            tracking_launcher.link_launcher(self.launcher, self.mirror.sender, self.mirror.parent)
         except Exception as error:
             if not refused(error):
                 raise  # a lost connection: again the next time
@@ -132,7 +132,7 @@ class Carrier:
     def report(self) -> Sent:
         mirror = self.mirror
         if mirror is None:  # never got as far as reading the study
-            study = Study.read(self.store, self.key)
+            study = StudyRecord.read(self.store, self.key)
             mirror = StudyMirror(self.store, study, Sender(self.target, study.experiment)) if study else None
         problems = [self.problem, *(mirror.problems.values() if mirror else [])]
         return Sent(mirror.sent if mirror else 0, mirror.unsent() if mirror else 0, next(filter(None, problems), ""),
@@ -145,7 +145,7 @@ class Carrier:
 class Mirror:
     """A thread that carries one study's folders into the tracking store while its trials run."""
 
-    def __init__(self, target: Target, root: Path | str, study: str, *, environ: Mapping[str, str] | None = None,
+    def __init__(self, target: TrackingTarget, root: Path | str, study: str, *, environ: Mapping[str, str] | None = None,
                  wake_s: float = WAKE_S, wait: bool = True, on_wait: Callable[[float], None] = lambda seconds: None):
         """Prepare to follow a study.
 
@@ -155,7 +155,7 @@ class Mirror:
         self._wait, self._on_wait = wait, on_wait
         self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
         self._abandoned = threading.Event()
-        self._carrier = Carrier(target, Store(root), study, Launcher.of(environ), self._abandoned.is_set)
+        self._carrier = StudySync(target, Store(root), study, Launcher.of(environ), self._abandoned.is_set)
         self._wake = threading.Event()
         self._ending: str | None = None
         self._thread = threading.Thread(target=self._run, name="tlx-tracking", daemon=True)
@@ -227,7 +227,7 @@ class Mirror:
             self._carrier.finish(self._ending or KILLED)
 
 
-def sync(root: Path | str, target: Target, *, studies: list[str] | None = None) -> Sent:
+def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None = None) -> Sent:
     """Send everything under `root` that `target` does not have yet. Studies with a live mirror are left to it.
 
     What is damaged, or holds what tlx did not write, is not sent; it is in `faults`, and the rest is sent.
@@ -235,7 +235,7 @@ def sync(root: Path | str, target: Target, *, studies: list[str] | None = None) 
     store, sent, unsent, problem = Store(root), 0, 0, ""
     faults: list[TlxError] = []
     for key in store.studies() if studies is None else studies:
-        carrier = Carrier(target, store, key, None)
+        carrier = StudySync(target, store, key, None)
         try:
             store.read_study(key)
             reached = not problem and carrier.finish(BY_FOLDER)  # not reached once: not asked for every study again

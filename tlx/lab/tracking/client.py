@@ -18,7 +18,7 @@ from typing import Any
 from ... import files
 from . import models as tracking_models
 from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
-from .target import Target, prepare
+from .target import TrackingTarget, prepare
 
 METRICS_A_CALL, PAIRS_A_CALL, DIGEST_LIMIT = 800, 100, 36  # what every store accepts
 LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # the run was removed by somebody
@@ -40,7 +40,7 @@ class Sender:
     `leave_off()` is asked before every call; true raises Abandoned.
     """
 
-    def __init__(self, target: Target, experiment_name: str, *, experiment: str = "",
+    def __init__(self, target: TrackingTarget, experiment_name: str, *, experiment: str = "",
                  leave_off: Callable[[], bool] = lambda: False):
         self.target, self.experiment_name, self.experiment, self.leave_off = (
             target, experiment_name, experiment, leave_off)

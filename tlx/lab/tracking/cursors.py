@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import files
-from ...errors import BadData
+from ...errors import BadDataError
 
 
 @dataclass
@@ -42,7 +42,7 @@ class Cursors:
         if key not in self._known:
             try:
                 self._known[key] = Cursor(**files.read_json(self._folder / f"{key}.json"))
-            except (OSError, BadData, TypeError):  # absent, torn or of another version: everything is sent again
+            except (OSError, BadDataError, TypeError):  # absent, torn or of another version: everything is sent again
                 self._known[key] = Cursor()
         return self._known[key]
 

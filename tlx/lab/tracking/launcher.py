@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 
 from .client import Sender
-from .target import Target, resolve
+from .target import TrackingTarget, resolve
 
 DEFAULT_EXPERIMENT = "0"
 SAME_COMMAND = ("mlflow.project.entryPoint", "mlflow.source.name")
@@ -29,7 +29,7 @@ class Launcher:
 
     run_id: str
     experiment_id: str
-    target: Target
+    target: TrackingTarget
 
     @classmethod
     def of(cls, environ: Mapping[str, str] | None = None) -> Launcher | None:
@@ -40,14 +40,14 @@ class Launcher:
         return cls(run_id, experiment_id, resolve(None, environ)) if run_id else None
 
 
-def chosen_experiment(target: Target, launcher: Launcher | None) -> str:
+def chosen_experiment(target: TrackingTarget, launcher: Launcher | None) -> str:
     """The experiment that `mlflow run --experiment-name` chose, by id; "" if it chose none in this store."""
     if launcher is None or launcher.experiment_id == DEFAULT_EXPERIMENT or launcher.target.uri != target.uri:
         return ""
     return launcher.experiment_id
 
 
-def attend(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
+def link_launcher(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
     """Mark the launcher with the study it started, and close those that were killed."""
     if launcher and launcher.target.uri != sender.target.uri:  # the study goes elsewhere than `mlflow run` itself
         sender = Sender(launcher.target, "Default", experiment=launcher.experiment_id, leave_off=sender.leave_off)

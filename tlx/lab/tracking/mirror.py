@@ -18,7 +18,7 @@ from ..store import STUDY, Store
 from . import records as tracking_records
 from .client import LOST, Abandoned, Sender, refused
 from .cursors import Cursor, Cursors
-from .records import Study, Trial
+from .records import MirroredTrial, StudyRecord
 from .target import redact
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
@@ -30,7 +30,7 @@ INTERRUPTED = {"tlx.status": "interrupted"}
 class StudyMirror:
     """Carries one study. `sweep` sends what is new; `unsent` counts what is not yet there."""
 
-    def __init__(self, store: Store, study: Study, sender: Sender):
+    def __init__(self, store: Store, study: StudyRecord, sender: Sender):
         self.store, self.study, self.sender = store, study, sender
         self.parent: Any = None  # the parent run, once it is known
         self.failed: dict[str, str] = {}  # key → why the trial did not end
@@ -209,7 +209,7 @@ class StudyMirror:
         elif ending and not cursor.ended:
             self._break_off(trial)
 
-    def _open(self, trial: Trial, ending: str | None) -> None:
+    def _open(self, trial: MirroredTrial, ending: str | None) -> None:
         """Find or make the run of a trial, and bring its cursor, parent, tags and parameters up to date."""
         parent_id, key = self.parent.info.run_id, trial.key
         run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
@@ -238,14 +238,14 @@ class StudyMirror:
         self._known[key] = run
         self._cursors.save(key)
 
-    def _adopt(self, trial: Trial, run: Any) -> None:
+    def _adopt(self, trial: MirroredTrial, run: Any) -> None:
         """A finished run of this key made elsewhere: by its identity the same result, so it is shown as it is."""
         self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent.info.run_id})
         self._cursors.put(trial.key, Cursor(run.info.run_id, len(trial.records), self.parent.info.run_id, "adopted"))
         self._known[trial.key] = run
         self._cursors.save(trial.key)
 
-    def _end(self, trial: Trial) -> None:
+    def _end(self, trial: MirroredTrial) -> None:
         result, cursor = trial.result, self._cursors.of(trial.key)
         assert result is not None
         marks = tracking_records.tags(self._marks(trial, result.status), tracking_records.environment_tags(result.environment),
@@ -261,7 +261,7 @@ class StudyMirror:
         self.sent += 1
         self._cursors.save(trial.key)
 
-    def _break_off(self, trial: Trial) -> None:
+    def _break_off(self, trial: MirroredTrial) -> None:
         """The study ends and this trial is not whole: its run is closed, and opened again when the trial goes on."""
         reason, cursor = self.failed.get(trial.key), self._cursors.of(trial.key)
         mark = INTERRUPTED if reason is None else {"tlx.status": "failed", "tlx.error": reason}
@@ -288,7 +288,7 @@ class StudyMirror:
                 self.sender.model(run_id, path)
                 self._uploaded.add((run_id, str(path)))
 
-    def _marks(self, trial: Trial, status: str) -> dict[str, str]:
+    def _marks(self, trial: MirroredTrial, status: str) -> dict[str, str]:
         place = {"mlflow.parentRunId": self.parent.info.run_id, "tlx.study": self.study.key, "tlx.role": "trial"}
         kind = trial.result.kind if trial.result else str(self.study.record.get("kind", ""))
         return tracking_records.tags(self.study.record.get("tags", {}), trial.row.get("tags", {}),
@@ -333,7 +333,7 @@ class StudyMirror:
             self.faults.pop(key, None)
 
 
-def _closed_as_it_is(cursor: Cursor, trial: Trial) -> bool:
+def _closed_as_it_is(cursor: Cursor, trial: MirroredTrial) -> bool:
     """True if an unfinished trial's run was closed (it failed, or was interrupted) and nothing came after."""
     return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
 

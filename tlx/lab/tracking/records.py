@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__, files
-from ...errors import BadData
+from ...errors import BadDataError
 from ...result import Result
 from ..store import JOURNAL, PART, STUDY, Store
 from .target import redact
@@ -32,7 +32,7 @@ Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, ste
 
 
 @dataclass(frozen=True)
-class Trial:
+class MirroredTrial:
     """A trial as its folder shows it now. `row` is its line in study.json; `result` is there once it is whole.
 
     shown_as   our metric name → the name to show, or [name, factor] (the seeds gave accuracies in percent)
@@ -81,7 +81,7 @@ class Trial:
 
 
 @dataclass
-class Study:
+class StudyRecord:
     """A study as its folder shows it: study.json (written before the first trial) and summary.json (at the end)."""
 
     key: str
@@ -91,7 +91,7 @@ class Study:
     read_at: int = 0  # when study.json was written, as read
 
     @classmethod
-    def read(cls, store: Store, key: str) -> Study | None:
+    def read(cls, store: Store, key: str) -> StudyRecord | None:
         record = store.read_study(key)
         folder = store.root / "studies" / key
         return None if record is None else cls(key, record, folder, list(record.get("trials", [])))
@@ -117,7 +117,7 @@ class Study:
     def title(self) -> str:
         return str(self.record.get("title") or self.key[:12])
 
-    def trial(self, store: Store, row: Mapping[str, Any]) -> Trial | None:
+    def trial(self, store: Store, row: Mapping[str, Any]) -> MirroredTrial | None:
         """The trial of a row, None while it has not begun. Integrity if its folder is damaged."""
         return read_trial(store, row, self.record.get("metric_names", {}))
 
@@ -131,17 +131,17 @@ class Study:
         return files.read_json(path, limit=64 << 20) if path is not None else None
 
 
-def read_trial(store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]) -> Trial | None:
+def read_trial(store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]) -> MirroredTrial | None:
     """The trial of a row of study.json; None while it has not begun. Integrity if its folder is damaged."""
     key = row["key"]
     folder = store.folder(key)
     if folder.is_dir():
         result = store.find(key)
         records = files.Journal.read(store.file(key, JOURNAL))
-        return Trial(key, row, folder, records, result, shown_as) if records else None
+        return MirroredTrial(key, row, folder, records, result, shown_as) if records else None
     part = folder.with_name(folder.name + PART)
     records = files.Journal.read(part / JOURNAL)
-    return Trial(key, row, part, records, None, shown_as) if records else None
+    return MirroredTrial(key, row, part, records, None, shown_as) if records else None
 
 
 def is_part(store: Store, key: str) -> bool:
@@ -231,5 +231,5 @@ def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:
         return [(name(r["name"]), float(r["value"]), at_ms, int(r.get("step", 0))) for r in rows
                 if r["value"] is not None]
     except (KeyError, TypeError, ValueError) as error:
-        raise BadData("summary-metrics", f"{error!r}", where=SUMMARY,
+        raise BadDataError("summary-metrics", f"{error!r}", where=SUMMARY,
                       expected='{"name": number} or [{"name", "value", "step"}]') from error

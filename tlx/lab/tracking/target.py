@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ... import files, locks
-from ...errors import BadData, Resource, UnknownName, Usage
+from ...errors import BadDataError, ResourceError, UnknownNameError, UsageError
 from .timeouts import quiet
 
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -44,7 +44,7 @@ _secrets: set[str] = set()  # of this process: what must never be shown, in ever
 
 
 @dataclass(frozen=True)
-class Target:
+class TrackingTarget:
     """A tracking store.
 
     uri        what mlflow is given; holds the password, so it is shown nowhere
@@ -77,7 +77,7 @@ class Target:
 
 # ---------------------------------------------------------------- addresses
 
-def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> Target:
+def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> TrackingTarget:
     """The store that `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd` names. Usage if unknown."""
     environ, cwd = os.environ if environ is None else environ, Path(cwd or Path.cwd()).resolve()
     for name in SECRET_VARIABLES:
@@ -89,50 +89,50 @@ def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Pa
     if separator and (rest.startswith("//") or scheme in SCHEMES):
         return _from_uri(text, scheme.lower(), cwd)
     if text in ("databricks", "databricks-uc"):
-        return Target(text, text)
+        return TrackingTarget(text, text)
     if HOST.fullmatch(text):
         address = f"http://{text}"
         _remember_uri(address)
-        raise Usage("tracking-address", f"'{redact(address).removeprefix('http://')}' has no scheme",
+        raise UsageError("tracking-address", f"'{redact(address).removeprefix('http://')}' has no scheme",
                     where="mlflow-path", expected=f"{redact(address)}, a folder, or a .db file")
     return _from_path(cwd / os.path.expanduser(text))
 
 
-def _from_uri(text: str, scheme: str, cwd: Path) -> Target:
+def _from_uri(text: str, scheme: str, cwd: Path) -> TrackingTarget:
     family = scheme.partition("+")[0]
     if family not in SCHEMES:
-        raise UnknownName("tracking scheme", redact(scheme), SCHEMES, remedy="or give a folder or a .db file")
+        raise UnknownNameError("tracking scheme", redact(scheme), SCHEMES, remedy="or give a folder or a .db file")
     _remember_uri(text)
     if family == "file":
         return _from_path(Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path)))
     if family == "sqlite":
         path = urllib.parse.unquote(re.sub(r"^sqlite(\+\w+)?:(///)?", "", text).partition("?")[0])
         if path in ("", "/", ":memory:", "//"):
-            raise Usage("tracking-address", f"'{redact(text)}' names no file", where="mlflow-path",
+            raise UsageError("tracking-address", f"'{redact(text)}' names no file", where="mlflow-path",
                         expected="sqlite:///path/to/mlflow.db")
         return _local(cwd / path)
     if family in ("http", "https") and not urllib.parse.urlsplit(text).hostname:
-        raise Usage("tracking-address", f"'{redact(text)}' names no host", where="mlflow-path",
+        raise UsageError("tracking-address", f"'{redact(text)}' names no host", where="mlflow-path",
                     expected="http://host:port")
-    return Target(text.rstrip("/") if family in REMOTE else text, redact(text).rstrip("/"))
+    return TrackingTarget(text.rstrip("/") if family in REMOTE else text, redact(text).rstrip("/"))
 
 
-def _from_path(path: Path) -> Target:
+def _from_path(path: Path) -> TrackingTarget:
     if path.is_file():
         with open(path, "rb") as file:
             head = file.read(16)
         if head and not head.startswith(b"SQLite format 3"):
-            raise Usage("tracking-address", "is a file and no sqlite database", where=path,
+            raise UsageError("tracking-address", "is a file and no sqlite database", where=path,
                         expected="a folder, a .db file, or the address of a server")
         return _local(path)
     is_file_name = path.suffix.lower() in SQLITE_SUFFIXES and not path.is_dir()
     return _local(path if is_file_name else path / "mlflow.db")
 
 
-def _local(path: Path) -> Target:
+def _local(path: Path) -> TrackingTarget:
     path = Path(os.path.abspath(path))
     uri = sqlite_uri(path)
-    return Target(uri, uri, path)
+    return TrackingTarget(uri, uri, path)
 
 
 def sqlite_uri(path: Path) -> str:
@@ -173,7 +173,7 @@ def redact(text: object) -> str:
 
 # ---------------------------------------------------------------- the local database
 
-def prepare(target: Target) -> None:
+def prepare(target: TrackingTarget) -> None:
     """Make the local database of `target` if it is not there, whole or not at all, whoever else is doing so.
 
     Processes that let mlflow make it together leave it broken for good; so it is built under a lock in a
@@ -187,7 +187,7 @@ def prepare(target: Target) -> None:
             _build(path)
 
 
-def check(target: Target) -> bool:
+def check(target: TrackingTarget) -> bool:
     """True if the local database is whole (or the target is a server), False if there is none; BadData if broken."""
     path = target.database
     if path is None:
@@ -196,7 +196,7 @@ def check(target: Target) -> bool:
     while (trouble := _trouble(path)) not in ("", "absent"):
         last_change = time.time() - path.stat().st_mtime if path.exists() else 0.0
         if last_change > UNFINISHED_WAIT_S or time.monotonic() > deadline:
-            raise BadData("tracking-database", trouble, where=path,
+            raise BadDataError("tracking-database", trouble, where=path,
                           remedy="move the file away and run `tlx sync`: the run folders hold everything")
         time.sleep(0.2)  # another program may be in the middle of making it
     return trouble == ""
@@ -258,7 +258,7 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         if known is None:
             raise
         code, remedy = known
-        raise Resource(code, f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
+        raise ResourceError(code, f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
                        where=path, remedy=remedy) from error
 
 

@@ -23,10 +23,10 @@ from typing import Any, Protocol
 import optuna
 from optuna.trial import TrialState
 
-from .records import COMPLETE, DIVERGED, FAILED, PRUNED, Records, Tried
+from .records import COMPLETE, DIVERGED, FAILED, PRUNED, Records, TrialRecord
 from .samplers import Seeded, pruner
 from .space import Parameter, Space
-from .storage import Place
+from .storage import StorageLocation
 
 STATES = {COMPLETE: TrialState.COMPLETE, PRUNED: TrialState.PRUNED, DIVERGED: TrialState.PRUNED,
           FAILED: TrialState.FAIL}
@@ -38,7 +38,7 @@ class GivenUp(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scored:
+class ScoredTrial:
     """What a configuration came to: accuracy on val (fraction) a split, seconds of fitting and predicting."""
 
     by_split: list[float]
@@ -49,9 +49,9 @@ class Scored:
 
 
 class Evaluator(Protocol):
-    """What a process keeps from trial to trial: made as Class(inputs, bench) and asked of every configuration."""
+    """What a process keeps from trial to trial: made as Class(inputs, context) and asked of every configuration."""
 
-    spent: Scored  # what the last evaluation came to, whole or given up
+    spent: ScoredTrial  # what the last evaluation came to, whole or given up
 
     def key(self, values: dict[str, Any]) -> str:
         """Names the configuration by content."""
@@ -59,12 +59,12 @@ class Evaluator(Protocol):
     def title(self, values: dict[str, Any]) -> str:
         """The configuration in a few words."""
 
-    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> Scored:
+    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
         """Run it, saying (step, value) as it goes; GivenUp, which `report` raises, is let through."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Search:
+class SearchProblem:
     """What is searched, how far, and where Optuna keeps it.
 
     key, family  name the question, and what is tried (`Records`)
@@ -109,13 +109,13 @@ class Search:
         """The study's name in Optuna's storage."""
         return f"tlx-{self.key[:16]}"
 
-    def place(self, root: Path | str) -> Place:
+    def place(self, root: Path | str) -> StorageLocation:
         """Optuna's storage."""
-        return Place(self.storage or str(Path(root) / "studies" / self.key / "optuna.journal"), self.name)
+        return StorageLocation(self.storage or str(Path(root) / "studies" / self.key / "optuna.journal"), self.name)
 
 
 @contextlib.contextmanager
-def opened(search: Search, place: Place) -> Iterator[optuna.Study]:
+def opened(search: SearchProblem, place: StorageLocation) -> Iterator[optuna.Study]:
     """The study in its storage, made if it is not there; connections end with the block."""
     directions: list[Any] = ["maximize"] + ["minimize"] * (len(search.objectives) - 1)
     with place.open() as storage:
@@ -134,7 +134,7 @@ def quiet() -> Iterator[None]:
 
 # ---------------------------------------------------------------- in the driver
 
-def prepare(search: Search, root: Path | str) -> None:
+def prepare(search: SearchProblem, root: Path | str) -> None:
     """Make the storage if it is not there, and put into it every trial on record that it does not know."""
     place = search.place(root)
     with quiet(), place.turn(), opened(search, place) as study:
@@ -147,7 +147,7 @@ def prepare(search: Search, root: Path | str) -> None:
                 study.add_trial(_frozen(search, tried))
 
 
-def standing(search: Search, root: Path | str) -> list[Tried]:
+def completed_trials(search: SearchProblem, root: Path | str) -> list[TrialRecord]:
     """The trials that have ended, by number: from the records here, else as the storage tells them."""
     here = Records(root, search.family).of(search.key)
     with quiet(), opened(search, search.place(root)) as study:
@@ -155,7 +155,7 @@ def standing(search: Search, root: Path | str) -> list[Tried]:
     return [here.get(t.number) or from_storage(search, t) for t in trials if t.state.is_finished()]
 
 
-def importances(search: Search, tried: list[Tried]) -> dict[str, float]:
+def importances(search: SearchProblem, tried: list[TrialRecord]) -> dict[str, float]:
     """Parameter → share of the accuracy's variance it explains (fANOVA; Hutter et al. 2014): of those that every trial
     has, and for a choice's own parameters among the trials of that choice."""
     found: dict[str, float] = {}
@@ -174,20 +174,20 @@ def importances(search: Search, tried: list[Tried]) -> dict[str, float]:
     return found
 
 
-def state_of(search: Search, tried: Tried) -> TrialState:
+def state_of(search: SearchProblem, tried: TrialRecord) -> TrialState:
     """A trial's state in Optuna: pruned trials have a value only where there is one objective."""
     diverged = tried.state == DIVERGED and len(search.objectives) > 1
     return TrialState.FAIL if diverged else STATES[tried.state]
 
 
-def told(tried: Tried) -> dict[str, Any]:
+def user_attrs(tried: TrialRecord) -> dict[str, Any]:
     """What Optuna's storage keeps of a trial beside its values."""
     return {name: getattr(tried, name) for name in (
         "configuration", "title", "state", "by_split", "seconds", "energy_j", "same_as", "error", "started_ms",
         "ended_ms")} | {"spent_s": tried.spent_s, "spent_j": tried.spent_j}
 
 
-def _frozen(search: Search, tried: Tried) -> optuna.trial.FrozenTrial:
+def _frozen(search: SearchProblem, tried: TrialRecord) -> optuna.trial.FrozenTrial:
     known = {one.name: one for one in search.space.parameters}
     state = state_of(search, tried)
     heard = {int(step): value for step, value in tried.reports if search.hears(int(step))}
@@ -200,15 +200,15 @@ def _frozen(search: Search, tried: Tried) -> optuna.trial.FrozenTrial:
         state=state, values=values, params=tried.values, system_attrs=tried.system,
         distributions={name: distribution(known[name]) for name in tried.values},
         intermediate_values=heard,
-        user_attrs={TOLD: told(tried)})
+        user_attrs={TOLD: user_attrs(tried)})
 
 
-def from_storage(search: Search, trial: optuna.trial.FrozenTrial) -> Tried:
+def from_storage(search: SearchProblem, trial: optuna.trial.FrozenTrial) -> TrialRecord:
     """A trial as the storage tells it."""
     said = {name: value for name, value in trial.user_attrs.get(TOLD, {}).items() if not name.startswith("spent_")}
     state = said.pop("state", None) or next(name for name, state in STATES.items() if state == trial.state)
     objectives = list(trial.values or []) if state == COMPLETE else []
-    return Tried(**{"study": search.key, "number": trial.number, "values": trial.params, "state": state,
+    return TrialRecord(**{"study": search.key, "number": trial.number, "values": trial.params, "state": state,
                     "configuration": "", "title": "", "objectives": objectives,
                     "reports": [[s, v] for s, v in sorted(trial.intermediate_values.items())], **said})
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import __version__, files, locks
-from ...errors import Busy
+from ...errors import BusyError
 from ...result import Result
 from .. import environment
 from ..store import FORMAT, JOURNAL, Store
@@ -27,7 +27,7 @@ SLOTS = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tried:
+class TrialRecord:
     """One trial of a search.
 
     number         in its study, from 0
@@ -92,18 +92,18 @@ class Records:
     def __init__(self, root: Path | str, family: str):
         self.folder = Path(root) / "searches" / family
 
-    def all(self) -> list[Tried]:
+    def all(self) -> list[TrialRecord]:
         """Every trial on record, the earliest of two of one number, by study and number."""
-        found: dict[tuple[str, int], Tried] = {}
+        found: dict[tuple[str, int], TrialRecord] = {}
         for path in sorted(self.folder.glob("*.journal")):
             for row in files.Journal.read(path):
-                tried = Tried(**row)
+                tried = TrialRecord(**row)
                 there = found.get((tried.study, tried.number))
                 if there is None or tried.ended_ms < there.ended_ms:
                     found[tried.study, tried.number] = tried
         return [found[key] for key in sorted(found)]
 
-    def of(self, study: str) -> dict[int, Tried]:
+    def of(self, study: str) -> dict[int, TrialRecord]:
         """The trials of a study, by number."""
         return {tried.number: tried for tried in self.all() if tried.study == study}
 
@@ -116,19 +116,19 @@ class Records:
                 path = self.folder / f"{slot:04d}.journal"
                 try:
                     held.enter_context(locks.lock(path.with_suffix(".lock")))
-                except Busy:
+                except BusyError:
                     continue
                 yield held.enter_context(files.Journal(path))
                 return
-            raise Busy("busy", f"{SLOTS} processes write to this search", where=self.folder)
+            raise BusyError("busy", f"{SLOTS} processes write to this search", where=self.folder)
 
 
-def plain(tried: Tried) -> dict[str, Any]:
+def plain(tried: TrialRecord) -> dict[str, Any]:
     """The line of a trial."""
     return asdict(tried)
 
 
-def keep(store: Store, tried: Tried) -> None:
+def keep(store: Store, tried: TrialRecord) -> None:
     """The run folder of a trial, made from its line unless it is there."""
     if store.folder(tried.key).is_dir():
         return
@@ -150,16 +150,16 @@ def keep(store: Store, tried: Tried) -> None:
                       spec={"kind": "SearchTrial", "number": tried.number, **tried.values},
                       details=plain(tried), environment=environment.gather())
 
-    store.once(tried.key, make)
+    store.get_or_compute(tried.key, make)
 
 
-def row(tried: Tried) -> dict[str, Any]:
+def row(tried: TrialRecord) -> dict[str, Any]:
     """The line of a trial in study.json, for the mirror."""
     return {"key": tried.key, "title": f"trial {tried.number}: {tried.title}", "shots": 0, "split": 0,
             "params": {**tried.values, "Trial": tried.number}, "tags": marks(tried)}
 
 
-def marks(tried: Tried) -> Mapping[str, str]:
+def marks(tried: TrialRecord) -> Mapping[str, str]:
     """Tags of a trial's run."""
     found = {"optuna.trial_number": str(tried.number), "optuna.state": tried.state.upper(),
              "tlx.configuration": tried.configuration}

@@ -14,8 +14,8 @@ import optuna
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from ...errors import Resource, UnknownName
-from ...spec import stream
+from ...errors import ResourceError, UnknownNameError
+from ...spec import derive_seed
 from .space import Space
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -45,7 +45,7 @@ NEEDS = {"cmaes": ("cmaes", "CMA-ES")}
 def check(name: str) -> None:
     """UnknownName, or Resource naming the package that a sampler needs."""
     if name not in SAMPLERS:
-        raise UnknownName("sampler", name, SAMPLERS)
+        raise UnknownNameError("sampler", name, SAMPLERS)
     make = SAMPLERS[name]
     try:
         with warnings.catch_warnings():
@@ -56,7 +56,7 @@ def check(name: str) -> None:
                 __import__(NEEDS[name][0])
     except ImportError as error:
         package = NEEDS.get(name, (str(getattr(error, "name", "") or error), name))[0]
-        raise Resource("package", f"the sampler '{name}' needs the package {package}, which is not installed",
+        raise ResourceError("package", f"the sampler '{name}' needs the package {package}, which is not installed",
                        remedy=f"pip install {package}") from error
 
 
@@ -80,7 +80,7 @@ class Seeded(BaseSampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self._make is not None:
-                self._inner = self._make(stream(self._seed, "sampler", trial.number) % 2**32)
+                self._inner = self._make(derive_seed(self._seed, "sampler", trial.number) % 2**32)
             self._fixed = self._first if trial.number == 0 else None
             if self._make is None:
                 self._fixed = self._grid[trial.number % len(self._grid)]
@@ -128,7 +128,7 @@ class Halving(optuna.pruners.BasePruner):
 def pruner(name: str, rungs: Sequence[int]) -> optuna.pruners.BasePruner:
     """The pruner of a name."""
     if name not in PRUNERS:
-        raise UnknownName("pruner", name, PRUNERS)
+        raise UnknownNameError("pruner", name, PRUNERS)
     return PRUNERS[name](rungs)
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ...errors import BadData, TlxError, UnknownName, Usage, raise_all
-from ...spec import Knob, Spec
+from ...errors import BadDataError, TlxError, UnknownNameError, UsageError, raise_all
+from ...spec import Setting, Spec
 
 AUTO, GIVEN = "default", "value"  # of a setting that may also be left to itself
 STEPS, GRID_LIMIT = 5, 100_000  # points of a range on a grid; configurations of a whole grid
@@ -95,7 +95,7 @@ class Space:
         found: list[dict[str, Any]] = [{}]
         for one in self.parameters:
             if len(found) * len(one.points()) > GRID_LIMIT * len(self.parameters):
-                raise Usage("grid-size", f"more than {GRID_LIMIT:,} configurations", where="--sampler grid",
+                raise UsageError("grid-size", f"more than {GRID_LIMIT:,} configurations", where="--sampler grid",
                             remedy="narrow it with --space, or use another --sampler")
             points = one.points()
             found = [{**values, **extra} for values in found
@@ -115,7 +115,7 @@ class Space:
         known = {one.name: one for one in self.parameters}
         for name in names:
             if name not in known:
-                raise UnknownName("search parameter", name, known)
+                raise UnknownNameError("search parameter", name, known)
         taken, held = set(names), {name for name in names if known[name].when is None}
         kept: dict[str, Parameter] = {}
         for one in self.parameters:
@@ -143,7 +143,7 @@ class Space:
         problems: list[TlxError] = []
         for name, change in changes.items():
             if name not in known:
-                problems.append(UnknownName("search parameter", name, known, remedy=f"see {where}" if where else ""))
+                problems.append(UnknownNameError("search parameter", name, known, remedy=f"see {where}" if where else ""))
                 continue
             try:
                 known[name] = _narrow(known[name], change, where)
@@ -162,18 +162,18 @@ def _narrow(one: Parameter, change: Any, where: object) -> Parameter:
     if isinstance(change, list):
         return _chosen(one, change, where)
     if not isinstance(change, Mapping):
-        raise BadData("space-form", f"'{one.name}': {change!r}", where=where, expected=_example(one))
+        raise BadDataError("space-form", f"'{one.name}': {change!r}", where=where, expected=_example(one))
     if one.bounds is None or one.choices is not None:
-        raise BadData("space-form", f"'{one.name}' has choices, no range", where=where, expected=_example(one))
+        raise BadDataError("space-form", f"'{one.name}' has choices, no range", where=where, expected=_example(one))
     if wrong := [key for key in change if key not in SLOTS]:
-        raise UnknownName("key of a range", wrong[0], SLOTS, remedy=f"in '{one.name}' of {where}")
+        raise UnknownNameError("key of a range", wrong[0], SLOTS, remedy=f"in '{one.name}' of {where}")
     low, high = (_in_bounds(one, change.get(name, getattr(one, name)), where) for name in ("low", "high"))
     log, steps = change.get("log", one.log), change.get("steps", one.steps)
     if not isinstance(log, bool) or not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= 10_000:
-        raise BadData("space-type", f"'{one.name}': log {log!r}, steps {steps!r}", where=where,
+        raise BadDataError("space-type", f"'{one.name}': log {log!r}, steps {steps!r}", where=where,
                       expected="log true or false, steps a whole number from 1 to 10,000")
     if low > high or (log and low <= 0):
-        raise BadData("space-range", f"'{one.name}': from {low:g} to {high:g}" + ", by logarithm" * log, where=where,
+        raise BadDataError("space-range", f"'{one.name}': from {low:g} to {high:g}" + ", by logarithm" * log, where=where,
                       expected="low below high" + ", above 0 where log is true" * log)
     default = one.default if one.default is not None and low <= one.default <= high else None
     return replace(one, low=low, high=high, log=log, steps=steps, default=default)
@@ -181,16 +181,16 @@ def _narrow(one: Parameter, change: Any, where: object) -> Parameter:
 
 def _chosen(one: Parameter, values: Sequence[Any], where: object) -> Parameter:
     if not values:
-        raise BadData("space-form", f"'{one.name}': no choice", where=where, expected=_example(one))
+        raise BadDataError("space-form", f"'{one.name}': no choice", where=where, expected=_example(one))
     if one.choices is None:
         values = [_in_bounds(one, value, where) for value in values]
     elif one.bounds is None:
         if wrong := [v for v in values if not isinstance(v, str)]:
-            raise BadData("space-type", f"'{one.name}': {wrong[0]!r}", where=where, expected="words")
+            raise BadDataError("space-type", f"'{one.name}': {wrong[0]!r}", where=where, expected="words")
     else:
         for value in values:
             if not any(type(value) is type(c) and value == c for c in one.bounds):
-                raise UnknownName(f"choice of {one.name}", str(value), map(str, one.bounds), remedy=f"in {where}")
+                raise UnknownNameError(f"choice of {one.name}", str(value), map(str, one.bounds), remedy=f"in {where}")
     kept = tuple(dict.fromkeys(values))
     return replace(one, choices=kept, default=one.default if one.default in kept else None)
 
@@ -199,10 +199,10 @@ def _in_bounds(one: Parameter, value: Any, where: object) -> float:
     assert one.bounds is not None
     low, high = one.bounds
     if isinstance(value, bool) or not isinstance(value, (int, float)) or (one.whole and not float(value).is_integer()):
-        raise BadData("space-type", f"'{one.name}': {value!r}", where=where,
+        raise BadDataError("space-type", f"'{one.name}': {value!r}", where=where,
                       expected="a whole number" if one.whole else "a number")
     if not low <= value <= high:
-        raise Usage("out-of-range", f"{value:g} for '{one.name}'", where=where, expected=f"from {low:g} to {high:g}")
+        raise UsageError("out-of-range", f"{value:g} for '{one.name}'", where=where, expected=f"from {low:g} to {high:g}")
     return int(value) if one.whole else float(value)
 
 
@@ -225,8 +225,8 @@ def declared(kind: type[Spec], prefix: str = "", when: tuple[str, tuple[Any, ...
     at_most   setting → its end, where that is known here only (the blocks of a network, the training rows of a split)
     """
     start = {**kind.defaults(), **(defaults or {})}
-    for name, row in kind.knobs().items():
-        if (names is not None and name not in names) or row.derived:
+    for name, row in kind.settings().items():
+        if (names is not None and name not in names) or not row.cli:
             continue
         found = _parameter(prefix + name, row, kind.hints()[name], start.get(name), (at_most or {}).get(name))
         if found is None:
@@ -240,7 +240,7 @@ def declared(kind: type[Spec], prefix: str = "", when: tuple[str, tuple[Any, ...
             yield replace(found, when=when)
 
 
-def _parameter(name: str, row: Knob, hint: Any, default: Any, at_most: float | None) -> Parameter | None:
+def _parameter(name: str, row: Setting, hint: Any, default: Any, at_most: float | None) -> Parameter | None:
     kind, tried, unasked = _plain(hint), row.search, row.search is False
     if kind is bool:
         return Parameter(name, (True, False), default=default, bounds=(True, False), unasked=unasked)

@@ -23,7 +23,7 @@ import psutil
 from optuna.storages.journal import BaseJournalBackend
 
 from ... import files, locks
-from ...errors import BadData, Resource, Usage
+from ...errors import BadDataError, ResourceError, UsageError
 from ..tracking.target import redact
 
 SERVERS = ("postgresql", "mysql", "mariadb")  # storages that other machines reach
@@ -64,7 +64,7 @@ class JournalFile(BaseJournalBackend):
                 self._cut()
             if os.write(fd, data) != len(data):
                 os.ftruncate(fd, end)
-                raise Resource("disk-full", "a short write", where=self.path)
+                raise ResourceError("disk-full", "a short write", where=self.path)
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
@@ -96,7 +96,7 @@ class JournalFile(BaseJournalBackend):
         are_records = [_is_record(line) for line in lines]
         is_torn_first_record = not lines and (tail.startswith(b"{") or not tail.strip(b"\0"))
         if not any(are_records) and not is_torn_first_record:
-            raise BadData("storage-form", "is no journal of Optuna", where=self.path,
+            raise BadDataError("storage-form", "is no journal of Optuna", where=self.path,
                           expected="a new file, or one that Optuna's journal storage wrote",
                           remedy="choose another name with --storage; this file was left as it is")
         if not all(are_records):
@@ -113,7 +113,7 @@ def _is_record(line: bytes) -> bool:
         return False
 
 
-class Place:
+class StorageLocation:
     """A storage by its address: "" or a path to a journal, or a URL as Optuna takes it.
 
     shown   the address without its password
@@ -136,7 +136,7 @@ class Place:
             return None
         path = Path(os.path.realpath(Path(address.removeprefix("journal:")).expanduser()))
         if not address.startswith("journal:") and path.suffix not in JOURNALS:
-            raise Usage("storage-form", f"'{redact(address)}'", where="--storage", expected="a URL (sqlite:///"
+            raise UsageError("storage-form", f"'{redact(address)}'", where="--storage", expected="a URL (sqlite:///"
                         "search.db, postgresql://user:password@host/base, mysql://…) or a file name.journal")
         return path
 
@@ -189,29 +189,29 @@ class Place:
         try:
             yield
         except ImportError as error:
-            raise Resource("package", f"this storage needs a package that is not installed ({error})", where=self.shown,
+            raise ResourceError("package", f"this storage needs a package that is not installed ({error})", where=self.shown,
                            remedy="pip install 'tlx[postgresql]'; for mysql+pymysql:// pip install pymysql") from error
         except sqlalchemy.exc.ArgumentError as error:
-            raise Usage("storage-form", f"'{self.shown}'", where="--storage", expected="a URL as Optuna takes it"
+            raise UsageError("storage-form", f"'{self.shown}'", where="--storage", expected="a URL as Optuna takes it"
                         ) from error
         except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
             said = str(error.__cause__ or error).strip().splitlines()[0]
-            raise Resource("storage-unreachable", redact(said), where=self.shown,
+            raise ResourceError("storage-unreachable", redact(said), where=self.shown,
                            remedy="see whether the server runs and the address is right") from error
         except sqlalchemy.exc.DatabaseError as error:
             said = str(error.__cause__ or error).strip().splitlines()[0]
-            raise BadData("storage-form", redact(said), where=self.shown, expected="a database that Optuna made, or a "
+            raise BadDataError("storage-form", redact(said), where=self.shown, expected="a database that Optuna made, or a "
                           "new file", remedy="choose another with --storage; this one was left as it is") from error
 
 
 # ---------------------------------------------------------------- who works on a trial, and whether they live
 
-def myself() -> str:
+def process_id() -> str:
     """This process, so that another can tell whether it still lives."""
     return f"{_machine()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
-def lives(owner: str | None, beats: dict[str, Any]) -> bool:
+def is_alive(owner: str | None, beats: dict[str, Any]) -> bool:
     """Whether the process of `owner` is at work: the kernel says so here, its machine's last beat elsewhere."""
     if not owner:
         return False
@@ -227,7 +227,7 @@ def lives(owner: str | None, beats: dict[str, Any]) -> bool:
     return time.time() - float(beats.get(f"beat:{machine}", 0.0)) < SILENT_S
 
 
-def beat(study: optuna.Study) -> None:
+def heartbeat(study: optuna.Study) -> None:
     """Say that this machine is at work."""
     study.set_user_attr(f"beat:{_machine()}", time.time())
 

@@ -18,14 +18,14 @@ import optuna
 from optuna.trial import TrialState
 
 from ... import files
-from ...errors import Resource, Stopped, TlxError
+from ...errors import ResourceError, Stopped, TlxError
 from .. import signals
 from ..engines import worker as engines_worker
 from . import storage as tuning_storage
-from .api import TOLD, Evaluator, GivenUp, Scored, Search, from_storage, opened, quiet, state_of, told
-from .records import COMPLETE, DIVERGED, FAILED, PRUNED, Records, Tried, now_ms, plain
+from .api import TOLD, Evaluator, GivenUp, ScoredTrial, SearchProblem, from_storage, opened, quiet, state_of, user_attrs
+from .records import COMPLETE, DIVERGED, FAILED, PRUNED, Records, TrialRecord, now_ms, plain
 from .space import Parameter
-from .storage import Place
+from .storage import StorageLocation
 
 PAUSE_S = 0.2  # between looks whether another process has ended its last trial
 LONG_S = 1.0  # of a trial: after such a one the disk is waited for
@@ -33,7 +33,7 @@ DEATHS = 5  # of one trial's process under one driver: then the trial is at faul
 TAKEN = "taken"  # the attribute of a trial that says by whom: [process, driver, how often under it]
 
 
-def work(search: Search, inputs: Any, bench: Any, root: str, driver: str, *,
+def work(search: SearchProblem, inputs: Any, context: Any, root: str, driver: str, *,
          emit: Callable[[dict[str, Any]], None]) -> int:
     """Ask, run, write down, tell, until as many trials as wanted have ended; how many this process ran.
 
@@ -46,7 +46,7 @@ def work(search: Search, inputs: Any, bench: Any, root: str, driver: str, *,
             held.enter_context(_beating(study))
         journal = held.enter_context(records.writing())
         disk = held.enter_context(ThreadPoolExecutor(1, "tlx-disk"))
-        evaluator: Any = engines_worker.function(search.evaluator)(inputs, bench)
+        evaluator: Any = engines_worker.function(search.evaluator)(inputs, context)
         return _Process(search, study, place, records, journal, evaluator, driver, disk).run(emit)
 
 
@@ -58,9 +58,9 @@ def _beating(study: optuna.Study) -> Iterator[None]:
     def beat() -> None:
         while not ended.wait(tuning_storage.BEAT_S):
             with contextlib.suppress(Exception):  # the server is away for a moment: the next beat may reach it
-                tuning_storage.beat(study)
+                tuning_storage.heartbeat(study)
 
-    tuning_storage.beat(study)
+    tuning_storage.heartbeat(study)
     thread = threading.Thread(target=beat, name="tlx-beat", daemon=True)
     thread.start()
     try:
@@ -71,13 +71,13 @@ def _beating(study: optuna.Study) -> Iterator[None]:
 
 
 class _Process:
-    def __init__(self, search: Search, study: optuna.Study, place: Place, records: Records, journal: files.Journal,
+    def __init__(self, search: SearchProblem, study: optuna.Study, place: StorageLocation, records: Records, journal: files.Journal,
                  evaluator: Evaluator, driver: str, disk: ThreadPoolExecutor):
         self.disk = disk
         self.pending: list[tuple[Future[None], dict[str, Any]]] = []  # trials written down, durable in a moment
         self.search, self.study, self.place, self.records = search, study, place, records
         self.journal, self.evaluator, self.driver = journal, evaluator, driver
-        self.known: dict[str, Tried] = {}
+        self.known: dict[str, TrialRecord] = {}
         for tried in records.all():
             self._remember(tried)
 
@@ -113,7 +113,7 @@ class _Process:
 
     # ------------------------------------------------------------ which trial
 
-    def _next(self) -> tuple[optuna.Trial | None, Tried | None, bool]:
+    def _next(self) -> tuple[optuna.Trial | None, TrialRecord | None, bool]:
         """A trial whose process died (with its record, if it got as far), or a new one; else whether all have ended.
 
         To be called in turn.
@@ -121,8 +121,8 @@ class _Process:
         trials = self.study.get_trials(deepcopy=False)
         running = [t for t in trials if t.state == TrialState.RUNNING]
         beats = self.study.user_attrs if self.place.remote else {}
-        dead = [t for t in running if not tuning_storage.lives(t.user_attrs.get(TAKEN, [None])[0], beats)]
-        found: Tried | None = None
+        dead = [t for t in running if not tuning_storage.is_alive(t.user_attrs.get(TAKEN, [None])[0], beats)]
+        found: TrialRecord | None = None
         before: list[Any] = ["", "", 0]
         if dead:
             trial = optuna.Trial(self.study, dead[0]._trial_id)
@@ -134,7 +134,7 @@ class _Process:
         else:
             return None, None, not running
         times = 1 + (before[2] if before[1] == self.driver else 0)
-        trial.set_user_attr(TAKEN, [tuning_storage.myself(), self.driver, times])
+        trial.set_user_attr(TAKEN, [tuning_storage.process_id(), self.driver, times])
         self.search.space.draw(functools.partial(_suggested, trial))
         return trial, found, False
 
@@ -147,15 +147,15 @@ class _Process:
 
     # ------------------------------------------------------------ what comes of it
 
-    def _tried(self, trial: optuna.Trial) -> Tried:
+    def _tried(self, trial: optuna.Trial) -> TrialRecord:
         """The trial run, or taken from one of the same configuration; its line is written, durable in a moment."""
         values = dict(trial.params)
-        tried = Tried(study=self.search.key, number=trial.number, values=values, state=FAILED, started_ms=now_ms(),
+        tried = TrialRecord(study=self.search.key, number=trial.number, values=values, state=FAILED, started_ms=now_ms(),
                       configuration="", title="")
         try:
             tried = replace(tried, configuration=self.evaluator.key(values), title=self.evaluator.title(values))
             if trial.user_attrs[TAKEN][2] > DEATHS:
-                raise Resource("process-died", f"its process died {DEATHS} times", remedy="use fewer --workers")
+                raise ResourceError("process-died", f"its process died {DEATHS} times", remedy="use fewer --workers")
             tried = self._found(trial, tried) or self._run(trial, tried)
         except Stopped:
             signals.stop_if_asked()
@@ -168,7 +168,7 @@ class _Process:
         self._remember(tried)
         return tried
 
-    def _found(self, trial: optuna.Trial, tried: Tried) -> Tried | None:
+    def _found(self, trial: optuna.Trial, tried: TrialRecord) -> TrialRecord | None:
         """What is known of the configuration: whole, or given up and again so by today's trials; None: to be run."""
         known = self.known.get(tried.configuration) or next(
             (from_storage(self.search, t) for t in self.study.get_trials(deepcopy=False)
@@ -188,9 +188,9 @@ class _Process:
             return None
         return self._ended(replace(tried, reports=reports), known.state)
 
-    def _run(self, trial: optuna.Trial, tried: Tried) -> Tried:
+    def _run(self, trial: optuna.Trial, tried: TrialRecord) -> TrialRecord:
         reports: list[list[float]] = []
-        self.evaluator.spent = Scored(by_split=[], seconds=0.0)
+        self.evaluator.spent = ScoredTrial(by_split=[], seconds=0.0)
         try:
             scored = self.evaluator.evaluate(tried.values, functools.partial(self._report, trial, reports))
             state = DIVERGED if scored.diverged else COMPLETE
@@ -204,13 +204,13 @@ class _Process:
         return self._ended(replace(tried, reports=reports, by_split=scored.by_split, seconds=scored.seconds,
                                    energy_j=scored.energy_j, details=scored.details), state)
 
-    def _ended(self, tried: Tried, state: str) -> Tried:
+    def _ended(self, tried: TrialRecord, state: str) -> TrialRecord:
         if state != COMPLETE:
             return replace(tried, state=state)
         costs: dict[str, float | None] = {"time": tried.seconds, "energy": tried.energy_j}
         objectives = [sum(tried.by_split) / len(tried.by_split), *(costs[name] for name in self.search.objectives[1:])]
         if None in objectives:
-            raise Resource("energy-unknown", "this machine does not tell the energy of a trial",
+            raise ResourceError("energy-unknown", "this machine does not tell the energy of a trial",
                            remedy="give --watts (of a busy core), or use --objective accuracy,time")
         return replace(tried, state=state, objectives=[float(o) for o in objectives if o is not None])
 
@@ -231,13 +231,13 @@ class _Process:
         if judged and not is_reference and step >= max(said, default=0) and trial.should_prune():
             raise GivenUp
 
-    def _tell(self, trial: optuna.Trial, tried: Tried) -> None:
+    def _tell(self, trial: optuna.Trial, tried: TrialRecord) -> None:
         state = state_of(self.search, tried)
         with self.place.writing():
-            trial.set_user_attr(TOLD, told(tried))
+            trial.set_user_attr(TOLD, user_attrs(tried))
             self.study.tell(trial.number, tried.objectives if state == TrialState.COMPLETE else None, state=state)
 
-    def _remember(self, tried: Tried) -> None:
+    def _remember(self, tried: TrialRecord) -> None:
         before = self.known.get(tried.configuration)
         if tried.state != FAILED and (before is None or before.state == PRUNED):
             self.known[tried.configuration] = tried

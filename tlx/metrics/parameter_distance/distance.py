@@ -19,15 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import BadData, TlxError, UnknownName
+from ...errors import BadDataError, TlxError, UnknownNameError
 from .norms import NORMS, SQUARED
 from .rules import RULES, rule_of
 
 if TYPE_CHECKING:  # what reads networks loads torch, and is imported when asked
     from ...models.network import Network
-    from .parts import Part, States
+    from .parts import LayerTensors, States
 
-__all__ = ["LITTLE", "NORMS", "RULES", "ParameterDistance", "parameter_distance"]
+__all__ = ["LITTLE", "NORMS", "RULES", "DistanceResult", "parameter_distance"]
 
 WHO = ("random", "pretrained", "finetuned")
 PAIRS = (("random", "pretrained"), ("pretrained", "finetuned"), ("random", "finetuned"))
@@ -72,7 +72,7 @@ class LayerDistance(Triangle):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ParameterDistance:
+class DistanceResult:
     """Distances between a random, a pre-trained and a fine-tuned state of one network, and the T made of them.
 
     distances   one row for each tensor, in the network's order, the head last
@@ -109,7 +109,7 @@ class ParameterDistance:
 
 
 def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architecture: str | Network | None = "resnet50",
-                       norm: str = "mean_abs", *, rule: str = "auto", head: str = "match") -> ParameterDistance:
+                       norm: str = "mean_abs", *, rule: str = "auto", head: str = "match") -> DistanceResult:
     """D and T between three states of one network, per tensor, per layer and overall.
 
     random, pretrained, finetuned   each a weight file (read through the safe door), "default" (the backbone's own
@@ -129,8 +129,8 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     from . import parts as parameter_distance_parts
 
     if norm not in NORMS:
-        raise UnknownName("norm", norm, NORMS)
-    network = backbones.sketch(architecture) if isinstance(architecture, str) else architecture
+        raise UnknownNameError("norm", norm, NORMS)
+    network = backbones.meta_model(architecture) if isinstance(architecture, str) else architecture
     called = architecture if isinstance(architecture, str) else network.row.model if network is not None else None
     name, takes = rule_of(rule, network)
     states, notes = _states((random, pretrained, finetuned), network)
@@ -143,7 +143,7 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     undefined = tuple(row.name for row in profile if row.transferability is None)
     little = LITTLE**2 if norm in SQUARED else LITTLE
     confounded = tuple(row.name for row in profile if row.movement is not None and 0 < row.movement < little)
-    return ParameterDistance(
+    return DistanceResult(
         distances=distances, profile=profile, overall=math.fsum(ts) / len(ts) if ts else None,
         movement=statistics.median(moved) if moved else None, undefined=undefined, confounded=confounded, norm=norm,
         rule=name, architecture=called,
@@ -165,17 +165,17 @@ def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list
     return states, notes
 
 
-def _tensor(part: Part, states: States, norm: str) -> TensorDistance:
+def _tensor(part: LayerTensors, states: States, norm: str) -> TensorDistance:
     values = [NORMS[norm](states[a][part.name], states[b][part.name]) for a, b in PAIRS]
     for value, (a, b) in zip(values, PAIRS, strict=True):
         if not math.isfinite(value):
-            raise BadData("distance-not-finite", f"{norm} of '{part.name}' from {a} to {b} is {value}",
+            raise BadDataError("distance-not-finite", f"{norm} of '{part.name}' from {a} to {b} is {value}",
                           expected="a finite distance", remedy="nothing is relative to a tensor of zeros: take l1, l2")
     return TensorDistance(name=part.name, shape=tuple(states["random"][part.name].shape), layer=part.layer,
                           block=part.block, **_triangle(values))
 
 
-def _layers(parts: Sequence[Part], distances: Sequence[TensorDistance]) -> tuple[LayerDistance, ...]:
+def _layers(parts: Sequence[LayerTensors], distances: Sequence[TensorDistance]) -> tuple[LayerDistance, ...]:
     rows = []
     pairs = zip(parts, distances, strict=True)
     for (layer, block, head), group in itertools.groupby(pairs, key=lambda pair: (pair[0].layer, pair[0].block,

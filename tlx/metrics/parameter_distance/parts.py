@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...errors import BadData, TlxError, UnknownName, raise_all
+from ...errors import BadDataError, TlxError, UnknownNameError, raise_all
 from ...models import backbones, heads
 from ...models.network import Network
 from ...models.weights import reader as weights_reader
@@ -27,7 +27,7 @@ BUFFERS = ("running_mean", "running_var", COUNTER)
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerTensors:
     """A tensor that is compared. block: 1…N, None in the head and where blocks are unknown."""
 
     name: str
@@ -57,7 +57,7 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, Tensor]:
     found = {str(k): torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v for k, v in given.items()}
     for name, value in found.items():
         if not isinstance(value, Tensor):
-            raise BadData("state-dict", f"'{name}' is a {type(value).__name__}", expected="names and tensors",
+            raise BadDataError("state-dict", f"'{name}' is a {type(value).__name__}", expected="names and tensors",
                           remedy="give the state_dict in it, or the path of the file")
     return wrappings.without_known_prefixes(found)[0]
 
@@ -69,14 +69,14 @@ def _file(given: Any, network: Network | None) -> weights_reader.Weights:
 
 # ---------------------------------------------------------------- what is compared
 
-def parts(states: States, network: Network | None, takes: Takes, head: str) -> tuple[list[Part], list[str]]:
+def parts(states: States, network: Network | None, takes: Takes, head: str) -> tuple[list[LayerTensors], list[str]]:
     """The tensors to compare, in the network's order, and notes. Those of the head come last.
 
     head    "match": compared where it has one shape in all three, else left out and noted; "skip": left out
     raises  BadData: a tensor is missing, has several shapes, is not finite; one that the network has not
     """
     if head not in HEADS:
-        raise UnknownName("head policy", head, HEADS)
+        raise UnknownNameError("head policy", head, HEADS)
     found, notes = _of_network(states, network, takes) if network else _of_names(states, takes)
     in_head = [p for p in found if p.head]
     if in_head and head == "match" and (odd := [p.name for p in in_head if not _agrees(states, p.name)]):
@@ -86,18 +86,18 @@ def parts(states: States, network: Network | None, takes: Takes, head: str) -> t
     body = [p for p in found if not p.head]
     _check(states, [p.name for p in body], [p.name for p in body + in_head])
     if not body:
-        raise BadData("no-tensors", "no tensor to compare", expected="weights of two or more dimensions")
+        raise BadDataError("no-tensors", "no tensor to compare", expected="weights of two or more dimensions")
     return body + in_head, notes
 
 
-def _of_network(states: States, network: Network, takes: Takes) -> tuple[list[Part], list[str]]:
+def _of_network(states: States, network: Network, takes: Takes) -> tuple[list[LayerTensors], list[str]]:
     own = dict(network.net.named_parameters())
     head, notes = _head(states, network)
     problems = []
     for who, given in states.items():
         kernels = [n for n, t in given.items() if weights(n, t.ndim)]
         if odd := [n for n in kernels if n not in own and not _inside(n, (*head, *AUX))]:
-            problems.append(BadData("weights-unexpected", f"{_named(odd)} not in {network.row.title}", where=who,
+            problems.append(BadDataError("weights-unexpected", f"{_named(odd)} not in {network.row.title}", where=who,
                                     remedy="is it of another architecture?"))
     raise_all(problems)
     places = {name: (number, block.name) for number, block in enumerate(network.blocks, 1)
@@ -107,7 +107,7 @@ def _of_network(states: States, network: Network, takes: Takes) -> tuple[list[Pa
         holder = next((module for module in head if _inside(name, (module,))), None)
         if tensor.numel() and takes(name, tensor.ndim, holder is not None):
             block, layer = (None, holder) if holder else places.get(name, (None, name.rpartition(".")[0]))
-            found.append(Part(name, layer, block, holder is not None))
+            found.append(LayerTensors(name, layer, block, holder is not None))
     return sorted(found, key=lambda part: part.block or len(network.blocks) + 1), notes
 
 
@@ -121,7 +121,7 @@ def _head(states: States, network: Network) -> tuple[tuple[str, ...], list[str]]
     return tail, [f"the head is all of '{tail[0]}': its dense layers are not the same in all three"]
 
 
-def _of_names(states: States, takes: Takes) -> tuple[list[Part], list[str]]:
+def _of_names(states: States, takes: Takes) -> tuple[list[LayerTensors], list[str]]:
     """Without a network: each module is a layer, and the one whose first axis alone differs is the head."""
     dimensions = {n: t.ndim for given in states.values() for n, t in given.items()
                   if t.is_floating_point() and t.numel() and not n.endswith(BUFFERS)}
@@ -129,24 +129,24 @@ def _of_names(states: States, takes: Takes) -> tuple[list[Part], list[str]]:
     classes = {n.rpartition(".")[0] for n in names if not _agrees(states, n) and _differs_in_classes(states, n)}
     head = classes if len(classes) == 1 else set()
     notes = [] if head else ["no architecture, and no layer whose number of outputs differs: every layer counts"]
-    return [Part(n, m := n.rpartition(".")[0], None, m in head) for n in names], notes
+    return [LayerTensors(n, m := n.rpartition(".")[0], None, m in head) for n in names], notes
 
 
 def _check(states: States, body: Sequence[str], compared: Sequence[str]) -> None:
     problems: list[TlxError] = []
     for who, given in states.items():
         if missing := [n for n in body if n not in given]:
-            problems.append(BadData("weights-missing", f"{_named(missing)} not found", where=who,
+            problems.append(BadDataError("weights-missing", f"{_named(missing)} not found", where=who,
                                     remedy="is it of another architecture?"))
     differing = [n for n in body if all(n in given for given in states.values()) and not _agrees(states, n)]
     if differing:
         more = f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-        problems.append(BadData("weights-shape", _shapes(states, differing[0]) + more, expected="one shape",
+        problems.append(BadDataError("weights-shape", _shapes(states, differing[0]) + more, expected="one shape",
                                 remedy="only the head may differ; name the architecture whose head it is"))
     raise_all(problems)
     for who, given in states.items():
         if bad := [n for n in compared if not finite(given[n])]:
-            raise BadData("weights-not-finite", f"{_named(bad)} not finite", where=who, expected="finite numbers")
+            raise BadDataError("weights-not-finite", f"{_named(bad)} not finite", where=who, expected="finite numbers")
 
 
 def _agrees(states: States, name: str) -> bool:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ...errors import UnknownName, Usage
+from ...errors import UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from ...models.network import Network
@@ -46,10 +46,10 @@ def rule_of(rule: str, network: Network | None) -> tuple[str, Takes]:
     if rule == "auto":
         rule = "original" if model in ORIGINAL else "weights"
     if rule not in RULES:
-        raise UnknownName("rule", rule, ["auto", *RULES])
+        raise UnknownNameError("rule", rule, ["auto", *RULES])
     if takes := RULES[rule]:
         return rule, takes
     if model not in ORIGINAL:
-        raise Usage("rule", f"'{rule}' for {network.row.title if network else 'an unknown network'}", where="rule",
+        raise UsageError("rule", f"'{rule}' for {network.row.title if network else 'an unknown network'}", where="rule",
                     expected=f"one of {', '.join(ORIGINAL)}", remedy="take the rule 'weights'")
     return rule, ORIGINAL[model]

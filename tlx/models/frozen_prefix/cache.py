@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from ... import files
 from ...errors import Stopped
-from ..samples import Batches, Feed
-from .split import Cut, Uncut
+from ..samples import Batches, BatchLoader
+from .split import CannotSplit, SplitPoint
 
 
 def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
@@ -22,10 +22,10 @@ def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16)
 
 
-class Computed(Batches):
+class ComputedBatches(Batches):
     """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as they come."""
 
-    def __init__(self, feed: Feed, cut: Cut, network: nn.Module, size: int, bfloat16: bool):
+    def __init__(self, feed: BatchLoader, cut: SplitPoint, network: nn.Module, size: int, bfloat16: bool):
         self.feed, self.cut, self.network, self.size, self.bfloat16 = feed, cut, network, size, bfloat16
         self.device, self.labels = feed.device, feed.labels
 
@@ -41,10 +41,10 @@ class Computed(Batches):
         return self.cut.after(network, x)
 
 
-class Kept(Batches):
+class CachedBatches(Batches):
     """Rows behind the prefix, held: rows (r, bytes) uint8 on the device, or in a file's map."""
 
-    def __init__(self, computed: Computed, layout: Layout, rows: Tensor | np.ndarray):
+    def __init__(self, computed: ComputedBatches, layout: RowLayout, rows: Tensor | np.ndarray):
         self.cut, self.device, self.labels = computed.cut, computed.device, computed.labels
         self._layout, self._rows = layout, rows
 
@@ -63,7 +63,7 @@ class Kept(Batches):
 
 
 @dataclass(frozen=True)
-class Layout:
+class RowLayout:
     """How a row of z lies in memory: a convolution's bits can depend on it."""
 
     shape: tuple[int, ...]
@@ -71,16 +71,16 @@ class Layout:
     dtype: torch.dtype
 
     @classmethod
-    def of(cls, z: Tensor) -> Layout:
+    def of(cls, z: Tensor) -> RowLayout:
         """That of z (n, …). Raises Uncut unless row lies after row, without gaps."""
         layout = cls(tuple(z.shape[1:]), tuple(z.stride()[1:]), z.dtype)
         expected = 1
         for stride, length in sorted((s, n) for s, n in zip(layout.strides, layout.shape, strict=True) if n > 1):
             if stride != expected:
-                raise Uncut("its rows have gaps in memory")
+                raise CannotSplit("its rows have gaps in memory")
             expected *= length
         if len(z) > 1 and z.stride(0) != layout.values:
-            raise Uncut("its rows do not lie one after the other in memory")
+            raise CannotSplit("its rows do not lie one after the other in memory")
         return layout
 
     @property
@@ -93,8 +93,8 @@ class Layout:
 
     def packed(self, z: Tensor) -> Tensor:
         """(n, bytes) uint8, as they lie. Raises Uncut if z lies otherwise."""
-        if Layout.of(z) != self:
-            raise Uncut("its batches lie differently in memory")
+        if RowLayout.of(z) != self:
+            raise CannotSplit("its batches lie differently in memory")
         return z.as_strided((len(z), self.values), (self.values, 1)).view(torch.uint8)
 
     def unpacked(self, rows: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Layout:
         return rows.view(self.dtype).as_strided((len(rows), *self.shape), (self.values, *self.strides))
 
 
-def keep(computed: Computed, layout: Layout, size: int, folder: Path | None, stopping: Callable[[], bool]) -> Kept:
+def build_cache(computed: ComputedBatches, layout: RowLayout, size: int, folder: Path | None, stopping: Callable[[], bool]) -> CachedBatches:
     """All rows, computed `size` at a time: in a nameless file in `folder`, else on the device.
 
     Raises Uncut, Resource or Stopped.
@@ -115,13 +115,13 @@ def keep(computed: Computed, layout: Layout, size: int, folder: Path | None, sto
 
     shape = len(computed), layout.bytes
     if folder is not None:
-        return Kept(computed, layout, _filed(parts(), shape, folder))
+        return CachedBatches(computed, layout, _filed(parts(), shape, folder))
     rows = torch.empty(shape, dtype=torch.uint8, device=computed.device)
     start = 0
     for part in parts():
         rows[start : start + len(part)] = part
         start += len(part)
-    return Kept(computed, layout, rows)
+    return CachedBatches(computed, layout, rows)
 
 
 def _filed(parts: Iterator[Tensor], shape: tuple[int, int], folder: Path) -> np.ndarray:

@@ -20,14 +20,14 @@ import numpy as np
 from torch import nn
 
 from ... import files
-from ...errors import Resource
+from ...errors import ResourceError
 from .. import samples
 from ..blocks import DROPOUTS
 from ..network import Network
-from ..samples import Batches, Feed
+from ..samples import Batches, BatchLoader
 from . import split as frozen_prefix_split
-from .cache import Computed, Kept, Layout, arithmetic, keep
-from .split import Cut, Uncut
+from .cache import CachedBatches, ComputedBatches, RowLayout, arithmetic, build_cache
+from .split import CannotSplit, SplitPoint
 
 LIMIT_BYTES = 8 << 30
 FULL = 16  # the prefix runs a multiple of so many rows at a time
@@ -36,7 +36,7 @@ FLOPS_PER_BYTE = {"memory": 10, "file": 50}  # arithmetic done in the time in wh
 
 
 @dataclass(frozen=True)
-class Choice:
+class CacheDecision:
     """What was decided about a frozen prefix, and why.
 
     depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them; 0: no such place
@@ -51,7 +51,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class CacheRequest:
     """What a stage of a training asks of its prefix.
 
     batch_size, score_batch  rows a step, rows a scoring pass
@@ -83,7 +83,7 @@ def _moves(module: nn.Module) -> bool:
     return module.training and (bool(own) or isinstance(module, DROPOUTS))
 
 
-def choose(network: Network, train: Feed, val: Feed, wish: Wish) -> tuple[Batches, Batches, Choice | None]:
+def choose(network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRequest) -> tuple[Batches, Batches, CacheDecision | None]:
     """What training and scoring read from now on: rows behind the held prefix where there is one, kept if it pays.
 
     The logits of all rows, and the gradients behind the prefix, are the same bits whatever `wish.limit` and
@@ -95,17 +95,17 @@ def choose(network: Network, train: Feed, val: Feed, wish: Wish) -> tuple[Batche
         return train, val, None
     try:
         cut, layout = _cut(network, train, blocks, wish)
-    except Uncut as refusal:
-        return train, val, Choice(0, "", f"{blocks} frozen blocks run with the rest: {refusal}")
+    except CannotSplit as refusal:
+        return train, val, CacheDecision(0, "", f"{blocks} frozen blocks run with the rest: {refusal}")
     finally:
         network.train()
     size = -(-min(wish.batch_size, len(train)) // FULL) * FULL
-    computed = Computed(train, cut, network, size, wish.bfloat16)
+    computed = ComputedBatches(train, cut, network, size, wish.bfloat16)
     choice = _decide(cut, layout, (len(train), len(val)), train.device, wish)
     if choice.kept:
         try:
             kept = _keep(computed, val, layout, wish.folder if choice.kept == "file" else None, wish)
-        except (Uncut, Resource) as refusal:
+        except (CannotSplit, ResourceError) as refusal:
             choice = replace(choice, kept="", bytes=0, reason=_computed(choice, str(refusal)))
         else:
             return *kept, choice
@@ -114,7 +114,7 @@ def choose(network: Network, train: Feed, val: Feed, wish: Wish) -> tuple[Batche
     return computed, val, choice
 
 
-def _cut(network: Network, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, Layout]:
+def _cut(network: Network, train: BatchLoader, blocks: int, wish: CacheRequest) -> tuple[SplitPoint, RowLayout]:
     """The last place among so many blocks where the network can be cut, and how the rows lie there. Raises Uncut."""
     x, _ = train.batch(np.arange(min(len(train), TRIED)))
     with arithmetic(train.device, wish.bfloat16):
@@ -122,31 +122,31 @@ def _cut(network: Network, train: Feed, blocks: int, wish: Wish) -> tuple[Cut, L
         scoring = cut.before(network, x)
         network.train()
         if not frozen_prefix_split.same_bits(scoring, cut.before(network, x)):
-            raise Uncut("it gives something else in training than in scoring")
-    return cut, Layout.of(scoring)
+            raise CannotSplit("it gives something else in training than in scoring")
+    return cut, RowLayout.of(scoring)
 
 
-def _keep(computed: Computed, val: Feed, layout: Layout, folder: Path | None, wish: Wish) -> tuple[Kept, Kept]:
+def _keep(computed: ComputedBatches, val: BatchLoader, layout: RowLayout, folder: Path | None, wish: CacheRequest) -> tuple[CachedBatches, CachedBatches]:
     """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
-    trained = keep(computed, layout, computed.size, folder, wish.stopping)
+    trained = build_cache(computed, layout, computed.size, folder, wish.stopping)
     index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
     if not frozen_prefix_split.same_bits(trained.batch(index)[0], computed.batch(index)[0]):
-        raise Uncut("on this machine a row's bits depend on the other rows of its batch")
+        raise CannotSplit("on this machine a row's bits depend on the other rows of its batch")
     computed.network.eval()
-    scored = Computed(val, computed.cut, computed.network, 0, wish.bfloat16)
-    return trained, keep(scored, layout, wish.score_batch, folder, wish.stopping)
+    scored = ComputedBatches(val, computed.cut, computed.network, 0, wish.bfloat16)
+    return trained, build_cache(scored, layout, wish.score_batch, folder, wish.stopping)
 
 
 # ---------------------------------------------------------------- whether to keep it
 
-def _decide(cut: Cut, layout: Layout, rows: tuple[int, int], device: str, wish: Wish) -> Choice:
+def _decide(cut: SplitPoint, layout: RowLayout, rows: tuple[int, int], device: str, wish: CacheRequest) -> CacheDecision:
     """The estimate: what a kept row saves against what reading it back costs, in the epochs expected.
 
     rows  of training and of validation
     """
     total = sum(rows) * layout.bytes
     where = "memory" if total <= samples.RESIDENT_BYTES else "file"
-    choice = Choice(cut.depth, where, "", sum(rows), total)
+    choice = CacheDecision(cut.depth, where, "", sum(rows), total)
     before, after = cut.flops
     if wish.epochs < 2:
         why = "and one epoch reads it only once"
@@ -168,11 +168,11 @@ def _decide(cut: Cut, layout: Layout, rows: tuple[int, int], device: str, wish: 
                                   f"{100 * share:.0f} % of the arithmetic of {wish.epochs} epochs")
 
 
-def _computed(choice: Choice, why: str) -> str:
+def _computed(choice: CacheDecision, why: str) -> str:
     return f"prefix of {choice.depth} blocks computed in every epoch: {why}"
 
 
-def _no_file(total: int, device: str, wish: Wish) -> str:
+def _no_file(total: int, device: str, wish: CacheRequest) -> str:
     """Why a file of so many bytes cannot be had; "" if it can."""
     if device != "cpu":
         return "more than the device is given"

@@ -24,12 +24,12 @@ from torch.utils.flop_counter import flop_registry
 from ..network import Network
 
 
-class Uncut(Exception):
+class CannotSplit(Exception):
     """Why a network cannot be cut there, in words."""
 
 
 @dataclass(frozen=True)
-class Cut:
+class SplitPoint:
     """The place behind block `depth`.
 
     last      name in `net` of the module whose output crosses
@@ -50,11 +50,11 @@ class Cut:
 
         def stop(module: nn.Module, args: Any, output: Tensor) -> None:
             crossing.append(output)
-            raise _Reached
+            raise _EndReached
 
         hook = _inside(network, self.last).register_forward_hook(stop, prepend=True)
         try:
-            with torch.no_grad(), contextlib.suppress(_Reached):
+            with torch.no_grad(), contextlib.suppress(_EndReached):
                 network(x)
         finally:
             hook.remove()
@@ -80,7 +80,7 @@ class Cut:
         return lambda *_, **__: tree_map_only(Tensor, lambda row: _Shape.of((n, *row.shape)), self.passed[name])
 
 
-def find(network: Network, depth: int, x: Tensor) -> Cut:
+def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
     """The cut behind block `depth`, tried on the rows x: both parts together give the bits of the whole.
 
     Raises Uncut. The network is left in evaluation mode.
@@ -91,26 +91,26 @@ def find(network: Network, depth: int, x: Tensor) -> Cut:
         whole = network(x)
         z = cut.before(network, x)
         if len(z) != len(x):
-            raise Uncut(f"what block {depth} gives does not lie row by row")
+            raise CannotSplit(f"what block {depth} gives does not lie row by row")
         try:
             parts = cut.after(network, z.clone())
         except Exception as error:  # whatever a network raises that is given shapes instead of numbers
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise Uncut(f"what follows block {depth} does not run by itself ({reason})") from error
+            raise CannotSplit(f"what follows block {depth} does not run by itself ({reason})") from error
     if not isinstance(parts, Tensor) or isinstance(parts, _Shape):
-        raise Uncut(f"more than the output of block {depth} is read after it")
+        raise CannotSplit(f"more than the output of block {depth} is read after it")
     if not same_bits(whole, parts):
-        raise Uncut(f"the two parts at block {depth} do not give the bits of the whole")
+        raise CannotSplit(f"the two parts at block {depth} do not give the bits of the whole")
     return cut
 
 
-def last(network: Network, most: int, x: Tensor) -> Cut:
+def last(network: Network, most: int, x: Tensor) -> SplitPoint:
     """The deepest cut behind block `most` or before it. Raises the Uncut of `most` if there is none."""
     try:
         return find(network, most, x)
-    except Uncut as refusal:
+    except CannotSplit as refusal:
         for depth in range(most - 1, 0, -1):
-            with contextlib.suppress(Uncut):
+            with contextlib.suppress(CannotSplit):
                 find(network, depth, x[:2])  # cheaply first
                 return find(network, depth, x)
         raise refusal
@@ -124,12 +124,12 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 # ---------------------------------------------------------------- what a run shows
 
-def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
+def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
     """The cut, from one run of the whole network."""
     inside = {name for block in network.blocks[:depth] for name in block.modules}
     runs = [name for name in network.order if name in inside]
     if not runs:
-        raise Uncut(f"blocks 1 to {depth} never run as modules")
+        raise CannotSplit(f"blocks 1 to {depth} never run as modules")
     last, given, counted = _end(network, depth), dict[str, Any](), _Flops()
     before = 0
 
@@ -137,7 +137,7 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
         def hook(module: nn.Module, args: Any, output: Any) -> None:
             nonlocal before
             if name in given:
-                raise Uncut(f"{name} runs more than once")
+                raise CannotSplit(f"{name} runs more than once")
             given[name] = tree_map_only(Tensor, lambda t: torch.empty(t.shape[1:], device="meta"), output)
             before = counted.total
         return hook
@@ -148,9 +148,9 @@ def _drawn(network: Network, depth: int, x: Tensor) -> Cut:
         with _unfused(), counted:
             network(x)
     if not isinstance(given[last], Tensor):
-        raise Uncut(f"{last} does not give one tensor")
+        raise CannotSplit(f"{last} does not give one tensor")
     flops = before // len(x), (counted.total - before) // len(x)
-    return Cut(depth, last, given, tuple(x.shape[1:]), flops)
+    return SplitPoint(depth, last, given, tuple(x.shape[1:]), flops)
 
 
 def _end(network: Network, depth: int) -> str:
@@ -188,7 +188,7 @@ def _inside(network: nn.Module, name: str) -> nn.Module:
     return network.get_submodule(f"net.{name}")
 
 
-class _Reached(Exception):
+class _EndReached(Exception):
     """Block m has answered."""
 
 

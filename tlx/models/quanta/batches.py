@@ -19,21 +19,21 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from ... import files
-from ...errors import Resource
+from ...errors import ResourceError
 from .. import samples
-from ..frozen_prefix.cache import Computed, Kept, Layout, keep
+from ..frozen_prefix.cache import CachedBatches, ComputedBatches, RowLayout, build_cache
 from ..frozen_prefix.choice import FLOPS_PER_BYTE, FULL, LIMIT_BYTES
-from ..frozen_prefix.split import Uncut, same_bits
-from ..samples import Feed
-from .gate import Source
+from ..frozen_prefix.split import CannotSplit, same_bits
+from ..samples import BatchLoader
+from .gate import GateSource
 
 Batch = tuple[Tensor, list[Tensor], Tensor]  # x, Z of the source gate by gate, y
 
 
-class Rows:
+class OutputRows:
     """The rows of some samples for both branches; without a source, for the target alone."""
 
-    def __init__(self, feed: Feed, outputs: Outputs | None = None, held: Computed | Kept | None = None):
+    def __init__(self, feed: BatchLoader, outputs: Outputs | None = None, held: ComputedBatches | CachedBatches | None = None):
         self.feed, self._outputs, self._held = feed, outputs, held
 
     def __len__(self) -> int:
@@ -46,7 +46,7 @@ class Rows:
             return x, [], y
         return x, self._outputs.unpacked(self._held.batch(index)[0]), y
 
-    def altered(self, index: np.ndarray, alter: Callable[[Tensor], Tensor], source: Source | None) -> Batch:
+    def altered(self, index: np.ndarray, alter: Callable[[Tensor], Tensor], source: GateSource | None) -> Batch:
         """The same with images altered, for both branches alike, the source in the mode it is set to."""
         x, y = self.feed.batch(index)
         x = alter(x)
@@ -61,7 +61,7 @@ class Rows:
 class Outputs:
     """The source's outputs of a row as bytes, one after the other as they lie in memory."""
 
-    def __init__(self, source: Source, x: Tensor):
+    def __init__(self, source: GateSource, x: Tensor):
         self.source, self.layouts = source, [_layout(z) for z in source(x)]
         self.ends = np.cumsum([0, *(layout.bytes for layout in self.layouts)])
         with FlopCounterMode(display=False) as counter:
@@ -69,9 +69,9 @@ class Outputs:
         self.flops = counter.get_total_flops()  # a row
 
     @property
-    def row(self) -> Layout:
+    def row(self) -> RowLayout:
         """The layout of the bytes of a row."""
-        return Layout((int(self.ends[-1]),), (1,), torch.uint8)
+        return RowLayout((int(self.ends[-1]),), (1,), torch.uint8)
 
     def before(self, _network: Any, x: Tensor) -> Tensor:
         """(n, bytes) uint8 for x (n, channels, h, w), in evaluation mode."""
@@ -85,14 +85,14 @@ class Outputs:
                 zip(self.layouts, self.ends, self.ends[1:], strict=False)]
 
 
-def _layout(z: Tensor) -> Layout:
+def _layout(z: Tensor) -> RowLayout:
     try:
-        return Layout.of(z)
-    except Uncut:  # a view with gaps
-        return Layout.of(z.contiguous())
+        return RowLayout.of(z)
+    except CannotSplit:  # a view with gaps
+        return RowLayout.of(z.contiguous())
 
 
-def _laid(z: Tensor, layout: Layout) -> Tensor:
+def _laid(z: Tensor, layout: RowLayout) -> Tensor:
     """z as it is, or copied where it lies otherwise in memory (a batch of one row may)."""
     strides = (layout.values, *layout.strides)
     return z if z.stride() == strides else torch.empty_strided(z.shape, strides, dtype=z.dtype,
@@ -100,7 +100,7 @@ def _laid(z: Tensor, layout: Layout) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Choice:
+class OutputCacheDecision:
     """What was decided about the source's outputs: kept in "memory", in a "file", or "" (computed every time)."""
 
     kept: str
@@ -109,7 +109,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class OutputCacheRequest:
     """What a training asks: rows a step, rows a scoring pass, epochs; where what is kept may lie, how much at most.
 
     fixed  whether training rows are the same in every epoch (no augmentation, no dropout in the source)
@@ -124,35 +124,35 @@ class Wish:
     stopping: Callable[[], bool] = lambda: False
 
 
-def rows(source: Source | None, feeds: Sequence[Feed], wish: Wish) -> tuple[list[Rows], Choice]:
+def rows(source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCacheRequest) -> tuple[list[OutputRows], OutputCacheDecision]:
     """The rows of training (the first feed) and of scoring, with the source's outputs kept if it pays.
 
     Raises Stopped.
     """
     if source is None:
-        return [Rows(feed) for feed in feeds], Choice("", 0, "no source")
+        return [OutputRows(feed) for feed in feeds], OutputCacheDecision("", 0, "no source")
     outputs = Outputs(source, feeds[0].batch(np.arange(min(len(feeds[0]), 4)))[0])
     sizes = [-(-min(wish.batch_size, len(feeds[0])) // FULL) * FULL, *(0 for _ in feeds[1:])]
-    computed = [Computed(feed, outputs, source.network, size, False)  # type: ignore[arg-type]
+    computed = [ComputedBatches(feed, outputs, source.network, size, False)  # type: ignore[arg-type]
                 for feed, size in zip(feeds, sizes, strict=True)]
     choice = _decide(outputs, [len(feed) for feed in feeds], feeds[0].device, wish)
-    held: list[Computed | Kept] = list(computed)
+    held: list[ComputedBatches | CachedBatches] = list(computed)
     if choice.kept:
         folder = wish.folder if choice.kept == "file" else None
         try:
             for number, each in enumerate(computed):
                 if number == 0 and not wish.fixed:
                     continue
-                held[number] = keep(each, outputs.row, sizes[number] or wish.score_batch, folder, wish.stopping)
+                held[number] = build_cache(each, outputs.row, sizes[number] or wish.score_batch, folder, wish.stopping)
             index = np.random.default_rng(0).permutation(len(feeds[0]))[: wish.batch_size]
             if wish.fixed and not same_bits(held[0].batch(index)[0], computed[0].batch(index)[0]):
-                raise Uncut("on this machine a row's bits depend on the other rows of its batch")
-        except (Uncut, Resource) as refusal:
+                raise CannotSplit("on this machine a row's bits depend on the other rows of its batch")
+        except (CannotSplit, ResourceError) as refusal:
             held, choice = list(computed), replace(choice, kept="", bytes=0, reason=_computed(str(refusal)))
-    return [Rows(feed, outputs, each) for feed, each in zip(feeds, held, strict=True)], choice
+    return [OutputRows(feed, outputs, each) for feed, each in zip(feeds, held, strict=True)], choice
 
 
-def _decide(outputs: Outputs, counts: Sequence[int], device: str, wish: Wish) -> Choice:
+def _decide(outputs: Outputs, counts: Sequence[int], device: str, wish: OutputCacheRequest) -> OutputCacheDecision:
     count = sum(counts if wish.fixed else counts[1:])
     total = count * outputs.row.bytes
     where = "memory" if total <= samples.RESIDENT_BYTES else "file"
@@ -169,8 +169,8 @@ def _decide(outputs: Outputs, counts: Sequence[int], device: str, wish: Wish) ->
     elif where == "file" and wish.folder is not None and total > files.free_bytes(wish.folder) // 2:
         why = "more than half of the disk that is free"
     if why:
-        return Choice("", 0, _computed(f"{described}, {why}"))
-    return Choice(where, total, f"the source's outputs are kept in {'memory' if where == 'memory' else 'a file'}: "
+        return OutputCacheDecision("", 0, _computed(f"{described}, {why}"))
+    return OutputCacheDecision(where, total, f"the source's outputs are kept in {'memory' if where == 'memory' else 'a file'}: "
                                 f"{described}" + " (those that score only)" * (not wish.fixed))
 
 

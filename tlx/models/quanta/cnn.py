@@ -7,7 +7,7 @@ import re
 import torch
 from torch import nn
 
-from ...errors import BadData
+from ...errors import BadDataError
 from ..weights.container import Weights
 
 
@@ -75,7 +75,7 @@ def from_keras(weights: Weights) -> Weights:
               if axes.get(n) == 2], "batch norms": [n for n in layers if f"{n}.running_mean" in weights]}
     counts = ", ".join(f"{len(some)} {what}" for what, some in theirs.items())
     if any(len(theirs[what]) != len(own) for what, own in NAMES.items()):
-        raise BadData("weights-keras", counts, expected="6 convolutions, 2 dense layers, 6 batch norms")
+        raise BadDataError("weights-keras", counts, expected="6 convolutions, 2 dense layers, 6 batch norms")
     found = {f"{own}.{role}": weights[f"{their}.{role}"] for what in NAMES
              for own, their in zip(NAMES[what], theirs[what], strict=True)
              for role in ("weight", "bias", "running_mean", "running_var") if f"{their}.{role}" in weights}

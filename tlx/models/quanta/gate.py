@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...errors import TlxError, UnknownName, Usage
+from ...errors import TlxError, UnknownNameError, UsageError
 from .. import layers
 from ..blocks import DROPOUTS
 from ..network import Network
@@ -69,9 +69,9 @@ class QuantaGate(nn.Module):
                  activation: Callable[[Tensor], Tensor] | None = None):
         super().__init__()
         if form not in FORMS:
-            raise UnknownName("form", form, FORMS)
+            raise UnknownNameError("form", form, FORMS)
         if len(init) != 2:
-            raise Usage("quanta-init", f"{len(init)} numbers", where="quanta-init", expected="v of source and target")
+            raise UsageError("quanta-init", f"{len(init)} numbers", where="quanta-init", expected="v of source and target")
         self.form, self.multiplier, self.activation = form, multiplier, activation
         self.v = nn.Parameter(torch.tensor([list(map(float, init))], dtype=torch.get_default_dtype()))
 
@@ -99,7 +99,7 @@ class QuantaGate(nn.Module):
 
     def forward(self, z_source: Tensor, z_target: Tensor) -> Tensor:
         if z_source.shape != z_target.shape:
-            raise Usage("gate-shapes", f"the source gives {tuple(z_source.shape)}, the target "
+            raise UsageError("gate-shapes", f"the source gives {tuple(z_source.shape)}, the target "
                         f"{tuple(z_target.shape)}", expected="one shape")
         source, target = self.lambdas
         mixed = source * z_source + target * z_target
@@ -153,7 +153,7 @@ LONE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 # ---------------------------------------------------------------- the two branches
 
-class Source:
+class GateSource:
     """The frozen branch: what its layers give for a batch, as (n, …) tensors without gradient.
 
     dropout  leaves its dropout on while `training` is set; batch norm keeps its stored statistics in any case
@@ -173,7 +173,7 @@ class Source:
             assert tensor is not None
             if name == self.last:
                 found[name] = tensor
-                raise _Enough
+                raise _AllCaptured
             found[name] = tensor.clone()  # a layer behind it may work in place
 
         for module in self.dropouts:
@@ -183,12 +183,12 @@ class Source:
                 hook = functools.partial(take, name)
                 stack.callback(self.network.net.get_submodule(name).register_forward_hook(hook).remove)
             stack.enter_context(torch.no_grad())
-            stack.enter_context(contextlib.suppress(_Enough))
+            stack.enter_context(contextlib.suppress(_AllCaptured))
             self.network(x)
         return [found[name] for name in self.modules]
 
 
-class _Enough(Exception):
+class _AllCaptured(Exception):
     """Ends a pass whose last wanted layer has run."""
 
 
@@ -210,7 +210,7 @@ class Gated(nn.Module):
 
     def forward(self, x: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
         if len(given) != len(self.gates):
-            raise Usage("gates", f"{len(given)} outputs of the source", expected=f"{len(self.gates)}, one a gate")
+            raise UsageError("gates", f"{len(given)} outputs of the source", expected=f"{len(self.gates)}, one a gate")
         self._given = dict(enumerate(given))
         return self.target(x)
 

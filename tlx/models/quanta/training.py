@@ -17,14 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import Stopped
-from ...spec import stream
+from ...spec import derive_seed
 from .. import lone_rows, progress
 from ..augments import augmented
 from ..network import Network
-from ..samples import Feed, Samples, spans
-from ..training import EVALUATION_BATCH, Diverged, Place
+from ..samples import BatchLoader, Samples, spans
+from ..training import EVALUATION_BATCH, Diverged, TrainingContext
 from . import batches as quanta_batches
-from .gate import FORMS, Gated, QuantaGate, Source
+from .gate import FORMS, Gated, GateSource, QuantaGate
 from .recipe import QuantaRecipe
 
 Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # logits (n, k), labels (n,) → values of a part
@@ -32,7 +32,7 @@ EPSILON = 1e-7  # Adam's, in Keras
 
 
 @dataclass
-class Fit:
+class QuantaOutcome:
     """What came of a training.
 
     history  values of every epoch: train_, val_ and test_ before the names that `score` gives
@@ -59,32 +59,32 @@ class Branches:
 
 
 def fit(branches: Branches, parts: dict[str, Samples], recipe: QuantaRecipe, *, seed: int, score: Score,
-        place: Place) -> Fit:
+        place: TrainingContext) -> QuantaOutcome:
     """Train the target (and the gates) on parts["train"]; score "val" and, where there is one, "test" every epoch."""
-    return _Training(branches, parts, recipe, seed, score, place).run()
+    return _QuantaTraining(branches, parts, recipe, seed, score, place).run()
 
 
-class _Training:
+class _QuantaTraining:
     """The state of one training between its epochs."""
 
     def __init__(self, branches: Branches, parts: dict[str, Samples], recipe: QuantaRecipe, seed: int, score: Score,
-                 place: Place):
+                 place: TrainingContext):
         self.recipe, self.seed, self.score, self.place, self.parts = recipe, seed, score, place, parts
         self.gated = Gated(branches.target, branches.target_modules, lambda: QuantaGate(
             recipe.quanta_form, recipe.start, multiplier=recipe.multiplier)).to(place.device)
         self.source = None
         if branches.source is not None and branches.source_modules:
-            self.source = Source(branches.source.to(place.device), branches.source_modules,
+            self.source = GateSource(branches.source.to(place.device), branches.source_modules,
                                  dropout=recipe.source_dropout)
         self.fixed = recipe.augment == "none" and not recipe.source_dropout
         target = branches.target
-        feeds = [Feed(samples, target.mean, target.std, place.device) for samples in parts.values()]
-        rows, choice = quanta_batches.rows(self.source, feeds, quanta_batches.Wish(
+        feeds = [BatchLoader(samples, target.mean, target.std, place.device) for samples in parts.values()]
+        rows, choice = quanta_batches.rows(self.source, feeds, quanta_batches.OutputCacheRequest(
             batch_size=recipe.batch_size, score_batch=EVALUATION_BATCH, epochs=recipe.epochs, fixed=self.fixed,
             limit=place.prefix_bytes, folder=place.checkpoint.parent if place.checkpoint else None,
             stopping=place.stopping))
         self.rows = dict(zip(parts, rows, strict=True))
-        self.outcome = Fit(source=choice.reason)
+        self.outcome = QuantaOutcome(source=choice.reason)
         pairs = lone_rows.must_be_avoided(target, len(self.rows["train"]), recipe.batch_size)
         self.spans = spans(len(self.rows["train"]), recipe.batch_size, pairs=pairs)
         self.steps = len(self.spans)
@@ -94,7 +94,7 @@ class _Training:
         self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, eps=EPSILON,
                                            weight_decay=recipe.weight_decay, foreach=True)
 
-    def run(self) -> Fit:
+    def run(self) -> QuantaOutcome:
         self._continue()
         history = self.outcome.history
         try:
@@ -118,8 +118,8 @@ class _Training:
     def _epoch(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
         self.gated.train()
-        torch.manual_seed(stream(self.seed, "dropout", epoch))
-        order = np.random.default_rng(stream(self.seed, "shuffle", epoch)).permutation(len(self.rows["train"]))
+        torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
+        order = np.random.default_rng(derive_seed(self.seed, "shuffle", epoch)).permutation(len(self.rows["train"]))
         seen = []
         for step, (start, end) in enumerate(self.spans):
             if self.place.stopping():
@@ -153,7 +153,7 @@ class _Training:
         if self.source is not None:
             self.source.training = True
         return self.rows["train"].altered(
-            index, lambda x: augmented(x, self.recipe.augment, stream(self.seed, "augment", epoch, step)), self.source)
+            index, lambda x: augmented(x, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step)), self.source)
 
     @torch.no_grad()
     def _logits(self, part: str) -> np.ndarray:

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from ... import files
-from ...errors import BadData, Integrity, Unsafe
+from ...errors import BadDataError, IntegrityError, UnsafeError
 
 MOST_ENTRIES = 10_000
 LARGEST_HEADER = 8 << 20  # bytes of a safetensors header
@@ -30,7 +30,7 @@ def inspect(path: Path) -> tuple[str, ...]:
             pickles = [i for i in archive.infolist() if i.filename.endswith(".pkl")]
             names = {name for i in pickles for name in _globals(archive.read(i))}
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OverflowError) as error:
-        raise BadData("weights-truncated", f"the zip archive is cut short or damaged; {path.stat().st_size:,} bytes "
+        raise BadDataError("weights-truncated", f"the zip archive is cut short or damaged; {path.stat().st_size:,} bytes "
                       f"({error})", where=path, expected="a whole file of torch.save") from error
     return tuple(sorted(names))
 
@@ -44,25 +44,25 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
     rows = archive.infolist()
     names = [row.filename for row in rows]
     if len(rows) > MOST_ENTRIES:
-        raise Unsafe("weights-entries", f"{len(rows):,} entries in the archive", where=path,
+        raise UnsafeError("weights-entries", f"{len(rows):,} entries in the archive", where=path,
                      expected=f"at most {MOST_ENTRIES:,}")
     if any(name.split("/", 1)[-1] == "constants.pkl" or "/code/" in f"/{name}" for name in names):
-        raise Unsafe("weights-program", "a TorchScript archive: a program, not weights", where=path,
+        raise UnsafeError("weights-program", "a TorchScript archive: a program, not weights", where=path,
                      remedy="load it with a PyTorch you trust and save its state_dict")
     if sum(name.split("/")[-1] == "data.pkl" for name in names) > 1 or len(set(names)) < len(names):
-        raise Unsafe("weights-entries", "two entries of one name in the archive", where=path)
+        raise UnsafeError("weights-entries", "two entries of one name in the archive", where=path)
     if packed := [row.filename for row in rows if row.compress_type != zipfile.ZIP_STORED]:
-        raise Unsafe("weights-compressed", f"compressed entry '{packed[0]}'", where=path,
+        raise UnsafeError("weights-compressed", f"compressed entry '{packed[0]}'", where=path,
                      expected="entries stored as they are, as torch.save writes them")
     if sum(row.file_size for row in rows) > path.stat().st_size:
-        raise Unsafe("weights-entries", "entries that are larger together than the file", where=path)
+        raise UnsafeError("weights-entries", "entries that are larger together than the file", where=path)
     if not any(name.endswith("data.pkl") for name in names):
-        raise BadData("weights-not-weights", "a zip archive without a state_dict", where=path)
+        raise BadDataError("weights-not-weights", "a zip archive without a state_dict", where=path)
     if any(row.filename.endswith(".pkl") and row.file_size > LARGEST_PICKLE for row in rows):
-        raise Unsafe("weights-entries", "a pickle too large for names and shapes", where=path,
+        raise UnsafeError("weights-entries", "a pickle too large for names and shapes", where=path,
                      expected=f"at most {LARGEST_PICKLE:,} bytes")
     if (damaged := archive.testzip()) is not None:
-        raise Integrity("weights-crc", f"entry '{damaged}' does not match its CRC-32", where=path,
+        raise IntegrityError("weights-crc", f"entry '{damaged}' does not match its CRC-32", where=path,
                         remedy="fetch the file again")
 
 
@@ -99,22 +99,22 @@ def safetensors_metadata(path: Path) -> dict[str, str]:
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > LARGEST_HEADER:
-            raise BadData("weights-header", f"a header of {length:,} bytes", where=path,
+            raise BadDataError("weights-header", f"a header of {length:,} bytes", where=path,
                           expected=f"at most {LARGEST_HEADER:,}")
         text = file.read(length)
     if len(text) < length:
-        raise BadData("weights-truncated", f"{size:,} bytes", where=path, expected=f"at least {8 + length:,}")
+        raise BadDataError("weights-truncated", f"{size:,} bytes", where=path, expected=f"at least {8 + length:,}")
     header = files.parse_json(text, where=path)
     rows = {k: v for k, v in header.items() if k != "__metadata__"} if isinstance(header, dict) else {}
     metadata = header.get("__metadata__", {}) if isinstance(header, dict) else None
     if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
-        raise BadData("weights-header", "metadata that is not text", where=path)
+        raise BadDataError("weights-header", "metadata that is not text", where=path)
     if len(rows) > MOST_TENSORS:
-        raise BadData("weights-header", f"{len(rows):,} tensors", where=path, expected=f"at most {MOST_TENSORS:,}")
+        raise BadDataError("weights-header", f"{len(rows):,} tensors", where=path, expected=f"at most {MOST_TENSORS:,}")
     try:
         need = 8 + length + max((int(row["data_offsets"][1]) for row in rows.values()), default=0)
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise BadData("weights-header", f"a tensor without its place ({error})", where=path) from error
+        raise BadDataError("weights-header", f"a tensor without its place ({error})", where=path) from error
     if size < need:
-        raise BadData("weights-truncated", f"{size:,} bytes", where=path, expected=f"{need:,}")
+        raise BadDataError("weights-truncated", f"{size:,} bytes", where=path, expected=f"{need:,}")
     return metadata

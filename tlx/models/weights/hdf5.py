@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ... import files
-from ...errors import BadData, TlxError, Unsafe, raise_all
+from ...errors import BadDataError, TlxError, UnsafeError, raise_all
 from .container import Weights
 
 MOST_OBJECTS = 100_000
@@ -45,13 +45,13 @@ def read(path: Path) -> Weights:
             return _weights(file, datasets, path)
     except (OSError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise BadData("weights-damaged", f"damaged HDF5; {path.stat().st_size:,} bytes ({reason})", where=path,
+        raise BadDataError("weights-damaged", f"damaged HDF5; {path.stat().st_size:,} bytes ({reason})", where=path,
                       expected="a whole .h5 file") from error
 
 
 def _walk(file: h5py.File, path: Path) -> Iterator[str]:
     """The names of all data sets; every object is looked at, and refused if it is not plainly in this file."""
-    problems: list[Unsafe | BadData] = []
+    problems: list[UnsafeError | BadDataError] = []
     pending, seen, found = [("", file)], 0, []
     while pending:
         name, group = pending.pop()
@@ -59,12 +59,12 @@ def _walk(file: h5py.File, path: Path) -> Iterator[str]:
             seen += 1
             child = f"{name}/{key}".lstrip("/")
             if seen > MOST_OBJECTS or child.count("/") > DEPTH:
-                raise Unsafe("weights-h5-objects", "too many objects, or groups in a circle", where=path)
+                raise UnsafeError("weights-h5-objects", "too many objects, or groups in a circle", where=path)
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 target = f"{getattr(link, 'filename', '')}:{getattr(link, 'path', '')}".lstrip(":")
                 what = f"'{child}' is a {type(link).__name__} to '{target}'"
-                problems.append(Unsafe("weights-h5-link", what, where=path))
+                problems.append(UnsafeError("weights-h5-link", what, where=path))
             elif isinstance(item := group[key], h5py.Group):
                 pending.append((child, item))
             elif isinstance(item, h5py.Dataset):
@@ -74,19 +74,19 @@ def _walk(file: h5py.File, path: Path) -> Iterator[str]:
     yield from sorted(found)
 
 
-def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[Unsafe | BadData]:
+def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[UnsafeError | BadDataError]:
     recipe = item.id.get_create_plist()
     if external := item.external:
-        yield Unsafe("weights-h5-external", f"'{name}' takes its numbers from '{external[0][0]}'", where=path)
+        yield UnsafeError("weights-h5-external", f"'{name}' takes its numbers from '{external[0][0]}'", where=path)
     if item.is_virtual:
-        yield Unsafe("weights-h5-virtual", f"'{name}' takes its numbers from other data sets", where=path)
+        yield UnsafeError("weights-h5-virtual", f"'{name}' takes its numbers from other data sets", where=path)
     for number in range(recipe.get_nfilters()):
         if (code := recipe.get_filter(number)[0]) not in FILTERS:
-            yield Unsafe("weights-h5-filter", f"'{name}' needs filter {code}", where=path,
+            yield UnsafeError("weights-h5-filter", f"'{name}' needs filter {code}", where=path,
                          expected="gzip, shuffle or fletcher32")
     logical = math.prod(item.shape or (0,)) * item.dtype.itemsize
     if logical > INFLATION * max(path.stat().st_size, 1):
-        yield BadData("weights-inflated", f"'{name}' of shape {item.shape} in a file of {path.stat().st_size:,} bytes",
+        yield BadDataError("weights-inflated", f"'{name}' of shape {item.shape} in a file of {path.stat().st_size:,} bytes",
                       where=path)
 
 
@@ -101,7 +101,7 @@ def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
         if not whole_model or name.startswith("model_weights/"):
             key, tensor = _variable(name, file[name], path, depthwise)
             if key in weights:
-                raise BadData("weights-names", f"two variables come to '{key}'", where=f"{path}:{name}")
+                raise BadDataError("weights-names", f"two variables come to '{key}'", where=f"{path}:{name}")
             if key:
                 weights[key] = tensor
             else:
@@ -142,10 +142,10 @@ def _variable(name: str, item: h5py.Dataset, path: Path, depthwise: set[str] | N
     """
     layer, last = (["", *name.split("/")])[-2:]
     if layer == "vars":
-        raise BadData("weights-names", f"'{name}': this .weights.h5 has numbers for layer names", where=path,
+        raise BadDataError("weights-names", f"'{name}': this .weights.h5 has numbers for layer names", where=path,
                       remedy="save the weights in the older form: model.save_weights('weights.h5') of Keras 2")
     if item.dtype.kind not in "fiu":
-        raise BadData("weights-dtype", f"'{name}' is {item.dtype}", where=path, expected="numbers")
+        raise BadDataError("weights-dtype", f"'{name}' is {item.dtype}", where=path, expected="numbers")
     role = re.sub(r"_\d+$", "", last.split(":")[0].removeprefix(layer + "_"))
     array = np.asarray(item[()])
     of_channels = role == "kernel" and array.ndim == 4 and _is_depthwise(layer, depthwise)

@@ -12,7 +12,7 @@ import re
 import torch
 from torch import nn
 
-from ...errors import BadData
+from ...errors import BadDataError
 from .container import Weights
 
 MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # of red, green, blue, in 0-1
@@ -30,7 +30,7 @@ def translated(weights: Weights, net: nn.Module, name: str) -> Weights:
     elif re.fullmatch(r"resnet(50|101|152)", name):
         found = _resnet(weights, net)
     else:
-        raise BadData("weights-keras", f"Keras weights for '{name}'", expected="vgg16, vgg19, resnet50, resnet101 "
+        raise BadDataError("weights-keras", f"Keras weights for '{name}'", expected="vgg16, vgg19, resnet50, resnet101 "
                       "or resnet152", remedy="save them as safetensors under this network's names")
     first = next((key for key, t in found.items() if t.ndim == 4), None)
     if first is not None and found[first].shape[1] == 3:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ...errors import BadData
+from ...errors import BadDataError
 
 COUNTER = "num_batches_tracked"  # absent from files of PyTorch before 0.4.1, and used by nothing here
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
 @dataclass(frozen=True)
-class Match:
+class WeightMatch:
     """How the tensors of a file fitted a network.
 
     matched, total  tensors of the network that the file had, and that it has, without the ignored ones
@@ -41,7 +41,7 @@ class Match:
 
 
 def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], *, least: float = 0.95,
-              ignore: Iterable[str] = ()) -> Match:
+              ignore: Iterable[str] = ()) -> WeightMatch:
     """Copy the tensors of `state` into `module` by name: all that fit, or none when too few do.
 
     least   fraction of the module's tensors that must be there
@@ -53,14 +53,14 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], *, least: fl
     ignored = {k for k in own if any(k == name or k.startswith(name + ".") for name in ignore)}
     fitting = {k for k in own if k in given and given[k].shape == own[k].shape}
     wanted = {k for k in own if k not in ignored and not k.endswith(COUNTER)}
-    match = Match(len(fitting & wanted), len(wanted), tuple(k for k in own if k in wanted and k not in given),
+    match = WeightMatch(len(fitting & wanted), len(wanted), tuple(k for k in own if k in wanted and k not in given),
                   tuple(k for k in given if k not in own and not k.endswith(COUNTER)), renamed)
     differing = [k for k in own if k in wanted and k in given and k not in fitting]
     if match.share < least:
         raise _too_few(match, least, differing)
     if differing:
         first, more = differing[0], f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-        raise BadData("weights-shape", f"'{first}' is {tuple(given[first].shape)}{more}",
+        raise BadDataError("weights-shape", f"'{first}' is {tuple(given[first].shape)}{more}",
                       expected=f"{tuple(own[first].shape)}", remedy="only the head may differ")
     with torch.no_grad():
         for k in sorted(fitting):
@@ -68,10 +68,10 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], *, least: fl
     return match
 
 
-def _too_few(match: Match, least: float, differing: list[str]) -> BadData:
+def _too_few(match: WeightMatch, least: float, differing: list[str]) -> BadDataError:
     kinds = {"missing": match.missing, "unexpected": match.unexpected, "of another shape": differing}
     first = "; ".join(f"first {what}: '{names[0]}'" for what, names in kinds.items() if names)
-    return BadData("weights-match", f"{match} ({match.share:.0%}); {first}", expected=f"at least {least:.0%}",
+    return BadDataError("weights-match", f"{match} ({match.share:.0%}); {first}", expected=f"at least {least:.0%}",
                    remedy="is this file for another architecture?")
 
 

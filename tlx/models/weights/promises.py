@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ... import files
-from ...errors import BadData, Integrity, Resource
+from ...errors import BadDataError, IntegrityError, ResourceError
 
 CHECKPOINTS = "-checkpoints"  # ends the name of the folder in which `tlx pretrain --out` puts checkpoints
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -22,7 +22,7 @@ def permitted(path: Path, what: str = "weight file") -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise Resource("no-permission", f"this user may not read the {what}", where=error.filename or path,
+        raise ResourceError("no-permission", f"this user may not read the {what}", where=error.filename or path,
                        expected="a file that can be read", remedy=f"chmod u+r {path}") from error
 
 
@@ -31,10 +31,10 @@ def check(path: Path, sha256: str | None = None) -> str:
     with permitted(path):
         found = files.sha256(path)
     if sha256 is not None and found != sha256.lower():
-        raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path, expected=sha256.lower(), remedy=RERUN)
+        raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=path, expected=sha256.lower(), remedy=RERUN)
     for record, promised in _recorded(path):
         if found != promised:
-            raise Integrity("weights-sha256", f"SHA-256 is {found}", where=path,
+            raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=path,
                             expected=f"{promised}, as {record.name} records", remedy=FETCH)
     return found
 
@@ -59,7 +59,7 @@ def _content(record: Path) -> dict[str, object]:
     try:
         with permitted(record, "record of the weights"):
             content = files.read_json(record) if record.is_file() else {}
-    except (BadData, FileNotFoundError):
+    except (BadDataError, FileNotFoundError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -22,15 +22,15 @@ import torch
 from torch import nn
 
 from ... import files
-from ...errors import BadData, Integrity, Missing, Resource, Unsafe, raise_all
+from ...errors import BadDataError, IntegrityError, MissingError, ResourceError, UnsafeError, raise_all
 from . import archives as weights_archives
 from . import hdf5 as weights_hdf5
 from . import promises, wrappings
 from .container import Weights
-from .matching import Match, load_into
+from .matching import WeightMatch, load_into
 from .promises import permitted
 
-__all__ = ["Match", "Weights", "load_into", "read", "write"]
+__all__ = ["WeightMatch", "Weights", "load_into", "read", "write"]
 
 LARGEST = 8 << 30  # bytes of a weight file
 FORMATS = {  # what the content is → the endings that say so
@@ -63,9 +63,9 @@ def _read(path: Path, sha256: str | None, like: nn.Module | None) -> Weights:
     digest = promises.check(path, sha256)
     weights = _opened(content, path, None if like is None else like.state_dict())
     if not weights:
-        raise BadData("weights-empty", "it holds no tensors", where=path, expected="a state_dict")
+        raise BadDataError("weights-empty", "it holds no tensors", where=path, expected="a state_dict")
     if _fingerprint(path) != before:
-        raise Integrity("weights-changed", "the file was replaced while it was read", where=path,
+        raise IntegrityError("weights-changed", "the file was replaced while it was read", where=path,
                         expected=f"SHA-256 {digest}", remedy="run the command again once nothing writes to it")
     weights.sha256 = digest
     return _checked(weights, path)
@@ -112,24 +112,24 @@ def _looked_at(path: Path) -> str:
     if not path.exists():
         near = [p.name for p in path.parent.glob("*") if p.suffix == path.suffix] if path.parent.is_dir() else []
         hint = f"; in its folder: {', '.join(sorted(near)[:5])}" if near else ""
-        raise Missing(f"weight file (asked from {Path.cwd()}{hint})", path)
+        raise MissingError(f"weight file (asked from {Path.cwd()}{hint})", path)
     if not path.is_file():
         what = "it is a directory" if path.is_dir() else "it is no regular file"
-        raise BadData("weights-not-a-file", what, where=path, expected="a weight file")
+        raise BadDataError("weights-not-a-file", what, where=path, expected="a weight file")
     size = path.stat().st_size
     if size == 0:
-        raise BadData("weights-empty", "empty file (0 bytes)", where=path, expected="a weight file")
+        raise BadDataError("weights-empty", "empty file (0 bytes)", where=path, expected="a weight file")
     if size > LARGEST or size > available_bytes():
-        raise Resource("weights-size", f"needs {size:,} bytes of memory; {available_bytes():,} available", where=path,
+        raise ResourceError("weights-size", f"needs {size:,} bytes of memory; {available_bytes():,} available", where=path,
                        expected=f"at most {LARGEST:,} bytes, and what memory holds")
     with open(path, "rb") as file:
         start = file.read(512)
     content = _content(start, size)
     if content not in FORMATS:
-        raise BadData("weights-not-weights", f"{content}, {size:,} bytes" + _remedy_inside(content), where=path,
+        raise BadDataError("weights-not-weights", f"{content}, {size:,} bytes" + _remedy_inside(content), where=path,
                       expected=".safetensors, .pth/.pt/.th or .h5 weights")
     if path.suffix.lower() not in FORMATS[content]:
-        raise BadData("weights-extension", f"the ending is '{path.suffix}' and the content is {content}", where=path,
+        raise BadDataError("weights-extension", f"the ending is '{path.suffix}' and the content is {content}", where=path,
                       expected=f"for this content one of {', '.join(FORMATS[content])}")
     return content
 
@@ -169,14 +169,14 @@ def _safetensors(path: Path) -> Read:
     try:
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
-        raise BadData("weights-damaged", f"not whole safetensors: {error}", where=path) from error
+        raise BadDataError("weights-damaged", f"not whole safetensors: {error}", where=path) from error
     return tensors, metadata
 
 
 # ---------------------------------------------------------------- torch.save
 
 def _tar(path: Path) -> Read:
-    raise Unsafe("weights-tar", "a tar archive, the form of PyTorch before 0.1.10, cannot be read without running it",
+    raise UnsafeError("weights-tar", "a tar archive, the form of PyTorch before 0.1.10, cannot be read without running it",
                  where=path, remedy="load it with a PyTorch you trust and save its state_dict anew")
 
 
@@ -187,23 +187,23 @@ def _torch(path: Path) -> Read:
             warnings.simplefilter("ignore")  # what old files make PyTorch say is not the user's to mend
             content = torch.load(path, weights_only=True, map_location="cpu")
     except MemoryError as error:
-        raise Resource("weights-memory", "not enough memory to read it", where=path) from error
+        raise ResourceError("weights-memory", "not enough memory to read it", where=path) from error
     except Exception as error:  # the parser meets arbitrary bytes; whatever it says, the file is not whole
         if weights_archives.foreign(names) or (isinstance(error, pickle.UnpicklingError) and "nsupported" in str(error)):
             raise _refused(path, names) from error
         size = path.stat().st_size
-        raise BadData("weights-damaged", f"cut short or damaged; {size:,} bytes ({_first_line(error)})", where=path,
+        raise BadDataError("weights-damaged", f"cut short or damaged; {size:,} bytes ({_first_line(error)})", where=path,
                       expected="a whole file of torch.save") from error
     if not isinstance(content, Mapping):
-        raise BadData("weights-not-weights", f"it holds a {type(content).__name__}", where=path,
+        raise BadDataError("weights-not-weights", f"it holds a {type(content).__name__}", where=path,
                       expected="a state_dict: names and tensors")
     return content, {}
 
 
-def _refused(path: Path, names: tuple[str, ...]) -> Unsafe:
+def _refused(path: Path, names: tuple[str, ...]) -> UnsafeError:
     found = weights_archives.foreign(names) or names
     what = f"a pickle that would run code: {', '.join(found[:8])}" if found else "a pickle with more than tensors in it"
-    return Unsafe("weights-code", what, where=path, expected="a state_dict: names and tensors only",
+    return UnsafeError("weights-code", what, where=path, expected="a state_dict: names and tensors only",
                   remedy="refused; convert with a trusted tool: torch.save(model.state_dict(), 'weights.pth')")
 
 
@@ -235,7 +235,7 @@ def _checked(weights: Weights, path: Path) -> Weights:
     problems = [p for name, t in weights.items() for p in _form_problems(name, t, path)]
     logical = sum(t.numel() * t.element_size() for t in weights.values())
     if not problems and logical > 4 * path.stat().st_size + (1 << 20) and weights.kind != "keras":
-        problems.append(BadData("weights-inflated", f"tensors of {logical:,} bytes in {path.stat().st_size:,}",
+        problems.append(BadDataError("weights-inflated", f"tensors of {logical:,} bytes in {path.stat().st_size:,}",
                                 where=path))
     raise_all(problems)
     for name, t in list(weights.items()):
@@ -244,20 +244,20 @@ def _checked(weights: Weights, path: Path) -> Weights:
             weights[name] = t = t.float()
         if t.is_floating_point() and (bad := t.numel() - int(torch.isfinite(t).sum())):
             what = f"'{name}' has {bad:,} of {t.numel():,} values NaN or infinite"
-            problems.append(BadData("weights-not-finite", what, where=path))
+            problems.append(BadDataError("weights-not-finite", what, where=path))
         elif name.endswith("weight") and t.ndim > 1 and t.numel() > 1 and bool((t == t.flatten()[0]).all()):
             weights.note(f"warning: '{name}' is {float(t.flatten()[0]):g} throughout")
     raise_all(problems)
     return weights
 
 
-def _form_problems(name: str, t: torch.Tensor, path: Path) -> Iterator[BadData]:
+def _form_problems(name: str, t: torch.Tensor, path: Path) -> Iterator[BadDataError]:
     if t.layout != torch.strided or t.device.type != "cpu" or t.is_quantized:
-        yield BadData("weights-form", f"'{name}' is {t.layout} on {t.device}", where=path, expected="a plain array")
+        yield BadDataError("weights-form", f"'{name}' is {t.layout} on {t.device}", where=path, expected="a plain array")
     elif t.dtype not in (torch.float32, *WIDE, *WHOLE):
         kind = str(t.dtype).removeprefix("torch.")
-        yield BadData("weights-dtype", f"'{name}' is {kind}", where=path,
+        yield BadDataError("weights-dtype", f"'{name}' is {kind}", where=path,
                       expected="float32, float16, bfloat16 or float64; quantised weights are not read")
     elif math.prod(t.shape) * t.element_size() > t.untyped_storage().nbytes():
         what = f"'{name}' of shape {tuple(t.shape)} shows few numbers many times"
-        yield BadData("weights-inflated", what, where=path)
+        yield BadDataError("weights-inflated", what, where=path)

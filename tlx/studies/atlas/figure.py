@@ -48,7 +48,7 @@ def atlas(rows: Rows, blocks: Sequence[str], panels: Mapping[str, tuple[str, str
         for row in rows:
             if row["panel"] == name:
                 groups.setdefault(on or name, []).append(row)
-    with figures._style():
+    with figures.figure_style():
         axis = min(max(LEAST, EACH * len(blocks)), MOST)
         words = [f"{number} {name}" for number, name in enumerate(layer_axes.short(list(blocks), 20), 1)]
         named = layer_axes.ticks(words, axis, 6.5)
@@ -78,7 +78,7 @@ def atlas(rows: Rows, blocks: Sequence[str], panels: Mapping[str, tuple[str, str
                         fontsize=11, va="top", ha="left")
         figure.text(0.1 / width, 0.06 / height, "\n".join(foot), fontsize=SMALL, va="bottom", ha="left",
                     color="#333333", linespacing=1.2)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def _panel(axes: Axes, rows: Rows, title: str) -> None:

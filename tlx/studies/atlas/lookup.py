@@ -16,19 +16,19 @@ from typing import Any
 
 from ... import files
 from ...data.folders import ImageFolder
-from ...errors import TlxError, UnknownName
+from ...errors import TlxError, UnknownNameError
 from ...lab.settings import Settings
 from ...lab.store import JOURNAL, Store
 from ...models import backbones
 from ...result import FINISHED, Result
 from ...spec import Spec
-from ..layer_transfer.spec import DEFAULT, LayerTransfer, Treatments
-from ..parameter_distance.spec import UNKNOWN, Distances, ParameterDistance, TargetTuning
+from ..layer_transfer.spec import DEFAULT, LayerTransfer, LayerTransferGrid
+from ..parameter_distance.spec import UNKNOWN, ParameterDistance, ParameterDistanceGrid, TargetTuning
 from ..quanta.data import images_of
-from ..quanta.spec import WITNESS, Quanta, QuantaSweep
+from ..quanta.spec import WITNESS, Quanta, QuantaGrid
 from ..whole_dataset import WEIGHTS
 from ..whole_dataset_inputs import read
-from .spec import Atlas, AtlasParts
+from .spec import Atlas, AtlasGrid
 
 TREATMENTS = ("baseB", "baseB+", "AnB", "AnB+")
 Trials = Sequence[Mapping[str, Any]]  # lines of study.json
@@ -56,22 +56,22 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Source:
+class PanelSource:
     """Where panels come from.
 
-    kind     of the trials
+    spec_class  of the trials
     of       which trials of this kind in a study's record are of the network and target: their keys
     command  the command that makes them, and the specs that say what it is to do
     """
 
-    kind: type[Spec]
-    of: Callable[[Source, Trials, Wanted, Store], list[str]]
+    spec_class: type[Spec]
+    of: Callable[[PanelSource, Trials, Wanted, Store], list[str]]
     command: str
-    specs: Callable[[Atlas, AtlasParts], tuple[Spec, ...]]
+    specs: Callable[[Atlas, AtlasGrid], tuple[Spec, ...]]
 
 
 @dataclass(frozen=True)
-class Match:
+class StudyMatch:
     """A study of the network and target: its finished trials, the settings in which it is not as usual, in words, when
     its last trial ended (milliseconds since 1970), and how many of its trials are not finished."""
 
@@ -90,7 +90,7 @@ class Match:
         return f"{self.title}, study {self.study[:12]}{f' ({self.settings})' * bool(self.settings)}{lacking}"
 
 
-def find(name: str, wanted: Wanted, store: Store) -> list[Match]:
+def find(name: str, wanted: Wanted, store: Store) -> list[StudyMatch]:
     """The studies of this row of SOURCES that are of the network and target, the newest first."""
     if wanted.weights == "random":
         return []  # drawn anew by every study: no two are of the same
@@ -98,13 +98,13 @@ def find(name: str, wanted: Wanted, store: Store) -> list[Match]:
     return sorted(found, key=lambda match: (-match.at_ms, match.study))
 
 
-def chosen(found: Mapping[str, Sequence[Match]], keys: Sequence[str]) -> dict[str, Match]:
+def chosen(found: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]) -> dict[str, StudyMatch]:
     """Of each source the study that was asked for by (the beginning of) its key, else the newest. UnknownName for a key
     that none of them has."""
     every = [match.study for matches in found.values() for match in matches]
     for key in keys:
         if not any(study.startswith(key) for study in every):
-            raise UnknownName("study", key, dict.fromkeys(study[:12] for study in every),
+            raise UnknownNameError("study", key, dict.fromkeys(study[:12] for study in every),
                               remedy="these are of this network and target; without --study the newest are taken")
     taken = {}
     for name, matches in found.items():
@@ -116,10 +116,10 @@ def chosen(found: Mapping[str, Sequence[Match]], keys: Sequence[str]) -> dict[st
 
 def results(store: Store, keys: Sequence[str]) -> list[Result]:
     """The finished ones of these trials; damaged ones count as not there, and say so when they are asked for."""
-    return [result for key in keys if (result := store.whole(key)) is not None and result.status == FINISHED]
+    return [result for key in keys if (result := store.find_or_none(key)) is not None and result.status == FINISHED]
 
 
-def command(name: str, spec: Atlas, parts: AtlasParts, settings: Settings) -> str:
+def command(name: str, spec: Atlas, parts: AtlasGrid, settings: Settings) -> str:
     """What to type for this source: the settings that are not as usual, and the places."""
     row = SOURCES[name]
     return typed(row.command, *row.specs(spec, parts), settings)
@@ -133,7 +133,7 @@ def typed(words: str, *specs: Spec) -> str:
     """
     line, said = ["tlx", words], set[str]()
     for spec in specs:
-        for name, value in ((name, getattr(spec, name)) for name, row in spec.knobs().items() if not row.derived):
+        for name, value in ((name, getattr(spec, name)) for name, row in spec.settings().items() if row.cli):
             if name in said:
                 continue  # an option that two share is the first's
             said.add(name)
@@ -150,21 +150,21 @@ def typed(words: str, *specs: Spec) -> str:
 
 # ---------------------------------------------------------------- one study
 
-def _match(name: str, key: str, wanted: Wanted, store: Store) -> Match | None:
+def _match(name: str, key: str, wanted: Wanted, store: Store) -> StudyMatch | None:
     row = SOURCES[name]
     try:
         record = store.read_study(key)
-        trials = [t for t in record["trials"] if _kind_of(t) == row.kind.__name__] if record else []
+        trials = [t for t in record["trials"] if _kind_of(t) == row.spec_class.own_kind()] if record else []
         mine = row.of(row, trials, wanted, store) if trials else []
     except TlxError:  # damaged: said when it is asked for itself; or the images cannot be divided as the study's were
         return None
     whole = results(store, mine)
     if not whole or record is None:
         return None
-    spec = row.kind.from_json(whole[0].spec)
+    spec = row.spec_class.from_json(whole[0].spec)
     said = [f"{n.replace('_', ' ')} {value}" for n, value in spec.identity().items()
-            if n in spec.knobs() and not spec.knobs()[n].derived and n not in SAME]
-    return Match(name, key, record["title"], tuple(result.key for result in whole), ", ".join(said),
+            if n in spec.settings() and spec.settings()[n].cli and n not in SAME]
+    return StudyMatch(name, key, record["title"], tuple(result.key for result in whole), ", ".join(said),
                  max(_ended(store, result.key) for result in whole), len(mine) - len(whole))
 
 
@@ -174,17 +174,17 @@ def _kind_of(row: Mapping[str, Any]) -> str:
 
 
 def _by_images(carries: Callable[[Mapping[str, Any]], bool], images: Callable[[Any, Wanted], str]
-               ) -> Callable[[Source, Trials, Wanted, Store], list[str]]:
+               ) -> Callable[[PanelSource, Trials, Wanted, Store], list[str]]:
     """Those trials of a study that are about the target's images, if some carry the network's weights (`carries`, of
     their specs) and none others. `images` is the digest that a spec has if its images are the atlas's."""
-    def of(row: Source, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
+    def of(row: PanelSource, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
         weighted = [trial for trial in trials if carries(trial["spec"])]
         for content in dict.fromkeys(trial["spec"]["images"] for trial in weighted):
             some = [trial for trial in weighted if trial["spec"]["images"] == content]
             first = next((r for trial in some for r in results(store, [trial["key"]])), None)
             if first is None or {trial["spec"]["weights"] for trial in some} != {wanted.weights}:
                 continue
-            spec: Any = row.kind.from_json(first.spec)
+            spec: Any = row.spec_class.from_json(first.spec)
             if (_network(spec.architecture) == _network(wanted.spec.architecture)
                     and getattr(spec, "source_architecture", None) in (None, spec.architecture)
                     and (spec.input_size or backbones.lookup(spec.architecture).input_size, spec.sizing) == (
@@ -205,7 +205,7 @@ def _readable(images: Callable[[Any, Wanted], str], spec: Any, wanted: Wanted) -
         return ""
 
 
-def _by_states(row: Source, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
+def _by_states(row: PanelSource, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
     """The trials about the network's weights and weights fine-tuned from them on the target."""
     ends = {str(files.manifest(store.folder(key))[WEIGHTS]["sha256"]) for match in find("tuned", wanted, store)
             for key in match.trials} | ({files.sha256(wanted.finetuned)} if wanted.finetuned else set())
@@ -234,28 +234,28 @@ def _of_quanta(spec: Any, wanted: Wanted) -> str:
     return images_of(wanted.folder, wanted.folder.classes, spec, row, wanted.settings).digest
 
 
-def _handed(kind: type[Spec], spec: Atlas, parts: AtlasParts, **more: Any) -> Any:
+def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: Any) -> Any:
     """A spec of this kind about the atlas's network and images, with what was asked for all trainings."""
     asked = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
     given = {name: getattr(spec, name) for name in SAME} | {n: v for n, v in asked.items() if v is not None} | more
-    shown = [name for name, row in kind.knobs().items() if not row.derived]
+    shown = [name for name, row in kind.settings().items() if row.cli]
     return kind(**{name: value for name, value in given.items() if name in shown})
 
 
-def _transfer(spec: Atlas, parts: AtlasParts) -> tuple[Spec, ...]:
+def _transfer(spec: Atlas, parts: AtlasGrid) -> tuple[Spec, ...]:
     start = LayerTransfer.defaults()["source"] if spec.model else spec.source or DEFAULT
-    return (_handed(LayerTransfer, spec, parts, source=start), _handed(Treatments, spec, parts, treatments=TREATMENTS))
+    return (_handed(LayerTransfer, spec, parts, source=start), _handed(LayerTransferGrid, spec, parts, treatments=TREATMENTS))
 
 
-def _distance(spec: Atlas, parts: AtlasParts) -> tuple[Spec, ...]:
+def _distance(spec: Atlas, parts: AtlasGrid) -> tuple[Spec, ...]:
     return (_handed(ParameterDistance, spec, parts, pretrained=spec.model or DEFAULT),
-            _handed(Distances, spec, parts), _handed(TargetTuning, spec, parts))
+            _handed(ParameterDistanceGrid, spec, parts), _handed(TargetTuning, spec, parts))
 
 
-SOURCES: dict[str, Source] = {
-    "tuned": Source(TargetTuning, _by_images(lambda spec: True, _pooled), "parameter-distance", _distance),
-    "distance": Source(ParameterDistance, _by_states, "parameter-distance", _distance),
-    "quanta": Source(Quanta, _by_images(lambda spec: spec["position"] != WITNESS, _of_quanta), "quanta",
-                     lambda spec, parts: (_handed(Quanta, spec, parts), _handed(QuantaSweep, spec, parts))),
-    "transfer": Source(LayerTransfer, _by_images(lambda spec: spec["of"] == "A", _pooled), "layer-transfer", _transfer),
+SOURCES: dict[str, PanelSource] = {
+    "tuned": PanelSource(TargetTuning, _by_images(lambda spec: True, _pooled), "parameter-distance", _distance),
+    "distance": PanelSource(ParameterDistance, _by_states, "parameter-distance", _distance),
+    "quanta": PanelSource(Quanta, _by_images(lambda spec: spec["position"] != WITNESS, _of_quanta), "quanta",
+                     lambda spec, parts: (_handed(Quanta, spec, parts), _handed(QuantaGrid, spec, parts))),
+    "transfer": PanelSource(LayerTransfer, _by_images(lambda spec: spec["of"] == "A", _pooled), "layer-transfer", _transfer),
 }

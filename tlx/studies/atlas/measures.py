@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ... import metrics
-from ...data.streams import order
-from ...errors import BadData, TlxError
+from ...data.streams import seeded_permutation
+from ...errors import BadDataError, TlxError
 from ...features import fitting, voting
 from ...features.classifiers import Knn
 from .spec import BlockMeasures
@@ -67,7 +67,7 @@ def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured
     def ratio() -> tuple[float, float | None, float | None]:
         whole = metrics.sum_of_squares(x, of)
         if not whole.total:
-            raise BadData("no-structure", "all rows are alike")
+            raise BadDataError("no-structure", "all rows are alike")
         mean, *ends = _spread(whole.ratio, parts, len(x), lambda p: metrics.sum_of_squares(z[p], of[p]).ratio)
         low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in ends)  # a fraction has ends
         return mean, low, high
@@ -114,7 +114,7 @@ def knn(x: np.ndarray, labels: np.ndarray, k: int, folds: int, seed: int) -> tup
     fold, dealt = np.empty(len(x), np.int64), 0
     for code in range(len(classes)):
         mine = np.flatnonzero(codes == code)
-        fold[mine[order(len(mine), seed, "fold", code)]] = (dealt + np.arange(len(mine))) % folds
+        fold[mine[seeded_permutation(len(mine), seed, "fold", code)]] = (dealt + np.arange(len(mine))) % folds
         dealt += len(mine)
     told = np.empty(len(x), np.int64)
     for number in np.unique(fold):
@@ -156,7 +156,7 @@ def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
 def _parts(n: int, spec: BlockMeasures) -> list[np.ndarray]:
     """The parts of metrics.intrinsic_dimension_resampled."""
     drawn = math.floor(spec.fraction * n)
-    return [np.sort(order(n, spec.seed, "resampling", i)[:drawn]) for i in range(spec.resamplings)]
+    return [np.sort(seeded_permutation(n, spec.seed, "resampling", i)[:drawn]) for i in range(spec.resamplings)]
 
 
 def _spread(whole: float, parts: list[np.ndarray], n: int, measure: Callable[[np.ndarray], float]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ... import files
 from ...data import datasets
-from ...errors import BadData, Missing, Usage
+from ...errors import BadDataError, MissingError, UsageError
 from ...features.dump import Dump
 from ...lab.settings import Settings
 from ...lab.store import Store
@@ -21,20 +21,20 @@ from ...models.weights import promises
 from ..activations import extraction, layers_of, sampled, whole_network
 from ..base import Study, Trial
 from ..few_shot import RANDOM
-from ..few_shot_inputs import Progress, shared
+from ..few_shot_inputs import Progress, common_settings
 from ..image_data import located
 from ..whole_dataset import WEIGHTS
 from . import lookup as atlas_lookup
 from . import spec as atlas_spec
-from .lookup import Match, Wanted
-from .spec import Atlas, AtlasParts, BlockMeasures
-from .trial import Seen
+from .lookup import StudyMatch, Wanted
+from .spec import Atlas, AtlasGrid, BlockMeasures
+from .trial import AtlasInputs
 
 AUTO_BYTES = 1 << 30  # of all blocks' outputs together: above, --reduce auto keeps their spatial means
 
 
 @dataclass
-class Looked:
+class AtlasPlan:
     """What is known before anything is extracted.
 
     spec     resolved: which weights, how many samples, which reduction
@@ -50,17 +50,17 @@ class Looked:
     blocks: tuple[str, ...]
     layers: tuple[str, ...]
     usual: bool  # whether it sees images normalised as its backbone's row says
-    taken: dict[str, Match] = field(default_factory=dict)
-    others: dict[str, list[Match]] = field(default_factory=dict)
+    taken: dict[str, StudyMatch] = field(default_factory=dict)
+    others: dict[str, list[StudyMatch]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
-    def search(self, store: Store, parts: AtlasParts) -> None:
+    def search(self, store: Store, parts: AtlasGrid) -> None:
         """Find the studies of this network and target; UnknownName for a --study that is none of them."""
         found = {name: atlas_lookup.find(name, self.wanted, store) for name in atlas_lookup.SOURCES}
         self.taken = atlas_lookup.chosen(found, parts.study)
         self.others = {name: [match for match in found[name] if match != taken] for name, taken in self.taken.items()}
 
-    def lacking(self, parts: AtlasParts, settings: Settings) -> dict[str, str]:
+    def lacking(self, parts: AtlasGrid, settings: Settings) -> dict[str, str]:
         """Source → what to type for it, or, where nothing helps, why it cannot be; of those that were not found."""
         known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
         return {name: self.without(name) or atlas_lookup.command(name, self.spec, parts, settings)
@@ -75,7 +75,7 @@ class Looked:
         return ""
 
 
-def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
+def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
     """Network and images; Problems with what is wrong with them, before anything is computed."""
     spec = spec.resolved
     network = whole_network(spec, (), None)
@@ -85,16 +85,16 @@ def look(spec: Atlas, parts: AtlasParts, settings: Settings) -> Looked:
     if finetuned is not None:
         with promises.permitted(finetuned):
             if not finetuned.is_file():
-                raise Missing("weight file", finetuned)
+                raise MissingError("weight file", finetuned)
     if len(folder.classes) < 2:
-        raise BadData("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
-    spec = spec.but(samples=_samples(folder, spec, notes))
+        raise BadDataError("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
+    spec = spec.replace(samples=_samples(folder, spec, notes))
     names = layers_of(network, tuple(str(n) for n in range(1, len(network.blocks) + 1)), None)  # one for every block
     row = backbones.lookup(spec.architecture)
-    spec = spec.but(layers=names, reduce=_reduction(network, names, len(sampled(folder, spec.part, spec.samples)), spec,
+    spec = spec.replace(layers=names, reduce=_reduction(network, names, len(sampled(folder, spec.part, spec.samples)), spec,
                                                     notes))
     source = RANDOM if spec.start_from is None else spec.source or row.source
-    return Looked(spec, Wanted(spec, network.weights, folder, settings, finetuned),
+    return AtlasPlan(spec, Wanted(spec, network.weights, folder, settings, finetuned),
                   f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
                   tuple(block.name for block in network.blocks), names,
                   (network.mean, network.std) == (row.mean, row.std), notes=notes)
@@ -110,7 +110,7 @@ def _samples(folder: datasets.ImageFolder, spec: Atlas, notes: list[str]) -> int
     each = min(spec.samples // len(counts), *counts.values())
     if each < 2:
         least = min(counts, key=lambda label: counts[label])
-        raise Usage("out-of-range", f"{spec.samples} samples of {len(counts)} classes, of '{least}' {counts[least]}",
+        raise UsageError("out-of-range", f"{spec.samples} samples of {len(counts)} classes, of '{least}' {counts[least]}",
                     where="--samples", expected=f"at least {2 * len(counts)}, and 2 images of every class",
                     remedy="use --samples 0 or --part all")
     if each < spec.samples // len(counts):
@@ -128,26 +128,26 @@ def _reduction(network: Network, names: tuple[str, ...], images: int, spec: Atla
     return "pooled" if size > AUTO_BYTES else "flat"
 
 
-def study_of(looked: Looked, measures: BlockMeasures, store: Store, settings: Settings,
+def atlas_study(looked: AtlasPlan, measures: BlockMeasures, store: Store, settings: Settings,
              progress: Progress | None = None) -> Study:
     """The measures of the blocks, their outputs extracted or found; beside those of the network that was trained on the
     target, where there is one."""
     spec, name = looked.spec, looked.wanted.folder.name
     dump = extraction(spec, settings, progress, looked.notes)
     labels = tuple(map(str, dump.row_labels()))
-    made = measures.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=looked.model,
+    made = measures.replace(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=looked.model,
                         dataset=name)
-    trials = [Trial(made, Seen(dump, labels))]
+    trials = [Trial(made, AtlasInputs(dump, labels))]
     weights = _tuned(looked, store)
     if weights is not None:
-        beside = extraction(spec.but(model=str(weights), source=None), settings, progress)
-        trials.append(Trial(made.but(against=beside.key, split=1), Seen(_of(dump), labels, beside)))
+        beside = extraction(spec.replace(model=str(weights), source=None), settings, progress)
+        trials.append(Trial(made.replace(against=beside.key, split=1), AtlasInputs(_of(dump), labels, beside)))
     return Study(key=files.digest(["study", made.identity()]), call="tlx.studies.atlas.trial:run",
-                 experiment=atlas_spec.EXPERIMENT, title=f"{looked.model} on {name}", spec=shared(made),
+                 experiment=atlas_spec.EXPERIMENT, title=f"{looked.model} on {name}", spec=common_settings(made),
                  trials=tuple(trials), tags={"tlx.dataset": name, "tlx.source": looked.model},
                  inputs=({"name": name, "source": str(looked.wanted.folder.root), "digest": dump.key[:36],
                           "context": "analysis"},), preload=("tlx.studies.atlas.measures",),
-                 dress="tlx.studies.atlas.report:dress")
+                 dress="tlx.studies.atlas.report:write_trial_figures")
 
 
 def _of(dump: Dump) -> Dump:
@@ -155,7 +155,7 @@ def _of(dump: Dump) -> Dump:
     return Dump(dump.folder, dump.layers, ids=dump.ids, labels=dump.labels)
 
 
-def _tuned(looked: Looked, store: Store) -> Path | None:
+def _tuned(looked: AtlasPlan, store: Store) -> Path | None:
     """The weights of the network trained on the target: those given, else those of the study's first repeat."""
     if looked.wanted.finetuned is not None:
         return looked.wanted.finetuned
@@ -166,7 +166,7 @@ def _tuned(looked: Looked, store: Store) -> Path | None:
     return store.file(first.key, WEIGHTS)
 
 
-def about(looked: Looked, parts: AtlasParts, settings: Settings) -> dict[str, Any]:
+def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> dict[str, Any]:
     """What an atlas is of and made from, as plain JSON: what the report is given beside the store."""
     wanted, spec = looked.wanted, looked.spec
     return {"model": looked.model, "architecture": spec.architecture, "weights": wanted.weights,
@@ -178,5 +178,5 @@ def about(looked: Looked, parts: AtlasParts, settings: Settings) -> dict[str, An
             "finetuned": files.sha256(wanted.finetuned) if wanted.finetuned else None, "notes": looked.notes}
 
 
-def _plain(match: Match) -> Mapping[str, Any]:
+def _plain(match: StudyMatch) -> Mapping[str, Any]:
     return {"study": match.study, "words": match.words, "trials": list(match.trials)}

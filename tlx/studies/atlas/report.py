@@ -15,7 +15,7 @@ from .. import reporting, summaries
 from . import figure as atlas_figure
 from .panels import PANELS, Panel, Row, Taken
 
-__all__ = ["PANELS", "Panel", "Row", "Taken", "closing", "copy", "dress", "rows_of", "summarise", "table"]
+__all__ = ["PANELS", "Panel", "Row", "Taken", "copy", "format_summary", "rows_of", "table", "write_summary", "write_trial_figures"]
 
 STEM = "atlas"
 COLUMNS = ("panel", "line", "block", "block_name", "mean", "low", "high", "n", "unit", "sources")
@@ -23,7 +23,7 @@ COLUMNS = ("panel", "line", "block", "block_name", "mean", "low", "high", "n", "
 
 def rows_of(store: Store, study: Mapping[str, Any], about: Mapping[str, Any], panels: Sequence[str]) -> list[Row]:
     """The table: COLUMNS of every panel that there is something for."""
-    own = [result for trial in study["trials"] if (result := store.whole(trial["key"])) is not None]
+    own = [result for trial in study["trials"] if (result := store.find_or_none(trial["key"])) is not None]
     made = []
     for name in panels:
         panel = PANELS[name]
@@ -31,7 +31,7 @@ def rows_of(store: Store, study: Mapping[str, Any], about: Mapping[str, Any], pa
         keys = {"blocks", "tuned"} & {panel.source}
         record = store.read_study(source["study"]) if source and not keys else None
         some = _of_atlas(own, about) if keys else [r for key in source.get("trials", ())
-                                                   if (r := store.whole(key)) is not None]
+                                                   if (r := store.find_or_none(key)) is not None]
         taken = Taken(some, record or {"trials": []}, len(about["classes"]))
         for row in panel.read(taken) if some else ():
             block = row["block"]
@@ -49,7 +49,7 @@ def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Resul
 
 # ---------------------------------------------------------------- a study's files
 
-def dress(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result) -> None:
     """A trial of an atlas has its numbers in the atlas's figure."""
 
 
@@ -64,7 +64,7 @@ def lacking(about: Mapping[str, Any], rows: Iterable[Row], panels: Sequence[str]
     return list(found.items())
 
 
-def summarise(store: Store, key: str, about: Mapping[str, Any], panels: Sequence[str]) -> None:
+def write_summary(store: Store, key: str, about: Mapping[str, Any], panels: Sequence[str]) -> None:
     """Write the table, the figure and what they are made from beside the study's record."""
     study = store.read_study(key)
     if study is None:
@@ -72,7 +72,7 @@ def summarise(store: Store, key: str, about: Mapping[str, Any], panels: Sequence
     folder = store.root / "studies" / key
     rows = rows_of(store, study, about, panels)
     missing = lacking(about, rows, panels)
-    whole = [r for trial in study["trials"] if (r := store.whole(trial["key"])) is not None]
+    whole = [r for trial in study["trials"] if (r := store.find_or_none(trial["key"])) is not None]
     if rows:
         files.write_text(folder / f"{STEM}.csv", tables.as_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]))
         for form in ("png", "svg"):
@@ -95,7 +95,7 @@ def _notes(store: Store, measured: Sequence[Result], about: Mapping[str, Any], p
     """What to bear in mind of the measures, and where T says nothing but how little fine-tuning moved."""
     notes = list(dict.fromkeys(note for result in measured for note in result.details["notes"]))
     keys = about["taken"].get("distance", {}).get("trials", ()) if "distance" in panels else ()
-    still = dict.fromkeys(layer for key in keys if (result := store.whole(key)) is not None
+    still = dict.fromkeys(layer for key in keys if (result := store.find_or_none(key)) is not None
                           for layer in result.details["confounded"])
     return notes + [f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"] * bool(still)
 
@@ -127,7 +127,7 @@ def _cell(row: Row | None) -> str:
     return value
 
 
-def closing(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[[Any], str]:
+def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[[Any], str]:
     """What an atlas ends with: the table, what it is from, what to type for what lacks, where the files are."""
     def said(report: Any) -> str:
         store = Store(report.folder)
@@ -146,7 +146,7 @@ def closing(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[[Any], 
             lines.append("the same command with --run runs what is missing")
         folder = report.folder / "studies" / report.study.key
         lines.append(f"figure and table: {folder / STEM}.png, .svg, .csv, .json")
-        return "\n".join([*lines, *reporting.ending(report)])
+        return "\n".join([*lines, *reporting.footer(report)])
 
     return said
 
@@ -158,7 +158,7 @@ def copy(report: Any, out: Path) -> list[Path]:
     made = []
     for ending in (".png", ".svg", ".csv", ".json"):
         target = out / f"{STEM}{ending}"
-        with files.replacing(target) as file, open(source / target.name, "rb") as whole:
+        with files.atomic_write(target) as file, open(source / target.name, "rb") as whole:
             shutil.copyfileobj(whole, file)
         made.append(target)
     return made

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...spec import Spec, knob
+from ...spec import Spec, setting
 from ..layer_metrics.spec import DISSIMILARITIES, Observed
 
 if TYPE_CHECKING:
@@ -19,12 +19,14 @@ EXPERIMENT = "Atlas"
 class Atlas(Observed):
     """The network and the images of an atlas."""
 
-    layers: tuple[str, ...] = knob((), derived=True)
-    model_description: str | None = knob(None, derived=True, place=True)
-    use_crops: bool = knob(False, derived=True)
-    precomputed_crops: str | None = knob(None, derived=True, place=True)
-    samples: int = knob(500, low=0, help="at most so many images, as many of each class: the first of each; 0: all")
-    reduce: str = knob("auto", choices=("auto", "flat", "pooled", "first-token"), help="what is kept of a block's "
+    kind: ClassVar[str] = "atlas"
+
+    layers: tuple[str, ...] = setting((), cli=False)
+    model_description: str | None = setting(None, cli=False, identity=False)
+    use_crops: bool = setting(False, cli=False)
+    precomputed_crops: str | None = setting(None, cli=False, identity=False)
+    samples: int = setting(500, low=0, help="at most so many images, as many of each class: the first of each; 0: all")
+    reduce: str = setting("auto", choices=("auto", "flat", "pooled", "first-token"), help="what is kept of a block's "
                        "output: everything as one row, its spatial mean, or a transformer's class token; auto: "
                        "everything, the spatial mean where all blocks would take more than 1 GiB")
 
@@ -33,21 +35,23 @@ class Atlas(Observed):
 class BlockMeasures(Spec):
     """What is measured of every block's outputs, and how sure it is."""
 
-    rdm: str = knob("correlation", choices=DISSIMILARITIES,
+    kind: ClassVar[str] = "block-measures"
+
+    rdm: str = setting("correlation", choices=DISSIMILARITIES,
                     help="dissimilarity of two rows")
-    fraction: float = knob(0.9, low=0.01, high=1.0, help="share of the rows in each resampling, without replacement")
-    resamplings: int = knob(50, low=2, high=100_000, help="random parts of the rows, from which the 95 % CI come")
-    k: int = knob(5, low=1, high=200, help="nearest rows that vote on a row's class")
-    folds: int = knob(10, low=2, high=1000, help="kNN: parts of the rows; each is told by the others")
-    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of resamplings and folds")
-    dump: str = knob("", derived=True, help="key of the dump: images, weights and how they were taken")
-    against: str = knob("", derived=True, help="key of the dump of the network trained on the target; else none")
-    layers: tuple[str, ...] = knob((), derived=True)
-    labels: str = knob("", derived=True, help="digest of the images' labels")
-    model: str = knob("", derived=True, place=True, help="what the network is called in tables")
-    dataset: str = knob("", derived=True, place=True)
-    shots: int = knob(0, derived=True, place=True)
-    split: int = knob(0, derived=True, place=True)
+    fraction: float = setting(0.9, low=0.01, high=1.0, help="share of the rows in each resampling, without replacement")
+    resamplings: int = setting(50, low=2, high=100_000, help="random parts of the rows, from which the 95 % CI come")
+    k: int = setting(5, low=1, high=200, help="nearest rows that vote on a row's class")
+    folds: int = setting(10, low=2, high=1000, help="kNN: parts of the rows; each is told by the others")
+    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of resamplings and folds")
+    dump: str = setting("", cli=False, help="key of the dump: images, weights and how they were taken")
+    against: str = setting("", cli=False, help="key of the dump of the network trained on the target; else none")
+    layers: tuple[str, ...] = setting((), cli=False)
+    labels: str = setting("", cli=False, help="digest of the images' labels")
+    model: str = setting("", cli=False, identity=False, help="what the network is called in tables")
+    dataset: str = setting("", cli=False, identity=False)
+    shots: int = setting(0, cli=False, identity=False)
+    split: int = setting(0, cli=False, identity=False)
 
     @property
     def title(self) -> str:
@@ -64,25 +68,27 @@ class BlockMeasures(Spec):
         """Steps of its progress: 0, and one a block."""
         return len(self.layers) + 1
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Model": self.model, "Dataset": self.dataset, "Blocks": len(self.layers), "Dump": self.dump[:12],
                 "Against": self.against[:12] or "-"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class AtlasParts(Spec):
+class AtlasGrid(Spec):
     """Which panels an atlas has, and where what is looked up comes from: no part of what is measured."""
 
-    panels: tuple[str, ...] = knob((), place=True, help="panels to show: ss_ratio, id, rsa_contrast, cka_label, "
+    kind: ClassVar[str] = "atlas-grid"
+
+    panels: tuple[str, ...] = setting((), identity=False, help="panels to show: ss_ratio, id, rsa_contrast, cka_label, "
                                    "cka_source, knn, quanta, quanta_accuracy, distance, transfer, comma-separated. "
                                    "Default: all")
-    study: tuple[str, ...] = knob((), place=True, help="keys of studies to take (their beginnings will do), where "
+    study: tuple[str, ...] = setting((), identity=False, help="keys of studies to take (their beginnings will do), where "
                                   "several are of this network and target. Default: the newest of each kind")
-    finetuned: str | None = knob(None, place=True, help="weight file of the network fine-tuned on the target, for "
+    finetuned: str | None = setting(None, identity=False, help="weight file of the network fine-tuned on the target, for "
                                  "CKA to the source. Default: that of a study of parameter distance")
-    run: bool = knob(False, place=True, help="run what is missing first, by the commands that are named for it")
-    epochs: int | None = knob(None, place=True, low=1, high=100_000, help="with --run: epochs of every training. "
+    run: bool = setting(False, identity=False, help="run what is missing first, by the commands that are named for it")
+    epochs: int | None = setting(None, identity=False, low=1, high=100_000, help="with --run: epochs of every training. "
                               "Default: each command's own")
-    repeats: int | None = knob(None, place=True, low=1, high=10_000, help="with --run: repeats of every study. "
+    repeats: int | None = setting(None, identity=False, low=1, high=10_000, help="with --run: repeats of every study. "
                                "Default: each command's own")

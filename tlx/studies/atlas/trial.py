@@ -12,17 +12,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import files
-from ...errors import Integrity, Stopped, TlxError
+from ...errors import IntegrityError, Stopped, TlxError
 from ...result import Result
 from .spec import BlockMeasures
 
 if TYPE_CHECKING:
     from ...features.dump import Dump
-    from ..base import Bench
+    from ..base import TrialContext
 
 
 @dataclass(frozen=True)
-class Seen:
+class AtlasInputs:
     """A dump, the label of each of its rows, and the dump of the network trained on the target: the same rows."""
 
     dump: Dump
@@ -30,22 +30,22 @@ class Seen:
     against: Dump | None = None
 
 
-def run(spec: BlockMeasures, inputs: Seen, bench: Bench) -> Result:
+def run(spec: BlockMeasures, inputs: AtlasInputs, context: TrialContext) -> Result:
     """Measure block by block; what was measured before an interruption is taken as it is."""
     from . import measures as atlas_measures
 
     started, rows, notes = time.perf_counter(), [], []
     for block, layer in enumerate(spec.layers, 1):
-        path = bench.folder / f"training.{block:04d}.json"  # scratch: cleared away when the trial is whole
+        path = context.folder / f"training.{block:04d}.json"  # scratch: cleared away when the trial is whole
         measured = _kept(path)
         if measured is None:
-            if bench.stopping():
+            if context.stopping():
                 raise Stopped(15)
             x, labels = inputs.dump.array(layer), inputs.labels
             measured = atlas_measures.alone(spec, x, labels) if inputs.against is None else atlas_measures.beside(
                 spec, x, inputs.against.array(layer), labels)
             files.write_json(path, measured)
-            bench.log(block, {f"block_{name}": row["mean"] for name, row in measured["values"].items()})
+            context.log(block, {f"block_{name}": row["mean"] for name, row in measured["values"].items()})
         notes += [f"block {block}: {note}" for note in measured["notes"]]
         rows.append({"block": block, "layer": layer, **measured})
     made = {"network": spec.dump} | ({"trained on the target": spec.against} if spec.against else {})
@@ -57,5 +57,5 @@ def run(spec: BlockMeasures, inputs: Seen, bench: Bench) -> Result:
 def _kept(path: Any) -> dict[str, Any] | None:
     try:
         return files.read_json(path) if path.exists() else None
-    except (TlxError, Integrity):
+    except (TlxError, IntegrityError):
         return None  # cut off while it was written: measured again

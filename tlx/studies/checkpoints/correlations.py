@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ... import files, metrics
-from ...errors import BadData
+from ...errors import BadDataError
 from ...lab.store import Store
 from ...result import FINISHED
 
@@ -29,7 +29,7 @@ def gather(store: Store, key: str) -> None:
     if not path.is_file():
         return
     chain = files.read_json(path, limit=LIMIT)
-    result = functools.cache(store.whole)
+    result = functools.cache(store.find_or_none)
     pretraining = [{"source": row["source"], "seed": row["seed"], **moment} for row in chain["scored"]
                    if (r := result(row["key"])) is not None
                    for moment in _named(r.details["moments"], row["tags"])]
@@ -139,6 +139,6 @@ def check_joined(layers: Sequence[Row], performance: Sequence[Row], where: objec
     known = {(row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "") for row in layers}
     asked = {(row["target"], row["source"], row["checkpoint"]) for row in performance}
     if not known & asked:
-        raise BadData("nothing-in-common", f"no (target, source, checkpoint) of it is in the table, first "
+        raise BadDataError("nothing-in-common", f"no (target, source, checkpoint) of it is in the table, first "
                       f"{', '.join(map(repr, sorted(asked)[0]))}", where=where,
                       expected=f"dataset, trained_on, checkpoint as there, first {', '.join(map(repr, min(known)))}")

@@ -38,9 +38,9 @@ def accuracy_over_fine_tuning(rows: Rows, title: str = "", form: str = "png", *,
     chosen = [row for row in rows if row["checkpoint_index"] == last[row["target"], row["source"]]]
     ends = {row["source"]: row["checkpoint"] for row in chosen}
     tags = _tags(rows, "tag", "index")
-    with figures._style():
+    with figures.figure_style():
         _lines(chosen, tags, "index", "test_accuracy", {source: f"{source}, {tag}" for source, tag in ends.items()},
-               "Source, checkpoint", made := _Sheet(chosen, tags))
+               "Source, checkpoint", made := _TwoPanels(chosen, tags))
         for axes in made.axes:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
             low, high = axes.get_ylim()
@@ -48,7 +48,7 @@ def accuracy_over_fine_tuning(rows: Rows, title: str = "", form: str = "png", *,
         _name_below(made, CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), caption)
         layer_axes.y_title(made.figure, made.axes, "Mean per-class test accuracy")
         layer_axes.head(made.figure, title, made.beside)
-        return figures._bytes(made.figure, form)
+        return figures.render(made.figure, form)
 
 
 def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form: str = "png", *,
@@ -60,8 +60,8 @@ def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form
     moments   of the fine-tuning, whose accuracies make the area: at most moments − 1
     """
     tags = _tags(rows, "checkpoint", "checkpoint_index")
-    with figures._style():
-        made = _Sheet(rows, tags)
+    with figures.figure_style():
+        made = _TwoPanels(rows, tags)
         _lines(rows, tags, "checkpoint", "transfer_performance", {row["source"]: row["source"] for row in rows},
                "Source", made)
         for axes in made.axes:
@@ -71,10 +71,10 @@ def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form
         layer_axes.y_title(made.figure, made.axes, "Transfer performance\n(area under test accuracy as a fraction over "
                            f"{moments} moments, at most {moments - 1})")
         layer_axes.head(made.figure, title, made.beside)
-        return figures._bytes(made.figure, form)
+        return figures.render(made.figure, form)
 
 
-class _Sheet:
+class _TwoPanels:
     """A panel a target, for lines over named moments."""
 
     def __init__(self, rows: Rows, tags: Sequence[str]):
@@ -88,7 +88,7 @@ class _Sheet:
 
 
 def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str, str], heading: str,
-           made: _Sheet) -> None:
+           made: _TwoPanels) -> None:
     """One line a source into the panel of each target."""
     ranged: set[str] = set()
     bounds = statistics.ACCURACY if y.endswith("accuracy") else statistics.NOT_NEGATIVE
@@ -117,7 +117,7 @@ def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str,
     layer_axes.legend(made.figure, made.axes, "\n".join([heading, *sorted(ranged)]))
 
 
-def _name_below(made: _Sheet, axis: str, caption: Sequence[str]) -> None:
+def _name_below(made: _TwoPanels, axis: str, caption: Sequence[str]) -> None:
     """Name the horizontal axis; a caption takes the place below the figure, and the name moves to each panel."""
     if not caption:
         made.figure.supxlabel(axis, fontsize=10)
@@ -162,7 +162,7 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
     words, labels = layer_axes.short(layers), layer_axes.short(names) if scope != "all" else [""]
     counts = sorted({row["n"] for row in rows})
     known = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else ""
-    with figures._style():
+    with figures.figure_style():
         width = max(layer_axes.axis_width(words) * 0.8, len(layers) * (0.2 + 0.1 * len(names)))
         named = layer_axes.ticks(words, width)
         sources_moved = max((row.get("sources") or 0 for row in rows), default=0)
@@ -188,7 +188,7 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
         figure.supxlabel("Layer", fontsize=10)
         layer_axes.y_title(figure, axes, "Spearman's ρ with transfer performance")
         layer_axes.head(figure, title, beside)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequence[Any]:

@@ -11,29 +11,29 @@ from pathlib import Path
 from ... import files
 from ...data.pixels import Pixels
 from ...data.sizing import Sizing
-from ...errors import Busy, Integrity, Missing
+from ...errors import BusyError, IntegrityError, MissingError
 from ...features import dump
-from ...features.dump import How
+from ...features.dump import ExtractionConfig
 from ...features.dumps import Dumps
-from ...features.extract import Place, extract
+from ...features.extract import ExtractionContext, extract
 from ...lab.settings import Settings
 from ...result import Result
 from ..activations import dump_folder, is_default, layers_of, sampled, whole_network
-from ..base import Bench, Study, Trial
-from ..few_shot_inputs import Progress, shared
+from ..base import Study, Trial, TrialContext
+from ..few_shot_inputs import Progress, common_settings
 from ..image_data import decoded, located
 from ..layer_metrics import spec as layer_metrics_spec
 from ..layer_metrics import trial as layer_metrics_trial
 from ..layer_metrics.plan import blocks_of, usual_layers
 from ..layer_metrics.spec import LayerMetrics, Observed
 from ..layer_metrics.trial import Activations
-from .spec import Chain
+from .spec import CheckpointGrid
 
 OURS = "training.dump"  # beside a trial: the dump was not there before it, so it goes with it
 
 
 @dataclass(frozen=True)
-class Gallery:
+class ProbeImages:
     """The images that layers are measured on, and what is needed to measure the next network.
 
     observed  of no network in particular
@@ -53,7 +53,7 @@ class Gallery:
 
 
 @dataclass(frozen=True)
-class Looks:
+class LayerStudy:
     """The study of layer metrics, and digest of a weight file → key of its trial."""
 
     study: Study
@@ -63,63 +63,63 @@ class Looks:
 Named = tuple[str, str, str, int, str, int]  # path, digest, source, seed, tag, index
 
 
-def looks_at(chain: Chain, asked: LayerMetrics, settings: Settings, typed: str, name: str, models: Sequence[Named],
-             progress: Progress | None = None) -> Looks:
+def plan_layers(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, typed: str, name: str, models: Sequence[Named],
+             progress: Progress | None = None) -> LayerStudy:
     """The trials that measure these models on the images of one data set; nothing is extracted yet."""
     observed = Observed(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
                         samples=chain.samples, layers=chain.layers)
     notes: list[str] = []
     folder = located(typed, settings, notes)
     chosen = sampled(folder, observed.part, observed.samples, notes, at_most=is_default(observed, "samples"))
-    first = whole_network(observed.but(model=models[0][0]), (), None)
+    first = whole_network(observed.replace(model=models[0][0]), (), None)
     sizing = Sizing(first.input_size, crops=False, mode=observed.sizing, channels=first.channels)
     held = decoded(folder, chosen, sizing, settings, notes, progress)
-    observed = observed.but(layers=observed.layers or usual_layers(first, observed.but(model=models[0][0])))
+    observed = observed.replace(layers=observed.layers or usual_layers(first, observed.replace(model=models[0][0])))
     layers = layers_of(first, observed.layers, None)
     labels = tuple(image.label for image in chosen)
-    made = asked.but(layers=layers, labels=files.digest(list(labels)), dataset=folder.name)
+    made = asked.replace(layers=layers, labels=files.digest(list(labels)), dataset=folder.name)
     specs: dict[str, LayerMetrics] = {}
     for path, digest, source, seed, tag, index in models:
         if digest not in specs:
-            network = whole_network(observed.but(model=path), (), None)
-            specs[digest] = made.but(dump=dump.key(network, digest, held.digest, _how(observed)),
+            network = whole_network(observed.replace(model=path), (), None)
+            specs[digest] = made.replace(dump=dump.key(network, digest, held.digest, _how(observed)),
                                      model=f"{source} seed {seed}", trained_on=source, checkpoint=tag, split=index)
     groups = {digest: f"{name} {source} {seed}" for _, digest, source, seed, _, _ in models}
-    gallery = Gallery(observed, held, tuple(image.path for image in chosen), labels, blocks_of(first, layers),
+    gallery = ProbeImages(observed, held, tuple(image.path for image in chosen), labels, blocks_of(first, layers),
                       {specs[digest].dump: path for path, digest, *_ in models}, dump_folder(settings),
                       str(folder.root), folder.name, chain.keep_dumps)
     study = Study(key=files.digest(["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]),
                   call="tlx.studies.checkpoints.layers:run", experiment=layer_metrics_spec.EXPERIMENT,
-                  title=f"Layers of checkpoints on {name}", spec=shared(made),
+                  title=f"Layers of checkpoints on {name}", spec=common_settings(made),
                   trials=tuple(Trial(spec, gallery, groups[digest]) for digest, spec in specs.items()),
                   inputs=({"name": folder.name, "source": str(folder.root), "digest": held.digest[:36],
                            "context": "analysis"},),
                   tags={"tlx.dataset": folder.name}, preload=("tlx.metrics", "tlx.studies.checkpoints.layers"),
                   dress="tlx.studies.layer_metrics.report:dress_table", notes=tuple(notes))
-    return Looks(study, {digest: spec.key for digest, spec in specs.items()})
+    return LayerStudy(study, {digest: spec.key for digest, spec in specs.items()})
 
 
-def run(spec: LayerMetrics, gallery: Gallery, bench: Bench) -> Result:
+def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Result:
     """Extract, measure, and remove the activations unless they are to stay or were there before."""
     path = gallery.paths[spec.dump]
-    network = whole_network(gallery.observed.but(model=path), (), None)
+    network = whole_network(gallery.observed.replace(model=path), (), None)
     if dump.key(network, network.weights, gallery.pixels.digest, _how(gallery.observed)) != spec.dump:
-        raise Integrity("weights-sha256", "the weights have changed since the study began", where=path,
+        raise IntegrityError("weights-sha256", "the weights have changed since the study began", where=path,
                         remedy="run the command again")
-    mark = bench.folder / OURS
+    mark = context.folder / OURS
     if not (gallery.root / spec.dump / files.MANIFEST).exists():
         files.write_text(mark, "")
-    made = extract(network, network.weights, gallery.pixels, spec.layers, Place(
-        gallery.root, bench.device, ids=gallery.ids, labels=gallery.labels, stopping=bench.stopping,
+    made = extract(network, network.weights, gallery.pixels, spec.layers, ExtractionContext(
+        gallery.root, context.device, ids=gallery.ids, labels=gallery.labels, stopping=context.stopping,
         about={"backbone": network.row.title, "dataset": gallery.dataset, "root": gallery.images_root}),
         _how(gallery.observed))
-    result = layer_metrics_trial.run(spec, Activations(made, gallery.labels, gallery.blocks), bench)
+    result = layer_metrics_trial.run(spec, Activations(made, gallery.labels, gallery.blocks), context)
     del made  # it holds the dump in use
     if mark.exists() and not gallery.keep:
-        with contextlib.suppress(Busy, Missing):  # somebody reads it now, and may have it
+        with contextlib.suppress(BusyError, MissingError):  # somebody reads it now, and may have it
             Dumps(gallery.root).remove(spec.dump)
     return result
 
 
-def _how(observed: Observed) -> How:
-    return How(reduce=observed.reduce, dtype=observed.dtype, fold=observed.fold, precision=observed.precision)
+def _how(observed: Observed) -> ExtractionConfig:
+    return ExtractionConfig(reduce=observed.reduce, dtype=observed.dtype, fold=observed.fold, precision=observed.precision)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ... import files
-from ...errors import BadData, TlxError, Usage, raise_all
+from ...errors import BadDataError, TlxError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
@@ -19,23 +19,23 @@ from ...result import FINISHED
 from .. import activations, few_shot_inputs, whole_dataset_inputs
 from ..base import Study, Trial
 from ..few_shot import RANDOM, Inputs
-from ..few_shot_inputs import Gather, Progress
+from ..few_shot_inputs import ErrorCollector, Progress
 from ..image_data import add
 from ..layer_metrics.spec import LayerMetrics
 from ..pretraining import plan as pretraining_plan
 from ..pretraining import spec as pretraining_spec
 from ..pretraining.spec import CHECKPOINTS, PreTraining
-from ..whole_dataset import WholeData
+from ..whole_dataset import WholeDataset
 from .correlations import CHAIN, LIMIT
-from .layers import Looks, looks_at
-from .spec import EXPERIMENT, UNTRAINED, Chain, CheckpointScores, CheckpointTuning, Untrained
-from .trial import Starts
+from .layers import LayerStudy, plan_layers
+from .spec import EXPERIMENT, UNTRAINED, CheckpointGrid, CheckpointScores, CheckpointTuning, Untrained
+from .trial import CheckpointInputs
 
 CALL = "tlx.studies.checkpoints.trial:run"
 
 
 @dataclass(frozen=True)
-class Source:
+class PretrainedSource:
     """One training of a source: its trial, and the tags of its checkpoints in order. name: for people and tables."""
 
     name: str
@@ -45,10 +45,10 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Model:
+class PretrainedModel:
     """A checkpoint of a source: what is analyzed, and perhaps fine-tuned."""
 
-    source: Source
+    source: PretrainedSource
     tag: str
     index: int
     path: str
@@ -56,7 +56,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Target:
+class TransferTarget:
     """What the sources are fine-tuned on."""
 
     name: str
@@ -68,14 +68,14 @@ class Target:
 
 
 @dataclass
-class Plan:
+class CheckpointPlan:
     """All that is known before anything is trained."""
 
-    chain: Chain
+    chain: CheckpointGrid
     asked: LayerMetrics
     settings: Settings
-    sources: tuple[Source, ...]
-    targets: tuple[Target, ...]
+    sources: tuple[PretrainedSource, ...]
+    targets: tuple[TransferTarget, ...]
     records: tuple[dict[str, str], ...]
     notes: list[str] = field(default_factory=list)
 
@@ -85,10 +85,10 @@ class Plan:
         return Study(key=files.digest(["study", "sources", self._content()]), call=CALL,
                      experiment=pretraining_spec.EXPERIMENT,
                      title=f"sources of checkpoints: {self.chain.architecture} on {', '.join(self._names())}",
-                     spec=few_shot_inputs.shared(spec), trials=tuple(s.trial for s in self.sources), inputs=self.records,
+                     spec=few_shot_inputs.common_settings(spec), trials=tuple(s.trial for s in self.sources), inputs=self.records,
                      tags={"tlx.dataset": ", ".join(self._names())}, preload=("tlx.studies.checkpoints.trial",))
 
-    def models(self, store: Store) -> tuple[Model, ...]:
+    def models(self, store: Store) -> tuple[PretrainedModel, ...]:
         """Every checkpoint that the sources have left; those of a diverged training are missing, with a note."""
         found = []
         for source in self.sources:
@@ -98,19 +98,19 @@ class Plan:
                 continue
             for index, tag in enumerate(source.tags):
                 path = store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors")
-                found.append(Model(source, tag, index, str(path), files.sha256(path)))
+                found.append(PretrainedModel(source, tag, index, str(path), files.sha256(path)))
         if not found:
             raise TlxError("sources-diverged", "no source was trained: their numbers are not finite",
                            remedy="use a smaller --learning-rate")
         return tuple(found)
 
-    def looks(self, models: tuple[Model, ...], progress: Progress | None = None) -> tuple[Looks, ...]:
+    def looks(self, models: tuple[PretrainedModel, ...], progress: Progress | None = None) -> tuple[LayerStudy, ...]:
         """What the layers of the models are measured on, target by target."""
-        return tuple(looks_at(self.chain, self.asked, self.settings, target.typed, target.name,
+        return tuple(plan_layers(self.chain, self.asked, self.settings, target.typed, target.name,
                               [(m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models],
                               progress) for target in self.targets)
 
-    def tuning(self, models: tuple[Model, ...], looks: tuple[Looks, ...], store: Store) -> Study:
+    def tuning(self, models: tuple[PretrainedModel, ...], looks: tuple[LayerStudy, ...], store: Store) -> Study:
         """The fine-tunings, and the scores of the sources' own checkpoints; chain.json is written."""
         weights = {model.digest: model.path for model in models}
         trials, cells, scored = [], [], []
@@ -123,7 +123,7 @@ class Plan:
                     architecture=self.chain.architecture, input_size=self.chain.input_size,
                     images=source.trial.spec.images, weights=tuple(m.digest for m in mine), checkpoints=source.tags,
                     source=source.name, seed=source.seed)
-                trials.append(Trial(scores, Starts(source.trial.inputs, {m.digest: m.path for m in mine})))
+                trials.append(Trial(scores, CheckpointInputs(source.trial.inputs, {m.digest: m.path for m in mine})))
                 scored.append({"source": source.name, "seed": source.seed, "key": scores.key,
                                "tags": list(source.tags)})
             tuned = self.chain.chosen(source.tags)
@@ -133,10 +133,10 @@ class Plan:
                             "checkpoint_index": model.index, "target": target.name, "weights": model.digest,
                             "layers": look.keys[model.digest]}
                     if model.tag in tuned:
-                        spec = target.spec.but(seed=source.seed, weights=model.digest, source=source.name,
+                        spec = target.spec.replace(seed=source.seed, weights=model.digest, source=source.name,
                                                checkpoint=model.tag)
                         cell["tuning"] = spec.key
-                        trials.append(Trial(spec, Starts(target.data, weights),
+                        trials.append(Trial(spec, CheckpointInputs(target.data, weights),
                                             group=f"{target.name} {source.name} {source.seed}"))
                     cells.append(cell)
         key = files.digest(["study", "checkpoints", self._content(), [t.spec.identity() for t in self.targets]])
@@ -146,7 +146,7 @@ class Plan:
                       tags={"tlx.dataset": ", ".join(t.name for t in self.targets),
                             "tlx.source": ", ".join(self._names())},
                       preload=("tlx.metrics", "tlx.models.transferred", "tlx.studies.checkpoints.trial"),
-                      dress="tlx.studies.checkpoints.report:dress")
+                      dress="tlx.studies.checkpoints.report:write_trial_figures")
         path = files.make_folder(store.study_folder(key)) / CHAIN
         store.unseal_study(key)
         before = files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
@@ -183,25 +183,25 @@ def _grown(before: list[dict[str, Any]], now: list[dict[str, Any]], names: Seque
     return list((old | new).values())
 
 
-def look(chain: Chain, asked: LayerMetrics, settings: Settings, progress: Progress | None = None) -> Plan:
+def plan_checkpoints(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, progress: Progress | None = None) -> CheckpointPlan:
     """Look at all that is asked for; Problems with all that is wrong, before anything is trained."""
     chain = chain.resolved
-    gather = Gather()
-    depth = len(backbones.sketch(chain.architecture).blocks)
+    gather = ErrorCollector()
+    depth = len(backbones.meta_model(chain.architecture).blocks)
     with gather.part():
-        if (chain.redrawn or 0) > depth:
-            raise Usage("out-of-range", f"{chain.redrawn}", where="--redrawn", expected=f"at most {depth}, the blocks "
+        if (chain.reinit_blocks or 0) > depth:
+            raise UsageError("out-of-range", f"{chain.reinit_blocks}", where="--reinit-blocks", expected=f"at most {depth}, the blocks "
                         f"of {backbones.lookup(chain.architecture).title}")
     with gather.part():
         if len(set(chain.fine_tune_checkpoints)) < 2:
-            raise Usage("too-few-checkpoints", f"{len(chain.fine_tune_checkpoints)} moments",
+            raise UsageError("too-few-checkpoints", f"{len(chain.fine_tune_checkpoints)} moments",
                         where="--fine-tune-checkpoints", expected="two or more, for an area")
-    targets: list[Target] = []
+    targets: list[TransferTarget] = []
     for typed in chain.targets:
         with gather.part():
             targets.append(_target(chain, typed, depth, settings, progress))
     raise_all(gather.problems)
-    sources: list[Source] = []
+    sources: list[PretrainedSource] = []
     records: dict[str, dict[str, str]] = {}
     notes: list[str] = []
     for target in targets:
@@ -213,23 +213,23 @@ def look(chain: Chain, asked: LayerMetrics, settings: Settings, progress: Progre
                 records |= {source.name: record} if record else {}
                 chain.chosen(source.tags)
     raise_all(gather.problems)
-    return Plan(chain, asked, settings, tuple(_told_apart(sources)), tuple(targets), tuple(records.values()),
+    return CheckpointPlan(chain, asked, settings, tuple(_told_apart(sources)), tuple(targets), tuple(records.values()),
                 notes)
 
 
-def _told_apart(sources: list[Source]) -> list[Source]:
+def _told_apart(sources: list[PretrainedSource]) -> list[PretrainedSource]:
     seen = [(source.name, source.seed) for source in sources]
     twice = [name for name, seed in seen if seen.count((name, seed)) > 1]
     if twice:
-        raise Usage("twice", f"two sources are called '{twice[0]}'", where="--sources",
+        raise UsageError("twice", f"two sources are called '{twice[0]}'", where="--sources",
                     expected="folders of different names")
     return sources
 
 
-def _target(chain: Chain, typed: str, depth: int, settings: Settings, progress: Progress | None) -> Target:
+def _target(chain: CheckpointGrid, typed: str, depth: int, settings: Settings, progress: Progress | None) -> TransferTarget:
     if typed.lower() == RANDOM:
-        raise Usage("target", "random is no set of images", where="--targets")
-    spec = WholeData(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
+        raise UsageError("target", "random is no set of images", where="--targets")
+    spec = WholeDataset(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
                      train_per_class=chain.fine_tune_per_class, val_per_class=chain.val_per_class or 50)
     held = whole_dataset_inputs.read(spec, settings, progress)
     data, content = held.task(held.folder.classes)
@@ -237,23 +237,23 @@ def _target(chain: Chain, typed: str, depth: int, settings: Settings, progress: 
     at_most = activations.is_default(chain, "samples")
     activations.sampled(held.folder, "auto", chain.samples, at_most=at_most)  # what cannot be measured later is said now
     if chain.layers:
-        activations.layers_of(backbones.sketch(chain.architecture), chain.layers, None)
+        activations.layers_of(backbones.meta_model(chain.architecture), chain.layers, None)
     made = CheckpointTuning(
         architecture=chain.architecture, dataset=name, input_size=chain.input_size, images=content,
         train_per_class=spec.train_per_class, val_per_class=spec.val_per_class, epochs=chain.fine_tune_epochs or 1,
         batch_size=chain.batch_size, learning_rate=chain.fine_tune_rate or 1e-4,
-        moments=chain.fine_tune_checkpoints, copied=depth - (chain.redrawn or 0))
-    pretraining_spec.moments(made.moments, -(-len(data.train) // made.batch_size), made.epochs)
-    return Target(name, typed, made, data, held.record(content), held.notes)
+        checkpoint_steps=chain.fine_tune_checkpoints, copied=depth - (chain.reinit_blocks or 0))
+    pretraining_spec.checkpoint_steps(made.checkpoint_steps, -(-len(data.train) // made.batch_size), made.epochs)
+    return TransferTarget(name, typed, made, data, held.record(content), held.notes)
 
 
-def _sources(chain: Chain, typed: str, classes: int, settings: Settings, notes: list[str],
-             progress: Progress | None) -> Iterator[tuple[Source, dict[str, str] | None]]:
+def _sources(chain: CheckpointGrid, typed: str, classes: int, settings: Settings, notes: list[str],
+             progress: Progress | None) -> Iterator[tuple[PretrainedSource, dict[str, str] | None]]:
     """The trainings of a source, seed by seed, with the record of its images."""
     for seed in chain.seed_numbers:
         if typed.lower() == RANDOM:
             drawn = Untrained(architecture=chain.architecture, classes=classes, input_size=chain.input_size, seed=seed)
-            yield Source(RANDOM, seed, Trial(drawn, None), (UNTRAINED,)), None
+            yield PretrainedSource(RANDOM, seed, Trial(drawn, None), (UNTRAINED,)), None
             continue
         spec = PreTraining(architecture=chain.architecture, dataset=typed, input_size=chain.input_size, seed=seed,
                            epochs=chain.epochs or 1, batch_size=chain.batch_size, checkpoints=chain.checkpoints,
@@ -263,8 +263,8 @@ def _sources(chain: Chain, typed: str, classes: int, settings: Settings, notes: 
         trial, record = asked.trials[0], asked.inputs[0]
         add(notes, asked.notes)
         steps = -(-len(trial.inputs.train) // spec.batch_size)
-        tags = tuple(pretraining_spec.moments(spec.checkpoints, steps, spec.epochs).values())
+        tags = tuple(pretraining_spec.checkpoint_steps(spec.checkpoints, steps, spec.epochs).values())
         if not tags:
-            raise BadData("no-checkpoints", "no moment is kept", where="--checkpoints")
-        yield Source(record["name"], seed, trial, tags), record
+            raise BadDataError("no-checkpoints", "no moment is kept", where="--checkpoints")
+        yield PretrainedSource(record["name"], seed, trial, tags), record
 

@@ -23,7 +23,7 @@ OVER = ("id", "ss_ratio", "rsa_contrast")  # drawn over the checkpoints
 SCOPES = {"all": "all models", "source": "models of each source", "checkpoint": "models of each checkpoint"}
 
 
-def dress(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result) -> None:
     """Put the accuracies at a trial's moments into its folder."""
     moments = result.details.get("moments") or []
     if moments:
@@ -32,7 +32,7 @@ def dress(folder: Path, result: Result) -> None:
                                                                          for row in moments]))
 
 
-def summarise_stage(store: Store, key: str) -> None:
+def write_stage_summary(store: Store, key: str) -> None:
     """The summary of a stage whose trials are of several networks: means over them would say nothing."""
     study = store.read_study(key)
     if study is None:
@@ -45,7 +45,7 @@ def summarise_stage(store: Store, key: str) -> None:
 
 def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
     """Return the results of a study's trials that are whole."""
-    return [result for row in study["trials"] if (result := store.whole(row["key"])) is not None]
+    return [result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
 
 
 def warnings_of(results: Sequence[Result]) -> list[str] | None:
@@ -67,7 +67,7 @@ def _network(result: Result) -> str:
     return f"{spec['source']} at {spec.get('checkpoint', '')} to {spec.get('dataset', '')}"
 
 
-def closing_stage(report: Any) -> str:
+def format_stage_summary(report: Any) -> str:
     """What such a stage ends with."""
     done = f", {report.reused} of them found done" if report.reused else ""
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{done}"]
@@ -81,9 +81,9 @@ def _name(result: Result) -> str:
     return f"{result.spec.get('source') or result.spec.get('dataset')} seed {result.spec.get('seed')}"
 
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write the study's tables, figures and summary beside its record."""
-    summarise_stage(store, key)
+    write_stage_summary(store, key)
     folder = store.root / "studies" / key
     if not (folder / RESULTS).is_file():
         return
@@ -178,7 +178,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return f"{row['mean']:.3f}" + (f" ± {row['ci']:.3f}" if row["ci"] is not None else "")
 
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What the study ends with: transfer performances, correlations over all models, where the files are."""
     folder = report.folder / "studies" / report.study.key
     results = files.read_json(folder / RESULTS, limit=LIMIT)
@@ -193,7 +193,7 @@ def closing(report: Any) -> str:
     if report.diverged:
         lines.append(f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller --fine-tune-rate")
     lines.append(f"tables and figures: {folder}")
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
 def _correlations(rows: Sequence[Mapping[str, Any]], target: str) -> list[str]:
@@ -245,7 +245,7 @@ def export(report: Any, out: Path) -> list[Path]:
     made = []
     for source in [*(folder / name for name in names), *sorted(folder.glob("*.png"))]:
         if source.is_file():
-            with files.replacing(out / source.name) as file, open(source, "rb") as whole:
+            with files.atomic_write(out / source.name) as file, open(source, "rb") as whole:
                 shutil.copyfileobj(whole, file)
             made.append(out / source.name)
     return made + checkpoints_tables.write_stats(files.read_json(folder / RESULTS, limit=LIMIT), out)

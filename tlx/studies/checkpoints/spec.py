@@ -7,13 +7,13 @@ A protocol is a row of a table: what is not said on the command line is as there
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from ...errors import Usage
-from ...spec import Spec, knob
+from ...errors import UsageError
+from ...spec import Spec, setting
 from ..few_shot import RANDOM
 from ..pretraining.spec import THESIS
-from ..whole_dataset import WholeData
+from ..whole_dataset import WholeDataset
 
 ALL, LAST = "all", "last"
 PROTOCOLS: dict[str, dict[str, Any]] = {
@@ -32,67 +32,69 @@ REDRAWN = {"mnist-cnn": 1}  # blocks below the head that fine-tuning draws anew:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chain(Spec):
+class CheckpointGrid(Spec):
     """What makes a study of checkpoints; None and () are as the protocol has it."""
 
-    protocol: str = knob("quick", choices=tuple(PROTOCOLS), help="what is not said otherwise: quick (on scikit-learn's "
+    kind: ClassVar[str] = "checkpoints"
+
+    protocol: str = setting("quick", choices=tuple(PROTOCOLS), help="what is not said otherwise: quick (on scikit-learn's "
                          "digits, about a minute), thesis (six sources of MNIST, 10 seeds, 12 checkpoints, each "
                          "fine-tuned for 100 epochs: days on a laptop)")
-    sources: tuple[str, ...] = knob((), short="s", help="what networks are pre-trained on: names of `tlx datasets` "
+    sources: tuple[str, ...] = setting((), short="s", help="what networks are pre-trained on: names of `tlx datasets` "
                                     "(mnist_noise:/path/to/mnist for a copy of yours), folders, or random (not "
                                     "trained). Default: the protocol's")
-    targets: tuple[str, ...] = knob((), short="t", help="what they are fine-tuned on and analyzed with. Default: the "
+    targets: tuple[str, ...] = setting((), short="t", help="what they are fine-tuned on and analyzed with. Default: the "
                                     "protocol's")
-    architecture: str = knob("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
+    architecture: str = setting("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
                              "timm: name")
-    input_size: int | None = knob(None, low=8, high=4096, help="pixels of the square the network sees. "
+    input_size: int | None = setting(None, low=8, high=4096, help="pixels of the square the network sees. "
                                   "Default: the backbone's")
-    seeds: int | None = knob(None, low=1, high=10_000, help="pre-trainings of each source (and fine-tunings of each "
+    seeds: int | None = setting(None, low=1, high=10_000, help="pre-trainings of each source (and fine-tunings of each "
                              "checkpoint). Default: the protocol's")
-    first_seed: int = knob(1, low=0, high=2**62, help="seed of the first of them; the others count on")
-    checkpoints: tuple[str, ...] = knob((), help="moments of the pre-training whose weights are kept: thesis (its "
+    first_seed: int = setting(1, low=0, high=2**62, help="seed of the first of them; the others count on")
+    checkpoints: tuple[str, ...] = setting((), help="moments of the pre-training whose weights are kept: thesis (its "
                                         "twelve), or 0 (untrained), 0_K (after K batches), E (after E epochs). "
                                         "Default: the protocol's")
-    from_checkpoints: tuple[str, ...] = knob((), help="those of them that are fine-tuned: tags, all or last. Default: "
+    from_checkpoints: tuple[str, ...] = setting((), help="those of them that are fine-tuned: tags, all or last. Default: "
                                              "all of --checkpoints, the protocol's without it")
-    fine_tune_checkpoints: tuple[str, ...] = knob((), help="moments of a fine-tuning at which it is scored. Default: "
+    fine_tune_checkpoints: tuple[str, ...] = setting((), help="moments of a fine-tuning at which it is scored. Default: "
                                                   "the protocol's")
-    epochs: int | None = knob(None, low=1, high=100_000, short="e", help="epochs of the pre-training. Default: the "
+    epochs: int | None = setting(None, low=1, high=100_000, short="e", help="epochs of the pre-training. Default: the "
                               "protocol's")
-    fine_tune_epochs: int | None = knob(None, low=1, high=100_000, help="epochs of the fine-tuning. Default: the "
+    fine_tune_epochs: int | None = setting(None, low=1, high=100_000, help="epochs of the fine-tuning. Default: the "
                                         "protocol's")
-    batch_size: int = knob(64, low=1, high=65_536, short="b", help="images a step, of both")
-    learning_rate: float | None = knob(None, low=1e-8, high=1e3, help="Adam's rate in pre-training. Default: the "
+    batch_size: int = setting(64, low=1, high=65_536, short="b", help="images a step, of both")
+    learning_rate: float | None = setting(None, low=1e-8, high=1e3, help="Adam's rate in pre-training. Default: the "
                                        "protocol's")
-    fine_tune_rate: float | None = knob(None, low=1e-8, high=1e3, help="Adam's rate in fine-tuning. Default: the "
+    fine_tune_rate: float | None = setting(None, low=1e-8, high=1e3, help="Adam's rate in fine-tuning. Default: the "
                                         "protocol's")
-    redrawn: int | None = knob(None, low=0, help="blocks below the head that fine-tuning draws anew; the head always "
+    reinit_blocks: int | None = setting(None, low=0, help="blocks below the head that fine-tuning draws anew; the head always "
                                "is. Default: 1 for mnist-cnn (fc1, as in the thesis), else 0")
-    train_per_class: int = knob(0, low=0, help="pre-training: so many training images per class, the first; 0: all")
-    fine_tune_per_class: int = knob(0, low=0, help="fine-tuning: so many training images per class, drawn; 0: all")
-    val_per_class: int | None = knob(None, low=1, help="training images per class held back for validation, where "
+    train_per_class: int = setting(0, low=0, help="pre-training: so many training images per class, the first; 0: all")
+    fine_tune_per_class: int = setting(0, low=0, help="fine-tuning: so many training images per class, drawn; 0: all")
+    val_per_class: int | None = setting(None, low=1, help="training images per class held back for validation, where "
                                      "there is no val folder. Default: the protocol's")
-    samples: int = knob(500, low=0, help="the target's test images that layers are measured on, as many of each "
+    samples: int = setting(500, low=0, help="the target's test images that layers are measured on, as many of each "
                         "class: the first of each; 0: all")
-    layers: tuple[str, ...] = knob((), help="layers that are measured, as in tlx analyze. Default: thesis, where it "
+    layers: tuple[str, ...] = setting((), help="layers that are measured, as in tlx analyze. Default: thesis, where it "
                                    "names layers of the network; else the input and all blocks")
-    keep_dumps: bool = knob(False, place=True, help="keep the activations, some 75 MB a checkpoint of mnist-cnn, as "
+    keep_dumps: bool = setting(False, identity=False, help="keep the activations, some 75 MB a checkpoint of mnist-cnn, as "
                             "tlx analyze does; else they are removed once they are measured")
 
     @property
     def resolved(self) -> Self:
         """With everything that the protocol says. Usage for names that stand twice, or a single moment to score."""
         row = PROTOCOLS[self.protocol]
-        found = self.but(**{name: value for name, value in row.items() if getattr(self, name) in (None, ())})
+        found = self.replace(**{name: value for name, value in row.items() if getattr(self, name) in (None, ())})
         if self.checkpoints and not self.from_checkpoints:  # the protocol's are of its own checkpoints
-            found = found.but(from_checkpoints=(ALL,))
-        redrawn = REDRAWN.get(found.architecture, 0) if found.redrawn is None else found.redrawn
+            found = found.replace(from_checkpoints=(ALL,))
+        redrawn = REDRAWN.get(found.architecture, 0) if found.reinit_blocks is None else found.reinit_blocks
         for option, names in (("--sources", found.sources), ("--targets", found.targets)):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
-                raise Usage("twice", f"'{twice[0]}' stands twice", where=option, expected="each once")
-        return found.but(redrawn=redrawn, checkpoints=spelt(found.checkpoints),
-                         fine_tune_checkpoints=spelt(found.fine_tune_checkpoints))
+                raise UsageError("twice", f"'{twice[0]}' stands twice", where=option, expected="each once")
+        return found.replace(reinit_blocks=redrawn, checkpoints=expand_tags(found.checkpoints),
+                         fine_tune_checkpoints=expand_tags(found.fine_tune_checkpoints))
 
     @property
     def seed_numbers(self) -> range:
@@ -106,12 +108,12 @@ class Chain(Spec):
             return tags
         unknown = [tag for tag in asked if tag not in (*tags, ALL, LAST)]
         if unknown:
-            raise Usage("checkpoint", f"'{unknown[0]}' is no checkpoint that is kept", where="--from-checkpoints",
+            raise UsageError("checkpoint", f"'{unknown[0]}' is no checkpoint that is kept", where="--from-checkpoints",
                         expected=f"all, last, or some of {', '.join(tags)}")
         return tuple(tag for tag in tags if tag in asked or ALL in asked or (LAST in asked and tag == tags[-1]))
 
 
-def spelt(tags: tuple[str, ...]) -> tuple[str, ...]:
+def expand_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
     """Tags one by one: "thesis" is its twelve."""
     return THESIS if tags == ("thesis",) else tags
 
@@ -125,13 +127,15 @@ TRAIN_SCORED = 1000  # training images that are scored at a moment, evenly space
 class Untrained(Spec):
     """A network as it is drawn: the checkpoint 0 of a pre-training that is never begun."""
 
-    architecture: str = knob("mnist-cnn", derived=True)
-    classes: int = knob(10, derived=True, help="of its head")
-    input_size: int | None = knob(None, derived=True)
-    seed: int = knob(0, derived=True)
-    dataset: str = knob("random", place=True, derived=True)
-    shots: int = knob(0, place=True, derived=True)
-    split: int = knob(0, place=True, derived=True)
+    kind: ClassVar[str] = "untrained"
+
+    architecture: str = setting("mnist-cnn", cli=False)
+    classes: int = setting(10, cli=False, help="of its head")
+    input_size: int | None = setting(None, cli=False)
+    seed: int = setting(0, cli=False)
+    dataset: str = setting("random", identity=False, cli=False)
+    shots: int = setting(0, identity=False, cli=False)
+    split: int = setting(0, identity=False, cli=False)
 
     @property
     def title(self) -> str:
@@ -143,7 +147,7 @@ class Untrained(Spec):
         """What its run is called."""
         return self.title
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Architecture": self.architecture, "Dataset": "-", "Seed": self.seed}
 
@@ -152,15 +156,17 @@ class Untrained(Spec):
 class CheckpointScores(Spec):
     """The checkpoints of one training, each scored on the images that it was trained and tested on."""
 
-    architecture: str = knob("mnist-cnn", derived=True)
-    input_size: int | None = knob(None, derived=True)
-    images: str = knob("", derived=True, help="digest of the images and labels")
-    weights: tuple[str, ...] = knob((), derived=True, help="digests of the checkpoints")
-    checkpoints: tuple[str, ...] = knob((), place=True, derived=True, help="their tags")
-    source: str = knob("", place=True, derived=True)
-    seed: int = knob(0, place=True, derived=True, help="of the training")
-    shots: int = knob(0, place=True, derived=True)
-    split: int = knob(0, place=True, derived=True)
+    kind: ClassVar[str] = "checkpoint-scores"
+
+    architecture: str = setting("mnist-cnn", cli=False)
+    input_size: int | None = setting(None, cli=False)
+    images: str = setting("", cli=False, help="digest of the images and labels")
+    weights: tuple[str, ...] = setting((), cli=False, help="digests of the checkpoints")
+    checkpoints: tuple[str, ...] = setting((), identity=False, cli=False, help="their tags")
+    source: str = setting("", identity=False, cli=False)
+    seed: int = setting(0, identity=False, cli=False, help="of the training")
+    shots: int = setting(0, identity=False, cli=False)
+    split: int = setting(0, identity=False, cli=False)
 
     @property
     def title(self) -> str:
@@ -172,30 +178,32 @@ class CheckpointScores(Spec):
         """What its run is called."""
         return self.title
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Source": self.source, "Seed": self.seed, "Checkpoints": ", ".join(self.checkpoints)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointTuning(WholeData):
+class CheckpointTuning(WholeDataset):
     """One checkpoint of a source fine-tuned on a target: nothing held, what is not copied and the head drawn anew."""
 
-    epochs: int = knob(100, derived=True)
-    optimizer: str = knob("adam", derived=True)
-    learning_rate: float = knob(1e-4, derived=True)
-    early_stopping: bool = knob(False, derived=True)
-    moments: tuple[str, ...] = knob((), derived=True, help="tags of the moments at which it is scored")
-    copied: int = knob(0, derived=True, help="blocks that come from the checkpoint")
-    source: str = knob("", place=True, derived=True)
-    checkpoint: str = knob("", place=True, derived=True)
+    kind: ClassVar[str] = "checkpoint-tuning"
+
+    epochs: int = setting(100, cli=False)
+    optimizer: str = setting("adam", cli=False)
+    learning_rate: float = setting(1e-4, cli=False)
+    early_stopping: bool = setting(False, cli=False)
+    checkpoint_steps: tuple[str, ...] = setting((), cli=False, help="tags of the moments at which it is scored")
+    copied: int = setting(0, cli=False, help="blocks that come from the checkpoint")
+    source: str = setting("", identity=False, cli=False)
+    checkpoint: str = setting("", identity=False, cli=False)
 
     @property
     def title(self) -> str:
         """Few words that name this trial among its siblings."""
         return f"{self.source} seed {self.seed} at {self.checkpoint} to {self.dataset}"
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().named(), "Source": self.source, "Checkpoint": self.checkpoint, "Seed": self.seed,
+        return {**super().mlflow_params(), "Source": self.source, "Checkpoint": self.checkpoint, "Seed": self.seed,
                 "Copied blocks": self.copied}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadData, Missing, nearest
+from ...errors import BadDataError, MissingError, nearest
 from ...plots import tables
 
 PERFORMANCE, CORRELATIONS, TUNING, SOURCES = "transfer_performance", "correlations", "fine_tuning", "pre_training"
@@ -64,23 +64,23 @@ def read(path: Path, name: str = PERFORMANCE) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.is_file():
         near = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else []
-        error = Missing(f"table {name}.csv", path, made_by="tlx checkpoints --out FOLDER")
+        error = MissingError(f"table {name}.csv", path, made_by="tlx checkpoints --out FOLDER")
         error.expected = f"nearest name: {near[0]}" if near else "a CSV file"
         raise error
     if path.stat().st_size > LARGEST:
-        raise BadData("table-size", f"{path.stat().st_size:,} bytes", where=path, expected=f"at most {LARGEST:,}")
+        raise BadDataError("table-size", f"{path.stat().st_size:,} bytes", where=path, expected=f"at most {LARGEST:,}")
     try:
         reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
         lines = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadData("table-syntax", "not a table of comma-separated UTF-8 text", where=path) from error
+        raise BadDataError("table-syntax", "not a table of comma-separated UTF-8 text", where=path) from error
     needed = (*MODEL[:3], PERFORMANCE) if name == PERFORMANCE else COLUMNS[name]
     lacking = [column for column in needed if column not in (reader.fieldnames or ())]
     if lacking:
-        raise BadData("table-columns", f"no column {', '.join(lacking)}", where=path,
+        raise BadDataError("table-columns", f"no column {', '.join(lacking)}", where=path,
                       expected=", ".join(COLUMNS[name]))
     if not lines:
-        raise BadData("table-empty", "no row", where=path)
+        raise BadDataError("table-empty", "no row", where=path)
     return [{column: _cell(column, line.get(column), f"{path}:{number}", column in needed)
              for column in COLUMNS[name]} for number, line in enumerate(lines, 2)]
 
@@ -88,7 +88,7 @@ def read(path: Path, name: str = PERFORMANCE) -> list[dict[str, Any]]:
 def _cell(column: str, text: str | None, where: str, needed: bool) -> Any:
     if text is None or text == "":
         if needed and column in (PERFORMANCE, *MODEL[:3]):
-            raise BadData("table-cell", f"column '{column}' is empty", where=where)
+            raise BadDataError("table-cell", f"column '{column}' is empty", where=where)
         return None
     if column in WHOLE and re.fullmatch(r"\d{1,18}", text, re.ASCII):
         return int(text)
@@ -101,7 +101,7 @@ def _cell(column: str, text: str | None, where: str, needed: bool) -> Any:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadData("table-cell", f"column '{column}' holds '{text[:40]}'", where=where,
+        raise BadDataError("table-cell", f"column '{column}' holds '{text[:40]}'", where=where,
                       expected="a whole number" if column in WHOLE else "a finite number")
     return value
 

@@ -13,61 +13,61 @@ from typing import TYPE_CHECKING, Any
 from ... import files
 from ...errors import TlxError
 from ...result import DIVERGED, Result
-from ...spec import Spec, stream
+from ...spec import Spec, derive_seed
 from ..few_shot import Inputs
 from ..pretraining import trial as pretraining_trial
-from ..pretraining.spec import CHECKPOINTS, PreTraining, moments
+from ..pretraining.spec import CHECKPOINTS, PreTraining, checkpoint_steps
 from .spec import TRAIN_SCORED, UNTRAINED, CheckpointScores, CheckpointTuning, Untrained
 
 if TYPE_CHECKING:
     from ...models.samples import Samples
-    from ..base import Bench
+    from ..base import TrialContext
 
 
 @dataclass(frozen=True)
-class Starts:
+class CheckpointInputs:
     """What trials on one set of images run on: the images, and where the weights of each digest are."""
 
     data: Inputs
     weights: Mapping[str, str]
 
 
-def run(spec: Spec, inputs: Any, bench: Bench) -> Result:
+def run(spec: Spec, inputs: Any, context: TrialContext) -> Result:
     """The trial of any of the kinds that make a study of checkpoints."""
-    return KINDS[type(spec)](spec, inputs, bench)
+    return KINDS[type(spec)](spec, inputs, context)
 
 
-def leave_untrained(spec: Untrained, inputs: object, bench: Bench) -> Result:
+def leave_untrained(spec: Untrained, inputs: object, context: TrialContext) -> Result:
     """Write the weights as they are drawn: those that a pre-training of this seed writes before its first batch."""
     from ...models import backbones
     from ...models.weights import reader as weights_reader
 
-    network = backbones.load(spec.architecture, weights=None, classes=spec.classes, seed=stream(spec.seed, "weights"),
+    network = backbones.load(spec.architecture, weights=None, classes=spec.classes, seed=derive_seed(spec.seed, "weights"),
                              input_size=spec.input_size)
-    files.make_folder(bench.folder / CHECKPOINTS)
-    weights_reader.write(bench.folder / CHECKPOINTS / f"{UNTRAINED}.safetensors", network.net.state_dict(),
+    files.make_folder(context.folder / CHECKPOINTS)
+    weights_reader.write(context.folder / CHECKPOINTS / f"{UNTRAINED}.safetensors", network.net.state_dict(),
                       {"format": "pt", "step": "0", "epochs": "0"})
     return Result.of(spec, details={"checkpoints": [UNTRAINED], "epochs": 0,
                                     "parameters": sum(p.numel() for p in network.parameters())})
 
 
-def score_checkpoints(spec: CheckpointScores, inputs: Starts, bench: Bench) -> Result:
+def score_checkpoints(spec: CheckpointScores, inputs: CheckpointInputs, context: TrialContext) -> Result:
     """Each checkpoint with its own head, in evaluation mode."""
     from ...models import backbones
 
-    board = _Board(spec, inputs.data, bench)
+    board = _ScoreLog(spec, inputs.data, context)
     for done, (tag, digest) in enumerate(zip(spec.checkpoints, spec.weights, strict=True)):
         if tag not in board.rows:
             network = backbones.load(spec.architecture, weights=inputs.weights[digest], classes=None, head="keep",
                                      seed=0, input_size=spec.input_size, sha256=digest)
-            board.add(tag, network.to(bench.device))
-        bench.tell(done + 1, len(spec.checkpoints))
+            board.add(tag, network.to(context.device))
+        context.tell(done + 1, len(spec.checkpoints))
     last = board.rows[spec.checkpoints[-1]]
     return Result.of(spec, scores={name: value for name, value in last.items() if name.endswith("_accuracy")},
                      details={"moments": board.ordered(spec.checkpoints), "epochs": len(spec.checkpoints)})
 
 
-def tune(spec: CheckpointTuning, inputs: Starts, bench: Bench) -> Result:
+def tune(spec: CheckpointTuning, inputs: CheckpointInputs, context: TrialContext) -> Result:
     """Fine-tune to the end, scoring at every moment; the last epoch counts for nothing more than the others."""
     from ...features import voting
     from ...metrics.transfer_performance import transfer_performance
@@ -76,14 +76,14 @@ def tune(spec: CheckpointTuning, inputs: Starts, bench: Bench) -> Result:
 
     data = inputs.data
     network = transferred(spec.architecture, weights=inputs.weights[spec.weights], copied=spec.copied,
-                          classes=len(data.classes), seed=stream(spec.seed, "head"), input_size=spec.input_size,
+                          classes=len(data.classes), seed=derive_seed(spec.seed, "head"), input_size=spec.input_size,
                           sha256=spec.weights)
     steps = -(-len(data.train.rows) // spec.batch_size)
-    wanted = moments(spec.moments, steps, spec.epochs)
-    board = _Board(spec, data, bench)
-    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping,
+    wanted = checkpoint_steps(spec.checkpoint_steps, steps, spec.epochs)
+    board = _ScoreLog(spec, data, context)
+    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping,
                            moments=frozenset(wanted), on_moment=lambda step, net: board.add(wanted[step], net))
-    fitted = training.fit(network, data.train, data.val, spec, seed=stream(spec.seed, "fit"), score=voting.accuracy,
+    fitted = training.fit(network, data.train, data.val, spec, seed=derive_seed(spec.seed, "fit"), score=voting.accuracy,
                           place=place)
     rows = board.ordered(wanted.values())
     details = {"moments": rows, "steps": list(wanted), "steps_an_epoch": steps, "ended": fitted.ended,
@@ -107,17 +107,17 @@ KINDS: dict[type[Spec], Callable[[Any, Any, Any], Result]] = {
     CheckpointTuning: tune}
 
 
-class _Board:
+class _ScoreLog:
     """Scores by moment, kept in the trial's folder as they come: an interrupted trial goes on after them.
 
     accuracy   mean per class;  top1: share of all images;  loss: mean cross-entropy in nats
     """
 
-    def __init__(self, spec: Any, data: Inputs, bench: Bench):
+    def __init__(self, spec: Any, data: Inputs, context: TrialContext):
         from ...models.recipe import Recipe
 
         self.recipe = spec if isinstance(spec, Recipe) else Recipe()
-        self.bench, self.path = bench, bench.folder / "training.moments.json"  # cleared away when the trial is whole
+        self.context, self.path = context, context.folder / "training.moments.json"  # cleared away when the trial is whole
         parts = {"train": _thinned(data.train), "val": data.val, "test": data.test}
         self.parts = {name: some for name, some in parts.items() if some is not None}
         try:
@@ -132,7 +132,7 @@ class _Board:
 
         modes = {module: module.training for module in network.modules()}
         row: dict[str, Any] = {"tag": tag}
-        place = training.Place(self.bench.device, stopping=self.bench.stopping)
+        place = training.TrainingContext(self.context.device, stopping=self.context.stopping)
         try:
             for name, some in self.parts.items():
                 logits = training.predict(network, some, self.recipe, place)

@@ -20,8 +20,8 @@ def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
 
     rows   of `chop_studies.table_rows`; the whole network has n None and is a line across
     """
-    with figures._style():
-        figure, (left, right) = figures._figure(9.6, 4.2, columns=2)
+    with figures.figure_style():
+        figure, (left, right) = figures.new_subplots(9.6, 4.2, columns=2)
         cut = [row for row in rows if row["n"] is not None and row["mean"] is not None]
         whole = [row for row in rows if row["n"] is None and row["mean"] is not None]
         for axes, x in ((left, "n"), (right, "parameters")):
@@ -35,14 +35,14 @@ def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
         _log_counts(right, [row["parameters"] for row in (*cut, *whole)])
         left.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
         figures.add_caption(figure, caption)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
             caption: Sequence[str] = ()) -> bytes:
     """Test accuracy over the share of weights that are left, from all to few. rows   of `chop_studies.pruned_rows`"""
-    with figures._style():
-        figure, axes = figures._figure(6.4, 4.2)
+    with figures.figure_style():
+        figure, axes = figures.new_subplots(6.4, 4.2)
         lines = list(dict.fromkeys(row["line"] for row in rows))
         for number, line in enumerate(lines):
             some = [row for row in rows if row["line"] == line and row["mean"] is not None]
@@ -58,7 +58,7 @@ def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", 
         _accuracy_axis(axes, title)
         axes.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
         figures.add_caption(figure, caption)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def share_text(share: float) -> str:

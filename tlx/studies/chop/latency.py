@@ -37,7 +37,7 @@ def measure(store: Store, key: str, settings: Settings, tell: Callable[[int], No
     found: dict[str, Path] = {}
     for row in study["trials"]:
         name = str(row["spec"]["cut"] or "whole")
-        if name not in found and (result := store.whole(row["key"])) and result.status == FINISHED:
+        if name not in found and (result := store.find_or_none(row["key"])) and result.status == FINISHED:
             found[name] = store.file(row["key"], f"{NETWORK}.json")
     path = store.root / "studies" / key / LATENCY
     there = files.read_json(path) if path.is_file() else {}

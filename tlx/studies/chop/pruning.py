@@ -9,26 +9,26 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from ...errors import Integrity
+from ...errors import IntegrityError
 from ...result import FINISHED, Result
-from ...spec import stream
-from ..whole_dataset import WEIGHTS, Sourced
+from ...spec import derive_seed
+from ..whole_dataset import WEIGHTS, TrainingInputs
 from .spec import Pruning
 
 if TYPE_CHECKING:
-    from ..base import Bench
+    from ..base import TrialContext
 
 EXPERIMENT = "Pruning"
 
 
 @dataclass(frozen=True)
-class Continued(Sourced):
+class PruningInputs(TrainingInputs):
     """What a round runs on: also the weights that the round before came to."""
 
     before: str | None = None
 
 
-def run(spec: Pruning, inputs: Continued, bench: Bench) -> Result:
+def run(spec: Pruning, inputs: PruningInputs, context: TrialContext) -> Result:
     """Drop the smallest weights of the round before, train, score on the test images, keep the weights."""
     from ...models import masks
     from ...models.footprint import footprint
@@ -37,14 +37,14 @@ def run(spec: Pruning, inputs: Continued, bench: Bench) -> Result:
     from ..training import fit_and_score
 
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth if inputs.weights else 0,
-                          classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split),
+                          classes=len(inputs.data.classes), seed=derive_seed(spec.seed, "head", spec.split),
                           source=inputs.source, input_size=spec.input_size, sha256=spec.weights)
     left: dict[str, float] = {}
     if spec.round:
         assert inputs.before is not None
         try:
             trained = weights_reader.read(inputs.before, sha256=spec.before, like=network.net)
-        except Integrity as error:
+        except IntegrityError as error:
             error.remedy = "the round before has changed since: run the command again"
             raise
         mask = masks.magnitude({name: trained[name] for name in masks.prunable(network.net)}, spec.kept, spec.scope)
@@ -52,11 +52,11 @@ def run(spec: Pruning, inputs: Continued, bench: Bench) -> Result:
             weights_reader.load_into(network.net, trained, least=1.0)
         masks.enforce(network.net, mask)
         left = {name: float(m.float().mean()) for name, m in mask.items()}
-    seed = stream(spec.seed, "fit", spec.split, *([spec.round] if spec.round else []))
-    status, scores, details = fit_and_score(spec, network, inputs.data, bench, seed)
+    seed = derive_seed(spec.seed, "fit", spec.split, *([spec.round] if spec.round else []))
+    status, scores, details = fit_and_score(spec, network, inputs.data, context, seed)
     details["left"] = left
     if status == FINISHED:
-        weights_reader.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
+        weights_reader.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
         scores |= {name: float(value) for name, value in asdict(footprint(network, spec)).items()}
         kept = masks.prunable(network.net).values()
         scores["kept"] = sum(int((w != 0).sum()) for w in kept) / sum(w.numel() for w in kept)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ... import files
-from ...errors import Usage
+from ...errors import UsageError
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...result import FINISHED
@@ -12,19 +12,19 @@ from ..whole_dataset import WEIGHTS
 from ..whole_dataset_inputs import Progress
 from . import pruning as chop_pruning
 from .plan import _blocks, _data, _sourced, _study
-from .pruning import Continued
-from .spec import Pruning, Rounds
+from .pruning import PruningInputs
+from .spec import Pruning, PruningGrid
 
 
 class PruningPlan:
     """A study of pruning: `stage(k, store)` is its k-th round, whose trials start from those of the round before."""
 
-    def __init__(self, spec: Pruning, asked: Rounds, settings: Settings, progress: Progress | None = None):
+    def __init__(self, spec: Pruning, asked: PruningGrid, settings: Settings, progress: Progress | None = None):
         depth, title = _blocks(spec)
         if spec.freeze > depth:
-            raise Usage("out-of-range", f"{spec.freeze}", where="--freeze", expected=f"0 to {depth}, the blocks of "
+            raise UsageError("out-of-range", f"{spec.freeze}", where="--freeze", expected=f"0 to {depth}, the blocks of "
                         f"{title}")
-        spec, self.notes = _sourced(spec.but(depth=depth))
+        spec, self.notes = _sourced(spec.replace(depth=depth))
         self.pools, self._inputs, self.spec = _data(spec, settings, progress)
         self.notes += self.pools.notes
         self.asked = asked
@@ -34,7 +34,7 @@ class PruningPlan:
         """The trials of a round; None if no repeat came that far. Round 0 needs no store."""
         trials = []
         for repeat in range(self.asked.repeats):
-            spec = self.spec.but(split=repeat, round=number)
+            spec = self.spec.replace(split=repeat, round=number)
             before = None
             if number:
                 assert store is not None
@@ -44,9 +44,9 @@ class PruningPlan:
                     self.notes.append(f"repeat {repeat} diverged in round {number - 1}: pruned no further")
                     continue
                 before = store.file(key, WEIGHTS)
-                spec = spec.but(before=files.sha256(before))
+                spec = spec.replace(before=files.sha256(before))
             self._keys[number, repeat] = spec.key
-            trials.append(Trial(spec, Continued(self._inputs, spec.start_from, spec.weight_source,
+            trials.append(Trial(spec, PruningInputs(self._inputs, spec.start_from, spec.weight_source,
                                                 str(before) if before else None)))
         return _study(self.spec, self.pools, tuple(trials), "tlx.studies.chop.pruning:run", chop_pruning.EXPERIMENT,
                       "pruned") if trials else None

@@ -33,7 +33,7 @@ def pruned_rows(found: Iterable[Result]) -> list[Row]:
     return rows
 
 
-def summarise_pruning(store: Store, key: str) -> None:
+def write_pruning_summary(store: Store, key: str) -> None:
     """Write the table, figure and summary of pruned networks beside the study's record."""
     study = store.read_study(key)
     if study is None:
@@ -58,7 +58,7 @@ def pruned_table(rows: list[Row], form: str = "text") -> str:
     return tables.FORMS[form](["round", "weights left", "parameters not zero", "validation", "test accuracy"], body)
 
 
-def closing_pruning(report: Any) -> str:
+def format_pruning_summary(report: Any) -> str:
     """What a study of pruned networks ends with."""
     store = Store(report.folder)
     study = store.read_study(report.study.key)
@@ -68,10 +68,10 @@ def closing_pruning(report: Any) -> str:
              "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
              *result_warnings.lines(warnings_of(_results(report))),
              f"table and figure: {folder / PRUNING}.csv, .md, .png"]
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
-def closing_round(report: Any) -> str:
+def format_round(report: Any) -> str:
     """What one round ends with."""
     number = report.study.trials[0].spec.round
     return f"round {number}: {len(report.results)} networks in {tables.seconds(report.wall_s)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import Missing
+from ...errors import MissingError
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 def results(store: Store, study: Mapping[str, Any]) -> list[Result]:
     """The study's results that are whole."""
-    return [result for row in study["trials"] if (result := store.whole(row["key"])) is not None]
+    return [result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
 
 
 # ---------------------------------------------------------------- chopped
@@ -92,7 +92,7 @@ def _milliseconds(value: float | None) -> str:
     return tables.NOTHING if value is None else f"{1e3 * value:.3g} ms"
 
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write the table, figure and summary of chopped networks beside the study's record."""
     study = store.read_study(key)
     if study is None:
@@ -141,7 +141,7 @@ def _network(result: Result) -> str:
     return "whole network" if cut is None else f"cut behind block {cut}"
 
 
-def closing(report: Any, within: float) -> str:
+def format_summary(report: Any, within: float) -> str:
     """What a study of chopped networks ends with: the table, the smallest that will do, where the files are."""
     folder, rows, times = _read(report)
     lines = [table(rows).rstrip(), "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats; parameters "
@@ -155,7 +155,7 @@ def closing(report: Any, within: float) -> str:
         lines.append(f"smallest within {100 * within:g} points of the best validation accuracy: {which}, "
                      f"{chosen['numbers']:,} parameters, test accuracy {tables.percent(chosen['mean'])}")
     lines.append(f"table and figure: {folder / CHOP}.csv, .md, .png")
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
 def _results(report: Any) -> list[Result]:
@@ -177,15 +177,15 @@ def publish(report: Any, within: float, out: Path) -> Path:
     """Copy the smallest network that will do, of its repeats the best on validation, to <out>.safetensors and .json."""
     chosen = smallest(_read(report)[1], within)
     if chosen is None:
-        raise Missing("finished network to copy")
+        raise MissingError("finished network to copy")
     mine = [r for r in report.results if r.status == FINISHED and r.spec["cut"] == chosen["n"]]
     if not mine:
-        raise Missing(f"network cut behind block {chosen['n']}, which is of an earlier command",
+        raise MissingError(f"network cut behind block {chosen['n']}, which is of an earlier command",
                       made_by="tlx chop with the same options and its --depths")
     best = max(mine, key=lambda r: r.scores["best_val_accuracy"])
     store, target = Store(report.folder), out.expanduser().absolute().with_suffix(".json")
     files.make_folder(target.parent)
-    with (files.replacing(target.with_suffix(".safetensors")) as file,
+    with (files.atomic_write(target.with_suffix(".safetensors")) as file,
           open(store.file(best.key, f"{NETWORK}.safetensors"), "rb") as whole):
         shutil.copyfileobj(whole, file)
     record = files.read_json(store.file(best.key, f"{NETWORK}.json"))

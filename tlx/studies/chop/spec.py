@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ...spec import Spec, knob
+from ...spec import Spec, setting
 from ..few_shot import RANDOM
 from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WholeData
+from ..whole_dataset import WholeDataset
 
 
 @dataclass(frozen=True, kw_only=True)
-class FromWeights(WholeData):
+class FromWeights(WholeDataset):
     """A training that starts from the weights of a source, or from random ones."""
 
-    source: str | None = knob(None, place=True, help="what the weights were trained on (ImageNet, MNIST); random: no "
+    source: str | None = setting(None, identity=False, help="what the weights were trained on (ImageNet, MNIST); random: no "
                               "pre-training. Default: the backbone's own")
-    depth: int = knob(0, place=True, derived=True, help="blocks of the whole network")
+    depth: int = setting(0, identity=False, cli=False, help="blocks of the whole network")
 
     @property
     def start_from(self) -> str | None:
@@ -34,7 +34,9 @@ class FromWeights(WholeData):
 class Chop(FromWeights):
     """One chopped network, or the whole one beside them."""
 
-    cut: int | None = knob(None, low=1, derived=True, help="the last block that stays; None: the whole network")
+    kind: ClassVar[str] = "chop"
+
+    cut: int | None = setting(None, low=1, cli=False, help="the last block that stays; None: the whole network")
 
     @property
     def title(self) -> str:
@@ -42,19 +44,21 @@ class Chop(FromWeights):
         where = "whole" if self.cut is None else f"cut behind block {self.cut}"
         return f"{where}, repeat {self.split}"
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().named(), "Cut": self.cut or "-", "Frozen": self.freeze,
+        return {**super().mlflow_params(), "Cut": self.cut or "-", "Frozen": self.freeze,
                 "Source": self.model or self.source or "-"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Chops(Spec):
+class ChopGrid(Spec):
     """Which chopped networks make a study."""
 
-    depths: tuple[int, ...] = knob((), low=1, help="n: blocks that stay. Default: every one")
-    repeats: int = knob(3, low=1, high=10_000, help="networks of each n, which differ by their seeds")
-    within: float = knob(0.01, low=0.0, high=1.0, place=True, help="validation accuracy that the smallest network "
+    kind: ClassVar[str] = "chop-grid"
+
+    depths: tuple[int, ...] = setting((), low=1, help="n: blocks that stay. Default: every one")
+    repeats: int = setting(3, low=1, high=10_000, help="networks of each n, which differ by their seeds")
+    tolerance: float = setting(0.01, low=0.0, high=1.0, identity=False, help="validation accuracy that the smallest network "
                          "named may lose against the best, a fraction: 0.01 is one point")
 
 
@@ -62,12 +66,14 @@ class Chops(Spec):
 class Pruning(FromWeights):
     """One round of iterative magnitude pruning; round 0 trains all weights."""
 
-    keep: float = knob(0.7, low=0.01, high=0.999, help="share of the weights that a round leaves")
-    scope: str = knob("global", choices=("global", "layer"), help="one threshold for all layers, or one for each")
-    rewind: str = knob("none", choices=("none", "start"), help="each round goes on from the trained weights, or from "
+    kind: ClassVar[str] = "pruning"
+
+    keep: float = setting(0.7, low=0.01, high=0.999, help="share of the weights that a round leaves")
+    scope: str = setting("global", choices=("global", "layer"), help="one threshold for all layers, or one for each")
+    rewind: str = setting("none", choices=("none", "start"), help="each round goes on from the trained weights, or from "
                        "those before any training")
-    round: int = knob(0, low=0, derived=True, help="how often weights were dropped")
-    before: str = knob("", derived=True, help="digest of the weights that the round before came to")
+    round: int = setting(0, low=0, cli=False, help="how often weights were dropped")
+    before: str = setting("", cli=False, help="digest of the weights that the round before came to")
 
     @property
     def kept(self) -> float:
@@ -79,15 +85,17 @@ class Pruning(FromWeights):
         """Few words that name this trial among its siblings."""
         return f"{100 * self.kept:.0f} % of the weights, repeat {self.split}"
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().named(), "Round": self.round, "Kept": f"{self.kept:.4g}", "Scope": self.scope,
+        return {**super().mlflow_params(), "Round": self.round, "Kept": f"{self.kept:.4g}", "Scope": self.scope,
                 "Rewind": self.rewind, "Source": self.model or self.source or "-"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rounds(Spec):
+class PruningGrid(Spec):
     """How many rounds and repeats make a study of pruning."""
 
-    iterations: int = knob(5, low=1, high=1000, help="how often weights are dropped")
-    repeats: int = knob(3, low=1, high=10_000, help="networks that are pruned, which differ by their seeds")
+    kind: ClassVar[str] = "pruning-grid"
+
+    iterations: int = setting(5, low=1, high=1000, help="how often weights are dropped")
+    repeats: int = setting(3, low=1, high=10_000, help="networks that are pruned, which differ by their seeds")

@@ -6,18 +6,18 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ...result import FINISHED, Result
-from ...spec import stream
-from ..whole_dataset import Sourced
+from ...spec import derive_seed
+from ..whole_dataset import TrainingInputs
 from .spec import Chop
 
 if TYPE_CHECKING:
-    from ..base import Bench
+    from ..base import TrialContext
 
 EXPERIMENT = "Chop"
 NETWORK = "network"  # stem of the chopped network's files
 
 
-def run(spec: Chop, inputs: Sourced, bench: Bench) -> Result:
+def run(spec: Chop, inputs: TrainingInputs, context: TrialContext) -> Result:
     """Cut, fine-tune, score on the test images; the network is kept with what is needed to load it again."""
     from ...models import chopped
     from ...models.footprint import footprint
@@ -25,11 +25,11 @@ def run(spec: Chop, inputs: Sourced, bench: Bench) -> Result:
     from ..training import fit_and_score
 
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth if inputs.weights else 0,
-                          classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split),
+                          classes=len(inputs.data.classes), seed=derive_seed(spec.seed, "head", spec.split),
                           source=inputs.source, cut=spec.cut, input_size=spec.input_size, sha256=spec.weights)
-    status, scores, details = fit_and_score(spec, network, inputs.data, bench, stream(spec.seed, "fit", spec.split))
+    status, scores, details = fit_and_score(spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split))
     if status == FINISHED:
-        chopped.write(bench.folder / NETWORK, network, architecture=spec.architecture, cut=spec.cut,
+        chopped.write(context.folder / NETWORK, network, architecture=spec.architecture, cut=spec.cut,
                       classes=inputs.data.classes)
         scores |= {name: float(value) for name, value in asdict(footprint(network, spec)).items()}
     return Result.of(spec, status=status, scores=scores, details=details, made_from={"weights": spec.weights})

@@ -6,31 +6,31 @@ from collections.abc import Sequence
 
 from ...errors import raise_all
 from ...features import classifiers
-from ...features.dump import How
+from ...features.dump import ExtractionConfig
 from ...features.extract import extract
 from ...lab import signals
 from ...lab.settings import Settings
 from ...models.network import Network
-from ..activations import _dump_place, layers_of, spec_words, whole_network
+from ..activations import _dump_place, layers_of, normalised_embedding, whole_network
 from ..base import Study, Trial
-from ..few_shot import FewShot
-from ..few_shot_inputs import Found, Parts, Progress, look, shared
+from ..few_shot import FewShotGrid
+from ..few_shot_inputs import FewShotData, PreflightResult, Progress, common_settings, preflight
 from . import spec as feature_extraction_spec
-from .spec import FeatureExtraction, Sweep
-from .trial import Features
+from .spec import FeatureExtraction, FeatureExtractionGrid
+from .trial import FeatureTrialInputs
 
 
-def look_at_features(spec: FeatureExtraction, few: FewShot, settings: Settings, progress: Progress | None = None, *,
-                     keep: bool = True) -> Found:
+def look_at_features(spec: FeatureExtraction, few: FewShotGrid, settings: Settings, progress: Progress | None = None, *,
+                     keep: bool = True) -> PreflightResult:
     """The look before a feature-extraction study."""
     def load() -> Network:
         return whole_network(spec, spec.layers, spec.model_description)
 
-    return look(spec, few, settings, load, progress, keep=keep)
+    return preflight(spec, few, settings, load, progress, keep=keep)
 
 
-def feature_extraction_study(spec: FeatureExtraction, few: FewShot, sweep: Sweep, settings: Settings,
-                             progress: Progress | None = None) -> tuple[Study, Found]:
+def feature_extraction_study(spec: FeatureExtraction, few: FewShotGrid, sweep: FeatureExtractionGrid, settings: Settings,
+                             progress: Progress | None = None) -> tuple[Study, PreflightResult]:
     """Every classifier on every draw, ready to run, its activations extracted (once, ever); Problems otherwise."""
     names = sweep.classifiers
     found = look_at_features(spec, few, settings, progress)
@@ -38,30 +38,30 @@ def feature_extraction_study(spec: FeatureExtraction, few: FewShot, sweep: Sweep
     assert found.network is not None
     assert found.pixels is not None
     taken = layers_of(found.network, spec.layers, spec.model_description)
-    spec = spec.but(weights=found.weights, layers=taken, embedding=spec_words(spec.embedding))
+    spec = spec.replace(weights=found.weights, layers=taken, embedding=normalised_embedding(spec.embedding))
     with signals.graceful() as stopping:
         place = _dump_place(found, settings, progress, stopping)
-        how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+        how = ExtractionConfig(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
         dump = extract(found.network, found.weights, found.pixels, taken, place, how)
         signals.stop_if_asked()
-    parts = Parts(found, spec)
+    parts = FewShotData(found, spec)
     trials = []
     for shots, split, train, content in parts.draws(spec, few):
-        drawn = spec.but(shots=shots, split=split, images=content)
-        inputs = Features(parts.classes, dump, train, parts.val, parts.test)
+        drawn = spec.replace(shots=shots, split=split, images=content)
+        inputs = FeatureTrialInputs(parts.classes, dump, train, parts.val, parts.test)
         tried = _feasible(names, inputs) if sweep.everything else names
         left_out = [name for name in names if name not in tried]
         found.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(left_out)
-        trials += [Trial(drawn.but(classifier=name), inputs, drawn.group) for name in tried]
+        trials += [Trial(drawn.replace(classifier=name), inputs, drawn.group) for name in tried]
     return Study(key=parts.study_key(spec), call="tlx.studies.feature_extraction.trial:run",
-                 experiment=feature_extraction_spec.EXPERIMENT, title=parts.title(spec), spec=shared(spec),
+                 experiment=feature_extraction_spec.EXPERIMENT, title=parts.title(spec), spec=common_settings(spec),
                  trials=tuple(trials), inputs=(parts.dataset(),), tags=parts.tags(few) | {"tlx.dump": dump.key},
                  preload=("tlx.features.pipelines", "tlx.features.spans", "sklearn.linear_model",
                           "sklearn.discriminant_analysis", *(["mlflow.sklearn"] if spec.log_model else [])),
                  params={"Job number": str(few.job)}), found
 
 
-def _feasible(names: Sequence[str], inputs: Features) -> list[str]:
+def _feasible(names: Sequence[str], inputs: FeatureTrialInputs) -> list[str]:
     """Those that the number of training rows of a draw allows."""
     rows = len(inputs.train.rows)
     alone = rows == len(inputs.classes)  # one row a class: nothing varies within a class

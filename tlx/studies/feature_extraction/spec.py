@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...spec import Spec, knob
+from ...spec import Spec, setting
 from ..few_shot import FewShotTrial
 
 if TYPE_CHECKING:
@@ -19,32 +19,34 @@ EXPERIMENT = "Feature extraction"
 class FeatureExtraction(FewShotTrial):
     """One classifier on the features of one few-shot split."""
 
-    layers: tuple[str, ...] = knob((), help="layers by name or block number, comma-separated, or a set: blocks (all of "
+    kind: ClassVar[str] = "feature-extraction"
+
+    layers: tuple[str, ...] = setting((), help="layers by name or block number, comma-separated, or a set: blocks (all of "
                                    "them), last, model_25, model_50, model_75, model_100. Default: blocks")
-    model_description: str | None = knob(None, place=True, help="JSON of the original study that names the layers")
-    reduce: str = knob("pooled", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: its spatial "
+    model_description: str | None = setting(None, identity=False, help="JSON of the original study that names the layers")
+    reduce: str = setting("pooled", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: its spatial "
                        "mean, everything, or a transformer's class token")
-    embedding: str = knob("fne", help="fne (standardised, then −1, 0 or 1), standard, l2 (each layer of length 1) or "
+    embedding: str = setting("fne", help="fne (standardised, then −1, 0 or 1), standard, l2 (each layer of length 1) or "
                           "none; with settings as fne:low=-0.25,high=0.15")
-    standardize: str = knob("train", choices=("train", "per-set"), help="statistics of the training rows, or of each "
+    standardize: str = setting("train", choices=("train", "per-set"), help="statistics of the training rows, or of each "
                             "set its own, as the original study did (it sees all test images at once)")
-    fold: bool = knob(True, help="fold batch norm into the convolutions while extracting: faster, other last bits")
-    precision: str = knob("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
-    dtype: str = knob("float32", choices=("float32", "float16"), help="numbers kept of the activations")
-    log_model: bool = knob(False, help="keep embedding and classifier as a scikit-learn Pipeline, a model of the run")
-    classifier: str = knob("linear-svc", derived=True, help="which classifier, with its settings")
+    fold: bool = setting(True, help="fold batch norm into the convolutions while extracting: faster, other last bits")
+    precision: str = setting("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
+    dtype: str = setting("float32", choices=("float32", "float16"), help="numbers kept of the activations")
+    log_model: bool = setting(False, help="keep embedding and classifier as a scikit-learn Pipeline, a model of the run")
+    classifier: str = setting("linear-svc", cli=False, help="which classifier, with its settings")
 
     @property
     def group(self) -> str:
         """Names the trials that share an embedding: all classifiers of a draw."""
-        return self.but(classifier=FeatureExtraction.defaults()["classifier"]).key
+        return self.replace(classifier=FeatureExtraction.defaults()["classifier"]).key
 
     @property
     def run_name(self) -> str:
         """What its run is called."""
         return f"{self.title}, {self.classifier}"
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""
         return {"Model": self.model or self.architecture, "Dataset": self.dataset, "Using crops": self.use_crops,
                 "Crops path": self.precomputed_crops or "-", "Samples per class": self.shots,
@@ -54,21 +56,23 @@ class FeatureExtraction(FewShotTrial):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sweep(Spec):
+class FeatureExtractionGrid(Spec):
     """Which classifiers a study tries on the same features."""
 
-    classifier: str = knob("linear-svc", help="classifiers with their settings, separated by spaces or commas: "
+    kind: ClassVar[str] = "feature-extraction-grid"
+
+    classifier: str = setting("linear-svc", help="classifiers with their settings, separated by spaces or commas: "
                            "'linear-svc:C=0.1 knn:k=5'; or all: linear-svc, svc, sgd, knn, knn-cosine, logistic, "
                            "ridge, ridge-loo, lda, ncm")
 
     @property
     def classifiers(self) -> list[str]:
         """Each classifier once, in one spelling; UnknownName or Usage for a wrong one."""
-        from ...features.classifiers import CLASSIFIERS, classifier, spec_text, split_words
+        from ...features.classifiers import CLASSIFIERS, classifier, format_classifier, split_words
 
         words = [name for name in CLASSIFIERS if name != "xgboost"] if self.everything else split_words(
             self.classifier)
-        return list(dict.fromkeys(spec_text(classifier(word)) for word in words))
+        return list(dict.fromkeys(format_classifier(classifier(word)) for word in words))
 
     @property
     def everything(self) -> bool:

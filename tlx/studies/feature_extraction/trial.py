@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import Stopped
 from ...result import FINISHED, Result
-from ...spec import named, stream
+from ...spec import derive_seed, parse_spec
 from .spec import FeatureExtraction
 
 if TYPE_CHECKING:
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
     from ...features.classifiers import Classifier
     from ...features.dump import Dump
-    from ...features.fitting import Fitted
-    from ...features.spans import Seen, Training
+    from ...features.fitting import FittedClassifier
+    from ...features.spans import EvaluationRows, Training
     from ...models.samples import Samples
-    from ..base import Bench
+    from ..base import TrialContext
 
 KEPT_BYTES = 1 << 30  # embedded rows of a role kept between the classifiers of a group; above, embedded again
 
 
 @dataclass
-class Features:
+class FeatureTrialInputs:
     """What the trials of one draw run on: a dump, and which of its images are for what. Labels index `classes`."""
 
     classes: tuple[str, ...]
@@ -51,21 +51,21 @@ class Features:
 class Prepared:
     """The embedding fitted on the training rows of a draw, and what the classifiers share."""
 
-    def __init__(self, inputs: Features, spec: FeatureExtraction):
+    def __init__(self, inputs: FeatureTrialInputs, spec: FeatureExtraction):
         from ...features.embedding import EMBEDDINGS
         from ...features.spans import Training
 
         started = time.perf_counter()
-        self._parts: dict[tuple[int, int], Seen] = {}
+        self._parts: dict[tuple[int, int], EvaluationRows] = {}
         self.inputs, self.layers = inputs, [inputs.dump.array(layer) for layer in inputs.dump.layers]
-        embedding: Any = named(EMBEDDINGS, spec.embedding, "embedding")
-        if "standardize" in embedding.knobs() and spec.standardize != "train":
-            embedding = embedding.but(standardize=spec.standardize)
+        embedding: Any = parse_spec(EMBEDDINGS, spec.embedding, "embedding")
+        if "standardize" in embedding.settings() and spec.standardize != "train":
+            embedding = embedding.replace(standardize=spec.standardize)
         self.per_set = getattr(embedding, "standardize", "train") == "per-set"
         self.embedding = embedding.fit(self.layers, inputs.train.rows)
         self.rows = self.embedding.transform(self.layers, inputs.train.rows)
         self.width = self.rows.shape[1]
-        self._asked: dict[str, Any] = {"seed": stream(spec.seed, "classifier") % 2**32, "where": spec.title}
+        self._asked: dict[str, Any] = {"seed": derive_seed(spec.seed, "classifier") % 2**32, "where": spec.title}
         self.training = Training(self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._asked)
         self.seconds = time.perf_counter() - started
 
@@ -75,7 +75,7 @@ class Prepared:
         return self.embedding.transform(self.layers, self.inputs.val.rows)
 
     @functools.cached_property
-    def compared(self) -> tuple[Training, Seen]:
+    def compared(self) -> tuple[Training, EvaluationRows]:
         """A training that knows the products of validation and test rows with the training rows, and those rows."""
         import numpy as np
 
@@ -84,7 +84,7 @@ class Prepared:
         held = self.val if self.inputs.test is None else np.concatenate([self.val, self._whole_test])
         return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._asked)
 
-    def fit(self, spec: Classifier) -> Fitted:
+    def fit(self, spec: Classifier) -> FittedClassifier:
         """The classifier fitted; what compares rows (neighbours, kernels) shares one set of products.
 
         Which way is taken depends on the classifier and on sizes alone, so that a trial has the same bits whatever
@@ -97,7 +97,7 @@ class Prepared:
         return (spec.isometric and not spec.linear and 8 * (len(self.rows) + held) * len(self.rows) <= KEPT_BYTES
                 and (len(self.rows) + held) * self.width * self.rows.itemsize <= KEPT_BYTES)
 
-    def scores(self, fitted: Fitted, samples: Samples) -> np.ndarray:
+    def scores(self, fitted: FittedClassifier, samples: Samples) -> np.ndarray:
         """(n·c, k) float64, higher is likelier, of every row of some samples, embedded in parts."""
         import numpy as np
 
@@ -114,7 +114,7 @@ class Prepared:
                  for start in range(0, len(samples.rows), step)]
         return np.concatenate(parts)
 
-    def _part(self, first: int, count: int) -> Seen:
+    def _part(self, first: int, count: int) -> EvaluationRows:
         """Some rows of `compared`, with what they came to for classifiers before."""
         if (first, count) not in self._parts:
             import numpy as np
@@ -136,11 +136,11 @@ class Prepared:
         return self.embedding.transform(self.layers, self.inputs.test.rows)
 
 
-def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
+def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialContext) -> Result:
     """Fit on the training rows of the dump; the crops vote; score val, and test once."""
     from ...features import classifiers, voting
 
-    if bench.stopping():
+    if context.stopping():
         raise Stopped(15)
     started = time.perf_counter()
     first = not inputs._prepared
@@ -162,12 +162,12 @@ def run(spec: FeatureExtraction, inputs: Features, bench: Bench) -> Result:
     scores |= {"predict_s": time.perf_counter() - tested, "own_s": time.perf_counter() - started}
     scores["total_s"] = scores["own_s"] + scores["inherited_s"]
     if spec.log_model:
-        _keep_model(spec, prepared, bench)
-    bench.tell(1, 1)
+        _keep_model(spec, prepared, context)
+    context.tell(1, 1)
     return Result.of(spec, status=FINISHED, scores=scores, details=details)
 
 
-def _keep_model(spec: FeatureExtraction, prepared: Prepared, bench: Bench) -> None:
+def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialContext) -> None:
     """The embedding and a classifier that reads features, as mlflow's model of a scikit-learn Pipeline."""
     import numpy as np
 
@@ -179,11 +179,11 @@ def _keep_model(spec: FeatureExtraction, prepared: Prepared, bench: Bench) -> No
     model = pipelines.pipeline(prepared.embedding, spec.embedding, fitted, prepared.inputs.classes)
     example = np.concatenate([layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1)
     trees = isinstance(asked, classifiers.XGBoost)
-    tracking_models.save(model, bench.folder, example.astype(np.float32), packages=["xgboost"] * trees,
+    tracking_models.save(model, context.folder, example.astype(np.float32), packages=["xgboost"] * trees,
                          trusted=pipelines.trusted() + pipelines.XGBOOST * trees)
 
 
-def _details(inputs: Features, prepared: Prepared, fitted: Fitted) -> dict[str, Any]:
+def _details(inputs: FeatureTrialInputs, prepared: Prepared, fitted: FittedClassifier) -> dict[str, Any]:
     return {"classes": list(inputs.classes), "layers": list(inputs.dump.layers), "dump": inputs.dump.key,
             "features": prepared.width, "constant_features": prepared.embedding.constant,
             "converged": fitted.converged, "notes": fitted.notes, "crops": inputs.train.crops,
@@ -191,7 +191,7 @@ def _details(inputs: Features, prepared: Prepared, fitted: Fitted) -> dict[str, 
             "test_images": len(inputs.test) if inputs.test else 0}
 
 
-def _times(inputs: Features, prepared: Prepared, fitted_s: float, first: bool) -> dict[str, float]:
+def _times(inputs: FeatureTrialInputs, prepared: Prepared, fitted_s: float, first: bool) -> dict[str, float]:
     """The original study's four times, in seconds. Extraction is inherited from the dump, in proportion to the rows;
     post-processing from the first trial of the draw."""
     dump = inputs.dump

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ...models.recipe import Recipe
-from ...spec import knob
+from ...spec import setting
 from ..few_shot import FewShotTrial
 
 EXPERIMENT = "Fine-tuning"
@@ -16,11 +16,13 @@ EXPERIMENT = "Fine-tuning"
 class FineTuning(Recipe, FewShotTrial):
     """One fine-tuning: a network, a few-shot split of a data set, a recipe."""
 
-    configuration: int | None = knob(None, low=0, high=3, short="c", help="the seeds' frozen convolutions of VGG16, "
-                                     "ResNet50 and ResNet152. Default there: 1, unless --freeze is given")
-    head: str = knob("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
+    kind: ClassVar[str] = "fine-tuning"
 
-    def named(self) -> dict[str, Any]:
+    configuration: int | None = setting(None, low=0, high=3, short="c", help="the seeds' frozen convolutions of VGG16, "
+                                     "ResNet50 and ResNet152. Default there: 1, unless --freeze is given")
+    head: str = setting("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
+
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""
         return {"Architecture": self.architecture, "Source": self.source or "-", "Model": self.model or "-",
                 "Dataset": self.dataset, "Using crops": self.use_crops, "Crops path": self.precomputed_crops or "-",

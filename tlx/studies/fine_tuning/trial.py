@@ -6,31 +6,31 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ...result import DIVERGED, FINISHED, Result
-from ...spec import stream
+from ...spec import derive_seed
 from ..few_shot import Inputs
 from ..training import score_test
 from .spec import FineTuning
 
 if TYPE_CHECKING:
-    from ..base import Bench
+    from ..base import TrialContext
 
 
-def run(spec: FineTuning, inputs: Inputs, bench: Bench) -> Result:
+def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     """Train on inputs.train, choose the epoch on inputs.val, score once on inputs.test."""
     from ...features import voting
     from ...models import backbones, freezing, training
 
     started = time.perf_counter()
     network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
-                             seed=stream(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
+                             seed=derive_seed(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
                              input_size=spec.input_size, sha256=spec.weights)
-    frozen = None if spec.configuration is None else freezing.seed_configuration(spec.architecture, spec.configuration)
-    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+    frozen = None if spec.configuration is None else freezing.published_configuration(spec.architecture, spec.configuration)
+    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping)
 
     def score(logits: Any, labels: Any, crops: int) -> float:
         return voting.accuracy(logits, labels, crops, spec.vote)
 
-    seed = stream(spec.seed, "fit", spec.shots, spec.split)
+    seed = derive_seed(spec.seed, "fit", spec.shots, spec.split)
     fitted = training.fit(network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place)
     details: dict[str, Any] = {
         "classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import BadData, nearest
+from ...errors import BadDataError, nearest
 
 LARGEST = 2**63 - 1
 TEXT_LENGTH = 4096
@@ -85,17 +85,17 @@ def axis_title(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
     return column.titled(units.pop()) if column.unit == DISSIMILARITY and len(units) == 1 else column.title
 
 
-class Faults:
+class TableFaults:
     """The first thing wrong with a table, and how many more."""
 
     def __init__(self, where: object):
         self.where, self.count = where, 0
-        self.first: BadData | None = None
+        self.first: BadDataError | None = None
 
     def add(self, code: str, row: int, what: str, expected: str) -> None:
         self.count += 1
         if self.first is None:
-            self.first = BadData(code, what, where=f"{self.where}:{row}", expected=expected)
+            self.first = BadDataError(code, what, where=f"{self.where}:{row}", expected=expected)
 
     def raise_first(self) -> None:
         if self.first is not None:
@@ -105,14 +105,14 @@ class Faults:
 
 # ---------------------------------------------------------------- rows and cells
 
-def whole_row(row: Mapping[str, Any], number: int, found: Faults) -> Row:
+def whole_row(row: Mapping[str, Any], number: int, found: TableFaults) -> Row:
     """The row with every column, each cell of its column's kind; what is wrong goes to `found`."""
     for name in sorted(row.keys() - COLUMNS.keys()):
         found.add("table-columns", number, f"unknown column '{name}'", f"one of {', '.join(COLUMNS)}")
     return {name: _cell(name, row.get(name), number, found) for name in COLUMNS}
 
 
-def _cell(name: str, value: Any, row: int, found: Faults) -> Any:
+def _cell(name: str, value: Any, row: int, found: TableFaults) -> Any:
     """The value as its column's kind, or None ("" for text) where the cell is empty or wrong."""
     column = COLUMNS[name]
     empty = "" if column.kind is str else None
@@ -167,7 +167,7 @@ KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def check_twice(rows: Sequence[Row], first: int, found: Faults) -> None:
+def check_twice(rows: Sequence[Row], first: int, found: TableFaults) -> None:
     """No two rows of one identity; `first` is the number of the first row."""
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(rows, first):
@@ -183,11 +183,11 @@ def check_columns(names: Sequence[str], where: object) -> None:
     for name in names:
         if name not in COLUMNS:
             near = nearest(name, COLUMNS)
-            raise BadData("table-columns", f"unknown column '{name[:80]}'", where=where,
+            raise BadDataError("table-columns", f"unknown column '{name[:80]}'", where=where,
                           expected=f"one of {', '.join(COLUMNS)}" + (f"; nearest: {near[0]}" if near else ""))
         if list(names).count(name) > 1:
-            raise BadData("table-columns", f"column '{name}' stands twice", where=where, expected="each once")
+            raise BadDataError("table-columns", f"column '{name}' stands twice", where=where, expected="each once")
     lacking = [name for name, column in COLUMNS.items() if column.needed and name not in names]
     if lacking:
-        raise BadData("table-columns", f"no column {', '.join(lacking)}", where=where,
+        raise BadDataError("table-columns", f"no column {', '.join(lacking)}", where=where,
                       expected=f"at least {', '.join(name for name, column in COLUMNS.items() if column.needed)}")

@@ -68,7 +68,7 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
     few = len(names) <= layer_axes.MARKED_UP_TO
     looks = [Look(shown[i], colours[i], figures.MARKERS[i % len(figures.MARKERS)], place=i) for i in range(len(names))]
     spreads = _spreads(layer_metrics_series.value(group, metric) for group in layer_metrics_series.measured(rows)) if few else []
-    with figures._style():
+    with figures.figure_style():
         axis = min(max(2.6, 0.22 * len(tags)), 7.0) + (2.0 if len(groups) < 2 else 0.0)
         named = layer_axes.ticks(layer_axes.short(tags), axis, 6.5)
         beside = layer_axes.widest([*spreads, *shown], 9) + 0.8
@@ -92,7 +92,7 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         figure.supxlabel(CHECKPOINT_AXIS, fontsize=10)
         layer_axes.y_title(figure, axes, axis_title(metric, rows))
         layer_axes.head(figure, title, beside)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def transfer_correlation(rows: Sequence[Mapping[str, Any]], null: float | tuple[float, float] | None = None,
@@ -107,7 +107,7 @@ def transfer_correlation(rows: Sequence[Mapping[str, Any]], null: float | tuple[
     layers, metrics = (statistics.distinct(row[name] for row in rows) for name in ("layer", "metric"))
     titles = [COLUMNS[m].meaning[:1].upper() + COLUMNS[m].meaning[1:] if m in COLUMNS else m for m in metrics]
     shown, words = layer_axes.short(titles, 44), layer_axes.short(layers)
-    with figures._style():
+    with figures.figure_style():
         width, beside = layer_axes.axis_width(words), layer_axes.widest([*shown, said], 9) + 0.7
         named = layer_axes.ticks(words, width)
         figure, (axes,) = layer_axes.panels(1, width + 0.9, 3.6 + named.reach, beside=beside)
@@ -129,7 +129,7 @@ def transfer_correlation(rows: Sequence[Mapping[str, Any]], null: float | tuple[
             layer_axes.nothing(axes, "no correlation known")
         layer_axes.legend(figure, [axes])
         layer_axes.head(figure, title, beside)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces
@@ -141,7 +141,7 @@ def _over_layers(rows: Rows, metric: str, found: list[Line], label: str, title: 
     order = layer_metrics_series.layers([row for row in rows if row["model"] in drawn])
     datasets, words = statistics.distinct(line.dataset for line in found), layer_axes.short(order or [])
     looks = _looks(rows, found)
-    with figures._style():
+    with figures.figure_style():
         width = layer_axes.axis_width(words) * (1 if len(datasets) < 2 else 0.8)
         named, columns = layer_axes.ticks(words, width), max(1, min(3, int(15 / width)))
         spreads = _spreads(v for line in found for v in line.values.values())
@@ -168,7 +168,7 @@ def _over_layers(rows: Rows, metric: str, found: list[Line], label: str, title: 
         layer_axes.legend(figure, axes, "\n".join(spreads if len(looks) <= 2 * layer_axes.MARKED_UP_TO else []))
         layer_axes.y_title(figure, axes, label)
         layer_axes.head(figure, title, beside)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def _looks(rows: Rows, found: list[Line]) -> dict[tuple[str, str], Look]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ... import files, metrics
-from ...errors import BadData, Missing, TlxError, UnknownName, raise_all
+from ...errors import BadDataError, MissingError, TlxError, UnknownNameError, raise_all
 from ...features.dump import Dump
 from ...features.dumps import Dumps
 from ...lab.settings import Settings
@@ -21,7 +21,7 @@ from ...models.layers import INPUT, module_of
 from ...models.weights import archives as weights_archives
 from ..activations import dump_folder, extraction, whole_network
 from ..base import Study, Trial
-from ..few_shot_inputs import Progress, shared
+from ..few_shot_inputs import Progress, common_settings
 from . import spec as layer_metrics_spec
 from .spec import LayerMetrics, Observed
 from .trial import RDMS, Activations
@@ -33,7 +33,7 @@ COMPARED = 400  # dissimilarity matrices that are compared pair by pair
 
 
 @dataclass(frozen=True)
-class Target:
+class MeasuredLayers:
     """A network to analyse: where its weights are, and what it is called."""
 
     spec: Observed
@@ -44,13 +44,13 @@ class Target:
     dump: Path | None = None
 
 
-def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, settings: Settings,
+def plan_layer_metrics(words: Sequence[str], observed: Observed, asked: LayerMetrics, settings: Settings,
              progress: Progress | None = None, notes: list[str] | None = None) -> Study:
     """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong.
 
     What was done to weights and images joins `notes`.
     """
-    targets: list[Target] = []
+    targets: list[MeasuredLayers] = []
     problems: list[TlxError] = []
     for word in words or [""]:
         try:
@@ -66,27 +66,27 @@ def study_of(words: Sequence[str], observed: Observed, asked: LayerMetrics, sett
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
     return Study(key=key, call="tlx.studies.layer_metrics.trial:run", experiment=layer_metrics_spec.EXPERIMENT,
-                 title=f"Layers on {first.dataset}", spec=shared(asked), trials=tuple(trials),
+                 title=f"Layers on {first.dataset}", spec=common_settings(asked), trials=tuple(trials),
                  inputs=tuple({t.inputs.dump.key: {"name": t.spec.dataset, "source": str(t.inputs.dump.folder),
                                                    "digest": t.inputs.dump.key[:36], "context": "analysis"}
                                for t in trials}.values()),
-                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.studies.layer_metrics.report:dress",
+                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.studies.layer_metrics.report:write_trial_figures",
                  notes=tuple(notes))
 
 
-def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target]:
+def targets_of(word: str, observed: Observed, settings: Settings) -> list[MeasuredLayers]:
     """What a word means: a dump (its folder, or its key or the beginning of it), a weight file, a folder of weight
     files, or a source as for --trained-on; "" is what the options say."""
     path = Path(word).expanduser() if word else Path()
     if not word:
         spec = observed.resolved
-        return [Target(spec, _called(spec), spec.source or "")]
+        return [MeasuredLayers(spec, _called(spec), spec.source or "")]
     if (path / "header.json").is_file():
         return [_of_dump(path, observed)]
     if path.is_dir():
         found = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
         if not found:
-            error = Missing("weight file", path)
+            error = MissingError("weight file", path)
             error.expected = f"files ending in {', '.join(WEIGHTS)}"
             raise error
         called = path.name.removesuffix("-checkpoints")
@@ -97,20 +97,20 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Target
         dumps = Dumps(dump_folder(settings))
         return [_of_dump(dumps.root / dumps.find(word), observed)]
     if word.startswith((".", "/", "~")) or path.suffix in WEIGHTS:
-        raise Missing("dump, weight file or folder of them", path)
-    spec = observed.but(trained_on=word).resolved
-    return [Target(spec, word, spec.source or "")]
+        raise MissingError("dump, weight file or folder of them", path)
+    spec = observed.replace(trained_on=word).resolved
+    return [MeasuredLayers(spec, word, spec.source or "")]
 
 
-def _of_dump(folder: Path, observed: Observed) -> Target:
+def _of_dump(folder: Path, observed: Observed) -> MeasuredLayers:
     dump = Dump(folder)
     name = dump.about.get("backbone", "network")
-    return Target(observed, f"{name} {dump.key[:8]}", dump=folder)
+    return MeasuredLayers(observed, f"{name} {dump.key[:8]}", dump=folder)
 
 
-def _of_file(path: Path, observed: Observed, called: str) -> Target:
+def _of_file(path: Path, observed: Observed, called: str) -> MeasuredLayers:
     tag = path.stem if TAG.fullmatch(path.stem) else ""
-    return Target(observed.but(model=str(path)).resolved, called if tag or path.stem == called else
+    return MeasuredLayers(observed.replace(model=str(path)).resolved, called if tag or path.stem == called else
                   f"{called}/{path.stem}", called if tag else "", tag)
 
 
@@ -129,7 +129,7 @@ def _called(spec: Observed) -> str:
     return f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
 
 
-def _trial(target: Target, asked: LayerMetrics, settings: Settings, notes: list[str], progress: Progress | None
+def _trial(target: MeasuredLayers, asked: LayerMetrics, settings: Settings, notes: list[str], progress: Progress | None
            ) -> Trial:
     spec = target.spec
     if target.dump is not None:
@@ -137,14 +137,14 @@ def _trial(target: Target, asked: LayerMetrics, settings: Settings, notes: list[
         notes += _outdated(dump)
     else:
         network = whole_network(spec, (), None)
-        spec = spec.but(layers=spec.layers or usual_layers(network, spec))
+        spec = spec.replace(layers=spec.layers or usual_layers(network, spec))
         dump = extraction(spec, settings, progress, notes)
         blocks = blocks_of(network, dump.layers)
     labels = tuple(map(str, dump.row_labels()))
     if len(labels) != dump.rows:
-        raise BadData("dump-labels", f"{len(labels)} labels for {dump.rows} rows", where=dump.folder,
+        raise BadDataError("dump-labels", f"{len(labels)} labels for {dump.rows} rows", where=dump.folder,
                       remedy="extract again: tlx extract keeps the labels of image folders")
-    made = asked.but(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=target.model,
+    made = asked.replace(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=target.model,
                      trained_on=target.trained_on, checkpoint=target.checkpoint, split=target.number,
                      dataset=dump.about.get("dataset", "images"))
     return Trial(made, Activations(dump, labels, blocks))
@@ -170,7 +170,7 @@ def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
     dump = Dump(folder)
     family, model = dump.header["identity"]["network"][:2]
     try:
-        network = backbones.sketch(f"timm:{model}" if family == "timm" else model)
+        network = backbones.meta_model(f"timm:{model}" if family == "timm" else model)
     except TlxError:  # of a package that is not here
         return dump, (0,) * len(dump.layers)
     order = {name: turn for turn, name in enumerate((INPUT, *network.order))}
@@ -191,7 +191,7 @@ def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
 def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
     try:
         whole_network(spec, ("thesis",), None)
-    except UnknownName:
+    except UnknownNameError:
         return ("input", "blocks")
     return ("thesis",)
 

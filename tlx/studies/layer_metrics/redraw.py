@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadData, UnknownName
+from ...errors import BadDataError, UnknownNameError
 from . import table as layer_metrics_table
 
 FORMS = ("png", "svg")
@@ -26,20 +26,20 @@ def redraw(table: Path, out: Path | None = None, metrics: Sequence[str] = USUAL,
     BadData for a metric without a number.
     """
     if form not in FORMS:
-        raise UnknownName("form", form, FORMS)
+        raise UnknownNameError("form", form, FORMS)
     unknown = next((name for name in metrics if name not in (*layer_metrics_table.METRICS, ALL)), None)
     if unknown is not None:
-        raise UnknownName("metric", unknown, (*layer_metrics_table.METRICS, ALL))
+        raise UnknownNameError("metric", unknown, (*layer_metrics_table.METRICS, ALL))
     rows = layer_metrics_table.read(table)
     held = [name for name in layer_metrics_table.METRICS if any(row[name] is not None for row in rows)]
     asked = held if ALL in metrics else list(dict.fromkeys(metrics))
     for name in asked or layer_metrics_table.METRICS[:1]:
         if name not in held:
-            raise BadData("table-cell", f"column '{name}' is empty in every row", where=table,
+            raise BadDataError("table-cell", f"column '{name}' is empty in every row", where=table,
                           expected=f"numbers; known here: {', '.join(held) or 'none'}")
     models = list(dict.fromkeys(row["model"] for row in rows))
     if baseline and baseline not in models:
-        raise UnknownName("baseline", baseline, models)
+        raise UnknownNameError("baseline", baseline, models)
     return _written(rows, Path(out or Path(table).parent), asked, baseline, form)
 
 

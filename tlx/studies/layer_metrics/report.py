@@ -32,7 +32,7 @@ def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
     return [{**named, **row} for row in result.details["rows"]]
 
 
-def dress(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result) -> None:
     """Put a trial's table and figures into its folder."""
     rows = rows_of(result.spec, result)
     layer_metrics_table.write(rows, folder)
@@ -56,14 +56,14 @@ def dress_table(folder: Path, result: Result) -> None:
     layer_metrics_table.write(rows_of(result.spec, result), folder)
 
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write a study's table, figures and summary beside its record, over all of its trials that are whole."""
     study = store.read_study(key)
     if study is None:
         return
     folder, rows, whole = store.root / "studies" / key, [], 0
     for trial in study["trials"]:
-        result = store.whole(trial["key"])
+        result = store.find_or_none(trial["key"])
         if result is not None:
             rows += rows_of(trial["spec"], result)
             whole += result.status == FINISHED
@@ -131,7 +131,7 @@ def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- said and copied
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What an analysis ends with: the table in short, notes, where the whole of it is."""
     rows = [row for result in report.results for row in rows_of(result.spec, result)]
     shown = rows if len(rows) <= LINES_UP_TO else [row for row in rows if row["layer_index"] == max(
@@ -147,7 +147,7 @@ def closing(report: Any) -> str:
     notes = list(dict.fromkeys(note for result in report.results for note in result.details["notes"]))
     lines += [f"note: {note}" for note in notes[:10]]
     lines.append(f"table: {report.folder / 'studies' / report.study.key / (layer_metrics_table.STEM + '.csv')}")
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
 def _number(row: Mapping[str, Any], name: str, digits: int) -> str:
@@ -161,7 +161,7 @@ def copy_table(report: Any, out: Path) -> list[Path]:
     made = []
     for ending in (".csv", ".parquet"):
         target = out / f"{layer_metrics_table.STEM}{ending}"
-        with files.replacing(target) as file, open(source / target.name, "rb") as whole:
+        with files.atomic_write(target) as file, open(source / target.name, "rb") as whole:
             shutil.copyfileobj(whole, file)
         made.append(target)
     return made

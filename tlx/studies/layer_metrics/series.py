@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...errors import UnknownName
+from ...errors import UnknownNameError
 from ...plots import statistics
 from ...plots.statistics import Value, distinct
 from .columns import METRICS
@@ -39,7 +39,7 @@ class Line:
 def check(metric: str) -> None:
     """Raise UnknownName unless the metric is a column that can be drawn."""
     if metric not in METRICS:
-        raise UnknownName("metric", metric, METRICS)
+        raise UnknownNameError("metric", metric, METRICS)
 
 
 def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
@@ -92,7 +92,7 @@ def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
     """
     rows = having(rows, metric)
     if baseline not in (known := distinct(row["model"] for row in rows)):
-        raise UnknownName("baseline", baseline, known)
+        raise UnknownNameError("baseline", baseline, known)
     base = _grouped([row for row in rows if row["model"] == baseline], "dataset", "checkpoint", "layer")
     made = []
     for line in lines([row for row in rows if row["model"] != baseline], metric):
@@ -116,7 +116,7 @@ def _minus(rows: Rows, base: Rows, metric: str) -> Value:
     return around(paired)
 
 
-def around(found: statistics.Estimate) -> Value:
+def around(found: statistics.MeanEstimate) -> Value:
     """Return a mean with its interval, or with the range of fewer than 4 values."""
     if 1 < found.n < statistics.FEWEST_SPLITS:
         return Value(found.mean, found.lowest, found.highest, RANGE)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ...spec import Spec, knob
+from ...spec import Spec, setting
 from ..activations_spec import Extraction
 
 if TYPE_CHECKING:
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 class Observed(Extraction):
     """The images and layers that are looked at, where they are not those of a dump."""
 
-    reduce: str = knob("flat", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: everything "
+    kind: ClassVar[str] = "observed-layers"
+
+    reduce: str = setting("flat", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: everything "
                        "as one row, its spatial mean, or a transformer's class token")
-    layers: tuple[str, ...] = knob((), help="layers by name or block number, comma-separated, or a set: blocks, last, "
+    layers: tuple[str, ...] = setting((), help="layers by name or block number, comma-separated, or a set: blocks, last, "
                                    "all, thesis, model_25 … model_100. Default: thesis, where it names layers of the "
                                    "network; else the input and all blocks")
-    part: str = knob("auto", choices=("auto", "all", "train", "val", "test"), help="images of which split folder; "
+    part: str = setting("auto", choices=("auto", "all", "train", "val", "test"), help="images of which split folder; "
                      "auto: test where there is one, else all")
-    samples: int = knob(500, low=0, help="so many images, as many of each class: the first of each; 0: all. "
+    samples: int = setting(500, low=0, help="so many images, as many of each class: the first of each; 0: all. "
                         "Default: 500, or what there is of classes that have fewer")
 
 
@@ -35,23 +37,25 @@ DISSIMILARITIES = ("correlation", "cosine", "euclidean", "sqeuclidean")  # SciPy
 class LayerMetrics(Spec):
     """Every metric of every layer of one network on one set of images."""
 
-    rdm: str = knob("correlation", choices=DISSIMILARITIES, help="dissimilarity of two rows")
-    fraction: float = knob(0.9, low=0.01, high=1.0, help="intrinsic dimension: share of the ratios that is fitted, and "
+    kind: ClassVar[str] = "layer-metrics"
+
+    rdm: str = setting("correlation", choices=DISSIMILARITIES, help="dissimilarity of two rows")
+    fraction: float = setting(0.9, low=0.01, high=1.0, help="intrinsic dimension: share of the ratios that is fitted, and "
                            "of the rows in each resampling")
-    resamplings: int = knob(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
+    resamplings: int = setting(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
                             "replacement")
-    most_rows: int = knob(5_000, low=100, help="rows that are compared with each other; of more, so many, evenly "
+    max_rows: int = setting(5_000, low=100, help="rows that are compared with each other; of more, so many, evenly "
                           "spaced over the classes (fewer of layers above 1.5 GiB, so that memory holds)")
-    seed: int = knob(0, low=0, high=2**63 - 1, help="seed of the resamplings")
-    dump: str = knob("", derived=True, help="key of the dump: images, weights and how they were taken")
-    layers: tuple[str, ...] = knob((), derived=True)
-    labels: str = knob("", derived=True, help="digest of the images' labels")
-    model: str = knob("", derived=True, place=True, help="what the network is called in tables")
-    trained_on: str = knob("", derived=True, place=True)
-    checkpoint: str = knob("", derived=True, place=True)
-    dataset: str = knob("", derived=True, place=True)
-    shots: int = knob(0, derived=True, place=True)
-    split: int = knob(0, derived=True, place=True)
+    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of the resamplings")
+    dump: str = setting("", cli=False, help="key of the dump: images, weights and how they were taken")
+    layers: tuple[str, ...] = setting((), cli=False)
+    labels: str = setting("", cli=False, help="digest of the images' labels")
+    model: str = setting("", cli=False, identity=False, help="what the network is called in tables")
+    trained_on: str = setting("", cli=False, identity=False)
+    checkpoint: str = setting("", cli=False, identity=False)
+    dataset: str = setting("", cli=False, identity=False)
+    shots: int = setting(0, cli=False, identity=False)
+    split: int = setting(0, cli=False, identity=False)
 
     @property
     def title(self) -> str:
@@ -68,7 +72,7 @@ class LayerMetrics(Spec):
         """Steps of its progress: one a layer."""
         return len(self.layers)
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Model": self.model, "Trained on": self.trained_on or "-", "Checkpoint": self.checkpoint or "-",
                 "Dataset": self.dataset, "Layers": ", ".join(self.layers), "Dump": self.dump[:12]}

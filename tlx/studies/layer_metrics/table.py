@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadData, Missing, Resource, nearest, visible
+from ...errors import BadDataError, MissingError, ResourceError, escape_control, nearest
 from ...plots.tables import FORMULA
-from .columns import COLUMNS, IDENTITY, METRICS, Column, Faults, Row, check_columns, check_twice, whole_row
+from .columns import COLUMNS, IDENTITY, METRICS, Column, Row, TableFaults, check_columns, check_twice, whole_row
 
 __all__ = ["COLUMNS", "IDENTITY", "METRICS", "STEM", "Column", "Row", "read", "write"]
 
@@ -47,28 +47,28 @@ def read(path: Path) -> list[Row]:
     form = path.suffix.lower()
     if form not in READERS:
         what = "is a folder" if path.is_dir() else f"'{path.suffix}' is no form of table"
-        raise BadData("table-form", what, where=path, expected=f"a {' or '.join(READERS)} file")
+        raise BadDataError("table-form", what, where=path, expected=f"a {' or '.join(READERS)} file")
     if not path.is_file():
         near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else []
-        error = Missing("table of layer metrics", path, made_by="tlx analyze")
+        error = MissingError("table of layer metrics", path, made_by="tlx analyze")
         error.expected = "a file there" + (f"; nearest name: {near[0]}" if near else "")
         raise error
     if (size := path.stat().st_size) > FILE_BYTES:
-        raise BadData("table-size", f"{size:,} bytes", where=path, expected=f"at most {FILE_BYTES:,}")
+        raise BadDataError("table-size", f"{size:,} bytes", where=path, expected=f"at most {FILE_BYTES:,}")
     if not size:
-        raise BadData("table-empty", "empty file", where=path, expected=f"columns {', '.join(COLUMNS)}")
+        raise BadDataError("table-empty", "empty file", where=path, expected=f"columns {', '.join(COLUMNS)}")
     try:
         return _whole(READERS[form](path), path, 2 if form == ".csv" else 1)
     except PermissionError as error:
-        raise Resource("permission", f"cannot be read: {error.strerror}", where=path) from error
+        raise ResourceError("permission", f"cannot be read: {error.strerror}", where=path) from error
 
 
 def _whole(rows: Iterable[Mapping[str, Any]], where: object, first: int) -> list[Row]:
     """The rows, complete and checked; `first` is the number of the first."""
-    found = Faults(where)
+    found = TableFaults(where)
     whole = [whole_row(row, number, found) for number, row in enumerate(rows, first)]
     if not whole:
-        raise BadData("table-empty", "no row", where=where, expected="one row a model, data set and layer")
+        raise BadDataError("table-empty", "no row", where=where, expected="one row a model, data set and layer")
     check_twice(whole, first, found)
     found.raise_first()
     return whole
@@ -101,7 +101,7 @@ def _read_csv(path: Path) -> Iterator[Row]:
         text = data.decode()
     except UnicodeDecodeError as error:
         row = data.count(b"\n", 0, error.start) + 1
-        raise BadData("table-encoding", f"byte {data[error.start]:#04x} at offset {error.start} is not UTF-8",
+        raise BadDataError("table-encoding", f"byte {data[error.start]:#04x} at offset {error.start} is not UTF-8",
                       where=f"{path}:{row}", expected="UTF-8", remedy="save it as UTF-8 text") from error
     reader, number, names = csv.reader(io.StringIO(text, newline=""), strict=True), 1, []
     try:
@@ -110,13 +110,13 @@ def _read_csv(path: Path) -> Iterator[Row]:
                 names = record
                 check_columns(names, path)
             elif len(record) != len(names) or number > ROWS:
-                raise BadData("table-fields", f"{len(record)} fields", where=f"{path}:{number}",
+                raise BadDataError("table-fields", f"{len(record)} fields", where=f"{path}:{number}",
                               expected=f"{len(names)}, as in the header, in at most {ROWS:,} rows")
             else:
                 yield {name: value[1:] if value[:1] == "'" and COLUMNS[name].kind is str and _computed(value)
                        else value for name, value in zip(names, record, strict=True)}
     except csv.Error as error:
-        raise BadData("table-syntax", visible(error), where=f"{path}:{number + 1}",
+        raise BadDataError("table-syntax", escape_control(error), where=f"{path}:{number + 1}",
                       expected='values with commas between, in quotes as "a ""b"" c"') from error
 
 
@@ -142,14 +142,14 @@ def _read_parquet(path: Path) -> Iterator[Row]:
         with parquet.ParquetFile(path) as file:
             check_columns(file.schema_arrow.names, path)
             if file.metadata.num_rows > ROWS:
-                raise BadData("table-rows", f"{file.metadata.num_rows:,} rows", where=path,
+                raise BadDataError("table-rows", f"{file.metadata.num_rows:,} rows", where=path,
                               expected=f"at most {ROWS:,}")
             rows = file.read(use_threads=False).to_pylist()
     except PermissionError:
         raise
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise BadData("table-parquet", f"cannot be read as Parquet ({reason[:200]})", where=path,
+        raise BadDataError("table-parquet", f"cannot be read as Parquet ({reason[:200]})", where=path,
                       expected="a Parquet file", remedy="make it again, or read the CSV beside it") from error
     yield from rows
 

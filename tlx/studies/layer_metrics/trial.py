@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ... import files
-from ...errors import BadData, Integrity, Stopped, TlxError
+from ...errors import BadDataError, IntegrityError, Stopped, TlxError
 from ...result import Result
 from .spec import LayerMetrics
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...features.dump import Dump
-    from ..base import Bench
+    from ..base import TrialContext
 
 WHOLE = 3 << 29  # bytes of a layer in which all rows are compared: kernels pack one copy of what is mapped
 COPIED = 3 << 28  # bytes of rows that are taken out of a larger one: those are two copies
@@ -38,21 +38,21 @@ class Activations:
     blocks: tuple[int, ...]
 
 
-def run(spec: LayerMetrics, inputs: Activations, bench: Bench) -> Result:
+def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Result:
     """Measure layer by layer; what was measured before an interruption is taken as it is."""
     import numpy as np
 
     started, rows, notes = time.perf_counter(), [], []
     labels = np.array(inputs.labels)
     for index, layer in enumerate(spec.layers):
-        path = bench.folder / f"training.{index:04d}.json"  # scratch: cleared away when the trial is whole
+        path = context.folder / f"training.{index:04d}.json"  # scratch: cleared away when the trial is whole
         measured = _kept(path)
         if measured is None:
-            if bench.stopping():
+            if context.stopping():
                 raise Stopped(15)
-            measured = _measure(spec, inputs.dump.array(layer), labels, bench, index)
+            measured = _measure(spec, inputs.dump.array(layer), labels, context, index)
             files.write_json(path, measured)
-            bench.log(index, measured["values"])
+            context.log(index, measured["values"])
         notes += [f"{layer}: {note}" for note in measured["notes"]]
         rows.append({"layer": layer, "layer_index": index, "block": inputs.blocks[index] or "", **measured["shape"],
                      **measured["values"]})
@@ -66,7 +66,7 @@ def run(spec: LayerMetrics, inputs: Activations, bench: Bench) -> Result:
 def _kept(path: Any) -> dict[str, Any] | None:
     try:
         return files.read_json(path) if path.exists() else None
-    except (TlxError, Integrity):
+    except (TlxError, IntegrityError):
         return None  # cut off while it was written: measured again
 
 
@@ -80,7 +80,7 @@ def _thinned(labels: np.ndarray, most: int) -> np.ndarray:
     return np.sort(by_class[np.linspace(0, len(labels) - 1, most).round().astype(np.int64)])
 
 
-def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int) -> dict[str, Any]:
+def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int) -> dict[str, Any]:
     """The metrics of one layer: {"shape", "values", "notes"}."""
     import numpy as np
 
@@ -93,7 +93,7 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench
     def add(measure: Callable[[], dict[str, float | None]]) -> None:
         try:
             measured = measure()
-        except BadData as error:  # anything else, a setting that is refused above all, is a fault
+        except BadDataError as error:  # anything else, a setting that is refused above all, is a fault
             if error.code == "not-finite":
                 raise
             notes.append(f"{error.code}: {error.what}")
@@ -105,13 +105,13 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench
         values.update(known)
 
     fitting = len(x) if x.nbytes <= WHOLE else max(2, COPIED // (x.itemsize * x.shape[1]))
-    index_of = _thinned(labels, min(spec.most_rows, fitting))
+    index_of = _thinned(labels, min(spec.max_rows, fitting))
     few, few_labels = (x, labels) if len(index_of) == len(x) else (np.asarray(x[index_of]), labels[index_of])
     if len(index_of) < len(x):
         notes.append(f"rows are compared in {len(index_of)} of {len(x)}, evenly spaced")
     add(lambda: _squares(metrics.sum_of_squares(x, labels)))
     add(lambda: _dimension(spec, few, notes))
-    add(lambda: _dissimilarity(spec, few, few_labels, bench, index, len(few) < len(x)))
+    add(lambda: _dissimilarity(spec, few, few_labels, context, index, len(few) < len(x)))
     classes = (few_labels[:, None] == np.unique(few_labels)).astype(np.float32)
     add(lambda: {"cka_label": metrics.cka(few, classes, unbiased=True)})
     values["seconds"] = time.perf_counter() - started
@@ -156,7 +156,7 @@ def _dimension(spec: LayerMetrics, x: np.ndarray, notes: list[str]) -> dict[str,
             "id_mle": likelihood.dimension}
 
 
-def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench: Bench, index: int, thinned: bool
+def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int, thinned: bool
                    ) -> dict[str, float | None]:
     """thinned: these are not all rows of the layer, whose dissimilarities are kept beside those of other layers."""
     import numpy as np
@@ -165,8 +165,8 @@ def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, bench:
 
     rdm = metrics.rdm(x, metric=spec.rdm, condensed=True, dtype="float32")
     if len(x) <= KEPT_ROWS and not thinned:
-        files.make_folder(bench.folder / RDMS)
-        with files.replacing(bench.folder / RDMS / f"{index:02d}.npy") as file:
+        files.make_folder(context.folder / RDMS)
+        with files.atomic_write(context.folder / RDMS / f"{index:02d}.npy") as file:
             np.lib.format.write_array(file, rdm, allow_pickle=False)
     contrast = metrics.class_contrast(rdm, labels)
     label = metrics.compare_rdms(rdm, metrics.model_rdm(labels), method="spearman")

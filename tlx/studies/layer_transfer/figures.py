@@ -22,8 +22,8 @@ def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = 
 
     rows   of `transfer_studies.table_rows`. baseA, which is about other classes, is left out
     """
-    with figures._style():
-        figure, axes = figures._figure(7.6, 4.4)
+    with figures.figure_style():
+        figure, axes = figures.new_subplots(7.6, 4.4)
         for name in ("baseB", "baseB+"):
             for row in rows:
                 if row["treatment"] == name and row["mean"] is not None:
@@ -42,7 +42,7 @@ def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = 
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
                     title=figures.interval_title("bands", _counts(rows)))
         figures.add_caption(figure, caption)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def _band(axes: Axes, rows: Sequence[dict[str, Any]], x: str, name: str, colour: str, marker: str, dash: str) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ... import files
-from ...errors import Missing, TlxError, UnknownName, Usage, raise_all
+from ...errors import MissingError, TlxError, UnknownNameError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
@@ -17,17 +17,17 @@ from ...models.weights import promises
 from ...result import FINISHED
 from ..base import Study, Trial
 from ..few_shot import Inputs
-from ..few_shot_inputs import shared
-from ..whole_dataset import WEIGHTS, Sourced
+from ..few_shot_inputs import common_settings
+from ..whole_dataset import WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, Progress, halves, listed, read
 from . import spec as layer_transfer_spec
-from .spec import BN_MODES, TREATMENTS, LayerTransfer, Treatments
+from .spec import BN_MODES, TREATMENTS, LayerTransfer, LayerTransferGrid
 
 OF = {"AnB": ("A", True), "AnB+": ("A", False), "BnB": ("B", True), "BnB+": ("B", False)}  # source, held?
 
 
 @dataclass
-class Plan:
+class LayerTransferPlan:
     """What is known before anything is trained.
 
     conditions  the networks made from others, without repeat and weights
@@ -36,7 +36,7 @@ class Plan:
     """
 
     spec: LayerTransfer
-    asked: Treatments
+    asked: LayerTransferGrid
     pools: Pools
     conditions: tuple[LayerTransfer, ...]
     bases: tuple[Trial, ...]
@@ -63,8 +63,8 @@ class Plan:
                     self.notes.append(f"base{condition.of} of repeat {repeat} diverged: {condition.network} left out")
                     continue
                 path, source, digest = start
-                trials.append(Trial(condition.but(split=repeat, weights=digest),
-                                    Sourced(self.target, path, source)))
+                trials.append(Trial(condition.replace(split=repeat, weights=digest),
+                                    TrainingInputs(self.target, path, source)))
         return self._study(tuple(trials)) if trials else None
 
     def _given(self) -> tuple[str | None, str | None, str] | None:
@@ -84,17 +84,17 @@ class Plan:
         key = files.digest(["study", self.spec.identity(), self.sources])
         return Study(key=key, call="tlx.studies.layer_transfer.trial:run",
                      experiment=layer_transfer_spec.EXPERIMENT, title=f"{self.spec.architecture}: layer transfer on {name}",
-                     spec=shared(self.spec), trials=trials, inputs=(self.pools.record(self.sources[1]),),
+                     spec=common_settings(self.spec), trials=trials, inputs=(self.pools.record(self.sources[1]),),
                      tags={"tlx.dataset": name}, preload=("tlx.models.transferred", "tlx.studies.training"))
 
 
-def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: Progress | None = None) -> Plan:
+def plan_layer_transfer(spec: LayerTransfer, asked: LayerTransferGrid, settings: Settings, progress: Progress | None = None) -> LayerTransferPlan:
     """The plan; Problems with all that is wrong, before anything is trained."""
-    sketch = backbones.sketch(spec.architecture)
+    sketch = backbones.meta_model(spec.architecture)
     depth = len(sketch.blocks)
     normed = any(isinstance(m, _BatchNorm) for m in sketch.modules())
     treatments = check(spec, asked, depth, sketch.row.title)
-    asked = asked.but(depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1])
+    asked = asked.replace(depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1])
     half, notes = not spec.start_from, list[str]()
     given = ""
     if not half:
@@ -104,20 +104,20 @@ def look(spec: LayerTransfer, asked: Treatments, settings: Settings, progress: P
     pools = read(spec, settings, progress, folder)
     notes += pools.notes
     inputs, content = pools.task(classes[1])
-    target = spec.but(images=content, depth=depth)
+    target = spec.replace(images=content, depth=depth)
     conditions = tuple({(c.of, c.key): c for c in _conditions(target, treatments, asked, normed)}.values())
     source, of_a = pools.task(classes[0]) if half else (inputs, given)
     needed = {c.of for c in conditions} | {name.removeprefix("base") for name in treatments}
     bases = [trial for repeat in range(asked.repeats) for trial in (
-        *([Trial(target.but(images=of_a, task="A", split=repeat), Sourced(source))] if half and "A" in needed else []),
-        *([Trial(target.but(split=repeat), Sourced(inputs))] if "B" in needed or 0 in asked.depths else []))]
+        *([Trial(target.replace(images=of_a, task="A", split=repeat), TrainingInputs(source))] if half and "A" in needed else []),
+        *([Trial(target.replace(split=repeat), TrainingInputs(inputs))] if "B" in needed or 0 in asked.depths else []))]
     if half:
         notes.append(f"A: {', '.join(classes[0])}; B: {', '.join(classes[1])}")
     elif "baseA" in treatments:
         notes.append("baseA is given, not trained here: it has no row in the table")
     if not bases and not conditions:
-        raise Usage("nothing-to-do", "baseA alone, and it is given", where="--treatments")
-    return Plan(spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes)
+        raise UsageError("nothing-to-do", "baseA alone, and it is given", where="--treatments")
+    return LayerTransferPlan(spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes)
 
 
 def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[str]) -> str:
@@ -125,7 +125,7 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
     try:
         network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
                                  source=spec.weight_source, input_size=spec.input_size)
-    except Missing:
+    except MissingError:
         if any(name == "baseA" or OF.get(name, ("A",))[0] == "A" for name in treatments if name != "baseB"):
             raise
         return ""
@@ -133,30 +133,30 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
     return network.weights
 
 
-def check(spec: LayerTransfer, asked: Treatments, depth: int, title: str) -> tuple[str, ...]:
+def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
     """The treatments asked for, in their spelling; Problems with names and numbers that are none."""
     spelt = {name.lower(): name for name in TREATMENTS}
-    problems: list[TlxError] = [UnknownName("treatment", name, TREATMENTS) for name in asked.treatments
+    problems: list[TlxError] = [UnknownNameError("treatment", name, TREATMENTS) for name in asked.treatments
                                 if name.lower() not in spelt]
-    problems += [UnknownName("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES]
-    problems += [Usage("out-of-range", f"{n}", where="--depths", expected=f"0 to {depth}, the blocks of {title}")
+    problems += [UnknownNameError("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES]
+    problems += [UsageError("out-of-range", f"{n}", where="--depths", expected=f"0 to {depth}, the blocks of {title}")
                  for n in asked.depths if n > depth]
     with promises.permitted(Path(spec.model or "")):
         if spec.model and not Path(spec.model).expanduser().is_file():
-            problems.append(Missing("weight file", spec.model))
+            problems.append(MissingError("weight file", spec.model))
     raise_all(problems)
     return tuple(dict.fromkeys(spelt[name.lower()] for name in asked.treatments)) or TREATMENTS
 
 
-def _conditions(spec: LayerTransfer, treatments: Sequence[str], asked: Treatments, normed: bool
+def _conditions(spec: LayerTransfer, treatments: Sequence[str], asked: LayerTransferGrid, normed: bool
                 ) -> list[LayerTransfer]:
     """Every network with copied blocks, without repeat and weights."""
     found = []
     if "baseB+" in treatments:
-        found.append(spec.but(copied=spec.depth, of="A"))
+        found.append(spec.replace(copied=spec.depth, of="A"))
     for name in treatments:
         for n in asked.depths if name in OF else ():
             of, held = OF[name]
             modes = asked.bn if held and normed else ("frozen",)
-            found += [spec.but(copied=n, freeze=n * held, of=of, bn=bn) for bn in modes if n]
+            found += [spec.replace(copied=n, freeze=n * held, of=of, bn=bn) for bn in modes if n]
     return found

@@ -80,13 +80,13 @@ CSV_NAMES = {"mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95
              "against_baseB_ci": "against_baseB_ci95_half_width", "train_s": "mean_train_s"}
 
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write a study's tables, figure and summary beside its record, over all of its trials that are whole."""
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = {row["key"]: result for row in study["trials"] if (result := store.whole(row["key"])) is not None}
+    results = {row["key"]: result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None}
     trials = trial_rows(study, results)
     rows, warnings = table_rows(trials), warnings_of(results.values())
     if any(row["mean"] is not None for row in rows):
@@ -140,12 +140,12 @@ def _cell(row: Row | None) -> str:
     return tables.accuracy(row)
 
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What a study ends with: the table, what diverged, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.study.key)
     assert study is not None
-    results = {row["key"]: result for row in study["trials"] if (result := store.whole(row["key"])) is not None}
+    results = {row["key"]: result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None}
     rows = table_rows(trial_rows(study, results))
     lines = [table(rows).rstrip(), "mean per-class test accuracy in per cent, ± 95 % CI over the repeats",
              *result_warnings.lines(warnings_of(results.values()))]
@@ -155,10 +155,10 @@ def closing(report: Any) -> str:
     if lost:
         lines.append(f"diverged or missing in some repeat: {', '.join(lost)}")
     lines.append(f"tables and figure: {report.folder / 'studies' / report.study.key / STEM}.csv, .md, .png")
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
-def closing_bases(report: Any) -> str:
+def format_bases(report: Any) -> str:
     """What the stage of the base networks ends with."""
     return f"base networks: {len(report.results)} trained, {report.reused} of them found done" if report.reused else (
         f"base networks: {len(report.results)} trained in {tables.seconds(report.wall_s)}")

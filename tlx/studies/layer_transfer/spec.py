@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-from ...spec import Spec, knob
-from ..whole_dataset import WholeData
+from ...spec import Spec, setting
+from ..whole_dataset import WholeDataset
 
 EXPERIMENT = "Layer transfer"
 HALF, DEFAULT = "half", "default"
@@ -15,19 +15,21 @@ BN_MODES = ("frozen", "adapt", "keras2")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LayerTransfer(WholeData):
+class LayerTransfer(WholeDataset):
     """One network of a layer-transfer study."""
 
-    source: str = knob(HALF, place=True, help="what A is: half (a half of the classes, trained here; B is the other "
+    kind: ClassVar[str] = "layer-transfer"
+
+    source: str = setting(HALF, identity=False, help="what A is: half (a half of the classes, trained here; B is the other "
                        "half), default (the backbone's own weights), or what these were trained on (ImageNet, MNIST)")
-    halves: str = knob("first", choices=("first", "second", "random"), place=True, help="with --source half: the "
+    halves: str = setting("first", choices=("first", "second", "random"), identity=False, help="with --source half: the "
                        "classes of A, by their order, or drawn once for all repeats")
-    copied: int = knob(0, low=0, derived=True, help="blocks that come from the source")
-    freeze: int = knob(0, low=0, derived=True)
-    bn: str = knob("frozen", choices=BN_MODES, derived=True)
-    of: str = knob("", choices=("", "A", "B"), place=True, derived=True, help="which base network the blocks are of")
-    task: str = knob("B", choices=("A", "B"), place=True, derived=True)
-    depth: int = knob(0, place=True, derived=True, help="blocks of the whole network")
+    copied: int = setting(0, low=0, cli=False, help="blocks that come from the source")
+    freeze: int = setting(0, low=0, cli=False)
+    bn: str = setting("frozen", choices=BN_MODES, cli=False)
+    of: str = setting("", choices=("", "A", "B"), identity=False, cli=False, help="which base network the blocks are of")
+    task: str = setting("B", choices=("A", "B"), identity=False, cli=False)
+    depth: int = setting(0, identity=False, cli=False, help="blocks of the whole network")
 
     @property
     def network(self) -> str:
@@ -53,21 +55,23 @@ class LayerTransfer(WholeData):
         named = not self.model and self.source.lower() not in (HALF, DEFAULT)
         return self.source if named else None
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().named(), "Network": self.network, "Copied": self.copied, "Frozen": self.freeze,
+        return {**super().mlflow_params(), "Network": self.network, "Copied": self.copied, "Frozen": self.freeze,
                 "Batch norm": self.bn if self.freeze else "-", "Source": self.model or self.source}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Treatments(Spec):
+class LayerTransferGrid(Spec):
     """Which networks make a layer-transfer study."""
 
-    treatments: tuple[str, ...] = knob((), help="baseA, baseB, baseB+, AnB, BnB, AnB+, BnB+, comma-separated. AnB "
+    kind: ClassVar[str] = "layer-transfer-grid"
+
+    treatments: tuple[str, ...] = setting((), help="baseA, baseB, baseB+, AnB, BnB, AnB+, BnB+, comma-separated. AnB "
                                        "needs A, BnB the network baseB of the same repeat: these are trained first, "
                                        "asked for or not. Default: all")
-    depths: tuple[int, ...] = knob((), low=0, help="n: blocks that are copied. Default: every one")
-    bn: tuple[str, ...] = knob((), help="batch norm of frozen blocks: frozen (the source's statistics), adapt (they "
+    depths: tuple[int, ...] = setting((), low=0, help="n: blocks that are copied. Default: every one")
+    bn: tuple[str, ...] = setting((), help="batch norm of frozen blocks: frozen (the source's statistics), adapt (they "
                                "follow B), keras2 (batch statistics in training, the source's at test: the fault of "
                                "Keras up to 2.2); several are compared. Default: frozen")
-    repeats: int = knob(5, low=1, high=10_000, help="networks of each kind, which differ by their seeds")
+    repeats: int = setting(5, low=1, high=10_000, help="networks of each kind, which differ by their seeds")

@@ -15,15 +15,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ...result import FINISHED, Result
-from ...spec import stream
-from ..whole_dataset import WEIGHTS, Sourced
+from ...spec import derive_seed
+from ..whole_dataset import WEIGHTS, TrainingInputs
 from .spec import LayerTransfer
 
 if TYPE_CHECKING:
-    from ..base import Bench
+    from ..base import TrialContext
 
 
-def run(spec: LayerTransfer, inputs: Sourced, bench: Bench) -> Result:
+def run(spec: LayerTransfer, inputs: TrainingInputs, context: TrialContext) -> Result:
     """Put the network together, train it, score it on the test images; a base network's weights are kept."""
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader
@@ -31,10 +31,10 @@ def run(spec: LayerTransfer, inputs: Sourced, bench: Bench) -> Result:
 
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.copied, source=inputs.source,
                           classes=len(inputs.data.classes), input_size=spec.input_size, sha256=spec.weights,
-                          seed=stream(spec.seed, "rest" if spec.copied else "weights", spec.split))
-    status, scores, details = fit_and_score(spec, network, inputs.data, bench, stream(spec.seed, "fit", spec.split))
+                          seed=derive_seed(spec.seed, "rest" if spec.copied else "weights", spec.split))
+    status, scores, details = fit_and_score(spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split))
     if status == FINISHED and not spec.copied:
-        weights_reader.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
+        weights_reader.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     made_from = {f"weights of {spec.of}": spec.weights} if spec.copied else {}
     return Result.of(spec, status=status, scores=scores, details=details, made_from=made_from)
 

@@ -26,7 +26,7 @@ from .report import (
 )
 
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What a study ends with: the table, what T is and over what, what to be wary of, the data, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.study.key)
@@ -45,7 +45,7 @@ def closing(report: Any) -> str:
     lines += [f"note: {note}" for note in notes] + _wary(means)
     lines += regression_report.of_study(regressions_of(folder))
     lines.append(f"tables and figures: {folder / STEM}*.csv, .md, .png")
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
 def _over(pairs: Pairs, means: Sequence[Row]) -> str:
@@ -101,7 +101,7 @@ def _wary(means: Sequence[Row]) -> list[str]:
     return lines
 
 
-def closing_tuning(report: Any) -> str:
+def format_tuning_summary(report: Any) -> str:
     """What the stage of fine-tuning ends with."""
     tested = [r.scores["test_accuracy"] for r in report.results if "test_accuracy" in r.scores]
     scores = {**statistics.accuracy_columns(tested), "repeats": len(tested)}
@@ -115,6 +115,6 @@ def closing_tuning(report: Any) -> str:
     return "\n".join([said, *result_warnings.lines(warnings)])
 
 
-def closing_images(report: Any) -> str:
+def format_images_summary(report: Any) -> str:
     """What the look at the target's images ends with."""
     return "\n".join(regression_report.domain(r.details) for r in report.results)

@@ -7,14 +7,14 @@ published G and D were is not on record, so each result names its own: the metho
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ...result import Result
-from ...spec import Spec, knob
+from ...spec import Spec, setting
 
 if TYPE_CHECKING:
     from ...features.dump import Dump
-    from ..base import Bench
+    from ..base import TrialContext
 
 FEATURES = "features of the last block before the head, averaged over the image"
 
@@ -23,14 +23,16 @@ FEATURES = "features of the last block before the head, averaged over the image"
 class Domain(Spec):
     """Of one target: its training images against images of the source, in the features of a network."""
 
-    gap: str = knob("frechet", derived=True)
-    features: str = knob("", derived=True, help="key of the dump of the target's images")
-    labels: str = knob("", derived=True, help="digest of their labels")
-    source_features: str = knob("", derived=True, help="the same of the source's images; empty: no gap")
-    target: str = knob("", place=True, derived=True)
-    architecture: str = knob("", place=True, derived=True)
-    source: str = knob("", place=True, derived=True)
-    images: str = knob("", place=True, derived=True, help="digest of the target's images")
+    kind: ClassVar[str] = "domain-gap"
+
+    gap: str = setting("frechet", cli=False)
+    features: str = setting("", cli=False, help="key of the dump of the target's images")
+    labels: str = setting("", cli=False, help="digest of their labels")
+    source_features: str = setting("", cli=False, help="the same of the source's images; empty: no gap")
+    target: str = setting("", identity=False, cli=False)
+    architecture: str = setting("", identity=False, cli=False)
+    source: str = setting("", identity=False, cli=False)
+    images: str = setting("", identity=False, cli=False, help="digest of the target's images")
 
     @property
     def shots(self) -> int:
@@ -52,7 +54,7 @@ class Domain(Spec):
         """What its run is called."""
         return self.title
 
-    def named(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
         return {"Architecture": self.architecture, "Target": self.target, "Source images": self.source or "-",
                 "Gap": self.gap if self.source else "-"}
@@ -66,7 +68,7 @@ class TwoDomains:
     source: Dump | None = None
 
 
-def run(spec: Domain, inputs: TwoDomains, bench: Bench) -> Result:
+def run(spec: Domain, inputs: TwoDomains, context: TrialContext) -> Result:
     """G (where there are images of the source), D and N."""
     from ... import metrics
 

@@ -55,7 +55,7 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
     """
     layers = [row for row in rows if row["level"] == "layer"]
     overall = next((row for row in rows if row["level"] == "overall"), None)
-    with figures._style():
+    with figures.figure_style():
         figure, (above, below) = _stacked(_width(layers))
         _line(above, layers, "transferability", "T of a layer", BLACK, "o", bands=True)
         _marks(above, layers)
@@ -77,14 +77,14 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
                         title_fontsize=8.5)
         _layer_axis(below, layers)
         figures._set_title(above, title)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def targets(lines: Mapping[str, Sequence[Row]], title: str = "", form: str = "png") -> bytes:
     """T over the layers of several targets in one norm. lines   target → rows of `parameter_distances.mean_rows`"""
     layers = {name: [row for row in rows if row["level"] == "layer"] for name, rows in lines.items()}
     longest = max(layers.values(), key=len)
-    with figures._style():
+    with figures.figure_style():
         figure = Figure(figsize=(_width(longest), 4.2), dpi=figures.DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -102,14 +102,14 @@ def targets(lines: Mapping[str, Sequence[Row]], title: str = "", form: str = "pn
         _layer_axis(axes, longest)
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
         figures._set_title(axes, title)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def observed_and_fitted(found: Row, form: str = "png") -> bytes:
     """log T as it is over log T as the regression has it: a named point for every row, hollow where corrected."""
     points = np.column_stack([found["fitted"], found["observed"]])
     corrected = np.array([name in found.get("corrected", ()) for name in found["names"]], bool)
-    with figures._style():
+    with figures.figure_style():
         figure = Figure(figsize=(6.2, 5.6), dpi=figures.DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
@@ -125,7 +125,7 @@ def observed_and_fitted(found: Row, form: str = "png") -> bytes:
                            + (f", of rows left out {left_out:.2f}" if left_out is not None else ""))
         axes.legend(frameon=False, loc="lower right")
         maps._name_points(figure, axes, points, dict(enumerate(found["names"])))
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces

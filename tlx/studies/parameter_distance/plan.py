@@ -11,10 +11,10 @@ from ... import files
 from ...data import datasets
 from ...data.pixels import Pixels
 from ...data.sizing import Sizing
-from ...data.streams import order
-from ...errors import TlxError, UnknownName, Usage, raise_all
+from ...data.streams import seeded_permutation
+from ...errors import TlxError, UnknownNameError, UsageError, raise_all
 from ...features.dump import Dump
-from ...features.extract import Place, extract
+from ...features.extract import ExtractionContext, extract
 from ...lab import signals
 from ...lab.settings import Settings
 from ...lab.store import Store
@@ -24,26 +24,26 @@ from ...metrics.parameter_distance.rules import rule_of
 from ...models import backbones
 from ...models.network import Network
 from ...result import FINISHED
-from ...spec import named
+from ...spec import parse_spec
 from ..activations import dump_folder
-from ..base import Study, Trial
-from ..few_shot_inputs import Gather, Progress, shared
+from ..base import Study, Trial, open_store
+from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
 from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WEIGHTS, Sourced
+from ..whole_dataset import WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, read
 from . import spec as parameter_distance_spec
 from . import trial as parameter_distance_trial
 from .domain_gap import Domain, TwoDomains
-from .spec import AUTO, NORMS, RANDOM, START, UNKNOWN, Distances, ParameterDistance, TargetTuning
-from .states import State, recorded_start, state_of, store_of, targets_of, training_of
-from .trial import Triple, known
+from .spec import AUTO, NORMS, RANDOM, START, UNKNOWN, ParameterDistance, ParameterDistanceGrid, TargetTuning
+from .states import WeightState, recorded_start, state_of, targets_of, training_of
+from .trial import WeightTriple, known
 
 ALL, DIGITS = "all", "digits"
 
 
 @dataclass
-class Plan:
+class ParameterDistancePlan:
     """What is known before anything is trained.
 
     spec      of every distance trial, without target, norm and repeat; tuning: of every fine-tuning, without repeat
@@ -54,12 +54,12 @@ class Plan:
     """
 
     spec: ParameterDistance
-    asked: Distances
+    asked: ParameterDistanceGrid
     tuning: TargetTuning
     settings: Settings
     random: str | None
-    pretrained: State
-    targets: dict[str, list[State]]
+    pretrained: WeightState
+    targets: dict[str, list[WeightState]]
     pools: Pools | None
     notes: list[str] = field(default_factory=list)
 
@@ -79,10 +79,10 @@ class Plan:
         """The fine-tunings; None where the fine-tuned states are given."""
         if self.targets or self.pools is None:
             return None
-        on = Sourced(self.pools.task(self.pools.folder.classes)[0], self.pretrained.path)
-        trials = tuple(Trial(self.tuning.but(split=repeat), on) for repeat in range(self.asked.seeds))
+        on = TrainingInputs(self.pools.task(self.pools.folder.classes)[0], self.pretrained.path)
+        trials = tuple(Trial(self.tuning.replace(split=repeat), on) for repeat in range(self.asked.seeds))
         return self._study(trials, "tlx.studies.parameter_distance.trial:tune",
-                           ("tlx.models.transferred", "tlx.studies.training"), "tlx.studies.reporting:dress")
+                           ("tlx.models.transferred", "tlx.studies.training"), "tlx.studies.reporting:write_trial_figures")
 
     def domain(self, progress: Progress | None = None) -> Study | None:
         """The look at the target's images, their features extracted or found; None without images."""
@@ -117,32 +117,32 @@ class Plan:
             for name, states in targets.items():
                 for repeat, state in self._repeats(states):
                     tuned = parameter_distance_trial.digest(self.spec.architecture, state.path)
-                    spec = self.spec.but(norm=norm, target=name, repeat=repeat, finetuned=state.path,
+                    spec = self.spec.replace(norm=norm, target=name, repeat=repeat, finetuned=state.path,
                                          images=self.tuning.images, draw=repeat if self._draws else None,
                                          states=(random, pretrained, tuned))
-                    trials.append(Trial(spec, Triple(self.random, self.pretrained.path, state.path, state.training)))
+                    trials.append(Trial(spec, WeightTriple(self.random, self.pretrained.path, state.path, state.training)))
         return self._study(tuple(trials), "tlx.studies.parameter_distance.trial:run",
                            ("tlx.metrics", "tlx.metrics.parameter_distance.parts")) if trials else None
 
     # ------------------------------------------------------------ pieces
 
-    def _repeats(self, states: Sequence[State]) -> list[tuple[int, State]]:
+    def _repeats(self, states: Sequence[WeightState]) -> list[tuple[int, WeightState]]:
         """Repeat → its fine-tuned state; one alone is measured from as many random states as there are seeds."""
         if len(states) == 1 and self._draws and self.targets:
             return [(repeat, states[0]) for repeat in range(self.asked.seeds)]
         return list(enumerate(states)) if self.targets else [(int(s.training["repeat"]), s) for s in states]
 
-    def _tuned(self, store: Store | None) -> list[State]:
+    def _tuned(self, store: Store | None) -> list[WeightState]:
         assert store is not None
         found = []
         for repeat in range(self.asked.seeds):
-            key = self.tuning.but(split=repeat).key
+            key = self.tuning.replace(split=repeat).key
             result = store.find(key)
             if result is None or result.status != FINISHED:
                 self.notes.append(f"repeat {repeat} diverged in fine-tuning: left out")
                 continue
             path = str(store.file(key, WEIGHTS))
-            found.append(State(path, self.tuning.target, self.tuning.architecture,
+            found.append(WeightState(path, self.tuning.target, self.tuning.architecture,
                                training_of(result) | {"repeat": repeat}))
         return found
 
@@ -151,7 +151,7 @@ class Plan:
         """The features of these images, extracted or found; called: their ids and their labels."""
         ids, labels = called
         with signals.graceful() as stopping:
-            place = Place(dump_folder(self.settings), self.settings.resolved_device(), ids=ids, labels=labels,
+            place = ExtractionContext(dump_folder(self.settings), self.settings.resolved_device(), ids=ids, labels=labels,
                           about={"backbone": network.row.title, "dataset": folder.name, "root": str(folder.root)},
                           progress=progress or (lambda done, of: None), stopping=stopping)
             dump = extract(network, network.weights, held, [len(network.blocks)], place)
@@ -161,31 +161,31 @@ class Plan:
     def _source(self, folder: datasets.ImageFolder, network: Network, count: int, progress: Progress | None
                 ) -> tuple[Pixels, list[datasets.Image]]:
         """As many images of the source as the target has, drawn: the Fréchet distance falls as rows are added."""
-        turn = order(len(folder.images), self.spec.seed, "source images")[:count]
+        turn = seeded_permutation(len(folder.images), self.spec.seed, "source images")[:count]
         chosen = [folder.images[i] for i in sorted(turn)]
         sizing = Sizing(network.input_size, crops=False, mode=self.tuning.sizing, channels=network.channels)
         held = decoded(folder, chosen, sizing, self.settings, self.notes, progress)
         return held, chosen
 
     def _study(self, trials: tuple[Trial, ...], call: str, preload: tuple[str, ...],
-               dress: str = "tlx.studies.parameter_distance.report:dress") -> Study:
+               dress: str = "tlx.studies.parameter_distance.report:write_trial_figures") -> Study:
         """One study for all stages and targets: by the network, what it starts from, and how it is fine-tuned."""
-        recipe = {} if self.targets else self.tuning.but(target="", images="", dataset="").identity()
+        recipe = {} if self.targets else self.tuning.replace(target="", images="", dataset="").identity()
         key = files.digest(["study", self.spec.identity(), self.given, recipe])
         title = f"{self.spec.architecture if known(self.spec) else 'unknown architecture'}: parameter distance"
         inputs = () if self.pools is None else (self.pools.record(self.tuning.images),)
         return Study(key=key, call=call, experiment=parameter_distance_spec.EXPERIMENT, title=title,
-                     spec=shared(self.spec), trials=trials, inputs=inputs, preload=preload, dress=dress,
+                     spec=common_settings(self.spec), trials=trials, inputs=inputs, preload=preload, dress=dress,
                      tags={"tlx.targets": ", ".join(self.targets) or self.tuning.target})
 
 
-def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetuned: Sequence[str],
-         settings: Settings, progress: Progress | None = None) -> Plan:
+def plan_parameter_distance(spec: ParameterDistance, asked: ParameterDistanceGrid, tuning: TargetTuning, finetuned: Sequence[str],
+         settings: Settings, progress: Progress | None = None) -> ParameterDistancePlan:
     """The plan; Problems with all that is wrong, before anything is trained. finetuned: what -b says."""
-    gather, store = Gather(), store_of(settings)
+    gather, store = ErrorCollector(), open_store(settings)
     words = [part.strip() for word in finetuned for part in ([word] if Path(word).exists() else word.split(","))
              if part.strip()]
-    pretrained, targets, random = State(DEFAULT, DEFAULT), dict[str, list[State]](), None
+    pretrained, targets, random = WeightState(DEFAULT, DEFAULT), dict[str, list[WeightState]](), None
     with gather.part():
         pretrained = state_of(spec.pretrained, store, "-a")
     with gather.part():
@@ -193,58 +193,58 @@ def look(spec: ParameterDistance, asked: Distances, tuning: TargetTuning, finetu
     with gather.part():
         random = None if spec.random in (AUTO, START, RANDOM) else state_of(spec.random, store, "-r").path
     with gather.part():
-        asked = asked.but(norms=_norms(asked.norms))
-        named(GAPS, asked.gap, "gap")
+        asked = asked.replace(norms=_norms(asked.norms))
+        parse_spec(GAPS, asked.gap, "gap")
     with gather.part():
         if asked.source_images:
             located(asked.source_images, settings, [])
     raise_all(gather.problems)
-    spec = spec.but(architecture=_architecture(spec, pretrained, targets))
+    spec = spec.replace(architecture=_architecture(spec, pretrained, targets))
     _sense(spec, tuning, random, pretrained, targets)
     start, notes = _start(spec, random, pretrained)
-    spec = spec.but(start=start, seed=spec.seed if random is None and start is None else 0)
+    spec = spec.replace(start=start, seed=spec.seed if random is None and start is None else 0)
     depth = _fit(spec, random, pretrained, targets)
-    tuning = tuning.but(architecture=spec.architecture, depth=depth,
+    tuning = tuning.replace(architecture=spec.architecture, depth=depth,
                         dataset=tuning.dataset or ("" if targets else DIGITS),
                         weights="" if targets else parameter_distance_trial.digest(spec.architecture, pretrained.path))
     pools = read(tuning, settings, progress) if tuning.dataset else None
     if pools is not None:
-        tuning = tuning.but(target=pools.folder.name, images=pools.task(pools.folder.classes)[1])
+        tuning = tuning.replace(target=pools.folder.name, images=pools.task(pools.folder.classes)[1])
         notes += pools.notes
-    return Plan(spec, asked, tuning, settings, random, pretrained, targets, pools, notes)
+    return ParameterDistancePlan(spec, asked, tuning, settings, random, pretrained, targets, pools, notes)
 
 
 def _norms(names: Sequence[str]) -> tuple[str, ...]:
     if unknown := [name for name in names if name not in (*NORMS, ALL)]:
-        raise UnknownName("norm", unknown[0], (*NORMS, ALL))
+        raise UnknownNameError("norm", unknown[0], (*NORMS, ALL))
     return NORMS if ALL in names else tuple(dict.fromkeys(names)) or NORMS[:1]
 
 
-def _architecture(spec: ParameterDistance, pretrained: State, targets: dict[str, list[State]]) -> str:
+def _architecture(spec: ParameterDistance, pretrained: WeightState, targets: dict[str, list[WeightState]]) -> str:
     if spec.architecture:
         return spec.architecture
     trials = [state.architecture for state in (pretrained, *(s for some in targets.values() for s in some))]
     return next(filter(None, trials), "resnet50" if targets else "mnist-cnn")
 
 
-def _sense(spec: ParameterDistance, tuning: TargetTuning, random: str | None, pretrained: State,
-           targets: dict[str, list[State]]) -> None:
+def _sense(spec: ParameterDistance, tuning: TargetTuning, random: str | None, pretrained: WeightState,
+           targets: dict[str, list[WeightState]]) -> None:
     """Usage for options that do not go together."""
     problems: list[TlxError] = []
     if spec.architecture == UNKNOWN:
         if random is None or pretrained.path == DEFAULT or not targets or tuning.dataset:
-            problems.append(Usage("architecture", "none", where="--architecture", expected="-r, -a and -b as files "
+            problems.append(UsageError("architecture", "none", where="--architecture", expected="-r, -a and -b as files "
                                   "and no --dataset: an unknown network cannot be drawn, trained or looked through"))
     elif pretrained.path == DEFAULT and not (row := backbones.lookup(spec.architecture)).weights:
-        problems.append(Usage("no-weights", f"{row.title} comes without weights", where="-a",
+        problems.append(UsageError("no-weights", f"{row.title} comes without weights", where="-a",
                               expected="a file or a finished trial: -a /path/to/weights.pth"))
     if len(targets) > 1 and tuning.dataset:
-        problems.append(Usage("conflict", f"--dataset with {len(targets)} targets", where="--dataset",
+        problems.append(UsageError("conflict", f"--dataset with {len(targets)} targets", where="--dataset",
                               expected="one -b: the data set is that of its target"))
     raise_all(problems)
 
 
-def _start(spec: ParameterDistance, random: str | None, pretrained: State) -> tuple[int | None, list[str]]:
+def _start(spec: ParameterDistance, random: str | None, pretrained: WeightState) -> tuple[int | None, list[str]]:
     """The seed of the pre-training, where its start is meant and known, and what to say of the random state."""
     if random is not None:
         return None, []
@@ -252,16 +252,16 @@ def _start(spec: ParameterDistance, random: str | None, pretrained: State) -> tu
     if pretrained.path == DEFAULT:
         start = recorded_start(backbones.default_file(backbones.lookup(spec.architecture)))
     if spec.random == START and start is None:
-        raise Usage("no-start", f"what {pretrained.name} began from is not on record", where="-r start",
+        raise UsageError("no-start", f"what {pretrained.name} began from is not on record", where="-r start",
                     expected="a file, or random", remedy="tlx pretrain --out keeps that record beside the weights")
     if spec.random == RANDOM or start is None:
         return None, []
     return start, [f"random: the state that pre-training began from, made again from its seed, {start}"]
 
 
-def _fit(spec: ParameterDistance, random: str | None, pretrained: State, targets: dict[str, list[State]]) -> int:
+def _fit(spec: ParameterDistance, random: str | None, pretrained: WeightState, targets: dict[str, list[WeightState]]) -> int:
     """The blocks of the network, after every given state was read and found to fit with the others."""
-    network = backbones.sketch(spec.architecture) if known(spec) else None
+    network = backbones.meta_model(spec.architecture) if known(spec) else None
     _, takes = rule_of(spec.rule, network)
 
     def state(who: str, path: str):

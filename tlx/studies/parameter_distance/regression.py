@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadData, Missing, TlxError
+from ...errors import BadDataError, MissingError, TlxError
 from ...lab.store import Store
 from ...metrics import regression
 from ...result import FINISHED, Result
+from .domain_gap import Domain
+from .spec import ParameterDistance
 
 FILE = "regression.json"
 ENOUGH = 6  # targets: with the four coefficients of five, one degree of freedom would be left
@@ -33,14 +35,14 @@ def of_file(path: Path) -> Row:
     """The regression of a CSV table: a heading with G, D, N and T, in any order and beside other columns; the first
     column that is named dataset, target or name says what a row is called."""
     if not path.is_file():
-        raise Missing("table", path)
+        raise MissingError("table", path)
     if path.stat().st_size > LIMIT:
-        raise BadData("table-size", f"{path.stat().st_size:,} bytes", where=path, expected=f"at most {LIMIT:,}")
+        raise BadDataError("table-size", f"{path.stat().st_size:,} bytes", where=path, expected=f"at most {LIMIT:,}")
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadData("table-unreadable", f"no CSV in UTF-8 ({error})", where=path) from error
+        raise BadDataError("table-unreadable", f"no CSV in UTF-8 ({error})", where=path) from error
     called = next((name for name in (rows[0] if rows else {}) if name in ("dataset", "target", "name")), None)
     try:
         return fit(rows, names=[str(row[called]) if called else f"row {i}" for i, row in enumerate(rows, 1)],
@@ -76,10 +78,10 @@ def regress(store: Store, key: str) -> None:
     if record is None:
         return
     whole = [(row["spec"], r) for row in record["trials"]
-             if (r := store.whole(row["key"])) and r.status == FINISHED]
+             if (r := store.find_or_none(row["key"])) and r.status == FINISHED]
     ways: dict[tuple[str, str, str], list[Row]] = {}
     for spec, domain in sorted(whole, key=lambda pair: pair[0]["target"]):
-        for norm, ts in (_measured(whole, spec) if domain.kind == "Domain" else {}).items():
+        for norm, ts in (_measured(whole, spec) if domain.kind == Domain.own_kind() else {}).items():
             d = domain.details
             row = {"target": spec["target"], **{name: d[name] for name in "GDN"}, "T": math.fsum(ts) / len(ts),
                    "repeats": len(ts), "norm": norm, "gap": d["gap"], "source": d["source"],
@@ -94,7 +96,7 @@ def _measured(whole: Sequence[tuple[Row, Result]], domain: Row) -> dict[str, lis
     found: dict[str, list[float]] = {}
     for spec, r in whole:
         same = all(spec.get(name) == domain[name] for name in ("target", "images"))
-        if r.kind == "ParameterDistance" and same and r.details["overall"]:
+        if r.kind == ParameterDistance.own_kind() and same and r.details["overall"]:
             found.setdefault(spec["norm"], []).append(r.details["overall"])
     return found
 

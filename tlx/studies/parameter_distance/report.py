@@ -13,9 +13,10 @@ from ...result import FINISHED, Result
 from .. import result_warnings, summaries
 from . import figures as parameter_distance_figures
 from . import regression_report
+from .spec import ParameterDistance
 
 STEM, MEANS, REGRESSION = "parameter_distance", "parameter_distance_means", "regression.json"
-KIND = "ParameterDistance"
+KIND = ParameterDistance.own_kind()
 DISTANCES = ("random_pretrained", "pretrained_finetuned", "random_finetuned")
 NUMBERS = (*DISTANCES, "transferability", "movement")
 OVERALL = "overall"
@@ -24,7 +25,7 @@ Row = dict[str, Any]
 Pairs = Sequence[tuple[Mapping[str, Any], Result]]
 
 
-def dress(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result) -> None:
     """Put a triple's table, of tensors and layers, and its figure into its folder."""
     if result.kind == KIND:
         rows = trial_rows([(result.spec, result)])
@@ -35,7 +36,7 @@ def dress(folder: Path, result: Result) -> None:
 
 def read(store: Store, study: Mapping[str, Any]) -> Pairs:
     """(spec as it was asked last, result) of every trial of the study that is whole; by target, norm and repeat."""
-    found = [(row["spec"], result) for row in study["trials"] if (result := store.whole(row["key"])) is not None]
+    found = [(row["spec"], result) for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
     norms = list(parameter_distance_figures.UNITS)
     return sorted(found, key=lambda pair: (pair[0]["target"], norms.index(pair[0].get("norm", norms[0])),
                                            pair[0].get("repeat", 0)))
@@ -155,7 +156,7 @@ def moved(row: Row) -> str:
 
 # ---------------------------------------------------------------- files
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write a study's tables, figures and summary beside its record, over all of its trials that are whole."""
     study = store.read_study(key)
     if study is None:

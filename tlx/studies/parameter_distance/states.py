@@ -9,21 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadData, Missing, Usage
-from ...lab.settings import Settings
+from ...errors import BadDataError, MissingError, UsageError
 from ...lab.store import Store
-from ...lab.tracking import api as tracking_api
 from ...models.weights.promises import permitted
 from ...result import FINISHED, Result
+from ..chop.spec import Chop, Pruning
 from ..layer_transfer.spec import DEFAULT
+from ..pretraining.spec import PreTraining
 from ..whole_dataset import WEIGHTS
+from .spec import TargetTuning
 
 KEPT = (WEIGHTS, "network.safetensors")  # what trials call the weights that they keep
+NEW_HEAD = tuple(spec.own_kind() for spec in (TargetTuning, Chop, Pruning))  # trials that replace the head
 KEY = re.compile(r"[0-9a-f]{6,64}")
 
 
 @dataclass(frozen=True)
-class State:
+class WeightState:
     """Weights, and what is known of them.
 
     path          a file, or "default"
@@ -40,47 +42,41 @@ class State:
     start: int | None = None
 
 
-def store_of(settings: Settings) -> Store:
-    """The results of earlier commands."""
-    target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
-    return Store(settings.store_folder(target.database if target else None))
-
-
-def state_of(word: str, store: Store, where: str) -> State:
+def state_of(word: str, store: Store, where: str) -> WeightState:
     """What a word means: "default", a weight file, or a finished trial: its folder, its key, the beginning of its key.
 
     Raises Missing, BadData for a trial without weights, Usage for a beginning that several have; `where` is the option.
     """
     if word == DEFAULT:
-        return State(DEFAULT, DEFAULT)
+        return WeightState(DEFAULT, DEFAULT)
     path = Path(word).expanduser()
     with permitted(path):
         if path.is_file():
-            return State(str(path), path.stem, start=recorded_start(path))
+            return WeightState(str(path), path.stem, start=recorded_start(path))
     if path.is_dir() and KEY.fullmatch(path.name) and path.parent.name == "trials":
         return _of_trial(Store(path.absolute().parent.parent), path.name, where)
     if KEY.fullmatch(word):
         keys = store.keys()
         found = [key for key in keys if key.startswith(word)]
         if len(found) > 1:
-            raise Usage("ambiguous", f"{len(found)} trials begin with '{word}'", where=where, expected="a longer key")
+            raise UsageError("ambiguous", f"{len(found)} trials begin with '{word}'", where=where, expected="a longer key")
         if found:
             return _of_trial(store, found[0], where)
-        raise Missing(f"trial '{word}' (in {store.root})", where)
-    raise Missing("weight file, or folder of a finished trial,", f"{where} {word}")
+        raise MissingError(f"trial '{word}' (in {store.root})", where)
+    raise MissingError("weight file, or folder of a finished trial,", f"{where} {word}")
 
 
-def _of_trial(store: Store, key: str, where: str) -> State:
+def _of_trial(store: Store, key: str, where: str) -> WeightState:
     result = store.find(key)
     if result is None:
-        raise Missing(f"finished trial '{key[:12]}' (in {store.root})", where)
+        raise MissingError(f"finished trial '{key[:12]}' (in {store.root})", where)
     name = next((n for n in KEPT if (store.folder(key) / n).is_file()), None)
     if result.status != FINISHED or name is None:
         what = "keeps no weights" if result.status == FINISHED else f"is {result.status}"
-        raise BadData("no-weights", f"the {result.kind} trial {key[:12]} {what}", where=where,
+        raise BadDataError("no-weights", f"the {result.kind} trial {key[:12]} {what}", where=where,
                       expected="one of tlx parameter-distance, pretrain, chop, prune or a base of layer-transfer")
     dataset = str(result.spec.get("target") or Path(str(result.spec.get("dataset", ""))).name or key[:8])
-    return State(str(store.file(key, name)), dataset, str(result.spec.get("architecture", "")), training_of(result),
+    return WeightState(str(store.file(key, name)), dataset, str(result.spec.get("architecture", "")), training_of(result),
                  _start(result.spec))
 
 
@@ -92,12 +88,12 @@ def recorded_start(path: Path) -> int | None:
     try:
         record = files.read_json(beside)
         return _start(record["spec"]) if record["sha256"] == files.sha256(path) else None
-    except (BadData, KeyError, TypeError, AttributeError):  # somebody else's .json
+    except (BadDataError, KeyError, TypeError, AttributeError):  # somebody else's .json
         return None
 
 
 def _start(spec: Mapping[str, Any]) -> int | None:
-    return int(spec["seed"]) if spec.get("kind") == "PreTraining" else None
+    return int(spec["seed"]) if spec.get("kind") == PreTraining.own_kind() else None
 
 
 def training_of(result: Result) -> dict[str, Any]:
@@ -108,17 +104,17 @@ def training_of(result: Result) -> dict[str, Any]:
     if found["train_images"] and found["best_epoch"] is not None and found["batch_size"]:
         found["steps"] = -(-found["train_images"] // found["batch_size"]) * (found["best_epoch"] + 1)
     found["test_accuracy"] = result.scores.get("test_accuracy")
-    found |= {"key": result.key, "head": "new" if result.kind in ("TargetTuning", "Chop", "Pruning") else "own"}
+    found |= {"key": result.key, "head": "new" if result.kind in NEW_HEAD else "own"}
     return {name: value for name, value in found.items() if value is not None}
 
 
-def targets_of(words: Sequence[str], store: Store) -> dict[str, list[State]]:
+def targets_of(words: Sequence[str], store: Store) -> dict[str, list[WeightState]]:
     """Target → its fine-tuned states, of words NAME=WHERE or WHERE; several of one name are its repeats.
 
     Without a name a file is called by its stem, and by its folder too where stems agree; a trial by its data set.
     """
-    named: list[tuple[str, State]] = []
-    plain: list[State] = []
+    named: list[tuple[str, WeightState]] = []
+    plain: list[WeightState] = []
     for word in words:
         name, equals, where = word.partition("=")
         if equals and not Path(word).expanduser().exists() and "/" not in name:
@@ -129,12 +125,12 @@ def targets_of(words: Sequence[str], store: Store) -> dict[str, list[State]]:
     for state in plain:
         again = not state.training and stems.count(state.name) > 1
         named.append((f"{Path(state.path).absolute().parent.name}/{state.name}" if again else state.name, state))
-    found: dict[str, list[State]] = {}
+    found: dict[str, list[WeightState]] = {}
     for name, state in named:
         found.setdefault(name, []).append(state)
     for name, states in found.items():
         if len({state.path if state.path == DEFAULT else files.sha256(Path(state.path)) for state in states}) < len(
                 states):
-            raise Usage("same-weights", f"'{name}' has the same weights twice", where="-b",
+            raise UsageError("same-weights", f"'{name}' has the same weights twice", where="-b",
                         expected="repeats that differ, or a name of its own for each")
     return found

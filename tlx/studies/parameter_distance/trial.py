@@ -15,19 +15,19 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...errors import Integrity
+from ...errors import IntegrityError
 from ...result import FINISHED, Result
-from ...spec import stream
+from ...spec import derive_seed
 from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WEIGHTS, Sourced
+from ..whole_dataset import WEIGHTS, TrainingInputs
 from .spec import DRAWN, LAYER, RANDOM, UNKNOWN, ParameterDistance, TargetTuning
 
 if TYPE_CHECKING:
-    from ..base import Bench
+    from ..base import TrialContext
 
 
 @dataclass(frozen=True)
-class Triple:
+class WeightTriple:
     """Where a trial's states are: files or "default"; random None: drawn. training: how it was fine-tuned, if known."""
 
     random: str | None
@@ -36,22 +36,22 @@ class Triple:
     training: Mapping[str, Any] = field(default_factory=dict)
 
 
-def tune(spec: TargetTuning, inputs: Sourced, bench: Bench) -> Result:
+def tune(spec: TargetTuning, inputs: TrainingInputs, context: TrialContext) -> Result:
     """Fine-tune under a head drawn anew, score on the test images, keep the weights of the best epoch."""
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader
     from ..training import fit_and_score
 
     network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth, input_size=spec.input_size,
-                          classes=len(inputs.data.classes), seed=stream(spec.seed, "head", spec.split),
+                          classes=len(inputs.data.classes), seed=derive_seed(spec.seed, "head", spec.split),
                           sha256=spec.weights)
-    status, scores, details = fit_and_score(spec, network, inputs.data, bench, stream(spec.seed, "fit", spec.split))
+    status, scores, details = fit_and_score(spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split))
     if status == FINISHED:
-        weights_reader.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
+        weights_reader.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     return Result.of(spec, status=status, scores=scores, details=details, made_from={"weights": spec.weights})
 
 
-def run(spec: ParameterDistance, inputs: Triple, bench: Bench) -> Result:
+def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) -> Result:
     """Measure, a step for each layer."""
     from ... import metrics
 
@@ -63,8 +63,8 @@ def run(spec: ParameterDistance, inputs: Triple, bench: Bench) -> Result:
     profile = [{"norm": found.norm, "layer": row.name, "block": row.block, "head": row.head, "tensors": row.tensors,
                 **{name: getattr(row, name) for name in LAYER}} for row in found.profile]
     for number, row in enumerate(profile, 1):
-        bench.log(number, {name: row[name] for name in LAYER if row[name] is not None})
-        bench.tell(number, len(profile))
+        context.log(number, {name: row[name] for name in LAYER if row[name] is not None})
+        context.tell(number, len(profile))
     notes = list(found.notes)
     if spec.draw is not None:
         notes.append("random states are drawn here, and not what pre-training began from: T is larger than from there")
@@ -94,7 +94,7 @@ def drawn(spec: ParameterDistance, pretrained: str) -> Any:
     network = backbones.load(spec.architecture, weights=pretrained, classes=None, head="keep", seed=0,
                              sha256=spec.states[1] if spec.states else None)
     classes = len(network.net.get_submodule(network.head_names[-1]).weight)  # type: ignore[arg-type]
-    seed = stream(spec.seed, "random", spec.draw) if spec.start is None else stream(spec.start, "weights")
+    seed = derive_seed(spec.seed, "random", spec.draw) if spec.start is None else derive_seed(spec.start, "weights")
     return backbones.load(spec.architecture, weights=None, classes=classes, seed=seed).net.state_dict()
 
 
@@ -108,11 +108,11 @@ def digest(architecture: str, weights: str | None) -> str:
     return promises.check(Path(weights)) if weights != DEFAULT else backbones.digest(architecture, weights)
 
 
-def _check(spec: ParameterDistance, inputs: Triple) -> None:
+def _check(spec: ParameterDistance, inputs: WeightTriple) -> None:
     """Integrity unless the states are those that the study was planned with."""
     from ...models.weights import promises
 
     for weights, expected in zip((inputs.random, inputs.pretrained, inputs.finetuned), spec.states, strict=True):
         if (found := digest(spec.architecture, weights)) != expected:
-            raise Integrity("weights-sha256", f"SHA-256 is {found}", where=weights or RANDOM, expected=expected,
+            raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=weights or RANDOM, expected=expected,
                             remedy=promises.RERUN)

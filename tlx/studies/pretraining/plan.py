@@ -13,10 +13,10 @@ from ...data.sizing import Sizing
 from ...lab.settings import Settings
 from ...models import backbones
 from ...models.samples import Samples
-from ...spec import stream
+from ...spec import derive_seed
 from ..base import Study, Trial
 from ..few_shot import Inputs
-from ..few_shot_inputs import Progress, shared
+from ..few_shot_inputs import Progress, common_settings
 from ..image_data import decoded, divided, located
 from ..whole_dataset_inputs import _first, _refuse_untrained, refuse_few
 from . import spec as pretraining_spec
@@ -36,13 +36,13 @@ def pretraining_study(spec: PreTraining, settings: Settings, progress: Progress 
     ends = np.cumsum([len(train), len(val), len(test)])
     parts = [Samples(held, rows, labels[rows]) for rows in np.split(np.arange(len(everything)), ends[:-1])]
     content = files.digest([folder.classes, held.digest, labels.tolist(), ends.tolist()])
-    pretraining_spec.moments(spec.checkpoints, -(-len(train) // spec.batch_size), spec.epochs)
-    spec = spec.but(images=content)
+    pretraining_spec.checkpoint_steps(spec.checkpoints, -(-len(train) // spec.batch_size), spec.epochs)
+    spec = spec.replace(images=content)
     inputs = Inputs(folder.classes, parts[0], parts[1], parts[2] if len(test) else None)
     dataset = {"name": folder.name, "source": str(folder.root), "digest": content[:36], "context": "train"}
     return Study(key=files.digest(["study", spec.identity()]), call="tlx.studies.pretraining.trial:run",
                  experiment=pretraining_spec.EXPERIMENT, title=f"{spec.architecture} on {folder.name}",
-                 spec=shared(spec), trials=(Trial(spec, inputs),), inputs=(dataset,),
+                 spec=common_settings(spec), trials=(Trial(spec, inputs),), inputs=(dataset,),
                  tags={"tlx.dataset": folder.name}, notes=tuple(notes))
 
 
@@ -57,6 +57,6 @@ def _pools(folder: datasets.ImageFolder, sides: Sides, spec: PreTraining) -> tup
     refuse_few(folder, sides, {label: len(some) for label, some in by_class.items()}, spec.val_per_class)
     val: list[Any] = []
     for label, of_class in by_class.items():
-        order = np.random.default_rng(stream(spec.seed, "val", label)).permutation(len(of_class))
+        order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(len(of_class))
         val += [of_class[i] for i in order[: spec.val_per_class]]
     return _first(sides.without_copies(sides.train, val), spec.train_per_class), val, sides.test

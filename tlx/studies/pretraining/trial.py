@@ -9,37 +9,37 @@ from typing import TYPE_CHECKING, Any
 from ... import files
 from ...models.weights import promises
 from ...result import DIVERGED, Result
-from ...spec import stream
+from ...spec import derive_seed
 from ..few_shot import Inputs
 from ..training import score_test
-from .spec import CHECKPOINTS, WEIGHTS, PreTraining, moments
+from .spec import CHECKPOINTS, WEIGHTS, PreTraining, checkpoint_steps
 
 if TYPE_CHECKING:
     from ...lab.store import Store
-    from ..base import Bench, Study
+    from ..base import Study, TrialContext
 
 
-def run(spec: PreTraining, inputs: Inputs, bench: Bench) -> Result:
+def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
     """Train from random weights, choose the epoch on inputs.val, score on inputs.test, write the weights."""
     from ...features import voting
     from ...models import backbones, training
     from ...models.weights import reader as checkpoints
 
     network = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes),
-                             seed=stream(spec.seed, "weights"), input_size=spec.input_size)
+                             seed=derive_seed(spec.seed, "weights"), input_size=spec.input_size)
     steps = -(-len(inputs.train.rows) // spec.batch_size)
-    kept = moments(spec.checkpoints, steps, spec.epochs)
+    kept = checkpoint_steps(spec.checkpoints, steps, spec.epochs)
 
     def keep(step: int, net: Any) -> None:
         state = getattr(net, "net", net).state_dict()
-        checkpoints.write(bench.folder / CHECKPOINTS / f"{kept[step]}.safetensors", state,
+        checkpoints.write(context.folder / CHECKPOINTS / f"{kept[step]}.safetensors", state,
                           {"format": "pt", "step": str(step), "epochs": f"{step / steps:.6g}"})
 
     if kept:
-        files.make_folder(bench.folder / CHECKPOINTS)
-    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping,
+        files.make_folder(context.folder / CHECKPOINTS)
+    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping,
                            moments=frozenset(kept), on_moment=keep)
-    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=stream(spec.seed, "fit"),
+    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=derive_seed(spec.seed, "fit"),
                           score=voting.accuracy, place=place)
     details = {"classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
                "best_epoch": fitted.best_epoch, "train_images": len(inputs.train), "val_images": len(inputs.val),
@@ -51,7 +51,7 @@ def run(spec: PreTraining, inputs: Inputs, bench: Bench) -> Result:
     scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
     if inputs.test is not None:
         scores |= score_test(network, inputs, spec, place, details)
-    checkpoints.write(bench.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
+    checkpoints.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     return Result.of(spec, scores=scores, details=details)
 
 
@@ -80,5 +80,5 @@ def publish(result: Result, study: Study, store: Store, out: Path, note: str = "
 
 def _copy(source: Path, target: Path) -> None:
     files.make_folder(target.parent)
-    with files.replacing(target) as file, open(source, "rb") as whole:
+    with files.atomic_write(target) as file, open(source, "rb") as whole:
         shutil.copyfileobj(whole, file)

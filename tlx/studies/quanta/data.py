@@ -12,11 +12,11 @@ from ...data import datasets
 from ...data.folders import Image
 from ...data.sides import Sides
 from ...data.sizing import Sizing
-from ...errors import BadData, Usage
+from ...errors import BadDataError, UsageError
 from ...lab.settings import Settings
 from ...models.backbones import BackboneRow
 from ...models.samples import Samples
-from ...spec import stream
+from ...spec import derive_seed
 from ..image_data import decoded, divided, located
 from ..whole_dataset_inputs import refuse_few
 from .spec import Quanta
@@ -26,7 +26,7 @@ LEAST = 4  # classes that can be halved
 
 
 @dataclass(frozen=True)
-class Images:
+class QuantaImages:
     """The parts of a data set, whose labels index `classes`; digest: of pixels, labels and parts. notes: for people."""
 
     name: str
@@ -45,8 +45,8 @@ def halves(classes: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[st
     """Two random halves of the classes, each sorted; of an odd number the first has one more (Yosinski et al. 2014,
     arXiv:1411.1792, section 3)."""
     if len(classes) < LEAST:
-        raise Usage("halves", f"{len(classes)} classes", where="--halves", expected=f"at least {LEAST}")
-    order = np.random.default_rng(stream(seed, "halves")).permutation(len(classes))
+        raise UsageError("halves", f"{len(classes)} classes", where="--halves", expected=f"at least {LEAST}")
+    order = np.random.default_rng(derive_seed(seed, "halves")).permutation(len(classes))
     middle = -(-len(classes) // 2)
     first, second = (tuple(classes[i] for i in sorted(some)) for some in (order[:middle], order[middle:]))
     return first, second
@@ -58,7 +58,7 @@ def folder_of(dataset: str, settings: Settings) -> datasets.ImageFolder:
 
 
 def images_of(folder: datasets.ImageFolder, classes: Sequence[str], spec: Quanta, row: BackboneRow,
-              settings: Settings, progress: Progress | None = None, *, suffix: str = "") -> Images:
+              settings: Settings, progress: Progress | None = None, *, suffix: str = "") -> QuantaImages:
     """The parts of these classes of a folder, read: validation images are drawn where there is no val folder."""
     notes = list(folder.notes)
     sides = divided(folder, settings, notes, progress)
@@ -80,7 +80,7 @@ def images_of(folder: datasets.ImageFolder, classes: Sequence[str], spec: Quanta
     rows = np.split(np.arange(len(everything)), ends[:-1])
     parts = {part: Samples(held, some, labels[some]) for part, some in zip(chosen, rows, strict=True) if len(some)}
     content = files.digest([list(classes), held.digest, labels.tolist(), ends.tolist()])
-    return Images(folder.name + suffix, str(folder.root), tuple(classes), parts, content,
+    return QuantaImages(folder.name + suffix, str(folder.root), tuple(classes), parts, content,
                   tuple(notes))
 
 
@@ -88,10 +88,10 @@ def _of_class(folder: datasets.ImageFolder, sides: Sides, label: str, spec: Quan
     """The images of one class: train, val and test."""
     pool, val, test = ([i for i in some if i.label == label] for some in (sides.train, sides.val, sides.test))
     if not val:
-        order = np.random.default_rng(stream(spec.seed, "val", label)).permutation(len(pool))
+        order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(len(pool))
         held = {pool[i] for i in order[: spec.val_per_class]}
         pool, val = sides.without_copies(pool, held), [i for i in pool if i in held]
     if not pool:
-        raise BadData("too-few-images", "; ".join([f"class '{label}' has no training image", *sides.notes]),
+        raise BadDataError("too-few-images", "; ".join([f"class '{label}' has no training image", *sides.notes]),
                       where=folder.root)
     return {"train": pool[: spec.train_per_class or None], "val": val, "test": test[: spec.test_per_class or None]}

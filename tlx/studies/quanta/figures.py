@@ -20,8 +20,8 @@ def courses(lines: Mapping[int, Sequence[Sequence[float]]], title: str = "", for
 
     lines   position → λ before the first epoch and after each, repeat by repeat
     """
-    with figures._style():
-        figure, axes = figures._figure(7.2, 4.2)
+    with figures.figure_style():
+        figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (position, repeats) in enumerate(lines.items()):
             found = [e for values in zip(*repeats, strict=False)
                      if (e := statistics.estimate(values, bounds=(0.0, 1.0))) is not None]
@@ -42,13 +42,13 @@ def courses(lines: Mapping[int, Sequence[Sequence[float]]], title: str = "", for
         axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
                     title=figures.interval_title("bands", counts))
         figures._set_title(axes, title)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
     """λ of the source at the end, over the positions: gated alone and all at once, with 95 % CI and the start."""
-    with figures._style():
-        figure, axes = figures._figure(7.2, 4.2)
+    with figures.figure_style():
+        figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
             some = [row for row in rows if row["gate"] == gate and row["lambda_source"] is not None]
             if some:
@@ -59,7 +59,7 @@ def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
         _few(axes)
         axes.set_ylabel(SOURCE)
         _ended(axes, rows, title)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 def accuracies(rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()) -> bytes:
@@ -67,8 +67,8 @@ def accuracies(rows: Rows, title: str = "", form: str = "png", *, caption: Seque
 
     caption   sentences below the figure: what its reader must bear in mind
     """
-    with figures._style():
-        figure, axes = figures._figure(7.2, 4.2)
+    with figures.figure_style():
+        figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
             some = [row for row in rows if row["gate"] == gate and row["test_accuracy"] is not None]
             if some and gate == "alone":
@@ -84,7 +84,7 @@ def accuracies(rows: Rows, title: str = "", form: str = "png", *, caption: Seque
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
         _ended(axes, rows, title)
         figures.add_caption(figure, caption)
-        return figures._bytes(figure, form)
+        return figures.render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces

@@ -6,23 +6,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ... import files
-from ...errors import TlxError, Usage, raise_all
+from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...models import backbones, network
 from ...models.network import Network
 from ...models.quanta import gate as quanta_gate
 from ..base import Study, Trial
-from ..few_shot_inputs import Gather, shared
-from .data import Images, Progress, folder_of, halves, images_of
+from ..few_shot_inputs import ErrorCollector, common_settings
+from .data import Progress, QuantaImages, folder_of, halves, images_of
 from .source import SourceOf, source_of, source_study
-from .spec import CO, EXPERIMENT, Quanta, QuantaSweep
+from .spec import CO, EXPERIMENT, Quanta, QuantaGrid
 from .trial import QuantaInputs
 
 Gates = tuple[tuple[int, str, str], ...]  # position, module of the target, module of the source
 
 
 @dataclass(frozen=True)
-class Asked:
+class QuantaPlan:
     """A study whose every part is there but, perhaps, the source: then `source_study` trains it.
 
     gates   positions ("0", …, "co") → the gates of a trial there
@@ -30,11 +30,11 @@ class Asked:
     """
 
     spec: Quanta
-    sweep: QuantaSweep
+    sweep: QuantaGrid
     gates: dict[str, Gates]
-    images: Images
+    images: QuantaImages
     source: SourceOf | None
-    learned: Images | None
+    learned: QuantaImages | None
 
     @property
     def source_study(self) -> Study | None:
@@ -45,34 +45,34 @@ class Asked:
 
     def study(self, source: SourceOf) -> Study:
         """Every trial, ready to run."""
-        spec = self.spec.but(weights=source.digest, images=self.images.digest)
+        spec = self.spec.replace(weights=source.digest, images=self.images.digest)
         parts, test = self.images.parts, self.learned.parts.get("test") if self.learned else None
         inputs = QuantaInputs(self.images.name, self.images.classes, parts["train"], parts["val"], parts.get("test"),
                               source, source_test=test)
         trials = []
         for repeat in range(self.sweep.repeats):
-            trials += [Trial(spec.but(position=position, repeat=repeat), replace(inputs, gates=gates))
+            trials += [Trial(spec.replace(position=position, repeat=repeat), replace(inputs, gates=gates))
                        for position, gates in self.gates.items()]
             if self.sweep.witness:
-                trials.append(Trial(spec.but(repeat=repeat).alone, replace(inputs, source=None, source_test=None)))
+                trials.append(Trial(spec.replace(repeat=repeat).alone, replace(inputs, source=None, source_test=None)))
         return Study(key=files.digest(["study", spec.identity()]), call="tlx.studies.quanta.trial:run",
                      experiment=EXPERIMENT, title=f"{source.name} to {self.images.name}, {spec.architecture}",
-                     spec=shared(spec), trials=tuple(trials), inputs=(self.images.record("test"),),
+                     spec=common_settings(spec), trials=tuple(trials), inputs=(self.images.record("test"),),
                      tags={"tlx.dataset": self.images.name, "tlx.source": source.name, "tlx.job": str(self.sweep.job)},
                      params={"Source task": source.name, "Job number": str(self.sweep.job)},
-                     preload=("tlx.models.quanta.training",), dress="tlx.studies.quanta.report:dress",
+                     preload=("tlx.models.quanta.training",), dress="tlx.studies.quanta.report:write_trial_figures",
                      notes=self.images.notes)
 
 
-def ask(spec: Quanta, sweep: QuantaSweep, settings: Settings, progress: Progress | None = None) -> Asked:
+def plan_quanta(spec: Quanta, sweep: QuantaGrid, settings: Settings, progress: Progress | None = None) -> QuantaPlan:
     """Look at all that a study needs: networks, positions, data, weights; Problems with all that is wrong."""
-    gather = Gather()
+    gather = ErrorCollector()
     gates: dict[str, Gates] = {}
     source: SourceOf | None = None
-    learned: Images | None = None
+    learned: QuantaImages | None = None
     with gather.part():
         if len(spec.quanta_init) not in (0, 2):
-            raise Usage("quanta-init", f"{len(spec.quanta_init)} numbers", where="--quanta-init",
+            raise UsageError("quanta-init", f"{len(spec.quanta_init)} numbers", where="--quanta-init",
                         expected="v of source and target: 1.1,-1.1")
     with gather.part():
         gates = gates_of(spec, sweep.positions)
@@ -93,7 +93,7 @@ def ask(spec: Quanta, sweep: QuantaSweep, settings: Settings, progress: Progress
         other = folder_of(sweep.source_dataset, settings)
         learned = images_of(other, other.classes, spec, row, settings, progress)
     images = images_of(folder, classes, spec, row, settings, progress, suffix=suffix)
-    return Asked(spec, sweep, gates, images, source, learned)
+    return QuantaPlan(spec, sweep, gates, images, source, learned)
 
 
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
@@ -102,7 +102,7 @@ def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
     source = target if spec.source_architecture is None else _shape_of(spec, spec.source_architecture)
     seen = [(n.input_size, n.channels, n.mean, n.std) for n in (target, source)]
     if seen[0] != seen[1]:
-        raise Usage("source-input", f"{source.row.title} does not see what {target.row.title} sees",
+        raise UsageError("source-input", f"{source.row.title} does not see what {target.row.title} sees",
                     where="--source-architecture", expected="one input size and one normalisation")
     places = dict(enumerate(zip(quanta_gate.places(target), quanta_gate.places(source), strict=False)))
     count, problems, found = len(target.blocks), list[TlxError](), dict[str, Gates]()
@@ -113,7 +113,7 @@ def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
             t, s = places.get(unfit[0], (None, None))
             shapes = [f"{n.row.title} gives {place.shape if place else 'no tensor of one row an image'}"
                       for n, place in ((target, t), (source, s))]
-            problems.append(Usage("gate-shapes", f"position {position}: {', '.join(shapes)}", where="--positions",
+            problems.append(UsageError("gate-shapes", f"position {position}: {', '.join(shapes)}", where="--positions",
                                   expected="one shape"))
             continue
         found[position] = tuple((p, fitting[p][0].module, fitting[p][1].module) for p in wanted)
@@ -133,10 +133,10 @@ def _positions(words: Sequence[str], count: int, fitting: Mapping[int, object], 
         elif word.isascii() and word.isdigit() and int(word) < count:
             found[str(int(word))] = None
         else:
-            problems.append(Usage("out-of-range", f"position '{word}'", where="--positions",
+            problems.append(UsageError("out-of-range", f"position '{word}'", where="--positions",
                                   expected=f"0 to {count - 1}, all or co (everywhere at once)"))
     if not fitting and not problems:
-        problems.append(Usage("gate-shapes", "no block of the two networks gives outputs of one shape",
+        problems.append(UsageError("gate-shapes", "no block of the two networks gives outputs of one shape",
                               where="--source-architecture"))
     return sorted((p for p in found if p != CO), key=int) + [CO] * (CO in found and bool(fitting))
 
@@ -144,6 +144,6 @@ def _positions(words: Sequence[str], count: int, fitting: Mapping[int, object], 
 def _shape_of(spec: Quanta, architecture: str) -> Network:
     """The network in shapes only."""
     row = backbones.lookup(architecture)
-    with network.without_memory():
+    with network.meta_device():
         return backbones.load(architecture, weights=None, classes=max(1, row.classes), seed=0,
                               input_size=spec.input_size)

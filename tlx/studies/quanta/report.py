@@ -9,7 +9,7 @@ from typing import Any
 from ... import files
 from ...lab.store import Store
 from ...plots import statistics, tables
-from ...plots.statistics import Estimate
+from ...plots.statistics import MeanEstimate
 from ...result import FINISHED, Result
 from .. import reporting, result_warnings, summaries
 from . import figures as quanta_figures
@@ -23,9 +23,9 @@ COLUMNS = ("gate", "position", "block", "module", "repeats", "missing", "lambda_
            *(f"test_accuracy{end}" for end in ENDS), *(f"over_witness{end}" for end in ENDS))
 
 
-def dress(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result) -> None:
     """Put a trial's figures into its folder: learning curves, and the course of λ where it has a gate."""
-    reporting.dress(folder, result)
+    reporting.write_trial_figures(folder, result)
     gates = result.details.get("gates", [])
     if result.details.get("positions") and len(gates) > 1:
         curves = {position: [[row["lambda"][number][0] for row in gates]]
@@ -109,13 +109,13 @@ def courses_of(results: Sequence[Result], gate: str) -> dict[int, list[list[floa
 
 # ---------------------------------------------------------------- a study's files
 
-def summarise(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str) -> None:
     """Write a study's table, figures and summary beside its record, over all of its trials that are whole."""
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = [r for row in study["trials"] if (r := store.whole(row["key"])) is not None]
+    results = [r for row in study["trials"] if (r := store.find_or_none(row["key"])) is not None]
     rows, warnings = rows_of(results), warnings_of(results)
     if rows:
         files.write_text(folder / f"{TABLE}.csv", tables.as_csv(COLUMNS, [list(row.values()) for row in rows]))
@@ -160,7 +160,7 @@ def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
     return points
 
 
-def _ends(found: Estimate) -> dict[str, float | None]:
+def _ends(found: MeanEstimate) -> dict[str, float | None]:
     return {"": found.mean, "_low": found.low, "_high": found.high}
 
 
@@ -200,7 +200,7 @@ def _gain(row: Mapping[str, Any]) -> str:
     return tables.NOTHING if value is None else f"{100 * value:+.1f}" + _half(row, "over_witness", 100, 1)
 
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What a study ends with: the table, what to bear in mind, the time, where to look."""
     rows = rows_of(report.results)
     lines = [table(rows).rstrip(), "means over the repeats, ± 95 % CI; over witness: points above the target alone, "
@@ -210,7 +210,7 @@ def closing(report: Any) -> str:
     if report.diverged:
         titles = ", ".join(f"layer {r.spec['position']} repeat {r.spec['repeat']}" for r in report.diverged)
         lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
-    return "\n".join([*lines, *reporting.ending(report)])
+    return "\n".join([*lines, *reporting.footer(report)])
 
 
 def _apart(row: Mapping[str, Any]) -> bool:

@@ -6,21 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import files
-from ...errors import BadData, TlxError, Usage
+from ...errors import BadDataError, TlxError, UsageError
 from ...lab.store import Store
 from ...models import backbones
 from ...models.network import Network
 from ...models.quanta import cnn as quanta_cnn
 from ...models.weights import reader as weights_reader
 from ...result import DIVERGED, Result
-from ...spec import stream
+from ...spec import derive_seed
 from ..base import Study, Trial
 from ..few_shot import RANDOM, Inputs
-from ..few_shot_inputs import shared
+from ..few_shot_inputs import common_settings
 from ..pretraining import spec as pretraining_spec
 from ..pretraining.spec import WEIGHTS, PreTraining
-from .data import Images
-from .spec import Quanta, QuantaSweep
+from .data import QuantaImages
+from .spec import Quanta, QuantaGrid
 
 
 @dataclass(frozen=True)
@@ -50,15 +50,15 @@ class SourceOf:
         row = backbones.lookup(self.architecture)
         state = None
         if self.weights is not None and (self.own_head or row.model.startswith("quanta-cnn")):
-            state = weights_reader.read(self.weights, sha256=sha256 or None, like=backbones.sketch(self.architecture).net)
+            state = weights_reader.read(self.weights, sha256=sha256 or None, like=backbones.meta_model(self.architecture).net)
         if state is None:
             return backbones.load(self.architecture, weights=self.weights, classes=row.classes, seed=self.seed,
                                   source=self.source, input_size=self.input_size, sha256=sha256)
         if state.kind == "keras":
             state = quanta_cnn.from_keras(state)
-        head = backbones.sketch(self.architecture).head_names[0]
+        head = backbones.meta_model(self.architecture).head_names[0]
         if f"{head}.weight" not in state:
-            raise BadData("weights-match", f"no '{head}.weight'", where=self.weights,
+            raise BadDataError("weights-match", f"no '{head}.weight'", where=self.weights,
                           expected=f"weights of {row.title}")
         blank = backbones.load(self.architecture, weights=None, classes=len(state[f"{head}.weight"]), seed=0,
                                input_size=self.input_size)
@@ -66,13 +66,13 @@ class SourceOf:
         return blank
 
 
-def source_of(spec: Quanta, sweep: QuantaSweep) -> SourceOf | None:
+def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
     """Where the source's weights are; None where the study is to train them. Usage for options in conflict."""
     given = {"--model": spec.model, "--source": spec.source, "--source-dataset": sweep.source_dataset,
              "--halves": sweep.halves}
     said = [option for option, value in given.items() if value]
     if len(said) > 1:
-        raise Usage("conflict", " with ".join(said), expected="one of them: where the source's weights come from")
+        raise UsageError("conflict", " with ".join(said), expected="one of them: where the source's weights come from")
     architecture = spec.source_architecture or spec.architecture
     row = backbones.lookup(architecture)
     if sweep.source_dataset or sweep.halves:
@@ -80,29 +80,29 @@ def source_of(spec: Quanta, sweep: QuantaSweep) -> SourceOf | None:
     if spec.model:
         return SourceOf(Path(spec.model).stem, architecture, str(Path(spec.model).expanduser()), spec.input_size)
     if (spec.source or "").lower() == RANDOM:
-        return SourceOf(RANDOM, architecture, None, spec.input_size, seed=stream(spec.seed, "source"))
+        return SourceOf(RANDOM, architecture, None, spec.input_size, seed=derive_seed(spec.seed, "source"))
     if not row.weights:
-        raise Usage("no-source", f"{row.title} comes without weights, and a source is a trained network",
+        raise UsageError("no-source", f"{row.title} comes without weights, and a source is a trained network",
                     where="--architecture", expected="--model FILE, --source-dataset NAME or --halves")
     return SourceOf((spec.source or row.source).lower(), architecture, "default", spec.input_size, spec.source)
 
 
-def source_study(spec: Quanta, sweep: QuantaSweep, images: Images) -> Study:
+def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Study:
     """The one trial that trains the source, as `tlx pretrain` would with the target's optimizer, rate and batches."""
     architecture = spec.source_architecture or spec.architecture
     made = PreTraining(architecture=architecture, dataset=str(sweep.source_dataset or spec.dataset),
                        input_size=spec.input_size, sizing=spec.sizing, val_per_class=spec.val_per_class,
                        epochs=sweep.source_epochs or spec.epochs, batch_size=spec.batch_size,
-                       learning_rate=sweep.source_rate or spec.learning_rate, seed=stream(spec.seed, "source"),
+                       learning_rate=sweep.source_rate or spec.learning_rate, seed=derive_seed(spec.seed, "source"),
                        images=images.digest)
     inputs = Inputs(images.classes, images.parts["train"], images.parts["val"], images.parts.get("test"))
     return Study(key=files.digest(["study", made.identity()]), call="tlx.studies.pretraining.trial:run",
                  experiment=pretraining_spec.EXPERIMENT, title=f"source of QUANTA: {architecture} on {images.name}",
-                 spec=shared(made), trials=(Trial(made, inputs),), inputs=(images.record("train"),),
+                 spec=common_settings(made), trials=(Trial(made, inputs),), inputs=(images.record("train"),),
                  tags={"tlx.dataset": images.name}, notes=images.notes)
 
 
-def trained(result: Result, store: Store, spec: Quanta, images: Images) -> SourceOf:
+def trained(result: Result, store: Store, spec: Quanta, images: QuantaImages) -> SourceOf:
     """The source that a finished `source_study` trained."""
     if result.status == DIVERGED:
         raise TlxError("source-diverged", "the source's training came to numbers that are not finite",

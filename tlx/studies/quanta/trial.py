@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...models.recipe import Recipe
 from ...result import DIVERGED, Result
-from ...spec import stream
+from ...spec import derive_seed
 from .spec import Quanta
 
 if TYPE_CHECKING:
     import numpy as np
 
     from ...models.samples import Samples
-    from ..base import Bench
+    from ..base import TrialContext
     from .source import SourceOf
 
 
@@ -44,7 +44,7 @@ class QuantaInputs:
     source_test: Samples | None = None
 
 
-def run(spec: Quanta, inputs: QuantaInputs, bench: Bench) -> Result:
+def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
     """Train, scoring validation and test images after every epoch; the last epoch counts, as in the original."""
     from ...features.voting import class_counts
     from ...models import backbones, training
@@ -52,9 +52,9 @@ def run(spec: Quanta, inputs: QuantaInputs, bench: Bench) -> Result:
 
     started = time.perf_counter()
     target = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes), input_size=spec.input_size,
-                            seed=stream(spec.seed, "weights", spec.repeat))
+                            seed=derive_seed(spec.seed, "weights", spec.repeat))
     source = inputs.source.load(spec.weights) if inputs.source is not None and inputs.gates else None
-    place = training.Place(bench.device, bench.folder / "training.safetensors", bench.log, bench.tell, bench.stopping)
+    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping)
     parts = {"train": inputs.train, "val": inputs.val} | ({"test": inputs.test} if inputs.test is not None else {})
     details: dict[str, Any] = {
         "classes": list(inputs.classes), "positions": [position for position, _, _ in inputs.gates],
@@ -64,12 +64,12 @@ def run(spec: Quanta, inputs: QuantaInputs, bench: Bench) -> Result:
         "images": {name: len(samples) for name, samples in parts.items()},
         "target_name": inputs.name, "source_name": inputs.source.name if inputs.source is not None else ""}
     if source is not None and inputs.source_test is not None:
-        logits = training.predict(source.to(bench.device), inputs.source_test, Recipe(), place)
+        logits = training.predict(source.to(context.device), inputs.source_test, Recipe(), place)
         details["source_test"] = score(logits, inputs.source_test.labels)
     fitted = quanta_training.fit(
         quanta_training.Branches(target, source, tuple(module for _, module, _ in inputs.gates),
                                  tuple(module for _, _, module in inputs.gates)),
-        parts, spec, seed=stream(spec.seed, "fit", spec.repeat), score=score, place=place)
+        parts, spec, seed=derive_seed(spec.seed, "fit", spec.repeat), score=score, place=place)
     details |= {"ended": fitted.ended, "epochs": len(fitted.history), "history": fitted.history,
                 "gates": _with_lambdas(spec, fitted.gates), "source_outputs": fitted.source}
     scores = {"total_s": time.perf_counter() - started}

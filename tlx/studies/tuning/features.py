@@ -17,15 +17,15 @@ import numpy as np
 
 from ... import files
 from ...features import voting
-from ...features.classifiers import CLASSIFIERS, Classifier, classifier, spec_text
+from ...features.classifiers import CLASSIFIERS, Classifier, classifier, format_classifier
 from ...features.dump import Dump
 from ...features.embedding import EMBEDDINGS
-from ...features.fitting import Fitted
+from ...features.fitting import FittedClassifier
 from ...features.spans import Training
 from ...lab import cost
-from ...lab.tuning.api import Scored
+from ...lab.tuning.api import ScoredTrial
 from ...models.samples import Samples
-from ...spec import named, stream
+from ...spec import derive_seed, parse_spec
 from ..feature_extraction.spec import FeatureExtraction
 from ..feature_extraction.trial import KEPT_BYTES
 from ..few_shot import FewShotTrial
@@ -43,7 +43,7 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Side:
+class CropVariant:
     """All draws with crops, or all without."""
 
     classes: tuple[str, ...]
@@ -53,7 +53,7 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Bench:
+class SearchContext:
     """Where a process of a search works."""
 
     root: str
@@ -68,14 +68,14 @@ class FeatureInputs:
 
     base: FeatureExtraction
     layers: dict[str, tuple[str, ...]]
-    sides: dict[bool, Side]
+    sides: dict[bool, CropVariant]
 
     def spec(self, values: dict[str, Any]) -> FeatureExtraction:
         """The trial that a configuration means, before its split."""
         text = values.get("embedding", self.base.embedding)
         own = _own(values, text)
         changes = {name: values[name] for name in ("use_crops", "standardize", "vote") if name in values}
-        return self.base.but(**changes, classifier=spec_text(self.classifier(values)),
+        return self.base.replace(**changes, classifier=format_classifier(self.classifier(values)),
                              embedding=text + (":" + ",".join(f"{k}={v}" for k, v in own.items()) if own else ""),
                              layers=self.layers[values["layers"]] if "layers" in values else self.base.layers)
 
@@ -98,7 +98,7 @@ def _own(values: dict[str, Any], name: str) -> dict[str, Any]:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and not k.endswith(".by")}
 
 
-def named_by_content(spec: FewShotTrial, sides: dict[bool, Side]) -> str:
+def named_by_content(spec: FewShotTrial, sides: dict[bool, CropVariant]) -> str:
     """The key of a configuration: its trial's identity, and what enters on every split."""
     draws = [[draw.split, draw.content] for draw in sides[spec.use_crops].draws]
     return files.digest(["configuration", spec.identity(), draws])
@@ -107,9 +107,9 @@ def named_by_content(spec: FewShotTrial, sides: dict[bool, Side]) -> str:
 class FeatureSearch:
     """Tries configurations; `spent` is what the last one came to."""
 
-    def __init__(self, inputs: FeatureInputs, bench: Bench):
-        self.inputs, self.bench = inputs, bench
-        self.spent = Scored(by_split=[], seconds=0.0)
+    def __init__(self, inputs: FeatureInputs, context: SearchContext):
+        self.inputs, self.context = inputs, context
+        self.spent = ScoredTrial(by_split=[], seconds=0.0)
         self._held: OrderedDict[tuple[Any, ...], _Ready] = OrderedDict()
         self._meant: tuple[dict[str, Any], FeatureExtraction, Classifier] | None = None
 
@@ -126,11 +126,11 @@ class FeatureSearch:
     def title(self, values: dict[str, Any]) -> str:
         """Its classifier, and what else is searched."""
         asked = self._means(values)[1]
-        short = asked.but(**{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)})
+        short = asked.replace(**{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)})
         others = [f"{k} {v}" for k, v in values.items() if "." not in k and k != "classifier"]
-        return ", ".join([spec_text(short), *others])
+        return ", ".join([format_classifier(short), *others])
 
-    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> Scored:
+    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
         """Split after split; the mean so far is reported at each."""
         spec, asked = self._means(values)
         by_split: list[float] = []
@@ -138,7 +138,7 @@ class FeatureSearch:
         for number in range(len(self.inputs.sides[spec.use_crops].draws)):
             ready = self._ready(spec, number)
             started = time.perf_counter()
-            with cost.Meter(watts=self.bench.settings.watts) if self.bench.with_energy else \
+            with cost.Meter(watts=self.context.settings.watts) if self.context.with_energy else \
                     contextlib.nullcontext() as meter:
                 accuracy, fitted = ready.score(asked, spec.vote)
             seconds += time.perf_counter() - started
@@ -146,7 +146,7 @@ class FeatureSearch:
             joules += used["value"] or 0.0
             notes |= {note.partition(":")[0] for note in fitted.notes}
             by_split.append(accuracy)
-            self.spent = Scored(by_split=by_split, seconds=seconds, energy_j=joules if used["value"] is not None else
+            self.spent = ScoredTrial(by_split=by_split, seconds=seconds, energy_j=joules if used["value"] is not None else
                                 None, details={"splits": [d.split for d in self.inputs.sides[spec.use_crops].draws],
                                                "notes": sorted(notes), "energy_source": used["source"]})
             report(number + 1, sum(by_split) / len(by_split))
@@ -167,16 +167,16 @@ class FeatureSearch:
 class _Ready:
     """A draw's training and validation rows, and all that classifiers share about them."""
 
-    def __init__(self, spec: FeatureExtraction, side: Side, draw: Draw):
+    def __init__(self, spec: FeatureExtraction, side: CropVariant, draw: Draw):
         assert side.dump is not None
         self.side = side
         layers = [side.dump.array(layer) for layer in spec.layers]
-        asked: Any = named(EMBEDDINGS, spec.embedding, "embedding")
-        if "standardize" in asked.knobs() and spec.standardize != "train":
-            asked = asked.but(standardize=spec.standardize)
+        asked: Any = parse_spec(EMBEDDINGS, spec.embedding, "embedding")
+        if "standardize" in asked.settings() and spec.standardize != "train":
+            asked = asked.replace(standardize=spec.standardize)
         embedding = asked.fit(layers, draw.train.rows)
         rows, val = (embedding.transform(layers, samples.rows) for samples in (draw.train, side.val))
-        how: dict[str, Any] = {"seed": stream(spec.seed, "classifier") % 2**32,
+        how: dict[str, Any] = {"seed": derive_seed(spec.seed, "classifier") % 2**32,
                                "where": f"{spec.shots}-shot split {draw.split}"}
         self.training = Training(rows, draw.train.row_labels, images=draw.train.row_images, **how)
         self.shared, self.seen = self.training, val
@@ -185,7 +185,7 @@ class _Ready:
             self.shared, self.seen = Training.beside(rows, draw.train.row_labels, val, **how)
         self.val, self.bytes = val, 2 * (rows.nbytes + val.nbytes) + 3 * products
 
-    def score(self, asked: Classifier, vote: str) -> tuple[float, Fitted]:
+    def score(self, asked: Classifier, vote: str) -> tuple[float, FittedClassifier]:
         """Mean per-class accuracy on val (a fraction), and the classifier."""
         shares = asked.isometric
         fitted = (self.shared if shares else self.training).fit(asked)

@@ -21,12 +21,12 @@ from ...plots.figures import (
     GREEN,
     ORANGE,
     VERMILION,
-    _bytes,
-    _figure,
     _percent_decimals,
     _set_title,
     _short,
-    _style,
+    figure_style,
+    new_subplots,
+    render,
 )
 
 ACCURACY = "Mean val accuracy over splits"
@@ -36,8 +36,8 @@ PANELS_UP_TO, AXES_UP_TO = 12, 8
 
 def history(rows: Rows, title: str = "", form: str = "png") -> bytes:
     """Accuracy of every trial in order, those given up early apart, and the best whole one so far."""
-    with _style():
-        figure, axes = _figure(6.4, 4.0)
+    with figure_style():
+        figure, axes = new_subplots(6.4, 4.0)
         whole = [r for r in rows if r["state"] == "complete"]
         given_up = [r for r in rows if r["state"] != "complete" and r["accuracy"] is not None]
         for some, colour, label in ((given_up, ORANGE, "Given up early"), (whole, BLUE, "Whole")):
@@ -53,14 +53,14 @@ def history(rows: Rows, title: str = "", form: str = "png") -> bytes:
         if whole or given_up:
             axes.legend(frameon=False, loc="lower right")
         _set_title(axes, title)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 def importances(found: Mapping[str, float], title: str = "", form: str = "png") -> bytes:
     """Share of the accuracy's variance that each parameter explains, the largest on top."""
     ranked = sorted(found.items(), key=lambda item: item[1])
-    with _style():
-        figure, axes = _figure(6.4, 1.4 + 0.32 * max(1, len(ranked)))
+    with figure_style():
+        figure, axes = new_subplots(6.4, 1.4 + 0.32 * max(1, len(ranked)))
         axes.barh([_short(name) for name, _ in ranked], [share for _, share in ranked], color=BLUE, height=0.65)
         for place, (_, share) in enumerate(ranked):
             axes.text(share + 0.01, place, f"{100 * share:.0f} %", va="center", fontsize=9)
@@ -69,7 +69,7 @@ def importances(found: Mapping[str, float], title: str = "", form: str = "png") 
         axes.set_xlabel("Share of the variance explained (a choice's own settings: among its trials)")
         axes.grid(axis="y", visible=False)
         _set_title(axes, title)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> bytes:
@@ -77,8 +77,8 @@ def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> byte
     where one does not apply, below."""
     rows = sorted((r for r in rows if r["accuracy"] is not None), key=lambda r: r["accuracy"])
     names = _most(rows)[:AXES_UP_TO]
-    with _style():
-        figure, axes = _figure(max(6.4, 1.5 * len(names) + 2), 4.4)
+    with figure_style():
+        figure, axes = new_subplots(max(6.4, 1.5 * len(names) + 2), 4.4)
         scales = [_Scale([r["values"].get(name) for r in rows]) for name in names]
         norm = Normalize(min((r["accuracy"] for r in rows), default=0), max((r["accuracy"] for r in rows), default=1))
         colours = ScalarMappable(norm, "viridis")
@@ -96,7 +96,7 @@ def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> byte
         axes.spines["left"].set_visible(False)
         figure.colorbar(colours, ax=axes, format=PercentFormatter(1.0, decimals=1), label=ACCURACY)
         _set_title(axes, title)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
@@ -105,7 +105,7 @@ def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
     names = _most(rows)[:PANELS_UP_TO]
     across = min(4, max(1, len(names)))
     down = math.ceil(max(1, len(names)) / across)
-    with _style():
+    with figure_style():
         figure = Figure(figsize=(3.0 * across + 0.4, 2.7 * down + 0.4), dpi=DPI, layout="constrained")
         FigureCanvasAgg(figure)
         panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
@@ -117,14 +117,14 @@ def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
             _accuracy(panel)
         if title:
             figure.suptitle(title, fontsize=11)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 def pareto(rows: Rows, front: Sequence[int], cost: str, title: str = "", form: str = "png") -> bytes:
     """Accuracy over cost of every whole trial; the front is those that no other beats in both."""
     rows = [r for r in rows if r["state"] == "complete" and r["cost"] is not None]
-    with _style():
-        figure, axes = _figure(6.4, 4.2)
+    with figure_style():
+        figure, axes = new_subplots(6.4, 4.2)
         rest, best = ([r for r in rows if (r["number"] in front) == there] for there in (False, True))
         axes.scatter([r["cost"] for r in rest], [r["accuracy"] for r in rest], s=16, color=BLUE, alpha=0.6,
                      label="Trials", linewidths=0)
@@ -137,7 +137,7 @@ def pareto(rows: Rows, front: Sequence[int], cost: str, title: str = "", form: s
         _accuracy(axes)
         axes.legend(frameon=False, loc="lower right")
         _set_title(axes, title)
-        return _bytes(figure, form)
+        return render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces

@@ -30,7 +30,7 @@ def metrics(report: Any) -> dict[str, float]:
     return found | _named("tuned_minus_defaults_test_accuracy", statistics.estimate(differences(report)))
 
 
-def _named(name: str, estimate: statistics.Estimate | None) -> dict[str, float]:
+def _named(name: str, estimate: statistics.MeanEstimate | None) -> dict[str, float]:
     if estimate is None:
         return {}
     found = {name: estimate.mean}

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import files
-from ...errors import Busy
+from ...errors import BusyError
 from ...lab import signals
 from ...lab.store import JOURNAL, Draft, Store
-from ...lab.tuning.api import GivenUp, Scored
+from ...lab.tuning.api import GivenUp, ScoredTrial
 from ...result import DIVERGED, Result
 from .. import runner
 from ..few_shot import Inputs
 from ..fine_tuning.spec import FineTuning
-from .features import Bench, Draw, Side, named_by_content
+from .features import CropVariant, Draw, SearchContext, named_by_content
 
 WAIT_S = 0.5  # between looks whether another process has ended the same training
 
@@ -29,19 +29,19 @@ class NetworkInputs:
     """What a search of recipes runs on."""
 
     base: FineTuning
-    sides: dict[bool, Side]
+    sides: dict[bool, CropVariant]
 
     def spec(self, values: dict[str, Any]) -> FineTuning:
         """The trial that a configuration means, before its split."""
-        return self.base.but(**{name: value for name, value in values.items() if not name.endswith(".by")})
+        return self.base.replace(**{name: value for name, value in values.items() if not name.endswith(".by")})
 
 
 class NetworkSearch:
     """Tries configurations; `spent` is what the last one came to."""
 
-    def __init__(self, inputs: NetworkInputs, bench: Bench):
-        self.inputs, self.bench, self.store = inputs, bench, Store(bench.root)
-        self.spent = Scored(by_split=[], seconds=0.0)
+    def __init__(self, inputs: NetworkInputs, context: SearchContext):
+        self.inputs, self.context, self.store = inputs, context, Store(context.root)
+        self.spent = ScoredTrial(by_split=[], seconds=0.0)
 
     def key(self, values: dict[str, Any]) -> str:
         """What it is, and what enters on every split."""
@@ -51,7 +51,7 @@ class NetworkSearch:
         """What is searched."""
         return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
 
-    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> Scored:
+    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
         """Split after split. Of the first, the best epoch so far is reported at each epoch; then the mean at each
         split's end, as if a split had its most epochs."""
         side, most = self._side(values), self.inputs.spec(values).epochs
@@ -59,11 +59,11 @@ class NetworkSearch:
         seconds, joules = 0.0, [0.0]
         for number, draw in enumerate(side.draws):
             told = _Epochs(report if number == 0 else lambda step, value: None)
-            self.spent = Scored(by_split=by_split, seconds=seconds)
+            self.spent = ScoredTrial(by_split=by_split, seconds=seconds)
             try:
                 result = self._result(self._asked(values, draw), Inputs(side.classes, draw.train, side.val, None), told)
             except GivenUp:
-                self.spent = Scored(by_split=[*by_split, told.best], seconds=seconds + told.seconds,
+                self.spent = ScoredTrial(by_split=[*by_split, told.best], seconds=seconds + told.seconds,
                                     details={"splits": [draw.split], "epochs": told.epoch})
                 self.store.remove(self._asked(values, draw).key)
                 raise
@@ -72,7 +72,7 @@ class NetworkSearch:
             diverged = result.status == DIVERGED
             if not diverged:
                 by_split.append(result.scores["best_val_accuracy"])
-            self.spent = Scored(by_split=by_split, seconds=seconds, diverged=diverged,
+            self.spent = ScoredTrial(by_split=by_split, seconds=seconds, diverged=diverged,
                                 energy_j=None if None in joules else sum(joules),
                                 details={"splits": [d.split for d in side.draws]})
             if diverged:
@@ -82,22 +82,22 @@ class NetworkSearch:
 
     # ------------------------------------------------------------ one training
 
-    def _side(self, values: dict[str, Any]) -> Side:
+    def _side(self, values: dict[str, Any]) -> CropVariant:
         return self.inputs.sides[self.inputs.spec(values).use_crops]
 
     def _asked(self, values: dict[str, Any], draw: Draw) -> FineTuning:
-        return self.inputs.spec(values).but(split=draw.split, images=draw.content)
+        return self.inputs.spec(values).replace(split=draw.split, images=draw.content)
 
     def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:
         """Found, continued or trained; waits for another process that is at it."""
-        bench = self.bench
-        order = runner.Order("tlx.studies.fine_tuning.trial:run", "tlx.studies.tuning.networks:undressed", bench.root,
-                            bench.device, bench.settings)
+        context = self.context
+        order = runner.TrialJob("tlx.studies.fine_tuning.trial:run", "tlx.studies.tuning.networks:no_figures", context.root,
+                            context.device, context.settings)
 
         def make(draft: Draft) -> Result:
             for row in draft.journal.records:
                 told(row)
-            return runner.make(order, spec, inputs, told.hear, draft)
+            return runner.run_trial(order, spec, inputs, told.hear, draft)
 
         while True:
             signals.stop_if_asked()
@@ -107,12 +107,12 @@ class NetworkSearch:
                     told(row)
                 return found
             try:
-                return self.store.once(spec.key, make)
-            except Busy:
+                return self.store.get_or_compute(spec.key, make)
+            except BusyError:
                 time.sleep(WAIT_S)
 
 
-def undressed(folder: Any, result: Result) -> None:
+def no_figures(folder: Any, result: Result) -> None:
     """No figures for a training that is one of many of a search."""
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadData, Usage, raise_all
-from ...features.classifiers import CLASSIFIERS, classifier, spec_text
-from ...features.dump import How
+from ...errors import BadDataError, UsageError, raise_all
+from ...features.classifiers import CLASSIFIERS, classifier, format_classifier
+from ...features.dump import ExtractionConfig
 from ...features.embedding import EMBEDDINGS
 from ...features.extract import extract
 from ...lab import signals
@@ -25,12 +25,12 @@ from ...spec import Spec
 from .. import activations as inputs
 from .. import base, few_shot_inputs
 from ..feature_extraction import plan as feature_extraction_plan
-from ..feature_extraction.spec import FeatureExtraction, Sweep
-from ..few_shot import FewShot, FewShotTrial
-from ..few_shot_inputs import Found, Progress
+from ..feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from ..few_shot import FewShotGrid, FewShotTrial
+from ..few_shot_inputs import PreflightResult, Progress
 from ..fine_tuning import plan as fine_tuning_plan
 from ..fine_tuning.spec import FineTuning
-from .features import Draw, FeatureInputs, Side
+from .features import CropVariant, Draw, FeatureInputs
 from .networks import NetworkInputs
 from .spec import Search
 
@@ -41,7 +41,7 @@ SHARE_OF_EPOCHS = 4  # halving looks after a quarter of the first split's epochs
 
 
 @dataclass(frozen=True)
-class Ready:
+class SearchPlan:
     """A search that can be run.
 
     search    for lab.tuning
@@ -50,9 +50,9 @@ class Ready:
     dataset   for the record
     """
 
-    search: tuning_api.Search
+    search: tuning_api.SearchProblem
     asked: Search
-    few: FewShot
+    few: FewShotGrid
     inputs: FeatureInputs | NetworkInputs
     record: dict[str, Any]
     notes: tuple[str, ...]
@@ -66,28 +66,28 @@ class Ready:
 
     def final(self, values: dict[str, Any], settings: Settings, progress: Progress | None = None) -> base.Study:
         """The best configuration as an ordinary study of these draws, scored on test."""
-        spec = self.inputs.spec(values).but(model_selection=False, images="", weights="")
+        spec = self.inputs.spec(values).replace(model_selection=False, images="", weights="")
         if isinstance(spec, FeatureExtraction):
-            sweep = Sweep(classifier=spec.classifier)
-            spec = spec.but(classifier=FeatureExtraction.defaults()["classifier"])
+            sweep = FeatureExtractionGrid(classifier=spec.classifier)
+            spec = spec.replace(classifier=FeatureExtraction.defaults()["classifier"])
             return feature_extraction_plan.feature_extraction_study(spec, self.few, sweep, settings, progress)[0]
         return fine_tuning_plan.fine_tuning_study(spec, self.few, settings, progress)[0]
 
 
-def ready(asked: Search, spec: Spec, few: FewShot, settings: Settings, progress: Progress | None = None) -> Ready:
+def plan_search(asked: Search, spec: Spec, few: FewShotGrid, settings: Settings, progress: Progress | None = None) -> SearchPlan:
     """Look at everything, extract what is not there, and plan the search; Problems with all that is wrong."""
     tuning_samplers.check(asked.sampler)
     asked.budget_s  # noqa: B018 — said before anything is read
     assert isinstance(spec, FeatureExtraction | FineTuning)
-    whole, plan = spec.but(model_selection=False), _features if isinstance(spec, FeatureExtraction) else _networks
+    whole, plan = spec.replace(model_selection=False), _features if isinstance(spec, FeatureExtraction) else _networks
     return replace(plan(asked, whole, few, settings, progress), val_only=spec.model_selection)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- feature extraction
 
-def _features(asked: Search, spec: FeatureExtraction, few: FewShot, settings: Settings,
-              progress: Progress | None) -> Ready:
-    spec = spec.but(embedding=inputs.spec_words(spec.embedding), classifier=spec_text(classifier(asked.classifier)))
+def _features(asked: Search, spec: FeatureExtraction, few: FewShotGrid, settings: Settings,
+              progress: Progress | None) -> SearchPlan:
+    spec = spec.replace(embedding=inputs.normalised_embedding(spec.embedding), classifier=format_classifier(classifier(asked.classifier)))
     found = feature_extraction_plan.look_at_features(spec, few, settings, progress)
     raise_all(found.problems)
     assert found.network is not None
@@ -97,7 +97,7 @@ def _features(asked: Search, spec: FeatureExtraction, few: FewShot, settings: Se
     words = _choices(space, "layers") or [",".join(spec.layers) or "blocks"]
     layers = {word: inputs.layers_of(found.network, tuple(word.split(",")), None if spec.layers or "layers" in [
         p.name for p in space.parameters] else spec.model_description) for word in words}
-    spec = spec.but(weights=found.weights, model_selection=True, shots=few.shots[0],
+    spec = spec.replace(weights=found.weights, model_selection=True, shots=few.shots[0],
                     layers=layers[words[0]], model_description=None)
     union = tuple(dict.fromkeys(layer for names in layers.values() for layer in names))
     looks = _by_crops(spec, space, found, lambda changed: feature_extraction_plan.look_at_features(changed, few, settings, progress))
@@ -105,13 +105,13 @@ def _features(asked: Search, spec: FeatureExtraction, few: FewShot, settings: Se
     for crops, seen in looks.items():
         assert seen.network is not None
         assert seen.pixels is not None
-        side = _side(spec.but(use_crops=crops), few, seen)
+        side = _side(spec.replace(use_crops=crops), few, seen)
         with signals.graceful() as stopping:
             place = inputs._dump_place(seen, settings, progress, stopping)
-            how = How(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+            how = ExtractionConfig(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
             dump = extract(seen.network, seen.weights, seen.pixels, union, place, how)
             signals.stop_if_asked()
-        sides[crops] = Side(side.classes, side.val, side.draws, dump)
+        sides[crops] = CropVariant(side.classes, side.val, side.draws, dump)
     splits_run = len(sides[next(iter(sides))].draws)
     return _planned(asked, spec, few, space, found, FeatureInputs(spec, layers, sides), settings,
                     "tlx.studies.tuning.features:FeatureSearch", rungs=(1,) if splits_run > 1 else ())
@@ -124,7 +124,7 @@ def feature_space(spec: FeatureExtraction, rows: int) -> Space:
     mine = next(name for name, kind in CLASSIFIERS.items() if kind is type(start))
     found = [Parameter("classifier", tuple(names), default=mine, bounds=tuple(CLASSIFIERS))]
     for name, kind in CLASSIFIERS.items():
-        own = {k: getattr(start, k) for k in kind.knobs()} if kind is type(start) else None
+        own = {k: getattr(start, k) for k in kind.settings()} if kind is type(start) else None
         found += declared(kind, f"{name}.", ("classifier", (name,)), defaults=own, at_most={"k": rows})
     words = ",".join(spec.layers) or "blocks"
     found.append(Parameter("layers", tuple(dict.fromkeys((words, "blocks", "last"))), default=words))
@@ -132,25 +132,25 @@ def feature_space(spec: FeatureExtraction, rows: int) -> Space:
     found.append(Parameter("embedding", tuple(EMBEDDINGS), default=None if settings else embeddings,
                            bounds=tuple(EMBEDDINGS)))
     for name, row in EMBEDDINGS.items():
-        some = [k for k in row.knobs() if k != "standardize"]
+        some = [k for k in row.settings() if k != "standardize"]
         found += (one for one in declared(row, f"{name}.", ("embedding", (name,)), names=some))
     return Space((*found, *declared(FeatureExtraction, names=("use_crops", "standardize", "vote"),
-                                    defaults={k: getattr(spec, k) for k in FeatureExtraction.knobs()})))
+                                    defaults={k: getattr(spec, k) for k in FeatureExtraction.settings()})))
 
 
 # ---------------------------------------------------------------- fine-tuning
 
-def _networks(asked: Search, spec: FineTuning, few: FewShot, settings: Settings, progress: Progress | None) -> Ready:
+def _networks(asked: Search, spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None) -> SearchPlan:
     found = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress)
     raise_all(found.problems)
     assert found.network is not None
     few = _largest(few, found)
     head = found.network.row.head if spec.head == "auto" else spec.head
-    space = _narrowed(asked, recipe_space(spec.but(head=head), len(found.network.blocks)), RECIPE)
+    space = _narrowed(asked, recipe_space(spec.replace(head=head), len(found.network.blocks)), RECIPE)
     frozen = None if any(one.name == "freeze" for one in space.parameters) else fine_tuning_plan.configured(spec)
-    spec = spec.but(weights=found.weights, model_selection=True, shots=few.shots[0], configuration=frozen)
+    spec = spec.replace(weights=found.weights, model_selection=True, shots=few.shots[0], configuration=frozen)
     looks = _by_crops(spec, space, found, lambda changed: fine_tuning_plan.look_at_fine_tuning(changed, few, settings, progress))
-    sides = {crops: _side(spec.but(use_crops=crops), few, seen) for crops, seen in looks.items()}
+    sides = {crops: _side(spec.replace(use_crops=crops), few, seen) for crops, seen in looks.items()}
     rungs = tuple(sorted({max(1, spec.epochs // SHARE_OF_EPOCHS), spec.epochs}))
     return _planned(asked, spec, few, space, found, NetworkInputs(spec, sides), settings,
                     "tlx.studies.tuning.networks:NetworkSearch", rungs=rungs)
@@ -158,10 +158,10 @@ def _networks(asked: Search, spec: FineTuning, few: FewShot, settings: Settings,
 
 def recipe_space(spec: FineTuning, blocks: int) -> Space:
     """All that a search of recipes may try, for a network of so many blocks."""
-    names = [*Recipe.knobs(), "head", "use_crops", "vote"]
+    names = [*Recipe.settings(), "head", "use_crops", "vote"]
     only = {"momentum": ("sgd",), "weight_decay": ("sgd", "adamw")}
     found = list(declared(FineTuning, names=names, at_most={"freeze": blocks},
-                          defaults={k: getattr(spec, k) for k in FineTuning.knobs()}))
+                          defaults={k: getattr(spec, k) for k in FineTuning.settings()}))
     found.sort(key=lambda one: one.name in only)  # after what they depend on
     return Space(tuple(one if one.name not in only else Parameter(
         **{**vars(one), "when": ("optimizer", only[one.name])}) for one in found))
@@ -174,7 +174,7 @@ def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
     where = asked.space or ""
     changes = files.read_json(_file(where)) if where else {}
     if not isinstance(changes, dict):
-        raise BadData("space-form", f"{type(changes).__name__}", where=where, expected='{"name": …, …}')
+        raise BadDataError("space-form", f"{type(changes).__name__}", where=where, expected='{"name": …, …}')
     names = list(asked.names or usual)
     known = {one.name: one for one in everything.parameters}
     picked = everything.picked(names) if not changes else None
@@ -190,7 +190,7 @@ def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
 def _file(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
-        raise BadData("missing", "no such file", where=path, expected="JSON with ranges and choices, after --space")
+        raise BadDataError("missing", "no such file", where=path, expected="JSON with ranges and choices, after --space")
     return path
 
 
@@ -198,44 +198,44 @@ def _choices(space: Space, name: str) -> list[Any]:
     return [choice for one in space.parameters if one.name == name for choice in one.points()]
 
 
-def _largest(few: FewShot, found: Found) -> FewShot:
+def _largest(few: FewShotGrid, found: PreflightResult) -> FewShotGrid:
     assert found.splits is not None
-    return few.but(shots=(max(few.shots or found.splits.shots),))
+    return few.replace(shots=(max(few.shots or found.splits.shots),))
 
 
-def _fewest_rows(spec: FewShotTrial, few: FewShot, found: Found) -> int:
-    parts = few_shot_inputs.Parts(found, spec)
-    return min(len(train.rows) for _, _, train, _ in parts.draws(spec.but(model_selection=False), few))
+def _fewest_rows(spec: FewShotTrial, few: FewShotGrid, found: PreflightResult) -> int:
+    parts = few_shot_inputs.FewShotData(found, spec)
+    return min(len(train.rows) for _, _, train, _ in parts.draws(spec.replace(model_selection=False), few))
 
 
-def _by_crops(spec: FewShotTrial, space: Space, found: Found, look: Any) -> dict[bool, Found]:
+def _by_crops(spec: FewShotTrial, space: Space, found: PreflightResult, look: Any) -> dict[bool, PreflightResult]:
     """A look for each use of crops that is searched."""
     looks = {}
     for crops in _choices(space, "use_crops") or [spec.use_crops]:
-        looks[crops] = found if crops == spec.use_crops else look(spec.but(use_crops=crops, model_selection=False))
+        looks[crops] = found if crops == spec.use_crops else look(spec.replace(use_crops=crops, model_selection=False))
         raise_all(looks[crops].problems)
     return looks
 
 
-def _side(spec: FewShotTrial, few: FewShot, found: Found) -> Side:
+def _side(spec: FewShotTrial, few: FewShotGrid, found: PreflightResult) -> CropVariant:
     """The draws of a search: no image of the test set is among them."""
-    parts = few_shot_inputs.Parts(found, spec)
+    parts = few_shot_inputs.FewShotData(found, spec)
     assert parts.test is None
-    draws = parts.draws(spec.but(model_selection=False), few)
-    return Side(parts.classes, parts.val, tuple(Draw(split, train, content) for _, split, train, content in draws))
+    draws = parts.draws(spec.replace(model_selection=False), few)
+    return CropVariant(parts.classes, parts.val, tuple(Draw(split, train, content) for _, split, train, content in draws))
 
 
-def _planned(asked: Search, spec: FewShotTrial, few: FewShot, space: Space, found: Found,
-             made: FeatureInputs | NetworkInputs, settings: Settings, evaluator: str, rungs: tuple[int, ...]) -> Ready:
+def _planned(asked: Search, spec: FewShotTrial, few: FewShotGrid, space: Space, found: PreflightResult,
+             made: FeatureInputs | NetworkInputs, settings: Settings, evaluator: str, rungs: tuple[int, ...]) -> SearchPlan:
     if not space.parameters:
-        raise Usage("empty-space", "nothing is left to search", where="--search", expected="at least one setting")
-    parts = few_shot_inputs.Parts(found, spec)
+        raise UsageError("empty-space", "nothing is left to search", where="--search", expected="at least one setting")
+    parts = few_shot_inputs.FewShotData(found, spec)
     contents = [[draw.split, draw.content] for side in made.sides.values() for draw in side.draws]
     several = len(asked.objectives) > 1
     question = {"spec": spec.identity(), "space": space.to_json(), "sampler": asked.sampler, "contents": contents,
                 "pruner": "none" if several else asked.pruner, "objective": list(asked.objectives)}
-    search = tuning_api.Search(
-        key=files.digest(["search", question]), family=files.digest(["family", type(spec).__name__, contents]),
+    search = tuning_api.SearchProblem(
+        key=files.digest(["search", question]), family=files.digest(["family", spec.own_kind(), contents]),
         space=space, evaluator=evaluator, objectives=asked.objectives, sampler=asked.sampler,
         pruner="none" if several else asked.pruner, rungs=rungs, trials=asked.trials, seed=spec.seed,
         storage=asked.storage or os.environ.get("TLX_OPTUNA_STORAGE", ""),
@@ -244,12 +244,12 @@ def _planned(asked: Search, spec: FewShotTrial, few: FewShot, space: Space, foun
     notes = list(found.notes)
     if asked.sampler == "grid" and search.wanted < asked.trials:
         notes.append(f"the grid has {search.wanted} configurations: so many trials")
-    record = {"key": search.key, "kind": "Search", "experiment": EXPERIMENT,
+    record = {"key": search.key, "kind": Search.own_kind(), "experiment": EXPERIMENT,
               "title": f"{asked.study} of {parts.title(spec).removesuffix(' (model selection)')}",
-              "spec": few_shot_inputs.shared(spec) | {"search": {**asked.to_json(), "storage": None, "space": space.to_json()}},
+              "spec": few_shot_inputs.common_settings(spec) | {"search": {**asked.to_json(), "storage": None, "space": space.to_json()}},
               "inputs": [parts.dataset()], "tags": parts.tags(few) | {"tlx.search": asked.study},
               "params": {"Job number": str(few.job)}}
-    return Ready(search, asked, few, made, record, tuple(dict.fromkeys(notes)),
+    return SearchPlan(search, asked, few, made, record, tuple(dict.fromkeys(notes)),
                  ("tlx.lab.tuning.worker", evaluator.partition(":")[0], "sklearn.linear_model", "sklearn.svm",
                   "sklearn.discriminant_analysis"))
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, Tried
+from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 from ...plots import statistics, tables
 from ...result import Result
 from .. import result_warnings, summaries
@@ -29,7 +29,7 @@ def test(results: list[Result]) -> dict[str, float]:
     return scores
 
 
-def summarise(report: Any) -> dict[str, Any]:
+def write_summary(report: Any) -> dict[str, Any]:
     """Write a search's figures, tables and summary.json beside its record."""
     folder = report.folder / "studies" / report.ready.search.key
     title, rows = report.ready.title, [row(t) for t in report.tried]
@@ -74,14 +74,14 @@ def _tested(report: Any) -> str:
             + f" (mean per class, {'range' if statistics.is_range(row) else '95 % CI'} over {len(values)} splits)")
 
 
-def _best_first(report: Any) -> list[Tried]:
+def _best_first(report: Any) -> list[TrialRecord]:
     """Return each whole configuration once, the best on validation first."""
     whole = [t for t in report.tried if t.state == COMPLETE]
     ordered = sorted(whole, key=lambda t: (-t.objectives[0], *t.objectives[1:], t.number))
     return list({t.configuration: t for t in reversed(ordered)}.values())[::-1]
 
 
-def row(tried: Tried) -> dict[str, Any]:
+def row(tried: TrialRecord) -> dict[str, Any]:
     """A trial for the figures: accuracy is the mean over the splits it was run on, None where there is none."""
     mean = sum(tried.by_split) / len(tried.by_split) if tried.by_split else None
     return {"number": tried.number, "state": tried.state, "values": tried.values, "accuracy": mean,
@@ -140,7 +140,7 @@ def _export(folder: Path, report: Any) -> None:
 
 # ---------------------------------------------------------------- words
 
-def closing(report: Any) -> str:
+def format_summary(report: Any) -> str:
     """What a search ends with: the best configurations, the test of the first, what was saved, where to look."""
     lines: list[str] = []
     search, whole = report.ready.search, [t for t in report.tried if t.state == COMPLETE]

@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from ... import files, locks
-from ...errors import TlxError, TrialsFailed
+from ...errors import TlxError, TrialsFailedError
 from ...lab import environment, signals
 from ...lab.engines import local as engines_local
 from ...lab.settings import Settings
 from ...lab.store import Draft, Store
-from ...lab.tasks import Conditions, Event, Finished, Progress, Task, Waiting
+from ...lab.tasks import Event, Finished, Progress, RunOptions, Task, Waiting
 from ...lab.tracking import api as tracking_api
 from ...lab.tuning import api as tuning_api
 from ...lab.tuning import records as tuning_records
-from ...lab.tuning.records import COMPLETE, FAILED, Tried
+from ...lab.tuning.records import COMPLETE, FAILED, TrialRecord
 from ...result import Result
+from ..base import open_store
 from ..runner import run_groups
-from .features import Bench
-from .plan import Ready, most_fits
+from .features import SearchContext
+from .plan import SearchPlan, most_fits
 
 Preparing = Callable[[str], contextlib.AbstractContextManager[Any]]  # title → context of a progress callback
 RESTARTS = 1000  # of a worker: what a trial that kills its process may cost is bounded by the trial
@@ -36,7 +37,7 @@ def _silent(title: str) -> contextlib.AbstractContextManager[None]:
 
 
 @dataclass(frozen=True)
-class Report:
+class SearchReport:
     """What came of a search.
 
     tried      every trial that ended, by number
@@ -48,13 +49,13 @@ class Report:
     reference  the defaults on the test set, one result a split
     """
 
-    ready: Ready
-    tried: tuple[Tried, ...]
+    ready: SearchPlan
+    tried: tuple[TrialRecord, ...]
     before: int
-    best: Tried | None
+    best: TrialRecord | None
     front: tuple[int, ...]
     final: tuple[Result, ...]
-    defaults: Tried | None
+    defaults: TrialRecord | None
     reference: tuple[Result, ...]
     importances: dict[str, float]
     wall_s: float
@@ -72,15 +73,15 @@ class Report:
         """TrialsFailed if a trial has failed, Untracked if records are unsent and were required."""
         failed = [t for t in self.tried if t.state == FAILED]
         if failed:
-            raise TrialsFailed("trials-failed", f"{len(failed)} of {len(self.tried)} trials failed, the first: "
+            raise TrialsFailedError("trials-failed", f"{len(failed)} of {len(self.tried)} trials failed, the first: "
                                f"{failed[0].error}", remedy="narrow the search with --space")
         if require_tracking and self.sent is not None:
             self.sent.require()
 
 
-def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
-            summarise: Callable[[Report], dict[str, Any]], test: Callable[[list[Result]], dict[str, float]],
-            preparing: Preparing = _silent) -> Report:
+def run_search(ready: SearchPlan, settings: Settings, watch: Callable[[Event], None],
+            summarise: Callable[[SearchReport], dict[str, Any]], test: Callable[[list[Result]], dict[str, float]],
+            preparing: Preparing = _silent) -> SearchReport:
     """Run what is missing of a search, then its best configuration and the defaults on the test set.
 
     summarise   makes figures and summary.json
@@ -91,10 +92,10 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     if target is not None:
         tracking_api.prepare(target)
-    store = Store(settings.store_folder(target.database if target else None))
-    settings = settings.but(system_metrics=False)
+    store = open_store(settings)
+    settings = settings.replace(system_metrics=False)
     tuning_api.prepare(ready.search, store.root)
-    book = _Book(ready, store)
+    book = _SearchRecord(ready, store)
     mirror = None
     if target is not None:
         mirror = tracking_api.Mirror(target, store.root, ready.search.key, wait=settings.wait,
@@ -102,7 +103,7 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
 
     def hear(event: Event) -> None:
         if isinstance(event, Progress) and "tried" in event.values:
-            book.enter(Tried(**event.values["tried"]))  # type: ignore[arg-type]
+            book.enter(TrialRecord(**event.values["tried"]))  # type: ignore[arg-type]
         watch(event)
 
     with signals.graceful(), contextlib.ExitStack() as held:
@@ -110,10 +111,10 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
             held.enter_context(mirror)
         if book.before < ready.search.wanted:
             _run(ready, store, settings, hear)
-        for tried in tuning_api.standing(ready.search, store.root):
+        for tried in tuning_api.completed_trials(ready.search, store.root):
             book.enter(tried)
         trials = tuple(book.tried[number] for number in sorted(book.tried))
-        best, front = standing(trials)
+        best, front = best_and_pareto(trials)
         defaults = defaults_of(ready.search, trials)
         tested: dict[int, list[Result]] = {}
         for number in _to_test(best, defaults) if not ready.val_only else ():
@@ -124,7 +125,7 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
         reference = tuple(tested.get(defaults.number, ())) if defaults is not None else ()
         book.write()
         weight = tuning_api.importances(ready.search, list(trials))
-        report = Report(ready, trials, book.before, best, front, final, defaults, reference, weight,
+        report = SearchReport(ready, trials, book.before, best, front, final, defaults, reference, weight,
                         time.perf_counter() - started, store.root, None, "")
         store.unseal_study(ready.search.key)
         summarise(report)
@@ -132,11 +133,11 @@ def perform(ready: Ready, settings: Settings, watch: Callable[[Event], None],
         if mirror is not None and all(t.state == FAILED for t in trials):
             mirror.stop(tracking_api.FAILED)
     wall_s = time.perf_counter() - started
-    return Report(ready, trials, book.before, best, front, final, defaults, reference, weight, wall_s, store.root,
+    return SearchReport(ready, trials, book.before, best, front, final, defaults, reference, weight, wall_s, store.root,
                   mirror.report if mirror else None, mirror.address if mirror else "")
 
 
-def standing(trials: tuple[Tried, ...]) -> tuple[Tried | None, tuple[int, ...]]:
+def best_and_pareto(trials: tuple[TrialRecord, ...]) -> tuple[TrialRecord | None, tuple[int, ...]]:
     """The best of these trials, and the numbers of those that none beats in every objective (accuracy, then costs)."""
     whole = [t for t in trials if t.state == COMPLETE]
     scores = {t.number: (t.objectives[0], *(-cost for cost in t.objectives[1:])) for t in whole}
@@ -146,28 +147,28 @@ def standing(trials: tuple[Tried, ...]) -> tuple[Tried | None, tuple[int, ...]]:
     return best, tuple(front)
 
 
-def defaults_of(search: tuning_api.Search, trials: tuple[Tried, ...]) -> Tried | None:
+def defaults_of(search: tuning_api.SearchProblem, trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
     """Trial 0, where it is the configuration that is used without a search; None where the space leaves that out."""
     is_first = search.starts_with_defaults and trials and trials[0].number == 0
     return trials[0] if is_first and trials[0].values == search.space.default() else None
 
 
-def _to_test(best: Tried | None, defaults: Tried | None) -> list[int]:
+def _to_test(best: TrialRecord | None, defaults: TrialRecord | None) -> list[int]:
     """List the trials that are scored on the test set: the best, and the defaults beside it."""
     whole = [tried.number for tried in (best, defaults) if tried is not None and tried.state == COMPLETE]
     return list(dict.fromkeys(whole))
 
 
-def _run(ready: Ready, store: Store, settings: Settings, hear: Callable[[Event], None]) -> None:
+def _run(ready: SearchPlan, store: Store, settings: Settings, hear: Callable[[Event], None]) -> None:
     """Let workers ask for trials until there are enough. What a worker cannot go on with is raised."""
     device = settings.resolved_device()
     workers = settings.resolved_workers(device, ready.search.wanted)
-    bench = Bench(str(store.root), device, settings,
+    context = SearchContext(str(store.root), device, settings,
                   with_energy="energy" in ready.search.objectives or ready.search.budget_j is not None)
     driver = files.digest([os.getpid(), time.time_ns()])[:16]
     tasks = [Task(f"worker-{number}", f"worker {number}", "tlx.lab.tuning.worker:work",
-                  (ready.search, ready.inputs, bench, str(store.root), driver)) for number in range(max(1, workers))]
-    conditions = Conditions(
+                  (ready.search, ready.inputs, context, str(store.root), driver)) for number in range(max(1, workers))]
+    conditions = RunOptions(
         timeout_s=None, retries=RESTARTS, preload=("torch", *ready.preload), log_folder=store.root / "logs",
         initialise="tlx.models.training:deterministic",
         devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
@@ -177,7 +178,7 @@ def _run(ready: Ready, store: Store, settings: Settings, hear: Callable[[Event],
             raise outcome.error
 
 
-def _test(ready: Ready, tried: Tried, store: Store, settings: Settings, watch: Callable[[Event], None],
+def _test(ready: SearchPlan, tried: TrialRecord, store: Store, settings: Settings, watch: Callable[[Event], None],
           preparing: Preparing) -> list[Result]:
     """Test a configuration on every split, scored on the test set: found, or run now."""
     with preparing(final_title(ready, tried)) as progress:
@@ -202,34 +203,34 @@ def _test(ready: Ready, tried: Tried, store: Store, settings: Settings, watch: C
     return results
 
 
-def final_title(ready: Ready, tried: Tried) -> str:
+def final_title(ready: SearchPlan, tried: TrialRecord) -> str:
     """Name the final test of a trial; the defaults are called so."""
     is_defaults = tried.number == 0 and ready.search.starts_with_defaults
     return f"final test of trial {tried.number}{' (the defaults)' if is_defaults else ''}: {tried.title}"
 
 
-class _Book:
+class _SearchRecord:
     """study.json and the run folders of a search: kept up as trials end."""
 
-    def __init__(self, ready: Ready, store: Store):
+    def __init__(self, ready: SearchPlan, store: Store):
         self.ready, self.store, self.key = ready, store, ready.search.key
-        self.tried: dict[int, Tried] = {}
+        self.tried: dict[int, TrialRecord] = {}
         self._written = 0.0
         there = store.read_study(self.key) or {}
         self.finals = [row for row in there.get("trials", []) if row.get("tags", {}).get("tlx.final")]
-        for tried in tuning_api.standing(ready.search, store.root):
+        for tried in tuning_api.completed_trials(ready.search, store.root):
             self.enter(tried, now=False)
         self.before = len(self.tried)
         self.write()
 
-    def enter(self, tried: Tried, now: bool = True) -> None:
+    def enter(self, tried: TrialRecord, now: bool = True) -> None:
         """Give a trial its run folder and its line."""
         self.tried.setdefault(tried.number, tried)
         tuning_records.keep(self.store, tried)
         if now and time.monotonic() - self._written > WRITE_S:
             self.write()
 
-    def end(self, tried: Tried, results: list[Result], scores: dict[str, float]) -> None:
+    def end(self, tried: TrialRecord, results: list[Result], scores: dict[str, float]) -> None:
         """Give the final test its run folder and its line."""
         key = files.digest(["search final", self.key, tried.configuration])
         spec = {name: value for name, value in results[0].spec.items() if name not in ("split", "images")}
@@ -242,7 +243,7 @@ class _Book:
                           details={"trial": tried.number, "values": tried.values,
                                    "splits": [r.spec["split"] for r in results], "keys": [r.key for r in results]})
 
-        self.store.once(key, make)
+        self.store.get_or_compute(key, make)
         self.finals = [row for row in self.finals if row["key"] != key] + [{
             "key": key, "title": final_title(self.ready, tried), "shots": 0, "split": 0,
             "params": tried.values, "tags": {"tlx.final": "true", "optuna.trial_number": str(tried.number)}}]

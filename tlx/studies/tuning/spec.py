@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import ClassVar
 
-from ...errors import UnknownName, Usage
-from ...spec import Spec, knob
+from ...errors import UnknownNameError, UsageError
+from ...spec import Spec, setting
 from ..feature_extraction.spec import FeatureExtraction
 from ..fine_tuning.spec import FineTuning
 
@@ -19,23 +20,25 @@ JOULES_PER_KWH = 3.6e6
 class Search(Spec):
     """Which study is searched, how far, and for what."""
 
-    study: str = knob("feature-extraction", help="feature-extraction or fine-tuning")
-    trials: int = knob(50, low=1, high=100_000, help="configurations to try, those of earlier commands included")
-    search: tuple[str, ...] = knob((), help="what is searched, comma-separated: classifier (with its own settings), "
+    kind: ClassVar[str] = "search"
+
+    study: str = setting("feature-extraction", help="feature-extraction or fine-tuning")
+    trials: int = setting(50, low=1, high=100_000, help="configurations to try, those of earlier commands included")
+    search: tuple[str, ...] = setting((), help="what is searched, comma-separated: classifier (with its own settings), "
                                    "linear-svc.C, layers, embedding, use_crops, learning_rate, freeze, … Default: "
                                    "classifier; or the recipe of a fine-tuning")
-    space: str | None = knob(None, place=True, help='JSON that narrows it: {"linear-svc.C": {"low": 0.01, "high": 10}, '
+    space: str | None = setting(None, identity=False, help='JSON that narrows it: {"linear-svc.C": {"low": 0.01, "high": 10}, '
                              '"classifier": ["ridge", "linear-svc"]}')
-    classifier: str = knob("linear-svc", help="the classifier where none is searched")
-    sampler: str = knob("tpe", choices=("tpe", "random", "grid", "cmaes", "gp"), help="how configurations are chosen")
-    pruner: str = knob("halving", choices=("halving", "median", "none"), help="who is given up early: halving tries "
+    classifier: str = setting("linear-svc", help="the classifier where none is searched")
+    sampler: str = setting("tpe", choices=("tpe", "random", "grid", "cmaes", "gp"), help="how configurations are chosen")
+    pruner: str = setting("halving", choices=("halving", "median", "none"), help="who is given up early: halving tries "
                        "each on one split first and goes on with the best third")
-    objective: str = knob("accuracy", choices=("accuracy", "accuracy,time", "accuracy,energy"), help="with a cost "
+    objective: str = setting("accuracy", choices=("accuracy", "accuracy,time", "accuracy,energy"), help="with a cost "
                           "beside accuracy the Pareto front of both is the result")
-    budget: str | None = knob(None, place=True, help="time for the trials of all commands together, after which none "
+    budget: str | None = setting(None, identity=False, help="time for the trials of all commands together, after which none "
                               "is begun: 90s, 10min, 2h")
-    max_kwh: float | None = knob(None, place=True, low=0.0, help="energy for them, in kWh, likewise")
-    storage: str | None = knob(None, place=True, help="where Optuna keeps its study: a URL (sqlite:///…, "
+    max_kwh: float | None = setting(None, identity=False, low=0.0, help="energy for them, in kWh, likewise")
+    storage: str | None = setting(None, identity=False, help="where Optuna keeps its study: a URL (sqlite:///…, "
                                "postgresql://…, mysql://…) or a file name.journal; several machines may share one. "
                                "Default: $TLX_OPTUNA_STORAGE, or a journal beside the results")
 
@@ -43,7 +46,7 @@ class Search(Spec):
         super().__post_init__()
         study = self.study.replace("_", "-")
         if study not in KINDS:
-            raise UnknownName("study", self.study, KINDS)
+            raise UnknownNameError("study", self.study, KINDS)
         object.__setattr__(self, "study", study)
 
     @property
@@ -63,7 +66,7 @@ class Search(Spec):
             return None
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-z]*)\s*", self.budget.lower())
         if not found or found[2] not in SECONDS:
-            raise Usage("budget", f"'{self.budget}'", where="--budget", expected="a time as 90s, 10min or 2h")
+            raise UsageError("budget", f"'{self.budget}'", where="--budget", expected="a time as 90s, 10min or 2h")
         return float(found[1]) * SECONDS[found[2]]
 
     @property
@@ -73,15 +76,17 @@ class Search(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base(FeatureExtraction, FineTuning):
+class SearchBase(FeatureExtraction, FineTuning):
     """The settings of both kinds of trial: what a search leaves alone keeps the value given here."""
+
+    kind: ClassVar[str] = "search-base"
 
     def of(self, study: str) -> Spec:
         """The trial that a study is about; Usage for a setting that only the other kind has."""
         kind, other = KINDS[study], next(k for name, k in KINDS.items() if name != study)
         defaults = self.defaults()
-        for name in other.knobs():
-            if name not in kind.knobs() and getattr(self, name) != defaults.get(name):
-                raise Usage("setting-of-another", f"--{name.replace('_', '-')} is no setting of {study}",
+        for name in other.settings():
+            if name not in kind.settings() and getattr(self, name) != defaults.get(name):
+                raise UsageError("setting-of-another", f"--{name.replace('_', '-')} is no setting of {study}",
                             remedy=f"leave it out, or use --study {next(n for n in KINDS if n != study)}")
-        return kind.with_settings({name: getattr(self, name) for name in kind.knobs() if name in self.knobs()})
+        return kind.with_settings({name: getattr(self, name) for name in kind.settings() if name in self.settings()})
