@@ -1,9 +1,11 @@
-"""Candidates for the nearest rows, from the upper triangle of tiles, and what is proved of all other rows.
+"""Candidates for the nearest rows, from the upper triangle of tiles, and what is proved of all
+other rows.
 
-Half of all pairs are summed, each for both of its rows. Sums below what a row has found so far are picked out 64 at a
-time by a mask. A row keeps a few more than k; whatever is not in its list has a sum no smaller than its last. What that
-says of the distance is proved by the way in which sums are made: differences.py, exact enough for whatever rows, and
-halves.py, twice as fast and good enough for most.
+Half of all pairs are summed, each for both of its rows. Sums below what a row has found so far are
+picked out 64 at a time by a mask. A row keeps a few more than k; whatever is not in its list has a
+sum no smaller than its last. What that says of the distance is proved by the way in which sums are
+made: differences.py, exact enough for whatever rows, and halves.py, twice as fast and good enough
+for most.
 """
 
 from __future__ import annotations
@@ -31,8 +33,9 @@ def worthwhile(n: int, k: int) -> bool:
 
 
 def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(n, kept) int64, candidates for the k nearest of each row, and (n, kept) float64, ascending: neither this one,
-    nor a later one, nor any row that is not among them, has a smaller squared distance. x as for `neighbours.nearest`.
+    """(n, kept) int64, candidates for the k nearest of each row, and (n, kept) float64, ascending:
+    neither this one, nor a later one, nor any row that is not among them, has a smaller squared
+    distance. x as for `neighbours.nearest`.
 
     Halves are taken if the processor has them, and a sample of the rows is settled by them.
     """
@@ -53,18 +56,24 @@ def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray,
 
 
 def _centre(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mean of some rows (d,) float64, and a power of two that makes what is left of float64 rows at most 1."""
-    centre = x[::-(-len(x) // CENTRE_ROWS)].mean(axis=0, dtype=np.float64)
+    """The mean of some rows (d,) float64, and a power of two that makes what is left of float64
+    rows at most 1.
+    """
+    centre = x[:: -(-len(x) // CENTRE_ROWS)].mean(axis=0, dtype=np.float64)
     if x.dtype == np.float32:
         return centre, 1.0
     reach = max(float(x.max() - centre.min()), float(centre.max() - x.min()))
-    return centre, 2.0**-int(np.frexp(reach)[1])
+    return centre, 2.0 ** -int(np.frexp(reach)[1])
 
 
-def _spare(way: BFloat16Rows, x: np.ndarray, k: int, centre: np.ndarray, scale: float) -> int | None:
-    """How many candidates beyond k settle a sample of rows, and two to be safe; None where too many would stay open.
+def _spare(
+    way: BFloat16Rows, x: np.ndarray, k: int, centre: np.ndarray, scale: float
+) -> int | None:
+    """How many candidates beyond k settle a sample of rows, and two to be safe; None where too many
+    would stay open.
 
-    The sample is drawn, as rows may lie in any pattern. Its rows are candidates of themselves here, the first ones.
+    The sample is drawn, as rows may lie in any pattern. Its rows are candidates of themselves here,
+    the first ones.
     """
     n, kept = len(x), k + MOST_SPARE + 1
     rows = np.unique(np.random.default_rng(0).integers(0, n, SAMPLE))
@@ -76,15 +85,26 @@ def _spare(way: BFloat16Rows, x: np.ndarray, k: int, centre: np.ndarray, scale: 
         columns = min(tile.SIDE, n - j)
         way.tile(0, len(rows), j, columns, False, out, beside=some)
         _pick(out, 0, len(rows), j, columns, False, False, sums, found, limits)
-    least = some.least(sums[:len(rows)])
-    nearest = [np.sort(((x[found[at]] - x[row].astype(np.float64))**2).sum(axis=1))[k] for at, row in enumerate(rows)]
+    least = some.least(sums[: len(rows)])
+    nearest = [
+        np.sort(((x[found[at]] - x[row].astype(np.float64)) ** 2).sum(axis=1))[k]
+        for at, row in enumerate(rows)
+    ]
     needed = (least < np.array(nearest)[:, None]).sum(axis=1) - k
     inside = needed <= MOST_SPARE
     return min(MOST_SPARE, int(needed[inside].max()) + 2) if inside.mean() >= 1 - OPEN else None
 
 
-def _collect(way: Differences | BFloat16Rows, n: int, sums: np.ndarray, found: np.ndarray, threads: int | None) -> None:
-    """Fill the lists. Tiles along the diagonals, so that threads meet in few rows; a lock for each block of rows."""
+def _collect(
+    way: Differences | BFloat16Rows,
+    n: int,
+    sums: np.ndarray,
+    found: np.ndarray,
+    threads: int | None,
+) -> None:
+    """Fill the lists. Tiles along the diagonals, so that threads meet in few rows; a lock for each
+    block of rows.
+    """
     limits = np.full(len(sums), np.inf, np.float32)  # the last of each list, side by side
     side = tile.side(n)
     tiles = sorted(tile.upper_tiles(n, side), key=lambda at: (at[1] - at[0], at[0]))
@@ -107,7 +127,8 @@ def _collect(way: Differences | BFloat16Rows, n: int, sums: np.ndarray, found: n
 
 @njit(cache=True, nogil=True)
 def _pick(out, first, rows, begin, columns, upper, both, sums, found, limits):
-    """Sums of a tile that are below the limits of their rows, and (`both`) of their columns, go into those lists.
+    """Sums of a tile that are below the limits of their rows, and (`both`) of their columns, go
+    into those lists.
 
     upper   the tile lies on the diagonal: of its pairs those with row < column
     """

@@ -1,4 +1,6 @@
-"""Kendall's concordance of long vectors of numbers: how many pairs of places have the same order in both."""
+"""Kendall's concordance of long vectors of numbers: how many pairs of places have the same order in
+both.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ from .ranks import DIGIT, FEW, PLACE, SortOrder, as_read_only, order, parts_of, 
 
 
 def concordance(a: SortOrder, b: np.ndarray, threads: int | None = None) -> int:
-    """Pairs of places that two vectors have in the same order less pairs that they have in opposite orders.
+    """Pairs of places that two vectors have in the same order less pairs that they have in opposite
+    orders.
 
     a  the order of the first; best of the one with fewer ties
     b  (n,) the second
 
-    Of b in the order of a, the pairs out of order are counted (Knight 1966, doi:10.1080/01621459.1966.10480879); those
-    equal in a or in b are not among them, as they are put in order first.
+    Of b in the order of a, the pairs out of order are counted (Knight 1966,
+    doi:10.1080/01621459.1966.10480879); those equal in a or in b are not among them, as they are
+    put in order first.
     """
     b, n, parts = as_read_only(b), len(b), parts_of(len(b))
     along, sequence, spare = np.empty(n, b.dtype), np.empty(n, np.uint32), np.empty(n, np.uint32)
@@ -38,14 +42,16 @@ def inversions(sequence: np.ndarray, spare: np.ndarray, threads: int | None = No
 
     sequence, spare  (n,) uint32; sequence holds each of 0…n−1 once
 
-    A stable sort from the highest digit down: a number passes those before it that have a higher digit, and two tables
-    of 16 counters tell how many they are.
+    A stable sort from the highest digit down: a number passes those before it that have a higher
+    digit, and two tables of 16 counters tell how many they are.
     """
     n, parts = len(sequence), parts_of(len(sequence))
     bits = max(0, n - 1).bit_length()
     shift = max(0, bits - DIGIT)
     counts = np.empty((len(parts), 1 << DIGIT), np.int64)
-    parallel_for(len(parts), lambda p, _: tally(sequence, *parts[p], np.uint64(shift), counts[p]), threads)
+    parallel_for(
+        len(parts), lambda p, _: tally(sequence, *parts[p], np.uint64(shift), counts[p]), threads
+    )
     before = np.cumsum(counts, axis=0) - counts  # of each digit, in the parts before
     higher = before[:, ::-1].cumsum(axis=1)[:, ::-1] - before
     places = (np.arange(1 << DIGIT) << shift) + before
@@ -56,7 +62,9 @@ def inversions(sequence: np.ndarray, spare: np.ndarray, threads: int | None = No
 
     def finish(node: int, thread: int) -> None:
         begin = node << shift
-        inside[1, node] = _inversions(spare[begin:begin + (1 << shift)], sequence[begin:begin + (1 << shift)], shift)
+        inside[1, node] = _inversions(
+            spare[begin : begin + (1 << shift)], sequence[begin : begin + (1 << shift)], shift
+        )
 
     parallel_for(len(parts), split, threads)
     parallel_for(-(-n >> shift) if n else 0, finish, threads)
@@ -77,7 +85,9 @@ def _put(words, begin, end, out):
 
 @njit(cache=True, nogil=True)
 def _tied_in_both(ends, along, begin, end, sequence):
-    """Puts the sequence in ascending order in runs of equal numbers: how many pairs of those are equal in `along`."""
+    """Puts the sequence in ascending order in runs of equal numbers: how many pairs of those are
+    equal in `along`.
+    """
     at, both = begin, 0
     while at < end and at > 0 and ends[at] == ends[at - 1]:
         at += 1
@@ -105,7 +115,8 @@ def _tied_in_both(ends, along, begin, end, sequence):
 
 @njit(cache=True, nogil=True)
 def _split(numbers, out, begin, end, base, shift, places):
-    """Puts numbers begin…end, base being the least of their node, where the next of their digit goes, and counts.
+    """Puts numbers begin…end, base being the least of their node, where the next of their digit
+    goes, and counts.
 
     places  (256,) int64 — where that is;  →  pairs among them whose digits descend
     """
@@ -128,7 +139,9 @@ def _split(numbers, out, begin, end, base, shift, places):
 
 @njit(cache=True, nogil=True)
 def _inversions(numbers, spare, bits):
-    """Descending pairs of numbers that differ in their lowest `bits` bits only, each value once; overwrites both."""
+    """Descending pairs of numbers that differ in their lowest `bits` bits only, each value once;
+    overwrites both.
+    """
     found, base = 0, numbers.min()
     places = np.empty(1 << 8, np.int64)
     while bits > 5:

@@ -1,15 +1,17 @@
-"""Dissimilarities of pairs of rows: squared distances in tiles, a formula on top, too close pairs again in float64.
+"""Dissimilarities of pairs of rows: squared distances in tiles, a formula on top, too close pairs
+again in float64.
 
     correlation        1 − r = ½ |u − v|²     u, v = rows less their means, of unit length
     cosine             1 − cos = ½ |u − v|²   u, v = rows of unit length
     squared euclidean  |x − y|²
     euclidean          √|x − y|²
 
-Differences do not cancel, products do: at r = 1 − 10⁻⁴ the ½|u − v|² of float32 rows is good to 10⁻⁶ of itself, 1 − u·v
-to 10⁻³. What is left of the rounding of u and v (by 2⁻²⁴ of each number) is at most 4·2⁻²⁴ / |u − v| of |u − v|², and
-√d times less where no feature rules; pairs nearer than NEAR_… times the lengths of both are therefore measured again,
-from the rows, in float64. So it is with float64 rows, which are centred and rounded. float32 rows are not rounded at
-all: there only what float32 squares cannot hold is measured again. Equal rows come out as exactly 0.
+Differences do not cancel, products do: at r = 1 − 10⁻⁴ the ½|u − v|² of float32 rows is good to
+10⁻⁶ of itself, 1 − u·v to 10⁻³. What is left of the rounding of u and v (by 2⁻²⁴ of each number) is
+at most 4·2⁻²⁴ / |u − v| of |u − v|², and √d times less where no feature rules; pairs nearer than
+NEAR_… times the lengths of both are therefore measured again, from the rows, in float64. So it is
+with float64 rows, which are centred and rounded. float32 rows are not rounded at all: there only
+what float32 squares cannot hold is measured again. Equal rows come out as exactly 0.
 """
 
 from __future__ import annotations
@@ -21,15 +23,23 @@ from numba import njit
 
 from . import parallel, tile
 
-NEAR_UNIT, NEAR_CENTRED = 0.0316, 0.08  # of the lengths of two rows: what is nearer is measured in float64
-SMALL, LARGE = 1e-30, np.float32(1e37)  # squares that float32 sums well: above SMALL for each feature, below LARGE
+NEAR_UNIT, NEAR_CENTRED = (
+    0.0316,
+    0.08,
+)  # of the lengths of two rows: what is nearer is measured in float64
+SMALL, LARGE = (
+    1e-30,
+    np.float32(1e37),
+)  # squares that float32 sums well: above SMALL for each feature, below LARGE
 DEEP = 8192  # columns summed in one float32
 ROOM = 176 << 20  # bytes of packed rows
 TASK = 256  # rows of a task that reads them
 
 
 class StandardisedRows(NamedTuple):
-    """What is compared: (x[i] − centre − shift[i]) · scale[i]; float64, each empty where left out."""
+    """What is compared: (x[i] − centre − shift[i]) · scale[i]; float64, each empty where left
+    out.
+    """
 
     x: np.ndarray
     shift: np.ndarray = tile.NOTHING
@@ -45,7 +55,8 @@ class Formula(NamedTuple):
 
 
 def unit(x: np.ndarray, centred: bool, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (0 unless centred) of each row, and the length of the row less it: (n,), (n,) float64.
+    """The mean (0 unless centred) of each row, and the length of the row less it: (n,), (n,)
+    float64.
 
     x  (n, d) float32 or float64 — a constant row has length exactly 0 when centred
     """
@@ -60,8 +71,18 @@ def unit(x: np.ndarray, centred: bool, threads: int | None = None) -> tuple[np.n
     return mean, length
 
 
-def fill(rows: StandardisedRows, formula: Formula, of: range, against: range, out: np.ndarray, starts: np.ndarray, *,
-         step: int = 0, room: int = ROOM, threads: int | None = None) -> int:
+def fill(
+    rows: StandardisedRows,
+    formula: Formula,
+    of: range,
+    against: range,
+    out: np.ndarray,
+    starts: np.ndarray,
+    *,
+    step: int = 0,
+    room: int = ROOM,
+    threads: int | None = None,
+) -> int:
     """out[starts[i] + j] = the dissimilarity of rows i and j, for i in `of`, j in `against`, i < j.
 
     of, against   the same, or one wholly before the other
@@ -73,17 +94,33 @@ def fill(rows: StandardisedRows, formula: Formula, of: range, against: range, ou
     same, d = of == against, rows.x.shape[1]
     parts = column_parts(tile.padded(len(of)) + (0 if same else tile.padded(len(against))), d, room)
     side = tile.side(len(of) if same else max(len(of), len(against)))
-    tiles = tile.upper_tiles(len(of), side) if same else [
-        (i, j) for i in range(0, len(of), side) for j in range(0, len(against), side)]
+    tiles = (
+        tile.upper_tiles(len(of), side)
+        if same
+        else [(i, j) for i in range(0, len(of), side) for j in range(0, len(against), side)]
+    )
     squares = np.zeros(len(rows.x) if rows.centre.size else 0)
     sheet = _TileWriter(rows, formula, of, against, out, starts, step, tiles, side)
     both, odd = [of] if same else [of, against], 0
     rooms = [tile.empty(len(part), parts[0][1]) for part in both]
     for begin, end in parts:
-        packs = [tile.empty(len(part), end - begin, room) for part, room in zip(both, rooms, strict=True)]
+        packs = [
+            tile.empty(len(part), end - begin, room) for part, room in zip(both, rooms, strict=True)
+        ]
         for part, packed in zip(both, packs, strict=True):
-            tile.pack(packed, rows.x, part.start, len(part), begin, end - begin, shift=rows.shift, scale=rows.scale,
-                      centre=rows.centre, squares=squares, threads=threads)
+            tile.pack(
+                packed,
+                rows.x,
+                part.start,
+                len(part),
+                begin,
+                end - begin,
+                shift=rows.shift,
+                scale=rows.scale,
+                centre=rows.centre,
+                squares=squares,
+                threads=threads,
+            )
         if squares.size:
             sheet.reach[:] = NEAR_CENTRED * np.sqrt(squares)
         odd += sheet.take(packs[0], packs[-1], part=begin > 0, final=end == d, threads=threads)
@@ -91,7 +128,9 @@ def fill(rows: StandardisedRows, formula: Formula, of: range, against: range, ou
 
 
 def column_parts(rows: int, d: int, room: int) -> list[tuple[int, int]]:
-    """Even runs of columns of this many rows that fit `room` bytes packed, each summed in one float32."""
+    """Even runs of columns of this many rows that fit `room` bytes packed, each summed in one
+    float32.
+    """
     most = max(1, min(DEEP, room // (4 * rows)) // tile.UNROLL) * tile.UNROLL
     depth = -(-d // -(-d // most))
     depth += -depth % tile.UNROLL
@@ -103,20 +142,33 @@ class _TileWriter:
 
     def __init__(self, rows, formula, of, against, out, starts, step, tiles, side):
         self.rows, self.formula, self.of, self.against = rows, formula, of, against
-        self.out, self.starts, self.step, self.tiles, self.side = out.reshape(-1), starts, step, tiles, side
+        self.out, self.starts, self.step, self.tiles, self.side = (
+            out.reshape(-1),
+            starts,
+            step,
+            tiles,
+            side,
+        )
         self.reach = np.full(len(rows.x), NEAR_UNIT if rows.scale.size else 0, np.float32)
         self.x = np.asarray(rows.x).view()
         self.x.flags.writeable = False
 
-    def take(self, a: np.ndarray, b: np.ndarray, *, part: bool, final: bool, threads: int | None) -> int:
-        """Sums over the columns of packed a and b, added to earlier ones (`part`); if `final`, the answers of them."""
+    def take(
+        self, a: np.ndarray, b: np.ndarray, *, part: bool, final: bool, threads: int | None
+    ) -> int:
+        """Sums over the columns of packed a and b, added to earlier ones (`part`); if `final`, the
+        answers of them.
+        """
         scratch: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         odd = np.zeros(len(self.tiles), np.int64)
         floor, factor = np.float32(SMALL * self.x.shape[1]), np.float32(self.formula.factor)
 
         def work(task: int, thread: int) -> None:
             if thread not in scratch:
-                scratch[thread] = tile.scratch(self.side), np.empty((self.side, self.side // tile.BLOCK), np.bool_)
+                scratch[thread] = (
+                    tile.scratch(self.side),
+                    np.empty((self.side, self.side // tile.BLOCK), np.bool_),
+                )
             d2, close = scratch[thread]
             i, j = self.tiles[task]
             height, width = min(self.side, len(self.of) - i), min(self.side, len(self.against) - j)
@@ -124,11 +176,25 @@ class _TileWriter:
             tile.differences(a, i, height, b, j, width, diagonal, d2)
             i, j = self.of.start + i, self.against.start + j
             place = (i, i + height, j, j + width, self.out, self.starts)
-            if _settle(d2, *place, part, final, factor, self.formula.root, floor, self.reach, close):
-                odd[task] = _remeasure(d2, *place, factor, self.formula.root, floor, self.reach, close,
-                                       self.x, self.rows.shift, self.rows.scale)
+            if _settle(
+                d2, *place, part, final, factor, self.formula.root, floor, self.reach, close
+            ):
+                odd[task] = _remeasure(
+                    d2,
+                    *place,
+                    factor,
+                    self.formula.root,
+                    floor,
+                    self.reach,
+                    close,
+                    self.x,
+                    self.rows.shift,
+                    self.rows.scale,
+                )
             if self.step and final and self.out.dtype == np.float32:
-                tile.mirror(d2, height, width, diagonal, self.out, int(self.starts[j]) + i, self.step)
+                tile.mirror(
+                    d2, height, width, diagonal, self.out, int(self.starts[j]) + i, self.step
+                )
             elif self.step and final:
                 _reflect(*place, self.step)
 
@@ -137,6 +203,7 @@ class _TileWriter:
 
 
 # ---------------------------------------------------------------- compiled
+
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})  # to sum in vectors; NaN stays
 def _moments(x, start, stop, centred, mean, length):
@@ -154,20 +221,27 @@ def _moments(x, start, stop, centred, mean, length):
 
 @njit(cache=True, nogil=True)
 def _settle(d2, i0, i1, j0, j1, out, starts, part, final, factor, root, floor, reach, close):
-    """From a tile of d² to answers: out[starts[i] + j] for i0 ≤ i < i1, max(j0, i + 1) ≤ j < j1; and in the tile.
+    """From a tile of d² to answers: out[starts[i] + j] for i0 ≤ i < i1, max(j0, i + 1) ≤ j < j1;
+    and in the tile.
 
     part    out holds what earlier columns gave: add it
     final   all columns are in; else the sums so far are put into out
-    close   (rows, blocks) bool: 64 pairs of which one is too close, or too far, for float32 keep d² and are marked
+    close   (rows, blocks) bool: 64 pairs of which one is too close, or too far, for float32 keep d²
+            and are marked
     →       how many are marked
     """
     marked = 0
-    for i in range(i0, i1):  # no call in here: Numba would count references for every 64 pairs, half of the time
+    for i in range(
+        i0, i1
+    ):  # no call in here: Numba would count references for every 64 pairs, half of the time
         own, skip = reach[i], max(0, i + 1 - j0)
         for block in range(skip // 64, (j1 - j0 + 63) // 64):
             begin, end = max(skip, block * 64), min(block * 64 + 64, j1 - j0)
-            run = d2[block, i - i0, begin - block * 64:end - block * 64]
-            answer, other = out[starts[i] + j0 + begin:starts[i] + j0 + end], reach[j0 + begin:j0 + end]
+            run = d2[block, i - i0, begin - block * 64 : end - block * 64]
+            answer, other = (
+                out[starts[i] + j0 + begin : starts[i] + j0 + end],
+                reach[j0 + begin : j0 + end],
+            )
             if part:
                 for j in range(run.size):
                     run[j] += np.float32(answer[j])
@@ -197,7 +271,9 @@ def _settle(d2, i0, i1, j0, j1, out, starts, part, final, factor, root, floor, r
 
 @njit(cache=True, nogil=True)
 def _remeasure(d2, i0, i1, j0, j1, out, starts, factor, root, floor, reach, close, x, shift, scale):
-    """What `_settle` left undone: unsafe pairs in float64 from the rows themselves. → how many are not finite."""
+    """What `_settle` left undone: unsafe pairs in float64 from the rows themselves. → how many are
+    not finite.
+    """
     odd = 0
     for i in range(i0, i1):
         skip = max(0, i + 1 - j0)
@@ -215,7 +291,8 @@ def _remeasure(d2, i0, i1, j0, j1, out, starts, factor, root, floor, reach, clos
     return odd
 
 
-# "reassoc" to sum in vectors. Not "contract": it fuses one of the two products into their difference, unrounded, and
+# "reassoc" to sum in vectors. Not "contract": it fuses one of the two products into their
+# difference, unrounded, and
 # equal rows would differ.
 @njit(cache=True, nogil=True, fastmath={"reassoc"})
 def _exact(x, shift, scale, i, j):

@@ -1,4 +1,6 @@
-"""Inner products of rows in blocks, and how much two such blocks have in common: what kernel alignments are made of."""
+"""Inner products of rows in blocks, and how much two such blocks have in common: what kernel
+alignments are made of.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,17 @@ from .dissimilarity import ROOM, StandardisedRows, column_parts
 TASK = 8192  # numbers of two blocks that are multiplied at once
 
 
-def gram(left: StandardisedRows, of: range, right: StandardisedRows, against: range, out: np.ndarray, *, upper: bool, room: int = ROOM,
-         threads: int | None = None) -> None:
+def gram(
+    left: StandardisedRows,
+    of: range,
+    right: StandardisedRows,
+    against: range,
+    out: np.ndarray,
+    *,
+    upper: bool,
+    room: int = ROOM,
+    threads: int | None = None,
+) -> None:
     """out[i, j] = Σ_k left[of[i], k] · right[against[j], k], float32.
 
     out     (len(of), len(against)) float32
@@ -20,8 +31,11 @@ def gram(left: StandardisedRows, of: range, right: StandardisedRows, against: ra
     room    bytes for packed rows; more columns than fit are summed part by part, in `out`
     """
     side = tile.side(len(of) if upper else max(len(of), len(against)))
-    tiles = tile.upper_tiles(len(of), side) if upper else [
-        (i, j) for i in range(0, len(of), side) for j in range(0, len(against), side)]
+    tiles = (
+        tile.upper_tiles(len(of), side)
+        if upper
+        else [(i, j) for i in range(0, len(of), side) for j in range(0, len(against), side)]
+    )
     rows = tile.padded(len(of)) + (0 if upper else tile.padded(len(against)))
     if upper:
         out[:] = 0
@@ -29,10 +43,23 @@ def gram(left: StandardisedRows, of: range, right: StandardisedRows, against: ra
     both = [(left, of)] if upper else [(left, of), (right, against)]
     rooms = [tile.empty(len(part), parts[0][1]) for _, part in both]
     for begin, end in parts:
-        packs = [tile.empty(len(part), end - begin, there) for (_, part), there in zip(both, rooms, strict=True)]
+        packs = [
+            tile.empty(len(part), end - begin, there)
+            for (_, part), there in zip(both, rooms, strict=True)
+        ]
         for (source, part), packed in zip(both, packs, strict=True):
-            tile.pack(packed, source.x, part.start, len(part), begin, end - begin, shift=source.shift,
-                      scale=source.scale, centre=source.centre, threads=threads)
+            tile.pack(
+                packed,
+                source.x,
+                part.start,
+                len(part),
+                begin,
+                end - begin,
+                shift=source.shift,
+                scale=source.scale,
+                centre=source.centre,
+                threads=threads,
+            )
         _add(packs[0], packs[-1], tiles, side, out, upper, begin > 0, threads)
 
 
@@ -71,7 +98,10 @@ def _put(sums, i0, i1, j0, j1, upper, part, out):
         skip = max(0, i + 1 - j0) if upper else 0
         for block in range(skip // 64, (j1 - j0 + 63) // 64):
             begin, end = max(skip, block * 64), min(block * 64 + 64, j1 - j0)
-            run, target = sums[block, i - i0, begin - block * 64:end - block * 64], out[i, j0 + begin:j0 + end]
+            run, target = (
+                sums[block, i - i0, begin - block * 64 : end - block * 64],
+                out[i, j0 + begin : j0 + end],
+            )
             if part:
                 for j in range(run.size):
                     target[j] += run[j]

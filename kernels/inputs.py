@@ -1,4 +1,6 @@
-"""What input is made of: float16 made float32, NaN and infinity found, the triangle of a square taken."""
+"""What input is made of: float16 made float32, NaN and infinity found, the triangle of a square
+taken.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import numpy as np
 from numba import njit
 
 NEAR = 1 << 14  # numbers that stay in the nearest cache from one loop to the next
-SIDE = 64  # of the squares in which a triangle is compared with its mirror image: both stay in the cache
+# of the squares in which a triangle is compared with its mirror image: both stay in the cache
+SIDE = 64
 
 
 @njit(cache=True, nogil=True)
@@ -14,13 +17,23 @@ def widen(halves, bits, numbers):
     """float16 to float32 by moving bits, many at once; numpy goes one by one.
 
     halves   (m,) int16 — float16 numbers seen as whole ones
-    bits     (m,) int32, written: the float32 numbers seen as whole ones;  numbers  (m,) float32 — the same memory
+    bits     (m,) int32, written: the float32 numbers seen as whole ones;  numbers  (m,) float32 —
+             the same memory
     """
     scale = np.float32(2.0**112)
     for begin in range(0, halves.size, NEAR):
-        half, wide, number = halves[begin:begin + NEAR], bits[begin:begin + NEAR], numbers[begin:begin + NEAR]
-        for i in range(half.size):  # sign, exponent and fraction in their places, the exponent 112 too small
-            sign, rest = np.int32(half[i]) & np.int32(-2**31), np.int32(half[i]) & np.int32(0x7FFF)
+        half, wide, number = (
+            halves[begin : begin + NEAR],
+            bits[begin : begin + NEAR],
+            numbers[begin : begin + NEAR],
+        )
+        for i in range(
+            half.size
+        ):  # sign, exponent and fraction in their places, the exponent 112 too small
+            sign, rest = (
+                np.int32(half[i]) & np.int32(-(2**31)),
+                np.int32(half[i]) & np.int32(0x7FFF),
+            )
             wide[i] = sign | rest << np.int32(13)
         for i in range(half.size):
             number[i] *= scale
@@ -32,7 +45,8 @@ def widen(halves, bits, numbers):
 def finite_bits(bits, exponent):
     """Whether no number has all bits of its exponent set, as NaN and infinity have.
 
-    bits      (m,) int32 or int64 — float32 or float64 numbers seen as whole ones: integers compare in vectors
+    bits      (m,) int32 or int64 — float32 or float64 numbers seen as whole ones: integers compare
+              in vectors
     exponent  the mask of the exponent, of the same type
     """
     bad = False
@@ -43,11 +57,13 @@ def finite_bits(bits, exponent):
 
 @njit(cache=True, nogil=True)
 def upper(square, pairs, begin, end, differ, largest):
-    """Rows begin…end of the triangle above the diagonal of a square, and how far it is from the one below.
+    """Rows begin…end of the triangle above the diagonal of a square, and how far it is from the one
+    below.
 
     square   (n, n) float32 or float64
     pairs    (n(n − 1)/2,) — of the same type, written: row by row, without the diagonal
-    differ   (n,) float64, written — largest |square[i, j] − square[j, i]| for j > i, or |square[i, i]| if larger
+    differ   (n,) float64, written — largest |square[i, j] − square[j, i]| for j > i, or |square[i,
+             i]| if larger
     largest  (n,) float64, written — largest |square[i, j]| for j > i
     """
     n = square.shape[0]

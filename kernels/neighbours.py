@@ -1,13 +1,15 @@
-"""Nearest rows, exactly: a fast sum says which pairs may matter, a slow one in float64 says how far they are.
+"""Nearest rows, exactly: a fast sum says which pairs may matter, a slow one in float64 says how far
+they are.
 
-The distance of two rows is what `measure` gives: direct differences in float64, summed in an order that no tile, task
-or thread moves. Whatever comes first only leaves pairs out, and a pair is left out when a bound on its rounding error
-proves that it cannot be among the k nearest. So every way gives the same bits, and rows that are equal are at 0.
+The distance of two rows is what `measure` gives: direct differences in float64, summed in an order
+that no tile, task or thread moves. Whatever comes first only leaves pairs out, and a pair is left
+out when a bound on its rounding error proves that it cannot be among the k nearest. So every way
+gives the same bits, and rows that are equal are at 0.
 
-`exact` is the way for every CPU: each row with all others, sums of the type of x in lanes as the compiler likes, every
-pair that survives them measured at once. `candidates` does half the pairs, in packed tiles; rows of which it cannot
-prove that no neighbour is missing go to `exact`. (Compiled functions here call none of another file: a cached one
-would not notice that the other has changed.)
+`exact` is the way for every CPU: each row with all others, sums of the type of x in lanes as the
+compiler likes, every pair that survives them measured at once. `candidates` does half the pairs, in
+packed tiles; rows of which it cannot prove that no neighbour is missing go to `exact`. (Compiled
+functions here call none of another file: a cached one would not notice that the other has changed.)
 """
 
 from __future__ import annotations
@@ -26,11 +28,14 @@ MEASURED = 4096  # features of a run of `measure`
 LANES = 16  # sums that a run of `measure` is spread over
 
 
-def nearest(x: np.ndarray, k: int, *, ties: bool = False,
-            threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest other rows of every row: (n, k) squared distances float64, ascending, and (n, k) indices int64.
+def nearest(
+    x: np.ndarray, k: int, *, ties: bool = False, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest other rows of every row: (n, k) squared distances float64, ascending, and (n,
+    k) indices int64.
 
-    x      (n, d) float32 or float64, C order, finite, largest magnitude 0 or between 2^-40 and 2^40 (float32), 2^-400
+    x      (n, d) float32 or float64, C order, finite, largest magnitude 0 or between 2^-40 and 2^40
+    (float32), 2^-400
            and 2^400 (float64)
     k      1…n − 1
     ties   of equally near rows those of the lowest index; else any of them
@@ -42,10 +47,16 @@ def nearest(x: np.ndarray, k: int, *, ties: bool = False,
         return exact(x, k, np.arange(n), np.full(n, np.inf), threads)
     found, least = candidates.find(x, k, threads)
     least *= 1 - rounding(x.shape[1])
-    values, indices, settled = np.full((n, k), np.inf), np.full((n, k), -1, np.int64), np.zeros(n, np.bool_)
+    values, indices, settled = (
+        np.full((n, k), np.inf),
+        np.full((n, k), -1, np.int64),
+        np.zeros(n, np.bool_),
+    )
 
     def work(task: int, thread: int) -> None:
-        _measured(x, found, least, ties, task * SIDE, min(n, (task + 1) * SIDE), values, indices, settled)
+        _measured(
+            x, found, least, ties, task * SIDE, min(n, (task + 1) * SIDE), values, indices, settled
+        )
 
     parallel.parallel_for(-(-n // SIDE), work, threads)
     rows = np.flatnonzero(~settled)
@@ -54,19 +65,23 @@ def nearest(x: np.ndarray, k: int, *, ties: bool = False,
     return values, indices
 
 
-def exact(x: np.ndarray, k: int, rows: np.ndarray, bounds: np.ndarray,
-          threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest other rows of some rows, the lowest index first among equals: (m, k) float64 and int64.
+def exact(
+    x: np.ndarray, k: int, rows: np.ndarray, bounds: np.ndarray, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest other rows of some rows, the lowest index first among equals: (m, k) float64
+    and int64.
 
     x       as for `nearest`
     rows    (m,) int64
-    bounds  (m,) float64 — what the k-th squared distance is known not to exceed; inf where nothing is known
+    bounds  (m,) float64 — what the k-th squared distance is known not to exceed; inf where nothing
+            is known
 
-    A pair is measured unless its sum S > limit: the k-th nearest so far (or the bound), raised by what rounding can do.
-    S sums the d terms (a − b)² ≥ 0 in runs of RUN that are then added, each in any order: a term carries two roundings
-    of its difference and one of its square, and takes part in at most RUN + d / RUN sums. So S ≤ D²·(1 + γ) with
-    γ = 1.01·(RUN + d / RUN + 4)·u, u the unit roundoff of the type; `measure` has a bound of its own. Squares too
-    small for the type lose less than its smallest normal number each.
+    A pair is measured unless its sum S > limit: the k-th nearest so far (or the bound), raised by
+    what rounding can do. S sums the d terms (a − b)² ≥ 0 in runs of RUN that are then added, each
+    in any order: a term carries two roundings of its difference and one of its square, and takes
+    part in at most RUN + d / RUN sums. So S ≤ D²·(1 + γ) with γ = 1.01·(RUN + d / RUN + 4)·u, u the
+    unit roundoff of the type; `measure` has a bound of its own. Squares too small for the type lose
+    less than its smallest normal number each.
     """
     kind, d = np.finfo(x.dtype), x.shape[1]
     raised = (1 + 1.01 * (RUN + d / RUN + 4) * float(kind.eps) / 2) * (1 + 2 * rounding(d))
@@ -74,7 +89,17 @@ def exact(x: np.ndarray, k: int, rows: np.ndarray, bounds: np.ndarray,
     values, indices = np.full((len(rows), k), np.inf), np.full((len(rows), k), -1, np.int64)
 
     def work(task: int, thread: int) -> None:
-        _nearest(x, rows, bounds, raised, lost, task * SIDE, min(len(rows), (task + 1) * SIDE), values, indices)
+        _nearest(
+            x,
+            rows,
+            bounds,
+            raised,
+            lost,
+            task * SIDE,
+            min(len(rows), (task + 1) * SIDE),
+            values,
+            indices,
+        )
 
     parallel.parallel_for(-(-len(rows) // SIDE), work, threads)
     return values, indices
@@ -82,7 +107,9 @@ def exact(x: np.ndarray, k: int, rows: np.ndarray, bounds: np.ndarray,
 
 @njit(cache=True, nogil=True)
 def largest_magnitude(bits, magnitude):
-    """The largest, without their sign bit, of some float32 or float64 numbers seen as whole ones: (m,) int32, int64."""
+    """The largest, without their sign bit, of some float32 or float64 numbers seen as whole ones:
+    (m,) int32, int64.
+    """
     largest = bits[0] & magnitude
     for i in range(1, bits.size):
         largest = max(largest, bits[i] & magnitude)
@@ -90,45 +117,61 @@ def largest_magnitude(bits, magnitude):
 
 
 def rounding(d: int) -> float:
-    """Largest relative error of `measure`: 3 roundings of a difference squared, MEASURED / LANES + 4 + LANES of a run,
-    one for each run; of u = 2^-53 each, and 1 % for their products. 6e-14 at a million features."""
+    """Largest relative error of `measure`: 3 roundings of a difference squared, MEASURED / LANES +
+    4 + LANES of a run, one for each run; of u = 2^-53 each, and 1 % for their products. 6e-14 at a
+    million features.
+    """
     return 1.01 * (3 + MEASURED / LANES + 4 + LANES + d / MEASURED + 1) * 2.0**-53
 
 
 @njit(cache=True, nogil=True)
 def measure(x, i, j):
-    """Σ_k (x_ik − x_jk)² in float64, its order fixed: the same bits wherever it is called, 0 for equal rows."""
+    """Σ_k (x_ik − x_jk)² in float64, its order fixed: the same bits wherever it is called, 0 for
+    equal rows.
+    """
     total, d = 0.0, x.shape[1]
     for begin in range(0, d, MEASURED):
         end = min(d, begin + MEASURED)
         whole = begin + (end - begin) // LANES * LANES
         part = _in_lanes(x, i * d + begin, j * d + begin, whole - begin)
         for k in range(whole, end):
-            part += (np.float64(x[i, k]) - np.float64(x[j, k]))**2
+            part += (np.float64(x[i, k]) - np.float64(x[j, k])) ** 2
         total += part
     return total
 
 
 def _in_lanes_plain(x, at_i, at_j, count):
-    """Σ (x.flat[at_i + k] − x.flat[at_j + k])² over k < count, a multiple of LANES: sums of every LANES-th k, which
-    are then added by halves."""
+    """Σ (x.flat[at_i + k] − x.flat[at_j + k])² over k < count, a multiple of LANES: sums of every
+    LANES-th k, which are then added by halves.
+    """
     sums = np.zeros(LANES)
     for k in range(0, count, LANES):
-        sums += (x.flat[at_i + k:at_i + k + LANES] - x.flat[at_j + k:at_j + k + LANES].astype(np.float64))**2
+        sums += (
+            x.flat[at_i + k : at_i + k + LANES]
+            - x.flat[at_j + k : at_j + k + LANES].astype(np.float64)
+        ) ** 2
     while len(sums) > 1:
-        sums = sums[:len(sums) // 2] + sums[len(sums) // 2:]
+        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
     return sums[0]
 
 
 @intrinsic
 def _in_lanes(typing, x, at_i, at_j, count):
-    """As above in vectors, which any processor has for LLVM; Numba itself would only keep the order in single steps."""
+    """As above in vectors, which any processor has for LLVM; Numba itself would only keep the order
+    in single steps.
+    """
+
     def codegen(context, builder, signature, args):
-        double, element = ir.VectorType(ir.DoubleType(), LANES), context.get_value_type(signature.args[0].dtype)
+        double, element = (
+            ir.VectorType(ir.DoubleType(), LANES),
+            context.get_value_type(signature.args[0].dtype),
+        )
 
         def lanes(at, k):
             pointer = place(context, builder, signature, args, 0, builder.add(at, k))
-            found = builder.load(builder.bitcast(pointer, ir.VectorType(element, LANES).as_pointer()), align=4)
+            found = builder.load(
+                builder.bitcast(pointer, ir.VectorType(element, LANES).as_pointer()), align=4
+            )
             return builder.fpext(found, double) if element != ir.DoubleType() else found
 
         entry, check, body, end = builder.block, *(builder.append_basic_block() for _ in range(3))
@@ -138,15 +181,20 @@ def _in_lanes(typing, x, at_i, at_j, count):
         builder.cbranch(builder.icmp_signed("<", k, args[3]), body, end)
         builder.position_at_end(body)
         step = builder.fsub(lanes(args[1], k), lanes(args[2], k))
-        for phi, before, after in ((k, WORD(0), builder.add(k, WORD(LANES))),
-                                   (sums, double([0.0] * LANES), builder.fadd(sums, builder.fmul(step, step)))):
+        for phi, before, after in (
+            (k, WORD(0), builder.add(k, WORD(LANES))),
+            (sums, double([0.0] * LANES), builder.fadd(sums, builder.fmul(step, step))),
+        ):
             phi.add_incoming(before, entry)
             phi.add_incoming(after, body)
         builder.branch(check)
         builder.position_at_end(end)
         left = [builder.extract_element(sums, INT(lane)) for lane in range(LANES)]
         while len(left) > 1:
-            left = [builder.fadd(a, b) for a, b in zip(left[:len(left) // 2], left[len(left) // 2:], strict=True)]
+            left = [
+                builder.fadd(a, b)
+                for a, b in zip(left[: len(left) // 2], left[len(left) // 2 :], strict=True)
+            ]
         return left[0]
 
     return types.float64(x, types.int64, types.int64, types.int64), codegen
@@ -163,7 +211,8 @@ def nearest_alive(distances, indices, rows, alive, out, short):
     distances, indices  (n, kept) float64, int64 — the nearest of each row, ascending
     rows                (m,) int64;  alive (n,) bool
     out                 (m, k) float64, written
-    short               (m,) bool, written — fewer than k of its list are alive: the row of `out` is not the answer
+    short               (m,) bool, written — fewer than k of its list are alive: the row of `out` is
+                        not the answer
     """
     k = out.shape[1]
     for at in range(rows.size):
@@ -180,8 +229,10 @@ def nearest_alive(distances, indices, rows, alive, out, short):
 def _insert(values, indices, at, value, index):
     """Put one in the place of the last of list `at`: ascending by value, equal values by index."""
     place = values.shape[1] - 1
-    while place > 0 and (values[at, place - 1] > value or
-                         (values[at, place - 1] == value and indices[at, place - 1] > index)):
+    while place > 0 and (
+        values[at, place - 1] > value
+        or (values[at, place - 1] == value and indices[at, place - 1] > index)
+    ):
         values[at, place], indices[at, place] = values[at, place - 1], indices[at, place - 1]
         place -= 1
     values[at, place], indices[at, place] = value, index
@@ -189,10 +240,12 @@ def _insert(values, indices, at, value, index):
 
 @njit(cache=True, nogil=True)
 def _measured(x, found, least, ties, begin, stop, values, indices, settled):
-    """The nearest of the candidates of rows begin…stop, measured until no further row can be among them.
+    """The nearest of the candidates of rows begin…stop, measured until no further row can be among
+    them.
 
     found    (n, kept) int64, each once;  least (n, kept) float64 — what `candidates.find` says
-    settled  (n,) bool, written — nothing that was not measured is nearer (`ties`: or as near) than the k-th
+    settled  (n,) bool, written — nothing that was not measured is nearer (`ties`: or as near) than
+             the k-th
     """
     last = values.shape[1] - 1
     for row in range(begin, stop):
@@ -228,15 +281,22 @@ def _nearest(x, rows, bounds, raised, lost, first, stop, values, indices):
                         limit = min(last, bounds[at]) * raised + lost
 
 
-@njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})  # NaN and infinity stay what they are
+@njit(
+    cache=True, nogil=True, fastmath={"contract", "reassoc"}
+)  # NaN and infinity stay what they are
 def _sums(x, rows, first, stop, begin, columns, out):
-    """Σ_k (x[rows[first + q], k] − x[begin + c, k])² in the type of x: out[q, c]; where no such rows are, garbage."""
+    """Σ_k (x[rows[first + q], k] − x[begin + c, k])² in the type of x: out[q, c]; where no such
+    rows are, garbage.
+    """
     d, final = x.shape[1], begin + columns - 1
     for start in range(0, d, RUN):
         end = min(d, start + RUN)
         for c in range(0, columns, 4):
             b0, b1 = x[begin + c, start:end], x[min(begin + c + 1, final), start:end]
-            b2, b3 = x[min(begin + c + 2, final), start:end], x[min(begin + c + 3, final), start:end]
+            b2, b3 = (
+                x[min(begin + c + 2, final), start:end],
+                x[min(begin + c + 3, final), start:end],
+            )
             for at in range(first, stop, 2):
                 a0, a1 = x[rows[at], start:end], x[rows[min(at + 1, stop - 1)], start:end]
                 s00 = s01 = s02 = s03 = s10 = s11 = s12 = s13 = x.dtype.type(0)

@@ -1,4 +1,5 @@
-"""Passes over dissimilarities: n(n − 1)/2 numbers, those above the diagonal of a square, row by row.
+"""Passes over dissimilarities: n(n − 1)/2 numbers, those above the diagonal of a square, row by
+row.
 
 Row i begins so that pair (i, j), j > i, is at `row(i, n) + j`.
 """
@@ -19,14 +20,15 @@ def row(i, n):
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})  # to sum in vectors; NaN stays
 def contrast(pairs, codes, begin, end, found):
-    """Sums over rows begin…end: found (2,) float64, written — of pairs of equal codes, of the others.
+    """Sums over rows begin…end: found (2,) float64, written — of pairs of equal codes, of the
+    others.
 
     pairs  (n(n − 1)/2,) float32 or float64;  codes  (n,) int64
     """
     n = codes.size
     found[:] = 0.0
     for i in range(begin, end):
-        part, others, own = pairs[row(i, n) + i + 1:row(i, n) + n], codes[i + 1:], codes[i]
+        part, others, own = pairs[row(i, n) + i + 1 : row(i, n) + n], codes[i + 1 :], codes[i]
         same, different = 0.0, 0.0
         for j in range(part.size):
             number = np.float64(part[j])
@@ -38,10 +40,12 @@ def contrast(pairs, codes, begin, end, found):
 
 @njit(cache=True, nogil=True)
 def row_sums(pairs, n, begin, end, sums):
-    """What rows begin…end of the triangle give to the sums of the rows of the square: sums (n,) float64, written."""
+    """What rows begin…end of the triangle give to the sums of the rows of the square: sums (n,)
+    float64, written.
+    """
     sums[:] = 0.0
     for i in range(begin, end):
-        part, others = pairs[row(i, n) + i + 1:row(i, n) + n], sums[i + 1:]
+        part, others = pairs[row(i, n) + i + 1 : row(i, n) + n], sums[i + 1 :]
         total = np.float64(0.0)  # not 0.0: uncompiled, NumPy would add float32 to that in float32
         for j in range(part.size):
             others[j] += part[j]
@@ -52,19 +56,23 @@ def row_sums(pairs, n, begin, end, sums):
 
 @njit(cache=True, nogil=True)
 def whiten(pairs, sums, begin, end, mean, scale):
-    """In rows begin…end, each pair becomes (pair − sums_i − sums_j + mean)·scale. pairs float64;  sums (n,)."""
+    """In rows begin…end, each pair becomes (pair − sums_i − sums_j + mean)·scale. pairs float64;
+    sums (n,).
+    """
     n = sums.size
     for i in range(begin, end):
-        part, others = pairs[row(i, n) + i + 1:row(i, n) + n], sums[i + 1:]
+        part, others = pairs[row(i, n) + i + 1 : row(i, n) + n], sums[i + 1 :]
         for j in range(part.size):
             part[j] = (part[j] - sums[i] - others[j] + mean) * scale
 
 
 @njit(cache=True, nogil=True)
 def resample(pairs, n, chosen, out):
-    """The pairs of chosen ones of n stimuli, those of a stimulus with itself left out: how many there are.
+    """The pairs of chosen ones of n stimuli, those of a stimulus with itself left out: how many
+    there are.
 
-    pairs  (n(n − 1)/2,);  chosen  (m,) int64 — stimuli, some more than once;  out  (m(m − 1)/2,) — written
+    pairs  (n(n − 1)/2,);  chosen  (m,) int64 — stimuli, some more than once;  out  (m(m − 1)/2,) —
+    written
     """
     found = 0
     for i in range(chosen.size):
@@ -78,16 +86,17 @@ def resample(pairs, n, chosen, out):
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # to sum in vectors; NaN stays
 def products(x, y, begin, end, out):
-    """Inner products of rows begin…end of x with those of y: out (m, l) float64, those rows written.
+    """Inner products of rows begin…end of x with those of y: out (m, l) float64, those rows
+    written.
 
     x, y  (m, p), (l, p) float64 — a block of columns after another, so that both stay in the cache
     """
     out[begin:end] = 0.0
     for left in range(0, x.shape[1], BLOCK):
         for i in range(begin, end):
-            a = x[i, left:left + BLOCK]
+            a = x[i, left : left + BLOCK]
             for j in range(len(y)):
-                b, total = y[j, left:left + BLOCK], 0.0
+                b, total = y[j, left : left + BLOCK], 0.0
                 for k in range(a.size):
                     total += a[k] * b[k]
                 out[i, j] += total

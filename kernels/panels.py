@@ -1,15 +1,17 @@
 """Rows as the register tile wants them: 32 side by side, step by step; and how they get there.
 
-    panel p = rows 32p…32p+31; [p, k, 32]: for each k the numbers of 32 rows lie side by side, 128 bytes
+    panel p = rows 32p…32p+31; [p, k, 32]: for each k the numbers of 32 rows lie side by side, 128
+    bytes
 
                   k = 0   1   2  …
-        row 32p    ┌ x   x   x           a panel in memory: the column of 32 at k = 0, then that at k = 1, …
+        row 32p    ┌ x   x   x           a panel in memory: the column of 32 at k = 0, then that at
+                   k = 1, …
         row 32p+1  │ x   x   x
             …      │ …
         row 32p+31 └ x   x   x
 
-Rows are padded with zeros to a multiple of 64, k to a multiple of 4. The plain way (see tile.py) has no panels: its
-packed rows are float32 rows, (padded rows, depth).
+Rows are padded with zeros to a multiple of 64, k to a multiple of 4. The plain way (see tile.py)
+has no panels: its packed rows are float32 rows, (padded rows, depth).
 """
 
 from __future__ import annotations
@@ -26,13 +28,19 @@ from numba.extending import intrinsic
 from . import parallel
 from .vectors import FLOATS, INT, LANES, WORD, further, place
 
-FEATURES = frozenset((get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(","))
-FAST = (("+avx512f" in FEATURES or {"+avx2", "+fma"} <= FEATURES) and not config.DISABLE_JIT
-        and os.environ.get("TLX_KERNELS") != "plain")
+FEATURES = frozenset(
+    (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
+)
+FAST = (
+    ("+avx512f" in FEATURES or {"+avx2", "+fma"} <= FEATURES)
+    and not config.DISABLE_JIT
+    and os.environ.get("TLX_KERNELS") != "plain"
+)
 PANEL = 32  # rows of a panel
 BLOCK = 64  # packed rows are padded to a multiple of it
 UNROLL = 4  # packed depth is padded to a multiple of it
-RUN = 2048  # columns of a panel that are turned at once: long enough to read rows from memory, 256 KiB
+# columns of a panel that are turned at once: long enough to read rows from memory, 256 KiB
+RUN = 2048
 TASK = 256  # packed rows of a task
 NOTHING = np.empty(0)
 
@@ -47,54 +55,100 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
     size = math.prod(shape)
     raw = np.empty(size + 16, np.float32)
     start = -raw.ctypes.data % 64 // 4
-    return raw[start:start + size].reshape(shape)
+    return raw[start : start + size].reshape(shape)
 
 
 def empty(rows: int, depth: int, within: np.ndarray | None = None) -> np.ndarray:
-    """Room for packed rows: panels, padded in rows and depth; for the plain way (padded rows, depth).
+    """Room for packed rows: panels, padded in rows and depth; for the plain way (padded rows,
+    depth).
 
     within   such room for as many columns or more, to be used again
     """
     deep = -(-depth // UNROLL) * UNROLL
     shape = (padded(rows) // PANEL, deep, PANEL) if FAST else (padded(rows), depth)
-    return aligned(shape) if within is None else within.reshape(-1)[:math.prod(shape)].reshape(shape)
+    return (
+        aligned(shape) if within is None else within.reshape(-1)[: math.prod(shape)].reshape(shape)
+    )
 
 
-def pack(packed: np.ndarray, x: np.ndarray, first: int, rows: int, begin: int, depth: int, *,
-         shift: np.ndarray = NOTHING, scale: np.ndarray = NOTHING, centre: np.ndarray = NOTHING,
-         squares: np.ndarray = NOTHING, threads: int | None = None) -> None:
-    """(x[i, k] − centre[k] − shift[i]) · scale[i] of rows first… and columns begin…, in float64 and rounded once.
+def pack(
+    packed: np.ndarray,
+    x: np.ndarray,
+    first: int,
+    rows: int,
+    begin: int,
+    depth: int,
+    *,
+    shift: np.ndarray = NOTHING,
+    scale: np.ndarray = NOTHING,
+    centre: np.ndarray = NOTHING,
+    squares: np.ndarray = NOTHING,
+    threads: int | None = None,
+) -> None:
+    """(x[i, k] − centre[k] − shift[i]) · scale[i] of rows first… and columns begin…, in float64 and
+    rounded once.
 
     packed   from empty(), of at least these rows and just this depth
     x        (n, d) float32 or float64, of any strides, may be read-only
-    shift, scale, squares (n,), centre (d,) float64; empty: left out. squares[i] += Σ of what is packed, squared
+    shift, scale, squares (n,), centre (d,) float64; empty: left out. squares[i] += Σ of what is
+      packed, squared
     """
     x = np.asarray(x).view()
     x.flags.writeable = False  # one compiled version for arrays and read-only maps
     kernel = _pack_panels if FAST else _pack_plain
 
     def work(task: int, thread: int) -> None:
-        kernel(x, first, rows, begin, depth, shift, scale, centre, squares, packed,
-               task * TASK, min(padded(rows), (task + 1) * TASK))
+        kernel(
+            x,
+            first,
+            rows,
+            begin,
+            depth,
+            shift,
+            scale,
+            centre,
+            squares,
+            packed,
+            task * TASK,
+            min(padded(rows), (task + 1) * TASK),
+        )
 
     parallel.parallel_for(-(-padded(rows) // TASK), work, threads)
 
 
 @intrinsic
 def _transpose(typing, source, at_source, source_step, target, at_target, target_step):
-    """target[16, 16] = source[16, 16] transposed, float32; where each begins and the step of its rows, in elements."""
+    """target[16, 16] = source[16, 16] transposed, float32; where each begins and the step of its
+    rows, in elements.
+    """
+
     def codegen(context, builder, signature, args):
         def lines(array):
-            begin, step = place(context, builder, signature, args, array, args[array + 1]), args[array + 2]
-            return [further(builder, begin, builder.mul(step, WORD(r)), FLOATS) for r in range(LANES)]
+            begin, step = (
+                place(context, builder, signature, args, array, args[array + 1]),
+                args[array + 2],
+            )
+            return [
+                further(builder, begin, builder.mul(step, WORD(r)), FLOATS) for r in range(LANES)
+            ]
 
         rows = [builder.load(line, align=4) for line in lines(0)]
-        for width in (1, 2, 4, 8):  # of every square of 2·width, exchange the quarters that are not on its diagonal
+        for width in (
+            1,
+            2,
+            4,
+            8,
+        ):  # of every square of 2·width, exchange the quarters that are not on its diagonal
             low = [lane + LANES - width if lane & width else lane for lane in range(LANES)]
             high = [lane + LANES if lane & width else lane + width for lane in range(LANES)]
-            rows = [builder.shuffle_vector(rows[r & ~width], rows[r | width],
-                                           ir.VectorType(INT, LANES)(high if r & width else low))
-                    for r in range(LANES)]
+            rows = [
+                builder.shuffle_vector(
+                    rows[r & ~width],
+                    rows[r | width],
+                    ir.VectorType(INT, LANES)(high if r & width else low),
+                )
+                for r in range(LANES)
+            ]
         for row, line in zip(rows, lines(3), strict=True):
             builder.store(row, line, align=4)
         return context.get_dummy_value()
@@ -104,6 +158,7 @@ def _transpose(typing, source, at_source, source_step, target, at_target, target
 
 
 # ---------------------------------------------------------------- packing
+
 
 @njit(cache=True, nogil=True)
 def _read(x, row, begin, count, shift, scale, centre, into, to):
@@ -148,7 +203,9 @@ def _pack_panels(x, first, rows, begin, depth, shift, scale, centre, squares, pa
             for part in range(0, whole, LANES):
                 at = (panel * deep + k + part) * PANEL
                 _transpose(run, part, run.shape[1], packed, at, PANEL)
-                _transpose(run, LANES * run.shape[1] + part, run.shape[1], packed, at + LANES, PANEL)
+                _transpose(
+                    run, LANES * run.shape[1] + part, run.shape[1], packed, at + LANES, PANEL
+                )
             for rest in range(whole, min(RUN, deep - k)):
                 for r in range(PANEL):
                     packed[panel, k + rest, r] = run[r, rest]
@@ -167,9 +224,16 @@ def _pack_plain(x, first, rows, begin, depth, shift, scale, centre, squares, pac
 
 # ---------------------------------------------------------------- tiles turned
 
-def mirror(tile: np.ndarray, rows: int, columns: int, upper: bool, out: np.ndarray, at: int, step: int) -> None:
-    """out[at + j·step + i] = tile[j // 64, i, j % 64] for i < rows, j < columns (upper: i < j alone); out (m,)."""
-    (_mirror if FAST and out.dtype == np.float32 else _mirror_plain)(tile, 0, rows, 0, columns, upper, out, at, step)
+
+def mirror(
+    tile: np.ndarray, rows: int, columns: int, upper: bool, out: np.ndarray, at: int, step: int
+) -> None:
+    """out[at + j·step + i] = tile[j // 64, i, j % 64] for i < rows, j < columns (upper: i < j
+    alone); out (m,).
+    """
+    (_mirror if FAST and out.dtype == np.float32 else _mirror_plain)(
+        tile, 0, rows, 0, columns, upper, out, at, step
+    )
 
 
 @njit(cache=True, nogil=True)
@@ -177,10 +241,18 @@ def _mirror(tile, i0, i1, j0, j1, upper, out, at, step):
     for j in range(j0, j1, LANES):
         for i in range(i0, min(i1, j + LANES) if upper else i1, LANES):
             if i + LANES <= i1 and j + LANES <= j1 and (i < j or not upper):
-                _transpose(tile, (j // BLOCK * tile.shape[1] + i) * BLOCK + j % BLOCK, BLOCK,
-                           out, at + j * step + i, step)
+                _transpose(
+                    tile,
+                    (j // BLOCK * tile.shape[1] + i) * BLOCK + j % BLOCK,
+                    BLOCK,
+                    out,
+                    at + j * step + i,
+                    step,
+                )
             else:
-                _mirror_plain(tile, i, min(i1, i + LANES), j, min(j1, j + LANES), upper, out, at, step)
+                _mirror_plain(
+                    tile, i, min(i1, i + LANES), j, min(j1, j + LANES), upper, out, at, step
+                )
 
 
 @njit(cache=True, nogil=True)

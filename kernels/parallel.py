@@ -1,10 +1,13 @@
-"""Tasks over threads: compiled kernels that release the GIL, called from plain threads that end with the call.
+"""Tasks over threads: compiled kernels that release the GIL, called from plain threads that end
+with the call.
 
-No threading layer of Numba is used. Its OpenMP layer aborts a process that was forked after the first parallel
-region (a DataLoader's worker, for one), its workqueue layer aborts when two threads enter it at once, and its TBB
-layer is one more package. Threads that live for one call only are safe beside all of these and cost some 0.1 ms.
+No threading layer of Numba is used. Its OpenMP layer aborts a process that was forked after the
+first parallel region (a DataLoader's worker, for one), its workqueue layer aborts when two threads
+enter it at once, and its TBB layer is one more package. Threads that live for one call only are
+safe beside all of these and cost some 0.1 ms.
 
-A task writes only what belongs to it (or to its thread), so the answer has the same bits at any number of threads.
+A task writes only what belongs to it (or to its thread), so the answer has the same bits at any
+number of threads.
 """
 
 from __future__ import annotations
@@ -17,14 +20,20 @@ from numba import config
 
 
 def default_threads() -> int:
-    """How many threads a call uses unless told: NUMBA_NUM_THREADS, else the cores this process may use."""
+    """How many threads a call uses unless told: NUMBA_NUM_THREADS, else the cores this process may
+    use.
+    """
     return int(config.NUMBA_NUM_THREADS)
 
 
-def parallel_for(tasks: int, work: Callable[[int, int], object], threads: int | None = None) -> None:
-    """work(task, thread) for every task 0…tasks-1, in that order of starting, thread in 0…threads-1.
+def parallel_for(
+    tasks: int, work: Callable[[int, int], object], threads: int | None = None
+) -> None:
+    """work(task, thread) for every task 0…tasks-1, in that order of starting, thread in
+    0…threads-1.
 
-    The caller's thread works too. The first exception (an interrupt too) ends it after the tasks in hand.
+    The caller's thread works too. The first exception (an interrupt too) ends it after the tasks in
+    hand.
     """
     with ThreadTeam(threads) as crew:
         crew.each(tasks, work)
@@ -33,8 +42,9 @@ def parallel_for(tasks: int, work: Callable[[int, int], object], threads: int | 
 class ThreadTeam:
     """Threads for several rounds of tasks, which end with the block.
 
-    A thread begins on the processor of the one that made it, and is moved elsewhere after some milliseconds: of a round
-    of a few milliseconds that is half. Those of a crew stay where they were moved to.
+    A thread begins on the processor of the one that made it, and is moved elsewhere after some
+    milliseconds: of a round of a few milliseconds that is half. Those of a crew stay where they
+    were moved to.
     """
 
     def __init__(self, threads: int | None = None):
@@ -93,7 +103,9 @@ class _Round:
     def take(self, thread: int) -> None:
         """Do tasks until none waits, or one has failed."""
         try:
-            while not self.failed and (task := next(self.waiting, None)) is not None:  # atomic: an iterator in C
+            while (
+                not self.failed and (task := next(self.waiting, None)) is not None
+            ):  # atomic: an iterator in C
                 self.work(task, thread)
         except BaseException as error:
             self.failed.append(error)

@@ -1,10 +1,11 @@
 """Orders and ranks of long vectors of numbers, by sorting words: time grows with the length alone.
 
-A number becomes a whole one of the same order, and with its place in the vector one word of 64 bits, key above place.
-Words are sorted by the keys, eight bits a pass, from the lowest on; equal keys keep the order of their places. Keys
-of float32 are exact. Of float64 the key is how far along from the least number to the greatest one lies, in 2³² steps;
-or, where that tells fewer numbers of a sample apart, it has the 32 highest bits in which the numbers differ at all.
-What still is equal lies side by side afterwards, and is put in order by the numbers themselves.
+A number becomes a whole one of the same order, and with its place in the vector one word of 64
+bits, key above place. Words are sorted by the keys, eight bits a pass, from the lowest on; equal
+keys keep the order of their places. Keys of float32 are exact. Of float64 the key is how far along
+from the least number to the greatest one lies, in 2³² steps; or, where that tells fewer numbers of
+a sample apart, it has the 32 highest bits in which the numbers differ at all. What still is equal
+lies side by side afterwards, and is put in order by the numbers themselves.
 
 Numbers that are equal share the mean of their ranks; -0.0 equals 0.0.
 """
@@ -56,7 +57,9 @@ def order(x: np.ndarray, threads: int | None = None) -> SortOrder:
 
     if pace := _pace(x, least, most, by_bits) if shift else 0.0:
         differ = 32
-        parallel_for(len(parts), lambda p, _: _make_by_steps(x, *parts[p], least, pace, words), threads)
+        parallel_for(
+            len(parts), lambda p, _: _make_by_steps(x, *parts[p], least, pace, words), threads
+        )
     else:
         parallel_for(len(parts), lambda p, _: by_bits(bits, *parts[p], words), threads)
     for digit in range(32, 32 + min(differ, 32), DIGIT):
@@ -72,18 +75,28 @@ def order(x: np.ndarray, threads: int | None = None) -> SortOrder:
     parallel_for(len(parts), look, threads)
     stops[-1] = len(x)
     stops = np.minimum.accumulate(stops[::-1])[::-1]
-    parallel_for(len(parts), lambda p, _: _ends(words, x, shift == 0, *parts[p], stops[p + 1], ends), threads)
+    parallel_for(
+        len(parts), lambda p, _: _ends(words, x, shift == 0, *parts[p], stops[p + 1], ends), threads
+    )
     return SortOrder(words, ends)
 
 
-def _pace(x: np.ndarray, least: np.float64, most: np.float64,
-          by_bits: Callable[[np.ndarray, int, int, np.ndarray], None]) -> float:
-    """Steps of a key for each 1 that a number is above the least, or 0 where the bits tell more numbers apart."""
+def _pace(
+    x: np.ndarray,
+    least: np.float64,
+    most: np.float64,
+    by_bits: Callable[[np.ndarray, int, int, np.ndarray], None],
+) -> float:
+    """Steps of a key for each 1 that a number is above the least, or 0 where the bits tell more
+    numbers apart.
+    """
     with np.errstate(all="ignore"):
         pace = STEPS / (most - least)
-    if not (np.isfinite(pace) and pace):  # they are as near to each other, or as far, as floats can be
+    if not (
+        np.isfinite(pace) and pace
+    ):  # they are as near to each other, or as far, as floats can be
         return 0.0
-    some = np.ascontiguousarray(x[::-(-len(x) // SAMPLE)])
+    some = np.ascontiguousarray(x[:: -(-len(x) // SAMPLE)])
     words = np.empty((2, len(some)), np.uint64)
     _make_by_steps(as_read_only(some), 0, len(some), least, pace, words[0])
     by_bits(as_read_only(some).view(np.int64), 0, len(some), words[1])
@@ -91,8 +104,13 @@ def _pace(x: np.ndarray, least: np.float64, most: np.float64,
     return float(pace) if told_apart[0] >= told_apart[1] else 0.0
 
 
-def _pass(words: np.ndarray, spare: np.ndarray, digit: np.uint64, parts: list[tuple[int, int]],
-          threads: int | None) -> None:
+def _pass(
+    words: np.ndarray,
+    spare: np.ndarray,
+    digit: np.uint64,
+    parts: list[tuple[int, int]],
+    threads: int | None,
+) -> None:
     """spare becomes words in the order of eight bits from `digit` on."""
     counts = np.empty((len(parts), 1 << DIGIT), np.int64)
     parallel_for(len(parts), lambda p, _: tally(words, *parts[p], digit, counts[p]), threads)
@@ -102,7 +120,9 @@ def _pass(words: np.ndarray, spare: np.ndarray, digit: np.uint64, parts: list[tu
 
 
 def ranks(found: SortOrder, threads: int | None = None) -> np.ndarray:
-    """2·rank − (n + 1) of every number, ranks from 1: (n,) float64, whole numbers whose sum is 0."""
+    """2·rank − (n + 1) of every number, ranks from 1: (n,) float64, whole numbers whose sum is
+    0.
+    """
     out, parts = np.empty(len(found.words)), parts_of(len(found.words))
     parallel_for(len(parts), lambda p, _: _rank(*found, *parts[p], out), threads)
     return out
@@ -133,6 +153,7 @@ def parts_of(n: int) -> list[tuple[int, int]]:
 
 # ---------------------------------------------------------------- words
 
+
 @njit(cache=True, nogil=True)
 def key(bits, size):
     """The bits of a float, a whole number, as an uint64 that is greater where the float is.
@@ -157,7 +178,9 @@ def _make_by_steps(x, begin, end, least, pace, words):
 
 @njit(cache=True, nogil=True)
 def tally(words, begin, end, digit, counts):
-    """How many of words begin…end have each value of the eight bits from `digit` on: counts (256,) int64, written."""
+    """How many of words begin…end have each value of the eight bits from `digit` on: counts (256,)
+    int64, written.
+    """
     counts[:] = 0
     part = words[begin:end]
     for i in range(part.size):
@@ -177,7 +200,9 @@ def _move(words, begin, end, digit, places, out):
 
 @njit(cache=True, nogil=True)
 def _settle(words, x, begin, end):
-    """Puts runs of equal keys that start in begin…end in the order of their numbers, equal ones as they are."""
+    """Puts runs of equal keys that start in begin…end in the order of their numbers, equal ones as
+    they are.
+    """
     at = begin
     while at < end and at > 0 and words[at] >> HALF == words[at - 1] >> HALF:
         at += 1
@@ -208,20 +233,29 @@ def _settle(words, x, begin, end):
 
 @njit(cache=True, nogil=True)
 def _first_run(words, x, exact, begin, end):
-    """The first of places begin…end whose number differs from the one before, or the number of places."""
+    """The first of places begin…end whose number differs from the one before, or the number of
+    places.
+    """
     for i in range(begin, end):
-        if i == 0 or words[i] >> HALF != words[i - 1] >> HALF or not (
-                exact or x[words[i] & PLACE] == x[words[i - 1] & PLACE]):
+        if (
+            i == 0
+            or words[i] >> HALF != words[i - 1] >> HALF
+            or not (exact or x[words[i] & PLACE] == x[words[i - 1] & PLACE])
+        ):
             return i
     return words.size
 
 
 @njit(cache=True, nogil=True)
 def _ends(words, x, exact, begin, end, stop, ends):
-    """Where the runs of equal numbers end, for places begin…end, of which the last one's ends at `stop`."""
+    """Where the runs of equal numbers end, for places begin…end, of which the last one's ends at
+    `stop`.
+    """
     for i in range(end - 1, begin - 1, -1):
-        if i + 1 < end and (words[i] >> HALF != words[i + 1] >> HALF or not (
-                exact or x[words[i] & PLACE] == x[words[i + 1] & PLACE])):
+        if i + 1 < end and (
+            words[i] >> HALF != words[i + 1] >> HALF
+            or not (exact or x[words[i] & PLACE] == x[words[i + 1] & PLACE])
+        ):
             stop = i + 1
         ends[i] = stop
 

@@ -1,7 +1,8 @@
-"""A few words of LLVM for kernels that need whole vectors: what Numba's loops cannot say, or not fast enough.
+"""A few words of LLVM for kernels that need whole vectors: what Numba's loops cannot say, or not
+fast enough.
 
-Any processor runs them: where its registers are narrower than a vector, LLVM takes several. They are for compiled
-code alone, and are not touched where NUMBA_DISABLE_JIT is set.
+Any processor runs them: where its registers are narrower than a vector, LLVM takes several. They
+are for compiled code alone, and are not touched where NUMBA_DISABLE_JIT is set.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ def further(builder, pointer, offset, kind=None):
 def spread(builder, value, kind=FLOATS):
     """A vector that holds `value` in every lane."""
     one = builder.insert_element(kind(ir.Undefined), value, INT(0))
-    return builder.shuffle_vector(one, kind(ir.Undefined), ir.VectorType(INT, kind.count)([0] * kind.count))
+    return builder.shuffle_vector(
+        one, kind(ir.Undefined), ir.VectorType(INT, kind.count)([0] * kind.count)
+    )
 
 
 def _lanes(context, builder, signature, args, array):
@@ -41,10 +44,14 @@ def _lanes(context, builder, signature, args, array):
 
 @intrinsic
 def lanes_below(typing, values, at, limit):
-    """int64 mask: bit l in 0…63 is set where not values[at + l] >= limit (so NaN counts as below); all float32."""
+    """int64 mask: bit l in 0…63 is set where not values[at + l] >= limit (so NaN counts as below);
+    all float32.
+    """
+
     def codegen(context, builder, signature, args):
-        below = builder.fcmp_unordered("<", _lanes(context, builder, signature, args, 0),
-                                       spread(builder, args[2], _SIXTY_FOUR))
+        below = builder.fcmp_unordered(
+            "<", _lanes(context, builder, signature, args, 0), spread(builder, args[2], _SIXTY_FOUR)
+        )
         return builder.bitcast(below, WORD)
 
     return types.int64(values, types.int64, types.float32), codegen
@@ -52,9 +59,14 @@ def lanes_below(typing, values, at, limit):
 
 @intrinsic
 def lanes_below_each(typing, values, at, limits, at_limits):
-    """int64 mask: bit l in 0…63 is set where not values[at + l] >= limits[at_limits + l]; all float32."""
+    """int64 mask: bit l in 0…63 is set where not values[at + l] >= limits[at_limits + l]; all
+    float32.
+    """
+
     def codegen(context, builder, signature, args):
-        below = builder.fcmp_unordered("<", *(_lanes(context, builder, signature, args, array) for array in (0, 2)))
+        below = builder.fcmp_unordered(
+            "<", *(_lanes(context, builder, signature, args, array) for array in (0, 2))
+        )
         return builder.bitcast(below, WORD)
 
     return types.int64(values, types.int64, limits, types.int64), codegen
@@ -63,6 +75,7 @@ def lanes_below_each(typing, values, at, limits, at_limits):
 @intrinsic
 def lowest_bit(typing, mask):
     """The place of the lowest set bit of an int64; 64 for 0."""
+
     def codegen(context, builder, signature, args):
         return builder.cttz(args[0], ir.IntType(1)(0))
 

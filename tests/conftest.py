@@ -6,17 +6,27 @@ import os
 import signal
 from pathlib import Path
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a shell's background; tests send it, programs inherit it
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # in a shell's background; tests send it, programs inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MPLBACKEND", "agg")
-for name in ("MLFLOW_TRACKING_URI", "MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "TLX_STORE"):
+for name in (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_RUN_ID",
+    "MLFLOW_EXPERIMENT_ID",
+    "MLFLOW_EXPERIMENT_NAME",
+    "TLX_STORE",
+):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402 — libraries read the variables above when they are loaded
 
-REAL_DATA = Path(os.environ.get("TLX_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
+REAL_DATA = Path(
+    os.environ.get("TLX_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
+)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -40,9 +50,18 @@ def cache(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("cache")
 
 
-def draw_images(root: Path, *, classes: int = 3, per_class: int = 8, size: int = 20, splits=("train", "test"),
-                seed: int = 0) -> Path:
-    """A folder root/<split>/<label>/<image> of PNGs that a small network can tell apart: a bright bar per class."""
+def draw_images(
+    root: Path,
+    *,
+    classes: int = 3,
+    per_class: int = 8,
+    size: int = 20,
+    splits=("train", "test"),
+    seed: int = 0,
+) -> Path:
+    """A folder root/<split>/<label>/<image> of PNGs that a small network can tell apart: a bright
+    bar per class.
+    """
     import numpy as np
     from PIL import Image
 
@@ -54,7 +73,7 @@ def draw_images(root: Path, *, classes: int = 3, per_class: int = 8, size: int =
             for number in range(per_class):
                 pixels = rng.integers(0, 90, (size, size), dtype=np.uint8)
                 top = 2 + label * (size // classes)
-                pixels[top:top + 3] += 140
+                pixels[top : top + 3] += 140
                 Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     return root
 

@@ -1,8 +1,11 @@
-"""Slow twins of what tlx computes: numpy only, and not a line in common with the code they check."""
+"""Slow twins of what tlx computes: numpy only, and not a line in common with the code they
+check.
+"""
 
 import numpy as np
 
 # ---------------------------------------------------------------- voting and scores
+
 
 def majority_vote(ballots):
     """One image's class from its crops' classes, by counting; a tie goes to the class met first."""
@@ -24,7 +27,9 @@ def mean_per_class(truth, predicted):
 
 
 def sgdw(weights, gradients, *, rate, momentum, decay, clip):
-    """Weights after one step per gradient of SGD with momentum, per-tensor clipping and decoupled decay."""
+    """Weights after one step per gradient of SGD with momentum, per-tensor clipping and decoupled
+    decay.
+    """
     velocity = np.zeros_like(weights)
     for gradient in gradients:
         norm = np.sqrt((gradient**2).sum())
@@ -38,14 +43,17 @@ def sgdw(weights, gradients, *, rate, momentum, decay, clip):
 
 # ---------------------------------------------------------------- datasets and splits
 
+
 def idx(raw):
     """The array of unpacked IDX bytes: magic, big-endian sizes, unsigned bytes."""
-    shape = [int.from_bytes(raw[4 + 4 * i:8 + 4 * i], "big") for i in range(raw[3])]
-    return np.array(list(raw[4 + 4 * raw[3]:]), dtype=np.uint8).reshape(shape)
+    shape = [int.from_bytes(raw[4 + 4 * i : 8 + 4 * i], "big") for i in range(raw[3])]
+    return np.array(list(raw[4 + 4 * raw[3] :]), dtype=np.uint8).reshape(shape)
 
 
 def mnist_noise(labels, side, structured):
-    """Uniform pixels from numpy's seed 1, one image after another; then 78 of 784 pixels held for each class."""
+    """Uniform pixels from numpy's seed 1, one image after another; then 78 of 784 pixels held for
+    each class.
+    """
     state = np.random.RandomState(1)
     images = [np.array([state.uniform(size=(side, side)) for _ in y]) for y in labels]
     for digit in range(10) if structured else ():
@@ -86,6 +94,7 @@ def few_shot_faults(trains, val, test, content, classes):
 
 # ---------------------------------------------------------------- images
 
+
 def luma(rgb):
     """ITU-R BT.601 luma of (h, w, 3) uint8 in 16-bit fixed point, rounded half up: (h, w) uint8."""
     weights = np.rint(np.array([0.299, 0.587, 0.114]) * 65536).astype(np.int64)
@@ -99,9 +108,19 @@ def over_white(rgb, alpha):
 
 
 def upright(picture, orientation):
-    """What EXIF orientation 1…8 says of a picture: which side the stored first row and first column really are."""
-    row, column = {1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
-                   5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom")}[orientation]
+    """What EXIF orientation 1…8 says of a picture: which side the stored first row and first column
+    really are.
+    """
+    row, column = {
+        1: ("top", "left"),
+        2: ("top", "right"),
+        3: ("bottom", "right"),
+        4: ("bottom", "left"),
+        5: ("left", "top"),
+        6: ("right", "top"),
+        7: ("right", "bottom"),
+        8: ("left", "bottom"),
+    }[orientation]
     if row in ("left", "right"):
         picture, row, column = np.swapaxes(picture, 0, 1), column, row
     picture = picture[::-1] if row == "bottom" else picture
@@ -109,29 +128,38 @@ def upright(picture, orientation):
 
 
 def ten_crops(picture, size):
-    """Each corner, row by row, of the picture and of its mirror image in turn; then the centre of either."""
+    """Each corner, row by row, of the picture and of its mirror image in turn; then the centre of
+    either.
+    """
     crops = []
     for vertical in ("upper", "lower"):
         for horizontal in ("left", "right"):
             for view in (picture, np.flip(picture, axis=1)):
-                rows = view[:size] if vertical == "upper" else view[len(view) - size:]
-                crops.append(rows[:, :size] if horizontal == "left" else rows[:, rows.shape[1] - size:])
+                rows = view[:size] if vertical == "upper" else view[len(view) - size :]
+                crops.append(
+                    rows[:, :size] if horizontal == "left" else rows[:, rows.shape[1] - size :]
+                )
     top, left = (picture.shape[0] - size) // 2, (picture.shape[1] - size) // 2
     for view in (picture, np.flip(picture, axis=1)):
-        crops.append(view[top:top + size, left:left + size])
+        crops.append(view[top : top + size, left : left + size])
     return np.array(crops)
 
 
 # ---------------------------------------------------------------- intervals
 
+
 def t_interval(values, confidence=0.95):
-    """(low, high) by Student's t: its density summed over a fine grid until half the confidence is reached."""
+    """(low, high) by Student's t: its density summed over a fine grid until half the confidence is
+    reached.
+    """
     values = np.asarray(values, float)
     degrees = len(values) - 1
     t = np.arange(0, 400, 1e-4)
     density = (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
     area = np.cumsum((density[1:] + density[:-1]) / 2)
-    tail = 400.0 ** -degrees * degrees ** ((degrees + 1) / 2) / degrees / 1e-4  # what lies beyond the grid
+    tail = (
+        400.0**-degrees * degrees ** ((degrees + 1) / 2) / degrees / 1e-4
+    )  # what lies beyond the grid
     factor = t[1:][np.searchsorted(area, confidence * (area[-1] + tail))]
     spread = np.sqrt(((values - values.mean()) ** 2).sum() / degrees / len(values))
     return values.mean() - factor * spread, values.mean() + factor * spread
@@ -139,8 +167,11 @@ def t_interval(values, confidence=0.95):
 
 # ---------------------------------------------------------------- embedding and classifiers
 
+
 def full_network_embedding(train, rows, low=-0.25, high=0.15):
-    """Each value of `rows` against its column in `train`: −1, 0 or 1, column by column and value by value."""
+    """Each value of `rows` against its column in `train`: −1, 0 or 1, column by column and value by
+    value.
+    """
     out = np.zeros(rows.shape, int)
     for j in range(train.shape[1]):
         column = [float(v) for v in train[:, j]]
@@ -155,7 +186,9 @@ def full_network_embedding(train, rows, low=-0.25, high=0.15):
 
 
 def ridge(x, targets, penalty):
-    """(weights (d, k), intercept (k,)) of least squares with a penalty on the weights alone: the normal equations."""
+    """(weights (d, k), intercept (k,)) of least squares with a penalty on the weights alone: the
+    normal equations.
+    """
     d = x.shape[1]
     wide = np.hstack([x, np.ones((len(x), 1))])
     only_weights = np.diag([penalty] * d + [0.0])
@@ -181,7 +214,9 @@ def neighbours_vote(train, labels, row, k):
 
 
 def cosine_votes(train, labels, row, k, temperature):
-    """Label → share of the votes of the k rows of largest cosine, each of weight exp(cosine / temperature)."""
+    """Label → share of the votes of the k rows of largest cosine, each of weight exp(cosine /
+    temperature).
+    """
     cosines = [float(t @ row / np.sqrt((t @ t) * (row @ row))) for t in train]
     order = sorted(range(len(train)), key=lambda i: (-cosines[i], i))[:k]
     votes = dict.fromkeys(labels, 0.0)
@@ -201,6 +236,7 @@ def nearest_mean(train, labels, row):
 
 # ---------------------------------------------------------------- layer metrics
 
+
 def rdm_correlation(x):
     """1 − Pearson's r of every two rows: (n, n)."""
     return np.array([[1 - np.corrcoef(a, b)[0, 1] for b in x] for a in x])
@@ -209,7 +245,9 @@ def rdm_correlation(x):
 def squares(x, labels):
     """Sums of squares within classes and in all."""
     x = np.asarray(x, np.float64)
-    within = sum(((x[labels == c] - x[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist()))
+    within = sum(
+        ((x[labels == c] - x[labels == c].mean(axis=0)) ** 2).sum() for c in set(labels.tolist())
+    )
     return within, ((x - x.mean(axis=0)) ** 2).sum()
 
 

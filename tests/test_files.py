@@ -26,6 +26,7 @@ def test_a_file_is_replaced_all_or_nothing(tmp_path):
         with files.atomic_write(path) as file:
             file.write(b"half of the n")
             raise KeyError
+
     with pytest.raises(KeyError):
         half()
     assert path.read_text() == "old"
@@ -46,19 +47,32 @@ def test_a_file_keeps_the_umask(tmp_path):
 def test_file_and_folder_are_synced_before_and_after_the_rename(tmp_path, monkeypatch):
     calls = []
     real_fsync, real_replace = os.fsync, os.replace
-    monkeypatch.setattr(os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd)))
-    monkeypatch.setattr(os, "replace", lambda a, b, **k: (calls.append("replace"), real_replace(a, b, **k)))
+    monkeypatch.setattr(
+        os, "fsync", lambda fd: (calls.append(os.readlink(f"/proc/self/fd/{fd}")), real_fsync(fd))
+    )
+    monkeypatch.setattr(
+        os, "replace", lambda a, b, **k: (calls.append("replace"), real_replace(a, b, **k))
+    )
     files.write_text(tmp_path / "file", "x")
     assert calls == [str(tmp_path / ".tmp-file"), "replace", str(tmp_path)]
 
 
-@pytest.mark.parametrize(("number", "code"), [(errno.ENOSPC, "disk-full"), (errno.EDQUOT, "disk-full"),
-                                              (errno.EFBIG, "disk-full"), (errno.EIO, "storage-failing"),
-                                              (errno.EACCES, "permission"), (errno.EROFS, "permission")])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (errno.ENOSPC, "disk-full"),
+        (errno.EDQUOT, "disk-full"),
+        (errno.EFBIG, "disk-full"),
+        (errno.EIO, "storage-failing"),
+        (errno.EACCES, "permission"),
+        (errno.EROFS, "permission"),
+    ],
+)
 def test_trouble_with_storage_is_said_in_words(tmp_path, number, code):
     def write():
         with files.atomic_write(tmp_path / "not yet" / "file"):
             raise OSError(number, os.strerror(number))
+
     with pytest.raises(ResourceError, match=code) as caught:
         write()
     assert caught.value.exit_code == 5
@@ -85,6 +99,7 @@ def test_sweeping_takes_what_interrupted_writes_left_and_nothing_else(tmp_path):
 
 # ---------------------------------------------------------------- manifests
 
+
 @pytest.fixture
 def sealed(tmp_path):
     (tmp_path / "sub").mkdir()
@@ -99,7 +114,11 @@ def test_every_flipped_bit_is_noticed(sealed):
     files.verify(sealed)
     rng = random.Random(1)
     flips = [("MANIFEST.json", bit) for bit in range(8 * (sealed / "MANIFEST.json").stat().st_size)]
-    flips += [(name, rng.randrange(8 * size)) for name, size in (("a.txt", 9), ("sub/b.bin", 200)) for _ in range(150)]
+    flips += [
+        (name, rng.randrange(8 * size))
+        for name, size in (("a.txt", 9), ("sub/b.bin", 200))
+        for _ in range(150)
+    ]
     for name, bit in flips:
         path = sealed / name
         whole = path.read_bytes()
@@ -113,16 +132,30 @@ def test_every_flipped_bit_is_noticed(sealed):
 
 
 def test_damage_names_the_file(sealed):
-    for spoil, code in ((lambda p: p.write_bytes(p.read_bytes()[:-1]), "file-size"),
-                        (lambda p: p.write_bytes(bytes(200)), "file-damaged"), (lambda p: p.unlink(), "file-missing")):
+    for spoil, code in (
+        (lambda p: p.write_bytes(p.read_bytes()[:-1]), "file-size"),
+        (lambda p: p.write_bytes(bytes(200)), "file-damaged"),
+        (lambda p: p.unlink(), "file-missing"),
+    ):
         spoil(sealed / "sub" / "b.bin")
         with pytest.raises(IntegrityError, match=r"b\.bin") as caught:
             files.verify(sealed)
         assert (caught.value.code, caught.value.exit_code) == (code, 9)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"3", b'{"files":{}}', b'{"files":3,"sha256":"x"}',
-                                     b'{"files":{},"files":{},"sha256":""}', b"\xff"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"3",
+        b'{"files":{}}',
+        b'{"files":3,"sha256":"x"}',
+        b'{"files":{},"files":{},"sha256":""}',
+        b"\xff",
+    ],
+)
 def test_a_manifest_that_is_none_is_noticed(tmp_path, content):
     (tmp_path / "MANIFEST.json").write_bytes(content)
     with pytest.raises(IntegrityError):
@@ -143,10 +176,15 @@ def test_sealing_leaves_out_what_is_to_be_left_out(tmp_path):
 
 # ---------------------------------------------------------------- JSON
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-2**63, 2**63) | st.text() |
-                    st.floats(allow_nan=False, allow_infinity=False),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-                    max_leaves=10)
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=10,
+)
 
 
 @given(JSON.filter(lambda v: "\\ud" not in ascii(v)))
@@ -159,7 +197,9 @@ def test_canonical_json_comes_back_and_has_one_spelling(value):
 def test_the_order_of_keys_does_not_change_the_digest():
     assert files.digest({"a": 1, "b": [1, 2]}) == files.digest({"b": [1, 2], "a": 1})
     assert files.digest({"a": 1}) != files.digest({"a": 1.5})
-    assert files.digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"  # sha256 of {}
+    assert (
+        files.digest({}) == "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"
+    )  # sha256 of {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": [float("-inf")]}])
@@ -168,11 +208,22 @@ def test_what_is_not_finite_is_refused(value):
         files.canonical_json(value)
 
 
-@pytest.mark.parametrize(("data", "code"), [
-    (b"", "json-syntax"), (b"{'a': 1}", "json-syntax"), (b"[1,]", "json-syntax"), (b"{} // no", "json-syntax"),
-    (b'{"a":1,"a":2}', "json-duplicate-key"), (b"NaN", "json-not-finite"), (b"[-Infinity]", "json-not-finite"),
-    (b"[" * 200_000, "json-depth"), (b'{"a":' * 40 + b"1" + b"}" * 40, "json-depth"), (b"\xff\xfe", "json-encoding"),
-    (b"1" * 5000, "json-number")])
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "json-syntax"),
+        (b"{'a': 1}", "json-syntax"),
+        (b"[1,]", "json-syntax"),
+        (b"{} // no", "json-syntax"),
+        (b'{"a":1,"a":2}', "json-duplicate-key"),
+        (b"NaN", "json-not-finite"),
+        (b"[-Infinity]", "json-not-finite"),
+        (b"[" * 200_000, "json-depth"),
+        (b'{"a":' * 40 + b"1" + b"}" * 40, "json-depth"),
+        (b"\xff\xfe", "json-encoding"),
+        (b"1" * 5000, "json-number"),
+    ],
+)
 def test_json_is_read_by_strict_rules(data, code):
     with pytest.raises(BadDataError) as caught:
         files.parse_json(data, where="x.json")
@@ -180,7 +231,9 @@ def test_json_is_read_by_strict_rules(data, code):
 
 
 def test_json_that_is_fine_is_read():
-    assert files.parse_json(b'\xef\xbb\xbf{"a": "[[[\\"{{{"}') == {"a": '[[["{{{'}  # BOM; brackets in text
+    assert files.parse_json(b'\xef\xbb\xbf{"a": "[[[\\"{{{"}') == {
+        "a": '[[["{{{'
+    }  # BOM; brackets in text
     assert files.parse_json(b"[" * 32 + b"]" * 32)
 
 
@@ -193,6 +246,7 @@ def test_a_huge_file_is_refused_before_it_is_read(tmp_path):
 
 
 # ---------------------------------------------------------------- journal
+
 
 @pytest.fixture
 def journal(tmp_path):
@@ -247,7 +301,7 @@ def test_a_record_whose_first_block_was_never_written_is_a_torn_tail(journal):
     whole = journal.read_bytes()
     last = whole[:-1].rindex(b"\n") + 1
     for length in range(8, len(whole) - last - 1):
-        journal.write_bytes(whole[:last] + bytes(length) + whole[last + length:])
+        journal.write_bytes(whole[:last] + bytes(length) + whole[last + length :])
         assert [r["n"] for r in Journal.read(journal)] == [0, 1, 2, 3]
 
 
@@ -286,6 +340,7 @@ def test_a_record_is_one_line_with_its_checksum(journal):
 
 # ---------------------------------------------------------------- links
 
+
 @pytest.fixture
 def outside(tmp_path):
     """A user's file that no planted link may lead a write to."""
@@ -314,9 +369,17 @@ def test_replacing_a_file_writes_through_no_link(tmp_path, outside, plant, name)
     assert not (tmp_path / "file").is_symlink()
 
 
-@pytest.mark.parametrize("plant", [plant_link, plant_hard_link, lambda path, target: os.mkfifo(path)])
-@pytest.mark.parametrize("opening", [Journal, lambda path: locks.lock(path).__enter__(),
-                                     lambda path: files.open_own(path, os.O_WRONLY | os.O_CREAT)])
+@pytest.mark.parametrize(
+    "plant", [plant_link, plant_hard_link, lambda path, target: os.mkfifo(path)]
+)
+@pytest.mark.parametrize(
+    "opening",
+    [
+        Journal,
+        lambda path: locks.lock(path).__enter__(),
+        lambda path: files.open_own(path, os.O_WRONLY | os.O_CREAT),
+    ],
+)
 def test_what_is_appended_to_is_no_link_and_a_regular_file(tmp_path, outside, plant, opening):
     plant(tmp_path / "own", outside)
     with pytest.raises(UnsafeError, match="rm ") as caught:
@@ -334,10 +397,12 @@ def test_no_folder_below_a_guarded_one_may_be_a_link(tmp_path, outside):
     root = files.guard(tmp_path / "store")
     root.mkdir()
     (root / "trials").symlink_to(outside.parent)
-    for write in (lambda: files.write_text(root / "trials" / "precious", "x"),
-                  lambda: files.make_folder(root / "trials" / "deep" / "er"),
-                  lambda: Journal(root / "trials" / "journal"),
-                  lambda: locks.lock(root / "trials" / "lock").__enter__()):
+    for write in (
+        lambda: files.write_text(root / "trials" / "precious", "x"),
+        lambda: files.make_folder(root / "trials" / "deep" / "er"),
+        lambda: Journal(root / "trials" / "journal"),
+        lambda: locks.lock(root / "trials" / "lock").__enter__(),
+    ):
         with pytest.raises(UnsafeError, match="trials"):
             write()
 

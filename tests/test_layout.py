@@ -22,8 +22,12 @@ MAY_IMPORT = {  # floor → the floors it may stand on
     "lab": set(),
     "kernels": set(),
 }
-ALONE = {"typer": "tlx/cli/", "mlflow": "tlx/lab/tracking/", "optuna": "tlx/lab/tuning/",
-         "multiprocessing": "tlx/lab/engines/"}
+ALONE = {
+    "typer": "tlx/cli/",
+    "mlflow": "tlx/lab/tracking/",
+    "optuna": "tlx/lab/tuning/",
+    "multiprocessing": "tlx/lab/engines/",
+}
 SOURCES = sorted((ROOT / "tlx").rglob("*.py"))
 
 
@@ -56,41 +60,68 @@ def test_imports_point_down(path):
             if target in ("__version__",):
                 continue
             if floor in EVERYWHERE or floor == "__init__":
-                assert target in EVERYWHERE, f"{path} may stand on nothing but {sorted(EVERYWHERE)}, not {name}"
+                assert target in EVERYWHERE, (
+                    f"{path} may stand on nothing but {sorted(EVERYWHERE)}, not {name}"
+                )
             elif target != floor and target not in EVERYWHERE:
                 assert target in MAY_IMPORT[floor], f"{path}: {floor} may not import {name}"
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if p.relative_to(ROOT).parts[1] in ("studies", "cli", "plots")
-                                  and p.name != "image_data.py"], ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    [
+        p
+        for p in SOURCES
+        if p.relative_to(ROOT).parts[1] in ("studies", "cli", "plots") and p.name != "image_data.py"
+    ],
+    ids=lambda p: p.name,
+)
 def test_images_are_listed_and_decoded_in_one_place(path):
-    """studies/image_data.py holds the rules for links, copies and notes; who goes past it goes past them."""
+    """studies/image_data.py holds the rules for links, copies and notes; who goes past it goes past
+    them.
+    """
     past = {"tlx.data.pixels.pixels", "tlx.data.folders.list_images", "tlx.data.datasets.locate"}
     assert not past & set(imports(path))
-    calls = {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+    calls = {
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+    }
     assert not {"datasets.locate", "folders.list_images", "pixels.pixels", "pixels"} & calls
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
 def test_kernels_stand_on_numba_and_numpy_alone(path):
-    """And Numba's own threading layers are not used: parallel.py says why. fastmath=True would lose NaN."""
+    """And Numba's own threading layers are not used: parallel.py says why. fastmath=True would lose
+    NaN.
+    """
     siblings = {p.stem for p in path.parent.glob("*.py")}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
             assert node.level == 1
             assert node.module in siblings or not node.module
             continue
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else (
-            [node.module] if isinstance(node, ast.ImportFrom) else [])
+        names = (
+            [a.name for a in node.names]
+            if isinstance(node, ast.Import)
+            else ([node.module] if isinstance(node, ast.ImportFrom) else [])
+        )
         for name in names:
             top = name.split(".")[0]
-            assert top in {"numba", "numpy", "llvmlite", "tlx"} | set(sys.stdlib_module_names), f"{path} imports {name}"
+            assert top in {"numba", "numpy", "llvmlite", "tlx"} | set(sys.stdlib_module_names), (
+                f"{path} imports {name}"
+            )
             assert top != "tlx", f"{path}: import siblings relatively"
         if isinstance(node, ast.keyword):
-            assert (node.arg, ast.unparse(node.value)) not in (("parallel", "True"), ("fastmath", "True")), path
+            assert (node.arg, ast.unparse(node.value)) not in (
+                ("parallel", "True"),
+                ("fastmath", "True"),
+            ), path
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("njit", "numba.njit"):
             assert {"cache", "nogil"} <= {k.arg for k in node.keywords}, f"{path}:{node.lineno}"
-    assert not (path.parent / "__init__.py").exists(), "it would stand in for another package named kernels"
+    assert not (path.parent / "__init__.py").exists(), (
+        "it would stand in for another package named kernels"
+    )
 
 
 @pytest.mark.parametrize(("package", "home"), ALONE.items())
@@ -102,7 +133,16 @@ def test_one_home_for_each_platform(package, home):
 
 def test_no_door_but_ours_runs_pickles_or_shells():
     """Nothing in the package unpickles, evaluates or starts a shell."""
-    forbidden = {"eval", "exec", "pickle.load", "pickle.loads", "joblib.load", "yaml.load", "os.system", "cloudpickle"}
+    forbidden = {
+        "eval",
+        "exec",
+        "pickle.load",
+        "pickle.loads",
+        "joblib.load",
+        "yaml.load",
+        "os.system",
+        "cloudpickle",
+    }
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call):
@@ -110,8 +150,15 @@ def test_no_door_but_ours_runs_pickles_or_shells():
                 assert called not in forbidden, f"{path}:{node.lineno} calls {called}"
                 for keyword in node.keywords:
                     value = ast.unparse(keyword.value)
-                    assert (keyword.arg, value) not in (("shell", "True"), ("allow_pickle", "True"),
-                                                        ("weights_only", "False")), f"{path}:{node.lineno}"
+                    assert (keyword.arg, value) not in (
+                        ("shell", "True"),
+                        ("allow_pickle", "True"),
+                        ("weights_only", "False"),
+                    ), f"{path}:{node.lineno}"
                 if called == "torch.load":
-                    assert str(path).endswith("models/weights/reader.py"), f"{path}:{node.lineno} opens its own door"
-                    assert any(k.arg == "weights_only" for k in node.keywords), f"{path}:{node.lineno}"
+                    assert str(path).endswith("models/weights/reader.py"), (
+                        f"{path}:{node.lineno} opens its own door"
+                    )
+                    assert any(k.arg == "weights_only" for k in node.keywords), (
+                        f"{path}:{node.lineno}"
+                    )

@@ -1,4 +1,6 @@
-"""Locks between processes: one holder, freed by its death, also where the file system's own locks do nothing."""
+"""Locks between processes: one holder, freed by its death, also where the file system's own locks
+do nothing.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,11 @@ from tlx.errors import BusyError, ResourceError
 
 def test_a_lock_is_one_holders(tmp_path):
     path = tmp_path / "locks" / "a"
-    with locks.lock(path), pytest.raises(BusyError, match=f"process {os.getpid()}") as caught, locks.lock(path):
+    with (
+        locks.lock(path),
+        pytest.raises(BusyError, match=f"process {os.getpid()}") as caught,
+        locks.lock(path),
+    ):
         pass
     assert caught.value.exit_code == 8
     with locks.lock(path):
@@ -26,8 +32,10 @@ def test_a_lock_is_one_holders(tmp_path):
 
 def test_a_lock_left_by_a_dead_process_is_free(tmp_path):
     path = tmp_path / "a"
-    code = (f"import os; from pathlib import Path; from tlx import locks\n"
-            f"with locks.lock(Path({str(path)!r})): os._exit(9)")
+    code = (
+        f"import os; from pathlib import Path; from tlx import locks\n"
+        f"with locks.lock(Path({str(path)!r})): os._exit(9)"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
     with locks.lock(path):
         pass
@@ -35,15 +43,21 @@ def test_a_lock_left_by_a_dead_process_is_free(tmp_path):
 
 def test_waiting_for_a_lock(tmp_path):
     path = tmp_path / "a"
-    code = (f"import time; from pathlib import Path; from tlx import locks\nwith locks.lock(Path({str(path)!r})):\n"
-            "  print('held', flush=True); time.sleep(0.3)")
-    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as holder:
+    code = (
+        f"import time; from pathlib import Path; from tlx import locks\nwith "
+        f"locks.lock(Path({str(path)!r})):\n"
+        "  print('held', flush=True); time.sleep(0.3)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True
+    ) as holder:
         assert holder.stdout.readline() == "held\n"
         with locks.lock(path, wait=True):
             assert path.read_text() == f"{os.getpid()}\n"
 
 
-# ---------------------------------------------------------------- file systems whose locks do nothing
+# ---------------------------------------------------------------- file systems whose locks do
+# nothing
 
 NO_OP_FLOCK = """
 import errno, fcntl, os, sys, time
@@ -61,17 +75,25 @@ from tlx.errors import Busy
 @pytest.fixture(params=["no-op", "refused"])
 def flockless(request, monkeypatch):
     """This process's flock does nothing, or is refused; returns the word for NO_OP_FLOCK."""
+
     def refuse(fd, operation):
         raise OSError(errno.ENOSYS, "Function not implemented")
-    monkeypatch.setattr(fcntl, "flock", refuse if request.param == "refused" else lambda fd, operation: None)
+
+    monkeypatch.setattr(
+        fcntl, "flock", refuse if request.param == "refused" else lambda fd, operation: None
+    )
     locks._kind_of_locks.cache_clear()
     yield request.param
     locks._kind_of_locks.cache_clear()
 
 
 def process(how, code, *arguments):
-    return subprocess.Popen([sys.executable, "-c", NO_OP_FLOCK + code, how, *map(str, arguments)], text=True,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", NO_OP_FLOCK + code, how, *map(str, arguments)],
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
 
 
 HOLD = """
@@ -123,7 +145,9 @@ def of_another_machine(path, pid=1):
     files.write_text(path, f'{{"token": "t", "host": "elsewhere", "boot": "other", "pid": {pid}}}')
 
 
-def test_a_lease_of_another_machine_is_taken_over_when_it_is_no_longer_renewed(tmp_path, flockless, monkeypatch):
+def test_a_lease_of_another_machine_is_taken_over_when_it_is_no_longer_renewed(
+    tmp_path, flockless, monkeypatch
+):
     now = [0.0]
     monkeypatch.setattr(locks.time, "monotonic", lambda: now[0])
     path = tmp_path / "a"
@@ -151,7 +175,9 @@ def test_whoever_was_paused_for_too_long_is_told_before_it_commits(tmp_path, flo
 
 
 def test_of_many_that_take_over_one_dead_lease_one_gets_it(tmp_path, flockless):
-    """Four processes at once, twenty times; each says when it holds the lock and when it lets go."""
+    """Four processes at once, twenty times; each says when it holds the lock and when it lets
+    go.
+    """
     code = """
 for number in range(20):
     while True:
@@ -164,9 +190,15 @@ for number in range(20):
         except Busy:
             time.sleep(0.002)
 """
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], text=True, capture_output=True,
-                          check=True).stdout.strip()
-    claim = locks._content("dead").replace(f'"pid": {os.getpid()}'.encode(), f'"pid": {dead}'.encode())
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"],
+        text=True,
+        capture_output=True,
+        check=True,
+    ).stdout.strip()
+    claim = locks._content("dead").replace(
+        f'"pid": {os.getpid()}'.encode(), f'"pid": {dead}'.encode()
+    )
     (tmp_path / "a.owner").write_bytes(claim)
     crowd = [process(flockless, code, tmp_path / "a", tmp_path / "log") for _ in range(4)]
     for one in crowd:
@@ -184,8 +216,12 @@ def test_where_the_lock_service_is_down_it_is_said(tmp_path, monkeypatch):
 
     def refuse(fd, operation):
         raise OSError(errno.ENOLCK, "No locks available")
+
     monkeypatch.setattr(fcntl, "flock", refuse)
-    with pytest.raises(ResourceError, match="TLX_LOCKS=lease") as caught, locks.lock(tmp_path / "a"):
+    with (
+        pytest.raises(ResourceError, match="TLX_LOCKS=lease") as caught,
+        locks.lock(tmp_path / "a"),
+    ):
         pass
     assert caught.value.exit_code == 5
 
@@ -216,7 +252,9 @@ def test_a_process_renews_what_it_holds(tmp_path, flockless, monkeypatch):
 
 
 def test_two_processes_never_make_one_trial_twice_where_flock_does_nothing(tmp_path):
-    """Each waits for the other to begin; one of the two is told that the other is at it, or finds its result."""
+    """Each waits for the other to begin; one of the two is told that the other is at it, or finds
+    its result.
+    """
     code = """
 from tlx.lab.store import Store
 from tlx.result import Result
@@ -240,7 +278,10 @@ for number in range(12):
             time.sleep(0.002)
 """
     (tmp_path / "barrier").mkdir()
-    pair = [process("no-op", code, tmp_path / "store", tmp_path / "log", tmp_path / "barrier") for _ in range(2)]
+    pair = [
+        process("no-op", code, tmp_path / "store", tmp_path / "log", tmp_path / "barrier")
+        for _ in range(2)
+    ]
     for one in pair:
         one.communicate()
         assert one.returncode == 0

@@ -1,9 +1,17 @@
-"""tlx: which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what cost."""
+"""tlx: which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what
+cost.
+"""
 
 from types import ModuleType
 
 __version__ = "0.1.0"
-PARTS = ("data", "errors", "features", "metrics", "models")  # usable without the platform; loaded when asked for
+PARTS = (
+    "data",
+    "errors",
+    "features",
+    "metrics",
+    "models",
+)  # usable without the platform; loaded when asked for
 
 
 def __dir__() -> list[str]:

@@ -13,14 +13,22 @@ from collections.abc import Iterable, Sequence
 
 
 def escape_control(text: object) -> str:
-    """`text` with control, format and surrogate characters escaped, so that no label drives a terminal."""
-    return "".join(c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1] for c in str(text))
+    """`text` with control, format and surrogate characters escaped, so that no label drives a
+    terminal.
+    """
+    return "".join(
+        c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1]
+        for c in str(text)
+    )
 
 
 def nearest(asked: str, known: Iterable[str], n: int = 1) -> list[str]:
     """The n known names most like `asked`, likeliest first; [] when none is near."""
     by_lower = {name.lower(): name for name in known}
-    return [by_lower[match] for match in difflib.get_close_matches(asked.lower(), by_lower, n=n, cutoff=0.5)]
+    return [
+        by_lower[match]
+        for match in difflib.get_close_matches(asked.lower(), by_lower, n=n, cutoff=0.5)
+    ]
 
 
 class TlxError(Exception):
@@ -35,7 +43,9 @@ class TlxError(Exception):
 
     exit_code = 1
 
-    def __init__(self, code: str, what: str, *, where: object = "", expected: str = "", remedy: str = ""):
+    def __init__(
+        self, code: str, what: str, *, where: object = "", expected: str = "", remedy: str = ""
+    ):
         super().__init__(code, what)
         self.code, self.what, self.where = code, what, str(where)
         self.expected, self.remedy = expected, remedy
@@ -43,9 +53,13 @@ class TlxError(Exception):
     def __str__(self) -> str:
         place = f" {self.where}:" if self.where else ""
         sentences = [self.what, self.expected and f"expected {self.expected}", self.remedy]
-        return escape_control(f"error[{self.code}]{place} " + ". ".join(s.rstrip(".") for s in sentences if s))
+        return escape_control(
+            f"error[{self.code}]{place} " + ". ".join(s.rstrip(".") for s in sentences if s)
+        )
 
-    def __reduce__(self):  # exceptions cross process borders; keyword arguments do not survive by default
+    def __reduce__(
+        self,
+    ):  # exceptions cross process borders; keyword arguments do not survive by default
         return (_rebuild, (type(self), dict(self.__dict__)))
 
 
@@ -81,7 +95,9 @@ class BadDataError(TlxError):
 
 
 class MissingError(BadDataError):
-    """Something that is not there yet, with the command that makes it, or the options to give instead."""
+    """Something that is not there yet, with the command that makes it, or the options to give
+    instead.
+    """
 
     def __init__(self, what: str, where: object = "", *, made_by: str = ""):
         is_option = made_by.startswith("-")
@@ -128,7 +144,9 @@ class IntegrityError(TlxError):
 class Stopped(TlxError):
     """A signal asked for the end; work stopped at a boundary and can be resumed."""
 
-    def __init__(self, signal_number: int, what: str = "stopped on request; the same command continues"):
+    def __init__(
+        self, signal_number: int, what: str = "stopped on request; the same command continues"
+    ):
         super().__init__("stopped", what)
         self.exit_code = 128 + signal_number
 
@@ -139,7 +157,11 @@ REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, cod
     errno.EROFS: (ResourceError, "permission", "the file system is read-only"),
     errno.ENOSPC: (ResourceError, "disk-full", "no space to write"),
     errno.EDQUOT: (ResourceError, "disk-full", "no space to write within this user's quota"),
-    errno.EFBIG: (ResourceError, "disk-full", "a file larger than this user or file system may have"),
+    errno.EFBIG: (
+        ResourceError,
+        "disk-full",
+        "a file larger than this user or file system may have",
+    ),
     errno.EMFILE: (ResourceError, "limit", "too many files are open"),
     errno.ENFILE: (ResourceError, "limit", "too many files are open on this machine"),
     errno.EAGAIN: (ResourceError, "limit", "the system starts no more processes or threads"),
@@ -170,19 +192,27 @@ def refusal(error: OSError, where: object = "") -> TlxError | None:
     if error.errno not in REFUSALS:
         return None
     kind, code, what = REFUSALS[error.errno]
-    return kind(code, what, where=error.filename2 or error.filename or where, remedy=REMEDIES.get(code, ""))
+    return kind(
+        code, what, where=error.filename2 or error.filename or where, remedy=REMEDIES.get(code, "")
+    )
 
 
 def no_home() -> ResourceError:
     """Say that this user has no home folder, and what to set instead."""
-    return ResourceError("no-home", "this user has no home folder", remedy="set HOME, or name folders without ~: set "
-                    "TLX_CACHE (or --cache) to a folder of yours")
+    return ResourceError(
+        "no-home",
+        "this user has no home folder",
+        remedy="set HOME, or name folders without ~: set "
+        "TLX_CACHE (or --cache) to a folder of yours",
+    )
 
 
 def resource_error(error: BaseException) -> TlxError | None:
-    """Say in words what the system refused: files, space, threads, memory; None if `error` is not of that kind.
+    """Say in words what the system refused: files, space, threads, memory; None if `error` is not
+    of that kind.
 
-    A net below the messages that name what was being done: a limit or a permission is never a fault in tlx.
+    A net below the messages that name what was being done: a limit or a permission is never a fault
+    in tlx.
     """
     if isinstance(error, OSError):
         return refusal(error)
@@ -190,19 +220,30 @@ def resource_error(error: BaseException) -> TlxError | None:
     if isinstance(error, RuntimeError) and "home directory" in text:
         return no_home()
     if isinstance(error, RuntimeError) and "no locator available" in text:
-        return ResourceError("no-kernel-cache", "no folder for compiled kernels can be written to",
-                        remedy="set NUMBA_CACHE_DIR to a folder of yours")
+        return ResourceError(
+            "no-kernel-cache",
+            "no folder for compiled kernels can be written to",
+            remedy="set NUMBA_CACHE_DIR to a folder of yours",
+        )
     if isinstance(error, RuntimeError) and "can't start new thread" in text:
         return ResourceError("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
     if isinstance(error, ImportError) and "Too many open files" in text:
         return ResourceError("limit", "too many files are open", remedy=REMEDIES["limit"])
-    if isinstance(error, ImportError) and ("failed to map segment" in text or "Cannot allocate memory" in text):
-        return ResourceError("out-of-memory", f"no memory left to load a library ({text})",
-                        remedy="raise the limit of memory (ulimit -v shows it)")
+    if isinstance(error, ImportError) and (
+        "failed to map segment" in text or "Cannot allocate memory" in text
+    ):
+        return ResourceError(
+            "out-of-memory",
+            f"no memory left to load a library ({text})",
+            remedy="raise the limit of memory (ulimit -v shows it)",
+        )
     is_memory = isinstance(error, MemoryError) or any(
-        words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory"))
+        words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory")
+    )
     if is_memory and isinstance(error, (MemoryError, RuntimeError)):
-        return ResourceError("out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"])
+        return ResourceError(
+            "out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"]
+        )
     return None
 
 

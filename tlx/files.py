@@ -1,8 +1,9 @@
 """The one door to the disk: durable writes, checksums, manifests, journals, strict JSON.
 
 Everything durable is written as temporary name → write → fsync → rename → fsync directory. A folder
-is whole when its MANIFEST.json exists and every file in it has the SHA-256 written there. Nothing is
-written through a symbolic link; below a guarded folder (see `guard`) no folder may be one either.
+is whole when its MANIFEST.json exists and every file in it has the SHA-256 written there. Nothing
+is written through a symbolic link; below a guarded folder (see `guard`) no folder may be one
+either.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ UNWRITTEN = bytes(8)  # a run of zeros: no record of a journal has one
 
 # ---------------------------------------------------------------- durable writes
 
+
 def sync_folder(folder: Path) -> None:
     """Make the names in `folder` durable."""
     with storage_errors(folder):
@@ -43,7 +45,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """`folder`, made with its parents, each name durable. Unsafe if a link stands where a guarded folder is due."""
+    """`folder`, made with its parents, each name durable. Unsafe if a link stands where a guarded
+    folder is due.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         make_folder(folder.parent)
@@ -62,18 +66,30 @@ def storage_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise ResourceError("disk-full", f"no space to write ({error.strerror}); {free_bytes(path):,} bytes free",
-                           where=path, remedy="free some space and run the same command again; it continues") from error
+            raise ResourceError(
+                "disk-full",
+                f"no space to write ({error.strerror}); {free_bytes(path):,} bytes free",
+                where=path,
+                remedy="free some space and run the same command again; it continues",
+            ) from error
         if error.errno == errno.EIO:
-            raise ResourceError("storage-failing", "the storage reports an input/output error", where=path,
-                           remedy="nothing was committed; check the disk") from error
+            raise ResourceError(
+                "storage-failing",
+                "the storage reports an input/output error",
+                where=path,
+                remedy="nothing was committed; check the disk",
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise ResourceError("permission", f"cannot write: {error.strerror}", where=path) from error
+            raise ResourceError(
+                "permission", f"cannot write: {error.strerror}", where=path
+            ) from error
         raise
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes free to this user on the file system that holds `path` (or its nearest existing parent)."""
+    """Bytes free to this user on the file system that holds `path` (or its nearest existing
+    parent).
+    """
     path = Path(path).absolute()
     while not path.exists():
         path = path.parent
@@ -86,7 +102,8 @@ _guarded: set[Path] = set()
 
 
 def guard(root: Path) -> Path:
-    """Hold `root` as a folder of ours: what is written below it passes through no link. Return its absolute path.
+    """Hold `root` as a folder of ours: what is written below it passes through no link. Return its
+    absolute path.
 
     The root itself may be a link, and so may what leads to it: the user chose it.
     """
@@ -102,7 +119,9 @@ def _guard_of(folder: Path) -> Path | None:
 
 
 def open_folder(folder: Path) -> int:
-    """Open a folder and return its descriptor. Unsafe if it is guarded and reached through a link."""
+    """Open a folder and return its descriptor. Unsafe if it is guarded and reached through a
+    link.
+    """
     root = _guard_of(folder)
     if root is None:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -111,7 +130,9 @@ def open_folder(folder: Path) -> int:
     for name in Path(os.path.abspath(folder)).relative_to(root).parts:
         path = path / name
         try:
-            inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            inner = os.open(
+                name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd
+            )
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENOTDIR) and path.is_symlink():
                 raise _linked(path) from None
@@ -123,15 +144,19 @@ def open_folder(folder: Path) -> int:
 
 
 def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
-    """Open a file that tlx writes and return its descriptor; its name is looked up in its opened folder.
+    """Open a file that tlx writes and return its descriptor; its name is looked up in its opened
+    folder.
 
-    Unsafe if the name is a link (also a second hard link: another file would change too) or no regular file.
+    Unsafe if the name is a link (also a second hard link: another file would change too) or no
+    regular file.
     """
     path = Path(path)
     with storage_errors(path):
         folder = open_folder(path.parent)
         try:
-            fd = os.open(path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=folder)
+            fd = os.open(
+                path.name, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode, dir_fd=folder
+            )
         except OSError as error:
             if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
                 raise _linked(path) from None
@@ -152,16 +177,22 @@ def _linked(path: Path) -> UnsafeError:
         found = "has a second name (a hard link)"
     else:
         found = "is no regular file or folder"
-    return UnsafeError("link", f"{found}; it is neither read nor written through", where=path,
-                  expected="a file or folder of its own", remedy=f"remove it: rm {path}")
+    return UnsafeError(
+        "link",
+        f"{found}; it is neither read nor written through",
+        where=path,
+        expected="a file or folder of its own",
+        remedy=f"remove it: rm {path}",
+    )
 
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends well, all or nothing, durably.
+    """A binary file that takes the place of `path` when the block ends well, all or nothing,
+    durably.
 
-    It is written under a temporary name of its own: one fixed name, or, if another writer (or what a crash left)
-    holds that, a random one. A link at `path` is replaced, not followed.
+    It is written under a temporary name of its own: one fixed name, or, if another writer (or what
+    a crash left) holds that, a random one. A link at `path` is replaced, not followed.
     """
     path = Path(path)
     make_folder(path.parent)
@@ -210,16 +241,23 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what an interrupted write left in `folder` (not below it). Call it under the folder's lock."""
+    """Remove what an interrupted write left in `folder` (not below it). Call it under the folder's
+    lock.
+    """
     for leftover in Path(folder).glob(TEMPORARY + "*"):
-        shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        shutil.rmtree(
+            leftover
+        ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
 
 
 # ---------------------------------------------------------------- checksums and manifests
 
+
 def canonical_json(value: Any) -> bytes:
     """The one spelling of a value: sorted keys, no spaces, UTF-8; NaN and infinity are refused."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
 
 
 def digest(value: Any) -> str:
@@ -234,7 +272,8 @@ def sha256(path: Path) -> str:
 
 
 def regular_files(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` by its relative name, sorted. Unsafe if anything but files and folders is there.
+    """Every file below `folder` by its relative name, sorted. Unsafe if anything but files and
+    folders is there.
 
     Links are refused, not followed: what they lead to is not the folder's own.
     """
@@ -259,31 +298,42 @@ def _raise(error: OSError) -> None:
 
 
 def seal(folder: Path, *, skip: Callable[[str], bool] = lambda name: False) -> None:
-    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it. The last write of all.
+    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it. The last
+    write of all.
 
     skip   relative names that are left out
     """
-    rows = {name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
-            for name, path in regular_files(folder).items()
-            if path.name != MANIFEST and not path.name.startswith(TEMPORARY) and not skip(name)}
+    rows = {
+        name: {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for name, path in regular_files(folder).items()
+        if path.name != MANIFEST and not path.name.startswith(TEMPORARY) and not skip(name)
+    }
     write_manifest(Path(folder), rows)
 
 
 def write_manifest(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put these rows (see `manifest`; a row may say more than bytes and SHA-256) in the place of the folder's own."""
+    """Put these rows (see `manifest`; a row may say more than bytes and SHA-256) in the place of
+    the folder's own.
+    """
     write_json(Path(folder) / MANIFEST, {"files": rows, "sha256": digest(rows)})
 
 
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a sealed folder's manifest, name → {"bytes", "sha256"}; Integrity if it is absent or damaged."""
+    """The rows of a sealed folder's manifest, name → {"bytes", "sha256"}; Integrity if it is absent
+    or damaged.
+    """
     try:
         content = read_json(Path(folder) / MANIFEST, limit=1 << 30)
         rows = content["files"]
         intact = content["sha256"] == digest(rows)
     except (OSError, BadDataError, KeyError, TypeError) as error:
-        raise IntegrityError("manifest-unreadable", f"cannot read the manifest ({error})", where=folder) from error
+        raise IntegrityError(
+            "manifest-unreadable", f"cannot read the manifest ({error})", where=folder
+        ) from error
     if not intact:
-        raise IntegrityError("manifest-damaged", "the manifest does not match its own checksum", where=folder)
+        raise IntegrityError(
+            "manifest-damaged", "the manifest does not match its own checksum", where=folder
+        )
     return rows
 
 
@@ -295,26 +345,37 @@ def verify(folder: Path) -> None:
 
 
 def check(path: Path, row: Mapping[str, Any]) -> None:
-    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row; Unsafe if it is a link."""
+    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row; Unsafe if it is a
+    link.
+    """
     if path.is_symlink():
         raise _linked(path)
     if not path.is_file():
         raise IntegrityError("file-missing", "listed in the manifest and not there", where=path)
     size = path.stat().st_size
     if size != row["bytes"]:
-        raise IntegrityError("file-size", f"{size} bytes", where=path, expected=f"{row['bytes']} bytes")
+        raise IntegrityError(
+            "file-size", f"{size} bytes", where=path, expected=f"{row['bytes']} bytes"
+        )
     if sha256(path) != row["sha256"]:
-        raise IntegrityError("file-damaged", "its bytes do not match the SHA-256 in the manifest", where=path)
+        raise IntegrityError(
+            "file-damaged", "its bytes do not match the SHA-256 in the manifest", where=path
+        )
 
 
 # ---------------------------------------------------------------- strict JSON
 
+
 def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
-    """A JSON file by strict rules: bounded size and depth, no duplicate key, no NaN, UTF-8. BadData otherwise."""
+    """A JSON file by strict rules: bounded size and depth, no duplicate key, no NaN, UTF-8. BadData
+    otherwise.
+    """
     path = Path(path)
     size = path.stat().st_size
     if size > limit:
-        raise BadDataError("json-size", f"{size:,} bytes", where=path, expected=f"at most {limit:,}")
+        raise BadDataError(
+            "json-size", f"{size:,} bytes", where=path, expected=f"at most {limit:,}"
+        )
     return parse_json(path.read_bytes(), where=path)
 
 
@@ -323,7 +384,9 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadDataError("json-encoding", f"not UTF-8 at byte {error.start}", where=where) from error
+        raise BadDataError(
+            "json-encoding", f"not UTF-8 at byte {error.start}", where=where
+        ) from error
     _refuse_depth(text, where)
 
     def no_duplicates(pairs):
@@ -340,8 +403,12 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
     try:
         return json.loads(text, object_pairs_hook=no_duplicates, parse_constant=no_constant)
     except json.JSONDecodeError as error:
-        raise BadDataError("json-syntax", f"line {error.lineno}, column {error.colno}: {error.msg}", where=where,
-                      expected="plain JSON: double quotes, no comments, no comma after the last item") from error
+        raise BadDataError(
+            "json-syntax",
+            f"line {error.lineno}, column {error.colno}: {error.msg}",
+            where=where,
+            expected="plain JSON: double quotes, no comments, no comma after the last item",
+        ) from error
     except ValueError as error:  # an integer of more digits than Python converts
         raise BadDataError("json-number", str(error), where=where) from error
 
@@ -363,12 +430,15 @@ def _refuse_depth(text: str, where: object) -> None:
 
 # ---------------------------------------------------------------- journal and lock
 
-class Journal:
-    """Append-only records, one JSON object a line with its CRC-32, each durable when `append` returns.
 
-    Opened by one process at a time (the caller holds the folder's lock); its threads may all append. A torn
-    last line (cut short, or zeros where a block never reached the disk) is cut off on opening; any other line
-    that does not match its checksum is damage and raises Integrity. Anyone may read with `Journal.read`.
+class Journal:
+    """Append-only records, one JSON object a line with its CRC-32, each durable when `append`
+    returns.
+
+    Opened by one process at a time (the caller holds the folder's lock); its threads may all
+    append. A torn last line (cut short, or zeros where a block never reached the disk) is cut off
+    on opening; any other line that does not match its checksum is damage and raises Integrity.
+    Anyone may read with `Journal.read`.
     """
 
     def __init__(self, path: Path):
@@ -389,7 +459,9 @@ class Journal:
             raise
 
     def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
-        """Add one record; on a full disk the journal is left as it was. Without `sync` it is durable after `sync()`."""
+        """Add one record; on a full disk the journal is left as it was. Without `sync` it is
+        durable after `sync()`.
+        """
         body = canonical_json(dict(record))
         line = b"%08x " % zlib.crc32(body) + body + b"\n"
         with self._one_at_a_time, storage_errors(self.path):
@@ -435,7 +507,9 @@ def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
         body = _journal_body(line)
         if body is None:
             is_last = number == len(lines) and not tail.strip(b"\0")
-            if is_last and UNWRITTEN in line:  # a record that spans blocks, the first of which was not written
+            if (
+                is_last and UNWRITTEN in line
+            ):  # a record that spans blocks, the first of which was not written
                 return records, whole
             raise _damaged_record(path, number)
         records.append(json.loads(body))
@@ -446,8 +520,12 @@ def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
 
 
 def _damaged_record(path: Path, number: int) -> IntegrityError:
-    return IntegrityError("journal-damaged", f"record {number} does not match its checksum", where=path,
-                     remedy=f"remove {path.parent} and run the same command again; it is made anew")
+    return IntegrityError(
+        "journal-damaged",
+        f"record {number} does not match its checksum",
+        where=path,
+        remedy=f"remove {path.parent} and run the same command again; it is made anew",
+    )
 
 
 def _journal_body(line: bytes) -> bytes | None:

@@ -1,11 +1,12 @@
 """Locks between processes: the kernel's where they hold, leases in files where they may not.
 
-`flock` is freed by the kernel when its holder dies, so it is used wherever it works. It does not work everywhere:
-some network file systems refuse it, some accept it and lock nothing, some lock only against processes of the same
-machine. So each file system is tested once: two descriptors must exclude each other. Where they do not, and on every
-network file system, a claim is also a file that is made with O_EXCL, which all of them do atomically. Its holder
-touches it while it lives; one that has not been touched for `LEASE_S` seconds may be taken over. A holder that was
-paused for longer loses its claim, and `Lock.confirm` tells it so before it commits.
+`flock` is freed by the kernel when its holder dies, so it is used wherever it works. It does not
+work everywhere: some network file systems refuse it, some accept it and lock nothing, some lock
+only against processes of the same machine. So each file system is tested once: two descriptors must
+exclude each other. Where they do not, and on every network file system, a claim is also a file that
+is made with O_EXCL, which all of them do atomically. Its holder touches it while it lives; one that
+has not been touched for `LEASE_S` seconds may be taken over. A holder that was paused for longer
+loses its claim, and `Lock.confirm` tells it so before it commits.
 
 `TLX_LOCKS=lease` takes leases everywhere.
 """
@@ -33,8 +34,28 @@ LEASE_S = 60.0  # a claim that was not renewed for so long may be taken over
 RENEW_S = LEASE_S / 6
 POLL_S = 0.05
 NO_FLOCK = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL)
-NETWORK = ("nfs", "nfs4", "lustre", "cifs", "smb3", "smbfs", "ceph", "beegfs", "gpfs", "glusterfs", "afs", "9p",
-           "fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.juicefs", "fuse.s3fs", "ocfs2", "gfs2", "orangefs")
+NETWORK = (
+    "nfs",
+    "nfs4",
+    "lustre",
+    "cifs",
+    "smb3",
+    "smbfs",
+    "ceph",
+    "beegfs",
+    "gpfs",
+    "glusterfs",
+    "afs",
+    "9p",
+    "fuse.sshfs",
+    "fuse.glusterfs",
+    "fuse.ceph",
+    "fuse.juicefs",
+    "fuse.s3fs",
+    "ocfs2",
+    "gfs2",
+    "orangefs",
+)
 OWNER, READER = ".owner", ".reader-"
 
 
@@ -46,18 +67,28 @@ class Lock:
     lease: Lease | None = None
 
     def confirm(self) -> None:
-        """Raise Busy if another process took the claim over while this one was paused. Free where flock holds."""
+        """Raise Busy if another process took the claim over while this one was paused. Free where
+        flock holds.
+        """
         if self.lease is not None and not self.lease.is_ours():
-            raise BusyError("lease-lost", f"this process was paused for more than {LEASE_S:.0f} s and another went on",
-                       where=self.path, remedy="nothing is lost; run the same command again")
+            raise BusyError(
+                "lease-lost",
+                f"this process was paused for more than {LEASE_S:.0f} s and another went on",
+                where=self.path,
+                remedy="nothing is lost; run the same command again",
+            )
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False, shared: bool = False, signed: bool = True) -> Iterator[Lock]:
-    """Hold the lock `path`. Busy at once, naming the holder, unless `wait`. A killed holder frees it.
+def lock(
+    path: Path, *, wait: bool = False, shared: bool = False, signed: bool = True
+) -> Iterator[Lock]:
+    """Hold the lock `path`. Busy at once, naming the holder, unless `wait`. A killed holder frees
+    it.
 
     shared  many may hold it so at once, and none alone meanwhile
-    signed  the holder's number is written into it, for the message: some file systems take milliseconds for that
+    signed  the holder's number is written into it, for the message: some file systems take
+            milliseconds for that
     """
     path = Path(path)
     files.make_folder(path.parent)
@@ -79,7 +110,9 @@ def _flocked(path: Path, *, wait: bool, shared: bool, signed: bool) -> Iterator[
     fd = files.open_own(path, os.O_RDWR | os.O_CREAT)
     _held.add(fd)
     try:
-        _flock(fd, path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        _flock(
+            fd, path, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+        )
         if signed:
             with files.storage_errors(path):
                 os.ftruncate(fd, 0)
@@ -96,14 +129,22 @@ def _flock(fd: int, path: Path, operation: int) -> None:
         fcntl.flock(fd, operation)
     except BlockingIOError:
         holder = os.pread(fd, 64, 0).decode(errors="replace").strip()
-        raise BusyError("busy", f"in use by process {holder or 'unknown'}", where=path,
-                   remedy="wait for it to end, or stop it") from None
+        raise BusyError(
+            "busy",
+            f"in use by process {holder or 'unknown'}",
+            where=path,
+            remedy="wait for it to end, or stop it",
+        ) from None
     except OSError as error:
         if error.errno not in NO_FLOCK:
             raise
-        raise ResourceError("no-locks", f"the file system gives no lock ({error.strerror})", where=path,
-                       remedy="is its lock service running? Else keep the store on another file system, with "
-                       "--mlflow-path, or set TLX_LOCKS=lease for every process that uses it") from error
+        raise ResourceError(
+            "no-locks",
+            f"the file system gives no lock ({error.strerror})",
+            where=path,
+            remedy="is its lock service running? Else keep the store on another file system, with "
+            "--mlflow-path, or set TLX_LOCKS=lease for every process that uses it",
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -146,7 +187,9 @@ def _flock_works(folder: Path) -> bool:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the file system that holds `folder` as the kernel names it; "" where it does not say."""
+    """The type of the file system that holds `folder` as the kernel names it; "" where it does not
+    say.
+    """
     try:
         rows = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
     except OSError:
@@ -162,6 +205,7 @@ def _file_system(folder: Path) -> str:
 
 
 # ---------------------------------------------------------------- leases
+
 
 @dataclass(frozen=True)
 class Lease:
@@ -186,7 +230,9 @@ class Lease:
 
 @dataclass
 class _Sight:
-    """What was last seen of another's claim, by this process's own clock: clocks of machines differ."""
+    """What was last seen of another's claim, by this process's own clock: clocks of machines
+    differ.
+    """
 
     token: str = ""
     renewed: float = 0.0
@@ -261,7 +307,9 @@ def _create(path: Path) -> Lease | None:
 
 
 def _content(token: str) -> bytes:
-    return json.dumps({"token": token, "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}).encode()
+    return json.dumps(
+        {"token": token, "host": socket.gethostname(), "boot": _boot(), "pid": os.getpid()}
+    ).encode()
 
 
 def _take_over(path: Path, flock: bool) -> Lease | None:
@@ -318,8 +366,12 @@ def _readers(path: Path, flock: bool) -> bool:
 def _busy(path: Path) -> BusyError:
     holder = _read(path.with_name(path.name + OWNER))
     named = f"process {holder['pid']} on {holder['host']}" if "pid" in holder else "another process"
-    return BusyError("busy", f"in use by {named}", where=path,
-                remedy=f"wait for it to end, or stop it; if its machine is gone, wait {LEASE_S:.0f} s")
+    return BusyError(
+        "busy",
+        f"in use by {named}",
+        where=path,
+        remedy=f"wait for it to end, or stop it; if its machine is gone, wait {LEASE_S:.0f} s",
+    )
 
 
 def _read(path: Path) -> dict[str, object]:
@@ -349,7 +401,9 @@ def _is_alive(pid: object) -> bool:
 
 @functools.cache
 def _boot() -> str:
-    """Names this start of this machine (a container has its host's): a process number counts within it."""
+    """Names this start of this machine (a container has its host's): a process number counts within
+    it.
+    """
     try:
         space = os.readlink("/proc/self/ns/pid")
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + space
@@ -372,7 +426,9 @@ def _renew() -> None:
 
 
 def _forget_locks() -> None:
-    """In a forked child: the locks are its parent's alone, and must not outlive it in a child's descriptors."""
+    """In a forked child: the locks are its parent's alone, and must not outlive it in a child's
+    descriptors.
+    """
     global _renewing
     while _held:
         os.close(_held.pop())

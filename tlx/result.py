@@ -15,10 +15,12 @@ class Result:
     """The outcome of one spec.
 
     key, kind, spec   what was asked (`Spec.key`, `Spec.kind`, `Spec.to_json`)
-    status            "finished", or "diverged" (a loss or weight became NaN or infinite; then no score is given)
+    status            "finished", or "diverged" (a loss or weight became NaN or infinite; then no
+                      score is given)
     scores            name → number; accuracies are fractions, times end in _s (seconds)
     details           other plain JSON: class names, confusion matrix, votes, stopping reason
-    cost              name → {"value", "unit", "source"}; source is "measured", "modelled" or "declared"
+    cost              name → {"value", "unit", "source"}; source is "measured", "modelled" or
+                      "declared"
     environment       versions, CPU, threads, commit: where it ran; no part of the identity
     made_from         what entered, name → digest
     """

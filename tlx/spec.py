@@ -1,4 +1,5 @@
-"""Specs: one declaration of a setting gives its identity, its command-line option and its search range.
+"""Specs: one declaration of a setting gives its identity, its command-line option and its search
+range.
 
 A spec says what to compute, never where. Its key is the SHA-256 of its `kind` and of every identity
 field that differs from its default, so a field that is added later leaves old keys unchanged, and a
@@ -35,7 +36,8 @@ class Setting:
     identity  False for a place (a path, a device): it does not enter the key
     cli       False for a field that the program fills in: it has no option
     short     one-letter option
-    search    what a search tries inside the allowed values: (low, high[, "log"]) or choices; False: nothing
+    search    what a search tries inside the allowed values: (low, high[, "log"]) or choices; False:
+              nothing
     """
 
     help: str = ""
@@ -72,8 +74,9 @@ def setting(
 class Spec:
     """Base class of everything that can be asked for.
 
-    Subclasses are frozen, keyword-only dataclasses whose fields are declared with `setting`. A class
-    whose instances have keys declares its own `kind`, a name that is kept when the class is renamed.
+    Subclasses are frozen, keyword-only dataclasses whose fields are declared with `setting`. A
+    class whose instances have keys declares its own `kind`, a name that is kept when the class is
+    renamed.
     """
 
     kind: ClassVar[str] = ""
@@ -121,7 +124,9 @@ class Spec:
         return str(kind)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the key is made of: the kind and each identity field that is not at its default."""
+        """Return what the key is made of: the kind and each identity field that is not at its
+        default.
+        """
         fields = {}
         for name, row in self.settings().items():
             value = getattr(self, name)
@@ -136,7 +141,10 @@ class Spec:
 
     def to_json(self) -> dict[str, Any]:
         """Return the kind and every field as plain JSON; `from_json` reads it back."""
-        return {"kind": self.own_kind(), **{name: _plain(getattr(self, name)) for name in self.settings()}}
+        return {
+            "kind": self.own_kind(),
+            **{name: _plain(getattr(self, name)) for name in self.settings()},
+        }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -152,7 +160,9 @@ class Spec:
         """Return a spec of these settings. Raises UnknownNameError with the nearest name."""
         for name in settings:
             if name not in cls.settings():
-                raise UnknownNameError(f"setting of {cls.__dict__.get('kind') or cls.__name__}", name, cls.settings())
+                raise UnknownNameError(
+                    f"setting of {cls.__dict__.get('kind') or cls.__name__}", name, cls.settings()
+                )
         return cls(**settings)
 
     def replace(self, **changes: Any) -> Self:
@@ -161,7 +171,9 @@ class Spec:
 
 
 def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -> Spec:
-    """Return the spec that 'name' or 'name:setting=value,setting=value' stands for in a table of specs."""
+    """Return the spec that 'name' or 'name:setting=value,setting=value' stands for in a table of
+    specs.
+    """
     name, _, pairs = text.partition(":")
     if name not in table:
         raise UnknownNameError(kind, name, table)
@@ -169,13 +181,19 @@ def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -
     for pair in filter(None, pairs.split(",")):
         field, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError("setting-form", f"'{pair}' in '{text}'", expected=f"{name}:setting=value,setting=value")
+            raise UsageError(
+                "setting-form",
+                f"'{pair}' in '{text}'",
+                expected=f"{name}:setting=value,setting=value",
+            )
         settings[field.strip().replace("-", "_")] = value.strip()
     return table[name].with_settings(settings)
 
 
 def format_spec(name: str, spec: Spec) -> str:
-    """Return `spec` as the text that `parse_spec` reads: 'name' or 'name:setting=value,…' of what is not default."""
+    """Return `spec` as the text that `parse_spec` reads: 'name' or 'name:setting=value,…' of what
+    is not default.
+    """
     changed = []
     for field in spec.settings():
         value = getattr(spec, field)
@@ -184,7 +202,8 @@ def format_spec(name: str, spec: Spec) -> str:
     return f"{name}:{','.join(changed)}" if changed else name
 
 
-# ---------------------------------------------------------------- coercion: 1 and 1.0 must be one key
+# ---------------------------------------------------------------- coercion: 1 and 1.0 must be one
+# key
 
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -193,7 +212,9 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         options = [a for a in args if a is not type(None)]
-        if value is None or (isinstance(value, str) and value.lower() in ("", "none") and type(None) in args):
+        if value is None or (
+            isinstance(value, str) and value.lower() in ("", "none") and type(None) in args
+        ):
             return None
         return _coerce(options[0], value, name)
     if origin is tuple:
@@ -207,7 +228,11 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
 
 
 def _listed(value: Any, name: str) -> Any:
-    return value if isinstance(value, (list, tuple)) else _refuse(name, value, "a list, comma-separated")
+    return (
+        value
+        if isinstance(value, (list, tuple))
+        else _refuse(name, value, "a list, comma-separated")
+    )
 
 
 def _refuse(name: str, value: Any, expected: str) -> Any:
@@ -243,7 +268,9 @@ def _to_float(value: Any, name: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         return _refuse(name, value, "a number")
-    return number + 0.0 if math.isfinite(number) else _refuse(name, value, "a finite number")  # + 0.0: no minus zero
+    return (
+        number + 0.0 if math.isfinite(number) else _refuse(name, value, "a finite number")
+    )  # + 0.0: no minus zero
 
 
 SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: lambda value, name: str(value)}
@@ -257,8 +284,12 @@ def _check_range(name: str, value: Any, row: Setting) -> None:
         if not isinstance(item, (int, float)) or isinstance(item, bool):
             continue
         if (row.low is not None and item < row.low) or (row.high is not None and item > row.high):
-            bounds = [f"at least {row.low}"] * (row.low is not None) + [f"at most {row.high}"] * (row.high is not None)
-            raise UsageError("out-of-range", f"{item}", where=option, expected=f"a value {' and '.join(bounds)}")
+            bounds = [f"at least {row.low}"] * (row.low is not None) + [f"at most {row.high}"] * (
+                row.high is not None
+            )
+            raise UsageError(
+                "out-of-range", f"{item}", where=option, expected=f"a value {' and '.join(bounds)}"
+            )
 
 
 def _plain(value: Any, identity: bool = False) -> Any:

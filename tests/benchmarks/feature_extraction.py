@@ -1,13 +1,16 @@
 """A whole feature-extraction sweep beside a plain loop that extracts and fits anew for every trial.
 
-    python tests/benchmarks/feature_extraction.py FOLDER [--shots 1,2,3,5,7,10] [--splits 5] [--crops] [--rounds 5]
+    python tests/benchmarks/feature_extraction.py FOLDER [--shots 1,2,3,5,7,10] [--splits 5]
+    [--crops] [--rounds 5]
 
-Both start with decoded images absent and have the same number of threads (tlx as so many workers of one thread), the
-same network (EfficientNet-Lite0, blocks pooled), splits, embedding (FNE) and classifiers, and the same images per
-forward pass. The plain loop reads images with torchvision's loader and Pillow, forwards the training and the test
-images of each trial, and fits scikit-learn's estimator on the features as they are. It takes hours, so each round it
-does one split of every shots, another split each round, and its time is multiplied by the number of splits: over as
-many rounds as splits it does the whole sweep once. tlx does the whole sweep every round. Medians are of sweeps.
+Both start with decoded images absent and have the same number of threads (tlx as so many workers of
+one thread), the same network (EfficientNet-Lite0, blocks pooled), splits, embedding (FNE) and
+classifiers, and the same images per forward pass. The plain loop reads images with torchvision's
+loader and Pillow, forwards the training and the test images of each trial, and fits scikit-learn's
+estimator on the features as they are. It takes hours, so each round it does one split of every
+shots, another split each round, and its time is multiplied by the number of splits: over as many
+rounds as splits it does the whole sweep once. tlx does the whole sweep every round. Medians are of
+sweeps.
 """
 
 from __future__ import annotations
@@ -62,7 +65,9 @@ class Files(torch.utils.data.Dataset):
 @torch.inference_mode()
 def features(network, paths, size, crops):
     tap = activations.Capture(network, list(range(1, len(network.blocks) + 1)), reduce="pooled")
-    loader = torch.utils.data.DataLoader(Files(paths, size, crops), batch_size=max(1, BATCH // (10 if crops else 1)))
+    loader = torch.utils.data.DataLoader(
+        Files(paths, size, crops), batch_size=max(1, BATCH // (10 if crops else 1))
+    )
     parts = [tap(x.flatten(0, 1)) for x in loader]
     return torch.cat([torch.cat(list(found.values()), dim=1) for found in parts]).numpy()
 
@@ -78,26 +83,40 @@ def plain(asked, folder, names, few, settings, number):
         split = folder.draws(shots)[number % few.splits]
         for name in names[shots]:
             rows = (folder.train(shots, split), folder.test)
-            train, test = (features(network, [find(row) for row in part], asked.input_size, asked.use_crops)
-                           for part in rows)
+            train, test = (
+                features(network, [find(row) for row in part], asked.input_size, asked.use_crops)
+                for part in rows
+            )
             y, truth = (np.array([where[row.label] for row in part]) for part in rows)
             fitted = embedding.FNE().fit(train)
-            model = fitting.fit(classifiers.classifier(name), fitted.transform(train), np.repeat(y, crops),
-                                seed=derive_seed(asked.seed, "classifier") % 2**32)
-            decided = voting.per_image(model.scores(fitted.transform(test), classes=len(where)), crops)
-            found[shots, split, name] = voting.mean_per_class_accuracy(voting.confusion(truth, decided, len(where)))
+            model = fitting.fit(
+                classifiers.classifier(name),
+                fitted.transform(train),
+                np.repeat(y, crops),
+                seed=derive_seed(asked.seed, "classifier") % 2**32,
+            )
+            decided = voting.per_image(
+                model.scores(fitted.transform(test), classes=len(where)), crops
+            )
+            found[shots, split, name] = voting.mean_per_class_accuracy(
+                voting.confusion(truth, decided, len(where))
+            )
     return found
 
 
 def ours(asked, sweep, few, settings):
     made, _ = feature_extraction_plan.feature_extraction_study(asked, few, sweep, settings)
     report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
-    return {(r.spec["shots"], r.spec["split"], r.spec["classifier"]): r.scores["test_accuracy"]
-            for r in report.results}
+    return {
+        (r.spec["shots"], r.spec["split"], r.spec["classifier"]): r.scores["test_accuracy"]
+        for r in report.results
+    }
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("folder")
     options.add_argument("--shots", default="1,2,3,5,7,10")
     options.add_argument("--splits", type=int, default=5)
@@ -108,29 +127,49 @@ def main() -> None:
     options.add_argument("--classifiers", default="all")
     given = options.parse_args()
     torch.set_num_threads(given.threads)
-    asked = FeatureExtraction(architecture="efficientnet-lite0", dataset=given.folder, input_size=given.size,
-                              use_crops=given.crops)
+    asked = FeatureExtraction(
+        architecture="efficientnet-lite0",
+        dataset=given.folder,
+        input_size=given.size,
+        use_crops=given.crops,
+    )
     few = FewShotGrid(shots=tuple(map(int, given.shots.split(","))), splits=given.splits)
     sweep = FeatureExtractionGrid(classifier=given.classifiers)
     took: dict[str, list[float]] = {"plain": [], "tlx": []}
     for number in range(given.rounds):
         base = Path(tempfile.mkdtemp())
-        settings = Settings(cache=str(base), store=str(base / "runs"), tracking=False, workers=given.threads,
-                            device="cpu", system_metrics=False)
-        found = feature_extraction_plan.look_at_features(asked, few, settings, keep=False)  # draws the splits, for both
+        settings = Settings(
+            cache=str(base),
+            store=str(base / "runs"),
+            tracking=False,
+            workers=given.threads,
+            device="cpu",
+            system_metrics=False,
+        )
+        found = feature_extraction_plan.look_at_features(
+            asked, few, settings, keep=False
+        )  # draws the splits, for both
         middle = time.perf_counter()
         mine = ours(asked, sweep, few, settings)
         took["tlx"].append(time.perf_counter() - middle)
-        names = {shots: list(dict.fromkeys(name for k, _, name in mine if k == shots)) for shots in few.shots}
+        names = {
+            shots: list(dict.fromkeys(name for k, _, name in mine if k == shots))
+            for shots in few.shots
+        }
         began = time.perf_counter()
         with threadpool_limits(given.threads):
             theirs = plain(asked, found.splits, names, few, settings, number)
         took["plain"].append((time.perf_counter() - began) * few.splits)
         worst = [abs(theirs[key] - mine[key]) for key in theirs]
         names_of = sorted({key[2] for key in theirs if theirs[key] != mine[key]})
-        print(f"round {number + 1}: plain {took['plain'][-1]:.1f} s ({len(theirs)} trials × {few.splits}), tlx "
-              f"{took['tlx'][-1]:.1f} s, {len(mine)} trials; accuracies differ in {np.count_nonzero(worst)} of "
-              f"{len(worst)}, by {max(worst):.4f} at most {names_of}", flush=True)
+        print(
+            f"round {number + 1}: plain {took['plain'][-1]:.1f} s ({len(theirs)} trials × "
+            f"{few.splits}), tlx "
+            f"{took['tlx'][-1]:.1f} s, {len(mine)} trials; accuracies differ in "
+            f"{np.count_nonzero(worst)} of "
+            f"{len(worst)}, by {max(worst):.4f} at most {names_of}",
+            flush=True,
+        )
         shutil.rmtree(base)
     a, b = (statistics.median(took[side]) for side in ("plain", "tlx"))
     print(f"medians: plain {a:.1f} s, tlx {b:.1f} s, ratio {a / b:.1f}")

@@ -1,19 +1,23 @@
 """The two nearest distances of every row, and what is made of them, beside every peer. Run by hand:
 
-    python tests/benchmarks/kernels_neighbours.py --peers PYTHON      minutes; PYTHON has faiss-cpu, scikit-dimension …
+    python tests/benchmarks/kernels_neighbours.py --peers PYTHON      minutes; PYTHON has faiss-cpu,
+      scikit-dimension …
     python tests/benchmarks/kernels_neighbours.py --quick             smaller shapes, three rounds
 
-Each peer lives in a process of its own, with its data, and they take turns in any order; the first round is dropped,
-the rest are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of their environment, so that OpenBLAS is at
-its native speed. A peer that PYTHON (or, without --peers, this interpreter) has not is left out, and said. Output is
-Markdown.
+Each peer lives in a process of its own, with its data, and they take turns in any order; the first
+round is dropped, the rest are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of
+their environment, so that OpenBLAS is at its native speed. A peer that PYTHON (or, without --peers,
+this interpreter) has not is left out, and said. Output is Markdown.
 
 ours         as it comes: halves (bfloat16) where a sample of the rows is settled by them
-differences  the same by direct float32 differences alone; double: float64 rows; plain: the way for any processor
+differences  the same by direct float32 differences alone; double: float64 rows; plain: the way for
+             any processor
 wall, cpu    seconds, of all threads
-+MiB         largest resident memory beyond what was there before a second call, in a process that gives back at once
++MiB         largest resident memory beyond what was there before a second call, in a process that
+             gives back at once
              what it frees (MALLOC_MMAP_THRESHOLD_): no page is used again, and none is hidden
-error        largest relative difference from the distances of this project (which are exact to 1e-12)
+error        largest relative difference from the distances of this project (which are exact to
+1e-12)
 """
 
 from __future__ import annotations
@@ -38,13 +42,19 @@ HALVES_BAR = 1.6  # times as fast as differences, where d is at least 512; a str
 def rows(n, d, dtype="float32"):
     """Activations of rank 48 with noise: the same numbers in every process."""
     draw = np.random.default_rng(0)
-    x = draw.standard_normal((n, 48), dtype=np.float32) @ draw.standard_normal((48, d), dtype=np.float32)
+    x = draw.standard_normal((n, 48), dtype=np.float32) @ draw.standard_normal(
+        (48, d), dtype=np.float32
+    )
     for part in range(0, n, 1000):
-        x[part:part + 1000] += 0.5 * draw.standard_normal((len(x[part:part + 1000]), d), dtype=np.float32) + 0.1
+        x[part : part + 1000] += (
+            0.5 * draw.standard_normal((len(x[part : part + 1000]), d), dtype=np.float32) + 0.1
+        )
     return x.astype(dtype)
 
 
-# ---------------------------------------------------------------- what is measured: x → (n, 2) distances, or None
+# ---------------------------------------------------------------- what is measured: x → (n, 2)
+# distances, or None
+
 
 def ours(x, threads):
     from tlx.metrics.neighbours import nearest_distances
@@ -55,7 +65,9 @@ def ours(x, threads):
 def sklearn(x, threads):
     from sklearn.neighbors import NearestNeighbors
 
-    return lambda: NearestNeighbors(n_neighbors=2, algorithm="brute", n_jobs=threads).fit(x).kneighbors()[0]
+    return lambda: (
+        NearestNeighbors(n_neighbors=2, algorithm="brute", n_jobs=threads).fit(x).kneighbors()[0]
+    )
 
 
 def torch(x, threads):
@@ -66,9 +78,15 @@ def torch(x, threads):
 
     def call():
         squares = (t * t).sum(dim=1)
-        parts = [torch.addmm(squares, t[i:i + 1024], t.T, alpha=-2).add_(squares[i:i + 1024, None])
-                 .topk(3, largest=False).values[:, 1:] for i in range(0, len(t), 1024)]
+        parts = [
+            torch.addmm(squares, t[i : i + 1024], t.T, alpha=-2)
+            .add_(squares[i : i + 1024, None])
+            .topk(3, largest=False)
+            .values[:, 1:]
+            for i in range(0, len(t), 1024)
+        ]
         return torch.cat(parts).clamp_(min=0).sqrt().numpy()
+
     return call
 
 
@@ -81,6 +99,7 @@ def faiss(x, threads):
         index = faiss.IndexFlatL2(x.shape[1])
         index.add(x)
         return np.sqrt(np.maximum(index.search(x, 3)[0][:, 1:], 0))
+
     return call
 
 
@@ -89,6 +108,7 @@ def skdim(x, threads):
 
     def call():
         TwoNN().fit(x)
+
     return call
 
 
@@ -97,6 +117,7 @@ def dadapy(x, threads):
 
     def call():
         Data(coordinates=x, verbose=False, n_jobs=threads).compute_id_2NN()
+
     return call
 
 
@@ -107,6 +128,7 @@ def sgemm(x, threads):
     def call():
         for _ in range(10):
             a @ b.T
+
     return call
 
 
@@ -115,6 +137,7 @@ def estimate(x, threads):
 
     def call():
         intrinsic_dimension(x, threads=threads)
+
     return call
 
 
@@ -123,6 +146,7 @@ def resampled(x, threads):
 
     def call():
         intrinsic_dimension_resampled(x, threads=threads)
+
     return call
 
 
@@ -144,14 +168,31 @@ def plain(x, threads):
     return ours(x, threads)
 
 
-MEASURED = {call.__name__: call for call in (ours, sklearn, torch, faiss, skdim, dadapy, sgemm, estimate, resampled,
-                                             differences, double, plain)}
+MEASURED = {
+    call.__name__: call
+    for call in (
+        ours,
+        sklearn,
+        torch,
+        faiss,
+        skdim,
+        dadapy,
+        sgemm,
+        estimate,
+        resampled,
+        differences,
+        double,
+        plain,
+    )
+}
 PEERS = ("sklearn", "torch", "faiss")
 ESTIMATORS = ("skdim", "dadapy")
 OWN = ("ours", "differences", "double", "plain", "estimate", "resampled", "sgemm")
 
 
-# ---------------------------------------------------------------- a worker: one of them, in a process of its own
+# ---------------------------------------------------------------- a worker: one of them, in a
+# process of its own
+
 
 def work(name):
     """Answer what the benchmark asks: a shape, or to measure."""
@@ -176,8 +217,13 @@ def python_of(name, asked):
 
 def extra_memory(name, n, d, asked):
     """MiB of the second call in a process of its own."""
-    worker = turns.Worker(name, python_of(name, asked), asked.threads, MALLOC_MMAP_THRESHOLD_="131072",
-                          MALLOC_TRIM_THRESHOLD_="131072")
+    worker = turns.Worker(
+        name,
+        python_of(name, asked),
+        asked.threads,
+        MALLOC_MMAP_THRESHOLD_="131072",
+        MALLOC_TRIM_THRESHOLD_="131072",
+    )
     worker.ask(n=n, d=d, threads=asked.threads)
     worker.ask(keep="")
     found = worker.ask(keep="")["mib"]
@@ -188,35 +234,66 @@ def extra_memory(name, n, d, asked):
 def compare(n, d, asked, folder):
     """One shape: all in turns, then its table."""
     names = [*OWN, *PEERS, *(ESTIMATORS if n * n * d <= 6e10 or asked.all else ())]
-    by_name = turns.in_turns({name: python_of(name, asked) for name in names}, asked.threads, asked.repeats,
-                             {"n": n, "d": d}, keep=lambda name: str(folder / name))
+    by_name = turns.in_turns(
+        {name: python_of(name, asked) for name in names},
+        asked.threads,
+        asked.repeats,
+        {"n": n, "d": d},
+        keep=lambda name: str(folder / name),
+    )
     own = by_name["ours"]
     exact = np.load(folder / "ours.npy")
-    print(f"\n### n = {n}, d = {d}\n\n| | wall | cpu | wall / ours | cpu / ours | +MiB | error | BLAS |\n"
-          "|---|---|---|---|---|---|---|---|")
+    print(
+        f"\n### n = {n}, d = {d}\n\n| | wall | cpu | wall / ours | cpu / ours | +MiB | error | "
+        f"BLAS |\n"
+        "|---|---|---|---|---|---|---|---|"
+    )
     for worker in by_name.values():
         kept = folder / f"{worker.name}.npy"
-        error = "" if not kept.exists() else f"{np.abs(np.load(kept) / np.maximum(exact, 1e-300) - 1).max():.0e}"
-        print(f"| {worker.name} | {worker.median('wall'):.3f} | {worker.median('cpu'):.3f} | "
-              f"{worker.median('wall') / own.median('wall'):.2f} | {worker.median('cpu') / own.median('cpu'):.2f} | "
-              f"{'' if worker.name == 'sgemm' else f'{extra_memory(worker.name, n, d, asked):.0f}'} | {error} | "
-              f"{worker.blas} |", flush=True)
+        error = (
+            ""
+            if not kept.exists()
+            else f"{np.abs(np.load(kept) / np.maximum(exact, 1e-300) - 1).max():.0e}"
+        )
+        print(
+            f"| {worker.name} | {worker.median('wall'):.3f} | {worker.median('cpu'):.3f} | "
+            f"{worker.median('wall') / own.median('wall'):.2f} | "
+            f"{worker.median('cpu') / own.median('cpu'):.2f} | "
+            f"{'' if worker.name == 'sgemm' else f'{extra_memory(worker.name, n, d, asked):.0f}'} "
+            f"| {error} | "
+            f"{worker.blas} |",
+            flush=True,
+        )
         kept.unlink(missing_ok=True)
     present = [by_name[name] for name in PEERS if name in by_name]
     if present:
         for what in ("wall", "cpu"):
             best = min(present, key=lambda worker: worker.median(what))
             ratio = best.median(what) / own.median(what)
-            print(f"\nbest peer by {what}: {best.name}, **{ratio:.2f}×** (bar {BAR}×: {verdict(ratio >= BAR)})")
+            print(
+                f"\nbest peer by {what}: {best.name}, **{ratio:.2f}×** (bar {BAR}×: "
+                f"{verdict(ratio >= BAR)})"
+            )
     ratio = [by_name["differences"].median(what) / own.median(what) for what in ("wall", "cpu")]
-    print(f"\nours beside differences alone: **{ratio[0]:.2f}×** wall, {ratio[1]:.2f}× cpu"
-          + (f" (stretch {HALVES_BAR}×: {verdict(min(ratio) >= HALVES_BAR)})" if d >= 512 else ""))
+    print(
+        f"\nours beside differences alone: **{ratio[0]:.2f}×** wall, {ratio[1]:.2f}× cpu"
+        + (f" (stretch {HALVES_BAR}×: {verdict(min(ratio) >= HALVES_BAR)})" if d >= 512 else "")
+    )
     ratio = by_name["resampled"].median("wall") / by_name["estimate"].median("wall")
-    print(f"\n50 resamplings: **{ratio:.2f}×** one estimate (bar {RESAMPLING_BAR}×: "
-          f"{verdict(ratio <= RESAMPLING_BAR)})")
-    rate, product = n * n * d / own.median("cpu"), 20 * 2048**2 * min(512, d) / by_name["sgemm"].median("cpu")
-    print(f"\nrate: {rate / 1e9:.0f} GF/s of a core (2 flops a term, half the pairs), {rate / product:.2f} of numpy's "
-          f"product; input {n * d * 4 / 2**20:.0f} MiB", flush=True)
+    print(
+        f"\n50 resamplings: **{ratio:.2f}×** one estimate (bar {RESAMPLING_BAR}×: "
+        f"{verdict(ratio <= RESAMPLING_BAR)})"
+    )
+    rate, product = (
+        n * n * d / own.median("cpu"),
+        20 * 2048**2 * min(512, d) / by_name["sgemm"].median("cpu"),
+    )
+    print(
+        f"\nrate: {rate / 1e9:.0f} GF/s of a core (2 flops a term, half the pairs), "
+        f"{rate / product:.2f} of numpy's "
+        f"product; input {n * d * 4 / 2**20:.0f} MiB",
+        flush=True,
+    )
     for worker in by_name.values():
         worker.end()
 
@@ -235,11 +312,19 @@ def first_calls():
     print("\n### first call (500 × 64)\n\n| cache | first | second |\n|---|---|---|")
     with tempfile.TemporaryDirectory() as cache:
         for state in ("empty", "filled", "filled"):
-            run = subprocess.run([sys.executable, "-c", FIRST], env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True,
-                                 capture_output=True, text=True)
+            run = subprocess.run(
+                [sys.executable, "-c", FIRST],
+                env=os.environ | {"NUMBA_CACHE_DIR": cache},
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             first, second = map(float, run.stdout.split())
-            print(f"| {state} | {first:.3f} s{'' if state == 'empty' else f' (bar 0.5 s: {verdict(first <= 0.5)})'} | "
-                  f"{second:.4f} s |")
+            print(
+                f"| {state} | {first:.3f} "
+                f"s{'' if state == 'empty' else f' (bar 0.5 s: {verdict(first <= 0.5)})'} | "
+                f"{second:.4f} s |"
+            )
 
 
 def verdict(good):
@@ -247,9 +332,13 @@ def verdict(good):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--worker", choices=MEASURED, help=argparse.SUPPRESS)
-    options.add_argument("--peers", help="a Python interpreter that has the peers; default: this one")
+    options.add_argument(
+        "--peers", help="a Python interpreter that has the peers; default: this one"
+    )
     options.add_argument("--quick", action="store_true", help="small shapes, 3 rounds")
     options.add_argument("--all", action="store_true", help="packages of estimators at every shape")
     options.add_argument("--shapes", nargs="+", help="n×d, such as 10000x512")
@@ -259,9 +348,15 @@ def main():
     if asked.worker:
         return work(asked.worker)
     asked.repeats = asked.repeats or (3 if asked.quick else 5)
-    shapes = [tuple(map(int, s.split("x"))) for s in asked.shapes or ()] or (QUICK if asked.quick else SHAPES)
-    print(f"{asked.threads} threads, medians of {asked.repeats}, load {os.getloadavg()[0]:.1f} at the start, "
-          f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')} here, dropped for all that is measured")
+    shapes = [tuple(map(int, s.split("x"))) for s in asked.shapes or ()] or (
+        QUICK if asked.quick else SHAPES
+    )
+    print(
+        f"{asked.threads} threads, medians of {asked.repeats}, load {os.getloadavg()[0]:.1f} at "
+        f"the start, "
+        f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')} here, dropped for all "
+        f"that is measured"
+    )
     with tempfile.TemporaryDirectory() as folder:
         for n, d in shapes:
             compare(n, d, asked, Path(folder))

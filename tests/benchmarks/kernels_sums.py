@@ -1,17 +1,22 @@
-"""Sums of squares, and comparisons of RDMs, beside every peer, against the bars of their issue. Run by hand:
+"""Sums of squares, and comparisons of RDMs, beside every peer, against the bars of their issue. Run
+by hand:
 
-    python tests/benchmarks/kernels_sums.py --peers PYTHON    minutes; PYTHON has rsatoolbox, pandas and scikit-learn
+    python tests/benchmarks/kernels_sums.py --peers PYTHON    minutes; PYTHON has rsatoolbox, pandas
+      and scikit-learn
     python tests/benchmarks/kernels_sums.py --quick           small shapes, 3 rounds
     python tests/benchmarks/kernels_sums.py --big             also a dump of 16 GiB (a sparse file)
 
-Each of them lives in a process of its own, with its data, and they take turns in any order; the first round is
-dropped, the rest are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of their environment, so that
-OpenBLAS is at its native speed. What is not installed is left out, and said. Output is Markdown.
+Each of them lives in a process of its own, with its data, and they take turns in any order; the
+first round is dropped, the rest are medians. OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out
+of their environment, so that OpenBLAS is at its native speed. What is not installed is left out,
+and said. Output is Markdown.
 
 wall, cpu    seconds; of all threads
 +MiB         largest resident memory beyond what was there before the call
-error        of SSW, relative to longer floats, at n = 2000, d = 64: rows of mean 0, sd 1; 1e4, 1; 1e4, 1e-2
-read-sum     adding up the same rows in order, by a compiled loop on as many threads: what memory gives
+error        of SSW, relative to longer floats, at n = 2000, d = 64: rows of mean 0, sd 1; 1e4, 1;
+             1e4, 1e-2
+read-sum     adding up the same rows in order, by a compiled loop on as many threads: what memory
+             gives
 """
 
 from __future__ import annotations
@@ -52,7 +57,9 @@ def rdm_pair(pairs, dtype):
     return a.astype(dtype), (a + 0.2 * draw.standard_normal(pairs)).astype(dtype)
 
 
-# ---------------------------------------------------------------- sums: (x, y, threads) → a call that gives SSW
+# ---------------------------------------------------------------- sums: (x, y, threads) → a call
+# that gives SSW
+
 
 def ours(x, y, threads):
     from tlx.metrics.sum_of_squares import sum_of_squares
@@ -75,6 +82,7 @@ def read_sum(x, y, threads):
 
     def call():
         parallel_for(len(parts), lambda part, _: add(parts[part]), threads)
+
     return call
 
 
@@ -84,6 +92,7 @@ def one_hot(x, y, threads):
     def call():
         sums = hot @ x
         return float(np.einsum("ij,ij->", x, x)) - float((sums**2 / hot.sum(axis=1)[:, None]).sum())
+
     return call
 
 
@@ -91,7 +100,9 @@ def pandas_var(x, y, threads):
     import pandas
 
     frame, counts = pandas.DataFrame(x, copy=False), np.bincount(y, minlength=CLASSES)
-    return lambda: float((frame.groupby(y).var(ddof=0).to_numpy(np.float64) * counts[:, None]).sum())
+    return lambda: float(
+        (frame.groupby(y).var(ddof=0).to_numpy(np.float64) * counts[:, None]).sum()
+    )
 
 
 def class_loop(x, y, threads):
@@ -99,8 +110,9 @@ def class_loop(x, y, threads):
         total = 0.0
         for c in range(CLASSES):
             own = x[y == c]
-            total += float(((own - own.mean(axis=0))**2).sum(dtype=np.float64))
+            total += float(((own - own.mean(axis=0)) ** 2).sum(dtype=np.float64))
         return total
+
     return call
 
 
@@ -110,6 +122,7 @@ def gaussian_nb(x, y, threads):
     def call():
         fitted = GaussianNB(var_smoothing=0).fit(x, y)
         return float((fitted.var_.astype(np.float64) * fitted.class_count_[:, None]).sum())
+
     return call
 
 
@@ -118,21 +131,31 @@ def f_classif(x, y, threads):
 
     def call():
         f_classif(x, y)
+
     return call
 
 
-SUMS = {call.__name__: call for call in (ours, read_sum, one_hot, pandas_var, class_loop, gaussian_nb, f_classif)}
-SUM_BARS = {"read_sum": ("at least 0.45 of it", lambda ratio: ratio >= 0.45), "pandas_var": ("4×", lambda r: r >= 4),
-            "class_loop": ("9×", lambda r: r >= 9)}
+SUMS = {
+    call.__name__: call
+    for call in (ours, read_sum, one_hot, pandas_var, class_loop, gaussian_nb, f_classif)
+}
+SUM_BARS = {
+    "read_sum": ("at least 0.45 of it", lambda ratio: ratio >= 0.45),
+    "pandas_var": ("4×", lambda r: r >= 4),
+    "class_loop": ("9×", lambda r: r >= 9),
+}
 
 
-# ---------------------------------------------------------------- comparisons: (a, b, threads) → a call
+# ---------------------------------------------------------------- comparisons: (a, b, threads) → a
+# call
+
 
 def our_comparison(method):
     def prepare(a, b, threads):
         from tlx.metrics.comparison import compare_rdms
 
         return lambda: compare_rdms(a, b, method, threads=threads)
+
     return prepare
 
 
@@ -141,6 +164,7 @@ def scipy_comparison(name):
         from scipy import stats
 
         return lambda: float(getattr(stats, name)(a, b).statistic)
+
     return prepare
 
 
@@ -150,13 +174,17 @@ def rsatoolbox_comparison(method):
 
         first, second = RDMs(a[None].astype(np.float64)), RDMs(b[None].astype(np.float64))
         return lambda: float(compare(first, second, method=method)[0, 0])
+
     return prepare
 
 
 COMPARED = {
-    "ours, spearman": our_comparison("spearman"), "scipy spearmanr": scipy_comparison("spearmanr"),
-    "rsatoolbox spearman": rsatoolbox_comparison("spearman"), "ours, kendall": our_comparison("kendall"),
-    "scipy kendalltau": scipy_comparison("kendalltau"), "rsatoolbox tau-a": rsatoolbox_comparison("tau-a"),
+    "ours, spearman": our_comparison("spearman"),
+    "scipy spearmanr": scipy_comparison("spearmanr"),
+    "rsatoolbox spearman": rsatoolbox_comparison("spearman"),
+    "ours, kendall": our_comparison("kendall"),
+    "scipy kendalltau": scipy_comparison("kendalltau"),
+    "rsatoolbox tau-a": rsatoolbox_comparison("tau-a"),
     "ours, whitened-cosine": our_comparison("whitened-cosine"),
     "rsatoolbox cosine_cov": rsatoolbox_comparison("cosine_cov"),
 }
@@ -164,7 +192,9 @@ COMPARED_BARS = {"scipy spearmanr": 8.0, "rsatoolbox tau-a": 2.5}
 OWN = {"ours", "read_sum", *(name for name in COMPARED if name.startswith("ours"))}
 
 
-# ---------------------------------------------------------------- a worker: one of them, in a process of its own
+# ---------------------------------------------------------------- a worker: one of them, in a
+# process of its own
+
 
 def work(name):
     """Answer what the benchmark asks: rows or RDMs, errors, or to measure."""
@@ -175,8 +205,11 @@ def work(name):
         if "errors" in asked:
             return {"errors": [SUMS[name](*rows(2000, 64, *how), 1)() for how in HARD]}
         if "n" in asked or "pairs" in asked:
-            call = (SUMS[name](*rows(asked["n"], asked["d"]), asked["threads"]) if "n" in asked else
-                    COMPARED[name](*rdm_pair(asked["pairs"], asked["dtype"]), asked["threads"]))
+            call = (
+                SUMS[name](*rows(asked["n"], asked["d"]), asked["threads"])
+                if "n" in asked
+                else COMPARED[name](*rdm_pair(asked["pairs"], asked["dtype"]), asked["threads"])
+            )
             return {"blas": turns.blas()}
         found, answer = turns.measured(call)
         return answer | {"found": found}
@@ -186,23 +219,38 @@ def work(name):
 
 def in_turns(names, asked, **data):
     """Workers that have measured, by name."""
-    pythons = {name: sys.executable if name in OWN else asked.peers or sys.executable for name in names}
+    pythons = {
+        name: sys.executable if name in OWN else asked.peers or sys.executable for name in names
+    }
     return turns.in_turns(pythons, asked.threads, asked.repeats, data)
 
 
 def sums(n, d, asked):
     found = in_turns(SUMS, asked, n=n, d=d)
     own, truth = found["ours"], [exact(*rows(2000, 64, *how)) for how in HARD]
-    print(f"\n### sum of squares, n = {n}, d = {d}, {CLASSES} classes ({n * d * 4 / 2**20:.0f} MiB)\n\n"
-          "| | wall | cpu | wall / ours | cpu / ours | +MiB | error of SSW | bar | BLAS |\n" + "|---" * 9 + "|")
+    print(
+        f"\n### sum of squares, n = {n}, d = {d}, {CLASSES} classes ({n * d * 4 / 2**20:.0f} "
+        f"MiB)\n\n"
+        "| | wall | cpu | wall / ours | cpu / ours | +MiB | error of SSW | bar | BLAS |\n"
+        + "|---" * 9
+        + "|"
+    )
     for worker in found.values():
         ratios = [worker.median(what) / own.median(what) for what in ("wall", "cpu")]
         text, good = SUM_BARS.get(worker.name, ("", None))
         errors = worker.ask(errors=True)["errors"]
-        errors = "" if None in errors else " ".join(f"{abs(e / t - 1):.0e}" for e, t in zip(errors, truth, strict=True))
-        print(f"| {worker.name} | {worker.median('wall'):.4f} | {worker.median('cpu'):.4f} | {ratios[0]:.2f} | "
-              f"{ratios[1]:.2f} | {max(run['mib'] for run in worker.runs[1:]):.0f} | {errors} | "
-              f"{text and f'{text}: {verdict(good(ratios[0]))}'} | {worker.blas} |", flush=True)
+        errors = (
+            ""
+            if None in errors
+            else " ".join(f"{abs(e / t - 1):.0e}" for e, t in zip(errors, truth, strict=True))
+        )
+        print(
+            f"| {worker.name} | {worker.median('wall'):.4f} | {worker.median('cpu'):.4f} | "
+            f"{ratios[0]:.2f} | "
+            f"{ratios[1]:.2f} | {max(run['mib'] for run in worker.runs[1:]):.0f} | {errors} | "
+            f"{text and f'{text}: {verdict(good(ratios[0]))}'} | {worker.blas} |",
+            flush=True,
+        )
         worker.end()
 
 
@@ -211,32 +259,47 @@ def exact(x, y):
     x, total = x.astype(np.longdouble) - x[0].astype(np.longdouble), 0
     for c in np.unique(y):
         own = x[y == c]
-        total += ((own - own.mean(axis=0))**2).sum()
+        total += ((own - own.mean(axis=0)) ** 2).sum()
     return float(total)
 
 
 def comparisons(pairs, dtype, asked):
-    names = [name for name in COMPARED if pairs < 5e6 or ("whitened" not in name and "_cov" not in name)]
+    names = [
+        name for name in COMPARED if pairs < 5e6 or ("whitened" not in name and "_cov" not in name)
+    ]
     found = in_turns(names, asked, pairs=pairs, dtype=dtype)
-    print(f"\n### comparison of two RDMs, {pairs:,} pairs, {dtype}\n\n"
-          "| | wall | cpu | wall / ours | cpu / ours | +MiB | result − ours | bar (cpu) |\n" + "|---" * 8 + "|")
+    print(
+        f"\n### comparison of two RDMs, {pairs:,} pairs, {dtype}\n\n"
+        "| | wall | cpu | wall / ours | cpu / ours | +MiB | result − ours | bar (cpu) |\n"
+        + "|---" * 8
+        + "|"
+    )
     for worker in found.values():
         if worker.name in OWN:
             own = worker
         ratios = [worker.median(what) / own.median(what) for what in ("wall", "cpu")]
         bar = COMPARED_BARS.get(worker.name)
-        print(f"| {worker.name} | {worker.median('wall'):.4f} | {worker.median('cpu'):.4f} | {ratios[0]:.1f} | "
-              f"{ratios[1]:.1f} | {max(run['mib'] for run in worker.runs[1:]):.0f} | "
-              f"{worker.runs[0]['found'] - own.runs[0]['found']:.0e} | "
-              f"{f'{bar}×: {verdict(ratios[1] >= bar)}' if bar else ''} |", flush=True)
+        print(
+            f"| {worker.name} | {worker.median('wall'):.4f} | {worker.median('cpu'):.4f} | "
+            f"{ratios[0]:.1f} | "
+            f"{ratios[1]:.1f} | {max(run['mib'] for run in worker.runs[1:]):.0f} | "
+            f"{worker.runs[0]['found'] - own.runs[0]['found']:.0e} | "
+            f"{f'{bar}×: {verdict(ratios[1] >= bar)}' if bar else ''} |",
+            flush=True,
+        )
         worker.end()
 
 
 # ---------------------------------------------------------------- files
 
+
 def plain_reading(path, size, offset, chunk=16 << 20):
     """Two buffers in turn, one thread that reads and one that takes them: what a file gives."""
-    buffers, full, free = [np.empty(chunk, np.uint8) for _ in range(2)], threading.Semaphore(0), threading.Semaphore(2)
+    buffers, full, free = (
+        [np.empty(chunk, np.uint8) for _ in range(2)],
+        threading.Semaphore(0),
+        threading.Semaphore(2),
+    )
 
     def read():
         with open(path, "rb", buffering=0) as file:
@@ -270,7 +333,7 @@ def files(gib, asked, folder):
     out = np.lib.format.open_memmap(path, "w+", np.float32, (n, d))
     block, y = rows(4096, d)[0], np.random.default_rng(1).integers(0, CLASSES, n)
     for start in range(0, n, len(block)):
-        out[start:start + len(block)] = block[:n - start]
+        out[start : start + len(block)] = block[: n - start]
     out.flush()
     del out
     size = 4 * d * n
@@ -279,8 +342,10 @@ def files(gib, asked, folder):
         calls[name] = lambda read=read: sum_of_squares(path, y, threads=asked.threads, read=read)
     for call in calls.values():
         call()
-    print(f"\n### sum of squares of a file of {size / 2**30:.1f} GiB\n\n"
-          "| | cold GB/s | of plain | warm GB/s | of plain |\n|---|---|---|---|---|")
+    print(
+        f"\n### sum of squares of a file of {size / 2**30:.1f} GiB\n\n"
+        "| | cold GB/s | of plain | warm GB/s | of plain |\n|---|---|---|---|---|"
+    )
     speeds = {name: ([], []) for name in calls}
     for warm in (0, 1):
         for _ in range(asked.repeats):
@@ -294,7 +359,11 @@ def files(gib, asked, folder):
     for name, both in speeds.items():
         cold, warm = map(statistics.median, both)
         bar = f" (bar 0.85: {verdict(cold / plain[0] >= 0.85)})" if name == "ours, by reads" else ""
-        print(f"| {name} | {cold:.2f} | {cold / plain[0]:.2f}{bar} | {warm:.2f} | {warm / plain[1]:.2f} |", flush=True)
+        print(
+            f"| {name} | {cold:.2f} | {cold / plain[0]:.2f}{bar} | {warm:.2f} | "
+            f"{warm / plain[1]:.2f} |",
+            flush=True,
+        )
     path.unlink()
 
 
@@ -327,15 +396,28 @@ def big(gib, folder):
         out[row] = 1 + np.arange(d) % 7
     out.flush()
     del out
-    print(f"\n### a dump of {gib:.0f} GiB ({os.stat(path).st_blocks * 512 / 2**20:.0f} MiB on the disk), "
-          f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory\n\n"
-          "| way | s | GB/s | own memory at most, MiB | resident with mapped pages of the file, MiB | bar 2048 MiB |"
-          "\n|---|---|---|---|---|---|")
+    print(
+        f"\n### a dump of {gib:.0f} GiB ({os.stat(path).st_blocks * 512 / 2**20:.0f} MiB on the "
+        f"disk), "
+        f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.0f} GiB of memory\n\n"
+        "| way | s | GB/s | own memory at most, MiB | resident with mapped pages of the file, MiB "
+        "| bar 2048 MiB |"
+        "\n|---|---|---|---|---|---|"
+    )
     for way in ("rule", "read", "map"):
-        run = subprocess.run([sys.executable, "-c", BIG, path, str(n), way], check=True, capture_output=True, text=True)
+        run = subprocess.run(
+            [sys.executable, "-c", BIG, path, str(n), way],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         seconds, own, resident, _ = map(float, run.stdout.split())
-        print(f"| {way} | {seconds:.1f} | {n * d * 4 / 1e9 / seconds:.1f} | {own:.0f} | {resident:.0f} | "
-              f"{verdict(own < 2048)} |", flush=True)
+        print(
+            f"| {way} | {seconds:.1f} | {n * d * 4 / 1e9 / seconds:.1f} | {own:.0f} | "
+            f"{resident:.0f} | "
+            f"{verdict(own < 2048)} |",
+            flush=True,
+        )
     path.unlink()
 
 
@@ -353,16 +435,25 @@ for call in (lambda: sum_of_squares(x, np.arange(500) % 10), lambda: compare_rdm
 
 def first_calls():
     """Seconds of the first call with an empty and with a filled cache of compiled code."""
-    print("\n### first call, second call, s\n\n"
-          "| cache | sum of squares | Spearman | Kendall, after it |\n|---|---|---|---|")
+    print(
+        "\n### first call, second call, s\n\n"
+        "| cache | sum of squares | Spearman | Kendall, after it |\n|---|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as cache:
         for state in ("empty", "filled", "filled"):
-            run = subprocess.run([sys.executable, "-c", FIRST], env=os.environ | {"NUMBA_CACHE_DIR": cache}, check=True,
-                                 capture_output=True, text=True)
+            run = subprocess.run(
+                [sys.executable, "-c", FIRST],
+                env=os.environ | {"NUMBA_CACHE_DIR": cache},
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             taken = list(map(float, run.stdout.split()))
-            cells = [f"{first:.3f}, {second:.4f}" + (
-                "" if state == "empty" else f" (bar 0.5: {verdict(first <= 0.5)})")
-                for first, second in zip(taken[::2], taken[1::2], strict=True)]
+            cells = [
+                f"{first:.3f}, {second:.4f}"
+                + ("" if state == "empty" else f" (bar 0.5: {verdict(first <= 0.5)})")
+                for first, second in zip(taken[::2], taken[1::2], strict=True)
+            ]
             print(f"| {state} | {' | '.join(cells)} |", flush=True)
 
 
@@ -371,24 +462,42 @@ def verdict(good):
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--worker", choices=SUMS | COMPARED, help=argparse.SUPPRESS)
-    options.add_argument("--peers", help="a Python interpreter that has the peers; default: this one")
+    options.add_argument(
+        "--peers", help="a Python interpreter that has the peers; default: this one"
+    )
     options.add_argument("--quick", action="store_true", help="small shapes, 3 rounds")
-    options.add_argument("--parts", nargs="+", default=["sums", "files", "comparisons", "first"],
-                         choices=["sums", "files", "comparisons", "first"])
-    options.add_argument("--big", action="store_true", help="also a dump of 16 GiB (sparse; 1 GiB with --quick)")
-    options.add_argument("--pairs", type=int, nargs="+", help="dissimilarities, n(n − 1)/2 (default 2,001,000)")
+    options.add_argument(
+        "--parts",
+        nargs="+",
+        default=["sums", "files", "comparisons", "first"],
+        choices=["sums", "files", "comparisons", "first"],
+    )
+    options.add_argument(
+        "--big", action="store_true", help="also a dump of 16 GiB (sparse; 1 GiB with --quick)"
+    )
+    options.add_argument(
+        "--pairs", type=int, nargs="+", help="dissimilarities, n(n − 1)/2 (default 2,001,000)"
+    )
     options.add_argument("--file-gib", type=float, help="size of the file that is read (default 4)")
-    options.add_argument("--folder", help="where files are put (default: the system's temporary folder)")
+    options.add_argument(
+        "--folder", help="where files are put (default: the system's temporary folder)"
+    )
     options.add_argument("--repeats", type=int, help="rounds that count (default 5)")
     options.add_argument("--threads", type=int, default=2)
     asked = options.parse_args()
     if asked.worker:
         return work(asked.worker)
     asked.repeats = asked.repeats or (3 if asked.quick else 5)
-    print(f"{asked.threads} threads, medians of {asked.repeats}, load {os.getloadavg()[0]:.1f} at the start, "
-          f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')} here, dropped for all that is measured")
+    print(
+        f"{asked.threads} threads, medians of {asked.repeats}, load {os.getloadavg()[0]:.1f} at "
+        f"the start, "
+        f"OPENBLAS_CORETYPE {os.environ.get('OPENBLAS_CORETYPE', 'not set')} here, dropped for all "
+        f"that is measured"
+    )
     if "sums" in asked.parts:
         sums(*((5000, 512) if asked.quick else (50_000, 4096)), asked)
     with tempfile.TemporaryDirectory(dir=asked.folder) as folder:

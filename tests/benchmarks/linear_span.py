@@ -1,10 +1,12 @@
-"""Linear models fitted in the span of their training rows beside the direct scikit-learn fit. Run by hand:
+"""Linear models fitted in the span of their training rows beside the direct scikit-learn fit. Run
+by hand:
 
     python tests/benchmarks/linear_span.py            n = 200, 500, 1000, 2000; d = 12,416; minutes
     python tests/benchmarks/linear_span.py --small    n = 60; d = 2,000; seconds
 
-The two ways take turns; times are medians. `difference` is the largest difference of decision values on 500 test rows
-beside the largest decision value. A span is made anew for every fit, unless the line says that it is shared.
+The two ways take turns; times are medians. `difference` is the largest difference of decision
+values on 500 test rows beside the largest decision value. A span is made anew for every fit, unless
+the line says that it is shared.
 """
 
 from __future__ import annotations
@@ -55,8 +57,12 @@ def line(n, what, direct_s, span_s, a, b, test):
     want, got = a.scores(test), b.scores(test)
     difference = np.abs(got - want).max() / np.abs(want).max()
     same = (a.predict(test) == b.predict(test)).mean()
-    print(f"{n:6d}  {what:42s} {direct_s:9.3f} {span_s:9.3f} {direct_s / span_s:8.1f}x  {difference:10.1e}"
-          f"  {a.converged!s:6s}{b.converged!s:6s} {same:.3f}", flush=True)
+    print(
+        f"{n:6d}  {what:42s} {direct_s:9.3f} {span_s:9.3f} {direct_s / span_s:8.1f}x  "
+        f"{difference:10.1e}"
+        f"  {a.converged!s:6s}{b.converged!s:6s} {same:.3f}",
+        flush=True,
+    )
 
 
 def compare(n, d, asked):
@@ -65,20 +71,41 @@ def compare(n, d, asked):
     embedded = EMBEDDINGS[asked.embedding]().fit(x)
     train, test = embedded.transform(x), embedded.transform(rows(500, d, 10, 1)[0])
     for spec in map(classifier, asked.classifiers):
-        line(n, format_classifier(spec), *beside(lambda s=spec: fit(s, train, y), lambda s=spec: Training(train, y).fit(s),
-                                         asked.repeats), test)
+        line(
+            n,
+            format_classifier(spec),
+            *beside(
+                lambda s=spec: fit(s, train, y),
+                lambda s=spec: Training(train, y).fit(s),
+                asked.repeats,
+            ),
+            test,
+        )
     shared, spec = Training(train, y), classifier(asked.classifiers[0])
     made_s, _ = timed(lambda: shared.span)
-    line(n, f"{format_classifier(spec)}, shared ({made_s:.2f} s)",
-         *beside(lambda: fit(spec, train, y), lambda: shared.fit(spec), asked.repeats), test)
+    line(
+        n,
+        f"{format_classifier(spec)}, shared ({made_s:.2f} s)",
+        *beside(lambda: fit(spec, train, y), lambda: shared.fit(spec), asked.repeats),
+        test,
+    )
     grid = [Ridge(alpha=a) for a in np.logspace(-5, 5, 11)]
-    line(n, "ridge, 11 λ (span: left-out errors too)",
-         *beside(lambda: [fit(s, train, y) for s in grid][5],
-                 lambda: [f for f, _ in Training(train, y).ridge(grid)][5], asked.repeats), test)
+    line(
+        n,
+        "ridge, 11 λ (span: left-out errors too)",
+        *beside(
+            lambda: [fit(s, train, y) for s in grid][5],
+            lambda: [f for f, _ in Training(train, y).ridge(grid)][5],
+            asked.repeats,
+        ),
+        test,
+    )
 
 
 def main():
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     options.add_argument("--small", action="store_true")
     options.add_argument("--rows", type=int, nargs="+")
     options.add_argument("--features", type=int)
@@ -89,9 +116,15 @@ def main():
     asked = options.parse_args()
     sizes = asked.rows or ([60] if asked.small else [200, 500, 1000, 2000])
     d = asked.features or (2000 if asked.small else 12_416)
-    print(f"d = {d}, 10 classes, embedding {asked.embedding}, medians of {asked.repeats}, {asked.threads} threads")
-    print(f"{'n':>6s}  {'classifier':42s} {'direct s':>9s} {'span s':>9s} {'ratio':>9s}  {'difference':>10s}"
-          "  both converged, same predictions")
+    print(
+        f"d = {d}, 10 classes, embedding {asked.embedding}, medians of {asked.repeats}, "
+        f"{asked.threads} threads"
+    )
+    print(
+        f"{'n':>6s}  {'classifier':42s} {'direct s':>9s} {'span s':>9s} {'ratio':>9s}  "
+        f"{'difference':>10s}"
+        "  both converged, same predictions"
+    )
     with threadpool_limits(asked.threads):
         for n in sizes:
             compare(n, d, asked)

@@ -2,8 +2,9 @@
 
     python tests/benchmarks/main_job.py [--kills 20] [--figure FILE.png]
 
-Runs `tlx fine-tuning` with every default in a fresh folder; then again in another, killing it (SIGKILL, driver
-alone or the whole group) at random moments before letting it end; and compares every score of every trial.
+Runs `tlx fine-tuning` with every default in a fresh folder; then again in another, killing it
+(SIGKILL, driver alone or the whole group) at random moments before letting it end; and compares
+every score of every trial.
 """
 
 from __future__ import annotations
@@ -24,9 +25,15 @@ from tlx.lab.store import Store, reproducible_fields
 
 def start(folder: Path, cache: Path) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen([sys.executable, "-m", "tlx", "fine-tuning"], cwd=folder, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env={**os.environ, "TLX_CACHE": str(cache)},
-                            start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlx", "fine-tuning"],
+        cwd=folder,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "TLX_CACHE": str(cache)},
+        start_new_session=True,
+    )
 
 
 def scores(folder: Path) -> dict:
@@ -57,17 +64,28 @@ def main() -> None:
     began = time.perf_counter()
     text = start(base / "whole", base / "cache").communicate()[0]
     wall = time.perf_counter() - began
-    print("\n".join(line for line in text.splitlines() if "epoch" not in line and "reading" not in line))
+    print(
+        "\n".join(
+            line for line in text.splitlines() if "epoch" not in line and "reading" not in line
+        )
+    )
     print(f"wall time, everything included: {wall:.1f} s")
     if asked.figure:
         asked.figure.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(next((base / "whole").glob("tlx-runs/studies/*/few_shot_curve.png")), asked.figure)
+        shutil.copy(
+            next((base / "whole").glob("tlx-runs/studies/*/few_shot_curve.png")), asked.figure
+        )
     if asked.kills:
         print(f"now with {asked.kills} kills, seed {asked.seed}", flush=True)
         disturbed(base / "killed", base / "cache", asked.kills, asked.seed, wall)
         a, b = scores(base / "whole"), scores(base / "killed")
-        untimed = [{key: ({n: v for n, v in s.items() if not n.endswith("_s")}, c) for key, (s, c) in side.items()}
-                   for side in (a, b)]
+        untimed = [
+            {
+                key: ({n: v for n, v in s.items() if not n.endswith("_s")}, c)
+                for key, (s, c) in side.items()
+            }
+            for side in (a, b)
+        ]
         print(f"{len(b)} trials, equal to the bit: {untimed[0] == untimed[1]}")
         if untimed[0] != untimed[1]:
             sys.exit(1)

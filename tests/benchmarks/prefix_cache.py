@@ -1,11 +1,14 @@
-"""Fine-tuning the last quarter of EfficientNet-Lite0 with and without the kept prefix: speed beside the law.
+"""Fine-tuning the last quarter of EfficientNet-Lite0 with and without the kept prefix: speed beside
+the law.
 
-    python tests/benchmarks/prefix_cache.py [--backbone efficientnet-lite0] [--held 14] [--size 96] [--small]
+    python tests/benchmarks/prefix_cache.py [--backbone efficientnet-lite0] [--held 14] [--size 96]
+    [--small]
 
-Three trainings of the same recipe take turns, epoch by epoch: on kept rows, with the prefix computed in every epoch,
-and with the whole network run as one. The law (F_p + 3 F_s)/(3 F_s) counts arithmetic; convolutions before the cut
-run at another speed than those behind it, so the same law is also given in seconds measured of each part.
-CPU seconds say more than wall seconds on a busy machine.
+Three trainings of the same recipe take turns, epoch by epoch: on kept rows, with the prefix
+computed in every epoch, and with the whole network run as one. The law (F_p + 3 F_s)/(3 F_s) counts
+arithmetic; convolutions before the cut run at another speed than those behind it, so the same law
+is also given in seconds measured of each part. CPU seconds say more than wall seconds on a busy
+machine.
 """
 
 from __future__ import annotations
@@ -33,18 +36,32 @@ class Noise:
     crops = 1
 
     def __init__(self, n: int, size: int, channels: int):
-        self._array = np.random.default_rng(0).integers(0, 256, (n, size, size, channels), dtype=np.uint8)
+        self._array = np.random.default_rng(0).integers(
+            0, 256, (n, size, size, channels), dtype=np.uint8
+        )
 
     def take(self, rows: np.ndarray) -> np.ndarray:
         return self._array[rows]
 
 
 def begin(asked: argparse.Namespace, way: str, channels_last: bool) -> training._Training:
-    net = backbones.load(asked.backbone, weights=asked.weights, classes=10, seed=0, input_size=asked.size)
-    recipe = Recipe(epochs=asked.rounds + 1, freeze=asked.held, channels_last=channels_last, early_stopping=False,
-                    batch_size=asked.batch)
-    pixels, labels = Noise(asked.rows + VALIDATION, asked.size, net.channels), np.arange(asked.rows + VALIDATION) % 10
-    train, val = (Samples(pixels, i, labels[i]) for i in np.split(np.arange(len(labels)), [asked.rows]))
+    net = backbones.load(
+        asked.backbone, weights=asked.weights, classes=10, seed=0, input_size=asked.size
+    )
+    recipe = Recipe(
+        epochs=asked.rounds + 1,
+        freeze=asked.held,
+        channels_last=channels_last,
+        early_stopping=False,
+        batch_size=asked.batch,
+    )
+    pixels, labels = (
+        Noise(asked.rows + VALIDATION, asked.size, net.channels),
+        np.arange(asked.rows + VALIDATION) % 10,
+    )
+    train, val = (
+        Samples(pixels, i, labels[i]) for i in np.split(np.arange(len(labels)), [asked.rows])
+    )
     place = training.TrainingContext(prefix_bytes=1 << 40 if way == "kept" else 0)
     made = training._Training(net, train, val, recipe, 0, voting.accuracy, None, place)
     if way == "whole":
@@ -77,17 +94,30 @@ def compare(asked: argparse.Namespace, channels_last: bool) -> None:
     kept = runs["kept"].train_rows
     assert isinstance(kept, CachedBatches), runs["kept"].outcome.prefixes
     before, after = kept.cut.flops
-    print(f"channels {'last' if channels_last else 'first'}: {runs['kept'].outcome.prefixes[0].reason}")
+    print(
+        f"channels {'last' if channels_last else 'first'}: "
+        f"{runs['kept'].outcome.prefixes[0].reason}"
+    )
     for clock, name in enumerate(("wall", "CPU")):
-        middle = {way: float(np.median([took[clock] for took in s[1:]])) for way, s in seconds.items()}
-        print(f"  {name}: " + ", ".join(f"{way} {s:.3f} s" for way, s in middle.items())
-              + f"; speed-up {middle['computed'] / middle['kept']:.2f}, against the whole network "
-                f"{middle['whole'] / middle['kept']:.2f}; law in seconds "
-                f"{(middle['prefix'] + middle['kept']) / middle['kept']:.2f}")
-    print(f"  law in arithmetic {(before + 3 * after) / (3 * after):.2f}; the epoch in which rows are kept takes "
-          f"{first / middle['computed']:.2f} computed epochs of CPU")
-    print(f"  losses equal to the bit: computed {losses['kept'] == losses['computed']}, "
-          f"whole {losses['kept'] == losses['whole']}")
+        middle = {
+            way: float(np.median([took[clock] for took in s[1:]])) for way, s in seconds.items()
+        }
+        print(
+            f"  {name}: "
+            + ", ".join(f"{way} {s:.3f} s" for way, s in middle.items())
+            + f"; speed-up {middle['computed'] / middle['kept']:.2f}, against the whole network "
+            f"{middle['whole'] / middle['kept']:.2f}; law in seconds "
+            f"{(middle['prefix'] + middle['kept']) / middle['kept']:.2f}"
+        )
+    print(
+        f"  law in arithmetic {(before + 3 * after) / (3 * after):.2f}; the epoch in which rows "
+        f"are kept takes "
+        f"{first / middle['computed']:.2f} computed epochs of CPU"
+    )
+    print(
+        f"  losses equal to the bit: computed {losses['kept'] == losses['computed']}, "
+        f"whole {losses['kept'] == losses['whole']}"
+    )
 
 
 def train(run: training._Training, epoch: int) -> list[float]:
@@ -99,7 +129,14 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--backbone", default="efficientnet-lite0")
     options.add_argument("--weights", default=None)
-    for name, value in {"held": 14, "size": 96, "rows": 256, "batch": 64, "rounds": 5, "threads": 1}.items():
+    for name, value in {
+        "held": 14,
+        "size": 96,
+        "rows": 256,
+        "batch": 64,
+        "rounds": 5,
+        "threads": 1,
+    }.items():
         options.add_argument(f"--{name}", type=int, default=value)
     options.add_argument("--small", action="store_true", help="a look in seconds")
     asked = options.parse_args()

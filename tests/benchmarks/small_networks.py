@@ -1,9 +1,12 @@
-"""Two choices that make small networks quicker on a CPU, each against its opposite, interleaved, medians.
+"""Two choices that make small networks quicker on a CPU, each against its opposite, interleaved,
+medians.
 
     python tests/benchmarks/small_networks.py [--rounds 7]
 
-weights   the MNIST CNN with weights held channels last, beside channels first: training (64 rows) and scoring (256)
-memory    a training step of EfficientNet-Lite0 (96 px, 64 rows, 9 of 18 blocks frozen, random weights) in a process
+weights   the MNIST CNN with weights held channels last, beside channels first: training (64 rows)
+          and scoring (256)
+memory    a training step of EfficientNet-Lite0 (96 px, 64 rows, 9 of 18 blocks frozen, random
+          weights) in a process
           with the allocator settings of the engine's workers, beside one without: CPU seconds
 One thread throughout.
 """
@@ -36,10 +39,16 @@ def cpu_s(call, *arguments) -> float:
 
 def weights(rounds: int) -> None:
     formats = {"first": torch.contiguous_format, "last": torch.channels_last}
-    nets = {name: backbones.load("mnist-cnn", weights=None, classes=10, seed=0).to(memory_format=how)
-            for name, how in formats.items()}
+    nets = {
+        name: backbones.load("mnist-cnn", weights=None, classes=10, seed=0).to(memory_format=how)
+        for name, how in formats.items()
+    }
     took: dict[tuple[str, str], list[float]] = {}
-    train, score, y = torch.randn(64, 1, 28, 28), torch.randn(256, 1, 28, 28), torch.zeros(64, dtype=torch.long)
+    train, score, y = (
+        torch.randn(64, 1, 28, 28),
+        torch.randn(256, 1, 28, 28),
+        torch.zeros(64, dtype=torch.long),
+    )
     for _ in range(rounds):
         for name, net in nets.items():
             net.train()
@@ -51,8 +60,10 @@ def weights(rounds: int) -> None:
                 took.setdefault(("scoring", name), []).append(cpu_s(net, score))
     for what in ("training", "scoring"):
         first, last = (statistics.median(took[what, name]) for name in ("first", "last"))
-        print(f"weights: {what} channels first {1e3 * first:.2f} ms, last {1e3 * last:.2f} ms, "
-              f"ratio {first / last:.2f}")
+        print(
+            f"weights: {what} channels first {1e3 * first:.2f} ms, last {1e3 * last:.2f} ms, "
+            f"ratio {first / last:.2f}"
+        )
 
 
 def worker() -> None:
@@ -61,24 +72,36 @@ def worker() -> None:
     x = torch.randn(64, 3, 96, 96).to(memory_format=torch.channels_last)
     freezing.freeze(net, 9).train()
     step(net, x, torch.zeros(64, dtype=torch.long))
-    print(statistics.median(cpu_s(step, net, x, torch.zeros(64, dtype=torch.long)) for _ in range(5)))
+    print(
+        statistics.median(cpu_s(step, net, x, torch.zeros(64, dtype=torch.long)) for _ in range(5))
+    )
 
 
 def memory(rounds: int) -> None:
     took: dict[str, list[float]] = {"without": [], "with": []}
     for _ in range(rounds):
         for name, settings in (("without", {}), ("with", MALLOC)):
-            found = subprocess.run([sys.executable, __file__, "--worker"], env={**os.environ, **settings}, check=True,
-                                   capture_output=True, text=True)
+            found = subprocess.run(
+                [sys.executable, __file__, "--worker"],
+                env={**os.environ, **settings},
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             took[name].append(float(found.stdout))
     without, kept = (statistics.median(took[name]) for name in ("without", "with"))
-    print(f"memory: a step without {without:.3f} s, with {kept:.3f} s of CPU, ratio {without / kept:.2f}")
+    print(
+        f"memory: a step without {without:.3f} s, with {kept:.3f} s of CPU, ratio "
+        f"{without / kept:.2f}"
+    )
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--rounds", type=int, default=7)
-    options.add_argument("--worker", action="store_true", help="one measurement, for the other process")
+    options.add_argument(
+        "--worker", action="store_true", help="one measurement, for the other process"
+    )
     given = options.parse_args()
     torch.set_num_threads(1)
     if given.worker:

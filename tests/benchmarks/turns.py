@@ -1,8 +1,8 @@
-"""Processes that measure one thing each and take turns: what the benchmarks of kernels share. Standard library only, as
-the interpreters of the peers run it too.
+"""Processes that measure one thing each and take turns: what the benchmarks of kernels share.
+Standard library only, as the interpreters of the peers run it too.
 
-OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of the environment of every process, so that OpenBLAS is at its
-native speed.
+OPENBLAS_CORETYPE and OPENBLAS_L2_SIZE are taken out of the environment of every process, so that
+OpenBLAS is at its native speed.
 """
 
 from __future__ import annotations
@@ -22,9 +22,11 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_
 
 # ---------------------------------------------------------------- in the process
 
+
 def serve(handle):
-    """Answer each line of JSON on standard input by handle(what it says), a dict, as one on standard output; what
-    cannot be imported is said to be absent."""
+    """Answer each line of JSON on standard input by handle(what it says), a dict, as one on
+    standard output; what cannot be imported is said to be absent.
+    """
     for line in sys.stdin:
         try:
             answer = handle(json.loads(line))
@@ -34,11 +36,17 @@ def serve(handle):
 
 
 def measured(call):
-    """(what it gives, its wall and CPU seconds and the largest resident memory beyond what was there before, MiB)."""
+    """(what it gives, its wall and CPU seconds and the largest resident memory beyond what was
+    there before, MiB).
+    """
     Path("/proc/self/clear_refs").write_text("5")  # forgets the largest so far
     before, wall, cpu = _peak_mib(), time.perf_counter(), time.process_time()
     found = call()
-    return found, {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "mib": _peak_mib() - before}
+    return found, {
+        "wall": time.perf_counter() - wall,
+        "cpu": time.process_time() - cpu,
+        "mib": _peak_mib() - before,
+    }
 
 
 def _peak_mib():
@@ -46,27 +54,44 @@ def _peak_mib():
 
 
 def blas():
-    """The libraries of linear algebra that are loaded, and the kernels that they chose; "?" where nothing tells."""
+    """The libraries of linear algebra that are loaded, and the kernels that they chose; "?" where
+    nothing tells.
+    """
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
         return "?"
-    return ", ".join(sorted({f"{i['internal_api']} {i['version']} {i.get('architecture') or ''}".strip()
-                             for i in threadpool_info() if i["user_api"] == "blas"}))
+    return ", ".join(
+        sorted(
+            {
+                f"{i['internal_api']} {i['version']} {i.get('architecture') or ''}".strip()
+                for i in threadpool_info()
+                if i["user_api"] == "blas"
+            }
+        )
+    )
 
 
 # ---------------------------------------------------------------- in the benchmark
 
+
 class Worker:
-    """A process that measures one thing, over and over: the script that was started, called with --worker NAME."""
+    """A process that measures one thing, over and over: the script that was started, called with
+    --worker NAME.
+    """
 
     def __init__(self, name, python, threads, **variables):
         environment = {k: v for k, v in os.environ.items() if k not in DROPPED}
         environment |= variables | dict.fromkeys(THREADS, str(threads))
         self.name, self.runs, self.blas = name, [], "?"
-        self.process = subprocess.Popen([python, "-W", "ignore", sys.argv[0], "--worker", name], env=environment,
-                                        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                        stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            [python, "-W", "ignore", sys.argv[0], "--worker", name],
+            env=environment,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        )
 
     def ask(self, **what):
         """What it answers; that it is absent where it has ended."""
@@ -93,7 +118,8 @@ def in_turns(pythons, threads, repeats, data, *, once=(), keep=lambda name: ""):
 
     pythons  name → interpreter
     data     what each is asked at first
-    once     names that measure in the first round only; the others `repeats` rounds more, in another order each round
+    once     names that measure in the first round only; the others `repeats` rounds more, in
+             another order each round
     keep     where the first answer of a name is to be saved
     """
     workers = []

@@ -1,4 +1,6 @@
-"""tlx check says everything that is wrong at once: images, CSVs and crops, whatever else is wrong."""
+"""tlx check says everything that is wrong at once: images, CSVs and crops, whatever else is
+wrong.
+"""
 
 from __future__ import annotations
 

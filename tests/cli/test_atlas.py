@@ -1,4 +1,6 @@
-"""tlx atlas as a user runs it: what is missing in commands that work, --run that runs them, refusals in one line."""
+"""tlx atlas as a user runs it: what is missing in commands that work, --run that runs them,
+refusals in one line.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,16 @@ from conftest import draw_images
 
 from tlx.cli import app, options
 
-QUICK = ("--samples", 24, "--resamplings", 3, "--workers", 0, "--no-tracking", "--no-system-metrics")
+QUICK = (
+    "--samples",
+    24,
+    "--resamplings",
+    3,
+    "--workers",
+    0,
+    "--no-tracking",
+    "--no-system-metrics",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +42,9 @@ def parsed(line):
 
 
 def test_what_is_missing_is_named_by_commands_that_work(tlx, bars, tmp_path):
-    code, out, err = tlx("atlas", "--dataset", bars, "--input-size", 28, "--epochs", 2, "--repeats", 3, *QUICK)
+    code, out, err = tlx(
+        "atlas", "--dataset", bars, "--input-size", 28, "--epochs", 2, "--repeats", 3, *QUICK
+    )
     assert (code, err) == (0, "")
     found = dict(re.findall(r"^missing: (.+?): (tlx .+)$", out, re.MULTILINE))
     assert set(found) == {"cka_source, distance", "quanta, quanta_accuracy", "transfer"}
@@ -50,7 +63,9 @@ def test_what_is_missing_is_named_by_commands_that_work(tlx, bars, tmp_path):
 
 def test_run_runs_what_is_missing_and_asked_again_all_is_there(tlx, many, tmp_path):
     words = ("atlas", "--dataset", many, "--epochs", 1, "--repeats", 1, *QUICK)
-    code, out, err = tlx(*words, "--run", "--panels", "ss_ratio,cka_source,quanta,transfer,distance")
+    code, out, err = tlx(
+        *words, "--run", "--panels", "ss_ratio,cka_source,quanta,transfer,distance"
+    )
     assert (code, err) == (0, "")
     assert out.count("\n$ tlx ") + out.startswith("$ tlx ") == 3
     assert "missing: " not in out
@@ -59,12 +74,24 @@ def test_run_runs_what_is_missing_and_asked_again_all_is_there(tlx, many, tmp_pa
     assert "2 of them found done" in out
     assert "missing: " not in out
     assert out.count(" from: ") == 4
-    assert {p.name for p in (tmp_path / "here").iterdir()} == {f"atlas.{end}" for end in ("png", "svg", "csv", "json")}
+    assert {p.name for p in (tmp_path / "here").iterdir()} == {
+        f"atlas.{end}" for end in ("png", "svg", "csv", "json")
+    }
 
 
 def test_what_could_not_be_run_is_said_and_the_atlas_still_made(tlx, bars, tmp_path):
     """Of twelve images a class none are left where fifty are held back."""
-    code, out, err = tlx("atlas", "--dataset", bars, "--run", "--panels", "ss_ratio,transfer", "--out", "here", *QUICK)
+    code, out, err = tlx(
+        "atlas",
+        "--dataset",
+        bars,
+        "--run",
+        "--panels",
+        "ss_ratio,transfer",
+        "--out",
+        "here",
+        *QUICK,
+    )
     assert code == 3
     assert "--val-per-class" in err
     assert (tmp_path / "here" / "atlas.png").is_file()
@@ -79,17 +106,25 @@ def test_one_run_for_each_network_and_target(tlx, bars, tmp_path):
     assert tlx("atlas", "--dataset", bars, *words)[0] == 0
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("Atlas").experiment_id])
-    parent, = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     steps = [m.step for m in client.get_metric_history(parent.info.run_id, "id/source network")]
     assert steps == [1, 2, 3]
     assert {"atlas.png", "atlas.csv"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
 
 
-@pytest.mark.parametrize(("words", "code", "says"), [
-    (("--panels", "quant"), 2, "nearest: quanta"), (("--study", "abc"), 2, "abc"),
-    (("--samples", "4"), 2, "at least 6"), (("--dataset", "./nowhere"), 3, "nowhere"),
-    (("--finetuned", "nowhere.pth"), 3, "nowhere.pth"), (("--fraction", "2"), 2, "at most 1"),
-    (("--reduce", "pool"), 2, "nearest: pooled"), (("--architecture", "resnet51"), 2, "nearest: resnet50")])
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("--panels", "quant"), 2, "nearest: quanta"),
+        (("--study", "abc"), 2, "abc"),
+        (("--samples", "4"), 2, "at least 6"),
+        (("--dataset", "./nowhere"), 3, "nowhere"),
+        (("--finetuned", "nowhere.pth"), 3, "nowhere.pth"),
+        (("--fraction", "2"), 2, "at most 1"),
+        (("--reduce", "pool"), 2, "nearest: pooled"),
+        (("--architecture", "resnet51"), 2, "nearest: resnet50"),
+    ],
+)
 def test_a_wrong_word_gets_one_line_and_nothing_is_run(tlx, bars, tmp_path, words, code, says):
     found = tlx("atlas", "--dataset", bars, *QUICK, *words)
     assert found[0] == code

@@ -14,7 +14,8 @@ def test_splits_are_drawn_checked_and_a_leak_is_refused(tlx, bars, tmp_path):
     assert tlx("splits", "draw", "csvs", "--dataset", bars, *words)[0] == 0
     names = {p.name for p in (tmp_path / "csvs").glob("*.csv")}
     assert names == {"val.csv", "test.csv", "all_images.csv"} | {
-        f"train_samples_{k:02d}_split_{s}.csv" for k in (1, 2) for s in (0, 1)}
+        f"train_samples_{k:02d}_split_{s}.csv" for k in (1, 2) for s in (0, 1)
+    }
     code, _, err = tlx("splits", "check", "csvs")
     assert code == 3, "by the CSVs alone: train and test of these images have the same file names"
     assert "suspected" in err
@@ -30,7 +31,9 @@ def test_splits_are_drawn_checked_and_a_leak_is_refused(tlx, bars, tmp_path):
     assert code == 3
     assert "train_samples_02_split_1.csv" in err
     assert "val.csv" in err
-    assert tlx("fine-tuning", "--dataset", bars, "--split-path", "leaky")[0] == 3, "trials run the same check"
+    assert tlx("fine-tuning", "--dataset", bars, "--split-path", "leaky")[0] == 3, (
+        "trials run the same check"
+    )
 
 
 def test_crops_are_written_with_their_manifest_and_used(tlx, bars, tmp_path):
@@ -40,23 +43,73 @@ def test_crops_are_written_with_their_manifest_and_used(tlx, bars, tmp_path):
     image = tmp_path / "crops" / "train" / "bar0"
     assert len(list(image.glob("000_crop_*.png"))) == 10
     manifest = json.loads(next((tmp_path / "crops").glob("*.json")).read_text())
-    assert [name.split()[0] for name in manifest["order"]] == ["upper"] * 4 + ["lower"] * 4 + ["centre"] * 2
+    assert [name.split()[0] for name in manifest["order"]] == ["upper"] * 4 + ["lower"] * 4 + [
+        "centre"
+    ] * 2
     again = tlx("crops", "crops", "--dataset", bars, "--size", 28)[1]
     assert "of 0 images made, of 60 kept" in again
-    code, out, _ = tlx("fine-tuning", "--dataset", bars, "--precomputed-crops", "crops", "--shots", 1, "--splits", 1,
-                       "--val-per-class", 3, "--epochs", 1, "--workers", 0, "--no-tracking")
+    code, out, _ = tlx(
+        "fine-tuning",
+        "--dataset",
+        bars,
+        "--precomputed-crops",
+        "crops",
+        "--shots",
+        1,
+        "--splits",
+        1,
+        "--val-per-class",
+        3,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        "--no-tracking",
+    )
     assert code == 0
     for crop in (tmp_path / "crops").rglob("*_crop_7.png"):
         crop.unlink()
-    code, _, err = tlx("fine-tuning", "--dataset", bars, "--precomputed-crops", "crops", "--shots", 2, "--splits", 1,
-                       "--val-per-class", 3, "--epochs", 1, "--workers", 0, "--no-tracking")
+    code, _, err = tlx(
+        "fine-tuning",
+        "--dataset",
+        bars,
+        "--precomputed-crops",
+        "crops",
+        "--shots",
+        2,
+        "--splits",
+        1,
+        "--val-per-class",
+        3,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        "--no-tracking",
+    )
     assert code == 3
     assert "_crop_7" in err
 
 
 def test_pretraining_leaves_weights_that_fine_tuning_starts_from(tlx, bars, tmp_path):
-    code, out, err = tlx("pretrain", "--dataset", bars, "--epochs", 2, "--val-per-class", 3, "--learning-rate", "0.001",
-                         "--out", "bars.safetensors", "--note", "bars", "--workers", 0, "--no-tracking")
+    code, out, err = tlx(
+        "pretrain",
+        "--dataset",
+        bars,
+        "--epochs",
+        2,
+        "--val-per-class",
+        3,
+        "--learning-rate",
+        "0.001",
+        "--out",
+        "bars.safetensors",
+        "--note",
+        "bars",
+        "--workers",
+        0,
+        "--no-tracking",
+    )
     assert code == 0, err
     record = json.loads((tmp_path / "bars.json").read_text())
     assert record["note"] == "bars"
@@ -64,8 +117,26 @@ def test_pretraining_leaves_weights_that_fine_tuning_starts_from(tlx, bars, tmp_
     assert record["spec"]["optimizer"] == "adam"
     tensors = weights_reader.read(tmp_path / "bars.safetensors", sha256=record["sha256"])
     assert tensors["fc2.weight"].shape == (3, 128)
-    code, out, err = tlx("fine-tuning", "--dataset", bars, "--model", "bars.safetensors", "--shots", 1, "--splits", 1,
-                         "--val-per-class", 3, "--epochs", 1, "--workers", 0, "--no-tracking", "--freeze", 2)
+    code, out, err = tlx(
+        "fine-tuning",
+        "--dataset",
+        bars,
+        "--model",
+        "bars.safetensors",
+        "--shots",
+        1,
+        "--splits",
+        1,
+        "--val-per-class",
+        3,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        "--no-tracking",
+        "--freeze",
+        2,
+    )
     assert code == 0, err
     assert "mean per-class test accuracy" in out
 
@@ -76,7 +147,9 @@ def test_check_says_ready_or_everything_wrong(tlx, bars, tmp_path):
     assert "ready" in out
     assert "GB free" in out
     assert "estimate, from one batch" in out
-    code, out, err = tlx("check", "--dataset", bars, "--shots", "1,50", "--val-per-class", 3, "--model", "none.pth")
+    code, out, err = tlx(
+        "check", "--dataset", bars, "--shots", "1,50", "--val-per-class", 3, "--model", "none.pth"
+    )
     assert code == 3
     assert "none.pth" in err
     assert "bar0" in err
@@ -84,8 +157,22 @@ def test_check_says_ready_or_everything_wrong(tlx, bars, tmp_path):
 
 
 def test_what_was_not_tracked_is_sent_by_sync(tlx, bars, tmp_path):
-    words = ("fine-tuning", "--dataset", bars, "--shots", 1, "--splits", 1, "--val-per-class", 3, "--epochs", 1,
-             "--workers", 0, "--no-system-metrics")
+    words = (
+        "fine-tuning",
+        "--dataset",
+        bars,
+        "--shots",
+        1,
+        "--splits",
+        1,
+        "--val-per-class",
+        3,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        "--no-system-metrics",
+    )
     assert tlx(*words, "--no-tracking")[0] == 0
     assert not (tmp_path / "mlflow.db").exists()
     assert tlx("sync")[0] == 0
@@ -95,12 +182,31 @@ def test_what_was_not_tracked_is_sent_by_sync(tlx, bars, tmp_path):
     runs = client.search_runs([client.get_experiment_by_name("Fine-tuning").experiment_id])
     assert sorted(run.info.status for run in runs) == ["FINISHED", "FINISHED"]
     assert "0 left" in tlx("sync")[1]
-    assert len(client.search_runs([client.get_experiment_by_name("Fine-tuning").experiment_id])) == 2
+    assert (
+        len(client.search_runs([client.get_experiment_by_name("Fine-tuning").experiment_id])) == 2
+    )
 
 
 def test_a_server_that_is_down_costs_no_trial(tlx, bars):
-    words = ("fine-tuning", "--dataset", bars, "--shots", 1, "--splits", 1, "--val-per-class", 3, "--epochs", 1,
-             "--workers", 0, "--mlflow-path", "http://bob:s3cr3t@127.0.0.1:9", "--store", "runs")
+    words = (
+        "fine-tuning",
+        "--dataset",
+        bars,
+        "--shots",
+        1,
+        "--splits",
+        1,
+        "--val-per-class",
+        3,
+        "--epochs",
+        1,
+        "--workers",
+        0,
+        "--mlflow-path",
+        "http://bob:s3cr3t@127.0.0.1:9",
+        "--store",
+        "runs",
+    )
     code, out, err = tlx(*words)
     assert code == 0
     assert "tlx sync" in out
@@ -112,12 +218,29 @@ def test_a_server_that_is_down_costs_no_trial(tlx, bars):
 
 def test_features_are_extracted_classified_exported_and_looked_after(tlx, bars, tmp_path):
     cache = ("--cache", tmp_path / "cache")
-    code, out, err = tlx("feature-extraction", "--dataset", bars, "--shots", 1, "--splits", 2, "--val-per-class", 3,
-                         "--classifier", "ncm linear-svc:C=0.1", "--no-use-crops", "--workers", 0, "--no-tracking",
-                         *cache)
+    code, out, err = tlx(
+        "feature-extraction",
+        "--dataset",
+        bars,
+        "--shots",
+        1,
+        "--splits",
+        2,
+        "--val-per-class",
+        3,
+        "--classifier",
+        "ncm linear-svc:C=0.1",
+        "--no-use-crops",
+        "--workers",
+        0,
+        "--no-tracking",
+        *cache,
+    )
     assert code == 0, err
     assert "linear-svc:C=0.1" in out
-    code, out, err = tlx("extract", "--dataset", bars, "--layers", "last", "--export", "out", *cache)
+    code, out, err = tlx(
+        "extract", "--dataset", bars, "--layers", "last", "--export", "out", *cache
+    )
     assert code == 0, err
     assert "60 × 128" in out
     names = (tmp_path / "out" / "file_names.txt").read_text().splitlines()
@@ -128,7 +251,9 @@ def test_features_are_extracted_classified_exported_and_looked_after(tlx, bars, 
     assert "2 dumps" in out
     key = out.split()[0]
     assert tlx("dumps", "verify", *cache)[0] == 0
-    damaged = max((tmp_path / "cache" / "dumps").glob(f"{key}*/*.npy"), key=lambda p: p.stat().st_size)
+    damaged = max(
+        (tmp_path / "cache" / "dumps").glob(f"{key}*/*.npy"), key=lambda p: p.stat().st_size
+    )
     data = bytearray(damaged.read_bytes())
     data[-5] ^= 4
     damaged.chmod(0o644)

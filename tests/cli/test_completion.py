@@ -1,4 +1,6 @@
-"""What the shell completes, what two bad options say, which spellings of lists are taken, and what hints name."""
+"""What the shell completes, what two bad options say, which spellings of lists are taken, and what
+hints name.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,21 @@ def specs(base=Spec):
 
 
 def settings_with_choices():
-    return sorted({(name, row) for kind in specs() if kind.__module__.startswith("tlx.")
-                   for name, row in kind.settings().items() if row.choices}, key=str)
+    return sorted(
+        {
+            (name, row)
+            for kind in specs()
+            if kind.__module__.startswith("tlx.")
+            for name, row in kind.settings().items()
+            if row.choices
+        },
+        key=str,
+    )
 
 
-@pytest.mark.parametrize(("name", "row"), settings_with_choices(), ids=lambda one: one if isinstance(one, str) else "")
+@pytest.mark.parametrize(
+    ("name", "row"), settings_with_choices(), ids=lambda one: one if isinstance(one, str) else ""
+)
 def test_every_choice_completes(name, row):
     complete = completion(name, row)
     for choice in map(str, row.choices):
@@ -37,10 +49,17 @@ def test_every_choice_completes(name, row):
         assert choice in complete(choice[:2])
 
 
-@pytest.mark.parametrize(("name", "begun", "found"), [
-    ("architecture", "mnist", "mnist-cnn"), ("dataset", "dig", "digits"),
-    ("classifier", "ridge,line", "ridge,linear-svc"),
-    ("treatments", "baseA,An", "baseA,AnB"), ("study", "fine", "fine-tuning"), ("embedding", "f", "fne")])
+@pytest.mark.parametrize(
+    ("name", "begun", "found"),
+    [
+        ("architecture", "mnist", "mnist-cnn"),
+        ("dataset", "dig", "digits"),
+        ("classifier", "ridge,line", "ridge,linear-svc"),
+        ("treatments", "baseA,An", "baseA,AnB"),
+        ("study", "fine", "fine-tuning"),
+        ("embedding", "f", "fne"),
+    ],
+)
 def test_names_of_tables_complete_after_a_comma_too(name, begun, found):
     from tlx.spec import Setting
 
@@ -73,13 +92,18 @@ def test_every_name_that_completes_is_a_setting():
 
 # ---------------------------------------------------------------- what is wrong, all at once
 
-@pytest.mark.parametrize("words", [
-    ["fine-tuning", "--epochs", "0", "--optimizer", "adm"],          # of one spec
-    ["fine-tuning", "--epochs", "0", "--splits", "none at all"],     # of two
-    ["fine-tuning", "--epochs", "x", "--workers", "-3"],
-    ["analyze", "--rdm", "cosin", "--threads", "0"],
-    ["chop", "--epochs", "0", "--batch-size", "0"],
-], ids=" ".join)
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fine-tuning", "--epochs", "0", "--optimizer", "adm"],  # of one spec
+        ["fine-tuning", "--epochs", "0", "--splits", "none at all"],  # of two
+        ["fine-tuning", "--epochs", "x", "--workers", "-3"],
+        ["analyze", "--rdm", "cosin", "--threads", "0"],
+        ["chop", "--epochs", "0", "--batch-size", "0"],
+    ],
+    ids=" ".join,
+)
 def test_two_bad_options_are_both_named(tlx, words):
     code, _, err = tlx(*words)
     assert code == 2
@@ -90,12 +114,21 @@ def test_two_bad_options_are_both_named(tlx, words):
 
 # ---------------------------------------------------------------- lists
 
-@pytest.mark.parametrize(("text", "words"), [
-    ("ridge,lda", ["ridge", "lda"]), ("ridge lda", ["ridge", "lda"]), ("ridge, lda", ["ridge", "lda"]),
-    ("knn:k=3,weights=distance", ["knn:k=3,weights=distance"]),
-    ("knn:k=3,weights=distance,ridge:alpha=2,lda", ["knn:k=3,weights=distance", "ridge:alpha=2", "lda"]),
-    ("ncm linear-svc:C=0.1", ["ncm", "linear-svc:C=0.1"]),
-])
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("ridge,lda", ["ridge", "lda"]),
+        ("ridge lda", ["ridge", "lda"]),
+        ("ridge, lda", ["ridge", "lda"]),
+        ("knn:k=3,weights=distance", ["knn:k=3,weights=distance"]),
+        (
+            "knn:k=3,weights=distance,ridge:alpha=2,lda",
+            ["knn:k=3,weights=distance", "ridge:alpha=2", "lda"],
+        ),
+        ("ncm linear-svc:C=0.1", ["ncm", "linear-svc:C=0.1"]),
+    ],
+)
 def test_classifiers_may_be_separated_by_commas(text, words):
     assert split_words(text) == words
     assert len(FeatureExtractionGrid(classifier=text).classifiers) == len(words)
@@ -103,13 +136,18 @@ def test_classifiers_may_be_separated_by_commas(text, words):
 
 # ---------------------------------------------------------------- hints
 
+
 def test_what_makes_a_missing_thing_is_a_command_or_an_option_that_there_is():
     commands = {*app.COMMANDS, "splits draw"}
     known = {name.replace("_", "-") for kind in specs() for name in kind.settings()}
     hints = []
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.keyword) and node.arg == "made_by" and isinstance(node.value, ast.Constant):
+            if (
+                isinstance(node, ast.keyword)
+                and node.arg == "made_by"
+                and isinstance(node.value, ast.Constant)
+            ):
                 hints.append(node.value.value)
     assert len(hints) > 5
     for hint in filter(None, hints):

@@ -1,4 +1,6 @@
-"""How a command ends: a pipe that closes, output that is full or closed, signals, and what may be printed."""
+"""How a command ends: a pipe that closes, output that is full or closed, signals, and what may be
+printed.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,28 @@ from tlx.cli import output
 
 TLX = [sys.executable, "-m", "tlx"]
 SHORT = {  # every command that lists or ends without a study → its words
-    "help": ["--help"], "version": ["--version"], "datasets": ["datasets"], "backbones": ["backbones"],
-    "backbone": ["backbones", "mnist-cnn"], "regression": ["regression"], "dumps": ["dumps", "ls"],
+    "help": ["--help"],
+    "version": ["--version"],
+    "datasets": ["datasets"],
+    "backbones": ["backbones"],
+    "backbone": ["backbones", "mnist-cnn"],
+    "regression": ["regression"],
+    "dumps": ["dumps", "ls"],
 }
-TINY = ["--shots", "1", "--splits", "1", "--val-per-class", "3", "--epochs", "1", "--no-use-crops", "--workers", "0",
-        "--no-tracking"]
+TINY = [
+    "--shots",
+    "1",
+    "--splits",
+    "1",
+    "--val-per-class",
+    "3",
+    "--epochs",
+    "1",
+    "--no-use-crops",
+    "--workers",
+    "0",
+    "--no-tracking",
+]
 
 
 def run(words, tmp_path, cache, **options):
@@ -43,7 +62,13 @@ def test_a_reader_that_is_gone_ends_a_command_with_141(name, tmp_path, cache):
 def test_a_reader_that_is_gone_ends_a_study_with_141(tmp_path, cache, bars):
     read, write = os.pipe()
     os.close(read)
-    done = run(["fine-tuning", "--dataset", bars, *TINY], tmp_path, cache, stdout=write, stderr=subprocess.PIPE)
+    done = run(
+        ["fine-tuning", "--dataset", bars, *TINY],
+        tmp_path,
+        cache,
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
     os.close(write)
     assert (done.returncode, text_of(done)) == (141, "")
 
@@ -54,32 +79,52 @@ def test_output_that_is_full_is_a_sentence(name, tmp_path, cache):
     with open("/dev/full", "w") as full:
         done = run(SHORT[name], tmp_path, cache, stdout=full, stderr=subprocess.PIPE)
     assert done.returncode == 5, text_of(done)
-    assert "standard output cannot be written to" in text_of(done) or "no space to write" in text_of(done)
+    assert "standard output cannot be written to" in text_of(
+        done
+    ) or "no space to write" in text_of(done)
     assert "Traceback" not in text_of(done)
 
 
-@pytest.mark.parametrize(("name", "closed"), [*((name, (0, 1, 2)) for name in SHORT), ("datasets", (1,)),
-                                              ("datasets", (1, 2))], ids=str)
+@pytest.mark.parametrize(
+    ("name", "closed"),
+    [*((name, (0, 1, 2)) for name in SHORT), ("datasets", (1,)), ("datasets", (1, 2))],
+    ids=str,
+)
 def test_closed_streams_change_no_exit_code(name, closed, tmp_path, cache):
     redirections = " ".join(f"{number}{'<' if not number else '>'}&-" for number in closed)
-    done = subprocess.run(["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *TLX, *SHORT[name]], cwd=tmp_path,
-                          env=os.environ | {"TLX_CACHE": str(cache)}, stderr=subprocess.PIPE)
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'exec "$@" {redirections}', "sh", *TLX, *SHORT[name]],
+        cwd=tmp_path,
+        env=os.environ | {"TLX_CACHE": str(cache)},
+        stderr=subprocess.PIPE,
+    )
     assert (done.returncode, text_of(done)) == (0, "")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
 def test_every_stream_takes_every_character(encoding, tmp_path, cache):
-    done = run(["regression"], tmp_path, cache, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-               env={"PYTHONIOENCODING": encoding})
+    done = run(
+        ["regression"],
+        tmp_path,
+        cache,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PYTHONIOENCODING": encoding},
+    )
     assert done.returncode == 0, text_of(done)
     assert done.stdout.decode(encoding)
 
 
 def test_an_accented_folder_is_read_in_the_c_locale(tmp_path, cache, bars):
     (tmp_path / "donnÉes").symlink_to(bars)
-    done = run(["check", "--dataset", "donnÉes", "--shots", 1, "--splits", 1, "--val-per-class", 3], tmp_path, cache,
-               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-               env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+    done = run(
+        ["check", "--dataset", "donnÉes", "--shots", 1, "--splits", 1, "--val-per-class", 3],
+        tmp_path,
+        cache,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    )
     assert done.returncode == 0, text_of(done)
     done.stdout.decode("ascii")
 
@@ -100,8 +145,12 @@ cli.main()
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
 def test_a_signal_while_images_are_read(name, code, tmp_path, cache):
     """A shell shows the death by signal n as 128 + n."""
-    done = subprocess.run([sys.executable, "-c", WAITING.format(name=name)], cwd=tmp_path, stderr=subprocess.PIPE,
-                          env=os.environ | {"TLX_CACHE": str(cache)})
+    done = subprocess.run(
+        [sys.executable, "-c", WAITING.format(name=name)],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        env=os.environ | {"TLX_CACHE": str(cache)},
+    )
     assert done.returncode == code, text_of(done)
     assert "Traceback" not in text_of(done)
 
@@ -135,23 +184,44 @@ def test_nothing_in_the_command_line_prints_but_one_function():
             assert "print(" not in path.read_text().replace("console.print(visible(", ""), path
 
 
-@pytest.mark.parametrize("words", [["check"], ["splits", "draw", "csvs"], ["crops", "made", "--size", "8"],
-                                   ["extract", "--layers", "last"], ["fine-tuning", *TINY]], ids=lambda w: w[0])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["check"],
+        ["splits", "draw", "csvs"],
+        ["crops", "made", "--size", "8"],
+        ["extract", "--layers", "last"],
+        ["fine-tuning", *TINY],
+    ],
+    ids=lambda w: w[0],
+)
 def test_an_escape_in_a_class_or_folder_name_reaches_no_terminal(words, tlx, tmp_path, cache):
     from conftest import draw_images
 
     root = draw_images(tmp_path / f"data{ESCAPE}", per_class=6, splits=("train", "test"))
     for side in ("train", "test"):
         (root / side / "bar0").rename(root / side / f"bar{ESCAPE}")
-    few = ["--shots", "1", "--splits", "1", "--val-per-class", "3"] if words[0] in ("check", "splits") else []
+    few = (
+        ["--shots", "1", "--splits", "1", "--val-per-class", "3"]
+        if words[0] in ("check", "splits")
+        else []
+    )
     _, out, err = tlx(*words, *few, "--dataset", root)
     assert "\x1b" not in out + err
     assert "\x07" not in out + err
 
 
 def test_an_escape_in_an_option_reaches_no_terminal(tlx):
-    for words in ([f"--{ESCAPE}"], [ESCAPE], ["fine-tuning", "--architecture", ESCAPE], ["dumps", "rm", ESCAPE],
-                  ["datasets", ESCAPE], ["backbones", ESCAPE], ["plot", ESCAPE], ["regression", ESCAPE]):
+    for words in (
+        [f"--{ESCAPE}"],
+        [ESCAPE],
+        ["fine-tuning", "--architecture", ESCAPE],
+        ["dumps", "rm", ESCAPE],
+        ["datasets", ESCAPE],
+        ["backbones", ESCAPE],
+        ["plot", ESCAPE],
+        ["regression", ESCAPE],
+    ):
         code, out, err = tlx(*words)
         assert code in (2, 3), words
         assert "\x1b" not in out + err, words
@@ -160,5 +230,3 @@ def test_an_escape_in_an_option_reaches_no_terminal(tlx):
 def test_say_prints_each_argument_as_one_line(capsys):
     output.say("a\nb", "c\x1b")
     assert capsys.readouterr().out == "a\\nb\nc\\x1b\n"
-
-

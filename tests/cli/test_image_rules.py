@@ -1,4 +1,5 @@
-"""The rules for images, held in every command that reads them: links, split folders, copies, kinds that are not read.
+"""The rules for images, held in every command that reads them: links, split folders, copies, kinds
+that are not read.
 
 One table of commands, so that a command that is added is held to all rules by one row.
 """
@@ -18,7 +19,14 @@ ALL = ("--epochs", 1, "--val-per-class", 2)
 COMMANDS = {  # a command → what it is asked beside --dataset; each trains as little as it can
     "check": ("check", *FEW),
     "fine-tuning": ("fine-tuning", *FEW, "--epochs", 1, "--no-use-crops", *WORDS),
-    "feature-extraction": ("feature-extraction", *FEW, "--classifier", "knn", "--no-use-crops", *WORDS),
+    "feature-extraction": (
+        "feature-extraction",
+        *FEW,
+        "--classifier",
+        "knn",
+        "--no-use-crops",
+        *WORDS,
+    ),
     "tune": ("tune", *FEW, "--trials", 1, *WORDS),
     "splits draw": ("splits", "draw", "csvs", *FEW),
     "extract": ("extract", "--layers", "last"),
@@ -26,8 +34,19 @@ COMMANDS = {  # a command → what it is asked beside --dataset; each trains as 
     "atlas": ("atlas", "--samples", 0, *WORDS),
     "pretrain": ("pretrain", *ALL, *WORDS),
     "quanta": ("quanta", *ALL, "--repeats", 1, "--positions", 0, *WORDS),
-    "layer-transfer": ("layer-transfer", *ALL, "--source", "default", "--repeats", 1, "--depths", 1,
-                       "--treatments", "AnB", *WORDS),
+    "layer-transfer": (
+        "layer-transfer",
+        *ALL,
+        "--source",
+        "default",
+        "--repeats",
+        1,
+        "--depths",
+        1,
+        "--treatments",
+        "AnB",
+        *WORDS,
+    ),
     "parameter-distance": ("parameter-distance", *ALL, "--seeds", 1, *WORDS),
     "chop": ("chop", *ALL, "--repeats", 1, "--depths", 1, *WORDS),
     "prune": ("prune", *ALL, "--repeats", 1, "--iterations", 1, *WORDS),
@@ -44,17 +63,41 @@ def ask(tlx, name, data, *more):
 
 def checkpoints(tlx, source, target, *more):
     """The one command that takes its images by other options."""
-    return tlx("checkpoints", "--sources", source, "--targets", target, "--seeds", 1, "--epochs", 1, "--checkpoints",
-               "0,1", "--from-checkpoints", "all", "--val-per-class", 2,
-               "--fine-tune-epochs", 1, "--fine-tune-checkpoints", "0,1", "--samples", 6,
-               *WORDS, *more)
+    return tlx(
+        "checkpoints",
+        "--sources",
+        source,
+        "--targets",
+        target,
+        "--seeds",
+        1,
+        "--epochs",
+        1,
+        "--checkpoints",
+        "0,1",
+        "--from-checkpoints",
+        "all",
+        "--val-per-class",
+        2,
+        "--fine-tune-epochs",
+        1,
+        "--fine-tune-checkpoints",
+        "0,1",
+        "--samples",
+        6,
+        *WORDS,
+        *more,
+    )
 
 
 # ---------------------------------------------------------------- links
 
+
 @pytest.fixture
 def linked(tmp_path):
-    """A data set, one class folder of which is a link to elsewhere, and in another of which one file is."""
+    """A data set, one class folder of which is a link to elsewhere, and in another of which one
+    file is.
+    """
     elsewhere = draw_images(tmp_path / "elsewhere", per_class=8)
     data = draw_images(tmp_path / "data", per_class=8)
     shutil.rmtree(data / "train" / "bar0")
@@ -106,7 +149,16 @@ def test_crops_made_elsewhere_are_held_to_the_same_rule(tlx, bars, tmp_path):
     crop = next((tmp_path / "cropped" / "train").rglob("*_crop_3.png"))
     crop.rename(tmp_path / "outside.png")
     crop.symlink_to(tmp_path / "outside.png")
-    words = ("extract", "--layers", "last", "--dataset", bars, "--use-crops", "--precomputed-crops", "cropped")
+    words = (
+        "extract",
+        "--layers",
+        "last",
+        "--dataset",
+        bars,
+        "--use-crops",
+        "--precomputed-crops",
+        "cropped",
+    )
     assert tlx(*words)[0] == 4
     assert tlx(*words, "--allow-outside", tmp_path)[0] == 0
 
@@ -131,13 +183,16 @@ def test_a_link_to_itself_is_left_out_and_counted(tlx, tmp_path):
 
 # ---------------------------------------------------------------- the same image on two sides
 
+
 def copied(root, per_class=9):
     """Three classes: a third of the training images lie in test too, under other names."""
     data = draw_images(root, per_class=per_class, seed=3)
     for label in range(3):
         for number in range(per_class // 3):
-            shutil.copy(data / "train" / f"bar{label}" / f"{number:03d}.png",
-                        data / "test" / f"bar{label}" / f"copy{number}.png")
+            shutil.copy(
+                data / "train" / f"bar{label}" / f"{number:03d}.png",
+                data / "test" / f"bar{label}" / f"copy{number}.png",
+            )
     return data
 
 
@@ -157,9 +212,12 @@ def test_a_training_image_that_is_a_test_image_is_left_out_of_checkpoints(tlx, t
 
 # ---------------------------------------------------------------- split folders in any case
 
+
 @pytest.fixture
 def spelt(tmp_path):
-    """One data set twice, under one name: its split folders in lower case, and as people spell them."""
+    """One data set twice, under one name: its split folders in lower case, and as people spell
+    them.
+    """
     low = draw_images(tmp_path / "low" / "data", per_class=8, splits=("train", "val", "test"))
     odd = shutil.copytree(low, tmp_path / "odd" / "data")
     for name, spelling in (("train", "Train"), ("val", "VALID"), ("test", "Test")):
@@ -167,9 +225,13 @@ def spelt(tmp_path):
     return low, odd
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("check", "crops", "splits draw")])
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in ("check", "crops", "splits draw")]
+)
 def test_split_folders_in_any_case_are_the_same_splits(name, tlx, spelt, tmp_path):
-    """The second run finds what the first one made: the same trials, the same images on the same sides."""
+    """The second run finds what the first one made: the same trials, the same images on the same
+    sides.
+    """
     (code, first, err), again = (ask(tlx, name, data) for data in spelt)
     assert code == 0, first + err
     assert again[0] == 0, again[1] + again[2]
@@ -188,23 +250,32 @@ def test_two_folders_that_name_one_split_are_refused(tlx, tmp_path):
 
 # ---------------------------------------------------------------- what is not read
 
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_images_of_a_kind_that_is_not_read_are_said_by_every_command(name, tlx, tmp_path):
     data = draw_images(tmp_path / "data", per_class=8)
     for number in range(4):
         (data / "train" / "bar1" / f"phone{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic")
     (data / "train" / ".ipynb_checkpoints").mkdir()
-    shutil.copy(data / "train" / "bar1" / "000.png", data / "train" / ".ipynb_checkpoints" / "000.png")
+    shutil.copy(
+        data / "train" / "bar1" / "000.png", data / "train" / ".ipynb_checkpoints" / "000.png"
+    )
     code, out, err = ask(tlx, name, data)
     assert code == 0, out + err
     assert "4 left out: .HEIC images, a kind that is not read, of 'bar1'" in out
-    assert "1 left out: images in hidden folders or folders of other programs: .ipynb_checkpoints" in out
+    assert (
+        "1 left out: images in hidden folders or folders of other programs: .ipynb_checkpoints"
+        in out
+    )
 
 
 # ---------------------------------------------------------------- labels that were put right
 
+
 def test_labels_that_were_put_right_replace_those_of_an_old_dump(tlx, tmp_path, monkeypatch):
-    """Two classes become one and the folder another name; the pixels, and so the dump, are the same."""
+    """Two classes become one and the folder another name; the pixels, and so the dump, are the
+    same.
+    """
     monkeypatch.setenv("TLX_CACHE", str(tmp_path / "cache"))
     data = draw_images(tmp_path / "zoo", per_class=8, splits=("",))
     words = ("--layers", "last", "--reduce", "flat", "--dataset")
@@ -220,13 +291,17 @@ def test_labels_that_were_put_right_replace_those_of_an_old_dump(tlx, tmp_path, 
     asked = ("--samples", 0, "--layers", "last", *WORDS)
     code, out, _ = tlx("analyze", dump, *asked, "--out", "old")
     assert code == 0
-    assert "24 of its 24 images are no longer where they were" in out, "labels are never old without a word"
+    assert "24 of its 24 images are no longer where they were" in out, (
+        "labels are never old without a word"
+    )
     code, out, _ = tlx("extract", *words, renamed)
     assert "0.0 s spent now" in out
     assert tlx("analyze", dump, *asked, "--out", "by_dump")[0] == 0
     assert tlx("analyze", "mnist", "--dataset", renamed, *asked, "--out", "by_images")[0] == 0
-    old, by_dump, by_images = (read_rows(tmp_path / name / "layer_metrics.csv")[0]
-                               for name in ("old", "by_dump", "by_images"))
+    old, by_dump, by_images = (
+        read_rows(tmp_path / name / "layer_metrics.csv")[0]
+        for name in ("old", "by_dump", "by_images")
+    )
     assert by_dump["ss_ratio"] == by_images["ss_ratio"] != old["ss_ratio"]
     assert by_dump["dataset"] == by_images["dataset"] == "animals"
     assert "animals" in tlx("dumps", "ls")[1]

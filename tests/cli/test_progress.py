@@ -22,11 +22,15 @@ def clock(monkeypatch):
 def group(key, shots, epochs=4):
     spec = SimpleNamespace(key=key, title=f"{shots}-shot", shots=shots, epochs=epochs)
     trials = (SimpleNamespace(spec=spec),)
-    return SimpleNamespace(key=key, title=spec.title, weight=shots, fitting_share=1.0, trials=trials)
+    return SimpleNamespace(
+        key=key, title=spec.title, weight=shots, fitting_share=1.0, trials=trials
+    )
 
 
 def result(accuracy):
-    return SimpleNamespace(status="finished", scores={"test_accuracy": accuracy}, spec={}, details={"epochs": 4})
+    return SimpleNamespace(
+        status="finished", scores={"test_accuracy": accuracy}, spec={}, details={"epochs": 4}
+    )
 
 
 def test_time_left_is_unknown_then_guessed_then_fitted(clock):
@@ -60,8 +64,10 @@ def test_two_at_once_halve_the_time(clock):
     assert left.seconds() == pytest.approx(6.0)
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(None, "-:--"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"),
-                                               (3661, "1:01:01")])
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(None, "-:--"), (0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (3661, "1:01:01")],
+)
 def test_clock(seconds, text):
     assert progress.clock(seconds) == text
 
@@ -75,7 +81,9 @@ def test_a_log_gets_one_plain_line_an_epoch(clock, capsys):
     lines(Failed("b", ResourceError("worker-killed", "killed \x1b[2J"), True))
     lines(Finished("a", {"a": result(0.75)}))
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].startswith("1-shot: epoch 2/4, train loss 1.5000, val loss 1.2500, val accuracy 0.5000, ")
+    assert printed[0].startswith(
+        "1-shot: epoch 2/4, train loss 1.5000, val loss 1.2500, val accuracy 0.5000, "
+    )
     assert printed[0].endswith(" left")
     assert "started again" in printed[1]
     assert "\x1b" not in printed[1]
@@ -106,14 +114,19 @@ def fine_tunings(shots_of, classes=10, epochs=5, test=100):
 
 
 def test_the_time_left_of_a_fine_tuning_is_right_from_its_first_epoch(clock):
-    """A simulated network: a second for 1,000 rows forward, two more for those that are trained on."""
+    """A simulated network: a second for 1,000 rows forward, two more for those that are trained
+    on.
+    """
     groups = fine_tunings([1, 1, 2, 2, 5, 5, 10, 10])
     left = progress.time_left(groups)
 
     def rows(group, of):
         return len(getattr(group.trials[0].inputs, of)) * 10
 
-    took = {g.key: (5 * (3 * rows(g, "train") + rows(g, "val")) + rows(g, "test")) / 1000 for g in groups}
+    took = {
+        g.key: (5 * (3 * rows(g, "train") + rows(g, "val")) + rows(g, "test")) / 1000
+        for g in groups
+    }
     total = sum(took.values())
     for group in groups:
         left.start(group.key)
@@ -130,7 +143,7 @@ def test_the_time_left_of_a_fine_tuning_is_right_from_its_first_epoch(clock):
 
 def test_a_long_test_set_is_not_forgotten(clock):
     """One trial, half of whose work is the test: after the last epoch half of the time is left."""
-    group, = fine_tunings([1], epochs=1, test=130)
+    (group,) = fine_tunings([1], epochs=1, test=130)
     left = progress.time_left([group])
     left.start(group.key)
     clock.s = 8.0
@@ -152,5 +165,7 @@ def test_what_is_waited_for_is_said(capsys):
 
     for lines in (progress.TrialLines([group("a", 1)]), SearchLines(3)):
         lines(Waiting(10.0))
-        assert capsys.readouterr().out == ("waiting for the tracking server, up to 10 s; Ctrl-C or --no-wait leaves it "
-                                           "to tlx sync\n")
+        assert capsys.readouterr().out == (
+            "waiting for the tracking server, up to 10 s; Ctrl-C or --no-wait leaves it "
+            "to tlx sync\n"
+        )

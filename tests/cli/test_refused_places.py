@@ -1,4 +1,6 @@
-"""Files where folders are wanted, and places that this user may not use: a sentence each, never a fault of tlx."""
+"""Files where folders are wanted, and places that this user may not use: a sentence each, never a
+fault of tlx.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +20,20 @@ def joined(words):
     return " ".join(map(str, words))
 
 
-@pytest.mark.parametrize("words", [
-    (*TRAINED, "--cache", "afile"), (*TRAINED, "--store", "afile"), (*TRAINED, "--store", "afile/in"),
-    ("extract", "--layers", "last", "--export", "afile"), ("splits", "draw", "afile", *FEW), ("crops", "afile"),
-    ("check", *FEW, "--split-path", "afile"), ("extract", "--layers", "last", "--cache", "afile/in"),
-], ids=joined)
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*TRAINED, "--cache", "afile"),
+        (*TRAINED, "--store", "afile"),
+        (*TRAINED, "--store", "afile/in"),
+        ("extract", "--layers", "last", "--export", "afile"),
+        ("splits", "draw", "afile", *FEW),
+        ("crops", "afile"),
+        ("check", *FEW, "--split-path", "afile"),
+        ("extract", "--layers", "last", "--cache", "afile/in"),
+    ],
+    ids=joined,
+)
 def test_a_file_where_a_folder_is_wanted_is_said(words, tlx, bars, tmp_path):
     (tmp_path / "afile").write_text("mine")
     code, out, err = tlx(*words, "--dataset", bars)
@@ -32,9 +43,17 @@ def test_a_file_where_a_folder_is_wanted_is_said(words, tlx, bars, tmp_path):
     assert (tmp_path / "afile").read_text() == "mine"
 
 
-@pytest.mark.parametrize("words", [("regression", "--out", "afile"), ("check", "--dataset", "afile"),
-                                   ("check", "--dataset", "afile/in"), ("splits", "check", "afile"),
-                                   ("check", "--data-root", "afile", "--dataset", "cub200")], ids=joined)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("regression", "--out", "afile"),
+        ("check", "--dataset", "afile"),
+        ("check", "--dataset", "afile/in"),
+        ("splits", "check", "afile"),
+        ("check", "--data-root", "afile", "--dataset", "cub200"),
+    ],
+    ids=joined,
+)
 def test_so_it_is_without_images(words, tlx, tmp_path):
     (tmp_path / "afile").write_text("mine")
     code, out, err = tlx(*words)

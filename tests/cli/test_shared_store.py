@@ -1,4 +1,6 @@
-"""One store for everything: every command runs where studies of every kind have been, and sync shows them all."""
+"""One store for everything: every command runs where studies of every kind have been, and sync
+shows them all.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ def test_every_command_runs_in_a_store_that_holds_every_kind_of_study(tlx, bars,
             assert code == 0, f"{name}: {complained or out}"
     store = Store(tmp_path / "tlx-runs")
     kinds = {store.read_study(key)["experiment"] for key in store.studies()}
-    assert len(kinds) >= len(COMMANDS.keys() - WITHOUT_STUDY) - 1, "chop and prune may share an experiment"
+    assert len(kinds) >= len(COMMANDS.keys() - WITHOUT_STUDY) - 1, (
+        "chop and prune may share an experiment"
+    )
     code, out, complained = tlx("sync")
     assert code == 0, complained or out
     assert "0 left" in out

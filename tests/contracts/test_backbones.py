@@ -1,4 +1,6 @@
-"""Every row of the backbones: blocks cover everything once, in the order in which it runs; frozen stays to the bit."""
+"""Every row of the backbones: blocks cover everything once, in the order in which it runs; frozen
+stays to the bit.
+"""
 
 from __future__ import annotations
 
@@ -10,20 +12,39 @@ import torch
 from tlx.models import backbones, freezing
 
 SMALL = {  # name → pixels: real training steps that one core can afford
-    "mnist-cnn": 28, "resnet20-cifar": 32, "efficientnet-lite0": 64, "vgg11": 32, "resnet18": 48, "mobilenet_v2": 48,
-    "efficientnet_b0": 48, "shufflenet_v2_x0_5": 48, "squeezenet1_1": 48, "densenet121": 48, "convnext_tiny": 32,
-    "mnasnet0_5": 48, "regnet_y_400mf": 48, "swin_t": 32, "vit_b_32": 224, "googlenet": 64, "inception_v3": 96,
-    "timm:resnet10t": 48, "timm:mobilenetv3_small_050": 48,
+    "mnist-cnn": 28,
+    "resnet20-cifar": 32,
+    "efficientnet-lite0": 64,
+    "vgg11": 32,
+    "resnet18": 48,
+    "mobilenet_v2": 48,
+    "efficientnet_b0": 48,
+    "shufflenet_v2_x0_5": 48,
+    "squeezenet1_1": 48,
+    "densenet121": 48,
+    "convnext_tiny": 32,
+    "mnasnet0_5": 48,
+    "regnet_y_400mf": 48,
+    "swin_t": 32,
+    "vit_b_32": 224,
+    "googlenet": 64,
+    "inception_v3": 96,
+    "timm:resnet10t": 48,
+    "timm:mobilenetv3_small_050": 48,
 }
 
 
 def everything():
-    return backbones.names() + [n for n in backbones._torchvision_names() if n not in backbones.BACKBONES]
+    return backbones.names() + [
+        n for n in backbones._torchvision_names() if n not in backbones.BACKBONES
+    ]
 
 
 def images(network, n=3):
     generator = torch.Generator().manual_seed(7)
-    return torch.randn(n, network.channels, network.input_size, network.input_size, generator=generator)
+    return torch.randn(
+        n, network.channels, network.input_size, network.input_size, generator=generator
+    )
 
 
 @pytest.fixture(scope="module", params=SMALL)
@@ -35,8 +56,12 @@ def name(request):
 def built(name):
     if "timm" in name or "lite0" in name:
         pytest.importorskip("timm")
-    head = "gap-linear" if name.startswith("vgg") else "auto"  # without 120 million numbers of dense layers
-    network = backbones.load(name, weights=None, classes=4, head=head, seed=1, input_size=SMALL[name])
+    head = (
+        "gap-linear" if name.startswith("vgg") else "auto"
+    )  # without 120 million numbers of dense layers
+    network = backbones.load(
+        name, weights=None, classes=4, head=head, seed=1, input_size=SMALL[name]
+    )
     for p in network.head.parameters():  # some start at zero, which lets no gradient through
         torch.nn.init.normal_(p, std=0.1, generator=torch.Generator().manual_seed(5))
     return network, copy.deepcopy(network.state_dict())
@@ -77,10 +102,16 @@ def test_a_row_says_what_it_sees(name):
 
 
 def test_blocks_run_one_after_the_other(network):
-    """In a real forward pass, no module of a block has its first run before every earlier block began."""
+    """In a real forward pass, no module of a block has its first run before every earlier block
+    began.
+    """
     first: dict[int, int] = {}
-    owner = {id(m): i for i, block in enumerate(network.blocks) for top in block.modules
-             for m in network.net.get_submodule(top).modules()}
+    owner = {
+        id(m): i
+        for i, block in enumerate(network.blocks)
+        for top in block.modules
+        for m in network.net.get_submodule(top).modules()
+    }
 
     def note(module, _):
         first.setdefault(id(module), len(first))
@@ -91,7 +122,9 @@ def test_blocks_run_one_after_the_other(network):
         assert network(images(network)).shape == (3, 4)
     for hook in hooks:
         hook.remove()
-    begun = [min(turn for m, turn in first.items() if owner[m] == i) for i in range(len(network.blocks))]
+    begun = [
+        min(turn for m, turn in first.items() if owner[m] == i) for i in range(len(network.blocks))
+    ]
     assert begun == sorted(begun)
 
 
@@ -106,9 +139,13 @@ def test_frozen_blocks_stay_to_the_bit_and_the_others_learn(network, where):
     for number, (block, old) in enumerate(zip(network.blocks, before, strict=True), 1):
         new = network.tensors(block)
         if number <= n:
-            assert all(torch.equal(new[k], old[k]) for k in old), f"block {number}, {block.name}, moved"
+            assert all(torch.equal(new[k], old[k]) for k in old), (
+                f"block {number}, {block.name}, moved"
+            )
         else:
-            assert any(not torch.equal(new[k], old[k]) for k in old), f"block {number}, {block.name}, did not learn"
+            assert any(not torch.equal(new[k], old[k]) for k in old), (
+                f"block {number}, {block.name}, did not learn"
+            )
     assert any(not torch.equal(a, b) for a, b in zip(head, network.head.parameters(), strict=True))
 
 
@@ -123,7 +160,9 @@ def step(network, hold):
     assert all(torch.isfinite(p).all() for p in learning)
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "convnext_tiny", "regnetx_002", "levit_128"])
+@pytest.mark.parametrize(
+    "name", ["vit_tiny_patch16_224", "convnext_tiny", "regnetx_002", "levit_128"]
+)
 def test_timm_models_have_blocks_too(name):
     pytest.importorskip("timm")
     sketch = backbones.meta_model(f"timm:{name}")

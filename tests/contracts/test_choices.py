@@ -12,10 +12,14 @@ from conftest import draw_images
 from tlx.cli import app
 
 TRANSFORMER = ("--architecture", "timm:test_vit", "--source", "random")
-ELSEWHERE = {  # (option, choice) → what it needs; run by a test of its own below, or one that is named
+# (option, choice) → what it needs; run by a test of its own below, or one that is named
+ELSEWHERE = {
     ("reduce", "first-token"): "a transformer",
     ("rule", "original"): "one of four networks; tests/metrics/test_parameter_distance.py",
-    ("protocol", "thesis"): "days; the plan that it makes is tested in tests/studies/test_checkpoints.py",
+    (
+        "protocol",
+        "thesis",
+    ): "days; the plan that it makes is tested in tests/studies/test_checkpoints.py",
 }
 SEARCH = "tune"
 NEEDS = {"accuracy,energy": ("--watts", 10)}  # a machine without counters is told what a core takes
@@ -29,31 +33,48 @@ def offered(command: str) -> dict[str, list[str]]:
 
 
 def runs(command: str) -> list[dict[str, str]]:
-    """As few runs as have each choice of each option once: the n-th run takes the n-th of each, in a circle."""
+    """As few runs as have each choice of each option once: the n-th run takes the n-th of each, in
+    a circle.
+    """
     choices = offered(command)
     most = max((len(some) for some in choices.values()), default=0)
-    return [{name: some[number % len(some)] for name, some in choices.items()} for number in range(most)]
+    return [
+        {name: some[number % len(some)] for name, some in choices.items()} for number in range(most)
+    ]
 
 
 def words(chosen: dict[str, str]) -> list[str]:
-    return list(itertools.chain.from_iterable((f"--{name.replace('_', '-')}", value)
-                                              for name, value in chosen.items()))
+    return list(
+        itertools.chain.from_iterable(
+            (f"--{name.replace('_', '-')}", value) for name, value in chosen.items()
+        )
+    )
 
 
-CASES = [(name, number) for name in COMMANDS if " " not in name and name != SEARCH
-         for number in range(len(runs(name)))]
+CASES = [
+    (name, number)
+    for name in COMMANDS
+    if " " not in name and name != SEARCH
+    for number in range(len(runs(name)))
+]
 
 
 def test_every_command_with_choices_is_in_the_table():
     known = typer.main.get_command(app.app).commands
-    with_choices = {name for name, command in known.items() if hasattr(command, "params") and offered(name)}
-    assert with_choices - set(COMMANDS) == {"plot", "checkpoints"}, "those two have tests of their own"
+    with_choices = {
+        name for name, command in known.items() if hasattr(command, "params") and offered(name)
+    }
+    assert with_choices - set(COMMANDS) == {"plot", "checkpoints"}, (
+        "those two have tests of their own"
+    )
 
 
 @pytest.fixture(scope="module")
 def divided(tmp_path_factory):
     """Three classes, with a folder for each split, since one option chooses among them."""
-    return draw_images(tmp_path_factory.mktemp("data") / "divided", per_class=6, splits=("train", "val", "test"))
+    return draw_images(
+        tmp_path_factory.mktemp("data") / "divided", per_class=6, splits=("train", "val", "test")
+    )
 
 
 @pytest.mark.parametrize(("command", "number"), CASES)
@@ -63,15 +84,35 @@ def test_every_choice_runs(tlx, divided, command, number):
     assert code == 0, f"{chosen}: {complained or out}"
 
 
-@pytest.mark.parametrize(("option", "value"), [(option, value) for option in ("sampler", "pruner", "objective")
-                                               for value in offered(SEARCH)[option]])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        (option, value)
+        for option in ("sampler", "pruner", "objective")
+        for value in offered(SEARCH)[option]
+    ],
+)
 def test_every_choice_of_a_search_runs(tlx, divided, option, value):
     """Of its own options; the others are those of the studies that it searches."""
-    others = {name: some for name, some in offered(SEARCH).items() if name not in ("sampler", "pruner", "objective")}
+    others = {
+        name: some
+        for name, some in offered(SEARCH).items()
+        if name not in ("sampler", "pruner", "objective")
+    }
     both = {**offered("feature-extraction"), **offered("fine-tuning")}
     assert others == {name: both[name] for name in others}
-    code, out, complained = tlx("tune", *FEW, "--trials", 2, *WORDS, "--dataset", divided, f"--{option}", value,
-                                *NEEDS.get(value, ()))
+    code, out, complained = tlx(
+        "tune",
+        *FEW,
+        "--trials",
+        2,
+        *WORDS,
+        "--dataset",
+        divided,
+        f"--{option}",
+        value,
+        *NEEDS.get(value, ()),
+    )
     assert code == 0, f"{option} {value}: {complained or out}"
 
 
@@ -79,14 +120,38 @@ def test_every_choice_of_a_search_runs(tlx, divided, option, value):
 def test_first_tokens_of_a_transformer(tlx, divided, command):
     first, *rest = COMMANDS[command]
     rest = [word for word in rest if word != "mnist"]
-    code, out, complained = tlx(first, *rest, "--dataset", divided, *TRANSFORMER, "--reduce", "first-token")
+    code, out, complained = tlx(
+        first, *rest, "--dataset", divided, *TRANSFORMER, "--reduce", "first-token"
+    )
     assert code == 0, complained or out
 
 
 def test_the_chain_offers_the_dissimilarities_of_the_analysis_and_passes_them_on(tlx, divided):
     assert offered("checkpoints")["rdm"] == offered("analyze")["rdm"] == offered("atlas")["rdm"]
-    code, out, complained = tlx("checkpoints", "--sources", divided, "--targets", divided, "--seeds", 1, "--epochs", 1,
-                                "--checkpoints", "0,1", "--from-checkpoints", "all", "--val-per-class", 2,
-                                "--fine-tune-epochs", 1, "--fine-tune-checkpoints", "0,1", "--samples", 6, *WORDS,
-                                "--rdm", "sqeuclidean")
+    code, out, complained = tlx(
+        "checkpoints",
+        "--sources",
+        divided,
+        "--targets",
+        divided,
+        "--seeds",
+        1,
+        "--epochs",
+        1,
+        "--checkpoints",
+        "0,1",
+        "--from-checkpoints",
+        "all",
+        "--val-per-class",
+        2,
+        "--fine-tune-epochs",
+        1,
+        "--fine-tune-checkpoints",
+        "0,1",
+        "--samples",
+        6,
+        *WORDS,
+        "--rdm",
+        "sqeuclidean",
+    )
     assert code == 0, complained or out

@@ -1,4 +1,6 @@
-"""Every row of the classifiers: it forgets, keeps nothing of the caller's, reads what a dump is, and says why not."""
+"""Every row of the classifiers: it forgets, keeps nothing of the caller's, reads what a dump is,
+and says why not.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +18,16 @@ from tlx.features.fitting import fit
 from tlx.features.spans import Training
 from tlx.spec import Spec, parse_spec
 
-ASKED = [*CLASSIFIERS, "linear-svc:loss=hinge", "svc:kernel=linear", "svc:kernel=poly", "knn:k=3,weights=distance",
-         "ncm:metric=cosine", "lda:shrinkage=0.3", "sgd:loss=log_loss"]
+ASKED = [
+    *CLASSIFIERS,
+    "linear-svc:loss=hinge",
+    "svc:kernel=linear",
+    "svc:kernel=poly",
+    "knn:k=3,weights=distance",
+    "ncm:metric=cosine",
+    "lda:shrinkage=0.3",
+    "sgd:loss=log_loss",
+]
 FEW = {"knn-cosine": "knn-cosine:k=3"}  # its customary k is more than the rows here
 
 
@@ -29,7 +39,9 @@ def spec(request):
 
 
 def clusters(n=60, d=12, classes=3, seed=0, dtype=np.float64, apart=6.0):
-    """Rows of whole eighths around well separated centres, so that every dtype holds them exactly."""
+    """Rows of whole eighths around well separated centres, so that every dtype holds them
+    exactly.
+    """
     rng = np.random.default_rng(seed)
     y = np.arange(n) % classes
     centres = np.random.default_rng(99).standard_normal((classes, d)) * apart
@@ -79,7 +91,10 @@ def test_refit_forgets(spec):
     model.fit(np.array(x, spec.dtype), y)
     fresh = spec.make(3).fit(np.array(x, spec.dtype), y)
     np.testing.assert_array_equal(model.predict(other), fresh.predict(other))
-    a, b = fitting.FittedClassifier(spec, model, y, dtype=spec.dtype), fitting.FittedClassifier(spec, fresh, y, dtype=spec.dtype)
+    a, b = (
+        fitting.FittedClassifier(spec, model, y, dtype=spec.dtype),
+        fitting.FittedClassifier(spec, fresh, y, dtype=spec.dtype),
+    )
     np.testing.assert_array_equal(a.scores(other), b.scores(other))
 
 
@@ -133,7 +148,9 @@ def test_labels_need_not_be_contiguous(spec):
     names = np.array([3, 40, 1000])
     for dtype in (np.int64, np.int16, np.uint32):
         fitted = fit(spec, x, names[y].astype(dtype), seed=2)
-        np.testing.assert_array_equal(fitted.predict(test), names[fit(spec, x, y, seed=2).predict(test)])
+        np.testing.assert_array_equal(
+            fitted.predict(test), names[fit(spec, x, y, seed=2).predict(test)]
+        )
         assert fitted.predict(test).dtype == np.int64
 
 
@@ -150,7 +167,9 @@ def test_the_order_of_rows_does_not_matter(spec):
     test, _ = clusters(seed=1)
     order = np.random.default_rng(4).permutation(len(x))
     same = fit(spec, x[order], y[order]).predict(test) == fit(spec, x, y).predict(test)
-    assert same.all() or (isinstance(spec, SGD) and same.mean() > 0.9)  # which goes through them one by one
+    assert same.all() or (
+        isinstance(spec, SGD) and same.mean() > 0.9
+    )  # which goes through them one by one
 
 
 def test_one_feature(spec):
@@ -188,7 +207,9 @@ def test_what_is_not_finite_is_refused(spec, poison):
     x, y = clusters()
     bad = x.copy()
     bad[[7, 9], 3] = poison
-    with pytest.raises(BadDataError, match=r"features-not-finite.* 3 shots.*2 of 60 rows, the first in row 7"):
+    with pytest.raises(
+        BadDataError, match=r"features-not-finite.* 3 shots.*2 of 60 rows, the first in row 7"
+    ):
         fit(spec, bad, y, where="3 shots, split 1")
     with pytest.raises(BadDataError, match="features-not-finite"):
         Training(bad, y).fit(spec)

@@ -1,4 +1,6 @@
-"""Every row of DATASETS: complete, found by all its spellings, and an error that helps where it is absent."""
+"""Every row of DATASETS: complete, found by all its spellings, and an error that helps where it is
+absent.
+"""
 
 from __future__ import annotations
 
@@ -16,24 +18,79 @@ TRADE_OFF = {  # key → name, classes, shots, validation images a class, test i
     "caltech101": ("Caltech 101", 101, (1, 2, 3, 5, 7, 10, 15, 20), 10, 2945),
     "cub200": ("CUB200", 200, (1, 2, 3, 5, 7, 10, 15, 20), 10, 11788),
     "textures": ("DTD", 47, (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 70), 10, 1880),
-    "food101": ("Food-101", 101, (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 100, 150, 190), 10, 25250),
+    "food101": (
+        "Food-101",
+        101,
+        (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 100, 150, 190),
+        10,
+        25250,
+    ),
     "mame": ("MAMe", 29, (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 100, 150, 200), 10, 15657),
     "mit67": ("MIT ISR", 67, (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 67), 10, 1340),
     "wood": ("Knots6", 6, (1, 2, 3, 5, 7, 10, 15, 18), 5, 86),
     "flowers102": ("Oxford Flower", 102, (1, 2, 3, 5, 7, 10), 10, 6149),
     "catsdogs": ("Oxford-IIIT-Pet", 37, (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 83), 10, 3669),
-    "stanforddogs": ("Stanford Dogs", 120, (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 90), 10, 8580),
+    "stanforddogs": (
+        "Stanford Dogs",
+        120,
+        (1, 2, 3, 5, 7, 10, 15, 20, 30, 40, 50, 75, 90),
+        10,
+        8580,
+    ),
 }
-DISTANCE = {"CIFAR-10": 10, "CIFAR-100": 100, "Caltech-101": 101, "CUB-200": 200, "Aircraft": 100, "Flowers": 17,
-            "Land-Use": 17, "POCUS": 3, "DTD": 47, "DomainNet": 345, "domainnet-real": 345, "domainnet-painting": 345,
-            "domainnet-clipart": 345, "caltech102": 102}
-THESIS = ("mnist", "mnist2class", "mnist_noise", "mnist_noise_struct", "mnist_split1", "mnist_split2", "fashionmnist",
-          "cifar10", "imagenet", "custom3D", "places365", "vggface", "segnet", "Malaria", "Pets", "cars")
-SPELLINGS = {"fashion-mnist": "fashionmnist", "fashion_mnist": "fashionmnist", "FashionMNIST": "fashionmnist",
-             "dtd": "textures", "mit-isr": "mit67", "oxford-flowers102": "flowers102", "oxford-iiit-pet": "catsdogs",
-             "stanford-dogs": "stanforddogs", "knots6": "wood", "food-101": "food101", "MNIST": "mnist",
-             "mnist-noise": "mnist_noise", "CIFAR-10": "cifar10", "Malaria": "malaria",
-             "self_driving_data": "self-driving", "cifar100": "cifar100", "digits": "digits"}
+DISTANCE = {
+    "CIFAR-10": 10,
+    "CIFAR-100": 100,
+    "Caltech-101": 101,
+    "CUB-200": 200,
+    "Aircraft": 100,
+    "Flowers": 17,
+    "Land-Use": 17,
+    "POCUS": 3,
+    "DTD": 47,
+    "DomainNet": 345,
+    "domainnet-real": 345,
+    "domainnet-painting": 345,
+    "domainnet-clipart": 345,
+    "caltech102": 102,
+}
+THESIS = (
+    "mnist",
+    "mnist2class",
+    "mnist_noise",
+    "mnist_noise_struct",
+    "mnist_split1",
+    "mnist_split2",
+    "fashionmnist",
+    "cifar10",
+    "imagenet",
+    "custom3D",
+    "places365",
+    "vggface",
+    "segnet",
+    "Malaria",
+    "Pets",
+    "cars",
+)
+SPELLINGS = {
+    "fashion-mnist": "fashionmnist",
+    "fashion_mnist": "fashionmnist",
+    "FashionMNIST": "fashionmnist",
+    "dtd": "textures",
+    "mit-isr": "mit67",
+    "oxford-flowers102": "flowers102",
+    "oxford-iiit-pet": "catsdogs",
+    "stanford-dogs": "stanforddogs",
+    "knots6": "wood",
+    "food-101": "food101",
+    "MNIST": "mnist",
+    "mnist-noise": "mnist_noise",
+    "CIFAR-10": "cifar10",
+    "Malaria": "malaria",
+    "self_driving_data": "self-driving",
+    "cifar100": "cifar100",
+    "digits": "digits",
+}
 
 
 @pytest.mark.parametrize("key", DATASETS)
@@ -123,8 +180,10 @@ def test_looking_for_a_dataset_makes_nothing(tmp_path):
     assert list((tmp_path / "root").iterdir()) == []
 
 
-@pytest.mark.parametrize(("key", "leaked"), [("textures", 420), ("mit67", 588), ("catsdogs", 339), ("food101", 942),
-                                             ("mame", 272)])
+@pytest.mark.parametrize(
+    ("key", "leaked"),
+    [("textures", 420), ("mit67", 588), ("catsdogs", 339), ("food101", 942), ("mame", 272)],
+)
 def test_leaks_of_published_splits_are_counted_over_all_their_files(key, leaked):
     row = DATASETS[key]
     assert f"{leaked:,} of {row.classes * row.val_per_class:,} published val rows" in row.faults
@@ -147,7 +206,11 @@ def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
 
     class Refusing:
         def __init__(self, root, **arguments):
-            raise OSError("connection refused") if arguments.get("download") else RuntimeError("not found")
+            raise (
+                OSError("connection refused")
+                if arguments.get("download")
+                else RuntimeError("not found")
+            )
 
     monkeypatch.setattr(torchvision.datasets, "CIFAR10", Refusing)
     monkeypatch.setattr(published, "name_server_answers", lambda: True)
@@ -156,6 +219,13 @@ def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):
 
 
 def test_the_table_is_listed_without_heavy_imports():
-    script = ("import sys; from tlx.data.datasets import DATASETS;"
-              "print(sorted({'torch', 'torchvision', 'sklearn', 'mlflow', 'pandas'} & set(sys.modules)))")
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout == "[]\n"
+    script = (
+        "import sys; from tlx.data.datasets import DATASETS;"
+        "print(sorted({'torch', 'torchvision', 'sklearn', 'mlflow', 'pandas'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

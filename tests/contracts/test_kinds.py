@@ -14,7 +14,11 @@ from tlx.spec import Spec, _subclasses
 for module in pkgutil.walk_packages(tlx.__path__, "tlx."):
     if not module.name.startswith(("tlx.kernels", "tlx.__main__")):
         importlib.import_module(module.name)
-DECLARED = {cls: cls.__dict__["kind"] for cls in _subclasses(Spec) if cls.__module__.startswith("tlx.") and cls.__dict__.get("kind")}
+DECLARED = {
+    cls: cls.__dict__["kind"]
+    for cls in _subclasses(Spec)
+    if cls.__module__.startswith("tlx.") and cls.__dict__.get("kind")
+}
 
 
 def test_a_kind_is_used_once():
@@ -27,7 +31,11 @@ def test_a_kind_is_a_name_in_lower_case(cls):
     assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", DECLARED[cls])
 
 
-@pytest.mark.parametrize("cls", [c for c in DECLARED if all(n in c.defaults() for n in c.settings())], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize(
+    "cls",
+    [c for c in DECLARED if all(n in c.defaults() for n in c.settings())],
+    ids=lambda cls: cls.__name__,
+)
 def test_a_spec_comes_back_as_its_class(cls):
     spec = cls()
     assert type(Spec.from_json(spec.to_json())) is cls

@@ -22,7 +22,12 @@ WORDS = np.random.default_rng(3).integers(0, 256, (40, 40, 3), dtype=np.uint8)
 
 
 @settings(max_examples=60, deadline=None)
-@given(height=st.integers(2, 40), width=st.integers(2, 40), channels=st.sampled_from([1, 3]), data=st.data())
+@given(
+    height=st.integers(2, 40),
+    width=st.integers(2, 40),
+    channels=st.sampled_from([1, 3]),
+    data=st.data(),
+)
 def test_ten_crops(height, width, channels, data):
     picture = WORDS[:height, :width, :channels]
     size = data.draw(st.integers(1, min(height, width)))
@@ -31,7 +36,9 @@ def test_ten_crops(height, width, channels, data):
     again = crops.ten(picture[:, ::-1], size)
     assert np.array_equal(again[[1, 0, 3, 2, 5, 4, 7, 6, 9, 8]], found), "in pairs"
     for corner in (picture[:1, :1], picture[:1, -1:], picture[-1:, :1], picture[-1:, -1:]):
-        assert any((crop[y, x] == corner[0, 0]).all() for crop in found for y in (0, -1) for x in (0, -1))
+        assert any(
+            (crop[y, x] == corner[0, 0]).all() for crop in found for y in (0, -1) for x in (0, -1)
+        )
 
 
 def test_crops_of_a_rectangle_and_too_large_ones():
@@ -41,18 +48,29 @@ def test_crops_of_a_rectangle_and_too_large_ones():
         crops.ten(NOISE, 49)
 
 
-@pytest.mark.parametrize(("sizing", "before", "crop"), [
-    (Sizing(round(0.875 * 256), ratio=0.875, side=256), (256, 256), (224, 224)),  # resize to the input, crop r of it
-    (Sizing(round(0.9 * 299), ratio=0.9, side=299), (299, 299), (269, 269)),
-    (Sizing(224), (256, 256), (224, 224)),
-    (Sizing(224, mode="aspect"), (341, 256), (224, 224)),
-    (Sizing(256, mode="proportional"), (341, 256), (224, 298)),  # short side to 256, then r of either side
-    (Sizing(0, mode="proportional"), (64, 48), (42, 56)),  # as it is
-    (Sizing(0, mode="proportional", ratio=0.5), (64, 48), (24, 32)),
-    (Sizing(30, mode="proportional"), (40, 30), (26, 35)),  # 26.25
-    (Sizing(12, mode="proportional"), (16, 12), (10, 14)),  # 10.5: half to even
-    (Sizing(20, mode="proportional"), (27, 20), (18, 24)),  # 17.5: half to even; 23.625
-])
+@pytest.mark.parametrize(
+    ("sizing", "before", "crop"),
+    [
+        (
+            Sizing(round(0.875 * 256), ratio=0.875, side=256),
+            (256, 256),
+            (224, 224),
+        ),  # resize to the input, crop r of it
+        (Sizing(round(0.9 * 299), ratio=0.9, side=299), (299, 299), (269, 269)),
+        (Sizing(224), (256, 256), (224, 224)),
+        (Sizing(224, mode="aspect"), (341, 256), (224, 224)),
+        (
+            Sizing(256, mode="proportional"),
+            (341, 256),
+            (224, 298),
+        ),  # short side to 256, then r of either side
+        (Sizing(0, mode="proportional"), (64, 48), (42, 56)),  # as it is
+        (Sizing(0, mode="proportional", ratio=0.5), (64, 48), (24, 32)),
+        (Sizing(30, mode="proportional"), (40, 30), (26, 35)),  # 26.25
+        (Sizing(12, mode="proportional"), (16, 12), (10, 14)),  # 10.5: half to even
+        (Sizing(20, mode="proportional"), (27, 20), (18, 24)),  # 17.5: half to even; 23.625
+    ],
+)
 def test_sizings_of_the_studies(tmp_path, sizing, before, crop):
     (tmp_path / "a.png").write_bytes(saved(NOISE, "PNG"))
     picture = scaled(Image.fromarray(NOISE), sizing)
@@ -79,7 +97,13 @@ def test_identity_changes_only_where_crops_or_sides_do():
 
 # ---------------------------------------------------------------- files
 
-RELPATHS = ["train/a/one.png", "train/a/two.JPG", "train/b/one.png", "test/a/three.webp", "test/b/four.gif"]
+RELPATHS = [
+    "train/a/one.png",
+    "train/a/two.JPG",
+    "train/b/one.png",
+    "test/a/three.webp",
+    "test/b/four.gif",
+]
 
 
 @pytest.fixture
@@ -93,8 +117,11 @@ def root(tmp_path):
 
 
 def tree(folder):
-    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*"))
-            if path.is_file() and path.name != crops.LOCK}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != crops.LOCK
+    }
 
 
 def test_names_and_manifest(root, tmp_path):
@@ -162,7 +189,9 @@ def test_broken_pictures_are_named_and_the_others_made(root, tmp_path):
         (root / relpath).write_bytes(b"nothing")
     with pytest.raises(TlxError) as caught:
         crops.write(root, RELPATHS, tmp_path / "c", SIZING)
-    assert [p.where for p in caught.value.problems] == [str(root / relpath) for relpath in RELPATHS[1:3]]
+    assert [p.where for p in caught.value.problems] == [
+        str(root / relpath) for relpath in RELPATHS[1:3]
+    ]
     lacking = [p.where for p in crops.missing(tmp_path / "c", RELPATHS)]
     assert lacking == [str(tmp_path / "c" / relpath) for relpath in RELPATHS[1:3]]
 
@@ -178,9 +207,13 @@ def test_missing_crops_are_named(root, tmp_path):
 
 def test_places_that_are_refused(root, tmp_path):
     out = tmp_path / "c"
-    for relpaths, place, code in ((RELPATHS, root, "crops-folder"), (RELPATHS, root / "crops", "crops-folder"),
-                                  (["../x.png"], out, "path-outside"), (["/x.png"], out, "path-outside"),
-                                  (["a/x.gif", "a/x.png"], out, "crops-collide")):
+    for relpaths, place, code in (
+        (RELPATHS, root, "crops-folder"),
+        (RELPATHS, root / "crops", "crops-folder"),
+        (["../x.png"], out, "path-outside"),
+        (["/x.png"], out, "path-outside"),
+        (["a/x.gif", "a/x.png"], out, "crops-collide"),
+    ):
         with pytest.raises(TlxError) as caught:
             crops.write(root, relpaths, place, SIZING)
         assert caught.value.code == code

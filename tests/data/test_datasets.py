@@ -1,4 +1,6 @@
-"""locate and what it makes: listings, IDX, digits, variants of MNIST, arrays, torchvision's files."""
+"""locate and what it makes: listings, IDX, digits, variants of MNIST, arrays, torchvision's
+files.
+"""
 
 from __future__ import annotations
 
@@ -35,17 +37,23 @@ from tlx.errors import (
 
 def pixels(folder, split=None) -> dict[tuple[str, str], np.ndarray]:
     """(label, file name) → array, decoded by Pillow alone."""
-    return {(i.label, i.filename): np.asarray(PIL.open(folder.root / i.path)) for i in folder.images
-            if split is None or i.split == split}
+    return {
+        (i.label, i.filename): np.asarray(PIL.open(folder.root / i.path))
+        for i in folder.images
+        if split is None or i.split == split
+    }
 
 
 def in_order(folder, split) -> tuple[np.ndarray, np.ndarray]:
     """The images and labels of a split in the order of their numbers."""
     rows = sorted((i for i in folder.images if i.split == split), key=lambda i: i.filename)
-    return np.array([PIL.open(folder.root / i.path) for i in rows]), np.array([int(i.label) for i in rows])
+    return np.array([PIL.open(folder.root / i.path) for i in rows]), np.array(
+        [int(i.label) for i in rows]
+    )
 
 
 # ---------------------------------------------------------------- listings
+
 
 def put(root: Path, *paths: str) -> Path:
     for path in paths:
@@ -58,8 +66,14 @@ def test_with_and_without_splits(tmp_path):
     flat = list_images(put(tmp_path / "flat", "cat/1.jpg", "dog/2.PNG"))
     assert [i.path for i in flat.images] == ["cat/1.jpg", "dog/2.PNG"]
     assert (flat.splits, flat.classes, flat.name) == (("",), ("cat", "dog"), "flat")
-    split = list_images(put(tmp_path / "split", "train/cat/1.jpg", "Test/dog/2.png", "validation/cat/3.tif"))
-    assert [i.path for i in split.images] == ["Test/dog/2.png", "train/cat/1.jpg", "validation/cat/3.tif"]
+    split = list_images(
+        put(tmp_path / "split", "train/cat/1.jpg", "Test/dog/2.png", "validation/cat/3.tif")
+    )
+    assert [i.path for i in split.images] == [
+        "Test/dog/2.png",
+        "train/cat/1.jpg",
+        "validation/cat/3.tif",
+    ]
     assert (split.splits, split.classes) == (("Test", "train", "validation"), ("cat", "dog"))
 
 
@@ -78,16 +92,33 @@ def test_one_class_name_in_two_unicode_forms_is_refused(tmp_path):
 
 
 def test_split_folders_are_told_in_any_case(tmp_path):
-    folder = list_images(put(tmp_path / "d", "TRAIN/cat/1.jpg", "Validation/cat/2.jpg", "Test/cat/3.jpg"))
-    assert [[i.filename for i in folder.of(names)] for names in (TRAIN, VAL, TEST)] == [["1.jpg"], ["2.jpg"],
-                                                                                        ["3.jpg"]]
+    folder = list_images(
+        put(tmp_path / "d", "TRAIN/cat/1.jpg", "Validation/cat/2.jpg", "Test/cat/3.jpg")
+    )
+    assert [[i.filename for i in folder.of(names)] for names in (TRAIN, VAL, TEST)] == [
+        ["1.jpg"],
+        ["2.jpg"],
+        ["3.jpg"],
+    ]
     with pytest.raises(BadDataError, match=r"split-twice.*val, valid"):
         list_images(put(tmp_path / "twice", "train/cat/1.jpg", "val/cat/2.jpg", "valid/cat/3.jpg"))
 
 
 def test_a_class_may_begin_with_underscores_and_litter_is_left_out(tmp_path):
-    folder = list_images(put(tmp_path, "__other__/1.jpg", "_x/2.jpg", "__MACOSX/a/3.jpg", "__MACOSX/a/._3.jpg",
-                             "_x/.thumb.jpg", "_x/._2.jpg", "_x/Thumbs.db", "lost+found/x", ".git/y"))
+    folder = list_images(
+        put(
+            tmp_path,
+            "__other__/1.jpg",
+            "_x/2.jpg",
+            "__MACOSX/a/3.jpg",
+            "__MACOSX/a/._3.jpg",
+            "_x/.thumb.jpg",
+            "_x/._2.jpg",
+            "_x/Thumbs.db",
+            "lost+found/x",
+            ".git/y",
+        )
+    )
     assert folder.classes == ("__other__", "_x")
     assert [image.filename for image in folder.images] == ["1.jpg", "2.jpg"]
     said = "\n".join(folder.notes)
@@ -99,29 +130,56 @@ def test_kinds_that_are_not_read_are_counted_by_ending_and_class(tmp_path):
     folder = list_images(put(tmp_path, "a/1.jpg", "a/2.HEIC", "b/3.HEIC", "b/4.svg", "b/5.jpg"))
     assert "2 left out: .HEIC images, a kind that is not read, of 'a', 'b'" in folder.notes
     assert "1 left out: .svg images, a kind that is not read, of 'b'" in folder.notes
-    with pytest.raises(BadDataError, match=r"no image found of a kind that is read, but 1 \.HEIC, 1 \.svg"):
+    with pytest.raises(
+        BadDataError, match=r"no image found of a kind that is read, but 1 \.HEIC, 1 \.svg"
+    ):
         list_images(put(tmp_path / "none", "a/1.HEIC", "b/2.svg"))
 
 
 def test_images_without_class_folders_get_a_hint_of_the_layout(tmp_path):
-    with pytest.raises(BadDataError, match=r"3 images lie in the folder itself.*move the images of each class into"):
+    with pytest.raises(
+        BadDataError, match=r"3 images lie in the folder itself.*move the images of each class into"
+    ):
         list_images(put(tmp_path / "flat", "1.jpg", "2.jpg", "3.jpg"))
-    with pytest.raises(BadDataError, match=r"the images lie in test, train itself.*root/<split>/<label>/<image>"):
+    with pytest.raises(
+        BadDataError, match=r"the images lie in test, train itself.*root/<split>/<label>/<image>"
+    ):
         list_images(put(tmp_path / "splits", "train/1.jpg", "test/2.jpg"))
 
 
 def test_what_is_no_image_is_left_out_and_said(tmp_path):
-    put(tmp_path, "train/cat/1.jpg", "train/cat/Thumbs.db", "train/cat/.DS_Store", "train/cat/notes.txt",
-        "train/.ipynb_checkpoints/1.jpg", "train/cat/deep/1.jpg", "annotations/x.xml", "train/readme.md",
-        "train/cat/1_crop_0.jpg", "train/cat/a_crop_0.jpg", "test/cat/9.jpg", "test/dog/7.jpg")
+    put(
+        tmp_path,
+        "train/cat/1.jpg",
+        "train/cat/Thumbs.db",
+        "train/cat/.DS_Store",
+        "train/cat/notes.txt",
+        "train/.ipynb_checkpoints/1.jpg",
+        "train/cat/deep/1.jpg",
+        "annotations/x.xml",
+        "train/readme.md",
+        "train/cat/1_crop_0.jpg",
+        "train/cat/a_crop_0.jpg",
+        "test/cat/9.jpg",
+        "test/dog/7.jpg",
+    )
     (tmp_path / "train" / "dog").mkdir()
     os.mkfifo(tmp_path / "train/cat/pipe.jpg")
     folder = list_images(tmp_path)
-    assert [i.path for i in folder.images] == ["test/cat/9.jpg", "test/dog/7.jpg", "train/cat/1.jpg",
-                                               "train/cat/a_crop_0.jpg"]  # without its image a crop is an image
+    assert [i.path for i in folder.images] == [
+        "test/cat/9.jpg",
+        "test/dog/7.jpg",
+        "train/cat/1.jpg",
+        "train/cat/a_crop_0.jpg",
+    ]  # without its image a crop is an image
     said = "\n".join(folder.notes)
-    for text in ("annotations", f"{tmp_path / 'train' / 'dog'} holds no image", "1 left out: crops",
-                 "1 left out: files that are not images", "2 left out: folders inside a label"):
+    for text in (
+        "annotations",
+        f"{tmp_path / 'train' / 'dog'} holds no image",
+        "1 left out: crops",
+        "1 left out: files that are not images",
+        "2 left out: folders inside a label",
+    ):
         assert text in said
     assert folder.classes == ("cat", "dog")  # the empty folder shifts nothing
 
@@ -159,10 +217,13 @@ def test_a_hundred_thousand_images_are_listed_in_seconds(tmp_path):
         os.link(source, tmp_path / str(n % 10) / f"{n}.png")
     start = time.perf_counter()
     assert len(list_images(tmp_path).images) == 20_001
-    assert time.perf_counter() - start < 2  # a fifth of them; making 100,000 would take longer than listing them
+    assert (
+        time.perf_counter() - start < 2
+    )  # a fifth of them; making 100,000 would take longer than listing them
 
 
 # ---------------------------------------------------------------- digits
+
 
 def test_digits_are_scikit_learns(cache):
     from sklearn.datasets import load_digits
@@ -175,14 +236,20 @@ def test_digits_are_scikit_learns(cache):
         index = int(image.filename.removesuffix(".png"))
         assert image.label == str(raw.target[index])
         stored = np.asarray(PIL.open(folder.root / image.path))
-        assert np.array_equal(stored, [[int(v * 255 / 16 + 0.5) for v in line] for line in raw.images[index]])
+        assert np.array_equal(
+            stored, [[int(v * 255 / 16 + 0.5) for v in line] for line in raw.images[index]]
+        )
     assert sorted(int(i.filename[:-4]) for i in folder.images) == list(range(1797))
-    per_class = [sum(i.split == "test" and i.label == str(c) for i in folder.images) for c in range(10)]
+    per_class = [
+        sum(i.split == "test" and i.label == str(c) for i in folder.images) for c in range(10)
+    ]
     assert per_class == [50] * 10
 
 
 def test_variants_of_digits_are_as_those_of_mnist(cache):
-    """Halves keep the pixels; noise is uniform bytes of numpy's seed 1 under the same labels; structure holds 6."""
+    """Halves keep the pixels; noise is uniform bytes of numpy's seed 1 under the same labels;
+    structure holds 6.
+    """
     whole = datasets.locate("digits", cache)
 
     def pixels(folder, *images):
@@ -194,12 +261,18 @@ def test_variants_of_digits_are_as_those_of_mnist(cache):
         for split in ("train", "test"):
             for label in half.classes:
                 mine = [i for i in half.images if (i.split, i.label) == (split, label)]
-                theirs = [i for i in whole.images if (i.split, i.label) == (split, str(int(label) + first))]
+                theirs = [
+                    i
+                    for i in whole.images
+                    if (i.split, i.label) == (split, str(int(label) + first))
+                ]
                 assert np.array_equal(pixels(half, *mine), pixels(whole, *theirs))
     noise, held = (datasets.locate(f"digits_{name}", cache) for name in ("noise", "noise_struct"))
     stream = np.random.RandomState(1)
-    drawn = {split: np.rint(255 * stream.random_sample((count, 8, 8))).astype(np.uint8)
-             for split, count in (("train", 1297), ("test", 500))}
+    drawn = {
+        split: np.rint(255 * stream.random_sample((count, 8, 8))).astype(np.uint8)
+        for split, count in (("train", 1297), ("test", 500))
+    }
     by_number = {int(i.filename[:-4]): i for i in noise.images}
     for number in (0, 700, 1296, 1297, 1500, 1796):
         image = by_number[number]
@@ -214,11 +287,14 @@ def test_variants_of_digits_are_as_those_of_mnist(cache):
 
 # ---------------------------------------------------------------- IDX
 
+
 def idx_bytes(array: np.ndarray) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def mnist_like(folder: Path, n: int = 40, side: int = 6, packed: bool = False, seed: int = 0) -> Path:
+def mnist_like(
+    folder: Path, n: int = 40, side: int = 6, packed: bool = False, seed: int = 0
+) -> Path:
     """A folder in MNIST's layout with 2n training and n test images of every digit in turn."""
     folder.mkdir(parents=True, exist_ok=True)
     stream = np.random.default_rng(seed)
@@ -237,9 +313,16 @@ def test_idx_comes_back_pixel_for_pixel(tmp_path):
     assert [i.path for i in plain.images] == [i.path for i in packed.images]
     for prefix, split in (("train", "train"), ("t10k", "test")):
         x, y = in_order(plain, split)
-        assert np.array_equal(x, naive.idx((tmp_path / "plain" / f"{prefix}-images-idx3-ubyte").read_bytes()))
-        assert np.array_equal(y, naive.idx((tmp_path / "plain" / f"{prefix}-labels-idx1-ubyte").read_bytes()))
-        assert all(np.array_equal(a, b) for a, b in zip(pixels(plain).values(), pixels(packed).values(), strict=True))
+        assert np.array_equal(
+            x, naive.idx((tmp_path / "plain" / f"{prefix}-images-idx3-ubyte").read_bytes())
+        )
+        assert np.array_equal(
+            y, naive.idx((tmp_path / "plain" / f"{prefix}-labels-idx1-ubyte").read_bytes())
+        )
+        assert all(
+            np.array_equal(a, b)
+            for a, b in zip(pixels(plain).values(), pixels(packed).values(), strict=True)
+        )
     assert len({i.filename for i in plain.images}) == len(plain.images)  # no name on two sides
 
 
@@ -253,9 +336,24 @@ BAD_IDX = {
     "floats": ({IMAGES: b"\0\0\x0d\x03" + GOOD_X[4:]}, "idx-magic", IMAGES, "00000d03"),
     "truncated": ({IMAGES: GOOD_X[:-1]}, "idx-size", IMAGES, "11 bytes"),
     "trailing": ({IMAGES: GOOD_X + b"\0"}, "idx-size", IMAGES, "13 bytes"),
-    "no image": ({IMAGES: idx_bytes(np.zeros((0, 2, 2), np.uint8))}, "idx-size", IMAGES, "0 x 2 x 2"),
-    "a size past the end of time": ({IMAGES: b"\0\0\x08\x03" + b"\xff" * 12}, "idx-size", IMAGES, "0 bytes"),
-    "fewer labels": ({LABELS: idx_bytes(np.array([0, 1], np.uint8))}, "idx-count", LABELS, "2 labels"),
+    "no image": (
+        {IMAGES: idx_bytes(np.zeros((0, 2, 2), np.uint8))},
+        "idx-size",
+        IMAGES,
+        "0 x 2 x 2",
+    ),
+    "a size past the end of time": (
+        {IMAGES: b"\0\0\x08\x03" + b"\xff" * 12},
+        "idx-size",
+        IMAGES,
+        "0 bytes",
+    ),
+    "fewer labels": (
+        {LABELS: idx_bytes(np.array([0, 1], np.uint8))},
+        "idx-count",
+        LABELS,
+        "2 labels",
+    ),
     "no labels": ({LABELS: None}, "idx-missing", "", LABELS),
     "damaged gzip": ({IMAGES: gzip.compress(GOOD_X)[:-6]}, "idx-gzip", IMAGES, "gzip"),
     "gzip of junk": ({IMAGES: b"\x1f\x8b" + b"junk" * 9}, "idx-gzip", IMAGES, "gzip"),
@@ -309,10 +407,14 @@ def test_arrays_that_are_links_out_of_their_folder_are_refused(kind, tmp_path):
         assert datasets.locate(name, tmp_path / "cache", allow=(tmp_path,)).images
 
 
-@pytest.mark.parametrize(("head", "says"), [
-    (b"", "not an IDX file"),
-    (struct.pack(">HBB3I", 0, 8, 3, 3, 2, 2), "more than the 28 bytes that its header says"),
-    (struct.pack(">HBB3I", 0, 8, 3, 1 << 16, 28, 28), "at most 1,048,576")])
+@pytest.mark.parametrize(
+    ("head", "says"),
+    [
+        (b"", "not an IDX file"),
+        (struct.pack(">HBB3I", 0, 8, 3, 3, 2, 2), "more than the 28 bytes that its header says"),
+        (struct.pack(">HBB3I", 0, 8, 3, 1 << 16, 28, 28), "at most 1,048,576"),
+    ],
+)
 def test_a_gzip_bomb_is_refused_before_it_is_unpacked(head, says, tmp_path, monkeypatch):
     monkeypatch.setattr(idx, "LIMIT", 1 << 20)
     root = mnist_like(tmp_path / "d", packed=True)
@@ -328,13 +430,16 @@ def test_a_gzip_bomb_is_refused_before_it_is_unpacked(head, says, tmp_path, monk
 
 def test_a_folder_or_file_that_may_not_be_read_is_named(small, tmp_path, monkeypatch):
     """As root reads everything, the system's refusal is played."""
+
     def refuse(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
     put(tmp_path / "d", "train/cat/1.jpg", "train/dog/2.jpg")
     scan = os.scandir
     with monkeypatch.context() as closed:
-        closed.setattr("os.scandir", lambda path: refuse(path) if str(path).endswith("dog") else scan(path))
+        closed.setattr(
+            "os.scandir", lambda path: refuse(path) if str(path).endswith("dog") else scan(path)
+        )
         with pytest.raises(ResourceError, match=r"permission.*dog.*may not read the folder"):
             list_images(tmp_path / "d")
     monkeypatch.setattr("builtins.open", refuse)
@@ -346,14 +451,18 @@ def test_a_folder_or_file_that_may_not_be_read_is_named(small, tmp_path, monkeyp
 
 def test_real_mnist(shared_data, cache):
     folder = datasets.locate(shared_data / "mnist5k", cache)
-    counts = {(s, c): sum(i.split == s and i.label == c for i in folder.images)
-              for s in ("train", "test") for c in folder.classes}
+    counts = {
+        (s, c): sum(i.split == s and i.label == c for i in folder.images)
+        for s in ("train", "test")
+        for c in folder.classes
+    }
     assert set(counts.values()) == {400, 100}
     raw = gzip.decompress((shared_data / "mnist5k" / "t10k-images-idx3-ubyte.gz").read_bytes())
     assert np.array_equal(in_order(folder, "test")[0], naive.idx(raw))
 
 
 # ---------------------------------------------------------------- variants of MNIST
+
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory) -> Path:
@@ -375,11 +484,14 @@ def test_noise_is_the_formula_in_bytes(name, small, cache):
         assert abs(images.mean() - 127.5) < 5  # uniform, not the bytes of doubles
 
 
-@pytest.mark.parametrize(("name", "keep", "relabel"), [
-    ("mnist_split1", lambda y: y < 5, lambda y: y),
-    ("mnist_split2", lambda y: y >= 5, lambda y: y - 5),
-    ("mnist2class", lambda y: y >= 0, lambda y: y % 2),
-])
+@pytest.mark.parametrize(
+    ("name", "keep", "relabel"),
+    [
+        ("mnist_split1", lambda y: y < 5, lambda y: y),
+        ("mnist_split2", lambda y: y >= 5, lambda y: y - 5),
+        ("mnist2class", lambda y: y >= 0, lambda y: y % 2),
+    ],
+)
 def test_splits_and_parity(name, keep, relabel, small, cache):
     folder, base = datasets.locate(f"{name}:{small}", cache), datasets.locate(small, cache)
     for split in ("train", "test"):
@@ -392,7 +504,9 @@ def test_splits_and_parity(name, keep, relabel, small, cache):
 def test_variants_come_from_the_data_root(small, tmp_path, monkeypatch):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "MNIST".lower()).symlink_to(small)
-    by_option = datasets.locate("mnist_split1", tmp_path / "cache", data_root=tmp_path / "root", offline=True)
+    by_option = datasets.locate(
+        "mnist_split1", tmp_path / "cache", data_root=tmp_path / "root", offline=True
+    )
     monkeypatch.setenv("TLX_DATA", str(tmp_path / "root"))
     by_environment = datasets.locate("MNIST_split1", tmp_path / "cache", offline=True)
     assert by_option.root == by_environment.root
@@ -400,6 +514,7 @@ def test_variants_come_from_the_data_root(small, tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- names and paths
+
 
 def test_names_paths_and_names_with_paths(tmp_path, monkeypatch):
     put(tmp_path / "digits", "cat/1.png", "dog/2.png")
@@ -412,8 +527,16 @@ def test_names_paths_and_names_with_paths(tmp_path, monkeypatch):
     assert len(datasets.locate(Path("digits"), cache).images) == 2  # so does a Path
     assert datasets.locate("mine", cache).name == "mine"
     assert datasets.locate("dtd:mine", cache).name == "textures"
-    assert datasets.locate("Flowers102", cache, data_root=put(tmp_path / "root", "oxford-flowers102/1/a.jpg",
-                                                              "oxford-flowers102/2/b.jpg")).name == "flowers102"
+    assert (
+        datasets.locate(
+            "Flowers102",
+            cache,
+            data_root=put(
+                tmp_path / "root", "oxford-flowers102/1/a.jpg", "oxford-flowers102/2/b.jpg"
+            ),
+        ).name
+        == "flowers102"
+    )
     with pytest.raises(UnknownNameError, match="nearest: flowers102"):
         datasets.locate("flowers103", cache)
     with pytest.raises(MissingError):
@@ -421,6 +544,7 @@ def test_names_paths_and_names_with_paths(tmp_path, monkeypatch):
 
 
 # ---------------------------------------------------------------- materialising
+
 
 def test_made_once_and_sealed(small, tmp_path):
     folder = datasets.locate(small, tmp_path)
@@ -439,7 +563,9 @@ def test_other_bytes_are_another_folder(tmp_path):
     assert one.root == same.root
 
 
-@pytest.mark.parametrize("change", [lambda image: image.unlink(), lambda image: image.with_name("new.png").touch()])
+@pytest.mark.parametrize(
+    "change", [lambda image: image.unlink(), lambda image: image.with_name("new.png").touch()]
+)
 def test_files_that_came_or_went_are_noticed(change, small, tmp_path):
     folder = datasets.locate(small, tmp_path)
     change(folder.root / folder.images[5].path)
@@ -466,7 +592,11 @@ def test_killed_while_making_leaves_nothing_half_used(tmp_path):
         if worker.is_alive():
             os.kill(worker.pid, signal.SIGKILL)
         worker.join()
-        whole = [p for p in (tmp_path / "cache" / "datasets").iterdir() if p.is_dir() and p.suffix != ".part"]
+        whole = [
+            p
+            for p in (tmp_path / "cache" / "datasets").iterdir()
+            if p.is_dir() and p.suffix != ".part"
+        ]
         cut_short += not whole
     assert cut_short
     folder = datasets.locate(source, tmp_path / "cache")
@@ -490,12 +620,15 @@ def test_two_at_once_make_one(tmp_path):
 @pytest.mark.parametrize("label", ["a/b", "..", ".hidden", "__pycache__", "100%", "x\0y", "F/A-18"])
 def test_labels_as_folders_stay_distinct_and_inside(label, tmp_path):
     pool = materialise.Pool("train", np.zeros((2, 2, 2), np.uint8), [label, "other"])
-    folder = materialise.materialise_once(tmp_path, "d", label, lambda root: materialise.write_pools(root, [pool]))
+    folder = materialise.materialise_once(
+        tmp_path, "d", label, lambda root: materialise.write_pools(root, [pool])
+    )
     assert len(folder.classes) == 2
     assert len(folder.images) == 2
 
 
 # ---------------------------------------------------------------- self-driving arrays
+
 
 def driving(root: Path, n: int = 9) -> Path:
     root.mkdir(exist_ok=True)
@@ -526,19 +659,54 @@ def npy(array, **changes) -> bytes:
 
 FRAMES = np.zeros((3, 10800), np.uint8)
 BAD_NPY = {
-    "pickled objects": ("train_data.npy", lambda: npy(FRAMES, descr="|O"), "npy-pickle", UnsafeError),
+    "pickled objects": (
+        "train_data.npy",
+        lambda: npy(FRAMES, descr="|O"),
+        "npy-pickle",
+        UnsafeError,
+    ),
     "a bare pickle": ("train_data.npy", lambda: b"\x80\x04K\x01.", "npy-header", BadDataError),
     "zero bytes": ("train_data.npy", lambda: b"", "npy-header", BadDataError),
     "trailing bytes": ("train_data.npy", lambda: npy(FRAMES) + b"\0", "npy-size", BadDataError),
     "truncated": ("train_data.npy", lambda: npy(FRAMES)[:-1], "npy-size", BadDataError),
-    "a size past the end of time": ("train_data.npy", lambda: npy(FRAMES, shape=(2**45, 10800)), "npy-size", BadDataError),
-    "a negative size": ("train_data.npy", lambda: npy(FRAMES, shape=(-3, 10800)), "npy-size", BadDataError),
-    "Fortran order": ("train_data.npy", lambda: npy(FRAMES, fortran_order=True), "npy-size", BadDataError),
+    "a size past the end of time": (
+        "train_data.npy",
+        lambda: npy(FRAMES, shape=(2**45, 10800)),
+        "npy-size",
+        BadDataError,
+    ),
+    "a negative size": (
+        "train_data.npy",
+        lambda: npy(FRAMES, shape=(-3, 10800)),
+        "npy-size",
+        BadDataError,
+    ),
+    "Fortran order": (
+        "train_data.npy",
+        lambda: npy(FRAMES, fortran_order=True),
+        "npy-size",
+        BadDataError,
+    ),
     "floats": ("train_data.npy", lambda: npy(FRAMES.astype(np.float32)), "npy-shape", BadDataError),
     "another frame": ("train_data.npy", lambda: npy(FRAMES[:, :100]), "npy-shape", BadDataError),
-    "fewer labels": ("train_labels.npy", lambda: npy(np.zeros(2, np.int64)), "npy-shape", BadDataError),
-    "labels of text": ("train_labels.npy", lambda: npy(np.array(["a", "b", "c"])), "npy-shape", BadDataError),
-    "a fourth direction": ("train_labels.npy", lambda: npy(np.array([0, 3, 1])), "npy-label", BadDataError),
+    "fewer labels": (
+        "train_labels.npy",
+        lambda: npy(np.zeros(2, np.int64)),
+        "npy-shape",
+        BadDataError,
+    ),
+    "labels of text": (
+        "train_labels.npy",
+        lambda: npy(np.array(["a", "b", "c"])),
+        "npy-shape",
+        BadDataError,
+    ),
+    "a fourth direction": (
+        "train_labels.npy",
+        lambda: npy(np.array([0, 3, 1])),
+        "npy-label",
+        BadDataError,
+    ),
     "no labels": ("train_labels.npy", lambda: None, "npy-missing", BadDataError),
 }
 
@@ -566,11 +734,16 @@ def test_read_npy_equals_numpys(tmp_path):
 
 # ---------------------------------------------------------------- torchvision's own files
 
+
 def test_torchvision_files_under_the_data_root_need_no_network(tmp_path):
     """DTD as its archive unpacks: files are taken as they are, by its official splits."""
     root = tmp_path / "root" / "dtd" / "dtd"
     (root / "labels").mkdir(parents=True)
-    lists = {"train": ["zigzag/z1.jpg", "dotted/d1.jpg"], "val": ["zigzag/z2.jpg"], "test": ["dotted/d2.jpg"]}
+    lists = {
+        "train": ["zigzag/z1.jpg", "dotted/d1.jpg"],
+        "val": ["zigzag/z2.jpg"],
+        "test": ["dotted/d2.jpg"],
+    }
     for split, names in lists.items():
         (root / "labels" / f"{split}1.txt").write_text("\n".join(names) + "\n")
         for name in names:
@@ -581,9 +754,14 @@ def test_torchvision_files_under_the_data_root_need_no_network(tmp_path):
     folder = datasets.locate("DTD", tmp_path / "cache", data_root=tmp_path / "root", offline=True)
     assert folder.name == "textures"
     assert [i.path for i in folder.images] == [
-        "test/dotted/000000_d2.jpg", "train/dotted/000001_d1.jpg", "train/zigzag/000000_z1.jpg",
-        "val/zigzag/000000_z2.jpg"]
-    assert (folder.root / "train/zigzag/000000_z1.jpg").read_bytes() == (root / "images/zigzag/z1.jpg").read_bytes()
+        "test/dotted/000000_d2.jpg",
+        "train/dotted/000001_d1.jpg",
+        "train/zigzag/000000_z1.jpg",
+        "val/zigzag/000000_z2.jpg",
+    ]
+    assert (folder.root / "train/zigzag/000000_z1.jpg").read_bytes() == (
+        root / "images/zigzag/z1.jpg"
+    ).read_bytes()
 
 
 def test_torchvision_arrays(tmp_path, monkeypatch):

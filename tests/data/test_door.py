@@ -29,50 +29,140 @@ CATALOGUE = {  # what: (bytes, name, code, exit code, words in the message)
     "zero bytes": (b"", "a.jpg", "image-empty", 3, "empty file"),
     "text": (b"just words, no picture", "a.jpg", "not-an-image", 3, "not an image but text"),
     "html": (b"<!DOCTYPE html><html>", "a.jpg", "not-an-image", 3, "not an image but a web page"),
-    "svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "a.jpg", "not-an-image", 3, "XML or SVG text"),
-    "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\n", "a.jpg", "not-an-image", 3, "git lfs pull"),
+    "svg": (
+        b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+        "a.jpg",
+        "not-an-image",
+        3,
+        "XML or SVG text",
+    ),
+    "lfs pointer": (
+        b"version https://git-lfs.github.com/spec/v1\n",
+        "a.jpg",
+        "not-an-image",
+        3,
+        "git lfs pull",
+    ),
     "half a jpeg": (JPEG[: len(JPEG) // 2], "a.jpg", "image-truncated", 3, "truncated JPEG"),
     "jpeg less two bytes": (JPEG[:-2], "a.jpg", "image-truncated", 3, "truncated JPEG"),
     "jpeg magic alone": (JPEG[:4], "a.jpg", "image-damaged", 3, "JPEG"),
-    "half a progressive jpeg": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "a.jpg", "image-truncated", 3, "truncated JPEG"),
+    "half a progressive jpeg": (
+        PROGRESSIVE[: len(PROGRESSIVE) // 2],
+        "a.jpg",
+        "image-truncated",
+        3,
+        "truncated JPEG",
+    ),
     "half a png": (PNG[: len(PNG) // 2], "a.png", "image-truncated", 3, "truncated PNG"),
     "png without its end": (PNG[:-12], "a.png", "image-truncated", 3, "no end"),
     "png with a bad checksum": (BAD_CRC, "a.png", "image-damaged", 3, "damaged PNG"),
-    "half a gif": ((lambda d: d[: len(d) // 2])(saved(NOISE, "GIF")), "a.gif", "image-truncated", 3, "truncated"),
-    "half a webp": ((lambda d: d[: len(d) // 2])(saved(NOISE, "WEBP")), "a.webp", "image-truncated", 3, "truncated"),
-    "half a bmp": ((lambda d: d[: len(d) // 2])(saved(NOISE, "BMP")), "a.bmp", "image-truncated", 3, "truncated"),
+    "half a gif": (
+        (lambda d: d[: len(d) // 2])(saved(NOISE, "GIF")),
+        "a.gif",
+        "image-truncated",
+        3,
+        "truncated",
+    ),
+    "half a webp": (
+        (lambda d: d[: len(d) // 2])(saved(NOISE, "WEBP")),
+        "a.webp",
+        "image-truncated",
+        3,
+        "truncated",
+    ),
+    "half a bmp": (
+        (lambda d: d[: len(d) // 2])(saved(NOISE, "BMP")),
+        "a.bmp",
+        "image-truncated",
+        3,
+        "truncated",
+    ),
     "tiff less two bytes": (saved(NOISE, "TIFF")[:-2], "a.tif", "image-truncated", 3, "truncated"),
-    "float range": (tiff(np.full((9, 9), 3.5e4, np.float32), bits=32, sample_format=3), "a.tif", "image-range", 3,
-                    "35000"),
-    "float not a number": (tiff(np.full((9, 9), np.nan, np.float32), bits=32, sample_format=3), "a.tif",
-                           "image-range", 3, "nan"),
-    "whole number range": (tiff(np.full((9, 9), -3, np.int32), bits=32, sample_format=2), "a.tif", "image-range", 3,
-                           "-3"),
-    "bomb, warning zone": (png(13_000, 13_000, rows=b""), "a.png", "image-large", 3, "13000 × 13000"),
+    "float range": (
+        tiff(np.full((9, 9), 3.5e4, np.float32), bits=32, sample_format=3),
+        "a.tif",
+        "image-range",
+        3,
+        "35000",
+    ),
+    "float not a number": (
+        tiff(np.full((9, 9), np.nan, np.float32), bits=32, sample_format=3),
+        "a.tif",
+        "image-range",
+        3,
+        "nan",
+    ),
+    "whole number range": (
+        tiff(np.full((9, 9), -3, np.int32), bits=32, sample_format=2),
+        "a.tif",
+        "image-range",
+        3,
+        "-3",
+    ),
+    "bomb, warning zone": (
+        png(13_000, 13_000, rows=b""),
+        "a.png",
+        "image-large",
+        3,
+        "13000 × 13000",
+    ),
     "bomb": (png(20_000, 20_000, rows=b""), "a.png", "image-large", 3, "20000 × 20000"),
     "long": (png(30_000, 300, rows=b""), "a.png", "image-large", 3, "30000 × 300"),
-    "gif bomb": (b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + saved(NOISE, "GIF")[10:], "a.gif", "image-large", 3,
-                 "60000"),
+    "gif bomb": (
+        b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + saved(NOISE, "GIF")[10:],
+        "a.gif",
+        "image-large",
+        3,
+        "60000",
+    ),
     "one pixel": (png(1, 1), "a.png", "image-small", 3, "1 × 1"),
     "a line": (png(1, 30_000), "a.png", "image-small", 3, "1 × 30000"),
     "a ribbon": (png(4, 900), "a.png", "image-aspect", 3, "4 × 900"),
     "text bomb": (png(9, 9, before=TEXT_BOMB), "a.png", "image-metadata", 3, "metadata too large"),
     "zero width": (png(0, 5), "a.png", "image-small", 3, "0 × 5"),
-    "eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n", "a.jpg", "image-format", 4,
-            "EPS"),
+    "eps": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
+        "a.jpg",
+        "image-format",
+        4,
+        "EPS",
+    ),
     "eps with a preview": (b"\xc5\xd0\xd3\xc6" + bytes(40), "a.jpg", "image-format", 4, "EPS"),
     "pdf": (b"%PDF-1.7\n", "a.jpg", "image-format", 4, "PDF"),
     "psd": (b"8BPS\0\1" + bytes(40), "a.jpg", "image-format", 4, "PSD"),
     "pickle": (b"\x80\x04\x95" + bytes(40), "a.jpg", "image-format", 4, "pickle"),
     "12-bit jpeg": (PRECISION_12, "a.jpg", "image-kind", 3, "12-bit"),
-    "jpeg without its tables": (JPEG.replace(b"\xff\xdb", b"\xff\xef"), "a.jpg", "image-damaged", 3, "broken data"),
-    "progressive jpeg without its tables": (PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xef"), "a.jpg", "image-damaged", 3,
-                                            "broken data"),
-    "jpeg without a scan": (JPEG.replace(b"\xff\xda", b"\xff\xd9"), "a.jpg", "image-damaged", 3, "damaged JPEG"),
+    "jpeg without its tables": (
+        JPEG.replace(b"\xff\xdb", b"\xff\xef"),
+        "a.jpg",
+        "image-damaged",
+        3,
+        "broken data",
+    ),
+    "progressive jpeg without its tables": (
+        PROGRESSIVE.replace(b"\xff\xc4", b"\xff\xef"),
+        "a.jpg",
+        "image-damaged",
+        3,
+        "broken data",
+    ),
+    "jpeg without a scan": (
+        JPEG.replace(b"\xff\xda", b"\xff\xd9"),
+        "a.jpg",
+        "image-damaged",
+        3,
+        "damaged JPEG",
+    ),
     "avif": (b"\0\0\0\x20ftypavif" + bytes(40), "a.avif", "image-format", 3, "AVIF"),
     "heic": (b"\0\0\0\x20ftypheic" + bytes(40), "a.jpg", "image-format", 3, "HEIC"),
     "lab tiff": (saved(Image.new("LAB", (9, 9)), "TIFF"), "a.tif", "image-mode", 3, "LAB"),
-    "too many bytes": (b"\xff\xd8\xff" + bytes(safe_image.MAX_BYTES), "a.jpg", "image-bytes", 3, "67,108,8"),
+    "too many bytes": (
+        b"\xff\xd8\xff" + bytes(safe_image.MAX_BYTES),
+        "a.jpg",
+        "image-bytes",
+        3,
+        "67,108,8",
+    ),
 }
 
 
@@ -107,7 +197,11 @@ def test_catalogue(what, put, ghostscript):
 
 def test_every_broken_file_in_one_pass(put):
     good = put(PNG, "good.png")
-    paths = [good] + [put(row[0], f"{i}-{row[1]}") for i, row in enumerate(CATALOGUE.values()) if len(row[0]) < 1 << 20]
+    paths = [good] + [
+        put(row[0], f"{i}-{row[1]}")
+        for i, row in enumerate(CATALOGUE.values())
+        if len(row[0]) < 1 << 20
+    ]
     seen = []
     problems, counted = images.inspect([*paths, good], lambda done, of: seen.append((done, of)))
     assert [p.where for p in problems] == [str(path) for path in paths[1:]]  # all of them, in order
@@ -131,10 +225,17 @@ def test_a_bomb_costs_no_memory(put):
 def test_pipes_sockets_devices_and_folders(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(tmp_path / "socket.jpg"))  # the full path would be too long for some systems
-        for path, code, exit_code in ((tmp_path / "pipe.jpg", "not-a-file", 4), ("/dev/zero", "not-a-file", 4),
-                                      (tmp_path / "socket.jpg", "not-a-file", 4), (tmp_path, "not-a-file", 3),
-                                      (tmp_path / "none.jpg", "missing", 3), ("a\0b.jpg", "image-unopened", 3)):
+        server.bind(
+            os.path.relpath(tmp_path / "socket.jpg")
+        )  # the full path would be too long for some systems
+        for path, code, exit_code in (
+            (tmp_path / "pipe.jpg", "not-a-file", 4),
+            ("/dev/zero", "not-a-file", 4),
+            (tmp_path / "socket.jpg", "not-a-file", 4),
+            (tmp_path, "not-a-file", 3),
+            (tmp_path / "none.jpg", "missing", 3),
+            ("a\0b.jpg", "image-unopened", 3),
+        ):
             start = time.perf_counter()
             (problem,), _ = images.inspect([path])
             assert time.perf_counter() - start < 1
@@ -175,6 +276,8 @@ def test_a_file_that_changes_while_it_is_read(put, monkeypatch, change):
 
 
 def test_half_a_picture_never_passes_for_a_whole(put, monkeypatch):
-    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)  # as some packages do on import
+    monkeypatch.setattr(
+        "PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True
+    )  # as some packages do on import
     with pytest.raises(TlxError, match="truncated"):
         images.read(put(JPEG[: len(JPEG) // 2], "a.jpg"))

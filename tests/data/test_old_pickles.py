@@ -25,9 +25,13 @@ def test_processed_files_are_refused_in_our_own_words(tmp_path, capsys, content,
     for name in ("training.pt", "test.pt"):
         path = tmp_path / folder / "processed" / name
         if content == "tensors":
-            torch.save((torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), path)
+            torch.save(
+                (torch.zeros(2, 28, 28, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)), path
+            )
         else:
-            path.write_bytes(pickle.dumps(Payload()) if content == "program" else b"\x80\x02rubbish")
+            path.write_bytes(
+                pickle.dumps(Payload()) if content == "program" else b"\x80\x02rubbish"
+            )
     with pytest.raises(UnsafeError) as refused:
         datasets.locate(key, tmp_path / "cache", data_root=tmp_path)
     assert refused.value.exit_code == 4
@@ -37,7 +41,9 @@ def test_processed_files_are_refused_in_our_own_words(tmp_path, capsys, content,
     assert "run" not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("data", [b"\x80\x02rubbish", pickle.dumps({"a": 1}, 2)[:-1], b"\x80\x02}q\x00X\x01"])
+@pytest.mark.parametrize(
+    "data", [b"\x80\x02rubbish", pickle.dumps({"a": 1}, 2)[:-1], b"\x80\x02}q\x00X\x01"]
+)
 def test_a_weight_file_that_torch_will_not_read_is_not_answered_with_its_advice(tmp_path, data):
     (tmp_path / "w.pth").write_bytes(data)
     with pytest.raises(Exception, match=r"weights-") as refused:

@@ -1,4 +1,6 @@
-"""Pixels: the rows that come out, the array they lie in, and what happens to it when things go wrong."""
+"""Pixels: the rows that come out, the array they lie in, and what happens to it when things go
+wrong.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def make(folder, count, seed=0, sides=(9, 40)):
     for i in range(count):
         height, width = rng.integers(*sides, 2)
         paths.append(folder / f"{i:03d}.png")
-        paths[-1].write_bytes(saved(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "PNG"))
+        paths[-1].write_bytes(
+            saved(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), "PNG")
+        )
     return paths
 
 
@@ -52,7 +56,9 @@ def expected(path, sizing):
         size = (side, side) if sizing.crops else (sizing.size, sizing.size)
     else:
         short = min(image.size)
-        size = tuple(side if length == short else round(length * side / short) for length in image.size)
+        size = tuple(
+            side if length == short else round(length * side / short) for length in image.size
+        )
     picture = np.asarray(image.resize(size, Image.Resampling.LANCZOS))
     picture = picture.reshape(*picture.shape[:2], sizing.channels)
     ten = naive.ten_crops(picture, sizing.size)
@@ -65,10 +71,16 @@ def every_row(found):
 
 # ---------------------------------------------------------------- the rows
 
+
 @pytest.mark.parametrize("budget", [1 << 30, 0], ids=["stored", "streamed"])
-@pytest.mark.parametrize(("mode", "with_crops", "channels", "size"), [
-    *itertools.product(["squash", "aspect"], [True, False], [3, 1], [16]),
-    ("squash", True, 1, 28), ("aspect", True, 3, 31)])
+@pytest.mark.parametrize(
+    ("mode", "with_crops", "channels", "size"),
+    [
+        *itertools.product(["squash", "aspect"], [True, False], [3, 1], [16]),
+        ("squash", True, 1, 28),
+        ("aspect", True, 3, 31),
+    ],
+)
 def test_rows_are_the_crops(paths, tmp_path, budget, mode, with_crops, channels, size):
     sizing = Sizing(size, crops=with_crops, mode=mode, channels=channels)
     found = pixels.pixels(paths, sizing, tmp_path / "cache", budget_bytes=budget)
@@ -88,18 +100,26 @@ def shared(tmp_path_factory):
     """Images of the module, with their stored and streamed rows."""
     folder = tmp_path_factory.mktemp("shared")
     paths = make(folder / "images", 9)
-    return [pixels.pixels(paths, SQUASH, folder / "cache", budget_bytes=budget) for budget in (1 << 30, 0)]
+    return [
+        pixels.pixels(paths, SQUASH, folder / "cache", budget_bytes=budget)
+        for budget in (1 << 30, 0)
+    ]
 
 
 @settings(max_examples=40, deadline=None)
-@given(rows=st.lists(st.integers(0, 89), max_size=30), chosen=st.lists(st.integers(0, 8), min_size=1, max_size=12),
-       ahead=st.lists(st.integers(0, 89), max_size=5))
+@given(
+    rows=st.lists(st.integers(0, 89), max_size=30),
+    chosen=st.lists(st.integers(0, 8), min_size=1, max_size=12),
+    ahead=st.lists(st.integers(0, 89), max_size=5),
+)
 def test_take_in_any_order_with_repeats(shared, rows, chosen, ahead):
     stored, streamed = shared
     whole = every_row(stored)
     streamed.prefetch(ahead)
     for found in (stored, streamed):
-        assert np.array_equal(found.take(rows), whole.reshape(-1, 16, 16, 3)[np.array(rows, dtype=int)])
+        assert np.array_equal(
+            found.take(rows), whole.reshape(-1, 16, 16, 3)[np.array(rows, dtype=int)]
+        )
     part = stored.subset(chosen)
     assert len(part) == len(chosen)
     assert np.array_equal(every_row(part), whole[chosen])
@@ -129,13 +149,18 @@ def test_no_images(tmp_path):
 
 # ---------------------------------------------------------------- identity
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+@settings(
+    max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(order=st.permutations(range(5)))
 def test_digest_is_of_content_and_order(tmp_path_factory, order):
     one, other = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("other")
     paths = make(one / "images", 5)
     first = pixels.pixels(paths, SQUASH, one / "cache")
-    moved = [path.rename(other / f"{9 - i}.jpg") for i, path in enumerate(paths)]  # other folder, names and sorting
+    moved = [
+        path.rename(other / f"{9 - i}.jpg") for i, path in enumerate(paths)
+    ]  # other folder, names and sorting
     again = pixels.pixels(moved, SQUASH, other / "cache")
     assert again.digest == first.digest
     shuffled = pixels.pixels([moved[i] for i in order], SQUASH, other / "cache")
@@ -144,7 +169,14 @@ def test_digest_is_of_content_and_order(tmp_path_factory, order):
 
 
 def test_digest_tells_sizings_apart(paths, tmp_path):
-    sizings = [SQUASH, ASPECT, Sizing(16, channels=1), Sizing(16, crops=False), Sizing(17), Sizing(16, ratio=0.8)]
+    sizings = [
+        SQUASH,
+        ASPECT,
+        Sizing(16, channels=1),
+        Sizing(16, crops=False),
+        Sizing(17),
+        Sizing(16, ratio=0.8),
+    ]
     found = [pixels.pixels(paths, sizing, tmp_path, budget_bytes=0).digest for sizing in sizings]
     assert len(set(found)) == len(found)
     same = Sizing(16, crops=False, ratio=0.5)  # no ratio enters a square that is not cropped
@@ -161,6 +193,7 @@ def test_images_twice_are_counted(paths, tmp_path):
 
 # ---------------------------------------------------------------- what is wrong, at once
 
+
 @pytest.mark.parametrize("budget", [1 << 30, 0])
 def test_all_problems_together_and_nothing_kept(paths, tmp_path, budget):
     whole = paths[2].read_bytes()
@@ -168,8 +201,10 @@ def test_all_problems_together_and_nothing_kept(paths, tmp_path, budget):
     paths[5].write_bytes(whole[:-30])
     with pytest.raises(TlxError) as caught:
         pixels.pixels(paths, SQUASH, tmp_path / "cache", budget_bytes=budget)
-    assert [(p.where, p.code) for p in caught.value.problems] == [(str(paths[2]), "not-an-image"),
-                                                                   (str(paths[5]), "image-truncated")]
+    assert [(p.where, p.code) for p in caught.value.problems] == [
+        (str(paths[2]), "not-an-image"),
+        (str(paths[5]), "image-truncated"),
+    ]
     paths[7].unlink()  # cannot even be digested: the others are named all the same
     paths[8].write_bytes(b"")
     with pytest.raises(TlxError) as caught:
@@ -191,7 +226,11 @@ def test_a_file_that_changed_since_its_digest(paths, tmp_path, monkeypatch):
     paths[4].write_bytes(paths[3].read_bytes())
     with pytest.raises(TlxError) as caught:
         found.take([40])
-    assert (caught.value.code, caught.value.where, caught.value.exit_code) == ("file-changed", str(paths[4]), 9)
+    assert (caught.value.code, caught.value.where, caught.value.exit_code) == (
+        "file-changed",
+        str(paths[4]),
+        9,
+    )
 
 
 def test_sizings_that_cannot_be(tmp_path, paths):
@@ -206,6 +245,7 @@ def test_sizings_that_cannot_be(tmp_path, paths):
 
 # ---------------------------------------------------------------- crops made elsewhere
 
+
 def test_precomputed_crops_are_used_as_they_are(paths, tmp_path):
     names = [path.name for path in paths]
     crops.write(paths[0].parent, names, tmp_path / "crops", SQUASH)
@@ -215,7 +255,9 @@ def test_precomputed_crops_are_used_as_they_are(paths, tmp_path):
         return crops.paths(tmp_path / "crops", names[image])
 
     for budget in (1 << 30, 0):
-        found = pixels.pixels(paths, SQUASH, tmp_path / "cache", precomputed=precomputed, budget_bytes=budget)
+        found = pixels.pixels(
+            paths, SQUASH, tmp_path / "cache", precomputed=precomputed, budget_bytes=budget
+        )
         assert np.array_equal(every_row(found), every_row(own))  # PNGs: nothing is lost on the way
         assert found.digest != own.digest
     for image, crop in ((3, 7), (3, 2), (9, 0)):
@@ -231,18 +273,25 @@ def test_precomputed_crops_of_another_size(paths, tmp_path):
     crops.write(paths[0].parent, names, tmp_path / "crops", Sizing(20))
 
     def ask(sizing):
-        return pixels.pixels(paths, sizing, tmp_path / "cache",
-                             precomputed=lambda i: crops.paths(tmp_path / "crops", names[i]))
+        return pixels.pixels(
+            paths,
+            sizing,
+            tmp_path / "cache",
+            precomputed=lambda i: crops.paths(tmp_path / "crops", names[i]),
+        )
 
     with pytest.raises(TlxError, match=r"20 × 20 pixels.*16 × 16") as caught:
         ask(SQUASH)
     assert {p.code for p in caught.value.problems} == {"crop-size"}
     found = ask(Sizing(16, resize=True))
-    crop = Image.open(crops.paths(tmp_path / "crops", names[1])[4]).resize((16, 16), Image.Resampling.LANCZOS)
+    crop = Image.open(crops.paths(tmp_path / "crops", names[1])[4]).resize(
+        (16, 16), Image.Resampling.LANCZOS
+    )
     assert np.array_equal(found.take([14])[0], np.asarray(crop))
 
 
 # ---------------------------------------------------------------- the array on disk
+
 
 @pytest.fixture
 def small_shards(monkeypatch):
@@ -251,16 +300,24 @@ def small_shards(monkeypatch):
 
 
 def shard_bytes(cache):
-    return {path.relative_to(cache): path.read_bytes() for path in sorted(cache.glob("pixels/*/*")) if path.is_file()}
+    return {
+        path.relative_to(cache): path.read_bytes()
+        for path in sorted(cache.glob("pixels/*/*"))
+        if path.is_file()
+    }
 
 
 def test_decoded_once(paths, tmp_path, small_shards, monkeypatch):
     seen = []
-    first = pixels.pixels(paths, SQUASH, tmp_path / "cache", progress=lambda done, of: seen.append((done, of)))
+    first = pixels.pixels(
+        paths, SQUASH, tmp_path / "cache", progress=lambda done, of: seen.append((done, of))
+    )
     assert seen[-1] == (12, 12)
     assert len(list((tmp_path / "cache").glob("pixels/*/*.npy"))) == 4
     monkeypatch.setattr(image_views, "decode", None)
-    assert np.array_equal(every_row(pixels.pixels(paths, SQUASH, tmp_path / "cache")), every_row(first))
+    assert np.array_equal(
+        every_row(pixels.pixels(paths, SQUASH, tmp_path / "cache")), every_row(first)
+    )
     quick = pixels.pixels(paths, SQUASH, tmp_path / "cache", verify=False)
     assert np.array_equal(every_row(quick), every_row(first))
 
@@ -278,8 +335,11 @@ def flip(path):
 
 
 DAMAGE = {
-    "a bit flipped": flip, "cut": lambda path: os.truncate(path, path.stat().st_size - 1), "gone": os.unlink,
-    "empty": lambda path: os.truncate(path, 0), "manifest gone": lambda path: (path.parent / files.MANIFEST).unlink(),
+    "a bit flipped": flip,
+    "cut": lambda path: os.truncate(path, path.stat().st_size - 1),
+    "gone": os.unlink,
+    "empty": lambda path: os.truncate(path, 0),
+    "manifest gone": lambda path: (path.parent / files.MANIFEST).unlink(),
 }
 
 
@@ -313,8 +373,11 @@ CHILD = textwrap.dedent("""
 
 
 def child(paths, cache, pause):
-    return subprocess.Popen([sys.executable, "-c", CHILD, str(paths[0].parent), str(cache), str(pause)],
-                            stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(paths[0].parent), str(cache), str(pause)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("decodes", [1, 5, 8, 12])
@@ -327,7 +390,9 @@ def test_killed_and_run_again_is_the_same(paths, tmp_path, small_shards, monkeyp
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    assert not [path for path in (tmp_path / "cache").glob("pixels/*/MANIFEST.json") if decodes < 12]
+    assert not [
+        path for path in (tmp_path / "cache").glob("pixels/*/MANIFEST.json") if decodes < 12
+    ]
     counted, decode = [], image_views.decode
     monkeypatch.setattr(image_views, "decode", lambda *args: counted.append(args) or decode(*args))
     found = pixels.pixels(paths, SQUASH, tmp_path / "cache")
@@ -345,7 +410,9 @@ def test_two_at_once_decode_once(paths, tmp_path):
 
 
 def test_shards_of_another_cut_are_not_taken_for_ours(paths, tmp_path, small_shards, monkeypatch):
-    monkeypatch.setattr(shards.files, "seal", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        shards.files, "seal", lambda folder: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         pixels.pixels(paths, SQUASH, tmp_path / "cache")  # all shards written, not sealed
     monkeypatch.undo()

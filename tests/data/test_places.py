@@ -28,7 +28,9 @@ def root(tmp_path) -> Path:
     return tmp_path / "pets"
 
 
-@pytest.mark.parametrize("path", ["pets/train/cat/a.png", "other-name/train/cat/a.png", "train/cat/a.png", "a.png"])
+@pytest.mark.parametrize(
+    "path", ["pets/train/cat/a.png", "other-name/train/cat/a.png", "train/cat/a.png", "a.png"]
+)
 def test_found_by_split_label_and_name(path, root):
     assert find(row(path), root).read_bytes() == b"a"
 
@@ -55,8 +57,9 @@ def test_absolute_path_inside_is_fine_and_outside_needs_leave(root):
     assert find(row(str(outside)), root, allow=(root.parent,)) == outside
 
 
-@pytest.mark.parametrize("path", ["../secret.png", "pets/../secret.png", "train/../../secret.png",
-                                  "../../../etc/passwd"])
+@pytest.mark.parametrize(
+    "path", ["../secret.png", "pets/../secret.png", "train/../../secret.png", "../../../etc/passwd"]
+)
 def test_climbing_out_is_refused_or_not_there(path, root):
     with pytest.raises(TlxError) as caught:
         find(row(path), root)
@@ -85,7 +88,9 @@ def test_a_folder_that_leads_out_is_refused(root):
         find(row("pets/train/dog/secret.png", label="dog"), root)
 
 
-@pytest.mark.parametrize(("typed", "stored"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")])
+@pytest.mark.parametrize(
+    ("typed", "stored"), [("NFC", "NFD"), ("NFD", "NFC"), ("NFC", "NFC"), ("NFD", "NFD")]
+)
 def test_a_name_is_found_in_either_unicode_form(typed, stored, tmp_path):
     root, name = tmp_path / "été", "café.png"
     label = root / "train" / unicodedata.normalize(stored, "crème")
@@ -101,7 +106,9 @@ def test_a_name_is_found_in_either_unicode_form(typed, stored, tmp_path):
 def test_a_link_out_is_refused_in_either_unicode_form(tmp_path):
     (tmp_path / "pets" / "cat").mkdir(parents=True)
     (tmp_path / "secret.png").write_bytes(b"s")
-    (tmp_path / "pets" / "cat" / unicodedata.normalize("NFD", "é.png")).symlink_to(tmp_path / "secret.png")
+    (tmp_path / "pets" / "cat" / unicodedata.normalize("NFD", "é.png")).symlink_to(
+        tmp_path / "secret.png"
+    )
     with pytest.raises(UnsafeError):
         find(Row("pets/cat/é.png", "", "é.png", "cat"), tmp_path / "pets")
 
@@ -145,7 +152,11 @@ def test_a_folder_is_resolved_once_for_all_its_rows(root, monkeypatch):
     """A row then costs a look at the file and no more, however deep the folder lies."""
     resolved = []
     real = os.path.realpath
-    monkeypatch.setattr(os.path, "realpath", lambda path, **more: (resolved.append(str(path)), real(path, **more))[1])
+    monkeypatch.setattr(
+        os.path,
+        "realpath",
+        lambda path, **more: (resolved.append(str(path)), real(path, **more))[1],
+    )
     finder = Finder(root)
     for _ in range(1000):
         finder.find(row("pets/train/cat/a.png"))

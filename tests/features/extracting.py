@@ -1,6 +1,8 @@
-"""A small extraction that can be killed: pixels in memory, a network of a moment, a driver that forks and kills.
+"""A small extraction that can be killed: pixels in memory, a network of a moment, a driver that
+forks and kills.
 
-Run as a program (argv: mode, root, seed or call): it forks, so that one import of torch serves all the deaths.
+Run as a program (argv: mode, root, seed or call): it forks, so that one import of torch serves all
+the deaths.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Pictures:
     def __init__(self, n=6, crops=1, size=28, channels=1, seed=0):
         self.shape, self.crops = (n, crops, size, size, channels), crops
         self.digest = f"noise {self.shape} {seed}"
-        self.rows = np.random.default_rng(seed).integers(0, 256, (n * crops, size, size, channels), dtype=np.uint8)
+        self.rows = np.random.default_rng(seed).integers(
+            0, 256, (n * crops, size, size, channels), dtype=np.uint8
+        )
         self.taken: list[int] = []
 
     def __len__(self):
@@ -52,8 +56,11 @@ def network(seed=0):
 
 def sums(root: Path) -> dict[str, str]:
     """File → SHA-256 of every array and list in every dump under root, and what is left over."""
-    return {str(path.relative_to(root)): files.sha256(path) if path.suffix == ".npy" else ""
-            for path in sorted(Path(root).rglob("*")) if path.is_file() and path.parent.name != "locks"}
+    return {
+        str(path.relative_to(root)): files.sha256(path) if path.suffix == ".npy" else ""
+        for path in sorted(Path(root).rglob("*"))
+        if path.is_file() and path.parent.name != "locks"
+    }
 
 
 def once(root: Path, rows: int) -> None:
@@ -78,7 +85,9 @@ def ended(pid: int) -> str:
 
 
 def kill_at_random(root: Path, seed: int, wanted: int) -> dict:
-    """Extract again and again, killed after a random time, until `wanted` were killed and a dump is whole."""
+    """Extract again and again, killed after a random time, until `wanted` were killed and a dump is
+    whole.
+    """
     chance, kills, found, rows = random.Random(seed), 0, [], 200
     while kills < wanted or not found:
         pid = child(lambda: once(root / str(len(found)), rows))
@@ -113,7 +122,9 @@ def kill_at_every_call(root: Path) -> dict:
 
 
 def deadly(number: int) -> None:
-    """The call of that number to the disk is never made: this process dies before it; half a write is made."""
+    """The call of that number to the disk is never made: this process dies before it; half a write
+    is made.
+    """
     left = [number]
 
     def counted(name, call):
@@ -124,6 +135,7 @@ def deadly(number: int) -> None:
                     call(args[0], args[1][: len(args[1]) // 2])
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
+
         return counting
 
     for name in ("fsync", "replace", "rename", "write", "ftruncate", "mkdir", "unlink", "rmdir"):
@@ -135,4 +147,10 @@ if __name__ == "__main__":
     parts.MARK_S = 0.0  # a mark after every batch
     net = network()
     mode, place = sys.argv[1], Path(sys.argv[2])
-    print(json.dumps(kill_at_every_call(place) if mode == "every" else kill_at_random(place, int(sys.argv[3]), 25)))
+    print(
+        json.dumps(
+            kill_at_every_call(place)
+            if mode == "every"
+            else kill_at_random(place, int(sys.argv[3]), 25)
+        )
+    )

@@ -1,4 +1,6 @@
-"""Classifiers beside their slow twins and scikit-learn's own; names, and what is said of a solver that did not end."""
+"""Classifiers beside their slow twins and scikit-learn's own; names, and what is said of a solver
+that did not end.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,15 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from tlx.errors import BadDataError, ErrorGroup, ResourceError, UnknownNameError, UsageError
 from tlx.features import estimators
-from tlx.features.classifiers import CLASSIFIERS, CosineKnn, Knn, Lda, LinearSVC, XGBoost, classifier
+from tlx.features.classifiers import (
+    CLASSIFIERS,
+    CosineKnn,
+    Knn,
+    Lda,
+    LinearSVC,
+    XGBoost,
+    classifier,
+)
 from tlx.features.estimators import KernelSvc, nearest
 from tlx.features.fitting import fit, problems
 from tlx.spec import parse_spec
@@ -25,7 +35,9 @@ from tlx.spec import parse_spec
 def rows(n=40, d=9, seed=0, classes=4):
     rng = np.random.default_rng(seed)
     y = rng.permutation(np.arange(n) % classes)
-    return rng.standard_normal((n, d)) + 0.7 * np.random.default_rng(7).standard_normal((classes, d))[y], y
+    return rng.standard_normal((n, d)) + 0.7 * np.random.default_rng(7).standard_normal(
+        (classes, d)
+    )[y], y
 
 
 @pytest.mark.parametrize("k", [1, 3, 5, 40])
@@ -47,7 +59,9 @@ def test_neighbours_vote_as_in_scikit_learn(k, weights, offset):
 
 
 def test_a_distance_of_rounding_alone_is_zero():
-    """Known products of equal rows may differ in their last digits; such a row outvotes all others nevertheless."""
+    """Known products of equal rows may differ in their last digits; such a row outvotes all others
+    nevertheless.
+    """
     squares = np.array([3.0, 3.0, 5.0])
     known = estimators.KnnClassifier(k=3, weights="distance", precomputed=True)
     known.fit(np.column_stack([np.zeros((3, 3)), squares]), np.array([0, 1, 2]))
@@ -58,7 +72,10 @@ def test_a_distance_of_rounding_alone_is_zero():
 @pytest.mark.parametrize("k", [1, 2, 5, 9])
 def test_of_rows_equally_far_the_first_vote_whatever_the_dtype(k):
     rng = np.random.default_rng(3)
-    x, test = rng.integers(-1, 2, (50, 7)).astype(np.int8), rng.integers(-1, 2, (80, 7)).astype(np.int8)
+    x, test = (
+        rng.integers(-1, 2, (50, 7)).astype(np.int8),
+        rng.integers(-1, 2, (80, 7)).astype(np.int8),
+    )
     y = rng.integers(0, 4, 50)
     want = [naive.neighbours_vote(x.astype(int), y.tolist(), row, k) for row in test.astype(int)]
     for dtype in (np.int8, np.float16, np.float64):
@@ -82,8 +99,14 @@ def test_cosine_of_a_row_of_zeros_and_of_huge_rows():
     assert np.isfinite(fitted.scores(np.zeros((1, 2)))).all()
 
 
-@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(1, 9)), elements=st.integers(0, 3).map(float)),
-       st.data())
+@given(
+    hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 5), st.integers(1, 9)),
+        elements=st.integers(0, 3).map(float),
+    ),
+    st.data(),
+)
 @settings(deadline=None, max_examples=80)
 def test_of_equally_near_rows_the_first_vote(closeness, data):
     k = data.draw(st.integers(1, closeness.shape[1]))
@@ -105,7 +128,9 @@ def test_nearest_mean_by_angle_does_not_see_lengths():
     (x, y), (test, _) = rows(), rows(seed=1)
     lengths = np.random.default_rng(3).uniform(0.01, 100, (40, 1))
     spec = classifier("ncm:metric=cosine")
-    np.testing.assert_allclose(fit(spec, x * lengths, y).scores(test / lengths), fit(spec, x, y).scores(test))
+    np.testing.assert_allclose(
+        fit(spec, x * lengths, y).scores(test / lengths), fit(spec, x, y).scores(test)
+    )
 
 
 @pytest.mark.parametrize("alpha", [1e-6, 1.0, 1e3])
@@ -124,13 +149,18 @@ def test_the_kernel_machine_is_scikit_learns(kernel, gamma, classes):
     (x, y), (test, _) = rows(n=60, classes=classes), rows(n=50, seed=1)
     own = KernelSvc(C=2.0, kernel=kernel, gamma=gamma, tol=1e-9).fit(x, y)
     theirs = svm.SVC(C=2.0, kernel=kernel, gamma=gamma, tol=1e-9).fit(x, y)
-    np.testing.assert_allclose(own.machine_.decision_function(own._kernel(test, x)),
-                               theirs.decision_function(test), atol=1e-7)
+    np.testing.assert_allclose(
+        own.machine_.decision_function(own._kernel(test, x)),
+        theirs.decision_function(test),
+        atol=1e-7,
+    )
     np.testing.assert_array_equal(own.predict(test), theirs.predict(test))
 
 
 def test_the_kernel_machine_breaks_ties_as_scikit_learn_does():
-    """Three classes, each beating one other: SVC takes the first, though another's confidence is larger."""
+    """Three classes, each beating one other: SVC takes the first, though another's confidence is
+    larger.
+    """
     rng = np.random.default_rng(0)
     found = 0
     for seed in range(60):
@@ -139,7 +169,9 @@ def test_the_kernel_machine_breaks_ties_as_scikit_learn_does():
         theirs = svm.SVC(kernel="linear").fit(x, y)
         want = theirs.predict(test)
         found += (want != theirs.decision_function(test).argmax(axis=1)).sum()
-        np.testing.assert_array_equal(fit(classifier("svc:kernel=linear"), x, y).predict(test), want)
+        np.testing.assert_array_equal(
+            fit(classifier("svc:kernel=linear"), x, y).predict(test), want
+        )
     assert found > 0  # or this would have tested nothing
 
 
@@ -159,7 +191,9 @@ def test_shrunk_discriminants_are_scikit_learns(shrinkage, classes, d):
 @pytest.mark.parametrize("asked", ["lda", "lda:shrinkage=0.2", "lda:shrinkage=1"])
 def test_discriminants_need_spread_within_classes(asked):
     x, y = rows(n=4)
-    with pytest.raises(BadDataError, match=r"no-spread\] 1 shot, split 0.*4 training rows of 4 classes"):
+    with pytest.raises(
+        BadDataError, match=r"no-spread\] 1 shot, split 0.*4 training rows of 4 classes"
+    ):
         fit(classifier(asked), x, y, where="1 shot, split 0")
     with pytest.raises(BadDataError, match="no-spread"):
         fit(classifier(asked), np.repeat(x, 10, axis=0), np.repeat(y, 10))
@@ -183,7 +217,9 @@ def test_everything_wrong_is_said_at_once():
         fit(Knn(k=9), x, np.zeros(8, int))
 
 
-@pytest.mark.parametrize("asked", ["linear-svc:max_iter=1,C=1000", "logistic:max_iter=1", "sgd:max_iter=1"])
+@pytest.mark.parametrize(
+    "asked", ["linear-svc:max_iter=1,C=1000", "logistic:max_iter=1", "sgd:max_iter=1"]
+)
 def test_a_solver_that_did_not_end_is_recorded(asked):
     x, y = rows()
     fitted = fit(classifier(asked), x * 30, y)
@@ -207,9 +243,18 @@ def test_gradient_boosting_says_what_to_install(monkeypatch):
     assert e.value.exit_code == 5
 
 
-@pytest.mark.parametrize(("old", "new"), [("LinearSVC", "linear-svc"), ("SVC", "svc"), ("SGDClassifier", "sgd"),
-                                          ("KNN", "knn:k=5"), ("XGBoost", "xgboost"), ("KNN:k=3", "knn:k=3"),
-                                          ("LinearSVC:C=0.1,loss=hinge", "linear-svc:C=0.1,loss=hinge")])
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("LinearSVC", "linear-svc"),
+        ("SVC", "svc"),
+        ("SGDClassifier", "sgd"),
+        ("KNN", "knn:k=5"),
+        ("XGBoost", "xgboost"),
+        ("KNN:k=3", "knn:k=3"),
+        ("LinearSVC:C=0.1,loss=hinge", "linear-svc:C=0.1,loss=hinge"),
+    ],
+)
 def test_the_originals_spellings(old, new):
     assert classifier(old) == classifier(new)
 

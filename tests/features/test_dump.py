@@ -1,4 +1,6 @@
-"""Dumps: the right numbers, the same to the bit however often the work is cut off, and no damage unnoticed."""
+"""Dumps: the right numbers, the same to the bit however often the work is cut off, and no damage
+unnoticed.
+"""
 
 from __future__ import annotations
 
@@ -49,26 +51,45 @@ def net():
 
 
 def make(net, root, layers=LAYERS, pictures=None, how=HOW, **place):
-    return extract(net, "random", Pictures() if pictures is None else pictures, layers, ExtractionContext(root, **place), how)
+    return extract(
+        net,
+        "random",
+        Pictures() if pictures is None else pictures,
+        layers,
+        ExtractionContext(root, **place),
+        how,
+    )
 
 
 def normalised(net, pictures):
     x = torch.from_numpy(pictures.rows).permute(0, 3, 1, 2).double() / 255
-    return ((x - torch.tensor(net.mean).view(1, -1, 1, 1)) / torch.tensor(net.std).view(1, -1, 1, 1)).float()
+    return (
+        (x - torch.tensor(net.mean).view(1, -1, 1, 1)) / torch.tensor(net.std).view(1, -1, 1, 1)
+    ).float()
 
 
 # ---------------------------------------------------------------- numbers
 
-BACKBONES = {"mnist-cnn": None, "resnet18": 64, "vgg11": 32, "mobilenet_v2": 64, "efficientnet-lite0": 64}
+BACKBONES = {
+    "mnist-cnn": None,
+    "resnet18": 64,
+    "vgg11": 32,
+    "mobilenet_v2": 64,
+    "efficientnet-lite0": 64,
+}
 
 
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(("reduce", "dtype"), [("pooled", "float32"), ("raw", "float16")])
 def test_a_dump_holds_what_the_network_gives(tmp_path, name, reduce, dtype):
-    network = backbones.load(name, weights=None, classes=5, head="linear", seed=2, input_size=BACKBONES[name])
+    network = backbones.load(
+        name, weights=None, classes=5, head="linear", seed=2, input_size=BACKBONES[name]
+    )
     pictures = Pictures(3, 2, network.input_size, network.channels)
     layers = sorted({1, (len(network.blocks) + 1) // 2, len(network.blocks)})
-    dump = make(network, tmp_path, layers, pictures, ExtractionConfig(batch=4, reduce=reduce, dtype=dtype))
+    dump = make(
+        network, tmp_path, layers, pictures, ExtractionConfig(batch=4, reduce=reduce, dtype=dtype)
+    )
     expected = activations.capture(network, normalised(network, pictures), layers, reduce=reduce)
     assert dump.layers == tuple(expected)
     assert (dump.rows, dump.images, dump.crops) == (6, 3, 2)
@@ -76,39 +97,59 @@ def test_a_dump_holds_what_the_network_gives(tmp_path, name, reduce, dtype):
         found = dump.array(layer)
         assert (found.shape, str(found.dtype)) == (tuple(value.shape), dtype)
         scale = float(value.abs().max())
-        np.testing.assert_allclose(found, value.numpy(), rtol=0,
-                                   atol=max(1e-7, scale * (2e-3 if dtype == "float16" else 2e-5)))
+        np.testing.assert_allclose(
+            found,
+            value.numpy(),
+            rtol=0,
+            atol=max(1e-7, scale * (2e-3 if dtype == "float16" else 2e-5)),
+        )
     dump.verify()
 
 
 def test_without_folding_the_numbers_are_those_of_capture_to_the_bit(tmp_path, net):
     pictures = Pictures(12, 2)
-    dump = make(net, tmp_path, pictures=pictures, how=ExtractionConfig(batch=8, reduce="raw", fold=False))
+    dump = make(
+        net, tmp_path, pictures=pictures, how=ExtractionConfig(batch=8, reduce="raw", fold=False)
+    )
     shift, scale = torch.tensor(net.mean).mul(255), torch.tensor(net.std).mul(255)
     inner = extraction.folding.for_inference(net, fold=False)[0]
     for start in range(0, 24, 8):
-        x = (torch.from_numpy(pictures.rows[start:start + 8]).permute(0, 3, 1, 2).float() - shift) / scale
+        x = (
+            torch.from_numpy(pictures.rows[start : start + 8]).permute(0, 3, 1, 2).float() - shift
+        ) / scale
         for layer, value in activations.capture(inner, x, LAYERS).items():
-            assert np.array_equal(dump.array(layer)[start:start + 8], value.numpy()), layer
+            assert np.array_equal(dump.array(layer)[start : start + 8], value.numpy()), layer
 
 
 def test_real_pixels_with_ten_crops(tmp_path, bars, net):
     paths = sorted(bars.rglob("*.png"))[:5]
     rows = pixels(paths, Sizing(28, channels=1), tmp_path / "cache")
-    dump = make(net, tmp_path / "dumps", ["fc1"], rows, ids=[p.name for p in paths],
-                labels=[p.parent.name for p in paths])
+    dump = make(
+        net,
+        tmp_path / "dumps",
+        ["fc1"],
+        rows,
+        ids=[p.name for p in paths],
+        labels=[p.parent.name for p in paths],
+    )
     assert (dump.rows, dump.crops) == (50, 10)
     assert list(dump.row_labels()[:11]) == [paths[0].parent.name] * 10 + [paths[1].parent.name]
     part = make(net, tmp_path / "dumps", ["fc1"], rows.subset([3, 1]))
     assert part.key != dump.key
-    np.testing.assert_allclose(part.array("fc1")[:10], dump.array("fc1")[30:40], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        part.array("fc1")[:10], dump.array("fc1")[30:40], rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_convolution_that_is_folded_away_is_taken_before_its_norm(tmp_path):
-    network = backbones.load("resnet18", weights=None, classes=5, head="linear", seed=2, input_size=32)
+    network = backbones.load(
+        "resnet18", weights=None, classes=5, head="linear", seed=2, input_size=32
+    )
     network.net.bn1.running_mean.fill_(0.5)
     pictures = Pictures(2, 1, 32, 3)
-    dump = make(network, tmp_path, ["conv1", "bn1"], pictures, ExtractionConfig(batch=4, reduce="raw"))
+    dump = make(
+        network, tmp_path, ["conv1", "bn1"], pictures, ExtractionConfig(batch=4, reduce="raw")
+    )
     expected = activations.capture(network, normalised(network, pictures), ["conv1", "bn1"])
     for layer, value in expected.items():
         np.testing.assert_allclose(dump.array(layer), value.numpy(), atol=1e-4)
@@ -116,9 +157,16 @@ def test_a_convolution_that_is_folded_away_is_taken_before_its_norm(tmp_path):
 
 
 def test_bfloat16_is_another_dump(tmp_path, net):
-    full, low = (make(net, tmp_path, ["fc1"], how=ExtractionConfig(batch=8, precision=p)) for p in ("float32", "bfloat16"))
+    full, low = (
+        make(net, tmp_path, ["fc1"], how=ExtractionConfig(batch=8, precision=p))
+        for p in ("float32", "bfloat16")
+    )
     assert full.key != low.key
-    assert 0 < np.abs(full.array("fc1") - low.array("fc1")).max() < 0.1 * np.abs(full.array("fc1")).max()
+    assert (
+        0
+        < np.abs(full.array("fc1") - low.array("fc1")).max()
+        < 0.1 * np.abs(full.array("fc1")).max()
+    )
 
 
 def test_rows_and_matrices(tmp_path, net, monkeypatch):
@@ -131,7 +179,9 @@ def test_rows_and_matrices(tmp_path, net, monkeypatch):
     assert np.array_equal(dump.matrix(rows=rows), whole[rows])
     assert np.array_equal(dump.matrix(["fc1"], rows), dump.take("fc1", rows))
     begin = dump.widths["conv1"]
-    assert np.array_equal(whole[:, begin:begin + dump.widths["relu2"]], dump.array("relu2").reshape(18, -1))
+    assert np.array_equal(
+        whole[:, begin : begin + dump.widths["relu2"]], dump.array("relu2").reshape(18, -1)
+    )
     with pytest.raises(ValueError, match="read-only"):
         dump.array("fc1")[0] = 1
     with pytest.raises(IndexError):
@@ -140,11 +190,14 @@ def test_rows_and_matrices(tmp_path, net, monkeypatch):
 
 # ---------------------------------------------------------------- identity: content, never places
 
+
 def test_the_same_content_elsewhere_is_the_same_dump(tmp_path, net):
     a = make(net, tmp_path / "a", ids=list("abcdef"))
     b = make(network(), tmp_path / "b", labels=list("uvwxyz"), about={"x": "y"})
     assert a.key == b.key
-    assert {k: v for k, v in sums(tmp_path / "a").items() if v} == {k: v for k, v in sums(tmp_path / "b").items() if v}
+    assert {k: v for k, v in sums(tmp_path / "a").items() if v} == {
+        k: v for k, v in sums(tmp_path / "b").items() if v
+    }
 
 
 def test_any_other_content_is_another_dump(net):
@@ -154,21 +207,35 @@ def test_any_other_content_is_another_dump(net):
     other = network()
     with torch.no_grad():
         other.net.fc2.bias[0] += 1e-6
-    keys = [of(), of(weights="v"), of(images="j"), of(reduce="flat"), of(dtype="float16"), of(batch=32), of(fold=False),
-            of(precision="bfloat16"), of(other), of(backbones.load("mnist-cnn", weights=None, classes=3, seed=0)),
-            of(weights="random"), of(network(seed=1), weights="random")]
+    keys = [
+        of(),
+        of(weights="v"),
+        of(images="j"),
+        of(reduce="flat"),
+        of(dtype="float16"),
+        of(batch=32),
+        of(fold=False),
+        of(precision="bfloat16"),
+        of(other),
+        of(backbones.load("mnist-cnn", weights=None, classes=3, seed=0)),
+        of(weights="random"),
+        of(network(seed=1), weights="random"),
+    ]
     assert len(set(keys)) == len(keys)
     assert of() == of(network())
     assert files.digest(identity(net, "w", "i", ExtractionConfig())) == of()
 
 
-@pytest.mark.parametrize("how", [{"reduce": "x"}, {"dtype": "float64"}, {"precision": "half"}, {"batch": 0}])
+@pytest.mark.parametrize(
+    "how", [{"reduce": "x"}, {"dtype": "float64"}, {"precision": "half"}, {"batch": 0}]
+)
 def test_how_is_checked(how):
     with pytest.raises(UsageError):
         ExtractionConfig(**how)
 
 
 # ---------------------------------------------------------------- once, and what is missing
+
 
 def test_what_is_there_is_not_redone(tmp_path, net):
     first = make(net, tmp_path)
@@ -183,16 +250,20 @@ def test_what_is_there_is_not_redone(tmp_path, net):
 
 def test_missing_layers_are_added_and_the_old_bytes_left_alone(tmp_path, net):
     old = make(net, tmp_path, ["conv1", "fc1"])
-    before = {name: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino)
-              for name in ("conv1.npy", "fc1.npy", "header.json") for path in [old.folder / name]}
+    before = {
+        name: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino)
+        for name in ("conv1.npy", "fc1.npy", "header.json")
+        for path in [old.folder / name]
+    }
     new = make(net, tmp_path, ["relu2", "conv1"])
     assert new.layers == ("relu2", "conv1")
     for name, state in before.items():
         path = new.folder / name
         assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == state
     together = make(net, tmp_path / "together")
-    assert {k.split("/")[-1]: v for k, v in sums(tmp_path).items() if v and "together" not in k} == \
-        {k.split("/")[-1]: v for k, v in sums(tmp_path / "together").items() if v}
+    assert {
+        k.split("/")[-1]: v for k, v in sums(tmp_path).items() if v and "together" not in k
+    } == {k.split("/")[-1]: v for k, v in sums(tmp_path / "together").items() if v}
     assert sorted(p["layers"] for p in Dump(new.folder).passes) == [1, 2]
     assert together.key == new.key
     new.verify()
@@ -214,10 +285,22 @@ def test_names_kept_and_names_given(tmp_path, net):
 
 # ---------------------------------------------------------------- cut off and continued
 
+
 def driver(*argv):
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "features.extracting", *map(str, argv)], cwd=ROOT, env=environ,
-                          capture_output=True, text=True, timeout=200, check=False)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", "features.extracting", *map(str, argv)],
+        cwd=ROOT,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -228,7 +311,9 @@ def test_killed_and_continued_is_bit_identical(tmp_path, mode, least):
     told = driver(mode, tmp_path, 5)
     assert "failed" not in told, told
     assert told["kills"] >= least
-    assert len(told["undisturbed"]) == 3 + len(LAYERS)  # header, images, manifest: nothing is left over
+    assert len(told["undisturbed"]) == 3 + len(
+        LAYERS
+    )  # header, images, manifest: nothing is left over
     for found in told["found"]:
         assert found == told["undisturbed"]
 
@@ -236,14 +321,21 @@ def test_killed_and_continued_is_bit_identical(tmp_path, mode, least):
 def test_a_stop_keeps_what_was_done(tmp_path, net):
     seen, pictures = [], Pictures(40)
     with pytest.raises(Stopped):
-        make(net, tmp_path, pictures=pictures, progress=lambda done, of: seen.append((done, of)),
-             stopping=lambda: len(seen) >= 3)
+        make(
+            net,
+            tmp_path,
+            pictures=pictures,
+            progress=lambda done, of: seen.append((done, of)),
+            stopping=lambda: len(seen) >= 3,
+        )
     assert seen == [(8, 40), (16, 40), (24, 40)]
     pictures.taken.clear()
     dump = make(net, tmp_path, pictures=pictures)
     assert min(pictures.taken) == 24
     assert dump.inherited_s > 0
-    assert np.array_equal(dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix())
+    assert np.array_equal(
+        dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix()
+    )
 
 
 @pytest.fixture
@@ -282,7 +374,9 @@ def test_a_damaged_part_is_continued_from_where_it_is_whole(tmp_path, net, stopp
     dump = make(net, tmp_path, pictures=pictures)
     assert min(pictures.taken) == first
     dump.verify()
-    assert np.array_equal(dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix())
+    assert np.array_equal(
+        dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix()
+    )
 
 
 def test_cut_off_again_after_damage(tmp_path, net, stopped):
@@ -290,10 +384,17 @@ def test_cut_off_again_after_damage(tmp_path, net, stopped):
     for first, batches in ((0, 4), (32, 0)):  # from the start, past where it was; then from there
         turns, pictures = itertools.count(), Pictures(40)
         with pytest.raises(Stopped):
-            make(net, tmp_path, pictures=pictures, stopping=lambda turns=turns, n=batches: next(turns) >= n)
+            make(
+                net,
+                tmp_path,
+                pictures=pictures,
+                stopping=lambda turns=turns, n=batches: next(turns) >= n,
+            )
         assert min(pictures.taken) == first
     dump = make(net, tmp_path, pictures=Pictures(40))
-    assert np.array_equal(dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix())
+    assert np.array_equal(
+        dump.matrix(), make(net, tmp_path / "other", pictures=Pictures(40)).matrix()
+    )
 
 
 def test_other_layers_meanwhile_do_not_lose_the_part(tmp_path, net, stopped):
@@ -306,6 +407,7 @@ def test_other_layers_meanwhile_do_not_lose_the_part(tmp_path, net, stopped):
 
 
 # ---------------------------------------------------------------- what is refused
+
 
 def test_sizes_that_do_not_fit(tmp_path, net):
     for pictures in (Pictures(size=20), Pictures(channels=3)):
@@ -354,17 +456,27 @@ def test_the_bytes_needed_are_the_bytes_taken(tmp_path, net):
 def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
-                             capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_full_disk_is_said_and_the_extraction_continues_when_there_is_room(small_disk, tmp_path, net, monkeypatch):
-    """Every amount of room, a page more each time: a sentence and exit 5, never damage; then the same bytes."""
-    monkeypatch.setattr(extraction, "check_space", lambda where, need: None)  # the disk fills behind its back
+def test_a_full_disk_is_said_and_the_extraction_continues_when_there_is_room(
+    small_disk, tmp_path, net, monkeypatch
+):
+    """Every amount of room, a page more each time: a sentence and exit 5, never damage; then the
+    same bytes.
+    """
+    monkeypatch.setattr(
+        extraction, "check_space", lambda where, need: None
+    )  # the disk fills behind its back
     monkeypatch.setattr(parts, "MARK_S", 0.0)
     pictures, page, errors = Pictures(16), os.sysconf("SC_PAGE_SIZE"), []
     make(net, tmp_path / "whole", pictures=pictures)
@@ -387,6 +499,7 @@ def test_a_full_disk_is_said_and_the_extraction_continues_when_there_is_room(sma
 
 
 # ---------------------------------------------------------------- damage
+
 
 @pytest.fixture(scope="module")
 def made_once(tmp_path_factory, net):
@@ -413,9 +526,15 @@ def test_damage_is_told_with_the_file(tmp_path, net, made_once, name, damage):
         Dump(folder).matrix()
     with pytest.raises(IntegrityError):
         Dumps(tmp_path).verify(folder.name)
-    assert damage == "flip" or Dumps(tmp_path).entry(folder.name).damage or (name, damage) == ("MANIFEST.json", "gone")
+    assert (
+        damage == "flip"
+        or Dumps(tmp_path).entry(folder.name).damage
+        or (name, damage) == ("MANIFEST.json", "gone")
+    )
     gc.collect()  # the errors above hold open dumps
-    if name != "MANIFEST.json" or damage != "gone":  # without a manifest it is only unfinished, and made again
+    if (
+        name != "MANIFEST.json" or damage != "gone"
+    ):  # without a manifest it is only unfinished, and made again
         with pytest.raises(IntegrityError, match="tlx dumps rm"):
             make(net, tmp_path).matrix()
         gc.collect()
@@ -446,11 +565,18 @@ def test_a_newer_format_is_refused(tmp_path, net):
 
 # ---------------------------------------------------------------- looking after them
 
+
 def test_the_list_says_what_there_is(tmp_path, net, stopped):
     make(net, tmp_path, about={"backbone": "mnist-cnn"}, how=ExtractionConfig(batch=8))
     one, two = Dumps(tmp_path).entries()
     assert one.used >= two.used
-    assert (one.about, one.images, one.crops, one.unfinished, one.damage) == ({"backbone": "mnist-cnn"}, 6, 1, 0, "")
+    assert (one.about, one.images, one.crops, one.unfinished, one.damage) == (
+        {"backbone": "mnist-cnn"},
+        6,
+        1,
+        0,
+        "",
+    )
     assert set(one.layers) == set(LAYERS)
     assert one.bytes == sum(p.stat().st_size for p in (tmp_path / one.key).rglob("*"))
     assert (two.layers, two.images) == ({}, 40)
@@ -531,9 +657,19 @@ print(size, made - before, read("VmHWM") - before)
 
 
 def test_a_dump_larger_than_the_memory_it_takes(tmp_path):
-    environ = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path), "4400"], env=environ, capture_output=True,
-                          text=True, timeout=120, check=False)
+    environ = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, str(tmp_path), "4400"],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     size, making, reading = map(int, done.stdout.split())
     assert size >= 300  # MiB
@@ -543,9 +679,12 @@ def test_a_dump_larger_than_the_memory_it_takes(tmp_path):
 
 # ---------------------------------------------------------------- files that others read
 
+
 def test_features_go_out_and_come_back(tmp_path, net, monkeypatch):
     monkeypatch.setattr(exports, "CHUNK_BYTES", 100_000)
-    dump = make(net, tmp_path / "dumps", pictures=Pictures(5, 2), ids=["a b", "ü", "c/d.png", "e", "f"])
+    dump = make(
+        net, tmp_path / "dumps", pictures=Pictures(5, 2), ids=["a b", "ü", "c/d.png", "e", "f"]
+    )
     exports.write(dump, tmp_path / "out", ["fc1", "conv1"])
     plain = np.load(tmp_path / "out" / "features.npy", allow_pickle=False)
     assert np.array_equal(plain, dump.matrix(["fc1", "conv1"]))
@@ -563,7 +702,10 @@ def test_names_that_a_list_cannot_hold_are_refused(tmp_path, net):
 
 def foreign(folder, array=None, names="a\nb\nc\n"):
     folder.mkdir()
-    np.save(folder / "features.npy", np.arange(6, dtype=np.float64).reshape(3, 2) if array is None else array)
+    np.save(
+        folder / "features.npy",
+        np.arange(6, dtype=np.float64).reshape(3, 2) if array is None else array,
+    )
     if names is not None:
         (folder / "file_names.txt").write_bytes(names.encode() if isinstance(names, str) else names)
     return folder
@@ -576,10 +718,18 @@ def test_features_of_others(tmp_path):
     assert exports.read(foreign(tmp_path / "b", np.zeros((3, 2, 2)))).array.shape == (3, 4)
 
 
-@pytest.mark.parametrize(("array", "names", "error"), [
-    (None, "a\nb\n", BadDataError), (None, "a\n\nc\n", BadDataError), (None, b"a\n\xff\nc\n", BadDataError), (None, None, MissingError),
-    (np.zeros(3), "a\nb\nc\n", BadDataError), (np.array([[1.0, np.nan]] * 3), "a\nb\nc\n", BadDataError),
-    (np.array([["x", "y"]] * 3), "a\nb\nc\n", BadDataError)])
+@pytest.mark.parametrize(
+    ("array", "names", "error"),
+    [
+        (None, "a\nb\n", BadDataError),
+        (None, "a\n\nc\n", BadDataError),
+        (None, b"a\n\xff\nc\n", BadDataError),
+        (None, None, MissingError),
+        (np.zeros(3), "a\nb\nc\n", BadDataError),
+        (np.array([[1.0, np.nan]] * 3), "a\nb\nc\n", BadDataError),
+        (np.array([["x", "y"]] * 3), "a\nb\nc\n", BadDataError),
+    ],
+)
 def test_features_of_others_that_are_wrong(tmp_path, array, names, error):
     with pytest.raises(error):
         exports.read(foreign(tmp_path / "a", array, names))

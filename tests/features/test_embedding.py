@@ -1,4 +1,6 @@
-"""The embedding: the original's arithmetic, statistics of training rows alone, bounded memory, no NaN turned into 0."""
+"""The embedding: the original's arithmetic, statistics of training rows alone, bounded memory, no
+NaN turned into 0.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def test_fne_is_what_the_slow_twin_says():
     train[:, 4] = 0.1  # no sum of n tenths over n is a tenth
     fitted = FNE().fit(train)
     assert fitted.transform(test).dtype == np.int8
-    np.testing.assert_array_equal(fitted.transform(train), naive.full_network_embedding(train, train))
+    np.testing.assert_array_equal(
+        fitted.transform(train), naive.full_network_embedding(train, train)
+    )
     np.testing.assert_array_equal(fitted.transform(test), naive.full_network_embedding(train, test))
     assert set(np.unique(fitted.transform(test))) == {-1, 0, 1}
 
@@ -77,12 +81,18 @@ def test_small_deviation_beside_a_large_mean_keeps_its_digits():
     rng = np.random.default_rng(5)
     z = rng.standard_normal((400, 6))
     x = 1e4 + 1e-2 * z
-    exact = (x.astype(np.longdouble) - x.astype(np.longdouble).mean(0)) / x.astype(np.longdouble).std(0)
+    exact = (x.astype(np.longdouble) - x.astype(np.longdouble).mean(0)) / x.astype(
+        np.longdouble
+    ).std(0)
     moments = Standard().fit(x).moments
-    np.testing.assert_allclose(moments.std, x.astype(np.longdouble).std(0).astype(float), rtol=1e-12)
+    np.testing.assert_allclose(
+        moments.std, x.astype(np.longdouble).std(0).astype(float), rtol=1e-12
+    )
     np.testing.assert_allclose(Standard().fit(x).transform(x), exact.astype(float), atol=1e-6)
     x[0] = -1e6  # an outlier as the first row, from which rows are counted
-    np.testing.assert_allclose(Standard().fit(x).moments.std, x.astype(np.longdouble).std(0).astype(float), rtol=1e-12)
+    np.testing.assert_allclose(
+        Standard().fit(x).moments.std, x.astype(np.longdouble).std(0).astype(float), rtol=1e-12
+    )
 
 
 def test_l2_scales_each_layer_of_each_row():
@@ -93,7 +103,9 @@ def test_l2_scales_each_layer_of_each_row():
     np.testing.assert_allclose(lengths[0], 1, rtol=1e-6)
     np.testing.assert_allclose(np.delete(lengths[1], 3), 1, rtol=1e-6)
     assert lengths[1][3] == 0
-    np.testing.assert_allclose(out[:, 4:] * np.linalg.norm(layers[1], axis=1)[:, None], layers[1], rtol=1e-5)
+    np.testing.assert_allclose(
+        out[:, 4:] * np.linalg.norm(layers[1], axis=1)[:, None], layers[1], rtol=1e-5
+    )
     far = np.array([[3e200, 4e200], [3e-200, 4e-200]])  # whose squares no float64 holds
     np.testing.assert_allclose(L2().fit(far).transform(far), [[0.6, 0.8]] * 2, rtol=1e-6)
 
@@ -117,7 +129,9 @@ class TestEveryEmbedding:
         layers = [whole[:, :5], whole[:, 5:6], whole[:, 6:]]
         spec = EMBEDDINGS[name]()
         if name != "l2":
-            np.testing.assert_array_equal(spec.fit(layers).transform(layers), spec.fit(whole).transform(whole))
+            np.testing.assert_array_equal(
+                spec.fit(layers).transform(layers), spec.fit(whole).transform(whole)
+            )
         assert spec.fit(layers).transform(layers).shape == (20, 12)
 
     @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.int8])
@@ -132,8 +146,16 @@ class TestEveryEmbedding:
         np.testing.assert_array_equal(got, spec.fit(before[:10]).transform(before))
         np.testing.assert_array_equal(mapped, before)
 
-    @pytest.mark.parametrize("index", [np.array([5, 2, 2, 17]), slice(3, 9), np.arange(20) % 3 == 0, np.array([4]),
-                                       np.array([7, 6, 5])])
+    @pytest.mark.parametrize(
+        "index",
+        [
+            np.array([5, 2, 2, 17]),
+            slice(3, 9),
+            np.arange(20) % 3 == 0,
+            np.array([4]),
+            np.array([7, 6, 5]),
+        ],
+    )
     def test_rows_are_an_index(self, name, index):
         x = rows(20)
         spec = EMBEDDINGS[name]()
@@ -147,7 +169,9 @@ class TestEveryEmbedding:
         bad = x.copy()
         bad[[11, 13], 3] = poison
         spec = EMBEDDINGS[name]()
-        with pytest.raises(BadDataError, match=r"features-not-finite.*2 NaN or infinite.*2 of.*row 11"):
+        with pytest.raises(
+            BadDataError, match=r"features-not-finite.*2 NaN or infinite.*2 of.*row 11"
+        ):
             spec.fit(x).transform(bad)
         with pytest.raises(BadDataError, match="row 13"):
             spec.fit(x).transform(bad, np.array([2, 13, 1]))
@@ -195,7 +219,9 @@ class TestEveryEmbedding:
 
 
 def test_settings_by_name():
-    assert parse_spec(EMBEDDINGS, "fne:standardize=per-set,high=0.2") == FNE(standardize="per-set", high=0.2)
+    assert parse_spec(EMBEDDINGS, "fne:standardize=per-set,high=0.2") == FNE(
+        standardize="per-set", high=0.2
+    )
     assert FNE().key != Standard().key
     with pytest.raises(UnknownNameError, match="standardize"):
         FNE(standardize="both")
@@ -203,14 +229,24 @@ def test_settings_by_name():
         FNE(low=0.3)
 
 
-MATRICES = hnp.arrays(np.float64, st.tuples(st.integers(2, 9), st.integers(1, 5)),
-                      elements=st.integers(-1000, 1000).map(float))
+MATRICES = hnp.arrays(
+    np.float64,
+    st.tuples(st.integers(2, 9), st.integers(1, 5)),
+    elements=st.integers(-1000, 1000).map(float),
+)
 
 
-@given(MATRICES, st.sampled_from([0.25, 2.0, 1024.0]), st.integers(-50, 50), st.randoms(use_true_random=False))
+@given(
+    MATRICES,
+    st.sampled_from([0.25, 2.0, 1024.0]),
+    st.integers(-50, 50),
+    st.randoms(use_true_random=False),
+)
 @settings(deadline=None, max_examples=60)
 def test_scale_shift_and_order_of_rows_do_not_matter(x, scale, shift, chance):
-    """A positive scale, a shift and another order of rows change nothing but what stands within rounding of a step."""
+    """A positive scale, a shift and another order of rows change nothing but what stands within
+    rounding of a step.
+    """
     z = Standard().fit(x).transform(x)
     clear = (np.abs(z - 0.15) > 1e-5) & (np.abs(z + 0.25) > 1e-5)
     base = FNE().fit(x).transform(x)

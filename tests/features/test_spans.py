@@ -1,4 +1,6 @@
-"""Fits in the span equal fits of the features; one factorisation for every λ, and rows left out as if fitted again."""
+"""Fits in the span equal fits of the features; one factorisation for every λ, and rows left out as
+if fitted again.
+"""
 
 from __future__ import annotations
 
@@ -18,17 +20,37 @@ from tlx.features.products import Products, combine, inner, plan
 from tlx.features.ridge import RidgePath
 from tlx.features.spans import Span, Training
 
-TIGHT = ["linear-svc:tol=1e-9,max_iter=20000", "linear-svc:loss=hinge,tol=1e-9,max_iter=20000", "logistic:tol=1e-12"]
+TIGHT = [
+    "linear-svc:tol=1e-9,max_iter=20000",
+    "linear-svc:loss=hinge,tol=1e-9,max_iter=20000",
+    "logistic:tol=1e-12",
+]
 LINEAR = [*TIGHT, "linear-svc", "ridge", "sgd", "sgd:loss=log_loss"]
-ISOMETRIC = ["linear-svc", "linear-svc:loss=hinge", *LINEAR[2:], "svc", "svc:kernel=linear", "svc:kernel=poly",
-             "svc:gamma=0.001", "knn:k=3", "knn:k=5,weights=distance", "knn-cosine", "ncm", "ncm:metric=cosine",
-             "ridge-loo"]
+ISOMETRIC = [
+    "linear-svc",
+    "linear-svc:loss=hinge",
+    *LINEAR[2:],
+    "svc",
+    "svc:kernel=linear",
+    "svc:kernel=poly",
+    "svc:gamma=0.001",
+    "knn:k=3",
+    "knn:k=5,weights=distance",
+    "knn-cosine",
+    "ncm",
+    "ncm:metric=cosine",
+    "ridge-loo",
+]
 
 
 def rows(n=40, d=200, seed=0, classes=4, offset=0.0, dtype=np.float64):
     rng = np.random.default_rng(seed)
     y = np.arange(n) % classes
-    x = rng.standard_normal((n, d)) + 0.5 * np.random.default_rng(7).standard_normal((classes, d))[y] + offset
+    x = (
+        rng.standard_normal((n, d))
+        + 0.5 * np.random.default_rng(7).standard_normal((classes, d))[y]
+        + offset
+    )
     return x.astype(dtype), y
 
 
@@ -39,9 +61,10 @@ def difference(got, want):
 
 # ---------------------------------------------------------------- the span itself
 
+
 def check_isometry(x, test):
     span = Span.of(x)
-    scale = max(1e-300, (x.astype(float)**2).sum(axis=1).max())
+    scale = max(1e-300, (x.astype(float) ** 2).sum(axis=1).max())
     assert np.abs(span.coordinates @ span.coordinates.T - x @ x.T).max() <= 1e-12 * scale
     assert span.coordinates.shape == (len(x), len(span.chosen))
     placed = span.project(test @ x[span.chosen].T, (test**2).sum(axis=1))
@@ -57,8 +80,8 @@ def test_coordinates_keep_products_and_distances():
     assert len(span.chosen) == 40
     placed = span.project(test @ x[span.chosen].T, (test**2).sum(axis=1))
     padded = np.pad(span.coordinates, [(0, 0), (0, 1)])
-    want = ((test[:, None] - x)**2).sum(axis=2)
-    np.testing.assert_allclose(((placed[:, None] - padded)**2).sum(axis=2), want, rtol=1e-10)
+    want = ((test[:, None] - x) ** 2).sum(axis=2)
+    np.testing.assert_allclose(((placed[:, None] - padded) ** 2).sum(axis=2), want, rtol=1e-10)
     np.testing.assert_allclose((placed**2).sum(axis=1), (test**2).sum(axis=1), rtol=1e-12)
 
 
@@ -73,7 +96,13 @@ def test_repeated_and_dependent_rows_drop_out():
     assert Span.of(np.zeros((5, 9))).coordinates.shape == (5, 0)
 
 
-@given(hnp.arrays(np.float64, st.tuples(st.integers(1, 7), st.integers(1, 9)), elements=st.integers(-4, 4).map(float)))
+@given(
+    hnp.arrays(
+        np.float64,
+        st.tuples(st.integers(1, 7), st.integers(1, 9)),
+        elements=st.integers(-4, 4).map(float),
+    )
+)
 @settings(deadline=None, max_examples=150)
 def test_any_rows_have_a_span(x):
     span = check_isometry(x, x[::-1] * 3)
@@ -86,6 +115,7 @@ def test_any_rows_have_a_span(x):
 
 # ---------------------------------------------------------------- equal to the direct fit
 
+
 @pytest.mark.parametrize("asked", LINEAR)
 @pytest.mark.parametrize("classes", [2, 4])
 @pytest.mark.parametrize("offset", [0.0, 3.0])
@@ -95,16 +125,24 @@ def test_a_fit_in_the_span_is_the_direct_fit(asked, classes, offset):
     spec = classifier(asked)
     direct, spanned = fit(spec, x, y, seed=5), Training(x, y, seed=5).fit(spec)
     assert direct.converged == spanned.converged
-    reach = 1e-4 if offset and "logistic" in asked else 1e-6  # L-BFGS stops where the loss has no more digits to lose
+    reach = (
+        1e-4 if offset and "logistic" in asked else 1e-6
+    )  # L-BFGS stops where the loss has no more digits to lose
     assert difference(spanned.scores(test), direct.scores(test)) <= reach
     assert difference(spanned.model.intercept_, direct.model.intercept_) <= reach or offset == 0
-    assert difference(np.atleast_2d(spanned.model.coef_), np.atleast_2d(direct.model.coef_)) <= reach
+    assert (
+        difference(np.atleast_2d(spanned.model.coef_), np.atleast_2d(direct.model.coef_)) <= reach
+    )
     np.testing.assert_array_equal(spanned.predict(test), direct.predict(test))
-    np.testing.assert_array_equal(spanned.model.predict(test), direct.predict(test))  # a model one can log
+    np.testing.assert_array_equal(
+        spanned.model.predict(test), direct.predict(test)
+    )  # a model one can log
 
 
 @pytest.mark.parametrize("C", [1e-4, 1e-2, 1.0, 1e2])
-@pytest.mark.parametrize("kind", ["linear-svc:tol=1e-9,max_iter=20000", "logistic:tol=1e-12,max_iter=5000"])
+@pytest.mark.parametrize(
+    "kind", ["linear-svc:tol=1e-9,max_iter=20000", "logistic:tol=1e-12,max_iter=5000"]
+)
 def test_over_a_grid_of_penalties(C, kind):
     (x, y), (test, _) = rows(dtype=np.float32), rows(n=25, seed=1, dtype=np.float32)
     training = Training(x, y)
@@ -112,8 +150,12 @@ def test_over_a_grid_of_penalties(C, kind):
     assert difference(training.fit(spec).scores(test), fit(spec, x, y).scores(test)) <= 1e-6
 
 
-@pytest.mark.parametrize("case", ["repeated", "nearly repeated", "far from zero", "ternary", "zeros among them"])
-@pytest.mark.parametrize("asked", ["linear-svc:tol=1e-8,max_iter=20000", "ridge", "logistic:tol=1e-12"])
+@pytest.mark.parametrize(
+    "case", ["repeated", "nearly repeated", "far from zero", "ternary", "zeros among them"]
+)
+@pytest.mark.parametrize(
+    "asked", ["linear-svc:tol=1e-8,max_iter=20000", "ridge", "logistic:tol=1e-12"]
+)
 def test_rows_that_are_hard_to_span(case, asked):
     (x, y), (test, _) = rows(), rows(n=25, seed=1)
     if case == "repeated":
@@ -137,7 +179,9 @@ def test_rows_that_are_hard_to_span(case, asked):
 def test_one_basis_serves_every_classifier(monkeypatch):
     x, y = rows()
     calls = []
-    monkeypatch.setattr(products_module, "_multiply", lambda *a, **k: calls.append(1) or a[0] @ a[1].T)
+    monkeypatch.setattr(
+        products_module, "_multiply", lambda *a, **k: calls.append(1) or a[0] @ a[1].T
+    )
     training = Training(x, y)
     for asked in LINEAR:
         training.fit(classifier(asked))
@@ -148,7 +192,9 @@ def test_with_more_rows_than_features_the_fit_is_direct():
     x, y = rows(n=50, d=20)
     training = Training(x, y)
     for asked in LINEAR:
-        np.testing.assert_array_equal(training.fit(classifier(asked)).scores(x), fit(classifier(asked), x, y).scores(x))
+        np.testing.assert_array_equal(
+            training.fit(classifier(asked)).scores(x), fit(classifier(asked), x, y).scores(x)
+        )
     assert "span" not in training.__dict__
 
 
@@ -160,6 +206,7 @@ def test_a_solver_that_did_not_end_in_the_span_is_recorded_too():
 
 
 # ---------------------------------------------------------------- inner products known beforehand
+
 
 @pytest.mark.parametrize("asked", [*ISOMETRIC, "lda:shrinkage=0.2", "lda"])
 @pytest.mark.parametrize("shape", [(90, 300), (90, 25)])
@@ -175,8 +222,13 @@ def test_known_products_serve_any_split(asked, shape, columns):
         direct = fit(spec, features[train], labels[train], seed=3)
         seen = training.seen(test)
         fitted = training.fit(spec)
-        tolerance = 1e-6 if shape[1] == 300 or asked != "linear-svc" else 0.02  # a primal solver at its own tolerance
-        assert difference(fitted.scores(seen, classes=4), direct.scores(features[test], classes=4)) <= tolerance
+        tolerance = (
+            1e-6 if shape[1] == 300 or asked != "linear-svc" else 0.02
+        )  # a primal solver at its own tolerance
+        assert (
+            difference(fitted.scores(seen, classes=4), direct.scores(features[test], classes=4))
+            <= tolerance
+        )
         np.testing.assert_array_equal(fitted.predict(seen), direct.predict(features[test]))
         logged = training.fit(spec, for_features=True)
         assert difference(logged.scores(features[test]), direct.scores(features[test])) <= tolerance
@@ -185,7 +237,9 @@ def test_known_products_serve_any_split(asked, shape, columns):
 @pytest.mark.parametrize("asked", [*ISOMETRIC, "lda:shrinkage=0.2"])
 def test_one_split_by_its_own_products(asked):
     (x, y), (test, _) = rows(), rows(n=25, seed=1)
-    x, test = (np.sign(np.round(part)).astype(np.int8) for part in (x, test))  # as a split's own embedding gives them
+    x, test = (
+        np.sign(np.round(part)).astype(np.int8) for part in (x, test)
+    )  # as a split's own embedding gives them
     training, seen = Training.beside(x, y, test, seed=4)
     direct = fit(classifier(asked), x, y, seed=4)
     fitted = training.fit(classifier(asked))
@@ -211,7 +265,9 @@ def test_a_row_that_may_not_train_is_refused():
 
 def test_products_that_do_not_fit_or_are_not_finite_are_refused():
     features, _ = rows()
-    with pytest.raises(ResourceError, match=r"40 × 40 rows need 12,800 bytes.*at most 10,000.*split by split"):
+    with pytest.raises(
+        ResourceError, match=r"40 × 40 rows need 12,800 bytes.*at most 10,000.*split by split"
+    ):
         Products(features, budget_bytes=10_000)
     features[7, 3] = np.nan
     with pytest.raises(BadDataError, match="features-not-finite"):
@@ -247,7 +303,11 @@ def test_blocks_of_columns_make_no_difference(monkeypatch):
 @pytest.mark.parametrize("largest", [1, 100, 127])
 def test_products_of_whole_numbers_are_exact(largest):
     """int8 goes through float32 only as far as float32 holds every sum."""
-    x = np.random.default_rng(0).integers(-largest - (largest == 127), largest + 1, (6, 4000)).astype(np.int8)
+    x = (
+        np.random.default_rng(0)
+        .integers(-largest - (largest == 127), largest + 1, (6, 4000))
+        .astype(np.int8)
+    )
     x[0] = x[1] = -128 if largest == 127 else largest
     want = x.astype(np.int64) @ x.astype(np.int64).T
     np.testing.assert_array_equal(inner(x), want)
@@ -266,14 +326,19 @@ SHAPES = [(14, 40), (14, 14), (14, 13), (30, 6), (2, 5), (3, 1)]
 @pytest.mark.parametrize("way", ["rows", "products"])
 def test_ridge_for_every_penalty_and_every_row_left_out(shape, alpha, classes, way):
     classes = min(classes, shape[0])
-    (x, y), (test, _) = rows(*shape, classes=classes, offset=0.5), rows(10, shape[1], seed=1, classes=classes)
+    (x, y), (test, _) = (
+        rows(*shape, classes=classes, offset=0.5),
+        rows(10, shape[1], seed=1, classes=classes),
+    )
     targets = 2 * np.eye(classes)[y] - 1
     known = Products(np.vstack([x, test]))
     training = Training(x, y) if way == "rows" else Training.among(known, np.arange(len(x)), y)
     seen = test if way == "rows" else training.seen(np.arange(len(x), len(x) + 10))
     [(fitted, error)] = training.ridge([Ridge(alpha=alpha)])
     weights, intercept = naive.ridge(x, targets, alpha)
-    np.testing.assert_allclose(fitted.scores(seen), test @ weights + intercept, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        fitted.scores(seen), test @ weights + intercept, rtol=1e-5, atol=1e-6
+    )
     want = naive.ridge_left_out(x, targets, alpha, range(len(x)))
     got = training.ridge_path.left_out(alpha)
     np.testing.assert_allclose(got, want[:, 1:] if classes == 2 else want, rtol=1e-4, atol=1e-5)
@@ -307,7 +372,9 @@ def test_repeated_rows_and_far_means_in_ridge():
     targets = 2 * np.eye(3)[y] - 1
     for shift, atol in ((0, 1e-8), (1e7, 1e-4)):
         path = RidgePath.of(x + shift, y)
-        np.testing.assert_allclose(path.left_out(0.5), naive.ridge_left_out(x, targets, 0.5, range(24)), atol=atol)
+        np.testing.assert_allclose(
+            path.left_out(0.5), naive.ridge_left_out(x, targets, 0.5, range(24)), atol=atol
+        )
     weights, intercept = naive.ridge(x, targets, 0.5)
     [(fitted, _)] = Training(x + 1e4, y).ridge([Ridge(alpha=0.5)])
     np.testing.assert_allclose(fitted.scores(x + 1e4), x @ weights + intercept, atol=1e-6)
@@ -334,8 +401,10 @@ def test_a_grid_of_ridges_is_what_single_fits_are():
 
 def test_what_cannot_be_fitted_is_said():
     x, y = rows()
-    for call in (lambda: Training(x, y * 0, where="5 shots").ridge([Ridge()]),
-                 lambda: Training(x, y * 0, where="5 shots").fit(Ridge())):
+    for call in (
+        lambda: Training(x, y * 0, where="5 shots").ridge([Ridge()]),
+        lambda: Training(x, y * 0, where="5 shots").fit(Ridge()),
+    ):
         with pytest.raises((BadDataError, ErrorGroup), match=r"one-class\] 5 shots"):
             call()
     with pytest.raises(BadDataError, match="too-few-neighbours"):

@@ -17,14 +17,22 @@ def one_hot(ballots, classes):
     return np.eye(classes, dtype=np.float32)[np.asarray(ballots)]
 
 
-@given(arrays.arrays(np.int64, st.tuples(st.integers(1, 12), st.integers(1, 10)), elements=st.integers(0, 4)))
+@given(
+    arrays.arrays(
+        np.int64, st.tuples(st.integers(1, 12), st.integers(1, 10)), elements=st.integers(0, 4)
+    )
+)
 def test_majority_is_the_count(ballots):
     got = voting.majority(one_hot(ballots, 5))
     assert got.tolist() == [naive.majority_vote(row) for row in ballots.tolist()]
 
 
 def test_a_tie_goes_to_the_class_seen_first():
-    assert voting.majority(one_hot([[3, 1, 1, 3], [2, 0, 0, 2], [4, 3, 2, 1]], 5)).tolist() == [3, 2, 4]
+    assert voting.majority(one_hot([[3, 1, 1, 3], [2, 0, 0, 2], [4, 3, 2, 1]], 5)).tolist() == [
+        3,
+        2,
+        4,
+    ]
 
 
 def test_mean_probability_hears_the_confident_crop():
@@ -38,7 +46,9 @@ def test_mean_per_class_accuracy(pairs):
     truth, predicted = (np.array(side) for side in zip(*pairs, strict=True))
     counts = voting.confusion(truth, predicted, 4)
     assert counts.sum() == len(pairs)
-    assert voting.mean_per_class_accuracy(counts) == pytest.approx(naive.mean_per_class(truth, predicted))
+    assert voting.mean_per_class_accuracy(counts) == pytest.approx(
+        naive.mean_per_class(truth, predicted)
+    )
 
 
 @pytest.mark.parametrize("rule", voting.VOTING)

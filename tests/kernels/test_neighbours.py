@@ -1,4 +1,6 @@
-"""Nearest rows: every hard case to 1e-12 and with the same bits whatever the way, and the proof behind the fast way."""
+"""Nearest rows: every hard case to 1e-12 and with the same bits whatever the way, and the proof
+behind the fast way.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,16 @@ from tlx.kernels import candidates, halves, neighbours, tile
 
 SMALL = bool(config.DISABLE_JIT)
 fast = pytest.mark.skipif(not tile.FAST, reason="this CPU, or this pass, has no fast tile")
-bfloat16 = pytest.mark.skipif(not halves.FAST, reason="this CPU, or this pass, multiplies no bfloat16")
+bfloat16 = pytest.mark.skipif(
+    not halves.FAST, reason="this CPU, or this pass, multiplies no bfloat16"
+)
 rng = np.random.default_rng
 
 
 def oracle(x, k):
-    """The same by direct differences, one row at a time; nothing is left out, and ties go to the lower index."""
+    """The same by direct differences, one row at a time; nothing is left out, and ties go to the
+    lower index.
+    """
     return ask_oracle(x.tobytes(), x.shape, x.dtype.str, k)
 
 
@@ -30,7 +36,7 @@ def ask_oracle(data, shape, dtype, k):
     x = np.frombuffer(data, dtype).reshape(shape).astype(np.float64)
     values, indices = np.empty((len(x), k)), np.empty((len(x), k), np.int64)
     for i in range(len(x)):
-        squares = ((x - x[i])**2).sum(axis=1)
+        squares = ((x - x[i]) ** 2).sum(axis=1)
         squares[i] = np.inf
         indices[i] = np.argsort(squares, kind="stable")[:k]
         values[i] = squares[indices[i]]
@@ -39,7 +45,11 @@ def ask_oracle(data, shape, dtype, k):
 
 def signal(n, d, seed=0):
     draw = rng(seed)
-    return draw.standard_normal((n, 8)) @ draw.standard_normal((8, d)) + 0.5 * draw.standard_normal((n, d)) + 0.1
+    return (
+        draw.standard_normal((n, 8)) @ draw.standard_normal((8, d))
+        + 0.5 * draw.standard_normal((n, d))
+        + 0.1
+    )
 
 
 def clusters(n, d):
@@ -52,7 +62,9 @@ def with_repeated(x, rows):
 
 
 def shell(n, d):
-    """Row 0 is the centre; the others are all but equally near to it: no float32 sum can order them."""
+    """Row 0 is the centre; the others are all but equally near to it: no float32 sum can order
+    them.
+    """
     x = rng(3).standard_normal((n, d))
     x *= (1 + 1e-7 * rng(4).random(n) + 1e-9)[:, None] / np.linalg.norm(x, axis=1)[:, None]
     x[0] = 0
@@ -65,11 +77,17 @@ HARD = {
     "offset 1e4, sd 1": lambda n, d: 1e4 + signal(n, d),
     "offset 1e4, sd 1e-2": lambda n, d: 1e4 + 1e-2 * rng(2).standard_normal((n, d)),
     "offset for each row": lambda n, d: signal(n, d) + 1e4 * rng(5).standard_normal((n, 1)),
-    "offset for each row, sd 1e-2": lambda n, d: 1e-2 * signal(n, d) + 1e4 * rng(5).standard_normal((n, 1)),
+    "offset for each row, sd 1e-2": lambda n, d: (
+        1e-2 * signal(n, d) + 1e4 * rng(5).standard_normal((n, 1))
+    ),
     "two groups far apart": lambda n, d: 1e-2 * signal(n, d) + 1e5 * (np.arange(n) % 2)[:, None],
-    "near duplicates": lambda n, d: signal(n // 2 + 1, d)[np.arange(n) // 2] + 1e-4 * rng(2).standard_normal((n, d)),
+    "near duplicates": lambda n, d: (
+        signal(n // 2 + 1, d)[np.arange(n) // 2] + 1e-4 * rng(2).standard_normal((n, d))
+    ),
     "tight clusters": clusters,
-    "sparse, an outlying feature": lambda n, d: np.maximum(signal(n, d) - 2, 0) + 1e3 * (np.arange(d) == 1),
+    "sparse, an outlying feature": lambda n, d: (
+        np.maximum(signal(n, d) - 2, 0) + 1e3 * (np.arange(d) == 1)
+    ),
     "an outlying row": lambda n, d: signal(n, d) * np.where(np.arange(n) == 5, 1e6, 1)[:, None],
     "50 identical rows": lambda n, d: with_repeated(signal(n, d), np.arange(3, min(n, 53))),
     "three massive features": lambda n, d: signal(n, d) * np.where(np.arange(d) % 7 == 3, 1e5, 1),
@@ -77,8 +95,10 @@ HARD = {
     "lattice": lambda n, d: rng(6).integers(0, 2, (n, d)).astype(float),
     "one hot": lambda n, d: np.eye(n, d + n),
     "all equal": lambda n, d: np.full((n, d), 0.1),
-    "differences that vanish when squared": lambda n, d: np.where(np.arange(d) == 1, 1, 2.0**-75 * signal(n, d)),
-    "wide range": lambda n, d: signal(n, d) * 2.0**rng(7).integers(-30, 5, (n, d)),
+    "differences that vanish when squared": lambda n, d: np.where(
+        np.arange(d) == 1, 1, 2.0**-75 * signal(n, d)
+    ),
+    "wide range": lambda n, d: signal(n, d) * 2.0 ** rng(7).integers(-30, 5, (n, d)),
 }
 
 
@@ -116,7 +136,7 @@ def assert_right(found, x, k, want=None):
     everyone = np.arange(len(x))[:, None]
     assert (indices != everyone).all()
     assert (np.diff(np.sort(indices, axis=1)) > 0).all()
-    again = ((x[indices].astype(float) - x[:, None].astype(float))**2).sum(axis=2)
+    again = ((x[indices].astype(float) - x[:, None].astype(float)) ** 2).sum(axis=2)
     np.testing.assert_allclose(values, again, rtol=1e-12, atol=0)
 
 
@@ -130,7 +150,11 @@ def test_hard_cases_and_the_same_bits_either_way(case, dtype, way):
         with made_to_go("plain"):
             plain = neighbours.nearest(x, k)
         assert_right(plain, x, k, want[:, :k])
-        if case in ("lattice", "one hot", "all equal"):  # sums are exact, and so is the order of equals
+        if case in (
+            "lattice",
+            "one hot",
+            "all equal",
+        ):  # sums are exact, and so is the order of equals
             assert (plain[1] == first[:, :k]).all()
         with made_to_go(way):
             with_ties = neighbours.nearest(x, k, ties=True)
@@ -154,15 +178,24 @@ def test_no_row_is_nearer_than_was_proved(case, dtype, way):
     assert (np.diff(least, axis=1) >= 0).all()
     x = x.astype(float)
     for i in range(len(x)):
-        true = ((x - x[i])**2).sum(axis=1) * (1 + 1e-12)
+        true = ((x - x[i]) ** 2).sum(axis=1) * (1 + 1e-12)
         outside = np.setdiff1d(np.arange(len(x)), [i, *found[i]])
         assert len(outside) == len(x) - 1 - found.shape[1]
         assert least[i, -1] <= true[outside].min()
         assert (least[i] <= true[found[i]]).all()
 
 
-FEW = ["plain", "offset 1e4, sd 1", "offset 1e4, sd 1e-2", "offset for each row", "tight clusters", "all equal",
-       "three massive features", "an outlying row", "independent"]
+FEW = [
+    "plain",
+    "offset 1e4, sd 1",
+    "offset 1e4, sd 1e-2",
+    "offset for each row",
+    "tight clusters",
+    "all equal",
+    "three massive features",
+    "an outlying row",
+    "independent",
+]
 
 
 @fast
@@ -172,8 +205,11 @@ def test_few_rows_are_left_open(monkeypatch, case, dtype):
     if (case, dtype) == ("offset 1e4, sd 1e-2", np.float32):
         pytest.skip("1e-3 apart is all that float32 has there: a lattice")
     again, exact = [], neighbours.exact
-    monkeypatch.setattr(neighbours, "exact", lambda x, k, rows, *rest: again.append(len(rows)) or
-                        exact(x, k, rows, *rest))
+    monkeypatch.setattr(
+        neighbours,
+        "exact",
+        lambda x, k, rows, *rest: again.append(len(rows)) or exact(x, k, rows, *rest),
+    )
     x = rows(case, dtype, n=1500, d=64)
     with made_to_go("differences"):
         neighbours.nearest(x, 2)
@@ -189,17 +225,21 @@ def test_magnitudes_that_only_float64_has(exponent):
     want = oracle(x, 2)[0] * 4.0**exponent
     for way in WAYS:
         with made_to_go(way):
-            np.testing.assert_allclose(neighbours.nearest(x * 2.0**exponent, 2)[0], want, rtol=1e-12, atol=0)
+            np.testing.assert_allclose(
+                neighbours.nearest(x * 2.0**exponent, 2)[0], want, rtol=1e-12, atol=0
+            )
 
 
 @bfloat16
 def test_what_float32_loses_while_halves_are_summed_is_accounted_for():
-    x = 200.0 + rng(0).integers(-9, 10, (130, 2600))  # eight binary digits say it; products sum to more than 2^24
+    x = 200.0 + rng(0).integers(
+        -9, 10, (130, 2600)
+    )  # eight binary digits say it; products sum to more than 2^24
     way, out = halves.BFloat16Rows(x, np.zeros(2600), 1.0), tile.scratch(192)
     way.tile(0, 130, 0, 130, False, out)
     assert not way.lost.max() > 1e-9 * way.norms.min()
     least = way.least(np.ascontiguousarray(out.transpose(1, 0, 2).reshape(192, 192)[:130, :130]))
-    true = ((x[:, None] - x)**2).sum(axis=2)
+    true = ((x[:, None] - x) ** 2).sum(axis=2)
     assert (least <= true).all()
     assert (least.sum(axis=1) > 0.5 * true.sum(axis=1)).all()
 
@@ -219,12 +259,22 @@ def test_halves_are_rounded_to_the_nearest(d, dtype):
     assert way.share >= (way.lost / way.norms).max()
     way.tile(0, 70, 0, 70, False, out)
     got = out.transpose(1, 0, 2).reshape(128, 128)[:70, :70]
-    np.testing.assert_allclose(2 * got, ((b[:, None] - b)**2).sum(axis=2), atol=1e-5 * (b**2).sum(axis=1).max())
+    np.testing.assert_allclose(
+        2 * got, ((b[:, None] - b) ** 2).sum(axis=2), atol=1e-5 * (b**2).sum(axis=1).max()
+    )
 
 
 @bfloat16
-@pytest.mark.parametrize(("case", "good"), [("plain", True), ("offset 1e4, sd 1", True), ("independent", True),
-                                            ("near duplicates", True), ("tight clusters", False)])
+@pytest.mark.parametrize(
+    ("case", "good"),
+    [
+        ("plain", True),
+        ("offset 1e4, sd 1", True),
+        ("independent", True),
+        ("near duplicates", True),
+        ("tight clusters", False),
+    ],
+)
 def test_halves_are_taken_where_they_settle_rows(case, good):
     x = rows(case, np.float32, n=1500, d=300)
     assert (candidates.find(x, 2)[0].shape[1] > 2 + candidates.SPARE) == good
@@ -242,9 +292,26 @@ def test_what_float32_cannot_order_is_left_open_and_ordered():
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("n", "d", "k"), [(2, 1, 1), (3, 1, 2), (3, 4, 1), (31, 3, 2), (32, 17, 3), (33, 16, 2),
-                                           (64, 64, 5), (65, 65, 2), (127, 5, 2), (129, 97, 6), (260, 33, 200),
-                                           (513, 3, 2), (700, 130, 2), (640, 4097, 3), (1700, 9, 200)])
+@pytest.mark.parametrize(
+    ("n", "d", "k"),
+    [
+        (2, 1, 1),
+        (3, 1, 2),
+        (3, 4, 1),
+        (31, 3, 2),
+        (32, 17, 3),
+        (33, 16, 2),
+        (64, 64, 5),
+        (65, 65, 2),
+        (127, 5, 2),
+        (129, 97, 6),
+        (260, 33, 200),
+        (513, 3, 2),
+        (700, 130, 2),
+        (640, 4097, 3),
+        (1700, 9, 200),
+    ],
+)
 def test_shapes(n, d, k, dtype, way):
     if SMALL and n * n * d > 400_000:
         pytest.skip("too much without a compiler")
@@ -291,7 +358,10 @@ def test_rows_asked_for_alone():
 def test_measure_is_the_sum_and_symmetric(d):
     x = signal(2, d).astype(np.float32)
     value = neighbours.measure(x, 0, 1)
-    want = sum(abs(int(a) - int(b))**2 for a, b in zip(*(x.astype(float) * 2.0**40), strict=True)) / 2.0**80
+    want = (
+        sum(abs(int(a) - int(b)) ** 2 for a, b in zip(*(x.astype(float) * 2.0**40), strict=True))
+        / 2.0**80
+    )
     np.testing.assert_allclose(value, want, rtol=1e-13)
     assert value == neighbours.measure(x, 1, 0)
     assert neighbours.measure(x, 1, 1) == 0
@@ -302,7 +372,7 @@ def test_sums_of_tiles(dtype):
     x = signal(70, 600 if SMALL else 1100).astype(dtype)
     rows, out = np.arange(3, 70, 2), np.full((neighbours.SIDE, neighbours.SIDE), np.nan, dtype)
     neighbours._sums(x, rows, 2, 9, 64, 6, out)
-    want = ((x[rows[2:9], None].astype(float) - x[None, 64:])**2).sum(axis=2)
+    want = ((x[rows[2:9], None].astype(float) - x[None, 64:]) ** 2).sum(axis=2)
     np.testing.assert_allclose(out[:7, :6], want, rtol=1e-5 if dtype == np.float32 else 1e-13)
 
 
@@ -310,10 +380,14 @@ def test_nearest_alive():
     distances = np.array([[1.0, 2, 3], [4, 5, 6], [7, 8, 9]])
     indices = np.array([[1, 2, 3], [0, 2, 3], [3, 1, 0]])
     out, short = np.full((3, 2), -1.0), np.empty(3, np.bool_)
-    neighbours.nearest_alive(distances, indices, np.array([2, 0, 1]), np.array([True, True, False, True]), out, short)
+    neighbours.nearest_alive(
+        distances, indices, np.array([2, 0, 1]), np.array([True, True, False, True]), out, short
+    )
     assert (out == [[7, 8], [1, 3], [4, 6]]).all()
     assert not short.any()
-    neighbours.nearest_alive(distances, indices, np.array([2, 0, 1]), np.array([True, False, False, True]), out, short)
+    neighbours.nearest_alive(
+        distances, indices, np.array([2, 0, 1]), np.array([True, False, False, True]), out, short
+    )
     assert (out[[0, 2]] == [[7, 9], [4, 6]]).all()
     assert (short == [False, True, False]).all()
 
@@ -329,15 +403,28 @@ print(tile.FAST, values.tobytes().hex(), indices.tobytes().hex())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("how", [{"NUMBA_DISABLE_JIT": "1"}, {"TLX_KERNELS": "plain"},
-                                 {"NUMBA_CPU_NAME": "haswell",
-                                  "NUMBA_CPU_FEATURES": "+avx2,+avx,+fma,+bmi,+bmi2,+sse4.2,+popcnt"}],
-                         ids=["no compiler", "plain", "avx2"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"NUMBA_DISABLE_JIT": "1"},
+        {"TLX_KERNELS": "plain"},
+        {
+            "NUMBA_CPU_NAME": "haswell",
+            "NUMBA_CPU_FEATURES": "+avx2,+avx,+fma,+bmi,+bmi2,+sse4.2,+popcnt",
+        },
+    ],
+    ids=["no compiler", "plain", "avx2"],
+)
 def test_the_same_bits_without_a_compiler_and_on_lesser_processors(how, dtype):
     if "NUMBA_CPU_NAME" in how and not {"+avx2", "+fma"} <= tile.FEATURES:
         pytest.skip("this CPU has no AVX2")
-    run = subprocess.run([sys.executable, "-c", ELSEWHERE, dtype], env=os.environ | how, capture_output=True, text=True,
-                         check=True)
+    run = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, dtype],
+        env=os.environ | how,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     was_fast, *bits = run.stdout.split()
     x = rng(0).standard_normal((41, 37)).astype(dtype)
     x[7] = x[3]

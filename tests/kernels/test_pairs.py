@@ -47,7 +47,10 @@ def test_sums_of_like_and_unlike(n):
         pairs.contrast(flat, codes, i, i + 1, found[i])
         others = slice(i + 1, n)
         same = codes[others] == codes[i]
-        want = [square[i, others][same].sum(dtype=np.float64), square[i, others][~same].sum(dtype=np.float64)]
+        want = [
+            square[i, others][same].sum(dtype=np.float64),
+            square[i, others][~same].sum(dtype=np.float64),
+        ]
         np.testing.assert_allclose(found[i], want, rtol=1e-14)
 
 
@@ -57,7 +60,12 @@ def test_stimuli_drawn_again(n):
     chosen = np.random.default_rng(3).integers(0, n, n + 2)
     out = np.full((n + 2) * (n + 1) // 2, np.nan)
     count = pairs.resample(flat, n, chosen, out)
-    want = [square[chosen[i], chosen[j]] for i in range(n + 2) for j in range(i + 1, n + 2) if chosen[i] != chosen[j]]
+    want = [
+        square[chosen[i], chosen[j]]
+        for i in range(n + 2)
+        for j in range(i + 1, n + 2)
+        if chosen[i] != chosen[j]
+    ]
     assert out[:count].tolist() == want
 
 

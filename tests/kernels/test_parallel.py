@@ -85,6 +85,7 @@ def test_calls_from_several_threads_do_not_meet():
     def caller(index):
         def work(task, thread):
             sums[index] += 0  # touches what others touch; each() itself must keep them apart
+
         parallel.parallel_for(50, work, 2)
         sums[index] = 1
 

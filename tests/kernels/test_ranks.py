@@ -1,4 +1,6 @@
-"""Orders, ranks, ties and concordance of vectors: against counting by hand; ties exactly; same bits at any threads."""
+"""Orders, ranks, ties and concordance of vectors: against counting by hand; ties exactly; same bits
+at any threads.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,12 @@ from tlx.kernels import concordance as kendall
 from tlx.kernels import ranks as ranking
 
 concordance, inversions, order, ranks, ties = (
-    kendall.concordance, kendall.inversions, ranking.order, ranking.ranks, ranking.ties)
+    kendall.concordance,
+    kendall.inversions,
+    ranking.order,
+    ranking.ranks,
+    ranking.ties,
+)
 SLOW = config.DISABLE_JIT
 LONG = 300 if SLOW else 5000
 
@@ -24,6 +31,7 @@ def mean_ranks(x):
 
 def signs(a, b):
     """Σ of the products of the signs of differences, over pairs."""
+
     def sign(x, i):
         return (x[i] > x[:i]).astype(int) - (x[i] < x[:i])
 
@@ -55,19 +63,37 @@ def vectors(kind, n, dtype, seed):
         "one": lambda: np.full(n, 0.3),
         "zeros": lambda: rng.choice([0.0, -0.0, 1e-40, -1e-40, 1.0, -1.0], n),
         "close": lambda: 1 + rng.integers(0, 60, n) * np.finfo(dtype).eps,
-        "close beside far": lambda: np.r_[big, 1 + rng.integers(0, 60, n - 1) * np.finfo(dtype).eps],
-        "wide": lambda: np.sign(rng.random(n) - 0.5) * 10.0**rng.uniform(-30, 30, n),
+        "close beside far": lambda: np.r_[
+            big, 1 + rng.integers(0, 60, n - 1) * np.finfo(dtype).eps
+        ],
+        "wide": lambda: np.sign(rng.random(n) - 0.5) * 10.0 ** rng.uniform(-30, 30, n),
         "both ends": lambda: rng.choice([-big, big, 0, 1], n),
-        "wider than a float": lambda: np.r_[[-big, big, big * 0.3][:n], rng.standard_normal(max(0, n - 3))],
+        "wider than a float": lambda: np.r_[
+            [-big, big, big * 0.3][:n], rng.standard_normal(max(0, n - 3))
+        ],
         "nearer than a step": lambda: rng.integers(0, 9, n) * np.finfo(dtype).smallest_subnormal,
-        "heavy tails": lambda: rng.standard_cauchy(n)**3,
+        "heavy tails": lambda: rng.standard_cauchy(n) ** 3,
         "ascending": lambda: np.arange(n),
         "descending": lambda: -np.arange(n),
     }[kind]().astype(dtype)
 
 
-KINDS = ["normal", "few", "two", "one", "zeros", "close", "close beside far", "wide", "both ends",
-         "wider than a float", "nearer than a step", "heavy tails", "ascending", "descending"]
+KINDS = [
+    "normal",
+    "few",
+    "two",
+    "one",
+    "zeros",
+    "close",
+    "close beside far",
+    "wide",
+    "both ends",
+    "wider than a float",
+    "nearer than a step",
+    "heavy tails",
+    "ascending",
+    "descending",
+]
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -87,25 +113,40 @@ def test_where_tasks_meet(kind, part, dtype, monkeypatch):
     n = 60 if SLOW else 400
     for threads in (1, 3):
         found = order(vectors(kind, n, dtype, 0), threads)
-        assert ranks(found, threads).tolist() == (2 * mean_ranks(vectors(kind, n, dtype, 0)) - n - 1).tolist()
+        assert (
+            ranks(found, threads).tolist()
+            == (2 * mean_ranks(vectors(kind, n, dtype, 0)) - n - 1).tolist()
+        )
     check(vectors(kind, n, dtype, 0), vectors("few", n, dtype, 1))
     check(vectors(kind, n, dtype, 0), vectors("normal", n, dtype, 1))
 
 
 def test_the_kind_of_key_that_tells_more_numbers_apart_is_taken():
     def pace(x):
-        return ranking._pace(x, x.min(), x.max(), lambda bits, begin, end, words: ranking._make(
-            bits, np.int64((1 << 63) - 1), begin, end, np.uint64(0), np.uint64(32), words))
+        return ranking._pace(
+            x,
+            x.min(),
+            x.max(),
+            lambda bits, begin, end, words: ranking._make(
+                bits, np.int64((1 << 63) - 1), begin, end, np.uint64(0), np.uint64(32), words
+            ),
+        )
 
     rng = np.random.default_rng(0)
     assert pace(ranking.as_read_only(1 + 0.1 * rng.random(LONG))) > 0
-    assert pace(ranking.as_read_only(10.0**rng.uniform(-300, 300, LONG))) == 0
+    assert pace(ranking.as_read_only(10.0 ** rng.uniform(-300, 300, LONG))) == 0
 
 
 def test_long_runs_of_equal_keys_that_are_not_equal():
-    """Float64 that differ beyond the 32 bits of their keys, more than an insertion sort should see."""
+    """Float64 that differ beyond the 32 bits of their keys, more than an insertion sort should
+    see.
+    """
     rng = np.random.default_rng(0)
-    x = np.r_[np.finfo(float).max, 1 + rng.permutation(LONG) * 2.0**-50, 2 + rng.integers(0, 9, LONG) * 2.0**-49]
+    x = np.r_[
+        np.finfo(float).max,
+        1 + rng.permutation(LONG) * 2.0**-50,
+        2 + rng.integers(0, 9, LONG) * 2.0**-49,
+    ]
     places = (order(x).words & np.uint64(0xFFFFFFFF)).astype(np.int64)
     np.testing.assert_array_equal(places, np.argsort(x, kind="stable"))
 
@@ -113,7 +154,12 @@ def test_long_runs_of_equal_keys_that_are_not_equal():
 @pytest.mark.parametrize("n", [0, 1, 2, 31, 32, 33, 255, 256, 257, 1000, LONG])
 def test_inversions(n):
     rng = np.random.default_rng(n)
-    for sequence in (rng.permutation(n), np.arange(n), np.arange(n)[::-1], np.roll(np.arange(n), n // 3)):
+    for sequence in (
+        rng.permutation(n),
+        np.arange(n),
+        np.arange(n)[::-1],
+        np.roll(np.arange(n), n // 3),
+    ):
         want = sum(int((sequence[:i] > sequence[i]).sum()) for i in range(n))
         assert inversions(sequence.astype(np.uint32), np.empty(n, np.uint32)) == want
 
@@ -124,7 +170,9 @@ def test_more_levels_than_one():
     n = 200_003
     sequence = np.random.default_rng(0).permutation(n).astype(np.uint32)
     want = 0
-    for bit in range(18):  # descending pairs that first differ in this bit: a one before a zero under one prefix
+    for bit in range(
+        18
+    ):  # descending pairs that first differ in this bit: a one before a zero under one prefix
         under = np.argsort(sequence >> (bit + 1), kind="stable")
         bits, prefix = (sequence[under] >> bit) & 1, sequence[under] >> (bit + 1)
         ones = np.cumsum(bits)
@@ -158,8 +206,17 @@ def test_read_only_numbers():
 def test_any_numbers(data):
     n = data.draw(st.integers(1, 40))
     width = data.draw(st.sampled_from([32, 64]))
-    some = st.floats(width=width, allow_nan=False, allow_infinity=False, min_value=-2.0**100, max_value=2.0**100)
+    some = st.floats(
+        width=width,
+        allow_nan=False,
+        allow_infinity=False,
+        min_value=-(2.0**100),
+        max_value=2.0**100,
+    )
     few = data.draw(st.lists(some, min_size=1, max_size=5))
     numbers = st.one_of(some, st.sampled_from(few))
-    a, b = (np.array(data.draw(st.lists(numbers, min_size=n, max_size=n)), f"f{width // 8}") for _ in "ab")
+    a, b = (
+        np.array(data.draw(st.lists(numbers, min_size=n, max_size=n)), f"f{width // 8}")
+        for _ in "ab"
+    )
     check(a, b)

@@ -1,4 +1,6 @@
-"""What sums of squares and input checks are made of; the sums themselves: tests/metrics/test_sum_of_squares.py."""
+"""What sums of squares and input checks are made of; the sums themselves:
+tests/metrics/test_sum_of_squares.py.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def test_every_float16_there_is():
     halves = np.arange(-(1 << 15), 1 << 15, 37 if config.DISABLE_JIT else 1).astype(np.int16)
     numbers = np.empty(len(halves), np.float32)
     inputs.widen(halves, numbers.view(np.int32), numbers)
-    np.testing.assert_array_equal(numbers, halves.view(np.float16).astype(np.float32))  # NaN equals NaN here
+    np.testing.assert_array_equal(
+        numbers, halves.view(np.float16).astype(np.float32)
+    )  # NaN equals NaN here
     assert (np.signbit(numbers) == (halves < 0)).all()
 
 
@@ -45,5 +49,5 @@ def test_upper_triangle(n):
         inputs.upper(square, pairs, begin, min(n, begin + 40), differ, largest)
     np.testing.assert_array_equal(pairs, square[np.triu_indices(n, 1)])
     for i in range(n):
-        assert differ[i] == max([abs(square[i, i]), *abs(square[i, i + 1:] - square[i + 1:, i])])
-        assert largest[i] == max([0, *abs(square[i, i + 1:])])
+        assert differ[i] == max([abs(square[i, i]), *abs(square[i, i + 1 :] - square[i + 1 :, i])])
+        assert largest[i] == max([0, *abs(square[i, i + 1 :])])

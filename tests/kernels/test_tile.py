@@ -1,4 +1,6 @@
-"""The register tile and its packed rows: sums as numpy's, the same bits wherever two rows lie, both ways alike."""
+"""The register tile and its packed rows: sums as numpy's, the same bits wherever two rows lie, both
+ways alike.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from tlx.kernels import panels, parallel, tile
 FAST = panels.FAST
 SMALL = bool(config.DISABLE_JIT)
 EPS = 2.0**-24
-HASWELL = {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+64bit,+cmov,+cx8,+popcnt,+sse4.2,+avx,+avx2,+fma,+bmi2"}
+HASWELL = {
+    "NUMBA_CPU_NAME": "haswell",
+    "NUMBA_CPU_FEATURES": "+64bit,+cmov,+cx8,+popcnt,+sse4.2,+avx,+avx2,+fma,+bmi2",
+}
 
 
 @pytest.fixture(params=["fast", "plain"] if FAST else ["plain"])
@@ -53,7 +58,10 @@ def told(out, rows, columns):
 
 
 def run(sums, a, b, first_a=0, first_b=0, rows=None, columns=None, upper=False, fill=np.nan):
-    rows, columns = len(a) - first_a if rows is None else rows, len(b) - first_b if columns is None else columns
+    rows, columns = (
+        len(a) - first_a if rows is None else rows,
+        len(b) - first_b if columns is None else columns,
+    )
     out = tile.scratch(tile.padded(max(rows, columns)))
     out[:] = fill
     sums(packed(a), first_a, rows, packed(b), first_b, columns, upper, out)
@@ -63,13 +71,27 @@ def run(sums, a, b, first_a=0, first_b=0, rows=None, columns=None, upper=False, 
 def want(sums, a, b):
     a, b = a.astype(np.float64), b.astype(np.float64)
     if sums is tile.products:
-        return np.array([[(x * y).sum() for y in b] for x in a]), np.array([[abs(x * y).sum() for y in b] for x in a])
+        return np.array([[(x * y).sum() for y in b] for x in a]), np.array(
+            [[abs(x * y).sum() for y in b] for x in a]
+        )
     squares = np.array([[((x - y) ** 2).sum() for y in b] for x in a])
     return squares, squares
 
 
-SHAPES = [(1, 1, 1), (2, 3, 5), (5, 70, 3)] if SMALL else [
-    (1, 1, 1), (3, 2, 4), (4, 64, 64), (5, 70, 3), (33, 31, 65), (64, 64, 129), (130, 67, 200), (100, 257, 1000)]
+SHAPES = (
+    [(1, 1, 1), (2, 3, 5), (5, 70, 3)]
+    if SMALL
+    else [
+        (1, 1, 1),
+        (3, 2, 4),
+        (4, 64, 64),
+        (5, 70, 3),
+        (33, 31, 65),
+        (64, 64, 129),
+        (130, 67, 200),
+        (100, 257, 1000),
+    ]
+)
 
 
 @pytest.mark.parametrize("sums", [tile.products, tile.differences])
@@ -114,12 +136,21 @@ def test_blocks_below_the_diagonal_are_left_alone(way):
     assert left[64:, :64].sum() >= (n - 64) * 64 - (0 if way == "fast" else 4 * 64)
 
 
-@given(st.integers(1, 70), st.integers(1, 20 if SMALL else 200), st.sampled_from(["float32", "float64"]),
-       st.sampled_from(["plain", "gaps", "fortran", "map"]))
+@given(
+    st.integers(1, 70),
+    st.integers(1, 20 if SMALL else 200),
+    st.sampled_from(["float32", "float64"]),
+    st.sampled_from(["plain", "gaps", "fortran", "map"]),
+)
 @settings(deadline=None, max_examples=8 if SMALL else 60)
 def test_packing_is_exact_and_padded(n, d, dtype, form):
     x = numbers(n + 2, d + 3, dtype=dtype)
-    x = {"plain": x, "gaps": np.repeat(x, 2, axis=1)[:, ::2], "fortran": np.asfortranarray(x), "map": x}[form]
+    x = {
+        "plain": x,
+        "gaps": np.repeat(x, 2, axis=1)[:, ::2],
+        "fortran": np.asfortranarray(x),
+        "map": x,
+    }[form]
     if form == "map":
         x = x.view()
         x.flags.writeable = False
@@ -139,13 +170,20 @@ def test_packing_shifts_centres_scales_and_measures(way, d):
     right = ((x - centre - shift[:, None]) * scale[:, None]).astype(np.float32)
     np.testing.assert_array_equal(got, right)
     np.testing.assert_allclose(squares, 1 + (right.astype(float) ** 2).sum(axis=1), rtol=1e-13)
-    np.testing.assert_array_equal(unpacked(packed(x, scale=scale), n, d), (x * scale[:, None]).astype(np.float32))
+    np.testing.assert_array_equal(
+        unpacked(packed(x, scale=scale), n, d), (x * scale[:, None]).astype(np.float32)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("rows", "columns", "upper"), [(64, 64, True), (50, 37, False), (37, 50, False), (9, 9, True)])
+@pytest.mark.parametrize(
+    ("rows", "columns", "upper"), [(64, 64, True), (50, 37, False), (37, 50, False), (9, 9, True)]
+)
 def test_mirrored_tiles(way, dtype, rows, columns, upper):
-    out, at = np.full(5000, -1, dtype), np.random.default_rng(0).random((1, 64, 64)).astype(np.float32)
+    out, at = (
+        np.full(5000, -1, dtype),
+        np.random.default_rng(0).random((1, 64, 64)).astype(np.float32),
+    )
     tile.mirror(at, rows, columns, upper, out, 100, 70)
     for j in range(columns):
         for i in range(rows):
@@ -166,9 +204,11 @@ def test_masks_of_64_lanes():
     values[[5, 70]], values[40] = np.nan, 0.5
     for at, limit in ((0, 0.5), (3, 0.5), (136, 0.9), (10, -1)):
         one, each, first = masks(values, at, np.float32(limit), limits, 7)
-        below = ~(values[at:at + 64] >= np.float32(limit))
+        below = ~(values[at : at + 64] >= np.float32(limit))
         assert [one >> lane & 1 for lane in range(64)] == below.tolist()
-        assert [each >> lane & 1 for lane in range(64)] == (~(values[at:at + 64] >= limits[7:71])).tolist()
+        assert [each >> lane & 1 for lane in range(64)] == (
+            ~(values[at : at + 64] >= limits[7:71])
+        ).tolist()
         assert first == (below.argmax() if below.any() else 64)
 
 
@@ -199,8 +239,9 @@ print(bits.hexdigest(), panels.FAST, sum(kernel.stats.cache_hits.values()), sum(
 
 def other_process(folder, **variables):
     environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), **variables}
-    return subprocess.run([sys.executable, "-c", SCRIPT], env=environment, check=True, capture_output=True,
-                          text=True).stdout.split()
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, check=True, capture_output=True, text=True
+    ).stdout.split()
 
 
 @pytest.mark.skipif(SMALL or not FAST, reason="compiled code on a CPU with the fast way")
@@ -220,7 +261,9 @@ def test_a_forked_child_works_after_its_parent_did(way):
         x = numbers(65, 6)
         into = packed(x, threads=2)
         outs = [tile.scratch(128) for _ in range(2)]
-        parallel.parallel_for(2, lambda task, _: tile.differences(into, 0, 65, into, 0, 65, False, outs[task]), 2)
+        parallel.parallel_for(
+            2, lambda task, _: tile.differences(into, 0, 65, into, 0, 65, False, outs[task]), 2
+        )
         return hashlib.sha256(told(outs[1], 65, 65).tobytes()).digest()
 
     before = bits()

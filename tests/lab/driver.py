@@ -1,4 +1,6 @@
-"""A driver to kill. argv: store root, workers, tasks, steps, seconds a step. Exits as the command line does."""
+"""A driver to kill. argv: store root, workers, tasks, steps, seconds a step. Exits as the command
+line does.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,26 @@ from tlx.lab.engines import local as engines_local
 
 
 def tasks(root, count, steps, pause_s):
-    return [engines_local.Task(key, key, "lab.tiny_tasks:trial", (str(root), key, steps, pause_s))
-            for key in (f"{number:02x}aa" for number in range(count))]
+    return [
+        engines_local.Task(key, key, "lab.tiny_tasks:trial", (str(root), key, steps, pause_s))
+        for key in (f"{number:02x}aa" for number in range(count))
+    ]
 
 
 def main(root, workers, count, steps, pause_s, call="") -> None:
     for number in signals.ASKING:  # whoever started us may have them ignored
         signal.signal(number, signal.SIG_DFL)
-    asked = [engines_local.Task(str(i), "", call, (root,)) for i in range(int(count))] if call else \
-        tasks(root, int(count), int(steps), float(pause_s))
+    asked = (
+        [engines_local.Task(str(i), "", call, (root,)) for i in range(int(count))]
+        if call
+        else tasks(root, int(count), int(steps), float(pause_s))
+    )
     with signals.graceful():
-        engines_local.run_all(asked, workers=int(workers), on_event=lambda event: print(type(event).__name__, flush=True))
+        engines_local.run_all(
+            asked,
+            workers=int(workers),
+            on_event=lambda event: print(type(event).__name__, flush=True),
+        )
 
 
 if __name__ == "__main__":

@@ -7,11 +7,18 @@ import http.client
 import http.server
 import threading
 
-PASS, ERROR_AFTER, RESET_AFTER, DOWN, SILENT = "pass", "error-after", "reset-after", "down", "silent"
+PASS, ERROR_AFTER, RESET_AFTER, DOWN, SILENT = (
+    "pass",
+    "error-after",
+    "reset-after",
+    "down",
+    "silent",
+)
 
 
 class Proxy:
-    """Forwards to 127.0.0.1:port. `rule(path, number)` names the fault of each request, counted from 0.
+    """Forwards to 127.0.0.1:port. `rule(path, number)` names the fault of each request, counted
+    from 0.
 
     error-after   the request is done, the answer is 503
     reset-after   the request is done, the connection is cut
@@ -69,7 +76,9 @@ class Proxy:
     def _forward(self, request, body):
         upstream = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=30)
         with contextlib.closing(upstream):
-            headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "connection")}
+            headers = {
+                k: v for k, v in request.headers.items() if k.lower() not in ("host", "connection")
+            }
             upstream.request(request.command, request.path, body or None, headers)
             answer = upstream.getresponse()
             return answer.status, answer.getheader("Content-Type", "text/plain"), answer.read()

@@ -1,4 +1,6 @@
-"""A PostgreSQL server of a test's own: Debian's package, an unprivileged user, a folder that goes away."""
+"""A PostgreSQL server of a test's own: Debian's package, an unprivileged user, a folder that goes
+away.
+"""
 
 from __future__ import annotations
 
@@ -41,10 +43,31 @@ class Server:
         secret = self.folder / "secret"
         secret.write_text("s3cr3t\n")
         secret.chmod(0o644)
-        self._run("initdb", "-D", self.folder / "data", "-U", "tlx", "-A", "scram-sha-256", f"--pwfile={secret}",
-                  "--no-sync", "-E", "UTF8")
+        self._run(
+            "initdb",
+            "-D",
+            self.folder / "data",
+            "-U",
+            "tlx",
+            "-A",
+            "scram-sha-256",
+            f"--pwfile={secret}",
+            "--no-sync",
+            "-E",
+            "UTF8",
+        )
         options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self._run("pg_ctl", "-D", self.folder / "data", "-l", self.folder / "log", "-w", "-o", options, "start")
+        self._run(
+            "pg_ctl",
+            "-D",
+            self.folder / "data",
+            "-l",
+            self.folder / "log",
+            "-w",
+            "-o",
+            options,
+            "start",
+        )
         self.url = f"postgresql+psycopg://tlx:s3cr3t@127.0.0.1:{self.port}/postgres"
         return self
 
@@ -53,6 +76,12 @@ class Server:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _run(self, name: str, *words: object) -> None:
-        done = subprocess.run([str(BIN / name), *map(str, words)], cwd="/", capture_output=name != "pg_ctl", text=True,
-                              timeout=90, **self.identity)
+        done = subprocess.run(
+            [str(BIN / name), *map(str, words)],
+            cwd="/",
+            capture_output=name != "pg_ctl",
+            text=True,
+            timeout=90,
+            **self.identity,
+        )
         assert done.returncode == 0, (done.stdout, done.stderr)

@@ -51,7 +51,9 @@ def test_children_that_were_waited_for_count():
     assert meter.cpu_s >= 0.25
 
 
-@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel cannot reset the peak")
+@pytest.mark.skipif(
+    not os.access("/proc/self/clear_refs", os.W_OK), reason="the kernel cannot reset the peak"
+)
 def test_the_peak_is_that_of_the_block_also_when_blocks_are_nested():
     code = """
 from tlx.lab.cost import Meter
@@ -65,7 +67,9 @@ with Meter() as after:
     pass
 print(outer.peak_bytes - inner.peak_bytes > size // 2, outer.peak_bytes - after.peak_bytes > size // 2)
 """  # in a process of its own: one that has held gigabytes before may reuse them
-    found = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+    found = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout
     assert found.split() == ["True", "True"]
 
 
@@ -125,9 +129,15 @@ def test_carbon_is_energy_times_overhead_times_the_declared_factor(tmp_path):
 
 def test_gpu_numbers_only_when_a_gpu_was_used(monkeypatch, tmp_path):
     class Cuda:
-        def reset_peak_memory_stats(self): pass
-        def device_count(self): return 2
-        def max_memory_allocated(self, i): return 1000 * (i + 1)
+        def reset_peak_memory_stats(self):
+            pass
+
+        def device_count(self):
+            return 2
+
+        def max_memory_allocated(self, i):
+            return 1000 * (i + 1)
+
     readings = iter([{0: 1000}, {0: 6000}, {0: 1000}, {0: 6000}])
     monkeypatch.setattr(Nvml, "_read", lambda self: next(readings))
     with Meter(powercap=tmp_path) as meter:
@@ -138,8 +148,13 @@ def test_gpu_numbers_only_when_a_gpu_was_used(monkeypatch, tmp_path):
     with Meter(powercap=tmp_path) as meter:
         pass
     assert meter.cost()["gpu_memory_peak_bytes"]["value"] == 3000
-    assert meter.cost()["energy_j"] | {"note": ""} == {"value": 5.0, "unit": "J", "source": "measured",
-                                                       "parts": {"gpu": 5.0}, "note": ""}
+    assert meter.cost()["energy_j"] | {"note": ""} == {
+        "value": 5.0,
+        "unit": "J",
+        "source": "measured",
+        "parts": {"gpu": 5.0},
+        "note": "",
+    }
 
 
 @pytest.mark.parametrize("watts", [None, 5.0])
@@ -155,6 +170,7 @@ def test_cost_is_plain_json_and_every_row_has_its_source(watts, tmp_path):
 
 # ---------------------------------------------------------------- environment
 
+
 def test_the_environment_is_plain_json_with_the_versions_that_matter():
     found = json.loads(json.dumps(environment.gather(), allow_nan=False))
     assert {"python", "tlx", "torch", "numpy", "pillow", "scikit-learn"} <= set(found["versions"])
@@ -164,11 +180,16 @@ def test_the_environment_is_plain_json_with_the_versions_that_matter():
 
 
 def test_the_environment_is_gathered_quickly_and_loads_nothing_heavy():
-    code = ("import sys, time\nfrom tlx.lab import environment\nstart = time.perf_counter()\nenvironment.gather()\n"
-            "print(time.perf_counter() - start, 'torch' in sys.modules or 'mlflow' in sys.modules)")
+    code = (
+        "import sys, time\nfrom tlx.lab import environment\nstart = "
+        "time.perf_counter()\nenvironment.gather()\n"
+        "print(time.perf_counter() - start, 'torch' in sys.modules or 'mlflow' in sys.modules)"
+    )
     taken = []
     for _ in range(3):
-        out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        out = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+        ).stdout
         seconds, heavy = out.split()
         assert heavy == "False"
         taken.append(float(seconds))
@@ -178,8 +199,12 @@ def test_the_environment_is_gathered_quickly_and_loads_nothing_heavy():
 @pytest.fixture
 def checkout(tmp_path):
     def git(*arguments):
-        subprocess.run(["git", "-c", "user.name=n", "-c", "user.email=e@e", "-C", str(tmp_path), *arguments],
-                       check=True, capture_output=True)
+        subprocess.run(
+            ["git", "-c", "user.name=n", "-c", "user.email=e@e", "-C", str(tmp_path), *arguments],
+            check=True,
+            capture_output=True,
+        )
+
     git("init")
     (tmp_path / "file").write_text("1")
     git("add", "file")
@@ -205,8 +230,16 @@ def test_no_commit_outside_a_checkout_or_without_git(checkout, monkeypatch):
     assert environment.commit(checkout) is None
 
 
-@pytest.mark.parametrize("url", ["https://bob:s3cr3t@host/x", "https://s3cr3t@host/x", "postgres://u:s3c@r3t@host/x",
-                                 "https://host/x?token=s3cr3t", "ssh://git:s3cr3t@host/x"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://bob:s3cr3t@host/x",
+        "https://s3cr3t@host/x",
+        "postgres://u:s3c@r3t@host/x",
+        "https://host/x?token=s3cr3t",
+        "ssh://git:s3cr3t@host/x",
+    ],
+)
 def test_no_secret_is_left_in_an_address(url):
     clean = environment.redacted(url)
     assert clean.endswith("host/x")

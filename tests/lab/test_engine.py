@@ -31,7 +31,9 @@ def tiny(name, *args, key=None) -> Task:
 
 def run(tasks, *, workers=2, events=None, **conditions):
     on_event = (lambda event: None) if events is None else events.append
-    return engines_local.run_all(tasks, workers=workers, on_event=on_event, conditions=RunOptions(**conditions))
+    return engines_local.run_all(
+        tasks, workers=workers, on_event=on_event, conditions=RunOptions(**conditions)
+    )
 
 
 def alive(pid: int) -> bool:
@@ -53,6 +55,7 @@ def gone(pids, within_s=3.0) -> bool:
 
 # ---------------------------------------------------------------- results
 
+
 @BOTH
 def test_outcomes_come_in_the_order_of_the_tasks(workers):
     tasks = [tiny("double", n, key=str(n)) for n in (5, 3, 9, 1, 5)]
@@ -63,10 +66,17 @@ def test_outcomes_come_in_the_order_of_the_tasks(workers):
 @BOTH
 def test_events_tell_the_story_of_each_task(workers):
     events = []
-    run([tiny("double", n, key=str(n)) for n in range(4)] + [tiny("refuse")], workers=workers, events=events)
+    run(
+        [tiny("double", n, key=str(n)) for n in range(4)] + [tiny("refuse")],
+        workers=workers,
+        events=events,
+    )
     for n in range(4):
         assert [e for e in events if e.key == str(n)] == [
-            Started(str(n), 1), Progress(str(n), 1, 1, {"number": n}), Finished(str(n), 2 * n)]
+            Started(str(n), 1),
+            Progress(str(n), 1, 1, {"number": n}),
+            Finished(str(n), 2 * n),
+        ]
     started, failed = (e for e in events if e.key == "refuse")
     assert started == Started("refuse", 1)
     assert (type(failed), failed.will_retry, failed.error.code) == (Failed, False, "no-rows")
@@ -87,12 +97,15 @@ def test_in_process_and_workers_give_the_same(tmp_path):
         tasks = driver.tasks(tmp_path / name, 4, 3, 0)
         if name == "two":
             tasks.reverse()
-        found.append({o.task.key: reproducible_fields(o.result) for o in run(tasks, workers=workers)})
+        found.append(
+            {o.task.key: reproducible_fields(o.result) for o in run(tasks, workers=workers)}
+        )
     assert found[0] == found[1] == found[2]
     assert len(found[0]) == 4
 
 
 # ---------------------------------------------------------------- conditions
+
 
 def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
@@ -100,8 +113,12 @@ def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
     conditions = RunOptions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
     tasks = [tiny("where", key=str(n)) for n in range(4)]
     for threads in (1, 3):
-        found = [o.result for o in engines_local.run_all(tasks, workers=2, threads=threads, on_event=lambda e: None,
-                                                  conditions=conditions)]
+        found = [
+            o.result
+            for o in engines_local.run_all(
+                tasks, workers=2, threads=threads, on_event=lambda e: None, conditions=conditions
+            )
+        ]
         assert len({row["pid"] for row in found} | {os.getpid()}) == 5
         assert {row["device"] for row in found} == {"0", "1"}
         assert all(row["threads"] == str(threads) and row["set"] == [threads] for row in found)
@@ -112,10 +129,13 @@ def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
 
 def test_initialise_runs_in_this_process_too(monkeypatch):
     monkeypatch.setattr(tiny_tasks, "INITIALISED", [])
-    assert run([tiny("where")], workers=0, initialise="lab.tiny_tasks:initialise")[0].result["set"] == [1]
+    assert run([tiny("where")], workers=0, initialise="lab.tiny_tasks:initialise")[0].result[
+        "set"
+    ] == [1]
 
 
 # ---------------------------------------------------------------- what breaks
+
 
 @BOTH
 def test_a_tlx_error_travels_whole(workers):
@@ -128,7 +148,12 @@ def test_a_tlx_error_travels_whole(workers):
 @BOTH
 def test_a_bug_is_told_and_its_traceback_kept(workers, tmp_path):
     events = []
-    done = run([tiny("break_down"), tiny("double", 2)], workers=workers, events=events, log_folder=tmp_path / "logs")
+    done = run(
+        [tiny("break_down"), tiny("double", 2)],
+        workers=workers,
+        events=events,
+        log_folder=tmp_path / "logs",
+    )
     assert (done[0].error.code, done[0].error.exit_code) == ("bug", 1)
     assert "KeyError: 'absent'" in str(done[0].error)
     assert "in break_down" in (tmp_path / "logs" / "break_down.log").read_text()
@@ -148,23 +173,38 @@ def test_a_killed_worker_is_replaced(tmp_path):
     done = run([tiny("killed_once", str(tmp_path / "marker")), tiny("double", 1)], events=events)
     assert [(o.result, o.attempts) for o in done] == [("second time", 2), (2, 1)]
     assert [e.will_retry for e in events if isinstance(e, Failed)] == [True]
-    assert [e.attempt for e in events if isinstance(e, Started) and e.key == "killed_once"] == [1, 2]
+    assert [e.attempt for e in events if isinstance(e, Started) and e.key == "killed_once"] == [
+        1,
+        2,
+    ]
 
 
 @pytest.mark.parametrize("retries", [0, 2])
 def test_a_task_that_kills_its_workers_fails_and_the_others_do_not(retries):
     start = time.monotonic()
-    done = run([tiny("kill_itself"), *(tiny("double", n, key=str(n)) for n in range(4))], retries=retries)
-    assert (type(done[0].error), done[0].error.exit_code, done[0].attempts) == (ResourceError, 5, retries + 1)
+    done = run(
+        [tiny("kill_itself"), *(tiny("double", n, key=str(n)) for n in range(4))], retries=retries
+    )
+    assert (type(done[0].error), done[0].error.exit_code, done[0].attempts) == (
+        ResourceError,
+        5,
+        retries + 1,
+    )
     assert "killed by signal 9, probably out of memory" in str(done[0].error)
     assert [o.result for o in done[1:]] == [0, 2, 4, 6]
     assert time.monotonic() - start < 5
 
 
-@pytest.mark.parametrize(("task", "words"), [
-    (tiny("kill_itself", int(signal.SIGSEGV)), "crashed with signal 11"),
-    (tiny("vanish"), "exit code 4"), (tiny("leave"), "SystemExit: 3"),
-    (tiny("unpicklable"), "pickle")], ids=lambda x: x.title if isinstance(x, Task) else "")
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (tiny("kill_itself", int(signal.SIGSEGV)), "crashed with signal 11"),
+        (tiny("vanish"), "exit code 4"),
+        (tiny("leave"), "SystemExit: 3"),
+        (tiny("unpicklable"), "pickle"),
+    ],
+    ids=lambda x: x.title if isinstance(x, Task) else "",
+)
 def test_every_way_to_end_is_told(task, words, tmp_path):
     error = run([task], retries=0, log_folder=tmp_path)[0].error
     assert words in str(error)
@@ -192,6 +232,7 @@ def test_an_error_in_the_driver_ends_the_workers(tmp_path):
     def on_event(event):
         if isinstance(event, Progress):
             raise KeyError(event.key)
+
     with pytest.raises(KeyError):
         engines_local.run_all([tiny("until_stopped", str(tmp_path))], workers=1, on_event=on_event)
     assert gone([int(p.stem) for p in tmp_path.glob("*.pid")])
@@ -199,11 +240,13 @@ def test_an_error_in_the_driver_ends_the_workers(tmp_path):
 
 # ---------------------------------------------------------------- stopping
 
+
 @BOTH
 def test_a_stop_is_heard_at_the_next_boundary(tmp_path, workers):
     def on_event(event):
         if isinstance(event, Progress) and not signals.stopping():
             os.kill(os.getpid(), signal.SIGTERM)
+
     tasks = [tiny("until_stopped", str(tmp_path), key=str(n)) for n in range(3)]
     with signals.graceful() as stopping, pytest.raises(Stopped) as caught:
         engines_local.run_all(tasks, workers=workers, on_event=on_event)
@@ -216,7 +259,12 @@ def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
     monkeypatch.setattr(engines_local, "GRACE_S", 0.3)
     start = time.monotonic()
     with pytest.raises(Stopped):
-        engines_local.run_all([tiny("hang")], workers=1, on_event=lambda e: None, stop=lambda: time.monotonic() > start + 0.3)
+        engines_local.run_all(
+            [tiny("hang")],
+            workers=1,
+            on_event=lambda e: None,
+            stop=lambda: time.monotonic() > start + 0.3,
+        )
     assert time.monotonic() - start < 3
 
 
@@ -249,10 +297,17 @@ def test_an_ignored_signal_stays_ignored():
 
 # ---------------------------------------------------------------- a real driver, killed
 
+
 def start_driver(*argv) -> subprocess.Popen:
     env = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parents[1]}"}
-    return subprocess.Popen([sys.executable, str(HERE / "driver.py"), *map(str, argv)], env=env, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, str(HERE / "driver.py"), *map(str, argv)],
+        env=env,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
 
 
 def running(folder: Path, process: subprocess.Popen, count: int) -> list[int]:
@@ -266,7 +321,9 @@ def running(folder: Path, process: subprocess.Popen, count: int) -> list[int]:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
 def test_a_signal_ends_the_driver_with_its_code_and_a_sentence(tmp_path, number, code, workers):
     process = start_driver(tmp_path, workers, 4, 0, 0, "lab.tiny_tasks:until_stopped")
     pids = running(tmp_path, process, max(workers, 1))
@@ -324,7 +381,9 @@ def test_workers_do_not_import_the_main_script(tmp_path):
 def test_a_killed_driver_leaves_no_orphans(tmp_path):
     process = start_driver(tmp_path, 2, 2, 0, 0, "lab.tiny_tasks:hang_with_pid")
     pids = running(tmp_path, process, 2)
-    servers = {int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids}
+    servers = {
+        int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1]) for pid in pids
+    }
     process.kill()
     process.communicate(timeout=5)
     assert gone([*pids, *servers])
@@ -351,7 +410,11 @@ def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path):
     assert [p.name for p in sorted((killed.root / "trials").iterdir())] == keys
     for key in keys:
         assert reproducible_fields(killed.find(key)) == reproducible_fields(straight.find(key))
-        assert steps_of(killed, key) == steps_of(straight, key) == [(n, tiny_tasks.loss(key, n)) for n in range(1, 13)]
+        assert (
+            steps_of(killed, key)
+            == steps_of(straight, key)
+            == [(n, tiny_tasks.loss(key, n)) for n in range(1, 13)]
+        )
 
 
 def steps_of(store, key):
@@ -366,21 +429,32 @@ def test_workers_killed_at_random_lose_nothing(tmp_path):
     def on_event(event):
         if isinstance(event, Progress) and len(killed) < 8 and rng.random() < 0.3:
             killed.append(os.kill(event.values["pid"], signal.SIGKILL))
-    tasks = [Task(t.key, t.title, "lab.tiny_tasks:trial_with_pid", t.args) for t in driver.tasks(tmp_path, 6, 6, 0.02)]
-    done = engines_local.run_all(tasks, workers=2, on_event=on_event, conditions=RunOptions(retries=9))
+
+    tasks = [
+        Task(t.key, t.title, "lab.tiny_tasks:trial_with_pid", t.args)
+        for t in driver.tasks(tmp_path, 6, 6, 0.02)
+    ]
+    done = engines_local.run_all(
+        tasks, workers=2, on_event=on_event, conditions=RunOptions(retries=9)
+    )
     assert [o.error for o in done] == [None] * 6
     assert len(killed) == 8
     assert sum(o.attempts - 1 for o in done) <= 8
     for task in tasks:
-        assert steps_of(Store(tmp_path), task.key) == [(n, tiny_tasks.loss(task.key, n)) for n in range(1, 7)]
+        assert steps_of(Store(tmp_path), task.key) == [
+            (n, tiny_tasks.loss(task.key, n)) for n in range(1, 7)
+        ]
 
 
 def test_errors_of_the_engine_are_tlx_errors():
-    assert all(isinstance(o.error, TlxError) for o in run([tiny("vanish"), tiny("leave")], retries=0))
+    assert all(
+        isinstance(o.error, TlxError) for o in run([tiny("vanish"), tiny("leave")], retries=0)
+    )
 
 
 def test_a_dead_fork_server_is_a_sentence(monkeypatch):
     """Not EOFError, which a command line takes for the end of its own input."""
+
     def gone(self):
         raise EOFError
 

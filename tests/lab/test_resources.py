@@ -1,4 +1,6 @@
-"""The sampler: mlflow's names, at the start, on time and at the end, and never in the way of a trial."""
+"""The sampler: mlflow's names, at the start, on time and at the end, and never in the way of a
+trial.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,15 @@ def test_samples_carry_the_names_of_system_metrics(tmp_path):
         time.sleep(0.4)
     assert len(found) >= 3
     for sample in found:
-        assert {"system/cpu_utilization_percentage", "system/system_memory_usage_percentage",
-                "system/process_memory_usage_megabytes", "system/disk_usage_percentage"} <= set(sample)
-        assert all(name.startswith("system/") and math.isfinite(value) for name, value in sample.items())
+        assert {
+            "system/cpu_utilization_percentage",
+            "system/system_memory_usage_percentage",
+            "system/process_memory_usage_megabytes",
+            "system/disk_usage_percentage",
+        } <= set(sample)
+        assert all(
+            name.startswith("system/") and math.isfinite(value) for name, value in sample.items()
+        )
         assert 0 < sample["system/system_memory_usage_percentage"] <= 100
 
 
@@ -53,11 +61,15 @@ def test_a_failing_journal_ends_the_sampling_only():
 
 def test_sampler_and_trial_write_one_journal(tmp_path):
     with files.Journal(tmp_path / "j") as journal:
-        with resources.Sampler(lambda found: journal.append({"t": "system", "ts": 1, "values": found}), every_s=1e-3):
+        with resources.Sampler(
+            lambda found: journal.append({"t": "system", "ts": 1, "values": found}), every_s=1e-3
+        ):
             for step in range(200):
                 journal.append({"t": "metrics", "step": step, "ts": step, "values": {"x": 1.0}})
         assert files.Journal.read(tmp_path / "j") == journal.records
-    assert [r["step"] for r in files.Journal.read(tmp_path / "j") if r["t"] == "metrics"] == list(range(200))
+    assert [r["step"] for r in files.Journal.read(tmp_path / "j") if r["t"] == "metrics"] == list(
+        range(200)
+    )
 
 
 class FakeNvml(types.ModuleType):
@@ -69,12 +81,23 @@ class FakeNvml(types.ModuleType):
         self.shut = 0
 
     def nvmlInit(self): ...
-    def nvmlShutdown(self): self.shut += 1
-    def nvmlDeviceGetCount(self): return 2
-    def nvmlDeviceGetHandleByIndex(self, i): return i
-    def nvmlDeviceGetMemoryInfo(self, i): return types.SimpleNamespace(used=2e9, total=8e9)
-    def nvmlDeviceGetUtilizationRates(self, i): return types.SimpleNamespace(gpu=40)
-    def nvmlDeviceGetPowerUsage(self, i): raise self.NVMLError
+    def nvmlShutdown(self):
+        self.shut += 1
+
+    def nvmlDeviceGetCount(self):
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, i):
+        return i
+
+    def nvmlDeviceGetMemoryInfo(self, i):
+        return types.SimpleNamespace(used=2e9, total=8e9)
+
+    def nvmlDeviceGetUtilizationRates(self, i):
+        return types.SimpleNamespace(gpu=40)
+
+    def nvmlDeviceGetPowerUsage(self, i):
+        raise self.NVMLError
 
 
 def test_each_gpu_is_sampled_as_far_as_it_tells(monkeypatch):

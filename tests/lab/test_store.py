@@ -29,8 +29,13 @@ ROOT = HERE.parents[1]
 
 
 def a_result(key=KEY, **changes) -> Result:
-    fields = {"kind": "Tiny", "spec": {"kind": "Tiny", "shots": 5}, "scores": {"test_accuracy": 0.5, "train_s": 1.25},
-              "details": {"classes": ["a", "b"]}, "cost": {"wall_s": {"value": 1.0, "unit": "s", "source": "measured"}}}
+    fields = {
+        "kind": "Tiny",
+        "spec": {"kind": "Tiny", "shots": 5},
+        "scores": {"test_accuracy": 0.5, "train_s": 1.25},
+        "details": {"classes": ["a", "b"]},
+        "cost": {"wall_s": {"value": 1.0, "unit": "s", "source": "measured"}},
+    }
     return Result(key=key, **{**fields, **changes})
 
 
@@ -47,6 +52,7 @@ def store(tmp_path) -> Store:
 
 
 # ---------------------------------------------------------------- the trip
+
 
 def test_a_result_comes_back_as_it_went_in(store):
     assert store.find(KEY) is None
@@ -76,6 +82,7 @@ def test_an_interrupted_trial_is_continued(store):
         (draft.folder / "deep").mkdir()
         (draft.folder / "deep" / (files.TEMPORARY + "x")).write_bytes(b"half")
         raise KeyError
+
     with pytest.raises(KeyError):
         store.get_or_compute(KEY, fail)
     with store.claim(KEY) as draft:
@@ -98,7 +105,9 @@ def test_a_commit_cut_off_before_its_renaming_is_completed(store):
     assert store.get_or_compute(KEY, lambda draft: pytest.fail("made again")) == a_result()
     os.rename(final, part)
     (part / "weights.bin").write_bytes(b"damaged")
-    assert store.get_or_compute(KEY, fill) == a_result()  # the seal did not hold, so it is made again
+    assert (
+        store.get_or_compute(KEY, fill) == a_result()
+    )  # the seal did not hold, so it is made again
     store.verify(KEY)
 
 
@@ -164,7 +173,9 @@ with Store(sys.argv[1]).claim(sys.argv[2]) as draft:
 
 @pytest.fixture
 def holder(store):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(store.root), KEY], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(store.root), KEY], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     yield process
@@ -174,7 +185,10 @@ def holder(store):
 
 
 def test_a_claimed_key_is_busy_and_names_its_holder(store, holder):
-    with pytest.raises(BusyError, match=rf"in use by process {holder.pid}") as caught, store.claim(KEY):
+    with (
+        pytest.raises(BusyError, match=rf"in use by process {holder.pid}") as caught,
+        store.claim(KEY),
+    ):
         pass
     assert caught.value.exit_code == 8
     with store.claim("ab12"):  # another key is free
@@ -213,7 +227,9 @@ def put_beside(store, result):
 
 
 def test_an_equal_result_that_came_first_is_fine(store):
-    theirs = a_result(scores={"test_accuracy": 0.5, "train_s": 99.0}, cost={}, environment={"host": "b"})
+    theirs = a_result(
+        scores={"test_accuracy": 0.5, "train_s": 99.0}, cost={}, environment={"host": "b"}
+    )
     with store.claim(KEY) as draft:
         fill(draft)
         put_beside(store, theirs)
@@ -232,7 +248,9 @@ def test_a_different_result_that_came_first_keeps_both(store):
     kept = store.root / "trials" / f"{KEY}.differs-1"
     assert str(kept) in str(caught.value)
     files.verify(kept)
-    assert json.loads((kept / "result.json").read_text())["result"]["scores"]["test_accuracy"] == 0.5
+    assert (
+        json.loads((kept / "result.json").read_text())["result"]["scores"]["test_accuracy"] == 0.5
+    )
 
 
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Result)])
@@ -240,17 +258,25 @@ def test_what_makes_two_results_differ(field):
     """Cost and environment may differ, and times; nothing else may."""
     base = a_result()
     other = {"key": "ab12", "kind": "X", "status": "diverged"}.get(field, {"x": 1.0})
-    differs = reproducible_fields(base) != reproducible_fields(dataclasses.replace(base, **{field: other}))
+    differs = reproducible_fields(base) != reproducible_fields(
+        dataclasses.replace(base, **{field: other})
+    )
     assert differs == (field not in ("cost", "environment"))
 
 
 # ---------------------------------------------------------------- damage
 
+
 def test_every_flipped_bit_is_noticed(store):
     store.get_or_compute(KEY, fill)
     folder, rng = store.folder(KEY), random.Random(20240601)
     paths = sorted(p for p in folder.iterdir())
-    assert {p.name for p in paths} == {"MANIFEST.json", "metrics.journal", "result.json", "weights.bin"}
+    assert {p.name for p in paths} == {
+        "MANIFEST.json",
+        "metrics.journal",
+        "result.json",
+        "weights.bin",
+    }
     for _ in range(400):
         path = rng.choice(paths)
         whole = path.read_bytes()
@@ -275,7 +301,9 @@ def test_lost_and_cut_files_are_noticed(store, name):
         path.write_bytes(whole[:cut])
         with pytest.raises(IntegrityError):
             store.find(KEY)
-        path.write_bytes(whole[:cut] + bytes(len(whole) - cut))  # the length a power cut may leave, without the data
+        path.write_bytes(
+            whole[:cut] + bytes(len(whole) - cut)
+        )  # the length a power cut may leave, without the data
         with pytest.raises(IntegrityError):
             store.find(KEY)
     path.unlink()
@@ -290,7 +318,7 @@ def test_a_result_is_checked_whatever_its_size(store, monkeypatch):
     path = store.folder(KEY) / "result.json"
     data = path.read_bytes()
     at = data.index(b'"scores"') + 1
-    path.write_bytes(data[:at] + b"S" + data[at + 1:])
+    path.write_bytes(data[:at] + b"S" + data[at + 1 :])
     with pytest.raises(IntegrityError, match=r"result\.json"):
         store.find(KEY)
 
@@ -299,6 +327,7 @@ def test_a_large_file_is_checked_when_it_is_used(store):
     def make(draft):
         files.write_bytes(draft.folder / "weights.bin", bytes(LARGE + 1))
         return a_result()
+
     store.get_or_compute(KEY, make)
     path = store.file(KEY, "weights.bin")
     with open(path, "r+b") as file:
@@ -324,13 +353,17 @@ def test_a_file_that_the_manifest_does_not_list_is_not_given(store):
 def test_a_newer_format_is_refused_with_both_versions(store):
     store.get_or_compute(KEY, fill)
     path = store.folder(KEY) / "result.json"
-    files.write_json(path, json.loads(path.read_text()) | {"format": 99, "tlx": "9.1.0", "new": True})
+    files.write_json(
+        path, json.loads(path.read_text()) | {"format": 99, "tlx": "9.1.0", "new": True}
+    )
     files.seal(path.parent)
     with pytest.raises(BadDataError, match=r"tlx 9\.1\.0 in format 99") as caught:
         store.find(KEY)
     assert caught.value.code == "newer-format"
     with store.claim("ab12") as draft:
-        files.Journal(draft.folder / "metrics.journal").append({"t": "start", "ts": 1, "format": 99, "tlx": "9.1.0"})
+        files.Journal(draft.folder / "metrics.journal").append(
+            {"t": "start", "ts": 1, "format": 99, "tlx": "9.1.0"}
+        )
     with store.claim("ab12") as draft, pytest.raises(BadDataError, match="format 99"):
         draft.log(0, {})
 
@@ -353,6 +386,7 @@ def test_a_summary_of_many_goes_on_without_the_damaged(store):
 
 
 # ---------------------------------------------------------------- studies
+
 
 def test_studies(store):
     assert store.read_study(KEY) is None
@@ -379,9 +413,15 @@ def test_every_flipped_bit_of_a_study_is_noticed(store):
 
 # ---------------------------------------------------------------- crashes
 
+
 def needs_strace() -> None:
-    works = shutil.which("strace") and subprocess.run(["strace", "-o", os.devnull, "true"], check=False,
-                                                      capture_output=True).returncode == 0
+    works = (
+        shutil.which("strace")
+        and subprocess.run(
+            ["strace", "-o", os.devnull, "true"], check=False, capture_output=True
+        ).returncode
+        == 0
+    )
     if not works:
         say = pytest.fail if os.environ.get("CI") else pytest.skip
         say("the crash tests need strace and the right to use it: apt-get install strace")
@@ -403,15 +443,22 @@ def crashsim(shared_data):
 
 
 def with_folder_descriptors(parse):
-    """The simulator's reading of a record, with names that stand relative to an opened folder made absolute."""
+    """The simulator's reading of a record, with names that stand relative to an opened folder made
+    absolute.
+    """
     named = re.compile(r'(\d+), "((?:\\x[0-9a-f]{2})+)"')
 
     def absolute(log, root, cwd):
         folders: dict[str, str] = {}
         lines = []
         for line in Path(log).read_text(errors="replace").splitlines(keepends=True):
-            line = named.sub(lambda m: f'AT_FDCWD, "{folders[m[1]]}\\x2f{m[2]}"' if m[1] in folders else m[0], line)
-            opened = re.search(r'openat\(AT_FDCWD, "((?:\\x[0-9a-f]{2})+)".* = (\d+)$', line.rstrip())
+            line = named.sub(
+                lambda m: f'AT_FDCWD, "{folders[m[1]]}\\x2f{m[2]}"' if m[1] in folders else m[0],
+                line,
+            )
+            opened = re.search(
+                r'openat\(AT_FDCWD, "((?:\\x[0-9a-f]{2})+)".* = (\d+)$', line.rstrip()
+            )
             if opened:
                 folders.pop(opened[2], None)
                 if "O_DIRECTORY" in line:
@@ -424,10 +471,13 @@ def with_folder_descriptors(parse):
 
 
 def with_folder_renames(base):
-    """The simulator's file system, with what it leaves out: renaming a folder moves what is below it."""
+    """The simulator's file system, with what it leaves out: renaming a folder moves what is below
+    it.
+    """
+
     def move(names, old, new):
         for path in [p for p in names if p.startswith(old + "/")]:
-            names[new + path[len(old):]] = names.pop(path)
+            names[new + path[len(old) :]] = names.pop(path)
 
     class FS(base):
         def apply(self, op):
@@ -449,7 +499,9 @@ def with_folder_renames(base):
 
 
 def recovers(folder: str, said: bytes) -> None:
-    """What was acknowledged is there; running again gives the uninterrupted result; nothing is left over."""
+    """What was acknowledged is there; running again gives the uninterrupted result; nothing is left
+    over.
+    """
     store, acknowledged = Store(folder), said.decode().split("\n")
     if "whole" in acknowledged:
         assert store.find(crash_trial.KEY) is not None
@@ -469,7 +521,9 @@ def run_crashes(crashsim, root: Path, path: str = str(ROOT)) -> dict:
     command = [sys.executable, str(HERE / "crash_trial.py"), str(root)]
     env = os.environ | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # the simulator leaves closing its files to Python
+        warnings.simplefilter(
+            "ignore", ResourceWarning
+        )  # the simulator leaves closing its files to Python
         return crashsim.run(command, str(root), recovers, cwd=str(ROOT), env=env)
 
 
@@ -483,7 +537,9 @@ def test_no_crash_loses_or_changes_anything(crashsim, tmp_path):
 
 
 def test_no_crash_during_recovery_loses_or_changes_anything(crashsim, tmp_path):
-    """A sealed folder that was not renamed yet, and a torn journal, are crashed once more while being continued."""
+    """A sealed folder that was not renamed yet, and a torn journal, are crashed once more while
+    being continued.
+    """
     for name, spoil in (("sealed", lambda part: None), ("torn", tear)):
         root = tmp_path / name
         crash_trial.run(root)
@@ -518,8 +574,27 @@ def run_with_fault(root: Path, call: str, number: int, error: str) -> subprocess
     script = f"import sys; sys.path[:0] = [{str(HERE)!r}, {str(ROOT)!r}]\n" + FAULT
     paths = [f"-P{p}" for p in below(root)]
     inject = f"inject={call}:error={error}:when={number}+"
-    return subprocess.run(["strace", "-f", "-qq", "-o", os.devnull, "-e", f"trace={call}", "-e", inject, *paths,
-                           sys.executable, "-c", script, str(root)], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [
+            "strace",
+            "-f",
+            "-qq",
+            "-o",
+            os.devnull,
+            "-e",
+            f"trace={call}",
+            "-e",
+            inject,
+            *paths,
+            sys.executable,
+            "-c",
+            script,
+            str(root),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 FAULT = """
@@ -539,8 +614,10 @@ def below(root: Path) -> list[Path]:
     return [root / "locks" / crash_trial.KEY, trial, *(trial / name for name in names)]
 
 
-@pytest.mark.parametrize(("call", "error", "code"), [("write", "ENOSPC", "disk-full"),
-                                                     ("fsync", "EIO", "storage-failing")])
+@pytest.mark.parametrize(
+    ("call", "error", "code"),
+    [("write", "ENOSPC", "disk-full"), ("fsync", "EIO", "storage-failing")],
+)
 def test_every_failing_write_is_said_and_can_be_continued(tmp_path, call, error, code):
     needs_strace()
     failed = 0
@@ -564,8 +641,12 @@ def test_every_failing_write_is_said_and_can_be_continued(tmp_path, call, error,
 def small_disk(tmp_path):
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
-                             capture_output=True, text=True, check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if mounted.returncode:
         pytest.skip(f"cannot mount a small disk here: {mounted.stderr.strip()}")
     yield folder
@@ -573,7 +654,9 @@ def small_disk(tmp_path):
 
 
 def test_a_full_disk_is_said_and_the_trial_continues_when_there_is_room(small_disk):
-    """Every amount of room from none up: a sentence and exit 5, never damage; then the same bytes."""
+    """Every amount of room from none up: a sentence and exit 5, never damage; then the same
+    bytes.
+    """
     errors, size = [], os.sysconf("SC_PAGE_SIZE")
     for pages in range(16):
         root = small_disk / "store"
@@ -593,7 +676,10 @@ def test_a_full_disk_is_said_and_the_trial_continues_when_there_is_room(small_di
     assert 3 <= len(errors) < 16
 
 
-@pytest.mark.parametrize(("name", "code"), [("studies/ab12/study.json", "older-format"), ("trials/ab12/result.json", "older-format")])
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [("studies/ab12/study.json", "older-format"), ("trials/ab12/result.json", "older-format")],
+)
 def test_a_store_of_an_older_format_is_refused(store, name, code):
     path = store.root / name
     path.parent.mkdir(parents=True)

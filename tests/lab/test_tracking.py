@@ -1,4 +1,6 @@
-"""The mirror on a local store: each trial once, everything in it, whatever was killed, lost, deleted or sent twice."""
+"""The mirror on a local store: each trial once, everything in it, whatever was killed, lost,
+deleted or sent twice.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def lab(tmp_path):
 
 
 def mirror(lab, target, **more):
-    return tracking_api.Mirror(target, lab.root, lab.study, environ=more.pop("environ", {}), wake_s=0.05, **more)
+    return tracking_api.Mirror(
+        target, lab.root, lab.study, environ=more.pop("environ", {}), wake_s=0.05, **more
+    )
 
 
 def shown(lab, target, number):
@@ -42,6 +46,7 @@ def wait_for(condition, seconds=30):
 
 # ---------------------------------------------------------------- what is shown
 
+
 def test_a_study_is_a_parent_and_its_children_with_everything_in_them(lab, local):
     lab.finish()
     report = mirror(lab, local).start().stop()
@@ -57,19 +62,30 @@ def test_a_study_is_a_parent_and_its_children_with_everything_in_them(lab, local
     assert parent["params"]["cfg.optimizer.momentum"] == "0.9"
     assert len(child["params"]["Note"]) == 6000
     assert [(step, value) for step, _, value in child["history"]["train_loss"]] == [
-        (e, 1 / (e + 1)) for e in range(EPOCHS)]
-    assert [(step, value) for step, _, value in child["history"]["system/cpu"]] == [(0, 50.0), (1, 51.0)]
+        (e, 1 / (e + 1)) for e in range(EPOCHS)
+    ]
+    assert [(step, value) for step, _, value in child["history"]["system/cpu"]] == [
+        (0, 50.0),
+        (1, 51.0),
+    ]
     assert child["history"]["test_accuracy"][0][2] == 0.6
     assert child["history"]["cost.wall_s"][0][2] == 2.0
     assert "cost.energy_j" not in child["history"], "what is not known is not shown as a number"
     assert child["tags"]["tlx.status"] == "finished"
     assert child["tags"]["env.python"] == "3.11"
-    assert child["tags"]["mlflow.source.git.commit"] == parent["tags"]["mlflow.source.git.commit"] == "c0ffee"
+    assert (
+        child["tags"]["mlflow.source.git.commit"]
+        == parent["tags"]["mlflow.source.git.commit"]
+        == "c0ffee"
+    )
     assert child["tags"]["owner"] == "me"
     assert child["artifacts"] == ["config.json", "confusion.png", "result.json"]
     assert parent["artifacts"] == ["config.json", "curve.png", "study.json", "summary.json"]
     assert [(step, value) for step, _, value in parent["history"]["Test accuracy mean"]] == [
-        (1, 0.1), (5, 0.5), (10, 1.0)]
+        (1, 0.1),
+        (5, 0.5),
+        (10, 1.0),
+    ]
     name, digest, source, tags = child["inputs"][0]
     assert (name, digest, source) == ("digits", "d" * 36, '{"uri": "/data/digits"}')
     assert ("mlflow.data.context", "train") in tags
@@ -92,7 +108,11 @@ def test_times_are_the_journals_not_the_senders(lab, local):
 
 
 def test_metrics_may_be_shown_under_other_names(tmp_path, local):
-    lab = Lab(tmp_path / "named", 1, metric_names={"train_loss": "Train loss", "test_accuracy": ["Test accuracy", 100]})
+    lab = Lab(
+        tmp_path / "named",
+        1,
+        metric_names={"train_loss": "Train loss", "test_accuracy": ["Test accuracy", 100]},
+    )
     lab.finish()
     mirror(lab, local).start().stop()
     metrics = shown(lab, local, 0).data.metrics
@@ -104,8 +124,16 @@ def test_metrics_may_be_shown_under_other_names(tmp_path, local):
 def test_curves_are_live(lab, local):
     follower = mirror(lab, local).start()
     lab.run(0, epochs=2, whole=False)
-    run = wait_for(lambda: (found := runs_of(local)[1]) and [
-        r for r in found if r.data.tags["tlx.key"] == lab.keys[0] and "train_loss" in r.data.metrics])[0]
+    run = wait_for(
+        lambda: (
+            (found := runs_of(local)[1])
+            and [
+                r
+                for r in found
+                if r.data.tags["tlx.key"] == lab.keys[0] and "train_loss" in r.data.metrics
+            ]
+        )
+    )[0]
     assert run.info.status == "RUNNING"
     lab.finish()
     follower.stop()
@@ -136,9 +164,16 @@ def test_a_failed_trial_gives_its_reason(lab, local):
     assert content(local) == before, "sync knows no reasons, so it leaves what is said"
 
 
-@pytest.mark.parametrize(("error", "status"), [
-    (None, "FINISHED"), (Stopped(2), "KILLED"), (KeyboardInterrupt(), "KILLED"), (TrialsFailedError("x", "y"), "FAILED"),
-    (RuntimeError(), "FAILED")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (None, "FINISHED"),
+        (Stopped(2), "KILLED"),
+        (KeyboardInterrupt(), "KILLED"),
+        (TrialsFailedError("x", "y"), "FAILED"),
+        (RuntimeError(), "FAILED"),
+    ],
+)
 def test_the_end_of_the_block_is_the_end_of_the_study(lab, local, error, status):
     lab.run(0)
     with contextlib.suppress(BaseException), mirror(lab, local):
@@ -148,6 +183,7 @@ def test_the_end_of_the_block_is_the_end_of_the_study(lab, local, error, status)
 
 
 # ---------------------------------------------------------------- again
+
 
 def test_sending_again_changes_nothing(lab, local):
     lab.finish()
@@ -178,7 +214,9 @@ def test_an_interrupted_study_continues_in_the_same_runs(lab, local):
     lab.finish()
     mirror(lab, local).start().stop()
     second = by_key(local)
-    assert {k: r.info.run_id for k, r in first.items()}.items() <= {k: r.info.run_id for k, r in second.items()}.items()
+    assert {k: r.info.run_id for k, r in first.items()}.items() <= {
+        k: r.info.run_id for k, r in second.items()
+    }.items()
     assert {r.info.status for r in second.values()} == {"FINISHED"}
     assert content(local)[lab.keys[1]]["tags"]["tlx.status"] == "finished"
     history = client_of(local).get_metric_history(second[lab.keys[1]].info.run_id, "train_loss")
@@ -197,7 +235,9 @@ def test_a_mirror_killed_between_any_two_calls_ends_the_same(lab, local, tmp_pat
         shutil.copy(empty_database, folder / "mlflow.db")
         target = tracking_api.resolve(str(folder), {})
         left = iter(range(calls))
-        carrier = tracking_api.StudySync(target, lab.store, STUDY, None, lambda left=left: next(left, None) is None)
+        carrier = tracking_api.StudySync(
+            target, lab.store, STUDY, None, lambda left=left: next(left, None) is None
+        )
         reached = carrier.sweep("FINISHED")
         carrier.close()
         assert tracking_api.sync(lab.root, target).unsent == 0
@@ -213,8 +253,12 @@ def test_duplicates_are_reconciled_to_the_first_made(lab, local):
     experiment = client.create_experiment("Fine-tuning")
     lab.finish()
     start = files.Journal.read(lab.store.folder(lab.keys[0]) / "metrics.journal")[0]["ts"]
-    made = [client.create_run(experiment, start_time=start + late, tags={"tlx.key": lab.keys[0]}).info.run_id
-            for late in (5, 0, 9)]
+    made = [
+        client.create_run(
+            experiment, start_time=start + late, tags={"tlx.key": lab.keys[0]}
+        ).info.run_id
+        for late in (5, 0, 9)
+    ]
     mirror(lab, local).start().stop()
     assert shown(lab, local, 0).info.run_id == made[1]
     for other in (made[0], made[2]):
@@ -296,6 +340,7 @@ def test_moved_data_does_not_change_a_parameter(lab, local):
 
 # ---------------------------------------------------------------- a store in trouble
 
+
 def test_a_database_deleted_during_the_study_is_made_and_filled_again(lab, local, tmp_path):
     follower = mirror(lab, local).start()
     lab.run(0)
@@ -353,17 +398,23 @@ def means_of(target):
     return found
 
 
-@pytest.mark.parametrize("means", [
-    {1: 0.2, 5: 0.6, 10: 0.9},  # more trials: other means
-    {1: 0.1, 5: 0.5, 10: 1.0, 20: 1.0},  # more shots: one step more
-    {1: 0.1, 5: 0.5},  # a trial was removed, or failed: no mean there
-    {1: 0.1, 5: 0.5, 10: 1.0},  # as before
-], ids=["changed", "added", "lost", "same"])
+@pytest.mark.parametrize(
+    "means",
+    [
+        {1: 0.2, 5: 0.6, 10: 0.9},  # more trials: other means
+        {1: 0.1, 5: 0.5, 10: 1.0, 20: 1.0},  # more shots: one step more
+        {1: 0.1, 5: 0.5},  # a trial was removed, or failed: no mean there
+        {1: 0.1, 5: 0.5, 10: 1.0},  # as before
+    ],
+    ids=["changed", "added", "lost", "same"],
+)
 @pytest.mark.parametrize("how", ["mirror", "sync", "sync without cursors"])
 def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
     lab.finish()
     mirror(lab, local).start().stop()
-    client_of(local).set_tag(by_key(local)[STUDY].info.run_id, "mlflow.note.content", "what I make of it")
+    client_of(local).set_tag(
+        by_key(local)[STUDY].info.run_id, "mlflow.note.content", "what I make of it"
+    )
     wider = Lab(lab.root, 4)
     wider.run(3)
     wider.summarise(means)
@@ -377,7 +428,9 @@ def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
     found = by_key(local)
     assert set(found) == {STUDY, *wider.keys}
     parent = found[STUDY]
-    assert {found[key].data.tags["mlflow.parentRunId"] for key in wider.keys} == {parent.info.run_id}
+    assert {found[key].data.tags["mlflow.parentRunId"] for key in wider.keys} == {
+        parent.info.run_id
+    }
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     assert parent.data.tags["mlflow.note.content"] == "what I make of it"
     before = content(local)
@@ -386,7 +439,9 @@ def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
 
 
 def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, local, monkeypatch):
-    """The calls that take the place of a parent run fail one after the other; each time `sync` goes on."""
+    """The calls that take the place of a parent run fail one after the other; each time `sync` goes
+    on.
+    """
     lab.finish()
     mirror(lab, local).start().stop()
     lab.summarise({1: 0.3, 5: 0.7})
@@ -404,7 +459,9 @@ def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, l
     assert number > 5
     assert means_of(local) == {1: [0.3], 5: [0.7]}
     found = by_key(local)
-    assert {found[key].data.tags["mlflow.parentRunId"] for key in lab.keys} == {found[STUDY].info.run_id}
+    assert {found[key].data.tags["mlflow.parentRunId"] for key in lab.keys} == {
+        found[STUDY].info.run_id
+    }
 
 
 def flip(path, at=None):
@@ -420,18 +477,22 @@ def test_a_flipped_bit_in_a_study_is_named_and_not_sent(lab, local, name):
     other.summarise()
     flip(lab.root / "studies" / STUDY / name)
     report = tracking_api.sync(lab.root, local)
-    assert [(fault.exit_code, name in str(fault) or name == "MANIFEST.json") for fault in report.faults] == [(9, True)]
+    assert [
+        (fault.exit_code, name in str(fault) or name == "MANIFEST.json") for fault in report.faults
+    ] == [(9, True)]
     assert "6" * 64 in by_key(local), "the others are sent"
     found = by_key(local).get(STUDY)
     assert found is None or not found.data.metrics
 
 
-@pytest.mark.parametrize("name", ["result.json", "metrics.journal", "confusion.png", "MANIFEST.json"])
+@pytest.mark.parametrize(
+    "name", ["result.json", "metrics.journal", "confusion.png", "MANIFEST.json"]
+)
 def test_a_flipped_bit_in_a_trial_is_named_by_sync(lab, local, name):
     lab.finish()
     flip(lab.store.folder(lab.keys[1]) / name)
     report = tracking_api.sync(lab.root, local)
-    fault, = report.faults
+    (fault,) = report.faults
     assert fault.exit_code == 9
     assert lab.keys[1] in str(fault)
     assert {lab.keys[0], lab.keys[2]} <= set(by_key(local)), "the others are sent"
@@ -456,15 +517,21 @@ def plant_in_place_of_a_listed_file(folder, secret):
     listed.symlink_to(secret.parent / "same.png")
 
 
-@pytest.mark.parametrize("plant", [plant_unlisted, plant_link, plant_linked_folder, plant_in_place_of_a_listed_file])
+@pytest.mark.parametrize(
+    "plant", [plant_unlisted, plant_link, plant_linked_folder, plant_in_place_of_a_listed_file]
+)
 @pytest.mark.parametrize("where", ["trial", "study"])
-def test_nothing_is_sent_of_a_folder_that_holds_what_tlx_did_not_write(lab, local, tmp_path, plant, where):
+def test_nothing_is_sent_of_a_folder_that_holds_what_tlx_did_not_write(
+    lab, local, tmp_path, plant, where
+):
     secret = tmp_path / "home" / "secret.txt"
     secret.parent.mkdir()
     secret.write_text("s3cr3t")
     lab.finish()
-    plant(lab.store.folder(lab.keys[1]) if where == "trial" else lab.store.study_folder(STUDY), secret)
-    fault, = tracking_api.sync(lab.root, local).faults
+    plant(
+        lab.store.folder(lab.keys[1]) if where == "trial" else lab.store.study_folder(STUDY), secret
+    )
+    (fault,) = tracking_api.sync(lab.root, local).faults
     assert fault.exit_code == 4
     sent = [path for path in (local.database.parent / "mlruns").rglob("*") if path.is_file()]
     assert not [path for path in sent if path.name in ("notes.txt", "secret.txt", "same.png")]
@@ -502,7 +569,10 @@ def test_sync_of_a_killed_study_leaves_nothing_running(lab, local):
     lab.run(1, epochs=2, whole=False)
     assert tracking_api.sync(lab.root, local).unsent == 0
     assert {k: r.info.status for k, r in by_key(local).items()} == {
-        STUDY: "KILLED", lab.keys[0]: "FINISHED", lab.keys[1]: "KILLED"}
+        STUDY: "KILLED",
+        lab.keys[0]: "FINISHED",
+        lab.keys[1]: "KILLED",
+    }
 
 
 def test_an_old_summary_does_not_finish_a_study_that_was_continued_and_killed(lab, local):
@@ -548,6 +618,7 @@ def test_more_of_everything_than_one_call_may_carry(tmp_path, local):
 
 # ---------------------------------------------------------------- `mlflow run`
 
+
 def launched(target, *, experiment="0", params=None, **tags):
     """The run that `mlflow run` makes, and the environment it gives its child."""
     client = client_of(target)
@@ -555,8 +626,11 @@ def launched(target, *, experiment="0", params=None, **tags):
     run = client.create_run(experiment, tags=marks)
     for name, value in (params or {"splits": "5"}).items():
         client.log_param(run.info.run_id, name, value)
-    return run.info.run_id, {"MLFLOW_RUN_ID": run.info.run_id, "MLFLOW_EXPERIMENT_ID": experiment,
-                             "MLFLOW_TRACKING_URI": target.uri}
+    return run.info.run_id, {
+        "MLFLOW_RUN_ID": run.info.run_id,
+        "MLFLOW_EXPERIMENT_ID": experiment,
+        "MLFLOW_TRACKING_URI": target.uri,
+    }
 
 
 def test_the_run_of_mlflow_run_is_marked_as_launcher_and_given_no_metrics(lab, local):
@@ -565,7 +639,10 @@ def test_the_run_of_mlflow_run_is_marked_as_launcher_and_given_no_metrics(lab, l
     assert mirror(lab, local, environ=environ).start().stop().problem == ""
     run = client_of(local).get_run(run_id)
     parent = by_key(local)[STUDY]
-    assert (run.data.tags["tlx.role"], run.data.tags["tlx.study"]) == ("launcher", parent.info.run_id)
+    assert (run.data.tags["tlx.role"], run.data.tags["tlx.study"]) == (
+        "launcher",
+        parent.info.run_id,
+    )
     assert "digits" in run.data.tags["mlflow.note.content"]
     assert (run.data.metrics, run.data.params) == ({}, {"splits": "5"})
     assert run.info.status == "RUNNING", "mlflow run ends it itself"
@@ -624,7 +701,9 @@ def test_a_study_sent_elsewhere_than_mlflow_runs_own_store(lab, local, tmp_path,
     run_id, environ = launched(other)
     lab.finish()
     mirror(lab, local, environ=environ).start().stop()
-    assert client_of(other).get_run(run_id).data.tags["tlx.study"] == by_key(local)[STUDY].info.run_id
+    assert (
+        client_of(other).get_run(run_id).data.tags["tlx.study"] == by_key(local)[STUDY].info.run_id
+    )
 
 
 def test_content_compares_what_it_should(lab, local):
@@ -638,6 +717,7 @@ def test_content_compares_what_it_should(lab, local):
 
 
 # ---------------------------------------------------------------- descriptions
+
 
 def describe(lab, note):
     folder = lab.root / "studies" / lab.study

@@ -67,8 +67,15 @@ def test_a_server_shows_what_a_local_store_shows(lab, server, undisturbed, exper
     assert page.startswith(f"http://***@127.0.0.1:{server.port}/#/experiments/")
 
 
-CALLS = ("experiments/create", "runs/create", "runs/log-batch", "runs/log-inputs", "runs/update", "runs/search",
-         "artifacts")
+CALLS = (
+    "experiments/create",
+    "runs/create",
+    "runs/log-batch",
+    "runs/log-inputs",
+    "runs/update",
+    "runs/search",
+    "artifacts",
+)
 
 
 @pytest.mark.parametrize("fault", [faults.ERROR_AFTER, faults.RESET_AFTER, faults.DOWN])
@@ -95,7 +102,9 @@ def test_one_answer_in_nine_is_lost(lab, server, proxy, undisturbed, experiment,
 
 
 @pytest.mark.parametrize("fault", [faults.DOWN, faults.SILENT])
-def test_a_dead_server_costs_the_deadline_and_sync_sends_it_all(lab, server, proxy, undisturbed, experiment, fault):
+def test_a_dead_server_costs_the_deadline_and_sync_sends_it_all(
+    lab, server, proxy, undisturbed, experiment, fault
+):
     proxy.rule = lambda path, number: fault
     follower = mirror(lab, at(proxy.port)).start()
     begun = time.monotonic()
@@ -109,7 +118,9 @@ def test_a_dead_server_costs_the_deadline_and_sync_sends_it_all(lab, server, pro
     assert content(at(server.port), experiment) == undisturbed
 
 
-def test_the_server_goes_in_the_middle_of_the_study_and_comes_back(tmp_path, server, proxy, local, experiment, lab):
+def test_the_server_goes_in_the_middle_of_the_study_and_comes_back(
+    tmp_path, server, proxy, local, experiment, lab
+):
     live = Lab(tmp_path / "live", experiment=experiment)
     follower = mirror(live, at(proxy.port)).start()
     live.run(0)
@@ -155,7 +166,10 @@ def test_the_users_own_timeouts_are_kept(lab, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "77")
     with short_timeouts:
         assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "77"
-        assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == SETTINGS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+        assert (
+            os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+            == SETTINGS["MLFLOW_HTTP_REQUEST_MAX_RETRIES"]
+        )
     assert "MLFLOW_HTTP_REQUEST_MAX_RETRIES" not in os.environ
 
 
@@ -180,8 +194,10 @@ print(tracking.sync(sys.argv[2], target))
 
 @pytest.mark.parametrize("way", ["refused", "error", "cut", "well", "database"])
 def test_the_password_is_shown_nowhere(lab, server, proxy, way):
-    proxy.rule = {"error": lambda path, number: faults.ERROR_AFTER, "cut": lambda path, number: faults.DOWN}.get(
-        way, proxy.rule)
+    proxy.rule = {
+        "error": lambda path, number: faults.ERROR_AFTER,
+        "cut": lambda path, number: faults.DOWN,
+    }.get(way, proxy.rule)
     port = proxy.port
     if way == "refused":
         with socket.socket() as probe:

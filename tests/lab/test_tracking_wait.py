@@ -1,4 +1,6 @@
-"""The end of a study before a server that says nothing: what is waited for is said, and waiting can be left."""
+"""The end of a study before a server that says nothing: what is waited for is said, and waiting can
+be left.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def follow(tmp_path, monkeypatch):
     monkeypatch.setattr(tracking_api, "POLL_S", 0.001)
 
     def make(**more):
-        mirror = tracking_api.Mirror(tracking_api.resolve("http://127.0.0.1:9"), lab.root, lab.study, environ={}, **more)
+        mirror = tracking_api.Mirror(
+            tracking_api.resolve("http://127.0.0.1:9"), lab.root, lab.study, environ={}, **more
+        )
         mirror._carrier = Silent(mirror._abandoned)
         return mirror.start()
 

@@ -1,4 +1,6 @@
-"""Kill -9 of workers and of the driver at random moments: as many trials as asked, each once, the same ones."""
+"""Kill -9 of workers and of the driver at random moments: as many trials as asked, each once, the
+same ones.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,14 @@ TRIALS, KILLS = 60, 12
 
 def start(root: Path, workers: int, *more: object) -> subprocess.Popen:
     words = [root, workers, TRIALS, 0.01, *more]
-    return subprocess.Popen([sys.executable, "-m", "lab.tiny_search", *map(str, words)], stdout=subprocess.PIPE,
-                            cwd=Path(__file__).parents[1], stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lab.tiny_search", *map(str, words)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def workers_of(driver: int) -> list[psutil.Process]:
@@ -60,14 +68,18 @@ def kill_until_done(start_one, kills: int, workers: int, moments: random.Random)
 
 def in_optuna(asked, root) -> list[optuna.trial.FrozenTrial]:
     path = asked.place(root).path
-    return optuna.load_study(study_name=asked.name, storage=optuna.storages.JournalStorage(JournalFile(path))).trials
+    return optuna.load_study(
+        study_name=asked.name, storage=optuna.storages.JournalStorage(JournalFile(path))
+    ).trials
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers):
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
-    kill_until_done(lambda: start(tmp_path / "killed", workers), KILLS, workers, random.Random(seed))
+    kill_until_done(
+        lambda: start(tmp_path / "killed", workers), KILLS, workers, random.Random(seed)
+    )
     asked = tiny_search.search(trials=TRIALS)
     found = tuning_api.completed_trials(asked, tmp_path / "killed")
     assert [t.number for t in found] == list(range(TRIALS)), seed
@@ -78,7 +90,10 @@ def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers):
     if workers == 1:
         whole = tiny_search.run(asked, tmp_path / "whole")
         for name in ("values", "state", "objectives", "reports", "configuration"):
-            assert [getattr(t, name) for t in found] == [getattr(t, name) for t in whole], (seed, name)
+            assert [getattr(t, name) for t in found] == [getattr(t, name) for t in whole], (
+                seed,
+                name,
+            )
 
 
 def test_a_worker_that_is_paused_and_one_that_is_killed_leave_no_zombie(tmp_path):

@@ -1,4 +1,6 @@
-"""Several processes and machines on one study: a real PostgreSQL server; and optuna-dashboard shows what there is."""
+"""Several processes and machines on one study: a real PostgreSQL server; and optuna-dashboard shows
+what there is.
+"""
 
 from __future__ import annotations
 
@@ -32,8 +34,14 @@ def server():
 
 def start(root: Path, workers: int, url: str, key: str) -> subprocess.Popen:
     words = [root, workers, TRIALS, 0.02, url, key]
-    return subprocess.Popen([sys.executable, "-m", "lab.tiny_search", *map(str, words)], stdout=subprocess.PIPE,
-                            cwd=Path(__file__).parents[1], stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "lab.tiny_search", *map(str, words)],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[1],
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def check(url: str, key: str, roots) -> None:
@@ -68,7 +76,9 @@ def test_two_machines_on_one_server(server, tmp_path):
 def test_killed_on_a_server(server, tmp_path):
     seed = random.SystemRandom().randrange(10**6)
     print(f"seed {seed}")
-    kill_until_done(lambda: start(tmp_path / "one", 2, server.url, "c" * 64), 5, 2, random.Random(seed))
+    kill_until_done(
+        lambda: start(tmp_path / "one", 2, server.url, "c" * 64), 5, 2, random.Random(seed)
+    )
     check(server.url, "c" * 64, [tmp_path / "one"])
 
 
@@ -93,12 +103,24 @@ def test_optuna_dashboard_opens_the_study(tmp_path, form):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     address = asked.storage or str(asked.place(tmp_path).path)
-    process = subprocess.Popen([sys.executable, "-c", "from optuna_dashboard._cli import main; main()", address,
-                                "--host", "127.0.0.1", "--port", str(port)],
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from optuna_dashboard._cli import main; main()",
+            address,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         summaries = get(f"http://127.0.0.1:{port}/api/studies", process)["study_summaries"]
-        mine, = [s for s in summaries if s["study_name"] == asked.name]
+        (mine,) = [s for s in summaries if s["study_name"] == asked.name]
         detail = get(f"http://127.0.0.1:{port}/api/studies/{mine['study_id']}?after=0", process)
         assert [t["number"] for t in detail["trials"]] == [t.number for t in found]
         assert {t["state"] for t in detail["trials"]} == {t.state.capitalize() for t in found}

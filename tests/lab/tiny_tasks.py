@@ -20,9 +20,13 @@ def double(number, *, emit):
 
 
 def where(*, emit):
-    return {"pid": os.getpid(), "threads": os.environ.get("OMP_NUM_THREADS"),
-            "device": os.environ.get("CUDA_VISIBLE_DEVICES"), "safe": os.environ.get("PYTHONSAFEPATH"),
-            "set": INITIALISED}
+    return {
+        "pid": os.getpid(),
+        "threads": os.environ.get("OMP_NUM_THREADS"),
+        "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "safe": os.environ.get("PYTHONSAFEPATH"),
+        "set": INITIALISED,
+    }
 
 
 def main_again(folder, *, emit):
@@ -38,7 +42,9 @@ def initialise(threads):
 
 
 def refuse(*, emit):
-    raise BadDataError("no-rows", "0 rows", where="train.csv", expected="at least one", remedy="add one")
+    raise BadDataError(
+        "no-rows", "0 rows", where="train.csv", expected="at least one", remedy="add one"
+    )
 
 
 def break_down(*, emit):
@@ -103,13 +109,21 @@ def until_stopped(folder, *, emit):
 
 def trial(root, key, steps, pause_s, *, emit):
     """A miniature trial: a loss that follows from the key and the step, journalled, committed."""
+
     def make(draft):
         for step in range(1, steps + 1):
             time.sleep(pause_s)
             draft.log(step, {"loss": loss(key, step)})
             emit({"step": step, "steps": steps, "values": {}})
             signals.stop_if_asked()
-        return Result(key=key, kind="Tiny", spec={}, scores={"loss": loss(key, steps)}, details={"steps": steps})
+        return Result(
+            key=key,
+            kind="Tiny",
+            spec={},
+            scores={"loss": loss(key, steps)},
+            details={"steps": steps},
+        )
+
     return Store(root).get_or_compute(key, make)
 
 

@@ -1,4 +1,6 @@
-"""Linear CKA: as defined on whole matrices, by images or by features, in any blocks; what it does not depend on."""
+"""Linear CKA: as defined on whole matrices, by images or by features, in any blocks; what it does
+not depend on.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ def way(request, monkeypatch):
 
 
 def definition(x, y, unbiased):
-    """HSIC₁ (Song et al. 2012, equation 5) or HSIC₀ of whole kernel matrices, term by term as it is printed."""
+    """HSIC₁ (Song et al. 2012, equation 5) or HSIC₀ of whole kernel matrices, term by term as it is
+    printed.
+    """
     x, y = (np.asarray(z, np.float64).reshape(len(z), -1) for z in (x, y))
     n, one = len(x), np.ones(len(x))
 
@@ -34,8 +38,11 @@ def definition(x, y, unbiased):
             h = np.eye(n) - 1 / n
             return np.trace(ka @ h @ kb @ h) / (n - 1) ** 2
         ka, kb = ka - np.diag(np.diag(ka)), kb - np.diag(np.diag(kb))
-        return (np.trace(ka @ kb) + (one @ ka @ one) * (one @ kb @ one) / (n - 1) / (n - 2)
-                - 2 / (n - 2) * (one @ ka @ kb @ one)) / (n * (n - 3))
+        return (
+            np.trace(ka @ kb)
+            + (one @ ka @ one) * (one @ kb @ one) / (n - 1) / (n - 2)
+            - 2 / (n - 2) * (one @ ka @ kb @ one)
+        ) / (n * (n - 3))
 
     return float(hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y)))
 
@@ -46,7 +53,11 @@ def layers(*widths, n=N, seed=0, common=0.7):
     return [common * shared[:, :d] + rng.standard_normal((n, d)) for d in widths]
 
 
-WIDTHS = [(1, 1), (3, 4), (2, 40)] if SMALL else [(1, 1), (3, 400), (50, 2), (40, 20), (300, 700), (64, 65)]
+WIDTHS = (
+    [(1, 1), (3, 4), (2, 40)]
+    if SMALL
+    else [(1, 1), (3, 400), (50, 2), (40, 20), (300, 700), (64, 65)]
+)
 
 
 @pytest.mark.parametrize("unbiased", [True, False])
@@ -67,7 +78,9 @@ def test_offsets_and_scales_cost_nothing(unbiased, scale):
     want = definition(x, y, unbiased)
     assert cka(x * scale + 1e6 * scale, y, unbiased) == pytest.approx(want, abs=1e-6)
     near = (x * scale + 1e4 * scale).astype(np.float32)
-    assert cka(near, y, unbiased) == pytest.approx(definition(near - near[0].astype(float), y, unbiased), abs=1e-6)
+    assert cka(near, y, unbiased) == pytest.approx(
+        definition(near - near[0].astype(float), y, unbiased), abs=1e-6
+    )
 
 
 def test_rotations_and_the_order_of_images():
@@ -81,8 +94,10 @@ def test_rotations_and_the_order_of_images():
 
 @pytest.mark.skipif(SMALL, reason="too slow without compilation")
 def test_unbiased_is_zero_on_average_for_unrelated_layers():
-    found = [[cka(*layers(100, 100, n=40, seed=seed, common=0), unbiased=u) for seed in range(40)]
-             for u in (True, False)]
+    found = [
+        [cka(*layers(100, 100, n=40, seed=seed, common=0), unbiased=u) for seed in range(40)]
+        for u in (True, False)
+    ]
     assert abs(np.mean(found[0])) < 4 * np.std(found[0]) / 40**0.5
     assert np.mean(found[1]) > 0.5
 
@@ -105,7 +120,9 @@ def test_all_layers_at_once_in_any_blocks(widths):
     want = np.array([[definition(x, y, True) for y in ys] for x in xs])
     for budget in (1 << 28, 1 << 10):
         for threads in (1, 2):
-            np.testing.assert_allclose(cka_matrix(xs, ys, budget_bytes=budget, threads=threads), want, atol=1e-6)
+            np.testing.assert_allclose(
+                cka_matrix(xs, ys, budget_bytes=budget, threads=threads), want, atol=1e-6
+            )
     own = cka_matrix(xs)
     np.testing.assert_array_equal(own, own.T)
     np.testing.assert_array_equal(own.diagonal(), 1)
@@ -116,7 +133,9 @@ def test_same_bits_at_any_number_of_threads():
     x, y = layers(30, 200 if not SMALL else 5)
     for unbiased in (True, False):
         assert len({cka(x, y, unbiased, threads=threads) for threads in (1, 2, 3)}) == 1
-        assert len({cka(x[:, :2], y[:, :2], unbiased, threads=threads) for threads in (1, 2, 3)}) == 1
+        assert (
+            len({cka(x[:, :2], y[:, :2], unbiased, threads=threads) for threads in (1, 2, 3)}) == 1
+        )
 
 
 def test_what_may_be_given(tmp_path):
@@ -124,15 +143,26 @@ def test_what_may_be_given(tmp_path):
     x = x.astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     want = cka(x, y)
-    for same in (np.load(tmp_path / "x.npy", mmap_mode="r"), torch.from_numpy(x), x.reshape(N, 2, 3),
-                 np.asfortranarray(x), np.repeat(x, 2, axis=0)[::2]):
+    for same in (
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        torch.from_numpy(x),
+        x.reshape(N, 2, 3),
+        np.asfortranarray(x),
+        np.repeat(x, 2, axis=0)[::2],
+    ):
         assert cka(same, y) == pytest.approx(want, abs=1e-9)
 
 
-@pytest.mark.parametrize(("x", "y", "code"), [
-    (np.ones((6, 3)), np.eye(6), "no-structure"), (np.eye(3), np.eye(3), "too-few-rows"),
-    (np.eye(6), np.eye(5), "rows-differ"), (np.full((6, 2), np.nan), np.eye(6), "not-finite"),
-    (np.eye(6), np.array([[1e300, 1]] * 5 + [[-1e300, 2]]), "no-structure")])
+@pytest.mark.parametrize(
+    ("x", "y", "code"),
+    [
+        (np.ones((6, 3)), np.eye(6), "no-structure"),
+        (np.eye(3), np.eye(3), "too-few-rows"),
+        (np.eye(6), np.eye(5), "rows-differ"),
+        (np.full((6, 2), np.nan), np.eye(6), "not-finite"),
+        (np.eye(6), np.array([[1e300, 1]] * 5 + [[-1e300, 2]]), "no-structure"),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
 def test_what_has_no_answer(x, y, code):
     with pytest.raises(BadDataError, match=code):

@@ -1,4 +1,6 @@
-"""Within and between classes: on the square with both triangles, as the thesis defines it; labels in any order."""
+"""Within and between classes: on the square with both triangles, as the thesis defines it; labels
+in any order.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,12 @@ def oracle(square, labels):
     n = len(labels)
     within = [square[i, j] for i in range(n) for j in range(n) if i != j and labels[i] == labels[j]]
     between = [square[i, j] for i in range(n) for j in range(n) if labels[i] != labels[j]]
-    return np.mean(within, dtype=np.float64), np.mean(between, dtype=np.float64), len(within) // 2, len(between) // 2
+    return (
+        np.mean(within, dtype=np.float64),
+        np.mean(between, dtype=np.float64),
+        len(within) // 2,
+        len(between) // 2,
+    )
 
 
 def rdm(n, dtype=np.float64, seed=0):
@@ -38,12 +45,19 @@ def test_the_definition(n, classes, dtype, tmp_path):
     square, pairs = rdm(n, dtype)
     labels = np.arange(n) % classes
     np.save(tmp_path / "rdm.npy", pairs)
-    for given_ in (square, pairs, np.load(tmp_path / "rdm.npy", mmap_mode="r"), tmp_path / "rdm.npy"):
+    for given_ in (
+        square,
+        pairs,
+        np.load(tmp_path / "rdm.npy", mmap_mode="r"),
+        tmp_path / "rdm.npy",
+    ):
         check(class_contrast(given_, labels), oracle(square, labels))
 
 
 def test_rows_need_not_be_sorted_by_class():
-    """The thesis read blocks of rows as classes, of rows in any order; labels are what counts here."""
+    """The thesis read blocks of rows as classes, of rows in any order; labels are what counts
+    here.
+    """
     rng = np.random.default_rng(0)
     labels = np.repeat(["b", "a", "c"], [10, 20, 5])
     x = rng.standard_normal((35, 8)) + 3 * (labels[:, None] == ["a", "b", "c"] * 2 + ["a", "b"])
@@ -51,7 +65,9 @@ def test_rows_need_not_be_sorted_by_class():
     want = class_contrast(square, labels)
     assert want.contrast > 0.5
     shuffled = rng.permutation(35)
-    check(class_contrast(square[np.ix_(shuffled, shuffled)], labels[shuffled]), oracle(square, labels))
+    check(
+        class_contrast(square[np.ix_(shuffled, shuffled)], labels[shuffled]), oracle(square, labels)
+    )
     assert class_contrast(square, labels[shuffled]).contrast < 0.1
 
 
@@ -63,8 +79,15 @@ def test_signs_are_kept():
     assert (found.within, found.between, found.contrast) == (-3, -1, 2)
 
 
-@pytest.mark.parametrize(("labels", "code"), [([1, 1, 1], "no-contrast"), ([1, 2, 3], "no-contrast"),
-                                              ([1, 2], "labels-shape"), ([1.5, 2, 2], "labels-kind")])
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        ([1, 1, 1], "no-contrast"),
+        ([1, 2, 3], "no-contrast"),
+        ([1, 2], "labels-shape"),
+        ([1.5, 2, 2], "labels-kind"),
+    ],
+)
 def test_what_has_no_contrast(labels, code):
     with pytest.raises(BadDataError, match=code):
         class_contrast([1, 2, 3.0], labels)
@@ -85,8 +108,11 @@ def test_a_dissimilarity_that_is_not_finite_is_named(bad, place):
 def test_same_bits_at_any_number_of_threads():
     _, pairs = rdm(50 if config.DISABLE_JIT else 400)
     labels = np.arange(50 if config.DISABLE_JIT else 400) % 7
-    assert class_contrast(pairs, labels, threads=1) == class_contrast(pairs, labels, threads=2) == class_contrast(
-        pairs, labels, threads=3)
+    assert (
+        class_contrast(pairs, labels, threads=1)
+        == class_contrast(pairs, labels, threads=2)
+        == class_contrast(pairs, labels, threads=3)
+    )
 
 
 def test_the_rdm_of_labels():

@@ -18,6 +18,7 @@ METHODS = list(COMPARISONS)
 
 # ---------------------------------------------------------------- definitions
 
+
 def mean_ranks(x):
     return np.array([(x < v).sum() + ((x == v).sum() + 1) / 2 for v in x])
 
@@ -36,20 +37,32 @@ def rho_a(a, b):
 
 
 def kendall(a, b):
-    return np.mean([np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i in range(len(a)) for j in range(i)])
+    return np.mean(
+        [np.sign(a[i] - a[j]) * np.sign(b[i] - b[j]) for i in range(len(a)) for j in range(i)]
+    )
 
 
 def whitened_cosine(a, b):
     """d₁ᵀ·V⁻¹·d₂ with the matrix V of pairs × pairs."""
     n = round((1 + np.sqrt(1 + 8 * len(a))) / 2)
     contrasts = np.array([np.eye(n)[i] - np.eye(n)[j] for i in range(n) for j in range(i + 1, n)])
-    v = (contrasts @ contrasts.T)**2
-    return a @ np.linalg.solve(v, b) / np.sqrt((a @ np.linalg.solve(v, a)) * (b @ np.linalg.solve(v, b)))
+    v = (contrasts @ contrasts.T) ** 2
+    return (
+        a
+        @ np.linalg.solve(v, b)
+        / np.sqrt((a @ np.linalg.solve(v, a)) * (b @ np.linalg.solve(v, b)))
+    )
 
 
-ORACLES = {"spearman": lambda a, b: pearson(mean_ranks(a), mean_ranks(b)), "rho-a": rho_a, "pearson": pearson,
-           "cosine": cosine, "kendall": kendall, "whitened-cosine": whitened_cosine,
-           "whitened-pearson": lambda a, b: whitened_cosine(a - a.mean(), b - b.mean())}
+ORACLES = {
+    "spearman": lambda a, b: pearson(mean_ranks(a), mean_ranks(b)),
+    "rho-a": rho_a,
+    "pearson": pearson,
+    "cosine": cosine,
+    "kendall": kendall,
+    "whitened-cosine": whitened_cosine,
+    "whitened-pearson": lambda a, b: whitened_cosine(a - a.mean(), b - b.mean()),
+}
 
 
 def square(pairs):
@@ -65,6 +78,7 @@ def rdm(n, seed, ties=False):
 
 
 # ---------------------------------------------------------------- tests
+
 
 def test_every_row_has_its_oracle():
     assert ORACLES.keys() == COMPARISONS.keys()
@@ -84,9 +98,18 @@ def test_the_definition(n, ties, dtype, method):
     np.testing.assert_allclose(compare_rdms(b, a, method), want, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(("method", "value"), [
-    ("cosine", .7178652401), ("pearson", .1027611752), ("spearman", .1151515152), ("rho-a", .1151515152),
-    ("kendall", .1111111111), ("whitened-cosine", .4645961019), ("whitened-pearson", .1803571856)])
+@pytest.mark.parametrize(
+    ("method", "value"),
+    [
+        ("cosine", 0.7178652401),
+        ("pearson", 0.1027611752),
+        ("spearman", 0.1151515152),
+        ("rho-a", 0.1151515152),
+        ("kendall", 0.1111111111),
+        ("whitened-cosine", 0.4645961019),
+        ("whitened-pearson", 0.1803571856),
+    ],
+)
 def test_numbers_of_rsatoolbox(method, value):
     """0.3.2: compare(default_rng(2).random((1, 10)), default_rng(3).random((1, 10)), …)."""
     a, b = (np.random.default_rng(seed).random((1, 10)) for seed in (2, 3))
@@ -125,7 +148,9 @@ def test_the_same_and_the_opposite(method):
 def test_hard_numbers(method):
     a, b = rdm(10, 0), rdm(10, 1)
     for scale in (1e-200, 1e200):
-        assert compare_rdms(scale * a, b, method) == pytest.approx(compare_rdms(a, b, method), rel=1e-12)
+        assert compare_rdms(scale * a, b, method) == pytest.approx(
+            compare_rdms(a, b, method), rel=1e-12
+        )
     if "pearson" in method:
         fine = 1e4 + 1e-2 * a
         want = compare_rdms(fine - 1e4, b, method)  # exact differences
@@ -133,13 +158,19 @@ def test_hard_numbers(method):
 
 
 def test_models_that_predict_ties():
-    """τ_a of a model with one value for most pairs is far from 1 even with itself, as every tie counts as neither."""
+    """τ_a of a model with one value for most pairs is far from 1 even with itself, as every tie
+    counts as neither.
+    """
     labels = np.repeat(np.arange(4), 5)
     model = (labels[:, None] != labels)[np.triu_indices(20, 1)].astype(float)
     data = rdm(20, 0)
     for method in METHODS:
-        assert compare_rdms(model, data, method) == pytest.approx(ORACLES[method](model, data), rel=1e-10)
-        assert compare_rdms(model, model, method) == pytest.approx(ORACLES[method](model, model), rel=1e-10)
+        assert compare_rdms(model, data, method) == pytest.approx(
+            ORACLES[method](model, data), rel=1e-10
+        )
+        assert compare_rdms(model, model, method) == pytest.approx(
+            ORACLES[method](model, model), rel=1e-10
+        )
     assert compare_rdms(model, model, "kendall") < 0.4
 
 
@@ -149,8 +180,11 @@ def test_same_bits_at_any_number_of_threads(method, monkeypatch):
 
     monkeypatch.setattr(ranks, "PART", 30)
     a, b = rdm(12 if SLOW else 60, 0, ties=True), rdm(12 if SLOW else 60, 1)
-    assert compare_rdms(a, b, method, threads=1) == compare_rdms(a, b, method, threads=2) == compare_rdms(
-        a, b, method, threads=3)
+    assert (
+        compare_rdms(a, b, method, threads=1)
+        == compare_rdms(a, b, method, threads=2)
+        == compare_rdms(a, b, method, threads=3)
+    )
 
 
 def test_maps_and_halves(tmp_path):
@@ -169,9 +203,13 @@ def test_constant_rdms_are_like_nothing(method):
     with pytest.raises(BadDataError, match=r"constant-rdm\] b: all 10 dissimilarities are 0,"):
         compare_rdms(b, np.zeros(10), method)
     if "cosine" in method:
-        assert compare_rdms(b, np.ones(10), method) == pytest.approx(ORACLES[method](b, np.ones(10)))
+        assert compare_rdms(b, np.ones(10), method) == pytest.approx(
+            ORACLES[method](b, np.ones(10))
+        )
     else:
-        with pytest.raises(BadDataError, match=r"constant-rdm\] a, RDM 1: all 10 dissimilarities are 0.3"):
+        with pytest.raises(
+            BadDataError, match=r"constant-rdm\] a, RDM 1: all 10 dissimilarities are 0.3"
+        ):
             compare_rdms([b, np.full(10, 0.3)], b, method)
         with pytest.raises(BadDataError, match="constant-rdm"):
             compare_rdms([0.5], [0.7], method)
@@ -179,12 +217,19 @@ def test_constant_rdms_are_like_nothing(method):
 
 def test_what_cannot_be_compared():
     a = rdm(5, 0)
-    for first, second, code in ((a, rdm(6, 0), "rdm-sizes"), (a[:9], a, "rdm-shape"), (a, np.zeros((2, 3, 4)), "shape"),
-                                (np.r_[a[:9], np.nan], a, "not-finite"), (np.zeros((0, 10)), a, "rdm-shape"),
-                                (square(a) + np.eye(5)[::-1] * [0, 0, 0, 1, 1], a, "rdm-not-symmetric")):
+    for first, second, code in (
+        (a, rdm(6, 0), "rdm-sizes"),
+        (a[:9], a, "rdm-shape"),
+        (a, np.zeros((2, 3, 4)), "shape"),
+        (np.r_[a[:9], np.nan], a, "not-finite"),
+        (np.zeros((0, 10)), a, "rdm-shape"),
+        (square(a) + np.eye(5)[::-1] * [0, 0, 0, 1, 1], a, "rdm-not-symmetric"),
+    ):
         with pytest.raises(BadDataError, match=code):
             compare_rdms(first, second)
-    with pytest.raises(UnknownNameError, match=r"unknown comparison 'spearmann'.*nearest: spearman"):
+    with pytest.raises(
+        UnknownNameError, match=r"unknown comparison 'spearmann'.*nearest: spearman"
+    ):
         compare_rdms(a, a, "spearmann")
     with pytest.raises(UnknownNameError):
         compare_all({"a": a}, "tau")
@@ -205,7 +250,10 @@ def test_more_pairs_than_places(monkeypatch):
 def test_any_rdms(data):
     n = data.draw(st.integers(3, 8))
     p = n * (n - 1) // 2
-    a, b = (np.array(data.draw(st.lists(st.integers(0, 6), min_size=p, max_size=p)), float) for _ in "ab")
+    a, b = (
+        np.array(data.draw(st.lists(st.integers(0, 6), min_size=p, max_size=p)), float)
+        for _ in "ab"
+    )
     for method in METHODS:
         if min(np.ptp(a), np.ptp(b)) == 0:
             continue
@@ -216,7 +264,9 @@ def test_any_rdms(data):
 @pytest.mark.parametrize("n", [3, 6, 10, 15, 45])
 @pytest.mark.parametrize("diagonal", [0.0, 1e-16, -1e-16, 1e-8])
 def test_a_square_with_a_diagonal_of_rounding_is_one_rdm(n, diagonal):
-    """n(n − 1)/2 pairs for another n: such a square could be taken for a stack of n condensed RDMs."""
+    """n(n − 1)/2 pairs for another n: such a square could be taken for a stack of n condensed
+    RDMs.
+    """
     x = np.random.default_rng(n).random((2, n, 7))
     squares = [1 - np.corrcoef(rows) for rows in x]
     pairs = [square[np.triu_indices(n, 1)] for square in squares]

@@ -1,4 +1,6 @@
-"""Gaps between sets of features: slow numpy twins, closed forms, and what each distance is blind to."""
+"""Gaps between sets of features: slow numpy twins, closed forms, and what each distance is blind
+to.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tlx.errors import BadDataError, UnknownNameError, UsageError
 from tlx.metrics.domain_gap import GAPS, domain_gap, intra_class_variance, regression_row
 from tlx.metrics.regression import transferability_regression
 
-module = importlib.import_module("tlx.metrics.domain_gap")  # in tlx.metrics the function has this name
+module = importlib.import_module(
+    "tlx.metrics.domain_gap"
+)  # in tlx.metrics the function has this name
 DETERMINED = ["frechet", "mmd", "emd", "emd:p=2", "sliced", "sliced:p=1"]
 
 
@@ -30,6 +34,7 @@ def gap(x, y, method="frechet"):
 
 # ---------------------------------------------------------------- twins
 
+
 def naive_frechet(x, y):
     """By the eigenvalues of the product of covariances."""
     a, b = (np.atleast_2d(np.cov(v, rowvar=False)) for v in (x, y))
@@ -39,7 +44,10 @@ def naive_frechet(x, y):
 
 def naive_mmd(x, y, sigma):
     def k(a, b):
-        return math.exp(-sum((float(i) - float(j)) ** 2 for i, j in zip(a, b, strict=True)) / (2 * sigma**2))
+        return math.exp(
+            -sum((float(i) - float(j)) ** 2 for i, j in zip(a, b, strict=True)) / (2 * sigma**2)
+        )
+
     xx = np.mean([k(a, b) for a, b in itertools.permutations(x, 2)])
     yy = np.mean([k(a, b) for a, b in itertools.permutations(y, 2)])
     return xx + yy - 2 * np.mean([k(a, b) for a in x for b in y])
@@ -65,7 +73,9 @@ sizes = st.tuples(st.integers(2, 9), st.integers(2, 9), st.integers(1, 6), st.in
 def test_frechet_against_eigenvalues(shape):
     n, m, d, seed = shape
     x, y = draw(n, d, seed), draw(m, d, seed + 1, mean=1, scale=2)
-    assert gap(x, y) == pytest.approx(naive_frechet(x, y), rel=1e-5, abs=1e-5)  # the twin takes roots of rounding
+    assert gap(x, y) == pytest.approx(
+        naive_frechet(x, y), rel=1e-5, abs=1e-5
+    )  # the twin takes roots of rounding
 
 
 @settings(max_examples=40, deadline=None)
@@ -103,8 +113,10 @@ def test_emd_against_repeated_rows(p, shape, block, ties):
 
 def test_emd_against_scipy():
     x, y = draw(40, 3, 1), draw(57, 3, 2, mean=0.3, scale=2)
-    assert gap(x, y, "emd") == pytest.approx(np.mean([stats.wasserstein_distance(a, b)
-                                                      for a, b in zip(x.T, y.T, strict=True)]), rel=1e-12)
+    assert gap(x, y, "emd") == pytest.approx(
+        np.mean([stats.wasserstein_distance(a, b) for a, b in zip(x.T, y.T, strict=True)]),
+        rel=1e-12,
+    )
 
 
 def test_blocks_change_nothing(monkeypatch):
@@ -113,24 +125,33 @@ def test_blocks_change_nothing(monkeypatch):
     spread = intra_class_variance(x, np.arange(300) % 7)
     monkeypatch.setattr(module, "BLOCK", 64)
     assert {m: gap(x, y, m) for m in DETERMINED} == pytest.approx(expected, rel=1e-12)
-    np.testing.assert_allclose(intra_class_variance(x, np.arange(300) % 7).per_class, spread.per_class, rtol=1e-12)
+    np.testing.assert_allclose(
+        intra_class_variance(x, np.arange(300) % 7).per_class, spread.per_class, rtol=1e-12
+    )
 
 
 # ---------------------------------------------------------------- closed forms
 
+
 def exactly(n, mean, factor, seed=0):
-    """n rows whose mean is `mean` and whose (n − 1) covariance is factor·factorᵀ, but for rounding."""
+    """n rows whose mean is `mean` and whose (n − 1) covariance is factor·factorᵀ, but for
+    rounding.
+    """
     z = draw(n, len(mean), seed)
     z -= z.mean(0)
     z = z @ np.linalg.inv(np.linalg.cholesky(np.cov(z, rowvar=False))).T
     return z @ np.asarray(factor, float).T + mean
 
 
-@pytest.mark.parametrize("rows", [12, 9000])  # below and beyond the rows that are brought together at a time
+@pytest.mark.parametrize(
+    "rows", [12, 9000]
+)  # below and beyond the rows that are brought together at a time
 def test_frechet_of_gaussians(rows):
     s, t = np.diag([1.0, 2.0, 0.5]), np.diag([3.0, 0.1, 0.5])
     x, y = exactly(rows, [0, 0, 0], s, 1), exactly(rows + 5, [1, -2, 0.5], t, 2)
-    assert gap(x, y) == pytest.approx(1 + 4 + 0.25 + 4 + 1.9**2 + 0, rel=1e-10)  # ‖μ‖² + Σ(σ − τ)², all commuting
+    assert gap(x, y) == pytest.approx(
+        1 + 4 + 0.25 + 4 + 1.9**2 + 0, rel=1e-10
+    )  # ‖μ‖² + Σ(σ − τ)², all commuting
     turned = np.linalg.qr(draw(3, 3, 5))[0]
     other = exactly(rows, [0, 0, 0], turned @ t, 3)
     a, b = s @ s, turned @ t @ t @ turned.T
@@ -140,7 +161,9 @@ def test_frechet_of_gaussians(rows):
 
 
 def test_frechet_of_fewer_rows_than_features_has_no_noise():
-    """Ranks 4 and 6 in 500 features: the square root of the product of covariances is mostly rounding."""
+    """Ranks 4 and 6 in 500 features: the square root of the product of covariances is mostly
+    rounding.
+    """
     x, y = draw(5, 500, 1), draw(7, 500, 2, mean=1)
     a, b = ((v - v.mean(0)) / math.sqrt(len(v) - 1) for v in (x, y))
     inner = np.linalg.eigvalsh(np.block([[np.zeros((5, 5)), a @ b.T], [b @ a.T, np.zeros((7, 7))]]))
@@ -151,8 +174,7 @@ def test_frechet_of_fewer_rows_than_features_has_no_noise():
     assert gap(apart, np.roll(apart, 3, axis=1)) == pytest.approx(4, rel=1e-12)
 
 
-@pytest.mark.parametrize(("method", "expected"), [
-    ("frechet", 25), ("emd", 3.5), ("emd:p=2", 3.5)])
+@pytest.mark.parametrize(("method", "expected"), [("frechet", 25), ("emd", 3.5), ("emd:p=2", 3.5)])
 def test_a_shift(method, expected):
     x = draw(50, 2, 3)
     assert gap(x, x + np.array([3, 4]), method) == pytest.approx(expected, rel=1e-10)
@@ -165,31 +187,45 @@ def test_sliced_shift_and_its_directions():
     np.testing.assert_allclose(u @ u.T / 4000, np.eye(4) / 4, atol=0.02)
     np.testing.assert_allclose(u.mean(1), 0, atol=0.04)
     assert gap(x, x + shift, "sliced:directions=4000") == pytest.approx(math.sqrt(25 / 4), rel=0.03)
-    assert gap(x, x + shift, "sliced:directions=4000") == pytest.approx(math.sqrt(np.mean((shift @ u) ** 2)), rel=1e-9)
+    assert gap(x, x + shift, "sliced:directions=4000") == pytest.approx(
+        math.sqrt(np.mean((shift @ u) ** 2)), rel=1e-9
+    )
 
 
 def test_directions_stay_the_same_for_ever():
     np.testing.assert_allclose(module._directions(3, 0, 0, 2), PINNED, rtol=1e-12)
-    np.testing.assert_array_equal(module._directions(3, 0, 1, 1)[:, 0], module._directions(3, 0, 0, 2)[:, 1])
+    np.testing.assert_array_equal(
+        module._directions(3, 0, 1, 1)[:, 0], module._directions(3, 0, 0, 2)[:, 1]
+    )
     assert np.abs(module._directions(3, 1, 0, 1) - module._directions(3, 0, 0, 1)).max() > 0.01
 
 
-PINNED = [[0.1866060838182932, 0.819418036246999], [-0.3267454853848922, 0.0961231659771713],
-          [-0.9265071814414563, 0.5650791261722881]]
+PINNED = [
+    [0.1866060838182932, 0.819418036246999],
+    [-0.3267454853848922, 0.0961231659771713],
+    [-0.9265071814414563, 0.5650791261722881],
+]
 
 
 def test_mmd_of_a_set_with_itself():
     x = draw(30, 4, 1)
     mean = np.mean([math.exp(-np.sum((a - b) ** 2) / 8) for a, b in itertools.permutations(x, 2)])
-    assert gap(x, x, "mmd:sigma=2") == pytest.approx(-2 / 30 * (1 - mean), rel=1e-9)  # unbiased, so below 0
+    assert gap(x, x, "mmd:sigma=2") == pytest.approx(
+        -2 / 30 * (1 - mean), rel=1e-9
+    )  # unbiased, so below 0
 
 
 def test_mmd_is_unbiased():
     found = [gap(draw(8, 2, 2 * i), draw(6, 2, 2 * i + 1), "mmd:sigma=1") for i in range(800)]
     assert abs(np.mean(found)) < 4 * np.std(found) / math.sqrt(800)
-    sigma, shift = 1.0, 1.0  # between N(0, I) and N(shift, I) in two dimensions, Gretton's kernel in closed form
+    sigma, shift = (
+        1.0,
+        1.0,
+    )  # between N(0, I) and N(shift, I) in two dimensions, Gretton's kernel in closed form
     exact = 2 * (sigma**2 / (sigma**2 + 2)) * (1 - math.exp(-(2 * shift**2) / (2 * (sigma**2 + 2))))
-    found = [gap(draw(8, 2, 2 * i), draw(6, 2, 2 * i + 1, mean=shift), "mmd:sigma=1") for i in range(800)]
+    found = [
+        gap(draw(8, 2, 2 * i), draw(6, 2, 2 * i + 1, mean=shift), "mmd:sigma=1") for i in range(800)
+    ]
     assert np.mean(found) == pytest.approx(exact, abs=4 * np.std(found) / math.sqrt(800))
 
 
@@ -200,7 +236,7 @@ def test_the_width_of_the_kernel():
     assert module.MeanDiscrepancy(seed=1)._median(x, y) != module.MeanDiscrepancy()._median(x, y)
     few = module.MeanDiscrepancy(sample=2000)._median(x, y)
     both = np.concatenate([x, y])
-    lengths = [np.linalg.norm(both[i + 1:] - both[i], axis=1) for i in range(len(both) - 1)]
+    lengths = [np.linalg.norm(both[i + 1 :] - both[i], axis=1) for i in range(len(both) - 1)]
     assert few == pytest.approx(np.median(np.concatenate(lengths)), rel=1e-12)
     assert gap(np.ones((5, 2)), np.ones((4, 2)), "mmd") == 0
     repeated = np.repeat([[0.0, 0.0], [3.0, 4.0]], [20, 1], axis=0)
@@ -208,6 +244,7 @@ def test_the_width_of_the_kernel():
 
 
 # ---------------------------------------------------------------- what must hold
+
 
 @pytest.mark.parametrize("method", ["frechet", "emd", "emd:p=2", "sliced", "sliced:p=1"])
 @pytest.mark.parametrize("shape", [(20, 6), (4, 30), (3, 1)])
@@ -234,7 +271,9 @@ def test_rotations_change_nothing(method):
     assert gap(x @ turn, y @ turn, method) == pytest.approx(gap(x, y, method), rel=1e-9)
 
 
-@pytest.mark.parametrize(("method", "power"), [("frechet", 2), ("mmd", 0), ("emd", 1), ("emd:p=2", 1), ("sliced", 1)])
+@pytest.mark.parametrize(
+    ("method", "power"), [("frechet", 2), ("mmd", 0), ("emd", 1), ("emd:p=2", 1), ("sliced", 1)]
+)
 def test_units(method, power):
     x, y = draw(15, 4, 1), draw(11, 4, 2, mean=0.7)
     assert gap(8 * x, 8 * y, method) == pytest.approx(8**power * gap(x, y, method), rel=1e-9)
@@ -258,18 +297,29 @@ def test_what_is_taken(method, tmp_path):
     assert float(found) == found.gap
     assert (found.method, found.n_x, found.n_y, found.width) == (method, 12, 9, 8)
     whole = np.arange(12).reshape(6, 2)
-    assert gap(whole, whole + 3, method) == pytest.approx(gap(whole.astype(float), whole + 3.0, method))
+    assert gap(whole, whole + 3, method) == pytest.approx(
+        gap(whole.astype(float), whole + 3.0, method)
+    )
 
 
-@pytest.mark.parametrize(("x", "y", "method", "kind", "words"), [
-    (np.ones((3, 2)), np.ones((3, 4)), "frechet", BadDataError, ["2 features", "4"]),
-    (np.ones((1, 2)), np.ones((3, 2)), "emd", BadDataError, ["x", "1 rows"]),
-    (np.ones((3, 2)), np.array([[1, 2], [np.nan, 1]]), "mmd", BadDataError, ["y", "row 1, column 0"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "fid", UnknownNameError, ["frechet", "sliced"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "emd:p=3", UsageError, ["p"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "sliced:directions=0", UsageError, ["directions"]),
-    (np.ones((3, 2)), np.ones((3, 2)), "frechet:p=1", UnknownNameError, ["p"]),
-])
+@pytest.mark.parametrize(
+    ("x", "y", "method", "kind", "words"),
+    [
+        (np.ones((3, 2)), np.ones((3, 4)), "frechet", BadDataError, ["2 features", "4"]),
+        (np.ones((1, 2)), np.ones((3, 2)), "emd", BadDataError, ["x", "1 rows"]),
+        (
+            np.ones((3, 2)),
+            np.array([[1, 2], [np.nan, 1]]),
+            "mmd",
+            BadDataError,
+            ["y", "row 1, column 0"],
+        ),
+        (np.ones((3, 2)), np.ones((3, 2)), "fid", UnknownNameError, ["frechet", "sliced"]),
+        (np.ones((3, 2)), np.ones((3, 2)), "emd:p=3", UsageError, ["p"]),
+        (np.ones((3, 2)), np.ones((3, 2)), "sliced:directions=0", UsageError, ["directions"]),
+        (np.ones((3, 2)), np.ones((3, 2)), "frechet:p=1", UnknownNameError, ["p"]),
+    ],
+)
 def test_what_is_refused(x, y, method, kind, words):
     with pytest.raises(kind) as refused:
         domain_gap(x, y, method)
@@ -281,6 +331,7 @@ def test_the_table():
 
 
 # ---------------------------------------------------------------- within classes
+
 
 def test_intra_class_variance_against_numpy():
     x = draw(40, 6, 1, mean=1000)
@@ -308,7 +359,9 @@ def test_classes_of_one_row():
     found = intra_class_variance(x, [7, 7, 3, 3, 9])
     assert found.left_out == ("9",)
     assert list(found.classes) == [3, 7]
-    assert found.variance == pytest.approx(np.mean([x[2:4].var(0, ddof=1).mean(), x[:2].var(0, ddof=1).mean()]))
+    assert found.variance == pytest.approx(
+        np.mean([x[2:4].var(0, ddof=1).mean(), x[:2].var(0, ddof=1).mean()])
+    )
     assert found.variance_per_classes == pytest.approx(found.variance / 3)
     assert found.n == 5
     with pytest.raises(BadDataError, match="2 classes of one row"):
@@ -322,10 +375,22 @@ def test_rows_of_ones_own_for_the_regression():
     rows = []
     for i in range(7):
         target = draw(20 + 9 * i, 4, i + 1, mean=0.3 * i, scale=1 + (i % 3) / 4)
-        rows.append(regression_row(source, target, np.arange(len(target)) % (2 + i), 5.0 + (i * i) % 5, method="emd"))
+        rows.append(
+            regression_row(
+                source, target, np.arange(len(target)) % (2 + i), 5.0 + (i * i) % 5, method="emd"
+            )
+        )
     target = draw(20, 4, 1)
     first = regression_row(source, target, np.arange(20) % 2, 5.0, method="emd")
-    assert first == {"G": gap(source, target, "emd"), "D": intra_class_variance(target, np.arange(20) % 2).variance,
-                     "N": 20, "T": 5.0, "gap": "emd", "classes": 2, "source_rows": 50, "width": 4}
+    assert first == {
+        "G": gap(source, target, "emd"),
+        "D": intra_class_variance(target, np.arange(20) % 2).variance,
+        "N": 20,
+        "T": 5.0,
+        "gap": "emd",
+        "classes": 2,
+        "source_rows": 50,
+        "width": 4,
+    }
     assert transferability_regression(rows).n == 7
     assert regression_row(source, target, np.arange(20) % 2)["gap"] == "frechet"

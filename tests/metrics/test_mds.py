@@ -11,7 +11,7 @@ from tlx.metrics.mds import mds
 
 
 def distances(points):
-    return np.sqrt(((points[:, None] - points)**2).sum(axis=2))
+    return np.sqrt(((points[:, None] - points) ** 2).sum(axis=2))
 
 
 @pytest.mark.parametrize("smacof", [False, True])
@@ -42,7 +42,7 @@ def test_stress_of_what_fits_no_plane():
     square = 1 - np.eye(6)  # six items, each as far from each
     classical, least = mds(square), mds(square, smacof=True)
     away = distances(classical.points)[np.triu_indices(6, 1)]
-    assert classical.stress == pytest.approx(np.sqrt(((away - 1)**2).sum() / 15))
+    assert classical.stress == pytest.approx(np.sqrt(((away - 1) ** 2).sum() / 15))
     assert least.stress < classical.stress
     assert mds(square, 5).stress == pytest.approx(0, abs=1e-7)
     assert mds(square, smacof=True).points.tolist() == least.points.tolist()

@@ -1,4 +1,6 @@
-"""Dissimilarity matrices: right on data hard for float32, refused where there is no answer, to memory or disk."""
+"""Dissimilarity matrices: right on data hard for float32, refused where there is no answer, to
+memory or disk.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,7 @@ def exact(x, metric):
         x = x - x.mean(axis=1, keepdims=True)
     if metric in ("correlation", "cosine"):
         x = x / np.sqrt((x * x).sum(axis=1, keepdims=True))
-    squares = np.concatenate([((x[i + 1:] - x[i]) ** 2).sum(axis=1) for i in range(len(x) - 1)])
+    squares = np.concatenate([((x[i + 1 :] - x[i]) ** 2).sum(axis=1) for i in range(len(x) - 1)])
     return {"euclidean": np.sqrt(squares), "sqeuclidean": squares}.get(metric, squares / 2)
 
 
@@ -49,7 +51,7 @@ def offset(scale, shift, seed=0):
 
 def near_duplicates():
     x = offset(1, 0)
-    x[N // 2:] = x[:N // 2] + 1e-4 * offset(1, 0, 1)[:N // 2]
+    x[N // 2 :] = x[: N // 2] + 1e-4 * offset(1, 0, 1)[: N // 2]
     return x
 
 
@@ -72,15 +74,22 @@ def massive():
 
 def repeated():
     x = offset(1, 0)
-    x[:N // 4] = x[0]
+    x[: N // 4] = x[0]
     return x
 
 
 HARD = {
-    "plain": lambda: offset(1, 0), "mean 1e4": lambda: offset(1, 1e4), "mean 1e4 sd 1e-2": lambda: offset(1e-2, 1e4),
-    "tiny": lambda: offset(1e-12, 0), "row offsets": lambda: offset(1, 1e4 * offset(1, 0, 3)[:, :1]),
-    "near duplicates": near_duplicates, "clusters": lambda: clusters(1e-3), "loose clusters": lambda: clusters(3e-2),
-    "relu and an outlier": relu_and_an_outlier, "massive features": massive, "repeated rows": repeated,
+    "plain": lambda: offset(1, 0),
+    "mean 1e4": lambda: offset(1, 1e4),
+    "mean 1e4 sd 1e-2": lambda: offset(1e-2, 1e4),
+    "tiny": lambda: offset(1e-12, 0),
+    "row offsets": lambda: offset(1, 1e4 * offset(1, 0, 3)[:, :1]),
+    "near duplicates": near_duplicates,
+    "clusters": lambda: clusters(1e-3),
+    "loose clusters": lambda: clusters(3e-2),
+    "relu and an outlier": relu_and_an_outlier,
+    "massive features": massive,
+    "repeated rows": repeated,
     "lattice": lambda: np.random.default_rng(4).integers(0, 3, (N, D)).astype(float),
     "low rank": lambda: offset(1, 0)[:, :3] @ offset(1, 0, 5)[:3] + 0.1,
 }
@@ -92,26 +101,32 @@ def test_hard_cases(way, name, metric):
     for dtype in (np.float32, np.float64):
         x = HARD[name]().astype(dtype)
         want = exact(x, metric)
-        floor = 1e-15 if metric in ("correlation", "cosine") else 0  # what rounding of the means and lengths leaves
+        floor = (
+            1e-15 if metric in ("correlation", "cosine") else 0
+        )  # what rounding of the means and lengths leaves
         for answer in (np.float32, np.float64):
             got = rdm(x, metric, dtype=answer)
             assert got.dtype == answer
             assert (abs(got - want) <= 2e-6 * want + floor).all()
             if name == "repeated rows":
-                same = np.array([(a == b).all() for i, a in enumerate(x) for b in x[i + 1:]])
+                same = np.array([(a == b).all() for i, a in enumerate(x) for b in x[i + 1 :]])
                 assert same.sum() > 5
                 assert (got[same] == 0).all()
                 assert (got[~same] > 0).all()
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize(("n", "d"), [(2, 2), (3, 64), (64, 3), (65, 33), (129, 5)] if not SMALL else [(2, 2), (5, 3)])
+@pytest.mark.parametrize(
+    ("n", "d"), [(2, 2), (3, 64), (64, 3), (65, 33), (129, 5)] if not SMALL else [(2, 2), (5, 3)]
+)
 def test_as_scipy_at_any_shape(way, n, d, metric):
     x = np.random.default_rng(n).standard_normal((n, d))
     want = distance.pdist(x, metric)
     for condensed in (True, False):
         got = rdm(x, metric, condensed)
-        np.testing.assert_allclose(got, want if condensed else distance.squareform(want), rtol=2e-6, atol=1e-15)
+        np.testing.assert_allclose(
+            got, want if condensed else distance.squareform(want), rtol=2e-6, atol=1e-15
+        )
         if not condensed:
             np.testing.assert_array_equal(got, got.T)
             np.testing.assert_array_equal(distance.squareform(got), rdm(x, metric))
@@ -126,14 +141,42 @@ def test_one_feature():
 
 
 def test_the_numbers_of_rsatoolbox():
-    """Its 0.3.2: correlation as ours; its euclidean is squared and divided by the number of channels."""
+    """Its 0.3.2: correlation as ours; its euclidean is squared and divided by the number of
+    channels.
+    """
     x = np.random.default_rng(1).standard_normal((5, 4))
-    np.testing.assert_allclose(rdm(x, "sqeuclidean") / 4, [
-        1.18925289, .94795861, 1.60449185, .91651746, .15911439, .76752215, .51449021, .42112942, .43812853,
-        .36047681], atol=2e-8)
-    np.testing.assert_allclose(rdm(x), [
-        1.18641362, 1.65976846, 1.79847144, 1.09162938, .16797782, .86984697, .0120012, .36087666, .25199272,
-        1.01929935], atol=2e-7)
+    np.testing.assert_allclose(
+        rdm(x, "sqeuclidean") / 4,
+        [
+            1.18925289,
+            0.94795861,
+            1.60449185,
+            0.91651746,
+            0.15911439,
+            0.76752215,
+            0.51449021,
+            0.42112942,
+            0.43812853,
+            0.36047681,
+        ],
+        atol=2e-8,
+    )
+    np.testing.assert_allclose(
+        rdm(x),
+        [
+            1.18641362,
+            1.65976846,
+            1.79847144,
+            1.09162938,
+            0.16797782,
+            0.86984697,
+            0.0120012,
+            0.36087666,
+            0.25199272,
+            1.01929935,
+        ],
+        atol=2e-7,
+    )
 
 
 def test_wide_rows_that_differ_in_the_last_feature():
@@ -142,7 +185,9 @@ def test_wide_rows_that_differ_in_the_last_feature():
     x[:, -1] = [1, 2, 4, 8]
     x[:, 0] = 1
     np.testing.assert_array_equal(rdm(x, "euclidean"), [1, 3, 7, 2, 6, 4])
-    np.testing.assert_allclose(rdm(x), exact(x, "correlation"), rtol=4e-6, atol=1e-15)  # equal terms err alike
+    np.testing.assert_allclose(
+        rdm(x), exact(x, "correlation"), rtol=4e-6, atol=1e-15
+    )  # equal terms err alike
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -151,8 +196,14 @@ def test_what_may_be_given(metric, tmp_path):
     want = rdm(x, metric)
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
-    for given_ in (mapped, torch.from_numpy(x), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2],
-                   x.reshape(N, 2, -1), x.astype(">f4")):
+    for given_ in (
+        mapped,
+        torch.from_numpy(x),
+        np.asfortranarray(x),
+        np.repeat(x, 2, axis=1)[:, ::2],
+        x.reshape(N, 2, -1),
+        x.astype(">f4"),
+    ):
         got = rdm(given_, metric)
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got, want)
@@ -173,10 +224,14 @@ def test_same_bits_at_any_number_of_threads():
             for dtype in (np.float32, np.float64):
                 one = rdm(x, metric, condensed, dtype, threads=1)
                 for threads in (2, 3):
-                    np.testing.assert_array_equal(rdm(x, metric, condensed, dtype, threads=threads), one)
+                    np.testing.assert_array_equal(
+                        rdm(x, metric, condensed, dtype, threads=threads), one
+                    )
 
 
-floats = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).standard_normal((9, 6)))
+floats = st.integers(0, 2**32 - 1).map(
+    lambda seed: np.random.default_rng(seed).standard_normal((9, 6))
+)
 
 
 @given(floats, st.sampled_from(METRICS), st.sampled_from([np.float32, np.float64]))
@@ -189,20 +244,27 @@ def test_invariances(x, metric, dtype):
     assert (whole.diagonal() == 0).all()
     near = {"rtol": 4e-6, "atol": 1e-12}
     if metric == "correlation":
-        np.testing.assert_allclose(rdm(x.astype(float) * np.arange(1, 10)[:, None] + 7, metric, False), whole, **near)
+        np.testing.assert_allclose(
+            rdm(x.astype(float) * np.arange(1, 10)[:, None] + 7, metric, False), whole, **near
+        )
         assert ((whole >= 0) & (whole <= 2 + 1e-6)).all()
         np.testing.assert_allclose(rdm(-x[:1] * [[1], [-1]], metric, dtype=np.float64), [2], **near)
     elif metric == "cosine":
-        np.testing.assert_allclose(rdm(x.astype(float) * np.arange(1, 10)[:, None], metric, False), whole, **near)
+        np.testing.assert_allclose(
+            rdm(x.astype(float) * np.arange(1, 10)[:, None], metric, False), whole, **near
+        )
     else:
         np.testing.assert_allclose(rdm(x.astype(float) - 3, metric, False), whole, **near)
-        np.testing.assert_allclose(rdm(-4 * x, metric, False), whole * (4 if metric == "euclidean" else 16), **near)
+        np.testing.assert_allclose(
+            rdm(-4 * x, metric, False), whole * (4 if metric == "euclidean" else 16), **near
+        )
     if metric == "euclidean":
         assert (whole[:, None] <= whole[:, :, None] + whole[None] + 1e-5).all()
         np.testing.assert_allclose(whole**2, rdm(x, "sqeuclidean", False), rtol=3e-6)
 
 
 # ---------------------------------------------------------------- refusals
+
 
 @pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -219,7 +281,9 @@ def test_what_is_not_finite_is_named(metric, bad, tmp_path):
 def test_rows_without_an_answer():
     x = offset(1, 0).astype(np.float32)
     x[[4, 9]] = 1e4 + 0.1
-    with pytest.raises(BadDataError, match=r"constant-row\] x: row 4 is constant, and 1 more rows are"):
+    with pytest.raises(
+        BadDataError, match=r"constant-row\] x: row 4 is constant, and 1 more rows are"
+    ):
         rdm(x)
     x[[4, 9]] = 0
     with pytest.raises(BadDataError, match=r"zero-row\] x: row 4 is zero.*euclidean"):
@@ -240,9 +304,16 @@ def test_numbers_too_large(metric):
     np.testing.assert_allclose(rdm(big, metric, dtype=np.float64), exact(big, metric), rtol=2e-6)
 
 
-@pytest.mark.parametrize(("how", "kind"), [
-    ({"x": np.ones((1, 5))}, BadDataError), ({"x": np.ones(5)}, BadDataError), ({"metric": "pearson"}, UnknownNameError),
-    ({"dtype": np.int32}, UsageError), ({"dtype": np.float16}, UsageError)])
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [
+        ({"x": np.ones((1, 5))}, BadDataError),
+        ({"x": np.ones(5)}, BadDataError),
+        ({"metric": "pearson"}, UnknownNameError),
+        ({"dtype": np.int32}, UsageError),
+        ({"dtype": np.float16}, UsageError),
+    ],
+)
 def test_wrong_questions(how, kind):
     with pytest.raises(kind):
         rdm(**{"x": offset(1, 0), **how})
@@ -255,6 +326,7 @@ def test_more_than_the_machine_has(monkeypatch):
 
 
 # ---------------------------------------------------------------- disk and memory
+
 
 @pytest.mark.parametrize("metric", ["correlation", "euclidean"])
 @pytest.mark.parametrize("condensed", [True, False])
@@ -315,9 +387,16 @@ np.save(sys.argv[1], np.stack([rdm(x.astype(kind), metric, False, np.float64) fo
 
 
 def test_without_compilation(tmp_path):
-    for name, variables in (("python", {"NUMBA_DISABLE_JIT": "1"}), ("plain", {"TLX_KERNELS": "plain"}), ("as is", {})):
-        subprocess.run([sys.executable, "-c", SCRIPT, tmp_path / f"{name}.npy"], env={**os.environ, **variables},
-                       check=True)
+    for name, variables in (
+        ("python", {"NUMBA_DISABLE_JIT": "1"}),
+        ("plain", {"TLX_KERNELS": "plain"}),
+        ("as is", {}),
+    ):
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, tmp_path / f"{name}.npy"],
+            env={**os.environ, **variables},
+            check=True,
+        )
     found = [np.load(tmp_path / f"{name}.npy") for name in ("python", "plain", "as is")]
     for other in found[1:]:
         np.testing.assert_allclose(other, found[0], rtol=2e-6, atol=1e-15)

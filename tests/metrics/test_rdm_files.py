@@ -1,4 +1,6 @@
-"""Files of RDMs: rsatoolbox's layout pinned without it, what it writes read back, and nothing unsafe let in."""
+"""Files of RDMs: rsatoolbox's layout pinned without it, what it writes read back, and nothing
+unsafe let in.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,13 @@ from tlx.metrics.comparison import compare_rdms
 from tlx.metrics.rdm_files import Rdms, read_rdms, write_rdms
 
 RNG = np.random.default_rng(0)
-SOME = Rdms(RNG.random((3, 10)), "correlation", {"session": "a b", "subject": 3, "weights": np.arange(2.0)},
-            {"layer": ["in", "conv1", "fc"], "step": np.arange(3)},
-            {"label": np.array(["x", "y", "x", "z", "z"]), "size": [1.5, 2, 3, 4, 5]})
+SOME = Rdms(
+    RNG.random((3, 10)),
+    "correlation",
+    {"session": "a b", "subject": 3, "weights": np.arange(2.0)},
+    {"layer": ["in", "conv1", "fc"], "step": np.arange(3)},
+    {"label": np.array(["x", "y", "x", "z", "z"]), "size": [1.5, 2, 3, 4, 5]},
+)
 
 
 def same(found, want):
@@ -56,9 +62,15 @@ def test_what_rsatoolbox_wrote(tmp_path):
     assert found.measure == "squared euclidean"
     assert found.descriptors == {"session": "s1", "n": 4}
     assert {key: list(value) for key, value in found.rdm_descriptors.items()} == {
-        "model": ["m1", "m2"], "index": [0, 1]}
+        "model": ["m1", "m2"],
+        "index": [0, 1],
+    }
     assert {key: list(value) for key, value in found.pattern_descriptors.items()} == {
-        "label": ["a", "bb", "a"], "index": [0, 1, 2], "mixed": ["one", 2, 3.5], "names": ["p", "q", "r"]}
+        "label": ["a", "bb", "a"],
+        "index": [0, 1, 2],
+        "mixed": ["one", 2, 3.5],
+        "names": ["p", "q", "r"],
+    }
     assert found.stimuli == 3
     assert compare_rdms(found.dissimilarities, found.dissimilarities).shape == (2, 2)
 
@@ -71,8 +83,14 @@ def test_no_measure(tmp_path):
     assert read_rdms(tmp_path / "rdms.h5").measure is None
 
 
-@pytest.mark.parametrize("rdms", [SOME, Rdms(SOME.dissimilarities.astype(np.float32)[:1]), Rdms(
-    np.array([[np.nan, 1, 2]]), None, {"wo": "Köln"}, {}, {"label": ["ä", "b", "日本"]})])
+@pytest.mark.parametrize(
+    "rdms",
+    [
+        SOME,
+        Rdms(SOME.dissimilarities.astype(np.float32)[:1]),
+        Rdms(np.array([[np.nan, 1, 2]]), None, {"wo": "Köln"}, {}, {"label": ["ä", "b", "日本"]}),
+    ],
+)
 def test_there_and_back(rdms, tmp_path):
     write_rdms(tmp_path / "new" / "rdms.hdf5", rdms)
     found = read_rdms(str(tmp_path / "new" / "rdms.hdf5"))
@@ -80,7 +98,9 @@ def test_there_and_back(rdms, tmp_path):
     np.testing.assert_array_equal(found.dissimilarities, rdms.dissimilarities)
     if rdms is SOME:
         same(found, rdms)
-    assert list(found.pattern_descriptors.get("label", [])) == list(rdms.pattern_descriptors.get("label", []))
+    assert list(found.pattern_descriptors.get("label", [])) == list(
+        rdms.pattern_descriptors.get("label", [])
+    )
     assert found.descriptors.get("wo") == rdms.descriptors.get("wo")
     assert found.measure == rdms.measure
 
@@ -89,7 +109,12 @@ def test_the_layout(tmp_path):
     """What rsatoolbox.rdm.load_rdm asks for (0.3.2 was seen to read such a file)."""
     write_rdms(tmp_path / "rdms.h5", SOME)
     with h5py.File(tmp_path / "rdms.h5") as file:
-        assert sorted(file) == ["descriptors", "dissimilarities", "pattern_descriptors", "rdm_descriptors"]
+        assert sorted(file) == [
+            "descriptors",
+            "dissimilarities",
+            "pattern_descriptors",
+            "rdm_descriptors",
+        ]
         assert file["dissimilarities"].shape == (3, 10)
         assert file.attrs["dissimilarity_measure"] == "correlation"
         assert file["descriptors"].attrs["session"] == "a b"
@@ -105,8 +130,12 @@ def test_the_layout(tmp_path):
 
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path):
-    for descriptors, code in (({"who": object()}, "descriptor-kind"), ({"a/b": 1}, "descriptor-name"),
-                              ({"": 1}, "descriptor-name"), ({"z": 1j}, "descriptor-kind")):
+    for descriptors, code in (
+        ({"who": object()}, "descriptor-kind"),
+        ({"a/b": 1}, "descriptor-name"),
+        ({"": 1}, "descriptor-name"),
+        ({"z": 1j}, "descriptor-kind"),
+    ):
         with pytest.raises(UsageError, match=code):
             write_rdms(tmp_path / "rdms.h5", Rdms(SOME.dissimilarities, None, descriptors))
     assert list(tmp_path.iterdir()) == []
@@ -116,8 +145,11 @@ def test_what_is_no_rdms():
     for dissimilarities in (np.zeros(3), np.zeros((0, 3)), np.zeros((2, 4)), np.array([["a"]])):
         with pytest.raises(BadDataError, match="rdm-shape"):
             Rdms(dissimilarities)
-    for wrong in ({"rdm_descriptors": {"a": [1, 2]}}, {"pattern_descriptors": {"a": "word"}},
-                  {"pattern_descriptors": {"a": 3}}):
+    for wrong in (
+        {"rdm_descriptors": {"a": [1, 2]}},
+        {"pattern_descriptors": {"a": "word"}},
+        {"pattern_descriptors": {"a": 3}},
+    ):
         with pytest.raises(BadDataError, match="descriptor-length"):
             Rdms(SOME.dissimilarities, **wrong)
 
@@ -150,14 +182,22 @@ def plug_in(file):
     recipe = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     recipe.set_chunk((1, 3))
     recipe.set_filter(32_000 + 8, h5py.h5z.FLAG_OPTIONAL, ())
-    h5py.h5d.create(file["descriptors"].id, b"packed", h5py.h5t.NATIVE_DOUBLE, h5py.h5s.create_simple((1, 3)), recipe)
+    h5py.h5d.create(
+        file["descriptors"].id,
+        b"packed",
+        h5py.h5t.NATIVE_DOUBLE,
+        h5py.h5s.create_simple((1, 3)),
+        recipe,
+    )
 
 
 def a_type(file):
     file["descriptors/type"] = np.dtype("f8")
 
 
-@pytest.mark.parametrize("change", [link_outside, soft_link, numbers_outside, virtual, circle, plug_in, a_type])
+@pytest.mark.parametrize(
+    "change", [link_outside, soft_link, numbers_outside, virtual, circle, plug_in, a_type]
+)
 def test_what_reaches_out_of_the_file(change, tmp_path):
     rsatoolbox_file(tmp_path / "rdms.h5")
     with h5py.File(tmp_path / "rdms.h5", "a") as file:
@@ -201,7 +241,9 @@ def gap(file):
     del file["pattern_descriptors/mixed/1"]
 
 
-@pytest.mark.parametrize("change", [huge, compound, reference, no_numbers, texts, flat, too_few_labels, gap])
+@pytest.mark.parametrize(
+    "change", [huge, compound, reference, no_numbers, texts, flat, too_few_labels, gap]
+)
 def test_what_is_in_no_such_file(change, tmp_path):
     rsatoolbox_file(tmp_path / "rdms.h5")
     with h5py.File(tmp_path / "rdms.h5", "a") as file:
@@ -215,7 +257,7 @@ def test_files_that_are_none(tmp_path):
         read_rdms(tmp_path / "none.h5")
     rsatoolbox_file(tmp_path / "rdms.h5")
     whole = (tmp_path / "rdms.h5").read_bytes()
-    for part in (b"", b"not HDF5", whole[:len(whole) // 2], whole[:-1]):
+    for part in (b"", b"not HDF5", whole[: len(whole) // 2], whole[:-1]):
         (tmp_path / "part.h5").write_bytes(part)
         with pytest.raises(BadDataError, match="rdm-file-damaged"):
             read_rdms(tmp_path / "part.h5")

@@ -1,4 +1,6 @@
-"""Rows in chunks: the same from memory, through a map and by reads; a map is read only where it surely is the file."""
+"""Rows in chunks: the same from memory, through a map and by reads; a map is read only where it
+surely is the file.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,9 @@ def test_every_row_once(dtype, rows, read, tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     for given in (x, mapped, np.asfortranarray(x), mapped[:, ::2]):
-        starts, parts = zip(*[(start, part.copy()) for start, part in blocks(given, rows, read=read)], strict=True)
+        starts, parts = zip(
+            *[(start, part.copy()) for start, part in blocks(given, rows, read=read)], strict=True
+        )
         assert list(starts) == list(range(0, 53, rows))
         np.testing.assert_array_equal(np.concatenate(parts), given)
         for _, part in blocks(given, rows, read=read):
@@ -43,16 +47,28 @@ def test_every_row_once(dtype, rows, read, tmp_path, monkeypatch):
     odd = np.frombuffer(b"." + x.tobytes(), dtype, offset=1).reshape(53, 6)
     for start, part in blocks(odd, rows, read=read):
         assert part.flags.aligned
-        np.testing.assert_array_equal(part, x[start:start + rows])
+        np.testing.assert_array_equal(part, x[start : start + rows])
     assert not readers()
 
 
 def test_the_file_behind_a_map(mapped):
     path, header = mapped.filename, os.path.getsize(mapped.filename) - mapped.nbytes
-    for x, skipped in ((mapped, 0), (np.asarray(mapped), 0), (mapped[10:20], 10), (np.asarray(mapped)[50:], 50),
-                       (mapped.reshape(53, 2, 3)[5:].reshape(48, 6), 5), (mapped[3:][4:], 7)):
+    for x, skipped in (
+        (mapped, 0),
+        (np.asarray(mapped), 0),
+        (mapped[10:20], 10),
+        (np.asarray(mapped)[50:], 50),
+        (mapped.reshape(53, 2, 3)[5:].reshape(48, 6), 5),
+        (mapped[3:][4:], 7),
+    ):
         assert backing_file(x) == (path, header + skipped * 24)
-    for x in (np.array(mapped), mapped[::2], mapped[:, :3], mapped * 2, np.load(path, mmap_mode="c")):
+    for x in (
+        np.array(mapped),
+        mapped[::2],
+        mapped[:, :3],
+        mapped * 2,
+        np.load(path, mmap_mode="c"),
+    ):
         assert backing_file(x) is None
     assert backing_file(np.load(path, mmap_mode="r+")) == (path, header)
 
@@ -74,7 +90,9 @@ def test_a_path_that_names_another_file_is_not_read(mapped, change):
     else:
         os.unlink(mapped.filename)
     assert backing_file(mapped) is None
-    np.testing.assert_array_equal(np.concatenate([part for _, part in blocks(mapped, 53, read=True)]), want)
+    np.testing.assert_array_equal(
+        np.concatenate([part for _, part in blocks(mapped, 53, read=True)]), want
+    )
 
 
 def test_what_does_not_fit_half_the_memory_is_read(mapped, monkeypatch):
@@ -82,7 +100,9 @@ def test_what_does_not_fit_half_the_memory_is_read(mapped, monkeypatch):
     monkeypatch.setattr(streams, "_read", lambda *how: asked.append(how) or iter(()))
     monkeypatch.setattr(streams.contextlib, "closing", streams.contextlib.nullcontext)
     for available, count in ((2 * mapped.nbytes, 0), (2 * mapped.nbytes - 2, 1)):
-        monkeypatch.setattr(psutil, "virtual_memory", lambda a=available: type("Memory", (), {"available": a}))
+        monkeypatch.setattr(
+            psutil, "virtual_memory", lambda a=available: type("Memory", (), {"available": a})
+        )
         list(blocks(mapped, 10))
         assert len(asked) == count
 

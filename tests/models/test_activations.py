@@ -1,4 +1,6 @@
-"""What is captured is what the network computes: against torchvision's graph extractor, plain hooks, and no change."""
+"""What is captured is what the network computes: against torchvision's graph extractor, plain
+hooks, and no change.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,18 @@ from tlx.models.activations import Capture, capture
 from tlx.models.layers import everything, resolve
 from tlx.models.network import Network
 
-SIZES = {"mnist-cnn": None, "resnet18": 64, "vgg11": 32, "mobilenet_v2": 64, "efficientnet-lite0": 64, "vit": 32,
-         "vit_b_16": None, "densenet121": 64, "swin_t": 64, "googlenet": 64}
+SIZES = {
+    "mnist-cnn": None,
+    "resnet18": 64,
+    "vgg11": 32,
+    "mobilenet_v2": 64,
+    "efficientnet-lite0": 64,
+    "vit": 32,
+    "vit_b_16": None,
+    "densenet121": 64,
+    "swin_t": 64,
+    "googlenet": 64,
+}
 TRACED = ["resnet18", "vgg11", "mobilenet_v2", "densenet121", "vit", "swin_t"]
 
 
@@ -41,21 +53,37 @@ def networks():
 
     def get(name):
         if name not in made:
-            made[name] = small_transformer() if name == "vit" else lively(
-                backbones.load(name, weights=None, classes=5, head="linear", seed=1, input_size=SIZES.get(name)))
+            made[name] = (
+                small_transformer()
+                if name == "vit"
+                else lively(
+                    backbones.load(
+                        name,
+                        weights=None,
+                        classes=5,
+                        head="linear",
+                        seed=1,
+                        input_size=SIZES.get(name),
+                    )
+                )
+            )
         return made[name]
+
     return get
 
 
 def images(network, n=2, seed=0):
     random = torch.Generator().manual_seed(seed)
-    return torch.randn(n, network.channels, network.input_size, network.input_size, generator=random)
+    return torch.randn(
+        n, network.channels, network.input_size, network.input_size, generator=random
+    )
 
 
 def wrap(net, size=8, channels=3):
     """A small module of the test's own as a Network."""
-    row = backbones.BackboneRow(title="small", model="small", input_size=size, mean=(0.0,) * channels,
-                                std=(1.0,) * channels)
+    row = backbones.BackboneRow(
+        title="small", model="small", input_size=size, mean=(0.0,) * channels, std=(1.0,) * channels
+    )
     last = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)][-1]
     return Network(net, row, (last,))
 
@@ -63,7 +91,12 @@ def wrap(net, size=8, channels=3):
 def small_transformer():
     """vit_b_16's own class, 4 layers of 64 on 2 × 2 patches."""
     torch.manual_seed(3)
-    return wrap(VisionTransformer(32, 16, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=5), 32)
+    return wrap(
+        VisionTransformer(
+            32, 16, num_layers=4, num_heads=4, hidden_dim=64, mlp_dim=128, num_classes=5
+        ),
+        32,
+    )
 
 
 def without_inplace(net):
@@ -77,13 +110,19 @@ def without_inplace(net):
 
 # ---------------------------------------------------------------- exactness
 
+
 @pytest.mark.parametrize("name", TRACED)
 def test_every_layer_is_what_the_graph_extractor_gives(networks, name):
     network, x = networks(name), images(networks(name))
     nodes, rows = set(get_graph_node_names(network.net)[1]), rows_given(network, x)
-    wanted = [layer for layer in network.layers() if rows[layer] == len(x) and layer in nodes
-              and layer != "features.norm5"]  # a function writes over it: the next test reads it
-    oracle = create_feature_extractor(without_inplace(network.net), {node(w, nodes): w for w in wanted}).eval()
+    wanted = [
+        layer
+        for layer in network.layers()
+        if rows[layer] == len(x) and layer in nodes and layer != "features.norm5"
+    ]  # a function writes over it: the next test reads it
+    oracle = create_feature_extractor(
+        without_inplace(network.net), {node(w, nodes): w for w in wanted}
+    ).eval()
     with torch.no_grad():
         expected = oracle(x)
     found = capture(network, x, wanted)
@@ -93,7 +132,9 @@ def test_every_layer_is_what_the_graph_extractor_gives(networks, name):
 
 
 def node(layer, nodes):
-    """The extractor's name of a layer: of the last call of one that runs twice, of ln_1 and ln_2 in a transformer."""
+    """The extractor's name of a layer: of the last call of one that runs twice, of ln_1 and ln_2 in
+    a transformer.
+    """
     stem, _, number = layer.rpartition(".ln_")
     if stem and number in ("1", "2"):
         return f"{stem}.ln" if number == "1" else f"{stem}.ln_1"
@@ -103,9 +144,14 @@ def node(layer, nodes):
 def rows_given(network, x):
     """Layer → rows of its output for the batch x; 0 if that is no tensor."""
     rows = {}
-    hooks = [module.register_forward_hook(lambda _m, _i, out, name=name: rows.__setitem__(
-        name, len(out) if isinstance(out, torch.Tensor) and out.ndim > 1 else 0))
-        for name, module in network.layers().items()]
+    hooks = [
+        module.register_forward_hook(
+            lambda _m, _i, out, name=name: rows.__setitem__(
+                name, len(out) if isinstance(out, torch.Tensor) and out.ndim > 1 else 0
+            )
+        )
+        for name, module in network.layers().items()
+    ]
     with torch.no_grad():
         network.eval()(x)
     for hook in hooks:
@@ -121,7 +167,8 @@ def test_blocks_are_what_a_plain_hook_sees_and_the_logits_stay(networks, name):
     seen, wanted = {}, resolve(network, range(1, len(network.blocks) + 1))
     for layer in wanted:
         plain.get_submodule(layer).register_forward_hook(
-            lambda _m, _i, out, layer=layer: seen.__setitem__(layer, out.clone()))
+            lambda _m, _i, out, layer=layer: seen.__setitem__(layer, out.clone())
+        )
     with torch.no_grad():
         logits = plain.eval()(x)
     found = capture(network, x, range(1, len(network.blocks) + 1))
@@ -156,15 +203,18 @@ def test_what_passes_its_input_on_gives_a_copy_of_it():
 
 # ---------------------------------------------------------------- the pass
 
+
 def test_the_pass_ends_with_the_last_layer_asked_for(networks):
     network = networks("resnet18")
     ran = []
-    hooks = [module.register_forward_pre_hook(lambda _m, _i, name=name: ran.append(name))
-             for name, module in network.layers().items()]
+    hooks = [
+        module.register_forward_pre_hook(lambda _m, _i, name=name: ran.append(name))
+        for name, module in network.layers().items()
+    ]
     capture(network, images(network), ["layer1.1", "bn1"])
     for hook in hooks:
         hook.remove()
-    ran = ran[len(ran) - ran[::-1].index("conv1") - 1:]  # without the passes over shapes
+    ran = ran[len(ran) - ran[::-1].index("conv1") - 1 :]  # without the passes over shapes
     assert "layer1.1.conv2" in ran
     assert not any(name.startswith("layer2") for name in ran)
 
@@ -180,7 +230,9 @@ def test_modes_and_hooks_are_left_as_they_were(networks):
     with pytest.raises(RuntimeError):
         tap(torch.zeros(1, 5, 64, 64))
     assert [module.training for module in network.modules()] == modes
-    assert not any(module._forward_hooks or module._forward_pre_hooks for module in network.modules())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in network.modules()
+    )
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
@@ -195,8 +247,11 @@ def test_dropout_is_off_and_no_gradient_is_kept(networks):
 
 # ---------------------------------------------------------------- rules: calls, tuples, names
 
+
 class Odd(nn.Module):
-    """A layer that runs three times, one that gives a tuple, one that gives a dictionary, one that folds the batch."""
+    """A layer that runs three times, one that gives a tuple, one that gives a dictionary, one that
+    folds the batch.
+    """
 
     def __init__(self):
         super().__init__()
@@ -279,12 +334,17 @@ def test_a_number_means_the_block_and_a_name_the_module(networks):
 
 # ---------------------------------------------------------------- reductions and types
 
+
 def test_pooled_is_the_mean_over_the_image(networks):
     network = networks("mobilenet_v2")
     x = images(network, n=3)
-    raw, mean, flat = (capture(network, x, [2, "classifier.1"], reduce=r) for r in ("raw", "pooled", "flat"))
+    raw, mean, flat = (
+        capture(network, x, [2, "classifier.1"], reduce=r) for r in ("raw", "pooled", "flat")
+    )
     name = next(iter(raw))
-    np.testing.assert_allclose(mean[name].numpy(), raw[name].double().mean((2, 3)).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        mean[name].numpy(), raw[name].double().mean((2, 3)).numpy(), rtol=1e-5, atol=1e-6
+    )
     assert torch.equal(mean["classifier.1"], raw["classifier.1"])
     assert torch.equal(flat[name], raw[name].reshape(3, -1))
 
@@ -292,19 +352,29 @@ def test_pooled_is_the_mean_over_the_image(networks):
 def test_tokens_of_the_image_are_pooled_without_the_class_token(networks):
     network = networks("vit")
     x, layer = images(network), "encoder.layers.encoder_layer_2"
-    raw, mean, token = (capture(network, x, [layer], reduce=r)[layer] for r in ("raw", "pooled", "first-token"))
+    raw, mean, token = (
+        capture(network, x, [layer], reduce=r)[layer] for r in ("raw", "pooled", "first-token")
+    )
     assert raw.shape == (2, 5, 64)
-    np.testing.assert_allclose(mean.numpy(), raw[:, 1:].double().mean(1).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        mean.numpy(), raw[:, 1:].double().mean(1).numpy(), rtol=1e-5, atol=1e-6
+    )
     assert torch.equal(token, raw[:, 0])
 
 
 def test_channels_that_come_last_are_pooled_as_channels(networks):
     network = networks("swin_t")
     x = images(network)
-    raw, mean = (capture(network, x, ["features.1", "permute"], reduce=r) for r in ("raw", "pooled"))
+    raw, mean = (
+        capture(network, x, ["features.1", "permute"], reduce=r) for r in ("raw", "pooled")
+    )
     assert raw["features.1"].shape == (2, 16, 16, 96)
-    np.testing.assert_allclose(mean["features.1"].numpy(), raw["features.1"].double().mean((1, 2)).numpy(),
-                               rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        mean["features.1"].numpy(),
+        raw["features.1"].double().mean((1, 2)).numpy(),
+        rtol=1e-4,
+        atol=1e-6,
+    )
     assert mean["permute"].shape == (2, 768)
 
 
@@ -312,7 +382,9 @@ def test_float16_is_the_nearest_to_float32(networks):
     network = networks("mnist-cnn")
     x = images(network)
     for reduce in ("pooled", "flat", "raw"):
-        wide, narrow = (capture(network, x, [1, 2], reduce=reduce, dtype=d) for d in ("float32", "float16"))
+        wide, narrow = (
+            capture(network, x, [1, 2], reduce=reduce, dtype=d) for d in ("float32", "float16")
+        )
         assert all(torch.equal(narrow[k], wide[k].half()) for k in wide)
 
 
@@ -333,8 +405,16 @@ def test_unknown_reductions_and_types(networks, option, value):
 
 # ---------------------------------------------------------------- folded batch norm
 
-FOLDED = {"resnet18": 20, "mobilenet_v2": 52, "efficientnet-lite0": 49, "densenet121": 59, "vgg11": 0, "vit": 0,
-          "mnist-cnn": 0, "googlenet": 57}
+FOLDED = {
+    "resnet18": 20,
+    "mobilenet_v2": 52,
+    "efficientnet-lite0": 49,
+    "densenet121": 59,
+    "vgg11": 0,
+    "vit": 0,
+    "mnist-cnn": 0,
+    "googlenet": 57,
+}
 
 
 @pytest.mark.parametrize("name", FOLDED)
@@ -349,20 +429,29 @@ def test_folding_changes_the_last_bits_only(networks, name):
         scale = value.abs().max()
         assert (fast[layer] - value).abs().max() <= 2e-5 * scale, layer
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
-    assert not any(isinstance(p, nn.BatchNorm2d) for n, p in made.net.named_modules()) or name == "densenet121"
+    assert (
+        not any(isinstance(p, nn.BatchNorm2d) for n, p in made.net.named_modules())
+        or name == "densenet121"
+    )
 
 
 def test_without_folding_nothing_but_the_layout_in_memory_changes(networks):
     network = networks("resnet18")
     made, folded = folding.for_inference(network, fold=False)
     assert folded == frozenset()
-    assert all(torch.equal(value, network.state_dict()[key]) for key, value in made.state_dict().items())
+    assert all(
+        torch.equal(value, network.state_dict()[key]) for key, value in made.state_dict().items()
+    )
     shared = made.net.fc.weight
-    assert shared.data_ptr() == network.net.fc.weight.data_ptr()  # a large dense layer is not held twice
+    assert (
+        shared.data_ptr() == network.net.fc.weight.data_ptr()
+    )  # a large dense layer is not held twice
 
 
 class Fork(nn.Module):
-    """Convolutions whose batch norm may not be folded in: read twice, run twice, or another kind."""
+    """Convolutions whose batch norm may not be folded in: read twice, run twice, or another
+    kind.
+    """
 
     def __init__(self):
         super().__init__()
@@ -409,6 +498,7 @@ def test_bfloat16_comes_out_as_float32(networks):
 
 # ---------------------------------------------------------------- the input as a layer
 
+
 def test_the_input_is_a_layer_of_its_own(networks):
     network = networks("mnist-cnn")
     x = images(network).to(memory_format=torch.channels_last)
@@ -433,6 +523,9 @@ def test_everything_is_the_input_and_every_module_without_others_in_it(networks,
     leaves = {n for n, module in network.net.named_modules() if not list(module.children())}
     assert names[0] == "input"
     assert set(names[1:]) <= leaves
-    assert {n for n in leaves if isinstance(network.net.get_submodule(n), (nn.Conv2d, nn.Linear))
-            and n in network.order} <= set(names) | {"conv_proj"}
+    assert {
+        n
+        for n in leaves
+        if isinstance(network.net.get_submodule(n), (nn.Conv2d, nn.Linear)) and n in network.order
+    } <= set(names) | {"conv_proj"}
     assert set(capture(network, images(network), names, reduce="pooled")) == set(names)

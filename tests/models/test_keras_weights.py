@@ -1,4 +1,6 @@
-"""Keras' weight files as torchvision networks: written here in Keras' layouts, and computed by Keras' rules."""
+"""Keras' weight files as torchvision networks: written here in Keras' layouts, and computed by
+Keras' rules.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,18 @@ def put(file, layer, **variables):
 
 
 def keras_vgg16(path, rng):
-    """A small-numbered VGG16 as Keras lays it out: kernels (h, w, in, out), dense (in, out), layers by name."""
+    """A small-numbered VGG16 as Keras lays it out: kernels (h, w, in, out), dense (in, out), layers
+    by name.
+    """
     channels, layers = 3, {}
     with h5py.File(path, "w") as file:
-        for name, width in zip(VGG_NAMES, [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6, strict=True):
-            layers[name] = rng.normal(0, (2 / 9 / channels) ** 0.5, (3, 3, channels, width)), rng.normal(0, 0.1, width)
+        for name, width in zip(
+            VGG_NAMES, [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6, strict=True
+        ):
+            layers[name] = (
+                rng.normal(0, (2 / 9 / channels) ** 0.5, (3, 3, channels, width)),
+                rng.normal(0, 0.1, width),
+            )
             put(file, name, kernel=layers[name][0], bias=layers[name][1])
             channels = width
     return layers
@@ -38,10 +47,14 @@ def keras_vgg16(path, rng):
 def test_vgg16_computes_what_keras_would(tmp_path):
     rng = np.random.default_rng(0)
     layers = keras_vgg16(tmp_path / "vgg16.h5", rng)
-    network = backbones.load("VGG16", weights=tmp_path / "vgg16.h5", classes=3, seed=0, input_size=32)
+    network = backbones.load(
+        "VGG16", weights=tmp_path / "vgg16.h5", classes=3, seed=0, input_size=32
+    )
     assert network.match.share == 1
     rgb = rng.integers(0, 256, (1, 32, 32, 3)).astype("f8")
-    x = torch.from_numpy(rgb[..., ::-1] - np.array([103.939, 116.779, 123.68])).permute(0, 3, 1, 2)  # Keras' preprocess
+    x = torch.from_numpy(rgb[..., ::-1] - np.array([103.939, 116.779, 123.68])).permute(
+        0, 3, 1, 2
+    )  # Keras' preprocess
     for name in VGG_NAMES:
         kernel, bias = (torch.from_numpy(a.astype("f4").astype("f8")) for a in layers[name])
         x = F.relu(F.conv2d(x, kernel.permute(3, 2, 0, 1), bias, padding=1))
@@ -58,23 +71,39 @@ def test_dense_layers_are_turned_and_reordered_from_height_width_channels():
     rng = np.random.default_rng(0)
     net = nn.Module()
     net.features = nn.Sequential(nn.Conv2d(3, 512, 1))
-    maps, kernel = rng.normal(size=(7, 7, 512)).astype("f4"), rng.normal(size=(7 * 7 * 512, 5)).astype("f4")
-    weights = weights_reader.Weights({"fc1.weight": torch.from_numpy(kernel.T.copy())}, kind="keras")
+    maps, kernel = (
+        rng.normal(size=(7, 7, 512)).astype("f4"),
+        rng.normal(size=(7 * 7 * 512, 5)).astype("f4"),
+    )
+    weights = weights_reader.Weights(
+        {"fc1.weight": torch.from_numpy(kernel.T.copy())}, kind="keras"
+    )
     found = weights_keras.translated(weights, net, "vgg16")["classifier.0.weight"]
     flat = torch.from_numpy(maps).permute(2, 0, 1).flatten()
-    assert torch.allclose(found @ flat, torch.from_numpy(maps.reshape(-1) @ kernel), rtol=1e-3, atol=1e-2)
+    assert torch.allclose(
+        found @ flat, torch.from_numpy(maps.reshape(-1) @ kernel), rtol=1e-3, atol=1e-2
+    )
 
 
 def resnet_layers(net, style):
-    """(Keras layer of the convolution, of its batch norm, torchvision's names of both), for a ResNet50."""
-    yield ("conv1_conv", "conv1_bn", "conv1", "bn1") if style == "new" else ("conv1", "bn_conv1", "conv1", "bn1")
+    """(Keras layer of the convolution, of its batch norm, torchvision's names of both), for a
+    ResNet50.
+    """
+    yield (
+        ("conv1_conv", "conv1_bn", "conv1", "bn1")
+        if style == "new"
+        else ("conv1", "bn_conv1", "conv1", "bn1")
+    )
     for stage in range(1, 5):
         for block in range(len(net.get_submodule(f"layer{stage}"))):
             parts = ("1", "2", "3", "0") if block == 0 else ("1", "2", "3")
             for part in parts:
                 holder = f"layer{stage}.{block}"
-                names = (f"{holder}.downsample.0", f"{holder}.downsample.1") if part == "0" else (
-                    f"{holder}.conv{part}", f"{holder}.bn{part}")
+                names = (
+                    (f"{holder}.downsample.0", f"{holder}.downsample.1")
+                    if part == "0"
+                    else (f"{holder}.conv{part}", f"{holder}.bn{part}")
+                )
                 if style == "new":
                     stem = f"conv{stage + 1}_block{block + 1}_{part}"
                     yield (f"{stem}_conv", f"{stem}_bn", *names)
@@ -95,13 +124,22 @@ def test_resnet50_computes_what_keras_would(tmp_path, style, epsilon):
             out, into, high, wide = sketch.get_submodule(name).weight.shape
             kernel = rng.normal(0, (2 / into / high / wide) ** 0.5, (high, wide, into, out))
             rows = {k: rng.normal(0, 0.2, out) for k in ("bias", "beta", "moving_mean")}
-            rows |= {"gamma": rng.uniform(0.2, 0.5, out), "moving_variance": rng.uniform(0.5, 2, out)}
-            arrays[name] = [torch.from_numpy(np.float32(a)).double() for a in
-                            (kernel.transpose(3, 2, 0, 1), *(rows[k] for k in ("bias", "moving_mean", "moving_variance",
-                                                                              "gamma", "beta")))]
+            rows |= {
+                "gamma": rng.uniform(0.2, 0.5, out),
+                "moving_variance": rng.uniform(0.5, 2, out),
+            }
+            arrays[name] = [
+                torch.from_numpy(np.float32(a)).double()
+                for a in (
+                    kernel.transpose(3, 2, 0, 1),
+                    *(rows[k] for k in ("bias", "moving_mean", "moving_variance", "gamma", "beta")),
+                )
+            ]
             put(file, conv, kernel=kernel, bias=rows.pop("bias"))
             put(file, norm, **rows)
-    network = backbones.load("ResNet50", weights=tmp_path / "r.h5", classes=3, seed=0, input_size=64)
+    network = backbones.load(
+        "ResNet50", weights=tmp_path / "r.h5", classes=3, seed=0, input_size=64
+    )
     assert network.match.share == 1
     rgb = rng.integers(0, 256, (1, 64, 64, 3)).astype("f8")
     x = torch.from_numpy(rgb[..., ::-1] - np.array([103.939, 116.779, 123.68])).permute(0, 3, 1, 2)
@@ -143,8 +181,11 @@ def test_old_variable_names_and_other_layouts(tmp_path):
     assert any("strange" in note for note in found.notes)
     x = torch.from_numpy(rng.normal(size=(1, 4, 3, 3)).astype("f4"))
     out = F.conv2d(x, found["dw.weight"], groups=4).flatten()
-    expected = [sum(x[0, c, i, j].item() * depthwise[i, j, c, m] for i in range(3) for j in range(3))
-                for c in range(4) for m in range(2)]  # Keras' order of outputs: channel, then multiplier
+    expected = [
+        sum(x[0, c, i, j].item() * depthwise[i, j, c, m] for i in range(3) for j in range(3))
+        for c in range(4)
+        for m in range(2)
+    ]  # Keras' order of outputs: channel, then multiplier
     assert np.allclose(out.numpy(), expected, atol=1e-4)
 
 
@@ -158,19 +199,33 @@ def test_keras_weights_for_another_network_are_refused(tmp_path):
 
 @pytest.mark.parametrize("layer", ["conv_dw_3", "depthwise_conv2d_1", "block_1_depthwise"])
 @pytest.mark.parametrize("described", [False, True])
-def test_the_kernel_of_a_depthwise_layer_is_read_under_both_of_its_names(tmp_path, layer, described):
-    """Keras 2 calls it depthwise_kernel, Keras 3 kernel. Other layers are known by the description of the model."""
+def test_the_kernel_of_a_depthwise_layer_is_read_under_both_of_its_names(
+    tmp_path, layer, described
+):
+    """Keras 2 calls it depthwise_kernel, Keras 3 kernel. Other layers are known by the description
+    of the model.
+    """
     kernel = np.random.default_rng(0).normal(size=(3, 3, 4, 2)).astype("f4")
     name = "middle" if described else layer
     found = []
     for variable in ("depthwise_kernel", "kernel"):
         with h5py.File(tmp_path / f"{variable}.h5", "w") as file:
             if described:
-                file.attrs["model_config"] = json.dumps({"class_name": "Functional", "config": {"layers": [
-                    {"class_name": "DepthwiseConv2D", "config": {"name": name}}]}})
+                file.attrs["model_config"] = json.dumps(
+                    {
+                        "class_name": "Functional",
+                        "config": {
+                            "layers": [{"class_name": "DepthwiseConv2D", "config": {"name": name}}]
+                        },
+                    }
+                )
             file[f"model_weights/{name}/{name}/{variable}"] = kernel
             file["model_weights/plain/plain/kernel"] = kernel
         found.append(weights_reader.read(tmp_path / f"{variable}.h5"))
-    assert all(torch.equal(weights[f"{name}.weight"], found[0][f"{name}.weight"]) for weights in found)
+    assert all(
+        torch.equal(weights[f"{name}.weight"], found[0][f"{name}.weight"]) for weights in found
+    )
     assert found[1][f"{name}.weight"].shape == (8, 1, 3, 3)
-    assert found[1]["plain.weight"].shape == (2, 4, 3, 3), "any other layer's kernel is turned as before"
+    assert found[1]["plain.weight"].shape == (2, 4, 3, 3), (
+        "any other layer's kernel is turned as before"
+    )

@@ -1,4 +1,6 @@
-"""A last batch of one row: joined by another row, or refused before anything is trained, and only where it must be."""
+"""A last batch of one row: joined by another row, or refused before anything is trained, and only
+where it must be.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +54,9 @@ def test_batches_hold_every_row_once_and_as_many_as_before(rows, size):
 @pytest.mark.parametrize(("rows", "size"), [(7, 3), (9, 4), (4, 3)])
 def test_a_lone_row_trains_with_another_one(rows, size):
     net, sizes = resnet(), []
-    net.net.layer4.register_forward_hook(lambda module, _, x: sizes.append(len(x)) if module.training else None)
+    net.net.layer4.register_forward_hook(
+        lambda module, _, x: sizes.append(len(x)) if module.training else None
+    )
     recipe = Recipe(epochs=1, batch_size=size, learning_rate=0.01)
     outcome = training.fit(net, samples(rows), samples(3), recipe, seed=0, score=voting.accuracy)
     assert outcome.ended == "epochs"
@@ -60,13 +64,22 @@ def test_a_lone_row_trains_with_another_one(rows, size):
     assert min(sizes) > 1
 
 
-@pytest.mark.parametrize(("rows", "size", "remedy"), [(3, 2, "--batch-size 3"), (3, 1, "--batch-size 3"),
-                                                      (1, 4, "more training images")])
+@pytest.mark.parametrize(
+    ("rows", "size", "remedy"),
+    [(3, 2, "--batch-size 3"), (3, 1, "--batch-size 3"), (1, 4, "more training images")],
+)
 def test_where_nothing_can_join_it_is_refused_before_training(rows, size, remedy):
     net = resnet()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     with pytest.raises(UsageError) as refused:
-        training.fit(net, samples(rows), samples(3), Recipe(epochs=1, batch_size=size), seed=0, score=voting.accuracy)
+        training.fit(
+            net,
+            samples(rows),
+            samples(3),
+            Recipe(epochs=1, batch_size=size),
+            seed=0,
+            score=voting.accuracy,
+        )
     assert refused.value.exit_code == 2
     assert remedy in str(refused.value)
     assert "batch" in str(refused.value)
@@ -75,7 +88,9 @@ def test_where_nothing_can_join_it_is_refused_before_training(rows, size, remedy
 
 def test_only_a_network_that_cannot_take_one_row_is_spared_it():
     assert not lone_rows.must_be_avoided(resnet(64), 4, 3), "its last maps are 2 × 2"
-    assert not lone_rows.must_be_avoided(backbones.load("mnist-cnn", weights=None, classes=3, seed=0), 1, 1)
+    assert not lone_rows.must_be_avoided(
+        backbones.load("mnist-cnn", weights=None, classes=3, seed=0), 1, 1
+    )
     net = resnet()
     modes = [module.training for module in net.modules()]
     assert lone_rows.must_be_avoided(net, 4, 3)
@@ -91,9 +106,13 @@ def test_only_a_network_that_cannot_take_one_row_is_spared_it():
 def test_the_loop_of_quanta_does_the_same(rows, size):
     def fit():
         return quanta_training.fit(
-            quanta_training.Branches(resnet()), {"train": samples(rows), "val": samples(3)},
-            QuantaRecipe(epochs=1, batch_size=size), seed=0, place=training.TrainingContext(),
-            score=lambda logits, labels: {"loss": training.cross_entropy(logits, labels)})
+            quanta_training.Branches(resnet()),
+            {"train": samples(rows), "val": samples(3)},
+            QuantaRecipe(epochs=1, batch_size=size),
+            seed=0,
+            place=training.TrainingContext(),
+            score=lambda logits, labels: {"loss": training.cross_entropy(logits, labels)},
+        )
 
     if size == 2:
         with pytest.raises(UsageError, match="batch"):

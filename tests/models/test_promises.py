@@ -72,12 +72,18 @@ def test_a_file_replaced_while_it_is_read_is_refused(tmp_path, monkeypatch):
 
 def recorded(folder, name="w"):
     """Weights with the record that `tlx pretrain --out` writes beside them, and one checkpoint."""
-    path, checkpoint = folder / f"{name}.safetensors", folder / f"{name}-checkpoints" / "3.safetensors"
+    path, checkpoint = (
+        folder / f"{name}.safetensors",
+        folder / f"{name}-checkpoints" / "3.safetensors",
+    )
     checkpoint.parent.mkdir()
     weights_reader.write(path, FIRST)
     weights_reader.write(checkpoint, FIRST)
-    (folder / f"{name}.json").write_text(json.dumps({"file": path.name, "sha256": sha256(path),
-                                                     "checkpoints": {"3": sha256(checkpoint)}}))
+    (folder / f"{name}.json").write_text(
+        json.dumps(
+            {"file": path.name, "sha256": sha256(path), "checkpoints": {"3": sha256(checkpoint)}}
+        )
+    )
     return path, checkpoint
 
 
@@ -94,8 +100,16 @@ def test_weights_are_checked_against_the_record_beside_them(tmp_path):
             backbones.digest("mnist-cnn", path)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", '{"sha256": "x", "file": "w.safetensors"}', '{"checkpoints": 3}',
-                                     '{"sha256": "%s", "file": "other.safetensors"}' % ("0" * 64)])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{",
+        "[]",
+        '{"sha256": "x", "file": "w.safetensors"}',
+        '{"checkpoints": 3}',
+        '{"sha256": "%s", "file": "other.safetensors"}' % ("0" * 64),
+    ],
+)
 def test_a_json_file_that_records_other_things_says_nothing(tmp_path, content):
     path = tmp_path / "w.safetensors"
     weights_reader.write(path, FIRST)
@@ -119,8 +133,15 @@ def test_every_bit_of_packaged_weights_counts(tmp_path, monkeypatch):
         backbones.load("mnist-cnn", weights="default", classes=3, seed=0)
 
 
-@pytest.mark.parametrize("reader", [weights_reader.read, lambda path: backbones.digest("mnist-cnn", path),
-                                    descriptions.read, lambda path: state_of(str(path), None, "-a")])
+@pytest.mark.parametrize(
+    "reader",
+    [
+        weights_reader.read,
+        lambda path: backbones.digest("mnist-cnn", path),
+        descriptions.read,
+        lambda path: state_of(str(path), None, "-a"),
+    ],
+)
 @pytest.mark.parametrize("hidden", ["file", "folder"])
 def test_a_file_that_this_user_may_not_read_is_a_sentence(tmp_path, monkeypatch, reader, hidden):
     path = tmp_path / "w.safetensors"

@@ -1,4 +1,6 @@
-"""The gate against numpy and finite differences; gated networks against networks written out; the source untouched."""
+"""The gate against numpy and finite differences; gated networks against networks written out; the
+source untouched.
+"""
 
 from __future__ import annotations
 
@@ -50,17 +52,26 @@ def test_the_gate_by_numpy_and_its_gradients_by_finite_differences(form, v):
     zs, zt = (torch.tensor(z, requires_grad=True) for z in (ZS, ZT))
     found = gate(zs, zt)
     source, target = shares(form, gate.v.detach()[0].tolist())
-    np.testing.assert_allclose(found.detach().numpy(), elu(source * ZS + target * ZT), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(
+        found.detach().numpy(), elu(source * ZS + target * ZT), rtol=1e-12, atol=1e-14
+    )
     (found * torch.tensor(WEIGHT)).sum().backward()
     step = 1e-6
     at = np.array(gate.v.detach()[0].tolist())
-    slopes = [(loss(form, at + step * np.eye(2)[i], ZS, ZT) - loss(form, at - step * np.eye(2)[i], ZS, ZT)) / (2 * step)
-              for i in range(2)]
+    slopes = [
+        (
+            loss(form, at + step * np.eye(2)[i], ZS, ZT)
+            - loss(form, at - step * np.eye(2)[i], ZS, ZT)
+        )
+        / (2 * step)
+        for i in range(2)
+    ]
     np.testing.assert_allclose(gate.v.grad.numpy()[0], slopes, rtol=1e-7, atol=1e-8)
     for mine, share in ((zs, source), (zt, target)):
         inner = source * ZS + target * ZT
-        np.testing.assert_allclose(mine.grad.numpy(), WEIGHT * share * np.where(inner > 0, 1, np.exp(inner)),
-                                   rtol=1e-10)
+        np.testing.assert_allclose(
+            mine.grad.numpy(), WEIGHT * share * np.where(inner > 0, 1, np.exp(inner)), rtol=1e-10
+        )
 
 
 def test_lambdas_are_what_they_are_called():
@@ -113,11 +124,15 @@ def test_equal_inputs_give_no_slope_and_pass_unchanged():
     assert gate.v.grad.abs().max() < 1e-12
 
 
-@pytest.mark.parametrize(("made", "error"), [
-    (lambda: QuantaGate("softmx"), UnknownNameError), (lambda: QuantaGate(init=(1.0,)), UsageError),
-    (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(3)), UsageError),
-    (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(2, 1)), UsageError),
-])
+@pytest.mark.parametrize(
+    ("made", "error"),
+    [
+        (lambda: QuantaGate("softmx"), UnknownNameError),
+        (lambda: QuantaGate(init=(1.0,)), UsageError),
+        (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(3)), UsageError),
+        (lambda: QuantaGate()(torch.ones(2, 3), torch.ones(2, 1)), UsageError),
+    ],
+)
 def test_what_no_gate_can_do_is_refused(made, error):
     with pytest.raises(error):
         made()
@@ -125,9 +140,16 @@ def test_what_no_gate_can_do_is_refused(made, error):
 
 # ---------------------------------------------------------------- the original's network
 
-@pytest.mark.parametrize(("name", "classes", "numbers"), [
-    ("quanta-cnn", 10, 5_354_570), ("quanta-cnn", 100, 5_446_820),
-    ("quanta-cnn-2020", 10, 20_015_690), ("quanta-cnn-2020", 100, 20_200_100)])
+
+@pytest.mark.parametrize(
+    ("name", "classes", "numbers"),
+    [
+        ("quanta-cnn", 10, 5_354_570),
+        ("quanta-cnn", 100, 5_446_820),
+        ("quanta-cnn-2020", 10, 20_015_690),
+        ("quanta-cnn-2020", 100, 20_200_100),
+    ],
+)
 def test_it_has_as_many_numbers_as_in_keras(name, classes, numbers):
     net = backbones.load(name, weights=None, classes=classes, seed=0)
     kept = [t for n, t in net.named_buffers() if not n.endswith("tracked")]
@@ -150,7 +172,9 @@ def test_it_starts_and_normalises_as_keras_does():
 
 
 def written_out(source, target, x, gates):
-    """Logits of the target with gates at some of the seven positions, layer after layer by hand, in evaluation."""
+    """Logits of the target with gates at some of the seven positions, layer after layer by hand, in
+    evaluation.
+    """
     zs, s, t = {}, x, x
     for name, layer in source.net.named_children():
         s = layer(s)
@@ -193,12 +217,22 @@ def test_a_gate_closed_to_one_side_leaves_the_other_alone(pair):
     x = torch.rand(2, 3, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         given = GateSource(source, ["dense"])(x)
-        shut = Gated(copy.deepcopy(target), ["dense"], lambda: QuantaGate(init=(-2000, 2000))).double().eval()
+        shut = (
+            Gated(copy.deepcopy(target), ["dense"], lambda: QuantaGate(init=(-2000, 2000)))
+            .double()
+            .eval()
+        )
         assert torch.equal(shut(x, given), target(x))
-        wide = Gated(copy.deepcopy(target), ["dense"], lambda: QuantaGate(init=(2000, -2000))).double().eval()
+        wide = (
+            Gated(copy.deepcopy(target), ["dense"], lambda: QuantaGate(init=(2000, -2000)))
+            .double()
+            .eval()
+        )
         assert torch.equal(wide(x, given), target.net.head(F.elu(given[0])))
         same = Gated(copy.deepcopy(source), POSITIONS).double().eval()
-        torch.testing.assert_close(same(x, GateSource(source, POSITIONS)(x)), source(x), msg="source and target are one")
+        torch.testing.assert_close(
+            same(x, GateSource(source, POSITIONS)(x)), source(x), msg="source and target are one"
+        )
 
 
 def test_nothing_flows_into_the_source_and_nothing_of_it_moves(pair):
@@ -215,9 +249,15 @@ def test_nothing_flows_into_the_source_and_nothing_of_it_moves(pair):
         F.cross_entropy(gated(x, given), torch.arange(4)).backward()
         optimizer.step()
     assert all(p.grad is None and not p.requires_grad for p in source.parameters())
-    assert all(torch.equal(before[name], t) for name, t in source.state_dict().items()), "batch norm included"
+    assert all(torch.equal(before[name], t) for name, t in source.state_dict().items()), (
+        "batch norm included"
+    )
     assert all(gate.v.grad.any() for gate in gated.gates)
-    assert all(p.grad is not None and p.grad.any() for n, p in target.named_parameters() if n.endswith("weight"))
+    assert all(
+        p.grad is not None and p.grad.any()
+        for n, p in target.named_parameters()
+        if n.endswith("weight")
+    )
 
 
 def test_the_sources_dropout_is_on_only_where_it_is_asked_for(pair):
@@ -239,14 +279,20 @@ def test_outputs_are_taken_before_what_works_in_place():
 
 def test_root_mean_squares_of_what_the_gates_are_given(pair):
     source, target = copy.deepcopy(pair)
-    gated, branch = Gated(target, ["conv1a", "dense"]).double().eval(), GateSource(source, ["conv1a", "dense"])
+    gated, branch = (
+        Gated(target, ["conv1a", "dense"]).double().eval(),
+        GateSource(source, ["conv1a", "dense"]),
+    )
     gated.measure()
     batches = [torch.rand(n, 3, 32, 32, dtype=torch.float64) for n in (3, 1)]
     with torch.no_grad():
         for x in batches:
             gated(x, branch(x))
         x = torch.cat(batches)
-        want = [float(z.square().mean()) ** 0.5 for z in (branch(x)[0], pair[1].net.conv1a(x), branch(x)[1])]
+        want = [
+            float(z.square().mean()) ** 0.5
+            for z in (branch(x)[0], pair[1].net.conv1a(x), branch(x)[1])
+        ]
     assert [gated.rms[0][0], gated.rms[0][1], gated.rms[1][0]] == pytest.approx(want, rel=1e-9)
     gated.measuring = False
     with torch.no_grad():
@@ -256,24 +302,59 @@ def test_root_mean_squares_of_what_the_gates_are_given(pair):
 
 # ---------------------------------------------------------------- any network
 
-@pytest.mark.parametrize(("name", "modules"), [
-    ("mnist-cnn", ["conv1", "conv2", "fc1"]),
-    ("resnet20-cifar", ["conv1", "layer1.0", "layer1.1", "layer1.2", "layer2.0", "layer2.1", "layer2.2", "layer3.0",
-                        "layer3.1", "layer3.2"]),
-    ("vgg11_bn", ["features.0", "features.4", "features.8", "features.11", "features.15", "features.18",
-                  "features.22", "features.25", "classifier.0", "classifier.3"]),
-])
+
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("mnist-cnn", ["conv1", "conv2", "fc1"]),
+        (
+            "resnet20-cifar",
+            [
+                "conv1",
+                "layer1.0",
+                "layer1.1",
+                "layer1.2",
+                "layer2.0",
+                "layer2.1",
+                "layer2.2",
+                "layer3.0",
+                "layer3.1",
+                "layer3.2",
+            ],
+        ),
+        (
+            "vgg11_bn",
+            [
+                "features.0",
+                "features.4",
+                "features.8",
+                "features.11",
+                "features.15",
+                "features.18",
+                "features.22",
+                "features.25",
+                "classifier.0",
+                "classifier.3",
+            ],
+        ),
+    ],
+)
 def test_where_gates_stand(name, modules):
     places = quanta_gate.places(backbones.meta_model(name))
     assert [p.module for p in places] == modules
     assert [p.block for p in places] == list(range(1, len(modules) + 1))
 
 
-@pytest.mark.parametrize("name", ["resnet20-cifar", "vgg11_bn", "mobilenet_v2", "densenet121", "vit_b_32"])
+@pytest.mark.parametrize(
+    "name", ["resnet20-cifar", "vgg11_bn", "mobilenet_v2", "densenet121", "vit_b_32"]
+)
 def test_every_place_of_any_network_takes_a_gate(name):
     size = {"vit_b_32": 224, "resnet20-cifar": 32}.get(name, 48)
     head = "gap-linear" if name.startswith("vgg") else "auto"
-    source, target = (backbones.load(name, weights=None, classes=3, head=head, seed=s, input_size=size) for s in (0, 1))
+    source, target = (
+        backbones.load(name, weights=None, classes=3, head=head, seed=s, input_size=size)
+        for s in (0, 1)
+    )
     places = [p for p in quanta_gate.places(target) if p is not None]
     modules = [p.module for p in places[:: max(1, len(places) // 6)]]
     x = torch.rand(2, 3, size, size)
@@ -282,7 +363,9 @@ def test_every_place_of_any_network_takes_a_gate(name):
         given = GateSource(source, modules)(x)
         shut = Gated(target, modules, lambda: QuantaGate(init=(-2000, 2000))).eval()
         assert torch.equal(shut(x, given), alone)
-        assert [tuple(z.shape[1:]) for z in given] == [p.shape for p in places if p.module in modules]
+        assert [tuple(z.shape[1:]) for z in given] == [
+            p.shape for p in places if p.module in modules
+        ]
         last = Gated(copy.deepcopy(source), modules[-1:]).eval()
         torch.testing.assert_close(last(x, given[-1:]), theirs, rtol=1e-3, atol=1e-4)
 
@@ -293,10 +376,15 @@ def test_gates_want_an_output_each(pair):
 
 
 def keras_cnn(path, rng, *, first=0, left_out=()):
-    """The original's network as Keras lays it out, its layers numbered from `first`; small widths in the dense part."""
-    kinds = {"conv2d": [(3, 3, a, b) for a, b in itertools.pairwise((3, 64, 64, 128, 128, 256, 256))],
-             "dense": [(16 * 256, 1024), (1024, 4)]}
+    """The original's network as Keras lays it out, its layers numbered from `first`; small widths
+    in the dense part.
+    """
+    kinds = {
+        "conv2d": [(3, 3, a, b) for a, b in itertools.pairwise((3, 64, 64, 128, 128, 256, 256))],
+        "dense": [(16 * 256, 1024), (1024, 4)],
+    }
     with h5py.File(path, "w") as file:
+
         def put(kind, n, role, values):
             name = f"{kind}_{n + first}" if n + first else kind
             if name not in left_out:
@@ -312,26 +400,45 @@ def keras_cnn(path, rng, *, first=0, left_out=()):
 
 
 def by_keras_rules(path, images):
-    """Logits by numpy on (n, 32, 32, 3) images in 0-1: layers channels last, in the order of their numbers."""
+    """Logits by numpy on (n, 32, 32, 3) images in 0-1: layers channels last, in the order of their
+    numbers.
+    """
     with h5py.File(path) as file:
-        held = {n: {k.split(":")[0]: v[()].astype("f8") for k, v in g[n].items()} for n, g in
-                file["model_weights"].items()}
+        held = {
+            n: {k.split(":")[0]: v[()].astype("f8") for k, v in g[n].items()}
+            for n, g in file["model_weights"].items()
+        }
 
     def by(kind):
-        return [held[n] for n in sorted((n for n in held if n.startswith(kind)),
-                                        key=lambda n: int("0" + n.removeprefix(kind).lstrip("_")))]
+        return [
+            held[n]
+            for n in sorted(
+                (n for n in held if n.startswith(kind)),
+                key=lambda n: int("0" + n.removeprefix(kind).lstrip("_")),
+            )
+        ]
 
     x = images
     for n, (layer, norm) in enumerate(zip(by("conv2d"), by("batch_normalization"), strict=True)):
         padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         side = x.shape[1]
-        x = sum(padded[:, i:i + side, j:j + side] @ layer["kernel"][i, j] for i in range(3) for j in range(3))
+        x = sum(
+            padded[:, i : i + side, j : j + side] @ layer["kernel"][i, j]
+            for i in range(3)
+            for j in range(3)
+        )
         x = elu(x + layer["bias"])
-        x = norm["gamma"] * (x - norm["moving_mean"]) / np.sqrt(norm["moving_variance"] + 1e-3) + norm["beta"]
+        x = (
+            norm["gamma"] * (x - norm["moving_mean"]) / np.sqrt(norm["moving_variance"] + 1e-3)
+            + norm["beta"]
+        )
         if n % 2:
             x = x.reshape(len(x), side // 2, 2, side // 2, 2, -1).max(axis=(2, 4))
     hidden, last = by("dense")
-    return elu(x.reshape(len(x), -1) @ hidden["kernel"] + hidden["bias"]) @ last["kernel"] + last["bias"]
+    return (
+        elu(x.reshape(len(x), -1) @ hidden["kernel"] + hidden["bias"]) @ last["kernel"]
+        + last["bias"]
+    )
 
 
 @pytest.mark.parametrize("first", [0, 7])
@@ -342,11 +449,15 @@ def test_the_originals_weights_compute_what_keras_would(tmp_path, first):
     rng = np.random.default_rng(0)
     keras_cnn(tmp_path / "SourceModel.h5", rng, first=first)
     net = backbones.load("quanta-cnn", weights=None, classes=4, seed=0)
-    weights_reader.load_into(net.net, quanta_cnn.from_keras(weights_reader.read(tmp_path / "SourceModel.h5")), least=1.0)
+    weights_reader.load_into(
+        net.net, quanta_cnn.from_keras(weights_reader.read(tmp_path / "SourceModel.h5")), least=1.0
+    )
     images = rng.uniform(size=(2, 32, 32, 3))
     with torch.no_grad():
         found = net.double()(torch.from_numpy(images).permute(0, 3, 1, 2))
-    np.testing.assert_allclose(found.numpy(), by_keras_rules(tmp_path / "SourceModel.h5", images), rtol=1e-6)
+    np.testing.assert_allclose(
+        found.numpy(), by_keras_rules(tmp_path / "SourceModel.h5", images), rtol=1e-6
+    )
 
 
 def test_another_networks_keras_weights_are_refused(tmp_path):

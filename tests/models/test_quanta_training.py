@@ -1,4 +1,6 @@
-"""The training beside a source: the same bits kept or computed, cut or whole; what the optimizer and images get."""
+"""The training beside a source: the same bits kept or computed, cut or whole; what the optimizer
+and images get.
+"""
 
 from __future__ import annotations
 
@@ -41,24 +43,33 @@ class Pictures:
 def parts_of(n=41, size=28, channels=1):
     held = Pictures(n + 20, size, channels)
     rows = np.split(np.arange(n + 20), [n, n + 10])
-    return {name: Samples(held, some, held.labels[some]) for name, some in zip(("train", "val", "test"), rows,
-                                                                              strict=True)}
+    return {
+        name: Samples(held, some, held.labels[some])
+        for name, some in zip(("train", "val", "test"), rows, strict=True)
+    }
 
 
 def branches(modules=("fc1",), name="mnist-cnn", seed=0, size=None):
-    target, source = (backbones.load(name, weights=None, classes=3, seed=s, input_size=size) for s in (seed, 100))
+    target, source = (
+        backbones.load(name, weights=None, classes=3, seed=s, input_size=size) for s in (seed, 100)
+    )
     return Branches(target, source if modules else None, modules, modules)
 
 
 def score(logits, labels):
-    return {"loss": float(np.square(logits).mean()), "accuracy": float((logits.argmax(1) == labels).mean())}
+    return {
+        "loss": float(np.square(logits).mean()),
+        "accuracy": float((logits.argmax(1) == labels).mean()),
+    }
 
 
 def trained(modules=("fc1",), place=None, name="mnist-cnn", parts=None, **changes):
     torch.set_num_threads(1)
     made = branches(modules, name)
     recipe = QuantaRecipe(**{"epochs": 3, "batch_size": 16, "learning_rate": 1e-3, **changes})
-    found = fit(made, parts or parts_of(), recipe, seed=1, score=score, place=place or TrainingContext())
+    found = fit(
+        made, parts or parts_of(), recipe, seed=1, score=score, place=place or TrainingContext()
+    )
     return found, {name: t.clone() for name, t in made.target.state_dict().items()}
 
 
@@ -84,14 +95,22 @@ def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("limit", [0, 1 << 30])
-@pytest.mark.parametrize(("name", "modules"), [("mnist-cnn", MNIST), ("mnist-cnn", ("fc1", "conv1")),
-                                               ("resnet20-cifar", ("conv1", "layer3.2"))])
+@pytest.mark.parametrize(
+    ("name", "modules"),
+    [
+        ("mnist-cnn", MNIST),
+        ("mnist-cnn", ("fc1", "conv1")),
+        ("resnet20-cifar", ("conv1", "layer3.2")),
+    ],
+)
 def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
     monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     torch.set_num_threads(1)
     source = GateSource(branches(modules, name).source, modules)
     parts = parts_of(40, *((28, 1) if name == "mnist-cnn" else (32, 3)))
-    feeds = [BatchLoader(part, source.network.mean, source.network.std, "cpu") for part in parts.values()]
+    feeds = [
+        BatchLoader(part, source.network.mean, source.network.std, "cpu") for part in parts.values()
+    ]
     wish = quanta_batches.OutputCacheRequest(batch_size=16, score_batch=8, epochs=9, limit=limit)
     rows, choice = quanta_batches.rows(source, feeds, wish)
     assert bool(choice.kept) == bool(limit)
@@ -102,18 +121,28 @@ def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
         assert np.array_equal(y.numpy(), parts["train"].labels[index])
         want = source(feeds[0].batch(np.resize(index, 16))[0])
         for z, w in zip(given, want, strict=True):
-            assert torch.equal(z, w[:len(index)])
+            assert torch.equal(z, w[: len(index)])
             assert z.stride() == w.stride()
     seen = [given for _, given, _ in rows[1].batches(8)]
     assert [len(given[0]) for given in seen] == [8, 2]
-    torch.testing.assert_close(torch.cat([given[1] for given in seen]), source(feeds[1].batch(np.arange(10))[0])[1])
+    torch.testing.assert_close(
+        torch.cat([given[1] for given in seen]), source(feeds[1].batch(np.arange(10))[0])[1]
+    )
 
 
 def test_a_residual_network_too(monkeypatch):
     monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     parts = parts_of(20, 32, 3)
-    kept, computed = (trained(("layer2.0", "layer3.2"), TrainingContext(prefix_bytes=limit), "resnet20-cifar", parts, epochs=2)
-                      for limit in (1 << 30, 0))
+    kept, computed = (
+        trained(
+            ("layer2.0", "layer3.2"),
+            TrainingContext(prefix_bytes=limit),
+            "resnet20-cifar",
+            parts,
+            epochs=2,
+        )
+        for limit in (1 << 30, 0)
+    )
     assert "kept in memory" in kept[0].source
     same(kept, computed)
 
@@ -122,10 +151,15 @@ def test_what_is_kept_is_what_pays():
     assert "takes no less time" in trained(("conv1",), epochs=2)[0].source
     assert "kept in memory" in trained(("fc1",), epochs=2)[0].source
     assert "reads them only once" in trained(("fc1",), epochs=1)[0].source
-    assert "above the limit" in trained(("fc1",), TrainingContext(prefix_bytes=1000), epochs=2)[0].source
+    assert (
+        "above the limit"
+        in trained(("fc1",), TrainingContext(prefix_bytes=1000), epochs=2)[0].source
+    )
 
 
-@pytest.mark.parametrize("changes", [{}, {"augment": "2020"}, {"source_dropout": True, "quanta_form": "sigmoid"}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"augment": "2020"}, {"source_dropout": True, "quanta_form": "sigmoid"}]
+)
 def test_cut_and_continued_equals_whole(tmp_path, changes):
     whole = trained(**changes)
     path = tmp_path / "training.safetensors"
@@ -139,13 +173,16 @@ def test_cut_and_continued_equals_whole(tmp_path, changes):
         with pytest.raises(Stopped):
             trained(place=TrainingContext(checkpoint=path, on_batch=cut), **changes)
     told = {}
-    same(trained(place=TrainingContext(checkpoint=path, on_epoch=told.__setitem__), **changes), whole)
+    same(
+        trained(place=TrainingContext(checkpoint=path, on_epoch=told.__setitem__), **changes), whole
+    )
     assert list(told) == [0, 1, 2], "restored epochs are told again"
     uncut = {}
     trained(place=TrainingContext(on_epoch=uncut.__setitem__), **changes)
     for epoch, values in told.items():
         assert {k: v for k, v in values.items() if not k.endswith("_s")} == {
-            k: v for k, v in uncut[epoch].items() if not k.endswith("_s")}
+            k: v for k, v in uncut[epoch].items() if not k.endswith("_s")
+        }
     path.write_bytes(path.read_bytes()[:-5])
     same(trained(place=TrainingContext(checkpoint=path), **changes), whole)
 
@@ -174,10 +211,22 @@ def test_lambda_is_written_down_before_the_first_epoch_and_after_each():
     assert found.gates[0]["rms"][0][1] != found.gates[-1]["rms"][0][1]
     curve = []
     trained(("fc1",), TrainingContext(on_epoch=lambda e, v: curve.append(v)))
-    for name in ("lambda_source", "lambda_target", "v_source", "v_target", "rms_source", "rms_target", "train_loss",
-                 "val_loss", "test_accuracy", "val_epoch_s"):
+    for name in (
+        "lambda_source",
+        "lambda_target",
+        "v_source",
+        "v_target",
+        "rms_source",
+        "rms_target",
+        "train_loss",
+        "val_loss",
+        "test_accuracy",
+        "val_epoch_s",
+    ):
         assert all(name in values for values in curve), name
-    assert all(v["lambda_source"] + v["lambda_target"] == pytest.approx(1, abs=1e-12) for v in curve)
+    assert all(
+        v["lambda_source"] + v["lambda_target"] == pytest.approx(1, abs=1e-12) for v in curve
+    )
 
 
 def test_what_is_scored_stands_beside_its_own_labels():
@@ -188,10 +237,20 @@ def test_what_is_scored_stands_beside_its_own_labels():
         return score(logits, labels)
 
     parts = parts_of()
-    fit(branches(), parts, QuantaRecipe(epochs=1, batch_size=16), seed=1, score=keep, place=TrainingContext())
+    fit(
+        branches(),
+        parts,
+        QuantaRecipe(epochs=1, batch_size=16),
+        seed=1,
+        score=keep,
+        place=TrainingContext(),
+    )
     order = np.random.default_rng(derive_seed(1, "shuffle", 0)).permutation(41)
-    assert seen == [((41, 3), parts["train"].labels[order].tolist()), ((10, 3), parts["val"].labels.tolist()),
-                    ((10, 3), parts["test"].labels.tolist())]
+    assert seen == [
+        ((41, 3), parts["train"].labels[order].tolist()),
+        ((10, 3), parts["val"].labels.tolist()),
+        ((10, 3), parts["test"].labels.tolist()),
+    ]
 
 
 def test_the_rate_falls_with_every_step_and_v_may_have_its_own(monkeypatch):
@@ -236,6 +295,7 @@ def test_a_multiplier_hardly_changes_what_adam_does():
 
 # ---------------------------------------------------------------- augmentation
 
+
 @pytest.mark.parametrize("name", list(augments.AUGMENTS))
 def test_images_are_altered_each_by_itself_and_by_their_seed_alone(name):
     x = torch.rand(6, 3, 32, 32)
@@ -267,8 +327,17 @@ def test_an_image_moves_as_far_as_was_said():
 def test_both_branches_see_the_same_altered_images():
     made, seen = branches(), {"source": [], "target": []}
     for name, net in (("source", made.source), ("target", made.target)):
-        net.register_forward_pre_hook(lambda m, x, name=name: seen[name].append((m.training, x[0].clone())))
-    fit(made, parts_of(), QuantaRecipe(epochs=1, batch_size=16, augment="2025"), seed=1, score=score, place=TrainingContext())
+        net.register_forward_pre_hook(
+            lambda m, x, name=name: seen[name].append((m.training, x[0].clone()))
+        )
+    fit(
+        made,
+        parts_of(),
+        QuantaRecipe(epochs=1, batch_size=16, augment="2025"),
+        seed=1,
+        score=score,
+        place=TrainingContext(),
+    )
     theirs, ours = [x for _, x in seen["source"]], [x for training, x in seen["target"] if training]
     assert len(ours) == 3
     for x in ours:
@@ -277,18 +346,32 @@ def test_both_branches_see_the_same_altered_images():
 
 def test_no_two_steps_and_no_two_trainings_alter_alike(monkeypatch):
     seeds = []
-    monkeypatch.setattr(quanta_training, "augmented", lambda x, name, seed: (seeds.append(seed), x)[1])
+    monkeypatch.setattr(
+        quanta_training, "augmented", lambda x, name, seed: (seeds.append(seed), x)[1]
+    )
     for seed in (1, 2):
-        fit(branches(), parts_of(), QuantaRecipe(epochs=2, batch_size=16, augment="2020"), seed=seed, score=score,
-            place=TrainingContext())
+        fit(
+            branches(),
+            parts_of(),
+            QuantaRecipe(epochs=2, batch_size=16, augment="2020"),
+            seed=seed,
+            score=score,
+            place=TrainingContext(),
+        )
     assert len(set(seeds)) == len(seeds) == 2 * 2 * 3
 
 
 def test_the_source_is_the_same_before_and_after():
     made = branches(MNIST)
     before = copy.deepcopy(made.source.state_dict())
-    fit(made, parts_of(), QuantaRecipe(epochs=2, batch_size=16, source_dropout=True), seed=1, score=score,
-        place=TrainingContext())
+    fit(
+        made,
+        parts_of(),
+        QuantaRecipe(epochs=2, batch_size=16, source_dropout=True),
+        seed=1,
+        score=score,
+        place=TrainingContext(),
+    )
     after = made.source.state_dict()
     assert all(torch.equal(before[name], after[name]) for name in before)
 
@@ -297,4 +380,9 @@ def test_numbers_that_are_not_finite_end_it():
     made = branches()
     with torch.no_grad():
         made.target.net.fc2.bias.fill_(float("nan"))
-    assert fit(made, parts_of(), QuantaRecipe(epochs=1), seed=1, score=score, place=TrainingContext()).ended == "diverged"
+    assert (
+        fit(
+            made, parts_of(), QuantaRecipe(epochs=1), seed=1, score=score, place=TrainingContext()
+        ).ended
+        == "diverged"
+    )

@@ -1,4 +1,6 @@
-"""The loop: its optimizer against an oracle, its early stop, its frozen blocks, and the same bits after a kill."""
+"""The loop: its optimizer against an oracle, its early stop, its frozen blocks, and the same bits
+after a kill.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,7 @@ class Noise:
         self.labels = np.arange(n) % classes
         self._array = rng.integers(0, 80, (n * crops, size, size, channels), dtype=np.uint8)
         for image, label in enumerate(self.labels):
-            self._array[image * crops:(image + 1) * crops, 4 + 6 * label:8 + 6 * label] += 150
+            self._array[image * crops : (image + 1) * crops, 4 + 6 * label : 8 + 6 * label] += 150
 
     def take(self, rows):
         return self._array[rows]
@@ -49,8 +51,15 @@ def network(seed: int = 0):
 
 def fit(data, recipe, place=None, net=None, **settings):
     net = net or network()
-    outcome = training.fit(net, *data, recipe, seed=5, score=voting.accuracy, place=place or training.TrainingContext(),
-                           **settings)
+    outcome = training.fit(
+        net,
+        *data,
+        recipe,
+        seed=5,
+        score=voting.accuracy,
+        place=place or training.TrainingContext(),
+        **settings,
+    )
     return net, outcome
 
 
@@ -63,6 +72,7 @@ def equal(a, b):
 
 
 # ---------------------------------------------------------------- the optimizer and its schedule
+
 
 @pytest.mark.parametrize("clip", [0.0, 1.0])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -106,10 +116,13 @@ def test_the_recipe_names_the_rows_of_the_tables():
 
 # ---------------------------------------------------------------- what a fit does
 
+
 def test_it_learns_and_keeps_the_best_epoch(data):
     net, outcome = fit(data, Recipe(epochs=8, learning_rate=0.02))
     accuracies = [values["val_accuracy"] for values in outcome.history]
-    assert outcome.best_epoch == int(np.argmax(accuracies))  # the first of equals: strictly greater replaces
+    assert outcome.best_epoch == int(
+        np.argmax(accuracies)
+    )  # the first of equals: strictly greater replaces
     assert accuracies[outcome.best_epoch] > 0.6
     logits = training.predict(net, data[1], Recipe())
     assert voting.accuracy(logits, data[1].labels, data[1].crops) == accuracies[outcome.best_epoch]
@@ -118,37 +131,57 @@ def test_it_learns_and_keeps_the_best_epoch(data):
 def test_cross_entropy_is_torchs():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(50, 7)).astype(np.float32) * 30, rng.integers(0, 7, 50)
-    want = torch.nn.functional.cross_entropy(torch.tensor(logits).double(), torch.tensor(labels)).item()
+    want = torch.nn.functional.cross_entropy(
+        torch.tensor(logits).double(), torch.tensor(labels)
+    ).item()
     assert training.cross_entropy(logits, labels) == pytest.approx(want, rel=1e-12)
 
 
-@pytest.mark.parametrize(("losses", "stops"), [
-    ([3.0] * 10 + [1, 2, 3, 4], True),
-    ([3.0] * 10 + [1, 1, 1, 1], True),
-    ([3.0] * 10 + [4, 3, 4, 5], False),
-    ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], False),  # ten epochs: index 9, before the earliest
-    ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], True),
-])
+@pytest.mark.parametrize(
+    ("losses", "stops"),
+    [
+        ([3.0] * 10 + [1, 2, 3, 4], True),
+        ([3.0] * 10 + [1, 1, 1, 1], True),
+        ([3.0] * 10 + [4, 3, 4, 5], False),
+        ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10], False),  # ten epochs: index 9, before the earliest
+        ([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11], True),
+    ],
+)
 def test_early_stopping_is_the_seeds_rule(data, losses, stops):
-    made = training._Training(network(), *data, Recipe(), 0, voting.accuracy, None, training.TrainingContext())
+    made = training._Training(
+        network(), *data, Recipe(), 0, voting.accuracy, None, training.TrainingContext()
+    )
     made.outcome.history = [{"val_loss": float(loss)} for loss in losses]
     assert made._should_stop() is stops
     made.recipe = Recipe(early_stopping=False)
     assert made._should_stop() is False
 
 
-@pytest.mark.parametrize(("accuracies", "stops"), [
-    ([0.5, 0.4, 0.4], False),
-    ([0.5, 0.4, 0.4, 0.4], True),
-    ([0.5, 0.50009, 0.50009, 0.50009], True),  # a rise of less than 0.0001 counts for nothing
-    ([0.5, 0.50005, 0.5002, 0.5002], False),  # what counts is the rise above the best that was counted: 0.5
-    ([0.5, 0.4, 0.4, 0.6], False),
-    ([0.5, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6], True),
-    ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], False),
-])
+@pytest.mark.parametrize(
+    ("accuracies", "stops"),
+    [
+        ([0.5, 0.4, 0.4], False),
+        ([0.5, 0.4, 0.4, 0.4], True),
+        ([0.5, 0.50009, 0.50009, 0.50009], True),  # a rise of less than 0.0001 counts for nothing
+        (
+            [0.5, 0.50005, 0.5002, 0.5002],
+            False,
+        ),  # what counts is the rise above the best that was counted: 0.5
+        ([0.5, 0.4, 0.4, 0.6], False),
+        ([0.5, 0.4, 0.4, 0.6, 0.6, 0.6, 0.6], True),
+        ([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], False),
+    ],
+)
 def test_a_training_can_stop_by_its_accuracy(data, accuracies, stops):
-    made = training._Training(network(), *data, Recipe(stopping="accuracy"), 0, voting.accuracy, None,
-                              training.TrainingContext())
+    made = training._Training(
+        network(),
+        *data,
+        Recipe(stopping="accuracy"),
+        0,
+        voting.accuracy,
+        None,
+        training.TrainingContext(),
+    )
     made.outcome.history = [{"val_accuracy": accuracy, "val_loss": 1.0} for accuracy in accuracies]
     assert made._should_stop() is stops
     assert not stops or len(accuracies) >= training.STOPPING["accuracy"].least
@@ -159,7 +192,8 @@ def test_the_last_epoch_can_count(data):
     _, outcome = fit(data, recipe)
     last, late = fit(data, recipe.replace(keep_epoch="last"))
     assert outcome.history == late.history or [v["val_loss"] for v in outcome.history] == [
-        v["val_loss"] for v in late.history]
+        v["val_loss"] for v in late.history
+    ]
     assert late.best_epoch == 5 != outcome.best_epoch
     logits = training.predict(last, data[1], recipe)
     assert training.cross_entropy(logits, data[1].row_labels) == late.history[5]["val_loss"]
@@ -169,13 +203,16 @@ def test_the_rate_falls_with_the_steps_done():
     factors = [optimizers.rate_factor("constant", step, 0, 9, 5e-4) for step in (0, 1000, 2000)]
     assert factors == pytest.approx([1.0, 1 / 1.5, 1 / 2])
     assert optimizers.rate_factor("cosine", 7, 2, 9, 0.5) == pytest.approx(
-        optimizers.rate_factor("cosine", 7, 2, 9) / 4.5)
+        optimizers.rate_factor("cosine", 7, 2, 9) / 4.5
+    )
 
 
 @pytest.mark.parametrize("frozen", [0, 1, 2, 3])
 def test_frozen_blocks_stay_to_the_bit(data, frozen):
     net = network()
-    before = {block.name: {k: v.clone() for k, v in net.tensors(block).items()} for block in net.blocks}
+    before = {
+        block.name: {k: v.clone() for k, v in net.tensors(block).items()} for block in net.blocks
+    }
     fit(data, Recipe(epochs=2, freeze=frozen), net=net)
     for number, block in enumerate(net.blocks, 1):
         same = all(torch.equal(v, before[block.name][k]) for k, v in net.tensors(block).items())
@@ -185,10 +222,16 @@ def test_frozen_blocks_stay_to_the_bit(data, frozen):
 def test_weight_decay_spares_what_is_frozen_and_takes_its_share_of_the_rest(data):
     net = network()
     first = net.net.conv1.weight.clone()
-    fit(data, Recipe(epochs=1, freeze=1, weight_decay=0.4, learning_rate=1e-8, early_stopping=False), net=net)
+    fit(
+        data,
+        Recipe(epochs=1, freeze=1, weight_decay=0.4, learning_rate=1e-8, early_stopping=False),
+        net=net,
+    )
     assert torch.equal(net.net.conv1.weight, first)
     fresh = network().net.fc1.weight
-    torch.testing.assert_close(net.net.fc1.weight, fresh * 0.6, rtol=1e-3, atol=1e-5)  # one step an epoch: 30 rows
+    torch.testing.assert_close(
+        net.net.fc1.weight, fresh * 0.6, rtol=1e-3, atol=1e-5
+    )  # one step an epoch: 30 rows
 
 
 def test_only_the_head_moves_in_its_epochs(data):
@@ -199,11 +242,23 @@ def test_only_the_head_moves_in_its_epochs(data):
     assert not torch.equal(net.net.fc2.weight, network().net.fc2.weight)
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"optimizer": "adam", "learning_rate": 1e-3}, {"optimizer": "adamw", "learning_rate": 1e-3},
-    {"schedule": "cosine", "warmup_epochs": 1.5}, {"layer_decay": 0.5}, {"label_smoothing": 0.1}, {"ema": 0.8},
-    {"precision": "bfloat16"}, {"channels_last": True}, {"head_epochs": 2}, {"freeze": 2},
-], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "adam", "learning_rate": 1e-3},
+        {"optimizer": "adamw", "learning_rate": 1e-3},
+        {"schedule": "cosine", "warmup_epochs": 1.5},
+        {"layer_decay": 0.5},
+        {"label_smoothing": 0.1},
+        {"ema": 0.8},
+        {"precision": "bfloat16"},
+        {"channels_last": True},
+        {"head_epochs": 2},
+        {"freeze": 2},
+    ],
+    ids=str,
+)
 def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_path, settings):
     recipe = Recipe(epochs=4, **settings)
     whole, outcome = fit(data, recipe)
@@ -215,6 +270,7 @@ def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_p
         def on_epoch(number, values):
             if number == epoch:
                 raise Killed
+
         return on_epoch
 
     for epoch in range(4):  # before the epoch is saved: it is done again
@@ -222,8 +278,12 @@ def test_killed_after_any_epoch_and_continued_is_the_same_to_the_bit(data, tmp_p
         with pytest.raises(Killed):
             fit(data, recipe, training.TrainingContext(checkpoint=file, on_epoch=die_in(epoch)))
     resumed, again = fit(data, recipe, training.TrainingContext(checkpoint=file))
-    untimed = [{k: v for k, v in values.items() if not k.endswith("_s")} for values in outcome.history]
-    assert [{k: v for k, v in values.items() if not k.endswith("_s")} for values in again.history] == untimed
+    untimed = [
+        {k: v for k, v in values.items() if not k.endswith("_s")} for values in outcome.history
+    ]
+    assert [
+        {k: v for k, v in values.items() if not k.endswith("_s")} for values in again.history
+    ] == untimed
     assert (again.best_epoch, again.ended) == (outcome.best_epoch, outcome.ended)
     assert equal(state(resumed), state(whole))
 
@@ -232,13 +292,19 @@ def test_a_finished_training_found_again_trains_no_more(data, tmp_path):
     recipe, file = Recipe(epochs=2), tmp_path / "training.safetensors"
     first, _ = fit(data, recipe, training.TrainingContext(checkpoint=file))
     batches = []
-    second, _ = fit(data, recipe, training.TrainingContext(checkpoint=file, on_batch=lambda done, of: batches.append(done)))
+    second, _ = fit(
+        data,
+        recipe,
+        training.TrainingContext(checkpoint=file, on_batch=lambda done, of: batches.append(done)),
+    )
     assert batches == []
     assert equal(state(first), state(second))
 
 
 def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_history(data, tmp_path):
-    """A journal whose last record is torn off has every epoch again, with the values of the epoch as it was."""
+    """A journal whose last record is torn off has every epoch again, with the values of the epoch
+    as it was.
+    """
     store, recipe = Store(tmp_path), Recipe(epochs=4)
 
     def stop_in_third_epoch(done, of):
@@ -268,7 +334,9 @@ def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_histor
 def test_a_stop_is_heard_at_the_next_batch(data):
     asked = iter([False, False, True])
     done = []
-    place = training.TrainingContext(stopping=lambda: next(asked), on_batch=lambda i, n: done.append(i))
+    place = training.TrainingContext(
+        stopping=lambda: next(asked), on_batch=lambda i, n: done.append(i)
+    )
     with pytest.raises(Stopped):
         fit(data, Recipe(batch_size=5), place)
     assert done == [1, 2]
@@ -276,7 +344,9 @@ def test_a_stop_is_heard_at_the_next_batch(data):
 
 @pytest.mark.parametrize("rate", [1e3])
 def test_a_network_that_blows_up_is_said_to_have_diverged(data, rate):
-    _, outcome = fit(data, Recipe(learning_rate=rate, clip_norm=0.0, epochs=30, early_stopping=False))
+    _, outcome = fit(
+        data, Recipe(learning_rate=rate, clip_norm=0.0, epochs=30, early_stopping=False)
+    )
     assert outcome.ended == "diverged"
     assert all(np.isfinite(list(values.values())).all() for values in outcome.history)
 
@@ -289,6 +359,7 @@ def test_layer_decay_slows_the_blocks_far_from_the_head(data):
 
 
 # ---------------------------------------------------------------- rows and state
+
 
 def test_a_feed_gives_each_row_normalised_once():
     noise = Noise(6)
@@ -312,7 +383,11 @@ def test_a_set_too_large_to_hold_is_read_by_the_batch(monkeypatch):
 
 def test_a_damaged_state_is_not_used(tmp_path):
     file = tmp_path / "training.safetensors"
-    progress.save(file, {"w": torch.arange(100.0), "n": torch.zeros(0), "i": torch.tensor(3)}, {"history": [1.5]})
+    progress.save(
+        file,
+        {"w": torch.arange(100.0), "n": torch.zeros(0), "i": torch.tensor(3)},
+        {"history": [1.5]},
+    )
     tensors, state_ = progress.load(file)
     assert torch.equal(tensors["w"], torch.arange(100.0))
     assert state_ == {"history": [1.5]}

@@ -1,4 +1,6 @@
-"""Freezing, the three ways of batch norm, heads, the seed's configurations, layer-wise learning rates."""
+"""Freezing, the three ways of batch norm, heads, the seed's configurations, layer-wise learning
+rates.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,12 @@ def resnet(seed=0, **options):
 
 def batch(network, shift=0.0, n=4):
     generator = torch.Generator().manual_seed(3)
-    return torch.randn(n, network.channels, network.input_size, network.input_size, generator=generator) + shift
+    return (
+        torch.randn(
+            n, network.channels, network.input_size, network.input_size, generator=generator
+        )
+        + shift
+    )
 
 
 def statistics(network):
@@ -30,6 +37,7 @@ def weights(network, names):
 
 
 # ---------------------------------------------------------------- batch norm
+
 
 def test_frozen_batch_norm_uses_and_keeps_the_sources_statistics():
     network = resnet()
@@ -50,7 +58,9 @@ def test_adapt_moves_the_statistics_and_nothing_else():
     network = resnet()
     hold = freezing.freeze(network, 4, bn="adapt")
     before, held = statistics(network), weights(network, ("conv1", "bn1", "layer1"))
-    optimizer = torch.optim.SGD([p for p in network.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1)
+    optimizer = torch.optim.SGD(
+        [p for p in network.parameters() if p.requires_grad], lr=0.1, weight_decay=0.1
+    )
     hold.train()
     network(batch(network, 5.0)).square().sum().backward()
     optimizer.step()
@@ -73,7 +83,9 @@ def test_keras2_trains_on_batch_statistics_and_tests_on_the_sources():
     after = statistics(network)
     assert all(torch.equal(before[k], after[k]) for k in before if k.startswith("bn1."))
     network.eval()
-    expected = features / (1 + network.net.bn1.eps) ** 0.5  # stored statistics of a fresh network: mean 0, variance 1
+    expected = (
+        features / (1 + network.net.bn1.eps) ** 0.5
+    )  # stored statistics of a fresh network: mean 0, variance 1
     assert torch.allclose(network.net.bn1(features), expected, atol=1e-5)
 
 
@@ -104,13 +116,17 @@ def test_the_mode_is_frozen_by_default_and_an_unknown_one_is_named():
 
 # ---------------------------------------------------------------- what can be frozen
 
+
 def test_names_of_modules_and_bare_parameters_freeze():
     network = backbones.load("vit_b_32", weights=None, classes=2, seed=0)
     freezing.freeze(network, ["class_token", "encoder.layers.encoder_layer_3", "encoder.ln"])
     held = {k for k, p in network.net.named_parameters() if not p.requires_grad}
     assert "class_token" in held
     assert {k for k in held if k.startswith("encoder.layers.")} == {
-        k for k, _ in network.net.named_parameters() if k.startswith("encoder.layers.encoder_layer_3.")}
+        k
+        for k, _ in network.net.named_parameters()
+        if k.startswith("encoder.layers.encoder_layer_3.")
+    }
     assert "conv_proj.weight" not in held
 
 
@@ -133,7 +149,11 @@ def test_going_back_to_training_keeps_what_is_frozen():
     before = statistics(network)
     network.train()
     network(batch(network, 2.0))
-    moved = {k for k, b in statistics(network).items() if not torch.equal(b, before[k]) and "running" in k}
+    moved = {
+        k
+        for k, b in statistics(network).items()
+        if not torch.equal(b, before[k]) and "running" in k
+    }
     assert moved
     assert not moved & {k for block in network.blocks[:4] for k in network.tensors(block)}
 
@@ -151,8 +171,18 @@ def test_blocks_are_copied_with_their_statistics():
     assert not torch.equal(own["layer3.2.conv2.weight"], theirs["layer3.2.conv2.weight"])
 
 
-@pytest.mark.parametrize(("copied", "frozen", "cut"), [
-    (0, 0, None), (None, 0, None), (None, 10, None), (4, 4, None), (4, 0, None), (6, 2, 5), (3, 3, 3)])
+@pytest.mark.parametrize(
+    ("copied", "frozen", "cut"),
+    [
+        (0, 0, None),
+        (None, 0, None),
+        (None, 10, None),
+        (4, 4, None),
+        (4, 0, None),
+        (6, 2, 5),
+        (3, 3, 3),
+    ],
+)
 def test_a_condition_is_one_call(copied, frozen, cut):
     source = resnet(1).train()
     source(batch(source, 2.0))
@@ -172,7 +202,11 @@ def test_a_condition_is_one_call(copied, frozen, cut):
         assert torch.equal(network.head.weight, fresh.head.weight)
     running = statistics(network)
     assert network(batch(network, 1.0)).shape == (4, 5)
-    moved = {k for k, b in statistics(network).items() if not torch.equal(b, running[k]) and "running" in k}
+    moved = {
+        k
+        for k, b in statistics(network).items()
+        if not torch.equal(b, running[k]) and "running" in k
+    }
     held = {k for block in network.blocks[:frozen] for k in network.tensors(block)}
     reached = {k for block in network.blocks[frozen:] for k in network.tensors(block)}
     assert not moved & held
@@ -192,8 +226,17 @@ def test_a_condition_of_a_named_backbone_has_its_own_weights_and_as_many_classes
     assert not torch.equal(network.head.weight, own.head.weight)
 
 
-@pytest.mark.parametrize("asked", [{"copied": 2, "frozen": 3}, {"copied": 2, "frozen": -1}, {"copied": 11},
-                                   {"frozen": 4, "cut": 3}, {"cut": 0}, {"copied": -1}])
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"copied": 2, "frozen": 3},
+        {"copied": 2, "frozen": -1},
+        {"copied": 11},
+        {"frozen": 4, "cut": 3},
+        {"cut": 0},
+        {"copied": -1},
+    ],
+)
 def test_a_condition_that_cannot_be_is_refused(asked):
     with pytest.raises(UsageError):
         models.transfer(resnet(), **asked)
@@ -205,7 +248,9 @@ def test_a_condition_of_a_network_with_another_head_is_refused():
         models.transfer(source, 2)
 
 
-@pytest.mark.parametrize("name", ["mnist-cnn", "efficientnet-lite0", "vgg16", "resnet18", "timm:resnet18"])
+@pytest.mark.parametrize(
+    "name", ["mnist-cnn", "efficientnet-lite0", "vgg16", "resnet18", "timm:resnet18"]
+)
 def test_a_row_is_found_again_by_its_name(name):
     row = backbones.lookup(name)
     assert backbones.lookup(backbones.name_of(row)) == row
@@ -213,13 +258,18 @@ def test_a_row_is_found_again_by_its_name(name):
 
 def test_blocks_of_another_architecture_are_not_copied():
     with pytest.raises(UsageError):
-        freezing.copy_blocks(resnet(), backbones.load("mnist-cnn", weights=None, classes=3, seed=0), 1, 2)
+        freezing.copy_blocks(
+            resnet(), backbones.load("mnist-cnn", weights=None, classes=3, seed=0), 1, 2
+        )
 
 
 # ---------------------------------------------------------------- the seed's configurations
 
-@pytest.mark.parametrize(("name", "counts"), [("VGG16", (0, 4, 8, 12)), ("ResNet50", (0, 13, 28, 40)),
-                                              ("ResNet152", (0, 38, 76, 114))])
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [("VGG16", (0, 4, 8, 12)), ("ResNet50", (0, 13, 28, 40)), ("ResNet152", (0, 38, 76, 114))],
+)
 def test_configurations_hold_the_first_convolutions(name, counts):
     sketch = backbones.meta_model(name)
     convolutions = {k for k, m in sketch.net.named_modules() if isinstance(m, nn.Conv2d)}
@@ -234,23 +284,46 @@ def test_configurations_hold_the_first_convolutions(name, counts):
 
 
 def test_the_configurations_of_resnet152_are_those_of_the_original_list():
-    """Its list names Keras' layers conv1_conv, then _1_conv, _2_conv, _3_conv of every block: no shortcut, _0_conv."""
-    listed = ["conv1_conv"] + [f"conv{stage}_block{block}_{number}_conv"
-                               for stage, depth in ((2, 3), (3, 8), (4, 36), (5, 3))
-                               for block in range(1, depth + 1) for number in (1, 2, 3)]
+    """Its list names Keras' layers conv1_conv, then _1_conv, _2_conv, _3_conv of every block: no
+    shortcut, _0_conv.
+    """
+    listed = ["conv1_conv"] + [
+        f"conv{stage}_block{block}_{number}_conv"
+        for stage, depth in ((2, 3), (3, 8), (4, 36), (5, 3))
+        for block in range(1, depth + 1)
+        for number in (1, 2, 3)
+    ]
     assert len(listed) == 151
     for configuration in range(4):
         names = freezing.published_configuration("ResNet152", configuration)
-        assert names == tuple(weights_keras._resnet_name(layer) for layer in listed[: 38 * configuration])
+        assert names == tuple(
+            weights_keras._resnet_name(layer) for layer in listed[: 38 * configuration]
+        )
     assert freezing.published_configuration("ResNet152", 1)[-1] == "layer3.1.conv1"
 
 
 def test_the_order_is_that_of_keras_layers():
-    assert freezing.published_configuration("VGG16", 1) == ("features.0", "features.2", "features.5", "features.7")
+    assert freezing.published_configuration("VGG16", 1) == (
+        "features.0",
+        "features.2",
+        "features.5",
+        "features.7",
+    )
     assert freezing.published_configuration("ResNet50", 1) == (
-        "conv1", "layer1.0.conv1", "layer1.0.conv2", "layer1.0.downsample.0", "layer1.0.conv3",
-        "layer1.1.conv1", "layer1.1.conv2", "layer1.1.conv3", "layer1.2.conv1", "layer1.2.conv2", "layer1.2.conv3",
-        "layer2.0.conv1", "layer2.0.conv2")
+        "conv1",
+        "layer1.0.conv1",
+        "layer1.0.conv2",
+        "layer1.0.downsample.0",
+        "layer1.0.conv3",
+        "layer1.1.conv1",
+        "layer1.1.conv2",
+        "layer1.1.conv3",
+        "layer1.2.conv1",
+        "layer1.2.conv2",
+        "layer1.2.conv3",
+        "layer2.0.conv1",
+        "layer2.0.conv2",
+    )
 
 
 def test_a_configuration_freezes_convolutions_and_never_batch_norm():
@@ -274,26 +347,41 @@ def test_other_architectures_are_sent_to_freeze():
 
 # ---------------------------------------------------------------- heads
 
+
 def test_the_seeds_head_on_vgg16():
     network = backbones.load("VGG16", weights=None, classes=7, seed=0, input_size=32)
     assert [tuple(m.weight.shape) for m in network.head if isinstance(m, nn.Linear)] == [
-        (256, 25088), (256, 256), (7, 256)]
+        (256, 25088),
+        (256, 256),
+        (7, 256),
+    ]
     assert not any(isinstance(m, nn.Dropout) for m in network.net.modules())
-    assert [b.name for b in network.blocks] == [f"features.{i}" for i in freezing.VGG16_CONVOLUTIONS]
+    assert [b.name for b in network.blocks] == [
+        f"features.{i}" for i in freezing.VGG16_CONVOLUTIONS
+    ]
     for layer in network.head:
-        if isinstance(layer, nn.Linear):  # Glorot: uniform within √(6 / (in + out)), so of standard deviation bound/√3
+        if isinstance(
+            layer, nn.Linear
+        ):  # Glorot: uniform within √(6 / (in + out)), so of standard deviation bound/√3
             bound = (6 / sum(layer.weight.shape)) ** 0.5
             assert layer.weight.abs().max() <= bound
             assert layer.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.1)
             assert not layer.bias.any()
 
 
-@pytest.mark.parametrize(("name", "head", "shapes"), [
-    ("resnet18", "auto", [(5, 512)]), ("resnet18", "gap-linear", [(5, 512)]), ("resnet18", "mlp256", [
-        (256, 512), (256, 256), (5, 256)]),
-    ("vgg11", "gap-linear", [(5, 512)]), ("vgg11", "auto", [(5, 4096)]), ("squeezenet1_1", "linear", [(5, 512, 1, 1)]),
-    ("mnist-cnn", "auto", [(5, 128)]), ("mnist-cnn", "mlp256", [(256, 128), (256, 256), (5, 256)]),
-])
+@pytest.mark.parametrize(
+    ("name", "head", "shapes"),
+    [
+        ("resnet18", "auto", [(5, 512)]),
+        ("resnet18", "gap-linear", [(5, 512)]),
+        ("resnet18", "mlp256", [(256, 512), (256, 256), (5, 256)]),
+        ("vgg11", "gap-linear", [(5, 512)]),
+        ("vgg11", "auto", [(5, 4096)]),
+        ("squeezenet1_1", "linear", [(5, 512, 1, 1)]),
+        ("mnist-cnn", "auto", [(5, 128)]),
+        ("mnist-cnn", "mlp256", [(256, 128), (256, 256), (5, 256)]),
+    ],
+)
 def test_heads(name, head, shapes):
     size = 28 if name == "mnist-cnn" else 64
     network = backbones.load(name, weights=None, classes=5, head=head, seed=0, input_size=size)
@@ -316,10 +404,16 @@ def test_an_unknown_head_is_named():
 
 # ---------------------------------------------------------------- layer-wise learning rates
 
+
 def test_learning_rates_fall_with_the_distance_from_the_head():
     network = backbones.load("mnist-cnn", weights=None, classes=10, seed=0)
     groups = freezing.parameter_groups(network, 0.8, 0.5)
-    assert [(g["name"], g["lr"]) for g in groups] == [("head", 0.8), ("fc1", 0.4), ("conv2", 0.2), ("conv1", 0.1)]
+    assert [(g["name"], g["lr"]) for g in groups] == [
+        ("head", 0.8),
+        ("fc1", 0.4),
+        ("conv2", 0.2),
+        ("conv1", 0.1),
+    ]
     assert sum(p.numel() for g in groups for p in g["params"]) == 225_034
     freezing.freeze(network, 2)
     assert [g["name"] for g in freezing.parameter_groups(network, 0.8, 0.5)] == ["head", "fc1"]

@@ -20,13 +20,24 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tlx.errors import BadDataError, IntegrityError, MissingError, ResourceError, TlxError, UnsafeError
+from tlx.errors import (
+    BadDataError,
+    IntegrityError,
+    MissingError,
+    ResourceError,
+    TlxError,
+    UnsafeError,
+)
 from tlx.models.weights import reader as weights_reader
 
 
 def state(**more):
     generator = torch.Generator().manual_seed(0)
-    return {"a.weight": torch.randn(4, 3, generator=generator), "a.bias": torch.randn(4, generator=generator), **more}
+    return {
+        "a.weight": torch.randn(4, 3, generator=generator),
+        "a.bias": torch.randn(4, generator=generator),
+        **more,
+    }
 
 
 def same(found, expected):
@@ -35,6 +46,7 @@ def same(found, expected):
 
 
 # ---------------------------------------------------------------- what is accepted
+
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt", ".th", ".bin"])
 def test_plain_files_come_back_as_they_were(tmp_path, ending):
@@ -51,16 +63,22 @@ def test_the_form_before_pytorch_1_6_is_read(tmp_path):
     same(weights_reader.read(tmp_path / "w.pth"), state())
 
 
-@pytest.mark.parametrize(("wrap", "words"), [
-    (lambda s: {"state_dict": s, "epoch": 3}, ["state_dict", "epoch"]),
-    (lambda s: {"model": s}, ["model"]),
-    (lambda s: {"model": {"state_dict": s}}, ["model", "state_dict"]),
-    (lambda s: {f"module.{k}": v for k, v in s.items()}, ["module."]),
-    (lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "best": 1.0}, ["state_dict", "module."]),
-    (lambda s: {f"_orig_mod.{k}": v for k, v in s.items()}, ["_orig_mod."]),
-    (lambda s: {k: nn.Parameter(v) for k, v in s.items()}, []),
-    (lambda s: OrderedDict(s), []),
-])
+@pytest.mark.parametrize(
+    ("wrap", "words"),
+    [
+        (lambda s: {"state_dict": s, "epoch": 3}, ["state_dict", "epoch"]),
+        (lambda s: {"model": s}, ["model"]),
+        (lambda s: {"model": {"state_dict": s}}, ["model", "state_dict"]),
+        (lambda s: {f"module.{k}": v for k, v in s.items()}, ["module."]),
+        (
+            lambda s: {"state_dict": {f"module.{k}": v for k, v in s.items()}, "best": 1.0},
+            ["state_dict", "module."],
+        ),
+        (lambda s: {f"_orig_mod.{k}": v for k, v in s.items()}, ["_orig_mod."]),
+        (lambda s: {k: nn.Parameter(v) for k, v in s.items()}, []),
+        (lambda s: OrderedDict(s), []),
+    ],
+)
 def test_row_86_wrappers_and_prefixes_are_understood_and_named(tmp_path, wrap, words):
     torch.save(wrap(state()), tmp_path / "w.pth")
     found = weights_reader.read(tmp_path / "w.pth")
@@ -85,7 +103,9 @@ def test_row_91_other_widths_are_made_float32_and_said_so(tmp_path, dtype):
 
 
 def test_row_90_constant_weights_are_accepted_with_a_warning(tmp_path):
-    torch.save(state(**{"b.weight": torch.zeros(3, 3), "b.bias": torch.zeros(3)}), tmp_path / "w.pth")
+    torch.save(
+        state(**{"b.weight": torch.zeros(3, 3), "b.bias": torch.zeros(3)}), tmp_path / "w.pth"
+    )
     found = weights_reader.read(tmp_path / "w.pth")
     assert [n for n in found.notes if "warning" in n] == ["warning: 'b.weight' is 0 throughout"]
 
@@ -109,7 +129,9 @@ def test_tensors_that_share_memory_can_be_written(tmp_path):
     assert all(torch.equal(found[k], tensors[k]) for k in tensors)
 
 
-# ---------------------------------------------------------------- programs: the canary never appears
+# ---------------------------------------------------------------- programs: the canary never
+# appears
+
 
 class Reduced:
     """Pickles into a call of `function` with `arguments`."""
@@ -132,8 +154,12 @@ def payloads(canary):
         "os.system": Reduced(os.system, touch),
         "builtins.exec": Reduced(builtins.exec, code),
         "builtins.eval": Reduced(builtins.eval, f"open({str(canary)!r}, 'w')"),
-        "torch.hub": Reduced(torch.hub.load_state_dict_from_url, canary.as_uri(), str(canary.parent)),
-        "nested": {"state_dict": {"a.weight": torch.ones(2), "b": [{"c": Reduced(os.system, touch)}]}},
+        "torch.hub": Reduced(
+            torch.hub.load_state_dict_from_url, canary.as_uri(), str(canary.parent)
+        ),
+        "nested": {
+            "state_dict": {"a.weight": torch.ones(2), "b": [{"c": Reduced(os.system, touch)}]}
+        },
         "partial": Reduced(functools.partial(os.system, touch)),
         "dict subclass": Dict(a=torch.ones(2), b=Reduced(os.system, touch)),
         "beside tensors": {**state(), "epoch": Reduced(os.system, touch)},
@@ -156,9 +182,23 @@ def as_bare_pickle(path, thing):
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("force", [False, True], ids=["", "forced"])
 @pytest.mark.parametrize("form", [as_zip, as_legacy, as_bare_pickle])
-@pytest.mark.parametrize("name", ["os.system", "builtins.exec", "builtins.eval", "torch.hub", "nested", "partial",
-                                  "dict subclass", "beside tensors", "whole module"])
-def test_rows_80_and_81_pickles_with_code_are_refused_and_never_run(tmp_path, monkeypatch, name, form, force):
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "builtins.exec",
+        "builtins.eval",
+        "torch.hub",
+        "nested",
+        "partial",
+        "dict subclass",
+        "beside tensors",
+        "whole module",
+    ],
+)
+def test_rows_80_and_81_pickles_with_code_are_refused_and_never_run(
+    tmp_path, monkeypatch, name, form, force
+):
     canary = tmp_path / "canary"
     if force:
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
@@ -167,9 +207,16 @@ def test_rows_80_and_81_pickles_with_code_are_refused_and_never_run(tmp_path, mo
         weights_reader.read(tmp_path / "w.pth")
     assert not canary.exists()
     assert refused.value.exit_code == 4
-    assert "refused; convert with a trusted tool: torch.save(model.state_dict()" in str(refused.value)
-    expected = {"os.system": "posix.system", "nested": "posix.system", "builtins.exec": "exec",
-                "torch.hub": "torch.hub", "whole module": "torch.nn.modules"}
+    assert "refused; convert with a trusted tool: torch.save(model.state_dict()" in str(
+        refused.value
+    )
+    expected = {
+        "os.system": "posix.system",
+        "nested": "posix.system",
+        "builtins.exec": "exec",
+        "torch.hub": "torch.hub",
+        "whole module": "torch.nn.modules",
+    }
     assert expected.get(name, "") in str(refused.value)
 
 
@@ -227,15 +274,24 @@ def rebuilt(path, *, compress=zipfile.ZIP_STORED, twice=False, many=0):
         for name, data in entries:
             archive.writestr(name, data)
         if twice:
-            archive.writestr("other/data.pkl", pickle.dumps(Reduced(os.system, f"touch {path.parent / 'canary'}")))
+            archive.writestr(
+                "other/data.pkl",
+                pickle.dumps(Reduced(os.system, f"touch {path.parent / 'canary'}")),
+            )
         for i in range(many):
             archive.writestr(f"x/{i}", b"")
 
 
-@pytest.mark.parametrize("make", [
-    tar_of_old, functools.partial(rebuilt, twice=True), functools.partial(rebuilt, compress=zipfile.ZIP_DEFLATED),
-    functools.partial(rebuilt, many=10_001),
-], ids=["tar", "two data.pkl", "deflated", "many entries"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        tar_of_old,
+        functools.partial(rebuilt, twice=True),
+        functools.partial(rebuilt, compress=zipfile.ZIP_DEFLATED),
+        functools.partial(rebuilt, many=10_001),
+    ],
+    ids=["tar", "two data.pkl", "deflated", "many entries"],
+)
 def test_archives_that_torch_save_never_writes_are_refused(tmp_path, make):
     make(tmp_path / "w.pth")
     with pytest.raises(UnsafeError):
@@ -245,10 +301,13 @@ def test_archives_that_torch_save_never_writes_are_refused(tmp_path, make):
 
 # ---------------------------------------------------------------- Keras files that reach out
 
+
 def h5_external(path):
     (path.parent / "secret").write_bytes(b"s3cr3t!!" * 4)
     with h5py.File(path, "w") as file:
-        file.create_dataset("a/a/kernel:0", (8,), "f4", external=[(str(path.parent / "secret"), 0, 32)])
+        file.create_dataset(
+            "a/a/kernel:0", (8,), "f4", external=[(str(path.parent / "secret"), 0, 32)]
+        )
 
 
 def h5_external_link(path):
@@ -284,14 +343,21 @@ def h5_circle(path):
         group["b"] = group
 
 
-@pytest.mark.parametrize("make", [h5_external, h5_external_link, h5_soft_link, h5_virtual, h5_filter, h5_circle])
+@pytest.mark.parametrize(
+    "make", [h5_external, h5_external_link, h5_soft_link, h5_virtual, h5_filter, h5_circle]
+)
 def test_row_93_hdf5_that_reaches_out_is_refused(tmp_path, make):
     make(tmp_path / "w.h5")
     with pytest.raises(UnsafeError) as refused:
         weights_reader.read(tmp_path / "w.h5")
     assert refused.value.exit_code == 4
     assert "s3cr3t" not in str(refused.value)
-    named = {h5_external: "secret", h5_external_link: "other.h5", h5_soft_link: "/elsewhere", h5_filter: "32000"}
+    named = {
+        h5_external: "secret",
+        h5_external_link: "other.h5",
+        h5_soft_link: "/elsewhere",
+        h5_filter: "32000",
+    }
     assert named.get(make, "") in str(refused.value)
 
 
@@ -305,7 +371,9 @@ def test_row_94_a_whole_keras_model_gives_its_weights_and_leaves_its_programs(tm
     assert "Lambda" in " ".join(found.notes)
 
 
-# ---------------------------------------------------------------- damage and mistakes: one row, one file, one sentence
+# ---------------------------------------------------------------- damage and mistakes: one row, one
+# file, one sentence
+
 
 def cut(path, data, share=0.6):
     path.write_bytes(data[: int(len(data) * share)])
@@ -350,7 +418,9 @@ def nan(path):
 
 
 def lfs(path):
-    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 553433881\n")
+    path.write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 553433881\n"
+    )
 
 
 def write(data):
@@ -375,25 +445,86 @@ BAD = [  # catalogue row, ending, how it is made, what the message says
     (79, ".pth", write(b""), ["empty file"]),
     (79, ".h5", lambda path: path.mkdir(), ["is a directory"]),
     (79, ".pth", os.mkfifo, ["no regular file"]),
-    (83, ".pth", lambda path: cut(path, bytes_of(torch.save, state())), ["cut short or damaged", "bytes"]),
-    (83, ".pth", lambda path: cut(path, bytes_of(functools.partial(
-        torch.save, _use_new_zipfile_serialization=False), state()), 0.9), ["cut short or damaged", "bytes"]),
-    (83, ".safetensors", lambda path: path.write_bytes(good_safetensors()[:-3]), ["bytes. expected"]),
-    (83, ".safetensors", lambda path: path.write_bytes(good_safetensors()[:40]), ["bytes. expected at least"]),
+    (
+        83,
+        ".pth",
+        lambda path: cut(path, bytes_of(torch.save, state())),
+        ["cut short or damaged", "bytes"],
+    ),
+    (
+        83,
+        ".pth",
+        lambda path: cut(
+            path,
+            bytes_of(functools.partial(torch.save, _use_new_zipfile_serialization=False), state()),
+            0.9,
+        ),
+        ["cut short or damaged", "bytes"],
+    ),
+    (
+        83,
+        ".safetensors",
+        lambda path: path.write_bytes(good_safetensors()[:-3]),
+        ["bytes. expected"],
+    ),
+    (
+        83,
+        ".safetensors",
+        lambda path: path.write_bytes(good_safetensors()[:40]),
+        ["bytes. expected at least"],
+    ),
     (85, ".pth", lfs, ["Git-LFS pointer", "git lfs pull", "bytes"]),
     (85, ".pth", write(b"<!DOCTYPE html><html>404</html>"), ["HTML"]),
     (85, ".safetensors", write(b"layer 1: 0.5, 0.25, 0.125\n"), ["text that begins 'layer 1"]),
     (85, ".pth", write(bytes(range(200, 256)) * 4), ["not a format of weights"]),
     (89, ".pth", nan, ["c.weight", "2 of 3 values"]),
     (91, ".pth", quantised, ["int8"]),
-    (92, ".safetensors", write(safe_bytes({"a": row(0, 8), "b": row(16, 24)}, bytes(24))), ["safetensors"]),
-    (92, ".safetensors", write(safe_bytes({"a": row(0, 8), "b": row(4, 12)}, bytes(12))), ["safetensors"]),
+    (
+        92,
+        ".safetensors",
+        write(safe_bytes({"a": row(0, 8), "b": row(16, 24)}, bytes(24))),
+        ["safetensors"],
+    ),
+    (
+        92,
+        ".safetensors",
+        write(safe_bytes({"a": row(0, 8), "b": row(4, 12)}, bytes(12))),
+        ["safetensors"],
+    ),
     (92, ".safetensors", write(good_safetensors() + bytes(8)), ["safetensors"]),
-    (92, ".safetensors", write(safe_bytes({"a": row(0, 8, (2**40, 2**40))}, bytes(8))), ["safetensors"]),
-    (92, ".safetensors", write(struct.pack("<Q", 200 << 20) + b"{" + bytes(64)), ["a header of 209,715,200 bytes"]),
-    (92, ".safetensors", write(safe_bytes(b'{"a":' + json.dumps(row(0, 8)).encode() + b',"a":' + json.dumps(
-        row(0, 8)).encode() + b"}", bytes(8))), ["stands twice"]),
-    (92, ".safetensors", write(safe_bytes({"__metadata__": {"a": 1}, "a": row(0, 8)}, bytes(8))), ["metadata"]),
+    (
+        92,
+        ".safetensors",
+        write(safe_bytes({"a": row(0, 8, (2**40, 2**40))}, bytes(8))),
+        ["safetensors"],
+    ),
+    (
+        92,
+        ".safetensors",
+        write(struct.pack("<Q", 200 << 20) + b"{" + bytes(64)),
+        ["a header of 209,715,200 bytes"],
+    ),
+    (
+        92,
+        ".safetensors",
+        write(
+            safe_bytes(
+                b'{"a":'
+                + json.dumps(row(0, 8)).encode()
+                + b',"a":'
+                + json.dumps(row(0, 8)).encode()
+                + b"}",
+                bytes(8),
+            )
+        ),
+        ["stands twice"],
+    ),
+    (
+        92,
+        ".safetensors",
+        write(safe_bytes({"__metadata__": {"a": 1}, "a": row(0, 8)}, bytes(8))),
+        ["metadata"],
+    ),
     (92, ".safetensors", write(safe_bytes({"a": [1]}, bytes(8))), ["without its place"]),
     (95, ".h5", h5_cut, ["damaged HDF5"]),
     (95, ".h5", h5_huge, ["1048576"]),
@@ -408,8 +539,9 @@ BAD = [  # catalogue row, ending, how it is made, what the message says
 ]
 
 
-@pytest.mark.parametrize(("number", "ending", "make", "words"), BAD,
-                         ids=[f"row-{r[0]}-{i}" for i, r in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("number", "ending", "make", "words"), BAD, ids=[f"row-{r[0]}-{i}" for i, r in enumerate(BAD)]
+)
 def test_the_catalogue(tmp_path, number, ending, make, words):
     path = tmp_path / f"w{ending}"
     make(path)
@@ -481,14 +613,21 @@ def test_no_cut_of_a_file_ends_in_anything_but_words(tmp_path, ending):
 
 # ---------------------------------------------------------------- putting them into a network
 
+
 def network():
     torch.manual_seed(0)
-    return nn.Sequential(OrderedDict(a=nn.Linear(3, 4), b=nn.BatchNorm1d(4), c=nn.Linear(4, 4), head=nn.Linear(4, 2)))
+    return nn.Sequential(
+        OrderedDict(a=nn.Linear(3, 4), b=nn.BatchNorm1d(4), c=nn.Linear(4, 4), head=nn.Linear(4, 2))
+    )
 
 
 def given(seed=1):
     torch.manual_seed(seed)
-    return {k: torch.randn(t.shape) for k, t in network().state_dict().items() if not k.endswith("tracked")}
+    return {
+        k: torch.randn(t.shape)
+        for k, t in network().state_dict().items()
+        if not k.endswith("tracked")
+    }
 
 
 def test_everything_that_fits_is_copied():
@@ -519,7 +658,9 @@ def test_row_88_another_shape_is_refused_but_in_the_head():
         weights_reader.load_into(network(), other_head, least=0.8)
     assert refused.value.exit_code == 3
     with pytest.raises(BadDataError, match=r"'c.weight' is \(4, 9\)"):
-        weights_reader.load_into(network(), given() | {"c.weight": torch.ones(4, 9)}, ignore=("head",), least=0.5)
+        weights_reader.load_into(
+            network(), given() | {"c.weight": torch.ones(4, 9)}, ignore=("head",), least=0.5
+        )
 
 
 def test_a_head_of_the_same_name_beginning_is_not_the_head():

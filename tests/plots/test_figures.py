@@ -1,4 +1,6 @@
-"""Figures: the same bytes twice, drawn without pyplot, labels that do not overlap, every size of input."""
+"""Figures: the same bytes twice, drawn without pyplot, labels that do not overlap, every size of
+input.
+"""
 
 from __future__ import annotations
 
@@ -19,26 +21,47 @@ PNG, SVG = b"\x89PNG", b"<?xml"
 
 def curve_rows(shots=(1, 2, 5, 10), splits=4, level=0.5):
     rng = np.random.default_rng(0)
-    return statistics.by_shots([{"shots": k, "test_accuracy": level + 0.02 * k + 0.03 * rng.normal()}
-                                for k in shots for _ in range(splits)])
+    return statistics.by_shots(
+        [
+            {"shots": k, "test_accuracy": level + 0.02 * k + 0.03 * rng.normal()}
+            for k in shots
+            for _ in range(splits)
+        ]
+    )
 
 
 def journal(epochs=12):
     return [{"t": "start", "ts": 0}] + [
-        {"t": "metrics", "step": e, "values": {"train_loss": 1 / e, "val_loss": 1.2 / e, "train_accuracy": 1 - 0.5 / e,
-                                               "val_accuracy": 0.9 - 0.5 / e}} for e in range(1, epochs + 1)]
+        {
+            "t": "metrics",
+            "step": e,
+            "values": {
+                "train_loss": 1 / e,
+                "val_loss": 1.2 / e,
+                "train_accuracy": 1 - 0.5 / e,
+                "val_accuracy": 0.9 - 0.5 / e,
+            },
+        }
+        for e in range(1, epochs + 1)
+    ]
 
 
 def confusion(k):
     counts = np.random.default_rng(k).integers(0, 3, (k, k))
-    return counts + 40 * np.eye(k, dtype=int), [f"a rather long name of class {i}" for i in range(k)]
+    return counts + 40 * np.eye(k, dtype=int), [
+        f"a rather long name of class {i}" for i in range(k)
+    ]
 
 
 DRAWN = {
     "curve": lambda form: figures.few_shot_curve(curve_rows(), "digits", form),
-    "two curves": lambda form: figures.few_shot_curve({"a": curve_rows(), "b": curve_rows(level=0.3)}, "$x_1", form),
+    "two curves": lambda form: figures.few_shot_curve(
+        {"a": curve_rows(), "b": curve_rows(level=0.3)}, "$x_1", form
+    ),
     "confusion": lambda form: figures.confusion_matrix(*confusion(10), title="digits", form=form),
-    "learning": lambda form: figures.learning_curves(journal(), "5-shot split 0", form, best_epoch=4),
+    "learning": lambda form: figures.learning_curves(
+        journal(), "5-shot split 0", form, best_epoch=4
+    ),
 }
 
 
@@ -47,7 +70,9 @@ def drawn(monkeypatch):
     """The matplotlib figures behind the bytes."""
     seen = []
     make = figures.render
-    monkeypatch.setattr(figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1])
+    monkeypatch.setattr(
+        figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1]
+    )
     return seen
 
 
@@ -79,8 +104,16 @@ def overlaps(figure, labels):
     return [(i, j) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])]
 
 
-@pytest.mark.parametrize("shots", [(1,), (1, 2), (1, 2, 3, 5, 7, 10), (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 500),
-                                   tuple(range(1, 60))])
+@pytest.mark.parametrize(
+    "shots",
+    [
+        (1,),
+        (1, 2),
+        (1, 2, 3, 5, 7, 10),
+        (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 500),
+        tuple(range(1, 60)),
+    ],
+)
 def test_shots_are_ticks_and_do_not_overlap(drawn, shots):
     figures.few_shot_curve(curve_rows(shots, splits=2))
     axes = drawn[0].axes[0]
@@ -133,14 +166,18 @@ def test_a_confusion_matrix_of_any_size_is_legible(drawn, k):
 def test_rows_are_true_classes_and_shade_is_the_share_of_the_row(drawn):
     figures.confusion_matrix([[3, 1], [0, 0]], ["cat", "dog"], form="svg")
     shown = drawn[0].axes[0].images[0].get_array()
-    assert shown.tolist() == [[0.75, 0.25], [0.0, 0.0]], "a class without images is an empty row, not a NaN"
+    assert shown.tolist() == [[0.75, 0.25], [0.0, 0.0]], (
+        "a class without images is an empty row, not a NaN"
+    )
     numbers = {t.get_text(): t.get_position() for t in drawn[0].axes[0].texts}
     assert numbers == {"3": (0, 0), "1": (1, 0)}
 
 
 @pytest.mark.parametrize("k", [2, 7, 30])
 def test_the_cells_of_a_png_have_the_shades_of_the_shares(drawn, k):
-    """Drawn into a frame made once: every cell where the SVG has it, in the colour of the bar beside it."""
+    """Drawn into a frame made once: every cell where the SVG has it, in the colour of the bar
+    beside it.
+    """
     counts = np.random.default_rng(k).integers(1, 50, (k, k))
     names = [f"c{i}" for i in range(k)]
     data = figures.confusion_matrix(counts, names)
@@ -166,11 +203,20 @@ def test_counts_must_fit_the_classes():
 
 
 def test_names_that_would_drive_a_renderer_are_plain_text():
-    figures.confusion_matrix(np.eye(2, dtype=int), ["$\\frac{", "\x1b[31m red\n"], title="100 % $ _^")
+    figures.confusion_matrix(
+        np.eye(2, dtype=int), ["$\\frac{", "\x1b[31m red\n"], title="100 % $ _^"
+    )
 
 
-@pytest.mark.parametrize("records", [[], journal(1), journal(60),
-                                     [{"t": "metrics", "step": 1, "values": {"train_loss": 0.5}, "not_finite": {}}]])
+@pytest.mark.parametrize(
+    "records",
+    [
+        [],
+        journal(1),
+        journal(60),
+        [{"t": "metrics", "step": 1, "values": {"train_loss": 0.5}, "not_finite": {}}],
+    ],
+)
 def test_learning_curves_of_any_length(drawn, records):
     figures.learning_curves(records, best_epoch=1)
     loss, accuracy = drawn[0].axes
@@ -188,7 +234,9 @@ def test_learning_curves_follow_the_journal(drawn):
 def test_more_than_eight_lines_have_a_panel_each_with_one_scale(monkeypatch):
     drawn = []
     real = figures.render
-    monkeypatch.setattr(figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    monkeypatch.setattr(
+        figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1]
+    )
     rows = [{"shots": k, "test_accuracy": 0.1 * k} for k in (1, 2, 5)]
     figures.few_shot_curve({f"c{i}": statistics.by_shots(rows) for i in range(9)})
     panels = [axes for axes in drawn[0].axes if axes.get_visible()]
@@ -196,7 +244,9 @@ def test_more_than_eight_lines_have_a_panel_each_with_one_scale(monkeypatch):
     assert len({axes.get_ylim() for axes in panels}) == 1
 
 
-@pytest.mark.parametrize(("share", "text"), [(1.0, "100 %"), (0.125, "12.5 %"), (0.0625, "6.25 %"), (0.3, "30 %")])
+@pytest.mark.parametrize(
+    ("share", "text"), [(1.0, "100 %"), (0.125, "12.5 %"), (0.0625, "6.25 %"), (0.3, "30 %")]
+)
 def test_shares_of_weights_have_the_digits_of_the_table(share, text):
     assert chop_figures.share_text(share) == text
 
@@ -204,9 +254,18 @@ def test_shares_of_weights_have_the_digits_of_the_table(share, text):
 def test_numbers_of_parameters_are_written_without_mathematical_markup(monkeypatch):
     drawn = []
     real = figures.render
-    monkeypatch.setattr(figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
-    rows = [{"n": n, "networks": 5, "parameters": p, **statistics.accuracy_columns([0.5, 0.6, 0.5, 0.6, 0.5])}
-            for n, p in ((1, 12_000), (2, 90_000), (3, 400_000))]
+    monkeypatch.setattr(
+        figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1]
+    )
+    rows = [
+        {
+            "n": n,
+            "networks": 5,
+            "parameters": p,
+            **statistics.accuracy_columns([0.5, 0.6, 0.5, 0.6, 0.5]),
+        }
+        for n, p in ((1, 12_000), (2, 90_000), (3, 400_000))
+    ]
     chop_figures.chop(rows)
     axis = drawn[0].axes[1].xaxis
     low, high = drawn[0].axes[1].get_xlim()
@@ -219,7 +278,9 @@ def test_numbers_of_parameters_are_written_without_mathematical_markup(monkeypat
 def test_an_axis_of_lambdas_has_a_least_range(monkeypatch):
     drawn = []
     real = figures.render
-    monkeypatch.setattr(figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1])
+    monkeypatch.setattr(
+        figures, "render", lambda figure, form: (drawn.append(figure), real(figure, form))[1]
+    )
     quanta_figures.courses({0: [[0.5, 0.5001, 0.5002]]})
     low, high = drawn[0].axes[0].get_ylim()
     assert high - low >= 0.02 - 1e-12

@@ -29,14 +29,24 @@ def test_it_covers_the_truth_as_often_as_it_says():
 
 def test_scale_shift_and_order():
     values = [0.2, 0.9, 0.4, 0.4]
-    one, other = statistics.estimate(values), statistics.estimate([10 * v + 3 for v in reversed(values)])
+    one, other = (
+        statistics.estimate(values),
+        statistics.estimate([10 * v + 3 for v in reversed(values)]),
+    )
     assert other.mean == pytest.approx(10 * one.mean + 3)
     assert other.half_width == pytest.approx(10 * one.half_width)
 
 
 def test_one_split_has_a_mean_and_no_interval_and_none_has_nothing():
     one = statistics.estimate([0.4])
-    assert (one.n, one.mean, one.sd, one.half_width, one.low, one.high) == (1, 0.4, None, None, None, None)
+    assert (one.n, one.mean, one.sd, one.half_width, one.low, one.high) == (
+        1,
+        0.4,
+        None,
+        None,
+        None,
+        None,
+    )
     assert statistics.estimate([]) is None
 
 
@@ -47,13 +57,22 @@ def test_a_number_that_is_none_is_refused(bad):
 
 
 def test_rows_by_shots_leave_out_and_count_what_has_no_score():
-    trials = [{"shots": 10, "test_accuracy": 0.8, "train_s": 4.0}, {"shots": 2, "test_accuracy": 0.5, "train_s": 1.0},
-              {"shots": 2, "test_accuracy": 0.7, "train_s": 3.0}, {"shots": 2, "train_s": 100.0},
-              {"shots": 5, "test_accuracy": float("nan")}]
+    trials = [
+        {"shots": 10, "test_accuracy": 0.8, "train_s": 4.0},
+        {"shots": 2, "test_accuracy": 0.5, "train_s": 1.0},
+        {"shots": 2, "test_accuracy": 0.7, "train_s": 3.0},
+        {"shots": 2, "train_s": 100.0},
+        {"shots": 5, "test_accuracy": float("nan")},
+    ]
     rows = statistics.by_shots(trials)
     assert [r["shots"] for r in rows] == [2, 5, 10]
     two, five, ten = rows
-    assert (two["splits"], two["missing"], two["mean"], two["train_s"]) == (2, 1, pytest.approx(0.6), 2.0)
+    assert (two["splits"], two["missing"], two["mean"], two["train_s"]) == (
+        2,
+        1,
+        pytest.approx(0.6),
+        2.0,
+    )
     assert two["ci"] == pytest.approx(naive.t_interval([0.5, 0.7])[1] - 0.6, rel=1e-3)
     assert (two["low"], two["high"], two["lowest"], two["highest"]) == (0, 1, 0.5, 0.7)
     assert (five["splits"], five["missing"], five["mean"], five["ci"]) == (0, 1, None, None)

@@ -9,8 +9,14 @@ import pytest
 
 from tlx.plots import statistics, tables
 
-ROWS = statistics.by_shots([{"shots": k, "test_accuracy": 0.1 * k + 0.01 * s, "train_s": 40.0 * k}
-                            for k in (1, 5) for s in range(3)] + [{"shots": 7, "test_accuracy": 0.9}])
+ROWS = statistics.by_shots(
+    [
+        {"shots": k, "test_accuracy": 0.1 * k + 0.01 * s, "train_s": 40.0 * k}
+        for k in (1, 5)
+        for s in range(3)
+    ]
+    + [{"shots": 7, "test_accuracy": 0.9}]
+)
 
 
 def test_text_columns_line_up():
@@ -45,7 +51,9 @@ def test_csv_cells_are_no_formulas(evil):
 
 @pytest.mark.parametrize("control", ["\t=1", "\r=1", "a\r=1", "a\n=1", "\x00=1"])
 def test_csv_cells_hold_no_control_characters(control):
-    assert list(csv.reader(io.StringIO(tables.as_csv(["x"], [[control]]), newline="")))[1] == [ascii(control)[1:-1]]
+    assert list(csv.reader(io.StringIO(tables.as_csv(["x"], [[control]]), newline="")))[1] == [
+        ascii(control)[1:-1]
+    ]
 
 
 def test_markdown_cells_cannot_leave_their_cell():
@@ -67,7 +75,16 @@ def test_an_empty_table_has_its_headings():
     assert tables.few_shot([], "csv").startswith("shots,")
 
 
-@pytest.mark.parametrize(("value", "shown"), [(None, "–"), (0.04, "0.0 s"), (59.94, "59.9 s"), (60, "1 min 00 s"),
-                                              (3599.7, "1 h 00 min"), (7260, "2 h 01 min")])
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (None, "–"),
+        (0.04, "0.0 s"),
+        (59.94, "59.9 s"),
+        (60, "1 min 00 s"),
+        (3599.7, "1 h 00 min"),
+        (7260, "2 h 01 min"),
+    ],
+)
 def test_durations(value, shown):
     assert tables.seconds(value) == shown

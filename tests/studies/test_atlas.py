@@ -1,4 +1,6 @@
-"""An atlas end to end: every measure by numpy alone, studies told apart by content, resumed, found again."""
+"""An atlas end to end: every measure by numpy alone, studies told apart by content, resumed, found
+again.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ from tlx.studies.layer_transfer import report as layer_transfer_report
 from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 from tlx.studies.parameter_distance import plan as parameter_distance_plan
 from tlx.studies.parameter_distance import report as parameter_distance_report
-from tlx.studies.parameter_distance.spec import ParameterDistance, ParameterDistanceGrid, TargetTuning
+from tlx.studies.parameter_distance.spec import (
+    ParameterDistance,
+    ParameterDistanceGrid,
+    TargetTuning,
+)
 from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta import report as quanta_report
 from tlx.studies.quanta.spec import Quanta, QuantaGrid
@@ -39,48 +45,80 @@ QUICK = {"epochs": 1, "batch_size": 8, "val_per_class": 3}
 
 @pytest.fixture
 def settings(tmp_path, cache):
-    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 def quiet(event):
     pass
 
 
-def perform(dataset, settings, measures=FEW, parts=None, panels=tuple(atlas_report.PANELS), **changes):
+def perform(
+    dataset, settings, measures=FEW, parts=None, panels=tuple(atlas_report.PANELS), **changes
+):
     parts = parts or AtlasGrid()
-    looked = atlas_plan.plan_atlas(Atlas(**{"dataset": str(dataset), "samples": 24, **changes}), parts, settings)
+    looked = atlas_plan.plan_atlas(
+        Atlas(**{"dataset": str(dataset), "samples": 24, **changes}), parts, settings
+    )
     store = Store(settings.store_folder(None))
     looked.search(store, parts)
     made = atlas_plan.atlas_study(looked, measures, store, settings)
     about = atlas_plan.about(looked, parts, settings) | {"against": made.trials[-1].spec.against}
-    report = runner.run_study(made, settings, quiet, lambda at, key: atlas_report.write_summary(at, key, about, panels))
+    report = runner.run_study(
+        made, settings, quiet, lambda at, key: atlas_report.write_summary(at, key, about, panels)
+    )
     report.raise_if_failed(require_tracking=False)
     return looked, made, report, about
 
 
 def run_quanta(dataset, settings, sweep=None, **changes):
     spec = Quanta(**{"dataset": str(dataset), **QUICK, "val_per_class": 2, **changes})
-    asked = quanta_plan.plan_quanta(spec, sweep or QuantaGrid(repeats=1, positions=("0", "2")), settings)
-    report = runner.run_study(asked.study(asked.source), settings, quiet, quanta_report.write_summary)
+    asked = quanta_plan.plan_quanta(
+        spec, sweep or QuantaGrid(repeats=1, positions=("0", "2")), settings
+    )
+    report = runner.run_study(
+        asked.study(asked.source), settings, quiet, quanta_report.write_summary
+    )
     report.raise_if_failed(require_tracking=False)
     return report.study.key
 
 
 def run_transfer(dataset, settings, **changes):
     spec = LayerTransfer(**{"dataset": str(dataset), "source": "default", **QUICK, **changes})
-    plan = layer_transfer_plan.plan_layer_transfer(spec, LayerTransferGrid(treatments=("baseB", "AnB"), depths=(2,), repeats=2), settings)
+    plan = layer_transfer_plan.plan_layer_transfer(
+        spec, LayerTransferGrid(treatments=("baseB", "AnB"), depths=(2,), repeats=2), settings
+    )
     report = runner.run_study(plan.first(), settings, quiet, layer_transfer_report.write_summary)
-    report = runner.run_study(plan.rest(Store(report.folder)), settings, quiet, layer_transfer_report.write_summary)
+    report = runner.run_study(
+        plan.rest(Store(report.folder)), settings, quiet, layer_transfer_report.write_summary
+    )
     report.raise_if_failed(require_tracking=False)
     return report
 
 
 def run_distance(dataset, settings, **changes):
     spec = ParameterDistance(architecture="mnist-cnn", **changes)
-    plan = parameter_distance_plan.plan_parameter_distance(spec, ParameterDistanceGrid(seeds=2), TargetTuning(dataset=str(dataset), **QUICK), (),
-                                        settings)
-    report = runner.run_study(plan.tunings(), settings, quiet, parameter_distance_report.write_summary)
-    report = runner.run_study(plan.distances(Store(report.folder)), settings, quiet, parameter_distance_report.write_summary)
+    plan = parameter_distance_plan.plan_parameter_distance(
+        spec,
+        ParameterDistanceGrid(seeds=2),
+        TargetTuning(dataset=str(dataset), **QUICK),
+        (),
+        settings,
+    )
+    report = runner.run_study(
+        plan.tunings(), settings, quiet, parameter_distance_report.write_summary
+    )
+    report = runner.run_study(
+        plan.distances(Store(report.folder)),
+        settings,
+        quiet,
+        parameter_distance_report.write_summary,
+    )
     report.raise_if_failed(require_tracking=False)
     return report
 
@@ -92,15 +130,21 @@ def rows_in(report):
 
 def unbiased_cka(x, y):
     """Song et al. 2012, equation 5, of Gram matrices as they are."""
+
     def hsic(a, b):
         n = len(a)
         g, h = ((m @ m.T) * (1 - np.eye(n)) for m in (a, b))
-        return (np.trace(g @ h) + g.sum() * h.sum() / (n - 1) / (n - 2) - 2 * (g @ h).sum() / (n - 2)) / n / (n - 3)
+        return (
+            (np.trace(g @ h) + g.sum() * h.sum() / (n - 1) / (n - 2) - 2 * (g @ h).sum() / (n - 2))
+            / n
+            / (n - 3)
+        )
 
     return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
 
 
 # ---------------------------------------------------------------- measures
+
 
 def test_every_block_by_numpy_alone(bars, settings):
     looked, made, report, _ = perform(bars, settings)
@@ -113,9 +157,16 @@ def test_every_block_by_numpy_alone(bars, settings):
         x = dump.array(row["layer"]).reshape(24, -1).astype(np.float64)
         within, total = naive.squares(x, labels)
         same, other = naive.contrast(naive.rdm_correlation(x), labels)
-        told = [naive.neighbours_vote(np.delete(x, i, 0), np.delete(labels, i), x[i], 3) for i in range(24)]
-        right = np.mean([np.mean([told[i] == label for i in range(24) if labels[i] == label])
-                         for label in np.unique(labels)])
+        told = [
+            naive.neighbours_vote(np.delete(x, i, 0), np.delete(labels, i), x[i], 3)
+            for i in range(24)
+        ]
+        right = np.mean(
+            [
+                np.mean([told[i] == label for i in range(24) if labels[i] == label])
+                for label in np.unique(labels)
+            ]
+        )
         mean = {name: value["mean"] for name, value in row["values"].items()}
         assert mean["ss_ratio"] == pytest.approx(within / total, rel=1e-9)
         assert mean["id"] == pytest.approx(naive.two_nn(x), rel=1e-9)
@@ -129,7 +180,9 @@ def test_every_block_by_numpy_alone(bars, settings):
 
 
 def test_an_interval_of_parts_is_that_of_the_rows():
-    """Of a mean the standard error is s/√n: the jackknife's on 90 % of the rows must be the same, not a third of it."""
+    """Of a mean the standard error is s/√n: the jackknife's on 90 % of the rows must be the same,
+    not a third of it.
+    """
     rng = np.random.default_rng(1)
     x, spec = rng.normal(size=200), BlockMeasures(resamplings=3000, seed=5)
     parts = atlas_measures._parts(200, spec)
@@ -149,13 +202,18 @@ def test_coordinates_keep_inner_products_and_so_all_measures_of_parts(shape):
     centred = x - x.mean(axis=0)
     np.testing.assert_allclose(z @ z.T, centred @ centred.T, atol=1e-9)
     part = [1, 4, 5, 9, 20]
-    np.testing.assert_allclose(np.linalg.norm(z[part][:, None] - z[part][None], axis=2),
-                               np.linalg.norm(x[part][:, None] - x[part][None], axis=2), atol=1e-6)
+    np.testing.assert_allclose(
+        np.linalg.norm(z[part][:, None] - z[part][None], axis=2),
+        np.linalg.norm(x[part][:, None] - x[part][None], axis=2),
+        atol=1e-6,
+    )
 
 
 def test_what_cannot_be_measured_is_left_out_with_a_note():
     x = np.ones((12, 4), np.float32)
-    found = atlas_measures.alone(BlockMeasures(resamplings=2, folds=3, k=1), x, ["a"] * 6 + ["b"] * 6)
+    found = atlas_measures.alone(
+        BlockMeasures(resamplings=2, folds=3, k=1), x, ["a"] * 6 + ["b"] * 6
+    )
     assert set(found["values"]) == {"knn"}
     assert found["values"]["knn"]["mean"] <= 0.5, "all rows alike: no neighbour knows"
     assert len(found["notes"]) == 4
@@ -179,7 +237,9 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
     _, made, report, _ = perform(bars, settings, parts=AtlasGrid(finetuned=str(other)))
     seen = made.trials[1].inputs
     for row in report.results[1].details["rows"]:
-        x, y = (d.array(row["layer"]).reshape(24, -1).astype(float) for d in (seen.dump, seen.against))
+        x, y = (
+            d.array(row["layer"]).reshape(24, -1).astype(float) for d in (seen.dump, seen.against)
+        )
         assert row["values"]["cka_source"]["mean"] == pytest.approx(unbiased_cka(x, y), abs=1e-5)
     cells = [row for row in rows_in(report) if row["panel"] == "cka_source"]
     assert len(cells) == 3, "the other file's are no longer shown"
@@ -187,6 +247,7 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
 
 
 # ---------------------------------------------------------------- what has been run, by content
+
 
 def test_all_panels_from_what_has_been_run(bars, settings):
     key = run_quanta(bars, settings, QuantaGrid(repeats=2))
@@ -199,12 +260,18 @@ def test_all_panels_from_what_has_been_run(bars, settings):
     known = set(Store(report.folder).keys())
     for row in rows:
         assert set(row["sources"].split()) <= known
-        assert row["block_name"] == (["conv1", "conv2", "fc1"][int(row["block"]) - 1] if row["block"] else "")
+        assert row["block_name"] == (
+            ["conv1", "conv2", "fc1"][int(row["block"]) - 1] if row["block"] else ""
+        )
     at = {(row["panel"], row["line"], row["block"]): row for row in rows}
     ts = list(distance.results)
     for block in (1, 2, 3):
-        want = [p["transferability"] for r in ts for p in r.details["profile"] if p["block"] == block]
-        assert float(at["distance", "T, mean abs", str(block)]["mean"]) == pytest.approx(np.mean(want))
+        want = [
+            p["transferability"] for r in ts for p in r.details["profile"] if p["block"] == block
+        ]
+        assert float(at["distance", "T, mean abs", str(block)]["mean"]) == pytest.approx(
+            np.mean(want)
+        )
     accuracies = [r.scores["test_accuracy"] for r in transfer.results if r.spec["copied"] == 2]
     assert float(at["transfer", "AnB", "2"]["mean"]) == pytest.approx(np.mean(accuracies))
     assert at["transfer", "AnB", "2"]["n"] == "2"
@@ -212,7 +279,8 @@ def test_all_panels_from_what_has_been_run(bars, settings):
     alone = [store.find(k) for k in at["quanta", "gated alone", "3"]["sources"].split()]
     assert {r.spec["position"] for r in alone} == {"2"}, "position p is block p + 1"
     assert float(at["quanta", "gated alone", "3"]["mean"]) == pytest.approx(
-        np.mean([r.details["gates"][-1]["lambda"][0][0] for r in alone]))
+        np.mean([r.details["gates"][-1]["lambda"][0][0] for r in alone])
+    )
     assert ("quanta_accuracy", "witness", "") in at
     assert float(at["knn", "chance", ""]["mean"]) == pytest.approx(1 / 3)
     folder = report.folder / "studies" / report.study.key
@@ -235,8 +303,18 @@ def test_all_panels_from_what_has_been_run(bars, settings):
 def test_a_store_that_holds_a_search_stops_no_atlas(bars, settings):
     """Rows of a search carry no spec; and a record may be damaged."""
     store = Store(settings.store_folder(None))
-    store.write_study("5ea4c4", {"key": "5ea4c4", "kind": "search", "title": "a search", "trials": [
-        {"key": "0a", "title": "trial 0", "params": {}}, {"key": "0b", "title": "trial 1", "spec": None}]})
+    store.write_study(
+        "5ea4c4",
+        {
+            "key": "5ea4c4",
+            "kind": "search",
+            "title": "a search",
+            "trials": [
+                {"key": "0a", "title": "trial 0", "params": {}},
+                {"key": "0b", "title": "trial 1", "spec": None},
+            ],
+        },
+    )
     store.write_study("dead", {"trials": []})
     path = store.study_folder("dead") / "study.json"
     path.write_bytes(path.read_bytes()[:-9])
@@ -254,12 +332,16 @@ def test_studies_of_other_weights_images_or_sizes_are_not_mixed_in(bars, setting
     run_transfer(bars, settings, model=str(other))
     changed = tmp_path / "elsewhere" / "bars"
     shutil.copytree(bars, changed)
-    (changed / "train" / "bar0" / "000.png").write_bytes((changed / "train" / "bar1" / "003.png").read_bytes())
+    (changed / "train" / "bar0" / "000.png").write_bytes(
+        (changed / "train" / "bar1" / "003.png").read_bytes()
+    )
     run_quanta(changed, settings)
     looked, _, report, _ = perform(bars, settings)
     assert looked.taken == {}, "same names, other weights or images"
     assert set(looked.lacking(AtlasGrid(), settings)) == set(atlas_lookup.SOURCES)
-    own = atlas_plan.plan_atlas(Atlas(dataset=str(bars), model=str(other), samples=24), AtlasGrid(), settings)
+    own = atlas_plan.plan_atlas(
+        Atlas(dataset=str(bars), model=str(other), samples=24), AtlasGrid(), settings
+    )
     own.search(Store(report.folder), AtlasGrid())
     assert set(own.taken) == {"quanta", "transfer"}
     moved = tmp_path / "moved"
@@ -288,13 +370,24 @@ def test_random_weights_match_nothing(bars, settings):
     run_quanta(bars, settings, source="random")
     looked, _, report, _ = perform(bars, settings, source="random")
     assert looked.taken == {}
-    assert set(looked.lacking(AtlasGrid(), settings).values()) == {"random weights are drawn anew by every study"}
-    assert {row["panel"] for row in rows_in(report)} == {"ss_ratio", "id", "rsa_contrast", "cka_label", "knn"}
+    assert set(looked.lacking(AtlasGrid(), settings).values()) == {
+        "random weights are drawn anew by every study"
+    }
+    assert {row["panel"] for row in rows_in(report)} == {
+        "ss_ratio",
+        "id",
+        "rsa_contrast",
+        "cka_label",
+        "knn",
+    }
 
 
 # ---------------------------------------------------------------- resumed, asked again, wrong
 
-def test_cut_off_it_goes_on_behind_the_blocks_it_has_and_asked_again_measures_nothing(bars, settings, monkeypatch):
+
+def test_cut_off_it_goes_on_behind_the_blocks_it_has_and_asked_again_measures_nothing(
+    bars, settings, monkeypatch
+):
     seen, real = [], atlas_measures.alone
 
     def once(spec, x, labels):
@@ -331,10 +424,17 @@ def test_as_many_of_each_class_as_there_are(tmp_path, settings):
     assert "8 images of each class" in looked.notes[-1]
 
 
-@pytest.mark.parametrize(("changes", "parts", "error", "says"), [
-    ({"samples": 4}, {}, UsageError, "at least 6"), ({"architecture": "mnist-cn"}, {}, UnknownNameError, "mnist-cnn"),
-    ({"dataset": "./nowhere"}, {}, MissingError, "nowhere"), ({"source": "mars"}, {}, UnknownNameError, "MNIST"),
-    ({"model": "nowhere.pth"}, {}, MissingError, "nowhere"), ({}, {"finetuned": "nowhere.pth"}, MissingError, "nowhere")])
+@pytest.mark.parametrize(
+    ("changes", "parts", "error", "says"),
+    [
+        ({"samples": 4}, {}, UsageError, "at least 6"),
+        ({"architecture": "mnist-cn"}, {}, UnknownNameError, "mnist-cnn"),
+        ({"dataset": "./nowhere"}, {}, MissingError, "nowhere"),
+        ({"source": "mars"}, {}, UnknownNameError, "MNIST"),
+        ({"model": "nowhere.pth"}, {}, MissingError, "nowhere"),
+        ({}, {"finetuned": "nowhere.pth"}, MissingError, "nowhere"),
+    ],
+)
 def test_what_is_wrong_is_said_first(bars, settings, tmp_path, changes, parts, error, says):
     with pytest.raises(error) as refused:
         perform(changes.pop("dataset", bars), settings, parts=AtlasGrid(**parts), **changes)

@@ -1,4 +1,6 @@
-"""The atlas's figure and rows: the same bytes twice, no text on another or outside, numbers as in the studies."""
+"""The atlas's figure and rows: the same bytes twice, no text on another or outside, numbers as in
+the studies.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,10 @@ from tlx.studies.atlas.report import PANELS, Taken
 
 TITLES = {name: (panel.title, panel.axes) for name, panel in PANELS.items()}
 DEEP = [f"features.denseblock{i // 8 + 1}.denselayer{i % 8 + 1}" for i in range(30)]
-COMMAND = "tlx quanta --architecture efficientnet-lite0 --dataset /a/long/path/to/a/folder/of/images --input-size 64"
+COMMAND = (
+    "tlx quanta --architecture efficientnet-lite0 --dataset /a/long/path/to/a/folder/of/images "
+    "--input-size 64"
+)
 
 
 def rows(n, panels=tuple(PANELS), wide=0.05):
@@ -27,22 +32,54 @@ def rows(n, panels=tuple(PANELS), wide=0.05):
     for name in panels:
         unit = PANELS[name].unit
         scale = 12 if unit == "dimensions" else 1
-        for k, line in enumerate({"quanta": ["gated alone", "all at once"], "transfer": ["AnB", "AnB+"]}.get(
-                name, ["source network"])):
-            found += [{"panel": name, "line": line, "block": b, "mean": scale * (0.8 - 0.3 * b / n + 0.05 * k),
-                       "low": scale * (0.75 - 0.3 * b / n), "high": scale * (0.8 - 0.3 * b / n + wide), "unit": unit}
-                      for b in range(1, n + 1)]
-        for line in {"knn": ["chance"], "transfer": ["baseB", "baseB+", "chance"], "quanta": ["start"],
-                     "quanta_accuracy": ["witness"], "distance": ["no nearer than random"]}.get(name, []):
-            found.append({"panel": name, "line": line, "block": None, "mean": 0.1 if line == "chance" else 0.7,
-                          "low": None, "high": None, "unit": unit})
+        for k, line in enumerate(
+            {"quanta": ["gated alone", "all at once"], "transfer": ["AnB", "AnB+"]}.get(
+                name, ["source network"]
+            )
+        ):
+            found += [
+                {
+                    "panel": name,
+                    "line": line,
+                    "block": b,
+                    "mean": scale * (0.8 - 0.3 * b / n + 0.05 * k),
+                    "low": scale * (0.75 - 0.3 * b / n),
+                    "high": scale * (0.8 - 0.3 * b / n + wide),
+                    "unit": unit,
+                }
+                for b in range(1, n + 1)
+            ]
+        for line in {
+            "knn": ["chance"],
+            "transfer": ["baseB", "baseB+", "chance"],
+            "quanta": ["start"],
+            "quanta_accuracy": ["witness"],
+            "distance": ["no nearer than random"],
+        }.get(name, []):
+            found.append(
+                {
+                    "panel": name,
+                    "line": line,
+                    "block": None,
+                    "mean": 0.1 if line == "chance" else 0.7,
+                    "low": None,
+                    "high": None,
+                    "unit": unit,
+                }
+            )
     return found
 
 
 CASES = {
-    "one block": (1, ["conv1"], ()), "four": (4, ["conv1", "conv2", "fc1", "fc2"], ()),
-    "17": (17, [f"blocks.{i // 3}.{i % 3}" for i in range(17)], [("quanta", COMMAND), ("transfer", COMMAND * 9)]),
-    "30": (30, DEEP, [("a", "tlx b")])}
+    "one block": (1, ["conv1"], ()),
+    "four": (4, ["conv1", "conv2", "fc1", "fc2"], ()),
+    "17": (
+        17,
+        [f"blocks.{i // 3}.{i % 3}" for i in range(17)],
+        [("quanta", COMMAND), ("transfer", COMMAND * 9)],
+    ),
+    "30": (30, DEEP, [("a", "tlx b")]),
+}
 
 
 @pytest.fixture
@@ -50,7 +87,9 @@ def drawn(monkeypatch):
     """The matplotlib figures behind the bytes."""
     seen = []
     make = figures.render
-    monkeypatch.setattr(figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1])
+    monkeypatch.setattr(
+        figures, "render", lambda figure, form: (seen.append(figure), make(figure, form))[1]
+    )
     return seen
 
 
@@ -70,7 +109,7 @@ def boxes(figure):
 def test_nothing_lies_on_anything_or_outside(case, drawn):
     n, names, missing = CASES[case]
     data = atlas_figure.atlas(rows(n), names, TITLES, "network on a target " * 8, missing)
-    figure, = drawn
+    (figure,) = drawn
     width, height = Image.open(io.BytesIO(data)).size
     found = boxes(figure)
     for text, box in found:
@@ -79,8 +118,11 @@ def test_nothing_lies_on_anything_or_outside(case, drawn):
         assert box.x1 <= width + 1, text
         assert box.y1 <= height + 1, text
     for i, (a, one) in enumerate(found):
-        for b, two in found[i + 1:]:
-            over = min(one.x1, two.x1) - max(one.x0, two.x0), min(one.y1, two.y1) - max(one.y0, two.y0)
+        for b, two in found[i + 1 :]:
+            over = (
+                min(one.x1, two.x1) - max(one.x0, two.x0),
+                min(one.y1, two.y1) - max(one.y0, two.y0),
+            )
             assert min(over) < 2, f"{a!r} on {b!r}"
     assert len(figure.axes) == 9, "the two kinds of CKA share their axes"
     assert len({tuple(axes.get_xlim()) for axes in figure.axes}) == 1
@@ -91,13 +133,18 @@ def test_nothing_lies_on_anything_or_outside(case, drawn):
 
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_the_same_bytes_twice(form):
-    one, two = (atlas_figure.atlas(rows(3), ["a", "b", "c"], TITLES, "x", [("q", COMMAND)], form) for _ in range(2))
+    one, two = (
+        atlas_figure.atlas(rows(3), ["a", "b", "c"], TITLES, "x", [("q", COMMAND)], form)
+        for _ in range(2)
+    )
     assert one == two
     assert one[:4] in (b"\x89PNG", b"<?xm")
 
 
 def test_panels_that_lack_are_left_out_and_named_below(drawn):
-    atlas_figure.atlas(rows(4, ["id", "knn"]), ["a", "b", "c", "d"], TITLES, "x", [("quanta", "tlx quanta")])
+    atlas_figure.atlas(
+        rows(4, ["id", "knn"]), ["a", "b", "c", "d"], TITLES, "x", [("quanta", "tlx quanta")]
+    )
     atlas_figure.atlas([], ["a"], TITLES)
     full, empty = drawn
     assert len(full.axes) == 2
@@ -117,29 +164,41 @@ def test_lines_say_the_numbers_and_chance_far_below_does_not_press_them(drawn):
     drawn.clear()
     some = [row for row in rows(4, ["knn"]) if row["block"] in (None, 1, 2)]
     atlas_figure.atlas(some, ["a", "b", "c", "d"], TITLES)
-    axes, = drawn[0].axes
+    (axes,) = drawn[0].axes
     assert axes.get_ylim()[0] > 0.3
     assert "chance: 10 %, below" in [t.get_text() for t in axes.get_legend().get_texts()]
 
 
 # ---------------------------------------------------------------- rows
 
+
 def distance(key, ts, norm="mean_abs"):
-    profile = [{"norm": norm, "layer": f"l{b}", "block": b, "head": b is None, "transferability": t}
-               for b, t in ts.items()]
-    return Result(key=key, kind="parameter-distance", spec={"norm": norm}, details={"profile": profile})
+    profile = [
+        {"norm": norm, "layer": f"l{b}", "block": b, "head": b is None, "transferability": t}
+        for b, t in ts.items()
+    ]
+    return Result(
+        key=key, kind="parameter-distance", spec={"norm": norm}, details={"profile": profile}
+    )
 
 
 def test_transferability_by_hand():
-    some = [distance("a", {1: 2.0, 2: None, None: 9.0}), distance("b", {1: 4.0, 2: 1.5, None: 9.0}),
-            distance("c", {1: 100.0}, norm="l2")]
+    some = [
+        distance("a", {1: 2.0, 2: None, None: 9.0}),
+        distance("b", {1: 4.0, 2: 1.5, None: 9.0}),
+        distance("c", {1: 100.0}, norm="l2"),
+    ]
     found = {row["block"]: row for row in PANELS["distance"].read(Taken(some, {}, 3))}
     assert found[1]["mean"] == 3.0
-    assert found[1]["high"] - 3.0 == pytest.approx(12.706204736 * np.sqrt(2) / np.sqrt(2)), "t of one degree"
+    assert found[1]["high"] - 3.0 == pytest.approx(12.706204736 * np.sqrt(2) / np.sqrt(2)), (
+        "t of one degree"
+    )
     assert found[1]["keys"] == ["a", "b"]
-    assert (found[2]["mean"], found[2]["low"], found[2]["n"]) == (1.5, None, 1), "what has no T is left out"
+    assert (found[2]["mean"], found[2]["low"], found[2]["n"]) == (1.5, None, 1), (
+        "what has no T is left out"
+    )
     assert found[None]["mean"] == 1.0
-    other, = [r for r in PANELS["distance"].read(Taken(some[2:], {}, 3)) if r["block"]]
+    (other,) = [r for r in PANELS["distance"].read(Taken(some[2:], {}, 3)) if r["block"]]
     assert (other["line"], other["mean"]) == ("T, l2", 100.0)
 
 
@@ -152,7 +211,13 @@ def test_every_panel_has_a_source_and_the_table_survives_its_own_reading():
         assert panel.title
         assert panel.unit
     said = atlas_report.table(rows(2, ["id", "quanta"]), ["one", "two"], "csv")
-    assert next(csv.reader(said.splitlines())) == ["block", "name", "id", "quanta gated alone", "quanta all at once"]
+    assert next(csv.reader(said.splitlines())) == [
+        "block",
+        "name",
+        "id",
+        "quanta gated alone",
+        "quanta all at once",
+    ]
 
 
 def test_names_are_short_and_different():

@@ -1,5 +1,7 @@
-"""The chain pre-train, fine-tune, measure, correlate on images that a small network learns in seconds: every number
-against arrays alone, found again, grown, cut off and continued; what is refused."""
+"""The chain pre-train, fine-tune, measure, correlate on images that a small network learns in
+seconds: every number against arrays alone, found again, grown, cut off and continued; what is
+refused.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +37,13 @@ MOMENTS = ("0", "0_1", "1", "2")
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory):
-    return Settings(store=str(tmp_path_factory.mktemp("runs")), cache=str(tmp_path_factory.mktemp("cache")),
-                    tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path_factory.mktemp("runs")),
+        cache=str(tmp_path_factory.mktemp("cache")),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +53,24 @@ def stripes(tmp_path_factory):
 
 
 def chain(bars, stripes, **changes):
-    return CheckpointGrid(**{"sources": (str(bars), str(stripes), "random"), "targets": (str(bars),), "seeds": 2, "epochs": 2,
-                    "fine_tune_epochs": 2, "checkpoints": MOMENTS, "from_checkpoints": ("0", "0_1", "last"),
-                    "fine_tune_checkpoints": MOMENTS, "batch_size": 8, "val_per_class": 3, "samples": 24,
-                    "learning_rate": 1e-3, "fine_tune_rate": 1e-3, **changes})
+    return CheckpointGrid(
+        **{
+            "sources": (str(bars), str(stripes), "random"),
+            "targets": (str(bars),),
+            "seeds": 2,
+            "epochs": 2,
+            "fine_tune_epochs": 2,
+            "checkpoints": MOMENTS,
+            "from_checkpoints": ("0", "0_1", "last"),
+            "fine_tune_checkpoints": MOMENTS,
+            "batch_size": 8,
+            "val_per_class": 3,
+            "samples": 24,
+            "learning_rate": 1e-3,
+            "fine_tune_rate": 1e-3,
+            **changes,
+        }
+    )
 
 
 ASKED = LayerMetrics(resamplings=3)
@@ -57,6 +78,7 @@ ASKED = LayerMetrics(resamplings=3)
 
 def perform(spec, settings, asked=ASKED):
     """As the command does: (the last report, the reports of the stages before)."""
+
     def go(made, summarise=checkpoints_report.write_stage_summary):
         return runner.run_study(made, settings, lambda event: None, summarise)
 
@@ -82,7 +104,9 @@ def done(bars, stripes, settings):
 @pytest.fixture(scope="module")
 def results(done):
     report, _ = done
-    return json.loads((report.folder / "studies" / report.study.key / "checkpoints.json").read_text())
+    return json.loads(
+        (report.folder / "studies" / report.study.key / "checkpoints.json").read_text()
+    )
 
 
 def of_kind(report, kind):
@@ -91,8 +115,10 @@ def of_kind(report, kind):
 
 # ---------------------------------------------------------------- numbers
 
+
 def forward(weights, x):
     """Logits (n, k) of the thesis's network in arrays alone. x (n, 28, 28), normalised."""
+
     def convolve(x, w, b):
         windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
         return np.einsum("nchwij,ocij->nohw", windows, w) + b[:, None, None]
@@ -117,24 +143,34 @@ def pictures(root, split):
 def test_checkpoints_are_scored_as_arrays_say(done, results, stripes):
     """The weight files of a pre-training on its test images."""
     report, (first, _) = done
-    trained = next(r for r in first.results if r.kind == "pretraining" and r.spec["seed"] == 2
-                   and r.spec["dataset"] == str(stripes))
+    trained = next(
+        r
+        for r in first.results
+        if r.kind == "pretraining" and r.spec["seed"] == 2 and r.spec["dataset"] == str(stripes)
+    )
     x, y = pictures(stripes, "test")
     store = Store(report.folder)
     for tag in MOMENTS:
         z = forward(load_file(store.file(trained.key, f"checkpoints/{tag}.safetensors")), x)
         z -= z.max(axis=1, keepdims=True)
         loss = float(np.mean(np.log(np.exp(z).sum(axis=1)) - z[np.arange(len(y)), y]))
-        row, = (r for r in results["pretraining"] if (r["source"], r["seed"], r["tag"]) == ("stripes", 2, tag))
+        (row,) = (
+            r
+            for r in results["pretraining"]
+            if (r["source"], r["seed"], r["tag"]) == ("stripes", 2, tag)
+        )
         assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
         assert row["test_top1"] == pytest.approx(float((z.argmax(axis=1) == y).mean()))
         right = z.argmax(axis=1) == y
-        assert row["test_accuracy"] == pytest.approx(np.mean([right[y == k].mean() for k in range(3)]))
+        assert row["test_accuracy"] == pytest.approx(
+            np.mean([right[y == k].mean() for k in range(3)])
+        )
 
 
 def test_a_fine_tuning_starts_from_its_checkpoint_with_dense_layers_of_its_own(done, results):
-    """At moment 0 convolutions are the checkpoint's: fine-tunings of one seed and target from equal convolutions agree,
-    whatever head they had; from others they do not."""
+    """At moment 0 convolutions are the checkpoint's: fine-tunings of one seed and target from equal
+    convolutions agree, whatever head they had; from others they do not.
+    """
     by = {(r["source"], r["seed"], r["checkpoint"], r["tag"]): r for r in results["tuning"]}
     for seed in (1, 2):
         assert by["bars", seed, "0", "0"] == {**by["random", seed, "0", "0"], "source": "bars"}
@@ -159,12 +195,23 @@ def test_the_area_is_the_trapezoid_over_the_moments(done):
 def test_every_cell_is_there(results):
     """3 checkpoints fine-tuned of 2 sources and the one of random, 2 seeds; all 4 measured."""
     seen = {(r["source"], r["checkpoint"], r["seed"]) for r in results["performance"]}
-    assert seen == {(s, c, n) for s, tags in (("bars", "0 0_1 2"), ("stripes", "0 0_1 2"), ("random", "0"))
-                    for c in tags.split() for n in (1, 2)}
+    assert seen == {
+        (s, c, n)
+        for s, tags in (("bars", "0 0_1 2"), ("stripes", "0 0_1 2"), ("random", "0"))
+        for c in tags.split()
+        for n in (1, 2)
+    }
     layers = {(r["trained_on"], r["checkpoint"], r["seed"]) for r in results["layers"]}
     assert layers == seen | {(s, "1", n) for s in ("bars", "stripes") for n in (1, 2)}
-    assert {r["layer"] for r in results["layers"]} == {"input", "conv1", "relu1", "conv2", "relu2", "relu3",
-                                                      "fc2:log_softmax"}
+    assert {r["layer"] for r in results["layers"]} == {
+        "input",
+        "conv1",
+        "relu1",
+        "conv2",
+        "relu2",
+        "relu3",
+        "fc2:log_softmax",
+    }
     index = {(r["checkpoint"], r["checkpoint_index"]) for r in results["layers"]}
     assert index == set(zip(MOMENTS, range(4), strict=True))
 
@@ -187,50 +234,83 @@ def test_correlations_are_of_means_over_seeds(results):
     for row in results["correlations"]:
         if row["metric"] != "ss_ratio":
             continue
-        models = [m for m in areas if row["scope"] == "all" or row["name"] == m[row["scope"] == "checkpoint"]]
-        want = spearman([np.mean(values[row["layer"], *m]) for m in models], [np.mean(areas[m]) for m in models])
+        models = [
+            m
+            for m in areas
+            if row["scope"] == "all" or row["name"] == m[row["scope"] == "checkpoint"]
+        ]
+        want = spearman(
+            [np.mean(values[row["layer"], *m]) for m in models], [np.mean(areas[m]) for m in models]
+        )
         assert row["n"] == len(models)
         assert (row["rho"] is None) == (want is None)
         assert want is None or row["rho"] == pytest.approx(want, abs=1e-12)
     assert {(r["scope"], r["name"]) for r in results["correlations"]} == {
-        ("all", ""), *(("source", s) for s in ("bars", "stripes", "random")),
-        *(("checkpoint", c) for c in ("0", "0_1", "2"))}
-    tags = [r["name"] for r in results["correlations"] if (r["metric"], r["layer"], r["scope"]) == (
-        "id", "fc2:log_softmax", "checkpoint")]
+        ("all", ""),
+        *(("source", s) for s in ("bars", "stripes", "random")),
+        *(("checkpoint", c) for c in ("0", "0_1", "2")),
+    }
+    tags = [
+        r["name"]
+        for r in results["correlations"]
+        if (r["metric"], r["layer"], r["scope"]) == ("id", "fc2:log_softmax", "checkpoint")
+    ]
     assert tags == ["0", "0_1", "2"], "in their order"
 
 
 # ---------------------------------------------------------------- found again
 
+
 def test_trials_are_those_of_pretrain_and_analyze(done, bars, settings, tmp_path):
     report, (first, layers) = done
     trained = next(r for r in first.results if r.kind == "pretraining" and r.spec["seed"] == 1)
-    alone = pretraining_plan.pretraining_study(PreTraining(
-        dataset=str(bars), seed=1, epochs=2, batch_size=8, learning_rate=1e-3, val_per_class=3,
-        checkpoints=MOMENTS), settings)
+    alone = pretraining_plan.pretraining_study(
+        PreTraining(
+            dataset=str(bars),
+            seed=1,
+            epochs=2,
+            batch_size=8,
+            learning_rate=1e-3,
+            val_per_class=3,
+            checkpoints=MOMENTS,
+        ),
+        settings,
+    )
     assert alone.trials[0].spec.key == trained.key
     path = Store(report.folder).file(trained.key, "checkpoints/1.safetensors")
     assert list((settings.cache_folder / "dumps").glob("[0-9a-f]*")) == [], "removed once measured"
-    asked = layer_metrics_plan.plan_layer_metrics([str(path)], Observed(dataset=str(bars), samples=24), ASKED, settings.replace(
-        cache=str(tmp_path)))
+    asked = layer_metrics_plan.plan_layer_metrics(
+        [str(path)],
+        Observed(dataset=str(bars), samples=24),
+        ASKED,
+        settings.replace(cache=str(tmp_path)),
+    )
     assert asked.trials[0].spec.key in {r.key for r in layers.results}
 
 
-def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(done, bars, stripes, settings, tmp_path):
+def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(
+    done, bars, stripes, settings, tmp_path
+):
     report, stages = done
     settings = settings.replace(store=str(shutil.copytree(report.folder, tmp_path / "runs")))
     last, others = perform(chain(bars, stripes), settings)
     for before, again in zip([report, *stages], [last, *others], strict=True):
         assert again.reused == len(again.outcomes) == len(before.outcomes)
-    more, _ = perform(chain(bars, stripes, seeds=1, sources=(str(bars),), from_checkpoints=("all",)), settings)
+    more, _ = perform(
+        chain(bars, stripes, seeds=1, sources=(str(bars),), from_checkpoints=("all",)), settings
+    )
     assert more.study.key == report.study.key
     assert len(more.results) - more.reused == 1, "checkpoint 1 was not fine-tuned before"
-    cells = json.loads((more.folder / "studies" / more.study.key / "chain.json").read_text())["cells"]
+    cells = json.loads((more.folder / "studies" / more.study.key / "chain.json").read_text())[
+        "cells"
+    ]
     assert len(cells) == 2 * 4 * 2 + 2, "those of the first command stay"
     assert sum("tuning" in cell for cell in cells) == 2 * 3 * 2 + 2 + 1
 
 
-def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(done, bars, stripes, settings, tmp_path, monkeypatch):
+def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(
+    done, bars, stripes, settings, tmp_path, monkeypatch
+):
     from tlx.models import training
 
     report, _ = done
@@ -253,28 +333,40 @@ def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(done, bars, strip
     assert not of_kind(failed, "checkpoint-tuning")
     monkeypatch.undo()
     again, _ = perform(spec, elsewhere)
-    found, = of_kind(again, "checkpoint-tuning")
-    want, = (r for r in of_kind(report, "checkpoint-tuning") if r.key == found.key)
+    (found,) = of_kind(again, "checkpoint-tuning")
+    (want,) = (r for r in of_kind(report, "checkpoint-tuning") if r.key == found.key)
     assert found.details["moments"] == want.details["moments"]
     assert len(calls) == 3
 
 
-def test_a_dump_that_was_there_stays_and_weights_that_changed_are_noticed(done, bars, stripes, settings, tmp_path):
+def test_a_dump_that_was_there_stays_and_weights_that_changed_are_noticed(
+    done, bars, stripes, settings, tmp_path
+):
     report, (first, _) = done
     trained = next(r for r in first.results if r.kind == "pretraining")
     path = Store(report.folder).file(trained.key, "checkpoints/2.safetensors")
     own = settings.replace(cache=str(tmp_path / "cache"), store=str(tmp_path / "runs"))
-    layer_metrics_plan.plan_layer_metrics([str(path)], Observed(dataset=str(bars), samples=24), ASKED, own)
+    layer_metrics_plan.plan_layer_metrics(
+        [str(path)], Observed(dataset=str(bars), samples=24), ASKED, own
+    )
     spec = chain(bars, stripes).resolved
-    look = checkpoints_layers.plan_layers(spec, ASKED, own, str(bars), "bars", [(str(path), _sha(path), "bars", 1, "2", 3)])
+    look = checkpoints_layers.plan_layers(
+        spec, ASKED, own, str(bars), "bars", [(str(path), _sha(path), "bars", 1, "2", 3)]
+    )
     runner.run_study(look.study, own, lambda event: None, checkpoints_report.write_stage_summary)
     assert len(list((tmp_path / "cache" / "dumps").glob("[0-9a-f]*"))) == 1
     other = tmp_path / "other.safetensors"
     other.write_bytes(path.read_bytes())
-    look = checkpoints_layers.plan_layers(spec, ASKED, own, str(bars), "bars", [(str(other), _sha(other), "b", 1, "2", 3)])
-    other.write_bytes(Store(report.folder).file(trained.key, "checkpoints/1.safetensors").read_bytes())
+    look = checkpoints_layers.plan_layers(
+        spec, ASKED, own, str(bars), "bars", [(str(other), _sha(other), "b", 1, "2", 3)]
+    )
+    other.write_bytes(
+        Store(report.folder).file(trained.key, "checkpoints/1.safetensors").read_bytes()
+    )
     fresh = own.replace(store=str(tmp_path / "fresh"))
-    failed = runner.run_study(look.study, fresh, lambda event: None, checkpoints_report.write_stage_summary)
+    failed = runner.run_study(
+        look.study, fresh, lambda event: None, checkpoints_report.write_stage_summary
+    )
     assert "have changed" in str(failed.outcomes[0])
 
 
@@ -286,13 +378,24 @@ def _sha(path):
 
 # ---------------------------------------------------------------- files
 
+
 def test_tables_and_train_stats_read_back(done, results, tmp_path):
     report, _ = done
     made = {path.name for path in checkpoints_report.export(report, tmp_path)}
-    assert made >= {"layer_metrics.csv", "layer_metrics.parquet", "correlations.csv", "transfer_performance.csv",
-                    "fine_tuning.csv", "pre_training.csv", "transfer_performance.png", "accuracy_over_fine_tuning.png",
-                    "spearman_all.png", "pre_bars_train_stats.json", "ft_stripes_bars_train_stats.json",
-                    "ft_random_bars_train_stats.json"}
+    assert made >= {
+        "layer_metrics.csv",
+        "layer_metrics.parquet",
+        "correlations.csv",
+        "transfer_performance.csv",
+        "fine_tuning.csv",
+        "pre_training.csv",
+        "transfer_performance.png",
+        "accuracy_over_fine_tuning.png",
+        "spearman_all.png",
+        "pre_bars_train_stats.json",
+        "ft_stripes_bars_train_stats.json",
+        "ft_random_bars_train_stats.json",
+    }
     rows = layer_metrics_table.read(tmp_path / "layer_metrics.csv")
     assert rows == layer_metrics_table.read(tmp_path / "layer_metrics.parquet")
     assert {(r["seed"], r["rdm"]) for r in rows} == {(1, "correlation"), (2, "correlation")}
@@ -301,16 +404,33 @@ def test_tables_and_train_stats_read_back(done, results, tmp_path):
     again = checkpoints_correlations.correlations_of(rows, areas)
     assert again == results["correlations"]
     assert checkpoints_tables.read(tmp_path / "correlations.csv", "correlations") == [
-        {**r, "name": r["name"] or None} for r in again]
+        {**r, "name": r["name"] or None} for r in again
+    ]
     stats = json.loads((tmp_path / "ft_stripes_bars_train_stats.json").read_text())
-    assert sorted(stats) == sorted(["model_name", "seed", "ft_net", "ft_epochs", "ft_train_acc", "ft_train_loss",
-                                    "ft_test_acc", "ft_test_loss"])
+    assert sorted(stats) == sorted(
+        [
+            "model_name",
+            "seed",
+            "ft_net",
+            "ft_epochs",
+            "ft_train_acc",
+            "ft_train_loss",
+            "ft_test_acc",
+            "ft_test_loss",
+        ]
+    )
     assert sorted(zip(stats["model_name"], stats["seed"], strict=True)) == sorted(
-        (f"model_ft_stripes_bars_{tag}", seed) for tag in ("0", "0_1", "2") for seed in (1, 2))
+        (f"model_ft_stripes_bars_{tag}", seed) for tag in ("0", "0_1", "2") for seed in (1, 2)
+    )
     assert stats["ft_epochs"] == [[0, 0.001, 1, 2]] * 6
-    tuned = next(r for r in of_kind(report, "checkpoint-tuning") if (r.spec["source"], r.spec["checkpoint"], r.spec[
-        "seed"]) == ("stripes", "2", 2))
-    at = list(zip(stats["model_name"], stats["seed"], strict=True)).index(("model_ft_stripes_bars_2", 2))
+    tuned = next(
+        r
+        for r in of_kind(report, "checkpoint-tuning")
+        if (r.spec["source"], r.spec["checkpoint"], r.spec["seed"]) == ("stripes", "2", 2)
+    )
+    at = list(zip(stats["model_name"], stats["seed"], strict=True)).index(
+        ("model_ft_stripes_bars_2", 2)
+    )
     assert stats["ft_test_acc"][at] == [100 * row["test_top1"] for row in tuned.details["moments"]]
     pre = json.loads((tmp_path / "pre_bars_train_stats.json").read_text())
     assert pre["seed"] == [1, 2]
@@ -323,39 +443,54 @@ def test_what_is_said_at_the_end(done):
     assert "over 4 moments, at most 3" in text
     assert "stripes" in text
     assert "Spearman's ρ with it over all 7 models" in text
-    assert "note: 4 models have the weights of another one" in text, "untrained ones of three sources, two seeds"
+    assert "note: 4 models have the weights of another one" in text, (
+        "untrained ones of three sources, two seeds"
+    )
 
 
 # ---------------------------------------------------------------- what is asked
 
+
 def test_the_thesis_is_one_option_away():
     spec = CheckpointGrid(protocol="thesis").resolved
     assert spec.checkpoints == spec.fine_tune_checkpoints == THESIS
-    assert (spec.seeds, spec.epochs, spec.fine_tune_epochs, spec.learning_rate) == (10, 100, 100, 1e-4)
+    assert (spec.seeds, spec.epochs, spec.fine_tune_epochs, spec.learning_rate) == (
+        10,
+        100,
+        100,
+        1e-4,
+    )
     assert list(spec.seed_numbers) == list(range(1, 11))
     assert spec.reinit_blocks == 1
     assert len(spec.sources) * len(spec.checkpoints) == 72
     assert spec.chosen(THESIS) == THESIS
     assert CheckpointGrid(protocol="thesis", seeds=3, checkpoints=("0", "1")).resolved.seeds == 3
-    assert CheckpointGrid(fine_tune_checkpoints=("thesis",)).resolved.fine_tune_checkpoints == THESIS
+    assert (
+        CheckpointGrid(fine_tune_checkpoints=("thesis",)).resolved.fine_tune_checkpoints == THESIS
+    )
     assert CheckpointGrid(architecture="vgg16").resolved.reinit_blocks == 0
     for row in PROTOCOLS.values():
         assert set(row) <= set(CheckpointGrid.settings())
 
 
-@pytest.mark.parametrize(("changes", "error", "says"), [
-    ({"from_checkpoints": ("3",)}, UsageError, "no checkpoint that is kept"),
-    ({"fine_tune_checkpoints": ("0",)}, UsageError, "two or more"),
-    ({"fine_tune_checkpoints": ("0", "x")}, UsageError, "0_K"),
-    ({"fine_tune_checkpoints": ("0", "3")}, UsageError, "ends after 8"),
-    ({"checkpoints": ("0", "3")}, UsageError, "ends after"),
-    ({"reinit_blocks": 4}, UsageError, "at most 3"),
-    ({"targets": ("random",)}, UsageError, "no set of images"),
-    ({"targets": ("nowhere",)}, TlxError, "nowhere"),
-    ({"val_per_class": 12}, BadDataError, "val"),
-    ({"samples": 25}, UsageError, "a multiple of 3"),
-])
-def test_what_is_wrong_is_said_before_anything_is_trained(bars, stripes, settings, tmp_path, changes, error, says):
+@pytest.mark.parametrize(
+    ("changes", "error", "says"),
+    [
+        ({"from_checkpoints": ("3",)}, UsageError, "no checkpoint that is kept"),
+        ({"fine_tune_checkpoints": ("0",)}, UsageError, "two or more"),
+        ({"fine_tune_checkpoints": ("0", "x")}, UsageError, "0_K"),
+        ({"fine_tune_checkpoints": ("0", "3")}, UsageError, "ends after 8"),
+        ({"checkpoints": ("0", "3")}, UsageError, "ends after"),
+        ({"reinit_blocks": 4}, UsageError, "at most 3"),
+        ({"targets": ("random",)}, UsageError, "no set of images"),
+        ({"targets": ("nowhere",)}, TlxError, "nowhere"),
+        ({"val_per_class": 12}, BadDataError, "val"),
+        ({"samples": 25}, UsageError, "a multiple of 3"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_trained(
+    bars, stripes, settings, tmp_path, changes, error, says
+):
     spec = chain(bars, stripes, **changes)
     own = settings.replace(store=str(tmp_path / "runs"))
     with pytest.raises((error, ErrorGroup), match=says):
@@ -366,19 +501,29 @@ def test_what_is_wrong_is_said_before_anything_is_trained(bars, stripes, setting
 def test_two_sources_of_one_name_are_refused(bars, stripes, settings, tmp_path):
     twin = draw_images(tmp_path / "bars", per_class=8)
     with pytest.raises(UsageError, match="two sources are called 'bars'"):
-        checkpoints_plan.plan_checkpoints(chain(bars, stripes, sources=(str(bars), str(twin))), ASKED, settings)
+        checkpoints_plan.plan_checkpoints(
+            chain(bars, stripes, sources=(str(bars), str(twin))), ASKED, settings
+        )
     with pytest.raises(UsageError, match="stands twice"):
-        checkpoints_plan.plan_checkpoints(chain(bars, stripes, sources=("random", "random")), ASKED, settings)
+        checkpoints_plan.plan_checkpoints(
+            chain(bars, stripes, sources=("random", "random")), ASKED, settings
+        )
 
 
 def test_fewer_training_images_are_the_first_of_each_class(bars, stripes, settings):
-    few, all_ = (checkpoints_plan.plan_checkpoints(chain(bars, stripes, seeds=1, train_per_class=n), ASKED, settings)
-                 for n in (4, 0))
+    few, all_ = (
+        checkpoints_plan.plan_checkpoints(
+            chain(bars, stripes, seeds=1, train_per_class=n), ASKED, settings
+        )
+        for n in (4, 0)
+    )
     some, whole = (plan.sources[0].trial.inputs.train for plan in (few, all_))
     assert np.bincount(some.labels).tolist() == [4, 4, 4]
     assert np.bincount(whole.labels).tolist() == [9, 9, 9]
     for label in range(3):
-        assert np.array_equal(some.pixels.take(some.images[some.labels == label]),
-                              whole.pixels.take(whole.images[whole.labels == label][:4]))
+        assert np.array_equal(
+            some.pixels.take(some.images[some.labels == label]),
+            whole.pixels.take(whole.images[whole.labels == label][:4]),
+        )
     assert len(few.targets[0].data.train) == 27
     assert few.sources[0].trial.spec.key != all_.sources[0].trial.spec.key

@@ -1,4 +1,6 @@
-"""What `tlx chop --out` wrote is a weight file like any other: --model takes it, and says what it is."""
+"""What `tlx chop --out` wrote is a weight file like any other: --model takes it, and says what it
+is.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,13 @@ FEW = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
 
 @pytest.fixture
 def settings(tmp_path, cache):
-    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 @pytest.fixture(params=[2, None])
@@ -35,8 +43,13 @@ def written(request, tmp_path):
     network = backbones.load("mnist-cnn", weights=None, classes=3, seed=4)
     if request.param is not None:
         network = chopped.chop(network, request.param, 3, 5)
-    chopped.write(tmp_path / "small", network.eval(), architecture="mnist-cnn", cut=request.param,
-                  classes=("a", "b", "c"))
+    chopped.write(
+        tmp_path / "small",
+        network.eval(),
+        architecture="mnist-cnn",
+        cut=request.param,
+        classes=("a", "b", "c"),
+    )
     return network, tmp_path / "small.safetensors", request.param
 
 
@@ -55,8 +68,11 @@ def test_it_loads_with_its_own_head_and_with_a_fresh_one(written):
         assert torch.equal(own(x), source(x))
         assert fresh(x).shape == (2, 5)
     assert len(own.blocks) == len(source.blocks)
-    assert all(torch.equal(a, b) for block in source.blocks
-               for a, b in zip(source.tensors(block).values(), fresh.tensors(block).values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for block in source.blocks
+        for a, b in zip(source.tensors(block).values(), fresh.tensors(block).values(), strict=True)
+    )
     note = " ".join(own.notes)
     assert "mnist-cnn" in note
     assert "3 classes" in note
@@ -74,17 +90,30 @@ def test_another_architecture_and_other_bytes_are_refused(written):
 
 def test_studies_start_from_it(written, bars, settings):
     _, path, cut = written
-    made, found = fine_tuning_plan.fine_tuning_study(FineTuning(dataset=str(bars), model=str(path), epochs=2, use_crops=False,
-                                                      freeze=1), FEW, settings)
+    made, found = fine_tuning_plan.fine_tuning_study(
+        FineTuning(dataset=str(bars), model=str(path), epochs=2, use_crops=False, freeze=1),
+        FEW,
+        settings,
+    )
     assert any("small.safetensors is" in note for note in found.notes)
     assert performed(made, settings).results[0].details["blocks"] == (cut or 3)
-    made, _ = feature_extraction_plan.feature_extraction_study(FeatureExtraction(dataset=str(bars), model=str(path), use_crops=False),
-                                              FEW, FeatureExtractionGrid(classifier="knn:k=1"), settings)
+    made, _ = feature_extraction_plan.feature_extraction_study(
+        FeatureExtraction(dataset=str(bars), model=str(path), use_crops=False),
+        FEW,
+        FeatureExtractionGrid(classifier="knn:k=1"),
+        settings,
+    )
     performed(made, settings)
-    dump = activations.extraction(Extraction(architecture="mnist-cnn", dataset=str(bars), model=str(path)), settings)
+    dump = activations.extraction(
+        Extraction(architecture="mnist-cnn", dataset=str(bars), model=str(path)), settings
+    )
     assert len(dump.layers) == (cut or 3)
-    made = layer_metrics_plan.plan_layer_metrics([str(path)], Observed(architecture="mnist-cnn", dataset=str(bars), samples=12,
-                                                   layers=("blocks",)), LayerMetrics(), settings)
+    made = layer_metrics_plan.plan_layer_metrics(
+        [str(path)],
+        Observed(architecture="mnist-cnn", dataset=str(bars), samples=12, layers=("blocks",)),
+        LayerMetrics(),
+        settings,
+    )
     performed(made, settings)
 
 

@@ -1,4 +1,6 @@
-"""The estimate of `tlx check`: rows are counted, the seconds of one are measured, by a clock that is ours here."""
+"""The estimate of `tlx check`: rows are counted, the seconds of one are measured, by a clock that
+is ours here.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from tlx.studies.fine_tuning.spec import FineTuning
 
 
 def test_rows_are_those_that_pass_through_the_network(bars, tmp_path, cache):
-    """3 classes; 1 and 2 shots, 2 draws each; 2 validation and 4 test images a class; 3 epochs; ten crops."""
+    """3 classes; 1 and 2 shots, 2 draws each; 2 validation and 4 test images a class; 3 epochs; ten
+    crops.
+    """
     few = FewShotGrid(shots=(1, 2), splits=2, val_per_class=2, test_per_class=4)
     spec = FineTuning(dataset=str(bars), epochs=3)
     settings = Settings(store=str(tmp_path / "runs"), cache=str(cache), workers=2)
@@ -35,7 +39,9 @@ def test_the_seconds_of_a_row_are_those_of_the_clock_and_the_network_stays_as_it
     network = backbones.load("mnist-cnn", weights=None, classes=3, seed=0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     ticks = itertools.accumulate([0, 8, 0, 16])
-    training, scoring = estimate.seconds_a_row(network, FineTuning(batch_size=8), 1, lambda: float(next(ticks)))
+    training, scoring = estimate.seconds_a_row(
+        network, FineTuning(batch_size=8), 1, lambda: float(next(ticks))
+    )
     assert (training, scoring) == (2.0, 1.0)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())

@@ -1,4 +1,6 @@
-"""Feature extraction end to end: one extraction, every classifier on every draw, checked against numpy alone."""
+"""Feature extraction end to end: one extraction, every classifier on every draw, checked against
+numpy alone.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,13 @@ FEW = FewShotGrid(shots=(1, 3), splits=2, val_per_class=3)
 
 @pytest.fixture
 def settings(tmp_path, cache):
-    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 def asked(bars, **changes):
@@ -31,25 +39,44 @@ def asked(bars, **changes):
 
 
 def planned(spec, settings, classifiers="linear-svc", few=FEW):
-    return feature_extraction_plan.feature_extraction_study(spec, few, FeatureExtractionGrid(classifier=classifiers), settings)[0]
+    return feature_extraction_plan.feature_extraction_study(
+        spec, few, FeatureExtractionGrid(classifier=classifiers), settings
+    )[0]
 
 
 def perform(spec, settings, classifiers="linear-svc", few=FEW):
-    return runner.run_study(planned(spec, settings, classifiers, few), settings, lambda event: None, reporting.write_summary)
+    return runner.run_study(
+        planned(spec, settings, classifiers, few),
+        settings,
+        lambda event: None,
+        reporting.write_summary,
+    )
 
 
 def test_every_classifier_on_every_draw(bars, settings):
     report = perform(asked(bars), settings, "linear-svc ncm knn:k=1")
     report.raise_if_failed(require_tracking=False)
     asked_for = [(r.spec["shots"], r.spec["split"], r.spec["classifier"]) for r in report.results]
-    assert asked_for == [(k, s, c) for k in (1, 3) for s in (0, 1) for c in ("linear-svc", "ncm", "knn")]
+    assert asked_for == [
+        (k, s, c) for k in (1, 3) for s in (0, 1) for c in ("linear-svc", "ncm", "knn")
+    ]
     for result in report.results:
         counts = np.array(result.details["confusion"])
         assert counts.sum() == result.details["test_images"] == 24
-        assert result.scores["test_accuracy"] == pytest.approx(np.mean(counts.diagonal() / counts.sum(axis=1)))
-        for name in ("train_extraction_s", "test_extraction_s", "postprocessing_s", "classifier_s", "total_s"):
+        assert result.scores["test_accuracy"] == pytest.approx(
+            np.mean(counts.diagonal() / counts.sum(axis=1))
+        )
+        for name in (
+            "train_extraction_s",
+            "test_extraction_s",
+            "postprocessing_s",
+            "classifier_s",
+            "total_s",
+        ):
             assert result.scores[name] >= 0, name
-        assert result.scores["total_s"] == pytest.approx(result.scores["own_s"] + result.scores["inherited_s"])
+        assert result.scores["total_s"] == pytest.approx(
+            result.scores["own_s"] + result.scores["inherited_s"]
+        )
     text = reporting.format_summary(report)
     assert "linear-svc" in text
     assert "12 trials" in text
@@ -64,7 +91,9 @@ def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):
     report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     for trial, result in zip(made.trials, report.results, strict=True):
         parts = trial.inputs
-        features = np.concatenate([parts.dump.array(layer) for layer in parts.dump.layers], axis=1).astype(np.float64)
+        features = np.concatenate(
+            [parts.dump.array(layer) for layer in parts.dump.layers], axis=1
+        ).astype(np.float64)
         train, test = features[parts.train.images], features[parts.test.images]
         mean, std = train.mean(axis=0), train.std(axis=0)
         z = [np.where(std > 0, (x - mean) / np.where(std > 0, std, 1), 0) for x in (train, test)]
@@ -106,10 +135,22 @@ def test_asked_again_nothing_is_fitted_and_more_classifiers_join_the_study(bars,
     assert third.reused == 4, "another spelling of the same classifier"
 
 
-@pytest.mark.parametrize("change", [
-    {"embedding": "l2"}, {"embedding": "fne:low=-0.5"}, {"standardize": "per-set"}, {"layers": "last"},
-    {"reduce": "flat"}, {"dtype": "float16"}, {"fold": False}, {"use_crops": True}, {"source": "random"}, {"seed": 3},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding": "l2"},
+        {"embedding": "fne:low=-0.5"},
+        {"standardize": "per-set"},
+        {"layers": "last"},
+        {"reduce": "flat"},
+        {"dtype": "float16"},
+        {"fold": False},
+        {"use_crops": True},
+        {"source": "random"},
+        {"seed": 3},
+    ],
+    ids=str,
+)
 def test_every_setting_that_matters_changes_every_key(bars, settings, change):
     few = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
     specs = (asked(bars), asked(bars, **change))
@@ -119,9 +160,15 @@ def test_every_setting_that_matters_changes_every_key(bars, settings, change):
 
 def test_the_same_features_asked_for_in_other_words_have_one_key(bars, settings):
     few = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
-    keys = {planned(spec, settings, few=few).trials[0].spec.key for spec in (
-        asked(bars), asked(bars, layers="1,2,3"), asked(bars, layers="blocks"),
-        asked(bars, embedding="fne:low=-0.25,high=0.15"))}
+    keys = {
+        planned(spec, settings, few=few).trials[0].spec.key
+        for spec in (
+            asked(bars),
+            asked(bars, layers="1,2,3"),
+            asked(bars, layers="blocks"),
+            asked(bars, embedding="fne:low=-0.25,high=0.15"),
+        )
+    }
     assert len(keys) == 1
 
 
@@ -146,74 +193,109 @@ def test_model_selection_scores_val_and_leaves_the_test_set_alone(bars, settings
 
 def test_workers_come_to_the_same_scores(bars, settings, tmp_path):
     here = perform(asked(bars), settings, "ridge svc logistic")
-    there = perform(asked(bars), settings.replace(workers=2, store=str(tmp_path / "other")), "ridge svc logistic")
+    there = perform(
+        asked(bars),
+        settings.replace(workers=2, store=str(tmp_path / "other")),
+        "ridge svc logistic",
+    )
     for a, b in zip(here.results, there.results, strict=True):
         assert a.key == b.key
         assert a.details["confusion"] == b.details["confusion"]
 
 
 def test_one_classifier_that_cannot_be_does_not_stop_the_others(bars, settings):
-    report = perform(asked(bars), settings, "ncm knn:k=7", FewShotGrid(shots=(1, 3), splits=1, val_per_class=3))
+    report = perform(
+        asked(bars), settings, "ncm knn:k=7", FewShotGrid(shots=(1, 3), splits=1, val_per_class=3)
+    )
     good = [(r.spec["shots"], r.spec["classifier"]) for r in report.results]
     assert good == [(1, "ncm"), (3, "ncm"), (3, "knn:k=7")]
     with pytest.raises(TlxError, match="too-few-neighbours"):
         report.raise_if_failed(require_tracking=False)
 
 
-@pytest.mark.parametrize(("change", "classifiers", "says"), [
-    ({}, "linear-svcc", "nearest: linear-svc"),
-    ({}, "linear-svc:D=1", "setting"),
-    ({"embedding": "fnee"}, "ncm", "nearest: fne"),
-    ({"layers": "conv9"}, "ncm", "conv"),
-    ({"layers": "7"}, "ncm", "7"),
-    ({"layers": "last", "model_description": "x.json"}, "ncm", "one of the two"),
-    ({"model_description": "nowhere.json"}, "ncm", "nowhere.json"),
-])
-def test_a_wrong_word_is_refused_before_anything_is_extracted(bars, settings, change, classifiers, says):
+@pytest.mark.parametrize(
+    ("change", "classifiers", "says"),
+    [
+        ({}, "linear-svcc", "nearest: linear-svc"),
+        ({}, "linear-svc:D=1", "setting"),
+        ({"embedding": "fnee"}, "ncm", "nearest: fne"),
+        ({"layers": "conv9"}, "ncm", "conv"),
+        ({"layers": "7"}, "ncm", "7"),
+        ({"layers": "last", "model_description": "x.json"}, "ncm", "one of the two"),
+        ({"model_description": "nowhere.json"}, "ncm", "nowhere.json"),
+    ],
+)
+def test_a_wrong_word_is_refused_before_anything_is_extracted(
+    bars, settings, change, classifiers, says
+):
     with pytest.raises(TlxError, match=says) as refused:
         planned(asked(bars, **change), settings, classifiers)
     assert isinstance(refused.value, UsageError) or refused.value.exit_code == 3
 
 
 def test_runs_are_told_apart_by_their_classifier(bars, settings):
-    report = perform(asked(bars), settings, "ncm ridge", FewShotGrid(shots=(1,), splits=1, val_per_class=3))
+    report = perform(
+        asked(bars), settings, "ncm ridge", FewShotGrid(shots=(1,), splits=1, val_per_class=3)
+    )
     rows = Store(report.folder).read_study(report.study.key)["trials"]
     assert sorted(row["title"] for row in rows) == ["1-shot split 0, ncm", "1-shot split 0, ridge"]
 
 
 def test_all_leaves_out_what_a_draw_is_too_small_for(bars, settings):
     spec, few = asked(bars), FewShotGrid(shots=(1, 4), splits=1, val_per_class=3)
-    made, found = feature_extraction_plan.feature_extraction_study(spec, few, FeatureExtractionGrid(classifier="all"), settings)
-    tried = {shots: {t.spec.classifier for t in made.trials if t.spec.shots == shots} for shots in (1, 4)}
+    made, found = feature_extraction_plan.feature_extraction_study(
+        spec, few, FeatureExtractionGrid(classifier="all"), settings
+    )
+    tried = {
+        shots: {t.spec.classifier for t in made.trials if t.spec.shots == shots} for shots in (1, 4)
+    }
     assert tried[4] - tried[1] == {"lda", "knn-cosine"}
     assert any("1-shot split 0 is too small for knn-cosine, lda" in note for note in found.notes)
-    runner.run_study(made, settings, lambda event: None, reporting.write_summary).raise_if_failed(require_tracking=False)
+    runner.run_study(made, settings, lambda event: None, reporting.write_summary).raise_if_failed(
+        require_tracking=False
+    )
 
 
 def test_a_trial_has_the_same_bits_whatever_is_tried_beside_it(bars, settings, tmp_path):
     few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     together = perform(asked(bars, embedding="l2"), settings, "all", few)
     for result in together.results:
-        alone = perform(asked(bars, embedding="l2"), settings.replace(store=str(tmp_path / "alone")),
-                        result.spec["classifier"], few).results[0]
+        alone = perform(
+            asked(bars, embedding="l2"),
+            settings.replace(store=str(tmp_path / "alone")),
+            result.spec["classifier"],
+            few,
+        ).results[0]
         assert alone.key == result.key
         assert alone.details["confusion"] == result.details["confusion"]
         assert alone.scores["val_accuracy"] == result.scores["val_accuracy"]
 
 
-@pytest.mark.parametrize("change", [{}, {"embedding": "l2"}, {"use_crops": True}, {"standardize": "per-set"}], ids=str)
-def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_features(bars, settings, change):
-    """What feature_extraction does for neighbours and kernels, beside fitting.fit on the embedded rows."""
+@pytest.mark.parametrize(
+    "change", [{}, {"embedding": "l2"}, {"use_crops": True}, {"standardize": "per-set"}], ids=str
+)
+def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_features(
+    bars, settings, change
+):
+    """What feature_extraction does for neighbours and kernels, beside fitting.fit on the embedded
+    rows.
+    """
     few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, **change), settings, "knn:k=3 knn-cosine:k=5 svc ncm", few)
     report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     for trial, result in zip(made.trials, report.results, strict=True):
         prepared = Prepared(trial.inputs, trial.spec)
         test = prepared.embedding.transform(prepared.layers, trial.inputs.test.rows)
-        fitted = fitting.fit(classifiers.classifier(trial.spec.classifier), prepared.rows,
-                             trial.inputs.train.row_labels)
+        fitted = fitting.fit(
+            classifiers.classifier(trial.spec.classifier),
+            prepared.rows,
+            trial.inputs.train.row_labels,
+        )
         decided = voting.per_image(fitted.scores(test, classes=3), trial.inputs.test.crops)
-        assert voting.confusion(trial.inputs.test.labels, decided, 3).tolist() == result.details["confusion"]
+        assert (
+            voting.confusion(trial.inputs.test.labels, decided, 3).tolist()
+            == result.details["confusion"]
+        )
 
 
 def test_ridge_by_left_out_images_says_what_it_chose(bars, settings):
@@ -226,7 +308,9 @@ def test_ridge_by_left_out_images_says_what_it_chose(bars, settings):
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("embedding", ["fne", "l2"])
 def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name, embedding):
-    """Loaded by mlflow from a trial's folder alone, it gives raw features of the test set the trial's predictions."""
+    """Loaded by mlflow from a trial's folder alone, it gives raw features of the test set the
+    trial's predictions.
+    """
     if name == "xgboost" and importlib.util.find_spec("xgboost") is None:
         pytest.skip("xgboost is not installed (the extra tlx[xgboost])")
     import mlflow.sklearn
@@ -239,7 +323,9 @@ def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name,
     assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle")]
     model = mlflow.sklearn.load_model(str(folder))
     parts = made.trials[0].inputs
-    raw = np.concatenate([parts.dump.array(layer) for layer in parts.dump.layers], axis=1)[parts.test.images]
+    raw = np.concatenate([parts.dump.array(layer) for layer in parts.dump.layers], axis=1)[
+        parts.test.images
+    ]
     predicted = model.predict(raw.astype(np.float32))
     assert set(predicted) <= set(parts.classes)
     counts = np.zeros((3, 3), np.int64)
@@ -265,11 +351,15 @@ def test_a_kept_model_is_a_model_of_its_run_and_stays_one(bars, settings, tmp_pa
     assert len(models) == 2
     run = client.get_run(models[0].source_run_id)
     assert [out.model_id for out in run.outputs.model_outputs] == [models[0].model_id]
-    assert not any(a.path.startswith("model") for a in client.list_artifacts(run.info.run_id)), "not twice"
+    assert not any(a.path.startswith("model") for a in client.list_artifacts(run.info.run_id)), (
+        "not twice"
+    )
     folder = Store(report.folder).folder(run.data.tags["tlx.key"]) / "model"
     tracking_models.send(client, home, run.info.run_id, folder)
     assert len(client.search_logged_models([home])) == 2
     other = client.create_run(home).info.run_id
     client.create_logged_model(home, name="model", source_run_id=other)  # and its sender was killed
     tracking_models.send(client, home, other, folder)
-    assert [m.status.name for m in client.search_logged_models([home]) if m.source_run_id == other] == ["READY"]
+    assert [
+        m.status.name for m in client.search_logged_models([home]) if m.source_run_id == other
+    ] == ["READY"]

@@ -1,4 +1,6 @@
-"""Files of few-shot studies: one schema for fine-tuning and feature extraction, and validation that chooses."""
+"""Files of few-shot studies: one schema for fine-tuning and feature extraction, and validation that
+chooses.
+"""
 
 from __future__ import annotations
 
@@ -11,20 +13,37 @@ from tlx.studies import reporting
 
 
 def fitted(classifier, val, test, split):
-    return Result(key=f"{classifier}{split}", kind="feature-extraction",
-                  spec={"classifier": classifier, "shots": 1, "split": split},
-                  scores={"val_accuracy": val, "test_accuracy": test, "classifier_s": 1.0, "postprocessing_s": 2.0,
-                          "train_extraction_s": 3.0, "total_s": 9.0}, details={"classes": ["a", "b"]})
+    return Result(
+        key=f"{classifier}{split}",
+        kind="feature-extraction",
+        spec={"classifier": classifier, "shots": 1, "split": split},
+        scores={
+            "val_accuracy": val,
+            "test_accuracy": test,
+            "classifier_s": 1.0,
+            "postprocessing_s": 2.0,
+            "train_extraction_s": 3.0,
+            "total_s": 9.0,
+        },
+        details={"classes": ["a", "b"]},
+    )
 
 
 def tuned(val, test, split):
-    return Result(key=str(split), kind="fine-tuning", spec={"shots": 1, "split": split},
-                  scores={"best_val_accuracy": val, "test_accuracy": test, "train_s": 5.0, "total_s": 6.0},
-                  details={"epochs": 3, "best_epoch": 1, "classes": ["a", "b"]})
+    return Result(
+        key=str(split),
+        kind="fine-tuning",
+        spec={"shots": 1, "split": split},
+        scores={"best_val_accuracy": val, "test_accuracy": test, "train_s": 5.0, "total_s": 6.0},
+        details={"epochs": 3, "best_epoch": 1, "classes": ["a", "b"]},
+    )
 
 
-EXTRACTED = [fitted(name, val, test, split) for split in range(4)
-             for name, val, test in (("ridge", 0.9, 0.6), ("knn", 0.5, 0.8))]
+EXTRACTED = [
+    fitted(name, val, test, split)
+    for split in range(4)
+    for name, val, test in (("ridge", 0.9, 0.6), ("knn", 0.5, 0.8))
+]
 TUNED = [tuned(0.9, 0.7, split) for split in range(4)]
 
 
@@ -33,14 +52,23 @@ def read(text):
 
 
 def test_both_few_shot_studies_have_the_same_columns():
-    extracted, fine_tuned = (read(reporting.table(reporting.by_line(results), "csv")) for results in (EXTRACTED, TUNED))
+    extracted, fine_tuned = (
+        read(reporting.table(reporting.by_line(results), "csv")) for results in (EXTRACTED, TUNED)
+    )
     assert list(extracted[0]) == list(fine_tuned[0])
-    assert float(extracted[0]["mean_val_accuracy"]) == float(fine_tuned[0]["mean_val_accuracy"]) == 0.9
+    assert (
+        float(extracted[0]["mean_val_accuracy"]) == float(fine_tuned[0]["mean_val_accuracy"]) == 0.9
+    )
     assert float(extracted[0]["mean_train_s"]) == 6.0
     trials = [read(reporting.trial_table(results)) for results in (EXTRACTED, TUNED)]
     assert list(trials[0][0]) == list(trials[1][0])
     assert [len(rows) for rows in trials] == [8, 4]
-    assert all(row[name] for rows in trials for row in rows for name in ("best_val_accuracy", "test_accuracy", "key"))
+    assert all(
+        row[name]
+        for rows in trials
+        for row in rows
+        for name in ("best_val_accuracy", "test_accuracy", "key")
+    )
 
 
 def test_classifiers_are_ordered_by_validation_and_both_accuracies_are_shown():

@@ -25,7 +25,13 @@ FEW = FewShotGrid(shots=(1, 2), splits=2, val_per_class=3)
 
 @pytest.fixture
 def settings(tmp_path, cache):
-    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 def asked(bars, **changes):
@@ -40,27 +46,51 @@ def perform(spec, settings, few=FEW, watch=lambda event: None):
 def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
     events = []
     report = perform(asked(bars, epochs=6), settings, watch=events.append)
-    assert [(r.spec["shots"], r.spec["split"]) for r in report.results] == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [(r.spec["shots"], r.spec["split"]) for r in report.results] == [
+        (1, 0),
+        (1, 1),
+        (2, 0),
+        (2, 1),
+    ]
     for result in report.results:
         counts = np.array(result.details["confusion"])
         assert counts.sum() == result.details["test_images"] == 24
-        assert result.scores["test_accuracy"] == pytest.approx(np.mean(counts.diagonal() / counts.sum(axis=1)))
+        assert result.scores["test_accuracy"] == pytest.approx(
+            np.mean(counts.diagonal() / counts.sum(axis=1))
+        )
         assert result.details["train_images"] == 3 * result.spec["shots"]
         assert 0 <= result.details["best_epoch"] < result.details["epochs"] <= 6
         assert result.environment["versions"]["torch"]
         assert result.cost["wall_s"]["value"] > 0
-    assert sum(isinstance(e, Started) for e in events) == sum(isinstance(e, Finished) for e in events) == 4
+    assert (
+        sum(isinstance(e, Started) for e in events)
+        == sum(isinstance(e, Finished) for e in events)
+        == 4
+    )
     assert all(0 < e.step <= e.steps for e in events if isinstance(e, Progress))
     folder = report.folder / "studies" / report.study.key
     names = {p.name for p in folder.iterdir()}
-    assert {"summary.json", "few_shot.csv", "few_shot.md", "few_shot_curve.png", "study.json"} <= names
+    assert {
+        "summary.json",
+        "few_shot.csv",
+        "few_shot.md",
+        "few_shot_curve.png",
+        "study.json",
+    } <= names
     for row in json.loads((folder / "summary.json").read_text())["metrics"]:
         if row["name"] == "mean_test_accuracy":
-            mine = [r.scores["test_accuracy"] for r in report.results if r.spec["shots"] == row["step"]]
+            mine = [
+                r.scores["test_accuracy"] for r in report.results if r.spec["shots"] == row["step"]
+            ]
             assert row["value"] == pytest.approx(math.fsum(mine) / len(mine))
     trial = Store(report.folder).folder(report.results[0].key)
-    assert {p.name for p in trial.iterdir()} >= {"result.json", "metrics.journal", "learning_curves.png",
-                                                 "confusion_matrix.png", "confusion_matrix.csv"}
+    assert {p.name for p in trial.iterdir()} >= {
+        "result.json",
+        "metrics.journal",
+        "learning_curves.png",
+        "confusion_matrix.png",
+        "confusion_matrix.csv",
+    }
     assert not list(trial.glob("training.*"))
     text = reporting.format_summary(report)
     assert "mean per-class test accuracy" in text
@@ -81,14 +111,18 @@ def test_asked_again_nothing_is_done_and_a_larger_study_adds_to_the_first(bars, 
 def test_a_study_grows_by_shots_and_splits_of_one_folder(bars, settings, tmp_path, cache):
     from tlx.data import datasets, splits
 
-    splits.draw(datasets.locate(bars, cache), tmp_path / "csvs", shots=(1, 2, 3), draws=3, val_per_class=3)
+    splits.draw(
+        datasets.locate(bars, cache), tmp_path / "csvs", shots=(1, 2, 3), draws=3, val_per_class=3
+    )
     spec = asked(bars, split_path=str(tmp_path / "csvs"))
     first = perform(spec, settings, FewShotGrid(shots=(1,), splits=2))
     second = perform(spec, settings, FewShotGrid(splits=3))
     assert first.study.key == second.study.key
     assert (second.reused, len(second.outcomes)) == (2, 9)
     record = Store(second.folder).read_study(second.study.key)
-    assert [(row["shots"], row["split"]) for row in record["trials"]] == [(k, s) for k in (1, 2, 3) for s in range(3)]
+    assert [(row["shots"], row["split"]) for row in record["trials"]] == [
+        (k, s) for k in (1, 2, 3) for s in range(3)
+    ]
 
 
 def test_the_key_is_what_is_asked_and_not_where_it_lies(bars, settings, tmp_path):
@@ -96,31 +130,56 @@ def test_the_key_is_what_is_asked_and_not_where_it_lies(bars, settings, tmp_path
 
     moved = tmp_path / "elsewhere" / "bars"
     shutil.copytree(bars, moved)
-    keys = [[t.spec.key for t in fine_tuning_plan.fine_tuning_study(asked(root), FEW, settings)[0].trials]
-            for root in (bars, moved)]
+    keys = [
+        [
+            t.spec.key
+            for t in fine_tuning_plan.fine_tuning_study(asked(root), FEW, settings)[0].trials
+        ]
+        for root in (bars, moved)
+    ]
     assert keys[0] == keys[1]
     image = next(moved.glob("train/bar0/*.png"))
     data = image.read_bytes()
     for other in sorted(moved.glob("train/bar0/*.png")):
-        other.write_bytes(data if other != image else next(bars.glob("test/bar0/*.png")).read_bytes())
+        other.write_bytes(
+            data if other != image else next(bars.glob("test/bar0/*.png")).read_bytes()
+        )
     with pytest.raises(TlxError):  # now one image stands for all of a class: too few to draw from
         fine_tuning_plan.fine_tuning_study(asked(moved), FEW, settings)
 
 
-@pytest.mark.parametrize("change", [
-    {"epochs": 3}, {"learning_rate": 0.02}, {"seed": 1}, {"use_crops": True}, {"sizing": "aspect"},
-    {"source": "random"}, {"freeze": 1}, {"vote": "mean-probability"}, {"bn": "adapt"}, {"head_epochs": 1},
-    {"optimizer": "adam"}, {"ema": 0.5}, {"batch_size": 5}, {"model_selection": True},
-], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"epochs": 3},
+        {"learning_rate": 0.02},
+        {"seed": 1},
+        {"use_crops": True},
+        {"sizing": "aspect"},
+        {"source": "random"},
+        {"freeze": 1},
+        {"vote": "mean-probability"},
+        {"bn": "adapt"},
+        {"head_epochs": 1},
+        {"optimizer": "adam"},
+        {"ema": 0.5},
+        {"batch_size": 5},
+        {"model_selection": True},
+    ],
+    ids=str,
+)
 def test_every_setting_that_matters_changes_every_key(bars, settings, change):
     def keys(spec):
-        return {t.spec.key for t in fine_tuning_plan.fine_tuning_study(spec, FEW, settings)[0].trials}
+        return {
+            t.spec.key for t in fine_tuning_plan.fine_tuning_study(spec, FEW, settings)[0].trials
+        }
+
     assert not keys(asked(bars)) & keys(asked(bars, **change))
 
 
 def test_model_selection_takes_the_largest_shots_once_and_leaves_the_test_set_alone(bars, settings):
     report = perform(asked(bars, model_selection=True), settings)
-    result, = report.results
+    (result,) = report.results
     assert (result.spec["shots"], result.spec["split"]) == (2, 0)
     assert "test_accuracy" not in result.scores
     assert "confusion" not in result.details
@@ -129,9 +188,12 @@ def test_model_selection_takes_the_largest_shots_once_and_leaves_the_test_set_al
 
 
 def test_a_diverged_trial_is_reported_as_such_and_scores_nothing(bars, settings):
-    report = perform(asked(bars, learning_rate=1e3, clip_norm=0.0, epochs=30, early_stopping=False), settings,
-                     FewShotGrid(shots=(2,), splits=1, val_per_class=3))
-    result, = report.diverged
+    report = perform(
+        asked(bars, learning_rate=1e3, clip_norm=0.0, epochs=30, early_stopping=False),
+        settings,
+        FewShotGrid(shots=(2,), splits=1, val_per_class=3),
+    )
+    (result,) = report.diverged
     assert "test_accuracy" not in result.scores
     assert "diverged" in reporting.format_summary(report)
     report.raise_if_failed(require_tracking=False)
@@ -145,7 +207,9 @@ def test_ten_crops_vote_and_crops_made_elsewhere_are_used_as_they_are(bars, sett
     crops.write(bars, names, tmp_path / "crops", Sizing(28, channels=1))
     spec = asked(bars, use_crops=True, precomputed_crops=str(tmp_path / "crops"))
     given = perform(spec, settings, few)
-    assert given.results[0].scores["test_accuracy"] == own.results[0].scores["test_accuracy"], "the same pixels"
+    assert given.results[0].scores["test_accuracy"] == own.results[0].scores["test_accuracy"], (
+        "the same pixels"
+    )
     (tmp_path / "crops" / names[0]).with_name("000_crop_7.png").unlink()
     with pytest.raises(TlxError, match="_crop_7"):
         fine_tuning_plan.fine_tuning_study(spec, few, settings.replace(cache=str(tmp_path / "c")))
@@ -178,7 +242,9 @@ def test_everything_wrong_is_said_at_once(bars, settings, tmp_path):
     assert "too-few-images" in codes
 
 
-def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(bars, settings, tmp_path):
+def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(
+    bars, settings, tmp_path
+):
     import shutil
 
     broken = tmp_path / "bars"
@@ -193,8 +259,12 @@ def test_every_broken_image_is_named_in_one_pass_by_the_check_and_by_the_run(bar
         assert {p.exit_code for p in found.problems} == {3}
 
 
-def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(bars, settings, monkeypatch):
-    made, _ = fine_tuning_plan.fine_tuning_study(asked(bars), FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings)
+def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(
+    bars, settings, monkeypatch
+):
+    made, _ = fine_tuning_plan.fine_tuning_study(
+        asked(bars), FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings
+    )
     with Store(settings.store).claim(made.trials[0].spec.key):
         report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
     with pytest.raises(TlxError, match="in use by process") as refused:

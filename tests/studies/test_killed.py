@@ -1,4 +1,6 @@
-"""Kill -9 at random moments, the same command again: the same results to the bit, and each run in MLflow once."""
+"""Kill -9 at random moments, the same command again: the same results to the bit, and each run in
+MLflow once.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +16,34 @@ import pytest
 
 from tlx.lab.store import Store, reproducible_fields
 
-COMMAND = ["fine-tuning", "--shots", "1,2", "--splits", "2", "--val-per-class", "3", "--epochs", "6", "--workers", "2",
-           "--no-early-stopping"]
+COMMAND = [
+    "fine-tuning",
+    "--shots",
+    "1,2",
+    "--splits",
+    "2",
+    "--val-per-class",
+    "3",
+    "--epochs",
+    "6",
+    "--workers",
+    "2",
+    "--no-early-stopping",
+]
 
 
 def start(folder: Path, bars: Path, cache: Path, *more: str) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     environment = {**os.environ, "TLX_CACHE": str(cache)}
-    return subprocess.Popen([sys.executable, "-m", "tlx", *COMMAND, "--dataset", str(bars), *more], cwd=folder,
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlx", *COMMAND, "--dataset", str(bars), *more],
+        cwd=folder,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def results(folder: Path):
@@ -34,8 +54,11 @@ def results(folder: Path):
 
 def comparable(result):
     """What must agree to the bit: all but times, and where it ran."""
-    return {name: value for name, value in reproducible_fields(result)["scores"].items() if not name.endswith("_s")} | {
-        "confusion": result.details["confusion"], "key": result.key}
+    return {
+        name: value
+        for name, value in reproducible_fields(result)["scores"].items()
+        if not name.endswith("_s")
+    } | {"confusion": result.details["confusion"], "key": result.key}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +79,9 @@ def test_a_killed_study_comes_to_the_same_results(bars, cache, tmp_path, undistu
         try:
             process.communicate(timeout=moments.uniform(1.0, 9.0))
         except subprocess.TimeoutExpired:
-            os.kill(process.pid, signal.SIGKILL)  # the driver alone: its workers must end by themselves
+            os.kill(
+                process.pid, signal.SIGKILL
+            )  # the driver alone: its workers must end by themselves
             process.communicate(timeout=30)
     process = start(folder, bars, cache)
     out, err = process.communicate(timeout=120)
@@ -78,7 +103,7 @@ def _each_run_stands_once(folder: Path, keys: set[str]) -> None:
     assert {run.info.status for run in runs} == {"FINISHED"}
     children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
     assert sorted(run.data.tags["tlx.key"] for run in children) == sorted(keys)
-    parent, = [run for run in runs if run not in children]
+    (parent,) = [run for run in runs if run not in children]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
     for run in children:
         history = client.get_metric_history(run.info.run_id, "val_loss")
@@ -86,7 +111,9 @@ def _each_run_stands_once(folder: Path, keys: set[str]) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_on_request_is_one_sentence_and_is_continued(bars, cache, tmp_path, undisturbed, number):
+def test_a_stop_on_request_is_one_sentence_and_is_continued(
+    bars, cache, tmp_path, undisturbed, number
+):
     folder = tmp_path / "stopped"
     process = start(folder, bars, cache, "--no-tracking")
     for line in process.stdout:
@@ -103,4 +130,5 @@ def test_a_stop_on_request_is_one_sentence_and_is_continued(bars, cache, tmp_pat
     out, err = again.communicate(timeout=120)
     assert again.returncode == 0, out + err
     assert {p: comparable(r) for p, r in results(folder).items()} == {
-        p: comparable(r) for p, r in undisturbed.items()}
+        p: comparable(r) for p, r in undisturbed.items()
+    }

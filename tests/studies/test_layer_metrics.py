@@ -1,4 +1,6 @@
-"""tlx analyze end to end: every layer of several networks, against numpy alone; resumed, found again, mirrored."""
+"""tlx analyze end to end: every layer of several networks, against numpy alone; resumed, found
+again, mirrored.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,13 @@ ASKED = LayerMetrics(resamplings=5)
 
 @pytest.fixture
 def settings(tmp_path, cache):
-    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 def observed(bars, **changes):
@@ -53,12 +61,26 @@ def perform(words, bars, settings, asked=ASKED, **changes):
 def checkpoints(bars, cache, tmp_path_factory):
     """A folder of weights along a training on the bars."""
     folder = tmp_path_factory.mktemp("weights")
-    settings = Settings(store=str(folder / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
-    spec = PreTraining(dataset=str(bars), epochs=3, batch_size=8, val_per_class=2, learning_rate=0.001,
-                       checkpoints=("0", "0_1", "1", "3"))
+    settings = Settings(
+        store=str(folder / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
+    spec = PreTraining(
+        dataset=str(bars),
+        epochs=3,
+        batch_size=8,
+        val_per_class=2,
+        learning_rate=0.001,
+        checkpoints=("0", "0_1", "1", "3"),
+    )
     made = pretraining_plan.pretraining_study(spec, settings)
     report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
-    pretraining_trial.publish(report.results[0], made, Store(report.folder), folder / "bars.safetensors")
+    pretraining_trial.publish(
+        report.results[0], made, Store(report.folder), folder / "bars.safetensors"
+    )
     return folder / "bars-checkpoints"
 
 
@@ -66,8 +88,15 @@ def test_every_layer_by_numpy_alone(bars, settings):
     made, report = perform(["mnist"], bars, settings)
     dump, labels = made.trials[0].inputs.dump, np.array(made.trials[0].inputs.labels)
     rows = report.results[0].details["rows"]
-    assert [row["layer"] for row in rows] == ["input", "conv1", "relu1", "conv2", "relu2", "relu3",
-                                          "fc2:log_softmax"]
+    assert [row["layer"] for row in rows] == [
+        "input",
+        "conv1",
+        "relu1",
+        "conv2",
+        "relu2",
+        "relu3",
+        "fc2:log_softmax",
+    ]
     assert [row["layer_index"] for row in rows] == list(range(7))
     for row in rows:
         x = dump.array(row["layer"]).reshape(24, -1).astype(np.float64)
@@ -84,7 +113,11 @@ def test_every_layer_by_numpy_alone(bars, settings):
 @pytest.mark.parametrize("name", layer_metrics_spec.DISSIMILARITIES)
 def test_every_offered_dissimilarity_is_measured(bars, settings, name):
     """The names are one list for the option, the metric and the axes, and each comes to numbers."""
-    assert set(layer_metrics_spec.DISSIMILARITIES) == set(rsa.DISSIMILARITIES) == set(layer_metrics_columns.UNITS) - {""}
+    assert (
+        set(layer_metrics_spec.DISSIMILARITIES)
+        == set(rsa.DISSIMILARITIES)
+        == set(layer_metrics_columns.UNITS) - {""}
+    )
     made, report = perform(["mnist"], bars, settings, LayerMetrics(resamplings=2, rdm=name))
     rows = report.results[0].details["rows"]
     dump = made.trials[0].inputs.dump
@@ -98,8 +131,10 @@ def test_every_offered_dissimilarity_is_measured(bars, settings, name):
 
 def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch):
     """What the program itself offers must not fail as a note beside a missing number."""
+
     def refuse(*_, **__):
         raise UnknownNameError("dissimilarity", "x", ["y"])
+
     monkeypatch.setattr("tlx.metrics.rdm", refuse)
     with pytest.raises(UnknownNameError, match="unknown dissimilarity"):
         perform(["mnist"], bars, settings)
@@ -111,19 +146,31 @@ def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tm
     rows = layer_metrics_table.read(folder / "layer_metrics.csv")
     assert len(rows) == 5 * 7
     assert rows == layer_metrics_table.read(folder / "layer_metrics.parquet")
-    tags = {row["checkpoint"]: row["checkpoint_index"] for row in rows if row["trained_on"] == "bars"}
+    tags = {
+        row["checkpoint"]: row["checkpoint_index"] for row in rows if row["trained_on"] == "bars"
+    }
     assert tags == {"0": 0, "0_1": 1, "1": 2, "3": 3}
-    for name in ("id.png", "ss_ratio.png", "rsa_contrast.png", "rdm_comparison.png", "mds_fc2-log_softmax.png"):
+    for name in (
+        "id.png",
+        "ss_ratio.png",
+        "rsa_contrast.png",
+        "rdm_comparison.png",
+        "mds_fc2-log_softmax.png",
+    ):
         assert (folder / name).stat().st_size > 1000, name
     for result in report.results:
         own = Store(report.folder).folder(result.key)
-        assert {"rdms.png", "within_between.png", "layer_metrics.csv"} <= {p.name for p in own.iterdir()}
+        assert {"rdms.png", "within_between.png", "layer_metrics.csv"} <= {
+            p.name for p in own.iterdir()
+        }
         assert len(list((own / "rdms").glob("*.npy"))) == 7
     said = layer_metrics_report.format_summary(report)
     assert "intrinsic dim." in said
     assert "bars 0_1" in said
-    assert [p.name for p in layer_metrics_report.copy_table(report, tmp_path / "out")] == ["layer_metrics.csv",
-                                                                              "layer_metrics.parquet"]
+    assert [p.name for p in layer_metrics_report.copy_table(report, tmp_path / "out")] == [
+        "layer_metrics.csv",
+        "layer_metrics.parquet",
+    ]
 
 
 def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
@@ -133,7 +180,9 @@ def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
     assert rho.shape == (28, 28)
     np.testing.assert_allclose(rho, rho.T, atol=1e-12)
     np.testing.assert_allclose(np.diag(rho), 1)
-    rdms = [np.load(Store(report.folder).folder(r.key) / "rdms" / "03.npy") for r in report.results[:2]]
+    rdms = [
+        np.load(Store(report.folder).folder(r.key) / "rdms" / "03.npy") for r in report.results[:2]
+    ]
     ranks = [np.argsort(np.argsort(r)) for r in rdms]
     at = [i for i, row in enumerate(found["names"]) if row["layer"] == "conv2"][:2]
     assert rho[at[0], at[1]] == pytest.approx(np.corrcoef(*ranks)[0, 1], abs=1e-3)
@@ -141,8 +190,12 @@ def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
     assert np.allclose(rho[np.ix_(inputs_of, inputs_of)], 1), "what goes in is the same for all"
 
 
-def test_a_large_damaged_dissimilarity_matrix_is_not_compared(bars, settings, checkpoints, monkeypatch):
-    """Files above a size are checked by their size alone when a trial is found: whoever reads one checks its bytes."""
+def test_a_large_damaged_dissimilarity_matrix_is_not_compared(
+    bars, settings, checkpoints, monkeypatch
+):
+    """Files above a size are checked by their size alone when a trial is found: whoever reads one
+    checks its bytes.
+    """
     made, report = perform([str(checkpoints)], bars, settings)
     monkeypatch.setattr("tlx.lab.store.LARGE", 100)
     store = Store(report.folder)
@@ -155,7 +208,8 @@ def test_a_large_damaged_dissimilarity_matrix_is_not_compared(bars, settings, ch
 
 
 def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are_not_put_beside_others(
-        bars, settings, monkeypatch):
+    bars, settings, monkeypatch
+):
     row = 26 * 26 * 32 * 4
     monkeypatch.setattr(layer_metrics_trial, "WHOLE", 12 * row)
     monkeypatch.setattr(layer_metrics_trial, "COPIED", 12 * row)
@@ -163,24 +217,34 @@ def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are
     result, dump = report.results[0], made.trials[0].inputs.dump
     labels = np.array(made.trials[0].inputs.labels)
     assert [note for note in result.details["notes"] if "12 of 24" in note] == [
-        "conv1: rows are compared in 12 of 24, evenly spaced"]
+        "conv1: rows are compared in 12 of 24, evenly spaced"
+    ]
     index = dump.layers.index("conv1")
-    kept = {p.name for p in (report.folder / "trials" / result.key / layer_metrics_trial.RDMS).iterdir()}
+    kept = {
+        p.name for p in (report.folder / "trials" / result.key / layer_metrics_trial.RDMS).iterdir()
+    }
     assert kept == {f"{i:02d}.npy" for i in range(len(dump.layers)) if i != index}
-    found, x = result.details["rows"][index], np.array(dump.array("conv1"), np.float64).reshape(24, -1)
+    found, x = (
+        result.details["rows"][index],
+        np.array(dump.array("conv1"), np.float64).reshape(24, -1),
+    )
     within, total = naive.squares(x, labels)  # these are still of all rows
     assert found["ss_ratio"] == pytest.approx(within / total, rel=1e-9)
     some = layer_metrics_trial._thinned(labels, 12)
     assert np.unique(labels[some], return_counts=True)[1].tolist() == [4, 4, 4]
     r = np.corrcoef(x[some])
     same = labels[some][:, None] == labels[some]
-    assert found["rsa_within"] == pytest.approx((1 - r)[same & ~np.eye(12, dtype=bool)].mean(), rel=1e-5)
+    assert found["rsa_within"] == pytest.approx(
+        (1 - r)[same & ~np.eye(12, dtype=bool)].mean(), rel=1e-5
+    )
 
 
 def test_asked_again_nothing_is_measured_and_more_networks_join(bars, settings, monkeypatch):
     first, _ = perform(["mnist"], bars, settings)
     measured, real = [], layer_metrics_trial._measure
-    monkeypatch.setattr(layer_metrics_trial, "_measure", lambda *a: (measured.append(1), real(*a))[1])
+    monkeypatch.setattr(
+        layer_metrics_trial, "_measure", lambda *a: (measured.append(1), real(*a))[1]
+    )
     second, report = perform(["mnist", "random_init"], bars, settings)
     assert second.key == first.key
     assert (report.reused, len(measured)) == (1, 7)
@@ -207,9 +271,14 @@ def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch
 
 def test_workers_come_to_the_same_numbers(bars, settings, tmp_path):
     here = perform(["mnist", "random_init"], bars, settings)[1]
-    there = perform(["mnist", "random_init"], bars, settings.replace(workers=2, store=str(tmp_path / "other")))[1]
+    there = perform(
+        ["mnist", "random_init"], bars, settings.replace(workers=2, store=str(tmp_path / "other"))
+    )[1]
     for a, b in zip(here.results, there.results, strict=True):
-        strip = [[{k: v for k, v in row.items() if k != "seconds"} for row in r.details["rows"]] for r in (a, b)]
+        strip = [
+            [{k: v for k, v in row.items() if k != "seconds"} for row in r.details["rows"]]
+            for r in (a, b)
+        ]
         assert strip[0] == strip[1]
 
 
@@ -231,18 +300,28 @@ def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings,
 
 
 def test_a_dump_is_analysed_as_it_is(bars, settings):
-    dump = activations.extraction(activations.Extraction(dataset=str(bars), layers=("1", "2"), samples=12), settings)
+    dump = activations.extraction(
+        activations.Extraction(dataset=str(bars), layers=("1", "2"), samples=12), settings
+    )
     _, report = perform([dump.key[:12]], bars, settings)
     again, _ = perform([str(dump.folder)], bars, settings)
     rows = report.results[0].details["rows"]
-    assert [row["width"] for row in rows] == list(dump.widths.values()), "in the order in which the network runs"
+    assert [row["width"] for row in rows] == list(dump.widths.values()), (
+        "in the order in which the network runs"
+    )
     assert [row["block"] for row in rows] == [1, 2]
     assert again.trials[0].spec.key == report.results[0].key
 
 
-@pytest.mark.parametrize(("word", "says"), [
-    ("./nowhere/at/all", "nowhere"), ("vgg16/mars", "mars"), ("mars", "mars"), ("abcdef0123", "no dump|dump"),
-])
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("./nowhere/at/all", "nowhere"),
+        ("vgg16/mars", "mars"),
+        ("mars", "mars"),
+        ("abcdef0123", "no dump|dump"),
+    ],
+)
 def test_what_is_no_network_is_refused_all_at_once(bars, settings, word, says):
     with pytest.raises(TlxError, match=says):
         layer_metrics_plan.plan_layer_metrics([word, "mnist"], observed(bars), ASKED, settings)
@@ -254,7 +333,9 @@ def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    _, report = perform(["mnist", "random_init"], bars, settings.replace(tracking=True, mlflow_path=uri))
+    _, report = perform(
+        ["mnist", "random_init"], bars, settings.replace(tracking=True, mlflow_path=uri)
+    )
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("Layer metrics").experiment_id
     runs = client.search_runs([home])
@@ -262,9 +343,13 @@ def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
     for name in ("id", "ss_ratio", "rsa_contrast"):
         curve = {m.step: m.value for m in client.get_metric_history(child.info.run_id, name)}
         assert curve == {row["layer_index"]: row[name] for row in report.results[0].details["rows"]}
-    assert {"id.png", "rdms.png", "layer_metrics.parquet"} <= {a.path for a in client.list_artifacts(child.info.run_id)}
+    assert {"id.png", "rdms.png", "layer_metrics.parquet"} <= {
+        a.path for a in client.list_artifacts(child.info.run_id)
+    }
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    assert {"layer_metrics.csv", "id.png"} <= {a.path for a in client.list_artifacts(parent.info.run_id)}
+    assert {"layer_metrics.csv", "id.png"} <= {
+        a.path for a in client.list_artifacts(parent.info.run_id)
+    }
     assert len(client.get_metric_history(parent.info.run_id, "mnist/ss_ratio")) == 7
 
 

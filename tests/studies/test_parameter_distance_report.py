@@ -19,22 +19,60 @@ from tlx.studies.parameter_distance import report as parameter_distance_report
 LAYERS = ("one", "two", "head")
 
 
-def triple(target="pets", repeat=0, ts=(4.0, 2.0, 1.0), norm="mean_abs", confounded=(), undefined=(), blocks=True):
-    """(spec, result) of a trial: the distances are such that T is as given; a layer in `undefined` has none."""
+def triple(
+    target="pets",
+    repeat=0,
+    ts=(4.0, 2.0, 1.0),
+    norm="mean_abs",
+    confounded=(),
+    undefined=(),
+    blocks=True,
+):
+    """(spec, result) of a trial: the distances are such that T is as given; a layer in `undefined`
+    has none.
+    """
     profile = []
     for number, (layer, t) in enumerate(zip(LAYERS, ts, strict=True), 1):
         still = layer in undefined
-        profile.append({"norm": norm, "layer": layer, "block": number if blocks and layer != "head" else None,
-                        "head": layer == "head", "tensors": 1, "random_pretrained": 1.0,
-                        "pretrained_finetuned": 0.0 if still else 0.5, "random_finetuned": 0.5 * t,
-                        "transferability": None if still else t, "movement": 0.0 if still else 0.5})
+        profile.append(
+            {
+                "norm": norm,
+                "layer": layer,
+                "block": number if blocks and layer != "head" else None,
+                "head": layer == "head",
+                "tensors": 1,
+                "random_pretrained": 1.0,
+                "pretrained_finetuned": 0.0 if still else 0.5,
+                "random_finetuned": 0.5 * t,
+                "transferability": None if still else t,
+                "movement": 0.0 if still else 0.5,
+            }
+        )
     body = [row["transferability"] for row in profile[:2] if row["transferability"] is not None]
-    details = {"profile": profile, "norm": norm, "rule": "weights", "overall": np.mean(body) if body else None,
-               "movement": 0.5, "undefined": list(undefined), "confounded": list(confounded), "notes": [],
-               "training": {}, "distances": [{"name": f"{r['layer']}.weight", "shape": [2, 3], **r} for r in profile]}
-    spec = {"target": target, "norm": norm, "repeat": repeat, "architecture": "net", "draw": None,
-            "states": ["r", "a", f"{target}{repeat}"], "images": ""}
-    return spec, Result(key=f"{target}{repeat}{norm}", kind="parameter-distance", spec=spec, details=details)
+    details = {
+        "profile": profile,
+        "norm": norm,
+        "rule": "weights",
+        "overall": np.mean(body) if body else None,
+        "movement": 0.5,
+        "undefined": list(undefined),
+        "confounded": list(confounded),
+        "notes": [],
+        "training": {},
+        "distances": [{"name": f"{r['layer']}.weight", "shape": [2, 3], **r} for r in profile],
+    }
+    spec = {
+        "target": target,
+        "norm": norm,
+        "repeat": repeat,
+        "architecture": "net",
+        "draw": None,
+        "states": ["r", "a", f"{target}{repeat}"],
+        "images": "",
+    }
+    return spec, Result(
+        key=f"{target}{repeat}{norm}", kind="parameter-distance", spec=spec, details=details
+    )
 
 
 def means(*triples):
@@ -44,8 +82,10 @@ def means(*triples):
 def test_the_tidy_table_has_tensors_layers_and_the_whole():
     rows = parameter_distance_report.trial_rows([triple(confounded=("two",), undefined=("one",))])
     assert [(row["level"], row["name"]) for row in rows] == [
-        *(("tensor", f"{name}.weight") for name in LAYERS), *(("layer", name) for name in LAYERS),
-        ("overall", "overall")]
+        *(("tensor", f"{name}.weight") for name in LAYERS),
+        *(("layer", name) for name in LAYERS),
+        ("overall", "overall"),
+    ]
     assert [row["mark"] for row in rows] == ["", "", "", "undefined", "confounded", "", ""]
     assert rows[0]["shape"] == "2x3"
     assert rows[-1]["transferability"] == 2.0
@@ -67,28 +107,49 @@ def test_means_over_repeats_by_hand():
 
 def test_a_layer_that_did_not_move_in_one_repeat_is_a_mean_of_the_others():
     rows = {row["layer"]: row for row in means(triple(), triple(repeat=1, undefined=("one",)))}
-    assert (rows["one"]["transferability"], rows["one"]["defined"], rows["one"]["undefined"]) == (4.0, 1, 1)
+    assert (rows["one"]["transferability"], rows["one"]["defined"], rows["one"]["undefined"]) == (
+        4.0,
+        1,
+        1,
+    )
     assert rows["one"]["transferability_low"] is None
     assert rows["one"]["pretrained_finetuned"] == 0.25
 
 
 def test_the_table_of_one_target_shows_the_distances_of_several_only_t():
     said = parameter_distance_report.table(means(triple(confounded=("one",)))).splitlines()
-    assert said[0].split() == ["layer", "block", "T", "D(random,", "pretrained),", "mean_abs", "D(pretrained,",
-                               "finetuned)", "D(random,", "finetuned)", "moved"]
+    assert said[0].split() == [
+        "layer",
+        "block",
+        "T",
+        "D(random,",
+        "pretrained),",
+        "mean_abs",
+        "D(pretrained,",
+        "finetuned)",
+        "D(random,",
+        "finetuned)",
+        "moved",
+    ]
     assert said[2].split() == ["one", "1", "4.00", "!", "1", "0.5", "2", "50.0", "%"]
     assert said[4].split()[:3] == ["head", "(head)", "–"]
-    said = parameter_distance_report.table(means(triple(), triple(target="cars", ts=(9.0, 3.0, 1.0)))).splitlines()
+    said = parameter_distance_report.table(
+        means(triple(), triple(target="cars", ts=(9.0, 3.0, 1.0)))
+    ).splitlines()
     assert said[0].split() == ["layer", "block", "pets", "cars"]
     assert said[2].split() == ["one", "1", "4.00", "9.00"]
-    both = parameter_distance_report.table(means(triple(), triple(norm="l2")), "markdown").splitlines()
+    both = parameter_distance_report.table(
+        means(triple(), triple(norm="l2")), "markdown"
+    ).splitlines()
     assert both[0] == "| layer | block | pets, mean_abs | pets, l2 |"
 
 
 def test_what_is_to_be_wary_of_is_named():
     said = parameter_distance_closing._wary(means(triple(confounded=("one",), undefined=("two",))))
     assert [line.split(": ")[-1] for line in said] == ["one", "two"]
-    assert all(line.startswith("warning: pets, mean_abs: ") and "in 1 of 3 layers" in line for line in said)
+    assert all(
+        line.startswith("warning: pets, mean_abs: ") and "in 1 of 3 layers" in line for line in said
+    )
     assert parameter_distance_closing._wary(means(triple())) == []
 
 
@@ -106,9 +167,16 @@ def picture(data):
     return image
 
 
-@pytest.mark.parametrize("some", [
-    (triple(),), (triple(ts=(40.0, 1.5, 1.0)), triple(repeat=1, ts=(60.0, 1.2, 0.9))), (triple(blocks=False),),
-    (triple(confounded=("one",), undefined=("two",)),)], ids=["one", "repeats", "names", "marks"])
+@pytest.mark.parametrize(
+    "some",
+    [
+        (triple(),),
+        (triple(ts=(40.0, 1.5, 1.0)), triple(repeat=1, ts=(60.0, 1.2, 0.9))),
+        (triple(blocks=False),),
+        (triple(confounded=("one",), undefined=("two",)),),
+    ],
+    ids=["one", "repeats", "names", "marks"],
+)
 def test_figures_are_drawn_and_the_same_again(some):
     first = parameter_distance_figures.profile(means(*some), "a title")
     assert first == parameter_distance_figures.profile(means(*some), "a title")
@@ -125,16 +193,43 @@ def test_a_mark_and_a_band_are_seen():
 
 
 def test_every_target_has_a_figure_and_all_together_one():
-    lines = parameter_distance_report.lines_of(means(triple(), triple(target="a/b c", ts=(3.0, 2.0, 1.0)), triple(norm="l2")))
-    assert set(parameter_distance_figures.all_of(lines, "t")) == {"mean_abs_pets", "mean_abs_a_b_c", "l2_pets",
-                                                         "mean_abs_targets"}
+    lines = parameter_distance_report.lines_of(
+        means(triple(), triple(target="a/b c", ts=(3.0, 2.0, 1.0)), triple(norm="l2"))
+    )
+    assert set(parameter_distance_figures.all_of(lines, "t")) == {
+        "mean_abs_pets",
+        "mean_abs_a_b_c",
+        "l2_pets",
+        "mean_abs_targets",
+    }
 
 
-FIT = {"about": "a table", "names": [f"set {n}" for n in range(6)], "r2": 0.5, "loo_r2": None, "n": 6, "degrees": 2,
-       "fitted": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "observed": [1.5, 1.8, 3.3, 3.9, 5.2, 5.5], "rows": [],
-       "forms": {form: [{"term": term, "coefficients": -0.25, "standard_errors": 0.5, "low": -1.0, "high": 0.5,
-                         "t": -0.5, "p": 0.0004} for term in ("intercept", "G", "D", "log_N")]
-                 for form in ("z-scored", "raw")}}
+FIT = {
+    "about": "a table",
+    "names": [f"set {n}" for n in range(6)],
+    "r2": 0.5,
+    "loo_r2": None,
+    "n": 6,
+    "degrees": 2,
+    "fitted": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+    "observed": [1.5, 1.8, 3.3, 3.9, 5.2, 5.5],
+    "rows": [],
+    "forms": {
+        form: [
+            {
+                "term": term,
+                "coefficients": -0.25,
+                "standard_errors": 0.5,
+                "low": -1.0,
+                "high": 0.5,
+                "t": -0.5,
+                "p": 0.0004,
+            }
+            for term in ("intercept", "G", "D", "log_N")
+        ]
+        for form in ("z-scored", "raw")
+    },
+}
 
 
 def test_a_regression_in_words_in_a_table_and_as_a_figure():
@@ -152,10 +247,27 @@ def test_a_regression_in_words_in_a_table_and_as_a_figure():
 
 
 def test_what_a_study_says_of_its_images():
-    way = {"norm": "mean_abs", "gap": "", "source": "", "table": [], "fit": None, "why": "no domain gap"}
+    way = {
+        "norm": "mean_abs",
+        "gap": "",
+        "source": "",
+        "table": [],
+        "fit": None,
+        "why": "no domain gap",
+    }
     assert regression_report.of_study([way]) == [], "nobody asked for a gap"
-    assert regression_report.of_study([way | {"gap": "mmd", "source": "mnist", "why": "2 targets"}]) == [
-        "no regression (mmd to mnist, mean_abs): 2 targets"]
-    details = {"target": "pets", "G": None, "D": 0.123456, "N": 1234, "features": "means", "layer": "fc", "width": 9}
+    assert regression_report.of_study(
+        [way | {"gap": "mmd", "source": "mnist", "why": "2 targets"}]
+    ) == ["no regression (mmd to mnist, mean_abs): 2 targets"]
+    details = {
+        "target": "pets",
+        "G": None,
+        "D": 0.123456,
+        "N": 1234,
+        "features": "means",
+        "layer": "fc",
+        "width": 9,
+    }
     assert regression_report.domain(details) == (
-        "images of pets: intra-class variance D 0.1235, data amount N 1,234; means (fc, 9 wide)")
+        "images of pets: intra-class variance D 0.1235, data amount N 1,234; means (fc, 9 wide)"
+    )

@@ -1,4 +1,6 @@
-"""QUANTA end to end on images that a small network learns in seconds: trials, table, files, mirror; what is refused."""
+"""QUANTA end to end on images that a small network learns in seconds: trials, table, files, mirror;
+what is refused.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +32,26 @@ from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory, cache):
-    return Settings(store=str(tmp_path_factory.mktemp("runs")), cache=str(cache), tracking=False, workers=0,
-                    system_metrics=False)
+    return Settings(
+        store=str(tmp_path_factory.mktemp("runs")),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 def quick(bars, **changes):
-    return Quanta(**{"dataset": str(bars), "epochs": 2, "batch_size": 8, "val_per_class": 2, "learning_rate": 1e-3,
-                     **changes})
+    return Quanta(
+        **{
+            "dataset": str(bars),
+            "epochs": 2,
+            "batch_size": 8,
+            "val_per_class": 2,
+            "learning_rate": 1e-3,
+            **changes,
+        }
+    )
 
 
 def perform(spec, sweep, settings):
@@ -44,7 +59,9 @@ def perform(spec, sweep, settings):
     source, first = asked.source, asked.source_study
     if first is not None:
         learned = runner.run_study(first, settings, lambda event: None, lambda store, key: None)
-        source = quanta_source.trained(learned.results[0], Store(learned.folder), spec, asked.learned)
+        source = quanta_source.trained(
+            learned.results[0], Store(learned.folder), spec, asked.learned
+        )
     made = asked.study(source)
     return runner.run_study(made, settings, lambda event: None, quanta_report.write_summary)
 
@@ -56,7 +73,8 @@ def report(bars, settings):
 
 def test_every_position_and_repeat_is_trained_and_written_down(report):
     assert [(r.spec["position"], r.spec["repeat"]) for r in report.results] == [
-        (p, n) for n in (0, 1) for p in ("0", "2", "co", "witness")]
+        (p, n) for n in (0, 1) for p in ("0", "2", "co", "witness")
+    ]
     for r in report.results:
         gates = {"0": [0], "2": [2], "co": [0, 1, 2], "witness": []}[r.spec["position"]]
         assert r.details["positions"] == gates
@@ -81,26 +99,46 @@ def test_trials_of_a_repeat_are_pairs_and_repeats_differ(report):
     gates = [r.details["gates"][0]["rms"][0] for r in report.results if r.spec["position"] == "0"]
     assert gates[0][0] == gates[1][0], "one source"
     assert gates[0][1] != gates[1][1], "two targets"
-    alone = [r.details["gates"][0]["rms"][0] for r in report.results if r.spec["position"] in ("0", "co")]
-    assert alone[0][1] == pytest.approx(alone[1][1], rel=1e-9), "the same target at the start of a repeat"
+    alone = [
+        r.details["gates"][0]["rms"][0] for r in report.results if r.spec["position"] in ("0", "co")
+    ]
+    assert alone[0][1] == pytest.approx(alone[1][1], rel=1e-9), (
+        "the same target at the start of a repeat"
+    )
 
 
 def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
     folder = report.folder / "studies" / report.study.key
     rows = list(csv.DictReader((folder / "quanta.csv").read_text().splitlines()))
     assert [(row["gate"], row["position"]) for row in rows] == [
-        ("alone", "0"), ("alone", "2"), ("co", "0"), ("co", "1"), ("co", "2"), ("witness", "")]
+        ("alone", "0"),
+        ("alone", "2"),
+        ("co", "0"),
+        ("co", "1"),
+        ("co", "2"),
+        ("witness", ""),
+    ]
     mine = {(r.spec["position"], r.spec["repeat"]): r for r in report.results}
     want = statistics.estimate([mine["2", n].scores["lambda_source"] for n in (0, 1)])
     assert float(rows[1]["lambda_source"]) == want.mean
     assert float(rows[1]["lambda_source_high"]) == want.high
     assert rows[1]["block"] == "3"
     assert rows[1]["module"] == "fc1"
-    gains = [mine["2", n].scores["test_accuracy"] - mine["witness", n].scores["test_accuracy"] for n in (0, 1)]
+    gains = [
+        mine["2", n].scores["test_accuracy"] - mine["witness", n].scores["test_accuracy"]
+        for n in (0, 1)
+    ]
     assert float(rows[1]["over_witness"]) == pytest.approx(math.fsum(gains) / 2)
     names = {p.name for p in folder.iterdir()}
-    assert {"quanta.csv", "quanta.md", "lambda_source.png", "lambda_source_co.png", "lambda_source_final.png",
-            "test_accuracy.png", "summary.json"} <= names
+    assert {
+        "quanta.csv",
+        "quanta.md",
+        "lambda_source.png",
+        "lambda_source_co.png",
+        "lambda_source_final.png",
+        "test_accuracy.png",
+        "summary.json",
+    } <= names
     said = quanta_report.format_summary(report)
     assert "none (witness)" in said
     assert "layer 1 of all" in said
@@ -118,8 +156,11 @@ def test_asked_again_all_is_found_and_more_repeats_join(report, bars, settings):
 
 
 def test_a_witness_is_one_whatever_the_gate_and_source(report, bars, settings):
-    other = perform(quick(bars, quanta_form="sigmoid", source="random"), QuantaGrid(positions=("2",), repeats=1),
-                    settings)
+    other = perform(
+        quick(bars, quanta_form="sigmoid", source="random"),
+        QuantaGrid(positions=("2",), repeats=1),
+        settings,
+    )
     assert other.reused == 1
     assert other.study.key != report.study.key
     assert other.results[0].details["gates"][0]["lambda"][0][0] == pytest.approx(0.5025, abs=1e-6)
@@ -144,14 +185,18 @@ def test_cut_off_a_trial_goes_on_to_the_same_result(report, bars, settings, tmp_
 
 
 def test_workers_come_to_the_same_numbers(report, bars, settings, tmp_path):
-    there = perform(quick(bars), QuantaGrid(positions=("0",), repeats=1), settings.replace(
-        workers=2, store=str(tmp_path / "other")))
+    there = perform(
+        quick(bars),
+        QuantaGrid(positions=("0",), repeats=1),
+        settings.replace(workers=2, store=str(tmp_path / "other")),
+    )
     mine = {r.key: r for r in report.results}
     assert len(there.results) == 2
     assert all(reproducible_fields(r) == reproducible_fields(mine[r.key]) for r in there.results)
 
 
 # ---------------------------------------------------------------- the original's files
+
 
 def test_its_files_read_back_to_the_same_numbers(report, tmp_path):
     quanta_export.export(report.results, tmp_path)
@@ -163,9 +208,22 @@ def test_its_files_read_back_to_the_same_numbers(report, tmp_path):
         for words, part in (("training", "train"), ("testing", "test")):
             lines = (own / f"{words}_metrics_of_target_{repeat}.txt").read_text().splitlines()
             assert [ast.literal_eval(line) for line in lines] == [
-                [row[f"{part}_{name}"] for name in ("loss", "top1", "precision", "recall", "false_positives",
-                                                    "false_negatives", "true_positives", "true_negatives", "top3")]
-                for row in r.details["history"]]
+                [
+                    row[f"{part}_{name}"]
+                    for name in (
+                        "loss",
+                        "top1",
+                        "precision",
+                        "recall",
+                        "false_positives",
+                        "false_negatives",
+                        "true_positives",
+                        "true_negatives",
+                        "top3",
+                    )
+                ]
+                for row in r.details["history"]
+            ]
         if position == "witness":
             assert not (own / f"{repeat}.txt").exists()
             continue
@@ -174,25 +232,45 @@ def test_its_files_read_back_to_the_same_numbers(report, tmp_path):
         assert text.count(",") == len(gates)
         assert text.endswith(" ,")
         assert "\n" not in text
-        assert quanta_export.read_series(text) == [[row["lambda"][g][0] for row in r.details["gates"][1:]]
-                                                  for g in gates]
+        assert quanta_export.read_series(text) == [
+            [row["lambda"][g][0] for row in r.details["gates"][1:]] for g in gates
+        ]
         raw = quanta_export.read_series((own / f"{repeat}_raw.txt").read_text())
         assert [[np.float32(v) for v in line] for line in raw] == [
-            [np.float32(row["v"][g][0]) for row in r.details["gates"][1:]] for g in gates]
+            [np.float32(row["v"][g][0]) for row in r.details["gates"][1:]] for g in gates
+        ]
         (line,) = (folder / f"quantas_r_{repeat}_l_{layer}.jsonl").read_text().splitlines()
         found = json.loads(line)
         assert list(found) == [str(p) for p in r.details["positions"]]
         for g, position_of in enumerate(found):
-            assert found[position_of]["quanta_weights"] == [row["v"][g] for row in r.details["gates"]]
+            assert found[position_of]["quanta_weights"] == [
+                row["v"][g] for row in r.details["gates"]
+            ]
             assert len(found[position_of]["quantas"]["source"]) == 3
-        (line,) = (folder / f"training_metrics_of_target_r_{repeat}_l_{layer}.jsonl").read_text().splitlines()
+        (line,) = (
+            (folder / f"training_metrics_of_target_r_{repeat}_l_{layer}.jsonl")
+            .read_text()
+            .splitlines()
+        )
         history = json.loads(line)
         assert list(history) == ["0", "1"]
-        assert set(history["0"]) == {"categorical_accuracy", "loss", "precision", "recall", "false_positives",
-                                     "false_negatives", "true_positives", "true_negatives",
-                                     "top_k_categorical_accuracy"}
+        assert set(history["0"]) == {
+            "categorical_accuracy",
+            "loss",
+            "precision",
+            "recall",
+            "false_positives",
+            "false_negatives",
+            "true_positives",
+            "true_negatives",
+            "top_k_categorical_accuracy",
+        }
         assert history["1"]["loss"] == r.details["history"][1]["train_loss"]
-        (line,) = (folder / f"testing_metrics_of_target_r_{repeat}_l_{layer}.jsonl").read_text().splitlines()
+        (line,) = (
+            (folder / f"testing_metrics_of_target_r_{repeat}_l_{layer}.jsonl")
+            .read_text()
+            .splitlines()
+        )
         assert json.loads(line)["categorical_accuracy"] == r.scores["test_top1"]
 
 
@@ -204,6 +282,7 @@ def test_the_line_of_one_gate_is_as_the_original_wrote_it(report):
 
 
 # ---------------------------------------------------------------- metrics
+
 
 def test_metrics_by_their_definitions():
     rng = np.random.default_rng(0)
@@ -221,9 +300,17 @@ def test_metrics_by_their_definitions():
             tn += share <= 0.5 and k != label
         ranked = sorted(range(5), key=lambda k: -row[k])
         right, top3 = right + (ranked[0] == label), top3 + (label in ranked[:3])
-    want = {"loss": total / 40, "top1": right / 40, "precision": tp / (tp + fp), "recall": tp / 40,
-            "false_positives": fp, "false_negatives": fn, "true_positives": tp, "true_negatives": tn,
-            "top3": top3 / 40}
+    want = {
+        "loss": total / 40,
+        "top1": right / 40,
+        "precision": tp / (tp + fp),
+        "recall": tp / 40,
+        "false_positives": fp,
+        "false_negatives": fn,
+        "true_positives": tp,
+        "true_negatives": tn,
+        "top3": top3 / 40,
+    }
     assert found == {name: pytest.approx(value, rel=1e-9) for name, value in want.items()}
     assert fn > 0
     assert tp + fp < 40, "some images predict nothing"
@@ -231,28 +318,46 @@ def test_metrics_by_their_definitions():
 
 def test_an_image_without_a_class_above_one_half_predicts_nothing():
     found = keras_scores(np.zeros((4, 3), np.float32), np.array([0, 1, 2, 0]))
-    assert (found["precision"], found["recall"], found["true_negatives"], found["false_negatives"]) == (0, 0, 8, 4)
+    assert (
+        found["precision"],
+        found["recall"],
+        found["true_negatives"],
+        found["false_negatives"],
+    ) == (0, 0, 8, 4)
     assert found["top3"] == 1
 
 
 # ---------------------------------------------------------------- where the source comes from
 
+
 def test_the_study_trains_its_source_on_other_images_first(bars, settings, tmp_path):
-    other = draw_images(tmp_path / "other", classes=4, per_class=6, splits=("train", "test"), seed=5)
-    spec, sweep = quick(bars), QuantaGrid(positions=("1",), repeats=1, witness=False, source_dataset=str(other),
-                                           source_epochs=1)
+    other = draw_images(
+        tmp_path / "other", classes=4, per_class=6, splits=("train", "test"), seed=5
+    )
+    spec, sweep = (
+        quick(bars),
+        QuantaGrid(
+            positions=("1",), repeats=1, witness=False, source_dataset=str(other), source_epochs=1
+        ),
+    )
     found = perform(spec, sweep, settings)
     r = found.results[0]
     learned = Store(found.folder).keys()
-    trainings = [t for t in (Store(found.folder).find(key) for key in learned) if t.kind == "pretraining"]
+    trainings = [
+        t for t in (Store(found.folder).find(key) for key in learned) if t.kind == "pretraining"
+    ]
     assert len(trainings) == 1
     assert trainings[0].spec["epochs"] == 1
     assert trainings[0].details["classes"] == ["bar0", "bar1", "bar2", "bar3"]
-    assert r.details["source_test"]["loss"] == pytest.approx(trainings[0].scores["test_loss"], rel=1e-6)
+    assert r.details["source_test"]["loss"] == pytest.approx(
+        trainings[0].scores["test_loss"], rel=1e-6
+    )
     assert r.details["source_name"] == "other"
     assert r.spec["weights"] != ""
     quanta_export.export(found.results, tmp_path / "out")
-    text = (tmp_path / "out" / "other_to_bars" / "testing_metrics_of_source_r_0_l_1.jsonl").read_text()
+    text = (
+        tmp_path / "out" / "other_to_bars" / "testing_metrics_of_source_r_0_l_1.jsonl"
+    ).read_text()
     assert json.loads(text)["loss"] == r.details["source_test"]["loss"]
     assert perform(spec, sweep, settings).reused == 1
 
@@ -266,17 +371,30 @@ def test_halves_of_the_classes(settings, tmp_path):
     assert sorted(asked.learned.classes + asked.images.classes) == [f"bar{i}" for i in range(5)]
     assert set(asked.images.parts["train"].labels) == {0, 1}
     assert asked.images.parts["train"].images.size == 2 * 4
-    assert quanta_plan.plan_quanta(spec, QuantaGrid(halves=True), settings).images.digest == asked.images.digest
+    assert (
+        quanta_plan.plan_quanta(spec, QuantaGrid(halves=True), settings).images.digest
+        == asked.images.digest
+    )
     others = {quanta_data.halves([str(i) for i in range(10)], seed) for seed in range(20)}
     assert len(others) > 10
-    assert perform(spec, QuantaGrid(halves=True, positions=("2",), repeats=1), settings).results[0].scores
+    assert (
+        perform(spec, QuantaGrid(halves=True, positions=("2",), repeats=1), settings)
+        .results[0]
+        .scores
+    )
     with pytest.raises(UsageError, match="at least 4"):
         quanta_data.halves(["a", "b", "c"], 0)
 
 
 def test_some_of_the_images(bars, settings):
-    asked = quanta_plan.plan_quanta(quick(bars, train_per_class=3, test_per_class=4), QuantaGrid(), settings)
-    assert {name: len(part) for name, part in asked.images.parts.items()} == {"train": 9, "val": 6, "test": 12}
+    asked = quanta_plan.plan_quanta(
+        quick(bars, train_per_class=3, test_per_class=4), QuantaGrid(), settings
+    )
+    assert {name: len(part) for name, part in asked.images.parts.items()} == {
+        "train": 9,
+        "val": 6,
+        "test": 12,
+    }
 
 
 def test_weights_by_file_and_at_random(bars, settings, tmp_path):
@@ -284,7 +402,9 @@ def test_weights_by_file_and_at_random(bars, settings, tmp_path):
 
     net = backbones.load("mnist-cnn", weights=None, classes=4, seed=7)
     weights_reader.write(tmp_path / "mine.safetensors", net.net.state_dict())
-    by_file = quanta_plan.plan_quanta(quick(bars, model=str(tmp_path / "mine.safetensors")), QuantaGrid(), settings).source
+    by_file = quanta_plan.plan_quanta(
+        quick(bars, model=str(tmp_path / "mine.safetensors")), QuantaGrid(), settings
+    ).source
     assert torch.equal(by_file.load().net.conv1.weight, net.net.conv1.weight)
     assert by_file.name == "mine"
     random = quanta_plan.plan_quanta(quick(bars, source="random"), QuantaGrid(), settings).source
@@ -295,38 +415,66 @@ def test_weights_by_file_and_at_random(bars, settings, tmp_path):
     assert len({s.digest for s in (by_file, random, packaged)}) == 3
 
 
-@pytest.mark.parametrize(("words", "positions"), [
-    ((), ["0", "1", "2", "co"]), (("all",), ["0", "1", "2"]), (("2", "0"), ["0", "2"]), (("-1",), ["co"]),
-    (("1", "all"), ["0", "1", "2"]), (("co", "-3"), ["co"]), (("02",), ["2"]),
-])
+@pytest.mark.parametrize(
+    ("words", "positions"),
+    [
+        ((), ["0", "1", "2", "co"]),
+        (("all",), ["0", "1", "2"]),
+        (("2", "0"), ["0", "2"]),
+        (("-1",), ["co"]),
+        (("1", "all"), ["0", "1", "2"]),
+        (("co", "-3"), ["co"]),
+        (("02",), ["2"]),
+    ],
+)
 def test_positions_in_words(words, positions, bars):
     assert list(quanta_plan.gates_of(quick(bars), words)) == positions
 
 
-@pytest.mark.parametrize(("changes", "sweep", "error", "says"), [
-    ({}, {"positions": ("3",)}, UsageError, "0 to 2"),
-    ({}, {"positions": ("first",)}, UsageError, "position 'first'"),
-    ({}, {"positions": ("3", "x")}, ErrorGroup, "position 'x'"),
-    ({"quanta_init": (1.0,)}, {}, UsageError, "1 numbers"),
-    ({"architecture": "quanta-cnn"}, {}, UsageError, "comes without weights"),
-    ({"source": "random", "model": "x.pth"}, {}, UsageError, "--model with --source"),
-    ({"source": "mars"}, {}, TlxError, "mars"),
-    ({"model": "nowhere.pth"}, {}, MissingError, "nowhere.pth"),
-    ({}, {"source_dataset": "./nowhere"}, MissingError, "nowhere"),
-    ({}, {"halves": True}, UsageError, "at least 4"),
-    ({"source_architecture": "resnet20-cifar", "source": "random"}, {}, UsageError, "does not see what"),
-    ({"val_per_class": 12}, {}, TlxError, "val-per-class"),
-    ({"architecture": "vgg13", "source_architecture": "vgg11", "input_size": 32, "source": "random"},
-     {"positions": ("1",)}, UsageError, r"position 1: .*one shape"),
-])
-def test_what_cannot_be_is_said_before_anything_is_computed(changes, sweep, error, says, bars, settings):
+@pytest.mark.parametrize(
+    ("changes", "sweep", "error", "says"),
+    [
+        ({}, {"positions": ("3",)}, UsageError, "0 to 2"),
+        ({}, {"positions": ("first",)}, UsageError, "position 'first'"),
+        ({}, {"positions": ("3", "x")}, ErrorGroup, "position 'x'"),
+        ({"quanta_init": (1.0,)}, {}, UsageError, "1 numbers"),
+        ({"architecture": "quanta-cnn"}, {}, UsageError, "comes without weights"),
+        ({"source": "random", "model": "x.pth"}, {}, UsageError, "--model with --source"),
+        ({"source": "mars"}, {}, TlxError, "mars"),
+        ({"model": "nowhere.pth"}, {}, MissingError, "nowhere.pth"),
+        ({}, {"source_dataset": "./nowhere"}, MissingError, "nowhere"),
+        ({}, {"halves": True}, UsageError, "at least 4"),
+        (
+            {"source_architecture": "resnet20-cifar", "source": "random"},
+            {},
+            UsageError,
+            "does not see what",
+        ),
+        ({"val_per_class": 12}, {}, TlxError, "val-per-class"),
+        (
+            {
+                "architecture": "vgg13",
+                "source_architecture": "vgg11",
+                "input_size": 32,
+                "source": "random",
+            },
+            {"positions": ("1",)},
+            UsageError,
+            r"position 1: .*one shape",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_computed(
+    changes, sweep, error, says, bars, settings
+):
     with pytest.raises(error, match=says):
         quanta_plan.plan_quanta(quick(bars, **changes), QuantaGrid(**sweep), settings)
 
 
 def test_all_positions_of_two_networks_are_those_of_one_shape(bars):
-    gates = quanta_plan.gates_of(quick(bars, architecture="vgg13", source_architecture="vgg11", input_size=32),
-                                   ("all",))
+    gates = quanta_plan.gates_of(
+        quick(bars, architecture="vgg13", source_architecture="vgg11", input_size=32), ("all",)
+    )
     assert "0" in gates
     assert "1" not in gates
 
@@ -340,31 +488,56 @@ def test_a_source_that_diverged_is_said(bars, settings):
 
 
 def test_keys_stay_what_they_are():
-    assert Quanta(position="3", repeat=2).key == "a0e9bae27e134ad902d15bdc9da6d6dc9cd05a4d9ed98b053542e88abb181d44"
-    assert Quanta(position="3").alone.key == Quanta(position="co", quanta_form="sigmoid", multiplier=5.0, weights="x",
-                                                    source_dropout=True, model="a.pth").alone.key
+    assert (
+        Quanta(position="3", repeat=2).key
+        == "a0e9bae27e134ad902d15bdc9da6d6dc9cd05a4d9ed98b053542e88abb181d44"
+    )
+    assert (
+        Quanta(position="3").alone.key
+        == Quanta(
+            position="co",
+            quanta_form="sigmoid",
+            multiplier=5.0,
+            weights="x",
+            source_dropout=True,
+            model="a.pth",
+        ).alone.key
+    )
     assert Quanta(position="3", dataset="elsewhere", model="b.pth").key == Quanta(position="3").key
 
 
 # ---------------------------------------------------------------- the mirror
 
+
 def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-    found = perform(quick(bars), QuantaGrid(positions=("2", "co"), repeats=2),
-                    settings.replace(tracking=True, mlflow_path=uri, store=str(tmp_path / "runs")))
+    found = perform(
+        quick(bars),
+        QuantaGrid(positions=("2", "co"), repeats=2),
+        settings.replace(tracking=True, mlflow_path=uri, store=str(tmp_path / "runs")),
+    )
     client = MlflowClient(uri)
     home = client.get_experiment_by_name("QUANTA").experiment_id
     runs = client.search_runs([home])
     assert len(runs) == 7
     child = next(run for run in runs if run.info.run_name == "layer 2 repeat 1")
     r = next(r for r in found.results if (r.spec["position"], r.spec["repeat"]) == ("2", 1))
-    curve = [m.value for m in client.get_metric_history(child.info.run_id, "lambda_source") if m.step < 1]
+    curve = [
+        m.value for m in client.get_metric_history(child.info.run_id, "lambda_source") if m.step < 1
+    ]
     assert curve[0] == r.details["gates"][1]["lambda"][0][0]
     assert child.data.params["Layer"] == "2"
     assert child.data.params["Source task"] == "mnist"
-    for name in ("rms_source", "rms_target", "test_precision", "val_top3", "train_loss", "v_source"):
+    for name in (
+        "rms_source",
+        "rms_target",
+        "test_precision",
+        "val_top3",
+        "train_loss",
+        "v_source",
+    ):
         assert len(client.get_metric_history(child.info.run_id, name)) == 2, name
     together = next(run for run in runs if run.info.run_name == "all layers repeat 0")
     assert {"lambda_source_0", "lambda_source_2", "rms_target_1"} <= set(together.data.metrics)
@@ -373,7 +546,11 @@ def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
     mine = [x.details["gates"] for x in found.results if x.spec["position"] == "2"]
     history = client.get_metric_history(parent.info.run_id, "alone/layer_2/lambda_source")
     assert [m.value for m in sorted(history, key=lambda m: m.step)] == [
-        pytest.approx(np.mean([gates[e]["lambda"][0][0] for gates in mine])) for e in range(3)]
-    assert {m.step for m in client.get_metric_history(parent.info.run_id, "co/lambda_source_high")} == {0, 1, 2}
+        pytest.approx(np.mean([gates[e]["lambda"][0][0] for gates in mine])) for e in range(3)
+    ]
+    assert {
+        m.step for m in client.get_metric_history(parent.info.run_id, "co/lambda_source_high")
+    } == {0, 1, 2}
     assert {"quanta.csv", "lambda_source.png", "test_accuracy.png"} <= {
-        a.path for a in client.list_artifacts(parent.info.run_id)}
+        a.path for a in client.list_artifacts(parent.info.run_id)
+    }

@@ -21,7 +21,11 @@ from tlx.studies.fine_tuning.spec import FineTuning
 from tlx.studies.layer_transfer import plan as layer_transfer_plan
 from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 from tlx.studies.parameter_distance import plan as parameter_distance_plan
-from tlx.studies.parameter_distance.spec import ParameterDistance, ParameterDistanceGrid, TargetTuning
+from tlx.studies.parameter_distance.spec import (
+    ParameterDistance,
+    ParameterDistanceGrid,
+    TargetTuning,
+)
 from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
@@ -30,7 +34,13 @@ QUICK = {"epochs": 1, "batch_size": 8, "val_per_class": 3}
 
 @pytest.fixture
 def settings(tmp_path, cache):
-    return Settings(store=str(tmp_path / "runs"), cache=str(cache), tracking=False, workers=0, system_metrics=False)
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
 
 
 def write(path, seed, classes=10):
@@ -41,48 +51,76 @@ def write(path, seed, classes=10):
 
 def fine_tuning(model, bars, settings):
     spec = FineTuning(dataset=str(bars), model=str(model), epochs=1, use_crops=False)
-    return fine_tuning_plan.fine_tuning_study(spec, FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings)[0]
+    return fine_tuning_plan.fine_tuning_study(
+        spec, FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings
+    )[0]
 
 
 def chop(model, bars, settings):
-    return chop_plan.chop_study(Chop(dataset=str(bars), model=str(model), **QUICK), ChopGrid(depths=(1,), repeats=1),
-                                settings)[0]
+    return chop_plan.chop_study(
+        Chop(dataset=str(bars), model=str(model), **QUICK),
+        ChopGrid(depths=(1,), repeats=1),
+        settings,
+    )[0]
 
 
 def pruning(model, bars, settings):
-    plan = pruning_plan.PruningPlan(Pruning(dataset=str(bars), model=str(model), **QUICK), PruningGrid(repeats=1), settings)
+    plan = pruning_plan.PruningPlan(
+        Pruning(dataset=str(bars), model=str(model), **QUICK), PruningGrid(repeats=1), settings
+    )
     return plan.stage(0, None)
 
 
 def layer_transfer(model, bars, settings):
-    plan = layer_transfer_plan.plan_layer_transfer(LayerTransfer(dataset=str(bars), architecture="mnist-cnn", model=str(model), **QUICK),
-                              LayerTransferGrid(treatments=("AnB",), depths=(1,), repeats=1), settings)
+    plan = layer_transfer_plan.plan_layer_transfer(
+        LayerTransfer(dataset=str(bars), architecture="mnist-cnn", model=str(model), **QUICK),
+        LayerTransferGrid(treatments=("AnB",), depths=(1,), repeats=1),
+        settings,
+    )
     return plan.rest(None)
 
 
 def quanta(model, bars, settings):
-    spec = Quanta(dataset=str(bars), architecture="mnist-cnn", model=str(model), epochs=1, batch_size=8,
-                  val_per_class=2)
-    asked = quanta_plan.plan_quanta(spec, QuantaGrid(positions=("0",), repeats=1, witness=False), settings)
+    spec = Quanta(
+        dataset=str(bars),
+        architecture="mnist-cnn",
+        model=str(model),
+        epochs=1,
+        batch_size=8,
+        val_per_class=2,
+    )
+    asked = quanta_plan.plan_quanta(
+        spec, QuantaGrid(positions=("0",), repeats=1, witness=False), settings
+    )
     return asked.study(asked.source)
 
 
 def distance_tuning(model, bars, settings):
     plan = parameter_distance_plan.plan_parameter_distance(
-        ParameterDistance(architecture="mnist-cnn", pretrained=str(model)), ParameterDistanceGrid(norms=("mean_abs",), seeds=1),
-        TargetTuning(dataset=str(bars), epochs=1, batch_size=8, val_per_class=3), (), settings)
+        ParameterDistance(architecture="mnist-cnn", pretrained=str(model)),
+        ParameterDistanceGrid(norms=("mean_abs",), seeds=1),
+        TargetTuning(dataset=str(bars), epochs=1, batch_size=8, val_per_class=3),
+        (),
+        settings,
+    )
     return plan.tunings()
 
 
 def distance(model, bars, settings):
     tuned = write(model.with_name("tuned.safetensors"), 7)
     plan = parameter_distance_plan.plan_parameter_distance(
-        ParameterDistance(architecture="mnist-cnn", pretrained=str(model)), ParameterDistanceGrid(norms=("mean_abs",), seeds=1),
-        TargetTuning(), (f"b={tuned}",), settings)
+        ParameterDistance(architecture="mnist-cnn", pretrained=str(model)),
+        ParameterDistanceGrid(norms=("mean_abs",), seeds=1),
+        TargetTuning(),
+        (f"b={tuned}",),
+        settings,
+    )
     return plan.distances(None)
 
 
-@pytest.mark.parametrize("plan", [fine_tuning, chop, pruning, layer_transfer, quanta, distance_tuning, distance])
+@pytest.mark.parametrize(
+    "plan", [fine_tuning, chop, pruning, layer_transfer, quanta, distance_tuning, distance]
+)
 def test_no_trial_uses_other_weights_than_it_was_planned_with(plan, bars, settings, tmp_path):
     model = write(tmp_path / "model.safetensors", 1)
     before = backbones.digest("mnist-cnn", model)
@@ -100,8 +138,12 @@ def test_no_trial_uses_other_weights_than_it_was_planned_with(plan, bars, settin
 
 
 @pytest.mark.parametrize("kind", ["features", "activations"])
-def test_activations_are_filed_under_the_weights_that_made_them(kind, bars, settings, tmp_path, monkeypatch):
-    """The file is replaced between the moment at which it is loaded and the moment at which the dump is named."""
+def test_activations_are_filed_under_the_weights_that_made_them(
+    kind, bars, settings, tmp_path, monkeypatch
+):
+    """The file is replaced between the moment at which it is loaded and the moment at which the
+    dump is named.
+    """
     model = write(tmp_path / "model.safetensors", 1)
     before = backbones.digest("mnist-cnn", model)
     load = backbones.load
@@ -115,7 +157,9 @@ def test_activations_are_filed_under_the_weights_that_made_them(kind, bars, sett
     monkeypatch.setattr(backbones, "load", replacing)
     if kind == "features":
         spec = FeatureExtraction(dataset=str(bars), model=str(model), use_crops=False)
-        found = feature_extraction_plan.look_at_features(spec, FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings)
+        found = feature_extraction_plan.look_at_features(
+            spec, FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings
+        )
         assert found.weights == before
         return
     spec = Extraction(architecture="mnist-cnn", dataset=str(bars), model=str(model))

@@ -1,4 +1,6 @@
-"""`tlx tune` with two workers, killed at random moments: sixty trials, each once in Optuna and in MLflow."""
+"""`tlx tune` with two workers, killed at random moments: sixty trials, each once in Optuna and in
+MLflow.
+"""
 
 from __future__ import annotations
 
@@ -14,14 +16,32 @@ import psutil
 import pytest
 
 TRIALS, KILLS = 60, 4  # tests/benchmarks/tuning.py kills --kills 100 does it at length
-COMMAND = ["tune", "--trials", str(TRIALS), "--shots", "3", "--splits", "2", "--val-per-class", "3", "--no-use-crops",
-           "--workers", "2"]
+COMMAND = [
+    "tune",
+    "--trials",
+    str(TRIALS),
+    "--shots",
+    "3",
+    "--splits",
+    "2",
+    "--val-per-class",
+    "3",
+    "--no-use-crops",
+    "--workers",
+    "2",
+]
 
 
 def start(folder: Path, bars: Path, cache: Path) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-m", "tlx", *COMMAND, "--dataset", str(bars)], cwd=folder,
-                            env={**os.environ, "TLX_CACHE": str(cache)}, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tlx", *COMMAND, "--dataset", str(bars)],
+        cwd=folder,
+        env={**os.environ, "TLX_CACHE": str(cache)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
 
 
 @pytest.mark.timeout(600)
@@ -37,7 +57,11 @@ def test_sixty_trials_whoever_is_killed(bars, cache, tmp_path):
                 break
         workers = []
         with contextlib.suppress(psutil.NoSuchProcess):
-            workers = [p for p in psutil.Process(process.pid).children(recursive=True) if p.ppid() != process.pid]
+            workers = [
+                p
+                for p in psutil.Process(process.pid).children(recursive=True)
+                if p.ppid() != process.pid
+            ]
         if kill % 2 and workers:
             with contextlib.suppress(psutil.NoSuchProcess):
                 moments.choice(workers).kill()
@@ -54,17 +78,21 @@ def _look(folder: Path, seed: int) -> None:
     import optuna
     from mlflow import MlflowClient
 
-    path, = (folder / "tlx-runs" / "studies").glob("*/optuna.journal")
+    (path,) = (folder / "tlx-runs" / "studies").glob("*/optuna.journal")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
     trials = optuna.load_study(study_name=None, storage=storage).trials
     assert [t.number for t in trials] == list(range(TRIALS)), seed
     assert all(t.state.name in ("COMPLETE", "PRUNED") for t in trials), seed
     client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
-    runs = client.search_runs([client.get_experiment_by_name("Tuning").experiment_id], max_results=1000)
-    parent, = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    runs = client.search_runs(
+        [client.get_experiment_by_name("Tuning").experiment_id], max_results=1000
+    )
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run is not parent]
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parent.info.run_id}
-    shown = sorted(int(r.data.tags["optuna.trial_number"]) for r in children if "tlx.final" not in r.data.tags)
+    shown = sorted(
+        int(r.data.tags["optuna.trial_number"]) for r in children if "tlx.final" not in r.data.tags
+    )
     assert shown == list(range(TRIALS)), seed
     assert len(children) == TRIALS + 1, "and the final test"
     assert {run.info.status for run in runs} <= {"FINISHED", "KILLED"}, seed

@@ -1,4 +1,6 @@
-"""The command line: a thin skin, one short module per entry point. Nothing heavy is imported before it is needed."""
+"""The command line: a thin skin, one short module per entry point. Nothing heavy is imported before
+it is needed.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a `tlx` command and leave with its exit code; a TlxError is said on standard error, one line each.
+    """Run a `tlx` command and leave with its exit code; a TlxError is said on standard error, one
+    line each.
 
     arguments  the words of the command; None takes those of this process, which then ends at once
     """
@@ -28,13 +31,22 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _use_utf8_names() -> None:
-    """Begin anew in UTF-8 mode where file names are taken for ASCII (the C locale), as accented ones then are bytes
-    that no record and no server takes. What is printed stays in the encoding it was in.
+    """Begin anew in UTF-8 mode where file names are taken for ASCII (the C locale), as accented
+    ones then are bytes that no record and no server takes. What is printed stays in the encoding it
+    was in.
     """
-    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() not in ("ascii", "us-ascii", "ansi_x3.4-1968"):
+    if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() not in (
+        "ascii",
+        "us-ascii",
+        "ansi_x3.4-1968",
+    ):
         return
     streams = {} if sys.stdout is None else {"PYTHONIOENCODING": sys.stdout.encoding}
-    os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], streams | dict(os.environ) | {"PYTHONUTF8": "1"})
+    os.execve(
+        sys.executable,
+        [sys.executable, *sys.orig_argv[1:]],
+        streams | dict(os.environ) | {"PYTHONUTF8": "1"},
+    )
 
 
 def _run(words: list[str]) -> int:
@@ -54,8 +66,12 @@ def _run(words: list[str]) -> int:
     except (OutputClosed, BrokenPipeError) as error:
         if isinstance(error, BrokenPipeError) or error.is_gone:  # tlx … | head
             return PIPE_CLOSED
-        full = ResourceError("output", f"standard output cannot be written to: {error.reason}",
-                        remedy="what was finished is kept: run the same command again, with output that has room")
+        full = ResourceError(
+            "output",
+            f"standard output cannot be written to: {error.reason}",
+            remedy="what was finished is kept: run the same command again, with output that has "
+            "room",
+        )
         complain(full)
         return full.exit_code
     except Exception as error:
@@ -63,15 +79,20 @@ def _run(words: list[str]) -> int:
         if refused is not None:
             complain(refused)
             return refused.exit_code
-        complain(f"error[bug] {type(error).__name__}: {error}. this is a fault in tlx: please report it, with the "
-                 f"traceback in {_logged(error)}")
+        complain(
+            f"error[bug] {type(error).__name__}: {error}. this is a fault in tlx: please report "
+            f"it, with the "
+            f"traceback in {_logged(error)}"
+        )
         return 1
 
 
 def _end_process(code: int) -> NoReturn:
-    """End now: taking torch, mlflow and their threads down in order takes seconds, after all is said and stored.
+    """End now: taking torch, mlflow and their threads down in order takes seconds, after all is
+    said and stored.
 
-    What was registered for the end of the process (temporary folders, child processes) is still done.
+    What was registered for the end of the process (temporary folders, child processes) is still
+    done.
     """
     import atexit
     import contextlib
@@ -103,7 +124,9 @@ def _logged(error: Exception) -> str:
         try:
             folder = place()
             os.makedirs(folder, exist_ok=True)
-            fd, path = tempfile.mkstemp(prefix=f"tlx-error-{os.getpid()}-", suffix=".log", dir=folder)
+            fd, path = tempfile.mkstemp(
+                prefix=f"tlx-error-{os.getpid()}-", suffix=".log", dir=folder
+            )
         except (OSError, TlxError):
             continue
         with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as file:

@@ -13,27 +13,66 @@ from .output import say
 from .progress import steps
 from .running import run
 
-TARGETS = Annotated[list[str] | None, typer.Argument(
-    metavar="[NETWORK]...", show_default=False, help="What to analyse: weight files, folders of them (checkpoints), "
-    "dumps (folders, or keys), or what a network was trained on (mnist, random_init, vgg16/imagenet). Default: "
-    "what --architecture, --model and --source say.")]
-MORE = Annotated[str, typer.Option("--networks", help="The same, separated by commas, for mlflow run -P networks=….")]
-OUT = Annotated[str, typer.Option("--out", help="Also write the table, layer_metrics.csv and .parquet, into this "
-                                                "folder.")]
+TARGETS = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[NETWORK]...",
+        show_default=False,
+        help="What to analyse: weight files, folders of them (checkpoints), "
+        "dumps (folders, or keys), or what a network was trained on (mnist, random_init, "
+        "vgg16/imagenet). Default: "
+        "what --architecture, --model and --source say.",
+    ),
+]
+MORE = Annotated[
+    str,
+    typer.Option("--networks", help="The same, separated by commas, for mlflow run -P networks=…."),
+]
+OUT = Annotated[
+    str,
+    typer.Option(
+        "--out", help="Also write the table, layer_metrics.csv and .parquet, into this folder."
+    ),
+]
 
-DRAWS = Annotated[int, typer.Option("--bootstrap", min=0, metavar="N", help="So many draws of the images give the "
-                                    "comparisons of dissimilarities confidence intervals: of layers, of networks, with "
-                                    "the classes. For 500 images 2 ms each draw and layer; 0: none.")]
+DRAWS = Annotated[
+    int,
+    typer.Option(
+        "--bootstrap",
+        min=0,
+        metavar="N",
+        help="So many draws of the images give the "
+        "comparisons of dissimilarities confidence intervals: of layers, of networks, with "
+        "the classes. For 500 images 2 ms each draw and layer; 0: none.",
+    ),
+]
 
 
-@options(Observed, LayerMetrics, Settings, extra={"words": (TARGETS, None), "networks": (MORE, ""), "out": (OUT, ""),
-                                                  "bootstrap": (DRAWS, 0)})
-def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list[str] | None, networks: str,
-            out: str, bootstrap: int) -> None:
-    """Measure every layer of networks on labelled images: sums of squares, intrinsic dimension, dissimilarities.
+@options(
+    Observed,
+    LayerMetrics,
+    Settings,
+    extra={
+        "words": (TARGETS, None),
+        "networks": (MORE, ""),
+        "out": (OUT, ""),
+        "bootstrap": (DRAWS, 0),
+    },
+)
+def command(
+    spec: Observed,
+    asked: LayerMetrics,
+    settings: Settings,
+    words: list[str] | None,
+    networks: str,
+    out: str,
+    bootstrap: int,
+) -> None:
+    """Measure every layer of networks on labelled images: sums of squares, intrinsic dimension,
+    dissimilarities.
 
-    Activations are extracted once and found again; so are finished analyses. Ends with a table, a row for each
-    network and layer.
+    Activations are extracted once and found again; so are finished analyses. Ends with a table, a
+    row for each network and layer.
     """
     from pathlib import Path
 
@@ -41,7 +80,9 @@ def command(spec: Observed, asked: LayerMetrics, settings: Settings, words: list
     from ..studies.layer_metrics import report as layer_metrics_report
 
     with steps("extracting") as progress:
-        study = layer_metrics_plan.plan_layer_metrics([*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress)
+        study = layer_metrics_plan.plan_layer_metrics(
+            [*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress
+        )
 
     def summarise(store, key):
         with steps("drawing images again") as progress:

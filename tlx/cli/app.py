@@ -35,7 +35,10 @@ from . import (
 from .options import normalised
 from .output import complain, say
 
-SETTINGS = {"token_normalize_func": lambda word: word.replace("_", "-"), "help_option_names": ["-h", "--help"]}
+SETTINGS = {
+    "token_normalize_func": lambda word: word.replace("_", "-"),
+    "help_option_names": ["-h", "--help"],
+}
 COMMANDS: dict[str, Any] = {
     "feature-extraction": feature_extraction.command,
     "fine-tuning": fine_tuning.command,
@@ -58,8 +61,13 @@ COMMANDS: dict[str, Any] = {
     "backbones": backbones.command,
     "sync": sync.command,
 }
-app = typer.Typer(context_settings=SETTINGS, no_args_is_help=True, pretty_exceptions_enable=False,
-                  add_completion=True, rich_markup_mode=None)
+app = typer.Typer(
+    context_settings=SETTINGS,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    rich_markup_mode=None,
+)
 for name, function in COMMANDS.items():
     app.command(name, context_settings=SETTINGS)(function)
 app.add_typer(splits.app, name="splits", context_settings=SETTINGS)
@@ -73,13 +81,20 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def tlx(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True,
-                                              help="Show the version.")] = False) -> None:
-    """Which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what cost."""
+def tlx(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what
+    cost.
+    """
 
 
 def invoke(words: list[str]) -> int:
-    """Run a command in this process; its exit code. Errors are raised, except those of the words themselves."""
+    """Run a command in this process; its exit code. Errors are raised, except those of the words
+    themselves.
+    """
     if "_TLX_COMPLETE" in os.environ:  # the shell asks what could be typed
         app(words, prog_name="tlx")
     command = typer.main.get_command(app)
@@ -107,7 +122,12 @@ def flags() -> set[str]:
     """Names of all options that are switches."""
     from ..spec import Spec
 
-    return {name.replace("_", "-") for kind in _kinds(Spec) for name, hint in kind.hints().items() if hint is bool}
+    return {
+        name.replace("_", "-")
+        for kind in _kinds(Spec)
+        for name, hint in kind.hints().items()
+        if hint is bool
+    }
 
 
 def _kinds(base: Any) -> list[Any]:

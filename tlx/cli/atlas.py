@@ -14,17 +14,25 @@ from .output import say
 from .progress import steps
 from .running import run
 
-OUT = Annotated[str, typer.Option("--out", help="Also write figure and table, atlas.png, .svg, .csv and .json, into "
-                                                "this folder.")]
+OUT = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        help="Also write figure and table, atlas.png, .svg, .csv and .json, into this folder.",
+    ),
+]
 
 
 @options(Atlas, BlockMeasures, AtlasGrid, Settings, extra={"out": (OUT, "")})
-def command(spec: Atlas, measures: BlockMeasures, parts: AtlasGrid, settings: Settings, out: str) -> None:
+def command(
+    spec: Atlas, measures: BlockMeasures, parts: AtlasGrid, settings: Settings, out: str
+) -> None:
     """Put all that is known of one network and one target on one figure, over the blocks 1…N.
 
-    What is quick is measured now: sums of squares, intrinsic dimension, class contrast, CKA, kNN. What is not (QUANTA,
-    parameter distance, layer transfer) is taken from the studies there are of this network and these images, told by
-    content; for what is missing it says what to type, and --run does it.
+    What is quick is measured now: sums of squares, intrinsic dimension, class contrast, CKA, kNN.
+    What is not (QUANTA, parameter distance, layer transfer) is taken from the studies there are of
+    this network and these images, told by content; for what is missing it says what to type, and
+    --run does it.
     """
     from pathlib import Path
 
@@ -48,8 +56,13 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasGrid, settings: Se
     with steps("extracting") as progress:
         study = atlas_plan.atlas_study(looked, measures, store, settings, progress)
     about = atlas_plan.about(looked, parts, settings) | {"against": study.trials[-1].spec.against}
-    report = run(study, settings, looked.notes, closing=atlas_report.format_summary(about, panels),
-                 summarise=lambda at, key: atlas_report.write_summary(at, key, about, panels))
+    report = run(
+        study,
+        settings,
+        looked.notes,
+        closing=atlas_report.format_summary(about, panels),
+        summarise=lambda at, key: atlas_report.write_summary(at, key, about, panels),
+    )
     if out:
         for path in atlas_report.copy(report, Path(out)):
             say(path)
@@ -58,13 +71,17 @@ def command(spec: Atlas, measures: BlockMeasures, parts: AtlasGrid, settings: Se
 
 
 def _run(looked: Any, parts: AtlasGrid, settings: Settings, needed: set[str]) -> Any:
-    """Run the commands for the sources that are missing, each once; the first error of theirs, if any."""
+    """Run the commands for the sources that are missing, each once; the first error of theirs, if
+    any.
+    """
     from ..errors import Stopped, TlxError
     from . import app
 
     failed = None
     lacking = looked.lacking(parts, settings)
-    for line in dict.fromkeys(said for name, said in lacking.items() if name in needed and said.startswith("tlx ")):
+    for line in dict.fromkeys(
+        said for name, said in lacking.items() if name in needed and said.startswith("tlx ")
+    ):
         say(f"$ {line}")
         try:
             if app.invoke(shlex.split(line)[1:]):

@@ -9,9 +9,12 @@ import typer
 from .output import say
 
 
-def command(name: Annotated[str, typer.Argument(help="Show the blocks of one backbone.")] = "",
-            everything: Annotated[bool, typer.Option("--all", help="List torchvision's and timm's too.")] = False
-            ) -> None:
+def command(
+    name: Annotated[str, typer.Argument(help="Show the blocks of one backbone.")] = "",
+    everything: Annotated[
+        bool, typer.Option("--all", help="List torchvision's and timm's too.")
+    ] = False,
+) -> None:
     """List the backbones, or the blocks 1…N of one: what --freeze counts."""
     from ..models import backbones
 
@@ -25,10 +28,19 @@ def command(name: Annotated[str, typer.Argument(help="Show the blocks of one bac
         if row is None:
             say(key)
             continue
-        weights = f"{row.source} weights ({row.weights})" if row.weights else "no weights of its own"
-        say(f"{key:<{width}}  {row.input_size:>3} px, {row.channels} channels  {weights:<32}  {row.title}")
+        weights = (
+            f"{row.source} weights ({row.weights})" if row.weights else "no weights of its own"
+        )
+        say(
+            f"{key:<{width}}  {row.input_size:>3} px, {row.channels} channels  {weights:<32}  "
+            f"{row.title}"
+        )
     if not everything:
-        say("", "and every classification model of torchvision by its name, every timm model as timm:NAME (--all)")
+        say(
+            "",
+            "and every classification model of torchvision by its name, every timm model as "
+            "timm:NAME (--all)",
+        )
 
 
 def _show(name: str) -> None:
@@ -36,7 +48,9 @@ def _show(name: str) -> None:
 
     built = backbones.meta_model(name)
     row = built.row
-    say(f"{row.title}: {row.input_size} px, {row.channels} channels, mean {row.mean}, std {row.std}")
+    say(
+        f"{row.title}: {row.input_size} px, {row.channels} channels, mean {row.mean}, std {row.std}"
+    )
     total = sum(p.numel() for p in built.parameters())
     for number, block in enumerate(built.blocks, 1):
         size = sum(t.numel() for t in built.tensors(block).values())

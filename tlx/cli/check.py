@@ -12,7 +12,9 @@ from .progress import duration, steps
 
 @options(FineTuning, FewShotGrid, Settings)
 def command(spec: FineTuning, few: FewShotGrid, settings: Settings) -> None:
-    """Look over data, splits, images, weights and free disk before a study, and say everything wrong at once."""
+    """Look over data, splits, images, weights and free disk before a study, and say everything
+    wrong at once.
+    """
     from ..errors import raise_all
     from ..studies import estimate, few_shot_inputs
     from ..studies.fine_tuning import plan as fine_tuning_plan
@@ -23,8 +25,12 @@ def command(spec: FineTuning, few: FewShotGrid, settings: Settings) -> None:
         say(line)
     raise_all(found.problems)
     takes = estimate.estimate(spec, few, settings, found)
-    say(f"estimate, from one batch on this CPU: tlx fine-tuning with these options takes {duration(takes.seconds)}, "
+    say(
+        f"estimate, from one batch on this CPU: tlx fine-tuning with these options takes "
+        f"{duration(takes.seconds)}, "
         "less where blocks are frozen or training stops early",
-        f"estimate of disk: {takes.images_bytes / 1e6:.0f} MB of decoded images, {takes.states_bytes / 1e6:.0f} MB "
-        "while it trains")
+        f"estimate of disk: {takes.images_bytes / 1e6:.0f} MB of decoded images, "
+        f"{takes.states_bytes / 1e6:.0f} MB "
+        "while it trains",
+    )
     say("ready")

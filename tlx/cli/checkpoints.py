@@ -14,18 +14,27 @@ from .output import say
 from .progress import steps
 from .running import run
 
-OUT = Annotated[str, typer.Option("--out", "-o", help="Also copy tables and figures into this folder, with the "
-                                  "thesis's <run>_train_stats.json beside them.")]
+OUT = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Also copy tables and figures into this folder, with the "
+        "thesis's <run>_train_stats.json beside them.",
+    ),
+]
 
 
 @options(CheckpointGrid, LayerMetrics, Settings, extra={"out": (OUT, "")})
 def command(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, out: str) -> None:
-    """Which layers foretell how well a network transfers: pre-train, fine-tune, measure layers, correlate.
+    """Which layers foretell how well a network transfers: pre-train, fine-tune, measure layers,
+    correlate.
 
-    Every source is pre-trained on every seed, its checkpoints are fine-tuned on every target and scored along the way
-    (the area under that curve is the transfer performance), the layers of each are measured on the target's images,
-    and Spearman's rho of each metric and layer with the transfer performance is told with what chance makes of it.
-    Stopped and asked again, it goes on; asked for more seeds, sources or checkpoints, it grows.
+    Every source is pre-trained on every seed, its checkpoints are fine-tuned on every target and
+    scored along the way (the area under that curve is the transfer performance), the layers of each
+    are measured on the target's images, and Spearman's rho of each metric and layer with the
+    transfer performance is told with what chance makes of it. Stopped and asked again, it goes on;
+    asked for more seeds, sources or checkpoints, it grows.
     """
     from pathlib import Path
 
@@ -38,8 +47,13 @@ def command(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, out:
         plan = checkpoints_plan.plan_checkpoints(chain, asked, settings, progress)
 
     def stage(study, notes=()):
-        return run(study, settings, notes, summarise=checkpoints_report.write_stage_summary,
-                   closing=checkpoints_report.format_stage_summary)
+        return run(
+            study,
+            settings,
+            notes,
+            summarise=checkpoints_report.write_stage_summary,
+            closing=checkpoints_report.format_stage_summary,
+        )
 
     told = len(plan.notes)
     store = Store(stage(plan.first(), plan.notes).folder)
@@ -53,7 +67,12 @@ def command(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, out:
         checkpoints_correlations.gather(store, key)
         checkpoints_report.write_summary(store, key)
 
-    report = run(plan.tuning(models, looks, store), settings, summarise=summarise, closing=checkpoints_report.format_summary)
+    report = run(
+        plan.tuning(models, looks, store),
+        settings,
+        summarise=summarise,
+        closing=checkpoints_report.format_summary,
+    )
     if out:
         made = checkpoints_report.export(report, Path(out).expanduser())
         say(f"{len(made)} files: {out}")

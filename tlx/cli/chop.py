@@ -13,17 +13,25 @@ from .output import say
 from .progress import steps
 from .running import run
 
-OUT = Annotated[str, typer.Option("--out", help="Where the smallest network that will do goes (.safetensors), with a "
-                                                ".json beside it from which it is loaded. Default: left in its run's "
-                                                "folder.")]
+OUT = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        help="Where the smallest network that will do goes (.safetensors), with a "
+        ".json beside it from which it is loaded. Default: left in its run's "
+        "folder.",
+    ),
+]
 
 
 @options(Chop, ChopGrid, Settings, extra={"out": (OUT, "")})
 def command(spec: Chop, asked: ChopGrid, settings: Settings, out: str) -> None:
-    """Cut a pre-trained network behind block n, average over the image, put one dense layer there and fine-tune.
+    """Cut a pre-trained network behind block n, average over the image, put one dense layer there
+    and fine-tune.
 
-    Ends with a table: n, accuracy, parameters, multiplications (MACs), bytes, seconds an image; and names the smallest
-    network that does nearly as well as the best on the validation images. Accuracies are mean per-class, as fractions.
+    Ends with a table: n, accuracy, parameters, multiplications (MACs), bytes, seconds an image; and
+    names the smallest network that does nearly as well as the best on the validation images.
+    Accuracies are mean per-class, as fractions.
     """
     from pathlib import Path
 
@@ -38,8 +46,13 @@ def command(spec: Chop, asked: ChopGrid, settings: Settings, out: str) -> None:
         chop_latency.measure(store, key, settings, lambda count: say(f"timing {count} networks"))
         chop_report.write_summary(store, key)
 
-    report = run(study, settings, notes, summarise=summarise,
-                 closing=lambda report: chop_report.format_summary(report, asked.tolerance))
+    report = run(
+        study,
+        settings,
+        notes,
+        summarise=summarise,
+        closing=lambda report: chop_report.format_summary(report, asked.tolerance),
+    )
     if out:
         say(f"network: {chop_report.publish(report, asked.tolerance, Path(out))}")
 
@@ -48,8 +61,8 @@ def command(spec: Chop, asked: ChopGrid, settings: Settings, out: str) -> None:
 def prune(spec: Pruning, asked: PruningGrid, settings: Settings) -> None:
     """Train a network, drop the weights of smallest magnitude, train what is left, and again.
 
-    Biases and batch norms are neither ranked nor dropped, and a dropped weight is zero at every step. Each round keeps
-    a share of the weights that the round before left.
+    Biases and batch norms are neither ranked nor dropped, and a dropped weight is zero at every
+    step. Each round keeps a share of the weights that the round before left.
     """
     from ..lab.store import Store
     from ..studies.chop import pruning_report
@@ -63,6 +76,11 @@ def prune(spec: Pruning, asked: PruningGrid, settings: Settings) -> None:
         if study is None:
             break
         last = number == asked.iterations
-        report = run(study, settings, plan.notes[told:], summarise=pruning_report.write_pruning_summary,
-                     closing=pruning_report.format_pruning_summary if last else pruning_report.format_round)
+        report = run(
+            study,
+            settings,
+            plan.notes[told:],
+            summarise=pruning_report.write_pruning_summary,
+            closing=pruning_report.format_pruning_summary if last else pruning_report.format_round,
+        )
         store, told = Store(report.folder), len(plan.notes)

@@ -44,9 +44,17 @@ def _studies() -> Sequence[str]:
     return list(KINDS)
 
 
-NAMES: dict[str, Callable[[], Sequence[str]]] = {  # setting → the names it may have, where it declares no choices
-    "architecture": _architectures, "dataset": _datasets, "source_dataset": _datasets, "sources": _datasets,
-    "targets": _datasets, "classifier": _classifiers, "embedding": _embeddings, "treatments": _treatments,
+NAMES: dict[
+    str, Callable[[], Sequence[str]]
+] = {  # setting → the names it may have, where it declares no choices
+    "architecture": _architectures,
+    "dataset": _datasets,
+    "source_dataset": _datasets,
+    "sources": _datasets,
+    "targets": _datasets,
+    "classifier": _classifiers,
+    "embedding": _embeddings,
+    "treatments": _treatments,
     "study": _studies,
 }
 FOLDERS = ("dataset", "source_dataset", "sources", "targets")  # settings that take a folder as well
@@ -59,7 +67,9 @@ def completion(name: str, row: Setting) -> Callable[[str], list[str]] | None:
 
     def complete(incomplete: str) -> list[str]:
         before, comma, begun = incomplete.rpartition(",")
-        names = [str(choice) for choice in row.choices] if row.choices is not None else NAMES[name]()
+        names = (
+            [str(choice) for choice in row.choices] if row.choices is not None else NAMES[name]()
+        )
         found = [known for known in names if known.startswith(begun)]
         if name in FOLDERS:
             found += _folders(begun)
@@ -73,6 +83,10 @@ def _folders(begun: str) -> list[str]:
     parent, slash, start = begun.rpartition("/")
     try:
         there = sorted(Path(parent or slash or ".").expanduser().iterdir())
-        return [f"{parent}{slash}{path.name}/" for path in there if path.name.startswith(start) and path.is_dir()]
+        return [
+            f"{parent}{slash}{path.name}/"
+            for path in there
+            if path.name.startswith(start) and path.is_dir()
+        ]
     except (OSError, RuntimeError):
         return []

@@ -10,20 +10,29 @@ from .output import say
 
 
 def command(name: Annotated[str, typer.Argument(help="Show one data set in full.")] = "") -> None:
-    """List the data sets known by name: classes, shots, licence, where to get them, expected folder."""
+    """List the data sets known by name: classes, shots, licence, where to get them, expected
+    folder.
+    """
     from ..data.catalogue import DATASETS, known
 
     if name:
         row = known(name)
         for field, value in vars(row).items():
             if value not in ("", (), None):
-                say(f"{field.replace('_', ' '):>14}  {', '.join(map(str, value)) if _many(value) else value}")
+                say(
+                    f"{field.replace('_', ' '):>14}  "
+                    f"{', '.join(map(str, value)) if _many(value) else value}"
+                )
         return
     width = max(map(len, DATASETS))
     for key, row in DATASETS.items():
         classes = f"{row.classes:>4}" if row.classes else "   -"
         say(f"{key:<{width}}  {classes} classes  {row.kind:<11}  {row.title}")
-    say("", "tlx datasets NAME shows one in full. A folder of your own images needs no name: --dataset ./folder")
+    say(
+        "",
+        "tlx datasets NAME shows one in full. A folder of your own images needs no name: --dataset "
+        "./folder",
+    )
 
 
 def _many(value: object) -> bool:

@@ -10,9 +10,15 @@ import typer
 from ..lab.settings import Settings
 from .output import say
 
-app = typer.Typer(no_args_is_help=True, help="Look after activation dumps: list, verify, remove, keep within a budget.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Look after activation dumps: list, verify, remove, keep within a budget.",
+)
 KEY = Annotated[str, typer.Argument(help="Key of a dump, or its first letters.")]
-CACHE = Annotated[str, typer.Option(help="Folder of decoded images and dumps. Default: $TLX_CACHE or ~/.cache/tlx.")]
+CACHE = Annotated[
+    str,
+    typer.Option(help="Folder of decoded images and dumps. Default: $TLX_CACHE or ~/.cache/tlx."),
+]
 
 
 def _dumps(cache: str) -> Any:
@@ -26,18 +32,32 @@ def ls(cache: CACHE = "") -> None:
     """List the dumps, the one used last first: size, images, layers, when it was last used."""
     dumps = _dumps(cache)
     for entry in (entries := dumps.entries()):
-        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) if entry.used else "never"
-        what = " on ".join(filter(None, (entry.about.get("backbone"), entry.about.get("dataset")))) or "?"
+        used = (
+            time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.used)) if entry.used else "never"
+        )
+        what = (
+            " on ".join(filter(None, (entry.about.get("backbone"), entry.about.get("dataset"))))
+            or "?"
+        )
         rest = f", {entry.unfinished / 1e6:.1f} MB unfinished" if entry.unfinished else ""
         damage = f"  DAMAGED: {entry.damage}" if entry.damage else ""
-        say(f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
-            f"{len(entry.layers)} layers  {used}  {what}{rest}{damage}")
-    say(f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in {dumps.root}")
+        say(
+            f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
+            f"{len(entry.layers)} layers  {used}  {what}{rest}{damage}"
+        )
+    say(
+        f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in "
+        f"{dumps.root}"
+    )
 
 
 @app.command("verify")
-def verify(key: Annotated[str, typer.Argument(help="Key of a dump, or its first letters. Default: all.")] = "",
-           cache: CACHE = "") -> None:
+def verify(
+    key: Annotated[
+        str, typer.Argument(help="Key of a dump, or its first letters. Default: all.")
+    ] = "",
+    cache: CACHE = "",
+) -> None:
     """Compare every byte with the checksums; exit 9, naming the file, if one differs."""
     from ..errors import TlxError, raise_all
 
@@ -52,9 +72,14 @@ def verify(key: Annotated[str, typer.Argument(help="Key of a dump, or its first 
 
 
 @app.command("rm")
-def rm(key: Annotated[str, typer.Argument(help="Key of a dump, or its first letters.")] = "",
-       budget: Annotated[float | None, typer.Option(help="GB: remove what was not used for longest until the rest "
-                                                         "fits.")] = None, cache: CACHE = "") -> None:
+def rm(
+    key: Annotated[str, typer.Argument(help="Key of a dump, or its first letters.")] = "",
+    budget: Annotated[
+        float | None,
+        typer.Option(help="GB: remove what was not used for longest until the rest fits."),
+    ] = None,
+    cache: CACHE = "",
+) -> None:
     """Remove one dump, or the least recently used ones above a budget; never one that is in use."""
     from ..errors import UsageError
 

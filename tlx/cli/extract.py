@@ -12,13 +12,21 @@ from .options import options
 from .output import say
 from .progress import steps
 
-EXPORT = Annotated[str, typer.Option("--export", help="Also write features.npy and file_names.txt into this folder, "
-                                                      "the layers side by side.")]
+EXPORT = Annotated[
+    str,
+    typer.Option(
+        "--export",
+        help="Also write features.npy and file_names.txt into this folder, "
+        "the layers side by side.",
+    ),
+]
 
 
 @options(Extraction, Settings, extra={"export": (EXPORT, "")})
 def command(spec: Extraction, settings: Settings, export: str) -> None:
-    """Write the activations of a network's layers on all images of a data set; what is there is not redone."""
+    """Write the activations of a network's layers on all images of a data set; what is there is not
+    redone.
+    """
     from pathlib import Path
 
     from ..features import exports

@@ -1,4 +1,6 @@
-"""Command-line options made from specs: one declaration of a setting is its option, its help and its default."""
+"""Command-line options made from specs: one declaration of a setting is its option, its help and
+its default.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,20 @@ from ..errors import ErrorGroup, TlxError, raise_all
 from ..spec import FALSE, TRUE, Setting, Spec
 from .completion import completion
 
-ALIASES = {"batch_size": ("--bs",), "learning_rate": ("--lr",)}  # further spellings of the originals
+ALIASES = {
+    "batch_size": ("--bs",),
+    "learning_rate": ("--lr",),
+}  # further spellings of the originals
 
 
-def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyType({})) -> Callable[..., Any]:
-    """Decorate a function of (spec, spec, …) so that typer sees one option for every knob of the given specs.
+def options(
+    *specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyType({})
+) -> Callable[..., Any]:
+    """Decorate a function of (spec, spec, …) so that typer sees one option for every knob of the
+    given specs.
 
-    extra  further parameters, name → Annotated type with its default as the last metadata; passed by keyword
+    extra  further parameters, name → Annotated type with its default as the last metadata; passed
+    by keyword
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -28,10 +37,18 @@ def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyTyp
             made = _made(specs, given)
             return function(*made, **{name: given[name] for name in extra})
 
-        once = {name: kind for kind in reversed(specs) for name in _shown(kind)}  # a name that two share: the first's
-        parameters = [_parameter(kind, name) for kind in specs for name in _shown(kind) if once[name] is kind]
-        parameters += [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
-                       for name, (hint, default) in extra.items()]
+        once = {
+            name: kind for kind in reversed(specs) for name in _shown(kind)
+        }  # a name that two share: the first's
+        parameters = [
+            _parameter(kind, name) for kind in specs for name in _shown(kind) if once[name] is kind
+        ]
+        parameters += [
+            inspect.Parameter(
+                name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default
+            )
+            for name, (hint, default) in extra.items()
+        ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
@@ -40,11 +57,15 @@ def options(*specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyTyp
 
 
 def _made(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> list[Spec]:
-    """Make the specs of the options that were given; everything that is wrong with any of them is raised at once."""
+    """Make the specs of the options that were given; everything that is wrong with any of them is
+    raised at once.
+    """
     made, problems = [], dict[str, TlxError]()
     for kind in specs:
         try:
-            made.append(kind(**{name: given[name] for name in _shown(kind) if given[name] is not None}))
+            made.append(
+                kind(**{name: given[name] for name in _shown(kind) if given[name] is not None})
+            )
         except ErrorGroup as several:
             problems |= {str(problem): problem for problem in several.problems}
         except TlxError as problem:  # of a setting that two specs share it is said once
@@ -61,12 +82,26 @@ def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
     row, default, hint = kind.settings()[name], kind.defaults()[name], kind.hints()[name]
     flag = name.replace("_", "-")
     short = [f"-{row.short}"] if row.short else []
-    names = [f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}", *ALIASES.get(name, ()), *short]
+    names = [
+        f"--{flag}/--no-{flag}" if hint is bool else f"--{flag}",
+        *ALIASES.get(name, ()),
+        *short,
+    ]
     panel = kind.__name__ if kind.__mro__[1] is Spec else None
-    option = typer.Option(*names, help=row.help + ".", show_default=default not in (None, "", ()),
-                          metavar=_metavar(hint, row), rich_help_panel=panel, autocompletion=completion(name, row))
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=_plain_default(default),
-                             annotation=Annotated[_click_type(hint), option])
+    option = typer.Option(
+        *names,
+        help=row.help + ".",
+        show_default=default not in (None, "", ()),
+        metavar=_metavar(hint, row),
+        rich_help_panel=panel,
+        autocompletion=completion(name, row),
+    )
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=_plain_default(default),
+        annotation=Annotated[_click_type(hint), option],
+    )
 
 
 def _click_type(hint: Any) -> Any:
@@ -95,8 +130,9 @@ def _plain_default(default: Any) -> Any:
 
 
 def normalised(arguments: list[str], flags: typing.Collection[str]) -> list[str]:
-    """Command-line words with `mlflow run`'s spellings made ours: --a_b is --a-b, --flag=true is --flag,
-    --flag true too, --flag=false is --no-flag, and --option= (no value) is left out."""
+    """Command-line words with `mlflow run`'s spellings made ours: --a_b is --a-b, --flag=true is
+    --flag, --flag true too, --flag=false is --no-flag, and --option= (no value) is left out.
+    """
     words: list[str] = []
     rest = iter(enumerate(arguments))
     for i, word in rest:

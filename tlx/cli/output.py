@@ -1,4 +1,6 @@
-"""Standard output: one way to print for all commands, on any stream, with nothing that drives a terminal."""
+"""Standard output: one way to print for all commands, on any stream, with nothing that drives a
+terminal.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,30 @@ from typing import Any
 
 from ..errors import escape_control
 
-PLAIN = {"±": "+-", "×": "x", "–": "-", "—": "-", "−": "-", "→": "->", "…": "...", "²": "2", "≥": ">=", "≤": "<=",
-         "’": "'", "“": '"', "”": '"', "·": "*", "≈": "~"}  # where a stream's encoding lacks the character
+PLAIN = {
+    "±": "+-",
+    "×": "x",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "→": "->",
+    "…": "...",
+    "²": "2",
+    "≥": ">=",
+    "≤": "<=",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "·": "*",
+    "≈": "~",
+}  # where a stream's encoding lacks the character
 GONE = (errno.EPIPE, errno.ESHUTDOWN)
 
 
 class OutputClosed(BaseException):
-    """Standard output takes nothing more. No Exception: no trial is at fault, and none may swallow it."""
+    """Standard output takes nothing more. No Exception: no trial is at fault, and none may swallow
+    it.
+    """
 
     def __init__(self, error: OSError):
         super().__init__(str(error))
@@ -26,7 +45,9 @@ class OutputClosed(BaseException):
 
 
 def say(*lines: object) -> None:
-    """Print each argument as one line, control characters escaped; OutputClosed if the stream takes nothing."""
+    """Print each argument as one line, control characters escaped; OutputClosed if the stream takes
+    nothing.
+    """
     if sys.stdout is None:
         return
     try:
@@ -36,21 +57,31 @@ def say(*lines: object) -> None:
 
 
 def complain(text: object) -> None:
-    """Print lines to standard error, control characters escaped; where that is gone, nothing is left to say."""
+    """Print lines to standard error, control characters escaped; where that is gone, nothing is
+    left to say.
+    """
     with contextlib.suppress(OSError, ValueError):
-        print("\n".join(escape_control(line) for line in str(text).split("\n")), file=sys.stderr, flush=True)
+        print(
+            "\n".join(escape_control(line) for line in str(text).split("\n")),
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def prepare() -> None:
     """Make the standard streams usable: closed ones lead nowhere, and no character is refused.
 
-    A descriptor that is closed (`>&-`) would be given to the next file that is opened, which then gets what other
-    libraries print.
+    A descriptor that is closed (`>&-`) would be given to the next file that is opened, which then
+    gets what other libraries print.
     """
     for descriptor, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             _lead_nowhere(descriptor)
-            setattr(sys, name, os.fdopen(descriptor, "w" if descriptor else "r", closefd=False, encoding="utf-8"))
+            setattr(
+                sys,
+                name,
+                os.fdopen(descriptor, "w" if descriptor else "r", closefd=False, encoding="utf-8"),
+            )
     for stream in (sys.stdout, sys.stderr):
         reconfigure: Any = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -69,8 +100,10 @@ def _lead_nowhere(descriptor: int) -> None:
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
     assert isinstance(error, UnicodeEncodeError)
-    words = [PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode()
-             for c in error.object[error.start:error.end]]
+    words = [
+        PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode()
+        for c in error.object[error.start : error.end]
+    ]
     return "".join(words), error.end
 
 

@@ -14,16 +14,25 @@ from .output import say
 from .progress import steps
 from .running import run
 
-OUT = Annotated[str, typer.Option("--out", help="Where the weights go (.safetensors), with a record of how they were "
-                                                "made beside them. Default: left in the run's folder.")]
-NOTE = Annotated[str, typer.Option("--note", help="A sentence for that record, e.g. which images these were.")]
+OUT = Annotated[
+    str,
+    typer.Option(
+        "--out",
+        help="Where the weights go (.safetensors), with a record of how they were "
+        "made beside them. Default: left in the run's folder.",
+    ),
+]
+NOTE = Annotated[
+    str, typer.Option("--note", help="A sentence for that record, e.g. which images these were.")
+]
 
 
 @options(PreTraining, Settings, extra={"out": (OUT, ""), "note": (NOTE, "")})
 def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
     """Train a network from random weights on all images of a data set, and keep the weights.
 
-    The epoch of the best validation accuracy counts. Defaults are those of the thesis 'Transferability in DNN'.
+    The epoch of the best validation accuracy counts. Defaults are those of the thesis
+    'Transferability in DNN'.
     """
     from ..lab.store import Store
     from ..studies.pretraining import plan as pretraining_plan
@@ -33,5 +42,7 @@ def command(spec: PreTraining, settings: Settings, out: str, note: str) -> None:
         asked = pretraining_plan.pretraining_study(spec, settings, progress)
     report = run(asked, settings)
     if out:
-        path = pretraining_trial.publish(report.results[0], asked, Store(report.folder), Path(out), note)
+        path = pretraining_trial.publish(
+            report.results[0], asked, Store(report.folder), Path(out), note
+        )
         say(f"weights: {path}")

@@ -1,4 +1,6 @@
-"""What a person sees while a study runs: a bar per running trial on a terminal, a line per epoch elsewhere."""
+"""What a person sees while a study runs: a bar per running trial on a terminal, a line per epoch
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -12,20 +14,27 @@ from ..errors import escape_control
 from ..lab.tasks import Event, Failed, Finished, Progress, Started, Waiting
 from .output import say
 
-LAYER_VALUES = {"ss_ratio": "SSW/TSS", "id": "intrinsic dimension", "rsa_contrast": "class contrast"}
+LAYER_VALUES = {
+    "ss_ratio": "SSW/TSS",
+    "id": "intrinsic dimension",
+    "rsa_contrast": "class contrast",
+}
 
 
 class TimeLeft:
     """Seconds a study still needs, from what its finished trials took.
 
-    A trial's time is taken as a + b·(its weight), fitted to those finished (through their mean when they are of one
-    weight), or while there is none to what those running seem to need; what running ones have done is counted.
+    A trial's time is taken as a + b·(its weight), fitted to those finished (through their mean when
+    they are of one weight), or while there is none to what those running seem to need; what running
+    ones have done is counted.
     """
 
     ENOUGH = 0.05  # share of a running trial from which its end is guessed
 
     def __init__(self, weights: Mapping[str, float], told: Mapping[str, float] | None = None):
-        """told: share of a trial's work that its steps count, where it is not all (a test comes after them)."""
+        """told: share of a trial's work that its steps count, where it is not all (a test comes
+        after them).
+        """
         self._weights, self._told = dict(weights), dict(told or {})
         self._started: dict[str, float] = {}
         self._share: dict[str, float] = {}
@@ -48,11 +57,16 @@ class TimeLeft:
         running = [key for key in self._open if key in self._started]
         pairs = [(self._weights[key], took) for key, took in self._took.items()] or [
             (self._weights[key], (time.monotonic() - self._started[key]) / share)
-            for key in running if (share := self._share.get(key, 0.0)) >= self.ENOUGH]
+            for key in running
+            if (share := self._share.get(key, 0.0)) >= self.ENOUGH
+        ]
         if not pairs:
             return None
         a, b = self._line(pairs)
-        left = sum(max(0.0, (a + b * self._weights[key]) * (1 - self._share.get(key, 0.0))) for key in self._open)
+        left = sum(
+            max(0.0, (a + b * self._weights[key]) * (1 - self._share.get(key, 0.0)))
+            for key in self._open
+        )
         return left / max(1, len(running))
 
     @staticmethod
@@ -85,7 +99,11 @@ class Preparation:
     def line(cls) -> str:
         """Say how long it took, and forget it; "" if it took no time."""
         spent, cls._spent = cls._spent, 0.0
-        return f"reading and extracting before that took {duration(spent)}" if spent >= cls.LEAST_S else ""
+        return (
+            f"reading and extracting before that took {duration(spent)}"
+            if spent >= cls.LEAST_S
+            else ""
+        )
 
 
 def duration(seconds: float) -> str:
@@ -93,7 +111,11 @@ def duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
 def clock(seconds: float | None) -> str:
@@ -125,17 +147,25 @@ class TrialLines:
             self._left.progress(event.key, event.step / max(1, event.steps))
             v = event.values
             if "train_loss" in v:
-                say(f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
-                          f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
-                          f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left")
-            elif said := ", ".join(f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v):
-                say(f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
-                          f"{clock(self._left.seconds())} left")
+                say(
+                    f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
+                    f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
+                    f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left"
+                )
+            elif said := ", ".join(
+                f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v
+            ):
+                say(
+                    f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
+                    f"{clock(self._left.seconds())} left"
+                )
         elif isinstance(event, Finished):
             self._left.end(event.key)
             self._done += len(event.result)
-            say(f"{title}: {format_outcome(event.result)} ({self._done}/{self._trials} trials, "
-                      f"{clock(self._left.seconds())} left)")
+            say(
+                f"{title}: {format_outcome(event.result)} ({self._done}/{self._trials} trials, "
+                f"{clock(self._left.seconds())} left)"
+            )
         elif isinstance(event, Failed):
             if not event.will_retry:
                 self._left.end(event.key)
@@ -144,22 +174,36 @@ class TrialLines:
 
 def waiting(event: Waiting) -> str:
     """Say what the end of a study waits for, and how to leave it."""
-    return (f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves it to tlx sync")
+    return (
+        f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves "
+        f"it to tlx sync"
+    )
 
 
 def format_outcome(results: Mapping[str, Any]) -> str:
-    """The finished trials of a group in a few words: the one, or how many and the best on validation."""
-    said = sorted(((_validation(r), _words(r)) for r in results.values()), key=lambda pair: pair[0], reverse=True)
+    """The finished trials of a group in a few words: the one, or how many and the best on
+    validation.
+    """
+    said = sorted(
+        ((_validation(r), _words(r)) for r in results.values()),
+        key=lambda pair: pair[0],
+        reverse=True,
+    )
     if len(said) == 1:
         return said[0][1]
     value, words = said[0]
-    return f"{len(said)} trials, best on validation ({value:.4f}): {words}" if value >= 0 else (
-        f"{len(said)} trials, best: {words}")
+    return (
+        f"{len(said)} trials, best on validation ({value:.4f}): {words}"
+        if value >= 0
+        else (f"{len(said)} trials, best: {words}")
+    )
 
 
 def _score(result: Any) -> float:
     scores = getattr(result, "scores", {})
-    return scores.get("test_accuracy", scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0)))
+    return scores.get(
+        "test_accuracy", scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
+    )
 
 
 def _validation(result: Any) -> float:
@@ -174,10 +218,15 @@ def _words(result: Any) -> str:
     if "layers" in result.scores:
         return f"{result.scores['layers']:.0f} layers measured"
     if _score(result) < 0:  # nothing that learns
-        return ", ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.scores.items())
+        return ", ".join(
+            f"{name.replace('_', ' ')} {value:.4g}" for name, value in result.scores.items()
+        )
     name = "test" if "test_accuracy" in result.scores else "val"
     how = result.spec.get("classifier") or f"after {result.details['epochs']} epochs"
-    return f"{name} accuracy {_score(result):.4f} {'with ' if 'classifier' in result.spec else ''}{how}"
+    return (
+        f"{name} accuracy {_score(result):.4f} "
+        f"{'with ' if 'classifier' in result.spec else ''}{how}"
+    )
 
 
 class Bars:
@@ -206,7 +255,9 @@ class Bars:
         elif isinstance(event, Finished):
             self._end(key)
         elif isinstance(event, Failed):
-            self._progress.console.print(escape_control(f"{self._titles[key]}: {event.error}"), markup=False, style="red")
+            self._progress.console.print(
+                escape_control(f"{self._titles[key]}: {event.error}"), markup=False, style="red"
+            )
             if event.will_retry:
                 self._progress.remove_task(self._rows.pop(key))
             else:
@@ -262,5 +313,11 @@ def _shown(title: str) -> Iterator[Any]:
 def _rich() -> Any:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    return Progress(TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
-                    TimeElapsedColumn(), TextColumn("{task.fields[note]}", markup=False), transient=True)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}", markup=False),
+        transient=True,
+    )

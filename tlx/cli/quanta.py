@@ -13,16 +13,25 @@ from .output import say
 from .progress import steps
 from .running import run
 
-EXPORT = Annotated[str, typer.Option("--export", "-o", help="Also write the original's files into this folder: "
-                                     "<r>.txt, <r>_raw.txt, metrics of target and source, quantas_….jsonl.")]
+EXPORT = Annotated[
+    str,
+    typer.Option(
+        "--export",
+        "-o",
+        help="Also write the original's files into this folder: "
+        "<r>.txt, <r>_raw.txt, metrics of target and source, quantas_….jsonl.",
+    ),
+]
 
 
 @options(Quanta, QuantaGrid, Settings, extra={"export": (EXPORT, "")})
 def command(spec: Quanta, sweep: QuantaGrid, settings: Settings, export: str) -> None:
-    """Measure how much of a trained network transfers at each layer, by gates of two numbers (QUANTA).
+    """Measure how much of a trained network transfers at each layer, by gates of two numbers
+    (QUANTA).
 
-    A gate mixes what a frozen source and a learning target give at a layer, λ · source + (1 − λ) · target, and learns
-    λ with the target. Without options: MNIST's small CNN as the source, scikit-learn's digits as the target.
+    A gate mixes what a frozen source and a learning target give at a layer, λ · source + (1 − λ) ·
+    target, and learns λ with the target. Without options: MNIST's small CNN as the source,
+    scikit-learn's digits as the target.
     """
     from pathlib import Path
 
@@ -37,9 +46,16 @@ def command(spec: Quanta, sweep: QuantaGrid, settings: Settings, export: str) ->
     source, first = asked.source, asked.source_study
     if first is not None and asked.learned is not None:
         trained = run(first, settings)
-        source = quanta_source.trained(trained.results[0], Store(trained.folder), spec, asked.learned)
+        source = quanta_source.trained(
+            trained.results[0], Store(trained.folder), spec, asked.learned
+        )
     assert source is not None
-    report = run(asked.study(source), settings, summarise=quanta_report.write_summary, closing=quanta_report.format_summary)
+    report = run(
+        asked.study(source),
+        settings,
+        summarise=quanta_report.write_summary,
+        closing=quanta_report.format_summary,
+    )
     if export:
         for folder in quanta_export.export(report.results, Path(export)):
             say(f"files: {folder}")

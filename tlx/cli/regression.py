@@ -9,29 +9,48 @@ import typer
 
 from .output import say
 
-TABLE = Annotated[Path | None, typer.Argument(show_default=False, help="CSV with columns G, D, N and T, such as "
-                                              "targets.csv of tlx parameter-distance. Default: the published table.")]
-RAW = Annotated[bool, typer.Option("--raw", help="Coefficients in the units of the columns. Default: of z-scored "
-                                                 "terms, as published.")]
-OUT = Annotated[Path | None, typer.Option("--out", help="Also write regression.csv and regression.png into this "
-                                                        "folder.")]
+TABLE = Annotated[
+    Path | None,
+    typer.Argument(
+        show_default=False,
+        help="CSV with columns G, D, N and T, such as "
+        "targets.csv of tlx parameter-distance. Default: the published table.",
+    ),
+]
+RAW = Annotated[
+    bool,
+    typer.Option(
+        "--raw",
+        help="Coefficients in the units of the columns. Default: of z-scored terms, as published.",
+    ),
+]
+OUT = Annotated[
+    Path | None,
+    typer.Option("--out", help="Also write regression.csv and regression.png into this folder."),
+]
 
 
 def command(table: TABLE = None, raw: RAW = False, out: OUT = None) -> None:
     """What the transferability T of a network goes with: log T ~ G + D + log N, by least squares.
 
-    G is the domain gap, D the intra-class variance, N the number of training images of a target. Without a table: the
-    published one of twelve targets, its three misprinted rows corrected.
+    G is the domain gap, D the intra-class variance, N the number of training images of a target.
+    Without a table: the published one of twelve targets, its three misprinted rows corrected.
     """
     from .. import files
     from ..studies.parameter_distance import figures as parameter_distance_figures
     from ..studies.parameter_distance import regression as parameter_distance_regression
     from ..studies.parameter_distance import regression_report
 
-    found = parameter_distance_regression.published() if table is None else parameter_distance_regression.of_file(table.expanduser())
+    found = (
+        parameter_distance_regression.published()
+        if table is None
+        else parameter_distance_regression.of_file(table.expanduser())
+    )
     say(*regression_report.text(found, "raw" if raw else "z-scored").split("\n"))
     if out is not None:
         files.make_folder(out)
         files.write_text(out / "regression.csv", regression_report.csv(found))
-        files.write_bytes(out / "regression.png", parameter_distance_figures.observed_and_fitted(found))
+        files.write_bytes(
+            out / "regression.png", parameter_distance_figures.observed_and_fitted(found)
+        )
         say(f"files: {out / 'regression'}.csv, .png")

@@ -1,4 +1,6 @@
-"""What every command that runs a study does with it: show it running, say what came of it, leave accordingly."""
+"""What every command that runs a study does with it: show it running, say what came of it, leave
+accordingly.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,19 @@ from .output import say
 from .progress import Preparation, watching
 
 
-def run(asked: Any, settings: Settings, notes: Sequence[str] = (), *,
-        summarise: Callable[[Any, str], None] | None = None, closing: Callable[[Any], str] | None = None) -> Any:
-    """The report of a study that was run to its end, after its closing words; TrialsFailed or Untracked otherwise.
+def run(
+    asked: Any,
+    settings: Settings,
+    notes: Sequence[str] = (),
+    *,
+    summarise: Callable[[Any, str], None] | None = None,
+    closing: Callable[[Any], str] | None = None,
+) -> Any:
+    """The report of a study that was run to its end, after its closing words; TrialsFailed or
+    Untracked otherwise.
 
-    summarise, closing   what is made of its results, and said of them: as few-shot studies do, unless given
+    summarise, closing   what is made of its results, and said of them: as few-shot studies do,
+    unless given
     """
     from ..studies import reporting, runner
 

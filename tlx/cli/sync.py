@@ -19,5 +19,8 @@ def command(settings: Settings) -> None:
     raise_all(sent.faults)
     if sent.unsent:
         why = f": {sent.problem}" if sent.problem else ""
-        raise UntrackedError("not-delivered", f"{sent.unsent} records not delivered to {target.shown}{why}",
-                        remedy="is the server up? then run tlx sync again")
+        raise UntrackedError(
+            "not-delivered",
+            f"{sent.unsent} records not delivered to {target.shown}{why}",
+            remedy="is the server up? then run tlx sync again",
+        )

@@ -18,11 +18,13 @@ from .progress import Preparation, clock, format_outcome, steps, waiting
 
 @options(Search, SearchBase, FewShotGrid, Settings)
 def command(search: Search, base: SearchBase, few: FewShotGrid, settings: Settings) -> None:
-    """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over all splits, tested once.
+    """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over all splits,
+    tested once.
 
-    Each configuration is tried on one split first and only the best go on. Trial 0 is the defaults: it is run on all
-    splits and scored on the test set too, beside the winner. Asked again, finished trials are kept and
-    only what is missing of --trials is run. Accuracies are mean per-class, as fractions.
+    Each configuration is tried on one split first and only the best go on. Trial 0 is the defaults:
+    it is run on all splits and scored on the test set too, beside the winner. Asked again, finished
+    trials are kept and only what is missing of --trials is run. Accuracies are mean per-class, as
+    fractions.
     """
     from ..studies.tuning import plan as tuning_plan
     from ..studies.tuning import report as tuning_report
@@ -33,8 +35,14 @@ def command(search: Search, base: SearchBase, few: FewShotGrid, settings: Settin
     for note in ready.notes:
         say(f"note: {note}")
     say(f"{ready.title}: {ready.search.wanted} trials")
-    report = tuning_run.run_search(ready, settings, SearchLines(ready.search.wanted), tuning_report.write_summary, tuning_report.test,
-                                _preparing)
+    report = tuning_run.run_search(
+        ready,
+        settings,
+        SearchLines(ready.search.wanted),
+        tuning_report.write_summary,
+        tuning_report.test,
+        _preparing,
+    )
     say(*tuning_report.format_summary(report).split("\n"))
     if line := Preparation.line():
         say(line)
@@ -72,7 +80,9 @@ class SearchLines:
             self._first = (now, done)
         of = done - self._first[1]
         left = clock((now - self._first[0]) / of * (self._wanted - done) if of else None)
-        self._say(f"trial {tried['number']} ({done}/{self._wanted}): {self._came_to(tried)}, {left} left")
+        self._say(
+            f"trial {tried['number']} ({done}/{self._wanted}): {self._came_to(tried)}, {left} left"
+        )
 
     def _came_to(self, tried: dict[str, Any]) -> str:
         title, scores = tried["title"], tried["by_split"]
@@ -84,7 +94,13 @@ class SearchLines:
         if tried["state"] != "complete":
             how = "given up" if tried["state"] == "pruned" else tried["state"]
             return f"{how} at val accuracy {mean:.4f} of {len(scores)} splits with {title}"
-        costs = "".join(f", {cost:.3g} {unit}" for cost, unit in zip(
-            tried["objectives"][1:], ["s" if tried["energy_j"] is None else "s or J"], strict=False))
+        costs = "".join(
+            f", {cost:.3g} {unit}"
+            for cost, unit in zip(
+                tried["objectives"][1:],
+                ["s" if tried["energy_j"] is None else "s or J"],
+                strict=False,
+            )
+        )
         self._best = max(self._best, mean)
         return f"val accuracy {mean:.4f}{costs} with {title} (best {self._best:.4f})"

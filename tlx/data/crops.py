@@ -1,8 +1,10 @@
-"""Crop files: ten a picture, `<stem>_crop_<0…9><ext>`, beside each other in the shape of the image folder.
+"""Crop files: ten a picture, `<stem>_crop_<0…9><ext>`, beside each other in the shape of the image
+folder.
 
-What was made, of what and how is in `crops.json` of the folder: the order of the crops, the sizing, and SHA-256 of
-every source and crop. While they are being made it stands in a journal, so that a run that was killed goes on where it
-was. The crops themselves are not synced one by one: one lost to a power cut fails its checksum and is made again.
+What was made, of what and how is in `crops.json` of the folder: the order of the crops, the sizing,
+and SHA-256 of every source and crop. While they are being made it stands in a journal, so that a
+run that was killed goes on where it was. The crops themselves are not synced one by one: one lost
+to a power cut fails its checksum and is made again.
 """
 
 from __future__ import annotations
@@ -28,10 +30,15 @@ from .safe_image import DEFAULT, ImageLimits
 from .sizing import CROPS, Sizing, crop_size, scaled, ten
 
 MANIFEST, JOURNAL, LOCK = "crops.json", "crops.journal", "crops.lock"
-SAVED_AS: dict[str, tuple[str, dict[str, Any]]] = {  # end of the name → Pillow's format and settings
+SAVED_AS: dict[
+    str, tuple[str, dict[str, Any]]
+] = {  # end of the name → Pillow's format and settings
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), ("JPEG", {"subsampling": 0})),
-    ".png": ("PNG", {}), ".bmp": ("BMP", {}), ".webp": ("WEBP", {"lossless": True}),
-    ".tif": ("TIFF", {}), ".tiff": ("TIFF", {}),
+    ".png": ("PNG", {}),
+    ".bmp": ("BMP", {}),
+    ".webp": ("WEBP", {"lossless": True}),
+    ".tif": ("TIFF", {}),
+    ".tiff": ("TIFF", {}),
 }
 FORMAT = 2  # to be raised when the same pictures and settings give other crops
 Row = dict[str, Any]  # {"source": SHA-256, "crops": [SHA-256 × 10]}
@@ -39,7 +46,9 @@ Row = dict[str, Any]  # {"source": SHA-256, "crops": [SHA-256 × 10]}
 
 @dataclass(frozen=True)
 class Encoding:
-    """How crops are saved: as the picture was, JPEGs at `quality`, or all as PNG; GIF always becomes PNG."""
+    """How crops are saved: as the picture was, JPEGs at `quality`, or all as PNG; GIF always
+    becomes PNG.
+    """
 
     quality: int = 95
     lossless: bool = False
@@ -55,30 +64,43 @@ class Encoding:
         image = Image.fromarray(crop[..., 0] if crop.shape[-1] == 1 else crop)
         kind, settings = SAVED_AS[extension.lower()]
         buffer = io.BytesIO()
-        image.save(buffer, kind, **settings, **({"quality": self.quality} if kind == "JPEG" else {}))
+        image.save(
+            buffer, kind, **settings, **({"quality": self.quality} if kind == "JPEG" else {})
+        )
         return buffer.getvalue()
 
 
 def names(relpath: str, extension: str | None = None) -> list[str]:
     """Where the ten crops of a picture lie, relative to the folder of crops."""
     path = PurePosixPath(relpath)
-    return [str(path.with_name(f"{path.stem}_crop_{i}{extension or path.suffix}")) for i in range(len(CROPS))]
+    return [
+        str(path.with_name(f"{path.stem}_crop_{i}{extension or path.suffix}"))
+        for i in range(len(CROPS))
+    ]
 
 
 def paths(folder: Path, relpath: str) -> list[Path]:
-    """The ten crops of a picture in `folder`, in order; PNGs where there is none with the picture's own extension."""
+    """The ten crops of a picture in `folder`, in order; PNGs where there is none with the picture's
+    own extension.
+    """
     own, png = names(relpath), names(relpath, ".png")
-    return [Path(folder) / (b if b != a and not (Path(folder) / a).exists() and (Path(folder) / b).exists() else a)
-            for a, b in zip(own, png, strict=True)]
+    return [
+        Path(folder)
+        / (b if b != a and not (Path(folder) / a).exists() and (Path(folder) / b).exists() else a)
+        for a, b in zip(own, png, strict=True)
+    ]
 
 
 def missing(folder: Path, relpaths: Sequence[str]) -> list[TlxError]:
-    """One error for every picture that has not all ten crops in `folder`, naming those that lack."""
+    """One error for every picture that has not all ten crops in `folder`, naming those that
+    lack.
+    """
     found = (incomplete(Path(folder) / relpath, paths(folder, relpath)) for relpath in relpaths)
     return [problem for problem in found if problem]
 
 
 # ---------------------------------------------------------------- making them
+
 
 @dataclass(frozen=True)
 class Written:
@@ -88,17 +110,30 @@ class Written:
     kept: int
 
 
-def write(root: Path, relpaths: Sequence[str], out: Path, sizing: Sizing, *, encoding: Encoding = Encoding(),
-          progress: Progress | None = None, limits: ImageLimits = DEFAULT) -> Written:
+def write(
+    root: Path,
+    relpaths: Sequence[str],
+    out: Path,
+    sizing: Sizing,
+    *,
+    encoding: Encoding = Encoding(),
+    progress: Progress | None = None,
+    limits: ImageLimits = DEFAULT,
+) -> Written:
     """Ten crops below `out` of each picture below `root`; crops that are there and whole are kept.
 
-    Raises what is wrong with any picture, all together, after the crops of the others were made; Usage when `out`
-    holds crops made otherwise, or by another program; Busy when another process is making them.
+    Raises what is wrong with any picture, all together, after the crops of the others were made;
+    Usage when `out` holds crops made otherwise, or by another program; Busy when another process is
+    making them.
     """
     root, out = Path(root), Path(out)
     _check_places(root, out, relpaths, encoding)
-    settings = {"format": FORMAT, "order": [name for name, _, _ in CROPS], "sizing": sizing.identity(),
-                "encoding": {"quality": encoding.quality, "lossless": encoding.lossless}}
+    settings = {
+        "format": FORMAT,
+        "order": [name for name, _, _ in CROPS],
+        "sizing": sizing.identity(),
+        "encoding": {"quality": encoding.quality, "lossless": encoding.lossless},
+    }
     with locks.lock(out / LOCK):
         rows = _recorded(out, settings, relpaths, encoding)
         with files.Journal(out / JOURNAL) as journal:
@@ -131,20 +166,32 @@ class _Work:
             return relpath, row, False
         decoded = decode(self.root / relpath, self.limits)
         picture = scaled(decoded.image, self.sizing)
-        encoded = [self.encoding.encode(crop, extension) for crop in ten(picture, *crop_size(picture, self.sizing))]
+        encoded = [
+            self.encoding.encode(crop, extension)
+            for crop in ten(picture, *crop_size(picture, self.sizing))
+        ]
         for place, data in zip(places, encoded, strict=True):
             _put(place, data)
-        return relpath, {"source": decoded.digest, "crops": [hashlib.sha256(d).hexdigest() for d in encoded]}, True
+        return (
+            relpath,
+            {"source": decoded.digest, "crops": [hashlib.sha256(d).hexdigest() for d in encoded]},
+            True,
+        )
 
     def _is_whole(self, relpath: str, row: Row, places: list[Path]) -> bool:
         source = hashlib.sha256(safe_image.read_bytes(self.root / relpath, self.limits)).hexdigest()
-        return row["source"] == source and all(place.is_file() and files.sha256(place) == known
-                                               for place, known in zip(places, row["crops"], strict=True))
+        return row["source"] == source and all(
+            place.is_file() and files.sha256(place) == known
+            for place, known in zip(places, row["crops"], strict=True)
+        )
 
 
-def _make_all(work: _Work, relpaths: Sequence[str], journal: files.Journal,
-              progress: Progress | None) -> tuple[list[TlxError], int]:
-    """What is wrong, and how many pictures were cropped; their rows go to the journal and to work.rows."""
+def _make_all(
+    work: _Work, relpaths: Sequence[str], journal: files.Journal, progress: Progress | None
+) -> tuple[list[TlxError], int]:
+    """What is wrong, and how many pictures were cropped; their rows go to the journal and to
+    work.rows.
+    """
     problems: list[TlxError] = []
     made = 0
     for start in range(0, len(relpaths), BLOCK):
@@ -172,22 +219,36 @@ def _put(place: Path, data: bytes) -> None:
 def _check_places(root: Path, out: Path, relpaths: Sequence[str], encoding: Encoding) -> None:
     """Nothing is written among the pictures, outside `out`, or twice to one place."""
     if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
-        raise UsageError("crops-folder", "the crops would lie among the pictures", where=out,
-                    expected="a folder outside that of the pictures")
+        raise UsageError(
+            "crops-folder",
+            "the crops would lie among the pictures",
+            where=out,
+            expected="a folder outside that of the pictures",
+        )
     problems: list[TlxError] = []
     taken: dict[str, str] = {}
     for relpath in relpaths:
         path = PurePosixPath(relpath)
         if path.is_absolute() or ".." in path.parts:
-            problems.append(UnsafeError("path-outside", "leads out of the folder of pictures", where=relpath))
+            problems.append(
+                UnsafeError("path-outside", "leads out of the folder of pictures", where=relpath)
+            )
         other = taken.setdefault(names(relpath, encoding.extension(relpath))[0], relpath)
         if other != relpath:
-            problems.append(BadDataError("crops-collide", f"its crops have the same names as those of {other}",
-                                    where=relpath, remedy="rename one of the two"))
+            problems.append(
+                BadDataError(
+                    "crops-collide",
+                    f"its crops have the same names as those of {other}",
+                    where=relpath,
+                    remedy="rename one of the two",
+                )
+            )
     raise_all(problems)
 
 
-def _recorded(out: Path, settings: dict[str, Any], relpaths: Sequence[str], encoding: Encoding) -> dict[str, Row]:
+def _recorded(
+    out: Path, settings: dict[str, Any], relpaths: Sequence[str], encoding: Encoding
+) -> dict[str, Row]:
     """The rows of the manifest and of a journal left behind; Usage when `out` holds other crops."""
     records = files.Journal.read(out / JOURNAL)
     rows: dict[str, Row] = {}
@@ -196,11 +257,17 @@ def _recorded(out: Path, settings: dict[str, Any], relpaths: Sequence[str], enco
         rows = content.pop("images", {})
         records = [{"settings": content}, *records]
     others = [record for record in records if record.get("settings", settings) != settings]
-    foreign = () if records else (name for p in relpaths for name in names(p, encoding.extension(p)))
+    foreign = (
+        () if records else (name for p in relpaths for name in names(p, encoding.extension(p)))
+    )
     first = next((name for name in foreign if (out / name).exists()), None)
     if others or first:
-        raise UsageError("crops-other", f"holds crops made {'with other settings' if others else f'elsewhere ({first})'}",
-                    where=out, remedy="choose another folder, or remove that one")
+        raise UsageError(
+            "crops-other",
+            f"holds crops made {'with other settings' if others else f'elsewhere ({first})'}",
+            where=out,
+            remedy="choose another folder, or remove that one",
+        )
     for record in records:
         rows |= record.get("images", {})
     return rows

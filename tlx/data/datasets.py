@@ -18,19 +18,27 @@ __all__ = ["DATASETS", "Dataset", "Image", "ImageFolder", "key_of", "known", "lo
 Allow = tuple[Path | str, ...]
 
 
-def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | None = None,
-           offline: bool = False, allow: Iterable[Path | str] = ()) -> ImageFolder:
+def locate(
+    name_or_path: str | Path,
+    cache: Path,
+    *,
+    data_root: Path | str | None = None,
+    offline: bool = False,
+    allow: Iterable[Path | str] = (),
+) -> ImageFolder:
     """The images of a dataset, materialised under `cache` when they are not image files.
 
-    name_or_path  a name in DATASETS (any spelling); a path; or name:path, the named dataset from the files at path,
-                  as mnist_noise:/data/mnist. A text with a slash is a path; a bare name that DATASETS
-                  knows is that dataset, whatever lies in the working directory (write ./name for the folder)
+    name_or_path  a name in DATASETS (any spelling); a path; or name:path, the named dataset from
+    the files at path,
+                  as mnist_noise:/data/mnist. A text with a slash is a path; a bare name that
+                  DATASETS knows is that dataset, whatever lies in the working directory (write
+                  ./name for the folder)
     data_root     the folder that holds named datasets, else $TLX_DATA
     offline       never ask the network
     allow         folders outside the dataset's own that links in it may lead to
 
-    Raises Missing with where to get the dataset, UnknownName, Unsafe for a link that leads out, or what else is wrong
-    with its files.
+    Raises Missing with where to get the dataset, UnknownName, Unsafe for a link that leads out, or
+    what else is wrong with its files.
     """
     cache, root, allow = Path(cache), data_root_of(data_root), tuple(allow)
     text = os.fspath(name_or_path)
@@ -43,7 +51,9 @@ def locate(name_or_path: str | Path, cache: Path, *, data_root: Path | str | Non
         return _named_at(key, Path(place).expanduser(), cache, allow)
     path = Path(text).expanduser()
     if "/" not in text and not path.exists():
-        raise UnknownNameError("dataset", text, DATASETS, remedy="or give the path of an image folder")
+        raise UnknownNameError(
+            "dataset", text, DATASETS, remedy="or give the path of an image folder"
+        )
     return _at(path, cache, allow)
 
 
@@ -84,7 +94,9 @@ def _candidates(key: str, root: Path | None) -> list[Path]:
 
 
 def _named_at(key: str, folder: Path, cache: Path, allow: Allow) -> ImageFolder:
-    """The named dataset from the files in `folder`; a variant may be given as such or as its MNIST."""
+    """The named dataset from the files in `folder`; a variant may be given as such or as its
+    MNIST.
+    """
     if DATASETS[key].kind == "derived" and idx.is_idx_folder(folder):
         _check_links(folder, allow)
         return sources.derived(key, folder, cache)
@@ -104,7 +116,9 @@ def _at(folder: Path, cache: Path, allow: Allow, name: str | None = None) -> Ima
 
 
 def _check_links(folder: Path, allow: Allow) -> None:
-    """Raise Unsafe for files of arrays in `folder` that are links out of it; all of them at once."""
+    """Raise Unsafe for files of arrays in `folder` that are links out of it; all of them at
+    once.
+    """
     boundary, problems = Boundary(folder, allow), list[TlxError]()
     for path in sorted((*folder.glob("*ubyte*"), *folder.glob("*.npy"))):
         try:

@@ -4,19 +4,23 @@ What a file holds is mapped so, in this order:
 
 - more than one frame (GIF, WebP, APNG, TIFF pages): the first one;
 - 16 bits a channel: value >> 8 (12-bit grey: value >> 4), never clipped;
-- 32-bit whole or float numbers: as they are, rounded to the nearest, if all lie in 0…255; refused otherwise;
+- 32-bit whole or float numbers: as they are, rounded to the nearest, if all lie in 0…255; refused
+  otherwise;
 - a further band of a TIFF that is not declared as transparency: left out;
-- whatever leaves next to nothing of a picture's grey levels (12 bits in a 16-bit file, floats of 0…1, a picture that is
+- whatever leaves next to nothing of a picture's grey levels (12 bits in a 16-bit file, floats of
+  0…1, a picture that is
   transparent all over) is refused, and the range said: see `_check_survives`;
 - CMYK and YCCK: Pillow's conversion without a colour profile, Adobe's inverted JPEGs included;
 - transparency, as a channel or as a transparent colour or palette entry: laid over white;
 - 1-bit, grey, palette, YCbCr: to 8-bit grey or RGB; colour profiles are not applied;
-- EXIF orientation: applied, so that the picture stands as it was taken; unreadable EXIF counts as upright;
-- three channels: grey is repeated; one channel: luma of ITU-R BT.601, (19595 R + 38470 G + 7471 B + 32768) >> 16,
+- EXIF orientation: applied, so that the picture stands as it was taken; unreadable EXIF counts as
+  upright;
+- three channels: grey is repeated; one channel: luma of ITU-R BT.601, (19595 R + 38470 G + 7471 B +
+  32768) >> 16,
   so a grey picture stays itself.
 
-JPEGs are decoded at full size always: a decoder's own scaling would be faster for photographs and would make the
-result depend on the size asked for.
+JPEGs are decoded at full size always: a decoder's own scaling would be faster for photographs and
+would make the result depend on the size asked for.
 """
 
 from __future__ import annotations
@@ -32,7 +36,8 @@ from ..errors import BadDataError, TlxError
 from . import safe_image
 from .safe_image import DEFAULT, ImageLimits
 
-NOTES = {  # what was done beyond plain decoding: counted, never silent. The last two are of whole sets
+# what was done beyond plain decoding: counted, never silent. The last two are of whole sets
+NOTES = {
     "format": "named for another format than it has; read as what it is",
     "frames": "more than one frame; the first was used",
     "orientation": "turned upright by its EXIF orientation",
@@ -46,20 +51,27 @@ NOTES = {  # what was done beyond plain decoding: counted, never silent. The las
     "rebuilt": "the stored array was damaged and was made again",
 }
 UPRIGHT = {  # EXIF orientation → what sets it upright
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
 ORIENTATION, PHOTOMETRIC, BITS = 0x0112, 262, 258  # tag numbers of TIFF, which EXIF shares
 EXTRA_SAMPLES, SAMPLE_FORMAT = 338, 339
 DECLARED_ALPHA = (1, 2)  # values of ExtraSamples
 SIGNED = 2  # value of SampleFormat
-FEW_LEVELS = 32  # a picture of this many grey levels that keeps fewer, and fewer than a fourth, does not survive
+# a picture of this many grey levels that keeps fewer, and fewer than a fourth, does not survive
+FEW_LEVELS = 32
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image by the rules above, in Pillow's mode L or RGB, with the notes it earned and its file's SHA-256."""
+    """An image by the rules above, in Pillow's mode L or RGB, with the notes it earned and its
+    file's SHA-256.
+    """
 
     image: Image.Image
     notes: tuple[str, ...]
@@ -78,14 +90,20 @@ def in_channels(image: Image.Image, channels: int) -> Image.Image:
 
 
 def decode(path: Path, limits: ImageLimits = DEFAULT) -> Decoded:
-    """The image in `path`, by the rules; raises TlxError. Threads may call it at once (under one `quiet`)."""
+    """The image in `path`, by the rules; raises TlxError. Threads may call it at once (under one
+    `quiet`).
+    """
     data = safe_image.read_bytes(path, limits)
     image = safe_image.header(data, path, limits)
     name = str(image.format)
-    notes = ["format"] if Path(path).suffix.lower() not in safe_image.FORMATS[name].extensions else []
+    notes = (
+        ["format"] if Path(path).suffix.lower() not in safe_image.FORMATS[name].extensions else []
+    )
     try:
         frames = _has_frames(image)
-        ImageFile.LOAD_TRUNCATED_IMAGES = False  # other packages set it; half a picture must not pass for a whole
+        ImageFile.LOAD_TRUNCATED_IMAGES = (
+            False  # other packages set it; half a picture must not pass for a whole
+        )
         image.load()
         plain, earned = _eight_bits(image, path, _png_bits(data) if name == "PNG" else 8)
         upright, turned = _upright(image, plain)
@@ -94,12 +112,15 @@ def decode(path: Path, limits: ImageLimits = DEFAULT) -> Decoded:
     except Exception as error:  # the decoders raise a dozen kinds
         raise safe_image.damaged(name, error, path) from error
     if frames and limits.strict_frames:
-        raise BadDataError("image-frames", "more than one frame", where=path, expected="a single picture")
+        raise BadDataError(
+            "image-frames", "more than one frame", where=path, expected="a single picture"
+        )
     notes += ["frames"] * frames + earned + turned
     return Decoded(upright, tuple(notes), hashlib.sha256(data).hexdigest())
 
 
 # ---------------------------------------------------------------- the rules
+
 
 def _has_frames(image: ImageFile.ImageFile) -> bool:
     frames = bool(getattr(image, "is_animated", False))
@@ -114,8 +135,13 @@ def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Im
     tags = getattr(image, "tag_v2", {})
     bits, extra = tags.get(BITS, (8,)), tags.get(EXTRA_SAMPLES, ())
     if tags.get(SAMPLE_FORMAT, (1,))[0] == SIGNED and bits[0] == 8:
-        raise BadDataError("image-range", "signed numbers of 8 bits, range -128…127", where=path, expected="0…255",
-                      remedy="convert it to unsigned numbers")
+        raise BadDataError(
+            "image-range",
+            "signed numbers of 8 bits, range -128…127",
+            where=path,
+            expected="0…255",
+            remedy="convert it to unsigned numbers",
+        )
     if mode.startswith("I;16") or (mode == "I" and image.format == "PNG"):
         return _from_16_bits(image, path)
     if mode in ("L", "RGB", "RGBA", "LA", "CMYK") and max(png_bits, *bits) > 8:
@@ -130,19 +156,47 @@ def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Im
     if mode in ("I", "F"):
         return _from_32_bits(image, path), ["32-bit"]
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = (image.convert("RGBA") if mode not in ("La", "PA") else
-                image.convert({"La": "LA", "PA": "RGBA"}[mode]).convert("RGBA"))
+        rgba = (
+            image.convert("RGBA")
+            if mode not in ("La", "PA")
+            else image.convert({"La": "LA", "PA": "RGBA"}[mode]).convert("RGBA")
+        )
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        if _levels(image.convert("RGB")) == 1:  # what is hidden behind a drawing of few colours may be anything
+        if (
+            _levels(image.convert("RGB")) == 1
+        ):  # what is hidden behind a drawing of few colours may be anything
             opaque = "…".join(map(str, rgba.getchannel("A").getextrema()))
-            _check_survives(_levels(rgba.convert("RGB")), 1, path, "its transparency hides the picture: alpha has the "
-                            f"range {opaque}", "remove the transparency")
+            _check_survives(
+                _levels(rgba.convert("RGB")),
+                1,
+                path,
+                f"its transparency hides the picture: alpha has the range {opaque}",
+                "remove the transparency",
+            )
         notes.append("alpha")
     if mode == "CMYK":
         notes.append("cmyk")
-    if mode not in ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
-        raise BadDataError("image-mode", f"pixels of kind {mode}", where=path, expected="grey, RGB, palette or CMYK",
-                      remedy="convert it to an RGB PNG")
+    if mode not in (
+        "1",
+        "L",
+        "LA",
+        "La",
+        "P",
+        "PA",
+        "RGB",
+        "RGBA",
+        "RGBa",
+        "RGBX",
+        "CMYK",
+        "YCbCr",
+    ):
+        raise BadDataError(
+            "image-mode",
+            f"pixels of kind {mode}",
+            where=path,
+            expected="grey, RGB, palette or CMYK",
+            remedy="convert it to an RGB PNG",
+        )
     is_grey = mode in ("1", "L") and "alpha" not in notes
     return image.convert("L" if is_grey else "RGB"), notes
 
@@ -160,20 +214,30 @@ def _levels(image: Image.Image) -> int:
 def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) -> None:
     """Raise BadData if a picture of many grey levels keeps next to none of them."""
     if levels >= FEW_LEVELS > left and left * 4 <= levels:
-        raise BadDataError("image-range", f"{what}: {left} of {levels} grey levels would be left", where=path,
-                      remedy=remedy)
+        raise BadDataError(
+            "image-range",
+            f"{what}: {left} of {levels} grey levels would be left",
+            where=path,
+            remedy=remedy,
+        )
 
 
 def _check_high_bytes(image: Image.Image, path: Path) -> None:
-    """The same of 16-bit colours, of which Pillow gives the high bytes only: several levels, all of them low, are a
-    picture of fewer bits."""
+    """The same of 16-bit colours, of which Pillow gives the high bytes only: several levels, all of
+    them low, are a picture of fewer bits.
+    """
     colours = image.convert("RGB") if image.mode == "CMYK" else image
     high = max(top for _, top in np.atleast_2d(colours.getextrema()))
     left = _levels(colours.convert("RGB"))
     if left >= 4 and high < FEW_LEVELS:
-        raise BadDataError("image-range", f"16-bit colours in the range 0…{256 * int(high) + 255} of 0…65535: {left} grey "
-                      "levels would be left", where=path, expected="colours that fill the range",
-                      remedy="convert it to 8 bits with the range that is meant")
+        raise BadDataError(
+            "image-range",
+            f"16-bit colours in the range 0…{256 * int(high) + 255} of 0…65535: {left} grey "
+            "levels would be left",
+            where=path,
+            expected="colours that fill the range",
+            remedy="convert it to 8 bits with the range that is meant",
+        )
 
 
 def _from_16_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str]]:
@@ -182,9 +246,13 @@ def _from_16_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str
     values = np.asarray(image).astype(np.int64)
     transparent = image.info.get("transparency")
     grey = np.clip(values >> (bits - 8), 0, 255).astype(np.uint8)
-    _check_survives(_distinct(values), _distinct(grey), path,
-                    f"range {values.min()}…{values.max()} of 0…{(1 << bits) - 1}",
-                    "convert it to 8 bits, or to 16 bits that fill the range")
+    _check_survives(
+        _distinct(values),
+        _distinct(grey),
+        path,
+        f"range {values.min()}…{values.max()} of 0…{(1 << bits) - 1}",
+        "convert it to 8 bits, or to 16 bits that fill the range",
+    )
     if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow undoes for 8 bits only
         grey = 255 - grey
     if isinstance(transparent, int):
@@ -196,13 +264,23 @@ def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:
     values = np.asarray(image)
     low, high = values.min(), values.max()  # NaN, if there is one, is both
     if not (low >= 0 and high <= 255):
-        raise BadDataError("image-range", f"range {low:g}…{high:g} cannot be mapped", where=path, expected="values in 0…255",
-                      remedy="convert it to 8 or 16 bits with the range that is meant")
+        raise BadDataError(
+            "image-range",
+            f"range {low:g}…{high:g} cannot be mapped",
+            where=path,
+            expected="values in 0…255",
+            remedy="convert it to 8 or 16 bits with the range that is meant",
+        )
     grey = np.rint(values).astype(np.uint8)
     remedy = "multiply its numbers by 255, or convert it to 8 bits with the range that is meant"
     if values.dtype.kind == "f" and 0 < high <= 1:
-        raise BadDataError("image-range", f"range {low:g}…{high:g}: nothing would be left of it", where=path,
-                      expected="values in 0…255", remedy=remedy)
+        raise BadDataError(
+            "image-range",
+            f"range {low:g}…{high:g}: nothing would be left of it",
+            where=path,
+            expected="values in 0…255",
+            remedy=remedy,
+        )
     _check_survives(_distinct(values), _distinct(grey), path, f"range {low:g}…{high:g}", remedy)
     return Image.fromarray(grey)
 
@@ -214,7 +292,9 @@ def _distinct(values: np.ndarray) -> int:
 
 
 def _upright(source: Image.Image, picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """`picture` turned by the orientation that `source` carries. TIFF's reader has done it by itself."""
+    """`picture` turned by the orientation that `source` carries. TIFF's reader has done it by
+    itself.
+    """
     try:
         turn = UPRIGHT.get(source.getexif().get(ORIENTATION, 1))
     except Exception:  # whatever a broken EXIF block raises, its picture is whole

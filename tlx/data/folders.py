@@ -1,11 +1,12 @@
 """ImageFolder: which images there are, as root/<split>/<label>/<image> or root/<label>/<image>.
 
-The rule that tells the two apart: a folder named like a split (train, val, validation, valid, test, in any case) that
-holds folders and no image of its own is a split. With at least one split, the layout is
-root/<split>/<label>/<image> and other folders beside are left out, with a note; without, every folder is
-a label. Entries that begin with a dot, what operating systems and tools leave behind (see `litter`), files that are not
-images by their name, crops beside their original (`x_crop_3.jpg` beside `x.jpg`) and folders inside a label are left
-out too, and counted in a note. A link that leads out of the root is refused unless its target is allowed.
+The rule that tells the two apart: a folder named like a split (train, val, validation, valid, test,
+in any case) that holds folders and no image of its own is a split. With at least one split, the
+layout is root/<split>/<label>/<image> and other folders beside are left out, with a note; without,
+every folder is a label. Entries that begin with a dot, what operating systems and tools leave
+behind (see `litter`), files that are not images by their name, crops beside their original
+(`x_crop_3.jpg` beside `x.jpg`) and folders inside a label are left out too, and counted in a note.
+A link that leads out of the root is refused unless its target is allowed.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import BadDataError, MissingError, ResourceError, TlxError, escape_control, nearest, raise_all
+from ..errors import (
+    BadDataError,
+    MissingError,
+    ResourceError,
+    TlxError,
+    escape_control,
+    nearest,
+    raise_all,
+)
 from .litter import is_litter
 from .path_resolution import Boundary
 
@@ -27,9 +36,44 @@ TRAIN, VAL, TEST = ("train",), ("val", "validation", "valid"), ("test",)
 SPLIT_NAMES = TRAIN + VAL + TEST
 EXTENSIONS = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff"}
 UNREAD = {  # endings of images that are not read
-    ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpf", ".jpx", ".svg", ".ico", ".psd", ".xcf", ".tga", ".pcx",
-    ".dds", ".exr", ".hdr", ".ppm", ".pgm", ".pbm", ".pnm", ".dcm", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
-    ".rw2", ".raf", ".raw", ".eps", ".pdf", ".mpo", ".apng", ".jps", ".qoi", ".fits",
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jxl",
+    ".jp2",
+    ".j2k",
+    ".jpf",
+    ".jpx",
+    ".svg",
+    ".ico",
+    ".psd",
+    ".xcf",
+    ".tga",
+    ".pcx",
+    ".dds",
+    ".exr",
+    ".hdr",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".pnm",
+    ".dcm",
+    ".dng",
+    ".cr2",
+    ".cr3",
+    ".nef",
+    ".arw",
+    ".orf",
+    ".rw2",
+    ".raf",
+    ".raw",
+    ".eps",
+    ".pdf",
+    ".mpo",
+    ".apng",
+    ".jps",
+    ".qoi",
+    ".fits",
 }
 CROP = re.compile(r"(.+)_crop_\d$", re.DOTALL)
 SHOWN = 10  # names that a note or an error lists
@@ -54,7 +98,11 @@ class Image(NamedTuple):
     @property
     def path(self) -> str:
         """Where it lies below the root, with forward slashes."""
-        return f"{self.split}/{self.label}/{self.filename}" if self.split else f"{self.label}/{self.filename}"
+        return (
+            f"{self.split}/{self.label}/{self.filename}"
+            if self.split
+            else f"{self.label}/{self.filename}"
+        )
 
 
 @dataclass(frozen=True)
@@ -89,7 +137,9 @@ class _Walk:
     notes: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     unread: dict[str, Counter[str]] = field(default_factory=dict)  # extension → label → files
-    litter: Counter[str] = field(default_factory=Counter)  # folder of a tool or system → images in it
+    litter: Counter[str] = field(
+        default_factory=Counter
+    )  # folder of a tool or system → images in it
     outside: list[tuple[str, str]] = field(default_factory=list)  # path of a link → where it leads
     closed: list[Path] = field(default_factory=list)  # folders that this user may not read
     problems: list[TlxError] = field(default_factory=list)
@@ -103,11 +153,15 @@ class _Walk:
             if folder not in self.closed:
                 self.closed.append(folder)
         except OSError as error:
-            self.problems.append(ResourceError("storage-failing", f"cannot be read: {error.strerror}", where=folder))
+            self.problems.append(
+                ResourceError("storage-failing", f"cannot be read: {error.strerror}", where=folder)
+            )
         return []
 
     def kind(self, entry: os.DirEntry[str]) -> str:
-        """"folder", "file", or "" for what is neither: special files, links that lead nowhere or out of the root."""
+        """ "folder", "file", or "" for what is neither: special files, links that lead nowhere or
+        out of the root.
+        """
         try:
             if entry.is_symlink():
                 real = os.path.realpath(entry.path, strict=True)
@@ -127,30 +181,51 @@ class _Walk:
             problems.append(self.boundary.outside(path, real, more=len(self.outside) - 1))
         if self.closed:
             more = f" and {len(self.closed) - 1} more" if len(self.closed) > 1 else ""
-            problems.append(ResourceError("permission", f"this user may not read the folder{more}", where=self.closed[0],
-                                     remedy="allow it with chmod, or move it out of the image root"))
-        return problems + _unreadable_names(self.images) + _unicode_twins(self.images) + _split_twins(self.images)
+            problems.append(
+                ResourceError(
+                    "permission",
+                    f"this user may not read the folder{more}",
+                    where=self.closed[0],
+                    remedy="allow it with chmod, or move it out of the image root",
+                )
+            )
+        return (
+            problems
+            + _unreadable_names(self.images)
+            + _unicode_twins(self.images)
+            + _split_twins(self.images)
+        )
 
     def all_notes(self) -> list[str]:
         """What was left out, in words."""
-        notes = self.notes + [f"{count} left out: {what}" for what, count in sorted(self.left_out.items())]
+        notes = self.notes + [
+            f"{count} left out: {what}" for what, count in sorted(self.left_out.items())
+        ]
         for extension, labels in sorted(self.unread.items()):
             quoted = _listed([f"'{label}'" for label in labels])
-            notes.append(f"{sum(labels.values())} left out: {extension} images, a kind that is not read, of {quoted}")
+            notes.append(
+                f"{sum(labels.values())} left out: {extension} images, a kind that is not read, of "
+                f"{quoted}"
+            )
         held = {name: count for name, count in self.litter.items() if count}
         if held:
-            notes.append(f"{sum(held.values())} left out: images in hidden folders or folders of other programs: "
-                         f"{_listed(held)}")
+            notes.append(
+                f"{sum(held.values())} left out: images in hidden folders or folders of other "
+                f"programs: "
+                f"{_listed(held)}"
+            )
         return notes
 
 
-def list_images(root: Path, name: str | None = None, allow: Iterable[Path | str] = ()) -> ImageFolder:
+def list_images(
+    root: Path, name: str | None = None, allow: Iterable[Path | str] = ()
+) -> ImageFolder:
     """The images below `root` by the rule above.
 
     allow  folders outside `root` that links may lead to
 
-    Raises all that is wrong at once: Unsafe for links that lead out, BadData if there is no image, a name is not UTF-8,
-    or two folders name one split, Resource for a folder that may not be read.
+    Raises all that is wrong at once: Unsafe for links that lead out, BadData if there is no image,
+    a name is not UTF-8, or two folders name one split, Resource for a folder that may not be read.
     """
     root = Path(root)
     _check_is_folder(root)
@@ -162,9 +237,14 @@ def list_images(root: Path, name: str | None = None, allow: Iterable[Path | str]
         raise _no_images(root, walk)
     _refuse_flat_splits(root, walk.images)
     images = sorted(walk.images, key=lambda image: os.fsencode(image.path))
-    return ImageFolder(name or root.resolve().name or "images", root.absolute(), tuple(images),
-                       sorted_labels(image.label for image in images),
-                       tuple(sorted({image.split for image in images})), tuple(walk.all_notes()))
+    return ImageFolder(
+        name or root.resolve().name or "images",
+        root.absolute(),
+        tuple(images),
+        sorted_labels(image.label for image in images),
+        tuple(sorted({image.split for image in images})),
+        tuple(walk.all_notes()),
+    )
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
@@ -178,9 +258,13 @@ def _check_is_folder(root: Path) -> None:
         if there and root.is_dir():
             return
     except OSError as error:
-        raise ResourceError("permission", f"cannot be looked at: {error.strerror}", where=root) from error
+        raise ResourceError(
+            "permission", f"cannot be looked at: {error.strerror}", where=root
+        ) from error
     if there:
-        raise BadDataError("not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>")
+        raise BadDataError(
+            "not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>"
+        )
     near = nearest(root.name, _names(root.parent)) if root.parent.is_dir() else []
     missing = MissingError("image folder", root.absolute())
     missing.remedy = f"the nearest name there is {near[0]}" if near else ""
@@ -235,7 +319,10 @@ def has_image_name(name: str) -> bool:
 
 
 def _count_litter(entry: os.DirEntry[str], walk: _Walk) -> None:
-    """Count the images among what is left out; macOS' resource forks (._x.jpg) are none, whatever their ending."""
+    """Count the images among what is left out; macOS' resource forks (._x.jpg) are none, whatever
+    their ending.
+    """
+
     def is_image(name: str) -> bool:
         return has_image_name(name) and not name.startswith("._")
 
@@ -262,8 +349,11 @@ def _folders(root: Path, walk: _Walk) -> Iterator[Path]:
 def _holds_only_folders(folder: Path, walk: _Walk) -> bool:
     entries = [entry for entry in walk.entries(folder) if not is_litter(entry.name)]
     kinds = [walk.kind(entry) == "folder" for entry in entries]
-    kinds = [is_folder for is_folder, entry in zip(kinds, entries, strict=True)
-             if is_folder or has_image_name(entry.name)]
+    kinds = [
+        is_folder
+        for is_folder, entry in zip(kinds, entries, strict=True)
+        if is_folder or has_image_name(entry.name)
+    ]
     return bool(kinds) and all(kinds)
 
 
@@ -283,6 +373,7 @@ def _listed(names: Iterable[str]) -> str:
 
 # ---------------------------------------------------------------- what is wrong with a listing
 
+
 def _no_images(root: Path, walk: _Walk) -> BadDataError:
     """Say what was found instead of images in class folders, and which layout is expected."""
     flat = sum(has_image_name(name) for name in _names(root))
@@ -296,19 +387,30 @@ def _no_images(root: Path, walk: _Walk) -> BadDataError:
         kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
         found = f"no image found of a kind that is read, but {kinds}"
         remedy = "convert the images, for example to PNG"
-    return BadDataError("no-images", found, where=root.absolute(), remedy=remedy,
-                   expected="root/<split>/<label>/<image> or root/<label>/<image>, with one of the endings "
-                            + " ".join(sorted(EXTENSIONS)))
+    return BadDataError(
+        "no-images",
+        found,
+        where=root.absolute(),
+        remedy=remedy,
+        expected="root/<split>/<label>/<image> or root/<label>/<image>, with one of the endings "
+        + " ".join(sorted(EXTENSIONS)),
+    )
 
 
 def _refuse_flat_splits(root: Path, images: list[Image]) -> None:
-    """Refuse split folders that hold images and no class folders: their names would be taken for the classes."""
+    """Refuse split folders that hold images and no class folders: their names would be taken for
+    the classes.
+    """
     labels = {image.label for image in images if not image.split}
     if labels and all(map(role_of, labels)):
         shown = _listed(sorted(labels))
-        raise BadDataError("no-class-folders", f"the images lie in {shown} itself, so that nothing says their classes",
-                      where=root.absolute(), expected="root/<split>/<label>/<image>",
-                      remedy="move the images of each class into a folder that is named for the class")
+        raise BadDataError(
+            "no-class-folders",
+            f"the images lie in {shown} itself, so that nothing says their classes",
+            where=root.absolute(),
+            expected="root/<split>/<label>/<image>",
+            remedy="move the images of each class into a folder that is named for the class",
+        )
 
 
 def _split_twins(images: list[Image]) -> list[TlxError]:
@@ -317,9 +419,16 @@ def _split_twins(images: list[Image]) -> list[TlxError]:
     for image in images:
         if image.split:
             named.setdefault(role_of(image.split), set()).add(image.split)
-    return [BadDataError("split-twice", f"the folders {_listed(sorted(names))} name one split",
-                    expected=f"one folder for {role}", remedy="merge them, or rename one")
-            for role, names in named.items() if len(names) > 1]
+    return [
+        BadDataError(
+            "split-twice",
+            f"the folders {_listed(sorted(names))} name one split",
+            expected=f"one folder for {role}",
+            remedy="merge them, or rename one",
+        )
+        for role, names in named.items()
+        if len(names) > 1
+    ]
 
 
 def _unicode_twins(images: list[Image]) -> list[TlxError]:
@@ -332,10 +441,19 @@ def _unicode_twins(images: list[Image]) -> list[TlxError]:
         return []
     text, labels = next(iter(twins.items()))
     more = f", and {len(twins) - 1} more pairs like it" if len(twins) > 1 else ""
-    written = " and ".join(f"'{label}' ({label.encode('utf-8', 'surrogateescape').hex()})" for label in sorted(labels))
-    return [BadDataError("unicode-forms", f"{written} are one name in two Unicode forms (NFC and NFD){more}", where=text,
-                    expected="one form of a class name", remedy="rename the folders of one form, for example with: "
-                    "convmv -f utf-8 -t utf-8 --nfc -r --notest")]
+    written = " and ".join(
+        f"'{label}' ({label.encode('utf-8', 'surrogateescape').hex()})" for label in sorted(labels)
+    )
+    return [
+        BadDataError(
+            "unicode-forms",
+            f"{written} are one name in two Unicode forms (NFC and NFD){more}",
+            where=text,
+            expected="one form of a class name",
+            remedy="rename the folders of one form, for example with: "
+            "convmv -f utf-8 -t utf-8 --nfc -r --notest",
+        )
+    ]
 
 
 def _unreadable_names(images: list[Image]) -> list[TlxError]:
@@ -343,8 +461,19 @@ def _unreadable_names(images: list[Image]) -> list[TlxError]:
     bad = [image.path for image in images if not _is_utf8(image.path)]
     if not bad:
         return []
-    what = "a file name that is not UTF-8" if len(bad) == 1 else f"{len(bad)} file names that are not UTF-8"
-    return [BadDataError("name-encoding", what, where=bad[0], remedy="rename it" if len(bad) == 1 else "rename them")]
+    what = (
+        "a file name that is not UTF-8"
+        if len(bad) == 1
+        else f"{len(bad)} file names that are not UTF-8"
+    )
+    return [
+        BadDataError(
+            "name-encoding",
+            what,
+            where=bad[0],
+            remedy="rename it" if len(bad) == 1 else "rename them",
+        )
+    ]
 
 
 def _is_utf8(text: str) -> bool:

@@ -1,4 +1,6 @@
-"""IDX files, the layout MNIST is published in, read by strict rules: magic, dimensions, exact size."""
+"""IDX files, the layout MNIST is published in, read by strict rules: magic, dimensions, exact
+size.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def is_idx_folder(folder: Path) -> bool:
 
 
 def paths(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Split → (images file, labels file) of a folder in MNIST's layout; BadData naming files that are missing."""
+    """Split → (images file, labels file) of a folder in MNIST's layout; BadData naming files that
+    are missing.
+    """
     found: dict[str, tuple[Path, Path]] = {}
     problems: list[TlxError] = []
     for prefix, split in PREFIXES.items():
@@ -36,16 +40,22 @@ def paths(folder: Path) -> dict[str, tuple[Path, Path]]:
             found[split] = (images, labels)
         elif images or labels:
             name = f"{prefix}-{LABELS if images else IMAGES}"
-            problems.append(BadDataError("idx-missing", f"no {name}[.gz] beside its partner", where=folder))
+            problems.append(
+                BadDataError("idx-missing", f"no {name}[.gz] beside its partner", where=folder)
+            )
     raise_all(problems)
     return found
 
 
 def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(n, h, w) uint8 images and (n,) uint8 labels of two IDX files. BadData unless both are whole and agree."""
+    """(n, h, w) uint8 images and (n,) uint8 labels of two IDX files. BadData unless both are whole
+    and agree.
+    """
     x, y = read(images, 3), read(labels, 1)
     if len(x) != len(y):
-        raise BadDataError("idx-count", f"{len(y)} labels", where=labels, expected=f"{len(x)}, as in {images.name}")
+        raise BadDataError(
+            "idx-count", f"{len(y)} labels", where=labels, expected=f"{len(x)}, as in {images.name}"
+        )
     return x, y
 
 
@@ -54,20 +64,42 @@ def read(path: Path, dimensions: int) -> np.ndarray:
     data = _unpacked(Path(path))
     header, magic = 4 + 4 * dimensions, bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if len(data) >= 4 and data[:4] != magic:
-        is_idx = data[:2] == b"\0\0" and data[3] in (1, 2, 3, 4)  # what else begins otherwise is not shown
-        raise BadDataError("idx-magic", f"magic number {data[:4].hex()}" if is_idx else "not an IDX file", where=path,
-                      expected=f"{magic.hex()} (unsigned bytes, {dimensions}-d)")
+        is_idx = data[:2] == b"\0\0" and data[3] in (
+            1,
+            2,
+            3,
+            4,
+        )  # what else begins otherwise is not shown
+        raise BadDataError(
+            "idx-magic",
+            f"magic number {data[:4].hex()}" if is_idx else "not an IDX file",
+            where=path,
+            expected=f"{magic.hex()} (unsigned bytes, {dimensions}-d)",
+        )
     if len(data) < header:
-        raise BadDataError("idx-size", f"{len(data)} bytes", where=path, expected=f"at least the {header} of the header")
+        raise BadDataError(
+            "idx-size",
+            f"{len(data)} bytes",
+            where=path,
+            expected=f"at least the {header} of the header",
+        )
     shape = struct.unpack_from(f">{dimensions}I", data, 4)
     if math.prod(shape) != len(data) - header or 0 in shape:
-        raise BadDataError("idx-size", f"{len(data) - header} bytes after a header that says {' x '.join(map(str, shape))}",
-                      where=path, expected=f"{math.prod(shape)} bytes")
+        raise BadDataError(
+            "idx-size",
+            f"{len(data) - header} bytes after a header that says {' x '.join(map(str, shape))}",
+            where=path,
+            expected=f"{math.prod(shape)} bytes",
+        )
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 def _path(folder: Path, prefix: str, rest: str) -> Path | None:
-    for name in (f"{prefix}-{rest}", f"{prefix}-{rest}.gz", f"{prefix}-{rest.replace('-idx', '.idx')}"):
+    for name in (
+        f"{prefix}-{rest}",
+        f"{prefix}-{rest}.gz",
+        f"{prefix}-{rest.replace('-idx', '.idx')}",
+    ):
         if (folder / name).is_file():
             return folder / name
     return None
@@ -81,23 +113,36 @@ def _unpacked(path: Path) -> bytes | bytearray:
         with gzip.open(path, "rb") if packed else open(path, "rb") as file:
             return _whole(file, path)
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise BadDataError("idx-gzip", f"damaged gzip ({error})", where=path, remedy="fetch the file again") from error
+        raise BadDataError(
+            "idx-gzip", f"damaged gzip ({error})", where=path, remedy="fetch the file again"
+        ) from error
     except OSError as error:
         raise refusal(error, path) or error from error
 
 
 def _whole(file: Any, path: Path) -> bytes | bytearray:
-    """Read an IDX file as far as its header says it goes and one byte more: what claims to be larger than the limit, or
-    goes on for ever, is not unpacked."""
+    """Read an IDX file as far as its header says it goes and one byte more: what claims to be
+    larger than the limit, or goes on for ever, is not unpacked.
+    """
     data = bytearray(file.read(HEADER_BYTES))
     if len(data) < HEADER_BYTES or data[:3] != bytes([0, 0, UNSIGNED_BYTE]):
         return data  # all of it, or refused for its magic number
     size = 4 + 4 * data[3] + math.prod(struct.unpack_from(f">{data[3]}I", data, 4))
     if size > LIMIT:
-        raise BadDataError("idx-size", f"a header that says {size:,} bytes", where=path, expected=f"at most {LIMIT:,}")
+        raise BadDataError(
+            "idx-size",
+            f"a header that says {size:,} bytes",
+            where=path,
+            expected=f"at most {LIMIT:,}",
+        )
     while len(data) <= size and (part := file.read(min(size + 1 - len(data), PART_BYTES))):
         data += part
     if len(data) > size:
-        raise BadDataError("idx-size", f"more than the {size:,} bytes that its header says", where=path,
-                      expected=f"{size:,} bytes", remedy="fetch the file again")
+        raise BadDataError(
+            "idx-size",
+            f"more than the {size:,} bytes that its header says",
+            where=path,
+            expected=f"{size:,} bytes",
+            remedy="fetch the file again",
+        )
     return data

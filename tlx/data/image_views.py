@@ -35,7 +35,9 @@ class ImageSource(Protocol):
         """What each image holds."""
 
     def views(self, image: int) -> tuple[np.ndarray, Notes]:
-        """uint8 (v, height, width, channels) and the notes; raises TlxError. Threads call it at once."""
+        """uint8 (v, height, width, channels) and the notes; raises TlxError. Threads call it at
+        once.
+        """
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels besides the digests, as plain JSON."""
@@ -77,13 +79,27 @@ class Precomputed:
     limits: ImageLimits
 
     @classmethod
-    def of(cls, paths: Sequence[Path], precomputed: Callable[[int], Sequence[Path]], sizing: Sizing, limits: ImageLimits,
-           digests: Callable[[Sequence[Path]], Sequence[str]]) -> Precomputed:
+    def of(
+        cls,
+        paths: Sequence[Path],
+        precomputed: Callable[[int], Sequence[Path]],
+        sizing: Sizing,
+        limits: ImageLimits,
+        digests: Callable[[Sequence[Path]], Sequence[str]],
+    ) -> Precomputed:
         """The crops of `paths`; BadData for every image that has not all ten."""
         crops = [tuple(map(Path, precomputed(image))) for image in range(len(paths))]
-        raise_all([problem for path, ten in zip(paths, crops, strict=True) if (problem := incomplete(path, ten))])
+        raise_all(
+            [
+                problem
+                for path, ten in zip(paths, crops, strict=True)
+                if (problem := incomplete(path, ten))
+            ]
+        )
         known = iter(digests(list(chain.from_iterable(crops))))
-        return cls(tuple(crops), tuple(tuple(islice(known, len(ten))) for ten in crops), sizing, limits)
+        return cls(
+            tuple(crops), tuple(tuple(islice(known, len(ten))) for ten in crops), sizing, limits
+        )
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
@@ -98,21 +114,34 @@ class Precomputed:
     def views(self, image: int) -> tuple[np.ndarray, Notes]:
         """The ten crops as they are, or scaled where the sizing says `resize`."""
         found = [decode(path, self.limits) for path in self.crops[image]]
-        for path, decoded, known in zip(self.crops[image], found, self.file_digests[image], strict=True):
+        for path, decoded, known in zip(
+            self.crops[image], found, self.file_digests[image], strict=True
+        ):
             if decoded.digest != known:
                 raise changed(path)
         notes = tuple(dict.fromkeys(chain.from_iterable(decoded.notes for decoded in found)))
-        return np.stack([self._square(decoded.image, path)
-                         for decoded, path in zip(found, self.crops[image], strict=True)]), notes
+        return np.stack(
+            [
+                self._square(decoded.image, path)
+                for decoded, path in zip(found, self.crops[image], strict=True)
+            ]
+        ), notes
 
     def _square(self, crop: Image.Image, path: Path) -> np.ndarray:
         size = (self.sizing.size, self.sizing.size)
         if crop.size != size and not self.sizing.resize:
-            raise BadDataError("crop-size", f"a crop of {crop.width} × {crop.height} pixels", where=path,
-                          expected=f"{size[0]} × {size[1]}, what the network takes",
-                          remedy="make the crops in that size, or let them be resized")
+            raise BadDataError(
+                "crop-size",
+                f"a crop of {crop.width} × {crop.height} pixels",
+                where=path,
+                expected=f"{size[0]} × {size[1]}, what the network takes",
+                remedy="make the crops in that size, or let them be resized",
+            )
         crop = in_channels(crop, self.sizing.channels)
-        return array(crop if crop.size == size else crop.resize(size, Image.Resampling.LANCZOS), self.sizing.channels)
+        return array(
+            crop if crop.size == size else crop.resize(size, Image.Resampling.LANCZOS),
+            self.sizing.channels,
+        )
 
     def identity(self) -> dict[str, Any]:
         """The size: how the crops were cut is in them."""
@@ -125,5 +154,10 @@ def incomplete(path: Path, ten: Sequence[Path]) -> TlxError | None:
     if len(ten) == len(CROPS) and not gone:
         return None
     found = f"{', '.join(gone)} not found" if gone else f"{len(ten)} crops"
-    return BadDataError("crops-missing", found, where=path, expected=f"{len(CROPS)} crops",
-                   remedy="make them with: tlx crops")
+    return BadDataError(
+        "crops-missing",
+        found,
+        where=path,
+        expected=f"{len(CROPS)} crops",
+        remedy="make them with: tlx crops",
+    )

@@ -33,12 +33,15 @@ SETTLED_NS = 2_000_000_000  # a file younger than this may still change without 
 
 
 def read(path: Path, channels: int = 3, limits: ImageLimits = DEFAULT) -> np.ndarray:
-    """The image as (h, w, channels) uint8, channels 3 or 1; a TlxError that names the file otherwise."""
+    """The image as (h, w, channels) uint8, channels 3 or 1; a TlxError that names the file
+    otherwise.
+    """
     with quiet():
         return array(decode(path, limits).image, channels)
 
 
 # ---------------------------------------------------------------- many images
+
 
 def default_workers() -> int:
     """Threads that decode: Pillow frees the interpreter while it scales, so a few are worth it."""
@@ -47,15 +50,24 @@ def default_workers() -> int:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning from Pillow reaches the terminal: what matters is an error or a note. Enter it in one thread only."""
+    """No warning from Pillow reaches the terminal: what matters is an error or a note. Enter it in
+    one thread only.
+    """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
 
 
-def each(call: Callable[[T], R], items: Sequence[T], workers: int | None = None,
-         progress: Progress | None = None) -> Iterator[R | TlxError]:
-    """call(item) for every item, in order, by a few threads; a TlxError that it raises is its value."""
+def each(
+    call: Callable[[T], R],
+    items: Sequence[T],
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> Iterator[R | TlxError]:
+    """call(item) for every item, in order, by a few threads; a TlxError that it raises is its
+    value.
+    """
+
     def attempt(item: T) -> R | TlxError:
         try:
             return call(item)
@@ -69,9 +81,16 @@ def each(call: Callable[[T], R], items: Sequence[T], workers: int | None = None,
                 progress(min(start + BLOCK, len(items)), len(items))
 
 
-def inspect(paths: Sequence[Path], progress: Progress | None = None, *, workers: int | None = None,
-            limits: ImageLimits = DEFAULT) -> tuple[list[TlxError], dict[str, int]]:
-    """Decode every image once: all errors in order, and note → number of images (see NOTES; "duplicates" too)."""
+def inspect(
+    paths: Sequence[Path],
+    progress: Progress | None = None,
+    *,
+    workers: int | None = None,
+    limits: ImageLimits = DEFAULT,
+) -> tuple[list[TlxError], dict[str, int]]:
+    """Decode every image once: all errors in order, and note → number of images (see NOTES;
+    "duplicates" too).
+    """
     problems, notes, seen = [], Counter[str](), set()
 
     def facts(path: Path) -> tuple[tuple[str, ...], str]:
@@ -90,20 +109,34 @@ def inspect(paths: Sequence[Path], progress: Progress | None = None, *, workers:
 
 # ---------------------------------------------------------------- digests, remembered
 
-def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None, *,
-            limits: ImageLimits = DEFAULT) -> list[str]:
-    """SHA-256 (hex) of every file's bytes, in order; all files that cannot be read are raised at once.
 
-    Remembered in `cache` by absolute path, size, times and inode; a memory that is damaged is made anew.
+def digests(
+    paths: Sequence[Path],
+    cache: Path,
+    progress: Progress | None = None,
+    *,
+    limits: ImageLimits = DEFAULT,
+) -> list[str]:
+    """SHA-256 (hex) of every file's bytes, in order; all files that cannot be read are raised at
+    once.
+
+    Remembered in `cache` by absolute path, size, times and inode; a memory that is damaged is made
+    anew.
     """
     memory = Path(cache) / DIGESTS
     known = _remembered(memory)
     places = [os.path.abspath(path) for path in paths]
     stamps = {place: _stamp(place) for place in places}
-    unknown = [place for place, stamp in stamps.items() if not stamp or known.get(place, ("", ""))[1] != stamp]
+    unknown = [
+        place
+        for place, stamp in stamps.items()
+        if not stamp or known.get(place, ("", ""))[1] != stamp
+    ]
     found = list(each(lambda place: _sha256(Path(place), limits), unknown, progress=progress))
     raise_all([f for f in found if isinstance(f, TlxError)])
-    fresh = {place: (str(digest), stamps[place]) for place, digest in zip(unknown, found, strict=True)}
+    fresh = {
+        place: (str(digest), stamps[place]) for place, digest in zip(unknown, found, strict=True)
+    }
     _remember(memory, {p: row for p, row in fresh.items() if "\n" not in p and _settled(p, row[1])})
     known.update(fresh)
     return [known[place][0] for place in places]
@@ -123,7 +156,9 @@ def _stamp(place: str) -> str:
 
 
 def _settled(place: str, stamp: str) -> bool:
-    """Whether a file is old enough for its times to tell a later change, and did not change just now."""
+    """Whether a file is old enough for its times to tell a later change, and did not change just
+    now.
+    """
     return _stamp(place) == stamp and time.time_ns() - int(stamp.split(":")[2]) > SETTLED_NS
 
 
@@ -145,5 +180,9 @@ def _remember(memory: Path, fresh: dict[str, tuple[str, str]]) -> None:
         return
     with locks.lock(memory.with_suffix(".lock"), wait=True):
         rows = _remembered(memory) | fresh
-        body = os.fsencode("".join(f"{digest} {stamp} {place}\n" for place, (digest, stamp) in sorted(rows.items())))
+        body = os.fsencode(
+            "".join(
+                f"{digest} {stamp} {place}\n" for place, (digest, stamp) in sorted(rows.items())
+            )
+        )
         files.write_bytes(memory, hashlib.sha256(body).hexdigest().encode() + b"\n" + body)

@@ -1,4 +1,6 @@
-"""Labels as text: which differ by so little that a person should look, and which contradict each other."""
+"""Labels as text: which differ by so little that a person should look, and which contradict each
+other.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ Tables = Mapping[str, tuple[Row, ...]]
 
 
 def notes(classes: Iterable[str], tables: Tables) -> list[str]:
-    """Classes that differ only by space, case, Unicode form or leading zeros, and file names unlike their path."""
+    """Classes that differ only by space, case, Unicode form or leading zeros, and file names unlike
+    their path.
+    """
     return _alike(classes) + _odd_file_names(tables)
 
 
@@ -30,10 +34,20 @@ def conflicts(folder: Path, tables: Tables) -> list[TlxError]:
                 continue
             count += 1
             if count <= SHOWN:
-                problems.append(BadDataError("path-two-labels", f"'{path}' is '{label}' here and '{seen[0]}' in {seen[1]}:"
-                                        f"{seen[2]}", where=f"{folder / name}:{number}", expected="one label an image"))
+                problems.append(
+                    BadDataError(
+                        "path-two-labels",
+                        f"'{path}' is '{label}' here and '{seen[0]}' in {seen[1]}:{seen[2]}",
+                        where=f"{folder / name}:{number}",
+                        expected="one label an image",
+                    )
+                )
     if count > SHOWN:
-        problems.append(BadDataError("path-two-labels", f"and {count - SHOWN} more rows like these", where=folder))
+        problems.append(
+            BadDataError(
+                "path-two-labels", f"and {count - SHOWN} more rows like these", where=folder
+            )
+        )
     return problems
 
 
@@ -41,8 +55,11 @@ def _alike(classes: Iterable[str]) -> list[str]:
     groups: dict[str, list[str]] = {}
     for label in classes:
         groups.setdefault(_folded(label), []).append(label)
-    return [f"{len(group)} classes that look alike: " + ", ".join(_shown(label) for label in group)
-            for group in groups.values() if len(group) > 1]
+    return [
+        f"{len(group)} classes that look alike: " + ", ".join(_shown(label) for label in group)
+        for group in groups.values()
+        if len(group) > 1
+    ]
 
 
 def _folded(label: str) -> str:
@@ -52,13 +69,22 @@ def _folded(label: str) -> str:
 
 
 def _shown(label: str) -> str:
-    return f"'{escape_control(label)}'" + (f" ({label.encode().hex()})" if not label.isascii() else "")
+    return f"'{escape_control(label)}'" + (
+        f" ({label.encode().hex()})" if not label.isascii() else ""
+    )
 
 
 def _odd_file_names(tables: Tables) -> list[str]:
     found = []
     for name, rows in tables.items():
-        odd = [number for number, row in enumerate(rows, 1) if os.path.basename(row.path) != row.filename]
+        odd = [
+            number
+            for number, row in enumerate(rows, 1)
+            if os.path.basename(row.path) != row.filename
+        ]
         if odd:
-            found.append(f"{name}: in {len(odd)} rows the path does not end in the file name, first in row {odd[0]}")
+            found.append(
+                f"{name}: in {len(odd)} rows the path does not end in the file name, first in row "
+                f"{odd[0]}"
+            )
     return found

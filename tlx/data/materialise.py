@@ -1,7 +1,8 @@
-"""Arrays made into image folders, once: <cache>/datasets/<digest>/<name>/<split>/<label>/<index>.png.
+"""Arrays made into image folders, once:
+<cache>/datasets/<digest>/<name>/<split>/<label>/<index>.png.
 
-PNG is lossless, so the pixels that come back are those that went in. A folder is made under a temporary
-name, flushed, sealed with a manifest and renamed; one that is there is whole.
+PNG is lossless, so the pixels that come back are those that went in. A folder is made under a
+temporary name, flushed, sealed with a manifest and renamed; one that is there is whole.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ class Pool:
 
     images   (n, h, w) or (n, h, w, 3) uint8
     labels   n class names
-    numbers  n numbers, the file names; None: counted on from the split before, so that none stands twice
+    numbers  n numbers, the file names; None: counted on from the split before, so that none stands
+             twice
     """
 
     split: str
@@ -38,7 +40,9 @@ class Pool:
     numbers: Sequence[int] | None = None
 
 
-def materialise_once(cache: Path, name: str, source: object, write: Callable[[Path], None]) -> ImageFolder:
+def materialise_once(
+    cache: Path, name: str, source: object, write: Callable[[Path], None]
+) -> ImageFolder:
     """The folder that `write(root)` makes, made at the first call only.
 
     source  plain JSON that says what goes in, by content; another source is another folder
@@ -61,19 +65,25 @@ def write_pools(root: Path, pools: Sequence[Pool]) -> None:
     width = max(4, len(str(total - 1)))
     start = 0
     for pool in pools:
-        folders = {label: root / pool.split / label_folder(label) for label in sorted(set(pool.labels))}
+        folders = {
+            label: root / pool.split / label_folder(label) for label in sorted(set(pool.labels))
+        }
         for folder in folders.values():
             folder.mkdir(parents=True)
         numbers = range(start, start + len(pool.labels)) if pool.numbers is None else pool.numbers
         for image, label, number in zip(pool.images, pool.labels, numbers, strict=True):
-            PIL.fromarray(image).save(folders[label] / f"{number:0{width}d}.png", format="PNG", compress_level=1)
+            PIL.fromarray(image).save(
+                folders[label] / f"{number:0{width}d}.png", format="PNG", compress_level=1
+            )
         start += len(pool.labels)
 
 
 def label_folder(label: str) -> str:
     """A class name as the name of a folder: what a path cannot hold is percent-encoded."""
     name = label.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
-    return f"%{ord(name[0]):02X}{name[1:]}" if is_litter(name) else name  # or a listing would leave it out
+    return (
+        f"%{ord(name[0]):02X}{name[1:]}" if is_litter(name) else name
+    )  # or a listing would leave it out
 
 
 def _make(whole: Path, name: str, write: Callable[[Path], None]) -> None:
@@ -94,10 +104,16 @@ def _make(whole: Path, name: str, write: Callable[[Path], None]) -> None:
 
 
 def _check_listing(whole: Path, folder: ImageFolder) -> None:
-    """Names only, for it is done at every use; what is in the files is checked where they are decoded."""
+    """Names only, for it is done at every use; what is in the files is checked where they are
+    decoded.
+    """
     listed = {f"{folder.name}/{image.path}" for image in folder.images}
     sealed = set(files.manifest(whole))
     if listed != sealed:
         odd = sorted(listed ^ sealed)
-        raise IntegrityError("dataset-changed", f"{len(odd)} files came or went since it was made, first {odd[0]}",
-                        where=whole, remedy="delete this folder; it is made again when asked for")
+        raise IntegrityError(
+            "dataset-changed",
+            f"{len(odd)} files came or went since it was made, first {odd[0]}",
+            where=whole,
+            remedy="delete this folder; it is made again when asked for",
+        )

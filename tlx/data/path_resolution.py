@@ -1,4 +1,6 @@
-"""Which file a CSV row means: below the image root, a regular file, reached by no link that leads out."""
+"""Which file a CSV row means: below the image root, a regular file, reached by no link that leads
+out.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,19 @@ NEAREST_SHOWN = 20  # missing files for which a folder is searched for a like na
 
 
 def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
-    """The file of a row under `root`: <split>/<label>/<filename>, else the row's path below root's parent or root.
+    """The file of a row under `root`: <split>/<label>/<filename>, else the row's path below root's
+    parent or root.
 
-    Unsafe if it lies outside root and `allow` (by `..`, an absolute path or a link) or is no regular
-    file; BadData if there is none, with the nearest name.
+    Unsafe if it lies outside root and `allow` (by `..`, an absolute path or a link) or is no
+    regular file; BadData if there is none, with the nearest name.
     """
     return Finder.of(str(root), tuple(map(str, allow))).find(row)
 
 
 class Boundary:
-    """The folders that paths to images may lead to: an image root, and those that --allow-outside names."""
+    """The folders that paths to images may lead to: an image root, and those that --allow-outside
+    names.
+    """
 
     def __init__(self, root: Path, allow: Iterable[Path | str] = ()):
         self.homes = tuple(os.path.realpath(os.path.expanduser(place)) for place in (root, *allow))
@@ -37,7 +42,9 @@ class Boundary:
         return real.startswith(self._below) or real in self.homes
 
     def check(self, path: Path | str) -> None:
-        """Raise Unsafe if `path`, its links followed, lies outside; a path that is not there passes."""
+        """Raise Unsafe if `path`, its links followed, lies outside; a path that is not there
+        passes.
+        """
         try:
             real = os.path.realpath(path, strict=True)
         except OSError:
@@ -46,7 +53,8 @@ class Boundary:
             raise self.outside(path, real)
 
     def check_all(self, paths: Iterable[Path]) -> None:
-        """Raise Unsafe, naming the first and how many more, if some paths lead outside. Each folder is resolved once.
+        """Raise Unsafe, naming the first and how many more, if some paths lead outside. Each folder
+        is resolved once.
         """
         inside: dict[str, bool] = {}
         leading_out = []
@@ -54,18 +62,26 @@ class Boundary:
             folder = os.path.dirname(path)
             if folder not in inside:
                 inside[folder] = self.contains(os.path.realpath(folder))
-            if not inside[folder] or (os.path.islink(path) and not self.contains(os.path.realpath(path))):
+            if not inside[folder] or (
+                os.path.islink(path) and not self.contains(os.path.realpath(path))
+            ):
                 leading_out.append(path)
         if leading_out:
-            raise self.outside(leading_out[0], os.path.realpath(leading_out[0]), more=len(leading_out) - 1)
+            raise self.outside(
+                leading_out[0], os.path.realpath(leading_out[0]), more=len(leading_out) - 1
+            )
 
     def outside(self, path: Path | str, real: str, said: str = "", more: int = 0) -> UnsafeError:
         """Build the error for a path that leads to `real`; `more` counts further paths like it."""
         link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
         others = f", and {more} more like it" if more else ""
-        return UnsafeError("outside-root", f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
-                      where=path, expected=f"a file or folder below {self.homes[0]}",
-                      remedy="allow the folder that it leads to with --allow-outside")
+        return UnsafeError(
+            "outside-root",
+            f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
+            where=path,
+            expected=f"a file or folder below {self.homes[0]}",
+            remedy="allow the folder that it leads to with --allow-outside",
+        )
 
 
 class Finder:
@@ -108,13 +124,16 @@ class Finder:
         if row.path.startswith("/"):
             return [row.path]
         places = [os.path.join(os.path.dirname(root), row.path), os.path.join(root, row.path)]
-        if all(_plain(part) for part in (row.label, row.filename)) and (not row.split or _plain(row.split)):
+        if all(_plain(part) for part in (row.label, row.filename)) and (
+            not row.split or _plain(row.split)
+        ):
             places.insert(0, os.path.join(root, row.split, row.label, row.filename))
         return places
 
     def _as_on_disk(self, path: str) -> str:
-        """Spell a path as the disk does, where names are the same text in another Unicode form (NFC, NFD); "" if there
-        is no such file."""
+        """Spell a path as the disk does, where names are the same text in another Unicode form
+        (NFC, NFD); "" if there is no such file.
+        """
         place = os.path.dirname(str(self.root))
         relative = os.path.relpath(path, place)
         if relative.startswith(".."):
@@ -134,7 +153,9 @@ class Finder:
                 names = [name for name in os.listdir(folder) if not name.isascii()]
             except OSError:
                 names = []
-            self._forms[folder] = {unicodedata.normalize("NFC", name): name for name in sorted(names)}
+            self._forms[folder] = {
+                unicodedata.normalize("NFC", name): name for name in sorted(names)
+            }
         return self._forms[folder]
 
     def _is_safe_file(self, path: str, row: Row) -> bool:
@@ -142,18 +163,29 @@ class Finder:
         try:
             mode = os.lstat(path).st_mode
             folder, name = os.path.split(path)
-            real = os.path.realpath(path, strict=True) if stat.S_ISLNK(mode) else self._real_folder(folder) + "/" + name
+            real = (
+                os.path.realpath(path, strict=True)
+                if stat.S_ISLNK(mode)
+                else self._real_folder(folder) + "/" + name
+            )
             mode = os.stat(real).st_mode
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise BadDataError("link-loop", "a link that leads to itself", where=path) from error
+                raise BadDataError(
+                    "link-loop", "a link that leads to itself", where=path
+                ) from error
             return False
         except ValueError:  # a NUL in the name
             return False
         if not self.boundary.contains(real):
             raise self.boundary.outside(path, real, row.path)
         if not stat.S_ISREG(mode):
-            raise UnsafeError("not-regular", f"'{row.path}' is not a regular file", where=path, expected="an image file")
+            raise UnsafeError(
+                "not-regular",
+                f"'{row.path}' is not a regular file",
+                where=path,
+                expected="an image file",
+            )
         return True
 
     def _real_folder(self, folder: str) -> str:
@@ -164,10 +196,16 @@ class Finder:
 
     def _missing(self, row: Row) -> BadDataError:
         self._searched += 1
-        near = nearest(row.filename, self._neighbours(row)) if self._searched <= NEAREST_SHOWN else []
-        return BadDataError("image-missing", f"'{row.path}' is not there", where=self.root,
-                       expected=f"nearest name: {near[0]}" if near else "root/<split>/<label>/<filename>",
-                       remedy="" if near else "is this the root of the images?")
+        near = (
+            nearest(row.filename, self._neighbours(row)) if self._searched <= NEAREST_SHOWN else []
+        )
+        return BadDataError(
+            "image-missing",
+            f"'{row.path}' is not there",
+            where=self.root,
+            expected=f"nearest name: {near[0]}" if near else "root/<split>/<label>/<filename>",
+            remedy="" if near else "is this the root of the images?",
+        )
 
     def _neighbours(self, row: Row) -> list[str]:
         for candidate in self._candidates(row):

@@ -1,7 +1,9 @@
-"""Pixels: the images of a study as uint8 rows, decoded once into an array on disk, or streamed when too many.
+"""Pixels: the images of a study as uint8 rows, decoded once into an array on disk, or streamed when
+too many.
 
-A row is one crop of one image: row = image · crops + crop. Of each image the least is kept that its crops can be cut
-from (see sizing.layout), a seventh of the ten crops at the usual ratio; the rows are the same to the bit either way.
+A row is one crop of one image: row = image · crops + crop. Of each image the least is kept that its
+crops can be cut from (see sizing.layout), a seventh of the ten crops at the usual ratio; the rows
+are the same to the bit either way.
 """
 
 from __future__ import annotations
@@ -22,20 +24,35 @@ from .safe_image import DEFAULT, ImageLimits
 from .sizing import CropLayout, Sizing
 
 FORMAT = 1  # to be raised when the same files and sizing give other pixels
-STORED = 2  # to be raised when arrays that are stored must be made again, though most hold what they would hold then
+# to be raised when arrays that are stored must be made again, though most hold what they would hold
+# then
+STORED = 2
 BUDGET_BYTES = 8 << 30
 
 
-def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
-           precomputed: Callable[[int], Sequence[Path]] | None = None, budget_bytes: int = BUDGET_BYTES,
-           workers: int | None = None, progress: Progress | None = None, verify: bool = True,
-           limits: ImageLimits = DEFAULT) -> Pixels:
-    """The rows of these images, in their order; everything wrong with any file is raised at once, before the first row.
+def pixels(
+    paths: Sequence[Path],
+    sizing: Sizing,
+    cache: Path,
+    *,
+    precomputed: Callable[[int], Sequence[Path]] | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+    workers: int | None = None,
+    progress: Progress | None = None,
+    verify: bool = True,
+    limits: ImageLimits = DEFAULT,
+) -> Pixels:
+    """The rows of these images, in their order; everything wrong with any file is raised at once,
+    before the first row.
 
-    precomputed   image number → its ten crops made elsewhere, used instead of the image where sizing.crops
-    budget_bytes  above it nothing is stored: rows are decoded when they are asked for, by `workers` threads
-    progress      called with (done, of how many) while images are read for their digests and while they are decoded
-    verify        checksums of a stored array, or one look at every image that will be streamed; a worker of a process
+    precomputed   image number → its ten crops made elsewhere, used instead of the image where
+                  sizing.crops
+    budget_bytes  above it nothing is stored: rows are decoded when they are asked for, by `workers`
+                  threads
+    progress      called with (done, of how many) while images are read for their digests and while
+                  they are decoded
+    verify        checksums of a stored array, or one look at every image that will be streamed; a
+                  worker of a process
                   that has just verified may do without
     """
     source = _source(paths, sizing, cache, precomputed, limits, progress)
@@ -54,16 +71,29 @@ def pixels(paths: Sequence[Path], sizing: Sizing, cache: Path, *,
         rows = Streamed(source, sizing, workers or default_workers())
         rows.notes = _looked_over(make(range(count))) if verify else {}
     duplicates = count - len(set(source.digests))
-    return Pixels(source, np.arange(count), rows, rows.notes | ({"duplicates": duplicates} if duplicates else {}))
+    return Pixels(
+        source,
+        np.arange(count),
+        rows,
+        rows.notes | ({"duplicates": duplicates} if duplicates else {}),
+    )
 
 
-def _source(paths: Sequence[Path], sizing: Sizing, cache: Path, precomputed: Callable[[int], Sequence[Path]] | None,
-            limits: ImageLimits, progress: Progress | None) -> ImageSource:
+def _source(
+    paths: Sequence[Path],
+    sizing: Sizing,
+    cache: Path,
+    precomputed: Callable[[int], Sequence[Path]] | None,
+    limits: ImageLimits,
+    progress: Progress | None,
+) -> ImageSource:
     def known(wanted: Sequence[Path]) -> tuple[str, ...]:
         try:
             return tuple(digests(wanted, cache, progress, limits=limits))
         except TlxError:
-            raise_all(inspect(wanted, progress, limits=limits)[0])  # the unreadable ones are not all that is wrong
+            raise_all(
+                inspect(wanted, progress, limits=limits)[0]
+            )  # the unreadable ones are not all that is wrong
             raise
 
     if precomputed and sizing.crops:
@@ -72,7 +102,9 @@ def _source(paths: Sequence[Path], sizing: Sizing, cache: Path, precomputed: Cal
 
 
 def _identity(source: ImageSource, images: Sequence[int] | np.ndarray) -> str:
-    return files.digest({"format": FORMAT, **source.identity(), "images": [source.digests[i] for i in images]})
+    return files.digest(
+        {"format": FORMAT, **source.identity(), "images": [source.digests[i] for i in images]}
+    )
 
 
 def _looked_over(found: Iterator[shards.ShardedImages]) -> dict[str, int]:
@@ -90,10 +122,13 @@ class Pixels:
     """n images of c crops each, as uint8 rows.
 
     digest  SHA-256 of what the images hold, their order and the sizing: no path, no folder
-    notes   what was done beyond plain decoding → number of images, for all that was decoded together
+    notes   what was done beyond plain decoding → number of images, for all that was decoded
+            together
     """
 
-    def __init__(self, source: ImageSource, images: np.ndarray, rows: PixelRows, notes: dict[str, int]):
+    def __init__(
+        self, source: ImageSource, images: np.ndarray, rows: PixelRows, notes: dict[str, int]
+    ):
         self._source, self._images, self._rows, self.notes = source, images, rows, notes
         self.crops = len(source.layout.rows)
         self.digest = _identity(source, images)
@@ -118,7 +153,9 @@ class Pixels:
         return self._rows.take(images, crops)
 
     def prefetch(self, rows: np.ndarray | Sequence[int]) -> None:
-        """Begin decoding what the next `take` of these rows needs; nothing to do for a stored array."""
+        """Begin decoding what the next `take` of these rows needs; nothing to do for a stored
+        array.
+        """
         if isinstance(self._rows, Streamed):
             self._rows.begin(self._split(rows)[0])
 
@@ -141,6 +178,7 @@ def _check_numbers(numbers: np.ndarray, end: int, what: str) -> None:
 
 
 # ---------------------------------------------------------------- stored or streamed
+
 
 class PixelRows(Protocol):
     """Crops of images, by two arrays of numbers (r,) int64."""
@@ -193,8 +231,11 @@ class Streamed:
         with quiet():
             for start in range(0, len(order), self.AHEAD):
                 some = order[start : start + self.AHEAD]
-                self._begun |= {int(i): self._pool.submit(self._source.views, int(i))
-                                for i in some if int(i) not in self._begun}
+                self._begun |= {
+                    int(i): self._pool.submit(self._source.views, int(i))
+                    for i in some
+                    if int(i) not in self._begun
+                }
                 for image in some:
                     views, _ = self._begun.pop(int(image)).result()
                     for k in np.flatnonzero(images == image):

@@ -1,4 +1,6 @@
-"""Datasets that torchvision can fetch, made into image folders. Without a network it says so within seconds."""
+"""Datasets that torchvision can fetch, made into image folders. Without a network it says so within
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ from .path_resolution import Boundary
 
 SECONDS = 10.0  # that a server may keep silent
 NAME_SECONDS = 5.0  # that a name server may
-MARKERS = {  # class in torchvision → the folder that it keeps its files in; some make it just by looking
+# class in torchvision → the folder that it keeps its files in; some make it just by looking
+MARKERS = {
     "Caltech101": "caltech101/101_ObjectCategories",
     "CIFAR10": "cifar-10-batches-py",
     "CIFAR100": "cifar-100-python",
@@ -34,13 +37,33 @@ MARKERS = {  # class in torchvision → the folder that it keeps its files in; s
     "MNIST": "MNIST/raw",
     "OxfordIIITPet": "oxford-iiit-pet/annotations",
 }
-UNREADABLE = (OSError, RuntimeError, ValueError, EOFError, AssertionError, KeyError)  # URLError, damaged files
-FILE_LISTS = ("_image_files", "_images", "_samples", "samples", "imgs")  # where torchvision keeps paths
+UNREADABLE = (
+    OSError,
+    RuntimeError,
+    ValueError,
+    EOFError,
+    AssertionError,
+    KeyError,
+)  # URLError, damaged files
+FILE_LISTS = (
+    "_image_files",
+    "_images",
+    "_samples",
+    "samples",
+    "imgs",
+)  # where torchvision keeps paths
 
 
-def fetch(key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None,
-          allow: Iterable[Path | str] = ()) -> ImageFolder:
-    """The dataset `key` as an image folder, from torchvision's files under `data_root` or downloaded.
+def fetch(
+    key: str,
+    cache: Path,
+    *,
+    offline: bool = False,
+    data_root: Path | None = None,
+    allow: Iterable[Path | str] = (),
+) -> ImageFolder:
+    """The dataset `key` as an image folder, from torchvision's files under `data_root` or
+    downloaded.
 
     Raises Unsafe for files of it that are links out of its folder, except into those in `allow`.
     """
@@ -50,10 +73,14 @@ def fetch(key: str, cache: Path, *, offline: bool = False, data_root: Path | Non
     source = {"torchvision": class_name, "splits": splits}
     if data_root and is_there(key, data_root):
         _check_links(data_root / MARKERS[class_name].split("/")[0], allow)
-    return materialise.materialise_once(cache, key, source, lambda root: _write(key, root, cache, offline, data_root))
+    return materialise.materialise_once(
+        cache, key, source, lambda root: _write(key, root, cache, offline, data_root)
+    )
 
 
-def idx_folder(key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None) -> Path:
+def idx_folder(
+    key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None
+) -> Path:
     """The folder of IDX files of a dataset in MNIST's layout, from torchvision."""
     return Path(_opened(key, "train", cache, offline, data_root).raw_folder)
 
@@ -120,7 +147,9 @@ def _downloads(cache: Path, key: str) -> Path:
 
 
 def _opened(key: str, split: str, cache: Path, offline: bool, data_root: Path | None) -> Any:
-    """The torchvision dataset of one split: from files that are there, else downloaded into the cache."""
+    """The torchvision dataset of one split: from files that are there, else downloaded into the
+    cache.
+    """
     for root in filter(None, (data_root, _downloads(cache, key))):
         if (dataset := _opened_from(root, key, split)) is not None:
             return dataset
@@ -129,18 +158,26 @@ def _opened(key: str, split: str, cache: Path, offline: bool, data_root: Path | 
     try:
         with silence_ends():
             root = _downloads(cache, key)
-            shutil.rmtree(root, ignore_errors=True)  # what a killed download left would be taken for whole
+            shutil.rmtree(
+                root, ignore_errors=True
+            )  # what a killed download left would be taken for whole
             files.make_folder(root)
             return _torchvision(key, split, root, download=True)
     except UNREADABLE as error:
         raise _no_network(key, f"the download failed ({error})") from error
     except ImportError as error:
-        raise ResourceError("package-missing", str(error), where=key, remedy="install it, or fetch the files by hand"
-                       ) from error
+        raise ResourceError(
+            "package-missing",
+            str(error),
+            where=key,
+            remedy="install it, or fetch the files by hand",
+        ) from error
 
 
 def _opened_from(root: Path, key: str, split: str) -> Any | None:
-    """The torchvision dataset of one split from files under `root`; None if they are not there or not whole."""
+    """The torchvision dataset of one split from files under `root`; None if they are not there or
+    not whole.
+    """
     if not is_there(key, root):
         return None
     _refuse_pickles(key, root)
@@ -151,14 +188,20 @@ def _opened_from(root: Path, key: str, split: str) -> Any | None:
 
 
 def _refuse_pickles(key: str, root: Path) -> None:
-    """Unsafe where torchvision would take the pickles of its old versions, <class>/processed/*.pt, before IDX files."""
+    """Unsafe where torchvision would take the pickles of its old versions, <class>/processed/*.pt,
+    before IDX files.
+    """
     class_name, _ = DATASETS[key].torchvision or ("", {})
     folder = root / class_name / "processed"
     pickles = sorted(path.name for path in folder.glob("*.pt")) if folder.is_dir() else []
     if pickles:
-        raise UnsafeError("dataset-pickle", f"{', '.join(pickles[:3])}: pickles of an old torchvision, which are not read",
-                     where=folder, expected=f"IDX files in {class_name}/raw",
-                     remedy="move this folder away, and the IDX files beside it are read")
+        raise UnsafeError(
+            "dataset-pickle",
+            f"{', '.join(pickles[:3])}: pickles of an old torchvision, which are not read",
+            where=folder,
+            expected=f"IDX files in {class_name}/raw",
+            remedy="move this folder away, and the IDX files beside it are read",
+        )
 
 
 def _torchvision(key: str, split: str, root: Path, **more: Any) -> Any:
@@ -171,13 +214,21 @@ def _torchvision(key: str, split: str, root: Path, **more: Any) -> Any:
 def _no_network(key: str, what: str) -> BadDataError:
     row = DATASETS[key]
     idx_files = " or its IDX files" if row.kind == "idx" else ""
-    return BadDataError("dataset-download", f"{row.title} is not here and {what}", where=key, expected="the images",
-                   remedy=f"fetch them from {row.where} where there is a network, put root/<split>/<label>/<image>"
-                          f"{idx_files} at $TLX_DATA/{row.folder}, or give its path instead of the name")
+    return BadDataError(
+        "dataset-download",
+        f"{row.title} is not here and {what}",
+        where=key,
+        expected="the images",
+        remedy=f"fetch them from {row.where} where there is a network, put "
+        f"root/<split>/<label>/<image>"
+        f"{idx_files} at $TLX_DATA/{row.folder}, or give its path instead of the name",
+    )
 
 
 def name_server_answers(host: str = "pytorch.org") -> bool:
-    """Whether names can be resolved, so that being offline shows in seconds; always True behind a proxy."""
+    """Whether names can be resolved, so that being offline shows in seconds; always True behind a
+    proxy.
+    """
     if urllib.request.getproxies():
         return True
     answers: list[object] = []
@@ -194,7 +245,9 @@ def name_server_answers(host: str = "pytorch.org") -> bool:
 
 @contextmanager
 def silence_ends() -> Iterator[None]:
-    """Every socket opened inside gives up after SECONDS without a byte: urllib waits for ever otherwise."""
+    """Every socket opened inside gives up after SECONDS without a byte: urllib waits for ever
+    otherwise.
+    """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS)
     try:

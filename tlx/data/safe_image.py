@@ -1,8 +1,8 @@
 """The one door for images: a file's bytes, checked before anything decodes them.
 
-Only regular files are opened, and only six formats; which one is told by the first bytes, never by the
-name. Formats that Pillow would hand to another program or that are documents (EPS, PDF, PSD…) are refused as
-unsafe. The header is read and held against the limits before a pixel is decoded.
+Only regular files are opened, and only six formats; which one is told by the first bytes, never by
+the name. Formats that Pillow would hand to another program or that are documents (EPS, PDF, PSD…)
+are refused as unsafe. The header is read and held against the limits before a pixel is decoded.
 """
 
 from __future__ import annotations
@@ -26,7 +26,14 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import COMPRESSION_INFO, ImageFileDirectory_v2, TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from ..errors import BadDataError, IntegrityError, MissingError, ResourceError, TlxError, UnsafeError
+from ..errors import (
+    BadDataError,
+    IntegrityError,
+    MissingError,
+    ResourceError,
+    TlxError,
+    UnsafeError,
+)
 
 MAX_BYTES = 64 << 20
 MAX_PIXELS = 50_000_000
@@ -60,7 +67,8 @@ class Format:
     inner: bytes = b""  # bytes 8 to 12, where the first ones do not decide
 
 
-# Pillow's classes and not Image.open: no other plugin can come into play, no process-wide pixel limit, and a
+# Pillow's classes and not Image.open: no other plugin can come into play, no process-wide pixel
+# limit, and a
 # JPEG with pictures appended (MPO, as phones write) is read as the JPEG that it begins with.
 FORMATS = {
     "JPEG": Format((b"\xff\xd8\xff",), JpegImageFile, (".jpg", ".jpeg", ".jpe", ".jfif")),
@@ -71,25 +79,39 @@ FORMATS = {
     "TIFF": Format((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), TiffImageFile, (".tif", ".tiff")),
 }
 REFUSED = {  # documents and drawings: programs of a kind, or formats whose readers start programs
-    "EPS": (b"%!", b"\xc5\xd0\xd3\xc6"), "PDF": (b"%PDF",), "PSD": (b"8BPS",), "WMF": (b"\xd7\xcd\xc6\x9a",),
-    "OLE/FPX": (b"\xd0\xcf\x11\xe0",), "executable": (b"\x7fELF", b"MZ"), "ZIP": (b"PK\x03\x04",),
+    "EPS": (b"%!", b"\xc5\xd0\xd3\xc6"),
+    "PDF": (b"%PDF",),
+    "PSD": (b"8BPS",),
+    "WMF": (b"\xd7\xcd\xc6\x9a",),
+    "OLE/FPX": (b"\xd0\xcf\x11\xe0",),
+    "executable": (b"\x7fELF", b"MZ"),
+    "ZIP": (b"PK\x03\x04",),
     "pickle": (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
 }
 UNREAD = {  # images, yet none of ours
-    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"), "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
-    "ICO": (b"\0\0\1\0",), "NetPBM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"), "DDS": (b"DDS ",),
-    "NumPy array": (b"\x93NUMPY",), "gzip": (b"\x1f\x8b",),
+    "JPEG 2000": (b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"),
+    "JPEG XL": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "ICO": (b"\0\0\1\0",),
+    "NetPBM": (b"P1\n", b"P2\n", b"P3\n", b"P4\n", b"P5\n", b"P6\n"),
+    "DDS": (b"DDS ",),
+    "NumPy array": (b"\x93NUMPY",),
+    "gzip": (b"\x1f\x8b",),
 }
 OTHER_KINDS = {  # no images: only for the words of an error
-    "an HDF5 file": (b"\x89HDF\r\n\x1a\n",), "an SQLite database": (b"SQLite format 3\0",),
-    "a RAR archive": (b"Rar!",), "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c",), "an XZ archive": (b"\xfd7zXZ\0",),
-    "a bzip2 archive": (b"BZh",), "a macOS resource fork": (b"\0\5\x16\7",),
+    "an HDF5 file": (b"\x89HDF\r\n\x1a\n",),
+    "an SQLite database": (b"SQLite format 3\0",),
+    "a RAR archive": (b"Rar!",),
+    "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c",),
+    "an XZ archive": (b"\xfd7zXZ\0",),
+    "a bzip2 archive": (b"BZh",),
+    "a macOS resource fork": (b"\0\5\x16\7",),
     "audio or video": (b"ID3", b"OggS", b"RIFF", b"\x1a\x45\xdf\xa3"),
 }
 ALLOWED = ", ".join(FORMATS)
 
 
 # ---------------------------------------------------------------- bytes
+
 
 def read_bytes(path: Path, limits: ImageLimits) -> bytes:
     """The bytes of a regular file of acceptable size; a TlxError that names the path otherwise."""
@@ -104,7 +126,9 @@ def read_bytes(path: Path, limits: ImageLimits) -> bytes:
             data = file.read(before.st_size + 1)  # one more: a file that grows is noticed
         after = os.fstat(fd)
     except OSError as error:
-        raise ResourceError("storage-failing", f"cannot be read: {error.strerror}", where=path) from error
+        raise ResourceError(
+            "storage-failing", f"cannot be read: {error.strerror}", where=path
+        ) from error
     finally:
         os.close(fd)
     if len(data) != before.st_size or after.st_mtime_ns != before.st_mtime_ns:
@@ -114,19 +138,30 @@ def read_bytes(path: Path, limits: ImageLimits) -> bytes:
 
 def changed(path: Path) -> IntegrityError:
     """The error for a file that is no longer what it was."""
-    return IntegrityError("file-changed", "changed during the run", where=path,
-                     remedy="let nothing write to the images while they are used, and run again")
+    return IntegrityError(
+        "file-changed",
+        "changed during the run",
+        where=path,
+        remedy="let nothing write to the images while they are used, and run again",
+    )
 
 
 def _check_file(found: os.stat_result, path: Path, limits: ImageLimits) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise BadDataError("not-a-file", "a folder", where=path, expected="an image file")
     if not stat.S_ISREG(found.st_mode):
-        raise UnsafeError("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
+        raise UnsafeError(
+            "not-a-file", "a pipe, socket or device", where=path, expected="a regular file"
+        )
     if found.st_size == 0:
         raise BadDataError("image-empty", "empty file (0 bytes)", where=path)
     if found.st_size > limits.bytes:
-        raise BadDataError("image-bytes", f"{found.st_size:,} bytes", where=path, expected=f"at most {limits.bytes:,}")
+        raise BadDataError(
+            "image-bytes",
+            f"{found.st_size:,} bytes",
+            where=path,
+            expected=f"at most {limits.bytes:,}",
+        )
 
 
 def _unopened(path: Path, error: Exception) -> TlxError:
@@ -134,9 +169,13 @@ def _unopened(path: Path, error: Exception) -> TlxError:
     if number in (errno.ENOENT, errno.ENOTDIR):
         return MissingError("image", path)
     if number in (errno.EACCES, errno.EPERM):
-        return ResourceError("permission", f"cannot be read by this user ({_owner(path)})", where=path)
+        return ResourceError(
+            "permission", f"cannot be read by this user ({_owner(path)})", where=path
+        )
     if number in (errno.ENXIO, errno.ENODEV):
-        return UnsafeError("not-a-file", "a pipe, socket or device", where=path, expected="a regular file")
+        return UnsafeError(
+            "not-a-file", "a pipe, socket or device", where=path, expected="a regular file"
+        )
     return BadDataError("image-unopened", f"cannot be opened: {error}", where=path)
 
 
@@ -154,6 +193,7 @@ def _owner(path: Path) -> str:
 
 # ---------------------------------------------------------------- format and header
 
+
 def format_of(data: bytes, path: Path) -> str:
     """The key in FORMATS of these bytes; Unsafe or BadData when they are something else."""
     for name, row in FORMATS.items():
@@ -161,15 +201,29 @@ def format_of(data: bytes, path: Path) -> str:
             return name
     for name, starts in REFUSED.items():
         if data.startswith(starts):
-            raise UnsafeError("image-format", f"format {name} not allowed", where=path, expected=ALLOWED)
+            raise UnsafeError(
+                "image-format", f"format {name} not allowed", where=path, expected=ALLOWED
+            )
     name = _named_unread(data)
     if name:
-        raise BadDataError("image-format", f"format {name} is not read", where=path, expected=ALLOWED,
-                      remedy="convert it, to PNG for example")
+        raise BadDataError(
+            "image-format",
+            f"format {name} is not read",
+            where=path,
+            expected=ALLOWED,
+            remedy="convert it, to PNG for example",
+        )
     if data.startswith(b"version https://git-lfs"):
-        raise BadDataError("not-an-image", "a Git LFS pointer, not the image", where=path, expected=ALLOWED,
-                      remedy="fetch the images with: git lfs pull")
-    raise BadDataError("not-an-image", f"not an image but {_kind_of(data)}", where=path, expected=ALLOWED)
+        raise BadDataError(
+            "not-an-image",
+            "a Git LFS pointer, not the image",
+            where=path,
+            expected=ALLOWED,
+            remedy="fetch the images with: git lfs pull",
+        )
+    raise BadDataError(
+        "not-an-image", f"not an image but {_kind_of(data)}", where=path, expected=ALLOWED
+    )
 
 
 def _kind_of(data: bytes) -> str:
@@ -200,7 +254,9 @@ def _named_unread(data: bytes) -> str:
 
 
 def header(data: bytes, path: Path, limits: ImageLimits) -> ImageFile.ImageFile:
-    """The image of these bytes, not decoded yet: whole as far as the container tells, within the limits."""
+    """The image of these bytes, not decoded yet: whole as far as the container tells, within the
+    limits.
+    """
     name = format_of(data, path)
     if name in CONTAINERS:
         CONTAINERS[name](data, path, limits)
@@ -217,20 +273,34 @@ def header(data: bytes, path: Path, limits: ImageLimits) -> ImageFile.ImageFile:
 def _check_size(width: int, height: int, path: Path, limits: ImageLimits) -> None:
     long, short, found = max(width, height), min(width, height), f"{width} × {height} pixels"
     if short < limits.min_side:
-        raise BadDataError("image-small", found, where=path, expected=f"sides of at least {limits.min_side}")
+        raise BadDataError(
+            "image-small", found, where=path, expected=f"sides of at least {limits.min_side}"
+        )
     if long > limits.side or width * height > limits.pixels:
         raise _bomb(found, path, limits)
     if long > limits.aspect * short:
-        raise BadDataError("image-aspect", found, where=path, expected=f"a long side of at most {limits.aspect} × the short")
+        raise BadDataError(
+            "image-aspect",
+            found,
+            where=path,
+            expected=f"a long side of at most {limits.aspect} × the short",
+        )
 
 
 def _bomb(found: str, path: Path, limits: ImageLimits) -> BadDataError:
-    return BadDataError("image-large", found, where=path, remedy="scale it down, or raise the limit",
-                   expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}")
+    return BadDataError(
+        "image-large",
+        found,
+        where=path,
+        remedy="scale it down, or raise the limit",
+        expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}",
+    )
 
 
 def _other_kind(name: str, data: bytes, path: Path) -> BadDataError | None:
-    """Say what is in a whole TIFF of a kind that Pillow does not open; None if the file is not that."""
+    """Say what is in a whole TIFF of a kind that Pillow does not open; None if the file is not
+    that.
+    """
     if name != "TIFF":
         return None
     try:
@@ -241,7 +311,11 @@ def _other_kind(name: str, data: bytes, path: Path) -> BadDataError | None:
         width, height, bands = tags[256], tags[257], tags.get(277, 1)
         bits, kinds = tags.get(258, (1,)), tags.get(339, (1,))
         ends = [at + size for at, size in zip(tags.get(273, ()), tags.get(279, ()), strict=True)]
-        numbers = {1: "unsigned whole numbers", 2: "signed whole numbers", 3: "floating-point numbers"}[kinds[0]]
+        numbers = {
+            1: "unsigned whole numbers",
+            2: "signed whole numbers",
+            3: "floating-point numbers",
+        }[kinds[0]]
     except Exception:  # whatever a broken directory raises, the file is damaged then
         return None
     if max(ends, default=0) > len(data) or not (width and height and bands):
@@ -249,13 +323,22 @@ def _other_kind(name: str, data: bytes, path: Path) -> BadDataError | None:
     plural = "s" if bands > 1 else ""
     compression = tags.get(259, 1)
     packed = "" if compression in COMPRESSION_INFO else f" in compression {compression}"
-    return BadDataError("image-kind", f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
-                   f"{numbers}{packed}, a kind that is not read", where=path,
-                   expected="grey, RGB or CMYK of 8 or 16 bits, or grey of 32 bits",
-                   remedy="choose the bands that are meant and convert them, for example to an 8-bit RGB PNG")
+    return BadDataError(
+        "image-kind",
+        f"a TIFF of {bands} band{plural} of {'/'.join(map(str, dict.fromkeys(bits)))}-bit "
+        f"{numbers}{packed}, a kind that is not read",
+        where=path,
+        expected="grey, RGB or CMYK of 8 or 16 bits, or grey of 32 bits",
+        remedy="choose the bands that are meant and convert them, for example to an 8-bit RGB PNG",
+    )
 
 
-NOT_READ = ("unsupported", "not supported", "cannot handle", "not available")  # decoders' words for kinds, not damage
+NOT_READ = (
+    "unsupported",
+    "not supported",
+    "cannot handle",
+    "not available",
+)  # decoders' words for kinds, not damage
 
 
 def damaged(name: str, error: Exception, path: Path) -> TlxError:
@@ -268,25 +351,44 @@ def damaged(name: str, error: Exception, path: Path) -> TlxError:
     if "MAX_TEXT_CHUNK" in reason or "MAX_TEXT_MEMORY" in reason or "too large" in reason.lower():
         return BadDataError("image-metadata", f"metadata too large ({reason})", where=path)
     if any(words in reason.lower() for words in NOT_READ):
-        return BadDataError("image-kind", f"a {name} of a kind that is not read ({reason})", where=path,
-                       remedy="convert it, for example to an 8-bit RGB PNG")
+        return BadDataError(
+            "image-kind",
+            f"a {name} of a kind that is not read ({reason})",
+            where=path,
+            remedy="convert it, for example to an 8-bit RGB PNG",
+        )
     return BadDataError("image-damaged", f"damaged {name} ({reason})", where=path)
 
 
 # ---------------------------------------------------------------- what the decoders do not check
 
+
 def _check_png(data: bytes, path: Path, limits: ImageLimits) -> None:
-    """Every chunk whole with its CRC-32, up to IEND. Pillow skips the CRC of pixels and does without an end."""
+    """Every chunk whole with its CRC-32, up to IEND. Pillow skips the CRC of pixels and does
+    without an end.
+    """
     at, kind = 8, b""
     while kind != b"IEND":
         if at + 12 > len(data):
-            raise BadDataError("image-truncated", f"truncated PNG: {len(data):,} bytes and no end chunk", where=path)
+            raise BadDataError(
+                "image-truncated",
+                f"truncated PNG: {len(data):,} bytes and no end chunk",
+                where=path,
+            )
         length, kind = struct.unpack(">I4s", data[at : at + 8])
         end = at + 12 + length
         if end > len(data):
-            raise BadDataError("image-truncated", f"truncated PNG: {len(data):,} of at least {end:,} bytes", where=path)
-        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(data[end - 4 : end], "big"):
-            raise BadDataError("image-damaged", f"damaged PNG (checksum of {kind!r} at byte {at})", where=path)
+            raise BadDataError(
+                "image-truncated",
+                f"truncated PNG: {len(data):,} of at least {end:,} bytes",
+                where=path,
+            )
+        if zlib.crc32(memoryview(data)[at + 4 : end - 4]) != int.from_bytes(
+            data[end - 4 : end], "big"
+        ):
+            raise BadDataError(
+                "image-damaged", f"damaged PNG (checksum of {kind!r} at byte {at})", where=path
+            )
         at = end
     if data[12:16] == b"IHDR":  # here, because Pillow takes one without width for no PNG at all
         width, height = struct.unpack(">II", data[16:24])
@@ -296,7 +398,12 @@ def _check_png(data: bytes, path: Path, limits: ImageLimits) -> None:
 def _check_webp(data: bytes, path: Path, limits: ImageLimits) -> None:
     size = 8 + int.from_bytes(data[4:8], "little")
     if len(data) < size:
-        raise BadDataError("image-truncated", f"truncated WEBP: {len(data):,} of {size:,} bytes", where=path)
+        raise BadDataError(
+            "image-truncated", f"truncated WEBP: {len(data):,} of {size:,} bytes", where=path
+        )
 
 
-CONTAINERS: dict[str, Callable[[bytes, Path, ImageLimits], None]] = {"PNG": _check_png, "WEBP": _check_webp}
+CONTAINERS: dict[str, Callable[[bytes, Path, ImageLimits], None]] = {
+    "PNG": _check_png,
+    "WEBP": _check_webp,
+}

@@ -1,7 +1,8 @@
 """An array of images on disk: uint8 shards in a sealed folder, written once, read through a map.
 
-A folder being made is `.tmp-<name>` beside its place; each shard in it is whole or absent, so a maker that was
-killed is continued by the next one. One maker at a time: the others wait for its lock and use what it made.
+A folder being made is `.tmp-<name>` beside its place; each shard in it is whole or absent, so a
+maker that was killed is continued by the next one. One maker at a time: the others wait for its
+lock and use what it made.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ from ..errors import IntegrityError, ResourceError, TlxError, raise_all
 SHARD_BYTES = 256 << 20
 SPARE_BYTES = 16 << 20  # to be left free on the disk
 
-ShardedImages = tuple[np.ndarray, tuple[str, ...]] | TlxError  # the views of an image and its notes, or why there are none
+ShardedImages = (
+    tuple[np.ndarray, tuple[str, ...]] | TlxError
+)  # the views of an image and its notes, or why there are none
 Make = Callable[[range], Iterable[ShardedImages]]
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Where the array is kept and what it holds: `count` images of `views` (v, height, width, channels)."""
+    """Where the array is kept and what it holds: `count` images of `views` (v, height, width,
+    channels).
+    """
 
     folder: Path
     count: int
@@ -44,7 +49,10 @@ class ShardPlan:
     def shards(self, folder: Path) -> Iterator[tuple[Path, range]]:
         """File and image numbers of every shard."""
         for number, start in enumerate(range(0, self.count, self.per_shard)):
-            yield folder / f"{number:05d}.npy", range(start, min(start + self.per_shard, self.count))
+            yield (
+                folder / f"{number:05d}.npy",
+                range(start, min(start + self.per_shard, self.count)),
+            )
 
 
 @dataclass(frozen=True)
@@ -62,12 +70,17 @@ class Shards:
 
 def _mapped(paths: tuple[Path, ...], per_shard: int, notes: dict[str, int]) -> Shards:
     # a plain view of the map slices faster than the map
-    return Shards(tuple(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths), paths,
-                  per_shard, notes)
+    return Shards(
+        tuple(np.asarray(np.load(path, mmap_mode="r", allow_pickle=False)) for path in paths),
+        paths,
+        per_shard,
+        notes,
+    )
 
 
 def kept(plan: ShardPlan, make: Make, *, verify: bool = True) -> Shards:
-    """The array of `plan`, made now if it is not there; one that is damaged is made again, which a note says.
+    """The array of `plan`, made now if it is not there; one that is damaged is made again, which a
+    note says.
 
     Raises the problems of all images together, Resource when the disk cannot hold it.
     """
@@ -99,10 +112,16 @@ def _open(plan: ShardPlan, verify: bool) -> Shards:
         if path.name not in rows or path.stat().st_size != rows[path.name]["bytes"]:
             raise IntegrityError("file-missing", "a shard is missing or cut", where=path)
         notes.update(files.read_json(path.with_suffix(".json")))
-    found = _mapped(tuple(path for path, _ in plan.shards(plan.folder)), plan.per_shard, dict(notes))
-    for path, array, (_, numbers) in zip(found.paths, found.arrays, plan.shards(plan.folder), strict=True):
+    found = _mapped(
+        tuple(path for path, _ in plan.shards(plan.folder)), plan.per_shard, dict(notes)
+    )
+    for path, array, (_, numbers) in zip(
+        found.paths, found.arrays, plan.shards(plan.folder), strict=True
+    ):
         if array.shape != (len(numbers), *plan.views) or array.dtype != np.uint8:
-            raise IntegrityError("array-shape", f"shape {array.shape}", where=path, expected=str(plan.views))
+            raise IntegrityError(
+                "array-shape", f"shape {array.shape}", where=path, expected=str(plan.views)
+            )
     return found
 
 
@@ -137,21 +156,29 @@ def _check_space(plan: ShardPlan, part: Path) -> None:
     need = plan.count * plan.image_bytes - there + SPARE_BYTES
     free = files.free_bytes(part)
     if need > free:
-        raise ResourceError("disk-space", f"the decoded images need {need:,} bytes, {free:,} are free",
-                       where=plan.folder.parent, remedy="free some space, choose another cache folder, or lower the "
-                                                        "budget so that they are streamed")
+        raise ResourceError(
+            "disk-space",
+            f"the decoded images need {need:,} bytes, {free:,} are free",
+            where=plan.folder.parent,
+            remedy="free some space, choose another cache folder, or lower the "
+            "budget so that they are streamed",
+        )
 
 
 class _Flawed(Exception):
     """Ends the writing of a shard some of whose images are unusable."""
 
 
-def _write_shard(path: Path, shape: tuple[int, ...], found: Iterable[ShardedImages]) -> list[TlxError]:
+def _write_shard(
+    path: Path, shape: tuple[int, ...], found: Iterable[ShardedImages]
+) -> list[TlxError]:
     """Write the shard and, before it, its notes; or write nothing and return what is wrong."""
     problems: list[TlxError] = []
     notes: Counter[str] = Counter()
     with contextlib.suppress(_Flawed), files.atomic_write(path) as file:
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
         for item in found:
             if isinstance(item, TlxError):
                 problems.append(item)

@@ -1,18 +1,23 @@
 """Sizing: how an image of any size becomes the square, or the ten squares, that a network sees.
 
 mode          the image is scaled (Lanczos) to       crops, ten or the centre one
-squash        side × side, whatever its shape        size × size; without crops it is scaled to size × size at once
+squash        side × side, whatever its shape        size × size; without crops it is scaled to size
+              × size at once
 aspect        a short side of `side`, shape kept     size × size; without crops the centre one
-proportional  a short side of `size`, shape kept     ratio of its height × ratio of its width: for files only,
+proportional  a short side of `size`, shape kept     ratio of its height × ratio of its width: for
+              files only,
               (0: not at all)                        since the crops differ in size
 
-`side` is size / ratio, rounded half up, unless it is given. The sides of a scaled image and of proportional crops are
-rounded half to even, as Python does and so did the studies' generator of crops. So the two ways of the original studies
-are:
+`side` is size / ratio, rounded half up, unless it is given. The sides of a scaled image and of
+proportional crops are rounded half to even, as Python does and so did the studies' generator of
+crops. So the two ways of the original studies are:
 
-- "resize to the input size I, then crop ratio r of it": Sizing(round(r · I), mode="squash", ratio=r, side=I);
-- "keep the shape, crop r": Sizing(0, mode="proportional", ratio=r), and with its short side scaled to S first:
-  Sizing(S, mode="proportional", ratio=r). Where square crops are wanted: Sizing(size, mode="aspect", ratio=r).
+- "resize to the input size I, then crop ratio r of it": Sizing(round(r · I), mode="squash",
+  ratio=r, side=I);
+- "keep the shape, crop r": Sizing(0, mode="proportional", ratio=r), and with its short side scaled
+  to S first:
+  Sizing(S, mode="proportional", ratio=r). Where square crops are wanted: Sizing(size,
+  mode="aspect", ratio=r).
 """
 
 from __future__ import annotations
@@ -29,19 +34,28 @@ from PIL import Image
 from ..errors import UnknownNameError, UsageError
 from .decode import array, in_channels
 
-# The ten crops in the order of the original studies: what each is, its window (upper left, upper right, lower left,
-# lower right, centre, centre of the mirrored image), and whether the window is mirrored. The corner of the mirrored
+# The ten crops in the order of the original studies: what each is, its window (upper left, upper
+# right, lower left,
+# lower right, centre, centre of the mirrored image), and whether the window is mirrored. The corner
+# of the mirrored
 # image is the other window; its centre lies one pixel further right where the margin is odd.
 CROPS = (
-    ("upper left", 0, False), ("upper left of the mirrored image", 1, True),
-    ("upper right", 1, False), ("upper right of the mirrored image", 0, True),
-    ("lower left", 2, False), ("lower left of the mirrored image", 3, True),
-    ("lower right", 3, False), ("lower right of the mirrored image", 2, True),
-    ("centre", 4, False), ("centre of the mirrored image", 5, True),
+    ("upper left", 0, False),
+    ("upper left of the mirrored image", 1, True),
+    ("upper right", 1, False),
+    ("upper right of the mirrored image", 0, True),
+    ("lower left", 2, False),
+    ("lower left of the mirrored image", 3, True),
+    ("lower right", 3, False),
+    ("lower right of the mirrored image", 2, True),
+    ("centre", 4, False),
+    ("centre of the mirrored image", 5, True),
 )
 CENTRE = 4
 WINDOWS = 6
-GENERATOR = 2  # to be raised when crops or scaled sides change: part of the identity of what they change
+GENERATOR = (
+    2  # to be raised when crops or scaled sides change: part of the identity of what they change
+)
 
 
 @dataclass(frozen=True)
@@ -63,19 +77,35 @@ class Sizing:
         if self.mode not in MODES:
             raise UnknownNameError("sizing mode", self.mode, MODES)
         if self.channels not in (1, 3):
-            raise UsageError("out-of-range", f"{self.channels}", where="channels", expected="1 or 3")
+            raise UsageError(
+                "out-of-range", f"{self.channels}", where="channels", expected="1 or 3"
+            )
         if not 0 < self.ratio <= 1:
-            raise UsageError("out-of-range", f"{self.ratio}", where="ratio", expected="above 0, at most 1")
+            raise UsageError(
+                "out-of-range", f"{self.ratio}", where="ratio", expected="above 0, at most 1"
+            )
         if self.size < (self.mode != "proportional") or self.size > 8192:
-            raise UsageError("out-of-range", f"{self.size}", where="size", expected="1 to 8192 pixels")
+            raise UsageError(
+                "out-of-range", f"{self.size}", where="size", expected="1 to 8192 pixels"
+            )
         if not self.side:
             object.__setattr__(self, "side", math.floor(self.size / self.ratio + 0.5))
         if self.side < self.size:
-            raise UsageError("out-of-range", f"{self.side}", where="side", expected=f"at least the crops' {self.size}")
+            raise UsageError(
+                "out-of-range",
+                f"{self.side}",
+                where="side",
+                expected=f"at least the crops' {self.size}",
+            )
 
     def identity(self) -> dict[str, Any]:
         """What decides the pixels, as plain JSON: settings that make no difference are left out."""
-        kept: dict[str, Any] = {"size": self.size, "crops": self.crops, "mode": self.mode, "channels": self.channels}
+        kept: dict[str, Any] = {
+            "size": self.size,
+            "crops": self.crops,
+            "mode": self.mode,
+            "channels": self.channels,
+        }
         if self.mode != "squash" or (self.crops and (self.side - self.size) % 2):
             kept["generator"] = GENERATOR  # even margins of a square are cut as ever
         if self.mode == "proportional":
@@ -85,40 +115,57 @@ class Sizing:
 
 @dataclass(frozen=True)
 class CropLayout:
-    """How the crops of one image are kept: `views` (v, height, width, channels) and, of each crop, where it lies."""
+    """How the crops of one image are kept: `views` (v, height, width, channels) and, of each crop,
+    where it lies.
+    """
 
     views: tuple[int, int, int, int]
     rows: tuple[tuple[int, int, int, bool], ...]  # (view, top, left, mirrored)
 
     def cut(self, views: np.ndarray, crop: int, out: np.ndarray) -> None:
-        """Put a crop of the views (v, height, width, channels) into `out` (size, size, channels)."""
+        """Put a crop of the views (v, height, width, channels) into `out` (size, size,
+        channels).
+        """
         view, top, left, mirrored = self.rows[crop]
         window = views[view, top : top + out.shape[0], left : left + out.shape[1]]
         if not mirrored:
             out[...] = window
             return
-        for channel in range(out.shape[2]):  # three times as fast as mirroring all channels in one assignment
+        for channel in range(
+            out.shape[2]
+        ):  # three times as fast as mirroring all channels in one assignment
             out[..., channel] = window[:, ::-1, channel]
 
 
 def layout(sizing: Sizing) -> CropLayout:
-    """Ten overlapping crops of one square are kept as that square; of other shapes, the six windows are."""
+    """Ten overlapping crops of one square are kept as that square; of other shapes, the six windows
+    are.
+    """
     s, channels = sizing.size, sizing.channels
     if sizing.mode == "proportional":
-        raise UsageError("sizing-mode", "crops of different sizes cannot be fed to a network", where="proportional",
-                    expected="squash or aspect")
+        raise UsageError(
+            "sizing-mode",
+            "crops of different sizes cannot be fed to a network",
+            where="proportional",
+            expected="squash or aspect",
+        )
     if not sizing.crops:
         return CropLayout((1, s, s, channels), ((0, 0, 0, False),))
     if sizing.mode == "squash":
         corners = windows((sizing.side, sizing.side), (s, s))
-        return CropLayout((1, sizing.side, sizing.side, channels), tuple((0, *corners[w], m) for _, w, m in CROPS))
+        return CropLayout(
+            (1, sizing.side, sizing.side, channels), tuple((0, *corners[w], m) for _, w, m in CROPS)
+        )
     return CropLayout((WINDOWS, s, s, channels), tuple((w, 0, 0, m) for _, w, m in CROPS))
 
 
 def precomputed_layout(sizing: Sizing) -> CropLayout:
     """Ten crops made elsewhere, as they are."""
     s = sizing.size
-    return CropLayout((len(CROPS), s, s, sizing.channels), tuple((crop, 0, 0, False) for crop in range(len(CROPS))))
+    return CropLayout(
+        (len(CROPS), s, s, sizing.channels),
+        tuple((crop, 0, 0, False) for crop in range(len(CROPS))),
+    )
 
 
 def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
@@ -128,15 +175,24 @@ def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
         return pixels[None]
     s = sizing.size
     corners = windows(pixels.shape[:2], (s, s))
-    return np.stack([pixels[y : y + s, x : x + s] for y, x in (corners if sizing.crops else [corners[CENTRE]])])
+    return np.stack(
+        [pixels[y : y + s, x : x + s] for y, x in (corners if sizing.crops else [corners[CENTRE]])]
+    )
 
 
 def windows(outer: tuple[int, ...], inner: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of windows of `inner` (h, w) in `outer` (h, w): four corners, the centre, and the one that is the
-    centre once the image is mirrored."""
+    """(top, left) of windows of `inner` (h, w) in `outer` (h, w): four corners, the centre, and the
+    one that is the centre once the image is mirrored.
+    """
     down, right = outer[0] - inner[0], outer[1] - inner[1]
-    return [(0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2),
-            (down // 2, right - right // 2)]
+    return [
+        (0, 0),
+        (0, right),
+        (down, 0),
+        (down, right),
+        (down // 2, right // 2),
+        (down // 2, right - right // 2),
+    ]
 
 
 def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) -> np.ndarray:
@@ -148,13 +204,19 @@ def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) 
     pixels = image if isinstance(image, np.ndarray) else array(image, len(image.getbands()))
     width = width or height
     if height > pixels.shape[0] or width > pixels.shape[1]:
-        raise UsageError("crop-size", f"crops of {height} × {width} in an image of {pixels.shape[0]} × {pixels.shape[1]}")
+        raise UsageError(
+            "crop-size",
+            f"crops of {height} × {width} in an image of {pixels.shape[0]} × {pixels.shape[1]}",
+        )
     corners = windows(pixels.shape[:2], (height, width))
     cut = [pixels[y : y + height, x : x + width] for y, x in corners]
-    return np.stack([cut[window][:, ::-1] if mirrored else cut[window] for _, window, mirrored in CROPS])
+    return np.stack(
+        [cut[window][:, ::-1] if mirrored else cut[window] for _, window, mirrored in CROPS]
+    )
 
 
 # ---------------------------------------------------------------- scaling
+
 
 def scaled(image: Image.Image, sizing: Sizing) -> Image.Image:
     """An image in mode L or RGB, in the channels asked for, scaled as the mode says."""
@@ -184,7 +246,9 @@ def _short_side(size: tuple[int, int], target: int) -> tuple[int, int]:
 
 
 MODES: dict[str, Callable[[tuple[int, int], Sizing], tuple[int, int]]] = {
-    "squash": _squash, "aspect": _aspect, "proportional": _proportional,
+    "squash": _squash,
+    "aspect": _aspect,
+    "proportional": _proportional,
 }
 
 

@@ -1,4 +1,6 @@
-"""Where arrays come from: scikit-learn's digits, IDX files, variants of MNIST, self-driving arrays."""
+"""Where arrays come from: scikit-learn's digits, IDX files, variants of MNIST, self-driving
+arrays.
+"""
 
 from __future__ import annotations
 
@@ -23,48 +25,80 @@ DIGITS_SEED = 0
 
 # ---------------------------------------------------------------- scikit-learn's digits
 
+
 def digits(cache: Path, name: str = "digits") -> ImageFolder:
-    """The 1,797 digits as 8 x 8 PNGs: 0..16 becomes round(v * 255 / 16); 50 a class are test, the rest train.
+    """The 1,797 digits as 8 x 8 PNGs: 0..16 becomes round(v * 255 / 16); 50 a class are test, the
+    rest train.
 
     name  of a variant: made of them as the MNIST variant of that name is of MNIST
     """
     from sklearn.datasets import load_digits
 
     raw = load_digits()
-    source = {"digits": _digest(raw.images, raw.target), "test": DIGITS_TEST_PER_CLASS, "seed": DIGITS_SEED}
+    source = {
+        "digits": _digest(raw.images, raw.target),
+        "test": DIGITS_TEST_PER_CLASS,
+        "seed": DIGITS_SEED,
+    }
     variant = name.removeprefix("digits")
-    return materialise.materialise_once(cache, name, source | ({"variant": variant} if variant else {}),
-                            lambda root: _write_digits(root, raw.images, raw.target, variant))
+    return materialise.materialise_once(
+        cache,
+        name,
+        source | ({"variant": variant} if variant else {}),
+        lambda root: _write_digits(root, raw.images, raw.target, variant),
+    )
 
 
 def _write_digits(root: Path, images: np.ndarray, target: np.ndarray, variant: str) -> None:
     is_test = np.zeros(len(target), bool)
     for label in range(10):
         members = np.flatnonzero(target == label)
-        is_test[members[seeded_permutation(len(members), DIGITS_SEED, "digits-test", label)[:DIGITS_TEST_PER_CLASS]]] = True
+        is_test[
+            members[
+                seeded_permutation(len(members), DIGITS_SEED, "digits-test", label)[
+                    :DIGITS_TEST_PER_CLASS
+                ]
+            ]
+        ] = True
     scaled = np.rint(images * (255 / 16)).astype(np.uint8)
     parts = {"train": ~is_test, "test": is_test}
     if variant:
-        made = VARIANTS[f"mnist{variant}"]([scaled[rows] for rows in parts.values()],
-                                           [target[rows] for rows in parts.values()])
-        materialise.write_pools(root, [Pool(split, x, y.astype(str).tolist())
-                                       for split, x, y in zip(parts, *made, strict=True)])
+        made = VARIANTS[f"mnist{variant}"](
+            [scaled[rows] for rows in parts.values()], [target[rows] for rows in parts.values()]
+        )
+        materialise.write_pools(
+            root,
+            [
+                Pool(split, x, y.astype(str).tolist())
+                for split, x, y in zip(parts, *made, strict=True)
+            ],
+        )
         return
     labels = target.astype(str)
-    materialise.write_pools(root, [Pool(split, scaled[rows], labels[rows].tolist(), np.flatnonzero(rows).tolist())
-                                   for split, rows in parts.items()])
+    materialise.write_pools(
+        root,
+        [
+            Pool(split, scaled[rows], labels[rows].tolist(), np.flatnonzero(rows).tolist())
+            for split, rows in parts.items()
+        ],
+    )
 
 
 # ---------------------------------------------------------------- IDX files
 
+
 def from_idx(folder: Path, cache: Path, name: str) -> ImageFolder:
     """The images of a folder of IDX files, labels as they are numbered."""
-    return materialise.materialise_once(cache, name, {"idx": _file_digests(folder)}, lambda root: _write_idx(folder, root))
+    return materialise.materialise_once(
+        cache, name, {"idx": _file_digests(folder)}, lambda root: _write_idx(folder, root)
+    )
 
 
 def _write_idx(folder: Path, root: Path) -> None:
-    materialise.write_pools(root, [Pool(split, x, y.astype(str).tolist())
-                                   for split, (x, y) in _idx_arrays(folder).items()])
+    materialise.write_pools(
+        root,
+        [Pool(split, x, y.astype(str).tolist()) for split, (x, y) in _idx_arrays(folder).items()],
+    )
 
 
 def _idx_arrays(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -80,22 +114,34 @@ def _idx_arrays(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 
 def _file_digests(folder: Path) -> dict[str, list[str]]:
-    return {split: [files.sha256(path) for path in pair] for split, pair in idx.paths(folder).items()}
+    return {
+        split: [files.sha256(path) for path in pair] for split, pair in idx.paths(folder).items()
+    }
 
 
 # ---------------------------------------------------------------- variants of MNIST
 
+
 def derived(name: str, folder: Path, cache: Path) -> ImageFolder:
     """The variant `name` of the MNIST in a folder of IDX files."""
     source = {"variant": name, "idx": _file_digests(folder)}
-    return materialise.materialise_once(cache, name, source, lambda root: _write_variant(name, folder, root))
+    return materialise.materialise_once(
+        cache, name, source, lambda root: _write_variant(name, folder, root)
+    )
 
 
 def _write_variant(name: str, folder: Path, root: Path) -> None:
     arrays = _idx_arrays(folder)
-    images, labels = VARIANTS[name]([x for x, _ in arrays.values()], [y for _, y in arrays.values()])
-    materialise.write_pools(root, [Pool(split, x, y.astype(str).tolist())
-                                   for split, x, y in zip(arrays, images, labels, strict=True)])
+    images, labels = VARIANTS[name](
+        [x for x, _ in arrays.values()], [y for _, y in arrays.values()]
+    )
+    materialise.write_pools(
+        root,
+        [
+            Pool(split, x, y.astype(str).tolist())
+            for split, x, y in zip(arrays, images, labels, strict=True)
+        ],
+    )
 
 
 Arrays = list[np.ndarray]
@@ -117,17 +163,23 @@ def second_half(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
 
 
 def _chosen(images: Arrays, labels: Arrays, masks: Arrays, first: int) -> tuple[Arrays, Arrays]:
-    return ([x[mask] for x, mask in zip(images, masks, strict=True)],
-            [y[mask] - first for y, mask in zip(labels, masks, strict=True)])
+    return (
+        [x[mask] for x, mask in zip(images, masks, strict=True)],
+        [y[mask] - first for y, mask in zip(labels, masks, strict=True)],
+    )
 
 
 def noise(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """Labels as they are; pixels uniform on 0..1 from numpy's seed 1, train first, stored as round(255 u)."""
+    """Labels as they are; pixels uniform on 0..1 from numpy's seed 1, train first, stored as
+    round(255 u).
+    """
     return _noise(images, _stream()), labels
 
 
 def structured_noise(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """`noise`, then a tenth of the pixels of every class held at one drawn value, class by class in order."""
+    """`noise`, then a tenth of the pixels of every class held at one drawn value, class by class in
+    order.
+    """
     stream = _stream()
     noisy = _noise(images, stream)
     pixels = math.prod(images[0].shape[1:])
@@ -141,14 +193,16 @@ def structured_noise(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
 
 
 def _stream() -> np.random.RandomState:
-    return np.random.RandomState(1)  # the legacy generator on purpose: its stream is the published one, and frozen
+    return np.random.RandomState(
+        1
+    )  # the legacy generator on purpose: its stream is the published one, and frozen
 
 
 def _noise(images: Arrays, stream: np.random.RandomState) -> Arrays:
     noisy = [np.empty(x.shape, np.uint8) for x in images]
     for x in noisy:
         for start in range(0, len(x), 4096):  # in pieces: 60,000 images as float64 would be 376 MB
-            part = x[start:start + 4096]
+            part = x[start : start + 4096]
             part[...] = np.rint(255 * stream.random_sample(part.shape))
     return noisy
 
@@ -175,8 +229,14 @@ def is_npy_folder(folder: Path) -> bool:
 
 
 def from_npy(folder: Path, cache: Path, name: str) -> ImageFolder:
-    """The frames of {train,valid,test}_data.npy and _labels.npy as 45 x 80 PNGs labelled forward, left, right."""
-    pairs = {split: _npy_pair(folder, split) for split in NPY_SPLITS if (folder / f"{split}_data.npy").is_file()}
+    """The frames of {train,valid,test}_data.npy and _labels.npy as 45 x 80 PNGs labelled forward,
+    left, right.
+    """
+    pairs = {
+        split: _npy_pair(folder, split)
+        for split in NPY_SPLITS
+        if (folder / f"{split}_data.npy").is_file()
+    }
     problems: list[TlxError] = []
     pools = []
     for split, (data, labels) in pairs.items():
@@ -185,8 +245,12 @@ def from_npy(folder: Path, cache: Path, name: str) -> ImageFolder:
         except TlxError as error:
             problems.append(error)
     raise_all(problems)
-    source = {"npy": {split: [files.sha256(path) for path in pair] for split, pair in pairs.items()}}
-    return materialise.materialise_once(cache, name, source, lambda root: materialise.write_pools(root, pools))
+    source = {
+        "npy": {split: [files.sha256(path) for path in pair] for split, pair in pairs.items()}
+    }
+    return materialise.materialise_once(
+        cache, name, source, lambda root: materialise.write_pools(root, pools)
+    )
 
 
 def _npy_pair(folder: Path, split: str) -> tuple[Path, Path]:
@@ -198,22 +262,38 @@ def _frames(split: str, data: Path, labels: Path) -> Pool:
         raise BadDataError("npy-missing", f"no {labels.name} beside {data.name}", where=labels)
     x, y = read_npy(data), read_npy(labels)
     if x.dtype != np.uint8 or x.ndim != 2 or x.shape[1] != math.prod(FRAME):
-        raise BadDataError("npy-shape", f"{x.dtype} {x.shape}", where=data, expected=f"uint8 (N, {math.prod(FRAME)})")
+        raise BadDataError(
+            "npy-shape",
+            f"{x.dtype} {x.shape}",
+            where=data,
+            expected=f"uint8 (N, {math.prod(FRAME)})",
+        )
     if y.dtype.kind not in "iu" or y.shape != (len(x),):
-        raise BadDataError("npy-shape", f"{y.dtype} {y.shape}", where=labels, expected=f"whole numbers ({len(x)},)")
+        raise BadDataError(
+            "npy-shape", f"{y.dtype} {y.shape}", where=labels, expected=f"whole numbers ({len(x)},)"
+        )
     odd = np.flatnonzero((y < 0) | (y >= len(DIRECTIONS)))
     if len(odd):
-        raise BadDataError("npy-label", f"label {y[odd[0]]} at {odd[0]} and {len(odd) - 1} others", where=labels,
-                      expected="0 forward, 1 left, 2 right")
+        raise BadDataError(
+            "npy-label",
+            f"label {y[odd[0]]} at {odd[0]} and {len(odd) - 1} others",
+            where=labels,
+            expected="0 forward, 1 left, 2 right",
+        )
     return Pool(split, x.reshape(-1, *FRAME), [DIRECTIONS[label] for label in y])
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """A mapped, read-only .npy array. BadData unless its size is exactly what its header says; no pickles."""
+    """A mapped, read-only .npy array. BadData unless its size is exactly what its header says; no
+    pickles.
+    """
     try:
         with open(path, "rb") as file:
             version = np.lib.format.read_magic(file)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            read_header = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }
             shape, fortran, dtype = read_header[version](file)
             offset = file.tell()
     except OSError as error:
@@ -221,18 +301,26 @@ def read_npy(path: Path) -> np.ndarray:
     except (ValueError, KeyError) as error:
         raise BadDataError("npy-header", "not a .npy array that can be read", where=path) from error
     if dtype.hasobject:
-        raise UnsafeError("npy-pickle", "an array of Python objects, which are pickles: refused", where=path)
+        raise UnsafeError(
+            "npy-pickle", "an array of Python objects, which are pickles: refused", where=path
+        )
     needed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - offset
     if needed != there or min(shape, default=1) < 1 or fortran:
-        raise BadDataError("npy-size", f"{there:,} bytes after a header that says {dtype} {shape}", where=path,
-                      expected=f"{needed:,} bytes, in C order")
+        raise BadDataError(
+            "npy-size",
+            f"{there:,} bytes after a header that says {dtype} {shape}",
+            where=path,
+            expected=f"{needed:,} bytes, in C order",
+        )
     return np.memmap(path, dtype, "r", offset, shape)
 
 
 def _digest(*arrays: np.ndarray) -> str:
     total = hashlib.sha256()
     for array in arrays:
-        total.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        total.update(
+            f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes()
+        )
     return total.hexdigest()
 
 

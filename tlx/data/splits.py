@@ -1,8 +1,8 @@
 """Few-shot splits on disk: draw them, read any folder of them, find the shipped ones.
 
-A folder holds train_samples_{k:02d}_split_{s}.csv for k training images per class, val.csv, test.csv and
-all_images.csv. Folders that tlx drew also hold splits.json: how they were drawn, and the SHA-256
-of each file.
+A folder holds train_samples_{k:02d}_split_{s}.csv for k training images per class, val.csv,
+test.csv and all_images.csv. Folders that tlx drew also hold splits.json: how they were drawn, and
+the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from .. import files, locks
-from ..errors import BadDataError, IntegrityError, MissingError, TlxError, escape_control, raise_all, refusal
+from ..errors import (
+    BadDataError,
+    IntegrityError,
+    MissingError,
+    TlxError,
+    escape_control,
+    raise_all,
+    refusal,
+)
 from . import csvs, draws, labels
 from .csvs import CsvLimits, Row
 from .draws import Digests, DrawPlan, sha256_of, train_name
@@ -24,7 +32,19 @@ from .folders import ImageFolder, sorted_labels
 from .leaks import check, summary
 from .path_resolution import find
 
-__all__ = ["CsvLimits", "DrawPlan", "Row", "SplitFolder", "check", "draw", "find", "read", "shipped", "summary", "train_name"]
+__all__ = [
+    "CsvLimits",
+    "DrawPlan",
+    "Row",
+    "SplitFolder",
+    "check",
+    "draw",
+    "find",
+    "read",
+    "shipped",
+    "summary",
+    "train_name",
+]
 
 RECORD = "splits.json"
 TRAIN_NAME = re.compile(r"train_samples_(\d{2,})_split_(\d+)\.csv")
@@ -75,10 +95,14 @@ class SplitFolder:
         return self.tables.get(ALL, ())
 
     def digest(self, shots: int, split: int) -> str:
-        """SHA-256 (hex) of what a trial uses: classes, and each row's label and path without the dataset's name."""
+        """SHA-256 (hex) of what a trial uses: classes, and each row's label and path without the
+        dataset's name.
+        """
         used = {"train": self.train(shots, split), "val": self.val, "test": self.test}
-        rows = {role: [(row.path.partition("/")[2] or row.path, row.label) for row in table]
-                for role, table in used.items()}
+        rows = {
+            role: [(row.path.partition("/")[2] or row.path, row.label) for row in table]
+            for role, table in used.items()
+        }
         return files.digest({"format": 1, "classes": self.classes, **rows})
 
     def _table(self, name: str) -> tuple[Row, ...]:
@@ -91,7 +115,9 @@ class SplitFolder:
 
 
 def read(folder: Path, *, limits: CsvLimits | None = None) -> SplitFolder:
-    """The split CSVs of `folder`. Everything wrong with any of them is raised at once, naming file and row."""
+    """The split CSVs of `folder`. Everything wrong with any of them is raised at once, naming file
+    and row.
+    """
     folder = Path(folder)
     names = _csv_names(folder)
     tables: dict[str, tuple[Row, ...]] = {}
@@ -106,12 +132,19 @@ def read(folder: Path, *, limits: CsvLimits | None = None) -> SplitFolder:
     raise_all(problems)
     classes = sorted_labels(row.label for rows in tables.values() for row in rows)
     if len(classes) < 2:
-        raise BadDataError("one-class", f"only one class, '{classes[0]}'", where=folder, expected="at least 2")
-    return SplitFolder(folder, tables, classes, (*_drawn_notes(record), *labels.notes(classes, tables)), record)
+        raise BadDataError(
+            "one-class", f"only one class, '{classes[0]}'", where=folder, expected="at least 2"
+        )
+    return SplitFolder(
+        folder, tables, classes, (*_drawn_notes(record), *labels.notes(classes, tables)), record
+    )
 
 
-def draw(folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **settings: Any) -> SplitFolder:
-    """Draw few-shot splits from an image folder into `out`, all files or none; drawn before, they are read.
+def draw(
+    folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **settings: Any
+) -> SplitFolder:
+    """Draw few-shot splits from an image folder into `out`, all files or none; drawn before, they
+    are read.
 
     settings  the fields of Plan: shots, draws, largest_draws, val_per_class, test_per_class, seed
     digests   gives a content digest for each of many paths
@@ -129,8 +162,12 @@ def draw(folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **sett
             same = _bytes_of(out, drawn.csvs) == _bytes_of(part, drawn.csvs)
             shutil.rmtree(part)
             if not same:
-                raise BadDataError("splits-exist", "other splits are here", where=out,
-                              remedy="choose another folder, or delete this one to draw again")
+                raise BadDataError(
+                    "splits-exist",
+                    "other splits are here",
+                    where=out,
+                    remedy="choose another folder, or delete this one to draw again",
+                )
         else:
             os.replace(part, out)
             files.sync_folder(out.parent)
@@ -140,7 +177,10 @@ def draw(folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **sett
 def shipped(name: str) -> Path | None:
     """The folder of split CSVs that tlx brings for a dataset; None if it brings none."""
     package = Path(__file__).resolve().parents[1]
-    for home in (package / "_data" / "splits", package.parent / "splits"):  # in a wheel; in a checkout
+    for home in (
+        package / "_data" / "splits",
+        package.parent / "splits",
+    ):  # in a wheel; in a checkout
         if (home / name / VAL).is_file():
             return home / name
     return None
@@ -150,32 +190,60 @@ def _write(part: Path, folder: ImageFolder, plan: DrawPlan, drawn: draws.Drawn) 
     for name, images in drawn.csvs.items():
         csvs.write(part / name, [draws.row_of(folder.name, image) for image in images])
     counts = {name: len(images) for name, images in sorted(drawn.csvs.items())}
-    files.write_json(part / RECORD, {
-        "format": 1, "dataset": folder.name, "classes": len(folder.classes), "seed": plan.seed, "shots": plan.shots,
-        "draws": plan.draws, "largest_draws": plan.draws_of(plan.shots[-1]), "val_per_class": plan.val_per_class,
-        "test_per_class": plan.test_per_class, "notes": drawn.notes, "rows": counts,
-        "files": {name: files.sha256(part / name) for name in sorted(drawn.csvs)}})
+    files.write_json(
+        part / RECORD,
+        {
+            "format": 1,
+            "dataset": folder.name,
+            "classes": len(folder.classes),
+            "seed": plan.seed,
+            "shots": plan.shots,
+            "draws": plan.draws,
+            "largest_draws": plan.draws_of(plan.shots[-1]),
+            "val_per_class": plan.val_per_class,
+            "test_per_class": plan.test_per_class,
+            "notes": drawn.notes,
+            "rows": counts,
+            "files": {name: files.sha256(part / name) for name in sorted(drawn.csvs)},
+        },
+    )
 
 
 def _bytes_of(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
     """SHA-256 of each CSV in a folder, and of each one named."""
     there = {path.name for path in folder.glob("*.csv")} | set(names)
-    return {name: files.sha256(folder / name) if (folder / name).is_file() else None for name in there}
+    return {
+        name: files.sha256(folder / name) if (folder / name).is_file() else None for name in there
+    }
 
 
 def _csv_names(folder: Path) -> list[str]:
     try:
-        there = [name for name in os.listdir(folder) if name.endswith(".csv") and not name.startswith(".")]
+        there = [
+            name
+            for name in os.listdir(folder)
+            if name.endswith(".csv") and not name.startswith(".")
+        ]
     except FileNotFoundError as error:
-        raise MissingError("folder of split CSVs", folder.absolute(), made_by="tlx splits draw") from error
+        raise MissingError(
+            "folder of split CSVs", folder.absolute(), made_by="tlx splits draw"
+        ) from error
     except OSError as error:
         raise refusal(error, folder) or error from error
     names = sorted(there)
-    wanted = [name for name in names if name.startswith("train_samples_") or name in (VAL, TEST, ALL)]
+    wanted = [
+        name for name in names if name.startswith("train_samples_") or name in (VAL, TEST, ALL)
+    ]
     if not any(TRAIN_NAME.fullmatch(name) for name in wanted):
-        raise BadDataError("no-splits", f"no {train_name(1, 0)} or the like among {len(names)} CSVs",
-                      where=folder.absolute(), remedy="draw them with: tlx splits draw")
-    return wanted + [name for name in (VAL, TEST) if name not in wanted]  # reading says that they are missing
+        raise BadDataError(
+            "no-splits",
+            f"no {train_name(1, 0)} or the like among {len(names)} CSVs",
+            where=folder.absolute(),
+            remedy="draw them with: tlx splits draw",
+        )
+    return wanted + [
+        name for name in (VAL, TEST) if name not in wanted
+    ]  # reading says that they are missing
 
 
 def _draws_in(names: Iterable[str]) -> list[tuple[int, int]]:
@@ -184,7 +252,9 @@ def _draws_in(names: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def _numbering_problems(folder: Path, names: list[str]) -> list[TlxError]:
-    """Names that look like a training file's and are not one's, and gaps in the numbers of the draws."""
+    """Names that look like a training file's and are not one's, and gaps in the numbers of the
+    draws.
+    """
     numbers: dict[int, list[int]] = {}
     problems: list[TlxError] = []
     for name in names:
@@ -192,13 +262,25 @@ def _numbering_problems(folder: Path, names: list[str]) -> list[TlxError]:
         if match and name == train_name(int(match[1]), int(match[2])):
             numbers.setdefault(int(match[1]), []).append(int(match[2]))
         elif name.startswith("train_samples_"):
-            problems.append(BadDataError("split-name", "not the name of a training file", where=folder / name,
-                                    expected=f"a name like {train_name(5, 0)} or {train_name(100, 0)}"))
+            problems.append(
+                BadDataError(
+                    "split-name",
+                    "not the name of a training file",
+                    where=folder / name,
+                    expected=f"a name like {train_name(5, 0)} or {train_name(100, 0)}",
+                )
+            )
     for shots, splits in sorted(numbers.items()):
         gaps = [str(n) for n in range(min(max(splits), 10_000)) if n not in splits]
         if gaps:
-            what = f"of {shots} shots there is split {max(splits)} and no split {', '.join(gaps[:10])}"
-            problems.append(BadDataError("split-gap", what, where=folder, expected="numbers from 0 without a gap"))
+            what = (
+                f"of {shots} shots there is split {max(splits)} and no split {', '.join(gaps[:10])}"
+            )
+            problems.append(
+                BadDataError(
+                    "split-gap", what, where=folder, expected="numbers from 0 without a gap"
+                )
+            )
     return problems
 
 
@@ -215,18 +297,34 @@ def _verified_record(folder: Path, names: list[str]) -> tuple[dict[str, object],
     record = files.read_json(path)
     listed = record.get("files") if isinstance(record, dict) else None
     if not isinstance(listed, dict):
-        return {}, [IntegrityError("record-damaged", "no list of files in it", where=path,
-                              remedy="delete it, or draw again")]
+        return {}, [
+            IntegrityError(
+                "record-damaged",
+                "no list of files in it",
+                where=path,
+                remedy="delete it, or draw again",
+            )
+        ]
     problems: list[TlxError] = []
     remedy = f"draw again with tlx splits draw, or delete {RECORD} to use the files as they are"
     for name in sorted({*listed, *names}):
         where = folder / name
         if name not in listed:
-            problems.append(IntegrityError("split-added", f"not a file of {RECORD}", where=where, remedy=remedy))
+            problems.append(
+                IntegrityError("split-added", f"not a file of {RECORD}", where=where, remedy=remedy)
+            )
         elif not where.is_file():
-            problems.append(IntegrityError("split-missing", f"in {RECORD} and not there", where=where, remedy=remedy))
+            problems.append(
+                IntegrityError(
+                    "split-missing", f"in {RECORD} and not there", where=where, remedy=remedy
+                )
+            )
         elif not os.access(where, os.R_OK):
             continue  # said by whoever reads it
         elif files.sha256(where) != listed[name]:
-            problems.append(IntegrityError("split-edited", f"not the bytes of {RECORD}", where=where, remedy=remedy))
+            problems.append(
+                IntegrityError(
+                    "split-edited", f"not the bytes of {RECORD}", where=where, remedy=remedy
+                )
+            )
     return record, problems

@@ -1,6 +1,7 @@
 """Classifiers of rows, one Spec each: CLASSIFIERS. `fitting.fit` trains what they make.
 
-scikit-learn estimators throughout (get_params, clone), imported where they are made: the table is cheap to list.
+scikit-learn estimators throughout (get_params, clone), imported where they are made: the table is
+cheap to list.
 """
 
 from __future__ import annotations
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 class Classifier(Spec):
     """Base of the rows of CLASSIFIERS.
 
-    linear     its scores are X·coefᵀ + intercept, and an L2 penalty makes coef a mix of training rows
-    isometric  it sees rows only through inner products and distances, so that any rotation of them will do
+    linear     its scores are X·coefᵀ + intercept, and an L2 penalty makes coef a mix of training
+               rows
+    isometric  it sees rows only through inner products and distances, so that any rotation of them
+               will do
     pairs      and it can be given those, instead of rows
     dtype      what rows are converted to before it sees them
     """
@@ -33,7 +36,9 @@ class Classifier(Spec):
     dtype: ClassVar[str] = "float64"
 
     def make(self, seed: int = 0) -> Any:
-        """A new scikit-learn estimator with these settings; Resource where it needs a package that is absent."""
+        """A new scikit-learn estimator with these settings; Resource where it needs a package that
+        is absent.
+        """
         raise NotImplementedError
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
@@ -41,17 +46,28 @@ class Classifier(Spec):
         return None
 
     def in_span(self, span: Span) -> dict[str, Any]:
-        """Settings of the estimator under which fitting coordinates equals fitting the features themselves."""
+        """Settings of the estimator under which fitting coordinates equals fitting the features
+        themselves.
+        """
         return {}
 
 
-C = setting(1.0, low=1e-6, high=1e6, log=True, help="weight of the errors against the penalty", search=(1e-4, 1e4))
+C = setting(
+    1.0,
+    low=1e-6,
+    high=1e6,
+    log=True,
+    help="weight of the errors against the penalty",
+    search=(1e-4, 1e4),
+)
 TOL = "change at which the solver stops"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSVC(Classifier):
-    """Linear support vectors, one class against the rest (liblinear). The intercept is penalised like a weight."""
+    """Linear support vectors, one class against the rest (liblinear). The intercept is penalised
+    like a weight.
+    """
 
     kind: ClassVar[str] = "linear-svc"
 
@@ -64,11 +80,19 @@ class LinearSVC(Classifier):
     def make(self, seed: int = 0) -> Any:
         from sklearn import svm
 
-        return svm.LinearSVC(C=self.C, loss=self.loss, tol=self.tol, max_iter=self.max_iter, dual="auto",
-                             random_state=_state(seed))
+        return svm.LinearSVC(
+            C=self.C,
+            loss=self.loss,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            dual="auto",
+            random_state=_state(seed),
+        )
 
     def in_span(self, span: Span) -> dict[str, Any]:
-        return {"dual": True if len(span.coordinates) < span.width else "auto"}  # as "auto" does of the features
+        return {
+            "dual": True if len(span.coordinates) < span.width else "auto"
+        }  # as "auto" does of the features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +103,23 @@ class SVC(Classifier):
 
     C: float = C
     kernel: str = setting("rbf", choices=("rbf", "linear", "poly"), help="poly is of degree 3")
-    gamma: float | None = setting(None, low=1e-9, high=1e3, log=True, help="kernel scale; none: 1 / (d · variance)",
-                               search=(1e-6, 10))
+    gamma: float | None = setting(
+        None,
+        low=1e-9,
+        high=1e3,
+        log=True,
+        help="kernel scale; none: 1 / (d · variance)",
+        search=(1e-6, 10),
+    )
     tol: float = setting(1e-3, low=1e-12, high=1, log=True, help=TOL, search=False)
 
     def make(self, seed: int = 0) -> Any:
         from .estimators import KernelSvc
 
         gamma = "scale" if self.gamma is None else self.gamma
-        return KernelSvc(C=self.C, kernel=self.kernel, gamma=gamma, tol=self.tol, random_state=_state(seed))
+        return KernelSvc(
+            C=self.C, kernel=self.kernel, gamma=gamma, tol=self.tol, random_state=_state(seed)
+        )
 
     def in_span(self, span: Span) -> dict[str, Any]:
         return {"gamma": span.gamma if self.gamma is None else self.gamma}
@@ -102,15 +134,26 @@ class SGD(Classifier):
     linear: ClassVar[bool] = True
     loss: str = setting("hinge", choices=("hinge", "squared_hinge", "log_loss", "modified_huber"))
     alpha: float = setting(1e-4, low=1e-8, high=1, log=True, help="weight of the L2 penalty")
-    tol: float = setting(5e-4, low=1e-12, high=1, log=True, help="improvement of the loss below which it stops",
-                      search=False)
+    tol: float = setting(
+        5e-4,
+        low=1e-12,
+        high=1,
+        log=True,
+        help="improvement of the loss below which it stops",
+        search=False,
+    )
     max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
         from sklearn.linear_model import SGDClassifier
 
-        return SGDClassifier(loss=self.loss, alpha=self.alpha, tol=self.tol, max_iter=self.max_iter,
-                             random_state=_state(seed))
+        return SGDClassifier(
+            loss=self.loss,
+            alpha=self.alpha,
+            tol=self.tol,
+            max_iter=self.max_iter,
+            random_state=_state(seed),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +164,9 @@ class Knn(Classifier):
 
     pairs: ClassVar[bool] = True
     k: int = setting(1, low=1, high=200, log=True, help="how many neighbours vote")
-    weights: str = setting("uniform", choices=("uniform", "distance"), help="distance: a vote counts 1 / distance")
+    weights: str = setting(
+        "uniform", choices=("uniform", "distance"), help="distance: a vote counts 1 / distance"
+    )
 
     def make(self, seed: int = 0) -> Any:
         from . import estimators
@@ -139,8 +184,12 @@ class CosineKnn(Classifier):
     kind: ClassVar[str] = "knn-cosine"
 
     pairs: ClassVar[bool] = True
-    k: int = setting(10, low=1, high=200, log=True, help="how many neighbours vote; customary 10, 20, 100, 200")
-    temperature: float = setting(0.07, low=1e-3, high=10, log=True, help="the smaller, the more the nearest count")
+    k: int = setting(
+        10, low=1, high=200, log=True, help="how many neighbours vote; customary 10, 20, 100, 200"
+    )
+    temperature: float = setting(
+        0.07, low=1e-3, high=10, log=True, help="the smaller, the more the nearest count"
+    )
 
     def make(self, seed: int = 0) -> Any:
         from . import estimators
@@ -159,7 +208,14 @@ class Logistic(Classifier):
 
     linear: ClassVar[bool] = True
     C: float = C
-    tol: float = setting(1e-8, low=1e-12, high=1, log=True, help="largest slope at which the solver stops", search=False)
+    tol: float = setting(
+        1e-8,
+        low=1e-12,
+        high=1,
+        log=True,
+        help="largest slope at which the solver stops",
+        search=False,
+    )
     max_iter: int = setting(1000, low=1, help="steps of the solver at most")
 
     def make(self, seed: int = 0) -> Any:
@@ -185,14 +241,18 @@ class Ridge(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class RidgeLeftOut(Classifier):
-    """Ridge with the penalty, of a logarithmic grid, that errs least on training images left out one at a time."""
+    """Ridge with the penalty, of a logarithmic grid, that errs least on training images left out
+    one at a time.
+    """
 
     kind: ClassVar[str] = "ridge-loo"
 
     linear: ClassVar[bool] = True
     low: float = setting(1e-3, low=1e-9, high=1e9, log=True, help="smallest λ", search=False)
     high: float = setting(1e6, low=1e-9, high=1e9, log=True, help="largest λ", search=False)
-    steps: int = setting(19, low=1, high=1000, help="how many λ between them, ends included", search=False)
+    steps: int = setting(
+        19, low=1, high=1000, help="how many λ between them, ends included", search=False
+    )
 
     @property
     def grid(self) -> list[float]:
@@ -207,27 +267,38 @@ class RidgeLeftOut(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class Lda(Classifier):
-    """Linear discriminant analysis: by SVD, or with the covariance drawn towards a multiple of the identity."""
+    """Linear discriminant analysis: by SVD, or with the covariance drawn towards a multiple of the
+    identity.
+    """
 
     kind: ClassVar[str] = "lda"
 
     isometric: ClassVar[bool] = False
-    shrinkage: float | None = setting(None, low=1e-6, high=1, help="share of the identity; none: SVD without shrinkage")
+    shrinkage: float | None = setting(
+        None, low=1e-6, high=1, help="share of the identity; none: SVD without shrinkage"
+    )
 
     def make(self, seed: int = 0) -> Any:
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
         from . import estimators
 
-        return LinearDiscriminantAnalysis() if self.shrinkage is None else estimators.ShrunkLda(self.shrinkage)
+        return (
+            LinearDiscriminantAnalysis()
+            if self.shrinkage is None
+            else estimators.ShrunkLda(self.shrinkage)
+        )
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
         classes, first, labels = np.unique(y, return_index=True, return_inverse=True)
         if any((row != X[first[label]]).any() for row, label in zip(X, labels, strict=True)):
             return None
-        return BadDataError("no-spread", f"the {len(X)} training rows of {len(classes)} classes do not differ within a "
-                       "class", expected="two different rows of some class",
-                       remedy="use more shots or crops, or --classifier ncm")
+        return BadDataError(
+            "no-spread",
+            f"the {len(X)} training rows of {len(classes)} classes do not differ within a class",
+            expected="two different rows of some class",
+            remedy="use more shots or crops, or --classifier ncm",
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,7 +325,9 @@ class XGBoost(Classifier):
     dtype: ClassVar[str] = "float32"
     n_estimators: int = setting(100, low=1, high=5000, log=True, help="rounds of boosting")
     max_depth: int = setting(6, low=1, high=20, help="levels of a tree at most")
-    learning_rate: float = setting(0.3, low=1e-3, high=1, log=True, help="share of each tree that is added")
+    learning_rate: float = setting(
+        0.3, low=1e-3, high=1, log=True, help="share of each tree that is added"
+    )
 
     def make(self, seed: int = 0) -> Any:
         from .estimators import Encoded
@@ -262,23 +335,51 @@ class XGBoost(Classifier):
         try:
             import xgboost
         except ImportError as error:
-            raise ResourceError("package", "gradient boosting needs the package xgboost, which is not installed",
-                           remedy="pip install 'tlx[xgboost]'") from error
-        return Encoded(xgboost.XGBClassifier(n_estimators=self.n_estimators, max_depth=self.max_depth, learning_rate=self.learning_rate,
-                                             random_state=_state(seed) >> 1, tree_method="hist", n_jobs=1))
+            raise ResourceError(
+                "package",
+                "gradient boosting needs the package xgboost, which is not installed",
+                remedy="pip install 'tlx[xgboost]'",
+            ) from error
+        return Encoded(
+            xgboost.XGBClassifier(
+                n_estimators=self.n_estimators,
+                max_depth=self.max_depth,
+                learning_rate=self.learning_rate,
+                random_state=_state(seed) >> 1,
+                tree_method="hist",
+                n_jobs=1,
+            )
+        )
 
 
 CLASSIFIERS: dict[str, type[Classifier]] = {
-    "linear-svc": LinearSVC, "svc": SVC, "sgd": SGD, "knn": Knn, "knn-cosine": CosineKnn, "logistic": Logistic,
-    "ridge": Ridge, "ridge-loo": RidgeLeftOut, "lda": Lda, "ncm": NearestMean, "xgboost": XGBoost,
+    "linear-svc": LinearSVC,
+    "svc": SVC,
+    "sgd": SGD,
+    "knn": Knn,
+    "knn-cosine": CosineKnn,
+    "logistic": Logistic,
+    "ridge": Ridge,
+    "ridge-loo": RidgeLeftOut,
+    "lda": Lda,
+    "ncm": NearestMean,
+    "xgboost": XGBoost,
 }
-ALIASES = {"LinearSVC": "linear-svc", "SVC": "svc", "SGDClassifier": "sgd", "KNN": "knn:k=5", "XGBoost": "xgboost"}
+ALIASES = {
+    "LinearSVC": "linear-svc",
+    "SVC": "svc",
+    "SGDClassifier": "sgd",
+    "KNN": "knn:k=5",
+    "XGBoost": "xgboost",
+}
 
 
 def split_words(text: str) -> list[str]:
-    """Split "knn:k=3,weights=distance ridge,lda" into its classifiers: commas also stand between settings.
+    """Split "knn:k=3,weights=distance ridge,lda" into its classifiers: commas also stand between
+    settings.
 
-    After a comma, name=value without a colon before it is a further setting of the classifier before.
+    After a comma, name=value without a colon before it is a further setting of the classifier
+    before.
     """
     words: list[str] = []
     for part in text.split():
@@ -294,7 +395,9 @@ def split_words(text: str) -> list[str]:
 
 
 def classifier(text: str) -> Classifier:
-    """The spec of "linear-svc:C=0.1", or of one of the original's spellings (ALIASES), which mean its settings."""
+    """The spec of "linear-svc:C=0.1", or of one of the original's spellings (ALIASES), which mean
+    its settings.
+    """
     name, _, rest = text.partition(":")
     name, _, given = ALIASES.get(name, name).partition(":")
     settings = ",".join(filter(None, (given, rest)))  # a setting given twice: the last one counts
@@ -314,6 +417,13 @@ def _state(seed: int) -> int:
 
 
 def _neighbours(k: int, rows: int) -> TlxError | None:
-    return None if k <= rows else BadDataError(
-        "too-few-neighbours", f"{k} neighbours asked of {rows} training rows", expected=f"k at most {rows}",
-        remedy="lower k, or use more shots or crops")
+    return (
+        None
+        if k <= rows
+        else BadDataError(
+            "too-few-neighbours",
+            f"{k} neighbours asked of {rows} training rows",
+            expected=f"k at most {rows}",
+            remedy="lower k, or use more shots or crops",
+        )
+    )

@@ -18,7 +18,14 @@ import torch
 
 from .. import __version__, files
 from ..data.sources import read_npy
-from ..errors import BadDataError, IntegrityError, MissingError, UnknownNameError, UnsafeError, UsageError
+from ..errors import (
+    BadDataError,
+    IntegrityError,
+    MissingError,
+    UnknownNameError,
+    UnsafeError,
+    UsageError,
+)
 from ..models import activations
 from ..models.network import Network
 from .shelf import FORMAT, HEADER, IMAGES, DumpDirectory, check_size, file_name
@@ -45,9 +52,11 @@ class ExtractionConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for kind, value, known in (("reduction", self.reduce, activations.REDUCTIONS),
-                                   ("dtype", self.dtype, activations.DTYPES),
-                                   ("precision", self.precision, PRECISIONS)):
+        for kind, value, known in (
+            ("reduction", self.reduce, activations.REDUCTIONS),
+            ("dtype", self.dtype, activations.DTYPES),
+            ("precision", self.precision, PRECISIONS),
+        ):
             if value not in known:
                 raise UnknownNameError(kind, value, known)
         if self.batch < 1:
@@ -61,21 +70,36 @@ class Dump:
     """Some layers of a dump, in the order asked for.
 
     layers, images, crops    names; how many images, and crops of each
-    ids, labels              of the images, as given when it was opened, else as given by the extraction that came last;
+    ids, labels              of the images, as given when it was opened, else as given by the
+                             extraction that came last;
                              () if they never were
     about                    a few words on network and images, from the same source
     header, how              what it was made from, and how
-    own_s, inherited_s       seconds of extraction spent by the call that returned this, and spent before it
+    own_s, inherited_s       seconds of extraction spent by the call that returned this, and spent
+                             before it
 
-    While it is open nobody removes it. It goes to other processes by its place. Files are checked against their
-    SHA-256 when they are first used.
+    While it is open nobody removes it. It goes to other processes by its place. Files are checked
+    against their SHA-256 when they are first used.
     """
 
-    def __init__(self, folder: Path, layers: Sequence[str] | None = None, *, ids: Sequence[str] = (),
-                 labels: Sequence[str] = (), about: Mapping[str, str] | None = None, own_s: float = 0.0):
-        """Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is not there."""
+    def __init__(
+        self,
+        folder: Path,
+        layers: Sequence[str] | None = None,
+        *,
+        ids: Sequence[str] = (),
+        labels: Sequence[str] = (),
+        about: Mapping[str, str] | None = None,
+        own_s: float = 0.0,
+    ):
+        """Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is
+        not there.
+        """
         self.folder = Path(folder).absolute()
-        self.key, self._shelf = self.folder.name, DumpDirectory(self.folder.parent, self.folder.name)
+        self.key, self._shelf = (
+            self.folder.name,
+            DumpDirectory(self.folder.parent, self.folder.name),
+        )
         if not self.folder.is_dir():
             raise MissingError("dump", self.folder, made_by="tlx extract")
         stack = contextlib.ExitStack()
@@ -101,14 +125,19 @@ class Dump:
 
     @property
     def passes(self) -> list[dict[str, Any]]:
-        """The passes over the images that made these layers: seconds, device, threads, versions of each."""
+        """The passes over the images that made these layers: seconds, device, threads, versions of
+        each.
+        """
         rows = (self._rows[file_name(layer)]["made"] for layer in self.layers)
         return list({made["pass"]: made for made in rows}.values())
 
     @property
     def widths(self) -> dict[str, int]:
         """Layer → numbers in a row of it."""
-        return {layer: int(np.prod(self.array(layer).shape[1:], dtype=np.int64)) for layer in self.layers}
+        return {
+            layer: int(np.prod(self.array(layer).shape[1:], dtype=np.int64))
+            for layer in self.layers
+        }
 
     def row_labels(self) -> np.ndarray:
         """(n·c,) str — the label of every row."""
@@ -126,8 +155,12 @@ class Dump:
         """(r, …) — a copy of these rows (r,) int of a layer."""
         return self.array(layer)[np.asarray(rows, dtype=np.int64)]
 
-    def matrix(self, layers: Sequence[str] | None = None, rows: np.ndarray | Sequence[int] | None = None) -> np.ndarray:
-        """(r, Σ d) float32, C order — the rows (all unless given) of these layers (all), one layer after the other."""
+    def matrix(
+        self, layers: Sequence[str] | None = None, rows: np.ndarray | Sequence[int] | None = None
+    ) -> np.ndarray:
+        """(r, Σ d) float32, C order — the rows (all unless given) of these layers (all), one layer
+        after the other.
+        """
         arrays = [self.array(layer) for layer in (self.layers if layers is None else layers)]
         flat = [array.reshape(len(array), -1) for array in arrays]
         index = np.arange(self.rows) if rows is None else np.asarray(rows, dtype=np.int64)
@@ -136,19 +169,28 @@ class Dump:
         for array in flat:
             step = max(1, CHUNK_BYTES // (array.shape[1] * array.itemsize))
             for start in range(0, len(index), step):
-                out[start:start + step, begin:begin + array.shape[1]] = array[index[start:start + step]]
+                out[start : start + step, begin : begin + array.shape[1]] = array[
+                    index[start : start + step]
+                ]
             begin += array.shape[1]
         return out
 
     def verify(self) -> None:
-        """Raise Integrity, naming the file, unless every byte of the folder is as it was written."""
+        """Raise Integrity, naming the file, unless every byte of the folder is as it was
+        written.
+        """
         with self._shelf.remedied():
             files.verify(self.folder)
 
     # ------------------------------------------------------------ opening
 
-    def _read(self, layers: Sequence[str] | None, ids: Sequence[str], labels: Sequence[str],
-              about: Mapping[str, str] | None) -> None:
+    def _read(
+        self,
+        layers: Sequence[str] | None,
+        ids: Sequence[str],
+        labels: Sequence[str],
+        about: Mapping[str, str] | None,
+    ) -> None:
         self._rows = self._shelf.files()
         with self._shelf.remedied():
             self.header, self.layers = self._read_header(), self._known(layers)
@@ -164,7 +206,9 @@ class Dump:
         self.inherited_s = max(0.0, sum(p["seconds"] for p in self.passes) - self.own_s)
 
     def _description(self) -> dict[str, Any]:
-        """What the extraction that came last said of the images; another process may be replacing it just now."""
+        """What the extraction that came last said of the images; another process may be replacing
+        it just now.
+        """
         for turn in range(3):
             path = self._shelf.description()
             try:
@@ -178,23 +222,35 @@ class Dump:
 
     def _read_header(self) -> dict[str, Any]:
         if not self._rows:
-            raise IntegrityError("dump-incomplete", "it has no manifest: no layer of it is whole", where=self.folder,
-                            remedy="run the command that makes it again; it continues")
+            raise IntegrityError(
+                "dump-incomplete",
+                "it has no manifest: no layer of it is whole",
+                where=self.folder,
+                remedy="run the command that makes it again; it continues",
+            )
         for name in (HEADER, IMAGES):
             if name not in self._rows:
-                raise IntegrityError("file-unlisted", f"the manifest does not list '{name}'", where=self.folder)
+                raise IntegrityError(
+                    "file-unlisted", f"the manifest does not list '{name}'", where=self.folder
+                )
             files.check(self.folder / name, self._rows[name])
         header = files.read_json(self.folder / HEADER)
         if header["format"] > FORMAT:
-            raise BadDataError("newer-format", f"made by tlx {header['tlx']} in format {header['format']}",
-                          where=self.folder, expected=f"format {FORMAT} or older, which tlx {__version__} reads")
+            raise BadDataError(
+                "newer-format",
+                f"made by tlx {header['tlx']} in format {header['format']}",
+                where=self.folder,
+                expected=f"format {FORMAT} or older, which tlx {__version__} reads",
+            )
         return header
 
     def _known(self, layers: Sequence[str] | None) -> tuple[str, ...]:
         there = self._shelf.layers()
         for layer in layers or ():
             if layer not in there:
-                raise UnknownNameError("layer of this dump", layer, there, remedy="tlx extract adds layers to it")
+                raise UnknownNameError(
+                    "layer of this dump", layer, there, remedy="tlx extract adds layers to it"
+                )
         return tuple(there if layers is None else layers)
 
     def _mapped(self, layer: str) -> np.ndarray:
@@ -206,13 +262,23 @@ class Dump:
             except (BadDataError, UnsafeError) as error:
                 raise IntegrityError("file-damaged", error.what, where=path) from error
             if len(array) != self.rows or array.dtype != np.dtype(self.how.dtype):
-                raise IntegrityError("array-shape", f"{array.dtype} {array.shape}", where=path,
-                                expected=f"{self.how.dtype} and {self.rows} rows")
+                raise IntegrityError(
+                    "array-shape",
+                    f"{array.dtype} {array.shape}",
+                    where=path,
+                    expected=f"{self.how.dtype} and {self.rows} rows",
+                )
         return np.asarray(array)  # a plain view of the map slices faster than the map
 
 
-def _reopened(folder: Path, layers: Sequence[str], ids: Sequence[str], labels: Sequence[str], about: Mapping[str, str],
-              own_s: float) -> Dump:
+def _reopened(
+    folder: Path,
+    layers: Sequence[str],
+    ids: Sequence[str],
+    labels: Sequence[str],
+    about: Mapping[str, str],
+    own_s: float,
+) -> Dump:
     return Dump(folder, layers, ids=ids, labels=labels, about=about, own_s=own_s)
 
 
@@ -221,7 +287,14 @@ _checked: set[tuple[Any, ...]] = set()  # files as this process found them whole
 
 def _check_once(path: Path, row: Mapping[str, Any]) -> None:
     state = path.stat()
-    seen = (str(path), state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns, row["sha256"])
+    seen = (
+        str(path),
+        state.st_ino,
+        state.st_size,
+        state.st_mtime_ns,
+        state.st_ctime_ns,
+        row["sha256"],
+    )
     if seen not in _checked:
         files.check(path, row)
         _checked.add(seen)
@@ -229,10 +302,12 @@ def _check_once(path: Path, row: Mapping[str, Any]) -> None:
 
 # ---------------------------------------------------------------- identity
 
+
 def identity(network: Network, weights: str, images: str, how: ExtractionConfig) -> dict[str, Any]:
     """What a dump is made from, as plain JSON: its key is the digest of this.
 
-    weights  digest of the weights without the head (backbones.digest). Random ones have none, so what they hold is
+    weights  digest of the weights without the head (backbones.digest). Random ones have none, so
+    what they hold is
              taken, as it always is of the head
     images   Pixels.digest, which covers the sizing
     """
@@ -241,9 +316,20 @@ def identity(network: Network, weights: str, images: str, how: ExtractionConfig)
     inside = network.net.state_dict()
     heads = tuple(f"{name}." for name in network.head_names)
     head = {name: value for name, value in inside.items() if name.startswith(heads)}
-    return {"format": FORMAT, "images": images, "how": asdict(how),
-            "weights": tensors_digest(inside) if random else weights, "head": tensors_digest(head),
-            "network": [row.family, row.model, network.input_size, list(network.mean), list(network.std)]}
+    return {
+        "format": FORMAT,
+        "images": images,
+        "how": asdict(how),
+        "weights": tensors_digest(inside) if random else weights,
+        "head": tensors_digest(head),
+        "network": [
+            row.family,
+            row.model,
+            network.input_size,
+            list(network.mean),
+            list(network.std),
+        ],
+    }
 
 
 def key(network: Network, weights: str, images: str, how: ExtractionConfig) -> str:

@@ -17,12 +17,14 @@ from .shelf import HEADER, DumpDirectory, check_size
 class Entry:
     """A dump in the list.
 
-    bytes, unfinished  on disk in all, and of that in layers that are still being made or were cut off
+    bytes, unfinished  on disk in all, and of that in layers that are still being made or were cut
+                       off
     used               seconds since 1970, when it was last opened
     layers             layer → bytes, of those that are whole
     images, crops      how many images, and crops of each; 0 where the header cannot be read
     about, how         what its maker called it; how it was taken
-    damage             what is wrong with it, in words; "" if nothing is seen without reading every byte
+    damage             what is wrong with it, in words; "" if nothing is seen without reading every
+                       byte
     """
 
     key: str
@@ -46,7 +48,9 @@ class Dumps:
     def keys(self) -> list[str]:
         """Of all dumps, whole or not."""
         names = (p.name for p in self.root.glob("*") if p.is_dir() and p.name != "locks")
-        return sorted({name.split(".")[0] for name in names if not name.startswith(files.TEMPORARY)})
+        return sorted(
+            {name.split(".")[0] for name in names if not name.startswith(files.TEMPORARY)}
+        )
 
     def find(self, prefix: str) -> str:
         """The one key that begins so. Missing if there is none, Usage if there are several."""
@@ -54,12 +58,16 @@ class Dumps:
         if not found:
             raise MissingError(f"dump '{prefix}'", self.root)
         if len(found) > 1:
-            raise UsageError("ambiguous", f"'{prefix}' begins {len(found)} keys", expected="more of its letters")
+            raise UsageError(
+                "ambiguous", f"'{prefix}' begins {len(found)} keys", expected="more of its letters"
+            )
         return found[0]
 
     def entries(self) -> list[Entry]:
         """All dumps, the one used last first."""
-        return sorted((self.entry(key) for key in self.keys()), key=lambda entry: (-entry.used, entry.key))
+        return sorted(
+            (self.entry(key) for key in self.keys()), key=lambda entry: (-entry.used, entry.key)
+        )
 
     def entry(self, key: str) -> Entry:
         """One dump; without reading every byte of it."""
@@ -79,8 +87,18 @@ class Dumps:
             damage = f"{error.where}: {error.what}"
         layers = {row["layer"]: row["bytes"] for row in rows.values() if "layer" in row}
         folder, unfinished = _bytes(shelf.folder), sum(map(_bytes, shelf.parts()))
-        return Entry(key, folder + unfinished, unfinished, shelf.used, layers, header.get("images", 0),
-                     header.get("crops", 0), header.get("about", {}), header.get("identity", {}).get("how", {}), damage)
+        return Entry(
+            key,
+            folder + unfinished,
+            unfinished,
+            shelf.used,
+            layers,
+            header.get("images", 0),
+            header.get("crops", 0),
+            header.get("about", {}),
+            header.get("identity", {}).get("how", {}),
+            damage,
+        )
 
     def verify(self, key: str) -> None:
         """Raise Integrity, naming the file, unless every byte of a dump is as it was written."""
@@ -88,7 +106,9 @@ class Dumps:
         if key not in self.keys():
             raise MissingError(f"dump '{key}'", self.root)
         with shelf.using(), shelf.remedied():
-            if shelf.files() or not shelf.parts():  # one that is only begun has nothing yet to be damaged
+            if (
+                shelf.files() or not shelf.parts()
+            ):  # one that is only begun has nothing yet to be damaged
                 files.verify(shelf.folder)
 
     def remove(self, key: str) -> int:
@@ -105,7 +125,9 @@ class Dumps:
         return freed
 
     def trim(self, budget_bytes: int) -> list[str]:
-        """Remove what has not been used for longest until the rest fits the budget; never what is in use."""
+        """Remove what has not been used for longest until the rest fits the budget; never what is
+        in use.
+        """
         entries = self.entries()
         total, gone = sum(entry.bytes for entry in entries), []
         for entry in reversed(entries):

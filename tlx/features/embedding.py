@@ -1,7 +1,8 @@
 """From the activations of some layers to the rows that a classifier sees: EMBEDDINGS, one row each.
 
-Features come as one array (r, d) or as one array per layer (r, dₗ), in order, often mapped from disk; they are read
-in blocks of rows, so that no copy as wide and as long as a whole dump is ever made. Statistics are float64.
+Features come as one array (r, d) or as one array per layer (r, dₗ), in order, often mapped from
+disk; they are read in blocks of rows, so that no copy as wide and as long as a whole dump is ever
+made. Statistics are float64.
 """
 
 from __future__ import annotations
@@ -18,13 +19,20 @@ from ..spec import Spec, setting
 Features = np.ndarray | Sequence[np.ndarray]
 BLOCK_BYTES = 32 << 20  # of one block of rows in float64
 
-STANDARDIZE = setting("train", choices=("train", "per-set"), help="where mean and standard deviation come from: the "
-                   "training rows, or each set's own rows (as the original does: it looks at the test set as a whole)")
+STANDARDIZE = setting(
+    "train",
+    choices=("train", "per-set"),
+    help="where mean and standard deviation come from: the "
+    "training rows, or each set's own rows (as the original does: it looks at the test set as a "
+    "whole)",
+)
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation (ddof 0) of every feature over some rows. mean, std (d,) float64; rows, how many."""
+    """Mean and standard deviation (ddof 0) of every feature over some rows. mean, std (d,) float64;
+    rows, how many.
+    """
 
     mean: np.ndarray
     std: np.ndarray
@@ -50,11 +58,14 @@ class FittedEmbedding:
 
     @property
     def constant(self) -> int:
-        """How many features were constant over the training rows (0 where there are no statistics)."""
+        """How many features were constant over the training rows (0 where there are no
+        statistics).
+        """
         return self.moments.constant if self.moments else 0
 
     def blocks(self, features: Features, rows: Any = None) -> Iterator[tuple[slice, np.ndarray]]:
-        """The embedded rows, block by block: (where they stand, (b, d) of `dtype`); BadData if one is not finite.
+        """The embedded rows, block by block: (where they stand, (b, d) of `dtype`); BadData if one
+        is not finite.
 
         rows   which rows to take, as indices or a slice; all of them if None
         """
@@ -91,9 +102,15 @@ class Embedding(Spec):
         layers = _layers(features)
         if _length(layers, rows) == 0:
             raise BadDataError("no-rows", "no training row to fit the embedding on")
-        return FittedEmbedding(self, [layer.shape[1] for layer in layers], _moments(layers, rows) if self.learns else None)
+        return FittedEmbedding(
+            self,
+            [layer.shape[1] for layer in layers],
+            _moments(layers, rows) if self.learns else None,
+        )
 
-    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+    def embed(
+        self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
+    ) -> np.ndarray:
         """A block (b, d) float64, ours to change, embedded."""
         return block
 
@@ -114,7 +131,9 @@ class Standard(Embedding):
     learns = True
     standardize: str = STANDARDIZE
 
-    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+    def embed(
+        self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
+    ) -> np.ndarray:
         assert moments is not None
         block -= moments.mean
         return np.divide(block, moments.std, out=np.zeros_like(block), where=moments.std > 0)
@@ -124,17 +143,23 @@ class Standard(Embedding):
 class FNE(Standard):
     """Full-Network Embedding: standardised features cut to −1, 0, 1; a value on a threshold is 0.
 
-    Garcia-Gasulla et al. 2017, An out-of-the-box full-network embedding for convolutional neural networks,
-    arXiv:1705.07706, section 3.
+    Garcia-Gasulla et al. 2017, An out-of-the-box full-network embedding for convolutional neural
+    networks, arXiv:1705.07706, section 3.
     """
 
     kind: ClassVar[str] = "fne"
 
     dtype = "int8"
-    low: float = setting(-0.25, low=-10, high=0, search=False, help="below it −1, in standard deviations")
-    high: float = setting(0.15, low=0, high=10, search=False, help="above it 1, in standard deviations")
+    low: float = setting(
+        -0.25, low=-10, high=0, search=False, help="below it −1, in standard deviations"
+    )
+    high: float = setting(
+        0.15, low=0, high=10, search=False, help="above it 1, in standard deviations"
+    )
 
-    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+    def embed(
+        self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
+    ) -> np.ndarray:
         z = super().embed(block, widths, moments)
         return (z > self.high).astype(np.int8) - (z < self.low).astype(np.int8)
 
@@ -145,9 +170,13 @@ class L2(Embedding):
 
     kind: ClassVar[str] = "l2"
 
-    def embed(self, block: np.ndarray, widths: Sequence[int], moments: Moments | None) -> np.ndarray:
+    def embed(
+        self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
+    ) -> np.ndarray:
         for layer in np.split(block, np.cumsum(widths)[:-1], axis=1):  # views
-            largest = np.abs(layer).max(axis=1, keepdims=True, initial=0)  # first: squares must not overflow
+            largest = np.abs(layer).max(
+                axis=1, keepdims=True, initial=0
+            )  # first: squares must not overflow
             np.divide(layer, largest, out=layer, where=largest > 0)
             length = np.sqrt(np.einsum("ij,ij->i", layer, layer))[:, None]
             np.divide(layer, length, out=layer, where=length > 0)
@@ -159,23 +188,33 @@ EMBEDDINGS: dict[str, type[Embedding]] = {"fne": FNE, "l2": L2, "standard": Stan
 
 # ---------------------------------------------------------------- reading in blocks
 
+
 def _layers(features: Features) -> list[np.ndarray]:
     """One (r, dₗ) array per layer, none of them copied."""
     layers = [features] if isinstance(features, np.ndarray) else list(features)
     if not layers or any(layer.ndim != 2 for layer in layers):
-        raise BadDataError("features-shape", f"layers of shapes {[np.shape(layer) for layer in layers]}",
-                      expected="at least one, each (rows, features): pooled or flattened")
+        raise BadDataError(
+            "features-shape",
+            f"layers of shapes {[np.shape(layer) for layer in layers]}",
+            expected="at least one, each (rows, features): pooled or flattened",
+        )
     if len({len(layer) for layer in layers}) > 1:
-        raise BadDataError("features-shape", f"layers of {[len(layer) for layer in layers]} rows",
-                      expected="the same rows in every layer")
+        raise BadDataError(
+            "features-shape",
+            f"layers of {[len(layer) for layer in layers]} rows",
+            expected="the same rows in every layer",
+        )
     return layers
 
 
 def _same_widths(fitted: Sequence[int], layers: Sequence[np.ndarray]) -> None:
     found = tuple(layer.shape[1] for layer in layers)
     if found != tuple(fitted):
-        raise BadDataError("features-shape", f"layers of {list(found)} features",
-                      expected=f"{list(fitted)} as in the training rows")
+        raise BadDataError(
+            "features-shape",
+            f"layers of {list(found)} features",
+            expected=f"{list(fitted)} as in the training rows",
+        )
 
 
 def _length(layers: Sequence[np.ndarray], rows: Any) -> int:
@@ -188,12 +227,16 @@ def _blocks(layers: Sequence[np.ndarray], rows: Any) -> Iterator[tuple[slice, np
     width = sum(layer.shape[1] for layer in layers)
     step = max(1, BLOCK_BYTES // (8 * max(1, width)))
     for start in range(0, len(index), step):
-        some = index[start:start + step]
-        run = slice(some[0], some[0] + len(some)) if some[-1] - some[0] == len(some) - 1 and _rising(some) else some
+        some = index[start : start + step]
+        run = (
+            slice(some[0], some[0] + len(some))
+            if some[-1] - some[0] == len(some) - 1 and _rising(some)
+            else some
+        )
         block = np.empty((len(some), width))
         at = 0
         for layer in layers:
-            block[:, at:at + layer.shape[1]] = layer[run]
+            block[:, at : at + layer.shape[1]] = layer[run]
             at += layer.shape[1]
         _refuse_not_finite(block, some)
         yield slice(start, start + len(some)), block
@@ -208,14 +251,18 @@ def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
     finite = np.isfinite(block)
     if not finite.all():
         bad = np.flatnonzero(~finite.all(axis=1))
-        raise BadDataError("features-not-finite", f"{int((~finite).sum())} NaN or infinite values in {len(bad)} of "
-                      f"{len(block)} rows, the first in row {index[bad[0]]}",
-                      remedy="a network that diverged, or float16 that overflowed: extract again in float32")
+        raise BadDataError(
+            "features-not-finite",
+            f"{int((~finite).sum())} NaN or infinite values in {len(bad)} of "
+            f"{len(block)} rows, the first in row {index[bad[0]]}",
+            remedy="a network that diverged, or float16 that overflowed: extract again in float32",
+        )
 
 
 def _moments(layers: Sequence[np.ndarray], rows: Any) -> Moments:
-    """Mean and standard deviation in one pass over rows less the first of them: a constant feature has a deviation of
-    exactly 0, a large mean costs no digits, and as (first − mean)² ≤ n·variance, the difference loses no more than n·ε.
+    """Mean and standard deviation in one pass over rows less the first of them: a constant feature
+    has a deviation of exactly 0, a large mean costs no digits, and as (first − mean)² ≤ n·variance,
+    the difference loses no more than n·ε.
     """
     n = _length(layers, rows)
     width = sum(layer.shape[1] for layer in layers)

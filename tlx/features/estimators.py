@@ -1,6 +1,8 @@
-"""Estimators that scikit-learn has not, or not so: same habits (get_params, clone, fit, predict), rows of CLASSIFIERS.
+"""Estimators that scikit-learn has not, or not so: same habits (get_params, clone, fit, predict),
+rows of CLASSIFIERS.
 
-Those that measure distances read rows in blocks, so that a matrix of test × training rows never exists whole.
+Those that measure distances read rows in blocks, so that a matrix of test × training rows never
+exists whole.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
-    """X (r, d) with every row of Euclidean length 1, in float64, a new array; rows of zeros stay."""
+    """X (r, d) with every row of Euclidean length 1, in float64, a new array; rows of zeros
+    stay.
+    """
     X = np.array(X, np.float64)
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
     np.divide(X, largest, out=X, where=largest > 0)
@@ -34,20 +38,26 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
 
 
 def _training(estimator: Any, X: Any, y: Any, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return training rows, at least so many, and labels; ValueError, in scikit-learn's words, for what is none."""
+    """Return training rows, at least so many, and labels; ValueError, in scikit-learn's words, for
+    what is none.
+    """
     X, y = validate_data(estimator, X, y, ensure_min_samples=least)
     check_classification_targets(y)
     return X, y
 
 
 def _rows(estimator: Any, X: Any) -> np.ndarray:
-    """Return rows to be scored as an array as wide as the training rows; NotFittedError before training."""
+    """Return rows to be scored as an array as wide as the training rows; NotFittedError before
+    training.
+    """
     check_is_fitted(estimator, "classes_")
     return validate_data(estimator, X, reset=False)
 
 
 def two_sided(scores: np.ndarray) -> np.ndarray:
-    """Return scores (r, k) as scikit-learn's decision_function has them: of two classes (r,), above 0 the second."""
+    """Return scores (r, k) as scikit-learn's decision_function has them: of two classes (r,), above
+    0 the second.
+    """
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
 
@@ -77,9 +87,10 @@ class Decisive(ScoredClassifier):
 class Neighbours(ScoredClassifier):
     """The k nearest training rows vote, all compared by matrix products in float64.
 
-    Of rows equally far at the last place those vote that come first in the training set; ternary features, whose
-    products are exact, have such rows at every turn. `precomputed`: rows come as their inner products with all training
-    rows and, in the last column, with themselves, (r, n + 1); the votes of ternary features are then the same.
+    Of rows equally far at the last place those vote that come first in the training set; ternary
+    features, whose products are exact, have such rows at every turn. `precomputed`: rows come as
+    their inner products with all training rows and, in the last column, with themselves, (r, n +
+    1); the votes of ternary features are then the same.
     """
 
     k: int
@@ -91,7 +102,9 @@ class Neighbours(ScoredClassifier):
         self.classes_, self._labels = np.unique(y, return_inverse=True)
         self._origin = np.zeros(1) if self.precomputed else np.array(X[0], np.float64)
         self._rows = np.empty((len(X), 0)) if self.precomputed else self._ready(X)
-        self._squares = X[:, -1].copy() if self.precomputed else np.einsum("ij,ij->i", self._rows, self._rows)
+        self._squares = (
+            X[:, -1].copy() if self.precomputed else np.einsum("ij,ij->i", self._rows, self._rows)
+        )
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
@@ -115,12 +128,15 @@ class Neighbours(ScoredClassifier):
         raise NotImplementedError
 
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """What each training row's vote counts, from products (b, n) and squares (b, 1) of the rows asked about."""
+        """What each training row's vote counts, from products (b, n) and squares (b, 1) of the rows
+        asked about.
+        """
         raise NotImplementedError
 
 
 class KnnClassifier(Neighbours):
-    """Neighbours by Euclidean distance, as scikit-learn's KNeighborsClassifier; "distance": votes count 1 / distance.
+    """Neighbours by Euclidean distance, as scikit-learn's KNeighborsClassifier; "distance": votes
+    count 1 / distance.
 
     A row at distance 0, to within rounding, outvotes all others.
     """
@@ -129,7 +145,9 @@ class KnnClassifier(Neighbours):
         self.k, self.weights, self.precomputed = k, weights, precomputed
 
     def _ready(self, X: np.ndarray) -> np.ndarray:
-        return X - self._origin  # the first training row: no digits go to what all share, and whole numbers stay whole
+        return (
+            X - self._origin
+        )  # the first training row: no digits go to what all share, and whole numbers stay whole
 
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
         chosen = nearest(products - 0.5 * self._squares, self.k)
@@ -145,9 +163,11 @@ class KnnClassifier(Neighbours):
 
 
 class CosineKnnClassifier(Neighbours):
-    """Neighbours by angle: each vote counts exp(cosine / temperature). A row of zeros has cosine 0 with all.
+    """Neighbours by angle: each vote counts exp(cosine / temperature). A row of zeros has cosine 0
+    with all.
 
-    Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination, arXiv:1805.01978, sec. 3.4
+    Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination,
+    arXiv:1805.01978, sec. 3.4
     """
 
     def __init__(self, k: int = 10, temperature: float = 0.07, precomputed: bool = False):
@@ -155,7 +175,9 @@ class CosineKnnClassifier(Neighbours):
 
     def _ready(self, X: np.ndarray) -> np.ndarray:
         _, exponent = np.frexp(np.abs(X).max(axis=1, keepdims=True))
-        return np.ldexp(np.asarray(X, np.float64), -exponent)  # squares must not overflow; powers of two lose nothing
+        return np.ldexp(
+            np.asarray(X, np.float64), -exponent
+        )  # squares must not overflow; powers of two lose nothing
 
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
         lengths = np.sqrt(squares) * np.sqrt(self._squares)
@@ -165,7 +187,9 @@ class CosineKnnClassifier(Neighbours):
 
 
 def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
-    """Which k columns of each row are largest; of equals the first. closeness (r, n) → (r, n) bool."""
+    """Which k columns of each row are largest; of equals the first. closeness (r, n) → (r, n)
+    bool.
+    """
     last = np.partition(closeness, -k, axis=1)[:, -k, None]
     nearer, equal = closeness > last, closeness == last
     room = k - nearer.sum(axis=1, keepdims=True)
@@ -173,7 +197,9 @@ def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
 
 
 class NearestMeanClassifier(Decisive):
-    """The class whose mean is nearest: by distance, or ("cosine") by angle, all rows at unit length first."""
+    """The class whose mean is nearest: by distance, or ("cosine") by angle, all rows at unit length
+    first.
+    """
 
     def __init__(self, metric: str = "euclidean"):
         self.metric = metric
@@ -189,7 +215,9 @@ class NearestMeanClassifier(Decisive):
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Cosine, or minus half the squared distance but for what all classes share: (r, k) float64."""
+        """Cosine, or minus half the squared distance but for what all classes share: (r, k)
+        float64.
+        """
         X = _rows(self, X)
         out = np.empty((len(X), len(self.classes_)))
         half = 0.0 if self.metric == "cosine" else 0.5 * (self.means_**2).sum(axis=1)
@@ -200,13 +228,22 @@ class NearestMeanClassifier(Decisive):
 
 
 class KernelSvc(Decisive):
-    """scikit-learn's SVC with the kernel computed by matrix products: same machine, same settings, same answer.
+    """scikit-learn's SVC with the kernel computed by matrix products: same machine, same settings,
+    same answer.
 
-    libsvm asks for one inner product at a time, which at the width of a network is nearly all of its time.
+    libsvm asks for one inner product at a time, which at the width of a network is nearly all of
+    its time.
     """
 
-    def __init__(self, C: float = 1.0, kernel: str = "rbf", gamma: float | str = "scale", tol: float = 1e-3,
-                 max_iter: int = -1, random_state: int | None = None):
+    def __init__(
+        self,
+        C: float = 1.0,
+        kernel: str = "rbf",
+        gamma: float | str = "scale",
+        tol: float = 1e-3,
+        max_iter: int = -1,
+        random_state: int | None = None,
+    ):
         self.C, self.kernel, self.gamma, self.tol, self.max_iter = C, kernel, gamma, tol, max_iter
         self.random_state = random_state
 
@@ -215,15 +252,26 @@ class KernelSvc(Decisive):
         X, y = _training(self, X, y)
         X = np.asarray(X, np.float64)
         spread = X.var() if self.gamma == "scale" else 0.0
-        self.gamma_ = (1 / (X.shape[1] * spread) if spread else 1.0) if self.gamma == "scale" else float(self.gamma)
-        self.machine_ = SVC(C=self.C, kernel="precomputed", tol=self.tol, max_iter=self.max_iter,
-                            random_state=self.random_state).fit(self._kernel(X, X), y)
+        self.gamma_ = (
+            (1 / (X.shape[1] * spread) if spread else 1.0)
+            if self.gamma == "scale"
+            else float(self.gamma)
+        )
+        self.machine_ = SVC(
+            C=self.C,
+            kernel="precomputed",
+            tol=self.tol,
+            max_iter=self.max_iter,
+            random_state=self.random_state,
+        ).fit(self._kernel(X, X), y)
         self.classes_, self.n_iter_ = self.machine_.classes_, self.machine_.n_iter_
         self.support_vectors_, self._trained_on = X[self.machine_.support_], len(X)
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """(r, k) float64: votes of the pairs and their confidence; what SVC predicts is raised above its equals."""
+        """(r, k) float64: votes of the pairs and their confidence; what SVC predicts is raised
+        above its equals.
+        """
         X = _rows(self, X)
         return np.concatenate([self._scores(some) for some in self._kernel_blocks(X)])
 
@@ -232,14 +280,18 @@ class KernelSvc(Decisive):
         if found.ndim == 1:
             return np.stack([-found, found], axis=1)
         chosen = np.searchsorted(self.classes_, self.machine_.predict(kernel))
-        rows = np.flatnonzero(found.argmax(axis=1) != chosen)  # of classes with as many votes SVC takes the first
+        rows = np.flatnonzero(
+            found.argmax(axis=1) != chosen
+        )  # of classes with as many votes SVC takes the first
         found[rows, chosen[rows]] = np.nextafter(found[rows].max(axis=1), np.inf)
         return found
 
     def _kernel_blocks(self, X: np.ndarray) -> Iterator[np.ndarray]:
         for rows in _blocks(len(X), max(self._trained_on, X.shape[1])):
             block = np.zeros((rows.stop - rows.start, self._trained_on))
-            block[:, self.machine_.support_] = self._kernel(np.asarray(X[rows], np.float64), self.support_vectors_)
+            block[:, self.machine_.support_] = self._kernel(
+                np.asarray(X[rows], np.float64), self.support_vectors_
+            )
             yield block
 
     def _kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -253,7 +305,9 @@ class KernelSvc(Decisive):
 
 
 class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
-    """Ridge regression to ±1 at the λ of `alphas` that errs least on rows left out one at a time."""
+    """Ridge regression to ±1 at the λ of `alphas` that errs least on rows left out one at a
+    time.
+    """
 
     def __init__(self, alphas: tuple[float, ...] = (1.0,)):
         self.alphas = alphas
@@ -282,8 +336,8 @@ class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
 class ShrunkLda(Decisive):
     """Linear discriminant analysis with the covariance drawn towards a multiple of the identity.
 
-    Σ = (1 − s)·S + s·tr(S)/d·I. S (d, d) is never made: its inverse is applied through the n × n products of the
-    rows (Woodbury). Equal to scikit-learn's solver "lsqr" with the same shrinkage.
+    Σ = (1 − s)·S + s·tr(S)/d·I. S (d, d) is never made: its inverse is applied through the n × n
+    products of the rows (Woodbury). Equal to scikit-learn's solver "lsqr" with the same shrinkage.
     """
 
     def __init__(self, shrinkage: float = 0.1):
@@ -302,8 +356,11 @@ class ShrunkLda(Decisive):
         inner = share * (within @ within.T) + ridge * np.eye(len(X))
         away = means - origin
         self.coef_ = (away - share * np.linalg.solve(inner, within @ away.T).T @ within) / ridge
-        self.intercept_ = (np.log(np.bincount(labels) / len(X)) - 0.5 * np.einsum("ij,ij->i", away, self.coef_)
-                           - self.coef_ @ origin)
+        self.intercept_ = (
+            np.log(np.bincount(labels) / len(X))
+            - 0.5 * np.einsum("ij,ij->i", away, self.coef_)
+            - self.coef_ @ origin
+        )
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:

@@ -1,4 +1,6 @@
-"""Exports: features as `features.npy` and `file_names.txt`, a layout that other tools read and write."""
+"""Exports: features as `features.npy` and `file_names.txt`, a layout that other tools read and
+write.
+"""
 
 from __future__ import annotations
 
@@ -29,8 +31,8 @@ class FeatureFile:
 def write(dump: Dump, folder: Path, layers: Sequence[str] | None = None) -> None:
     """Put layers of a dump (all unless given), one beside the other, into `folder` as float32.
 
-    Rows are named by the images' ids, with `_crop_<i>` behind where there are several crops of an image. An id with a
-    line break is refused, and one that stands twice.
+    Rows are named by the images' ids, with `_crop_<i>` behind where there are several crops of an
+    image. An id with a line break is refused, and one that stands twice.
     """
     names = _row_names(dump)
     layers = dump.layers if layers is None else tuple(layers)
@@ -50,42 +52,65 @@ def _row_names(dump: Dump) -> list[str]:
         raise UsageError("no-ids", "the images of this dump have no names", where=dump.folder)
     odd = [name for name in dump.ids if name != "".join(name.splitlines())]
     if odd or len(set(dump.ids)) != len(dump.ids):
-        raise UsageError("names", f"{len(odd)} names with a line break, {len(dump.ids) - len(set(dump.ids))} stand twice",
-                    where=dump.folder, expected="names that a list with one a line can hold")
+        raise UsageError(
+            "names",
+            f"{len(odd)} names with a line break, {len(dump.ids) - len(set(dump.ids))} stand twice",
+            where=dump.folder,
+            expected="names that a list with one a line can hold",
+        )
     if dump.crops == 1:
         return list(dump.ids)
     return [f"{name}_crop_{crop}" for name in dump.ids for crop in range(dump.crops)]
 
 
 def read(folder: Path) -> FeatureFile:
-    """Features in this layout, whoever wrote them. Missing, Unsafe or BadData with everything wrong at once."""
+    """Features in this layout, whoever wrote them. Missing, Unsafe or BadData with everything wrong
+    at once.
+    """
     array_path, names_path = Path(folder) / FEATURES, Path(folder) / NAMES
-    raise_all([MissingError(path.name, path) for path in (array_path, names_path) if not path.is_file()])
+    raise_all(
+        [MissingError(path.name, path) for path in (array_path, names_path) if not path.is_file()]
+    )
     array, names = read_npy(array_path), _names(names_path)
     problems = []
     if array.ndim < 2 or array.dtype.kind not in "fiu":
-        problems.append(BadDataError("npy-shape", f"{array.dtype} {array.shape}", where=array_path,
-                                expected="numbers, a row an image"))
+        problems.append(
+            BadDataError(
+                "npy-shape",
+                f"{array.dtype} {array.shape}",
+                where=array_path,
+                expected="numbers, a row an image",
+            )
+        )
     elif len(names) != len(array):
-        problems.append(BadDataError("count", f"{len(names)} names for {len(array)} rows", where=names_path))
+        problems.append(
+            BadDataError("count", f"{len(names)} names for {len(array)} rows", where=names_path)
+        )
     raise_all(problems)
     flat = np.asarray(array).reshape(len(array), -1)
     step = max(1, CHUNK_BYTES // (flat.shape[1] * flat.itemsize))
     for start in range(0, len(flat), step):
-        if not np.isfinite(flat[start:start + step]).all():
-            raise BadDataError("features-not-finite", f"NaN or infinity in rows {start} to {start + step - 1}",
-                          where=array_path)
+        if not np.isfinite(flat[start : start + step]).all():
+            raise BadDataError(
+                "features-not-finite",
+                f"NaN or infinity in rows {start} to {start + step - 1}",
+                where=array_path,
+            )
     return FeatureFile(flat, names)
 
 
 def _names(path: Path) -> tuple[str, ...]:
     size = path.stat().st_size
     if size > NAMES_LIMIT:
-        raise BadDataError("names-size", f"{size:,} bytes", where=path, expected=f"at most {NAMES_LIMIT:,}")
+        raise BadDataError(
+            "names-size", f"{size:,} bytes", where=path, expected=f"at most {NAMES_LIMIT:,}"
+        )
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
     except UnicodeDecodeError as error:
-        raise BadDataError("names-encoding", f"not UTF-8 at byte {error.start}", where=path) from error
+        raise BadDataError(
+            "names-encoding", f"not UTF-8 at byte {error.start}", where=path
+        ) from error
     lines = lines[:-1] if lines and not lines[-1] else lines
     empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
     if empty:

@@ -44,12 +44,14 @@ class ImageRows(Protocol):
 
 @dataclass(frozen=True)
 class ExtractionContext:
-    """Where a dump is kept, where it is made, and what it is called there: nothing here changes its numbers.
+    """Where a dump is kept, where it is made, and what it is called there: nothing here changes its
+    numbers.
 
     root         folder of all dumps
     device       "cpu", "cuda", …
     ids, labels  of the images, in their order; kept with the dump until they are given otherwise
-    about        a few words for people, name → text: backbone, dataset, root (the folder that the ids are below)
+    about        a few words for people, name → text: backbone, dataset, root (the folder that the
+                 ids are below)
     progress     told (rows done, of how many)
     stopping     asked between batches; True ends with Stopped, and the same call continues later
     """
@@ -63,12 +65,21 @@ class ExtractionContext:
     stopping: Callable[[], bool] = lambda: False
 
 
-def extract(network: Network, weights: str, pixels: ImageRows, layers: Sequence[str | int], place: ExtractionContext,
-            how: ExtractionConfig = DEFAULT) -> Dump:
-    """The dump of `layers` (in any way that activations.resolve takes) of these images; what is there is not redone.
+def extract(
+    network: Network,
+    weights: str,
+    pixels: ImageRows,
+    layers: Sequence[str | int],
+    place: ExtractionContext,
+    how: ExtractionConfig = DEFAULT,
+) -> Dump:
+    """The dump of `layers` (in any way that activations.resolve takes) of these images; what is
+    there is not redone.
 
-    weights  digest of the weights (backbones.digest), which with the images and `how` names the dump
-    Raises UnknownName or Usage for layers, Resource for the disk, BadData for NaN, Stopped, Integrity for damage.
+    weights  digest of the weights (backbones.digest), which with the images and `how` names the
+             dump
+    Raises UnknownName or Usage for layers, Resource for the disk, BadData for NaN, Stopped,
+      Integrity for damage.
     """
     names = activations.resolve(network, layers)
     _check_fits(network, pixels, place)
@@ -77,17 +88,26 @@ def extract(network: Network, weights: str, pixels: ImageRows, layers: Sequence[
     own_s = 0.0
     with shelf.using():
         if set(names) - set(shelf.layers()):
-            header = {"identity": made_from, "images": len(pixels), "crops": pixels.crops, "about": dict(place.about)}
+            header = {
+                "identity": made_from,
+                "images": len(pixels),
+                "crops": pixels.crops,
+                "about": dict(place.about),
+            }
             with shelf.writing(place.stopping):
                 shelf.begin(header, _description(place))
                 _complete(shelf)
-                for runner, some in _passes(network, [n for n in names if n not in shelf.layers()], how):
+                for runner, some in _passes(
+                    network, [n for n in names if n not in shelf.layers()], how
+                ):
                     own_s += _perform(runner, some, pixels, shelf, place, how)
         elif shelf.leftovers():
             with contextlib.suppress(BusyError), shelf.writing(wait=False):
                 _complete(shelf)
         _describe(shelf, place)
-        return Dump(shelf.folder, names, ids=place.ids, labels=place.labels, about=place.about, own_s=own_s)
+        return Dump(
+            shelf.folder, names, ids=place.ids, labels=place.labels, about=place.about, own_s=own_s
+        )
 
 
 def _description(place: ExtractionContext) -> dict[str, Any]:
@@ -95,8 +115,10 @@ def _description(place: ExtractionContext) -> dict[str, Any]:
 
 
 def _describe(shelf: DumpDirectory, place: ExtractionContext) -> None:
-    """Keep what the images are called now: labels may have been put right, and the data set renamed, since the first
-    extraction, and the numbers are the same. An extraction that knows no labels leaves those of the same ids."""
+    """Keep what the images are called now: labels may have been put right, and the data set
+    renamed, since the first extraction, and the numbers are the same. An extraction that knows no
+    labels leaves those of the same ids.
+    """
     new = _description(place)
     if not place.ids and not place.labels:
         return
@@ -108,7 +130,9 @@ def _describe(shelf: DumpDirectory, place: ExtractionContext) -> None:
             shelf.describe(new)
 
 
-def bytes_needed(network: Network, layers: Sequence[str | int], rows: int, how: ExtractionConfig = DEFAULT) -> int:
+def bytes_needed(
+    network: Network, layers: Sequence[str | int], rows: int, how: ExtractionConfig = DEFAULT
+) -> int:
     """What a dump of so many rows (images × crops) takes on disk; nothing is computed."""
     tap = Capture(network, layers, reduce=how.reduce, dtype=how.dtype)
     return _bytes(tap.shapes, rows, how)
@@ -122,9 +146,12 @@ def _bytes(shapes: Mapping[str, Sequence[int]], rows: int, how: ExtractionConfig
 def _check_fits(network: Network, pixels: ImageRows, place: ExtractionContext) -> None:
     _, _, height, width, channels = pixels.shape
     if (height, width, channels) != (network.input_size, network.input_size, network.channels):
-        raise UsageError("input-size", f"images of {height} × {width} pixels in {channels} channels",
-                    expected=f"{network.input_size} × {network.input_size} in {network.channels}, which "
-                             f"{network.row.title} takes")
+        raise UsageError(
+            "input-size",
+            f"images of {height} × {width} pixels in {channels} channels",
+            expected=f"{network.input_size} × {network.input_size} in {network.channels}, which "
+            f"{network.row.title} takes",
+        )
     if not len(pixels):
         raise UsageError("no-images", "there is no image to extract from")
     for what, given in (("ids", place.ids), ("labels", place.labels)):
@@ -142,8 +169,12 @@ def _complete(shelf: DumpDirectory) -> None:
             shelf.discard(folder)
 
 
-def _passes(network: Network, names: Sequence[str], how: ExtractionConfig) -> Iterator[tuple[Network, list[str]]]:
-    """The networks to run and what to take from each: a convolution that is folded away needs a pass of its own."""
+def _passes(
+    network: Network, names: Sequence[str], how: ExtractionConfig
+) -> Iterator[tuple[Network, list[str]]]:
+    """The networks to run and what to take from each: a convolution that is folded away needs a
+    pass of its own.
+    """
     if not names:
         return
     runner, folded = folding.for_inference(network, fold=how.fold)
@@ -154,12 +185,29 @@ def _passes(network: Network, names: Sequence[str], how: ExtractionConfig) -> It
         yield folding.for_inference(network, fold=False)[0], own
 
 
-def _perform(runner: Network, names: list[str], pixels: ImageRows, shelf: DumpDirectory, place: ExtractionContext, how: ExtractionConfig) -> float:
-    """One pass over all images, from where an earlier one was cut off; the seconds that took now."""
+def _perform(
+    runner: Network,
+    names: list[str],
+    pixels: ImageRows,
+    shelf: DumpDirectory,
+    place: ExtractionContext,
+    how: ExtractionConfig,
+) -> float:
+    """One pass over all images, from where an earlier one was cut off; the seconds that took
+    now.
+    """
     tap = Capture(runner, names, reduce=how.reduce, dtype=how.dtype)
     rows = len(pixels) * pixels.crops
-    made_on = {"device": _device_name(place.device), "threads": torch.get_num_threads(), "torch": torch.__version__}
-    start = {"key": shelf.key, "layers": {name: list(shape) for name, shape in tap.shapes.items()}, **made_on}
+    made_on = {
+        "device": _device_name(place.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    start = {
+        "key": shelf.key,
+        "layers": {name: list(shape) for name, shape in tap.shapes.items()},
+        **made_on,
+    }
     name = files.digest(start)[:16]
     folder = shelf.part(name)
     there = sum(path.stat().st_size for path in folder.glob("*.npy"))
@@ -168,7 +216,9 @@ def _perform(runner: Network, names: list[str], pixels: ImageRows, shelf: DumpDi
         before = part.seconds
         runner.to(place.device)
         _forward_all(tap, pixels, part, place, how)
-        made = part.finish(**{"pass": name, "rows": rows, "layers": len(names), "tlx": __version__}, **made_on)
+        made = part.finish(
+            **{"pass": name, "rows": rows, "layers": len(names), "tlx": __version__}, **made_on
+        )
     shelf.publish(folder, made)
     shelf.discard(folder)
     return part.seconds - before
@@ -180,8 +230,13 @@ def _device_name(device: str) -> str:
 
 # ---------------------------------------------------------------- the loop
 
-def _forward_all(tap: Capture, pixels: ImageRows, part: DumpPart, place: ExtractionContext, how: ExtractionConfig) -> None:
-    """Forward what the part lacks. One thread reads ahead, one writes behind; the order of the batches is fixed."""
+
+def _forward_all(
+    tap: Capture, pixels: ImageRows, part: DumpPart, place: ExtractionContext, how: ExtractionConfig
+) -> None:
+    """Forward what the part lacks. One thread reads ahead, one writes behind; the order of the
+    batches is fixed.
+    """
     feed = _Feed(tap.network, pixels, part.total, place.device, how.batch)
     behind: Future[None] | None = None
     with ThreadPoolExecutor(1) as writer, contextlib.closing(feed):
@@ -189,7 +244,9 @@ def _forward_all(tap: Capture, pixels: ImageRows, part: DumpPart, place: Extract
             for first, x in feed.batches(part.rows):
                 if place.stopping():
                     raise Stopped(15)
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=how.precision == "bfloat16"):
+                with torch.autocast(
+                    x.device.type, torch.bfloat16, enabled=how.precision == "bfloat16"
+                ):
                     found = tap(x)
                 ready = _on_host(found)
                 if behind is not None:
@@ -205,7 +262,9 @@ def _append(part: DumpPart, ready: Callable[[], dict[str, np.ndarray]]) -> None:
 
 
 def _end(behind: Future[None] | None, part: DumpPart) -> None:
-    """Wait for the last batch; what was written is worth a mark, also when the pass is being cut off."""
+    """Wait for the last batch; what was written is worth a mark, also when the pass is being cut
+    off.
+    """
     if behind is not None:
         behind.result()
         part.mark()
@@ -215,7 +274,10 @@ def _on_host(found: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarra
     """Begin to bring arrays to main memory; calling the result waits for them."""
     if not any(tensor.is_cuda for tensor in found.values()):
         return lambda: {name: tensor.numpy() for name, tensor in found.items()}
-    host = {name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True) for name, tensor in found.items()}
+    host = {
+        name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        for name, tensor in found.items()
+    }
     for name, tensor in found.items():
         host[name].copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event()
@@ -229,7 +291,9 @@ def _on_host(found: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarra
 
 
 class _Feed:
-    """Normalised batches of all rows, in order, the next one being read while the last one is used."""
+    """Normalised batches of all rows, in order, the next one being read while the last one is
+    used.
+    """
 
     def __init__(self, network: Network, pixels: ImageRows, total: int, device: str, batch: int):
         self._pixels, self._total, self._device, self._batch = pixels, total, device, batch
@@ -238,7 +302,9 @@ class _Feed:
         self._reader = ThreadPoolExecutor(1)
 
     def batches(self, first: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first row, x (b, channels, h, w) float32, channels last in memory) from row `first` on."""
+        """(first row, x (b, channels, h, w) float32, channels last in memory) from row `first`
+        on.
+        """
         ahead: Future[torch.Tensor] | None = None
         for start in range(first, self._total, self._batch):
             raw = ahead.result() if ahead is not None else self._read(start)

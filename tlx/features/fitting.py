@@ -24,7 +24,8 @@ class FittedClassifier:
     classes    (k',) int64 — the labels seen, ascending
     converged  False where the solver stopped at its last step before its tolerance
     notes      what the solver warned of
-    reads      "features"; or which view of `spans.Seen`, where rows are known by their inner products
+    reads      "features"; or which view of `spans.Seen`, where rows are known by their inner
+               products
     dtype      what rows are converted to, block by block
     """
 
@@ -37,19 +38,26 @@ class FittedClassifier:
     dtype: str = "float64"
 
     def predict(self, rows: Any) -> np.ndarray:
-        """The class of every row, as it was spelled in training: (r,) int64. `rows` as for `scores`."""
+        """The class of every row, as it was spelled in training: (r,) int64. `rows` as for
+        `scores`.
+        """
         return self.classes[self.scores(rows).argmax(axis=1)]
 
     def scores(self, rows: Any, classes: int | None = None) -> np.ndarray:
-        """(r, k') float64, higher is likelier; where the largest stands, there stands the prediction.
+        """(r, k') float64, higher is likelier; where the largest stands, there stands the
+        prediction.
 
         rows      (r, d) any real dtype, read in blocks; or what `spans.Training.seen` gave
-        classes   labels are 0…classes−1 and each has a column: (r, classes); one not seen lies below all others
+        classes   labels are 0…classes−1 and each has a column: (r, classes); one not seen lies
+                  below all others
         """
         X = getattr(rows, self.reads) if not isinstance(rows, np.ndarray) else rows
         check_rows(X, self.model.n_features_in_)
         step = max(1, BLOCK_BYTES // (8 * max(1, X.shape[1])))
-        blocks = [self._scores(np.asarray(X[i:i + step], self.dtype, order="C")) for i in range(0, len(X), step)]
+        blocks = [
+            self._scores(np.asarray(X[i : i + step], self.dtype, order="C"))
+            for i in range(0, len(X), step)
+        ]
         found = np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
         if classes is None:
             return found
@@ -58,15 +66,26 @@ class FittedClassifier:
         return out
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
-        ask = next(getattr(self.model, name) for name in ("scores", "decision_function", "predict_proba")
-                   if hasattr(self.model, name))
+        ask = next(
+            getattr(self.model, name)
+            for name in ("scores", "decision_function", "predict_proba")
+            if hasattr(self.model, name)
+        )
         found = np.asarray(ask(X), np.float64)
         return np.stack([-found, found], axis=1) if found.ndim == 1 else found
 
 
-def fit(spec: Classifier, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where: object = "",
-        settings: dict[str, Any] | None = None) -> FittedClassifier:
-    """The classifier trained on X (n, d) of any real dtype and y (n,) whole numbers; neither is kept nor changed.
+def fit(
+    spec: Classifier,
+    X: np.ndarray,
+    y: np.ndarray,
+    *,
+    seed: int = 0,
+    where: object = "",
+    settings: dict[str, Any] | None = None,
+) -> FittedClassifier:
+    """The classifier trained on X (n, d) of any real dtype and y (n,) whole numbers; neither is
+    kept nor changed.
 
     seed       of the solver's own chance
     where      which trial, for the message
@@ -87,7 +106,9 @@ def fit(spec: Classifier, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where:
     return FittedClassifier(spec, model, classes, converged, sorted(set(notes)), dtype=spec.dtype)
 
 
-def problems(spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = "") -> Sequence[TlxError]:
+def problems(
+    spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = ""
+) -> Sequence[TlxError]:
     """Everything that forbids this fit; [] if nothing does. X (n, d), y (n,)."""
     try:
         check_rows(X, where=where)
@@ -97,7 +118,13 @@ def problems(spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = 
     found: list[TlxError | None] = []
     classes = len(np.unique(y))
     if classes < 2:
-        found.append(BadDataError("one-class", f"{classes} class among {len(y)} training rows", expected="at least two"))
+        found.append(
+            BadDataError(
+                "one-class",
+                f"{classes} class among {len(y)} training rows",
+                expected="at least two",
+            )
+        )
     found.append(spec.wants(X, y) if len(y) else None)
     wrong = [problem for problem in found if problem]
     for problem in wrong:
@@ -108,23 +135,44 @@ def problems(spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = 
 def check_labels(y: np.ndarray, rows: int, *, where: object = "") -> None:
     """BadData where y is not one whole number for each of the rows."""
     if y.shape != (rows,) or y.dtype.kind not in "iu":
-        raise BadDataError("labels-shape", f"labels of shape {y.shape} and type {y.dtype} for {rows} rows", where=where,
-                      expected="one whole number per row")
+        raise BadDataError(
+            "labels-shape",
+            f"labels of shape {y.shape} and type {y.dtype} for {rows} rows",
+            where=where,
+            expected="one whole number per row",
+        )
 
 
 def check_rows(X: np.ndarray, width: int | None = None, *, where: object = "") -> None:
     """BadData where rows are no (n, d) of finite numbers, or d is not `width`; read in blocks."""
     if X.ndim != 2 or 0 in X.shape[1:] or X.dtype.kind not in "fiub":
-        raise BadDataError("features-shape", f"rows of shape {X.shape} and type {X.dtype}", where=where,
-                      expected="(rows, features) of numbers, at least one feature")
+        raise BadDataError(
+            "features-shape",
+            f"rows of shape {X.shape} and type {X.dtype}",
+            where=where,
+            expected="(rows, features) of numbers, at least one feature",
+        )
     if width is not None and X.shape[1] != width:
-        raise BadDataError("features-shape", f"rows of {X.shape[1]} features", where=where,
-                      expected=f"{width} as in the training rows")
+        raise BadDataError(
+            "features-shape",
+            f"rows of {X.shape[1]} features",
+            where=where,
+            expected=f"{width} as in the training rows",
+        )
     if X.dtype.kind != "f":
         return
     step = max(1, BLOCK_BYTES // (X.itemsize * X.shape[1]))
-    bad = np.concatenate([np.flatnonzero(~np.isfinite(X[i:i + step]).all(axis=1)) + i
-                          for i in range(0, len(X), step)] or [np.empty(0, np.int64)])
+    bad = np.concatenate(
+        [
+            np.flatnonzero(~np.isfinite(X[i : i + step]).all(axis=1)) + i
+            for i in range(0, len(X), step)
+        ]
+        or [np.empty(0, np.int64)]
+    )
     if len(bad):
-        raise BadDataError("features-not-finite", f"NaN or infinity in {len(bad)} of {len(X)} rows, the first in row "
-                      f"{bad[0]}", where=where, remedy="extract again in float32, or see whether the network diverged")
+        raise BadDataError(
+            "features-not-finite",
+            f"NaN or infinity in {len(bad)} of {len(X)} rows, the first in row {bad[0]}",
+            where=where,
+            remedy="extract again in float32, or see whether the network diverged",
+        )

@@ -1,8 +1,10 @@
-"""Part: layers of a dump while they are being made, one growing .npy file each, and a journal of what is whole.
+"""Part: layers of a dump while they are being made, one growing .npy file each, and a journal of
+what is whole.
 
-Batches are appended to every file; from time to time the files are made durable and then a mark in the journal says
-how many rows they hold and the SHA-256 of each file up to there. A cut-off pass is continued behind the last mark whose
-checksums are right, so at most the work since then is done twice.
+Batches are appended to every file; from time to time the files are made durable and then a mark in
+the journal says how many rows they hold and the SHA-256 of each file up to there. A cut-off pass is
+continued behind the last mark whose checksums are right, so at most the work since then is done
+twice.
 """
 
 from __future__ import annotations
@@ -23,13 +25,23 @@ from ..errors import BadDataError
 from .shelf import file_name
 
 JOURNAL = "journal"
-MARK_S, MARK_BYTES = 1.0, 64 << 20  # a mark is set after so many seconds or bytes, always between two batches
+MARK_S, MARK_BYTES = (
+    1.0,
+    64 << 20,
+)  # a mark is set after so many seconds or bytes, always between two batches
 READ_BYTES = 1 << 20
 
 
 def whole(folder: Path) -> dict[str, Any] | None:
     """File → manifest row of a part that lacks nothing; None for one that does."""
-    return next((record["files"] for record in files.Journal.read(folder / JOURNAL) if record["t"] == "whole"), None)
+    return next(
+        (
+            record["files"]
+            for record in files.Journal.read(folder / JOURNAL)
+            if record["t"] == "whole"
+        ),
+        None,
+    )
 
 
 @dataclass
@@ -51,7 +63,7 @@ class _Growing:
         view = memoryview(data)
         with files.storage_errors(self.path):
             while view:
-                view = view[os.write(self.fd, view):]
+                view = view[os.write(self.fd, view) :]
 
     def cut(self, rows: int) -> None:
         """Be so many rows long."""
@@ -71,8 +83,14 @@ class DumpPart:
     shapes   layer → shape of one row
     """
 
-    def __init__(self, folder: Path, start: Mapping[str, Any], shapes: Mapping[str, Sequence[int]], dtype: str,
-                 rows: int):
+    def __init__(
+        self,
+        folder: Path,
+        start: Mapping[str, Any],
+        shapes: Mapping[str, Sequence[int]],
+        dtype: str,
+        rows: int,
+    ):
         self.folder, self.dtype, self.total = files.make_folder(folder), np.dtype(dtype), rows
         self.rows, self.seconds = 0, 0.0
         self.journal = files.Journal(folder / JOURNAL)
@@ -86,7 +104,11 @@ class DumpPart:
         except BaseException:
             self.close()
             raise
-        self._marked, self._marked_at, self._since = self.rows, time.monotonic(), time.perf_counter()
+        self._marked, self._marked_at, self._since = (
+            self.rows,
+            time.monotonic(),
+            time.perf_counter(),
+        )
 
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add a batch, layer → (b, …). BadData if it holds NaN or infinity."""
@@ -97,7 +119,9 @@ class DumpPart:
             growing.write(data)
             growing.sum.update(data)
         self.rows += len(next(iter(arrays.values())))
-        grown = (self.rows - self._marked) * sum(growing.row_bytes for growing in self._files.values())
+        grown = (self.rows - self._marked) * sum(
+            growing.row_bytes for growing in self._files.values()
+        )
         if time.monotonic() - self._marked_at >= MARK_S or grown >= MARK_BYTES:
             self.mark()
 
@@ -110,18 +134,33 @@ class DumpPart:
                 os.fsync(growing.fd)
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
-        self.journal.append({"t": "mark", "rows": self.rows, "seconds": round(self.seconds, 3),
-                             "sums": {layer: growing.sum.hexdigest() for layer, growing in self._files.items()}})
+        self.journal.append(
+            {
+                "t": "mark",
+                "rows": self.rows,
+                "seconds": round(self.seconds, 3),
+                "sums": {layer: growing.sum.hexdigest() for layer, growing in self._files.items()},
+            }
+        )
         self._marked, self._marked_at = self.rows, time.monotonic()
 
     def finish(self, **about: Any) -> dict[str, Any]:
-        """All rows are there: file → manifest row, with `about` and the seconds spent in its "made"."""
+        """All rows are there: file → manifest row, with `about` and the seconds spent in its
+        "made".
+        """
         if self.rows != self.total:
             raise ValueError(f"{self.rows} of {self.total} rows")
         self.mark()
         made = {"seconds": round(self.seconds, 3), **about}
-        rows = {growing.path.name: {"bytes": growing.size(self.rows), "sha256": growing.sum.hexdigest(),
-                                    "layer": layer, "made": made} for layer, growing in self._files.items()}
+        rows = {
+            growing.path.name: {
+                "bytes": growing.size(self.rows),
+                "sha256": growing.sum.hexdigest(),
+                "layer": layer,
+                "made": made,
+            }
+            for layer, growing in self._files.items()
+        }
         files.sync_folder(self.folder)
         self.journal.append({"t": "whole", "files": rows})
         return rows
@@ -143,14 +182,18 @@ class DumpPart:
 
     def _opened(self, layer: str, shape: tuple[int, ...]) -> _Growing:
         head = io.BytesIO()
-        np.lib.format.write_array_header_1_0(head, {"descr": self.dtype.str, "fortran_order": False, "shape": shape})
+        np.lib.format.write_array_header_1_0(
+            head, {"descr": self.dtype.str, "fortran_order": False, "shape": shape}
+        )
         path = self.folder / file_name(layer)
         fd = files.open_own(path, os.O_RDWR | os.O_CREAT)
         row_bytes = int(np.prod(shape[1:], dtype=np.int64)) * self.dtype.itemsize
         return _Growing(path, head.getvalue(), row_bytes, fd)
 
     def _continue(self) -> None:
-        """Go back to the last mark that every file agrees with, and cut off what stands behind it."""
+        """Go back to the last mark that every file agrees with, and cut off what stands behind
+        it.
+        """
         marks: list[dict[str, Any]] = []
         for record in self.journal.records:
             if record["t"] == "mark":
@@ -158,8 +201,12 @@ class DumpPart:
             elif record["t"] == "back":
                 marks = [mark for mark in marks if mark["rows"] <= record["rows"]]
         sums = {layer: self._sums(layer, growing, marks) for layer, growing in self._files.items()}
-        good = min(len(found) for found in sums.values()) - 1  # the first sum is that of the header alone
-        self.rows, self.seconds = (marks[good - 1]["rows"], marks[good - 1]["seconds"]) if good else (0, 0.0)
+        good = (
+            min(len(found) for found in sums.values()) - 1
+        )  # the first sum is that of the header alone
+        self.rows, self.seconds = (
+            (marks[good - 1]["rows"], marks[good - 1]["seconds"]) if good else (0, 0.0)
+        )
         if good < len(marks):
             self.journal.append({"t": "back", "rows": self.rows})
         for layer, growing in self._files.items():
@@ -168,7 +215,9 @@ class DumpPart:
 
     @staticmethod
     def _sums(layer: str, growing: _Growing, marks: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The running sums at the header's end and at each mark, as far as they agree with the file."""
+        """The running sums at the header's end and at each mark, as far as they agree with the
+        file.
+        """
         found = [hashlib.sha256(growing.head)]
         if marks and os.read(growing.fd, len(growing.head)) != growing.head:
             return found
@@ -189,7 +238,14 @@ def _check_finite(layer: str, array: np.ndarray, first_row: int) -> None:
     finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
-        remedy = "values above 65,504 do not fit float16: keep them as float32" if array.dtype == np.float16 else \
-            "the weights may be damaged, or not made for this network"
-        raise BadDataError("features-not-finite", f"{layer} gives NaN or infinity in {len(bad)} of {len(array)} rows, "
-                      f"first in row {first_row + int(bad[0])}", remedy=remedy)
+        remedy = (
+            "values above 65,504 do not fit float16: keep them as float32"
+            if array.dtype == np.float16
+            else "the weights may be damaged, or not made for this network"
+        )
+        raise BadDataError(
+            "features-not-finite",
+            f"{layer} gives NaN or infinity in {len(bad)} of {len(array)} rows, "
+            f"first in row {first_row + int(bad[0])}",
+            remedy=remedy,
+        )

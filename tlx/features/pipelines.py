@@ -1,4 +1,5 @@
-"""A trial's embedding and classifier as one scikit-learn Pipeline: raw features in, class names out.
+"""A trial's embedding and classifier as one scikit-learn Pipeline: raw features in, class names
+out.
 
 What it is made of are arrays, numbers and text, so that it is stored without pickle.
 """
@@ -15,22 +16,45 @@ from sklearn.pipeline import Pipeline
 from ..spec import parse_spec
 from . import embedding, estimators, fitting
 
-TRUSTED = (embedding.Moments, *(thing for thing in vars(estimators).values() if isinstance(thing, type)
-                                and issubclass(thing, BaseEstimator) and thing.__module__ == estimators.__name__))
+TRUSTED = (
+    embedding.Moments,
+    *(
+        thing
+        for thing in vars(estimators).values()
+        if isinstance(thing, type)
+        and issubclass(thing, BaseEstimator)
+        and thing.__module__ == estimators.__name__
+    ),
+)
 XGBOOST = ["xgboost.core.Booster", "xgboost.sklearn.XGBClassifier"]
 
 
 class Embedded(TransformerMixin, BaseEstimator):
-    """An embedding whose statistics are fixed: (r, d) raw features, the layers side by side, to (r, d) embedded ones.
+    """An embedding whose statistics are fixed: (r, d) raw features, the layers side by side, to (r,
+    d) embedded ones.
 
     embedding    text as for --embedding
-    per_set      statistics are of the rows given, as the original study did: then rows are to come all at once
+    per_set      statistics are of the rows given, as the original study did: then rows are to come
+                 all at once
     widths       features of each layer, in order
     mean, std    (d,) float64 of the training rows; None where the embedding has no statistics
     """
 
-    def __init__(self, embedding: str, per_set: bool, widths: Sequence[int], mean: Any = None, std: Any = None):
-        self.embedding, self.per_set, self.widths, self.mean, self.std = embedding, per_set, widths, mean, std
+    def __init__(
+        self,
+        embedding: str,
+        per_set: bool,
+        widths: Sequence[int],
+        mean: Any = None,
+        std: Any = None,
+    ):
+        self.embedding, self.per_set, self.widths, self.mean, self.std = (
+            embedding,
+            per_set,
+            widths,
+            mean,
+            std,
+        )
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
         """Nothing: its statistics are what it was made with."""
@@ -79,14 +103,30 @@ class Named(ClassifierMixin, BaseEstimator):
         return np.asarray(self.names)[np.asarray(found, np.int64)]
 
 
-def pipeline(embedded: embedding.FittedEmbedding, text: str, fitted: fitting.FittedClassifier, names: Sequence[str]) -> Pipeline:
-    """The two as one fitted Pipeline. `text` is the embedding as it was asked for; `fitted` reads features."""
+def pipeline(
+    embedded: embedding.FittedEmbedding,
+    text: str,
+    fitted: fitting.FittedClassifier,
+    names: Sequence[str],
+) -> Pipeline:
+    """The two as one fitted Pipeline. `text` is the embedding as it was asked for; `fitted` reads
+    features.
+    """
     moments = embedded.moments
-    first = Embedded(text, getattr(embedded.spec, "standardize", "train") == "per-set", list(embedded.widths),
-                     moments and moments.mean, moments and moments.std)
-    return Pipeline([("embedding", first), ("classifier", Named(fitted.model, list(names), fitted.dtype))])
+    first = Embedded(
+        text,
+        getattr(embedded.spec, "standardize", "train") == "per-set",
+        list(embedded.widths),
+        moments and moments.mean,
+        moments and moments.std,
+    )
+    return Pipeline(
+        [("embedding", first), ("classifier", Named(fitted.model, list(names), fitted.dtype))]
+    )
 
 
 def trusted() -> list[str]:
-    """The types in a pipeline that are tlx's own, by their full names: who loads one has to trust them."""
+    """The types in a pipeline that are tlx's own, by their full names: who loads one has to trust
+    them.
+    """
     return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in (Embedded, Named, *TRUSTED))

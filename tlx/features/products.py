@@ -1,4 +1,6 @@
-"""Inner products of rows: in blocks of columns, so that rows may be wider and longer than memory."""
+"""Inner products of rows: in blocks of columns, so that rows may be wider and longer than
+memory.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,13 @@ BLOCK_BYTES = 64 << 20  # of one block of columns in float64
 EXACT = 1 << 24  # whole numbers up to here are exact in float32
 
 
-def inner(X: np.ndarray, other: np.ndarray | None = None, *, origin: np.ndarray | None = None) -> np.ndarray:
+def inner(
+    X: np.ndarray, other: np.ndarray | None = None, *, origin: np.ndarray | None = None
+) -> np.ndarray:
     """X·otherᵀ (X·Xᵀ without another) in float64, symmetric to the bit where it is of X alone.
 
-    X, other   (r, d), (s, d) of any real dtype; int8 goes through float32, which is exact and twice as fast
+    X, other   (r, d), (s, d) of any real dtype; int8 goes through float32, which is exact and twice
+               as fast
     origin     (d,) subtracted from the rows of X first, where there is no other
     →          (r, s) float64
     """
@@ -55,31 +60,44 @@ def _multiply(left: np.ndarray, right: np.ndarray, whole: bool) -> np.ndarray:
 class Products:
     """Inner products between all rows of some features and those of them that any split trains on.
 
-    They hold as long as the features are the same for every split: with embedding "none" or "l2", and not with
-    "fne" or "standard", whose statistics are each split's own.
+    They hold as long as the features are the same for every split: with embedding "none" or "l2",
+    and not with "fne" or "standard", whose statistics are each split's own.
 
-    features   (r, d) — kept, not copied; read again only for what is no matter of angles and distances
+    features   (r, d) — kept, not copied; read again only for what is no matter of angles and
+               distances
     columns    (u,) — the rows that may train, ascending
     """
 
-    def __init__(self, features: np.ndarray, columns: np.ndarray | None = None, *, budget_bytes: int = 2 << 30):
-        """Raises Resource where r × u float64 numbers do not fit the budget, BadData where a feature is not finite."""
+    def __init__(
+        self,
+        features: np.ndarray,
+        columns: np.ndarray | None = None,
+        *,
+        budget_bytes: int = 2 << 30,
+    ):
+        """Raises Resource where r × u float64 numbers do not fit the budget, BadData where a
+        feature is not finite.
+        """
         check_rows(features)
         self.features = features
         self.columns = np.arange(len(features)) if columns is None else np.unique(columns)
         need = 8 * len(features) * len(self.columns)
         if need > budget_bytes:
-            raise ResourceError("products-too-large", f"inner products of {len(features)} × {len(self.columns)} rows need "
-                           f"{need:,} bytes", expected=f"at most {budget_bytes:,}", remedy="fit split by split")
+            raise ResourceError(
+                "products-too-large",
+                f"inner products of {len(features)} × {len(self.columns)} rows need {need:,} bytes",
+                expected=f"at most {budget_bytes:,}",
+                remedy="fit split by split",
+            )
         everything = len(self.columns) == len(features)
         self._values = inner(features, None if everything else features[self.columns])
         self._squares = np.empty(len(features))
         self._sums = np.empty(len(features))
         step = max(1, BLOCK_BYTES // (8 * features.shape[1]))
         for start in range(0, len(features), step):
-            block = features[start:start + step].astype(np.float64)
-            self._squares[start:start + step] = np.einsum("ij,ij->i", block, block)
-            self._sums[start:start + step] = block.sum(axis=1)
+            block = features[start : start + step].astype(np.float64)
+            self._squares[start : start + step] = np.einsum("ij,ij->i", block, block)
+            self._sums[start : start + step] = block.sum(axis=1)
 
     def between(self, rows: np.ndarray, trained: np.ndarray) -> np.ndarray:
         """(t, n) inner products of rows (t,) with training rows (n,), which are among `columns`."""
@@ -93,7 +111,9 @@ class Products:
         return self._squares[rows]
 
     def gamma(self, rows: np.ndarray) -> float:
-        """1 / (d · variance of all features of these rows): the scale of a kernel by default (1 if none vary)."""
+        """1 / (d · variance of all features of these rows): the scale of a kernel by default (1 if
+        none vary).
+        """
         size = len(rows) * self.features.shape[1]
         mean = self._sums[rows].sum() / size
         variance = self._squares[rows].sum() / size - mean * mean
@@ -108,8 +128,14 @@ class ProductPlan:
     why: str
 
 
-def plan(shape: tuple[int, int], columns: int, splits: Sequence[tuple[int, int]], *, distances: bool,
-         budget_bytes: int = 2 << 30) -> ProductPlan:
+def plan(
+    shape: tuple[int, int],
+    columns: int,
+    splits: Sequence[tuple[int, int]],
+    *,
+    distances: bool,
+    budget_bytes: int = 2 << 30,
+) -> ProductPlan:
     """Multiplications of the two ways, and which needs fewer.
 
     shape      (r, d) of all rows;  columns: how many of them any split trains on
@@ -121,6 +147,10 @@ def plan(shape: tuple[int, int], columns: int, splits: Sequence[tuple[int, int]]
     each = sum(n * n * d // 2 + n**3 // 3 + (t * n * d if distances else 0) for n, t in splits)
     need = 8 * r * columns
     fits = need <= budget_bytes
-    why = (f"all products at once: {at_once / 1e9:.1f} billion multiplications and {need / 2**20:.0f} MiB; "
-           f"split by split: {each / 1e9:.1f} billion" + ("" if fits else f"; over the {budget_bytes / 2**20:.0f} MiB"))
+    why = (
+        f"all products at once: {at_once / 1e9:.1f} billion multiplications and {need / 2**20:.0f} "
+        f"MiB; "
+        f"split by split: {each / 1e9:.1f} billion"
+        + ("" if fits else f"; over the {budget_bytes / 2**20:.0f} MiB")
+    )
     return ProductPlan(fits and at_once < each, why)

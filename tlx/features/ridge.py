@@ -1,4 +1,6 @@
-"""Ridge regression to targets ±1: every λ, and every row left out in turn, from one factorisation."""
+"""Ridge regression to targets ±1: every λ, and every row left out in turn, from one
+factorisation.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from .products import BLOCK_BYTES, inner
 class RidgePath:
     """Least squares to ±1 with penalty λ‖w‖² and a free intercept, for all λ at once.
 
-    With centred rows X = U·√s·Vᵀ the residuals are e = (I − UUᵀ)·y + U·λ/(s + λ)·Uᵀy, and the prediction of a row by
-    all the others is y − e/a with a = 1 − 1/n − Σ U² + Σ U²·λ/(s + λ) (Allen's PRESS). Where U has all the n − 1
-    columns it can have, what comes before the last sum is 0 and is taken as 0: nothing cancels however small λ is.
-    For rows that are left out together, a is a matrix and e/a a solution.
+    With centred rows X = U·√s·Vᵀ the residuals are e = (I − UUᵀ)·y + U·λ/(s + λ)·Uᵀy, and the
+    prediction of a row by all the others is y − e/a with a = 1 − 1/n − Σ U² + Σ U²·λ/(s + λ)
+    (Allen's PRESS). Where U has all the n − 1 columns it can have, what comes before the last sum
+    is 0 and is taken as 0: nothing cancels however small λ is. For rows that are left out together,
+    a is a matrix and e/a a solution.
 
     classes  (k',) — the labels seen
     targets  (n, k') float64, ±1; (n, 1) for two classes, +1 being the second
@@ -35,11 +38,15 @@ class RidgePath:
 
     @classmethod
     def of_products(cls, products: np.ndarray, y: np.ndarray) -> RidgePath:
-        """From X·Xᵀ (n, n) float64: best of rows that were centred beforehand, whose products have lost no digits."""
+        """From X·Xᵀ (n, n) float64: best of rows that were centred beforehand, whose products have
+        lost no digits.
+        """
         mirror = _mirror(len(products))
         turned = products - 2 * np.outer(mirror, mirror @ products)
         turned -= 2 * np.outer(turned @ mirror, mirror)
-        squares, inside = np.linalg.eigh(turned[1:, 1:])  # of the rows less their mean, and one dimension fewer
+        squares, inside = np.linalg.eigh(
+            turned[1:, 1:]
+        )  # of the rows less their mean, and one dimension fewer
         basis = np.concatenate([np.zeros((1, inside.shape[1])), inside])
         basis -= 2 * np.outer(mirror, mirror @ basis)
         noise = len(products) * np.finfo(float).eps * squares[-1]
@@ -53,14 +60,17 @@ class RidgePath:
             return cls.of_products(inner(X, origin=mean_row(X)), y)
         left, values, _ = np.linalg.svd(X - mean_row(X), full_matrices=False)
         kept = values > values[0] * n * np.finfo(float).eps
-        return cls(left[:, kept], values[kept]**2, y)
+        return cls(left[:, kept], values[kept] ** 2, y)
 
     def mix(self, alpha: float) -> np.ndarray:
-        """What the weights are made of at λ = alpha: (k', n), each row summing to 0; weights are mix · X."""
+        """What the weights are made of at λ = alpha: (k', n), each row summing to 0; weights are
+        mix · X.
+        """
         return (self._basis @ (self._turned / (self._squares + alpha)[:, None])).T
 
     def left_out(self, alpha: float, groups: np.ndarray | None = None) -> np.ndarray:
-        """The prediction of every row by a model that has not seen it, nor its group (the crops of one image).
+        """The prediction of every row by a model that has not seen it, nor its group (the crops of
+        one image).
 
         groups   (n,) whole numbers: rows of one number are left out together; None: each by itself
         →        (n, k') float64, as `targets`
@@ -90,9 +100,9 @@ class RidgePath:
             return float(np.mean((predicted > 0) != (truth > 0)))
         return float(np.mean(predicted.argmax(axis=1) != truth.argmax(axis=1)))
 
-
     def best(self, grid: Sequence[float], groups: np.ndarray | None = None) -> tuple[float, float]:
-        """The λ of a grid whose models, each row left out, are wrong least often, and how often, as a fraction.
+        """The λ of a grid whose models, each row left out, are wrong least often, and how often, as
+        a fraction.
 
         Of several as good, the one in the middle of them: an error counted in rows has plateaus.
         """
@@ -105,12 +115,18 @@ def mean_row(X: np.ndarray) -> np.ndarray:
     """The mean of the rows, in float64 and in blocks of rows: (d,)."""
     step = max(1, BLOCK_BYTES // (8 * X.shape[1]))
     origin = X[0].astype(np.float64)
-    total = sum((X[i:i + step] - origin).sum(axis=0) for i in range(0, len(X), step))
+    total = sum((X[i : i + step] - origin).sum(axis=0) for i in range(0, len(X), step))
     return origin + total / len(X)
 
 
 def _mirror(n: int) -> np.ndarray:
-    """The unit vector v of the reflection I − 2vvᵀ that takes (1, …, 1)/√n to the first axis: (n,)."""
+    """The unit vector v of the reflection I − 2vvᵀ that takes (1, …, 1)/√n to the first axis:
+    (n,).
+    """
     v = np.full(n, 1 / np.sqrt(n))
-    v[0] += 1  # away from the axis, so that nothing cancels: it goes to minus the axis, which spans the same
+    v[0] += (
+        # away from the axis, so that nothing cancels: it goes to minus the axis, which spans the
+        # same
+        1
+    )
     return v / np.linalg.norm(v)

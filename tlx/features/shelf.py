@@ -2,7 +2,8 @@
 
 One folder per (weights, images, way of taking them):
 
-    <root>/<key>/                 header.json, images[-…].json, <layer>.npy of (rows, …), MANIFEST.json
+    <root>/<key>/                 header.json, images[-…].json, <layer>.npy of (rows, …),
+                                  MANIFEST.json
     <root>/<key>.<pass>.part/     layers being made; whoever comes next continues them
     <root>/locks/                 who writes, who reads; when a dump was last used
 
@@ -25,7 +26,8 @@ from ..errors import BusyError, IntegrityError, ResourceError, Stopped
 
 FORMAT = 1
 HEADER, IMAGES = "header.json", "images.json"
-DESCRIBED = "images-"  # begins the name of the file that replaces images.json once the images are called otherwise
+# begins the name of the file that replaces images.json once the images are called otherwise
+DESCRIBED = "images-"
 SPARE_BYTES = 16 << 20  # to be left free on the disk
 
 
@@ -74,11 +76,16 @@ class DumpDirectory:
     @contextlib.contextmanager
     def removing(self) -> Iterator[None]:
         """Nobody reads or writes it inside. Busy if somebody does."""
-        with locks.lock(self._locks / f"{self.key}.write"), locks.lock(self._locks / f"{self.key}.use"):
+        with (
+            locks.lock(self._locks / f"{self.key}.write"),
+            locks.lock(self._locks / f"{self.key}.use"),
+        ):
             yield
 
     @contextlib.contextmanager
-    def writing(self, stopping: Callable[[], bool] = lambda: False, *, wait: bool = True) -> Iterator[None]:
+    def writing(
+        self, stopping: Callable[[], bool] = lambda: False, *, wait: bool = True
+    ) -> Iterator[None]:
         """Nobody else writes it inside; waits for whoever does, or raises Busy."""
         with contextlib.ExitStack() as held:
             while True:
@@ -105,7 +112,9 @@ class DumpDirectory:
         return [row["layer"] for row in self.files().values() if "layer" in row]
 
     def description(self) -> Path:
-        """The file that says which images the rows are of, as they were called by whoever extracted last."""
+        """The file that says which images the rows are of, as they were called by whoever extracted
+        last.
+        """
         names = [name for name in self.files() if name.startswith(DESCRIBED)]
         return self.folder / (names[0] if names else IMAGES)
 
@@ -115,8 +124,10 @@ class DumpDirectory:
         try:
             yield
         except IntegrityError as error:
-            error.remedy = error.remedy or (f"remove it with: tlx dumps rm {self.key}, and run the same command again; "
-                                            "it is made anew")
+            error.remedy = error.remedy or (
+                f"remove it with: tlx dumps rm {self.key}, and run the same command again; "
+                "it is made anew"
+            )
             raise
 
     def discard(self, folder: Path) -> None:
@@ -132,7 +143,8 @@ class DumpDirectory:
         for doomed in self._doomed():
             shutil.rmtree(doomed)
 
-    # ------------------------------------------------------------ written by extract, under `writing`
+    # ------------------------------------------------------------ written by extract, under
+    # `writing`
 
     def begin(self, header: Mapping[str, Any], images: Mapping[str, Any]) -> None:
         """Make the folder ready for its first layers; nothing happens if it has some."""
@@ -140,13 +152,16 @@ class DumpDirectory:
             files.make_folder(self.folder)
             files.remove_temporary(self.folder)
             files.write_json(self.folder / IMAGES, images)
-            files.write_json(self.folder / HEADER, {"format": FORMAT, "tlx": __version__, "key": self.key, **header})
+            files.write_json(
+                self.folder / HEADER,
+                {"format": FORMAT, "tlx": __version__, "key": self.key, **header},
+            )
 
     def describe(self, images: Mapping[str, Any]) -> None:
         """Replace ids, labels and words of the images, which are no part of what names the dump.
 
-        The new file has a name of its own and is listed by an atomic change of the manifest, so that a cut leaves the
-        old description or the new one.
+        The new file has a name of its own and is listed by an atomic change of the manifest, so
+        that a cut leaves the old description or the new one.
         """
         rows = self.files()
         name = f"{DESCRIBED}{files.digest(images)[:16]}.json"
@@ -160,7 +175,9 @@ class DumpDirectory:
             (self.folder / other).unlink(missing_ok=True)
 
     def publish(self, part: Path, made: Mapping[str, Mapping[str, Any]]) -> None:
-        """Move the whole layers of a part in and list them; done again after a cut, it comes to the same."""
+        """Move the whole layers of a part in and list them; done again after a cut, it comes to the
+        same.
+        """
         rows = self.files() or {name: _row(self.folder / name) for name in (HEADER, IMAGES)}
         new = {name: row for name, row in made.items() if name not in rows}
         with files.storage_errors(self.folder):
@@ -188,6 +205,11 @@ def check_space(where: Path, need: int) -> None:
     """Raise Resource unless so many bytes, and some to spare, are free."""
     free = files.free_bytes(where)
     if need + SPARE_BYTES > free:
-        raise ResourceError("disk-space", f"the activations need {need:,} bytes, {free:,} are free", where=where,
-                       remedy="free some space (tlx dumps ls shows what dumps take), take fewer layers, pool them, or "
-                              "keep them as float16")
+        raise ResourceError(
+            "disk-space",
+            f"the activations need {need:,} bytes, {free:,} are free",
+            where=where,
+            remedy="free some space (tlx dumps ls shows what dumps take), take fewer layers, pool "
+            "them, or "
+            "keep them as float16",
+        )

@@ -1,14 +1,15 @@
 """Fits in the span of the training rows: exact, and as narrow as there are rows.
 
-A linear model with an L2 penalty ends (and with these solvers starts, and stays) at a mix of its training rows. With
-an orthonormal basis Q (d, m) of their span, X = Z·Qᵀ, the weights are Q·v and every product x·w and norm ‖w‖ is that
-of z and v: the model of the coordinates Z (n, m) *is* the model of X, iteration by iteration, up to rounding. What is
-equal to what: rows are not centred, because liblinear penalises the intercept as the weight of a feature that is
-always 1 and its answer would move; the other intercepts are free in both fits.
+A linear model with an L2 penalty ends (and with these solvers starts, and stays) at a mix of its
+training rows. With an orthonormal basis Q (d, m) of their span, X = Z·Qᵀ, the weights are Q·v and
+every product x·w and norm ‖w‖ is that of z and v: the model of the coordinates Z (n, m) *is* the
+model of X, iteration by iteration, up to rounding. What is equal to what: rows are not centred,
+because liblinear penalises the intercept as the weight of a feature that is always 1 and its answer
+would move; the other intercepts are free in both fits.
 
-The basis is a pivoted Cholesky factor of the inner products (float64): Z is its factor, the span is told by m chosen
-rows (repeated rows drop out), and Q is never made. Beside a QR of the rows it is some 7 times as fast, and decision
-values come out as near the direct fit's (1e-14).
+The basis is a pivoted Cholesky factor of the inner products (float64): Z is its factor, the span is
+told by m chosen rows (repeated rows drop out), and Q is never made. Beside a QR of the rows it is
+some 7 times as fast, and decision values come out as near the direct fit's (1e-14).
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from .ridge import RidgePath, mean_row
 class Span:
     """The span of some training rows.
 
-    coordinates  (n, m) float64 — of the training rows; coordinates @ coordinates.T are their inner products
+    coordinates  (n, m) float64 — of the training rows; coordinates @ coordinates.T are their inner
+                 products
     chosen       (m,) int64 — training rows that span them all
     gamma        1 / (d · variance of all features), what a kernel's scale is by default
     """
@@ -40,8 +42,9 @@ class Span:
     def __init__(self, products: np.ndarray, width: int, gamma: float = 1.0):
         """products (n, n) float64 — X·Xᵀ; width — d.
 
-        A row whose square outside the span of the others is below 4·√n·ε of the largest square is in their span: that
-        much rounding leaves of a repeated row, and as a direction it would be noise.
+        A row whose square outside the span of the others is below 4·√n·ε of the largest square is
+        in their span: that much rounding leaves of a repeated row, and as a direction it would be
+        noise.
         """
         noise = 4 * np.sqrt(len(products)) * np.finfo(float).eps * products.diagonal().max()
         factor, pivots, rank, _ = lapack.dpstrf(products, lower=1, tol=noise)
@@ -57,17 +60,23 @@ class Span:
         return cls(inner(X), X.shape[1])
 
     def mix(self, coef: np.ndarray) -> np.ndarray:
-        """How much of each chosen row the weights of the coordinates are made of: (k, m) → (k, m)."""
+        """How much of each chosen row the weights of the coordinates are made of: (k, m) → (k,
+        m).
+        """
         return solve_triangular(self._lower, coef.T, lower=True, trans="T", check_finite=False).T
 
     def lift(self, coef: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The weights of the features, from those of the coordinates (k, m) and the training rows X (n, d): (k, d)."""
+        """The weights of the features, from those of the coordinates (k, m) and the training rows X
+        (n, d): (k, d).
+        """
         return combine(self.mix(coef), X, self.chosen)
 
     def project(self, between: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Coordinates of other rows, the last one being what they have outside the span: (t, m + 1) float64.
+        """Coordinates of other rows, the last one being what they have outside the span: (t, m + 1)
+        float64.
 
-        Training rows have 0 there; so distances and angles between training and other rows are those of the features.
+        Training rows have 0 there; so distances and angles between training and other rows are
+        those of the features.
 
         between  (t, m) — inner products with the chosen rows
         squares  (t,) — with themselves
@@ -78,33 +87,59 @@ class Span:
 
 
 class Training:
-    """Labelled training rows on which many classifiers are fitted; what they share is computed once, when needed.
+    """Labelled training rows on which many classifiers are fitted; what they share is computed
+    once, when needed.
 
-    Training(X, y)               X (n, d) of any real dtype. Linear models are fitted in the span when n < d and
+    Training(X, y)               X (n, d) of any real dtype. Linear models are fitted in the span
+    when n < d and
                                  lifted back: every Fitted reads features.
-    Training.among(products, …)  The inner products of all rows of a dump are known (or, by `beside`, of one split).
-                                 What is isometric is fitted from them, whatever n and d; no feature is read again.
+    Training.among(products, …)  The inner products of all rows of a dump are known (or, by
+    `beside`, of one split).
+                                 What is isometric is fitted from them, whatever n and d; no feature
+                                 is read again.
     """
 
-    def __init__(self, X: np.ndarray, y: np.ndarray, *, seed: int = 0, where: object = "",
-                 images: np.ndarray | None = None):
-        """images (n,) whole numbers: rows of one number (crops of an image) are left out together, where rows are."""
+    def __init__(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        *,
+        seed: int = 0,
+        where: object = "",
+        images: np.ndarray | None = None,
+    ):
+        """images (n,) whole numbers: rows of one number (crops of an image) are left out together,
+        where rows are.
+        """
         self.X, self.y, self.seed, self.where, self.images = X, np.asarray(y), seed, where, images
         self.known: Products | None = None
         self.rows = np.empty(0, np.int64)
 
     @classmethod
-    def among(cls, products: Products, rows: np.ndarray, y: np.ndarray, *, seed: int = 0,
-              where: object = "") -> Training:
-        """Training on some rows, (n,) indices, of those whose inner products are known. y (n,) their labels."""
+    def among(
+        cls,
+        products: Products,
+        rows: np.ndarray,
+        y: np.ndarray,
+        *,
+        seed: int = 0,
+        where: object = "",
+    ) -> Training:
+        """Training on some rows, (n,) indices, of those whose inner products are known. y (n,)
+        their labels.
+        """
         training = cls(products.features, y, seed=seed, where=where)
         training.known, training.rows = products, np.asarray(rows)
         return training
 
     @classmethod
-    def beside(cls, X: np.ndarray, y: np.ndarray, test: np.ndarray, **how: Any) -> tuple[Training, EvaluationRows]:
-        """A training on X (n, d), and test rows (t, d) as its Fitted see them: their products are made once for all
-        classifiers. Worth it for two or more that measure distances, in an embedding with statistics of each split."""
+    def beside(
+        cls, X: np.ndarray, y: np.ndarray, test: np.ndarray, **how: Any
+    ) -> tuple[Training, EvaluationRows]:
+        """A training on X (n, d), and test rows (t, d) as its Fitted see them: their products are
+        made once for all classifiers. Worth it for two or more that measure distances, in an
+        embedding with statistics of each split.
+        """
         known = Products(np.concatenate([X, test]), np.arange(len(X)))
         training = cls.among(known, np.arange(len(X)), y, **how)
         return training, EvaluationRows(training, known, np.arange(len(X), len(X) + len(test)))
@@ -120,34 +155,50 @@ class Training:
         if self.known is None:
             check_rows(self.features, where=self.where)
             return Span.of(self.features)
-        return Span(self.known.between(self.rows, self.rows), self.X.shape[1], self.known.gamma(self.rows))
+        return Span(
+            self.known.between(self.rows, self.rows), self.X.shape[1], self.known.gamma(self.rows)
+        )
 
     def seen(self, rows: np.ndarray) -> Any:
-        """What every Fitted of this training scores: rows themselves (t, d), or indices (t,) into the known products.
-        Keep it for all classifiers: what they share is computed once."""
+        """What every Fitted of this training scores: rows themselves (t, d), or indices (t,) into
+        the known products. Keep it for all classifiers: what they share is computed once.
+        """
         return rows if self.known is None else EvaluationRows(self, self.known, np.asarray(rows))
 
     def fit(self, spec: Classifier, *, for_features: bool = False) -> FittedClassifier:
         """The classifier fitted on these rows. Raises as `fitting.fit`.
 
-        for_features   it shall score features even where products are known (to be logged, or used elsewhere)
+        for_features   it shall score features even where products are known (to be logged, or used
+        elsewhere)
         """
         if isinstance(spec, RidgeLeftOut):
             return self._chosen_ridge(spec, for_features)
         if self.known is not None and spec.isometric and not for_features:
-            way = self._mixed if spec.linear else self._in_pairs if spec.pairs else self._in_coordinates
+            way = (
+                self._mixed
+                if spec.linear
+                else self._in_pairs
+                if spec.pairs
+                else self._in_coordinates
+            )
             return way(spec)
         if spec.linear and self.features.shape[0] < self.features.shape[1]:
             return self._lifted(spec)
         return fitting.fit(spec, self.features, self.y, seed=self.seed, where=self.where)
 
-    def ridge(self, specs: Sequence[Ridge], groups: np.ndarray | None = None) -> list[tuple[FittedClassifier, float]]:
-        """Ridge at each λ from one factorisation: (the Fitted, its leave-one-out error as a fraction) per spec.
+    def ridge(
+        self, specs: Sequence[Ridge], groups: np.ndarray | None = None
+    ) -> list[tuple[FittedClassifier, float]]:
+        """Ridge at each λ from one factorisation: (the Fitted, its leave-one-out error as a
+        fraction) per spec.
 
-        groups   (n,) whole numbers: rows to be left out together, as the crops of one image should be
+        groups   (n,) whole numbers: rows to be left out together, as the crops of one image should
+        be
         """
         path = self.ridge_path
-        return [(self._of_path(path, spec), path.left_out_error(spec.alpha, groups)) for spec in specs]
+        return [
+            (self._of_path(path, spec), path.left_out_error(spec.alpha, groups)) for spec in specs
+        ]
 
     def _chosen_ridge(self, spec: RidgeLeftOut, for_features: bool) -> FittedClassifier:
         """Ridge at the λ of a grid that does best on rows left out."""
@@ -155,7 +206,10 @@ class Training:
         alpha, error = self.ridge_path.best(spec.grid, self.images)
         found = self.fit(Ridge(alpha=alpha), for_features=for_features)
         found.spec = spec
-        found.notes = [f"alpha={alpha:g}: {100 * error:.1f} % of the training rows wrong when their image is left out"]
+        found.notes = [
+            f"alpha={alpha:g}: {100 * error:.1f} % of the training rows wrong when their image is "
+            f"left out"
+        ]
         return found
 
     @functools.cached_property
@@ -168,8 +222,14 @@ class Training:
         return RidgePath.of_products(self.known.between(self.rows, self.rows), self.y)
 
     def _fit_span(self, spec: Classifier, coordinates: np.ndarray) -> FittedClassifier:
-        return fitting.fit(spec, coordinates, self.y, seed=self.seed, where=self.where,
-                           settings=spec.in_span(self.span))
+        return fitting.fit(
+            spec,
+            coordinates,
+            self.y,
+            seed=self.seed,
+            where=self.where,
+            settings=spec.in_span(self.span),
+        )
 
     def _lifted(self, spec: Classifier) -> FittedClassifier:
         fitted = self._fit_span(spec, self.span.coordinates)
@@ -183,18 +243,24 @@ class Training:
     def _in_pairs(self, spec: Classifier) -> FittedClassifier:
         assert self.known is not None
         own = EvaluationRows(self, self.known, self.rows)
-        fitted = fitting.fit(spec, own.pairs, self.y, where=self.where, settings={"precomputed": True})
+        fitted = fitting.fit(
+            spec, own.pairs, self.y, where=self.where, settings={"precomputed": True}
+        )
         fitted.reads = "pairs"
         return fitted
 
     def _in_coordinates(self, spec: Classifier) -> FittedClassifier:
-        padded = np.pad(self.span.coordinates, [(0, 0), (0, 1)])  # nothing of a training row is outside the span
+        padded = np.pad(
+            self.span.coordinates, [(0, 0), (0, 1)]
+        )  # nothing of a training row is outside the span
         fitted = self._fit_span(spec, padded)
         fitted.reads, fitted.dtype = "coordinates", "float64"
         return fitted
 
     def _of_path(self, path: RidgePath, spec: Ridge) -> FittedClassifier:
-        fitted = fitting.fit(spec, np.zeros((len(self.y), 1)), self.y, where=self.where)  # knows the classes at least
+        fitted = fitting.fit(
+            spec, np.zeros((len(self.y), 1)), self.y, where=self.where
+        )  # knows the classes at least
         mix = path.mix(spec.alpha)
         if self.known is None:
             coef = combine(mix, self.features, np.arange(len(self.y)))
@@ -208,7 +274,9 @@ class Training:
 
 @dataclass
 class EvaluationRows:
-    """Rows (t,) of known products, as each kind of Fitted wants to see them; made when first asked for."""
+    """Rows (t,) of known products, as each kind of Fitted wants to see them; made when first asked
+    for.
+    """
 
     training: Training
     known: Products
@@ -246,6 +314,8 @@ def _coef(fitted: FittedClassifier) -> np.ndarray:
 
 
 def _with_weights(fitted: FittedClassifier, coef: np.ndarray) -> FittedClassifier:
-    """The same model for other columns: scikit-learn's linear estimators are their coef_ and intercept_."""
+    """The same model for other columns: scikit-learn's linear estimators are their coef_ and
+    intercept_.
+    """
     fitted.model.coef_, fitted.model.n_features_in_ = coef, coef.shape[1]
     return fitted

@@ -1,6 +1,7 @@
 """From the logits of every crop to one class per image, and from those to a score.
 
-Counts first (the confusion matrix, integers), one division last: so a score does not depend on order.
+Counts first (the confusion matrix, integers), one division last: so a score does not depend on
+order.
 """
 
 from __future__ import annotations
@@ -13,37 +14,49 @@ from ..errors import BadDataError
 
 
 def majority(logits: np.ndarray) -> np.ndarray:
-    """The class most crops vote for; of several with as many votes, the one seen first among the crops.
+    """The class most crops vote for; of several with as many votes, the one seen first among the
+    crops.
 
     logits (n, c, k) float — k class scores of each of c crops
     →      (n,) int64
     """
     ballots = logits.argmax(axis=2)
-    votes = (ballots[:, :, None] == ballots[:, None, :]).sum(axis=2)  # (n, c): votes for each crop's choice
+    votes = (ballots[:, :, None] == ballots[:, None, :]).sum(
+        axis=2
+    )  # (n, c): votes for each crop's choice
     first = votes.argmax(axis=1)  # argmax takes the first of equals
     return ballots[np.arange(len(ballots)), first].astype(np.int64)
 
 
 def mean_probability(logits: np.ndarray) -> np.ndarray:
-    """The class of the largest softmax probability averaged over the crops. logits (n, c, k) → (n,) int64."""
+    """The class of the largest softmax probability averaged over the crops. logits (n, c, k) → (n,)
+    int64.
+    """
     z = logits.astype(np.float64)
     p = np.exp(z - z.max(axis=2, keepdims=True))
     p /= p.sum(axis=2, keepdims=True)
     return p.mean(axis=1).argmax(axis=1).astype(np.int64)
 
 
-VOTING: dict[str, Callable[[np.ndarray], np.ndarray]] = {"majority": majority, "mean-probability": mean_probability}
+VOTING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "majority": majority,
+    "mean-probability": mean_probability,
+}
 
 
 def per_image(logits: np.ndarray, crops: int, rule: str = "majority") -> np.ndarray:
-    """Predicted class of every image. logits (n·c, k), image by image, crops in order → (n,) int64."""
+    """Predicted class of every image. logits (n·c, k), image by image, crops in order → (n,)
+    int64.
+    """
     if not np.isfinite(logits).all():  # argmax of NaN is class 0: never a prediction
         raise BadDataError("logits-not-finite", "NaN or infinity among the logits")
     return VOTING[rule](logits.reshape(len(logits) // crops, crops, -1))
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """counts (k, k) int64: rows are the true class, columns the predicted one. truth, predicted (n,) int."""
+    """counts (k, k) int64: rows are the true class, columns the predicted one. truth, predicted
+    (n,) int.
+    """
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (truth, predicted), 1)
     return counts
@@ -55,12 +68,22 @@ def class_counts(labels: np.ndarray, classes: int) -> list[int]:
 
 
 def mean_per_class_accuracy(counts: np.ndarray) -> float:
-    """Mean over the classes that have images of the share classified rightly: a fraction. counts (k, k)."""
+    """Mean over the classes that have images of the share classified rightly: a fraction. counts
+    (k, k).
+    """
     images = counts.sum(axis=1)
     present = images > 0
-    return float(np.mean(np.diag(counts)[present] / images[present])) if present.any() else float("nan")
+    return (
+        float(np.mean(np.diag(counts)[present] / images[present]))
+        if present.any()
+        else float("nan")
+    )
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray, crops: int, rule: str = "majority") -> float:
-    """Mean per-class accuracy of the crops' decision. logits (n·c, k), labels (n,) int → a fraction."""
-    return mean_per_class_accuracy(confusion(labels, per_image(logits, crops, rule), logits.shape[1]))
+    """Mean per-class accuracy of the crops' decision. logits (n·c, k), labels (n,) int → a
+    fraction.
+    """
+    return mean_per_class_accuracy(
+        confusion(labels, per_image(logits, crops, rule), logits.shape[1])
+    )

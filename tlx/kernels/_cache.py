@@ -1,4 +1,6 @@
-"""Where Numba keeps compiled kernels: a folder of this process alone where no other can be written to."""
+"""Where Numba keeps compiled kernels: a folder of this process alone where no other can be written
+to.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,12 @@ VARIABLE = "NUMBA_CACHE_DIR"
 
 
 def ensure(source: Path) -> None:
-    """Point Numba to a private temporary folder if neither the package nor the user's cache can be written to.
+    """Point Numba to a private temporary folder if neither the package nor the user's cache can be
+    written to.
 
-    Numba refuses to load a kernel that it cannot keep. The folder is removed at the end of the process: kernels are
-    then compiled by each process. Set NUMBA_CACHE_DIR to a folder of your own to keep them.
+    Numba refuses to load a kernel that it cannot keep. The folder is removed at the end of the
+    process: kernels are then compiled by each process. Set NUMBA_CACHE_DIR to a folder of your own
+    to keep them.
     """
     if os.environ.get(VARIABLE) or _can_write(source / "__pycache__") or _can_write(_user_cache()):
         return

@@ -1,8 +1,9 @@
-"""What a block of work costs: seconds, bytes, joules, grams of CO2, each number with where it comes from.
+"""What a block of work costs: seconds, bytes, joules, grams of CO2, each number with where it comes
+from.
 
-Nothing is invented. Energy is read from a counter (RAPL for the processor, NVML for the GPU), or modelled as
-CPU seconds × the watts that somebody declared, or it is None. A counter belongs to the machine: what else ran at
-the time is in it, and the row says so.
+Nothing is invented. Energy is read from a counter (RAPL for the processor, NVML for the GPU), or
+modelled as CPU seconds × the watts that somebody declared, or it is None. A counter belongs to the
+machine: what else ran at the time is in it, and the row says so.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ J_PER_KWH = 3.6e6
 
 @dataclass(frozen=True)
 class Carbon:
-    """A declared grid factor: grams of CO2 per kWh, who says so, and the data centre's overhead (PUE)."""
+    """A declared grid factor: grams of CO2 per kWh, who says so, and the data centre's overhead
+    (PUE).
+    """
 
     g_per_kwh: float
     source: str
@@ -40,9 +43,13 @@ class Meter:
     carbon   declared grid factor; without one there is no number of grams
     """
 
-    _active: ClassVar[list[Meter]] = []  # all that run in this process: a nested one resets the kernel's mark
+    _active: ClassVar[
+        list[Meter]
+    ] = []  # all that run in this process: a nested one resets the kernel's mark
 
-    def __init__(self, *, watts: float | None = None, carbon: Carbon | None = None, powercap: Path = POWERCAP):
+    def __init__(
+        self, *, watts: float | None = None, carbon: Carbon | None = None, powercap: Path = POWERCAP
+    ):
         self.watts, self.carbon = watts, carbon
         self._rapl, self._nvml = Rapl(powercap), Nvml()
         self.wall_s = self.cpu_s = 0.0
@@ -73,12 +80,17 @@ class Meter:
         if cuda is None:
             self.gpu_j = None  # a GPU that was not used is none of this block's cost
         else:
-            self.gpu_peak_bytes = sum(cuda.max_memory_allocated(i) for i in range(cuda.device_count()))
+            self.gpu_peak_bytes = sum(
+                cuda.max_memory_allocated(i) for i in range(cuda.device_count())
+            )
 
     def cost(self) -> dict[str, dict[str, Any]]:
         """Name → {"value", "unit", "source"}; value and source are None where nothing is known."""
-        rows = {"wall_s": _row(self.wall_s, "s"), "cpu_s": _row(self.cpu_s, "s"),
-                "memory_peak_bytes": _row(self.peak_bytes, "bytes")}
+        rows = {
+            "wall_s": _row(self.wall_s, "s"),
+            "cpu_s": _row(self.cpu_s, "s"),
+            "memory_peak_bytes": _row(self.peak_bytes, "bytes"),
+        }
         if self.gpu_peak_bytes is not None:
             rows["gpu_memory_peak_bytes"] = _row(self.gpu_peak_bytes, "bytes")
         energy = self._energy()
@@ -92,14 +104,21 @@ class Meter:
         known = {name: joules for name, joules in parts.items() if joules is not None}
         if not known:
             return _row(None, "J")
-        counted = "counters of the whole machine" if source == MEASURED else f"{self.watts:g} W declared per busy core"
+        counted = (
+            "counters of the whole machine"
+            if source == MEASURED
+            else f"{self.watts:g} W declared per busy core"
+        )
         return _row(sum(known.values()), "J", source) | {"parts": known, "note": counted}
 
     def _co2(self, energy: dict[str, Any]) -> dict[str, Any]:
         if self.carbon is None or energy["value"] is None:
             return _row(None, "g")
         grams = energy["value"] / J_PER_KWH * self.carbon.pue * self.carbon.g_per_kwh
-        return _row(grams, "g", MODELLED) | {"factor": asdict(self.carbon), "energy": energy["source"]}
+        return _row(grams, "g", MODELLED) | {
+            "factor": asdict(self.carbon),
+            "energy": energy["source"],
+        }
 
 
 def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, Any]:
@@ -108,6 +127,7 @@ def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, An
 
 # ---------------------------------------------------------------- time and memory
 
+
 def _cpu_s() -> float:
     """CPU seconds of this process and of the children that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -115,7 +135,9 @@ def _cpu_s() -> float:
 
 
 def _peak_bytes() -> int:
-    """The most memory this process held since the last reset (where the kernel cannot reset: since its start)."""
+    """The most memory this process held since the last reset (where the kernel cannot reset: since
+    its start).
+    """
     for line in _text(Path("/proc/self/status")).splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
@@ -136,12 +158,16 @@ def _cuda() -> Any:
 
 # ---------------------------------------------------------------- energy counters
 
+
 class Rapl:
     """The processor packages' energy counters in /sys/class/powercap, unwrapped by sampling."""
 
     def __init__(self, powercap: Path = POWERCAP):
-        packages = [zone for zone in sorted(powercap.glob("*-rapl:*"))
-                    if zone.name.count(":") == 1 and _text(zone / "name").startswith("package")]
+        packages = [
+            zone
+            for zone in sorted(powercap.glob("*-rapl:*"))
+            if zone.name.count(":") == 1 and _text(zone / "name").startswith("package")
+        ]
         self._range_uj = {zone: int(_text(zone / "max_energy_range_uj") or 0) for zone in packages}
         self._last: dict[Path, int] = {}  # empty: no counter can be read
         self._used_uj, self._lock, self._ended = 0, threading.Lock(), threading.Event()
@@ -159,7 +185,9 @@ class Rapl:
         return self._used_uj / 1e6 if self._last else None
 
     def sample(self) -> None:
-        """Add what was used since the last look. It must be taken before a counter can wrap around twice."""
+        """Add what was used since the last look. It must be taken before a counter can wrap around
+        twice.
+        """
         with self._lock:
             now = self._read() if self._last else {}
             for zone, uj in now.items():
@@ -201,7 +229,9 @@ class Nvml:
         self._before = self._read()
 
     def stop(self) -> float | None:
-        """Joules since `start`, of all GPUs that this process may see; None where no counter can be read."""
+        """Joules since `start`, of all GPUs that this process may see; None where no counter can be
+        read.
+        """
         now = self._read()
         if not now or now.keys() != self._before.keys():
             return None
@@ -213,8 +243,13 @@ class Nvml:
         values = {}
         for i in self._visible():
             device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-            if self._library.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(device)) == 0 and \
-                    self._library.nvmlDeviceGetTotalEnergyConsumption(device, ctypes.byref(millijoules)) == 0:
+            if (
+                self._library.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(device)) == 0
+                and self._library.nvmlDeviceGetTotalEnergyConsumption(
+                    device, ctypes.byref(millijoules)
+                )
+                == 0
+            ):
                 values[i] = millijoules.value
         return values
 
@@ -223,4 +258,8 @@ class Nvml:
         self._library.nvmlDeviceGetCount_v2(ctypes.byref(count))
         chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
         every = range(count.value)
-        return [i for i in every if str(i) in chosen] if all(c.isdigit() for c in chosen) else list(every)
+        return (
+            [i for i in every if str(i) in chosen]
+            if all(c.isdigit() for c in chosen)
+            else list(every)
+        )

@@ -1,4 +1,6 @@
-"""Where a result was made: versions, processor, threads, GPUs, commit. It travels with the result, not in its key."""
+"""Where a result was made: versions, processor, threads, GPUs, commit. It travels with the result,
+not in its key.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,33 @@ from typing import Any
 
 from .. import __version__
 
-PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "numba", "pillow", "safetensors", "h5py",
-            "mlflow", "optuna")
-CAPABILITIES = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "sve",
-                "bf16")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "numba",
+    "pillow",
+    "safetensors",
+    "h5py",
+    "mlflow",
+    "optuna",
+)
+CAPABILITIES = (
+    "avx",
+    "avx2",
+    "fma",
+    "avx512f",
+    "avx512_bf16",
+    "avx512_vnni",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "bf16",
+)
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_S = 2.0  # seconds that git may take
 USERINFO = re.compile(r"(?<=://)[^/\s]*@")
@@ -45,7 +70,9 @@ def versions() -> dict[str, str]:
 
 
 def cpu() -> dict[str, Any]:
-    """The processor's model, its capabilities that change what is computed, and how many of its cores we may use."""
+    """The processor's model, its capabilities that change what is computed, and how many of its
+    cores we may use.
+    """
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -53,19 +80,31 @@ def cpu() -> dict[str, Any]:
     rows = dict(re.findall(r"^(model name|flags|Features)\s*:\s*(.*)$", text, re.MULTILINE))
     flags = set((rows.get("flags") or rows.get("Features") or "").split())
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"model": rows.get("model name") or platform.processor() or platform.machine(),
-            "capabilities": [name for name in CAPABILITIES if name in flags], "cores": cores}
+    return {
+        "model": rows.get("model name") or platform.processor() or platform.machine(),
+        "capabilities": [name for name in CAPABILITIES if name in flags],
+        "cores": cores,
+    }
 
 
 def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
-    """The git commit of the checkout that tlx runs from, and whether it was changed since; None outside one."""
+    """The git commit of the checkout that tlx runs from, and whether it was changed since; None
+    outside one.
+    """
     if not (checkout / ".git").exists():  # an installed tlx may lie inside somebody else's checkout
         return None
     head = _git(checkout, "rev-parse", "HEAD")
     if head is None:
         return None
-    changes, remote = _git(checkout, "status", "--porcelain"), _git(checkout, "config", "--get", "remote.origin.url")
-    return {"commit": head, "dirty": None if changes is None else bool(changes), "remote": remote and redacted(remote)}
+    changes, remote = (
+        _git(checkout, "status", "--porcelain"),
+        _git(checkout, "config", "--get", "remote.origin.url"),
+    )
+    return {
+        "commit": head,
+        "dirty": None if changes is None else bool(changes),
+        "remote": remote and redacted(remote),
+    }
 
 
 def redacted(url: str) -> str:
@@ -75,8 +114,14 @@ def redacted(url: str) -> str:
 
 def _git(checkout: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", "--no-optional-locks", "-C", str(checkout), *arguments], capture_output=True,
-                              text=True, timeout=GIT_S, check=True, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=GIT_S,
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return None
     return done.stdout.strip()
@@ -84,11 +129,16 @@ def _git(checkout: Path, *arguments: str) -> str | None:
 
 def _threads() -> dict[str, Any]:
     torch = sys.modules.get("torch")
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"), "torch": torch.get_num_threads() if torch else None}
+    return {
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),
+        "torch": torch.get_num_threads() if torch else None,
+    }
 
 
 def _gpus() -> list[str]:
-    """Names of the GPUs, if torch is loaded and has used them: asking would otherwise start CUDA."""
+    """Names of the GPUs, if torch is loaded and has used them: asking would otherwise start
+    CUDA.
+    """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return []

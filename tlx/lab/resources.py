@@ -1,7 +1,8 @@
 """What the machine is doing while a trial runs, under the names of mlflow's system metrics.
 
-A trial starts a Sampler with a place to put each sample (its journal); the tracking mirror sends them on as
-`system/…`. GPU figures come from NVML where its Python package (nvidia-ml-py) and a device are there.
+A trial starts a Sampler with a place to put each sample (its journal); the tracking mirror sends
+them on as `system/…`. GPU figures come from NVML where its Python package (nvidia-ml-py) and a
+device are there.
 """
 
 from __future__ import annotations
@@ -20,13 +21,20 @@ MEGABYTE = 1e6  # bytes, as in mlflow's own monitor
 
 
 class Sampler:
-    """Calls `record` with a sample soon after the start, every `every_s` seconds and at the end, from its own thread.
+    """Calls `record` with a sample soon after the start, every `every_s` seconds and at the end,
+    from its own thread.
 
-    As a context manager it stops with the block. A failing `record` ends the sampling, never the trial.
+    As a context manager it stops with the block. A failing `record` ends the sampling, never the
+    trial.
     """
 
-    def __init__(self, record: Callable[[dict[str, float]], None], every_s: float = EVERY_S, *,
-                 folder: Path | None = None):
+    def __init__(
+        self,
+        record: Callable[[dict[str, float]], None],
+        every_s: float = EVERY_S,
+        *,
+        folder: Path | None = None,
+    ):
         self._record, self._every_s, self._folder = record, every_s, folder or Path.cwd()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="tlx-resources", daemon=True)
@@ -53,7 +61,11 @@ class Sampler:
 
 
 def _sample(process: psutil.Process, start: Any, folder: Path) -> dict[str, float]:
-    memory, disk, net = psutil.virtual_memory(), psutil.disk_usage(os.fspath(folder)), psutil.net_io_counters()
+    memory, disk, net = (
+        psutil.virtual_memory(),
+        psutil.disk_usage(os.fspath(folder)),
+        psutil.net_io_counters(),
+    )
     found = {
         "cpu_utilization_percentage": psutil.cpu_percent(),
         "system_memory_usage_megabytes": memory.used / MEGABYTE,
@@ -74,11 +86,14 @@ def _gpus(held: contextlib.ExitStack) -> list[tuple[Any, Any]]:
     """(NVML, device) of every GPU; [] without the package, the driver or a device."""
     try:
         import pynvml
+
         pynvml.nvmlInit()
     except Exception:  # each driver says no in its own way
         return []
     held.callback(pynvml.nvmlShutdown)
-    return [(pynvml, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())]
+    return [
+        (pynvml, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())
+    ]
 
 
 def _gpu_sample(gpus: list[tuple[Any, Any]]) -> dict[str, float]:
@@ -90,7 +105,9 @@ def _gpu_sample(gpus: list[tuple[Any, Any]]) -> dict[str, float]:
             found[f"{prefix}memory_usage_megabytes"] = memory.used / MEGABYTE
             found[f"{prefix}memory_usage_percentage"] = 100 * memory.used / memory.total
         with contextlib.suppress(nvml.NVMLError):
-            found[f"{prefix}utilization_percentage"] = float(nvml.nvmlDeviceGetUtilizationRates(device).gpu)
+            found[f"{prefix}utilization_percentage"] = float(
+                nvml.nvmlDeviceGetUtilizationRates(device).gpu
+            )
         with contextlib.suppress(nvml.NVMLError):
             found[f"{prefix}power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(device) / 1000
     return found

@@ -18,28 +18,74 @@ class Settings(Spec):
 
     kind: ClassVar[str] = "settings"
 
-    device: str = setting("auto", identity=False, help="auto (a GPU if there is one), cpu, cuda or cuda:N")
-    workers: int | None = setting(None, identity=False, low=0, high=1024, help="trials at once, one process each; 0: in this "
-                               "process. Default: one per core on a CPU (at most 8), one per GPU")
-    threads: int = setting(1, identity=False, low=1, high=1024, help="CPU threads of a trial; another number, other bits")
-    timeout: float | None = setting(None, identity=False, low=1.0, help="seconds a trial may take. Default: no limit")
-    data_root: str | None = setting(None, identity=False, help="folder that holds named data sets. Default: $TLX_DATA")
-    allow_outside: tuple[str, ...] = setting((), identity=False, help="further folders that paths in split CSVs and links "
-                                          "among the images may lead to, comma-separated")
-    store: str | None = setting(None, identity=False, help="folder of results. Default: $TLX_STORE, or tlx-runs beside "
-                             "a local tracking database")
-    cache: str | None = setting(None, identity=False, help="folder of decoded images. Default: $TLX_CACHE or ~/.cache/tlx")
-    decode_budget: float = setting(8.0, identity=False, low=0.0, help="GB of decoded images kept on disk a study; above, "
-                                "images are decoded as they are needed")
-    mlflow_path: str | None = setting(None, identity=False, help="tracking URI, database file or folder. Default: "
-                                   "$MLFLOW_TRACKING_URI, or mlflow.db in the working directory")
+    device: str = setting(
+        "auto", identity=False, help="auto (a GPU if there is one), cpu, cuda or cuda:N"
+    )
+    workers: int | None = setting(
+        None,
+        identity=False,
+        low=0,
+        high=1024,
+        help="trials at once, one process each; 0: in this "
+        "process. Default: one per core on a CPU (at most 8), one per GPU",
+    )
+    threads: int = setting(
+        1,
+        identity=False,
+        low=1,
+        high=1024,
+        help="CPU threads of a trial; another number, other bits",
+    )
+    timeout: float | None = setting(
+        None, identity=False, low=1.0, help="seconds a trial may take. Default: no limit"
+    )
+    data_root: str | None = setting(
+        None, identity=False, help="folder that holds named data sets. Default: $TLX_DATA"
+    )
+    allow_outside: tuple[str, ...] = setting(
+        (),
+        identity=False,
+        help="further folders that paths in split CSVs and links "
+        "among the images may lead to, comma-separated",
+    )
+    store: str | None = setting(
+        None,
+        identity=False,
+        help="folder of results. Default: $TLX_STORE, or tlx-runs beside a local tracking database",
+    )
+    cache: str | None = setting(
+        None, identity=False, help="folder of decoded images. Default: $TLX_CACHE or ~/.cache/tlx"
+    )
+    decode_budget: float = setting(
+        8.0,
+        identity=False,
+        low=0.0,
+        help="GB of decoded images kept on disk a study; above, "
+        "images are decoded as they are needed",
+    )
+    mlflow_path: str | None = setting(
+        None,
+        identity=False,
+        help="tracking URI, database file or folder. Default: "
+        "$MLFLOW_TRACKING_URI, or mlflow.db in the working directory",
+    )
     tracking: bool = setting(True, identity=False, help="mirror to MLflow")
-    require_tracking: bool = setting(False, identity=False, help="exit with 6 if records could not be delivered")
-    wait: bool = setting(True, identity=False, help="wait at the end, up to 10 s, for a tracking server that is slow; else "
-                      "tlx sync sends the rest")
+    require_tracking: bool = setting(
+        False, identity=False, help="exit with 6 if records could not be delivered"
+    )
+    wait: bool = setting(
+        True,
+        identity=False,
+        help="wait at the end, up to 10 s, for a tracking server that is slow; else "
+        "tlx sync sends the rest",
+    )
     system_metrics: bool = setting(True, identity=False, help="log CPU, memory and GPU use")
-    watts: float | None = setting(None, identity=False, low=0.0, help="watts a busy core draws, for an energy estimate")
-    grid: float | None = setting(None, identity=False, low=0.0, help="g CO2 per kWh of your electricity, for an estimate")
+    watts: float | None = setting(
+        None, identity=False, low=0.0, help="watts a busy core draws, for an energy estimate"
+    )
+    grid: float | None = setting(
+        None, identity=False, low=0.0, help="g CO2 per kWh of your electricity, for an estimate"
+    )
 
     @property
     def cache_folder(self) -> Path:
@@ -67,8 +113,12 @@ class Settings(Spec):
         if self.device == "auto":
             return "cuda" if there else "cpu"
         if not self.device.startswith("cuda") or not there:
-            raise ResourceError("device", f"no device '{self.device}'; found cpu" + (f" and {there} GPU" if there else ""),
-                           where="device", remedy="use --device auto or --device cpu")
+            raise ResourceError(
+                "device",
+                f"no device '{self.device}'; found cpu" + (f" and {there} GPU" if there else ""),
+                where="device",
+                remedy="use --device auto or --device cpu",
+            )
         return self.device
 
     def resolved_workers(self, device: str, trials: int) -> int:

@@ -1,4 +1,5 @@
-"""Stopping on request: the first signal asks, work stops at its next boundary; a second one ends at once.
+"""Stopping on request: the first signal asks, work stops at its next boundary; a second one ends at
+once.
 
 Ending at once is safe at any moment, because whatever is on disk is whole or can be continued.
 """
@@ -24,7 +25,9 @@ class _Asked:
 
 
 def stopping() -> bool:
-    """Whether a stop was asked for. Cheap: science code gets it as a plain callable and asks at every batch."""
+    """Whether a stop was asked for. Cheap: science code gets it as a plain callable and asks at
+    every batch.
+    """
     return _Asked.number != 0
 
 
@@ -41,10 +44,11 @@ def stop_if_asked() -> None:
 
 @contextlib.contextmanager
 def graceful() -> Iterator[Callable[[], bool]]:
-    """Signals ask for a stop while the block lasts; gives `stopping`. Old handlers come back at its end.
+    """Signals ask for a stop while the block lasts; gives `stopping`. Old handlers come back at its
+    end.
 
-    Signals that are ignored (nohup) stay ignored. Outside the main thread, where Python allows no handlers, the
-    block changes nothing.
+    Signals that are ignored (nohup) stay ignored. Outside the main thread, where Python allows no
+    handlers, the block changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield stopping
@@ -67,7 +71,9 @@ def graceful() -> Iterator[Callable[[], bool]]:
 
 
 def in_worker() -> None:
-    """The manners of a worker: the driver decides, by SIGTERM; the keyboard and the terminal do not reach it."""
+    """The manners of a worker: the driver decides, by SIGTERM; the keyboard and the terminal do not
+    reach it.
+    """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _note)

@@ -1,12 +1,18 @@
-"""Key → folder. A trial's folder is `<key>.part` until it is whole; then it is sealed, renamed and never changed.
+"""Key → folder. A trial's folder is `<key>.part` until it is whole; then it is sealed, renamed and
+never changed.
 
-    <root>/trials/<key>/           result.json, metrics.journal, …, MANIFEST.json: whole, checksummed
-    <root>/trials/<key>.part/      being made, by the holder of the lock; whoever comes next continues it
+    <root>/trials/<key>/           result.json, metrics.journal, …, MANIFEST.json: whole,
+                                   checksummed
+    <root>/trials/<key>.part/      being made, by the holder of the lock; whoever comes next
+                                   continues it
     <root>/locks/<key>             the kernel's lock, freed when its holder dies
-    <root>/studies/<key>/           study.json, with its own checksum; tables, figures and summary.json, whole and
-                                    checksummed once MANIFEST.json is there: from the end of a run to the next one
+    <root>/studies/<key>/           study.json, with its own checksum; tables, figures and
+                                    summary.json, whole and
+                                    checksummed once MANIFEST.json is there: from the end of a run
+                                    to the next one
 
-A killed process or a power cut leaves either the whole folder or a `.part` to continue, never something between.
+A killed process or a power cut leaves either the whole folder or a `.part` to continue, never
+something between.
 """
 
 from __future__ import annotations
@@ -30,7 +36,9 @@ from ..result import Result
 
 FORMAT = 2  # of result.json, study.json and the journal, and of keys; another one is refused
 RESULT, JOURNAL, STUDY, PART = "result.json", "metrics.journal", "study.json", ".part"
-KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")  # a key becomes a folder's name: nothing that means something in a path
+KEY = re.compile(
+    r"[0-9a-z][0-9a-z-]{0,79}"
+)  # a key becomes a folder's name: nothing that means something in a path
 LARGE = 4 << 20  # bytes; `find` checks larger files by size only, `file` in full
 PATIENCE_S = 1.0  # a killed holder's children may outlive it by a moment
 
@@ -49,13 +57,16 @@ class Store:
 
     def keys(self) -> list[str]:
         """The keys that have a whole folder, sorted."""
-        return sorted(p.name for p in self.root.glob("trials/*") if KEY.fullmatch(p.name) and p.is_dir())
+        return sorted(
+            p.name for p in self.root.glob("trials/*") if KEY.fullmatch(p.name) and p.is_dir()
+        )
 
     def find(self, key: str) -> Result | None:
-        """The result of `key`, checked against its manifest; None if there is none. Integrity if it is damaged.
+        """The result of `key`, checked against its manifest; None if there is none. Integrity if it
+        is damaged.
 
-        Files above 4 MiB that are not read here are checked by size, and in full by `file`, through which everything
-        else is read: asking stays cheap, and nothing is used unchecked.
+        Files above 4 MiB that are not read here are checked by size, and in full by `file`, through
+        which everything else is read: asking stays cheap, and nothing is used unchecked.
         """
         folder = self.folder(key)
         if not folder.is_dir():
@@ -70,8 +81,9 @@ class Store:
             return _read_result(folder, rows, key)
 
     def find_or_none(self, key: str) -> Result | None:
-        """The result of `key` for a summary of many: None where there is none, and where it is damaged, which is said
-        when it is asked for by itself."""
+        """The result of `key` for a summary of many: None where there is none, and where it is
+        damaged, which is said when it is asked for by itself.
+        """
         try:
             return self.find(key)
         except TlxError:
@@ -83,7 +95,9 @@ class Store:
         with _remedied(folder):
             row = files.manifest(folder).get(name)
             if row is None:
-                raise IntegrityError("file-unlisted", f"the manifest does not list '{name}'", where=folder)
+                raise IntegrityError(
+                    "file-unlisted", f"the manifest does not list '{name}'", where=folder
+                )
             files.check(folder / name, row)
         return folder / name
 
@@ -94,9 +108,11 @@ class Store:
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[Draft]:
-        """The right to make `key`, while the block lasts. Busy, naming the process, if another has it.
+        """The right to make `key`, while the block lasts. Busy, naming the process, if another has
+        it.
 
-        What an interrupted holder had sealed but not yet renamed is made whole here: ask `find` again inside.
+        What an interrupted holder had sealed but not yet renamed is made whole here: ask `find`
+        again inside.
         """
         with self._locked(key) as lock:
             self._complete(key)
@@ -121,7 +137,9 @@ class Store:
         with self._locked(key):
             for path in (folder, _part(folder)):
                 if path.is_dir():
-                    doomed = path.with_name(files.TEMPORARY + path.name)  # renamed first: never half a whole folder
+                    doomed = path.with_name(
+                        files.TEMPORARY + path.name
+                    )  # renamed first: never half a whole folder
                     shutil.rmtree(doomed, ignore_errors=True)
                     os.rename(path, doomed)
                     files.sync_folder(path.parent)
@@ -174,17 +192,21 @@ class Store:
                 record = files.read_json(path, limit=1 << 30)
                 seal = record.pop("sha256")
             except (BadDataError, AttributeError, KeyError, TypeError) as error:
-                raise IntegrityError("study-unreadable", f"cannot read the study ({error})", where=path) from error
+                raise IntegrityError(
+                    "study-unreadable", f"cannot read the study ({error})", where=path
+                ) from error
             if seal != files.digest(record):
-                raise IntegrityError("study-damaged", "the study does not match its own checksum", where=path)
+                raise IntegrityError(
+                    "study-damaged", "the study does not match its own checksum", where=path
+                )
         _check_format(record, path)
         return record["study"]
 
     def check_format(self) -> None:
         """Raise BadDataError if what the store holds was written in another format.
 
-        Keys mean something else in each format: without this check an old store would be filled with
-        new results beside its own.
+        Keys mean something else in each format: without this check an old store would be filled
+        with new results beside its own.
         """
         for pattern in (f"studies/*/{STUDY}", f"trials/*/{RESULT}"):
             for path in self.root.glob(pattern):
@@ -198,14 +220,20 @@ class Store:
 
     def studies(self) -> list[str]:
         """The keys of the studies on record, sorted."""
-        return sorted(p.parent.name for p in self.root.glob(f"studies/*/{STUDY}") if KEY.fullmatch(p.parent.name))
+        return sorted(
+            p.parent.name
+            for p in self.root.glob(f"studies/*/{STUDY}")
+            if KEY.fullmatch(p.parent.name)
+        )
 
     def study_folder(self, key: str) -> Path:
         """Where the tables and figures of a study lie, or will."""
         return self._study(key).parent
 
     def unseal_study(self, key: str) -> None:
-        """Say that the tables and figures of a study are being made: until it is sealed again they are not used."""
+        """Say that the tables and figures of a study are being made: until it is sealed again they
+        are not used.
+        """
         manifest = self.study_folder(key) / files.MANIFEST
         if manifest.exists():
             with files.storage_errors(manifest):
@@ -221,9 +249,11 @@ class Store:
         files.seal(folder, skip=_is_working_file)
 
     def study_files(self, key: str) -> dict[str, Path]:
-        """The files of a study's summary by relative name, every byte checked; {} while it has none.
+        """The files of a study's summary by relative name, every byte checked; {} while it has
+        none.
 
-        Integrity for a damaged one; Unsafe if the folder holds links, or files that its manifest does not list.
+        Integrity for a damaged one; Unsafe if the folder holds links, or files that its manifest
+        does not list.
         """
         folder = self.study_folder(key)
         if not (folder / files.MANIFEST).exists():
@@ -231,7 +261,9 @@ class Store:
         return _listed(folder, {STUDY, files.MANIFEST})
 
     def trial_files(self, key: str) -> dict[str, Path]:
-        """The files of a whole trial by relative name, every byte checked; errors as for `study_files`."""
+        """The files of a whole trial by relative name, every byte checked; errors as for
+        `study_files`.
+        """
         return _listed(self.folder(key), {files.MANIFEST})
 
     def _study(self, key: str) -> Path:
@@ -239,7 +271,9 @@ class Store:
 
 
 class Draft:
-    """A trial's folder while it is being made. Files in it are the trial's own; `commit` makes it whole."""
+    """A trial's folder while it is being made. Files in it are the trial's own; `commit` makes it
+    whole.
+    """
 
     def __init__(self, store: Store, key: str, lock: locks.Lock):
         self.store, self.key, self.lock = store, key, lock
@@ -260,7 +294,9 @@ class Draft:
         if self._journal is None:
             self._journal = files.Journal(self.folder / JOURNAL)
             if not self._journal.records:
-                self._journal.append({"t": "start", "ts": _now_ms(), "format": FORMAT, "tlx": __version__})
+                self._journal.append(
+                    {"t": "start", "ts": _now_ms(), "format": FORMAT, "tlx": __version__}
+                )
             _check_format(self._journal.records[0], self.folder)
         return self._journal
 
@@ -272,28 +308,34 @@ class Draft:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Journal the values of a step, durably; a step already there is left as it is.
 
-        Times (milliseconds since 1970) strictly increase, also when the clock does not. JSON has no NaN: what is
-        not finite stands by name under "not_finite".
+        Times (milliseconds since 1970) strictly increase, also when the clock does not. JSON has no
+        NaN: what is not finite stands by name under "not_finite".
         """
         if step in self.steps:
             return
         numbers = {name: float(value) for name, value in values.items()}
         strange = {name: str(value) for name, value in numbers.items() if not math.isfinite(value)}
-        record = {"t": "metrics", "step": int(step), "ts": max(_now_ms(), self.journal.records[-1].get("ts", 0) + 1),
-                  "values": {name: value for name, value in numbers.items() if name not in strange}}
+        record = {
+            "t": "metrics",
+            "step": int(step),
+            "ts": max(_now_ms(), self.journal.records[-1].get("ts", 0) + 1),
+            "values": {name: value for name, value in numbers.items() if name not in strange},
+        }
         self.journal.append(record | ({"not_finite": strange} if strange else {}))
 
     def commit(self, result: Result) -> Result:
         """Make the folder whole with this result. When it returns, a power cut cannot take it back.
 
-        If a whole folder of the key has appeared meanwhile, an equal result gives way to it; a different one is kept
-        beside it and raises Integrity.
+        If a whole folder of the key has appeared meanwhile, an equal result gives way to it; a
+        different one is kept beside it and raises Integrity.
         """
         if result.key != self.key:
             raise ValueError(f"the result of {result.key} cannot be committed as {self.key}")
         self.journal.close()  # opened first if need be: a trial without a step has a journal too
         self._journal = None
-        files.write_json(self.folder / RESULT, {"format": FORMAT, "tlx": __version__, "result": result.to_json()})
+        files.write_json(
+            self.folder / RESULT, {"format": FORMAT, "tlx": __version__, "result": result.to_json()}
+        )
         with files.storage_errors(self.folder):
             _sync_below(self.folder)
         files.seal(self.folder)
@@ -316,25 +358,43 @@ class Draft:
         if there is not None and reproducible_fields(there) == reproducible_fields(result):
             shutil.rmtree(self.folder)
             return
-        kept = next(p for n in range(1, 1000) if not (p := final.with_name(f"{self.key}.differs-{n}")).exists())
+        kept = next(
+            p
+            for n in range(1, 1000)
+            if not (p := final.with_name(f"{self.key}.differs-{n}")).exists()
+        )
         os.rename(self.folder, kept)
         files.sync_folder(final.parent)
-        raise IntegrityError("results-differ", "two results of one key differ", where=final, expected="equal results",
-                        remedy=f"the other is kept as {kept}; compare their environments, remove the wrong one")
+        raise IntegrityError(
+            "results-differ",
+            "two results of one key differ",
+            where=final,
+            expected="equal results",
+            remedy=f"the other is kept as {kept}; compare their environments, remove the wrong one",
+        )
 
 
 def reproducible_fields(result: Result) -> dict[str, Any]:
-    """What must be equal in two results of one key: all but what depends on the machine and the hour."""
+    """What must be equal in two results of one key: all but what depends on the machine and the
+    hour.
+    """
     plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
-    scores = {name: value for name, value in result.scores.items() if not name.endswith(("_s", "_j"))}
+    scores = {
+        name: value for name, value in result.scores.items() if not name.endswith(("_s", "_j"))
+    }
     return {**plain, "scores": scores, "cost": None, "environment": None}
 
 
 # ---------------------------------------------------------------- pieces
 
+
 def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
-        raise UnsafeError("key", f"not a key: {key!r}", expected="letters, digits and -: a key becomes the name of a folder")
+        raise UnsafeError(
+            "key",
+            f"not a key: {key!r}",
+            expected="letters, digits and -: a key becomes the name of a folder",
+        )
     return key
 
 
@@ -356,7 +416,9 @@ def _publish(part: Path, final: Path) -> bool:
                 return False
             raise
         files.sync_folder(final.parent)
-        files.sync_folder(final.parent.parent)  # its name may date from a process killed before it could sync
+        files.sync_folder(
+            final.parent.parent
+        )  # its name may date from a process killed before it could sync
     return True
 
 
@@ -376,19 +438,30 @@ def _sync_below(folder: Path) -> None:
 def _is_working_file(name: str) -> bool:
     """True for files of a study's folder that change at any time and check themselves."""
     own = Path(name).name
-    return name == STUDY or own.startswith(files.TEMPORARY) or locks.READER in own or own.endswith(
-        (".journal", ".lock", ".turn", ".damaged", locks.OWNER))
+    return (
+        name == STUDY
+        or own.startswith(files.TEMPORARY)
+        or locks.READER in own
+        or own.endswith((".journal", ".lock", ".turn", ".damaged", locks.OWNER))
+    )
 
 
 def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
-    """The files of a sealed folder, each checked; nothing else may lie there but `own` and working files."""
+    """The files of a sealed folder, each checked; nothing else may lie there but `own` and working
+    files.
+    """
     with _remedied(folder):
         rows = files.manifest(folder)
         there = files.regular_files(folder)
         for name in there.keys() - rows.keys() - own:
             if not _is_working_file(name):
-                raise UnsafeError("unlisted", f"'{name}' is not listed in its {files.MANIFEST}", where=folder,
-                             expected="only what tlx wrote there", remedy="remove it, or run the same command again")
+                raise UnsafeError(
+                    "unlisted",
+                    f"'{name}' is not listed in its {files.MANIFEST}",
+                    where=folder,
+                    expected="only what tlx wrote there",
+                    remedy="remove it, or run the same command again",
+                )
         for name, row in rows.items():
             files.check(folder / name, row)
     return {name: folder / name for name in rows}
@@ -401,26 +474,38 @@ def _check_size(path: Path, row: Mapping[str, Any]) -> None:
 
 def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
     if RESULT not in rows:
-        raise IntegrityError("file-unlisted", f"the manifest does not list '{RESULT}'", where=folder)
+        raise IntegrityError(
+            "file-unlisted", f"the manifest does not list '{RESULT}'", where=folder
+        )
     record = files.read_json(folder / RESULT, limit=1 << 30)
     _check_format(record, folder)
     try:
         result = Result.from_json(record["result"])
     except (TypeError, KeyError) as error:
-        raise BadDataError("result-fields", f"cannot read the result ({error})", where=folder / RESULT,
-                      expected=f"the fields that tlx {__version__} writes",
-                      remedy=f"read it with tlx {record.get('tlx', 'unknown')}, which wrote it") from error
+        raise BadDataError(
+            "result-fields",
+            f"cannot read the result ({error})",
+            where=folder / RESULT,
+            expected=f"the fields that tlx {__version__} writes",
+            remedy=f"read it with tlx {record.get('tlx', 'unknown')}, which wrote it",
+        ) from error
     if result.key != key:
-        raise IntegrityError("wrong-key", f"the folder holds the result of {result.key}", where=folder)
+        raise IntegrityError(
+            "wrong-key", f"the folder holds the result of {result.key}", where=folder
+        )
     return result
 
 
 def _check_format(record: Mapping[str, Any], where: Path) -> None:
     if record["format"] != FORMAT:
         code = "newer-format" if record["format"] > FORMAT else "older-format"
-        raise BadDataError(code, f"made by tlx {record.get('tlx', 'unknown')} in format {record['format']}",
-                           where=where, expected=f"format {FORMAT}, which tlx {__version__} reads and writes",
-                           remedy="use that version of tlx, or another --store")
+        raise BadDataError(
+            code,
+            f"made by tlx {record.get('tlx', 'unknown')} in format {record['format']}",
+            where=where,
+            expected=f"format {FORMAT}, which tlx {__version__} reads and writes",
+            remedy="use that version of tlx, or another --store",
+        )
 
 
 @contextlib.contextmanager
@@ -429,5 +514,7 @@ def _remedied(path: Path) -> Iterator[None]:
     try:
         yield
     except IntegrityError as error:
-        error.remedy = error.remedy or f"remove {path} and run the same command again; it is made anew"
+        error.remedy = (
+            error.remedy or f"remove {path} and run the same command again; it is made anew"
+        )
         raise

@@ -12,7 +12,8 @@ from ..errors import TlxError
 
 @dataclass(frozen=True)
 class Task:
-    """One call to make: `call` is "package.module:function", called as function(*args, emit=report).
+    """One call to make: `call` is "package.module:function", called as function(*args,
+    emit=report).
 
     key    names the task; tasks of one key are run once
     title  for people
@@ -77,10 +78,12 @@ class Outcome:
 class RunOptions:
     """How tasks are run.
 
-    timeout_s   seconds a task may take (workers only); its stack is written to its log before it is killed
+    timeout_s   seconds a task may take (workers only); its stack is written to its log before it is
+                killed
     retries     how often a task is started again whose process died
     preload     modules that the server of workers imports once
-    initialise  "package.module:function", called with the number of threads before the first task of a process
+    initialise  "package.module:function", called with the number of threads before the first task
+                of a process
     devices     a CUDA_VISIBLE_DEVICES for each worker, used in turn
     log_folder  where <key>.log is written when a task breaks
     """

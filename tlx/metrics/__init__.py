@@ -1,14 +1,17 @@
-"""Numbers about representations: arrays, maps or layers of dumps in, plain results out. No platform is needed.
+"""Numbers about representations: arrays, maps or layers of dumps in, plain results out. No platform
+is needed.
 
     from tlx import metrics
 
-    rdm = metrics.rdm(x)                                  # x (n, d): 1 − r of every two rows, condensed
+    rdm = metrics.rdm(x)                                  # x (n, d): 1 − r of every two rows,
+      condensed
     metrics.class_contrast(rdm, labels).contrast
     metrics.sum_of_squares(x, labels).ratio
     metrics.intrinsic_dimension(x).dimension
 
-Results are float64 with named fields. What is wrong with an input is a tlx.errors.BadData, Usage or Resource that
-says what was found and what was expected; NaN or infinity is always an error, never a number.
+Results are float64 with named fields. What is wrong with an input is a tlx.errors.BadData, Usage or
+Resource that says what was found and what was expected; NaN or infinity is always an error, never a
+number.
 """
 
 from .cka import cka, cka_matrix
@@ -25,12 +28,41 @@ from .regression import transferability_regression, transferability_table
 from .resampling import bootstrap, bootstrap_all
 from .rsa import rdm
 from .sum_of_squares import sum_of_squares
-from .transfer_performance import fisher_band, metric_correlations, permutation_band, transfer_performance
+from .transfer_performance import (
+    fisher_band,
+    metric_correlations,
+    permutation_band,
+    transfer_performance,
+)
 
 __all__ = [
-    "block_analysis", "bootstrap", "bootstrap_all", "cka", "cka_matrix", "class_contrast", "compare_all",
-    "compare_rdms", "domain_gap", "fisher_band", "intra_class_variance", "intrinsic_dimension",
-    "intrinsic_dimension_resampled", "mds", "metric_correlations", "model_rdm", "nearest_distances",
-    "nearest_neighbours", "parameter_distance", "permutation_band", "rdm", "read_rdms", "regression_row", "scale_scan",
-    "sum_of_squares", "transfer_performance", "transferability_regression", "transferability_table", "write_rdms",
+    "block_analysis",
+    "bootstrap",
+    "bootstrap_all",
+    "cka",
+    "cka_matrix",
+    "class_contrast",
+    "compare_all",
+    "compare_rdms",
+    "domain_gap",
+    "fisher_band",
+    "intra_class_variance",
+    "intrinsic_dimension",
+    "intrinsic_dimension_resampled",
+    "mds",
+    "metric_correlations",
+    "model_rdm",
+    "nearest_distances",
+    "nearest_neighbours",
+    "parameter_distance",
+    "permutation_band",
+    "rdm",
+    "read_rdms",
+    "regression_row",
+    "scale_scan",
+    "sum_of_squares",
+    "transfer_performance",
+    "transferability_regression",
+    "transferability_table",
+    "write_rdms",
 ]

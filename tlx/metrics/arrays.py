@@ -1,4 +1,6 @@
-"""What metrics are given, checked: rows of numbers, labels, dissimilarities. Nothing is copied that need not be."""
+"""What metrics are given, checked: rows of numbers, labels, dissimilarities. Nothing is copied that
+need not be.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,15 @@ from ..kernels.parallel import parallel_for
 
 TASK = 1 << 20  # numbers of one task
 ASYMMETRY = 1e-5  # of the largest dissimilarity: what float32 leaves between two triangles
-BITS = {"float32": (np.int32, np.int32(0x7F800000)), "float64": (np.int64, np.int64(0x7FF0000000000000))}
+BITS = {
+    "float32": (np.int32, np.int32(0x7F800000)),
+    "float64": (np.int64, np.int64(0x7FF0000000000000)),
+}
 
 
 def array(x: Any, *, where: object = "x") -> np.ndarray:
-    """x as an array of numbers of any shape: a map stays a map, a torch CPU tensor shares its memory.
+    """x as an array of numbers of any shape: a map stays a map, a torch CPU tensor shares its
+    memory.
 
     x       also the path of a .npy file, which is mapped
     raises  BadData for what is no array of real numbers
@@ -36,11 +42,17 @@ def array(x: Any, *, where: object = "x") -> np.ndarray:
     try:
         found = np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise BadDataError("not-an-array", f"{type(x).__name__}: {str(error).splitlines()[0]}", where=where,
-                      expected="what numpy takes as an array of numbers, in this machine's memory") from error
+        raise BadDataError(
+            "not-an-array",
+            f"{type(x).__name__}: {str(error).splitlines()[0]}",
+            where=where,
+            expected="what numpy takes as an array of numbers, in this machine's memory",
+        ) from error
     if found.dtype.kind not in "fiub" or np.ma.is_masked(x):
         kind = "masked values" if np.ma.is_masked(x) else f"type {found.dtype}"
-        raise BadDataError("not-numbers", f"an array of {kind}", where=where, expected="real numbers")
+        raise BadDataError(
+            "not-numbers", f"an array of {kind}", where=where, expected="real numbers"
+        )
     return found
 
 
@@ -51,21 +63,31 @@ def matrix(x: Any, *, where: object = "x", least: int = 2) -> np.ndarray:
     """
     found = array(x, where=where)
     if found.ndim < 2 or 0 in found.shape[1:]:
-        raise BadDataError("rows-shape", f"an array of shape {found.shape}", where=where,
-                      expected="(rows, features), at least one feature")
+        raise BadDataError(
+            "rows-shape",
+            f"an array of shape {found.shape}",
+            where=where,
+            expected="(rows, features), at least one feature",
+        )
     if len(found) < least:
-        raise BadDataError("too-few-rows", f"{len(found)} rows", where=where, expected=f"at least {least}")
+        raise BadDataError(
+            "too-few-rows", f"{len(found)} rows", where=where, expected=f"at least {least}"
+        )
     return found.reshape(len(found), -1)
 
 
 def rows(x: Any, *, where: object = "x", least: int = 2, finite: bool = True) -> np.ndarray:
-    """x as rows: (n, d) float32 or float64, no copy of what is one of these and contiguous, or has two dimensions.
+    """x as rows: (n, d) float32 or float64, no copy of what is one of these and contiguous, or has
+    two dimensions.
 
-    x       (n, …) anything `array` takes; each row is flattened. float16 becomes float32, whole numbers float64
+    x       (n, …) anything `array` takes; each row is flattened. float16 becomes float32, whole
+            numbers float64
     where   what to call it in a message
     least   how many rows are needed
-    finite  look at every number; False where the caller would see NaN in its result, and calls `check_finite` then
-    raises  BadData: not numbers, no rows, too few, NaN or infinity (the first row and column are named)
+    finite  look at every number; False where the caller would see NaN in its result, and calls
+            `check_finite` then
+    raises  BadData: not numbers, no rows, too few, NaN or infinity (the first row and column are
+            named)
     """
     found = floating(matrix(x, where=where, least=least))
     if finite:
@@ -74,7 +96,8 @@ def rows(x: Any, *, where: object = "x", least: int = 2, finite: bool = True) ->
 
 
 def floating(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """x as native float32 (float16 too) or float64 (all else): itself where it is, else a copy in C order.
+    """x as native float32 (float16 too) or float64 (all else): itself where it is, else a copy in C
+    order.
 
     out  where to put a copy, C order and of the right type and shape
     """
@@ -102,7 +125,8 @@ def float_type(dtype: np.dtype) -> np.dtype:
 
 
 def check_finite(x: np.ndarray, *, where: object = "x", first: int = 0) -> None:
-    """BadData, naming the first row and column (the first place of a vector), unless every number is finite.
+    """BadData, naming the first row and column (the first place of a vector), unless every number
+    is finite.
 
     x      (n,) or (n, d) float32 or float64 — read once, in blocks, on all threads
     first  the number of its first row
@@ -110,34 +134,43 @@ def check_finite(x: np.ndarray, *, where: object = "x", first: int = 0) -> None:
     if not _finite(x):
         block = max(1, TASK // max(1, math.prod(x.shape[1:])))
         for start in range(0, len(x), block):
-            bad = np.argwhere(~np.isfinite(x[start:start + block]))
+            bad = np.argwhere(~np.isfinite(x[start : start + block]))
             if len(bad):
                 row, *column = (int(i) for i in bad[0])
-                place = f"row {first + start + row}, column {column[0]}" if column else f"place {start + row}"
-                raise BadDataError("not-finite", f"{x[(start + row, *column)]} in {place}", where=where,
-                              expected="finite numbers",
-                              remedy="extract again in float32, or see whether the network diverged")
+                place = (
+                    f"row {first + start + row}, column {column[0]}"
+                    if column
+                    else f"place {start + row}"
+                )
+                raise BadDataError(
+                    "not-finite",
+                    f"{x[(start + row, *column)]} in {place}",
+                    where=where,
+                    expected="finite numbers",
+                    remedy="extract again in float32, or see whether the network diverged",
+                )
 
 
 def _finite(x: np.ndarray) -> bool:
     x = x.T if x.flags.f_contiguous else x
     if not x.flags.c_contiguous:
         block = max(1, TASK // max(1, math.prod(x.shape[1:])))
-        return all(np.isfinite(x[start:start + block]).all() for start in range(0, len(x), block))
+        return all(np.isfinite(x[start : start + block]).all() for start in range(0, len(x), block))
     whole, exponent = BITS[x.dtype.name]
     bits = x.reshape(-1).view(whole)
     found = np.ones(-(-bits.size // TASK), np.bool_)
 
     def look(task: int, thread: int) -> None:
         if found.all():
-            found[task] = finite_bits(bits[task * TASK:(task + 1) * TASK], exponent)
+            found[task] = finite_bits(bits[task * TASK : (task + 1) * TASK], exponent)
 
     parallel_for(len(found), look)
     return bool(found.all())
 
 
 def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray, np.ndarray]:
-    """(names, codes): the different labels (k,), sorted, and which of them each row has, (n,) int64.
+    """(names, codes): the different labels (k,), sorted, and which of them each row has, (n,)
+    int64.
 
     labels  (n,) str or whole numbers; neither sorted nor from 0
     raises  BadData: another number of labels than rows, fractions, missing labels
@@ -151,21 +184,35 @@ def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray
     if found.dtype.kind == "O" and all(isinstance(label, str) for label in found.flat):
         found = found.astype(np.str_)
     if found.shape != (n,):
-        raise BadDataError("labels-shape", f"labels of shape {found.shape} for {n} rows", where=where,
-                      expected=f"({n},), one for each row")
+        raise BadDataError(
+            "labels-shape",
+            f"labels of shape {found.shape} for {n} rows",
+            where=where,
+            expected=f"({n},), one for each row",
+        )
     if found.dtype.kind not in "iubUST":
-        raise BadDataError("labels-kind", f"labels of type {found.dtype}", where=where,
-                      expected="a name or a whole number for each row")
+        raise BadDataError(
+            "labels-kind",
+            f"labels of type {found.dtype}",
+            where=where,
+            expected="a name or a whole number for each row",
+        )
     names, codes = np.unique(found, return_inverse=True)
     return names, codes.astype(np.int64)
 
 
 def stimuli(pairs: int, *, where: object = "rdm") -> int:
-    """How many stimuli have this many pairs: n(n − 1)/2 = pairs, n ≥ 2. Raises BadData where none."""
+    """How many stimuli have this many pairs: n(n − 1)/2 = pairs, n ≥ 2. Raises BadData where
+    none.
+    """
     n = (1 + math.isqrt(1 + 8 * pairs)) // 2
     if pairs < 1 or n * (n - 1) // 2 != pairs:
-        raise BadDataError("rdm-shape", f"a vector of {pairs} dissimilarities", where=where,
-                      expected="n(n − 1)/2 for some n: 1, 3, 6, 10, 15, …")
+        raise BadDataError(
+            "rdm-shape",
+            f"a vector of {pairs} dissimilarities",
+            where=where,
+            expected="n(n − 1)/2 for some n: 1, 3, 6, 10, 15, …",
+        )
     return n
 
 
@@ -176,9 +223,11 @@ def row_parts(n: int) -> list[tuple[int, int]]:
 
 
 def is_square_rdm(found: np.ndarray) -> bool:
-    """True for an (n, n) array with a diagonal of zeros, within rounding of its largest number: one RDM, not n of them.
+    """True for an (n, n) array with a diagonal of zeros, within rounding of its largest number: one
+    RDM, not n of them.
 
-    A stack of n condensed RDMs of n pairs each, which n = 3, 6, 10, 15, … allow, has dissimilarities there.
+    A stack of n condensed RDMs of n pairs each, which n = 3, 6, 10, 15, … allow, has
+    dissimilarities there.
     """
     if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):
         return False
@@ -186,11 +235,14 @@ def is_square_rdm(found: np.ndarray) -> bool:
 
 
 def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[np.ndarray, int]:
-    """(pairs, n): the n(n − 1)/2 dissimilarities above the diagonal, row by row, float32 or float64, and n.
+    """(pairs, n): the n(n − 1)/2 dissimilarities above the diagonal, row by row, float32 or
+    float64, and n.
 
-    rdm     (n(n − 1)/2,) — itself where it is float32 or float64, a map too — or (n, n), of which they are copied
+    rdm     (n(n − 1)/2,) — itself where it is float32 or float64, a map too — or (n, n), of which
+            they are copied
     finite  as in `rows`, for the condensed form; a square is always looked at
-    raises  BadData: another shape, not symmetric within 1e-5 of the largest, a diagonal that is not 0, not finite
+    raises  BadData: another shape, not symmetric within 1e-5 of the largest, a diagonal that is not
+            0, not finite
     """
     found = array(rdm, where=where)
     if found.ndim == 1:
@@ -200,8 +252,12 @@ def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[
             check_finite(found, where=where)
         return found, n
     if found.ndim != 2 or found.shape[0] != found.shape[1] or len(found) < 2:
-        raise BadDataError("rdm-shape", f"an array of shape {found.shape}", where=where,
-                      expected="(n, n), or the n(n − 1)/2 numbers above its diagonal")
+        raise BadDataError(
+            "rdm-shape",
+            f"an array of shape {found.shape}",
+            where=where,
+            expected="(n, n), or the n(n − 1)/2 numbers above its diagonal",
+        )
     n, found = len(found), floating(found)
     check_finite(found, where=where)
     out = np.empty(n * (n - 1) // 2, found.dtype)
@@ -213,6 +269,10 @@ def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[
     parallel_for(-(-n // 64), take)
     row = int(differ.argmax())
     if differ[row] > ASYMMETRY * largest.max():
-        raise BadDataError("rdm-not-symmetric", f"row {row} differs by {differ[row]:.3g} from its column, or its diagonal "
-                      "is not 0", where=where, expected="a symmetric matrix with zeros on its diagonal")
+        raise BadDataError(
+            "rdm-not-symmetric",
+            f"row {row} differs by {differ[row]:.3g} from its column, or its diagonal is not 0",
+            where=where,
+            expected="a symmetric matrix with zeros on its diagonal",
+        )
     return out, n

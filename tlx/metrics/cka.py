@@ -1,4 +1,6 @@
-"""Linear centred kernel alignment: how alike two layers see the same images, whatever their widths."""
+"""Linear centred kernel alignment: how alike two layers see the same images, whatever their
+widths.
+"""
 
 from __future__ import annotations
 
@@ -40,57 +42,97 @@ class _Layer:
     @property
     def features(self) -> StandardisedRows:
         """Its columns as rows."""
-        return StandardisedRows(self.x.T, shift=self.centre, scale=np.full(self.x.shape[1], self.scale))
+        return StandardisedRows(
+            self.x.T, shift=self.centre, scale=np.full(self.x.shape[1], self.scale)
+        )
 
 
 def cka(x: Any, y: Any, unbiased: bool = True, threads: int | None = None) -> float:
-    """Linear CKA of two layers on the same images: 1 for layers that are equal up to rotation and scale.
+    """Linear CKA of two layers on the same images: 1 for layers that are equal up to rotation and
+    scale.
 
-    x, y      (n, …), (n, …) what `arrays.rows` takes — row i of both is image i; n ≥ 4, or 2 if not `unbiased`
-    unbiased  from Song's HSIC₁, which is 0 on average for unrelated layers, and may be below 0; else from the biased
+    x, y      (n, …), (n, …) what `arrays.rows` takes — row i of both is image i; n ≥ 4, or 2 if not
+              `unbiased`
+    unbiased  from Song's HSIC₁, which is 0 on average for unrelated layers, and may be below 0;
+              else from the biased
               HSIC₀ of Kornblith, which grows with d/n
-    →         within 1e-6 of float64: inner products are in float32, of centred rows, their sums in float64
+    →         within 1e-6 of float64: inner products are in float32, of centred rows, their sums in
+              float64
     raises    BadData: not finite, other numbers of rows, a layer whose rows are all alike
 
-    Kornblith et al. 2019, arXiv:1905.00414; Song et al. 2012, jmlr.org/papers/v13/song12a.html, equation 5
+    Kornblith et al. 2019, arXiv:1905.00414; Song et al. 2012, jmlr.org/papers/v13/song12a.html,
+    equation 5
     """
     return float(cka_matrix([x], [y], unbiased, threads)[0, 0])
 
 
-def cka_matrix(xs: Sequence[Any], ys: Sequence[Any] | None = None, unbiased: bool = True, threads: int | None = None,
-               budget_bytes: int = BUDGET_BYTES) -> np.ndarray:
-    """Linear CKA of every layer of xs with every layer of ys (xs itself unless given): (len(xs), len(ys)) float64.
+def cka_matrix(
+    xs: Sequence[Any],
+    ys: Sequence[Any] | None = None,
+    unbiased: bool = True,
+    threads: int | None = None,
+    budget_bytes: int = BUDGET_BYTES,
+) -> np.ndarray:
+    """Linear CKA of every layer of xs with every layer of ys (xs itself unless given): (len(xs),
+    len(ys)) float64.
 
-    budget_bytes   of blocks of inner products held at once; each product is made once, whatever the budget
+    budget_bytes   of blocks of inner products held at once; each product is made once, whatever the
+    budget
 
     Else as `cka`.
     """
     given = list(xs) + ([] if ys is None else list(ys))
     names = [f"xs[{i}]" for i in range(len(xs))] + [f"ys[{i}]" for i in range(len(given) - len(xs))]
-    found = [arrays.rows(x, where=name, least=4 if unbiased else 2) for x, name in zip(given, names, strict=True)]
+    found = [
+        arrays.rows(x, where=name, least=4 if unbiased else 2)
+        for x, name in zip(given, names, strict=True)
+    ]
     for x, name in zip(found, names, strict=True):
         if len(x) != len(found[0]):
-            raise BadDataError("rows-differ", f"{len(x)} rows", where=name, expected=f"the {len(found[0])} of {names[0]}",
-                          remedy="take the same images, in the same order, from every layer")
+            raise BadDataError(
+                "rows-differ",
+                f"{len(x)} rows",
+                where=name,
+                expected=f"the {len(found[0])} of {names[0]}",
+                remedy="take the same images, in the same order, from every layer",
+            )
     layers = [_layer(x, name, threads) for x, name in zip(found, names, strict=True)]
     first, second = range(len(xs)), range(len(xs), len(given)) if ys is not None else range(len(xs))
-    pairs = sorted({(min(a, b), max(a, b)) for a in first for b in second} | {(a, a) for a in range(len(given))})
+    pairs = sorted(
+        {(min(a, b), max(a, b)) for a in first for b in second}
+        | {(a, a) for a in range(len(given))}
+    )
     widths = [x.shape[1] for x in found]
-    narrow = 2 * sum(widths[a] * widths[b] for a, b in pairs) < len(found[0]) * sum(widths)  # the less arithmetic
+    narrow = 2 * sum(widths[a] * widths[b] for a, b in pairs) < len(found[0]) * sum(
+        widths
+    )  # the less arithmetic
     sums = (_by_features if narrow else _by_images)(layers, pairs, budget_bytes, threads)
-    hsic = {pair: _hsic(total, layers[pair[0]].lengths, layers[pair[1]].lengths, unbiased)
-            for pair, total in zip(pairs, sums, strict=True)}
+    hsic = {
+        pair: _hsic(total, layers[pair[0]].lengths, layers[pair[1]].lengths, unbiased)
+        for pair, total in zip(pairs, sums, strict=True)
+    }
     for a, name in enumerate(names):
         if not hsic[a, a] > 0:
-            raise BadDataError("no-structure", "no two rows are more alike than any others", where=name,
-                          remedy="leave this layer out")
-    return np.array([[hsic[min(a, b), max(a, b)] / math.sqrt(hsic[a, a] * hsic[b, b]) for b in second] for a in first])
+            raise BadDataError(
+                "no-structure",
+                "no two rows are more alike than any others",
+                where=name,
+                remedy="leave this layer out",
+            )
+    return np.array(
+        [
+            [hsic[min(a, b), max(a, b)] / math.sqrt(hsic[a, a] * hsic[b, b]) for b in second]
+            for a in first
+        ]
+    )
 
 
 def _hsic(total: float, a: np.ndarray, b: np.ndarray, unbiased: bool) -> float:
-    """HSIC, up to a factor that n alone decides, from Σ_{i≠j} K_ij·L_ij and the diagonals of centred Gram matrices.
+    """HSIC, up to a factor that n alone decides, from Σ_{i≠j} K_ij·L_ij and the diagonals of
+    centred Gram matrices.
 
-    Rows of centred data sum to 0, so that Σ_{j≠i} K_ij = −K_ii: equation 5 of Song needs the diagonals alone.
+    Rows of centred data sum to 0, so that Σ_{j≠i} K_ij = −K_ii: equation 5 of Song needs the
+    diagonals alone.
     """
     n = len(a)
     if not unbiased:
@@ -105,7 +147,7 @@ def _layer(x: np.ndarray, name: str, threads: int | None) -> _Layer:
     def find(task: int, thread: int) -> None:
         columns = slice(task * WIDTH, (task + 1) * WIDTH)
         origin = x[0, columns].astype(np.float64)
-        total = sum((x[i:i + tall, columns] - origin).sum(axis=0) for i in range(0, n, tall))
+        total = sum((x[i : i + tall, columns] - origin).sum(axis=0) for i in range(0, n, tall))
         centre[columns] = origin + total / n
 
     def measure(task: int, thread: int) -> None:
@@ -117,8 +159,12 @@ def _layer(x: np.ndarray, name: str, threads: int | None) -> _Layer:
     parallel_for(-(-n // wide), measure, threads)
     total = float(lengths.sum())
     if not (total > 0 and math.isfinite(total)):
-        raise BadDataError("no-structure", "all rows are alike" if total == 0 else "numbers too large to square", where=name,
-                      remedy="leave this layer out")
+        raise BadDataError(
+            "no-structure",
+            "all rows are alike" if total == 0 else "numbers too large to square",
+            where=name,
+            remedy="leave this layer out",
+        )
     scale = math.sqrt(x.size / total)
     return _Layer(x, centre, scale, lengths * scale**2)
 
@@ -131,7 +177,9 @@ def _by_images(layers, pairs, budget_bytes, threads):
     for i in range(0, n, side):
         for j in range(i, n, side):
             of, against = range(i, min(n, i + side)), range(j, min(n, j + side))
-            blocks = space[:len(layers) * len(of) * len(against)].reshape(len(layers), len(of), len(against))
+            blocks = space[: len(layers) * len(of) * len(against)].reshape(
+                len(layers), len(of), len(against)
+            )
             for layer, block in zip(layers, blocks, strict=True):
                 gram(layer.rows, of, layer.rows, against, block, upper=i == j, threads=threads)
             sums += overlaps(blocks.reshape(len(layers), -1), np.array(pairs), threads)
@@ -139,7 +187,9 @@ def _by_images(layers, pairs, budget_bytes, threads):
 
 
 def _by_features(layers, pairs, budget_bytes, threads):
-    """The same from inner products of features: Σ_{ij} K_ij·L_ij = Σ_{pq} (XᵀY)²_pq, less the diagonal's part."""
+    """The same from inner products of features: Σ_{ij} K_ij·L_ij = Σ_{pq} (XᵀY)²_pq, less the
+    diagonal's part.
+    """
     side = max(BLOCK, int((budget_bytes / 4) ** 0.5) // BLOCK * BLOCK)
     sums = []
     for a, b in pairs:
@@ -149,6 +199,8 @@ def _by_features(layers, pairs, budget_bytes, threads):
                 of, against = range(i, min(len(x.x), i + side)), range(j, min(len(y.x), j + side))
                 block = np.empty((len(of), len(against)), np.float32)
                 gram(x, of, y, against, block, upper=False, threads=threads)
-                total += float(overlaps(block.reshape(1, -1), np.zeros((1, 2), np.int64), threads)[0])
+                total += float(
+                    overlaps(block.reshape(1, -1), np.zeros((1, 2), np.int64), threads)[0]
+                )
         sums.append(total - float(layers[a].lengths @ layers[b].lengths))
     return np.array(sums)

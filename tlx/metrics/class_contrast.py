@@ -37,7 +37,8 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
     threads  to use; the answer has the same bits at any number
     raises   BadData: no RDM, not finite, no two rows of one class, or no two of different ones
 
-    Pairs count once; a square has each twice, which leaves means as they are, and its diagonal does not count.
+    Pairs count once; a square has each twice, which leaves means as they are, and its diagonal does
+    not count.
     """
     pairs, n = arrays.condensed(rdm, finite=False)
     _, codes = arrays.labels(labels, n)
@@ -46,8 +47,12 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
     outside = len(pairs) - inside
     if not inside or not outside:
         what = f"{len(counts)} class{'es' if len(counts) > 1 else ''} among {n} rows"
-        raise BadDataError("no-contrast", what, where="labels",
-                      expected="two or more classes, and one of them with two or more rows")
+        raise BadDataError(
+            "no-contrast",
+            what,
+            where="labels",
+            expected="two or more classes, and one of them with two or more rows",
+        )
     parts = arrays.row_parts(n)
     found = np.empty((len(parts), 2))
 
@@ -63,9 +68,15 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
 
 
 def model_rdm(labels: Any) -> np.ndarray:
-    """The RDM that labels alone make: (n(n − 1)/2,) float32, 0 for two rows of one class and 1 for others."""
+    """The RDM that labels alone make: (n(n − 1)/2,) float32, 0 for two rows of one class and 1 for
+    others.
+    """
     found = np.asarray(labels)
     _, codes = arrays.labels(labels, len(found) if found.ndim else 0)
     if len(codes) < 2:
-        raise BadDataError("too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2")
-    return np.concatenate([codes[i + 1:] != codes[i] for i in range(len(codes) - 1)]).astype(np.float32)
+        raise BadDataError(
+            "too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2"
+        )
+    return np.concatenate([codes[i + 1 :] != codes[i] for i in range(len(codes) - 1)]).astype(
+        np.float32
+    )

@@ -1,4 +1,6 @@
-"""How alike two representations are, told by their dissimilarities: correlations of RDMs, of each with each."""
+"""How alike two representations are, told by their dissimilarities: correlations of RDMs, of each
+with each.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ class Comparison:
     """A row of COMPARISONS.
 
     help     what it is
-    vector   (pairs, n, threads) → a vector of length 1, such that the inner product of two is their similarity; None
+    vector   (pairs, n, threads) → a vector of length 1, such that the inner product of two is their
+             similarity; None
              where no vector does that
     partial  some of the pairs may be missing
     """
@@ -41,33 +44,48 @@ class Similarities:
 
 
 def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | None = None) -> Any:
-    """How alike two RDMs are: a row of COMPARISONS, 1 for RDMs that are the same to it (but for ties: τ_a and ρ_a).
+    """How alike two RDMs are: a row of COMPARISONS, 1 for RDMs that are the same to it (but for
+    ties: τ_a and ρ_a).
 
-    a, b    an RDM, (n(n − 1)/2,) or (n, n) — a square with zeros on its diagonal is one — or a stack of them,
+    a, b    an RDM, (n(n − 1)/2,) or (n, n) — a square with zeros on its diagonal is one — or a
+    stack of them,
             (m, n(n − 1)/2) or (m, n, n)
     →       a number; (m, l) float64 where a or b is a stack
-    raises  BadData: no RDMs, of different sizes, not finite, constant ones, to which nothing is alike; UnknownName
+    raises  BadData: no RDMs, of different sizes, not finite, constant ones, to which nothing is
+            alike; UnknownName
     """
     known(method)
     first, n, single_a = _stack(a, "a")
     second, other, single_b = (first, n, single_a) if b is a else _stack(b, "b")
     if n != other:
-        raise BadDataError("rdm-sizes", f"RDMs of {n} and of {other} stimuli", expected="the same stimuli")
+        raise BadDataError(
+            "rdm-sizes", f"RDMs of {n} and of {other} stimuli", expected="the same stimuli"
+        )
     found = _compare(first, second, n, method, threads)
     return float(found[0, 0]) if single_a and single_b else found
 
 
-def compare_all(rdms: Mapping[str, Any], method: str = "spearman", *, threads: int | None = None) -> Similarities:
-    """Each RDM with each: of layers, of models, or of both. rdms: name → RDM, all of the same stimuli."""
+def compare_all(
+    rdms: Mapping[str, Any], method: str = "spearman", *, threads: int | None = None
+) -> Similarities:
+    """Each RDM with each: of layers, of models, or of both. rdms: name → RDM, all of the same
+    stimuli.
+    """
     known(method)
     if not rdms:
         raise BadDataError("no-rdms", "no RDM to compare")
     found = [arrays.condensed(rdm, where=name) for name, rdm in rdms.items()]
     if len({n for _, n in found}) > 1:
         sizes = ", ".join(f"{name} {n}" for name, (_, n) in zip(rdms, found, strict=True))
-        raise BadDataError("rdm-sizes", f"RDMs of different numbers of stimuli: {sizes}", expected="the same stimuli")
+        raise BadDataError(
+            "rdm-sizes",
+            f"RDMs of different numbers of stimuli: {sizes}",
+            expected="the same stimuli",
+        )
     all_pairs = [pairs for pairs, _ in found]
-    return Similarities(tuple(rdms), _compare(all_pairs, all_pairs, found[0][1], method, threads), method)
+    return Similarities(
+        tuple(rdms), _compare(all_pairs, all_pairs, found[0][1], method, threads), method
+    )
 
 
 def known(method: str) -> Comparison:
@@ -84,17 +102,27 @@ def _stack(x: Any, where: str) -> tuple[list[np.ndarray], int, bool]:
         pairs, n = arrays.condensed(found, where=where)
         return [pairs], n, True
     if found.ndim not in (2, 3) or len(found) == 0:
-        raise BadDataError("rdm-shape", f"an array of shape {found.shape}", where=where,
-                      expected="(n(n − 1)/2,), (n, n), or a stack of these")
+        raise BadDataError(
+            "rdm-shape",
+            f"an array of shape {found.shape}",
+            where=where,
+            expected="(n(n − 1)/2,), (n, n), or a stack of these",
+        )
     each_ = [arrays.condensed(one, where=f"{where}, RDM {i}") for i, one in enumerate(found)]
     return [pairs for pairs, _ in each_], each_[0][1], False
 
 
-def _compare(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None) -> np.ndarray:
-    return (_concordances if COMPARISONS[method].vector is None else _products)(a, b, n, method, threads)
+def _compare(
+    a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None
+) -> np.ndarray:
+    return (_concordances if COMPARISONS[method].vector is None else _products)(
+        a, b, n, method, threads
+    )
 
 
-def _products(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None) -> np.ndarray:
+def _products(
+    a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None
+) -> np.ndarray:
     first = vectors(a, n, method, threads, "a")
     second = first if a is b else vectors(b, n, method, threads, "b")
     out = np.empty((len(first), len(second)))
@@ -102,8 +130,12 @@ def _products(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, thr
     return np.clip(out, -1, 1)
 
 
-def vectors(rdms: list[np.ndarray], n: int, method: str, threads: int | None = None, where: str = "rdm") -> np.ndarray:
-    """(m, p) float64 — the vector of each RDM by the row of COMPARISONS. BadData where one has none."""
+def vectors(
+    rdms: list[np.ndarray], n: int, method: str, threads: int | None = None, where: str = "rdm"
+) -> np.ndarray:
+    """(m, p) float64 — the vector of each RDM by the row of COMPARISONS. BadData where one has
+    none.
+    """
     make = COMPARISONS[method].vector
     assert make is not None
     found = []
@@ -116,15 +148,26 @@ def vectors(rdms: list[np.ndarray], n: int, method: str, threads: int | None = N
 
 def _check(pairs: np.ndarray, method: str, where: str) -> None:
     if len(pairs) >= MOST:
-        raise ResourceError("too-many-pairs", f"{len(pairs):,} pairs", where=where, expected=f"fewer than {MOST:,}",
-                       remedy="compare a sample of the stimuli")
+        raise ResourceError(
+            "too-many-pairs",
+            f"{len(pairs):,} pairs",
+            where=where,
+            expected=f"fewer than {MOST:,}",
+            remedy="compare a sample of the stimuli",
+        )
     low, high = pairs.min(), pairs.max()
     if low == high and (low == 0 or method not in ("cosine", "whitened-cosine")):
-        raise BadDataError("constant-rdm", f"all {len(pairs)} dissimilarities are {low:.6g}, to which nothing is {method}-"
-                      "alike", where=where, expected="at least two different ones")
+        raise BadDataError(
+            "constant-rdm",
+            f"all {len(pairs)} dissimilarities are {low:.6g}, to which nothing is {method}-alike",
+            where=where,
+            expected="at least two different ones",
+        )
 
 
-def _concordances(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None) -> np.ndarray:
+def _concordances(
+    a: list[np.ndarray], b: list[np.ndarray], n: int, method: str, threads: int | None
+) -> np.ndarray:
     orders: list[list[SortOrder]] = []
     for where, rdms in zip("ab", (a, b) if b is not a else (a,), strict=False):
         for i, pairs in enumerate(rdms):
@@ -145,6 +188,7 @@ def _concordances(a: list[np.ndarray], b: list[np.ndarray], n: int, method: str,
 
 
 # ---------------------------------------------------------------- vectors
+
 
 def _unit(x: np.ndarray) -> np.ndarray:
     """x (p,) float64 at length 1, in place."""
@@ -179,25 +223,34 @@ def _spearman(pairs: np.ndarray, n: int, threads: int | None) -> np.ndarray:
 
 def _rho_a(pairs: np.ndarray, n: int, threads: int | None) -> np.ndarray:
     p = float(len(pairs))
-    return ranks(order(pairs, threads), threads) * np.sqrt(3 / (p**3 - p))  # ranks are doubled, hence 3 and not 12
+    return ranks(order(pairs, threads), threads) * np.sqrt(
+        3 / (p**3 - p)
+    )  # ranks are doubled, hence 3 and not 12
 
 
 def _whitened(pairs: np.ndarray, n: int, threads: int | None, keep_mean: bool = True) -> np.ndarray:
-    """H·D·H as a vector: what is above its diagonal, √2 times because it is there twice, then its diagonal.
+    """H·D·H as a vector: what is above its diagonal, √2 times because it is there twice, then its
+    diagonal.
 
-    With D = m·(11ᵀ − I) + E, where all of E sums to 0 and its rows to r, H·D·H has e_ij − (r_i + r_j)/n + m/n above
-    its diagonal, and −2·r_i/n − m·(n − 1)/n on it.
+    With D = m·(11ᵀ − I) + E, where all of E sums to 0 and its rows to r, H·D·H has e_ij − (r_i +
+    r_j)/n + m/n above its diagonal, and −2·r_i/n − m·(n − 1)/n on it.
     """
     out = np.empty(len(pairs) + n)
-    above = out[:len(pairs)]
+    above = out[: len(pairs)]
     above[:], mean = _centred(pairs)
     mean = mean if keep_mean else 0.0
     bounds = arrays.row_parts(n)
     sums = np.empty((len(bounds), n))
-    parallel_for(len(bounds), lambda part, _: row_sums(above, n, *bounds[part], sums[part]), threads)
+    parallel_for(
+        len(bounds), lambda part, _: row_sums(above, n, *bounds[part], sums[part]), threads
+    )
     row = sums.sum(axis=0) / n
-    parallel_for(len(bounds), lambda part, _: whiten(above, row, *bounds[part], mean / n, np.sqrt(2.0)), threads)
-    out[len(pairs):] = -2 * row - mean * (n - 1) / n
+    parallel_for(
+        len(bounds),
+        lambda part, _: whiten(above, row, *bounds[part], mean / n, np.sqrt(2.0)),
+        threads,
+    )
+    out[len(pairs) :] = -2 * row - mean * (n - 1) / n
     return _unit(out)
 
 
@@ -206,16 +259,31 @@ def _whitened_pearson(pairs: np.ndarray, n: int, threads: int | None) -> np.ndar
 
 
 COMPARISONS: dict[str, Comparison] = {
-    "spearman": Comparison("Spearman's ρ: Pearson's r of ranks, equal ones sharing the mean of theirs", _spearman),
-    "rho-a": Comparison("ρ_a: Spearman's ρ expected when ties are broken at random; for models that predict ties "
-                        "(Schütt et al. 2023, doi:10.7554/eLife.82566)", _rho_a),
+    "spearman": Comparison(
+        "Spearman's ρ: Pearson's r of ranks, equal ones sharing the mean of theirs", _spearman
+    ),
+    "rho-a": Comparison(
+        "ρ_a: Spearman's ρ expected when ties are broken at random; for models that predict ties "
+        "(Schütt et al. 2023, doi:10.7554/eLife.82566)",
+        _rho_a,
+    ),
     "pearson": Comparison("Pearson's r", _pearson),
     "cosine": Comparison("cosine of the angle between the RDMs as vectors", _cosine),
-    "kendall": Comparison("Kendall's τ_a: (concordant − discordant) / all pairs of dissimilarities", None),
+    "kendall": Comparison(
+        "Kendall's τ_a: (concordant − discordant) / all pairs of dissimilarities", None
+    ),
     "whitened-cosine": Comparison(
-        "cosine in the metric of V⁻¹, V = (C·Cᵀ)∘(C·Cᵀ) being, up to a factor, the covariance of squared distances "
-        "of stimuli with independent, equal noise, C the contrasts of all pairs: the cosine of H·D₁·H and H·D₂·H, "
-        "H = I − 11ᵀ/n, thus linear CKA (Diedrichsen et al. 2021, Neurons, Behavior, Data Analysis and Theory 5(3), "
-        "arXiv:2007.02789); no matrix of pairs × pairs is made", _whitened, partial=False),
-    "whitened-pearson": Comparison("the same of dissimilarities less their mean", _whitened_pearson, partial=False),
+        "cosine in the metric of V⁻¹, V = (C·Cᵀ)∘(C·Cᵀ) being, up to a factor, the covariance of "
+        "squared distances "
+        "of stimuli with independent, equal noise, C the contrasts of all pairs: the cosine of "
+        "H·D₁·H and H·D₂·H, "
+        "H = I − 11ᵀ/n, thus linear CKA (Diedrichsen et al. 2021, Neurons, Behavior, Data Analysis "
+        "and Theory 5(3), "
+        "arXiv:2007.02789); no matrix of pairs × pairs is made",
+        _whitened,
+        partial=False,
+    ),
+    "whitened-pearson": Comparison(
+        "the same of dissimilarities less their mean", _whitened_pearson, partial=False
+    ),
 }

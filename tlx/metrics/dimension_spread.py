@@ -19,7 +19,8 @@ from ..kernels.parallel import parallel_for
 from .intrinsic_dimension import LEAST, Dimension, estimator
 from .neighbours import NeighbourRows
 
-RUN_OUT = 1e-3  # of the rows may be left with too few neighbours in some resampling, and are searched again
+# of the rows may be left with too few neighbours in some resampling, and are searched again
+RUN_OUT = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,7 +31,8 @@ class Resampled:
     values      (resamplings,) float64 — the estimates
     rows        rows of each part
     whole       what `intrinsic_dimension` gives for all rows: it takes nothing more here
-    distances   (n, k) float64 — to the k nearest rows, of which other methods for so many make their estimate
+    distances   (n, k) float64 — to the k nearest rows, of which other methods for so many make
+                their estimate
     """
 
     mean: float
@@ -41,34 +43,55 @@ class Resampled:
     distances: np.ndarray
 
 
-def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float = 0.9, seed: int = 0, *,
-                                  method: str = "twonn", threads: int | None = None) -> Resampled:
-    """Intrinsic dimension of random parts of the rows, drawn without replacement: to the bit what `intrinsic_dimension`
-    gives for each, but distances are computed once.
+def intrinsic_dimension_resampled(
+    x: Any,
+    resamplings: int = 50,
+    fraction: float = 0.9,
+    seed: int = 0,
+    *,
+    method: str = "twonn",
+    threads: int | None = None,
+) -> Resampled:
+    """Intrinsic dimension of random parts of the rows, drawn without replacement: to the bit what
+    `intrinsic_dimension` gives for each, but distances are computed once.
 
-    A few more neighbours than the method needs are found for every row, so that enough of them are nearly always drawn
-    too. A row that runs out is searched again, alone.
+    A few more neighbours than the method needs are found for every row, so that enough of them are
+    nearly always drawn too. A row that runs out is searched again, alone.
 
     x            (n, …) as for `intrinsic_dimension`
-    resamplings  how many parts; part i has the rows data.streams.order(n, seed, "resampling", i)[:⌊fraction·n⌋], in
+    resamplings  how many parts; part i has the rows data.streams.order(n, seed, "resampling",
+                 i)[:⌊fraction·n⌋], in
                  the order in which they stand in x
-    fraction     of the rows in each part (that of the ratios is a setting of the method: "twonn:fraction=0.8")
+    fraction     of the rows in each part (that of the ratios is a setting of the method:
+                 "twonn:fraction=0.8")
     method       as for `intrinsic_dimension`
-    raises       as `intrinsic_dimension`; BadData where a part is too small; Usage: resamplings, fraction, seed
+    raises       as `intrinsic_dimension`; BadData where a part is too small; Usage: resamplings,
+                 fraction, seed
     """
     if resamplings < 1 or not 0 < fraction <= 1 or seed < 0:
-        raise UsageError("out-of-range", f"{resamplings} resamplings of {fraction} with seed {seed}", where="resampling",
-                    expected="at least 1, a fraction above 0 and at most 1, a seed not below 0")
+        raise UsageError(
+            "out-of-range",
+            f"{resamplings} resamplings of {fraction} with seed {seed}",
+            where="resampling",
+            expected="at least 1, a fraction above 0 and at most 1, a seed not below 0",
+        )
     how = estimator(method)
     k = how.neighbours
     rows = NeighbourRows(x, k, threads)
     n = len(rows.values)
     drawn = math.floor(fraction * n)
     if drawn < max(k + 1, LEAST):
-        raise BadDataError("too-few-rows", f"{drawn} of {n} rows in each resampling", where="x",
-                      expected=f"at least {max(k + 1, LEAST)}")
-    kept = next(kept for kept in itertools.count(k) if kept >= n - 1
-                or resamplings * bdtr(k - 1, kept, drawn / n) <= RUN_OUT)
+        raise BadDataError(
+            "too-few-rows",
+            f"{drawn} of {n} rows in each resampling",
+            where="x",
+            expected=f"at least {max(k + 1, LEAST)}",
+        )
+    kept = next(
+        kept
+        for kept in itertools.count(k)
+        if kept >= n - 1 or resamplings * bdtr(k - 1, kept, drawn / n) <= RUN_OUT
+    )
     lists, values = rows.nearest(kept), np.empty(resamplings)
     whole = how.estimate(lists[0][:, :k])
 
@@ -78,12 +101,22 @@ def intrinsic_dimension_resampled(x: Any, resamplings: int = 50, fraction: float
             values[task] = how.estimate(_among(rows, lists, part, k)).dimension
 
     parallel_for(resamplings, work, threads)
-    return Resampled(mean=float(values.mean()), std=float(values.std()), values=values, rows=drawn, whole=whole,
-                     distances=lists[0][:, :k])
+    return Resampled(
+        mean=float(values.mean()),
+        std=float(values.std()),
+        values=values,
+        rows=drawn,
+        whole=whole,
+        distances=lists[0][:, :k],
+    )
 
 
-def _among(rows: NeighbourRows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int) -> np.ndarray:
-    """Distances of the rows of a part (m,) to the k nearest in it, (m, k), from lists of the nearest of all rows."""
+def _among(
+    rows: NeighbourRows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int
+) -> np.ndarray:
+    """Distances of the rows of a part (m,) to the k nearest in it, (m, k), from lists of the
+    nearest of all rows.
+    """
     alive = np.zeros(len(rows.values), np.bool_)
     alive[part] = True
     out, short = np.empty((len(part), k)), np.empty(len(part), np.bool_)
@@ -91,7 +124,11 @@ def _among(rows: NeighbourRows, lists: tuple[np.ndarray, np.ndarray], part: np.n
     at, kept = np.flatnonzero(short), lists[0].shape[1]
     while len(at):
         kept = min(4 * kept, len(rows.values) - 1)
-        longer, again, short = rows.nearest_of(part[at], kept), np.empty((len(at), k)), np.empty(len(at), np.bool_)
+        longer, again, short = (
+            rows.nearest_of(part[at], kept),
+            np.empty((len(at), k)),
+            np.empty(len(at), np.bool_),
+        )
         nearest_alive(*longer, np.arange(len(at)), alive, again, short)
         out[at] = again
         at = at[short]
@@ -115,34 +152,56 @@ class Blocks:
     values: tuple[np.ndarray, ...]
 
 
-def block_analysis(x: Any, blocks: Iterable[int] = range(1, 21), seed: int = 0, *, method: str = "twonn",
-                   threads: int | None = None) -> Blocks:
-    """Intrinsic dimension of blocks of the rows: for each b of `blocks` they are shuffled, and cut into b equal blocks.
+def block_analysis(
+    x: Any,
+    blocks: Iterable[int] = range(1, 21),
+    seed: int = 0,
+    *,
+    method: str = "twonn",
+    threads: int | None = None,
+) -> Blocks:
+    """Intrinsic dimension of blocks of the rows: for each b of `blocks` they are shuffled, and cut
+    into b equal blocks.
 
-    What is left over by the cut is in no block. The order for b is data.streams.order(n, seed, "block analysis", b).
+    What is left over by the cut is in no block. The order for b is data.streams.order(n, seed,
+    "block analysis", b).
 
     x        (n, …) as for `intrinsic_dimension`
     raises   as `intrinsic_dimension`; BadData: blocks that are too small; Usage: no blocks, seed
     """
     how, counts = estimator(method), [int(b) for b in blocks]
     if not counts or min(counts) < 1 or seed < 0:
-        raise UsageError("out-of-range", f"blocks {counts} with seed {seed}", where="blocks",
-                    expected="whole numbers, at least 1, and a seed not below 0")
+        raise UsageError(
+            "out-of-range",
+            f"blocks {counts} with seed {seed}",
+            where="blocks",
+            expected="whole numbers, at least 1, and a seed not below 0",
+        )
     rows = NeighbourRows(x, how.neighbours, threads)
     n, least = len(rows.values), max(how.neighbours + 1, LEAST)
     if n // max(counts) < least:
-        raise BadDataError("block-too-small", f"{n} rows make {max(counts)} blocks of {n // max(counts)}", where="blocks",
-                      expected=f"at least {least} rows in each", remedy=f"ask for at most {n // least} blocks")
+        raise BadDataError(
+            "block-too-small",
+            f"{n} rows make {max(counts)} blocks of {n // max(counts)}",
+            where="blocks",
+            expected=f"at least {least} rows in each",
+            remedy=f"ask for at most {n // least} blocks",
+        )
     values = tuple(_blocks(rows, b, seed, how) for b in counts)
-    return Blocks(blocks=np.array(counts), rows=n // np.array(counts), values=values,
-                  mean=np.array([found.mean() for found in values]), std=np.array([found.std() for found in values]))
+    return Blocks(
+        blocks=np.array(counts),
+        rows=n // np.array(counts),
+        values=values,
+        mean=np.array([found.mean() for found in values]),
+        std=np.array([found.std() for found in values]),
+    )
 
 
 def _blocks(rows: NeighbourRows, count: int, seed: int, how: Any) -> np.ndarray:
     n, found = len(rows.values), np.empty(count)
     shuffled = seeded_permutation(n, seed, "block analysis", count)
     for block in range(count):
-        part = np.sort(shuffled[block * (n // count):(block + 1) * (n // count)])
+        part = np.sort(shuffled[block * (n // count) : (block + 1) * (n // count)])
         with _where(f"block {block} of {count}"):
             found[block] = how.estimate(rows.nearest(how.neighbours, part=part)[0]).dimension
     return found

@@ -1,7 +1,8 @@
-"""How far two sets of features lie apart, and how far a set's classes spread: G, D and N of the regression.
+"""How far two sets of features lie apart, and how far a set's classes spread: G, D and N of the
+regression.
 
-What the published G and D were is not on record (`regression` has their numbers). Here G is a row of GAPS, between
-features of the last layer before the head, and D the mean variance within a class.
+What the published G and D were is not on record (`regression` has their numbers). Here G is a row
+of GAPS, between features of the last layer before the head, and D the mean variance within a class.
 """
 
 from __future__ import annotations
@@ -23,12 +24,13 @@ BLOCK = 1 << 21  # numbers that are float64 at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Frechet(Spec):
-    """Between Gaussians of the sets' means and (n − 1) covariances: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½).
+    """Between Gaussians of the sets' means and (n − 1) covariances: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ −
+    2(Σ₁Σ₂)^½).
 
-    The square of the Fréchet distance, as the FID is (Dowson & Landau 1982; Heusel et al. 2017, arXiv:1706.08500). With
-    centred rows Σ₁ = AᵀA and Σ₂ = BᵀB the last trace is the sum of the singular values of A·Bᵀ, for any number of rows
-    and without the square root of a matrix; A and B are brought to at most d rows by QR. It falls as rows are added:
-    compare sets of like size.
+    The square of the Fréchet distance, as the FID is (Dowson & Landau 1982; Heusel et al. 2017,
+    arXiv:1706.08500). With centred rows Σ₁ = AᵀA and Σ₂ = BᵀB the last trace is the sum of the
+    singular values of A·Bᵀ, for any number of rows and without the square root of a matrix; A and B
+    are brought to at most d rows by QR. It falls as rows are added: compare sets of like size.
     """
 
     kind: ClassVar[str] = "frechet"
@@ -44,13 +46,16 @@ class Frechet(Spec):
 class MeanDiscrepancy(Spec):
     """Maximum mean discrepancy, squared, unbiased, with the kernel e^(−‖a − b‖² / (2σ²)).
 
-    Gretton et al. 2012 (JMLR 13), equation 3: it may be below 0 where the sets are alike, and is between a set and
-    itself. σ is the median distance above 0 between rows of both sets together, of at most `sample` rows drawn.
+    Gretton et al. 2012 (JMLR 13), equation 3: it may be below 0 where the sets are alike, and is
+    between a set and itself. σ is the median distance above 0 between rows of both sets together,
+    of at most `sample` rows drawn.
     """
 
     kind: ClassVar[str] = "mean-discrepancy"
 
-    sigma: float | None = setting(None, help="width of the kernel; none or 0: the median distance", low=0)
+    sigma: float | None = setting(
+        None, help="width of the kernel; none or 0: the median distance", low=0
+    )
     sample: int = setting(1000, help="rows for the median distance", low=2)
     seed: int = setting(0, help="seed of their draw", low=0)
 
@@ -59,20 +64,28 @@ class MeanDiscrepancy(Spec):
         if not sigma:  # every row equals every other
             return 0.0
         n, m = len(x), len(y)
-        within_x = (_kernel_sum(x, x, sigma) - n) / (n * (n - 1))  # less each row with itself, which is 1
+        within_x = (_kernel_sum(x, x, sigma) - n) / (
+            n * (n - 1)
+        )  # less each row with itself, which is 1
         within_y = (_kernel_sum(y, y, sigma) - m) / (m * (m - 1))
         return within_x + within_y - 2 * _kernel_sum(x, y, sigma) / (n * m)
 
     def _median(self, x: np.ndarray, y: np.ndarray) -> float:
-        drawn = seeded_permutation(len(x) + len(y), self.seed, "domain-gap")[:self.sample]
-        some = np.concatenate([x[drawn[drawn < len(x)]], y[drawn[drawn >= len(x)] - len(x)]], dtype=np.float64)
-        squares = np.concatenate([np.square(some[i + 1:] - row).sum(axis=1) for i, row in enumerate(some)])
+        drawn = seeded_permutation(len(x) + len(y), self.seed, "domain-gap")[: self.sample]
+        some = np.concatenate(
+            [x[drawn[drawn < len(x)]], y[drawn[drawn >= len(x)] - len(x)]], dtype=np.float64
+        )
+        squares = np.concatenate(
+            [np.square(some[i + 1 :] - row).sum(axis=1) for i, row in enumerate(some)]
+        )
         return float(np.median(np.sqrt(squares[squares > 0]))) if squares.any() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarthMover(Spec):
-    """The exact Wasserstein distance (∫|F⁻¹ − G⁻¹|^p)^(1/p) of each feature by itself; its mean over features."""
+    """The exact Wasserstein distance (∫|F⁻¹ − G⁻¹|^p)^(1/p) of each feature by itself; its mean
+    over features.
+    """
 
     kind: ClassVar[str] = "earth-mover"
 
@@ -80,7 +93,10 @@ class EarthMover(Spec):
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
         step = max(1, BLOCK // (len(x) + len(y)))
-        found = [_wasserstein(x[:, i:i + step], y[:, i:i + step], self.p) for i in range(0, x.shape[1], step)]
+        found = [
+            _wasserstein(x[:, i : i + step], y[:, i : i + step], self.p)
+            for i in range(0, x.shape[1], step)
+        ]
         return float((np.concatenate(found) ** (1 / self.p)).mean())
 
 
@@ -88,7 +104,8 @@ class EarthMover(Spec):
 class Sliced(Spec):
     """Sliced Wasserstein distance: (mean over random directions u of W_p(x·u, y·u)^p)^(1/p).
 
-    Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3. The same width and seed give the same directions.
+    Bonneel et al. 2015, doi:10.1007/s10851-014-0506-3. The same width and seed give the same
+    directions.
     """
 
     kind: ClassVar[str] = "sliced-wasserstein"
@@ -105,12 +122,19 @@ class Sliced(Spec):
         return (total / self.directions) ** (1 / self.p)
 
 
-GAPS: dict[str, type[Spec]] = {"frechet": Frechet, "mmd": MeanDiscrepancy, "emd": EarthMover, "sliced": Sliced}
+GAPS: dict[str, type[Spec]] = {
+    "frechet": Frechet,
+    "mmd": MeanDiscrepancy,
+    "emd": EarthMover,
+    "sliced": Sliced,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """gap: a number whose unit is the method's; method: as asked for; n_x, n_y: rows; width: features."""
+    """gap: a number whose unit is the method's; method: as asked for; n_x, n_y: rows; width:
+    features.
+    """
 
     gap: float
     method: str
@@ -125,26 +149,41 @@ class Gap:
 def domain_gap(x: Any, y: Any, method: str = "frechet") -> Gap:
     """The gap between two sets of features of one layer.
 
-    x, y    (n, …), (m, …) floats or whole numbers, maps, layers of dumps, n and m at least 2; rows are flattened
-    method  a row of GAPS, perhaps with settings: "frechet", "mmd", "mmd:sigma=3", "emd", "sliced:directions=500"
-    raises  BadData: NaN or infinity, fewer than two rows, other widths; UnknownName, Usage: the method, its settings
+    x, y    (n, …), (m, …) floats or whole numbers, maps, layers of dumps, n and m at least 2; rows
+            are flattened
+    method  a row of GAPS, perhaps with settings: "frechet", "mmd", "mmd:sigma=3", "emd",
+            "sliced:directions=500"
+    raises  BadData: NaN or infinity, fewer than two rows, other widths; UnknownName, Usage: the
+            method, its settings
     """
     how: Any = parse_spec(GAPS, method, "method")
     first, second = arrays.rows(x, where="x"), arrays.rows(y, where="y")
     if first.shape[1] != second.shape[1]:
-        raise BadDataError("widths", f"x has {first.shape[1]} features and y has {second.shape[1]}", where="y",
-                      expected="features of the same layer")
-    return Gap(gap=how.between(first, second), method=method, n_x=len(first), n_y=len(second), width=first.shape[1])
+        raise BadDataError(
+            "widths",
+            f"x has {first.shape[1]} features and y has {second.shape[1]}",
+            where="y",
+            expected="features of the same layer",
+        )
+    return Gap(
+        gap=how.between(first, second),
+        method=method,
+        n_x=len(first),
+        n_y=len(second),
+        width=first.shape[1],
+    )
 
 
 # ---------------------------------------------------------------- within one set
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassSpread:
     """How a set's classes spread.
 
     variance    mean over classes of per_class: D
-    per_class   (k,) float64 — mean over features of the variance (divided by n − 1) of the class's rows
+    per_class   (k,) float64 — mean over features of the variance (divided by n − 1) of the class's
+                rows
     classes     (k,) names, sorted; counts (k,) int64 — their rows
     left_out    classes of one row, which show no spread
     n           rows of all classes: N, where a row is an image
@@ -174,32 +213,58 @@ def intra_class_variance(x: Any, labels: Any) -> ClassSpread:
     counts = np.bincount(codes, minlength=len(names))
     several = np.flatnonzero(counts > 1)
     if not len(several):
-        raise BadDataError("too-few-rows", f"{len(names)} classes of one row each", where="labels",
-                      expected="a class of at least two rows")
+        raise BadDataError(
+            "too-few-rows",
+            f"{len(names)} classes of one row each",
+            where="labels",
+            expected="a class of at least two rows",
+        )
     per_class = np.array([_variance(rows, np.flatnonzero(codes == code)) for code in several])
-    return ClassSpread(variance=float(per_class.mean()), per_class=per_class, classes=names[several],
-                       counts=counts[several], left_out=tuple(str(names[c]) for c in np.flatnonzero(counts == 1)),
-                       n=len(rows))
+    return ClassSpread(
+        variance=float(per_class.mean()),
+        per_class=per_class,
+        classes=names[several],
+        counts=counts[several],
+        left_out=tuple(str(names[c]) for c in np.flatnonzero(counts == 1)),
+        n=len(rows),
+    )
 
 
-def regression_row(source: Any, target: Any, labels: Any, transferability: float | None = None, *,
-                   method: str = "frechet") -> dict[str, Any]:
-    """A row for `transferability_regression`: G, D, N and T, with the method of G and what D and N were made from.
+def regression_row(
+    source: Any,
+    target: Any,
+    labels: Any,
+    transferability: float | None = None,
+    *,
+    method: str = "frechet",
+) -> dict[str, Any]:
+    """A row for `transferability_regression`: G, D, N and T, with the method of G and what D and N
+    were made from.
 
-    source, target   (n, …), (m, …) features of one layer on images of the source's data and of the target's
+    source, target   (n, …), (m, …) features of one layer on images of the source's data and of the
+                     target's
     labels           (m,) of the target's rows; one row an image, or N counts crops
     """
     gap, spread = domain_gap(source, target, method), intra_class_variance(target, labels)
-    return {"G": gap.gap, "D": spread.variance, "N": spread.n, "T": transferability, "gap": method,
-            "classes": len(spread.classes) + len(spread.left_out), "source_rows": gap.n_x, "width": gap.width}
+    return {
+        "G": gap.gap,
+        "D": spread.variance,
+        "N": spread.n,
+        "T": transferability,
+        "gap": method,
+        "classes": len(spread.classes) + len(spread.left_out),
+        "source_rows": gap.n_x,
+        "width": gap.width,
+    }
 
 
 # ---------------------------------------------------------------- arithmetic
 
+
 def _blocks(x: np.ndarray) -> Iterator[np.ndarray]:
     step = max(1, BLOCK // x.shape[1])
     for start in range(0, len(x), step):
-        yield np.asarray(x[start:start + step], np.float64)
+        yield np.asarray(x[start : start + step], np.float64)
 
 
 def _mean(x: np.ndarray) -> np.ndarray:
@@ -207,10 +272,12 @@ def _mean(x: np.ndarray) -> np.ndarray:
 
 
 def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(mean (d,), a (≤ d or n, d)) with aᵀa the covariance of x: centred rows, or the R of their QR, block by block."""
+    """(mean (d,), a (≤ d or n, d)) with aᵀa the covariance of x: centred rows, or the R of their
+    QR, block by block.
+    """
     mean, width, a = _mean(x), x.shape[1], np.zeros((0, x.shape[1]))
     for start in range(0, len(x), step := 4 * max(width, 1024)):
-        a = np.concatenate([a, *(block - mean for block in _blocks(x[start:start + step]))])
+        a = np.concatenate([a, *(block - mean for block in _blocks(x[start : start + step]))])
         a = np.asarray(np.linalg.qr(a, mode="r")) if len(a) > width else a
     return mean, a / np.sqrt(len(x) - 1)
 
@@ -219,9 +286,9 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
     """Σ over all pairs of e^(−‖a − b‖² / (2σ²)), rows centred first so that little cancels."""
     mean, total, step = _mean(y), 0.0, max(1, min(int(np.sqrt(BLOCK)), BLOCK // x.shape[1]))
     for i in range(0, len(x), step):
-        a = (x[i:i + step] - mean) / sigma
+        a = (x[i : i + step] - mean) / sigma
         for j in range(0, len(y), step):
-            b = (y[j:j + step] - mean) / sigma
+            b = (y[j : j + step] - mean) / sigma
             squares = np.square(a).sum(axis=1)[:, None] + np.square(b).sum(axis=1) - 2 * (a @ b.T)
             total += float(np.exp(-np.maximum(squares, 0) / 2).sum())
     return total
@@ -230,10 +297,13 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
 def _wasserstein(x: np.ndarray, y: np.ndarray, p: int) -> np.ndarray:
     """∫|F⁻¹ − G⁻¹|^p over the quantiles, of each column: x (n, c), y (m, c) → (c,) float64.
 
-    Between two of the levels i/n and j/m, in units of 1/(n·m) so that they are whole numbers, both are constant.
+    Between two of the levels i/n and j/m, in units of 1/(n·m) so that they are whole numbers, both
+    are constant.
     """
     n, m = len(x), len(y)
-    levels = np.unique(np.concatenate([np.arange(n, dtype=np.int64) * m, np.arange(m, dtype=np.int64) * n]))
+    levels = np.unique(
+        np.concatenate([np.arange(n, dtype=np.int64) * m, np.arange(m, dtype=np.int64) * n])
+    )
     widths = np.diff(levels, append=n * m) / (n * m)
     x, y = (np.sort(np.asarray(v, np.float64), axis=0) for v in (x, y))
     return widths @ np.abs(x[levels // m] - y[levels // n]) ** p
@@ -244,15 +314,26 @@ def _projected(x: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _directions(width: int, seed: int, first: int, count: int) -> np.ndarray:
-    """Columns first…first+count−1 of the random unit vectors (width, count), each from a stream of its own."""
-    streams = [np.random.PCG64(np.random.SeedSequence([seed, i])) for i in range(first, first + count)]
-    normal = ndtri(((np.stack([s.random_raw(width) for s in streams], axis=1) >> np.uint64(12)) + 0.5) / 2.0**52)
+    """Columns first…first+count−1 of the random unit vectors (width, count), each from a stream of
+    its own.
+    """
+    streams = [
+        np.random.PCG64(np.random.SeedSequence([seed, i])) for i in range(first, first + count)
+    ]
+    normal = ndtri(
+        ((np.stack([s.random_raw(width) for s in streams], axis=1) >> np.uint64(12)) + 0.5)
+        / 2.0**52
+    )
     return normal / np.sqrt(np.square(normal).sum(axis=0))
 
 
 def _variance(x: np.ndarray, rows: np.ndarray) -> float:
     """Mean over features of the variance of some rows, in float64, about their mean."""
     step = max(1, BLOCK // x.shape[1])  # rows that are float64 at a time
-    parts = [rows[i:i + step] for i in range(0, len(rows), step)]
-    mean = sum((x[part].sum(axis=0, dtype=np.float64) for part in parts), np.zeros(x.shape[1])) / len(rows)
-    return sum(float(np.square(x[part] - mean).sum()) for part in parts) / (len(rows) - 1) / x.shape[1]
+    parts = [rows[i : i + step] for i in range(0, len(rows), step)]
+    mean = sum(
+        (x[part].sum(axis=0, dtype=np.float64) for part in parts), np.zeros(x.shape[1])
+    ) / len(rows)
+    return (
+        sum(float(np.square(x[part] - mean).sum()) for part in parts) / (len(rows) - 1) / x.shape[1]
+    )

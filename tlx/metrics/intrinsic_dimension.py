@@ -1,9 +1,11 @@
-"""How many directions the rows of a layer really vary in, from the distances to their nearest neighbours.
+"""How many directions the rows of a layer really vary in, from the distances to their nearest
+neighbours.
 
-μ is the ratio of the distances to a row's second and first neighbour. Where the density hardly changes over two
-neighbours, and whatever it is, ln μ is exponential with the dimension as its rate (Facco, d'Errico, Rodriguez & Laio
-2017, doi:10.1038/s41598-017-11873-y). Rows that equal another row (r1 = 0) and rows with two equally near neighbours
-(r1 = r2) tell nothing, and are left out and counted.
+μ is the ratio of the distances to a row's second and first neighbour. Where the density hardly
+changes over two neighbours, and whatever it is, ln μ is exponential with the dimension as its rate
+(Facco, d'Errico, Rodriguez & Laio 2017, doi:10.1038/s41598-017-11873-y). Rows that equal another
+row (r1 = 0) and rows with two equally near neighbours (r1 = r2) tell nothing, and are left out and
+counted.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class Dimension:
     """An intrinsic dimension and what it was made from.
 
     dimension    the estimate
-    r, p         Pearson's correlation of the points of the regression and its two-sided p; None where there is none
+    r, p         Pearson's correlation of the points of the regression and its two-sided p; None
+                 where there is none
     n, n_used    rows given; rows (of the regression: points) that the estimate is made from
     repeated     rows left out because another row is equal to them
     tied         rows left out because their neighbours are all equally near
@@ -47,23 +50,29 @@ class Dimension:
 class TwoNN(Spec):
     """The slope of −ln(1 − F) against ln μ through the origin, F_i = i/N of the sorted ratios.
 
-    As Ansuini, Laio, Macke & Zoccolan 2019 (doi:10.48550/arXiv.1905.12784) compute it: the last two of the N points
-    are dropped, least squares takes the first ⌊fraction·N⌋ of the others.
+    As Ansuini, Laio, Macke & Zoccolan 2019 (doi:10.48550/arXiv.1905.12784) compute it: the last two
+    of the N points are dropped, least squares takes the first ⌊fraction·N⌋ of the others.
     """
 
     kind: ClassVar[str] = "two-nn"
 
-    fraction: float = setting(0.9, help="fraction of the smallest ratios that is used", low=0, high=1)
+    fraction: float = setting(
+        0.9, help="fraction of the smallest ratios that is used", low=0, high=1
+    )
     neighbours = 2
 
     def estimate(self, distances: np.ndarray) -> Dimension:
-        """distances (n, 2) float64, ascending. Raises BadData where fewer than four ratios, or two points, are left."""
+        """distances (n, 2) float64, ascending. Raises BadData where fewer than four ratios, or two
+        points, are left.
+        """
         logs, left_out = log_ratios(distances)
         total = len(logs)
         used = min(math.floor(self.fraction * total), total - 2)
         x, y = logs[:used], -np.log(1 - np.arange(1, used + 1) / total)
         if used < 2 or x[0] == x[-1]:
-            raise _too_few(f"{used} points of the regression, {len(np.unique(x))} different", **left_out)
+            raise _too_few(
+                f"{used} points of the regression, {len(np.unique(x))} different", **left_out
+            )
         a, b = x - x.mean(), y - y.mean()
         r = min(1.0, float(a @ b / np.sqrt((a @ a) * (b @ b))))
         p = float(betainc(used / 2 - 1, 0.5, 1 - r * r)) if used > 2 else 1.0
@@ -73,18 +82,24 @@ class TwoNN(Spec):
 @dataclass(frozen=True, kw_only=True)
 class TwoNNLikelihood(Spec):
     """The rate of ln μ by maximum likelihood from the smallest m = ⌊fraction·N⌋ ratios, unbiased:
-    (m − 1) / (Σ_{i ≤ m} ln μ_i + (N − m)·ln μ_m), the others being known only to be larger (type II censoring).
+    (m − 1) / (Σ_{i ≤ m} ln μ_i + (N − m)·ln μ_m), the others being known only to be larger (type II
+    censoring).
 
-    At fraction 1 it is (N − 1) / Σ ln μ, which DADApy calls "ml"; at 0.9 what scikit-dimension calls "mle".
+    At fraction 1 it is (N − 1) / Σ ln μ, which DADApy calls "ml"; at 0.9 what scikit-dimension
+    calls "mle".
     """
 
     kind: ClassVar[str] = "two-nn-likelihood"
 
-    fraction: float = setting(0.9, help="fraction of the smallest ratios that is used", low=0, high=1)
+    fraction: float = setting(
+        0.9, help="fraction of the smallest ratios that is used", low=0, high=1
+    )
     neighbours = 2
 
     def estimate(self, distances: np.ndarray) -> Dimension:
-        """distances (n, 2) float64, ascending. Raises BadData where fewer than four ratios are left, or two used."""
+        """distances (n, 2) float64, ascending. Raises BadData where fewer than four ratios are
+        left, or two used.
+        """
         logs, left_out = log_ratios(distances)
         used = math.floor(self.fraction * len(logs))
         if used < 2:
@@ -95,10 +110,11 @@ class TwoNNLikelihood(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class LevinaBickel(Spec):
-    """Maximum likelihood from the k nearest T_1 … T_k of each row: 1/m̂ = Σ_{j < k} ln(T_k / T_j) / (k − 1).
+    """Maximum likelihood from the k nearest T_1 … T_k of each row: 1/m̂ = Σ_{j < k} ln(T_k / T_j) /
+    (k − 1).
 
-    Levina & Bickel 2004 (NIPS 17); the inverses are averaged, as MacKay & Ghahramani 2005 derive. Rows whose k
-    neighbours are all equally near say that m̂ is infinite; they are left out.
+    Levina & Bickel 2004 (NIPS 17); the inverses are averaged, as MacKay & Ghahramani 2005 derive.
+    Rows whose k neighbours are all equally near say that m̂ is infinite; they are left out.
     """
 
     kind: ClassVar[str] = "levina-bickel"
@@ -121,14 +137,16 @@ class LevinaBickel(Spec):
 METHODS: dict[str, type[Spec]] = {"twonn": TwoNN, "twonn-mle": TwoNNLikelihood, "mle": LevinaBickel}
 
 
-def intrinsic_dimension(x: Any, method: str = "twonn", fraction: float | None = None,
-                        threads: int | None = None) -> Dimension:
+def intrinsic_dimension(
+    x: Any, method: str = "twonn", fraction: float | None = None, threads: int | None = None
+) -> Dimension:
     """The intrinsic dimension of rows.
 
     x         (n, …) floats or whole numbers, a map, a layer of a dump; each row is flattened
     method    a row of METHODS, perhaps with settings: "twonn", "twonn-mle", "mle:k=10"
     fraction  of the ratios that is used; None: 0.9, or what `method` says
-    raises    BadData: NaN or infinity, too few rows that tell something (it says how many were left out, and why);
+    raises    BadData: NaN or infinity, too few rows that tell something (it says how many were left
+              out, and why);
               UnknownName, Usage: the method, its settings
     """
     how = estimator(method, fraction)
@@ -141,12 +159,15 @@ def estimator(method: str, fraction: float | None = None) -> Any:
     if fraction is None:
         return how
     if "fraction" not in how.settings():
-        raise UsageError("no-fraction", f"fraction {fraction} of '{method}'", where="fraction", expected="none")
+        raise UsageError(
+            "no-fraction", f"fraction {fraction} of '{method}'", where="fraction", expected="none"
+        )
     return how.replace(fraction=fraction)
 
 
 def log_ratios(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """(ln μ, ascending, of the rows that tell something; how many rows there were and were left out).
+    """(ln μ, ascending, of the rows that tell something; how many rows there were and were left
+    out).
 
     distances  (n, 2) float64, ascending
     raises     BadData: fewer than four are left
@@ -166,16 +187,23 @@ def _telling(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def _too_few(left: str, *, n: int, repeated: int, tied: int) -> BadDataError:
-    return BadDataError("no-dimension", f"{left} left of {n} rows: {repeated} are equal to another row, {tied} have only "
-                   "equally near neighbours", where="x", expected=f"at least {LEAST} rows, with different ratios",
-                   remedy="give more rows, each once; rows on a lattice have no intrinsic dimension")
+    return BadDataError(
+        "no-dimension",
+        f"{left} left of {n} rows: {repeated} are equal to another row, {tied} have only "
+        "equally near neighbours",
+        where="x",
+        expected=f"at least {LEAST} rows, with different ratios",
+        remedy="give more rows, each once; rows on a lattice have no intrinsic dimension",
+    )
 
 
 # ---------------------------------------------------------------- over scales
 
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scales:
-    """Intrinsic dimension as the neighbourhood grows; one entry for each scale, from small to large.
+    """Intrinsic dimension as the neighbourhood grows; one entry for each scale, from small to
+    large.
 
     rank        (s,) int64 — n2: the scale is that of neighbours n2/2 and n2
     dimension   (s,) float64
@@ -192,10 +220,11 @@ class Scales:
 
 
 def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
-    """Gride: the intrinsic dimension at neighbours 1 and 2, 2 and 4, … up to `largest`, by maximum likelihood.
+    """Gride: the intrinsic dimension at neighbours 1 and 2, 2 and 4, … up to `largest`, by maximum
+    likelihood.
 
-    Denti, Doimo, Laio & Mira 2022, doi:10.1038/s41598-022-20991-1, with μ = r_{n2} / r_{n1} distributed as
-    d·(μ^d − 1)^(n2 − n1 − 1) / (μ^((n2 − 1)·d + 1)·B(n2 − n1, n1)).
+    Denti, Doimo, Laio & Mira 2022, doi:10.1038/s41598-022-20991-1, with μ = r_{n2} / r_{n1}
+    distributed as d·(μ^d − 1)^(n2 − n1 − 1) / (μ^((n2 − 1)·d + 1)·B(n2 − n1, n1)).
 
     x        (n, …) as for `intrinsic_dimension`
     largest  largest neighbour, at least 2; no larger one than n − 1 is taken
@@ -212,12 +241,14 @@ def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
 
 
 def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
-    """Dimension, error, radius and rows used of one scale: the zero of the derivative of the log-likelihood,
+    """Dimension, error, radius and rows used of one scale: the zero of the derivative of the
+    log-likelihood,
 
         (N − 1)/d + more·Σ l / (1 − e^(−d·l)) − (n2 − 1)·Σ l,   l = ln μ, more = n2 − n1 − 1,
 
-    which falls with d, and lies between the zeros that it has with 1/d and with 1/d + l for that fraction. N − 1, not
-    N, makes the estimate of neighbours 1 and 2 unbiased; it is what `twonn-mle` and DADApy have.
+    which falls with d, and lies between the zeros that it has with 1/d and with 1/d + l for that
+    fraction. N − 1, not N, makes the estimate of neighbours 1 and 2 unbiased; it is what
+    `twonn-mle` and DADApy have.
     """
     good, left_out = _telling(distances)
     if len(good) < LEAST:
@@ -231,5 +262,7 @@ def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
     counted = many - 1 + more * many
     low, high = counted / ((n2 - 1) * total), counted / (n1 * total)
     d = float(brentq(slope, low * (1 - 1e-9), high * (1 + 1e-9), xtol=1e-300, rtol=1e-14))
-    curve = (many - 1) / d**2 + more * float((logs**2 * np.exp(-d * logs) / np.expm1(-d * logs)**2).sum())
+    curve = (many - 1) / d**2 + more * float(
+        (logs**2 * np.exp(-d * logs) / np.expm1(-d * logs) ** 2).sum()
+    )
     return d, float(1 / np.sqrt(curve)), float(distances.mean()), many

@@ -16,9 +16,11 @@ from .comparison import Similarities
 class Map:
     """Points in a few dimensions.
 
-    points  (m, dimensions) float64, in the order of the items; their mean is 0, their axes are those of their spread,
+    points  (m, dimensions) float64, in the order of the items; their mean is 0, their axes are
+    those of their spread,
             the widest first, and on each axis the farthest point has a positive coordinate
-    stress  √(Σ (δ − d)² / Σ δ²) over pairs, δ asked and d in the map (Kruskal 1964): 0 where the map is exact
+    stress  √(Σ (δ − d)² / Σ δ²) over pairs, δ asked and d in the map (Kruskal 1964): 0 where the
+    map is exact
     """
 
     points: np.ndarray
@@ -26,11 +28,14 @@ class Map:
 
 
 def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> Map:
-    """Classical scaling (Torgerson 1952, doi:10.1007/BF02288916), and from there least stress where asked for.
+    """Classical scaling (Torgerson 1952, doi:10.1007/BF02288916), and from there least stress where
+    asked for.
 
-    dissimilarities  (m, m) or (m(m − 1)/2,), not negative; or Similarities, of which 1 − similarity is taken
+    dissimilarities  (m, m) or (m(m − 1)/2,), not negative; or Similarities, of which 1 − similarity
+                     is taken
     dimensions       of the map, at most m − 1
-    smacof           go on to where the stress has a minimum: scikit-learn's SMACOF from this start, without chance
+    smacof           go on to where the stress has a minimum: scikit-learn's SMACOF from this start,
+                     without chance
     raises           BadData: no dissimilarities; Usage: too many dimensions
     """
     if isinstance(dissimilarities, Similarities):
@@ -38,28 +43,47 @@ def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> M
         dissimilarities = 1 - values[np.triu_indices(len(values), 1)]
     pairs, m = arrays.condensed(dissimilarities, where="dissimilarities")
     if pairs.min() < 0:
-        raise BadDataError("negative", f"a dissimilarity of {pairs.min():.6g}", where="dissimilarities",
-                      expected="none below 0")
+        raise BadDataError(
+            "negative",
+            f"a dissimilarity of {pairs.min():.6g}",
+            where="dissimilarities",
+            expected="none below 0",
+        )
     if not 1 <= dimensions < m:
-        raise UsageError("out-of-range", f"{dimensions} dimensions for {m} items", where="dimensions",
-                    expected=f"1 to {m - 1}")
+        raise UsageError(
+            "out-of-range",
+            f"{dimensions} dimensions for {m} items",
+            where="dimensions",
+            expected=f"1 to {m - 1}",
+        )
     square = np.zeros((m, m))
     square[np.triu_indices(m, 1)] = pairs
     square += square.T
     centre = np.eye(m) - 1 / m
     values, axes = np.linalg.eigh(-0.5 * centre @ square**2 @ centre)
-    points = _settled(axes[:, ::-1][:, :dimensions] * np.sqrt(np.maximum(values[::-1][:dimensions], 0)))
+    points = _settled(
+        axes[:, ::-1][:, :dimensions] * np.sqrt(np.maximum(values[::-1][:dimensions], 0))
+    )
     if smacof and pairs.max() > 0:
         from sklearn.manifold import smacof as descend
 
-        points, *_ = descend(square, n_components=dimensions, init=points, n_init=1, max_iter=3000, eps=1e-9,
-                             normalized_stress=False)
+        points, *_ = descend(
+            square,
+            n_components=dimensions,
+            init=points,
+            n_init=1,
+            max_iter=3000,
+            eps=1e-9,
+            normalized_stress=False,
+        )
         points = _settled(points)
     return Map(points, _stress(pairs, points))
 
 
 def _settled(points: np.ndarray) -> np.ndarray:
-    """The same map, centred, on the axes of its spread, its farthest points on their positive sides."""
+    """The same map, centred, on the axes of its spread, its farthest points on their positive
+    sides.
+    """
     points = points - points.mean(axis=0)
     points = points @ np.linalg.svd(points, full_matrices=False)[2].T
     far = points[np.abs(points).argmax(axis=0), np.arange(points.shape[1])]
@@ -69,5 +93,5 @@ def _settled(points: np.ndarray) -> np.ndarray:
 def _stress(pairs: np.ndarray, points: np.ndarray) -> float:
     away = points[:, None] - points[None]
     found = np.sqrt((away**2).sum(axis=2))[np.triu_indices(len(points), 1)]
-    total = float((pairs.astype(np.float64)**2).sum())
-    return float(np.sqrt(((found - pairs)**2).sum() / total)) if total else 0.0
+    total = float((pairs.astype(np.float64) ** 2).sum())
+    return float(np.sqrt(((found - pairs) ** 2).sum() / total)) if total else 0.0

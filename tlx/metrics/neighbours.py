@@ -1,4 +1,6 @@
-"""Distances to the nearest other rows, exactly: what every estimate of intrinsic dimension starts from."""
+"""Distances to the nearest other rows, exactly: what every estimate of intrinsic dimension starts
+from.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +14,18 @@ from ..kernels.parallel import parallel_for
 from . import arrays
 
 TASK = 1 << 20  # numbers of one task
-ORDINARY = {"float32": 40, "float64": 400}  # largest magnitudes from 2^-this to 2^this are summed as they are
+ORDINARY = {
+    "float32": 40,
+    "float64": 400,
+}  # largest magnitudes from 2^-this to 2^this are summed as they are
 
 
 def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndarray:
     """Euclidean distances to the k nearest other rows, (n, k) float64, ascending.
 
-    Direct differences in float64, relative error ≤ 1e-12 whatever the offset; the same bits at any number of threads.
-    A row itself is left out by its place: equal rows are at distance 0 exactly. Differences below 1e-150 of the
-    largest magnitude count as 0.
+    Direct differences in float64, relative error ≤ 1e-12 whatever the offset; the same bits at any
+    number of threads. A row itself is left out by its place: equal rows are at distance 0 exactly.
+    Differences below 1e-150 of the largest magnitude count as 0.
 
     x        (n, …) floats or whole numbers, a map, a layer of a dump; each row is flattened
     threads  None: NUMBA_NUM_THREADS, else the cores this process may use
@@ -29,10 +34,14 @@ def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndar
     return NeighbourRows(x, k, threads).nearest(k)[0]
 
 
-def nearest_neighbours(x: Any, k: int = 2, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(distances, indices) of the k nearest other rows: (n, k) float64, ascending, and (n, k) int64.
+def nearest_neighbours(
+    x: Any, k: int = 2, threads: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(distances, indices) of the k nearest other rows: (n, k) float64, ascending, and (n, k)
+    int64.
 
-    Equally near rows stand in order of their indices. Else, and in what is raised, as `nearest_distances`.
+    Equally near rows stand in order of their indices. Else, and in what is raised, as
+    `nearest_distances`.
     """
     return NeighbourRows(x, k, threads).nearest(k, ties=True)
 
@@ -40,7 +49,8 @@ def nearest_neighbours(x: Any, k: int = 2, threads: int | None = None) -> tuple[
 class NeighbourRows:
     """Rows that were checked, and brought to a magnitude whose squares neither overflow nor vanish.
 
-    values   (n, d) float32 or float64, C order — what was given, or a copy where that is not possible
+    values   (n, d) float32 or float64, C order — what was given, or a copy where that is not
+             possible
     scale    a power of two: values are what was given times this
     """
 
@@ -48,21 +58,28 @@ class NeighbourRows:
         """x (n, …), n > k. Raises as `nearest_distances`."""
         for name, value in (("k", k), ("threads", 1 if threads is None else threads)):
             if value < 1 or value != int(value):
-                raise UsageError("out-of-range", f"{value}", where=name, expected="a whole number, at least 1")
+                raise UsageError(
+                    "out-of-range", f"{value}", where=name, expected="a whole number, at least 1"
+                )
         given = arrays.rows(x, least=1, finite=False)
         if len(given) <= k:
-            raise BadDataError("too-few-rows", f"{len(given)} rows", where="x", expected=f"more than k = {k}")
+            raise BadDataError(
+                "too-few-rows", f"{len(given)} rows", where="x", expected=f"more than k = {k}"
+            )
         self.values, self.scale, self.threads = np.ascontiguousarray(given), 1.0, threads
         largest = self._largest()
         if not np.isfinite(largest):
             arrays.check_finite(given)
         exponent = int(np.frexp(largest)[1])
         if largest and abs(exponent) > ORDINARY[given.dtype.name]:
-            self.scale = 2.0**-max(exponent, -1000)
+            self.scale = 2.0 ** -max(exponent, -1000)
             self.values = np.multiply(self.values, self.scale, dtype=np.float64)
 
-    def nearest(self, k: int, *, ties: bool = False, part: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (n, k) and indices (n, k) as `nearest_neighbours`; of equally near rows any, unless `ties`.
+    def nearest(
+        self, k: int, *, ties: bool = False, part: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Distances (n, k) and indices (n, k) as `nearest_neighbours`; of equally near rows any,
+        unless `ties`.
 
         part   (m,) int64, ascending: these rows alone are there
         """
@@ -78,11 +95,15 @@ class NeighbourRows:
     def _largest(self) -> float:
         """The largest magnitude; infinity or NaN if there is any."""
         whole = np.int32 if self.values.dtype == np.float32 else np.int64
-        bits = self.values.reshape(-1).view(whole)  # magnitudes are in the order of their bits, which vectors compare
+        bits = self.values.reshape(-1).view(
+            whole
+        )  # magnitudes are in the order of their bits, which vectors compare
         found = np.zeros(-(-bits.size // TASK), whole)
 
         def work(task: int, thread: int) -> None:
-            found[task] = neighbours.largest_magnitude(bits[task * TASK:(task + 1) * TASK], np.iinfo(whole).max)
+            found[task] = neighbours.largest_magnitude(
+                bits[task * TASK : (task + 1) * TASK], np.iinfo(whole).max
+            )
 
         parallel_for(len(found), work, self.threads)
         return float(found.max(keepdims=True).view(self.values.dtype)[0])

@@ -8,7 +8,8 @@ What lies in such a file (rsatoolbox 0.0.x to 0.3.x):
     rdm_descriptors/        one value an RDM, `index` among them
     pattern_descriptors/    one value a stimulus, `index` among them
 
-Lists of texts are data sets of fixed-width bytes, mixed lists are groups of data sets named 0, 1, 2, …
+Lists of texts are data sets of fixed-width bytes, mixed lists are groups of data sets named 0, 1,
+2, …
 """
 
 from __future__ import annotations
@@ -27,7 +28,12 @@ from ..errors import BadDataError, MissingError, UnsafeError, UsageError
 from . import arrays
 
 GROUPS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
-FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
+FILTERS = {
+    h5py.h5z.FILTER_DEFLATE,
+    h5py.h5z.FILTER_SHUFFLE,
+    h5py.h5z.FILTER_FLETCHER32,
+    h5py.h5z.FILTER_LZF,
+}
 MOST_OBJECTS = 100_000
 INFLATION = 1000  # logical bytes a stored byte
 
@@ -53,14 +59,23 @@ class Rdms:
         """Raises BadData for another shape, or as many values as there are not RDMs or stimuli."""
         found = self.dissimilarities
         if found.ndim != 2 or not len(found) or found.dtype.kind not in "fiu":
-            raise BadDataError("rdm-shape", f"an array of shape {found.shape} and type {found.dtype}",
-                          where="dissimilarities", expected="(RDMs, n(n − 1)/2) numbers")
-        for what, count, names in (("RDMs", len(found), self.rdm_descriptors),
-                                   ("stimuli", self.stimuli, self.pattern_descriptors)):
+            raise BadDataError(
+                "rdm-shape",
+                f"an array of shape {found.shape} and type {found.dtype}",
+                where="dissimilarities",
+                expected="(RDMs, n(n − 1)/2) numbers",
+            )
+        for what, count, names in (
+            ("RDMs", len(found), self.rdm_descriptors),
+            ("stimuli", self.stimuli, self.pattern_descriptors),
+        ):
             for name, values in names.items():
                 if isinstance(values, str) or np.ndim(values) < 1 or len(values) != count:
-                    raise BadDataError("descriptor-length", f"'{name}' has not one value for each of {count} {what}",
-                                  where="descriptors")
+                    raise BadDataError(
+                        "descriptor-length",
+                        f"'{name}' has not one value for each of {count} {what}",
+                        where="descriptors",
+                    )
 
     @property
     def stimuli(self) -> int:
@@ -69,14 +84,17 @@ class Rdms:
 
 
 def write_rdms(path: Path | str, rdms: Rdms) -> None:
-    """Put RDMs at `path`, all or nothing, for rsatoolbox.rdm.load_rdm(path, "hdf5") and `read_rdms`.
+    """Put RDMs at `path`, all or nothing, for rsatoolbox.rdm.load_rdm(path, "hdf5") and
+    `read_rdms`.
 
     Raises Usage for a descriptor that no HDF5 file can hold.
     """
     with files.atomic_write(Path(path)) as out, h5py.File(out, "w") as file:
         file.attrs["written_by"] = f"tlx {__version__}"
         file["dissimilarities"] = rdms.dissimilarities
-        _put(file, "dissimilarity_measure", h5py.Empty("f") if rdms.measure is None else rdms.measure)
+        _put(
+            file, "dissimilarity_measure", h5py.Empty("f") if rdms.measure is None else rdms.measure
+        )
         index = {"rdm_descriptors": len(rdms.dissimilarities), "pattern_descriptors": rdms.stimuli}
         for name in GROUPS:
             group = file.create_group(name)
@@ -89,7 +107,9 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
 
 def _put(group: h5py.Group, key: str, value: Any) -> None:
     if not key or "/" in key or key == ".":
-        raise UsageError("descriptor-name", f"'{key}'", where=group.name, expected="a name without a slash")
+        raise UsageError(
+            "descriptor-name", f"'{key}'", where=group.name, expected="a name without a slash"
+        )
     if isinstance(value, str):
         group.attrs[key] = str(value)
         return
@@ -107,16 +127,22 @@ def _put(group: h5py.Group, key: str, value: Any) -> None:
     elif found.dtype.kind in "fiubS":
         group[key] = found
     else:
-        raise UsageError("descriptor-kind", f"'{key}' is of type {found.dtype}", where=group.name,
-                    expected="texts or numbers")
+        raise UsageError(
+            "descriptor-kind",
+            f"'{key}' is of type {found.dtype}",
+            where=group.name,
+            expected="texts or numbers",
+        )
 
 
 # ---------------------------------------------------------------- reading
 
+
 def read_rdms(path: Path | str) -> Rdms:
     """The RDMs of a file of rsatoolbox or of `write_rdms`.
 
-    raises  Missing; BadData: no such file, damaged, out of proportion; Unsafe: it reaches out of itself or needs a
+    raises  Missing; BadData: no such file, damaged, out of proportion; Unsafe: it reaches out of
+    itself or needs a
             plug-in. Nothing of it is read before all of it was looked at
     """
     path = Path(path)
@@ -127,8 +153,12 @@ def read_rdms(path: Path | str) -> Rdms:
             _look(file, path)
             return _rdms(file, path)
     except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
-        raise BadDataError("rdm-file-damaged", f"{type(error).__name__}: {' '.join(str(error).split())[:160]}", where=path,
-                      expected="an HDF5 file of rsatoolbox") from error
+        raise BadDataError(
+            "rdm-file-damaged",
+            f"{type(error).__name__}: {' '.join(str(error).split())[:160]}",
+            where=path,
+            expected="an HDF5 file of rsatoolbox",
+        ) from error
 
 
 def _look(file: h5py.File, path: Path) -> None:
@@ -139,44 +169,66 @@ def _look(file: h5py.File, path: Path) -> None:
         for key in group:
             seen += 1
             if seen > MOST_OBJECTS or depth > 2:
-                raise UnsafeError("rdm-file-objects", "too many objects, or groups in a circle", where=path)
+                raise UnsafeError(
+                    "rdm-file-objects", "too many objects, or groups in a circle", where=path
+                )
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise UnsafeError("rdm-file-link", f"'{group.name}/{key}' is a {type(link).__name__}", where=path)
+                raise UnsafeError(
+                    "rdm-file-link", f"'{group.name}/{key}' is a {type(link).__name__}", where=path
+                )
             item = group[key]
             if isinstance(item, h5py.Group):
                 pending.append((item, depth + 1))
             elif isinstance(item, h5py.Dataset):
                 _look_at(item, size, path)
             else:
-                raise UnsafeError("rdm-file-objects", f"'{item.name}' is a {type(item).__name__}", where=path)
+                raise UnsafeError(
+                    "rdm-file-objects", f"'{item.name}' is a {type(item).__name__}", where=path
+                )
 
 
 def _look_at(item: h5py.Dataset, size: int, path: Path) -> None:
     recipe = item.id.get_create_plist()
     codes = {recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())}
     if item.external or item.is_virtual or codes - FILTERS:
-        raise UnsafeError("rdm-file-outside", f"'{item.name}' takes its numbers from elsewhere, or needs a plug-in",
-                     where=path)
+        raise UnsafeError(
+            "rdm-file-outside",
+            f"'{item.name}' takes its numbers from elsewhere, or needs a plug-in",
+            where=path,
+        )
     if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
-        raise BadDataError("rdm-file-kind", f"'{item.name}' is of type {item.dtype}", where=path,
-                      expected="numbers or texts")
+        raise BadDataError(
+            "rdm-file-kind",
+            f"'{item.name}' is of type {item.dtype}",
+            where=path,
+            expected="numbers or texts",
+        )
     if math.prod(item.shape or (0,)) * item.dtype.itemsize > INFLATION * size:
-        raise BadDataError("rdm-file-inflated", f"'{item.name}' of shape {item.shape} in a file of {size:,} bytes",
-                      where=path)
+        raise BadDataError(
+            "rdm-file-inflated",
+            f"'{item.name}' of shape {item.shape} in a file of {size:,} bytes",
+            where=path,
+        )
 
 
 def _rdms(file: h5py.File, path: Path) -> Rdms:
     found = file.get("dissimilarities")
     if not isinstance(found, h5py.Dataset) or not found.shape or found.dtype.kind not in "fiu":
-        raise BadDataError("rdm-file-kind", "no numbers in 'dissimilarities'", where=path,
-                      expected="an HDF5 file of rsatoolbox")
+        raise BadDataError(
+            "rdm-file-kind",
+            "no numbers in 'dissimilarities'",
+            where=path,
+            expected="an HDF5 file of rsatoolbox",
+        )
     measure = file.attrs.get("dissimilarity_measure")
     parts = []
     for name in GROUPS:
         group = file.get(name)
         parts.append(_descriptors(group) if isinstance(group, h5py.Group) else {})
-    return Rdms(arrays.floating(np.asarray(found[()])), None if measure is None else str(measure), *parts)
+    return Rdms(
+        arrays.floating(np.asarray(found[()])), None if measure is None else str(measure), *parts
+    )
 
 
 def _descriptors(group: h5py.Group) -> dict[str, Any]:

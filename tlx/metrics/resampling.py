@@ -39,17 +39,27 @@ class Interval:
     draws: np.ndarray
 
 
-def bootstrap(a: Any, b: Any, method: str = "spearman", resamplings: int = 1000, seed: int = 0, *,
-              confidence: float = 0.95, threads: int | None = None) -> Interval:
+def bootstrap(
+    a: Any,
+    b: Any,
+    method: str = "spearman",
+    resamplings: int = 1000,
+    seed: int = 0,
+    *,
+    confidence: float = 0.95,
+    threads: int | None = None,
+) -> Interval:
     """Confidence interval of `compare_rdms(a, b, method)` over stimuli.
 
     a, b         RDMs of the same n stimuli, condensed or square
     method       a row of COMPARISONS that needs not all pairs: none of the whitened ones
     resamplings  how often n stimuli are drawn, with replacement and the same for both RDMs
-    raises       as compare_rdms; Usage: a whitened method, no resampling, a confidence not between 0 and 1
+    raises       as compare_rdms; Usage: a whitened method, no resampling, a confidence not between
+                 0 and 1
 
-    A pair of a stimulus with itself has no dissimilarity and is left out, as rsatoolbox does; pairs of a stimulus that
-    was drawn more than once count more than once. Percentile interval: Efron & Tibshirani 1993, ch. 13.
+    A pair of a stimulus with itself has no dissimilarity and is left out, as rsatoolbox does; pairs
+    of a stimulus that was drawn more than once count more than once. Percentile interval: Efron &
+    Tibshirani 1993, ch. 13.
     """
     row = _check(method, resamplings, confidence)
     pairs = [arrays.condensed(x, where=where) for x, where in ((a, "a"), (b, "b"))]
@@ -62,13 +72,15 @@ def bootstrap(a: Any, b: Any, method: str = "spearman", resamplings: int = 1000,
         parts = []
         for x, _ in pairs:
             out = np.empty(len(x), x.dtype)
-            parts.append(out[:resample(x, n, chosen[number], out)])
+            parts.append(out[: resample(x, n, chosen[number], out)])
         draws[number] = _similarity(row, *parts)
 
     parallel_for(resamplings, draw, threads)
     found = draws[~np.isnan(draws)]
     if not len(found):
-        raise BadDataError("no-draws", f"{n} stimuli: no draw of them leaves two different dissimilarities")
+        raise BadDataError(
+            "no-draws", f"{n} stimuli: no draw of them leaves two different dissimilarities"
+        )
     low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
     error = float(found.std(ddof=1)) if len(found) > 1 else float("nan")
     return Interval(float(value), low, high, error, confidence, draws)
@@ -76,9 +88,11 @@ def bootstrap(a: Any, b: Any, method: str = "spearman", resamplings: int = 1000,
 
 @dataclass(frozen=True)
 class Intervals:
-    """Where the similarity of each RDM with each lies when the stimuli are others: (m, m) float64 each.
+    """Where the similarity of each RDM with each lies when the stimuli are others: (m, m) float64
+    each.
 
-    NaN where no draw left two different dissimilarities; draws that did so for one RDM do not count for it.
+    NaN where no draw left two different dissimilarities; draws that did so for one RDM do not count
+    for it.
     """
 
     low: np.ndarray
@@ -87,11 +101,18 @@ class Intervals:
     resamplings: int
 
 
-def bootstrap_all(rdms: Sequence[Any], method: str = "spearman", resamplings: int = 1000, seed: int = 0, *,
-                  confidence: float = 0.95, threads: int | None = None,
-                  progress: Callable[[int, int], None] = lambda done, of: None) -> Intervals:
-    """`bootstrap` of each of m RDMs with each, from the same draws: what one RDM becomes in a draw is computed once and
-    not m times, so that m of them take m times one and not m².
+def bootstrap_all(
+    rdms: Sequence[Any],
+    method: str = "spearman",
+    resamplings: int = 1000,
+    seed: int = 0,
+    *,
+    confidence: float = 0.95,
+    threads: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Intervals:
+    """`bootstrap` of each of m RDMs with each, from the same draws: what one RDM becomes in a draw
+    is computed once and not m times, so that m of them take m times one and not m².
 
     rdms      of the same n stimuli, condensed or square
     method    a row of COMPARISONS with a vector ("kendall" has none) that needs not all pairs
@@ -99,37 +120,56 @@ def bootstrap_all(rdms: Sequence[Any], method: str = "spearman", resamplings: in
     """
     row = _check(method, resamplings, confidence)
     if row.vector is None:
-        raise UsageError("no-bootstrap", f"'{method}' compares pair by pair", where="method",
-                    expected="spearman, pearson, cosine or rho-a")
+        raise UsageError(
+            "no-bootstrap",
+            f"'{method}' compares pair by pair",
+            where="method",
+            expected="spearman, pearson, cosine or rho-a",
+        )
     found = [arrays.condensed(rdm, where=f"RDM {i}") for i, rdm in enumerate(rdms)]
     if not found or len({n for _, n in found}) > 1:
-        raise BadDataError("rdm-sizes", f"RDMs of {sorted({n for _, n in found})} stimuli", expected="the same stimuli")
+        raise BadDataError(
+            "rdm-sizes",
+            f"RDMs of {sorted({n for _, n in found})} stimuli",
+            expected="the same stimuli",
+        )
     n, m, vector = found[0][1], len(found), row.vector
     if resamplings * m * m > MOST:
-        raise ResourceError("too-many-draws", f"{resamplings:,} draws of {m} × {m} similarities", where="resamplings",
-                       expected=f"at most {MOST // (m * m):,} draws")
+        raise ResourceError(
+            "too-many-draws",
+            f"{resamplings:,} draws of {m} × {m} similarities",
+            where="resamplings",
+            expected=f"at most {MOST // (m * m):,} draws",
+        )
     draws = np.empty((resamplings, m, m))
     for number, chosen in enumerate(_chosen(n, resamplings, seed)):
         parts = np.empty((m, len(found[0][0])))
         counts = np.zeros(m, np.int64)
 
-        def draw(i: int, thread: int, chosen: np.ndarray = chosen, parts: np.ndarray = parts,
-                 counts: np.ndarray = counts) -> None:
+        def draw(
+            i: int,
+            thread: int,
+            chosen: np.ndarray = chosen,
+            parts: np.ndarray = parts,
+            counts: np.ndarray = counts,
+        ) -> None:
             out = np.empty(len(found[i][0]), found[i][0].dtype)
-            some = out[:resample(found[i][0], n, chosen, out)]
+            some = out[: resample(found[i][0], n, chosen, out)]
             if len(some) > 1 and some.min() < some.max():
                 counts[i] = len(some)
-                parts[i, :len(some)] = vector(some, 0, 1)
+                parts[i, : len(some)] = vector(some, 0, 1)
 
         parallel_for(m, draw, threads)
         whole = counts > 0
-        parts = parts[:, :counts.max()]
+        parts = parts[:, : counts.max()]
         parts[~whole] = 0
         draws[number] = _all_products(parts, threads)
         draws[number][~whole[:, None] | ~whole] = np.nan
         progress(number + 1, resamplings)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a pair without a draw, whose answer is NaN
+        warnings.simplefilter(
+            "ignore", RuntimeWarning
+        )  # of a pair without a draw, whose answer is NaN
         low, high = np.nanquantile(draws, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return Intervals(low, high, confidence, resamplings)
 
@@ -144,18 +184,29 @@ def _all_products(x: np.ndarray, threads: int | None) -> np.ndarray:
 def _check(method: str, resamplings: int, confidence: float) -> Comparison:
     row = known(method)
     if not row.partial:
-        raise UsageError("no-bootstrap", f"'{method}' needs all pairs of stimuli, and resampling loses some", where="method",
-                    expected="a comparison that is not whitened")
+        raise UsageError(
+            "no-bootstrap",
+            f"'{method}' needs all pairs of stimuli, and resampling loses some",
+            where="method",
+            expected="a comparison that is not whitened",
+        )
     if resamplings < 1 or not 0 < confidence < 1:
-        raise UsageError("out-of-range", f"{resamplings} resamplings, confidence {confidence}",
-                    expected="at least 1, and a share between 0 and 1")
+        raise UsageError(
+            "out-of-range",
+            f"{resamplings} resamplings, confidence {confidence}",
+            expected="at least 1, and a share between 0 and 1",
+        )
     return row
 
 
 def _chosen(n: int, resamplings: int, seed: int) -> np.ndarray:
     """(resamplings, n) int64 — stimuli drawn with replacement."""
     words = np.random.PCG64(np.random.SeedSequence([seed, STREAM])).random_raw(resamplings * n)
-    return ((words >> np.uint64(32)) * np.uint64(n) >> np.uint64(32)).astype(np.int64).reshape(resamplings, n)
+    return (
+        ((words >> np.uint64(32)) * np.uint64(n) >> np.uint64(32))
+        .astype(np.int64)
+        .reshape(resamplings, n)
+    )
 
 
 def _similarity(row: Comparison, a: np.ndarray, b: np.ndarray) -> float:

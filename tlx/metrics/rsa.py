@@ -36,20 +36,32 @@ DISSIMILARITIES = {
 }
 
 
-def rdm(x: Any, metric: str = "correlation", condensed: bool = True, dtype: Any = None, threads: int | None = None,
-        out: str | os.PathLike | None = None) -> np.ndarray:
+def rdm(
+    x: Any,
+    metric: str = "correlation",
+    condensed: bool = True,
+    dtype: Any = None,
+    threads: int | None = None,
+    out: str | os.PathLike | None = None,
+) -> np.ndarray:
     """The dissimilarity of every two rows of x.
 
-    x          (n, …) what `arrays.rows` takes — activations, a layer of a dump: one row for each image; may be a map
+    x          (n, …) what `arrays.rows` takes — activations, a layer of a dump: one row for each
+    image; may be a map
                of a file larger than memory
     metric     correlation (1 − Pearson's r), cosine (1 − cos), euclidean, sqeuclidean
-    condensed  the n(n − 1)/2 pairs i < j, row by row, as scipy's pdist; else (n, n), symmetric, 0 on its diagonal
+    condensed  the n(n − 1)/2 pairs i < j, row by row, as scipy's pdist; else (n, n), symmetric, 0
+               on its diagonal
     dtype      of the answer, float32 or float64; that of x unless given
     threads    the answer has the same bits with any number
-    out        a .npy file to write the answer to, in blocks, whole or not at all; for what is larger than memory
-    →          the answer; a read-only map of `out` if given. Within 2e-5 of the true number, relative, and mostly
-               1e-6: sums are in float32, but of differences, and pairs too close for that in float64
-    raises     BadData: not finite, a row that is constant (correlation) or zero (cosine), numbers too large;
+    out        a .npy file to write the answer to, in blocks, whole or not at all; for what is
+               larger than memory
+    →          the answer; a read-only map of `out` if given. Within 2e-5 of the true number,
+               relative, and mostly
+               1e-6: sums are in float32, but of differences, and pairs too close for that in
+               float64
+    raises     BadData: not finite, a row that is constant (correlation) or zero (cosine), numbers
+    too large;
                Resource: not enough memory or disk
 
     Kriegeskorte, Mur & Bandettini 2008, doi:10.3389/neuro.06.004.2008
@@ -60,7 +72,10 @@ def rdm(x: Any, metric: str = "correlation", condensed: bool = True, dtype: Any 
     n, kind = len(x), np.dtype(x.dtype if dtype is None else dtype)
     if kind not in (np.float32, np.float64):
         raise UsageError("rdm-dtype", f"{kind}", where="dtype", expected="float32 or float64")
-    chosen, need = DISSIMILARITIES[metric], (n * (n - 1) // 2 if condensed else n * n) * kind.itemsize
+    chosen, need = (
+        DISSIMILARITIES[metric],
+        (n * (n - 1) // 2 if condensed else n * n) * kind.itemsize,
+    )
     rows = _rows(x, chosen, threads)
     if out is not None:
         _reserve(need, files.free_bytes(Path(out)), Path(out))
@@ -72,11 +87,23 @@ def rdm(x: Any, metric: str = "correlation", condensed: bool = True, dtype: Any 
     answer = np.empty(need // kind.itemsize, kind)
     starts = _starts(n, condensed)
     everything = range(n)
-    _check(fill(rows, chosen.formula, everything, everything, answer, starts, step=0 if condensed else n,
-                threads=threads), x, kind)
+    _check(
+        fill(
+            rows,
+            chosen.formula,
+            everything,
+            everything,
+            answer,
+            starts,
+            step=0 if condensed else n,
+            threads=threads,
+        ),
+        x,
+        kind,
+    )
     if condensed:
         return answer
-    answer[::n + 1] = 0
+    answer[:: n + 1] = 0
     return answer.reshape(n, n)
 
 
@@ -86,54 +113,89 @@ def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> Standard
         if x.dtype == np.float32:
             return StandardisedRows(x)
         with np.errstate(invalid="ignore", over="ignore"):
-            return StandardisedRows(x, centre=x[::max(1, len(x) // SAMPLE)].mean(axis=0))  # so that little is left to round
+            return StandardisedRows(
+                x, centre=x[:: max(1, len(x) // SAMPLE)].mean(axis=0)
+            )  # so that little is left to round
     mean, length = unit(x, chosen.centred, threads)
     extreme = np.flatnonzero(~(length < 1e150) | ((length > 0) & (length < 1e-150)))
     if len(extreme):
         arrays.check_finite(x)
-        raise BadDataError("out-of-range", f"row {extreme[0]} has a length of {length[extreme[0]]:.1g}", where="x",
-                      expected="numbers whose squares float64 holds", remedy="scale the rows")
+        raise BadDataError(
+            "out-of-range",
+            f"row {extreme[0]} has a length of {length[extreme[0]]:.1g}",
+            where="x",
+            expected="numbers whose squares float64 holds",
+            remedy="scale the rows",
+        )
     still = np.flatnonzero(length == 0)
     if len(still):
         kind, name = ("constant", "correlation") if chosen.centred else ("zero", "cosine")
         others = f", and {len(still) - 1} more rows are" if len(still) > 1 else ""
-        raise BadDataError(f"{kind}-row", f"row {still[0]} is {kind}{others}: it has no {name} with others", where="x",
-                      expected="rows that vary" if chosen.centred else "rows that are not all 0",
-                      remedy='leave these rows out, or take metric="euclidean"')
+        raise BadDataError(
+            f"{kind}-row",
+            f"row {still[0]} is {kind}{others}: it has no {name} with others",
+            where="x",
+            expected="rows that vary" if chosen.centred else "rows that are not all 0",
+            remedy='leave these rows out, or take metric="euclidean"',
+        )
     return StandardisedRows(x, mean, 1 / length)
 
 
 def _check(odd: int, x: np.ndarray, kind: np.dtype) -> None:
     if odd:
         arrays.check_finite(x)
-        raise BadDataError("too-large", f"{odd} dissimilarities are beyond {kind}", where="x",
-                      remedy="scale the numbers down" + (", or take dtype=float64" if kind == np.float32 else ""))
+        raise BadDataError(
+            "too-large",
+            f"{odd} dissimilarities are beyond {kind}",
+            where="x",
+            remedy="scale the numbers down"
+            + (", or take dtype=float64" if kind == np.float32 else ""),
+        )
 
 
 def _starts(n: int, condensed: bool) -> np.ndarray:
-    """Where row i of the answer begins, less what is not in it, so that pair (i, j) is at [i] + j: (n,) int64."""
+    """Where row i of the answer begins, less what is not in it, so that pair (i, j) is at [i] + j:
+    (n,) int64.
+    """
     i = np.arange(n, dtype=np.int64)
     return i * (2 * n - i - 1) // 2 - i - 1 if condensed else i * n
 
 
 def _reserve(need: int, there: int, place: Path | None = None) -> None:
-    """Raise Resource where `need` bytes of answers are more than there are: on the disk of `place`, or in memory."""
+    """Raise Resource where `need` bytes of answers are more than there are: on the disk of `place`,
+    or in memory.
+    """
     if need > there:
-        raise ResourceError("memory" if place is None else "disk-full", f"the dissimilarities need {need:,} bytes",
-                       where=place or "", expected=f"at most {there:,}",
-                       remedy="give out= a file, and they are written there block by block" if place is None else
-                       "free some space")
+        raise ResourceError(
+            "memory" if place is None else "disk-full",
+            f"the dissimilarities need {need:,} bytes",
+            where=place or "",
+            expected=f"at most {there:,}",
+            remedy="give out= a file, and they are written there block by block"
+            if place is None
+            else "free some space",
+        )
 
 
 # ---------------------------------------------------------------- to disk
 
-def _to_disk(file: BinaryIO, rows: StandardisedRows, formula: Formula, condensed: bool, kind: np.dtype,
-             threads: int | None) -> Iterator[int]:
-    """Write the answer as .npy, block by block; after each, how many of its numbers are not finite."""
+
+def _to_disk(
+    file: BinaryIO,
+    rows: StandardisedRows,
+    formula: Formula,
+    condensed: bool,
+    kind: np.dtype,
+    threads: int | None,
+) -> Iterator[int]:
+    """Write the answer as .npy, block by block; after each, how many of its numbers are not
+    finite.
+    """
     n = len(rows.x)
     shape = (n * (n - 1) // 2,) if condensed else (n, n)
-    np.lib.format.write_array_header_1_0(file, {"descr": kind.newbyteorder("<").str, "fortran_order": False,
-                                                "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": kind.newbyteorder("<").str, "fortran_order": False, "shape": shape}
+    )
     begin, starts, block_starts = file.tell(), _starts(n, condensed), np.zeros(n, np.int64)
 
     def put(i: int, j: int, numbers: np.ndarray) -> None:
@@ -146,18 +208,27 @@ def _to_disk(file: BinaryIO, rows: StandardisedRows, formula: Formula, condensed
     for number, of in enumerate(parts):
         for against in parts[number:]:
             width = len(against)
-            block = space[:len(of) * width]
-            block_starts[of.start:of.stop] = np.arange(len(of)) * width - against.start
-            yield fill(rows, formula, of, against, block, block_starts, room=ROOM // 2, threads=threads,
-                       step=width if of == against and not condensed else 0)
+            block = space[: len(of) * width]
+            block_starts[of.start : of.stop] = np.arange(len(of)) * width - against.start
+            yield fill(
+                rows,
+                formula,
+                of,
+                against,
+                block,
+                block_starts,
+                room=ROOM // 2,
+                threads=threads,
+                step=width if of == against and not condensed else 0,
+            )
             block = block.reshape(len(of), width)
             if of == against:
                 np.fill_diagonal(block, 0)
             for i in of:
                 first = max(against.start, i + 1) if condensed else against.start
-                put(i, first, block[i - of.start, first - against.start:])
+                put(i, first, block[i - of.start, first - against.start :])
             if not condensed and of != against:
                 for j in range(0, width, BLOCK):
-                    turned = np.ascontiguousarray(block[:, j:j + BLOCK].T)
+                    turned = np.ascontiguousarray(block[:, j : j + BLOCK].T)
                     for k in range(len(turned)):
                         put(against.start + j + k, of.start, turned[k])

@@ -19,27 +19,36 @@ PIECE_BYTES = 16 << 20  # of one read
 Parts = Generator[tuple[int, np.ndarray], None, None]
 
 
-def blocks(x: np.ndarray, rows: int, *, read: bool | None = None) -> Iterator[tuple[int, np.ndarray]]:
+def blocks(
+    x: np.ndarray, rows: int, *, read: bool | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
     """(number of the first row, some rows) after another, until x is through.
 
     x     (n, d) of numbers of any type, an array or a map
     rows  in each but the last
-    read  fetch the file behind a map by plain reads into two buffers, by a thread of its own, instead of touching the
-          map. None: where x takes more than half the memory that is available. Of a file that fits, the map is the
-          faster way (its pages stay, and may be there already); one that does not fit would turn out everything else
-          and be faulted in page by page
+    read  fetch the file behind a map by plain reads into two buffers, by a thread of its own,
+          instead of touching the
+          map. None: where x takes more than half the memory that is available. Of a file that fits,
+          the map is the faster way (its pages stay, and may be there already); one that does not
+          fit would turn out everything else and be faulted in page by page
     →     (m, d) float32 or float64, C order, valid until the next is asked for
     """
     if read is None:
         read = x.nbytes > psutil.virtual_memory().available // 2
     source = backing_file(x) if read else None
     out = None
-    with contextlib.closing(_touched(x, rows) if source is None else _read(*source, x, rows)) as parts:
+    with contextlib.closing(
+        _touched(x, rows) if source is None else _read(*source, x, rows)
+    ) as parts:
         for start, part in parts:
-            plain = part.flags.c_contiguous and part.flags.aligned and part.dtype == float_type(part.dtype)
+            plain = (
+                part.flags.c_contiguous
+                and part.flags.aligned
+                and part.dtype == float_type(part.dtype)
+            )
             if out is None and not plain:
                 out = np.empty(part.shape, float_type(part.dtype))
-            yield start, part if out is None else _copied(part, out[:len(part)])
+            yield start, part if out is None else _copied(part, out[: len(part)])
 
 
 def _copied(part: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -50,19 +59,25 @@ def _copied(part: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 def _touched(x: np.ndarray, rows: int) -> Parts:
     for start in range(0, len(x), rows):
-        yield start, x[start:start + rows]
+        yield start, x[start : start + rows]
 
 
 def backing_file(x: np.ndarray) -> tuple[Path, int] | None:
-    """The file that x is a map of, and where in it x begins; None unless the two are surely the same bytes.
+    """The file that x is a map of, and where in it x begins; None unless the two are surely the
+    same bytes.
 
-    They are not where pages may have been written to privately, where rows are not side by side, and where the path
-    has come to name another file since: the system says which file is mapped.
+    They are not where pages may have been written to privately, where rows are not side by side,
+    and where the path has come to name another file since: the system says which file is mapped.
     """
     root = x
     while isinstance(root.base, np.ndarray):
         root = root.base
-    if not isinstance(root, np.memmap) or root.filename is None or root.mode == "c" or not x.flags.c_contiguous:
+    if (
+        not isinstance(root, np.memmap)
+        or root.filename is None
+        or root.mode == "c"
+        or not x.flags.c_contiguous
+    ):
         return None
     begin = x.ctypes.data
     with contextlib.suppress(OSError, ValueError):
@@ -72,7 +87,10 @@ def backing_file(x: np.ndarray) -> tuple[Path, int] | None:
             if low <= begin < high:
                 _, _, shift, device, number = line.split(maxsplit=5)[:5]
                 major, minor = (int(part, 16) for part in device.split(":"))
-                if begin + x.nbytes <= high and (os.makedev(major, minor), int(number)) == (found.st_dev, found.st_ino):
+                if begin + x.nbytes <= high and (os.makedev(major, minor), int(number)) == (
+                    found.st_dev,
+                    found.st_ino,
+                ):
                     return Path(root.filename), begin - low + int(shift, 16)
     return None
 
@@ -80,7 +98,10 @@ def backing_file(x: np.ndarray) -> tuple[Path, int] | None:
 def _read(path: Path, offset: int, x: np.ndarray, rows: int) -> Parts:
     """As `_touched`, by reads into two buffers in turn: one is filled while the other is in use."""
     width = x.nbytes // len(x)
-    free, full = queue.Queue[np.ndarray | None](), queue.Queue[BaseException | tuple[int, np.ndarray]]()
+    free, full = (
+        queue.Queue[np.ndarray | None](),
+        queue.Queue[BaseException | tuple[int, np.ndarray]](),
+    )
     for _ in range(2):
         free.put(np.empty(min(rows, len(x)) * width, np.uint8))
 
@@ -91,7 +112,7 @@ def _read(path: Path, offset: int, x: np.ndarray, rows: int) -> Parts:
                 for start in range(0, len(x), rows):
                     if (buffer := free.get()) is None:
                         return
-                    part = buffer[:min(rows, len(x) - start) * width]
+                    part = buffer[: min(rows, len(x) - start) * width]
                     _fill(file.fileno(), part, offset + start * width, path)
                     full.put((start, part))
         except BaseException as error:
@@ -114,8 +135,12 @@ def _read(path: Path, offset: int, x: np.ndarray, rows: int) -> Parts:
 def _fill(file: int, part: np.ndarray, offset: int, path: Path) -> None:
     done = 0
     while done < len(part):
-        got = os.preadv(file, [part[done:done + PIECE_BYTES].data], offset + done)
+        got = os.preadv(file, [part[done : done + PIECE_BYTES].data], offset + done)
         if got == 0:
-            raise BadDataError("file-short", f"ends at byte {offset + done:,}", where=path,
-                          expected=f"{len(part) - done:,} bytes more; it was cut while it was read")
+            raise BadDataError(
+                "file-short",
+                f"ends at byte {offset + done:,}",
+                where=path,
+                expected=f"{len(part) - done:,} bytes more; it was cut while it was read",
+            )
         done += got

@@ -16,18 +16,25 @@ from ..kernels.sums import STRIP, by_class, finish, gather
 from . import arrays
 from .streams import blocks
 
-CHUNK_BYTES = 256 << 20  # of rows put in the order of their classes: the more, the more of a class come together
+CHUNK_BYTES = (
+    256 << 20
+)  # of rows put in the order of their classes: the more, the more of a class come together
 BLOCK = 1024  # columns of a task
 TASKS = 4  # at least, for a chunk: where rows are narrow it is cut in parts as well
-STATE_BYTES = 1 << 30  # of sums that are kept at once; beyond it the rows are gone through again for other columns
+STATE_BYTES = (
+    1 << 30
+)  # of sums that are kept at once; beyond it the rows are gone through again for other columns
 
 
 @dataclass(frozen=True)
 class SumOfSquares:
-    """How far rows lie from the means of their classes and those from the mean of all. Float64 throughout.
+    """How far rows lie from the means of their classes and those from the mean of all. Float64
+    throughout.
 
-    within, between, total   SSW = Σ_classes Σ_x ‖x − μ_c‖², SSB = Σ_classes n_c·‖μ_c − μ‖², TSS = Σ_x ‖x − μ‖²
-    ratio                    SSW/TSS, in 0…1; NaN if TSS = 0: nothing varies. Low: the classes lie apart
+    within, between, total   SSW = Σ_classes Σ_x ‖x − μ_c‖², SSB = Σ_classes n_c·‖μ_c − μ‖², TSS =
+                             Σ_x ‖x − μ‖²
+    ratio                    SSW/TSS, in 0…1; NaN if TSS = 0: nothing varies. Low: the classes lie
+                             apart
     names, counts, per_class (k,) labels, int64 rows, and what each class has of SSW
     means                    (k, d) of the classes, where asked for
     """
@@ -42,19 +49,27 @@ class SumOfSquares:
     means: np.ndarray | None = None
 
 
-def sum_of_squares(x: Any, labels: Any, *, means: bool = False, threads: int | None = None,
-                   where: object = "x", read: bool | None = None) -> SumOfSquares:
+def sum_of_squares(
+    x: Any,
+    labels: Any,
+    *,
+    means: bool = False,
+    threads: int | None = None,
+    where: object = "x",
+    read: bool | None = None,
+) -> SumOfSquares:
     """SSW, SSB and TSS of rows under labels.
 
-    x        (n, …) numbers: an array, a map, a layer of a dump, the path of a .npy file. It may be larger than memory
+    x        (n, …) numbers: an array, a map, a layer of a dump, the path of a .npy file. It may be
+             larger than memory
     labels   (n,) str or whole numbers, in any order
     means    give the means of the classes too, k·d numbers
     threads  to use; the answer has the same bits at any number
     read     as in `streams.blocks`
     raises   BadData: not numbers, not finite, another number of labels
 
-    TSS is computed from sums about provisional centres and the mean of all, by no mean of a class: that SSW + SSB
-    equals it is a check. Relative errors stay some 1e-15 at any offset of the rows.
+    TSS is computed from sums about provisional centres and the mean of all, by no mean of a class:
+    that SSW + SSB equals it is a check. Relative errors stay some 1e-15 at any offset of the rows.
     """
     given = arrays.matrix(x, where=where, least=1)
     names, codes = arrays.labels(labels, len(given))
@@ -65,20 +80,26 @@ def sum_of_squares(x: Any, labels: Any, *, means: bool = False, threads: int | N
     with ThreadTeam(threads) as crew:
         for _ in state.passes():
             for start, part in blocks(given, rows, read=read):
-                state.add(part, codes[start:start + rows], threads, crew)
+                state.add(part, codes[start : start + rows], threads, crew)
             with np.errstate(all="ignore"):  # what is not finite shows in the sums
                 found += state.end(kept, threads, crew)
     if not np.isfinite(found).all():
         for start, part in blocks(given, rows, read=read):
             arrays.check_finite(part, where=where, first=start)
-        raise BadDataError("overflow", "squares beyond the largest float64", where=where, expected="smaller numbers")
+        raise BadDataError(
+            "overflow",
+            "squares beyond the largest float64",
+            where=where,
+            expected="smaller numbers",
+        )
     within, between, total = found.sum(axis=1).tolist()
     ratio = min(1.0, within / total) if total > 0 else math.nan
     return SumOfSquares(within, between, total, ratio, names, state.counts, found[0], kept)
 
 
 class _State:
-    """What is known of every class: sums about provisional centres, by blocks of columns and parts of the rows.
+    """What is known of every class: sums about provisional centres, by blocks of columns and parts
+    of the rows.
 
     counts  (k,) int64 — all rows of each class
     """
@@ -117,25 +138,45 @@ class _State:
             at = (block, part)
             left = self.left + block * self.block
             with np.errstate(all="ignore"):  # each thread has its own
-                gather(x[begin:end], order[begin:end], starts[part], left, min(self.block, self.width - left),
-                       self.centre[at], self.rest[at], self.squares[at], self.seen[at], self.since[at],
-                       scratch[thread])
+                gather(
+                    x[begin:end],
+                    order[begin:end],
+                    starts[part],
+                    left,
+                    min(self.block, self.width - left),
+                    self.centre[at],
+                    self.rest[at],
+                    self.squares[at],
+                    self.seen[at],
+                    self.since[at],
+                    scratch[thread],
+                )
 
         crew.each(len(self.squares) * self.parts, work)
 
     def end(self, means: np.ndarray | None, threads: int | None, crew: ThreadTeam) -> np.ndarray:
-        """(3, k): SSW, SSB and TSS over these columns, by class; means (k, d), written in these columns."""
+        """(3, k): SSW, SSB and TSS over these columns, by class; means (k, d), written in these
+        columns.
+        """
         found = np.empty((len(self.squares), 3, len(self.counts)))
         own = np.empty((threads or default_threads(), *self.centre.shape[2:]))
         scratch = np.empty((len(own), 3, self.block))
 
         def work(block: int, thread: int) -> None:
             with np.errstate(all="ignore"):
-                finish(self.centre[block], self.rest[block], self.squares[block], self.seen[block], self.counts,
-                       found[block], own[thread], scratch[thread])
+                finish(
+                    self.centre[block],
+                    self.rest[block],
+                    self.squares[block],
+                    self.seen[block],
+                    self.counts,
+                    found[block],
+                    own[thread],
+                    scratch[thread],
+                )
             if means is not None:
-                part = means[:, self.left + block * self.block:][:, :self.block]
-                part[:] = own[thread][:, :part.shape[1]]
+                part = means[:, self.left + block * self.block :][:, : self.block]
+                part[:] = own[thread][:, : part.shape[1]]
 
         crew.each(len(found), work)
         return found.sum(axis=0)

@@ -23,22 +23,27 @@ BLOCK = 1 << 20  # words drawn at once
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's ρ of a metric with the transfer performance over some of the models, and what chance makes of it.
+    """Spearman's ρ of a metric with the transfer performance over some of the models, and what
+    chance makes of it.
 
     scope, name   "all"; "source" or "checkpoint" and which
     n             models
     rho           −1…1; NaN where the metric or the performance is the same for all of them
-    fisher        tanh(z/√(n − 3)): |ρ| of unrelated variables stays below it with the asked confidence (Fisher 1921,
+    fisher        tanh(z/√(n − 3)): |ρ| of unrelated variables stays below it with the asked
+                  confidence (Fisher 1921,
                   for normal ones and many models); 1 up to n = 3
     low, high     percentiles of ρ over orders of the models, with the confidence asked for this
     p             share of orders with as large a |ρ|; of drawn orders (1 + those) / (1 + all)
     exact         all orders were gone through, none drawn
-    sources       of scope "all": how many sources changed places as a whole for what follows; 0: none could
-    source_low, source_high, source_p   as low, high, p over orders of the sources: the one to believe
+    sources       of scope "all": how many sources changed places as a whole for what follows; 0:
+                  none could
+    source_low, source_high, source_p   as low, high, p over orders of the sources: the one to
+                                        believe
 
-    Models of one source are alike. Orders of single models take them for independent: `fisher`, `low`, `high` and `p`
-    over all models are then too narrow by far, and a false finding more likely than not. Where sources change places
-    as a whole, each with its checkpoints, what models of a source share stays together.
+    Models of one source are alike. Orders of single models take them for independent: `fisher`,
+    `low`, `high` and `p` over all models are then too narrow by far, and a false finding more
+    likely than not. Where sources change places as a whole, each with its checkpoints, what models
+    of a source share stays together.
     """
 
     scope: str
@@ -57,7 +62,8 @@ class Correlation:
 
 
 def transfer_performance(accuracy: Any) -> float | np.ndarray:
-    """Area under accuracy over the index of the checkpoint, by trapezoids of width 1; "log-AUC" for log-spaced ones.
+    """Area under accuracy over the index of the checkpoint, by trapezoids of width 1; "log-AUC" for
+    log-spaced ones.
 
     accuracy  (…, c) fractions or percent, c ≥ 2 checkpoints of the fine-tuning, in their order
     →         (…,) float64, at most c − 1 times the largest accuracy; a number for one row
@@ -67,51 +73,99 @@ def transfer_performance(accuracy: Any) -> float | np.ndarray:
     """
     found = arrays.floating(arrays.array(accuracy, where="accuracy")).astype(np.float64)
     if found.ndim < 1 or found.shape[-1] < 2 or not found.size:
-        raise BadDataError("too-few-checkpoints", f"accuracies of shape {found.shape}", where="accuracy",
-                      expected="two or more checkpoints in the last dimension")
+        raise BadDataError(
+            "too-few-checkpoints",
+            f"accuracies of shape {found.shape}",
+            where="accuracy",
+            expected="two or more checkpoints in the last dimension",
+        )
     arrays.check_finite(found.reshape(-1, found.shape[-1]), where="accuracy")
     area = found.sum(axis=-1) - (found[..., 0] + found[..., -1]) / 2
     return float(area) if found.ndim == 1 else area
 
 
-def metric_correlations(metric: Any, performance: Any, sources: Any = None, checkpoints: Any = None, *,
-                        confidence: float = 0.95, permutation_confidence: float = 0.98, permutations: int = 10_000,
-                        seed: int = 0) -> list[Correlation]:
-    """ρ of a metric with the transfer performance over all models, then of each source, then of each checkpoint.
+def metric_correlations(
+    metric: Any,
+    performance: Any,
+    sources: Any = None,
+    checkpoints: Any = None,
+    *,
+    confidence: float = 0.95,
+    permutation_confidence: float = 0.98,
+    permutations: int = 10_000,
+    seed: int = 0,
+) -> list[Correlation]:
+    """ρ of a metric with the transfer performance over all models, then of each source, then of
+    each checkpoint.
 
     metric, performance   (n,) numbers, one a model
-    sources, checkpoints  (n,) str or whole numbers: what a model was trained on, and which of its checkpoints it is
+    sources, checkpoints  (n,) str or whole numbers: what a model was trained on, and which of its
+                          checkpoints it is
     confidence            of the Fisher band;  permutation_confidence: of the other
-    permutations, seed    orders drawn where there are more than 8 models; of fewer, all are gone through
-    raises                BadData: not finite, of other lengths, fewer than 2 models; Usage: a confidence out of range
+    permutations, seed    orders drawn where there are more than 8 models; of fewer, all are gone
+                          through
+    raises                BadData: not finite, of other lengths, fewer than 2 models; Usage: a
+                          confidence out of range
     """
     for share in (confidence, permutation_confidence):
         if not 0 < share < 1 or permutations < 1:
-            raise UsageError("out-of-range", f"confidence {share}, {permutations} permutations",
-                        expected="a share between 0 and 1, and at least 1")
-    x, y = (arrays.rows(np.asarray(v)[:, None] if np.ndim(v) == 1 else v, where=where)[:, 0].astype(np.float64)
-            for v, where in ((metric, "metric"), (performance, "performance")))
+            raise UsageError(
+                "out-of-range",
+                f"confidence {share}, {permutations} permutations",
+                expected="a share between 0 and 1, and at least 1",
+            )
+    x, y = (
+        arrays.rows(np.asarray(v)[:, None] if np.ndim(v) == 1 else v, where=where)[:, 0].astype(
+            np.float64
+        )
+        for v, where in ((metric, "metric"), (performance, "performance"))
+    )
     if len(x) != len(y):
-        raise BadDataError("lengths", f"{len(x)} metrics and {len(y)} performances", expected="one of each for each model")
+        raise BadDataError(
+            "lengths",
+            f"{len(x)} metrics and {len(y)} performances",
+            expected="one of each for each model",
+        )
     groups: list[tuple[str, str, np.ndarray]] = [("all", "", np.arange(len(x)))]
     for scope, labels in (("source", sources), ("checkpoint", checkpoints)):
         if labels is not None:
             names, codes = arrays.labels(labels, len(x), where=f"{scope}s")
-            groups += [(scope, str(name), np.flatnonzero(codes == code)) for code, name in enumerate(names)]
+            groups += [
+                (scope, str(name), np.flatnonzero(codes == code)) for code, name in enumerate(names)
+            ]
     out = []
     for scope, name, index in groups:
         rho, null, exact = _null(x[index], y[index], permutations, seed)
         low, high = _band(null, permutation_confidence)
-        found = Correlation(scope, name, len(index), rho, fisher_band(len(index), confidence), low, high,
-                            _p_value(rho, null, exact), exact)
+        found = Correlation(
+            scope,
+            name,
+            len(index),
+            rho,
+            fisher_band(len(index), confidence),
+            low,
+            high,
+            _p_value(rho, null, exact),
+            exact,
+        )
         if scope == "all" and sources is not None:
-            found = _over_sources(found, x, y, sources, checkpoints, permutation_confidence, permutations, seed)
+            found = _over_sources(
+                found, x, y, sources, checkpoints, permutation_confidence, permutations, seed
+            )
         out.append(found)
     return out
 
 
-def _over_sources(found: Correlation, x: np.ndarray, y: np.ndarray, sources: Any, checkpoints: Any, confidence: float,
-                  permutations: int, seed: int) -> Correlation:
+def _over_sources(
+    found: Correlation,
+    x: np.ndarray,
+    y: np.ndarray,
+    sources: Any,
+    checkpoints: Any,
+    confidence: float,
+    permutations: int,
+    seed: int,
+) -> Correlation:
     """The correlation over all models with what orders of whole sources make of it."""
     blocks = _blocks(len(x), sources, checkpoints)
     moved = sum(len(alike) for alike in blocks if len(alike) > 1)
@@ -119,8 +173,13 @@ def _over_sources(found: Correlation, x: np.ndarray, y: np.ndarray, sources: Any
         return found
     null, exact = _null_of_blocks(x, y, blocks, permutations, seed)
     low, high = _band(null, confidence)
-    return replace(found, sources=moved, source_low=low, source_high=high,
-                   source_p=_p_value(found.rho, null, exact))
+    return replace(
+        found,
+        sources=moved,
+        source_low=low,
+        source_high=high,
+        source_p=_p_value(found.rho, null, exact),
+    )
 
 
 def _p_value(rho: float, null: np.ndarray, exact: bool) -> float:
@@ -131,9 +190,15 @@ def _p_value(rho: float, null: np.ndarray, exact: bool) -> float:
 
 
 def _blocks(n: int, sources: Any, checkpoints: Any) -> list[list[np.ndarray]]:
-    """The rows of each source in the order of its checkpoints; sources with the same checkpoints stand together."""
+    """The rows of each source in the order of its checkpoints; sources with the same checkpoints
+    stand together.
+    """
     names, source = arrays.labels(sources, n, where="sources")
-    tags = np.zeros(n, np.int64) if checkpoints is None else arrays.labels(checkpoints, n, where="checkpoints")[1]
+    tags = (
+        np.zeros(n, np.int64)
+        if checkpoints is None
+        else arrays.labels(checkpoints, n, where="checkpoints")[1]
+    )
     alike: dict[tuple[int, ...], list[np.ndarray]] = {}
     for code in range(len(names)):
         rows = np.flatnonzero(source == code)
@@ -142,9 +207,12 @@ def _blocks(n: int, sources: Any, checkpoints: Any) -> list[list[np.ndarray]]:
     return list(alike.values())
 
 
-def _null_of_blocks(x: np.ndarray, y: np.ndarray, blocks: list[list[np.ndarray]], permutations: int, seed: int
-                    ) -> tuple[np.ndarray, bool]:
-    """ρ of x and y with the sources' rows of y in other orders, and whether these are all orders."""
+def _null_of_blocks(
+    x: np.ndarray, y: np.ndarray, blocks: list[list[np.ndarray]], permutations: int, seed: int
+) -> tuple[np.ndarray, bool]:
+    """ρ of x and y with the sources' rows of y in other orders, and whether these are all
+    orders.
+    """
     first, second = (rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
     scale = math.sqrt(float(first @ first) * float(second @ second))
     exact = math.prod(math.factorial(len(alike)) for alike in blocks) <= math.factorial(EXACT)
@@ -164,24 +232,31 @@ def _all_block_orders(sizes: list[int]) -> Iterator[tuple[tuple[int, ...], ...]]
     return itertools.product(*(itertools.permutations(range(size)) for size in sizes))
 
 
-def _drawn_block_orders(sizes: list[int], permutations: int, seed: int) -> Iterator[list[list[int]]]:
+def _drawn_block_orders(
+    sizes: list[int], permutations: int, seed: int
+) -> Iterator[list[list[int]]]:
     rng = np.random.default_rng(np.random.SeedSequence([seed, STREAM, 1]))
     for _ in range(permutations):
         yield [rng.permutation(size).tolist() for size in sizes]
 
 
 def fisher_band(n: int, confidence: float = 0.95) -> float:
-    """tanh(z/√(n − 3)), z the normal quantile: what |ρ| of n unrelated pairs stays below; 1 up to n = 3.
+    """tanh(z/√(n − 3)), z the normal quantile: what |ρ| of n unrelated pairs stays below; 1 up to n
+    = 3.
 
     >>> [round(fisher_band(n), 3) for n in (72, 12, 7)]
     [0.232, 0.574, 0.753]
     """
-    return math.tanh(NormalDist().inv_cdf((1 + confidence) / 2) / math.sqrt(n - 3)) if n > 3 else 1.0
+    return (
+        math.tanh(NormalDist().inv_cdf((1 + confidence) / 2) / math.sqrt(n - 3)) if n > 3 else 1.0
+    )
 
 
-def permutation_band(n: int, confidence: float = 0.98, *, permutations: int = 10_000, seed: int = 0
-                     ) -> tuple[float, float]:
-    """(low, high) of Spearman's ρ over orders of n items without ties; all orders up to n = 8, drawn ones beyond.
+def permutation_band(
+    n: int, confidence: float = 0.98, *, permutations: int = 10_000, seed: int = 0
+) -> tuple[float, float]:
+    """(low, high) of Spearman's ρ over orders of n items without ties; all orders up to n = 8,
+    drawn ones beyond.
 
     >>> [round(permutation_band(n)[1], 3) for n in (6, 7)]
     [0.886, 0.857]
@@ -195,15 +270,23 @@ def _band(null: np.ndarray, confidence: float) -> tuple[float, float]:
     return low, high
 
 
-def _null(x: np.ndarray, y: np.ndarray, permutations: int, seed: int) -> tuple[float, np.ndarray, bool]:
+def _null(
+    x: np.ndarray, y: np.ndarray, permutations: int, seed: int
+) -> tuple[float, np.ndarray, bool]:
     """ρ of x and y, ρ of x and y in other orders, and whether these are all orders."""
     n, exact = len(x), len(x) <= EXACT
     first, second = (rankdata(v) - (n + 1) / 2 for v in (x, y))
     scale = math.sqrt(float(first @ first) * float(second @ second))
     if scale == 0:
         return math.nan, np.full(1, math.nan), exact
-    orders: Sequence[np.ndarray] | Any = [_all_orders(n)] if exact else _drawn_orders(n, permutations, seed)
-    return float(first @ second) / scale, np.concatenate([second[block] @ first for block in orders]) / scale, exact
+    orders: Sequence[np.ndarray] | Any = (
+        [_all_orders(n)] if exact else _drawn_orders(n, permutations, seed)
+    )
+    return (
+        float(first @ second) / scale,
+        np.concatenate([second[block] @ first for block in orders]) / scale,
+        exact,
+    )
 
 
 @functools.cache
@@ -212,7 +295,9 @@ def _all_orders(n: int) -> np.ndarray:
 
 
 def _drawn_orders(n: int, permutations: int, seed: int) -> Any:
-    draw: Callable[[int], np.ndarray] = np.random.PCG64(np.random.SeedSequence([seed, STREAM])).random_raw
+    draw: Callable[[int], np.ndarray] = np.random.PCG64(
+        np.random.SeedSequence([seed, STREAM])
+    ).random_raw
     step = max(1, BLOCK // n)
     for start in range(0, permutations, step):
         rows = min(step, permutations - start)

@@ -1,7 +1,7 @@
 """Activations: what named layers of a network give, several in one pass.
 
-How layers are named is told in layers.py. What comes out is a copy, made in the hook, so that an in-place layer behind
-it changes nothing. The pass ends with the last layer asked for.
+How layers are named is told in layers.py. What comes out is a copy, made in the hook, so that an
+in-place layer behind it changes nothing. The pass ends with the last layer asked for.
 """
 
 from __future__ import annotations
@@ -25,23 +25,26 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 # ---------------------------------------------------------------- reductions
 
+
 def pooled(x: Tensor, layer: Layer) -> Tensor:
     """(n, d): the mean over the image, in float32.
 
-    (n, d, h, w): over h and w. (n, h, w, d), where the network keeps channels last as Swin does: the same.
-    (n, tokens, d): over the tokens of the image; class, distillation and register tokens are left out.
-    (n, d): as it is.
+    (n, d, h, w): over h and w. (n, h, w, d), where the network keeps channels last as Swin does:
+    the same. (n, tokens, d): over the tokens of the image; class, distillation and register tokens
+    are left out. (n, d): as it is.
     """
     if x.ndim <= 2:
         return x
     if x.ndim == 3:
-        return x[:, layer.prefix:].mean(1, dtype=torch.float32)
+        return x[:, layer.prefix :].mean(1, dtype=torch.float32)
     axes = [axis for axis in range(1, x.ndim) if axis != layer.channels % x.ndim]
     return x.mean(axes, dtype=torch.float32)
 
 
 def first_token(x: Tensor, layer: Layer) -> Tensor:
-    """(n, tokens, d): the first token, which is the class token where there is one. Anything else: as `pooled`."""
+    """(n, tokens, d): the first token, which is the class token where there is one. Anything else:
+    as `pooled`.
+    """
     return x[:, 0] if x.ndim == 3 else pooled(x, layer)
 
 
@@ -56,11 +59,15 @@ def raw(x: Tensor, layer: Layer) -> Tensor:
 
 
 REDUCTIONS: dict[str, Callable[[Tensor, Layer], Tensor]] = {
-    "pooled": pooled, "first-token": first_token, "flat": flat, "raw": raw,
+    "pooled": pooled,
+    "first-token": first_token,
+    "flat": flat,
+    "raw": raw,
 }
 
 
 # ---------------------------------------------------------------- capture
+
 
 class _Enough(Exception):
     """Ends a pass whose last wanted layer has run."""
@@ -74,7 +81,14 @@ class Capture:
     dtype    "float32" or "float16"
     """
 
-    def __init__(self, network: Network, layers: Sequence[str | int], *, reduce: str = "raw", dtype: str = "float32"):
+    def __init__(
+        self,
+        network: Network,
+        layers: Sequence[str | int],
+        *,
+        reduce: str = "raw",
+        dtype: str = "float32",
+    ):
         if reduce not in REDUCTIONS:
             raise UnknownNameError("reduction", reduce, REDUCTIONS)
         if dtype not in DTYPES:
@@ -85,11 +99,17 @@ class Capture:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Layer → shape of what it gives for one image of the network's own size."""
-        return {layer.name: tuple(self.reduce(torch.empty(1, *layer.shape, device="meta"), layer).shape[1:])
-                for layer in self.layers}
+        return {
+            layer.name: tuple(
+                self.reduce(torch.empty(1, *layer.shape, device="meta"), layer).shape[1:]
+            )
+            for layer in self.layers
+        }
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """x (n, channels, h, w) → layer → (n, …), contiguous, on the device of x; nothing here waits for a GPU."""
+        """x (n, channels, h, w) → layer → (n, …), contiguous, on the device of x; nothing here
+        waits for a GPU.
+        """
         found: dict[str, Tensor] = {}
         turns = Counter[str]()
         wanted: dict[tuple[str, int], list[Layer]] = {}
@@ -104,6 +124,7 @@ class Capture:
                     found[layer.name] = self._copy(output, layer)
                 if layers and len(found) == len(self.layers):
                     raise _Enough
+
             return take
 
         net = self.network.net
@@ -114,7 +135,11 @@ class Capture:
                 if is_input(self.network, layer.module):
                     found[layer.name] = self._copy(x, layer)
             for module in {layer.module for layer in self.layers if layer.name not in found}:
-                stack.callback(net.get_submodule(module).register_forward_hook(hook(module), prepend=True).remove)
+                stack.callback(
+                    net.get_submodule(module)
+                    .register_forward_hook(hook(module), prepend=True)
+                    .remove
+                )
             if len(found) < len(self.layers):
                 with contextlib.suppress(_Enough):
                     net(x)
@@ -128,10 +153,18 @@ class Capture:
         return reduced.to(self.dtype, copy=not own, memory_format=torch.contiguous_format)
 
 
-def capture(network: Network, x: Tensor, layers: Sequence[str | int], *, reduce: str = "raw",
-            dtype: str = "float32") -> dict[str, Tensor]:
-    """What `layers` of `network` give for a batch x (n, channels, h, w), in evaluation mode: one pass, name → array.
+def capture(
+    network: Network,
+    x: Tensor,
+    layers: Sequence[str | int],
+    *,
+    reduce: str = "raw",
+    dtype: str = "float32",
+) -> dict[str, Tensor]:
+    """What `layers` of `network` give for a batch x (n, channels, h, w), in evaluation mode: one
+    pass, name → array.
 
-    The names are those of `resolve`. See Capture, which does without the second survey for a second batch.
+    The names are those of `resolve`. See Capture, which does without the second survey for a second
+    batch.
     """
     return Capture(network, layers, reduce=reduce, dtype=dtype)(x)

@@ -1,4 +1,6 @@
-"""Augmentation: images turned, moved, sheared, zoomed and flipped at random, every image by itself."""
+"""Augmentation: images turned, moved, sheared, zoomed and flipped at random, every image by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +12,48 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 def _originals(size: int) -> v2.Transform:
-    """Up to 45°, a tenth of the size either way, shear by up to 0.1°, zoom 0.9 to 1.1, both flips, borders continued:
-    what Keras's ImageDataGenerator was asked for in 2020 (its shear range is in degrees)."""
+    """Up to 45°, a tenth of the size either way, shear by up to 0.1°, zoom 0.9 to 1.1, both flips,
+    borders continued: what Keras's ImageDataGenerator was asked for in 2020 (its shear range is in
+    degrees).
+    """
     return _moved(size, 45.0, 0.1, "edge")
 
 
 def _later(size: int) -> v2.Transform:
-    """Up to 36°, a tenth of the size either way, zoom 0.9 to 1.1, both flips, borders mirrored: Keras's layers."""
+    """Up to 36°, a tenth of the size either way, zoom 0.9 to 1.1, both flips, borders mirrored:
+    Keras's layers.
+    """
     return _moved(size, 36.0, 0.0, "reflect")
 
 
 def _moved(size: int, degrees: float, shear: float, border: str) -> v2.Transform:
     room = size // 2
-    return v2.Compose([
-        v2.Pad(room, padding_mode=border), v2.RandomHorizontalFlip(), v2.RandomVerticalFlip(),
-        v2.RandomAffine(degrees, (0.1 * size / (size + 2 * room),) * 2, (0.9, 1.1), (-shear, shear),
-                        InterpolationMode.BILINEAR),
-        v2.CenterCrop(size)])
+    return v2.Compose(
+        [
+            v2.Pad(room, padding_mode=border),
+            v2.RandomHorizontalFlip(),
+            v2.RandomVerticalFlip(),
+            v2.RandomAffine(
+                degrees,
+                (0.1 * size / (size + 2 * room),) * 2,
+                (0.9, 1.1),
+                (-shear, shear),
+                InterpolationMode.BILINEAR,
+            ),
+            v2.CenterCrop(size),
+        ]
+    )
 
 
 AUGMENTS: dict[str, Callable[[int], v2.Transform]] = {"2020": _originals, "2025": _later}
 
 
 def augmented(x: Tensor, name: str, seed: int) -> Tensor:
-    """x (n, channels, s, s) altered as the row of AUGMENTS says, each image by itself; "none": x as it is.
+    """x (n, channels, s, s) altered as the row of AUGMENTS says, each image by itself; "none": x as
+    it is.
 
-    Draws from random numbers of its own: the same seed gives the same images, and nothing else moves.
+    Draws from random numbers of its own: the same seed gives the same images, and nothing else
+    moves.
     """
     if name == "none":
         return x

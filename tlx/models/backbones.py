@@ -1,7 +1,8 @@
-"""The registry of backbones: a name gives a network with blocks 1…N, a head, an input size and a normalisation.
+"""The registry of backbones: a name gives a network with blocks 1…N, a head, an input size and a
+normalisation.
 
-Written-out rows are in BACKBONES; any other classification model of torchvision goes by its own name there, any
-of timm as `timm:<name>`. The table is readable without importing torch.
+Written-out rows are in BACKBONES; any other classification model of torchvision goes by its own
+name there, any of timm as `timm:<name>`. The table is readable without importing torch.
 """
 
 from __future__ import annotations
@@ -11,7 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import BadDataError, IntegrityError, MissingError, ResourceError, UnknownNameError, UsageError
+from ..errors import (
+    BadDataError,
+    IntegrityError,
+    MissingError,
+    ResourceError,
+    UnknownNameError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -55,16 +63,52 @@ class BackboneRow:
 
 
 BACKBONES: dict[str, BackboneRow] = {
-    "mnist-cnn": BackboneRow(title="MNIST CNN", family="own", model="mnist-cnn", input_size=28, mean=(0.1307,),
-                             std=(0.3081,), classes=10, source="MNIST", weights="packaged"),
-    "resnet20-cifar": BackboneRow(title="ResNet-20 for CIFAR", family="own", model="resnet20-cifar", input_size=32,
-                                  classes=10, source="", weights=""),
-    **{f"mobilenet-v1{ending}": BackboneRow(
-        title=f"MobileNet v1{f', α = {ending[1:]}' * bool(ending)}", family="own", model=f"mobilenet-v1{ending}",
-        mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), source="", weights="") for ending in ("", "-0.75", "-0.5", "-0.25")},
-    **{name: BackboneRow(title=title, family="own", model=name, input_size=32, mean=(0.0,) * 3, std=(1.0,) * 3,
-                         classes=10, source="", weights="") for name, title in (
-        ("quanta-cnn", "QUANTA CNN"), ("quanta-cnn-2020", "QUANTA CNN of 2020"))},
+    "mnist-cnn": BackboneRow(
+        title="MNIST CNN",
+        family="own",
+        model="mnist-cnn",
+        input_size=28,
+        mean=(0.1307,),
+        std=(0.3081,),
+        classes=10,
+        source="MNIST",
+        weights="packaged",
+    ),
+    "resnet20-cifar": BackboneRow(
+        title="ResNet-20 for CIFAR",
+        family="own",
+        model="resnet20-cifar",
+        input_size=32,
+        classes=10,
+        source="",
+        weights="",
+    ),
+    **{
+        f"mobilenet-v1{ending}": BackboneRow(
+            title=f"MobileNet v1{f', α = {ending[1:]}' * bool(ending)}",
+            family="own",
+            model=f"mobilenet-v1{ending}",
+            mean=(0.5, 0.5, 0.5),
+            std=(0.5, 0.5, 0.5),
+            source="",
+            weights="",
+        )
+        for ending in ("", "-0.75", "-0.5", "-0.25")
+    },
+    **{
+        name: BackboneRow(
+            title=title,
+            family="own",
+            model=name,
+            input_size=32,
+            mean=(0.0,) * 3,
+            std=(1.0,) * 3,
+            classes=10,
+            source="",
+            weights="",
+        )
+        for name, title in (("quanta-cnn", "QUANTA CNN"), ("quanta-cnn-2020", "QUANTA CNN of 2020"))
+    },
     "vgg11": BackboneRow(title="VGG11", model="vgg11"),
     "vgg13": BackboneRow(title="VGG13", model="vgg13"),
     "vgg16": BackboneRow(title="VGG16", model="vgg16", head="mlp256"),
@@ -75,8 +119,14 @@ BACKBONES: dict[str, BackboneRow] = {
     "vgg19_bn": BackboneRow(title="VGG19-BN", model="vgg19_bn"),
     "resnet50": BackboneRow(title="ResNet50", model="resnet50"),
     "resnet152": BackboneRow(title="ResNet152", model="resnet152"),
-    "efficientnet-lite0": BackboneRow(title="EfficientNet-Lite0", family="timm", model="tf_efficientnet_lite0",
-                                      mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), weights="offline"),
+    "efficientnet-lite0": BackboneRow(
+        title="EfficientNet-Lite0",
+        family="timm",
+        model="tf_efficientnet_lite0",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        weights="offline",
+    ),
 }
 TIMM = "timm:"
 RANDOM = "random"  # what `digest` says of weights that are drawn
@@ -84,7 +134,9 @@ PACKAGED = {"mnist-cnn": "mnist-cnn-mnist.safetensors"}
 
 
 def names(*, everything: bool = False) -> list[str]:
-    """Names of the written-out rows; with `everything` also torchvision's and, where it is installed, timm's."""
+    """Names of the written-out rows; with `everything` also torchvision's and, where it is
+    installed, timm's.
+    """
     found = list(BACKBONES)
     if everything:
         found += [name for name in _torchvision_names() if name not in BACKBONES]
@@ -94,7 +146,9 @@ def names(*, everything: bool = False) -> list[str]:
 
 
 def lookup(name: str) -> BackboneRow:
-    """The row of a name, in any case; made for it if torchvision or timm know it. Raises UnknownName."""
+    """The row of a name, in any case; made for it if torchvision or timm know it. Raises
+    UnknownName.
+    """
     key = name.strip().lower()
     if key in BACKBONES:
         return BACKBONES[key]
@@ -102,26 +156,49 @@ def lookup(name: str) -> BackboneRow:
         return _timm_row(key.removeprefix(TIMM))
     if key in _torchvision_names():
         return _torchvision_row(key)
-    raise UnknownNameError("backbone", name, names() + _torchvision_names(), remedy="timm's models are named timm:<name>")
+    raise UnknownNameError(
+        "backbone",
+        name,
+        names() + _torchvision_names(),
+        remedy="timm's models are named timm:<name>",
+    )
 
 
 def name_of(row: BackboneRow) -> str:
     """The name by which `lookup` finds a row again."""
-    own = [name for name, known in BACKBONES.items() if (known.family, known.model) == (row.family, row.model)]
+    own = [
+        name
+        for name, known in BACKBONES.items()
+        if (known.family, known.model) == (row.family, row.model)
+    ]
     return own[0] if own else TIMM * (row.family == "timm") + row.model
 
 
-def load(name: str, *, weights: str | Path | None, classes: int | None, head: str = "auto", seed: int,
-         source: str | None = None, input_size: int | None = None, sha256: str | None = None) -> Network:
-    """The network `name` for `classes` classes, in evaluation mode. None: as many as the head of the weights has.
+def load(
+    name: str,
+    *,
+    weights: str | Path | None,
+    classes: int | None,
+    head: str = "auto",
+    seed: int,
+    source: str | None = None,
+    input_size: int | None = None,
+    sha256: str | None = None,
+) -> Network:
+    """The network `name` for `classes` classes, in evaluation mode. None: as many as the head of
+    the weights has.
 
-    weights     None: random; "default": the row's own; else a weight file, read through the safe door
-    head        a row of HEADS, or "auto". Random weights with a linear head start as the network itself starts;
+    weights     None: random; "default": the row's own; else a weight file, read through the safe
+                door
+    head        a row of HEADS, or "auto". Random weights with a linear head start as the network
+                itself starts;
                 any other fresh head is Glorot-uniform with zero biases
     seed        of what is random; the global random state is not touched
     source      what the weights were trained on; for "default" it must be what they were trained on
-    input_size  pixels; a transformer made for one size is built for this one, its positions interpolated
-    sha256      what `digest` gave when a study was planned: Integrity if the weights are others by now; "": not checked
+    input_size  pixels; a transformer made for one size is built for this one, its positions
+                interpolated
+    sha256      what `digest` gave when a study was planned: Integrity if the weights are others by
+                now; "": not checked
     """
     from . import chopped, heads, network
     from .weights import promises
@@ -134,8 +211,12 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
     path = _file(row, weights, source)
     promised = sha256 or None
     if promised is not None and (path is None) != (promised == RANDOM):
-        raise IntegrityError("weights-sha256", f"the weights are {weights or RANDOM}", expected=promised,
-                        remedy=promises.RERUN)
+        raise IntegrityError(
+            "weights-sha256",
+            f"the weights are {weights or RANDOM}",
+            expected=promised,
+            remedy=promises.RERUN,
+        )
     if weights not in (None, "default") and path is not None and chopped.is_recorded(path):
         return chopped.backbone(path, name, classes, head, seed, input_size, promised)
     as_given = classes is None
@@ -152,13 +233,16 @@ def load(name: str, *, weights: str | Path | None, classes: int | None, head: st
         row, match, found = _fill(net, row, path, replaced, promised)
         notes, digest_read = found.notes, found.sha256
     if not own_head:
-        names_of_head = heads.HEADS[head](net, names_of_head, classes, network.generator(seed, "head"))
-    return network.Network(net, row, names_of_head,
-                           match=match, notes=notes, weights=digest_read)
+        names_of_head = heads.HEADS[head](
+            net, names_of_head, classes, network.generator(seed, "head")
+        )
+    return network.Network(net, row, names_of_head, match=match, notes=notes, weights=digest_read)
 
 
 def meta_model(name: str) -> Network:
-    """The network of `name` without numbers, for its blocks, layers and sizes: no memory taken, nothing fetched."""
+    """The network of `name` without numbers, for its blocks, layers and sizes: no memory taken,
+    nothing fetched.
+    """
     from . import network
 
     with network.meta_device():
@@ -166,7 +250,9 @@ def meta_model(name: str) -> Network:
 
 
 def digest(name: str, weights: str | Path | None, source: str | None = None) -> str:
-    """What identifies the weights: "random", or the SHA-256 (hex) of the file that they come from."""
+    """What identifies the weights: "random", or the SHA-256 (hex) of the file that they come
+    from.
+    """
     from .weights import promises
 
     path = _file(lookup(name), weights, source)
@@ -179,19 +265,29 @@ def digest(name: str, weights: str | Path | None, source: str | None = None) -> 
 
 
 def default_file(row: BackboneRow, source: str | None = None) -> Path:
-    """The file of a row's own weights, fetched if need be. Raises Missing, Resource or UnknownName (of a source)."""
+    """The file of a row's own weights, fetched if need be. Raises Missing, Resource or UnknownName
+    (of a source).
+    """
     from . import sources
 
     remedy = "give a file: --model /path/to/weights.pth"
     if not row.weights:
-        raise MissingError(f"weights of {row.title} that come with it", made_by="--model /path/to/weights.pth")
+        raise MissingError(
+            f"weights of {row.title} that come with it", made_by="--model /path/to/weights.pth"
+        )
     if source is not None and source.lower() != row.source.lower():
-        raise UnknownNameError("source", source, [row.source], remedy=f"for weights from elsewhere {remedy}")
+        raise UnknownNameError(
+            "source", source, [row.source], remedy=f"for weights from elsewhere {remedy}"
+        )
     if row.weights == "packaged":
         return sources.packaged(PACKAGED[row.model])
     if row.weights == "offline":
         return sources.offline_efficientnet()
-    return sources.torchvision_file(row.model) if row.weights == "torchvision" else sources.timm_file(row.model)
+    return (
+        sources.torchvision_file(row.model)
+        if row.weights == "torchvision"
+        else sources.timm_file(row.model)
+    )
 
 
 def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> Path | None:
@@ -201,7 +297,9 @@ def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> P
 
 
 def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
-    """How many classes the head in a weight file has; the row's number where the file has no head of that name."""
+    """How many classes the head in a weight file has; the row's number where the file has no head
+    of that name.
+    """
     from . import network
     from .weights import reader as weights_reader
 
@@ -215,9 +313,12 @@ def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
     return int(shapes[-1][0]) if shapes else row.classes
 
 
-def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = None) -> tuple[Weights, BackboneRow]:
-    """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and the row as it then
-    is: Keras' weights see another normalisation."""
+def named(
+    net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = None
+) -> tuple[Weights, BackboneRow]:
+    """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and
+    the row as it then is: Keras' weights see another normalisation.
+    """
     from . import mobilenet_v1, positions, sources
     from .weights import keras as weights_keras
     from .weights import reader as weights_reader
@@ -226,15 +327,20 @@ def named(net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = Non
     if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
         return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
     if found.kind == "keras":
-        return weights_keras.translated(found, net, row.model), replace(row, mean=weights_keras.MEAN, std=weights_keras.STD)
+        return weights_keras.translated(found, net, row.model), replace(
+            row, mean=weights_keras.MEAN, std=weights_keras.STD
+        )
     if path.name == sources.OFFLINE_FILE:
         return sources.in_order(found, net), row
     return positions.resized(found, net), row
 
 
-def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None
-          ) -> tuple[BackboneRow, WeightMatch, Weights]:
-    """Copy a file's weights into the network: the row as it then is, how much fitted, and the weights."""
+def _fill(
+    net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None
+) -> tuple[BackboneRow, WeightMatch, Weights]:
+    """Copy a file's weights into the network: the row as it then is, how much fitted, and the
+    weights.
+    """
     from .weights import reader as weights_reader
 
     found, row = named(net, row, path, sha256)
@@ -248,6 +354,7 @@ def _fill(net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...
 
 # ---------------------------------------------------------------- rows made when asked for
 
+
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
@@ -258,14 +365,22 @@ def _torchvision_row(name: str) -> BackboneRow:
     from torchvision import models
 
     view = models.get_model_weights(name).DEFAULT.transforms()
-    return BackboneRow(title=name, model=name, input_size=view.crop_size[0], mean=tuple(view.mean), std=tuple(view.std))
+    return BackboneRow(
+        title=name,
+        model=name,
+        input_size=view.crop_size[0],
+        mean=tuple(view.mean),
+        std=tuple(view.std),
+    )
 
 
 def _timm():
     try:
         import timm
     except ImportError as error:
-        raise ResourceError("package-missing", "timm is not installed", remedy="pip install 'tlx[timm]'") from error
+        raise ResourceError(
+            "package-missing", "timm is not installed", remedy="pip install 'tlx[timm]'"
+        ) from error
     return timm
 
 
@@ -273,7 +388,18 @@ def _timm_row(name: str) -> BackboneRow:
     timm = _timm()
     if not timm.is_model(name.split(".")[0]):
         raise UnknownNameError("timm model", name, timm.list_models())
-    row = timm.get_pretrained_cfg(name, allow_unregistered=False) or timm.get_pretrained_cfg(name.split(".")[0])
+    row = timm.get_pretrained_cfg(name, allow_unregistered=False) or timm.get_pretrained_cfg(
+        name.split(".")[0]
+    )
     mean, std = tuple(row.mean), tuple(row.std)
-    return BackboneRow(title=name, family="timm", model=name, input_size=row.input_size[1], mean=mean, std=std,
-                       classes=row.num_classes, source=(row.tag or "").split("_")[-1] or "timm", weights="timm")
+    return BackboneRow(
+        title=name,
+        family="timm",
+        model=name,
+        input_size=row.input_size[1],
+        mean=mean,
+        std=std,
+        classes=row.num_classes,
+        source=(row.tag or "").split("_")[-1] or "timm",
+        weights="timm",
+    )

@@ -1,12 +1,14 @@
-"""Blocks 1…N of any network, counted from the image, found by looking: what stands in it and what runs when.
+"""Blocks 1…N of any network, counted from the image, found by looking: what stands in it and what
+runs when.
 
-Going down from the root, containers are opened and everything else is a unit: a residual block, an encoder
-layer, a lone convolution. Units are put in the order in which they first run. A unit with a parameter of two
-or more dimensions (a convolution, a dense layer, a residual block) begins a block; normalisations, activations
-and pools that follow join it. A parameter that lies bare in an opened module (a class token, a position
-embedding) joins the block in which that module first runs. Dropout that feeds the head stays with the head, and so
-does what runs after the head and has no tensors (a flattening, the pool of SqueezeNet's logits). Of a network with
-several heads, what feeds a later head (a batch norm of its own) joins the last block, ahead of that block's end.
+Going down from the root, containers are opened and everything else is a unit: a residual block, an
+encoder layer, a lone convolution. Units are put in the order in which they first run. A unit with a
+parameter of two or more dimensions (a convolution, a dense layer, a residual block) begins a block;
+normalisations, activations and pools that follow join it. A parameter that lies bare in an opened
+module (a class token, a position embedding) joins the block in which that module first runs.
+Dropout that feeds the head stays with the head, and so does what runs after the head and has no
+tensors (a flattening, the pool of SqueezeNet's logits). Of a network with several heads, what feeds
+a later head (a batch norm of its own) joins the last block, ahead of that block's end.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from torch import nn
 from torch.func import functional_call
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+DROPOUTS = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+)
 
 
 @dataclass(frozen=True)
@@ -45,14 +54,17 @@ class _Unit:
 
 
 def execution(net: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the modules of `net` in the order in which they first run on an image batch of `shape`.
+    """Names of the modules of `net` in the order in which they first run on an image batch of
+    `shape`.
 
-    Runs on the meta device: nothing is computed and no memory is taken. The network is left in evaluation
-    mode. Raises what the network raises when it cannot take that shape.
+    Runs on the meta device: nothing is computed and no memory is taken. The network is left in
+    evaluation mode. Raises what the network raises when it cannot take that shape.
     """
     seen: dict[str, None] = {}
-    hooks = [module.register_forward_pre_hook(lambda _m, _i, name=name: seen.setdefault(name))
-             for name, module in net.named_modules()]
+    hooks = [
+        module.register_forward_pre_hook(lambda _m, _i, name=name: seen.setdefault(name))
+        for name, module in net.named_modules()
+    ]
     net.eval()
     try:
         run_on_shapes(net, torch.zeros(shape, device="meta"))
@@ -63,13 +75,18 @@ def execution(net: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def run_on_shapes(net: nn.Module, x: torch.Tensor) -> None:
-    """Run `net` on x of the meta device: hooks see shapes, nothing is computed, and every tensor of `net` stays.
+    """Run `net` on x of the meta device: hooks see shapes, nothing is computed, and every tensor of
+    `net` stays.
 
-    functional_call alone leaves meta tensors in a module that is registered under two names (CoaT's shared position
-    encodings), so every module's own tensors are put back afterwards.
+    functional_call alone leaves meta tensors in a module that is registered under two names (CoaT's
+    shared position encodings), so every module's own tensors are put back afterwards.
     """
     kept = [(module, dict(module._parameters), dict(module._buffers)) for module in net.modules()]
-    tensors = {name: t.to("meta") for source in (net.named_parameters(), net.named_buffers()) for name, t in source}
+    tensors = {
+        name: t.to("meta")
+        for source in (net.named_parameters(), net.named_buffers())
+        for name, t in source
+    }
     try:
         with torch.no_grad():
             functional_call(net, tensors, (x,))
@@ -113,7 +130,9 @@ def tensors(net: nn.Module, block: Block) -> dict[str, torch.Tensor]:
 
 
 def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple[str, ...]]]:
-    """The units in the order in which they were declared, and the bare tensors of each opened module."""
+    """The units in the order in which they were declared, and the bare tensors of each opened
+    module.
+    """
     units: list[_Unit] = []
     bare: dict[str, tuple[str, ...]] = {}
     opened: set[int] = set()
@@ -126,7 +145,10 @@ def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple
         if name in head or not children or not (name == "" or _opens(name, module, head)):
             units.append(_Unit(name, module))
             return
-        own = [*dict(module.named_parameters(recurse=False)), *dict(module.named_buffers(recurse=False))]
+        own = [
+            *dict(module.named_parameters(recurse=False)),
+            *dict(module.named_buffers(recurse=False)),
+        ]
         if own:
             bare[name] = tuple(f"{name}.{key}".lstrip(".") for key in own)
         for key, child in children:
@@ -134,7 +156,9 @@ def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple
 
     visit("", net)
     shared = {id(inner) for u in units for inner in u.module.modules() if inner is not u.module}
-    units = [u for u in units if not (id(u.module) in shared and _has_tensors(u.module))]  # part of another unit
+    units = [
+        u for u in units if not (id(u.module) in shared and _has_tensors(u.module))
+    ]  # part of another unit
     return units, bare
 
 
@@ -155,7 +179,9 @@ def _one_layer(container: nn.Module) -> bool:
 
 def _repeats(module: nn.Module) -> bool:
     """Whether a module is a container of two or more like blocks."""
-    kinds = [type(c) for c in module.children() if list(c.children()) and not isinstance(c, CONTAINERS)]
+    kinds = [
+        type(c) for c in module.children() if list(c.children()) and not isinstance(c, CONTAINERS)
+    ]
     return isinstance(module, CONTAINERS) and any(kinds.count(kind) > 1 for kind in kinds)
 
 
@@ -172,10 +198,15 @@ def _within(name: str, holder: str) -> bool:
 
 
 def _set_turns(units: list[_Unit], turns: dict[str, int]) -> None:
-    """When each unit first runs; one that never runs as a module goes with the one declared before it."""
+    """When each unit first runs; one that never runs as a module goes with the one declared before
+    it.
+    """
     previous = -1.0
     for unit in units:
-        inside = (turns.get(f"{unit.name}.{key}".rstrip("."), float("inf")) for key, _ in unit.module.named_modules())
+        inside = (
+            turns.get(f"{unit.name}.{key}".rstrip("."), float("inf"))
+            for key, _ in unit.module.named_modules()
+        )
         unit.turn = min(inside)
         if unit.turn == float("inf"):
             unit.turn = previous
@@ -183,9 +214,14 @@ def _set_turns(units: list[_Unit], turns: dict[str, int]) -> None:
 
 
 def _grouped(body: list[_Unit]) -> tuple[Block, ...]:
-    return tuple(Block(next((u.name for u in group if _begins(u.module)), group[0].name),
-                       tuple(u.name for u in group), tuple(n for u in group for n in u.bare))
-                 for group in _groups(body))
+    return tuple(
+        Block(
+            next((u.name for u in group if _begins(u.module)), group[0].name),
+            tuple(u.name for u in group),
+            tuple(n for u in group for n in u.bare),
+        )
+        for group in _groups(body)
+    )
 
 
 def _groups(body: list[_Unit]) -> Iterator[list[_Unit]]:

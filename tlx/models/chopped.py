@@ -1,7 +1,8 @@
-"""A network chopped behind a block: the mean of each channel over the image, one dense layer, and nothing after.
+"""A network chopped behind a block: the mean of each channel over the image, one dense layer, and
+nothing after.
 
-The dense layer on the means is the 1×1 convolution of the study 'feature-transfer'. What followed the block is gone,
-from memory and from files; blocks 1…n keep their numbers.
+The dense layer on the means is the 1×1 convolution of the study 'feature-transfer'. What followed
+the block is gone, from memory and from files; blocks 1…n keep their numbers.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ def _stop(module: nn.Module, args: Any, output: Any) -> None:
 
 
 class Chopped(nn.Module):
-    """body up to its module `last`, the mean over the image, a dense layer: x (n, c, h, w) → logits (n, classes)."""
+    """body up to its module `last`, the mean over the image, a dense layer: x (n, c, h, w) → logits
+    (n, classes).
+    """
 
     def __init__(self, body: nn.Module, last: Layer, head: nn.Linear):
         super().__init__()
@@ -62,13 +65,19 @@ class Chopped(nn.Module):
 
 
 def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
-    """`network` up to block `depth` with a fresh head (Glorot-uniform, zero biases); the network given is used up.
+    """`network` up to block `depth` with a fresh head (Glorot-uniform, zero biases); the network
+    given is used up.
 
-    Raises Usage for a block that is not there, or that runs more than once or gives no tensor of one row an image.
+    Raises Usage for a block that is not there, or that runs more than once or gives no tensor of
+    one row an image.
     """
     if not 1 <= depth <= len(network.blocks):
-        raise UsageError("out-of-range", f"cut behind block {depth}", where="cut",
-                    expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
+        raise UsageError(
+            "out-of-range",
+            f"cut behind block {depth}",
+            where="cut",
+            expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}",
+        )
     last = _last(network, depth)
     width = pooled(torch.empty(1, *last.shape, device="meta"), last).shape[1]
     for block in network.blocks[depth:]:
@@ -83,49 +92,92 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
     if head.weight.device.type != "meta":
         nn.init.xavier_uniform_(head.weight, generator=generator(seed, "head"))
         nn.init.zeros_(head.bias)
-    made = Network(Chopped(network.net, last, head), network.row, ("head",), match=network.match, notes=network.notes,
-                   weights=network.weights)
-    made.blocks = tuple(Block(f"body.{block.name}", *(tuple(f"body.{name}" for name in names)
-                                                      for names in (block.modules, block.parameters)))
-                        for block in network.blocks[:depth])
+    made = Network(
+        Chopped(network.net, last, head),
+        network.row,
+        ("head",),
+        match=network.match,
+        notes=network.notes,
+        weights=network.weights,
+    )
+    made.blocks = tuple(
+        Block(
+            f"body.{block.name}",
+            *(
+                tuple(f"body.{name}" for name in names)
+                for names in (block.modules, block.parameters)
+            ),
+        )
+        for block in network.blocks[:depth]
+    )
     return made
 
 
 def _last(network: Network, depth: int) -> Layer:
-    """The layer that ends block `depth`: its last module before the head, but for dropout, which belongs to what
-    follows, and for what only flattens, which would leave no image to average over."""
+    """The layer that ends block `depth`: its last module before the head, but for dropout, which
+    belongs to what follows, and for what only flattens, which would leave no image to average over.
+    """
     order = network.order[: network.order.index(network.head_names[0])]
     inside = [name for name in order if name in network.blocks[depth - 1].modules]
-    while len(inside) > 1 and isinstance(network.net.get_submodule(inside[-1]), (nn.Flatten, *DROPOUTS)):
+    while len(inside) > 1 and isinstance(
+        network.net.get_submodule(inside[-1]), (nn.Flatten, *DROPOUTS)
+    ):
         inside.pop()
     if not inside:
-        raise UsageError("block-without-output", f"no module of block {depth} runs by itself", where="cut")
-    layer, = layers.survey(network, inside[-1:])
+        raise UsageError(
+            "block-without-output", f"no module of block {depth} runs by itself", where="cut"
+        )
+    (layer,) = layers.survey(network, inside[-1:])
     if layer.call > 1:
-        raise UsageError("cut-twice", f"{layer.module}, the end of block {depth}, runs {layer.call} times", where="cut",
-                    remedy="cut behind another block")
+        raise UsageError(
+            "cut-twice",
+            f"{layer.module}, the end of block {depth}, runs {layer.call} times",
+            where="cut",
+            remedy="cut behind another block",
+        )
     return layer
 
 
 # ---------------------------------------------------------------- kept and read again
 
-def write(path: Path, network: Network, *, architecture: str, cut: int | None, classes: tuple[str, ...]) -> Path:
-    """Weights at <path>.safetensors, what they belong to at <path>.json, which is returned. cut  None: not chopped."""
+
+def write(
+    path: Path, network: Network, *, architecture: str, cut: int | None, classes: tuple[str, ...]
+) -> Path:
+    """Weights at <path>.safetensors, what they belong to at <path>.json, which is returned. cut
+    None: not chopped.
+    """
     weights, record = path.with_suffix(".safetensors"), path.with_suffix(".json")
     weights_reader.write(weights, network.net.state_dict(), {"format": "pt"})
     like = _built(architecture, cut, len(classes), network.input_size)
-    adapted = {name: {what: getattr(module, what) for what in ADAPTED if _differs(module, twin, what)}
-               for (name, module), twin in zip(network.net.named_modules(), like.net.modules(), strict=True)}
-    files.write_json(record, {
-        "format": FORMAT, "architecture": architecture, "cut": cut, "classes": list(classes),
-        "input_size": network.input_size, "mean": list(network.mean), "std": list(network.std),
-        "adapted": {name: changes for name, changes in adapted.items() if changes},
-        "file": weights.name, "sha256": files.sha256(weights)})
+    adapted = {
+        name: {what: getattr(module, what) for what in ADAPTED if _differs(module, twin, what)}
+        for (name, module), twin in zip(
+            network.net.named_modules(), like.net.modules(), strict=True
+        )
+    }
+    files.write_json(
+        record,
+        {
+            "format": FORMAT,
+            "architecture": architecture,
+            "cut": cut,
+            "classes": list(classes),
+            "input_size": network.input_size,
+            "mean": list(network.mean),
+            "std": list(network.std),
+            "adapted": {name: changes for name, changes in adapted.items() if changes},
+            "file": weights.name,
+            "sha256": files.sha256(weights),
+        },
+    )
     return record
 
 
 def is_recorded(path: Path) -> bool:
-    """Whether `path` is a weight file that `write` made: the record beside it names the file and its architecture."""
+    """Whether `path` is a weight file that `write` made: the record beside it names the file and
+    its architecture.
+    """
     return bool(_record(path))
 
 
@@ -140,40 +192,67 @@ def _record(path: Path) -> dict[str, Any]:
         record = files.read_json(beside) if beside.is_file() else None
     except (BadDataError, OSError):
         return {}
-    if not isinstance(record, dict) or record.get("file") != path.name or not {"architecture", "cut"} <= record.keys():
+    if (
+        not isinstance(record, dict)
+        or record.get("file") != path.name
+        or not {"architecture", "cut"} <= record.keys()
+    ):
         return {}
     return record
 
 
-def backbone(path: Path, architecture: str, classes: int | None, head: str, seed: int, input_size: int | None,
-             sha256: str | None) -> Network:
-    """The network of such a file as a backbone: with its own head (classes None, or head "keep"), or a fresh one.
+def backbone(
+    path: Path,
+    architecture: str,
+    classes: int | None,
+    head: str,
+    seed: int,
+    input_size: int | None,
+    sha256: str | None,
+) -> Network:
+    """The network of such a file as a backbone: with its own head (classes None, or head "keep"),
+    or a fresh one.
 
-    Raises Usage if it is of another architecture than `architecture`, Integrity if it is not the file of `sha256`.
+    Raises Usage if it is of another architecture than `architecture`, Integrity if it is not the
+    file of `sha256`.
     """
     promises.check(path, sha256)
     record = _record(path)
     of, cut = str(record["architecture"]), record["cut"]
     what = f"{of} chopped behind block {cut}" if cut is not None else f"the whole {of}, by tlx chop"
     if backbones.lookup(of) != backbones.lookup(architecture):
-        raise UsageError("weights-architecture", f"{path.name} is {what}", where="--model",
-                    expected=f"weights of {backbones.lookup(architecture).title}", remedy=f"type --architecture {of}")
+        raise UsageError(
+            "weights-architecture",
+            f"{path.name} is {what}",
+            where="--model",
+            expected=f"weights of {backbones.lookup(architecture).title}",
+            remedy=f"type --architecture {of}",
+        )
     found, names = read(path, input_size)
     notes = [*found.notes, f"{path.name} is {what}, trained on {len(names)} classes"]
     head_names = found.head_names
     if classes is not None and (head != "keep" or classes != len(names)):
         head_names = heads.HEADS[head](found.net, head_names, classes, generator(seed, "head"))
-    network = Network(found.net, found.row, head_names, match=found.match, notes=notes, weights=found.weights)
+    network = Network(
+        found.net, found.row, head_names, match=found.match, notes=notes, weights=found.weights
+    )
     network.blocks = found.blocks
     return network
 
 
 def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str, ...]]:
-    """The network of a record that `write` made, in evaluation mode, and its classes. BadData, Missing or Integrity."""
+    """The network of a record that `write` made, in evaluation mode, and its classes. BadData,
+    Missing or Integrity.
+    """
     record = files.read_json(path.with_suffix(".json"))
     try:
         if record["format"] > FORMAT:
-            raise BadDataError("newer-format", f"format {record['format']}", where=path, expected=f"{FORMAT} or older")
+            raise BadDataError(
+                "newer-format",
+                f"format {record['format']}",
+                where=path,
+                expected=f"{FORMAT} or older",
+            )
         classes = tuple(map(str, record["classes"]))
         size = input_size or int(record["input_size"])
         network = _built(str(record["architecture"]), record["cut"], len(classes), size)
@@ -182,7 +261,11 @@ def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str,
             for what in ADAPTED:
                 if what in changes:
                     value = changes[what]
-                    setattr(network.net.get_submodule(name), what, tuple(value) if isinstance(value, list) else value)
+                    setattr(
+                        network.net.get_submodule(name),
+                        what,
+                        tuple(value) if isinstance(value, list) else value,
+                    )
         weights = path.with_name(Path(record["file"]).name)
         expected = str(record["sha256"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -196,7 +279,9 @@ def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str,
 
 
 def _built(architecture: str, cut: int | None, classes: int, input_size: int) -> Network:
-    network = backbones.load(architecture, weights=None, classes=classes, seed=0, input_size=input_size)
+    network = backbones.load(
+        architecture, weights=None, classes=classes, seed=0, input_size=input_size
+    )
     return network if cut is None else chop(network, int(cut), classes, 0).eval()
 
 

@@ -1,8 +1,10 @@
-"""Folding: a copy of a network for inference alone, batch norm multiplied into the convolutions before it.
+"""Folding: a copy of a network for inference alone, batch norm multiplied into the convolutions
+before it.
 
-In evaluation mode batch norm is y = s·x + t with s = γ/√(σ² + ε), t = β − s·μ, which a convolution just before it can
-do itself: W ← s·W, b ← s·b + t. In exact arithmetic nothing changes; in float32 outputs differ in the last bits (a
-few 10⁻⁶ of a layer's largest value), since the products are rounded elsewhere.
+In evaluation mode batch norm is y = s·x + t with s = γ/√(σ² + ε), t = β − s·μ, which a convolution
+just before it can do itself: W ← s·W, b ← s·b + t. In exact arithmetic nothing changes; in float32
+outputs differ in the last bits (a few 10⁻⁶ of a layer's largest value), since the products are
+rounded elsewhere.
 """
 
 from __future__ import annotations
@@ -25,11 +27,15 @@ CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dS
 
 
 def for_inference(network: Network, *, fold: bool = True) -> tuple[Network, frozenset[str]]:
-    """A copy in evaluation mode, channels last in memory, and the convolutions that have a batch norm folded in.
+    """A copy in evaluation mode, channels last in memory, and the convolutions that have a batch
+    norm folded in.
 
-    Names stay; what a folded convolution gives is what its batch norm gave. The copy shares what it does not change.
+    Names stay; what a folded convolution gives is what its batch norm gave. The copy shares what it
+    does not change.
     """
-    memo: dict[int, Any] = {id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()}
+    memo: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()
+    }
     memo |= {id(b): b.detach() for b in network.buffers()}
     made = copy.deepcopy(network, memo).eval()
     pairs = foldable(made) if fold else {}
@@ -39,7 +45,9 @@ def for_inference(network: Network, *, fold: bool = True) -> tuple[Network, froz
 
 
 def foldable(network: Network) -> dict[str, str]:
-    """Convolution → the batch norm that takes its output and is the only one to do so. Nothing is computed."""
+    """Convolution → the batch norm that takes its output and is the only one to do so. Nothing is
+    computed.
+    """
     net, seen = network.net, _Uses()
     modules = dict(net.named_modules())
     convolutions = [name for name, module in modules.items() if _kind(module) in CONVOLUTIONS]
@@ -58,7 +66,9 @@ def foldable(network: Network) -> dict[str, str]:
         if (source := made_by.get(id(inputs[0]))) is not None:
             pairs[source] = (name, inputs[0])
 
-    hooks = [modules[n].register_forward_hook(lambda _m, _i, out, n=n: ran(n, out)) for n in convolutions]
+    hooks = [
+        modules[n].register_forward_hook(lambda _m, _i, out, n=n: ran(n, out)) for n in convolutions
+    ]
     hooks += [modules[n].register_forward_pre_hook(lambda _m, i, n=n: entered(n, i)) for n in norms]
     size = network.input_size
     x = torch.zeros(2, network.channels, size, size, device="meta")
@@ -68,8 +78,11 @@ def foldable(network: Network) -> dict[str, str]:
     finally:
         for hook in hooks:
             hook.remove()
-    return {source: norm for source, (norm, tensor) in pairs.items()
-            if turns[source] == turns[norm] == 1 and seen.uses[id(tensor)] == 1}
+    return {
+        source: norm
+        for source, (norm, tensor) in pairs.items()
+        if turns[source] == turns[norm] == 1 and seen.uses[id(tensor)] == 1
+    }
 
 
 class _Uses(TorchFunctionMode):
@@ -82,14 +95,18 @@ class _Uses(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in trees.tree_leaves(result)):
-            leaves = [leaf for leaf in trees.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            leaves = [
+                leaf for leaf in trees.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)
+            ]
             self.kept.extend(leaves)
             self.uses.update({id(leaf) for leaf in leaves})
         return result
 
 
 def _kind(module: nn.Module) -> str:
-    return f"{type(module).__module__}.{type(module).__qualname__}"  # a subclass may compute otherwise
+    return (
+        f"{type(module).__module__}.{type(module).__qualname__}"  # a subclass may compute otherwise
+    )
 
 
 def _fixed(norm: Any) -> bool:

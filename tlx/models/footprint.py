@@ -43,13 +43,19 @@ def footprint(network: Network, recipe: Recipe) -> Footprint:
     parameters = dict(network.net.named_parameters())
     statistics_ = [b for _, b in network.net.named_buffers() if b.is_floating_point()]
     state = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}
-    held = {f"optimizer/{kind}/{name}": torch.zeros_like(p, device="cpu").contiguous()
-            for kind in _moments(recipe) for name, p in parameters.items()}
+    held = {
+        f"optimizer/{kind}/{name}": torch.zeros_like(p, device="cpu").contiguous()
+        for kind in _moments(recipe)
+        for name, p in parameters.items()
+    }
     return Footprint(
         sum(p.numel() for p in parameters.values()),
         sum(t.numel() for t in (*parameters.values(), *statistics_)),
         sum(int(torch.count_nonzero(p)) for p in parameters.values()),
-        macs(network), len(safetensors.torch.save(state)), len(safetensors.torch.save(state | held)))
+        macs(network),
+        len(safetensors.torch.save(state)),
+        len(safetensors.torch.save(state | held)),
+    )
 
 
 def _moments(recipe: Recipe) -> Sequence[str]:
@@ -59,7 +65,9 @@ def _moments(recipe: Recipe) -> Sequence[str]:
 
 
 def macs(network: Network) -> int:
-    """Multiplications with additions of one image: half of what torch counts as floating-point operations."""
+    """Multiplications with additions of one image: half of what torch counts as floating-point
+    operations.
+    """
     device = next(network.parameters()).device
     x = torch.zeros(1, network.channels, network.input_size, network.input_size, device=device)
     network.eval()
@@ -68,14 +76,23 @@ def macs(network: Network) -> int:
     return counted.total // 2
 
 
-def latency(networks: Mapping[str, Network], batch: int, device: str = "cpu", *, budget_s: float = BUDGET_S,
-            stopping: Callable[[], bool] = lambda: False) -> dict[str, float]:
-    """Seconds an image of each network in evaluation mode, in batches of `batch`: the median of many warm runs.
+def latency(
+    networks: Mapping[str, Network],
+    batch: int,
+    device: str = "cpu",
+    *,
+    budget_s: float = BUDGET_S,
+    stopping: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Seconds an image of each network in evaluation mode, in batches of `batch`: the median of
+    many warm runs.
 
-    The networks take turns, so that what else the machine does meets all of them alike. The first two runs of each are
-    thrown away; how many follow depends on the slowest.
+    The networks take turns, so that what else the machine does meets all of them alike. The first
+    two runs of each are thrown away; how many follow depends on the slowest.
     """
-    runs = {name: _run(network.to(device).eval(), batch, device) for name, network in networks.items()}
+    runs = {
+        name: _run(network.to(device).eval(), batch, device) for name, network in networks.items()
+    }
     slowest = 0.0
     for run in runs.values():
         run()

@@ -1,9 +1,11 @@
-"""Copy and freeze: which blocks come from the source, which of them may move, and how batch norm behaves.
+"""Copy and freeze: which blocks come from the source, which of them may move, and how batch norm
+behaves.
 
-Frozen means that nothing of it changes: its parameters take no gradient and its batch norm keeps the source's
-statistics (`bn="frozen"`). Two other ways are offered for comparison: "adapt" lets the statistics, and nothing
-else, follow the target; "keras2" is what Keras up to 2.2 did, batch statistics in training and the source's at
-test time, which by itself made a published curve look like negative transfer.
+Frozen means that nothing of it changes: its parameters take no gradient and its batch norm keeps
+the source's statistics (`bn="frozen"`). Two other ways are offered for comparison: "adapt" lets the
+statistics, and nothing else, follow the target; "keras2" is what Keras up to 2.2 did, batch
+statistics in training and the source's at test time, which by itself made a published curve look
+like negative transfer.
 """
 
 from __future__ import annotations
@@ -21,20 +23,30 @@ from ..errors import UnknownNameError, UsageError, raise_all
 if TYPE_CHECKING:
     from .network import Network
 
-__all__ = ["BN_MODES", "Freeze", "copy_blocks", "freeze", "parameter_groups", "published_configuration"]
+__all__ = [
+    "BN_MODES",
+    "Freeze",
+    "copy_blocks",
+    "freeze",
+    "parameter_groups",
+    "published_configuration",
+]
 
 BN_MODES = ("frozen", "adapt", "keras2")
 
 
 def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:
-    """Put blocks first…last of `source` into `network`, which is of the same architecture; Usage if it is not.
+    """Put blocks first…last of `source` into `network`, which is of the same architecture; Usage if
+    it is not.
 
     What AnB needs: a pre-trained network whose blocks n+1…N come from one with random weights.
     """
     _check_count(network, last)
-    mine, theirs = network.blocks[first - 1:last], source.blocks[first - 1:last]
+    mine, theirs = network.blocks[first - 1 : last], source.blocks[first - 1 : last]
     if mine != theirs:
-        raise UsageError("transfer", f"{source.row.title} has other blocks than {network.row.title}")
+        raise UsageError(
+            "transfer", f"{source.row.title} has other blocks than {network.row.title}"
+        )
     with torch.no_grad():
         for block in mine:
             given = source.tensors(block)
@@ -50,8 +62,9 @@ class Freeze:
     bn: str
 
     def settle(self) -> None:
-        """Of a network that was just put in training mode: the frozen modules' dropout is off, and their batch norm as
-        `bn` says."""
+        """Of a network that was just put in training mode: the frozen modules' dropout is off, and
+        their batch norm as `bn` says.
+        """
         for module in self.modules:
             module.eval()
         if self.bn != "frozen":
@@ -60,9 +73,11 @@ class Freeze:
 
 
 def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") -> Network:
-    """Hold blocks 1…frozen, or the modules named, and let everything else learn; `network.train()` keeps to it.
+    """Hold blocks 1…frozen, or the modules named, and let everything else learn; `network.train()`
+    keeps to it.
 
-    frozen  a number of blocks, or names of modules or parameters in `network.net` (a name means that module, not
+    frozen  a number of blocks, or names of modules or parameters in `network.net` (a name means
+    that module, not
             the whole block that it begins)
     bn      "frozen", "adapt" or "keras2", of the batch norms inside what is frozen
     Asked again with another number it forgets the first. Raises UnknownName or Usage.
@@ -78,36 +93,52 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
             norm.track_running_stats = True
     if bn == "keras2":
         for norm in _norms(modules):
-            norm.track_running_stats = False  # in training: batch statistics, the stored ones untouched; else stored
+            norm.track_running_stats = (
+                False  # in training: batch statistics, the stored ones untouched; else stored
+            )
     network.hold = Freeze(modules, bn)
     return network
 
 
 def published_configuration(name: str, configuration: int) -> tuple[str, ...]:
-    """The convolutions that configuration 0–3 of VGG16, ResNet50 or ResNet152 holds, as names in torchvision's
-    module. They alone are frozen; batch norm learns and stays in training mode."""
+    """The convolutions that configuration 0–3 of VGG16, ResNet50 or ResNet152 holds, as names in
+    torchvision's module. They alone are frozen; batch norm learns and stays in training mode.
+    """
     key = name.strip().lower()
     if key not in SEED_COUNTS:
-        raise UsageError("configuration", f"'{name}' has no configurations", where="configuration",
-                    expected="VGG16, ResNet50 or ResNet152", remedy="say how many blocks to hold: --freeze")
+        raise UsageError(
+            "configuration",
+            f"'{name}' has no configurations",
+            where="configuration",
+            expected="VGG16, ResNet50 or ResNet152",
+            remedy="say how many blocks to hold: --freeze",
+        )
     if configuration not in range(4):
-        raise UsageError("out-of-range", f"{configuration}", where="configuration", expected="0, 1, 2 or 3")
+        raise UsageError(
+            "out-of-range", f"{configuration}", where="configuration", expected="0, 1, 2 or 3"
+        )
     return _keras_order(key)[: SEED_COUNTS[key][configuration]]
 
 
 def parameter_groups(network: Network, lr: float, decay: float = 1.0) -> list[dict[str, object]]:
-    """What an optimizer takes: one group of learning parameters for the head and for each block before it.
+    """What an optimizer takes: one group of learning parameters for the head and for each block
+    before it.
 
-    The head learns at `lr`, block N at lr · decay, block N − 1 at lr · decay², … Frozen parameters are left out.
+    The head learns at `lr`, block N at lr · decay, block N − 1 at lr · decay², … Frozen parameters
+    are left out.
     """
     in_blocks = [(block.name, network.tensors(block).values()) for block in network.blocks]
     placed = {id(t) for _, tensors in in_blocks for t in tensors}
     head: list[torch.Tensor] = [p for p in network.parameters() if id(p) not in placed]
     groups: list[tuple[str, list[torch.Tensor]]] = [("head", head)]
     groups += [(name, list(tensors)) for name, tensors in reversed(in_blocks)]
-    rows = ((name, [t for t in tensors if t.requires_grad], lr * decay**distance)
-            for distance, (name, tensors) in enumerate(groups))
-    return [{"name": name, "params": learning, "lr": rate} for name, learning, rate in rows if learning]
+    rows = (
+        (name, [t for t in tensors if t.requires_grad], lr * decay**distance)
+        for distance, (name, tensors) in enumerate(groups)
+    )
+    return [
+        {"name": name, "params": learning, "lr": rate} for name, learning, rate in rows if learning
+    ]
 
 
 # ---------------------------------------------------------------- what is frozen
@@ -120,22 +151,36 @@ def _count(network: Network, n: int) -> Held:
     blocks = network.blocks[:n]
     modules = tuple(network.net.get_submodule(name) for block in blocks for name in block.modules)
     parameters = dict(network.net.named_parameters())
-    return modules, tuple(parameters[name] for block in blocks for name in block.parameters if name in parameters)
+    return modules, tuple(
+        parameters[name] for block in blocks for name in block.parameters if name in parameters
+    )
 
 
 def _check_count(network: Network, n: int) -> None:
     if not 0 <= n <= len(network.blocks):
-        raise UsageError("out-of-range", f"{n} blocks", where="freeze",
-                    expected=f"0 to {len(network.blocks)}, the blocks of {network.row.title}")
+        raise UsageError(
+            "out-of-range",
+            f"{n} blocks",
+            where="freeze",
+            expected=f"0 to {len(network.blocks)}, the blocks of {network.row.title}",
+        )
 
 
 def _named(network: Network, names: Sequence[str]) -> Held:
     if isinstance(names, str):
         names = (names,)
     modules, parameters = dict(network.net.named_modules()), dict(network.net.named_parameters())
-    raise_all([UnknownNameError("layer", n, [m for m in modules if m]) for n in names
-               if not n or (n not in modules and n not in parameters)])
-    return (tuple(modules[n] for n in names if n in modules), tuple(parameters[n] for n in names if n in parameters))
+    raise_all(
+        [
+            UnknownNameError("layer", n, [m for m in modules if m])
+            for n in names
+            if not n or (n not in modules and n not in parameters)
+        ]
+    )
+    return (
+        tuple(modules[n] for n in names if n in modules),
+        tuple(parameters[n] for n in names if n in parameters),
+    )
 
 
 def _norms(modules):
@@ -154,10 +199,12 @@ RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet152": (3, 8, 36, 3)}
 
 
 def _keras_order(key: str) -> tuple[str, ...]:
-    """Names of the convolutions that configurations count, in the order in which Keras lists its layers.
+    """Names of the convolutions that configurations count, in the order in which Keras lists its
+    layers.
 
-    Of ResNet50 all, where in a block with a projection the shortcut's convolution stands before the third, not first
-    and not last. The original's list for ResNet152 has the main path alone: no shortcut's convolution is ever frozen.
+    Of ResNet50 all, where in a block with a projection the shortcut's convolution stands before the
+    third, not first and not last. The original's list for ResNet152 has the main path alone: no
+    shortcut's convolution is ever frozen.
     """
     if key == "vgg16":
         return tuple(f"features.{i}" for i in VGG16_CONVOLUTIONS)

@@ -15,8 +15,12 @@ from ..errors import UsageError
 HIDDEN = 256  # width of the two hidden layers of mlp256
 
 
-def linear(net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator) -> tuple[str, ...]:
-    """One dense layer on the features before the old head (a 1×1 convolution where that was one)."""
+def linear(
+    net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
+) -> tuple[str, ...]:
+    """One dense layer on the features before the old head (a 1×1 convolution where that was
+    one).
+    """
     for name in names:
         old = net.get_submodule(name)
         if isinstance(old, nn.Conv2d):
@@ -27,18 +31,29 @@ def linear(net: nn.Module, names: tuple[str, ...], classes: int, generator: torc
     return names
 
 
-def mlp256(net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator) -> tuple[str, ...]:
-    """Two hidden layers of 256 and one of `classes`, without dropout, in place of all dense layers at the end."""
+def mlp256(
+    net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
+) -> tuple[str, ...]:
+    """Two hidden layers of 256 and one of `classes`, without dropout, in place of all dense layers
+    at the end.
+    """
     name = _dense_tail(net, names)
     old = net.get_submodule(name)
     first = next(m for m in old.modules() if isinstance(m, nn.Linear)) if name not in names else old
-    new = nn.Sequential(nn.Linear(_width(first, name), HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(),
-                        nn.Linear(HIDDEN, classes))
+    new = nn.Sequential(
+        nn.Linear(_width(first, name), HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, HIDDEN),
+        nn.ReLU(),
+        nn.Linear(HIDDEN, classes),
+    )
     _place(net, name, new, generator)
     return (name,)
 
 
-def gap_linear(net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator) -> tuple[str, ...]:
+def gap_linear(
+    net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
+) -> tuple[str, ...]:
     """One dense layer on the mean of each last feature map."""
     name = _dense_tail(net, names)
     if name in names:  # it ends in one layer already, after its own global average
@@ -49,19 +64,31 @@ def gap_linear(net: nn.Module, names: tuple[str, ...], classes: int, generator: 
     return (name,)
 
 
-def keep(net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator) -> tuple[str, ...]:
+def keep(
+    net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
+) -> tuple[str, ...]:
     """The head that the weights came with; it must have that number of classes."""
     for name in names:
         layer = net.get_submodule(name)
         width = getattr(layer, "out_features", None) or getattr(layer, "out_channels", None)
         if width != classes:
-            raise UsageError("head-classes", f"the head has {width} outputs", where="head", expected=f"{classes}",
-                        remedy="take a fresh head: linear")
+            raise UsageError(
+                "head-classes",
+                f"the head has {width} outputs",
+                where="head",
+                expected=f"{classes}",
+                remedy="take a fresh head: linear",
+            )
     return names
 
 
 Head = Callable[[nn.Module, tuple[str, ...], int, torch.Generator], tuple[str, ...]]
-HEADS: dict[str, Head] = {"linear": linear, "mlp256": mlp256, "gap-linear": gap_linear, "keep": keep}
+HEADS: dict[str, Head] = {
+    "linear": linear,
+    "mlp256": mlp256,
+    "gap-linear": gap_linear,
+    "keep": keep,
+}
 
 
 def replaced(net: nn.Module, names: tuple[str, ...], head: str) -> tuple[str, ...]:
@@ -70,18 +97,27 @@ def replaced(net: nn.Module, names: tuple[str, ...], head: str) -> tuple[str, ..
 
 
 def _dense_tail(net: nn.Module, names: tuple[str, ...]) -> str:
-    """The module that holds all dense layers at the end: VGG's and AlexNet's `classifier`, else the one layer."""
+    """The module that holds all dense layers at the end: VGG's and AlexNet's `classifier`, else the
+    one layer.
+    """
     tail = getattr(net, "classifier", None)
-    several = isinstance(tail, nn.Sequential) and sum(isinstance(m, nn.Linear) for m in tail.modules()) > 1
+    several = (
+        isinstance(tail, nn.Sequential)
+        and sum(isinstance(m, nn.Linear) for m in tail.modules()) > 1
+    )
     if len(names) != 1:
-        raise UsageError("head-several", f"this network has {len(names)} heads", expected="--head linear")
+        raise UsageError(
+            "head-several", f"this network has {len(names)} heads", expected="--head linear"
+        )
     return "classifier" if several and hasattr(net, "avgpool") else names[0]
 
 
 def _width(layer: nn.Module, name: str) -> int:
     width = getattr(layer, "in_features", None)
     if not isinstance(width, int):
-        raise UsageError("head-kind", f"the head '{name}' is a {type(layer).__name__}", expected="a dense layer")
+        raise UsageError(
+            "head-kind", f"the head '{name}' is a {type(layer).__name__}", expected="a dense layer"
+        )
     return width
 
 

@@ -2,12 +2,15 @@
 
 A layer is asked for by
 
-- the name of a module, as `network.layers()` lists them: the output of that module (not of the block it begins);
+- the name of a module, as `network.layers()` lists them: the output of that module (not of the
+  block it begins);
 - a block's number, 1…N, as a number or as digits: the output of the last module of that block;
 - "input": what the network is given, normalised;
-- `name@k`: the output of the k-th call of a module that runs several times (a ReLU that a residual block shares). The
+- `name@k`: the output of the k-th call of a module that runs several times (a ReLU that a residual
+  block shares). The
   name alone means the last call;
-- `name:relu`, `name:log_softmax`: the output after this function, which the network itself does not apply there. It may
+- `name:relu`, `name:log_softmax`: the output after this function, which the network itself does not
+  apply there. It may
   follow any name above.
 
 Of an output that is a tuple or a list the first tensor counts.
@@ -28,7 +31,9 @@ from .blocks import run_on_shapes
 from .network import Network
 
 INPUT = "input"  # the layer before the first
-FUNCTIONS: dict[str, Callable[[Tensor, int], Tensor]] = {  # of an output and the axis of its channels
+FUNCTIONS: dict[
+    str, Callable[[Tensor, int], Tensor]
+] = {  # of an output and the axis of its channels
     "relu": lambda x, axis: x.relu(),
     "log_softmax": lambda x, axis: x.log_softmax(axis),
 }
@@ -42,7 +47,8 @@ class Layer:
     name      as dumps know it: `module`, or `module@call` where that call is not the module's last
     call      counted from 1
     shape     of the output for one image, for images of the network's own size
-    channels  the axis of the channels, counting the images' as 0; where it is 1 or -1, by number of axes
+    channels  the axis of the channels, counting the images' as 0; where it is 1 or -1, by number of
+              axes
     prefix    tokens before those of the image (a class token), for outputs (n, tokens, width)
     function  a row of FUNCTIONS that is applied to the output, or ""
     """
@@ -62,10 +68,12 @@ class Layer:
 
 # ---------------------------------------------------------------- names
 
+
 def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
     """The names of these layers as dumps know them, in the order asked for.
 
-    Raises UnknownName with the nearest, or Usage for a layer asked for twice; all that is wrong at once.
+    Raises UnknownName with the nearest, or Usage for a layer asked for twice; all that is wrong at
+    once.
     """
     problems: list[TlxError] = []
     found: dict[str, str | int] = {}
@@ -77,11 +85,17 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
             problems.append(error)
             continue
         if name in found:
-            problems.append(UsageError("layer-twice", f"'{found[name]}' and '{asked}' are the same layer, {name}"))
+            problems.append(
+                UsageError(
+                    "layer-twice", f"'{found[name]}' and '{asked}' are the same layer, {name}"
+                )
+            )
         found[name] = asked
     raise_all(problems)
     if not found:
-        raise UsageError("no-layers", "no layer was asked for", expected="at least one name or block number")
+        raise UsageError(
+            "no-layers", "no layer was asked for", expected="at least one name or block number"
+        )
     return tuple(found)
 
 
@@ -98,24 +112,38 @@ def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | in
     if at and module in known and call.isascii() and call.isdigit():
         calls = _run(network, [module]).count(module)
         if not 1 <= int(call) <= calls:
-            raise UsageError("out-of-range", f"call {call} of {module}", where="layers", expected=f"1 to {calls}")
+            raise UsageError(
+                "out-of-range", f"call {call} of {module}", where="layers", expected=f"1 to {calls}"
+            )
         return module if int(call) == calls else f"{module}@{int(call)}"
     near = nearest(text, known, 5)
-    raise UnknownNameError("layer", text, known, remedy=f"a block's number 1 to {len(network.blocks)} will do too"
-                      + (f"; near names: {', '.join(near)}" if near else ""))
+    raise UnknownNameError(
+        "layer",
+        text,
+        known,
+        remedy=f"a block's number 1 to {len(network.blocks)} will do too"
+        + (f"; near names: {', '.join(near)}" if near else ""),
+    )
 
 
 def _end_of_block(network: Network, number: int) -> str:
     if not 1 <= number <= len(network.blocks):
-        raise UsageError("out-of-range", f"block {number}", where="layers",
-                    expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}")
+        raise UsageError(
+            "out-of-range",
+            f"block {number}",
+            where="layers",
+            expected=f"1 to {len(network.blocks)}, the blocks of {network.row.title}",
+        )
     end = network.end_of_block(number)
     if end is None:
-        raise UsageError("block-without-output", f"no module of block {number} runs by itself", where="layers")
+        raise UsageError(
+            "block-without-output", f"no module of block {number} runs by itself", where="layers"
+        )
     return end
 
 
 # ---------------------------------------------------------------- a pass over shapes
+
 
 class _Calls(list[tuple[str, Any]]):
     """(module, output) of every call, in the order in which they ended."""
@@ -127,9 +155,13 @@ class _Calls(list[tuple[str, Any]]):
 def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
     """What these modules give for images of shapes only, `scale` times the network's own size."""
     net, size, calls = network.net, network.input_size * scale, _Calls()
-    hooks = [net.get_submodule(name).register_forward_hook(
-        lambda _m, _i, output, name=name: calls.append((name, output)), prepend=True)
-        for name in dict.fromkeys(modules) if not is_input(network, name)]
+    hooks = [
+        net.get_submodule(name).register_forward_hook(
+            lambda _m, _i, output, name=name: calls.append((name, output)), prepend=True
+        )
+        for name in dict.fromkeys(modules)
+        if not is_input(network, name)
+    ]
     if not hooks:
         return calls
     try:
@@ -163,11 +195,27 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
         if not _has_rows(shape):
             seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
-            problems.append(UsageError("layer-output", f"{name} gives {seen}", where="layers",
-                                  expected="a tensor with a row an image", remedy="take the module around it"))
+            problems.append(
+                UsageError(
+                    "layer-output",
+                    f"{name} gives {seen}",
+                    where="layers",
+                    expected="a tensor with a row an image",
+                    remedy="take the module around it",
+                )
+            )
             continue
-        found.append(Layer(name, module, call, shape[1:], _channel_axis(network, shape, other), _prefix(network),
-                           function))
+        found.append(
+            Layer(
+                name,
+                module,
+                call,
+                shape[1:],
+                _channel_axis(network, shape, other),
+                _prefix(network),
+                function,
+            )
+        )
     raise_all(problems)
     return tuple(found)
 
@@ -178,7 +226,9 @@ def is_input(network: Network, name: str) -> bool:
 
 
 def everything(network: Network) -> tuple[str, ...]:
-    """The input, and every module without others in it that gives a tensor of one row an image, as they run."""
+    """The input, and every module without others in it that gives a tensor of one row an image, as
+    they run.
+    """
     leaves = [name for name, module in network.layers().items() if not list(module.children())]
     found = [INPUT]
     for name in leaves:
@@ -188,9 +238,11 @@ def everything(network: Network) -> tuple[str, ...]:
 
 
 def blocks_with_rows(network: Network) -> tuple[int, ...]:
-    """Numbers of the blocks whose output is a tensor of one row an image: what default layers are made of.
+    """Numbers of the blocks whose output is a tensor of one row an image: what default layers are
+    made of.
 
-    Others work on windows or patches as rows (TNT, MobileViT) or on several resolutions at once (HRNet).
+    Others work on windows or patches as rows (TNT, MobileViT) or on several resolutions at once
+    (HRNet).
     """
     ends = {n: network.end_of_block(n) for n in range(1, len(network.blocks) + 1)}
     running = {n: end for n, end in ends.items() if end is not None}
@@ -234,7 +286,9 @@ def _channel_axis(network: Network, shape: tuple[int, ...], larger: tuple[int, .
     grown = [axis for axis in range(1, len(shape)) if larger[axis] != shape[axis]]
     if grown:
         return -1 if 1 in grown and len(shape) - 1 not in grown else 1
-    return -1 if getattr(network.net, "output_fmt", "") == "NHWC" else 1  # timm's word for what takes one size only
+    return (
+        -1 if getattr(network.net, "output_fmt", "") == "NHWC" else 1
+    )  # timm's word for what takes one size only
 
 
 def _prefix(network: Network) -> int:

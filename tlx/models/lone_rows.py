@@ -1,4 +1,6 @@
-"""Batches of one row: batch norm cannot train on a single value a channel, which one row of a 1 × 1 map is."""
+"""Batches of one row: batch norm cannot train on a single value a channel, which one row of a 1 × 1
+map is.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,11 @@ REFUSAL = "more than 1 value per channel"  # what batch norm says
 
 
 def must_be_avoided(network: Network, rows: int, size: int) -> bool:
-    """Whether batches of `size` of these rows would leave one alone that the network, as it is frozen, cannot train on.
+    """Whether batches of `size` of these rows would leave one alone that the network, as it is
+    frozen, cannot train on.
 
-    Looked for on shapes before any training. Raises Usage where no row of another batch can join the lone one.
+    Looked for on shapes before any training. Raises Usage where no row of another batch can join
+    the lone one.
     """
     if rows % size != 1 and size > 1:
         return False
@@ -23,17 +27,28 @@ def must_be_avoided(network: Network, rows: int, size: int) -> bool:
     if size > 2 and rows > 1:
         return True
     remedy = "--batch-size 3, or more" if rows > 1 else "give more training images"
-    what = (f"{rows:,} training rows in batches of {size} leave a batch of one row, which the batch norm of "
-            f"{network.row.title} cannot train on at {network.input_size} pixels")
-    raise UsageError("batch-of-one", what, where="--batch-size", expected="batches of two or more rows", remedy=remedy)
+    what = (
+        f"{rows:,} training rows in batches of {size} leave a batch of one row, which the batch "
+        f"norm of "
+        f"{network.row.title} cannot train on at {network.input_size} pixels"
+    )
+    raise UsageError(
+        "batch-of-one",
+        what,
+        where="--batch-size",
+        expected="batches of two or more rows",
+        remedy=remedy,
+    )
 
 
 def _trains_on_one(network: Network) -> bool:
     modes = {module: module.training for module in network.modules()}
     network.train()
     try:
-        run_on_shapes(network.net, torch.zeros(1, network.channels, network.input_size, network.input_size,
-                                               device="meta"))
+        run_on_shapes(
+            network.net,
+            torch.zeros(1, network.channels, network.input_size, network.input_size, device="meta"),
+        )
     except ValueError as error:
         return REFUSAL not in str(error)
     finally:

@@ -1,8 +1,9 @@
 """Magnitude pruning: which weights stay, and a training that leaves the others at zero.
 
-Only weights are ranked and pruned (parameters named `weight` of two or more dimensions: convolutions, dense layers);
-biases, batch norms and the like stay as they are. A pruned weight is zero at every step: its gradient is zero, so
-its momentum is, and decay keeps a zero. Han et al. 2015 (arXiv:1506.02626), section 3.
+Only weights are ranked and pruned (parameters named `weight` of two or more dimensions:
+convolutions, dense layers); biases, batch norms and the like stay as they are. A pruned weight is
+zero at every step: its gradient is zero, so its momentum is, and decay keeps a zero. Han et al.
+2015 (arXiv:1506.02626), section 3.
 """
 
 from __future__ import annotations
@@ -19,13 +20,21 @@ SCOPES = ("global", "layer")
 
 def prunable(net: nn.Module) -> dict[str, nn.Parameter]:
     """Name → weight, in order."""
-    return {name: p for name, p in net.named_parameters() if p.ndim >= 2 and name.rpartition(".")[2].endswith("weight")}
+    return {
+        name: p
+        for name, p in net.named_parameters()
+        if p.ndim >= 2 and name.rpartition(".")[2].endswith("weight")
+    }
 
 
-def magnitude(weights: Mapping[str, Tensor], keep: float, scope: str = "global") -> dict[str, Tensor]:
-    """Which weights stay, name → bool: the share `keep` of all that are largest in magnitude, zeros never.
+def magnitude(
+    weights: Mapping[str, Tensor], keep: float, scope: str = "global"
+) -> dict[str, Tensor]:
+    """Which weights stay, name → bool: the share `keep` of all that are largest in magnitude, zeros
+    never.
 
-    scope  "global": one threshold over all weights; "layer": one for each, so that every layer keeps that share and
+    scope  "global": one threshold over all weights; "layer": one for each, so that every layer
+    keeps that share and
            at least one weight. Of equal magnitudes the earlier one stays, so counts are exact.
     """
     if scope not in SCOPES:
@@ -34,7 +43,9 @@ def magnitude(weights: Mapping[str, Tensor], keep: float, scope: str = "global")
         return {name: _largest(w, max(1, round(w.numel() * keep))) for name, w in weights.items()}
     flat = torch.cat([w.detach().reshape(-1) for w in weights.values()])
     parts = _largest(flat, round(flat.numel() * keep)).split([w.numel() for w in weights.values()])
-    return {name: part.view(w.shape) for (name, w), part in zip(weights.items(), parts, strict=True)}
+    return {
+        name: part.view(w.shape) for (name, w), part in zip(weights.items(), parts, strict=True)
+    }
 
 
 def _largest(weights: Tensor, count: int) -> Tensor:
@@ -52,4 +63,6 @@ def enforce(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
         weight = parameters[name]
         with torch.no_grad():
             weight.masked_fill_(~mask, 0.0)
-        weight.requires_grad_(True).register_hook(lambda gradient, mask=mask: gradient * mask.to(gradient.device))
+        weight.requires_grad_(True).register_hook(
+            lambda gradient, mask=mask: gradient * mask.to(gradient.device)
+        )

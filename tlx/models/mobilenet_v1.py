@@ -1,8 +1,9 @@
 """MobileNet v1 as Keras has it: 13 blocks of a depthwise and a 1×1 convolution, widths times α.
 
-Howard et al. 2017 (arXiv:1704.04861), table 1, with Keras' paddings (at stride 2 only below and to the right), batch
-norms and head (a 1×1 convolution), so that Keras' weights give Keras' numbers. The first convolution is part of block
-1, as in the study 'feature-transfer', which copies and freezes the two together: its n is the number of a block here.
+Howard et al. 2017 (arXiv:1704.04861), table 1, with Keras' paddings (at stride 2 only below and to
+the right), batch norms and head (a 1×1 convolution), so that Keras' weights give Keras' numbers.
+The first convolution is part of block 1, as in the study 'feature-transfer', which copies and
+freezes the two together: its n is the number of a block here.
 """
 
 from __future__ import annotations
@@ -34,11 +35,15 @@ class ConvNorm(nn.Module):
         self.relu = nn.ReLU6()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(self.bn(self.conv(F.pad(x, (0, 1, 0, 1)) if self.conv.stride[0] == 2 else x)))
+        return self.relu(
+            self.bn(self.conv(F.pad(x, (0, 1, 0, 1)) if self.conv.stride[0] == 2 else x))
+        )
 
 
 class SeparableBlock(nn.Module):
-    """A 3×3 convolution of each channel by itself and a 1×1 convolution over all; in block 1 after the first one."""
+    """A 3×3 convolution of each channel by itself and a 1×1 convolution over all; in block 1 after
+    the first one.
+    """
 
     def __init__(self, width_in: int, width: int, stride: int, first: ConvNorm | None = None):
         super().__init__()
@@ -54,7 +59,8 @@ class SeparableBlock(nn.Module):
 
 
 class MobileNetV1(nn.Module):
-    """MobileNet v1; for α = 1 and three classes Keras counts 3,231,939 parameters, statistics of batch norm included.
+    """MobileNet v1; for α = 1 and three classes Keras counts 3,231,939 parameters, statistics of
+    batch norm included.
 
     x  (n, 3, s, s) float32  →  logits (n, classes) float32
     """
@@ -85,8 +91,12 @@ class MobileNetV1(nn.Module):
 
 
 def from_keras(weights: Weights) -> Weights:
-    """Keras' weights of a MobileNet under the names here; they see red-green-blue from −1 to 1, as the row says."""
-    return weights.renamed({_name(key): tensor for key, tensor in weights.items()}, "Keras' layers of MobileNet v1")
+    """Keras' weights of a MobileNet under the names here; they see red-green-blue from −1 to 1, as
+    the row says.
+    """
+    return weights.renamed(
+        {_name(key): tensor for key, tensor in weights.items()}, "Keras' layers of MobileNet v1"
+    )
 
 
 def _name(key: str) -> str:

@@ -24,10 +24,20 @@ from .small import CifarResNet, MnistCnn
 from .weights.matching import WeightMatch
 
 OWN: dict[str, Callable[[int], nn.Module]] = {
-    "mnist-cnn": MnistCnn, "resnet20-cifar": CifarResNet, "mobilenet-v1": MobileNetV1,
-    "quanta-cnn": QuantaCnn, "quanta-cnn-2020": QuantaCnn2020,
-    **{f"mobilenet-v1-{alpha}": functools.partial(MobileNetV1, alpha=alpha) for alpha in (0.75, 0.5, 0.25)}}
-AUXILIARY = ("googlenet", "inception_v3")  # they have side heads, and rescale the input for their own weights
+    "mnist-cnn": MnistCnn,
+    "resnet20-cifar": CifarResNet,
+    "mobilenet-v1": MobileNetV1,
+    "quanta-cnn": QuantaCnn,
+    "quanta-cnn-2020": QuantaCnn2020,
+    **{
+        f"mobilenet-v1-{alpha}": functools.partial(MobileNetV1, alpha=alpha)
+        for alpha in (0.75, 0.5, 0.25)
+    },
+}
+AUXILIARY = (
+    "googlenet",
+    "inception_v3",
+)  # they have side heads, and rescale the input for their own weights
 
 
 class Network(nn.Module):
@@ -44,11 +54,24 @@ class Network(nn.Module):
     x  (n, channels, input_size, input_size) float32, normalised  →  logits (n, classes) float32
     """
 
-    def __init__(self, net: nn.Module, row: BackboneRow, head_names: tuple[str, ...], *, match: WeightMatch | None = None,
-                 notes: Sequence[str] = (), weights: str = "random"):
+    def __init__(
+        self,
+        net: nn.Module,
+        row: BackboneRow,
+        head_names: tuple[str, ...],
+        *,
+        match: WeightMatch | None = None,
+        notes: Sequence[str] = (),
+        weights: str = "random",
+    ):
         super().__init__()
         self.net, self.row, self.head_names = net, row, head_names
-        self.input_size, self.channels, self.mean, self.std = row.input_size, row.channels, row.mean, row.std
+        self.input_size, self.channels, self.mean, self.std = (
+            row.input_size,
+            row.channels,
+            row.mean,
+            row.std,
+        )
         self.match, self.notes, self.weights = match, tuple(notes), weights
         self.hold: Freeze | None = None
         self.order = _order(net, row)
@@ -76,18 +99,27 @@ class Network(nn.Module):
         return {name: self.net.get_submodule(name) for name in self.order if name}
 
     def tensors(self, block: Block) -> dict[str, torch.Tensor]:
-        """Parameters and buffers of one block, name in `net` → tensor. One that blocks share is the first one's."""
+        """Parameters and buffers of one block, name in `net` → tensor. One that blocks share is the
+        first one's.
+        """
         found = blocks.tensors(self.net, block)
         if not self._shares:
             return found
-        earlier = {id(tensor) for one in self.blocks[: self.blocks.index(block)]
-                   for tensor in blocks.tensors(self.net, one).values()}
+        earlier = {
+            id(tensor)
+            for one in self.blocks[: self.blocks.index(block)]
+            for tensor in blocks.tensors(self.net, one).values()
+        }
         return {name: tensor for name, tensor in found.items() if id(tensor) not in earlier}
 
     def end_of_block(self, number: int) -> str | None:
-        """The module whose output ends a block, 1…N: the last to run of its modules; None if none runs by itself."""
+        """The module whose output ends a block, 1…N: the last to run of its modules; None if none
+        runs by itself.
+        """
         running = set(self.order)
-        return next((name for name in reversed(self.blocks[number - 1].modules) if name in running), None)
+        return next(
+            (name for name in reversed(self.blocks[number - 1].modules) if name in running), None
+        )
 
 
 def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
@@ -96,7 +128,11 @@ def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
         if row.family == "own":
             return OWN[row.model](classes)
         try:
-            return _timm_module(row, classes) if row.family == "timm" else _torchvision_module(row, classes)
+            return (
+                _timm_module(row, classes)
+                if row.family == "timm"
+                else _torchvision_module(row, classes)
+            )
         except (AssertionError, ValueError) as error:
             if row.input_size == _usual_size(row):
                 raise
@@ -104,7 +140,9 @@ def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
 
 
 def head_of(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
-    """The names of the layers that give the logits: the last dense layer or convolution that runs."""
+    """The names of the layers that give the logits: the last dense layer or convolution that
+    runs.
+    """
     config = getattr(net, "default_cfg", None) or {}
     if row.family == "timm" and (named := config.get("classifier")):
         return (named,) if isinstance(named, str) else tuple(named)
@@ -131,7 +169,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class _Nowhere(TorchFunctionMode):
-    """Arrays that are to hold numbers later have shapes only; what a constructor computes with is left alone."""
+    """Arrays that are to hold numbers later have shapes only; what a constructor computes with is
+    left alone.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
@@ -154,8 +194,11 @@ def _order(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
 
 def _wrong_size(row: BackboneRow, error: Exception) -> UsageError:
     reason = (str(error).splitlines() or ["it refuses"])[0]
-    return UsageError("input-size", f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
-                 expected=f"its own size, {_usual_size(row)}, or one that its patches and windows divide")
+    return UsageError(
+        "input-size",
+        f"{row.title} cannot take images of {row.input_size} pixels ({reason})",
+        expected=f"its own size, {_usual_size(row)}, or one that its patches and windows divide",
+    )
 
 
 def _usual_size(row: BackboneRow) -> int:
@@ -181,10 +224,16 @@ def _timm_module(row: BackboneRow, classes: int) -> nn.Module:
         import timm
     except ImportError as error:
         extra = "offline" if row.weights == "offline" else "timm"
-        raise ResourceError("package-missing", "timm is not installed", remedy=f"pip install 'tlx[{extra}]'") from error
+        raise ResourceError(
+            "package-missing", "timm is not installed", remedy=f"pip install 'tlx[{extra}]'"
+        ) from error
     if row.input_size != _usual_size(row):
-        with contextlib.suppress(TypeError):  # of a model that takes any size, and so has no such option
-            net = timm.create_model(row.model, pretrained=False, num_classes=classes, img_size=row.input_size)
+        with contextlib.suppress(
+            TypeError
+        ):  # of a model that takes any size, and so has no such option
+            net = timm.create_model(
+                row.model, pretrained=False, num_classes=classes, img_size=row.input_size
+            )
             patch, *_ = getattr(getattr(net, "patch_embed", None), "patch_size", None) or (1,)
             if row.input_size % patch:  # timm would leave the last pixels out
                 raise ValueError(f"its patches have {patch} pixels")

@@ -19,9 +19,11 @@ def clip_each(parameters: Sequence[torch.Tensor], norm: float) -> None:
 
 
 class Sgdw(torch.optim.SGD):
-    """SGD with momentum and decoupled decay: w ← w·(1 − decay) before each step, not multiplied by the rate.
+    """SGD with momentum and decoupled decay: w ← w·(1 − decay) before each step, not multiplied by
+    the rate.
 
-    Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 1, with the schedule multiplier left at 1 for the decay.
+    Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 1, with the schedule multiplier left at 1
+    for the decay.
     """
 
     def __init__(self, groups: list[dict[str, Any]], *, momentum: float, decay: float):
@@ -51,7 +53,11 @@ def adamw(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay, foreach=True)
 
 
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": sgd,
+    "adam": adam,
+    "adamw": adamw,
+}
 
 
 def constant(progress: float) -> float:
@@ -68,8 +74,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine"
 
 
 def rate_factor(schedule: str, step: int, warmup: int, total: int, decay: float = 0.0) -> float:
-    """What the learning rate is multiplied by at this step: linear from 1/warmup to 1, then the schedule; with a decay
-    also 1 / (1 + decay · steps done), as Keras up to 2.2 has it."""
+    """What the learning rate is multiplied by at this step: linear from 1/warmup to 1, then the
+    schedule; with a decay also 1 / (1 + decay · steps done), as Keras up to 2.2 has it.
+    """
     slowed = 1.0 / (1.0 + decay * step)
     if step < warmup:
         return (step + 1) / warmup * slowed

@@ -1,7 +1,9 @@
-"""Carry weights of a network that was built for one image size over to the same network at another size.
+"""Carry weights of a network that was built for one image size over to the same network at another
+size.
 
-Vision transformers have an embedding for every patch position. For another number of patches it is interpolated
-(bicubic) over the grid of patches, as torchvision and timm do; tokens before the patches (a class token) stay.
+Vision transformers have an embedding for every patch position. For another number of patches it is
+interpolated (bicubic) over the grid of patches, as torchvision and timm do; tokens before the
+patches (a class token) stay.
 """
 
 from __future__ import annotations
@@ -17,9 +19,15 @@ TORCHVISION_VIT = "encoder.pos_embedding"
 
 
 def resized(weights: Weights, net: nn.Module) -> Weights:
-    """The weights at the size of `net`; as they are where their shapes fit, or where nothing is known of resizing."""
+    """The weights at the size of `net`; as they are where their shapes fit, or where nothing is
+    known of resizing.
+    """
     own = net.state_dict()
-    other = [name for name, t in weights.items() if name in own and t.shape != own[name].shape and _of_positions(name)]
+    other = [
+        name
+        for name, t in weights.items()
+        if name in own and t.shape != own[name].shape and _of_positions(name)
+    ]
     if not other:
         return weights
     found = _torchvision(weights, net) if TORCHVISION_VIT in other else _timm(weights, net)
@@ -27,7 +35,9 @@ def resized(weights: Weights, net: nn.Module) -> Weights:
     if not done:
         return weights
     shapes = f"{tuple(weights[done[0]].shape)} to {tuple(own[done[0]].shape)}"
-    return weights.renamed(found, f"positions interpolated for another image size: '{done[0]}' from {shapes}")
+    return weights.renamed(
+        found, f"positions interpolated for another image size: '{done[0]}' from {shapes}"
+    )
 
 
 def _of_positions(name: str) -> bool:
@@ -43,7 +53,9 @@ def _torchvision(weights: Weights, net: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _timm(weights: Weights, net: nn.Module) -> Mapping[str, Tensor]:
-    """What the model's own filter of timm makes of them, which knows how its positions are resized."""
+    """What the model's own filter of timm makes of them, which knows how its positions are
+    resized.
+    """
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return weights

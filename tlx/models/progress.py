@@ -1,4 +1,6 @@
-"""A training's state on disk: tensors and plain JSON in one safetensors file, checksummed, replaced whole."""
+"""A training's state on disk: tensors and plain JSON in one safetensors file, checksummed, replaced
+whole.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,20 @@ from .. import files
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Durably put tensors and state at `path`; whoever reads it sees this one or the one before, whole."""
+    """Durably put tensors and state at `path`; whoever reads it sees this one or the one before,
+    whole.
+    """
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = files.canonical_json(state).decode()
-    files.write_bytes(path, safetensors.torch.save(held, {"state": text, "sha256": _checksum(held, text)}))
+    files.write_bytes(
+        path, safetensors.torch.save(held, {"state": text, "sha256": _checksum(held, text)})
+    )
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The tensors and state at `path`; None if there is no file, or it is damaged (the work is then done again)."""
+    """The tensors and state at `path`; None if there is no file, or it is damaged (the work is then
+    done again).
+    """
     if not path.is_file():
         return None
     try:
@@ -41,7 +49,7 @@ def _checksum(tensors: dict[str, Tensor], text: str) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         total.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        total.update(value.reshape(-1).view(dtype=torch.uint8).numpy().data if value.numel() else b"")
+        total.update(
+            value.reshape(-1).view(dtype=torch.uint8).numpy().data if value.numel() else b""
+        )
     return total.hexdigest()
-
-

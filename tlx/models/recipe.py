@@ -13,33 +13,81 @@ from ..spec import Spec, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Spec):
-    """How a network is fine-tuned. The defaults are those of 'When & How to Transfer with Transfer Learning'."""
+    """How a network is fine-tuned. The defaults are those of 'When & How to Transfer with Transfer
+    Learning'.
+    """
 
     kind: ClassVar[str] = "recipe"
 
     epochs: int = setting(40, low=1, high=100_000, short="e", help="most epochs to train")
-    batch_size: int = setting(64, low=1, high=65_536, short="b", search=(8, 256, "log"),
-                          help="rows a step; each crop is a row")
-    optimizer: str = setting("sgd", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw")
-    learning_rate: float = setting(0.01, low=1e-8, high=1e3, log=True, search=(1e-4, 1.0), help="learning rate")
-    weight_decay: float = setting(1e-4, low=0.0, high=0.5, search=(1e-6, 1e-2, "log"),
-                               help="sgd: share of each weight taken away a step")
+    batch_size: int = setting(
+        64,
+        low=1,
+        high=65_536,
+        short="b",
+        search=(8, 256, "log"),
+        help="rows a step; each crop is a row",
+    )
+    optimizer: str = setting(
+        "sgd", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw"
+    )
+    learning_rate: float = setting(
+        0.01, low=1e-8, high=1e3, log=True, search=(1e-4, 1.0), help="learning rate"
+    )
+    weight_decay: float = setting(
+        1e-4,
+        low=0.0,
+        high=0.5,
+        search=(1e-6, 1e-2, "log"),
+        help="sgd: share of each weight taken away a step",
+    )
     momentum: float = setting(0.9, low=0.0, high=0.9999, search=(0.0, 0.99), help="momentum of sgd")
-    clip_norm: float = setting(1.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off")
+    clip_norm: float = setting(
+        1.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off"
+    )
     early_stopping: bool = setting(True, help="stop as --stopping says")
-    stopping: str = setting("losses", choices=("losses", "accuracy"), search=False, help="losses: after epoch 10, when "
-                         "four validation losses in a row do not fall; accuracy: when the best validation accuracy has "
-                         "not risen by 0.0001 for three epochs")
-    keep_epoch: str = setting("best", choices=("best", "last"), search=False, help="whose weights count: the epoch's "
-                           "of the best validation accuracy, or the last one's")
+    stopping: str = setting(
+        "losses",
+        choices=("losses", "accuracy"),
+        search=False,
+        help="losses: after epoch 10, when "
+        "four validation losses in a row do not fall; accuracy: when the best validation accuracy "
+        "has "
+        "not risen by 0.0001 for three epochs",
+    )
+    keep_epoch: str = setting(
+        "best",
+        choices=("best", "last"),
+        search=False,
+        help="whose weights count: the epoch's of the best validation accuracy, or the last one's",
+    )
     freeze: int = setting(0, low=0, help="blocks held as they came, counted from the image")
-    bn: str = setting("frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks")
-    head_epochs: int = setting(0, low=0, help="epochs in which only the head is trained, before the rest is let go")
-    schedule: str = setting("constant", choices=("constant", "cosine"), help="course of the learning rate")
-    rate_decay: float = setting(0.0, low=0.0, search=False, help="d in rate / (1 + d · steps done), beside the schedule")
+    bn: str = setting(
+        "frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks"
+    )
+    head_epochs: int = setting(
+        0, low=0, help="epochs in which only the head is trained, before the rest is let go"
+    )
+    schedule: str = setting(
+        "constant", choices=("constant", "cosine"), help="course of the learning rate"
+    )
+    rate_decay: float = setting(
+        0.0, low=0.0, search=False, help="d in rate / (1 + d · steps done), beside the schedule"
+    )
     warmup_epochs: float = setting(0.0, low=0.0, help="epochs of linear warm-up")
-    layer_decay: float = setting(1.0, low=0.01, high=1.0, help="factor on the learning rate per block below the head")
-    label_smoothing: float = setting(0.0, low=0.0, high=0.99, help="share of the target spread over all classes")
-    ema: float = setting(0.0, low=0.0, high=0.99999, help="decay of averaged weights, which are then scored; 0 is off")
-    precision: str = setting("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
+    layer_decay: float = setting(
+        1.0, low=0.01, high=1.0, help="factor on the learning rate per block below the head"
+    )
+    label_smoothing: float = setting(
+        0.0, low=0.0, high=0.99, help="share of the target spread over all classes"
+    )
+    ema: float = setting(
+        0.0,
+        low=0.0,
+        high=0.99999,
+        help="decay of averaged weights, which are then scored; 0 is off",
+    )
+    precision: str = setting(
+        "float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass"
+    )
     channels_last: bool = setting(False, help="hold the weights channels last")

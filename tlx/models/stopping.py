@@ -1,4 +1,6 @@
-"""When a training has gone on for long enough: rules over the values of its epochs, one row each."""
+"""When a training has gone on for long enough: rules over the values of its epochs, one row
+each.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,15 @@ RISE, EPOCHS_WITHOUT = 1e-4, 3  # of the validation accuracy, as fractions
 def _losses_stay(history: Sequence[dict[str, float]]) -> bool:
     """Of the last four validation losses none is below the one before it."""
     losses = [values["val_loss"] for values in history]
-    return len(losses) > EARLIEST_STOP and all(a <= b for a, b in itertools.pairwise(losses[-PATIENCE:]))
+    return len(losses) > EARLIEST_STOP and all(
+        a <= b for a, b in itertools.pairwise(losses[-PATIENCE:])
+    )
 
 
 def _accuracy_stays(history: Sequence[dict[str, float]]) -> bool:
-    """No epoch of the last three has a validation accuracy more than RISE above the best that was counted before."""
+    """No epoch of the last three has a validation accuracy more than RISE above the best that was
+    counted before.
+    """
     best, since = -math.inf, 0
     for values in history:
         rises = values["val_accuracy"] - RISE > best
@@ -29,13 +35,17 @@ def _accuracy_stays(history: Sequence[dict[str, float]]) -> bool:
 
 @dataclass(frozen=True)
 class Stopping:
-    """When to stop: by the values of all epochs so far. least: the fewest epochs after which it can be over."""
+    """When to stop: by the values of all epochs so far. least: the fewest epochs after which it can
+    be over.
+    """
 
     over: Callable[[Sequence[dict[str, float]]], bool]
     least: int
 
 
 STOPPING = {
-    "losses": Stopping(_losses_stay, EARLIEST_STOP + 1),  # of 'When & How to Transfer with Transfer Learning'
+    "losses": Stopping(
+        _losses_stay, EARLIEST_STOP + 1
+    ),  # of 'When & How to Transfer with Transfer Learning'
     "accuracy": Stopping(_accuracy_stays, EPOCHS_WITHOUT + 1),  # of 'feature-transfer'
 }

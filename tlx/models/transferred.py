@@ -1,4 +1,6 @@
-"""A network put together: some blocks from a source, the rest and the head drawn anew, cut behind a block or not."""
+"""A network put together: some blocks from a source, the rest and the head drawn anew, cut behind a
+block or not.
+"""
 
 from __future__ import annotations
 
@@ -10,79 +12,156 @@ from . import backbones, chopped, freezing
 from .network import Network
 
 
-def transfer(backbone: str | Network, copied: int | None = None, frozen: int = 0, cut: int | None = None,
-             bn: str = "frozen", *, classes: int | None = None, weights: str | Path | None = "default",
-             seed: int = 0, input_size: int | None = None) -> Network:
-    """A condition of a transfer experiment as a network, in training mode: blocks 1…copied from a source, 1…frozen of
-    them held, cut behind a block or not.
+def transfer(
+    backbone: str | Network,
+    copied: int | None = None,
+    frozen: int = 0,
+    cut: int | None = None,
+    bn: str = "frozen",
+    *,
+    classes: int | None = None,
+    weights: str | Path | None = "default",
+    seed: int = 0,
+    input_size: int | None = None,
+) -> Network:
+    """A condition of a transfer experiment as a network, in training mode: blocks 1…copied from a
+    source, 1…frozen of them held, cut behind a block or not.
 
-    backbone  the source: a name of `tlx backbones` with `weights`, or a Network, which is not touched
-    copied    None: all blocks. 0 with frozen 0 is training from scratch, all with frozen 0 fine-tuning, all with all
+    backbone  the source: a name of `tlx backbones` with `weights`, or a Network, which is not
+              touched
+    copied    None: all blocks. 0 with frozen 0 is training from scratch, all with frozen 0
+              fine-tuning, all with all
               frozen feature extraction, n with frozen n AnB, n with frozen 0 AnB+
-    cut       behind this block: what follows gives way to the mean over the image and one dense layer
-    bn        batch norm of the frozen blocks: "frozen", "adapt", "keras2" (see freezing); `train()` and `eval()` of
+    cut       behind this block: what follows gives way to the mean over the image and one dense
+              layer
+    bn        batch norm of the frozen blocks: "frozen", "adapt", "keras2" (see freezing); `train()`
+              and `eval()` of
               the network keep to it
-    classes   of the head, always drawn anew from `seed`, as what is not copied. None: as many as the source's
-    Raises Usage unless 0 ≤ frozen ≤ copied ≤ N and frozen ≤ cut ≤ N, UnknownName, and what `backbones.load` raises.
+    classes   of the head, always drawn anew from `seed`, as what is not copied. None: as many as
+              the source's
+    Raises Usage unless 0 ≤ frozen ≤ copied ≤ N and frozen ≤ cut ≤ N, UnknownName, and what
+      `backbones.load` raises.
     """
     if isinstance(backbone, Network):
-        given, name, input_size = copy.deepcopy(backbone), backbones.name_of(backbone.row), backbone.input_size
+        given, name, input_size = (
+            copy.deepcopy(backbone),
+            backbones.name_of(backbone.row),
+            backbone.input_size,
+        )
     else:
-        given = backbones.load(backbone, weights=weights, classes=None, seed=seed, input_size=input_size)
+        given = backbones.load(
+            backbone, weights=weights, classes=None, seed=seed, input_size=input_size
+        )
         name = backbone
     given.requires_grad_(True)
     count = classes or _outputs(given)
     fresh = backbones.load(name, weights=None, classes=count, seed=seed, input_size=input_size)
     if given.head_names != fresh.head_names:
-        raise UsageError("transfer", f"its head is {', '.join(given.head_names)}", where="backbone",
-                    expected=f"the head that {given.row.title} comes with: {', '.join(fresh.head_names)}")
+        raise UsageError(
+            "transfer",
+            f"its head is {', '.join(given.head_names)}",
+            where="backbone",
+            expected=f"the head that {given.row.title} comes with: {', '.join(fresh.head_names)}",
+        )
     copied = len(given.blocks) if copied is None else copied
     if not 0 <= frozen <= min(copied, len(given.blocks) if cut is None else cut):
-        raise UsageError("transfer", f"copied {copied}, frozen {frozen}, cut {cut}",
-                    expected="0 ≤ frozen ≤ copied, frozen ≤ cut")
+        raise UsageError(
+            "transfer",
+            f"copied {copied}, frozen {frozen}, cut {cut}",
+            expected="0 ≤ frozen ≤ copied, frozen ≤ cut",
+        )
     network = _assembled(given, fresh, copied, cut, count, seed)
     return freezing.freeze(network, frozen, bn).train()
 
 
-def transferred(architecture: str, *, weights: str | Path | None, copied: int, classes: int, seed: int,
-                source: str | None = None, cut: int | None = None, input_size: int | None = None,
-                sha256: str | None = None) -> Network:
+def transferred(
+    architecture: str,
+    *,
+    weights: str | Path | None,
+    copied: int,
+    classes: int,
+    seed: int,
+    source: str | None = None,
+    cut: int | None = None,
+    input_size: int | None = None,
+    sha256: str | None = None,
+) -> Network:
     """The network `architecture` for `classes` classes, in evaluation mode, nothing of it held.
 
-    weights  of the source: a weight file, or "default" for the backbone's own; what is not copied is drawn from `seed`
+    weights  of the source: a weight file, or "default" for the backbone's own; what is not copied
+    is drawn from `seed`
              as the architecture itself is initialised, its head too
-    copied   blocks 1…copied come from the source, 0: none; the whole of it with its own normalisation of the input
-    cut      behind this block: what follows gives way to the mean over the image and one dense layer
-    sha256   of the source's weights, as the study was planned with: Integrity if they are others by now
+    copied   blocks 1…copied come from the source, 0: none; the whole of it with its own
+             normalisation of the input
+    cut      behind this block: what follows gives way to the mean over the image and one dense
+             layer
+    sha256   of the source's weights, as the study was planned with: Integrity if they are others by
+             now
     Raises Usage for blocks that are not there, and what `backbones.load` raises.
     """
     if copied and weights not in (None, "default") and chopped.is_cut(Path(str(weights))):
-        return _of_chopped(Path(str(weights)), architecture, copied, classes, seed, cut, input_size, sha256)
-    fresh = backbones.load(architecture, weights=None, classes=classes, seed=seed, input_size=input_size)
-    given = backbones.load(architecture, weights=weights, classes=classes, seed=seed, source=source,
-                           input_size=input_size, sha256=sha256) if copied else fresh
+        return _of_chopped(
+            Path(str(weights)), architecture, copied, classes, seed, cut, input_size, sha256
+        )
+    fresh = backbones.load(
+        architecture, weights=None, classes=classes, seed=seed, input_size=input_size
+    )
+    given = (
+        backbones.load(
+            architecture,
+            weights=weights,
+            classes=classes,
+            seed=seed,
+            source=source,
+            input_size=input_size,
+            sha256=sha256,
+        )
+        if copied
+        else fresh
+    )
     return _assembled(given, fresh, copied, cut, classes, seed)
 
 
-def _of_chopped(path: Path, architecture: str, copied: int, classes: int, seed: int, cut: int | None,
-                input_size: int | None, sha256: str | None) -> Network:
+def _of_chopped(
+    path: Path,
+    architecture: str,
+    copied: int,
+    classes: int,
+    seed: int,
+    cut: int | None,
+    input_size: int | None,
+    sha256: str | None,
+) -> Network:
     """A network that `tlx chop` wrote, taken whole: it cannot be cut again or taken in part."""
-    network = backbones.load(architecture, weights=path, classes=classes, seed=seed, input_size=input_size,
-                             sha256=sha256)
+    network = backbones.load(
+        architecture, weights=path, classes=classes, seed=seed, input_size=input_size, sha256=sha256
+    )
     blocks = len(network.blocks)
     if cut is not None or copied < blocks:
-        raise UsageError("chopped", f"{path.name} is {network.row.title} chopped behind block {blocks}", where="--model",
-                    expected="the weights of a whole network, to copy or cut at a block of it")
+        raise UsageError(
+            "chopped",
+            f"{path.name} is {network.row.title} chopped behind block {blocks}",
+            where="--model",
+            expected="the weights of a whole network, to copy or cut at a block of it",
+        )
     return network
 
 
-def _assembled(given: Network, fresh: Network, copied: int, cut: int | None, classes: int, seed: int) -> Network:
-    """Of two networks of one architecture, which are used up: blocks 1…copied of the one, all else of the other."""
+def _assembled(
+    given: Network, fresh: Network, copied: int, cut: int | None, classes: int, seed: int
+) -> Network:
+    """Of two networks of one architecture, which are used up: blocks 1…copied of the one, all else
+    of the other.
+    """
     last = len(fresh.blocks)
     for what, number in (("copied", copied), ("cut", last if cut is None else cut)):
         if not (what == "cut") <= number <= last:
-            raise UsageError("out-of-range", f"{number}", where=what,
-                        expected=f"{int(what == 'cut')} to {last}, the blocks of {fresh.row.title}")
+            raise UsageError(
+                "out-of-range",
+                f"{number}",
+                where=what,
+                expected=f"{int(what == 'cut')} to {last}, the blocks of {fresh.row.title}",
+            )
     network = fresh
     if copied:
         network = given
@@ -94,5 +173,9 @@ def _assembled(given: Network, fresh: Network, copied: int, cut: int | None, cla
 
 def _outputs(network: Network) -> int:
     """Outputs of the last layer of the head that has any weight."""
-    shapes = [p.shape for p in network.net.get_submodule(network.head_names[-1]).parameters() if p.ndim > 1]
+    shapes = [
+        p.shape
+        for p in network.net.get_submodule(network.head_names[-1]).parameters()
+        if p.ndim > 1
+    ]
     return int(shapes[-1][0])

@@ -1,4 +1,6 @@
-"""What the layer figures share: panels, axes of many names, short names that stay different, lines and their spread."""
+"""What the layer figures share: panels, axes of many names, short names that stay different, lines
+and their spread.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +31,17 @@ USUAL = "Intrinsic dimension of the layers of Networks 1234"  # for the width of
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
-def panels(n: int, width: float, height: float, *, columns: int = 3, beside: float = 0.0) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels, each of so many inches, that share their vertical axis; `beside` is room for a legend."""
+def panels(
+    n: int, width: float, height: float, *, columns: int = 3, beside: float = 0.0
+) -> tuple[Figure, list[Axes]]:
+    """A figure of n panels, each of so many inches, that share their vertical axis; `beside` is
+    room for a legend.
+    """
     columns = min(n, columns)
     rows = math.ceil(n / columns)
-    figure = Figure(figsize=(columns * width + beside, rows * height), dpi=figures.DPI, layout="constrained")
+    figure = Figure(
+        figsize=(columns * width + beside, rows * height), dpi=figures.DPI, layout="constrained"
+    )
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for unused in grid.flat[n:]:
@@ -43,12 +51,25 @@ def panels(n: int, width: float, height: float, *, columns: int = 3, beside: flo
 
 # ---------------------------------------------------------------- words
 
+
 @functools.lru_cache(4096)
 def inches(text: str, size: float) -> float:
     """How wide a text is, at this font size; of several lines the widest."""
-    font, pen = FontProperties(family=figures.STYLE["font.family"], size=size), RendererAgg(1, 1, figures.DPI)
-    return max((pen.get_text_width_height_descent(line, font, False)[0] for line in text.splitlines() if line),
-               default=0.0) / figures.DPI
+    font, pen = (
+        FontProperties(family=figures.STYLE["font.family"], size=size),
+        RendererAgg(1, 1, figures.DPI),
+    )
+    return (
+        max(
+            (
+                pen.get_text_width_height_descent(line, font, False)[0]
+                for line in text.splitlines()
+                if line
+            ),
+            default=0.0,
+        )
+        / figures.DPI
+    )
 
 
 def widest(names: Sequence[str], size: float) -> float:
@@ -65,12 +86,17 @@ def wrapped(text: str, room: float, size: float) -> str:
     """The text in at most three lines, none wider than so many inches."""
     fit = letters(room, size)
     said = figures._wrapped(text, fit)
-    return said if inches(said, size) <= room else figures._wrapped(text, max(1, int(fit * room / inches(said, size))))
+    return (
+        said
+        if inches(said, size) <= room
+        else figures._wrapped(text, max(1, int(fit * room / inches(said, size))))
+    )
 
 
 def short(names: Sequence[str], length: int = figures.LABEL_LENGTH) -> list[str]:
-    """Names for an axis or legend: without a beginning that all share up to a dot or slash, cut in the middle, and
-    longer than `length` only where names would otherwise be the same."""
+    """Names for an axis or legend: without a beginning that all share up to a dot or slash, cut in
+    the middle, and longer than `length` only where names would otherwise be the same.
+    """
     shown = [figures._shown(name) for name in names]
     if len(set(shown)) > 1 and max(map(len, shown)) > length:
         shown = _without_beginning(shown)
@@ -91,24 +117,29 @@ def _without_beginning(names: list[str]) -> list[str]:
 
 def _cut(name: str, length: int) -> str:
     before = length * 13 // 24
-    return name if len(name) <= length else f"{name[:before]}…{name[before + 1 - length:]}"
+    return name if len(name) <= length else f"{name[:before]}…{name[before + 1 - length :]}"
 
 
 def folded(name: str, length: int) -> str:
-    """A name in lines of at most so many letters, ended after a sign between words where there is one."""
+    """A name in lines of at most so many letters, ended after a sign between words where there is
+    one.
+    """
     lines = [""]
     for word in re.findall(r"[^\s./_-]*[\s./_-]?", name):
         if lines[-1] and len(lines[-1]) + len(word.rstrip()) > length:
             lines.append("")
         lines[-1] += word
-    return "\n".join(line[at:at + length] for line in lines for at in range(0, len(line), length))
+    return "\n".join(line[at : at + length] for line in lines for at in range(0, len(line), length))
 
 
 # ---------------------------------------------------------------- axes
 
+
 @dataclass(frozen=True)
 class Ticks:
-    """Names along an axis: which places are named, how, and how far they reach from it, in inches."""
+    """Names along an axis: which places are named, how, and how far they reach from it, in
+    inches.
+    """
 
     places: list[int]
     names: list[str]
@@ -118,7 +149,9 @@ class Ticks:
 
 
 def ticks(names: Sequence[str], room: float, least: float = 5.5) -> Ticks:
-    """Each of the names if they fit along so many inches, else some at regular steps; upright unless they fit flat."""
+    """Each of the names if they fit along so many inches, else some at regular steps; upright
+    unless they fit flat.
+    """
     step = max(1, math.ceil(len(names) * least * LINE / 72 / room))
     places = list(range(0, len(names), step))
     each = room / max(len(places), 1)
@@ -129,25 +162,33 @@ def ticks(names: Sequence[str], room: float, least: float = 5.5) -> Ticks:
 
 
 def axis_width(names: Sequence[str]) -> float:
-    """Inches for an axis of names: for names side by side, or upright where there are many or long ones."""
+    """Inches for an axis of names: for names side by side, or upright where there are many or long
+    ones.
+    """
     flat = len(names) * (widest(names, 9) + 0.1)
     return max(4.6, flat) if flat <= 7.5 else min(max(4.6, 0.145 * len(names) + 0.6), 9.0)
 
 
 def name_axis(axes: Axes, named: Ticks) -> None:
     """Write names along the horizontal axis."""
-    axes.set_xticks(named.places, named.names, fontsize=named.size, rotation=90 if named.upright else 0)
+    axes.set_xticks(
+        named.places, named.names, fontsize=named.size, rotation=90 if named.upright else 0
+    )
 
 
 def powers(axes: Axes) -> None:
     """A logarithmic vertical axis, named 10⁵."""
     axes.set_yscale("log")
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: "10" + str(round(math.log10(v))).translate(RAISED)))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda v, _: "10" + str(round(math.log10(v))).translate(RAISED))
+    )
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def y_title(figure: Figure, axes: Sequence[Axes], title: str) -> None:
-    """The title of the vertical axis that all panels share, in as many lines as the height asks for."""
+    """The title of the vertical axis that all panels share, in as many lines as the height asks
+    for.
+    """
     text = "\n".join(wrapped(part, figure.get_figheight() - 0.7, 10) for part in title.splitlines())
     if len(axes) == 1:
         axes[0].set_ylabel(text)
@@ -156,33 +197,61 @@ def y_title(figure: Figure, axes: Sequence[Axes], title: str) -> None:
 
 
 def legend(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
-    """One legend for all panels, to their right, each label once, cut where it would be too long."""
-    found = {label: handle for panel in axes for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)}
+    """One legend for all panels, to their right, each label once, cut where it would be too
+    long.
+    """
+    found = {
+        label: handle
+        for panel in axes
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
     names, handles = list(found), list(found.values())
     if len(names) > ENTRIES_UP_TO:
-        names[ENTRIES_UP_TO:], handles[ENTRIES_UP_TO:] = [f"and {len(names) - ENTRIES_UP_TO} more"], [Figure().patch]
+        names[ENTRIES_UP_TO:], handles[ENTRIES_UP_TO:] = (
+            [f"and {len(names) - ENTRIES_UP_TO} more"],
+            [Figure().patch],
+        )
         handles[-1].set_visible(False)
     if found:
-        figure.legend(handles, names, loc="outside right upper", frameon=False, fontsize=9, title=title or None,
-                      title_fontsize=9, alignment="left")
+        figure.legend(
+            handles,
+            names,
+            loc="outside right upper",
+            frameon=False,
+            fontsize=9,
+            title=title or None,
+            title_fontsize=9,
+            alignment="left",
+        )
 
 
 def head(figure: Figure, title: str, beside: float = 0.0) -> None:
     """The title of a whole figure, left of what stands beside the panels."""
     if title:
         width = figure.get_figwidth()
-        figure.suptitle(wrapped(title, width - beside - 0.2, 11), fontsize=11, x=0.1 / width,
-                        ha="left")
+        figure.suptitle(
+            wrapped(title, width - beside - 0.2, 11), fontsize=11, x=0.1 / width, ha="left"
+        )
 
 
 def nothing(axes: Axes, said: str) -> None:
     """An empty panel that says why."""
-    axes.text(0.5, 0.5, said, transform=axes.transAxes, ha="center", va="center", color="#555555", wrap=True)
+    axes.text(
+        0.5,
+        0.5,
+        said,
+        transform=axes.transAxes,
+        ha="center",
+        va="center",
+        color="#555555",
+        wrap=True,
+    )
     axes.set_xticks([])
     axes.set_yticks([])
 
 
 # ---------------------------------------------------------------- lines
+
 
 @dataclass(frozen=True)
 class Look:
@@ -198,12 +267,19 @@ class Look:
 def look(number: int, label: str, place: int | None = None) -> Look:
     """The look of the line of this number: no two of 16 alike."""
     n = len(figures.COLOURS)
-    return Look(label, figures.COLOURS[number % n], figures.MARKERS[number % n], "-" if number < n else "--",
-                number if place is None else place)
+    return Look(
+        label,
+        figures.COLOURS[number % n],
+        figures.MARKERS[number % n],
+        "-" if number < n else "--",
+        number if place is None else place,
+    )
 
 
 def depth_colours(n: int) -> list[tuple[float, ...]]:
-    """n colours from light at the input to dark at the output; none so light that it is lost on white."""
+    """n colours from light at the input to dark at the output; none so light that it is lost on
+    white.
+    """
     return [tuple(colormaps[DEPTHS](0.88 * (1 - i / max(n - 1, 1)))[:3]) for i in range(n)]
 
 
@@ -212,19 +288,35 @@ def lighter(colour: str, share: float) -> tuple[float, ...]:
     return tuple(1 - share * (1 - part) for part in to_rgb(colour))
 
 
-def line(axes: Axes, x: Sequence[float], values: Sequence[Value], like: Look, of: int, step: float = 1.0) -> None:
-    """One of `of` lines with its spread: a band where few lines are, else bars, moved aside so that none hides another;
-    neither, nor markers, where they are many. `step` is the distance of neighbours on the x axis."""
+def line(
+    axes: Axes, x: Sequence[float], values: Sequence[Value], like: Look, of: int, step: float = 1.0
+) -> None:
+    """One of `of` lines with its spread: a band where few lines are, else bars, moved aside so that
+    none hides another; neither, nor markers, where they are many. `step` is the distance of
+    neighbours on the x axis.
+    """
     ranged = [i for i, v in enumerate(values) if v.low is not None and of <= 2 * MARKED_UP_TO]
     banded = of <= figures.BANDS_UP_TO and len(ranged) == len(x) > 1
-    aside = 0.0 if banded or not ranged else (like.place - (of - 1) / 2) * step * min(0.06, 0.5 / of)
+    aside = (
+        0.0 if banded or not ranged else (like.place - (of - 1) / 2) * step * min(0.06, 0.5 / of)
+    )
     places, many = [at + aside for at in x], len(x) > 30
     marked = of <= 2 * MARKED_UP_TO or len(x) == 1
-    axes.plot(places, [v.mean for v in values], marker=like.marker if marked else "", markersize=2.5 if many else 4.5,
-              color=like.colour, label=figures.legend_label(like.label), linestyle=like.style, zorder=3,
-              linewidth=1.2 if of > figures.BANDS_UP_TO or many else 1.8)
+    axes.plot(
+        places,
+        [v.mean for v in values],
+        marker=like.marker if marked else "",
+        markersize=2.5 if many else 4.5,
+        color=like.colour,
+        label=figures.legend_label(like.label),
+        linestyle=like.style,
+        zorder=3,
+        linewidth=1.2 if of > figures.BANDS_UP_TO or many else 1.8,
+    )
     low, high = ([float(getattr(values[i], end)) for i in ranged] for end in ("low", "high"))
     if banded:
         axes.fill_between(x, low, high, color=like.colour, alpha=0.2, linewidth=0)
     elif ranged:
-        axes.vlines([places[i] for i in ranged], low, high, color=like.colour, linewidth=0.9, zorder=2.9)
+        axes.vlines(
+            [places[i] for i in ranged], low, high, color=like.colour, linewidth=0.9, zorder=2.9
+        )

@@ -1,7 +1,8 @@
 """Figures of results. Each returns the bytes of a PNG or SVG, the same bytes for the same numbers.
 
-Colours are those of Okabe & Ito, which people with any colour vision tell apart. Drawn with matplotlib's objects,
-never pyplot: no figure stays behind, and the caller's settings are as they were.
+Colours are those of Okabe & Ito, which people with any colour vision tell apart. Drawn with
+matplotlib's objects, never pyplot: no figure stays behind, and the caller's settings are as they
+were.
 """
 
 from __future__ import annotations
@@ -24,39 +25,77 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullLocator,
+    PercentFormatter,
+)
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import escape_control
 from . import fonts, statistics
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
-    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#CC79A7",
+    "#56B4E9",
+    "#F0E442",
+    "#000000",
+)
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 MARKERS = "osD^vPX*"
 DPI = 150
-MISSING_GLYPH = re.compile(r"Glyph (\d+) .*missing from")  # what matplotlib warns of where it draws a box
-LINES_UP_TO = 8  # lines of one panel: above, each has a panel of its own, the others in grey behind it
+MISSING_GLYPH = re.compile(
+    r"Glyph (\d+) .*missing from"
+)  # what matplotlib warns of where it draws a box
+LINES_UP_TO = (
+    8  # lines of one panel: above, each has a panel of its own, the others in grey behind it
+)
 PANELS_ACROSS = 4
 BANDS_UP_TO = 3  # lines: above, bands would cover each other
 NUMBERS_UP_TO = 20  # classes: above, the cells of a confusion matrix are too small to hold a number
-LABELS_UP_TO, LABELS_SHOWN = 60, 40  # classes: above 60, at most 40 names are given, at regular steps
+LABELS_UP_TO, LABELS_SHOWN = (
+    60,
+    40,
+)  # classes: above 60, at most 40 names are given, at regular steps
 LABEL_LENGTH = 24  # characters of a class name on an axis
 STYLE: Any = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same everywhere, accents and Greek included
-    "font.size": 10.0, "axes.titlesize": 11.0, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.grid": True, "grid.color": "#DDDDDD", "grid.linewidth": 0.6, "axes.axisbelow": True,
-    "svg.hashsalt": "tlx", "svg.fonttype": "path", "text.parse_math": False, "axes.formatter.use_mathtext": False,
+    # comes with matplotlib: the same everywhere, accents and Greek included
+    "font.family": "DejaVu Sans",
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#DDDDDD",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "svg.hashsalt": "tlx",
+    "svg.fonttype": "path",
+    "text.parse_math": False,
+    "axes.formatter.use_mathtext": False,
 }
 
 Rows = Sequence[Mapping[str, Any]]
 
 
-def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str = "png", *,
-                   caption: Sequence[str] = ()) -> bytes:
-    """Accuracy over shots, with the 95 % CI of each mean as a band; of more than three lines as bars, set side by side.
+def few_shot_curve(
+    rows: Rows | Mapping[str, Rows],
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
+) -> bytes:
+    """Accuracy over shots, with the 95 % CI of each mean as a band; of more than three lines as
+    bars, set side by side.
 
-    rows      of `statistics.by_shots`; or several of them by name, one line each. Fewer than 4 splits are drawn with
+    rows      of `statistics.by_shots`; or several of them by name, one line each. Fewer than 4
+    splits are drawn with
               the range of their values
     caption   sentences below the figure: what its reader must bear in mind
     """
@@ -65,20 +104,32 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
         return _few_shot_panels(lines, title, form, caption)
     with figure_style():
         figure, axes = new_subplots(6.4, 4.2)
-        draw = _draw_curve if len(lines) <= BANDS_UP_TO else functools.partial(_draw_bars, of=len(lines))
-        drawn = [draw(axes, name, line, number) for number, (name, line) in enumerate(lines.items())]
+        draw = (
+            _draw_curve
+            if len(lines) <= BANDS_UP_TO
+            else functools.partial(_draw_bars, of=len(lines))
+        )
+        drawn = [
+            draw(axes, name, line, number) for number, (name, line) in enumerate(lines.items())
+        ]
         shots = sorted({shot for line in drawn for shot in line})
         _shots_axis(axes, shots)
         axes.set_ylabel("Mean per-class test accuracy")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(axes)))
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
+        axes.set_ylim(
+            max(low, -0.02), min(high, 1.02)
+        )  # accuracy has ends, also where a wide interval passes them
         _set_title(axes, title)
         ranged = [row for line in lines.values() for row in line if row.get("low") is not None]
         counts = {statistics.count_of(row) or statistics.FEWEST_SPLITS for row in ranged}
         if len(drawn) > BANDS_UP_TO:
-            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
-                        title=interval_title("bars", counts))
+            axes.legend(
+                frameon=False,
+                loc="upper left",
+                bbox_to_anchor=(1.0, 1.0),
+                title=interval_title("bars", counts),
+            )
         elif len(drawn) > 1:
             axes.legend(frameon=False, loc="best", title=interval_title("bands", counts))
         elif ranged:
@@ -87,32 +138,47 @@ def few_shot_curve(rows: Rows | Mapping[str, Rows], title: str = "", form: str =
         return render(figure, form)
 
 
-def _few_shot_panels(lines: Mapping[str, Rows], title: str, form: str, caption: Sequence[str]) -> bytes:
+def _few_shot_panels(
+    lines: Mapping[str, Rows], title: str, form: str, caption: Sequence[str]
+) -> bytes:
     """A panel for each line, with all others in grey behind it: the panels share their axes."""
     known = {name: [r for r in some if r.get("mean") is not None] for name, some in lines.items()}
     down = math.ceil(len(lines) / PANELS_ACROSS)
     with figure_style():
-        figure = Figure(figsize=(2.5 * PANELS_ACROSS, 2.1 * down + 0.6), dpi=DPI, layout="constrained")
+        figure = Figure(
+            figsize=(2.5 * PANELS_ACROSS, 2.1 * down + 0.6), dpi=DPI, layout="constrained"
+        )
         FigureCanvasAgg(figure)
-        panels = figure.subplots(down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True).ravel()
+        panels = figure.subplots(
+            down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True
+        ).ravel()
         shots = sorted({row["shots"] for some in known.values() for row in some})
         for number, (panel, name) in enumerate(zip(panels, known, strict=False)):
             for some in known.values():
-                panel.plot([r["shots"] for r in some], [r["mean"] for r in some], color="#CCCCCC", linewidth=0.9)
+                panel.plot(
+                    [r["shots"] for r in some],
+                    [r["mean"] for r in some],
+                    color="#CCCCCC",
+                    linewidth=0.9,
+                )
             _draw_curve(panel, name, known[name], number)
             panel.set_title(_short(name), loc="left", fontsize=9)
             _shots_axis(panel, shots)
             panel.set_xlabel("")
-        for panel in panels[len(known):]:
+        for panel in panels[len(known) :]:
             panel.set_visible(False)
         low, high = panels[0].get_ylim()
         panels[0].set_ylim(max(low, -0.02), min(high, 1.02))
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(panels[0])))
-        for panel in panels[max(0, len(known) - PANELS_ACROSS):len(known)]:
+        panels[0].yaxis.set_major_formatter(
+            PercentFormatter(1.0, decimals=_percent_decimals(panels[0]))
+        )
+        for panel in panels[max(0, len(known) - PANELS_ACROSS) : len(known)]:
             panel.tick_params(labelbottom=True)
             panel.set_xlabel("Training images per class", fontsize=8)
         ranged = [row for some in known.values() for row in some if row.get("low") is not None]
-        spread = interval_title("bands", {statistics.count_of(r) or statistics.FEWEST_SPLITS for r in ranged})
+        spread = interval_title(
+            "bands", {statistics.count_of(r) or statistics.FEWEST_SPLITS for r in ranged}
+        )
         figure.supylabel("Mean per-class test accuracy", fontsize=10)
         heading = ", ".join(word for word in (title, spread) if word)
         if heading:
@@ -121,10 +187,14 @@ def _few_shot_panels(lines: Mapping[str, Rows], title: str, form: str, caption: 
         return render(figure, form)
 
 
-def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form: str = "png") -> bytes:
-    """True classes in rows, predicted ones in columns; shade = share of the row (above 20 classes its root).
+def confusion_matrix(
+    counts: Any, classes: Sequence[str], title: str = "", form: str = "png"
+) -> bytes:
+    """True classes in rows, predicted ones in columns; shade = share of the row (above 20 classes
+    its root).
 
-    counts   (k, k) int — images of class i taken for class j. A class without images has an empty row
+    counts   (k, k) int — images of class i taken for class j. A class without images has an empty
+             row
     Numbers stand in the cells up to 20 classes; above 60 the names are given at regular steps.
     """
     counts = np.asarray(counts)
@@ -139,9 +209,15 @@ def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form:
             return render(_matrix_frame(names, title, counts, shares)[0], form)
     frame, (left, top, right, bottom), dots = _frame_pixels(names, title)
     pixels = frame.copy()
-    columns, rows = (np.linspace(a, b, k + 1).round().astype(int) for a, b in ((left, right), (top, bottom)))
-    cells = (np.asarray(colormaps["Blues"](_shades(k)(shares)))[..., :3] * 255).round().astype(np.uint8)
-    pixels[top:bottom, left:right] = np.repeat(np.repeat(cells, np.diff(rows), axis=0), np.diff(columns), axis=1)
+    columns, rows = (
+        np.linspace(a, b, k + 1).round().astype(int) for a, b in ((left, right), (top, bottom))
+    )
+    cells = (
+        (np.asarray(colormaps["Blues"](_shades(k)(shares)))[..., :3] * 255).round().astype(np.uint8)
+    )
+    pixels[top:bottom, left:right] = np.repeat(
+        np.repeat(cells, np.diff(rows), axis=0), np.diff(columns), axis=1
+    )
     picture = Image.fromarray(pixels)
     if k <= NUMBERS_UP_TO:
         pen, font = ImageDraw.Draw(picture), _font(round(_number_size(counts) * DPI / 72))
@@ -153,12 +229,15 @@ def confusion_matrix(counts: Any, classes: Sequence[str], title: str = "", form:
     return out.getvalue()
 
 
-def _matrix_frame(names: Sequence[str], title: str, counts: np.ndarray | None, shares: np.ndarray | None
-                  ) -> tuple[Figure, Axes]:
+def _matrix_frame(
+    names: Sequence[str], title: str, counts: np.ndarray | None, shares: np.ndarray | None
+) -> tuple[Figure, Axes]:
     """The confusion matrix's axes, names and colour bar; the cells too where there are counts."""
     k = len(names)
     side = float(np.clip(0.42 * k, 3.2, 8.4))
-    room = 0.075 * max(len(n) for n in names)  # inches for names; a layout engine would take as long as all drawing
+    room = 0.075 * max(
+        len(n) for n in names
+    )  # inches for names; a layout engine would take as long as all drawing
     right = 1.05
     title = _wrapped(title, int((side + right) / 0.09))
     left, below, above = room + 0.55, room + 0.55, 0.15 + 0.2 * len(title.splitlines())
@@ -166,13 +245,19 @@ def _matrix_frame(names: Sequence[str], title: str, counts: np.ndarray | None, s
     figure = Figure(figsize=(width, height), dpi=DPI)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((left / width, below / height, side / width, side / height))
-    image = axes.imshow(np.zeros((k, k)) if shares is None else shares, cmap="Blues", norm=_shades(k),
-                        interpolation="nearest")
+    image = axes.imshow(
+        np.zeros((k, k)) if shares is None else shares,
+        cmap="Blues",
+        norm=_shades(k),
+        interpolation="nearest",
+    )
     axes.grid(False)
     _class_axes(axes, names)
     if counts is not None and shares is not None and k <= NUMBERS_UP_TO:
         _cell_numbers(axes, counts, shares)
-    beside = figure.add_axes(((left + side + 0.12) / width, below / height, 0.16 / width, side / height))
+    beside = figure.add_axes(
+        ((left + side + 0.12) / width, below / height, 0.16 / width, side / height)
+    )
     bar = figure.colorbar(image, cax=beside)
     bar.ax.yaxis.set_major_formatter(PercentFormatter(1.0))
     bar.set_label("Share of the true class")
@@ -182,16 +267,27 @@ def _matrix_frame(names: Sequence[str], title: str, counts: np.ndarray | None, s
 
 
 @functools.lru_cache(4)
-def _frame_pixels(names: tuple[str, ...], title: str) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[int, int]]:
-    """The frame drawn once for all matrices of these classes, which come by the dozen; where its cells are (left, top,
-    right, bottom in pixels, inside the frame's lines); dots per inch."""
+def _frame_pixels(
+    names: tuple[str, ...], title: str
+) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[int, int]]:
+    """The frame drawn once for all matrices of these classes, which come by the dozen; where its
+    cells are (left, top, right, bottom in pixels, inside the frame's lines); dots per inch.
+    """
     with figure_style():
         figure, axes = _matrix_frame(names, title, None, None)
         picture = Image.open(io.BytesIO(render(figure, "png"))).convert("RGB")
         box = axes.get_window_extent()
     line = 1
-    return np.asarray(picture), (round(box.x0) + line, picture.height - round(box.y1) + line, round(box.x1) - line,
-                                 picture.height - round(box.y0) - line), (DPI, DPI)
+    return (
+        np.asarray(picture),
+        (
+            round(box.x0) + line,
+            picture.height - round(box.y1) + line,
+            round(box.x1) - line,
+            picture.height - round(box.y0) - line,
+        ),
+        (DPI, DPI),
+    )
 
 
 def _shades(k: int) -> Normalize:
@@ -204,10 +300,13 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), pixels)
 
 
-def learning_curves(journal: Rows, title: str = "", form: str = "png", *, best_epoch: int | None = None) -> bytes:
+def learning_curves(
+    journal: Rows, title: str = "", form: str = "png", *, best_epoch: int | None = None
+) -> bytes:
     """Loss and accuracy of training and validation over the epochs of one trial.
 
-    journal      its records: {"t": "metrics", "step": epoch, "values": {"train_loss", "val_loss", "train_accuracy",
+    journal      its records: {"t": "metrics", "step": epoch, "values": {"train_loss", "val_loss",
+    "train_accuracy",
                  "val_accuracy"}}; other records and values are passed over
     best_epoch   the epoch whose weights were kept, marked by a line
     """
@@ -216,15 +315,21 @@ def learning_curves(journal: Rows, title: str = "", form: str = "png", *, best_e
         figure, axes = new_subplots(8.4, 3.6, columns=2)
         for panel, measure in zip(axes, ("loss", "accuracy"), strict=True):
             for number, part in enumerate(("train", "val")):
-                _draw_measure(panel, records, f"{part}_{measure}", ("Training", "Validation")[number], number)
+                _draw_measure(
+                    panel, records, f"{part}_{measure}", ("Training", "Validation")[number], number
+                )
             panel.set_xlabel("Epoch")
             panel.set_ylabel(f"Mean {measure}" if measure == "loss" else "Accuracy")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=8, min_n_ticks=1))
             if len({r["step"] for r in records}) == 1:
                 panel.set_xlim(records[0]["step"] - 1, records[0]["step"] + 1)
             if best_epoch is not None:
-                panel.axvline(best_epoch, color="#555555", linewidth=1, linestyle=":", label="Weights kept")
-        axes[1].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(axes[1])))
+                panel.axvline(
+                    best_epoch, color="#555555", linewidth=1, linestyle=":", label="Weights kept"
+                )
+        axes[1].yaxis.set_major_formatter(
+            PercentFormatter(1.0, decimals=_percent_decimals(axes[1]))
+        )
         handles, labels = axes[0].get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
@@ -241,7 +346,9 @@ _one_at_a_time = threading.Lock()  # matplotlib's settings are global while a fi
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:
     with _one_at_a_time, rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", MISSING_GLYPH.pattern)  # `_bytes` looks for a font; the rest is a note
+        warnings.filterwarnings(
+            "ignore", MISSING_GLYPH.pattern
+        )  # `_bytes` looks for a font; the rest is a note
         yield
 
 
@@ -275,7 +382,9 @@ def _save(figure: Figure, out: io.BytesIO, form: str, metadata: Any) -> set[str]
     for warning in told:
         glyph = MISSING_GLYPH.match(str(warning.message))
         if glyph is None:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
         else:
             absent.add(chr(int(glyph[1])))
     return absent
@@ -286,43 +395,80 @@ def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
     rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
     colour, shots = COLOURS[number % len(COLOURS)], [r["shots"] for r in rows]
     means = [r["mean"] for r in rows]
-    axes.plot(shots, means, marker=MARKERS[number % len(MARKERS)], markersize=5, color=colour, linewidth=1.8,
-              label=legend_label(name) or "Mean over splits", zorder=3)
+    axes.plot(
+        shots,
+        means,
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=5,
+        color=colour,
+        linewidth=1.8,
+        label=legend_label(name) or "Mean over splits",
+        zorder=3,
+    )
     banded = [r for r in rows if statistics.drawn_ends(r) and not statistics.is_range(r)]
     few = [r for r in rows if statistics.is_range(r)]
     if len(banded) > 1:
         low, high = zip(*map(statistics.drawn_ends, banded), strict=True)
-        axes.fill_between([r["shots"] for r in banded], low, high, color=colour, alpha=0.2, linewidth=0,
-                          label=None if name else interval_title("", {statistics.count_of(r) or 0 for r in banded}))
+        axes.fill_between(
+            [r["shots"] for r in banded],
+            low,
+            high,
+            color=colour,
+            alpha=0.2,
+            linewidth=0,
+            label=None
+            if name
+            else interval_title("", {statistics.count_of(r) or 0 for r in banded}),
+        )
     elif banded:
         _error_bars(axes, banded, "shots", colour, None if name else "95 % CI")
     if few:
-        _error_bars(axes, few, "shots", colour, None if name else interval_title("", {
-            statistics.count_of(r) or 0 for r in few}))
+        _error_bars(
+            axes,
+            few,
+            "shots",
+            colour,
+            None if name else interval_title("", {statistics.count_of(r) or 0 for r in few}),
+        )
     return shots
 
 
 def _error_bars(axes: Axes, rows: Rows, x: str, colour: Any, label: str | None = None) -> None:
     """Draw what is around each mean as a bar."""
-    axes.errorbar([r[x] for r in rows], [r["mean"] for r in rows], yerr=_split_marks(rows), color=colour, capsize=4,
-                  fmt="none", label=label)
+    axes.errorbar(
+        [r[x] for r in rows],
+        [r["mean"] for r in rows],
+        yerr=_split_marks(rows),
+        color=colour,
+        capsize=4,
+        fmt="none",
+        label=label,
+    )
 
 
 def _split_marks(rows: Rows) -> list[list[float]]:
-    """Return the lower and the upper lengths of the bars around the means, 0 where there is none."""
+    """Return the lower and the upper lengths of the bars around the means, 0 where there is
+    none.
+    """
     ends = [statistics.drawn_ends(r) or (r["mean"], r["mean"]) for r in rows]
-    return [[r["mean"] - low for r, (low, _) in zip(rows, ends, strict=True)],
-            [high - r["mean"] for r, (_, high) in zip(rows, ends, strict=True)]]
+    return [
+        [r["mean"] - low for r, (low, _) in zip(rows, ends, strict=True)],
+        [high - r["mean"] for r, (_, high) in zip(rows, ends, strict=True)],
+    ]
 
 
 def interval_title(what: str, counts: Collection[int]) -> str | None:
-    """Return what bands or bars are: 95 % intervals, or the range of fewer than 4 values, and of how many values."""
+    """Return what bands or bars are: 95 % intervals, or the range of fewer than 4 values, and of
+    how many values.
+    """
     if not counts:
         return None
     few = {count for count in counts if 1 < count < statistics.FEWEST_SPLITS}
     kind = "range" if few == set(counts) else "95 % CI, range where n < 4" if few else "95 % CI"
     known = sorted(count for count in counts if count > 1)
-    number = "" if not known else f", n = {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "")
+    number = (
+        "" if not known else f", n = {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "")
+    )
     return (f"{what}: " if what else "") + kind + number
 
 
@@ -331,21 +477,35 @@ def add_caption(figure: Figure, lines: Sequence[str]) -> None:
     if not lines:
         return
     wide, high = figure.get_size_inches()
-    rows = [row for line in lines for row in textwrap.wrap(_shown(line), max(40, int(wide / 0.063)))]
+    rows = [
+        row for line in lines for row in textwrap.wrap(_shown(line), max(40, int(wide / 0.063)))
+    ]
     text = "\n".join(rows)
     figure.set_size_inches(wide, high + 0.13 * len(rows))
     figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color="#8A3800")
 
 
 def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[int]:
-    """One of many lines, its intervals as bars, moved a little aside so that they do not hide each other; its shots."""
+    """One of many lines, its intervals as bars, moved a little aside so that they do not hide each
+    other; its shots.
+    """
     rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
     aside = 1.0 + 0.02 * (number - (of - 1) / 2)  # a factor: the axis is logarithmic
     x = [r["shots"] * aside for r in rows]
-    axes.errorbar(x, [r["mean"] for r in rows], yerr=_split_marks(rows), label=legend_label(name), markersize=4.5,
-                  linewidth=1.3, elinewidth=0.9, marker=MARKERS[number % len(MARKERS)],
-                  color=COLOURS[number % len(COLOURS)], capsize=2,
-                  linestyle="-" if number < len(COLOURS) else "--", zorder=3)
+    axes.errorbar(
+        x,
+        [r["mean"] for r in rows],
+        yerr=_split_marks(rows),
+        label=legend_label(name),
+        markersize=4.5,
+        linewidth=1.3,
+        elinewidth=0.9,
+        marker=MARKERS[number % len(MARKERS)],
+        color=COLOURS[number % len(COLOURS)],
+        capsize=2,
+        linestyle="-" if number < len(COLOURS) else "--",
+        zorder=3,
+    )
     return [r["shots"] for r in rows]
 
 
@@ -353,7 +513,15 @@ def _shots_axis(axes: Axes, shots: Sequence[int]) -> None:
     """Shots on a logarithmic scale, each its own tick as long as they do not crowd."""
     axes.set_xlabel("Training images per class")
     if not shots:
-        axes.text(0.5, 0.5, "no finished trial", transform=axes.transAxes, ha="center", va="center", color="#555555")
+        axes.text(
+            0.5,
+            0.5,
+            "no finished trial",
+            transform=axes.transAxes,
+            ha="center",
+            va="center",
+            color="#555555",
+        )
         axes.set_xticks([])
         axes.set_yticks([])
         return
@@ -404,15 +572,31 @@ def _ink(share: float) -> str:
 def _cell_numbers(axes: Axes, counts: np.ndarray, shares: np.ndarray) -> None:
     size = _number_size(counts)
     for i, j in zip(*np.nonzero(counts), strict=True):
-        axes.text(j, i, str(counts[i, j]), ha="center", va="center", fontsize=size, color=_ink(shares[i, j]))
+        axes.text(
+            j,
+            i,
+            str(counts[i, j]),
+            ha="center",
+            va="center",
+            fontsize=size,
+            color=_ink(shares[i, j]),
+        )
 
 
 def _draw_measure(axes: Axes, records: Rows, key: str, label: str, number: int) -> None:
     points = [(r["step"], r["values"][key]) for r in records if key in r.get("values", {})]
     if points:
         x, y = zip(*points, strict=True)
-        axes.plot(x, y, color=COLOURS[number], label=label, linewidth=1.8, linestyle=("-", "--")[number],
-                  marker=MARKERS[number] if len(points) <= 20 else None, markersize=4)
+        axes.plot(
+            x,
+            y,
+            color=COLOURS[number],
+            label=label,
+            linewidth=1.8,
+            linestyle=("-", "--")[number],
+            marker=MARKERS[number] if len(points) <= 20 else None,
+            markersize=4,
+        )
 
 
 def _percent_decimals(axes: Axes) -> int:
@@ -421,7 +605,8 @@ def _percent_decimals(axes: Axes) -> int:
 
 
 def legend_label(text: str) -> str:
-    """Return a name as a legend shows it; matplotlib hides names that begin with _, but not behind a zero-width space.
+    """Return a name as a legend shows it; matplotlib hides names that begin with _, but not behind
+    a zero-width space.
     """
     shown = _shown(text)
     return f"\u200b{shown}" if shown.startswith("_") else shown
@@ -439,7 +624,7 @@ def _wrapped(text: str, width: int) -> str:
 def _short(name: str) -> str:
     """A class name for an axis: cut in its middle, for long names often share their beginning."""
     name = _shown(name)
-    return name if len(name) <= LABEL_LENGTH else f"{name[:13]}…{name[13 - LABEL_LENGTH + 1:]}"
+    return name if len(name) <= LABEL_LENGTH else f"{name[:13]}…{name[13 - LABEL_LENGTH + 1 :]}"
 
 
 def _shown(text: str) -> str:

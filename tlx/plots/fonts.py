@@ -17,7 +17,9 @@ NAMED_UP_TO = 12  # characters that the note shows
 
 @functools.lru_cache(64)
 def _characters(path: str) -> frozenset[int]:
-    """Return the code points that a font file has glyphs for; none for a file that cannot be read."""
+    """Return the code points that a font file has glyphs for; none for a file that cannot be
+    read.
+    """
     try:
         return frozenset(FT2Font(path).get_charmap())
     except (OSError, RuntimeError):
@@ -25,7 +27,8 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def fallback_families(characters: Iterable[str]) -> list[str]:
-    """Return installed font families that together have as many of these characters as there are, preferred ones first.
+    """Return installed font families that together have as many of these characters as there are,
+    preferred ones first.
     """
     wanted, families = {ord(c) for c in characters}, []
     for family, path in _installed():
@@ -40,16 +43,27 @@ def fallback_families(characters: Iterable[str]) -> list[str]:
 
 @functools.lru_cache(1)
 def _installed() -> tuple[tuple[str, str], ...]:
-    """Return (family, file) of every installed font that may help, in the order in which they are tried."""
-    fonts = {entry.name: entry.fname for entry in font_manager.fontManager.ttflist
-             if entry.style == "normal" and not entry.name.startswith((OWN, *PLACEHOLDERS))}
-    return tuple(sorted(fonts.items(), key=lambda font: (not font[0].startswith(PREFERRED), font[0])))
+    """Return (family, file) of every installed font that may help, in the order in which they are
+    tried.
+    """
+    fonts = {
+        entry.name: entry.fname
+        for entry in font_manager.fontManager.ttflist
+        if entry.style == "normal" and not entry.name.startswith((OWN, *PLACEHOLDERS))
+    }
+    return tuple(
+        sorted(fonts.items(), key=lambda font: (not font[0].startswith(PREFERRED), font[0]))
+    )
 
 
 def undrawable(texts: Iterable[str]) -> list[str]:
     """Return the characters of some texts that no installed font has; each once, in order."""
     own = _characters(font_manager.findfont(OWN))
-    absent = [c for c in dict.fromkeys("".join(texts)) if ord(c) not in own and unicodedata.category(c)[0] not in "CZ"]
+    absent = [
+        c
+        for c in dict.fromkeys("".join(texts))
+        if ord(c) not in own and unicodedata.category(c)[0] not in "CZ"
+    ]
     if not absent:
         return []
     held = set().union(*(_characters(path) for _, path in _installed()))
@@ -57,10 +71,15 @@ def undrawable(texts: Iterable[str]) -> list[str]:
 
 
 def note(texts: Iterable[str]) -> str:
-    """Return what is said of names whose letters become boxes in figures; "" where every letter can be drawn."""
+    """Return what is said of names whose letters become boxes in figures; "" where every letter can
+    be drawn.
+    """
     absent = undrawable(texts)
     if not absent:
         return ""
     more = "" if len(absent) <= NAMED_UP_TO else " …"
-    return (f"no installed font has the letters {' '.join(absent[:NAMED_UP_TO])}{more}: they are boxes in figures; "
-            "install one that has them (Noto Sans CJK for Chinese, Japanese, Korean)")
+    return (
+        f"no installed font has the letters {' '.join(absent[:NAMED_UP_TO])}{more}: they are boxes "
+        f"in figures; "
+        "install one that has them (Noto Sans CJK for Chinese, Japanese, Korean)"
+    )

@@ -1,4 +1,6 @@
-"""The numbers behind the figures of RDMs: rows of one, the cells of a heat map, the range of the colours."""
+"""The numbers behind the figures of RDMs: rows of one, the cells of a heat map, the range of the
+colours.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,22 @@ def checked(rdm: Any, codes: Any) -> tuple[np.ndarray, np.ndarray]:
     rdm, codes = np.asanyarray(rdm), np.asarray(codes)
     n = len(codes)
     if rdm.shape not in ((n, n), (n * (n - 1) // 2,)):
-        raise ValueError(f"an RDM of shape {rdm.shape} for {n} rows: neither ({n}, {n}) nor ({n * (n - 1) // 2},)")
+        raise ValueError(
+            f"an RDM of shape {rdm.shape} for {n} rows: neither ({n}, {n}) nor "
+            f"({n * (n - 1) // 2},)"
+        )
     return rdm, codes
 
 
 def upper(rdm: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(i, dissimilarities of row i to rows i + 1 …), all in float64; ValueError if one is not finite."""
+    """(i, dissimilarities of row i to rows i + 1 …), all in float64; ValueError if one is not
+    finite.
+    """
     start = 0
     for i in range(n - 1):
-        row = np.asarray(rdm[i, i + 1:] if rdm.ndim == 2 else rdm[start:start + n - 1 - i], np.float64)
+        row = np.asarray(
+            rdm[i, i + 1 :] if rdm.ndim == 2 else rdm[start : start + n - 1 - i], np.float64
+        )
         start += n - 1 - i
         if not np.isfinite(row).all():
             raise ValueError(f"the dissimilarities of row {i} are not all finite")
@@ -30,7 +39,9 @@ def upper(rdm: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def cells(rdm: Any, codes: Any, most: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The heat map's cells (s, s), NaN where there is no pair; where classes begin and end, in cells; their codes."""
+    """The heat map's cells (s, s), NaN where there is no pair; where classes begin and end, in
+    cells; their codes.
+    """
     rdm, codes = checked(rdm, codes)
     n = len(codes)
     shown, sizes = np.unique(codes, return_counts=True)
@@ -49,7 +60,7 @@ def cells(rdm: Any, codes: Any, most: int) -> tuple[np.ndarray, np.ndarray, list
     members = np.bincount(block)
     sums = np.zeros((len(members), len(members)))
     for i, row in upper(rdm, n):
-        sums[block[i]] += np.bincount(block[i + 1:], weights=row, minlength=len(members))
+        sums[block[i]] += np.bincount(block[i + 1 :], weights=row, minlength=len(members))
     pairs = np.outer(members, members) - np.diag(members)
     means = np.divide(sums + sums.T, pairs, out=np.full(sums.shape, np.nan), where=pairs > 0)
     return means, np.asarray(edges, float), shown.tolist()
@@ -62,15 +73,28 @@ def span(arrays: Sequence[np.ndarray], percent: float = 0.0) -> tuple[float, flo
     if not known:
         return 0.0, 1.0
     if percent:
-        low, high = (float(v) for v in np.percentile(np.concatenate(known), [percent, 100 - percent]))
+        low, high = (
+            float(v) for v in np.percentile(np.concatenate(known), [percent, 100 - percent])
+        )
     else:
         low, high = float(min(a.min() for a in known)), float(max(a.max() for a in known))
-    return (low, high) if high - low > 1e-9 * max(abs(low), abs(high), 1e-300) else (low, low + (abs(low) or 1) * 0.1)
+    return (
+        (low, high)
+        if high - low > 1e-9 * max(abs(low), abs(high), 1e-300)
+        else (low, low + (abs(low) or 1) * 0.1)
+    )
 
 
 def norm(arrays: Sequence[np.ndarray]) -> tuple[Normalize, str]:
     """The colour scale, and at which of its ends numbers lie outside it."""
     low, high = span(arrays, 1.0)
-    under, over = (any(bool(outside(a)) for a in arrays) for outside in (
-        lambda a: np.nanmin(a, initial=low) < low, lambda a: np.nanmax(a, initial=high) > high))
-    return Normalize(low, high), {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[under, over]
+    under, over = (
+        any(bool(outside(a)) for a in arrays)
+        for outside in (
+            lambda a: np.nanmin(a, initial=low) < low,
+            lambda a: np.nanmax(a, initial=high) > high,
+        )
+    )
+    return Normalize(low, high), {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
+        under, over
+    ]

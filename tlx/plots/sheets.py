@@ -26,10 +26,21 @@ def panel(figure: Figure, left: float, below: float, wide: float, high: float) -
     return figure.add_axes((left / width, below / height, wide / width, high / height))
 
 
-def bar(figure: Figure, image: Any, left: float, below: float, high: float, unit: str,
-        extend: str = "neither") -> None:
-    """The colour bar of an image, right of a panel that ends at `left` inches; numbers pass it where it `extend`s."""
-    made = figure.colorbar(image, cax=panel(figure, left + 0.15, below, 0.17, high), extend=extend, extendfrac=0.03)
+def bar(
+    figure: Figure,
+    image: Any,
+    left: float,
+    below: float,
+    high: float,
+    unit: str,
+    extend: str = "neither",
+) -> None:
+    """The colour bar of an image, right of a panel that ends at `left` inches; numbers pass it
+    where it `extend`s.
+    """
+    made = figure.colorbar(
+        image, cax=panel(figure, left + 0.15, below, 0.17, high), extend=extend, extendfrac=0.03
+    )
     made.ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
     made.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
     made.set_label(unit)

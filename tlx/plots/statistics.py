@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 CONFIDENCE = 0.95
-FEWEST_SPLITS = 4  # below, a t-interval is too wide to say anything: the range of the values is shown instead
+FEWEST_SPLITS = (
+    4  # below, a t-interval is too wide to say anything: the range of the values is shown instead
+)
 ACCURACY = (0.0, 1.0)  # the ends of an accuracy, which no interval passes
 NOT_NEGATIVE = (0.0, math.inf)  # the ends of a dimension, a sum of squares, a time
 UNBOUNDED = (-math.inf, math.inf)
@@ -18,7 +20,8 @@ COUNTS = ("splits", "networks", "repeats", "seeds")  # columns that say how many
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean over n splits. sd, half_width, low and high are None for n = 1: one split shows no spread.
+    """A mean over n splits. sd, half_width, low and high are None for n = 1: one split shows no
+    spread.
 
     sd           standard deviation of the sample (n − 1)
     half_width   of the confidence interval by Student's t: t(n − 1) · sd / √n
@@ -43,9 +46,14 @@ class MeanEstimate:
         return None if self.half_width is None else min(self.bounds[1], self.mean + self.half_width)
 
 
-def estimate(values: Iterable[float], confidence: float = CONFIDENCE, *,
-             bounds: tuple[float, float] = UNBOUNDED) -> MeanEstimate | None:
-    """Mean and t-interval of finite numbers; None if there is none. ValueError if one is not finite.
+def estimate(
+    values: Iterable[float],
+    confidence: float = CONFIDENCE,
+    *,
+    bounds: tuple[float, float] = UNBOUNDED,
+) -> MeanEstimate | None:
+    """Mean and t-interval of finite numbers; None if there is none. ValueError if one is not
+    finite.
 
     bounds   what the number can be at all: the ends of the interval are clipped to it
 
@@ -69,12 +77,21 @@ def estimate(values: Iterable[float], confidence: float = CONFIDENCE, *,
 
 
 def accuracy_columns(values: Iterable[float]) -> dict[str, float | None]:
-    """Return the columns of a table row for some accuracies: mean, sd, ci (half width), low, high, lowest, highest."""
+    """Return the columns of a table row for some accuracies: mean, sd, ci (half width), low, high,
+    lowest, highest.
+    """
     found = estimate(values, bounds=ACCURACY)
     if found is None:
         return dict.fromkeys(("mean", "sd", "ci", "low", "high", "lowest", "highest"))
-    return {"mean": found.mean, "sd": found.sd, "ci": found.half_width, "low": found.low, "high": found.high,
-            "lowest": found.lowest, "highest": found.highest}
+    return {
+        "mean": found.mean,
+        "sd": found.sd,
+        "ci": found.half_width,
+        "low": found.low,
+        "high": found.high,
+        "lowest": found.lowest,
+        "highest": found.highest,
+    }
 
 
 def count_of(row: Mapping[str, Any]) -> int | None:
@@ -83,13 +100,17 @@ def count_of(row: Mapping[str, Any]) -> int | None:
 
 
 def is_range(row: Mapping[str, Any]) -> bool:
-    """Return whether a row is shown with the range of its values, as they are too few for an interval."""
+    """Return whether a row is shown with the range of its values, as they are too few for an
+    interval.
+    """
     count = count_of(row)
     return count is not None and 1 < count < FEWEST_SPLITS and row.get("lowest") is not None
 
 
 def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return what is drawn around a row's mean: its interval, or the range of fewer than 4 values; None for one."""
+    """Return what is drawn around a row's mean: its interval, or the range of fewer than 4 values;
+    None for one.
+    """
     if is_range(row):
         return row["lowest"], row["highest"]
     if row.get("low") is None or row.get("high") is None:
@@ -98,7 +119,9 @@ def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def binomial_interval(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's interval of a share that was seen in n images (Wilson 1927, J. Am. Stat. Assoc. 22)."""
+    """Return Wilson's interval of a share that was seen in n images (Wilson 1927, J. Am. Stat.
+    Assoc. 22).
+    """
     from scipy.special import ndtri
 
     z = float(ndtri(0.5 + confidence / 2))
@@ -108,18 +131,25 @@ def binomial_interval(share: float, n: int, confidence: float = CONFIDENCE) -> t
 
 
 def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """The half-width factor: P(|T| ≤ t) = confidence for Student's T of these degrees of freedom."""
+    """The half-width factor: P(|T| ≤ t) = confidence for Student's T of these degrees of
+    freedom.
+    """
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, 0.5 + confidence / 2))
 
 
-def by_shots(trials: Sequence[Mapping[str, Any]], score: str = "test_accuracy",
-             times: Sequence[str] = ("train_s", "total_s")) -> list[dict[str, Any]]:
+def by_shots(
+    trials: Sequence[Mapping[str, Any]],
+    score: str = "test_accuracy",
+    times: Sequence[str] = ("train_s", "total_s"),
+) -> list[dict[str, Any]]:
     """One row for each number of shots, ascending, over the splits that have a score.
 
-    trials   mappings with "shots" and, where the trial ended well, `score` (a fraction) and `times` (seconds)
-    →        {"shots", "splits", "missing", "val" (mean validation accuracy), "mean", "sd", "ci" (half width), "low",
+    trials   mappings with "shots" and, where the trial ended well, `score` (a fraction) and `times`
+             (seconds)
+    →        {"shots", "splits", "missing", "val" (mean validation accuracy), "mean", "sd", "ci"
+             (half width), "low",
              "high", "lowest", "highest", <time>: mean seconds}
              missing counts trials without a score; what cannot be said is None
     """
@@ -127,7 +157,11 @@ def by_shots(trials: Sequence[Mapping[str, Any]], score: str = "test_accuracy",
     for shots in sorted({t["shots"] for t in trials}):
         mine = [t for t in trials if t["shots"] == shots]
         scored = [t for t in mine if t.get(score) is not None and math.isfinite(t[score])]
-        row: dict[str, Any] = {"shots": shots, "splits": len(scored), "missing": len(mine) - len(scored)}
+        row: dict[str, Any] = {
+            "shots": shots,
+            "splits": len(scored),
+            "missing": len(mine) - len(scored),
+        }
         chosen = estimate(t[VALIDATION] for t in mine if t.get(VALIDATION) is not None)
         row["val"] = chosen and chosen.mean
         row |= accuracy_columns(t[score] for t in scored)
@@ -140,7 +174,9 @@ def by_shots(trials: Sequence[Mapping[str, Any]], score: str = "test_accuracy",
 
 @dataclass(frozen=True)
 class Value:
-    """A number, and from where to where it may lie (None: unknown); spread says what that range is."""
+    """A number, and from where to where it may lie (None: unknown); spread says what that range
+    is.
+    """
 
     mean: float
     low: float | None = None

@@ -24,7 +24,9 @@ def plus_minus(value: float | None) -> str:
 
 
 def spread(row: Mapping[str, Any]) -> str:
-    """Return what stands behind a mean accuracy: ± its interval, the range of fewer than 4 values, nothing for one."""
+    """Return what stands behind a mean accuracy: ± its interval, the range of fewer than 4 values,
+    nothing for one.
+    """
     if statistics.is_range(row):
         return f"({100 * row['lowest']:.1f} to {100 * row['highest']:.1f})"
     return "" if row.get("ci") is None else plus_minus(row["ci"])
@@ -44,10 +46,16 @@ def seconds(value: float | None) -> str:
     if value < 60:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+    return (
+        f"{minutes} min {rest:02d} s"
+        if minutes < 60
+        else f"{minutes // 60} h {minutes % 60:02d} min"
+    )
 
 
-COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {  # key of a few-shot row → heading, how it is shown
+COLUMNS: dict[
+    str, tuple[str, Callable[[Any], str]]
+] = {  # key of a few-shot row → heading, how it is shown
     "shots": ("shots", str),
     "splits": ("splits", str),
     "val": ("validation", percent),
@@ -56,20 +64,35 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {  # key of a few-shot ro
     "train_s": ("training time", seconds),
     "missing": ("failed", str),
 }
-CSV_HEADINGS = {"val": "mean_val_accuracy", "train_s": "mean_train_s", "total_s": "mean_total_s",
-                "mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high",
-                "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy"}
+CSV_HEADINGS = {
+    "val": "mean_val_accuracy",
+    "train_s": "mean_train_s",
+    "total_s": "mean_total_s",
+    "mean": "mean_test_accuracy",
+    "ci": "ci95_half_width",
+    "low": "ci95_low",
+    "high": "ci95_high",
+    "lowest": "lowest_test_accuracy",
+    "highest": "highest_test_accuracy",
+}
 
 
 def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
-    """The table of `statistics.by_shots` rows: form is "text", "markdown" or "csv" (raw numbers, every key)."""
+    """The table of `statistics.by_shots` rows: form is "text", "markdown" or "csv" (raw numbers,
+    every key).
+    """
     if form == "csv":
         keys = list(rows[0]) if rows else list(COLUMNS)
-        return as_csv([CSV_HEADINGS.get(k, k) for k in keys], [[row.get(k) for k in keys] for row in rows])
+        return as_csv(
+            [CSV_HEADINGS.get(k, k) for k in keys], [[row.get(k) for k in keys] for row in rows]
+        )
     optional = ("missing", "val")
     keys = [k for k in COLUMNS if k not in optional or any(row.get(k) for row in rows)]
     headings = [COLUMNS[k][0] for k in keys]
-    body = [[(spread(row) or NOTHING) if k == "ci" else COLUMNS[k][1](row.get(k)) for k in keys] for row in rows]
+    body = [
+        [(spread(row) or NOTHING) if k == "ci" else COLUMNS[k][1](row.get(k)) for k in keys]
+        for row in rows
+    ]
     return FORMS[form](headings, body)
 
 
@@ -78,19 +101,27 @@ def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     cells = [[escape_control(c) for c in row] for row in [headings, *rows]]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(headings))]
     right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headings))]
-    lines = ["  ".join(_padded(c, w, r) for c, w, r in zip(row, widths, right, strict=True)).rstrip() for row in cells]
+    lines = [
+        "  ".join(_padded(c, w, r) for c, w, r in zip(row, widths, right, strict=True)).rstrip()
+        for row in cells
+    ]
     return "\n".join([lines[0], "  ".join("─" * w for w in widths), *lines[1:]]) + "\n"
 
 
 def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table; a cell cannot end its column, its row or the table."""
     cells = [[_markdown(c) for c in row] for row in [headings, *rows]]
-    marks = ["---:" if all(_is_number(str(row[i])) for row in rows) else "---" for i in range(len(headings))]
+    marks = [
+        "---:" if all(_is_number(str(row[i])) for row in rows) else "---"
+        for i in range(len(headings))
+    ]
     return "".join(f"| {' | '.join(row)} |\n" for row in [cells[0], marks, *cells[1:]])
 
 
 def as_csv(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """CSV of full-precision numbers. Text that a spreadsheet would compute gets a ' before it; controls are escaped."""
+    """CSV of full-precision numbers. Text that a spreadsheet would compute gets a ' before it;
+    controls are escaped.
+    """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([_harmless(h) for h in headings])
@@ -114,7 +145,10 @@ def _markdown(cell: Any) -> str:
 
 
 def _width(text: str) -> int:
-    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+    return sum(
+        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )
 
 
 def _padded(text: str, width: int, right: bool) -> str:

@@ -1,4 +1,6 @@
-"""What an extraction of activations is asked for: a declaration only, read without loading torch."""
+"""What an extraction of activations is asked for: a declaration only, read without loading
+torch.
+"""
 
 from __future__ import annotations
 
@@ -21,18 +23,39 @@ class Extraction(FewShotTrial):
     model_selection: bool = setting(False, cli=False)
     vote: str = setting("majority", cli=False)
     use_crops: bool = setting(False, help="ten crops an image")
-    trained_on: str | None = setting(None, identity=False, help="what the weights were trained on, as in the thesis: a source "
-                                  "(mnist, random_init), architecture/source (vgg16/imagenet), or a weight file")
-    part: str = setting("all", choices=("all", "train", "val", "test"), help="images of which split folder")
-    samples: int = setting(0, low=0, help="so many images, as many of each class: the first of each; 0: all")
-    layers: tuple[str, ...] = setting((), help="layers by name or block number, comma-separated, or a set: blocks (all of "
-                                   "them), last, all (input and every module), thesis, model_25, model_50, model_75, "
-                                   "model_100. Default: blocks")
-    model_description: str | None = setting(None, identity=False, help="JSON of the original study that names the layers")
-    reduce: str = setting("pooled", choices=("pooled", "flat", "first-token", "raw"), help="what is kept of a layer: its "
-                       "spatial mean, everything as one row, a transformer's class token, or as it is")
-    fold: bool = setting(True, help="fold batch norm into the convolutions: faster, other last bits")
-    precision: str = setting("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
+    trained_on: str | None = setting(
+        None,
+        identity=False,
+        help="what the weights were trained on, as in the thesis: a source "
+        "(mnist, random_init), architecture/source (vgg16/imagenet), or a weight file",
+    )
+    part: str = setting(
+        "all", choices=("all", "train", "val", "test"), help="images of which split folder"
+    )
+    samples: int = setting(
+        0, low=0, help="so many images, as many of each class: the first of each; 0: all"
+    )
+    layers: tuple[str, ...] = setting(
+        (),
+        help="layers by name or block number, comma-separated, or a set: blocks (all of "
+        "them), last, all (input and every module), thesis, model_25, model_50, model_75, "
+        "model_100. Default: blocks",
+    )
+    model_description: str | None = setting(
+        None, identity=False, help="JSON of the original study that names the layers"
+    )
+    reduce: str = setting(
+        "pooled",
+        choices=("pooled", "flat", "first-token", "raw"),
+        help="what is kept of a layer: its "
+        "spatial mean, everything as one row, a transformer's class token, or as it is",
+    )
+    fold: bool = setting(
+        True, help="fold batch norm into the convolutions: faster, other last bits"
+    )
+    precision: str = setting(
+        "float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass"
+    )
     dtype: str = setting("float32", choices=("float32", "float16"), help="numbers kept")
 
     @property
@@ -41,7 +64,9 @@ class Extraction(FewShotTrial):
         if self.trained_on is None:
             return self
         if self.model is not None or self.source is not None:
-            raise UsageError("conflict", "--trained-on with --model or --source", expected="one of them")
+            raise UsageError(
+                "conflict", "--trained-on with --model or --source", expected="one of them"
+            )
         given = self.replace(trained_on=None)
         if Path(self.trained_on).expanduser().is_file():
             return given.replace(model=self.trained_on)

@@ -18,8 +18,9 @@ DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of 
 
 @dataclass(frozen=True)
 class Trial:
-    """One spec with what it is run on. Trials of one group share their inputs, and run one after the other in one
-    process, so that what they have in common is computed once."""
+    """One spec with what it is run on. Trials of one group share their inputs, and run one after
+    the other in one process, so that what they have in common is computed once.
+    """
 
     spec: Any
     inputs: Any
@@ -52,8 +53,8 @@ BACKWARD = 2  # passes that a training row takes beside the one forward
 def work_of(trial: Trial) -> tuple[float, float]:
     """Rows through the network until a trial is fitted, and rows of its test.
 
-    Each epoch takes every training row forward and backward, and every validation row forward. A trial whose inputs
-    are not samples counts by its shots.
+    Each epoch takes every training row forward and backward, and every validation row forward. A
+    trial whose inputs are not samples counts by its shots.
     """
     inputs = getattr(trial.inputs, "data", trial.inputs)
     train, val, test = (_rows(getattr(inputs, role, None)) for role in ("train", "val", "test"))
@@ -73,7 +74,8 @@ def _rows(samples: Any) -> int:
 class Study:
     """What one command asks for.
 
-    key     names the study: the same question, asked with more shots or splits, is the same study grown
+    key     names the study: the same question, asked with more shots or splits, is the same study
+            grown
     call    "package.module:run" of its trials
     preload modules that its trials need beside PRELOAD: imported once, not in every process
     inputs  the data sets that enter, for the record: {"name", "source", "digest", "context"}
@@ -90,7 +92,8 @@ class Study:
     params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
     preload: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # for people: said before the trials
-    dress: str = "tlx.studies.reporting:write_trial_figures"  # called with a trial's folder and result, it adds figures
+    # called with a trial's folder and result, it adds figures
+    dress: str = "tlx.studies.reporting:write_trial_figures"
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -98,7 +101,9 @@ class Study:
         together: dict[str, list[Trial]] = {}
         for trial in self.trials:
             together.setdefault(trial.group or trial.spec.key, []).append(trial)
-        return tuple(Group(key, trials[0].spec.title, tuple(trials)) for key, trials in together.items())
+        return tuple(
+            Group(key, trials[0].spec.title, tuple(trials)) for key, trials in together.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -114,7 +119,9 @@ class TrialContext:
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What came of a study: every outcome in order, what was found done, and how the mirror stands."""
+    """What came of a study: every outcome in order, what was found done, and how the mirror
+    stands.
+    """
 
     study: Study
     outcomes: tuple[Result | TlxError, ...]
@@ -137,21 +144,29 @@ class StudyReport:
     def raise_if_failed(self, require_tracking: bool) -> None:
         """TrialsFailed if a trial has no result, Untracked if records are unsent and were required.
 
-        Where all that failed for a reason that is not the trials' own (another process at work, a full disk, a damaged
-        folder, settings that do not go together), that reason is raised as it is, with its exit code.
+        Where all that failed for a reason that is not the trials' own (another process at work, a
+        full disk, a damaged folder, settings that do not go together), that reason is raised as it
+        is, with its exit code.
         """
         errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
-        if errors and all(isinstance(e, (BusyError, IntegrityError, UsageError)) or e.code in DISK for e in errors):
+        if errors and all(
+            isinstance(e, (BusyError, IntegrityError, UsageError)) or e.code in DISK for e in errors
+        ):
             raise errors[0]
         if errors:
-            raise TrialsFailedError("trials-failed", f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
-                               remedy="the same command tries them again and keeps the finished ones")
+            raise TrialsFailedError(
+                "trials-failed",
+                f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",
+                remedy="the same command tries them again and keeps the finished ones",
+            )
         if require_tracking and self.sent is not None:
             self.sent.require()
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the store of these settings. Raises BadDataError if it was written in another format."""
+    """Return the store of these settings. Raises BadDataError if it was written in another
+    format.
+    """
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     store = Store(settings.store_folder(target.database if target else None))
     store.check_format()

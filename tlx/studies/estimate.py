@@ -1,4 +1,6 @@
-"""What a study will take: seconds measured on one batch, bytes from sizes. Estimates, and said to be such."""
+"""What a study will take: seconds measured on one batch, bytes from sizes. Estimates, and said to
+be such.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
     from ..models.network import Network
 
 CROPS = 10  # of an image, where crops are used
-STATES = 4  # a training's state on disk: weights, the best ones, at most two moments of the optimizer
+STATES = (
+    4  # a training's state on disk: weights, the best ones, at most two moments of the optimizer
+)
 MOST_ROWS = 32  # of the batch that is measured
 
 
@@ -30,7 +34,9 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Seconds of all trials on so many workers, bytes of decoded images and of trainings under way."""
+    """Seconds of all trials on so many workers, bytes of decoded images and of trainings under
+    way.
+    """
 
     seconds: float
     images_bytes: int
@@ -48,9 +54,12 @@ def rows_of(spec: FineTuning, few: FewShotGrid, found: PreflightResult) -> RowCo
     return RowCounts(crops * spec.epochs * train, crops * scoring)
 
 
-def seconds_a_row(network: Network, spec: FineTuning, threads: int,
-                  clock: Callable[[], float] = time.perf_counter) -> tuple[float, float]:
-    """Measure (training, scoring) of one row on one batch, on the CPU. The network is left as it was."""
+def seconds_a_row(
+    network: Network, spec: FineTuning, threads: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[float, float]:
+    """Measure (training, scoring) of one row on one batch, on the CPU. The network is left as it
+    was.
+    """
     import torch
 
     size = min(spec.batch_size, MOST_ROWS)
@@ -67,15 +76,21 @@ def seconds_a_row(network: Network, spec: FineTuning, threads: int,
         started = clock()
         loss = network(x).float().square().mean()
         if loss.requires_grad:
-            torch.autograd.grad(loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True)
+            torch.autograd.grad(
+                loss, [p for p in network.parameters() if p.requires_grad], allow_unused=True
+            )
         return (clock() - started) / size, scoring / size
     finally:
         torch.set_num_threads(before)
         network.train(training)
 
 
-def estimate(spec: FineTuning, few: FewShotGrid, settings: Settings, found: PreflightResult) -> CostEstimate:
-    """Estimate what the fine-tuning study of a look takes. Frozen prefixes and early stopping make it less."""
+def estimate(
+    spec: FineTuning, few: FewShotGrid, settings: Settings, found: PreflightResult
+) -> CostEstimate:
+    """Estimate what the fine-tuning study of a look takes. Frozen prefixes and early stopping make
+    it less.
+    """
     assert found.network is not None
     assert found.splits is not None
     network, rows = found.network, rows_of(spec, few, found)
@@ -88,5 +103,8 @@ def estimate(spec: FineTuning, few: FewShotGrid, settings: Settings, found: Pref
     crops = CROPS if spec.use_crops else 1
     pixels = len(images) * crops * network.input_size**2 * network.channels
     state = STATES * sum(p.numel() * p.element_size() for p in network.parameters())
-    return CostEstimate((rows.training * training + rows.scoring * scoring) / workers,
-                    min(pixels, int(settings.decode_budget * 1e9)), workers * state)
+    return CostEstimate(
+        (rows.training * training + rows.scoring * scoring) / workers,
+        min(pixels, int(settings.decode_budget * 1e9)),
+        workers * state,
+    )

@@ -17,24 +17,49 @@ RANDOM = "random"  # the source that means: no pre-training
 class FewShotTrial(Spec):
     """A network and a few-shot split of a data set: what every few-shot trial is about."""
 
-    architecture: str = setting("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
-                             "timm: name")
-    source: str | None = setting(None, identity=False, help="what the weights were trained on (ImageNet, Places365, MNIST); "
-                              "random: no pre-training. Default: the backbone's own")
-    model: str | None = setting(None, identity=False, short="m", help="weight file (.safetensors, .pth, .pt, .h5)")
-    dataset: str = setting("digits", identity=False, short="d", help="a name of `tlx datasets`, a folder "
-                        "root/<split>/<label>/<image> or root/<label>/<image>, or a folder of IDX files")
-    split_path: str | None = setting(None, identity=False, help="folder of split CSVs. Default: shipped ones, or drawn")
+    architecture: str = setting(
+        "mnist-cnn",
+        short="a",
+        help="backbone: a row of `tlx backbones`, a torchvision or timm: name",
+    )
+    source: str | None = setting(
+        None,
+        identity=False,
+        help="what the weights were trained on (ImageNet, Places365, MNIST); "
+        "random: no pre-training. Default: the backbone's own",
+    )
+    model: str | None = setting(
+        None, identity=False, short="m", help="weight file (.safetensors, .pth, .pt, .h5)"
+    )
+    dataset: str = setting(
+        "digits",
+        identity=False,
+        short="d",
+        help="a name of `tlx datasets`, a folder "
+        "root/<split>/<label>/<image> or root/<label>/<image>, or a folder of IDX files",
+    )
+    split_path: str | None = setting(
+        None, identity=False, help="folder of split CSVs. Default: shipped ones, or drawn"
+    )
     shots: int = setting(1, low=1, cli=False, help="training images per class")
     split: int = setting(0, low=0, cli=False, help="number of the draw")
     use_crops: bool = setting(True, help="ten crops an image, which vote at test time")
-    precomputed_crops: str | None = setting(None, identity=False, help="folder of crops made elsewhere, "
-                                         "<stem>_crop_<0..9><ext>")
-    sizing: str = setting("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
-    input_size: int | None = setting(None, low=8, high=4096, help="pixels of the square the network sees. "
-                                  "Default: the backbone's")
+    precomputed_crops: str | None = setting(
+        None, identity=False, help="folder of crops made elsewhere, <stem>_crop_<0..9><ext>"
+    )
+    sizing: str = setting(
+        "squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect"
+    )
+    input_size: int | None = setting(
+        None,
+        low=8,
+        high=4096,
+        help="pixels of the square the network sees. Default: the backbone's",
+    )
     model_selection: bool = setting(False, help="largest shots, split 0, scored on val only")
-    vote: str = setting("majority", choices=("majority", "mean-probability"), help="how ten crops decide")
+    vote: str = setting(
+        "majority", choices=("majority", "mean-probability"), help="how ten crops decide"
+    )
     seed: int = setting(0, low=0, high=2**63 - 1, help="seed of all chance")
     images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
     weights: str = setting("", cli=False, help="digest of the weights that enter")
@@ -51,7 +76,9 @@ class FewShotTrial(Spec):
 
     @property
     def start_from(self) -> str | None:
-        """What `backbones.load` is asked for: a weight file, "default", or None for random weights."""
+        """What `backbones.load` is asked for: a weight file, "default", or None for random
+        weights.
+        """
         return self.model or (None if (self.source or "").lower() == RANDOM else "default")
 
     @property
@@ -66,11 +93,21 @@ class FewShotGrid(Spec):
 
     kind: ClassVar[str] = "few-shot-grid"
 
-    shots: tuple[int, ...] = setting((), low=1, help="training images per class. Default: those of the splits")
-    splits: int = setting(5, low=1, high=10_000, help="independent draws of each shots; fewer where there are fewer")
-    val_per_class: int = setting(10, low=1, help="validation images per class, where splits are drawn")
-    test_per_class: int | None = setting(None, low=1, help="test images per class, where splits are drawn. Default: the "
-                                      "whole test folder, 50 where there is none")
+    shots: tuple[int, ...] = setting(
+        (), low=1, help="training images per class. Default: those of the splits"
+    )
+    splits: int = setting(
+        5, low=1, high=10_000, help="independent draws of each shots; fewer where there are fewer"
+    )
+    val_per_class: int = setting(
+        10, low=1, help="validation images per class, where splits are drawn"
+    )
+    test_per_class: int | None = setting(
+        None,
+        low=1,
+        help="test images per class, where splits are drawn. Default: the "
+        "whole test folder, 50 where there is none",
+    )
     split_seed: int = setting(0, low=0, high=2**63 - 1, help="seed of the splits that are drawn")
     job: int = setting(0, low=0, identity=False, help="a number of your own, shown with the runs")
 

@@ -1,6 +1,7 @@
 """Image data of a study: the one place from which every command gets its images.
 
-Whatever is worth a word (files that were left out, how pixels were mapped) is appended to the caller's list of notes.
+Whatever is worth a word (files that were left out, how pixels were mapped) is appended to the
+caller's list of notes.
 """
 
 from __future__ import annotations
@@ -20,31 +21,61 @@ Progress = Callable[[int, int], None]
 
 
 def located(dataset: str, settings: Settings, notes: list[str]) -> ImageFolder:
-    """Return the images of a data set, listed. Raises Unsafe for links that lead out and are not allowed."""
-    folder = datasets.locate(dataset, settings.cache_folder, data_root=settings.data_root,
-                             allow=settings.allow_outside)
+    """Return the images of a data set, listed. Raises Unsafe for links that lead out and are not
+    allowed.
+    """
+    folder = datasets.locate(
+        dataset, settings.cache_folder, data_root=settings.data_root, allow=settings.allow_outside
+    )
     add(notes, folder.notes)
     return folder
 
 
-def decoded(folder: ImageFolder, chosen: Sequence[Image], sizing: Sizing, settings: Settings, notes: list[str],
-            progress: Progress | None = None) -> Pixels:
-    """Return the pixels of some images of a folder, in order; everything wrong with any of them is raised at once."""
-    return decoded_files([folder.root / image.path for image in chosen], sizing, settings, notes, progress)
+def decoded(
+    folder: ImageFolder,
+    chosen: Sequence[Image],
+    sizing: Sizing,
+    settings: Settings,
+    notes: list[str],
+    progress: Progress | None = None,
+) -> Pixels:
+    """Return the pixels of some images of a folder, in order; everything wrong with any of them is
+    raised at once.
+    """
+    return decoded_files(
+        [folder.root / image.path for image in chosen], sizing, settings, notes, progress
+    )
 
 
-def decoded_files(paths: Sequence[Path], sizing: Sizing, settings: Settings, notes: list[str],
-                  progress: Progress | None = None, precomputed: Callable[[int], Sequence[Path]] | None = None
-                  ) -> Pixels:
-    """Return the pixels of image files; `precomputed` gives the ten crops of an image that were made elsewhere."""
-    held = pixels(paths, sizing, settings.cache_folder, precomputed=precomputed, progress=progress,
-                  budget_bytes=int(settings.decode_budget * 1e9))
-    add(notes, [f"{count} images: {decode.NOTES.get(name, name)}" for name, count in held.notes.items()])
+def decoded_files(
+    paths: Sequence[Path],
+    sizing: Sizing,
+    settings: Settings,
+    notes: list[str],
+    progress: Progress | None = None,
+    precomputed: Callable[[int], Sequence[Path]] | None = None,
+) -> Pixels:
+    """Return the pixels of image files; `precomputed` gives the ten crops of an image that were
+    made elsewhere.
+    """
+    held = pixels(
+        paths,
+        sizing,
+        settings.cache_folder,
+        precomputed=precomputed,
+        progress=progress,
+        budget_bytes=int(settings.decode_budget * 1e9),
+    )
+    add(
+        notes,
+        [f"{count} images: {decode.NOTES.get(name, name)}" for name, count in held.notes.items()],
+    )
     return held
 
 
 def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None) -> list[str]:
-    """Return the digests of files, remembered in `cache`; if one cannot be read, all that is wrong with any is raised.
+    """Return the digests of files, remembered in `cache`; if one cannot be read, all that is wrong
+    with any is raised.
     """
     try:
         return images.digests(paths, cache, progress)
@@ -53,9 +84,15 @@ def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None
         raise
 
 
-def divided(folder: ImageFolder, settings: Settings, notes: list[str], progress: Progress | None = None) -> Sides:
-    """Return the training, validation and test images of a folder, none of whose bytes are on two sides."""
-    found = digests([folder.root / image.path for image in folder.images], settings.cache_folder, progress)
+def divided(
+    folder: ImageFolder, settings: Settings, notes: list[str], progress: Progress | None = None
+) -> Sides:
+    """Return the training, validation and test images of a folder, none of whose bytes are on two
+    sides.
+    """
+    found = digests(
+        [folder.root / image.path for image in folder.images], settings.cache_folder, progress
+    )
     sides = sides_of(folder, dict(zip(folder.images, found, strict=True)))
     add(notes, sides.notes)
     return sides

@@ -1,4 +1,6 @@
-"""A study's finished trials → its summary, figures and closing words, from its run folders alone."""
+"""A study's finished trials → its summary, figures and closing words, from its run folders
+alone.
+"""
 
 from __future__ import annotations
 
@@ -16,57 +18,91 @@ CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
 
 
 def write_trial_figures(folder: Path, result: Result) -> None:
-    """Put a trial's figures into its folder: learning curves, and the confusion matrix if it was tested."""
+    """Put a trial's figures into its folder: learning curves, and the confusion matrix if it was
+    tested.
+    """
     steps = [row for row in files.Journal.read(folder / JOURNAL) if row["t"] == "metrics"]
     if steps:
-        title = " ".join(str(word) for word in (result.spec.get("architecture"), _place(result)) if word)
+        title = " ".join(
+            str(word) for word in (result.spec.get("architecture"), _place(result)) if word
+        )
         curves = figures.learning_curves(steps, title, best_epoch=result.details.get("best_epoch"))
         files.write_bytes(folder / "learning_curves.png", curves)
     if "confusion" in result.details:
         classes, counts = result.details["classes"], result.details["confusion"]
-        files.write_bytes(folder / "confusion_matrix.png", figures.confusion_matrix(counts, classes))
+        files.write_bytes(
+            folder / "confusion_matrix.png", figures.confusion_matrix(counts, classes)
+        )
         rows = [[label, *row] for label, row in zip(classes, counts, strict=True)]
-        files.write_text(folder / "confusion_matrix.csv", tables.as_csv(["true \\ predicted", *classes], rows))
+        files.write_text(
+            folder / "confusion_matrix.csv", tables.as_csv(["true \\ predicted", *classes], rows)
+        )
 
 
 def write_summary(store: Store, key: str) -> None:
-    """Write a study's table, curve and summary beside its record, over all of its trials that are whole."""
+    """Write a study's table, curve and summary beside its record, over all of its trials that are
+    whole.
+    """
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = [result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
+    found = [
+        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
+    ]
     lines, warnings = by_line(found), warnings_of(found)
     metrics: list[dict[str, Any]] = []
     for line, rows in lines.items():
         for prefix in _prefixes(line, lines):
-            metrics += [{"name": prefix + name, "value": row[name_of], "step": row["shots"]}
-                        for row in rows if row["mean"] is not None for name, name_of in METRICS.items()
-                        if row[name_of] is not None]
+            metrics += [
+                {"name": prefix + name, "value": row[name_of], "step": row["shots"]}
+                for row in rows
+                if row["mean"] is not None
+                for name, name_of in METRICS.items()
+                if row[name_of] is not None
+            ]
     if metrics and all(row["shots"] for rows in lines.values() for row in rows):
-        curve = figures.few_shot_curve(lines if len(lines) > 1 else next(iter(lines.values())), study["title"],
-                                       caption=warnings or ())
+        curve = figures.few_shot_curve(
+            lines if len(lines) > 1 else next(iter(lines.values())),
+            study["title"],
+            caption=warnings or (),
+        )
         files.write_bytes(folder / f"{CURVE}.png", curve)
         for form, ending in (("csv", "csv"), ("markdown", "md")):
             files.write_text(folder / f"{TABLE}.{ending}", table(lines, form))
         files.write_text(folder / f"{TRIALS}.csv", trial_table(found))
     shown = table(lines, "markdown") if metrics else ""
-    summaries.write(folder, study, metrics, finished=sum(result.status == FINISHED for result in found),
-                    warnings=warnings, verdict=verdict(study["title"], lines), table=shown)
+    summaries.write(
+        folder,
+        study,
+        metrics,
+        finished=sum(result.status == FINISHED for result in found),
+        warnings=warnings,
+        verdict=verdict(study["title"], lines),
+        table=shown,
+    )
 
 
 def warnings_of(results: list[Result]) -> list[str] | None:
-    """Return the warnings about the test accuracies of few-shot results; None where none was tested."""
+    """Return the warnings about the test accuracies of few-shot results; None where none was
+    tested.
+    """
     groups = result_warnings.grouped(results, _mean_of)
     if not result_warnings.tested(groups):
         return None
     sampled = any(result.spec.get("shots") for result in results)
-    return result_warnings.result_warnings(groups, result_warnings.Warned("splits" if sampled else "seeds"))
+    return result_warnings.result_warnings(
+        groups, result_warnings.Warned("splits" if sampled else "seeds")
+    )
 
 
 def _mean_of(result: Result) -> str:
     """Return which mean a result belongs to."""
-    shots = f"{result.spec['shots']} shot{'s' * (result.spec['shots'] > 1)}" if result.spec.get("shots") else ""
+    shots = (
+        f"{result.spec['shots']} shot{'s' * (result.spec['shots'] > 1)}"
+        if result.spec.get("shots")
+        else ""
+    )
     return ", ".join(word for word in (shots, result.spec.get("classifier", "")) if word)
 
 
@@ -77,12 +113,15 @@ def verdict(title: str, lines: dict[str, list[dict[str, Any]]]) -> str:
     if row is None:
         return ""
     shots = f" at {row['shots']} shots" if row["shots"] else ""
-    return f"{title}: {tables.accuracy(row)} % mean test accuracy{shots}" + (f" with {line}" if line else "")
+    return f"{title}: {tables.accuracy(row)} % mean test accuracy{shots}" + (
+        f" with {line}" if line else ""
+    )
 
 
 def _prefixes(line: str, lines: Mapping[str, Any]) -> list[str]:
-    """Return what stands before a line's metrics: several classifiers have names; the best on validation has none too,
-    so that mean_test_accuracy is there for every few-shot study."""
+    """Return what stands before a line's metrics: several classifiers have names; the best on
+    validation has none too, so that mean_test_accuracy is there for every few-shot study.
+    """
     if len(lines) == 1:
         return [""]
     return ["", f"{line}/"] if line == next(iter(lines)) else [f"{line}/"]
@@ -93,10 +132,29 @@ TRIAL_COLUMNS = ("best_val_accuracy", "test_accuracy", "test_top1", "train_s", "
 
 def trial_table(results: list[Result]) -> str:
     """Return the CSV of one row a trial, with the same columns for every few-shot study."""
-    headings = ["classifier", "shots", "split", "status", *TRIAL_COLUMNS, "epochs", "best_epoch", "key"]
-    rows = [[r.spec.get("classifier", ""), r.spec.get("shots"), r.spec.get("split"), r.status,
-             *(_scores(r).get(name) for name in TRIAL_COLUMNS), r.details.get("epochs"), r.details.get("best_epoch"),
-             r.key] for r in results]
+    headings = [
+        "classifier",
+        "shots",
+        "split",
+        "status",
+        *TRIAL_COLUMNS,
+        "epochs",
+        "best_epoch",
+        "key",
+    ]
+    rows = [
+        [
+            r.spec.get("classifier", ""),
+            r.spec.get("shots"),
+            r.spec.get("split"),
+            r.status,
+            *(_scores(r).get(name) for name in TRIAL_COLUMNS),
+            r.details.get("epochs"),
+            r.details.get("best_epoch"),
+            r.key,
+        ]
+        for r in results
+    ]
     return tables.as_csv(headings, rows)
 
 
@@ -110,13 +168,24 @@ def _scores(result: Result) -> dict[str, float]:
     return scores
 
 
-FITTING_TIMES = ("train_extraction_s", "postprocessing_s", "classifier_s")  # what training is in feature extraction
-METRICS = {"mean_val_accuracy": "val", "mean_test_accuracy": "mean", "ci95_low": "low",
-           "ci95_high": "high", "mean_train_s": "train_s", "splits": "splits"}
+FITTING_TIMES = (
+    "train_extraction_s",
+    "postprocessing_s",
+    "classifier_s",
+)  # what training is in feature extraction
+METRICS = {
+    "mean_val_accuracy": "val",
+    "mean_test_accuracy": "mean",
+    "ci95_low": "low",
+    "ci95_high": "high",
+    "mean_train_s": "train_s",
+    "splits": "splits",
+}
 
 
 def by_line(results: list[Result], score: str = "test_accuracy") -> dict[str, list[dict[str, Any]]]:
-    """The rows of `by_shots` for each classifier ("" where there is none), the best on validation first.
+    """The rows of `by_shots` for each classifier ("" where there is none), the best on validation
+    first.
 
     The test has no say in the order: the first line is the classifier that one would choose.
     """
@@ -133,9 +202,11 @@ def _last_validation(rows: list[dict[str, Any]]) -> float:
 
 
 def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
-    """One line in full, or several side by side: classifiers down, shots across, mean ± 95 % CI in per cent.
+    """One line in full, or several side by side: classifiers down, shots across, mean ± 95 % CI in
+    per cent.
 
-    CSV has the same columns for every few-shot study; `classifier` is empty where networks are fine-tuned.
+    CSV has the same columns for every few-shot study; `classifier` is empty where networks are
+    fine-tuned.
     """
     if form == "csv":
         rows = [{"classifier": line, **row} for line, some in lines.items() for row in some]
@@ -146,8 +217,14 @@ def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
     shots = sorted({row["shots"] for rows in lines.values() for row in rows})
     cells = {(line, row["shots"]): row for line, rows in lines.items() for row in rows}
     last = shots[-1]
-    body = [[line, tables.percent(cells.get((line, last), {}).get("val")),
-             *(_cell(cells.get((line, k))) for k in shots)] for line in lines]
+    body = [
+        [
+            line,
+            tables.percent(cells.get((line, last), {}).get("val")),
+            *(_cell(cells.get((line, k))) for k in shots),
+        ]
+        for line in lines
+    ]
     counts = [f"{k} shot{'s' * (k > 1)}" for k in shots]
     return tables.FORMS[form](["classifier", f"validation, {counts[-1]}", *counts], body)
 
@@ -160,13 +237,24 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 def _place(result: Result) -> str:
     """Which shots and split, where the trial is of a few-shot study."""
-    return f"{result.spec['shots']}-shot split {result.spec['split']}" if result.spec.get("shots") else ""
+    return (
+        f"{result.spec['shots']}-shot split {result.spec['split']}"
+        if result.spec.get("shots")
+        else ""
+    )
 
 
 def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[str, Any]]:
-    """`statistics.by_shots` of results; those without the score (diverged) are counted as missing."""
-    return statistics.by_shots([{"shots": r.spec.get("shots", 0), **(_scores(r) if r.status == FINISHED else {})}
-                                for r in results], score)
+    """`statistics.by_shots` of results; those without the score (diverged) are counted as
+    missing.
+    """
+    return statistics.by_shots(
+        [
+            {"shots": r.spec.get("shots", 0), **(_scores(r) if r.status == FINISHED else {})}
+            for r in results
+        ],
+        score,
+    )
 
 
 def format_summary(report: Any) -> str:
@@ -176,11 +264,15 @@ def format_summary(report: Any) -> str:
         rows = by_line(results)
         lines.append(table(rows).rstrip())
         if len(rows) > 1:
-            lines.append("mean per-class test accuracy in per cent, ± 95 % CI over the splits; "
-                         "the best on validation is first")
+            lines.append(
+                "mean per-class test accuracy in per cent, ± 95 % CI over the splits; "
+                "the best on validation is first"
+            )
     else:
         for r in results:
-            is_best = "classifier" not in r.spec and "best_val_accuracy" in r.scores  # else one number, two names
+            is_best = (
+                "classifier" not in r.spec and "best_val_accuracy" in r.scores
+            )  # else one number, two names
             validation = "best_val_accuracy" if is_best else "val_accuracy"
             names = (validation, "test_accuracy")
             named = {n: r.scores[n] for n in names if n in r.scores}
@@ -192,21 +284,31 @@ def format_summary(report: Any) -> str:
         lines += result_warnings.lines(warnings, intervals=bool(results[0].spec.get("shots")))
     if report.diverged:
         titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
-        lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
+        lines.append(
+            f"diverged (a loss or weight was no number any more): {titles}. Try a smaller "
+            f"--learning-rate"
+        )
     return "\n".join([*lines, *footer(report)])
 
 
 def footer(report: Any) -> list[str]:
     """The last lines of every study: how long it took, how the mirror stands, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
-    lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in {report.folder}"]
-    names = {name for result in report.results for name in result.details.get("classes") or () if not name.isascii()}
+    lines = [
+        f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in "
+        f"{report.folder}"
+    ]
+    names = {
+        name
+        for result in report.results
+        for name in result.details.get("classes") or ()
+        if not name.isascii()
+    }
     if names and (boxes := fonts.note(sorted(names))):
         lines.append(f"note: {boxes}")
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")
     if report.address:
         see = report.address
-        lines.append(f"see them at {see}" if see.startswith("http") else
-                     f"see them with: {see}")
+        lines.append(f"see them at {see}" if see.startswith("http") else f"see them with: {see}")
     return lines

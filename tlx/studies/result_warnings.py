@@ -1,4 +1,6 @@
-"""Warnings about results that must not be taken at face value: chance level, unfinished training, too few images."""
+"""Warnings about results that must not be taken at face value: chance level, unfinished training,
+too few images.
+"""
 
 from __future__ import annotations
 
@@ -9,34 +11,46 @@ from typing import Any
 from ..plots import statistics
 from ..result import FINISHED, Result
 
-FEWEST_IMAGES = 10  # test images of a class: below, one image moves its accuracy by more than ten points
+FEWEST_IMAGES = (
+    10  # test images of a class: below, one image moves its accuracy by more than ten points
+)
 LAST_EPOCHS = 2  # of those allowed: a best epoch among them says that training was not over
 SHOWN = 6  # places that a warning names
 INTERVALS_COVER = (
-    "the 95 % CI covers the expected accuracy on this test set (.93 to .95 of the time); for new images of the kind it "
-    "covers .93, .75 and .41 at 1, 10 and 50 shots with 10 test images a class")
+    "the 95 % CI covers the expected accuracy on this test set (.93 to .95 of the time); for new "
+    "images of the kind it "
+    "covers .93, .75 and .41 at 1, 10 and 50 shots with 10 test images a class"
+)
 
 Groups = Mapping[str, Sequence[Result]]
 
 
 @dataclass(frozen=True)
 class Warned:
-    """How the warnings of one study are worded: what a mean is taken over, and the option that allows more epochs."""
+    """How the warnings of one study are worded: what a mean is taken over, and the option that
+    allows more epochs.
+    """
 
     over: str = "splits"
     epochs_option: str = "--epochs"
 
 
 def result_warnings(groups: Groups, words: Warned | None = None) -> list[str]:
-    """Return one sentence for each thing that a reader of these accuracies must know; [] where nothing is wrong.
+    """Return one sentence for each thing that a reader of these accuracies must know; [] where
+    nothing is wrong.
 
     groups   name of a mean ("5 shots", "A3B") → the results that it is taken over
     """
     words = words or Warned()
     finished = {name: [r for r in some if r.status == FINISHED] for name, some in groups.items()}
     finished = {name: some for name, some in finished.items() if some}
-    found = [_at_chance(finished), _unconverged(finished, words), _few_values(finished, words), _few_images(finished),
-             _large_batch(finished)]
+    found = [
+        _at_chance(finished),
+        _unconverged(finished, words),
+        _few_values(finished, words),
+        _few_images(finished),
+        _large_batch(finished),
+    ]
     return [sentence for sentence in found if sentence]
 
 
@@ -50,7 +64,10 @@ def grouped(results: Iterable[Result], name: Callable[[Result], str]) -> dict[st
 
 def lines(warnings: Sequence[str], *, intervals: bool = True) -> list[str]:
     """Return the last lines of a table: what its intervals cover, and the warnings."""
-    return [*([INTERVALS_COVER] if intervals else []), *(f"warning: {sentence}" for sentence in warnings)]
+    return [
+        *([INTERVALS_COVER] if intervals else []),
+        *(f"warning: {sentence}" for sentence in warnings),
+    ]
 
 
 def tested(groups: Groups) -> bool:
@@ -59,6 +76,7 @@ def tested(groups: Groups) -> bool:
 
 
 # ---------------------------------------------------------------- chance
+
 
 def _at_chance(groups: Groups) -> str:
     """Say which means cannot be told from guessing."""
@@ -77,13 +95,16 @@ def _at_chance(groups: Groups) -> str:
 
 
 def chance_level(results: Sequence[Result]) -> float | None:
-    """Return the mean per-class accuracy of guessing, 1 / classes; None where the classes are not known."""
+    """Return the mean per-class accuracy of guessing, 1 / classes; None where the classes are not
+    known.
+    """
     counts = [len(r.details["classes"]) for r in results if r.details.get("classes")]
     return 1 / counts[0] if counts else None
 
 
 def accuracy_interval(results: Sequence[Result]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean test accuracy: Student's over 4 values or more, else Wilson's of one test set.
+    """Return the 95 % interval of a mean test accuracy: Student's over 4 values or more, else
+    Wilson's of one test set.
     """
     values = [r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores]
     found = statistics.estimate(values, bounds=statistics.ACCURACY)
@@ -92,22 +113,35 @@ def accuracy_interval(results: Sequence[Result]) -> tuple[float, float] | None:
     if found.n >= statistics.FEWEST_SPLITS and found.low is not None and found.high is not None:
         return found.low, found.high
     images = [count for r in results if (count := test_images(r))]
-    return statistics.binomial_interval(min(1.0, max(0.0, found.mean)), images[0]) if images else None
+    return (
+        statistics.binomial_interval(min(1.0, max(0.0, found.mean)), images[0]) if images else None
+    )
 
 
 # ---------------------------------------------------------------- training
 
+
 def _unconverged(groups: Groups, words: Warned) -> str:
     """Say that most trainings were best at their end, and so were cut off."""
-    ends = [at_its_end for some in groups.values() for r in some if (at_its_end := best_at_end(r)) is not None]
+    ends = [
+        at_its_end
+        for some in groups.values()
+        for r in some
+        if (at_its_end := best_at_end(r)) is not None
+    ]
     if not ends or 2 * sum(ends) <= len(ends):
         return ""
-    return (f"the best epoch is among the last {LAST_EPOCHS} allowed in {sum(ends)} of {len(ends)} trials: training "
-            f"was not over; raise {words.epochs_option}")
+    return (
+        f"the best epoch is among the last {LAST_EPOCHS} allowed in {sum(ends)} of {len(ends)} "
+        f"trials: training "
+        f"was not over; raise {words.epochs_option}"
+    )
 
 
 def best_at_end(result: Result) -> bool | None:
-    """Return whether the best epoch is one of the last two that were allowed; None where nothing was trained."""
+    """Return whether the best epoch is one of the last two that were allowed; None where nothing
+    was trained.
+    """
     allowed, best = result.spec.get("epochs"), _best_epoch(result)
     return None if allowed is None or best is None else best >= allowed - LAST_EPOCHS
 
@@ -120,10 +154,14 @@ def _best_epoch(result: Result) -> int | None:
     history = [row.get("val_accuracy") for row in result.details.get("history") or []]
     if history and None not in history:
         return history.index(max(history))
-    moments = [row for row in result.details.get("moments") or [] if row.get("val_accuracy") is not None]
+    moments = [
+        row for row in result.details.get("moments") or [] if row.get("val_accuracy") is not None
+    ]
     if not moments or "ended" not in result.details:
         return None
-    tag = max(moments, key=lambda row: row["val_accuracy"])["tag"]  # "3": after 3 epochs, "0_10": within the first
+    tag = max(moments, key=lambda row: row["val_accuracy"])[
+        "tag"
+    ]  # "3": after 3 epochs, "0_10": within the first
     return max(0, int(str(tag).partition("_")[0]) - 1)
 
 
@@ -138,17 +176,23 @@ def _large_batch(groups: Groups) -> str:
     if not sizes:
         return ""
     batch, rows = max(sizes, key=lambda pair: pair[0] / pair[1])
-    return (f"the batch size ({batch}) is larger than the training set ({rows} rows): an epoch is one step; "
-            f"lower --batch-size")
+    return (
+        f"the batch size ({batch}) is larger than the training set ({rows} rows): an epoch is one "
+        f"step; "
+        f"lower --batch-size"
+    )
 
 
 def training_rows(result: Result) -> int | None:
-    """Return the rows of an epoch: training images times their crops; None where that is not known."""
+    """Return the rows of an epoch: training images times their crops; None where that is not
+    known.
+    """
     images = result.details.get("train_images") or (result.details.get("images") or {}).get("train")
     return None if not images else int(images) * int(result.details.get("crops") or 1)
 
 
 # ---------------------------------------------------------------- counts
+
 
 def _few_values(groups: Groups, words: Warned) -> str:
     """Say which means are of fewer than 4 values."""
@@ -157,7 +201,9 @@ def _few_values(groups: Groups, words: Warned) -> str:
     if not few:
         return ""
     number = f"n = {few[0]}" + (f" to {few[-1]}" if len(few) > 1 else "")
-    shown = "a single value has no spread" if few == [1] else "their range is shown, not an interval"
+    shown = (
+        "a single value has no spread" if few == [1] else "their range is shown, not an interval"
+    )
     return f"fewer than {statistics.FEWEST_SPLITS} {words.over} ({number}): {shown}"
 
 
@@ -175,7 +221,9 @@ def _few_images(groups: Groups) -> str:
 
 
 def few_test_images(result: Result) -> tuple[int, int, str] | None:
-    """Return how many test classes are small, of how many, and which is the smallest; None where none is."""
+    """Return how many test classes are small, of how many, and which is the smallest; None where
+    none is.
+    """
     counts, classes = test_counts(result), result.details.get("classes") or []
     if not classes:
         return None

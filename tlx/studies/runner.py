@@ -1,4 +1,6 @@
-"""A study: trials that differ in shots and split, run where there is room, recorded, mirrored, summarised."""
+"""A study: trials that differ in shots and split, run where there is room, recorded, mirrored,
+summarised.
+"""
 
 from __future__ import annotations
 
@@ -21,19 +23,29 @@ from ..result import Result
 from .base import Study, StudyReport, TrialContext, open_store
 
 TELL_EVERY_S = 0.2  # progress within an epoch
-PRELOAD = ("torch", "torchvision", "tlx.studies.runner", "tlx.studies.activations", "tlx.models.training",
-           "tlx.studies.reporting")
+PRELOAD = (
+    "torch",
+    "torchvision",
+    "tlx.studies.runner",
+    "tlx.studies.activations",
+    "tlx.models.training",
+    "tlx.studies.reporting",
+)
 
 
 Outcomes = dict[str, Result | TlxError]  # key of a trial → what came of it
 
 
-def run_study(study: Study, settings: Settings, watch: Callable[[Event], None],
-            summarise: Callable[[Store, str], None]) -> StudyReport:
+def run_study(
+    study: Study,
+    settings: Settings,
+    watch: Callable[[Event], None],
+    summarise: Callable[[Store, str], None],
+) -> StudyReport:
     """Run what is not finished yet of `study`; `summarise(store, key)` then makes its figures.
 
-    Finished trials are found by key and cost nothing. Stopped by a signal, everything done so far is kept and
-    mirrored, and Stopped is raised.
+    Finished trials are found by key and cost nothing. Stopped by a signal, everything done so far
+    is kept and mirrored, and Stopped is raised.
     """
     started = time.perf_counter()
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
@@ -46,8 +58,13 @@ def run_study(study: Study, settings: Settings, watch: Callable[[Event], None],
     record(store, study)
     mirror = None
     if target is not None:
-        mirror = tracking_api.Mirror(target, store.root, study.key, wait=settings.wait,
-                                 on_wait=lambda seconds: watch(Waiting(seconds)))
+        mirror = tracking_api.Mirror(
+            target,
+            store.root,
+            study.key,
+            wait=settings.wait,
+            on_wait=lambda seconds: watch(Waiting(seconds)),
+        )
 
     def hear(event: Event) -> None:
         if isinstance(event, Finished):
@@ -65,12 +82,23 @@ def run_study(study: Study, settings: Settings, watch: Callable[[Event], None],
             for key, outcome in failed.items():
                 mirror.failed(key, outcome)
             mirror.stop(tracking_api.FAILED)
-    return StudyReport(study, tuple(found[key] for key in keys), reused, time.perf_counter() - started, store.root,
-                  mirror.report if mirror else None, mirror.address if mirror else "")
+    return StudyReport(
+        study,
+        tuple(found[key] for key in keys),
+        reused,
+        time.perf_counter() - started,
+        store.root,
+        mirror.report if mirror else None,
+        mirror.address if mirror else "",
+    )
 
 
-def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Outcomes) -> None:
-    """Run the groups that have an unfinished trial; what comes of each trial is heard as part of its group."""
+def run_groups(
+    study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Outcomes
+) -> None:
+    """Run the groups that have an unfinished trial; what comes of each trial is heard as part of
+    its group.
+    """
     device = settings.resolved_device()
     tasks = []
     for group in study.groups:
@@ -78,21 +106,35 @@ def run_groups(study: Study, store: Store, settings: Settings, hear: Callable[[E
         if todo:
             order = TrialJob(study.call, study.dress, str(store.root), device, settings)
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
-            tasks.append(Task(group.key, group.title, "tlx.studies.runner:run_group", (order, specs, inputs)))
+            tasks.append(
+                Task(group.key, group.title, "tlx.studies.runner:run_group", (order, specs, inputs))
+            )
         else:
-            hear(Finished(group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}))
+            hear(
+                Finished(
+                    group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}
+                )
+            )
     workers = settings.resolved_workers(device, len(tasks))
-    conditions = RunOptions(timeout_s=settings.timeout, preload=(*PRELOAD, *study.preload),
-                            log_folder=store.root / "logs",
-                            initialise="tlx.models.training:deterministic",
-                            devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
+    conditions = RunOptions(
+        timeout_s=settings.timeout,
+        preload=(*PRELOAD, *study.preload),
+        log_folder=store.root / "logs",
+        initialise="tlx.models.training:deterministic",
+        devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
+    )
     if not tasks:
         return
     groups = {group.key: group for group in study.groups}
-    for outcome in engines_local.run_all(tasks, workers=workers, threads=settings.threads, on_event=hear,
-                                  conditions=conditions):
+    for outcome in engines_local.run_all(
+        tasks, workers=workers, threads=settings.threads, on_event=hear, conditions=conditions
+    ):
         if outcome.error is not None:
-            lost = {t.spec.key: outcome.error for t in groups[outcome.task.key].trials if t.spec.key not in found}
+            lost = {
+                t.spec.key: outcome.error
+                for t in groups[outcome.task.key].trials
+                if t.spec.key not in found
+            }
             found.update({key: store.find(key) or error for key, error in lost.items()})
 
 
@@ -100,7 +142,9 @@ SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its
 
 
 def run_name(study: Study) -> str:
-    """Return the title of a study with the settings in which all of its trials differ from the defaults."""
+    """Return the title of a study with the settings in which all of its trials differ from the
+    defaults.
+    """
     spec = study.trials[0].spec
     defaults, said = spec.defaults(), []
     for name, row in spec.settings().items():
@@ -111,29 +155,53 @@ def run_name(study: Study) -> str:
         if all(getattr(trial.spec, name, None) == value for trial in study.trials):
             shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
             said.append(f"{name.replace('_', '-')}={shown}")
-    return ", ".join([study.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])])
+    return ", ".join(
+        [study.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])]
+    )
 
 
 def record(store: Store, study: Study) -> None:
     """Write down the study with its trials, those of earlier commands included."""
     before = store.read_study(study.key) or {}
     rows = {row["key"]: row for row in before.get("trials", [])}
-    rows |= {t.spec.key: {"key": t.spec.key, "title": t.spec.run_name, "shots": t.spec.shots, "split": t.spec.split,
-                          "params": t.spec.mlflow_params() | dict(study.params), "spec": t.spec.to_json()}
-             for t in study.trials}
+    rows |= {
+        t.spec.key: {
+            "key": t.spec.key,
+            "title": t.spec.run_name,
+            "shots": t.spec.shots,
+            "split": t.spec.split,
+            "params": t.spec.mlflow_params() | dict(study.params),
+            "spec": t.spec.to_json(),
+        }
+        for t in study.trials
+    }
     ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
-    store.write_study(study.key, {
-        "key": study.key, "kind": study.trials[0].spec.own_kind(), "experiment": study.experiment,
-        "title": study.title, "run_name": run_name(study), "spec": study.spec, "trials": ordered,
-        "inputs": list(study.inputs), "tags": dict(study.tags), "params": dict(study.params),
-        "environment": environment.gather()})
+    store.write_study(
+        study.key,
+        {
+            "key": study.key,
+            "kind": study.trials[0].spec.own_kind(),
+            "experiment": study.experiment,
+            "title": study.title,
+            "run_name": run_name(study),
+            "spec": study.spec,
+            "trials": ordered,
+            "inputs": list(study.inputs),
+            "tags": dict(study.tags),
+            "params": dict(study.params),
+            "environment": environment.gather(),
+        },
+    )
 
 
 # ---------------------------------------------------------------- in the process of a trial
 
+
 @dataclass(frozen=True)
 class TrialJob:
-    """What the process of a group is told beside its specs: functions as "package.module:name", folder, device."""
+    """What the process of a group is told beside its specs: functions as "package.module:name",
+    folder, device.
+    """
 
     run: str
     dress: str
@@ -142,9 +210,11 @@ class TrialJob:
     settings: Settings
 
 
-def run_group(order: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
-         ) -> dict[str, Result | TlxError]:
-    """The trials of a group, one after the other, each made once: found, continued or run, and committed.
+def run_group(
+    order: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
+) -> dict[str, Result | TlxError]:
+    """The trials of a group, one after the other, each made once: found, continued or run, and
+    committed.
 
     What is wrong with one trial is its outcome; the others go on.
     """
@@ -152,7 +222,9 @@ def run_group(order: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[
     for number, spec in enumerate(specs):
         tell = functools.partial(_as_part, emit, number, len(specs))
         try:
-            found[spec.key] = Store(order.root).get_or_compute(spec.key, functools.partial(run_trial, order, spec, inputs, tell))
+            found[spec.key] = Store(order.root).get_or_compute(
+                spec.key, functools.partial(run_trial, order, spec, inputs, tell)
+            )
         except Stopped:
             signals.stop_if_asked()  # with the number of the signal that asked
             raise
@@ -161,17 +233,27 @@ def run_group(order: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[
     return found
 
 
-def _as_part(emit: Callable[[dict[str, Any]], None], number: int, of: int, report: dict[str, Any]) -> None:
-    emit({**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]})
+def _as_part(
+    emit: Callable[[dict[str, Any]], None], number: int, of: int, report: dict[str, Any]
+) -> None:
+    emit(
+        {**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]}
+    )
 
 
-def run_trial(order: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft) -> Result:
+def run_trial(
+    order: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft
+) -> Result:
     """The result of a trial, continued from where its draft stands."""
     settings, teller = order.settings, _ProgressReporter(draft, spec, emit)
     context = TrialContext(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
     carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
-    with (resources.Sampler(teller.resources) if settings.system_metrics else contextlib.nullcontext(),
-          cost.Meter(watts=settings.watts, carbon=carbon) as meter):
+    with (
+        resources.Sampler(teller.resources)
+        if settings.system_metrics
+        else contextlib.nullcontext(),
+        cost.Meter(watts=settings.watts, carbon=carbon) as meter,
+    ):
         result = worker.function(order.run)(spec, inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
@@ -194,7 +276,9 @@ class _ProgressReporter:
         self._say(0, {"epoch": float(epoch + 1), **values})
 
     def resources(self, values: dict[str, float]) -> None:
-        self._draft.journal.append({"t": "system", "ts": time.time_ns() // 1_000_000, "values": values})
+        self._draft.journal.append(
+            {"t": "system", "ts": time.time_ns() // 1_000_000, "values": values}
+        )
 
     def tell(self, done: int, of: int) -> None:
         self._batches = of
@@ -203,5 +287,10 @@ class _ProgressReporter:
 
     def _say(self, done: int, values: dict[str, float]) -> None:
         self._told = time.monotonic()
-        self._emit({"step": self._epoch * self._batches + done, "steps": self._epochs * self._batches,
-                    "values": values})
+        self._emit(
+            {
+                "step": self._epoch * self._batches + done,
+                "steps": self._epochs * self._batches,
+                "values": values,
+            }
+        )

@@ -1,4 +1,6 @@
-"""summary.json of a study: its metrics, warnings and description, which the tracking store shows with its run."""
+"""summary.json of a study: its metrics, warnings and description, which the tracking store shows
+with its run.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +21,35 @@ TABLE_LINES = 40  # of a description: the whole table is among the artifacts
 PROGRAMS = ("tlx", "__main__.py")
 
 
-def write(folder: Path, study: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]], *, finished: int,
-          trials: int | None = None, status: str = "", warnings: Sequence[str] | None = None, verdict: str = "",
-          table: str = "", intervals: bool = True, tags: Mapping[str, str] | None = None) -> dict[str, Any]:
+def write(
+    folder: Path,
+    study: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    *,
+    finished: int,
+    trials: int | None = None,
+    status: str = "",
+    warnings: Sequence[str] | None = None,
+    verdict: str = "",
+    table: str = "",
+    intervals: bool = True,
+    tags: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Write summary.json into a study's folder and return it.
 
     finished   trials that ended well, of `trials` (those of the study)
     warnings   sentences of `result_warnings`; None for a study that reports no accuracy
-    verdict    the first line of the description; table: Markdown; intervals: whether it holds confidence intervals
+    verdict    the first line of the description; table: Markdown; intervals: whether it holds
+               confidence intervals
     """
     of = len(study["trials"]) if trials is None else trials
     missing = of - finished
-    shown: dict[str, Any] = {"metrics": list(metrics), "trials": of, "missing": missing,
-             "status": status or ("failed" if missing else "finished")}
+    shown: dict[str, Any] = {
+        "metrics": list(metrics),
+        "trials": of,
+        "missing": missing,
+        "status": status or ("failed" if missing else "finished"),
+    }
     if warnings is not None:
         shown["metrics"].append({"name": "warnings", "value": len(warnings), "step": 0})
         shown["tags"] = {**(tags or {}), WARNINGS_TAG: " | ".join(warnings) or NO_WARNING}
@@ -45,17 +63,30 @@ def write(folder: Path, study: Mapping[str, Any], metrics: Sequence[Mapping[str,
 
 
 def description(verdict: str, table: str, sentences: Sequence[str], folder: Path) -> str:
-    """Return Markdown for people who open the run: the verdict, the table, what to bear in mind, folder, command."""
+    """Return Markdown for people who open the run: the verdict, the table, what to bear in mind,
+    folder, command.
+    """
     rows = table.rstrip().splitlines()
     if len(rows) > TABLE_LINES:
-        rows = [*rows[:TABLE_LINES], "", f"({len(rows) - TABLE_LINES} more lines: see the artifacts)"]
-    parts = [f"**{verdict}**", "\n".join(rows), "\n".join(f"- {sentence}" for sentence in sentences),
-             f"Folder: `{folder}`", f"Command: `{command}`" if (command := command_line()) else ""]
+        rows = [
+            *rows[:TABLE_LINES],
+            "",
+            f"({len(rows) - TABLE_LINES} more lines: see the artifacts)",
+        ]
+    parts = [
+        f"**{verdict}**",
+        "\n".join(rows),
+        "\n".join(f"- {sentence}" for sentence in sentences),
+        f"Folder: `{folder}`",
+        f"Command: `{command}`" if (command := command_line()) else "",
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
 def command_line() -> str:
-    """Return the command that is running, without secrets; "" where it is not tlx's (a notebook)."""
+    """Return the command that is running, without secrets; "" where it is not tlx's (a
+    notebook).
+    """
     if not sys.argv or Path(sys.argv[0]).name not in PROGRAMS:
         return ""
     return redact(shlex.join(["tlx", *sys.argv[1:]]))

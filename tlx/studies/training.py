@@ -1,4 +1,6 @@
-"""A network trained on inputs.train, its epoch chosen on inputs.val, scored once on inputs.test: what trials share."""
+"""A network trained on inputs.train, its epoch chosen on inputs.val, scored once on inputs.test:
+what trials share.
+"""
 
 from __future__ import annotations
 
@@ -15,42 +17,71 @@ if TYPE_CHECKING:
     from .whole_dataset import WholeDataset
 
 
-def fit_and_score(spec: WholeDataset, network: Network, inputs: Inputs, context: TrialContext, seed: int
-                  ) -> tuple[str, dict[str, float], dict[str, Any]]:
+def fit_and_score(
+    spec: WholeDataset, network: Network, inputs: Inputs, context: TrialContext, seed: int
+) -> tuple[str, dict[str, float], dict[str, Any]]:
     """Status, scores and details; the network is left with the weights of the best epoch."""
     from ..features import voting
     from ..models import training
 
-    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping)
-    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=seed, score=voting.accuracy, place=place)
+    place = training.TrainingContext(
+        context.device,
+        context.folder / "training.safetensors",
+        context.log,
+        context.tell,
+        context.stopping,
+    )
+    fitted = training.fit(
+        network, inputs.train, inputs.val, spec, seed=seed, score=voting.accuracy, place=place
+    )
     assert inputs.test is not None
     details: dict[str, Any] = {
-        "classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch, "blocks": len(network.blocks), "train_images": len(inputs.train),
-        "val_images": len(inputs.val), "test_images": len(inputs.test), "notes": list(network.notes),
+        "classes": list(inputs.classes),
+        "ended": fitted.ended,
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "blocks": len(network.blocks),
+        "train_images": len(inputs.train),
+        "val_images": len(inputs.val),
+        "test_images": len(inputs.test),
+        "notes": list(network.notes),
         "parameters": sum(p.numel() for p in network.parameters()),
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "frozen_prefix": [choice.reason for choice in fitted.prefixes]}
+        "frozen_prefix": [choice.reason for choice in fitted.prefixes],
+    }
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged":
         return DIVERGED, scores, details
-    scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
+    scores |= {
+        f"best_{name}": fitted.history[fitted.best_epoch][name]
+        for name in ("val_accuracy", "val_loss")
+    }
     scores |= score_test(network, inputs, spec, place, details)
     return FINISHED, scores, details
 
 
-def score_test(network: Network, inputs: Inputs, spec: Recipe, place: TrainingContext, details: dict[str, Any],
-               vote: str = "majority") -> dict[str, float]:
-    """The scores of the test images, of which there must be some; the confusion matrix goes into `details`."""
+def score_test(
+    network: Network,
+    inputs: Inputs,
+    spec: Recipe,
+    place: TrainingContext,
+    details: dict[str, Any],
+    vote: str = "majority",
+) -> dict[str, float]:
+    """The scores of the test images, of which there must be some; the confusion matrix goes into
+    `details`.
+    """
     from ..features import voting
     from ..models import training
 
     assert inputs.test is not None
     logits = training.predict(network, inputs.test, spec, place)
-    counts = voting.confusion(inputs.test.labels, voting.per_image(logits, inputs.test.crops, vote),
-                              len(inputs.classes))
+    counts = voting.confusion(
+        inputs.test.labels, voting.per_image(logits, inputs.test.crops, vote), len(inputs.classes)
+    )
     details["confusion"] = counts.tolist()
-    return {"test_accuracy": voting.mean_per_class_accuracy(counts),
-            "test_top1": float(counts.trace() / counts.sum()),
-            "test_loss": training.cross_entropy(logits, inputs.test.row_labels)}
-
+    return {
+        "test_accuracy": voting.mean_per_class_accuracy(counts),
+        "test_top1": float(counts.trace() / counts.sum()),
+        "test_loss": training.cross_entropy(logits, inputs.test.row_labels),
+    }

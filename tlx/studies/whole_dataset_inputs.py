@@ -1,4 +1,6 @@
-"""All images of a data set as train, val and test, of all its classes or of a half of them, ready to be trained on."""
+"""All images of a data set as train, val and test, of all its classes or of a half of them, ready
+to be trained on.
+"""
 
 from __future__ import annotations
 
@@ -40,20 +42,36 @@ class Pools:
     notes: tuple[str, ...] = ()
 
     def task(self, classes: Sequence[str]) -> tuple[Inputs, str]:
-        """What a training of these classes runs on, and its digest. Labels index the classes in their order."""
+        """What a training of these classes runs on, and its digest. Labels index the classes in
+        their order.
+        """
         number = {label: i for i, label in enumerate(classes)}
         parts = []
         for role in ROLES:
             images = [image for image in self.images[role] if image.label in number]
-            parts.append(Samples(self.held, np.array([self.places[image] for image in images], np.int64),
-                                 np.array([number[image.label] for image in images], np.int64)))
-        content = files.digest([list(classes), *([self.held.subset(part.images).digest, part.labels.tolist()]
-                                                 for part in parts)])
+            parts.append(
+                Samples(
+                    self.held,
+                    np.array([self.places[image] for image in images], np.int64),
+                    np.array([number[image.label] for image in images], np.int64),
+                )
+            )
+        content = files.digest(
+            [
+                list(classes),
+                *([self.held.subset(part.images).digest, part.labels.tolist()] for part in parts),
+            ]
+        )
         return Inputs(tuple(classes), *parts), content
 
     def record(self, content: str) -> dict[str, str]:
         """The data set, for the study's record."""
-        return {"name": self.folder.name, "source": str(self.folder.root), "digest": content[:36], "context": "test"}
+        return {
+            "name": self.folder.name,
+            "source": str(self.folder.root),
+            "digest": content[:36],
+            "context": "test",
+        }
 
 
 def listed(spec: WholeDataset, settings: Settings, notes: list[str]) -> ImageFolder:
@@ -61,30 +79,46 @@ def listed(spec: WholeDataset, settings: Settings, notes: list[str]) -> ImageFol
     return located(spec.dataset, settings, notes)
 
 
-def read(spec: WholeDataset, settings: Settings, progress: Progress | None = None, folder: ImageFolder | None = None
-         ) -> Pools:
-    """The images of `folder` (else the one that `spec` is about), divided and decoded. BadData with all that is wrong.
+def read(
+    spec: WholeDataset,
+    settings: Settings,
+    progress: Progress | None = None,
+    folder: ImageFolder | None = None,
+) -> Pools:
+    """The images of `folder` (else the one that `spec` is about), divided and decoded. BadData with
+    all that is wrong.
     """
     notes: list[str] = []
     folder = folder or listed(spec, settings, notes)
     images = divided(folder, spec, sides_of(folder, settings, notes, progress))
     everything = [image for role in ROLES for image in images[role]]
     row = backbones.lookup(spec.architecture)
-    sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)
+    sizing = Sizing(
+        spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels
+    )
     held = decoded(folder, everything, sizing, settings, notes, progress)
-    return Pools(folder, images, held, {image: place for place, image in enumerate(everything)}, tuple(notes))
+    return Pools(
+        folder, images, held, {image: place for place, image in enumerate(everything)}, tuple(notes)
+    )
 
 
 def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, tuple[Image, ...]]:
-    """The images of each role: folders as they are; val and test drawn per class, seeded, where there is no folder.
+    """The images of each role: folders as they are; val and test drawn per class, seeded, where
+    there is no folder.
 
-    A draw depends on the seed, its purpose and the class alone, so another data set size or class changes no other.
-    Copies of an image that is drawn are on no other side.
+    A draw depends on the seed, its purpose and the class alone, so another data set size or class
+    changes no other. Copies of an image that is drawn are on no other side.
     """
     test, val, train = list(sides.test), list(sides.val), sides.train
     taken: set[Image] = set()
-    wanted = [(role, count) for role, given, count in (("test", test, spec.test_per_class),
-                                                       ("val", val, spec.val_per_class)) if not given]
+    wanted = [
+        (role, count)
+        for role, given, count in (
+            ("test", test, spec.test_per_class),
+            ("val", val, spec.val_per_class),
+        )
+        if not given
+    ]
     for label in folder.classes:
         drawn = [image for image in train if image.label == label]
         for role, count in wanted:
@@ -95,21 +129,31 @@ def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, 
             taken |= set(drawn) - set(left)
             drawn = left
     train = [image for image in train if image not in taken]
-    train = cut(train, dict.fromkeys(folder.classes, spec.train_per_class) if spec.train_per_class else {},
-                spec.seed, "train")
+    train = cut(
+        train,
+        dict.fromkeys(folder.classes, spec.train_per_class) if spec.train_per_class else {},
+        spec.seed,
+        "train",
+    )
     roles = {"train": train, "val": val, "test": test}
     _refuse_empty(folder, roles, sides)
     roles["train"] = cut(train, balanced(_counts(train), spec.balance), spec.seed, "balanced train")
-    roles["test"] = cut(test, balanced(_counts(test), spec.balance_test), spec.seed, "balanced test")
+    roles["test"] = cut(
+        test, balanced(_counts(test), spec.balance_test), spec.seed, "balanced test"
+    )
     return {role: tuple(images) for role, images in roles.items()}
 
 
 def balanced(counts: dict[str, int], how: str) -> dict[str, int]:
-    """Class → images that stay: "none": all; "undersampling": the largest class as many as the second largest;
-    "equals": all as many as the smallest."""
+    """Class → images that stay: "none": all; "undersampling": the largest class as many as the
+    second largest; "equals": all as many as the smallest.
+    """
     ascending = sorted(counts.values())
-    most = {"none": ascending[-1], "undersampling": ascending[-2] if len(ascending) > 1 else ascending[-1],
-            "equals": ascending[0]}[how]
+    most = {
+        "none": ascending[-1],
+        "undersampling": ascending[-2] if len(ascending) > 1 else ascending[-1],
+        "equals": ascending[0],
+    }[how]
     return {label: min(count, most) for label, count in counts.items()}
 
 
@@ -118,26 +162,38 @@ def cut(images: list[Image], counts: dict[str, int], seed: int, purpose: str) ->
     stay: set[Image] = set()
     for label, count in counts.items():
         of_class = [image for image in images if image.label == label]
-        stay |= {of_class[i] for i in seeded_permutation(len(of_class), seed, "whole data", purpose, label)[:count]}
+        stay |= {
+            of_class[i]
+            for i in seeded_permutation(len(of_class), seed, "whole data", purpose, label)[:count]
+        }
     return [image for image in images if image in stay or image.label not in counts]
 
 
 def halves(classes: Sequence[str], how: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes of A and of B, in the order of `classes`: A has the first half, the second, or one drawn.
+    """The classes of A and of B, in the order of `classes`: A has the first half, the second, or
+    one drawn.
 
-    Of an odd number B has one more. BadData if a half would be of one class: nothing is told apart there.
+    Of an odd number B has one more. BadData if a half would be of one class: nothing is told apart
+    there.
     """
     middle = len(classes) // 2
     if middle < 2:
-        raise BadDataError("one-class", f"a half of {len(classes)} classes has {middle}", where="--source half",
-                      expected="at least 4 classes", remedy="give the source's weights: --model, or --source default")
+        raise BadDataError(
+            "one-class",
+            f"a half of {len(classes)} classes has {middle}",
+            where="--source half",
+            expected="at least 4 classes",
+            remedy="give the source's weights: --model, or --source default",
+        )
     if how == "random":
         ranks = seeded_permutation(len(classes), seed, "whole data", "halves")
         chosen = {classes[i] for i in ranks[:middle]}
     else:
-        chosen = set(classes[:middle] if how == "first" else classes[len(classes) - middle:])
-    return (tuple(label for label in classes if label in chosen),
-            tuple(label for label in classes if label not in chosen))
+        chosen = set(classes[:middle] if how == "first" else classes[len(classes) - middle :])
+    return (
+        tuple(label for label in classes if label in chosen),
+        tuple(label for label in classes if label not in chosen),
+    )
 
 
 def _counts(images: Sequence[Image]) -> dict[str, int]:
@@ -149,34 +205,63 @@ def _counts(images: Sequence[Image]) -> dict[str, int]:
 
 def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sides) -> None:
     if len(folder.classes) < 2:
-        raise BadDataError("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
-    remedy = {"train": "use a smaller --val-per-class or --test-per-class", "val": "use a smaller --val-per-class",
-              "test": "use a smaller --test-per-class"}
+        raise BadDataError(
+            "one-class",
+            f"only one class, '{folder.classes[0]}'",
+            where=folder.root,
+            expected="at least 2",
+        )
+    remedy = {
+        "train": "use a smaller --val-per-class or --test-per-class",
+        "val": "use a smaller --val-per-class",
+        "test": "use a smaller --test-per-class",
+    }
     problems = []
     for role, images in roles.items():
         empty = [label for label in folder.classes if label not in _counts(images)]
         if empty:
             more = f" and {len(empty) - 5} more classes" if len(empty) > 5 else ""
             what = f"no {role} image of class {', '.join(map(repr, empty[:5]))}{more}"
-            problems.append(BadDataError("too-few-images", "; ".join([what, *sides.notes]), where=folder.root,
-                                    expected="some of every class", remedy=remedy[role]))
+            problems.append(
+                BadDataError(
+                    "too-few-images",
+                    "; ".join([what, *sides.notes]),
+                    where=folder.root,
+                    expected="some of every class",
+                    remedy=remedy[role],
+                )
+            )
     raise_all(list(problems))
 
 
-def refuse_few(folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int], held: int) -> None:
-    """Raise BadData, naming the classes, unless each has more training images than are held for validation."""
+def refuse_few(
+    folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int], held: int
+) -> None:
+    """Raise BadData, naming the classes, unless each has more training images than are held for
+    validation.
+    """
     few = [f"'{label}' {count}" for label, count in counts.items() if count <= held]
     if few:
-        shown = ", ".join(few[:10]) + (f" and {len(few) - 10} more classes" if len(few) > 10 else "")
-        raise BadDataError("too-few-images", "; ".join([f"training images of {shown}", *sides.notes]), where=folder.root,
-                      expected=f"more than the {held} of each class held for validation",
-                      remedy="use a smaller --val-per-class")
+        shown = ", ".join(few[:10]) + (
+            f" and {len(few) - 10} more classes" if len(few) > 10 else ""
+        )
+        raise BadDataError(
+            "too-few-images",
+            "; ".join([f"training images of {shown}", *sides.notes]),
+            where=folder.root,
+            expected=f"more than the {held} of each class held for validation",
+            remedy="use a smaller --val-per-class",
+        )
 
 
 def _refuse_untrained(folder: datasets.ImageFolder, sides: Sides) -> None:
     if not sides.train:
-        raise BadDataError("too-few-images", "; ".join(["no training image", *sides.notes]), where=folder.root,
-                      expected="images in a folder named train that are not in val or test too")
+        raise BadDataError(
+            "too-few-images",
+            "; ".join(["no training image", *sides.notes]),
+            where=folder.root,
+            expected="images in a folder named train that are not in val or test too",
+        )
 
 
 def _first(images: list[Any], per_class: int) -> list[Any]:

@@ -1,8 +1,9 @@
-"""Run tasks: in this process, or one fresh process a task under a supervisor. The outcome is the same.
+"""Run tasks: in this process, or one fresh process a task under a supervisor. The outcome is the
+same.
 
-A fresh process is forked in about 0.03 s from a server that has imported what is heavy (forkserver). One that is
-killed takes nothing with it: its task is retried, the others do not notice, and its memory is free. If the driver
-dies, even by kill -9, its workers die with it.
+A fresh process is forked in about 0.03 s from a server that has imported what is heavy
+(forkserver). One that is killed takes nothing with it: its task is retried, the others do not
+notice, and its memory is free. If the driver dies, even by kill -9, its workers die with it.
 """
 
 from __future__ import annotations
@@ -34,24 +35,44 @@ from . import worker as engines_worker
 
 GRACE_S = 10.0  # for a worker to stop at its next boundary, or to end after its result
 POLL_S = 0.1
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
-MALLOC = {  # glibc reads these when a process starts. Training frees and takes the same large blocks at every step;
-    # given back to the system each time, they cost a fifth of a small convolutional network's CPU time in page faults
-    "MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(8 << 30), "MALLOC_TOP_PAD_": str(64 << 20)}
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+)
+# glibc reads these when a process starts. Training frees and takes the same large blocks at every
+# step;
+MALLOC = {
+    # given back to the system each time, they cost a fifth of a small convolutional network's CPU
+    # time in page faults
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
+    "MALLOC_TOP_PAD_": str(64 << 20),
+}
 DEFAULT = RunOptions()
 
 
-def run_all(tasks: Sequence[Task], *, workers: int, threads: int = 1, on_event: Callable[[Event], None],
-            stop: Callable[[], bool] = signals.stopping, conditions: RunOptions = DEFAULT) -> list[Outcome]:
+def run_all(
+    tasks: Sequence[Task],
+    *,
+    workers: int,
+    threads: int = 1,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool] = signals.stopping,
+    conditions: RunOptions = DEFAULT,
+) -> list[Outcome]:
     """The outcomes of `tasks`, in their order. Events come to this thread as they happen.
 
     workers   processes at once; 0 runs in this process, one task after the other
     threads   for each worker's numeric libraries
-    stop      asked all the time: once true, workers are told to stop at their next boundary, get 10 s, and
+    stop      asked all the time: once true, workers are told to stop at their next boundary, get 10
+              s, and
               Stopped is raised
 
-    A TlxError raised by a task is its outcome, as it is; any other exception is its outcome as a bug, its
-    traceback in the log. A worker that dies is replaced up to `retries` times, then its task has failed.
+    A TlxError raised by a task is its outcome, as it is; any other exception is its outcome as a
+    bug, its traceback in the log. A worker that dies is replaced up to `retries` times, then its
+    task has failed.
     """
     unique = {task.key: task for task in tasks}
     if conditions.log_folder is not None:
@@ -62,6 +83,7 @@ def run_all(tasks: Sequence[Task], *, workers: int, threads: int = 1, on_event: 
 
 
 # ---------------------------------------------------------------- in this process
+
 
 def _run_here(tasks, workers, threads, on_event, stop, conditions) -> dict[str, Outcome]:
     for name in conditions.preload:  # what is loaded later would not be held to its threads
@@ -75,14 +97,17 @@ def _run_here(tasks, workers, threads, on_event, stop, conditions) -> dict[str, 
         on_event(Started(task.key, 1))
         try:
             with threadpool_limits(threads):
-                result = engines_worker.function(task.call)(*task.args,
-                                                    emit=lambda r, key=task.key: on_event(_progress(key, r)))
+                result = engines_worker.function(task.call)(
+                    *task.args, emit=lambda r, key=task.key: on_event(_progress(key, r))
+                )
         except Stopped:
             raise
         except TlxError as error:
             outcomes[task.key] = Outcome(task, error=error)
         except Exception as error:
-            outcomes[task.key] = Outcome(task, error=engines_worker.bug(error, conditions.log(task.key)))
+            outcomes[task.key] = Outcome(
+                task, error=engines_worker.bug(error, conditions.log(task.key))
+            )
         else:
             outcomes[task.key] = Outcome(task, result)
         on_event(_ending(outcomes[task.key]))
@@ -100,6 +125,7 @@ def _ending(outcome: Outcome) -> Event:
 
 
 # ---------------------------------------------------------------- in workers
+
 
 @dataclass(eq=False)
 class _Running:
@@ -165,9 +191,18 @@ class _Supervisor:
     def _start(self, context, task: Task, attempt: int) -> None:
         device = self.free.popleft()
         ours, theirs = context.Pipe()
-        order = engines_worker.WorkerRequest(task.call, task.args, self.threads, self.conditions.initialise, device,
-                             self.conditions.log(task.key), {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")})
-        process = context.Process(target=engines_worker.serve, args=(theirs, order), name=task.title)
+        order = engines_worker.WorkerRequest(
+            task.call,
+            task.args,
+            self.threads,
+            self.conditions.initialise,
+            device,
+            self.conditions.log(task.key),
+            {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")},
+        )
+        process = context.Process(
+            target=engines_worker.serve, args=(theirs, order), name=task.title
+        )
         self.on_event(Started(task.key, attempt))
         _start(process)
         theirs.close()  # so that only the worker holds it, and its death is heard
@@ -202,7 +237,12 @@ class _Supervisor:
         except (EOFError, OSError):
             one.deaf = True
         except Exception as error:  # what cannot be unpickled here
-            self._end(one, Outcome(one.task, error=engines_worker.bug(error, self.conditions.log(one.task.key))))
+            self._end(
+                one,
+                Outcome(
+                    one.task, error=engines_worker.bug(error, self.conditions.log(one.task.key))
+                ),
+            )
         else:
             if word == engines_worker.PROGRESS:
                 self.on_event(_progress(one.task.key, content))
@@ -222,13 +262,17 @@ class _Supervisor:
         for one in self.running:
             if now > one.kill_at:
                 one.kill()
-            elif limit is not None and now > one.started + limit and not (one.overdue or one.outcome):
+            elif (
+                limit is not None and now > one.started + limit and not (one.overdue or one.outcome)
+            ):
                 one.overdue = True
                 one.tell(engines_worker.DUMP)
                 one.kill_at = now + 0.5
 
     def _bury(self, one: _Running) -> None:
-        """A process has ended: hear its last words, clear up after it, try again if it ended without a result."""
+        """A process has ended: hear its last words, clear up after it, try again if it ended
+        without a result.
+        """
         one.process.join()
         code = one.process.exitcode
         one.kill_group()
@@ -254,16 +298,29 @@ class _Supervisor:
 def _lost(one: _Running, code: int, conditions: RunOptions) -> TlxError:
     where = _told(conditions.log(one.task.key))
     if one.overdue:
-        return ResourceError("timeout", f"took more than {conditions.timeout_s:g} s and was stopped", where=where,
-                        remedy="allow it more time; that file says where it stood" if where else "allow it more time")
+        return ResourceError(
+            "timeout",
+            f"took more than {conditions.timeout_s:g} s and was stopped",
+            where=where,
+            remedy="allow it more time; that file says where it stood"
+            if where
+            else "allow it more time",
+        )
     if one.stopped:
         return ResourceError("worker-stopped", "its process was asked to stop by another")
     if code == -signal.SIGKILL:
-        return ResourceError("worker-killed", "its process was killed by signal 9, probably out of memory",
-                        remedy="use fewer workers or a smaller batch size")
+        return ResourceError(
+            "worker-killed",
+            "its process was killed by signal 9, probably out of memory",
+            remedy="use fewer workers or a smaller batch size",
+        )
     if code < 0:
-        return ResourceError("worker-crashed", f"its process crashed with signal {-code}", where=where)
-    return ResourceError("worker-lost", f"its process ended without a result (exit code {code})", where=where)
+        return ResourceError(
+            "worker-crashed", f"its process crashed with signal {-code}", where=where
+        )
+    return ResourceError(
+        "worker-lost", f"its process ended without a result (exit code {code})", where=where
+    )
 
 
 def _told(log: Path | None) -> Path | str:
@@ -282,8 +339,9 @@ _served: tuple[int, tuple[str, ...]] | None = None
 
 
 def _kill_server(owner: int) -> None:
-    """Kill the server at the end of the process that started it: its own end takes seconds, and holds what waits for
-    the end of the output (tlx … | tee log)."""
+    """Kill the server at the end of the process that started it: its own end takes seconds, and
+    holds what waits for the end of the output (tlx … | tee log).
+    """
     pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None and os.getpid() == owner:
         with contextlib.suppress(ProcessLookupError):
@@ -301,8 +359,10 @@ def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.F
     _served = (threads, preload)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([*preload, engines_worker.__name__])
-    # Numeric libraries read the thread variables when they are loaded. PYTHONSAFEPATH: a file in the working
-    # directory must not stand in for a library. Signals are for the driver: the server must not die of them.
+    # Numeric libraries read the thread variables when they are loaded. PYTHONSAFEPATH: a file in
+    # the working
+    # directory must not stand in for a library. Signals are for the driver: the server must not die
+    # of them.
     changes = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONSAFEPATH": "1"}
     changes |= {name: os.environ.get(name, value) for name, value in MALLOC.items()}
     before = {name: os.environ.get(name) for name in changes}
@@ -325,9 +385,12 @@ def _start(process: Any) -> None:
             process.start()
     except (EOFError, OSError) as error:
         refused = resource_error(error)
-        raise refused or ResourceError("fork-server-lost", "the process that starts the workers was killed",
-                                  remedy="run the same command again; if it was for want of memory, with fewer "
-                                  "--workers, or with --workers 0") from error
+        raise refused or ResourceError(
+            "fork-server-lost",
+            "the process that starts the workers was killed",
+            remedy="run the same command again; if it was for want of memory, with fewer "
+            "--workers, or with --workers 0",
+        ) from error
 
 
 @contextlib.contextmanager

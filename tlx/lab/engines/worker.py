@@ -20,7 +20,12 @@ from ... import files
 from ...errors import Stopped, TlxError, resource_error
 from .. import signals
 
-PROGRESS, DONE, STOPPED, ERROR = "progress", "done", "stopped", "error"  # the first word of what a worker says
+PROGRESS, DONE, STOPPED, ERROR = (
+    "progress",
+    "done",
+    "stopped",
+    "error",
+)  # the first word of what a worker says
 DUMP = signal.SIGUSR1  # asks a worker to write where it stands to its log
 PR_SET_PDEATHSIG = 1
 
@@ -45,8 +50,12 @@ def function(dotted: str) -> Callable[..., Any]:
 
 
 def serve(connection: Any, order: WorkerRequest) -> None:
-    """The body of a worker process: say what happens over `connection`, and end with what came of it."""
-    os.setpgid(0, 0)  # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
+    """The body of a worker process: say what happens over `connection`, and end with what came of
+    it.
+    """
+    os.setpgid(
+        0, 0
+    )  # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
     _die_with_parent()
     signals.in_worker()
     threading.Thread(target=_die_with_driver, args=(connection,), daemon=True).start()
@@ -83,19 +92,29 @@ def bug(error: BaseException, log: Path | None) -> TlxError:
     if refused is not None:
         return refused
     where = log or ""
-    return TlxError("bug", text, where=where, remedy="this is a fault in tlx: please report it" +
-                    (", with the traceback in that file" if log else ""))
+    return TlxError(
+        "bug",
+        text,
+        where=where,
+        remedy="this is a fault in tlx: please report it"
+        + (", with the traceback in that file" if log else ""),
+    )
 
 
 def _appending(path: Path) -> TextIO:
-    return os.fdopen(files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND), "a", encoding="utf-8",
-                     errors="backslashreplace")
+    return os.fdopen(
+        files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+        "a",
+        encoding="utf-8",
+        errors="backslashreplace",
+    )
 
 
 def _set_environment(order: WorkerRequest) -> None:
     changes = dict(order.environment)
     if order.device is not None:
-        # before the first CUDA call, which reads them once; counted as the management library counts
+        # before the first CUDA call, which reads them once; counted as the management library
+        # counts
         changes |= {"CUDA_VISIBLE_DEVICES": order.device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     for name, value in changes.items():
         if value is None:
@@ -128,13 +147,17 @@ def _remove_if_empty(path: Path, file: TextIO) -> None:
 
 
 def _die_with_parent() -> None:
-    """If the server that forked this process dies, so does this process (Linux; the driver's end is watched too)."""
+    """If the server that forked this process dies, so does this process (Linux; the driver's end is
+    watched too).
+    """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _die_with_driver(connection: Any) -> None:
-    """Wait for the end of the driver, however it comes: only the driver holds the other end of the connection."""
+    """Wait for the end of the driver, however it comes: only the driver holds the other end of the
+    connection.
+    """
     with contextlib.suppress(EOFError, OSError):
         while True:
             connection.recv_bytes()

@@ -1,14 +1,16 @@
 """MLflow as a mirror of the run folders: it follows them, never leads, and no trial waits for it.
 
-    target = tracking.resolve(mlflow_path)          # what the user asked for; Usage if it makes no sense
-    tracking.prepare(target)                        # a local database, once, before anything opens it
+    target = tracking.resolve(mlflow_path)          # what the user asked for; Usage if it makes no
+      sense
+    tracking.prepare(target)                        # a local database, once, before anything opens
+      it
     with tracking.Mirror(target, root, study_key) as mirror:   # a thread wakes every second or two
         …                                           # trials write their folders and journals
         mirror.failed(key, "reason")                # for the few that ended badly
     mirror.report                                   # Sent(sent, unsent, problem)
 
-What could not be sent stays where it is, in the run folders; `sync` sends it later. Only modules whose name
-starts with `tracking` import mlflow.
+What could not be sent stays where it is, in the run folders; `sync` sends it later. Only modules
+whose name starts with `tracking` import mlflow.
 """
 
 from __future__ import annotations
@@ -33,19 +35,38 @@ from .records import StudyRecord
 from .target import TrackingTarget, check, prepare, redact, resolve
 from .timeouts import quiet, short_timeouts
 
-__all__ = ["FAILED", "FINISHED", "KILLED", "Mirror", "Sent", "TrackingTarget", "check", "prepare", "redact", "resolve", "sync"]
+__all__ = [
+    "FAILED",
+    "FINISHED",
+    "KILLED",
+    "Mirror",
+    "Sent",
+    "TrackingTarget",
+    "check",
+    "prepare",
+    "redact",
+    "resolve",
+    "sync",
+]
 
 WAKE_S = 1.5
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers
-BACK_OFF_S, BACK_OFF_LIMIT_S = 2.0, 60.0  # after a lost connection: doubled each time, up to a minute
+BACK_OFF_S, BACK_OFF_LIMIT_S = (
+    2.0,
+    60.0,
+)  # after a lost connection: doubled each time, up to a minute
 BY_FOLDER = "by folder"  # an ending that the study's own summary tells
 STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last records
-NOTICE_S, POLL_S = 1.0, 0.1  # of waiting before it is said; between looks whether a stop was asked for
+NOTICE_S, POLL_S = (
+    1.0,
+    0.1,
+)  # of waiting before it is said; between looks whether a stop was asked for
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a study's records: how many were taken, how many wait in the run folders, and why.
+    """What became of a study's records: how many were taken, how many wait in the run folders, and
+    why.
 
     faults  what is wrong with folders that could not be sent: damage, or files that are not tlx's
     """
@@ -58,20 +79,39 @@ class Sent:
     def require(self) -> None:
         """Raise Untracked unless everything was taken."""
         if self.unsent or self.problem:
-            raise UntrackedError("unsent", f"{self.unsent} records not yet sent{self.problem and ': ' + self.problem}",
-                            remedy="run `tlx sync` when the tracking server is back")
+            raise UntrackedError(
+                "unsent",
+                f"{self.unsent} records not yet sent{self.problem and ': ' + self.problem}",
+                remedy="run `tlx sync` when the tracking server is back",
+            )
 
     def __str__(self) -> str:
         why = f" ({self.problem})" if self.problem else ""
-        return f"{self.unsent} records not yet sent{why}; `tlx sync` sends them" if self.unsent else "all records sent"
+        return (
+            f"{self.unsent} records not yet sent{why}; `tlx sync` sends them"
+            if self.unsent
+            else "all records sent"
+        )
 
 
 class StudySync:
     """One study's mirror with its launcher and its lock: what the thread and `sync` both run."""
 
-    def __init__(self, target: TrackingTarget, store: Store, key: str, launcher: Launcher | None,
-                 leave_off: Callable[[], bool] = lambda: False):
-        self.target, self.store, self.key, self.launcher, self.leave_off = target, store, key, launcher, leave_off
+    def __init__(
+        self,
+        target: TrackingTarget,
+        store: Store,
+        key: str,
+        launcher: Launcher | None,
+        leave_off: Callable[[], bool] = lambda: False,
+    ):
+        self.target, self.store, self.key, self.launcher, self.leave_off = (
+            target,
+            store,
+            key,
+            launcher,
+            leave_off,
+        )
         self.mirror: StudyMirror | None = None
         self.failed: dict[str, str] = {}
         self.problem = ""
@@ -108,9 +148,15 @@ class StudySync:
             study = StudyRecord.read(self.store, self.key)
             if study is None:
                 return
-            self._held.enter_context(locks.lock(self.store.root / "tracking" / self.target.name / f"{self.key}.lock"))
-            sender = Sender(self.target, study.experiment, leave_off=self.leave_off,
-                            experiment=tracking_launcher.chosen_experiment(self.target, self.launcher))
+            self._held.enter_context(
+                locks.lock(self.store.root / "tracking" / self.target.name / f"{self.key}.lock")
+            )
+            sender = Sender(
+                self.target,
+                study.experiment,
+                leave_off=self.leave_off,
+                experiment=tracking_launcher.chosen_experiment(self.target, self.launcher),
+            )
             self.mirror = StudyMirror(self.store, study, sender)
         self.mirror.failed.update(self.failed)
         self._attend_launcher()
@@ -133,10 +179,18 @@ class StudySync:
         mirror = self.mirror
         if mirror is None:  # never got as far as reading the study
             study = StudyRecord.read(self.store, self.key)
-            mirror = StudyMirror(self.store, study, Sender(self.target, study.experiment)) if study else None
+            mirror = (
+                StudyMirror(self.store, study, Sender(self.target, study.experiment))
+                if study
+                else None
+            )
         problems = [self.problem, *(mirror.problems.values() if mirror else [])]
-        return Sent(mirror.sent if mirror else 0, mirror.unsent() if mirror else 0, next(filter(None, problems), ""),
-                    tuple(mirror.faults.values()) if mirror else ())
+        return Sent(
+            mirror.sent if mirror else 0,
+            mirror.unsent() if mirror else 0,
+            next(filter(None, problems), ""),
+            tuple(mirror.faults.values()) if mirror else (),
+        )
 
     def close(self) -> None:
         self._held.close()
@@ -145,17 +199,29 @@ class StudySync:
 class Mirror:
     """A thread that carries one study's folders into the tracking store while its trials run."""
 
-    def __init__(self, target: TrackingTarget, root: Path | str, study: str, *, environ: Mapping[str, str] | None = None,
-                 wake_s: float = WAKE_S, wait: bool = True, on_wait: Callable[[float], None] = lambda seconds: None):
+    def __init__(
+        self,
+        target: TrackingTarget,
+        root: Path | str,
+        study: str,
+        *,
+        environ: Mapping[str, str] | None = None,
+        wake_s: float = WAKE_S,
+        wait: bool = True,
+        on_wait: Callable[[float], None] = lambda seconds: None,
+    ):
         """Prepare to follow a study.
 
-        wait     wait at the end for a server that has not taken the last records; else they are left to `sync`
+        wait     wait at the end for a server that has not taken the last records; else they are
+                 left to `sync`
         on_wait  told how many seconds will be waited at most, once that takes long
         """
         self._wait, self._on_wait = wait, on_wait
         self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
         self._abandoned = threading.Event()
-        self._carrier = StudySync(target, Store(root), study, Launcher.of(environ), self._abandoned.is_set)
+        self._carrier = StudySync(
+            target, Store(root), study, Launcher.of(environ), self._abandoned.is_set
+        )
         self._wake = threading.Event()
         self._ending: str | None = None
         self._thread = threading.Thread(target=self._run, name="tlx-tracking", daemon=True)
@@ -171,12 +237,15 @@ class Mirror:
         self._carrier.failed[key] = redact(reason)
 
     def stop(self, status: str = FINISHED, deadline_s: float | None = None) -> Sent:
-        """Send the rest, end the parent run with `status`, and say what is unsent; back within the deadline (s).
+        """Send the rest, end the parent run with `status`, and say what is unsent; back within the
+        deadline (s).
 
         A request to stop that comes meanwhile ends the waiting.
         """
         if deadline_s is None:
-            deadline_s = STOP_LOCAL_S if self.target.database else STOP_REMOTE_S if self._wait else 0.0
+            deadline_s = (
+                STOP_LOCAL_S if self.target.database else STOP_REMOTE_S if self._wait else 0.0
+            )
         self._ending = status
         self._wake.set()
         if self._thread.ident is not None:
@@ -199,7 +268,9 @@ class Mirror:
 
     @property
     def address(self) -> str:
-        """What to open: the study's run on a server, or the command that shows a local store and the address there."""
+        """What to open: the study's run on a server, or the command that shows a local store and
+        the address there.
+        """
         mirror, page = self._carrier.mirror, ""
         if mirror and mirror.parent:
             info = mirror.parent.info
@@ -228,9 +299,11 @@ class Mirror:
 
 
 def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None = None) -> Sent:
-    """Send everything under `root` that `target` does not have yet. Studies with a live mirror are left to it.
+    """Send everything under `root` that `target` does not have yet. Studies with a live mirror are
+    left to it.
 
-    What is damaged, or holds what tlx did not write, is not sent; it is in `faults`, and the rest is sent.
+    What is damaged, or holds what tlx did not write, is not sent; it is in `faults`, and the rest
+    is sent.
     """
     store, sent, unsent, problem = Store(root), 0, 0, ""
     faults: list[TlxError] = []
@@ -238,7 +311,9 @@ def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None 
         carrier = StudySync(target, store, key, None)
         try:
             store.read_study(key)
-            reached = not problem and carrier.finish(BY_FOLDER)  # not reached once: not asked for every study again
+            reached = not problem and carrier.finish(
+                BY_FOLDER
+            )  # not reached once: not asked for every study again
             report = carrier.report()
         except TlxError as error:  # its record is damaged
             faults.append(error)

@@ -1,7 +1,9 @@
-"""The calls a tracking store is given, each safe to repeat: nothing here makes a second run or a second point.
+"""The calls a tracking store is given, each safe to repeat: nothing here makes a second run or a
+second point.
 
-A lost reply makes a client send again, and mlflow's run creation has no key of its own. So a run is searched by
-its tag `tlx.key` before it is created and again after; of several the first made stays, the others are deleted.
+A lost reply makes a client send again, and mlflow's run creation has no key of its own. So a run is
+searched by its tag `tlx.key` before it is created and again after; of several the first made stays,
+the others are deleted.
 """
 
 from __future__ import annotations
@@ -30,20 +32,33 @@ class Abandoned(Exception):
 
 
 def refused(error: BaseException) -> bool:
-    """True if the store understood and will refuse this again; False if it may work later (a lost connection)."""
+    """True if the store understood and will refuse this again; False if it may work later (a lost
+    connection).
+    """
     return getattr(error, "error_code", "") in REFUSED
 
 
 class Sender:
-    """One store and one experiment in it, known by name, or by id (`experiment`) where one was chosen.
+    """One store and one experiment in it, known by name, or by id (`experiment`) where one was
+    chosen.
 
     `leave_off()` is asked before every call; true raises Abandoned.
     """
 
-    def __init__(self, target: TrackingTarget, experiment_name: str, *, experiment: str = "",
-                 leave_off: Callable[[], bool] = lambda: False):
+    def __init__(
+        self,
+        target: TrackingTarget,
+        experiment_name: str,
+        *,
+        experiment: str = "",
+        leave_off: Callable[[], bool] = lambda: False,
+    ):
         self.target, self.experiment_name, self.experiment, self.leave_off = (
-            target, experiment_name, experiment, leave_off)
+            target,
+            experiment_name,
+            experiment,
+            leave_off,
+        )
         self._experiment_id: str | None = None
         self._client: Any = None
         self._inode: int | None = None
@@ -66,7 +81,9 @@ class Sender:
         return path.stat().st_ino if path and path.exists() else None
 
     def replaced(self) -> bool:
-        """True (once) if the local database is another file than before: its connections are dropped."""
+        """True (once) if the local database is another file than before: its connections are
+        dropped.
+        """
         if self._client is None or self._database() == self._inode:
             return False
         with contextlib.suppress(Exception):
@@ -78,10 +95,16 @@ class Sender:
 
     @property
     def experiment_id(self) -> str:
-        """The experiment, made if need be, restored if it was deleted (its name is taken for good)."""
+        """The experiment, made if need be, restored if it was deleted (its name is taken for
+        good).
+        """
         if self._experiment_id is None:
             chosen = self._chosen_experiment()
-            found = chosen or self.client.get_experiment_by_name(self.experiment_name) or self._make_experiment()
+            found = (
+                chosen
+                or self.client.get_experiment_by_name(self.experiment_name)
+                or self._make_experiment()
+            )
             if found.lifecycle_stage != "active":
                 self.client.restore_experiment(found.experiment_id)
             if chosen is None:
@@ -90,7 +113,9 @@ class Sender:
         return self._experiment_id
 
     def _describe(self, experiment: Any) -> None:
-        """Give an experiment its description and MLflow's view of trainings; what a person wrote, or emptied, stays."""
+        """Give an experiment its description and MLflow's view of trainings; what a person wrote,
+        or emptied, stays.
+        """
         for tag, value in EXPERIMENT_TAGS.items():
             if tag not in experiment.tags:
                 self.client.set_experiment_tag(experiment.experiment_id, tag, value)
@@ -109,7 +134,9 @@ class Sender:
         root = self.target.artifacts
         folder = "".join(c if c.isalnum() else "-" for c in self.experiment_name).lower()
         try:
-            self.client.create_experiment(self.experiment_name, artifact_location=root and f"{root}/{folder}")
+            self.client.create_experiment(
+                self.experiment_name, artifact_location=root and f"{root}/{folder}"
+            )
         except Exception as error:
             if not refused(error):
                 raise  # a lost reply is found by its name the next time
@@ -127,8 +154,9 @@ class Sender:
         found: list[Any] = []
         token = None
         while True:
-            page = self.client.search_runs([experiment_id or self.experiment_id], condition, max_results=1000,
-                                           page_token=token)
+            page = self.client.search_runs(
+                [experiment_id or self.experiment_id], condition, max_results=1000, page_token=token
+            )
             found += page
             token = page.token
             if not token:
@@ -149,20 +177,36 @@ class Sender:
 
     def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Any:
         """The run of a key that `find` did not find."""
-        mine = {"mlflow.user": _user(), "mlflow.source.name": "tlx", "mlflow.source.type": "LOCAL", **tags}
-        self.client.create_run(self.experiment_id, start_time=start_ms, tags={**mine, "tlx.key": key},
-                               run_name=run_name)
+        mine = {
+            "mlflow.user": _user(),
+            "mlflow.source.name": "tlx",
+            "mlflow.source.type": "LOCAL",
+            **tags,
+        }
+        self.client.create_run(
+            self.experiment_id,
+            start_time=start_ms,
+            tags={**mine, "tlx.key": key},
+            run_name=run_name,
+        )
         return self.find(key)
 
-    def retire(self, run_id: str, why: str = "its run folder was removed and the trial made again") -> None:
+    def retire(
+        self, run_id: str, why: str = "its run folder was removed and the trial made again"
+    ) -> None:
         """Put away a run that another takes the place of."""
         self.client.set_tag(run_id, "tlx.superseded", why)
         self.client.delete_run(run_id)
 
     # ------------------------------------------------------------ contents
 
-    def batch(self, run_id: str, points: Sequence[Point] = (), params: Mapping[str, str] | None = None,
-              tags: Mapping[str, str] | None = None) -> None:
+    def batch(
+        self,
+        run_id: str,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
         """Metrics, parameters and tags in as few calls as the store's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
 
@@ -170,8 +214,14 @@ class Sender:
         pairs = [Param(k, v) for k, v in (params or {}).items()]
         marks = [RunTag(k, v) for k, v in (tags or {}).items()]
         while metrics or pairs or marks:
-            self.client.log_batch(run_id, metrics[:METRICS_A_CALL], pairs[:PAIRS_A_CALL], marks[:PAIRS_A_CALL])
-            metrics, pairs, marks = metrics[METRICS_A_CALL:], pairs[PAIRS_A_CALL:], marks[PAIRS_A_CALL:]
+            self.client.log_batch(
+                run_id, metrics[:METRICS_A_CALL], pairs[:PAIRS_A_CALL], marks[:PAIRS_A_CALL]
+            )
+            metrics, pairs, marks = (
+                metrics[METRICS_A_CALL:],
+                pairs[PAIRS_A_CALL:],
+                marks[PAIRS_A_CALL:],
+            )
 
     def values_of(self, run_id: str) -> dict[tuple[str, int], set[float]]:
         """Every metric point of a run: (name, step) → its values."""
@@ -188,9 +238,18 @@ class Sender:
         found = []
         for row in rows:
             source = json.dumps({"uri": text_of(str(row.get("source", "")), TAG_LIMIT)})
-            data = Dataset(name(str(row["name"])), str(row["digest"])[:DIGEST_LIMIT], "local", source)
-            found.append(DatasetInput(data, [InputTag("mlflow.data.context", str(row.get("context", "train"))),
-                                             InputTag("tlx.digest", str(row["digest"]))]))
+            data = Dataset(
+                name(str(row["name"])), str(row["digest"])[:DIGEST_LIMIT], "local", source
+            )
+            found.append(
+                DatasetInput(
+                    data,
+                    [
+                        InputTag("mlflow.data.context", str(row.get("context", "train"))),
+                        InputTag("tlx.digest", str(row["digest"])),
+                    ],
+                )
+            )
         if found:
             self.client.log_inputs(run_id, datasets=found)
 
@@ -216,7 +275,9 @@ class Sender:
             self.client.update_run(run.info.run_id, status="RUNNING")
 
     def end(self, run_id: str, status: str, end_ms: int) -> None:
-        """The last call of a run: FINISHED, FAILED or KILLED, at a time that does not depend on when it is sent."""
+        """The last call of a run: FINISHED, FAILED or KILLED, at a time that does not depend on
+        when it is sent.
+        """
         self.client.set_terminated(run_id, status, end_time=end_ms)
 
 

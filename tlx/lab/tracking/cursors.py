@@ -1,7 +1,7 @@
 """What a tracking store has acknowledged of each run: <root>/tracking/<store>/<key>.json.
 
-A cursor is only a shortcut: it counts for the run it names, and a lost one means that everything is sent again, to
-the same end.
+A cursor is only a shortcut: it counts for the run it names, and a lost one means that everything is
+sent again, to the same end.
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ from ...errors import BadDataError
 
 @dataclass
 class Cursor:
-    """What the store acknowledged of one run: how many journal records, under which parent, which end.
+    """What the store acknowledged of one run: how many journal records, under which parent, which
+    end.
 
-    experiment   of a study only: the id of an experiment chosen for it, which a later `tlx sync` must find again
+    experiment   of a study only: the id of an experiment chosen for it, which a later `tlx sync`
+                 must find again
     summary      of a study only: digest of the summary's points that were acknowledged
     """
 
@@ -42,7 +44,11 @@ class Cursors:
         if key not in self._known:
             try:
                 self._known[key] = Cursor(**files.read_json(self._folder / f"{key}.json"))
-            except (OSError, BadDataError, TypeError):  # absent, torn or of another version: everything is sent again
+            except (
+                OSError,
+                BadDataError,
+                TypeError,
+            ):  # absent, torn or of another version: everything is sent again
                 self._known[key] = Cursor()
         return self._known[key]
 

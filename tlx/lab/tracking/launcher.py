@@ -1,7 +1,9 @@
-"""The run that `mlflow run` makes itself: it is marked as the launcher of the study, and given no metrics.
+"""The run that `mlflow run` makes itself: it is marked as the launcher of the study, and given no
+metrics.
 
-`mlflow run` puts its run into the experiment Default, logs every parameter as text and ends it by itself. Killed
-together with its child it stays RUNNING for ever; the same command, run again, finds such runs and closes them.
+`mlflow run` puts its run into the experiment Default, logs every parameter as text and ends it by
+itself. Killed together with its child it stays RUNNING for ever; the same command, run again, finds
+such runs and closes them.
 """
 
 from __future__ import annotations
@@ -19,8 +21,10 @@ from .target import TrackingTarget, resolve
 
 DEFAULT_EXPERIMENT = "0"
 SAME_COMMAND = ("mlflow.project.entryPoint", "mlflow.source.name")
-NOTE = ("Started by `mlflow run`. The study and its trials are in experiment {experiment}, "
-        "under the run \"{parent}\".")
+NOTE = (
+    "Started by `mlflow run`. The study and its trials are in experiment {experiment}, "
+    'under the run "{parent}".'
+)
 
 
 @dataclass(frozen=True)
@@ -41,16 +45,29 @@ class Launcher:
 
 
 def chosen_experiment(target: TrackingTarget, launcher: Launcher | None) -> str:
-    """The experiment that `mlflow run --experiment-name` chose, by id; "" if it chose none in this store."""
-    if launcher is None or launcher.experiment_id == DEFAULT_EXPERIMENT or launcher.target.uri != target.uri:
+    """The experiment that `mlflow run --experiment-name` chose, by id; "" if it chose none in this
+    store.
+    """
+    if (
+        launcher is None
+        or launcher.experiment_id == DEFAULT_EXPERIMENT
+        or launcher.target.uri != target.uri
+    ):
         return ""
     return launcher.experiment_id
 
 
 def link_launcher(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
     """Mark the launcher with the study it started, and close those that were killed."""
-    if launcher and launcher.target.uri != sender.target.uri:  # the study goes elsewhere than `mlflow run` itself
-        sender = Sender(launcher.target, "Default", experiment=launcher.experiment_id, leave_off=sender.leave_off)
+    if (
+        launcher and launcher.target.uri != sender.target.uri
+    ):  # the study goes elsewhere than `mlflow run` itself
+        sender = Sender(
+            launcher.target,
+            "Default",
+            experiment=launcher.experiment_id,
+            leave_off=sender.leave_off,
+        )
     if launcher:
         mark(launcher, sender, parent)
     close_killed(launcher, sender, parent)
@@ -59,17 +76,28 @@ def link_launcher(launcher: Launcher | None, sender: Sender, parent: Any) -> Non
 def mark(launcher: Launcher, sender: Sender, parent: Any) -> None:
     """Tag the launcher's run with the study it started."""
     note = NOTE.format(experiment=parent.info.experiment_id, parent=parent.info.run_name)
-    sender.batch(launcher.run_id, tags={"tlx.role": "launcher", "tlx.study": parent.info.run_id,
-                                        "tlx.process": _process(), "mlflow.note.content": note})
+    sender.batch(
+        launcher.run_id,
+        tags={
+            "tlx.role": "launcher",
+            "tlx.study": parent.info.run_id,
+            "tlx.process": _process(),
+            "mlflow.note.content": note,
+        },
+    )
 
 
 def close_killed(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
     """Close the launchers of this study that were killed: RUNNING, of a process that is no more.
 
-    One killed before it was marked is known by having the same entry point, project and parameters. Should it be
-    alive after all, `mlflow run` itself sets its status when it ends.
+    One killed before it was marked is known by having the same entry point, project and parameters.
+    Should it be alive after all, `mlflow run` itself sets its status when it ends.
     """
-    places = {DEFAULT_EXPERIMENT, sender.experiment_id, *([launcher.experiment_id] if launcher else [])}
+    places = {
+        DEFAULT_EXPERIMENT,
+        sender.experiment_id,
+        *([launcher.experiment_id] if launcher else []),
+    }
     mine = sender.client.get_run(launcher.run_id) if launcher else None
     for place in sorted(places):
         for run in sender.search("attributes.status = 'RUNNING'", place):
@@ -88,9 +116,13 @@ def _of_study(run: Any, parent: Any) -> bool:
 
 def _same_command(run: Any, mine: Any) -> bool:
     entry = [mine.data.tags.get(tag) for tag in SAME_COMMAND]
-    return (None not in entry and [run.data.tags.get(tag) for tag in SAME_COMMAND] == entry
-            and "tlx.study" not in run.data.tags and run.data.params == mine.data.params
-            and run.info.start_time < mine.info.start_time)
+    return (
+        None not in entry
+        and [run.data.tags.get(tag) for tag in SAME_COMMAND] == entry
+        and "tlx.study" not in run.data.tags
+        and run.data.params == mine.data.params
+        and run.info.start_time < mine.info.start_time
+    )
 
 
 def _process() -> str:
@@ -99,7 +131,9 @@ def _process() -> str:
 
 
 def _alive(process: str) -> bool:
-    """False if the process is known to be gone; one on another machine counts as gone: it cannot hold our locks."""
+    """False if the process is known to be gone; one on another machine counts as gone: it cannot
+    hold our locks.
+    """
     host, _, rest = process.partition(":")
     number, _, created = rest.partition(":")
     if host != socket.gethostname() or not number.isdigit():

@@ -1,6 +1,8 @@
-"""One study, carried from its run folders into a tracking store: what is there already is not sent again.
+"""One study, carried from its run folders into a tracking store: what is there already is not sent
+again.
 
-A trial's run is found by its key, brought up to date, and closed when the trial is whole or the study ends.
+A trial's run is found by its key, brought up to date, and closed when the trial is whole or the
+study ends.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ class StudyMirror:
         self.parent: Any = None  # the parent run, once it is known
         self.failed: dict[str, str] = {}  # key → why the trial did not end
         self.problems: dict[str, str] = {}  # key → why the store did not take it
-        self.faults: dict[str, TlxError] = {}  # key → what is wrong with its folder: damaged, or not ours
+        self.faults: dict[
+            str, TlxError
+        ] = {}  # key → what is wrong with its folder: damaged, or not ours
         self.sent = 0
         self._cursors = Cursors(store.root / "tracking" / sender.target.name)
         self._known: dict[str, Any] = {}  # runs found or made in this session
@@ -52,7 +56,9 @@ class StudyMirror:
         self._last_ending = cursor.ended
 
     def sweep(self, ending: str | None = None) -> None:
-        """Send what is new of every trial; with `ending` (the study's status) close what is open, the parent last."""
+        """Send what is new of every trial; with `ending` (the study's status) close what is open,
+        the parent last.
+        """
         if self.sender.replaced():
             self._forget_all()
         self.study.refresh(self.store)
@@ -67,25 +73,38 @@ class StudyMirror:
                 self._close_parent(ending)
 
     def ending(self) -> str:
-        """How the study ended by its own account: as summary.json says; with a trial half made it was broken off."""
+        """How the study ended by its own account: as summary.json says; with a trial half made it
+        was broken off.
+        """
         summary = None
         with self._strike(self.study.key):
             summary = self.study.summary(self.store)
-        if summary is None or any(tracking_records.is_part(self.store, row["key"]) for row in self.study.rows):
+        if summary is None or any(
+            tracking_records.is_part(self.store, row["key"]) for row in self.study.rows
+        ):
             return self._last_ending or KILLED
         return str(summary.get("status", FINISHED)).upper()
 
     def progress(self) -> tuple[int, ...]:
         """Changes whenever a sweep got somewhere, so that one may try again."""
-        return (self.sent, len(self._known), len(self._uploaded), self.parent is not None,
-                self._cursors.ended())
+        return (
+            self.sent,
+            len(self._known),
+            len(self._uploaded),
+            self.parent is not None,
+            self._cursors.ended(),
+        )
 
     def unsent(self) -> int:
-        """Journal records, ends of trials and the end of the study that the store has not acknowledged."""
+        """Journal records, ends of trials and the end of the study that the store has not
+        acknowledged.
+        """
         count = 0 if self._cursors.of(self.study.key).ended else 1
         for row in self.study.rows:
             cursor = self._cursors.of(row["key"])
-            with contextlib.suppress(TlxError, OSError):  # a damaged folder is reported by whoever reads it next
+            with contextlib.suppress(
+                TlxError, OSError
+            ):  # a damaged folder is reported by whoever reads it next
                 trial = None if self._settled(row["key"]) else self.study.trial(self.store, row)
                 if trial is not None:
                     ended = cursor.ended in WHOLE if trial.result else cursor.ended
@@ -103,17 +122,29 @@ class StudyMirror:
 
     def _open_parent(self) -> None:
         study = self.study
-        marks = {**study.record.get("tags", {}), **tracking_records.environment_tags(study.record.get("environment", {})),
-                 **tracking_records.standing_tags(study.key, str(study.record.get("kind", "")), "running"), "tlx.role": "study"}
+        marks = {
+            **study.record.get("tags", {}),
+            **tracking_records.environment_tags(study.record.get("environment", {})),
+            **tracking_records.standing_tags(
+                study.key, str(study.record.get("kind", "")), "running"
+            ),
+            "tlx.role": "study",
+        }
         run = self.sender.find(study.key)
-        run = run or self._made(study.key, study.run_name, study.started_ms, tracking_records.tags(marks))
+        run = run or self._made(
+            study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
+        )
         self.sender.reopen(run)
         cursor = self._cursors.of(study.key)
         if cursor.run_id != run.info.run_id:
-            cursor = self._cursors.put(study.key, Cursor(run.info.run_id, experiment=cursor.experiment))
+            cursor = self._cursors.put(
+                study.key, Cursor(run.info.run_id, experiment=cursor.experiment)
+            )
         cursor.ended = ""
         params = tracking_records.parameters(study.record, study.record.get("spec"))
-        self.sender.batch(run.info.run_id, params=_missing(params, run), tags=tracking_records.tags(marks))
+        self.sender.batch(
+            run.info.run_id, params=_missing(params, run), tags=tracking_records.tags(marks)
+        )
         self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
         self._children = self.sender.children(run.info.run_id)
         self._cursors.save(study.key)
@@ -126,7 +157,10 @@ class StudyMirror:
         self._send_summary(tracking_records.summary_points(summary, end_ms))
         run_id = self.parent.info.run_id
         mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
-        self.sender.batch(run_id, tags={**tracking_records.tags(mark, summary.get("tags", {})), **self._note(summary)})
+        self.sender.batch(
+            run_id,
+            tags={**tracking_records.tags(mark, summary.get("tags", {})), **self._note(summary)},
+        )
         listed = self.store.study_files(study.key)
         if listed:
             listed = {STUDY: study.folder / STUDY, **listed}
@@ -140,39 +174,56 @@ class StudyMirror:
         if not summary.get("note"):
             return {}
         run = self.sender.client.get_run(self.parent.info.run_id)
-        return {} if tracking_records.is_edited(run.data.tags) else tracking_records.note_tags(str(summary["note"]))
+        return (
+            {}
+            if tracking_records.is_edited(run.data.tags)
+            else tracking_records.note_tags(str(summary["note"]))
+        )
 
     def _send_summary(self, points: Sequence[tracking_records.Point]) -> None:
-        """Send the summary's metrics so that each (name, step) has one value in the parent run, whatever was sent.
+        """Send the summary's metrics so that each (name, step) has one value in the parent run,
+        whatever was sent.
 
-        A metric can be added to a run and not taken back. So where the parent has other values, of a study that has
-        grown, lost trials or was summarised again, a new parent takes its place and its children.
+        A metric can be added to a run and not taken back. So where the parent has other values, of
+        a study that has grown, lost trials or was summarised again, a new parent takes its place
+        and its children.
         """
         cursor = self._cursors.of(self.study.key)
         wanted = {(name, step): value for name, value, _, step in points}
-        digest = files.digest(sorted([name, step, repr(value)] for (name, step), value in wanted.items()))
+        digest = files.digest(
+            sorted([name, step, repr(value)] for (name, step), value in wanted.items())
+        )
         if cursor.summary == digest:
             return
         there = self.sender.values_of(self.parent.info.run_id)
         if any(values != {wanted.get(at)} for at, values in there.items()):
             self._replace_parent()
             there = {}
-        self.sender.batch(self.parent.info.run_id,
-                          [point for point in points if (point[0], point[3]) not in there])
+        self.sender.batch(
+            self.parent.info.run_id,
+            [point for point in points if (point[0], point[3]) not in there],
+        )
         self._cursors.of(self.study.key).summary = digest
         self._cursors.save(self.study.key)
 
     def _replace_parent(self) -> None:
-        """Make a new parent run, with what people wrote on the old one, and give it the children."""
+        """Make a new parent run, with what people wrote on the old one, and give it the
+        children.
+        """
         old = self.sender.client.get_run(self.parent.info.run_id)
-        self.sender.retire(old.info.run_id, "the study was summarised again; another run has the new means")
+        self.sender.retire(
+            old.info.run_id, "the study was summarised again; another run has the new means"
+        )
         children = self.sender.children(old.info.run_id)
         self.parent = None
         self._open_parent()
         run_id = self.parent.info.run_id
-        kept = {name: value for name, value in old.data.tags.items()
-                if (name not in self.parent.data.tags and not name.startswith(("tlx.", "mlflow.")))
-                or (name == tracking_records.NOTE and tracking_records.is_edited(old.data.tags))}
+        kept = {
+            name: value
+            for name, value in old.data.tags.items()
+            if (name not in self.parent.data.tags and not name.startswith(("tlx.", "mlflow.")))
+            or (name == tracking_records.NOTE and tracking_records.is_edited(old.data.tags))
+        }
         self.sender.batch(run_id, tags=tracking_records.tags(kept))
         for key, runs in children.items():
             for run in runs:
@@ -210,22 +261,31 @@ class StudyMirror:
             self._break_off(trial)
 
     def _open(self, trial: MirroredTrial, ending: str | None) -> None:
-        """Find or make the run of a trial, and bring its cursor, parent, tags and parameters up to date."""
+        """Find or make the run of a trial, and bring its cursor, parent, tags and parameters up to
+        date.
+        """
         parent_id, key = self.parent.info.run_id, trial.key
         run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
         cursor = self._cursors.of(key)
-        if run is not None and run.info.start_time != trial.started_ms:  # of an earlier life of this trial
+        if (
+            run is not None and run.info.start_time != trial.started_ms
+        ):  # of an earlier life of this trial
             if run.data.tags.get("tlx.status") == "finished":
                 self._adopt(trial, run)
                 return
             self.sender.retire(run.info.run_id)
             run = None
-        if run is not None and (cursor.run_id, cursor.parent) == (run.info.run_id, parent_id) and (
-                cursor.ended == FINISHED or (ending and _closed_as_it_is(cursor, trial))):
+        if (
+            run is not None
+            and (cursor.run_id, cursor.parent) == (run.info.run_id, parent_id)
+            and (cursor.ended == FINISHED or (ending and _closed_as_it_is(cursor, trial)))
+        ):
             self._known[key] = run
             return
         marks = self._marks(trial, "running")
-        run = run or self._made(key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks)
+        run = run or self._made(
+            key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks
+        )
         if cursor.run_id != run.info.run_id or cursor.records > len(trial.records):
             cursor = Cursor(run.info.run_id)
         self._cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
@@ -239,30 +299,51 @@ class StudyMirror:
         self._cursors.save(key)
 
     def _adopt(self, trial: MirroredTrial, run: Any) -> None:
-        """A finished run of this key made elsewhere: by its identity the same result, so it is shown as it is."""
+        """A finished run of this key made elsewhere: by its identity the same result, so it is
+        shown as it is.
+        """
         self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent.info.run_id})
-        self._cursors.put(trial.key, Cursor(run.info.run_id, len(trial.records), self.parent.info.run_id, "adopted"))
+        self._cursors.put(
+            trial.key,
+            Cursor(run.info.run_id, len(trial.records), self.parent.info.run_id, "adopted"),
+        )
         self._known[trial.key] = run
         self._cursors.save(trial.key)
 
     def _end(self, trial: MirroredTrial) -> None:
         result, cursor = trial.result, self._cursors.of(trial.key)
         assert result is not None
-        marks = tracking_records.tags(self._marks(trial, result.status), tracking_records.environment_tags(result.environment),
-                             {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()})
-        params = {n: v for n, v in tracking_records.parameters(trial.row, result.spec).items()
-                  if n not in self._params.get(trial.key, set())}
+        marks = tracking_records.tags(
+            self._marks(trial, result.status),
+            tracking_records.environment_tags(result.environment),
+            {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()},
+        )
+        params = {
+            n: v
+            for n, v in tracking_records.parameters(trial.row, result.spec).items()
+            if n not in self._params.get(trial.key, set())
+        }
         self.sender.batch(cursor.run_id, trial.final_points(), params, marks)
-        self.sender.inputs(cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])])
+        self.sender.inputs(
+            cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])]
+        )
         self._artifacts(trial.key, self.store.trial_files(trial.key), result.spec)
-        status = FAILED if result.status in (DIVERGED, "failed") else KILLED if result.status == "pruned" else FINISHED
+        status = (
+            FAILED
+            if result.status in (DIVERGED, "failed")
+            else KILLED
+            if result.status == "pruned"
+            else FINISHED
+        )
         self.sender.end(cursor.run_id, status, trial.ended_ms)
         cursor.ended = FINISHED
         self.sent += 1
         self._cursors.save(trial.key)
 
     def _break_off(self, trial: MirroredTrial) -> None:
-        """The study ends and this trial is not whole: its run is closed, and opened again when the trial goes on."""
+        """The study ends and this trial is not whole: its run is closed, and opened again when the
+        trial goes on.
+        """
         reason, cursor = self.failed.get(trial.key), self._cursors.of(trial.key)
         mark = INTERRUPTED if reason is None else {"tlx.status": "failed", "tlx.error": reason}
         self.sender.batch(cursor.run_id, tags=tracking_records.tags(mark))
@@ -271,7 +352,8 @@ class StudyMirror:
         self._cursors.save(trial.key)
 
     def _artifacts(self, key: str, listed: Mapping[str, Path], spec: Any) -> None:
-        """The listed files of a folder and its spec, each sent once in a session however often the connection is lost.
+        """The listed files of a folder and its spec, each sent once in a session however often the
+        connection is lost.
         """
         run_id = self._cursors.of(key).run_id
         if spec and (run_id, "spec") not in self._uploaded:
@@ -289,10 +371,18 @@ class StudyMirror:
                 self._uploaded.add((run_id, str(path)))
 
     def _marks(self, trial: MirroredTrial, status: str) -> dict[str, str]:
-        place = {"mlflow.parentRunId": self.parent.info.run_id, "tlx.study": self.study.key, "tlx.role": "trial"}
+        place = {
+            "mlflow.parentRunId": self.parent.info.run_id,
+            "tlx.study": self.study.key,
+            "tlx.role": "trial",
+        }
         kind = trial.result.kind if trial.result else str(self.study.record.get("kind", ""))
-        return tracking_records.tags(self.study.record.get("tags", {}), trial.row.get("tags", {}),
-                            tracking_records.standing_tags(trial.key, kind, status), place)
+        return tracking_records.tags(
+            self.study.record.get("tags", {}),
+            trial.row.get("tags", {}),
+            tracking_records.standing_tags(trial.key, kind, status),
+            place,
+        )
 
     def _made(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Any:
         run = self.sender.create(key, run_name, start_ms, marks)
@@ -310,7 +400,9 @@ class StudyMirror:
 
     @contextlib.contextmanager
     def _strike(self, key: str) -> Iterator[None]:
-        """A refusal or a damaged folder concerns one run; a lost connection concerns all and passes through."""
+        """A refusal or a damaged folder concerns one run; a lost connection concerns all and passes
+        through.
+        """
         try:
             yield
         except (TlxError, FileNotFoundError) as error:  # the latter: renamed while we looked
@@ -334,7 +426,9 @@ class StudyMirror:
 
 
 def _closed_as_it_is(cursor: Cursor, trial: MirroredTrial) -> bool:
-    """True if an unfinished trial's run was closed (it failed, or was interrupted) and nothing came after."""
+    """True if an unfinished trial's run was closed (it failed, or was interrupted) and nothing came
+    after.
+    """
     return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
 
 

@@ -1,4 +1,6 @@
-"""Fitted scikit-learn models in mlflow's format: written into a trial's folder, sent to the store with its run."""
+"""Fitted scikit-learn models in mlflow's format: written into a trial's folder, sent to the store
+with its run.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +16,16 @@ FOLDER, MARK = "model", "MLmodel"
 PACKAGES = ("tlx", "scikit-learn", "numpy", "scipy")
 
 
-def save(model: Any, folder: Path, example: np.ndarray, *, trusted: Sequence[str],
-         packages: Sequence[str] = ()) -> Path:
-    """Write a fitted estimator as `folder`/model, its input example and signature with it, without pickle (skops).
+def save(
+    model: Any,
+    folder: Path,
+    example: np.ndarray,
+    *,
+    trusted: Sequence[str],
+    packages: Sequence[str] = (),
+) -> Path:
+    """Write a fitted estimator as `folder`/model, its input example and signature with it, without
+    pickle (skops).
 
     example    a few rows of its input
     trusted    full names of its types that are not scikit-learn's
@@ -28,11 +37,17 @@ def save(model: Any, folder: Path, example: np.ndarray, *, trusted: Sequence[str
     path = folder / FOLDER
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of mlflow's own schema
-        mlflow.sklearn.save_model(model, str(path), signature=infer_signature(example, model.predict(example)),
-                                  input_example=example, serialization_format="skops",
-                                  skops_trusted_types=list(trusted),
-                                  pip_requirements=[f"{name}=={importlib.metadata.version(name)}"
-                                                    for name in (*PACKAGES, *packages)])
+        mlflow.sklearn.save_model(
+            model,
+            str(path),
+            signature=infer_signature(example, model.predict(example)),
+            input_example=example,
+            serialization_format="skops",
+            skops_trusted_types=list(trusted),
+            pip_requirements=[
+                f"{name}=={importlib.metadata.version(name)}" for name in (*PACKAGES, *packages)
+            ],
+        )
     return path
 
 
@@ -40,14 +55,18 @@ def send(client: Any, experiment_id: str, run_id: str, folder: Path) -> None:
     """Make `folder`, as `save` wrote it, a logged model of a run. Sent again, it stays one."""
     from mlflow.entities import LoggedModelOutput
 
-    found = client.search_logged_models([experiment_id], f"source_run_id = '{run_id}' AND name = '{FOLDER}'")
+    found = client.search_logged_models(
+        [experiment_id], f"source_run_id = '{run_id}' AND name = '{FOLDER}'"
+    )
     ready = [model for model in found if str(model.status).upper().endswith("READY")]
     for half in found:
         if half not in ready:
             client.delete_logged_model(half.model_id)
     if ready:
         return
-    model = client.create_logged_model(experiment_id, name=FOLDER, source_run_id=run_id, model_type="sklearn")
+    model = client.create_logged_model(
+        experiment_id, name=FOLDER, source_run_id=run_id, model_type="sklearn"
+    )
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])

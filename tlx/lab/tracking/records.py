@@ -1,4 +1,6 @@
-"""What a study's folders say, in the words of a tracking store: names, metrics, parameters, tags. Plain values only."""
+"""What a study's folders say, in the words of a tracking store: names, metrics, parameters, tags.
+Plain values only.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +23,17 @@ PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that ever
 ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
 ARTIFACT_LIMIT = 16 << 20  # bytes; weights and dumps stay in the run folder
 SUMMARY = "summary.json"
-NOTE, OWN_NOTE = "mlflow.note.content", "tlx.note"  # a description, and the digest of the one that we wrote
+NOTE, OWN_NOTE = (
+    "mlflow.note.content",
+    "tlx.note",
+)  # a description, and the digest of the one that we wrote
 EXPERIMENT_NOTE = (
-    "Made by tlx. Each study is a parent run: its description has the verdict, the table, what the intervals cover, "
-    "the folder of the results and the command. Its trials are the runs below it. The run folders are the truth; what "
-    "could not be sent is sent later by `tlx sync`.")
+    "Made by tlx. Each study is a parent run: its description has the verdict, the table, what the "
+    "intervals cover, "
+    "the folder of the results and the command. Its trials are the runs below it. The run folders "
+    "are the truth; what "
+    "could not be sent is sent later by `tlx sync`."
+)
 EXPERIMENT_TAGS = {NOTE: EXPERIMENT_NOTE, "mlflow.experimentKind": "custom_model_development"}
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
@@ -33,9 +41,11 @@ Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, ste
 
 @dataclass(frozen=True)
 class MirroredTrial:
-    """A trial as its folder shows it now. `row` is its line in study.json; `result` is there once it is whole.
+    """A trial as its folder shows it now. `row` is its line in study.json; `result` is there once
+    it is whole.
 
-    shown_as   our metric name → the name to show, or [name, factor] (the seeds gave accuracies in percent)
+    shown_as   our metric name → the name to show, or [name, factor] (the seeds gave accuracies in
+    percent)
     """
 
     key: str
@@ -54,7 +64,9 @@ class MirroredTrial:
         return int(max(r["ts"] for r in self.records))
 
     def points(self, after: int = 0) -> list[Point]:
-        """The metrics of the records after the first `after`, times as journalled: sent twice, they stay one."""
+        """The metrics of the records after the first `after`, times as journalled: sent twice, they
+        stay one.
+        """
         found: list[Point] = []
         system = 0
         for number, record in enumerate(self.records):
@@ -71,8 +83,11 @@ class MirroredTrial:
         assert self.result is not None
         step = max((int(r["step"]) for r in self.records if r["t"] == "metrics"), default=0)
         cost = {f"cost.{n}": row.get("value") for n, row in self.result.cost.items()}
-        return [(*self._shown(n, v), self.ended_ms, step) for n, v in {**self.result.scores, **cost}.items()
-                if isinstance(v, (int, float)) and math.isfinite(v)]
+        return [
+            (*self._shown(n, v), self.ended_ms, step)
+            for n, v in {**self.result.scores, **cost}.items()
+            if isinstance(v, (int, float)) and math.isfinite(v)
+        ]
 
     def _shown(self, own: str, value: Any) -> tuple[str, float]:
         shown = self.shown_as.get(own, own)
@@ -82,7 +97,9 @@ class MirroredTrial:
 
 @dataclass
 class StudyRecord:
-    """A study as its folder shows it: study.json (written before the first trial) and summary.json (at the end)."""
+    """A study as its folder shows it: study.json (written before the first trial) and summary.json
+    (at the end).
+    """
 
     key: str
     record: dict[str, Any]
@@ -97,7 +114,9 @@ class StudyRecord:
         return None if record is None else cls(key, record, folder, list(record.get("trials", [])))
 
     def refresh(self, store: Store) -> None:
-        """Read the record again if it was written anew: a search's trials are not known when it begins."""
+        """Read the record again if it was written anew: a search's trials are not known when it
+        begins.
+        """
         at = (self.folder / STUDY).stat().st_mtime_ns
         if at != self.read_at:
             record = store.read_study(self.key)
@@ -131,8 +150,12 @@ class StudyRecord:
         return files.read_json(path, limit=64 << 20) if path is not None else None
 
 
-def read_trial(store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]) -> MirroredTrial | None:
-    """The trial of a row of study.json; None while it has not begun. Integrity if its folder is damaged."""
+def read_trial(
+    store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]
+) -> MirroredTrial | None:
+    """The trial of a row of study.json; None while it has not begun. Integrity if its folder is
+    damaged.
+    """
     key = row["key"]
     folder = store.folder(key)
     if folder.is_dir():
@@ -152,6 +175,7 @@ def is_part(store: Store, key: str) -> bool:
 
 # ---------------------------------------------------------------- names and values a store accepts
 
+
 def name(text: str) -> str:
     """A metric, parameter or tag name: letters, digits and _-./: and space."""
     clean = re.sub(r"[^/\w.\- :]", "_", text)[:NAME_LIMIT]
@@ -161,7 +185,11 @@ def name(text: str) -> str:
 
 def text_of(value: Any, limit: int) -> str:
     """A value as text without secrets, cut at `limit` characters with a … at its end."""
-    text = value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    text = (
+        value
+        if isinstance(value, str)
+        else json.dumps(value, sort_keys=True, default=str, ensure_ascii=False)
+    )
     text = redact(text)
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
@@ -189,13 +217,17 @@ def tags(*parts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def note_tags(note: str) -> dict[str, str]:
-    """Return the tags of a description: its text, and its digest, by which a person's edit is seen later."""
+    """Return the tags of a description: its text, and its digest, by which a person's edit is seen
+    later.
+    """
     marks = tags({NOTE: note or None})
     return {**marks, OWN_NOTE: files.digest(marks[NOTE])} if marks else {}
 
 
 def is_edited(run_tags: Mapping[str, str]) -> bool:
-    """Return whether the description of a run is a person's: another text than we wrote, or none where we wrote one."""
+    """Return whether the description of a run is a person's: another text than we wrote, or none
+    where we wrote one.
+    """
     text, written = run_tags.get(NOTE, ""), run_tags.get(OWN_NOTE)
     return bool(text) if written is None else files.digest(text) != written
 
@@ -203,7 +235,11 @@ def is_edited(run_tags: Mapping[str, str]) -> bool:
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Where it ran as env.*, and the commit under the name that mlflow's pages know."""
     commit = (environment.get("git") or {}).get("commit")
-    return {**dict(flat(environment, "env")), "mlflow.source.git.commit": commit} if environment else {}
+    return (
+        {**dict(flat(environment, "env")), "mlflow.source.git.commit": commit}
+        if environment
+        else {}
+    )
 
 
 def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
@@ -211,11 +247,17 @@ def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
 
 
 def artifacts(listed: Mapping[str, Path]) -> list[Path]:
-    """The files worth showing among those that a manifest lists: reports and figures, in order of name."""
+    """The files worth showing among those that a manifest lists: reports and figures, in order of
+    name.
+    """
     inside = models(listed)
-    return [path for path in listed.values()
-            if path.suffix.lower() in ARTIFACTS and not inside.intersection(path.parents)
-            and path.stat().st_size <= ARTIFACT_LIMIT]
+    return [
+        path
+        for path in listed.values()
+        if path.suffix.lower() in ARTIFACTS
+        and not inside.intersection(path.parents)
+        and path.stat().st_size <= ARTIFACT_LIMIT
+    ]
 
 
 def models(listed: Mapping[str, Path]) -> set[Path]:
@@ -224,12 +266,25 @@ def models(listed: Mapping[str, Path]) -> set[Path]:
 
 
 def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:
-    """The parent's metrics: {"name": value} or [{"name", "value", "step"}], all at one fixed time."""
+    """The parent's metrics: {"name": value} or [{"name", "value", "step"}], all at one fixed
+    time.
+    """
     metrics = summary.get("metrics", {})
-    rows = [{"name": n, "value": v} for n, v in metrics.items()] if isinstance(metrics, Mapping) else metrics
+    rows = (
+        [{"name": n, "value": v} for n, v in metrics.items()]
+        if isinstance(metrics, Mapping)
+        else metrics
+    )
     try:
-        return [(name(r["name"]), float(r["value"]), at_ms, int(r.get("step", 0))) for r in rows
-                if r["value"] is not None]
+        return [
+            (name(r["name"]), float(r["value"]), at_ms, int(r.get("step", 0)))
+            for r in rows
+            if r["value"] is not None
+        ]
     except (KeyError, TypeError, ValueError) as error:
-        raise BadDataError("summary-metrics", f"{error!r}", where=SUMMARY,
-                      expected='{"name": number} or [{"name", "value", "step"}]') from error
+        raise BadDataError(
+            "summary-metrics",
+            f"{error!r}",
+            where=SUMMARY,
+            expected='{"name": number} or [{"name", "value", "step"}]',
+        ) from error

@@ -35,10 +35,16 @@ SQLITE_SAYS = (  # words of sqlite → our code, what to do
     ("unable to open", "permission", "choose another place with --mlflow-path"),
 )
 UNFINISHED_WAIT_S = 20  # how long another process may take over its first migration
-SECRET_NAMES = re.compile(r"(?i)((?:password|passwd|pwd|token|secret|signature|api[_-]?key|access[_-]?key)\s*=)"
-                          r"[^&\s'\";]+")
-USERINFO = re.compile(r"(://)(?!/)(?:[^\s'\"/@:]{0,200}:[^\s'\"]{0,2000}|[^\s'\"/]{0,2000})@")  # bounded: no run-away
-HOST = re.compile(r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?")  # user:password@host, host:port
+SECRET_NAMES = re.compile(
+    r"(?i)((?:password|passwd|pwd|token|secret|signature|api[_-]?key|access[_-]?key)\s*=)"
+    r"[^&\s'\";]+"
+)
+USERINFO = re.compile(
+    r"(://)(?!/)(?:[^\s'\"/@:]{0,200}:[^\s'\"]{0,2000}|[^\s'\"/]{0,2000})@"
+)  # bounded: no run-away
+HOST = re.compile(
+    r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?"
+)  # user:password@host, host:port
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _secrets: set[str] = set()  # of this process: what must never be shown, in every spelling
 
@@ -77,8 +83,13 @@ class TrackingTarget:
 
 # ---------------------------------------------------------------- addresses
 
-def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None) -> TrackingTarget:
-    """The store that `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd` names. Usage if unknown."""
+
+def resolve(
+    asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> TrackingTarget:
+    """The store that `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd` names.
+    Usage if unknown.
+    """
     environ, cwd = os.environ if environ is None else environ, Path(cwd or Path.cwd()).resolve()
     for name in SECRET_VARIABLES:
         _remember_secret(environ.get(name, ""))
@@ -93,27 +104,41 @@ def resolve(asked: str | None, environ: Mapping[str, str] | None = None, cwd: Pa
     if HOST.fullmatch(text):
         address = f"http://{text}"
         _remember_uri(address)
-        raise UsageError("tracking-address", f"'{redact(address).removeprefix('http://')}' has no scheme",
-                    where="mlflow-path", expected=f"{redact(address)}, a folder, or a .db file")
+        raise UsageError(
+            "tracking-address",
+            f"'{redact(address).removeprefix('http://')}' has no scheme",
+            where="mlflow-path",
+            expected=f"{redact(address)}, a folder, or a .db file",
+        )
     return _from_path(cwd / os.path.expanduser(text))
 
 
 def _from_uri(text: str, scheme: str, cwd: Path) -> TrackingTarget:
     family = scheme.partition("+")[0]
     if family not in SCHEMES:
-        raise UnknownNameError("tracking scheme", redact(scheme), SCHEMES, remedy="or give a folder or a .db file")
+        raise UnknownNameError(
+            "tracking scheme", redact(scheme), SCHEMES, remedy="or give a folder or a .db file"
+        )
     _remember_uri(text)
     if family == "file":
         return _from_path(Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path)))
     if family == "sqlite":
         path = urllib.parse.unquote(re.sub(r"^sqlite(\+\w+)?:(///)?", "", text).partition("?")[0])
         if path in ("", "/", ":memory:", "//"):
-            raise UsageError("tracking-address", f"'{redact(text)}' names no file", where="mlflow-path",
-                        expected="sqlite:///path/to/mlflow.db")
+            raise UsageError(
+                "tracking-address",
+                f"'{redact(text)}' names no file",
+                where="mlflow-path",
+                expected="sqlite:///path/to/mlflow.db",
+            )
         return _local(cwd / path)
     if family in ("http", "https") and not urllib.parse.urlsplit(text).hostname:
-        raise UsageError("tracking-address", f"'{redact(text)}' names no host", where="mlflow-path",
-                    expected="http://host:port")
+        raise UsageError(
+            "tracking-address",
+            f"'{redact(text)}' names no host",
+            where="mlflow-path",
+            expected="http://host:port",
+        )
     return TrackingTarget(text.rstrip("/") if family in REMOTE else text, redact(text).rstrip("/"))
 
 
@@ -122,8 +147,12 @@ def _from_path(path: Path) -> TrackingTarget:
         with open(path, "rb") as file:
             head = file.read(16)
         if head and not head.startswith(b"SQLite format 3"):
-            raise UsageError("tracking-address", "is a file and no sqlite database", where=path,
-                        expected="a folder, a .db file, or the address of a server")
+            raise UsageError(
+                "tracking-address",
+                "is a file and no sqlite database",
+                where=path,
+                expected="a folder, a .db file, or the address of a server",
+            )
         return _local(path)
     is_file_name = path.suffix.lower() in SQLITE_SUFFIXES and not path.is_dir()
     return _local(path if is_file_name else path / "mlflow.db")
@@ -136,9 +165,11 @@ def _local(path: Path) -> TrackingTarget:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of a database file: in one, `%` and two digits are an escape and `?` begins the options.
+    """The address of a database file: in one, `%` and two digits are an escape and `?` begins the
+    options.
 
-    With the driver named, mlflow does not make the parent folder, which it would do without decoding its name.
+    With the driver named, mlflow does not make the parent folder, which it would do without
+    decoding its name.
     """
     text = str(path)
     if "?" not in text and urllib.parse.unquote(text) == text:
@@ -148,18 +179,25 @@ def sqlite_uri(path: Path) -> str:
 
 # ---------------------------------------------------------------- secrets
 
+
 def _remember_uri(uri: str) -> None:
     with contextlib.suppress(ValueError):  # a broken address keeps its general redaction
         parts = urllib.parse.urlsplit(uri)
-        for value in (parts.password, *(v for k, v in urllib.parse.parse_qsl(parts.query)
-                                        if SECRET_NAMES.search(f"{k}=x"))):
+        for value in (
+            parts.password,
+            *(v for k, v in urllib.parse.parse_qsl(parts.query) if SECRET_NAMES.search(f"{k}=x")),
+        ):
             _remember_secret(value or "")
 
 
 def _remember_secret(value: str) -> None:
-    if len(value) >= 3:  # shorter ones would blank half of every message; the address forms below still hide them
+    if (
+        len(value) >= 3
+    ):  # shorter ones would blank half of every message; the address forms below still hide them
         plain = urllib.parse.unquote(value)
-        _secrets.update({value, plain, urllib.parse.quote(plain, safe=""), urllib.parse.quote_plus(plain)})
+        _secrets.update(
+            {value, plain, urllib.parse.quote(plain, safe=""), urllib.parse.quote_plus(plain)}
+        )
 
 
 def redact(text: object) -> str:
@@ -173,11 +211,14 @@ def redact(text: object) -> str:
 
 # ---------------------------------------------------------------- the local database
 
-def prepare(target: TrackingTarget) -> None:
-    """Make the local database of `target` if it is not there, whole or not at all, whoever else is doing so.
 
-    Processes that let mlflow make it together leave it broken for good; so it is built under a lock in a
-    file of its own and linked into place. Nothing to do for servers. BadData if what is there is broken.
+def prepare(target: TrackingTarget) -> None:
+    """Make the local database of `target` if it is not there, whole or not at all, whoever else is
+    doing so.
+
+    Processes that let mlflow make it together leave it broken for good; so it is built under a lock
+    in a file of its own and linked into place. Nothing to do for servers. BadData if what is there
+    is broken.
     """
     path = target.database
     if path is None or check(target):
@@ -188,7 +229,9 @@ def prepare(target: TrackingTarget) -> None:
 
 
 def check(target: TrackingTarget) -> bool:
-    """True if the local database is whole (or the target is a server), False if there is none; BadData if broken."""
+    """True if the local database is whole (or the target is a server), False if there is none;
+    BadData if broken.
+    """
     path = target.database
     if path is None:
         return True
@@ -196,8 +239,12 @@ def check(target: TrackingTarget) -> bool:
     while (trouble := _trouble(path)) not in ("", "absent"):
         last_change = time.time() - path.stat().st_mtime if path.exists() else 0.0
         if last_change > UNFINISHED_WAIT_S or time.monotonic() > deadline:
-            raise BadDataError("tracking-database", trouble, where=path,
-                          remedy="move the file away and run `tlx sync`: the run folders hold everything")
+            raise BadDataError(
+                "tracking-database",
+                trouble,
+                where=path,
+                remedy="move the file away and run `tlx sync`: the run folders hold everything",
+            )
         time.sleep(0.2)  # another program may be in the middle of making it
     return trouble == ""
 
@@ -208,10 +255,17 @@ def _trouble(path: Path) -> str:
         return "absent"
     try:
         # writable, so that what a killed program left unfinished in it is rolled back
-        with contextlib.closing(sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=rw", uri=True)) as db:
-            names = {row[0] for row in db.execute("select name from sqlite_master where type = 'table'")}
-            version = db.execute("select version_num from alembic_version").fetchall() if (
-                "alembic_version" in names) else []
+        with contextlib.closing(
+            sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?mode=rw", uri=True)
+        ) as db:
+            names = {
+                row[0] for row in db.execute("select name from sqlite_master where type = 'table'")
+            }
+            version = (
+                db.execute("select version_num from alembic_version").fetchall()
+                if ("alembic_version" in names)
+                else []
+            )
     except sqlite3.OperationalError as error:
         return "" if "locked" in str(error) else f"cannot be read ({error})"
     except sqlite3.DatabaseError as error:
@@ -222,7 +276,9 @@ def _trouble(path: Path) -> str:
 
 
 def artifact_root(database: Path) -> str:
-    """Where the artifacts of a local database lie: a plain path, as a URI where mlflow would decode it."""
+    """Where the artifacts of a local database lie: a plain path, as a URI where mlflow would decode
+    it.
+    """
     folder = database.parent / "mlruns"
     return folder.as_uri() if urllib.parse.unquote(str(folder)) != str(folder) else str(folder)
 
@@ -231,14 +287,20 @@ def _build(path: Path) -> None:
     with quiet, files.storage_errors(path):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        for leftover in path.parent.glob(f"{glob.escape(files.TEMPORARY + path.name)}*"):  # of a killed builder
-            shutil.rmtree(leftover) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        for leftover in path.parent.glob(
+            f"{glob.escape(files.TEMPORARY + path.name)}*"
+        ):  # of a killed builder
+            shutil.rmtree(
+                leftover
+            ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
         folder = Path(tempfile.mkdtemp(prefix=f"{files.TEMPORARY}{path.name}-", dir=path.parent))
         temporary = folder / path.name
         try:
             with _sqlite_errors(path):
                 SqlAlchemyStore(sqlite_uri(temporary), str(path.parent / "mlruns")).engine.dispose()
-            with contextlib.suppress(FileExistsError):  # a program without our lock was first: its store is as good
+            with contextlib.suppress(
+                FileExistsError
+            ):  # a program without our lock was first: its store is as good
                 os.link(temporary, path)
             files.sync_folder(path.parent)
         finally:
@@ -258,8 +320,12 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
         if known is None:
             raise
         code, remedy = known
-        raise ResourceError(code, f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
-                       where=path, remedy=remedy) from error
+        raise ResourceError(
+            code,
+            f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
+            where=path,
+            remedy=remedy,
+        ) from error
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

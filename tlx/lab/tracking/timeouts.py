@@ -12,11 +12,14 @@ SETTINGS = {  # of mlflow's HTTP client: one short try, for the mirror itself tr
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
-ALWAYS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}  # it would print the address with its password
+ALWAYS = {
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"
+}  # it would print the address with its password
 
 
 class WhileNeeded:
-    """A change to this whole process that lasts while anybody is inside: made by the first, undone by the last.
+    """A change to this whole process that lasts while anybody is inside: made by the first, undone
+    by the last.
 
     change()   makes it and returns what undoes it
     """
@@ -53,7 +56,9 @@ def _hush() -> Callable[[], None]:
     return undo
 
 
-quiet = WhileNeeded(_hush)  # mlflow's own log lines held back: they name addresses, and telling is the caller's
+quiet = WhileNeeded(
+    _hush
+)  # mlflow's own log lines held back: they name addresses, and telling is the caller's
 
 
 def _set() -> Callable[[], None]:

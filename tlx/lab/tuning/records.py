@@ -1,10 +1,13 @@
-"""What came of every trial of a search, one durable line each: from these lines Optuna's storage is made anew.
+"""What came of every trial of a search, one durable line each: from these lines Optuna's storage is
+made anew.
 
-    <root>/searches/<family>/<slot>.journal    a line a trial; each process that works on a search has a slot of its own
-    <root>/trials/<key>/                       the same trial as a run folder, made from its line by the driver
+    <root>/searches/<family>/<slot>.journal    a line a trial; each process that works on a search
+                                               has a slot of its own
+    <root>/trials/<key>/                       the same trial as a run folder, made from its line by
+                                               the driver
 
-Searches of one family try configurations of the same thing on the same data and splits, so that one finds what another
-has tried.
+Searches of one family try configurations of the same thing on the same data and splits, so that one
+finds what another has tried.
 """
 
 from __future__ import annotations
@@ -35,10 +38,13 @@ class TrialRecord:
     configuration  names what was run, by content
     state          complete; pruned or diverged (given up early); failed
     objectives     one number an objective, where complete
-    reports        [step, value] as they came: a step is a split, or an epoch of the first one and then a split
+    reports        [step, value] as they came: a step is a split, or an epoch of the first one and
+                   then a split
     by_split       val accuracy (fraction) of each split that was run
-    seconds        of fitting and predicting this configuration, whoever did it; energy_j: joules, where known
-    same_as        the trial (of this search or another of the family) that had the same configuration and spared this
+    seconds        of fitting and predicting this configuration, whoever did it; energy_j: joules,
+                   where known
+    same_as        the trial (of this search or another of the family) that had the same
+                   configuration and spared this
                    one, as [study, number]; None if it was run
     """
 
@@ -134,34 +140,72 @@ def keep(store: Store, tried: TrialRecord) -> None:
         return
 
     def make(draft: Any) -> Result:
-        with files.Journal(draft.folder / JOURNAL) as journal:  # with the times at which it happened
+        with files.Journal(
+            draft.folder / JOURNAL
+        ) as journal:  # with the times at which it happened
             if not journal.records:
-                journal.append({"t": "start", "ts": tried.started_ms, "format": FORMAT, "tlx": __version__})
+                journal.append(
+                    {"t": "start", "ts": tried.started_ms, "format": FORMAT, "tlx": __version__}
+                )
             for step, value in enumerate(tried.by_split):
                 if step >= len(journal.records) - 1:
-                    journal.append({"t": "metrics", "step": step, "ts": tried.ended_ms + step,
-                                    "values": {"val_accuracy": value}})
+                    journal.append(
+                        {
+                            "t": "metrics",
+                            "step": step,
+                            "ts": tried.ended_ms + step,
+                            "values": {"val_accuracy": value},
+                        }
+                    )
         scores = {"seconds": tried.seconds, "fits": float(len(tried.by_split))}
         if tried.by_split:
             scores["mean_val_accuracy"] = sum(tried.by_split) / len(tried.by_split)
-        known = {} if tried.energy_j is None else {
-            "energy_j": {"value": tried.energy_j, "unit": "J", "source": tried.details.get("energy_source")}}
-        return Result(key=tried.key, kind="SearchTrial", status=tried.status, scores=scores, cost=known,
-                      spec={"kind": "SearchTrial", "number": tried.number, **tried.values},
-                      details=plain(tried), environment=environment.gather())
+        known = (
+            {}
+            if tried.energy_j is None
+            else {
+                "energy_j": {
+                    "value": tried.energy_j,
+                    "unit": "J",
+                    "source": tried.details.get("energy_source"),
+                }
+            }
+        )
+        return Result(
+            key=tried.key,
+            kind="SearchTrial",
+            status=tried.status,
+            scores=scores,
+            cost=known,
+            spec={"kind": "SearchTrial", "number": tried.number, **tried.values},
+            details=plain(tried),
+            environment=environment.gather(),
+        )
 
     store.get_or_compute(tried.key, make)
 
 
 def row(tried: TrialRecord) -> dict[str, Any]:
     """The line of a trial in study.json, for the mirror."""
-    return {"key": tried.key, "title": f"trial {tried.number}: {tried.title}", "shots": 0, "split": 0,
-            "params": {**tried.values, "Trial": tried.number}, "tags": marks(tried)}
+    return {
+        "key": tried.key,
+        "title": f"trial {tried.number}: {tried.title}",
+        "shots": 0,
+        "split": 0,
+        "params": {**tried.values, "Trial": tried.number},
+        "tags": marks(tried),
+    }
 
 
 def marks(tried: TrialRecord) -> Mapping[str, str]:
     """Tags of a trial's run."""
-    found = {"optuna.trial_number": str(tried.number), "optuna.state": tried.state.upper(),
-             "tlx.configuration": tried.configuration}
-    return found | ({"tlx.error": tried.error} if tried.error else {}) | (
-        {} if tried.same_as is None else {"tlx.same_as": f"trial {tried.same_as[1]}"})
+    found = {
+        "optuna.trial_number": str(tried.number),
+        "optuna.state": tried.state.upper(),
+        "tlx.configuration": tried.configuration,
+    }
+    return (
+        found
+        | ({"tlx.error": tried.error} if tried.error else {})
+        | ({} if tried.same_as is None else {"tlx.same_as": f"trial {tried.same_as[1]}"})
+    )

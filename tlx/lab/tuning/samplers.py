@@ -1,7 +1,8 @@
-"""How a search chooses: samplers that begin anew, seeded, with every trial, and the halving that gives up early.
+"""How a search chooses: samplers that begin anew, seeded, with every trial, and the halving that
+gives up early.
 
-A sampler that lives as long as its process repeats or forgets itself when the process is killed; one that is made for
-trial n from (seed, n) and what is known proposes the same either way.
+A sampler that lives as long as its process repeats or forgets itself when the process is killed;
+one that is made for trial n from (seed, n) and what is known proposes the same either way.
 """
 
 from __future__ import annotations
@@ -38,7 +39,12 @@ def _gp(seed: int) -> BaseSampler:
 
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler] | None] = {
-    "tpe": _tpe, "random": _random, "grid": None, "cmaes": _cmaes, "gp": _gp}
+    "tpe": _tpe,
+    "random": _random,
+    "grid": None,
+    "cmaes": _cmaes,
+    "gp": _gp,
+}
 NEEDS = {"cmaes": ("cmaes", "CMA-ES")}
 
 
@@ -56,8 +62,11 @@ def check(name: str) -> None:
                 __import__(NEEDS[name][0])
     except ImportError as error:
         package = NEEDS.get(name, (str(getattr(error, "name", "") or error), name))[0]
-        raise ResourceError("package", f"the sampler '{name}' needs the package {package}, which is not installed",
-                       remedy=f"pip install {package}") from error
+        raise ResourceError(
+            "package",
+            f"the sampler '{name}' needs the package {package}, which is not installed",
+            remedy=f"pip install {package}",
+        ) from error
 
 
 class Seeded(BaseSampler):
@@ -87,28 +96,47 @@ class Seeded(BaseSampler):
             if self._fixed is None:
                 self._inner.before_trial(study, trial)
 
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, Any]:
-        return {} if self._fixed is not None else self._inner.infer_relative_search_space(study, trial)
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, Any]:
+        return (
+            {} if self._fixed is not None else self._inner.infer_relative_search_space(study, trial)
+        )
 
-    def sample_relative(self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]) -> dict[str, Any]:
-        return {} if self._fixed is not None else self._inner.sample_relative(study, trial, search_space)
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
+    ) -> dict[str, Any]:
+        return (
+            {}
+            if self._fixed is not None
+            else self._inner.sample_relative(study, trial, search_space)
+        )
 
-    def sample_independent(self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any) -> Any:
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any
+    ) -> Any:
         if self._fixed is not None:
             return self._fixed[param_name]
         return self._inner.sample_independent(study, trial, param_name, distribution)
 
-    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState,
-                    values: Sequence[float] | None) -> None:
+    def after_trial(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        state: TrialState,
+        values: Sequence[float] | None,
+    ) -> None:
         if self._fixed is None:
             self._inner.after_trial(study, trial, state, values)
 
 
 class Halving(optuna.pruners.BasePruner):
-    """Successive halving: at each rung (a step) the best 1 / factor of all trials that came so far go on.
+    """Successive halving: at each rung (a step) the best 1 / factor of all trials that came so far
+    go on.
 
-    Read off the reported values alone, so that a trial taken up after a kill is judged as it would have been. Ties go
-    on. Jamieson & Talwalkar 2016, arXiv:1502.07943; asynchronous as in Li et al. 2020, arXiv:1810.05934.
+    Read off the reported values alone, so that a trial taken up after a kill is judged as it would
+    have been. Ties go on. Jamieson & Talwalkar 2016, arXiv:1502.07943; asynchronous as in Li et al.
+    2020, arXiv:1810.05934.
     """
 
     def __init__(self, rungs: Sequence[int], factor: int = 3):
@@ -118,8 +146,11 @@ class Halving(optuna.pruners.BasePruner):
         step = trial.last_step
         if step not in self._rungs:
             return False
-        others = [t.intermediate_values[step] for t in study.get_trials(deepcopy=False)
-                  if t.number != trial.number and step in t.intermediate_values]
+        others = [
+            t.intermediate_values[step]
+            for t in study.get_trials(deepcopy=False)
+            if t.number != trial.number and step in t.intermediate_values
+        ]
         value = trial.intermediate_values[step]
         goes_on = max(1, (len(others) + 1) // self._factor)
         return sum(other > value for other in others) >= goes_on

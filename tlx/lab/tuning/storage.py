@@ -1,8 +1,10 @@
-"""Where Optuna keeps a search's trials: a file beside the store, or any storage of Optuna's, several machines at once.
+"""Where Optuna keeps a search's trials: a file beside the store, or any storage of Optuna's,
+several machines at once.
 
-Nothing in it is the only copy, so the file is not flushed to disk at every line. Optuna's own file lock outlives a
-killed process by half a minute and one torn line makes its journal unreadable for good; here the kernel's lock ends
-with its holder, and a torn line is cut off. The format is Optuna's: optuna-dashboard opens the file.
+Nothing in it is the only copy, so the file is not flushed to disk at every line. Optuna's own file
+lock outlives a killed process by half a minute and one torn line makes its journal unreadable for
+good; here the kernel's lock ends with its holder, and a torn line is cut off. The format is
+Optuna's: optuna-dashboard opens the file.
 """
 
 from __future__ import annotations
@@ -28,7 +30,10 @@ from ..tracking.target import redact
 
 SERVERS = ("postgresql", "mysql", "mariadb")  # storages that other machines reach
 JOURNALS = (".journal", ".log")
-BEAT_S, SILENT_S = 10.0, 60.0  # a machine says that it is there; so long unheard of, its trials are taken over
+BEAT_S, SILENT_S = (
+    10.0,
+    60.0,
+)  # a machine says that it is there; so long unheard of, its trials are taken over
 
 
 class JournalFile(BaseJournalBackend):
@@ -50,10 +55,10 @@ class JournalFile(BaseJournalBackend):
         with open(self.path, "rb") as file:
             file.seek(self._ends[start])
             lines = file.read().split(b"\n")[:-1]  # what follows the last newline is being written
-        del self._ends[start + 1:]
+        del self._ends[start + 1 :]
         for line in lines:
             self._ends.append(self._ends[-1] + len(line) + 1)
-        return [json.loads(line) for line in lines[log_number_from - start:]]
+        return [json.loads(line) for line in lines[log_number_from - start :]]
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add records."""
@@ -89,16 +94,22 @@ class JournalFile(BaseJournalBackend):
                 os.close(fd)
 
     def _cut(self) -> None:
-        """Take a torn last line away. One of ours that a power cut damaged is set aside; any other file is refused."""
+        """Take a torn last line away. One of ours that a power cut damaged is set aside; any other
+        file is refused.
+        """
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
         lines, tail = data[:whole].splitlines(), data[whole:]
         are_records = [_is_record(line) for line in lines]
         is_torn_first_record = not lines and (tail.startswith(b"{") or not tail.strip(b"\0"))
         if not any(are_records) and not is_torn_first_record:
-            raise BadDataError("storage-form", "is no journal of Optuna", where=self.path,
-                          expected="a new file, or one that Optuna's journal storage wrote",
-                          remedy="choose another name with --storage; this file was left as it is")
+            raise BadDataError(
+                "storage-form",
+                "is no journal of Optuna",
+                where=self.path,
+                expected="a new file, or one that Optuna's journal storage wrote",
+                remedy="choose another name with --storage; this file was left as it is",
+            )
         if not all(are_records):
             os.replace(self.path, self.path.with_name(self.path.name + ".damaged"))
             self.path.touch()
@@ -136,8 +147,14 @@ class StorageLocation:
             return None
         path = Path(os.path.realpath(Path(address.removeprefix("journal:")).expanduser()))
         if not address.startswith("journal:") and path.suffix not in JOURNALS:
-            raise UsageError("storage-form", f"'{redact(address)}'", where="--storage", expected="a URL (sqlite:///"
-                        "search.db, postgresql://user:password@host/base, mysql://…) or a file name.journal")
+            raise UsageError(
+                "storage-form",
+                f"'{redact(address)}'",
+                where="--storage",
+                expected="a URL (sqlite:///"
+                "search.db, postgresql://user:password@host/base, mysql://…) or a file "
+                "name.journal",
+            )
         return path
 
     @contextlib.contextmanager
@@ -148,7 +165,11 @@ class StorageLocation:
             yield optuna.storages.JournalStorage(self._journal)
             return
         with self._in_words():
-            options = {"connect_args": {"timeout": 60}} if self.path is not None else {"pool_pre_ping": True}
+            options = (
+                {"connect_args": {"timeout": 60}}
+                if self.path is not None
+                else {"pool_pre_ping": True}
+            )
             storage = optuna.storages.RDBStorage(self.address, engine_kwargs=options)
         try:
             yield storage
@@ -158,19 +179,29 @@ class StorageLocation:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """One process at a time, of all that work on the search: by the kernel's lock, or the server's."""
+        """One process at a time, of all that work on the search: by the kernel's lock, or the
+        server's.
+        """
         if self.path is not None:
-            with locks.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False), self.writing():
+            with (
+                locks.lock(self.path.with_name(self.path.name + ".turn"), wait=True, signed=False),
+                self.writing(),
+            ):
                 yield
             return
         import sqlalchemy
 
         with self._in_words():
-            self._engine = self._engine or sqlalchemy.create_engine(self.address, poolclass=sqlalchemy.NullPool)
+            self._engine = self._engine or sqlalchemy.create_engine(
+                self.address, poolclass=sqlalchemy.NullPool
+            )
             connection = self._engine.connect()
         number, mine = zlib.crc32(self._name.encode()), self.address.startswith("postgresql")
-        take, give = ("SELECT pg_advisory_lock(:n)", "SELECT pg_advisory_unlock(:n)") if mine else (
-            "SELECT GET_LOCK(:n, 3600)", "SELECT RELEASE_LOCK(:n)")
+        take, give = (
+            ("SELECT pg_advisory_lock(:n)", "SELECT pg_advisory_unlock(:n)")
+            if mine
+            else ("SELECT GET_LOCK(:n, 3600)", "SELECT RELEASE_LOCK(:n)")
+        )
         with connection:
             connection.execute(sqlalchemy.text(take), {"n": number if mine else f"tlx{number}"})
             try:
@@ -179,7 +210,9 @@ class StorageLocation:
                 connection.execute(sqlalchemy.text(give), {"n": number if mine else f"tlx{number}"})
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
-        """Around several writings that follow one another: the journal is locked once for all of them."""
+        """Around several writings that follow one another: the journal is locked once for all of
+        them.
+        """
         return contextlib.nullcontext() if self._journal is None else self._journal.holding()
 
     @contextlib.contextmanager
@@ -189,22 +222,41 @@ class StorageLocation:
         try:
             yield
         except ImportError as error:
-            raise ResourceError("package", f"this storage needs a package that is not installed ({error})", where=self.shown,
-                           remedy="pip install 'tlx[postgresql]'; for mysql+pymysql:// pip install pymysql") from error
+            raise ResourceError(
+                "package",
+                f"this storage needs a package that is not installed ({error})",
+                where=self.shown,
+                remedy="pip install 'tlx[postgresql]'; for mysql+pymysql:// pip install pymysql",
+            ) from error
         except sqlalchemy.exc.ArgumentError as error:
-            raise UsageError("storage-form", f"'{self.shown}'", where="--storage", expected="a URL as Optuna takes it"
-                        ) from error
+            raise UsageError(
+                "storage-form",
+                f"'{self.shown}'",
+                where="--storage",
+                expected="a URL as Optuna takes it",
+            ) from error
         except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
             said = str(error.__cause__ or error).strip().splitlines()[0]
-            raise ResourceError("storage-unreachable", redact(said), where=self.shown,
-                           remedy="see whether the server runs and the address is right") from error
+            raise ResourceError(
+                "storage-unreachable",
+                redact(said),
+                where=self.shown,
+                remedy="see whether the server runs and the address is right",
+            ) from error
         except sqlalchemy.exc.DatabaseError as error:
             said = str(error.__cause__ or error).strip().splitlines()[0]
-            raise BadDataError("storage-form", redact(said), where=self.shown, expected="a database that Optuna made, or a "
-                          "new file", remedy="choose another with --storage; this one was left as it is") from error
+            raise BadDataError(
+                "storage-form",
+                redact(said),
+                where=self.shown,
+                expected="a database that Optuna made, or a new file",
+                remedy="choose another with --storage; this one was left as it is",
+            ) from error
 
 
-# ---------------------------------------------------------------- who works on a trial, and whether they live
+# ---------------------------------------------------------------- who works on a trial, and whether
+# they live
+
 
 def process_id() -> str:
     """This process, so that another can tell whether it still lives."""
@@ -212,17 +264,23 @@ def process_id() -> str:
 
 
 def is_alive(owner: str | None, beats: dict[str, Any]) -> bool:
-    """Whether the process of `owner` is at work: the kernel says so here, its machine's last beat elsewhere."""
+    """Whether the process of `owner` is at work: the kernel says so here, its machine's last beat
+    elsewhere.
+    """
     if not owner:
         return False
     machine, pid, born = owner.rsplit("/", 2)
     if machine == _machine():
         try:
             process = psutil.Process(int(pid))
-            return f"{process.create_time():.2f}" == born and process.status() != psutil.STATUS_ZOMBIE
+            return (
+                f"{process.create_time():.2f}" == born and process.status() != psutil.STATUS_ZOMBIE
+            )
         except psutil.NoSuchProcess:
             return False
-    if machine.partition("/")[0] == socket.gethostname():  # the same machine before it was started again
+    if (
+        machine.partition("/")[0] == socket.gethostname()
+    ):  # the same machine before it was started again
         return False
     return time.time() - float(beats.get(f"beat:{machine}", 0.0)) < SILENT_S
 

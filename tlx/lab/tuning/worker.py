@@ -1,4 +1,5 @@
-"""A process that works on a search: asks for a trial, runs it, writes it down, tells Optuna, and asks again.
+"""A process that works on a search: asks for a trial, runs it, writes it down, tells Optuna, and
+asks again.
 
 What its trials share (embedded rows, spans, products) stays in the process from trial to trial.
 """
@@ -22,7 +23,18 @@ from ...errors import ResourceError, Stopped, TlxError
 from .. import signals
 from ..engines import worker as engines_worker
 from . import storage as tuning_storage
-from .api import TOLD, Evaluator, GivenUp, ScoredTrial, SearchProblem, from_storage, opened, quiet, state_of, user_attrs
+from .api import (
+    TOLD,
+    Evaluator,
+    GivenUp,
+    ScoredTrial,
+    SearchProblem,
+    from_storage,
+    opened,
+    quiet,
+    state_of,
+    user_attrs,
+)
 from .records import COMPLETE, DIVERGED, FAILED, PRUNED, Records, TrialRecord, now_ms, plain
 from .space import Parameter
 from .storage import StorageLocation
@@ -33,9 +45,17 @@ DEATHS = 5  # of one trial's process under one driver: then the trial is at faul
 TAKEN = "taken"  # the attribute of a trial that says by whom: [process, driver, how often under it]
 
 
-def work(search: SearchProblem, inputs: Any, context: Any, root: str, driver: str, *,
-         emit: Callable[[dict[str, Any]], None]) -> int:
-    """Ask, run, write down, tell, until as many trials as wanted have ended; how many this process ran.
+def work(
+    search: SearchProblem,
+    inputs: Any,
+    context: Any,
+    root: str,
+    driver: str,
+    *,
+    emit: Callable[[dict[str, Any]], None],
+) -> int:
+    """Ask, run, write down, tell, until as many trials as wanted have ended; how many this process
+    ran.
 
     driver   names the command that this process works for
     """
@@ -57,7 +77,9 @@ def _beating(study: optuna.Study) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(tuning_storage.BEAT_S):
-            with contextlib.suppress(Exception):  # the server is away for a moment: the next beat may reach it
+            with contextlib.suppress(
+                Exception
+            ):  # the server is away for a moment: the next beat may reach it
                 tuning_storage.heartbeat(study)
 
     tuning_storage.heartbeat(study)
@@ -71,10 +93,21 @@ def _beating(study: optuna.Study) -> Iterator[None]:
 
 
 class _Process:
-    def __init__(self, search: SearchProblem, study: optuna.Study, place: StorageLocation, records: Records, journal: files.Journal,
-                 evaluator: Evaluator, driver: str, disk: ThreadPoolExecutor):
+    def __init__(
+        self,
+        search: SearchProblem,
+        study: optuna.Study,
+        place: StorageLocation,
+        records: Records,
+        journal: files.Journal,
+        evaluator: Evaluator,
+        driver: str,
+        disk: ThreadPoolExecutor,
+    ):
         self.disk = disk
-        self.pending: list[tuple[Future[None], dict[str, Any]]] = []  # trials written down, durable in a moment
+        self.pending: list[
+            tuple[Future[None], dict[str, Any]]
+        ] = []  # trials written down, durable in a moment
         self.search, self.study, self.place, self.records = search, study, place, records
         self.journal, self.evaluator, self.driver = journal, evaluator, driver
         self.known: dict[str, TrialRecord] = {}
@@ -114,14 +147,19 @@ class _Process:
     # ------------------------------------------------------------ which trial
 
     def _next(self) -> tuple[optuna.Trial | None, TrialRecord | None, bool]:
-        """A trial whose process died (with its record, if it got as far), or a new one; else whether all have ended.
+        """A trial whose process died (with its record, if it got as far), or a new one; else
+        whether all have ended.
 
         To be called in turn.
         """
         trials = self.study.get_trials(deepcopy=False)
         running = [t for t in trials if t.state == TrialState.RUNNING]
         beats = self.study.user_attrs if self.place.remote else {}
-        dead = [t for t in running if not tuning_storage.is_alive(t.user_attrs.get(TAKEN, [None])[0], beats)]
+        dead = [
+            t
+            for t in running
+            if not tuning_storage.is_alive(t.user_attrs.get(TAKEN, [None])[0], beats)
+        ]
         found: TrialRecord | None = None
         before: list[Any] = ["", "", 0]
         if dead:
@@ -129,7 +167,8 @@ class _Process:
             found = self.records.of(self.search.key).get(trial.number)
             before = trial.user_attrs.get(TAKEN, before)
         elif any(t.state == TrialState.WAITING for t in trials) or (
-                len(trials) < self.search.wanted and not self._is_spent(trials)):
+            len(trials) < self.search.wanted and not self._is_spent(trials)
+        ):
             trial = self.study.ask()
         else:
             return None, None, not running
@@ -142,20 +181,35 @@ class _Process:
         """Whether a budget is used up."""
         said = [t.user_attrs.get(TOLD, {}) for t in trials]
         limits = {"spent_s": self.search.budget_s, "spent_j": self.search.budget_j}
-        return any(limit is not None and sum(row.get(name, 0.0) for row in said) >= limit
-                   for name, limit in limits.items())
+        return any(
+            limit is not None and sum(row.get(name, 0.0) for row in said) >= limit
+            for name, limit in limits.items()
+        )
 
     # ------------------------------------------------------------ what comes of it
 
     def _tried(self, trial: optuna.Trial) -> TrialRecord:
-        """The trial run, or taken from one of the same configuration; its line is written, durable in a moment."""
+        """The trial run, or taken from one of the same configuration; its line is written, durable
+        in a moment.
+        """
         values = dict(trial.params)
-        tried = TrialRecord(study=self.search.key, number=trial.number, values=values, state=FAILED, started_ms=now_ms(),
-                      configuration="", title="")
+        tried = TrialRecord(
+            study=self.search.key,
+            number=trial.number,
+            values=values,
+            state=FAILED,
+            started_ms=now_ms(),
+            configuration="",
+            title="",
+        )
         try:
-            tried = replace(tried, configuration=self.evaluator.key(values), title=self.evaluator.title(values))
+            tried = replace(
+                tried, configuration=self.evaluator.key(values), title=self.evaluator.title(values)
+            )
             if trial.user_attrs[TAKEN][2] > DEATHS:
-                raise ResourceError("process-died", f"its process died {DEATHS} times", remedy="use fewer --workers")
+                raise ResourceError(
+                    "process-died", f"its process died {DEATHS} times", remedy="use fewer --workers"
+                )
             tried = self._found(trial, tried) or self._run(trial, tried)
         except Stopped:
             signals.stop_if_asked()
@@ -163,21 +217,39 @@ class _Process:
         except TlxError as error:
             tried = replace(tried, error=str(error))
         system = self.study._storage.get_trial(trial._trial_id).system_attrs
-        tried = replace(tried, ended_ms=now_ms(), system={k: v for k, v in system.items() if k != "fixed_params"})
+        tried = replace(
+            tried,
+            ended_ms=now_ms(),
+            system={k: v for k, v in system.items() if k != "fixed_params"},
+        )
         self.journal.append(plain(tried), sync=False)
         self._remember(tried)
         return tried
 
     def _found(self, trial: optuna.Trial, tried: TrialRecord) -> TrialRecord | None:
-        """What is known of the configuration: whole, or given up and again so by today's trials; None: to be run."""
+        """What is known of the configuration: whole, or given up and again so by today's trials;
+        None: to be run.
+        """
         known = self.known.get(tried.configuration) or next(
-            (from_storage(self.search, t) for t in self.study.get_trials(deepcopy=False)
-             if t.user_attrs.get(TOLD, {}).get("configuration") == tried.configuration and t.number != trial.number
-             and t.state in (TrialState.COMPLETE, TrialState.PRUNED)), None)
+            (
+                from_storage(self.search, t)
+                for t in self.study.get_trials(deepcopy=False)
+                if t.user_attrs.get(TOLD, {}).get("configuration") == tried.configuration
+                and t.number != trial.number
+                and t.state in (TrialState.COMPLETE, TrialState.PRUNED)
+            ),
+            None,
+        )
         if known is None or (self.search.objectives[1:] == ("energy",) and known.energy_j is None):
             return None
-        tried = replace(tried, by_split=known.by_split, seconds=known.seconds, energy_j=known.energy_j,
-                        details=known.details, same_as=known.same_as or [known.study, known.number])
+        tried = replace(
+            tried,
+            by_split=known.by_split,
+            seconds=known.seconds,
+            energy_j=known.energy_j,
+            details=known.details,
+            same_as=known.same_as or [known.study, known.number],
+        )
         reports: list[list[float]] = []
         try:
             for step, value in known.reports:
@@ -192,7 +264,9 @@ class _Process:
         reports: list[list[float]] = []
         self.evaluator.spent = ScoredTrial(by_split=[], seconds=0.0)
         try:
-            scored = self.evaluator.evaluate(tried.values, functools.partial(self._report, trial, reports))
+            scored = self.evaluator.evaluate(
+                tried.values, functools.partial(self._report, trial, reports)
+            )
             state = DIVERGED if scored.diverged else COMPLETE
             if scored.diverged:
                 last = int(max((r[0] for r in reports), default=0)) + 1
@@ -201,22 +275,47 @@ class _Process:
                     trial.report(0.0, last)
         except GivenUp:
             scored, state = self.evaluator.spent, PRUNED
-        return self._ended(replace(tried, reports=reports, by_split=scored.by_split, seconds=scored.seconds,
-                                   energy_j=scored.energy_j, details=scored.details), state)
+        return self._ended(
+            replace(
+                tried,
+                reports=reports,
+                by_split=scored.by_split,
+                seconds=scored.seconds,
+                energy_j=scored.energy_j,
+                details=scored.details,
+            ),
+            state,
+        )
 
     def _ended(self, tried: TrialRecord, state: str) -> TrialRecord:
         if state != COMPLETE:
             return replace(tried, state=state)
         costs: dict[str, float | None] = {"time": tried.seconds, "energy": tried.energy_j}
-        objectives = [sum(tried.by_split) / len(tried.by_split), *(costs[name] for name in self.search.objectives[1:])]
+        objectives = [
+            sum(tried.by_split) / len(tried.by_split),
+            *(costs[name] for name in self.search.objectives[1:]),
+        ]
         if None in objectives:
-            raise ResourceError("energy-unknown", "this machine does not tell the energy of a trial",
-                           remedy="give --watts (of a busy core), or use --objective accuracy,time")
-        return replace(tried, state=state, objectives=[float(o) for o in objectives if o is not None])
+            raise ResourceError(
+                "energy-unknown",
+                "this machine does not tell the energy of a trial",
+                remedy="give --watts (of a busy core), or use --objective accuracy,time",
+            )
+        return replace(
+            tried, state=state, objectives=[float(o) for o in objectives if o is not None]
+        )
 
-    def _report(self, trial: optuna.Trial, reports: list[list[float]], step: int, value: float,
-                judged: bool = True) -> None:
-        """Note a value; GivenUp where the pruner says so. What was said before a kill is not said again."""
+    def _report(
+        self,
+        trial: optuna.Trial,
+        reports: list[list[float]],
+        step: int,
+        value: float,
+        judged: bool = True,
+    ) -> None:
+        """Note a value; GivenUp where the pruner says so. What was said before a kill is not said
+        again.
+        """
         if signals.stopping():
             raise Stopped(signals.asked())
         if reports and reports[-1][0] >= step:
@@ -235,7 +334,11 @@ class _Process:
         state = state_of(self.search, tried)
         with self.place.writing():
             trial.set_user_attr(TOLD, user_attrs(tried))
-            self.study.tell(trial.number, tried.objectives if state == TrialState.COMPLETE else None, state=state)
+            self.study.tell(
+                trial.number,
+                tried.objectives if state == TrialState.COMPLETE else None,
+                state=state,
+            )
 
     def _remember(self, tried: TrialRecord) -> None:
         before = self.known.get(tried.configuration)

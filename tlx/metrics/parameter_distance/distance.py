@@ -1,12 +1,15 @@
-"""How far pre-training carried each layer towards where fine-tuning ended: the parameter-distance transferability.
+"""How far pre-training carried each layer towards where fine-tuning ended: the parameter-distance
+transferability.
 
-T = D(random, finetuned) / D(pretrained, finetuned), for each tensor, for each layer (from the unweighted means of its
-tensors' distances), and overall (the mean of the layers' T, without the head).
+T = D(random, finetuned) / D(pretrained, finetuned), for each tensor, for each layer (from the
+unweighted means of its tensors' distances), and overall (the mean of the layers' T, without the
+head).
 
-T grows when fine-tuning moves little, whatever the reason: a small learning rate, few steps, few images. Where D obeys
-the triangle inequality and fine-tuning moved less than LITTLE of what pre-training moved, D(random, finetuned) is
-within that fraction of D(random, pretrained) for every target, so that T says nothing but how little moved; such
-layers are named in `confounded`. Nor is T invariant under a permutation of channels in one of the states.
+T grows when fine-tuning moves little, whatever the reason: a small learning rate, few steps, few
+images. Where D obeys the triangle inequality and fine-tuning moved less than LITTLE of what
+pre-training moved, D(random, finetuned) is within that fraction of D(random, pretrained) for every
+target, so that T says nothing but how little moved; such layers are named in `confounded`. Nor is T
+invariant under a permutation of channels in one of the states.
 """
 
 from __future__ import annotations
@@ -38,9 +41,12 @@ LITTLE = 0.05  # of D(random, pretrained); where D is the square of a length, of
 class Triangle:
     """The three distances between three states.
 
-    random_pretrained, pretrained_finetuned, random_finetuned   D of each pair, from the first to the second
-    transferability   D(random, finetuned) / D(pretrained, finetuned); None where fine-tuning moved nothing
-    movement          D(pretrained, finetuned) / D(random, pretrained); None where pre-training moved nothing
+    random_pretrained, pretrained_finetuned, random_finetuned   D of each pair, from the first to
+      the second
+    transferability   D(random, finetuned) / D(pretrained, finetuned); None where fine-tuning moved
+                      nothing
+    movement          D(pretrained, finetuned) / D(random, pretrained); None where pre-training
+                      moved nothing
     """
 
     random_pretrained: float
@@ -52,7 +58,9 @@ class Triangle:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDistance(Triangle):
-    """Of one tensor: its name and shape, and the layer and block (1…N; None: the head, or unknown) that it is in."""
+    """Of one tensor: its name and shape, and the layer and block (1…N; None: the head, or unknown)
+    that it is in.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -62,8 +70,9 @@ class TensorDistance(Triangle):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDistance(Triangle):
-    """Of one layer: means over its tensors, and their number. A layer is a block, or the head; without an
-    architecture, a module."""
+    """Of one layer: means over its tensors, and their number. A layer is a block, or the head;
+    without an architecture, a module.
+    """
 
     name: str
     block: int | None
@@ -73,14 +82,17 @@ class LayerDistance(Triangle):
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceResult:
-    """Distances between a random, a pre-trained and a fine-tuned state of one network, and the T made of them.
+    """Distances between a random, a pre-trained and a fine-tuned state of one network, and the T
+    made of them.
 
     distances   one row for each tensor, in the network's order, the head last
     profile     one row for each layer, in that order
-    overall     mean of the layers' T, without the head and without layers that have none; None where none has
+    overall     mean of the layers' T, without the head and without layers that have none; None
+                where none has
     movement    median of the layers' movement, without the head; None where none has
     undefined   layers without T: nothing in them moved from pretrained to finetuned
-    confounded  layers that moved, but by less than LITTLE of D(random, pretrained) (of cosines, LITTLE²): their T says
+    confounded  layers that moved, but by less than LITTLE of D(random, pretrained) (of cosines,
+                LITTLE²): their T says
                 only that
     norm, rule  rows of NORMS and RULES ("auto" resolved); architecture: a name or None
     notes       what was done and what to be wary of, in words
@@ -104,25 +116,42 @@ class DistanceResult:
 
     @property
     def blocks(self) -> dict[int, float | None]:
-        """Block 1…N → T, of the blocks in which tensors were compared; empty without an architecture."""
+        """Block 1…N → T, of the blocks in which tensors were compared; empty without an
+        architecture.
+        """
         return {row.block: row.transferability for row in self.profile if row.block is not None}
 
 
-def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architecture: str | Network | None = "resnet50",
-                       norm: str = "mean_abs", *, rule: str = "auto", head: str = "match") -> DistanceResult:
+def parameter_distance(
+    random: Any,
+    pretrained: Any,
+    finetuned: Any,
+    architecture: str | Network | None = "resnet50",
+    norm: str = "mean_abs",
+    *,
+    rule: str = "auto",
+    head: str = "match",
+) -> DistanceResult:
     """D and T between three states of one network, per tensor, per layer and overall.
 
-    random, pretrained, finetuned   each a weight file (read through the safe door), "default" (the backbone's own
-                  weights), a state_dict or a module; at random initialisation, after pre-training, after fine-tuning
-    architecture  a backbone's name, a Network, or None: then modules are the layers, in the order of their names
+    random, pretrained, finetuned   each a weight file (read through the safe door), "default" (the
+    backbone's own
+                  weights), a state_dict or a module; at random initialisation, after pre-training,
+                  after fine-tuning
+    architecture  a backbone's name, a Network, or None: then modules are the layers, in the order
+                  of their names
     norm          a row of NORMS; "mean_abs", Σ|a − b| / n, is the published one
-    rule          which tensors: "weights", every kernel (of two or more dimensions: no bias, no normalisation, no
-                  buffer); "parameters", everything learned; "original", as published, for ResNet-50 and -34,
-                  DenseNet-121 (names with "conv", so no shortcut, and the head's weight) and timm's ViT-small (the
-                  kernels of its encoder blocks); "auto": "original" for those four, else "weights"
-    head          "match": in `distances` and `layers` if it has one shape in all three, else left out and noted;
+    rule          which tensors: "weights", every kernel (of two or more dimensions: no bias, no
+                  normalisation, no
+                  buffer); "parameters", everything learned; "original", as published, for ResNet-50
+                  and -34, DenseNet-121 (names with "conv", so no shortcut, and the head's weight)
+                  and timm's ViT-small (the kernels of its encoder blocks); "auto": "original" for
+                  those four, else "weights"
+    head          "match": in `distances` and `layers` if it has one shape in all three, else left
+    out and noted;
                   "skip": left out. It never counts overall
-    raises        BadData: a file, names or shapes that do not fit, numbers that are not finite, distances that are
+    raises        BadData: a file, names or shapes that do not fit, numbers that are not finite,
+    distances that are
                   not (relative to zero); UnknownName, Usage: architecture, norm, rule, head
     """
     from ...models import backbones
@@ -131,7 +160,13 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     if norm not in NORMS:
         raise UnknownNameError("norm", norm, NORMS)
     network = backbones.meta_model(architecture) if isinstance(architecture, str) else architecture
-    called = architecture if isinstance(architecture, str) else network.row.model if network is not None else None
+    called = (
+        architecture
+        if isinstance(architecture, str)
+        else network.row.model
+        if network is not None
+        else None
+    )
     name, takes = rule_of(rule, network)
     states, notes = _states((random, pretrained, finetuned), network)
     parts, found = parameter_distance_parts.parts(states, network, takes, head)
@@ -142,12 +177,21 @@ def parameter_distance(random: Any, pretrained: Any, finetuned: Any, architectur
     moved = [row.movement for row in body if row.movement is not None]
     undefined = tuple(row.name for row in profile if row.transferability is None)
     little = LITTLE**2 if norm in SQUARED else LITTLE
-    confounded = tuple(row.name for row in profile if row.movement is not None and 0 < row.movement < little)
+    confounded = tuple(
+        row.name for row in profile if row.movement is not None and 0 < row.movement < little
+    )
     return DistanceResult(
-        distances=distances, profile=profile, overall=math.fsum(ts) / len(ts) if ts else None,
-        movement=statistics.median(moved) if moved else None, undefined=undefined, confounded=confounded, norm=norm,
-        rule=name, architecture=called,
-        notes=(*notes, *found, *_warnings(profile, undefined, confounded, little)))
+        distances=distances,
+        profile=profile,
+        overall=math.fsum(ts) / len(ts) if ts else None,
+        movement=statistics.median(moved) if moved else None,
+        undefined=undefined,
+        confounded=confounded,
+        norm=norm,
+        rule=name,
+        architecture=called,
+        notes=(*notes, *found, *_warnings(profile, undefined, confounded, little)),
+    )
 
 
 def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list[str]]:
@@ -169,27 +213,46 @@ def _tensor(part: LayerTensors, states: States, norm: str) -> TensorDistance:
     values = [NORMS[norm](states[a][part.name], states[b][part.name]) for a, b in PAIRS]
     for value, (a, b) in zip(values, PAIRS, strict=True):
         if not math.isfinite(value):
-            raise BadDataError("distance-not-finite", f"{norm} of '{part.name}' from {a} to {b} is {value}",
-                          expected="a finite distance", remedy="nothing is relative to a tensor of zeros: take l1, l2")
-    return TensorDistance(name=part.name, shape=tuple(states["random"][part.name].shape), layer=part.layer,
-                          block=part.block, **_triangle(values))
+            raise BadDataError(
+                "distance-not-finite",
+                f"{norm} of '{part.name}' from {a} to {b} is {value}",
+                expected="a finite distance",
+                remedy="nothing is relative to a tensor of zeros: take l1, l2",
+            )
+    return TensorDistance(
+        name=part.name,
+        shape=tuple(states["random"][part.name].shape),
+        layer=part.layer,
+        block=part.block,
+        **_triangle(values),
+    )
 
 
-def _layers(parts: Sequence[LayerTensors], distances: Sequence[TensorDistance]) -> tuple[LayerDistance, ...]:
+def _layers(
+    parts: Sequence[LayerTensors], distances: Sequence[TensorDistance]
+) -> tuple[LayerDistance, ...]:
     rows = []
     pairs = zip(parts, distances, strict=True)
-    for (layer, block, head), group in itertools.groupby(pairs, key=lambda pair: (pair[0].layer, pair[0].block,
-                                                                                  pair[0].head)):
+    for (layer, block, head), group in itertools.groupby(
+        pairs, key=lambda pair: (pair[0].layer, pair[0].block, pair[0].head)
+    ):
         mine = [distance for _, distance in group]
         means = [math.fsum(getattr(d, f"{a}_{b}") for d in mine) / len(mine) for a, b in PAIRS]
-        rows.append(LayerDistance(name=layer, block=block, head=head, tensors=len(mine), **_triangle(means)))
+        rows.append(
+            LayerDistance(name=layer, block=block, head=head, tensors=len(mine), **_triangle(means))
+        )
     return tuple(rows)
 
 
 def _triangle(values: Sequence[float]) -> dict[str, Any]:
     before, after, whole = values
-    return {"random_pretrained": before, "pretrained_finetuned": after, "random_finetuned": whole,
-            "transferability": _quotient(whole, after), "movement": _quotient(after, before)}
+    return {
+        "random_pretrained": before,
+        "pretrained_finetuned": after,
+        "random_finetuned": whole,
+        "transferability": _quotient(whole, after),
+        "movement": _quotient(after, before),
+    }
 
 
 def _quotient(a: float, b: float) -> float | None:
@@ -197,17 +260,29 @@ def _quotient(a: float, b: float) -> float | None:
     return a / b if b and math.isfinite(a / b) else None
 
 
-def _warnings(profile: Sequence[LayerDistance], undefined: Sequence[str], confounded: Sequence[str],
-              little: float) -> list[str]:
+def _warnings(
+    profile: Sequence[LayerDistance],
+    undefined: Sequence[str],
+    confounded: Sequence[str],
+    little: float,
+) -> list[str]:
     said = []
     if undefined:
-        said.append(f"T is undefined in {len(undefined)} of {len(profile)} layers, which did not move from pretrained "
-                    f"to finetuned (frozen, or the same file?): {', '.join(undefined)}")
+        said.append(
+            f"T is undefined in {len(undefined)} of {len(profile)} layers, which did not move from "
+            f"pretrained "
+            f"to finetuned (frozen, or the same file?): {', '.join(undefined)}"
+        )
     if confounded:
-        said.append(f"warning: in {len(confounded)} of {len(profile)} layers fine-tuning moved less than "
-                    f"{100 * little:g} % of what pre-training moved, so that T says only how little "
-                    f"(learning rate? steps? images?): {', '.join(confounded)}")
+        said.append(
+            f"warning: in {len(confounded)} of {len(profile)} layers fine-tuning moved less than "
+            f"{100 * little:g} % of what pre-training moved, so that T says only how little "
+            f"(learning rate? steps? images?): {', '.join(confounded)}"
+        )
     if still := [row.name for row in profile if row.movement is None]:
-        said.append(f"random and pretrained are the same in {len(still)} of {len(profile)} layers, where T is 1 by "
-                    f"construction: {', '.join(still)}")
+        said.append(
+            f"random and pretrained are the same in {len(still)} of {len(profile)} layers, where T "
+            f"is 1 by "
+            f"construction: {', '.join(still)}"
+        )
     return said

@@ -1,4 +1,6 @@
-"""How far apart two tensors of one shape are: the rows of NORMS. Read piece by piece, summed in float64."""
+"""How far apart two tensors of one shape are: the rows of NORMS. Read piece by piece, summed in
+float64.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PIECE = 1 << 18  # numbers that are float64 at a time
-SAME = 1e-30  # squared length between two unit vectors that is rounding: each number of them is known to some 1e-16
+# squared length between two unit vectors that is rounding: each number of them is known to some
+# 1e-16
+SAME = 1e-30
 
 Norm = Callable[["Tensor", "Tensor"], float]
 
@@ -38,7 +42,8 @@ def rms(a: Tensor, b: Tensor) -> float:
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """1 − cos(a, b), from 0 to 2, as half the squared length between the unit vectors: small angles are not lost.
+    """1 − cos(a, b), from 0 to 2, as half the squared length between the unit vectors: small angles
+    are not lost.
 
     Scale does not matter. Zero has no direction: two zeros are at 0, a zero and anything else at 1.
     """
@@ -53,7 +58,8 @@ def chord(a: Tensor, b: Tensor) -> float:
 def filter_cosine(a: Tensor, b: Tensor) -> float:
     """Mean of `cosine` over the first axis, the output channels (a vector is one channel).
 
-    Where batch norm follows a convolution, the scale of each filter means nothing; this does not see it.
+    Where batch norm follows a convolution, the scale of each filter means nothing; this does not
+    see it.
     """
     a, b = (t.reshape(len(t) if t.ndim > 1 else 1, -1) for t in (a, b))
     step = max(1, PIECE // a.shape[1])
@@ -62,20 +68,33 @@ def filter_cosine(a: Tensor, b: Tensor) -> float:
 
 
 def relative_l1(a: Tensor, b: Tensor) -> float:
-    """Σ|a − b| / Σ|a|: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from zero."""
+    """Σ|a − b| / Σ|a|: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from
+    zero.
+    """
     return _relative(l1(a, b), math.fsum(float(np.abs(x).sum()) for x, _ in _pieces(a, a)))
 
 
 def relative_l2(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖ / ‖a‖: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from zero."""
+    """‖a − b‖ / ‖a‖: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from
+    zero.
+    """
     return _relative(l2(a, b), _length(a))
 
 
 NORMS: dict[str, Norm] = {
-    "mean_abs": mean_abs, "l1": l1, "l2": l2, "rms": rms, "cosine": cosine, "chord": chord,
-    "filter_cosine": filter_cosine, "relative_l1": relative_l1, "relative_l2": relative_l2,
+    "mean_abs": mean_abs,
+    "l1": l1,
+    "l2": l2,
+    "rms": rms,
+    "cosine": cosine,
+    "chord": chord,
+    "filter_cosine": filter_cosine,
+    "relative_l1": relative_l1,
+    "relative_l2": relative_l2,
 }
-SQUARED = frozenset({"cosine", "filter_cosine"})  # of squared lengths: their roots obey the triangle inequality
+SQUARED = frozenset(
+    {"cosine", "filter_cosine"}
+)  # of squared lengths: their roots obey the triangle inequality
 
 
 def finite(t: Tensor) -> bool:
@@ -86,7 +105,7 @@ def finite(t: Tensor) -> bool:
 def _pieces(a: Tensor, b: Tensor) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     a, b = a.reshape(-1), b.reshape(-1)
     for start in range(0, len(a), PIECE):
-        yield _float64(a[start:start + PIECE]), _float64(b[start:start + PIECE])
+        yield _float64(a[start : start + PIECE]), _float64(b[start : start + PIECE])
 
 
 def _float64(t: Tensor) -> np.ndarray:
@@ -116,7 +135,9 @@ def _chord_square(a: Tensor, b: Tensor) -> float:
 def _filters(x: np.ndarray, y: np.ndarray) -> float:
     """The sum over rows of 1 − cos, each as `cosine` has it."""
     first, second = (np.sqrt(np.square(v).sum(axis=1)) for v in (x, y))
-    units = (v / np.where(length > 0, length, 1)[:, None] for v, length in ((x, first), (y, second)))
+    units = (
+        v / np.where(length > 0, length, 1)[:, None] for v, length in ((x, first), (y, second))
+    )
     square = np.square(np.subtract(*units)).sum(axis=1)
     square = np.where((first > 0) == (second > 0), np.where(square > SAME, square, 0), 2)
     return math.fsum(square / 2)

@@ -1,4 +1,6 @@
-"""Which tensors are compared: the rows of RULES. Names and numbers only, read without loading torch."""
+"""Which tensors are compared: the rows of RULES. Names and numbers only, read without loading
+torch.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +13,23 @@ from ...errors import UnknownNameError, UsageError
 if TYPE_CHECKING:
     from ...models.network import Network
 
-Takes = Callable[[str, int, bool], bool]  # (name, dimensions, in the head?) of a parameter → whether it is compared
+Takes = Callable[
+    [str, int, bool], bool
+]  # (name, dimensions, in the head?) of a parameter → whether it is compared
 HEADS = ("match", "skip")
 
 
 def weights(name: str, dimensions: int, head: bool = False) -> bool:
-    """Kernels: of two or more dimensions and named a weight. Neither biases nor normalisations, tokens, positions."""
+    """Kernels: of two or more dimensions and named a weight. Neither biases nor normalisations,
+    tokens, positions.
+    """
     return dimensions > 1 and name.endswith("weight")
 
 
 def parameters(name: str, dimensions: int, head: bool = False) -> bool:
-    """Everything that is learned: kernels, biases, scales and shifts of normalisations, tokens. No buffers."""
+    """Everything that is learned: kernels, biases, scales and shifts of normalisations, tokens. No
+    buffers.
+    """
     return True
 
 
@@ -34,14 +42,19 @@ def _encoder(name: str, dimensions: int, head: bool) -> bool:
 
 
 ORIGINAL: dict[str, Takes] = {  # torchvision's or timm's name → what the method was published with
-    "resnet50": _convolutions,  # and the head; a shortcut's convolution has no "conv" in its name, so it is out
-    "resnet34": _convolutions, "densenet121": _convolutions, "vit_small": _encoder,  # inferred from published profiles
+    # and the head; a shortcut's convolution has no "conv" in its name, so it is out
+    "resnet50": _convolutions,
+    "resnet34": _convolutions,
+    "densenet121": _convolutions,
+    "vit_small": _encoder,  # inferred from published profiles
 }
 RULES: dict[str, Takes | None] = {"original": None, "weights": weights, "parameters": parameters}
 
 
 def rule_of(rule: str, network: Network | None) -> tuple[str, Takes]:
-    """The row of RULES that is asked for; "auto" is "original" for the networks of ORIGINAL, "weights" for others."""
+    """The row of RULES that is asked for; "auto" is "original" for the networks of ORIGINAL,
+    "weights" for others.
+    """
     model = re.split(r"\.|_patch", network.row.model)[0] if network else ""
     if rule == "auto":
         rule = "original" if model in ORIGINAL else "weights"
@@ -50,6 +63,11 @@ def rule_of(rule: str, network: Network | None) -> tuple[str, Takes]:
     if takes := RULES[rule]:
         return rule, takes
     if model not in ORIGINAL:
-        raise UsageError("rule", f"'{rule}' for {network.row.title if network else 'an unknown network'}", where="rule",
-                    expected=f"one of {', '.join(ORIGINAL)}", remedy="take the rule 'weights'")
+        raise UsageError(
+            "rule",
+            f"'{rule}' for {network.row.title if network else 'an unknown network'}",
+            where="rule",
+            expected=f"one of {', '.join(ORIGINAL)}",
+            remedy="take the rule 'weights'",
+        )
     return rule, ORIGINAL[model]

@@ -1,4 +1,6 @@
-"""Rows behind a frozen prefix: computed for every batch, or computed once and kept as they lie in memory."""
+"""Rows behind a frozen prefix: computed for every batch, or computed once and kept as they lie in
+memory.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,20 @@ def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
 
 
 class ComputedBatches(Batches):
-    """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as they come."""
+    """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as
+    they come.
+    """
 
-    def __init__(self, feed: BatchLoader, cut: SplitPoint, network: nn.Module, size: int, bfloat16: bool):
-        self.feed, self.cut, self.network, self.size, self.bfloat16 = feed, cut, network, size, bfloat16
+    def __init__(
+        self, feed: BatchLoader, cut: SplitPoint, network: nn.Module, size: int, bfloat16: bool
+    ):
+        self.feed, self.cut, self.network, self.size, self.bfloat16 = (
+            feed,
+            cut,
+            network,
+            size,
+            bfloat16,
+        )
         self.device, self.labels = feed.device, feed.labels
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -53,7 +65,9 @@ class CachedBatches(Batches):
         at = torch.from_numpy(index).to(self.device)
         if isinstance(self._rows, Tensor):
             return self._layout.unpacked(self._rows.index_select(0, at)), self.labels[at]
-        rows = torch.empty((len(index), self._layout.bytes), dtype=torch.uint8)  # aligned as torch has it
+        rows = torch.empty(
+            (len(index), self._layout.bytes), dtype=torch.uint8
+        )  # aligned as torch has it
         np.take(self._rows, index, axis=0, out=rows.numpy(), mode="clip")
         return self._layout.unpacked(rows), self.labels[at]
 
@@ -75,7 +89,9 @@ class RowLayout:
         """That of z (n, …). Raises Uncut unless row lies after row, without gaps."""
         layout = cls(tuple(z.shape[1:]), tuple(z.stride()[1:]), z.dtype)
         expected = 1
-        for stride, length in sorted((s, n) for s, n in zip(layout.strides, layout.shape, strict=True) if n > 1):
+        for stride, length in sorted(
+            (s, n) for s, n in zip(layout.strides, layout.shape, strict=True) if n > 1
+        ):
             if stride != expected:
                 raise CannotSplit("its rows have gaps in memory")
             expected *= length
@@ -99,14 +115,23 @@ class RowLayout:
 
     def unpacked(self, rows: Tensor) -> Tensor:
         """z (n, …) of rows (n, bytes) uint8."""
-        return rows.view(self.dtype).as_strided((len(rows), *self.shape), (self.values, *self.strides))
+        return rows.view(self.dtype).as_strided(
+            (len(rows), *self.shape), (self.values, *self.strides)
+        )
 
 
-def build_cache(computed: ComputedBatches, layout: RowLayout, size: int, folder: Path | None, stopping: Callable[[], bool]) -> CachedBatches:
+def build_cache(
+    computed: ComputedBatches,
+    layout: RowLayout,
+    size: int,
+    folder: Path | None,
+    stopping: Callable[[], bool],
+) -> CachedBatches:
     """All rows, computed `size` at a time: in a nameless file in `folder`, else on the device.
 
     Raises Uncut, Resource or Stopped.
     """
+
     def parts() -> Iterator[Tensor]:
         for z, _ in computed.batches(size):
             if stopping():
@@ -125,7 +150,9 @@ def build_cache(computed: ComputedBatches, layout: RowLayout, size: int, folder:
 
 
 def _filed(parts: Iterator[Tensor], shape: tuple[int, int], folder: Path) -> np.ndarray:
-    """A read-only map of the rows. Their file has no name: however the process ends, its room is free again."""
+    """A read-only map of the rows. Their file has no name: however the process ends, its room is
+    free again.
+    """
     files.make_folder(folder)
     with files.storage_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
         for part in parts:

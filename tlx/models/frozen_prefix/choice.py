@@ -1,13 +1,16 @@
-"""The frozen prefix: with blocks 1…m held in eval mode, what they give for each row is computed once and kept.
+"""The frozen prefix: with blocks 1…m held in eval mode, what they give for each row is computed
+once and kept.
 
-Then an epoch trains the suffix on the kept rows, on a finite set of images or crops, bit for bit as if the prefix
-had run again. A row's bits must depend on nothing but the row for that. On a CPU they depend on the number of rows
-in the batch (other kernels for few rows) and, in dense layers, for batches of few rows on several threads, even on
-the place in the batch (the matrix product splits the rows among threads and treats a share of three or fewer rows
-differently). Therefore the prefix runs training rows always in batches of one and the same size, a multiple of 16,
-filled up with repeated rows; whether it is kept or computed again makes no difference to this. Validation rows are
-scored in the same batches in every epoch, so theirs are kept as they are. That a row's bits do not depend on its
-company is not taken for granted: kept rows are compared with computed ones before they are used.
+Then an epoch trains the suffix on the kept rows, on a finite set of images or crops, bit for bit as
+if the prefix had run again. A row's bits must depend on nothing but the row for that. On a CPU they
+depend on the number of rows in the batch (other kernels for few rows) and, in dense layers, for
+batches of few rows on several threads, even on the place in the batch (the matrix product splits
+the rows among threads and treats a share of three or fewer rows differently). Therefore the prefix
+runs training rows always in batches of one and the same size, a multiple of 16, filled up with
+repeated rows; whether it is kept or computed again makes no difference to this. Validation rows are
+scored in the same batches in every epoch, so theirs are kept as they are. That a row's bits do not
+depend on its company is not taken for granted: kept rows are compared with computed ones before
+they are used.
 """
 
 from __future__ import annotations
@@ -32,14 +35,18 @@ from .split import CannotSplit, SplitPoint
 LIMIT_BYTES = 8 << 30
 FULL = 16  # the prefix runs a multiple of so many rows at a time
 TRIED = 4  # rows on which a cut is tried
-FLOPS_PER_BYTE = {"memory": 10, "file": 50}  # arithmetic done in the time in which a kept byte is read back
+FLOPS_PER_BYTE = {
+    "memory": 10,
+    "file": 50,
+}  # arithmetic done in the time in which a kept byte is read back
 
 
 @dataclass(frozen=True)
 class CacheDecision:
     """What was decided about a frozen prefix, and why.
 
-    depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them; 0: no such place
+    depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them;
+            0: no such place
     kept    "memory", "file", or "" when it is not
     """
 
@@ -57,7 +64,8 @@ class CacheRequest:
     batch_size, score_batch  rows a step, rows a scoring pass
     epochs    expected of this stage
     bfloat16  the arithmetic of the forward pass
-    limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in `folder`
+    limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in
+              `folder`
     """
 
     batch_size: int
@@ -70,10 +78,14 @@ class CacheRequest:
 
 
 def held(network: Network) -> int:
-    """How many blocks, counted from the image, training does not change in the modes that are set now."""
+    """How many blocks, counted from the image, training does not change in the modes that are set
+    now.
+    """
     for number, block in enumerate(network.blocks):
         inside = [m for name in block.modules for m in network.net.get_submodule(name).modules()]
-        if any(t.requires_grad for t in network.tensors(block).values()) or any(map(_moves, inside)):
+        if any(t.requires_grad for t in network.tensors(block).values()) or any(
+            map(_moves, inside)
+        ):
             return number
     return len(network.blocks)
 
@@ -83,11 +95,14 @@ def _moves(module: nn.Module) -> bool:
     return module.training and (bool(own) or isinstance(module, DROPOUTS))
 
 
-def choose(network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRequest) -> tuple[Batches, Batches, CacheDecision | None]:
-    """What training and scoring read from now on: rows behind the held prefix where there is one, kept if it pays.
+def choose(
+    network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRequest
+) -> tuple[Batches, Batches, CacheDecision | None]:
+    """What training and scoring read from now on: rows behind the held prefix where there is one,
+    kept if it pays.
 
-    The logits of all rows, and the gradients behind the prefix, are the same bits whatever `wish.limit` and
-    `wish.folder` say. The network is left in training mode. Raises Stopped.
+    The logits of all rows, and the gradients behind the prefix, are the same bits whatever
+    `wish.limit` and `wish.folder` say. The network is left in training mode. Raises Stopped.
     """
     network.train()
     blocks = held(network)
@@ -96,7 +111,11 @@ def choose(network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRe
     try:
         cut, layout = _cut(network, train, blocks, wish)
     except CannotSplit as refusal:
-        return train, val, CacheDecision(0, "", f"{blocks} frozen blocks run with the rest: {refusal}")
+        return (
+            train,
+            val,
+            CacheDecision(0, "", f"{blocks} frozen blocks run with the rest: {refusal}"),
+        )
     finally:
         network.train()
     size = -(-min(wish.batch_size, len(train)) // FULL) * FULL
@@ -104,7 +123,9 @@ def choose(network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRe
     choice = _decide(cut, layout, (len(train), len(val)), train.device, wish)
     if choice.kept:
         try:
-            kept = _keep(computed, val, layout, wish.folder if choice.kept == "file" else None, wish)
+            kept = _keep(
+                computed, val, layout, wish.folder if choice.kept == "file" else None, wish
+            )
         except (CannotSplit, ResourceError) as refusal:
             choice = replace(choice, kept="", bytes=0, reason=_computed(choice, str(refusal)))
         else:
@@ -114,8 +135,12 @@ def choose(network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRe
     return computed, val, choice
 
 
-def _cut(network: Network, train: BatchLoader, blocks: int, wish: CacheRequest) -> tuple[SplitPoint, RowLayout]:
-    """The last place among so many blocks where the network can be cut, and how the rows lie there. Raises Uncut."""
+def _cut(
+    network: Network, train: BatchLoader, blocks: int, wish: CacheRequest
+) -> tuple[SplitPoint, RowLayout]:
+    """The last place among so many blocks where the network can be cut, and how the rows lie there.
+    Raises Uncut.
+    """
     x, _ = train.batch(np.arange(min(len(train), TRIED)))
     with arithmetic(train.device, wish.bfloat16):
         cut = frozen_prefix_split.last(network, blocks, x)
@@ -126,7 +151,13 @@ def _cut(network: Network, train: BatchLoader, blocks: int, wish: CacheRequest) 
     return cut, RowLayout.of(scoring)
 
 
-def _keep(computed: ComputedBatches, val: BatchLoader, layout: RowLayout, folder: Path | None, wish: CacheRequest) -> tuple[CachedBatches, CachedBatches]:
+def _keep(
+    computed: ComputedBatches,
+    val: BatchLoader,
+    layout: RowLayout,
+    folder: Path | None,
+    wish: CacheRequest,
+) -> tuple[CachedBatches, CachedBatches]:
     """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
     trained = build_cache(computed, layout, computed.size, folder, wish.stopping)
     index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
@@ -139,8 +170,12 @@ def _keep(computed: ComputedBatches, val: BatchLoader, layout: RowLayout, folder
 
 # ---------------------------------------------------------------- whether to keep it
 
-def _decide(cut: SplitPoint, layout: RowLayout, rows: tuple[int, int], device: str, wish: CacheRequest) -> CacheDecision:
-    """The estimate: what a kept row saves against what reading it back costs, in the epochs expected.
+
+def _decide(
+    cut: SplitPoint, layout: RowLayout, rows: tuple[int, int], device: str, wish: CacheRequest
+) -> CacheDecision:
+    """The estimate: what a kept row saves against what reading it back costs, in the epochs
+    expected.
 
     rows  of training and of validation
     """
@@ -161,11 +196,17 @@ def _decide(cut: SplitPoint, layout: RowLayout, rows: tuple[int, int], device: s
     described = f"{choice.rows:,} rows × {layout.values:,} values = {_size(total)}"
     if why:
         return replace(choice, kept="", bytes=0, reason=_computed(choice, f"{described}, {why}"))
-    prefix, suffix = choice.rows * before, (3 * rows[0] + rows[1]) * after  # a backward pass costs two forward passes
+    prefix, suffix = (
+        choice.rows * before,
+        (3 * rows[0] + rows[1]) * after,
+    )  # a backward pass costs two forward passes
     share = 1 - (prefix / wish.epochs + suffix) / (prefix + suffix)
     place = "in memory" if where == "memory" else "in a file"
-    return replace(choice, reason=f"prefix of {choice.depth} blocks kept {place}: {described}, saves about "
-                                  f"{100 * share:.0f} % of the arithmetic of {wish.epochs} epochs")
+    return replace(
+        choice,
+        reason=f"prefix of {choice.depth} blocks kept {place}: {described}, saves about "
+        f"{100 * share:.0f} % of the arithmetic of {wish.epochs} epochs",
+    )
 
 
 def _computed(choice: CacheDecision, why: str) -> str:

@@ -1,11 +1,14 @@
-"""A network cut behind block m: what runs before, and what runs after on the one tensor that crosses.
+"""A network cut behind block m: what runs before, and what runs after on the one tensor that
+crosses.
 
-Nothing is copied or rebuilt. Both parts run the network's own forward: the first stops as soon as block m has
-answered; in the second the modules of blocks 1…m are passed over and the answer kept from block m is given in their
-place. So parameters, their names and the modes set on the network are the network's own in both parts.
+Nothing is copied or rebuilt. Both parts run the network's own forward: the first stops as soon as
+block m has answered; in the second the modules of blocks 1…m are passed over and the answer kept
+from block m is given in their place. So parameters, their names and the modes set on the network
+are the network's own in both parts.
 
-Only one tensor may cross. What else a passed module would have given is a shape without numbers, and so is all that
-is computed from it: logits that come out as such a shape say that a later layer read past the cut.
+Only one tensor may cross. What else a passed module would have given is a shape without numbers,
+and so is all that is computed from it: logits that come out as such a shape say that a later layer
+read past the cut.
 """
 
 from __future__ import annotations
@@ -33,9 +36,11 @@ class SplitPoint:
     """The place behind block `depth`.
 
     last      name in `net` of the module whose output crosses
-    passed    name → what each module of blocks 1…depth gives, in shapes of one row (tensors without numbers)
+    passed    name → what each module of blocks 1…depth gives, in shapes of one row (tensors without
+              numbers)
     image     shape of a row of the input
-    flops     multiplications and additions a row of both parts, forwards (convolutions, products, attention)
+    flops     multiplications and additions a row of both parts, forwards (convolutions, products,
+              attention)
     """
 
     depth: int
@@ -45,7 +50,9 @@ class SplitPoint:
     flops: tuple[int, int] = (0, 0)
 
     def before(self, network: nn.Module, x: Tensor) -> Tensor:
-        """What block `depth` gives for x (n, channels, h, w), without gradient: (n, …), as it lies in memory."""
+        """What block `depth` gives for x (n, channels, h, w), without gradient: (n, …), as it lies
+        in memory.
+        """
         crossing: list[Tensor] = []
 
         def stop(module: nn.Module, args: Any, output: Tensor) -> None:
@@ -70,18 +77,23 @@ class SplitPoint:
         modules = {name: _inside(network, name) for name in self.passed}
         try:
             for name, module in modules.items():
-                module.__dict__["forward"] = (lambda *_, **__: z) if name == self.last else self._stand_in(name, len(z))
+                module.__dict__["forward"] = (
+                    (lambda *_, **__: z) if name == self.last else self._stand_in(name, len(z))
+                )
             yield
         finally:
             for module in modules.values():
                 module.__dict__.pop("forward", None)
 
     def _stand_in(self, name: str, n: int) -> Callable[..., Any]:
-        return lambda *_, **__: tree_map_only(Tensor, lambda row: _Shape.of((n, *row.shape)), self.passed[name])
+        return lambda *_, **__: tree_map_only(
+            Tensor, lambda row: _Shape.of((n, *row.shape)), self.passed[name]
+        )
 
 
 def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
-    """The cut behind block `depth`, tried on the rows x: both parts together give the bits of the whole.
+    """The cut behind block `depth`, tried on the rows x: both parts together give the bits of the
+    whole.
 
     Raises Uncut. The network is left in evaluation mode.
     """
@@ -94,9 +106,13 @@ def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
             raise CannotSplit(f"what block {depth} gives does not lie row by row")
         try:
             parts = cut.after(network, z.clone())
-        except Exception as error:  # whatever a network raises that is given shapes instead of numbers
+        except (
+            Exception
+        ) as error:  # whatever a network raises that is given shapes instead of numbers
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise CannotSplit(f"what follows block {depth} does not run by itself ({reason})") from error
+            raise CannotSplit(
+                f"what follows block {depth} does not run by itself ({reason})"
+            ) from error
     if not isinstance(parts, Tensor) or isinstance(parts, _Shape):
         raise CannotSplit(f"more than the output of block {depth} is read after it")
     if not same_bits(whole, parts):
@@ -105,7 +121,9 @@ def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
 
 
 def last(network: Network, most: int, x: Tensor) -> SplitPoint:
-    """The deepest cut behind block `most` or before it. Raises the Uncut of `most` if there is none."""
+    """The deepest cut behind block `most` or before it. Raises the Uncut of `most` if there is
+    none.
+    """
     try:
         return find(network, most, x)
     except CannotSplit as refusal:
@@ -118,11 +136,18 @@ def last(network: Network, most: int, x: Tensor) -> SplitPoint:
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors agree in every bit: NaN equals itself, 0 is not −0."""
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(
-        a.contiguous().reshape(-1).view(torch.uint8), b.contiguous().reshape(-1).view(torch.uint8))
+    return (
+        a.shape == b.shape
+        and a.dtype == b.dtype
+        and torch.equal(
+            a.contiguous().reshape(-1).view(torch.uint8),
+            b.contiguous().reshape(-1).view(torch.uint8),
+        )
+    )
 
 
 # ---------------------------------------------------------------- what a run shows
+
 
 def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
     """The cut, from one run of the whole network."""
@@ -138,13 +163,18 @@ def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
             nonlocal before
             if name in given:
                 raise CannotSplit(f"{name} runs more than once")
-            given[name] = tree_map_only(Tensor, lambda t: torch.empty(t.shape[1:], device="meta"), output)
+            given[name] = tree_map_only(
+                Tensor, lambda t: torch.empty(t.shape[1:], device="meta"), output
+            )
             before = counted.total
+
         return hook
 
     with contextlib.ExitStack() as hooks:
         for name in runs:
-            hooks.callback(_inside(network, name).register_forward_hook(look(name), prepend=True).remove)
+            hooks.callback(
+                _inside(network, name).register_forward_hook(look(name), prepend=True).remove
+            )
         with _unfused(), counted:
             network(x)
     if not isinstance(given[last], Tensor):

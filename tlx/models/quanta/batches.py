@@ -1,9 +1,11 @@
-"""Batches for both branches of a gated network: the images, what the frozen source gives for them, the labels.
+"""Batches for both branches of a gated network: the images, what the frozen source gives for them,
+the labels.
 
-With the source in evaluation mode and the images as they are, its outputs are the same in every epoch: they are
-computed once and kept where that fits a limit of bytes and takes less time than computing them again. Kept or not,
-the bits are the same: the source runs training rows in batches of one size, a multiple of 16, filled up with
-repeated rows, and scoring rows in the same batches every time; see prefix.py, whose ways these are.
+With the source in evaluation mode and the images as they are, its outputs are the same in every
+epoch: they are computed once and kept where that fits a limit of bytes and takes less time than
+computing them again. Kept or not, the bits are the same: the source runs training rows in batches
+of one size, a multiple of 16, filled up with repeated rows, and scoring rows in the same batches
+every time; see prefix.py, whose ways these are.
 """
 
 from __future__ import annotations
@@ -33,7 +35,12 @@ Batch = tuple[Tensor, list[Tensor], Tensor]  # x, Z of the source gate by gate, 
 class OutputRows:
     """The rows of some samples for both branches; without a source, for the target alone."""
 
-    def __init__(self, feed: BatchLoader, outputs: Outputs | None = None, held: ComputedBatches | CachedBatches | None = None):
+    def __init__(
+        self,
+        feed: BatchLoader,
+        outputs: Outputs | None = None,
+        held: ComputedBatches | CachedBatches | None = None,
+    ):
         self.feed, self._outputs, self._held = feed, outputs, held
 
     def __len__(self) -> int:
@@ -46,8 +53,12 @@ class OutputRows:
             return x, [], y
         return x, self._outputs.unpacked(self._held.batch(index)[0]), y
 
-    def altered(self, index: np.ndarray, alter: Callable[[Tensor], Tensor], source: GateSource | None) -> Batch:
-        """The same with images altered, for both branches alike, the source in the mode it is set to."""
+    def altered(
+        self, index: np.ndarray, alter: Callable[[Tensor], Tensor], source: GateSource | None
+    ) -> Batch:
+        """The same with images altered, for both branches alike, the source in the mode it is set
+        to.
+        """
         x, y = self.feed.batch(index)
         x = alter(x)
         return x, source(x) if source is not None else [], y
@@ -76,13 +87,20 @@ class Outputs:
     def before(self, _network: Any, x: Tensor) -> Tensor:
         """(n, bytes) uint8 for x (n, channels, h, w), in evaluation mode."""
         self.source.training = False
-        return torch.cat([layout.packed(_laid(z, layout))
-                          for layout, z in zip(self.layouts, self.source(x), strict=True)], 1)
+        return torch.cat(
+            [
+                layout.packed(_laid(z, layout))
+                for layout, z in zip(self.layouts, self.source(x), strict=True)
+            ],
+            1,
+        )
 
     def unpacked(self, rows: Tensor) -> list[Tensor]:
         """The outputs (n, …) of rows (n, bytes)."""
-        return [layout.unpacked(rows[:, start:end].contiguous()) for layout, start, end in
-                zip(self.layouts, self.ends, self.ends[1:], strict=False)]
+        return [
+            layout.unpacked(rows[:, start:end].contiguous())
+            for layout, start, end in zip(self.layouts, self.ends, self.ends[1:], strict=False)
+        ]
 
 
 def _layout(z: Tensor) -> RowLayout:
@@ -95,13 +113,18 @@ def _layout(z: Tensor) -> RowLayout:
 def _laid(z: Tensor, layout: RowLayout) -> Tensor:
     """z as it is, or copied where it lies otherwise in memory (a batch of one row may)."""
     strides = (layout.values, *layout.strides)
-    return z if z.stride() == strides else torch.empty_strided(z.shape, strides, dtype=z.dtype,
-                                                               device=z.device).copy_(z)
+    return (
+        z
+        if z.stride() == strides
+        else torch.empty_strided(z.shape, strides, dtype=z.dtype, device=z.device).copy_(z)
+    )
 
 
 @dataclass(frozen=True)
 class OutputCacheDecision:
-    """What was decided about the source's outputs: kept in "memory", in a "file", or "" (computed every time)."""
+    """What was decided about the source's outputs: kept in "memory", in a "file", or "" (computed
+    every time).
+    """
 
     kept: str
     bytes: int
@@ -110,9 +133,11 @@ class OutputCacheDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputCacheRequest:
-    """What a training asks: rows a step, rows a scoring pass, epochs; where what is kept may lie, how much at most.
+    """What a training asks: rows a step, rows a scoring pass, epochs; where what is kept may lie,
+    how much at most.
 
-    fixed  whether training rows are the same in every epoch (no augmentation, no dropout in the source)
+    fixed  whether training rows are the same in every epoch (no augmentation, no dropout in the
+    source)
     """
 
     batch_size: int
@@ -124,8 +149,11 @@ class OutputCacheRequest:
     stopping: Callable[[], bool] = lambda: False
 
 
-def rows(source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCacheRequest) -> tuple[list[OutputRows], OutputCacheDecision]:
-    """The rows of training (the first feed) and of scoring, with the source's outputs kept if it pays.
+def rows(
+    source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCacheRequest
+) -> tuple[list[OutputRows], OutputCacheDecision]:
+    """The rows of training (the first feed) and of scoring, with the source's outputs kept if it
+    pays.
 
     Raises Stopped.
     """
@@ -133,8 +161,10 @@ def rows(source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCa
         return [OutputRows(feed) for feed in feeds], OutputCacheDecision("", 0, "no source")
     outputs = Outputs(source, feeds[0].batch(np.arange(min(len(feeds[0]), 4)))[0])
     sizes = [-(-min(wish.batch_size, len(feeds[0])) // FULL) * FULL, *(0 for _ in feeds[1:])]
-    computed = [ComputedBatches(feed, outputs, source.network, size, False)  # type: ignore[arg-type]
-                for feed, size in zip(feeds, sizes, strict=True)]
+    computed = [
+        ComputedBatches(feed, outputs, source.network, size, False)  # type: ignore[arg-type]
+        for feed, size in zip(feeds, sizes, strict=True)
+    ]
     choice = _decide(outputs, [len(feed) for feed in feeds], feeds[0].device, wish)
     held: list[ComputedBatches | CachedBatches] = list(computed)
     if choice.kept:
@@ -143,16 +173,25 @@ def rows(source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCa
             for number, each in enumerate(computed):
                 if number == 0 and not wish.fixed:
                     continue
-                held[number] = build_cache(each, outputs.row, sizes[number] or wish.score_batch, folder, wish.stopping)
+                held[number] = build_cache(
+                    each, outputs.row, sizes[number] or wish.score_batch, folder, wish.stopping
+                )
             index = np.random.default_rng(0).permutation(len(feeds[0]))[: wish.batch_size]
             if wish.fixed and not same_bits(held[0].batch(index)[0], computed[0].batch(index)[0]):
-                raise CannotSplit("on this machine a row's bits depend on the other rows of its batch")
+                raise CannotSplit(
+                    "on this machine a row's bits depend on the other rows of its batch"
+                )
         except (CannotSplit, ResourceError) as refusal:
-            held, choice = list(computed), replace(choice, kept="", bytes=0, reason=_computed(str(refusal)))
+            held, choice = (
+                list(computed),
+                replace(choice, kept="", bytes=0, reason=_computed(str(refusal))),
+            )
     return [OutputRows(feed, outputs, each) for feed, each in zip(feeds, held, strict=True)], choice
 
 
-def _decide(outputs: Outputs, counts: Sequence[int], device: str, wish: OutputCacheRequest) -> OutputCacheDecision:
+def _decide(
+    outputs: Outputs, counts: Sequence[int], device: str, wish: OutputCacheRequest
+) -> OutputCacheDecision:
     count = sum(counts if wish.fixed else counts[1:])
     total = count * outputs.row.bytes
     where = "memory" if total <= samples.RESIDENT_BYTES else "file"
@@ -170,8 +209,12 @@ def _decide(outputs: Outputs, counts: Sequence[int], device: str, wish: OutputCa
         why = "more than half of the disk that is free"
     if why:
         return OutputCacheDecision("", 0, _computed(f"{described}, {why}"))
-    return OutputCacheDecision(where, total, f"the source's outputs are kept in {'memory' if where == 'memory' else 'a file'}: "
-                                f"{described}" + " (those that score only)" * (not wish.fixed))
+    return OutputCacheDecision(
+        where,
+        total,
+        f"the source's outputs are kept in {'memory' if where == 'memory' else 'a file'}: "
+        f"{described}" + " (those that score only)" * (not wish.fixed),
+    )
 
 
 def _computed(why: str) -> str:

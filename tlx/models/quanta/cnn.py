@@ -1,4 +1,6 @@
-"""The network of QUANTA (Keras, 2020 and after), written out with that library's starts and settings."""
+"""The network of QUANTA (Keras, 2020 and after), written out with that library's starts and
+settings.
+"""
 
 from __future__ import annotations
 
@@ -12,17 +14,22 @@ from ..weights.container import Weights
 
 
 class QuantaCnn(nn.Module):
-    """Three blocks of two convolutions and a dense layer: seven places for a gate, counted from 0 (blocks 1 to 7).
+    """Three blocks of two convolutions and a dense layer: seven places for a gate, counted from 0
+    (blocks 1 to 7).
 
-    Each convolution is followed by ELU, then batch norm; each block by a pool and dropout. Kernels start
-    Glorot-uniform, biases at zero; batch norm has Keras's ε = 10⁻³ and momentum 0.99. With the stored statistics
-    counted, as Keras does, 5,354,570 numbers for ten classes and 5,446,820 for a hundred.
-    The original of 2020 put a fourth block under a gate in its third one (positions 4 and 5); this one has three.
+    Each convolution is followed by ELU, then batch norm; each block by a pool and dropout. Kernels
+    start Glorot-uniform, biases at zero; batch norm has Keras's ε = 10⁻³ and momentum 0.99. With
+    the stored statistics counted, as Keras does, 5,354,570 numbers for ten classes and 5,446,820
+    for a hundred. The original of 2020 put a fourth block under a gate in its third one (positions
+    4 and 5); this one has three.
 
-    x  (n, 3, 32, 32) float32 in 0-1  →  logits (n, classes) float32; the softmax belongs to the loss
+    x  (n, 3, 32, 32) float32 in 0-1  →  logits (n, classes) float32; the softmax belongs to the
+    loss
     """
 
-    def __init__(self, classes: int = 10, widths: tuple[int, int, int] = (64, 128, 256), dense: int = 1024):
+    def __init__(
+        self, classes: int = 10, widths: tuple[int, int, int] = (64, 128, 256), dense: int = 1024
+    ):
         super().__init__()
         before = 3
         for number, width in enumerate(widths, 1):
@@ -51,7 +58,9 @@ class QuantaCnn(nn.Module):
 
 
 class QuantaCnn2020(QuantaCnn):
-    """The same with the paper's widths, 512 and 2,048: 20,015,690 numbers for ten classes, 20,200,100 for a hundred."""
+    """The same with the paper's widths, 512 and 2,048: 20,015,690 numbers for ten classes,
+    20,200,100 for a hundred.
+    """
 
     def __init__(self, classes: int = 10):
         super().__init__(classes, (64, 128, 512), 2048)
@@ -60,29 +69,46 @@ class QuantaCnn2020(QuantaCnn):
 # ---------------------------------------------------------------- the original's weight files
 
 PARTS = [f"{number}{part}" for number in (1, 2, 3) for part in ("a", "b")]
-NAMES = {"convolutions": [f"conv{p}" for p in PARTS], "batch norms": [f"bn{p}" for p in PARTS],
-         "dense layers": ["dense", "head"]}
+NAMES = {
+    "convolutions": [f"conv{p}" for p in PARTS],
+    "batch norms": [f"bn{p}" for p in PARTS],
+    "dense layers": ["dense", "head"],
+}
 
 
 def from_keras(weights: Weights) -> Weights:
-    """Keras weights of this network (SourceModel.h5 and its like) under its names here, layers by their numbers.
+    """Keras weights of this network (SourceModel.h5 and its like) under its names here, layers by
+    their numbers.
 
     Raises BadData unless there are six convolutions, six batch norms and two dense layers.
     """
     layers = sorted({key.rpartition(".")[0] for key in weights}, key=_number)
-    axes = {layer: weights[f"{layer}.weight"].ndim for layer in layers if f"{layer}.weight" in weights}
-    theirs = {"convolutions": [n for n in layers if axes.get(n) == 4], "dense layers": [n for n in layers
-              if axes.get(n) == 2], "batch norms": [n for n in layers if f"{n}.running_mean" in weights]}
+    axes = {
+        layer: weights[f"{layer}.weight"].ndim for layer in layers if f"{layer}.weight" in weights
+    }
+    theirs = {
+        "convolutions": [n for n in layers if axes.get(n) == 4],
+        "dense layers": [n for n in layers if axes.get(n) == 2],
+        "batch norms": [n for n in layers if f"{n}.running_mean" in weights],
+    }
     counts = ", ".join(f"{len(some)} {what}" for what, some in theirs.items())
     if any(len(theirs[what]) != len(own) for what, own in NAMES.items()):
-        raise BadDataError("weights-keras", counts, expected="6 convolutions, 2 dense layers, 6 batch norms")
-    found = {f"{own}.{role}": weights[f"{their}.{role}"] for what in NAMES
-             for own, their in zip(NAMES[what], theirs[what], strict=True)
-             for role in ("weight", "bias", "running_mean", "running_var") if f"{their}.{role}" in weights}
+        raise BadDataError(
+            "weights-keras", counts, expected="6 convolutions, 2 dense layers, 6 batch norms"
+        )
+    found = {
+        f"{own}.{role}": weights[f"{their}.{role}"]
+        for what in NAMES
+        for own, their in zip(NAMES[what], theirs[what], strict=True)
+        for role in ("weight", "bias", "running_mean", "running_var")
+        if f"{their}.{role}" in weights
+    }
     width = len(found["conv3b.weight"])
     flat = found["dense.weight"]  # Keras flattens height, width, channels
     if flat.shape[1] == 16 * width:
-        found["dense.weight"] = flat.view(-1, 4, 4, width).permute(0, 3, 1, 2).reshape(flat.shape).contiguous()
+        found["dense.weight"] = (
+            flat.view(-1, 4, 4, width).permute(0, 3, 1, 2).reshape(flat.shape).contiguous()
+        )
     return weights.renamed(found, "Keras layers under this network's names")
 
 

@@ -1,12 +1,15 @@
-"""QUANTA: a gate of two numbers between a frozen source and a target that learns, at a place in both networks.
+"""QUANTA: a gate of two numbers between a frozen source and a target that learns, at a place in
+both networks.
 
-What the target's layer gives is replaced by λ_S · Z_S + λ_T · Z_T, of source and target on the same images, before the
-activation. λ_S + λ_T = 1; how large λ_S becomes in training is taken as how much of the source's layer transfers.
+What the target's layer gives is replaced by λ_S · Z_S + λ_T · Z_T, of source and target on the same
+images, before the activation. λ_S + λ_T = 1; how large λ_S becomes in training is taken as how much
+of the source's layer transfers.
 
-Where a gate stands in any network is told by `places`: at a block that is one convolution or dense layer (with its
-normalisation, activation and pool) it is that layer's output, before all of these; at a block of several such layers
-(a residual block, an Inception module, an encoder layer) the output of the whole block, since a shortcut would lead
-past a gate inside. Position p, counted from 0 as in the original, is block p + 1.
+Where a gate stands in any network is told by `places`: at a block that is one convolution or dense
+layer (with its normalisation, activation and pool) it is that layer's output, before all of these;
+at a block of several such layers (a residual block, an Inception module, an encoder layer) the
+output of the whole block, since a shortcut would lead past a gate inside. Position p, counted from
+0 as in the original, is block p + 1.
 """
 
 from __future__ import annotations
@@ -48,7 +51,10 @@ def _sigmoid(v: Tensor) -> Tensor:
     return torch.cat((source, 1 - source))
 
 
-FORMS: dict[str, Callable[[Tensor], Tensor]] = {"softmax": _softmax, "sigmoid": _sigmoid}  # v (2,) → λ (2,)
+FORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": _softmax,
+    "sigmoid": _sigmoid,
+}  # v (2,) → λ (2,)
 
 
 class QuantaGate(nn.Module):
@@ -65,15 +71,28 @@ class QuantaGate(nn.Module):
     (0.90025, 0.09975)
     """
 
-    def __init__(self, form: str = "softmax", init: Sequence[float] = (1.1, -1.1), *, multiplier: float = 1.0,
-                 activation: Callable[[Tensor], Tensor] | None = None):
+    def __init__(
+        self,
+        form: str = "softmax",
+        init: Sequence[float] = (1.1, -1.1),
+        *,
+        multiplier: float = 1.0,
+        activation: Callable[[Tensor], Tensor] | None = None,
+    ):
         super().__init__()
         if form not in FORMS:
             raise UnknownNameError("form", form, FORMS)
         if len(init) != 2:
-            raise UsageError("quanta-init", f"{len(init)} numbers", where="quanta-init", expected="v of source and target")
+            raise UsageError(
+                "quanta-init",
+                f"{len(init)} numbers",
+                where="quanta-init",
+                expected="v of source and target",
+            )
         self.form, self.multiplier, self.activation = form, multiplier, activation
-        self.v = nn.Parameter(torch.tensor([list(map(float, init))], dtype=torch.get_default_dtype()))
+        self.v = nn.Parameter(
+            torch.tensor([list(map(float, init))], dtype=torch.get_default_dtype())
+        )
 
     @property
     def lambdas(self) -> Tensor:
@@ -99,8 +118,11 @@ class QuantaGate(nn.Module):
 
     def forward(self, z_source: Tensor, z_target: Tensor) -> Tensor:
         if z_source.shape != z_target.shape:
-            raise UsageError("gate-shapes", f"the source gives {tuple(z_source.shape)}, the target "
-                        f"{tuple(z_target.shape)}", expected="one shape")
+            raise UsageError(
+                "gate-shapes",
+                f"the source gives {tuple(z_source.shape)}, the target {tuple(z_target.shape)}",
+                expected="one shape",
+            )
         source, target = self.lambdas
         mixed = source * z_source + target * z_target
         return mixed if self.activation is None else self.activation(mixed)
@@ -110,6 +132,7 @@ class QuantaGate(nn.Module):
 
 
 # ---------------------------------------------------------------- where gates stand
+
 
 @dataclass(frozen=True)
 class GatePlace:
@@ -121,14 +144,18 @@ class GatePlace:
 
 
 def places(network: Network) -> tuple[GatePlace | None, ...]:
-    """For each block, the output that a gate at it replaces; None where it gives no tensor, or gives it twice."""
+    """For each block, the output that a gate at it replaces; None where it gives no tensor, or
+    gives it twice.
+    """
     modules = [_gated(network, block.modules) for block in network.blocks]
     try:
         rows: list[layers.Layer | None] = list(layers.survey(network, modules))
     except TlxError:  # of some
         rows = [_surveyed(network, module) for module in modules]
-    return tuple(GatePlace(number, row.name, row.shape) if row is not None and row.call == 1 else None
-                 for number, row in enumerate(rows, 1))
+    return tuple(
+        GatePlace(number, row.name, row.shape) if row is not None and row.call == 1 else None
+        for number, row in enumerate(rows, 1)
+    )
 
 
 def _surveyed(network: Network, module: str) -> layers.Layer | None:
@@ -139,9 +166,20 @@ def _surveyed(network: Network, module: str) -> layers.Layer | None:
 
 
 def _gated(network: Network, names: Sequence[str]) -> str:
-    """The lone layer with weights among these modules, or the last to run of them that has such layers."""
-    weighted = [(name, [f"{name}.{key}".rstrip(".") for key, m in network.net.get_submodule(name).named_modules()
-                        if any(p.ndim >= 2 for p in m.parameters(recurse=False))]) for name in names]
+    """The lone layer with weights among these modules, or the last to run of them that has such
+    layers.
+    """
+    weighted = [
+        (
+            name,
+            [
+                f"{name}.{key}".rstrip(".")
+                for key, m in network.net.get_submodule(name).named_modules()
+                if any(p.ndim >= 2 for p in m.parameters(recurse=False))
+            ],
+        )
+        for name in names
+    ]
     weighted = [(name, inside) for name, inside in weighted if inside and name in network.order]
     every = [one for _, inside in weighted for one in inside]
     lone = len(every) == 1 and isinstance(network.net.get_submodule(every[0]), LONE)
@@ -153,14 +191,20 @@ LONE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 # ---------------------------------------------------------------- the two branches
 
+
 class GateSource:
     """The frozen branch: what its layers give for a batch, as (n, …) tensors without gradient.
 
-    dropout  leaves its dropout on while `training` is set; batch norm keeps its stored statistics in any case
+    dropout  leaves its dropout on while `training` is set; batch norm keeps its stored statistics
+    in any case
     """
 
     def __init__(self, network: Network, modules: Sequence[str], *, dropout: bool = False):
-        self.network, self.modules, self.training = network.eval().requires_grad_(False), tuple(modules), False
+        self.network, self.modules, self.training = (
+            network.eval().requires_grad_(False),
+            tuple(modules),
+            False,
+        )
         self.last = max(self.modules, key=network.order.index)
         self.dropouts = [m for m in network.modules() if isinstance(m, DROPOUTS)] if dropout else []
 
@@ -181,7 +225,9 @@ class GateSource:
         with contextlib.ExitStack() as stack:
             for name in self.modules:
                 hook = functools.partial(take, name)
-                stack.callback(self.network.net.get_submodule(name).register_forward_hook(hook).remove)
+                stack.callback(
+                    self.network.net.get_submodule(name).register_forward_hook(hook).remove
+                )
             stack.enter_context(torch.no_grad())
             stack.enter_context(contextlib.suppress(_AllCaptured))
             self.network(x)
@@ -193,24 +239,37 @@ class _AllCaptured(Exception):
 
 
 class Gated(nn.Module):
-    """A target with gates: called with images and what the source gave for them, it gives the target's logits.
+    """A target with gates: called with images and what the source gave for them, it gives the
+    target's logits.
 
     modules  whose outputs are gated, a gate each; none: the target as it is
-    rms      while `measuring`: of each gate, the root mean square of Z_S and Z_T over the images seen since `measure`
+    rms      while `measuring`: of each gate, the root mean square of Z_S and Z_T over the images
+             seen since `measure`
     """
 
-    def __init__(self, target: Network, modules: Sequence[str] = (), gate: Callable[[], QuantaGate] = QuantaGate):
+    def __init__(
+        self,
+        target: Network,
+        modules: Sequence[str] = (),
+        gate: Callable[[], QuantaGate] = QuantaGate,
+    ):
         super().__init__()
         self.target, self.gates = target, nn.ModuleList(gate() for _ in modules)
         self.measuring = False
         self._given: dict[int, Tensor] = {}
         self._sums = [[0.0, 0.0, 0] for _ in modules]
         for number, name in enumerate(modules):
-            target.net.get_submodule(name).register_forward_hook(functools.partial(self._mix, number))
+            target.net.get_submodule(name).register_forward_hook(
+                functools.partial(self._mix, number)
+            )
 
     def forward(self, x: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
         if len(given) != len(self.gates):
-            raise UsageError("gates", f"{len(given)} outputs of the source", expected=f"{len(self.gates)}, one a gate")
+            raise UsageError(
+                "gates",
+                f"{len(given)} outputs of the source",
+                expected=f"{len(self.gates)}, one a gate",
+            )
         self._given = dict(enumerate(given))
         return self.target(x)
 
@@ -218,7 +277,9 @@ class Gated(nn.Module):
         z_source = self._given.pop(number)  # a second call in one pass has none
         if self.measuring:
             for i, z in enumerate((z_source, z_target)):
-                self._sums[number][i] += float(torch.linalg.vector_norm(z, dtype=torch.float64)) ** 2
+                self._sums[number][i] += (
+                    float(torch.linalg.vector_norm(z, dtype=torch.float64)) ** 2
+                )
             self._sums[number][2] += z_target.numel()
         return self.gates[number](z_source, z_target)
 

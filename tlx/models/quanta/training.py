@@ -1,8 +1,10 @@
-"""The training of a target with gates beside a frozen source, as QUANTA's authors did it: no epoch is chosen.
+"""The training of a target with gates beside a frozen source, as QUANTA's authors did it: no epoch
+is chosen.
 
-A loop of its own beside training.py: each step has two branches, the rate falls with every step, and after every
-epoch both validation and test images are scored and the gates written down. Bit-repeatable on a CPU at a fixed thread
-count, also when killed and resumed, and whether or not the source's outputs are kept.
+A loop of its own beside training.py: each step has two branches, the rate falls with every step,
+and after every epoch both validation and test images are scored and the gates written down.
+Bit-repeatable on a CPU at a fixed thread count, also when killed and resumed, and whether or not
+the source's outputs are kept.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ from . import batches as quanta_batches
 from .gate import FORMS, Gated, GateSource, QuantaGate
 from .recipe import QuantaRecipe
 
-Score = Callable[[np.ndarray, np.ndarray], dict[str, float]]  # logits (n, k), labels (n,) → values of a part
+Score = Callable[
+    [np.ndarray, np.ndarray], dict[str, float]
+]  # logits (n, k), labels (n,) → values of a part
 EPSILON = 1e-7  # Adam's, in Keras
 
 
@@ -36,8 +40,10 @@ class QuantaOutcome:
     """What came of a training.
 
     history  values of every epoch: train_, val_ and test_ before the names that `score` gives
-    gates    before the first epoch and after each: {"v": [[v_S, v_T], …], "rms": [[Z_S, Z_T], …]}, gate by gate; rms
-             are root mean squares over the validation images, what the gates are given in evaluation
+    gates    before the first epoch and after each: {"v": [[v_S, v_T], …], "rms": [[Z_S, Z_T], …]},
+             gate by gate; rms
+             are root mean squares over the validation images, what the gates are given in
+             evaluation
     ended    "epochs" or "diverged"
     source   what was done about the source's outputs
     """
@@ -50,7 +56,9 @@ class QuantaOutcome:
 
 @dataclass(frozen=True)
 class Branches:
-    """The two networks and, gate by gate, whose output is gated: modules of the target and of the source."""
+    """The two networks and, gate by gate, whose output is gated: modules of the target and of the
+    source.
+    """
 
     target: Network
     source: Network | None = None
@@ -58,31 +66,71 @@ class Branches:
     source_modules: tuple[str, ...] = ()
 
 
-def fit(branches: Branches, parts: dict[str, Samples], recipe: QuantaRecipe, *, seed: int, score: Score,
-        place: TrainingContext) -> QuantaOutcome:
-    """Train the target (and the gates) on parts["train"]; score "val" and, where there is one, "test" every epoch."""
+def fit(
+    branches: Branches,
+    parts: dict[str, Samples],
+    recipe: QuantaRecipe,
+    *,
+    seed: int,
+    score: Score,
+    place: TrainingContext,
+) -> QuantaOutcome:
+    """Train the target (and the gates) on parts["train"]; score "val" and, where there is one,
+    "test" every epoch.
+    """
     return _QuantaTraining(branches, parts, recipe, seed, score, place).run()
 
 
 class _QuantaTraining:
     """The state of one training between its epochs."""
 
-    def __init__(self, branches: Branches, parts: dict[str, Samples], recipe: QuantaRecipe, seed: int, score: Score,
-                 place: TrainingContext):
-        self.recipe, self.seed, self.score, self.place, self.parts = recipe, seed, score, place, parts
-        self.gated = Gated(branches.target, branches.target_modules, lambda: QuantaGate(
-            recipe.quanta_form, recipe.start, multiplier=recipe.multiplier)).to(place.device)
+    def __init__(
+        self,
+        branches: Branches,
+        parts: dict[str, Samples],
+        recipe: QuantaRecipe,
+        seed: int,
+        score: Score,
+        place: TrainingContext,
+    ):
+        self.recipe, self.seed, self.score, self.place, self.parts = (
+            recipe,
+            seed,
+            score,
+            place,
+            parts,
+        )
+        self.gated = Gated(
+            branches.target,
+            branches.target_modules,
+            lambda: QuantaGate(recipe.quanta_form, recipe.start, multiplier=recipe.multiplier),
+        ).to(place.device)
         self.source = None
         if branches.source is not None and branches.source_modules:
-            self.source = GateSource(branches.source.to(place.device), branches.source_modules,
-                                 dropout=recipe.source_dropout)
+            self.source = GateSource(
+                branches.source.to(place.device),
+                branches.source_modules,
+                dropout=recipe.source_dropout,
+            )
         self.fixed = recipe.augment == "none" and not recipe.source_dropout
         target = branches.target
-        feeds = [BatchLoader(samples, target.mean, target.std, place.device) for samples in parts.values()]
-        rows, choice = quanta_batches.rows(self.source, feeds, quanta_batches.OutputCacheRequest(
-            batch_size=recipe.batch_size, score_batch=EVALUATION_BATCH, epochs=recipe.epochs, fixed=self.fixed,
-            limit=place.prefix_bytes, folder=place.checkpoint.parent if place.checkpoint else None,
-            stopping=place.stopping))
+        feeds = [
+            BatchLoader(samples, target.mean, target.std, place.device)
+            for samples in parts.values()
+        ]
+        rows, choice = quanta_batches.rows(
+            self.source,
+            feeds,
+            quanta_batches.OutputCacheRequest(
+                batch_size=recipe.batch_size,
+                score_batch=EVALUATION_BATCH,
+                epochs=recipe.epochs,
+                fixed=self.fixed,
+                limit=place.prefix_bytes,
+                folder=place.checkpoint.parent if place.checkpoint else None,
+                stopping=place.stopping,
+            ),
+        )
         self.rows = dict(zip(parts, rows, strict=True))
         self.outcome = QuantaOutcome(source=choice.reason)
         pairs = lone_rows.must_be_avoided(target, len(self.rows["train"]), recipe.batch_size)
@@ -90,9 +138,18 @@ class _QuantaTraining:
         self.steps = len(self.spans)
         own: dict[str, Any] = {} if recipe.gate_rate is None else {"rate": recipe.gate_rate}
         groups: list[dict[str, Any]] = [{"params": list(target.parameters())}]
-        groups += [{"params": list(self.gated.gates.parameters()), **own}] if len(self.gated.gates) else []
-        self.optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, eps=EPSILON,
-                                           weight_decay=recipe.weight_decay, foreach=True)
+        groups += (
+            [{"params": list(self.gated.gates.parameters()), **own}]
+            if len(self.gated.gates)
+            else []
+        )
+        self.optimizer = torch.optim.AdamW(
+            groups,
+            lr=recipe.learning_rate,
+            eps=EPSILON,
+            weight_decay=recipe.weight_decay,
+            foreach=True,
+        )
 
     def run(self) -> QuantaOutcome:
         self._continue()
@@ -103,7 +160,9 @@ class _QuantaTraining:
                 self._write_down()
             while len(history) < self.recipe.epochs:
                 values = self._epoch(len(history))
-                history.append({name: value for name, value in values.items() if not name.endswith("_s")})
+                history.append(
+                    {name: value for name, value in values.items() if not name.endswith("_s")}
+                )
                 self._write_down()
                 self.place.on_epoch(len(history) - 1, values | self._gate_values(-1))
                 self._save()
@@ -119,7 +178,9 @@ class _QuantaTraining:
         started = time.perf_counter()
         self.gated.train()
         torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
-        order = np.random.default_rng(derive_seed(self.seed, "shuffle", epoch)).permutation(len(self.rows["train"]))
+        order = np.random.default_rng(derive_seed(self.seed, "shuffle", epoch)).permutation(
+            len(self.rows["train"])
+        )
         seen = []
         for step, (start, end) in enumerate(self.spans):
             if self.place.stopping():
@@ -131,7 +192,10 @@ class _QuantaTraining:
         for part in self.rows:
             if part != "train":
                 values |= self._scored(part, self._logits(part), self.parts[part].labels)
-        return values | {"train_epoch_s": trained - started, "val_epoch_s": time.perf_counter() - trained}
+        return values | {
+            "train_epoch_s": trained - started,
+            "val_epoch_s": time.perf_counter() - trained,
+        }
 
     def _step(self, index: np.ndarray, epoch: int, step: int) -> Tensor:
         for group in self.optimizer.param_groups:
@@ -153,7 +217,12 @@ class _QuantaTraining:
         if self.source is not None:
             self.source.training = True
         return self.rows["train"].altered(
-            index, lambda x: augmented(x, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step)), self.source)
+            index,
+            lambda x: augmented(
+                x, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step)
+            ),
+            self.source,
+        )
 
     @torch.no_grad()
     def _logits(self, part: str) -> np.ndarray:
@@ -176,18 +245,31 @@ class _QuantaTraining:
     # ------------------------------------------------------------ the gates
 
     def _write_down(self) -> None:
-        self.outcome.gates.append({"v": [gate.v.detach()[0].double().tolist() for gate in self._all()],
-                                   "rms": [list(pair) for pair in self.gated.rms]})
+        self.outcome.gates.append(
+            {
+                "v": [gate.v.detach()[0].double().tolist() for gate in self._all()],
+                "rms": [list(pair) for pair in self.gated.rms],
+            }
+        )
 
     def _gate_values(self, at: int) -> dict[str, float]:
-        """The gates as written down at index `at`, under names for a curve: numbered where there are several."""
+        """The gates as written down at index `at`, under names for a curve: numbered where there
+        are several.
+        """
         found: dict[str, float] = {}
         written = self.outcome.gates[at]
         for number, v in enumerate(written["v"]):
             end = f"_{number}" if len(self.gated.gates) > 1 else ""
             shares = FORMS[self.recipe.quanta_form](torch.tensor(v, dtype=torch.float64)).tolist()
             values = (*shares, *v, *written["rms"][number])
-            names = ("lambda_source", "lambda_target", "v_source", "v_target", "rms_source", "rms_target")
+            names = (
+                "lambda_source",
+                "lambda_target",
+                "v_source",
+                "v_target",
+                "rms_source",
+                "rms_target",
+            )
             found |= {name + end: value for name, value in zip(names, values, strict=True)}
         return found
 
@@ -200,10 +282,17 @@ class _QuantaTraining:
         if self.place.checkpoint is None:
             return
         tensors = {f"network/{name}": value for name, value in self.gated.state_dict().items()}
-        tensors |= {f"optimizer/{i}/{name}": value for i, state in self.optimizer.state_dict()["state"].items()
-                    for name, value in state.items() if isinstance(value, Tensor)}
-        progress.save(self.place.checkpoint, tensors,
-                      {"history": self.outcome.history, "gates": self.outcome.gates})
+        tensors |= {
+            f"optimizer/{i}/{name}": value
+            for i, state in self.optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
+        progress.save(
+            self.place.checkpoint,
+            tensors,
+            {"history": self.outcome.history, "gates": self.outcome.gates},
+        )
 
     @torch.no_grad()
     def _continue(self) -> None:
@@ -222,8 +311,11 @@ class _QuantaTraining:
             number, _, name = rest.partition("/")
             like = parameters[int(number)]
             self.optimizer.state[like][name] = (
-                torch.empty_like(like).copy_(value) if value.shape == like.shape else value)
-        for epoch, values in enumerate(self.outcome.history):  # what the journal has already, it leaves as it is
+                torch.empty_like(like).copy_(value) if value.shape == like.shape else value
+            )
+        for epoch, values in enumerate(
+            self.outcome.history
+        ):  # what the journal has already, it leaves as it is
             self.place.on_epoch(epoch, values | self._gate_values(epoch + 1))
 
 

@@ -10,18 +10,31 @@ import torch
 class Weights(dict[str, torch.Tensor]):
     """Tensors by name.
 
-    kind      "torch" (PyTorch's names and layouts) or "keras" (Keras' layer names, layouts already turned)
-    notes     what was done to them, in words, each once: wrappers opened, prefixes removed, types widened
+    kind      "torch" (PyTorch's names and layouts) or "keras" (Keras' layer names, layouts already
+              turned)
+    notes     what was done to them, in words, each once: wrappers opened, prefixes removed, types
+              widened
     metadata  text that the file carries beside them
-    sha256    digest (hex) of the file that they were read from; "" for tensors that come from no file
+    sha256    digest (hex) of the file that they were read from; "" for tensors that come from no
+              file
     """
 
     sha256 = ""
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], *, kind: str = "torch", notes: Iterable[str] = (),
-                 metadata: Mapping[str, str] | None = None):
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        *,
+        kind: str = "torch",
+        notes: Iterable[str] = (),
+        metadata: Mapping[str, str] | None = None,
+    ):
         super().__init__(tensors)
-        self.kind, self.notes, self.metadata = kind, list(dict.fromkeys(notes)), dict(metadata or {})
+        self.kind, self.notes, self.metadata = (
+            kind,
+            list(dict.fromkeys(notes)),
+            dict(metadata or {}),
+        )
 
     def note(self, text: str) -> None:
         """Add a note unless it stands there already."""

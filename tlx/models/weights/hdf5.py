@@ -1,7 +1,8 @@
 """Keras weights from HDF5: the numbers only, after a walk through the whole file.
 
-A file may name other files to take its numbers from (external storage, links, virtual data sets) or ask for a
-plug-in to unpack them; all of these are refused before any number is read. The model in a full .h5 is not built.
+A file may name other files to take its numbers from (external storage, links, virtual data sets) or
+ask for a plug-in to unpack them; all of these are refused before any number is read. The model in a
+full .h5 is not built.
 """
 
 from __future__ import annotations
@@ -26,10 +27,18 @@ DEPTH = 64  # groups within groups
 INFLATION = 100  # logical bytes a stored byte; weights hardly compress
 
 ROLES = {  # last name of a Keras variable → PyTorch's name
-    "kernel": "weight", "W": "weight", "depthwise_kernel": "weight", "pointwise_kernel": "pointwise.weight",
-    "gamma": "weight", "bias": "bias", "b": "bias", "beta": "bias",
-    "moving_mean": "running_mean", "running_mean": "running_mean",
-    "moving_variance": "running_var", "running_std": "running_var",
+    "kernel": "weight",
+    "W": "weight",
+    "depthwise_kernel": "weight",
+    "pointwise_kernel": "pointwise.weight",
+    "gamma": "weight",
+    "bias": "bias",
+    "b": "bias",
+    "beta": "bias",
+    "moving_mean": "running_mean",
+    "running_mean": "running_mean",
+    "moving_variance": "running_var",
+    "running_std": "running_var",
 }
 TURNS = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}  # …, in, out → out, in, …
 
@@ -37,7 +46,8 @@ TURNS = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}  # …, i
 def read(path: Path) -> Weights:
     """`<layer>.weight`, `.bias`, `.running_mean`, `.running_var`, kernels turned to (out, in, …).
 
-    Raises Unsafe for what reaches out of the file, BadData for a damaged file or one without layer names.
+    Raises Unsafe for what reaches out of the file, BadData for a damaged file or one without layer
+    names.
     """
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
@@ -45,12 +55,18 @@ def read(path: Path) -> Weights:
             return _weights(file, datasets, path)
     except (OSError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
-        raise BadDataError("weights-damaged", f"damaged HDF5; {path.stat().st_size:,} bytes ({reason})", where=path,
-                      expected="a whole .h5 file") from error
+        raise BadDataError(
+            "weights-damaged",
+            f"damaged HDF5; {path.stat().st_size:,} bytes ({reason})",
+            where=path,
+            expected="a whole .h5 file",
+        ) from error
 
 
 def _walk(file: h5py.File, path: Path) -> Iterator[str]:
-    """The names of all data sets; every object is looked at, and refused if it is not plainly in this file."""
+    """The names of all data sets; every object is looked at, and refused if it is not plainly in
+    this file.
+    """
     problems: list[UnsafeError | BadDataError] = []
     pending, seen, found = [("", file)], 0, []
     while pending:
@@ -59,7 +75,9 @@ def _walk(file: h5py.File, path: Path) -> Iterator[str]:
             seen += 1
             child = f"{name}/{key}".lstrip("/")
             if seen > MOST_OBJECTS or child.count("/") > DEPTH:
-                raise UnsafeError("weights-h5-objects", "too many objects, or groups in a circle", where=path)
+                raise UnsafeError(
+                    "weights-h5-objects", "too many objects, or groups in a circle", where=path
+                )
             link = group.get(key, getlink=True)
             if not isinstance(link, h5py.HardLink):
                 target = f"{getattr(link, 'filename', '')}:{getattr(link, 'path', '')}".lstrip(":")
@@ -77,17 +95,28 @@ def _walk(file: h5py.File, path: Path) -> Iterator[str]:
 def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[UnsafeError | BadDataError]:
     recipe = item.id.get_create_plist()
     if external := item.external:
-        yield UnsafeError("weights-h5-external", f"'{name}' takes its numbers from '{external[0][0]}'", where=path)
+        yield UnsafeError(
+            "weights-h5-external", f"'{name}' takes its numbers from '{external[0][0]}'", where=path
+        )
     if item.is_virtual:
-        yield UnsafeError("weights-h5-virtual", f"'{name}' takes its numbers from other data sets", where=path)
+        yield UnsafeError(
+            "weights-h5-virtual", f"'{name}' takes its numbers from other data sets", where=path
+        )
     for number in range(recipe.get_nfilters()):
         if (code := recipe.get_filter(number)[0]) not in FILTERS:
-            yield UnsafeError("weights-h5-filter", f"'{name}' needs filter {code}", where=path,
-                         expected="gzip, shuffle or fletcher32")
+            yield UnsafeError(
+                "weights-h5-filter",
+                f"'{name}' needs filter {code}",
+                where=path,
+                expected="gzip, shuffle or fletcher32",
+            )
     logical = math.prod(item.shape or (0,)) * item.dtype.itemsize
     if logical > INFLATION * max(path.stat().st_size, 1):
-        yield BadDataError("weights-inflated", f"'{name}' of shape {item.shape} in a file of {path.stat().st_size:,} bytes",
-                      where=path)
+        yield BadDataError(
+            "weights-inflated",
+            f"'{name}' of shape {item.shape} in a file of {path.stat().st_size:,} bytes",
+            where=path,
+        )
 
 
 def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
@@ -101,7 +130,9 @@ def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
         if not whole_model or name.startswith("model_weights/"):
             key, tensor = _variable(name, file[name], path, depthwise)
             if key in weights:
-                raise BadDataError("weights-names", f"two variables come to '{key}'", where=f"{path}:{name}")
+                raise BadDataError(
+                    "weights-names", f"two variables come to '{key}'", where=f"{path}:{name}"
+                )
             if key:
                 weights[key] = tensor
             else:
@@ -113,7 +144,9 @@ def _depthwise_layers(file: h5py.File) -> set[str] | None:
     """Names of the depthwise layers, of the model's description; None where the file has none."""
     text = file.attrs.get("model_config")
     try:
-        config = files.parse_json(text.encode() if isinstance(text, str) else bytes(text or b""), where=file.filename)
+        config = files.parse_json(
+            text.encode() if isinstance(text, str) else bytes(text or b""), where=file.filename
+        )
     except (TlxError, TypeError, ValueError):
         return None
     found: set[str] = set()
@@ -131,25 +164,39 @@ def _depthwise_layers(file: h5py.File) -> set[str] | None:
 
 
 def _is_depthwise(layer: str, known: set[str] | None) -> bool:
-    """Whether a layer convolves each channel by itself: as the model's description or else its name says."""
+    """Whether a layer convolves each channel by itself: as the model's description or else its name
+    says.
+    """
     return layer in known if known is not None else DEPTHWISE.search(layer) is not None
 
 
-def _variable(name: str, item: h5py.Dataset, path: Path, depthwise: set[str] | None) -> tuple[str, torch.Tensor]:
+def _variable(
+    name: str, item: h5py.Dataset, path: Path, depthwise: set[str] | None
+) -> tuple[str, torch.Tensor]:
     """PyTorch-like name and tensor of one Keras variable; an empty name for one of no known role.
 
-    The kernel of a depthwise layer is called depthwise_kernel up to Keras 2 and kernel from Keras 3 on.
+    The kernel of a depthwise layer is called depthwise_kernel up to Keras 2 and kernel from Keras 3
+    on.
     """
     layer, last = (["", *name.split("/")])[-2:]
     if layer == "vars":
-        raise BadDataError("weights-names", f"'{name}': this .weights.h5 has numbers for layer names", where=path,
-                      remedy="save the weights in the older form: model.save_weights('weights.h5') of Keras 2")
+        raise BadDataError(
+            "weights-names",
+            f"'{name}': this .weights.h5 has numbers for layer names",
+            where=path,
+            remedy="save the weights in the older form: model.save_weights('weights.h5') "
+            "of Keras 2",
+        )
     if item.dtype.kind not in "fiu":
-        raise BadDataError("weights-dtype", f"'{name}' is {item.dtype}", where=path, expected="numbers")
+        raise BadDataError(
+            "weights-dtype", f"'{name}' is {item.dtype}", where=path, expected="numbers"
+        )
     role = re.sub(r"_\d+$", "", last.split(":")[0].removeprefix(layer + "_"))
     array = np.asarray(item[()])
     of_channels = role == "kernel" and array.ndim == 4 and _is_depthwise(layer, depthwise)
-    if role == "depthwise_kernel" or of_channels:  # (h, w, in, multiplier) → (in·multiplier, 1, h, w)
+    if (
+        role == "depthwise_kernel" or of_channels
+    ):  # (h, w, in, multiplier) → (in·multiplier, 1, h, w)
         array = array.transpose(2, 3, 0, 1).reshape(-1, 1, *array.shape[:2])
     elif role in ("kernel", "W", "pointwise_kernel"):
         array = array.transpose(TURNS.get(array.ndim, range(array.ndim)))

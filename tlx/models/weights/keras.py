@@ -1,8 +1,9 @@
 """Keras' VGGs and ResNets as torchvision's: names, colour order, biases, strides.
 
-Keras' ImageNet weights expect blue-green-red 0-255 values less a mean. Turning the first kernel round and giving
-the network that mean makes them see the same from red-green-blue images. Its ResNets stride in the first
-convolution of a block and have biases before batch norm; both are carried over exactly.
+Keras' ImageNet weights expect blue-green-red 0-255 values less a mean. Turning the first kernel
+round and giving the network that mean makes them see the same from red-green-blue images. Its
+ResNets stride in the first convolution of a block and have biases before batch norm; both are
+carried over exactly.
 """
 
 from __future__ import annotations
@@ -24,18 +25,26 @@ EPSILON = {"new": 1.001e-5, "old": 1e-3}
 
 
 def translated(weights: Weights, net: nn.Module, name: str) -> Weights:
-    """Keras weights under torchvision's names for `net`, which is adapted where the two libraries differ."""
+    """Keras weights under torchvision's names for `net`, which is adapted where the two libraries
+    differ.
+    """
     if re.fullmatch(r"vgg(11|13|16|19)", name):
         found = _vgg(weights, net)
     elif re.fullmatch(r"resnet(50|101|152)", name):
         found = _resnet(weights, net)
     else:
-        raise BadDataError("weights-keras", f"Keras weights for '{name}'", expected="vgg16, vgg19, resnet50, resnet101 "
-                      "or resnet152", remedy="save them as safetensors under this network's names")
+        raise BadDataError(
+            "weights-keras",
+            f"Keras weights for '{name}'",
+            expected="vgg16, vgg19, resnet50, resnet101 or resnet152",
+            remedy="save them as safetensors under this network's names",
+        )
     first = next((key for key, t in found.items() if t.ndim == 4), None)
     if first is not None and found[first].shape[1] == 3:
         found[first] = found[first].flip(1).contiguous()
-    return weights.renamed(found, "Keras layers under torchvision's names, for blue-green-red less the mean")
+    return weights.renamed(
+        found, "Keras layers under torchvision's names, for blue-green-red less the mean"
+    )
 
 
 def _split(weights: Weights) -> list[tuple[str, str, torch.Tensor]]:
@@ -44,12 +53,16 @@ def _split(weights: Weights) -> list[tuple[str, str, torch.Tensor]]:
 
 def _vgg(weights: Weights, net: nn.Module) -> dict[str, torch.Tensor]:
     convolutions = [n for n, m in net.named_modules() if isinstance(m, nn.Conv2d)]
-    layers = sorted({layer for layer, _, _ in _split(weights) if re.fullmatch(r"block\d_conv\d", layer)})
+    layers = sorted(
+        {layer for layer, _, _ in _split(weights) if re.fullmatch(r"block\d_conv\d", layer)}
+    )
     names = {**DENSE, **dict(zip(layers, convolutions, strict=False))}
     found = {f"{names.get(layer, layer)}.{role}": tensor for layer, role, tensor in _split(weights)}
     flat = found.get("classifier.0.weight")
     if flat is not None and flat.shape[1] == 512 * 49:  # Keras flattens height, width, channels
-        found["classifier.0.weight"] = flat.view(-1, 7, 7, 512).permute(0, 3, 1, 2).reshape(flat.shape).contiguous()
+        found["classifier.0.weight"] = (
+            flat.view(-1, 7, 7, 512).permute(0, 3, 1, 2).reshape(flat.shape).contiguous()
+        )
     return dict(sorted(found.items(), key=lambda row: not row[0].startswith(convolutions[0] + ".")))
 
 
@@ -78,15 +91,25 @@ def _norm_after(convolution: str) -> str:
 
 def _resnet_name(layer: str) -> str:
     """torchvision's name of a layer of either generation of Keras' ResNets."""
-    fixed = {"conv1_conv": "conv1", "conv1": "conv1", "conv1_bn": "bn1", "bn_conv1": "bn1", "probs": "fc",
-             "predictions": "fc", "fc1000": "fc"}
+    fixed = {
+        "conv1_conv": "conv1",
+        "conv1": "conv1",
+        "conv1_bn": "bn1",
+        "bn_conv1": "bn1",
+        "probs": "fc",
+        "predictions": "fc",
+        "fc1000": "fc",
+    }
     if layer in fixed:
         return fixed[layer]
     if new := NEW_NAME.match(layer):
         stage, block, number, kind = int(new[1]) - 1, int(new[2]) - 1, int(new[3]), new[4]
     elif old := OLD_NAME.match(layer):
         stage, block = int(old[2]) - 1, int(old[4]) if old[4] else ord(old[3]) - ord("a")
-        number, kind = {"1": 0, "2a": 1, "2b": 2, "2c": 3}[old[5]], "conv" if old[1] == "res" else "bn"
+        number, kind = (
+            {"1": 0, "2a": 1, "2b": 2, "2c": 3}[old[5]],
+            "conv" if old[1] == "res" else "bn",
+        )
     else:
         return layer
     if number == 0:

@@ -11,7 +11,9 @@ from torch import nn
 
 from ...errors import BadDataError
 
-COUNTER = "num_batches_tracked"  # absent from files of PyTorch before 0.4.1, and used by nothing here
+COUNTER = (
+    "num_batches_tracked"  # absent from files of PyTorch before 0.4.1, and used by nothing here
+)
 OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 
@@ -19,7 +21,8 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 class WeightMatch:
     """How the tensors of a file fitted a network.
 
-    matched, total  tensors of the network that the file had, and that it has, without the ignored ones
+    matched, total  tensors of the network that the file had, and that it has, without the ignored
+                    ones
     missing         names that the network has and the file has not
     unexpected      names that the file has and the network has not
     renamed         file's name → network's name, where they differ
@@ -40,12 +43,18 @@ class WeightMatch:
         return f"{self.matched} of {self.total} tensors matched"
 
 
-def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], *, least: float = 0.95,
-              ignore: Iterable[str] = ()) -> WeightMatch:
+def load_into(
+    module: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    *,
+    least: float = 0.95,
+    ignore: Iterable[str] = (),
+) -> WeightMatch:
     """Copy the tensors of `state` into `module` by name: all that fit, or none when too few do.
 
     least   fraction of the module's tensors that must be there
-    ignore  names of modules (the head) whose tensors may be absent or of another shape; they are copied if they fit
+    ignore  names of modules (the head) whose tensors may be absent or of another shape; they are
+            copied if they fit
     Raises BadData when fewer match, or when one outside `ignore` has another shape.
     """
     own = module.state_dict()
@@ -53,15 +62,24 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], *, least: fl
     ignored = {k for k in own if any(k == name or k.startswith(name + ".") for name in ignore)}
     fitting = {k for k in own if k in given and given[k].shape == own[k].shape}
     wanted = {k for k in own if k not in ignored and not k.endswith(COUNTER)}
-    match = WeightMatch(len(fitting & wanted), len(wanted), tuple(k for k in own if k in wanted and k not in given),
-                  tuple(k for k in given if k not in own and not k.endswith(COUNTER)), renamed)
+    match = WeightMatch(
+        len(fitting & wanted),
+        len(wanted),
+        tuple(k for k in own if k in wanted and k not in given),
+        tuple(k for k in given if k not in own and not k.endswith(COUNTER)),
+        renamed,
+    )
     differing = [k for k in own if k in wanted and k in given and k not in fitting]
     if match.share < least:
         raise _too_few(match, least, differing)
     if differing:
         first, more = differing[0], f", and {len(differing) - 1} more" if len(differing) > 1 else ""
-        raise BadDataError("weights-shape", f"'{first}' is {tuple(given[first].shape)}{more}",
-                      expected=f"{tuple(own[first].shape)}", remedy="only the head may differ")
+        raise BadDataError(
+            "weights-shape",
+            f"'{first}' is {tuple(given[first].shape)}{more}",
+            expected=f"{tuple(own[first].shape)}",
+            remedy="only the head may differ",
+        )
     with torch.no_grad():
         for k in sorted(fitting):
             own[k].copy_(given[k])
@@ -69,13 +87,25 @@ def load_into(module: nn.Module, state: Mapping[str, torch.Tensor], *, least: fl
 
 
 def _too_few(match: WeightMatch, least: float, differing: list[str]) -> BadDataError:
-    kinds = {"missing": match.missing, "unexpected": match.unexpected, "of another shape": differing}
+    kinds = {
+        "missing": match.missing,
+        "unexpected": match.unexpected,
+        "of another shape": differing,
+    }
     first = "; ".join(f"first {what}: '{names[0]}'" for what, names in kinds.items() if names)
-    return BadDataError("weights-match", f"{match} ({match.share:.0%}); {first}", expected=f"at least {least:.0%}",
-                   remedy="is this file for another architecture?")
+    return BadDataError(
+        "weights-match",
+        f"{match} ({match.share:.0%}); {first}",
+        expected=f"at least {least:.0%}",
+        remedy="is this file for another architecture?",
+    )
 
 
-def _renamed(state: Mapping[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[tuple[str, str], ...]]:
+def _renamed(
+    state: Mapping[str, torch.Tensor],
+) -> tuple[dict[str, torch.Tensor], tuple[tuple[str, str], ...]]:
     """Old spellings of torchvision's DenseNets made new."""
     pairs = [(k, OLD_DENSENET.sub(r"\1\2.", k)) for k in state]
-    return {new: state[old] for old, new in pairs}, tuple((old, new) for old, new in pairs if old != new)
+    return {new: state[old] for old, new in pairs}, tuple(
+        (old, new) for old, new in pairs if old != new
+    )

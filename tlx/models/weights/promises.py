@@ -1,4 +1,6 @@
-"""Check a weight file against every SHA-256 that was promised for it: by a trial's identity, by a record beside it."""
+"""Check a weight file against every SHA-256 that was promised for it: by a trial's identity, by a
+record beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,9 @@ from pathlib import Path
 from ... import files
 from ...errors import BadDataError, IntegrityError, ResourceError
 
-CHECKPOINTS = "-checkpoints"  # ends the name of the folder in which `tlx pretrain --out` puts checkpoints
+CHECKPOINTS = (
+    "-checkpoints"  # ends the name of the folder in which `tlx pretrain --out` puts checkpoints
+)
 DIGEST = re.compile(r"[0-9a-f]{64}")
 RERUN = "the weights have changed since the study began: run the command again"
 FETCH = "the file was changed or damaged after it was written: get it again, or make it again"
@@ -22,25 +26,45 @@ def permitted(path: Path, what: str = "weight file") -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise ResourceError("no-permission", f"this user may not read the {what}", where=error.filename or path,
-                       expected="a file that can be read", remedy=f"chmod u+r {path}") from error
+        raise ResourceError(
+            "no-permission",
+            f"this user may not read the {what}",
+            where=error.filename or path,
+            expected="a file that can be read",
+            remedy=f"chmod u+r {path}",
+        ) from error
 
 
 def check(path: Path, sha256: str | None = None) -> str:
-    """The SHA-256 (hex) of a weight file. Raises Integrity if `sha256` or a record beside the file promises another."""
+    """The SHA-256 (hex) of a weight file. Raises Integrity if `sha256` or a record beside the file
+    promises another.
+    """
     with permitted(path):
         found = files.sha256(path)
     if sha256 is not None and found != sha256.lower():
-        raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=path, expected=sha256.lower(), remedy=RERUN)
+        raise IntegrityError(
+            "weights-sha256",
+            f"SHA-256 is {found}",
+            where=path,
+            expected=sha256.lower(),
+            remedy=RERUN,
+        )
     for record, promised in _recorded(path):
         if found != promised:
-            raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=path,
-                            expected=f"{promised}, as {record.name} records", remedy=FETCH)
+            raise IntegrityError(
+                "weights-sha256",
+                f"SHA-256 is {found}",
+                where=path,
+                expected=f"{promised}, as {record.name} records",
+                remedy=FETCH,
+            )
     return found
 
 
 def _recorded(path: Path) -> Iterator[tuple[Path, str]]:
-    """(record, SHA-256) of every record that names this file: <stem>.json beside it, or that of its checkpoints."""
+    """(record, SHA-256) of every record that names this file: <stem>.json beside it, or that of its
+    checkpoints.
+    """
     beside = path.with_suffix(".json")
     content = _content(beside)
     if content.get("file") == path.name and _is_digest(content.get("sha256")):

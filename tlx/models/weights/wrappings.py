@@ -1,10 +1,12 @@
-"""Find the tensors of a network in a checkpoint: the container they lie in, and the prefixes that wrappers put first.
+"""Find the tensors of a network in a checkpoint: the container they lie in, and the prefixes that
+wrappers put first.
 
-A training checkpoint holds its state_dict under some key (`state_dict`, `model`, `model_ema`, ...), and wrappers put
-their attribute before every name (`module.` of DataParallel and AveragedModel, `_orig_mod.` of torch.compile,
-`backbone.` of a Lightning module, ...), in any sequence. Where the network is known, the container and the prefix are
-chosen by what makes most names and shapes match; where it is not, known keys and prefixes are removed in the order of
-the tables below. What was done is said in notes.
+A training checkpoint holds its state_dict under some key (`state_dict`, `model`, `model_ema`, ...),
+and wrappers put their attribute before every name (`module.` of DataParallel and AveragedModel,
+`_orig_mod.` of torch.compile, `backbone.` of a Lightning module, ...), in any sequence. Where the
+network is known, the container and the prefix are chosen by what makes most names and shapes match;
+where it is not, known keys and prefixes are removed in the order of the tables below. What was done
+is said in notes.
 """
 
 from __future__ import annotations
@@ -19,15 +21,68 @@ from torch import Tensor
 from .matching import COUNTER, OLD_DENSENET
 
 CONTAINERS = (  # keys of a checkpoint under which a state_dict lies, the likeliest first
-    "state_dict", "model_state_dict", "model_state", "model", "net", "network", "params", "weights", "module",
-    "backbone", "encoder", "teacher", "student", "target_network", "online_network", "state_dict_ema", "model_ema",
-    "ema_state_dict", "ema_model", "ema", "params_ema", "averaged_model")
+    "state_dict",
+    "model_state_dict",
+    "model_state",
+    "model",
+    "net",
+    "network",
+    "params",
+    "weights",
+    "module",
+    "backbone",
+    "encoder",
+    "teacher",
+    "student",
+    "target_network",
+    "online_network",
+    "state_dict_ema",
+    "model_ema",
+    "ema_state_dict",
+    "ema_model",
+    "ema",
+    "params_ema",
+    "averaged_model",
+)
 WRAPPERS = (  # attributes under which wrappers hold a network, the likeliest first
-    "module", "_orig_mod", "model", "net", "network", "backbone", "encoder", "encoder_q", "base_encoder", "teacher",
-    "student", "ema", "ema_model", "model_ema", "averaged", "averaged_model", "online_model", "online_network",
-    "target_network", "feature_extractor", "_forward_module", "student_model", "teacher_model")
-INNER = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")  # inside names too; never a layer's name
-SCALARS = ("n_averaged", "num_updates", "decay", "initted", "step", "epoch", "iteration")  # beside averaged weights
+    "module",
+    "_orig_mod",
+    "model",
+    "net",
+    "network",
+    "backbone",
+    "encoder",
+    "encoder_q",
+    "base_encoder",
+    "teacher",
+    "student",
+    "ema",
+    "ema_model",
+    "model_ema",
+    "averaged",
+    "averaged_model",
+    "online_model",
+    "online_network",
+    "target_network",
+    "feature_extractor",
+    "_forward_module",
+    "student_model",
+    "teacher_model",
+)
+INNER = (
+    "_orig_mod.",
+    "_fsdp_wrapped_module.",
+    "_checkpoint_wrapped_module.",
+)  # inside names too; never a layer's name
+SCALARS = (
+    "n_averaged",
+    "num_updates",
+    "decay",
+    "initted",
+    "step",
+    "epoch",
+    "iteration",
+)  # beside averaged weights
 DEPTH = 4  # containers in containers
 
 
@@ -42,12 +97,17 @@ class _Candidate:
     @property
     def rank(self) -> tuple[int, ...]:
         """Sorts the likeliest container first; all tensors of an unknown container come after."""
-        places = [CONTAINERS.index(key) if key in CONTAINERS else len(CONTAINERS) for key in self.path]
+        places = [
+            CONTAINERS.index(key) if key in CONTAINERS else len(CONTAINERS) for key in self.path
+        ]
         return (max(places, default=len(CONTAINERS)), *places)
 
 
-def opened(content: Mapping[Any, Any], like: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Tensor], list[str]]:
-    """Name → tensor of the state_dict in a checkpoint, and notes on what was removed. {} if it holds no tensor.
+def opened(
+    content: Mapping[Any, Any], like: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, Tensor], list[str]]:
+    """Name → tensor of the state_dict in a checkpoint, and notes on what was removed. {} if it
+    holds no tensor.
 
     like  the state_dict of the network that they are for, where it is known
     """
@@ -55,10 +115,14 @@ def opened(content: Mapping[Any, Any], like: Mapping[str, Tensor] | None = None)
     if not candidates:
         return {}, []
     if like:
-        own = {name: tuple(tensor.shape) for name, tensor in like.items() if not name.endswith(COUNTER)}
+        own = {
+            name: tuple(tensor.shape) for name, tensor in like.items() if not name.endswith(COUNTER)
+        }
         fits = [_best_prefix(one.tensors, own) for one in candidates]
         best = max(range(len(fits)), key=lambda i: (fits[i].score, -i))
-        if 2 * fits[best].score[1] >= len(own):  # else it is of another network, which `load_into` says
+        if 2 * fits[best].score[1] >= len(
+            own
+        ):  # else it is of another network, which `load_into` says
             chosen = candidates[best]
             return fits[best].peeled(chosen.tensors, chosen.notes)
     chosen = candidates[0]
@@ -66,10 +130,15 @@ def opened(content: Mapping[Any, Any], like: Mapping[str, Tensor] | None = None)
     return tensors, [*chosen.notes, *notes]
 
 
-def _candidates(content: Mapping[Any, Any], path: tuple[str, ...], beside: tuple[str, ...] = ()
-                ) -> Iterator[_Candidate]:
+def _candidates(
+    content: Mapping[Any, Any], path: tuple[str, ...], beside: tuple[str, ...] = ()
+) -> Iterator[_Candidate]:
     named = {key: value for key, value in content.items() if isinstance(key, str)}
-    tensors = {_without_inner(key): value.detach() for key, value in named.items() if isinstance(value, Tensor)}
+    tensors = {
+        _without_inner(key): value.detach()
+        for key, value in named.items()
+        if isinstance(value, Tensor)
+    }
     if tensors:
         notes = []
         if path:
@@ -81,7 +150,9 @@ def _candidates(content: Mapping[Any, Any], path: tuple[str, ...], beside: tuple
     if len(path) < DEPTH:
         for key, value in named.items():
             if isinstance(value, Mapping):
-                yield from _candidates(value, (*path, key), tuple(str(other) for other in content if other != key))
+                yield from _candidates(
+                    value, (*path, key), tuple(str(other) for other in content if other != key)
+                )
 
 
 def _without_inner(name: str) -> str:
@@ -92,29 +163,48 @@ def _without_inner(name: str) -> str:
     return head + dot + rest
 
 
-# ---------------------------------------------------------------- prefixes, where the network is known
+# ---------------------------------------------------------------- prefixes, where the network is
+# known
+
 
 @dataclass(frozen=True)
 class _Fit:
-    """How a state_dict fits once `prefix` is removed. score: names of equal shape, names of any shape."""
+    """How a state_dict fits once `prefix` is removed. score: names of equal shape, names of any
+    shape.
+    """
 
     prefix: str
     score: tuple[int, int]
     also: tuple[str, ...] = ()  # other prefixes that fit as well
 
-    def peeled(self, tensors: Mapping[str, Tensor], notes: list[str]) -> tuple[dict[str, Tensor], list[str]]:
+    def peeled(
+        self, tensors: Mapping[str, Tensor], notes: list[str]
+    ) -> tuple[dict[str, Tensor], list[str]]:
         """The tensors behind the prefix under their own names, and notes."""
         if not self.prefix:
-            return {name: tensor for name, tensor in tensors.items() if not _is_scalar(name, tensor)}, notes
-        found = {name.removeprefix(self.prefix): t for name, t in tensors.items() if name.startswith(self.prefix)}
+            return {
+                name: tensor for name, tensor in tensors.items() if not _is_scalar(name, tensor)
+            }, notes
+        found = {
+            name.removeprefix(self.prefix): t
+            for name, t in tensors.items()
+            if name.startswith(self.prefix)
+        }
         known = all(piece in WRAPPERS for piece in self.prefix.rstrip(".").split("."))
-        notes = [*notes, f"prefix '{self.prefix}' removed" + ("" if known else ", for then the names match")]
+        notes = [
+            *notes,
+            f"prefix '{self.prefix}' removed" + ("" if known else ", for then the names match"),
+        ]
         if self.also:
-            notes.append(f"the same names are also there behind {', '.join(map(repr, self.also))}: not used")
+            notes.append(
+                f"the same names are also there behind {', '.join(map(repr, self.also))}: not used"
+            )
         others = [name for name in tensors if not name.startswith((self.prefix, *self.also))]
         if others:
-            notes.append(f"left out, without that prefix: {', '.join(others[:5])}"
-                         + (f" and {len(others) - 5} more" if len(others) > 5 else ""))
+            notes.append(
+                f"left out, without that prefix: {', '.join(others[:5])}"
+                + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+            )
         return found, notes
 
 
@@ -126,9 +216,15 @@ def _best_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...
             if rest in own:
                 named[prefix] += 1
                 same[prefix] += tuple(tensor.shape) == own[rest]
-    prefixes = sorted({"", *named}, key=lambda prefix: (-same[prefix], -named[prefix], _rank(prefix)))
+    prefixes = sorted(
+        {"", *named}, key=lambda prefix: (-same[prefix], -named[prefix], _rank(prefix))
+    )
     score = same[prefixes[0]], named[prefixes[0]]
-    also = [prefix for prefix in prefixes[1:] if prefix and (same[prefix], named[prefix]) == score != (0, 0)]
+    also = [
+        prefix
+        for prefix in prefixes[1:]
+        if prefix and (same[prefix], named[prefix]) == score != (0, 0)
+    ]
     return _Fit(prefixes[0], score, tuple(also))
 
 
@@ -144,10 +240,14 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
 def _rank(prefix: str) -> tuple[int, ...]:
     """Sorts no prefix first, then short ones, then the likelier wrapper."""
     pieces = prefix.rstrip(".").split(".") if prefix else []
-    return (len(pieces), *(WRAPPERS.index(piece) if piece in WRAPPERS else len(WRAPPERS) for piece in pieces))
+    return (
+        len(pieces),
+        *(WRAPPERS.index(piece) if piece in WRAPPERS else len(WRAPPERS) for piece in pieces),
+    )
 
 
 # ---------------------------------------------------------------- prefixes, where it is not
+
 
 def without_known_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     """The tensors without the wrappers that all names share, and notes."""

@@ -1,4 +1,6 @@
-"""The figure of an atlas: its panels one above the other, over blocks 1…N. The same bytes for the same numbers."""
+"""The figure of an atlas: its panels one above the other, over blocks 1…N. The same bytes for the
+same numbers.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +11,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...plots import axes as layer_axes
@@ -18,29 +21,62 @@ from ..layer_transfer import figures as layer_transfer_figures
 
 Rows = Sequence[Mapping[str, Any]]
 
-HEIGHT, LEAST, MOST, EACH = 1.12, 4.8, 10.0, 0.36  # inches: of a panel; of the axis at least, at most, a block
+HEIGHT, LEAST, MOST, EACH = (
+    1.12,
+    4.8,
+    10.0,
+    0.36,
+)  # inches: of a panel; of the axis at least, at most, a block
 BESIDE = 1.75  # inches for the legends
 SMALL = 8.0  # points of what is written beside the panels
 SAID_LINES = 4  # of a command under the figure
 LINES = ((BLUE, "o"), (VERMILION, "s"))  # of the conditions of a panel, in order
-LEVELS = {"chance": ("#777777", (0, (1, 2))), "start": (BLACK, ":"), "no nearer than random": ("#777777", (0, (1, 2))),
-          "witness": (PURPLE, "--")}
-FAR = ("chance", "no nearer than random")  # levels that are left out where all else is far above them
+LEVELS = {
+    "chance": ("#777777", (0, (1, 2))),
+    "start": (BLACK, ":"),
+    "no nearer than random": ("#777777", (0, (1, 2))),
+    "witness": (PURPLE, "--"),
+}
+FAR = (
+    "chance",
+    "no nearer than random",
+)  # levels that are left out where all else is far above them
 PLAIN = "source network"  # a panel of this line alone needs no legend
-RANGES = {"fraction": (0.0, 1.0), "share": (0.0, 1.0), "1": (0.0, 1.0), "ratio": (0.0, None),
-          "dimensions": (0.0, None)}  # unit → ends, which a wide interval passes and a panel does not
-REPEATED = ("quanta", "quanta_accuracy", "distance", "transfer")  # panels whose intervals are over repeats
-IMAGES, REPEATS = "over the images (jackknife; Wilson for kNN)", "over repeats (Student's t: QUANTA, T, AnB)"
+RANGES = {
+    "fraction": (0.0, 1.0),
+    "share": (0.0, 1.0),
+    "1": (0.0, 1.0),
+    "ratio": (0.0, None),
+    "dimensions": (0.0, None),
+}  # unit → ends, which a wide interval passes and a panel does not
+REPEATED = (
+    "quanta",
+    "quanta_accuracy",
+    "distance",
+    "transfer",
+)  # panels whose intervals are over repeats
+IMAGES, REPEATS = (
+    "over the images (jackknife; Wilson for kNN)",
+    "over repeats (Student's t: QUANTA, T, AnB)",
+)
 
 
-def atlas(rows: Rows, blocks: Sequence[str], panels: Mapping[str, tuple[str, str]], title: str = "",
-          missing: Sequence[tuple[str, str]] = (), form: str = "png") -> bytes:
+def atlas(
+    rows: Rows,
+    blocks: Sequence[str],
+    panels: Mapping[str, tuple[str, str]],
+    title: str = "",
+    missing: Sequence[tuple[str, str]] = (),
+    form: str = "png",
+) -> bytes:
     """Every panel that has rows, in the order of `panels`, on one axis of blocks.
 
-    rows     {"panel", "line", "block" (1…N, or None: a level across), "mean", "low", "high", "unit"}; low and high, the
+    rows     {"panel", "line", "block" (1…N, or None: a level across), "mean", "low", "high",
+    "unit"}; low and high, the
              ends of an interval, may be None
     blocks   the names of blocks 1…N
-    panels   panel → title of its vertical axis, and the panel on whose axes it is drawn ("": its own)
+    panels   panel → title of its vertical axis, and the panel on whose axes it is drawn ("": its
+             own)
     missing  what is not there → what to type for it: stands under the figure
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -50,7 +86,9 @@ def atlas(rows: Rows, blocks: Sequence[str], panels: Mapping[str, tuple[str, str
                 groups.setdefault(on or name, []).append(row)
     with figures.figure_style():
         axis = min(max(LEAST, EACH * len(blocks)), MOST)
-        words = [f"{number} {name}" for number, name in enumerate(layer_axes.short(list(blocks), 20), 1)]
+        words = [
+            f"{number} {name}" for number, name in enumerate(layer_axes.short(list(blocks), 20), 1)
+        ]
         named = layer_axes.ticks(words, axis, 6.5)
         width = axis + 0.85 + BESIDE
         foot = _foot(missing, {row["panel"] for row in rows}, width)
@@ -59,33 +97,62 @@ def atlas(rows: Rows, blocks: Sequence[str], panels: Mapping[str, tuple[str, str
         height = max(len(groups), 1) * HEIGHT + named.reach + 0.55 + below + above
         figure = Figure(figsize=(width, height), dpi=figures.DPI, layout="constrained")
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(rect=(0, below / height, 1, 1 - (below + above) / height),  # type: ignore
-                                       h_pad=0.03, hspace=0.0)
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)
+        engine.set(
+            rect=(0, below / height, 1, 1 - (below + above) / height),
+            h_pad=0.03,
+            hspace=0.0,
+        )
         grid = figure.subplots(max(len(groups), 1), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, some) in zip(grid, groups.items(), strict=False):
             _panel(axes, some, panels[name][0])
         if not groups:
             layer_axes.nothing(grid[0], "nothing is known yet")
         last = grid[-1]
-        last.set_xticks([place + 1 for place in named.places], named.names, fontsize=named.size,
-                        rotation=90 if named.upright else 0)
+        last.set_xticks(
+            [place + 1 for place in named.places],
+            named.names,
+            fontsize=named.size,
+            rotation=90 if named.upright else 0,
+        )
         last.set_xlim(0.5, len(blocks) + 0.5)
-        last.set_xlabel("Block, counted from the image (AnB: blocks 1…n copied, drawn at n)" if any(
-            row["panel"] == "transfer" for row in rows) else "Block, counted from the image", fontsize=9)
+        last.set_xlabel(
+            "Block, counted from the image (AnB: blocks 1…n copied, drawn at n)"
+            if any(row["panel"] == "transfer" for row in rows)
+            else "Block, counted from the image",
+            fontsize=9,
+        )
         figure.align_ylabels(list(grid))
         if title:
-            figure.text(0.1 / width, 1 - 0.1 / height, layer_axes.wrapped(title, width - 0.2, 11).splitlines()[0],
-                        fontsize=11, va="top", ha="left")
-        figure.text(0.1 / width, 0.06 / height, "\n".join(foot), fontsize=SMALL, va="bottom", ha="left",
-                    color="#333333", linespacing=1.2)
+            figure.text(
+                0.1 / width,
+                1 - 0.1 / height,
+                layer_axes.wrapped(title, width - 0.2, 11).splitlines()[0],
+                fontsize=11,
+                va="top",
+                ha="left",
+            )
+        figure.text(
+            0.1 / width,
+            0.06 / height,
+            "\n".join(foot),
+            fontsize=SMALL,
+            va="bottom",
+            ha="left",
+            color="#333333",
+            linespacing=1.2,
+        )
         return figures.render(figure, form)
 
 
 def _panel(axes: Axes, rows: Rows, title: str) -> None:
     conditions = list(dict.fromkeys(row["line"] for row in rows if row["block"] is not None))
     for number, line in enumerate(conditions):
-        some = sorted((row for row in rows if row["line"] == line and row["block"] is not None),
-                      key=lambda row: row["block"])
+        some = sorted(
+            (row for row in rows if row["line"] == line and row["block"] is not None),
+            key=lambda row: row["block"],
+        )
         looks = layer_transfer_figures.LOOKS
         colour, marker = looks[line] if line in looks else LINES[number % len(LINES)]
         _line(axes, some, line, colour, marker)
@@ -93,10 +160,19 @@ def _panel(axes: Axes, rows: Rows, title: str) -> None:
     for row in rows:
         if row["block"] is None:
             colour, dash = (layer_transfer_figures.LOOKS | LEVELS).get(row["line"], (BLACK, "--"))
-            if row["line"] in FAR and row["mean"] < low - (high - low):  # drawn, it would press all else together
+            if row["line"] in FAR and row["mean"] < low - (
+                high - low
+            ):  # drawn, it would press all else together
                 axes.plot([], [], color="none", label=f"{row['line']}: {_plain(row)}, below")
                 continue
-            axes.axhline(row["mean"], color=colour, linestyle=dash, linewidth=1.3, label=row["line"], zorder=2)
+            axes.axhline(
+                row["mean"],
+                color=colour,
+                linestyle=dash,
+                linewidth=1.3,
+                label=row["line"],
+                zorder=2,
+            )
             if row["low"] is not None:
                 axes.axhspan(row["low"], row["high"], color=colour, alpha=0.08, linewidth=0)
     _scale(axes, rows)
@@ -105,14 +181,31 @@ def _panel(axes: Axes, rows: Rows, title: str) -> None:
     axes.tick_params(axis="x", length=2)
     handles, labels = axes.get_legend_handles_labels()
     if labels != [PLAIN]:
-        axes.legend(handles, labels, frameon=False, fontsize=SMALL, loc="upper left", bbox_to_anchor=(1.0, 1.06),
-                    borderaxespad=0.3, handlelength=1.8, labelspacing=0.3)
+        axes.legend(
+            handles,
+            labels,
+            frameon=False,
+            fontsize=SMALL,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.06),
+            borderaxespad=0.3,
+            handlelength=1.8,
+            labelspacing=0.3,
+        )
 
 
 def _line(axes: Axes, rows: Rows, label: str, colour: str, marker: str) -> None:
     places = [row["block"] for row in rows]
-    axes.plot(places, [row["mean"] for row in rows], color=colour, marker=marker, markersize=3.8, linewidth=1.5,
-              label=figures.legend_label(label), zorder=3)
+    axes.plot(
+        places,
+        [row["mean"] for row in rows],
+        color=colour,
+        marker=marker,
+        markersize=3.8,
+        linewidth=1.5,
+        label=figures.legend_label(label),
+        zorder=3,
+    )
     ranged = [row for row in rows if row["low"] is not None]
     x, low, high = ([row[name] for row in ranged] for name in ("block", "low", "high"))
     if len(ranged) > 1:
@@ -131,11 +224,16 @@ def _scale(axes: Axes, rows: Rows) -> None:
     unit = rows[0]["unit"]
     least, most = RANGES.get(unit, (None, None))
     spare = 0.04 * (high - low)
-    axes.set_ylim(low if least is None else max(low, least - spare), high if most is None else min(high, most + spare))
+    axes.set_ylim(
+        low if least is None else max(low, least - spare),
+        high if most is None else min(high, most + spare),
+    )
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     axes.ticklabel_format(axis="y", useOffset=False)
     if unit == "fraction":
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes), symbol=""))
+        axes.yaxis.set_major_formatter(
+            PercentFormatter(1.0, decimals=figures._percent_decimals(axes), symbol="")
+        )
 
 
 def _foot(missing: Sequence[tuple[str, str]], drawn: set[str], width: float) -> list[str]:
@@ -144,7 +242,11 @@ def _foot(missing: Sequence[tuple[str, str]], drawn: set[str], width: float) -> 
     kinds = [IMAGES] * bool(drawn - {*REPEATED}) + [REPEATS] * bool(drawn & {*REPEATED})
     lines = textwrap.wrap(f"Bands and bars: 95 % CI {', or '.join(kinds)}.", fit) if kinds else []
     for names, said in missing:
-        found = textwrap.wrap(figures._shown(f"Not there: {names}: {said}"), fit, subsequent_indent="    ",
-                              break_on_hyphens=False)
-        lines += found if len(found) <= SAID_LINES else [*found[:SAID_LINES - 1], "    …"]
+        found = textwrap.wrap(
+            figures._shown(f"Not there: {names}: {said}"),
+            fit,
+            subsequent_indent="    ",
+            break_on_hyphens=False,
+        )
+        lines += found if len(found) <= SAID_LINES else [*found[: SAID_LINES - 1], "    …"]
     return lines

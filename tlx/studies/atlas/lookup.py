@@ -1,9 +1,10 @@
 """The studies in the store that are of one network and one target, told by content: SOURCES.
 
-A study counts where its architecture, the SHA-256 of its source's weights, its input size and sizing, its classes and
-the digest of all its images are those of the atlas. That digest is made anew for every study, from the atlas's images
-by the study's own rules (how many of each class, which are held back), so that no name of a folder decides. What
-studies differ in beside these (epochs, batch size, …) makes them different sources, of which one is taken.
+A study counts where its architecture, the SHA-256 of its source's weights, its input size and
+sizing, its classes and the digest of all its images are those of the atlas. That digest is made
+anew for every study, from the atlas's images by the study's own rules (how many of each class,
+which are held back), so that no name of a folder decides. What studies differ in beside these
+(epochs, batch size, …) makes them different sources, of which one is taken.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from ...models import backbones
 from ...result import FINISHED, Result
 from ...spec import Spec
 from ..layer_transfer.spec import DEFAULT, LayerTransfer, LayerTransferGrid
-from ..parameter_distance.spec import UNKNOWN, ParameterDistance, ParameterDistanceGrid, TargetTuning
+from ..parameter_distance.spec import (
+    UNKNOWN,
+    ParameterDistance,
+    ParameterDistanceGrid,
+    TargetTuning,
+)
 from ..quanta.data import images_of
 from ..quanta.spec import WITNESS, Quanta, QuantaGrid
 from ..whole_dataset import WEIGHTS
@@ -32,7 +38,14 @@ from .spec import Atlas, AtlasGrid
 
 TREATMENTS = ("baseB", "baseB+", "AnB", "AnB+")
 Trials = Sequence[Mapping[str, Any]]  # lines of study.json
-SAME = ("architecture", "model", "source", "dataset", "input_size", "sizing")  # what an atlas hands on to commands
+SAME = (
+    "architecture",
+    "model",
+    "source",
+    "dataset",
+    "input_size",
+    "sizing",
+)  # what an atlas hands on to commands
 
 
 @dataclass(frozen=True)
@@ -72,8 +85,10 @@ class PanelSource:
 
 @dataclass(frozen=True)
 class StudyMatch:
-    """A study of the network and target: its finished trials, the settings in which it is not as usual, in words, when
-    its last trial ended (milliseconds since 1970), and how many of its trials are not finished."""
+    """A study of the network and target: its finished trials, the settings in which it is not as
+    usual, in words, when its last trial ended (milliseconds since 1970), and how many of its trials
+    are not finished.
+    """
 
     source: str
     study: str
@@ -86,26 +101,38 @@ class StudyMatch:
     @property
     def words(self) -> str:
         """What was taken, for people."""
-        lacking = f"; {self.missing} of {self.missing + len(self.trials)} trials missing" * bool(self.missing)
-        return f"{self.title}, study {self.study[:12]}{f' ({self.settings})' * bool(self.settings)}{lacking}"
+        lacking = f"; {self.missing} of {self.missing + len(self.trials)} trials missing" * bool(
+            self.missing
+        )
+        return (
+            f"{self.title}, study "
+            f"{self.study[:12]}{f' ({self.settings})' * bool(self.settings)}{lacking}"
+        )
 
 
 def find(name: str, wanted: Wanted, store: Store) -> list[StudyMatch]:
     """The studies of this row of SOURCES that are of the network and target, the newest first."""
     if wanted.weights == "random":
         return []  # drawn anew by every study: no two are of the same
-    found = [match for key in store.studies() if (match := _match(name, key, wanted, store)) is not None]
+    found = [
+        match for key in store.studies() if (match := _match(name, key, wanted, store)) is not None
+    ]
     return sorted(found, key=lambda match: (-match.at_ms, match.study))
 
 
 def chosen(found: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]) -> dict[str, StudyMatch]:
-    """Of each source the study that was asked for by (the beginning of) its key, else the newest. UnknownName for a key
-    that none of them has."""
+    """Of each source the study that was asked for by (the beginning of) its key, else the newest.
+    UnknownName for a key that none of them has.
+    """
     every = [match.study for matches in found.values() for match in matches]
     for key in keys:
         if not any(study.startswith(key) for study in every):
-            raise UnknownNameError("study", key, dict.fromkeys(study[:12] for study in every),
-                              remedy="these are of this network and target; without --study the newest are taken")
+            raise UnknownNameError(
+                "study",
+                key,
+                dict.fromkeys(study[:12] for study in every),
+                remedy="these are of this network and target; without --study the newest are taken",
+            )
     taken = {}
     for name, matches in found.items():
         asked = [match for match in matches if any(match.study.startswith(key) for key in keys)]
@@ -115,8 +142,14 @@ def chosen(found: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]) -> di
 
 
 def results(store: Store, keys: Sequence[str]) -> list[Result]:
-    """The finished ones of these trials; damaged ones count as not there, and say so when they are asked for."""
-    return [result for key in keys if (result := store.find_or_none(key)) is not None and result.status == FINISHED]
+    """The finished ones of these trials; damaged ones count as not there, and say so when they are
+    asked for.
+    """
+    return [
+        result
+        for key in keys
+        if (result := store.find_or_none(key)) is not None and result.status == FINISHED
+    ]
 
 
 def command(name: str, spec: Atlas, parts: AtlasGrid, settings: Settings) -> str:
@@ -133,7 +166,9 @@ def typed(words: str, *specs: Spec) -> str:
     """
     line, said = ["tlx", words], set[str]()
     for spec in specs:
-        for name, value in ((name, getattr(spec, name)) for name, row in spec.settings().items() if row.cli):
+        for name, value in (
+            (name, getattr(spec, name)) for name, row in spec.settings().items() if row.cli
+        ):
             if name in said:
                 continue  # an option that two share is the first's
             said.add(name)
@@ -150,22 +185,38 @@ def typed(words: str, *specs: Spec) -> str:
 
 # ---------------------------------------------------------------- one study
 
+
 def _match(name: str, key: str, wanted: Wanted, store: Store) -> StudyMatch | None:
     row = SOURCES[name]
     try:
         record = store.read_study(key)
-        trials = [t for t in record["trials"] if _kind_of(t) == row.spec_class.own_kind()] if record else []
+        trials = (
+            [t for t in record["trials"] if _kind_of(t) == row.spec_class.own_kind()]
+            if record
+            else []
+        )
         mine = row.of(row, trials, wanted, store) if trials else []
-    except TlxError:  # damaged: said when it is asked for itself; or the images cannot be divided as the study's were
+    # damaged: said when it is asked for itself; or the images cannot be divided as the study's were
+    except TlxError:
         return None
     whole = results(store, mine)
     if not whole or record is None:
         return None
     spec = row.spec_class.from_json(whole[0].spec)
-    said = [f"{n.replace('_', ' ')} {value}" for n, value in spec.identity().items()
-            if n in spec.settings() and spec.settings()[n].cli and n not in SAME]
-    return StudyMatch(name, key, record["title"], tuple(result.key for result in whole), ", ".join(said),
-                 max(_ended(store, result.key) for result in whole), len(mine) - len(whole))
+    said = [
+        f"{n.replace('_', ' ')} {value}"
+        for n, value in spec.identity().items()
+        if n in spec.settings() and spec.settings()[n].cli and n not in SAME
+    ]
+    return StudyMatch(
+        name,
+        key,
+        record["title"],
+        tuple(result.key for result in whole),
+        ", ".join(said),
+        max(_ended(store, result.key) for result in whole),
+        len(mine) - len(whole),
+    )
 
 
 def _kind_of(row: Mapping[str, Any]) -> str:
@@ -173,10 +224,14 @@ def _kind_of(row: Mapping[str, Any]) -> str:
     return str((row.get("spec") or {}).get("kind", ""))
 
 
-def _by_images(carries: Callable[[Mapping[str, Any]], bool], images: Callable[[Any, Wanted], str]
-               ) -> Callable[[PanelSource, Trials, Wanted, Store], list[str]]:
-    """Those trials of a study that are about the target's images, if some carry the network's weights (`carries`, of
-    their specs) and none others. `images` is the digest that a spec has if its images are the atlas's."""
+def _by_images(
+    carries: Callable[[Mapping[str, Any]], bool], images: Callable[[Any, Wanted], str]
+) -> Callable[[PanelSource, Trials, Wanted, Store], list[str]]:
+    """Those trials of a study that are about the target's images, if some carry the network's
+    weights (`carries`, of their specs) and none others. `images` is the digest that a spec has if
+    its images are the atlas's.
+    """
+
     def of(row: PanelSource, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
         weighted = [trial for trial in trials if carries(trial["spec"])]
         for content in dict.fromkeys(trial["spec"]["images"] for trial in weighted):
@@ -185,12 +240,14 @@ def _by_images(carries: Callable[[Mapping[str, Any]], bool], images: Callable[[A
             if first is None or {trial["spec"]["weights"] for trial in some} != {wanted.weights}:
                 continue
             spec: Any = row.spec_class.from_json(first.spec)
-            if (_network(spec.architecture) == _network(wanted.spec.architecture)
-                    and getattr(spec, "source_architecture", None) in (None, spec.architecture)
-                    and (spec.input_size or backbones.lookup(spec.architecture).input_size, spec.sizing) == (
-                        wanted.input_size, wanted.spec.sizing)
-                    and tuple(first.details.get("classes", ())) == tuple(wanted.folder.classes)
-                    and _readable(images, spec, wanted) == content):  # last: it reads images
+            if (
+                _network(spec.architecture) == _network(wanted.spec.architecture)
+                and getattr(spec, "source_architecture", None) in (None, spec.architecture)
+                and (spec.input_size or backbones.lookup(spec.architecture).input_size, spec.sizing)
+                == (wanted.input_size, wanted.spec.sizing)
+                and tuple(first.details.get("classes", ())) == tuple(wanted.folder.classes)
+                and _readable(images, spec, wanted) == content
+            ):  # last: it reads images
                 return [trial["key"] for trial in trials if trial["spec"]["images"] == content]
         return []
 
@@ -198,7 +255,9 @@ def _by_images(carries: Callable[[Mapping[str, Any]], bool], images: Callable[[A
 
 
 def _readable(images: Callable[[Any, Wanted], str], spec: Any, wanted: Wanted) -> str:
-    """The digest; "" where the atlas's images cannot be divided as the study's were: then they are others."""
+    """The digest; "" where the atlas's images cannot be divided as the study's were: then they are
+    others.
+    """
     try:
         return images(spec, wanted)
     except TlxError:
@@ -207,11 +266,19 @@ def _readable(images: Callable[[Any, Wanted], str], spec: Any, wanted: Wanted) -
 
 def _by_states(row: PanelSource, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
     """The trials about the network's weights and weights fine-tuned from them on the target."""
-    ends = {str(files.manifest(store.folder(key))[WEIGHTS]["sha256"]) for match in find("tuned", wanted, store)
-            for key in match.trials} | ({files.sha256(wanted.finetuned)} if wanted.finetuned else set())
-    return [trial["key"] for trial in trials if trial["spec"]["states"][1] == wanted.weights
-            and trial["spec"]["states"][2] in ends and trial["spec"]["architecture"] != UNKNOWN
-            and _network(trial["spec"]["architecture"]) == _network(wanted.spec.architecture)]
+    ends = {
+        str(files.manifest(store.folder(key))[WEIGHTS]["sha256"])
+        for match in find("tuned", wanted, store)
+        for key in match.trials
+    } | ({files.sha256(wanted.finetuned)} if wanted.finetuned else set())
+    return [
+        trial["key"]
+        for trial in trials
+        if trial["spec"]["states"][1] == wanted.weights
+        and trial["spec"]["states"][2] in ends
+        and trial["spec"]["architecture"] != UNKNOWN
+        and _network(trial["spec"]["architecture"]) == _network(wanted.spec.architecture)
+    ]
 
 
 def _network(architecture: str) -> tuple[str, str]:
@@ -220,10 +287,14 @@ def _network(architecture: str) -> tuple[str, str]:
 
 
 def _ended(store: Store, key: str) -> int:
-    return max((int(record.get("ts", 0)) for record in files.Journal.read(store.folder(key) / JOURNAL)), default=0)
+    return max(
+        (int(record.get("ts", 0)) for record in files.Journal.read(store.folder(key) / JOURNAL)),
+        default=0,
+    )
 
 
 # ---------------------------------------------------------------- the rows
+
 
 def _pooled(spec: Any, wanted: Wanted) -> str:
     return read(spec, wanted.settings, folder=wanted.folder).task(wanted.folder.classes)[1]
@@ -235,27 +306,50 @@ def _of_quanta(spec: Any, wanted: Wanted) -> str:
 
 
 def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: Any) -> Any:
-    """A spec of this kind about the atlas's network and images, with what was asked for all trainings."""
+    """A spec of this kind about the atlas's network and images, with what was asked for all
+    trainings.
+    """
     asked = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
-    given = {name: getattr(spec, name) for name in SAME} | {n: v for n, v in asked.items() if v is not None} | more
+    given = (
+        {name: getattr(spec, name) for name in SAME}
+        | {n: v for n, v in asked.items() if v is not None}
+        | more
+    )
     shown = [name for name, row in kind.settings().items() if row.cli]
     return kind(**{name: value for name, value in given.items() if name in shown})
 
 
 def _transfer(spec: Atlas, parts: AtlasGrid) -> tuple[Spec, ...]:
     start = LayerTransfer.defaults()["source"] if spec.model else spec.source or DEFAULT
-    return (_handed(LayerTransfer, spec, parts, source=start), _handed(LayerTransferGrid, spec, parts, treatments=TREATMENTS))
+    return (
+        _handed(LayerTransfer, spec, parts, source=start),
+        _handed(LayerTransferGrid, spec, parts, treatments=TREATMENTS),
+    )
 
 
 def _distance(spec: Atlas, parts: AtlasGrid) -> tuple[Spec, ...]:
-    return (_handed(ParameterDistance, spec, parts, pretrained=spec.model or DEFAULT),
-            _handed(ParameterDistanceGrid, spec, parts), _handed(TargetTuning, spec, parts))
+    return (
+        _handed(ParameterDistance, spec, parts, pretrained=spec.model or DEFAULT),
+        _handed(ParameterDistanceGrid, spec, parts),
+        _handed(TargetTuning, spec, parts),
+    )
 
 
 SOURCES: dict[str, PanelSource] = {
-    "tuned": PanelSource(TargetTuning, _by_images(lambda spec: True, _pooled), "parameter-distance", _distance),
+    "tuned": PanelSource(
+        TargetTuning, _by_images(lambda spec: True, _pooled), "parameter-distance", _distance
+    ),
     "distance": PanelSource(ParameterDistance, _by_states, "parameter-distance", _distance),
-    "quanta": PanelSource(Quanta, _by_images(lambda spec: spec["position"] != WITNESS, _of_quanta), "quanta",
-                     lambda spec, parts: (_handed(Quanta, spec, parts), _handed(QuantaGrid, spec, parts))),
-    "transfer": PanelSource(LayerTransfer, _by_images(lambda spec: spec["of"] == "A", _pooled), "layer-transfer", _transfer),
+    "quanta": PanelSource(
+        Quanta,
+        _by_images(lambda spec: spec["position"] != WITNESS, _of_quanta),
+        "quanta",
+        lambda spec, parts: (_handed(Quanta, spec, parts), _handed(QuantaGrid, spec, parts)),
+    ),
+    "transfer": PanelSource(
+        LayerTransfer,
+        _by_images(lambda spec: spec["of"] == "A", _pooled),
+        "layer-transfer",
+        _transfer,
+    ),
 }

@@ -1,8 +1,9 @@
 """Numbers about the outputs of one block, each with a 95 % CI over the images.
 
-Intervals are those of the delete-d jackknife: a number is found again on parts of the rows, drawn without replacement,
-and its standard error is √(m / (n − m)) times the deviation of these, m of n being the rows of a part (Shao & Wu 1989,
-doi:10.1214/aos/1176347263). A deviation over 90 % of the rows taken as it is would be three times too small.
+Intervals are those of the delete-d jackknife: a number is found again on parts of the rows, drawn
+without replacement, and its standard error is √(m / (n − m)) times the deviation of these, m of n
+being the rows of a part (Shao & Wu 1989, doi:10.1214/aos/1176347263). A deviation over 90 % of the
+rows taken as it is would be three times too small.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ...features import fitting, voting
 from ...features.classifiers import Knn
 from .spec import BlockMeasures
 
-MOST = 2_000  # rows; more are thinned out evenly over the classes: the intervals compare all of them, each with each
+# rows; more are thinned out evenly over the classes: the intervals compare all of them, each with
+# each
+MOST = 2_000
 NORMAL = 1.959963984540054  # 95 % of a normal distribution lie within so many deviations
 COLUMNS = 4096  # of a block's output, read at once
 
@@ -28,15 +31,21 @@ Measured = dict[str, Any]
 
 
 class _Found:
-    """{"values": name → {"mean", "low", "high", "n"}, "notes", "rows", "width"}, filled measure by measure."""
+    """{"values": name → {"mean", "low", "high", "n"}, "notes", "rows", "width"}, filled measure by
+    measure.
+    """
 
     def __init__(self, x: np.ndarray):
         self.values: dict[str, dict[str, Any]] = {}
         self.notes: list[str] = []
         self.x = x
 
-    def add(self, name: str, measure: Callable[[], tuple[float, float | None, float | None]]) -> None:
-        """What cannot be measured is left out, and a note says why; numbers that are not finite are an error."""
+    def add(
+        self, name: str, measure: Callable[[], tuple[float, float | None, float | None]]
+    ) -> None:
+        """What cannot be measured is left out, and a note says why; numbers that are not finite are
+        an error.
+        """
         try:
             mean, low, high = measure()
         except TlxError as error:
@@ -47,7 +56,12 @@ class _Found:
             self.values[name] = {"mean": mean, "low": low, "high": high, "n": len(self.x)}
 
     def plain(self) -> Measured:
-        return {"values": self.values, "notes": self.notes, "rows": len(self.x), "width": self.x.shape[1]}
+        return {
+            "values": self.values,
+            "notes": self.notes,
+            "rows": len(self.x),
+            "width": self.x.shape[1],
+        }
 
 
 def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured:
@@ -61,38 +75,59 @@ def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured
     """
     x, of = _rows(x, labels)
     found, parts = _Found(x), _parts(len(x), spec)
-    z = coordinates(x) if np.ptp(x) > 0 else x  # where all rows are alike each measure says so itself
+    z = (
+        coordinates(x) if np.ptp(x) > 0 else x
+    )  # where all rows are alike each measure says so itself
     classes = (of[:, None] == np.unique(of)).astype(np.float32)
 
     def ratio() -> tuple[float, float | None, float | None]:
         whole = metrics.sum_of_squares(x, of)
         if not whole.total:
             raise BadDataError("no-structure", "all rows are alike")
-        mean, *ends = _spread(whole.ratio, parts, len(x), lambda p: metrics.sum_of_squares(z[p], of[p]).ratio)
-        low, high = (None if end is None else min(max(end, 0.0), 1.0) for end in ends)  # a fraction has ends
+        mean, *ends = _spread(
+            whole.ratio, parts, len(x), lambda p: metrics.sum_of_squares(z[p], of[p]).ratio
+        )
+        low, high = (
+            None if end is None else min(max(end, 0.0), 1.0) for end in ends
+        )  # a fraction has ends
         return mean, low, high
 
     def dimension() -> tuple[float, float | None, float | None]:
-        spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed)
-        return spread.whole.dimension, *_around(spread.whole.dimension, spread.values, spread.rows, len(x))
+        spread = metrics.intrinsic_dimension_resampled(
+            x, spec.resamplings, spec.fraction, spec.seed
+        )
+        return spread.whole.dimension, *_around(
+            spread.whole.dimension, spread.values, spread.rows, len(x)
+        )
 
     def contrast() -> tuple[float, float | None, float | None]:
         rdm = metrics.rdm(x, metric=spec.rdm, condensed=False)
-        return _spread(metrics.class_contrast(rdm, of).contrast, parts, len(x),
-                       lambda p: metrics.class_contrast(np.ascontiguousarray(rdm[np.ix_(p, p)]), of[p]).contrast)
+        return _spread(
+            metrics.class_contrast(rdm, of).contrast,
+            parts,
+            len(x),
+            lambda p: (
+                metrics.class_contrast(np.ascontiguousarray(rdm[np.ix_(p, p)]), of[p]).contrast
+            ),
+        )
 
     found.add("ss_ratio", ratio)
     found.add("id", dimension)
     found.add("rsa_contrast", contrast)
-    found.add("cka_label", lambda: _spread(metrics.cka(x, classes), parts, len(x),
-                                           lambda p: metrics.cka(z[p], classes[p])))
+    found.add(
+        "cka_label",
+        lambda: _spread(
+            metrics.cka(x, classes), parts, len(x), lambda p: metrics.cka(z[p], classes[p])
+        ),
+    )
     found.add("knn", lambda: knn(x, of, spec.k, spec.folds, spec.seed))
     return found.plain()
 
 
 def beside(spec: BlockMeasures, x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> Measured:
-    """Of a network x (n, …) and that trained on the target, y (n, …), on the same images: cka_source, linear CKA
-    (unbiased) of the block of the one with the same block of the other."""
+    """Of a network x (n, …) and that trained on the target, y (n, …), on the same images:
+    cka_source, linear CKA (unbiased) of the block of the one with the same block of the other.
+    """
     x, y = _rows(x, labels)[0], _rows(y, labels)[0]
     found, parts = _Found(x), _parts(len(x), spec)
 
@@ -104,17 +139,23 @@ def beside(spec: BlockMeasures, x: np.ndarray, y: np.ndarray, labels: Sequence[s
     return found.plain()
 
 
-def knn(x: np.ndarray, labels: np.ndarray, k: int, folds: int, seed: int) -> tuple[float, float, float]:
-    """Mean per-class accuracy (a fraction) of the k nearest other rows' vote, by Euclidean distance, and its interval.
+def knn(
+    x: np.ndarray, labels: np.ndarray, k: int, folds: int, seed: int
+) -> tuple[float, float, float]:
+    """Mean per-class accuracy (a fraction) of the k nearest other rows' vote, by Euclidean
+    distance, and its interval.
 
-    Every row is told once, by the rows of the other folds; a fold has as many of each class as can be. The interval is
-    Wilson's (1927, doi:10.1080/01621459.1927.10502953) of this share in as many rows.
+    Every row is told once, by the rows of the other folds; a fold has as many of each class as can
+    be. The interval is Wilson's (1927, doi:10.1080/01621459.1927.10502953) of this share in as many
+    rows.
     """
     classes, codes = np.unique(labels, return_inverse=True)
     fold, dealt = np.empty(len(x), np.int64), 0
     for code in range(len(classes)):
         mine = np.flatnonzero(codes == code)
-        fold[mine[seeded_permutation(len(mine), seed, "fold", code)]] = (dealt + np.arange(len(mine))) % folds
+        fold[mine[seeded_permutation(len(mine), seed, "fold", code)]] = (
+            dealt + np.arange(len(mine))
+        ) % folds
         dealt += len(mine)
     told = np.empty(len(x), np.int64)
     for number in np.unique(fold):
@@ -122,19 +163,23 @@ def knn(x: np.ndarray, labels: np.ndarray, k: int, folds: int, seed: int) -> tup
         told[asked] = fitting.fit(Knn(k=k), x[~asked], codes[~asked]).predict(x[asked])
     share = voting.mean_per_class_accuracy(voting.confusion(codes, told, len(classes)))
     n, z2 = len(x), NORMAL**2
-    middle, half = share + z2 / (2 * n), NORMAL * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
+    middle, half = (
+        share + z2 / (2 * n),
+        NORMAL * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)),
+    )
     return share, (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
 
 
 def coordinates(x: np.ndarray) -> np.ndarray:
-    """Rows (n, min(n, d)) float64 with the inner products of x (n, d) about its mean: what depends on these alone is
-    the same of both, and of parts of both, and many columns become few."""
+    """Rows (n, min(n, d)) float64 with the inner products of x (n, d) about its mean: what depends
+    on these alone is the same of both, and of parts of both, and many columns become few.
+    """
     n, d = x.shape
     if d <= n:
         return np.asarray(x, np.float64) - x.mean(axis=0, dtype=np.float64)
     gram = np.zeros((n, n))
     for begin in range(0, d, COLUMNS):
-        some = np.asarray(x[:, begin:begin + COLUMNS], np.float64)
+        some = np.asarray(x[:, begin : begin + COLUMNS], np.float64)
         some = some - some.mean(axis=0)
         gram += some @ some.T
     values, vectors = np.linalg.eigh(gram)
@@ -143,8 +188,11 @@ def coordinates(x: np.ndarray) -> np.ndarray:
 
 # ---------------------------------------------------------------- pieces
 
+
 def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """x as (n, d), and its labels; at most MOST rows, evenly spaced in the order of their classes."""
+    """x as (n, d), and its labels; at most MOST rows, evenly spaced in the order of their
+    classes.
+    """
     x, of = x.reshape(len(x), -1), np.asarray(labels)
     if len(of) <= MOST:
         return x, of
@@ -156,12 +204,18 @@ def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
 def _parts(n: int, spec: BlockMeasures) -> list[np.ndarray]:
     """The parts of metrics.intrinsic_dimension_resampled."""
     drawn = math.floor(spec.fraction * n)
-    return [np.sort(seeded_permutation(n, spec.seed, "resampling", i)[:drawn]) for i in range(spec.resamplings)]
+    return [
+        np.sort(seeded_permutation(n, spec.seed, "resampling", i)[:drawn])
+        for i in range(spec.resamplings)
+    ]
 
 
-def _spread(whole: float, parts: list[np.ndarray], n: int, measure: Callable[[np.ndarray], float]
-            ) -> tuple[float, float | None, float | None]:
-    """A number with its interval; none where a part cannot be measured (a class lacks in it, say)."""
+def _spread(
+    whole: float, parts: list[np.ndarray], n: int, measure: Callable[[np.ndarray], float]
+) -> tuple[float, float | None, float | None]:
+    """A number with its interval; none where a part cannot be measured (a class lacks in it,
+    say).
+    """
     try:
         values = np.array([measure(part) for part in parts])
     except TlxError:

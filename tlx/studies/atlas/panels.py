@@ -1,4 +1,6 @@
-"""The panels of an atlas, one row each: what each is called, where it comes from, how it is read. PANELS."""
+"""The panels of an atlas, one row each: what each is called, where it comes from, how it is read.
+PANELS.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Taken:
-    """What a panel is read from: finished results of its source, the trials of its study, how many classes."""
+    """What a panel is read from: finished results of its source, the trials of its study, how many
+    classes.
+    """
 
     results: Sequence[Result]
     study: Mapping[str, Any]
@@ -30,7 +34,8 @@ class Panel:
     """A panel of the atlas.
 
     title   of its vertical axis; unit of its numbers, "fraction" being shown in per cent
-    source  where it comes from: "blocks" (measured by the atlas), or a row of tlx.studies.atlas.lookup.SOURCES, which
+    source  where it comes from: "blocks" (measured by the atlas), or a row of
+            tlx.studies.atlas.lookup.SOURCES, which
             says how its studies are found and what to type for it
     read    its rows: line, block (None: a level across all), mean, low, high, n, keys of the trials
     axes    the panel on whose axes it is drawn; "": its own
@@ -45,29 +50,48 @@ class Panel:
 
 # ---------------------------------------------------------------- reading
 
+
 def _measured(name: str, line: str, beside: bool = False) -> Callable[[Taken], Iterable[Row]]:
     """A measure of the atlas's own trials: of the network, or beside that trained on the target."""
+
     def read(taken: Taken) -> Iterable[Row]:
         for result in taken.results:
             if bool(result.spec["against"]) == beside:
                 for row in result.details["rows"]:
                     if name in row["values"]:
-                        yield {"line": line, "block": row["block"], **row["values"][name], "keys": [result.key]}
+                        yield {
+                            "line": line,
+                            "block": row["block"],
+                            **row["values"][name],
+                            "keys": [result.key],
+                        }
 
     return read
 
 
 def _knn(taken: Taken) -> Iterable[Row]:
     found = list(_measured("knn", "")(taken))
-    return [*([_level("chance", 1 / taken.classes)] if found else []), *(
-        row | {"line": f"{result.spec['k']} nearest"} for result in taken.results[:1] for row in found)]
+    return [
+        *([_level("chance", 1 / taken.classes)] if found else []),
+        *(
+            row | {"line": f"{result.spec['k']} nearest"}
+            for result in taken.results[:1]
+            for row in found
+        ),
+    ]
 
 
 def _lambda(taken: Taken) -> Iterable[Row]:
     for row in quanta_report.rows_of(taken.results):
         if row["position"] is not None and row["lambda_source"] is not None:
             yield _of_quanta(row, "lambda_source", taken)
-    starts = sorted({round(row["lambda_start"], 12) for row in quanta_report.rows_of(taken.results) if row["lambda_start"]})
+    starts = sorted(
+        {
+            round(row["lambda_start"], 12)
+            for row in quanta_report.rows_of(taken.results)
+            if row["lambda_start"]
+        }
+    )
     yield from (_level("start", start) for start in starts)
 
 
@@ -83,9 +107,15 @@ GATES = {"alone": "gated alone", quanta_report.CO: "all at once", quanta_report.
 def _of_quanta(row: Mapping[str, Any], name: str, taken: Taken) -> Row:
     """A row of a QUANTA table; position p is block p + 1."""
     position = str(row["position"]) if row["gate"] == "alone" else row["gate"]
-    return {"line": GATES[row["gate"]], "block": row["block"], "mean": row[name], "low": row[f"{name}_low"],
-            "high": row[f"{name}_high"], "n": row["repeats"],
-            "keys": [r.key for r in taken.results if r.spec["position"] == position]}
+    return {
+        "line": GATES[row["gate"]],
+        "block": row["block"],
+        "mean": row[name],
+        "low": row[f"{name}_low"],
+        "high": row[f"{name}_high"],
+        "n": row["repeats"],
+        "keys": [r.key for r in taken.results if r.spec["position"] == position],
+    }
 
 
 def _transferability(taken: Taken) -> Iterable[Row]:
@@ -109,10 +139,20 @@ def _transfer(taken: Taken) -> Iterable[Row]:
     usual = [row for row in rows if row["bn"] == "frozen"]
     for row in usual or rows:
         if row["treatment"] in ("AnB", "AnB+", "baseB", "baseB+"):
-            yield {"line": row["treatment"], "block": row["n"], "mean": row["mean"], "low": row["low"],
-                   "high": row["high"], "n": row["networks"],
-                   "keys": [t["key"] for t in trials if t["status"] == FINISHED
-                            and all(t[name] == row[name] for name in ("treatment", "bn", "n"))]}
+            yield {
+                "line": row["treatment"],
+                "block": row["n"],
+                "mean": row["mean"],
+                "low": row["low"],
+                "high": row["high"],
+                "n": row["networks"],
+                "keys": [
+                    t["key"]
+                    for t in trials
+                    if t["status"] == FINISHED
+                    and all(t[name] == row[name] for name in ("treatment", "bn", "n"))
+                ],
+            }
     if rows:
         yield _level("chance", 1 / taken.classes)
 
@@ -120,22 +160,48 @@ def _transfer(taken: Taken) -> Iterable[Row]:
 def _estimated(line: str, block: int | None, values: Sequence[tuple[float, str]]) -> Row:
     found = statistics.estimate((value for value, _ in values), bounds=statistics.NOT_NEGATIVE)
     assert found is not None
-    return {"line": line, "block": block, "mean": found.mean, "low": found.low, "high": found.high, "n": found.n,
-            "keys": [key for _, key in values]}
+    return {
+        "line": line,
+        "block": block,
+        "mean": found.mean,
+        "low": found.low,
+        "high": found.high,
+        "n": found.n,
+        "keys": [key for _, key in values],
+    }
 
 
 def _level(line: str, value: float) -> Row:
     """What holds for all blocks and was not measured."""
-    return {"line": line, "block": None, "mean": value, "low": None, "high": None, "n": None, "keys": []}
+    return {
+        "line": line,
+        "block": None,
+        "mean": value,
+        "low": None,
+        "high": None,
+        "n": None,
+        "keys": [],
+    }
 
 
 PANELS: dict[str, Panel] = {  # in the order in which they are drawn
-    "ss_ratio": Panel("SSW / TSS\n(fraction)", "1", "blocks", _measured("ss_ratio", "source network")),
-    "id": Panel("Intrinsic dim.\n(TwoNN)", "dimensions", "blocks", _measured("id", "source network")),
-    "rsa_contrast": Panel("RSA contrast\n(1 − r)", "1 − r", "blocks", _measured("rsa_contrast", "source network")),
+    "ss_ratio": Panel(
+        "SSW / TSS\n(fraction)", "1", "blocks", _measured("ss_ratio", "source network")
+    ),
+    "id": Panel(
+        "Intrinsic dim.\n(TwoNN)", "dimensions", "blocks", _measured("id", "source network")
+    ),
+    "rsa_contrast": Panel(
+        "RSA contrast\n(1 − r)", "1 − r", "blocks", _measured("rsa_contrast", "source network")
+    ),
     "cka_label": Panel("CKA\n(linear)", "CKA", "blocks", _measured("cka_label", "to the labels")),
-    "cka_source": Panel("CKA\n(linear)", "CKA", "tuned", _measured("cka_source", "fine-tuned to source", beside=True),
-                        axes="cka_label"),
+    "cka_source": Panel(
+        "CKA\n(linear)",
+        "CKA",
+        "tuned",
+        _measured("cka_source", "fine-tuned to source", beside=True),
+        axes="cka_label",
+    ),
     "knn": Panel("kNN accuracy\n(%)", "fraction", "blocks", _knn),
     "quanta": Panel("QUANTA λ_S\n(share)", "share", "quanta", _lambda),
     "quanta_accuracy": Panel("Acc. with gate\n(test, %)", "fraction", "quanta", _gated),

@@ -1,4 +1,6 @@
-"""From what was typed to an atlas: network and images looked at, studies found, outputs extracted, measures planned."""
+"""From what was typed to an atlas: network and images looked at, studies found, outputs extracted,
+measures planned.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ from .lookup import StudyMatch, Wanted
 from .spec import Atlas, AtlasGrid, BlockMeasures
 from .trial import AtlasInputs
 
-AUTO_BYTES = 1 << 30  # of all blocks' outputs together: above, --reduce auto keeps their spatial means
+AUTO_BYTES = (
+    1 << 30
+)  # of all blocks' outputs together: above, --reduce auto keeps their spatial means
 
 
 @dataclass
@@ -55,16 +59,26 @@ class AtlasPlan:
     notes: list[str] = field(default_factory=list)
 
     def search(self, store: Store, parts: AtlasGrid) -> None:
-        """Find the studies of this network and target; UnknownName for a --study that is none of them."""
+        """Find the studies of this network and target; UnknownName for a --study that is none of
+        them.
+        """
         found = {name: atlas_lookup.find(name, self.wanted, store) for name in atlas_lookup.SOURCES}
         self.taken = atlas_lookup.chosen(found, parts.study)
-        self.others = {name: [match for match in found[name] if match != taken] for name, taken in self.taken.items()}
+        self.others = {
+            name: [match for match in found[name] if match != taken]
+            for name, taken in self.taken.items()
+        }
 
     def lacking(self, parts: AtlasGrid, settings: Settings) -> dict[str, str]:
-        """Source → what to type for it, or, where nothing helps, why it cannot be; of those that were not found."""
+        """Source → what to type for it, or, where nothing helps, why it cannot be; of those that
+        were not found.
+        """
         known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
-        return {name: self.without(name) or atlas_lookup.command(name, self.spec, parts, settings)
-                for name in atlas_lookup.SOURCES if name not in known}
+        return {
+            name: self.without(name) or atlas_lookup.command(name, self.spec, parts, settings)
+            for name in atlas_lookup.SOURCES
+            if name not in known
+        }
 
     def without(self, name: str) -> str:
         """Why no command makes this source, or ""."""
@@ -87,21 +101,39 @@ def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
             if not finetuned.is_file():
                 raise MissingError("weight file", finetuned)
     if len(folder.classes) < 2:
-        raise BadDataError("one-class", f"only one class, '{folder.classes[0]}'", where=folder.root, expected="at least 2")
+        raise BadDataError(
+            "one-class",
+            f"only one class, '{folder.classes[0]}'",
+            where=folder.root,
+            expected="at least 2",
+        )
     spec = spec.replace(samples=_samples(folder, spec, notes))
-    names = layers_of(network, tuple(str(n) for n in range(1, len(network.blocks) + 1)), None)  # one for every block
+    names = layers_of(
+        network, tuple(str(n) for n in range(1, len(network.blocks) + 1)), None
+    )  # one for every block
     row = backbones.lookup(spec.architecture)
-    spec = spec.replace(layers=names, reduce=_reduction(network, names, len(sampled(folder, spec.part, spec.samples)), spec,
-                                                    notes))
+    spec = spec.replace(
+        layers=names,
+        reduce=_reduction(
+            network, names, len(sampled(folder, spec.part, spec.samples)), spec, notes
+        ),
+    )
     source = RANDOM if spec.start_from is None else spec.source or row.source
-    return AtlasPlan(spec, Wanted(spec, network.weights, folder, settings, finetuned),
-                  f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
-                  tuple(block.name for block in network.blocks), names,
-                  (network.mean, network.std) == (row.mean, row.std), notes=notes)
+    return AtlasPlan(
+        spec,
+        Wanted(spec, network.weights, folder, settings, finetuned),
+        f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
+        tuple(block.name for block in network.blocks),
+        names,
+        (network.mean, network.std) == (row.mean, row.std),
+        notes=notes,
+    )
 
 
 def _samples(folder: datasets.ImageFolder, spec: Atlas, notes: list[str]) -> int:
-    """So many images, as many of each class as there are of every one and as were asked for at most; 0: all."""
+    """So many images, as many of each class as there are of every one and as were asked for at
+    most; 0: all.
+    """
     if not spec.samples:
         return 0
     counts = dict.fromkeys(folder.classes, 0)
@@ -110,44 +142,79 @@ def _samples(folder: datasets.ImageFolder, spec: Atlas, notes: list[str]) -> int
     each = min(spec.samples // len(counts), *counts.values())
     if each < 2:
         least = min(counts, key=lambda label: counts[label])
-        raise UsageError("out-of-range", f"{spec.samples} samples of {len(counts)} classes, of '{least}' {counts[least]}",
-                    where="--samples", expected=f"at least {2 * len(counts)}, and 2 images of every class",
-                    remedy="use --samples 0 or --part all")
+        raise UsageError(
+            "out-of-range",
+            f"{spec.samples} samples of {len(counts)} classes, of '{least}' {counts[least]}",
+            where="--samples",
+            expected=f"at least {2 * len(counts)}, and 2 images of every class",
+            remedy="use --samples 0 or --part all",
+        )
     if each < spec.samples // len(counts):
         notes.append(f"{each} images of each class, as there are no more of every one")
     return each * len(counts)
 
 
-def _reduction(network: Network, names: tuple[str, ...], images: int, spec: Atlas, notes: list[str]) -> str:
+def _reduction(
+    network: Network, names: tuple[str, ...], images: int, spec: Atlas, notes: list[str]
+) -> str:
     if spec.reduce != "auto":
         return spec.reduce
     size = 4 * images * sum(int(np.prod(row.shape)) for row in layers.survey(network, names))
     if size > AUTO_BYTES:
-        notes.append(f"the spatial means of the blocks' outputs are measured: as they are, they take {size / 1e9:.1f} "
-                     "GB (--reduce flat measures them)")
+        notes.append(
+            f"the spatial means of the blocks' outputs are measured: as they are, they take "
+            f"{size / 1e9:.1f} "
+            "GB (--reduce flat measures them)"
+        )
     return "pooled" if size > AUTO_BYTES else "flat"
 
 
-def atlas_study(looked: AtlasPlan, measures: BlockMeasures, store: Store, settings: Settings,
-             progress: Progress | None = None) -> Study:
-    """The measures of the blocks, their outputs extracted or found; beside those of the network that was trained on the
-    target, where there is one."""
+def atlas_study(
+    looked: AtlasPlan,
+    measures: BlockMeasures,
+    store: Store,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> Study:
+    """The measures of the blocks, their outputs extracted or found; beside those of the network
+    that was trained on the target, where there is one.
+    """
     spec, name = looked.spec, looked.wanted.folder.name
     dump = extraction(spec, settings, progress, looked.notes)
     labels = tuple(map(str, dump.row_labels()))
-    made = measures.replace(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=looked.model,
-                        dataset=name)
+    made = measures.replace(
+        dump=dump.key,
+        layers=dump.layers,
+        labels=files.digest(list(labels)),
+        model=looked.model,
+        dataset=name,
+    )
     trials = [Trial(made, AtlasInputs(dump, labels))]
     weights = _tuned(looked, store)
     if weights is not None:
         beside = extraction(spec.replace(model=str(weights), source=None), settings, progress)
-        trials.append(Trial(made.replace(against=beside.key, split=1), AtlasInputs(_of(dump), labels, beside)))
-    return Study(key=files.digest(["study", made.identity()]), call="tlx.studies.atlas.trial:run",
-                 experiment=atlas_spec.EXPERIMENT, title=f"{looked.model} on {name}", spec=common_settings(made),
-                 trials=tuple(trials), tags={"tlx.dataset": name, "tlx.source": looked.model},
-                 inputs=({"name": name, "source": str(looked.wanted.folder.root), "digest": dump.key[:36],
-                          "context": "analysis"},), preload=("tlx.studies.atlas.measures",),
-                 dress="tlx.studies.atlas.report:write_trial_figures")
+        trials.append(
+            Trial(made.replace(against=beside.key, split=1), AtlasInputs(_of(dump), labels, beside))
+        )
+    return Study(
+        key=files.digest(["study", made.identity()]),
+        call="tlx.studies.atlas.trial:run",
+        experiment=atlas_spec.EXPERIMENT,
+        title=f"{looked.model} on {name}",
+        spec=common_settings(made),
+        trials=tuple(trials),
+        tags={"tlx.dataset": name, "tlx.source": looked.model},
+        inputs=(
+            {
+                "name": name,
+                "source": str(looked.wanted.folder.root),
+                "digest": dump.key[:36],
+                "context": "analysis",
+            },
+        ),
+        preload=("tlx.studies.atlas.measures",),
+        dress="tlx.studies.atlas.report:write_trial_figures",
+    )
 
 
 def _of(dump: Dump) -> Dump:
@@ -156,26 +223,43 @@ def _of(dump: Dump) -> Dump:
 
 
 def _tuned(looked: AtlasPlan, store: Store) -> Path | None:
-    """The weights of the network trained on the target: those given, else those of the study's first repeat."""
+    """The weights of the network trained on the target: those given, else those of the study's
+    first repeat.
+    """
     if looked.wanted.finetuned is not None:
         return looked.wanted.finetuned
     match = looked.taken.get("tuned")
     if match is None:
         return None
-    first = min(atlas_lookup.results(store, match.trials), key=lambda result: (result.spec["split"], result.key))
+    first = min(
+        atlas_lookup.results(store, match.trials),
+        key=lambda result: (result.spec["split"], result.key),
+    )
     return store.file(first.key, WEIGHTS)
 
 
 def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> dict[str, Any]:
-    """What an atlas is of and made from, as plain JSON: what the report is given beside the store."""
+    """What an atlas is of and made from, as plain JSON: what the report is given beside the
+    store.
+    """
     wanted, spec = looked.wanted, looked.spec
-    return {"model": looked.model, "architecture": spec.architecture, "weights": wanted.weights,
-            "dataset": wanted.folder.name, "classes": list(wanted.folder.classes), "input_size": wanted.input_size,
-            "reduce": spec.reduce, "samples": spec.samples, "blocks": list(looked.blocks),
-            "layers": list(looked.layers), "taken": {name: _plain(match) for name, match in looked.taken.items()},
-            "others": {name: [_plain(m) for m in some] for name, some in looked.others.items()},
-            "lacking": looked.lacking(parts, settings),
-            "finetuned": files.sha256(wanted.finetuned) if wanted.finetuned else None, "notes": looked.notes}
+    return {
+        "model": looked.model,
+        "architecture": spec.architecture,
+        "weights": wanted.weights,
+        "dataset": wanted.folder.name,
+        "classes": list(wanted.folder.classes),
+        "input_size": wanted.input_size,
+        "reduce": spec.reduce,
+        "samples": spec.samples,
+        "blocks": list(looked.blocks),
+        "layers": list(looked.layers),
+        "taken": {name: _plain(match) for name, match in looked.taken.items()},
+        "others": {name: [_plain(m) for m in some] for name, some in looked.others.items()},
+        "lacking": looked.lacking(parts, settings),
+        "finetuned": files.sha256(wanted.finetuned) if wanted.finetuned else None,
+        "notes": looked.notes,
+    }
 
 
 def _plain(match: StudyMatch) -> Mapping[str, Any]:

@@ -1,4 +1,6 @@
-"""An atlas: results of many studies → one table and one figure over the blocks 1…N, from run folders alone."""
+"""An atlas: results of many studies → one table and one figure over the blocks 1…N, from run
+folders alone.
+"""
 
 from __future__ import annotations
 
@@ -15,51 +17,90 @@ from .. import reporting, summaries
 from . import figure as atlas_figure
 from .panels import PANELS, Panel, Row, Taken
 
-__all__ = ["PANELS", "Panel", "Row", "Taken", "copy", "format_summary", "rows_of", "table", "write_summary", "write_trial_figures"]
+__all__ = [
+    "PANELS",
+    "Panel",
+    "Row",
+    "Taken",
+    "copy",
+    "format_summary",
+    "rows_of",
+    "table",
+    "write_summary",
+    "write_trial_figures",
+]
 
 STEM = "atlas"
 COLUMNS = ("panel", "line", "block", "block_name", "mean", "low", "high", "n", "unit", "sources")
 
 
-def rows_of(store: Store, study: Mapping[str, Any], about: Mapping[str, Any], panels: Sequence[str]) -> list[Row]:
+def rows_of(
+    store: Store, study: Mapping[str, Any], about: Mapping[str, Any], panels: Sequence[str]
+) -> list[Row]:
     """The table: COLUMNS of every panel that there is something for."""
-    own = [result for trial in study["trials"] if (result := store.find_or_none(trial["key"])) is not None]
+    own = [
+        result
+        for trial in study["trials"]
+        if (result := store.find_or_none(trial["key"])) is not None
+    ]
     made = []
     for name in panels:
         panel = PANELS[name]
         source = about["taken"].get(panel.source, {})
         keys = {"blocks", "tuned"} & {panel.source}
         record = store.read_study(source["study"]) if source and not keys else None
-        some = _of_atlas(own, about) if keys else [r for key in source.get("trials", ())
-                                                   if (r := store.find_or_none(key)) is not None]
+        some = (
+            _of_atlas(own, about)
+            if keys
+            else [
+                r for key in source.get("trials", ()) if (r := store.find_or_none(key)) is not None
+            ]
+        )
         taken = Taken(some, record or {"trials": []}, len(about["classes"]))
         for row in panel.read(taken) if some else ():
             block = row["block"]
-            made.append({"panel": name, "line": row["line"], "block": block,
-                         "block_name": about["blocks"][block - 1] if block else "", "mean": row["mean"],
-                         "low": row["low"], "high": row["high"], "n": row["n"], "unit": panel.unit,
-                         "sources": " ".join(row["keys"])})
+            made.append(
+                {
+                    "panel": name,
+                    "line": row["line"],
+                    "block": block,
+                    "block_name": about["blocks"][block - 1] if block else "",
+                    "mean": row["mean"],
+                    "low": row["low"],
+                    "high": row["high"],
+                    "n": row["n"],
+                    "unit": panel.unit,
+                    "sources": " ".join(row["keys"]),
+                }
+            )
     return made
 
 
 def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Result]:
-    """The measures of the network, and those beside the one fine-tuned network that was taken now."""
+    """The measures of the network, and those beside the one fine-tuned network that was taken
+    now.
+    """
     return [r for r in results if r.spec["against"] in ("", about.get("against") or "")]
 
 
 # ---------------------------------------------------------------- a study's files
 
+
 def write_trial_figures(folder: Path, result: Result) -> None:
     """A trial of an atlas has its numbers in the atlas's figure."""
 
 
-def lacking(about: Mapping[str, Any], rows: Iterable[Row], panels: Sequence[str]) -> list[tuple[str, list[str]]]:
+def lacking(
+    about: Mapping[str, Any], rows: Iterable[Row], panels: Sequence[str]
+) -> list[tuple[str, list[str]]]:
     """What to type, or why it cannot be → the panels that lack for it."""
     there = {row["panel"] for row in rows}
     found: dict[str, list[str]] = {}
     for name in panels:
         if name not in there:
-            said = about["lacking"].get(PANELS[name].source, "it could not be measured: see the notes")
+            said = about["lacking"].get(
+                PANELS[name].source, "it could not be measured: see the notes"
+            )
             found.setdefault(said, []).append(name)
     return list(found.items())
 
@@ -74,49 +115,101 @@ def write_summary(store: Store, key: str, about: Mapping[str, Any], panels: Sequ
     missing = lacking(about, rows, panels)
     whole = [r for trial in study["trials"] if (r := store.find_or_none(trial["key"])) is not None]
     if rows:
-        files.write_text(folder / f"{STEM}.csv", tables.as_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]))
+        files.write_text(
+            folder / f"{STEM}.csv",
+            tables.as_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]),
+        )
         for form in ("png", "svg"):
-            files.write_bytes(folder / f"{STEM}.{form}", atlas_figure.atlas(
-                rows, about["blocks"], {name: (panel.title, panel.axes) for name, panel in PANELS.items()},
-                title=study["title"], missing=[(", ".join(names), said) for said, names in missing], form=form))
-    files.write_json(folder / f"{STEM}.json", {
-        "about": dict(about), "panels": {name: {"title": PANELS[name].title.replace("\n", " "),
-                                                "unit": PANELS[name].unit, "source": PANELS[name].source}
-                                         for name in panels},
-        "missing": [{"panels": names, "type": said} for said, names in missing],
-        "columns": MEANINGS, "notes": _notes(store, whole, about, panels), "rows": rows})
-    metrics = [{"name": f"{row['panel']}/{row['line'].replace('+', 'plus')}{end}".replace(",", ""), "value": row[of],
-                "step": row["block"] or 0} for row in rows
-               for of, end in (("mean", ""), ("low", "_low"), ("high", "_high")) if row[of] is not None]
+            files.write_bytes(
+                folder / f"{STEM}.{form}",
+                atlas_figure.atlas(
+                    rows,
+                    about["blocks"],
+                    {name: (panel.title, panel.axes) for name, panel in PANELS.items()},
+                    title=study["title"],
+                    missing=[(", ".join(names), said) for said, names in missing],
+                    form=form,
+                ),
+            )
+    files.write_json(
+        folder / f"{STEM}.json",
+        {
+            "about": dict(about),
+            "panels": {
+                name: {
+                    "title": PANELS[name].title.replace("\n", " "),
+                    "unit": PANELS[name].unit,
+                    "source": PANELS[name].source,
+                }
+                for name in panels
+            },
+            "missing": [{"panels": names, "type": said} for said, names in missing],
+            "columns": MEANINGS,
+            "notes": _notes(store, whole, about, panels),
+            "rows": rows,
+        },
+    )
+    metrics = [
+        {
+            "name": f"{row['panel']}/{row['line'].replace('+', 'plus')}{end}".replace(",", ""),
+            "value": row[of],
+            "step": row["block"] or 0,
+        }
+        for row in rows
+        for of, end in (("mean", ""), ("low", "_low"), ("high", "_high"))
+        if row[of] is not None
+    ]
     summaries.write(folder, study, metrics, finished=len(whole))
 
 
-def _notes(store: Store, measured: Sequence[Result], about: Mapping[str, Any], panels: Sequence[str]) -> list[str]:
-    """What to bear in mind of the measures, and where T says nothing but how little fine-tuning moved."""
+def _notes(
+    store: Store, measured: Sequence[Result], about: Mapping[str, Any], panels: Sequence[str]
+) -> list[str]:
+    """What to bear in mind of the measures, and where T says nothing but how little fine-tuning
+    moved.
+    """
     notes = list(dict.fromkeys(note for result in measured for note in result.details["notes"]))
     keys = about["taken"].get("distance", {}).get("trials", ()) if "distance" in panels else ()
-    still = dict.fromkeys(layer for key in keys if (result := store.find_or_none(key)) is not None
-                          for layer in result.details["confounded"])
-    return notes + [f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"] * bool(still)
+    still = dict.fromkeys(
+        layer
+        for key in keys
+        if (result := store.find_or_none(key)) is not None
+        for layer in result.details["confounded"]
+    )
+    return notes + [
+        f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"
+    ] * bool(still)
 
 
-MEANINGS = {"panel": "what is measured: see panels", "line": "of which network or condition",
-            "block": "1…N from the image; empty: a level for all blocks", "block_name": "the module that begins it",
-            "mean": "the number, or its mean over repeats", "low": "lower end of its 95 % CI", "high": "upper end",
-            "n": "rows or repeats that it is from", "unit": "of mean, low and high",
-            "sources": "keys of the trials that it is from"}
+MEANINGS = {
+    "panel": "what is measured: see panels",
+    "line": "of which network or condition",
+    "block": "1…N from the image; empty: a level for all blocks",
+    "block_name": "the module that begins it",
+    "mean": "the number, or its mean over repeats",
+    "low": "lower end of its 95 % CI",
+    "high": "upper end",
+    "n": "rows or repeats that it is from",
+    "unit": "of mean, low and high",
+    "sources": "keys of the trials that it is from",
+}
 
 
 # ---------------------------------------------------------------- said and copied
 
+
 def table(rows: Sequence[Row], blocks: Sequence[str], form: str = "text") -> str:
     """Blocks down, lines across, for people."""
-    lines = list(dict.fromkeys((row["panel"], row["line"]) for row in rows if row["block"] is not None))
+    lines = list(
+        dict.fromkeys((row["panel"], row["line"]) for row in rows if row["block"] is not None)
+    )
     cells = {(row["panel"], row["line"], row["block"]): row for row in rows}
     several = {panel for panel, _ in lines if sum(p == panel for p, _ in lines) > 1}
     heads = [f"{panel} {line}" if panel in several else panel for panel, line in lines]
-    body = [[str(number), name, *(_cell(cells.get((*line, number))) for line in lines)]
-            for number, name in enumerate(blocks, 1)]
+    body = [
+        [str(number), name, *(_cell(cells.get((*line, number))) for line in lines)]
+        for number, name in enumerate(blocks, 1)
+    ]
     return tables.FORMS[form](["block", "name", *heads], body)
 
 
@@ -128,7 +221,10 @@ def _cell(row: Row | None) -> str:
 
 
 def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[[Any], str]:
-    """What an atlas ends with: the table, what it is from, what to type for what lacks, where the files are."""
+    """What an atlas ends with: the table, what it is from, what to type for what lacks, where the
+    files are.
+    """
+
     def said(report: Any) -> str:
         store = Store(report.folder)
         study = store.read_study(report.study.key)
@@ -136,10 +232,21 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
         rows = rows_of(store, study, about, panels)
         lines = [table(rows, about["blocks"]).rstrip()] if rows else []
         lines += [f"note: {note}" for note in _notes(store, report.results, about, panels)[:10]]
-        of = {name: ", ".join(p for p in panels if PANELS[p].source == name) for name in about["taken"]}
-        lines += [f"{of[name]} from: {source['words']}" for name, source in about["taken"].items() if of[name]]
-        lines += [f"{of[name]} not from: {other['words']} (--study {other['study'][:12]} takes it)"
-                  for name, some in about["others"].items() for other in some if of[name]]
+        of = {
+            name: ", ".join(p for p in panels if PANELS[p].source == name)
+            for name in about["taken"]
+        }
+        lines += [
+            f"{of[name]} from: {source['words']}"
+            for name, source in about["taken"].items()
+            if of[name]
+        ]
+        lines += [
+            f"{of[name]} not from: {other['words']} (--study {other['study'][:12]} takes it)"
+            for name, some in about["others"].items()
+            for other in some
+            if of[name]
+        ]
         missing = lacking(about, rows, panels)
         lines += [f"missing: {', '.join(names)}: {said}" for said, names in missing]
         if any(said.startswith("tlx ") for said, _ in missing):

@@ -25,10 +25,16 @@ class Atlas(Observed):
     model_description: str | None = setting(None, cli=False, identity=False)
     use_crops: bool = setting(False, cli=False)
     precomputed_crops: str | None = setting(None, cli=False, identity=False)
-    samples: int = setting(500, low=0, help="at most so many images, as many of each class: the first of each; 0: all")
-    reduce: str = setting("auto", choices=("auto", "flat", "pooled", "first-token"), help="what is kept of a block's "
-                       "output: everything as one row, its spatial mean, or a transformer's class token; auto: "
-                       "everything, the spatial mean where all blocks would take more than 1 GiB")
+    samples: int = setting(
+        500, low=0, help="at most so many images, as many of each class: the first of each; 0: all"
+    )
+    reduce: str = setting(
+        "auto",
+        choices=("auto", "flat", "pooled", "first-token"),
+        help="what is kept of a block's "
+        "output: everything as one row, its spatial mean, or a transformer's class token; auto: "
+        "everything, the spatial mean where all blocks would take more than 1 GiB",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,15 +43,24 @@ class BlockMeasures(Spec):
 
     kind: ClassVar[str] = "block-measures"
 
-    rdm: str = setting("correlation", choices=DISSIMILARITIES,
-                    help="dissimilarity of two rows")
-    fraction: float = setting(0.9, low=0.01, high=1.0, help="share of the rows in each resampling, without replacement")
-    resamplings: int = setting(50, low=2, high=100_000, help="random parts of the rows, from which the 95 % CI come")
+    rdm: str = setting("correlation", choices=DISSIMILARITIES, help="dissimilarity of two rows")
+    fraction: float = setting(
+        0.9, low=0.01, high=1.0, help="share of the rows in each resampling, without replacement"
+    )
+    resamplings: int = setting(
+        50, low=2, high=100_000, help="random parts of the rows, from which the 95 % CI come"
+    )
     k: int = setting(5, low=1, high=200, help="nearest rows that vote on a row's class")
-    folds: int = setting(10, low=2, high=1000, help="kNN: parts of the rows; each is told by the others")
+    folds: int = setting(
+        10, low=2, high=1000, help="kNN: parts of the rows; each is told by the others"
+    )
     seed: int = setting(0, low=0, high=2**63 - 1, help="seed of resamplings and folds")
-    dump: str = setting("", cli=False, help="key of the dump: images, weights and how they were taken")
-    against: str = setting("", cli=False, help="key of the dump of the network trained on the target; else none")
+    dump: str = setting(
+        "", cli=False, help="key of the dump: images, weights and how they were taken"
+    )
+    against: str = setting(
+        "", cli=False, help="key of the dump of the network trained on the target; else none"
+    )
     layers: tuple[str, ...] = setting((), cli=False)
     labels: str = setting("", cli=False, help="digest of the images' labels")
     model: str = setting("", cli=False, identity=False, help="what the network is called in tables")
@@ -56,7 +71,10 @@ class BlockMeasures(Spec):
     @property
     def title(self) -> str:
         """Few words that name the network and the images."""
-        return f"{self.model} on {self.dataset}{': trained on it, against the source' * bool(self.against)}"
+        return (
+            f"{self.model} on "
+            f"{self.dataset}{': trained on it, against the source' * bool(self.against)}"
+        )
 
     @property
     def run_name(self) -> str:
@@ -70,25 +88,58 @@ class BlockMeasures(Spec):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {"Model": self.model, "Dataset": self.dataset, "Blocks": len(self.layers), "Dump": self.dump[:12],
-                "Against": self.against[:12] or "-"}
+        return {
+            "Model": self.model,
+            "Dataset": self.dataset,
+            "Blocks": len(self.layers),
+            "Dump": self.dump[:12],
+            "Against": self.against[:12] or "-",
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasGrid(Spec):
-    """Which panels an atlas has, and where what is looked up comes from: no part of what is measured."""
+    """Which panels an atlas has, and where what is looked up comes from: no part of what is
+    measured.
+    """
 
     kind: ClassVar[str] = "atlas-grid"
 
-    panels: tuple[str, ...] = setting((), identity=False, help="panels to show: ss_ratio, id, rsa_contrast, cka_label, "
-                                   "cka_source, knn, quanta, quanta_accuracy, distance, transfer, comma-separated. "
-                                   "Default: all")
-    study: tuple[str, ...] = setting((), identity=False, help="keys of studies to take (their beginnings will do), where "
-                                  "several are of this network and target. Default: the newest of each kind")
-    finetuned: str | None = setting(None, identity=False, help="weight file of the network fine-tuned on the target, for "
-                                 "CKA to the source. Default: that of a study of parameter distance")
-    run: bool = setting(False, identity=False, help="run what is missing first, by the commands that are named for it")
-    epochs: int | None = setting(None, identity=False, low=1, high=100_000, help="with --run: epochs of every training. "
-                              "Default: each command's own")
-    repeats: int | None = setting(None, identity=False, low=1, high=10_000, help="with --run: repeats of every study. "
-                               "Default: each command's own")
+    panels: tuple[str, ...] = setting(
+        (),
+        identity=False,
+        help="panels to show: ss_ratio, id, rsa_contrast, cka_label, "
+        "cka_source, knn, quanta, quanta_accuracy, distance, transfer, comma-separated. "
+        "Default: all",
+    )
+    study: tuple[str, ...] = setting(
+        (),
+        identity=False,
+        help="keys of studies to take (their beginnings will do), where "
+        "several are of this network and target. Default: the newest of each kind",
+    )
+    finetuned: str | None = setting(
+        None,
+        identity=False,
+        help="weight file of the network fine-tuned on the target, for "
+        "CKA to the source. Default: that of a study of parameter distance",
+    )
+    run: bool = setting(
+        False,
+        identity=False,
+        help="run what is missing first, by the commands that are named for it",
+    )
+    epochs: int | None = setting(
+        None,
+        identity=False,
+        low=1,
+        high=100_000,
+        help="with --run: epochs of every training. Default: each command's own",
+    )
+    repeats: int | None = setting(
+        None,
+        identity=False,
+        low=1,
+        high=10_000,
+        help="with --run: repeats of every study. Default: each command's own",
+    )

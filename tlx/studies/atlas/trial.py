@@ -1,8 +1,8 @@
 """The atlas: what is known of one network and one target, block by block, on one axis 1…N.
 
-A trial measures every block's outputs for the target's images: of the network as it is, or, beside a network that was
-trained on the target, how alike the two still are. What takes longer (QUANTA, parameter distance, layer transfer) is
-not done here but looked up: see atlas_find.
+A trial measures every block's outputs for the target's images: of the network as it is, or, beside
+a network that was trained on the target, how alike the two still are. What takes longer (QUANTA,
+parameter distance, layer transfer) is not done here but looked up: see atlas_find.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AtlasInputs:
-    """A dump, the label of each of its rows, and the dump of the network trained on the target: the same rows."""
+    """A dump, the label of each of its rows, and the dump of the network trained on the target: the
+    same rows.
+    """
 
     dump: Dump
     labels: tuple[str, ...]
@@ -36,22 +38,39 @@ def run(spec: BlockMeasures, inputs: AtlasInputs, context: TrialContext) -> Resu
 
     started, rows, notes = time.perf_counter(), [], []
     for block, layer in enumerate(spec.layers, 1):
-        path = context.folder / f"training.{block:04d}.json"  # scratch: cleared away when the trial is whole
+        path = (
+            context.folder / f"training.{block:04d}.json"
+        )  # scratch: cleared away when the trial is whole
         measured = _kept(path)
         if measured is None:
             if context.stopping():
                 raise Stopped(15)
             x, labels = inputs.dump.array(layer), inputs.labels
-            measured = atlas_measures.alone(spec, x, labels) if inputs.against is None else atlas_measures.beside(
-                spec, x, inputs.against.array(layer), labels)
+            measured = (
+                atlas_measures.alone(spec, x, labels)
+                if inputs.against is None
+                else atlas_measures.beside(spec, x, inputs.against.array(layer), labels)
+            )
             files.write_json(path, measured)
-            context.log(block, {f"block_{name}": row["mean"] for name, row in measured["values"].items()})
+            context.log(
+                block, {f"block_{name}": row["mean"] for name, row in measured["values"].items()}
+            )
         notes += [f"block {block}: {note}" for note in measured["notes"]]
         rows.append({"block": block, "layer": layer, **measured})
-    made = {"network": spec.dump} | ({"trained on the target": spec.against} if spec.against else {})
-    return Result.of(spec, scores={"layers": len(rows), "total_s": time.perf_counter() - started},
-                     details={"rows": rows, "notes": notes, "classes": sorted(set(inputs.labels)),
-                              "images": len(inputs.labels)}, made_from=made)
+    made = {"network": spec.dump} | (
+        {"trained on the target": spec.against} if spec.against else {}
+    )
+    return Result.of(
+        spec,
+        scores={"layers": len(rows), "total_s": time.perf_counter() - started},
+        details={
+            "rows": rows,
+            "notes": notes,
+            "classes": sorted(set(inputs.labels)),
+            "images": len(inputs.labels),
+        },
+        made_from=made,
+    )
 
 
 def _kept(path: Any) -> dict[str, Any] | None:

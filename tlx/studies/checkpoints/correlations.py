@@ -1,4 +1,6 @@
-"""What the stages of a study of checkpoints came to, put together; layer metrics against transfer performance."""
+"""What the stages of a study of checkpoints came to, put together; layer metrics against transfer
+performance.
+"""
 
 from __future__ import annotations
 
@@ -23,35 +25,75 @@ Row = Mapping[str, Any]
 
 
 def gather(store: Store, key: str) -> None:
-    """Put what has been done so far beside the study's record, as checkpoints.json: the accuracies of pre-trainings and
-    fine-tunings at their moments, the transfer performances, the metrics of every layer, and their correlations."""
+    """Put what has been done so far beside the study's record, as checkpoints.json: the accuracies
+    of pre-trainings and fine-tunings at their moments, the transfer performances, the metrics of
+    every layer, and their correlations.
+    """
     path = store.root / "studies" / key / CHAIN
     if not path.is_file():
         return
     chain = files.read_json(path, limit=LIMIT)
     result = functools.cache(store.find_or_none)
-    pretraining = [{"source": row["source"], "seed": row["seed"], **moment} for row in chain["scored"]
-                   if (r := result(row["key"])) is not None
-                   for moment in _named(r.details["moments"], row["tags"])]
+    pretraining = [
+        {"source": row["source"], "seed": row["seed"], **moment}
+        for row in chain["scored"]
+        if (r := result(row["key"])) is not None
+        for moment in _named(r.details["moments"], row["tags"])
+    ]
     tuning: list[dict[str, Any]] = []
     performance, layers = [], []
     for cell in chain["cells"]:
-        model = {name: cell[name] for name in ("target", "source", "checkpoint", "checkpoint_index", "seed")}
+        model = {
+            name: cell[name]
+            for name in ("target", "source", "checkpoint", "checkpoint_index", "seed")
+        }
         tuned = result(cell["tuning"]) if "tuning" in cell else None
         if tuned is not None:
-            tuning += [{**model, "tag": m["tag"], "index": i, **m} for i, m in enumerate(tuned.details["moments"])]
+            tuning += [
+                {**model, "tag": m["tag"], "index": i, **m}
+                for i, m in enumerate(tuned.details["moments"])
+            ]
             if tuned.status == FINISHED and "transfer_performance" in tuned.scores:
-                performance.append({**model, **{name: tuned.scores[name] for name in (
-                    "transfer_performance", "transfer_performance_val", "test_accuracy", "val_accuracy")}})
+                performance.append(
+                    {
+                        **model,
+                        **{
+                            name: tuned.scores[name]
+                            for name in (
+                                "transfer_performance",
+                                "transfer_performance_val",
+                                "test_accuracy",
+                                "val_accuracy",
+                            )
+                        },
+                    }
+                )
         looked = result(cell["layers"])
         if looked is not None:
-            layers += [{"model": cell["source"], "trained_on": cell["source"], "checkpoint": cell["checkpoint"],
-                        "checkpoint_index": cell["checkpoint_index"], "seed": cell["seed"], "dataset": cell["target"],
-                        "rdm": looked.spec["rdm"], **row} for row in looked.details["rows"]]
-    files.write_json(path.with_name(RESULTS), {
-        **{name: chain[name] for name in ("architecture", "batch_size", "moments")}, "pretraining": pretraining,
-        "tuning": tuning, "performance": performance, "layers": layers,
-        "correlations": correlations_of(layers, performance)})
+            layers += [
+                {
+                    "model": cell["source"],
+                    "trained_on": cell["source"],
+                    "checkpoint": cell["checkpoint"],
+                    "checkpoint_index": cell["checkpoint_index"],
+                    "seed": cell["seed"],
+                    "dataset": cell["target"],
+                    "rdm": looked.spec["rdm"],
+                    **row,
+                }
+                for row in looked.details["rows"]
+            ]
+    files.write_json(
+        path.with_name(RESULTS),
+        {
+            **{name: chain[name] for name in ("architecture", "batch_size", "moments")},
+            "pretraining": pretraining,
+            "tuning": tuning,
+            "performance": performance,
+            "layers": layers,
+            "correlations": correlations_of(layers, performance),
+        },
+    )
 
 
 def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
@@ -61,24 +103,30 @@ def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- correlations
 
-def correlations_of(layers: Sequence[Row], performance: Sequence[Row], names: Sequence[str] = CORRELATED
-                    ) -> list[dict[str, Any]]:
-    """Spearman's ρ of each metric of each layer with the transfer performance, over all models, those of each source
-    and those of each checkpoint, for each target.
 
-    layers        rows of the table of layer metrics; `trained_on` and `dataset` are source and target
+def correlations_of(
+    layers: Sequence[Row], performance: Sequence[Row], names: Sequence[str] = CORRELATED
+) -> list[dict[str, Any]]:
+    """Spearman's ρ of each metric of each layer with the transfer performance, over all models,
+    those of each source and those of each checkpoint, for each target.
+
+    layers        rows of the table of layer metrics; `trained_on` and `dataset` are source and
+                  target
     performance   {"source", "checkpoint", "target", "seed", "transfer_performance"}
-    →             {"target", "metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high",
-                  "p", "exact", "sources", "source_low", "source_high", "source_p"}: see metrics.metric_correlations;
-                  rho, p and what orders of sources make of them None where there is none
+    →             {"target", "metric", "layer", "layer_index", "scope", "name", "n", "rho",
+                  "fisher", "low", "high",
+                  "p", "exact", "sources", "source_low", "source_high", "source_p"}: see
+                  metrics.metric_correlations; rho, p and what orders of sources make of them None
+                  where there is none
 
-    A model is a source at a checkpoint: seeds are averaged first, as in the thesis, those alone that both tables have
-    where both say seeds.
+    A model is a source at a checkpoint: seeds are averaged first, as in the thesis, those alone
+    that both tables have where both say seeds.
     """
     areas: dict[tuple[str, str, str], dict[str, float]] = {}
     for row in performance:
         areas.setdefault((row["target"], row["source"], row["checkpoint"]), {})[_seed(row)] = float(
-            row["transfer_performance"])
+            row["transfer_performance"]
+        )
     groups: dict[tuple[str, str, int, str], dict[tuple[str, str], dict[str, float]]] = {}
     for row in layers:
         of = (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
@@ -88,8 +136,9 @@ def correlations_of(layers: Sequence[Row], performance: Sequence[Row], names: Se
                 group.setdefault(of[1:], {})[_seed(row)] = float(row[name])
     order = _in_order(layers)
     found = []
-    for (target, name, index, layer), models in sorted(groups.items(), key=lambda item: (
-            item[0][0], list(names).index(item[0][1]), item[0][2])):
+    for (target, name, index, layer), models in sorted(
+        groups.items(), key=lambda item: (item[0][0], list(names).index(item[0][1]), item[0][2])
+    ):
         pairs = {of: _means(values, areas[target, *of]) for of, values in models.items()}
         pairs = {of: pair for of, pair in pairs.items() if pair is not None}
         if len(pairs) < 2:
@@ -97,16 +146,38 @@ def correlations_of(layers: Sequence[Row], performance: Sequence[Row], names: Se
         x, y = np.array(list(pairs.values())).T
         sources, tags = zip(*pairs, strict=True)
         place = {name: number for number, name in enumerate([*dict.fromkeys(sources), *order])}
-        for one in sorted(metrics.metric_correlations(x, y, list(sources), list(tags)),
-                          key=lambda one: (SCOPES.index(one.scope), place.get(one.name, 0))):
+        for one in sorted(
+            metrics.metric_correlations(x, y, list(sources), list(tags)),
+            key=lambda one: (SCOPES.index(one.scope), place.get(one.name, 0)),
+        ):
             known = math.isfinite(one.rho)
             band = (one.low, one.high) if known else (None, None)
-            found.append({"target": target, "metric": name, "layer": layer, "layer_index": index, "scope": one.scope,
-                          "name": one.name, "n": one.n, "rho": one.rho if known else None, "fisher": one.fisher,
-                          "low": band[0], "high": band[1], "p": one.p if known else None, "exact": one.exact,
-                          "sources": one.sources, **{name: value if math.isfinite(value) else None for name, value in (
-                              ("source_low", one.source_low), ("source_high", one.source_high),
-                              ("source_p", one.source_p))}})
+            found.append(
+                {
+                    "target": target,
+                    "metric": name,
+                    "layer": layer,
+                    "layer_index": index,
+                    "scope": one.scope,
+                    "name": one.name,
+                    "n": one.n,
+                    "rho": one.rho if known else None,
+                    "fisher": one.fisher,
+                    "low": band[0],
+                    "high": band[1],
+                    "p": one.p if known else None,
+                    "exact": one.exact,
+                    "sources": one.sources,
+                    **{
+                        name: value if math.isfinite(value) else None
+                        for name, value in (
+                            ("source_low", one.source_low),
+                            ("source_high", one.source_high),
+                            ("source_p", one.source_p),
+                        )
+                    },
+                }
+            )
     return found
 
 
@@ -136,9 +207,17 @@ def _means(metric: Mapping[str, float], area: Mapping[str, float]) -> tuple[floa
 
 def check_joined(layers: Sequence[Row], performance: Sequence[Row], where: object) -> None:
     """BadData where no model of the one table is in the other."""
-    known = {(row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "") for row in layers}
+    known = {
+        (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
+        for row in layers
+    }
     asked = {(row["target"], row["source"], row["checkpoint"]) for row in performance}
     if not known & asked:
-        raise BadDataError("nothing-in-common", f"no (target, source, checkpoint) of it is in the table, first "
-                      f"{', '.join(map(repr, sorted(asked)[0]))}", where=where,
-                      expected=f"dataset, trained_on, checkpoint as there, first {', '.join(map(repr, min(known)))}")
+        raise BadDataError(
+            "nothing-in-common",
+            f"no (target, source, checkpoint) of it is in the table, first "
+            f"{', '.join(map(repr, sorted(asked)[0]))}",
+            where=where,
+            expected=f"dataset, trained_on, checkpoint as there, first "
+            f"{', '.join(map(repr, min(known)))}",
+        )

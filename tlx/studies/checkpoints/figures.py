@@ -1,5 +1,7 @@
-"""Figures of a study of checkpoints: accuracy along the fine-tuning, transfer performance along the pre-training, and
-Spearman's ρ of layer metrics with it beside what chance makes. The same bytes for the same numbers."""
+"""Figures of a study of checkpoints: accuracy along the fine-tuning, transfer performance along the
+pre-training, and Spearman's ρ of layer metrics with it beside what chance makes. The same bytes for
+the same numbers.
+"""
 
 from __future__ import annotations
 
@@ -26,35 +28,57 @@ BAR_WIDTH = 0.8  # of the distance of two layers, for all bars of one
 Rows = Sequence[Mapping[str, Any]]
 
 
-def accuracy_over_fine_tuning(rows: Rows, title: str = "", form: str = "png", *,
-                              caption: Sequence[str] = ()) -> bytes:
-    """Test accuracy over the moments of the fine-tuning, from the last checkpoint that was fine-tuned of each source:
-    the mean over seeds and its 95 % CI, one line a source, one panel a target.
+def accuracy_over_fine_tuning(
+    rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+) -> bytes:
+    """Test accuracy over the moments of the fine-tuning, from the last checkpoint that was
+    fine-tuned of each source: the mean over seeds and its 95 % CI, one line a source, one panel a
+    target.
 
-    rows   {"target", "source", "checkpoint", "checkpoint_index", "seed", "tag", "index", "test_accuracy"}
+    rows   {"target", "source", "checkpoint", "checkpoint_index", "seed", "tag", "index",
+    "test_accuracy"}
     """
-    last = {(row["target"], row["source"]): max(r["checkpoint_index"] for r in rows if (r["target"], r["source"]) == (
-        row["target"], row["source"])) for row in rows}
+    last = {
+        (row["target"], row["source"]): max(
+            r["checkpoint_index"]
+            for r in rows
+            if (r["target"], r["source"]) == (row["target"], row["source"])
+        )
+        for row in rows
+    }
     chosen = [row for row in rows if row["checkpoint_index"] == last[row["target"], row["source"]]]
     ends = {row["source"]: row["checkpoint"] for row in chosen}
     tags = _tags(rows, "tag", "index")
     with figures.figure_style():
-        _lines(chosen, tags, "index", "test_accuracy", {source: f"{source}, {tag}" for source, tag in ends.items()},
-               "Source, checkpoint", made := _TwoPanels(chosen, tags))
+        _lines(
+            chosen,
+            tags,
+            "index",
+            "test_accuracy",
+            {source: f"{source}, {tag}" for source, tag in ends.items()},
+            "Source, checkpoint",
+            made := _TwoPanels(chosen, tags),
+        )
         for axes in made.axes:
-            axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
+            axes.yaxis.set_major_formatter(
+                PercentFormatter(1.0, decimals=figures._percent_decimals(axes))
+            )
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.02), min(high, 1.02))
-        _name_below(made, CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), caption)
+        _name_below(
+            made, CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), caption
+        )
         layer_axes.y_title(made.figure, made.axes, "Mean per-class test accuracy")
         layer_axes.head(made.figure, title, made.beside)
         return figures.render(made.figure, form)
 
 
-def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form: str = "png", *,
-                                 caption: Sequence[str] = ()) -> bytes:
-    """Transfer performance over the checkpoints of the pre-training: the mean over seeds and its 95 % CI, one line a
-    source, one panel a target. A source with a single checkpoint (random) is a line across.
+def performance_over_checkpoints(
+    rows: Rows, moments: int, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+) -> bytes:
+    """Transfer performance over the checkpoints of the pre-training: the mean over seeds and its 95
+    % CI, one line a source, one panel a target. A source with a single checkpoint (random) is a
+    line across.
 
     rows      {"target", "source", "checkpoint", "checkpoint_index", "seed", "transfer_performance"}
     moments   of the fine-tuning, whose accuracies make the area: at most moments − 1
@@ -62,14 +86,29 @@ def performance_over_checkpoints(rows: Rows, moments: int, title: str = "", form
     tags = _tags(rows, "checkpoint", "checkpoint_index")
     with figures.figure_style():
         made = _TwoPanels(rows, tags)
-        _lines(rows, tags, "checkpoint", "transfer_performance", {row["source"]: row["source"] for row in rows},
-               "Source", made)
+        _lines(
+            rows,
+            tags,
+            "checkpoint",
+            "transfer_performance",
+            {row["source"]: row["source"] for row in rows},
+            "Source",
+            made,
+        )
         for axes in made.axes:
             low, high = axes.get_ylim()
-            axes.set_ylim(max(low, 0), min(high, moments - 1))  # an area has ends, also where an interval passes them
-        _name_below(made, CHECKPOINT_AXIS.replace("Checkpoint", "Checkpoint of the pre-training"), caption)
-        layer_axes.y_title(made.figure, made.axes, "Transfer performance\n(area under test accuracy as a fraction over "
-                           f"{moments} moments, at most {moments - 1})")
+            axes.set_ylim(
+                max(low, 0), min(high, moments - 1)
+            )  # an area has ends, also where an interval passes them
+        _name_below(
+            made, CHECKPOINT_AXIS.replace("Checkpoint", "Checkpoint of the pre-training"), caption
+        )
+        layer_axes.y_title(
+            made.figure,
+            made.axes,
+            "Transfer performance\n(area under test accuracy as a fraction over "
+            f"{moments} moments, at most {moments - 1})",
+        )
         layer_axes.head(made.figure, title, made.beside)
         return figures.render(made.figure, form)
 
@@ -83,12 +122,24 @@ class _TwoPanels:
         axis = max(4.2, 0.42 * len(tags))
         self.named = layer_axes.ticks(layer_axes.short(tags), axis, 6.5)
         self.beside = layer_axes.widest([*self.sources, CI], 9) + 1.2
-        self.figure, self.axes = layer_axes.panels(max(len(self.targets), 1), axis + 0.6, 3.6 + self.named.reach,
-                                                   columns=2, beside=self.beside)
+        self.figure, self.axes = layer_axes.panels(
+            max(len(self.targets), 1),
+            axis + 0.6,
+            3.6 + self.named.reach,
+            columns=2,
+            beside=self.beside,
+        )
 
 
-def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str, str], heading: str,
-           made: _TwoPanels) -> None:
+def _lines(
+    rows: Rows,
+    tags: Sequence[str],
+    x: str,
+    y: str,
+    labels: Mapping[str, str],
+    heading: str,
+    made: _TwoPanels,
+) -> None:
     """One line a source into the panel of each target."""
     ranged: set[str] = set()
     bounds = statistics.ACCURACY if y.endswith("accuracy") else statistics.NOT_NEGATIVE
@@ -104,12 +155,20 @@ def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str,
             like = layer_axes.look(number, labels[source])
             if len(values) == 1 and len(tags) > 1:
                 (value,) = values.values()
-                axes.axhline(value.mean, color=like.colour, linestyle=":", linewidth=1.6,
-                             label=figures.legend_label(like.label), zorder=2.5)
+                axes.axhline(
+                    value.mean,
+                    color=like.colour,
+                    linestyle=":",
+                    linewidth=1.6,
+                    label=figures.legend_label(like.label),
+                    zorder=2.5,
+                )
                 if value.low is not None and value.high is not None:
                     axes.axhspan(value.low, value.high, color=like.colour, alpha=0.12, linewidth=0)
             elif values:
-                layer_axes.line(axes, list(values), list(values.values()), like, max(len(made.sources), 4))
+                layer_axes.line(
+                    axes, list(values), list(values.values()), like, max(len(made.sources), 4)
+                )
         axes.set_title(layer_axes.wrapped(f"Target {target}", 4.0, 10), loc="left", fontsize=10)
         layer_axes.name_axis(axes, made.named)
         axes.set_xlim(-0.5, len(tags) - 0.5)
@@ -118,7 +177,9 @@ def _lines(rows: Rows, tags: Sequence[str], x: str, y: str, labels: Mapping[str,
 
 
 def _name_below(made: _TwoPanels, axis: str, caption: Sequence[str]) -> None:
-    """Name the horizontal axis; a caption takes the place below the figure, and the name moves to each panel."""
+    """Name the horizontal axis; a caption takes the place below the figure, and the name moves to
+    each panel.
+    """
     if not caption:
         made.figure.supxlabel(axis, fontsize=10)
         return
@@ -143,22 +204,41 @@ def _tags(rows: Rows, name: str, place: str) -> list[str]:
 
 # ---------------------------------------------------------------- correlations
 
-def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: str = "", form: str = "png",
-                  sources: Sequence[str] = ()) -> bytes:
-    """Spearman's ρ of each metric with the transfer performance, layer by layer: a panel a metric, a bar for each name
-    of the scope, behind it the range of ρ by chance, across it Fisher's band. Chance is 98 % of the orders of whole
-    sources, where rows have that (all models), else of the orders of single models.
 
-    rows    {"metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high"}, of one target, and
+def spearman_bars(
+    rows: Rows,
+    scope: str,
+    metrics: Sequence[str] = BARS,
+    title: str = "",
+    form: str = "png",
+    sources: Sequence[str] = (),
+) -> bytes:
+    """Spearman's ρ of each metric with the transfer performance, layer by layer: a panel a metric,
+    a bar for each name of the scope, behind it the range of ρ by chance, across it Fisher's band.
+    Chance is 98 % of the orders of whole sources, where rows have that (all models), else of the
+    orders of single models.
+
+    rows    {"metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low",
+    "high"}, of one target, and
             "sources", "source_low", "source_high" where sources can change places
     scope   "all", "source" or "checkpoint"
-    sources all of a study, in the order of its lines, whose colours theirs are; else those that have bars
+    sources all of a study, in the order of its lines, whose colours theirs are; else those that
+      have bars
     """
-    rows = [row for row in rows if row["scope"] == scope and row["rho"] is not None and row["metric"] in metrics]
+    rows = [
+        row
+        for row in rows
+        if row["scope"] == scope and row["rho"] is not None and row["metric"] in metrics
+    ]
     shown = [metric for metric in metrics if any(row["metric"] == metric for row in rows)]
     names = statistics.distinct(row["name"] for row in rows)
     colours = _colours(names, scope, sources or names)
-    layers = list({row["layer"]: row["layer_index"] for row in sorted(rows, key=lambda row: row["layer_index"])})
+    layers = list(
+        {
+            row["layer"]: row["layer_index"]
+            for row in sorted(rows, key=lambda row: row["layer_index"])
+        }
+    )
     words, labels = layer_axes.short(layers), layer_axes.short(names) if scope != "all" else [""]
     counts = sorted({row["n"] for row in rows})
     known = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else ""
@@ -167,24 +247,47 @@ def spearman_bars(rows: Rows, scope: str, metrics: Sequence[str] = BARS, title: 
         named = layer_axes.ticks(words, width)
         sources_moved = max((row.get("sources") or 0 for row in rows), default=0)
         of_what = f"whole sources ({sources_moved})" if sources_moved else f"models ({known})"
-        notes = [f"chance: 98 % of orders of {of_what}", "Fisher's 95 % band, as if models were independent"]
+        notes = [
+            f"chance: 98 % of orders of {of_what}",
+            "Fisher's 95 % band, as if models were independent",
+        ]
         beside = layer_axes.widest([*labels, *notes], 9) + 0.7
-        figure, axes = layer_axes.panels(max(len(shown), 1), width + 0.7, 3.0 + named.reach,
-                                         columns=3 if width < 5 else 1, beside=beside)
+        figure, axes = layer_axes.panels(
+            max(len(shown), 1),
+            width + 0.7,
+            3.0 + named.reach,
+            columns=3 if width < 5 else 1,
+            beside=beside,
+        )
         for panel, metric in zip(axes, shown, strict=False):
             _bars(panel, [row for row in rows if row["metric"] == metric], layers, names, colours)
             meaning = COLUMNS[metric].meaning if metric in COLUMNS else metric
-            panel.set_title(layer_axes.wrapped(meaning[:1].upper() + meaning[1:], width, 10), loc="left", fontsize=10)
+            panel.set_title(
+                layer_axes.wrapped(meaning[:1].upper() + meaning[1:], width, 10),
+                loc="left",
+                fontsize=10,
+            )
             layer_axes.name_axis(panel, named)
         if not shown:
             layer_axes.nothing(axes[0], "no correlation known")
-        handles: list[Any] = [Patch(color=colour, label=figures.legend_label(label))
-                              for colour, label in zip(colours, labels, strict=False)
-                              if label]
-        handles += [Patch(color=LIKE["null"], label=notes[0]),
-                    Line2D([], [], color=LIKE["fisher"], linestyle="--", linewidth=1.2, label=notes[1])]
-        figure.legend(handles=handles, loc="outside right upper", frameon=False, fontsize=9,
-                      title=scope.capitalize() if scope != "all" else None, title_fontsize=9, alignment="left")
+        handles: list[Any] = [
+            Patch(color=colour, label=figures.legend_label(label))
+            for colour, label in zip(colours, labels, strict=False)
+            if label
+        ]
+        handles += [
+            Patch(color=LIKE["null"], label=notes[0]),
+            Line2D([], [], color=LIKE["fisher"], linestyle="--", linewidth=1.2, label=notes[1]),
+        ]
+        figure.legend(
+            handles=handles,
+            loc="outside right upper",
+            frameon=False,
+            fontsize=9,
+            title=scope.capitalize() if scope != "all" else None,
+            title_fontsize=9,
+            alignment="left",
+        )
         figure.supxlabel("Layer", fontsize=10)
         layer_axes.y_title(figure, axes, "Spearman's ρ with transfer performance")
         layer_axes.head(figure, title, beside)
@@ -195,22 +298,35 @@ def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequen
     """Checkpoints go from light to dark; sources have the colours of their lines."""
     if scope == "checkpoint":
         return layer_axes.depth_colours(len(names))
-    places = [sources.index(name) if name in sources else number for number, name in enumerate(names)]
+    places = [
+        sources.index(name) if name in sources else number for number, name in enumerate(names)
+    ]
     return [figures.COLOURS[place % len(figures.COLOURS)] for place in places]
 
 
-def _bars(axes: Axes, rows: Rows, layers: Sequence[str], names: Sequence[str], colours: Sequence[Any]) -> None:
+def _bars(
+    axes: Axes, rows: Rows, layers: Sequence[str], names: Sequence[str], colours: Sequence[Any]
+) -> None:
     each = BAR_WIDTH / max(len(names), 1)
     for row in rows:
         number = names.index(row["name"])
         at = layers.index(row["layer"]) + (number - (len(names) - 1) / 2) * each
         by_source = row.get("source_low") is not None
-        low, high = (row["source_low"], row["source_high"]) if by_source else (row["low"], row["high"])
+        low, high = (
+            (row["source_low"], row["source_high"]) if by_source else (row["low"], row["high"])
+        )
         axes.bar(at, high - low, each, bottom=low, color=LIKE["null"], zorder=1.5)
         axes.bar(at, row["rho"], each * 0.62, color=colours[number], zorder=3)
         for side in (-1, 1):
-            axes.hlines(side * row["fisher"], at - each / 2, at + each / 2, color=LIKE["fisher"], linewidth=1.1,
-                        linestyle=(0, (3, 1.5)), zorder=3.5)
+            axes.hlines(
+                side * row["fisher"],
+                at - each / 2,
+                at + each / 2,
+                color=LIKE["fisher"],
+                linewidth=1.1,
+                linestyle=(0, (3, 1.5)),
+                zorder=3.5,
+            )
     axes.axhline(0, color="#555555", linewidth=0.9, zorder=4)
     axes.set_ylim(-1.05, 1.05)
     axes.set_xlim(-0.6, len(layers) - 0.4)

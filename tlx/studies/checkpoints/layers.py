@@ -1,5 +1,7 @@
-"""Layer metrics of many checkpoints on one set of images: the trials of `tlx analyze`, under the same keys, but each
-extracts its activations in its own process and removes them when they are measured. 720 checkpoints would be 54 GB."""
+"""Layer metrics of many checkpoints on one set of images: the trials of `tlx analyze`, under the
+same keys, but each extracts its activations in its own process and removes them when they are
+measured. 720 checkpoints would be 54 GB.
+"""
 
 from __future__ import annotations
 
@@ -63,18 +65,36 @@ class LayerStudy:
 Named = tuple[str, str, str, int, str, int]  # path, digest, source, seed, tag, index
 
 
-def plan_layers(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, typed: str, name: str, models: Sequence[Named],
-             progress: Progress | None = None) -> LayerStudy:
-    """The trials that measure these models on the images of one data set; nothing is extracted yet."""
-    observed = Observed(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
-                        samples=chain.samples, layers=chain.layers)
+def plan_layers(
+    chain: CheckpointGrid,
+    asked: LayerMetrics,
+    settings: Settings,
+    typed: str,
+    name: str,
+    models: Sequence[Named],
+    progress: Progress | None = None,
+) -> LayerStudy:
+    """The trials that measure these models on the images of one data set; nothing is extracted
+    yet.
+    """
+    observed = Observed(
+        architecture=chain.architecture,
+        dataset=typed,
+        input_size=chain.input_size,
+        samples=chain.samples,
+        layers=chain.layers,
+    )
     notes: list[str] = []
     folder = located(typed, settings, notes)
-    chosen = sampled(folder, observed.part, observed.samples, notes, at_most=is_default(observed, "samples"))
+    chosen = sampled(
+        folder, observed.part, observed.samples, notes, at_most=is_default(observed, "samples")
+    )
     first = whole_network(observed.replace(model=models[0][0]), (), None)
     sizing = Sizing(first.input_size, crops=False, mode=observed.sizing, channels=first.channels)
     held = decoded(folder, chosen, sizing, settings, notes, progress)
-    observed = observed.replace(layers=observed.layers or usual_layers(first, observed.replace(model=models[0][0])))
+    observed = observed.replace(
+        layers=observed.layers or usual_layers(first, observed.replace(model=models[0][0]))
+    )
     layers = layers_of(first, observed.layers, None)
     labels = tuple(image.label for image in chosen)
     made = asked.replace(layers=layers, labels=files.digest(list(labels)), dataset=folder.name)
@@ -82,20 +102,48 @@ def plan_layers(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, 
     for path, digest, source, seed, tag, index in models:
         if digest not in specs:
             network = whole_network(observed.replace(model=path), (), None)
-            specs[digest] = made.replace(dump=dump.key(network, digest, held.digest, _how(observed)),
-                                     model=f"{source} seed {seed}", trained_on=source, checkpoint=tag, split=index)
+            specs[digest] = made.replace(
+                dump=dump.key(network, digest, held.digest, _how(observed)),
+                model=f"{source} seed {seed}",
+                trained_on=source,
+                checkpoint=tag,
+                split=index,
+            )
     groups = {digest: f"{name} {source} {seed}" for _, digest, source, seed, _, _ in models}
-    gallery = ProbeImages(observed, held, tuple(image.path for image in chosen), labels, blocks_of(first, layers),
-                      {specs[digest].dump: path for path, digest, *_ in models}, dump_folder(settings),
-                      str(folder.root), folder.name, chain.keep_dumps)
-    study = Study(key=files.digest(["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]),
-                  call="tlx.studies.checkpoints.layers:run", experiment=layer_metrics_spec.EXPERIMENT,
-                  title=f"Layers of checkpoints on {name}", spec=common_settings(made),
-                  trials=tuple(Trial(spec, gallery, groups[digest]) for digest, spec in specs.items()),
-                  inputs=({"name": folder.name, "source": str(folder.root), "digest": held.digest[:36],
-                           "context": "analysis"},),
-                  tags={"tlx.dataset": folder.name}, preload=("tlx.metrics", "tlx.studies.checkpoints.layers"),
-                  dress="tlx.studies.layer_metrics.report:dress_table", notes=tuple(notes))
+    gallery = ProbeImages(
+        observed,
+        held,
+        tuple(image.path for image in chosen),
+        labels,
+        blocks_of(first, layers),
+        {specs[digest].dump: path for path, digest, *_ in models},
+        dump_folder(settings),
+        str(folder.root),
+        folder.name,
+        chain.keep_dumps,
+    )
+    study = Study(
+        key=files.digest(
+            ["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]
+        ),
+        call="tlx.studies.checkpoints.layers:run",
+        experiment=layer_metrics_spec.EXPERIMENT,
+        title=f"Layers of checkpoints on {name}",
+        spec=common_settings(made),
+        trials=tuple(Trial(spec, gallery, groups[digest]) for digest, spec in specs.items()),
+        inputs=(
+            {
+                "name": folder.name,
+                "source": str(folder.root),
+                "digest": held.digest[:36],
+                "context": "analysis",
+            },
+        ),
+        tags={"tlx.dataset": folder.name},
+        preload=("tlx.metrics", "tlx.studies.checkpoints.layers"),
+        dress="tlx.studies.layer_metrics.report:dress_table",
+        notes=tuple(notes),
+    )
     return LayerStudy(study, {digest: spec.key for digest, spec in specs.items()})
 
 
@@ -103,17 +151,41 @@ def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Resu
     """Extract, measure, and remove the activations unless they are to stay or were there before."""
     path = gallery.paths[spec.dump]
     network = whole_network(gallery.observed.replace(model=path), (), None)
-    if dump.key(network, network.weights, gallery.pixels.digest, _how(gallery.observed)) != spec.dump:
-        raise IntegrityError("weights-sha256", "the weights have changed since the study began", where=path,
-                        remedy="run the command again")
+    if (
+        dump.key(network, network.weights, gallery.pixels.digest, _how(gallery.observed))
+        != spec.dump
+    ):
+        raise IntegrityError(
+            "weights-sha256",
+            "the weights have changed since the study began",
+            where=path,
+            remedy="run the command again",
+        )
     mark = context.folder / OURS
     if not (gallery.root / spec.dump / files.MANIFEST).exists():
         files.write_text(mark, "")
-    made = extract(network, network.weights, gallery.pixels, spec.layers, ExtractionContext(
-        gallery.root, context.device, ids=gallery.ids, labels=gallery.labels, stopping=context.stopping,
-        about={"backbone": network.row.title, "dataset": gallery.dataset, "root": gallery.images_root}),
-        _how(gallery.observed))
-    result = layer_metrics_trial.run(spec, Activations(made, gallery.labels, gallery.blocks), context)
+    made = extract(
+        network,
+        network.weights,
+        gallery.pixels,
+        spec.layers,
+        ExtractionContext(
+            gallery.root,
+            context.device,
+            ids=gallery.ids,
+            labels=gallery.labels,
+            stopping=context.stopping,
+            about={
+                "backbone": network.row.title,
+                "dataset": gallery.dataset,
+                "root": gallery.images_root,
+            },
+        ),
+        _how(gallery.observed),
+    )
+    result = layer_metrics_trial.run(
+        spec, Activations(made, gallery.labels, gallery.blocks), context
+    )
     del made  # it holds the dump in use
     if mark.exists() and not gallery.keep:
         with contextlib.suppress(BusyError, MissingError):  # somebody reads it now, and may have it
@@ -122,4 +194,9 @@ def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Resu
 
 
 def _how(observed: Observed) -> ExtractionConfig:
-    return ExtractionConfig(reduce=observed.reduce, dtype=observed.dtype, fold=observed.fold, precision=observed.precision)
+    return ExtractionConfig(
+        reduce=observed.reduce,
+        dtype=observed.dtype,
+        fold=observed.fold,
+        precision=observed.precision,
+    )

@@ -1,7 +1,9 @@
-"""A study of checkpoints, stage by stage: sources are trained first, for the digests of their weights name the rest.
+"""A study of checkpoints, stage by stage: sources are trained first, for the digests of their
+weights name the rest.
 
-    sources → a Study of pre-trainings · layers → a Study of layer metrics · tuning → the Study of fine-tunings and
-    scored checkpoints, whose folder also gets chain.json: which trial of which stage stands behind every model
+sources → a Study of pre-trainings · layers → a Study of layer metrics · tuning → the Study of
+fine-tunings and scored checkpoints, whose folder also gets chain.json: which trial of which stage
+stands behind every model
 """
 
 from __future__ import annotations
@@ -28,7 +30,14 @@ from ..pretraining.spec import CHECKPOINTS, PreTraining
 from ..whole_dataset import WholeDataset
 from .correlations import CHAIN, LIMIT
 from .layers import LayerStudy, plan_layers
-from .spec import EXPERIMENT, UNTRAINED, CheckpointGrid, CheckpointScores, CheckpointTuning, Untrained
+from .spec import (
+    EXPERIMENT,
+    UNTRAINED,
+    CheckpointGrid,
+    CheckpointScores,
+    CheckpointTuning,
+    Untrained,
+)
 from .trial import CheckpointInputs
 
 CALL = "tlx.studies.checkpoints.trial:run"
@@ -36,7 +45,9 @@ CALL = "tlx.studies.checkpoints.trial:run"
 
 @dataclass(frozen=True)
 class PretrainedSource:
-    """One training of a source: its trial, and the tags of its checkpoints in order. name: for people and tables."""
+    """One training of a source: its trial, and the tags of its checkpoints in order. name: for
+    people and tables.
+    """
 
     name: str
     seed: int
@@ -82,14 +93,23 @@ class CheckpointPlan:
     def first(self) -> Study:
         """The pre-trainings."""
         spec = self.sources[0].trial.spec
-        return Study(key=files.digest(["study", "sources", self._content()]), call=CALL,
-                     experiment=pretraining_spec.EXPERIMENT,
-                     title=f"sources of checkpoints: {self.chain.architecture} on {', '.join(self._names())}",
-                     spec=few_shot_inputs.common_settings(spec), trials=tuple(s.trial for s in self.sources), inputs=self.records,
-                     tags={"tlx.dataset": ", ".join(self._names())}, preload=("tlx.studies.checkpoints.trial",))
+        return Study(
+            key=files.digest(["study", "sources", self._content()]),
+            call=CALL,
+            experiment=pretraining_spec.EXPERIMENT,
+            title=f"sources of checkpoints: {self.chain.architecture} on "
+            f"{', '.join(self._names())}",
+            spec=few_shot_inputs.common_settings(spec),
+            trials=tuple(s.trial for s in self.sources),
+            inputs=self.records,
+            tags={"tlx.dataset": ", ".join(self._names())},
+            preload=("tlx.studies.checkpoints.trial",),
+        )
 
     def models(self, store: Store) -> tuple[PretrainedModel, ...]:
-        """Every checkpoint that the sources have left; those of a diverged training are missing, with a note."""
+        """Every checkpoint that the sources have left; those of a diverged training are missing,
+        with a note.
+        """
         found = []
         for source in self.sources:
             result = store.find(source.trial.spec.key)
@@ -100,18 +120,36 @@ class CheckpointPlan:
                 path = store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors")
                 found.append(PretrainedModel(source, tag, index, str(path), files.sha256(path)))
         if not found:
-            raise TlxError("sources-diverged", "no source was trained: their numbers are not finite",
-                           remedy="use a smaller --learning-rate")
+            raise TlxError(
+                "sources-diverged",
+                "no source was trained: their numbers are not finite",
+                remedy="use a smaller --learning-rate",
+            )
         return tuple(found)
 
-    def looks(self, models: tuple[PretrainedModel, ...], progress: Progress | None = None) -> tuple[LayerStudy, ...]:
+    def looks(
+        self, models: tuple[PretrainedModel, ...], progress: Progress | None = None
+    ) -> tuple[LayerStudy, ...]:
         """What the layers of the models are measured on, target by target."""
-        return tuple(plan_layers(self.chain, self.asked, self.settings, target.typed, target.name,
-                              [(m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models],
-                              progress) for target in self.targets)
+        return tuple(
+            plan_layers(
+                self.chain,
+                self.asked,
+                self.settings,
+                target.typed,
+                target.name,
+                [(m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models],
+                progress,
+            )
+            for target in self.targets
+        )
 
-    def tuning(self, models: tuple[PretrainedModel, ...], looks: tuple[LayerStudy, ...], store: Store) -> Study:
-        """The fine-tunings, and the scores of the sources' own checkpoints; chain.json is written."""
+    def tuning(
+        self, models: tuple[PretrainedModel, ...], looks: tuple[LayerStudy, ...], store: Store
+    ) -> Study:
+        """The fine-tunings, and the scores of the sources' own checkpoints; chain.json is
+        written.
+        """
         weights = {model.digest: model.path for model in models}
         trials, cells, scored = [], [], []
         for source in self.sources:
@@ -120,40 +158,92 @@ class CheckpointPlan:
                 continue
             if source.trial.inputs is not None:
                 scores = CheckpointScores(
-                    architecture=self.chain.architecture, input_size=self.chain.input_size,
-                    images=source.trial.spec.images, weights=tuple(m.digest for m in mine), checkpoints=source.tags,
-                    source=source.name, seed=source.seed)
-                trials.append(Trial(scores, CheckpointInputs(source.trial.inputs, {m.digest: m.path for m in mine})))
-                scored.append({"source": source.name, "seed": source.seed, "key": scores.key,
-                               "tags": list(source.tags)})
+                    architecture=self.chain.architecture,
+                    input_size=self.chain.input_size,
+                    images=source.trial.spec.images,
+                    weights=tuple(m.digest for m in mine),
+                    checkpoints=source.tags,
+                    source=source.name,
+                    seed=source.seed,
+                )
+                trials.append(
+                    Trial(
+                        scores,
+                        CheckpointInputs(source.trial.inputs, {m.digest: m.path for m in mine}),
+                    )
+                )
+                scored.append(
+                    {
+                        "source": source.name,
+                        "seed": source.seed,
+                        "key": scores.key,
+                        "tags": list(source.tags),
+                    }
+                )
             tuned = self.chain.chosen(source.tags)
             for target, look in zip(self.targets, looks, strict=True):
                 for model in mine:
-                    cell = {"source": source.name, "seed": source.seed, "checkpoint": model.tag,
-                            "checkpoint_index": model.index, "target": target.name, "weights": model.digest,
-                            "layers": look.keys[model.digest]}
+                    cell = {
+                        "source": source.name,
+                        "seed": source.seed,
+                        "checkpoint": model.tag,
+                        "checkpoint_index": model.index,
+                        "target": target.name,
+                        "weights": model.digest,
+                        "layers": look.keys[model.digest],
+                    }
                     if model.tag in tuned:
-                        spec = target.spec.replace(seed=source.seed, weights=model.digest, source=source.name,
-                                               checkpoint=model.tag)
+                        spec = target.spec.replace(
+                            seed=source.seed,
+                            weights=model.digest,
+                            source=source.name,
+                            checkpoint=model.tag,
+                        )
                         cell["tuning"] = spec.key
-                        trials.append(Trial(spec, CheckpointInputs(target.data, weights),
-                                            group=f"{target.name} {source.name} {source.seed}"))
+                        trials.append(
+                            Trial(
+                                spec,
+                                CheckpointInputs(target.data, weights),
+                                group=f"{target.name} {source.name} {source.seed}",
+                            )
+                        )
                     cells.append(cell)
-        key = files.digest(["study", "checkpoints", self._content(), [t.spec.identity() for t in self.targets]])
-        once = tuple({trial.spec.key: trial for trial in trials}.values())  # the same weights, fine-tuned once
-        study = Study(key=key, call=CALL, experiment=EXPERIMENT, title=self.title, spec=self.chain.to_json(),
-                      trials=once, inputs=tuple(target.record for target in self.targets),
-                      tags={"tlx.dataset": ", ".join(t.name for t in self.targets),
-                            "tlx.source": ", ".join(self._names())},
-                      preload=("tlx.metrics", "tlx.models.transferred", "tlx.studies.checkpoints.trial"),
-                      dress="tlx.studies.checkpoints.report:write_trial_figures")
+        key = files.digest(
+            ["study", "checkpoints", self._content(), [t.spec.identity() for t in self.targets]]
+        )
+        once = tuple(
+            {trial.spec.key: trial for trial in trials}.values()
+        )  # the same weights, fine-tuned once
+        study = Study(
+            key=key,
+            call=CALL,
+            experiment=EXPERIMENT,
+            title=self.title,
+            spec=self.chain.to_json(),
+            trials=once,
+            inputs=tuple(target.record for target in self.targets),
+            tags={
+                "tlx.dataset": ", ".join(t.name for t in self.targets),
+                "tlx.source": ", ".join(self._names()),
+            },
+            preload=("tlx.metrics", "tlx.models.transferred", "tlx.studies.checkpoints.trial"),
+            dress="tlx.studies.checkpoints.report:write_trial_figures",
+        )
         path = files.make_folder(store.study_folder(key)) / CHAIN
         store.unseal_study(key)
-        before = files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
-        files.write_json(path, {
-            "architecture": self.chain.architecture, "batch_size": self.chain.batch_size,
-            "moments": list(self.chain.fine_tune_checkpoints), "cells": _grown(before["cells"], cells, CELL),
-            "scored": _grown(before["scored"], scored, CELL[:2])})
+        before = (
+            files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
+        )
+        files.write_json(
+            path,
+            {
+                "architecture": self.chain.architecture,
+                "batch_size": self.chain.batch_size,
+                "moments": list(self.chain.fine_tune_checkpoints),
+                "cells": _grown(before["cells"], cells, CELL),
+                "scored": _grown(before["scored"], scored, CELL[:2]),
+            },
+        )
         return study
 
     @property
@@ -167,35 +257,64 @@ class CheckpointPlan:
     def _content(self) -> list[Any]:
         """The question by content: more seeds or sources are the same question, grown."""
         chain = self.chain
-        return [chain.architecture, chain.input_size, chain.epochs, chain.learning_rate, chain.batch_size,
-                chain.checkpoints, chain.samples, chain.layers, self.asked.identity(),
-                [target.spec.images for target in self.targets]]
+        return [
+            chain.architecture,
+            chain.input_size,
+            chain.epochs,
+            chain.learning_rate,
+            chain.batch_size,
+            chain.checkpoints,
+            chain.samples,
+            chain.layers,
+            self.asked.identity(),
+            [target.spec.images for target in self.targets],
+        ]
 
 
 CELL = ("source", "seed", "checkpoint", "target")  # what a cell is of
 
 
-def _grown(before: list[dict[str, Any]], now: list[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of earlier commands and of this one, which counts where both have one; a fine-tuning stays known."""
+def _grown(
+    before: list[dict[str, Any]], now: list[dict[str, Any]], names: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of earlier commands and of this one, which counts where both have one; a fine-tuning
+    stays known.
+    """
     old = {tuple(row[name] for name in names): row for row in before}
-    new = {of: ({"tuning": old[of]["tuning"]} if "tuning" in old.get(of, {}) else {}) | row
-           for row in now if (of := tuple(row[name] for name in names))}
+    new = {
+        of: ({"tuning": old[of]["tuning"]} if "tuning" in old.get(of, {}) else {}) | row
+        for row in now
+        if (of := tuple(row[name] for name in names))
+    }
     return list((old | new).values())
 
 
-def plan_checkpoints(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, progress: Progress | None = None) -> CheckpointPlan:
-    """Look at all that is asked for; Problems with all that is wrong, before anything is trained."""
+def plan_checkpoints(
+    chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, progress: Progress | None = None
+) -> CheckpointPlan:
+    """Look at all that is asked for; Problems with all that is wrong, before anything is
+    trained.
+    """
     chain = chain.resolved
     gather = ErrorCollector()
     depth = len(backbones.meta_model(chain.architecture).blocks)
     with gather.part():
         if (chain.reinit_blocks or 0) > depth:
-            raise UsageError("out-of-range", f"{chain.reinit_blocks}", where="--reinit-blocks", expected=f"at most {depth}, the blocks "
-                        f"of {backbones.lookup(chain.architecture).title}")
+            raise UsageError(
+                "out-of-range",
+                f"{chain.reinit_blocks}",
+                where="--reinit-blocks",
+                expected=f"at most {depth}, the blocks "
+                f"of {backbones.lookup(chain.architecture).title}",
+            )
     with gather.part():
         if len(set(chain.fine_tune_checkpoints)) < 2:
-            raise UsageError("too-few-checkpoints", f"{len(chain.fine_tune_checkpoints)} moments",
-                        where="--fine-tune-checkpoints", expected="two or more, for an area")
+            raise UsageError(
+                "too-few-checkpoints",
+                f"{len(chain.fine_tune_checkpoints)} moments",
+                where="--fine-tune-checkpoints",
+                expected="two or more, for an area",
+            )
     targets: list[TransferTarget] = []
     for typed in chain.targets:
         with gather.part():
@@ -208,63 +327,115 @@ def plan_checkpoints(chain: CheckpointGrid, asked: LayerMetrics, settings: Setti
         add(notes, target.notes)
     for typed in chain.sources:
         with gather.part():
-            for source, record in _sources(chain, typed, len(targets[0].data.classes), settings, notes, progress):
+            for source, record in _sources(
+                chain, typed, len(targets[0].data.classes), settings, notes, progress
+            ):
                 sources.append(source)
                 records |= {source.name: record} if record else {}
                 chain.chosen(source.tags)
     raise_all(gather.problems)
-    return CheckpointPlan(chain, asked, settings, tuple(_told_apart(sources)), tuple(targets), tuple(records.values()),
-                notes)
+    return CheckpointPlan(
+        chain,
+        asked,
+        settings,
+        tuple(_told_apart(sources)),
+        tuple(targets),
+        tuple(records.values()),
+        notes,
+    )
 
 
 def _told_apart(sources: list[PretrainedSource]) -> list[PretrainedSource]:
     seen = [(source.name, source.seed) for source in sources]
     twice = [name for name, seed in seen if seen.count((name, seed)) > 1]
     if twice:
-        raise UsageError("twice", f"two sources are called '{twice[0]}'", where="--sources",
-                    expected="folders of different names")
+        raise UsageError(
+            "twice",
+            f"two sources are called '{twice[0]}'",
+            where="--sources",
+            expected="folders of different names",
+        )
     return sources
 
 
-def _target(chain: CheckpointGrid, typed: str, depth: int, settings: Settings, progress: Progress | None) -> TransferTarget:
+def _target(
+    chain: CheckpointGrid, typed: str, depth: int, settings: Settings, progress: Progress | None
+) -> TransferTarget:
     if typed.lower() == RANDOM:
         raise UsageError("target", "random is no set of images", where="--targets")
-    spec = WholeDataset(architecture=chain.architecture, dataset=typed, input_size=chain.input_size,
-                     train_per_class=chain.fine_tune_per_class, val_per_class=chain.val_per_class or 50)
+    spec = WholeDataset(
+        architecture=chain.architecture,
+        dataset=typed,
+        input_size=chain.input_size,
+        train_per_class=chain.fine_tune_per_class,
+        val_per_class=chain.val_per_class or 50,
+    )
     held = whole_dataset_inputs.read(spec, settings, progress)
     data, content = held.task(held.folder.classes)
     name = held.folder.name
     at_most = activations.is_default(chain, "samples")
-    activations.sampled(held.folder, "auto", chain.samples, at_most=at_most)  # what cannot be measured later is said now
+    activations.sampled(
+        held.folder, "auto", chain.samples, at_most=at_most
+    )  # what cannot be measured later is said now
     if chain.layers:
         activations.layers_of(backbones.meta_model(chain.architecture), chain.layers, None)
     made = CheckpointTuning(
-        architecture=chain.architecture, dataset=name, input_size=chain.input_size, images=content,
-        train_per_class=spec.train_per_class, val_per_class=spec.val_per_class, epochs=chain.fine_tune_epochs or 1,
-        batch_size=chain.batch_size, learning_rate=chain.fine_tune_rate or 1e-4,
-        checkpoint_steps=chain.fine_tune_checkpoints, copied=depth - (chain.reinit_blocks or 0))
-    pretraining_spec.checkpoint_steps(made.checkpoint_steps, -(-len(data.train) // made.batch_size), made.epochs)
+        architecture=chain.architecture,
+        dataset=name,
+        input_size=chain.input_size,
+        images=content,
+        train_per_class=spec.train_per_class,
+        val_per_class=spec.val_per_class,
+        epochs=chain.fine_tune_epochs or 1,
+        batch_size=chain.batch_size,
+        learning_rate=chain.fine_tune_rate or 1e-4,
+        checkpoint_steps=chain.fine_tune_checkpoints,
+        copied=depth - (chain.reinit_blocks or 0),
+    )
+    pretraining_spec.checkpoint_steps(
+        made.checkpoint_steps, -(-len(data.train) // made.batch_size), made.epochs
+    )
     return TransferTarget(name, typed, made, data, held.record(content), held.notes)
 
 
-def _sources(chain: CheckpointGrid, typed: str, classes: int, settings: Settings, notes: list[str],
-             progress: Progress | None) -> Iterator[tuple[PretrainedSource, dict[str, str] | None]]:
+def _sources(
+    chain: CheckpointGrid,
+    typed: str,
+    classes: int,
+    settings: Settings,
+    notes: list[str],
+    progress: Progress | None,
+) -> Iterator[tuple[PretrainedSource, dict[str, str] | None]]:
     """The trainings of a source, seed by seed, with the record of its images."""
     for seed in chain.seed_numbers:
         if typed.lower() == RANDOM:
-            drawn = Untrained(architecture=chain.architecture, classes=classes, input_size=chain.input_size, seed=seed)
+            drawn = Untrained(
+                architecture=chain.architecture,
+                classes=classes,
+                input_size=chain.input_size,
+                seed=seed,
+            )
             yield PretrainedSource(RANDOM, seed, Trial(drawn, None), (UNTRAINED,)), None
             continue
-        spec = PreTraining(architecture=chain.architecture, dataset=typed, input_size=chain.input_size, seed=seed,
-                           epochs=chain.epochs or 1, batch_size=chain.batch_size, checkpoints=chain.checkpoints,
-                           learning_rate=chain.learning_rate or 1e-4, val_per_class=chain.val_per_class or 50,
-                           train_per_class=chain.train_per_class)
+        spec = PreTraining(
+            architecture=chain.architecture,
+            dataset=typed,
+            input_size=chain.input_size,
+            seed=seed,
+            epochs=chain.epochs or 1,
+            batch_size=chain.batch_size,
+            checkpoints=chain.checkpoints,
+            learning_rate=chain.learning_rate or 1e-4,
+            val_per_class=chain.val_per_class or 50,
+            train_per_class=chain.train_per_class,
+        )
         asked = pretraining_plan.pretraining_study(spec, settings, progress)
         trial, record = asked.trials[0], asked.inputs[0]
         add(notes, asked.notes)
         steps = -(-len(trial.inputs.train) // spec.batch_size)
-        tags = tuple(pretraining_spec.checkpoint_steps(spec.checkpoints, steps, spec.epochs).values())
+        tags = tuple(
+            pretraining_spec.checkpoint_steps(spec.checkpoints, steps, spec.epochs).values()
+        )
         if not tags:
             raise BadDataError("no-checkpoints", "no moment is kept", where="--checkpoints")
         yield PretrainedSource(record["name"], seed, trial, tags), record
-

@@ -1,4 +1,6 @@
-"""A study of checkpoints → its tables, figures and closing words, from what `trials.checkpoint_results` made of it."""
+"""A study of checkpoints → its tables, figures and closing words, from what
+`trials.checkpoint_results` made of it.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,11 @@ from . import tables as checkpoints_tables
 RESULTS = "checkpoints.json"
 LIMIT = 256 << 20
 OVER = ("id", "ss_ratio", "rsa_contrast")  # drawn over the checkpoints
-SCOPES = {"all": "all models", "source": "models of each source", "checkpoint": "models of each checkpoint"}
+SCOPES = {
+    "all": "all models",
+    "source": "models of each source",
+    "checkpoint": "models of each checkpoint",
+}
 
 
 def write_trial_figures(folder: Path, result: Result) -> None:
@@ -28,35 +34,48 @@ def write_trial_figures(folder: Path, result: Result) -> None:
     moments = result.details.get("moments") or []
     if moments:
         columns = ["tag", *(name for name in checkpoints_tables.SCORES if name in moments[0])]
-        files.write_text(folder / "moments.csv", tables.as_csv(columns, [[row.get(c) for c in columns]
-                                                                         for row in moments]))
+        files.write_text(
+            folder / "moments.csv",
+            tables.as_csv(columns, [[row.get(c) for c in columns] for row in moments]),
+        )
 
 
 def write_stage_summary(store: Store, key: str) -> None:
-    """The summary of a stage whose trials are of several networks: means over them would say nothing."""
+    """The summary of a stage whose trials are of several networks: means over them would say
+    nothing.
+    """
     study = store.read_study(key)
     if study is None:
         return
     found = results_of(store, study)
     warnings = warnings_of(found)
-    summaries.write(store.root / "studies" / key, study, [], finished=sum(r.status == FINISHED for r in found),
-                    warnings=warnings)
+    summaries.write(
+        store.root / "studies" / key,
+        study,
+        [],
+        finished=sum(r.status == FINISHED for r in found),
+        warnings=warnings,
+    )
 
 
 def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
     """Return the results of a study's trials that are whole."""
-    return [result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
+    return [
+        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
+    ]
 
 
 def warnings_of(results: Sequence[Result]) -> list[str] | None:
-    """Return the warnings about the accuracies of fine-tuned checkpoints, or of pre-trained sources; None for neither.
+    """Return the warnings about the accuracies of fine-tuned checkpoints, or of pre-trained
+    sources; None for neither.
     """
     groups = result_warnings.grouped((r for r in results if "epochs" in r.spec), _network)
     if not result_warnings.tested(groups):
         return None
     tuned = any(r.details.get("moments") for r in results)
-    return result_warnings.result_warnings(groups, result_warnings.Warned(
-        "seeds", "--fine-tune-epochs" if tuned else "--epochs"))
+    return result_warnings.result_warnings(
+        groups, result_warnings.Warned("seeds", "--fine-tune-epochs" if tuned else "--epochs")
+    )
 
 
 def _network(result: Result) -> str:
@@ -72,13 +91,18 @@ def format_stage_summary(report: Any) -> str:
     done = f", {report.reused} of them found done" if report.reused else ""
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{done}"]
     if report.diverged:
-        lines.append(f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller --learning-rate")
+        lines.append(
+            f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller "
+            f"--learning-rate"
+        )
     lines += result_warnings.lines(warnings_of(report.results) or (), intervals=False)
     return "\n".join(lines)
 
 
 def _name(result: Result) -> str:
-    return f"{result.spec.get('source') or result.spec.get('dataset')} seed {result.spec.get('seed')}"
+    return (
+        f"{result.spec.get('source') or result.spec.get('dataset')} seed {result.spec.get('seed')}"
+    )
 
 
 def write_summary(store: Store, key: str) -> None:
@@ -97,76 +121,156 @@ def write_summary(store: Store, key: str) -> None:
     warnings = warnings_of(found)
     for name, picture in _figures(results, warnings or ()):
         files.write_bytes(folder / f"{name}.png", picture)
-    shown = [table(results["performance"], target, "markdown")
-             for target in dict.fromkeys(row["target"] for row in results["performance"])]
-    summaries.write(folder, study, _points(results), finished=sum(r.status == FINISHED for r in found),
-                    warnings=warnings, table="\n".join(shown))
+    shown = [
+        table(results["performance"], target, "markdown")
+        for target in dict.fromkeys(row["target"] for row in results["performance"])
+    ]
+    summaries.write(
+        folder,
+        study,
+        _points(results),
+        finished=sum(r.status == FINISHED for r in found),
+        warnings=warnings,
+        table="\n".join(shown),
+    )
 
 
 def _figures(results: Mapping[str, Any], caption: Sequence[str] = ()) -> Any:
     if results["tuning"]:
-        yield "accuracy_over_fine_tuning", checkpoints_figures.accuracy_over_fine_tuning(
-            results["tuning"], caption=caption)
+        yield (
+            "accuracy_over_fine_tuning",
+            checkpoints_figures.accuracy_over_fine_tuning(results["tuning"], caption=caption),
+        )
     if results["performance"]:
-        yield "transfer_performance", checkpoints_figures.performance_over_checkpoints(
-            results["performance"], len(results["moments"]), caption=caption)
-    yield from spearman_figures(results["correlations"],
-                                sources=list(dict.fromkeys(row["source"] for row in results["performance"])))
+        yield (
+            "transfer_performance",
+            checkpoints_figures.performance_over_checkpoints(
+                results["performance"], len(results["moments"]), caption=caption
+            ),
+        )
+    yield from spearman_figures(
+        results["correlations"],
+        sources=list(dict.fromkeys(row["source"] for row in results["performance"])),
+    )
     for metric in OVER:
         rows = [row for row in results["layers"] if row.get(metric) not in (None, "")]
         if len({row["checkpoint"] for row in rows}) > 1:
-            yield f"{metric}_over_checkpoints", layer_metrics_figures.metric_over_checkpoints(rows, metric)
+            yield (
+                f"{metric}_over_checkpoints",
+                layer_metrics_figures.metric_over_checkpoints(rows, metric),
+            )
 
 
-def spearman_figures(correlations: Sequence[Mapping[str, Any]], form: str = "png",
-                     metrics: Sequence[str] = checkpoints_figures.BARS, sources: Sequence[str] = ()) -> Any:
+def spearman_figures(
+    correlations: Sequence[Mapping[str, Any]],
+    form: str = "png",
+    metrics: Sequence[str] = checkpoints_figures.BARS,
+    sources: Sequence[str] = (),
+) -> Any:
     """(name, picture) of the bars of every target and scope that has some."""
     targets = list(dict.fromkeys(row["target"] for row in correlations))
     for target in targets:
         for scope, words in SCOPES.items():
-            rows = [row for row in correlations if (row["target"], row["scope"]) == (target, scope)
-                    and row["rho"] is not None and row["n"] > 2 and row["metric"] in metrics]
+            rows = [
+                row
+                for row in correlations
+                if (row["target"], row["scope"]) == (target, scope)
+                and row["rho"] is not None
+                and row["n"] > 2
+                and row["metric"] in metrics
+            ]
             if rows:
                 end = f"_{target.replace('/', '_')}" if len(targets) > 1 else ""
-                yield f"spearman_{scope}{end}", checkpoints_figures.spearman_bars(
-                    rows, scope, metrics, f"{words[:1].upper()}{words[1:]}, target {target}", form, sources)
+                yield (
+                    f"spearman_{scope}{end}",
+                    checkpoints_figures.spearman_bars(
+                        rows,
+                        scope,
+                        metrics,
+                        f"{words[:1].upper()}{words[1:]}, target {target}",
+                        form,
+                        sources,
+                    ),
+                )
 
 
 def _points(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Mean transfer performance over the checkpoints, and ρ over the layers, for the study's run."""
-    points = [{"name": f"{row['target']}/{row['source']}/{name}", "value": row[of], "step": row["checkpoint_index"]}
-              for row in means(results["performance"]) for name, of in (
-                  ("transfer_performance", "mean"), ("ci95_low", "low"), ("ci95_high", "high"))
-              if row[of] is not None]
-    return points + [{"name": f"{row['target']}/rho_{row['metric']}", "value": row["rho"], "step": row["layer_index"]}
-                     for row in results["correlations"] if row["scope"] == "all" and row["rho"] is not None]
+    """Mean transfer performance over the checkpoints, and ρ over the layers, for the study's
+    run.
+    """
+    points = [
+        {
+            "name": f"{row['target']}/{row['source']}/{name}",
+            "value": row[of],
+            "step": row["checkpoint_index"],
+        }
+        for row in means(results["performance"])
+        for name, of in (
+            ("transfer_performance", "mean"),
+            ("ci95_low", "low"),
+            ("ci95_high", "high"),
+        )
+        if row[of] is not None
+    ]
+    return points + [
+        {
+            "name": f"{row['target']}/rho_{row['metric']}",
+            "value": row["rho"],
+            "step": row["layer_index"],
+        }
+        for row in results["correlations"]
+        if row["scope"] == "all" and row["rho"] is not None
+    ]
 
 
 # ---------------------------------------------------------------- means and words
 
+
 def means(performance: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Transfer performance of every source and checkpoint: mean over seeds with its 95 % CI (None for one)."""
+    """Transfer performance of every source and checkpoint: mean over seeds with its 95 % CI (None
+    for one).
+    """
     groups: dict[tuple[str, str, int, str], list[float]] = {}
     for row in performance:
         of = (row["target"], row["source"], row["checkpoint_index"], row["checkpoint"])
         groups.setdefault(of, []).append(row["transfer_performance"])
     found = []
     for (target, source, index, tag), values in groups.items():
-        of_group = statistics.estimate(values, bounds=statistics.NOT_NEGATIVE)  # an area under accuracies
+        of_group = statistics.estimate(
+            values, bounds=statistics.NOT_NEGATIVE
+        )  # an area under accuracies
         assert of_group is not None
-        found.append({"target": target, "source": source, "checkpoint_index": index, "checkpoint": tag,
-                      "seeds": of_group.n, "mean": of_group.mean, "ci": of_group.half_width, "low": of_group.low,
-                      "high": of_group.high, "lowest": of_group.lowest, "highest": of_group.highest})
+        found.append(
+            {
+                "target": target,
+                "source": source,
+                "checkpoint_index": index,
+                "checkpoint": tag,
+                "seeds": of_group.n,
+                "mean": of_group.mean,
+                "ci": of_group.half_width,
+                "low": of_group.low,
+                "high": of_group.high,
+                "lowest": of_group.lowest,
+                "highest": of_group.highest,
+            }
+        )
     return found
 
 
 def table(performance: Sequence[Mapping[str, Any]], target: str, form: str = "text") -> str:
-    """Sources down, checkpoints across: mean transfer performance ± 95 % CI over seeds, accuracies as fractions."""
+    """Sources down, checkpoints across: mean transfer performance ± 95 % CI over seeds, accuracies
+    as fractions.
+    """
     rows = [row for row in means(performance) if row["target"] == target]
-    tags = list({row["checkpoint"]: 0 for row in sorted(rows, key=lambda row: row["checkpoint_index"])})
+    tags = list(
+        {row["checkpoint"]: 0 for row in sorted(rows, key=lambda row: row["checkpoint_index"])}
+    )
     cells = {(row["source"], row["checkpoint"]): row for row in rows}
-    body = [[source, *(_cell(cells.get((source, tag))) for tag in tags)]
-            for source in dict.fromkeys(row["source"] for row in rows)]
+    body = [
+        [source, *(_cell(cells.get((source, tag))) for tag in tags)]
+        for source in dict.fromkeys(row["source"] for row in rows)
+    ]
     return tables.FORMS[form](["source", *tags], body)
 
 
@@ -179,34 +283,54 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 
 def format_summary(report: Any) -> str:
-    """What the study ends with: transfer performances, correlations over all models, where the files are."""
+    """What the study ends with: transfer performances, correlations over all models, where the
+    files are.
+    """
     folder = report.folder / "studies" / report.study.key
     results = files.read_json(folder / RESULTS, limit=LIMIT)
     lines = []
     for target in dict.fromkeys(row["target"] for row in results["performance"]):
-        lines += [f"transfer performance on {target}: area under test accuracy (a fraction) over "
-                  f"{len(results['moments'])} moments, at most {len(results['moments']) - 1}; ± 95 % CI over seeds",
-                  table(results["performance"], target).rstrip(), *_correlations(results["correlations"], target)]
+        lines += [
+            f"transfer performance on {target}: area under test accuracy (a fraction) over "
+            f"{len(results['moments'])} moments, at most {len(results['moments']) - 1}; ± 95 % CI "
+            f"over seeds",
+            table(results["performance"], target).rstrip(),
+            *_correlations(results["correlations"], target),
+        ]
     lines += result_warnings.lines(warnings_of(report.results) or ())
     same = _same_weights(folder)
-    lines += [f"note: {same} models have the weights of another one, and its numbers"] if same else []
+    lines += (
+        [f"note: {same} models have the weights of another one, and its numbers"] if same else []
+    )
     if report.diverged:
-        lines.append(f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller --fine-tune-rate")
+        lines.append(
+            f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller "
+            f"--fine-tune-rate"
+        )
     lines.append(f"tables and figures: {folder}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 
 def _correlations(rows: Sequence[Mapping[str, Any]], target: str) -> list[str]:
     """ρ over all models, metrics down and layers across."""
-    mine = [row for row in rows if row["target"] == target and row["scope"] == "all" and row["rho"] is not None]
+    mine = [
+        row
+        for row in rows
+        if row["target"] == target and row["scope"] == "all" and row["rho"] is not None
+    ]
     if not mine:
         return []
     layers = list({row["layer"]: 0 for row in sorted(mine, key=lambda row: row["layer_index"])})
     cells = {(row["metric"], row["layer"]): row for row in mine}
-    body = [[metric, *(_rho(cells.get((metric, layer))) for layer in layers)]
-            for metric in dict.fromkeys(row["metric"] for row in mine)]
-    return [f"Spearman's ρ with it over all {max(row['n'] for row in mine)} models", *_chance(mine),
-            tables.FORMS["text"](["metric", *layers], body).rstrip()]
+    body = [
+        [metric, *(_rho(cells.get((metric, layer))) for layer in layers)]
+        for metric in dict.fromkeys(row["metric"] for row in mine)
+    ]
+    return [
+        f"Spearman's ρ with it over all {max(row['n'] for row in mine)} models",
+        *_chance(mine),
+        tables.FORMS["text"](["metric", *layers], body).rstrip(),
+    ]
 
 
 def _rho(row: Mapping[str, Any] | None) -> str:
@@ -219,20 +343,33 @@ def _rho(row: Mapping[str, Any] | None) -> str:
 
 def _chance(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """What chance makes of ρ: by orders of whole sources, and as if the models were independent."""
-    naive = (f"as if models were independent, |ρ| < {max(row['fisher'] for row in rows):.2f} by chance (Fisher, 95 %): "
-             "too narrow, as models of one source are alike")
+    naive = (
+        f"as if models were independent, |ρ| < {max(row['fisher'] for row in rows):.2f} by chance "
+        f"(Fisher, 95 %): "
+        "too narrow, as models of one source are alike"
+    )
     moved = [row for row in rows if row.get("source_low") is not None]
     if not moved:
-        return [naive, "no two sources have the same checkpoints, so that no order of sources tells what chance makes"]
+        return [
+            naive,
+            "no two sources have the same checkpoints, so that no order of sources tells what "
+            "chance makes",
+        ]
     widest = max(max(abs(row["source_low"]), abs(row["source_high"])) for row in moved)
     count = max(row["sources"] for row in moved)
-    return [f"by chance |ρ| < {widest:.2f} (98 % of the orders of {count} whole sources); * p ≤ .05 by these orders",
-            naive]
+    return [
+        f"by chance |ρ| < {widest:.2f} (98 % of the orders of {count} whole sources); * p ≤ .05 by "
+        f"these orders",
+        naive,
+    ]
 
 
 def _same_weights(folder: Path) -> int:
     cells = files.read_json(folder / "chain.json", limit=LIMIT)["cells"]
-    models = {(cell["target"], cell["source"], cell["seed"], cell["checkpoint"]): cell["weights"] for cell in cells}
+    models = {
+        (cell["target"], cell["source"], cell["seed"], cell["checkpoint"]): cell["weights"]
+        for cell in cells
+    }
     return len(models) - len({(of[0], weights) for of, weights in models.items()})
 
 
@@ -240,12 +377,15 @@ def export(report: Any, out: Path) -> list[Path]:
     """Copy the tables and figures to a folder, with the train stats of the thesis beside them."""
     folder = report.folder / "studies" / report.study.key
     files.make_folder(out)
-    names = [f"{name}.csv" for name in checkpoints_tables.COLUMNS] + [f"{layer_metrics_table.STEM}.{e}"
-                                                                     for e in ("csv", "parquet")]
+    names = [f"{name}.csv" for name in checkpoints_tables.COLUMNS] + [
+        f"{layer_metrics_table.STEM}.{e}" for e in ("csv", "parquet")
+    ]
     made = []
     for source in [*(folder / name for name in names), *sorted(folder.glob("*.png"))]:
         if source.is_file():
             with files.atomic_write(out / source.name) as file, open(source, "rb") as whole:
                 shutil.copyfileobj(whole, file)
             made.append(out / source.name)
-    return made + checkpoints_tables.write_stats(files.read_json(folder / RESULTS, limit=LIMIT), out)
+    return made + checkpoints_tables.write_stats(
+        files.read_json(folder / RESULTS, limit=LIMIT), out
+    )

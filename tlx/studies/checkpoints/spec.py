@@ -1,5 +1,6 @@
-"""The chain of 'Transferability in DNN': pre-train sources, keep checkpoints, fine-tune each on targets, measure every
-layer of each on the target's images, and correlate the two. A declaration only, read without loading torch.
+"""The chain of 'Transferability in DNN': pre-train sources, keep checkpoints, fine-tune each on
+targets, measure every layer of each on the target's images, and correlate the two. A declaration
+only, read without loading torch.
 
 A protocol is a row of a table: what is not said on the command line is as there.
 """
@@ -18,17 +19,42 @@ from ..whole_dataset import WholeDataset
 ALL, LAST = "all", "last"
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "quick": {  # about a minute on two cores
-        "sources": ("digits", "digits_split1", "digits_split2", "digits_noise", RANDOM), "targets": ("digits",),
-        "seeds": 2, "epochs": 10, "fine_tune_epochs": 3, "learning_rate": 1e-3, "fine_tune_rate": 1e-3,
-        "checkpoints": ("0", "0_3", "0_10", "1", "3", "10"), "from_checkpoints": ("0", "0_10", "1", "10"),
-        "fine_tune_checkpoints": ("0", "0_1", "0_3", "0_10", "1", "3"), "val_per_class": 20},
+        "sources": ("digits", "digits_split1", "digits_split2", "digits_noise", RANDOM),
+        "targets": ("digits",),
+        "seeds": 2,
+        "epochs": 10,
+        "fine_tune_epochs": 3,
+        "learning_rate": 1e-3,
+        "fine_tune_rate": 1e-3,
+        "checkpoints": ("0", "0_3", "0_10", "1", "3", "10"),
+        "from_checkpoints": ("0", "0_10", "1", "10"),
+        "fine_tune_checkpoints": ("0", "0_1", "0_3", "0_10", "1", "3"),
+        "val_per_class": 20,
+    },
     "thesis": {
-        "sources": ("mnist", "mnist_split1", "mnist_split2", "fashionmnist", "mnist_noise", "mnist_noise_struct"),
-        "targets": ("mnist",), "seeds": 10, "epochs": 100, "fine_tune_epochs": 100, "learning_rate": 1e-4,
-        "fine_tune_rate": 1e-4, "checkpoints": THESIS, "from_checkpoints": (ALL,), "fine_tune_checkpoints": THESIS,
-        "val_per_class": 50},
+        "sources": (
+            "mnist",
+            "mnist_split1",
+            "mnist_split2",
+            "fashionmnist",
+            "mnist_noise",
+            "mnist_noise_struct",
+        ),
+        "targets": ("mnist",),
+        "seeds": 10,
+        "epochs": 100,
+        "fine_tune_epochs": 100,
+        "learning_rate": 1e-4,
+        "fine_tune_rate": 1e-4,
+        "checkpoints": THESIS,
+        "from_checkpoints": (ALL,),
+        "fine_tune_checkpoints": THESIS,
+        "val_per_class": 50,
+    },
 }
-REDRAWN = {"mnist-cnn": 1}  # blocks below the head that fine-tuning draws anew: the thesis replaces fc1 and fc2
+REDRAWN = {
+    "mnist-cnn": 1
+}  # blocks below the head that fine-tuning draws anew: the thesis replaces fc1 and fc2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,64 +63,140 @@ class CheckpointGrid(Spec):
 
     kind: ClassVar[str] = "checkpoints"
 
-    protocol: str = setting("quick", choices=tuple(PROTOCOLS), help="what is not said otherwise: quick (on scikit-learn's "
-                         "digits, about a minute), thesis (six sources of MNIST, 10 seeds, 12 checkpoints, each "
-                         "fine-tuned for 100 epochs: days on a laptop)")
-    sources: tuple[str, ...] = setting((), short="s", help="what networks are pre-trained on: names of `tlx datasets` "
-                                    "(mnist_noise:/path/to/mnist for a copy of yours), folders, or random (not "
-                                    "trained). Default: the protocol's")
-    targets: tuple[str, ...] = setting((), short="t", help="what they are fine-tuned on and analyzed with. Default: the "
-                                    "protocol's")
-    architecture: str = setting("mnist-cnn", short="a", help="backbone: a row of `tlx backbones`, a torchvision or "
-                             "timm: name")
-    input_size: int | None = setting(None, low=8, high=4096, help="pixels of the square the network sees. "
-                                  "Default: the backbone's")
-    seeds: int | None = setting(None, low=1, high=10_000, help="pre-trainings of each source (and fine-tunings of each "
-                             "checkpoint). Default: the protocol's")
-    first_seed: int = setting(1, low=0, high=2**62, help="seed of the first of them; the others count on")
-    checkpoints: tuple[str, ...] = setting((), help="moments of the pre-training whose weights are kept: thesis (its "
-                                        "twelve), or 0 (untrained), 0_K (after K batches), E (after E epochs). "
-                                        "Default: the protocol's")
-    from_checkpoints: tuple[str, ...] = setting((), help="those of them that are fine-tuned: tags, all or last. Default: "
-                                             "all of --checkpoints, the protocol's without it")
-    fine_tune_checkpoints: tuple[str, ...] = setting((), help="moments of a fine-tuning at which it is scored. Default: "
-                                                  "the protocol's")
-    epochs: int | None = setting(None, low=1, high=100_000, short="e", help="epochs of the pre-training. Default: the "
-                              "protocol's")
-    fine_tune_epochs: int | None = setting(None, low=1, high=100_000, help="epochs of the fine-tuning. Default: the "
-                                        "protocol's")
+    protocol: str = setting(
+        "quick",
+        choices=tuple(PROTOCOLS),
+        help="what is not said otherwise: quick (on scikit-learn's "
+        "digits, about a minute), thesis (six sources of MNIST, 10 seeds, 12 checkpoints, each "
+        "fine-tuned for 100 epochs: days on a laptop)",
+    )
+    sources: tuple[str, ...] = setting(
+        (),
+        short="s",
+        help="what networks are pre-trained on: names of `tlx datasets` "
+        "(mnist_noise:/path/to/mnist for a copy of yours), folders, or random (not "
+        "trained). Default: the protocol's",
+    )
+    targets: tuple[str, ...] = setting(
+        (), short="t", help="what they are fine-tuned on and analyzed with. Default: the protocol's"
+    )
+    architecture: str = setting(
+        "mnist-cnn",
+        short="a",
+        help="backbone: a row of `tlx backbones`, a torchvision or timm: name",
+    )
+    input_size: int | None = setting(
+        None,
+        low=8,
+        high=4096,
+        help="pixels of the square the network sees. Default: the backbone's",
+    )
+    seeds: int | None = setting(
+        None,
+        low=1,
+        high=10_000,
+        help="pre-trainings of each source (and fine-tunings of each "
+        "checkpoint). Default: the protocol's",
+    )
+    first_seed: int = setting(
+        1, low=0, high=2**62, help="seed of the first of them; the others count on"
+    )
+    checkpoints: tuple[str, ...] = setting(
+        (),
+        help="moments of the pre-training whose weights are kept: thesis (its "
+        "twelve), or 0 (untrained), 0_K (after K batches), E (after E epochs). "
+        "Default: the protocol's",
+    )
+    from_checkpoints: tuple[str, ...] = setting(
+        (),
+        help="those of them that are fine-tuned: tags, all or last. Default: "
+        "all of --checkpoints, the protocol's without it",
+    )
+    fine_tune_checkpoints: tuple[str, ...] = setting(
+        (), help="moments of a fine-tuning at which it is scored. Default: the protocol's"
+    )
+    epochs: int | None = setting(
+        None,
+        low=1,
+        high=100_000,
+        short="e",
+        help="epochs of the pre-training. Default: the protocol's",
+    )
+    fine_tune_epochs: int | None = setting(
+        None, low=1, high=100_000, help="epochs of the fine-tuning. Default: the protocol's"
+    )
     batch_size: int = setting(64, low=1, high=65_536, short="b", help="images a step, of both")
-    learning_rate: float | None = setting(None, low=1e-8, high=1e3, help="Adam's rate in pre-training. Default: the "
-                                       "protocol's")
-    fine_tune_rate: float | None = setting(None, low=1e-8, high=1e3, help="Adam's rate in fine-tuning. Default: the "
-                                        "protocol's")
-    reinit_blocks: int | None = setting(None, low=0, help="blocks below the head that fine-tuning draws anew; the head always "
-                               "is. Default: 1 for mnist-cnn (fc1, as in the thesis), else 0")
-    train_per_class: int = setting(0, low=0, help="pre-training: so many training images per class, the first; 0: all")
-    fine_tune_per_class: int = setting(0, low=0, help="fine-tuning: so many training images per class, drawn; 0: all")
-    val_per_class: int | None = setting(None, low=1, help="training images per class held back for validation, where "
-                                     "there is no val folder. Default: the protocol's")
-    samples: int = setting(500, low=0, help="the target's test images that layers are measured on, as many of each "
-                        "class: the first of each; 0: all")
-    layers: tuple[str, ...] = setting((), help="layers that are measured, as in tlx analyze. Default: thesis, where it "
-                                   "names layers of the network; else the input and all blocks")
-    keep_dumps: bool = setting(False, identity=False, help="keep the activations, some 75 MB a checkpoint of mnist-cnn, as "
-                            "tlx analyze does; else they are removed once they are measured")
+    learning_rate: float | None = setting(
+        None, low=1e-8, high=1e3, help="Adam's rate in pre-training. Default: the protocol's"
+    )
+    fine_tune_rate: float | None = setting(
+        None, low=1e-8, high=1e3, help="Adam's rate in fine-tuning. Default: the protocol's"
+    )
+    reinit_blocks: int | None = setting(
+        None,
+        low=0,
+        help="blocks below the head that fine-tuning draws anew; the head always "
+        "is. Default: 1 for mnist-cnn (fc1, as in the thesis), else 0",
+    )
+    train_per_class: int = setting(
+        0, low=0, help="pre-training: so many training images per class, the first; 0: all"
+    )
+    fine_tune_per_class: int = setting(
+        0, low=0, help="fine-tuning: so many training images per class, drawn; 0: all"
+    )
+    val_per_class: int | None = setting(
+        None,
+        low=1,
+        help="training images per class held back for validation, where "
+        "there is no val folder. Default: the protocol's",
+    )
+    samples: int = setting(
+        500,
+        low=0,
+        help="the target's test images that layers are measured on, as many of each "
+        "class: the first of each; 0: all",
+    )
+    layers: tuple[str, ...] = setting(
+        (),
+        help="layers that are measured, as in tlx analyze. Default: thesis, where it "
+        "names layers of the network; else the input and all blocks",
+    )
+    keep_dumps: bool = setting(
+        False,
+        identity=False,
+        help="keep the activations, some 75 MB a checkpoint of mnist-cnn, as "
+        "tlx analyze does; else they are removed once they are measured",
+    )
 
     @property
     def resolved(self) -> Self:
-        """With everything that the protocol says. Usage for names that stand twice, or a single moment to score."""
+        """With everything that the protocol says. Usage for names that stand twice, or a single
+        moment to score.
+        """
         row = PROTOCOLS[self.protocol]
-        found = self.replace(**{name: value for name, value in row.items() if getattr(self, name) in (None, ())})
-        if self.checkpoints and not self.from_checkpoints:  # the protocol's are of its own checkpoints
+        found = self.replace(
+            **{name: value for name, value in row.items() if getattr(self, name) in (None, ())}
+        )
+        if (
+            self.checkpoints and not self.from_checkpoints
+        ):  # the protocol's are of its own checkpoints
             found = found.replace(from_checkpoints=(ALL,))
-        redrawn = REDRAWN.get(found.architecture, 0) if found.reinit_blocks is None else found.reinit_blocks
+        redrawn = (
+            REDRAWN.get(found.architecture, 0)
+            if found.reinit_blocks is None
+            else found.reinit_blocks
+        )
         for option, names in (("--sources", found.sources), ("--targets", found.targets)):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
-                raise UsageError("twice", f"'{twice[0]}' stands twice", where=option, expected="each once")
-        return found.replace(reinit_blocks=redrawn, checkpoints=expand_tags(found.checkpoints),
-                         fine_tune_checkpoints=expand_tags(found.fine_tune_checkpoints))
+                raise UsageError(
+                    "twice", f"'{twice[0]}' stands twice", where=option, expected="each once"
+                )
+        return found.replace(
+            reinit_blocks=redrawn,
+            checkpoints=expand_tags(found.checkpoints),
+            fine_tune_checkpoints=expand_tags(found.fine_tune_checkpoints),
+        )
 
     @property
     def seed_numbers(self) -> range:
@@ -102,15 +204,25 @@ class CheckpointGrid(Spec):
         return range(self.first_seed, self.first_seed + (self.seeds or 1))
 
     def chosen(self, tags: tuple[str, ...]) -> tuple[str, ...]:
-        """Which of a training's checkpoints are fine-tuned: a single one always is. Usage for one that is not kept."""
+        """Which of a training's checkpoints are fine-tuned: a single one always is. Usage for one
+        that is not kept.
+        """
         asked = self.from_checkpoints
         if asked == (ALL,) or len(tags) == 1:
             return tags
         unknown = [tag for tag in asked if tag not in (*tags, ALL, LAST)]
         if unknown:
-            raise UsageError("checkpoint", f"'{unknown[0]}' is no checkpoint that is kept", where="--from-checkpoints",
-                        expected=f"all, last, or some of {', '.join(tags)}")
-        return tuple(tag for tag in tags if tag in asked or ALL in asked or (LAST in asked and tag == tags[-1]))
+            raise UsageError(
+                "checkpoint",
+                f"'{unknown[0]}' is no checkpoint that is kept",
+                where="--from-checkpoints",
+                expected=f"all, last, or some of {', '.join(tags)}",
+            )
+        return tuple(
+            tag
+            for tag in tags
+            if tag in asked or ALL in asked or (LAST in asked and tag == tags[-1])
+        )
 
 
 def expand_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
@@ -120,7 +232,8 @@ def expand_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
 
 EXPERIMENT = "Checkpoints"
 UNTRAINED = "0"  # the tag of weights as they were drawn
-TRAIN_SCORED = 1000  # training images that are scored at a moment, evenly spaced: all of them would take longest
+# training images that are scored at a moment, evenly spaced: all of them would take longest
+TRAIN_SCORED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +267,9 @@ class Untrained(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointScores(Spec):
-    """The checkpoints of one training, each scored on the images that it was trained and tested on."""
+    """The checkpoints of one training, each scored on the images that it was trained and tested
+    on.
+    """
 
     kind: ClassVar[str] = "checkpoint-scores"
 
@@ -180,12 +295,18 @@ class CheckpointScores(Spec):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {"Source": self.source, "Seed": self.seed, "Checkpoints": ", ".join(self.checkpoints)}
+        return {
+            "Source": self.source,
+            "Seed": self.seed,
+            "Checkpoints": ", ".join(self.checkpoints),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointTuning(WholeDataset):
-    """One checkpoint of a source fine-tuned on a target: nothing held, what is not copied and the head drawn anew."""
+    """One checkpoint of a source fine-tuned on a target: nothing held, what is not copied and the
+    head drawn anew.
+    """
 
     kind: ClassVar[str] = "checkpoint-tuning"
 
@@ -193,7 +314,9 @@ class CheckpointTuning(WholeDataset):
     optimizer: str = setting("adam", cli=False)
     learning_rate: float = setting(1e-4, cli=False)
     early_stopping: bool = setting(False, cli=False)
-    checkpoint_steps: tuple[str, ...] = setting((), cli=False, help="tags of the moments at which it is scored")
+    checkpoint_steps: tuple[str, ...] = setting(
+        (), cli=False, help="tags of the moments at which it is scored"
+    )
     copied: int = setting(0, cli=False, help="blocks that come from the checkpoint")
     source: str = setting("", identity=False, cli=False)
     checkpoint: str = setting("", identity=False, cli=False)
@@ -205,5 +328,10 @@ class CheckpointTuning(WholeDataset):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().mlflow_params(), "Source": self.source, "Checkpoint": self.checkpoint, "Seed": self.seed,
-                "Copied blocks": self.copied}
+        return {
+            **super().mlflow_params(),
+            "Source": self.source,
+            "Checkpoint": self.checkpoint,
+            "Seed": self.seed,
+            "Copied blocks": self.copied,
+        }

@@ -1,5 +1,7 @@
-"""The tables of a study of checkpoints: transfer performances, correlations, accuracies at moments, and train stats in
-the format of 'Transferability in DNN'. Our own tables hold fractions; the thesis's accuracies are per cent."""
+"""The tables of a study of checkpoints: transfer performances, correlations, accuracies at moments,
+and train stats in the format of 'Transferability in DNN'. Our own tables hold fractions; the
+thesis's accuracies are per cent.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,69 @@ from ... import files
 from ...errors import BadDataError, MissingError, nearest
 from ...plots import tables
 
-PERFORMANCE, CORRELATIONS, TUNING, SOURCES = "transfer_performance", "correlations", "fine_tuning", "pre_training"
+PERFORMANCE, CORRELATIONS, TUNING, SOURCES = (
+    "transfer_performance",
+    "correlations",
+    "fine_tuning",
+    "pre_training",
+)
 STATS = "_train_stats.json"
 MODEL = ("target", "source", "checkpoint", "checkpoint_index", "seed")
-SCORES = tuple(f"{part}_{score}" for part in ("train", "val", "test") for score in ("accuracy", "top1", "loss"))
+SCORES = tuple(
+    f"{part}_{score}" for part in ("train", "val", "test") for score in ("accuracy", "top1", "loss")
+)
 COLUMNS: dict[str, tuple[str, ...]] = {
-    PERFORMANCE: (*MODEL, "transfer_performance", "transfer_performance_val", "test_accuracy", "val_accuracy"),
-    CORRELATIONS: ("target", "metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low", "high",
-                   "p", "exact", "sources", "source_low", "source_high", "source_p"),
+    PERFORMANCE: (
+        *MODEL,
+        "transfer_performance",
+        "transfer_performance_val",
+        "test_accuracy",
+        "val_accuracy",
+    ),
+    CORRELATIONS: (
+        "target",
+        "metric",
+        "layer",
+        "layer_index",
+        "scope",
+        "name",
+        "n",
+        "rho",
+        "fisher",
+        "low",
+        "high",
+        "p",
+        "exact",
+        "sources",
+        "source_low",
+        "source_high",
+        "source_p",
+    ),
     TUNING: (*MODEL, "fine_tune_checkpoint", "fine_tune_index", *SCORES),
-    SOURCES: ("source", "seed", "checkpoint", *SCORES)}
-WHOLE = ("checkpoint_index", "layer_index", "n", "sources", "fine_tune_index")  # columns of whole numbers
-NUMBERS = ("transfer_performance", "transfer_performance_val", "test_accuracy", "val_accuracy", "rho", "fisher", "low",
-           "high", "p", "source_low", "source_high", "source_p", *SCORES)
+    SOURCES: ("source", "seed", "checkpoint", *SCORES),
+}
+WHOLE = (
+    "checkpoint_index",
+    "layer_index",
+    "n",
+    "sources",
+    "fine_tune_index",
+)  # columns of whole numbers
+NUMBERS = (
+    "transfer_performance",
+    "transfer_performance_val",
+    "test_accuracy",
+    "val_accuracy",
+    "rho",
+    "fisher",
+    "low",
+    "high",
+    "p",
+    "source_low",
+    "source_high",
+    "source_p",
+    *SCORES,
+)
 LARGEST = 1 << 28  # bytes of a table that is read
 
 Row = Mapping[str, Any]
@@ -35,13 +87,21 @@ Row = Mapping[str, Any]
 
 def rows_of(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """The rows of every table, from what `trials.checkpoint_results` has put together."""
-    tuning = [{**row, "fine_tune_checkpoint": row["tag"], "fine_tune_index": row["index"]}
-              for row in results["tuning"]]
+    tuning = [
+        {**row, "fine_tune_checkpoint": row["tag"], "fine_tune_index": row["index"]}
+        for row in results["tuning"]
+    ]
     sources = [{**row, "checkpoint": row["tag"]} for row in results["pretraining"]]
-    found = {PERFORMANCE: results["performance"], CORRELATIONS: results["correlations"], TUNING: tuning,
-             SOURCES: sources}
-    return {name: [{column: row.get(column) for column in COLUMNS[name]} for row in rows]
-            for name, rows in found.items()}
+    found = {
+        PERFORMANCE: results["performance"],
+        CORRELATIONS: results["correlations"],
+        TUNING: tuning,
+        SOURCES: sources,
+    }
+    return {
+        name: [{column: row.get(column) for column in COLUMNS[name]} for row in rows]
+        for name, rows in found.items()
+    }
 
 
 def write(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
@@ -50,39 +110,65 @@ def write(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
     for name, some in rows.items():
         if some:
             path = folder / f"{name}.csv"
-            files.write_text(path, tables.as_csv(COLUMNS[name], [[row.get(c) for c in COLUMNS[name]] for row in some]))
+            files.write_text(
+                path,
+                tables.as_csv(COLUMNS[name], [[row.get(c) for c in COLUMNS[name]] for row in some]),
+            )
             made.append(path)
     return made
 
 
 def read(path: Path, name: str = PERFORMANCE) -> list[dict[str, Any]]:
-    """The rows of a table that `write` made, numbers as numbers, an empty cell None. BadData says row and column.
+    """The rows of a table that `write` made, numbers as numbers, an empty cell None. BadData says
+    row and column.
 
-    Columns may stand in any order; of one's own table of performances only MODEL's first three and the first number
-    are needed.
+    Columns may stand in any order; of one's own table of performances only MODEL's first three and
+    the first number are needed.
     """
     path = Path(path)
     if not path.is_file():
-        near = nearest(path.name, [p.name for p in path.parent.glob("*")]) if path.parent.is_dir() else []
+        near = (
+            nearest(path.name, [p.name for p in path.parent.glob("*")])
+            if path.parent.is_dir()
+            else []
+        )
         error = MissingError(f"table {name}.csv", path, made_by="tlx checkpoints --out FOLDER")
         error.expected = f"nearest name: {near[0]}" if near else "a CSV file"
         raise error
     if path.stat().st_size > LARGEST:
-        raise BadDataError("table-size", f"{path.stat().st_size:,} bytes", where=path, expected=f"at most {LARGEST:,}")
+        raise BadDataError(
+            "table-size",
+            f"{path.stat().st_size:,} bytes",
+            where=path,
+            expected=f"at most {LARGEST:,}",
+        )
     try:
-        reader = csv.DictReader(io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True)
+        reader = csv.DictReader(
+            io.StringIO(path.read_bytes().decode("utf-8-sig"), newline=""), strict=True
+        )
         lines = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
-        raise BadDataError("table-syntax", "not a table of comma-separated UTF-8 text", where=path) from error
+        raise BadDataError(
+            "table-syntax", "not a table of comma-separated UTF-8 text", where=path
+        ) from error
     needed = (*MODEL[:3], PERFORMANCE) if name == PERFORMANCE else COLUMNS[name]
     lacking = [column for column in needed if column not in (reader.fieldnames or ())]
     if lacking:
-        raise BadDataError("table-columns", f"no column {', '.join(lacking)}", where=path,
-                      expected=", ".join(COLUMNS[name]))
+        raise BadDataError(
+            "table-columns",
+            f"no column {', '.join(lacking)}",
+            where=path,
+            expected=", ".join(COLUMNS[name]),
+        )
     if not lines:
         raise BadDataError("table-empty", "no row", where=path)
-    return [{column: _cell(column, line.get(column), f"{path}:{number}", column in needed)
-             for column in COLUMNS[name]} for number, line in enumerate(lines, 2)]
+    return [
+        {
+            column: _cell(column, line.get(column), f"{path}:{number}", column in needed)
+            for column in COLUMNS[name]
+        }
+        for number, line in enumerate(lines, 2)
+    ]
 
 
 def _cell(column: str, text: str | None, where: str, needed: bool) -> Any:
@@ -101,12 +187,17 @@ def _cell(column: str, text: str | None, where: str, needed: bool) -> Any:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise BadDataError("table-cell", f"column '{column}' holds '{text[:40]}'", where=where,
-                      expected="a whole number" if column in WHOLE else "a finite number")
+        raise BadDataError(
+            "table-cell",
+            f"column '{column}' holds '{text[:40]}'",
+            where=where,
+            expected="a whole number" if column in WHOLE else "a finite number",
+        )
     return value
 
 
 # ---------------------------------------------------------------- train stats
+
 
 def epochs_of(tags: Iterable[str]) -> list[float]:
     """The thesis's list of epochs: batches · 0.001 + epochs.
@@ -122,32 +213,52 @@ def epochs_of(tags: Iterable[str]) -> list[float]:
 
 
 def train_stats(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """File name → what the thesis keeps of a run: lists with one entry for each training, accuracies in per cent.
+    """File name → what the thesis keeps of a run: lists with one entry for each training,
+    accuracies in per cent.
 
-    pre_<source>: the pre-trainings of a source; ft_<source>_<target>: its fine-tunings, seeds and checkpoints
+    pre_<source>: the pre-trainings of a source; ft_<source>_<target>: its fine-tunings, seeds and
+    checkpoints
     """
     found: dict[str, dict[str, Any]] = {}
     groups: dict[tuple[str, str, int, str], list[Row]] = {}
     for row in results["pretraining"]:
-        groups.setdefault((f"pre_{row['source']}", f"model_pre_{row['source']}", row["seed"], "pre"), []).append(row)
+        groups.setdefault(
+            (f"pre_{row['source']}", f"model_pre_{row['source']}", row["seed"], "pre"), []
+        ).append(row)
     for row in results["tuning"]:
         run = f"ft_{row['source']}_{row['target']}"
-        groups.setdefault((run, f"model_{run}_{row['checkpoint']}", row["seed"], "ft"), []).append(row)
+        groups.setdefault((run, f"model_{run}_{row['checkpoint']}", row["seed"], "ft"), []).append(
+            row
+        )
     for (run, name, seed, kind), rows in groups.items():
         stats = found.setdefault(run + STATS, {column: [] for column in _columns(kind)})
-        row = {"model_name": name, "seed": seed, f"{kind}_net": results["architecture"],
-               f"{kind}_epochs": epochs_of(row["tag"] for row in rows)}
+        row = {
+            "model_name": name,
+            "seed": seed,
+            f"{kind}_net": results["architecture"],
+            f"{kind}_epochs": epochs_of(row["tag"] for row in rows),
+        }
         for part in ("train", "test"):
-            row |= {f"{kind}_{part}_acc": [_percent(r.get(f"{part}_top1")) for r in rows],
-                    f"{kind}_{part}_loss": [r.get(f"{part}_loss") for r in rows]}
+            row |= {
+                f"{kind}_{part}_acc": [_percent(r.get(f"{part}_top1")) for r in rows],
+                f"{kind}_{part}_loss": [r.get(f"{part}_loss") for r in rows],
+            }
         for column, values in stats.items():
             values.append(row[column])
     return found
 
 
 def _columns(kind: str) -> tuple[str, ...]:
-    return ("model_name", "seed", f"{kind}_net", f"{kind}_epochs", f"{kind}_train_acc", f"{kind}_train_loss",
-            f"{kind}_test_acc", f"{kind}_test_loss")
+    return (
+        "model_name",
+        "seed",
+        f"{kind}_net",
+        f"{kind}_epochs",
+        f"{kind}_train_acc",
+        f"{kind}_train_loss",
+        f"{kind}_test_acc",
+        f"{kind}_test_loss",
+    )
 
 
 def _percent(share: float | None) -> float | None:

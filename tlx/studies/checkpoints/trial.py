@@ -1,7 +1,9 @@
-"""The trials of a study of checkpoints: a network left untrained, checkpoints scored, a checkpoint fine-tuned.
+"""The trials of a study of checkpoints: a network left untrained, checkpoints scored, a checkpoint
+fine-tuned.
 
-A fine-tuning is scored at named moments (after so many batches or epochs) on the test, the validation and some training
-images; the area under its test accuracy over these moments is the transfer performance of the checkpoint it began with.
+A fine-tuning is scored at named moments (after so many batches or epochs) on the test, the
+validation and some training images; the area under its test accuracy over these moments is the
+transfer performance of the checkpoint it began with.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointInputs:
-    """What trials on one set of images run on: the images, and where the weights of each digest are."""
+    """What trials on one set of images run on: the images, and where the weights of each digest
+    are.
+    """
 
     data: Inputs
     weights: Mapping[str, str]
@@ -38,77 +42,151 @@ def run(spec: Spec, inputs: Any, context: TrialContext) -> Result:
 
 
 def leave_untrained(spec: Untrained, inputs: object, context: TrialContext) -> Result:
-    """Write the weights as they are drawn: those that a pre-training of this seed writes before its first batch."""
+    """Write the weights as they are drawn: those that a pre-training of this seed writes before its
+    first batch.
+    """
     from ...models import backbones
     from ...models.weights import reader as weights_reader
 
-    network = backbones.load(spec.architecture, weights=None, classes=spec.classes, seed=derive_seed(spec.seed, "weights"),
-                             input_size=spec.input_size)
+    network = backbones.load(
+        spec.architecture,
+        weights=None,
+        classes=spec.classes,
+        seed=derive_seed(spec.seed, "weights"),
+        input_size=spec.input_size,
+    )
     files.make_folder(context.folder / CHECKPOINTS)
-    weights_reader.write(context.folder / CHECKPOINTS / f"{UNTRAINED}.safetensors", network.net.state_dict(),
-                      {"format": "pt", "step": "0", "epochs": "0"})
-    return Result.of(spec, details={"checkpoints": [UNTRAINED], "epochs": 0,
-                                    "parameters": sum(p.numel() for p in network.parameters())})
+    weights_reader.write(
+        context.folder / CHECKPOINTS / f"{UNTRAINED}.safetensors",
+        network.net.state_dict(),
+        {"format": "pt", "step": "0", "epochs": "0"},
+    )
+    return Result.of(
+        spec,
+        details={
+            "checkpoints": [UNTRAINED],
+            "epochs": 0,
+            "parameters": sum(p.numel() for p in network.parameters()),
+        },
+    )
 
 
-def score_checkpoints(spec: CheckpointScores, inputs: CheckpointInputs, context: TrialContext) -> Result:
+def score_checkpoints(
+    spec: CheckpointScores, inputs: CheckpointInputs, context: TrialContext
+) -> Result:
     """Each checkpoint with its own head, in evaluation mode."""
     from ...models import backbones
 
     board = _ScoreLog(spec, inputs.data, context)
     for done, (tag, digest) in enumerate(zip(spec.checkpoints, spec.weights, strict=True)):
         if tag not in board.rows:
-            network = backbones.load(spec.architecture, weights=inputs.weights[digest], classes=None, head="keep",
-                                     seed=0, input_size=spec.input_size, sha256=digest)
+            network = backbones.load(
+                spec.architecture,
+                weights=inputs.weights[digest],
+                classes=None,
+                head="keep",
+                seed=0,
+                input_size=spec.input_size,
+                sha256=digest,
+            )
             board.add(tag, network.to(context.device))
         context.tell(done + 1, len(spec.checkpoints))
     last = board.rows[spec.checkpoints[-1]]
-    return Result.of(spec, scores={name: value for name, value in last.items() if name.endswith("_accuracy")},
-                     details={"moments": board.ordered(spec.checkpoints), "epochs": len(spec.checkpoints)})
+    return Result.of(
+        spec,
+        scores={name: value for name, value in last.items() if name.endswith("_accuracy")},
+        details={"moments": board.ordered(spec.checkpoints), "epochs": len(spec.checkpoints)},
+    )
 
 
 def tune(spec: CheckpointTuning, inputs: CheckpointInputs, context: TrialContext) -> Result:
-    """Fine-tune to the end, scoring at every moment; the last epoch counts for nothing more than the others."""
+    """Fine-tune to the end, scoring at every moment; the last epoch counts for nothing more than
+    the others.
+    """
     from ...features import voting
     from ...metrics.transfer_performance import transfer_performance
     from ...models import training
     from ...models.transferred import transferred
 
     data = inputs.data
-    network = transferred(spec.architecture, weights=inputs.weights[spec.weights], copied=spec.copied,
-                          classes=len(data.classes), seed=derive_seed(spec.seed, "head"), input_size=spec.input_size,
-                          sha256=spec.weights)
+    network = transferred(
+        spec.architecture,
+        weights=inputs.weights[spec.weights],
+        copied=spec.copied,
+        classes=len(data.classes),
+        seed=derive_seed(spec.seed, "head"),
+        input_size=spec.input_size,
+        sha256=spec.weights,
+    )
     steps = -(-len(data.train.rows) // spec.batch_size)
     wanted = checkpoint_steps(spec.checkpoint_steps, steps, spec.epochs)
     board = _ScoreLog(spec, data, context)
-    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping,
-                           moments=frozenset(wanted), on_moment=lambda step, net: board.add(wanted[step], net))
-    fitted = training.fit(network, data.train, data.val, spec, seed=derive_seed(spec.seed, "fit"), score=voting.accuracy,
-                          place=place)
+    place = training.TrainingContext(
+        context.device,
+        context.folder / "training.safetensors",
+        context.log,
+        context.tell,
+        context.stopping,
+        moments=frozenset(wanted),
+        on_moment=lambda step, net: board.add(wanted[step], net),
+    )
+    fitted = training.fit(
+        network,
+        data.train,
+        data.val,
+        spec,
+        seed=derive_seed(spec.seed, "fit"),
+        score=voting.accuracy,
+        place=place,
+    )
     rows = board.ordered(wanted.values())
-    details = {"moments": rows, "steps": list(wanted), "steps_an_epoch": steps, "ended": fitted.ended,
-               "epochs": len(fitted.history), "classes": list(data.classes), "notes": list(network.notes),
-               "train_images": len(data.train), "val_images": len(data.val),
-               "test_images": len(data.test) if data.test else 0,
-               "test_counts": voting.class_counts(data.test.labels, len(data.classes)) if data.test else None,
-               "parameters": sum(p.numel() for p in network.parameters())}
+    details = {
+        "moments": rows,
+        "steps": list(wanted),
+        "steps_an_epoch": steps,
+        "ended": fitted.ended,
+        "epochs": len(fitted.history),
+        "classes": list(data.classes),
+        "notes": list(network.notes),
+        "train_images": len(data.train),
+        "val_images": len(data.val),
+        "test_images": len(data.test) if data.test else 0,
+        "test_counts": voting.class_counts(data.test.labels, len(data.classes))
+        if data.test
+        else None,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged" or len(rows) < len(wanted):
-        return Result.of(spec, status=DIVERGED, scores=scores, details=details, made_from={"weights": spec.weights})
+        return Result.of(
+            spec,
+            status=DIVERGED,
+            scores=scores,
+            details=details,
+            made_from={"weights": spec.weights},
+        )
     scores |= {"test_accuracy": rows[-1]["test_accuracy"], "val_accuracy": rows[-1]["val_accuracy"]}
     if len(rows) > 1:
-        scores |= {f"transfer_performance{end}": float(transfer_performance([row[f"{part}_accuracy"] for row in rows]))
-                   for part, end in (("test", ""), ("val", "_val"))}
+        scores |= {
+            f"transfer_performance{end}": float(
+                transfer_performance([row[f"{part}_accuracy"] for row in rows])
+            )
+            for part, end in (("test", ""), ("val", "_val"))
+        }
     return Result.of(spec, scores=scores, details=details, made_from={"weights": spec.weights})
 
 
 KINDS: dict[type[Spec], Callable[[Any, Any, Any], Result]] = {
-    PreTraining: pretraining_trial.run, Untrained: leave_untrained, CheckpointScores: score_checkpoints,
-    CheckpointTuning: tune}
+    PreTraining: pretraining_trial.run,
+    Untrained: leave_untrained,
+    CheckpointScores: score_checkpoints,
+    CheckpointTuning: tune,
+}
 
 
 class _ScoreLog:
-    """Scores by moment, kept in the trial's folder as they come: an interrupted trial goes on after them.
+    """Scores by moment, kept in the trial's folder as they come: an interrupted trial goes on after
+    them.
 
     accuracy   mean per class;  top1: share of all images;  loss: mean cross-entropy in nats
     """
@@ -117,16 +195,23 @@ class _ScoreLog:
         from ...models.recipe import Recipe
 
         self.recipe = spec if isinstance(spec, Recipe) else Recipe()
-        self.context, self.path = context, context.folder / "training.moments.json"  # cleared away when the trial is whole
+        self.context, self.path = (
+            context,
+            context.folder / "training.moments.json",
+        )  # cleared away when the trial is whole
         parts = {"train": _thinned(data.train), "val": data.val, "test": data.test}
         self.parts = {name: some for name, some in parts.items() if some is not None}
         try:
-            self.rows: dict[str, dict[str, Any]] = files.read_json(self.path) if self.path.exists() else {}
+            self.rows: dict[str, dict[str, Any]] = (
+                files.read_json(self.path) if self.path.exists() else {}
+            )
         except TlxError:  # cut off while it was written: scored again
             self.rows = {}
 
     def add(self, tag: str, network: Any) -> None:
-        """Score a network at a moment, and leave it in the modes it was in. A network that diverged has no row."""
+        """Score a network at a moment, and leave it in the modes it was in. A network that diverged
+        has no row.
+        """
         from ...features import voting
         from ...models import training
 
@@ -136,9 +221,13 @@ class _ScoreLog:
         try:
             for name, some in self.parts.items():
                 logits = training.predict(network, some, self.recipe, place)
-                row |= {f"{name}_accuracy": voting.accuracy(logits, some.labels, some.crops),
-                        f"{name}_top1": float((voting.per_image(logits, some.crops) == some.labels).mean()),
-                        f"{name}_loss": training.cross_entropy(logits, some.row_labels)}
+                row |= {
+                    f"{name}_accuracy": voting.accuracy(logits, some.labels, some.crops),
+                    f"{name}_top1": float(
+                        (voting.per_image(logits, some.crops) == some.labels).mean()
+                    ),
+                    f"{name}_loss": training.cross_entropy(logits, some.row_labels),
+                }
         except training.Diverged:
             return
         finally:

@@ -14,8 +14,13 @@ from ...plots.figures import BLUE, COLOURS, MARKERS
 from ..layer_transfer.figures import _accuracy_axis, _across, _band, _counts
 
 
-def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
-         caption: Sequence[str] = ()) -> bytes:
+def chop(
+    rows: Sequence[dict[str, Any]],
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
+) -> bytes:
     """Test accuracy of the chopped networks over n, and beside it over their parameters.
 
     rows   of `chop_studies.table_rows`; the whole network has n None and is a line across
@@ -38,15 +43,30 @@ def chop(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
         return figures.render(figure, form)
 
 
-def pruning(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
-            caption: Sequence[str] = ()) -> bytes:
-    """Test accuracy over the share of weights that are left, from all to few. rows   of `chop_studies.pruned_rows`"""
+def pruning(
+    rows: Sequence[dict[str, Any]],
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
+) -> bytes:
+    """Test accuracy over the share of weights that are left, from all to few. rows   of
+    `chop_studies.pruned_rows`
+    """
     with figures.figure_style():
         figure, axes = figures.new_subplots(6.4, 4.2)
         lines = list(dict.fromkeys(row["line"] for row in rows))
         for number, line in enumerate(lines):
             some = [row for row in rows if row["line"] == line and row["mean"] is not None]
-            _band(axes, some, "kept", line, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], "-")
+            _band(
+                axes,
+                some,
+                "kept",
+                line,
+                COLOURS[number % len(COLOURS)],
+                MARKERS[number % len(MARKERS)],
+                "-",
+            )
         axes.set_xscale("log")
         axes.invert_xaxis()
         kept = sorted({row["kept"] for row in rows})
@@ -70,13 +90,17 @@ def _uncrowded_shares(shares: Sequence[float]) -> list[float]:
     """Return the shares whose labels fit side by side on a logarithmic axis, the largest first."""
     chosen: list[float] = []
     for share in sorted(shares, reverse=True):
-        if not chosen or math.log(chosen[-1] / share) >= 0.09 * math.log(max(shares) / min(shares) or 1.0):
+        if not chosen or math.log(chosen[-1] / share) >= 0.09 * math.log(
+            max(shares) / min(shares) or 1.0
+        ):
             chosen.append(share)
     return chosen
 
 
 def _log_counts(axes: Axes, counts: Sequence[float]) -> None:
-    """A logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten, written as 10k, 2M."""
+    """A logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten, written as 10k,
+    2M.
+    """
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())
     is_short = bool(counts) and max(counts) < 200 * min(counts)

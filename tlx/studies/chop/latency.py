@@ -22,26 +22,39 @@ BATCHES = (1, 64)
 TOGETHER_BYTES = 2 << 30  # of weights of networks that are timed in turns
 
 
-def measure(store: Store, key: str, settings: Settings, tell: Callable[[int], None] = lambda count: None) -> None:
-    """Time the study's networks and put the times beside its record, as latency.json; times that are there stay.
+def measure(
+    store: Store, key: str, settings: Settings, tell: Callable[[int], None] = lambda count: None
+) -> None:
+    """Time the study's networks and put the times beside its record, as latency.json; times that
+    are there stay.
 
-    Done after all training, when nothing else of ours runs, in this process: of every cut the network of its first
-    finished repeat, in turns, warm, at `settings.threads` threads. Times are of the machine, so they are in no result.
+    Done after all training, when nothing else of ours runs, in this process: of every cut the
+    network of its first finished repeat, in turns, warm, at `settings.threads` threads. Times are
+    of the machine, so they are in no result.
     """
     study = store.read_study(key)
     if study is None:
         return
     device = settings.resolved_device()
-    about = {"device": torch.cuda.get_device_name() if device != "cpu" else "cpu", "threads": settings.threads,
-             "torch": torch.__version__}
+    about = {
+        "device": torch.cuda.get_device_name() if device != "cpu" else "cpu",
+        "threads": settings.threads,
+        "torch": torch.__version__,
+    }
     found: dict[str, Path] = {}
     for row in study["trials"]:
         name = str(row["spec"]["cut"] or "whole")
-        if name not in found and (result := store.find_or_none(row["key"])) and result.status == FINISHED:
+        if (
+            name not in found
+            and (result := store.find_or_none(row["key"]))
+            and result.status == FINISHED
+        ):
             found[name] = store.file(row["key"], f"{NETWORK}.json")
     path = store.root / "studies" / key / LATENCY
     there = files.read_json(path) if path.is_file() else {}
-    if not found or (there.get("about") == about and there.get("seconds", {}).keys() >= found.keys()):
+    if not found or (
+        there.get("about") == about and there.get("seconds", {}).keys() >= found.keys()
+    ):
         return
     tell(len(found))
     before = torch.get_num_threads()
@@ -51,7 +64,9 @@ def measure(store: Store, key: str, settings: Settings, tell: Callable[[int], No
         for group in _groups(found):
             networks: dict[str, Network] = {name: chopped.read(found[name])[0] for name in group}
             for batch in BATCHES:
-                for name, value in latency(networks, batch, device, stopping=signals.stopping).items():
+                for name, value in latency(
+                    networks, batch, device, stopping=signals.stopping
+                ).items():
                     seconds[name][str(batch)] = value
         signals.stop_if_asked()
     finally:

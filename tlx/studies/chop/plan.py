@@ -22,25 +22,50 @@ from .spec import Chop, ChopGrid, FromWeights
 S = TypeVar("S", bound=FromWeights)
 
 
-def chop_study(spec: Chop, asked: ChopGrid, settings: Settings, progress: Progress | None = None
-               ) -> tuple[Study, list[str]]:
-    """Every cut of every repeat and the whole network, ready to run, and notes; Problems with all that is wrong."""
+def chop_study(
+    spec: Chop, asked: ChopGrid, settings: Settings, progress: Progress | None = None
+) -> tuple[Study, list[str]]:
+    """Every cut of every repeat and the whole network, ready to run, and notes; Problems with all
+    that is wrong.
+    """
     depth, title = _blocks(spec)
     depths = tuple(sorted(set(asked.depths))) or tuple(range(max(1, spec.freeze), depth + 1))
-    problems: list[TlxError] = [UsageError("out-of-range", f"{n}", where="--depths", expected=f"1 to {depth}, the blocks of "
-                                      f"{title}") for n in depths if n > depth]
+    problems: list[TlxError] = [
+        UsageError(
+            "out-of-range",
+            f"{n}",
+            where="--depths",
+            expected=f"1 to {depth}, the blocks of {title}",
+        )
+        for n in depths
+        if n > depth
+    ]
     if spec.freeze > min(depths, default=1):
-        problems.append(UsageError("out-of-range", f"{spec.freeze}", where="--freeze",
-                              expected=f"at most {min(depths, default=1)}, the blocks of the smallest network"))
+        problems.append(
+            UsageError(
+                "out-of-range",
+                f"{spec.freeze}",
+                where="--freeze",
+                expected=f"at most {min(depths, default=1)}, the blocks of the smallest network",
+            )
+        )
     raise_all(problems)
     spec, notes = _sourced(spec.replace(depth=depth))
     for n in depths:  # places where it cannot be cut are told before anything is trained
         chopped.chop(backbones.meta_model(spec.architecture), n, 2, 0)
     pools, inputs, spec = _data(spec, settings, progress)
-    trials = tuple(Trial(spec.replace(cut=n, split=repeat), TrainingInputs(inputs, spec.start_from, spec.weight_source))
-                   for repeat in range(asked.repeats) for n in (*depths, None))
+    trials = tuple(
+        Trial(
+            spec.replace(cut=n, split=repeat),
+            TrainingInputs(inputs, spec.start_from, spec.weight_source),
+        )
+        for repeat in range(asked.repeats)
+        for n in (*depths, None)
+    )
     notes += pools.notes
-    return _study(spec, pools, trials, "tlx.studies.chop.trial:run", chop_trial.EXPERIMENT, "chopped"), notes
+    return _study(
+        spec, pools, trials, "tlx.studies.chop.trial:run", chop_trial.EXPERIMENT, "chopped"
+    ), notes
 
 
 def _blocks(spec: FromWeights) -> tuple[int, str]:
@@ -53,8 +78,15 @@ def _sourced(spec: S) -> tuple[S, list[str]]:
     with promises.permitted(Path(spec.model or "")):
         if spec.model and not Path(spec.model).expanduser().is_file():
             raise MissingError("weight file", spec.model)
-    network = transferred(spec.architecture, weights=spec.start_from, copied=spec.depth if spec.start_from else 0,
-                          classes=2, seed=0, source=spec.weight_source, input_size=spec.input_size)
+    network = transferred(
+        spec.architecture,
+        weights=spec.start_from,
+        copied=spec.depth if spec.start_from else 0,
+        classes=2,
+        seed=0,
+        source=spec.weight_source,
+        input_size=spec.input_size,
+    )
     return spec.replace(weights=network.weights), [*network.notes]
 
 
@@ -64,16 +96,29 @@ def _data(spec: S, settings: Settings, progress: Progress | None) -> tuple[Pools
     return pools, inputs, spec.replace(images=content)
 
 
-def _study(spec: FromWeights, pools: Pools, trials: tuple[Trial, ...], call: str, experiment: str, what: str) -> Study:
+def _study(
+    spec: FromWeights,
+    pools: Pools,
+    trials: tuple[Trial, ...],
+    call: str,
+    experiment: str,
+    what: str,
+) -> Study:
     name = pools.folder.name
-    return Study(key=files.digest(["study", spec.identity()]), call=call, experiment=experiment,
-                 title=f"{spec.architecture} {what} on {name}", spec=common_settings(spec), trials=trials,
-                 inputs=(pools.record(spec.images),), tags={"tlx.dataset": name},
-                 preload=("tlx.models.transferred", "tlx.models.footprint", "tlx.studies.training"))
+    return Study(
+        key=files.digest(["study", spec.identity()]),
+        call=call,
+        experiment=experiment,
+        title=f"{spec.architecture} {what} on {name}",
+        spec=common_settings(spec),
+        trials=trials,
+        inputs=(pools.record(spec.images),),
+        tags={"tlx.dataset": name},
+        preload=("tlx.models.transferred", "tlx.models.footprint", "tlx.studies.training"),
+    )
 
 
 # ---------------------------------------------------------------- latency
 
 
 # ---------------------------------------------------------------- pruning, round by round
-

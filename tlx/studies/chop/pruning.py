@@ -1,7 +1,8 @@
 """Iterative magnitude pruning: train, drop the smallest weights, train what is left, and again.
 
-Only weights are ranked and dropped; the mask holds at every step (see models/masks.py). After k rounds keep^k of them
-are left. Each round is a trial that starts from the weights of the one before.
+Only weights are ranked and dropped; the mask holds at every step (see models/masks.py). After k
+rounds keep^k of them are left. Each round is a trial that starts from the weights of the one
+before.
 """
 
 from __future__ import annotations
@@ -29,16 +30,25 @@ class PruningInputs(TrainingInputs):
 
 
 def run(spec: Pruning, inputs: PruningInputs, context: TrialContext) -> Result:
-    """Drop the smallest weights of the round before, train, score on the test images, keep the weights."""
+    """Drop the smallest weights of the round before, train, score on the test images, keep the
+    weights.
+    """
     from ...models import masks
     from ...models.footprint import footprint
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader
     from ..training import fit_and_score
 
-    network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth if inputs.weights else 0,
-                          classes=len(inputs.data.classes), seed=derive_seed(spec.seed, "head", spec.split),
-                          source=inputs.source, input_size=spec.input_size, sha256=spec.weights)
+    network = transferred(
+        spec.architecture,
+        weights=inputs.weights,
+        copied=spec.depth if inputs.weights else 0,
+        classes=len(inputs.data.classes),
+        seed=derive_seed(spec.seed, "head", spec.split),
+        source=inputs.source,
+        input_size=spec.input_size,
+        sha256=spec.weights,
+    )
     left: dict[str, float] = {}
     if spec.round:
         assert inputs.before is not None
@@ -47,7 +57,9 @@ def run(spec: Pruning, inputs: PruningInputs, context: TrialContext) -> Result:
         except IntegrityError as error:
             error.remedy = "the round before has changed since: run the command again"
             raise
-        mask = masks.magnitude({name: trained[name] for name in masks.prunable(network.net)}, spec.kept, spec.scope)
+        mask = masks.magnitude(
+            {name: trained[name] for name in masks.prunable(network.net)}, spec.kept, spec.scope
+        )
         if spec.rewind == "none":
             weights_reader.load_into(network.net, trained, least=1.0)
         masks.enforce(network.net, mask)

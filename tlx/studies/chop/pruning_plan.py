@@ -17,13 +17,25 @@ from .spec import Pruning, PruningGrid
 
 
 class PruningPlan:
-    """A study of pruning: `stage(k, store)` is its k-th round, whose trials start from those of the round before."""
+    """A study of pruning: `stage(k, store)` is its k-th round, whose trials start from those of the
+    round before.
+    """
 
-    def __init__(self, spec: Pruning, asked: PruningGrid, settings: Settings, progress: Progress | None = None):
+    def __init__(
+        self,
+        spec: Pruning,
+        asked: PruningGrid,
+        settings: Settings,
+        progress: Progress | None = None,
+    ):
         depth, title = _blocks(spec)
         if spec.freeze > depth:
-            raise UsageError("out-of-range", f"{spec.freeze}", where="--freeze", expected=f"0 to {depth}, the blocks of "
-                        f"{title}")
+            raise UsageError(
+                "out-of-range",
+                f"{spec.freeze}",
+                where="--freeze",
+                expected=f"0 to {depth}, the blocks of {title}",
+            )
         spec, self.notes = _sourced(spec.replace(depth=depth))
         self.pools, self._inputs, self.spec = _data(spec, settings, progress)
         self.notes += self.pools.notes
@@ -41,12 +53,33 @@ class PruningPlan:
                 key = self._keys.get((number - 1, repeat), "")
                 result = store.find(key) if key else None
                 if result is None or result.status != FINISHED:
-                    self.notes.append(f"repeat {repeat} diverged in round {number - 1}: pruned no further")
+                    self.notes.append(
+                        f"repeat {repeat} diverged in round {number - 1}: pruned no further"
+                    )
                     continue
                 before = store.file(key, WEIGHTS)
                 spec = spec.replace(before=files.sha256(before))
             self._keys[number, repeat] = spec.key
-            trials.append(Trial(spec, PruningInputs(self._inputs, spec.start_from, spec.weight_source,
-                                                str(before) if before else None)))
-        return _study(self.spec, self.pools, tuple(trials), "tlx.studies.chop.pruning:run", chop_pruning.EXPERIMENT,
-                      "pruned") if trials else None
+            trials.append(
+                Trial(
+                    spec,
+                    PruningInputs(
+                        self._inputs,
+                        spec.start_from,
+                        spec.weight_source,
+                        str(before) if before else None,
+                    ),
+                )
+            )
+        return (
+            _study(
+                self.spec,
+                self.pools,
+                tuple(trials),
+                "tlx.studies.chop.pruning:run",
+                chop_pruning.EXPERIMENT,
+                "pruned",
+            )
+            if trials
+            else None
+        )

@@ -24,12 +24,19 @@ def pruned_rows(found: Iterable[Result]) -> list[Row]:
         val = statistics.estimate(r.scores["best_val_accuracy"] for r in whole)
         spec = groups[number][0].spec
         left = statistics.estimate(r.scores["kept"] for r in whole)
-        rows.append({"line": f"{spec['scope']} threshold" + ", rewound" * (spec["rewind"] == "start"), "round": number,
-                     "kept": left.mean if left else spec["keep"] ** number, "networks": len(whole),
-                     "missing": len(groups[number]) - len(whole), "val": val and val.mean,
-                     **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
-                     "nonzero": int(whole[0].scores["nonzero"]) if whole else None,
-                     "parameters": int(whole[0].scores["parameters"]) if whole else None})
+        rows.append(
+            {
+                "line": f"{spec['scope']} threshold" + ", rewound" * (spec["rewind"] == "start"),
+                "round": number,
+                "kept": left.mean if left else spec["keep"] ** number,
+                "networks": len(whole),
+                "missing": len(groups[number]) - len(whole),
+                "val": val and val.mean,
+                **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
+                "nonzero": int(whole[0].scores["nonzero"]) if whole else None,
+                "parameters": int(whole[0].scores["parameters"]) if whole else None,
+            }
+        )
     return rows
 
 
@@ -41,21 +48,47 @@ def write_pruning_summary(store: Store, key: str) -> None:
     folder, found = store.root / "studies" / key, results(store, study)
     rows = pruned_rows(found)
     if any(row["mean"] is not None for row in rows):
-        _write(folder, PRUNING, rows, pruned_table(rows, "markdown"),
-               chop_figures.pruning(rows, study["title"], caption=warnings_of(found)))
-    metrics = [{"name": name, "value": row[of], "step": row["round"]} for row in rows
-               for name, of in PRUNING_METRICS.items() if row[of] is not None]
+        _write(
+            folder,
+            PRUNING,
+            rows,
+            pruned_table(rows, "markdown"),
+            chop_figures.pruning(rows, study["title"], caption=warnings_of(found)),
+        )
+    metrics = [
+        {"name": name, "value": row[of], "step": row["round"]}
+        for row in rows
+        for name, of in PRUNING_METRICS.items()
+        if row[of] is not None
+    ]
     _summary(folder, study, found, metrics, pruned_table(rows, "markdown"))
 
 
-PRUNING_METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "kept": "kept"}
+PRUNING_METRICS = {
+    "mean_test_accuracy": "mean",
+    "ci95_low": "low",
+    "ci95_high": "high",
+    "kept": "kept",
+}
 
 
 def pruned_table(rows: list[Row], form: str = "text") -> str:
-    """Rounds down: the share of weights left, what is not zero of all parameters, accuracies in per cent."""
-    body = [[str(row["round"]), f"{100 * row['kept']:.2f} %", _count(row["nonzero"]), _percent(row["val"]),
-             tables.accuracy(row)] for row in rows]
-    return tables.FORMS[form](["round", "weights left", "parameters not zero", "validation", "test accuracy"], body)
+    """Rounds down: the share of weights left, what is not zero of all parameters, accuracies in per
+    cent.
+    """
+    body = [
+        [
+            str(row["round"]),
+            f"{100 * row['kept']:.2f} %",
+            _count(row["nonzero"]),
+            _percent(row["val"]),
+            tables.accuracy(row),
+        ]
+        for row in rows
+    ]
+    return tables.FORMS[form](
+        ["round", "weights left", "parameters not zero", "validation", "test accuracy"], body
+    )
 
 
 def format_pruning_summary(report: Any) -> str:
@@ -64,10 +97,12 @@ def format_pruning_summary(report: Any) -> str:
     study = store.read_study(report.study.key)
     assert study is not None
     folder = store.root / "studies" / report.study.key
-    lines = [pruned_table(pruned_rows(results(store, study))).rstrip(),
-             "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
-             *result_warnings.lines(warnings_of(_results(report))),
-             f"table and figure: {folder / PRUNING}.csv, .md, .png"]
+    lines = [
+        pruned_table(pruned_rows(results(store, study))).rstrip(),
+        "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
+        *result_warnings.lines(warnings_of(_results(report))),
+        f"table and figure: {folder / PRUNING}.csv, .md, .png",
+    ]
     return "\n".join([*lines, *reporting.footer(report)])
 
 

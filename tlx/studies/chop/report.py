@@ -1,4 +1,6 @@
-"""Studies of chopped and of pruned networks: finished trials → tables, figures, the smallest network that will do."""
+"""Studies of chopped and of pruned networks: finished trials → tables, figures, the smallest
+network that will do.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,13 @@ Row = dict[str, Any]
 
 def results(store: Store, study: Mapping[str, Any]) -> list[Result]:
     """The study's results that are whole."""
-    return [result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
+    return [
+        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
+    ]
 
 
 # ---------------------------------------------------------------- chopped
+
 
 def table_rows(found: Iterable[Result], times: Mapping[str, Any]) -> list[Row]:
     """One row for every n, the whole network (n None) last.
@@ -42,16 +47,25 @@ def table_rows(found: Iterable[Result], times: Mapping[str, Any]) -> list[Row]:
 
 def _row(n: int | None, found: list[Result], times: Mapping[str, Any]) -> Row:
     whole = [r for r in found if r.status == FINISHED]
-    val = statistics.estimate((r.scores["best_val_accuracy"] for r in whole), bounds=statistics.ACCURACY)
+    val = statistics.estimate(
+        (r.scores["best_val_accuracy"] for r in whole), bounds=statistics.ACCURACY
+    )
     seconds = times.get("seconds", {}).get(str(n or "whole"), {})
-    return {"n": n, "networks": len(whole), "missing": len(found) - len(whole), "val": val and val.mean,
-            **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
-            **{name: int(whole[0].scores[name]) if whole else None for name in SIZES},
-            "latency_batch1_s": seconds.get("1"), "latency_batch64_s": seconds.get("64")}
+    return {
+        "n": n,
+        "networks": len(whole),
+        "missing": len(found) - len(whole),
+        "val": val and val.mean,
+        **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
+        **{name: int(whole[0].scores[name]) if whole else None for name in SIZES},
+        "latency_batch1_s": seconds.get("1"),
+        "latency_batch64_s": seconds.get("64"),
+    }
 
 
 def smallest(rows: Iterable[Row], within: float) -> Row | None:
-    """The row of fewest parameters whose validation accuracy is at most `within` below the best; the test has no say.
+    """The row of fewest parameters whose validation accuracy is at most `within` below the best;
+    the test has no say.
     """
     scored = [row for row in rows if row["val"] is not None]
     best = max((row["val"] for row in scored), default=0.0)
@@ -59,20 +73,42 @@ def smallest(rows: Iterable[Row], within: float) -> Row | None:
     return min(near, key=lambda row: (row["parameters"], row["macs"]), default=None)
 
 
-COLUMNS = {"n": "n", "val": "validation", "mean": "test accuracy", "numbers": "parameters", "macs": "MACs",
-           "weights_bytes": "weights", "training_bytes": "with optimizer", "latency_batch1_s": "an image alone",
-           "latency_batch64_s": "an image of 64"}
-CSV_NAMES = {"val": "mean_val_accuracy", "mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low",
-             "high": "ci95_high", "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy",
-             "numbers": "parameters_with_statistics"}
+COLUMNS = {
+    "n": "n",
+    "val": "validation",
+    "mean": "test accuracy",
+    "numbers": "parameters",
+    "macs": "MACs",
+    "weights_bytes": "weights",
+    "training_bytes": "with optimizer",
+    "latency_batch1_s": "an image alone",
+    "latency_batch64_s": "an image of 64",
+}
+CSV_NAMES = {
+    "val": "mean_val_accuracy",
+    "mean": "mean_test_accuracy",
+    "ci": "ci95_half_width",
+    "low": "ci95_low",
+    "high": "ci95_high",
+    "lowest": "lowest_test_accuracy",
+    "highest": "highest_test_accuracy",
+    "numbers": "parameters_with_statistics",
+}
 
 
 def table(rows: list[Row], form: str = "text") -> str:
     """n down; accuracies in per cent, sizes as files have them, milliseconds an image."""
-    body = [["whole" if row["n"] is None else str(row["n"]), _percent(row["val"]),
-             tables.accuracy(row),
-             *(_count(row[name]) for name in ("numbers", "macs")), *(_bytes(row[name]) for name in SIZES[3:]),
-             *(_milliseconds(row[name]) for name in ("latency_batch1_s", "latency_batch64_s"))] for row in rows]
+    body = [
+        [
+            "whole" if row["n"] is None else str(row["n"]),
+            _percent(row["val"]),
+            tables.accuracy(row),
+            *(_count(row[name]) for name in ("numbers", "macs")),
+            *(_bytes(row[name]) for name in SIZES[3:]),
+            *(_milliseconds(row[name]) for name in ("latency_batch1_s", "latency_batch64_s")),
+        ]
+        for row in rows
+    ]
     return tables.FORMS[form](list(COLUMNS.values()), body)
 
 
@@ -100,16 +136,33 @@ def write_summary(store: Store, key: str) -> None:
     folder, found = store.root / "studies" / key, results(store, study)
     rows = table_rows(found, _times(folder))
     if any(row["mean"] is not None for row in rows):
-        _write(folder, CHOP, rows, table(rows, "markdown"),
-               chop_figures.chop(rows, study["title"], caption=warnings_of(found)))
-    metrics = [{"name": f"{name}{'_whole' * (row['n'] is None)}", "value": row[of], "step": row["n"] or 0}
-               for row in rows for name, of in CHOP_METRICS.items() if row[of] is not None]
+        _write(
+            folder,
+            CHOP,
+            rows,
+            table(rows, "markdown"),
+            chop_figures.chop(rows, study["title"], caption=warnings_of(found)),
+        )
+    metrics = [
+        {"name": f"{name}{'_whole' * (row['n'] is None)}", "value": row[of], "step": row["n"] or 0}
+        for row in rows
+        for name, of in CHOP_METRICS.items()
+        if row[of] is not None
+    ]
     _summary(folder, study, found, metrics, table(rows, "markdown"))
 
 
-CHOP_METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "mean_val_accuracy": "val",
-                "parameters": "parameters", "macs": "macs", "weights_bytes": "weights_bytes",
-                "latency_batch1_s": "latency_batch1_s", "latency_batch64_s": "latency_batch64_s"}
+CHOP_METRICS = {
+    "mean_test_accuracy": "mean",
+    "ci95_low": "low",
+    "ci95_high": "high",
+    "mean_val_accuracy": "val",
+    "parameters": "parameters",
+    "macs": "macs",
+    "weights_bytes": "weights_bytes",
+    "latency_batch1_s": "latency_batch1_s",
+    "latency_batch64_s": "latency_batch64_s",
+}
 
 
 def _times(folder: Path) -> dict[str, Any]:
@@ -119,19 +172,31 @@ def _times(folder: Path) -> dict[str, Any]:
 
 def _write(folder: Path, stem: str, rows: list[Row], markdown: str, figure: bytes) -> None:
     headings = [CSV_NAMES.get(name, name) for name in rows[0]]
-    files.write_text(folder / f"{stem}.csv", tables.as_csv(headings, [list(row.values()) for row in rows]))
+    files.write_text(
+        folder / f"{stem}.csv", tables.as_csv(headings, [list(row.values()) for row in rows])
+    )
     files.write_text(folder / f"{stem}.md", markdown)
     files.write_bytes(folder / f"{stem}.png", figure)
 
 
-def _summary(folder: Path, study: Mapping[str, Any], found: list[Result], metrics: list[Row], shown: str) -> None:
-    summaries.write(folder, study, metrics, finished=sum(result.status == FINISHED for result in found),
-                    warnings=warnings_of(found), table=shown if metrics else "")
+def _summary(
+    folder: Path, study: Mapping[str, Any], found: list[Result], metrics: list[Row], shown: str
+) -> None:
+    summaries.write(
+        folder,
+        study,
+        metrics,
+        finished=sum(result.status == FINISHED for result in found),
+        warnings=warnings_of(found),
+        table=shown if metrics else "",
+    )
 
 
 def warnings_of(found: Iterable[Result]) -> list[str]:
     """Return the warnings about the test accuracies of chopped or pruned networks."""
-    return result_warnings.result_warnings(result_warnings.grouped(found, _network), result_warnings.Warned("repeats"))
+    return result_warnings.result_warnings(
+        result_warnings.grouped(found, _network), result_warnings.Warned("repeats")
+    )
 
 
 def _network(result: Result) -> str:
@@ -142,18 +207,28 @@ def _network(result: Result) -> str:
 
 
 def format_summary(report: Any, within: float) -> str:
-    """What a study of chopped networks ends with: the table, the smallest that will do, where the files are."""
+    """What a study of chopped networks ends with: the table, the smallest that will do, where the
+    files are.
+    """
     folder, rows, times = _read(report)
-    lines = [table(rows).rstrip(), "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats; parameters "
-             "with the statistics of batch norm", *result_warnings.lines(warnings_of(_results(report)))]
+    lines = [
+        table(rows).rstrip(),
+        "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats; parameters "
+        "with the statistics of batch norm",
+        *result_warnings.lines(warnings_of(_results(report))),
+    ]
     if about := times.get("about"):
-        lines.append(f"latency: median, warm, in turns; {about['device']}, {about['threads']} "
-                     f"thread{'s' * (about['threads'] > 1)}, torch {about['torch']}")
+        lines.append(
+            f"latency: median, warm, in turns; {about['device']}, {about['threads']} "
+            f"thread{'s' * (about['threads'] > 1)}, torch {about['torch']}"
+        )
     chosen = smallest(rows, within)
     if chosen is not None:
         which = "the whole network" if chosen["n"] is None else f"cut behind block {chosen['n']}"
-        lines.append(f"smallest within {100 * within:g} points of the best validation accuracy: {which}, "
-                     f"{chosen['numbers']:,} parameters, test accuracy {tables.percent(chosen['mean'])}")
+        lines.append(
+            f"smallest within {100 * within:g} points of the best validation accuracy: {which}, "
+            f"{chosen['numbers']:,} parameters, test accuracy {tables.percent(chosen['mean'])}"
+        )
     lines.append(f"table and figure: {folder / CHOP}.csv, .md, .png")
     return "\n".join([*lines, *reporting.footer(report)])
 
@@ -174,26 +249,37 @@ def _read(report: Any) -> tuple[Path, list[Row], dict[str, Any]]:
 
 
 def publish(report: Any, within: float, out: Path) -> Path:
-    """Copy the smallest network that will do, of its repeats the best on validation, to <out>.safetensors and .json."""
+    """Copy the smallest network that will do, of its repeats the best on validation, to
+    <out>.safetensors and .json.
+    """
     chosen = smallest(_read(report)[1], within)
     if chosen is None:
         raise MissingError("finished network to copy")
     mine = [r for r in report.results if r.status == FINISHED and r.spec["cut"] == chosen["n"]]
     if not mine:
-        raise MissingError(f"network cut behind block {chosen['n']}, which is of an earlier command",
-                      made_by="tlx chop with the same options and its --depths")
+        raise MissingError(
+            f"network cut behind block {chosen['n']}, which is of an earlier command",
+            made_by="tlx chop with the same options and its --depths",
+        )
     best = max(mine, key=lambda r: r.scores["best_val_accuracy"])
     store, target = Store(report.folder), out.expanduser().absolute().with_suffix(".json")
     files.make_folder(target.parent)
-    with (files.atomic_write(target.with_suffix(".safetensors")) as file,
-          open(store.file(best.key, f"{NETWORK}.safetensors"), "rb") as whole):
+    with (
+        files.atomic_write(target.with_suffix(".safetensors")) as file,
+        open(store.file(best.key, f"{NETWORK}.safetensors"), "rb") as whole,
+    ):
         shutil.copyfileobj(whole, file)
     record = files.read_json(store.file(best.key, f"{NETWORK}.json"))
-    files.write_json(target, {**record, "file": f"{target.stem}.safetensors", "key": best.key,
-                              "test_accuracy": best.scores["test_accuracy"]})
+    files.write_json(
+        target,
+        {
+            **record,
+            "file": f"{target.stem}.safetensors",
+            "key": best.key,
+            "test_accuracy": best.scores["test_accuracy"],
+        },
+    )
     return target
 
 
 # ---------------------------------------------------------------- pruned
-
-

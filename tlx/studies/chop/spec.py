@@ -15,13 +15,19 @@ from ..whole_dataset import WholeDataset
 class FromWeights(WholeDataset):
     """A training that starts from the weights of a source, or from random ones."""
 
-    source: str | None = setting(None, identity=False, help="what the weights were trained on (ImageNet, MNIST); random: no "
-                              "pre-training. Default: the backbone's own")
+    source: str | None = setting(
+        None,
+        identity=False,
+        help="what the weights were trained on (ImageNet, MNIST); random: no "
+        "pre-training. Default: the backbone's own",
+    )
     depth: int = setting(0, identity=False, cli=False, help="blocks of the whole network")
 
     @property
     def start_from(self) -> str | None:
-        """What `backbones.load` is asked for: a weight file, "default", or None for random weights."""
+        """What `backbones.load` is asked for: a weight file, "default", or None for random
+        weights.
+        """
         return self.model or (None if (self.source or "").lower() == RANDOM else DEFAULT)
 
     @property
@@ -36,7 +42,9 @@ class Chop(FromWeights):
 
     kind: ClassVar[str] = "chop"
 
-    cut: int | None = setting(None, low=1, cli=False, help="the last block that stays; None: the whole network")
+    cut: int | None = setting(
+        None, low=1, cli=False, help="the last block that stays; None: the whole network"
+    )
 
     @property
     def title(self) -> str:
@@ -46,8 +54,12 @@ class Chop(FromWeights):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().mlflow_params(), "Cut": self.cut or "-", "Frozen": self.freeze,
-                "Source": self.model or self.source or "-"}
+        return {
+            **super().mlflow_params(),
+            "Cut": self.cut or "-",
+            "Frozen": self.freeze,
+            "Source": self.model or self.source or "-",
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +69,17 @@ class ChopGrid(Spec):
     kind: ClassVar[str] = "chop-grid"
 
     depths: tuple[int, ...] = setting((), low=1, help="n: blocks that stay. Default: every one")
-    repeats: int = setting(3, low=1, high=10_000, help="networks of each n, which differ by their seeds")
-    tolerance: float = setting(0.01, low=0.0, high=1.0, identity=False, help="validation accuracy that the smallest network "
-                         "named may lose against the best, a fraction: 0.01 is one point")
+    repeats: int = setting(
+        3, low=1, high=10_000, help="networks of each n, which differ by their seeds"
+    )
+    tolerance: float = setting(
+        0.01,
+        low=0.0,
+        high=1.0,
+        identity=False,
+        help="validation accuracy that the smallest network "
+        "named may lose against the best, a fraction: 0.01 is one point",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +88,24 @@ class Pruning(FromWeights):
 
     kind: ClassVar[str] = "pruning"
 
-    keep: float = setting(0.7, low=0.01, high=0.999, help="share of the weights that a round leaves")
-    scope: str = setting("global", choices=("global", "layer"), help="one threshold for all layers, or one for each")
-    rewind: str = setting("none", choices=("none", "start"), help="each round goes on from the trained weights, or from "
-                       "those before any training")
+    keep: float = setting(
+        0.7, low=0.01, high=0.999, help="share of the weights that a round leaves"
+    )
+    scope: str = setting(
+        "global", choices=("global", "layer"), help="one threshold for all layers, or one for each"
+    )
+    rewind: str = setting(
+        "none",
+        choices=("none", "start"),
+        help="each round goes on from the trained weights, or from those before any training",
+    )
     round: int = setting(0, low=0, cli=False, help="how often weights were dropped")
     before: str = setting("", cli=False, help="digest of the weights that the round before came to")
 
     @property
     def kept(self) -> float:
         """The share of all weights that is left."""
-        return self.keep ** self.round
+        return self.keep**self.round
 
     @property
     def title(self) -> str:
@@ -87,8 +114,14 @@ class Pruning(FromWeights):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().mlflow_params(), "Round": self.round, "Kept": f"{self.kept:.4g}", "Scope": self.scope,
-                "Rewind": self.rewind, "Source": self.model or self.source or "-"}
+        return {
+            **super().mlflow_params(),
+            "Round": self.round,
+            "Kept": f"{self.kept:.4g}",
+            "Scope": self.scope,
+            "Rewind": self.rewind,
+            "Source": self.model or self.source or "-",
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,4 +131,6 @@ class PruningGrid(Spec):
     kind: ClassVar[str] = "pruning-grid"
 
     iterations: int = setting(5, low=1, high=1000, help="how often weights are dropped")
-    repeats: int = setting(3, low=1, high=10_000, help="networks that are pruned, which differ by their seeds")
+    repeats: int = setting(
+        3, low=1, high=10_000, help="networks that are pruned, which differ by their seeds"
+    )

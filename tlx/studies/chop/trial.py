@@ -1,4 +1,6 @@
-"""Chop: cut a network behind block n, put the mean over the image and one dense layer there, and fine-tune the rest."""
+"""Chop: cut a network behind block n, put the mean over the image and one dense layer there, and
+fine-tune the rest.
+"""
 
 from __future__ import annotations
 
@@ -18,18 +20,37 @@ NETWORK = "network"  # stem of the chopped network's files
 
 
 def run(spec: Chop, inputs: TrainingInputs, context: TrialContext) -> Result:
-    """Cut, fine-tune, score on the test images; the network is kept with what is needed to load it again."""
+    """Cut, fine-tune, score on the test images; the network is kept with what is needed to load it
+    again.
+    """
     from ...models import chopped
     from ...models.footprint import footprint
     from ...models.transferred import transferred
     from ..training import fit_and_score
 
-    network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth if inputs.weights else 0,
-                          classes=len(inputs.data.classes), seed=derive_seed(spec.seed, "head", spec.split),
-                          source=inputs.source, cut=spec.cut, input_size=spec.input_size, sha256=spec.weights)
-    status, scores, details = fit_and_score(spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split))
+    network = transferred(
+        spec.architecture,
+        weights=inputs.weights,
+        copied=spec.depth if inputs.weights else 0,
+        classes=len(inputs.data.classes),
+        seed=derive_seed(spec.seed, "head", spec.split),
+        source=inputs.source,
+        cut=spec.cut,
+        input_size=spec.input_size,
+        sha256=spec.weights,
+    )
+    status, scores, details = fit_and_score(
+        spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split)
+    )
     if status == FINISHED:
-        chopped.write(context.folder / NETWORK, network, architecture=spec.architecture, cut=spec.cut,
-                      classes=inputs.data.classes)
+        chopped.write(
+            context.folder / NETWORK,
+            network,
+            architecture=spec.architecture,
+            cut=spec.cut,
+            classes=inputs.data.classes,
+        )
         scores |= {name: float(value) for name, value in asdict(footprint(network, spec)).items()}
-    return Result.of(spec, status=status, scores=scores, details=details, made_from={"weights": spec.weights})
+    return Result.of(
+        spec, status=status, scores=scores, details=details, made_from={"weights": spec.weights}
+    )

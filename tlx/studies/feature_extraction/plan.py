@@ -20,28 +20,46 @@ from .spec import FeatureExtraction, FeatureExtractionGrid
 from .trial import FeatureTrialInputs
 
 
-def look_at_features(spec: FeatureExtraction, few: FewShotGrid, settings: Settings, progress: Progress | None = None, *,
-                     keep: bool = True) -> PreflightResult:
+def look_at_features(
+    spec: FeatureExtraction,
+    few: FewShotGrid,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    keep: bool = True,
+) -> PreflightResult:
     """The look before a feature-extraction study."""
+
     def load() -> Network:
         return whole_network(spec, spec.layers, spec.model_description)
 
     return preflight(spec, few, settings, load, progress, keep=keep)
 
 
-def feature_extraction_study(spec: FeatureExtraction, few: FewShotGrid, sweep: FeatureExtractionGrid, settings: Settings,
-                             progress: Progress | None = None) -> tuple[Study, PreflightResult]:
-    """Every classifier on every draw, ready to run, its activations extracted (once, ever); Problems otherwise."""
+def feature_extraction_study(
+    spec: FeatureExtraction,
+    few: FewShotGrid,
+    sweep: FeatureExtractionGrid,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> tuple[Study, PreflightResult]:
+    """Every classifier on every draw, ready to run, its activations extracted (once, ever);
+    Problems otherwise.
+    """
     names = sweep.classifiers
     found = look_at_features(spec, few, settings, progress)
     raise_all(found.problems)
     assert found.network is not None
     assert found.pixels is not None
     taken = layers_of(found.network, spec.layers, spec.model_description)
-    spec = spec.replace(weights=found.weights, layers=taken, embedding=normalised_embedding(spec.embedding))
+    spec = spec.replace(
+        weights=found.weights, layers=taken, embedding=normalised_embedding(spec.embedding)
+    )
     with signals.graceful() as stopping:
         place = _dump_place(found, settings, progress, stopping)
-        how = ExtractionConfig(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+        how = ExtractionConfig(
+            reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
+        )
         dump = extract(found.network, found.weights, found.pixels, taken, place, how)
         signals.stop_if_asked()
     parts = FewShotData(found, spec)
@@ -51,19 +69,36 @@ def feature_extraction_study(spec: FeatureExtraction, few: FewShotGrid, sweep: F
         inputs = FeatureTrialInputs(parts.classes, dump, train, parts.val, parts.test)
         tried = _feasible(names, inputs) if sweep.everything else names
         left_out = [name for name in names if name not in tried]
-        found.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(left_out)
+        found.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(
+            left_out
+        )
         trials += [Trial(drawn.replace(classifier=name), inputs, drawn.group) for name in tried]
-    return Study(key=parts.study_key(spec), call="tlx.studies.feature_extraction.trial:run",
-                 experiment=feature_extraction_spec.EXPERIMENT, title=parts.title(spec), spec=common_settings(spec),
-                 trials=tuple(trials), inputs=(parts.dataset(),), tags=parts.tags(few) | {"tlx.dump": dump.key},
-                 preload=("tlx.features.pipelines", "tlx.features.spans", "sklearn.linear_model",
-                          "sklearn.discriminant_analysis", *(["mlflow.sklearn"] if spec.log_model else [])),
-                 params={"Job number": str(few.job)}), found
+    return Study(
+        key=parts.study_key(spec),
+        call="tlx.studies.feature_extraction.trial:run",
+        experiment=feature_extraction_spec.EXPERIMENT,
+        title=parts.title(spec),
+        spec=common_settings(spec),
+        trials=tuple(trials),
+        inputs=(parts.dataset(),),
+        tags=parts.tags(few) | {"tlx.dump": dump.key},
+        preload=(
+            "tlx.features.pipelines",
+            "tlx.features.spans",
+            "sklearn.linear_model",
+            "sklearn.discriminant_analysis",
+            *(["mlflow.sklearn"] if spec.log_model else []),
+        ),
+        params={"Job number": str(few.job)},
+    ), found
 
 
 def _feasible(names: Sequence[str], inputs: FeatureTrialInputs) -> list[str]:
     """Those that the number of training rows of a draw allows."""
     rows = len(inputs.train.rows)
     alone = rows == len(inputs.classes)  # one row a class: nothing varies within a class
-    return [name for name in names if not (alone and name == "lda")
-            and getattr(classifiers.classifier(name), "k", 0) <= rows]
+    return [
+        name
+        for name in names
+        if not (alone and name == "lda") and getattr(classifiers.classifier(name), "k", 0) <= rows
+    ]

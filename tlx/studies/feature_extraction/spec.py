@@ -21,19 +21,43 @@ class FeatureExtraction(FewShotTrial):
 
     kind: ClassVar[str] = "feature-extraction"
 
-    layers: tuple[str, ...] = setting((), help="layers by name or block number, comma-separated, or a set: blocks (all of "
-                                   "them), last, model_25, model_50, model_75, model_100. Default: blocks")
-    model_description: str | None = setting(None, identity=False, help="JSON of the original study that names the layers")
-    reduce: str = setting("pooled", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: its spatial "
-                       "mean, everything, or a transformer's class token")
-    embedding: str = setting("fne", help="fne (standardised, then −1, 0 or 1), standard, l2 (each layer of length 1) or "
-                          "none; with settings as fne:low=-0.25,high=0.15")
-    standardize: str = setting("train", choices=("train", "per-set"), help="statistics of the training rows, or of each "
-                            "set its own, as the original study did (it sees all test images at once)")
-    fold: bool = setting(True, help="fold batch norm into the convolutions while extracting: faster, other last bits")
-    precision: str = setting("float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass")
-    dtype: str = setting("float32", choices=("float32", "float16"), help="numbers kept of the activations")
-    log_model: bool = setting(False, help="keep embedding and classifier as a scikit-learn Pipeline, a model of the run")
+    layers: tuple[str, ...] = setting(
+        (),
+        help="layers by name or block number, comma-separated, or a set: blocks (all of "
+        "them), last, model_25, model_50, model_75, model_100. Default: blocks",
+    )
+    model_description: str | None = setting(
+        None, identity=False, help="JSON of the original study that names the layers"
+    )
+    reduce: str = setting(
+        "pooled",
+        choices=("pooled", "flat", "first-token"),
+        help="what is kept of a layer: its spatial "
+        "mean, everything, or a transformer's class token",
+    )
+    embedding: str = setting(
+        "fne",
+        help="fne (standardised, then −1, 0 or 1), standard, l2 (each layer of length 1) or "
+        "none; with settings as fne:low=-0.25,high=0.15",
+    )
+    standardize: str = setting(
+        "train",
+        choices=("train", "per-set"),
+        help="statistics of the training rows, or of each "
+        "set its own, as the original study did (it sees all test images at once)",
+    )
+    fold: bool = setting(
+        True, help="fold batch norm into the convolutions while extracting: faster, other last bits"
+    )
+    precision: str = setting(
+        "float32", choices=("float32", "bfloat16"), help="arithmetic of the forward pass"
+    )
+    dtype: str = setting(
+        "float32", choices=("float32", "float16"), help="numbers kept of the activations"
+    )
+    log_model: bool = setting(
+        False, help="keep embedding and classifier as a scikit-learn Pipeline, a model of the run"
+    )
     classifier: str = setting("linear-svc", cli=False, help="which classifier, with its settings")
 
     @property
@@ -48,11 +72,18 @@ class FeatureExtraction(FewShotTrial):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""
-        return {"Model": self.model or self.architecture, "Dataset": self.dataset, "Using crops": self.use_crops,
-                "Crops path": self.precomputed_crops or "-", "Samples per class": self.shots,
-                "Model selection": self.model_selection, "Split": self.split,
-                "Model description": self.model_description or "-", "Extracted layers": ", ".join(self.layers),
-                "Classifier": self.classifier}
+        return {
+            "Model": self.model or self.architecture,
+            "Dataset": self.dataset,
+            "Using crops": self.use_crops,
+            "Crops path": self.precomputed_crops or "-",
+            "Samples per class": self.shots,
+            "Model selection": self.model_selection,
+            "Split": self.split,
+            "Model description": self.model_description or "-",
+            "Extracted layers": ", ".join(self.layers),
+            "Classifier": self.classifier,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,20 +92,28 @@ class FeatureExtractionGrid(Spec):
 
     kind: ClassVar[str] = "feature-extraction-grid"
 
-    classifier: str = setting("linear-svc", help="classifiers with their settings, separated by spaces or commas: "
-                           "'linear-svc:C=0.1 knn:k=5'; or all: linear-svc, svc, sgd, knn, knn-cosine, logistic, "
-                           "ridge, ridge-loo, lda, ncm")
+    classifier: str = setting(
+        "linear-svc",
+        help="classifiers with their settings, separated by spaces or commas: "
+        "'linear-svc:C=0.1 knn:k=5'; or all: linear-svc, svc, sgd, knn, knn-cosine, logistic, "
+        "ridge, ridge-loo, lda, ncm",
+    )
 
     @property
     def classifiers(self) -> list[str]:
         """Each classifier once, in one spelling; UnknownName or Usage for a wrong one."""
         from ...features.classifiers import CLASSIFIERS, classifier, format_classifier, split_words
 
-        words = [name for name in CLASSIFIERS if name != "xgboost"] if self.everything else split_words(
-            self.classifier)
+        words = (
+            [name for name in CLASSIFIERS if name != "xgboost"]
+            if self.everything
+            else split_words(self.classifier)
+        )
         return list(dict.fromkeys(format_classifier(classifier(word)) for word in words))
 
     @property
     def everything(self) -> bool:
-        """All of them are meant: then those that a draw is too small for are left out, not failed."""
+        """All of them are meant: then those that a draw is too small for are left out, not
+        failed.
+        """
         return self.classifier == "all"

@@ -1,7 +1,9 @@
-"""Feature extraction: a classifier on the activations of a frozen network, few-shot, scored on the whole test set.
+"""Feature extraction: a classifier on the activations of a frozen network, few-shot, scored on the
+whole test set.
 
-Every image·crop is forwarded once per weights and layers, ever: a split is an index into that dump. Trials of one
-draw share its embedding and its span; each says what it spent itself and what it inherited.
+Every image·crop is forwarded once per weights and layers, ever: a split is an index into that dump.
+Trials of one draw share its embedding and its span; each says what it spent itself and what it
+inherited.
 """
 
 from __future__ import annotations
@@ -26,12 +28,16 @@ if TYPE_CHECKING:
     from ...models.samples import Samples
     from ..base import TrialContext
 
-KEPT_BYTES = 1 << 30  # embedded rows of a role kept between the classifiers of a group; above, embedded again
+KEPT_BYTES = (
+    1 << 30
+)  # embedded rows of a role kept between the classifiers of a group; above, embedded again
 
 
 @dataclass
 class FeatureTrialInputs:
-    """What the trials of one draw run on: a dump, and which of its images are for what. Labels index `classes`."""
+    """What the trials of one draw run on: a dump, and which of its images are for what. Labels
+    index `classes`.
+    """
 
     classes: tuple[str, ...]
     dump: Dump
@@ -57,7 +63,10 @@ class Prepared:
 
         started = time.perf_counter()
         self._parts: dict[tuple[int, int], EvaluationRows] = {}
-        self.inputs, self.layers = inputs, [inputs.dump.array(layer) for layer in inputs.dump.layers]
+        self.inputs, self.layers = (
+            inputs,
+            [inputs.dump.array(layer) for layer in inputs.dump.layers],
+        )
         embedding: Any = parse_spec(EMBEDDINGS, spec.embedding, "embedding")
         if "standardize" in embedding.settings() and spec.standardize != "train":
             embedding = embedding.replace(standardize=spec.standardize)
@@ -65,8 +74,13 @@ class Prepared:
         self.embedding = embedding.fit(self.layers, inputs.train.rows)
         self.rows = self.embedding.transform(self.layers, inputs.train.rows)
         self.width = self.rows.shape[1]
-        self._asked: dict[str, Any] = {"seed": derive_seed(spec.seed, "classifier") % 2**32, "where": spec.title}
-        self.training = Training(self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._asked)
+        self._asked: dict[str, Any] = {
+            "seed": derive_seed(spec.seed, "classifier") % 2**32,
+            "where": spec.title,
+        }
+        self.training = Training(
+            self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._asked
+        )
         self.seconds = time.perf_counter() - started
 
     @functools.cached_property
@@ -76,26 +90,35 @@ class Prepared:
 
     @functools.cached_property
     def compared(self) -> tuple[Training, EvaluationRows]:
-        """A training that knows the products of validation and test rows with the training rows, and those rows."""
+        """A training that knows the products of validation and test rows with the training rows,
+        and those rows.
+        """
         import numpy as np
 
         from ...features.spans import Training
 
-        held = self.val if self.inputs.test is None else np.concatenate([self.val, self._whole_test])
+        held = (
+            self.val if self.inputs.test is None else np.concatenate([self.val, self._whole_test])
+        )
         return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._asked)
 
     def fit(self, spec: Classifier) -> FittedClassifier:
-        """The classifier fitted; what compares rows (neighbours, kernels) shares one set of products.
+        """The classifier fitted; what compares rows (neighbours, kernels) shares one set of
+        products.
 
-        Which way is taken depends on the classifier and on sizes alone, so that a trial has the same bits whatever
-        else is tried beside it.
+        Which way is taken depends on the classifier and on sizes alone, so that a trial has the
+        same bits whatever else is tried beside it.
         """
         return (self.compared[0] if self._compares(spec) else self.training).fit(spec)
 
     def _compares(self, spec: Classifier) -> bool:
         held = len(self.inputs.val.rows) + (len(self.inputs.test.rows) if self.inputs.test else 0)
-        return (spec.isometric and not spec.linear and 8 * (len(self.rows) + held) * len(self.rows) <= KEPT_BYTES
-                and (len(self.rows) + held) * self.width * self.rows.itemsize <= KEPT_BYTES)
+        return (
+            spec.isometric
+            and not spec.linear
+            and 8 * (len(self.rows) + held) * len(self.rows) <= KEPT_BYTES
+            and (len(self.rows) + held) * self.width * self.rows.itemsize <= KEPT_BYTES
+        )
 
     def scores(self, fitted: FittedClassifier, samples: Samples) -> np.ndarray:
         """(n·c, k) float64, higher is likelier, of every row of some samples, embedded in parts."""
@@ -110,8 +133,10 @@ class Prepared:
         if samples is self.inputs.val:
             return fitted.scores(self.val, classes=classes)
         step = len(samples.rows) if self.per_set else max(1, KEPT_BYTES // (4 * self.width))
-        parts = [fitted.scores(self._test(start, step), classes=classes)
-                 for start in range(0, len(samples.rows), step)]
+        parts = [
+            fitted.scores(self._test(start, step), classes=classes)
+            for start in range(0, len(samples.rows), step)
+        ]
         return np.concatenate(parts)
 
     def _part(self, first: int, count: int) -> EvaluationRows:
@@ -168,7 +193,9 @@ def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialConte
 
 
 def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialContext) -> None:
-    """The embedding and a classifier that reads features, as mlflow's model of a scikit-learn Pipeline."""
+    """The embedding and a classifier that reads features, as mlflow's model of a scikit-learn
+    Pipeline.
+    """
     import numpy as np
 
     from ...features import classifiers, pipelines
@@ -177,28 +204,53 @@ def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialConte
     asked = classifiers.classifier(spec.classifier)
     fitted = prepared.training.fit(asked, for_features=True)
     model = pipelines.pipeline(prepared.embedding, spec.embedding, fitted, prepared.inputs.classes)
-    example = np.concatenate([layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1)
+    example = np.concatenate(
+        [layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1
+    )
     trees = isinstance(asked, classifiers.XGBoost)
-    tracking_models.save(model, context.folder, example.astype(np.float32), packages=["xgboost"] * trees,
-                         trusted=pipelines.trusted() + pipelines.XGBOOST * trees)
+    tracking_models.save(
+        model,
+        context.folder,
+        example.astype(np.float32),
+        packages=["xgboost"] * trees,
+        trusted=pipelines.trusted() + pipelines.XGBOOST * trees,
+    )
 
 
-def _details(inputs: FeatureTrialInputs, prepared: Prepared, fitted: FittedClassifier) -> dict[str, Any]:
-    return {"classes": list(inputs.classes), "layers": list(inputs.dump.layers), "dump": inputs.dump.key,
-            "features": prepared.width, "constant_features": prepared.embedding.constant,
-            "converged": fitted.converged, "notes": fitted.notes, "crops": inputs.train.crops,
-            "train_images": len(inputs.train), "val_images": len(inputs.val),
-            "test_images": len(inputs.test) if inputs.test else 0}
+def _details(
+    inputs: FeatureTrialInputs, prepared: Prepared, fitted: FittedClassifier
+) -> dict[str, Any]:
+    return {
+        "classes": list(inputs.classes),
+        "layers": list(inputs.dump.layers),
+        "dump": inputs.dump.key,
+        "features": prepared.width,
+        "constant_features": prepared.embedding.constant,
+        "converged": fitted.converged,
+        "notes": fitted.notes,
+        "crops": inputs.train.crops,
+        "train_images": len(inputs.train),
+        "val_images": len(inputs.val),
+        "test_images": len(inputs.test) if inputs.test else 0,
+    }
 
 
-def _times(inputs: FeatureTrialInputs, prepared: Prepared, fitted_s: float, first: bool) -> dict[str, float]:
-    """The original study's four times, in seconds. Extraction is inherited from the dump, in proportion to the rows;
-    post-processing from the first trial of the draw."""
+def _times(
+    inputs: FeatureTrialInputs, prepared: Prepared, fitted_s: float, first: bool
+) -> dict[str, float]:
+    """The original study's four times, in seconds. Extraction is inherited from the dump, in
+    proportion to the rows; post-processing from the first trial of the draw.
+    """
     dump = inputs.dump
     per_row = (dump.own_s + dump.inherited_s) / max(1, dump.rows)
-    extraction = {"train_extraction_s": per_row * len(inputs.train.rows),
-                  "test_extraction_s": per_row * len((inputs.test or inputs.val).rows)}
+    extraction = {
+        "train_extraction_s": per_row * len(inputs.train.rows),
+        "test_extraction_s": per_row * len((inputs.test or inputs.val).rows),
+    }
     inherited = sum(extraction.values()) + (0.0 if first else prepared.seconds)
-    return {**extraction, "postprocessing_s": prepared.seconds, "classifier_s": fitted_s, "inherited_s": inherited}
-
-
+    return {
+        **extraction,
+        "postprocessing_s": prepared.seconds,
+        "classifier_s": fitted_s,
+        "inherited_s": inherited,
+    }

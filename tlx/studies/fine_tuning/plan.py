@@ -13,42 +13,82 @@ from . import spec as fine_tuning_spec
 from .spec import FineTuning
 
 
-def look_at_fine_tuning(spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None, *,
-                        keep: bool = True) -> PreflightResult:
+def look_at_fine_tuning(
+    spec: FineTuning,
+    few: FewShotGrid,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    keep: bool = True,
+) -> PreflightResult:
     """The look before a fine-tuning study."""
     return preflight(spec, few, settings, lambda: _to_tune(spec), progress, keep=keep)
 
 
 def _to_tune(spec: FineTuning) -> Network:
     """The network with a head of two classes, after a try at freezing what is asked."""
-    network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, head=spec.head, seed=0,
-                             source=spec.weight_source, input_size=spec.input_size)
+    network = backbones.load(
+        spec.architecture,
+        weights=spec.start_from,
+        classes=2,
+        head=spec.head,
+        seed=0,
+        source=spec.weight_source,
+        input_size=spec.input_size,
+    )
     configuration = configured(spec)
-    freezing.freeze(network, spec.freeze if configuration is None else
-                    freezing.published_configuration(spec.architecture, configuration), bn=spec.bn)
+    freezing.freeze(
+        network,
+        spec.freeze
+        if configuration is None
+        else freezing.published_configuration(spec.architecture, configuration),
+        bn=spec.bn,
+    )
     return network
 
 
 def configured(spec: FineTuning) -> int | None:
-    """The seeds' configuration that applies: the one asked for, 1 for their networks, None for all others."""
+    """The seeds' configuration that applies: the one asked for, 1 for their networks, None for all
+    others.
+    """
     if spec.configuration is not None and spec.freeze:
-        raise UsageError("conflict", f"--configuration {spec.configuration} and --freeze {spec.freeze}",
-                    expected="one of the two")
-    if spec.configuration is None and not spec.freeze and spec.architecture.lower() in freezing.SEED_COUNTS:
+        raise UsageError(
+            "conflict",
+            f"--configuration {spec.configuration} and --freeze {spec.freeze}",
+            expected="one of the two",
+        )
+    if (
+        spec.configuration is None
+        and not spec.freeze
+        and spec.architecture.lower() in freezing.SEED_COUNTS
+    ):
         return 1
     return spec.configuration
 
 
-def fine_tuning_study(spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None
-                      ) -> tuple[Study, PreflightResult]:
+def fine_tuning_study(
+    spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None
+) -> tuple[Study, PreflightResult]:
     """Every trial of a few-shot fine-tuning, ready to run; Problems with all that is wrong."""
     found = look_at_fine_tuning(spec, few, settings, progress)
     raise_all(found.problems)
     spec = spec.replace(weights=found.weights, configuration=configured(spec))
     parts = FewShotData(found, spec)
-    trials = [Trial(spec.replace(shots=shots, split=split, images=content),
-                    Inputs(parts.classes, train, parts.val, parts.test))
-              for shots, split, train, content in parts.draws(spec, few)]
-    return Study(key=parts.study_key(spec), call="tlx.studies.fine_tuning.trial:run", experiment=fine_tuning_spec.EXPERIMENT,
-                 title=parts.title(spec), spec=common_settings(spec), trials=tuple(trials), inputs=(parts.dataset(),),
-                 tags=parts.tags(few), params={"Job number": str(few.job)}), found
+    trials = [
+        Trial(
+            spec.replace(shots=shots, split=split, images=content),
+            Inputs(parts.classes, train, parts.val, parts.test),
+        )
+        for shots, split, train, content in parts.draws(spec, few)
+    ]
+    return Study(
+        key=parts.study_key(spec),
+        call="tlx.studies.fine_tuning.trial:run",
+        experiment=fine_tuning_spec.EXPERIMENT,
+        title=parts.title(spec),
+        spec=common_settings(spec),
+        trials=tuple(trials),
+        inputs=(parts.dataset(),),
+        tags=parts.tags(few),
+        params={"Job number": str(few.job)},
+    ), found

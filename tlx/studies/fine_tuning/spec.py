@@ -18,16 +18,33 @@ class FineTuning(Recipe, FewShotTrial):
 
     kind: ClassVar[str] = "fine-tuning"
 
-    configuration: int | None = setting(None, low=0, high=3, short="c", help="the seeds' frozen convolutions of VGG16, "
-                                     "ResNet50 and ResNet152. Default there: 1, unless --freeze is given")
+    configuration: int | None = setting(
+        None,
+        low=0,
+        high=3,
+        short="c",
+        help="the seeds' frozen convolutions of VGG16, "
+        "ResNet50 and ResNet152. Default there: 1, unless --freeze is given",
+    )
     head: str = setting("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that the original study gave them in MLflow."""
-        return {"Architecture": self.architecture, "Source": self.source or "-", "Model": self.model or "-",
-                "Dataset": self.dataset, "Using crops": self.use_crops, "Crops path": self.precomputed_crops or "-",
-                "Samples per class": self.shots, "Split": self.split, "Maximum epochs": self.epochs,
-                "Model selection": self.model_selection, "Batch size": self.batch_size,
-                "Configuration": "-" if self.configuration is None else self.configuration, "Optimizer": self.optimizer,
-                "Learning rate": self.learning_rate, "Momentum": self.momentum,
-                "Weight decay": self.weight_decay if self.optimizer == "sgd" else "-"}
+        return {
+            "Architecture": self.architecture,
+            "Source": self.source or "-",
+            "Model": self.model or "-",
+            "Dataset": self.dataset,
+            "Using crops": self.use_crops,
+            "Crops path": self.precomputed_crops or "-",
+            "Samples per class": self.shots,
+            "Split": self.split,
+            "Maximum epochs": self.epochs,
+            "Model selection": self.model_selection,
+            "Batch size": self.batch_size,
+            "Configuration": "-" if self.configuration is None else self.configuration,
+            "Optimizer": self.optimizer,
+            "Learning rate": self.learning_rate,
+            "Momentum": self.momentum,
+            "Weight decay": self.weight_decay if self.optimizer == "sgd" else "-",
+        }

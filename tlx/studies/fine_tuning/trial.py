@@ -21,31 +21,59 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     from ...models import backbones, freezing, training
 
     started = time.perf_counter()
-    network = backbones.load(spec.architecture, weights=spec.start_from, classes=len(inputs.classes), head=spec.head,
-                             seed=derive_seed(spec.seed, "head", spec.shots, spec.split), source=spec.weight_source,
-                             input_size=spec.input_size, sha256=spec.weights)
-    frozen = None if spec.configuration is None else freezing.published_configuration(spec.architecture, spec.configuration)
-    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping)
+    network = backbones.load(
+        spec.architecture,
+        weights=spec.start_from,
+        classes=len(inputs.classes),
+        head=spec.head,
+        seed=derive_seed(spec.seed, "head", spec.shots, spec.split),
+        source=spec.weight_source,
+        input_size=spec.input_size,
+        sha256=spec.weights,
+    )
+    frozen = (
+        None
+        if spec.configuration is None
+        else freezing.published_configuration(spec.architecture, spec.configuration)
+    )
+    place = training.TrainingContext(
+        context.device,
+        context.folder / "training.safetensors",
+        context.log,
+        context.tell,
+        context.stopping,
+    )
 
     def score(logits: Any, labels: Any, crops: int) -> float:
         return voting.accuracy(logits, labels, crops, spec.vote)
 
     seed = derive_seed(spec.seed, "fit", spec.shots, spec.split)
-    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place)
+    fitted = training.fit(
+        network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place
+    )
     details: dict[str, Any] = {
-        "classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch, "blocks": len(network.blocks),
+        "classes": list(inputs.classes),
+        "ended": fitted.ended,
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "blocks": len(network.blocks),
         "parameters": sum(p.numel() for p in network.parameters()),
         "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "train_images": len(inputs.train), "val_images": len(inputs.val),
-        "test_images": len(inputs.test) if inputs.test else 0, "crops": inputs.train.crops,
+        "train_images": len(inputs.train),
+        "val_images": len(inputs.val),
+        "test_images": len(inputs.test) if inputs.test else 0,
+        "crops": inputs.train.crops,
         "weights_matched": [network.match.matched, network.match.total] if network.match else None,
-        "notes": list(network.notes), "frozen_prefix": [choice.reason for choice in fitted.prefixes],
+        "notes": list(network.notes),
+        "frozen_prefix": [choice.reason for choice in fitted.prefixes],
     }
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
-    scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
+    scores |= {
+        f"best_{name}": fitted.history[fitted.best_epoch][name]
+        for name in ("val_accuracy", "val_loss")
+    }
     if inputs.test is not None:
         began = time.perf_counter()
         scores |= score_test(network, inputs, spec, place, details, spec.vote)

@@ -1,4 +1,6 @@
-"""The columns of the table of layer metrics: their kinds, units and meanings, and what a cell may hold."""
+"""The columns of the table of layer metrics: their kinds, units and meanings, and what a cell may
+hold.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ TEXT_LENGTH = 4096
 
 @dataclass(frozen=True)
 class Column:
-    """kind: str, int (0…2⁶³ − 1) or float. needed: it must be there, every cell filled. more: what no axis says."""
+    """kind: str, int (0…2⁶³ − 1) or float. needed: it must be there, every cell filled. more: what
+    no axis says.
+    """
 
     kind: type
     meaning: str
@@ -36,13 +40,20 @@ class Column:
 
 
 DISSIMILARITY = "dissimilarity"
-UNITS = {"": "1 − r", "correlation": "1 − r", "euclidean": "Euclidean distance", "cosine": "1 − cosine",
-         "sqeuclidean": "squared Euclidean distance"}  # rdm → unit of its dissimilarities
+UNITS = {
+    "": "1 − r",
+    "correlation": "1 − r",
+    "euclidean": "Euclidean distance",
+    "cosine": "1 − cosine",
+    "sqeuclidean": "squared Euclidean distance",
+}  # rdm → unit of its dissimilarities
 
 COLUMNS: dict[str, Column] = {
     "model": Column(str, "name of the network with its weights", needed=True),
     "trained_on": Column(str, "data set that the network was trained on"),
-    "checkpoint": Column(str, "0: untrained, 0_k: after k batches of the first epoch, k: after k epochs"),
+    "checkpoint": Column(
+        str, "0: untrained, 0_k: after k batches of the first epoch, k: after k epochs"
+    ),
     "checkpoint_index": Column(int, "place of the checkpoint among those of its training, from 0"),
     "seed": Column(int, "seed of the training"),
     "dataset": Column(str, "data set whose images passed through the network", needed=True),
@@ -55,34 +66,57 @@ COLUMNS: dict[str, Column] = {
     "ss_between": Column(float, "sum of squares between classes", "squared activation"),
     "ss_total": Column(float, "total sum of squares", "squared activation"),
     "ss_ratio": Column(float, "within / total sum of squares", "fraction"),
-    "id": Column(float, "intrinsic dimension, TwoNN", "dimensions", more="mean over resamplings of the rows"),
-    "id_std": Column(float, "spread of id", "dimensions", more="population standard deviation over the resamplings"),
+    "id": Column(
+        float, "intrinsic dimension, TwoNN", "dimensions", more="mean over resamplings of the rows"
+    ),
+    "id_std": Column(
+        float,
+        "spread of id",
+        "dimensions",
+        more="population standard deviation over the resamplings",
+    ),
     "id_all": Column(float, "intrinsic dimension, TwoNN, all rows", "dimensions"),
     "id_r": Column(float, "Pearson's r of the TwoNN fit", "r"),
-    "id_mle": Column(float, "intrinsic dimension, TwoNN, likelihood", "dimensions", more="by maximum likelihood"),
+    "id_mle": Column(
+        float, "intrinsic dimension, TwoNN, likelihood", "dimensions", more="by maximum likelihood"
+    ),
     "rsa_within": Column(float, "mean dissimilarity within classes", DISSIMILARITY),
     "rsa_between": Column(float, "mean dissimilarity between classes", DISSIMILARITY),
     "rsa_contrast": Column(float, "class contrast, |within − between|", DISSIMILARITY),
     "rsa_label": Column(float, "likeness of the RDM to the classes' RDM", "Spearman's ρ"),
     "cka_label": Column(float, "likeness to the classes, linear CKA", "CKA"),
     "seconds": Column(float, "time that measuring the layer took", "s"),
-    "rdm": Column(str, "dissimilarity that the rsa columns are of: correlation (empty too), euclidean, …"),
-    "rsa_label_low": Column(float, "lower end of rsa_label", "Spearman's ρ", more="95 % CI over the stimuli"),
-    "rsa_label_high": Column(float, "upper end of rsa_label", "Spearman's ρ", more="95 % CI over the stimuli"),
+    "rdm": Column(
+        str, "dissimilarity that the rsa columns are of: correlation (empty too), euclidean, …"
+    ),
+    "rsa_label_low": Column(
+        float, "lower end of rsa_label", "Spearman's ρ", more="95 % CI over the stimuli"
+    ),
+    "rsa_label_high": Column(
+        float, "upper end of rsa_label", "Spearman's ρ", more="95 % CI over the stimuli"
+    ),
 }
 IDENTITY = ("model", "dataset", "layer", "checkpoint", "seed")  # no two rows share all of these
 SPREADS = ("id_std", "rsa_label_low", "rsa_label_high")  # of other columns
-METRICS = tuple(name for name, c in COLUMNS.items() if c.kind is float and name not in SPREADS)  # can be drawn
+METRICS = tuple(
+    name for name, c in COLUMNS.items() if c.kind is float and name not in SPREADS
+)  # can be drawn
 
 Row = dict[str, Any]
 
 
 def axis_title(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Meaning and unit of a metric, for the axis of these rows: dissimilarities are in that of their RDMs."""
+    """Meaning and unit of a metric, for the axis of these rows: dissimilarities are in that of
+    their RDMs.
+    """
     column = COLUMNS[metric]
     kinds = {row.get("rdm") or "" for row in rows if row.get(metric) not in (None, "")}
     units = {UNITS.get(kind, kind) for kind in kinds}
-    return column.titled(units.pop()) if column.unit == DISSIMILARITY and len(units) == 1 else column.title
+    return (
+        column.titled(units.pop())
+        if column.unit == DISSIMILARITY and len(units) == 1
+        else column.title
+    )
 
 
 class TableFaults:
@@ -99,16 +133,21 @@ class TableFaults:
 
     def raise_first(self) -> None:
         if self.first is not None:
-            self.first.remedy = f"{self.count - 1} more faults after this one" if self.count > 1 else ""
+            self.first.remedy = (
+                f"{self.count - 1} more faults after this one" if self.count > 1 else ""
+            )
             raise self.first
 
 
 # ---------------------------------------------------------------- rows and cells
 
+
 def whole_row(row: Mapping[str, Any], number: int, found: TableFaults) -> Row:
     """The row with every column, each cell of its column's kind; what is wrong goes to `found`."""
     for name in sorted(row.keys() - COLUMNS.keys()):
-        found.add("table-columns", number, f"unknown column '{name}'", f"one of {', '.join(COLUMNS)}")
+        found.add(
+            "table-columns", number, f"unknown column '{name}'", f"one of {', '.join(COLUMNS)}"
+        )
     return {name: _cell(name, row.get(name), number, found) for name in COLUMNS}
 
 
@@ -128,7 +167,10 @@ def _cell(name: str, value: Any, row: int, found: TableFaults) -> Any:
         return empty
 
 
-NUMBER, WHOLE = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII), re.compile(r"\d{1,19}", re.ASCII)
+NUMBER, WHOLE = (
+    re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII),
+    re.compile(r"\d{1,19}", re.ASCII),
+)
 
 
 def _text(value: Any) -> str:
@@ -151,7 +193,9 @@ def _whole(value: Any) -> int:
     if isinstance(value, str) and WHOLE.fullmatch(value):
         number = int(value)
     elif isinstance(value, str) or not hasattr(value, "__index__"):
-        number = int(_number(value))  # 3.0: what other programs make of whole numbers beside an empty cell
+        number = int(
+            _number(value)
+        )  # 3.0: what other programs make of whole numbers beside an empty cell
         if number != _number(value):
             raise ValueError
     else:
@@ -162,7 +206,8 @@ def _whole(value: Any) -> int:
 
 
 KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
-    str: (_text, f"text (UTF-8), at most {TEXT_LENGTH:,} characters"), int: (_whole, f"a whole number, 0 to {LARGEST}"),
+    str: (_text, f"text (UTF-8), at most {TEXT_LENGTH:,} characters"),
+    int: (_whole, f"a whole number, 0 to {LARGEST}"),
     float: (_number, "a finite number with a decimal point, or an empty cell"),
 }
 
@@ -175,7 +220,12 @@ def check_twice(rows: Sequence[Row], first: int, found: TableFaults) -> None:
         before = seen.setdefault(key, number)
         if before != number:
             said = ", ".join(f"{name} '{value}'" for name, value in zip(IDENTITY, key, strict=True))
-            found.add("table-twice", number, f"{said} stands in row {before} too", "one row for each of these")
+            found.add(
+                "table-twice",
+                number,
+                f"{said} stands in row {before} too",
+                "one row for each of these",
+            )
 
 
 def check_columns(names: Sequence[str], where: object) -> None:
@@ -183,11 +233,22 @@ def check_columns(names: Sequence[str], where: object) -> None:
     for name in names:
         if name not in COLUMNS:
             near = nearest(name, COLUMNS)
-            raise BadDataError("table-columns", f"unknown column '{name[:80]}'", where=where,
-                          expected=f"one of {', '.join(COLUMNS)}" + (f"; nearest: {near[0]}" if near else ""))
+            raise BadDataError(
+                "table-columns",
+                f"unknown column '{name[:80]}'",
+                where=where,
+                expected=f"one of {', '.join(COLUMNS)}" + (f"; nearest: {near[0]}" if near else ""),
+            )
         if list(names).count(name) > 1:
-            raise BadDataError("table-columns", f"column '{name}' stands twice", where=where, expected="each once")
+            raise BadDataError(
+                "table-columns", f"column '{name}' stands twice", where=where, expected="each once"
+            )
     lacking = [name for name, column in COLUMNS.items() if column.needed and name not in names]
     if lacking:
-        raise BadDataError("table-columns", f"no column {', '.join(lacking)}", where=where,
-                      expected=f"at least {', '.join(name for name, column in COLUMNS.items() if column.needed)}")
+        raise BadDataError(
+            "table-columns",
+            f"no column {', '.join(lacking)}",
+            where=where,
+            expected=f"at least "
+            f"{', '.join(name for name, column in COLUMNS.items() if column.needed)}",
+        )

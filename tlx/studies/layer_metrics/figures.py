@@ -1,7 +1,9 @@
-"""Figures of layer metrics. Each returns the bytes of a PNG or SVG, the same bytes for the same numbers.
+"""Figures of layer metrics. Each returns the bytes of a PNG or SVG, the same bytes for the same
+numbers.
 
 rows   of the table of layer metrics, see `layer_table`
-The figures of RDMs (heat maps, within and between) and the maps (comparison, MDS) stand in modules of their own and
+The figures of RDMs (heat maps, within and between) and the maps (comparison, MDS) stand in modules
+  of their own and
 are named here too.
 """
 
@@ -28,8 +30,18 @@ from . import series as layer_metrics_series
 from .columns import COLUMNS, axis_title
 from .series import Line, Rows
 
-__all__ = ["MAP_UP_TO", "comparison_map", "delta_to_baseline", "mds_map", "metric_over_checkpoints",
-           "metric_over_layers", "rdm_grid", "rdm_heat_map", "transfer_correlation", "within_between"]
+__all__ = [
+    "MAP_UP_TO",
+    "comparison_map",
+    "delta_to_baseline",
+    "mds_map",
+    "metric_over_checkpoints",
+    "metric_over_layers",
+    "rdm_grid",
+    "rdm_heat_map",
+    "transfer_correlation",
+    "within_between",
+]
 
 CHECKPOINT_AXIS = "Checkpoint (epochs; 0_k: k batches)"
 
@@ -37,16 +49,20 @@ CHECKPOINT_AXIS = "Checkpoint (epochs; 0_k: k batches)"
 def metric_over_layers(rows: Rows, metric: str, title: str = "", form: str = "png") -> bytes:
     """A metric over the layers, one line a model and checkpoint, one panel a data set.
 
-    The range of each value is the 95 % CI over seeds, or ± the standard deviation of the resamplings: a band of up to
-    three lines, else bars. Checkpoints of one model have its colour, the later the darker.
-    Networks whose layers have little in common are drawn over their relative depth.
+    The range of each value is the 95 % CI over seeds, or ± the standard deviation of the
+    resamplings: a band of up to three lines, else bars. Checkpoints of one model have its colour,
+    the later the darker. Networks whose layers have little in common are drawn over their relative
+    depth.
     """
     found = layer_metrics_series.lines(rows, metric)
     return _over_layers(rows, metric, found, axis_title(metric, rows), title, form)
 
 
-def delta_to_baseline(rows: Rows, metric: str, baseline: str, title: str = "", form: str = "png") -> bytes:
-    """How far each model lies above the baseline model, over the layers that both have; see `layer_series.difference`.
+def delta_to_baseline(
+    rows: Rows, metric: str, baseline: str, title: str = "", form: str = "png"
+) -> bytes:
+    """How far each model lies above the baseline model, over the layers that both have; see
+    `layer_series.difference`.
 
     Raises UnknownName if the rows have no such model.
     """
@@ -56,29 +72,58 @@ def delta_to_baseline(rows: Rows, metric: str, baseline: str, title: str = "", f
 
 
 def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str = "png") -> bytes:
-    """A metric over training, one line a layer (the darker the deeper), one panel a data set trained on.
+    """A metric over training, one line a layer (the darker the deeper), one panel a data set
+    trained on.
 
-    Checkpoints stand at equal distances: their tags are spaced logarithmically as they are. Rows without a checkpoint
-    are left out. Where models or data sets would lie on each other, each has its own panel.
+    Checkpoints stand at equal distances: their tags are spaced logarithmically as they are. Rows
+    without a checkpoint are left out. Where models or data sets would lie on each other, each has
+    its own panel.
     """
     rows = [row for row in layer_metrics_series.having(rows, metric) if row["checkpoint"]]
-    groups, tags, order = _trainings(rows), layer_metrics_series.checkpoints(rows), layer_metrics_series.layers(rows)
-    names = order or statistics.distinct(row["layer"] for row in sorted(rows, key=lambda row: row["layer_index"]))
+    groups, tags, order = (
+        _trainings(rows),
+        layer_metrics_series.checkpoints(rows),
+        layer_metrics_series.layers(rows),
+    )
+    names = order or statistics.distinct(
+        row["layer"] for row in sorted(rows, key=lambda row: row["layer_index"])
+    )
     shown, colours = layer_axes.short(names), layer_axes.depth_colours(len(names))
     few = len(names) <= layer_axes.MARKED_UP_TO
-    looks = [Look(shown[i], colours[i], figures.MARKERS[i % len(figures.MARKERS)], place=i) for i in range(len(names))]
-    spreads = _spreads(layer_metrics_series.value(group, metric) for group in layer_metrics_series.measured(rows)) if few else []
+    looks = [
+        Look(shown[i], colours[i], figures.MARKERS[i % len(figures.MARKERS)], place=i)
+        for i in range(len(names))
+    ]
+    spreads = (
+        _spreads(
+            layer_metrics_series.value(group, metric)
+            for group in layer_metrics_series.measured(rows)
+        )
+        if few
+        else []
+    )
     with figures.figure_style():
         axis = min(max(2.6, 0.22 * len(tags)), 7.0) + (2.0 if len(groups) < 2 else 0.0)
         named = layer_axes.ticks(layer_axes.short(tags), axis, 6.5)
         beside = layer_axes.widest([*spreads, *shown], 9) + 0.8
-        figure, axes = layer_axes.panels(max(len(groups), 1), axis + 0.5, 3.2 + named.reach, beside=beside)
+        figure, axes = layer_axes.panels(
+            max(len(groups), 1), axis + 0.5, 3.2 + named.reach, beside=beside
+        )
         for panel, (name, some) in zip(axes, groups.items(), strict=False):
             for layer, like in zip(names, looks, strict=True):
-                at = {tag: [r for r in some if r["layer"] == layer and r["checkpoint"] == tag] for tag in tags}
-                values = {place: layer_metrics_series.value(at[tag], metric) for place, tag in enumerate(tags) if at[tag]}
+                at = {
+                    tag: [r for r in some if r["layer"] == layer and r["checkpoint"] == tag]
+                    for tag in tags
+                }
+                values = {
+                    place: layer_metrics_series.value(at[tag], metric)
+                    for place, tag in enumerate(tags)
+                    if at[tag]
+                }
                 if values:
-                    layer_axes.line(panel, list(values), list(values.values()), like, len(names) if few else 99)
+                    layer_axes.line(
+                        panel, list(values), list(values.values()), like, len(names) if few else 99
+                    )
             panel.set_title(layer_axes.wrapped(name, axis, 10), loc="left", fontsize=10)
             layer_axes.name_axis(panel, named)
             panel.set_xlim(-0.5, len(tags) - 0.5)
@@ -95,31 +140,55 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         return figures.render(figure, form)
 
 
-def transfer_correlation(rows: Sequence[Mapping[str, Any]], null: float | tuple[float, float] | None = None,
-                         title: str = "", form: str = "png", *, said: str = "by chance") -> bytes:
-    """Spearman's ρ between a metric of a layer and how well the network transfers, one line a metric.
+def transfer_correlation(
+    rows: Sequence[Mapping[str, Any]],
+    null: float | tuple[float, float] | None = None,
+    title: str = "",
+    form: str = "png",
+    *,
+    said: str = "by chance",
+) -> bytes:
+    """Spearman's ρ between a metric of a layer and how well the network transfers, one line a
+    metric.
 
-    rows   {"metric", "layer" (in the order of the network), "rho", "low", "high"}; low and high, the ends of its
+    rows   {"metric", "layer" (in the order of the network), "rho", "low", "high"}; low and high,
+    the ends of its
            interval, may be None
-    null   the band in which ρ lies by chance: (low, high), or half its width; `said` is its name in the legend
+    null   the band in which ρ lies by chance: (low, high), or half its width; `said` is its name in
+    the legend
     """
     rows = [row for row in rows if row["rho"] is not None]
-    layers, metrics = (statistics.distinct(row[name] for row in rows) for name in ("layer", "metric"))
-    titles = [COLUMNS[m].meaning[:1].upper() + COLUMNS[m].meaning[1:] if m in COLUMNS else m for m in metrics]
+    layers, metrics = (
+        statistics.distinct(row[name] for row in rows) for name in ("layer", "metric")
+    )
+    titles = [
+        COLUMNS[m].meaning[:1].upper() + COLUMNS[m].meaning[1:] if m in COLUMNS else m
+        for m in metrics
+    ]
     shown, words = layer_axes.short(titles, 44), layer_axes.short(layers)
     with figures.figure_style():
         width, beside = layer_axes.axis_width(words), layer_axes.widest([*shown, said], 9) + 0.7
         named = layer_axes.ticks(words, width)
         figure, (axes,) = layer_axes.panels(1, width + 0.9, 3.6 + named.reach, beside=beside)
         for number, metric in enumerate(metrics):
-            own = {row["layer"]: Value(row["rho"], row.get("low"), row.get("high"))
-                   for row in rows if row["metric"] == metric}
-            layer_axes.line(axes, [layers.index(layer) for layer in own], list(own.values()),
-                            layer_axes.look(number, shown[number]), len(metrics))
+            own = {
+                row["layer"]: Value(row["rho"], row.get("low"), row.get("high"))
+                for row in rows
+                if row["metric"] == metric
+            }
+            layer_axes.line(
+                axes,
+                [layers.index(layer) for layer in own],
+                list(own.values()),
+                layer_axes.look(number, shown[number]),
+                len(metrics),
+            )
         axes.axhline(0, color="#555555", linewidth=0.9)
         if null is not None:
             low, high = (-null, null) if isinstance(null, (int, float)) else null
-            axes.axhspan(low, high, color="#BBBBBB", alpha=0.45, linewidth=0, label=said, zorder=0.5)
+            axes.axhspan(
+                low, high, color="#BBBBBB", alpha=0.45, linewidth=0, label=said, zorder=0.5
+            )
         axes.set_ylim(-1.05, 1.05)
         axes.set_xlim(-0.5, max(len(layers), 1) - 0.5)
         axes.set_xlabel("Layer")
@@ -134,27 +203,46 @@ def transfer_correlation(rows: Sequence[Mapping[str, Any]], null: float | tuple[
 
 # ---------------------------------------------------------------- pieces
 
-def _over_layers(rows: Rows, metric: str, found: list[Line], label: str, title: str, form: str,
-                 zero: bool = False) -> bytes:
+
+def _over_layers(
+    rows: Rows,
+    metric: str,
+    found: list[Line],
+    label: str,
+    title: str,
+    form: str,
+    zero: bool = False,
+) -> bytes:
     rows = layer_metrics_series.having(rows, metric)
     drawn = {line.model for line in found}
     order = layer_metrics_series.layers([row for row in rows if row["model"] in drawn])
-    datasets, words = statistics.distinct(line.dataset for line in found), layer_axes.short(order or [])
+    datasets, words = (
+        statistics.distinct(line.dataset for line in found),
+        layer_axes.short(order or []),
+    )
     looks = _looks(rows, found)
     with figures.figure_style():
         width = layer_axes.axis_width(words) * (1 if len(datasets) < 2 else 0.8)
         named, columns = layer_axes.ticks(words, width), max(1, min(3, int(15 / width)))
         spreads = _spreads(v for line in found for v in line.values.values())
         beside = layer_axes.widest([*spreads, *(look.label for look in looks.values())], 9) + 0.7
-        figure, axes = layer_axes.panels(max(len(datasets), 1), width + 0.8, 3.6 + named.reach, columns=columns,
-                                         beside=beside)
+        figure, axes = layer_axes.panels(
+            max(len(datasets), 1), width + 0.8, 3.6 + named.reach, columns=columns, beside=beside
+        )
         for panel, dataset in zip(axes, datasets, strict=False):
             for line in (line for line in found if line.dataset == dataset):
                 x = [order.index(layer) if order else line.depths[layer] for layer in line.values]
-                layer_axes.line(panel, x, list(line.values.values()), looks[line.model, line.checkpoint], len(looks),
-                                1.0 if order else 1 / max(len(line.values), 2))
-            panel.set_title(layer_axes.wrapped(f"Images of {dataset}", width, 10), loc="left",
-                            fontsize=10)
+                layer_axes.line(
+                    panel,
+                    x,
+                    list(line.values.values()),
+                    looks[line.model, line.checkpoint],
+                    len(looks),
+                    1.0 if order else 1 / max(len(line.values), 2),
+                )
+            panel.set_title(
+                layer_axes.wrapped(f"Images of {dataset}", width, 10), loc="left", fontsize=10
+            )
             if order:
                 layer_axes.name_axis(panel, named)
                 panel.set_xlim(-0.5, len(order) - 0.5)
@@ -165,20 +253,28 @@ def _over_layers(rows: Rows, metric: str, found: list[Line], label: str, title: 
                 _scale(panel, metric, rows)
         if not found:
             layer_axes.nothing(axes[0], f"no {metric}" + (" to compare" if zero else ""))
-        layer_axes.legend(figure, axes, "\n".join(spreads if len(looks) <= 2 * layer_axes.MARKED_UP_TO else []))
+        layer_axes.legend(
+            figure, axes, "\n".join(spreads if len(looks) <= 2 * layer_axes.MARKED_UP_TO else [])
+        )
         layer_axes.y_title(figure, axes, label)
         layer_axes.head(figure, title, beside)
         return figures.render(figure, form)
 
 
 def _looks(rows: Rows, found: list[Line]) -> dict[tuple[str, str], Look]:
-    """The look of each model and checkpoint: colours are the models', shades the checkpoints', the later the darker.
+    """The look of each model and checkpoint: colours are the models', shades the checkpoints', the
+    later the darker.
 
     Where a legend would be too long it names the last checkpoint of each model only.
     """
-    numbers = {model: number for number, model in enumerate(statistics.distinct(row["model"] for row in rows))}
+    numbers = {
+        model: number
+        for number, model in enumerate(statistics.distinct(row["model"] for row in rows))
+    }
     models = statistics.distinct(line.model for line in found)
-    tags = {m: statistics.distinct(line.checkpoint for line in found if line.model == m) for m in models}
+    tags = {
+        m: statistics.distinct(line.checkpoint for line in found if line.model == m) for m in models
+    }
     several = len({line.checkpoint for line in found}) > 1
     shown = dict(zip(models, layer_axes.short(models), strict=True))
     crowded = sum(map(len, tags.values())) > layer_axes.ENTRIES_UP_TO
@@ -186,7 +282,9 @@ def _looks(rows: Rows, found: list[Line]) -> dict[tuple[str, str], Look]:
     for model in models:
         for place, tag in enumerate(tags[model], 1):
             label = f"{shown[model]}, {tag}" if several and tag else shown[model]
-            plain = layer_axes.look(numbers[model], "" if crowded and place < len(tags[model]) else label, len(made))
+            plain = layer_axes.look(
+                numbers[model], "" if crowded and place < len(tags[model]) else label, len(made)
+            )
             shade = 1.0 if len(tags[model]) == 1 else 0.3 + 0.7 * place / len(tags[model])
             made[model, tag] = replace(plain, colour=layer_axes.lighter(plain.colour, shade))
     return made
@@ -202,9 +300,14 @@ def _trainings(rows: Rows) -> dict[str, Rows]:
     for (trained_on, dataset), some in groups.items():
         seen = {(row["checkpoint"], row["layer"], row.get("seed")) for row in some}
         for row in some:
-            parts = [f"Trained on {trained_on}" if trained_on else "", row["model"] if len(seen) < len(some) else "",
-                     "" if of_one else f"images of {dataset}"]
-            made.setdefault(", ".join(filter(None, parts)) or f"Images of {dataset}", []).append(row)
+            parts = [
+                f"Trained on {trained_on}" if trained_on else "",
+                row["model"] if len(seen) < len(some) else "",
+                "" if of_one else f"images of {dataset}",
+            ]
+            made.setdefault(", ".join(filter(None, parts)) or f"Images of {dataset}", []).append(
+                row
+            )
     return made
 
 
@@ -215,16 +318,28 @@ def _spreads(values: Iterable[Value]) -> list[str]:
 def _scale(axes: Axes, metric: str, rows: Rows) -> None:
     """Sums over layers of any width differ by orders of magnitude: logarithmic then."""
     numbers = [row[metric] for row in rows]
-    if metric.startswith("ss_") and metric != "ss_ratio" and min(numbers) > 0 and max(numbers) / min(numbers) > 100:
+    if (
+        metric.startswith("ss_")
+        and metric != "ss_ratio"
+        and min(numbers) > 0
+        and max(numbers) / min(numbers) > 100
+    ):
         layer_axes.powers(axes)
     else:
         axes.yaxis.set_major_locator(MaxNLocator(nbins=7, min_n_ticks=3))
 
 
-def _depth_bar(figure: Figure, axes: Sequence[Axes], names: Sequence[str], colours: Sequence[Any]) -> None:
+def _depth_bar(
+    figure: Figure, axes: Sequence[Axes], names: Sequence[str], colours: Sequence[Any]
+) -> None:
     norm = BoundaryNorm([i - 0.5 for i in range(len(names) + 1)], len(names))
-    bar = figure.colorbar(ScalarMappable(norm, ListedColormap(list(colours))), ax=list(axes), pad=0.02,
-                          fraction=0.04, aspect=30)
+    bar = figure.colorbar(
+        ScalarMappable(norm, ListedColormap(list(colours))),
+        ax=list(axes),
+        pad=0.02,
+        fraction=0.04,
+        aspect=30,
+    )
     step = math.ceil(len(names) / (figure.get_figheight() * 4))
     places = list(range(0, len(names), step))
     bar.set_ticks(places, labels=[names[i] for i in places], fontsize=7)

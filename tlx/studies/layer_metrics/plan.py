@@ -1,4 +1,6 @@
-"""From what is to be analysed (dumps, weight files, folders of checkpoints, names of sources) to a study of layers."""
+"""From what is to be analysed (dumps, weight files, folders of checkpoints, names of sources) to a
+study of layers.
+"""
 
 from __future__ import annotations
 
@@ -44,9 +46,16 @@ class MeasuredLayers:
     dump: Path | None = None
 
 
-def plan_layer_metrics(words: Sequence[str], observed: Observed, asked: LayerMetrics, settings: Settings,
-             progress: Progress | None = None, notes: list[str] | None = None) -> Study:
-    """The study of every network that is meant, its activations extracted or found; Problems with all that is wrong.
+def plan_layer_metrics(
+    words: Sequence[str],
+    observed: Observed,
+    asked: LayerMetrics,
+    settings: Settings,
+    progress: Progress | None = None,
+    notes: list[str] | None = None,
+) -> Study:
+    """The study of every network that is meant, its activations extracted or found; Problems with
+    all that is wrong.
 
     What was done to weights and images joins `notes`.
     """
@@ -65,18 +74,35 @@ def plan_layer_metrics(words: Sequence[str], observed: Observed, asked: LayerMet
     trials = [_trial(target, asked, settings, notes, progress) for target in targets]
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
-    return Study(key=key, call="tlx.studies.layer_metrics.trial:run", experiment=layer_metrics_spec.EXPERIMENT,
-                 title=f"Layers on {first.dataset}", spec=common_settings(asked), trials=tuple(trials),
-                 inputs=tuple({t.inputs.dump.key: {"name": t.spec.dataset, "source": str(t.inputs.dump.folder),
-                                                   "digest": t.inputs.dump.key[:36], "context": "analysis"}
-                               for t in trials}.values()),
-                 tags={"tlx.dataset": first.dataset}, preload=("tlx.metrics",), dress="tlx.studies.layer_metrics.report:write_trial_figures",
-                 notes=tuple(notes))
+    return Study(
+        key=key,
+        call="tlx.studies.layer_metrics.trial:run",
+        experiment=layer_metrics_spec.EXPERIMENT,
+        title=f"Layers on {first.dataset}",
+        spec=common_settings(asked),
+        trials=tuple(trials),
+        inputs=tuple(
+            {
+                t.inputs.dump.key: {
+                    "name": t.spec.dataset,
+                    "source": str(t.inputs.dump.folder),
+                    "digest": t.inputs.dump.key[:36],
+                    "context": "analysis",
+                }
+                for t in trials
+            }.values()
+        ),
+        tags={"tlx.dataset": first.dataset},
+        preload=("tlx.metrics",),
+        dress="tlx.studies.layer_metrics.report:write_trial_figures",
+        notes=tuple(notes),
+    )
 
 
 def targets_of(word: str, observed: Observed, settings: Settings) -> list[MeasuredLayers]:
-    """What a word means: a dump (its folder, or its key or the beginning of it), a weight file, a folder of weight
-    files, or a source as for --trained-on; "" is what the options say."""
+    """What a word means: a dump (its folder, or its key or the beginning of it), a weight file, a
+    folder of weight files, or a source as for --trained-on; "" is what the options say.
+    """
     path = Path(word).expanduser() if word else Path()
     if not word:
         spec = observed.resolved
@@ -90,7 +116,9 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
             error.expected = f"files ending in {', '.join(WEIGHTS)}"
             raise error
         called = path.name.removesuffix("-checkpoints")
-        return [replace(_of_file(p, observed, called), number=number) for number, p in enumerate(found)]
+        return [
+            replace(_of_file(p, observed, called), number=number) for number, p in enumerate(found)
+        ]
     if path.is_file():
         return [_of_file(path, observed, path.stem)]
     if re.fullmatch(r"[0-9a-f]{6,64}", word):
@@ -110,27 +138,41 @@ def _of_dump(folder: Path, observed: Observed) -> MeasuredLayers:
 
 def _of_file(path: Path, observed: Observed, called: str) -> MeasuredLayers:
     tag = path.stem if TAG.fullmatch(path.stem) else ""
-    return MeasuredLayers(observed.replace(model=str(path)).resolved, called if tag or path.stem == called else
-                  f"{called}/{path.stem}", called if tag else "", tag)
+    return MeasuredLayers(
+        observed.replace(model=str(path)).resolved,
+        called if tag or path.stem == called else f"{called}/{path.stem}",
+        called if tag else "",
+        tag,
+    )
 
 
 def _moment(path: Path) -> tuple[float, str]:
-    """Checkpoints in their order: by the steps that tlx pretrain writes into them, else by name (0, 0_1, 0_3, …, 1, 3,
-    …); others after them, by name."""
+    """Checkpoints in their order: by the steps that tlx pretrain writes into them, else by name (0,
+    0_1, 0_3, …, 1, 3, …); others after them, by name.
+    """
     epochs, _, batches = path.stem.partition("_")
     if not TAG.fullmatch(path.stem):
         return (float("inf"), path.name)
-    if path.suffix == ".safetensors" and (epoch := weights_archives.safetensors_metadata(path).get("epochs", "")):
+    if path.suffix == ".safetensors" and (
+        epoch := weights_archives.safetensors_metadata(path).get("epochs", "")
+    ):
         return (float(epoch), path.name)
     return (int(epochs) + (1 - 1 / (1 + int(batches)) if batches else 0), path.name)
 
 
 def _called(spec: Observed) -> str:
-    return f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
+    return (
+        f"{spec.architecture} {spec.source or (Path(spec.model).stem if spec.model else 'default')}"
+    )
 
 
-def _trial(target: MeasuredLayers, asked: LayerMetrics, settings: Settings, notes: list[str], progress: Progress | None
-           ) -> Trial:
+def _trial(
+    target: MeasuredLayers,
+    asked: LayerMetrics,
+    settings: Settings,
+    notes: list[str],
+    progress: Progress | None,
+) -> Trial:
     spec = target.spec
     if target.dump is not None:
         dump, blocks = _opened(target.dump)
@@ -142,16 +184,29 @@ def _trial(target: MeasuredLayers, asked: LayerMetrics, settings: Settings, note
         blocks = blocks_of(network, dump.layers)
     labels = tuple(map(str, dump.row_labels()))
     if len(labels) != dump.rows:
-        raise BadDataError("dump-labels", f"{len(labels)} labels for {dump.rows} rows", where=dump.folder,
-                      remedy="extract again: tlx extract keeps the labels of image folders")
-    made = asked.replace(dump=dump.key, layers=dump.layers, labels=files.digest(list(labels)), model=target.model,
-                     trained_on=target.trained_on, checkpoint=target.checkpoint, split=target.number,
-                     dataset=dump.about.get("dataset", "images"))
+        raise BadDataError(
+            "dump-labels",
+            f"{len(labels)} labels for {dump.rows} rows",
+            where=dump.folder,
+            remedy="extract again: tlx extract keeps the labels of image folders",
+        )
+    made = asked.replace(
+        dump=dump.key,
+        layers=dump.layers,
+        labels=files.digest(list(labels)),
+        model=target.model,
+        trained_on=target.trained_on,
+        checkpoint=target.checkpoint,
+        split=target.number,
+        dataset=dump.about.get("dataset", "images"),
+    )
     return Trial(made, Activations(dump, labels, blocks))
 
 
 def _outdated(dump: Dump) -> list[str]:
-    """Say where the labels of a dump come from, if its images are no longer where they were: then they may be old."""
+    """Say where the labels of a dump come from, if its images are no longer where they were: then
+    they may be old.
+    """
     if not dump.labels:
         return []
     root = Path(dump.about.get("root", ""))
@@ -161,12 +216,17 @@ def _outdated(dump: Dump) -> list[str]:
     gone = sum(not (root / name).exists() for name in dump.ids)
     if not gone:
         return []
-    return [f"dump {dump.key[:12]}: {gone} of its {len(dump.ids)} images are no longer where they were, below {root}, "
-            f"so that labels and name of the data set may be old; {again}"]
+    return [
+        f"dump {dump.key[:12]}: {gone} of its {len(dump.ids)} images are no longer where they "
+        f"were, below {root}, "
+        f"so that labels and name of the data set may be old; {again}"
+    ]
 
 
 def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
-    """A dump, its layers in the order in which its network runs them, and their blocks, as far as that is known."""
+    """A dump, its layers in the order in which its network runs them, and their blocks, as far as
+    that is known.
+    """
     dump = Dump(folder)
     family, model = dump.header["identity"]["network"][:2]
     try:
@@ -196,16 +256,23 @@ def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
     return ("thesis",)
 
 
-# ---------------------------------------------------------------- what all of a study's trials come to
+# ---------------------------------------------------------------- what all of a study's trials come
+# to
 
-def compare(store: Store, key: str, bootstrap: int = 0, seed: int = 0, progress: Progress | None = None) -> None:
-    """Compare the dissimilarities of the study's layers, each with each, and put what came out beside its record.
 
-    rdm_comparison.json: names of model and layer, Spearman's ρ of every two, and for every layer that two or more
+def compare(
+    store: Store, key: str, bootstrap: int = 0, seed: int = 0, progress: Progress | None = None
+) -> None:
+    """Compare the dissimilarities of the study's layers, each with each, and put what came out
+    beside its record.
+
+    rdm_comparison.json: names of model and layer, Spearman's ρ of every two, and for every layer
+      that two or more
     networks have a map of the networks: points whose distances are 1 − ρ.
-    bootstrap  so many draws of the stimuli, with replacement, seeded: adds "bootstrap", the 95 % confidence intervals
-               of ρ of every two ("low", "high") and of every one with the classes' RDM ("label_low", "label_high");
-               2 ms a dissimilarity matrix and draw for 500 images
+    bootstrap  so many draws of the stimuli, with replacement, seeded: adds "bootstrap", the 95 %
+               confidence intervals
+               of ρ of every two ("low", "high") and of every one with the classes' RDM
+               ("label_low", "label_high"); 2 ms a dissimilarity matrix and draw for 500 images
     """
     record = store.read_study(key)
     if record is None:
@@ -216,45 +283,88 @@ def compare(store: Store, key: str, bootstrap: int = 0, seed: int = 0, progress:
         for index, layer in enumerate(spec["layers"]):
             name = f"{RDMS}/{index:02d}.npy"
             if (store.folder(row["key"]) / name).is_file():
-                names.append({"model": spec["model"], "checkpoint": spec["checkpoint"], "layer": layer,
-                              "labels": spec["labels"]})
+                names.append(
+                    {
+                        "model": spec["model"],
+                        "checkpoint": spec["checkpoint"],
+                        "layer": layer,
+                        "labels": spec["labels"],
+                    }
+                )
                 found.append(np.load(store.file(row["key"], name), allow_pickle=False))
                 trials.append(row["key"])
-    same = [i for i, row in enumerate(names) if row["labels"] == names[0]["labels"] and len(found[i]) == len(found[0])]
+    same = [
+        i
+        for i, row in enumerate(names)
+        if row["labels"] == names[0]["labels"] and len(found[i]) == len(found[0])
+    ]
     same = [i for i in same if np.ptp(found[i]) > 0][:COMPARED]
     if len(same) < 2:
         return
     names = [names[i] for i in same]
-    rho = metrics.compare_rdms(np.stack([found[i] for i in same]), np.stack([found[i] for i in same]),
-                               method="spearman")
+    rho = metrics.compare_rdms(
+        np.stack([found[i] for i in same]), np.stack([found[i] for i in same]), method="spearman"
+    )
     maps = {}
     for layer in dict.fromkeys(row["layer"] for row in names):
         of = [i for i, row in enumerate(names) if row["layer"] == layer]
         apart = 1 - rho[np.ix_(of, of)]
         apart[apart < ROUNDING] = 0
-        if len(of) > 2 and apart.any():  # what is the same in all of them, as the input is, needs no map
+        if (
+            len(of) > 2 and apart.any()
+        ):  # what is the same in all of them, as the input is, needs no map
             maps[layer] = {"rows": of, "points": metrics.mds(apart).points.tolist()}
-    files.write_json(store.root / "studies" / key / "rdm_comparison.json", {
-        "names": [{n: row[n] for n in ("model", "checkpoint", "layer")} for row in names],
-        "spearman": np.asarray(rho).tolist(), "maps": maps,
-        **({"bootstrap": _intervals(store, trials[same[0]], [found[i] for i in same], bootstrap, seed, progress)}
-           if bootstrap else {})})
+    files.write_json(
+        store.root / "studies" / key / "rdm_comparison.json",
+        {
+            "names": [{n: row[n] for n in ("model", "checkpoint", "layer")} for row in names],
+            "spearman": np.asarray(rho).tolist(),
+            "maps": maps,
+            **(
+                {
+                    "bootstrap": _intervals(
+                        store, trials[same[0]], [found[i] for i in same], bootstrap, seed, progress
+                    )
+                }
+                if bootstrap
+                else {}
+            ),
+        },
+    )
 
 
-def _intervals(store: Store, trial: str, rdms: list[np.ndarray], draws: int, seed: int, progress: Progress | None
-               ) -> dict[str, Any]:
-    """Confidence intervals over stimuli of all RDMs with each other and with that of the classes; NaN becomes None."""
+def _intervals(
+    store: Store,
+    trial: str,
+    rdms: list[np.ndarray],
+    draws: int,
+    seed: int,
+    progress: Progress | None,
+) -> dict[str, Any]:
+    """Confidence intervals over stimuli of all RDMs with each other and with that of the classes;
+    NaN becomes None.
+    """
     result = store.find(trial)
     assert result is not None
     codes = np.array(result.details["codes"])
     several = [metrics.model_rdm(codes)] if len(np.unique(codes)) > 1 else []
-    found = metrics.bootstrap_all([*rdms, *several], "spearman", draws, seed, progress=progress or (lambda d, of: None))
+    found = metrics.bootstrap_all(
+        [*rdms, *several], "spearman", draws, seed, progress=progress or (lambda d, of: None)
+    )
     n = len(rdms)
     ends = {"low": found.low, "high": found.high}
-    return {"resamplings": draws, "seed": seed, "confidence": found.confidence,
-            **{name: _plain(end[:n, :n]) for name, end in ends.items()},
-            **({f"label_{name}": _plain(end[:n, n]) for name, end in ends.items()} if several else {})}
+    return {
+        "resamplings": draws,
+        "seed": seed,
+        "confidence": found.confidence,
+        **{name: _plain(end[:n, :n]) for name, end in ends.items()},
+        **({f"label_{name}": _plain(end[:n, n]) for name, end in ends.items()} if several else {}),
+    }
 
 
 def _plain(values: np.ndarray) -> list[Any]:
-    return [None if v != v else v for v in values.tolist()] if values.ndim == 1 else [_plain(row) for row in values]
+    return (
+        [None if v != v else v for v in values.tolist()]
+        if values.ndim == 1
+        else [_plain(row) for row in values]
+    )

@@ -15,38 +15,56 @@ USUAL = ("id", "ss_ratio", "rsa_contrast")
 ALL = "all"
 
 
-def redraw(table: Path, out: Path | None = None, metrics: Sequence[str] = USUAL, baseline: str = "",
-           form: str = "png") -> Iterator[Path]:
-    """Draw each metric over the layers (of each model's last checkpoint), over its checkpoints where there are
-    several, and as the difference to the baseline where one is given; each file, once written.
+def redraw(
+    table: Path,
+    out: Path | None = None,
+    metrics: Sequence[str] = USUAL,
+    baseline: str = "",
+    form: str = "png",
+) -> Iterator[Path]:
+    """Draw each metric over the layers (of each model's last checkpoint), over its checkpoints
+    where there are several, and as the difference to the baseline where one is given; each file,
+    once written.
 
     out       folder of the figures: that of the table if None
     metrics   of `layer_table.METRICS`; "all" stands for every one that the table holds
-    Everything asked is looked at before anything is drawn: UnknownName for a metric, model or form that is not there,
+    Everything asked is looked at before anything is drawn: UnknownName for a metric, model or form
+      that is not there,
     BadData for a metric without a number.
     """
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
-    unknown = next((name for name in metrics if name not in (*layer_metrics_table.METRICS, ALL)), None)
+    unknown = next(
+        (name for name in metrics if name not in (*layer_metrics_table.METRICS, ALL)), None
+    )
     if unknown is not None:
         raise UnknownNameError("metric", unknown, (*layer_metrics_table.METRICS, ALL))
     rows = layer_metrics_table.read(table)
-    held = [name for name in layer_metrics_table.METRICS if any(row[name] is not None for row in rows)]
+    held = [
+        name for name in layer_metrics_table.METRICS if any(row[name] is not None for row in rows)
+    ]
     asked = held if ALL in metrics else list(dict.fromkeys(metrics))
     for name in asked or layer_metrics_table.METRICS[:1]:
         if name not in held:
-            raise BadDataError("table-cell", f"column '{name}' is empty in every row", where=table,
-                          expected=f"numbers; known here: {', '.join(held) or 'none'}")
+            raise BadDataError(
+                "table-cell",
+                f"column '{name}' is empty in every row",
+                where=table,
+                expected=f"numbers; known here: {', '.join(held) or 'none'}",
+            )
     models = list(dict.fromkeys(row["model"] for row in rows))
     if baseline and baseline not in models:
         raise UnknownNameError("baseline", baseline, models)
     return _written(rows, Path(out or Path(table).parent), asked, baseline, form)
 
 
-def correlated(correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str],
-               form: str) -> Iterator[Path]:
-    """Write and draw the correlations of metrics with transfer performance: of all models as lines over the layers,
-    and as bars over all models, those of each source and those of each checkpoint, with what chance makes."""
+def correlated(
+    correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], form: str
+) -> Iterator[Path]:
+    """Write and draw the correlations of metrics with transfer performance: of all models as lines
+    over the layers, and as bars over all models, those of each source and those of each checkpoint,
+    with what chance makes.
+    """
     from ..checkpoints import report as checkpoints_report
     from ..checkpoints import tables as checkpoints_tables
     from . import figures as layer_metrics_figures
@@ -54,15 +72,25 @@ def correlated(correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Se
     yield from checkpoints_tables.write({checkpoints_tables.CORRELATIONS: correlations}, Path(out))
     targets = list(dict.fromkeys(row["target"] for row in correlations))
     for target in targets:
-        rows = [{**row, "low": None, "high": None} for row in correlations
-                if (row["target"], row["scope"]) == (target, "all")]
-        by_source = [max(abs(row["source_low"]), abs(row["source_high"])) for row in rows
-                     if row.get("source_low") is not None]
+        rows = [
+            {**row, "low": None, "high": None}
+            for row in correlations
+            if (row["target"], row["scope"]) == (target, "all")
+        ]
+        by_source = [
+            max(abs(row["source_low"]), abs(row["source_high"]))
+            for row in rows
+            if row.get("source_low") is not None
+        ]
         band = max(by_source or [row["fisher"] for row in rows], default=None)
         said = "by chance (98 % of orders of sources)" if by_source else "by chance (Fisher, 95 %)"
         path = Path(out) / f"transfer_correlation{f'_{target}' * (len(targets) > 1)}.{form}"
-        files.write_bytes(path, layer_metrics_figures.transfer_correlation(rows, band, f"Target {target}", form,
-                                                                   said=said))
+        files.write_bytes(
+            path,
+            layer_metrics_figures.transfer_correlation(
+                rows, band, f"Target {target}", form, said=said
+            ),
+        )
         yield path
     for name, picture in checkpoints_report.spearman_figures(correlations, form, metrics):
         path = Path(out) / f"{name}.{form}"
@@ -70,20 +98,32 @@ def correlated(correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Se
         yield path
 
 
-def _written(rows: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], baseline: str,
-             form: str) -> Iterator[Path]:
+def _written(
+    rows: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], baseline: str, form: str
+) -> Iterator[Path]:
     from . import figures as layer_metrics_figures
     from . import series as layer_metrics_series
 
     last = layer_metrics_series.at_last_checkpoints(rows)
     for metric in metrics:
-        drawn = {f"{metric}_over_layers": lambda m=metric: layer_metrics_figures.metric_over_layers(last, m, form=form)}
-        if len({row["checkpoint"] for row in rows if row["checkpoint"] and row[metric] is not None}) > 1:
-            drawn[f"{metric}_over_checkpoints"] = lambda m=metric: layer_metrics_figures.metric_over_checkpoints(
-                rows, m, form=form)
+        drawn = {
+            f"{metric}_over_layers": lambda m=metric: layer_metrics_figures.metric_over_layers(
+                last, m, form=form
+            )
+        }
+        if (
+            len(
+                {row["checkpoint"] for row in rows if row["checkpoint"] and row[metric] is not None}
+            )
+            > 1
+        ):
+            drawn[f"{metric}_over_checkpoints"] = lambda m=metric: (
+                layer_metrics_figures.metric_over_checkpoints(rows, m, form=form)
+            )
         if baseline:
-            drawn[f"{metric}_delta_to_baseline"] = lambda m=metric: layer_metrics_figures.delta_to_baseline(
-                last, m, baseline, form=form)
+            drawn[f"{metric}_delta_to_baseline"] = lambda m=metric: (
+                layer_metrics_figures.delta_to_baseline(last, m, baseline, form=form)
+            )
         for name, draw in drawn.items():
             path = out / f"{name}.{form}"
             files.write_bytes(path, draw())

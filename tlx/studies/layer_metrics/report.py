@@ -26,9 +26,15 @@ COMPARED = "rdm_comparison.json"
 
 def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
     """A trial's rows of the table; `spec` names the network and the images."""
-    named = {"model": spec["model"], "trained_on": spec["trained_on"], "checkpoint": spec["checkpoint"],
-             "checkpoint_index": spec["split"] if spec["checkpoint"] else "", "seed": "", "dataset": spec["dataset"],
-             "rdm": spec["rdm"]}
+    named = {
+        "model": spec["model"],
+        "trained_on": spec["trained_on"],
+        "checkpoint": spec["checkpoint"],
+        "checkpoint_index": spec["split"] if spec["checkpoint"] else "",
+        "seed": "",
+        "dataset": spec["dataset"],
+        "rdm": spec["rdm"],
+    }
     return [{**named, **row} for row in result.details["rows"]]
 
 
@@ -38,26 +44,34 @@ def write_trial_figures(folder: Path, result: Result) -> None:
     layer_metrics_table.write(rows, folder)
     for metric in SHOWN:
         if any(row.get(metric) not in (None, "") for row in rows):
-            files.write_bytes(folder / f"{metric}.png", layer_metrics_figures.metric_over_layers(rows, metric))
+            files.write_bytes(
+                folder / f"{metric}.png", layer_metrics_figures.metric_over_layers(rows, metric)
+            )
     codes = np.array(result.details["codes"], np.int64)
     kept = [(row["layer"], folder / "rdms" / f"{row['layer_index']:02d}.npy") for row in rows]
     found = [(layer, np.load(path, allow_pickle=False)) for layer, path in kept if path.is_file()]
     if found and len(codes):
         classes = result.details["classes"]
         unit = f"Dissimilarity ({UNITS[result.spec['rdm']]})"
-        files.write_bytes(folder / "rdms.png", layer_metrics_figures.rdm_grid(found, codes, classes, unit=unit))
+        files.write_bytes(
+            folder / "rdms.png", layer_metrics_figures.rdm_grid(found, codes, classes, unit=unit)
+        )
         layer, rdm = found[-1]
         picture = layer_metrics_figures.within_between(rdm, codes, title=layer, unit=unit)
         files.write_bytes(folder / "within_between.png", picture)
 
 
 def dress_table(folder: Path, result: Result) -> None:
-    """The table alone: of many checkpoints, figures of each would take longer than measuring them."""
+    """The table alone: of many checkpoints, figures of each would take longer than measuring
+    them.
+    """
     layer_metrics_table.write(rows_of(result.spec, result), folder)
 
 
 def write_summary(store: Store, key: str) -> None:
-    """Write a study's table, figures and summary beside its record, over all of its trials that are whole."""
+    """Write a study's table, figures and summary beside its record, over all of its trials that are
+    whole.
+    """
     study = store.read_study(key)
     if study is None:
         return
@@ -71,22 +85,37 @@ def write_summary(store: Store, key: str) -> None:
         _add_intervals(rows, folder)
         layer_metrics_table.write(_told_apart(rows), folder)
         _draw(rows, folder)
-    points = [{"name": f"{row['model']}{'@' * bool(row['checkpoint'])}{row['checkpoint']}/{metric}",
-               "value": row[metric], "step": row["layer_index"]}
-              for row in rows for metric in SHOWN if row.get(metric) not in (None, "")]
+    points = [
+        {
+            "name": f"{row['model']}{'@' * bool(row['checkpoint'])}{row['checkpoint']}/{metric}",
+            "value": row[metric],
+            "step": row["layer_index"],
+        }
+        for row in rows
+        for metric in SHOWN
+        if row.get(metric) not in (None, "")
+    ]
     networks = len({(row["model"], row["checkpoint"]) for row in rows})
     summaries.write(folder, study, points if networks <= MODELS_UP_TO else [], finished=whole)
 
 
 def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
-    """The confidence intervals of the RDMs' likeness to the classes, where stimuli were drawn again."""
+    """The confidence intervals of the RDMs' likeness to the classes, where stimuli were drawn
+    again.
+    """
     path = folder / COMPARED
     compared = files.read_json(path, limit=256 << 20) if path.is_file() else {}
     found = compared.get("bootstrap", {})
-    for of, low, high in zip(compared.get("names", []), found.get("label_low", []), found.get("label_high", []),
-                             strict=False):
+    for of, low, high in zip(
+        compared.get("names", []),
+        found.get("label_low", []),
+        found.get("label_high", []),
+        strict=False,
+    ):
         for row in rows:
-            if low is not None and all(row[name] == of[name] for name in ("model", "checkpoint", "layer")):
+            if low is not None and all(
+                row[name] == of[name] for name in ("model", "checkpoint", "layer")
+            ):
                 row |= {"rsa_label_low": low, "rsa_label_high": high}
 
 
@@ -95,7 +124,11 @@ def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
     for metric in SHOWN:
         if not any(row.get(metric) not in (None, "") for row in rows):
             continue
-        draw = layer_metrics_figures.metric_over_checkpoints if several else layer_metrics_figures.metric_over_layers
+        draw = (
+            layer_metrics_figures.metric_over_checkpoints
+            if several
+            else layer_metrics_figures.metric_over_layers
+        )
         files.write_bytes(folder / f"{metric}.png", draw(rows, metric))
     path = folder / COMPARED
     if not path.is_file():
@@ -103,14 +136,22 @@ def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
     compared = files.read_json(path, limit=256 << 20)
     names = [row["layer"] for row in compared["names"]]
     if len(names) <= layer_metrics_figures.MAP_UP_TO:
-        picture = layer_metrics_figures.comparison_map(np.array(compared["spearman"]), names, "Spearman's ρ of RDMs",
-                                               groups=[_short(row) for row in compared["names"]])
+        picture = layer_metrics_figures.comparison_map(
+            np.array(compared["spearman"]),
+            names,
+            "Spearman's ρ of RDMs",
+            groups=[_short(row) for row in compared["names"]],
+        )
         files.write_bytes(folder / "rdm_comparison.png", picture)
     for layer, found in compared["maps"].items():
         of = [compared["names"][i] for i in found["rows"]]
-        picture = layer_metrics_figures.mds_map(np.array(found["points"]), [_short(row) for row in of],
-                                        [row["model"] for row in of], title=f"RDMs of {layer}",
-                                        joined=any(row["checkpoint"] for row in of))
+        picture = layer_metrics_figures.mds_map(
+            np.array(found["points"]),
+            [_short(row) for row in of],
+            [row["model"] for row in of],
+            title=f"RDMs of {layer}",
+            joined=any(row["checkpoint"] for row in of),
+        )
         files.write_bytes(folder / f"mds_{layer.replace('/', '_').replace(':', '-')}.png", picture)
 
 
@@ -131,22 +172,64 @@ def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 # ---------------------------------------------------------------- said and copied
 
+
 def format_summary(report: Any) -> str:
     """What an analysis ends with: the table in short, notes, where the whole of it is."""
     rows = [row for result in report.results for row in rows_of(result.spec, result)]
-    shown = rows if len(rows) <= LINES_UP_TO else [row for row in rows if row["layer_index"] == max(
-        other["layer_index"] for other in rows if (other["model"], other["checkpoint"]) == (
-            row["model"], row["checkpoint"]))][:LINES_UP_TO]
-    body = [[_short(row), row["layer"], str(row["width"]), _number(row, "ss_ratio", 3),
-             _number(row, "id", 1) + (f" ± {row['id_std']:.1f}" if "id_std" in row else ""),
-             _number(row, "rsa_contrast", 3), _number(row, "cka_label", 3)] for row in shown]
-    lines = [tables.FORMS["text"](["network", "layer", "width", "SSW/TSS", "intrinsic dim.", "class contrast",
-                                   "CKA to classes"], body).rstrip()] if body else []
+    shown = (
+        rows
+        if len(rows) <= LINES_UP_TO
+        else [
+            row
+            for row in rows
+            if row["layer_index"]
+            == max(
+                other["layer_index"]
+                for other in rows
+                if (other["model"], other["checkpoint"]) == (row["model"], row["checkpoint"])
+            )
+        ][:LINES_UP_TO]
+    )
+    body = [
+        [
+            _short(row),
+            row["layer"],
+            str(row["width"]),
+            _number(row, "ss_ratio", 3),
+            _number(row, "id", 1) + (f" ± {row['id_std']:.1f}" if "id_std" in row else ""),
+            _number(row, "rsa_contrast", 3),
+            _number(row, "cka_label", 3),
+        ]
+        for row in shown
+    ]
+    lines = (
+        [
+            tables.FORMS["text"](
+                [
+                    "network",
+                    "layer",
+                    "width",
+                    "SSW/TSS",
+                    "intrinsic dim.",
+                    "class contrast",
+                    "CKA to classes",
+                ],
+                body,
+            ).rstrip()
+        ]
+        if body
+        else []
+    )
     if len(shown) < len(rows):
         lines.append(f"the last layers of {len(rows)} rows")
-    notes = list(dict.fromkeys(note for result in report.results for note in result.details["notes"]))
+    notes = list(
+        dict.fromkeys(note for result in report.results for note in result.details["notes"])
+    )
     lines += [f"note: {note}" for note in notes[:10]]
-    lines.append(f"table: {report.folder / 'studies' / report.study.key / (layer_metrics_table.STEM + '.csv')}")
+    lines.append(
+        "table: "
+        f"{report.folder / 'studies' / report.study.key / (layer_metrics_table.STEM + '.csv')}"
+    )
     return "\n".join([*lines, *reporting.footer(report)])
 
 

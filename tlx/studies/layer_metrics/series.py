@@ -1,4 +1,6 @@
-"""The numbers behind the lines of the layer figures: rows of the table → their order, their means and spreads."""
+"""The numbers behind the lines of the layer figures: rows of the table → their order, their means
+and spreads.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,22 @@ from ...plots import statistics
 from ...plots.statistics import Value, distinct
 from .columns import METRICS
 
-NOT_NEGATIVE = ("id", "id_all", "id_mle", "ss_ratio", "ss_within", "ss_between", "ss_total", "rsa_within",
-                "rsa_between", "rsa_contrast", "seconds")  # metrics whose range ends at 0
-SHARED = 0.5  # of a network's layers: below, it has too few of the longest's to stand with it on one axis of names
+NOT_NEGATIVE = (
+    "id",
+    "id_all",
+    "id_mle",
+    "ss_ratio",
+    "ss_within",
+    "ss_between",
+    "ss_total",
+    "rsa_within",
+    "rsa_between",
+    "rsa_contrast",
+    "seconds",
+)  # metrics whose range ends at 0
+# of a network's layers: below, it has too few of the longest's to stand with it on one axis of
+# names
+SHARED = 0.5
 TAG = re.compile(r"(\d{1,18})(?:_(\d{1,18}))?", re.ASCII)
 CI, RANGE = "95 % CI over seeds", "range of fewer than 4 seeds"
 STD, STIMULI = "± std over resamplings", "95 % CI over stimuli"
@@ -27,7 +42,9 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Line:
-    """One network at one checkpoint on the images of one data set: layer → value, layer → depth (0 … 1)."""
+    """One network at one checkpoint on the images of one data set: layer → value, layer → depth (0
+    … 1).
+    """
 
     model: str
     checkpoint: str
@@ -45,23 +62,43 @@ def check(metric: str) -> None:
 def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
     """The rows in which the metric is known; UnknownName if it is no metric."""
     check(metric)
-    return [{"checkpoint": "", "trained_on": ""} | {name: cell for name, cell in row.items() if cell not in (None, "")}
-            for row in rows if row.get(metric) not in (None, "")]
+    return [
+        {"checkpoint": "", "trained_on": ""}
+        | {name: cell for name, cell in row.items() if cell not in (None, "")}
+        for row in rows
+        if row.get(metric) not in (None, "")
+    ]
 
 
 def lines(rows: Rows, metric: str) -> list[Line]:
-    """One line for each model, checkpoint and data set: models as they come, checkpoints in order."""
+    """One line for each model, checkpoint and data set: models as they come, checkpoints in
+    order.
+    """
     rows = having(rows, metric)
     models, tags = distinct(row["model"] for row in rows), checkpoints(rows)
     grouped = _grouped(rows, "dataset", "model", "checkpoint")
     order = sorted(grouped, key=lambda key: (models.index(key[1]), tags.index(key[2])))
-    last = {model: max(row["layer_index"] for row in rows if row["model"] == model) for model in models}
+    last = {
+        model: max(row["layer_index"] for row in rows if row["model"] == model) for model in models
+    }
     made = []
     for dataset, model, tag in order:
-        by_layer = _grouped(sorted(grouped[dataset, model, tag], key=lambda row: row["layer_index"]), "layer")
-        depths = {layer: some[0]["layer_index"] / max(last[model], 1) for (layer,), some in by_layer.items()}
-        made.append(Line(model, tag, dataset, {layer: value(some, metric) for (layer,), some in by_layer.items()},
-                         depths))
+        by_layer = _grouped(
+            sorted(grouped[dataset, model, tag], key=lambda row: row["layer_index"]), "layer"
+        )
+        depths = {
+            layer: some[0]["layer_index"] / max(last[model], 1)
+            for (layer,), some in by_layer.items()
+        }
+        made.append(
+            Line(
+                model,
+                tag,
+                dataset,
+                {layer: value(some, metric) for (layer,), some in by_layer.items()},
+                depths,
+            )
+        )
     return made
 
 
@@ -71,7 +108,9 @@ def measured(rows: Rows) -> list[list[Mapping[str, Any]]]:
 
 
 def value(rows: Rows, metric: str) -> Value:
-    """Of several seeds the mean and its confidence interval; of one the number, with the spread that it has itself."""
+    """Of several seeds the mean and its confidence interval; of one the number, with the spread
+    that it has itself.
+    """
     least = 0.0 if metric in NOT_NEGATIVE else -math.inf
     if len(rows) > 1:
         found = statistics.estimate((row[metric] for row in rows), bounds=(least, math.inf))
@@ -81,28 +120,42 @@ def value(rows: Rows, metric: str) -> Value:
     low, high = (rows[0].get(f"{metric}_{end}") for end in ("low", "high"))
     if low not in (None, "") and high not in (None, ""):
         return Value(number, low, high, STIMULI)
-    return Value(number) if std is None else Value(number, max(least, number - std), number + std, STD)
+    return (
+        Value(number) if std is None else Value(number, max(least, number - std), number + std, STD)
+    )
 
 
 def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
-    """Lines of model − baseline at each layer both have, at the same checkpoint, or else at the baseline's last.
+    """Lines of model − baseline at each layer both have, at the same checkpoint, or else at the
+    baseline's last.
 
-    Two seeds or more that both have are paired, and give a confidence interval; else the means are subtracted.
-    Raises UnknownName for a baseline that is no model of the rows.
+    Two seeds or more that both have are paired, and give a confidence interval; else the means are
+    subtracted. Raises UnknownName for a baseline that is no model of the rows.
     """
     rows = having(rows, metric)
     if baseline not in (known := distinct(row["model"] for row in rows)):
         raise UnknownNameError("baseline", baseline, known)
-    base = _grouped([row for row in rows if row["model"] == baseline], "dataset", "checkpoint", "layer")
+    base = _grouped(
+        [row for row in rows if row["model"] == baseline], "dataset", "checkpoint", "layer"
+    )
     made = []
     for line in lines([row for row in rows if row["model"] != baseline], metric):
-        own = _grouped([row for row in rows if row["model"] == line.model], "dataset", "checkpoint", "layer")
-        tags = checkpoints([row for key, some in base.items() if key[0] == line.dataset for row in some])
+        own = _grouped(
+            [row for row in rows if row["model"] == line.model], "dataset", "checkpoint", "layer"
+        )
+        tags = checkpoints(
+            [row for key, some in base.items() if key[0] == line.dataset for row in some]
+        )
         if not tags:
             continue
         tag = line.checkpoint if line.checkpoint in tags else tags[-1]
-        shared = {layer: _minus(own[line.dataset, line.checkpoint, layer], base[line.dataset, tag, layer], metric)
-                  for layer in line.values if (line.dataset, tag, layer) in base}
+        shared = {
+            layer: _minus(
+                own[line.dataset, line.checkpoint, layer], base[line.dataset, tag, layer], metric
+            )
+            for layer in line.values
+            if (line.dataset, tag, layer) in base
+        }
         if shared:
             made.append(Line(line.model, line.checkpoint, line.dataset, shared, line.depths))
     return made
@@ -125,14 +178,19 @@ def around(found: statistics.MeanEstimate) -> Value:
 
 # ---------------------------------------------------------------- order
 
+
 def layers(rows: Rows) -> list[str] | None:
-    """All layers, each network's own in its order; None if orders contradict or networks have too little in common."""
+    """All layers, each network's own in its order; None if orders contradict or networks have too
+    little in common.
+    """
     places: dict[str, dict[str, int]] = {}
     for row in rows:
         own = places.setdefault(row["model"], {})
         own[row["layer"]] = min(own.get(row["layer"], row["layer_index"]), row["layer_index"])
-    first = {layer: min(own[layer] for own in places.values() if layer in own)
-             for layer in distinct(row["layer"] for row in rows)}
+    first = {
+        layer: min(own[layer] for own in places.values() if layer in own)
+        for layer in distinct(row["layer"] for row in rows)
+    }
     sorter: graphlib.TopologicalSorter[str] = graphlib.TopologicalSorter(dict.fromkeys(first, ()))
     for own in places.values():
         chain = sorted(own, key=lambda layer: (own[layer], layer))
@@ -149,22 +207,39 @@ def layers(rows: Rows) -> list[str] | None:
         order.append(ready.pop(0))
         sorter.done(order[-1])
     longest = max(places.values(), key=len, default={})
-    return order if all(len(own.keys() & longest.keys()) >= SHARED * len(own) for own in places.values()) else None
+    return (
+        order
+        if all(len(own.keys() & longest.keys()) >= SHARED * len(own) for own in places.values())
+        else None
+    )
 
 
 def checkpoints(rows: Rows) -> list[str]:
-    """Tags in the order of training: by their index where all rows say it, else by what the tag says (0, 0_30, 100)."""
+    """Tags in the order of training: by their index where all rows say it, else by what the tag
+    says (0, 0_30, 100).
+    """
     tags = distinct(row["checkpoint"] for row in rows)
     if all(row.get("checkpoint_index") is not None for row in rows if row["checkpoint"]):
-        index = {tag: min((row["checkpoint_index"] for row in rows if row["checkpoint"] == tag and tag), default=-1)
-                 for tag in tags}
+        index = {
+            tag: min(
+                (row["checkpoint_index"] for row in rows if row["checkpoint"] == tag and tag),
+                default=-1,
+            )
+            for tag in tags
+        }
         return sorted(tags, key=lambda tag: (index[tag], _when(tag)))
     return sorted(tags, key=_when)
 
 
 def _when(tag: str) -> tuple[int, int, int, str]:
     found = TAG.fullmatch(tag)
-    return (0, int(found[1]), int(found[2] or 0), tag) if found else (1, 0, 0, tag) if tag else (-1, 0, 0, tag)
+    return (
+        (0, int(found[1]), int(found[2] or 0), tag)
+        if found
+        else (1, 0, 0, tag)
+        if tag
+        else (-1, 0, 0, tag)
+    )
 
 
 def at_last_checkpoints(rows: Rows) -> list[Mapping[str, Any]]:
@@ -173,7 +248,9 @@ def at_last_checkpoints(rows: Rows) -> list[Mapping[str, Any]]:
     return [row for row in rows if row["checkpoint"] == last[row["model"]]]
 
 
-def _grouped(rows: Iterable[Mapping[str, Any]], *columns: str) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
+def _grouped(
+    rows: Iterable[Mapping[str, Any]], *columns: str
+) -> dict[tuple[str, ...], list[Mapping[str, Any]]]:
     groups: dict[tuple[str, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault(tuple(row.get(name) or "" for name in columns), []).append(row)

@@ -18,19 +18,38 @@ class Observed(Extraction):
 
     kind: ClassVar[str] = "observed-layers"
 
-    reduce: str = setting("flat", choices=("pooled", "flat", "first-token"), help="what is kept of a layer: everything "
-                       "as one row, its spatial mean, or a transformer's class token")
-    layers: tuple[str, ...] = setting((), help="layers by name or block number, comma-separated, or a set: blocks, last, "
-                                   "all, thesis, model_25 … model_100. Default: thesis, where it names layers of the "
-                                   "network; else the input and all blocks")
-    part: str = setting("auto", choices=("auto", "all", "train", "val", "test"), help="images of which split folder; "
-                     "auto: test where there is one, else all")
-    samples: int = setting(500, low=0, help="so many images, as many of each class: the first of each; 0: all. "
-                        "Default: 500, or what there is of classes that have fewer")
+    reduce: str = setting(
+        "flat",
+        choices=("pooled", "flat", "first-token"),
+        help="what is kept of a layer: everything "
+        "as one row, its spatial mean, or a transformer's class token",
+    )
+    layers: tuple[str, ...] = setting(
+        (),
+        help="layers by name or block number, comma-separated, or a set: blocks, last, "
+        "all, thesis, model_25 … model_100. Default: thesis, where it names layers of the "
+        "network; else the input and all blocks",
+    )
+    part: str = setting(
+        "auto",
+        choices=("auto", "all", "train", "val", "test"),
+        help="images of which split folder; auto: test where there is one, else all",
+    )
+    samples: int = setting(
+        500,
+        low=0,
+        help="so many images, as many of each class: the first of each; 0: all. "
+        "Default: 500, or what there is of classes that have fewer",
+    )
 
 
 EXPERIMENT = "Layer metrics"
-DISSIMILARITIES = ("correlation", "cosine", "euclidean", "sqeuclidean")  # SciPy's names; rows of metrics.rsa
+DISSIMILARITIES = (
+    "correlation",
+    "cosine",
+    "euclidean",
+    "sqeuclidean",
+)  # SciPy's names; rows of metrics.rsa
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,14 +59,29 @@ class LayerMetrics(Spec):
     kind: ClassVar[str] = "layer-metrics"
 
     rdm: str = setting("correlation", choices=DISSIMILARITIES, help="dissimilarity of two rows")
-    fraction: float = setting(0.9, low=0.01, high=1.0, help="intrinsic dimension: share of the ratios that is fitted, and "
-                           "of the rows in each resampling")
-    resamplings: int = setting(50, low=2, high=100_000, help="intrinsic dimension: subsets of the rows, without "
-                            "replacement")
-    max_rows: int = setting(5_000, low=100, help="rows that are compared with each other; of more, so many, evenly "
-                          "spaced over the classes (fewer of layers above 1.5 GiB, so that memory holds)")
+    fraction: float = setting(
+        0.9,
+        low=0.01,
+        high=1.0,
+        help="intrinsic dimension: share of the ratios that is fitted, and "
+        "of the rows in each resampling",
+    )
+    resamplings: int = setting(
+        50,
+        low=2,
+        high=100_000,
+        help="intrinsic dimension: subsets of the rows, without replacement",
+    )
+    max_rows: int = setting(
+        5_000,
+        low=100,
+        help="rows that are compared with each other; of more, so many, evenly "
+        "spaced over the classes (fewer of layers above 1.5 GiB, so that memory holds)",
+    )
     seed: int = setting(0, low=0, high=2**63 - 1, help="seed of the resamplings")
-    dump: str = setting("", cli=False, help="key of the dump: images, weights and how they were taken")
+    dump: str = setting(
+        "", cli=False, help="key of the dump: images, weights and how they were taken"
+    )
     layers: tuple[str, ...] = setting((), cli=False)
     labels: str = setting("", cli=False, help="digest of the images' labels")
     model: str = setting("", cli=False, identity=False, help="what the network is called in tables")
@@ -74,5 +108,11 @@ class LayerMetrics(Spec):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {"Model": self.model, "Trained on": self.trained_on or "-", "Checkpoint": self.checkpoint or "-",
-                "Dataset": self.dataset, "Layers": ", ".join(self.layers), "Dump": self.dump[:12]}
+        return {
+            "Model": self.model,
+            "Trained on": self.trained_on or "-",
+            "Checkpoint": self.checkpoint or "-",
+            "Dataset": self.dataset,
+            "Layers": ", ".join(self.layers),
+            "Dump": self.dump[:12],
+        }

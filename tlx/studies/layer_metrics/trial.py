@@ -1,7 +1,9 @@
-"""Layer metrics: what every layer of a network does with a set of labelled images, layer by layer from one dump.
+"""Layer metrics: what every layer of a network does with a set of labelled images, layer by layer
+from one dump.
 
-Sum of squares, intrinsic dimension and dissimilarities as in 'Transferability in DNN', with the images sorted by class.
-A layer that a metric cannot be measured of (all rows the same, say) has none there, and a note says why.
+Sum of squares, intrinsic dimension and dissimilarities as in 'Transferability in DNN', with the
+images sorted by class. A layer that a metric cannot be measured of (all rows the same, say) has
+none there, and a note says why.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from ...features.dump import Dump
     from ..base import TrialContext
 
-WHOLE = 3 << 29  # bytes of a layer in which all rows are compared: kernels pack one copy of what is mapped
+WHOLE = (
+    3 << 29
+)  # bytes of a layer in which all rows are compared: kernels pack one copy of what is mapped
 COPIED = 3 << 28  # bytes of rows that are taken out of a larger one: those are two copies
 KEPT_ROWS = 2_000  # dissimilarities of so many rows are kept with the result
 RDMS = "rdms"
@@ -45,7 +49,9 @@ def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Resul
     started, rows, notes = time.perf_counter(), [], []
     labels = np.array(inputs.labels)
     for index, layer in enumerate(spec.layers):
-        path = context.folder / f"training.{index:04d}.json"  # scratch: cleared away when the trial is whole
+        path = (
+            context.folder / f"training.{index:04d}.json"
+        )  # scratch: cleared away when the trial is whole
         measured = _kept(path)
         if measured is None:
             if context.stopping():
@@ -54,13 +60,29 @@ def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Resul
             files.write_json(path, measured)
             context.log(index, measured["values"])
         notes += [f"{layer}: {note}" for note in measured["notes"]]
-        rows.append({"layer": layer, "layer_index": index, "block": inputs.blocks[index] or "", **measured["shape"],
-                     **measured["values"]})
+        rows.append(
+            {
+                "layer": layer,
+                "layer_index": index,
+                "block": inputs.blocks[index] or "",
+                **measured["shape"],
+                **measured["values"],
+            }
+        )
     classes, counts = np.unique(labels, return_counts=True)
-    details = {"rows": rows, "notes": notes, "classes": classes.tolist(), "images_per_class": counts.tolist(),
-               "dump": spec.dump,
-               "codes": np.searchsorted(classes, labels).tolist() if len(labels) <= KEPT_ROWS else []}
-    return Result.of(spec, scores={"layers": len(rows), "total_s": time.perf_counter() - started}, details=details)
+    details = {
+        "rows": rows,
+        "notes": notes,
+        "classes": classes.tolist(),
+        "images_per_class": counts.tolist(),
+        "dump": spec.dump,
+        "codes": np.searchsorted(classes, labels).tolist() if len(labels) <= KEPT_ROWS else [],
+    }
+    return Result.of(
+        spec,
+        scores={"layers": len(rows), "total_s": time.perf_counter() - started},
+        details=details,
+    )
 
 
 def _kept(path: Any) -> dict[str, Any] | None:
@@ -71,7 +93,9 @@ def _kept(path: Any) -> dict[str, Any] | None:
 
 
 def _thinned(labels: np.ndarray, most: int) -> np.ndarray:
-    """At most so many rows, evenly spaced in the order of their classes, which are thinned alike: (m,) ascending."""
+    """At most so many rows, evenly spaced in the order of their classes, which are thinned alike:
+    (m,) ascending.
+    """
     import numpy as np
 
     if len(labels) <= most:
@@ -80,7 +104,9 @@ def _thinned(labels: np.ndarray, most: int) -> np.ndarray:
     return np.sort(by_class[np.linspace(0, len(labels) - 1, most).round().astype(np.int64)])
 
 
-def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int) -> dict[str, Any]:
+def _measure(
+    spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int
+) -> dict[str, Any]:
     """The metrics of one layer: {"shape", "values", "notes"}."""
     import numpy as np
 
@@ -93,12 +119,18 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: Tri
     def add(measure: Callable[[], dict[str, float | None]]) -> None:
         try:
             measured = measure()
-        except BadDataError as error:  # anything else, a setting that is refused above all, is a fault
+        except (
+            BadDataError
+        ) as error:  # anything else, a setting that is refused above all, is a fault
             if error.code == "not-finite":
                 raise
             notes.append(f"{error.code}: {error.what}")
             return
-        known = {name: float(value) for name, value in measured.items() if value is not None and not math.isnan(value)}
+        known = {
+            name: float(value)
+            for name, value in measured.items()
+            if value is not None and not math.isnan(value)
+        }
         if len(known) < len(measured):
             absent = ", ".join(name for name in measured if name not in known)
             notes.append(f"nothing-varies: no {absent}, since all rows are alike")
@@ -106,7 +138,9 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: Tri
 
     fitting = len(x) if x.nbytes <= WHOLE else max(2, COPIED // (x.itemsize * x.shape[1]))
     index_of = _thinned(labels, min(spec.max_rows, fitting))
-    few, few_labels = (x, labels) if len(index_of) == len(x) else (np.asarray(x[index_of]), labels[index_of])
+    few, few_labels = (
+        (x, labels) if len(index_of) == len(x) else (np.asarray(x[index_of]), labels[index_of])
+    )
     if len(index_of) < len(x):
         notes.append(f"rows are compared in {len(index_of)} of {len(x)}, evenly spaced")
     add(lambda: _squares(metrics.sum_of_squares(x, labels)))
@@ -119,7 +153,12 @@ def _measure(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: Tri
 
 
 def _squares(found: Any) -> dict[str, float | None]:
-    return {"ss_within": found.within, "ss_between": found.between, "ss_total": found.total, "ss_ratio": found.ratio}
+    return {
+        "ss_within": found.within,
+        "ss_between": found.between,
+        "ss_total": found.total,
+        "ss_ratio": found.ratio,
+    }
 
 
 NEAR = 0.01  # a row nearer to its neighbour than this share of the usual distance is a near copy
@@ -127,9 +166,11 @@ NEAR_SHARE = 0.01  # of the rows: fewer near copies change an intrinsic dimensio
 
 
 def near_copies(nearest: np.ndarray) -> int:
-    """Return how many rows are near copies of another: far nearer than the median row is to its nearest neighbour.
+    """Return how many rows are near copies of another: far nearer than the median row is to its
+    nearest neighbour.
 
-    nearest   (n,) distances to the nearest other row. Where most rows are copies the median is no measure: then the
+    nearest   (n,) distances to the nearest other row. Where most rows are copies the median is no
+    measure: then the
               largest distance is
     """
     import numpy as np
@@ -144,21 +185,41 @@ def _dimension(spec: LayerMetrics, x: np.ndarray, notes: list[str]) -> dict[str,
     from ... import metrics
     from ...metrics.intrinsic_dimension import estimator
 
-    spread = metrics.intrinsic_dimension_resampled(x, spec.resamplings, spec.fraction, spec.seed,
-                                                   method=f"twonn:fraction={spec.fraction}")
+    spread = metrics.intrinsic_dimension_resampled(
+        x, spec.resamplings, spec.fraction, spec.seed, method=f"twonn:fraction={spec.fraction}"
+    )
     copies = near_copies(spread.distances[:, 0])
     if copies > NEAR_SHARE * len(spread.distances):
-        notes.append(f"{copies} of {len(spread.distances)} rows are near copies of another (nearer than {NEAR:.0%} of "
-                     "the usual distance): the intrinsic dimension is that of the copying, not of the images; remove "
-                     "near copies")
-    likelihood = estimator("twonn-mle", spec.fraction).estimate(spread.distances)  # nothing is searched again
-    return {"id": spread.mean, "id_std": spread.std, "id_all": spread.whole.dimension, "id_r": spread.whole.r,
-            "id_mle": likelihood.dimension}
+        notes.append(
+            f"{copies} of {len(spread.distances)} rows are near copies of another (nearer than "
+            f"{NEAR:.0%} of "
+            "the usual distance): the intrinsic dimension is that of the copying, not of the "
+            "images; remove "
+            "near copies"
+        )
+    likelihood = estimator("twonn-mle", spec.fraction).estimate(
+        spread.distances
+    )  # nothing is searched again
+    return {
+        "id": spread.mean,
+        "id_std": spread.std,
+        "id_all": spread.whole.dimension,
+        "id_r": spread.whole.r,
+        "id_mle": likelihood.dimension,
+    }
 
 
-def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int, thinned: bool
-                   ) -> dict[str, float | None]:
-    """thinned: these are not all rows of the layer, whose dissimilarities are kept beside those of other layers."""
+def _dissimilarity(
+    spec: LayerMetrics,
+    x: np.ndarray,
+    labels: np.ndarray,
+    context: TrialContext,
+    index: int,
+    thinned: bool,
+) -> dict[str, float | None]:
+    """thinned: these are not all rows of the layer, whose dissimilarities are kept beside those of
+    other layers.
+    """
     import numpy as np
 
     from ... import metrics
@@ -170,5 +231,9 @@ def _dissimilarity(spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, contex
             np.lib.format.write_array(file, rdm, allow_pickle=False)
     contrast = metrics.class_contrast(rdm, labels)
     label = metrics.compare_rdms(rdm, metrics.model_rdm(labels), method="spearman")
-    return {"rsa_within": contrast.within, "rsa_between": contrast.between, "rsa_contrast": contrast.contrast,
-            "rsa_label": label}
+    return {
+        "rsa_within": contrast.within,
+        "rsa_between": contrast.between,
+        "rsa_contrast": contrast.contrast,
+        "rsa_label": label,
+    }

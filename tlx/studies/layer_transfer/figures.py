@@ -1,4 +1,6 @@
-"""Figures of layer transfer, of chopped and of pruned networks: the same bytes for the same numbers."""
+"""Figures of layer transfer, of chopped and of pruned networks: the same bytes for the same
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,26 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ...plots import figures, statistics
 from ...plots.figures import BLACK, BLUE, GREEN, ORANGE, SKY, VERMILION
 
-LOOKS = {"AnB": (VERMILION, "s"), "AnB+": (ORANGE, "D"), "BnB": (BLUE, "o"), "BnB+": (SKY, "^"),
-         "baseB": (BLACK, "--"), "baseB+": (GREEN, ":")}
+LOOKS = {
+    "AnB": (VERMILION, "s"),
+    "AnB+": (ORANGE, "D"),
+    "BnB": (BLUE, "o"),
+    "BnB+": (SKY, "^"),
+    "baseB": (BLACK, "--"),
+    "baseB+": (GREEN, ":"),
+}
 DASHES = {"frozen": "-", "adapt": "--", "keras2": ":"}  # ways of batch norm
 
 
-def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = "png", *,
-                   caption: Sequence[str] = ()) -> bytes:
-    """Accuracy over n with its 95 % CI over repeats as a band per treatment; base networks as lines across.
+def layer_transfer(
+    rows: Sequence[dict[str, Any]],
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
+) -> bytes:
+    """Accuracy over n with its 95 % CI over repeats as a band per treatment; base networks as lines
+    across.
 
     rows   of `transfer_studies.table_rows`. baseA, which is about other classes, is left out
     """
@@ -39,28 +53,55 @@ def layer_transfer(rows: Sequence[dict[str, Any]], title: str = "", form: str = 
         axes.set_xlabel("n: blocks copied, counted from the image")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _accuracy_axis(axes, title)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
-                    title=figures.interval_title("bands", _counts(rows)))
+        axes.legend(
+            frameon=False,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            title=figures.interval_title("bands", _counts(rows)),
+        )
         figures.add_caption(figure, caption)
         return figures.render(figure, form)
 
 
-def _band(axes: Axes, rows: Sequence[dict[str, Any]], x: str, name: str, colour: str, marker: str, dash: str) -> None:
+def _band(
+    axes: Axes,
+    rows: Sequence[dict[str, Any]],
+    x: str,
+    name: str,
+    colour: str,
+    marker: str,
+    dash: str,
+) -> None:
     rows = sorted(rows, key=lambda row: row[x])
     places = [row[x] for row in rows]
-    axes.plot(places, [row["mean"] for row in rows], color=colour, marker=marker, markersize=4.5, linestyle=dash,
-              linewidth=1.6, label=name, zorder=3)
+    axes.plot(
+        places,
+        [row["mean"] for row in rows],
+        color=colour,
+        marker=marker,
+        markersize=4.5,
+        linestyle=dash,
+        linewidth=1.6,
+        label=name,
+        zorder=3,
+    )
     ranged = [row for row in rows if statistics.drawn_ends(row) is not None]
     if len(ranged) > 1:
         low, high = zip(*map(statistics.drawn_ends, ranged), strict=True)
-        axes.fill_between([row[x] for row in ranged], low, high, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(
+            [row[x] for row in ranged], low, high, color=colour, alpha=0.15, linewidth=0
+        )
     elif ranged:
         figures._error_bars(axes, ranged, x, colour)
 
 
 def _counts(rows: Sequence[dict[str, Any]]) -> set[int]:
     """Return of how many values the means with a spread are."""
-    return {statistics.count_of(row) or statistics.FEWEST_SPLITS for row in rows if row["low"] is not None}
+    return {
+        statistics.count_of(row) or statistics.FEWEST_SPLITS
+        for row in rows
+        if row["low"] is not None
+    }
 
 
 def _across(axes: Axes, row: dict[str, Any], name: str) -> None:
@@ -73,10 +114,12 @@ def _across(axes: Axes, row: dict[str, Any], name: str) -> None:
 
 def _accuracy_axis(axes: Axes, title: str) -> None:
     axes.set_ylabel("Mean per-class test accuracy")
-    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))  # none at halves, which would be rounded
+    axes.yaxis.set_major_locator(
+        MaxNLocator(nbins=8, steps=[1, 2, 5, 10])
+    )  # none at halves, which would be rounded
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
+    axes.set_ylim(
+        max(low, -0.02), min(high, 1.02)
+    )  # accuracy has ends, also where a wide interval passes them
     figures._set_title(axes, title)
-
-

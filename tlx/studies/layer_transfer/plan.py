@@ -1,4 +1,6 @@
-"""A layer-transfer study, stage by stage: base networks first, for their weights name what is made from them."""
+"""A layer-transfer study, stage by stage: base networks first, for their weights name what is made
+from them.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,12 @@ from ..whole_dataset_inputs import Pools, Progress, halves, listed, read
 from . import spec as layer_transfer_spec
 from .spec import BN_MODES, TREATMENTS, LayerTransfer, LayerTransferGrid
 
-OF = {"AnB": ("A", True), "AnB+": ("A", False), "BnB": ("B", True), "BnB+": ("B", False)}  # source, held?
+OF = {
+    "AnB": ("A", True),
+    "AnB+": ("A", False),
+    "BnB": ("B", True),
+    "BnB+": ("B", False),
+}  # source, held?
 
 
 @dataclass
@@ -56,15 +63,24 @@ class LayerTransferPlan:
         """
         trials = []
         for repeat in range(self.asked.repeats):
-            starts = {"A": self._given(), "B": None} | (self._trained(store, repeat) if store is not None else {})
+            starts = {"A": self._given(), "B": None} | (
+                self._trained(store, repeat) if store is not None else {}
+            )
             for condition in self.conditions:
                 start = starts[condition.of]
                 if start is None:
-                    self.notes.append(f"base{condition.of} of repeat {repeat} diverged: {condition.network} left out")
+                    self.notes.append(
+                        f"base{condition.of} of repeat {repeat} diverged: {condition.network} left "
+                        f"out"
+                    )
                     continue
                 path, source, digest = start
-                trials.append(Trial(condition.replace(split=repeat, weights=digest),
-                                    TrainingInputs(self.target, path, source)))
+                trials.append(
+                    Trial(
+                        condition.replace(split=repeat, weights=digest),
+                        TrainingInputs(self.target, path, source),
+                    )
+                )
         return self._study(tuple(trials)) if trials else None
 
     def _given(self) -> tuple[str | None, str | None, str] | None:
@@ -74,7 +90,11 @@ class LayerTransferPlan:
         """Source → where the weights of its base network of this repeat are."""
         found: dict[str, tuple[str | None, str | None, str]] = {}
         for trial in self.bases:
-            if trial.spec.split == repeat and (result := store.find(trial.spec.key)) and result.status == FINISHED:
+            if (
+                trial.spec.split == repeat
+                and (result := store.find(trial.spec.key))
+                and result.status == FINISHED
+            ):
                 path = store.file(trial.spec.key, WEIGHTS)
                 found[trial.spec.task] = (str(path), None, files.sha256(path))
         return found
@@ -82,19 +102,33 @@ class LayerTransferPlan:
     def _study(self, trials: tuple[Trial, ...]) -> Study:
         name = self.pools.folder.name
         key = files.digest(["study", self.spec.identity(), self.sources])
-        return Study(key=key, call="tlx.studies.layer_transfer.trial:run",
-                     experiment=layer_transfer_spec.EXPERIMENT, title=f"{self.spec.architecture}: layer transfer on {name}",
-                     spec=common_settings(self.spec), trials=trials, inputs=(self.pools.record(self.sources[1]),),
-                     tags={"tlx.dataset": name}, preload=("tlx.models.transferred", "tlx.studies.training"))
+        return Study(
+            key=key,
+            call="tlx.studies.layer_transfer.trial:run",
+            experiment=layer_transfer_spec.EXPERIMENT,
+            title=f"{self.spec.architecture}: layer transfer on {name}",
+            spec=common_settings(self.spec),
+            trials=trials,
+            inputs=(self.pools.record(self.sources[1]),),
+            tags={"tlx.dataset": name},
+            preload=("tlx.models.transferred", "tlx.studies.training"),
+        )
 
 
-def plan_layer_transfer(spec: LayerTransfer, asked: LayerTransferGrid, settings: Settings, progress: Progress | None = None) -> LayerTransferPlan:
+def plan_layer_transfer(
+    spec: LayerTransfer,
+    asked: LayerTransferGrid,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> LayerTransferPlan:
     """The plan; Problems with all that is wrong, before anything is trained."""
     sketch = backbones.meta_model(spec.architecture)
     depth = len(sketch.blocks)
     normed = any(isinstance(m, _BatchNorm) for m in sketch.modules())
     treatments = check(spec, asked, depth, sketch.row.title)
-    asked = asked.replace(depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1])
+    asked = asked.replace(
+        depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1]
+    )
     half, notes = not spec.start_from, list[str]()
     given = ""
     if not half:
@@ -105,28 +139,55 @@ def plan_layer_transfer(spec: LayerTransfer, asked: LayerTransferGrid, settings:
     notes += pools.notes
     inputs, content = pools.task(classes[1])
     target = spec.replace(images=content, depth=depth)
-    conditions = tuple({(c.of, c.key): c for c in _conditions(target, treatments, asked, normed)}.values())
+    conditions = tuple(
+        {(c.of, c.key): c for c in _conditions(target, treatments, asked, normed)}.values()
+    )
     source, of_a = pools.task(classes[0]) if half else (inputs, given)
     needed = {c.of for c in conditions} | {name.removeprefix("base") for name in treatments}
-    bases = [trial for repeat in range(asked.repeats) for trial in (
-        *([Trial(target.replace(images=of_a, task="A", split=repeat), TrainingInputs(source))] if half and "A" in needed else []),
-        *([Trial(target.replace(split=repeat), TrainingInputs(inputs))] if "B" in needed or 0 in asked.depths else []))]
+    bases = [
+        trial
+        for repeat in range(asked.repeats)
+        for trial in (
+            *(
+                [Trial(target.replace(images=of_a, task="A", split=repeat), TrainingInputs(source))]
+                if half and "A" in needed
+                else []
+            ),
+            *(
+                [Trial(target.replace(split=repeat), TrainingInputs(inputs))]
+                if "B" in needed or 0 in asked.depths
+                else []
+            ),
+        )
+    ]
     if half:
         notes.append(f"A: {', '.join(classes[0])}; B: {', '.join(classes[1])}")
     elif "baseA" in treatments:
         notes.append("baseA is given, not trained here: it has no row in the table")
     if not bases and not conditions:
         raise UsageError("nothing-to-do", "baseA alone, and it is given", where="--treatments")
-    return LayerTransferPlan(spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes)
+    return LayerTransferPlan(
+        spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes
+    )
 
 
 def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[str]) -> str:
     """Digest of A's given weights; "" where they are missing and no treatment needs them."""
     try:
-        network = backbones.load(spec.architecture, weights=spec.start_from, classes=2, seed=0,
-                                 source=spec.weight_source, input_size=spec.input_size)
+        network = backbones.load(
+            spec.architecture,
+            weights=spec.start_from,
+            classes=2,
+            seed=0,
+            source=spec.weight_source,
+            input_size=spec.input_size,
+        )
     except MissingError:
-        if any(name == "baseA" or OF.get(name, ("A",))[0] == "A" for name in treatments if name != "baseB"):
+        if any(
+            name == "baseA" or OF.get(name, ("A",))[0] == "A"
+            for name in treatments
+            if name != "baseB"
+        ):
             raise
         return ""
     notes += network.notes
@@ -134,13 +195,28 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
 
 
 def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
-    """The treatments asked for, in their spelling; Problems with names and numbers that are none."""
+    """The treatments asked for, in their spelling; Problems with names and numbers that are
+    none.
+    """
     spelt = {name.lower(): name for name in TREATMENTS}
-    problems: list[TlxError] = [UnknownNameError("treatment", name, TREATMENTS) for name in asked.treatments
-                                if name.lower() not in spelt]
-    problems += [UnknownNameError("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES]
-    problems += [UsageError("out-of-range", f"{n}", where="--depths", expected=f"0 to {depth}, the blocks of {title}")
-                 for n in asked.depths if n > depth]
+    problems: list[TlxError] = [
+        UnknownNameError("treatment", name, TREATMENTS)
+        for name in asked.treatments
+        if name.lower() not in spelt
+    ]
+    problems += [
+        UnknownNameError("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES
+    ]
+    problems += [
+        UsageError(
+            "out-of-range",
+            f"{n}",
+            where="--depths",
+            expected=f"0 to {depth}, the blocks of {title}",
+        )
+        for n in asked.depths
+        if n > depth
+    ]
     with promises.permitted(Path(spec.model or "")):
         if spec.model and not Path(spec.model).expanduser().is_file():
             problems.append(MissingError("weight file", spec.model))
@@ -148,8 +224,9 @@ def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str)
     return tuple(dict.fromkeys(spelt[name.lower()] for name in asked.treatments)) or TREATMENTS
 
 
-def _conditions(spec: LayerTransfer, treatments: Sequence[str], asked: LayerTransferGrid, normed: bool
-                ) -> list[LayerTransfer]:
+def _conditions(
+    spec: LayerTransfer, treatments: Sequence[str], asked: LayerTransferGrid, normed: bool
+) -> list[LayerTransfer]:
     """Every network with copied blocks, without repeat and weights."""
     found = []
     if "baseB+" in treatments:

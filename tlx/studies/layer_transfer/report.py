@@ -1,4 +1,6 @@
-"""A layer-transfer study's finished trials → its tables, figure and closing words, from its run folders alone."""
+"""A layer-transfer study's finished trials → its tables, figure and closing words, from its run
+folders alone.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def treatments(spec: Mapping[str, Any]) -> list[tuple[str, int | None]]:
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """What a line is called: the treatment, with its way of batch norm where that is not the usual one."""
+    """What a line is called: the treatment, with its way of batch norm where that is not the usual
+    one.
+    """
     return row["treatment"] + (f" {row['bn']}" if row["bn"] != "frozen" else "")
 
 
@@ -41,60 +45,114 @@ def trial_rows(study: Mapping[str, Any], results: Mapping[str, Result]) -> list[
     for trial in study["trials"]:
         spec, result = trial["spec"], results.get(trial["key"])
         for treatment, n in treatments(spec):
-            rows.append({"treatment": treatment, "n": n, "bn": spec["bn"], "repeat": spec["split"],
-                         "status": result.status if result else "missing",
-                         **{name: (result.scores.get(name) if result else None) for name in (
-                             "test_accuracy", "test_top1", "best_val_accuracy", "train_s")},
-                         "epochs": result.details.get("epochs") if result else None,
-                         "best_epoch": result.details.get("best_epoch") if result else None, "key": trial["key"]})
-    return sorted(rows, key=lambda r: (ORDER.index(r["treatment"]), r["bn"], r["n"] or 0, r["repeat"]))
+            rows.append(
+                {
+                    "treatment": treatment,
+                    "n": n,
+                    "bn": spec["bn"],
+                    "repeat": spec["split"],
+                    "status": result.status if result else "missing",
+                    **{
+                        name: (result.scores.get(name) if result else None)
+                        for name in ("test_accuracy", "test_top1", "best_val_accuracy", "train_s")
+                    },
+                    "epochs": result.details.get("epochs") if result else None,
+                    "best_epoch": result.details.get("best_epoch") if result else None,
+                    "key": trial["key"],
+                }
+            )
+    return sorted(
+        rows, key=lambda r: (ORDER.index(r["treatment"]), r["bn"], r["n"] or 0, r["repeat"])
+    )
 
 
 def table_rows(trials: Iterable[Row]) -> list[Row]:
-    """Mean test accuracy with its 95 % CI over repeats, for every treatment, way of batch norm and n.
+    """Mean test accuracy with its 95 % CI over repeats, for every treatment, way of batch norm and
+    n.
 
     against_baseB  mean of the differences to baseB of the same repeat, with its own interval
     """
     groups: dict[tuple[str, str, int | None], list[Row]] = {}
     for row in trials:
         groups.setdefault((row["treatment"], row["bn"], row["n"]), []).append(row)
-    base = {row["repeat"]: row["test_accuracy"] for row in groups.get(("baseB", "frozen", None), [])
-            if row["status"] == FINISHED}
+    base = {
+        row["repeat"]: row["test_accuracy"]
+        for row in groups.get(("baseB", "frozen", None), [])
+        if row["status"] == FINISHED
+    }
     return [_row(treatment, bn, n, rows, base) for (treatment, bn, n), rows in groups.items()]
 
 
 def _row(treatment: str, bn: str, n: int | None, rows: list[Row], base: Mapping[int, float]) -> Row:
     whole = [row for row in rows if row["status"] == FINISHED]
     paired = treatment not in ("baseA", "baseB")
-    differences = [row["test_accuracy"] - base[row["repeat"]] for row in whole if paired and row["repeat"] in base]
+    differences = [
+        row["test_accuracy"] - base[row["repeat"]]
+        for row in whole
+        if paired and row["repeat"] in base
+    ]
     beside = statistics.estimate(differences, bounds=(-1.0, 1.0))
     spent = statistics.estimate(row["train_s"] for row in whole)
-    return {"treatment": treatment, "bn": bn, "n": n, "networks": len(whole), "missing": len(rows) - len(whole),
-            **statistics.accuracy_columns(row["test_accuracy"] for row in whole),
-            "against_baseB": beside and beside.mean, "against_baseB_ci": beside and beside.half_width,
-            "train_s": spent and spent.mean}
+    return {
+        "treatment": treatment,
+        "bn": bn,
+        "n": n,
+        "networks": len(whole),
+        "missing": len(rows) - len(whole),
+        **statistics.accuracy_columns(row["test_accuracy"] for row in whole),
+        "against_baseB": beside and beside.mean,
+        "against_baseB_ci": beside and beside.half_width,
+        "train_s": spent and spent.mean,
+    }
 
 
-CSV_NAMES = {"mean": "mean_test_accuracy", "ci": "ci95_half_width", "low": "ci95_low", "high": "ci95_high",
-             "lowest": "lowest_test_accuracy", "highest": "highest_test_accuracy",
-             "against_baseB_ci": "against_baseB_ci95_half_width", "train_s": "mean_train_s"}
+CSV_NAMES = {
+    "mean": "mean_test_accuracy",
+    "ci": "ci95_half_width",
+    "low": "ci95_low",
+    "high": "ci95_high",
+    "lowest": "lowest_test_accuracy",
+    "highest": "highest_test_accuracy",
+    "against_baseB_ci": "against_baseB_ci95_half_width",
+    "train_s": "mean_train_s",
+}
 
 
 def write_summary(store: Store, key: str) -> None:
-    """Write a study's tables, figure and summary beside its record, over all of its trials that are whole."""
+    """Write a study's tables, figure and summary beside its record, over all of its trials that are
+    whole.
+    """
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = {row["key"]: result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None}
+    results = {
+        row["key"]: result
+        for row in study["trials"]
+        if (result := store.find_or_none(row["key"])) is not None
+    }
     trials = trial_rows(study, results)
     rows, warnings = table_rows(trials), warnings_of(results.values())
     if any(row["mean"] is not None for row in rows):
         _write(folder, study["title"], trials, rows, warnings)
-    metrics = [{"name": f"{label(row).replace('+', 'plus').replace(' ', '_')}/{name}", "value": row[of],
-                "step": row["n"] or 0} for row in rows for name, of in METRICS.items() if row[of] is not None]
-    summaries.write(folder, study, metrics, finished=sum(r.status == FINISHED for r in results.values()),
-                    warnings=warnings, table=table(rows, "markdown") if metrics else "")
+    metrics = [
+        {
+            "name": f"{label(row).replace('+', 'plus').replace(' ', '_')}/{name}",
+            "value": row[of],
+            "step": row["n"] or 0,
+        }
+        for row in rows
+        for name, of in METRICS.items()
+        if row[of] is not None
+    ]
+    summaries.write(
+        folder,
+        study,
+        metrics,
+        finished=sum(r.status == FINISHED for r in results.values()),
+        warnings=warnings,
+        table=table(rows, "markdown") if metrics else "",
+    )
 
 
 def warnings_of(results: Iterable[Result]) -> list[str]:
@@ -105,29 +163,50 @@ def warnings_of(results: Iterable[Result]) -> list[str]:
 
 def _network(spec: Mapping[str, Any]) -> str:
     treatment, n = treatments(spec)[0]
-    return label({"treatment": treatment, "bn": spec["bn"]}) + (f" n = {n}" if n is not None else "")
+    return label({"treatment": treatment, "bn": spec["bn"]}) + (
+        f" n = {n}" if n is not None else ""
+    )
 
 
-METRICS = {"mean_test_accuracy": "mean", "ci95_low": "low", "ci95_high": "high", "against_baseB": "against_baseB"}
+METRICS = {
+    "mean_test_accuracy": "mean",
+    "ci95_low": "low",
+    "ci95_high": "high",
+    "against_baseB": "against_baseB",
+}
 
 
-def _write(folder: Path, title: str, trials: list[Row], rows: list[Row], warnings: list[str]) -> None:
+def _write(
+    folder: Path, title: str, trials: list[Row], rows: list[Row], warnings: list[str]
+) -> None:
     headings = [CSV_NAMES.get(name, name) for name in rows[0]]
-    files.write_text(folder / f"{STEM}.csv", tables.as_csv(headings, [list(row.values()) for row in rows]))
+    files.write_text(
+        folder / f"{STEM}.csv", tables.as_csv(headings, [list(row.values()) for row in rows])
+    )
     files.write_text(folder / f"{STEM}.md", table(rows, "markdown"))
-    files.write_text(folder / f"{TRIALS}.csv", tables.as_csv(list(trials[0]), [list(row.values()) for row in trials]))
+    files.write_text(
+        folder / f"{TRIALS}.csv",
+        tables.as_csv(list(trials[0]), [list(row.values()) for row in trials]),
+    )
     if any(row["mean"] is not None and row["treatment"] != "baseA" for row in rows):
-        files.write_bytes(folder / f"{STEM}.png", layer_transfer_figures.layer_transfer(rows, title, caption=warnings))
+        files.write_bytes(
+            folder / f"{STEM}.png",
+            layer_transfer_figures.layer_transfer(rows, title, caption=warnings),
+        )
 
 
 def table(rows: list[Row], form: str = "text") -> str:
-    """n down, treatments across, mean ± 95 % CI in per cent; the base networks in the rows above."""
+    """n down, treatments across, mean ± 95 % CI in per cent; the base networks in the rows
+    above.
+    """
     lines = list(dict.fromkeys(label(row) for row in rows if row["n"] is not None))
     cells = {(label(row), row["n"]): row for row in rows}
     depths = sorted({row["n"] for row in rows if row["n"] is not None})
     bases = [row for row in rows if row["n"] is None]
     if not lines:
-        return tables.FORMS[form](["network", "test accuracy"], [[label(row), _cell(row)] for row in bases])
+        return tables.FORMS[form](
+            ["network", "test accuracy"], [[label(row), _cell(row)] for row in bases]
+        )
     body = [[str(n), *(_cell(cells.get((line, n))) for line in lines)] for n in depths]
     text = tables.FORMS[form](["n", *lines], body)
     gap = "\n" if form == "markdown" else ""
@@ -145,20 +224,32 @@ def format_summary(report: Any) -> str:
     store = Store(report.folder)
     study = store.read_study(report.study.key)
     assert study is not None
-    results = {row["key"]: result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None}
+    results = {
+        row["key"]: result
+        for row in study["trials"]
+        if (result := store.find_or_none(row["key"])) is not None
+    }
     rows = table_rows(trial_rows(study, results))
-    lines = [table(rows).rstrip(), "mean per-class test accuracy in per cent, ± 95 % CI over the repeats",
-             *result_warnings.lines(warnings_of(results.values()))]
+    lines = [
+        table(rows).rstrip(),
+        "mean per-class test accuracy in per cent, ± 95 % CI over the repeats",
+        *result_warnings.lines(warnings_of(results.values())),
+    ]
     if any(row["treatment"] == "baseA" for row in rows):
         lines.append("baseA is scored on the test images of its own classes")
     lost = [f"{label(row)} {row['n'] or ''}".rstrip() for row in rows if row["missing"]]
     if lost:
         lines.append(f"diverged or missing in some repeat: {', '.join(lost)}")
-    lines.append(f"tables and figure: {report.folder / 'studies' / report.study.key / STEM}.csv, .md, .png")
+    lines.append(
+        f"tables and figure: {report.folder / 'studies' / report.study.key / STEM}.csv, .md, .png"
+    )
     return "\n".join([*lines, *reporting.footer(report)])
 
 
 def format_bases(report: Any) -> str:
     """What the stage of the base networks ends with."""
-    return f"base networks: {len(report.results)} trained, {report.reused} of them found done" if report.reused else (
-        f"base networks: {len(report.results)} trained in {tables.seconds(report.wall_s)}")
+    return (
+        f"base networks: {len(report.results)} trained, {report.reused} of them found done"
+        if report.reused
+        else (f"base networks: {len(report.results)} trained in {tables.seconds(report.wall_s)}")
+    )

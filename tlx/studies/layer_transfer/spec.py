@@ -20,14 +20,29 @@ class LayerTransfer(WholeDataset):
 
     kind: ClassVar[str] = "layer-transfer"
 
-    source: str = setting(HALF, identity=False, help="what A is: half (a half of the classes, trained here; B is the other "
-                       "half), default (the backbone's own weights), or what these were trained on (ImageNet, MNIST)")
-    halves: str = setting("first", choices=("first", "second", "random"), identity=False, help="with --source half: the "
-                       "classes of A, by their order, or drawn once for all repeats")
+    source: str = setting(
+        HALF,
+        identity=False,
+        help="what A is: half (a half of the classes, trained here; B is the other "
+        "half), default (the backbone's own weights), or what these were trained on (ImageNet, "
+        "MNIST)",
+    )
+    halves: str = setting(
+        "first",
+        choices=("first", "second", "random"),
+        identity=False,
+        help="with --source half: the classes of A, by their order, or drawn once for all repeats",
+    )
     copied: int = setting(0, low=0, cli=False, help="blocks that come from the source")
     freeze: int = setting(0, low=0, cli=False)
     bn: str = setting("frozen", choices=BN_MODES, cli=False)
-    of: str = setting("", choices=("", "A", "B"), identity=False, cli=False, help="which base network the blocks are of")
+    of: str = setting(
+        "",
+        choices=("", "A", "B"),
+        identity=False,
+        cli=False,
+        help="which base network the blocks are of",
+    )
     task: str = setting("B", choices=("A", "B"), identity=False, cli=False)
     depth: int = setting(0, identity=False, cli=False, help="blocks of the whole network")
 
@@ -37,7 +52,11 @@ class LayerTransfer(WholeDataset):
         if not self.copied:
             return f"base{self.task}"
         plus = "" if self.freeze else "+"
-        return "baseB+" if plus and self.of == "A" and self.copied == self.depth else f"{self.of}{self.copied}B{plus}"
+        return (
+            "baseB+"
+            if plus and self.of == "A" and self.copied == self.depth
+            else f"{self.of}{self.copied}B{plus}"
+        )
 
     @property
     def title(self) -> str:
@@ -46,7 +65,9 @@ class LayerTransfer(WholeDataset):
 
     @property
     def start_from(self) -> str | None:
-        """What `backbones.load` is asked for; None while the source is a half that is to be trained."""
+        """What `backbones.load` is asked for; None while the source is a half that is to be
+        trained.
+        """
         return self.model or (None if self.source.lower() == HALF else DEFAULT)
 
     @property
@@ -57,8 +78,14 @@ class LayerTransfer(WholeDataset):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {**super().mlflow_params(), "Network": self.network, "Copied": self.copied, "Frozen": self.freeze,
-                "Batch norm": self.bn if self.freeze else "-", "Source": self.model or self.source}
+        return {
+            **super().mlflow_params(),
+            "Network": self.network,
+            "Copied": self.copied,
+            "Frozen": self.freeze,
+            "Batch norm": self.bn if self.freeze else "-",
+            "Source": self.model or self.source,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +94,21 @@ class LayerTransferGrid(Spec):
 
     kind: ClassVar[str] = "layer-transfer-grid"
 
-    treatments: tuple[str, ...] = setting((), help="baseA, baseB, baseB+, AnB, BnB, AnB+, BnB+, comma-separated. AnB "
-                                       "needs A, BnB the network baseB of the same repeat: these are trained first, "
-                                       "asked for or not. Default: all")
-    depths: tuple[int, ...] = setting((), low=0, help="n: blocks that are copied. Default: every one")
-    bn: tuple[str, ...] = setting((), help="batch norm of frozen blocks: frozen (the source's statistics), adapt (they "
-                               "follow B), keras2 (batch statistics in training, the source's at test: the fault of "
-                               "Keras up to 2.2); several are compared. Default: frozen")
-    repeats: int = setting(5, low=1, high=10_000, help="networks of each kind, which differ by their seeds")
+    treatments: tuple[str, ...] = setting(
+        (),
+        help="baseA, baseB, baseB+, AnB, BnB, AnB+, BnB+, comma-separated. AnB "
+        "needs A, BnB the network baseB of the same repeat: these are trained first, "
+        "asked for or not. Default: all",
+    )
+    depths: tuple[int, ...] = setting(
+        (), low=0, help="n: blocks that are copied. Default: every one"
+    )
+    bn: tuple[str, ...] = setting(
+        (),
+        help="batch norm of frozen blocks: frozen (the source's statistics), adapt (they "
+        "follow B), keras2 (batch statistics in training, the source's at test: the fault of "
+        "Keras up to 2.2); several are compared. Default: frozen",
+    )
+    repeats: int = setting(
+        5, low=1, high=10_000, help="networks of each kind, which differ by their seeds"
+    )

@@ -1,4 +1,6 @@
-"""What a study of parameter distances says on a terminal: the table, what T is over, what to be wary of, the data."""
+"""What a study of parameter distances says on a terminal: the table, what T is over, what to be
+wary of, the data.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from .report import (
 
 
 def format_summary(report: Any) -> str:
-    """What a study ends with: the table, what T is and over what, what to be wary of, the data, where the files are."""
+    """What a study ends with: the table, what T is and over what, what to be wary of, the data,
+    where the files are.
+    """
     store = Store(report.folder)
     study = store.read_study(report.study.key)
     assert study is not None
@@ -36,12 +40,21 @@ def format_summary(report: Any) -> str:
     folder = store.root / "studies" / report.study.key
     lines = []
     if means:
-        lines += [table(means).rstrip(), f"T = D(random, finetuned) / D(pretrained, finetuned){_over(pairs, means)}; "
-                  "moved: D(pretrained, finetuned) / D(random, pretrained)"]
-        lines += [_overall(row, len(lines_of(means)) > 1) for row in means if row["level"] == OVERALL]
+        lines += [
+            table(means).rstrip(),
+            f"T = D(random, finetuned) / D(pretrained, finetuned){_over(pairs, means)}; "
+            "moved: D(pretrained, finetuned) / D(random, pretrained)",
+        ]
+        lines += [
+            _overall(row, len(lines_of(means)) > 1) for row in means if row["level"] == OVERALL
+        ]
     lines += _trained(pairs)
-    notes = dict.fromkeys(note for _, r in pairs for note in r.details.get("notes", ())
-                          if r.kind == KIND and not note.startswith(("T is undefined", "warning: in ")))
+    notes = dict.fromkeys(
+        note
+        for _, r in pairs
+        for note in r.details.get("notes", ())
+        if r.kind == KIND and not note.startswith(("T is undefined", "warning: in "))
+    )
     lines += [f"note: {note}" for note in notes] + _wary(means)
     lines += regression_report.of_study(regressions_of(folder))
     lines.append(f"tables and figures: {folder / STEM}*.csv, .md, .png")
@@ -53,8 +66,10 @@ def _over(pairs: Pairs, means: Sequence[Row]) -> str:
         return ""
     mine = [(spec, r) for spec, r in pairs if r.kind == KIND]
     drawn = len({spec["draw"] for spec, _ in mine}) > 1
-    tuned = any(len({spec["states"][2] for spec, _ in mine if spec["target"] == target}) > 1
-                for target in {spec["target"] for spec, _ in mine})
+    tuned = any(
+        len({spec["states"][2] for spec, _ in mine if spec["target"] == target}) > 1
+        for target in {spec["target"] for spec, _ in mine}
+    )
     of = " and ".join(["random states"] * drawn + ["fine-tunings"] * tuned)
     return f", mean ± 95 % CI over {of}"
 
@@ -64,7 +79,10 @@ def _overall(row: Row, several: bool) -> str:
     if row["transferability"] is None:
         return f"{what}: T is undefined, nothing moved from pretrained to finetuned"
     over = f" over {row['repeats']} repeats" * (row["repeats"] > 1)
-    return f"{what}: mean T of the layers {t_of(row)}{over}, the head left out; the median layer moved {moved(row)}"
+    return (
+        f"{what}: mean T of the layers {t_of(row)}{over}, the head left out; the median layer "
+        f"moved {moved(row)}"
+    )
 
 
 def _trained(pairs: Pairs) -> list[str]:
@@ -75,16 +93,22 @@ def _trained(pairs: Pairs) -> list[str]:
             found.setdefault(spec["target"], []).append(result.details["training"])
     lines = []
     for target, some in found.items():
-        test = statistics.accuracy_columns({t["key"]: t["test_accuracy"] for t in some
-                                            if "test_accuracy" in t}.values())
+        test = statistics.accuracy_columns(
+            {t["key"]: t["test_accuracy"] for t in some if "test_accuracy" in t}.values()
+        )
         of_test = {**test, "repeats": sum("test_accuracy" in t for t in some)}
         steps = sorted({t["steps"] for t in some if "steps" in t})
         said = [f"{steps[0]}" + f" to {steps[-1]}" * (len(steps) > 1) + " steps"] if steps else []
         rates = sorted({t["learning_rate"] for t in some if "learning_rate" in t})
         said += [f"learning rate {rate:g}" for rate in rates]
-        said += [f"{n} training images" for n in sorted({t["train_images"] for t in some if "train_images" in t})]
+        said += [
+            f"{n} training images"
+            for n in sorted({t["train_images"] for t in some if "train_images" in t})
+        ]
         if test["mean"] is not None:
-            said.append(f"test accuracy {tables.percent(test['mean'])} {tables.spread(of_test)}".rstrip())
+            said.append(
+                f"test accuracy {tables.percent(test['mean'])} {tables.spread(of_test)}".rstrip()
+            )
         lines.append(f"{target} was fine-tuned: {', '.join(said)}")
     return lines
 
@@ -92,12 +116,16 @@ def _trained(pairs: Pairs) -> list[str]:
 def _wary(means: Sequence[Row]) -> list[str]:
     lines = []
     for (target, norm), mine in lines_of(means).items():
-        for mark, words in (("confounded", "! fine-tuning moved so little that T says no more than that"),
-                            ("undefined", "nothing moved in fine-tuning, so that there is no T")):
+        for mark, words in (
+            ("confounded", "! fine-tuning moved so little that T says no more than that"),
+            ("undefined", "nothing moved in fine-tuning, so that there is no T"),
+        ):
             if layers := [row["layer"] for row in mine if row["level"] == "layer" and row[mark]]:
                 of = sum(row["level"] == "layer" for row in mine)
-                lines.append(f"warning: {target}, {norm}: {words}, in {len(layers)} of {of} layers: "
-                             f"{', '.join(layers)}")
+                lines.append(
+                    f"warning: {target}, {norm}: {words}, in {len(layers)} of {of} layers: "
+                    f"{', '.join(layers)}"
+                )
     return lines
 
 
@@ -109,7 +137,8 @@ def format_tuning_summary(report: Any) -> str:
     said += f", {report.reused} of them found done" * bool(report.reused)
     if scores["mean"] is None:
         return said
-    said += f"; mean per-class test accuracy {tables.percent(scores['mean'])} {tables.spread(scores)}".rstrip()
+    accuracy = f"{tables.percent(scores['mean'])} {tables.spread(scores)}".rstrip()
+    said += f"; mean per-class test accuracy {accuracy}"
     groups = result_warnings.grouped(report.results, lambda r: str(r.spec.get("dataset", "")))
     warnings = result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
     return "\n".join([said, *result_warnings.lines(warnings)])

@@ -1,7 +1,9 @@
-"""What a target's images are like as the pre-trained network sees them: domain gap G, intra-class variance D, number N.
+"""What a target's images are like as the pre-trained network sees them: domain gap G, intra-class
+variance D, number N.
 
-They are what the transferability of a network to a data set is regressed on (tlx.metrics.regression). What the
-published G and D were is not on record, so each result names its own: the method of G, the layer, the rows.
+They are what the transferability of a network to a data set is regressed on
+(tlx.metrics.regression). What the published G and D were is not on record, so each result names its
+own: the method of G, the layer, the rows.
 """
 
 from __future__ import annotations
@@ -21,14 +23,18 @@ FEATURES = "features of the last block before the head, averaged over the image"
 
 @dataclass(frozen=True, kw_only=True)
 class Domain(Spec):
-    """Of one target: its training images against images of the source, in the features of a network."""
+    """Of one target: its training images against images of the source, in the features of a
+    network.
+    """
 
     kind: ClassVar[str] = "domain-gap"
 
     gap: str = setting("frechet", cli=False)
     features: str = setting("", cli=False, help="key of the dump of the target's images")
     labels: str = setting("", cli=False, help="digest of their labels")
-    source_features: str = setting("", cli=False, help="the same of the source's images; empty: no gap")
+    source_features: str = setting(
+        "", cli=False, help="the same of the source's images; empty: no gap"
+    )
     target: str = setting("", identity=False, cli=False)
     architecture: str = setting("", identity=False, cli=False)
     source: str = setting("", identity=False, cli=False)
@@ -56,13 +62,19 @@ class Domain(Spec):
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the names that MLflow shows."""
-        return {"Architecture": self.architecture, "Target": self.target, "Source images": self.source or "-",
-                "Gap": self.gap if self.source else "-"}
+        return {
+            "Architecture": self.architecture,
+            "Target": self.target,
+            "Source images": self.source or "-",
+            "Gap": self.gap if self.source else "-",
+        }
 
 
 @dataclass(frozen=True)
 class TwoDomains:
-    """Dumps of one layer: on the target's training images, and on images of the source (or None)."""
+    """Dumps of one layer: on the target's training images, and on images of the source (or
+    None).
+    """
 
     target: Dump
     source: Dump | None = None
@@ -72,19 +84,40 @@ def run(spec: Domain, inputs: TwoDomains, context: TrialContext) -> Result:
     """G (where there are images of the source), D and N."""
     from ... import metrics
 
-    layer, = inputs.target.layers
+    (layer,) = inputs.target.layers
     x, labels = inputs.target.array(layer), inputs.target.row_labels()
     spread = metrics.intra_class_variance(x, labels)
-    scores = {"intra_class_variance": spread.variance, "intra_class_variance_per_classes": spread.variance_per_classes,
-              "images": float(spread.n), "classes": float(len(set(labels.tolist())))}
+    scores = {
+        "intra_class_variance": spread.variance,
+        "intra_class_variance_per_classes": spread.variance_per_classes,
+        "images": float(spread.n),
+        "classes": float(len(set(labels.tolist()))),
+    }
     details: dict[str, Any] = {
-        "target": spec.target, "architecture": spec.architecture, "layer": layer, "features": FEATURES,
-        "width": int(x[0].size), "D": spread.variance, "N": spread.n, "G": None, "source": spec.source, "gap": None,
-        "source_rows": 0, "notes": [f"class '{name}' has one image, which shows no variance: left out of D"
-                                    for name in spread.left_out]}
+        "target": spec.target,
+        "architecture": spec.architecture,
+        "layer": layer,
+        "features": FEATURES,
+        "width": int(x[0].size),
+        "D": spread.variance,
+        "N": spread.n,
+        "G": None,
+        "source": spec.source,
+        "gap": None,
+        "source_rows": 0,
+        "notes": [
+            f"class '{name}' has one image, which shows no variance: left out of D"
+            for name in spread.left_out
+        ],
+    }
     if inputs.source is not None:
         gap = metrics.domain_gap(inputs.source.array(layer), x, spec.gap)
         scores["domain_gap"] = gap.gap
         details |= {"G": gap.gap, "gap": gap.method, "source_rows": gap.n_x}
-    return Result.of(spec, scores=scores, details=details,
-                     made_from={"features": spec.features} | ({"source": spec.source_features} if spec.source else {}))
+    return Result.of(
+        spec,
+        scores=scores,
+        details=details,
+        made_from={"features": spec.features}
+        | ({"source": spec.source_features} if spec.source else {}),
+    )

@@ -1,6 +1,8 @@
-"""Figures of parameter distances: T and D over layers, the regression of T; the same bytes for the same numbers.
+"""Figures of parameter distances: T and D over layers, the regression of T; the same bytes for the
+same numbers.
 
-The head stands apart, behind a line: what it was before fine-tuning is not what pre-training made of it.
+The head stands apart, behind a line: what it was before fine-tuning is not what pre-training made
+of it.
 """
 
 from __future__ import annotations
@@ -20,13 +22,28 @@ from ...plots import figures, maps
 from ...plots.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, VERMILION
 
 Row = Mapping[str, Any]
-PAIRS = {"random_finetuned": ("random to fine-tuned", GREEN, "^", 3.0, "-"),  # wide, for the next covers it
-         "random_pretrained": ("random to pre-trained", BLUE, "o", 1.2, "--"),
-         "pretrained_finetuned": ("pre-trained to fine-tuned", VERMILION, "s", 1.5, "-")}
-UNITS = {"mean_abs": "mean |difference| of weights", "l1": "sum of |differences|", "l2": "Euclidean",
-         "rms": "root mean square difference", "cosine": "1 − cosine", "chord": "between unit vectors",
-         "filter_cosine": "1 − cosine, mean of filters", "relative_l1": "sum of |differences|, relative",
-         "relative_l2": "Euclidean, relative"}
+PAIRS = {
+    "random_finetuned": (
+        "random to fine-tuned",
+        GREEN,
+        "^",
+        3.0,
+        "-",
+    ),  # wide, for the next covers it
+    "random_pretrained": ("random to pre-trained", BLUE, "o", 1.2, "--"),
+    "pretrained_finetuned": ("pre-trained to fine-tuned", VERMILION, "s", 1.5, "-"),
+}
+UNITS = {
+    "mean_abs": "mean |difference| of weights",
+    "l1": "sum of |differences|",
+    "l2": "Euclidean",
+    "rms": "root mean square difference",
+    "cosine": "1 − cosine",
+    "chord": "between unit vectors",
+    "filter_cosine": "1 − cosine, mean of filters",
+    "relative_l1": "sum of |differences|, relative",
+    "relative_l2": "Euclidean, relative",
+}
 LITTLE, STILL = "moved too little: T says no more", "not moved: T is undefined"
 APART = 1.6  # places from the last layer to the head
 WIDE = 20  # T of the highest layer over the lowest: above, a logarithmic scale
@@ -35,8 +52,13 @@ BANDS = 3  # lines: above, bands would cover each other
 
 
 def all_of(lines: Mapping[tuple[str, str], Sequence[Row]], title: str) -> dict[str, bytes]:
-    """End of a file's name → the figure: of every target and norm by itself, and of the targets of a norm together."""
-    found = {_name(f"{norm}_{target}"): profile(rows, f"{title}, {target}") for (target, norm), rows in lines.items()}
+    """End of a file's name → the figure: of every target and norm by itself, and of the targets of
+    a norm together.
+    """
+    found = {
+        _name(f"{norm}_{target}"): profile(rows, f"{title}, {target}")
+        for (target, norm), rows in lines.items()
+    }
     for norm in dict.fromkeys(norm for _, norm in lines):
         some = {target: rows for (target, of), rows in lines.items() if of == norm}
         if len(some) > 1:
@@ -49,7 +71,8 @@ def _name(text: str) -> str:
 
 
 def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
-    """T over the layers of one target in one norm, and below the three distances that it is made of.
+    """T over the layers of one target in one norm, and below the three distances that it is made
+    of.
 
     rows   of `parameter_distances.mean_rows`; bands are 95 % CI over repeats
     """
@@ -59,10 +82,17 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
         figure, (above, below) = _stacked(_width(layers))
         _line(above, layers, "transferability", "T of a layer", BLACK, "o", bands=True)
         _marks(above, layers)
-        above.axhline(1, color="#777777", linewidth=1, linestyle=":", label="1: no nearer than random")
+        above.axhline(
+            1, color="#777777", linewidth=1, linestyle=":", label="1: no nearer than random"
+        )
         if overall is not None and overall["transferability"] is not None:
-            above.axhline(overall["transferability"], color=ORANGE, linewidth=1.2, linestyle="--",
-                          label=f"mean without the head: {overall['transferability']:.2f}")
+            above.axhline(
+                overall["transferability"],
+                color=ORANGE,
+                linewidth=1.2,
+                linestyle="--",
+                label=f"mean without the head: {overall['transferability']:.2f}",
+            )
         _scale(above, layers, "transferability")
         above.set_ylabel("Transferability T\nD(random, f.) / D(pre-trained, f.)")
         for name, (label, colour, marker, wide, dash) in PAIRS.items():
@@ -72,29 +102,50 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
         below.set_ylabel(f"Distance D\n{UNITS.get(layers[0]['norm'], '')}")
         for axes in (above, below):
             _head_line(axes, layers)
-            axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5,
-                        title="bands: 95 % CI" if any(row["repeats"] > 1 for row in layers) else None,
-                        title_fontsize=8.5)
+            axes.legend(
+                frameon=False,
+                loc="upper left",
+                bbox_to_anchor=(1.0, 1.0),
+                fontsize=8.5,
+                title="bands: 95 % CI" if any(row["repeats"] > 1 for row in layers) else None,
+                title_fontsize=8.5,
+            )
         _layer_axis(below, layers)
         figures._set_title(above, title)
         return figures.render(figure, form)
 
 
 def targets(lines: Mapping[str, Sequence[Row]], title: str = "", form: str = "png") -> bytes:
-    """T over the layers of several targets in one norm. lines   target → rows of `parameter_distances.mean_rows`"""
-    layers = {name: [row for row in rows if row["level"] == "layer"] for name, rows in lines.items()}
+    """T over the layers of several targets in one norm. lines   target → rows of
+    `parameter_distances.mean_rows`
+    """
+    layers = {
+        name: [row for row in rows if row["level"] == "layer"] for name, rows in lines.items()
+    }
     longest = max(layers.values(), key=len)
     with figures.figure_style():
         figure = Figure(figsize=(_width(longest), 4.2), dpi=figures.DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
         for number, (name, rows) in enumerate(layers.items()):
-            overall = next((row["transferability"] for row in lines[name] if row["level"] == "overall"), None)
+            overall = next(
+                (row["transferability"] for row in lines[name] if row["level"] == "overall"), None
+            )
             label = name + (f" (mean {overall:.2f})" if overall is not None else "")
-            _line(axes, rows, "transferability", label, COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)],
-                  bands=len(layers) <= BANDS)
-        _marks(axes, [row for rows in layers.values() for row in rows], [p for rows in layers.values()
-                                                                        for p in _places(rows)])
+            _line(
+                axes,
+                rows,
+                "transferability",
+                label,
+                COLOURS[number % len(COLOURS)],
+                MARKERS[number % len(MARKERS)],
+                bands=len(layers) <= BANDS,
+            )
+        _marks(
+            axes,
+            [row for rows in layers.values() for row in rows],
+            [p for rows in layers.values() for p in _places(rows)],
+        )
         axes.axhline(1, color="#777777", linewidth=1, linestyle=":")
         _scale(axes, [row for rows in layers.values() for row in rows], "transferability")
         axes.set_ylabel("Transferability T\nD(random, f.) / D(pre-trained, f.)")
@@ -106,7 +157,9 @@ def targets(lines: Mapping[str, Sequence[Row]], title: str = "", form: str = "pn
 
 
 def observed_and_fitted(found: Row, form: str = "png") -> bytes:
-    """log T as it is over log T as the regression has it: a named point for every row, hollow where corrected."""
+    """log T as it is over log T as the regression has it: a named point for every row, hollow where
+    corrected.
+    """
     points = np.column_stack([found["fitted"], found["observed"]])
     corrected = np.array([name in found.get("corrected", ()) for name in found["names"]], bool)
     with figures.figure_style():
@@ -115,20 +168,38 @@ def observed_and_fitted(found: Row, form: str = "png") -> bytes:
         axes = figure.subplots()
         for some, face, label in ((~corrected, BLUE, ""), (corrected, "white", "corrected rows")):
             if some.any():
-                axes.plot(*points[some].T, "o", color=BLUE, markerfacecolor=face, markersize=6, label=label, zorder=5)
-        axes.axline((points.mean(), points.mean()), slope=1, color="#777777", linewidth=1, linestyle=":",
-                    label="fitted = observed")
+                axes.plot(
+                    *points[some].T,
+                    "o",
+                    color=BLUE,
+                    markerfacecolor=face,
+                    markersize=6,
+                    label=label,
+                    zorder=5,
+                )
+        axes.axline(
+            (points.mean(), points.mean()),
+            slope=1,
+            color="#777777",
+            linewidth=1,
+            linestyle=":",
+            label="fitted = observed",
+        )
         axes.set_xlabel("log T that is fitted, from G, D and log N (natural logarithm)")
         axes.set_ylabel("log T that is observed (natural logarithm)")
         left_out = found["loo_r2"]
-        figures._set_title(axes, f"{found['about']}: R² {found['r2']:.2f}"
-                           + (f", of rows left out {left_out:.2f}" if left_out is not None else ""))
+        figures._set_title(
+            axes,
+            f"{found['about']}: R² {found['r2']:.2f}"
+            + (f", of rows left out {left_out:.2f}" if left_out is not None else ""),
+        )
         axes.legend(frameon=False, loc="lower right")
         maps._name_points(figure, axes, points, dict(enumerate(found["names"])))
         return figures.render(figure, form)
 
 
 # ---------------------------------------------------------------- pieces
+
 
 def _stacked(width: float) -> tuple[Figure, Any]:
     figure = Figure(figsize=(width, 6.2), dpi=figures.DPI, layout="constrained")
@@ -145,38 +216,96 @@ def _places(layers: Sequence[Row]) -> list[float]:
     return [number + (APART - 1) * bool(row["head"]) for number, row in enumerate(layers, 1)]
 
 
-def _line(axes: Axes, layers: Sequence[Row], name: str, label: str, colour: str, marker: str, *, bands: bool,
-          wide: float = 1.5, dash: str = "-") -> None:
+def _line(
+    axes: Axes,
+    layers: Sequence[Row],
+    name: str,
+    label: str,
+    colour: str,
+    marker: str,
+    *,
+    bands: bool,
+    wide: float = 1.5,
+    dash: str = "-",
+) -> None:
     """A line through the layers with its band; the head a point by itself, with a bar."""
     for head in (False, True):
-        some = [(x, row) for x, row in zip(_places(layers), layers, strict=True)
-                if bool(row["head"]) == head and row[name] is not None]
+        some = [
+            (x, row)
+            for x, row in zip(_places(layers), layers, strict=True)
+            if bool(row["head"]) == head and row[name] is not None
+        ]
         if not some:
             continue
-        axes.plot([x for x, _ in some], [row[name] for _, row in some], color=colour, marker=marker,
-                  markersize=3.5 + wide, linewidth=wide, linestyle="none" if head else dash,
-                  label=None if head else figures.legend_label(label), zorder=3)
+        axes.plot(
+            [x for x, _ in some],
+            [row[name] for _, row in some],
+            color=colour,
+            marker=marker,
+            markersize=3.5 + wide,
+            linewidth=wide,
+            linestyle="none" if head else dash,
+            label=None if head else figures.legend_label(label),
+            zorder=3,
+        )
         ranged = [(x, row) for x, row in some if row[f"{name}_low"] is not None]
         if bands and not head and len(ranged) > 1:
-            axes.fill_between([x for x, _ in ranged], [row[f"{name}_low"] for _, row in ranged],
-                              [row[f"{name}_high"] for _, row in ranged], color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(
+                [x for x, _ in ranged],
+                [row[f"{name}_low"] for _, row in ranged],
+                [row[f"{name}_high"] for _, row in ranged],
+                color=colour,
+                alpha=0.18,
+                linewidth=0,
+            )
         elif bands and ranged:
-            half = [[row[name] - row[f"{name}_low"] for _, row in ranged],
-                    [row[f"{name}_high"] - row[name] for _, row in ranged]]
-            axes.errorbar([x for x, _ in ranged], [row[name] for _, row in ranged], yerr=half, color=colour, fmt="none",
-                          capsize=3, linewidth=1)
+            half = [
+                [row[name] - row[f"{name}_low"] for _, row in ranged],
+                [row[f"{name}_high"] - row[name] for _, row in ranged],
+            ]
+            axes.errorbar(
+                [x for x, _ in ranged],
+                [row[name] for _, row in ranged],
+                yerr=half,
+                color=colour,
+                fmt="none",
+                capsize=3,
+                linewidth=1,
+            )
 
 
 def _marks(axes: Axes, layers: Sequence[Row], places: Sequence[float] | None = None) -> None:
     """Rings around each T that is confounded, crosses on the axis where there is none."""
     at = list(zip(places or _places(layers), layers, strict=True))
-    ringed = [(x, row["transferability"]) for x, row in at if row["confounded"] and row["transferability"] is not None]
+    ringed = [
+        (x, row["transferability"])
+        for x, row in at
+        if row["confounded"] and row["transferability"] is not None
+    ]
     if ringed:
-        axes.plot(*zip(*ringed, strict=True), "o", markersize=11, markerfacecolor="none", markeredgecolor=VERMILION,
-                  markeredgewidth=1.6, label=LITTLE, zorder=4)
+        axes.plot(
+            *zip(*ringed, strict=True),
+            "o",
+            markersize=11,
+            markerfacecolor="none",
+            markeredgecolor=VERMILION,
+            markeredgewidth=1.6,
+            label=LITTLE,
+            zorder=4,
+        )
     if still := [x for x, row in at if row["undefined"]]:
-        axes.plot(still, [0.02] * len(still), "x", color=VERMILION, markersize=7, markeredgewidth=1.8, label=STILL,
-                  transform=axes.get_xaxis_transform(), clip_on=False, zorder=4)
+        axes.plot(
+            still,
+            [0.02] * len(still),
+            "x",
+            color=VERMILION,
+            markersize=7,
+            markeredgewidth=1.8,
+            label=STILL,
+            transform=axes.get_xaxis_transform(),
+            clip_on=False,
+            zorder=4,
+        )
 
 
 def _scale(axes: Axes, layers: Sequence[Row], name: str) -> None:
@@ -208,13 +337,22 @@ def _head_line(axes: Axes, layers: Sequence[Row]) -> None:
 
 
 def _layer_axis(axes: Axes, layers: Sequence[Row]) -> None:
-    """Blocks by number where all are numbered, else layers by name; at most as many names as there is room for."""
+    """Blocks by number where all are numbered, else layers by name; at most as many names as there
+    is room for.
+    """
     numbered = all(row["block"] is not None for row in layers if not row["head"])
-    names = ["head" if row["head"] and numbered else str(row["block"]) if numbered else row["layer"] for row in layers]
+    names = [
+        "head" if row["head"] and numbered else str(row["block"]) if numbered else row["layer"]
+        for row in layers
+    ]
     step = 1 if len(names) <= 40 else -(-len(names) // 40)
     kept = [i for i, row in enumerate(layers) if i % step == 0 or row["head"]]
     places = _places(layers)
-    axes.set_xticks([places[i] for i in kept], [figures._short(names[i]) for i in kept],
-                    rotation=0 if numbered and len(names) <= 30 else 90, fontsize=9 if len(kept) <= 30 else 7.5)
+    axes.set_xticks(
+        [places[i] for i in kept],
+        [figures._short(names[i]) for i in kept],
+        rotation=0 if numbered and len(names) <= 30 else 90,
+        fontsize=9 if len(kept) <= 30 else 7.5,
+    )
     axes.set_xlim(0.4, places[-1] + 0.6)
     axes.set_xlabel("Block, counted from the image" if numbered else "Layer")

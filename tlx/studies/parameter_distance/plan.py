@@ -1,5 +1,7 @@
-"""A study of parameter distances, stage by stage: fine-tune where there is nothing fine-tuned, look at the images,
-measure. All stages are of one study; asked again with other targets, norms or seeds, it grows."""
+"""A study of parameter distances, stage by stage: fine-tune where there is nothing fine-tuned, look
+at the images, measure. All stages are of one study; asked again with other targets, norms or seeds,
+it grows.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,16 @@ from ..whole_dataset_inputs import Pools, read
 from . import spec as parameter_distance_spec
 from . import trial as parameter_distance_trial
 from .domain_gap import Domain, TwoDomains
-from .spec import AUTO, NORMS, RANDOM, START, UNKNOWN, ParameterDistance, ParameterDistanceGrid, TargetTuning
+from .spec import (
+    AUTO,
+    NORMS,
+    RANDOM,
+    START,
+    UNKNOWN,
+    ParameterDistance,
+    ParameterDistanceGrid,
+    TargetTuning,
+)
 from .states import WeightState, recorded_start, state_of, targets_of, training_of
 from .trial import WeightTriple, known
 
@@ -46,7 +57,8 @@ ALL, DIGITS = "all", "digits"
 class ParameterDistancePlan:
     """What is known before anything is trained.
 
-    spec      of every distance trial, without target, norm and repeat; tuning: of every fine-tuning, without repeat
+    spec      of every distance trial, without target, norm and repeat; tuning: of every
+              fine-tuning, without repeat
     random    a file, or None: drawn, or made again as pre-training began (spec.start)
     targets   name → the fine-tuned states that are given; empty: tuned here
     pools     the images of the target, if they are known
@@ -66,8 +78,10 @@ class ParameterDistancePlan:
     @property
     def given(self) -> tuple[str, str]:
         """Digests of the random (or drawn) and the pre-trained state."""
-        return tuple(parameter_distance_trial.digest(self.spec.architecture, path)  # type: ignore[return-value]
-                     for path in (self.random, self.pretrained.path))
+        return tuple(
+            parameter_distance_trial.digest(self.spec.architecture, path)  # type: ignore[return-value]
+            for path in (self.random, self.pretrained.path)
+        )
 
     @property
     def _draws(self) -> bool:
@@ -80,16 +94,31 @@ class ParameterDistancePlan:
         if self.targets or self.pools is None:
             return None
         on = TrainingInputs(self.pools.task(self.pools.folder.classes)[0], self.pretrained.path)
-        trials = tuple(Trial(self.tuning.replace(split=repeat), on) for repeat in range(self.asked.seeds))
-        return self._study(trials, "tlx.studies.parameter_distance.trial:tune",
-                           ("tlx.models.transferred", "tlx.studies.training"), "tlx.studies.reporting:write_trial_figures")
+        trials = tuple(
+            Trial(self.tuning.replace(split=repeat), on) for repeat in range(self.asked.seeds)
+        )
+        return self._study(
+            trials,
+            "tlx.studies.parameter_distance.trial:tune",
+            ("tlx.models.transferred", "tlx.studies.training"),
+            "tlx.studies.reporting:write_trial_figures",
+        )
 
     def domain(self, progress: Progress | None = None) -> Study | None:
-        """The look at the target's images, their features extracted or found; None without images."""
+        """The look at the target's images, their features extracted or found; None without
+        images.
+        """
         if self.pools is None:
             return None
-        network = backbones.load(self.spec.architecture, weights=self.pretrained.path, classes=None, head="keep",
-                                 seed=0, input_size=self.tuning.input_size, sha256=self.given[1])
+        network = backbones.load(
+            self.spec.architecture,
+            weights=self.pretrained.path,
+            classes=None,
+            head="keep",
+            seed=0,
+            input_size=self.tuning.input_size,
+            sha256=self.given[1],
+        )
         inputs, _ = self.pools.task(self.pools.folder.classes)
         labels = [inputs.classes[i] for i in inputs.train.labels]
         held = self.pools.held.subset(inputs.train.images)
@@ -102,14 +131,26 @@ class ParameterDistancePlan:
             drawn, chosen = self._source(folder, network, len(held), progress)
             called = [image.path for image in chosen], [image.label for image in chosen]
             source = self._features(network, drawn, called, folder, progress)
-        spec = Domain(gap=self.asked.gap, features=target.key, labels=files.digest(labels), source=name,
-                      source_features=source.key if source else "", target=next(iter(self.targets), self.tuning.target),
-                      architecture=self.spec.architecture, images=self.tuning.images)
-        return self._study((Trial(spec, TwoDomains(target, source)),), "tlx.studies.parameter_distance.domain_gap:run",
-                           ("tlx.metrics", "tlx.features.dump"))
+        spec = Domain(
+            gap=self.asked.gap,
+            features=target.key,
+            labels=files.digest(labels),
+            source=name,
+            source_features=source.key if source else "",
+            target=next(iter(self.targets), self.tuning.target),
+            architecture=self.spec.architecture,
+            images=self.tuning.images,
+        )
+        return self._study(
+            (Trial(spec, TwoDomains(target, source)),),
+            "tlx.studies.parameter_distance.domain_gap:run",
+            ("tlx.metrics", "tlx.features.dump"),
+        )
 
     def distances(self, store: Store | None) -> Study | None:
-        """Every triple in every norm. store: where the fine-tunings are; None where none was made."""
+        """Every triple in every norm. store: where the fine-tunings are; None where none was
+        made.
+        """
         targets = self.targets or {self.tuning.target: self._tuned(store)}
         random, pretrained = self.given
         trials = []
@@ -117,20 +158,46 @@ class ParameterDistancePlan:
             for name, states in targets.items():
                 for repeat, state in self._repeats(states):
                     tuned = parameter_distance_trial.digest(self.spec.architecture, state.path)
-                    spec = self.spec.replace(norm=norm, target=name, repeat=repeat, finetuned=state.path,
-                                         images=self.tuning.images, draw=repeat if self._draws else None,
-                                         states=(random, pretrained, tuned))
-                    trials.append(Trial(spec, WeightTriple(self.random, self.pretrained.path, state.path, state.training)))
-        return self._study(tuple(trials), "tlx.studies.parameter_distance.trial:run",
-                           ("tlx.metrics", "tlx.metrics.parameter_distance.parts")) if trials else None
+                    spec = self.spec.replace(
+                        norm=norm,
+                        target=name,
+                        repeat=repeat,
+                        finetuned=state.path,
+                        images=self.tuning.images,
+                        draw=repeat if self._draws else None,
+                        states=(random, pretrained, tuned),
+                    )
+                    trials.append(
+                        Trial(
+                            spec,
+                            WeightTriple(
+                                self.random, self.pretrained.path, state.path, state.training
+                            ),
+                        )
+                    )
+        return (
+            self._study(
+                tuple(trials),
+                "tlx.studies.parameter_distance.trial:run",
+                ("tlx.metrics", "tlx.metrics.parameter_distance.parts"),
+            )
+            if trials
+            else None
+        )
 
     # ------------------------------------------------------------ pieces
 
     def _repeats(self, states: Sequence[WeightState]) -> list[tuple[int, WeightState]]:
-        """Repeat → its fine-tuned state; one alone is measured from as many random states as there are seeds."""
+        """Repeat → its fine-tuned state; one alone is measured from as many random states as there
+        are seeds.
+        """
         if len(states) == 1 and self._draws and self.targets:
             return [(repeat, states[0]) for repeat in range(self.asked.seeds)]
-        return list(enumerate(states)) if self.targets else [(int(s.training["repeat"]), s) for s in states]
+        return (
+            list(enumerate(states))
+            if self.targets
+            else [(int(s.training["repeat"]), s) for s in states]
+        )
 
     def _tuned(self, store: Store | None) -> list[WeightState]:
         assert store is not None
@@ -142,56 +209,124 @@ class ParameterDistancePlan:
                 self.notes.append(f"repeat {repeat} diverged in fine-tuning: left out")
                 continue
             path = str(store.file(key, WEIGHTS))
-            found.append(WeightState(path, self.tuning.target, self.tuning.architecture,
-                               training_of(result) | {"repeat": repeat}))
+            found.append(
+                WeightState(
+                    path,
+                    self.tuning.target,
+                    self.tuning.architecture,
+                    training_of(result) | {"repeat": repeat},
+                )
+            )
         return found
 
-    def _features(self, network: Network, held: Pixels, called: tuple[Sequence[str], Sequence[str]],
-                  folder: datasets.ImageFolder, progress: Progress | None) -> Dump:
+    def _features(
+        self,
+        network: Network,
+        held: Pixels,
+        called: tuple[Sequence[str], Sequence[str]],
+        folder: datasets.ImageFolder,
+        progress: Progress | None,
+    ) -> Dump:
         """The features of these images, extracted or found; called: their ids and their labels."""
         ids, labels = called
         with signals.graceful() as stopping:
-            place = ExtractionContext(dump_folder(self.settings), self.settings.resolved_device(), ids=ids, labels=labels,
-                          about={"backbone": network.row.title, "dataset": folder.name, "root": str(folder.root)},
-                          progress=progress or (lambda done, of: None), stopping=stopping)
+            place = ExtractionContext(
+                dump_folder(self.settings),
+                self.settings.resolved_device(),
+                ids=ids,
+                labels=labels,
+                about={
+                    "backbone": network.row.title,
+                    "dataset": folder.name,
+                    "root": str(folder.root),
+                },
+                progress=progress or (lambda done, of: None),
+                stopping=stopping,
+            )
             dump = extract(network, network.weights, held, [len(network.blocks)], place)
             signals.stop_if_asked()
         return dump
 
-    def _source(self, folder: datasets.ImageFolder, network: Network, count: int, progress: Progress | None
-                ) -> tuple[Pixels, list[datasets.Image]]:
-        """As many images of the source as the target has, drawn: the Fréchet distance falls as rows are added."""
+    def _source(
+        self, folder: datasets.ImageFolder, network: Network, count: int, progress: Progress | None
+    ) -> tuple[Pixels, list[datasets.Image]]:
+        """As many images of the source as the target has, drawn: the Fréchet distance falls as rows
+        are added.
+        """
         turn = seeded_permutation(len(folder.images), self.spec.seed, "source images")[:count]
         chosen = [folder.images[i] for i in sorted(turn)]
-        sizing = Sizing(network.input_size, crops=False, mode=self.tuning.sizing, channels=network.channels)
+        sizing = Sizing(
+            network.input_size, crops=False, mode=self.tuning.sizing, channels=network.channels
+        )
         held = decoded(folder, chosen, sizing, self.settings, self.notes, progress)
         return held, chosen
 
-    def _study(self, trials: tuple[Trial, ...], call: str, preload: tuple[str, ...],
-               dress: str = "tlx.studies.parameter_distance.report:write_trial_figures") -> Study:
-        """One study for all stages and targets: by the network, what it starts from, and how it is fine-tuned."""
-        recipe = {} if self.targets else self.tuning.replace(target="", images="", dataset="").identity()
+    def _study(
+        self,
+        trials: tuple[Trial, ...],
+        call: str,
+        preload: tuple[str, ...],
+        dress: str = "tlx.studies.parameter_distance.report:write_trial_figures",
+    ) -> Study:
+        """One study for all stages and targets: by the network, what it starts from, and how it is
+        fine-tuned.
+        """
+        recipe = (
+            {} if self.targets else self.tuning.replace(target="", images="", dataset="").identity()
+        )
         key = files.digest(["study", self.spec.identity(), self.given, recipe])
-        title = f"{self.spec.architecture if known(self.spec) else 'unknown architecture'}: parameter distance"
+        title = (
+            f"{self.spec.architecture if known(self.spec) else 'unknown architecture'}: parameter "
+            f"distance"
+        )
         inputs = () if self.pools is None else (self.pools.record(self.tuning.images),)
-        return Study(key=key, call=call, experiment=parameter_distance_spec.EXPERIMENT, title=title,
-                     spec=common_settings(self.spec), trials=trials, inputs=inputs, preload=preload, dress=dress,
-                     tags={"tlx.targets": ", ".join(self.targets) or self.tuning.target})
+        return Study(
+            key=key,
+            call=call,
+            experiment=parameter_distance_spec.EXPERIMENT,
+            title=title,
+            spec=common_settings(self.spec),
+            trials=trials,
+            inputs=inputs,
+            preload=preload,
+            dress=dress,
+            tags={"tlx.targets": ", ".join(self.targets) or self.tuning.target},
+        )
 
 
-def plan_parameter_distance(spec: ParameterDistance, asked: ParameterDistanceGrid, tuning: TargetTuning, finetuned: Sequence[str],
-         settings: Settings, progress: Progress | None = None) -> ParameterDistancePlan:
-    """The plan; Problems with all that is wrong, before anything is trained. finetuned: what -b says."""
+def plan_parameter_distance(
+    spec: ParameterDistance,
+    asked: ParameterDistanceGrid,
+    tuning: TargetTuning,
+    finetuned: Sequence[str],
+    settings: Settings,
+    progress: Progress | None = None,
+) -> ParameterDistancePlan:
+    """The plan; Problems with all that is wrong, before anything is trained. finetuned: what -b
+    says.
+    """
     gather, store = ErrorCollector(), open_store(settings)
-    words = [part.strip() for word in finetuned for part in ([word] if Path(word).exists() else word.split(","))
-             if part.strip()]
-    pretrained, targets, random = WeightState(DEFAULT, DEFAULT), dict[str, list[WeightState]](), None
+    words = [
+        part.strip()
+        for word in finetuned
+        for part in ([word] if Path(word).exists() else word.split(","))
+        if part.strip()
+    ]
+    pretrained, targets, random = (
+        WeightState(DEFAULT, DEFAULT),
+        dict[str, list[WeightState]](),
+        None,
+    )
     with gather.part():
         pretrained = state_of(spec.pretrained, store, "-a")
     with gather.part():
         targets = targets_of(words, store)
     with gather.part():
-        random = None if spec.random in (AUTO, START, RANDOM) else state_of(spec.random, store, "-r").path
+        random = (
+            None
+            if spec.random in (AUTO, START, RANDOM)
+            else state_of(spec.random, store, "-r").path
+        )
     with gather.part():
         asked = asked.replace(norms=_norms(asked.norms))
         parse_spec(GAPS, asked.gap, "gap")
@@ -204,14 +339,23 @@ def plan_parameter_distance(spec: ParameterDistance, asked: ParameterDistanceGri
     start, notes = _start(spec, random, pretrained)
     spec = spec.replace(start=start, seed=spec.seed if random is None and start is None else 0)
     depth = _fit(spec, random, pretrained, targets)
-    tuning = tuning.replace(architecture=spec.architecture, depth=depth,
-                        dataset=tuning.dataset or ("" if targets else DIGITS),
-                        weights="" if targets else parameter_distance_trial.digest(spec.architecture, pretrained.path))
+    tuning = tuning.replace(
+        architecture=spec.architecture,
+        depth=depth,
+        dataset=tuning.dataset or ("" if targets else DIGITS),
+        weights=""
+        if targets
+        else parameter_distance_trial.digest(spec.architecture, pretrained.path),
+    )
     pools = read(tuning, settings, progress) if tuning.dataset else None
     if pools is not None:
-        tuning = tuning.replace(target=pools.folder.name, images=pools.task(pools.folder.classes)[1])
+        tuning = tuning.replace(
+            target=pools.folder.name, images=pools.task(pools.folder.classes)[1]
+        )
         notes += pools.notes
-    return ParameterDistancePlan(spec, asked, tuning, settings, random, pretrained, targets, pools, notes)
+    return ParameterDistancePlan(
+        spec, asked, tuning, settings, random, pretrained, targets, pools, notes
+    )
 
 
 def _norms(names: Sequence[str]) -> tuple[str, ...]:
@@ -220,47 +364,95 @@ def _norms(names: Sequence[str]) -> tuple[str, ...]:
     return NORMS if ALL in names else tuple(dict.fromkeys(names)) or NORMS[:1]
 
 
-def _architecture(spec: ParameterDistance, pretrained: WeightState, targets: dict[str, list[WeightState]]) -> str:
+def _architecture(
+    spec: ParameterDistance, pretrained: WeightState, targets: dict[str, list[WeightState]]
+) -> str:
     if spec.architecture:
         return spec.architecture
-    trials = [state.architecture for state in (pretrained, *(s for some in targets.values() for s in some))]
+    trials = [
+        state.architecture
+        for state in (pretrained, *(s for some in targets.values() for s in some))
+    ]
     return next(filter(None, trials), "resnet50" if targets else "mnist-cnn")
 
 
-def _sense(spec: ParameterDistance, tuning: TargetTuning, random: str | None, pretrained: WeightState,
-           targets: dict[str, list[WeightState]]) -> None:
+def _sense(
+    spec: ParameterDistance,
+    tuning: TargetTuning,
+    random: str | None,
+    pretrained: WeightState,
+    targets: dict[str, list[WeightState]],
+) -> None:
     """Usage for options that do not go together."""
     problems: list[TlxError] = []
     if spec.architecture == UNKNOWN:
         if random is None or pretrained.path == DEFAULT or not targets or tuning.dataset:
-            problems.append(UsageError("architecture", "none", where="--architecture", expected="-r, -a and -b as files "
-                                  "and no --dataset: an unknown network cannot be drawn, trained or looked through"))
+            problems.append(
+                UsageError(
+                    "architecture",
+                    "none",
+                    where="--architecture",
+                    expected="-r, -a and -b as files "
+                    "and no --dataset: an unknown network cannot be drawn, trained or looked "
+                    "through",
+                )
+            )
     elif pretrained.path == DEFAULT and not (row := backbones.lookup(spec.architecture)).weights:
-        problems.append(UsageError("no-weights", f"{row.title} comes without weights", where="-a",
-                              expected="a file or a finished trial: -a /path/to/weights.pth"))
+        problems.append(
+            UsageError(
+                "no-weights",
+                f"{row.title} comes without weights",
+                where="-a",
+                expected="a file or a finished trial: -a /path/to/weights.pth",
+            )
+        )
     if len(targets) > 1 and tuning.dataset:
-        problems.append(UsageError("conflict", f"--dataset with {len(targets)} targets", where="--dataset",
-                              expected="one -b: the data set is that of its target"))
+        problems.append(
+            UsageError(
+                "conflict",
+                f"--dataset with {len(targets)} targets",
+                where="--dataset",
+                expected="one -b: the data set is that of its target",
+            )
+        )
     raise_all(problems)
 
 
-def _start(spec: ParameterDistance, random: str | None, pretrained: WeightState) -> tuple[int | None, list[str]]:
-    """The seed of the pre-training, where its start is meant and known, and what to say of the random state."""
+def _start(
+    spec: ParameterDistance, random: str | None, pretrained: WeightState
+) -> tuple[int | None, list[str]]:
+    """The seed of the pre-training, where its start is meant and known, and what to say of the
+    random state.
+    """
     if random is not None:
         return None, []
     start = pretrained.start
     if pretrained.path == DEFAULT:
         start = recorded_start(backbones.default_file(backbones.lookup(spec.architecture)))
     if spec.random == START and start is None:
-        raise UsageError("no-start", f"what {pretrained.name} began from is not on record", where="-r start",
-                    expected="a file, or random", remedy="tlx pretrain --out keeps that record beside the weights")
+        raise UsageError(
+            "no-start",
+            f"what {pretrained.name} began from is not on record",
+            where="-r start",
+            expected="a file, or random",
+            remedy="tlx pretrain --out keeps that record beside the weights",
+        )
     if spec.random == RANDOM or start is None:
         return None, []
-    return start, [f"random: the state that pre-training began from, made again from its seed, {start}"]
+    return start, [
+        f"random: the state that pre-training began from, made again from its seed, {start}"
+    ]
 
 
-def _fit(spec: ParameterDistance, random: str | None, pretrained: WeightState, targets: dict[str, list[WeightState]]) -> int:
-    """The blocks of the network, after every given state was read and found to fit with the others."""
+def _fit(
+    spec: ParameterDistance,
+    random: str | None,
+    pretrained: WeightState,
+    targets: dict[str, list[WeightState]],
+) -> int:
+    """The blocks of the network, after every given state was read and found to fit with the
+    others.
+    """
     network = backbones.meta_model(spec.architecture) if known(spec) else None
     _, takes = rule_of(spec.rule, network)
 
@@ -277,9 +469,17 @@ def _fit(spec: ParameterDistance, random: str | None, pretrained: WeightState, t
         for one in some:
             last = first if one is pretrained else state("finetuned", one.path)
             try:
-                parameter_distance_parts.parts({"random": start, "pretrained": first, "finetuned": last}, network, takes, spec.head)
+                parameter_distance_parts.parts(
+                    {"random": start, "pretrained": first, "finetuned": last},
+                    network,
+                    takes,
+                    spec.head,
+                )
             except TlxError as error:
                 for one in getattr(error, "problems", [error]):
-                    one.remedy = f"is it of another architecture than {spec.architecture}? name it: --architecture"
+                    one.remedy = (
+                        f"is it of another architecture than {spec.architecture}? name it: "
+                        f"--architecture"
+                    )
                 raise
     return len(network.blocks) if network is not None else 0

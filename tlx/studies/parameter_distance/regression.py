@@ -1,4 +1,6 @@
-"""Regressions of transferability, log T ~ G + D + log N: of the published table, of one's own, of a study's targets."""
+"""Regressions of transferability, log T ~ G + D + log N: of the published table, of one's own, of a
+study's targets.
+"""
 
 from __future__ import annotations
 
@@ -26,27 +28,41 @@ Row = dict[str, Any]
 def published() -> Row:
     """The regression of the published table, with the coefficients printed beside it."""
     rows = regression.transferability_table()
-    return fit(rows, names=[row["dataset"] for row in rows], about="the published table, ResNet-50") | {
+    return fit(
+        rows, names=[row["dataset"] for row in rows], about="the published table, ResNet-50"
+    ) | {
         "published": regression.PUBLISHED["resnet50"],
-        "corrected": [row["dataset"] for row in rows if row["corrected"]]}
+        "corrected": [row["dataset"] for row in rows if row["corrected"]],
+    }
 
 
 def of_file(path: Path) -> Row:
-    """The regression of a CSV table: a heading with G, D, N and T, in any order and beside other columns; the first
-    column that is named dataset, target or name says what a row is called."""
+    """The regression of a CSV table: a heading with G, D, N and T, in any order and beside other
+    columns; the first column that is named dataset, target or name says what a row is called.
+    """
     if not path.is_file():
         raise MissingError("table", path)
     if path.stat().st_size > LIMIT:
-        raise BadDataError("table-size", f"{path.stat().st_size:,} bytes", where=path, expected=f"at most {LIMIT:,}")
+        raise BadDataError(
+            "table-size",
+            f"{path.stat().st_size:,} bytes",
+            where=path,
+            expected=f"at most {LIMIT:,}",
+        )
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
         raise BadDataError("table-unreadable", f"no CSV in UTF-8 ({error})", where=path) from error
-    called = next((name for name in (rows[0] if rows else {}) if name in ("dataset", "target", "name")), None)
+    called = next(
+        (name for name in (rows[0] if rows else {}) if name in ("dataset", "target", "name")), None
+    )
     try:
-        return fit(rows, names=[str(row[called]) if called else f"row {i}" for i, row in enumerate(rows, 1)],
-                   about=path.name)
+        return fit(
+            rows,
+            names=[str(row[called]) if called else f"row {i}" for i, row in enumerate(rows, 1)],
+            about=path.name,
+        )
     except TlxError as error:
         for one in getattr(error, "problems", [error]):
             one.where = str(path)
@@ -54,41 +70,83 @@ def of_file(path: Path) -> Row:
 
 
 def fit(rows: Sequence[Mapping[str, Any]], names: Sequence[str], about: str) -> Row:
-    """Both forms of the regression of rows with G, D, N and T, as plain JSON: of z-scored terms and of raw ones."""
+    """Both forms of the regression of rows with G, D, N and T, as plain JSON: of z-scored terms and
+    of raw ones.
+    """
     found = regression.transferability_regression(rows)
     raw = regression.transferability_regression(rows, standardize=False)
-    forms = {form: [{"term": name, **{what: getattr(fitted, what)[name] for what in (
-        "coefficients", "standard_errors", "low", "high", "t", "p")}} for name in regression.NAMES]
-        for form, fitted in (("z-scored", found), ("raw", raw))}
-    return {"about": about, "names": list(names), "forms": forms, "r2": found.r2, "loo_r2": found.loo_r2,
-            "n": found.n, "degrees": found.degrees, "fitted": found.fitted.tolist(),
-            "observed": (found.fitted + found.residuals).tolist(),
-            "rows": [{name: float(row[name]) for name in regression.COLUMNS} for row in rows]}
+    forms = {
+        form: [
+            {
+                "term": name,
+                **{
+                    what: getattr(fitted, what)[name]
+                    for what in ("coefficients", "standard_errors", "low", "high", "t", "p")
+                },
+            }
+            for name in regression.NAMES
+        ]
+        for form, fitted in (("z-scored", found), ("raw", raw))
+    }
+    return {
+        "about": about,
+        "names": list(names),
+        "forms": forms,
+        "r2": found.r2,
+        "loo_r2": found.loo_r2,
+        "n": found.n,
+        "degrees": found.degrees,
+        "fitted": found.fitted.tolist(),
+        "observed": (found.fitted + found.residuals).tolist(),
+        "rows": [{name: float(row[name]) for name in regression.COLUMNS} for row in rows],
+    }
 
 
 # ---------------------------------------------------------------- of a study
 
-def regress(store: Store, key: str) -> None:
-    """Put the table of a study's targets, and the regression where there are enough, beside its record.
 
-    regression.json: a row for every way of measuring (norm, gap, source) with its "table" (G, D, N and the mean T of
-    every target whose images were looked at), and its "fit", None where it cannot be made: "why" says why.
+def regress(store: Store, key: str) -> None:
+    """Put the table of a study's targets, and the regression where there are enough, beside its
+    record.
+
+    regression.json: a row for every way of measuring (norm, gap, source) with its "table" (G, D, N
+    and the mean T of every target whose images were looked at), and its "fit", None where it cannot
+    be made: "why" says why.
     """
     record = store.read_study(key)
     if record is None:
         return
-    whole = [(row["spec"], r) for row in record["trials"]
-             if (r := store.find_or_none(row["key"])) and r.status == FINISHED]
+    whole = [
+        (row["spec"], r)
+        for row in record["trials"]
+        if (r := store.find_or_none(row["key"])) and r.status == FINISHED
+    ]
     ways: dict[tuple[str, str, str], list[Row]] = {}
     for spec, domain in sorted(whole, key=lambda pair: pair[0]["target"]):
-        for norm, ts in (_measured(whole, spec) if domain.kind == Domain.own_kind() else {}).items():
+        for norm, ts in (
+            _measured(whole, spec) if domain.kind == Domain.own_kind() else {}
+        ).items():
             d = domain.details
-            row = {"target": spec["target"], **{name: d[name] for name in "GDN"}, "T": math.fsum(ts) / len(ts),
-                   "repeats": len(ts), "norm": norm, "gap": d["gap"], "source": d["source"],
-                   "source_rows": d["source_rows"], "layer": d["layer"], "width": d["width"]}
+            row = {
+                "target": spec["target"],
+                **{name: d[name] for name in "GDN"},
+                "T": math.fsum(ts) / len(ts),
+                "repeats": len(ts),
+                "norm": norm,
+                "gap": d["gap"],
+                "source": d["source"],
+                "source_rows": d["source_rows"],
+                "layer": d["layer"],
+                "width": d["width"],
+            }
             ways.setdefault((norm, d["gap"] or "", d["source"]), []).append(row)
-    files.write_json(store.root / "studies" / key / FILE, {
-        "about": record["title"], "ways": [_way(record["title"], way, rows) for way, rows in sorted(ways.items())]})
+    files.write_json(
+        store.root / "studies" / key / FILE,
+        {
+            "about": record["title"],
+            "ways": [_way(record["title"], way, rows) for way, rows in sorted(ways.items())],
+        },
+    )
 
 
 def _measured(whole: Sequence[tuple[Row, Result]], domain: Row) -> dict[str, list[float]]:
@@ -107,7 +165,10 @@ def _way(about: str, way: tuple[str, str, str], rows: list[Row]) -> Row:
     if not gap:
         return found | {"why": "no domain gap: give images of the source, --source-images"}
     if len(rows) < ENOUGH:
-        return found | {"why": f"{len(rows)} target{'s' * (len(rows) > 1)} measured so, at least {ENOUGH} are needed"}
+        return found | {
+            "why": f"{len(rows)} target{'s' * (len(rows) > 1)} measured so, at least {ENOUGH} are "
+            f"needed"
+        }
     try:
         return found | {"fit": fit(rows, [row["target"] for row in rows], about)}
     except TlxError as error:

@@ -1,4 +1,6 @@
-"""Regressions of transferability as words and tables; what they are made of comes as plain JSON from trials."""
+"""Regressions of transferability as words and tables; what they are made of comes as plain JSON
+from trials.
+"""
 
 from __future__ import annotations
 
@@ -12,43 +14,79 @@ MODEL = "log T ~ G + D + log N (natural logarithms)"
 
 
 def text(found: Row, form: str = "z-scored") -> str:
-    """The fit as a table with its R², what is corrected in the rows, and what was published of them."""
+    """The fit as a table with its R², what is corrected in the rows, and what was published of
+    them.
+    """
     rows = found["forms"][form]
-    body = [[row["term"].replace("_", " "), _signed(row["coefficients"]), f"{row['standard_errors']:.3g}",
-             f"{_signed(row['low'])} to {_signed(row['high'])}", _optional(row["t"], ".2f"), _p(row["p"])]
-            for row in rows]
-    lines = [f"{MODEL} of {found['about']}: {found['n']} rows, {form} terms",
-             tables.as_text(["term", "coefficient", "SE", "95 % CI", "t", "p"], body).rstrip(),
-             f"R² {found['r2']:.3f}; of rows left out one by one {_optional(found['loo_r2'], '.3f')}; "
-             f"{found['degrees']} degrees of freedom"]
+    body = [
+        [
+            row["term"].replace("_", " "),
+            _signed(row["coefficients"]),
+            f"{row['standard_errors']:.3g}",
+            f"{_signed(row['low'])} to {_signed(row['high'])}",
+            _optional(row["t"], ".2f"),
+            _p(row["p"]),
+        ]
+        for row in rows
+    ]
+    lines = [
+        f"{MODEL} of {found['about']}: {found['n']} rows, {form} terms",
+        tables.as_text(["term", "coefficient", "SE", "95 % CI", "t", "p"], body).rstrip(),
+        f"R² {found['r2']:.3f}; of rows left out one by one {_optional(found['loo_r2'], '.3f')}; "
+        f"{found['degrees']} degrees of freedom",
+    ]
     if corrected := found.get("corrected"):
-        lines.append(f"corrected: {', '.join(corrected)}. In the table as printed, D stands under G there and an older "
-                     "quantity, the domain width, under D; both are here as its history has them")
+        lines.append(
+            f"corrected: {', '.join(corrected)}. In the table as printed, D stands under G there "
+            f"and an older "
+            "quantity, the domain width, under D; both are here as its history has them"
+        )
     if published := found.get("published"):
-        said = ", ".join(f"{name.replace('_', ' ')} {_signed(value)}" for name, value in published.items())
-        lines.append(f"published: {said}. Not reproduced: least squares on these rows gives the coefficients above. "
-                     "The intercept agrees with z-scored terms (it is the mean of log T), the others with neither form")
+        said = ", ".join(
+            f"{name.replace('_', ' ')} {_signed(value)}" for name, value in published.items()
+        )
+        lines.append(
+            f"published: {said}. Not reproduced: least squares on these rows gives the "
+            f"coefficients above. "
+            "The intercept agrees with z-scored terms (it is the mean of log T), the others with "
+            "neither form"
+        )
     return "\n".join(lines)
 
 
 def csv(found: Row) -> str:
     """Coefficients of both forms, a row each."""
     rows = [{"form": form, **row} for form, terms in found["forms"].items() for row in terms]
-    names = {"coefficients": "coefficient", "standard_errors": "standard_error", "low": "ci95_low", "high": "ci95_high"}
-    return tables.as_csv([names.get(name, name) for name in rows[0]], [list(row.values()) for row in rows])
+    names = {
+        "coefficients": "coefficient",
+        "standard_errors": "standard_error",
+        "low": "ci95_low",
+        "high": "ci95_high",
+    }
+    return tables.as_csv(
+        [names.get(name, name) for name in rows[0]], [list(row.values()) for row in rows]
+    )
 
 
 def files_of(ways: Sequence[Row]) -> dict[str, str]:
-    """File name → text: the table of targets, which `tlx regression` reads, and the coefficients."""
+    """File name → text: the table of targets, which `tlx regression` reads, and the
+    coefficients.
+    """
     rows = [row for way in ways for row in way["table"]]
-    made = {"targets.csv": tables.as_csv(list(rows[0]), [list(row.values()) for row in rows])} if rows else {}
+    made = (
+        {"targets.csv": tables.as_csv(list(rows[0]), [list(row.values()) for row in rows])}
+        if rows
+        else {}
+    )
     for number, way in enumerate(way for way in ways if way["fit"]):
         made[f"regression{f'_{number}' * bool(number)}.csv"] = csv(way["fit"])
     return made
 
 
 def of_study(ways: Sequence[Row]) -> list[str]:
-    """What a study says of its targets' data: G, D and N of each, and the regression, or why there is none."""
+    """What a study says of its targets' data: G, D and N of each, and the regression, or why there
+    is none.
+    """
     lines = []
     for way in ways:
         how = f"{way['gap']} to {way['source']}, {way['norm']}" if way["gap"] else way["norm"]
@@ -61,10 +99,17 @@ def of_study(ways: Sequence[Row]) -> list[str]:
 
 def domain(details: Row) -> str:
     """G, D and N of one target in a line."""
-    gap = f"domain gap G {details['G']:.4g} ({details['gap']}, to {details['source_rows']} images of " \
-          f"{details['source']}), " if details["G"] is not None else ""
-    return (f"images of {details['target']}: {gap}intra-class variance D {details['D']:.4g}, data amount N "
-            f"{details['N']:,}; {details['features']} ({details['layer']}, {details['width']} wide)")
+    gap = (
+        f"domain gap G {details['G']:.4g} ({details['gap']}, to {details['source_rows']} images of "
+        f"{details['source']}), "
+        if details["G"] is not None
+        else ""
+    )
+    return (
+        f"images of {details['target']}: {gap}intra-class variance D {details['D']:.4g}, data "
+        f"amount N "
+        f"{details['N']:,}; {details['features']} ({details['layer']}, {details['width']} wide)"
+    )
 
 
 def _signed(value: float) -> str:

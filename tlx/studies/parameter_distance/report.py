@@ -1,4 +1,6 @@
-"""A study of parameter distances: finished trials → tables, figures and summary, from its run folders alone."""
+"""A study of parameter distances: finished trials → tables, figures and summary, from its run
+folders alone.
+"""
 
 from __future__ import annotations
 
@@ -30,24 +32,44 @@ def write_trial_figures(folder: Path, result: Result) -> None:
     if result.kind == KIND:
         rows = trial_rows([(result.spec, result)])
         files.write_text(folder / f"{STEM}.csv", _csv(rows))
-        title = f"{result.spec['architecture']}: {result.spec['target']}, repeat {result.spec['repeat']}"
-        files.write_bytes(folder / f"{STEM}.png", parameter_distance_figures.profile(mean_rows(rows), title))
+        title = (
+            f"{result.spec['architecture']}: {result.spec['target']}, repeat "
+            f"{result.spec['repeat']}"
+        )
+        files.write_bytes(
+            folder / f"{STEM}.png", parameter_distance_figures.profile(mean_rows(rows), title)
+        )
 
 
 def read(store: Store, study: Mapping[str, Any]) -> Pairs:
-    """(spec as it was asked last, result) of every trial of the study that is whole; by target, norm and repeat."""
-    found = [(row["spec"], result) for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None]
+    """(spec as it was asked last, result) of every trial of the study that is whole; by target,
+    norm and repeat.
+    """
+    found = [
+        (row["spec"], result)
+        for row in study["trials"]
+        if (result := store.find_or_none(row["key"])) is not None
+    ]
     norms = list(parameter_distance_figures.UNITS)
-    return sorted(found, key=lambda pair: (pair[0]["target"], norms.index(pair[0].get("norm", norms[0])),
-                                           pair[0].get("repeat", 0)))
+    return sorted(
+        found,
+        key=lambda pair: (
+            pair[0]["target"],
+            norms.index(pair[0].get("norm", norms[0])),
+            pair[0].get("repeat", 0),
+        ),
+    )
 
 
 # ---------------------------------------------------------------- tables
 
-def trial_rows(pairs: Pairs) -> list[Row]:
-    """The tidy table: for every triple a row of each tensor, of each layer (the head last), and one overall.
 
-    level  tensor, layer or overall; mark: "" or why T is not to be relied on: undefined (nothing moved from
+def trial_rows(pairs: Pairs) -> list[Row]:
+    """The tidy table: for every triple a row of each tensor, of each layer (the head last), and one
+    overall.
+
+    level  tensor, layer or overall; mark: "" or why T is not to be relied on: undefined (nothing
+           moved from
     pretrained to finetuned), confounded (it moved too little for T to say more than that)
     """
     rows = []
@@ -60,65 +82,132 @@ def trial_rows(pairs: Pairs) -> list[Row]:
         for level, some in (("tensor", details["distances"]), ("layer", details["profile"])):
             for row in some:
                 layer = row["layer"]
-                rows.append(about | {
-                    "level": level, "name": row.get("name", layer), "layer": layer, "block": row["block"],
-                    "head": layer in heads, "tensors": row.get("tensors", 1),
-                    "shape": "x".join(map(str, row.get("shape", ()))), **{name: row[name] for name in NUMBERS},
-                    "mark": _mark(row, details) if level == "layer" else "", "key": result.key})
-        rows.append(about | {"level": OVERALL, "name": OVERALL, "layer": "", "block": None, "head": False,
-                             "tensors": sum(row["tensors"] for row in details["profile"] if not row["head"]),
-                             "shape": "", **dict.fromkeys(DISTANCES), "transferability": details["overall"],
-                             "movement": details["movement"], "mark": "", "key": result.key})
+                rows.append(
+                    about
+                    | {
+                        "level": level,
+                        "name": row.get("name", layer),
+                        "layer": layer,
+                        "block": row["block"],
+                        "head": layer in heads,
+                        "tensors": row.get("tensors", 1),
+                        "shape": "x".join(map(str, row.get("shape", ()))),
+                        **{name: row[name] for name in NUMBERS},
+                        "mark": _mark(row, details) if level == "layer" else "",
+                        "key": result.key,
+                    }
+                )
+        rows.append(
+            about
+            | {
+                "level": OVERALL,
+                "name": OVERALL,
+                "layer": "",
+                "block": None,
+                "head": False,
+                "tensors": sum(row["tensors"] for row in details["profile"] if not row["head"]),
+                "shape": "",
+                **dict.fromkeys(DISTANCES),
+                "transferability": details["overall"],
+                "movement": details["movement"],
+                "mark": "",
+                "key": result.key,
+            }
+        )
     return rows
 
 
 def _mark(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    return ("undefined" if row["layer"] in details["undefined"] else
-            "confounded" if row["layer"] in details["confounded"] else "")
+    return (
+        "undefined"
+        if row["layer"] in details["undefined"]
+        else "confounded"
+        if row["layer"] in details["confounded"]
+        else ""
+    )
 
 
 def mean_rows(rows: Iterable[Row]) -> list[Row]:
-    """One row for every target, norm and layer, and overall: means over repeats, with 95 % CI (columns …_low, …_high).
+    """One row for every target, norm and layer, and overall: means over repeats, with 95 % CI
+    (columns …_low, …_high).
 
     defined, undefined, confounded   repeats whose T there is, is not, is not to be relied on
     """
     groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
         if row["level"] != "tensor":
-            groups.setdefault((row["target"], row["norm"], row["level"], row["name"]), []).append(row)
+            groups.setdefault((row["target"], row["norm"], row["level"], row["name"]), []).append(
+                row
+            )
     return [_means(some) for some in groups.values()]
 
 
 def _means(some: Sequence[Row]) -> Row:
-    row = {name: some[0][name] for name in ("target", "norm", "level", "layer", "block", "head", "tensors")}
-    row |= {"repeats": len(some), "defined": sum(r["transferability"] is not None for r in some),
-            **{mark: sum(r["mark"] == mark for r in some) for mark in ("undefined", "confounded")}}
+    row = {
+        name: some[0][name]
+        for name in ("target", "norm", "level", "layer", "block", "head", "tensors")
+    }
+    row |= {
+        "repeats": len(some),
+        "defined": sum(r["transferability"] is not None for r in some),
+        **{mark: sum(r["mark"] == mark for r in some) for mark in ("undefined", "confounded")},
+    }
     for name in NUMBERS:
-        found = statistics.estimate((r[name] for r in some if r[name] is not None), bounds=statistics.NOT_NEGATIVE)
-        row |= {name: found and found.mean, f"{name}_sd": found and found.sd, f"{name}_low": found and found.low,
-                f"{name}_high": found and found.high}
+        found = statistics.estimate(
+            (r[name] for r in some if r[name] is not None), bounds=statistics.NOT_NEGATIVE
+        )
+        row |= {
+            name: found and found.mean,
+            f"{name}_sd": found and found.sd,
+            f"{name}_low": found and found.low,
+            f"{name}_high": found and found.high,
+        }
     return row
 
 
 def table(means: Sequence[Row], form: str = "text") -> str:
-    """Layers down. Of one target and norm: T, the three distances, movement; of several: the T of each across.
+    """Layers down. Of one target and norm: T, the three distances, movement; of several: the T of
+    each across.
 
     "!" marks a T that is confounded (in some repeat), "–" one that there is not.
     """
     lines = lines_of(means)
     if len(lines) == 1:
         (_, norm), mine = next(iter(lines.items()))
-        headings = ["layer", "block", "T", f"D(random, pretrained), {norm}", "D(pretrained, finetuned)",
-                    "D(random, finetuned)", "moved"]
-        body = [[_layer(row), _block(row), t_of(row), *(_number(row[name]) for name in DISTANCES), moved(row)]
-                for row in mine if row["level"] == "layer"]
+        headings = [
+            "layer",
+            "block",
+            "T",
+            f"D(random, pretrained), {norm}",
+            "D(pretrained, finetuned)",
+            "D(random, finetuned)",
+            "moved",
+        ]
+        body = [
+            [
+                _layer(row),
+                _block(row),
+                t_of(row),
+                *(_number(row[name]) for name in DISTANCES),
+                moved(row),
+            ]
+            for row in mine
+            if row["level"] == "layer"
+        ]
         return tables.FORMS[form](headings, body)
     several = len({norm for _, norm in lines}) > 1
-    cells = {key: {row["layer"]: row for row in mine if row["level"] == "layer"} for key, mine in lines.items()}
+    cells = {
+        key: {row["layer"]: row for row in mine if row["level"] == "layer"}
+        for key, mine in lines.items()
+    }
     first = {row["layer"]: row for mine in cells.values() for row in mine.values()}
     return tables.FORMS[form](
         ["layer", "block", *(f"{target}, {norm}" if several else target for target, norm in lines)],
-        [[_layer(row), _block(row), *(t_of(mine.get(name)) for mine in cells.values())] for name, row in first.items()])
+        [
+            [_layer(row), _block(row), *(t_of(mine.get(name)) for mine in cells.values())]
+            for name, row in first.items()
+        ],
+    )
 
 
 def lines_of(means: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -141,8 +230,15 @@ def t_of(row: Row | None) -> str:
     """T with its interval and its mark, as words."""
     if row is None or row["transferability"] is None:
         return tables.NOTHING
-    high, mean = row["transferability_high"], row["transferability"]  # the lower end is clipped at 0
-    return f"{mean:.2f}" + (f" ± {high - mean:.2f}" if high is not None else "") + " !" * bool(row["confounded"])
+    high, mean = (
+        row["transferability_high"],
+        row["transferability"],
+    )  # the lower end is clipped at 0
+    return (
+        f"{mean:.2f}"
+        + (f" ± {high - mean:.2f}" if high is not None else "")
+        + " !" * bool(row["confounded"])
+    )
 
 
 def _number(value: float | None) -> str:
@@ -156,8 +252,11 @@ def moved(row: Row) -> str:
 
 # ---------------------------------------------------------------- files
 
+
 def write_summary(store: Store, key: str) -> None:
-    """Write a study's tables, figures and summary beside its record, over all of its trials that are whole."""
+    """Write a study's tables, figures and summary beside its record, over all of its trials that
+    are whole.
+    """
     study = store.read_study(key)
     if study is None:
         return
@@ -168,20 +267,32 @@ def write_summary(store: Store, key: str) -> None:
         files.write_text(folder / f"{STEM}.csv", _csv(rows))
         files.write_text(folder / f"{MEANS}.csv", _csv(means))
         files.write_text(folder / f"{STEM}.md", table(means, "markdown"))
-        for name, data in parameter_distance_figures.all_of(lines_of(means), study["title"]).items():
+        for name, data in parameter_distance_figures.all_of(
+            lines_of(means), study["title"]
+        ).items():
             files.write_bytes(folder / f"{STEM}_{name}.png", data)
     found = regressions_of(folder)
     for name, text in regression_report.files_of(found).items():
         files.write_text(folder / name, text)
     for number, way in enumerate(way for way in found if way["fit"]):
-        files.write_bytes(folder / f"regression{f'_{number}' * bool(number)}.png",
-                          parameter_distance_figures.observed_and_fitted(way["fit"]))
+        files.write_bytes(
+            folder / f"regression{f'_{number}' * bool(number)}.png",
+            parameter_distance_figures.observed_and_fitted(way["fit"]),
+        )
     tuned = [result for _, result in pairs if "test_accuracy" in result.scores]
-    groups = result_warnings.grouped(tuned, lambda r: str(r.spec.get("target") or r.spec.get("dataset", "")))
+    groups = result_warnings.grouped(
+        tuned, lambda r: str(r.spec.get("target") or r.spec.get("dataset", ""))
+    )
     warnings = result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
-    summaries.write(folder, study, _points(means), finished=sum(result.status == FINISHED for _, result in pairs),
-                    warnings=warnings if tuned else None, table=table(means, "markdown") if means else "",
-                    intervals=bool(tuned))
+    summaries.write(
+        folder,
+        study,
+        _points(means),
+        finished=sum(result.status == FINISHED for _, result in pairs),
+        warnings=warnings if tuned else None,
+        table=table(means, "markdown") if means else "",
+        intervals=bool(tuned),
+    )
 
 
 def _csv(rows: Sequence[Row]) -> str:
@@ -196,8 +307,13 @@ def _points(means: Sequence[Row]) -> list[Row]:
             overall = row["level"] == OVERALL
             for name in NUMBERS:
                 for end in ("", "_low", "_high"):
-                    found.append({"name": f"{target}/{norm}/{'overall_' * overall}{name}{end}",
-                                  "value": row[name + end], "step": 0 if overall else step})
+                    found.append(
+                        {
+                            "name": f"{target}/{norm}/{'overall_' * overall}{name}{end}",
+                            "value": row[name + end],
+                            "step": 0 if overall else step,
+                        }
+                    )
     return [point for point in found if point["value"] is not None]
 
 

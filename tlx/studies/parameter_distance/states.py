@@ -1,4 +1,6 @@
-"""Where states of a network are: weight files, a backbone's own weights, finished trials that keep theirs."""
+"""Where states of a network are: weight files, a backbone's own weights, finished trials that keep
+theirs.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ from ..whole_dataset import WEIGHTS
 from .spec import TargetTuning
 
 KEPT = (WEIGHTS, "network.safetensors")  # what trials call the weights that they keep
-NEW_HEAD = tuple(spec.own_kind() for spec in (TargetTuning, Chop, Pruning))  # trials that replace the head
+NEW_HEAD = tuple(
+    spec.own_kind() for spec in (TargetTuning, Chop, Pruning)
+)  # trials that replace the head
 KEY = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -43,9 +47,11 @@ class WeightState:
 
 
 def state_of(word: str, store: Store, where: str) -> WeightState:
-    """What a word means: "default", a weight file, or a finished trial: its folder, its key, the beginning of its key.
+    """What a word means: "default", a weight file, or a finished trial: its folder, its key, the
+    beginning of its key.
 
-    Raises Missing, BadData for a trial without weights, Usage for a beginning that several have; `where` is the option.
+    Raises Missing, BadData for a trial without weights, Usage for a beginning that several have;
+    `where` is the option.
     """
     if word == DEFAULT:
         return WeightState(DEFAULT, DEFAULT)
@@ -59,7 +65,12 @@ def state_of(word: str, store: Store, where: str) -> WeightState:
         keys = store.keys()
         found = [key for key in keys if key.startswith(word)]
         if len(found) > 1:
-            raise UsageError("ambiguous", f"{len(found)} trials begin with '{word}'", where=where, expected="a longer key")
+            raise UsageError(
+                "ambiguous",
+                f"{len(found)} trials begin with '{word}'",
+                where=where,
+                expected="a longer key",
+            )
         if found:
             return _of_trial(store, found[0], where)
         raise MissingError(f"trial '{word}' (in {store.root})", where)
@@ -73,15 +84,29 @@ def _of_trial(store: Store, key: str, where: str) -> WeightState:
     name = next((n for n in KEPT if (store.folder(key) / n).is_file()), None)
     if result.status != FINISHED or name is None:
         what = "keeps no weights" if result.status == FINISHED else f"is {result.status}"
-        raise BadDataError("no-weights", f"the {result.kind} trial {key[:12]} {what}", where=where,
-                      expected="one of tlx parameter-distance, pretrain, chop, prune or a base of layer-transfer")
-    dataset = str(result.spec.get("target") or Path(str(result.spec.get("dataset", ""))).name or key[:8])
-    return WeightState(str(store.file(key, name)), dataset, str(result.spec.get("architecture", "")), training_of(result),
-                 _start(result.spec))
+        raise BadDataError(
+            "no-weights",
+            f"the {result.kind} trial {key[:12]} {what}",
+            where=where,
+            expected="one of tlx parameter-distance, pretrain, chop, prune or a base of "
+            "layer-transfer",
+        )
+    dataset = str(
+        result.spec.get("target") or Path(str(result.spec.get("dataset", ""))).name or key[:8]
+    )
+    return WeightState(
+        str(store.file(key, name)),
+        dataset,
+        str(result.spec.get("architecture", "")),
+        training_of(result),
+        _start(result.spec),
+    )
 
 
 def recorded_start(path: Path) -> int | None:
-    """The seed in the record that `tlx pretrain --out` writes beside its weights; None without a record of them."""
+    """The seed in the record that `tlx pretrain --out` writes beside its weights; None without a
+    record of them.
+    """
     beside = path.with_suffix(".json")
     if path.suffix != ".safetensors" or not beside.is_file():
         return None
@@ -97,21 +122,30 @@ def _start(spec: Mapping[str, Any]) -> int | None:
 
 
 def training_of(result: Result) -> dict[str, Any]:
-    """What T must be read beside: how long, how fast and on how much the network was trained, and how well it did."""
+    """What T must be read beside: how long, how fast and on how much the network was trained, and
+    how well it did.
+    """
     spec, details = result.spec, result.details
-    found = {name: spec.get(name) for name in ("optimizer", "learning_rate", "weight_decay", "batch_size", "freeze")}
+    found = {
+        name: spec.get(name)
+        for name in ("optimizer", "learning_rate", "weight_decay", "batch_size", "freeze")
+    }
     found |= {name: details.get(name) for name in ("epochs", "best_epoch", "train_images")}
     if found["train_images"] and found["best_epoch"] is not None and found["batch_size"]:
-        found["steps"] = -(-found["train_images"] // found["batch_size"]) * (found["best_epoch"] + 1)
+        found["steps"] = -(-found["train_images"] // found["batch_size"]) * (
+            found["best_epoch"] + 1
+        )
     found["test_accuracy"] = result.scores.get("test_accuracy")
     found |= {"key": result.key, "head": "new" if result.kind in NEW_HEAD else "own"}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def targets_of(words: Sequence[str], store: Store) -> dict[str, list[WeightState]]:
-    """Target → its fine-tuned states, of words NAME=WHERE or WHERE; several of one name are its repeats.
+    """Target → its fine-tuned states, of words NAME=WHERE or WHERE; several of one name are its
+    repeats.
 
-    Without a name a file is called by its stem, and by its folder too where stems agree; a trial by its data set.
+    Without a name a file is called by its stem, and by its folder too where stems agree; a trial by
+    its data set.
     """
     named: list[tuple[str, WeightState]] = []
     plain: list[WeightState] = []
@@ -124,13 +158,26 @@ def targets_of(words: Sequence[str], store: Store) -> dict[str, list[WeightState
     stems = [state.name for state in plain if not state.training]
     for state in plain:
         again = not state.training and stems.count(state.name) > 1
-        named.append((f"{Path(state.path).absolute().parent.name}/{state.name}" if again else state.name, state))
+        named.append(
+            (
+                f"{Path(state.path).absolute().parent.name}/{state.name}" if again else state.name,
+                state,
+            )
+        )
     found: dict[str, list[WeightState]] = {}
     for name, state in named:
         found.setdefault(name, []).append(state)
     for name, states in found.items():
-        if len({state.path if state.path == DEFAULT else files.sha256(Path(state.path)) for state in states}) < len(
-                states):
-            raise UsageError("same-weights", f"'{name}' has the same weights twice", where="-b",
-                        expected="repeats that differ, or a name of its own for each")
+        if len(
+            {
+                state.path if state.path == DEFAULT else files.sha256(Path(state.path))
+                for state in states
+            }
+        ) < len(states):
+            raise UsageError(
+                "same-weights",
+                f"'{name}' has the same weights twice",
+                where="-b",
+                expected="repeats that differ, or a name of its own for each",
+            )
     return found

@@ -1,11 +1,13 @@
 """Parameter distance: how far pre-training carried each layer towards where fine-tuning ended.
 
-A trial is one triple of states (random, pre-trained, fine-tuned) of one network in one norm; what D and T are stands in
-tlx.metrics.parameter_distance.distance. Repeats differ in the random state that is drawn, in the fine-tuning, or in both.
+A trial is one triple of states (random, pre-trained, fine-tuned) of one network in one norm; what D
+and T are stands in tlx.metrics.parameter_distance.distance. Repeats differ in the random state that
+is drawn, in the fine-tuning, or in both.
 
-The random state of the method is the one that pre-training began from. Pre-trained weights are nearer to it than to any
-other draw, so that T from another draw is larger (20.5 for 7.0 in MNIST's small CNN, fine-tuned on digits for three
-epochs). It is known of what `tlx pretrain` made, and used where it is; else states are drawn, and the result says so.
+The random state of the method is the one that pre-training began from. Pre-trained weights are
+nearer to it than to any other draw, so that T from another draw is larger (20.5 for 7.0 in MNIST's
+small CNN, fine-tuned on digits for three epochs). It is known of what `tlx pretrain` made, and used
+where it is; else states are drawn, and the result says so.
 """
 
 from __future__ import annotations
@@ -28,7 +30,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightTriple:
-    """Where a trial's states are: files or "default"; random None: drawn. training: how it was fine-tuned, if known."""
+    """Where a trial's states are: files or "default"; random None: drawn. training: how it was
+    fine-tuned, if known.
+    """
 
     random: str | None
     pretrained: str
@@ -37,18 +41,30 @@ class WeightTriple:
 
 
 def tune(spec: TargetTuning, inputs: TrainingInputs, context: TrialContext) -> Result:
-    """Fine-tune under a head drawn anew, score on the test images, keep the weights of the best epoch."""
+    """Fine-tune under a head drawn anew, score on the test images, keep the weights of the best
+    epoch.
+    """
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader
     from ..training import fit_and_score
 
-    network = transferred(spec.architecture, weights=inputs.weights, copied=spec.depth, input_size=spec.input_size,
-                          classes=len(inputs.data.classes), seed=derive_seed(spec.seed, "head", spec.split),
-                          sha256=spec.weights)
-    status, scores, details = fit_and_score(spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split))
+    network = transferred(
+        spec.architecture,
+        weights=inputs.weights,
+        copied=spec.depth,
+        input_size=spec.input_size,
+        classes=len(inputs.data.classes),
+        seed=derive_seed(spec.seed, "head", spec.split),
+        sha256=spec.weights,
+    )
+    status, scores, details = fit_and_score(
+        spec, network, inputs.data, context, derive_seed(spec.seed, "fit", spec.split)
+    )
     if status == FINISHED:
         weights_reader.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
-    return Result.of(spec, status=status, scores=scores, details=details, made_from={"weights": spec.weights})
+    return Result.of(
+        spec, status=status, scores=scores, details=details, made_from={"weights": spec.weights}
+    )
 
 
 def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) -> Result:
@@ -57,28 +73,67 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
 
     _check(spec, inputs)
     random = inputs.random if inputs.random is not None else drawn(spec, inputs.pretrained)
-    found = metrics.parameter_distance(random, inputs.pretrained, inputs.finetuned, architecture=known(spec),
-                                       norm=spec.norm, rule=spec.rule, head=spec.head)
+    found = metrics.parameter_distance(
+        random,
+        inputs.pretrained,
+        inputs.finetuned,
+        architecture=known(spec),
+        norm=spec.norm,
+        rule=spec.rule,
+        head=spec.head,
+    )
     _check(spec, inputs)  # again: the files were read after they were checked
-    profile = [{"norm": found.norm, "layer": row.name, "block": row.block, "head": row.head, "tensors": row.tensors,
-                **{name: getattr(row, name) for name in LAYER}} for row in found.profile]
+    profile = [
+        {
+            "norm": found.norm,
+            "layer": row.name,
+            "block": row.block,
+            "head": row.head,
+            "tensors": row.tensors,
+            **{name: getattr(row, name) for name in LAYER},
+        }
+        for row in found.profile
+    ]
     for number, row in enumerate(profile, 1):
         context.log(number, {name: row[name] for name in LAYER if row[name] is not None})
         context.tell(number, len(profile))
     notes = list(found.notes)
     if spec.draw is not None:
-        notes.append("random states are drawn here, and not what pre-training began from: T is larger than from there")
+        notes.append(
+            "random states are drawn here, and not what pre-training began from: T is larger than "
+            "from there"
+        )
     if inputs.training.get("head") == "new" and any(row.head for row in found.profile):
-        notes.append("the head was drawn anew for fine-tuning, not carried over: its T says nothing of pre-training")
-    scores = {"overall_transferability": found.overall, "overall_movement": found.movement,
-              "layers": len(profile), "undefined_layers": len(found.undefined),
-              "confounded_layers": len(found.confounded)}
-    details = {"architecture": spec.architecture, "norm": found.norm, "rule": found.rule, "overall": found.overall,
-               "movement": found.movement, "undefined": list(found.undefined), "confounded": list(found.confounded),
-               "notes": notes, "training": dict(inputs.training), "profile": profile,
-               "distances": [asdict(row) | {"shape": list(row.shape)} for row in found.distances]}
-    return Result.of(spec, scores={name: float(v) for name, v in scores.items() if v is not None}, details=details,
-                     made_from=dict(zip(("random", "pretrained", "finetuned"), spec.states, strict=True)))
+        notes.append(
+            "the head was drawn anew for fine-tuning, not carried over: its T says nothing of "
+            "pre-training"
+        )
+    scores = {
+        "overall_transferability": found.overall,
+        "overall_movement": found.movement,
+        "layers": len(profile),
+        "undefined_layers": len(found.undefined),
+        "confounded_layers": len(found.confounded),
+    }
+    details = {
+        "architecture": spec.architecture,
+        "norm": found.norm,
+        "rule": found.rule,
+        "overall": found.overall,
+        "movement": found.movement,
+        "undefined": list(found.undefined),
+        "confounded": list(found.confounded),
+        "notes": notes,
+        "training": dict(inputs.training),
+        "profile": profile,
+        "distances": [asdict(row) | {"shape": list(row.shape)} for row in found.distances],
+    }
+    return Result.of(
+        spec,
+        scores={name: float(v) for name, v in scores.items() if v is not None},
+        details=details,
+        made_from=dict(zip(("random", "pretrained", "finetuned"), spec.states, strict=True)),
+    )
 
 
 def known(spec: ParameterDistance) -> str | None:
@@ -87,32 +142,58 @@ def known(spec: ParameterDistance) -> str | None:
 
 
 def drawn(spec: ParameterDistance, pretrained: str) -> Any:
-    """The state_dict from which `tlx pretrain` began, or a drawn one; of as many classes as the pre-trained head has.
+    """The state_dict from which `tlx pretrain` began, or a drawn one; of as many classes as the
+    pre-trained head has.
     """
     from ...models import backbones
 
-    network = backbones.load(spec.architecture, weights=pretrained, classes=None, head="keep", seed=0,
-                             sha256=spec.states[1] if spec.states else None)
+    network = backbones.load(
+        spec.architecture,
+        weights=pretrained,
+        classes=None,
+        head="keep",
+        seed=0,
+        sha256=spec.states[1] if spec.states else None,
+    )
     classes = len(network.net.get_submodule(network.head_names[-1]).weight)  # type: ignore[arg-type]
-    seed = derive_seed(spec.seed, "random", spec.draw) if spec.start is None else derive_seed(spec.start, "weights")
-    return backbones.load(spec.architecture, weights=None, classes=classes, seed=seed).net.state_dict()
+    seed = (
+        derive_seed(spec.seed, "random", spec.draw)
+        if spec.start is None
+        else derive_seed(spec.start, "weights")
+    )
+    return backbones.load(
+        spec.architecture, weights=None, classes=classes, seed=seed
+    ).net.state_dict()
 
 
 def digest(architecture: str, weights: str | None) -> str:
-    """What identifies a state: the SHA-256 of its file, or drawn. Raises Missing and what `backbones.digest` raises."""
+    """What identifies a state: the SHA-256 of its file, or drawn. Raises Missing and what
+    `backbones.digest` raises.
+    """
     from ...models import backbones
     from ...models.weights import promises
 
     if weights is None:
         return DRAWN
-    return promises.check(Path(weights)) if weights != DEFAULT else backbones.digest(architecture, weights)
+    return (
+        promises.check(Path(weights))
+        if weights != DEFAULT
+        else backbones.digest(architecture, weights)
+    )
 
 
 def _check(spec: ParameterDistance, inputs: WeightTriple) -> None:
     """Integrity unless the states are those that the study was planned with."""
     from ...models.weights import promises
 
-    for weights, expected in zip((inputs.random, inputs.pretrained, inputs.finetuned), spec.states, strict=True):
+    for weights, expected in zip(
+        (inputs.random, inputs.pretrained, inputs.finetuned), spec.states, strict=True
+    ):
         if (found := digest(spec.architecture, weights)) != expected:
-            raise IntegrityError("weights-sha256", f"SHA-256 is {found}", where=weights or RANDOM, expected=expected,
-                            remedy=promises.RERUN)
+            raise IntegrityError(
+                "weights-sha256",
+                f"SHA-256 is {found}",
+                where=weights or RANDOM,
+                expected=expected,
+                remedy=promises.RERUN,
+            )

@@ -23,40 +23,69 @@ from . import spec as pretraining_spec
 from .spec import PreTraining
 
 
-def pretraining_study(spec: PreTraining, settings: Settings, progress: Progress | None = None) -> Study:
+def pretraining_study(
+    spec: PreTraining, settings: Settings, progress: Progress | None = None
+) -> Study:
     """The one trial of a pre-training on all images of a data set."""
     notes: list[str] = []
     folder = located(spec.dataset, settings, notes)
     row = backbones.lookup(spec.architecture)
     train, val, test = _pools(folder, divided(folder, settings, notes, progress), spec)
     everything = [*train, *val, *test]
-    sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)
+    sizing = Sizing(
+        spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels
+    )
     held = decoded(folder, everything, sizing, settings, notes, progress)
     labels = np.array([folder.classes.index(image.label) for image in everything], np.int64)
     ends = np.cumsum([len(train), len(val), len(test)])
-    parts = [Samples(held, rows, labels[rows]) for rows in np.split(np.arange(len(everything)), ends[:-1])]
+    parts = [
+        Samples(held, rows, labels[rows])
+        for rows in np.split(np.arange(len(everything)), ends[:-1])
+    ]
     content = files.digest([folder.classes, held.digest, labels.tolist(), ends.tolist()])
-    pretraining_spec.checkpoint_steps(spec.checkpoints, -(-len(train) // spec.batch_size), spec.epochs)
+    pretraining_spec.checkpoint_steps(
+        spec.checkpoints, -(-len(train) // spec.batch_size), spec.epochs
+    )
     spec = spec.replace(images=content)
     inputs = Inputs(folder.classes, parts[0], parts[1], parts[2] if len(test) else None)
-    dataset = {"name": folder.name, "source": str(folder.root), "digest": content[:36], "context": "train"}
-    return Study(key=files.digest(["study", spec.identity()]), call="tlx.studies.pretraining.trial:run",
-                 experiment=pretraining_spec.EXPERIMENT, title=f"{spec.architecture} on {folder.name}",
-                 spec=common_settings(spec), trials=(Trial(spec, inputs),), inputs=(dataset,),
-                 tags={"tlx.dataset": folder.name}, notes=tuple(notes))
+    dataset = {
+        "name": folder.name,
+        "source": str(folder.root),
+        "digest": content[:36],
+        "context": "train",
+    }
+    return Study(
+        key=files.digest(["study", spec.identity()]),
+        call="tlx.studies.pretraining.trial:run",
+        experiment=pretraining_spec.EXPERIMENT,
+        title=f"{spec.architecture} on {folder.name}",
+        spec=common_settings(spec),
+        trials=(Trial(spec, inputs),),
+        inputs=(dataset,),
+        tags={"tlx.dataset": folder.name},
+        notes=tuple(notes),
+    )
 
 
-def _pools(folder: datasets.ImageFolder, sides: Sides, spec: PreTraining) -> tuple[list[Any], list[Any], list[Any]]:
-    """All images as train, val and test: val drawn from the training images, seeded, where there is no val folder."""
+def _pools(
+    folder: datasets.ImageFolder, sides: Sides, spec: PreTraining
+) -> tuple[list[Any], list[Any], list[Any]]:
+    """All images as train, val and test: val drawn from the training images, seeded, where there is
+    no val folder.
+    """
     if sides.val:
         _refuse_untrained(folder, sides)
         return _first(sides.train, spec.train_per_class), sides.val, sides.test
     by_class: dict[str, list[Any]] = {label: [] for label in folder.classes}
     for image in sides.train:
         by_class[image.label].append(image)
-    refuse_few(folder, sides, {label: len(some) for label, some in by_class.items()}, spec.val_per_class)
+    refuse_few(
+        folder, sides, {label: len(some) for label, some in by_class.items()}, spec.val_per_class
+    )
     val: list[Any] = []
     for label, of_class in by_class.items():
-        order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(len(of_class))
+        order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(
+            len(of_class)
+        )
         val += [of_class[i] for i in order[: spec.val_per_class]]
     return _first(sides.without_copies(sides.train, val), spec.train_per_class), val, sides.test

@@ -1,4 +1,6 @@
-"""Train a network from random weights on all of a data set, and keep the weights for others to start from."""
+"""Train a network from random weights on all of a data set, and keep the weights for others to
+start from.
+"""
 
 from __future__ import annotations
 
@@ -20,35 +22,69 @@ if TYPE_CHECKING:
 
 
 def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
-    """Train from random weights, choose the epoch on inputs.val, score on inputs.test, write the weights."""
+    """Train from random weights, choose the epoch on inputs.val, score on inputs.test, write the
+    weights.
+    """
     from ...features import voting
     from ...models import backbones, training
     from ...models.weights import reader as checkpoints
 
-    network = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes),
-                             seed=derive_seed(spec.seed, "weights"), input_size=spec.input_size)
+    network = backbones.load(
+        spec.architecture,
+        weights=None,
+        classes=len(inputs.classes),
+        seed=derive_seed(spec.seed, "weights"),
+        input_size=spec.input_size,
+    )
     steps = -(-len(inputs.train.rows) // spec.batch_size)
     kept = checkpoint_steps(spec.checkpoints, steps, spec.epochs)
 
     def keep(step: int, net: Any) -> None:
         state = getattr(net, "net", net).state_dict()
-        checkpoints.write(context.folder / CHECKPOINTS / f"{kept[step]}.safetensors", state,
-                          {"format": "pt", "step": str(step), "epochs": f"{step / steps:.6g}"})
+        checkpoints.write(
+            context.folder / CHECKPOINTS / f"{kept[step]}.safetensors",
+            state,
+            {"format": "pt", "step": str(step), "epochs": f"{step / steps:.6g}"},
+        )
 
     if kept:
         files.make_folder(context.folder / CHECKPOINTS)
-    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping,
-                           moments=frozenset(kept), on_moment=keep)
-    fitted = training.fit(network, inputs.train, inputs.val, spec, seed=derive_seed(spec.seed, "fit"),
-                          score=voting.accuracy, place=place)
-    details = {"classes": list(inputs.classes), "ended": fitted.ended, "epochs": len(fitted.history),
-               "best_epoch": fitted.best_epoch, "train_images": len(inputs.train), "val_images": len(inputs.val),
-               "test_images": len(inputs.test) if inputs.test else 0,
-               "checkpoints": list(kept.values()), "parameters": sum(p.numel() for p in network.parameters())}
+    place = training.TrainingContext(
+        context.device,
+        context.folder / "training.safetensors",
+        context.log,
+        context.tell,
+        context.stopping,
+        moments=frozenset(kept),
+        on_moment=keep,
+    )
+    fitted = training.fit(
+        network,
+        inputs.train,
+        inputs.val,
+        spec,
+        seed=derive_seed(spec.seed, "fit"),
+        score=voting.accuracy,
+        place=place,
+    )
+    details = {
+        "classes": list(inputs.classes),
+        "ended": fitted.ended,
+        "epochs": len(fitted.history),
+        "best_epoch": fitted.best_epoch,
+        "train_images": len(inputs.train),
+        "val_images": len(inputs.val),
+        "test_images": len(inputs.test) if inputs.test else 0,
+        "checkpoints": list(kept.values()),
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
     scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
-    scores |= {f"best_{name}": fitted.history[fitted.best_epoch][name] for name in ("val_accuracy", "val_loss")}
+    scores |= {
+        f"best_{name}": fitted.history[fitted.best_epoch][name]
+        for name in ("val_accuracy", "val_loss")
+    }
     if inputs.test is not None:
         scores |= score_test(network, inputs, spec, place, details)
     checkpoints.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
@@ -56,25 +92,46 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
 
 
 def publish(result: Result, study: Study, store: Store, out: Path, note: str = "") -> Path:
-    """Copy the weights of a finished pre-training to `out`, its checkpoints to <stem>-checkpoints/<tag>.safetensors,
-    and put the record of how they were made beside them, as <stem>.json; `note` is a sentence for it."""
+    """Copy the weights of a finished pre-training to `out`, its checkpoints to
+    <stem>-checkpoints/<tag>.safetensors, and put the record of how they were made beside them, as
+    <stem>.json; `note` is a sentence for it.
+    """
     target = Path(out).expanduser().absolute().with_suffix(".safetensors")
-    target.with_suffix(".json").unlink(missing_ok=True)  # an older record does not describe the new weights
+    target.with_suffix(".json").unlink(
+        missing_ok=True
+    )  # an older record does not describe the new weights
     _copy(store.file(result.key, WEIGHTS), target)
     checkpoints: dict[str, str] = {}  # tag → SHA-256
     for tag in result.details.get("checkpoints", ()):
         checkpoint = target.with_name(target.stem + promises.CHECKPOINTS) / f"{tag}.safetensors"
         _copy(store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors"), checkpoint)
         checkpoints[tag] = files.sha256(checkpoint)
-    environment = {name: result.environment.get(name) for name in ("versions", "git") if name in result.environment}
+    environment = {
+        name: result.environment.get(name)
+        for name in ("versions", "git")
+        if name in result.environment
+    }
     data = [{name: row[name] for name in ("name", "digest")} for row in study.inputs]
     spec = {name: value for name, value in result.spec.items() if name != "dataset"}
-    files.write_json(target.with_suffix(".json"), {
-        "note": note, "file": target.name, "sha256": files.sha256(target), "checkpoints": checkpoints, "spec": spec,
-        "key": result.key, "data": data,
-        "scores": {name: value for name, value in result.scores.items() if not name.endswith("_s")},
-        "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
-        "epochs": result.details["epochs"], "best_epoch": result.details["best_epoch"], "environment": environment})
+    files.write_json(
+        target.with_suffix(".json"),
+        {
+            "note": note,
+            "file": target.name,
+            "sha256": files.sha256(target),
+            "checkpoints": checkpoints,
+            "spec": spec,
+            "key": result.key,
+            "data": data,
+            "scores": {
+                name: value for name, value in result.scores.items() if not name.endswith("_s")
+            },
+            "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
+            "epochs": result.details["epochs"],
+            "best_epoch": result.details["best_epoch"],
+            "environment": environment,
+        },
+    )
     return target
 
 

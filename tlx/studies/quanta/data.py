@@ -1,4 +1,6 @@
-"""The images of a QUANTA study: all of a data set or of some of its classes, as training, validation and test parts."""
+"""The images of a QUANTA study: all of a data set or of some of its classes, as training,
+validation and test parts.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ LEAST = 4  # classes that can be halved
 
 @dataclass(frozen=True)
 class QuantaImages:
-    """The parts of a data set, whose labels index `classes`; digest: of pixels, labels and parts. notes: for people."""
+    """The parts of a data set, whose labels index `classes`; digest: of pixels, labels and parts.
+    notes: for people.
+    """
 
     name: str
     root: str
@@ -38,17 +42,27 @@ class QuantaImages:
 
     def record(self, context: str) -> dict[str, str]:
         """The data set, for a study's record."""
-        return {"name": self.name, "source": self.root, "digest": self.digest[:36], "context": context}
+        return {
+            "name": self.name,
+            "source": self.root,
+            "digest": self.digest[:36],
+            "context": context,
+        }
 
 
 def halves(classes: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Two random halves of the classes, each sorted; of an odd number the first has one more (Yosinski et al. 2014,
-    arXiv:1411.1792, section 3)."""
+    """Two random halves of the classes, each sorted; of an odd number the first has one more
+    (Yosinski et al. 2014, arXiv:1411.1792, section 3).
+    """
     if len(classes) < LEAST:
-        raise UsageError("halves", f"{len(classes)} classes", where="--halves", expected=f"at least {LEAST}")
+        raise UsageError(
+            "halves", f"{len(classes)} classes", where="--halves", expected=f"at least {LEAST}"
+        )
     order = np.random.default_rng(derive_seed(seed, "halves")).permutation(len(classes))
     middle = -(-len(classes) // 2)
-    first, second = (tuple(classes[i] for i in sorted(some)) for some in (order[:middle], order[middle:]))
+    first, second = (
+        tuple(classes[i] for i in sorted(some)) for some in (order[:middle], order[middle:])
+    )
     return first, second
 
 
@@ -57,9 +71,19 @@ def folder_of(dataset: str, settings: Settings) -> datasets.ImageFolder:
     return located(dataset, settings, [])
 
 
-def images_of(folder: datasets.ImageFolder, classes: Sequence[str], spec: Quanta, row: BackboneRow,
-              settings: Settings, progress: Progress | None = None, *, suffix: str = "") -> QuantaImages:
-    """The parts of these classes of a folder, read: validation images are drawn where there is no val folder."""
+def images_of(
+    folder: datasets.ImageFolder,
+    classes: Sequence[str],
+    spec: Quanta,
+    row: BackboneRow,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    suffix: str = "",
+) -> QuantaImages:
+    """The parts of these classes of a folder, read: validation images are drawn where there is no
+    val folder.
+    """
     notes = list(folder.notes)
     sides = divided(folder, settings, notes, progress)
     chosen = {"train": list[Image](), "val": list[Image](), "test": list[Image]()}
@@ -72,26 +96,44 @@ def images_of(folder: datasets.ImageFolder, classes: Sequence[str], spec: Quanta
         for part, some in _of_class(folder, sides, label, spec).items():
             chosen[part] += some
     everything = [image for some in chosen.values() for image in some]
-    sizing = Sizing(spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels)
+    sizing = Sizing(
+        spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels
+    )
     held = decoded(folder, everything, sizing, settings, notes, progress)
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[image.label] for image in everything], np.int64)
     ends = np.cumsum([len(some) for some in chosen.values()])
     rows = np.split(np.arange(len(everything)), ends[:-1])
-    parts = {part: Samples(held, some, labels[some]) for part, some in zip(chosen, rows, strict=True) if len(some)}
+    parts = {
+        part: Samples(held, some, labels[some])
+        for part, some in zip(chosen, rows, strict=True)
+        if len(some)
+    }
     content = files.digest([list(classes), held.digest, labels.tolist(), ends.tolist()])
-    return QuantaImages(folder.name + suffix, str(folder.root), tuple(classes), parts, content,
-                  tuple(notes))
+    return QuantaImages(
+        folder.name + suffix, str(folder.root), tuple(classes), parts, content, tuple(notes)
+    )
 
 
-def _of_class(folder: datasets.ImageFolder, sides: Sides, label: str, spec: Quanta) -> dict[str, list[Image]]:
+def _of_class(
+    folder: datasets.ImageFolder, sides: Sides, label: str, spec: Quanta
+) -> dict[str, list[Image]]:
     """The images of one class: train, val and test."""
-    pool, val, test = ([i for i in some if i.label == label] for some in (sides.train, sides.val, sides.test))
+    pool, val, test = (
+        [i for i in some if i.label == label] for some in (sides.train, sides.val, sides.test)
+    )
     if not val:
         order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(len(pool))
         held = {pool[i] for i in order[: spec.val_per_class]}
         pool, val = sides.without_copies(pool, held), [i for i in pool if i in held]
     if not pool:
-        raise BadDataError("too-few-images", "; ".join([f"class '{label}' has no training image", *sides.notes]),
-                      where=folder.root)
-    return {"train": pool[: spec.train_per_class or None], "val": val, "test": test[: spec.test_per_class or None]}
+        raise BadDataError(
+            "too-few-images",
+            "; ".join([f"class '{label}' has no training image", *sides.notes]),
+            where=folder.root,
+        )
+    return {
+        "train": pool[: spec.train_per_class or None],
+        "val": val,
+        "test": test[: spec.test_per_class or None],
+    }

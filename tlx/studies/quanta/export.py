@@ -1,17 +1,21 @@
-"""Results of a QUANTA study in the files of the original: those of its README, and its later lines of JSON.
+"""Results of a QUANTA study in the files of the original: those of its README, and its later lines
+of JSON.
 
-    <out>/<source>_to_<target>/layer_<l|all>/<r>.txt                                λ of the source after each epoch
+    <out>/<source>_to_<target>/layer_<l|all>/<r>.txt                                λ of the source
+    after each epoch
                                              <r>_raw.txt                            v of the source
                                              training_metrics_of_target_<r>.txt     a list an epoch
                                              testing_metrics_of_target_<r>.txt
-    <out>/<source>_to_<target>/quantas_r_<r>_l_<l|all>.jsonl                        v and λ, also before the first epoch
+    <out>/<source>_to_<target>/quantas_r_<r>_l_<l|all>.jsonl                        v and λ, also
+    before the first epoch
                                training_metrics_of_target_r_<r>_l_<l|all>.jsonl
                                testing_metrics_of_{source,target}_r_<r>_l_<l|all>.jsonl
-    <out>/<source>_to_<target>/witness/…                                            the target alone, without λ
+    <out>/<source>_to_<target>/witness/…                                            the target
+    alone, without λ
 
-<r>.txt is one line without an end: for every gate its numbers, each followed by a space, then a comma. A list of
-metrics is [loss, accuracy, precision, recall, FP, FN, TP, TN, top3]. In quantas_… the keys are the gates' positions.
-Files are written anew; the original added to what was there.
+<r>.txt is one line without an end: for every gate its numbers, each followed by a space, then a
+comma. A list of metrics is [loss, accuracy, precision, recall, FP, FN, TP, TN, top3]. In quantas_…
+the keys are the gates' positions. Files are written anew; the original added to what was there.
 """
 
 from __future__ import annotations
@@ -28,12 +32,28 @@ from ... import files
 from ...result import Result
 from .report import CO, WITNESS
 
-LISTED = ("loss", "top1", "precision", "recall", "false_positives", "false_negatives", "true_positives",
-          "true_negatives", "top3")
-KERAS = {"categorical_accuracy": "top1", "loss": "loss", "precision": "precision", "recall": "recall",
-         "false_positives": "false_positives", "false_negatives": "false_negatives",
-         "true_positives": "true_positives", "true_negatives": "true_negatives",
-         "top_k_categorical_accuracy": "top3"}
+LISTED = (
+    "loss",
+    "top1",
+    "precision",
+    "recall",
+    "false_positives",
+    "false_negatives",
+    "true_positives",
+    "true_negatives",
+    "top3",
+)
+KERAS = {
+    "categorical_accuracy": "top1",
+    "loss": "loss",
+    "precision": "precision",
+    "recall": "recall",
+    "false_positives": "false_positives",
+    "false_negatives": "false_negatives",
+    "true_positives": "true_positives",
+    "true_negatives": "true_negatives",
+    "top_k_categorical_accuracy": "top3",
+}
 
 
 def export(results: Iterable[Result], out: Path) -> list[Path]:
@@ -48,27 +68,48 @@ def export(results: Iterable[Result], out: Path) -> list[Path]:
         layer = {CO: "all"}.get(position, position)
         own = folder / (WITNESS if position == WITNESS else f"layer_{layer}")
         made |= {files.make_folder(own): None}
-        for words, part in (("training", "train"), ("testing", "test" if "test_loss" in _last(result) else "val")):
+        for words, part in (
+            ("training", "train"),
+            ("testing", "test" if "test_loss" in _last(result) else "val"),
+        ):
             _write(own / f"{words}_metrics_of_target_{repeat}.txt", _lists(result, part))
         if position == WITNESS:
             continue
         gates = result.details["gates"]
-        _write(own / f"{repeat}.txt", series([[row["lambda"][g][0] for row in gates[1:]] for g in _numbers(result)]))
-        _write(own / f"{repeat}_raw.txt", series([[np.float32(row["v"][g][0]) for row in gates[1:]]
-                                                  for g in _numbers(result)]))
+        _write(
+            own / f"{repeat}.txt",
+            series([[row["lambda"][g][0] for row in gates[1:]] for g in _numbers(result)]),
+        )
+        _write(
+            own / f"{repeat}_raw.txt",
+            series([[np.float32(row["v"][g][0]) for row in gates[1:]] for g in _numbers(result)]),
+        )
         end = f"r_{repeat}_l_{layer}.jsonl"
         _write(folder / f"quantas_{end}", _line(quantas(result)))
-        _write(folder / f"training_metrics_of_target_{end}", _line(
-            {str(epoch): _keras(row, "train_") for epoch, row in enumerate(result.details["history"])}))
-        _write(folder / f"testing_metrics_of_target_{end}", _line(_keras(
-            _last(result), "test_" if "test_loss" in _last(result) else "val_")))
+        _write(
+            folder / f"training_metrics_of_target_{end}",
+            _line(
+                {
+                    str(epoch): _keras(row, "train_")
+                    for epoch, row in enumerate(result.details["history"])
+                }
+            ),
+        )
+        _write(
+            folder / f"testing_metrics_of_target_{end}",
+            _line(_keras(_last(result), "test_" if "test_loss" in _last(result) else "val_")),
+        )
         if result.details["source_test"]:
-            _write(folder / f"testing_metrics_of_source_{end}", _line(_keras(result.details["source_test"], "")))
+            _write(
+                folder / f"testing_metrics_of_source_{end}",
+                _line(_keras(result.details["source_test"], "")),
+            )
     return list(made)
 
 
 def series(gates: Sequence[Sequence[Any]]) -> str:
-    """The original's line of numbers, gate by gate: in Python's shortest form, which reads back to the same bits.
+    """The original's line of numbers, gate by gate: in Python's shortest form, which reads back to
+    the same bits.
 
     >>> series([[0.5, 0.25], [1.0]])
     '0.5 0.25 ,1.0 ,'
@@ -88,10 +129,16 @@ def read_series(text: str) -> list[list[float]]:
 def quantas(result: Result) -> dict[str, Any]:
     """Position → v of source and target, and λ of both, before the first epoch and after each."""
     gates = result.details["gates"]
-    return {str(position): {"quanta_weights": [row["v"][g] for row in gates],
-                            "quantas": {"source": [row["lambda"][g][0] for row in gates],
-                                        "target": [row["lambda"][g][1] for row in gates]}}
-            for g, position in enumerate(result.details["positions"])}
+    return {
+        str(position): {
+            "quanta_weights": [row["v"][g] for row in gates],
+            "quantas": {
+                "source": [row["lambda"][g][0] for row in gates],
+                "target": [row["lambda"][g][1] for row in gates],
+            },
+        }
+        for g, position in enumerate(result.details["positions"])
+    }
 
 
 def _numbers(result: Result) -> range:
@@ -99,7 +146,9 @@ def _numbers(result: Result) -> range:
 
 
 def _lists(result: Result, part: str) -> str:
-    return "".join(f"{[row[f'{part}_{name}'] for name in LISTED]}\n" for row in result.details["history"])
+    return "".join(
+        f"{[row[f'{part}_{name}'] for name in LISTED]}\n" for row in result.details["history"]
+    )
 
 
 def _keras(values: dict[str, float], before: str) -> dict[str, float]:

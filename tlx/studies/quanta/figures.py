@@ -1,4 +1,6 @@
-"""Figures of QUANTA studies. Each returns the bytes of a PNG or SVG, the same bytes for the same numbers."""
+"""Figures of QUANTA studies. Each returns the bytes of a PNG or SVG, the same bytes for the same
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -15,38 +17,63 @@ SOURCE = "λ of the source"
 NAMED_UP_TO = 12  # lines: above, the legend names some of them
 
 
-def courses(lines: Mapping[int, Sequence[Sequence[float]]], title: str = "", form: str = "png") -> bytes:
-    """λ of the source over the epochs: for each position its mean over the repeats, with the 95 % CI as a band.
+def courses(
+    lines: Mapping[int, Sequence[Sequence[float]]], title: str = "", form: str = "png"
+) -> bytes:
+    """λ of the source over the epochs: for each position its mean over the repeats, with the 95 %
+    CI as a band.
 
     lines   position → λ before the first epoch and after each, repeat by repeat
     """
     with figures.figure_style():
         figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (position, repeats) in enumerate(lines.items()):
-            found = [e for values in zip(*repeats, strict=False)
-                     if (e := statistics.estimate(values, bounds=(0.0, 1.0))) is not None]
+            found = [
+                e
+                for values in zip(*repeats, strict=False)
+                if (e := statistics.estimate(values, bounds=(0.0, 1.0))) is not None
+            ]
             x, colour = range(len(found)), figures.COLOURS[number % len(figures.COLOURS)]
             named = number % max(1, len(lines) // NAMED_UP_TO) == 0
-            axes.plot(x, [e.mean for e in found], color=colour, linewidth=1.8, zorder=3,
-                      linestyle="-" if number < len(figures.COLOURS) else "--",
-                      marker=figures.MARKERS[number % len(figures.MARKERS)] if len(found) <= 20 else None,
-                      markersize=4, label=f"Layer {position}" if named else None)
+            axes.plot(
+                x,
+                [e.mean for e in found],
+                color=colour,
+                linewidth=1.8,
+                zorder=3,
+                linestyle="-" if number < len(figures.COLOURS) else "--",
+                marker=figures.MARKERS[number % len(figures.MARKERS)] if len(found) <= 20 else None,
+                markersize=4,
+                label=f"Layer {position}" if named else None,
+            )
             if all(e.half_width is not None for e in found):
                 few = len(repeats) < statistics.FEWEST_SPLITS
-                axes.fill_between(x, [e.lowest if few else e.low for e in found],
-                                  [e.highest if few else e.high for e in found], color=colour, alpha=0.15, linewidth=0)
+                axes.fill_between(
+                    x,
+                    [e.lowest if few else e.low for e in found],
+                    [e.highest if few else e.high for e in found],
+                    color=colour,
+                    alpha=0.15,
+                    linewidth=0,
+                )
         _few(axes)
         axes.set_xlabel("Epochs trained")
         axes.set_ylabel(SOURCE)
         counts = {len(repeats) for repeats in lines.values()} - {1}
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0),
-                    title=figures.interval_title("bands", counts))
+        axes.legend(
+            frameon=False,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            title=figures.interval_title("bands", counts),
+        )
         figures._set_title(axes, title)
         return figures.render(figure, form)
 
 
 def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
-    """λ of the source at the end, over the positions: gated alone and all at once, with 95 % CI and the start."""
+    """λ of the source at the end, over the positions: gated alone and all at once, with 95 % CI and
+    the start.
+    """
     with figures.figure_style():
         figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
@@ -62,8 +89,11 @@ def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
         return figures.render(figure, form)
 
 
-def accuracies(rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()) -> bytes:
-    """Test accuracy over the positions, with 95 % CI, beside that of the target alone (line and band).
+def accuracies(
+    rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+) -> bytes:
+    """Test accuracy over the positions, with 95 % CI, beside that of the target alone (line and
+    band).
 
     caption   sentences below the figure: what its reader must bear in mind
     """
@@ -80,8 +110,12 @@ def accuracies(rows: Rows, title: str = "", form: str = "png", *, caption: Seque
                 _level(axes, row, "Witness (no gate)", 2, "-")
         axes.set_ylabel("Mean per-class test accuracy")
         low, high = axes.get_ylim()
-        axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends, also where a wide interval passes them
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=figures._percent_decimals(axes)))
+        axes.set_ylim(
+            max(low, -0.02), min(high, 1.02)
+        )  # accuracy has ends, also where a wide interval passes them
+        axes.yaxis.set_major_formatter(
+            PercentFormatter(1.0, decimals=figures._percent_decimals(axes))
+        )
         _ended(axes, rows, title)
         figures.add_caption(figure, caption)
         return figures.render(figure, form)
@@ -89,13 +123,25 @@ def accuracies(rows: Rows, title: str = "", form: str = "png", *, caption: Seque
 
 # ---------------------------------------------------------------- pieces
 
+
 def _points(axes: Axes, rows: Rows, name: str, label: str, number: int) -> None:
     ends = [_ends(row, name) or (row[name], row[name]) for row in rows]
-    half = [[row[name] - low for row, (low, _) in zip(rows, ends, strict=True)],
-            [high - row[name] for row, (_, high) in zip(rows, ends, strict=True)]]
-    axes.errorbar([row["position"] + 0.08 * number for row in rows], [row[name] for row in rows], yerr=half,
-                  color=figures.COLOURS[number], marker=figures.MARKERS[number], capsize=3, linewidth=1.4,
-                  markersize=5, label=label, zorder=3)
+    half = [
+        [row[name] - low for row, (low, _) in zip(rows, ends, strict=True)],
+        [high - row[name] for row, (_, high) in zip(rows, ends, strict=True)],
+    ]
+    axes.errorbar(
+        [row["position"] + 0.08 * number for row in rows],
+        [row[name] for row in rows],
+        yerr=half,
+        color=figures.COLOURS[number],
+        marker=figures.MARKERS[number],
+        capsize=3,
+        linewidth=1.4,
+        markersize=5,
+        label=label,
+        zorder=3,
+    )
 
 
 def _level(axes: Axes, row: Mapping[str, Any], label: str, number: int, line: str) -> None:
@@ -129,7 +175,17 @@ def _ended(axes: Axes, rows: Rows, title: str) -> None:
     axes.set_xlim(min(known) - 0.5, max(known) + 0.5)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14, min_n_ticks=1))
     axes.set_xlabel("Layer (position of the gate; block − 1)")
-    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title=figures.interval_title(
-        "bars, bands", {row.get("repeats") or statistics.FEWEST_SPLITS for row in rows
-                        if row["test_accuracy_low"] is not None}))
+    axes.legend(
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+        title=figures.interval_title(
+            "bars, bands",
+            {
+                row.get("repeats") or statistics.FEWEST_SPLITS
+                for row in rows
+                if row["test_accuracy_low"] is not None
+            },
+        ),
+    )
     figures._set_title(axes, title)

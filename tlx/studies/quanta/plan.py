@@ -1,4 +1,6 @@
-"""From what was typed to a QUANTA study: everything checked first, then the source (trained or loaded), then trials."""
+"""From what was typed to a QUANTA study: everything checked first, then the source (trained or
+loaded), then trials.
+"""
 
 from __future__ import annotations
 
@@ -47,33 +49,66 @@ class QuantaPlan:
         """Every trial, ready to run."""
         spec = self.spec.replace(weights=source.digest, images=self.images.digest)
         parts, test = self.images.parts, self.learned.parts.get("test") if self.learned else None
-        inputs = QuantaInputs(self.images.name, self.images.classes, parts["train"], parts["val"], parts.get("test"),
-                              source, source_test=test)
+        inputs = QuantaInputs(
+            self.images.name,
+            self.images.classes,
+            parts["train"],
+            parts["val"],
+            parts.get("test"),
+            source,
+            source_test=test,
+        )
         trials = []
         for repeat in range(self.sweep.repeats):
-            trials += [Trial(spec.replace(position=position, repeat=repeat), replace(inputs, gates=gates))
-                       for position, gates in self.gates.items()]
+            trials += [
+                Trial(spec.replace(position=position, repeat=repeat), replace(inputs, gates=gates))
+                for position, gates in self.gates.items()
+            ]
             if self.sweep.witness:
-                trials.append(Trial(spec.replace(repeat=repeat).alone, replace(inputs, source=None, source_test=None)))
-        return Study(key=files.digest(["study", spec.identity()]), call="tlx.studies.quanta.trial:run",
-                     experiment=EXPERIMENT, title=f"{source.name} to {self.images.name}, {spec.architecture}",
-                     spec=common_settings(spec), trials=tuple(trials), inputs=(self.images.record("test"),),
-                     tags={"tlx.dataset": self.images.name, "tlx.source": source.name, "tlx.job": str(self.sweep.job)},
-                     params={"Source task": source.name, "Job number": str(self.sweep.job)},
-                     preload=("tlx.models.quanta.training",), dress="tlx.studies.quanta.report:write_trial_figures",
-                     notes=self.images.notes)
+                trials.append(
+                    Trial(
+                        spec.replace(repeat=repeat).alone,
+                        replace(inputs, source=None, source_test=None),
+                    )
+                )
+        return Study(
+            key=files.digest(["study", spec.identity()]),
+            call="tlx.studies.quanta.trial:run",
+            experiment=EXPERIMENT,
+            title=f"{source.name} to {self.images.name}, {spec.architecture}",
+            spec=common_settings(spec),
+            trials=tuple(trials),
+            inputs=(self.images.record("test"),),
+            tags={
+                "tlx.dataset": self.images.name,
+                "tlx.source": source.name,
+                "tlx.job": str(self.sweep.job),
+            },
+            params={"Source task": source.name, "Job number": str(self.sweep.job)},
+            preload=("tlx.models.quanta.training",),
+            dress="tlx.studies.quanta.report:write_trial_figures",
+            notes=self.images.notes,
+        )
 
 
-def plan_quanta(spec: Quanta, sweep: QuantaGrid, settings: Settings, progress: Progress | None = None) -> QuantaPlan:
-    """Look at all that a study needs: networks, positions, data, weights; Problems with all that is wrong."""
+def plan_quanta(
+    spec: Quanta, sweep: QuantaGrid, settings: Settings, progress: Progress | None = None
+) -> QuantaPlan:
+    """Look at all that a study needs: networks, positions, data, weights; Problems with all that is
+    wrong.
+    """
     gather = ErrorCollector()
     gates: dict[str, Gates] = {}
     source: SourceOf | None = None
     learned: QuantaImages | None = None
     with gather.part():
         if len(spec.quanta_init) not in (0, 2):
-            raise UsageError("quanta-init", f"{len(spec.quanta_init)} numbers", where="--quanta-init",
-                        expected="v of source and target: 1.1,-1.1")
+            raise UsageError(
+                "quanta-init",
+                f"{len(spec.quanta_init)} numbers",
+                where="--quanta-init",
+                expected="v of source and target: 1.1,-1.1",
+            )
     with gather.part():
         gates = gates_of(spec, sweep.positions)
     with gather.part():
@@ -88,7 +123,10 @@ def plan_quanta(spec: Quanta, sweep: QuantaGrid, settings: Settings, progress: P
     suffix = ""
     if sweep.halves:
         first, classes = halves(folder.classes, spec.seed)
-        learned, suffix = images_of(folder, first, spec, row, settings, progress, suffix=" first half"), " second half"
+        learned, suffix = (
+            images_of(folder, first, spec, row, settings, progress, suffix=" first half"),
+            " second half",
+        )
     elif sweep.source_dataset:
         other = folder_of(sweep.source_dataset, settings)
         learned = images_of(other, other.classes, spec, row, settings, progress)
@@ -97,31 +135,55 @@ def plan_quanta(spec: Quanta, sweep: QuantaGrid, settings: Settings, progress: P
 
 
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
-    """Position → its gates. Usage for one that is none, or where the outputs of source and target differ."""
+    """Position → its gates. Usage for one that is none, or where the outputs of source and target
+    differ.
+    """
     target = _shape_of(spec, spec.architecture)
-    source = target if spec.source_architecture is None else _shape_of(spec, spec.source_architecture)
+    source = (
+        target if spec.source_architecture is None else _shape_of(spec, spec.source_architecture)
+    )
     seen = [(n.input_size, n.channels, n.mean, n.std) for n in (target, source)]
     if seen[0] != seen[1]:
-        raise UsageError("source-input", f"{source.row.title} does not see what {target.row.title} sees",
-                    where="--source-architecture", expected="one input size and one normalisation")
-    places = dict(enumerate(zip(quanta_gate.places(target), quanta_gate.places(source), strict=False)))
+        raise UsageError(
+            "source-input",
+            f"{source.row.title} does not see what {target.row.title} sees",
+            where="--source-architecture",
+            expected="one input size and one normalisation",
+        )
+    places = dict(
+        enumerate(zip(quanta_gate.places(target), quanta_gate.places(source), strict=False))
+    )
     count, problems, found = len(target.blocks), list[TlxError](), dict[str, Gates]()
-    fitting = {p: (t, s) for p, (t, s) in places.items() if t is not None and s is not None and t.shape == s.shape}
+    fitting = {
+        p: (t, s)
+        for p, (t, s) in places.items()
+        if t is not None and s is not None and t.shape == s.shape
+    }
     for position in _positions(words, count, fitting, problems):
         wanted = list(fitting) if position == CO else [int(position)]
         if unfit := [p for p in wanted if p not in fitting]:
             t, s = places.get(unfit[0], (None, None))
-            shapes = [f"{n.row.title} gives {place.shape if place else 'no tensor of one row an image'}"
-                      for n, place in ((target, t), (source, s))]
-            problems.append(UsageError("gate-shapes", f"position {position}: {', '.join(shapes)}", where="--positions",
-                                  expected="one shape"))
+            shapes = [
+                f"{n.row.title} gives {place.shape if place else 'no tensor of one row an image'}"
+                for n, place in ((target, t), (source, s))
+            ]
+            problems.append(
+                UsageError(
+                    "gate-shapes",
+                    f"position {position}: {', '.join(shapes)}",
+                    where="--positions",
+                    expected="one shape",
+                )
+            )
             continue
         found[position] = tuple((p, fitting[p][0].module, fitting[p][1].module) for p in wanted)
     raise_all(problems)
     return found
 
 
-def _positions(words: Sequence[str], count: int, fitting: Mapping[int, object], problems: list[TlxError]) -> list[str]:
+def _positions(
+    words: Sequence[str], count: int, fitting: Mapping[int, object], problems: list[TlxError]
+) -> list[str]:
     """Every position that is meant, once, in order; what is none goes to the problems."""
     found: dict[str, None] = {}
     for word in words or ("all", CO):
@@ -133,11 +195,22 @@ def _positions(words: Sequence[str], count: int, fitting: Mapping[int, object], 
         elif word.isascii() and word.isdigit() and int(word) < count:
             found[str(int(word))] = None
         else:
-            problems.append(UsageError("out-of-range", f"position '{word}'", where="--positions",
-                                  expected=f"0 to {count - 1}, all or co (everywhere at once)"))
+            problems.append(
+                UsageError(
+                    "out-of-range",
+                    f"position '{word}'",
+                    where="--positions",
+                    expected=f"0 to {count - 1}, all or co (everywhere at once)",
+                )
+            )
     if not fitting and not problems:
-        problems.append(UsageError("gate-shapes", "no block of the two networks gives outputs of one shape",
-                              where="--source-architecture"))
+        problems.append(
+            UsageError(
+                "gate-shapes",
+                "no block of the two networks gives outputs of one shape",
+                where="--source-architecture",
+            )
+        )
     return sorted((p for p in found if p != CO), key=int) + [CO] * (CO in found and bool(fitting))
 
 
@@ -145,5 +218,10 @@ def _shape_of(spec: Quanta, architecture: str) -> Network:
     """The network in shapes only."""
     row = backbones.lookup(architecture)
     with network.meta_device():
-        return backbones.load(architecture, weights=None, classes=max(1, row.classes), seed=0,
-                              input_size=spec.input_size)
+        return backbones.load(
+            architecture,
+            weights=None,
+            classes=max(1, row.classes),
+            seed=0,
+            input_size=spec.input_size,
+        )

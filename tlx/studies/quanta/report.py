@@ -16,57 +16,107 @@ from . import figures as quanta_figures
 
 CO, WITNESS = "co", "witness"
 TABLE = "quanta"
-ENDS = ("", "_low", "_high", "_half_width", "_lowest", "_highest")  # of a column that is a mean over the repeats
-BOUNDS = {"lambda_source": (0.0, 1.0), "test_accuracy": statistics.ACCURACY, "over_witness": (-1.0, 1.0)}
-COLUMNS = ("gate", "position", "block", "module", "repeats", "missing", "lambda_start",
-           *(f"lambda_source{end}" for end in ENDS), "lambda_change", "rms_source", "rms_target",
-           *(f"test_accuracy{end}" for end in ENDS), *(f"over_witness{end}" for end in ENDS))
+ENDS = (
+    "",
+    "_low",
+    "_high",
+    "_half_width",
+    "_lowest",
+    "_highest",
+)  # of a column that is a mean over the repeats
+BOUNDS = {
+    "lambda_source": (0.0, 1.0),
+    "test_accuracy": statistics.ACCURACY,
+    "over_witness": (-1.0, 1.0),
+}
+COLUMNS = (
+    "gate",
+    "position",
+    "block",
+    "module",
+    "repeats",
+    "missing",
+    "lambda_start",
+    *(f"lambda_source{end}" for end in ENDS),
+    "lambda_change",
+    "rms_source",
+    "rms_target",
+    *(f"test_accuracy{end}" for end in ENDS),
+    *(f"over_witness{end}" for end in ENDS),
+)
 
 
 def write_trial_figures(folder: Path, result: Result) -> None:
-    """Put a trial's figures into its folder: learning curves, and the course of λ where it has a gate."""
+    """Put a trial's figures into its folder: learning curves, and the course of λ where it has a
+    gate.
+    """
     reporting.write_trial_figures(folder, result)
     gates = result.details.get("gates", [])
     if result.details.get("positions") and len(gates) > 1:
-        curves = {position: [[row["lambda"][number][0] for row in gates]]
-                  for number, position in enumerate(result.details["positions"])}
-        files.write_bytes(folder / "lambda_source.png", quanta_figures.courses(curves, _title(result)))
+        curves = {
+            position: [[row["lambda"][number][0] for row in gates]]
+            for number, position in enumerate(result.details["positions"])
+        }
+        files.write_bytes(
+            folder / "lambda_source.png", quanta_figures.courses(curves, _title(result))
+        )
 
 
 def _title(result: Result) -> str:
-    return f"{result.details['source_name']} to {result.details['target_name']}, {result.spec['architecture']}"
+    return (
+        f"{result.details['source_name']} to {result.details['target_name']}, "
+        f"{result.spec['architecture']}"
+    )
 
 
 # ---------------------------------------------------------------- rows
 
-def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The table: a row for each position that was gated alone ("gate" is "alone"), for each with all others ("co"),
-    and for the witness; means over the repeats with 95 % CI, None where there is none.
 
-    over_witness is the test accuracy less that of the witness of the same repeat, where both ended well.
+def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The table: a row for each position that was gated alone ("gate" is "alone"), for each with
+    all others ("co"), and for the witness; means over the repeats with 95 % CI, None where there is
+    none.
+
+    over_witness is the test accuracy less that of the witness of the same repeat, where both ended
+    well.
     """
     witness = {r.spec["repeat"]: r for r in _of(results, WITNESS) if r.status == FINISHED}
     rows = []
     for gate, name in [(p, "alone") for p in _positions(results)] + [(CO, CO), (WITNESS, WITNESS)]:
         mine = _of(results, gate)
         whole = [r for r in mine if r.status == FINISHED]
-        gained = [r.scores[_score(r)] - witness[r.spec["repeat"]].scores[_score(r)] for r in whole
-                  if r.spec["repeat"] in witness]
-        shared = {"gate": name, "repeats": len(whole), "missing": len(mine) - len(whole),
-                  **_estimated("test_accuracy", [r.scores[_score(r)] for r in whole]),
-                  **_estimated("over_witness", gained if gate != WITNESS else [])}
+        gained = [
+            r.scores[_score(r)] - witness[r.spec["repeat"]].scores[_score(r)]
+            for r in whole
+            if r.spec["repeat"] in witness
+        ]
+        shared = {
+            "gate": name,
+            "repeats": len(whole),
+            "missing": len(mine) - len(whole),
+            **_estimated("test_accuracy", [r.scores[_score(r)] for r in whole]),
+            **_estimated("over_witness", gained if gate != WITNESS else []),
+        }
         if gate == WITNESS and mine:
             rows.append(shared)
         for number, position in enumerate(mine[0].details["positions"] if mine else []):
             first, last = ([r.details["gates"][at] for r in whole] for at in (0, -1))
-            rows.append(shared | {
-                "position": position, "block": position + 1, "module": mine[0].details["modules"][number],
-                "lambda_start": _mean(row["lambda"][number][0] for row in first),
-                **_estimated("lambda_source", [row["lambda"][number][0] for row in last]),
-                "lambda_change": _mean(b["lambda"][number][0] - a["lambda"][number][0]
-                                       for a, b in zip(first, last, strict=True)),
-                "rms_source": _mean(row["rms"][number][0] for row in last),
-                "rms_target": _mean(row["rms"][number][1] for row in last)})
+            rows.append(
+                shared
+                | {
+                    "position": position,
+                    "block": position + 1,
+                    "module": mine[0].details["modules"][number],
+                    "lambda_start": _mean(row["lambda"][number][0] for row in first),
+                    **_estimated("lambda_source", [row["lambda"][number][0] for row in last]),
+                    "lambda_change": _mean(
+                        b["lambda"][number][0] - a["lambda"][number][0]
+                        for a, b in zip(first, last, strict=True)
+                    ),
+                    "rms_source": _mean(row["rms"][number][0] for row in last),
+                    "rms_target": _mean(row["rms"][number][1] for row in last),
+                }
+            )
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
 
 
@@ -97,20 +147,27 @@ def _estimated(name: str, values: Sequence[float]) -> dict[str, float | None]:
 
 
 def courses_of(results: Sequence[Result], gate: str) -> dict[int, list[list[float]]]:
-    """Position → λ of the source before the first epoch and after each, repeat by repeat; gate: "alone" or "co"."""
+    """Position → λ of the source before the first epoch and after each, repeat by repeat; gate:
+    "alone" or "co".
+    """
     found: dict[int, list[list[float]]] = {}
     for result in results:
         if (result.spec["position"] == CO) != (gate == CO) or result.status != FINISHED:
             continue
         for number, position in enumerate(result.details["positions"]):
-            found.setdefault(position, []).append([row["lambda"][number][0] for row in result.details["gates"]])
+            found.setdefault(position, []).append(
+                [row["lambda"][number][0] for row in result.details["gates"]]
+            )
     return dict(sorted(found.items()))
 
 
 # ---------------------------------------------------------------- a study's files
 
+
 def write_summary(store: Store, key: str) -> None:
-    """Write a study's table, figures and summary beside its record, over all of its trials that are whole."""
+    """Write a study's table, figures and summary beside its record, over all of its trials that are
+    whole.
+    """
     study = store.read_study(key)
     if study is None:
         return
@@ -118,33 +175,59 @@ def write_summary(store: Store, key: str) -> None:
     results = [r for row in study["trials"] if (r := store.find_or_none(row["key"])) is not None]
     rows, warnings = rows_of(results), warnings_of(results)
     if rows:
-        files.write_text(folder / f"{TABLE}.csv", tables.as_csv(COLUMNS, [list(row.values()) for row in rows]))
+        files.write_text(
+            folder / f"{TABLE}.csv", tables.as_csv(COLUMNS, [list(row.values()) for row in rows])
+        )
         files.write_text(folder / f"{TABLE}.md", table(rows, "markdown"))
         for gate, name in (("alone", "lambda_source.png"), (CO, "lambda_source_co.png")):
             if courses := courses_of(results, gate):
                 title = study["title"] + ", all layers at once" * (gate == CO)
                 files.write_bytes(folder / name, quanta_figures.courses(courses, title))
         if any(row["position"] is not None for row in rows):
-            files.write_bytes(folder / "lambda_source_final.png", quanta_figures.finals(rows, study["title"]))
-            files.write_bytes(folder / "test_accuracy.png",
-                              quanta_figures.accuracies(rows, study["title"], caption=warnings))
-    summaries.write(folder, study, [*_points(rows), *_course_points(results)],
-                    finished=sum(r.status == FINISHED for r in results), warnings=warnings,
-                    table=table(rows, "markdown") if rows else "")
+            files.write_bytes(
+                folder / "lambda_source_final.png", quanta_figures.finals(rows, study["title"])
+            )
+            files.write_bytes(
+                folder / "test_accuracy.png",
+                quanta_figures.accuracies(rows, study["title"], caption=warnings),
+            )
+    summaries.write(
+        folder,
+        study,
+        [*_points(rows), *_course_points(results)],
+        finished=sum(r.status == FINISHED for r in results),
+        warnings=warnings,
+        table=table(rows, "markdown") if rows else "",
+    )
 
 
 def warnings_of(results: Iterable[Result]) -> list[str]:
     """Return the warnings about the test accuracies of gated networks and of the witness."""
-    groups = result_warnings.grouped(results, lambda r: r.spec["position"] if r.spec["position"] in (CO, WITNESS)
-                                     else f"gate at layer {r.spec['position']}")
+    groups = result_warnings.grouped(
+        results,
+        lambda r: (
+            r.spec["position"]
+            if r.spec["position"] in (CO, WITNESS)
+            else f"gate at layer {r.spec['position']}"
+        ),
+    )
     return result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Over the positions: λ and the test accuracy with their CI, gate by gate."""
     names = ("lambda_source", "test_accuracy", "over_witness")
-    return [{"name": f"{row['gate']}/{name}{end}", "value": row[name + end], "step": row["position"] or 0}
-            for row in rows for name in names for end in ("", "_low", "_high") if row[name + end] is not None]
+    return [
+        {
+            "name": f"{row['gate']}/{name}{end}",
+            "value": row[name + end],
+            "step": row["position"] or 0,
+        }
+        for row in rows
+        for name in names
+        for end in ("", "_low", "_high")
+        if row[name + end] is not None
+    ]
 
 
 def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -155,8 +238,15 @@ def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
             for step, values in enumerate(zip(*courses, strict=False)):
                 found = statistics.estimate(values, bounds=BOUNDS["lambda_source"])
                 assert found is not None
-                points += [{"name": f"{gate}/layer_{position}/lambda_source{end}", "value": value, "step": step}
-                           for end, value in _ends(found).items() if value is not None]
+                points += [
+                    {
+                        "name": f"{gate}/layer_{position}/lambda_source{end}",
+                        "value": value,
+                        "step": step,
+                    }
+                    for end, value in _ends(found).items()
+                    if value is not None
+                ]
     return points
 
 
@@ -166,18 +256,46 @@ def _ends(found: MeanEstimate) -> dict[str, float | None]:
 
 # ---------------------------------------------------------------- said
 
+
 def table(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
-    """The table for people: λ with its CI, the norms of what the gate was given, accuracy beside the witness's."""
-    body = [[_place(row), _number(row, "lambda_start"), _number(row, "lambda_source"), _number(row, "lambda_change"),
-             _number(row, "rms_source", 3), _number(row, "rms_target", 3),
-             tables.percent(row["test_accuracy"]).removesuffix(" %") + _half(row, "test_accuracy", 100, 1),
-             _gain(row)] for row in rows]
-    return tables.FORMS[form](["gate at", "λ at start", "λ of source", "change", "RMS Z_S", "RMS Z_T", "accuracy %",
-                               "over witness"], body)
+    """The table for people: λ with its CI, the norms of what the gate was given, accuracy beside
+    the witness's.
+    """
+    body = [
+        [
+            _place(row),
+            _number(row, "lambda_start"),
+            _number(row, "lambda_source"),
+            _number(row, "lambda_change"),
+            _number(row, "rms_source", 3),
+            _number(row, "rms_target", 3),
+            tables.percent(row["test_accuracy"]).removesuffix(" %")
+            + _half(row, "test_accuracy", 100, 1),
+            _gain(row),
+        ]
+        for row in rows
+    ]
+    return tables.FORMS[form](
+        [
+            "gate at",
+            "λ at start",
+            "λ of source",
+            "change",
+            "RMS Z_S",
+            "RMS Z_T",
+            "accuracy %",
+            "over witness",
+        ],
+        body,
+    )
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return "none (witness)" if row["gate"] == WITNESS else f"layer {row['position']}" + " of all" * (row["gate"] == CO)
+    return (
+        "none (witness)"
+        if row["gate"] == WITNESS
+        else f"layer {row['position']}" + " of all" * (row["gate"] == CO)
+    )
 
 
 def _number(row: Mapping[str, Any], name: str, digits: int = 4) -> str:
@@ -191,25 +309,45 @@ def _half(row: Mapping[str, Any], name: str, factor: float, digits: int) -> str:
     if half_width is None:
         return ""
     if row["repeats"] < statistics.FEWEST_SPLITS:
-        return f" ({factor * row[f'{name}_lowest']:.{digits}f} to {factor * row[f'{name}_highest']:.{digits}f})"
+        return (
+            f" ({factor * row[f'{name}_lowest']:.{digits}f} to "
+            f"{factor * row[f'{name}_highest']:.{digits}f})"
+        )
     return f" ± {factor * half_width:.{digits}f}"
 
 
 def _gain(row: Mapping[str, Any]) -> str:
     value = row["over_witness"]
-    return tables.NOTHING if value is None else f"{100 * value:+.1f}" + _half(row, "over_witness", 100, 1)
+    return (
+        tables.NOTHING
+        if value is None
+        else f"{100 * value:+.1f}" + _half(row, "over_witness", 100, 1)
+    )
 
 
 def format_summary(report: Any) -> str:
     """What a study ends with: the table, what to bear in mind, the time, where to look."""
     rows = rows_of(report.results)
-    lines = [table(rows).rstrip(), "means over the repeats, ± 95 % CI; over witness: points above the target alone, "
-             "repeat by repeat", *result_warnings.lines(warnings_of(report.results))] if rows else []
+    lines = (
+        [
+            table(rows).rstrip(),
+            "means over the repeats, ± 95 % CI; over witness: points above the target alone, "
+            "repeat by repeat",
+            *result_warnings.lines(warnings_of(report.results)),
+        ]
+        if rows
+        else []
+    )
     if any(_apart(row) for row in rows):
         lines.append("note: where the RMS of Z_S and Z_T differ much, equal λ are not equal shares")
     if report.diverged:
-        titles = ", ".join(f"layer {r.spec['position']} repeat {r.spec['repeat']}" for r in report.diverged)
-        lines.append(f"diverged (a loss or weight was no number any more): {titles}. Try a smaller --learning-rate")
+        titles = ", ".join(
+            f"layer {r.spec['position']} repeat {r.spec['repeat']}" for r in report.diverged
+        )
+        lines.append(
+            f"diverged (a loss or weight was no number any more): {titles}. Try a smaller "
+            f"--learning-rate"
+        )
     return "\n".join([*lines, *reporting.footer(report)])
 
 

@@ -14,27 +14,62 @@ CO, WITNESS = "co", "witness"
 
 @dataclass(frozen=True, kw_only=True)
 class Quanta(QuantaRecipe):
-    """One target trained beside a source, with a gate at one position, at all of them, or at none."""
+    """One target trained beside a source, with a gate at one position, at all of them, or at
+    none.
+    """
 
     kind: ClassVar[str] = "quanta"
 
-    architecture: str = setting("mnist-cnn", short="a", help="backbone of target and source: quanta-cnn (the original's, "
-                             "seven positions), quanta-cnn-2020 (the paper's widths), a row of `tlx backbones`, a "
-                             "torchvision or timm: name")
-    source_architecture: str | None = setting(None, help="backbone of the source, where it is another: gated outputs "
-                                           "must have one shape. Default: the target's")
-    source: str | None = setting(None, identity=False, help="what the source's weights were trained on; random: not at all, "
-                              "as a control. Default: the backbone's own")
-    model: str | None = setting(None, identity=False, short="m", help="weight file of the source (.safetensors, .pth, .pt, "
-                             ".h5)")
-    dataset: str = setting("digits", identity=False, short="d", help="the target's: a name of `tlx datasets`, or a folder")
-    input_size: int | None = setting(None, low=8, high=4096, help="pixels of the square the networks see. Default: the "
-                                  "backbone's")
-    sizing: str = setting("squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect")
-    train_per_class: int = setting(0, low=0, help="so many training images of each class, the first ones; 0: all")
-    test_per_class: int = setting(0, low=0, help="so many test images of each class, the first ones; 0: all")
-    val_per_class: int = setting(10, low=1, help="training images per class held back for validation, where there is no "
-                              "val folder")
+    architecture: str = setting(
+        "mnist-cnn",
+        short="a",
+        help="backbone of target and source: quanta-cnn (the original's, "
+        "seven positions), quanta-cnn-2020 (the paper's widths), a row of `tlx backbones`, a "
+        "torchvision or timm: name",
+    )
+    source_architecture: str | None = setting(
+        None,
+        help="backbone of the source, where it is another: gated outputs "
+        "must have one shape. Default: the target's",
+    )
+    source: str | None = setting(
+        None,
+        identity=False,
+        help="what the source's weights were trained on; random: not at all, "
+        "as a control. Default: the backbone's own",
+    )
+    model: str | None = setting(
+        None,
+        identity=False,
+        short="m",
+        help="weight file of the source (.safetensors, .pth, .pt, .h5)",
+    )
+    dataset: str = setting(
+        "digits",
+        identity=False,
+        short="d",
+        help="the target's: a name of `tlx datasets`, or a folder",
+    )
+    input_size: int | None = setting(
+        None,
+        low=8,
+        high=4096,
+        help="pixels of the square the networks see. Default: the backbone's",
+    )
+    sizing: str = setting(
+        "squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect"
+    )
+    train_per_class: int = setting(
+        0, low=0, help="so many training images of each class, the first ones; 0: all"
+    )
+    test_per_class: int = setting(
+        0, low=0, help="so many test images of each class, the first ones; 0: all"
+    )
+    val_per_class: int = setting(
+        10,
+        low=1,
+        help="training images per class held back for validation, where there is no val folder",
+    )
     seed: int = setting(0, low=0, high=2**63 - 1, help="seed of all chance")
     images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
     weights: str = setting("", cli=False, help="digest of the source's weights")
@@ -65,16 +100,36 @@ class Quanta(QuantaRecipe):
     @property
     def alone(self) -> Quanta:
         """The witness of this trial: what the gate and the source are set to is no part of it."""
-        own = {name: self.defaults()[name] for name in ("quanta_form", "quanta_init", "multiplier", "gate_rate",
-                                                        "source_dropout", "source_architecture", "source", "model")}
+        own = {
+            name: self.defaults()[name]
+            for name in (
+                "quanta_form",
+                "quanta_init",
+                "multiplier",
+                "gate_rate",
+                "source_dropout",
+                "source_architecture",
+                "source",
+                "model",
+            )
+        }
         return self.replace(**own, weights="", position=WITNESS)
 
     def mlflow_params(self) -> dict[str, Any]:
         """The settings under the original's names, as MLflow shows them."""
-        return {"Architecture": self.architecture, "Target task": self.dataset, "Layer": self.position,
-                "Run": self.repeat, "Form": self.quanta_form, "v": ", ".join(map(str, self.start)),
-                "Batch size": self.batch_size, "Eta": self.learning_rate, "Eta decay": self.rate_decay,
-                "LRM": self.multiplier, "Maximum epochs": self.epochs}
+        return {
+            "Architecture": self.architecture,
+            "Target task": self.dataset,
+            "Layer": self.position,
+            "Run": self.repeat,
+            "Form": self.quanta_form,
+            "v": ", ".join(map(str, self.start)),
+            "Batch size": self.batch_size,
+            "Eta": self.learning_rate,
+            "Eta decay": self.rate_decay,
+            "LRM": self.multiplier,
+            "Maximum epochs": self.epochs,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,18 +138,38 @@ class QuantaGrid(Spec):
 
     kind: ClassVar[str] = "quanta-grid"
 
-    positions: tuple[str, ...] = setting((), short="l", help="where gates stand: numbers from 0 (position 0 is block 1), "
-                                      "all: each by itself, co or a negative number: everywhere at once. Default: "
-                                      "all,co")
-    repeats: int = setting(5, low=1, high=10_000, short="r", help="trainings of each from other random starts (30 in the "
-                        "original)")
+    positions: tuple[str, ...] = setting(
+        (),
+        short="l",
+        help="where gates stand: numbers from 0 (position 0 is block 1), "
+        "all: each by itself, co or a negative number: everywhere at once. Default: "
+        "all,co",
+    )
+    repeats: int = setting(
+        5,
+        low=1,
+        high=10_000,
+        short="r",
+        help="trainings of each from other random starts (30 in the original)",
+    )
     witness: bool = setting(True, help="also train the target alone, once a repeat")
-    source_dataset: str | None = setting(None, identity=False, help="train the source on this data set first: a name of "
-                                      "`tlx datasets`, or a folder")
-    halves: bool = setting(False, help="source and target learn one half each of the classes of --dataset, drawn by "
-                        "--seed")
-    source_epochs: int | None = setting(None, low=1, high=100_000, help="epochs to train the source; that of the best "
-                                     "validation accuracy counts. Default: as many as the target's")
-    source_rate: float | None = setting(None, low=1e-8, high=1e3, help="learning rate of the source. Default: the "
-                                     "target's")
+    source_dataset: str | None = setting(
+        None,
+        identity=False,
+        help="train the source on this data set first: a name of `tlx datasets`, or a folder",
+    )
+    halves: bool = setting(
+        False,
+        help="source and target learn one half each of the classes of --dataset, drawn by --seed",
+    )
+    source_epochs: int | None = setting(
+        None,
+        low=1,
+        high=100_000,
+        help="epochs to train the source; that of the best "
+        "validation accuracy counts. Default: as many as the target's",
+    )
+    source_rate: float | None = setting(
+        None, low=1e-8, high=1e3, help="learning rate of the source. Default: the target's"
+    )
     job: int = setting(0, low=0, identity=False, help="a number of your own, shown with the runs")

@@ -1,8 +1,10 @@
-"""QUANTA: how much of a frozen source a target takes over at a layer, measured by a gate that learns beside it.
+"""QUANTA: how much of a frozen source a target takes over at a layer, measured by a gate that
+learns beside it.
 
-One trial is one position (0 is block 1), all positions at once ("co", co-evaluation) or the target alone ("witness"),
-and one repeat. Repeats differ in the target's start, the order of the images, dropout and augmentation; trials of one
-repeat share them, so that a target with a gate and its witness are a pair.
+One trial is one position (0 is block 1), all positions at once ("co", co-evaluation) or the target
+alone ("witness"), and one repeat. Repeats differ in the target's start, the order of the images,
+dropout and augmentation; trials of one repeat share them, so that a target with a gate and its
+witness are a pair.
 """
 
 from __future__ import annotations
@@ -45,39 +47,87 @@ class QuantaInputs:
 
 
 def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
-    """Train, scoring validation and test images after every epoch; the last epoch counts, as in the original."""
+    """Train, scoring validation and test images after every epoch; the last epoch counts, as in the
+    original.
+    """
     from ...features.voting import class_counts
     from ...models import backbones, training
     from ...models.quanta import training as quanta_training
 
     started = time.perf_counter()
-    target = backbones.load(spec.architecture, weights=None, classes=len(inputs.classes), input_size=spec.input_size,
-                            seed=derive_seed(spec.seed, "weights", spec.repeat))
-    source = inputs.source.load(spec.weights) if inputs.source is not None and inputs.gates else None
-    place = training.TrainingContext(context.device, context.folder / "training.safetensors", context.log, context.tell, context.stopping)
-    parts = {"train": inputs.train, "val": inputs.val} | ({"test": inputs.test} if inputs.test is not None else {})
+    target = backbones.load(
+        spec.architecture,
+        weights=None,
+        classes=len(inputs.classes),
+        input_size=spec.input_size,
+        seed=derive_seed(spec.seed, "weights", spec.repeat),
+    )
+    source = (
+        inputs.source.load(spec.weights) if inputs.source is not None and inputs.gates else None
+    )
+    place = training.TrainingContext(
+        context.device,
+        context.folder / "training.safetensors",
+        context.log,
+        context.tell,
+        context.stopping,
+    )
+    parts = {"train": inputs.train, "val": inputs.val} | (
+        {"test": inputs.test} if inputs.test is not None else {}
+    )
     details: dict[str, Any] = {
-        "classes": list(inputs.classes), "positions": [position for position, _, _ in inputs.gates],
-        "modules": [module for _, module, _ in inputs.gates], "blocks": len(target.blocks),
-        "parameters": sum(p.numel() for p in target.parameters()), "source_test": None,
-        "test_counts": None if inputs.test is None else class_counts(inputs.test.labels, len(inputs.classes)),
+        "classes": list(inputs.classes),
+        "positions": [position for position, _, _ in inputs.gates],
+        "modules": [module for _, module, _ in inputs.gates],
+        "blocks": len(target.blocks),
+        "parameters": sum(p.numel() for p in target.parameters()),
+        "source_test": None,
+        "test_counts": None
+        if inputs.test is None
+        else class_counts(inputs.test.labels, len(inputs.classes)),
         "images": {name: len(samples) for name, samples in parts.items()},
-        "target_name": inputs.name, "source_name": inputs.source.name if inputs.source is not None else ""}
+        "target_name": inputs.name,
+        "source_name": inputs.source.name if inputs.source is not None else "",
+    }
     if source is not None and inputs.source_test is not None:
         logits = training.predict(source.to(context.device), inputs.source_test, Recipe(), place)
         details["source_test"] = score(logits, inputs.source_test.labels)
     fitted = quanta_training.fit(
-        quanta_training.Branches(target, source, tuple(module for _, module, _ in inputs.gates),
-                                 tuple(module for _, _, module in inputs.gates)),
-        parts, spec, seed=derive_seed(spec.seed, "fit", spec.repeat), score=score, place=place)
-    details |= {"ended": fitted.ended, "epochs": len(fitted.history), "history": fitted.history,
-                "gates": _with_lambdas(spec, fitted.gates), "source_outputs": fitted.source}
+        quanta_training.Branches(
+            target,
+            source,
+            tuple(module for _, module, _ in inputs.gates),
+            tuple(module for _, _, module in inputs.gates),
+        ),
+        parts,
+        spec,
+        seed=derive_seed(spec.seed, "fit", spec.repeat),
+        score=score,
+        place=place,
+    )
+    details |= {
+        "ended": fitted.ended,
+        "epochs": len(fitted.history),
+        "history": fitted.history,
+        "gates": _with_lambdas(spec, fitted.gates),
+        "source_outputs": fitted.source,
+    }
     scores = {"total_s": time.perf_counter() - started}
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
     last = fitted.history[-1]
-    scores |= {name: last[name] for name in ("train_accuracy", "val_accuracy", "val_loss", "test_accuracy",
-                                             "test_loss", "test_top1") if name in last}
+    scores |= {
+        name: last[name]
+        for name in (
+            "train_accuracy",
+            "val_accuracy",
+            "val_loss",
+            "test_accuracy",
+            "test_loss",
+            "test_top1",
+        )
+        if name in last
+    }
     return Result.of(spec, scores=scores | _lambda_scores(details["gates"]), details=details)
 
 
@@ -85,12 +135,16 @@ def _with_lambdas(spec: Quanta, gates: list[dict[str, Any]]) -> list[dict[str, A
     """Every record with λ of source and target beside v, gate by gate."""
     from ...models.quanta.gate import QuantaGate
 
-    return [row | {"lambda": [list(QuantaGate(spec.quanta_form, v).double().numbers) for v in row["v"]]}
-            for row in gates]
+    return [
+        row | {"lambda": [list(QuantaGate(spec.quanta_form, v).double().numbers) for v in row["v"]]}
+        for row in gates
+    ]
 
 
 def _lambda_scores(gates: list[dict[str, Any]]) -> dict[str, float]:
-    """λ of the source at the end and how far it went, for the one gate; numbered by gate where there are several."""
+    """λ of the source at the end and how far it went, for the one gate; numbered by gate where
+    there are several.
+    """
     ends = [(row[0], row[1]) for row in zip(gates[0]["lambda"], gates[-1]["lambda"], strict=True)]
     found: dict[str, float] = {}
     for number, (first, last) in enumerate(ends):
@@ -100,7 +154,9 @@ def _lambda_scores(gates: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The values of one part, those of the original by Keras's rules (see quanta_scores) and the house's accuracy."""
+    """The values of one part, those of the original by Keras's rules (see quanta_scores) and the
+    house's accuracy.
+    """
     from ...features import voting
     from .scores import keras_scores
 

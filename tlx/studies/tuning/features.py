@@ -1,7 +1,8 @@
 """Configurations of a feature extraction, tried in one process that keeps what they share.
 
-Embedded rows, spans and products of every draw stay from trial to trial; what compares rows or is linear is fitted from
-the products alone (spans.py), so that a trial costs what its solver costs on as many numbers as there are rows.
+Embedded rows, spans and products of every draw stay from trial to trial; what compares rows or is
+linear is fitted from the products alone (spans.py), so that a trial costs what its solver costs on
+as many numbers as there are rows.
 """
 
 from __future__ import annotations
@@ -64,7 +65,9 @@ class SearchContext:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """What a search of features runs on: a trial's spec, the layers each name means, and draws by use of crops."""
+    """What a search of features runs on: a trial's spec, the layers each name means, and draws by
+    use of crops.
+    """
 
     base: FeatureExtraction
     layers: dict[str, tuple[str, ...]]
@@ -74,10 +77,15 @@ class FeatureInputs:
         """The trial that a configuration means, before its split."""
         text = values.get("embedding", self.base.embedding)
         own = _own(values, text)
-        changes = {name: values[name] for name in ("use_crops", "standardize", "vote") if name in values}
-        return self.base.replace(**changes, classifier=format_classifier(self.classifier(values)),
-                             embedding=text + (":" + ",".join(f"{k}={v}" for k, v in own.items()) if own else ""),
-                             layers=self.layers[values["layers"]] if "layers" in values else self.base.layers)
+        changes = {
+            name: values[name] for name in ("use_crops", "standardize", "vote") if name in values
+        }
+        return self.base.replace(
+            **changes,
+            classifier=format_classifier(self.classifier(values)),
+            embedding=text + (":" + ",".join(f"{k}={v}" for k, v in own.items()) if own else ""),
+            layers=self.layers[values["layers"]] if "layers" in values else self.base.layers,
+        )
 
     def classifier(self, values: dict[str, Any]) -> Classifier:
         """The classifier of a configuration."""
@@ -93,9 +101,15 @@ class FeatureInputs:
 
 
 def _own(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """The settings of a choice: those named "choice.setting", less those that are left to themselves."""
+    """The settings of a choice: those named "choice.setting", less those that are left to
+    themselves.
+    """
     prefix = f"{name}."
-    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix) and not k.endswith(".by")}
+    return {
+        k.removeprefix(prefix): v
+        for k, v in values.items()
+        if k.startswith(prefix) and not k.endswith(".by")
+    }
 
 
 def named_by_content(spec: FewShotTrial, sides: dict[bool, CropVariant]) -> str:
@@ -114,7 +128,9 @@ class FeatureSearch:
         self._meant: tuple[dict[str, Any], FeatureExtraction, Classifier] | None = None
 
     def _means(self, values: dict[str, Any]) -> tuple[FeatureExtraction, Classifier]:
-        """The trial and the classifier of a configuration: asked for three times in a row, made once."""
+        """The trial and the classifier of a configuration: asked for three times in a row, made
+        once.
+        """
         if self._meant is None or self._meant[0] != values:
             self._meant = dict(values), self.inputs.spec(values), self.inputs.classifier(values)
         return self._meant[1:]
@@ -126,7 +142,9 @@ class FeatureSearch:
     def title(self, values: dict[str, Any]) -> str:
         """Its classifier, and what else is searched."""
         asked = self._means(values)[1]
-        short = asked.replace(**{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)})
+        short = asked.replace(
+            **{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)}
+        )
         others = [f"{k} {v}" for k, v in values.items() if "." not in k and k != "classifier"]
         return ", ".join([format_classifier(short), *others])
 
@@ -138,17 +156,27 @@ class FeatureSearch:
         for number in range(len(self.inputs.sides[spec.use_crops].draws)):
             ready = self._ready(spec, number)
             started = time.perf_counter()
-            with cost.Meter(watts=self.context.settings.watts) if self.context.with_energy else \
-                    contextlib.nullcontext() as meter:
+            with (
+                cost.Meter(watts=self.context.settings.watts)
+                if self.context.with_energy
+                else contextlib.nullcontext() as meter
+            ):
                 accuracy, fitted = ready.score(asked, spec.vote)
             seconds += time.perf_counter() - started
             used = meter.cost()["energy_j"] if meter else {"value": None, "source": None}
             joules += used["value"] or 0.0
             notes |= {note.partition(":")[0] for note in fitted.notes}
             by_split.append(accuracy)
-            self.spent = ScoredTrial(by_split=by_split, seconds=seconds, energy_j=joules if used["value"] is not None else
-                                None, details={"splits": [d.split for d in self.inputs.sides[spec.use_crops].draws],
-                                               "notes": sorted(notes), "energy_source": used["source"]})
+            self.spent = ScoredTrial(
+                by_split=by_split,
+                seconds=seconds,
+                energy_j=joules if used["value"] is not None else None,
+                details={
+                    "splits": [d.split for d in self.inputs.sides[spec.use_crops].draws],
+                    "notes": sorted(notes),
+                    "energy_source": used["source"],
+                },
+            )
             report(number + 1, sum(by_split) / len(by_split))
         return self.spent
 
@@ -158,7 +186,9 @@ class FeatureSearch:
         if key not in self._held:
             side = self.inputs.sides[spec.use_crops]
             self._held[key] = _Ready(spec, side, side.draws[number])
-            while sum(one.bytes for one in self._held.values()) > HELD_BYTES and len(self._held) > 1:
+            while (
+                sum(one.bytes for one in self._held.values()) > HELD_BYTES and len(self._held) > 1
+            ):
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
         return self._held[key]
@@ -175,9 +205,13 @@ class _Ready:
         if "standardize" in asked.settings() and spec.standardize != "train":
             asked = asked.replace(standardize=spec.standardize)
         embedding = asked.fit(layers, draw.train.rows)
-        rows, val = (embedding.transform(layers, samples.rows) for samples in (draw.train, side.val))
-        how: dict[str, Any] = {"seed": derive_seed(spec.seed, "classifier") % 2**32,
-                               "where": f"{spec.shots}-shot split {draw.split}"}
+        rows, val = (
+            embedding.transform(layers, samples.rows) for samples in (draw.train, side.val)
+        )
+        how: dict[str, Any] = {
+            "seed": derive_seed(spec.seed, "classifier") % 2**32,
+            "where": f"{spec.shots}-shot split {draw.split}",
+        }
         self.training = Training(rows, draw.train.row_labels, images=draw.train.row_images, **how)
         self.shared, self.seen = self.training, val
         products = 8 * (len(rows) + len(val)) * len(rows)
@@ -189,5 +223,7 @@ class _Ready:
         """Mean per-class accuracy on val (a fraction), and the classifier."""
         shares = asked.isometric
         fitted = (self.shared if shares else self.training).fit(asked)
-        found: np.ndarray = fitted.scores(self.seen if shares else self.val, classes=len(self.side.classes))
+        found: np.ndarray = fitted.scores(
+            self.seen if shares else self.val, classes=len(self.side.classes)
+        )
         return voting.accuracy(found, self.side.val.labels, self.side.val.crops, vote), fitted

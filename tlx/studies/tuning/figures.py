@@ -1,4 +1,5 @@
-"""Figures of a search: how it went, what mattered, where the good configurations lie. PNG or SVG bytes, as figures.py.
+"""Figures of a search: how it went, what mattered, where the good configurations lie. PNG or SVG
+bytes, as figures.py.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
+from matplotlib.ticker import (
+    FuncFormatter,
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    PercentFormatter,
+)
 
 from ...plots.figures import (
     BLUE,
@@ -30,23 +37,42 @@ from ...plots.figures import (
 )
 
 ACCURACY = "Mean val accuracy over splits"
-Rows = Sequence[Mapping[str, Any]]  # {"number", "state", "values", "accuracy", "cost"}: accuracy so far, None if failed
+Rows = Sequence[
+    Mapping[str, Any]
+]  # {"number", "state", "values", "accuracy", "cost"}: accuracy so far, None if failed
 PANELS_UP_TO, AXES_UP_TO = 12, 8
 
 
 def history(rows: Rows, title: str = "", form: str = "png") -> bytes:
-    """Accuracy of every trial in order, those given up early apart, and the best whole one so far."""
+    """Accuracy of every trial in order, those given up early apart, and the best whole one so
+    far.
+    """
     with figure_style():
         figure, axes = new_subplots(6.4, 4.0)
         whole = [r for r in rows if r["state"] == "complete"]
         given_up = [r for r in rows if r["state"] != "complete" and r["accuracy"] is not None]
         for some, colour, label in ((given_up, ORANGE, "Given up early"), (whole, BLUE, "Whole")):
             if some:
-                axes.scatter([r["number"] for r in some], [r["accuracy"] for r in some], s=16, color=colour,
-                             label=label, zorder=3, alpha=0.85, linewidths=0)
+                axes.scatter(
+                    [r["number"] for r in some],
+                    [r["accuracy"] for r in some],
+                    s=16,
+                    color=colour,
+                    label=label,
+                    zorder=3,
+                    alpha=0.85,
+                    linewidths=0,
+                )
         if whole:
             best = np.maximum.accumulate([r["accuracy"] for r in whole])
-            axes.step([r["number"] for r in whole], best, where="post", color=VERMILION, linewidth=1.6, label="Best")
+            axes.step(
+                [r["number"] for r in whole],
+                best,
+                where="post",
+                color=VERMILION,
+                linewidth=1.6,
+                label="Best",
+            )
         axes.set_xlabel("Trial")
         _accuracy(axes)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -61,36 +87,66 @@ def importances(found: Mapping[str, float], title: str = "", form: str = "png") 
     ranked = sorted(found.items(), key=lambda item: item[1])
     with figure_style():
         figure, axes = new_subplots(6.4, 1.4 + 0.32 * max(1, len(ranked)))
-        axes.barh([_short(name) for name, _ in ranked], [share for _, share in ranked], color=BLUE, height=0.65)
+        axes.barh(
+            [_short(name) for name, _ in ranked],
+            [share for _, share in ranked],
+            color=BLUE,
+            height=0.65,
+        )
         for place, (_, share) in enumerate(ranked):
             axes.text(share + 0.01, place, f"{100 * share:.0f} %", va="center", fontsize=9)
         axes.set_xlim(0, 1.12)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel("Share of the variance explained (a choice's own settings: among its trials)")
+        axes.set_xlabel(
+            "Share of the variance explained (a choice's own settings: among its trials)"
+        )
         axes.grid(axis="y", visible=False)
         _set_title(axes, title)
         return render(figure, form)
 
 
 def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> bytes:
-    """A line a trial through the values of its parameters, the eight that most trials have, coloured by accuracy;
-    where one does not apply, below."""
+    """A line a trial through the values of its parameters, the eight that most trials have,
+    coloured by accuracy; where one does not apply, below.
+    """
     rows = sorted((r for r in rows if r["accuracy"] is not None), key=lambda r: r["accuracy"])
     names = _most(rows)[:AXES_UP_TO]
     with figure_style():
         figure, axes = new_subplots(max(6.4, 1.5 * len(names) + 2), 4.4)
         scales = [_Scale([r["values"].get(name) for r in rows]) for name in names]
-        norm = Normalize(min((r["accuracy"] for r in rows), default=0), max((r["accuracy"] for r in rows), default=1))
+        norm = Normalize(
+            min((r["accuracy"] for r in rows), default=0),
+            max((r["accuracy"] for r in rows), default=1),
+        )
         colours = ScalarMappable(norm, "viridis")
         for r in rows:
-            heights = [scale.height(r["values"].get(name)) for name, scale in zip(names, scales, strict=True)]
-            axes.plot(range(len(names)), heights, color=colours.to_rgba(r["accuracy"]), linewidth=1.0, alpha=0.8)
+            heights = [
+                scale.height(r["values"].get(name))
+                for name, scale in zip(names, scales, strict=True)
+            ]
+            axes.plot(
+                range(len(names)),
+                heights,
+                color=colours.to_rgba(r["accuracy"]),
+                linewidth=1.0,
+                alpha=0.8,
+            )
         for place, scale in enumerate(scales):
             for height, text in scale.ticks():
-                axes.text(place + 0.03, height, text, fontsize=7.5, va="center",
-                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6})
-        axes.set_xticks(range(len(names)), [_short(n) for n in names], rotation=20 if len(names) > 4 else 0,
-                        ha="right" if len(names) > 4 else "center")
+                axes.text(
+                    place + 0.03,
+                    height,
+                    text,
+                    fontsize=7.5,
+                    va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6},
+                )
+        axes.set_xticks(
+            range(len(names)),
+            [_short(n) for n in names],
+            rotation=20 if len(names) > 4 else 0,
+            ha="right" if len(names) > 4 else "center",
+        )
         axes.set_yticks([])
         axes.set_xlim(-0.2, max(0.2, len(names) - 0.6))
         axes.spines["left"].set_visible(False)
@@ -100,18 +156,22 @@ def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> byte
 
 
 def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
-    """Accuracy over the values of each parameter, a panel each (the twelve that most trials have)."""
+    """Accuracy over the values of each parameter, a panel each (the twelve that most trials
+    have).
+    """
     rows = [r for r in rows if r["accuracy"] is not None]
     names = _most(rows)[:PANELS_UP_TO]
     across = min(4, max(1, len(names)))
     down = math.ceil(max(1, len(names)) / across)
     with figure_style():
-        figure = Figure(figsize=(3.0 * across + 0.4, 2.7 * down + 0.4), dpi=DPI, layout="constrained")
+        figure = Figure(
+            figsize=(3.0 * across + 0.4, 2.7 * down + 0.4), dpi=DPI, layout="constrained"
+        )
         FigureCanvasAgg(figure)
         panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
         for panel, name in zip(panels, names, strict=False):
             _slice(panel, name, [r for r in rows if name in r["values"]])
-        for panel in panels[len(names):]:
+        for panel in panels[len(names) :]:
             panel.set_visible(False)
         for panel in panels[::across]:
             _accuracy(panel)
@@ -120,17 +180,37 @@ def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
         return render(figure, form)
 
 
-def pareto(rows: Rows, front: Sequence[int], cost: str, title: str = "", form: str = "png") -> bytes:
+def pareto(
+    rows: Rows, front: Sequence[int], cost: str, title: str = "", form: str = "png"
+) -> bytes:
     """Accuracy over cost of every whole trial; the front is those that no other beats in both."""
     rows = [r for r in rows if r["state"] == "complete" and r["cost"] is not None]
     with figure_style():
         figure, axes = new_subplots(6.4, 4.2)
-        rest, best = ([r for r in rows if (r["number"] in front) == there] for there in (False, True))
-        axes.scatter([r["cost"] for r in rest], [r["accuracy"] for r in rest], s=16, color=BLUE, alpha=0.6,
-                     label="Trials", linewidths=0)
+        rest, best = (
+            [r for r in rows if (r["number"] in front) == there] for there in (False, True)
+        )
+        axes.scatter(
+            [r["cost"] for r in rest],
+            [r["accuracy"] for r in rest],
+            s=16,
+            color=BLUE,
+            alpha=0.6,
+            label="Trials",
+            linewidths=0,
+        )
         best = sorted(best, key=lambda r: r["cost"])
-        axes.plot([r["cost"] for r in best], [r["accuracy"] for r in best], color=GREEN, marker="o", markersize=5,
-                  linewidth=1.6, drawstyle="steps-post", label="Pareto front", zorder=3)
+        axes.plot(
+            [r["cost"] for r in best],
+            [r["accuracy"] for r in best],
+            color=GREEN,
+            marker="o",
+            markersize=5,
+            linewidth=1.6,
+            drawstyle="steps-post",
+            label="Pareto front",
+            zorder=3,
+        )
         if rows and min(r["cost"] for r in rows) > 0:
             _log_axis(axes)
         axes.set_xlabel(cost)
@@ -141,6 +221,7 @@ def pareto(rows: Rows, front: Sequence[int], cost: str, title: str = "", form: s
 
 
 # ---------------------------------------------------------------- pieces
+
 
 def _most(rows: Rows) -> list[str]:
     """The parameters, those that most trials have first."""
@@ -168,16 +249,26 @@ def _slice(axes: Axes, name: str, rows: Rows) -> None:
     given_up = [r["state"] != "complete" for r in rows]
     colours = [ORANGE if up else BLUE for up in given_up]
     if all(_is_number(v) for v in values):
-        axes.scatter(values, [r["accuracy"] for r in rows], s=14, c=colours, alpha=0.8, linewidths=0)
+        axes.scatter(
+            values, [r["accuracy"] for r in rows], s=14, c=colours, alpha=0.8, linewidths=0
+        )
         if min(values) > 0 and max(values) / min(values) > 50:
             _log_axis(axes)
         else:
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4))  # more would run into each other
     else:
         words = sorted({str(v) for v in values})
-        axes.scatter([words.index(str(v)) for v in values], [r["accuracy"] for r in rows], s=14, c=colours, alpha=0.8,
-                     linewidths=0)
-        axes.set_xticks(range(len(words)), [_short(w) for w in words], rotation=45, ha="right", fontsize=8)
+        axes.scatter(
+            [words.index(str(v)) for v in values],
+            [r["accuracy"] for r in rows],
+            s=14,
+            c=colours,
+            alpha=0.8,
+            linewidths=0,
+        )
+        axes.set_xticks(
+            range(len(words)), [_short(w) for w in words], rotation=45, ha="right", fontsize=8
+        )
         axes.set_xlim(-0.5, len(words) - 0.5)
     axes.set_xlabel(_short(name))
 

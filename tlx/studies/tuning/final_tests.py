@@ -1,4 +1,6 @@
-"""The final tests of a search: the winner beside the defaults, so that a search that did not help is seen."""
+"""The final tests of a search: the winner beside the defaults, so that a search that did not help
+is seen.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from ...result import Result
 
 def by_split(results: Iterable[Result]) -> dict[int, float]:
     """Map each split to its test accuracy (fraction); diverged splits have none."""
-    return {r.spec["split"]: r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores}
+    return {
+        r.spec["split"]: r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores
+    }
 
 
 def differences(report: Any) -> list[float]:
@@ -22,12 +26,18 @@ def differences(report: Any) -> list[float]:
 
 
 def metrics(report: Any) -> dict[str, float]:
-    """The parent run's metrics about the defaults: validation and test accuracy, and the winner's gain on test."""
+    """The parent run's metrics about the defaults: validation and test accuracy, and the winner's
+    gain on test.
+    """
     found: dict[str, float] = {}
     if report.defaults is not None and report.defaults.state == COMPLETE:
         found["defaults_val_accuracy"] = report.defaults.objectives[0]
-    found |= _named("defaults_test_accuracy", statistics.estimate(by_split(report.reference).values()))
-    return found | _named("tuned_minus_defaults_test_accuracy", statistics.estimate(differences(report)))
+    found |= _named(
+        "defaults_test_accuracy", statistics.estimate(by_split(report.reference).values())
+    )
+    return found | _named(
+        "tuned_minus_defaults_test_accuracy", statistics.estimate(differences(report))
+    )
 
 
 def _named(name: str, estimate: statistics.MeanEstimate | None) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""Configurations of a fine-tuning: each split is a trial with a run folder of its own, found there if it was ever done.
+"""Configurations of a fine-tuning: each split is a trial with a run folder of its own, found there
+if it was ever done.
 
 A configuration that is given up leaves no folder: its epochs stand in the search's records.
 """
@@ -33,7 +34,9 @@ class NetworkInputs:
 
     def spec(self, values: dict[str, Any]) -> FineTuning:
         """The trial that a configuration means, before its split."""
-        return self.base.replace(**{name: value for name, value in values.items() if not name.endswith(".by")})
+        return self.base.replace(
+            **{name: value for name, value in values.items() if not name.endswith(".by")}
+        )
 
 
 class NetworkSearch:
@@ -49,11 +52,14 @@ class NetworkSearch:
 
     def title(self, values: dict[str, Any]) -> str:
         """What is searched."""
-        return ", ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+        return ", ".join(
+            f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
+        )
 
     def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
-        """Split after split. Of the first, the best epoch so far is reported at each epoch; then the mean at each
-        split's end, as if a split had its most epochs."""
+        """Split after split. Of the first, the best epoch so far is reported at each epoch; then
+        the mean at each split's end, as if a split had its most epochs.
+        """
         side, most = self._side(values), self.inputs.spec(values).epochs
         by_split: list[float] = []
         seconds, joules = 0.0, [0.0]
@@ -61,10 +67,17 @@ class NetworkSearch:
             told = _Epochs(report if number == 0 else lambda step, value: None)
             self.spent = ScoredTrial(by_split=by_split, seconds=seconds)
             try:
-                result = self._result(self._asked(values, draw), Inputs(side.classes, draw.train, side.val, None), told)
+                result = self._result(
+                    self._asked(values, draw),
+                    Inputs(side.classes, draw.train, side.val, None),
+                    told,
+                )
             except GivenUp:
-                self.spent = ScoredTrial(by_split=[*by_split, told.best], seconds=seconds + told.seconds,
-                                    details={"splits": [draw.split], "epochs": told.epoch})
+                self.spent = ScoredTrial(
+                    by_split=[*by_split, told.best],
+                    seconds=seconds + told.seconds,
+                    details={"splits": [draw.split], "epochs": told.epoch},
+                )
                 self.store.remove(self._asked(values, draw).key)
                 raise
             seconds += result.scores.get("train_s", 0.0)
@@ -72,9 +85,13 @@ class NetworkSearch:
             diverged = result.status == DIVERGED
             if not diverged:
                 by_split.append(result.scores["best_val_accuracy"])
-            self.spent = ScoredTrial(by_split=by_split, seconds=seconds, diverged=diverged,
-                                energy_j=None if None in joules else sum(joules),
-                                details={"splits": [d.split for d in side.draws]})
+            self.spent = ScoredTrial(
+                by_split=by_split,
+                seconds=seconds,
+                diverged=diverged,
+                energy_j=None if None in joules else sum(joules),
+                details={"splits": [d.split for d in side.draws]},
+            )
             if diverged:
                 return self.spent
             report((number + 1) * most, sum(by_split) / len(by_split))
@@ -91,8 +108,13 @@ class NetworkSearch:
     def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:
         """Found, continued or trained; waits for another process that is at it."""
         context = self.context
-        order = runner.TrialJob("tlx.studies.fine_tuning.trial:run", "tlx.studies.tuning.networks:no_figures", context.root,
-                            context.device, context.settings)
+        order = runner.TrialJob(
+            "tlx.studies.fine_tuning.trial:run",
+            "tlx.studies.tuning.networks:no_figures",
+            context.root,
+            context.device,
+            context.settings,
+        )
 
         def make(draft: Draft) -> Result:
             for row in draft.journal.records:

@@ -1,4 +1,5 @@
-"""From what was typed to a search ready to run: its space from the specs' declarations, its inputs without test images.
+"""From what was typed to a search ready to run: its space from the specs' declarations, its inputs
+without test images.
 """
 
 from __future__ import annotations
@@ -35,7 +36,16 @@ from .networks import NetworkInputs
 from .spec import Search
 
 EXPERIMENT = "Tuning"
-RECIPE = ("learning_rate", "weight_decay", "momentum", "optimizer", "batch_size", "freeze", "head", "schedule")
+RECIPE = (
+    "learning_rate",
+    "weight_decay",
+    "momentum",
+    "optimizer",
+    "batch_size",
+    "freeze",
+    "head",
+    "schedule",
+)
 LEFT = ("xgboost",)  # classifiers that are tried only if a person names them
 SHARE_OF_EPOCHS = 4  # halving looks after a quarter of the first split's epochs, and at its end
 
@@ -64,30 +74,54 @@ class SearchPlan:
         """For people."""
         return str(self.record["title"])
 
-    def final(self, values: dict[str, Any], settings: Settings, progress: Progress | None = None) -> base.Study:
+    def final(
+        self, values: dict[str, Any], settings: Settings, progress: Progress | None = None
+    ) -> base.Study:
         """The best configuration as an ordinary study of these draws, scored on test."""
         spec = self.inputs.spec(values).replace(model_selection=False, images="", weights="")
         if isinstance(spec, FeatureExtraction):
             sweep = FeatureExtractionGrid(classifier=spec.classifier)
             spec = spec.replace(classifier=FeatureExtraction.defaults()["classifier"])
-            return feature_extraction_plan.feature_extraction_study(spec, self.few, sweep, settings, progress)[0]
+            return feature_extraction_plan.feature_extraction_study(
+                spec, self.few, sweep, settings, progress
+            )[0]
         return fine_tuning_plan.fine_tuning_study(spec, self.few, settings, progress)[0]
 
 
-def plan_search(asked: Search, spec: Spec, few: FewShotGrid, settings: Settings, progress: Progress | None = None) -> SearchPlan:
-    """Look at everything, extract what is not there, and plan the search; Problems with all that is wrong."""
+def plan_search(
+    asked: Search,
+    spec: Spec,
+    few: FewShotGrid,
+    settings: Settings,
+    progress: Progress | None = None,
+) -> SearchPlan:
+    """Look at everything, extract what is not there, and plan the search; Problems with all that is
+    wrong.
+    """
     tuning_samplers.check(asked.sampler)
     asked.budget_s  # noqa: B018 — said before anything is read
     assert isinstance(spec, FeatureExtraction | FineTuning)
-    whole, plan = spec.replace(model_selection=False), _features if isinstance(spec, FeatureExtraction) else _networks
+    whole, plan = (
+        spec.replace(model_selection=False),
+        _features if isinstance(spec, FeatureExtraction) else _networks,
+    )
     return replace(plan(asked, whole, few, settings, progress), val_only=spec.model_selection)  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------- feature extraction
 
-def _features(asked: Search, spec: FeatureExtraction, few: FewShotGrid, settings: Settings,
-              progress: Progress | None) -> SearchPlan:
-    spec = spec.replace(embedding=inputs.normalised_embedding(spec.embedding), classifier=format_classifier(classifier(asked.classifier)))
+
+def _features(
+    asked: Search,
+    spec: FeatureExtraction,
+    few: FewShotGrid,
+    settings: Settings,
+    progress: Progress | None,
+) -> SearchPlan:
+    spec = spec.replace(
+        embedding=inputs.normalised_embedding(spec.embedding),
+        classifier=format_classifier(classifier(asked.classifier)),
+    )
     found = feature_extraction_plan.look_at_features(spec, few, settings, progress)
     raise_all(found.problems)
     assert found.network is not None
@@ -95,12 +129,30 @@ def _features(asked: Search, spec: FeatureExtraction, few: FewShotGrid, settings
     rows = _fewest_rows(spec, few, found)
     space = _narrowed(asked, feature_space(spec, rows), ("classifier",))
     words = _choices(space, "layers") or [",".join(spec.layers) or "blocks"]
-    layers = {word: inputs.layers_of(found.network, tuple(word.split(",")), None if spec.layers or "layers" in [
-        p.name for p in space.parameters] else spec.model_description) for word in words}
-    spec = spec.replace(weights=found.weights, model_selection=True, shots=few.shots[0],
-                    layers=layers[words[0]], model_description=None)
+    layers = {
+        word: inputs.layers_of(
+            found.network,
+            tuple(word.split(",")),
+            None
+            if spec.layers or "layers" in [p.name for p in space.parameters]
+            else spec.model_description,
+        )
+        for word in words
+    }
+    spec = spec.replace(
+        weights=found.weights,
+        model_selection=True,
+        shots=few.shots[0],
+        layers=layers[words[0]],
+        model_description=None,
+    )
     union = tuple(dict.fromkeys(layer for names in layers.values() for layer in names))
-    looks = _by_crops(spec, space, found, lambda changed: feature_extraction_plan.look_at_features(changed, few, settings, progress))
+    looks = _by_crops(
+        spec,
+        space,
+        found,
+        lambda changed: feature_extraction_plan.look_at_features(changed, few, settings, progress),
+    )
     sides = {}
     for crops, seen in looks.items():
         assert seen.network is not None
@@ -108,13 +160,24 @@ def _features(asked: Search, spec: FeatureExtraction, few: FewShotGrid, settings
         side = _side(spec.replace(use_crops=crops), few, seen)
         with signals.graceful() as stopping:
             place = inputs._dump_place(seen, settings, progress, stopping)
-            how = ExtractionConfig(reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision)
+            how = ExtractionConfig(
+                reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
+            )
             dump = extract(seen.network, seen.weights, seen.pixels, union, place, how)
             signals.stop_if_asked()
         sides[crops] = CropVariant(side.classes, side.val, side.draws, dump)
     splits_run = len(sides[next(iter(sides))].draws)
-    return _planned(asked, spec, few, space, found, FeatureInputs(spec, layers, sides), settings,
-                    "tlx.studies.tuning.features:FeatureSearch", rungs=(1,) if splits_run > 1 else ())
+    return _planned(
+        asked,
+        spec,
+        few,
+        space,
+        found,
+        FeatureInputs(spec, layers, sides),
+        settings,
+        "tlx.studies.tuning.features:FeatureSearch",
+        rungs=(1,) if splits_run > 1 else (),
+    )
 
 
 def feature_space(spec: FeatureExtraction, rows: int) -> Space:
@@ -125,62 +188,124 @@ def feature_space(spec: FeatureExtraction, rows: int) -> Space:
     found = [Parameter("classifier", tuple(names), default=mine, bounds=tuple(CLASSIFIERS))]
     for name, kind in CLASSIFIERS.items():
         own = {k: getattr(start, k) for k in kind.settings()} if kind is type(start) else None
-        found += declared(kind, f"{name}.", ("classifier", (name,)), defaults=own, at_most={"k": rows})
+        found += declared(
+            kind, f"{name}.", ("classifier", (name,)), defaults=own, at_most={"k": rows}
+        )
     words = ",".join(spec.layers) or "blocks"
-    found.append(Parameter("layers", tuple(dict.fromkeys((words, "blocks", "last"))), default=words))
+    found.append(
+        Parameter("layers", tuple(dict.fromkeys((words, "blocks", "last"))), default=words)
+    )
     embeddings, _, settings = spec.embedding.partition(":")
-    found.append(Parameter("embedding", tuple(EMBEDDINGS), default=None if settings else embeddings,
-                           bounds=tuple(EMBEDDINGS)))
+    found.append(
+        Parameter(
+            "embedding",
+            tuple(EMBEDDINGS),
+            default=None if settings else embeddings,
+            bounds=tuple(EMBEDDINGS),
+        )
+    )
     for name, row in EMBEDDINGS.items():
         some = [k for k in row.settings() if k != "standardize"]
         found += (one for one in declared(row, f"{name}.", ("embedding", (name,)), names=some))
-    return Space((*found, *declared(FeatureExtraction, names=("use_crops", "standardize", "vote"),
-                                    defaults={k: getattr(spec, k) for k in FeatureExtraction.settings()})))
+    return Space(
+        (
+            *found,
+            *declared(
+                FeatureExtraction,
+                names=("use_crops", "standardize", "vote"),
+                defaults={k: getattr(spec, k) for k in FeatureExtraction.settings()},
+            ),
+        )
+    )
 
 
 # ---------------------------------------------------------------- fine-tuning
 
-def _networks(asked: Search, spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None) -> SearchPlan:
+
+def _networks(
+    asked: Search, spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None
+) -> SearchPlan:
     found = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress)
     raise_all(found.problems)
     assert found.network is not None
     few = _largest(few, found)
     head = found.network.row.head if spec.head == "auto" else spec.head
-    space = _narrowed(asked, recipe_space(spec.replace(head=head), len(found.network.blocks)), RECIPE)
-    frozen = None if any(one.name == "freeze" for one in space.parameters) else fine_tuning_plan.configured(spec)
-    spec = spec.replace(weights=found.weights, model_selection=True, shots=few.shots[0], configuration=frozen)
-    looks = _by_crops(spec, space, found, lambda changed: fine_tuning_plan.look_at_fine_tuning(changed, few, settings, progress))
-    sides = {crops: _side(spec.replace(use_crops=crops), few, seen) for crops, seen in looks.items()}
+    space = _narrowed(
+        asked, recipe_space(spec.replace(head=head), len(found.network.blocks)), RECIPE
+    )
+    frozen = (
+        None
+        if any(one.name == "freeze" for one in space.parameters)
+        else fine_tuning_plan.configured(spec)
+    )
+    spec = spec.replace(
+        weights=found.weights, model_selection=True, shots=few.shots[0], configuration=frozen
+    )
+    looks = _by_crops(
+        spec,
+        space,
+        found,
+        lambda changed: fine_tuning_plan.look_at_fine_tuning(changed, few, settings, progress),
+    )
+    sides = {
+        crops: _side(spec.replace(use_crops=crops), few, seen) for crops, seen in looks.items()
+    }
     rungs = tuple(sorted({max(1, spec.epochs // SHARE_OF_EPOCHS), spec.epochs}))
-    return _planned(asked, spec, few, space, found, NetworkInputs(spec, sides), settings,
-                    "tlx.studies.tuning.networks:NetworkSearch", rungs=rungs)
+    return _planned(
+        asked,
+        spec,
+        few,
+        space,
+        found,
+        NetworkInputs(spec, sides),
+        settings,
+        "tlx.studies.tuning.networks:NetworkSearch",
+        rungs=rungs,
+    )
 
 
 def recipe_space(spec: FineTuning, blocks: int) -> Space:
     """All that a search of recipes may try, for a network of so many blocks."""
     names = [*Recipe.settings(), "head", "use_crops", "vote"]
     only = {"momentum": ("sgd",), "weight_decay": ("sgd", "adamw")}
-    found = list(declared(FineTuning, names=names, at_most={"freeze": blocks},
-                          defaults={k: getattr(spec, k) for k in FineTuning.settings()}))
+    found = list(
+        declared(
+            FineTuning,
+            names=names,
+            at_most={"freeze": blocks},
+            defaults={k: getattr(spec, k) for k in FineTuning.settings()},
+        )
+    )
     found.sort(key=lambda one: one.name in only)  # after what they depend on
-    return Space(tuple(one if one.name not in only else Parameter(
-        **{**vars(one), "when": ("optimizer", only[one.name])}) for one in found))
+    return Space(
+        tuple(
+            one
+            if one.name not in only
+            else Parameter(**{**vars(one), "when": ("optimizer", only[one.name])})
+            for one in found
+        )
+    )
 
 
 # ---------------------------------------------------------------- what both need
+
 
 def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
     """What of it is searched: named, or narrowed by the file, or the usual."""
     where = asked.space or ""
     changes = files.read_json(_file(where)) if where else {}
     if not isinstance(changes, dict):
-        raise BadDataError("space-form", f"{type(changes).__name__}", where=where, expected='{"name": …, …}')
+        raise BadDataError(
+            "space-form", f"{type(changes).__name__}", where=where, expected='{"name": …, …}'
+        )
     names = list(asked.names or usual)
     known = {one.name: one for one in everything.parameters}
     picked = everything.picked(names) if not changes else None
     if picked is None:
         unknown = [name for name in changes if name not in known]
-        everything.narrowed({name: changes[name] for name in unknown}, where)  # which says what is wrong with them
+        everything.narrowed(
+            {name: changes[name] for name in unknown}, where
+        )  # which says what is wrong with them
         there = {one.name for one in everything.picked(names).parameters}
         picked = everything.picked([*names, *(name for name in changes if name not in there)])
         picked = picked.narrowed(changes, where)
@@ -190,7 +315,12 @@ def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
 def _file(text: str) -> Path:
     path = Path(text).expanduser()
     if not path.is_file():
-        raise BadDataError("missing", "no such file", where=path, expected="JSON with ranges and choices, after --space")
+        raise BadDataError(
+            "missing",
+            "no such file",
+            where=path,
+            expected="JSON with ranges and choices, after --space",
+        )
     return path
 
 
@@ -205,14 +335,22 @@ def _largest(few: FewShotGrid, found: PreflightResult) -> FewShotGrid:
 
 def _fewest_rows(spec: FewShotTrial, few: FewShotGrid, found: PreflightResult) -> int:
     parts = few_shot_inputs.FewShotData(found, spec)
-    return min(len(train.rows) for _, _, train, _ in parts.draws(spec.replace(model_selection=False), few))
+    return min(
+        len(train.rows) for _, _, train, _ in parts.draws(spec.replace(model_selection=False), few)
+    )
 
 
-def _by_crops(spec: FewShotTrial, space: Space, found: PreflightResult, look: Any) -> dict[bool, PreflightResult]:
+def _by_crops(
+    spec: FewShotTrial, space: Space, found: PreflightResult, look: Any
+) -> dict[bool, PreflightResult]:
     """A look for each use of crops that is searched."""
     looks = {}
     for crops in _choices(space, "use_crops") or [spec.use_crops]:
-        looks[crops] = found if crops == spec.use_crops else look(spec.replace(use_crops=crops, model_selection=False))
+        looks[crops] = (
+            found
+            if crops == spec.use_crops
+            else look(spec.replace(use_crops=crops, model_selection=False))
+        )
         raise_all(looks[crops].problems)
     return looks
 
@@ -222,36 +360,87 @@ def _side(spec: FewShotTrial, few: FewShotGrid, found: PreflightResult) -> CropV
     parts = few_shot_inputs.FewShotData(found, spec)
     assert parts.test is None
     draws = parts.draws(spec.replace(model_selection=False), few)
-    return CropVariant(parts.classes, parts.val, tuple(Draw(split, train, content) for _, split, train, content in draws))
+    return CropVariant(
+        parts.classes,
+        parts.val,
+        tuple(Draw(split, train, content) for _, split, train, content in draws),
+    )
 
 
-def _planned(asked: Search, spec: FewShotTrial, few: FewShotGrid, space: Space, found: PreflightResult,
-             made: FeatureInputs | NetworkInputs, settings: Settings, evaluator: str, rungs: tuple[int, ...]) -> SearchPlan:
+def _planned(
+    asked: Search,
+    spec: FewShotTrial,
+    few: FewShotGrid,
+    space: Space,
+    found: PreflightResult,
+    made: FeatureInputs | NetworkInputs,
+    settings: Settings,
+    evaluator: str,
+    rungs: tuple[int, ...],
+) -> SearchPlan:
     if not space.parameters:
-        raise UsageError("empty-space", "nothing is left to search", where="--search", expected="at least one setting")
+        raise UsageError(
+            "empty-space",
+            "nothing is left to search",
+            where="--search",
+            expected="at least one setting",
+        )
     parts = few_shot_inputs.FewShotData(found, spec)
     contents = [[draw.split, draw.content] for side in made.sides.values() for draw in side.draws]
     several = len(asked.objectives) > 1
-    question = {"spec": spec.identity(), "space": space.to_json(), "sampler": asked.sampler, "contents": contents,
-                "pruner": "none" if several else asked.pruner, "objective": list(asked.objectives)}
+    question = {
+        "spec": spec.identity(),
+        "space": space.to_json(),
+        "sampler": asked.sampler,
+        "contents": contents,
+        "pruner": "none" if several else asked.pruner,
+        "objective": list(asked.objectives),
+    }
     search = tuning_api.SearchProblem(
-        key=files.digest(["search", question]), family=files.digest(["family", spec.own_kind(), contents]),
-        space=space, evaluator=evaluator, objectives=asked.objectives, sampler=asked.sampler,
-        pruner="none" if several else asked.pruner, rungs=rungs, trials=asked.trials, seed=spec.seed,
+        key=files.digest(["search", question]),
+        family=files.digest(["family", spec.own_kind(), contents]),
+        space=space,
+        evaluator=evaluator,
+        objectives=asked.objectives,
+        sampler=asked.sampler,
+        pruner="none" if several else asked.pruner,
+        rungs=rungs,
+        trials=asked.trials,
+        seed=spec.seed,
         storage=asked.storage or os.environ.get("TLX_OPTUNA_STORAGE", ""),
-        budget_s=asked.budget_s, budget_j=asked.budget_j)
+        budget_s=asked.budget_s,
+        budget_j=asked.budget_j,
+    )
     search.place(settings.store_folder(None))  # a wrong address is said now
     notes = list(found.notes)
     if asked.sampler == "grid" and search.wanted < asked.trials:
         notes.append(f"the grid has {search.wanted} configurations: so many trials")
-    record = {"key": search.key, "kind": Search.own_kind(), "experiment": EXPERIMENT,
-              "title": f"{asked.study} of {parts.title(spec).removesuffix(' (model selection)')}",
-              "spec": few_shot_inputs.common_settings(spec) | {"search": {**asked.to_json(), "storage": None, "space": space.to_json()}},
-              "inputs": [parts.dataset()], "tags": parts.tags(few) | {"tlx.search": asked.study},
-              "params": {"Job number": str(few.job)}}
-    return SearchPlan(search, asked, few, made, record, tuple(dict.fromkeys(notes)),
-                 ("tlx.lab.tuning.worker", evaluator.partition(":")[0], "sklearn.linear_model", "sklearn.svm",
-                  "sklearn.discriminant_analysis"))
+    record = {
+        "key": search.key,
+        "kind": Search.own_kind(),
+        "experiment": EXPERIMENT,
+        "title": f"{asked.study} of {parts.title(spec).removesuffix(' (model selection)')}",
+        "spec": few_shot_inputs.common_settings(spec)
+        | {"search": {**asked.to_json(), "storage": None, "space": space.to_json()}},
+        "inputs": [parts.dataset()],
+        "tags": parts.tags(few) | {"tlx.search": asked.study},
+        "params": {"Job number": str(few.job)},
+    }
+    return SearchPlan(
+        search,
+        asked,
+        few,
+        made,
+        record,
+        tuple(dict.fromkeys(notes)),
+        (
+            "tlx.lab.tuning.worker",
+            evaluator.partition(":")[0],
+            "sklearn.linear_model",
+            "sklearn.svm",
+            "sklearn.discriminant_analysis",
+        ),
+    )
 
 
 def most_fits(made: FeatureInputs | NetworkInputs) -> int:

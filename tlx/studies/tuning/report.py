@@ -19,8 +19,10 @@ SHOWN = 5  # trials in the closing table
 
 def test(results: list[Result]) -> dict[str, float]:
     """The scores of the final test: mean accuracy over splits (a fraction) and its 95 % CI."""
-    found = statistics.estimate((r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores),
-                                bounds=statistics.ACCURACY)
+    found = statistics.estimate(
+        (r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores),
+        bounds=statistics.ACCURACY,
+    )
     if found is None:
         return {"splits": 0.0}
     scores = {"mean_test_accuracy": found.mean, "splits": float(found.n)}
@@ -35,22 +37,40 @@ def write_summary(report: Any) -> dict[str, Any]:
     title, rows = report.ready.title, [row(t) for t in report.tried]
     if any(r["accuracy"] is not None for r in rows):
         files.write_bytes(folder / "history.png", tuning_figures.history(rows, title))
-        files.write_bytes(folder / "parallel_coordinates.png", tuning_figures.parallel_coordinates(rows, title))
+        files.write_bytes(
+            folder / "parallel_coordinates.png", tuning_figures.parallel_coordinates(rows, title)
+        )
         files.write_bytes(folder / "slices.png", tuning_figures.slices(rows, title))
     if report.importances:
-        files.write_bytes(folder / "importances.png", tuning_figures.importances(report.importances, title))
+        files.write_bytes(
+            folder / "importances.png", tuning_figures.importances(report.importances, title)
+        )
     objectives = report.ready.search.objectives
     if len(objectives) > 1 and report.front:
-        files.write_bytes(folder / "pareto.png", tuning_figures.pareto(rows, report.front, COSTS[objectives[1]], title))
+        files.write_bytes(
+            folder / "pareto.png",
+            tuning_figures.pareto(rows, report.front, COSTS[objectives[1]], title),
+        )
     _export(folder, report)
     failed = sum(t.state == FAILED for t in report.tried)
-    rows_shown = [[str(t.number), t.title, tables.percent(t.objectives[0])] for t in _best_first(report)[:SHOWN]]
+    rows_shown = [
+        [str(t.number), t.title, tables.percent(t.objectives[0])]
+        for t in _best_first(report)[:SHOWN]
+    ]
     return summaries.write(
-        folder, {"title": title, "trials": report.tried}, metrics(report), finished=len(report.tried) - failed,
+        folder,
+        {"title": title, "trials": report.tried},
+        metrics(report),
+        finished=len(report.tried) - failed,
         status="failed" if report.tried and failed == len(report.tried) else "finished",
-        warnings=warnings_of(report) if report.final else None, verdict=_verdict(report), tags=_tags(report),
-        table=tables.as_markdown(["trial", "configuration", "val accuracy"], rows_shown) if rows_shown else "",
-        intervals=bool(report.final))
+        warnings=warnings_of(report) if report.final else None,
+        verdict=_verdict(report),
+        tags=_tags(report),
+        table=tables.as_markdown(["trial", "configuration", "val accuracy"], rows_shown)
+        if rows_shown
+        else "",
+        intervals=bool(report.final),
+    )
 
 
 def warnings_of(report: Any) -> list[str]:
@@ -67,11 +87,16 @@ def _verdict(report: Any) -> str:
 
 
 def _tested(report: Any) -> str:
-    """Return the mean test accuracy of the final test with its spread, and over how many splits it is."""
+    """Return the mean test accuracy of the final test with its spread, and over how many splits it
+    is.
+    """
     values = [r.scores["test_accuracy"] for r in report.final if "test_accuracy" in r.scores]
     row = {**statistics.accuracy_columns(values), "splits": len(values)}
-    return (f"{tables.percent(row['mean'])} {tables.spread(row)}".rstrip()
-            + f" (mean per class, {'range' if statistics.is_range(row) else '95 % CI'} over {len(values)} splits)")
+    return (
+        f"{tables.percent(row['mean'])} {tables.spread(row)}".rstrip()
+        + f" (mean per class, {'range' if statistics.is_range(row) else '95 % CI'} over "
+        f"{len(values)} splits)"
+    )
 
 
 def _best_first(report: Any) -> list[TrialRecord]:
@@ -82,14 +107,23 @@ def _best_first(report: Any) -> list[TrialRecord]:
 
 
 def row(tried: TrialRecord) -> dict[str, Any]:
-    """A trial for the figures: accuracy is the mean over the splits it was run on, None where there is none."""
+    """A trial for the figures: accuracy is the mean over the splits it was run on, None where there
+    is none.
+    """
     mean = sum(tried.by_split) / len(tried.by_split) if tried.by_split else None
-    return {"number": tried.number, "state": tried.state, "values": tried.values, "accuracy": mean,
-            "cost": tried.objectives[1] if len(tried.objectives) > 1 else None}
+    return {
+        "number": tried.number,
+        "state": tried.state,
+        "values": tried.values,
+        "accuracy": mean,
+        "cost": tried.objectives[1] if len(tried.objectives) > 1 else None,
+    }
 
 
 def metrics(report: Any) -> list[dict[str, Any]]:
-    """The parent run's metrics: the best so far at every trial, how many there were of each kind, the final test."""
+    """The parent run's metrics: the best so far at every trial, how many there were of each kind,
+    the final test.
+    """
     found: list[dict[str, Any]] = []
     best = -1.0
     for tried in report.tried:
@@ -99,12 +133,18 @@ def metrics(report: Any) -> list[dict[str, Any]]:
     done, most = report.fits
     states = [t.state for t in report.tried]
     counts: dict[str, Any] = {
-        "trials": len(states), **{f"trials_{state}": states.count(state) for state in dict.fromkeys(states)},
-        "trials_found_done": sum(t.same_as is not None for t in report.tried), "fits": done, "fits_saved": most - done,
-        "seconds_of_fitting": sum(t.spent_s for t in report.tried)}
+        "trials": len(states),
+        **{f"trials_{state}": states.count(state) for state in dict.fromkeys(states)},
+        "trials_found_done": sum(t.same_as is not None for t in report.tried),
+        "fits": done,
+        "fits_saved": most - done,
+        "seconds_of_fitting": sum(t.spent_s for t in report.tried),
+    }
     counts |= {f"importance/{name}": value for name, value in report.importances.items()}
     if report.final:
-        counts |= {name: value for name, value in test(list(report.final)).items() if name != "splits"}
+        counts |= {
+            name: value for name, value in test(list(report.final)).items() if name != "splits"
+        }
         counts |= final_tests.metrics(report)
     return found + [{"name": name, "value": value} for name, value in counts.items()]
 
@@ -112,49 +152,119 @@ def metrics(report: Any) -> list[dict[str, Any]]:
 def _tags(report: Any) -> dict[str, str]:
     if report.best is None:
         return {}
-    return {"tlx.best_trial": str(report.best.number), "tlx.best": report.best.title,
-            **{f"best.{name}": str(value) for name, value in report.best.values.items()}}
+    return {
+        "tlx.best_trial": str(report.best.number),
+        "tlx.best": report.best.title,
+        **{f"best.{name}": str(value) for name, value in report.best.values.items()},
+    }
 
 
 def _export(folder: Path, report: Any) -> None:
     """The study as JSON and CSV, and the best configuration alone."""
     search = report.ready.search
-    plain = [{"number": t.number, "state": t.state, "configuration": t.configuration, "title": t.title,
-              "values": t.values, "objectives": t.objectives, "by_split": t.by_split, "reports": t.reports,
-              "seconds": t.seconds, "energy_j": t.energy_j, "same_as": t.same_as, "error": t.error}
-             for t in report.tried]
-    files.write_json(folder / "search.json", {
-        "key": search.key, "objectives": list(search.objectives), "sampler": search.sampler, "pruner": search.pruner,
-        "space": search.space.to_json(), "front": list(report.front), "importances": report.importances,
-        "best": None if report.best is None else report.best.number, "trials": plain})
+    plain = [
+        {
+            "number": t.number,
+            "state": t.state,
+            "configuration": t.configuration,
+            "title": t.title,
+            "values": t.values,
+            "objectives": t.objectives,
+            "by_split": t.by_split,
+            "reports": t.reports,
+            "seconds": t.seconds,
+            "energy_j": t.energy_j,
+            "same_as": t.same_as,
+            "error": t.error,
+        }
+        for t in report.tried
+    ]
+    files.write_json(
+        folder / "search.json",
+        {
+            "key": search.key,
+            "objectives": list(search.objectives),
+            "sampler": search.sampler,
+            "pruner": search.pruner,
+            "space": search.space.to_json(),
+            "front": list(report.front),
+            "importances": report.importances,
+            "best": None if report.best is None else report.best.number,
+            "trials": plain,
+        },
+    )
     names = list(dict.fromkeys(name for t in report.tried for name in t.values))
     heads = ["number", "state", "mean_val_accuracy", "splits", "seconds", "energy_j", *names]
-    files.write_text(folder / "trials.csv", tables.as_csv(heads, [
-        [t.number, t.state, row(t)["accuracy"], len(t.by_split), t.seconds, t.energy_j,
-         *(t.values.get(name) for name in names)] for t in report.tried]))
+    files.write_text(
+        folder / "trials.csv",
+        tables.as_csv(
+            heads,
+            [
+                [
+                    t.number,
+                    t.state,
+                    row(t)["accuracy"],
+                    len(t.by_split),
+                    t.seconds,
+                    t.energy_j,
+                    *(t.values.get(name) for name in names),
+                ]
+                for t in report.tried
+            ],
+        ),
+    )
     if report.best is not None:
-        files.write_json(folder / "best_configuration.json", {
-            "trial": report.best.number, "values": report.best.values, "objectives": report.best.objectives,
-            "test": test(list(report.final)) if report.final else None, "defaults": final_tests.record(report)})
+        files.write_json(
+            folder / "best_configuration.json",
+            {
+                "trial": report.best.number,
+                "values": report.best.values,
+                "objectives": report.best.objectives,
+                "test": test(list(report.final)) if report.final else None,
+                "defaults": final_tests.record(report),
+            },
+        )
 
 
 # ---------------------------------------------------------------- words
 
+
 def format_summary(report: Any) -> str:
-    """What a search ends with: the best configurations, the test of the first, what was saved, where to look."""
+    """What a search ends with: the best configurations, the test of the first, what was saved,
+    where to look.
+    """
     lines: list[str] = []
     search, whole = report.ready.search, [t for t in report.tried if t.state == COMPLETE]
     several = len(search.objectives) > 1
     shown = _best_first(report)
     shown = [t for t in shown if t.number in report.front] if several else shown[:SHOWN]
     if shown:
-        heads = ["trial", "configuration", "val accuracy", *(["seconds"] if search.objectives[1:] == ("time",) else
-                                                              ["joules"] if several else [])]
-        lines.append(tables.as_text(heads, [[str(t.number), t.title, tables.percent(t.objectives[0]),
-                                             *(f"{c:.3g}" for c in t.objectives[1:])] for t in shown]).rstrip())
+        heads = [
+            "trial",
+            "configuration",
+            "val accuracy",
+            *(["seconds"] if search.objectives[1:] == ("time",) else ["joules"] if several else []),
+        ]
+        lines.append(
+            tables.as_text(
+                heads,
+                [
+                    [
+                        str(t.number),
+                        t.title,
+                        tables.percent(t.objectives[0]),
+                        *(f"{c:.3g}" for c in t.objectives[1:]),
+                    ]
+                    for t in shown
+                ],
+            ).rstrip()
+        )
     if several and shown:
-        lines.append(f"the Pareto front of accuracy and {search.objectives[1]}: {len(report.front)} of {len(whole)} "
-                     "whole trials")
+        lines.append(
+            f"the Pareto front of accuracy and {search.objectives[1]}: {len(report.front)} of "
+            f"{len(whole)} "
+            "whole trials"
+        )
     lines += final_tests.lines(report)
     if report.final:
         lines += result_warnings.lines(warnings_of(report))
@@ -162,26 +272,44 @@ def format_summary(report: Any) -> str:
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")
     if report.address:
-        lines.append(f"see them at {report.address}" if report.address.startswith("http") else
-                     f"see them with: {report.address}")
+        lines.append(
+            f"see them at {report.address}"
+            if report.address.startswith("http")
+            else f"see them with: {report.address}"
+        )
     return "\n".join(lines)
 
 
 def _counts(report: Any) -> list[str]:
     tried, (done, most) = report.tried, report.fits
-    states = {state: sum(t.state == state for t in tried) for state in dict.fromkeys(t.state for t in tried)}
-    said = ", ".join(f"{count} {'given up early' if state == PRUNED else state}" for state, count in states.items())
-    lines = [f"{len(tried)} trials ({said or 'none'}), {report.before} of them from before, in "
-             f"{tables.seconds(report.wall_s)}; results in {report.folder}"]
+    states = {
+        state: sum(t.state == state for t in tried)
+        for state in dict.fromkeys(t.state for t in tried)
+    }
+    said = ", ".join(
+        f"{count} {'given up early' if state == PRUNED else state}"
+        for state, count in states.items()
+    )
+    lines = [
+        f"{len(tried)} trials ({said or 'none'}), {report.before} of them from before, in "
+        f"{tables.seconds(report.wall_s)}; results in {report.folder}"
+    ]
     if most > done:
-        spared = sum(t.spent_s / len(t.by_split) * (most / max(1, _ran(tried)) - len(t.by_split))
-                     for t in tried if t.by_split and t.same_as is None and t.state == PRUNED)
-        lines.append(f"giving up early saved {most - done} of {most} fits, about {tables.seconds(spared)}")
+        spared = sum(
+            t.spent_s / len(t.by_split) * (most / max(1, _ran(tried)) - len(t.by_split))
+            for t in tried
+            if t.by_split and t.same_as is None and t.state == PRUNED
+        )
+        lines.append(
+            f"giving up early saved {most - done} of {most} fits, about {tables.seconds(spared)}"
+        )
     found = sum(t.same_as is not None for t in tried)
     if found:
         lines.append(f"{found} configurations were found done and cost nothing")
     if len(tried) < report.ready.search.wanted:
-        lines.append(f"note: the budget ended it after {len(tried)} of {report.ready.search.wanted} trials")
+        lines.append(
+            f"note: the budget ended it after {len(tried)} of {report.ready.search.wanted} trials"
+        )
     return lines
 
 

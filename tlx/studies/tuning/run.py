@@ -1,4 +1,6 @@
-"""A search from its first trial to the test of its best configuration: run, recorded, mirrored, summarised."""
+"""A search from its first trial to the test of its best configuration: run, recorded, mirrored,
+summarised.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ from ..runner import run_groups
 from .features import SearchContext
 from .plan import SearchPlan, most_fits
 
-Preparing = Callable[[str], contextlib.AbstractContextManager[Any]]  # title → context of a progress callback
+Preparing = Callable[
+    [str], contextlib.AbstractContextManager[Any]
+]  # title → context of a progress callback
 RESTARTS = 1000  # of a worker: what a trial that kills its process may cost is bounded by the trial
 WRITE_S = 2.0  # between writings of study.json while trials end
 
@@ -42,7 +46,8 @@ class SearchReport:
 
     tried      every trial that ended, by number
     before     how many of them had ended before this command
-    best       the most accurate on val (of several the cheapest, then the first); None if none is whole
+    best       the most accurate on val (of several the cheapest, then the first); None if none is
+               whole
     front      the numbers of those that no other beats in all objectives
     final      the best configuration on the test set, one result a split
     defaults   trial 0, where it is the configuration that is used without a search; else None
@@ -73,20 +78,30 @@ class SearchReport:
         """TrialsFailed if a trial has failed, Untracked if records are unsent and were required."""
         failed = [t for t in self.tried if t.state == FAILED]
         if failed:
-            raise TrialsFailedError("trials-failed", f"{len(failed)} of {len(self.tried)} trials failed, the first: "
-                               f"{failed[0].error}", remedy="narrow the search with --space")
+            raise TrialsFailedError(
+                "trials-failed",
+                f"{len(failed)} of {len(self.tried)} trials failed, the first: {failed[0].error}",
+                remedy="narrow the search with --space",
+            )
         if require_tracking and self.sent is not None:
             self.sent.require()
 
 
-def run_search(ready: SearchPlan, settings: Settings, watch: Callable[[Event], None],
-            summarise: Callable[[SearchReport], dict[str, Any]], test: Callable[[list[Result]], dict[str, float]],
-            preparing: Preparing = _silent) -> SearchReport:
-    """Run what is missing of a search, then its best configuration and the defaults on the test set.
+def run_search(
+    ready: SearchPlan,
+    settings: Settings,
+    watch: Callable[[Event], None],
+    summarise: Callable[[SearchReport], dict[str, Any]],
+    test: Callable[[list[Result]], dict[str, float]],
+    preparing: Preparing = _silent,
+) -> SearchReport:
+    """Run what is missing of a search, then its best configuration and the defaults on the test
+    set.
 
     summarise   makes figures and summary.json
     test        the scores of the child run "final test", from those of its splits
-    preparing   told what is about to be tested; gives the progress callback of reading and extracting test images
+    preparing   told what is about to be tested; gives the progress callback of reading and
+                extracting test images
     """
     started = time.perf_counter()
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
@@ -98,8 +113,13 @@ def run_search(ready: SearchPlan, settings: Settings, watch: Callable[[Event], N
     book = _SearchRecord(ready, store)
     mirror = None
     if target is not None:
-        mirror = tracking_api.Mirror(target, store.root, ready.search.key, wait=settings.wait,
-                                 on_wait=lambda seconds: watch(Waiting(seconds)))
+        mirror = tracking_api.Mirror(
+            target,
+            store.root,
+            ready.search.key,
+            wait=settings.wait,
+            on_wait=lambda seconds: watch(Waiting(seconds)),
+        )
 
     def hear(event: Event) -> None:
         if isinstance(event, Progress) and "tried" in event.values:
@@ -125,67 +145,136 @@ def run_search(ready: SearchPlan, settings: Settings, watch: Callable[[Event], N
         reference = tuple(tested.get(defaults.number, ())) if defaults is not None else ()
         book.write()
         weight = tuning_api.importances(ready.search, list(trials))
-        report = SearchReport(ready, trials, book.before, best, front, final, defaults, reference, weight,
-                        time.perf_counter() - started, store.root, None, "")
+        report = SearchReport(
+            ready,
+            trials,
+            book.before,
+            best,
+            front,
+            final,
+            defaults,
+            reference,
+            weight,
+            time.perf_counter() - started,
+            store.root,
+            None,
+            "",
+        )
         store.unseal_study(ready.search.key)
         summarise(report)
         store.seal_study(ready.search.key)
         if mirror is not None and all(t.state == FAILED for t in trials):
             mirror.stop(tracking_api.FAILED)
     wall_s = time.perf_counter() - started
-    return SearchReport(ready, trials, book.before, best, front, final, defaults, reference, weight, wall_s, store.root,
-                  mirror.report if mirror else None, mirror.address if mirror else "")
+    return SearchReport(
+        ready,
+        trials,
+        book.before,
+        best,
+        front,
+        final,
+        defaults,
+        reference,
+        weight,
+        wall_s,
+        store.root,
+        mirror.report if mirror else None,
+        mirror.address if mirror else "",
+    )
 
 
 def best_and_pareto(trials: tuple[TrialRecord, ...]) -> tuple[TrialRecord | None, tuple[int, ...]]:
-    """The best of these trials, and the numbers of those that none beats in every objective (accuracy, then costs)."""
+    """The best of these trials, and the numbers of those that none beats in every objective
+    (accuracy, then costs).
+    """
     whole = [t for t in trials if t.state == COMPLETE]
     scores = {t.number: (t.objectives[0], *(-cost for cost in t.objectives[1:])) for t in whole}
     best = max(whole, key=lambda t: (scores[t.number], -t.number), default=None)
-    front = [n for n, mine in scores.items() if not any(
-        other != mine and all(a >= b for a, b in zip(other, mine, strict=True)) for other in scores.values())]
+    front = [
+        n
+        for n, mine in scores.items()
+        if not any(
+            other != mine and all(a >= b for a, b in zip(other, mine, strict=True))
+            for other in scores.values()
+        )
+    ]
     return best, tuple(front)
 
 
-def defaults_of(search: tuning_api.SearchProblem, trials: tuple[TrialRecord, ...]) -> TrialRecord | None:
-    """Trial 0, where it is the configuration that is used without a search; None where the space leaves that out."""
+def defaults_of(
+    search: tuning_api.SearchProblem, trials: tuple[TrialRecord, ...]
+) -> TrialRecord | None:
+    """Trial 0, where it is the configuration that is used without a search; None where the space
+    leaves that out.
+    """
     is_first = search.starts_with_defaults and trials and trials[0].number == 0
     return trials[0] if is_first and trials[0].values == search.space.default() else None
 
 
 def _to_test(best: TrialRecord | None, defaults: TrialRecord | None) -> list[int]:
     """List the trials that are scored on the test set: the best, and the defaults beside it."""
-    whole = [tried.number for tried in (best, defaults) if tried is not None and tried.state == COMPLETE]
+    whole = [
+        tried.number for tried in (best, defaults) if tried is not None and tried.state == COMPLETE
+    ]
     return list(dict.fromkeys(whole))
 
 
-def _run(ready: SearchPlan, store: Store, settings: Settings, hear: Callable[[Event], None]) -> None:
-    """Let workers ask for trials until there are enough. What a worker cannot go on with is raised."""
+def _run(
+    ready: SearchPlan, store: Store, settings: Settings, hear: Callable[[Event], None]
+) -> None:
+    """Let workers ask for trials until there are enough. What a worker cannot go on with is
+    raised.
+    """
     device = settings.resolved_device()
     workers = settings.resolved_workers(device, ready.search.wanted)
-    context = SearchContext(str(store.root), device, settings,
-                  with_energy="energy" in ready.search.objectives or ready.search.budget_j is not None)
+    context = SearchContext(
+        str(store.root),
+        device,
+        settings,
+        with_energy="energy" in ready.search.objectives or ready.search.budget_j is not None,
+    )
     driver = files.digest([os.getpid(), time.time_ns()])[:16]
-    tasks = [Task(f"worker-{number}", f"worker {number}", "tlx.lab.tuning.worker:work",
-                  (ready.search, ready.inputs, context, str(store.root), driver)) for number in range(max(1, workers))]
+    tasks = [
+        Task(
+            f"worker-{number}",
+            f"worker {number}",
+            "tlx.lab.tuning.worker:work",
+            (ready.search, ready.inputs, context, str(store.root), driver),
+        )
+        for number in range(max(1, workers))
+    ]
     conditions = RunOptions(
-        timeout_s=None, retries=RESTARTS, preload=("torch", *ready.preload), log_folder=store.root / "logs",
+        timeout_s=None,
+        retries=RESTARTS,
+        preload=("torch", *ready.preload),
+        log_folder=store.root / "logs",
         initialise="tlx.models.training:deterministic",
-        devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else ())
-    for outcome in engines_local.run_all(tasks, workers=workers, threads=settings.threads, on_event=hear,
-                                  conditions=conditions):
+        devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
+    )
+    for outcome in engines_local.run_all(
+        tasks, workers=workers, threads=settings.threads, on_event=hear, conditions=conditions
+    ):
         if outcome.error is not None:
             raise outcome.error
 
 
-def _test(ready: SearchPlan, tried: TrialRecord, store: Store, settings: Settings, watch: Callable[[Event], None],
-          preparing: Preparing) -> list[Result]:
+def _test(
+    ready: SearchPlan,
+    tried: TrialRecord,
+    store: Store,
+    settings: Settings,
+    watch: Callable[[Event], None],
+    preparing: Preparing,
+) -> list[Result]:
     """Test a configuration on every split, scored on the test set: found, or run now."""
     with preparing(final_title(ready, tried)) as progress:
         asked = ready.final(tried.values, settings, progress)
     with locks.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
         found: dict[str, Result | TlxError] = {
-            t.spec.key: result for t in asked.trials if (result := store.find(t.spec.key)) is not None}
+            t.spec.key: result
+            for t in asked.trials
+            if (result := store.find(t.spec.key)) is not None
+        }
 
         def hear(event: Event) -> None:
             if isinstance(event, Finished):
@@ -206,7 +295,10 @@ def _test(ready: SearchPlan, tried: TrialRecord, store: Store, settings: Setting
 def final_title(ready: SearchPlan, tried: TrialRecord) -> str:
     """Name the final test of a trial; the defaults are called so."""
     is_defaults = tried.number == 0 and ready.search.starts_with_defaults
-    return f"final test of trial {tried.number}{' (the defaults)' if is_defaults else ''}: {tried.title}"
+    return (
+        f"final test of trial {tried.number}{' (the defaults)' if is_defaults else ''}: "
+        f"{tried.title}"
+    )
 
 
 class _SearchRecord:
@@ -217,7 +309,9 @@ class _SearchRecord:
         self.tried: dict[int, TrialRecord] = {}
         self._written = 0.0
         there = store.read_study(self.key) or {}
-        self.finals = [row for row in there.get("trials", []) if row.get("tags", {}).get("tlx.final")]
+        self.finals = [
+            row for row in there.get("trials", []) if row.get("tags", {}).get("tlx.final")
+        ]
         for tried in tuning_api.completed_trials(ready.search, store.root):
             self.enter(tried, now=False)
         self.before = len(self.tried)
@@ -233,25 +327,49 @@ class _SearchRecord:
     def end(self, tried: TrialRecord, results: list[Result], scores: dict[str, float]) -> None:
         """Give the final test its run folder and its line."""
         key = files.digest(["search final", self.key, tried.configuration])
-        spec = {name: value for name, value in results[0].spec.items() if name not in ("split", "images")}
+        spec = {
+            name: value
+            for name, value in results[0].spec.items()
+            if name not in ("split", "images")
+        }
 
         def make(draft: Draft) -> Result:
             for result in results:
                 if "test_accuracy" in result.scores:
-                    draft.log(result.spec["split"], {"test_accuracy": result.scores["test_accuracy"]})
-            return Result(key=key, kind="FinalTest", spec=spec, scores=scores, environment=environment.gather(),
-                          details={"trial": tried.number, "values": tried.values,
-                                   "splits": [r.spec["split"] for r in results], "keys": [r.key for r in results]})
+                    draft.log(
+                        result.spec["split"], {"test_accuracy": result.scores["test_accuracy"]}
+                    )
+            return Result(
+                key=key,
+                kind="FinalTest",
+                spec=spec,
+                scores=scores,
+                environment=environment.gather(),
+                details={
+                    "trial": tried.number,
+                    "values": tried.values,
+                    "splits": [r.spec["split"] for r in results],
+                    "keys": [r.key for r in results],
+                },
+            )
 
         self.store.get_or_compute(key, make)
-        self.finals = [row for row in self.finals if row["key"] != key] + [{
-            "key": key, "title": final_title(self.ready, tried), "shots": 0, "split": 0,
-            "params": tried.values, "tags": {"tlx.final": "true", "optuna.trial_number": str(tried.number)}}]
+        self.finals = [row for row in self.finals if row["key"] != key] + [
+            {
+                "key": key,
+                "title": final_title(self.ready, tried),
+                "shots": 0,
+                "split": 0,
+                "params": tried.values,
+                "tags": {"tlx.final": "true", "optuna.trial_number": str(tried.number)},
+            }
+        ]
 
     def write(self) -> None:
         """study.json, with every line there is."""
         rows = [tuning_records.row(self.tried[number]) for number in sorted(self.tried)]
-        self.store.write_study(self.key, self.ready.record | {
-            "trials": rows + self.finals, "environment": environment.gather()})
+        self.store.write_study(
+            self.key,
+            self.ready.record | {"trials": rows + self.finals, "environment": environment.gather()},
+        )
         self._written = time.monotonic()
-

@@ -23,24 +23,54 @@ class Search(Spec):
     kind: ClassVar[str] = "search"
 
     study: str = setting("feature-extraction", help="feature-extraction or fine-tuning")
-    trials: int = setting(50, low=1, high=100_000, help="configurations to try, those of earlier commands included")
-    search: tuple[str, ...] = setting((), help="what is searched, comma-separated: classifier (with its own settings), "
-                                   "linear-svc.C, layers, embedding, use_crops, learning_rate, freeze, … Default: "
-                                   "classifier; or the recipe of a fine-tuning")
-    space: str | None = setting(None, identity=False, help='JSON that narrows it: {"linear-svc.C": {"low": 0.01, "high": 10}, '
-                             '"classifier": ["ridge", "linear-svc"]}')
+    trials: int = setting(
+        50, low=1, high=100_000, help="configurations to try, those of earlier commands included"
+    )
+    search: tuple[str, ...] = setting(
+        (),
+        help="what is searched, comma-separated: classifier (with its own settings), "
+        "linear-svc.C, layers, embedding, use_crops, learning_rate, freeze, … Default: "
+        "classifier; or the recipe of a fine-tuning",
+    )
+    space: str | None = setting(
+        None,
+        identity=False,
+        help='JSON that narrows it: {"linear-svc.C": {"low": 0.01, "high": 10}, '
+        '"classifier": ["ridge", "linear-svc"]}',
+    )
     classifier: str = setting("linear-svc", help="the classifier where none is searched")
-    sampler: str = setting("tpe", choices=("tpe", "random", "grid", "cmaes", "gp"), help="how configurations are chosen")
-    pruner: str = setting("halving", choices=("halving", "median", "none"), help="who is given up early: halving tries "
-                       "each on one split first and goes on with the best third")
-    objective: str = setting("accuracy", choices=("accuracy", "accuracy,time", "accuracy,energy"), help="with a cost "
-                          "beside accuracy the Pareto front of both is the result")
-    budget: str | None = setting(None, identity=False, help="time for the trials of all commands together, after which none "
-                              "is begun: 90s, 10min, 2h")
-    max_kwh: float | None = setting(None, identity=False, low=0.0, help="energy for them, in kWh, likewise")
-    storage: str | None = setting(None, identity=False, help="where Optuna keeps its study: a URL (sqlite:///…, "
-                               "postgresql://…, mysql://…) or a file name.journal; several machines may share one. "
-                               "Default: $TLX_OPTUNA_STORAGE, or a journal beside the results")
+    sampler: str = setting(
+        "tpe",
+        choices=("tpe", "random", "grid", "cmaes", "gp"),
+        help="how configurations are chosen",
+    )
+    pruner: str = setting(
+        "halving",
+        choices=("halving", "median", "none"),
+        help="who is given up early: halving tries "
+        "each on one split first and goes on with the best third",
+    )
+    objective: str = setting(
+        "accuracy",
+        choices=("accuracy", "accuracy,time", "accuracy,energy"),
+        help="with a cost beside accuracy the Pareto front of both is the result",
+    )
+    budget: str | None = setting(
+        None,
+        identity=False,
+        help="time for the trials of all commands together, after which none "
+        "is begun: 90s, 10min, 2h",
+    )
+    max_kwh: float | None = setting(
+        None, identity=False, low=0.0, help="energy for them, in kWh, likewise"
+    )
+    storage: str | None = setting(
+        None,
+        identity=False,
+        help="where Optuna keeps its study: a URL (sqlite:///…, "
+        "postgresql://…, mysql://…) or a file name.journal; several machines may share one. "
+        "Default: $TLX_OPTUNA_STORAGE, or a journal beside the results",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,7 +96,12 @@ class Search(Spec):
             return None
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-z]*)\s*", self.budget.lower())
         if not found or found[2] not in SECONDS:
-            raise UsageError("budget", f"'{self.budget}'", where="--budget", expected="a time as 90s, 10min or 2h")
+            raise UsageError(
+                "budget",
+                f"'{self.budget}'",
+                where="--budget",
+                expected="a time as 90s, 10min or 2h",
+            )
         return float(found[1]) * SECONDS[found[2]]
 
     @property
@@ -77,7 +112,9 @@ class Search(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchBase(FeatureExtraction, FineTuning):
-    """The settings of both kinds of trial: what a search leaves alone keeps the value given here."""
+    """The settings of both kinds of trial: what a search leaves alone keeps the value given
+    here.
+    """
 
     kind: ClassVar[str] = "search-base"
 
@@ -87,6 +124,11 @@ class SearchBase(FeatureExtraction, FineTuning):
         defaults = self.defaults()
         for name in other.settings():
             if name not in kind.settings() and getattr(self, name) != defaults.get(name):
-                raise UsageError("setting-of-another", f"--{name.replace('_', '-')} is no setting of {study}",
-                            remedy=f"leave it out, or use --study {next(n for n in KINDS if n != study)}")
-        return kind.with_settings({name: getattr(self, name) for name in kind.settings() if name in self.settings()})
+                raise UsageError(
+                    "setting-of-another",
+                    f"--{name.replace('_', '-')} is no setting of {study}",
+                    remedy=f"leave it out, or use --study {next(n for n in KINDS if n != study)}",
+                )
+        return kind.with_settings(
+            {name: getattr(self, name) for name in kind.settings() if name in self.settings()}
+        )
