@@ -151,6 +151,24 @@ class Stopped(TlxError):
         self.exit_code = 128 + signal_number
 
 
+LATE = "refused-in-trial"  # code of a setting that was offered, and refused only when a trial ran
+
+
+def late_refusal(error: TlxError) -> TlxError:
+    """Return the bug that a refused setting is inside a trial: commands refuse settings before they
+    compute.
+
+    Returns any other error as it is.
+    """
+    if not isinstance(error, (UsageError, ErrorGroup)) or error.exit_code != UsageError.exit_code:
+        return error
+    return TlxError(
+        LATE,
+        f"a setting was accepted and then refused inside a trial: {error}",
+        remedy="this is a fault in tlx: please report it",
+    )
+
+
 REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, code, what
     errno.EACCES: (ResourceError, "permission", "this user may not read or write it"),
     errno.EPERM: (ResourceError, "permission", "this user may not read or write it"),

@@ -4,6 +4,7 @@ refusals in one line.
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
 
@@ -58,7 +59,7 @@ def test_what_is_missing_is_named_by_commands_that_work(tlx, bars, tmp_path):
     assert parsed(found["transfer"])[1]["source"] == "default"
     assert "with --run runs what is missing" in out
     names = {p.name for p in next((tmp_path / "tlx-runs" / "studies").iterdir()).iterdir()}
-    assert {"atlas.png", "atlas.svg", "atlas.csv", "atlas.json"} <= names
+    assert {"atlas.png", "atlas.csv", "atlas.json"} <= names
 
 
 def test_run_runs_what_is_missing_and_asked_again_all_is_there(tlx, many, tmp_path):
@@ -75,7 +76,7 @@ def test_run_runs_what_is_missing_and_asked_again_all_is_there(tlx, many, tmp_pa
     assert "missing: " not in out
     assert out.count(" from: ") == 4
     assert {p.name for p in (tmp_path / "here").iterdir()} == {
-        f"atlas.{end}" for end in ("png", "svg", "csv", "json")
+        f"atlas.{end}" for end in ("png", "csv", "json")
     }
 
 
@@ -131,3 +132,29 @@ def test_a_wrong_word_gets_one_line_and_nothing_is_run(tlx, bars, tmp_path, word
     assert says in found[2]
     assert "Traceback" not in found[2]
     assert not list(tmp_path.glob("tlx-runs/trials/*"))
+
+
+def test_a_block_without_a_row_for_each_image_is_left_out_and_said(
+    tlx, bars, tmp_path, monkeypatch
+):
+    """As of hrnet, mobilevit and tnt; the other blocks keep their numbers and values."""
+    from tlx.models import layers
+
+    def values(folder):
+        with open(tmp_path / folder / "atlas.csv", newline="") as file:
+            return {
+                (row["block"], row["panel"], row["line"]): row["mean"]
+                for row in csv.DictReader(file)
+            }
+
+    assert tlx("atlas", "--dataset", bars, *QUICK, "--out", "whole", "--store", "a")[0] == 0
+    monkeypatch.setattr(layers, "blocks_with_rows", lambda network: (1, 3))
+    code, out, complained = tlx(
+        "atlas", "--dataset", bars, *QUICK, "--out", "partly", "--store", "b"
+    )
+    assert code == 0, complained
+    assert "block 2 left out" in out
+    assert "no row for each image" in out
+    expected = {at: mean for at, mean in values("whole").items() if at[0] != "2"}
+    assert {at[0] for at in expected} >= {"1", "3"}
+    assert values("partly") == expected

@@ -209,3 +209,16 @@ def test_what_is_recorded_is_plain_json(tlx, files, tmp_path):
         [64, 32, 3, 3],
         [128, 1600],
     ]
+
+
+@pytest.mark.parametrize(
+    ("form", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")]
+)
+def test_the_figure_of_a_regression_is_drawn_in_the_form_that_is_asked_for(
+    tlx, tmp_path, form, start
+):
+    code, out, err = tlx("regression", "--out", "made", "--form", form)
+    assert (code, err) == (0, "")
+    assert f".{form}" in out.splitlines()[-1]
+    assert (tmp_path / "made" / f"regression.{form}").read_bytes().startswith(start)
+    assert tlx("regression", "--form", "gif")[0] == 2

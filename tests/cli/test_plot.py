@@ -95,7 +95,7 @@ def test_all_is_what_the_table_holds(run, tmp_path):
     [
         (["--metric", "id,idd"], UnknownNameError, 2, "unknown metric 'idd'"),
         (["--baseline", "c"], UnknownNameError, 2, "unknown baseline 'c'"),
-        (["--form", "pdf"], UnknownNameError, 2, "unknown form 'pdf'"),
+        (["--form", "gif"], UnknownNameError, 2, "unknown form 'gif'"),
         (["--metric", "cka_label"], BadDataError, 3, "'cka_label' is empty in every row"),
     ],
 )

@@ -64,8 +64,8 @@ def test_every_command_with_choices_is_in_the_table():
     with_choices = {
         name for name, command in known.items() if hasattr(command, "params") and offered(name)
     }
-    assert with_choices - set(COMMANDS) == {"plot", "checkpoints"}, (
-        "those two have tests of their own"
+    assert with_choices - set(COMMANDS) == {"plot", "checkpoints", "regression", "sync"}, (
+        "the first three have tests of their own, and sync draws no figure"
     )
 
 

@@ -81,6 +81,17 @@ def test_without_counter_and_without_watts_there_is_no_energy(tmp_path):
     assert rows["co2_g"] == {"value": None, "unit": "g", "source": None}
 
 
+@pytest.mark.parametrize(
+    ("counters", "watts"), [((), None), ((), 0.0), ((), 8.0), ((5,), None), ((5,), 8.0)]
+)
+def test_energy_is_called_known_exactly_where_a_meter_tells_it(counters, watts, tmp_path):
+    folder = rapl(tmp_path, *counters) if counters else tmp_path
+    with Meter(powercap=folder, watts=watts) as meter:
+        pass
+    told = meter.cost()["energy_j"]["value"] is not None
+    assert cost.is_energy_known(watts, on_gpu=False, powercap=folder) == told
+
+
 def test_declared_watts_give_a_modelled_energy(tmp_path):
     with Meter(powercap=tmp_path, watts=8) as meter:
         burn(0.05)

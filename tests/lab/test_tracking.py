@@ -19,6 +19,7 @@ from lab.tracked import EPOCHS, STUDY, Lab, by_key, client_of, content, runs_of
 from tlx import files
 from tlx.errors import BadDataError, Stopped, TrialsFailedError, UntrackedError
 from tlx.lab.tracking import api as tracking_api
+from tlx.result import Result
 
 
 @pytest.fixture
@@ -119,6 +120,68 @@ def test_metrics_may_be_shown_under_other_names(tmp_path, local):
     assert metrics["Test accuracy"] == pytest.approx(50)
     assert "Train loss" in metrics
     assert "train_loss" not in metrics
+
+
+def is_line(history):
+    """Whether MLflow's pages draw a metric of a run as a line: its newest point is at step 1 or
+    later.
+    """
+    return max(history)[0] >= 1
+
+
+def test_final_numbers_are_bars_and_only_what_has_steps_is_a_line(lab, local):
+    lab.finish()
+    lab.store.unseal_study(STUDY)
+    files.write_json(
+        lab.root / "studies" / STUDY / "summary.json",
+        {
+            "metrics": [
+                {"name": "curve", "value": 0.1, "step": 1},
+                {"name": "curve", "value": 0.2, "step": 5},
+                {"name": "alone", "value": 0.3, "step": 10},
+            ]
+        },
+    )
+    lab.store.seal_study(STUDY)
+    mirror(lab, local).start().stop()
+    found = content(local)
+    for key in lab.keys:
+        history = found[key]["history"]
+        assert {name for name, points in history.items() if is_line(points)} == {
+            "train_loss",
+            "val_accuracy",
+            "system/cpu",
+        }
+        for name in ("test_accuracy", "cost.wall_s"):
+            assert [step for step, _, _ in history[name]] == [0], name
+    history = found[STUDY]["history"]
+    assert [(step, value) for step, _, value in history["curve"]] == [(1, 0.1), (5, 0.2)]
+    assert [(step, value) for step, _, value in history["alone"]] == [(0, 0.3)]
+
+
+@pytest.mark.parametrize("shown", [{}, {"val_accuracy": "Accuracy"}])
+def test_a_series_and_a_final_number_never_share_a_name(tmp_path, local, shown):
+    lab = Lab(tmp_path / "named", 1, metric_names=shown)
+    with lab.store.claim(lab.keys[0]) as draft:
+        for epoch in range(3):
+            draft.log(epoch, {"val_accuracy": epoch / 10})
+        draft.commit(
+            Result(
+                key=lab.keys[0],
+                kind="fine-tuning",
+                status="finished",
+                spec={},
+                scores={"val_accuracy": 0.7, "score": 0.8, "test_accuracy": 0.9},
+            )
+        )
+    mirror(lab, local).start().stop()
+    history = content(local)[lab.keys[0]]["history"]
+    series = [name for name, points in history.items() if len(points) > 1]
+    assert series == [shown.get("val_accuracy", "val_accuracy")]
+    assert [value for _, _, value in history[series[0]]] == [0.0, 0.1, 0.2]
+    finals = {name: points for name, points in history.items() if name not in series}
+    assert sorted(value for points in finals.values() for _, _, value in points) == [0.7, 0.8, 0.9]
+    assert {step for points in finals.values() for step, _, _ in points} == {0}
 
 
 def test_curves_are_live(lab, local):
@@ -438,15 +501,104 @@ def test_a_study_that_grows_has_each_mean_once(lab, local, means, how):
     assert content(local) == before
 
 
-def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, local, monkeypatch):
+def log_by_hand(target, tmp_path):
+    """Log metrics, a parameter, tags and artifacts on the parent run as a person would."""
+    client, parent = client_of(target), by_key(target)[STUDY].info.run_id
+    for step in range(3):
+        client.log_metric(parent, "my score", step / 2, timestamp=1_000 + step, step=step)
+    client.log_metric(parent, "my number", 7.0, timestamp=5)
+    client.log_param(parent, "my choice", "the second one")
+    client.set_tag(parent, "reviewed by", "me")
+    client.set_tag(parent, "mlflow.note.content", "what I make of it")
+    (tmp_path / "mine.txt").write_text("a thought")
+    client.log_artifact(parent, str(tmp_path / "mine.txt"))
+    client.log_artifact(parent, str(tmp_path / "mine.txt"), "deep/inside")
+
+
+def held_by_hand(target):
+    """Everything of `log_by_hand` that the parent run has."""
+    client, parent = client_of(target), by_key(target)[STUDY]
+    history = {
+        name: sorted(
+            (m.step, m.timestamp, m.value)
+            for m in client.get_metric_history(parent.info.run_id, name)
+        )
+        for name in ("my score", "my number")
+    }
+    texts = []
+    for path in ("mine.txt", "deep/inside/mine.txt"):
+        with open(client.download_artifacts(parent.info.run_id, path)) as file:
+            texts.append(file.read())
+    return (
+        history,
+        parent.data.params["my choice"],
+        parent.data.tags["reviewed by"],
+        parent.data.tags["mlflow.note.content"],
+        texts,
+    )
+
+
+BY_HAND = (
+    {"my score": [(0, 1_000, 0.0), (1, 1_001, 0.5), (2, 1_002, 1.0)], "my number": [(0, 5, 7.0)]},
+    "the second one",
+    "me",
+    "what I make of it",
+    ["a thought"] * 2,
+)
+
+
+def test_what_a_person_logged_on_a_parent_run_stays_when_the_study_grows(lab, local, tmp_path):
+    lab.finish()
+    mirror(lab, local).start().stop()
+    log_by_hand(local, tmp_path)
+    before = by_key(local)[STUDY].info.run_id
+    for means in (
+        {1: 0.2, 5: 0.6},
+        {1: 0.3, 5: 0.6, 10: 0.7},
+    ):  # it is carried over again from where it was carried to
+        lab.summarise(means)
+        assert tracking_api.sync(lab.root, local).unsent == 0
+        assert means_of(local) == {step: [value] for step, value in means.items()}
+        assert held_by_hand(local) == BY_HAND
+        assert by_key(local)[STUDY].info.run_id != before
+        before = by_key(local)[STUDY].info.run_id
+
+
+def test_a_metric_that_a_person_logged_is_no_reason_for_another_parent_run(lab, local, tmp_path):
+    lab.finish()
+    mirror(lab, local).start().stop()
+    log_by_hand(local, tmp_path)
+    before = by_key(local)[STUDY].info.run_id
+    lab.summarise({1: 0.1, 5: 0.5, 10: 1.0, 20: 1.0})
+    assert tracking_api.sync(lab.root, local).unsent == 0
+    assert means_of(local) == {1: [0.1], 5: [0.5], 10: [1.0], 20: [1.0]}
+    assert by_key(local)[STUDY].info.run_id == before
+
+
+def test_a_mean_that_is_no_more_is_not_taken_for_a_persons(lab, local):
+    lab.finish()
+    mirror(lab, local).start().stop()
+    folder = lab.root / "studies" / STUDY
+    lab.store.unseal_study(STUDY)
+    files.write_json(folder / "summary.json", {"metrics": {"Another mean": 0.5}})
+    (folder / "curve.png").rename(folder / "line.png")
+    lab.store.seal_study(STUDY)
+    assert tracking_api.sync(lab.root, local).unsent == 0
+    parent = content(local)[STUDY]
+    assert set(parent["history"]) == {"Another mean"}
+    assert parent["artifacts"] == ["config.json", "line.png", "study.json", "summary.json"]
+
+
+def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, local, tmp_path):
     """The calls that take the place of a parent run fail one after the other; each time `sync` goes
     on.
     """
     lab.finish()
     mirror(lab, local).start().stop()
+    log_by_hand(local, tmp_path)
     lab.summarise({1: 0.3, 5: 0.7})
 
-    for number in range(40):
+    for number in range(80):
         calls = itertools.count()
 
         def leave_off(calls=calls, number=number):
@@ -456,8 +608,9 @@ def test_a_new_parent_that_is_cut_off_between_any_two_calls_ends_the_same(lab, l
         with contextlib.closing(carrier):
             if carrier.sweep(tracking_api.FINISHED):
                 break
-    assert number > 5
+    assert 5 < number < 79
     assert means_of(local) == {1: [0.3], 5: [0.7]}
+    assert held_by_hand(local) == BY_HAND
     found = by_key(local)
     assert {found[key].data.tags["mlflow.parentRunId"] for key in lab.keys} == {
         found[STUDY].info.run_id

@@ -284,3 +284,45 @@ def test_an_axis_of_lambdas_has_a_least_range(monkeypatch):
     quanta_figures.courses({0: [[0.5, 0.5001, 0.5002]]})
     low, high = drawn[0].axes[0].get_ylim()
     assert high - low >= 0.02 - 1e-12
+
+
+def test_the_rules_of_figures_find_what_is_cut_and_what_covers_data():
+    import figure_rules
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 2), dpi=100)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.2, 0.2, 0.6, 0.6))
+    axes.plot([0, 1], label="a line")
+    figure.draw_without_rendering()
+    assert figure_rules.faults(figure) == []
+    text = figure.text(0.9, 0.5, "far too long for its place")
+    axes.legend(loc="center left", bbox_to_anchor=(0.75, 0.5))
+    figure.draw_without_rendering()
+    cut, *others = figure_rules.faults(figure)
+    assert "far too long" in cut
+    assert any("legend" in fault for fault in others)
+    text.remove()
+
+
+def test_a_caption_breaks_no_option_at_its_hyphens():
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 2))
+    figures.add_caption(figure, ["the batch size is larger than the rows; lower --batch-size " * 3])
+    assert all(
+        line.count("--") == line.count("--batch-size")
+        for line in figure._supxlabel.get_text().splitlines()
+    )
+
+
+def test_accuracies_of_a_search_are_drawn_up_to_100_percent():
+    from matplotlib.figure import Figure
+
+    from tlx.studies.tuning import figures as tuning_figures
+
+    axes = Figure().subplots()
+    axes.scatter([0], [1.0])
+    tuning_figures._accuracy(axes)
+    assert axes.get_ylim()[1] <= 1.02

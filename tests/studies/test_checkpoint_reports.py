@@ -350,10 +350,12 @@ def test_a_trials_figures_say_it_too(monkeypatch, tmp_path):
 
     said = []
     monkeypatch.setattr(
-        layer_metrics_figures, "rdm_grid", lambda *a, unit: said.append(unit) or b""
+        layer_metrics_figures, "rdm_grid", lambda *a, unit, form: said.append(unit) or b""
     )
     monkeypatch.setattr(
-        layer_metrics_figures, "within_between", lambda *a, title, unit: said.append(unit) or b""
+        layer_metrics_figures,
+        "within_between",
+        lambda *a, title, unit, form: said.append(unit) or b"",
     )
     (tmp_path / "rdms").mkdir()
     np.save(tmp_path / "rdms" / "00.npy", np.arange(6, dtype=np.float32))

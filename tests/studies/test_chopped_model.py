@@ -9,12 +9,14 @@ import torch
 
 from tlx.errors import IntegrityError, UsageError
 from tlx.lab.settings import Settings
+from tlx.lab.store import Store
 from tlx.models import backbones, chopped
 from tlx.models.transferred import transferred
 from tlx.studies import activations, runner
 from tlx.studies.activations_spec import Extraction
 from tlx.studies.chop import plan as chop_plan
 from tlx.studies.chop.spec import Chop, ChopGrid
+from tlx.studies.chop.trial import NETWORK
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
 from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
 from tlx.studies.few_shot import FewShotGrid
@@ -22,6 +24,8 @@ from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
+from tlx.studies.layer_transfer import plan as layer_transfer_plan
+from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 
 FEW = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
 
@@ -117,14 +121,86 @@ def test_studies_start_from_it(written, bars, settings):
     performed(made, settings)
 
 
-def test_it_is_trained_on_whole_and_not_cut_again(written, bars, settings):
-    _, path, cut = written
+def test_it_is_trained_on_whole_and_cut_again(written, bars, settings):
+    _, path, _ = written
     network = transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=0)
     assert network(torch.zeros(2, 1, 28, 28)).shape == (2, 4)
-    if cut is not None:
-        with pytest.raises(UsageError, match="chopped behind block 2"):
-            transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=0, cut=1)
-        return
     spec = Chop(dataset=str(bars), model=str(path), epochs=1, batch_size=8, val_per_class=3)
     made, _ = chop_plan.chop_study(spec, ChopGrid(depths=(1,), repeats=1), settings)
     performed(made, settings)
+
+
+def test_blocks_of_a_cut_network_are_copied_into_the_whole_architecture(written):
+    source, path, _ = written
+    network = transferred("mnist-cnn", weights=path, copied=1, classes=4, seed=7)
+    fresh = backbones.load("mnist-cnn", weights=None, classes=4, seed=7)
+    assert len(network.blocks) == len(fresh.blocks)
+    given = list(source.tensors(source.blocks[0]).values())
+    assert all(map(torch.equal, network.tensors(network.blocks[0]).values(), given))
+    for block in network.blocks[1:]:
+        assert all(map(torch.equal, network.tensors(block).values(), fresh.tensors(block).values()))
+    assert (network.mean, network.std) == (source.mean, source.std)
+
+
+def test_a_network_cut_twice_computes_what_one_cut_does(written):
+    source, path, _ = written
+    twice = transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=7, cut=1).eval()
+    once = chopped.chop(
+        backbones.load("mnist-cnn", weights=None, classes=4, seed=7), 1, 4, 7
+    ).eval()
+    given = source.tensors(source.blocks[0])
+    with torch.no_grad():
+        for tensor, value in zip(
+            once.tensors(once.blocks[0]).values(), given.values(), strict=True
+        ):
+            tensor.copy_(value)
+    once.mean, once.std = source.mean, source.std
+    x = torch.randn(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(twice(x), once(x))
+
+
+def test_blocks_that_a_cut_network_lacks_are_refused_before_anything_is_read(
+    written, settings, tmp_path
+):
+    _, path, cut = written
+    if cut is None:
+        return
+    with pytest.raises(UsageError, match="blocks 1 to 2"):
+        transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=0, cut=3)
+    nowhere = {"dataset": str(tmp_path / "nowhere"), "model": str(path)}
+    with pytest.raises(UsageError, match="blocks 1 to 2"):
+        chop_plan.chop_study(Chop(**nowhere), ChopGrid(depths=(3,)), settings)
+    with pytest.raises(UsageError, match="blocks 1 to 2"):
+        layer_transfer_plan.plan_layer_transfer(
+            LayerTransfer(**nowhere), LayerTransferGrid(depths=(3,)), settings
+        )
+
+
+def test_it_is_cut_again_by_the_study_at_all_its_blocks(written, bars, settings):
+    _, path, cut = written
+    spec = Chop(dataset=str(bars), model=str(path), epochs=1, batch_size=8, val_per_class=3)
+    made, _ = chop_plan.chop_study(spec, ChopGrid(repeats=1), settings)
+    assert [trial.spec.cut for trial in made.trials] == [*range(1, (cut or 3) + 1), None]
+    report = performed(made, settings)
+    store = Store(report.folder)
+    for result in report.results:  # each can be loaded back
+        chopped.read(store.file(result.key, f"{NETWORK}.json"))
+
+
+def test_layer_transfer_takes_its_blocks(written, bars, settings):
+    _, path, cut = written
+    spec = LayerTransfer(
+        dataset=str(bars),
+        model=str(path),
+        source="default",
+        epochs=1,
+        batch_size=8,
+        val_per_class=3,
+    )
+    plan = layer_transfer_plan.plan_layer_transfer(
+        spec, LayerTransferGrid(treatments=("AnB",), repeats=1), settings
+    )
+    made = plan.rest(None)
+    assert [trial.spec.copied for trial in made.trials] == [*range(1, (cut or 3) + 1)]
+    assert all(result.spec["copied"] for result in performed(made, settings).results)

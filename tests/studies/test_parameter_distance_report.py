@@ -271,3 +271,36 @@ def test_what_a_study_says_of_its_images():
     assert regression_report.domain(details) == (
         "images of pets: intra-class variance D 0.1235, data amount N 1,234; means (fc, 9 wide)"
     )
+
+
+@pytest.mark.parametrize(
+    "ts", [(4.0, 2.0, 1.0), (1.2, 1.1, 1.0), (0.4, 0.5, 0.2), (4e5, 30.0, 1.0)]
+)
+def test_t_is_drawn_on_a_log_axis_that_holds_1_and_every_mean(ts, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        parameter_distance_figures.figures,
+        "_bytes",
+        lambda figure, form: drawn.append(figure) or b"",
+    )
+    rows = means(*(triple(repeat=n, ts=tuple(t * (1 + n / 9) for t in ts)) for n in range(2)))
+    parameter_distance_figures.profile(rows)
+    parameter_distance_figures.targets({"pets": rows, "cars": rows})
+    for figure in drawn:
+        axes = figure.axes[0]
+        low, high = axes.get_ylim()
+        assert axes.get_yscale() == "log"
+        assert low < 1 < high
+        assert all(low < row["transferability"] < high for row in rows if row["level"] == "layer")
+        assert len([tick for tick in axes.get_yticks() if low <= tick <= high]) >= 2
+
+
+def test_two_repeats_are_drawn_with_their_range():
+    rows = {
+        row["layer"]: row
+        for row in means(triple(ts=(3.0, 2.0, 1.0)), triple(repeat=1, ts=(5.0, 2.0, 1.0)))
+    }
+    assert parameter_distance_figures._ends(rows["one"], "transferability") == (3.0, 5.0)
+    assert parameter_distance_figures._ends(rows["one"], "random_finetuned") == (1.5, 2.5)
+    said = parameter_distance_report.table(list(rows.values()))
+    assert "4.00 (3.00 to 5.00)" in said

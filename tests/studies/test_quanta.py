@@ -141,7 +141,7 @@ def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
     } <= names
     said = quanta_report.format_summary(report)
     assert "none (witness)" in said
-    assert "layer 1 of all" in said
+    assert "block 2 conv2 of all" in said
     own = Store(report.folder).folder(report.results[0].key)
     assert {"lambda_source.png", "learning_curves.png"} <= {p.name for p in own.iterdir()}
     assert not list(own.glob("training.*"))
@@ -522,7 +522,7 @@ def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
     home = client.get_experiment_by_name("QUANTA").experiment_id
     runs = client.search_runs([home])
     assert len(runs) == 7
-    child = next(run for run in runs if run.info.run_name == "layer 2 repeat 1")
+    child = next(run for run in runs if run.info.run_name == "block 3 repeat 1")
     r = next(r for r in found.results if (r.spec["position"], r.spec["repeat"]) == ("2", 1))
     curve = [
         m.value for m in client.get_metric_history(child.info.run_id, "lambda_source") if m.step < 1
@@ -539,7 +539,7 @@ def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
         "v_source",
     ):
         assert len(client.get_metric_history(child.info.run_id, name)) == 2, name
-    together = next(run for run in runs if run.info.run_name == "all layers repeat 0")
+    together = next(run for run in runs if run.info.run_name == "all blocks repeat 0")
     assert {"lambda_source_0", "lambda_source_2", "rms_target_1"} <= set(together.data.metrics)
     assert "lambda_source.png" in {a.path for a in client.list_artifacts(child.info.run_id)}
     parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)

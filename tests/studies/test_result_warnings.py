@@ -4,6 +4,7 @@ everywhere.
 
 from __future__ import annotations
 
+import re
 import types
 
 import numpy as np
@@ -233,5 +234,61 @@ def test_t_and_distances_are_not_negative_and_their_plus_minus_is_whole():
         "transferability_low": 0.0,
         "transferability_high": 1.5,
         "confounded": 0,
+        "defined": 5,
     }
     assert parameter_distance_report.t_of(row) == "0.50 ± 1.00"
+
+
+# ---------------------------------------------------------------- what intervals cover
+
+
+def coverage(split_sd, test_sd, *, new_images, splits=5, tries=4000):
+    """How often the interval of a mean over splits covers the expected accuracy, on this test set
+    or on new images.
+
+    Each try has one test set, whose difficulty all its splits share.
+    """
+    chance = np.random.default_rng(7)
+    test_set = chance.normal(0, test_sd, tries)
+    values = 0.5 + test_set[:, None] + chance.normal(0, split_sd, (tries, splits))
+    covered = 0
+    for row, difficulty in zip(values, test_set, strict=True):
+        found = statistics.estimate(row)
+        covered += found.low <= 0.5 + (0 if new_images else difficulty) <= found.high
+    return covered / tries
+
+
+def test_intervals_cover_what_their_sentence_says():
+    stated = [
+        float(number) for number in re.findall(r"(?<!\d)\.\d\d", result_warnings.INTERVALS_COVER)
+    ]
+    low, high, *new = stated
+    for split_sd, test_sd in ((0.05, 0.01), (0.02, 0.02), (0.01, 0.03)):
+        here = coverage(split_sd, test_sd, new_images=False)
+        assert low <= here <= high + 0.01, "the expected accuracy on this test set"
+    found = [coverage(sd, 0.02, new_images=True) for sd in (0.05, 0.02, 0.01)]
+    assert new == sorted(new, reverse=True)
+    assert found == sorted(found, reverse=True), (
+        "the less splits differ, the less often new images are covered"
+    )
+    assert found[-1] < low - 0.1
+
+
+def test_what_intervals_cover_is_said_only_where_there_is_an_interval():
+    assert result_warnings.lines(["x"]) == [result_warnings.INTERVALS_COVER, "warning: x"]
+    assert result_warnings.lines(["x"], intervals=False) == ["warning: x"]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_t_of_fewer_than_four_repeats_is_shown_with_its_range(n):
+    row = {
+        "transferability": 2.0,
+        "transferability_low": 0.0,
+        "transferability_high": 9.0,
+        "confounded": 1,
+        "transferability_lowest": 1.5,
+        "transferability_highest": 2.5,
+        "defined": n,
+    }
+    assert parameter_distance_report.t_of(row) == "2.00 (1.50 to 2.50) !"
+    assert statistics.ends_of(row, "transferability", n) == (1.5, 2.5)

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from tlx import files
-from tlx.errors import BadDataError, TrialsFailedError, UnknownNameError, UsageError
+from tlx.errors import BadDataError, ResourceError, TrialsFailedError, UnknownNameError, UsageError
 from tlx.features import classifiers, fitting, voting
 from tlx.features.embedding import EMBEDDINGS
+from tlx.lab import cost
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.lab.tuning import api as tuning_api
@@ -257,17 +258,26 @@ def test_two_objectives_give_a_front(bars, settings):
     assert "Pareto front" in tuning_report.format_summary(report)
 
 
-def test_energy_needs_a_source_and_is_minimised_where_there_is_one(bars, settings):
-    report = perform(
-        planned(bars, settings, objective="accuracy,energy", trials=3), settings.replace(watts=10.0)
-    )
+def test_energy_is_minimised_where_it_has_a_source(bars, settings):
+    told = settings.replace(watts=10.0)
+    report = perform(planned(bars, told, objective="accuracy,energy", trials=3), told)
     assert all(t.energy_j > 0 for t in report.tried)
-    none = settings.replace(store=str(settings.store) + "-other")
-    found = perform(planned(bars, none, objective="accuracy,energy", trials=2), none)
-    if found.tried[0].state == "failed":  # no counter on this machine
-        assert "--watts" in found.tried[0].error
-        with pytest.raises(TrialsFailedError):
-            found.raise_if_failed(require_tracking=False)
+
+
+@pytest.mark.parametrize("asked", [{"objective": "accuracy,energy"}, {"max_kwh": 1.0}])
+@pytest.mark.parametrize("study", ["feature-extraction", "fine-tuning"])
+def test_energy_without_a_source_is_refused_before_anything_is_read(
+    settings, monkeypatch, tmp_path, study, asked
+):
+    monkeypatch.setattr(cost, "is_energy_known", lambda watts, on_gpu: watts is not None)
+    option = "--max-kwh" if "max_kwh" in asked else "--objective accuracy,energy"
+    with pytest.raises(ResourceError, match=option) as refused:
+        planned(tmp_path / "nowhere", settings, study=study, **asked)
+    assert "--watts" in str(refused.value)
+    with pytest.raises(
+        BadDataError, match="nowhere"
+    ):  # with watts the look goes on, to the next fault
+        planned(tmp_path / "nowhere", settings.replace(watts=10.0), study=study, **asked)
 
 
 def test_a_budget_ends_it(bars, settings):

@@ -84,10 +84,10 @@ def command(
             [*(words or []), *filter(None, networks.split(","))], spec, asked, settings, progress
         )
 
-    def summarise(store, key):
+    def summarise(store, key, form):
         with steps("drawing images again") as progress:
             layer_metrics_plan.compare(store, key, bootstrap, asked.seed, progress)
-        layer_metrics_report.write_summary(store, key)
+        layer_metrics_report.write_summary(store, key, form)
 
     report = run(study, settings, summarise=summarise, closing=layer_metrics_report.format_summary)
     if out:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from .. import __version__
+from ..errors import TlxError
 from . import (
     analyze,
     atlas,
@@ -32,7 +33,7 @@ from . import (
     sync,
     tune,
 )
-from .options import normalised
+from .options import normalised, problems_of, without
 from .output import complain, say
 
 SETTINGS = {
@@ -98,24 +99,71 @@ def invoke(words: list[str]) -> int:
     if "_TLX_COMPLETE" in os.environ:  # the shell asks what could be typed
         app(words, prog_name="tlx")
     command = typer.main.get_command(app)
+    words = normalised(words, flags())
     try:
-        with command.make_context("tlx", normalised(words, flags())) as context:
+        with command.make_context("tlx", list(words)) as context:
             command.invoke(context)
     except typer.Exit as end:
         return end.exit_code
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
-        return _refuse_words(error)
+        return _refuse_words(error, words)
     return 0
 
 
-def _refuse_words(error: Any) -> int:
-    """Say what the command-line parser refuses, and how the command is used."""
+def _refuse_words(error: Any, words: list[str]) -> int:
+    """Say all that the command-line parser refuses and what is wrong with the other options, after
+    the usage.
+    """
     text = io.StringIO()
     error.show(file=text)
     complain(text.getvalue().rstrip("\n"))
+    others, problems = _further(error, words)
+    for other in others:
+        complain(f"Error: {other.format_message()}")
+    for problem in problems:
+        complain(problem)
     return int(error.exit_code)
+
+
+def _further(first: Any, words: list[str]) -> tuple[list[Any], list[TlxError]]:
+    """Parse the words again without what was refused, until nothing is: the other refusals, and
+    what is wrong with the settings that remain.
+    """
+    context = getattr(first, "ctx", None)
+    if context is None or context.command.name not in COMMANDS or context.command.name not in words:
+        return [], []
+    name, others = context.command.name, []
+    rest, error = words[words.index(name) + 1 :], first
+    while (option := _option_of(error, rest)) is not None:
+        rest = without(rest, option)
+        try:
+            parsed = context.command.make_context(name, list(rest), parent=context.parent)
+        except typer.Exit:
+            break
+        except Exception as another:
+            if not hasattr(another, "format_message"):
+                raise
+            error = another
+            if _option_of(error, rest) is not None:
+                others.append(error)
+            continue
+        return others, problems_of(COMMANDS[name], parsed.params)
+    return others, []
+
+
+def _option_of(error: Any, words: list[str]) -> str | None:
+    """Return the option among the words that a parser's error is about; None where there is
+    none.
+    """
+    parameter = getattr(error, "param", None)
+    names = [
+        getattr(error, "option_name", None),
+        *(parameter.opts if parameter is not None else ()),
+    ]
+    given = {word.partition("=")[0] for word in words}
+    return next((option for option in names if option in given), None)
 
 
 def flags() -> set[str]:

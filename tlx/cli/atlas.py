@@ -18,7 +18,7 @@ OUT = Annotated[
     str,
     typer.Option(
         "--out",
-        help="Also write figure and table, atlas.png, .svg, .csv and .json, into this folder.",
+        help="Also write figure (see --form) and table, atlas.csv and .json, into this folder.",
     ),
 ]
 
@@ -61,7 +61,7 @@ def command(
         settings,
         looked.notes,
         closing=atlas_report.format_summary(about, panels),
-        summarise=lambda at, key: atlas_report.write_summary(at, key, about, panels),
+        summarise=lambda at, key, form: atlas_report.write_summary(at, key, about, panels, form),
     )
     if out:
         for path in atlas_report.copy(report, Path(out)):

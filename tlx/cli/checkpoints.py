@@ -63,9 +63,9 @@ def command(chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, out:
     for look in looks:
         stage(look.study, plan.notes[told:])
 
-    def summarise(store, key):
+    def summarise(store, key, form):
         checkpoints_correlations.gather(store, key)
-        checkpoints_report.write_summary(store, key)
+        checkpoints_report.write_summary(store, key, form)
 
     report = run(
         plan.tuning(models, looks, store),

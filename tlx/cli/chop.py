@@ -42,9 +42,9 @@ def command(spec: Chop, asked: ChopGrid, settings: Settings, out: str) -> None:
     with steps("reading images") as progress:
         study, notes = chop_plan.chop_study(spec, asked, settings, progress)
 
-    def summarise(store, key):
+    def summarise(store, key, form):
         chop_latency.measure(store, key, settings, lambda count: say(f"timing {count} networks"))
-        chop_report.write_summary(store, key)
+        chop_report.write_summary(store, key, form)
 
     report = run(
         study,

@@ -50,6 +50,7 @@ def options(
             for name, (hint, default) in extra.items()
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.specs = specs  # type: ignore[attr-defined]
         command.__doc__, command.__name__ = function.__doc__, function.__name__
         return command
 
@@ -72,6 +73,32 @@ def _made(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> list[
             problems[str(problem)] = problem
     raise_all(list(problems.values()))
     return made
+
+
+def problems_of(command: Callable[..., Any], given: Mapping[str, Any]) -> list[TlxError]:
+    """Return what is wrong with the settings given to a command made by `options`."""
+    specs = getattr(command, "specs", ())
+    try:
+        _made(specs, given)
+    except ErrorGroup as several:
+        return several.problems
+    except TlxError as problem:
+        return [problem]
+    return []
+
+
+def without(words: list[str], option: str) -> list[str]:
+    """Return the words without an option and its value, which is the next word unless that is an
+    option too.
+    """
+    found: list[str] = []
+    rest = iter(range(len(words)))
+    for i in rest:
+        if words[i].partition("=")[0] != option:
+            found.append(words[i])
+        elif "=" not in words[i] and i + 1 < len(words) and not words[i + 1].startswith("-"):
+            next(rest)
+    return found
 
 
 def _shown(kind: type[Spec]) -> list[str]:

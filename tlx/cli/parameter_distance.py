@@ -75,9 +75,9 @@ def command(
         fresh, told = plan.notes[told:], len(plan.notes)
         return fresh
 
-    def summarise(store, key):
+    def summarise(store, key, form):
         parameter_distance_regression.regress(store, key)
-        parameter_distance_report.write_summary(store, key)
+        parameter_distance_report.write_summary(store, key, form)
 
     if (first := plan.tunings()) is not None:
         store = Store(

@@ -11,22 +11,47 @@ from ..studies.layer_metrics import redraw as layer_metrics_redraw
 from ..studies.layer_metrics.table import METRICS
 from .output import say
 
-TABLE = Annotated[
-    Path, typer.Argument(help="Table of layer metrics that `tlx analyze` wrote: .csv or .parquet.")
+WHAT = Annotated[
+    str,
+    typer.Argument(
+        metavar="TABLE|STUDY",
+        help="Table of layer metrics that `tlx analyze` wrote "
+        "(.csv or .parquet); or a study: its key or the first letters, its folder, or "
+        "all.",
+    ),
 ]
-OUT = Annotated[Path | None, typer.Option(help="Folder for the figures. Default: the table's.")]
+OUT = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder for the figures. Default: the table's; of a study "
+        "tlx-figures/KEY here, as its own folder is sealed."
+    ),
+]
 METRIC = Annotated[
     str,
     typer.Option(
-        metavar="A,B,…", help=f"What to draw, comma-separated, or all: {', '.join(METRICS)}."
+        metavar="A,B,…",
+        help=f"Of a table: what to draw, comma-separated, or all: {', '.join(METRICS)}.",
     ),
 ]
 BASELINE = Annotated[
-    str, typer.Option(metavar="MODEL", help="Also draw how far each model lies above this one.")
+    str,
+    typer.Option(
+        metavar="MODEL", help="Of a table: also draw how far each model lies above this one."
+    ),
+]
+STORE = Annotated[
+    str,
+    typer.Option(
+        help="Of a study: folder of results. Default: $TLX_STORE, or tlx-runs beside the "
+        "local tracking database."
+    ),
 ]
 USUAL = ",".join(layer_metrics_redraw.USUAL)
+TABLES = (".csv", ".parquet")
 FORM = Annotated[
-    str, typer.Option(metavar="|".join(layer_metrics_redraw.FORMS), help="Of the figures.")
+    str,
+    typer.Option(metavar="|".join(layer_metrics_redraw.FORMS), help="File type of the figures."),
 ]
 PERFORMANCE = Annotated[
     Path | None,
@@ -41,16 +66,23 @@ PERFORMANCE = Annotated[
 
 
 def command(
-    table: TABLE,
+    what: WHAT,
     out: OUT = None,
     metric: METRIC = USUAL,
     baseline: BASELINE = "",
-    form: FORM = "png",
+    form: FORM = layer_metrics_redraw.FORMS[0],
     performance: PERFORMANCE = None,
+    store: STORE = "",
 ) -> None:
-    """Redraw the figures of a table of layer metrics: over the layers, over checkpoints, against a
-    baseline.
+    """Redraw the figures of a study from its stored results, or those of a table of layer metrics.
+
+    Of a table: over the layers, over checkpoints, against a baseline. Of a study: all that its
+    command drew.
     """
+    if _is_study(what):
+        _redraw_studies(what, out, form, store)
+        return
+    table = Path(what)
     metrics = [name.strip() for name in metric.split(",") if name.strip()]
     if performance is None:
         for path in layer_metrics_redraw.redraw(table, out, metrics, baseline, form):
@@ -74,3 +106,41 @@ def command(
         form,
     ):
         say(path)
+
+
+def _is_study(what: str) -> bool:
+    """Return whether the word names a study: a folder that holds one, or neither a file nor the
+    name of a table.
+    """
+    path = Path(what)
+    if path.is_dir():
+        return (path / "study.json").is_file()
+    return not path.exists() and path.suffix.lower() not in TABLES and path.name == what
+
+
+def _redraw_studies(what: str, out: Path | None, form: str, folder: str) -> None:
+    """Write the figures of one study, or of all, and say where they are."""
+    from ..errors import UnknownNameError
+    from ..lab.settings import Settings
+    from ..lab.store import Store
+    from ..lab.tracking import api as tracking_api
+    from ..studies import study_figures
+
+    if form not in layer_metrics_redraw.FORMS:
+        raise UnknownNameError("form", form, layer_metrics_redraw.FORMS)
+    path = Path(what).absolute()
+    if path.is_dir():
+        store, what = Store(path.parent.parent), path.name
+    else:
+        settings = Settings.with_settings({"store": folder})
+        store = Store(settings.store_folder(tracking_api.resolve(settings.mlflow_path).database))
+    keys = study_figures.find(store, what)
+    for key in keys:
+        target = (
+            out if out is not None and len(keys) == 1 else (out or Path("tlx-figures")) / key[:12]
+        )
+        drawn = list(study_figures.redraw(store, key, target, form))
+        for made in drawn:
+            say(made)
+        if not drawn:
+            say(f"{key[:12]}: no figures, as no finished trial has numbers to draw")

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..lab.settings import FORMS
 from .output import say
 
 TABLE = Annotated[
@@ -26,21 +27,25 @@ RAW = Annotated[
 ]
 OUT = Annotated[
     Path | None,
-    typer.Option("--out", help="Also write regression.csv and regression.png into this folder."),
+    typer.Option("--out", help="Also write regression.csv and the figure into this folder."),
 ]
+FORM = Annotated[str, typer.Option(metavar="|".join(FORMS), help="File type of the figure.")]
 
 
-def command(table: TABLE = None, raw: RAW = False, out: OUT = None) -> None:
+def command(table: TABLE = None, raw: RAW = False, out: OUT = None, form: FORM = FORMS[0]) -> None:
     """What the transferability T of a network goes with: log T ~ G + D + log N, by least squares.
 
     G is the domain gap, D the intra-class variance, N the number of training images of a target.
     Without a table: the published one of twelve targets, its three misprinted rows corrected.
     """
     from .. import files
+    from ..errors import UnknownNameError
     from ..studies.parameter_distance import figures as parameter_distance_figures
     from ..studies.parameter_distance import regression as parameter_distance_regression
     from ..studies.parameter_distance import regression_report
 
+    if form not in FORMS:
+        raise UnknownNameError("form", form, FORMS)
     found = (
         parameter_distance_regression.published()
         if table is None
@@ -51,6 +56,6 @@ def command(table: TABLE = None, raw: RAW = False, out: OUT = None) -> None:
         files.make_folder(out)
         files.write_text(out / "regression.csv", regression_report.csv(found))
         files.write_bytes(
-            out / "regression.png", parameter_distance_figures.observed_and_fitted(found)
+            out / f"regression.{form}", parameter_distance_figures.observed_and_fitted(found, form)
         )
-        say(f"files: {out / 'regression'}.csv, .png")
+        say(f"files: {out / 'regression'}.csv, .{form}")

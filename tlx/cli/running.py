@@ -17,14 +17,15 @@ def run(
     settings: Settings,
     notes: Sequence[str] = (),
     *,
-    summarise: Callable[[Any, str], None] | None = None,
+    summarise: Callable[[Any, str, str], None] | None = None,
     closing: Callable[[Any], str] | None = None,
 ) -> Any:
     """The report of a study that was run to its end, after its closing words; TrialsFailed or
     Untracked otherwise.
 
-    summarise, closing   what is made of its results, and said of them: as few-shot studies do,
-    unless given
+    summarise, closing   what is made of its results (store, key, form of figures), and said of
+    them: as few-shot
+                         studies do, unless given
     """
     from ..studies import reporting, runner
 
@@ -32,7 +33,12 @@ def run(
         say(f"note: {note}")
     say(f"{asked.title}: {len(asked.trials)} trials")
     with watching(asked.groups) as watch:
-        report = runner.run_study(asked, settings, watch, summarise or reporting.write_summary)
+        report = runner.run_study(
+            asked,
+            settings,
+            watch,
+            lambda store, key: (summarise or reporting.write_summary)(store, key, settings.form),
+        )
     say(*(closing or reporting.format_summary)(report).split("\n"))
     if line := Preparation.line():
         say(line)

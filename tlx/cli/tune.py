@@ -39,7 +39,7 @@ def command(search: Search, base: SearchBase, few: FewShotGrid, settings: Settin
         ready,
         settings,
         SearchLines(ready.search.wanted),
-        tuning_report.write_summary,
+        lambda made: tuning_report.write_summary(made, settings.form),
         tuning_report.test,
         _preparing,
     )

@@ -121,6 +121,14 @@ class Meter:
         }
 
 
+def is_energy_known(watts: float | None, *, on_gpu: bool, powercap: Path = POWERCAP) -> bool:
+    """Return whether a Meter with these watts would tell joules on this machine.
+
+    on_gpu   the block computes on a GPU, whose counter then counts
+    """
+    return watts is not None or Rapl(powercap).is_readable() or (on_gpu and Nvml().is_readable())
+
+
 def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, Any]:
     return {"value": value, "unit": unit, "source": None if value is None else source}
 
@@ -171,6 +179,10 @@ class Rapl:
         self._range_uj = {zone: int(_text(zone / "max_energy_range_uj") or 0) for zone in packages}
         self._last: dict[Path, int] = {}  # empty: no counter can be read
         self._used_uj, self._lock, self._ended = 0, threading.Lock(), threading.Event()
+
+    def is_readable(self) -> bool:
+        """Return whether there are counters that this user may read."""
+        return bool(self._read())
 
     def start(self) -> None:
         """Begin to count."""
@@ -223,6 +235,10 @@ class Nvml:
         except OSError:
             self._library = None
         self._before: dict[int, int] = {}
+
+    def is_readable(self) -> bool:
+        """Return whether there are counters that this user may read."""
+        return bool(self._read())
 
     def start(self) -> None:
         """Begin to count."""

@@ -11,6 +11,8 @@ from typing import ClassVar
 from ..errors import ResourceError, no_home
 from ..spec import Spec, setting
 
+FORMS = ("png", "svg", "pdf")  # of figures
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Spec):
@@ -79,6 +81,7 @@ class Settings(Spec):
         help="wait at the end, up to 10 s, for a tracking server that is slow; else "
         "tlx sync sends the rest",
     )
+    form: str = setting(FORMS[0], identity=False, choices=FORMS, help="file type of figures")
     system_metrics: bool = setting(True, identity=False, help="log CPU, memory and GPU use")
     watts: float | None = setting(
         None, identity=False, low=0.0, help="watts a busy core draws, for an energy estimate"

@@ -7,9 +7,10 @@ the block is gone, from memory and from files; blocks 1…n keep their numbers.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
@@ -25,6 +26,7 @@ from .weights import promises
 from .weights import reader as weights_reader
 
 FORMAT = 1  # of the record beside a chopped network's weights
+BODY = "body."  # before the names of what stays of a cut network
 ADAPTED = ("eps", "stride")  # what translated weights change of a module
 
 
@@ -184,6 +186,71 @@ def is_recorded(path: Path) -> bool:
 def is_cut(path: Path) -> bool:
     """Whether it is one of a network that was cut, not of a whole one."""
     return _record(path).get("cut") is not None
+
+
+def blocks_of(path: Path) -> int | None:
+    """Return how many blocks the network of a weight file has; None unless it was cut."""
+    cut = _record(path).get("cut")
+    return None if cut is None else int(cut)
+
+
+@overload
+def most_blocks(model: str | None, depth: int) -> int: ...
+@overload
+def most_blocks(model: str | None, depth: None) -> int | None: ...
+def most_blocks(model: str | None, depth: int | None) -> int | None:
+    """Return how many blocks can be taken from a weight file: `depth`, or fewer of a network that
+    was cut.
+    """
+    cut = blocks_of(Path(model).expanduser()) if model else None
+    return depth if cut is None else cut
+
+
+def too_deep(model: str | None, depths: Iterable[int]) -> list[UsageError]:
+    """Return a refusal for every one of these blocks that a cut network does not have."""
+    path = Path(model).expanduser() if model else None
+    blocks = blocks_of(path) if path is not None else None
+    return (
+        [] if path is None or blocks is None else [too_short(path, n) for n in depths if n > blocks]
+    )
+
+
+def too_short(path: Path, depth: int) -> UsageError:
+    """Return the refusal of a block that a cut network does not have."""
+    blocks = blocks_of(path)
+    return UsageError(
+        "chopped",
+        f"block {depth} of {path.name}, which is chopped behind block {blocks}",
+        where="--model",
+        expected=f"blocks 1 to {blocks}",
+        remedy="give a smaller --depths, or the weights of a whole network",
+    )
+
+
+def copy_blocks(network: Network, cut: Network, count: int) -> None:
+    """Put blocks 1…count of a network that was cut into one of the same architecture, whole or cut;
+    it then sees images as the cut one does.
+    """
+    modules = {name.removeprefix(BODY): module for name, module in cut.net.named_modules()}
+    with torch.no_grad():
+        for mine, theirs in zip(network.blocks[:count], cut.blocks[:count], strict=True):
+            given = {
+                name.removeprefix(BODY): tensor for name, tensor in cut.tensors(theirs).items()
+            }
+            for name, tensor in network.tensors(mine).items():
+                tensor.copy_(given[name.removeprefix(BODY)])
+            for name in mine.modules:
+                for inner, module in network.net.get_submodule(name).named_modules(prefix=name):
+                    _adapt(module, modules[inner.removeprefix(BODY)])
+    network.mean, network.std = cut.mean, cut.std
+    network.row = replace(network.row, mean=cut.row.mean, std=cut.row.std)
+    network.match, network.weights, network.notes = cut.match, cut.weights, cut.notes
+
+
+def _adapt(module: nn.Module, like: nn.Module) -> None:
+    for what in ADAPTED:
+        if hasattr(like, what):
+            setattr(module, what, getattr(like, what))
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -13,6 +13,13 @@ from .network import Network
 REFUSAL = "more than 1 value per channel"  # what batch norm says
 
 
+def cannot_be_joined(rows: int, size: int) -> bool:
+    """Return whether batches of `size` of these rows leave one row alone that no other batch can
+    take.
+    """
+    return (rows % size == 1 or size == 1) and (size <= 2 or rows == 1)
+
+
 def must_be_avoided(network: Network, rows: int, size: int) -> bool:
     """Whether batches of `size` of these rows would leave one alone that the network, as it is
     frozen, cannot train on.
@@ -24,7 +31,7 @@ def must_be_avoided(network: Network, rows: int, size: int) -> bool:
         return False
     if _trains_on_one(network):
         return False
-    if size > 2 and rows > 1:
+    if not cannot_be_joined(rows, size):
         return True
     remedy = "--batch-size 3, or more" if rows > 1 else "give more training images"
     what = (

@@ -132,18 +132,22 @@ def _of_chopped(
     input_size: int | None,
     sha256: str | None,
 ) -> Network:
-    """A network that `tlx chop` wrote, taken whole: it cannot be cut again or taken in part."""
-    network = backbones.load(
+    """Blocks of a network that `tlx chop` wrote: all of it as it is, or some in the whole
+    architecture, cut or not.
+    """
+    given = backbones.load(
         architecture, weights=path, classes=classes, seed=seed, input_size=input_size, sha256=sha256
     )
-    blocks = len(network.blocks)
-    if cut is not None or copied < blocks:
-        raise UsageError(
-            "chopped",
-            f"{path.name} is {network.row.title} chopped behind block {blocks}",
-            where="--model",
-            expected="the weights of a whole network, to copy or cut at a block of it",
-        )
+    fresh = backbones.load(
+        architecture, weights=None, classes=classes, seed=seed, input_size=given.input_size
+    )
+    last = len(fresh.blocks) if cut is None else cut
+    if cut is None and copied >= last:
+        return given
+    if min(copied, last) > len(given.blocks):
+        raise chopped.too_short(path, min(copied, last))
+    network = fresh if cut is None else chopped.chop(fresh, cut, classes, seed)
+    chopped.copy_blocks(network, given, min(copied, last))
     return network
 
 

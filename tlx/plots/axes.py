@@ -28,6 +28,7 @@ ENTRIES_UP_TO = 24  # of a legend
 MARKED_UP_TO = 12  # lines: above, their markers and spreads would hide them
 DEPTHS = "viridis"  # equal steps for the eye, whatever its colour vision
 USUAL = "Intrinsic dimension of the layers of Networks 1234"  # for the width of a letter
+BESIDE_ONE = 0.75  # of a figure's height: what the title beside a lone panel may take
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -189,7 +190,13 @@ def y_title(figure: Figure, axes: Sequence[Axes], title: str) -> None:
     """The title of the vertical axis that all panels share, in as many lines as the height asks
     for.
     """
-    text = "\n".join(wrapped(part, figure.get_figheight() - 0.7, 10) for part in title.splitlines())
+    room = figure.get_figheight() - 0.7
+    if (
+        len(axes) == 1
+    ):  # the title stands beside the panel's middle, which upright names below move up
+        room *= BESIDE_ONE
+    kept = title.replace("Spearman's ρ", "Spearman's\u00a0ρ")  # no line begins with its symbol
+    text = "\n".join(wrapped(part, room, 10) for part in kept.splitlines())
     if len(axes) == 1:
         axes[0].set_ylabel(text)
     else:

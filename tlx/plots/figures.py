@@ -1,4 +1,5 @@
-"""Figures of results. Each returns the bytes of a PNG or SVG, the same bytes for the same numbers.
+"""Figures of results. Each returns the bytes of a PNG, SVG or PDF, the same bytes for the same
+numbers.
 
 Colours are those of Okabe & Ito, which people with any colour vision tell apart. Drawn with
 matplotlib's objects, never pyplot: no figure stays behind, and the caller's settings are as they
@@ -63,6 +64,13 @@ LABELS_UP_TO, LABELS_SHOWN = (
     60,
     40,
 )  # classes: above 60, at most 40 names are given, at regular steps
+UNDATED: dict[
+    str, Any
+] = {  # form → what is left out of a file, so that the same numbers give the same bytes
+    "png": {"Software": None},
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 LABEL_LENGTH = 24  # characters of a class name on an axis
 STYLE: Any = {
     # comes with matplotlib: the same everywhere, accents and Greek included
@@ -77,6 +85,7 @@ STYLE: Any = {
     "axes.axisbelow": True,
     "svg.hashsalt": "tlx",
     "svg.fonttype": "path",
+    "pdf.fonttype": 42,
     "text.parse_math": False,
     "axes.formatter.use_mathtext": False,
 }
@@ -359,10 +368,10 @@ def new_subplots(width: float, height: float, columns: int = 1) -> tuple[Figure,
 
 
 def render(figure: Figure, form: str) -> bytes:
-    if form not in ("png", "svg"):
-        raise ValueError(f"form '{form}' is neither png nor svg")
+    if form not in UNDATED:
+        raise ValueError(f"form '{form}' is none of {', '.join(UNDATED)}")
     out = io.BytesIO()
-    nothing = {"Software": None} if form == "png" else {"Date": None, "Creator": None}
+    nothing = UNDATED[form]
     absent = _save(figure, out, form, nothing)
     families = fonts.fallback_families(absent) if absent else []
     if families:
@@ -478,7 +487,9 @@ def add_caption(figure: Figure, lines: Sequence[str]) -> None:
         return
     wide, high = figure.get_size_inches()
     rows = [
-        row for line in lines for row in textwrap.wrap(_shown(line), max(40, int(wide / 0.063)))
+        row
+        for line in lines
+        for row in textwrap.wrap(_shown(line), max(40, int(wide / 0.063)), break_on_hyphens=False)
     ]
     text = "\n".join(rows)
     figure.set_size_inches(wide, high + 0.13 * len(rows))

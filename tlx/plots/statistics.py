@@ -118,6 +118,14 @@ def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
     return row["low"], row["high"]
 
 
+def ends_of(row: Mapping[str, Any], name: str, count: int | None) -> tuple[float, float] | None:
+    """Return what is drawn around a mean of `count` values in the columns <name>_low, _high,
+    _lowest and _highest.
+    """
+    named = {end: row.get(f"{name}_{end}") for end in ("low", "high", "lowest", "highest")}
+    return drawn_ends({"repeats": count, **named})
+
+
 def binomial_interval(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return Wilson's interval of a share that was seen in n images (Wilson 1927, J. Am. Stat.
     Assoc. 22).

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..errors import BusyError, IntegrityError, TlxError, TrialsFailedError, UsageError
+from ..errors import LATE, BusyError, IntegrityError, TlxError, TrialsFailedError
 from ..lab.settings import Settings
 from ..lab.store import Store
 from ..lab.tracking import api as tracking_api
@@ -92,7 +92,7 @@ class Study:
     params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
     preload: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()  # for people: said before the trials
-    # called with a trial's folder and result, it adds figures
+    # called with a trial's folder, result and the form of figures
     dress: str = "tlx.studies.reporting:write_trial_figures"
 
     @property
@@ -145,12 +145,14 @@ class StudyReport:
         """TrialsFailed if a trial has no result, Untracked if records are unsent and were required.
 
         Where all that failed for a reason that is not the trials' own (another process at work, a
-        full disk, a damaged folder, settings that do not go together), that reason is raised as it
-        is, with its exit code.
+        full disk, a damaged folder), that reason is raised as it is, with its exit code. A setting
+        that was offered and then refused is a bug, whatever came of the other trials.
         """
         errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
+        if late := [error for error in errors if error.code == LATE]:
+            raise late[0]
         if errors and all(
-            isinstance(e, (BusyError, IntegrityError, UsageError)) or e.code in DISK for e in errors
+            isinstance(e, (BusyError, IntegrityError)) or e.code in DISK for e in errors
         ):
             raise errors[0]
         if errors:

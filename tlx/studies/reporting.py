@@ -4,7 +4,7 @@ alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,69 @@ from .. import files
 from ..lab.store import JOURNAL, Store
 from ..plots import figures, fonts, statistics, tables
 from ..result import FINISHED, Result
-from . import result_warnings, summaries
+from . import drawings, result_warnings, summaries
+from .drawings import Drawings
 
 CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
 
 
-def write_trial_figures(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
     """Put a trial's figures into its folder: learning curves, and the confusion matrix if it was
     tested.
     """
-    steps = [row for row in files.Journal.read(folder / JOURNAL) if row["t"] == "metrics"]
-    if steps:
-        title = " ".join(
-            str(word) for word in (result.spec.get("architecture"), _place(result)) if word
-        )
-        curves = figures.learning_curves(steps, title, best_epoch=result.details.get("best_epoch"))
-        files.write_bytes(folder / "learning_curves.png", curves)
+    drawings.write(folder, trial_drawings(folder, result), form)
     if "confusion" in result.details:
         classes, counts = result.details["classes"], result.details["confusion"]
-        files.write_bytes(
-            folder / "confusion_matrix.png", figures.confusion_matrix(counts, classes)
-        )
         rows = [[label, *row] for label, row in zip(classes, counts, strict=True)]
         files.write_text(
             folder / "confusion_matrix.csv", tables.as_csv(["true \\ predicted", *classes], rows)
         )
 
 
-def write_summary(store: Store, key: str) -> None:
+def trial_drawings(folder: Path, result: Result) -> Drawings:
+    """Return the figures of a trial whose files lie in `folder`."""
+    found: dict[str, Callable[[str], bytes]] = {}
+    steps = [row for row in files.Journal.read(folder / JOURNAL) if row["t"] == "metrics"]
+    if steps:
+        title = " ".join(
+            str(word) for word in (result.spec.get("architecture"), _place(result)) if word
+        )
+        found["learning_curves"] = lambda form: figures.learning_curves(
+            steps, title, form, best_epoch=result.details.get("best_epoch")
+        )
+    if "confusion" in result.details:
+        classes, counts = result.details["classes"], result.details["confusion"]
+        found["confusion_matrix"] = lambda form: figures.confusion_matrix(
+            counts, classes, form=form
+        )
+    return found
+
+
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a few-shot study: accuracy over shots; none where nothing was
+    tested.
+    """
+    found = results_of(store, study)
+    lines, warnings = by_line(found), warnings_of(found)
+    rows = [row for some in lines.values() for row in some]
+    if not any(row["mean"] is not None for row in rows) or not all(row["shots"] for row in rows):
+        return {}
+    drawn = lines if len(lines) > 1 else next(iter(lines.values()))
+    return {
+        CURVE: lambda form: figures.few_shot_curve(
+            drawn, study["title"], form, caption=warnings or ()
+        )
+    }
+
+
+def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
+    """Return the results of a study's trials that are whole."""
+    return [
+        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
+    ]
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write a study's table, curve and summary beside its record, over all of its trials that are
     whole.
     """
@@ -47,9 +82,7 @@ def write_summary(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = [
-        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
-    ]
+    found = results_of(store, study)
     lines, warnings = by_line(found), warnings_of(found)
     metrics: list[dict[str, Any]] = []
     for line, rows in lines.items():
@@ -62,14 +95,9 @@ def write_summary(store: Store, key: str) -> None:
                 if row[name_of] is not None
             ]
     if metrics and all(row["shots"] for rows in lines.values() for row in rows):
-        curve = figures.few_shot_curve(
-            lines if len(lines) > 1 else next(iter(lines.values())),
-            study["title"],
-            caption=warnings or (),
-        )
-        files.write_bytes(folder / f"{CURVE}.png", curve)
-        for form, ending in (("csv", "csv"), ("markdown", "md")):
-            files.write_text(folder / f"{TABLE}.{ending}", table(lines, form))
+        drawings.write(folder, study_drawings(store, study), form)
+        for kind, ending in (("csv", "csv"), ("markdown", "md")):
+            files.write_text(folder / f"{TABLE}.{ending}", table(lines, kind))
         files.write_text(folder / f"{TRIALS}.csv", trial_table(found))
     shown = table(lines, "markdown") if metrics else ""
     summaries.write(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import Stopped, TlxError
+from ..errors import Stopped, TlxError, late_refusal
 from ..lab import cost, environment, resources, signals
 from ..lab.engines import local as engines_local
 from ..lab.engines import worker
@@ -229,7 +229,7 @@ def run_group(
             signals.stop_if_asked()  # with the number of the signal that asked
             raise
         except TlxError as error:
-            found[spec.key] = error
+            found[spec.key] = late_refusal(error)
     return found
 
 
@@ -257,7 +257,7 @@ def run_trial(
         result = worker.function(order.run)(spec, inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
-    worker.function(order.dress)(draft.folder, result)
+    worker.function(order.dress)(draft.folder, result, settings.form)
     return replace(result, cost=meter.cost(), environment=environment.gather())
 
 

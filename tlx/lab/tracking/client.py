@@ -23,6 +23,7 @@ from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
 from .target import TrackingTarget, prepare
 
 METRICS_A_CALL, PAIRS_A_CALL, DIGEST_LIMIT = 800, 100, 36  # what every store accepts
+SET_ASIDE = "replaced:"  # before the key of a run that another is taking the place of
 LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # the run was removed by somebody
 REFUSED = (*LOST, "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
@@ -166,6 +167,23 @@ class Sender:
         """The one run of a key, or None; duplicates are tagged and deleted."""
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
+    def find_replacing(self, key: str) -> tuple[Any, list[Any]]:
+        """Return the run of a key (or None), and those that it replaces and that are not yet
+        carried over.
+        """
+        found = self.search(f"tags.`tlx.key` LIKE '%{key}'")
+        by_key = {
+            word: [run for run in found if run.data.tags["tlx.key"] == word]
+            for word in (key, SET_ASIDE + key)
+        }
+        return self.settle(by_key[key]), by_key[SET_ASIDE + key]
+
+    def set_aside(self, run_id: str, key: str) -> None:
+        """Make room for a run that replaces this one: it is kept until what it holds is carried
+        over.
+        """
+        self.client.set_tag(run_id, "tlx.key", SET_ASIDE + key)
+
     def settle(self, runs: Sequence[Any]) -> Any:
         if not runs:
             return None
@@ -223,13 +241,33 @@ class Sender:
                 marks[PAIRS_A_CALL:],
             )
 
-    def values_of(self, run_id: str) -> dict[tuple[str, int], set[float]]:
-        """Every metric point of a run: (name, step) → its values."""
-        found: dict[tuple[str, int], set[float]] = {}
-        for name_ in self.client.get_run(run_id).data.metrics:
-            for point in self.client.get_metric_history(run_id, name_):
-                found.setdefault((name_, point.step), set()).add(point.value)
+    def points_of(self, run_id: str) -> list[Point]:
+        """Return every metric point of a run."""
+        return [
+            (point.key, point.value, point.timestamp, point.step)
+            for name_ in self.client.get_run(run_id).data.metrics
+            for point in self.client.get_metric_history(run_id, name_)
+        ]
+
+    def artifacts_of(self, run_id: str, folder: str | None = None) -> list[str]:
+        """Return the path of every file among a run's artifacts."""
+        found: list[str] = []
+        for row in self.client.list_artifacts(run_id, folder):
+            found += self.artifacts_of(run_id, row.path) if row.is_dir else [row.path]
         return found
+
+    def copy_artifact(self, path: str, from_id: str, to_id: str) -> None:
+        """Copy one artifact to another run, under the same path; one that is no more is left
+        out.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                file = self.client.download_artifacts(from_id, path, folder)
+            except Exception as error:
+                if isinstance(error, FileNotFoundError) or refused(error):
+                    return
+                raise
+            self.artifact(to_id, Path(file), path)
 
     def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Data sets that went in, by our own digest: [{"name", "source", "digest", "context"}]."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,17 @@ from .target import redact
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
 WHOLE = (FINISHED, "adopted")  # ends in a cursor after which nothing is left to send
 STRIKES = 2  # refusals of one run after which it is left for the next `tlx sync`
+SPEC = "config.json"  # the artifact of a run's settings
 INTERRUPTED = {"tlx.status": "interrupted"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A run that was found or made, and the parameters and tags that are still to be sent to it."""
+
+    run: Any
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
 
 
 class StudyMirror:
@@ -130,7 +140,7 @@ class StudyMirror:
             ),
             "tlx.role": "study",
         }
-        run = self.sender.find(study.key)
+        run, replaced = self.sender.find_replacing(study.key)
         run = run or self._made(
             study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
         )
@@ -148,6 +158,13 @@ class StudyMirror:
         self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
         self._children = self.sender.children(run.info.run_id)
         self._cursors.save(study.key)
+        for old in replaced:
+            self._take_over(
+                old,
+                run,
+                {*run.data.params, *params},
+                {*run.data.tags, *tracking_records.tags(marks)},
+            )
         self.parent = run
 
     def _close_parent(self, status: str) -> None:
@@ -164,6 +181,7 @@ class StudyMirror:
         listed = self.store.study_files(study.key)
         if listed:
             listed = {STUDY: study.folder / STUDY, **listed}
+        self._mark_own([*listed, SPEC])
         self._artifacts(study.key, listed, study.record.get("spec"))
         self.sender.end(run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
@@ -195,9 +213,12 @@ class StudyMirror:
         )
         if cursor.summary == digest:
             return
-        there = self.sender.values_of(self.parent.info.run_id)
+        names = {name for name, _ in wanted}
+        self._mark_own(names)
+        there = self._own_values(names)
         if any(values != {wanted.get(at)} for at, values in there.items()):
             self._replace_parent()
+            self._mark_own(names)
             there = {}
         self.sender.batch(
             self.parent.info.run_id,
@@ -206,32 +227,71 @@ class StudyMirror:
         self._cursors.of(self.study.key).summary = digest
         self._cursors.save(self.study.key)
 
-    def _replace_parent(self) -> None:
-        """Make a new parent run, with what people wrote on the old one, and give it the
-        children.
+    def _own_values(self, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
+        """Return the values of our metrics in the parent run, (name, step) → values; people's are
+        left out.
         """
-        old = self.sender.client.get_run(self.parent.info.run_id)
-        self.sender.retire(
-            old.info.run_id, "the study was summarised again; another run has the new means"
-        )
-        children = self.sender.children(old.info.run_id)
+        run_id = self.parent.info.run_id
+        own = tracking_records.own_names(self.sender.client.get_run(run_id).data.tags)
+        found: dict[tuple[str, int], set[float]] = {}
+        for name, value, _, step in self.sender.points_of(run_id):
+            if name in wanted or tracking_records.mark_of(name) in own:
+                found.setdefault((name, step), set()).add(value)
+        return found
+
+    def _mark_own(self, names: Iterable[str]) -> None:
+        """Note on the parent run that these metrics and artifacts are ours, before they are
+        there.
+        """
+        run_id = self.parent.info.run_id
+        tags = self.sender.client.get_run(run_id).data.tags
+        if more := tracking_records.own_tags(tags, names):
+            self.sender.batch(run_id, tags=more)
+
+    def _replace_parent(self) -> None:
+        """Make a new parent run, with what people logged on the old one, and give it the children.
+
+        The old one is set aside first and put away last, so that whoever is interrupted goes on
+        where it stood.
+        """
+        self.sender.set_aside(self.parent.info.run_id, self.study.key)
         self.parent = None
         self._open_parent()
-        run_id = self.parent.info.run_id
-        kept = {
+
+    def _take_over(self, old: Any, new: Any, params: set[str], tags: set[str]) -> None:
+        """Carry over to a new parent run what people logged on the old one, and its children; put
+        the old one away.
+
+        params, tags   names that the new one has
+        """
+        from_id, to_id = old.info.run_id, new.info.run_id
+        own = tracking_records.own_names(old.data.tags)
+        points = [
+            point
+            for point in self.sender.points_of(from_id)
+            if tracking_records.mark_of(point[0]) not in own
+        ]
+        params_by_hand = {
+            name: value for name, value in old.data.params.items() if name not in params
+        }
+        tags_by_hand = {
             name: value
             for name, value in old.data.tags.items()
-            if (name not in self.parent.data.tags and not name.startswith(("tlx.", "mlflow.")))
-            or (name == tracking_records.NOTE and tracking_records.is_edited(old.data.tags))
+            if tracking_records.is_by_hand(name, old.data.tags)
+            and name not in tags - {tracking_records.NOTE}
         }
-        self.sender.batch(run_id, tags=tracking_records.tags(kept))
-        for key, runs in children.items():
+        self.sender.batch(to_id, points, params_by_hand, tags_by_hand)
+        for path in self.sender.artifacts_of(from_id):
+            if tracking_records.mark_of(path) not in own:
+                self.sender.copy_artifact(path, from_id, to_id)
+        for key, runs in self.sender.children(from_id).items():
             for run in runs:
-                self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": run_id})
+                self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": to_id})
+            self._children.setdefault(key, []).extend(runs)
             if self._cursors.of(key).run_id:
-                self._cursors.of(key).parent = run_id
+                self._cursors.of(key).parent = to_id
                 self._cursors.save(key)
-        self._children = children
+        self.sender.retire(from_id, "the study was summarised again; another run has the new means")
 
     # ------------------------------------------------------------ a trial
 
@@ -243,26 +303,53 @@ class StudyMirror:
         trial = self.study.trial(self.store, row)
         if trial is None or self._strikes.get(trial.key, 0) >= STRIKES:
             return
+        opened = None
         if trial.key not in self._known:
-            self._open(trial, ending)
+            opened = self._open(trial, ending)
         cursor = self._cursors.of(trial.key)
         self._last_ms = max(self._last_ms, trial.ended_ms)
         if cursor.ended in WHOLE:
             return
-        fresh = len(trial.records) - cursor.records
-        if fresh:
-            self.sender.batch(cursor.run_id, trial.points(after=cursor.records))
-            cursor.records += fresh
-            self.sent += fresh
-            self._cursors.save(trial.key)
+        self._send_new(trial, opened)
         if trial.result is not None:
             self._end(trial)
         elif ending and not cursor.ended:
             self._break_off(trial)
 
-    def _open(self, trial: MirroredTrial, ending: str | None) -> None:
-        """Find or make the run of a trial, and bring its cursor, parent, tags and parameters up to
-        date.
+    def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> None:
+        """Send what the run lacks, in one call: of a run just opened its settings, new records, and
+        the scores.
+        """
+        cursor, result = self._cursors.of(trial.key), trial.result
+        fresh = len(trial.records) - cursor.records
+        points = trial.points(after=cursor.records) if fresh else []
+        params = dict(opened.params) if opened else {}
+        tags = dict(opened.tags) if opened else {}
+        if result is not None:
+            points += trial.final_points()
+            has = {*self._params.get(trial.key, set()), *(opened.run.data.params if opened else ())}
+            own = tracking_records.parameters(trial.row, result.spec)
+            params |= {n: v for n, v in own.items() if n not in has}
+            tags |= tracking_records.tags(
+                self._marks(trial, result.status),
+                tracking_records.environment_tags(result.environment),
+                {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()},
+            )
+        if points or params or tags:
+            self.sender.batch(cursor.run_id, points, params, tags)
+        if opened is not None:
+            self._params[trial.key] = {*opened.run.data.params, *params}
+            self._known[trial.key] = opened.run
+        if fresh:
+            cursor.records += fresh
+            self.sent += fresh
+            self._cursors.save(trial.key)
+
+    def _open(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
+        """Find or make the run of a trial, and bring its cursor up to date; what is still to be
+        sent to it.
+
+        None if nothing is.
         """
         parent_id, key = self.parent.info.run_id, trial.key
         run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
@@ -272,7 +359,7 @@ class StudyMirror:
         ):  # of an earlier life of this trial
             if run.data.tags.get("tlx.status") == "finished":
                 self._adopt(trial, run)
-                return
+                return None
             self.sender.retire(run.info.run_id)
             run = None
         if (
@@ -281,8 +368,9 @@ class StudyMirror:
             and (cursor.ended == FINISHED or (ending and _closed_as_it_is(cursor, trial)))
         ):
             self._known[key] = run
-            return
+            return None
         marks = self._marks(trial, "running")
+        is_new = run is None
         run = run or self._made(
             key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks
         )
@@ -292,11 +380,11 @@ class StudyMirror:
         if trial.result is None:
             self.sender.reopen(run)
         spec = trial.row.get("spec") or (trial.result.spec if trial.result else None)
-        params = tracking_records.parameters(trial.row, spec)
-        self.sender.batch(run.info.run_id, params=_missing(params, run), tags=marks)
-        self._params[key] = {*run.data.params, *params}
-        self._known[key] = run
         self._cursors.save(key)
+        tags = (
+            {} if is_new and run.data.tags.get("mlflow.parentRunId") == parent_id else marks
+        )  # else another made it
+        return Opened(run, _missing(tracking_records.parameters(trial.row, spec), run), tags)
 
     def _adopt(self, trial: MirroredTrial, run: Any) -> None:
         """A finished run of this key made elsewhere: by its identity the same result, so it is
@@ -311,19 +399,9 @@ class StudyMirror:
         self._cursors.save(trial.key)
 
     def _end(self, trial: MirroredTrial) -> None:
+        """Send what belongs to a whole trial beside its numbers, and close its run."""
         result, cursor = trial.result, self._cursors.of(trial.key)
         assert result is not None
-        marks = tracking_records.tags(
-            self._marks(trial, result.status),
-            tracking_records.environment_tags(result.environment),
-            {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()},
-        )
-        params = {
-            n: v
-            for n, v in tracking_records.parameters(trial.row, result.spec).items()
-            if n not in self._params.get(trial.key, set())
-        }
-        self.sender.batch(cursor.run_id, trial.final_points(), params, marks)
         self.sender.inputs(
             cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])]
         )
@@ -357,7 +435,7 @@ class StudyMirror:
         """
         run_id = self._cursors.of(key).run_id
         if spec and (run_id, "spec") not in self._uploaded:
-            self.sender.json_artifact(run_id, spec, "config.json")
+            self.sender.json_artifact(run_id, spec, SPEC)
             self._uploaded.add((run_id, "spec"))
         names = {path: name for name, path in listed.items()}
         for path in tracking_records.artifacts(listed):

@@ -4,11 +4,12 @@ Plain values only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,11 @@ PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that ever
 ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
 ARTIFACT_LIMIT = 16 << 20  # bytes; weights and dumps stay in the run folder
 SUMMARY = "summary.json"
+OWN, MARK_LENGTH, MARKS_A_TAG = (
+    "tlx.own.",
+    12,
+    300,
+)  # tags with the marks of the names of what we sent
 NOTE, OWN_NOTE = (
     "mlflow.note.content",
     "tlx.note",
@@ -79,14 +85,23 @@ class MirroredTrial:
         return found
 
     def final_points(self) -> list[Point]:
-        """Scores and costs of the result, at the end of the last step."""
+        """Return scores and costs of the result, one point each, at step 0.
+
+        MLflow's pages draw a metric as a line as soon as a run's newest point of it is at step 1 or
+        later, and as a bar otherwise. A score with the name of a series of the journal is called
+        `final_…`, as it is no point of that.
+        """
         assert self.result is not None
-        step = max((int(r["step"]) for r in self.records if r["t"] == "metrics"), default=0)
+        series = {self._shown(n, 0.0)[0] for r in self.records for n in r.get("values", {})}
         cost = {f"cost.{n}": row.get("value") for n, row in self.result.cost.items()}
-        return [
-            (*self._shown(n, v), self.ended_ms, step)
+        shown = [
+            self._shown(n, v)
             for n, v in {**self.result.scores, **cost}.items()
             if isinstance(v, (int, float)) and math.isfinite(v)
+        ]
+        return [
+            (name(f"final_{n}") if n in series else n, value, self.ended_ms, 0)
+            for n, value in shown
         ]
 
     def _shown(self, own: str, value: Any) -> tuple[str, float]:
@@ -232,6 +247,35 @@ def is_edited(run_tags: Mapping[str, str]) -> bool:
     return bool(text) if written is None else files.digest(text) != written
 
 
+def mark_of(sent: str) -> str:
+    """Return the mark of the name of a metric or artifact that we sent."""
+    return hashlib.sha256(sent.encode()).hexdigest()[:MARK_LENGTH]
+
+
+def own_names(run_tags: Mapping[str, str]) -> set[str]:
+    """Return the marks of the metrics and artifacts of a run that are ours; all others were logged
+    by a person.
+    """
+    return {mark for tag, text in run_tags.items() if tag.startswith(OWN) for mark in text.split()}
+
+
+def own_tags(run_tags: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """Return the tags that add these names to those that are ours; {} where all are marked."""
+    new = sorted({mark_of(sent) for sent in names} - own_names(run_tags))
+    first = sum(tag.startswith(OWN) for tag in run_tags)
+    return {
+        f"{OWN}{first + number}": " ".join(new[start : start + MARKS_A_TAG])
+        for number, start in enumerate(range(0, len(new), MARKS_A_TAG))
+    }
+
+
+def is_by_hand(tag: str, run_tags: Mapping[str, str]) -> bool:
+    """Return whether a tag of a run is a person's: neither ours nor MLflow's, or a description that
+    was edited.
+    """
+    return is_edited(run_tags) if tag == NOTE else not tag.startswith(("tlx.", "mlflow.", "env."))
+
+
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
     """Where it ran as env.*, and the commit under the name that mlflow's pages know."""
     commit = (environment.get("git") or {}).get("commit")
@@ -266,8 +310,10 @@ def models(listed: Mapping[str, Path]) -> set[Path]:
 
 
 def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:
-    """The parent's metrics: {"name": value} or [{"name", "value", "step"}], all at one fixed
-    time.
+    """The parent's metrics: {"name": value} or [{"name", "value", "step"}], all at one fixed time.
+
+    A metric of one point is at step 0 whatever its step, so that MLflow shows it as a bar and not
+    as a line of one point.
     """
     metrics = summary.get("metrics", {})
     rows = (
@@ -276,10 +322,17 @@ def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:
         else metrics
     )
     try:
-        return [
+        points = [
             (name(r["name"]), float(r["value"]), at_ms, int(r.get("step", 0)))
             for r in rows
             if r["value"] is not None
+        ]
+        steps: dict[str, set[int]] = {}
+        for called, _, _, step in points:
+            steps.setdefault(called, set()).add(step)
+        return [
+            (called, value, ms, step if len(steps[called]) > 1 else 0)
+            for called, value, ms, step in points
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise BadDataError(

@@ -173,11 +173,11 @@ def keep(store: Store, tried: TrialRecord) -> None:
         )
         return Result(
             key=tried.key,
-            kind="SearchTrial",
+            kind="search-trial",
             status=tried.status,
             scores=scores,
             cost=known,
-            spec={"kind": "SearchTrial", "number": tried.number, **tried.values},
+            spec={"kind": "search-trial", "number": tried.number, **tried.values},
             details=plain(tried),
             environment=environment.gather(),
         )

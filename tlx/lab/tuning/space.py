@@ -48,6 +48,10 @@ class Parameter:
     bounds: tuple[Any, ...] | None = None
     unasked: bool = False
 
+    def includes(self, value: float) -> bool:
+        """Return whether this number may be drawn."""
+        return value in self.choices if self.choices is not None else self.low <= value <= self.high
+
     def points(self) -> list[Any]:
         """Its values on a grid."""
         if self.choices is not None:

@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from ... import files
-from ...errors import ResourceError, Stopped, TlxError
+from ...errors import ResourceError, Stopped, TlxError, late_refusal
 from .. import signals
 from ..engines import worker as engines_worker
 from . import storage as tuning_storage
@@ -215,7 +215,7 @@ class _Process:
             signals.stop_if_asked()
             raise
         except TlxError as error:
-            tried = replace(tried, error=str(error))
+            tried = replace(tried, error=str(late_refusal(error)))
         system = self.study._storage.get_trial(trial._trial_id).system_attrs
         tried = replace(
             tried,

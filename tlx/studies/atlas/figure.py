@@ -15,7 +15,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...plots import axes as layer_axes
-from ...plots import figures
+from ...plots import figures, statistics
+from ...plots.block_names import AXIS, block_label
 from ...plots.figures import BLACK, BLUE, PURPLE, VERMILION
 from ..layer_transfer import figures as layer_transfer_figures
 
@@ -55,10 +56,8 @@ REPEATED = (
     "distance",
     "transfer",
 )  # panels whose intervals are over repeats
-IMAGES, REPEATS = (
-    "over the images (jackknife; Wilson for kNN)",
-    "over repeats (Student's t: QUANTA, T, AnB)",
-)
+IMAGES = "over the images (jackknife; Wilson for kNN)"
+REPEATS = "over repeats (Student's t; the range of fewer than 4: QUANTA, T, AnB)"
 
 
 def atlas(
@@ -68,6 +67,8 @@ def atlas(
     title: str = "",
     missing: Sequence[tuple[str, str]] = (),
     form: str = "png",
+    *,
+    caption: Sequence[str] = (),
 ) -> bytes:
     """Every panel that has rows, in the order of `panels`, on one axis of blocks.
 
@@ -78,6 +79,7 @@ def atlas(
     panels   panel → title of its vertical axis, and the panel on whose axes it is drawn ("": its
              own)
     missing  what is not there → what to type for it: stands under the figure
+    caption  what its reader must bear in mind: stands there too
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, (_, on) in panels.items():
@@ -87,11 +89,12 @@ def atlas(
     with figures.figure_style():
         axis = min(max(LEAST, EACH * len(blocks)), MOST)
         words = [
-            f"{number} {name}" for number, name in enumerate(layer_axes.short(list(blocks), 20), 1)
+            block_label(number, name)
+            for number, name in enumerate(layer_axes.short(list(blocks), 20), 1)
         ]
         named = layer_axes.ticks(words, axis, 6.5)
         width = axis + 0.85 + BESIDE
-        foot = _foot(missing, {row["panel"] for row in rows}, width)
+        foot = _foot(missing, {row["panel"] for row in rows}, width, caption)
         below = (len(foot) * SMALL * 1.32 + 8) / 72
         above = 0.36 if title else 0.08
         height = max(len(groups), 1) * HEIGHT + named.reach + 0.55 + below + above
@@ -118,9 +121,9 @@ def atlas(
         )
         last.set_xlim(0.5, len(blocks) + 0.5)
         last.set_xlabel(
-            "Block, counted from the image (AnB: blocks 1…n copied, drawn at n)"
+            f"{AXIS} (AnB: blocks 1…n copied, drawn at n)"
             if any(row["panel"] == "transfer" for row in rows)
-            else "Block, counted from the image",
+            else AXIS,
             fontsize=9,
         )
         figure.align_ylabels(list(grid))
@@ -173,8 +176,8 @@ def _panel(axes: Axes, rows: Rows, title: str) -> None:
                 label=row["line"],
                 zorder=2,
             )
-            if row["low"] is not None:
-                axes.axhspan(row["low"], row["high"], color=colour, alpha=0.08, linewidth=0)
+            if (ends := _ends(row)) is not None:
+                axes.axhspan(*ends, color=colour, alpha=0.08, linewidth=0)
     _scale(axes, rows)
     axes.set_ylabel(title, fontsize=8.5)
     axes.tick_params(labelsize=SMALL)
@@ -206,12 +209,20 @@ def _line(axes: Axes, rows: Rows, label: str, colour: str, marker: str) -> None:
         label=figures.legend_label(label),
         zorder=3,
     )
-    ranged = [row for row in rows if row["low"] is not None]
-    x, low, high = ([row[name] for row in ranged] for name in ("block", "low", "high"))
+    ranged = [(row["block"], *ends) for row in rows if (ends := _ends(row)) is not None]
+    if not ranged:
+        return
+    x, low, high = zip(*ranged, strict=True)
     if len(ranged) > 1:
         axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-    elif ranged:
+    else:
         axes.vlines(x, low, high, color=colour, linewidth=1.0)
+
+
+def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return what is drawn around a number: its interval, or the range of fewer than 4 repeats."""
+    count = row.get("n") if row.get("lowest") is not None else None
+    return statistics.drawn_ends({**row, "repeats": count})
 
 
 def _plain(row: Mapping[str, Any]) -> str:
@@ -236,11 +247,17 @@ def _scale(axes: Axes, rows: Rows) -> None:
         )
 
 
-def _foot(missing: Sequence[tuple[str, str]], drawn: set[str], width: float) -> list[str]:
+def _foot(
+    missing: Sequence[tuple[str, str]], drawn: set[str], width: float, caption: Sequence[str]
+) -> list[str]:
     """What stands under the figure, in lines that fit."""
     fit = layer_axes.letters(width - 0.3, SMALL)
     kinds = [IMAGES] * bool(drawn - {*REPEATED}) + [REPEATS] * bool(drawn & {*REPEATED})
     lines = textwrap.wrap(f"Bands and bars: 95 % CI {', or '.join(kinds)}.", fit) if kinds else []
+    for sentence in caption:
+        lines += textwrap.wrap(
+            figures._shown(sentence), fit, subsequent_indent="    ", break_on_hyphens=False
+        )
     for names, said in missing:
         found = textwrap.wrap(
             figures._shown(f"Not there: {names}: {said}"),

@@ -16,7 +16,7 @@ import numpy as np
 
 from ... import metrics
 from ...data.streams import seeded_permutation
-from ...errors import BadDataError, TlxError
+from ...errors import BadDataError
 from ...features import fitting, voting
 from ...features.classifiers import Knn
 from .spec import BlockMeasures
@@ -48,7 +48,9 @@ class _Found:
         """
         try:
             mean, low, high = measure()
-        except TlxError as error:
+        except (
+            BadDataError
+        ) as error:  # anything else, a setting that is refused above all, is a fault
             if error.code == "not-finite":
                 raise
             self.notes.append(f"{name}: {error.what}")
@@ -218,7 +220,7 @@ def _spread(
     """
     try:
         values = np.array([measure(part) for part in parts])
-    except TlxError:
+    except BadDataError:
         return float(whole), None, None
     return float(whole), *_around(whole, values, len(parts[0]), n)
 

@@ -113,6 +113,8 @@ def _of_quanta(row: Mapping[str, Any], name: str, taken: Taken) -> Row:
         "mean": row[name],
         "low": row[f"{name}_low"],
         "high": row[f"{name}_high"],
+        "lowest": row[f"{name}_lowest"],
+        "highest": row[f"{name}_highest"],
         "n": row["repeats"],
         "keys": [r.key for r in taken.results if r.spec["position"] == position],
     }
@@ -145,6 +147,8 @@ def _transfer(taken: Taken) -> Iterable[Row]:
                 "mean": row["mean"],
                 "low": row["low"],
                 "high": row["high"],
+                "lowest": row["lowest"],
+                "highest": row["highest"],
                 "n": row["networks"],
                 "keys": [
                     t["key"]
@@ -167,6 +171,8 @@ def _estimated(line: str, block: int | None, values: Sequence[tuple[float, str]]
         "low": found.low,
         "high": found.high,
         "n": found.n,
+        "lowest": found.lowest,
+        "highest": found.highest,
         "keys": [key for _, key in values],
     }
 

@@ -43,7 +43,9 @@ class AtlasPlan:
 
     spec     resolved: which weights, how many samples, which reduction
     model    what the network is called
-    blocks   the names of blocks 1…N; layers: the layer at each one's end
+    blocks   the names of blocks 1…N; layers: the layer at the end of those that give a row for each
+             image;
+             numbers: the numbers of these blocks
     taken    source → the study that was taken; others: source → those that were not
     notes    for people
     """
@@ -53,6 +55,7 @@ class AtlasPlan:
     model: str
     blocks: tuple[str, ...]
     layers: tuple[str, ...]
+    numbers: tuple[int, ...]
     usual: bool  # whether it sees images normalised as its backbone's row says
     taken: dict[str, StudyMatch] = field(default_factory=dict)
     others: dict[str, list[StudyMatch]] = field(default_factory=dict)
@@ -109,8 +112,8 @@ def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
         )
     spec = spec.replace(samples=_samples(folder, spec, notes))
     names = layers_of(
-        network, tuple(str(n) for n in range(1, len(network.blocks) + 1)), None
-    )  # one for every block
+        network, (), None
+    )  # one for every block whose output has a row for each image
     row = backbones.lookup(spec.architecture)
     spec = spec.replace(
         layers=names,
@@ -125,6 +128,7 @@ def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
         f"{spec.architecture} {Path(spec.model).stem if spec.model else source}",
         tuple(block.name for block in network.blocks),
         names,
+        layers.blocks_with_rows(network),
         (network.mean, network.std) == (row.mean, row.std),
         notes=notes,
     )
@@ -185,6 +189,7 @@ def atlas_study(
     made = measures.replace(
         dump=dump.key,
         layers=dump.layers,
+        numbers=looked.numbers,
         labels=files.digest(list(labels)),
         model=looked.model,
         dataset=name,

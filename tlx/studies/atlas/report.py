@@ -13,7 +13,10 @@ from ... import files
 from ...lab.store import Store
 from ...plots import tables
 from ...result import Result
-from .. import reporting, summaries
+from .. import drawings, reporting, result_warnings, summaries
+from ..drawings import Drawings
+from ..layer_transfer import report as layer_transfer_report
+from ..quanta import report as quanta_report
 from . import figure as atlas_figure
 from .panels import PANELS, Panel, Row, Taken
 
@@ -31,7 +34,21 @@ __all__ = [
 ]
 
 STEM = "atlas"
-COLUMNS = ("panel", "line", "block", "block_name", "mean", "low", "high", "n", "unit", "sources")
+LIMIT = 256 << 20  # bytes of atlas.json
+COLUMNS = (
+    "panel",
+    "line",
+    "block",
+    "block_name",
+    "mean",
+    "low",
+    "high",
+    "lowest",
+    "highest",
+    "n",
+    "unit",
+    "sources",
+)
 
 
 def rows_of(
@@ -68,6 +85,8 @@ def rows_of(
                     "mean": row["mean"],
                     "low": row["low"],
                     "high": row["high"],
+                    "lowest": row.get("lowest"),
+                    "highest": row.get("highest"),
                     "n": row["n"],
                     "unit": panel.unit,
                     "sources": " ".join(row["keys"]),
@@ -86,7 +105,7 @@ def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Resul
 # ---------------------------------------------------------------- a study's files
 
 
-def write_trial_figures(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
     """A trial of an atlas has its numbers in the atlas's figure."""
 
 
@@ -105,32 +124,47 @@ def lacking(
     return list(found.items())
 
 
-def write_summary(store: Store, key: str, about: Mapping[str, Any], panels: Sequence[str]) -> None:
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figure of an atlas from what its last command wrote; none where nothing was
+    measured.
+    """
+    path = store.study_folder(study["key"]) / f"{STEM}.json"
+    if not path.is_file():
+        return {}
+    kept = files.read_json(path, limit=LIMIT)
+    if not kept["rows"]:
+        return {}
+    titles = {name: (panel.title, panel.axes) for name, panel in PANELS.items()}
+    missing = [(", ".join(row["panels"]), row["type"]) for row in kept["missing"]]
+    return {
+        STEM: lambda form: atlas_figure.atlas(
+            kept["rows"],
+            kept["about"]["blocks"],
+            titles,
+            title=study["title"],
+            missing=missing,
+            form=form,
+            caption=kept.get("warnings", ()),
+        )
+    }
+
+
+def write_summary(
+    store: Store, key: str, about: Mapping[str, Any], panels: Sequence[str], form: str = "png"
+) -> None:
     """Write the table, the figure and what they are made from beside the study's record."""
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
     rows = rows_of(store, study, about, panels)
-    missing = lacking(about, rows, panels)
+    missing, warnings = lacking(about, rows, panels), warnings_of(store, about, panels)
     whole = [r for trial in study["trials"] if (r := store.find_or_none(trial["key"])) is not None]
     if rows:
         files.write_text(
             folder / f"{STEM}.csv",
             tables.as_csv(COLUMNS, [[row[c] for c in COLUMNS] for row in rows]),
         )
-        for form in ("png", "svg"):
-            files.write_bytes(
-                folder / f"{STEM}.{form}",
-                atlas_figure.atlas(
-                    rows,
-                    about["blocks"],
-                    {name: (panel.title, panel.axes) for name, panel in PANELS.items()},
-                    title=study["title"],
-                    missing=[(", ".join(names), said) for said, names in missing],
-                    form=form,
-                ),
-            )
     files.write_json(
         folder / f"{STEM}.json",
         {
@@ -147,8 +181,10 @@ def write_summary(store: Store, key: str, about: Mapping[str, Any], panels: Sequ
             "columns": MEANINGS,
             "notes": _notes(store, whole, about, panels),
             "rows": rows,
+            "warnings": warnings or [],
         },
     )
+    drawings.write(folder, study_drawings(store, study), form)
     metrics = [
         {
             "name": f"{row['panel']}/{row['line'].replace('+', 'plus')}{end}".replace(",", ""),
@@ -159,7 +195,26 @@ def write_summary(store: Store, key: str, about: Mapping[str, Any], panels: Sequ
         for of, end in (("mean", ""), ("low", "_low"), ("high", "_high"))
         if row[of] is not None
     ]
-    summaries.write(folder, study, metrics, finished=len(whole))
+    summaries.write(folder, study, metrics, finished=len(whole), warnings=warnings, intervals=False)
+
+
+def warnings_of(store: Store, about: Mapping[str, Any], panels: Sequence[str]) -> list[str] | None:
+    """Return the warnings about test accuracies of the studies that were taken; None where none has
+    any.
+    """
+    found: list[str] | None = None
+    for name, of in (
+        ("quanta", quanta_report.warnings_of),
+        ("transfer", layer_transfer_report.warnings_of),
+    ):
+        keys = about["taken"].get(name, {}).get("trials", ())
+        results = [result for key in keys if (result := store.find_or_none(key)) is not None]
+        if results and any(PANELS[panel].source == name for panel in panels):
+            found = [*(found or []), *(f"{SOURCES[name]}: {sentence}" for sentence in of(results))]
+    return found
+
+
+SOURCES = {"quanta": "QUANTA", "transfer": "layer transfer"}
 
 
 def _notes(
@@ -189,6 +244,8 @@ MEANINGS = {
     "mean": "the number, or its mean over repeats",
     "low": "lower end of its 95 % CI",
     "high": "upper end",
+    "lowest": "the smallest value of a mean over repeats, drawn where they are fewer than 4",
+    "highest": "the largest",
     "n": "rows or repeats that it is from",
     "unit": "of mean, low and high",
     "sources": "keys of the trials that it is from",
@@ -232,6 +289,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
         rows = rows_of(store, study, about, panels)
         lines = [table(rows, about["blocks"]).rstrip()] if rows else []
         lines += [f"note: {note}" for note in _notes(store, report.results, about, panels)[:10]]
+        lines += result_warnings.lines(warnings_of(store, about, panels) or (), intervals=False)
         of = {
             name: ", ".join(p for p in panels if PANELS[p].source == name)
             for name in about["taken"]
@@ -252,7 +310,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
         if any(said.startswith("tlx ") for said, _ in missing):
             lines.append("the same command with --run runs what is missing")
         folder = report.folder / "studies" / report.study.key
-        lines.append(f"figure and table: {folder / STEM}.png, .svg, .csv, .json")
+        lines.append(f"figure and table: {folder / STEM}{drawings.endings(folder, STEM)}")
         return "\n".join([*lines, *reporting.footer(report)])
 
     return said
@@ -263,9 +321,11 @@ def copy(report: Any, out: Path) -> list[Path]:
     source = report.folder / "studies" / report.study.key
     files.make_folder(out)
     made = []
-    for ending in (".png", ".svg", ".csv", ".json"):
-        target = out / f"{STEM}{ending}"
-        with files.atomic_write(target) as file, open(source / target.name, "rb") as whole:
+    tables_of = [
+        path for ending in (".csv", ".json") if (path := source / f"{STEM}{ending}").is_file()
+    ]
+    for path in [*drawings.figures_in(source), *tables_of]:
+        with files.atomic_write(out / path.name) as file, open(path, "rb") as whole:
             shutil.copyfileobj(whole, file)
-        made.append(target)
+        made.append(out / path.name)
     return made

@@ -62,6 +62,9 @@ class BlockMeasures(Spec):
         "", cli=False, help="key of the dump of the network trained on the target; else none"
     )
     layers: tuple[str, ...] = setting((), cli=False)
+    numbers: tuple[int, ...] = setting(
+        (), cli=False, identity=False
+    )  # of the blocks that end in the layers
     labels: str = setting("", cli=False, help="digest of the images' labels")
     model: str = setting("", cli=False, identity=False, help="what the network is called in tables")
     dataset: str = setting("", cli=False, identity=False)

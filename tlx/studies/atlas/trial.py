@@ -37,7 +37,9 @@ def run(spec: BlockMeasures, inputs: AtlasInputs, context: TrialContext) -> Resu
     from . import measures as atlas_measures
 
     started, rows, notes = time.perf_counter(), [], []
-    for block, layer in enumerate(spec.layers, 1):
+    for block, layer in zip(
+        spec.numbers or range(1, len(spec.layers) + 1), spec.layers, strict=True
+    ):
         path = (
             context.folder / f"training.{block:04d}.json"
         )  # scratch: cleared away when the trial is whole

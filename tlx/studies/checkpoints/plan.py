@@ -18,7 +18,7 @@ from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
 from ...result import FINISHED
-from .. import activations, few_shot_inputs, whole_dataset_inputs
+from .. import activations, batches, few_shot_inputs, whole_dataset_inputs
 from ..base import Study, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import ErrorCollector, Progress
@@ -395,6 +395,7 @@ def _target(
     pretraining_spec.checkpoint_steps(
         made.checkpoint_steps, -(-len(data.train) // made.batch_size), made.epochs
     )
+    batches.check([Trial(made, data)])
     return TransferTarget(name, typed, made, data, held.record(content), held.notes)
 
 

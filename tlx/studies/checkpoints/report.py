@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ... import files
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
-from .. import reporting, result_warnings, summaries
+from .. import drawings, reporting, result_warnings, summaries
+from ..drawings import Drawings
 from ..layer_metrics import figures as layer_metrics_figures
 from ..layer_metrics import table as layer_metrics_table
 from . import figures as checkpoints_figures
@@ -29,7 +31,7 @@ SCOPES = {
 }
 
 
-def write_trial_figures(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
     """Put the accuracies at a trial's moments into its folder."""
     moments = result.details.get("moments") or []
     if moments:
@@ -40,14 +42,14 @@ def write_trial_figures(folder: Path, result: Result) -> None:
         )
 
 
-def write_stage_summary(store: Store, key: str) -> None:
+def write_stage_summary(store: Store, key: str, form: str = "png") -> None:
     """The summary of a stage whose trials are of several networks: means over them would say
     nothing.
     """
     study = store.read_study(key)
     if study is None:
         return
-    found = results_of(store, study)
+    found = reporting.results_of(store, study)
     warnings = warnings_of(found)
     summaries.write(
         store.root / "studies" / key,
@@ -56,13 +58,6 @@ def write_stage_summary(store: Store, key: str) -> None:
         finished=sum(r.status == FINISHED for r in found),
         warnings=warnings,
     )
-
-
-def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
-    """Return the results of a study's trials that are whole."""
-    return [
-        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
-    ]
 
 
 def warnings_of(results: Sequence[Result]) -> list[str] | None:
@@ -105,7 +100,16 @@ def _name(result: Result) -> str:
     )
 
 
-def write_summary(store: Store, key: str) -> None:
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a study; none of one that is a stage of another."""
+    path = store.study_folder(study["key"]) / RESULTS
+    if not path.is_file():
+        return {}
+    warnings = warnings_of(reporting.results_of(store, study))
+    return dict(_figures(files.read_json(path, limit=LIMIT), warnings or ()))
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write the study's tables, figures and summary beside its record."""
     write_stage_summary(store, key)
     folder = store.root / "studies" / key
@@ -117,10 +121,9 @@ def write_summary(store: Store, key: str) -> None:
         layer_metrics_table.write(results["layers"], folder)
     study = store.read_study(key)
     assert study is not None
-    found = results_of(store, study)
+    found = reporting.results_of(store, study)
     warnings = warnings_of(found)
-    for name, picture in _figures(results, warnings or ()):
-        files.write_bytes(folder / f"{name}.png", picture)
+    drawings.write(folder, study_drawings(store, study), form)
     shown = [
         table(results["performance"], target, "markdown")
         for target in dict.fromkeys(row["target"] for row in results["performance"])
@@ -135,17 +138,28 @@ def write_summary(store: Store, key: str) -> None:
     )
 
 
-def _figures(results: Mapping[str, Any], caption: Sequence[str] = ()) -> Any:
+def _figures(
+    results: Mapping[str, Any], caption: Sequence[str] = ()
+) -> Iterator[tuple[str, Callable[[str], bytes]]]:
     if results["tuning"]:
         yield (
             "accuracy_over_fine_tuning",
-            checkpoints_figures.accuracy_over_fine_tuning(results["tuning"], caption=caption),
+            functools.partial(
+                checkpoints_figures.accuracy_over_fine_tuning,
+                results["tuning"],
+                "",
+                caption=caption,
+            ),
         )
     if results["performance"]:
         yield (
             "transfer_performance",
-            checkpoints_figures.performance_over_checkpoints(
-                results["performance"], len(results["moments"]), caption=caption
+            functools.partial(
+                checkpoints_figures.performance_over_checkpoints,
+                results["performance"],
+                len(results["moments"]),
+                "",
+                caption=caption,
             ),
         )
     yield from spearman_figures(
@@ -157,17 +171,16 @@ def _figures(results: Mapping[str, Any], caption: Sequence[str] = ()) -> Any:
         if len({row["checkpoint"] for row in rows}) > 1:
             yield (
                 f"{metric}_over_checkpoints",
-                layer_metrics_figures.metric_over_checkpoints(rows, metric),
+                functools.partial(layer_metrics_figures.metric_over_checkpoints, rows, metric, ""),
             )
 
 
 def spearman_figures(
     correlations: Sequence[Mapping[str, Any]],
-    form: str = "png",
     metrics: Sequence[str] = checkpoints_figures.BARS,
     sources: Sequence[str] = (),
-) -> Any:
-    """(name, picture) of the bars of every target and scope that has some."""
+) -> Iterator[tuple[str, Callable[[str], bytes]]]:
+    """(name, how it is drawn) of the bars of every target and scope that has some."""
     targets = list(dict.fromkeys(row["target"] for row in correlations))
     for target in targets:
         for scope, words in SCOPES.items():
@@ -183,13 +196,13 @@ def spearman_figures(
                 end = f"_{target.replace('/', '_')}" if len(targets) > 1 else ""
                 yield (
                     f"spearman_{scope}{end}",
-                    checkpoints_figures.spearman_bars(
+                    functools.partial(
+                        checkpoints_figures.spearman_bars,
                         rows,
                         scope,
                         metrics,
                         f"{words[:1].upper()}{words[1:]}, target {target}",
-                        form,
-                        sources,
+                        sources=sources,
                     ),
                 )
 
@@ -381,7 +394,7 @@ def export(report: Any, out: Path) -> list[Path]:
         f"{layer_metrics_table.STEM}.{e}" for e in ("csv", "parquet")
     ]
     made = []
-    for source in [*(folder / name for name in names), *sorted(folder.glob("*.png"))]:
+    for source in [*(folder / name for name in names), *drawings.figures_in(folder)]:
         if source.is_file():
             with files.atomic_write(out / source.name) as file, open(source, "rb") as whole:
                 shutil.copyfileobj(whole, file)

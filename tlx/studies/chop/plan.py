@@ -11,6 +11,7 @@ from ...lab.settings import Settings
 from ...models import backbones, chopped
 from ...models.transferred import transferred
 from ...models.weights import promises
+from .. import batches
 from ..base import Study, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
@@ -29,8 +30,10 @@ def chop_study(
     that is wrong.
     """
     depth, title = _blocks(spec)
-    depths = tuple(sorted(set(asked.depths))) or tuple(range(max(1, spec.freeze), depth + 1))
-    problems: list[TlxError] = [
+    most = chopped.most_blocks(spec.model, depth)
+    depths = tuple(sorted(set(asked.depths))) or tuple(range(max(1, spec.freeze), most + 1))
+    problems: list[TlxError] = [*chopped.too_deep(spec.model, [n for n in depths if n <= depth])]
+    problems += [
         UsageError(
             "out-of-range",
             f"{n}",
@@ -63,6 +66,7 @@ def chop_study(
         for n in (*depths, None)
     )
     notes += pools.notes
+    batches.check(trials)
     return _study(
         spec, pools, trials, "tlx.studies.chop.trial:run", chop_trial.EXPERIMENT, "chopped"
     ), notes

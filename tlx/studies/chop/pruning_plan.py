@@ -7,6 +7,7 @@ from ...errors import UsageError
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...result import FINISHED
+from .. import batches
 from ..base import Study, Trial
 from ..whole_dataset import WEIGHTS
 from ..whole_dataset_inputs import Progress
@@ -39,6 +40,7 @@ class PruningPlan:
         spec, self.notes = _sourced(spec.replace(depth=depth))
         self.pools, self._inputs, self.spec = _data(spec, settings, progress)
         self.notes += self.pools.notes
+        batches.check([Trial(self.spec, self._inputs)])
         self.asked = asked
         self._keys: dict[tuple[int, int], str] = {}  # (round, repeat) → key
 

@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
-from .. import reporting, result_warnings
+from .. import drawings, reporting, result_warnings
+from ..drawings import Drawings
 from . import figures as chop_figures
 from .report import PRUNING, Row, _count, _percent, _results, _summary, _write, results, warnings_of
+
+
+def pruning_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figure of pruned networks; none where none was tested."""
+    found = results(store, study)
+    rows = pruned_rows(found)
+    if not any(row["mean"] is not None for row in rows):
+        return {}
+    return {
+        PRUNING: lambda form: chop_figures.pruning(
+            rows, study["title"], form, caption=warnings_of(found)
+        )
+    }
 
 
 def pruned_rows(found: Iterable[Result]) -> list[Row]:
@@ -40,7 +54,7 @@ def pruned_rows(found: Iterable[Result]) -> list[Row]:
     return rows
 
 
-def write_pruning_summary(store: Store, key: str) -> None:
+def write_pruning_summary(store: Store, key: str, form: str = "png") -> None:
     """Write the table, figure and summary of pruned networks beside the study's record."""
     study = store.read_study(key)
     if study is None:
@@ -48,13 +62,8 @@ def write_pruning_summary(store: Store, key: str) -> None:
     folder, found = store.root / "studies" / key, results(store, study)
     rows = pruned_rows(found)
     if any(row["mean"] is not None for row in rows):
-        _write(
-            folder,
-            PRUNING,
-            rows,
-            pruned_table(rows, "markdown"),
-            chop_figures.pruning(rows, study["title"], caption=warnings_of(found)),
-        )
+        _write(folder, PRUNING, rows, pruned_table(rows, "markdown"))
+        drawings.write(folder, pruning_drawings(store, study), form)
     metrics = [
         {"name": name, "value": row[of], "step": row["round"]}
         for row in rows
@@ -101,7 +110,7 @@ def format_pruning_summary(report: Any) -> str:
         pruned_table(pruned_rows(results(store, study))).rstrip(),
         "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
         *result_warnings.lines(warnings_of(_results(report))),
-        f"table and figure: {folder / PRUNING}.csv, .md, .png",
+        f"table and figure: {folder / PRUNING}{drawings.endings(folder, PRUNING)}",
     ]
     return "\n".join([*lines, *reporting.footer(report)])
 

@@ -14,7 +14,8 @@ from ...errors import MissingError
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
-from .. import reporting, result_warnings, summaries
+from .. import drawings, reporting, result_warnings, summaries
+from ..drawings import Drawings
 from . import figures as chop_figures
 
 CHOP, PRUNING, LATENCY, NETWORK = "chop", "pruning", "latency.json", "network"
@@ -23,11 +24,7 @@ SIZES = ("parameters", "numbers", "macs", "weights_bytes", "training_bytes")
 Row = dict[str, Any]
 
 
-def results(store: Store, study: Mapping[str, Any]) -> list[Result]:
-    """The study's results that are whole."""
-    return [
-        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
-    ]
+results = reporting.results_of
 
 
 # ---------------------------------------------------------------- chopped
@@ -128,7 +125,18 @@ def _milliseconds(value: float | None) -> str:
     return tables.NOTHING if value is None else f"{1e3 * value:.3g} ms"
 
 
-def write_summary(store: Store, key: str) -> None:
+def chop_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figure of chopped networks; none where none was tested."""
+    found = results(store, study)
+    rows = table_rows(found, _times(store.study_folder(study["key"])))
+    if not any(row["mean"] is not None for row in rows):
+        return {}
+    return {
+        CHOP: lambda form: chop_figures.chop(rows, study["title"], form, caption=warnings_of(found))
+    }
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write the table, figure and summary of chopped networks beside the study's record."""
     study = store.read_study(key)
     if study is None:
@@ -136,13 +144,8 @@ def write_summary(store: Store, key: str) -> None:
     folder, found = store.root / "studies" / key, results(store, study)
     rows = table_rows(found, _times(folder))
     if any(row["mean"] is not None for row in rows):
-        _write(
-            folder,
-            CHOP,
-            rows,
-            table(rows, "markdown"),
-            chop_figures.chop(rows, study["title"], caption=warnings_of(found)),
-        )
+        _write(folder, CHOP, rows, table(rows, "markdown"))
+        drawings.write(folder, chop_drawings(store, study), form)
     metrics = [
         {"name": f"{name}{'_whole' * (row['n'] is None)}", "value": row[of], "step": row["n"] or 0}
         for row in rows
@@ -170,13 +173,12 @@ def _times(folder: Path) -> dict[str, Any]:
     return files.read_json(path) if path.is_file() else {}
 
 
-def _write(folder: Path, stem: str, rows: list[Row], markdown: str, figure: bytes) -> None:
+def _write(folder: Path, stem: str, rows: list[Row], markdown: str) -> None:
     headings = [CSV_NAMES.get(name, name) for name in rows[0]]
     files.write_text(
         folder / f"{stem}.csv", tables.as_csv(headings, [list(row.values()) for row in rows])
     )
     files.write_text(folder / f"{stem}.md", markdown)
-    files.write_bytes(folder / f"{stem}.png", figure)
 
 
 def _summary(
@@ -229,7 +231,7 @@ def format_summary(report: Any, within: float) -> str:
             f"smallest within {100 * within:g} points of the best validation accuracy: {which}, "
             f"{chosen['numbers']:,} parameters, test accuracy {tables.percent(chosen['mean'])}"
         )
-    lines.append(f"table and figure: {folder / CHOP}.csv, .md, .png")
+    lines.append(f"table and figure: {folder / CHOP}{drawings.endings(folder, CHOP)}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 

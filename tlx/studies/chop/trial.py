@@ -47,7 +47,7 @@ def run(spec: Chop, inputs: TrainingInputs, context: TrialContext) -> Result:
             context.folder / NETWORK,
             network,
             architecture=spec.architecture,
-            cut=spec.cut,
+            cut=spec.cut or chopped.most_blocks(inputs.weights, None),
             classes=inputs.data.classes,
         )
         scores |= {name: float(value) for name, value in asdict(footprint(network, spec)).items()}

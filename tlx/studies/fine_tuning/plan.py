@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from ...errors import UsageError, raise_all
+from ...data.sizing import CROPS
+from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...models import backbones, freezing
 from ...models.network import Network
+from .. import batches
 from ..base import Study, Trial
 from ..few_shot import FewShotGrid, Inputs
-from ..few_shot_inputs import FewShotData, PreflightResult, Progress, common_settings, preflight
+from ..few_shot_inputs import (
+    FewShotData,
+    PreflightResult,
+    Progress,
+    common_settings,
+    draws,
+    preflight,
+)
 from . import spec as fine_tuning_spec
 from .spec import FineTuning
 
@@ -22,7 +31,23 @@ def look_at_fine_tuning(
     keep: bool = True,
 ) -> PreflightResult:
     """The look before a fine-tuning study."""
-    return preflight(spec, few, settings, lambda: _to_tune(spec), progress, keep=keep)
+    found = preflight(spec, few, settings, lambda: _to_tune(spec), progress, keep=keep)
+    found.problems += _lone_rows(spec, few, found)
+    return found
+
+
+def _lone_rows(spec: FineTuning, few: FewShotGrid, found: PreflightResult) -> list[TlxError]:
+    """What is wrong with the batches of any draw, each fault once."""
+    problems: dict[str, TlxError] = {}
+    if found.network is None or found.splits is None or found.problems:
+        return []
+    for shots, split in draws(spec, few, found.splits):
+        rows = len(found.splits.train(shots, split)) * (len(CROPS) if spec.use_crops else 1)
+        try:
+            batches.check_rows(spec, rows, found.network)
+        except UsageError as problem:
+            problems[str(problem)] = problem
+    return list(problems.values())
 
 
 def _to_tune(spec: FineTuning) -> Network:

@@ -8,9 +8,9 @@ from typing import Any
 
 from ... import files
 from ...errors import BadDataError, UnknownNameError
+from ...lab.settings import FORMS
 from . import table as layer_metrics_table
 
-FORMS = ("png", "svg")
 USUAL = ("id", "ss_ratio", "rsa_contrast")
 ALL = "all"
 
@@ -65,6 +65,7 @@ def correlated(
     over the layers, and as bars over all models, those of each source and those of each checkpoint,
     with what chance makes.
     """
+    from .. import drawings
     from ..checkpoints import report as checkpoints_report
     from ..checkpoints import tables as checkpoints_tables
     from . import figures as layer_metrics_figures
@@ -92,10 +93,9 @@ def correlated(
             ),
         )
         yield path
-    for name, picture in checkpoints_report.spearman_figures(correlations, form, metrics):
-        path = Path(out) / f"{name}.{form}"
-        files.write_bytes(path, picture)
-        yield path
+    yield from drawings.write(
+        Path(out), dict(checkpoints_report.spearman_figures(correlations, metrics)), form
+    )
 
 
 def _written(

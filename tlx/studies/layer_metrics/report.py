@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,8 @@ from ... import files
 from ...lab.store import Store
 from ...plots import tables
 from ...result import FINISHED, Result
-from .. import reporting, summaries
+from .. import drawings, reporting, summaries
+from ..drawings import Drawings
 from . import figures as layer_metrics_figures
 from . import table as layer_metrics_table
 from .columns import UNITS
@@ -38,53 +40,71 @@ def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
     return [{**named, **row} for row in result.details["rows"]]
 
 
-def write_trial_figures(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
     """Put a trial's table and figures into its folder."""
+    layer_metrics_table.write(rows_of(result.spec, result), folder)
+    drawings.write(folder, trial_drawings(folder, result), form)
+
+
+def trial_drawings(folder: Path, result: Result) -> Drawings:
+    """Return the figures of a trial: metrics over its layers, and its RDMs where they were kept."""
     rows = rows_of(result.spec, result)
-    layer_metrics_table.write(rows, folder)
-    for metric in SHOWN:
-        if any(row.get(metric) not in (None, "") for row in rows):
-            files.write_bytes(
-                folder / f"{metric}.png", layer_metrics_figures.metric_over_layers(rows, metric)
-            )
+    made: dict[str, Callable[[str], bytes]] = {
+        metric: functools.partial(layer_metrics_figures.metric_over_layers, rows, metric, "")
+        for metric in _held(rows)
+    }
     codes = np.array(result.details["codes"], np.int64)
     kept = [(row["layer"], folder / "rdms" / f"{row['layer_index']:02d}.npy") for row in rows]
     found = [(layer, np.load(path, allow_pickle=False)) for layer, path in kept if path.is_file()]
     if found and len(codes):
         classes = result.details["classes"]
         unit = f"Dissimilarity ({UNITS[result.spec['rdm']]})"
-        files.write_bytes(
-            folder / "rdms.png", layer_metrics_figures.rdm_grid(found, codes, classes, unit=unit)
-        )
         layer, rdm = found[-1]
-        picture = layer_metrics_figures.within_between(rdm, codes, title=layer, unit=unit)
-        files.write_bytes(folder / "within_between.png", picture)
+        made["rdms"] = lambda form: layer_metrics_figures.rdm_grid(
+            found, codes, classes, unit=unit, form=form
+        )
+        made["within_between"] = lambda form: layer_metrics_figures.within_between(
+            rdm, codes, title=layer, unit=unit, form=form
+        )
+    return made
 
 
-def dress_table(folder: Path, result: Result) -> None:
+def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the metrics of SHOWN that some row has."""
+    return [metric for metric in SHOWN if any(row.get(metric) not in (None, "") for row in rows)]
+
+
+def dress_table(folder: Path, result: Result, form: str = "png") -> None:
     """The table alone: of many checkpoints, figures of each would take longer than measuring
     them.
     """
     layer_metrics_table.write(rows_of(result.spec, result), folder)
 
 
-def write_summary(store: Store, key: str) -> None:
+def study_rows(store: Store, study: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of all of a study's trials that are whole, with their intervals."""
+    rows = []
+    for trial in study["trials"]:
+        result = store.find_or_none(trial["key"])
+        if result is not None:
+            rows += rows_of(trial["spec"], result)
+    if rows:
+        _add_intervals(rows, store.study_folder(study["key"]))
+    return rows
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write a study's table, figures and summary beside its record, over all of its trials that are
     whole.
     """
     study = store.read_study(key)
     if study is None:
         return
-    folder, rows, whole = store.root / "studies" / key, [], 0
-    for trial in study["trials"]:
-        result = store.find_or_none(trial["key"])
-        if result is not None:
-            rows += rows_of(trial["spec"], result)
-            whole += result.status == FINISHED
+    folder, rows = store.study_folder(key), study_rows(store, study)
+    whole = sum(result.status == FINISHED for result in reporting.results_of(store, study))
     if rows:
-        _add_intervals(rows, folder)
         layer_metrics_table.write(_told_apart(rows), folder)
-        _draw(rows, folder)
+        drawings.write(folder, study_drawings(store, study), form)
     points = [
         {
             "name": f"{row['model']}{'@' * bool(row['checkpoint'])}{row['checkpoint']}/{metric}",
@@ -119,40 +139,44 @@ def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
                 row |= {"rsa_label_low": low, "rsa_label_high": high}
 
 
-def _draw(rows: list[dict[str, Any]], folder: Path) -> None:
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a study: metrics over layers or checkpoints, how alike the RDMs are,
+    maps of networks.
+    """
+    rows = study_rows(store, study)
     several = len({row["checkpoint"] for row in rows}) > 1
-    for metric in SHOWN:
-        if not any(row.get(metric) not in (None, "") for row in rows):
-            continue
-        draw = (
-            layer_metrics_figures.metric_over_checkpoints
-            if several
-            else layer_metrics_figures.metric_over_layers
-        )
-        files.write_bytes(folder / f"{metric}.png", draw(rows, metric))
-    path = folder / COMPARED
+    draw = (
+        layer_metrics_figures.metric_over_checkpoints
+        if several
+        else layer_metrics_figures.metric_over_layers
+    )
+    made: dict[str, Callable[[str], bytes]] = {
+        metric: functools.partial(draw, rows, metric, "") for metric in _held(rows)
+    }
+    path = store.study_folder(study["key"]) / COMPARED
     if not path.is_file():
-        return
+        return made
     compared = files.read_json(path, limit=256 << 20)
     names = [row["layer"] for row in compared["names"]]
     if len(names) <= layer_metrics_figures.MAP_UP_TO:
-        picture = layer_metrics_figures.comparison_map(
+        made["rdm_comparison"] = lambda form: layer_metrics_figures.comparison_map(
             np.array(compared["spearman"]),
             names,
             "Spearman's ρ of RDMs",
+            form=form,
             groups=[_short(row) for row in compared["names"]],
         )
-        files.write_bytes(folder / "rdm_comparison.png", picture)
     for layer, found in compared["maps"].items():
         of = [compared["names"][i] for i in found["rows"]]
-        picture = layer_metrics_figures.mds_map(
+        made[f"mds_{layer.replace('/', '_').replace(':', '-')}"] = functools.partial(
+            layer_metrics_figures.mds_map,
             np.array(found["points"]),
             [_short(row) for row in of],
             [row["model"] for row in of],
-            title=f"RDMs of {layer}",
+            f"RDMs of {layer}",
             joined=any(row["checkpoint"] for row in of),
         )
-        files.write_bytes(folder / f"mds_{layer.replace('/', '_').replace(':', '-')}.png", picture)
+    return made
 
 
 def _short(row: Mapping[str, str]) -> str:

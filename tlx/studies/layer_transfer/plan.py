@@ -14,9 +14,10 @@ from ... import files
 from ...errors import MissingError, TlxError, UnknownNameError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...lab.store import Store
-from ...models import backbones
+from ...models import backbones, chopped
 from ...models.weights import promises
 from ...result import FINISHED
+from .. import batches
 from ..base import Study, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
@@ -126,8 +127,10 @@ def plan_layer_transfer(
     depth = len(sketch.blocks)
     normed = any(isinstance(m, _BatchNorm) for m in sketch.modules())
     treatments = check(spec, asked, depth, sketch.row.title)
+    raise_all(chopped.too_deep(spec.model, asked.depths))
+    most = chopped.most_blocks(spec.model, depth)
     asked = asked.replace(
-        depths=asked.depths or tuple(range(1, depth + 1)), bn=asked.bn or BN_MODES[:1]
+        depths=asked.depths or tuple(range(1, most + 1)), bn=asked.bn or BN_MODES[:1]
     )
     half, notes = not spec.start_from, list[str]()
     given = ""
@@ -166,6 +169,7 @@ def plan_layer_transfer(
         notes.append("baseA is given, not trained here: it has no row in the table")
     if not bases and not conditions:
         raise UsageError("nothing-to-do", "baseA alone, and it is given", where="--treatments")
+    batches.check([*bases, *(Trial(condition, inputs) for condition in conditions)])
     return LayerTransferPlan(
         spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes
     )

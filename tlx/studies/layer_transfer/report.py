@@ -12,7 +12,8 @@ from ... import files
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
-from .. import reporting, result_warnings, summaries
+from .. import drawings, reporting, result_warnings, summaries
+from ..drawings import Drawings
 from . import figures as layer_transfer_figures
 
 STEM, TRIALS = "layer_transfer", "layer_transfer_trials"
@@ -118,7 +119,20 @@ CSV_NAMES = {
 }
 
 
-def write_summary(store: Store, key: str) -> None:
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figure of a study: accuracy over n; none where no treatment of B has a mean."""
+    results = {result.key: result for result in reporting.results_of(store, study)}
+    rows, warnings = table_rows(trial_rows(study, results)), warnings_of(results.values())
+    if not any(row["mean"] is not None and row["treatment"] != "baseA" for row in rows):
+        return {}
+    return {
+        STEM: lambda form: layer_transfer_figures.layer_transfer(
+            rows, study["title"], form, caption=warnings
+        )
+    }
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write a study's tables, figure and summary beside its record, over all of its trials that are
     whole.
     """
@@ -126,15 +140,12 @@ def write_summary(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = {
-        row["key"]: result
-        for row in study["trials"]
-        if (result := store.find_or_none(row["key"])) is not None
-    }
+    results = {result.key: result for result in reporting.results_of(store, study)}
     trials = trial_rows(study, results)
     rows, warnings = table_rows(trials), warnings_of(results.values())
     if any(row["mean"] is not None for row in rows):
-        _write(folder, study["title"], trials, rows, warnings)
+        _write(folder, trials, rows)
+        drawings.write(folder, study_drawings(store, study), form)
     metrics = [
         {
             "name": f"{label(row).replace('+', 'plus').replace(' ', '_')}/{name}",
@@ -176,9 +187,7 @@ METRICS = {
 }
 
 
-def _write(
-    folder: Path, title: str, trials: list[Row], rows: list[Row], warnings: list[str]
-) -> None:
+def _write(folder: Path, trials: list[Row], rows: list[Row]) -> None:
     headings = [CSV_NAMES.get(name, name) for name in rows[0]]
     files.write_text(
         folder / f"{STEM}.csv", tables.as_csv(headings, [list(row.values()) for row in rows])
@@ -188,11 +197,6 @@ def _write(
         folder / f"{TRIALS}.csv",
         tables.as_csv(list(trials[0]), [list(row.values()) for row in trials]),
     )
-    if any(row["mean"] is not None and row["treatment"] != "baseA" for row in rows):
-        files.write_bytes(
-            folder / f"{STEM}.png",
-            layer_transfer_figures.layer_transfer(rows, title, caption=warnings),
-        )
 
 
 def table(rows: list[Row], form: str = "text") -> str:
@@ -240,9 +244,8 @@ def format_summary(report: Any) -> str:
     lost = [f"{label(row)} {row['n'] or ''}".rstrip() for row in rows if row["missing"]]
     if lost:
         lines.append(f"diverged or missing in some repeat: {', '.join(lost)}")
-    lines.append(
-        f"tables and figure: {report.folder / 'studies' / report.study.key / STEM}.csv, .md, .png"
-    )
+    folder = report.folder / "studies" / report.study.key
+    lines.append(f"tables and figure: {folder / STEM}{drawings.endings(folder, STEM)}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...lab.store import Store
 from ...plots import statistics, tables
-from .. import reporting, result_warnings
+from .. import drawings, reporting, result_warnings
 from . import regression_report
 from .report import (
     KIND,
@@ -57,7 +57,7 @@ def format_summary(report: Any) -> str:
     )
     lines += [f"note: {note}" for note in notes] + _wary(means)
     lines += regression_report.of_study(regressions_of(folder))
-    lines.append(f"tables and figures: {folder / STEM}*.csv, .md, .png")
+    lines.append(f"tables and figures: {folder / STEM}*{drawings.endings(folder, STEM)}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 
@@ -71,7 +71,8 @@ def _over(pairs: Pairs, means: Sequence[Row]) -> str:
         for target in {spec["target"] for spec, _ in mine}
     )
     of = " and ".join(["random states"] * drawn + ["fine-tunings"] * tuned)
-    return f", mean ± 95 % CI over {of}"
+    few = 1 < max(row["defined"] for row in means) < statistics.FEWEST_SPLITS
+    return f", mean {'(range)' if few else '± 95 % CI'} over {of}"
 
 
 def _overall(row: Row, several: bool) -> str:

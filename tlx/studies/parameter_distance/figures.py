@@ -7,8 +7,9 @@ of it.
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ...plots import axes as layer_axes
-from ...plots import figures, maps
+from ...plots import figures, maps, statistics
+from ...plots.block_names import AXIS, block_label
 from ...plots.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, VERMILION
+from ..drawings import Drawings
 
 Row = Mapping[str, Any]
 PAIRS = {
@@ -46,23 +49,32 @@ UNITS = {
 }
 LITTLE, STILL = "moved too little: T says no more", "not moved: T is undefined"
 APART = 1.6  # places from the last layer to the head
-WIDE = 20  # T of the highest layer over the lowest: above, a logarithmic scale
+NARROW = 3  # the largest over the smallest: below, ticks stand at equal differences
+ONE_POWER = 10  # the largest over the smallest: below, more ticks stand within a power of ten
 FEW_POWERS = 300  # the largest over the smallest: below, ticks stand between powers of ten
 BANDS = 3  # lines: above, bands would cover each other
 
 
-def all_of(lines: Mapping[tuple[str, str], Sequence[Row]], title: str) -> dict[str, bytes]:
+def all_of(
+    lines: Mapping[tuple[str, str], Sequence[Row]], title: str, caption: Sequence[str] = ()
+) -> Drawings:
     """End of a file's name → the figure: of every target and norm by itself, and of the targets of
     a norm together.
+
+    caption   sentences below each figure: what its reader must bear in mind
     """
-    found = {
-        _name(f"{norm}_{target}"): profile(rows, f"{title}, {target}")
+    found: dict[str, Callable[[str], bytes]] = {
+        _name(f"{norm}_{target}"): functools.partial(
+            profile, rows, f"{title}, {target}", caption=caption
+        )
         for (target, norm), rows in lines.items()
     }
     for norm in dict.fromkeys(norm for _, norm in lines):
         some = {target: rows for (target, of), rows in lines.items() if of == norm}
         if len(some) > 1:
-            found[_name(f"{norm}_targets")] = targets(some, title)
+            found[_name(f"{norm}_targets")] = functools.partial(
+                targets, some, title, caption=caption
+            )
     return found
 
 
@@ -70,11 +82,14 @@ def _name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
 
 
-def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
+def profile(
+    rows: Sequence[Row], title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+) -> bytes:
     """T over the layers of one target in one norm, and below the three distances that it is made
     of.
 
-    rows   of `parameter_distances.mean_rows`; bands are 95 % CI over repeats
+    rows   of `parameter_distances.mean_rows`; bands are 95 % CI over repeats, or the range of fewer
+    than 4
     """
     layers = [row for row in rows if row["level"] == "layer"]
     overall = next((row for row in rows if row["level"] == "overall"), None)
@@ -93,7 +108,7 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
                 linestyle="--",
                 label=f"mean without the head: {overall['transferability']:.2f}",
             )
-        _scale(above, layers, "transferability")
+        _ratio_axis(above, layers)
         above.set_ylabel("Transferability T\nD(random, f.) / D(pre-trained, f.)")
         for name, (label, colour, marker, wide, dash) in PAIRS.items():
             _line(below, layers, name, label, colour, marker, bands=True, wide=wide, dash=dash)
@@ -107,15 +122,24 @@ def profile(rows: Sequence[Row], title: str = "", form: str = "png") -> bytes:
                 loc="upper left",
                 bbox_to_anchor=(1.0, 1.0),
                 fontsize=8.5,
-                title="bands: 95 % CI" if any(row["repeats"] > 1 for row in layers) else None,
+                title=figures.interval_title(
+                    "bands", {row["repeats"] for row in layers if row["repeats"] > 1}
+                ),
                 title_fontsize=8.5,
             )
         _layer_axis(below, layers)
         figures._set_title(above, title)
+        figures.add_caption(figure, caption)
         return figures.render(figure, form)
 
 
-def targets(lines: Mapping[str, Sequence[Row]], title: str = "", form: str = "png") -> bytes:
+def targets(
+    lines: Mapping[str, Sequence[Row]],
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
+) -> bytes:
     """T over the layers of several targets in one norm. lines   target → rows of
     `parameter_distances.mean_rows`
     """
@@ -147,12 +171,26 @@ def targets(lines: Mapping[str, Sequence[Row]], title: str = "", form: str = "pn
             [p for rows in layers.values() for p in _places(rows)],
         )
         axes.axhline(1, color="#777777", linewidth=1, linestyle=":")
-        _scale(axes, [row for rows in layers.values() for row in rows], "transferability")
+        every = [row for rows in layers.values() for row in rows]
+        _ratio_axis(axes, every)
         axes.set_ylabel("Transferability T\nD(random, f.) / D(pre-trained, f.)")
         _head_line(axes, longest)
         _layer_axis(axes, longest)
-        axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8.5)
+        counts = (
+            {row["repeats"] for row in every if row["repeats"] > 1}
+            if len(layers) <= BANDS
+            else set()
+        )
+        axes.legend(
+            frameon=False,
+            loc="upper left",
+            bbox_to_anchor=(1.0, 1.0),
+            fontsize=8.5,
+            title_fontsize=8.5,
+            title=figures.interval_title("bands", counts),
+        )
         figures._set_title(axes, title)
+        figures.add_caption(figure, caption)
         return figures.render(figure, form)
 
 
@@ -248,30 +286,31 @@ def _line(
             label=None if head else figures.legend_label(label),
             zorder=3,
         )
-        ranged = [(x, row) for x, row in some if row[f"{name}_low"] is not None]
-        if bands and not head and len(ranged) > 1:
-            axes.fill_between(
-                [x for x, _ in ranged],
-                [row[f"{name}_low"] for _, row in ranged],
-                [row[f"{name}_high"] for _, row in ranged],
-                color=colour,
-                alpha=0.18,
-                linewidth=0,
-            )
-        elif bands and ranged:
-            half = [
-                [row[name] - row[f"{name}_low"] for _, row in ranged],
-                [row[f"{name}_high"] - row[name] for _, row in ranged],
-            ]
+        ranged = [
+            (x, row[name], *ends) for x, row in some if (ends := _ends(row, name)) is not None
+        ]
+        if not bands or not ranged:
+            continue
+        x, means, low, high = map(np.array, zip(*ranged, strict=True))
+        if not head and len(ranged) > 1:
+            axes.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
+        else:
             axes.errorbar(
-                [x for x, _ in ranged],
-                [row[name] for _, row in ranged],
-                yerr=half,
+                x,
+                means,
+                yerr=[means - low, high - means],
                 color=colour,
                 fmt="none",
                 capsize=3,
                 linewidth=1,
             )
+
+
+def _ends(row: Row, name: str) -> tuple[float, float] | None:
+    """Return what is drawn around a mean over repeats."""
+    return statistics.ends_of(
+        row, name, row["defined"] if name == "transferability" else row["repeats"]
+    )
 
 
 def _marks(axes: Axes, layers: Sequence[Row], places: Sequence[float] | None = None) -> None:
@@ -308,20 +347,34 @@ def _marks(axes: Axes, layers: Sequence[Row], places: Sequence[float] | None = N
         )
 
 
-def _scale(axes: Axes, layers: Sequence[Row], name: str) -> None:
-    """From 0 up, or logarithmic where the layers, the head apart, are far apart."""
-    values = [row[name] for row in layers if row[name] and not row["head"]]
-    if values and max(values) > WIDE * min(values):
-        _logarithmic(axes, values)
-    else:
-        axes.set_ylim(0, max(axes.get_ylim()[1], 1.1))
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=7))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+def _ratio_axis(axes: Axes, layers: Sequence[Row]) -> None:
+    """Make the axis of T logarithmic, as T is a ratio; 1 is on it, and an interval that reaches 0
+    ends at its edge.
+    """
+    means = [row["transferability"] for row in layers if row["transferability"]]
+    ends = [end for row in layers for end in _ends(row, "transferability") or ()]
+    floor = min([*means, 1.0]) / 3
+    values = [*means, 1.0, *(max(end, floor) for end in ends)]
+    _logarithmic(axes, values)
+    spare = max((max(values) / min(values)) ** 0.06, 1.1)
+    axes.set_ylim(min(values) / spare, max(values) * spare)
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Powers of ten as ticks, or also 2 and 5 times them where there are few."""
+    """Powers of ten as ticks, or also 2 and 5 times them where there are few, and more within one
+    power.
+    """
     axes.set_yscale("log")
+    if max(values) < ONE_POWER * min(values):
+        is_narrow = max(values) < NARROW * min(values)
+        axes.yaxis.set_major_locator(
+            MaxNLocator(nbins=6)
+            if is_narrow
+            else LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0))
+        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        return
     if max(values) > FEW_POWERS * min(values):
         layer_axes.powers(axes)
         return
@@ -341,18 +394,23 @@ def _layer_axis(axes: Axes, layers: Sequence[Row]) -> None:
     is room for.
     """
     numbered = all(row["block"] is not None for row in layers if not row["head"])
-    names = [
-        "head" if row["head"] and numbered else str(row["block"]) if numbered else row["layer"]
-        for row in layers
-    ]
+    names = [_layer_name(row, numbered) for row in layers]
     step = 1 if len(names) <= 40 else -(-len(names) // 40)
     kept = [i for i, row in enumerate(layers) if i % step == 0 or row["head"]]
-    places = _places(layers)
+    places, size = _places(layers), 9 if len(kept) <= 30 else 7.5
+    shown = layer_axes.short([names[i] for i in kept], figures.LABEL_LENGTH)
+    is_upright = layer_axes.widest(shown, size) + 0.1 > (_width(layers) - 3.6) / max(len(kept), 1)
     axes.set_xticks(
-        [places[i] for i in kept],
-        [figures._short(names[i]) for i in kept],
-        rotation=0 if numbered and len(names) <= 30 else 90,
-        fontsize=9 if len(kept) <= 30 else 7.5,
+        [places[i] for i in kept], shown, rotation=90 if is_upright else 0, fontsize=size
     )
     axes.set_xlim(0.4, places[-1] + 0.6)
-    axes.set_xlabel("Block, counted from the image" if numbered else "Layer")
+    axes.set_xlabel(AXIS if numbered else "Layer")
+
+
+def _layer_name(row: Row, numbered: bool) -> str:
+    """Return what a layer is called on the axis: "head", or its block's name where all are
+    blocks.
+    """
+    if row["head"] and numbered:
+        return "head"
+    return block_label(row["block"], row["layer"]) if numbered else str(row["layer"])

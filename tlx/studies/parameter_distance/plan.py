@@ -27,6 +27,7 @@ from ...models import backbones
 from ...models.network import Network
 from ...result import FINISHED
 from ...spec import parse_spec
+from .. import batches
 from ..activations import dump_folder
 from ..base import Study, Trial, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
@@ -353,9 +354,12 @@ def plan_parameter_distance(
             target=pools.folder.name, images=pools.task(pools.folder.classes)[1]
         )
         notes += pools.notes
-    return ParameterDistancePlan(
+    plan = ParameterDistancePlan(
         spec, asked, tuning, settings, random, pretrained, targets, pools, notes
     )
+    if (tunings := plan.tunings()) is not None:
+        batches.check(tunings.trials)
+    return plan
 
 
 def _norms(names: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ folders alone.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from ... import files
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
-from .. import result_warnings, summaries
+from .. import drawings, result_warnings, summaries
+from ..drawings import Drawings
 from . import figures as parameter_distance_figures
 from . import regression_report
 from .spec import ParameterDistance
@@ -27,18 +29,33 @@ Row = dict[str, Any]
 Pairs = Sequence[tuple[Mapping[str, Any], Result]]
 
 
-def write_trial_figures(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
     """Put a triple's table, of tensors and layers, and its figure into its folder."""
     if result.kind == KIND:
-        rows = trial_rows([(result.spec, result)])
-        files.write_text(folder / f"{STEM}.csv", _csv(rows))
-        title = (
-            f"{result.spec['architecture']}: {result.spec['target']}, repeat "
-            f"{result.spec['repeat']}"
-        )
-        files.write_bytes(
-            folder / f"{STEM}.png", parameter_distance_figures.profile(mean_rows(rows), title)
-        )
+        files.write_text(folder / f"{STEM}.csv", _csv(trial_rows([(result.spec, result)])))
+        drawings.write(folder, trial_drawings(folder, result), form)
+
+
+def trial_drawings(folder: Path, result: Result) -> Drawings:
+    """Return the figure of a triple: T and the distances over its layers."""
+    means = mean_rows(trial_rows([(result.spec, result)]))
+    title = (
+        f"{result.spec['architecture']}: {result.spec['target']}, repeat {result.spec['repeat']}"
+    )
+    return {STEM: lambda form: parameter_distance_figures.profile(means, title, form)}
+
+
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a study: of every target and norm, and of the regressions of T."""
+    pairs = read(store, study)
+    lines = lines_of(mean_rows(trial_rows(pairs)))
+    made = parameter_distance_figures.all_of(lines, study["title"], warnings_of(pairs) or ())
+    found = {f"{STEM}_{name}": draw for name, draw in made.items()}
+    fits = [way["fit"] for way in regressions_of(store.study_folder(study["key"])) if way["fit"]]
+    for number, fit in enumerate(fits):
+        name = f"regression_{number}" if number else "regression"
+        found[name] = functools.partial(parameter_distance_figures.observed_and_fitted, fit)
+    return found
 
 
 def read(store: Store, study: Mapping[str, Any]) -> Pairs:
@@ -161,6 +178,8 @@ def _means(some: Sequence[Row]) -> Row:
             f"{name}_sd": found and found.sd,
             f"{name}_low": found and found.low,
             f"{name}_high": found and found.high,
+            f"{name}_lowest": found and found.lowest,
+            f"{name}_highest": found and found.highest,
         }
     return row
 
@@ -227,18 +246,15 @@ def _block(row: Row) -> str:
 
 
 def t_of(row: Row | None) -> str:
-    """T with its interval and its mark, as words."""
+    """T with its interval, or the range of fewer than 4 values, and its mark, as words."""
     if row is None or row["transferability"] is None:
         return tables.NOTHING
-    high, mean = (
-        row["transferability_high"],
-        row["transferability"],
-    )  # the lower end is clipped at 0
-    return (
-        f"{mean:.2f}"
-        + (f" ± {high - mean:.2f}" if high is not None else "")
-        + " !" * bool(row["confounded"])
-    )
+    mean, ends = row["transferability"], statistics.ends_of(row, "transferability", row["defined"])
+    spread = ""
+    if ends is not None:  # the lower end of an interval is clipped at 0
+        is_range = row["defined"] < statistics.FEWEST_SPLITS
+        spread = f" ({ends[0]:.2f} to {ends[1]:.2f})" if is_range else f" ± {ends[1] - mean:.2f}"
+    return f"{mean:.2f}{spread}" + (" !" if row["confounded"] else "")
 
 
 def _number(value: float | None) -> str:
@@ -253,7 +269,7 @@ def moved(row: Row) -> str:
 # ---------------------------------------------------------------- files
 
 
-def write_summary(store: Store, key: str) -> None:
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write a study's tables, figures and summary beside its record, over all of its trials that
     are whole.
     """
@@ -267,31 +283,34 @@ def write_summary(store: Store, key: str) -> None:
         files.write_text(folder / f"{STEM}.csv", _csv(rows))
         files.write_text(folder / f"{MEANS}.csv", _csv(means))
         files.write_text(folder / f"{STEM}.md", table(means, "markdown"))
-        for name, data in parameter_distance_figures.all_of(
-            lines_of(means), study["title"]
-        ).items():
-            files.write_bytes(folder / f"{STEM}_{name}.png", data)
     found = regressions_of(folder)
     for name, text in regression_report.files_of(found).items():
         files.write_text(folder / name, text)
-    for number, way in enumerate(way for way in found if way["fit"]):
-        files.write_bytes(
-            folder / f"regression{f'_{number}' * bool(number)}.png",
-            parameter_distance_figures.observed_and_fitted(way["fit"]),
-        )
-    tuned = [result for _, result in pairs if "test_accuracy" in result.scores]
-    groups = result_warnings.grouped(
-        tuned, lambda r: str(r.spec.get("target") or r.spec.get("dataset", ""))
-    )
-    warnings = result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
+    drawings.write(folder, study_drawings(store, study), form)
+    warnings = warnings_of(pairs)
     summaries.write(
         folder,
         study,
         _points(means),
         finished=sum(result.status == FINISHED for _, result in pairs),
-        warnings=warnings if tuned else None,
+        warnings=warnings,
         table=table(means, "markdown") if means else "",
-        intervals=bool(tuned),
+        intervals=warnings is not None,
+    )
+
+
+def warnings_of(pairs: Pairs) -> list[str] | None:
+    """Return the warnings about the test accuracies of the networks that were fine-tuned; None
+    where there is none.
+    """
+    tuned = [result for _, result in pairs if "test_accuracy" in result.scores]
+    groups = result_warnings.grouped(
+        tuned, lambda r: str(r.spec.get("target") or r.spec.get("dataset", ""))
+    )
+    return (
+        result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
+        if tuned
+        else None
     )
 
 
@@ -327,8 +346,9 @@ def publish(report: Any, out: Path) -> list[Path]:
     """Copy a study's tables and figures into a folder."""
     folder, made = report.folder / "studies" / report.study.key, []
     files.make_folder(out)
+    figures = drawings.figures_in(folder)
     for path in sorted(folder.iterdir()):
-        if path.suffix in (".csv", ".md", ".png"):
+        if path.suffix in (".csv", ".md") or path in figures:
             files.write_bytes(out / path.name, path.read_bytes())
             made.append(out / path.name)
     return made

@@ -14,6 +14,7 @@ from ...lab.settings import Settings
 from ...models import backbones
 from ...models.samples import Samples
 from ...spec import derive_seed
+from .. import batches
 from ..base import Study, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import Progress, common_settings
@@ -54,13 +55,15 @@ def pretraining_study(
         "digest": content[:36],
         "context": "train",
     }
+    trials = (Trial(spec, inputs),)
+    batches.check(trials)
     return Study(
         key=files.digest(["study", spec.identity()]),
         call="tlx.studies.pretraining.trial:run",
         experiment=pretraining_spec.EXPERIMENT,
         title=f"{spec.architecture} on {folder.name}",
         spec=common_settings(spec),
-        trials=(Trial(spec, inputs),),
+        trials=trials,
         inputs=(dataset,),
         tags={"tlx.dataset": folder.name},
         notes=tuple(notes),

@@ -1,16 +1,19 @@
-"""Figures of QUANTA studies. Each returns the bytes of a PNG or SVG, the same bytes for the same
-numbers.
+"""Figures of QUANTA studies. Each returns the bytes of a PNG, SVG or PDF, the same bytes for the
+same numbers.
 """
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from ...plots import axes as layer_axes
 from ...plots import figures, statistics
+from ...plots.block_names import AXIS, block_label
 
 Rows = Sequence[Mapping[str, Any]]
 SOURCE = "λ of the source"
@@ -18,12 +21,17 @@ NAMED_UP_TO = 12  # lines: above, the legend names some of them
 
 
 def courses(
-    lines: Mapping[int, Sequence[Sequence[float]]], title: str = "", form: str = "png"
+    lines: Mapping[int, Sequence[Sequence[float]]],
+    title: str = "",
+    form: str = "png",
+    *,
+    names: Mapping[int, str] = types.MappingProxyType({}),
 ) -> bytes:
     """λ of the source over the epochs: for each position its mean over the repeats, with the 95 %
     CI as a band.
 
     lines   position → λ before the first epoch and after each, repeat by repeat
+    names   position → what its block is called
     """
     with figures.figure_style():
         figure, axes = figures.new_subplots(7.2, 4.2)
@@ -35,6 +43,7 @@ def courses(
             ]
             x, colour = range(len(found)), figures.COLOURS[number % len(figures.COLOURS)]
             named = number % max(1, len(lines) // NAMED_UP_TO) == 0
+            label = figures.legend_label(f"Block {names.get(position, position + 1)}")
             axes.plot(
                 x,
                 [e.mean for e in found],
@@ -44,7 +53,7 @@ def courses(
                 linestyle="-" if number < len(figures.COLOURS) else "--",
                 marker=figures.MARKERS[number % len(figures.MARKERS)] if len(found) <= 20 else None,
                 markersize=4,
-                label=f"Layer {position}" if named else None,
+                label=label if named else None,
             )
             if all(e.half_width is not None for e in found):
                 few = len(repeats) < statistics.FEWEST_SPLITS
@@ -131,7 +140,7 @@ def _points(axes: Axes, rows: Rows, name: str, label: str, number: int) -> None:
         [high - row[name] for row, (_, high) in zip(rows, ends, strict=True)],
     ]
     axes.errorbar(
-        [row["position"] + 0.08 * number for row in rows],
+        [row["position"] + 1 + 0.08 * number for row in rows],
         [row[name] for row in rows],
         yerr=half,
         color=figures.COLOURS[number],
@@ -154,8 +163,7 @@ def _level(axes: Axes, row: Mapping[str, Any], label: str, number: int, line: st
 
 def _ends(row: Mapping[str, Any], name: str) -> tuple[float, float] | None:
     """Return what is drawn around a mean: its interval, or the range of fewer than 4 repeats."""
-    named = {end: row.get(f"{name}_{end}") for end in ("low", "high", "lowest", "highest")}
-    return statistics.drawn_ends({"repeats": row.get("repeats"), **named})
+    return statistics.ends_of(row, name, row.get("repeats"))
 
 
 LEAST_RANGE = 0.02  # of a λ axis: below, noise of the last digits would look like a course
@@ -171,10 +179,25 @@ def _few(axes: Axes) -> None:
 
 
 def _ended(axes: Axes, rows: Rows, title: str) -> None:
-    known = [row["position"] for row in rows if row["position"] is not None]
+    known = [row["position"] + 1 for row in rows if row["position"] is not None]
     axes.set_xlim(min(known) - 0.5, max(known) + 0.5)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14, min_n_ticks=1))
-    axes.set_xlabel("Layer (position of the gate; block − 1)")
+    names = {
+        row["block"]: block_label(row["block"], row.get("block_name") or "")
+        for row in rows
+        if row.get("block") is not None
+    }
+    if len(names) == len({*known}):
+        blocks = sorted(names)
+        named = layer_axes.ticks([names[block] for block in blocks], 4.6)
+        axes.set_xticks(
+            [blocks[place] for place in named.places],
+            named.names,
+            fontsize=named.size,
+            rotation=90 if named.upright else 0,
+        )
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14, min_n_ticks=1))
+    axes.set_xlabel(f"{AXIS} (of a gate: position + 1)")
     axes.legend(
         frameon=False,
         loc="upper left",

@@ -13,6 +13,7 @@ from ...lab.settings import Settings
 from ...models import backbones, network
 from ...models.network import Network
 from ...models.quanta import gate as quanta_gate
+from .. import batches
 from ..base import Study, Trial
 from ..few_shot_inputs import ErrorCollector, common_settings
 from .data import Progress, QuantaImages, folder_of, halves, images_of
@@ -131,7 +132,11 @@ def plan_quanta(
         other = folder_of(sweep.source_dataset, settings)
         learned = images_of(other, other.classes, spec, row, settings, progress)
     images = images_of(folder, classes, spec, row, settings, progress, suffix=suffix)
-    return QuantaPlan(spec, sweep, gates, images, source, learned)
+    batches.check_rows(spec, len(images.parts["train"]))
+    asked = QuantaPlan(spec, sweep, gates, images, source, learned)
+    if (training := asked.source_study) is not None:
+        batches.check(training.trials)
+    return asked
 
 
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import files
 from ...lab.store import Store
 from ...plots import statistics, tables
+from ...plots.block_names import block_label
 from ...plots.statistics import MeanEstimate
 from ...result import FINISHED, Result
-from .. import reporting, result_warnings, summaries
+from .. import drawings, reporting, result_warnings, summaries
+from ..drawings import Drawings
 from . import figures as quanta_figures
 
 CO, WITNESS = "co", "witness"
@@ -33,6 +36,7 @@ COLUMNS = (
     "gate",
     "position",
     "block",
+    "block_name",
     "module",
     "repeats",
     "missing",
@@ -46,20 +50,32 @@ COLUMNS = (
 )
 
 
-def write_trial_figures(folder: Path, result: Result) -> None:
+def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
     """Put a trial's figures into its folder: learning curves, and the course of λ where it has a
     gate.
     """
-    reporting.write_trial_figures(folder, result)
+    reporting.write_trial_figures(folder, result, form)
+    drawings.write(folder, _trial_courses(result), form)
+
+
+def trial_drawings(folder: Path, result: Result) -> Drawings:
+    """Return the figures of a trial whose files lie in `folder`."""
+    return {**reporting.trial_drawings(folder, result), **_trial_courses(result)}
+
+
+def _trial_courses(result: Result) -> Drawings:
     gates = result.details.get("gates", [])
-    if result.details.get("positions") and len(gates) > 1:
-        curves = {
-            position: [[row["lambda"][number][0] for row in gates]]
-            for number, position in enumerate(result.details["positions"])
-        }
-        files.write_bytes(
-            folder / "lambda_source.png", quanta_figures.courses(curves, _title(result))
+    if not result.details.get("positions") or len(gates) < 2:
+        return {}
+    curves = {
+        position: [[row["lambda"][number][0] for row in gates]]
+        for number, position in enumerate(result.details["positions"])
+    }
+    return {
+        "lambda_source": lambda form: quanta_figures.courses(
+            curves, _title(result), form, names=names_of([result])
         )
+    }
 
 
 def _title(result: Result) -> str:
@@ -107,6 +123,7 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
                     "position": position,
                     "block": position + 1,
                     "module": mine[0].details["modules"][number],
+                    "block_name": _names(mine[0])[number],
                     "lambda_start": _mean(row["lambda"][number][0] for row in first),
                     **_estimated("lambda_source", [row["lambda"][number][0] for row in last]),
                     "lambda_change": _mean(
@@ -118,6 +135,22 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
                 }
             )
     return [{name: row.get(name) for name in COLUMNS} for row in rows]
+
+
+def _names(result: Result) -> list[str]:
+    """Return the names of the gated blocks; a result of an earlier version has those of the gated
+    modules alone.
+    """
+    return list(result.details.get("block_names") or result.details["modules"])
+
+
+def names_of(results: Iterable[Result]) -> dict[int, str]:
+    """Return position → what its block is called."""
+    return {
+        position: block_label(position + 1, name)
+        for result in results
+        for position, name in zip(result.details["positions"], _names(result), strict=True)
+    }
 
 
 def _score(result: Result) -> str:
@@ -164,7 +197,30 @@ def courses_of(results: Sequence[Result], gate: str) -> dict[int, list[list[floa
 # ---------------------------------------------------------------- a study's files
 
 
-def write_summary(store: Store, key: str) -> None:
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a study: the courses of λ, λ at the end and test accuracies over the
+    positions.
+    """
+    results = reporting.results_of(store, study)
+    rows, title = rows_of(results), study["title"]
+    names = names_of(results)
+    found: dict[str, Callable[[str], bytes]] = {}
+    for gate, name, heading in (
+        ("alone", "lambda_source", title),
+        (CO, "lambda_source_co", f"{title}, all blocks at once"),
+    ):
+        if courses := courses_of(results, gate):
+            found[name] = functools.partial(quanta_figures.courses, courses, heading, names=names)
+    if any(row["position"] is not None for row in rows):
+        warnings = warnings_of(results)
+        found["lambda_source_final"] = lambda form: quanta_figures.finals(rows, title, form)
+        found["test_accuracy"] = lambda form: quanta_figures.accuracies(
+            rows, title, form, caption=warnings
+        )
+    return found
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
     """Write a study's table, figures and summary beside its record, over all of its trials that are
     whole.
     """
@@ -172,25 +228,14 @@ def write_summary(store: Store, key: str) -> None:
     if study is None:
         return
     folder = store.root / "studies" / key
-    results = [r for row in study["trials"] if (r := store.find_or_none(row["key"])) is not None]
+    results = reporting.results_of(store, study)
     rows, warnings = rows_of(results), warnings_of(results)
     if rows:
         files.write_text(
             folder / f"{TABLE}.csv", tables.as_csv(COLUMNS, [list(row.values()) for row in rows])
         )
         files.write_text(folder / f"{TABLE}.md", table(rows, "markdown"))
-        for gate, name in (("alone", "lambda_source.png"), (CO, "lambda_source_co.png")):
-            if courses := courses_of(results, gate):
-                title = study["title"] + ", all layers at once" * (gate == CO)
-                files.write_bytes(folder / name, quanta_figures.courses(courses, title))
-        if any(row["position"] is not None for row in rows):
-            files.write_bytes(
-                folder / "lambda_source_final.png", quanta_figures.finals(rows, study["title"])
-            )
-            files.write_bytes(
-                folder / "test_accuracy.png",
-                quanta_figures.accuracies(rows, study["title"], caption=warnings),
-            )
+        drawings.write(folder, study_drawings(store, study), form)
     summaries.write(
         folder,
         study,
@@ -208,7 +253,7 @@ def warnings_of(results: Iterable[Result]) -> list[str]:
         lambda r: (
             r.spec["position"]
             if r.spec["position"] in (CO, WITNESS)
-            else f"gate at layer {r.spec['position']}"
+            else f"gate at block {int(r.spec['position']) + 1}"
         ),
     )
     return result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
@@ -291,10 +336,10 @@ def table(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
 
 
 def _place(row: Mapping[str, Any]) -> str:
-    return (
-        "none (witness)"
-        if row["gate"] == WITNESS
-        else f"layer {row['position']}" + " of all" * (row["gate"] == CO)
+    if row["gate"] == WITNESS:
+        return "none (witness)"
+    return f"block {block_label(row['block'], row['block_name'])}" + (
+        " of all" if row["gate"] == CO else ""
     )
 
 
@@ -342,7 +387,10 @@ def format_summary(report: Any) -> str:
         lines.append("note: where the RMS of Z_S and Z_T differ much, equal λ are not equal shares")
     if report.diverged:
         titles = ", ".join(
-            f"layer {r.spec['position']} repeat {r.spec['repeat']}" for r in report.diverged
+            r.spec["position"]
+            if r.spec["position"] in (CO, WITNESS)
+            else f"block {int(r.spec['position']) + 1} repeat {r.spec['repeat']}"
+            for r in report.diverged
         )
         lines.append(
             f"diverged (a loss or weight was no number any more): {titles}. Try a smaller "

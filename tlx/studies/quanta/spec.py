@@ -89,8 +89,10 @@ class Quanta(QuantaRecipe):
     @property
     def title(self) -> str:
         """Few words that name this trial among its siblings."""
-        place = {CO: "all layers", WITNESS: "witness"}.get(self.position, f"layer {self.position}")
-        return f"{place} repeat {self.repeat}"
+        place = (
+            self.position if self.position in (CO, WITNESS) else f"block {int(self.position) + 1}"
+        )
+        return f"{'all blocks' if place == CO else place} repeat {self.repeat}"
 
     @property
     def run_name(self) -> str:

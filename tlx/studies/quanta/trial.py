@@ -80,6 +80,7 @@ def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
         "positions": [position for position, _, _ in inputs.gates],
         "modules": [module for _, module, _ in inputs.gates],
         "blocks": len(target.blocks),
+        "block_names": [target.blocks[position].name for position, _, _ in inputs.gates],
         "parameters": sum(p.numel() for p in target.parameters()),
         "source_test": None,
         "test_counts": None

@@ -31,11 +31,13 @@ from ...plots.figures import (
     _percent_decimals,
     _set_title,
     _short,
+    add_caption,
     figure_style,
     new_subplots,
     render,
 )
 
+# caption, of each figure of accuracies: sentences below it, what its reader must bear in mind
 ACCURACY = "Mean val accuracy over splits"
 Rows = Sequence[
     Mapping[str, Any]
@@ -43,7 +45,9 @@ Rows = Sequence[
 PANELS_UP_TO, AXES_UP_TO = 12, 8
 
 
-def history(rows: Rows, title: str = "", form: str = "png") -> bytes:
+def history(
+    rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+) -> bytes:
     """Accuracy of every trial in order, those given up early apart, and the best whole one so
     far.
     """
@@ -79,6 +83,7 @@ def history(rows: Rows, title: str = "", form: str = "png") -> bytes:
         if whole or given_up:
             axes.legend(frameon=False, loc="lower right")
         _set_title(axes, title)
+        add_caption(figure, caption)
         return render(figure, form)
 
 
@@ -105,7 +110,9 @@ def importances(found: Mapping[str, float], title: str = "", form: str = "png") 
         return render(figure, form)
 
 
-def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> bytes:
+def parallel_coordinates(
+    rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
+) -> bytes:
     """A line a trial through the values of its parameters, the eight that most trials have,
     coloured by accuracy; where one does not apply, below.
     """
@@ -152,10 +159,11 @@ def parallel_coordinates(rows: Rows, title: str = "", form: str = "png") -> byte
         axes.spines["left"].set_visible(False)
         figure.colorbar(colours, ax=axes, format=PercentFormatter(1.0, decimals=1), label=ACCURACY)
         _set_title(axes, title)
+        add_caption(figure, caption)
         return render(figure, form)
 
 
-def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
+def slices(rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()) -> bytes:
     """Accuracy over the values of each parameter, a panel each (the twelve that most trials
     have).
     """
@@ -177,11 +185,18 @@ def slices(rows: Rows, title: str = "", form: str = "png") -> bytes:
             _accuracy(panel)
         if title:
             figure.suptitle(title, fontsize=11)
+        add_caption(figure, caption)
         return render(figure, form)
 
 
 def pareto(
-    rows: Rows, front: Sequence[int], cost: str, title: str = "", form: str = "png"
+    rows: Rows,
+    front: Sequence[int],
+    cost: str,
+    title: str = "",
+    form: str = "png",
+    *,
+    caption: Sequence[str] = (),
 ) -> bytes:
     """Accuracy over cost of every whole trial; the front is those that no other beats in both."""
     rows = [r for r in rows if r["state"] == "complete" and r["cost"] is not None]
@@ -217,6 +232,7 @@ def pareto(
         _accuracy(axes)
         axes.legend(frameon=False, loc="lower right")
         _set_title(axes, title)
+        add_caption(figure, caption)
         return render(figure, form)
 
 
@@ -234,6 +250,8 @@ def _most(rows: Rows) -> list[str]:
 
 def _accuracy(axes: Axes) -> None:
     axes.set_ylabel(ACCURACY)
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -0.02), min(high, 1.02))  # accuracy has ends
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=_percent_decimals(axes)))
 
 

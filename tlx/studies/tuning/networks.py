@@ -134,7 +134,7 @@ class NetworkSearch:
                 time.sleep(WAIT_S)
 
 
-def no_figures(folder: Any, result: Result) -> None:
+def no_figures(folder: Any, result: Result, form: str) -> None:
     """No figures for a training that is one of many of a search."""
 
 

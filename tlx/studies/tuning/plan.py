@@ -11,20 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
-from ...errors import BadDataError, UsageError, raise_all
+from ...errors import BadDataError, ResourceError, UsageError, raise_all
 from ...features.classifiers import CLASSIFIERS, classifier, format_classifier
 from ...features.dump import ExtractionConfig
 from ...features.embedding import EMBEDDINGS
 from ...features.extract import extract
-from ...lab import signals
+from ...lab import cost, signals
 from ...lab.settings import Settings
 from ...lab.tuning import api as tuning_api
 from ...lab.tuning import samplers as tuning_samplers
 from ...lab.tuning.space import Parameter, Space, declared
+from ...models.network import Network
 from ...models.recipe import Recipe
 from ...spec import Spec
 from .. import activations as inputs
-from .. import base, few_shot_inputs
+from .. import base, batches, few_shot_inputs
 from ..feature_extraction import plan as feature_extraction_plan
 from ..feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
 from ..few_shot import FewShotGrid, FewShotTrial
@@ -100,12 +101,42 @@ def plan_search(
     """
     tuning_samplers.check(asked.sampler)
     asked.budget_s  # noqa: B018 — said before anything is read
+    _check_energy(asked, settings)
     assert isinstance(spec, FeatureExtraction | FineTuning)
     whole, plan = (
         spec.replace(model_selection=False),
         _features if isinstance(spec, FeatureExtraction) else _networks,
     )
     return replace(plan(asked, whole, few, settings, progress), val_only=spec.model_selection)  # type: ignore[arg-type]
+
+
+def _check_energy(asked: Search, settings: Settings) -> None:
+    """Raise Resource if energy is to be minimised or bounded, and nothing would tell the energy of
+    a trial.
+    """
+    wanted = [
+        option
+        for option, is_asked in (
+            ("--objective accuracy,energy", "energy" in asked.objectives),
+            ("--max-kwh", asked.max_kwh is not None),
+        )
+        if is_asked
+    ]
+    on_gpu = (
+        asked.study == "fine-tuning" and settings.resolved_device() != "cpu"
+    )  # classifiers are fitted on the CPU
+    if not wanted or cost.is_energy_known(settings.watts, on_gpu=on_gpu):
+        return
+    without = (
+        "use --objective accuracy,time" if "energy" in asked.objectives else "use --budget, a time"
+    )
+    raise ResourceError(
+        "energy-unknown",
+        "no energy counter of this machine can be read by this user",
+        where=" and ".join(wanted),
+        expected="a counter, or the watts that a busy core draws",
+        remedy=f"give --watts (10, say, for an estimate), or {without}",
+    )
 
 
 # ---------------------------------------------------------------- feature extraction
@@ -250,6 +281,7 @@ def _networks(
     sides = {
         crops: _side(spec.replace(use_crops=crops), few, seen) for crops, seen in looks.items()
     }
+    _check_batches(spec, space, sides, found.network)
     rungs = tuple(sorted({max(1, spec.epochs // SHARE_OF_EPOCHS), spec.epochs}))
     return _planned(
         asked,
@@ -262,6 +294,31 @@ def _networks(
         "tlx.studies.tuning.networks:NetworkSearch",
         rungs=rungs,
     )
+
+
+def _check_batches(
+    spec: FineTuning, space: Space, sides: dict[bool, CropVariant], network: Network
+) -> None:
+    """Raise Usage if a batch size that may be drawn leaves a lone row that the network cannot train
+    on.
+    """
+    searched = {one.name: one for one in space.parameters}
+    if "batch_size" not in searched:
+        return
+    freeze = searched.get("freeze")
+    if freeze is not None:  # the fewer blocks are frozen, the more batch norm is trained
+        spec, frozen = spec.replace(freeze=int(min(freeze.points()))), None
+    else:
+        frozen = network
+    for size in [n for n in (1, 2) if searched["batch_size"].includes(n)]:
+        for draw in [draw for side in sides.values() for draw in side.draws]:
+            try:
+                batches.check_rows(
+                    spec.replace(batch_size=size), len(draw.train) * draw.train.crops, frozen
+                )
+            except UsageError as error:
+                error.where, error.remedy = "batch_size of --space", "let it begin at 3"
+                raise
 
 
 def recipe_space(spec: FineTuning, blocks: int) -> Space:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ... import files
+from ...lab.store import Store
 from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 from ...plots import statistics, tables
 from ...result import Result
-from .. import result_warnings, summaries
+from .. import drawings, result_warnings, summaries
+from ..drawings import Drawings
 from . import figures as tuning_figures
 from . import final_tests
 
 COSTS = {"time": "Seconds of fitting and predicting, all splits", "energy": "Joules, all splits"}
+SEARCH, LIMIT = "search.json", 256 << 20  # its most bytes
 SHOWN = 5  # trials in the closing table
 
 
@@ -31,27 +36,43 @@ def test(results: list[Result]) -> dict[str, float]:
     return scores
 
 
-def write_summary(report: Any) -> dict[str, Any]:
-    """Write a search's figures, tables and summary.json beside its record."""
-    folder = report.folder / "studies" / report.ready.search.key
-    title, rows = report.ready.title, [row(t) for t in report.tried]
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a search from its search.json; none where no trial has an accuracy."""
+    path = store.study_folder(study["key"]) / SEARCH
+    if not path.is_file():
+        return {}
+    kept, title = files.read_json(path, limit=LIMIT), study["title"]
+    rows, caption = [row(trial) for trial in kept["trials"]], kept.get("warnings", ())
+    found: dict[str, Callable[[str], bytes]] = {}
     if any(r["accuracy"] is not None for r in rows):
-        files.write_bytes(folder / "history.png", tuning_figures.history(rows, title))
-        files.write_bytes(
-            folder / "parallel_coordinates.png", tuning_figures.parallel_coordinates(rows, title)
+        for draw in (
+            tuning_figures.history,
+            tuning_figures.parallel_coordinates,
+            tuning_figures.slices,
+        ):
+            found[draw.__name__] = functools.partial(draw, rows, title, caption=caption)
+    if kept["importances"]:
+        found["importances"] = functools.partial(
+            tuning_figures.importances, kept["importances"], title
         )
-        files.write_bytes(folder / "slices.png", tuning_figures.slices(rows, title))
-    if report.importances:
-        files.write_bytes(
-            folder / "importances.png", tuning_figures.importances(report.importances, title)
+    if len(kept["objectives"]) > 1 and kept["front"]:
+        found["pareto"] = functools.partial(
+            tuning_figures.pareto,
+            rows,
+            kept["front"],
+            COSTS[kept["objectives"][1]],
+            title,
+            caption=caption,
         )
-    objectives = report.ready.search.objectives
-    if len(objectives) > 1 and report.front:
-        files.write_bytes(
-            folder / "pareto.png",
-            tuning_figures.pareto(rows, report.front, COSTS[objectives[1]], title),
-        )
+    return found
+
+
+def write_summary(report: Any, form: str = "png") -> dict[str, Any]:
+    """Write a search's figures, tables and summary.json beside its record."""
+    store, key = Store(report.folder), report.ready.search.key
+    folder, title = store.study_folder(key), report.ready.title
     _export(folder, report)
+    drawings.write(folder, study_drawings(store, {"key": key, "title": title}), form)
     failed = sum(t.state == FAILED for t in report.tried)
     rows_shown = [
         [str(t.number), t.title, tables.percent(t.objectives[0])]
@@ -106,17 +127,17 @@ def _best_first(report: Any) -> list[TrialRecord]:
     return list({t.configuration: t for t in reversed(ordered)}.values())[::-1]
 
 
-def row(tried: TrialRecord) -> dict[str, Any]:
-    """A trial for the figures: accuracy is the mean over the splits it was run on, None where there
-    is none.
+def row(trial: Mapping[str, Any]) -> dict[str, Any]:
+    """A trial of search.json for the figures: accuracy is the mean over the splits it was run on,
+    None where none.
     """
-    mean = sum(tried.by_split) / len(tried.by_split) if tried.by_split else None
+    scores, objectives = trial["by_split"], trial["objectives"]
     return {
-        "number": tried.number,
-        "state": tried.state,
-        "values": tried.values,
-        "accuracy": mean,
-        "cost": tried.objectives[1] if len(tried.objectives) > 1 else None,
+        "number": trial["number"],
+        "state": trial["state"],
+        "values": trial["values"],
+        "accuracy": sum(scores) / len(scores) if scores else None,
+        "cost": objectives[1] if len(objectives) > 1 else None,
     }
 
 
@@ -180,7 +201,7 @@ def _export(folder: Path, report: Any) -> None:
         for t in report.tried
     ]
     files.write_json(
-        folder / "search.json",
+        folder / SEARCH,
         {
             "key": search.key,
             "objectives": list(search.objectives),
@@ -191,6 +212,7 @@ def _export(folder: Path, report: Any) -> None:
             "importances": report.importances,
             "best": None if report.best is None else report.best.number,
             "trials": plain,
+            "warnings": warnings_of(report) if report.final else [],
         },
     )
     names = list(dict.fromkeys(name for t in report.tried for name in t.values))
@@ -201,15 +223,15 @@ def _export(folder: Path, report: Any) -> None:
             heads,
             [
                 [
-                    t.number,
-                    t.state,
+                    t["number"],
+                    t["state"],
                     row(t)["accuracy"],
-                    len(t.by_split),
-                    t.seconds,
-                    t.energy_j,
-                    *(t.values.get(name) for name in names),
+                    len(t["by_split"]),
+                    t["seconds"],
+                    t["energy_j"],
+                    *(t["values"].get(name) for name in names),
                 ]
-                for t in report.tried
+                for t in plain
             ],
         ),
     )

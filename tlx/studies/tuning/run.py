@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ... import files, locks
-from ...errors import TlxError, TrialsFailedError
+from ...errors import LATE, TlxError, TrialsFailedError
 from ...lab import environment, signals
 from ...lab.engines import local as engines_local
 from ...lab.settings import Settings
@@ -75,8 +75,15 @@ class SearchReport:
         return sum(len(t.by_split) for t in mine), len(mine) * most_fits(self.ready.inputs)
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """TrialsFailed if a trial has failed, Untracked if records are unsent and were required."""
+        """TrialsFailed if a trial has failed, Untracked if records are unsent and were required.
+
+        A setting that was offered and then refused is a bug, whatever came of the other trials.
+        """
         failed = [t for t in self.tried if t.state == FAILED]
+        if late := [t for t in failed if f"error[{LATE}]" in t.error]:
+            raise TlxError(
+                LATE, f"{len(late)} of {len(self.tried)} trials failed, the first: {late[0].error}"
+            )
         if failed:
             raise TrialsFailedError(
                 "trials-failed",
@@ -341,7 +348,7 @@ class _SearchRecord:
                     )
             return Result(
                 key=key,
-                kind="FinalTest",
+                kind="final-test",
                 spec=spec,
                 scores=scores,
                 environment=environment.gather(),

@@ -1,0 +1,103 @@
+"""Stored studies → their figures, drawn again from what lies in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BadDataError, MissingError, UnknownNameError
+from ..lab.store import Store
+from ..result import Result
+from . import drawings, reporting
+from .atlas import report as atlas_report
+from .checkpoints import report as checkpoints_report
+from .chop import pruning_report
+from .chop import report as chop_report
+from .drawings import Drawings
+from .layer_metrics import report as layer_metrics_report
+from .layer_transfer import report as layer_transfer_report
+from .parameter_distance import report as parameter_distance_report
+from .quanta import report as quanta_report
+from .tuning import report as tuning_report
+
+EVERY = "all"  # in place of a study's key
+STUDIES: Mapping[
+    str, Callable[[Store, Mapping[str, Any]], Drawings]
+] = {  # experiment → figures of a study
+    "Fine-tuning": reporting.study_drawings,
+    "Feature extraction": reporting.study_drawings,
+    "Pre-training": reporting.study_drawings,
+    "Layer metrics": layer_metrics_report.study_drawings,
+    "Atlas": atlas_report.study_drawings,
+    "Tuning": tuning_report.study_drawings,
+    "QUANTA": quanta_report.study_drawings,
+    "Layer transfer": layer_transfer_report.study_drawings,
+    "Chop": chop_report.chop_drawings,
+    "Pruning": pruning_report.pruning_drawings,
+    "Parameter distance": parameter_distance_report.study_drawings,
+    "Checkpoints": checkpoints_report.study_drawings,
+}
+TRIALS: Mapping[
+    str, Callable[[Path, Result], Drawings]
+] = {  # kind of a result → figures of a trial; others have none
+    "fine-tuning": reporting.trial_drawings,
+    "feature-extraction": reporting.trial_drawings,
+    "pretraining": reporting.trial_drawings,
+    "target-tuning": reporting.trial_drawings,
+    "layer-transfer": reporting.trial_drawings,
+    "chop": reporting.trial_drawings,
+    "pruning": reporting.trial_drawings,
+    "quanta": quanta_report.trial_drawings,
+    "layer-metrics": layer_metrics_report.trial_drawings,
+    "parameter-distance": parameter_distance_report.trial_drawings,
+}
+
+
+def find(store: Store, asked: str) -> list[str]:
+    """Return the keys of the studies that are asked for: "all", a study's folder, its key or the
+    key's first letters.
+
+    Missing if there is none, BadData if several begin with these letters.
+    """
+    keys = store.studies()
+    if asked == EVERY and keys:
+        return keys
+    found = [key for key in keys if asked in (key, str(store.study_folder(key)))]
+    found = found or [key for key in keys if asked and key.startswith(asked)]
+    if not found:
+        raise MissingError(
+            f"study '{asked}'",
+            store.root,
+            made_by="a command that runs a study, or name another --store",
+        )
+    if len(found) > 1:
+        raise BadDataError(
+            "ambiguous-key",
+            f"{len(found)} studies begin with '{asked}'",
+            where=store.root,
+            expected=f"more letters of one: {', '.join(key[:12] for key in found)}",
+        )
+    return found
+
+
+def redraw(store: Store, key: str, out: Path, form: str) -> Iterator[Path]:
+    """Write the figures of a study into `out`, those of its trials into `out`/trials/<key>; yield
+    each path.
+
+    Every file that figures are made from is checked first: Integrity for a damaged one.
+    """
+    study = store.read_study(key)
+    assert study is not None
+    draw = STUDIES.get(study["experiment"])
+    if draw is None:
+        raise UnknownNameError("kind of study", study["experiment"], STUDIES)
+    store.study_files(key)
+    yield from drawings.write(out, draw(store, study), form)
+    for row in study["trials"]:
+        result = store.find(row["key"])
+        if result is None or result.kind not in TRIALS:
+            continue
+        store.trial_files(result.key)
+        found = TRIALS[result.kind](store.folder(result.key), result)
+        yield from drawings.write(out / "trials" / result.key[:12], found, form)
