@@ -15,10 +15,11 @@ import math
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
 from . import files
-from .errors import TlxError, UnknownNameError, UsageError, raise_all
+from .errors import ErrorGroup, TlxError, UnknownNameError, UsageError, raise_all
 
 FORMAT = 2  # of keys: 1 used class names, 2 uses `kind`
 REQUIRED = dataclasses.MISSING
@@ -36,6 +37,8 @@ class Setting:
     identity  False for a place (a path, a device): it does not enter the key
     cli       False for a field that the program fills in: it has no option
     short     one-letter option
+    argument  also given by words without an option: `tlx analyze mnist`
+    repeated  the option may be given several times
     search    what a search tries inside the allowed values: (low, high[, "log"]) or choices; False:
               nothing
     """
@@ -48,6 +51,8 @@ class Setting:
     identity: bool = True
     cli: bool = True
     short: str | None = None
+    argument: bool = False
+    repeated: bool = False
     search: Any = None
 
 
@@ -62,11 +67,13 @@ def setting(
     identity: bool = True,
     cli: bool = True,
     short: str | None = None,
+    argument: bool = False,
+    repeated: bool = False,
     search: Any = None,
 ) -> Any:
     """Declare a field of a spec; see `Setting` for the arguments."""
     allowed = None if choices is None else tuple(choices)
-    row = Setting(help, low, high, log, allowed, identity, cli, short, search)
+    row = Setting(help, low, high, log, allowed, identity, cli, short, argument, repeated, search)
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
@@ -170,6 +177,34 @@ class Spec:
         return dataclasses.replace(self, **changes)
 
 
+def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, Any]) -> list[Spec]:
+    """Return a spec of each class from one mapping of settings; a shared name goes to each.
+
+    Everything that is wrong is raised at once: unknown names, and values that are refused. None
+    stands for "not given".
+    """
+    classes = tuple(classes)
+    given = {name.replace("-", "_"): value for name, value in settings.items() if value is not None}
+    known = {name for cls in classes for name, row in cls.settings().items() if row.cli}
+    problems: dict[str, TlxError] = {}
+    for name in given:
+        if name not in known:
+            unknown = UnknownNameError("setting", name, known)
+            problems[str(unknown)] = unknown
+    specs = []
+    for cls in classes:
+        shown = {name for name, row in cls.settings().items() if row.cli}
+        own = {name: value for name, value in given.items() if name in shown}
+        try:
+            specs.append(cls(**own))
+        except ErrorGroup as group:
+            problems |= {str(problem): problem for problem in group.problems}
+        except TlxError as problem:  # of a setting that two specs share it is said once
+            problems[str(problem)] = problem
+    raise_all(list(problems.values()))
+    return specs
+
+
 def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -> Spec:
     """Return the spec that 'name' or 'name:setting=value,setting=value' stands for in a table of
     specs.
@@ -220,6 +255,8 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     if origin is tuple:
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, (int, float, Path)) and not isinstance(value, bool):
+            value = [value]  # one item, as on the command line
         return tuple(_coerce(args[0], item, name) for item in _listed(value, name))
     if isinstance(hint, type) and issubclass(hint, Spec):
         value = hint.from_json(value) if isinstance(value, Mapping) else value

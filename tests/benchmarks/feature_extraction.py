@@ -106,7 +106,7 @@ def plain(asked, folder, names, few, settings, number):
 
 def ours(asked, sweep, few, settings):
     made, _ = feature_extraction_plan.feature_extraction_study(asked, few, sweep, settings)
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     return {
         (r.spec["shots"], r.spec["split"], r.spec["classifier"]): r.scores["test_accuracy"]
         for r in report.results

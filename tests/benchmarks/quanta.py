@@ -94,7 +94,7 @@ def main() -> None:
         look = quanta_plan.plan_quanta(spec, sweep, settings)
         source, first = look.source, look.source_study
         if first is not None:
-            learned = runner.run_study(first, settings, lambda event: None, lambda store, key: None)
+            learned = runner.run_stage(first, settings, lambda event: None, lambda store, key: None)
             print(
                 f"source of {name}: test accuracy {learned.results[0].scores['test_accuracy']:.3f}",
                 flush=True,
@@ -102,17 +102,17 @@ def main() -> None:
             source = quanta_source.trained(
                 learned.results[0], Store(learned.folder), spec, look.learned
             )
-        report = runner.run_study(
+        report = runner.run_stage(
             look.study(source), settings, lambda event: None, quanta_report.write_summary
         )
         print(
-            f"\n{name}: {report.study.title}, {asked.epochs} epochs, {asked.repeats} repeats, "
+            f"\n{name}: {report.stage.title}, {asked.epochs} epochs, {asked.repeats} repeats, "
             f"{report.wall_s:.0f} s\n{quanta_report.table(quanta_report.rows_of(report.results))}",
             flush=True,
         )
         if asked.figures:
             asked.figures.mkdir(parents=True, exist_ok=True)
-            for figure in (report.folder / "studies" / report.study.key).glob("*.png"):
+            for figure in (report.folder / "studies" / report.key).glob("*.png"):
                 shutil.copy(figure, asked.figures / f"quanta_{name}_{figure.name}")
     if asked.store is None:
         shutil.rmtree(base)

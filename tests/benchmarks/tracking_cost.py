@@ -54,7 +54,7 @@ def main() -> None:
                 spec, FewShotGrid(shots=(5,), splits=1), settings
             )
             began = time.perf_counter()
-            report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+            report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
             whole_s[name].append(time.perf_counter() - began)
             trial_s[name].append(report.results[0].scores["total_s"])
     base = statistics.median(trial_s["none"])

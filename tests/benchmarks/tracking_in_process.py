@@ -60,7 +60,7 @@ def main() -> None:
                 spec, FewShotGrid(shots=(5,), splits=given.splits), settings
             )
             began = time.perf_counter()
-            report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+            report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
             if number:  # the first round imports and compiles
                 whole_s[is_tracked].append(time.perf_counter() - began)
                 trial_s[is_tracked].append(

@@ -14,23 +14,8 @@ import pytest
 from tlx import cli
 from tlx.cli import app, options
 from tlx.lab.settings import Settings
-from tlx.studies.activations_spec import Extraction
-from tlx.studies.atlas.spec import Atlas, AtlasGrid, BlockMeasures
-from tlx.studies.checkpoints.spec import CheckpointGrid
-from tlx.studies.chop.spec import Chop, ChopGrid, Pruning, PruningGrid
-from tlx.studies.feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
-from tlx.studies.few_shot import FewShotGrid
-from tlx.studies.fine_tuning.spec import FineTuning
-from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
-from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
-from tlx.studies.parameter_distance.spec import (
-    ParameterDistance,
-    ParameterDistanceGrid,
-    TargetTuning,
-)
-from tlx.studies.pretraining.spec import PreTraining
-from tlx.studies.quanta.spec import Quanta, QuantaGrid
-from tlx.studies.tuning.spec import Search, SearchBase
+from tlx.studies import STUDIES
+from tlx.studies.activations_spec import Extraction, ExtractionOutput
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = {
@@ -108,40 +93,22 @@ def test_the_seeds_flags_are_all_there(capsys):
     assert [flag for flag in SEEDS if flag not in text] == []
 
 
-@pytest.mark.parametrize(
-    ("kind", "command"),
-    [
-        (FineTuning, "fine-tuning"),
-        (FewShotGrid, "fine-tuning"),
-        (Settings, "fine-tuning"),
-        (PreTraining, "pretrain"),
-        (FeatureExtraction, "feature-extraction"),
-        (FeatureExtractionGrid, "feature-extraction"),
-        (Extraction, "extract"),
-        (Observed, "analyze"),
-        (LayerMetrics, "analyze"),
-        (Search, "tune"),
-        (Quanta, "quanta"),
-        (QuantaGrid, "quanta"),
-        (Atlas, "atlas"),
-        (BlockMeasures, "atlas"),
-        (AtlasGrid, "atlas"),
-        (CheckpointGrid, "checkpoints"),
-        (ParameterDistance, "parameter-distance"),
-        (ParameterDistanceGrid, "parameter-distance"),
-        (TargetTuning, "parameter-distance"),
-    ],
-)
+SETTINGS_OF = [
+    (kind, name) for name, study in STUDIES.items() for kind in (*study.specs, Settings)
+] + [(Extraction, "extract"), (ExtractionOutput, "extract")]
+
+
+@pytest.mark.parametrize(("kind", "command"), SETTINGS_OF)
 def test_every_setting_says_what_it_means_and_has_an_option(kind, command, capsys):
     for name, row in kind.settings().items():
-        if not row.derived:
+        if row.cli:
             assert row.help, f"{kind.__name__}.{name} has no help"
     tlx(command, "--help")
     text = capsys.readouterr().out
     missing = [
         n
         for n, row in kind.settings().items()
-        if not row.derived and f"--{n.replace('_', '-')}" not in text
+        if row.cli and f"--{n.replace('_', '-')}" not in text
     ]
     assert missing == []
 
@@ -167,40 +134,19 @@ def test_the_words_of_mlflow_run_become_ours(words, become):
     assert options.normalised(words, {"use-crops"}) == become
 
 
-def test_mlproject_says_the_defaults_that_the_command_has():
+def test_mlproject_is_what_the_studies_say():
+    """It is written by `python -m tlx.studies.mlproject > MLproject`."""
+    from tlx.studies import STUDIES, mlproject
+
+    text = (ROOT / "MLproject").read_text()
+    assert text == mlproject.render()
     yaml = pytest.importorskip("yaml")
-    project = yaml.safe_load((ROOT / "MLproject").read_text())
+    project = yaml.safe_load(text)
     assert project["databricks_spark_job"] == {}
     assert not {"python_env", "conda_env", "docker_env"} & set(project)
-    kinds = {
-        "fine_tuning": (FineTuning, FewShotGrid, Settings),
-        "pretrain": (PreTraining, Settings),
-        "feature_extraction": (FeatureExtraction, FeatureExtractionGrid, FewShotGrid, Settings),
-        "extract": (Extraction, Settings),
-        "analyze": (Observed, LayerMetrics, Settings),
-        "tune": (Search, SearchBase, FewShotGrid, Settings),
-        "quanta": (Quanta, QuantaGrid, Settings),
-        "layer_transfer": (LayerTransfer, LayerTransferGrid, Settings),
-        "chop": (Chop, ChopGrid, Settings),
-        "prune": (Pruning, PruningGrid, Settings),
-        "parameter_distance": (ParameterDistance, ParameterDistanceGrid, TargetTuning, Settings),
-        "checkpoints": (CheckpointGrid, LayerMetrics, Settings),
-        "atlas": (Atlas, BlockMeasures, AtlasGrid, Settings),
-    }
-    assert set(kinds) == set(project["entry_points"])
+    names = {name.replace("-", "_") for name in STUDIES} | {"extract"}
+    assert set(project["entry_points"]) == names
     for entry, row in project["entry_points"].items():
-        defaults = {
-            name: value
-            for kind in reversed(kinds[entry])
-            for name, value in kind.defaults().items()
-            if not kind.settings()[name].derived
-        }
-        for name, parameter in row["parameters"].items():
-            given, want = parameter["default"], defaults.get(name)
-            if isinstance(want, bool):
-                assert given == str(want).lower()
-            else:
-                assert str(given) == ("" if want in (None, ()) else str(want)), f"{entry} {name}"
         used = re.findall(r"\{(\w+)\}", row["command"])
         assert used == list(row["parameters"])
         assert not re.search(r"['\"]", row["command"]), (

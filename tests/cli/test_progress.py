@@ -110,7 +110,7 @@ def fine_tunings(shots_of, classes=10, epochs=5, test=100):
         inputs = SimpleNamespace(train=Rows(shots * classes), val=Rows(100), test=Rows(test))
         trials.append(base.Trial(spec, inputs))
     asked = SimpleNamespace(trials=trials)
-    return base.Study.groups.fget(asked)
+    return base.Stage.groups.fget(asked)
 
 
 def test_the_time_left_of_a_fine_tuning_is_right_from_its_first_epoch(clock):
@@ -160,7 +160,7 @@ def test_what_reading_and_extracting_took_is_said_once(clock, capsys):
 
 
 def test_what_is_waited_for_is_said(capsys):
-    from tlx.cli.tune import SearchLines
+    from tlx.cli.progress import SearchLines
     from tlx.lab.tasks import Waiting
 
     for lines in (progress.TrialLines([group("a", 1)]), SearchLines(3)):

@@ -10,13 +10,13 @@ import pytest
 import typer
 from conftest import draw_images
 
-from tlx.cli import app, chop, layer_transfer, options
+from tlx.cli import app, options
 from tlx.errors import TlxError
 from tlx.lab.settings import Settings
 from tlx.studies.chop.spec import Chop, ChopGrid, Pruning, PruningGrid
 from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 
-COMMANDS = {"layer-transfer": layer_transfer.command, "chop": chop.command, "prune": chop.prune}
+COMMANDS = {name: app.COMMANDS[name] for name in ("layer-transfer", "chop", "prune")}
 QUICK = [
     "--epochs",
     "2",
@@ -142,6 +142,6 @@ def test_every_setting_has_an_option_and_says_what_it_means(command, kinds, caps
     text = capsys.readouterr().out
     for kind in kinds:
         for name, row in kind.settings().items():
-            if not row.derived:
+            if row.cli:
                 assert row.help, f"{kind.__name__}.{name}"
                 assert f"--{name.replace('_', '-')}" in text, f"{kind.__name__}.{name}"

@@ -69,7 +69,7 @@ def perform(
     looked.search(store, parts)
     made = atlas_plan.atlas_study(looked, measures, store, settings)
     about = atlas_plan.about(looked, parts, settings) | {"against": made.trials[-1].spec.against}
-    report = runner.run_study(
+    report = runner.run_stage(
         made, settings, quiet, lambda at, key: atlas_report.write_summary(at, key, about, panels)
     )
     report.raise_if_failed(require_tracking=False)
@@ -81,11 +81,11 @@ def run_quanta(dataset, settings, sweep=None, **changes):
     asked = quanta_plan.plan_quanta(
         spec, sweep or QuantaGrid(repeats=1, positions=("0", "2")), settings
     )
-    report = runner.run_study(
+    report = runner.run_stage(
         asked.study(asked.source), settings, quiet, quanta_report.write_summary
     )
     report.raise_if_failed(require_tracking=False)
-    return report.study.key
+    return report.key
 
 
 def run_transfer(dataset, settings, **changes):
@@ -93,8 +93,8 @@ def run_transfer(dataset, settings, **changes):
     plan = layer_transfer_plan.plan_layer_transfer(
         spec, LayerTransferGrid(treatments=("baseB", "AnB"), depths=(2,), repeats=2), settings
     )
-    report = runner.run_study(plan.first(), settings, quiet, layer_transfer_report.write_summary)
-    report = runner.run_study(
+    report = runner.run_stage(plan.first(), settings, quiet, layer_transfer_report.write_summary)
+    report = runner.run_stage(
         plan.rest(Store(report.folder)), settings, quiet, layer_transfer_report.write_summary
     )
     report.raise_if_failed(require_tracking=False)
@@ -110,10 +110,10 @@ def run_distance(dataset, settings, **changes):
         (),
         settings,
     )
-    report = runner.run_study(
+    report = runner.run_stage(
         plan.tunings(), settings, quiet, parameter_distance_report.write_summary
     )
-    report = runner.run_study(
+    report = runner.run_stage(
         plan.distances(Store(report.folder)),
         settings,
         quiet,
@@ -124,7 +124,7 @@ def run_distance(dataset, settings, **changes):
 
 
 def rows_in(report):
-    text = (report.folder / "studies" / report.study.key / "atlas.csv").read_text()
+    text = (report.folder / "studies" / report.key / "atlas.csv").read_text()
     return list(csv.DictReader(text.splitlines()))
 
 
@@ -283,7 +283,7 @@ def test_all_panels_from_what_has_been_run(bars, settings):
     )
     assert ("quanta_accuracy", "witness", "") in at
     assert float(at["knn", "chance", ""]["mean"]) == pytest.approx(1 / 3)
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     record = json.loads((folder / "atlas.json").read_text())
     assert len(record["rows"]) == len(rows)
     assert record["missing"] == []

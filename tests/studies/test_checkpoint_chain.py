@@ -80,7 +80,7 @@ def perform(spec, settings, asked=ASKED):
     """As the command does: (the last report, the reports of the stages before)."""
 
     def go(made, summarise=checkpoints_report.write_stage_summary):
-        return runner.run_study(made, settings, lambda event: None, summarise)
+        return runner.run_stage(made, settings, lambda event: None, summarise)
 
     plan = checkpoints_plan.plan_checkpoints(spec, asked, settings)
     first = go(plan.first())
@@ -104,9 +104,7 @@ def done(bars, stripes, settings):
 @pytest.fixture(scope="module")
 def results(done):
     report, _ = done
-    return json.loads(
-        (report.folder / "studies" / report.study.key / "checkpoints.json").read_text()
-    )
+    return json.loads((report.folder / "studies" / report.key / "checkpoints.json").read_text())
 
 
 def of_kind(report, kind):
@@ -299,11 +297,9 @@ def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(
     more, _ = perform(
         chain(bars, stripes, seeds=1, sources=(str(bars),), from_checkpoints=("all",)), settings
     )
-    assert more.study.key == report.study.key
+    assert more.key == report.key
     assert len(more.results) - more.reused == 1, "checkpoint 1 was not fine-tuned before"
-    cells = json.loads((more.folder / "studies" / more.study.key / "chain.json").read_text())[
-        "cells"
-    ]
+    cells = json.loads((more.folder / "studies" / more.key / "chain.json").read_text())["cells"]
     assert len(cells) == 2 * 4 * 2 + 2, "those of the first command stay"
     assert sum("tuning" in cell for cell in cells) == 2 * 3 * 2 + 2 + 1
 
@@ -353,7 +349,7 @@ def test_a_dump_that_was_there_stays_and_weights_that_changed_are_noticed(
     look = checkpoints_layers.plan_layers(
         spec, ASKED, own, str(bars), "bars", [(str(path), _sha(path), "bars", 1, "2", 3)]
     )
-    runner.run_study(look.study, own, lambda event: None, checkpoints_report.write_stage_summary)
+    runner.run_stage(look.study, own, lambda event: None, checkpoints_report.write_stage_summary)
     assert len(list((tmp_path / "cache" / "dumps").glob("[0-9a-f]*"))) == 1
     other = tmp_path / "other.safetensors"
     other.write_bytes(path.read_bytes())
@@ -364,7 +360,7 @@ def test_a_dump_that_was_there_stays_and_weights_that_changed_are_noticed(
         Store(report.folder).file(trained.key, "checkpoints/1.safetensors").read_bytes()
     )
     fresh = own.replace(store=str(tmp_path / "fresh"))
-    failed = runner.run_study(
+    failed = runner.run_stage(
         look.study, fresh, lambda event: None, checkpoints_report.write_stage_summary
     )
     assert "have changed" in str(failed.outcomes[0])

@@ -91,7 +91,7 @@ def trained(bars, cache, tmp_path_factory):
         checkpoints=("0", "0_1", "1", "3"),
     )
     made = pretraining_plan.pretraining_study(spec, settings)
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)
     return report, made, settings
 
@@ -127,7 +127,7 @@ def test_the_first_is_the_network_before_training(trained):
 
 def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(trained, tmp_path):
     report, made, settings = trained
-    plain = runner.run_study(
+    plain = runner.run_stage(
         pretraining_plan.pretraining_study(made.trials[0].spec.replace(checkpoints=()), settings),
         settings.replace(store=str(tmp_path / "plain")),
         lambda event: None,
@@ -153,10 +153,10 @@ def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(
     patch = pytest.MonkeyPatch()
     elsewhere = settings.replace(store=str(tmp_path / "cut"))
     patch.setattr(training._Training, "_save", cut)
-    failed = runner.run_study(made, elsewhere, lambda event: None, reporting.write_summary)
+    failed = runner.run_stage(made, elsewhere, lambda event: None, reporting.write_summary)
     patch.undo()
     assert not failed.results
-    again = runner.run_study(made, elsewhere, lambda event: None, reporting.write_summary)
+    again = runner.run_stage(made, elsewhere, lambda event: None, reporting.write_summary)
     for tag in ("0", "0_1", "1", "3"):
         name = f"checkpoints/{tag}.safetensors"
         paths = [Store(r.folder).file(r.results[0].key, name) for r in (report, again)]

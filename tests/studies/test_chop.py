@@ -47,11 +47,11 @@ def perform(spec, asked, settings):
         chop_latency.measure(store, key, settings)
         chop_report.write_summary(store, key)
 
-    return runner.run_study(made, settings, lambda event: None, summarise)
+    return runner.run_stage(made, settings, lambda event: None, summarise)
 
 
 def rows_of(report, stem):
-    text = (report.folder / "studies" / report.study.key / f"{stem}.csv").read_text()
+    text = (report.folder / "studies" / report.key / f"{stem}.csv").read_text()
     return list(csv.DictReader(text.splitlines()))
 
 
@@ -88,7 +88,7 @@ def test_every_cut_and_the_whole_network_are_scored_and_measured(done):
     assert all(float(row[f"latency_batch{b}_s"]) > 0 for row in rows for b in (1, 64))
     first = [r.scores["test_accuracy"] for r in report.results if r.spec["cut"] == 1]
     assert float(rows[0]["mean_test_accuracy"]) == pytest.approx(np.mean(first))
-    times = json.loads((report.folder / "studies" / report.study.key / "latency.json").read_text())
+    times = json.loads((report.folder / "studies" / report.key / "latency.json").read_text())
     assert times["about"]["threads"] == 1
     said = chop_report.format_summary(report, 0.01)
     assert "smallest within 1 points" in said
@@ -232,7 +232,7 @@ def prune(spec, asked, settings):
         if made is None:
             break
         reports.append(
-            runner.run_study(
+            runner.run_stage(
                 made, settings, lambda event: None, pruning_report.write_pruning_summary
             )
         )
@@ -307,12 +307,12 @@ def test_rounds_are_found_again_and_go_on_where_they_ended(bars, settings):
     _, first = prune(pruning(bars), PruningGrid(iterations=1, repeats=1), settings)
     _, again = prune(pruning(bars), PruningGrid(iterations=2, repeats=2), settings)
     assert [r.reused for r in again] == [1, 1, 0]
-    assert {r.study.key for r in (*first, *again)} == {first[0].study.key}
+    assert {r.key for r in (*first, *again)} == {first[0].key}
     assert (
         prune(pruning(bars, rewind="start"), PruningGrid(iterations=1, repeats=1), settings)[1][
             0
-        ].study.key
-        != first[0].study.key
+        ].key
+        != first[0].key
     )
 
 
@@ -340,7 +340,7 @@ def test_weights_of_the_round_before_must_be_those_that_were_planned_with(bars, 
         planned.data, planned.weights, planned.source, str(tmp_path / "other.safetensors")
     )
     changed = replace(made, trials=(base.Trial(made.trials[0].spec, other),))
-    report = runner.run_study(
+    report = runner.run_stage(
         changed, settings, lambda event: None, pruning_report.write_pruning_summary
     )
     assert isinstance(report.outcomes[0], IntegrityError)

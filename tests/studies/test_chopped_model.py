@@ -58,7 +58,7 @@ def written(request, tmp_path):
 
 
 def performed(made, settings):
-    report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
+    report = runner.run_stage(made, settings, lambda event: None, lambda store, key: None)
     report.raise_if_failed(require_tracking=False)
     return report
 

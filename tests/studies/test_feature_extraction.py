@@ -45,7 +45,7 @@ def planned(spec, settings, classifiers="linear-svc", few=FEW):
 
 
 def perform(spec, settings, classifiers="linear-svc", few=FEW):
-    return runner.run_study(
+    return runner.run_stage(
         planned(spec, settings, classifiers, few),
         settings,
         lambda event: None,
@@ -80,7 +80,7 @@ def test_every_classifier_on_every_draw(bars, settings):
     text = reporting.format_summary(report)
     assert "linear-svc" in text
     assert "12 trials" in text
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     assert "ncm/mean_test_accuracy" in (folder / "summary.json").read_text()
     assert (folder / "few_shot_curve.png").stat().st_size > 1000
     assert (folder / "few_shot.csv").read_text().count("\n") == 1 + 3 * 2
@@ -88,7 +88,7 @@ def test_every_classifier_on_every_draw(bars, settings):
 
 def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):
     made = planned(asked(bars, embedding="fne"), settings, "ncm")
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     for trial, result in zip(made.trials, report.results, strict=True):
         parts = trial.inputs
         features = np.concatenate(
@@ -127,9 +127,9 @@ def test_images_are_forwarded_once_whatever_is_tried_on_them(bars, settings, mon
 def test_asked_again_nothing_is_fitted_and_more_classifiers_join_the_study(bars, settings):
     first = perform(asked(bars), settings, "ncm")
     second = perform(asked(bars), settings, "ncm linear-svc")
-    assert first.study.key == second.study.key
+    assert first.key == second.key
     assert (second.reused, len(second.results)) == (4, 8)
-    record = Store(second.folder).read_study(second.study.key)
+    record = Store(second.folder).read_study(second.key)
     assert len(record["trials"]) == 8
     third = perform(asked(bars), settings, "LinearSVC")
     assert third.reused == 4, "another spelling of the same classifier"
@@ -175,7 +175,7 @@ def test_the_same_features_asked_for_in_other_words_have_one_key(bars, settings)
 def test_ten_crops_are_ten_training_rows_and_vote(bars, settings):
     few = FewShotGrid(shots=(2,), splits=1, val_per_class=3)
     made = planned(asked(bars, use_crops=True), settings, "ncm ridge", few)
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     for result in report.results:
         assert result.details["crops"] == 10
         assert np.sum(result.details["confusion"]) == 24
@@ -237,7 +237,7 @@ def test_runs_are_told_apart_by_their_classifier(bars, settings):
     report = perform(
         asked(bars), settings, "ncm ridge", FewShotGrid(shots=(1,), splits=1, val_per_class=3)
     )
-    rows = Store(report.folder).read_study(report.study.key)["trials"]
+    rows = Store(report.folder).read_study(report.key)["trials"]
     assert sorted(row["title"] for row in rows) == ["1-shot split 0, ncm", "1-shot split 0, ridge"]
 
 
@@ -251,7 +251,7 @@ def test_all_leaves_out_what_a_draw_is_too_small_for(bars, settings):
     }
     assert tried[4] - tried[1] == {"lda", "knn-cosine"}
     assert any("1-shot split 0 is too small for knn-cosine, lda" in note for note in found.notes)
-    runner.run_study(made, settings, lambda event: None, reporting.write_summary).raise_if_failed(
+    runner.run_stage(made, settings, lambda event: None, reporting.write_summary).raise_if_failed(
         require_tracking=False
     )
 
@@ -282,7 +282,7 @@ def test_rows_compared_through_shared_products_get_the_classes_of_a_fit_on_featu
     """
     few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, **change), settings, "knn:k=3 knn-cosine:k=5 svc ncm", few)
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     for trial, result in zip(made.trials, report.results, strict=True):
         prepared = Prepared(trial.inputs, trial.spec)
         test = prepared.embedding.transform(prepared.layers, trial.inputs.test.rows)
@@ -317,7 +317,7 @@ def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name,
 
     few = FewShotGrid(shots=(4,), splits=1, val_per_class=3)
     made = planned(asked(bars, embedding=embedding, log_model=True), settings, name, few)
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)
     folder = Store(report.folder).folder(report.results[0].key) / "model"
     assert not [p for p in folder.rglob("*") if p.suffix in (".pkl", ".pickle")]

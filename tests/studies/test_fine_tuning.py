@@ -40,7 +40,7 @@ def asked(bars, **changes):
 
 def perform(spec, settings, few=FEW, watch=lambda event: None):
     made, _ = fine_tuning_plan.fine_tuning_study(spec, few, settings)
-    return runner.run_study(made, settings, watch, reporting.write_summary)
+    return runner.run_stage(made, settings, watch, reporting.write_summary)
 
 
 def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
@@ -68,7 +68,7 @@ def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
         == 4
     )
     assert all(0 < e.step <= e.steps for e in events if isinstance(e, Progress))
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     names = {p.name for p in folder.iterdir()}
     assert {
         "summary.json",
@@ -117,9 +117,9 @@ def test_a_study_grows_by_shots_and_splits_of_one_folder(bars, settings, tmp_pat
     spec = asked(bars, split_path=str(tmp_path / "csvs"))
     first = perform(spec, settings, FewShotGrid(shots=(1,), splits=2))
     second = perform(spec, settings, FewShotGrid(splits=3))
-    assert first.study.key == second.study.key
+    assert first.key == second.key
     assert (second.reused, len(second.outcomes)) == (2, 9)
-    record = Store(second.folder).read_study(second.study.key)
+    record = Store(second.folder).read_study(second.key)
     assert [(row["shots"], row["split"]) for row in record["trials"]] == [
         (k, s) for k in (1, 2, 3) for s in range(3)
     ]
@@ -266,7 +266,7 @@ def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(
         asked(bars), FewShotGrid(shots=(1,), splits=1, val_per_class=3), settings
     )
     with Store(settings.store).claim(made.trials[0].spec.key):
-        report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+        report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     with pytest.raises(TlxError, match="in use by process") as refused:
         report.raise_if_failed(require_tracking=False)
     assert refused.value.exit_code == 8
@@ -275,11 +275,11 @@ def test_a_study_that_another_process_runs_is_busy_and_a_full_disk_says_so(
         raise ResourceError("disk-full", "no space to write")
 
     monkeypatch.setattr("tlx.studies.reporting.write_trial_figures", full)
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     with pytest.raises(ResourceError, match="disk-full"):
         report.raise_if_failed(require_tracking=False)
     monkeypatch.undo()
-    report = runner.run_study(made, settings, lambda event: None, reporting.write_summary)
+    report = runner.run_stage(made, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)
     assert len(report.results) == 1, "room again: the same command goes on"
 

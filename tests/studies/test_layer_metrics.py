@@ -52,7 +52,7 @@ def summarise(store, key):
 
 def perform(words, bars, settings, asked=ASKED, **changes):
     made = layer_metrics_plan.plan_layer_metrics(words, observed(bars, **changes), asked, settings)
-    report = runner.run_study(made, settings, lambda event: None, summarise)
+    report = runner.run_stage(made, settings, lambda event: None, summarise)
     report.raise_if_failed(require_tracking=False)
     return made, report
 
@@ -77,7 +77,7 @@ def checkpoints(bars, cache, tmp_path_factory):
         checkpoints=("0", "0_1", "1", "3"),
     )
     made = pretraining_plan.pretraining_study(spec, settings)
-    report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
+    report = runner.run_stage(made, settings, lambda event: None, lambda store, key: None)
     pretraining_trial.publish(
         report.results[0], made, Store(report.folder), folder / "bars.safetensors"
     )
@@ -263,8 +263,8 @@ def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch
 
     monkeypatch.setattr(layer_metrics_trial, "_measure", cut)
     with pytest.raises(KeyboardInterrupt):
-        runner.run_study(made, settings, lambda event: None, summarise)
-    report = runner.run_study(made, settings, lambda event: None, summarise)
+        runner.run_stage(made, settings, lambda event: None, summarise)
+    report = runner.run_stage(made, settings, lambda event: None, summarise)
     assert calls == [0, 1, 2, 3, 4, 4, 5, 6]
     assert len(report.results[0].details["rows"]) == 7
 

@@ -69,12 +69,12 @@ def perform(spec, treatments, settings, watch=lambda event: None):
     reports, store = [], None
     if (first := plan.first()) is not None:
         reports.append(
-            runner.run_study(first, settings, watch, layer_transfer_report.write_summary)
+            runner.run_stage(first, settings, watch, layer_transfer_report.write_summary)
         )
         reports[-1].raise_if_failed(require_tracking=False)
         store = Store(reports[-1].folder)
     if (rest := plan.rest(store)) is not None:
-        reports.append(runner.run_study(rest, settings, watch, layer_transfer_report.write_summary))
+        reports.append(runner.run_stage(rest, settings, watch, layer_transfer_report.write_summary))
         reports[-1].raise_if_failed(require_tracking=False)
     return plan, reports
 
@@ -87,7 +87,7 @@ def by_name(reports):
 
 def table(report, stem="layer_transfer"):
     """The rows of a table beside the study's record."""
-    text = (report.folder / "studies" / report.study.key / f"{stem}.csv").read_text()
+    text = (report.folder / "studies" / report.key / f"{stem}.csv").read_text()
     return list(csv.DictReader(text.splitlines()))
 
 
@@ -133,7 +133,7 @@ def test_every_treatment_of_every_n_and_repeat_once(bars4, settings):
     assert len(table(reports[1], "layer_transfer_trials")) == 4 + 24 + 2, (
         "baseB+ stands there as AnB+ too"
     )
-    figure = reports[1].folder / "studies" / reports[1].study.key / "layer_transfer.png"
+    figure = reports[1].folder / "studies" / reports[1].key / "layer_transfer.png"
     assert figure.stat().st_size > 10_000
     said = layer_transfer_report.format_summary(reports[1])
     assert "baseB: " in said
@@ -150,7 +150,7 @@ def test_nothing_copied_is_baseb_and_everything_from_a_is_baseb_plus(bars4, sett
     assert names == ["A3B", "baseA", "baseB", "baseB+"]
     rows = layer_transfer_report.table_rows(
         layer_transfer_report.trial_rows(
-            Store(reports[1].folder).read_study(reports[1].study.key),
+            Store(reports[1].folder).read_study(reports[1].key),
             {r.key: r for p in reports for r in p.results},
         )
     )
@@ -345,7 +345,7 @@ def test_weights_that_change_while_a_study_runs_are_noticed(bars4, settings, tmp
                 LayerTransferGrid(treatments=("AnB",), repeats=1),
                 settings,
             )
-    report = runner.run_study(
+    report = runner.run_stage(
         plan.rest(None), settings, lambda e: None, layer_transfer_report.write_summary
     )
     assert all(isinstance(outcome, IntegrityError) for outcome in report.outcomes)
@@ -398,7 +398,7 @@ def test_the_second_half_as_a_has_the_first_as_b_trained_already(bars4, settings
     )[1][0]
     assert two.reused == 2, "a base network is what it is trained on, whatever it is called"
     assert {r.key for r in one.results} == {r.key for r in two.results}
-    assert one.study.key != two.study.key
+    assert one.key != two.key
 
 
 # ---------------------------------------------------------------- refused before anything runs
@@ -459,11 +459,10 @@ def test_asked_again_nothing_is_trained_and_more_joins_the_same_study(bars4, set
     assert [r.reused for r in again] == [len(r.results) for r in first]
     _, grown = perform(asked(bars4), small.replace(treatments=("AnB", "BnB"), repeats=2), settings)
     assert [(len(r.results), r.reused) for r in grown] == [(4, 1), (4, 1)]
-    assert {r.study.key for r in (*first, *again, *grown)} == {first[0].study.key}
+    assert {r.key for r in (*first, *again, *grown)} == {first[0].key}
     other = asked(bars4, learning_rate=0.03)
     assert (
-        layer_transfer_plan.plan_layer_transfer(other, small, settings).first().key
-        != first[0].study.key
+        layer_transfer_plan.plan_layer_transfer(other, small, settings).first().key != first[0].key
     )
 
 
@@ -518,7 +517,7 @@ def test_what_a_diverged_base_network_would_have_given_is_left_out(bars4, settin
     assert [r.status for r in reports[0].results] == [DIVERGED]
     assert len(reports) == 1
     assert plan.notes[-1] == "baseB of repeat 0 diverged: B1B left out"
-    folder = reports[0].folder / "studies" / reports[0].study.key
+    folder = reports[0].folder / "studies" / reports[0].key
     assert json.loads((folder / "summary.json").read_text())["missing"] == 1
     assert "baseB" in layer_transfer_report.format_summary(reports[0])
 

@@ -131,7 +131,7 @@ def perform(settings, finetuned=(), tuning=None, asked=None, drawing=True, **cha
             parameter_distance_report.write_summary(store, key)
 
     def run(asked):
-        report = runner.run_study(asked, settings, lambda event: None, summarise)
+        report = runner.run_stage(asked, settings, lambda event: None, summarise)
         report.raise_if_failed(require_tracking=False)
         return report
 
@@ -147,7 +147,7 @@ def perform(settings, finetuned=(), tuning=None, asked=None, drawing=True, **cha
 
 
 def folder_of(report):
-    return report.folder / "studies" / report.study.key
+    return report.folder / "studies" / report.key
 
 
 def rows_of(report, name="parameter_distance.csv"):
@@ -310,7 +310,7 @@ def test_several_targets_norms_and_repeats(files, settings, tmp_path):
         architecture="mnist-cnn",
         asked={"norms": "mean_abs,l2,cosine"},
     )
-    assert again["distances"].study.key == reports["distances"].study.key, "the study has grown"
+    assert again["distances"].key == reports["distances"].key, "the study has grown"
     assert again["distances"].reused == 2
     assert {row["norm"] for row in rows_of(again["distances"])} == {"mean_abs", "l2", "cosine"}
 
@@ -393,7 +393,7 @@ def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp
         learning_rate=0.01,
     )
     asked = pretraining_plan.pretraining_study(spec, settings)
-    done = runner.run_study(asked, settings, lambda event: None, reporting.write_summary)
+    done = runner.run_stage(asked, settings, lambda event: None, reporting.write_summary)
     key = done.results[0].key
     published = pretraining_trial.publish(
         done.results[0], asked, Store(done.folder), tmp_path / "mine"
@@ -476,7 +476,7 @@ def test_without_b_the_network_is_fine_tuned_first(bars, settings):
         in said
     )
     assert "over fine-tunings;" in said
-    keys = {row["key"] for row in store.read_study(reports["distances"].study.key)["trials"]}
+    keys = {row["key"] for row in store.read_study(reports["distances"].key)["trials"]}
     assert keys == {r.key for report in reports.values() for r in report.results}, (
         "one study for all stages"
     )
@@ -489,7 +489,7 @@ def test_without_b_the_network_is_fine_tuned_first(bars, settings):
     _, again = perform(settings, tuning={"dataset": str(bars)})
     assert [r.reused for r in again.values()] == [2, 1, 2]
     _, other = perform(settings, tuning={"dataset": str(bars), "learning_rate": 0.01})
-    assert other["distances"].study.key != reports["distances"].study.key
+    assert other["distances"].key != reports["distances"].key
 
 
 def test_frozen_blocks_have_no_t(bars, settings):
@@ -533,7 +533,7 @@ def test_weights_that_changed_since_the_plan(files, settings, tmp_path):
     )
     last = plan.distances(None)
     weights_reader.write(files["b"], states(0.4)[2])
-    report = runner.run_study(
+    report = runner.run_stage(
         last, settings, lambda event: None, parameter_distance_report.write_summary
     )
     assert isinstance(report.outcomes[0], IntegrityError)
@@ -548,7 +548,7 @@ def test_killed_between_the_stages_it_goes_on(bars, settings):
     plan = parameter_distance_plan.plan_parameter_distance(
         ParameterDistance(), ParameterDistanceGrid(seeds=2), tuning, (), settings
     )
-    runner.run_study(
+    runner.run_stage(
         plan.tunings(), settings, lambda event: None, parameter_distance_report.write_summary
     )
     _, reports = perform(settings, tuning={"dataset": str(bars)})

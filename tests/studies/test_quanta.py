@@ -58,12 +58,12 @@ def perform(spec, sweep, settings):
     asked = quanta_plan.plan_quanta(spec, sweep, settings)
     source, first = asked.source, asked.source_study
     if first is not None:
-        learned = runner.run_study(first, settings, lambda event: None, lambda store, key: None)
+        learned = runner.run_stage(first, settings, lambda event: None, lambda store, key: None)
         source = quanta_source.trained(
             learned.results[0], Store(learned.folder), spec, asked.learned
         )
     made = asked.study(source)
-    return runner.run_study(made, settings, lambda event: None, quanta_report.write_summary)
+    return runner.run_stage(made, settings, lambda event: None, quanta_report.write_summary)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_trials_of_a_repeat_are_pairs_and_repeats_differ(report):
 
 
 def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     rows = list(csv.DictReader((folder / "quanta.csv").read_text().splitlines()))
     assert [(row["gate"], row["position"]) for row in rows] == [
         ("alone", "0"),
@@ -151,7 +151,7 @@ def test_asked_again_all_is_found_and_more_repeats_join(report, bars, settings):
     again = perform(quick(bars), QuantaGrid(positions=("0", "2", "co"), repeats=2), settings)
     assert again.reused == 8
     more = perform(quick(bars), QuantaGrid(positions=("2",), repeats=3), settings)
-    assert more.study.key == report.study.key
+    assert more.key == report.key
     assert more.reused == 4
 
 
@@ -162,7 +162,7 @@ def test_a_witness_is_one_whatever_the_gate_and_source(report, bars, settings):
         settings,
     )
     assert other.reused == 1
-    assert other.study.key != report.study.key
+    assert other.key != report.key
     assert other.results[0].details["gates"][0]["lambda"][0][0] == pytest.approx(0.5025, abs=1e-6)
 
 

@@ -126,14 +126,14 @@ def test_no_trial_uses_other_weights_than_it_was_planned_with(plan, bars, settin
     before = backbones.digest("mnist-cnn", model)
     made = plan(model, bars, settings)
     write(model, 2)
-    report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
+    report = runner.run_stage(made, settings, lambda event: None, lambda store, key: None)
     with pytest.raises(IntegrityError) as refused:
         report.raise_if_failed(require_tracking=False)
     assert refused.value.exit_code == 9
     assert before in str(refused.value)
     assert backbones.digest("mnist-cnn", model) in str(refused.value)
     write(model, 1)
-    report = runner.run_study(made, settings, lambda event: None, lambda store, key: None)
+    report = runner.run_stage(made, settings, lambda event: None, lambda store, key: None)
     report.raise_if_failed(require_tracking=False)
 
 

@@ -10,28 +10,19 @@ import typer
 
 from .. import __version__
 from ..errors import TlxError
+from ..studies import STUDIES
 from . import (
-    analyze,
-    atlas,
     backbones,
     check,
-    checkpoints,
-    chop,
     crops,
     datasets,
     dumps,
     extract,
-    feature_extraction,
-    fine_tuning,
-    layer_transfer,
-    parameter_distance,
     plot,
-    pretrain,
-    quanta,
     regression,
     splits,
+    study,
     sync,
-    tune,
 )
 from .options import normalised, problems_of, without
 from .output import complain, say
@@ -40,27 +31,22 @@ SETTINGS = {
     "token_normalize_func": lambda word: word.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
 }
+TOOLS: dict[str, tuple[Any, str]] = {  # name → function, what it does in a few words
+    "extract": (extract.command, "Write the activations of a network"),
+    "regression": (regression.command, "Regress transferability on data properties"),
+    "plot": (plot.command, "Redraw the figures of a study"),
+    "check": (check.command, "Check data and network, estimate the cost"),
+    "crops": (crops.command, "Write ten crops of every image"),
+    "datasets": (datasets.command, "List the data sets known by name"),
+    "backbones": (backbones.command, "List the networks, or one's blocks"),
+    "sync": (sync.command, "Send to MLflow what could not be sent"),
+}
 COMMANDS: dict[str, Any] = {
-    "feature-extraction": feature_extraction.command,
-    "fine-tuning": fine_tuning.command,
-    "pretrain": pretrain.command,
-    "extract": extract.command,
-    "analyze": analyze.command,
-    "atlas": atlas.command,
-    "plot": plot.command,
-    "tune": tune.command,
-    "quanta": quanta.command,
-    "layer-transfer": layer_transfer.command,
-    "chop": chop.command,
-    "prune": chop.prune,
-    "parameter-distance": parameter_distance.command,
-    "regression": regression.command,
-    "checkpoints": checkpoints.command,
-    "check": check.command,
-    "crops": crops.command,
-    "datasets": datasets.command,
-    "backbones": backbones.command,
-    "sync": sync.command,
+    **{name: study.command(row) for name, row in STUDIES.items()},
+    **{name: function for name, (function, _) in TOOLS.items()},
+}
+SHORT = {name: row.short for name, row in STUDIES.items()} | {
+    name: short for name, (_, short) in TOOLS.items()
 }
 app = typer.Typer(
     context_settings=SETTINGS,
@@ -70,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for name, function in COMMANDS.items():
-    app.command(name, context_settings=SETTINGS)(function)
+    app.command(name, context_settings=SETTINGS, short_help=SHORT[name])(function)
 app.add_typer(splits.app, name="splits", context_settings=SETTINGS)
 app.add_typer(dumps.app, name="dumps", context_settings=SETTINGS)
 

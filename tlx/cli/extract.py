@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import typer
-
 from ..lab.settings import Settings
-from ..studies.activations_spec import Extraction
+from ..studies.activations_spec import Extraction, ExtractionOutput
 from .options import options
 from .output import say
 from .progress import steps
 
-EXPORT = Annotated[
-    str,
-    typer.Option(
-        "--export",
-        help="Also write features.npy and file_names.txt into this folder, "
-        "the layers side by side.",
-    ),
-]
 
+@options(Extraction, ExtractionOutput, Settings)
+def command(spec: Extraction, output: ExtractionOutput, settings: Settings) -> None:
+    """Write the activations of a network's layers on all images of a data set.
 
-@options(Extraction, Settings, extra={"export": (EXPORT, "")})
-def command(spec: Extraction, settings: Settings, export: str) -> None:
-    """Write the activations of a network's layers on all images of a data set; what is there is not
-    redone.
+    What was extracted before is not extracted again.
     """
     from pathlib import Path
 
@@ -41,6 +29,6 @@ def command(spec: Extraction, settings: Settings, export: str) -> None:
     for layer in dump.layers:
         say(f"  {layer:<40} {' × '.join(map(str, dump.array(layer).shape))} {dump.how.dtype}")
     say(f"{dump.own_s:.1f} s spent now, {dump.inherited_s:.1f} s before")
-    if export:
-        exports.write(dump, Path(export))
-        say(f"exported to {export}")
+    if output.export:
+        exports.write(dump, Path(output.export))
+        say(f"exported to {output.export}")

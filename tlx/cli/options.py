@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ErrorGroup, TlxError, raise_all
-from ..spec import FALSE, TRUE, Setting, Spec
+from ..errors import ErrorGroup, TlxError
+from ..spec import FALSE, TRUE, Setting, Spec, make_specs
 from .completion import completion
 
+WORDS = "_words"  # ends the name of a parameter for words without an option
 ALIASES = {
     "batch_size": ("--bs",),
     "learning_rate": ("--lr",),
@@ -25,7 +26,7 @@ ALIASES = {
 def options(
     *specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyType({})
 ) -> Callable[..., Any]:
-    """Decorate a function of (spec, spec, …) so that typer sees one option for every knob of the
+    """Decorate a function of (spec, spec, …) so that typer sees one option for every setting of the
     given specs.
 
     extra  further parameters, name → Annotated type with its default as the last metadata; passed
@@ -34,14 +35,20 @@ def options(
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
-            made = _made(specs, given)
-            return function(*made, **{name: given[name] for name in extra})
+            own = {name: given.pop(name) for name in extra}
+            return function(*make_specs(specs, _joined(specs, given)), **own)
 
         once = {
             name: kind for kind in reversed(specs) for name in _shown(kind)
         }  # a name that two share: the first's
         parameters = [
             _parameter(kind, name) for kind in specs for name in _shown(kind) if once[name] is kind
+        ]
+        parameters += [
+            _words(kind, name)
+            for kind in specs
+            for name, row in kind.settings().items()
+            if row.argument
         ]
         parameters += [
             inspect.Parameter(
@@ -57,29 +64,25 @@ def options(
     return decorate
 
 
-def _made(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> list[Spec]:
-    """Make the specs of the options that were given; everything that is wrong with any of them is
-    raised at once.
-    """
-    made, problems = [], dict[str, TlxError]()
+def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that were given, with words and repeated options as tuples."""
+    joined = {name: value for name, value in given.items() if not name.endswith(WORDS)}
     for kind in specs:
-        try:
-            made.append(
-                kind(**{name: given[name] for name in _shown(kind) if given[name] is not None})
-            )
-        except ErrorGroup as several:
-            problems |= {str(problem): problem for problem in several.problems}
-        except TlxError as problem:  # of a setting that two specs share it is said once
-            problems[str(problem)] = problem
-    raise_all(list(problems.values()))
-    return made
+        for name, row in kind.settings().items():
+            values = given.get(name)
+            if row.repeated and values:
+                joined[name] = tuple(part for value in values for part in value.split(",") if part)
+            if row.argument:
+                parts = [part.strip() for part in (values or "").split(",") if part.strip()]
+                joined[name] = (*(given.get(name + WORDS) or ()), *parts) or None
+    return {name: value for name, value in joined.items() if value is not None and value != []}
 
 
 def problems_of(command: Callable[..., Any], given: Mapping[str, Any]) -> list[TlxError]:
     """Return what is wrong with the settings given to a command made by `options`."""
     specs = getattr(command, "specs", ())
     try:
-        _made(specs, given)
+        make_specs(specs, _joined(specs, given))
     except ErrorGroup as several:
         return several.problems
     except TlxError as problem:
@@ -127,7 +130,22 @@ def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=_plain_default(default),
-        annotation=Annotated[_click_type(hint), option],
+        annotation=Annotated[list[str] | None if row.repeated else _click_type(hint), option],
+    )
+
+
+def _words(kind: type[Spec], name: str) -> inspect.Parameter:
+    """Return the parameter of the words of a command that stand for a setting."""
+    words = typer.Argument(
+        metavar=f"[{name.removesuffix('s').upper()}]...",
+        show_default=False,
+        help=f"The same as --{name.replace('_', '-')}.",
+    )
+    return inspect.Parameter(
+        name + WORDS,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[list[str] | None, words],
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import escape_control
@@ -269,6 +269,61 @@ class Bars:
         if key in self._rows:
             self._progress.remove_task(self._rows.pop(key))
         self._progress.advance(self._whole)
+
+
+class SearchLines:
+    """A line a trial, with the best so far and the time left."""
+
+    def __init__(self, wanted: int, say: Callable[..., Any] = say):
+        self._wanted, self._say, self._best, self._first = wanted, say, -1.0, (0.0, 0)
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, wanted: int) -> Iterator[SearchLines]:
+        """Watch a search of so many trials."""
+        yield cls(wanted)
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, Progress) and "tried" in event.values:
+            self._trial(event.step, event.values["tried"])  # type: ignore[arg-type]
+        elif isinstance(event, Finished) and isinstance(event.result, dict):
+            self._say(f"final test: {format_outcome(event.result)}")
+        elif isinstance(event, Waiting):
+            self._say(waiting(event))
+        elif isinstance(event, Failed):
+            said = "a worker is started again" if event.will_retry else "failed"
+            self._say(f"{said}: {event.error}")
+
+    def _trial(self, done: int, tried: dict[str, Any]) -> None:
+        now = time.monotonic()
+        if not self._first[1]:
+            self._first = (now, done)
+        of = done - self._first[1]
+        left = clock((now - self._first[0]) / of * (self._wanted - done) if of else None)
+        self._say(
+            f"trial {tried['number']} ({done}/{self._wanted}): {self._came_to(tried)}, {left} left"
+        )
+
+    def _came_to(self, tried: dict[str, Any]) -> str:
+        title, scores = tried["title"], tried["by_split"]
+        if tried["state"] == "failed":
+            return f"failed with {title}: {tried['error']}"
+        if not scores:
+            return f"{tried['state']} with {title}"
+        mean = sum(scores) / len(scores)
+        if tried["state"] != "complete":
+            how = "given up" if tried["state"] == "pruned" else tried["state"]
+            return f"{how} at val accuracy {mean:.4f} of {len(scores)} splits with {title}"
+        costs = "".join(
+            f", {cost:.3g} {unit}"
+            for cost, unit in zip(
+                tried["objectives"][1:],
+                ["s" if tried["energy_j"] is None else "s or J"],
+                strict=False,
+            )
+        )
+        self._best = max(self._best, mean)
+        return f"val accuracy {mean:.4f}{costs} with {title} (best {self._best:.4f})"
 
 
 @contextlib.contextmanager

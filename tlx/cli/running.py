@@ -1,46 +1,38 @@
-"""What every command that runs a study does with it: show it running, say what came of it, leave
-accordingly.
-"""
+"""Run the stages of a study with their progress and their last words on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-from ..lab.settings import Settings
+from ..lab.tasks import Event
+from ..studies.session import Session
 from .output import say
-from .progress import Preparation, watching
+from .progress import Preparation, SearchLines, steps, watching
 
 
-def run(
-    asked: Any,
-    settings: Settings,
-    notes: Sequence[str] = (),
-    *,
-    summarise: Callable[[Any, str, str], None] | None = None,
-    closing: Callable[[Any], str] | None = None,
-) -> Any:
-    """The report of a study that was run to its end, after its closing words; TrialsFailed or
-    Untracked otherwise.
+class Terminal(Session):
+    """A session that shows bars on a terminal, and lines elsewhere."""
 
-    summarise, closing   what is made of its results (store, key, form of figures), and said of
-    them: as few-shot
-                         studies do, unless given
-    """
-    from ..studies import reporting, runner
+    def say(self, *lines: str) -> None:
+        """Print lines."""
+        say(*lines)
 
-    for note in dict.fromkeys((*asked.notes, *notes)):
-        say(f"note: {note}")
-    say(f"{asked.title}: {len(asked.trials)} trials")
-    with watching(asked.groups) as watch:
-        report = runner.run_study(
-            asked,
-            settings,
-            watch,
-            lambda store, key: (summarise or reporting.write_summary)(store, key, settings.form),
-        )
-    say(*(closing or reporting.format_summary)(report).split("\n"))
-    if line := Preparation.line():
-        say(line)
-    report.raise_if_failed(settings.require_tracking)
-    return report
+    def steps(self, title: str) -> AbstractContextManager[Any]:
+        """Show a bar of a preparation, or a line each tenth."""
+        return steps(title)
+
+    def watching(self, stage: Any) -> AbstractContextManager[Callable[[Event], None]]:
+        """Show the trials of a stage: bars, or a line a trial."""
+        from ..studies.tuning.stage import SearchStage
+
+        if isinstance(stage, SearchStage):
+            return SearchLines.of(stage.trial_count)
+        return watching(stage.groups)
+
+    def ended(self, text: str) -> None:
+        """Print the last words of a stage, and how long reading and extracting took."""
+        say(*text.split("\n"))
+        if line := Preparation.line():
+            say(line)

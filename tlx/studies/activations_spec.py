@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from ..errors import UsageError
-from ..spec import setting
+from ..spec import Spec, setting
 from .few_shot import RANDOM, FewShotTrial
 
 
@@ -73,3 +73,16 @@ class Extraction(FewShotTrial):
         architecture, slash, source = self.trained_on.rpartition("/")
         source = RANDOM if source == "random_init" else source
         return given.replace(source=source, **({"architecture": architecture} if slash else {}))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExtractionOutput(Spec):
+    """Where activations are exported."""
+
+    kind: ClassVar[str] = "extraction-output"
+
+    export: str = setting(
+        "",
+        identity=False,
+        help="also write features.npy and file_names.txt into this folder, the layers side by side",
+    )

@@ -2,18 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from ..errors import LATE, BusyError, IntegrityError, TlxError, TrialsFailedError
 from ..lab.settings import Settings
 from ..lab.store import Store
-from ..lab.tracking import api as tracking_api
 from ..result import DIVERGED, Result
+from ..spec import Spec, make_specs
+from . import frames
 
+if TYPE_CHECKING:
+    import pandas
+
+    from ..lab.tracking import api as tracking_api
+    from .planning import StudyPlan
+    from .session import Session
+
+S = TypeVar("S", bound=Spec)
 DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of a Resource error
+
+
+class TrialFigures(Protocol):
+    """Draw the figures of a trial into its folder."""
+
+    def __call__(self, folder: Path, result: Result, form: str = "png") -> None: ...
+
+
+class SummaryWriter(Protocol):
+    """Write the tables, figures and summary.json of a study beside its record."""
+
+    def __call__(self, store: Store, key: str, form: str = "png") -> None: ...
 
 
 @dataclass(frozen=True)
@@ -71,29 +93,35 @@ def _rows(samples: Any) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Study:
-    """What one command asks for.
+class Stage:
+    """Trials that are run, recorded, mirrored and reported together: one parent run in MLflow.
 
-    key     names the study: the same question, asked with more shots or splits, is the same study
-            grown
-    call    "package.module:run" of its trials
-    preload modules that its trials need beside PRELOAD: imported once, not in every process
-    inputs  the data sets that enter, for the record: {"name", "source", "digest", "context"}
+    key         names the study: the same question, asked with more shots or splits, grows the same
+                study
+    run         runs one trial: (spec, inputs, context) → Result; a function of a module
+    preload     modules that its trials need beside runner.PRELOAD, imported once for all processes
+    inputs      the data sets that enter, for the record: {"name", "source", "digest", "context"}
+    params      shown with every trial
+    notes       for people, said before the trials
+    write_trial_figures   (folder, result, form) → None, after each trial, in its process
+    write_summary         (store, key, form) → None, after the last one: tables, figures
+    format_summary        report → the last words
     """
 
     key: str
-    call: str
+    run: Callable[[Any, Any, TrialContext], Result]
     experiment: str
     title: str
     spec: dict[str, Any]
     trials: tuple[Trial, ...]
     inputs: tuple[dict[str, str], ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)  # shown with every trial
+    params: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()  # for people: said before the trials
-    # called with a trial's folder, result and the form of figures
-    dress: str = "tlx.studies.reporting:write_trial_figures"
+    notes: tuple[str, ...] = ()
+    write_trial_figures: TrialFigures | None = None
+    write_summary: SummaryWriter | None = None
+    format_summary: Callable[[StudyReport], str] | None = None
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -108,28 +136,62 @@ class Study:
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What a trial is given beside its spec and inputs: a folder of its own, a device, ears."""
+    """Runtime context of one trial: working directory, device and callbacks."""
 
     folder: Path
     device: str
-    log: Callable[[int, dict[str, float]], None]  # the values of an epoch, durably
-    tell: Callable[[int, int], None]  # batches done of an epoch's
+    log: Callable[[int, dict[str, float]], None]  # store one epoch's metrics durably
+    tell: Callable[[int, int], None]  # (batches done, batches in the epoch)
     stopping: Callable[[], bool]
 
 
 @dataclass(frozen=True)
 class StudyReport:
-    """What came of a study: every outcome in order, what was found done, and how the mirror
-    stands.
+    """Outcome of a stage: one result or error per trial, cached trials, MLflow sync status.
+
+    stage     the last stage of its study
+    outcomes  a Result or an error for each trial, in the order of `stage.trials`
+    reused    number of trials that were found finished
+    folder    the store
+    sent      what was mirrored; None without tracking
+    address   where MLflow shows it; "" without tracking
     """
 
-    study: Study
+    stage: Stage
     outcomes: tuple[Result | TlxError, ...]
     reused: int
     wall_s: float
     folder: Path
-    sent: tracking_api.Sent | None  # None without tracking
+    sent: tracking_api.Sent | None
     address: str
+
+    @property
+    def key(self) -> str:
+        """The key of the study."""
+        return self.stage.key
+
+    @property
+    def url(self) -> str:
+        """The address of the run in MLflow, or the command that shows it; "" without tracking."""
+        return self.address
+
+    @property
+    def study_folder(self) -> Path:
+        """The folder of the study's tables and figures."""
+        return Store(self.folder).study_folder(self.key)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """The figures of the study, name → path."""
+        return frames.figures_of(self.study_folder)
+
+    def frame(self) -> pandas.DataFrame:
+        """Return one row a trial: settings, scores, costs (pandas)."""
+        return frames.trial_frame(self.results)
+
+    def summary(self) -> pandas.DataFrame:
+        """Return the means of the study with their confidence intervals (pandas)."""
+        return frames.summary_frame(self.study_folder)
 
     @property
     def results(self) -> list[Result]:
@@ -166,10 +228,67 @@ class StudyReport:
 
 
 def open_store(settings: Settings) -> Store:
-    """Return the store of these settings. Raises BadDataError if it was written in another
-    format.
-    """
+    """Return the store of these settings. Raises BadDataError if it is of another format."""
+    from ..lab.tracking import api as tracking_api  # loads mlflow's parts, which help does not need
+
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     store = Store(settings.store_folder(target.database if target else None))
     store.check_format()
     return store
+
+
+Stages = Generator[Stage, StudyReport, None]
+
+
+class Study(ABC):
+    """A question that tlx answers: its settings, and the stages that lead to the answer.
+
+    One row of STUDIES. The command line, `tlx.run` and the tests run the same stages.
+
+    name    of the command and of `tlx.run`
+    help    what it does, for `tlx NAME --help`: a sentence, then more
+    short   the same in at most 45 characters
+    specs   the classes of its settings, in the order of the options; a name that two share is one
+            option, which both get
+    shown   the settings that its entry point in MLproject lists
+    is_chained  whether stages after the first depend on its results
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    short: ClassVar[str]
+    specs: ClassVar[tuple[type[Spec], ...]]
+    shown: ClassVar[tuple[str, ...]]
+    is_chained: ClassVar[bool] = False
+
+    def __init__(self, *specs: Spec):
+        self.given: dict[type[Spec], Spec] = {type(spec): spec for spec in specs}
+
+    @classmethod
+    def with_settings(cls, settings: Mapping[str, Any]) -> Self:
+        """Return the study with these settings; every error of theirs is raised at once."""
+        return cls(*make_specs(cls.specs, settings))
+
+    @classmethod
+    def of_specs(cls, specs: Iterable[Spec]) -> Self:
+        """Return the study with these specs, and defaults for the classes not among them."""
+        given = {type(spec): spec for spec in specs}
+        return cls(*(given.get(kind) or kind() for kind in cls.specs))
+
+    def of(self, kind: type[S]) -> S:
+        """Return the settings of this class."""
+        spec = self.given[kind]
+        assert isinstance(spec, kind)
+        return spec
+
+    def plan(self, session: Session) -> StudyPlan | None:
+        """Return the plan of a study that cannot list its trials without computing; else None."""
+        return None
+
+    @abstractmethod
+    def stages(self, session: Session) -> Stages:
+        """Plan the study and yield its stages; each gives back the report of the stage when it ran.
+
+        Everything that can be wrong is raised before the first stage. After the last one, further
+        files are written where settings ask for them.
+        """

@@ -7,9 +7,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..lab.settings import Settings
+from .base import Trial, _rows
 from .few_shot import FewShotGrid
 from .few_shot_inputs import PreflightResult, draws
 from .fine_tuning.spec import FineTuning
@@ -54,8 +55,16 @@ def rows_of(spec: FineTuning, few: FewShotGrid, found: PreflightResult) -> RowCo
     return RowCounts(crops * spec.epochs * train, crops * scoring)
 
 
+def rows_of_trial(trial: Trial) -> tuple[int, int]:
+    """Count the rows that a trial trains on and the rows that it scores, over all its epochs."""
+    data = getattr(trial.inputs, "data", trial.inputs)
+    epochs = getattr(trial.spec, "epochs", 1)
+    train, val, test = (_rows(getattr(data, role, None)) for role in ("train", "val", "test"))
+    return epochs * train, epochs * val + test
+
+
 def seconds_a_row(
-    network: Network, spec: FineTuning, threads: int, clock: Callable[[], float] = time.perf_counter
+    network: Network, spec: Any, threads: int, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
     """Measure (training, scoring) of one row on one batch, on the CPU. The network is left as it
     was.

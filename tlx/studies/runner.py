@@ -1,6 +1,4 @@
-"""A study: trials that differ in shots and split, run where there is room, recorded, mirrored,
-summarised.
-"""
+"""Run a stage: its trials where there is room, recorded, mirrored, summarised."""
 
 from __future__ import annotations
 
@@ -14,13 +12,13 @@ from typing import Any
 from ..errors import Stopped, TlxError, late_refusal
 from ..lab import cost, environment, resources, signals
 from ..lab.engines import local as engines_local
-from ..lab.engines import worker
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
 from ..lab.tasks import Event, Finished, RunOptions, Task, Waiting
 from ..lab.tracking import api as tracking_api
 from ..result import Result
-from .base import Study, StudyReport, TrialContext, open_store
+from . import reporting
+from .base import Stage, StudyReport, TrialContext, TrialFigures, open_store
 
 TELL_EVERY_S = 0.2  # progress within an epoch
 PRELOAD = (
@@ -36,32 +34,34 @@ PRELOAD = (
 Outcomes = dict[str, Result | TlxError]  # key of a trial → what came of it
 
 
-def run_study(
-    study: Study,
+def run_stage(
+    stage: Stage,
     settings: Settings,
-    watch: Callable[[Event], None],
-    summarise: Callable[[Store, str], None],
+    watch: Callable[[Event], None] = lambda event: None,
+    write_summary: Callable[[Store, str], None] | None = None,
 ) -> StudyReport:
-    """Run what is not finished yet of `study`; `summarise(store, key)` then makes its figures.
+    """Run what is not finished yet of a stage, then write its tables and figures.
 
     Finished trials are found by key and cost nothing. Stopped by a signal, everything done so far
     is kept and mirrored, and Stopped is raised.
+
+    write_summary  in place of the stage's own
     """
     started = time.perf_counter()
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     if target is not None:
         tracking_api.prepare(target)  # before any process opens it
     store = open_store(settings)
-    keys = [trial.spec.key for trial in study.trials]
+    keys = [trial.spec.key for trial in stage.trials]
     found: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
     reused = len(found)
-    record(store, study)
+    record(store, stage)
     mirror = None
     if target is not None:
         mirror = tracking_api.Mirror(
             target,
             store.root,
-            study.key,
+            stage.key,
             wait=settings.wait,
             on_wait=lambda seconds: watch(Waiting(seconds)),
         )
@@ -74,16 +74,20 @@ def run_study(
     with signals.graceful(), contextlib.ExitStack() as held:
         if mirror is not None:
             held.enter_context(mirror)
-        run_groups(study, store, settings, hear, found)
-        summarise(store, study.key)
-        store.seal_study(study.key)
+        run_groups(stage, store, settings, hear, found)
+        if write_summary is not None:
+            write_summary(store, stage.key)
+        else:
+            write = stage.write_summary or reporting.write_summary
+            write(store, stage.key, settings.form)
+        store.seal_study(stage.key)
         failed = {key: outcome for key in keys if isinstance(outcome := found[key], TlxError)}
         if mirror is not None and failed:
             for key, outcome in failed.items():
                 mirror.failed(key, outcome)
             mirror.stop(tracking_api.FAILED)
     return StudyReport(
-        study,
+        stage,
         tuple(found[key] for key in keys),
         reused,
         time.perf_counter() - started,
@@ -94,20 +98,26 @@ def run_study(
 
 
 def run_groups(
-    study: Study, store: Store, settings: Settings, hear: Callable[[Event], None], found: Outcomes
+    stage: Stage, store: Store, settings: Settings, hear: Callable[[Event], None], found: Outcomes
 ) -> None:
     """Run the groups that have an unfinished trial; what comes of each trial is heard as part of
     its group.
     """
     device = settings.resolved_device()
     tasks = []
-    for group in study.groups:
+    for group in stage.groups:
         todo = [trial for trial in group.trials if trial.spec.key not in found]
         if todo:
-            order = TrialJob(study.call, study.dress, str(store.root), device, settings)
+            job = TrialJob(
+                stage.run,
+                stage.write_trial_figures or reporting.write_trial_figures,
+                str(store.root),
+                device,
+                settings,
+            )
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
             tasks.append(
-                Task(group.key, group.title, "tlx.studies.runner:run_group", (order, specs, inputs))
+                Task(group.key, group.title, "tlx.studies.runner:run_group", (job, specs, inputs))
             )
         else:
             hear(
@@ -118,14 +128,14 @@ def run_groups(
     workers = settings.resolved_workers(device, len(tasks))
     conditions = RunOptions(
         timeout_s=settings.timeout,
-        preload=(*PRELOAD, *study.preload),
+        preload=(*PRELOAD, *stage.preload),
         log_folder=store.root / "logs",
         initialise="tlx.models.training:deterministic",
         devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
     )
     if not tasks:
         return
-    groups = {group.key: group for group in study.groups}
+    groups = {group.key: group for group in stage.groups}
     for outcome in engines_local.run_all(
         tasks, workers=workers, threads=settings.threads, on_event=hear, conditions=conditions
     ):
@@ -141,28 +151,28 @@ def run_groups(
 SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its parameters
 
 
-def run_name(study: Study) -> str:
+def run_name(stage: Stage) -> str:
     """Return the title of a study with the settings in which all of its trials differ from the
     defaults.
     """
-    spec = study.trials[0].spec
+    spec = stage.trials[0].spec
     defaults, said = spec.defaults(), []
     for name, row in spec.settings().items():
         value = getattr(spec, name)
         is_choice = row.cli and row.identity and name != "architecture"
         if not is_choice or name not in defaults or value == defaults[name]:
             continue
-        if all(getattr(trial.spec, name, None) == value for trial in study.trials):
+        if all(getattr(trial.spec, name, None) == value for trial in stage.trials):
             shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
             said.append(f"{name.replace('_', '-')}={shown}")
     return ", ".join(
-        [study.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])]
+        [stage.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])]
     )
 
 
-def record(store: Store, study: Study) -> None:
+def record(store: Store, stage: Stage) -> None:
     """Write down the study with its trials, those of earlier commands included."""
-    before = store.read_study(study.key) or {}
+    before = store.read_study(stage.key) or {}
     rows = {row["key"]: row for row in before.get("trials", [])}
     rows |= {
         t.spec.key: {
@@ -170,25 +180,25 @@ def record(store: Store, study: Study) -> None:
             "title": t.spec.run_name,
             "shots": t.spec.shots,
             "split": t.spec.split,
-            "params": t.spec.mlflow_params() | dict(study.params),
+            "params": t.spec.mlflow_params() | dict(stage.params),
             "spec": t.spec.to_json(),
         }
-        for t in study.trials
+        for t in stage.trials
     }
     ordered = sorted(rows.values(), key=lambda row: (row["shots"], row["split"], row["key"]))
     store.write_study(
-        study.key,
+        stage.key,
         {
-            "key": study.key,
-            "kind": study.trials[0].spec.own_kind(),
-            "experiment": study.experiment,
-            "title": study.title,
-            "run_name": run_name(study),
-            "spec": study.spec,
+            "key": stage.key,
+            "kind": stage.trials[0].spec.own_kind(),
+            "experiment": stage.experiment,
+            "title": stage.title,
+            "run_name": run_name(stage),
+            "spec": stage.spec,
             "trials": ordered,
-            "inputs": list(study.inputs),
-            "tags": dict(study.tags),
-            "params": dict(study.params),
+            "inputs": list(stage.inputs),
+            "tags": dict(stage.tags),
+            "params": dict(stage.params),
             "environment": environment.gather(),
         },
     )
@@ -199,19 +209,17 @@ def record(store: Store, study: Study) -> None:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What the process of a group is told beside its specs: functions as "package.module:name",
-    folder, device.
-    """
+    """What the process of a group needs beside specs and inputs."""
 
-    run: str
-    dress: str
+    run: Callable[[Any, Any, TrialContext], Result]
+    write_trial_figures: TrialFigures
     root: str
     device: str
     settings: Settings
 
 
 def run_group(
-    order: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
+    job: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
 ) -> dict[str, Result | TlxError]:
     """The trials of a group, one after the other, each made once: found, continued or run, and
     committed.
@@ -222,8 +230,8 @@ def run_group(
     for number, spec in enumerate(specs):
         tell = functools.partial(_as_part, emit, number, len(specs))
         try:
-            found[spec.key] = Store(order.root).get_or_compute(
-                spec.key, functools.partial(run_trial, order, spec, inputs, tell)
+            found[spec.key] = Store(job.root).get_or_compute(
+                spec.key, functools.partial(run_trial, job, spec, inputs, tell)
             )
         except Stopped:
             signals.stop_if_asked()  # with the number of the signal that asked
@@ -242,11 +250,11 @@ def _as_part(
 
 
 def run_trial(
-    order: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft
+    job: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft
 ) -> Result:
     """The result of a trial, continued from where its draft stands."""
-    settings, teller = order.settings, _ProgressReporter(draft, spec, emit)
-    context = TrialContext(draft.folder, order.device, teller.log, teller.tell, signals.stopping)
+    settings, teller = job.settings, _ProgressReporter(draft, spec, emit)
+    context = TrialContext(draft.folder, job.device, teller.log, teller.tell, signals.stopping)
     carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
     with (
         resources.Sampler(teller.resources)
@@ -254,10 +262,10 @@ def run_trial(
         else contextlib.nullcontext(),
         cost.Meter(watts=settings.watts, carbon=carbon) as meter,
     ):
-        result = worker.function(order.run)(spec, inputs, context)
+        result = job.run(spec, inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
-    worker.function(order.dress)(draft.folder, result, settings.form)
+    job.write_trial_figures(draft.folder, result, settings.form)
     return replace(result, cost=meter.cost(), environment=environment.gather())
 
 

@@ -69,7 +69,7 @@ def find(store: Store, asked: str) -> list[str]:
         raise MissingError(
             f"study '{asked}'",
             store.root,
-            made_by="a command that runs a study, or name another --store",
+            made_by="--store FOLDER, the results of another store",
         )
     if len(found) > 1:
         raise BadDataError(

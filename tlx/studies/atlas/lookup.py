@@ -152,10 +152,16 @@ def results(store: Store, keys: Sequence[str]) -> list[Result]:
     ]
 
 
+def study_of(name: str, spec: Atlas, parts: AtlasGrid) -> tuple[str, tuple[Spec, ...]]:
+    """Return the study that makes this source and the settings it is asked with."""
+    row = SOURCES[name]
+    return row.command, row.specs(spec, parts)
+
+
 def command(name: str, spec: Atlas, parts: AtlasGrid, settings: Settings) -> str:
     """What to type for this source: the settings that are not as usual, and the places."""
-    row = SOURCES[name]
-    return typed(row.command, *row.specs(spec, parts), settings)
+    study, specs = study_of(name, spec, parts)
+    return typed(study, *specs, settings)
 
 
 def typed(words: str, *specs: Spec) -> str:

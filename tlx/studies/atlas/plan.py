@@ -4,7 +4,7 @@ measures planned.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,15 @@ from ...models import backbones, layers
 from ...models.network import Network
 from ...models.weights import promises
 from ..activations import extraction, layers_of, sampled, whole_network
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import RANDOM
 from ..few_shot_inputs import Progress, common_settings
 from ..image_data import located
 from ..whole_dataset import WEIGHTS
 from . import lookup as atlas_lookup
+from . import report as atlas_report
 from . import spec as atlas_spec
+from . import trial as atlas_trial
 from .lookup import StudyMatch, Wanted
 from .spec import Atlas, AtlasGrid, BlockMeasures
 from .trial import AtlasInputs
@@ -82,6 +84,15 @@ class AtlasPlan:
             for name in atlas_lookup.SOURCES
             if name not in known
         }
+
+    def missing(self, sources: Collection[str]) -> list[str]:
+        """Return those of these sources that were not found and that a study makes."""
+        known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
+        return [
+            name
+            for name in atlas_lookup.SOURCES
+            if name in sources and name not in known and not self.without(name)
+        ]
 
     def without(self, name: str) -> str:
         """Why no command makes this source, or ""."""
@@ -179,7 +190,7 @@ def atlas_study(
     store: Store,
     settings: Settings,
     progress: Progress | None = None,
-) -> Study:
+) -> Stage:
     """The measures of the blocks, their outputs extracted or found; beside those of the network
     that was trained on the target, where there is one.
     """
@@ -201,9 +212,9 @@ def atlas_study(
         trials.append(
             Trial(made.replace(against=beside.key, split=1), AtlasInputs(_of(dump), labels, beside))
         )
-    return Study(
+    return Stage(
         key=files.digest(["study", made.identity()]),
-        call="tlx.studies.atlas.trial:run",
+        run=atlas_trial.run,
         experiment=atlas_spec.EXPERIMENT,
         title=f"{looked.model} on {name}",
         spec=common_settings(made),
@@ -218,7 +229,7 @@ def atlas_study(
             },
         ),
         preload=("tlx.studies.atlas.measures",),
-        dress="tlx.studies.atlas.report:write_trial_figures",
+        write_trial_figures=atlas_report.write_trial_figures,
     )
 
 

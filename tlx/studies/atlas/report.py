@@ -284,7 +284,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
 
     def said(report: Any) -> str:
         store = Store(report.folder)
-        study = store.read_study(report.study.key)
+        study = store.read_study(report.key)
         assert study is not None
         rows = rows_of(store, study, about, panels)
         lines = [table(rows, about["blocks"]).rstrip()] if rows else []
@@ -309,7 +309,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
         lines += [f"missing: {', '.join(names)}: {said}" for said, names in missing]
         if any(said.startswith("tlx ") for said, _ in missing):
             lines.append("the same command with --run runs what is missing")
-        folder = report.folder / "studies" / report.study.key
+        folder = report.folder / "studies" / report.key
         lines.append(f"figure and table: {folder / STEM}{drawings.endings(folder, STEM)}")
         return "\n".join([*lines, *reporting.footer(report)])
 
@@ -318,7 +318,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
 
 def copy(report: Any, out: Path) -> list[Path]:
     """The figure, the table and what they are from, in another folder."""
-    source = report.folder / "studies" / report.study.key
+    source = report.folder / "studies" / report.key
     files.make_folder(out)
     made = []
     tables_of = [

@@ -146,3 +146,8 @@ class AtlasGrid(Spec):
         high=10_000,
         help="with --run: repeats of every study. Default: each command's own",
     )
+    out: str = setting(
+        "",
+        identity=False,
+        help="also write figure and table (atlas.png, .csv, .json) into this folder",
+    )

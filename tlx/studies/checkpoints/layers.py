@@ -21,9 +21,10 @@ from ...features.extract import ExtractionContext, extract
 from ...lab.settings import Settings
 from ...result import Result
 from ..activations import dump_folder, is_default, layers_of, sampled, whole_network
-from ..base import Study, Trial, TrialContext
+from ..base import Stage, Trial, TrialContext
 from ..few_shot_inputs import Progress, common_settings
 from ..image_data import decoded, located
+from ..layer_metrics import report as layer_metrics_report
 from ..layer_metrics import spec as layer_metrics_spec
 from ..layer_metrics import trial as layer_metrics_trial
 from ..layer_metrics.plan import blocks_of, usual_layers
@@ -58,7 +59,7 @@ class ProbeImages:
 class LayerStudy:
     """The study of layer metrics, and digest of a weight file → key of its trial."""
 
-    study: Study
+    study: Stage
     keys: dict[str, str]
 
 
@@ -122,11 +123,11 @@ def plan_layers(
         folder.name,
         chain.keep_dumps,
     )
-    study = Study(
+    study = Stage(
         key=files.digest(
             ["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]
         ),
-        call="tlx.studies.checkpoints.layers:run",
+        run=run,
         experiment=layer_metrics_spec.EXPERIMENT,
         title=f"Layers of checkpoints on {name}",
         spec=common_settings(made),
@@ -141,7 +142,7 @@ def plan_layers(
         ),
         tags={"tlx.dataset": folder.name},
         preload=("tlx.metrics", "tlx.studies.checkpoints.layers"),
-        dress="tlx.studies.layer_metrics.report:dress_table",
+        write_trial_figures=layer_metrics_report.dress_table,
         notes=tuple(notes),
     )
     return LayerStudy(study, {digest: spec.key for digest, spec in specs.items()})

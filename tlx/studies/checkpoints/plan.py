@@ -19,7 +19,7 @@ from ...lab.store import Store
 from ...models import backbones
 from ...result import FINISHED
 from .. import activations, batches, few_shot_inputs, whole_dataset_inputs
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import ErrorCollector, Progress
 from ..image_data import add
@@ -28,6 +28,8 @@ from ..pretraining import plan as pretraining_plan
 from ..pretraining import spec as pretraining_spec
 from ..pretraining.spec import CHECKPOINTS, PreTraining
 from ..whole_dataset import WholeDataset
+from . import report as checkpoints_report
+from . import trial as checkpoints_trial
 from .correlations import CHAIN, LIMIT
 from .layers import LayerStudy, plan_layers
 from .spec import (
@@ -39,8 +41,6 @@ from .spec import (
     Untrained,
 )
 from .trial import CheckpointInputs
-
-CALL = "tlx.studies.checkpoints.trial:run"
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,12 @@ class CheckpointPlan:
     records: tuple[dict[str, str], ...]
     notes: list[str] = field(default_factory=list)
 
-    def first(self) -> Study:
+    def first(self) -> Stage:
         """The pre-trainings."""
         spec = self.sources[0].trial.spec
-        return Study(
+        return Stage(
             key=files.digest(["study", "sources", self._content()]),
-            call=CALL,
+            run=checkpoints_trial.run,
             experiment=pretraining_spec.EXPERIMENT,
             title=f"sources of checkpoints: {self.chain.architecture} on "
             f"{', '.join(self._names())}",
@@ -146,7 +146,7 @@ class CheckpointPlan:
 
     def tuning(
         self, models: tuple[PretrainedModel, ...], looks: tuple[LayerStudy, ...], store: Store
-    ) -> Study:
+    ) -> Stage:
         """The fine-tunings, and the scores of the sources' own checkpoints; chain.json is
         written.
         """
@@ -214,9 +214,9 @@ class CheckpointPlan:
         once = tuple(
             {trial.spec.key: trial for trial in trials}.values()
         )  # the same weights, fine-tuned once
-        study = Study(
+        study = Stage(
             key=key,
-            call=CALL,
+            run=checkpoints_trial.run,
             experiment=EXPERIMENT,
             title=self.title,
             spec=self.chain.to_json(),
@@ -227,7 +227,7 @@ class CheckpointPlan:
                 "tlx.source": ", ".join(self._names()),
             },
             preload=("tlx.metrics", "tlx.models.transferred", "tlx.studies.checkpoints.trial"),
-            dress="tlx.studies.checkpoints.report:write_trial_figures",
+            write_trial_figures=checkpoints_report.write_trial_figures,
         )
         path = files.make_folder(store.study_folder(key)) / CHAIN
         store.unseal_study(key)

@@ -299,7 +299,7 @@ def format_summary(report: Any) -> str:
     """What the study ends with: transfer performances, correlations over all models, where the
     files are.
     """
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     results = files.read_json(folder / RESULTS, limit=LIMIT)
     lines = []
     for target in dict.fromkeys(row["target"] for row in results["performance"]):
@@ -388,7 +388,7 @@ def _same_weights(folder: Path) -> int:
 
 def export(report: Any, out: Path) -> list[Path]:
     """Copy the tables and figures to a folder, with the train stats of the thesis beside them."""
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     files.make_folder(out)
     names = [f"{name}.csv" for name in checkpoints_tables.COLUMNS] + [
         f"{layer_metrics_table.STEM}.{e}" for e in ("csv", "parquet")

@@ -167,6 +167,13 @@ class CheckpointGrid(Spec):
         help="keep the activations, some 75 MB a checkpoint of mnist-cnn, as "
         "tlx analyze does; else they are removed once they are measured",
     )
+    out: str = setting(
+        "",
+        short="o",
+        identity=False,
+        help="also copy tables and figures into this folder, with the thesis's "
+        "<run>_train_stats.json beside them",
+    )
 
     @property
     def resolved(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,8 +12,9 @@ from ...lab.settings import Settings
 from ...models import backbones, chopped
 from ...models.transferred import transferred
 from ...models.weights import promises
+from ...result import Result
 from .. import batches
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
 from ..whole_dataset import TrainingInputs
@@ -25,7 +27,7 @@ S = TypeVar("S", bound=FromWeights)
 
 def chop_study(
     spec: Chop, asked: ChopGrid, settings: Settings, progress: Progress | None = None
-) -> tuple[Study, list[str]]:
+) -> tuple[Stage, list[str]]:
     """Every cut of every repeat and the whole network, ready to run, and notes; Problems with all
     that is wrong.
     """
@@ -67,9 +69,7 @@ def chop_study(
     )
     notes += pools.notes
     batches.check(trials)
-    return _study(
-        spec, pools, trials, "tlx.studies.chop.trial:run", chop_trial.EXPERIMENT, "chopped"
-    ), notes
+    return _study(spec, pools, trials, chop_trial.run, chop_trial.EXPERIMENT, "chopped"), notes
 
 
 def _blocks(spec: FromWeights) -> tuple[int, str]:
@@ -104,14 +104,14 @@ def _study(
     spec: FromWeights,
     pools: Pools,
     trials: tuple[Trial, ...],
-    call: str,
+    run: Callable[..., Result],
     experiment: str,
     what: str,
-) -> Study:
+) -> Stage:
     name = pools.folder.name
-    return Study(
+    return Stage(
         key=files.digest(["study", spec.identity()]),
-        call=call,
+        run=run,
         experiment=experiment,
         title=f"{spec.architecture} {what} on {name}",
         spec=common_settings(spec),

@@ -8,7 +8,7 @@ from ...lab.settings import Settings
 from ...lab.store import Store
 from ...result import FINISHED
 from .. import batches
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..whole_dataset import WEIGHTS
 from ..whole_dataset_inputs import Progress
 from . import pruning as chop_pruning
@@ -44,7 +44,7 @@ class PruningPlan:
         self.asked = asked
         self._keys: dict[tuple[int, int], str] = {}  # (round, repeat) → key
 
-    def stage(self, number: int, store: Store | None) -> Study | None:
+    def stage(self, number: int, store: Store | None) -> Stage | None:
         """The trials of a round; None if no repeat came that far. Round 0 needs no store."""
         trials = []
         for repeat in range(self.asked.repeats):
@@ -78,7 +78,7 @@ class PruningPlan:
                 self.spec,
                 self.pools,
                 tuple(trials),
-                "tlx.studies.chop.pruning:run",
+                chop_pruning.run,
                 chop_pruning.EXPERIMENT,
                 "pruned",
             )

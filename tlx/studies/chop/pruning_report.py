@@ -103,9 +103,9 @@ def pruned_table(rows: list[Row], form: str = "text") -> str:
 def format_pruning_summary(report: Any) -> str:
     """What a study of pruned networks ends with."""
     store = Store(report.folder)
-    study = store.read_study(report.study.key)
+    study = store.read_study(report.key)
     assert study is not None
-    folder = store.root / "studies" / report.study.key
+    folder = store.root / "studies" / report.key
     lines = [
         pruned_table(pruned_rows(results(store, study))).rstrip(),
         "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
@@ -117,5 +117,5 @@ def format_pruning_summary(report: Any) -> str:
 
 def format_round(report: Any) -> str:
     """What one round ends with."""
-    number = report.study.trials[0].spec.round
+    number = report.stage.trials[0].spec.round
     return f"round {number}: {len(report.results)} networks in {tables.seconds(report.wall_s)}"

@@ -238,14 +238,14 @@ def format_summary(report: Any, within: float) -> str:
 def _results(report: Any) -> list[Result]:
     """Return the results of the whole study, those of earlier commands included."""
     store = Store(report.folder)
-    return results(store, store.read_study(report.study.key) or {"trials": []})
+    return results(store, store.read_study(report.key) or {"trials": []})
 
 
 def _read(report: Any) -> tuple[Path, list[Row], dict[str, Any]]:
     store = Store(report.folder)
-    study = store.read_study(report.study.key)
+    study = store.read_study(report.key)
     assert study is not None
-    folder = store.root / "studies" / report.study.key
+    folder = store.root / "studies" / report.key
     times = _times(folder)
     return folder, table_rows(results(store, study), times), times
 

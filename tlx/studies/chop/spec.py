@@ -80,6 +80,12 @@ class ChopGrid(Spec):
         help="validation accuracy that the smallest network "
         "named may lose against the best, a fraction: 0.01 is one point",
     )
+    out: str = setting(
+        "",
+        identity=False,
+        help="file for the smallest network that will do (.safetensors), with a .json beside it "
+        "from which it is loaded. Default: left in its run's folder",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,11 @@ from ...lab import signals
 from ...lab.settings import Settings
 from ...models.network import Network
 from ..activations import _dump_place, layers_of, normalised_embedding, whole_network
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import FewShotGrid
 from ..few_shot_inputs import FewShotData, PreflightResult, Progress, common_settings, preflight
 from . import spec as feature_extraction_spec
+from . import trial as feature_extraction_trial
 from .spec import FeatureExtraction, FeatureExtractionGrid
 from .trial import FeatureTrialInputs
 
@@ -42,7 +43,7 @@ def feature_extraction_study(
     sweep: FeatureExtractionGrid,
     settings: Settings,
     progress: Progress | None = None,
-) -> tuple[Study, PreflightResult]:
+) -> tuple[Stage, PreflightResult]:
     """Every classifier on every draw, ready to run, its activations extracted (once, ever);
     Problems otherwise.
     """
@@ -73,9 +74,9 @@ def feature_extraction_study(
             left_out
         )
         trials += [Trial(drawn.replace(classifier=name), inputs, drawn.group) for name in tried]
-    return Study(
+    return Stage(
         key=parts.study_key(spec),
-        call="tlx.studies.feature_extraction.trial:run",
+        run=feature_extraction_trial.run,
         experiment=feature_extraction_spec.EXPERIMENT,
         title=parts.title(spec),
         spec=common_settings(spec),

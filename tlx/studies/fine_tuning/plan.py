@@ -8,7 +8,7 @@ from ...lab.settings import Settings
 from ...models import backbones, freezing
 from ...models.network import Network
 from .. import batches
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import FewShotGrid, Inputs
 from ..few_shot_inputs import (
     FewShotData,
@@ -19,6 +19,7 @@ from ..few_shot_inputs import (
     preflight,
 )
 from . import spec as fine_tuning_spec
+from . import trial as fine_tuning_trial
 from .spec import FineTuning
 
 
@@ -93,7 +94,7 @@ def configured(spec: FineTuning) -> int | None:
 
 def fine_tuning_study(
     spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None
-) -> tuple[Study, PreflightResult]:
+) -> tuple[Stage, PreflightResult]:
     """Every trial of a few-shot fine-tuning, ready to run; Problems with all that is wrong."""
     found = look_at_fine_tuning(spec, few, settings, progress)
     raise_all(found.problems)
@@ -106,9 +107,9 @@ def fine_tuning_study(
         )
         for shots, split, train, content in parts.draws(spec, few)
     ]
-    return Study(
+    return Stage(
         key=parts.study_key(spec),
-        call="tlx.studies.fine_tuning.trial:run",
+        run=fine_tuning_trial.run,
         experiment=fine_tuning_spec.EXPERIMENT,
         title=parts.title(spec),
         spec=common_settings(spec),

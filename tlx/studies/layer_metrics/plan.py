@@ -22,9 +22,11 @@ from ...models import backbones
 from ...models.layers import INPUT, module_of
 from ...models.weights import archives as weights_archives
 from ..activations import dump_folder, extraction, whole_network
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot_inputs import Progress, common_settings
+from . import report as layer_metrics_report
 from . import spec as layer_metrics_spec
+from . import trial as layer_metrics_trial
 from .spec import LayerMetrics, Observed
 from .trial import RDMS, Activations
 
@@ -53,7 +55,7 @@ def plan_layer_metrics(
     settings: Settings,
     progress: Progress | None = None,
     notes: list[str] | None = None,
-) -> Study:
+) -> Stage:
     """The study of every network that is meant, its activations extracted or found; Problems with
     all that is wrong.
 
@@ -74,9 +76,9 @@ def plan_layer_metrics(
     trials = [_trial(target, asked, settings, notes, progress) for target in targets]
     first = trials[0].spec
     key = files.digest(["study", asked.identity(), first.labels, first.dataset])
-    return Study(
+    return Stage(
         key=key,
-        call="tlx.studies.layer_metrics.trial:run",
+        run=layer_metrics_trial.run,
         experiment=layer_metrics_spec.EXPERIMENT,
         title=f"Layers on {first.dataset}",
         spec=common_settings(asked),
@@ -94,7 +96,7 @@ def plan_layer_metrics(
         ),
         tags={"tlx.dataset": first.dataset},
         preload=("tlx.metrics",),
-        dress="tlx.studies.layer_metrics.report:write_trial_figures",
+        write_trial_figures=layer_metrics_report.write_trial_figures,
         notes=tuple(notes),
     )
 

@@ -251,8 +251,7 @@ def format_summary(report: Any) -> str:
     )
     lines += [f"note: {note}" for note in notes[:10]]
     lines.append(
-        "table: "
-        f"{report.folder / 'studies' / report.study.key / (layer_metrics_table.STEM + '.csv')}"
+        f"table: {report.folder / 'studies' / report.key / (layer_metrics_table.STEM + '.csv')}"
     )
     return "\n".join([*lines, *reporting.footer(report)])
 
@@ -263,7 +262,7 @@ def _number(row: Mapping[str, Any], name: str, digits: int) -> str:
 
 def copy_table(report: Any, out: Path) -> list[Path]:
     """The study's table, as CSV and Parquet, in another folder."""
-    source = report.folder / "studies" / report.study.key
+    source = report.folder / "studies" / report.key
     files.make_folder(out)
     made = []
     for ending in (".csv", ".parquet"):

@@ -116,3 +116,31 @@ class LayerMetrics(Spec):
             "Layers": ", ".join(self.layers),
             "Dump": self.dump[:12],
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMetricsGrid(Spec):
+    """Which networks are measured, and what is made of the results."""
+
+    kind: ClassVar[str] = "layer-metrics-grid"
+
+    networks: tuple[str, ...] = setting(
+        (),
+        identity=False,
+        argument=True,
+        help="what to analyse: weight files, folders of them (checkpoints), dumps (folders or "
+        "keys), or what a network was trained on (mnist, random_init, vgg16/imagenet), "
+        "comma-separated. Default: what --architecture, --model and --source say",
+    )
+    bootstrap: int = setting(
+        0,
+        low=0,
+        identity=False,
+        help="draws of the images for confidence intervals of the comparisons of dissimilarities: "
+        "of layers, of networks, with the classes. For 500 images 2 ms a draw and layer; 0: none",
+    )
+    out: str = setting(
+        "",
+        identity=False,
+        help="also write the table, layer_metrics.csv and .parquet, into this folder",
+    )

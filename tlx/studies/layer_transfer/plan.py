@@ -18,12 +18,13 @@ from ...models import backbones, chopped
 from ...models.weights import promises
 from ...result import FINISHED
 from .. import batches
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
 from ..whole_dataset import WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, Progress, halves, listed, read
 from . import spec as layer_transfer_spec
+from . import trial as layer_transfer_trial
 from .spec import BN_MODES, TREATMENTS, LayerTransfer, LayerTransferGrid
 
 OF = {
@@ -53,11 +54,11 @@ class LayerTransferPlan:
     given: str  # digest of A's weights where they are not trained here
     notes: list[str]
 
-    def first(self) -> Study | None:
+    def first(self) -> Stage | None:
         """The base networks; None if none is to be trained."""
         return self._study(self.bases) if self.bases else None
 
-    def rest(self, store: Store | None) -> Study | None:
+    def rest(self, store: Store | None) -> Stage | None:
         """The networks made from them, which must be in `store`; None if there are none.
 
         Those whose base network diverged are left out, with a note.
@@ -100,12 +101,12 @@ class LayerTransferPlan:
                 found[trial.spec.task] = (str(path), None, files.sha256(path))
         return found
 
-    def _study(self, trials: tuple[Trial, ...]) -> Study:
+    def _study(self, trials: tuple[Trial, ...]) -> Stage:
         name = self.pools.folder.name
         key = files.digest(["study", self.spec.identity(), self.sources])
-        return Study(
+        return Stage(
             key=key,
-            call="tlx.studies.layer_transfer.trial:run",
+            run=layer_transfer_trial.run,
             experiment=layer_transfer_spec.EXPERIMENT,
             title=f"{self.spec.architecture}: layer transfer on {name}",
             spec=common_settings(self.spec),

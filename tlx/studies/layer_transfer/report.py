@@ -226,7 +226,7 @@ def _cell(row: Row | None) -> str:
 def format_summary(report: Any) -> str:
     """What a study ends with: the table, what diverged, where the files are."""
     store = Store(report.folder)
-    study = store.read_study(report.study.key)
+    study = store.read_study(report.key)
     assert study is not None
     results = {
         row["key"]: result
@@ -244,7 +244,7 @@ def format_summary(report: Any) -> str:
     lost = [f"{label(row)} {row['n'] or ''}".rstrip() for row in rows if row["missing"]]
     if lost:
         lines.append(f"diverged or missing in some repeat: {', '.join(lost)}")
-    folder = report.folder / "studies" / report.study.key
+    folder = report.folder / "studies" / report.key
     lines.append(f"tables and figure: {folder / STEM}{drawings.endings(folder, STEM)}")
     return "\n".join([*lines, *reporting.footer(report)])
 

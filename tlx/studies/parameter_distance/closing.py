@@ -33,11 +33,11 @@ def format_summary(report: Any) -> str:
     where the files are.
     """
     store = Store(report.folder)
-    study = store.read_study(report.study.key)
+    study = store.read_study(report.key)
     assert study is not None
     pairs = read(store, study)
     means = mean_rows(trial_rows(pairs))
-    folder = store.root / "studies" / report.study.key
+    folder = store.root / "studies" / report.key
     lines = []
     if means:
         lines += [

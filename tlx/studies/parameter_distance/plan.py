@@ -5,7 +5,7 @@ it grows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,16 +25,18 @@ from ...metrics.parameter_distance import parts as parameter_distance_parts
 from ...metrics.parameter_distance.rules import rule_of
 from ...models import backbones
 from ...models.network import Network
-from ...result import FINISHED
+from ...result import FINISHED, Result
 from ...spec import parse_spec
-from .. import batches
+from .. import batches, reporting
 from ..activations import dump_folder
-from ..base import Study, Trial, open_store
+from ..base import Stage, Trial, TrialFigures, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
 from ..layer_transfer.spec import DEFAULT
 from ..whole_dataset import WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, read
+from . import domain_gap as parameter_distance_domain_gap
+from . import report as parameter_distance_report
 from . import spec as parameter_distance_spec
 from . import trial as parameter_distance_trial
 from .domain_gap import Domain, TwoDomains
@@ -90,7 +92,7 @@ class ParameterDistancePlan:
 
     # ------------------------------------------------------------ the stages
 
-    def tunings(self) -> Study | None:
+    def tunings(self) -> Stage | None:
         """The fine-tunings; None where the fine-tuned states are given."""
         if self.targets or self.pools is None:
             return None
@@ -100,12 +102,12 @@ class ParameterDistancePlan:
         )
         return self._study(
             trials,
-            "tlx.studies.parameter_distance.trial:tune",
+            parameter_distance_trial.tune,
             ("tlx.models.transferred", "tlx.studies.training"),
-            "tlx.studies.reporting:write_trial_figures",
+            reporting.write_trial_figures,
         )
 
-    def domain(self, progress: Progress | None = None) -> Study | None:
+    def domain(self, progress: Progress | None = None) -> Stage | None:
         """The look at the target's images, their features extracted or found; None without
         images.
         """
@@ -144,11 +146,11 @@ class ParameterDistancePlan:
         )
         return self._study(
             (Trial(spec, TwoDomains(target, source)),),
-            "tlx.studies.parameter_distance.domain_gap:run",
+            parameter_distance_domain_gap.run,
             ("tlx.metrics", "tlx.features.dump"),
         )
 
-    def distances(self, store: Store | None) -> Study | None:
+    def distances(self, store: Store | None) -> Stage | None:
         """Every triple in every norm. store: where the fine-tunings are; None where none was
         made.
         """
@@ -179,7 +181,7 @@ class ParameterDistancePlan:
         return (
             self._study(
                 tuple(trials),
-                "tlx.studies.parameter_distance.trial:run",
+                parameter_distance_trial.run,
                 ("tlx.metrics", "tlx.metrics.parameter_distance.parts"),
             )
             if trials
@@ -265,10 +267,10 @@ class ParameterDistancePlan:
     def _study(
         self,
         trials: tuple[Trial, ...],
-        call: str,
+        run: Callable[..., Result],
         preload: tuple[str, ...],
-        dress: str = "tlx.studies.parameter_distance.report:write_trial_figures",
-    ) -> Study:
+        write_trial_figures: TrialFigures = parameter_distance_report.write_trial_figures,
+    ) -> Stage:
         """One study for all stages and targets: by the network, what it starts from, and how it is
         fine-tuned.
         """
@@ -281,16 +283,16 @@ class ParameterDistancePlan:
             f"distance"
         )
         inputs = () if self.pools is None else (self.pools.record(self.tuning.images),)
-        return Study(
+        return Stage(
             key=key,
-            call=call,
+            run=run,
             experiment=parameter_distance_spec.EXPERIMENT,
             title=title,
             spec=common_settings(self.spec),
             trials=trials,
             inputs=inputs,
             preload=preload,
-            dress=dress,
+            write_trial_figures=write_trial_figures,
             tags={"tlx.targets": ", ".join(self.targets) or self.tuning.target},
         )
 

@@ -344,7 +344,7 @@ def regressions_of(folder: Path) -> list[Row]:
 
 def publish(report: Any, out: Path) -> list[Path]:
     """Copy a study's tables and figures into a folder."""
-    folder, made = report.folder / "studies" / report.study.key, []
+    folder, made = report.folder / "studies" / report.key, []
     files.make_folder(out)
     figures = drawings.figures_in(folder)
     for path in sorted(folder.iterdir()):

@@ -167,6 +167,18 @@ class ParameterDistanceGrid(Spec):
         help="how the gap is measured, on features of the last block: frechet, mmd, emd or "
         "sliced, with settings as in mmd:sigma=3",
     )
+    finetuned: tuple[str, ...] = setting(
+        (),
+        short="b",
+        identity=False,
+        repeated=True,
+        help="[NAME=]B,…: weights after fine-tuning, files or finished trials that keep weights, "
+        "as for -a; comma-separated, or the option again. Of one NAME they are repeats of one "
+        "target. Default: fine-tuned here, on --dataset",
+    )
+    out: str = setting(
+        "", identity=False, help="also write the tables and figures into this folder"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

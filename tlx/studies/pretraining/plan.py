@@ -15,18 +15,19 @@ from ...models import backbones
 from ...models.samples import Samples
 from ...spec import derive_seed
 from .. import batches
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import Progress, common_settings
 from ..image_data import decoded, divided, located
 from ..whole_dataset_inputs import _first, _refuse_untrained, refuse_few
 from . import spec as pretraining_spec
+from . import trial as pretraining_trial
 from .spec import PreTraining
 
 
 def pretraining_study(
     spec: PreTraining, settings: Settings, progress: Progress | None = None
-) -> Study:
+) -> Stage:
     """The one trial of a pre-training on all images of a data set."""
     notes: list[str] = []
     folder = located(spec.dataset, settings, notes)
@@ -57,9 +58,9 @@ def pretraining_study(
     }
     trials = (Trial(spec, inputs),)
     batches.check(trials)
-    return Study(
+    return Stage(
         key=files.digest(["study", spec.identity()]),
-        call="tlx.studies.pretraining.trial:run",
+        run=pretraining_trial.run,
         experiment=pretraining_spec.EXPERIMENT,
         title=f"{spec.architecture} on {folder.name}",
         spec=common_settings(spec),

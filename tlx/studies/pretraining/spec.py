@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ...errors import UsageError
 from ...models.recipe import Recipe
-from ...spec import setting
+from ...spec import Spec, setting
 
 EXPERIMENT = "Pre-training"
 WEIGHTS, CHECKPOINTS = "weights.safetensors", "checkpoints"
@@ -119,3 +119,20 @@ class PreTraining(Recipe):
             "Learning rate": self.learning_rate,
             "Maximum epochs": self.epochs,
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreTrainingOutput(Spec):
+    """Where the weights of a pretraining are copied."""
+
+    kind: ClassVar[str] = "pretraining-output"
+
+    out: str = setting(
+        "",
+        identity=False,
+        help="file for the weights (.safetensors), with a record of how they were made beside "
+        "it. Default: left in the run's folder",
+    )
+    note: str = setting(
+        "", identity=False, help="a sentence for that record, e.g. which images these were"
+    )

@@ -18,7 +18,7 @@ from .spec import CHECKPOINTS, WEIGHTS, PreTraining, checkpoint_steps
 
 if TYPE_CHECKING:
     from ...lab.store import Store
-    from ..base import Study, TrialContext
+    from ..base import Stage, TrialContext
 
 
 def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
@@ -91,7 +91,7 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
     return Result.of(spec, scores=scores, details=details)
 
 
-def publish(result: Result, study: Study, store: Store, out: Path, note: str = "") -> Path:
+def publish(result: Result, study: Stage, store: Store, out: Path, note: str = "") -> Path:
     """Copy the weights of a finished pre-training to `out`, its checkpoints to
     <stem>-checkpoints/<tag>.safetensors, and put the record of how they were made beside them, as
     <stem>.json; `note` is a sentence for it.

@@ -14,8 +14,10 @@ from ...models import backbones, network
 from ...models.network import Network
 from ...models.quanta import gate as quanta_gate
 from .. import batches
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot_inputs import ErrorCollector, common_settings
+from . import report as quanta_report
+from . import trial as quanta_trial
 from .data import Progress, QuantaImages, folder_of, halves, images_of
 from .source import SourceOf, source_of, source_study
 from .spec import CO, EXPERIMENT, Quanta, QuantaGrid
@@ -40,13 +42,13 @@ class QuantaPlan:
     learned: QuantaImages | None
 
     @property
-    def source_study(self) -> Study | None:
+    def source_study(self) -> Stage | None:
         """The training of the source; None where it has weights."""
         if self.source is not None or self.learned is None:
             return None
         return source_study(self.spec, self.sweep, self.learned)
 
-    def study(self, source: SourceOf) -> Study:
+    def study(self, source: SourceOf) -> Stage:
         """Every trial, ready to run."""
         spec = self.spec.replace(weights=source.digest, images=self.images.digest)
         parts, test = self.images.parts, self.learned.parts.get("test") if self.learned else None
@@ -72,9 +74,9 @@ class QuantaPlan:
                         replace(inputs, source=None, source_test=None),
                     )
                 )
-        return Study(
+        return Stage(
             key=files.digest(["study", spec.identity()]),
-            call="tlx.studies.quanta.trial:run",
+            run=quanta_trial.run,
             experiment=EXPERIMENT,
             title=f"{source.name} to {self.images.name}, {spec.architecture}",
             spec=common_settings(spec),
@@ -87,7 +89,7 @@ class QuantaPlan:
             },
             params={"Source task": source.name, "Job number": str(self.sweep.job)},
             preload=("tlx.models.quanta.training",),
-            dress="tlx.studies.quanta.report:write_trial_figures",
+            write_trial_figures=quanta_report.write_trial_figures,
             notes=self.images.notes,
         )
 

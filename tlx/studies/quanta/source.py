@@ -16,10 +16,11 @@ from ...models.quanta import cnn as quanta_cnn
 from ...models.weights import reader as weights_reader
 from ...result import DIVERGED, Result
 from ...spec import derive_seed
-from ..base import Study, Trial
+from ..base import Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import common_settings
 from ..pretraining import spec as pretraining_spec
+from ..pretraining import trial as pretraining_trial
 from ..pretraining.spec import WEIGHTS, PreTraining
 from .data import QuantaImages
 from .spec import Quanta, QuantaGrid
@@ -134,7 +135,7 @@ def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
     )
 
 
-def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Study:
+def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Stage:
     """The one trial that trains the source, as `tlx pretrain` would with the target's optimizer,
     rate and batches.
     """
@@ -154,9 +155,9 @@ def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Study
     inputs = Inputs(
         images.classes, images.parts["train"], images.parts["val"], images.parts.get("test")
     )
-    return Study(
+    return Stage(
         key=files.digest(["study", made.identity()]),
-        call="tlx.studies.pretraining.trial:run",
+        run=pretraining_trial.run,
         experiment=pretraining_spec.EXPERIMENT,
         title=f"source of QUANTA: {architecture} on {images.name}",
         spec=common_settings(made),

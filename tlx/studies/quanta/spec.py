@@ -175,3 +175,10 @@ class QuantaGrid(Spec):
         None, low=1e-8, high=1e3, help="learning rate of the source. Default: the target's"
     )
     job: int = setting(0, low=0, identity=False, help="a number of your own, shown with the runs")
+    export: str = setting(
+        "",
+        short="o",
+        identity=False,
+        help="also write the original's files into this folder: <r>.txt, <r>_raw.txt, metrics of "
+        "target and source, quantas_….jsonl",
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ... import files
@@ -19,6 +20,7 @@ from ...lab.tuning.api import GivenUp, ScoredTrial
 from ...result import DIVERGED, Result
 from .. import runner
 from ..few_shot import Inputs
+from ..fine_tuning import trial as fine_tuning_trial
 from ..fine_tuning.spec import FineTuning
 from .features import CropVariant, Draw, SearchContext, named_by_content
 
@@ -109,8 +111,8 @@ class NetworkSearch:
         """Found, continued or trained; waits for another process that is at it."""
         context = self.context
         order = runner.TrialJob(
-            "tlx.studies.fine_tuning.trial:run",
-            "tlx.studies.tuning.networks:no_figures",
+            fine_tuning_trial.run,
+            no_figures,
             context.root,
             context.device,
             context.settings,
@@ -134,7 +136,7 @@ class NetworkSearch:
                 time.sleep(WAIT_S)
 
 
-def no_figures(folder: Any, result: Result, form: str) -> None:
+def no_figures(folder: Path, result: Result, form: str = "png") -> None:
     """No figures for a training that is one of many of a search."""
 
 

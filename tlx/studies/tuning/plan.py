@@ -77,7 +77,7 @@ class SearchPlan:
 
     def final(
         self, values: dict[str, Any], settings: Settings, progress: Progress | None = None
-    ) -> base.Study:
+    ) -> base.Stage:
         """The best configuration as an ordinary study of these draws, scored on test."""
         spec = self.inputs.spec(values).replace(model_selection=False, images="", weights="")
         if isinstance(spec, FeatureExtraction):

@@ -1,0 +1,82 @@
+"""tlx feature-extraction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ...errors import raise_all
+from ...spec import Spec
+from ..base import Stages, Study
+from ..few_shot import FewShotGrid
+from .spec import FeatureExtraction, FeatureExtractionGrid
+
+if TYPE_CHECKING:
+    from ..planning import StudyPlan
+    from ..session import Session
+
+
+class FeatureExtractionStudy(Study):
+    """Every shots × split × classifier on the activations of a frozen network."""
+
+    name = "feature-extraction"
+    short = "Train classifiers on frozen features"
+    help = """Train classifiers on the activations of a frozen network: every shots × split ×
+    classifier.
+
+    Each image is passed through the network once, whatever is tried on its activations;
+    finished trials are not repeated. Accuracies are mean per-class, as fractions.
+    """
+    specs: ClassVar[tuple[type[Spec], ...]] = (
+        FeatureExtraction,
+        FeatureExtractionGrid,
+        FewShotGrid,
+    )
+    shown = (
+        "splits",
+        "shots",
+        "dataset",
+        "split_path",
+        "architecture",
+        "source",
+        "model",
+        "model_description",
+        "layers",
+        "embedding",
+        "standardize",
+        "classifier",
+        "use_crops",
+        "precomputed_crops",
+        "model_selection",
+        "log_model",
+        "job",
+    )
+
+    def plan(self, session: Session) -> StudyPlan:
+        """Count the trials from the splits; the time is that of extracting the images once."""
+        from ..few_shot_inputs import draws
+        from ..planning import without_trials
+        from . import plan
+
+        spec, few = self.of(FeatureExtraction), self.of(FewShotGrid)
+        found = plan.look_at_features(spec, few, session.settings, keep=False)
+        raise_all(found.problems)
+        assert found.splits is not None
+        names = self.of(FeatureExtractionGrid).classifiers
+        trials = len(draws(spec, few, found.splits)) * len(names)
+        title = f"{spec.architecture} on {spec.dataset}"
+        return without_trials(self, title, tuple(found.notes), trials=trials)
+
+    def stages(self, session: Session) -> Stages:
+        """Extract once, then yield the one stage."""
+        from . import plan
+
+        with session.steps("reading and extracting") as progress:
+            stage, preflight = plan.feature_extraction_study(
+                self.of(FeatureExtraction),
+                self.of(FewShotGrid),
+                self.of(FeatureExtractionGrid),
+                session.settings,
+                progress,
+            )
+        session.note(*preflight.notes)
+        yield stage

@@ -1,0 +1,59 @@
+"""tlx fine-tuning."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ...spec import Spec
+from ..base import Stages, Study
+from ..few_shot import FewShotGrid
+from .spec import FineTuning
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+
+class FineTuningStudy(Study):
+    """Every shots × split of a few-shot fine-tuning."""
+
+    name = "fine-tuning"
+    short = "Fine-tune on few images a class"
+    help = """Fine-tune a pretrained network on few images per class: every shots × split,
+    scored on the test set.
+
+    Without options: MNIST's small CNN on scikit-learn's digits, nothing to download. Finished
+    trials are not repeated; rerun the same command to resume an interrupted study. Accuracies
+    are mean per-class, as fractions.
+    """
+    specs: ClassVar[tuple[type[Spec], ...]] = (FineTuning, FewShotGrid)
+    shown = (
+        "splits",
+        "shots",
+        "dataset",
+        "split_path",
+        "architecture",
+        "source",
+        "model",
+        "use_crops",
+        "precomputed_crops",
+        "configuration",
+        "epochs",
+        "batch_size",
+        "optimizer",
+        "learning_rate",
+        "weight_decay",
+        "momentum",
+        "model_selection",
+        "job",
+    )
+
+    def stages(self, session: Session) -> Stages:
+        """Plan and yield the one stage."""
+        from . import plan
+
+        with session.steps("reading images") as progress:
+            stage, preflight = plan.fine_tuning_study(
+                self.of(FineTuning), self.of(FewShotGrid), session.settings, progress
+            )
+        session.note(*preflight.notes)
+        yield stage

@@ -1,0 +1,61 @@
+"""Results as tables: one row a trial, and the means of a study, for people who use pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import files
+from ..lab.settings import FORMS
+from ..result import Result
+
+if TYPE_CHECKING:
+    import pandas
+
+SUMMARY = "summary.json"
+
+
+def trial_frame(results: Iterable[Result]) -> pandas.DataFrame:
+    """Return one row a trial: key, status, settings, scores, and costs as cost_<name>."""
+    import pandas
+
+    return pandas.DataFrame([_row(result) for result in results])
+
+
+def _row(result: Result) -> dict[str, Any]:
+    settings = {name: _cell(value) for name, value in result.spec.items() if name != "kind"}
+    costs = {f"cost_{name}": row.get("value") for name, row in result.cost.items()}
+    return {
+        "key": result.key,
+        "kind": result.kind,
+        "status": result.status,
+        **settings,
+        **result.scores,
+        **costs,
+    }
+
+
+def _cell(value: Any) -> Any:
+    """Return a list as text: a cell of a table holds one value."""
+    return ",".join(map(str, value)) if isinstance(value, list) else value
+
+
+def summary_frame(folder: Path) -> pandas.DataFrame:
+    """Return the rows of a study's summary: name, step, value; empty while there is none."""
+    import pandas
+
+    path = folder / SUMMARY
+    if not path.is_file():
+        return pandas.DataFrame(columns=["name", "step", "value"])
+    metrics = files.read_json(path, limit=1 << 30).get("metrics", [])
+    if isinstance(metrics, dict):
+        metrics = [{"name": name, "value": value} for name, value in metrics.items()]
+    return pandas.DataFrame(
+        [{"name": m["name"], "step": m.get("step", 0), "value": m["value"]} for m in metrics]
+    )
+
+
+def figures_of(folder: Path) -> dict[str, Path]:
+    """Return the figures in a folder, name → path."""
+    return {path.stem: path for form in FORMS for path in sorted(folder.glob(f"*.{form}"))}

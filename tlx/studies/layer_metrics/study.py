@@ -1,0 +1,72 @@
+"""tlx analyze."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ...lab.store import Store
+from ...spec import Spec
+from ..base import Stages, Study
+from .spec import LayerMetrics, LayerMetricsGrid, Observed
+
+if TYPE_CHECKING:
+    from ..planning import StudyPlan
+    from ..session import Session
+
+
+class LayerMetricsStudy(Study):
+    """Metrics of every layer of one or more networks on labelled images."""
+
+    name = "analyze"
+    short = "Measure the layers of networks"
+    help = """Measure every layer of networks on labelled images: sums of squares, intrinsic
+    dimension, dissimilarities.
+
+    Activations are extracted once and found again; so are finished analyses. Ends with a table,
+    one row for each network and layer.
+    """
+    specs: ClassVar[tuple[type[Spec], ...]] = (Observed, LayerMetrics, LayerMetricsGrid)
+    shown = (
+        "trained_on",
+        "dataset",
+        "architecture",
+        "model",
+        "layers",
+        "part",
+        "samples",
+        "reduce",
+        "rdm",
+        "resamplings",
+        "networks",
+        "out",
+    )
+
+    def plan(self, session: Session) -> StudyPlan:
+        """Say that the trials are known after extraction."""
+        from ..planning import without_trials
+
+        return without_trials(self, f"layers on {self.of(Observed).dataset}", ())
+
+    def stages(self, session: Session) -> Stages:
+        """Extract, yield the one stage, then copy the table where --out says."""
+        from . import plan, report
+
+        metrics, grid = self.of(LayerMetrics), self.of(LayerMetricsGrid)
+        with session.steps("extracting") as progress:
+            stage = plan.plan_layer_metrics(
+                list(grid.networks), self.of(Observed), metrics, session.settings, progress
+            )
+
+        def write_summary(store: Store, key: str, form: str = "png") -> None:
+            with session.steps("drawing images again") as progress:
+                plan.compare(store, key, grid.bootstrap, metrics.seed, progress)
+            report.write_summary(store, key, form)
+
+        done = yield replace(
+            stage, write_summary=write_summary, format_summary=report.format_summary
+        )
+        if grid.out:
+            for path in report.copy_table(done, Path(grid.out)):
+                session.say(f"table: {path}")

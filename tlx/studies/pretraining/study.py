@@ -1,0 +1,49 @@
+"""tlx pretrain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ...spec import Spec
+from ..base import Stages, Study
+from .spec import PreTraining, PreTrainingOutput
+
+if TYPE_CHECKING:
+    from ..session import Session
+
+
+class PretrainingStudy(Study):
+    """One training on all images of a data set, its weights kept."""
+
+    name = "pretrain"
+    short = "Train from random weights, keep them"
+    help = """Train a network from random weights on all images of a data set, and keep the
+    weights.
+
+    The weights are those of the epoch with the best validation accuracy. Defaults are those of
+    the thesis 'Transferability in DNN'.
+    """
+    specs: ClassVar[tuple[type[Spec], ...]] = (PreTraining, PreTrainingOutput)
+    shown = (
+        "dataset",
+        "architecture",
+        "epochs",
+        "batch_size",
+        "learning_rate",
+        "out",
+    )
+
+    def stages(self, session: Session) -> Stages:
+        """Yield the one stage, then write the weights where --out says."""
+        from . import plan, trial
+
+        output = self.of(PreTrainingOutput)
+        with session.steps("reading images") as progress:
+            stage = plan.pretraining_study(self.of(PreTraining), session.settings, progress)
+        report = yield stage
+        if output.out:
+            path = trial.publish(
+                report.results[0], stage, session.store, Path(output.out), output.note
+            )
+            session.say(f"weights: {path}")

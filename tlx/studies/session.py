@@ -1,0 +1,102 @@
+"""Run studies stage by stage with one set of machine settings, and tell who watches."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from ..lab.settings import Settings
+from ..lab.store import Store
+from ..lab.tasks import Event
+from .base import Stage, Study, StudyReport, open_store
+
+if TYPE_CHECKING:
+    from .tuning.stage import SearchReport, SearchStage
+
+Progress = Callable[[int, int], None]  # (done, of)
+
+
+class Session:
+    """Run stages silently. Subclasses show progress: a terminal, a notebook.
+
+    Notes are said once, however many stages repeat them.
+    """
+
+    def __init__(self, settings: Settings):
+        self.settings = settings
+        self._noted: set[str] = set()
+
+    @functools.cached_property
+    def store(self) -> Store:
+        """The store of the settings. Raises BadDataError if it is of another format."""
+        return open_store(self.settings)
+
+    def say(self, *lines: str) -> None:
+        """Show lines to a person."""
+
+    def steps(self, title: str) -> AbstractContextManager[Progress | None]:
+        """Show how far a preparation is: the context gives a (done, of) callback."""
+        return contextlib.nullcontext()
+
+    def watching(
+        self, stage: Stage | SearchStage
+    ) -> AbstractContextManager[Callable[[Event], None]]:
+        """Show how far the trials of a stage are: the context gives a callback of events."""
+        return contextlib.nullcontext(lambda event: None)
+
+    def note(self, *notes: str) -> None:
+        """Show the notes that were not shown yet."""
+        for note in notes:
+            if note not in self._noted:
+                self._noted.add(note)
+                self.say(f"note: {note}")
+
+    def run(self, stage: Stage) -> StudyReport:
+        """Run a stage and show what came of it.
+
+        Raises TrialsFailedError if trials failed, UntrackedError if tracking was required and
+        records are unsent.
+        """
+        from . import reporting, runner
+
+        self.note(*stage.notes)
+        self.say(f"{stage.title}: {len(stage.trials)} trials")
+        with self.watching(stage) as watch:
+            report = runner.run_stage(stage, self.settings, watch)
+        self.ended((stage.format_summary or reporting.format_summary)(report))
+        report.raise_if_failed(self.settings.require_tracking)
+        return report
+
+    def run_search(self, stage: SearchStage) -> SearchReport:
+        """Run a search and show what came of it; errors as for `run`."""
+        self.note(*stage.notes)
+        self.say(f"{stage.title}: {stage.trial_count} trials")
+        with self.watching(stage) as watch:
+            report = stage.run(self, watch)
+        self.ended(stage.format_summary(report))
+        report.raise_if_failed(self.settings.require_tracking)
+        return report
+
+    def ended(self, text: str) -> None:
+        """Show the last words of a stage."""
+        self.say(*text.split("\n"))
+
+
+def run_study(study: Study, session: Session) -> Any:
+    """Run the stages of a study in order and return the report of the last one."""
+    from .tuning.stage import SearchStage
+
+    stages = study.stages(session)
+    report: Any = None
+    try:
+        stage = next(stages)
+        while True:
+            report = (
+                session.run_search(stage) if isinstance(stage, SearchStage) else session.run(stage)
+            )
+            stage = stages.send(report)
+    except StopIteration:
+        return report
