@@ -218,7 +218,7 @@ def test_a_spec_comes_back_from_json():
         ({"count": "1e400"}, "setting-type"),
         ({"flag": "maybe"}, "setting-type"),
         ({"flag": 2}, "setting-type"),
-        ({"sizes": 3}, "setting-type"),
+        ({"sizes": {3}}, "setting-type"),
         ({"sizes": "1,x"}, "setting-type"),
         ({"rule": "c"}, "unknown-rule"),
         ({"model": "knn"}, "setting-type"),
@@ -268,3 +268,7 @@ def test_streams_of_chance_have_their_names():
     assert len(set(seeds)) == len(seeds)
     assert derive_seed(0, "shuffle", 1) == derive_seed(0, "shuffle", "1")
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_one_item_stands_for_a_list_of_one():
+    assert Asked(name="x", sizes=3).sizes == Asked(name="x", sizes="3").sizes == (3,)

@@ -20,6 +20,7 @@ from . import (
     extract,
     plot,
     regression,
+    results,
     splits,
     study,
     sync,
@@ -34,6 +35,8 @@ SETTINGS = {
 TOOLS: dict[str, tuple[Any, str]] = {  # name → function, what it does in a few words
     "extract": (extract.command, "Write the activations of a network"),
     "regression": (regression.command, "Regress transferability on data properties"),
+    "ls": (results.ls, "List the studies of a store"),
+    "show": (results.show, "Show a study: table, figures, command"),
     "plot": (plot.command, "Redraw the figures of a study"),
     "check": (check.command, "Check data and network, estimate the cost"),
     "crops": (crops.command, "Write ten crops of every image"),

@@ -1,0 +1,73 @@
+"""tlx ls and tlx show: what is in a store, for people and as JSON."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+FEW = (
+    "--shots",
+    1,
+    "--splits",
+    2,
+    "--val-per-class",
+    2,
+    "--no-use-crops",
+    "--workers",
+    0,
+    "--no-tracking",
+)
+
+
+@pytest.fixture
+def studies(tlx, bars):
+    """A store with one study of each few-shot kind."""
+    assert tlx("fine-tuning", "--dataset", bars, "--epochs", 1, *FEW)[0] == 0
+    assert tlx("feature-extraction", "--dataset", bars, "--classifier", "knn:k=1", *FEW)[0] == 0
+    return tlx
+
+
+def test_ls_lists_every_study_with_its_result(studies):
+    code, out, _ = studies("ls")
+    assert code == 0
+    assert "2 studies in" in out
+    assert "Fine-tuning" in out
+    assert "Feature extraction" in out
+    assert out.count("2 of 2") == 2
+    rows = json.loads(studies("ls", "--json")[1])
+    assert {row["finished"] for row in rows} == {2}
+    assert all(row["dataset"] == "bars" and row["verdict"] for row in rows)
+
+
+def test_show_prints_table_figures_and_the_whole_record(studies):
+    rows = json.loads(studies("ls", "--json")[1])
+    for row in rows:
+        code, out, _ = studies("show", row["key"][:8])
+        assert code == 0
+        assert row["title"] in out
+        assert row["key"] in out
+        assert "few_shot_curve.png" in out
+        whole = json.loads(studies("show", row["key"], "--json")[1])
+        assert whole["summary"]["metrics"]
+        assert whole["figures"].keys() == {"few_shot_curve"}
+
+
+def test_an_empty_store_is_listed_and_a_missing_study_refused(tlx):
+    code, out, _ = tlx("ls")
+    assert code == 0
+    assert "0 studies in" in out
+    code, _, complained = tlx("show", "abc")
+    assert code == 3
+    assert "study 'abc' not found" in complained
+
+
+def test_a_damaged_study_is_shown_as_damaged_and_not_read(studies, tmp_path):
+    (path, *_) = sorted(tmp_path.glob("tlx-runs/studies/*/study.json"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    code, out, _ = studies("ls")
+    assert code == 0
+    assert "damaged" in out
+    assert studies("show", path.parent.name)[0] == 9

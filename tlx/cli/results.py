@@ -1,0 +1,85 @@
+"""tlx ls and tlx show: the studies of a store, and what is known of one."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from ..lab.settings import Settings
+from .output import say
+
+STORE = Annotated[
+    str,
+    typer.Option(
+        help="Folder of results. Default: $TLX_STORE, or tlx-runs beside the local tracking "
+        "database."
+    ),
+]
+KEY = Annotated[
+    str, typer.Argument(metavar="KEY", help="Key of a study, or its first letters; or its folder.")
+]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+HEADINGS = ("key", "study", "title", "trials", "when", "result")
+
+
+def ls(store: STORE = "", as_json: JSON = False) -> None:
+    """List the studies of a store, the newest first: title, trials, when, result."""
+    from ..plots import tables
+    from ..studies.listing import study_rows
+
+    opened = _opened(store)
+    rows = study_rows(opened)
+    if as_json:
+        say(*json.dumps(rows, indent=1, ensure_ascii=False).split("\n"))
+        return
+    cells = [
+        [
+            row["key"][:12],
+            row["study"],
+            row["title"],
+            f"{row['finished']} of {row['trials']}",
+            row["when"],
+            row["verdict"].removeprefix(f"{row['title']}: "),
+        ]
+        for row in rows
+    ]
+    if cells:
+        say(*tables.as_text(HEADINGS, cells).rstrip("\n").split("\n"))
+    say(f"{len(rows)} studies in {opened.root}")
+
+
+def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
+    """Show a study: its table, its figures, and the command that repeats it."""
+    from ..studies import listing, study_figures
+    from ..studies.frames import figures_of
+
+    opened = _opened(store)
+    (found, *others) = study_figures.find(opened, key)
+    folder = opened.study_folder(found)
+    opened.read_study(found)
+    opened.study_files(found)  # every byte is checked
+    figures = {name: str(path) for name, path in figures_of(folder).items()}
+    (row,) = [row for row in listing.study_rows(opened) if row["key"] == found]
+    summary = listing.summary_of(folder)
+    if as_json:
+        content: dict[str, Any] = {**row, "summary": summary, "figures": figures}
+        say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
+        return
+    say(
+        f"{row['study']}: {row['title']}",
+        f"{row['finished']} of {row['trials']} trials, {row['when']}, key {found}",
+        "",
+        *str(summary.get("note", "no summary yet: no trial has finished")).split("\n"),
+        "",
+        *(f"figure: {path}" for path in figures.values()),
+    )
+    if others:
+        say(f"{len(others)} more studies: tlx ls lists them")
+
+
+def _opened(store: str) -> Any:
+    from ..studies.base import open_store
+
+    return open_store(Settings.with_settings({"store": store or None}))
