@@ -25,6 +25,7 @@ from . import (
     study,
     sync,
 )
+from .help import SectionedCommand, SectionedGroup
 from .options import normalised, problems_of, without
 from .output import complain, say
 
@@ -51,7 +52,15 @@ COMMANDS: dict[str, Any] = {
 SHORT = {name: row.short for name, row in STUDIES.items()} | {
     name: short for name, (_, short) in TOOLS.items()
 }
+SectionedGroup.sections = {
+    "Studies": tuple(STUDIES),
+    "Data and networks": (
+        *("datasets", "splits", "crops", "check", "backbones", "extract", "dumps", "regression"),
+    ),
+    "Results": ("ls", "show", "plot", "sync"),
+}
 app = typer.Typer(
+    cls=SectionedGroup,
     context_settings=SETTINGS,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -59,9 +68,21 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for name, function in COMMANDS.items():
-    app.command(name, context_settings=SETTINGS, short_help=SHORT[name])(function)
-app.add_typer(splits.app, name="splits", context_settings=SETTINGS)
-app.add_typer(dumps.app, name="dumps", context_settings=SETTINGS)
+    app.command(name, cls=SectionedCommand, context_settings=SETTINGS, short_help=SHORT[name])(
+        function
+    )
+app.add_typer(
+    splits.app,
+    name="splits",
+    context_settings=SETTINGS,
+    short_help="Draw few-shot splits, or check them",
+)
+app.add_typer(
+    dumps.app,
+    name="dumps",
+    context_settings=SETTINGS,
+    short_help="List, verify or remove activation dumps",
+)
 
 
 def _version(asked: bool) -> None:
@@ -76,9 +97,7 @@ def tlx(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
-    """Which pre-trained network, feature extraction or fine-tuning, cut or frozen where, at what
-    cost.
-    """
+    """Choose a pretrained network, how to use it, and where to cut or freeze it."""
 
 
 def invoke(words: list[str]) -> int:

@@ -15,6 +15,7 @@ import typer
 from ..errors import ErrorGroup, TlxError
 from ..spec import FALSE, TRUE, Setting, Spec, make_specs
 from .completion import completion
+from .help import section_of
 
 WORDS = "_words"  # ends the name of a parameter for words without an option
 ALIASES = {
@@ -117,13 +118,12 @@ def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
         *ALIASES.get(name, ()),
         *short,
     ]
-    panel = kind.__name__ if kind.__mro__[1] is Spec else None
     option = typer.Option(
         *names,
         help=row.help + ".",
         show_default=default not in (None, "", ()),
         metavar=_metavar(hint, row),
-        rich_help_panel=panel,
+        rich_help_panel=section_of(name),
         autocompletion=completion(name, row),
     )
     return inspect.Parameter(
