@@ -10,6 +10,7 @@ import difflib
 import errno
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 def escape_control(text: object) -> str:
@@ -57,13 +58,12 @@ class TlxError(Exception):
             f"error[{self.code}]{place} " + ". ".join(s.rstrip(".") for s in sentences if s)
         )
 
-    def __reduce__(
-        self,
-    ):  # exceptions cross process borders; keyword arguments do not survive by default
+    # exceptions cross process borders, where keyword arguments do not survive by default
+    def __reduce__(self) -> tuple[Any, ...]:
         return (_rebuild, (type(self), dict(self.__dict__)))
 
 
-def _rebuild(cls, state):
+def _rebuild(cls: type[TlxError], state: dict[str, Any]) -> TlxError:
     error = cls.__new__(cls)
     error.__dict__.update(state)
     Exception.__init__(error, *(state.get(name, "") for name in ("code", "what")))

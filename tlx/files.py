@@ -20,7 +20,7 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from .errors import BadDataError, IntegrityError, ResourceError, UnsafeError
 
@@ -334,7 +334,8 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
         raise IntegrityError(
             "manifest-damaged", "the manifest does not match its own checksum", where=folder
         )
-    return rows
+    result: dict[str, dict[str, Any]] = rows
+    return result
 
 
 def verify(folder: Path) -> None:
@@ -389,7 +390,7 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
         ) from error
     _refuse_depth(text, where)
 
-    def no_duplicates(pairs):
+    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
@@ -397,7 +398,7 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
             seen[key] = value
         return seen
 
-    def no_constant(name):
+    def no_constant(name: str) -> NoReturn:
         raise BadDataError("json-not-finite", f"{name} is not a JSON number", where=where)
 
     try:

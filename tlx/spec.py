@@ -14,9 +14,9 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NoReturn, Self, TypeVar
 
 from . import files
 from .errors import ErrorGroup, TlxError, UnknownNameError, UsageError, raise_all
@@ -261,7 +261,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     if isinstance(hint, type) and issubclass(hint, Spec):
         value = hint.from_json(value) if isinstance(value, Mapping) else value
         return value if isinstance(value, hint) else _refuse(name, value, f"a {hint.__name__}")
-    return SCALARS.get(hint, lambda v, n: v)(value, name)
+    return SCALARS[hint](value, name) if hint in SCALARS else value
 
 
 def _listed(value: Any, name: str) -> Any:
@@ -272,7 +272,7 @@ def _listed(value: Any, name: str) -> Any:
     )
 
 
-def _refuse(name: str, value: Any, expected: str) -> Any:
+def _refuse(name: str, value: Any, expected: str) -> NoReturn:
     raise UsageError("setting-type", f"{value!r}", where=name.replace("_", "-"), expected=expected)
 
 
@@ -291,7 +291,7 @@ def _to_int(value: Any, name: str) -> int:
             return int(value)
         return _whole(float(value), name)
     except (TypeError, ValueError, OverflowError):
-        return _refuse(name, value, "a whole number")
+        _refuse(name, value, "a whole number")
 
 
 def _whole(number: float, name: str) -> int:
@@ -304,13 +304,18 @@ def _to_float(value: Any, name: str) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        return _refuse(name, value, "a number")
+        _refuse(name, value, "a number")
     return (
         number + 0.0 if math.isfinite(number) else _refuse(name, value, "a finite number")
     )  # + 0.0: no minus zero
 
 
-SCALARS = {bool: _to_bool, int: _to_int, float: _to_float, str: lambda value, name: str(value)}
+SCALARS: dict[Any, Callable[[Any, str], Any]] = {
+    bool: _to_bool,
+    int: _to_int,
+    float: _to_float,
+    str: lambda value, name: str(value),
+}
 
 
 def _check_range(name: str, value: Any, row: Setting) -> None:

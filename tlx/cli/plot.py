@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..lab.settings import FORMS
 from ..studies.layer_metrics import redraw as layer_metrics_redraw
 from ..studies.layer_metrics.table import METRICS
 from .output import say
@@ -51,7 +52,7 @@ USUAL = ",".join(layer_metrics_redraw.USUAL)
 TABLES = (".csv", ".parquet")
 FORM = Annotated[
     str,
-    typer.Option(metavar="|".join(layer_metrics_redraw.FORMS), help="File type of the figures."),
+    typer.Option(metavar="|".join(FORMS), help="File type of the figures."),
 ]
 PERFORMANCE = Annotated[
     Path | None,
@@ -70,7 +71,7 @@ def command(
     out: OUT = None,
     metric: METRIC = USUAL,
     baseline: BASELINE = "",
-    form: FORM = layer_metrics_redraw.FORMS[0],
+    form: FORM = FORMS[0],
     performance: PERFORMANCE = None,
     store: STORE = "",
 ) -> None:
@@ -126,8 +127,8 @@ def _redraw_studies(what: str, out: Path | None, form: str, folder: str) -> None
     from ..lab.tracking import api as tracking_api
     from ..studies import study_figures
 
-    if form not in layer_metrics_redraw.FORMS:
-        raise UnknownNameError("form", form, layer_metrics_redraw.FORMS)
+    if form not in FORMS:
+        raise UnknownNameError("form", form, FORMS)
     path = Path(what).absolute()
     if path.is_dir():
         store, what = Store(path.parent.parent), path.name

@@ -201,15 +201,17 @@ def format_outcome(results: Mapping[str, Any]) -> str:
 
 def _score(result: Any) -> float:
     scores = getattr(result, "scores", {})
-    return scores.get(
+    value: float = scores.get(
         "test_accuracy", scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
     )
+    return value
 
 
 def _validation(result: Any) -> float:
     """Return the validation accuracy, by which a trial is chosen; −1 where there is none."""
     scores = getattr(result, "scores", {})
-    return scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
+    value: float = scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
+    return value
 
 
 def _words(result: Any) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -213,9 +213,9 @@ class Streamed:
         self._source, self._sizing, self.notes = source, sizing, dict[str, int]()
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers)
-        self._begun: dict[int, Future] = {}
+        self._begun: dict[int, Future[Any]] = {}
 
-    def __reduce__(self):  # threads do not go to another process
+    def __reduce__(self) -> tuple[Any, ...]:  # threads do not go to another process
         return Streamed, (self._source, self._sizing, self._workers)
 
     def begin(self, images: np.ndarray) -> None:

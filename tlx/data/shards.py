@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class Shards:
     per_shard: int
     notes: dict[str, int]
 
-    def __reduce__(self):  # to another process goes where the array lies, not what it holds
+    # to another process goes where the array lies, not what it holds
+    def __reduce__(self) -> tuple[Any, ...]:
         return _mapped, (self.paths, self.per_shard, self.notes)
 
 

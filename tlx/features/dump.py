@@ -112,7 +112,7 @@ class Dump:
             self.close()
             raise
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _reopened, (self.folder, self.layers, self.ids, self.labels, self.about, self.own_s)
 
     def __len__(self) -> int:
@@ -214,7 +214,8 @@ class Dump:
             try:
                 with self._shelf.remedied():
                     files.check(path, self._shelf.files()[path.name])
-                return files.read_json(path, limit=1 << 30)
+                result: dict[str, Any] = files.read_json(path, limit=1 << 30)
+                return result
             except (IntegrityError, KeyError, FileNotFoundError):
                 if turn == 2 or self._shelf.description() == path:
                     raise
@@ -242,7 +243,8 @@ class Dump:
                 where=self.folder,
                 expected=f"format {FORMAT} or older, which tlx {__version__} reads",
             )
-        return header
+        result: dict[str, Any] = header
+        return result
 
     def _known(self, layers: Sequence[str] | None) -> tuple[str, ...]:
         there = self._shelf.layers()

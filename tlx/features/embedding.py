@@ -136,7 +136,10 @@ class Standard(Embedding):
     ) -> np.ndarray:
         assert moments is not None
         block -= moments.mean
-        return np.divide(block, moments.std, out=np.zeros_like(block), where=moments.std > 0)
+        result: np.ndarray = np.divide(
+            block, moments.std, out=np.zeros_like(block), where=moments.std > 0
+        )
+        return result
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,8 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
     np.divide(X, largest, out=X, where=largest > 0)
     length = np.sqrt(np.einsum("ij,ij->i", X, X))[:, None]
-    return np.divide(X, length, out=X, where=length > 0)
+    result: np.ndarray = np.divide(X, length, out=X, where=length > 0)
+    return result
 
 
 def _training(estimator: Any, X: Any, y: Any, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -51,7 +52,8 @@ def _rows(estimator: Any, X: Any) -> np.ndarray:
     training.
     """
     check_is_fitted(estimator, "classes_")
-    return validate_data(estimator, X, reset=False)
+    result: np.ndarray = validate_data(estimator, X, reset=False)
+    return result
 
 
 def two_sided(scores: np.ndarray) -> np.ndarray:
@@ -69,7 +71,8 @@ class ScoredClassifier(ClassifierMixin, BaseEstimator):
     def predict(self, X: np.ndarray) -> np.ndarray:
         """Class of every row, as it was spelled in training."""
         columns = self.scores(X).argmax(axis=1)
-        return self.classes_[columns]
+        result: np.ndarray = self.classes_[columns]
+        return result
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """(r, k) float64, higher is likelier, columns as `classes_`."""
@@ -119,7 +122,8 @@ class Neighbours(ScoredClassifier):
                 some = self._ready(X[rows])
                 products, squares = some @ self._rows.T, np.einsum("ij,ij->i", some, some)
             votes[rows] = self._weights(products, squares[:, None]) @ one_hot
-        return votes / votes.sum(axis=1, keepdims=True)
+        result: np.ndarray = votes / votes.sum(axis=1, keepdims=True)
+        return result
 
     predict_proba = scores
 
@@ -175,9 +179,10 @@ class CosineKnnClassifier(Neighbours):
 
     def _ready(self, X: np.ndarray) -> np.ndarray:
         _, exponent = np.frexp(np.abs(X).max(axis=1, keepdims=True))
-        return np.ldexp(
+        result: np.ndarray = np.ldexp(
             np.asarray(X, np.float64), -exponent
         )  # squares must not overflow; powers of two lose nothing
+        return result
 
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
         lengths = np.sqrt(squares) * np.sqrt(self._squares)
@@ -193,7 +198,8 @@ def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
     last = np.partition(closeness, -k, axis=1)[:, -k, None]
     nearer, equal = closeness > last, closeness == last
     room = k - nearer.sum(axis=1, keepdims=True)
-    return nearer | (equal & (np.cumsum(equal, axis=1) <= room))
+    result: np.ndarray = nearer | (equal & (np.cumsum(equal, axis=1) <= room))
+    return result
 
 
 class NearestMeanClassifier(Decisive):
@@ -284,7 +290,8 @@ class KernelSvc(Decisive):
             found.argmax(axis=1) != chosen
         )  # of classes with as many votes SVC takes the first
         found[rows, chosen[rows]] = np.nextafter(found[rows].max(axis=1), np.inf)
-        return found
+        result: np.ndarray = found
+        return result
 
     def _kernel_blocks(self, X: np.ndarray) -> Iterator[np.ndarray]:
         for rows in _blocks(len(X), max(self._trained_on, X.shape[1])):
@@ -295,13 +302,15 @@ class KernelSvc(Decisive):
             yield block
 
     def _kernel(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        products = a @ b.T
+        products: np.ndarray = a @ b.T
         if self.kernel == "linear":
             return products
         if self.kernel == "poly":
-            return (self.gamma_ * products) ** 3
+            cubes: np.ndarray = (self.gamma_ * products) ** 3
+            return cubes
         squares = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
-        return np.exp(-self.gamma_ * np.maximum(squares - 2 * products, 0))
+        result: np.ndarray = np.exp(-self.gamma_ * np.maximum(squares - 2 * products, 0))
+        return result
 
 
 class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
@@ -325,12 +334,16 @@ class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
     def decision_function(self, X: np.ndarray) -> np.ndarray:
         """(r, k) float64, (r,) for two classes: towards +1 the likelier."""
         found = _rows(self, X) @ self.coef_.T + self.intercept_
-        return found[:, 0] if len(self.classes_) == 2 else found
+        result: np.ndarray = found[:, 0] if len(self.classes_) == 2 else found
+        return result
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The class of largest value, as it was spelled in training."""
         found = self.decision_function(X)
-        return self.classes_[(found > 0).astype(int) if found.ndim == 1 else found.argmax(axis=1)]
+        result: np.ndarray = self.classes_[
+            (found > 0).astype(int) if found.ndim == 1 else found.argmax(axis=1)
+        ]
+        return result
 
 
 class ShrunkLda(Decisive):
@@ -365,7 +378,8 @@ class ShrunkLda(Decisive):
 
     def scores(self, X: np.ndarray) -> np.ndarray:
         """Log-posterior of every class but for what all share: (r, k) float64."""
-        return _rows(self, X) @ self.coef_.T + self.intercept_
+        result: np.ndarray = _rows(self, X) @ self.coef_.T + self.intercept_
+        return result
 
 
 class Encoded(ClassifierMixin, BaseEstimator):
@@ -384,9 +398,11 @@ class Encoded(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
         """(r, k) probabilities."""
         X = _rows(self, X)
-        return self.estimator_.predict_proba(X)
+        result: np.ndarray = self.estimator_.predict_proba(X)
+        return result
 
     def predict(self, X: np.ndarray) -> np.ndarray:
         """The class of largest probability, as it was spelled in training."""
         columns = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[columns]
+        result: np.ndarray = self.classes_[columns]
+        return result

@@ -41,7 +41,8 @@ class FittedClassifier:
         """The class of every row, as it was spelled in training: (r,) int64. `rows` as for
         `scores`.
         """
-        return self.classes[self.scores(rows).argmax(axis=1)]
+        result: np.ndarray = self.classes[self.scores(rows).argmax(axis=1)]
+        return result
 
     def scores(self, rows: Any, classes: int | None = None) -> np.ndarray:
         """(r, k') float64, higher is likelier; where the largest stands, there stands the

@@ -54,7 +54,8 @@ def _multiply(left: np.ndarray, right: np.ndarray, whole: bool) -> np.ndarray:
     if whole and left.shape[1] * np.abs(left).max(initial=0) * np.abs(right).max(initial=0) < EXACT:
         left32 = left.astype(np.float32)
         return left32 @ (left32.T if right is left else right.astype(np.float32).T)
-    return left @ right.T  # of one array with itself: half the work, and symmetric
+    result: np.ndarray = left @ right.T  # of one array with itself: half the work, and symmetric
+    return result
 
 
 class Products:
@@ -104,11 +105,13 @@ class Products:
         place = np.searchsorted(self.columns, trained)
         if (place == len(self.columns)).any() or (self.columns[place] != trained).any():
             raise ValueError("a training row is not among the columns")
-        return self._values[np.ix_(rows, place)]
+        result: np.ndarray = self._values[np.ix_(rows, place)]
+        return result
 
     def squares(self, rows: np.ndarray) -> np.ndarray:
         """(t,) inner products of rows with themselves."""
-        return self._squares[rows]
+        result: np.ndarray = self._squares[rows]
+        return result
 
     def gamma(self, rows: np.ndarray) -> float:
         """1 / (d · variance of all features of these rows): the scale of a kernel by default (1 if

@@ -66,7 +66,8 @@ class RidgePath:
         """What the weights are made of at λ = alpha: (k', n), each row summing to 0; weights are
         mix · X.
         """
-        return (self._basis @ (self._turned / (self._squares + alpha)[:, None])).T
+        result: np.ndarray = (self._basis @ (self._turned / (self._squares + alpha)[:, None])).T
+        return result
 
     def left_out(self, alpha: float, groups: np.ndarray | None = None) -> np.ndarray:
         """The prediction of every row by a model that has not seen it, nor its group (the crops of
@@ -82,8 +83,9 @@ class RidgePath:
             own = (self._basis**2 * share).sum(axis=1)
             if not self._complete:
                 own += 1 - 1 / n - (self._basis**2).sum(axis=1)
-            return self.targets - residual / own[:, None]
-        out = np.empty_like(residual)
+            left_out: np.ndarray = self.targets - residual / own[:, None]
+            return left_out
+        out: np.ndarray = np.empty_like(residual)
         for group in np.unique(groups):
             rows = np.flatnonzero(groups == group)
             part = self._basis[rows]
@@ -116,7 +118,8 @@ def mean_row(X: np.ndarray) -> np.ndarray:
     step = max(1, BLOCK_BYTES // (8 * X.shape[1]))
     origin = X[0].astype(np.float64)
     total = sum((X[i : i + step] - origin).sum(axis=0) for i in range(0, len(X), step))
-    return origin + total / len(X)
+    result: np.ndarray = origin + total / len(X)
+    return result
 
 
 def _mirror(n: int) -> np.ndarray:
@@ -129,4 +132,5 @@ def _mirror(n: int) -> np.ndarray:
         # same
         1
     )
-    return v / np.linalg.norm(v)
+    result: np.ndarray = v / np.linalg.norm(v)
+    return result

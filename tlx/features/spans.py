@@ -63,7 +63,10 @@ class Span:
         """How much of each chosen row the weights of the coordinates are made of: (k, m) → (k,
         m).
         """
-        return solve_triangular(self._lower, coef.T, lower=True, trans="T", check_finite=False).T
+        result: np.ndarray = solve_triangular(
+            self._lower, coef.T, lower=True, trans="T", check_finite=False
+        ).T
+        return result
 
     def lift(self, coef: np.ndarray, X: np.ndarray) -> np.ndarray:
         """The weights of the features, from those of the coordinates (k, m) and the training rows X
@@ -285,7 +288,8 @@ class EvaluationRows:
     @functools.cached_property
     def features(self) -> np.ndarray:
         """(t, d) — the rows themselves."""
-        return self.known.features[self.rows]
+        result: np.ndarray = self.known.features[self.rows]
+        return result
 
     @functools.cached_property
     def all_products(self) -> np.ndarray:

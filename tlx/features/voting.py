@@ -25,7 +25,8 @@ def majority(logits: np.ndarray) -> np.ndarray:
         axis=2
     )  # (n, c): votes for each crop's choice
     first = votes.argmax(axis=1)  # argmax takes the first of equals
-    return ballots[np.arange(len(ballots)), first].astype(np.int64)
+    result: np.ndarray = ballots[np.arange(len(ballots)), first].astype(np.int64)
+    return result
 
 
 def mean_probability(logits: np.ndarray) -> np.ndarray:
@@ -35,7 +36,8 @@ def mean_probability(logits: np.ndarray) -> np.ndarray:
     z = logits.astype(np.float64)
     p = np.exp(z - z.max(axis=2, keepdims=True))
     p /= p.sum(axis=2, keepdims=True)
-    return p.mean(axis=1).argmax(axis=1).astype(np.int64)
+    result: np.ndarray = p.mean(axis=1).argmax(axis=1).astype(np.int64)
+    return result
 
 
 VOTING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -64,7 +66,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 def class_counts(labels: np.ndarray, classes: int) -> list[int]:
     """Return how many images each class has. labels (n,) int"""
-    return np.bincount(labels, minlength=classes).tolist()
+    result: list[int] = np.bincount(labels, minlength=classes).tolist()
+    return result
 
 
 def mean_per_class_accuracy(counts: np.ndarray) -> float:

@@ -200,7 +200,8 @@ class Store:
                     "study-damaged", "the study does not match its own checksum", where=path
                 )
         _check_format(record, path)
-        return record["study"]
+        result: dict[str, Any] | None = record["study"]
+        return result
 
     def check_format(self) -> None:
         """Raise BadDataError if what the store holds was written in another format.

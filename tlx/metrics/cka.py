@@ -169,7 +169,12 @@ def _layer(x: np.ndarray, name: str, threads: int | None) -> _Layer:
     return _Layer(x, centre, scale, lengths * scale**2)
 
 
-def _by_images(layers, pairs, budget_bytes, threads):
+def _by_images(
+    layers: Sequence[_Layer],
+    pairs: Sequence[tuple[int, int]],
+    budget_bytes: int,
+    threads: int | None,
+) -> np.ndarray:
     """Σ_{i≠j} K_ij·L_ij of each pair of layers, from inner products of images, block by block."""
     n = len(layers[0].x)
     side = min(n, max(BLOCK, int((budget_bytes / 4 / len(layers)) ** 0.5) // BLOCK * BLOCK))
@@ -186,7 +191,12 @@ def _by_images(layers, pairs, budget_bytes, threads):
     return 2 * sums
 
 
-def _by_features(layers, pairs, budget_bytes, threads):
+def _by_features(
+    layers: Sequence[_Layer],
+    pairs: Sequence[tuple[int, int]],
+    budget_bytes: int,
+    threads: int | None,
+) -> np.ndarray:
     """The same from inner products of features: Σ_{ij} K_ij·L_ij = Σ_{pq} (XᵀY)²_pq, less the
     diagonal's part.
     """

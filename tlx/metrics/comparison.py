@@ -223,9 +223,10 @@ def _spearman(pairs: np.ndarray, n: int, threads: int | None) -> np.ndarray:
 
 def _rho_a(pairs: np.ndarray, n: int, threads: int | None) -> np.ndarray:
     p = float(len(pairs))
-    return ranks(order(pairs, threads), threads) * np.sqrt(
+    result: np.ndarray = ranks(order(pairs, threads), threads) * np.sqrt(
         3 / (p**3 - p)
     )  # ranks are doubled, hence 3 and not 12
+    return result
 
 
 def _whitened(pairs: np.ndarray, n: int, threads: int | None, keep_mean: bool = True) -> np.ndarray:

@@ -119,7 +119,8 @@ class Sliced(Spec):
         for first in range(0, self.directions, step):
             u = _directions(x.shape[1], self.seed, first, min(step, self.directions - first))
             total += float(_wasserstein(_projected(x, u), _projected(y, u), self.p).sum())
-        return (total / self.directions) ** (1 / self.p)
+        result: float = (total / self.directions) ** (1 / self.p)
+        return result
 
 
 GAPS: dict[str, type[Spec]] = {
@@ -306,7 +307,8 @@ def _wasserstein(x: np.ndarray, y: np.ndarray, p: int) -> np.ndarray:
     )
     widths = np.diff(levels, append=n * m) / (n * m)
     x, y = (np.sort(np.asarray(v, np.float64), axis=0) for v in (x, y))
-    return widths @ np.abs(x[levels // m] - y[levels // n]) ** p
+    result: np.ndarray = widths @ np.abs(x[levels // m] - y[levels // n]) ** p
+    return result
 
 
 def _projected(x: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -324,7 +326,8 @@ def _directions(width: int, seed: int, first: int, count: int) -> np.ndarray:
         ((np.stack([s.random_raw(width) for s in streams], axis=1) >> np.uint64(12)) + 0.5)
         / 2.0**52
     )
-    return normal / np.sqrt(np.square(normal).sum(axis=0))
+    result: np.ndarray = normal / np.sqrt(np.square(normal).sum(axis=0))
+    return result
 
 
 def _variance(x: np.ndarray, rows: np.ndarray) -> float:
@@ -334,6 +337,7 @@ def _variance(x: np.ndarray, rows: np.ndarray) -> float:
     mean = sum(
         (x[part].sum(axis=0, dtype=np.float64) for part in parts), np.zeros(x.shape[1])
     ) / len(rows)
-    return (
+    result: float = (
         sum(float(np.square(x[part] - mean).sum()) for part in parts) / (len(rows) - 1) / x.shape[1]
     )
+    return result

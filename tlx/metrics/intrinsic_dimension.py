@@ -150,7 +150,10 @@ def intrinsic_dimension(
               UnknownName, Usage: the method, its settings
     """
     how = estimator(method, fraction)
-    return how.estimate(NeighbourRows(x, how.neighbours, threads).nearest(how.neighbours)[0])
+    result: Dimension = how.estimate(
+        NeighbourRows(x, how.neighbours, threads).nearest(how.neighbours)[0]
+    )
+    return result
 
 
 def estimator(method: str, fraction: float | None = None) -> Any:
@@ -257,7 +260,10 @@ def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
     more, many, total = n2 - n1 - 1, len(logs), logs.sum()
 
     def slope(d: float) -> float:
-        return (many - 1) / d - more * float((logs / np.expm1(-d * logs)).sum()) - (n2 - 1) * total
+        result: float = (
+            (many - 1) / d - more * float((logs / np.expm1(-d * logs)).sum()) - (n2 - 1) * total
+        )
+        return result
 
     counted = many - 1 + more * many
     low, high = counted / ((n2 - 1) * total), counted / (n1 * total)

@@ -214,7 +214,8 @@ def _similarity(row: Comparison, a: np.ndarray, b: np.ndarray) -> float:
     if any(len(x) < 2 or x.min() == x.max() for x in (a, b)):
         return float("nan")
     if row.vector is None:
-        return concordance(order(a, 1), b, 1) / (len(a) * (len(a) - 1) // 2)
+        result: float = concordance(order(a, 1), b, 1) / (len(a) * (len(a) - 1) // 2)
+        return result
     first, second, out = row.vector(a, 0, 1), row.vector(b, 0, 1), np.empty((1, 1))
     products(first[None], second[None], 0, 1, out)
     return float(np.clip(out[0, 0], -1, 1))

@@ -42,7 +42,7 @@ def rdm(
     condensed: bool = True,
     dtype: Any = None,
     threads: int | None = None,
-    out: str | os.PathLike | None = None,
+    out: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
     """The dissimilarity of every two rows of x.
 

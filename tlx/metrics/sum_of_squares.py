@@ -179,4 +179,5 @@ class _State:
                 part[:] = own[thread][:, : part.shape[1]]
 
         crew.each(len(found), work)
-        return found.sum(axis=0)
+        result: np.ndarray = found.sum(axis=0)
+        return result

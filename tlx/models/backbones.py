@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
     BadDataError,
@@ -358,7 +358,8 @@ def _fill(
 def _torchvision_names() -> list[str]:
     from torchvision import models
 
-    return models.list_models(module=models)
+    result: list[str] = models.list_models(module=models)
+    return result
 
 
 def _torchvision_row(name: str) -> BackboneRow:
@@ -374,7 +375,7 @@ def _torchvision_row(name: str) -> BackboneRow:
     )
 
 
-def _timm():
+def _timm() -> Any:
     try:
         import timm
     except ImportError as error:

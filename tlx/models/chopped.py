@@ -63,7 +63,8 @@ class Chopped(nn.Module):
         raise RuntimeError(f"{self.last.module} did not run")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.head(self.features(x))
+        result: torch.Tensor = self.head(self.features(x))
+        return result
 
 
 def chop(network: Network, depth: int, classes: int, seed: int) -> Network:

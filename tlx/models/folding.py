@@ -92,7 +92,7 @@ class _Uses(TorchFunctionMode):
         super().__init__()
         self.uses, self.kept = Counter[int](), list[Any]()
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if any(isinstance(leaf, Tensor) for leaf in trees.tree_leaves(result)):
             leaves = [
@@ -121,7 +121,8 @@ class _Rest(nn.Module):
         self.drop, self.act = norm.drop, norm.act
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.act(self.drop(x))
+        result: Tensor = self.act(self.drop(x))
+        return result
 
 
 def _fold(net: nn.Module, convolution: str, norm: str) -> None:

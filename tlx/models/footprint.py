@@ -73,7 +73,8 @@ def macs(network: Network) -> int:
     network.eval()
     with torch.no_grad(), _unfused(), _Flops() as counted:
         network(x)
-    return counted.total // 2
+    result: int = counted.total // 2
+    return result
 
 
 def latency(

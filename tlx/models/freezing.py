@@ -10,7 +10,7 @@ like negative transfer.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -183,7 +183,7 @@ def _named(network: Network, names: Sequence[str]) -> Held:
     )
 
 
-def _norms(modules):
+def _norms(modules: Iterable[nn.Module]) -> list[_BatchNorm]:
     return [m for top in modules for m in top.modules() if isinstance(m, _BatchNorm)]
 
 

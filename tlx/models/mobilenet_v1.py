@@ -35,9 +35,10 @@ class ConvNorm(nn.Module):
         self.relu = nn.ReLU6()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.relu(
+        result: torch.Tensor = self.relu(
             self.bn(self.conv(F.pad(x, (0, 1, 0, 1)) if self.conv.stride[0] == 2 else x))
         )
+        return result
 
 
 class SeparableBlock(nn.Module):
@@ -55,7 +56,8 @@ class SeparableBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if hasattr(self, "first"):
             x = self.first(x)
-        return self.pointwise(self.depthwise(x))
+        result: torch.Tensor = self.pointwise(self.depthwise(x))
+        return result
 
 
 class MobileNetV1(nn.Module):
@@ -87,7 +89,8 @@ class MobileNetV1(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for number in range(1, len(WIDTHS) + 1):
             x = self.get_submodule(f"block{number}")(x)
-        return self.flatten(self.head(self.drop(self.pool(x))))
+        result: torch.Tensor = self.flatten(self.head(self.drop(self.pool(x))))
+        return result
 
 
 def from_keras(weights: Weights) -> Weights:

@@ -7,6 +7,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -80,7 +81,8 @@ class Network(nn.Module):
         self._shares = len(list(net.parameters())) < len(names)  # a parameter has two names
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x)
+        result: torch.Tensor = self.net(x)
+        return result
 
     def train(self, mode: bool = True) -> Network:
         """Training mode, or evaluation mode; what is frozen stays as `hold` says."""
@@ -173,7 +175,7 @@ class _Nowhere(TorchFunctionMode):
     left alone.
     """
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.empty, torch.zeros, torch.ones):
             kwargs["device"] = "meta"
@@ -216,7 +218,8 @@ def _torchvision_module(row: BackboneRow, classes: int) -> nn.Module:
         options = {"image_size": row.input_size}  # its position embedding is made for one size
     elif row.model.startswith("maxvit"):
         options = {"input_size": (row.input_size, row.input_size)}
-    return models.get_model(row.model, weights=None, num_classes=classes, **options)
+    result: nn.Module = models.get_model(row.model, weights=None, num_classes=classes, **options)
+    return result
 
 
 def _timm_module(row: BackboneRow, classes: int) -> nn.Module:

@@ -101,7 +101,8 @@ class Batches:
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:
         """The logits (b, classes) of a batch."""
-        return network(x)
+        result: Tensor = network(x)
+        return result
 
 
 class BatchLoader(Batches):

@@ -37,7 +37,8 @@ class MnistCnn(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu1(self.pool1(self.conv1(x)))
         x = self.flatten(self.drop1(self.relu2(self.pool2(self.conv2(x)))))
-        return self.fc2(self.drop2(self.relu3(self.fc1(x))))
+        result: torch.Tensor = self.fc2(self.drop2(self.relu3(self.fc1(x))))
+        return result
 
 
 class ShortcutBlock(nn.Module):
@@ -91,4 +92,7 @@ class CifarResNet(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.relu(self.bn1(self.conv1(x)))
-        return self.linear(self.flatten(self.pool(self.layer3(self.layer2(self.layer1(x))))))
+        result: torch.Tensor = self.linear(
+            self.flatten(self.pool(self.layer3(self.layer2(self.layer1(x)))))
+        )
+        return result

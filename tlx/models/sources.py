@@ -88,7 +88,8 @@ def torchvision_file(name: str) -> Path:
             expected=f"{expected}…, as its name says",
             remedy="delete the file: it is fetched again",
         )
-    return path
+    result: Path = path
+    return result
 
 
 def timm_file(name: str) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from ..errors import Stopped
 from ..spec import derive_seed
 from . import freezing, lone_rows, progress
 from .frozen_prefix import choice as prefix
+from .frozen_prefix.cache import arithmetic
 from .network import Network
 from .optimizers import OPTIMIZERS, clip_each, rate_factor
 from .recipe import Recipe
@@ -118,9 +119,20 @@ def _feed(
 class _Training:
     """The state of one training between its epochs."""
 
-    def __init__(self, network, train, val, recipe, seed, score, frozen, place):
+    def __init__(
+        self,
+        network: Network,
+        train: Samples,
+        val: Samples,
+        recipe: Recipe,
+        seed: int,
+        score: Score,
+        frozen: int | Sequence[str] | None,
+        place: TrainingContext,
+    ):
         memory = torch.channels_last if recipe.channels_last else torch.preserve_format
-        self.network = network.to(place.device, memory_format=memory)
+        self.network: Network = network.to(place.device)
+        self.network.to(memory_format=memory)
         self.recipe, self.seed, self.score, self.place = recipe, seed, score, place
         self.val, self.feeds = (
             val,
@@ -362,7 +374,7 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _forward(network: nn.Module, rows: Batches, x: Tensor, recipe: Recipe) -> Tensor:
-    with prefix.arithmetic(rows.device, recipe.precision == "bfloat16"):
+    with arithmetic(rows.device, recipe.precision == "bfloat16"):
         return rows.logits(network, x).float()
 
 

@@ -144,4 +144,5 @@ def _cross(lines: np.ndarray, boxes: np.ndarray) -> np.ndarray:
     way = np.where(np.abs(way) < 1e-9, 1e-9, way)
     one, two = (boxes[None, :, :2] - start) / way, (boxes[None, :, 2:] - start) / way
     enters, leaves = np.minimum(one, two).max(axis=-1), np.maximum(one, two).min(axis=-1)
-    return np.maximum(enters, 0.0) < np.minimum(leaves, 1.0)
+    result: np.ndarray = np.maximum(enters, 0.0) < np.minimum(leaves, 1.0)
+    return result

@@ -88,13 +88,8 @@ def span(arrays: Sequence[np.ndarray], percent: float = 0.0) -> tuple[float, flo
 def norm(arrays: Sequence[np.ndarray]) -> tuple[Normalize, str]:
     """The colour scale, and at which of its ends numbers lie outside it."""
     low, high = span(arrays, 1.0)
-    under, over = (
-        any(bool(outside(a)) for a in arrays)
-        for outside in (
-            lambda a: np.nanmin(a, initial=low) < low,
-            lambda a: np.nanmax(a, initial=high) > high,
-        )
-    )
+    under = any(bool(np.nanmin(a, initial=low) < low) for a in arrays)
+    over = any(bool(np.nanmax(a, initial=high) > high) for a in arrays)
     return Normalize(low, high), {(0, 0): "neither", (1, 0): "min", (0, 1): "max", (1, 1): "both"}[
         under, over
     ]

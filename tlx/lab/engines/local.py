@@ -85,7 +85,14 @@ def run_all(
 # ---------------------------------------------------------------- in this process
 
 
-def _run_here(tasks, workers, threads, on_event, stop, conditions) -> dict[str, Outcome]:
+def _run_here(
+    tasks: Sequence[Task],
+    workers: int,
+    threads: int,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool],
+    conditions: RunOptions,
+) -> dict[str, Outcome]:
     for name in conditions.preload:  # what is loaded later would not be held to its threads
         importlib.import_module(name)
     if conditions.initialise:
@@ -159,12 +166,26 @@ class _Running:
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def _run_workers(tasks, workers, threads, on_event, stop, conditions) -> dict[str, Outcome]:
+def _run_workers(
+    tasks: Sequence[Task],
+    workers: int,
+    threads: int,
+    on_event: Callable[[Event], None],
+    stop: Callable[[], bool],
+    conditions: RunOptions,
+) -> dict[str, Outcome]:
     return _Supervisor(tasks, workers, threads, on_event, conditions).run(stop)
 
 
 class _Supervisor:
-    def __init__(self, tasks, workers, threads, on_event, conditions: RunOptions):
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        workers: int,
+        threads: int,
+        on_event: Callable[[Event], None],
+        conditions: RunOptions,
+    ):
         self.threads, self.on_event, self.conditions = threads, on_event, conditions
         self.waiting = deque((task, 1) for task in tasks)
         devices = conditions.devices or (None,)
@@ -188,7 +209,7 @@ class _Supervisor:
                 one.kill()
                 one.process.join()
 
-    def _start(self, context, task: Task, attempt: int) -> None:
+    def _start(self, context: Any, task: Task, attempt: int) -> None:
         device = self.free.popleft()
         ours, theirs = context.Pipe()
         order = engines_worker.WorkerRequest(

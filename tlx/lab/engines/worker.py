@@ -46,7 +46,8 @@ class WorkerRequest:
 def function(dotted: str) -> Callable[..., Any]:
     """The function that "package.module:function" names."""
     module, _, name = dotted.partition(":")
-    return getattr(importlib.import_module(module), name)
+    result: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return result
 
 
 def serve(connection: Any, order: WorkerRequest) -> None:

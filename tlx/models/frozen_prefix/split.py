@@ -70,7 +70,8 @@ class SplitPoint:
     def after(self, network: nn.Module, z: Tensor) -> Tensor:
         """The logits (n, classes) of what `before` gave."""
         with self._passing_over(network, z):
-            return network(_Shape.of((len(z), *self.image)))
+            result: Tensor = network(_Shape.of((len(z), *self.image)))
+            return result
 
     @contextlib.contextmanager
     def _passing_over(self, network: nn.Module, z: Tensor) -> Iterator[None]:
@@ -193,10 +194,10 @@ class _Flops(TorchDispatchMode):
     """Counts the arithmetic of convolutions, products and attention that run inside."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         count = flop_registry.get(func._overloadpacket)
         self.total += int(count(*args, **(kwargs or {}), out_val=result)) if count else 0
@@ -230,7 +231,7 @@ class _Shape(Tensor):
         return torch.empty(shape, device="meta").as_subclass(_Shape)
 
     @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         with torch._C.DisableTorchFunctionSubclass(), torch.no_grad():
             args, kwargs = tree_map_only(Tensor, lambda t: t.to("meta"), (args, kwargs or {}))
             return tree_map_only(Tensor, lambda t: t.as_subclass(cls), func(*args, **kwargs))

@@ -271,7 +271,8 @@ class Gated(nn.Module):
                 expected=f"{len(self.gates)}, one a gate",
             )
         self._given = dict(enumerate(given))
-        return self.target(x)
+        result: Tensor = self.target(x)
+        return result
 
     def _mix(self, number: int, _module: nn.Module, _inputs: Any, z_target: Tensor) -> Tensor:
         z_source = self._given.pop(number)  # a second call in one pass has none
@@ -281,7 +282,8 @@ class Gated(nn.Module):
                     float(torch.linalg.vector_norm(z, dtype=torch.float64)) ** 2
                 )
             self._sums[number][2] += z_target.numel()
-        return self.gates[number](z_source, z_target)
+        result: Tensor = self.gates[number](z_source, z_target)
+        return result
 
     def measure(self) -> None:
         """Measure from now on, from nothing."""

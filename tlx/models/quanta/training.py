@@ -209,7 +209,8 @@ class _QuantaTraining:
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
-        return logits.detach()
+        result: Tensor = logits.detach()
+        return result
 
     def _batch(self, index: np.ndarray, epoch: int, step: int) -> quanta_batches.Batch:
         if self.fixed:

@@ -178,14 +178,16 @@ def coordinates(x: np.ndarray) -> np.ndarray:
     """
     n, d = x.shape
     if d <= n:
-        return np.asarray(x, np.float64) - x.mean(axis=0, dtype=np.float64)
+        centred: np.ndarray = np.asarray(x, np.float64) - x.mean(axis=0, dtype=np.float64)
+        return centred
     gram = np.zeros((n, n))
     for begin in range(0, d, COLUMNS):
         some = np.asarray(x[:, begin : begin + COLUMNS], np.float64)
         some = some - some.mean(axis=0)
         gram += some @ some.T
     values, vectors = np.linalg.eigh(gram)
-    return vectors * np.sqrt(np.maximum(values, 0))
+    result: np.ndarray = vectors * np.sqrt(np.maximum(values, 0))
+    return result
 
 
 # ---------------------------------------------------------------- pieces

@@ -86,7 +86,8 @@ class Prepared:
     @functools.cached_property
     def val(self) -> np.ndarray:
         """Embedded validation rows."""
-        return self.embedding.transform(self.layers, self.inputs.val.rows)
+        result: np.ndarray = self.embedding.transform(self.layers, self.inputs.val.rows)
+        return result
 
     @functools.cached_property
     def compared(self) -> tuple[Training, EvaluationRows]:
@@ -152,13 +153,15 @@ class Prepared:
         assert self.inputs.test is not None
         rows = self.inputs.test.rows
         if step < len(rows):
-            return self.embedding.transform(self.layers, rows[start : start + step])
+            result: np.ndarray = self.embedding.transform(self.layers, rows[start : start + step])
+            return result
         return self._whole_test
 
     @functools.cached_property
     def _whole_test(self) -> np.ndarray:
         assert self.inputs.test is not None
-        return self.embedding.transform(self.layers, self.inputs.test.rows)
+        result: np.ndarray = self.embedding.transform(self.layers, self.inputs.test.rows)
+        return result
 
 
 def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialContext) -> Result:

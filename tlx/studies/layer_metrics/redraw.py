@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,25 +107,21 @@ def _written(
 
     last = layer_metrics_series.at_last_checkpoints(rows)
     for metric in metrics:
-        drawn = {
-            f"{metric}_over_layers": lambda m=metric: layer_metrics_figures.metric_over_layers(
-                last, m, form=form
+        drawn: dict[str, Callable[[], bytes]] = {
+            "over_layers": partial(
+                layer_metrics_figures.metric_over_layers, last, metric, form=form
             )
         }
-        if (
-            len(
-                {row["checkpoint"] for row in rows if row["checkpoint"] and row[metric] is not None}
-            )
-            > 1
-        ):
-            drawn[f"{metric}_over_checkpoints"] = lambda m=metric: (
-                layer_metrics_figures.metric_over_checkpoints(rows, m, form=form)
+        tags = {row["checkpoint"] for row in rows if row["checkpoint"] and row[metric] is not None}
+        if len(tags) > 1:
+            drawn["over_checkpoints"] = partial(
+                layer_metrics_figures.metric_over_checkpoints, rows, metric, form=form
             )
         if baseline:
-            drawn[f"{metric}_delta_to_baseline"] = lambda m=metric: (
-                layer_metrics_figures.delta_to_baseline(last, m, baseline, form=form)
+            drawn["delta_to_baseline"] = partial(
+                layer_metrics_figures.delta_to_baseline, last, metric, baseline, form=form
             )
         for name, draw in drawn.items():
-            path = out / f"{name}.{form}"
+            path = out / f"{metric}_{name}.{form}"
             files.write_bytes(path, draw())
             yield path

@@ -37,7 +37,8 @@ def label(row: Mapping[str, Any]) -> str:
     """What a line is called: the treatment, with its way of batch norm where that is not the usual
     one.
     """
-    return row["treatment"] + (f" {row['bn']}" if row["bn"] != "frozen" else "")
+    result: str = row["treatment"] + (f" {row['bn']}" if row["bn"] != "frozen" else "")
+    return result
 
 
 def trial_rows(study: Mapping[str, Any], results: Mapping[str, Result]) -> list[Row]:

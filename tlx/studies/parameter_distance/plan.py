@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ... import files
 from ...data import datasets
@@ -462,7 +463,7 @@ def _fit(
     network = backbones.meta_model(spec.architecture) if known(spec) else None
     _, takes = rule_of(spec.rule, network)
 
-    def state(who: str, path: str):
+    def state(who: str, path: str) -> Any:
         try:
             return parameter_distance_parts.state(path, network)[0]
         except TlxError as error:

@@ -238,7 +238,8 @@ def lines_of(means: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
 
 
 def _layer(row: Row) -> str:
-    return row["layer"] + " (head)" * row["head"]
+    result: str = row["layer"] + " (head)" * row["head"]
+    return result
 
 
 def _block(row: Row) -> str:

@@ -156,7 +156,8 @@ def _keras(values: dict[str, float], before: str) -> dict[str, float]:
 
 
 def _last(result: Result) -> dict[str, float]:
-    return result.details["history"][-1]
+    value: dict[str, float] = result.details["history"][-1]
+    return value
 
 
 def _line(row: Any) -> str:
