@@ -4,7 +4,7 @@ other rows.
 Half of all pairs are summed, each for both of its rows. Sums below what a row has found so far are
 picked out 64 at a time by a mask. A row keeps a few more than k; whatever is not in its list has a
 sum no smaller than its last. What that says of the distance is proved by the way in which sums are
-made: differences.py, exact enough for whatever rows, and halves.py, twice as fast and good enough
+made: differences.py, exact enough for whatever rows, and bfloat16.py, twice as fast and good enough
 for most.
 """
 
@@ -14,22 +14,21 @@ import threading
 from contextlib import ExitStack
 
 import numpy as np
-from numba import njit
 
-from . import parallel, tile
+from . import dispatch, parallel, tile
+from .bfloat16 import BFloat16Rows
 from .differences import Differences
-from .halves import FAST, BFloat16Rows
 
 CENTRE_ROWS = 64  # whose mean is the centre
 SPARE = 2  # candidates beyond k, with differences
-MOST_SPARE = 14  # with halves
-SAMPLE = 64  # rows that tell whether halves are good enough, and with how many candidates
-OPEN = 0.05  # of the sample may stay open: some more would cost what halves save
+MOST_SPARE = 14  # with bfloat16
+SAMPLE = 64  # rows that tell whether bfloat16 is good enough, and with how many candidates
+OPEN = 0.05  # of the sample may stay open: some more would cost what bfloat16 saves
 
 
 def worthwhile(n: int, k: int) -> bool:
     """Whether there are rows enough for lists of candidates, on a CPU with the fast tile."""
-    return tile.FAST and n >= 8 * (k + 4)
+    return dispatch.has_tile() and n >= 8 * (k + 4)
 
 
 def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -37,13 +36,13 @@ def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray,
     neither this one, nor a later one, nor any row that is not among them, has a smaller squared
     distance. x as for `neighbours.nearest`.
 
-    Halves are taken if the processor has them, and a sample of the rows is settled by them.
+    bfloat16 is taken if the processor has them, and a sample of the rows is settled by it.
     """
     n = len(x)
     centre, scale = _centre(x)
     way: Differences | BFloat16Rows | None = None
     spare: int | None = None
-    if FAST and n > 8 * (k + MOST_SPARE):
+    if dispatch.has_bfloat16() and n > 8 * (k + MOST_SPARE):
         way = BFloat16Rows(x, centre, scale, threads)
         spare = _spare(way, x, k, centre, scale)
     if way is None or spare is None:
@@ -75,6 +74,8 @@ def _spare(
     The sample is drawn, as rows may lie in any pattern. Its rows are candidates of themselves here,
     the first ones.
     """
+    from .llvm.masks import pick
+
     n, kept = len(x), k + MOST_SPARE + 1
     rows = np.unique(np.random.default_rng(0).integers(0, n, SAMPLE))
     some = BFloat16Rows(x[rows], centre, scale, 1)
@@ -84,7 +85,7 @@ def _spare(
     for j in range(0, n, tile.SIDE):
         columns = min(tile.SIDE, n - j)
         way.tile(0, len(rows), j, columns, False, out, beside=some)
-        _pick(out, 0, len(rows), j, columns, False, False, sums, found, limits)
+        pick(out, 0, len(rows), j, columns, False, False, sums, found, limits)
     least = some.least(sums[: len(rows)])
     nearest = [
         np.sort(((x[found[at]] - x[row].astype(np.float64)) ** 2).sum(axis=1))[k]
@@ -105,6 +106,8 @@ def _collect(
     """Fill the lists. Tiles along the diagonals, so that threads meet in few rows; a lock for each
     block of rows.
     """
+    from .llvm.masks import pick
+
     limits = np.full(len(sums), np.inf, np.float32)  # the last of each list, side by side
     side = tile.side(n)
     tiles = sorted(tile.upper_tiles(n, side), key=lambda at: (at[1] - at[0], at[0]))
@@ -120,46 +123,6 @@ def _collect(
         with ExitStack() as held:
             for block in sorted({i // side, j // side}):
                 held.enter_context(locks[block])
-            _pick(out, i, rows, j, columns, i == j, True, sums, found, limits)
+            pick(out, i, rows, j, columns, i == j, True, sums, found, limits)
 
     parallel.parallel_for(len(tiles), work, threads)
-
-
-@njit(cache=True, nogil=True)
-def _pick(out, first, rows, begin, columns, upper, both, sums, found, limits):
-    """Sums of a tile that are below the limits of their rows, and (`both`) of their columns, go
-    into those lists.
-
-    upper   the tile lies on the diagonal: of its pairs those with row < column
-    """
-    for block in range((columns + tile.BLOCK - 1) // tile.BLOCK):
-        left, inside = begin + block * tile.BLOCK, np.int64(-1)
-        if columns - block * tile.BLOCK < tile.BLOCK:
-            inside = (np.int64(1) << (columns - block * tile.BLOCK)) - 1
-        for i in range(min(rows, left + tile.BLOCK - 1 - first) if upper else rows):
-            row, at, wanted = first + i, (block * out.shape[1] + i) * tile.BLOCK, inside
-            if upper and left <= row:
-                wanted &= np.int64(-1) << (row + 1 - left)
-            mask = tile.lanes_below(out, at, limits[row]) & wanted
-            while mask:
-                lane = tile.lowest_bit(mask)
-                mask &= mask - 1
-                _keep(sums, found, limits, row, out[block, i, lane], left + lane)
-            if both:
-                mask = tile.lanes_below_each(out, at, limits, left) & wanted
-                while mask:
-                    lane = tile.lowest_bit(mask)
-                    mask &= mask - 1
-                    _keep(sums, found, limits, left + lane, out[block, i, lane], row)
-
-
-@njit(cache=True, nogil=True)
-def _keep(sums, found, limits, row, value, index):
-    """Put one in the place of the last of a row's list, which stays ascending."""
-    if value < limits[row]:
-        place = sums.shape[1] - 1
-        while place > 0 and sums[row, place - 1] > value:
-            sums[row, place], found[row, place] = sums[row, place - 1], found[row, place - 1]
-            place -= 1
-        sums[row, place], found[row, place] = value, index
-        limits[row] = sums[row, sums.shape[1] - 1]

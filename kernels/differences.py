@@ -29,7 +29,7 @@ LOST = 1.01 * 2.0**-24  # ε
 
 
 class Differences:
-    """Rows packed as float32, the tiles of their S, and what these prove. As `halves.Halves`.
+    """Pack rows as float32, sum tiles of their S, and tell what S proves; as BFloat16Rows.
 
     x       (n, d) float32 or float64; centre (d,) float64; scale — 2^e, both for float64 alone
     """

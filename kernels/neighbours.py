@@ -15,12 +15,9 @@ functions here call none of another file: a cached one would not notice that the
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import config, njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from . import candidates, parallel
-from .vectors import INT, WORD, place
 
 SIDE = 64  # rows and columns of a tile
 RUN = 512  # features of a run of `_sums`: six rows of them stay in the level 1 cache
@@ -126,82 +123,32 @@ def rounding(d: int) -> float:
 
 @njit(cache=True, nogil=True)
 def measure(x, i, j):
-    """Σ_k (x_ik − x_jk)² in float64, its order fixed: the same bits wherever it is called, 0 for
-    equal rows.
+    """Return Σ_k (x_ik − x_jk)² in float64: the same bits wherever it is called, 0 for equal rows.
+
+    The order is fixed: in each run of MEASURED features LANES sums of every LANES-th feature, then
+    added by halves, then the features that are left over.
     """
     total, d = 0.0, x.shape[1]
+    lanes = np.empty(LANES)
     for begin in range(0, d, MEASURED):
         end = min(d, begin + MEASURED)
         whole = begin + (end - begin) // LANES * LANES
-        part = _in_lanes(x, i * d + begin, j * d + begin, whole - begin)
+        lanes[:] = 0.0
+        for k in range(begin, whole, LANES):
+            a, b = x[i, k : k + LANES], x[j, k : k + LANES]
+            for lane in range(LANES):
+                difference = np.float64(a[lane]) - np.float64(b[lane])
+                lanes[lane] += difference * difference
+        count = LANES // 2
+        while count:
+            for lane in range(count):
+                lanes[lane] += lanes[lane + count]
+            count //= 2
+        part = lanes[0]
         for k in range(whole, end):
             part += (np.float64(x[i, k]) - np.float64(x[j, k])) ** 2
         total += part
     return total
-
-
-def _in_lanes_plain(x, at_i, at_j, count):
-    """Σ (x.flat[at_i + k] − x.flat[at_j + k])² over k < count, a multiple of LANES: sums of every
-    LANES-th k, which are then added by halves.
-    """
-    sums = np.zeros(LANES)
-    for k in range(0, count, LANES):
-        sums += (
-            x.flat[at_i + k : at_i + k + LANES]
-            - x.flat[at_j + k : at_j + k + LANES].astype(np.float64)
-        ) ** 2
-    while len(sums) > 1:
-        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
-    return sums[0]
-
-
-@intrinsic
-def _in_lanes(typing, x, at_i, at_j, count):
-    """As above in vectors, which any processor has for LLVM; Numba itself would only keep the order
-    in single steps.
-    """
-
-    def codegen(context, builder, signature, args):
-        double, element = (
-            ir.VectorType(ir.DoubleType(), LANES),
-            context.get_value_type(signature.args[0].dtype),
-        )
-
-        def lanes(at, k):
-            pointer = place(context, builder, signature, args, 0, builder.add(at, k))
-            found = builder.load(
-                builder.bitcast(pointer, ir.VectorType(element, LANES).as_pointer()), align=4
-            )
-            return builder.fpext(found, double) if element != ir.DoubleType() else found
-
-        entry, check, body, end = builder.block, *(builder.append_basic_block() for _ in range(3))
-        builder.branch(check)
-        builder.position_at_end(check)
-        k, sums = builder.phi(WORD), builder.phi(double)
-        builder.cbranch(builder.icmp_signed("<", k, args[3]), body, end)
-        builder.position_at_end(body)
-        step = builder.fsub(lanes(args[1], k), lanes(args[2], k))
-        for phi, before, after in (
-            (k, WORD(0), builder.add(k, WORD(LANES))),
-            (sums, double([0.0] * LANES), builder.fadd(sums, builder.fmul(step, step))),
-        ):
-            phi.add_incoming(before, entry)
-            phi.add_incoming(after, body)
-        builder.branch(check)
-        builder.position_at_end(end)
-        left = [builder.extract_element(sums, INT(lane)) for lane in range(LANES)]
-        while len(left) > 1:
-            left = [
-                builder.fadd(a, b)
-                for a, b in zip(left[: len(left) // 2], left[len(left) // 2 :], strict=True)
-            ]
-        return left[0]
-
-    return types.float64(x, types.int64, types.int64, types.int64), codegen
-
-
-if config.DISABLE_JIT:
-    _in_lanes = _in_lanes_plain
 
 
 @njit(cache=True, nogil=True)

@@ -24,18 +24,12 @@ features dwarf the rest or rows sit in tight clusters.
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import njit
 
 from . import parallel, tile
-from .panels import FEATURES, PANEL
-from .vectors import FLOATS, LANES, WORD, further, place, spread
+from .panels import PANEL
 
-FAST = tile.FAST and "+avx512bf16" in FEATURES
 DEPTH = 64  # steps, of two features each, of a partial sum
-ROWS, UNROLL = 4, 4  # as in tile.py
 CHUNK = 256  # rows that are rounded before they are packed
 SMALLEST = 2.0**-100  # less than this becomes 0, so that no product is too small for float32
 
@@ -90,12 +84,14 @@ class BFloat16Rows:
         """T of rows i… of `beside` (these, unless given) with rows j… of these; as
         `tile.differences`.
         """
+        from .llvm import bfloat16_tile  # here: it is built where dispatch.has_bfloat16() alone
+
         left = beside or self
-        _tile(
+        bfloat16_tile.tile(
             left.pairs,
             left.half,
             i,
-            -(-rows // ROWS) * ROWS,
+            -(-rows // tile.ROWS) * tile.ROWS,
             self.pairs,
             self.half,
             j,
@@ -115,116 +111,6 @@ class BFloat16Rows:
         ) / (1 + 2 * g)
         far = np.sqrt(square) * (1 - self.share) - self.lost[:, None] - self.share * norms
         return (np.maximum(0, far) / self.scale) ** 2 * (1 - 2.0**-50)
-
-
-class _BFloat(ir.types.Type):
-    """LLVM's bfloat, which llvmlite has no name for."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    __str__ = _to_string
-
-
-_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
-
-
-@intrinsic
-def _block(typing, a, at_a, b, at_b, half_a, at_i, half_b, at_j, out, at_out, stride, depth, fresh):
-    """4 × 64 T: from their halves of N (`fresh`) or from `out`, less products of `depth` steps;
-    places in elements.
-    """
-
-    def codegen(context, builder, signature, args):
-        stride, depth, fresh = args[10:]
-        left, right, half_i, half_j, answer = (
-            place(context, builder, signature, args, at, args[at + 1]) for at in range(0, 10, 2)
-        )
-        multiply = cgutils.get_or_insert_function(
-            builder.module,
-            ir.FunctionType(FLOATS, [FLOATS, _PAIRS, _PAIRS]),
-            "llvm.x86.avx512bf16.dpbf16ps.512",
-        )
-        vectors, before = range(4), builder.block
-        loop, after, begin, go_on, done = (builder.append_basic_block() for _ in range(5))
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        k, held = builder.phi(WORD), [builder.phi(FLOATS) for _ in range(4 * ROWS)]
-        here = builder.mul(k, WORD(PANEL))
-        row, panels = further(builder, left, here), [further(builder, right, here)]
-        panels.append(further(builder, panels[0], stride))
-        sums = list(held)
-        for step in range(0, UNROLL * PANEL, PANEL):
-            columns = [
-                builder.bitcast(
-                    builder.load(
-                        further(builder, panels[v // 2], step + v % 2 * LANES, FLOATS), align=64
-                    ),
-                    _PAIRS,
-                )
-                for v in vectors
-            ]
-            for r in range(ROWS):
-                one = builder.bitcast(
-                    spread(builder, builder.load(further(builder, row, step + r))), _PAIRS
-                )
-                for v in vectors:
-                    sums[r * 4 + v] = builder.call(multiply, [sums[r * 4 + v], columns[v], one])
-        following = builder.add(k, WORD(UNROLL))
-        starts = [WORD(0)] + [FLOATS([0.0] * LANES)] * len(held)
-        for phi, start, end in zip([k, *held], starts, [following, *sums], strict=True):
-            phi.add_incoming(start, before)
-            phi.add_incoming(end, loop)
-        builder.cbranch(builder.icmp_signed("<", following, depth), loop, after)
-        builder.position_at_end(after)
-        builder.cbranch(fresh, begin, go_on)
-        for branch in (begin, go_on):
-            builder.position_at_end(branch)
-            for at, value in enumerate(sums):
-                target = further(builder, answer, at // 4 * tile.BLOCK + at % 4 * LANES, FLOATS)
-                whole = (
-                    builder.load(target, align=64)
-                    if branch is go_on
-                    else builder.fadd(
-                        spread(builder, builder.load(further(builder, half_i, at // 4))),
-                        builder.load(further(builder, half_j, at % 4 * LANES, FLOATS), align=4),
-                    )
-                )
-                builder.store(builder.fsub(whole, value), target, align=64)
-            builder.branch(done)
-        builder.position_at_end(done)
-        return context.get_dummy_value()
-
-    word = types.int64
-    return types.void(
-        a, word, b, word, half_a, word, half_b, word, out, word, word, word, types.boolean
-    ), codegen
-
-
-@njit(cache=True, nogil=True)
-def _tile(a, half_a, first_a, rows, b, half_b, first_b, columns, upper, out):
-    depth = a.shape[1]
-    stride = depth * PANEL
-    for k in range(0, depth, DEPTH):
-        for j in range(0, columns, tile.BLOCK):
-            at_b = (first_b + j) // PANEL * stride + k * PANEL
-            for i in range(0, min(rows, j + tile.BLOCK) if upper else rows, ROWS):
-                at_a = (first_a + i) // PANEL * stride + k * PANEL + (first_a + i) % PANEL
-                _block(
-                    a,
-                    at_a,
-                    b,
-                    at_b,
-                    half_a,
-                    first_a + i,
-                    half_b,
-                    first_b + j,
-                    out,
-                    (j // tile.BLOCK * out.shape[1] + i) * tile.BLOCK,
-                    stride,
-                    min(DEPTH, depth - k),
-                    k == 0,
-                )
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})  # to sum in vectors
