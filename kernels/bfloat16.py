@@ -35,7 +35,7 @@ SMALLEST = 2.0**-100  # less than this becomes 0, so that no product is too smal
 
 
 class BFloat16Rows:
-    """Rounded rows, packed in pairs of features, the tiles of their T, and what these prove.
+    """Round and pack rows in pairs of features, sum tiles of their T, and tell what T proves.
 
     x       (n, d) float32 or float64; centre (d,) float64; scale — y = (x − centre)·scale
     """
@@ -81,8 +81,9 @@ class BFloat16Rows:
         out: np.ndarray,
         beside: BFloat16Rows | None = None,
     ) -> None:
-        """T of rows i… of `beside` (these, unless given) with rows j… of these; as
-        `tile.differences`.
+        """Write T of rows i… of `beside` with rows j… of these; as `tile.differences`.
+
+        beside  other rows; these unless given
         """
         from .llvm import bfloat16_tile  # here: it is built where dispatch.has_bfloat16() alone
 
@@ -101,8 +102,9 @@ class BFloat16Rows:
         )
 
     def least(self, sums: np.ndarray) -> np.ndarray:
-        """The squared distance that (2) proves: (n, kept) float32 T of every row with others → (n,
-        kept) float64.
+        """Return the squared distances that (2) proves: (n, kept) float64.
+
+        sums  (n, kept) float32 — T of every row with others
         """
         norms, d = self.norms[:, None], self.depth
         g = 1.01 * (3 * DEPTH + 2 * -(-d // (2 * DEPTH)) + 6) * 2.0**-24
@@ -115,7 +117,7 @@ class BFloat16Rows:
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})  # to sum in vectors
 def _round(x, first, centre, scale, smallest, pairs, squares, lost):
-    """Rows first… as pairs of bfloat16 (m, ⌈d/2⌉) int32, |b|² and |y − b| of each."""
+    """Round rows first… to pairs of bfloat16 (m, ⌈d/2⌉) int32; write |b|² and |y − b| of each."""
     d = x.shape[1]
     line = np.zeros(2 * pairs.shape[1], np.float32)
     bits = line.view(np.int32)

@@ -27,14 +27,16 @@ OPEN = 0.05  # of the sample may stay open: some more would cost what bfloat16 s
 
 
 def worthwhile(n: int, k: int) -> bool:
-    """Whether there are rows enough for lists of candidates, on a CPU with the fast tile."""
+    """Return whether there are rows enough for lists of candidates, on a CPU with the fast tile."""
     return dispatch.has_tile() and n >= 8 * (k + 4)
 
 
 def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(n, kept) int64, candidates for the k nearest of each row, and (n, kept) float64, ascending:
-    neither this one, nor a later one, nor any row that is not among them, has a smaller squared
-    distance. x as for `neighbours.nearest`.
+    """Return candidates for the k nearest of each row, and bounds on the distances.
+
+    x   as for `neighbours.nearest`
+    →   (n, kept) int64, the candidates; (n, kept) float64, ascending: neither this candidate, nor a
+        later one, nor any row that is not among them, has a smaller squared distance
 
     bfloat16 is taken if the processor has them, and a sample of the rows is settled by it.
     """
@@ -49,14 +51,15 @@ def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray,
         way = None  # gives its memory back first
         way, spare = Differences(x, centre, scale, threads), SPARE
     sums = np.full((tile.padded(n), k + spare), np.inf, np.float32)
-    found = np.full(sums.shape, -1, np.int64)
-    _collect(way, n, sums, found, threads)
-    return found[:n], way.least(sums[:n])
+    indices = np.full(sums.shape, -1, np.int64)
+    _collect(way, n, sums, indices, threads)
+    return indices[:n], way.least(sums[:n])
 
 
 def _centre(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mean of some rows (d,) float64, and a power of two that makes what is left of float64
-    rows at most 1.
+    """Return the mean of a sample of rows (d,) float64, and a power of two.
+
+    It makes what is left of float64 rows at most 1; it is 1 for float32.
     """
     centre = x[:: -(-len(x) // CENTRE_ROWS)].mean(axis=0, dtype=np.float64)
     if x.dtype == np.float32:
@@ -68,8 +71,9 @@ def _centre(x: np.ndarray) -> tuple[np.ndarray, float]:
 def _spare(
     way: BFloat16Rows, x: np.ndarray, k: int, centre: np.ndarray, scale: float
 ) -> int | None:
-    """How many candidates beyond k settle a sample of rows, and two to be safe; None where too many
-    would stay open.
+    """Return how many candidates beyond k settle a sample of rows, and two to be safe.
+
+    None where too many rows would stay open.
 
     The sample is drawn, as rows may lie in any pattern. Its rows are candidates of themselves here,
     the first ones.
@@ -78,17 +82,20 @@ def _spare(
 
     n, kept = len(x), k + MOST_SPARE + 1
     rows = np.unique(np.random.default_rng(0).integers(0, n, SAMPLE))
-    some = BFloat16Rows(x[rows], centre, scale, 1)
-    some.share = way.share
-    sums, found = np.full((SAMPLE, kept), np.inf, np.float32), np.full((SAMPLE, kept), -1, np.int64)
+    sample = BFloat16Rows(x[rows], centre, scale, 1)
+    sample.share = way.share
+    sums, indices = (
+        np.full((SAMPLE, kept), np.inf, np.float32),
+        np.full((SAMPLE, kept), -1, np.int64),
+    )
     limits, out = sums[:, -1].copy(), tile.scratch(tile.SIDE)
     for j in range(0, n, tile.SIDE):
         columns = min(tile.SIDE, n - j)
-        way.tile(0, len(rows), j, columns, False, out, beside=some)
-        pick(out, 0, len(rows), j, columns, False, False, sums, found, limits)
-    least = some.least(sums[: len(rows)])
+        way.tile(0, len(rows), j, columns, False, out, beside=sample)
+        pick(out, 0, len(rows), j, columns, False, False, sums, indices, limits)
+    least = sample.least(sums[: len(rows)])
     nearest = [
-        np.sort(((x[found[at]] - x[row].astype(np.float64)) ** 2).sum(axis=1))[k]
+        np.sort(((x[indices[at]] - x[row].astype(np.float64)) ** 2).sum(axis=1))[k]
         for at, row in enumerate(rows)
     ]
     needed = (least < np.array(nearest)[:, None]).sum(axis=1) - k
@@ -100,11 +107,12 @@ def _collect(
     way: Differences | BFloat16Rows,
     n: int,
     sums: np.ndarray,
-    found: np.ndarray,
+    indices: np.ndarray,
     threads: int | None,
 ) -> None:
-    """Fill the lists. Tiles along the diagonals, so that threads meet in few rows; a lock for each
-    block of rows.
+    """Fill the lists.
+
+    Tiles follow the diagonals, so that threads meet in few rows; each block of rows has a lock.
     """
     from .llvm.masks import pick
 
@@ -123,6 +131,6 @@ def _collect(
         with ExitStack() as held:
             for block in sorted({i // side, j // side}):
                 held.enter_context(locks[block])
-            pick(out, i, rows, j, columns, i == j, True, sums, found, limits)
+            pick(out, i, rows, j, columns, i == j, True, sums, indices, limits)
 
     parallel.parallel_for(len(tiles), work, threads)

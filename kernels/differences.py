@@ -59,12 +59,13 @@ class Differences:
         self.norms = np.sqrt(squares) * (1 + 2.0**-20) + np.sqrt(self.depth) * 2.0**-100
 
     def tile(self, i: int, rows: int, j: int, columns: int, upper: bool, out: np.ndarray) -> None:
-        """S of rows i… with rows j…; as `tile.differences`."""
+        """Write S of rows i… with rows j…; as `tile.differences`."""
         tile.differences(self.packed, i, rows, self.packed, j, columns, upper, out)
 
     def least(self, sums: np.ndarray) -> np.ndarray:
-        """The squared distance that (2) proves: (n, kept) float32 S of every row with others → (n,
-        kept) float64.
+        """Return the squared distances that (2) proves: (n, kept) float64.
+
+        sums  (n, kept) float32 — S of every row with others
         """
         raised = 1 + 1.01 * (tile.DEPTH + self.depth / tile.DEPTH + 4) * 2.0**-24
         far = np.sqrt(np.maximum(0, sums.astype(np.float64) - 2 * self.depth * 2.0**-126) / raised)

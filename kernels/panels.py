@@ -34,12 +34,12 @@ NOTHING = np.empty(0)
 
 
 def padded(rows: int) -> int:
-    """Rows as they lie packed."""
+    """Return how many rows there are once they are packed."""
     return -(-rows // BLOCK) * BLOCK
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised float32 array that begins on a cache line."""
+    """Return an uninitialised float32 array that begins on a cache line."""
     size = math.prod(shape)
     raw = np.empty(size + 16, np.float32)
     start = -raw.ctypes.data % 64 // 4
@@ -47,8 +47,7 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def empty(rows: int, depth: int, within: np.ndarray | None = None) -> np.ndarray:
-    """Room for packed rows: panels, padded in rows and depth; for the plain way (padded rows,
-    depth).
+    """Return room for packed rows: panels, padded in rows and depth; (padded rows, depth) if plain.
 
     within   such room for as many columns or more, to be used again
     """
@@ -75,8 +74,9 @@ def pack(
     squares: np.ndarray = NOTHING,
     threads: int | None = None,
 ) -> None:
-    """(x[i, k] − centre[k] − shift[i]) · scale[i] of rows first… and columns begin…, in float64 and
-    rounded once.
+    """Pack (x[i, k] − centre[k] − shift[i]) · scale[i], in float64 and rounded once.
+
+    These are rows first… and columns begin… of x.
 
     packed   from empty(), of at least these rows and just this depth
     x        (n, d) float32 or float64, of any strides, may be read-only
@@ -119,7 +119,7 @@ def _pack_kernel() -> Callable[..., None]:
 
 @njit(cache=True, nogil=True)
 def read(x, row, begin, count, shift, scale, centre, into, to):
-    """One row's columns begin…begin+count, shifted and scaled, into[to, 0:count]."""
+    """Copy columns begin…begin+count of a row, shifted and scaled, to into[to, 0:count]."""
     if shift.size == 0 and scale.size == 0 and centre.size == 0:
         for k in range(count):
             into[to, k] = x[row, begin + k]
@@ -158,8 +158,9 @@ def pack_plain(x, first, rows, begin, depth, shift, scale, centre, squares, pack
 def mirror(
     tile: np.ndarray, rows: int, columns: int, upper: bool, out: np.ndarray, at: int, step: int
 ) -> None:
-    """out[at + j·step + i] = tile[j // 64, i, j % 64] for i < rows, j < columns (upper: i < j
-    alone); out (m,).
+    """Write out[at + j·step + i] = tile[j // 64, i, j % 64] for i < rows, j < columns.
+
+    upper  i < j alone;  out  (m,)
     """
     kernel = mirror_plain
     if out.dtype == np.float32 and dispatch.has_tile():

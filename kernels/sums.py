@@ -80,6 +80,7 @@ def _move(centre, residual, squares, n):
         centre[j] = moved
 
 
+# Long, as a kernel that is called for each class and strip would count references of its arrays.
 def _gather(x, order, starts, left, width, centre, residual, squares, seen, since, scratch):
     """Add rows to the sums of k classes over `width` columns, from column `left` on.
 

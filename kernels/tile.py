@@ -63,23 +63,26 @@ SIDE = 512  # rows and columns of the largest tile
 
 
 def side(rows: int) -> int:
-    """Rows of a tile, by the shape alone: the most that leave some 36 tiles of a triangle to share,
-    up to SIDE.
+    """Return the rows of a tile, by the shape alone.
+
+    They are the most that leave some 36 tiles of a triangle to share, up to SIDE.
     """
     return min(SIDE, padded(-(-rows // 8)))
 
 
 def upper_tiles(rows: int, side: int) -> list[tuple[int, int]]:
-    """(first row, first column) of the tiles on and above the diagonal; those on it, half the work,
-    come last.
+    """Return (first row, first column) of the tiles on and above the diagonal.
+
+    Those on it, half the work, come last.
     """
     starts = range(0, rows, side)
     return [(i, j) for i in starts for j in starts if i < j] + [(i, i) for i in starts]
 
 
 def scratch(side: int) -> np.ndarray:
-    """(side / 64, side, 64) float32, for one thread: [j // 64, i, j % 64] becomes row i with column
-    j of a tile.
+    """Return room for one tile, of one thread: (side / 64, side, 64) float32.
+
+    [j // 64, i, j % 64] becomes row i with column j.
     """
     return aligned((side // BLOCK, side, BLOCK))
 
@@ -94,8 +97,9 @@ def differences(
     upper: bool,
     out: np.ndarray,
 ) -> None:
-    """out[j // 64, i, j % 64] = Σ_k (a[first_a + i, k] − b[first_b + j, k])² for i < rows, j <
-    columns.
+    """Write out[j // 64, i, j % 64] = Σ_k (a[first_a + i, k] − b[first_b + j, k])².
+
+    For i < rows, j < columns.
 
     a, b               packed, of the same depth
     first_a, first_b   multiples of 64
@@ -116,8 +120,9 @@ def products(
     upper: bool,
     out: np.ndarray,
 ) -> None:
-    """out[j // 64, i, j % 64] = Σ_k a[first_a + i, k] · b[first_b + j, k]; else as
-    `differences`.
+    """Write out[j // 64, i, j % 64] = Σ_k a[first_a + i, k] · b[first_b + j, k].
+
+    Else as `differences`.
     """
     _tile(False, a, first_a, rows, b, first_b, columns, upper, out)
 

@@ -45,6 +45,14 @@ def check() -> None:
         raise ArithmeticError("the bfloat16 tile gives wrong sums")
 
 
+def _load_columns(builder, panels, step):
+    """Return the pairs of 64 columns, `step` floats on in two panels."""
+    pointers = (
+        further(builder, panels[v // 2], step + v % 2 * LANES, FLOATS) for v in range(VECTORS)
+    )
+    return [builder.bitcast(builder.load(pointer, align=64), _PAIRS) for pointer in pointers]
+
+
 @intrinsic
 def _block(typing, a, at_a, b, at_b, half_a, at_i, half_b, at_j, out, at_out, stride, depth, fresh):
     """Take the products of `depth` steps off 4 × 64 T, which begin as N_i/2 + N_j/2 where `fresh`.
@@ -63,22 +71,13 @@ def _block(typing, a, at_a, b, at_b, half_a, at_i, half_b, at_j, out, at_out, st
             "llvm.x86.avx512bf16.dpbf16ps.512",
         )
 
-        def load_columns(panels, step):
-            pointers = (
-                further(builder, panels[v // 2], step + v % 2 * LANES, FLOATS)
-                for v in range(VECTORS)
-            )
-            return [
-                builder.bitcast(builder.load(pointer, align=64), _PAIRS) for pointer in pointers
-            ]
-
         def steps(k, sums):
             start = builder.mul(k, WORD(PANEL))
             row, panels = further(builder, left, start), [further(builder, right, start)]
             panels.append(further(builder, panels[0], stride))
             sums = list(sums)
             for step in range(0, UNROLL * PANEL, PANEL):
-                columns = load_columns(panels, step)
+                columns = _load_columns(builder, panels, step)
                 for r in range(ROWS):
                     number = builder.load(further(builder, row, step + r))
                     own = builder.bitcast(spread(builder, number), _PAIRS)

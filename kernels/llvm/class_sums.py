@@ -1,7 +1,8 @@
 """The inner loop of sums.py in vectors: rows of one class added to its sums, four at once.
 
 Plain Numba (`sums.gather_plain`) finds no vectors, as it cannot prove that so many arrays lie
-apart. It takes RATIO times as long (AVX2, one core; tests/benchmarks/kernels_llvm.py).
+apart. It takes 1.5 to 2.9 times as long for float32 rows of 100 classes, 1.4 to 1.7 times for
+float64, as long for rows of one class in order (AVX2, one core; tests/benchmarks/kernels_llvm.py).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
     python tests/benchmarks/kernels_llvm.py --repeats 15     medians of more rounds
 
 Both ways run in one process and one thread and take turns; the first round is dropped, the rest are
-medians. The ratio is what the module's docstring states; below 1.3 the LLVM way is to be removed.
+medians of CPU seconds. The ratio is what the module's docstring states; below 1.3 the LLVM way is to be removed.
 The packing row compares the same panels, transposed by plain loops. Output is Markdown.
 """
 
@@ -238,14 +238,14 @@ GROUPS = (
 
 
 def medians(pair: Pair, repeats: int) -> tuple[float, float]:
-    """Seconds of both ways, each the median of its rounds."""
+    """CPU seconds of both ways, each the median of its rounds."""
     rounds = []
     for turn in range(repeats + 1):
         times = [0.0, 0.0]
         for which in (0, 1) if turn % 2 else (1, 0):
-            started = time.perf_counter()
+            started = time.thread_time()
             pair[2 + which]()
-            times[which] = time.perf_counter() - started
+            times[which] = time.thread_time() - started
         rounds.append(times)
     llvm, plain = zip(*rounds[1:], strict=True)
     return statistics.median(llvm), statistics.median(plain)
