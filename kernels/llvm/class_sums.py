@@ -1,8 +1,9 @@
 """The inner loop of sums.py in vectors: rows of one class added to its sums, four at once.
 
-Plain Numba (`sums.gather_plain`) finds no vectors, as it cannot prove that so many arrays lie
-apart. It takes 1.5 to 2.9 times as long for float32 rows of 100 classes, 1.4 to 1.7 times for
-float64, as long for rows of one class in order (AVX2, one core; tests/benchmarks/kernels_llvm.py).
+Plain Numba (`sums.gather_plain`) vectorises one row at a time only, as it cannot prove that more
+arrays lie apart. Of 100 classes it takes 1.6 to 4.0 times as long for float32 rows, 1.3 to 1.8
+times for float64; of one class, whose rows are read in order, as long (AVX2, one core;
+tests/benchmarks/kernels_llvm.py).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The inner loops of tile.py in registers: 4 × 64 sums over 64 steps of k.
 
-Plain Numba (`tile._sums_plain`) takes 1.4 to 1.9 times as long at d = 512 and 2048, 2.9 times at
+Plain Numba (`tile._sums_plain`) takes 1.6 to 2.0 times as long at d = 512 and 2048, 2.8 times at
 d = 64 (AVX2, one core, 512 × 512; tests/benchmarks/kernels_llvm.py).
 """
 

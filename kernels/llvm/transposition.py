@@ -1,7 +1,7 @@
 """Squares of 16 × 16 numbers transposed in registers: for panels (panels.py) and mirrored tiles.
 
-With plain Numba, `mirror` takes 3.3 times as long and the same packing of panels 1.4 times (AVX2;
-tests/benchmarks/kernels_llvm.py).
+With plain Numba, `mirror` takes 3 to 5 times as long and the same packing of panels 1.3 to 1.4
+times (AVX2, one core; tests/benchmarks/kernels_llvm.py).
 """
 
 from __future__ import annotations
