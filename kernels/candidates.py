@@ -4,7 +4,7 @@ other rows.
 Half of all pairs are summed, each for both of its rows. Sums below what a row has found so far are
 picked out 64 at a time by a mask. A row keeps a few more than k; whatever is not in its list has a
 sum no smaller than its last. What that says of the distance is proved by the way in which sums are
-made: differences.py, exact enough for whatever rows, and halves.py, twice as fast and good enough
+made: differences.py, exact enough for whatever rows, and bfloat16.py, twice as fast and good enough
 for most.
 """
 
@@ -14,50 +14,52 @@ import threading
 from contextlib import ExitStack
 
 import numpy as np
-from numba import njit
 
-from . import parallel, tile
+from . import dispatch, parallel, tile
+from .bfloat16 import BFloat16Rows
 from .differences import Differences
-from .halves import FAST, BFloat16Rows
 
 CENTRE_ROWS = 64  # whose mean is the centre
 SPARE = 2  # candidates beyond k, with differences
-MOST_SPARE = 14  # with halves
-SAMPLE = 64  # rows that tell whether halves are good enough, and with how many candidates
-OPEN = 0.05  # of the sample may stay open: some more would cost what halves save
+MOST_SPARE = 14  # with bfloat16
+SAMPLE = 64  # rows that tell whether bfloat16 is good enough, and with how many candidates
+OPEN = 0.05  # of the sample may stay open: some more would cost what bfloat16 saves
 
 
 def worthwhile(n: int, k: int) -> bool:
-    """Whether there are rows enough for lists of candidates, on a CPU with the fast tile."""
-    return tile.FAST and n >= 8 * (k + 4)
+    """Return whether there are rows enough for lists of candidates, on a CPU with the fast tile."""
+    return dispatch.has_tile() and n >= 8 * (k + 4)
 
 
 def find(x: np.ndarray, k: int, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """(n, kept) int64, candidates for the k nearest of each row, and (n, kept) float64, ascending:
-    neither this one, nor a later one, nor any row that is not among them, has a smaller squared
-    distance. x as for `neighbours.nearest`.
+    """Return candidates for the k nearest of each row, and bounds on the distances.
 
-    Halves are taken if the processor has them, and a sample of the rows is settled by them.
+    x   as for `neighbours.nearest`
+    →   (n, kept) int64, the candidates; (n, kept) float64, ascending: neither this candidate, nor a
+        later one, nor any row that is not among them, has a smaller squared distance
+
+    bfloat16 is taken if the processor has them, and a sample of the rows is settled by it.
     """
     n = len(x)
     centre, scale = _centre(x)
     way: Differences | BFloat16Rows | None = None
     spare: int | None = None
-    if FAST and n > 8 * (k + MOST_SPARE):
+    if dispatch.has_bfloat16() and n > 8 * (k + MOST_SPARE):
         way = BFloat16Rows(x, centre, scale, threads)
         spare = _spare(way, x, k, centre, scale)
     if way is None or spare is None:
         way = None  # gives its memory back first
         way, spare = Differences(x, centre, scale, threads), SPARE
     sums = np.full((tile.padded(n), k + spare), np.inf, np.float32)
-    found = np.full(sums.shape, -1, np.int64)
-    _collect(way, n, sums, found, threads)
-    return found[:n], way.least(sums[:n])
+    indices = np.full(sums.shape, -1, np.int64)
+    _collect(way, n, sums, indices, threads)
+    return indices[:n], way.least(sums[:n])
 
 
 def _centre(x: np.ndarray) -> tuple[np.ndarray, float]:
-    """The mean of some rows (d,) float64, and a power of two that makes what is left of float64
-    rows at most 1.
+    """Return the mean of a sample of rows (d,) float64, and a power of two.
+
+    It makes what is left of float64 rows at most 1; it is 1 for float32.
     """
     centre = x[:: -(-len(x) // CENTRE_ROWS)].mean(axis=0, dtype=np.float64)
     if x.dtype == np.float32:
@@ -69,25 +71,31 @@ def _centre(x: np.ndarray) -> tuple[np.ndarray, float]:
 def _spare(
     way: BFloat16Rows, x: np.ndarray, k: int, centre: np.ndarray, scale: float
 ) -> int | None:
-    """How many candidates beyond k settle a sample of rows, and two to be safe; None where too many
-    would stay open.
+    """Return how many candidates beyond k settle a sample of rows, and two to be safe.
+
+    None where too many rows would stay open.
 
     The sample is drawn, as rows may lie in any pattern. Its rows are candidates of themselves here,
     the first ones.
     """
+    from .llvm.masks import pick
+
     n, kept = len(x), k + MOST_SPARE + 1
     rows = np.unique(np.random.default_rng(0).integers(0, n, SAMPLE))
-    some = BFloat16Rows(x[rows], centre, scale, 1)
-    some.share = way.share
-    sums, found = np.full((SAMPLE, kept), np.inf, np.float32), np.full((SAMPLE, kept), -1, np.int64)
+    sample = BFloat16Rows(x[rows], centre, scale, 1)
+    sample.share = way.share
+    sums, indices = (
+        np.full((SAMPLE, kept), np.inf, np.float32),
+        np.full((SAMPLE, kept), -1, np.int64),
+    )
     limits, out = sums[:, -1].copy(), tile.scratch(tile.SIDE)
     for j in range(0, n, tile.SIDE):
         columns = min(tile.SIDE, n - j)
-        way.tile(0, len(rows), j, columns, False, out, beside=some)
-        _pick(out, 0, len(rows), j, columns, False, False, sums, found, limits)
-    least = some.least(sums[: len(rows)])
+        way.tile(0, len(rows), j, columns, False, out, beside=sample)
+        pick(out, 0, len(rows), j, columns, False, False, sums, indices, limits)
+    least = sample.least(sums[: len(rows)])
     nearest = [
-        np.sort(((x[found[at]] - x[row].astype(np.float64)) ** 2).sum(axis=1))[k]
+        np.sort(((x[indices[at]] - x[row].astype(np.float64)) ** 2).sum(axis=1))[k]
         for at, row in enumerate(rows)
     ]
     needed = (least < np.array(nearest)[:, None]).sum(axis=1) - k
@@ -99,12 +107,15 @@ def _collect(
     way: Differences | BFloat16Rows,
     n: int,
     sums: np.ndarray,
-    found: np.ndarray,
+    indices: np.ndarray,
     threads: int | None,
 ) -> None:
-    """Fill the lists. Tiles along the diagonals, so that threads meet in few rows; a lock for each
-    block of rows.
+    """Fill the lists.
+
+    Tiles follow the diagonals, so that threads meet in few rows; each block of rows has a lock.
     """
+    from .llvm.masks import pick
+
     limits = np.full(len(sums), np.inf, np.float32)  # the last of each list, side by side
     side = tile.side(n)
     tiles = sorted(tile.upper_tiles(n, side), key=lambda at: (at[1] - at[0], at[0]))
@@ -120,46 +131,6 @@ def _collect(
         with ExitStack() as held:
             for block in sorted({i // side, j // side}):
                 held.enter_context(locks[block])
-            _pick(out, i, rows, j, columns, i == j, True, sums, found, limits)
+            pick(out, i, rows, j, columns, i == j, True, sums, indices, limits)
 
     parallel.parallel_for(len(tiles), work, threads)
-
-
-@njit(cache=True, nogil=True)
-def _pick(out, first, rows, begin, columns, upper, both, sums, found, limits):
-    """Sums of a tile that are below the limits of their rows, and (`both`) of their columns, go
-    into those lists.
-
-    upper   the tile lies on the diagonal: of its pairs those with row < column
-    """
-    for block in range((columns + tile.BLOCK - 1) // tile.BLOCK):
-        left, inside = begin + block * tile.BLOCK, np.int64(-1)
-        if columns - block * tile.BLOCK < tile.BLOCK:
-            inside = (np.int64(1) << (columns - block * tile.BLOCK)) - 1
-        for i in range(min(rows, left + tile.BLOCK - 1 - first) if upper else rows):
-            row, at, wanted = first + i, (block * out.shape[1] + i) * tile.BLOCK, inside
-            if upper and left <= row:
-                wanted &= np.int64(-1) << (row + 1 - left)
-            mask = tile.lanes_below(out, at, limits[row]) & wanted
-            while mask:
-                lane = tile.lowest_bit(mask)
-                mask &= mask - 1
-                _keep(sums, found, limits, row, out[block, i, lane], left + lane)
-            if both:
-                mask = tile.lanes_below_each(out, at, limits, left) & wanted
-                while mask:
-                    lane = tile.lowest_bit(mask)
-                    mask &= mask - 1
-                    _keep(sums, found, limits, left + lane, out[block, i, lane], row)
-
-
-@njit(cache=True, nogil=True)
-def _keep(sums, found, limits, row, value, index):
-    """Put one in the place of the last of a row's list, which stays ascending."""
-    if value < limits[row]:
-        place = sums.shape[1] - 1
-        while place > 0 and sums[row, place - 1] > value:
-            sums[row, place], found[row, place] = sums[row, place - 1], found[row, place - 1]
-            place -= 1
-        sums[row, place], found[row, place] = value, index
-        limits[row] = sums[row, sums.shape[1] - 1]

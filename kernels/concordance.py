@@ -12,8 +12,7 @@ from .ranks import DIGIT, FEW, PLACE, SortOrder, as_read_only, order, parts_of, 
 
 
 def concordance(a: SortOrder, b: np.ndarray, threads: int | None = None) -> int:
-    """Pairs of places that two vectors have in the same order less pairs that they have in opposite
-    orders.
+    """Return the pairs of places in the same order less those in opposite orders.
 
     a  the order of the first; best of the one with fewer ties
     b  (n,) the second
@@ -38,7 +37,7 @@ def concordance(a: SortOrder, b: np.ndarray, threads: int | None = None) -> int:
 
 
 def inversions(sequence: np.ndarray, spare: np.ndarray, threads: int | None = None) -> int:
-    """How many pairs of a permutation are in descending order. Both arrays are overwritten.
+    """Count the pairs of a permutation that are in descending order. Both arrays are overwritten.
 
     sequence, spare  (n,) uint32; sequence holds each of 0…n−1 once
 
@@ -85,9 +84,7 @@ def _put(words, begin, end, out):
 
 @njit(cache=True, nogil=True)
 def _tied_in_both(ends, along, begin, end, sequence):
-    """Puts the sequence in ascending order in runs of equal numbers: how many pairs of those are
-    equal in `along`.
-    """
+    """Sort the sequence in runs of equal numbers; return how many pairs of those tie in `along`."""
     at, both = begin, 0
     while at < end and at > 0 and ends[at] == ends[at - 1]:
         at += 1
@@ -115,34 +112,34 @@ def _tied_in_both(ends, along, begin, end, sequence):
 
 @njit(cache=True, nogil=True)
 def _split(numbers, out, begin, end, base, shift, places):
-    """Puts numbers begin…end, base being the least of their node, where the next of their digit
-    goes, and counts.
+    """Move numbers begin…end to where the next of their digit goes, and count; base is their least.
 
     places  (256,) int64 — where that is;  →  pairs among them whose digits descend
     """
-    coarse, fine, found = np.zeros(16, np.uint32), np.zeros((16, 16), np.uint32), 0
+    coarse, fine, descents = np.zeros(16, np.uint32), np.zeros((16, 16), np.uint32), 0
     part = numbers[begin:end]
     for i in range(part.size):
         number = part[i]
         digit = (np.int64(number) - base) >> shift
         high, low = digit >> 4, digit & 15
         row = fine[high]
-        found += np.int64(coarse[high]) + np.int64(row[low])
+        descents += np.int64(coarse[high]) + np.int64(row[low])
         for d in range(16):
             coarse[d] += np.uint32(d < high)
         for d in range(16):
             row[d] += np.uint32(d < low)
         out[places[digit]] = number
         places[digit] += 1
-    return found
+    return descents
 
 
 @njit(cache=True, nogil=True)
 def _inversions(numbers, spare, bits):
-    """Descending pairs of numbers that differ in their lowest `bits` bits only, each value once;
-    overwrites both.
+    """Count descending pairs of numbers that differ in their lowest `bits` bits only.
+
+    Each value occurs once; both arrays are overwritten.
     """
-    found, base = 0, numbers.min()
+    descents, base = 0, numbers.min()
     places = np.empty(1 << 8, np.int64)
     while bits > 5:
         shift = max(0, bits - 8)
@@ -150,12 +147,12 @@ def _inversions(numbers, spare, bits):
             for digit in range(1 << 8):
                 places[digit] = begin + (digit << shift)
             end = min(numbers.size, begin + (1 << bits))
-            found += _split(numbers, spare, begin, end, base + begin, shift, places)
+            descents += _split(numbers, spare, begin, end, base + begin, shift, places)
         numbers, spare, bits = spare, numbers, shift
     for begin in range(0, numbers.size, 1 << bits):
         for i in range(begin, min(numbers.size, begin + (1 << bits))):
             number, passed = numbers[i], 0
             for other in numbers[begin:i]:
                 passed += other > number
-            found += passed
-    return found
+            descents += passed
+    return descents

@@ -29,7 +29,7 @@ LOST = 1.01 * 2.0**-24  # ε
 
 
 class Differences:
-    """Rows packed as float32, the tiles of their S, and what these prove. As `halves.Halves`.
+    """Pack rows as float32, sum tiles of their S, and tell what S proves; as BFloat16Rows.
 
     x       (n, d) float32 or float64; centre (d,) float64; scale — 2^e, both for float64 alone
     """
@@ -59,12 +59,13 @@ class Differences:
         self.norms = np.sqrt(squares) * (1 + 2.0**-20) + np.sqrt(self.depth) * 2.0**-100
 
     def tile(self, i: int, rows: int, j: int, columns: int, upper: bool, out: np.ndarray) -> None:
-        """S of rows i… with rows j…; as `tile.differences`."""
+        """Write S of rows i… with rows j…; as `tile.differences`."""
         tile.differences(self.packed, i, rows, self.packed, j, columns, upper, out)
 
     def least(self, sums: np.ndarray) -> np.ndarray:
-        """The squared distance that (2) proves: (n, kept) float32 S of every row with others → (n,
-        kept) float64.
+        """Return the squared distances that (2) proves: (n, kept) float64.
+
+        sums  (n, kept) float32 — S of every row with others
         """
         raised = 1 + 1.01 * (tile.DEPTH + self.depth / tile.DEPTH + 4) * 2.0**-24
         far = np.sqrt(np.maximum(0, sums.astype(np.float64) - 2 * self.depth * 2.0**-126) / raised)

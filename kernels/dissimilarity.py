@@ -37,8 +37,9 @@ TASK = 256  # rows of a task that reads them
 
 
 class StandardisedRows(NamedTuple):
-    """What is compared: (x[i] − centre − shift[i]) · scale[i]; float64, each empty where left
-    out.
+    """Rows to compare: (x[i] − centre − shift[i]) · scale[i].
+
+    shift, scale (n,) and centre (d,) float64, each empty where left out
     """
 
     x: np.ndarray
@@ -55,8 +56,9 @@ class Formula(NamedTuple):
 
 
 def unit(x: np.ndarray, centred: bool, threads: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The mean (0 unless centred) of each row, and the length of the row less it: (n,), (n,)
-    float64.
+    """Return the mean of each row (0 unless centred) and the length of the row less it.
+
+    Both are (n,) float64.
 
     x  (n, d) float32 or float64 — a constant row has length exactly 0 when centred
     """
@@ -83,7 +85,9 @@ def fill(
     room: int = ROOM,
     threads: int | None = None,
 ) -> int:
-    """out[starts[i] + j] = the dissimilarity of rows i and j, for i in `of`, j in `against`, i < j.
+    """Write the dissimilarity of rows i and j to out[starts[i] + j].
+
+    For i in `of`, j in `against`, i < j.
 
     of, against   the same, or one wholly before the other
     out           (m,) float32 or float64;  starts  (n,) int64
@@ -128,9 +132,7 @@ def fill(
 
 
 def column_parts(rows: int, d: int, room: int) -> list[tuple[int, int]]:
-    """Even runs of columns of this many rows that fit `room` bytes packed, each summed in one
-    float32.
-    """
+    """Return even runs of columns that fit `room` bytes packed, each summed in one float32."""
     most = max(1, min(DEEP, room // (4 * rows)) // tile.UNROLL) * tile.UNROLL
     depth = -(-d // -(-d // most))
     depth += -depth % tile.UNROLL
@@ -138,7 +140,7 @@ def column_parts(rows: int, d: int, room: int) -> list[tuple[int, int]]:
 
 
 class _TileWriter:
-    """The answers of one call of `fill`, tile by tile."""
+    """Write the dissimilarities of one call of `fill`, tile by tile."""
 
     def __init__(self, rows, formula, of, against, out, starts, step, tiles, side):
         self.rows, self.formula, self.of, self.against = rows, formula, of, against
@@ -156,8 +158,10 @@ class _TileWriter:
     def take(
         self, a: np.ndarray, b: np.ndarray, *, part: bool, final: bool, threads: int | None
     ) -> int:
-        """Sums over the columns of packed a and b, added to earlier ones (`part`); if `final`, the
-        answers of them.
+        """Sum over the columns of packed a and b; return how many results are not finite.
+
+        part   add the sums to earlier ones
+        final  all columns are in: write the dissimilarities
         """
         scratch: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         odd = np.zeros(len(self.tiles), np.int64)
@@ -221,8 +225,9 @@ def _moments(x, start, stop, centred, mean, length):
 
 @njit(cache=True, nogil=True)
 def _settle(d2, i0, i1, j0, j1, out, starts, part, final, factor, root, floor, reach, close):
-    """From a tile of d² to answers: out[starts[i] + j] for i0 ≤ i < i1, max(j0, i + 1) ≤ j < j1;
-    and in the tile.
+    """Turn a tile of d² into results, here and in out[starts[i] + j].
+
+    They are those of i0 ≤ i < i1, max(j0, i + 1) ≤ j < j1.
 
     part    out holds what earlier columns gave: add it
     final   all columns are in; else the sums so far are put into out
@@ -271,8 +276,9 @@ def _settle(d2, i0, i1, j0, j1, out, starts, part, final, factor, root, floor, r
 
 @njit(cache=True, nogil=True)
 def _remeasure(d2, i0, i1, j0, j1, out, starts, factor, root, floor, reach, close, x, shift, scale):
-    """What `_settle` left undone: unsafe pairs in float64 from the rows themselves. → how many are
-    not finite.
+    """Measure the pairs that `_settle` left, in float64 from the rows.
+
+    →   how many are not finite
     """
     odd = 0
     for i in range(i0, i1):
@@ -310,7 +316,7 @@ def _exact(x, shift, scale, i, j):
 
 @njit(cache=True, nogil=True)
 def _reflect(i0, i1, j0, j1, out, starts, step):
-    """out[starts[j] + i] = out[starts[i] + j], in squares that the level 1 cache holds."""
+    """Copy out[starts[i] + j] to out[starts[j] + i], in squares that the level 1 cache holds."""
     for j in range(j0, j1, 16):
         for i in range(i0, i1, 16):
             for column in range(j, min(j + 16, j1)):

@@ -24,7 +24,7 @@ def gram(
     room: int = ROOM,
     threads: int | None = None,
 ) -> None:
-    """out[i, j] = Σ_k left[of[i], k] · right[against[j], k], float32.
+    """Write out[i, j] = Σ_k left[of[i], k] · right[against[j], k], float32.
 
     out     (len(of), len(against)) float32
     upper   both are the same rows: 0 for i ≥ j
@@ -44,8 +44,8 @@ def gram(
     rooms = [tile.empty(len(part), parts[0][1]) for _, part in both]
     for begin, end in parts:
         packs = [
-            tile.empty(len(part), end - begin, there)
-            for (_, part), there in zip(both, rooms, strict=True)
+            tile.empty(len(part), end - begin, room_of_part)
+            for (_, part), room_of_part in zip(both, rooms, strict=True)
         ]
         for (source, part), packed in zip(both, packs, strict=True):
             tile.pack(
@@ -78,7 +78,7 @@ def _add(a, b, tiles, side, out, upper, part, threads):
 
 
 def overlaps(blocks: np.ndarray, pairs: np.ndarray, threads: int | None = None) -> np.ndarray:
-    """Σ_i blocks[a, i] · blocks[b, i] for every pair (a, b), in float64: (p,) float64.
+    """Return Σ_i blocks[a, i] · blocks[b, i] for every pair (a, b), in float64: (p,) float64.
 
     blocks  (l, m) float32;  pairs  (p, 2) int64
     """

@@ -14,7 +14,7 @@ SIDE = 64
 
 @njit(cache=True, nogil=True)
 def widen(halves, bits, numbers):
-    """float16 to float32 by moving bits, many at once; numpy goes one by one.
+    """Turn float16 into float32 by moving bits, many at once; numpy goes one by one.
 
     halves   (m,) int16 — float16 numbers seen as whole ones
     bits     (m,) int32, written: the float32 numbers seen as whole ones;  numbers  (m,) float32 —
@@ -30,11 +30,11 @@ def widen(halves, bits, numbers):
         for i in range(
             half.size
         ):  # sign, exponent and fraction in their places, the exponent 112 too small
-            sign, rest = (
+            sign, magnitude = (
                 np.int32(half[i]) & np.int32(-(2**31)),
                 np.int32(half[i]) & np.int32(0x7FFF),
             )
-            wide[i] = sign | rest << np.int32(13)
+            wide[i] = sign | magnitude << np.int32(13)
         for i in range(half.size):
             number[i] *= scale
         for i in range(half.size):  # infinity and NaN have the whole exponent
@@ -43,7 +43,7 @@ def widen(halves, bits, numbers):
 
 @njit(cache=True, nogil=True)
 def finite_bits(bits, exponent):
-    """Whether no number has all bits of its exponent set, as NaN and infinity have.
+    """Return whether no number has all bits of its exponent set, as NaN and infinity have.
 
     bits      (m,) int32 or int64 — float32 or float64 numbers seen as whole ones: integers compare
               in vectors
@@ -57,8 +57,7 @@ def finite_bits(bits, exponent):
 
 @njit(cache=True, nogil=True)
 def upper(square, pairs, begin, end, differ, largest):
-    """Rows begin…end of the triangle above the diagonal of a square, and how far it is from the one
-    below.
+    """Copy rows begin…end of the upper triangle, and measure how far the lower one is from it.
 
     square   (n, n) float32 or float64
     pairs    (n(n − 1)/2,) — of the same type, written: row by row, without the diagonal

@@ -15,12 +15,9 @@ functions here call none of another file: a cached one would not notice that the
 from __future__ import annotations
 
 import numpy as np
-from llvmlite import ir
-from numba import config, njit, types
-from numba.extending import intrinsic
+from numba import njit
 
 from . import candidates, parallel
-from .vectors import INT, WORD, place
 
 SIDE = 64  # rows and columns of a tile
 RUN = 512  # features of a run of `_sums`: six rows of them stay in the level 1 cache
@@ -31,8 +28,9 @@ LANES = 16  # sums that a run of `measure` is spread over
 def nearest(
     x: np.ndarray, k: int, *, ties: bool = False, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest other rows of every row: (n, k) squared distances float64, ascending, and (n,
-    k) indices int64.
+    """Return the k nearest other rows of every row.
+
+    These are (n, k) squared distances float64, ascending, and (n, k) indices int64.
 
     x      (n, d) float32 or float64, C order, finite, largest magnitude 0 or between 2^-40 and 2^40
     (float32), 2^-400
@@ -45,7 +43,7 @@ def nearest(
     n = len(x)
     if not candidates.worthwhile(n, k):
         return exact(x, k, np.arange(n), np.full(n, np.inf), threads)
-    found, least = candidates.find(x, k, threads)
+    chosen, least = candidates.find(x, k, threads)
     least *= 1 - rounding(x.shape[1])
     values, indices, settled = (
         np.full((n, k), np.inf),
@@ -55,7 +53,7 @@ def nearest(
 
     def work(task: int, thread: int) -> None:
         _measured(
-            x, found, least, ties, task * SIDE, min(n, (task + 1) * SIDE), values, indices, settled
+            x, chosen, least, ties, task * SIDE, min(n, (task + 1) * SIDE), values, indices, settled
         )
 
     parallel.parallel_for(-(-n // SIDE), work, threads)
@@ -68,8 +66,9 @@ def nearest(
 def exact(
     x: np.ndarray, k: int, rows: np.ndarray, bounds: np.ndarray, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The k nearest other rows of some rows, the lowest index first among equals: (m, k) float64
-    and int64.
+    """Return the k nearest other rows of given rows, the lowest index first among equals.
+
+    These are (m, k) squared distances float64 and (m, k) indices int64.
 
     x       as for `nearest`
     rows    (m,) int64
@@ -107,9 +106,7 @@ def exact(
 
 @njit(cache=True, nogil=True)
 def largest_magnitude(bits, magnitude):
-    """The largest, without their sign bit, of some float32 or float64 numbers seen as whole ones:
-    (m,) int32, int64.
-    """
+    """Return the largest magnitude of floats seen as whole numbers: (m,) int32 or int64."""
     largest = bits[0] & magnitude
     for i in range(1, bits.size):
         largest = max(largest, bits[i] & magnitude)
@@ -117,96 +114,47 @@ def largest_magnitude(bits, magnitude):
 
 
 def rounding(d: int) -> float:
-    """Largest relative error of `measure`: 3 roundings of a difference squared, MEASURED / LANES +
-    4 + LANES of a run, one for each run; of u = 2^-53 each, and 1 % for their products. 6e-14 at a
-    million features.
+    """Return the largest relative error of `measure`.
+
+    It has 3 roundings of a difference squared, MEASURED / LANES + 4 + LANES of a run and one for
+    each run; of u = 2^-53 each, and 1 % for their products. 6e-14 at a million features.
     """
     return 1.01 * (3 + MEASURED / LANES + 4 + LANES + d / MEASURED + 1) * 2.0**-53
 
 
 @njit(cache=True, nogil=True)
 def measure(x, i, j):
-    """Σ_k (x_ik − x_jk)² in float64, its order fixed: the same bits wherever it is called, 0 for
-    equal rows.
+    """Return Σ_k (x_ik − x_jk)² in float64: the same bits wherever it is called, 0 for equal rows.
+
+    The order is fixed: in each run of MEASURED features LANES sums of every LANES-th feature, then
+    added by halves, then the features that are left over.
     """
     total, d = 0.0, x.shape[1]
+    lanes = np.empty(LANES)
     for begin in range(0, d, MEASURED):
         end = min(d, begin + MEASURED)
         whole = begin + (end - begin) // LANES * LANES
-        part = _in_lanes(x, i * d + begin, j * d + begin, whole - begin)
+        lanes[:] = 0.0
+        for k in range(begin, whole, LANES):
+            a, b = x[i, k : k + LANES], x[j, k : k + LANES]
+            for lane in range(LANES):
+                difference = np.float64(a[lane]) - np.float64(b[lane])
+                lanes[lane] += difference * difference
+        count = LANES // 2
+        while count:
+            for lane in range(count):
+                lanes[lane] += lanes[lane + count]
+            count //= 2
+        part = lanes[0]
         for k in range(whole, end):
             part += (np.float64(x[i, k]) - np.float64(x[j, k])) ** 2
         total += part
     return total
 
 
-def _in_lanes_plain(x, at_i, at_j, count):
-    """Σ (x.flat[at_i + k] − x.flat[at_j + k])² over k < count, a multiple of LANES: sums of every
-    LANES-th k, which are then added by halves.
-    """
-    sums = np.zeros(LANES)
-    for k in range(0, count, LANES):
-        sums += (
-            x.flat[at_i + k : at_i + k + LANES]
-            - x.flat[at_j + k : at_j + k + LANES].astype(np.float64)
-        ) ** 2
-    while len(sums) > 1:
-        sums = sums[: len(sums) // 2] + sums[len(sums) // 2 :]
-    return sums[0]
-
-
-@intrinsic
-def _in_lanes(typing, x, at_i, at_j, count):
-    """As above in vectors, which any processor has for LLVM; Numba itself would only keep the order
-    in single steps.
-    """
-
-    def codegen(context, builder, signature, args):
-        double, element = (
-            ir.VectorType(ir.DoubleType(), LANES),
-            context.get_value_type(signature.args[0].dtype),
-        )
-
-        def lanes(at, k):
-            pointer = place(context, builder, signature, args, 0, builder.add(at, k))
-            found = builder.load(
-                builder.bitcast(pointer, ir.VectorType(element, LANES).as_pointer()), align=4
-            )
-            return builder.fpext(found, double) if element != ir.DoubleType() else found
-
-        entry, check, body, end = builder.block, *(builder.append_basic_block() for _ in range(3))
-        builder.branch(check)
-        builder.position_at_end(check)
-        k, sums = builder.phi(WORD), builder.phi(double)
-        builder.cbranch(builder.icmp_signed("<", k, args[3]), body, end)
-        builder.position_at_end(body)
-        step = builder.fsub(lanes(args[1], k), lanes(args[2], k))
-        for phi, before, after in (
-            (k, WORD(0), builder.add(k, WORD(LANES))),
-            (sums, double([0.0] * LANES), builder.fadd(sums, builder.fmul(step, step))),
-        ):
-            phi.add_incoming(before, entry)
-            phi.add_incoming(after, body)
-        builder.branch(check)
-        builder.position_at_end(end)
-        left = [builder.extract_element(sums, INT(lane)) for lane in range(LANES)]
-        while len(left) > 1:
-            left = [
-                builder.fadd(a, b)
-                for a, b in zip(left[: len(left) // 2], left[len(left) // 2 :], strict=True)
-            ]
-        return left[0]
-
-    return types.float64(x, types.int64, types.int64, types.int64), codegen
-
-
-if config.DISABLE_JIT:
-    _in_lanes = _in_lanes_plain
-
-
 @njit(cache=True, nogil=True)
 def nearest_alive(distances, indices, rows, alive, out, short):
-    """The nearest of those neighbours that are alive: the first of a list of all neighbours.
+    """Write the nearest of those neighbours that are alive: the first of a list of all neighbours.
 
     distances, indices  (n, kept) float64, int64 — the nearest of each row, ascending
     rows                (m,) int64;  alive (n,) bool
@@ -227,7 +175,7 @@ def nearest_alive(distances, indices, rows, alive, out, short):
 
 @njit(cache=True, nogil=True)
 def _insert(values, indices, at, value, index):
-    """Put one in the place of the last of list `at`: ascending by value, equal values by index."""
+    """Insert a value into list `at` and drop its last: ascending by value, then by index."""
     place = values.shape[1] - 1
     while place > 0 and (
         values[at, place - 1] > value
@@ -239,31 +187,30 @@ def _insert(values, indices, at, value, index):
 
 
 @njit(cache=True, nogil=True)
-def _measured(x, found, least, ties, begin, stop, values, indices, settled):
-    """The nearest of the candidates of rows begin…stop, measured until no further row can be among
-    them.
+def _measured(x, chosen, least, ties, begin, stop, values, indices, settled):
+    """Measure candidates of rows begin…stop until no further row can be among the nearest.
 
-    found    (n, kept) int64, each once;  least (n, kept) float64 — what `candidates.find` says
+    chosen   (n, kept) int64, each once;  least (n, kept) float64 — what `candidates.find` says
     settled  (n,) bool, written — nothing that was not measured is nearer (`ties`: or as near) than
              the k-th
     """
     last = values.shape[1] - 1
     for row in range(begin, stop):
-        for c in range(found.shape[1]):
+        for c in range(chosen.shape[1]):
             far = values[row, last]
             if least[row, c] > far or (least[row, c] == far and not ties):
                 settled[row] = True
                 break
-            index, value = found[row, c], measure(x, row, found[row, c])
+            index, value = chosen[row, c], measure(x, row, chosen[row, c])
             if value < far or (value == far and index < indices[row, last]):
                 _insert(values, indices, row, value, index)
-        far, beyond = values[row, last], least[row, found.shape[1] - 1]
+        far, beyond = values[row, last], least[row, chosen.shape[1] - 1]
         settled[row] |= beyond > far or (beyond == far and not ties)
 
 
 @njit(cache=True, nogil=True)
 def _nearest(x, rows, bounds, raised, lost, first, stop, values, indices):
-    """Lists first…stop of `exact`, from one tile of sums after another."""
+    """Fill lists first…stop of `exact` from one tile of sums after another."""
     n, k = x.shape[0], values.shape[1]
     sums = np.empty((SIDE, SIDE), x.dtype)
     for begin in range(0, n, SIDE):
@@ -285,8 +232,9 @@ def _nearest(x, rows, bounds, raised, lost, first, stop, values, indices):
     cache=True, nogil=True, fastmath={"contract", "reassoc"}
 )  # NaN and infinity stay what they are
 def _sums(x, rows, first, stop, begin, columns, out):
-    """Σ_k (x[rows[first + q], k] − x[begin + c, k])² in the type of x: out[q, c]; where no such
-    rows are, garbage.
+    """Write Σ_k (x[rows[first + q], k] − x[begin + c, k])² to out[q, c], in the type of x.
+
+    Where no such rows are, out holds garbage.
     """
     d, final = x.shape[1], begin + columns - 1
     for start in range(0, d, RUN):

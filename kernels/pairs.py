@@ -14,19 +14,20 @@ BLOCK = 1 << 12  # numbers of two vectors that stay in the nearest cache
 
 @njit(cache=True, nogil=True)
 def row(i, n):
-    """Where pair (i, 0) would be, if row i had one."""
+    """Return where pair (i, 0) would be, if row i had one."""
     return i * n - i * (i + 1) // 2 - i - 1
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc"})  # to sum in vectors; NaN stays
-def contrast(pairs, codes, begin, end, found):
-    """Sums over rows begin…end: found (2,) float64, written — of pairs of equal codes, of the
-    others.
+def contrast(pairs, codes, begin, end, totals):
+    """Sum the pairs of rows begin…end: those of equal codes, and the others.
+
+    totals (2,) float64, written
 
     pairs  (n(n − 1)/2,) float32 or float64;  codes  (n,) int64
     """
     n = codes.size
-    found[:] = 0.0
+    totals[:] = 0.0
     for i in range(begin, end):
         part, others, own = pairs[row(i, n) + i + 1 : row(i, n) + n], codes[i + 1 :], codes[i]
         same, different = 0.0, 0.0
@@ -34,14 +35,15 @@ def contrast(pairs, codes, begin, end, found):
             number = np.float64(part[j])
             same += number if others[j] == own else 0.0
             different += 0.0 if others[j] == own else number
-        found[0] += same
-        found[1] += different
+        totals[0] += same
+        totals[1] += different
 
 
 @njit(cache=True, nogil=True)
 def row_sums(pairs, n, begin, end, sums):
-    """What rows begin…end of the triangle give to the sums of the rows of the square: sums (n,)
-    float64, written.
+    """Sum what rows begin…end of the triangle give to the rows of the square.
+
+    sums (n,) float64, written
     """
     sums[:] = 0.0
     for i in range(begin, end):
@@ -56,8 +58,9 @@ def row_sums(pairs, n, begin, end, sums):
 
 @njit(cache=True, nogil=True)
 def whiten(pairs, sums, begin, end, mean, scale):
-    """In rows begin…end, each pair becomes (pair − sums_i − sums_j + mean)·scale. pairs float64;
-    sums (n,).
+    """Replace each pair in rows begin…end by (pair − sums_i − sums_j + mean)·scale.
+
+    pairs float64;  sums (n,)
     """
     n = sums.size
     for i in range(begin, end):
@@ -68,26 +71,26 @@ def whiten(pairs, sums, begin, end, mean, scale):
 
 @njit(cache=True, nogil=True)
 def resample(pairs, n, chosen, out):
-    """The pairs of chosen ones of n stimuli, those of a stimulus with itself left out: how many
-    there are.
+    """Copy the pairs of chosen stimuli but those of a stimulus with itself; return their number.
 
     pairs  (n(n − 1)/2,);  chosen  (m,) int64 — stimuli, some more than once;  out  (m(m − 1)/2,) —
     written
     """
-    found = 0
+    count = 0
     for i in range(chosen.size):
         for j in range(i + 1, chosen.size):
             low, high = min(chosen[i], chosen[j]), max(chosen[i], chosen[j])
             if low != high:
-                out[found] = pairs[row(low, n) + high]
-                found += 1
-    return found
+                out[count] = pairs[row(low, n) + high]
+                count += 1
+    return count
 
 
 @njit(cache=True, nogil=True, fastmath={"reassoc", "contract"})  # to sum in vectors; NaN stays
 def products(x, y, begin, end, out):
-    """Inner products of rows begin…end of x with those of y: out (m, l) float64, those rows
-    written.
+    """Write inner products of rows begin…end of x with those of y.
+
+    out   (m, l) float64, these rows written
 
     x, y  (m, p), (l, p) float64 — a block of columns after another, so that both stay in the cache
     """

@@ -17,25 +17,13 @@ has no panels: its packed rows are float32 rows, (padded rows, depth).
 from __future__ import annotations
 
 import math
-import os
+from collections.abc import Callable
 
 import numpy as np
-from llvmlite import ir
-from numba import config, njit, types
-from numba.core.codegen import get_host_cpu_features
-from numba.extending import intrinsic
+from numba import njit
 
-from . import parallel
-from .vectors import FLOATS, INT, LANES, WORD, further, place
+from . import dispatch, parallel
 
-FEATURES = frozenset(
-    (get_host_cpu_features() if config.CPU_FEATURES is None else config.CPU_FEATURES).split(",")
-)
-FAST = (
-    ("+avx512f" in FEATURES or {"+avx2", "+fma"} <= FEATURES)
-    and not config.DISABLE_JIT
-    and os.environ.get("TLX_KERNELS") != "plain"
-)
 PANEL = 32  # rows of a panel
 BLOCK = 64  # packed rows are padded to a multiple of it
 UNROLL = 4  # packed depth is padded to a multiple of it
@@ -46,12 +34,12 @@ NOTHING = np.empty(0)
 
 
 def padded(rows: int) -> int:
-    """Rows as they lie packed."""
+    """Return how many rows there are once they are packed."""
     return -(-rows // BLOCK) * BLOCK
 
 
 def aligned(shape: tuple[int, ...]) -> np.ndarray:
-    """An uninitialised float32 array that begins on a cache line."""
+    """Return an uninitialised float32 array that begins on a cache line."""
     size = math.prod(shape)
     raw = np.empty(size + 16, np.float32)
     start = -raw.ctypes.data % 64 // 4
@@ -59,16 +47,17 @@ def aligned(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def empty(rows: int, depth: int, within: np.ndarray | None = None) -> np.ndarray:
-    """Room for packed rows: panels, padded in rows and depth; for the plain way (padded rows,
-    depth).
+    """Return room for packed rows: panels, padded in rows and depth; (padded rows, depth) if plain.
 
     within   such room for as many columns or more, to be used again
     """
     deep = -(-depth // UNROLL) * UNROLL
-    shape = (padded(rows) // PANEL, deep, PANEL) if FAST else (padded(rows), depth)
-    return (
-        aligned(shape) if within is None else within.reshape(-1)[: math.prod(shape)].reshape(shape)
-    )
+    shape: tuple[int, ...] = (padded(rows), depth)
+    if dispatch.has_tile():
+        shape = (padded(rows) // PANEL, deep, PANEL)
+    if within is None:
+        return aligned(shape)
+    return within.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def pack(
@@ -85,8 +74,9 @@ def pack(
     squares: np.ndarray = NOTHING,
     threads: int | None = None,
 ) -> None:
-    """(x[i, k] − centre[k] − shift[i]) · scale[i] of rows first… and columns begin…, in float64 and
-    rounded once.
+    """Pack (x[i, k] − centre[k] − shift[i]) · scale[i], in float64 and rounded once.
+
+    These are rows first… and columns begin… of x.
 
     packed   from empty(), of at least these rows and just this depth
     x        (n, d) float32 or float64, of any strides, may be read-only
@@ -95,7 +85,7 @@ def pack(
     """
     x = np.asarray(x).view()
     x.flags.writeable = False  # one compiled version for arrays and read-only maps
-    kernel = _pack_panels if FAST else _pack_plain
+    kernel = _pack_kernel()
 
     def work(task: int, thread: int) -> None:
         kernel(
@@ -116,53 +106,20 @@ def pack(
     parallel.parallel_for(-(-padded(rows) // TASK), work, threads)
 
 
-@intrinsic
-def _transpose(typing, source, at_source, source_step, target, at_target, target_step):
-    """target[16, 16] = source[16, 16] transposed, float32; where each begins and the step of its
-    rows, in elements.
-    """
+def _pack_kernel() -> Callable[..., None]:
+    if dispatch.has_tile():
+        from .llvm import transposition
 
-    def codegen(context, builder, signature, args):
-        def lines(array):
-            begin, step = (
-                place(context, builder, signature, args, array, args[array + 1]),
-                args[array + 2],
-            )
-            return [
-                further(builder, begin, builder.mul(step, WORD(r)), FLOATS) for r in range(LANES)
-            ]
-
-        rows = [builder.load(line, align=4) for line in lines(0)]
-        for width in (
-            1,
-            2,
-            4,
-            8,
-        ):  # of every square of 2·width, exchange the quarters that are not on its diagonal
-            low = [lane + LANES - width if lane & width else lane for lane in range(LANES)]
-            high = [lane + LANES if lane & width else lane + width for lane in range(LANES)]
-            rows = [
-                builder.shuffle_vector(
-                    rows[r & ~width],
-                    rows[r | width],
-                    ir.VectorType(INT, LANES)(high if r & width else low),
-                )
-                for r in range(LANES)
-            ]
-        for row, line in zip(rows, lines(3), strict=True):
-            builder.store(row, line, align=4)
-        return context.get_dummy_value()
-
-    word = types.int64
-    return types.void(source, word, word, target, word, word), codegen
+        return transposition.pack
+    return pack_plain
 
 
 # ---------------------------------------------------------------- packing
 
 
 @njit(cache=True, nogil=True)
-def _read(x, row, begin, count, shift, scale, centre, into, to):
-    """One row's columns begin…begin+count, shifted and scaled, into[to, 0:count]."""
+def read(x, row, begin, count, shift, scale, centre, into, to):
+    """Copy columns begin…begin+count of a row, shifted and scaled, to into[to, 0:count]."""
     if shift.size == 0 and scale.size == 0 and centre.size == 0:
         for k in range(count):
             into[to, k] = x[row, begin + k]
@@ -177,7 +134,7 @@ def _read(x, row, begin, count, shift, scale, centre, into, to):
 
 
 @njit(cache=True, nogil=True, fastmath={"contract", "reassoc"})  # to sum in vectors; NaN stays
-def _square(values, row, count):
+def square(values, row, count):
     total = 0.0
     for k in range(count):
         total += np.float64(values[row, k]) * values[row, k]
@@ -185,39 +142,12 @@ def _square(values, row, count):
 
 
 @njit(cache=True, nogil=True)
-def _pack_panels(x, first, rows, begin, depth, shift, scale, centre, squares, packed, start, stop):
-    run = np.zeros((PANEL, min(RUN, -(-depth // LANES) * LANES)), np.float32)
-    deep = packed.shape[1]
-    for panel in range(start // PANEL, stop // PANEL):
-        here = min(PANEL, max(0, rows - panel * PANEL))
-        run[here:] = 0
-        for k in range(0, deep, RUN):
-            count = min(RUN, depth - k)
-            for r in range(here):
-                row = first + panel * PANEL + r
-                _read(x, row, begin + k, count, shift, scale, centre, run, r)
-                if squares.size:
-                    squares[row] += _square(run, r, count)
-                run[r, count:] = 0
-            whole = min(RUN, deep - k) // LANES * LANES
-            for part in range(0, whole, LANES):
-                at = (panel * deep + k + part) * PANEL
-                _transpose(run, part, run.shape[1], packed, at, PANEL)
-                _transpose(
-                    run, LANES * run.shape[1] + part, run.shape[1], packed, at + LANES, PANEL
-                )
-            for rest in range(whole, min(RUN, deep - k)):
-                for r in range(PANEL):
-                    packed[panel, k + rest, r] = run[r, rest]
-
-
-@njit(cache=True, nogil=True)
-def _pack_plain(x, first, rows, begin, depth, shift, scale, centre, squares, packed, start, stop):
+def pack_plain(x, first, rows, begin, depth, shift, scale, centre, squares, packed, start, stop):
     for row in range(start, stop):
         if row < rows:
-            _read(x, first + row, begin, depth, shift, scale, centre, packed, row)
+            read(x, first + row, begin, depth, shift, scale, centre, packed, row)
             if squares.size:
-                squares[first + row] += _square(packed, row, depth)
+                squares[first + row] += square(packed, row, depth)
         else:
             packed[row] = 0
 
@@ -228,35 +158,18 @@ def _pack_plain(x, first, rows, begin, depth, shift, scale, centre, squares, pac
 def mirror(
     tile: np.ndarray, rows: int, columns: int, upper: bool, out: np.ndarray, at: int, step: int
 ) -> None:
-    """out[at + j·step + i] = tile[j // 64, i, j % 64] for i < rows, j < columns (upper: i < j
-    alone); out (m,).
+    """Write out[at + j·step + i] = tile[j // 64, i, j % 64] for i < rows, j < columns.
+
+    upper  i < j alone;  out  (m,)
     """
-    (_mirror if FAST and out.dtype == np.float32 else _mirror_plain)(
-        tile, 0, rows, 0, columns, upper, out, at, step
-    )
+    kernel = mirror_plain
+    if out.dtype == np.float32 and dispatch.has_tile():
+        from .llvm.transposition import mirror as kernel
+    kernel(tile, 0, rows, 0, columns, upper, out, at, step)
 
 
 @njit(cache=True, nogil=True)
-def _mirror(tile, i0, i1, j0, j1, upper, out, at, step):
-    for j in range(j0, j1, LANES):
-        for i in range(i0, min(i1, j + LANES) if upper else i1, LANES):
-            if i + LANES <= i1 and j + LANES <= j1 and (i < j or not upper):
-                _transpose(
-                    tile,
-                    (j // BLOCK * tile.shape[1] + i) * BLOCK + j % BLOCK,
-                    BLOCK,
-                    out,
-                    at + j * step + i,
-                    step,
-                )
-            else:
-                _mirror_plain(
-                    tile, i, min(i1, i + LANES), j, min(j1, j + LANES), upper, out, at, step
-                )
-
-
-@njit(cache=True, nogil=True)
-def _mirror_plain(tile, i0, i1, j0, j1, upper, out, at, step):
+def mirror_plain(tile, i0, i1, j0, j1, upper, out, at, step):
     for j in range(j0, j1):
         for i in range(i0, min(i1, j) if upper else i1):
             out[at + j * step + i] = tile[j // BLOCK, i, j % BLOCK]

@@ -20,8 +20,9 @@ from numba import config
 
 
 def default_threads() -> int:
-    """How many threads a call uses unless told: NUMBA_NUM_THREADS, else the cores this process may
-    use.
+    """Return how many threads a call uses unless told.
+
+    It is NUMBA_NUM_THREADS, else the cores that this process may use.
     """
     return int(config.NUMBA_NUM_THREADS)
 
@@ -29,8 +30,9 @@ def default_threads() -> int:
 def parallel_for(
     tasks: int, work: Callable[[int, int], object], threads: int | None = None
 ) -> None:
-    """work(task, thread) for every task 0…tasks-1, in that order of starting, thread in
-    0…threads-1.
+    """Call work(task, thread) for every task 0…tasks-1, started in that order.
+
+    thread is in 0…threads-1.
 
     The caller's thread works too. The first exception (an interrupt too) ends it after the tasks in
     hand.
@@ -40,9 +42,9 @@ def parallel_for(
 
 
 class ThreadTeam:
-    """Threads for several rounds of tasks, which end with the block.
+    """Run several rounds of tasks on threads that end with the block.
 
-    A thread begins on the processor of the one that made it, and is moved elsewhere after some
+    A thread begins on the processor of the one that started it, and is moved elsewhere after some
     milliseconds: of a round of a few milliseconds that is half. Those of a crew stay where they
     were moved to.
     """
@@ -66,7 +68,7 @@ class ThreadTeam:
             thread.join()
 
     def each(self, tasks: int, work: Callable[[int, int], object]) -> None:
-        """As the function of that name."""
+        """Call work(task, thread) for every task; as `parallel_for`."""
         helpers = max(0, min(tasks, self._most) - 1)
         while len(self._threads) < helpers:
             self._begin_thread()
@@ -83,8 +85,8 @@ class ThreadTeam:
         orders, number = SimpleQueue[_Round | None](), len(self._threads) + 1
 
         def serve() -> None:
-            while (found := orders.get()) is not None:
-                found.take(number)
+            while (next_round := orders.get()) is not None:
+                next_round.take(number)
                 self._ended.put(None)
 
         thread = threading.Thread(target=serve, name=f"kernel-{number}")

@@ -41,7 +41,7 @@ class SortOrder(NamedTuple):
 
 
 def order(x: np.ndarray, threads: int | None = None) -> SortOrder:
-    """The order of x (n,) float32 or float64, finite, n < MOST. Uses 20·n bytes."""
+    """Return the order of x (n,) float32 or float64, finite, n < MOST. Uses 20·n bytes."""
     x = as_read_only(x)
     bits = x.view(np.int32 if x.dtype == np.float32 else np.int64)
     size = np.int64((1 << 8 * x.itemsize - 1) - 1)  # of a float's bits, all but the sign
@@ -87,8 +87,9 @@ def _pace(
     most: np.float64,
     by_bits: Callable[[np.ndarray, int, int, np.ndarray], None],
 ) -> float:
-    """Steps of a key for each 1 that a number is above the least, or 0 where the bits tell more
-    numbers apart.
+    """Return steps of a key for each 1 that a number is above the least.
+
+    0 where the bits tell more numbers apart.
     """
     with np.errstate(all="ignore"):
         pace = STEPS / (most - least)
@@ -96,10 +97,10 @@ def _pace(
         np.isfinite(pace) and pace
     ):  # they are as near to each other, or as far, as floats can be
         return 0.0
-    some = np.ascontiguousarray(x[:: -(-len(x) // SAMPLE)])
-    words = np.empty((2, len(some)), np.uint64)
-    _make_by_steps(as_read_only(some), 0, len(some), least, pace, words[0])
-    by_bits(as_read_only(some).view(np.int64), 0, len(some), words[1])
+    sample = np.ascontiguousarray(x[:: -(-len(x) // SAMPLE)])
+    words = np.empty((2, len(sample)), np.uint64)
+    _make_by_steps(as_read_only(sample), 0, len(sample), least, pace, words[0])
+    by_bits(as_read_only(sample).view(np.int64), 0, len(sample), words[1])
     told_apart = [len(np.unique(row >> HALF)) for row in words]
     return float(pace) if told_apart[0] >= told_apart[1] else 0.0
 
@@ -111,7 +112,7 @@ def _pass(
     parts: list[tuple[int, int]],
     threads: int | None,
 ) -> None:
-    """spare becomes words in the order of eight bits from `digit` on."""
+    """Sort words into spare by eight bits from `digit` on."""
     counts = np.empty((len(parts), 1 << DIGIT), np.int64)
     parallel_for(len(parts), lambda p, _: tally(words, *parts[p], digit, counts[p]), threads)
     flat = counts.T.reshape(-1)  # digit by digit, part by part: the order they go to
@@ -119,29 +120,30 @@ def _pass(
     parallel_for(len(parts), lambda p, _: _move(words, *parts[p], digit, places[p], spare), threads)
 
 
-def ranks(found: SortOrder, threads: int | None = None) -> np.ndarray:
-    """2·rank − (n + 1) of every number, ranks from 1: (n,) float64, whole numbers whose sum is
-    0.
+def ranks(sort_order: SortOrder, threads: int | None = None) -> np.ndarray:
+    """Return 2·rank − (n + 1) of every number: (n,) float64, whole numbers whose sum is 0.
+
+    Ranks count from 1.
     """
-    out, parts = np.empty(len(found.words)), parts_of(len(found.words))
-    parallel_for(len(parts), lambda p, _: _rank(*found, *parts[p], out), threads)
+    out, parts = np.empty(len(sort_order.words)), parts_of(len(sort_order.words))
+    parallel_for(len(parts), lambda p, _: _rank(*sort_order, *parts[p], out), threads)
     return out
 
 
-def ties(found: SortOrder, threads: int | None = None) -> int:
-    """How many pairs of numbers are equal."""
-    parts = parts_of(len(found.words))
+def ties(sort_order: SortOrder, threads: int | None = None) -> int:
+    """Count the pairs of equal numbers."""
+    parts = parts_of(len(sort_order.words))
     counts = np.empty(len(parts), np.int64)
 
     def work(part: int, thread: int) -> None:
-        counts[part] = _ties(found.ends, *parts[part])
+        counts[part] = _ties(sort_order.ends, *parts[part])
 
     parallel_for(len(parts), work, threads)
     return int(counts.sum())
 
 
 def as_read_only(x: np.ndarray) -> np.ndarray:
-    """x as a view that cannot be written to, whether x can or not: one type for the compiler."""
+    """Return x as a view that cannot be written to: one type for the compiler."""
     x = x.view()
     x.flags.writeable = False
     return x
@@ -156,7 +158,7 @@ def parts_of(n: int) -> list[tuple[int, int]]:
 
 @njit(cache=True, nogil=True)
 def key(bits, size):
-    """The bits of a float, a whole number, as an uint64 that is greater where the float is.
+    """Return the bits of a float as an uint64 that is greater where the float is.
 
     size  int64 — all bits of that float but the sign
     """
@@ -178,8 +180,9 @@ def _make_by_steps(x, begin, end, least, pace, words):
 
 @njit(cache=True, nogil=True)
 def tally(words, begin, end, digit, counts):
-    """How many of words begin…end have each value of the eight bits from `digit` on: counts (256,)
-    int64, written.
+    """Count the values of eight bits, from `digit` on, of words begin…end.
+
+    counts  (256,) int64, written
     """
     counts[:] = 0
     part = words[begin:end]
@@ -189,7 +192,7 @@ def tally(words, begin, end, digit, counts):
 
 @njit(cache=True, nogil=True)
 def _move(words, begin, end, digit, places, out):
-    """Puts words begin…end where the next of their digit goes: places (256,) int64."""
+    """Move words begin…end to where the next of their digit goes: places (256,) int64."""
     part = words[begin:end]
     for i in range(part.size):
         word = part[i]
@@ -200,9 +203,7 @@ def _move(words, begin, end, digit, places, out):
 
 @njit(cache=True, nogil=True)
 def _settle(words, x, begin, end):
-    """Puts runs of equal keys that start in begin…end in the order of their numbers, equal ones as
-    they are.
-    """
+    """Sort runs of equal keys that start in begin…end by their numbers; equal ones stay."""
     at = begin
     while at < end and at > 0 and words[at] >> HALF == words[at - 1] >> HALF:
         at += 1
@@ -233,8 +234,9 @@ def _settle(words, x, begin, end):
 
 @njit(cache=True, nogil=True)
 def _first_run(words, x, exact, begin, end):
-    """The first of places begin…end whose number differs from the one before, or the number of
-    places.
+    """Return the first of places begin…end whose number differs from the one before.
+
+    The number of places, if none does.
     """
     for i in range(begin, end):
         if (
@@ -248,8 +250,9 @@ def _first_run(words, x, exact, begin, end):
 
 @njit(cache=True, nogil=True)
 def _ends(words, x, exact, begin, end, stop, ends):
-    """Where the runs of equal numbers end, for places begin…end, of which the last one's ends at
-    `stop`.
+    """Write where the runs of equal numbers end, for places begin…end.
+
+    stop  the end of the last run
     """
     for i in range(end - 1, begin - 1, -1):
         if i + 1 < end and (

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import os
+import shutil
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -91,16 +95,26 @@ def test_images_are_listed_and_decoded_in_one_place(path):
     assert not {"datasets.locate", "folders.list_images", "pixels.pixels", "pixels"} & calls
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
+KERNELS = sorted((ROOT / "kernels").rglob("*.py"))
+BUILDERS = ("llvmlite", "numba.extending", "numba.core.cgutils")  # of LLVM instructions
+
+
+def is_below(path: Path, folder: str) -> bool:
+    return folder in path.relative_to(ROOT).parts
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_kernels_stand_on_numba_and_numpy_alone(path):
     """And Numba's own threading layers are not used: parallel.py says why. fastmath=True would lose
     NaN.
     """
-    siblings = {p.stem for p in path.parent.glob("*.py")}
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and node.level:
-            assert node.level == 1
-            assert node.module in siblings or not node.module
+            base = path.parents[node.level - 1]
+            assert base.is_relative_to(ROOT / "kernels"), f"{path}: imports leave kernels/"
+            for name in [node.module] if node.module else [a.name for a in node.names]:
+                place = base.joinpath(*name.split("."))
+                assert place.is_dir() or place.with_suffix(".py").is_file(), f"{path}: {name}"
             continue
         names = (
             [a.name for a in node.names]
@@ -120,9 +134,60 @@ def test_kernels_stand_on_numba_and_numpy_alone(path):
             ), path
         if isinstance(node, ast.Call) and ast.unparse(node.func) in ("njit", "numba.njit"):
             assert {"cache", "nogil"} <= {k.arg for k in node.keywords}, f"{path}:{node.lineno}"
-    assert not (path.parent / "__init__.py").exists(), (
+    assert not (ROOT / "kernels" / "__init__.py").exists(), (
         "it would stand in for another package named kernels"
     )
+
+
+@pytest.mark.parametrize("path", KERNELS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_llvm_is_built_in_one_folder_that_plain_kernels_load_late(path):
+    """A Numba that lacks what the builders import must not keep plain kernels from loading."""
+    if is_below(path, "llvm"):
+        return
+    built = [n for n in imports(path) if n.startswith(BUILDERS) or n == "numba.core.cgutils"]
+    assert not built, f"{path} builds LLVM instructions: that belongs in kernels/llvm/"
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module or "", *(alias.name for alias in node.names)]
+            assert not any(n.split(".")[0] == "llvm" for n in names), (
+                f"{path}:{node.lineno}: import llvm inside a function, after dispatch has agreed"
+            )
+
+
+@pytest.mark.parametrize("editable", [True, False], ids=["checkout", "installed"])
+def test_kernels_of_the_folder_and_its_subfolder_are_imported_as_tlx_kernels(editable, tmp_path):
+    """Installed, the wheel's force-include has put kernels/ into tlx/kernels/."""
+    root = ROOT
+    if not editable:
+        root = tmp_path / "site"
+        shutil.copytree(ROOT / "tlx", root / "tlx", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / "kernels",
+            root / "tlx" / "kernels",
+            dirs_exist_ok=True,
+            ignore=shutil.ignore_patterns("__pycache__"),
+        )
+    names = [
+        ".".join(("tlx", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+        for p in KERNELS
+    ]
+    script = "import sys, importlib\nfor name in sys.argv[1:]: print(importlib.import_module(name).__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", script, *names],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    home = ROOT / "kernels" if editable else root / "tlx" / "kernels"
+    assert done.stdout.split() == [str(home / p.relative_to(ROOT / "kernels")) for p in KERNELS]
+
+
+def test_the_wheel_takes_the_whole_folder_of_kernels():
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["force-include"]["kernels"] == "tlx/kernels"
+    assert (ROOT / "kernels" / "llvm" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize(("package", "home"), ALONE.items())

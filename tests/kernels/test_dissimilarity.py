@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from numba import config
 
-from tlx.kernels import dissimilarity, panels, tile
+from tlx.kernels import dispatch, dissimilarity, tile
 
 Formula, Rows, fill, unit = (
     dissimilarity.Formula,
@@ -21,10 +21,9 @@ N, D = (20, 9) if SMALL else (300, 90)
 SQUARED, ROOT, HALF = Formula(1.0, False), Formula(1.0, True), Formula(0.5, False)
 
 
-@pytest.fixture(params=["fast", "plain"] if panels.FAST else ["plain"], autouse=True)
+@pytest.fixture(params=["fast", "plain"] if dispatch.has_tile() else ["plain"], autouse=True)
 def way(request, monkeypatch):
-    monkeypatch.setattr(panels, "FAST", request.param == "fast")
-    monkeypatch.setattr(tile, "FAST", request.param == "fast")
+    monkeypatch.setattr(dispatch, "has_tile", lambda: request.param == "fast")
 
 
 def numbers(n=N, d=D, seed=0, dtype=np.float32):

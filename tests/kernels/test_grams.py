@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from numba import config
 
-from tlx.kernels import dissimilarity, grams, panels, tile
+from tlx.kernels import dispatch, dissimilarity, grams, tile
 
 Rows = dissimilarity.StandardisedRows
 SMALL = bool(config.DISABLE_JIT)
 N, D = (9, 10) if SMALL else (150, 90)
 
 
-@pytest.fixture(params=["fast", "plain"] if panels.FAST else ["plain"], autouse=True)
+@pytest.fixture(params=["fast", "plain"] if dispatch.has_tile() else ["plain"], autouse=True)
 def way(request, monkeypatch):
-    monkeypatch.setattr(panels, "FAST", request.param == "fast")
-    monkeypatch.setattr(tile, "FAST", request.param == "fast")
+    monkeypatch.setattr(dispatch, "has_tile", lambda: request.param == "fast")
 
 
 def numbers(n, seed):

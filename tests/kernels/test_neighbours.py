@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 from numba import config
 
-from tlx.kernels import candidates, halves, neighbours, tile
+from tlx.kernels import bfloat16, candidates, dispatch, neighbours, tile
 
 SMALL = bool(config.DISABLE_JIT)
-fast = pytest.mark.skipif(not tile.FAST, reason="this CPU, or this pass, has no fast tile")
-bfloat16 = pytest.mark.skipif(
-    not halves.FAST, reason="this CPU, or this pass, multiplies no bfloat16"
+fast = pytest.mark.skipif(
+    not dispatch.has_tile(), reason="this CPU, or this pass, has no fast tile"
+)
+with_bfloat16 = pytest.mark.skipif(
+    not dispatch.has_bfloat16(), reason="this CPU, or this pass, multiplies no bfloat16"
 )
 rng = np.random.default_rng
 
@@ -109,7 +111,7 @@ def rows(case, dtype, n=None, d=None):
     return x
 
 
-WAYS = ["as it chooses", "halves", "differences", "plain"] if tile.FAST else ["plain"]
+WAYS = ["as it chooses", "bfloat16", "differences", "plain"] if dispatch.has_tile() else ["plain"]
 
 
 @contextlib.contextmanager
@@ -119,9 +121,9 @@ def made_to_go(way):
         if way == "plain":
             patch.setattr(candidates, "worthwhile", lambda n, k: False)
         elif way == "differences":
-            patch.setattr(candidates, "FAST", False)
-        elif way == "halves":
-            if not halves.FAST:
+            patch.setattr(dispatch, "has_bfloat16", lambda: False)
+        elif way == "bfloat16":
+            if not dispatch.has_bfloat16():
                 pytest.skip("this CPU multiplies no bfloat16")
             patch.setattr(candidates, "_spare", lambda *_: 3)
         yield
@@ -173,7 +175,7 @@ def test_no_row_is_nearer_than_was_proved(case, dtype, way):
     x = rows(case, dtype)
     with made_to_go(way):
         found, least = candidates.find(x, 2)
-    assert found.shape == least.shape == (len(x), 5 if way == "halves" else 4)
+    assert found.shape == least.shape == (len(x), 5 if way == "bfloat16" else 4)
     assert (np.diff(np.sort(found, axis=1)) > 0).all()
     assert (np.diff(least, axis=1) >= 0).all()
     x = x.astype(float)
@@ -230,12 +232,12 @@ def test_magnitudes_that_only_float64_has(exponent):
             )
 
 
-@bfloat16
-def test_what_float32_loses_while_halves_are_summed_is_accounted_for():
+@with_bfloat16
+def test_what_float32_loses_while_bfloat16_is_summed_is_accounted_for():
     x = 200.0 + rng(0).integers(
         -9, 10, (130, 2600)
     )  # eight binary digits say it; products sum to more than 2^24
-    way, out = halves.BFloat16Rows(x, np.zeros(2600), 1.0), tile.scratch(192)
+    way, out = bfloat16.BFloat16Rows(x, np.zeros(2600), 1.0), tile.scratch(192)
     way.tile(0, 130, 0, 130, False, out)
     assert not way.lost.max() > 1e-9 * way.norms.min()
     least = way.least(np.ascontiguousarray(out.transpose(1, 0, 2).reshape(192, 192)[:130, :130]))
@@ -244,13 +246,13 @@ def test_what_float32_loses_while_halves_are_summed_is_accounted_for():
     assert (least.sum(axis=1) > 0.5 * true.sum(axis=1)).all()
 
 
-@bfloat16
+@with_bfloat16
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("d", [1, 2, 63, 130])
-def test_halves_are_rounded_to_the_nearest(d, dtype):
+def test_bfloat16_is_rounded_to_the_nearest(d, dtype):
     x = signal(70, d).astype(dtype)
     centre = x[:9].mean(axis=0, dtype=np.float64)
-    way, out = halves.BFloat16Rows(x, centre, 0.25), tile.scratch(128)
+    way, out = bfloat16.BFloat16Rows(x, centre, 0.25), tile.scratch(128)
     y = (x - centre) * 0.25
     digits, exponent = np.frexp(y)
     b = np.ldexp(np.round(digits * 2**8) / 2**8, exponent)
@@ -264,7 +266,7 @@ def test_halves_are_rounded_to_the_nearest(d, dtype):
     )
 
 
-@bfloat16
+@with_bfloat16
 @pytest.mark.parametrize(
     ("case", "good"),
     [
@@ -275,7 +277,7 @@ def test_halves_are_rounded_to_the_nearest(d, dtype):
         ("tight clusters", False),
     ],
 )
-def test_halves_are_taken_where_they_settle_rows(case, good):
+def test_bfloat16_is_taken_where_it_settles_rows(case, good):
     x = rows(case, np.float32, n=1500, d=300)
     assert (candidates.find(x, 2)[0].shape[1] > 2 + candidates.SPARE) == good
 
@@ -394,11 +396,11 @@ def test_nearest_alive():
 
 ELSEWHERE = """
 import sys, numpy as np
-from tlx.kernels import neighbours, tile
+from tlx.kernels import dispatch, neighbours
 x = np.random.default_rng(0).standard_normal((41, 37)).astype(sys.argv[1])
 x[7] = x[3]
 values, indices = neighbours.nearest(x, 2, ties=True)
-print(tile.FAST, values.tobytes().hex(), indices.tobytes().hex())
+print(dispatch.has_tile(), values.tobytes().hex(), indices.tobytes().hex())
 """
 
 
@@ -416,7 +418,7 @@ print(tile.FAST, values.tobytes().hex(), indices.tobytes().hex())
     ids=["no compiler", "plain", "avx2"],
 )
 def test_the_same_bits_without_a_compiler_and_on_lesser_processors(how, dtype):
-    if "NUMBA_CPU_NAME" in how and not {"+avx2", "+fma"} <= tile.FEATURES:
+    if "NUMBA_CPU_NAME" in how and not {"+avx2", "+fma"} <= dispatch.FEATURES:
         pytest.skip("this CPU has no AVX2")
     run = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, dtype],

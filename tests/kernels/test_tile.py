@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import config, njit
 
-from tlx.kernels import panels, parallel, tile
+from tlx.kernels import dispatch, parallel, tile
 
-FAST = panels.FAST
+FAST = dispatch.has_tile()
 SMALL = bool(config.DISABLE_JIT)
 EPS = 2.0**-24
 HASWELL = {
@@ -29,8 +29,7 @@ HASWELL = {
 @pytest.fixture(params=["fast", "plain"] if FAST else ["plain"])
 def way(request, monkeypatch):
     """Both ways, in one process."""
-    monkeypatch.setattr(panels, "FAST", request.param == "fast")
-    monkeypatch.setattr(tile, "FAST", request.param == "fast")
+    monkeypatch.setattr(dispatch, "has_tile", lambda: request.param == "fast")
     return request.param
 
 
@@ -194,10 +193,12 @@ def test_mirrored_tiles(way, dtype, rows, columns, upper):
 
 @pytest.mark.skipif(SMALL, reason="code for vectors is compiled code alone")
 def test_masks_of_64_lanes():
+    from tlx.kernels.llvm.masks import lanes_below, lanes_below_each, lowest_bit
+
     @njit
     def masks(values, at, limit, limits, at_limits):
-        below = tile.lanes_below(values, at, limit)
-        return below, tile.lanes_below_each(values, at, limits, at_limits), tile.lowest_bit(below)
+        below = lanes_below(values, at, limit)
+        return below, lanes_below_each(values, at, limits, at_limits), lowest_bit(below)
 
     rng = np.random.default_rng(0)
     values, limits = rng.random(200).astype(np.float32), rng.random(100).astype(np.float32)
@@ -224,7 +225,7 @@ def test_tiles_cover_a_triangle_once(rows):
 
 SCRIPT = """
 import hashlib, numpy as np
-from tlx.kernels import panels, tile
+from tlx.kernels import dispatch, tile
 x = np.random.default_rng(0).standard_normal((130, 333)).astype(np.float32)
 p, out = tile.empty(130, 333), tile.scratch(192)
 tile.pack(p, x, 0, 130, 0, 333)
@@ -232,8 +233,10 @@ bits = hashlib.sha256()
 for sums in (tile.differences, tile.products):
     sums(p, 0, 130, p, 0, 130, False, out)
     bits.update(np.concatenate(list(out), axis=1)[:130, :130].tobytes())
-kernel = tile._sums if panels.FAST else tile._sums_plain
-print(bits.hexdigest(), panels.FAST, sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+kernel = tile._sums_plain
+if dispatch.has_tile():
+    from tlx.kernels.llvm.register_tile import sums as kernel
+print(bits.hexdigest(), dispatch.has_tile(), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
 """
 
 

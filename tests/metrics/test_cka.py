@@ -12,17 +12,16 @@ import torch
 from numba import config
 
 from tlx.errors import BadDataError
-from tlx.kernels import panels, tile
+from tlx.kernels import dispatch
 from tlx.metrics.cka import cka, cka_matrix
 
 SMALL = bool(config.DISABLE_JIT)
 N = 10 if SMALL else 150
 
 
-@pytest.fixture(params=["fast", "plain"] if panels.FAST else ["plain"], autouse=True)
+@pytest.fixture(params=["fast", "plain"] if dispatch.has_tile() else ["plain"], autouse=True)
 def way(request, monkeypatch):
-    monkeypatch.setattr(panels, "FAST", request.param == "fast")
-    monkeypatch.setattr(tile, "FAST", request.param == "fast")
+    monkeypatch.setattr(dispatch, "has_tile", lambda: request.param == "fast")
 
 
 def definition(x, y, unbiased):

@@ -19,7 +19,7 @@ from numba import config
 from scipy.spatial import distance
 
 from tlx.errors import BadDataError, ResourceError, TlxError, UnknownNameError, UsageError
-from tlx.kernels import panels, tile
+from tlx.kernels import dispatch, tile
 from tlx.metrics import rsa
 from tlx.metrics.rsa import DISSIMILARITIES, rdm
 
@@ -28,10 +28,9 @@ N, D = (16, 8) if SMALL else (220, 150)
 METRICS = list(DISSIMILARITIES)
 
 
-@pytest.fixture(params=["fast", "plain"] if panels.FAST else ["plain"])
+@pytest.fixture(params=["fast", "plain"] if dispatch.has_tile() else ["plain"])
 def way(request, monkeypatch):
-    monkeypatch.setattr(panels, "FAST", request.param == "fast")
-    monkeypatch.setattr(tile, "FAST", request.param == "fast")
+    monkeypatch.setattr(dispatch, "has_tile", lambda: request.param == "fast")
 
 
 def exact(x, metric):

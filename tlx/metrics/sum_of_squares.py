@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import BadDataError
 from ..kernels.parallel import ThreadTeam, default_threads
-from ..kernels.sums import STRIP, by_class, finish, gather
+from ..kernels.sums import STRIP, by_class, finish, gather_kernel
 from . import arrays
 from .streams import blocks
 
@@ -131,6 +131,7 @@ class _State:
         for part, (begin, end) in enumerate(cut):
             by_class(codes[begin:end], starts[part], order[begin:end])
         scratch = np.empty((threads or default_threads(), STRIP))
+        gather = gather_kernel()
 
         def work(task: int, thread: int) -> None:
             block, part = divmod(task, self.parts)
