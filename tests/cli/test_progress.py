@@ -73,7 +73,7 @@ def test_clock(seconds, text):
 
 
 def test_a_log_gets_one_plain_line_an_epoch(clock, capsys):
-    lines = progress.TrialLines([group("a", 1), group("b", 2)])
+    lines = progress.TrialLines([group("a", 1), group("b", 2)], verbose=True)
     lines(Started("a", 1))
     values = {"epoch": 2.0, "train_loss": 1.5, "val_loss": 1.25, "val_accuracy": 0.5}
     lines(Progress("a", 1, 8, {}))
@@ -89,6 +89,16 @@ def test_a_log_gets_one_plain_line_an_epoch(clock, capsys):
     assert "\x1b" not in printed[1]
     assert printed[2].startswith("1-shot: test accuracy 0.7500 after 4 epochs (1/2 trials, ")
     assert len(printed) == 3
+
+
+def test_a_log_gets_one_line_a_trial_unless_it_is_verbose(clock, capsys):
+    lines = progress.TrialLines([group("a", 1)])
+    lines(Started("a", 1))
+    values = {"epoch": 2.0, "train_loss": 1.5, "val_loss": 1.25, "val_accuracy": 0.5}
+    lines(Progress("a", 4, 8, values))
+    lines(Finished("a", {"a": result(0.75)}))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("1-shot: test accuracy 0.7500")
 
 
 class Rows:

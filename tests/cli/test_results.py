@@ -71,3 +71,19 @@ def test_a_damaged_study_is_shown_as_damaged_and_not_read(studies, tmp_path):
     assert code == 0
     assert "damaged" in out
     assert studies("show", path.parent.name)[0] == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "trials"),
+    [
+        (("fine-tuning", "--epochs", 1, *FEW), 2),
+        (("tune", "--shots", 1, "--splits", 1, "--val-per-class", 2, "--trials", 2, *FEW[-3:]), 1),
+    ],
+)
+def test_the_outcome_as_json_is_all_of_standard_output(tlx, bars, words, trials):
+    code, out, complained = tlx(*words, "--dataset", bars, "--json")
+    assert code == 0, complained
+    content = json.loads(out)
+    assert len(content["trials"]) >= trials
+    assert content["summary"]["metrics"]
+    assert "results go to" in complained

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import escape_control
@@ -42,6 +43,16 @@ class OutputClosed(BaseException):
         super().__init__(str(error))
         self.is_gone = error.errno in GONE
         self.reason = os.strerror(error.errno) if error.errno else str(error)
+
+
+@contextlib.contextmanager
+def aside(is_aside: bool) -> Iterator[None]:
+    """Print to standard error inside, so that standard output is left to the outcome."""
+    if not is_aside:
+        yield
+        return
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
 
 
 def say(*lines: object) -> None:

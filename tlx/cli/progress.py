@@ -128,10 +128,10 @@ def clock(seconds: float | None) -> str:
 
 
 class TrialLines:
-    """One line an epoch, for logs."""
+    """One line a trial, for logs; with `verbose` one an epoch too."""
 
-    def __init__(self, groups: Sequence[Any]):
-        self._titles = {g.key: g.title for g in groups}
+    def __init__(self, groups: Sequence[Any], verbose: bool = False):
+        self._titles, self._verbose = {g.key: g.title for g in groups}, verbose
         self._epochs = {g.key: getattr(g.trials[0].spec, "epochs", 1) for g in groups}
         self._left = time_left(groups)
         self._done, self._trials = 0, sum(len(g.trials) for g in groups)
@@ -146,6 +146,8 @@ class TrialLines:
         elif isinstance(event, Progress):
             self._left.progress(event.key, event.step / max(1, event.steps))
             v = event.values
+            if not self._verbose:
+                return
             if "train_loss" in v:
                 say(
                     f"{title}: epoch {v['epoch']:.0f}/{self._epochs[event.key]}, "
@@ -329,10 +331,10 @@ class SearchLines:
 
 
 @contextlib.contextmanager
-def watching(groups: Sequence[Any]) -> Iterator[Any]:
+def watching(groups: Sequence[Any], verbose: bool = False) -> Iterator[Any]:
     """Who watches the groups of a study: bars on a terminal, lines elsewhere."""
     if not sys.stdout.isatty():
-        yield TrialLines(groups)
+        yield TrialLines(groups, verbose)
         return
     with _rich() as progress:
         yield Bars(groups, progress)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from ..lab.settings import Reporting, Settings
 from ..lab.tasks import Event
 from ..studies.session import Session
 from .output import say
@@ -14,6 +15,10 @@ from .progress import Preparation, SearchLines, steps, watching
 
 class Terminal(Session):
     """A session that shows bars on a terminal, and lines elsewhere."""
+
+    def __init__(self, settings: Settings, reporting: Reporting | None = None):
+        super().__init__(settings)
+        self.reporting = reporting or Reporting()
 
     def say(self, *lines: str) -> None:
         """Print lines."""
@@ -29,7 +34,7 @@ class Terminal(Session):
 
         if isinstance(stage, SearchStage):
             return SearchLines.of(stage.trial_count)
-        return watching(stage.groups)
+        return watching(stage.groups, self.reporting.verbose)
 
     def ended(self, text: str) -> None:
         """Print the last words of a stage, and how long reading and extracting took."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
-from ..lab.settings import Settings
+from ..lab.settings import Reporting, Settings
 from ..studies import Study, run_study
+from . import output
 from .options import options
 from .running import Terminal
 
@@ -15,9 +17,14 @@ def command(study: type[Study]) -> Callable[..., None]:
     """Return the function that typer makes the study's command from."""
 
     def run(*specs: Any) -> None:
-        *own, settings = specs
-        run_study(study(*own), Terminal(settings))
+        *own, settings, reporting = specs
+        session = Terminal(settings, reporting)
+        with output.aside(reporting.json):
+            report = run_study(study(*own), session)
+        if reporting.json:
+            content = report.to_json()
+            output.say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
 
     run.__doc__, run.__name__ = study.help, study.name
-    made: Callable[..., None] = options(*study.specs, Settings)(run)
+    made: Callable[..., None] = options(*study.specs, Settings, Reporting)(run)
     return made

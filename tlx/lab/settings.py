@@ -134,6 +134,20 @@ class Settings(Spec):
         return 1 if device != "cuda" else max(1, min(_gpus(), trials))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reporting(Spec):
+    """What the command of a study prints."""
+
+    verbose: bool = setting(
+        False, identity=False, help="off a terminal, print a line per epoch too, not only per trial"
+    )
+    json: bool = setting(
+        False,
+        identity=False,
+        help="print the outcome as JSON to standard output, everything else to standard error",
+    )
+
+
 def expanded(path: str) -> Path:
     """Replace a leading ~ by the home folder; Resource where this user has none."""
     try:

@@ -185,6 +185,10 @@ class StudyReport:
         """The figures of the study, name → path."""
         return frames.figures_of(self.study_folder)
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the study, its summary and its trials as plain JSON."""
+        return frames.report_json(self.key, self.study_folder, self.address, self.results)
+
     def frame(self) -> pandas.DataFrame:
         """Return one row a trial: settings, scores, costs (pandas)."""
         return frames.trial_frame(self.results)

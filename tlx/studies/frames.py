@@ -59,3 +59,21 @@ def summary_frame(folder: Path) -> pandas.DataFrame:
 def figures_of(folder: Path) -> dict[str, Path]:
     """Return the figures in a folder, name → path."""
     return {path.stem: path for form in FORMS for path in sorted(folder.glob(f"*.{form}"))}
+
+
+def report_json(key: str, folder: Path, address: str, results: Iterable[Result]) -> dict[str, Any]:
+    """Return a study as plain JSON: key, folder, address, summary, figures, trials."""
+    path = folder / SUMMARY
+    summary = files.read_json(path, limit=1 << 30) if path.is_file() else {}
+    trials = [
+        {"key": r.key, "kind": r.kind, "status": r.status, "spec": r.spec, "scores": r.scores}
+        for r in results
+    ]
+    return {
+        "key": key,
+        "folder": str(folder),
+        "address": address,
+        "summary": summary,
+        "figures": {name: str(path) for name, path in figures_of(folder).items()},
+        "trials": trials,
+    }

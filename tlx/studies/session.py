@@ -64,6 +64,7 @@ class Session:
 
         self.note(*stage.notes)
         self.say(f"{stage.title}: {len(stage.trials)} trials")
+        self._say_where()
         with self.watching(stage) as watch:
             report = runner.run_stage(stage, self.settings, watch)
         self.ended((stage.format_summary or reporting.format_summary)(report))
@@ -74,11 +75,24 @@ class Session:
         """Run a search and show what came of it; errors as for `run`."""
         self.note(*stage.notes)
         self.say(f"{stage.title}: {stage.trial_count} trials")
+        self._say_where()
         with self.watching(stage) as watch:
             report = stage.run(self, watch)
         self.ended(stage.format_summary(report))
         report.raise_if_failed(self.settings.require_tracking)
         return report
+
+    def _say_where(self) -> None:
+        """Show once where results go and how MLflow shows them."""
+        from ..lab.tracking import api as tracking_api
+
+        line = f"results go to {self.store.root}"
+        if self.settings.tracking:
+            shown = tracking_api.resolve(self.settings.mlflow_path).to_open()
+            line += f"; MLflow: {shown}"
+        if line not in self._noted:
+            self._noted.add(line)
+            self.say(line)
 
     def ended(self, text: str) -> None:
         """Show the last words of a stage."""

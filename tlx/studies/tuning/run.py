@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import files, locks
 from ...errors import LATE, TlxError, TrialsFailedError
@@ -24,10 +24,14 @@ from ...lab.tuning import api as tuning_api
 from ...lab.tuning import records as tuning_records
 from ...lab.tuning.records import COMPLETE, FAILED, TrialRecord
 from ...result import Result
+from .. import frames
 from ..base import open_store
 from ..runner import run_groups
 from .features import SearchContext
 from .plan import SearchPlan, most_fits
+
+if TYPE_CHECKING:
+    import pandas
 
 Preparing = Callable[
     [str], contextlib.AbstractContextManager[Any]
@@ -67,6 +71,61 @@ class SearchReport:
     folder: Path
     sent: tracking_api.Sent | None
     address: str
+
+    @property
+    def key(self) -> str:
+        """The key of the search."""
+        return self.ready.search.key
+
+    @property
+    def url(self) -> str:
+        """The address of the run in MLflow, or the command that shows it; "" without tracking."""
+        return self.address
+
+    @property
+    def study_folder(self) -> Path:
+        """The folder of the search's tables and figures."""
+        return Store(self.folder).study_folder(self.key)
+
+    @property
+    def figures(self) -> dict[str, Path]:
+        """The figures of the search, name → path."""
+        return frames.figures_of(self.study_folder)
+
+    @property
+    def results(self) -> list[Result]:
+        """The best configuration and the defaults on the test set, one result a split."""
+        return [*self.final, *self.reference]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the search, its summary and its configurations as plain JSON."""
+        content = frames.report_json(self.key, self.study_folder, self.address, self.results)
+        configurations = [
+            {"number": t.number, "state": t.state, "values": t.values, "by_split": t.by_split}
+            for t in self.tried
+        ]
+        best = None if self.best is None else self.best.number
+        return {**content, "best": best, "configurations": configurations}
+
+    def frame(self) -> pandas.DataFrame:
+        """Return one row a configuration: number, state, settings, validation accuracy (pandas)."""
+        import pandas
+
+        rows = [
+            {
+                "number": t.number,
+                "state": t.state,
+                **t.values,
+                "val_accuracy": sum(t.by_split) / len(t.by_split) if t.by_split else None,
+                "splits": len(t.by_split),
+            }
+            for t in self.tried
+        ]
+        return pandas.DataFrame(rows)
+
+    def summary(self) -> pandas.DataFrame:
+        """Return the metrics of the search: name, step, value (pandas)."""
+        return frames.summary_frame(self.study_folder)
 
     @property
     def fits(self) -> tuple[int, int]:
