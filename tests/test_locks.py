@@ -68,7 +68,7 @@ elif sys.argv[1] == "refused":
     def refuse(fd, operation): raise OSError(errno.ENOSYS, "Function not implemented")
     fcntl.flock = refuse
 from tlx import locks
-from tlx.errors import Busy
+from tlx.errors import BusyError
 """
 
 
@@ -187,7 +187,7 @@ for number in range(20):
                 time.sleep(0.001)
                 with open(sys.argv[3], "a") as log: log.write(f"out {os.getpid()}\\n")
             break
-        except Busy:
+        except BusyError:
             time.sleep(0.002)
 """
     dead = subprocess.run(
@@ -274,7 +274,7 @@ for number in range(12):
     while store.find(key) is None:
         try:
             store.get_or_compute(key, make)
-        except Busy:
+        except BusyError:
             time.sleep(0.002)
 """
     (tmp_path / "barrier").mkdir()

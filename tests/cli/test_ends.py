@@ -132,11 +132,11 @@ def test_an_accented_folder_is_read_in_the_c_locale(tmp_path, cache, bars):
 WAITING = """
 import os, signal, sys
 from tlx import cli
-from tlx.trials import inputs
+from tlx.studies.fine_tuning import plan
 def wait(*args, **kwargs):
     os.kill(os.getpid(), signal.{name})
     signal.pause()
-inputs.look_at_fine_tuning = wait
+plan.look_at_fine_tuning = wait
 sys.argv = ["tlx", "check"]
 cli.main()
 """

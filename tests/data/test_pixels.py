@@ -358,16 +358,16 @@ def test_a_damaged_array_is_made_again_and_says_so(paths, tmp_path, small_shards
 CHILD = textwrap.dedent("""
     import sys, time
     from pathlib import Path
-    from tlx.data import pixels, shards, views
+    from tlx.data import image_views, pixels, shards
     from tlx.data.sizing import Sizing
     folder, cache, pause = Path(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3])
     shards.SHARD_BYTES = 3 * 18 * 18 * 3
-    decode = views.decode
+    decode = image_views.decode
     def slow(*args):
         print("decode", flush=True)
         time.sleep(pause)
         return decode(*args)
-    views.decode = slow
+    image_views.decode = slow
     pixels.pixels(sorted(folder.glob("*.png")), Sizing(16), cache, workers=1)
 """)
 

@@ -631,23 +631,23 @@ MEMORY = """
 import sys, torch
 from pathlib import Path
 from features.extracting import Pictures, network
-from tlx.features.dump import How
-from tlx.features.extract import Place, extract
+from tlx.features.dump import ExtractionConfig
+from tlx.features.extract import ExtractionContext, extract
 torch.set_num_threads(1)
 class Many(Pictures):
     def take(self, rows):
         return self.rows[rows % len(self.rows)]
 def read(name):
     return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith(name))
-net, how = network(), How(batch=64, reduce="flat")
+net, how = network(), ExtractionConfig(batch=64, reduce="flat")
 def many(n):
     made = Many(64)
     made.shape, made.digest = (n, 1, 28, 28, 1), str(n)
     return made
-extract(net, "random", many(128), ["conv1"], Place(Path(sys.argv[1])), how)
+extract(net, "random", many(128), ["conv1"], ExtractionContext(Path(sys.argv[1])), how)
 open("/proc/self/clear_refs", "w").write("5")
 before = read("VmRSS")
-dump = extract(net, "random", many(int(sys.argv[2])), ["conv1"], Place(Path(sys.argv[1])), how)
+dump = extract(net, "random", many(int(sys.argv[2])), ["conv1"], ExtractionContext(Path(sys.argv[1])), how)
 made = read("VmHWM")
 first, last = dump.take("conv1", [0, dump.rows - 64 * (dump.rows // 64)]), dump.take("conv1", range(64))
 dump.verify()

@@ -126,9 +126,9 @@ def test_the_smallest_is_named_by_validation_and_copied(done, tmp_path):
 
 
 def test_times_that_are_there_stay_and_a_new_cut_is_timed(bars, settings, monkeypatch):
-    timed, real = [], chop_plan.latency
+    timed, real = [], chop_latency.latency
     monkeypatch.setattr(
-        chop_plan,
+        chop_latency,
         "latency",
         lambda networks, batch, *a, **k: (
             timed.append(sorted(networks)),

@@ -136,8 +136,9 @@ def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch
         raise UnknownNameError("dissimilarity", "x", ["y"])
 
     monkeypatch.setattr("tlx.metrics.rdm", refuse)
-    with pytest.raises(UnknownNameError, match="unknown dissimilarity"):
+    with pytest.raises(TlxError, match=r"refused inside a trial.*unknown dissimilarity") as bug:
         perform(["mnist"], bars, settings)
+    assert bug.value.exit_code == 1
 
 
 def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tmp_path):
