@@ -53,8 +53,8 @@ FIGURES = (
     Figure(
         "layer-metrics",
         ("analyze", "mnist", "random_init"),
-        "*",
-        "Layer metrics of the network trained on MNIST and of an untrained one.",
+        "ss_ratio",
+        "Within-class share of the sum of squares by layer: trained on MNIST, and untrained.",
     ),
     Figure(
         "tuning",

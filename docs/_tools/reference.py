@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -17,10 +18,11 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+ROOT = Path(__file__).resolve().parents[2]
 CLI, API = "reference/cli", "reference/api"
-MODULES = {  # module → what its page says first; {} of names stands for its __all__ or __dir__
+MODULES = {  # module → what its page says first
     "tlx": "Run studies from Python. Attributes are loaded when they are first used.",
-    "tlx.metrics": "Numbers about representations. Arrays in, plain results out; no platform needed.",
+    "tlx.metrics": "Numbers about representations: arrays in, plain results out.",
     "tlx.models": "Networks: transfer between them, the QUANTA gate.",
     "tlx.spec": "Settings: one declaration gives the option, its help, its range and its key.",
     "tlx.errors": "Errors: one class for each exit code.",
@@ -41,7 +43,8 @@ PARTS = (
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the generated pages to the navigation."""
-    commands = [{f"tlx {name}": f"{CLI}/{page_name(name)}.md"} for name, _ in commands_of()]
+    commands: list[Any] = [f"{CLI}/index.md"]
+    commands += [{f"tlx {name}": f"{CLI}/{page_name(name)}.md"} for name, _ in commands_of()]
     modules = [{name: f"{API}/{name}.md"} for name in MODULES]
     for section in config.nav or []:
         if "Reference" in section:
@@ -54,6 +57,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for name, command in commands_of():
         path = f"{CLI}/{page_name(name)}.md"
         files.append(File.generated(config, path, content=command_page(name, command)))
+    files.append(File.generated(config, f"{CLI}/index.md", content=commands_page()))
     for name, summary in MODULES.items():
         page = module_page(name, summary)
         files.append(File.generated(config, f"{API}/{name}.md", content=page))
@@ -93,6 +97,23 @@ def commands_of() -> Iterator[tuple[str, Any]]:
             yield name, command
         else:
             yield from ((f"{name} {member}", members[member]) for member in sorted(members))
+
+
+def commands_page() -> str:
+    """Return the page that lists all commands with their entry points of `mlflow run`."""
+    entries = re.findall(r"^  (\w+):$", (ROOT / "MLproject").read_text(), re.MULTILINE)
+    rows = []
+    for name, command in commands_of():
+        entry = name.replace("-", "_")
+        shown = f"`-e {entry}`" if entry in entries else ""
+        sentence = " ".join((command.help or "").split("\n\n")[0].split())
+        rows.append((f"[`tlx {name}`]({page_name(name)}.md)", shown, sentence))
+    lines = ["# Commands", "", *table(("command", "`mlflow run .`", "what it does"), rows), ""]
+    lines += ["`-P name=value` of `mlflow run` is `--name value`. A relative path counts from the"]
+    lines += [
+        "checkout there, in which MLflow runs the command. An empty value leaves an option out."
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def page_name(name: str) -> str:
@@ -135,7 +156,9 @@ def argument_usage(argument: Any) -> str:
 
 def option_name(option: Any) -> str:
     """Return all spellings of an option and what its value looks like."""
-    names = sorted([*option.opts, *option.secondary_opts], key=lambda word: not word[:2] == "--")
+    names = sorted(
+        [*option.opts, *option.secondary_opts], key=lambda word: not word.startswith("--")
+    )
     value = "" if option.secondary_opts else (option.metavar or "")
     return ", ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
 
