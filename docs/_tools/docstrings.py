@@ -11,7 +11,7 @@ from typing import Any
 
 import griffe
 
-ROW = re.compile(r"(?P<name>[\w,*.… |/=()-]{1,40}?) {2,}(?P<meaning>\S.*)")
+ROW = re.compile(r"(?P<name>[\w*→][\w,*.… |/=()-]{0,40}?) {2,}(?P<meaning>\S.*)")
 
 
 class ArgumentTables(griffe.Extension):

@@ -6,6 +6,7 @@ public module, for mkdocstrings to fill; and the gallery, from the table of its 
 
 from __future__ import annotations
 
+import html
 import importlib
 import inspect
 import re
@@ -123,14 +124,14 @@ def page_name(name: str) -> str:
 
 def command_page(name: str, command: Any) -> str:
     """Return the page of one command: usage, description, arguments and options as tables."""
-    paragraphs = [" ".join(text.split()) for text in (command.help or "").split("\n\n")]
+    paragraphs = [cell(text) for text in (command.help or "").split("\n\n")]
     arguments = [p for p in command.params if p.param_type_name == "argument"]
     options = [p for p in command.params if p.param_type_name == "option" and not p.hidden]
     words = [f"tlx {name}", *(argument_usage(p) for p in arguments), "[OPTIONS]"]
     lines = [
         f"# tlx {name}",
         "",
-        *("\n\n".join(paragraphs),),
+        "\n\n".join(paragraphs),
         "",
         "```text",
         " ".join(words),
@@ -159,8 +160,11 @@ def option_name(option: Any) -> str:
     names = sorted(
         [*option.opts, *option.secondary_opts], key=lambda word: not word.startswith("--")
     )
-    value = "" if option.secondary_opts else (option.metavar or "")
-    return ", ".join(f"`{name}`" for name in names) + (f" `{value}`" if value else "")
+    shown = ", ".join(f"`{name}`" for name in names)
+    if option.secondary_opts or not option.metavar:
+        return shown
+    value = html.escape(option.metavar).replace("|", "&#124;")
+    return f"{shown} <code>{value}</code>"
 
 
 def option_default(option: Any) -> str:
@@ -174,13 +178,25 @@ def option_default(option: Any) -> str:
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
-    """Return the lines of a Markdown table; a pipe in a cell is escaped."""
+    """Return the lines of a Markdown table."""
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    for row in rows:
-        cells = [" ".join(str(cell).split()).replace("|", "\\|") for cell in row]
-        cells = [cell.replace("<", "&lt;") if "`" not in cell else cell for cell in cells]
-        lines.append("| " + " | ".join(cells) + " |")
+    lines += ["| " + " | ".join(cell(str(text)) for text in row) + " |" for row in rows]
     return lines
+
+
+def cell(text: str) -> str:
+    """Return the text of a cell: one line, with nothing outside code that Markdown would read."""
+    line = " ".join(text.split())
+    if line.startswith("["):  # a link that this module wrote
+        return line
+    parts = re.split(r"(`[^`]*`|<code>.*?</code>)", line)  # every second part is code
+    parts[::2] = map(escape, parts[::2])
+    return "".join(parts)
+
+
+def escape(text: str) -> str:
+    """Return text with what Markdown would read as markup escaped."""
+    return re.sub(r"([*_|])", r"\\\1", text.replace("<", "&lt;"))
 
 
 # ---------------------------------------------------------------- Python
