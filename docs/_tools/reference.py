@@ -203,16 +203,39 @@ def escape(text: str) -> str:
 
 
 def module_page(name: str, summary: str) -> str:
-    """Return the page of a module: its public names, each for mkdocstrings to fill."""
+    """Return the page of a module: its public names, most of them for mkdocstrings to fill."""
     module = importlib.import_module(name)
     lines = [f"# {name}", "", summary, ""]
-    for member, path in public_members(module):
-        lines += [f"::: {path}", "    options:", f"      heading: {name}.{member}", ""]
+    for member, value in public_members(module):
+        path = f"{value.__module__}.{value.__qualname__}"
+        if is_defined(value):
+            lines += [f"::: {path}", "    options:", f"      heading: {name}.{member}", ""]
+        else:
+            lines += made_function(f"{name}.{member}", value)
     return "\n".join(lines)
 
 
-def public_members(module: Any) -> list[tuple[str, str]]:
-    """Return (name, where it is defined) of the public functions and classes of a module.
+def is_defined(value: Any) -> bool:
+    """Return whether a function or class is found in the source under its own name."""
+    return getattr(importlib.import_module(value.__module__), value.__qualname__, None) is value
+
+
+def made_function(name: str, function: Any) -> list[str]:
+    """Return the entry of a function that is made when it is asked for: signature, docstring."""
+    description, _, settings = inspect.cleandoc(function.__doc__ or "").partition("\nSettings:\n")
+    meanings = dict(re.findall(r"^ +(\w+): (.*)$", settings, re.MULTILINE))
+    parameters = inspect.signature(function).parameters.values()
+    rows = [
+        (f"`{p.name}`", f"`{p.default!r}`", meanings[p.name])
+        for p in parameters
+        if p.name in meanings
+    ]
+    lines = [f"## {name}", "", "\n\n".join(map(cell, description.split("\n\n"))), ""]
+    return [*lines, *table(("setting", "default", "meaning"), rows), ""]
+
+
+def public_members(module: Any) -> list[tuple[str, Any]]:
+    """Return the public functions and classes of a module by name.
 
     Names come from `__all__`; else from `dir`, where what another module defines is left out.
     """
@@ -227,5 +250,5 @@ def public_members(module: Any) -> list[tuple[str, str]]:
         home = str(value.__module__)
         lazy = name in getattr(module, "LAZY", ()) or module.__name__ == "tlx"
         if home == module.__name__ or (home.startswith("tlx") and (listed or lazy)):
-            members.append((name, f"{home}.{value.__qualname__}"))
+            members.append((name, value))
     return members
