@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from docs.pages import PAGES, ROOT, Block, blocks
 
-API = ("tlx.run(", "tlx.plan(", "tlx.Store(", "store.", "plan", "tlx.load_backbone(")
+API = ("tlx.run(", "tlx.plan(", "tlx.Store(", "tlx.load_backbone(")
 MARKED = [page for page in PAGES if any(block.is_run for block in blocks(page))]
 
 
@@ -23,20 +23,42 @@ def environment(tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("page", MARKED, ids=lambda page: page.stem)
 def test_the_marked_examples_of_a_page_run(page, environment, tmp_path):
-    skipped = []
-    code = []  # Python blocks of a page are one program: a later one uses names of an earlier one
+    skipped: list[str] = []
+    for command in programs(page, skipped):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
+    if skipped:
+        pytest.skip(skipped[0])
+
+
+def programs(page: Path, skipped: list[str]) -> list[list[str]]:
+    """Return the commands that run a page's blocks in order; append to `skipped` what cannot run.
+
+    Python blocks of a page are one program: a later one uses the names of an earlier one. It is
+    run before a shell block that follows, and at the end.
+    """
+    commands: list[list[str]] = []
+    code: list[str] = []
+    is_waiting = False
     for block in filter(lambda block: block.is_run, blocks(page)):
         if block.language == "python" and reason_to_skip(block):
             skipped.append(reason_to_skip(block))
         elif block.language == "python":
             code.append(block.code)
-            run([sys.executable, "-c", "\n".join(code)], tmp_path, environment)
+            is_waiting = True
         else:
-            run(["bash", "-euo", "pipefail", "-c", block.code], tmp_path, environment)
-    if skipped:
-        pytest.skip(skipped[0])
+            if is_waiting:
+                commands.append([sys.executable, "-c", "\n".join(code)])
+                is_waiting = False
+            commands.append(["bash", "-euo", "pipefail", "-c", block.code])
+    if is_waiting:
+        commands.append([sys.executable, "-c", "\n".join(code)])
+    return commands
 
 
 def reason_to_skip(block: Block) -> str:
@@ -46,12 +68,6 @@ def reason_to_skip(block: Block) -> str:
     if not hasattr(tlx, "run") and any(name in block.code for name in API):
         return "tlx.run is not in this version of the package"
     return ""
-
-
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> None:
-    """Run a command in a folder; fail with what it printed where it does not end well."""
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
 def test_every_language_that_is_marked_to_run_can_be_run():
