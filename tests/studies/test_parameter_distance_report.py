@@ -304,3 +304,11 @@ def test_two_repeats_are_drawn_with_their_range():
     assert parameter_distance_figures._ends(rows["one"], "random_finetuned") == (1.5, 2.5)
     said = parameter_distance_report.table(list(rows.values()))
     assert "4.00 (3.00 to 5.00)" in said
+
+
+def test_a_mean_that_rounding_put_outside_its_range_is_drawn():
+    rows = means(triple(), triple(repeat=1), triple(repeat=2))
+    for row in rows:
+        for name in [name for name in row if f"{name}_lowest" in row and row[name]]:
+            row[name] = math.nextafter(row[f"{name}_lowest"], 0.0)  # as of three equal values
+    assert picture(parameter_distance_figures.profile(rows, "a title")).width > 800

@@ -298,7 +298,7 @@ def _line(
             axes.errorbar(
                 x,
                 means,
-                yerr=[means - low, high - means],
+                yerr=np.maximum(0.0, [means - low, high - means]),  # equal values: rounding
                 color=colour,
                 fmt="none",
                 capsize=3,
