@@ -1,6 +1,6 @@
-"""The recipe of a fine-tuning: a declaration only, so that it is read without loading torch.
+"""Recipe of a fine-tuning: a declaration only, read without loading torch.
 
-The tables that its choices name stand in optimizers.py; a test holds the two together.
+The tables that its choices name are in optimizers.py; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from ..spec import Spec, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Spec):
-    """How a network is fine-tuned. The defaults are those of 'When & How to Transfer with Transfer
-    Learning'.
+    """Settings of a fine-tuning.
+
+    The defaults are those of 'When & How to Transfer with Transfer Learning'.
     """
 
     kind: ClassVar[str] = "recipe"
@@ -72,7 +73,10 @@ class Recipe(Spec):
         "constant", choices=("constant", "cosine"), help="course of the learning rate"
     )
     rate_decay: float = setting(
-        0.0, low=0.0, search=False, help="d in rate / (1 + d · steps done), beside the schedule"
+        0.0,
+        low=0.0,
+        search=False,
+        help="d in rate / (1 + d · steps done), in addition to the schedule",
     )
     warmup_epochs: float = setting(0.0, low=0.0, help="epochs of linear warm-up")
     layer_decay: float = setting(
