@@ -127,7 +127,7 @@ class _TwoPanels:
             axis + 0.6,
             3.6 + self.named.reach,
             columns=2,
-            beside=self.beside,
+            margin=self.beside,
         )
 
 
@@ -257,7 +257,7 @@ def spearman_bars(
             width + 0.7,
             3.0 + named.reach,
             columns=3 if width < 5 else 1,
-            beside=beside,
+            margin=beside,
         )
         for panel, metric in zip(axes, shown, strict=False):
             _bars(panel, [row for row in rows if row["metric"] == metric], layers, names, colours)

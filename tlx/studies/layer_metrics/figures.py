@@ -107,7 +107,7 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         named = layer_axes.ticks(layer_axes.short(tags), axis, 6.5)
         beside = layer_axes.widest([*spreads, *shown], 9) + 0.8
         figure, axes = layer_axes.panels(
-            max(len(groups), 1), axis + 0.5, 3.2 + named.reach, beside=beside
+            max(len(groups), 1), axis + 0.5, 3.2 + named.reach, margin=beside
         )
         for panel, (name, some) in zip(axes, groups.items(), strict=False):
             for layer, like in zip(names, looks, strict=True):
@@ -169,7 +169,7 @@ def transfer_correlation(
     with figures.figure_style():
         width, beside = layer_axes.axis_width(words), layer_axes.widest([*shown, said], 9) + 0.7
         named = layer_axes.ticks(words, width)
-        figure, (axes,) = layer_axes.panels(1, width + 0.9, 3.6 + named.reach, beside=beside)
+        figure, (axes,) = layer_axes.panels(1, width + 0.9, 3.6 + named.reach, margin=beside)
         for number, metric in enumerate(metrics):
             own = {
                 row["layer"]: Value(row["rho"], row.get("low"), row.get("high"))
@@ -227,7 +227,7 @@ def _over_layers(
         spreads = _spreads(v for line in found for v in line.values.values())
         beside = layer_axes.widest([*spreads, *(look.label for look in looks.values())], 9) + 0.7
         figure, axes = layer_axes.panels(
-            max(len(datasets), 1), width + 0.8, 3.6 + named.reach, columns=columns, beside=beside
+            max(len(datasets), 1), width + 0.8, 3.6 + named.reach, columns=columns, margin=beside
         )
         for panel, dataset in zip(axes, datasets, strict=False):
             for line in (line for line in found if line.dataset == dataset):
