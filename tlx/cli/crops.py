@@ -73,4 +73,4 @@ def command(
             encoding=crops.Encoding(quality, lossless),
             progress=progress,
         )
-    say(f"ten crops each of {written.made} images made, of {written.kept} kept, in {out}")
+    say(f"ten crops each of {written.written} images made, of {written.kept} kept, in {out}")
