@@ -1,4 +1,4 @@
-"""The command of every study, made from its row in STUDIES."""
+"""Command of every study, made from its row in STUDIES."""
 
 from __future__ import annotations
 
@@ -19,5 +19,5 @@ def command(study: type[Study]) -> Callable[..., None]:
         run_study(study(*own), Terminal(settings))
 
     run.__doc__, run.__name__ = study.help, study.name
-    made: Callable[..., None] = options(*study.specs, Settings)(run)
-    return made
+    function: Callable[..., None] = options(*study.specs, Settings)(run)
+    return function

@@ -87,7 +87,7 @@ def write(path: Path, rows: Iterable[Row]) -> None:
 def _quoted(value: str) -> str:
     """Return a value in quotes where it needs them.
 
-    Not csv.writer: older ones leave a lone \\r bare, newer ones do not.
+    Not csv.writer: older ones leave a lone carriage return bare, newer ones do not.
     """
     return '"' + value.replace('"', '""') + '"' if any(c in value for c in ',"\r\n') else value
 

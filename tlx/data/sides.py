@@ -39,8 +39,9 @@ class Sides:
 
 
 def sides_of(folder: ImageFolder, content: Content) -> Sides:
-    """Divide a folder by its split folders; without one for training, all other images are for
-    training.
+    """Divide a folder by its split folders.
+
+    Without one for training, all other images are for training.
     """
     test, val = list(folder.of(TEST)), list(folder.of(VAL))
     taken = {*test, *val}

@@ -206,8 +206,9 @@ def most_blocks(model: str | None, depth: int) -> int: ...
 @overload
 def most_blocks(model: str | None, depth: None) -> int | None: ...
 def most_blocks(model: str | None, depth: int | None) -> int | None:
-    """Return how many blocks can be taken from a weight file: `depth`, or fewer of a network that
-    was cut.
+    """Return how many blocks can be taken from a weight file.
+
+    That is `depth`, or fewer of a network that was truncated.
     """
     cut = blocks_of(Path(model).expanduser()) if model else None
     return depth if cut is None else cut

@@ -19,8 +19,9 @@ def clip_each(parameters: Sequence[torch.Tensor], norm: float) -> None:
 
 
 class Sgdw(torch.optim.SGD):
-    """SGD with momentum and decoupled decay: w ← w·(1 − decay) before each step, not multiplied by
-    the rate.
+    """SGD with momentum and decoupled decay: w ← w·(1 − decay) before each step.
+
+    The decay is not multiplied by the rate.
 
     Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 1, with the schedule multiplier left at 1
     for the decay.

@@ -172,8 +172,9 @@ class Sender:
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
     def find_replacing(self, key: str) -> tuple[Any, list[Any]]:
-        """Return the run of a key (or None), and those that it replaces and that are not yet
-        carried over.
+        """Return the run of a key (or None), and those that it replaces.
+
+        The latter are not yet copied.
         """
         runs = self.search(f"tags.`tlx.key` LIKE '%{key}'")
         by_key = {
