@@ -231,19 +231,9 @@ def test_no_door_but_ours_runs_pickles_or_shells():
 
 
 NO_NOUNS = {"found", "made", "some", "mine", "one", "there", "said", "rest"}
-LOCALS_NOT_RENAMED_YET = {"studies"}
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        p
-        for p in SOURCES
-        if str(p.relative_to(ROOT / "tlx").parent).split("/")[0].strip(".")
-        not in LOCALS_NOT_RENAMED_YET
-    ],
-    ids=lambda p: str(p.relative_to(ROOT)),
-)
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_locals_and_arguments_are_named_by_nouns(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):

@@ -162,7 +162,9 @@ def _metavar(hint: Any, row: Setting) -> str | None:
     text = str(hint)
     if "tuple" in text:
         return "N,N,…" if "int" in text else "A,B,…"
-    return "N" if "int" in text else "X" if "float" in text else "TEXT"
+    if "int" in text:
+        return "N"
+    return "X" if "float" in text else "TEXT"
 
 
 def _plain_default(default: Any) -> Any:

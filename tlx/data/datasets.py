@@ -31,7 +31,7 @@ def locate(
     name_or_path  a name in DATASETS (any spelling); a path; or name:path, the named dataset from
     the files at path,
                   as mnist_noise:/data/mnist. A text with a slash is a path; a bare name that
-                  DATASETS knows is that dataset, whatever lies in the working directory (write
+                  DATASETS knows is that dataset, whatever is in the working directory (write
                   ./name for the folder)
     data_root     the folder that holds named datasets, else $TLX_DATA
     offline       never ask the network

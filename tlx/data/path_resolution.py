@@ -21,7 +21,7 @@ def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
 
     The row's path is relative to root's parent or root.
 
-    Unsafe if it lies outside root and `allow` (by `..`, an absolute path or a link) or is no
+    Unsafe if it is outside root and `allow` (by `..`, an absolute path or a link) or is no
     regular file; BadData if there is none, with the nearest name.
     """
     return Finder.of(str(root), tuple(map(str, allow))).find(row)

@@ -185,7 +185,7 @@ def write(
 def is_recorded(path: Path) -> bool:
     """Return whether `path` is a weight file of `write`.
 
-    The record beside the file has its name and its architecture.
+    The record next to the file has its name and its architecture.
     """
     return bool(_record(path))
 

@@ -62,12 +62,12 @@ class Recipe(Spec):
         search=False,
         help="whose weights count: the epoch's of the best validation accuracy, or the last one's",
     )
-    freeze: int = setting(0, low=0, help="blocks held as they came, counted from the image")
+    freeze: int = setting(0, low=0, help="number of blocks to freeze, counted from the input")
     bn: str = setting(
         "frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks"
     )
     head_epochs: int = setting(
-        0, low=0, help="epochs in which only the head is trained, before the rest is let go"
+        0, low=0, help="epochs that train only the head, before the other blocks"
     )
     schedule: str = setting(
         "constant", choices=("constant", "cosine"), help="course of the learning rate"

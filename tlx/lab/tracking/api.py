@@ -294,7 +294,10 @@ class Mirror:
 
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-        self.stop(FINISHED if error is None else FAILED if failed else KILLED)
+        if error is None:
+            self.stop(FINISHED)
+        else:
+            self.stop(FAILED if failed else KILLED)
 
     def _run(self) -> None:
         pause, back_off = 0.0, BACK_OFF_S

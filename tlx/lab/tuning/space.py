@@ -251,7 +251,7 @@ def _narrow(parameter: Parameter, change: Any, where: object) -> Parameter:
             "space-range",
             f"'{parameter.name}': from {low:g} to {high:g}" + (", by logarithm" if log else ""),
             where=where,
-            expected="low below high" + ", above 0 where log is true" * log,
+            expected="low below high" + (", above 0 where log is true" if log else ""),
         )
     default = (
         parameter.default
@@ -381,7 +381,8 @@ def _parameter(
             if choices is None
             else Parameter(name, choices, default=default, bounds=row.choices, unasked=unasked)
         )
-    high = at_most if row.high is None else min(row.high, row.high if at_most is None else at_most)
+    limits = [limit for limit in (row.high, at_most) if limit is not None]
+    high = min(limits, default=None)
     if kind not in (int, float) or row.low is None or high is None:
         return None
     start, end, *how = tried if isinstance(tried, tuple) else (row.low, high)

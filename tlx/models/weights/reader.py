@@ -58,7 +58,7 @@ def read(path: str | Path, *, sha256: str | None = None, like: nn.Module | None 
     (Keras weights; kernels come turned to PyTorch's layout). Raises Missing, BadData (unreadable,
     not weights, NaN), Unsafe (it holds a program, or reaches for other files), Resource (too
     large), Integrity (a checksum does not match). sha256: what the file must be, e.g. what a
-    trial's identity promises. The record that `tlx pretrain --out` or `tlx chop --out` wrote beside
+    trial's identity promises. The record that `tlx pretrain --out` or `tlx chop --out` wrote with
     a file is checked as well. The digest of what was read is in `Weights.sha256`. like: the network
     that the weights are for; of several state_dicts and prefixes those are taken that fit it best.
     """
