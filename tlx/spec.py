@@ -333,8 +333,8 @@ def _check_range(name: str, value: Any, row: Setting) -> None:
         if not isinstance(item, (int, float)) or isinstance(item, bool):
             continue
         if (row.low is not None and item < row.low) or (row.high is not None and item > row.high):
-            bounds = [f"at least {row.low}"] * (row.low is not None) + [f"at most {row.high}"] * (
-                row.high is not None
+            bounds = ([f"at least {row.low}"] if row.low is not None else []) + (
+                [f"at most {row.high}"] if row.high is not None else []
             )
             raise UsageError(
                 "out-of-range", f"{item}", where=option, expected=f"a value {' and '.join(bounds)}"

@@ -114,7 +114,7 @@ def decode(path: Path, limits: ImageLimits = DEFAULT) -> Decoded:
         raise BadDataError(
             "image-frames", "more than one frame", where=path, expected="a single picture"
         )
-    notes += ["frames"] * frames + earned + turned
+    notes += (["frames"] if frames else []) + earned + turned
     return Decoded(upright, tuple(notes), hashlib.sha256(data).hexdigest())
 
 
@@ -260,7 +260,7 @@ def _from_16_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str
         grey = 255 - grey
     if isinstance(transparent, int):
         grey = np.where(values == transparent, np.uint8(255), grey)
-    return Image.fromarray(grey), ["16-bit"] + ["alpha"] * isinstance(transparent, int)
+    return Image.fromarray(grey), ["16-bit"] + (["alpha"] if isinstance(transparent, int) else [])
 
 
 def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:

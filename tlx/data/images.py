@@ -109,7 +109,7 @@ def inspect(
             problems.append(result)
         else:
             notes.update(result[0])
-            notes.update(["duplicates"] * (result[1] in seen))
+            notes.update(["duplicates"] if result[1] in seen else [])
             seen.add(result[1])
     return problems, dict(notes)
 

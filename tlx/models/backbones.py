@@ -84,7 +84,7 @@ BACKBONES: dict[str, BackboneRow] = {
     ),
     **{
         f"mobilenet-v1{ending}": BackboneRow(
-            title=f"MobileNet v1{f', α = {ending[1:]}' * bool(ending)}",
+            title=f"MobileNet v1{f', α = {ending[1:]}' if ending else ''}",
             family="own",
             model=f"mobilenet-v1{ending}",
             mean=(0.5, 0.5, 0.5),

@@ -126,7 +126,7 @@ def warnings_of(results: list[Result]) -> list[str] | None:
 def _mean_of(result: Result) -> str:
     """Return the name of the mean that a result belongs to."""
     shots = (
-        f"{result.spec['shots']} shot{'s' * (result.spec['shots'] > 1)}"
+        f"{result.spec['shots']} shot{'s' if result.spec['shots'] > 1 else ''}"
         if result.spec.get("shots")
         else ""
     )
@@ -258,7 +258,7 @@ def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
         ]
         for line in lines
     ]
-    counts = [f"{k} shot{'s' * (k > 1)}" for k in shots]
+    counts = [f"{k} shot{'s' if k > 1 else ''}" for k in shots]
     return tables.FORMS[form](["classifier", f"validation, {counts[-1]}", *counts], body)
 
 

@@ -102,12 +102,14 @@ class StudyMatch:
     @property
     def words(self) -> str:
         """Return a description of the study."""
-        lacking = f"; {self.missing} of {self.missing + len(self.trials)} trials missing" * bool(
-            self.missing
+        lacking = (
+            f"; {self.missing} of {self.missing + len(self.trials)} trials missing"
+            if self.missing
+            else ""
         )
         return (
             f"{self.title}, study "
-            f"{self.study[:12]}{f' ({self.settings})' * bool(self.settings)}{lacking}"
+            f"{self.study[:12]}{f' ({self.settings})' if self.settings else ''}{lacking}"
         )
 
 

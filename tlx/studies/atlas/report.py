@@ -233,9 +233,11 @@ def _notes(
         if (result := store.find_or_none(key)) is not None
         for layer in result.details["confounded"]
     )
-    return notes + [
-        f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"
-    ] * bool(still)
+    return notes + (
+        [f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"]
+        if still
+        else []
+    )
 
 
 MEANINGS = {

@@ -76,7 +76,7 @@ class BlockMeasures(Spec):
         """Return a short name of the network and the images."""
         return (
             f"{self.model} on "
-            f"{self.dataset}{': trained on it, against the source' * bool(self.against)}"
+            f"{self.dataset}{': trained on it, against the source' if self.against else ''}"
         )
 
     @property

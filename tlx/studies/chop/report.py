@@ -148,7 +148,11 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         _write(folder, CHOP, rows, table(rows, "markdown"))
         drawings.write(folder, chop_drawings(store, study), form)
     metrics = [
-        {"name": f"{name}{'_whole' * (row['n'] is None)}", "value": row[of], "step": row["n"] or 0}
+        {
+            "name": f"{name}{'_whole' if row['n'] is None else ''}",
+            "value": row[of],
+            "step": row["n"] or 0,
+        }
         for row in rows
         for name, of in CHOP_METRICS.items()
         if row[of] is not None
@@ -221,7 +225,7 @@ def format_summary(report: Any, within: float) -> str:
     if about := times.get("about"):
         lines.append(
             f"latency: median, warm, in turns; {about['device']}, {about['threads']} "
-            f"thread{'s' * (about['threads'] > 1)}, torch {about['torch']}"
+            f"thread{'s' if about['threads'] > 1 else ''}, torch {about['torch']}"
         )
     chosen = smallest(rows, within)
     if chosen is not None:

@@ -71,8 +71,8 @@ def feature_extraction_study(
         inputs = FeatureTrialInputs(parts.classes, dump, train, parts.val, parts.test)
         tried = _feasible(names, inputs) if sweep.everything else names
         left_out = [name for name in names if name not in tried]
-        result.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(
-            left_out
+        result.notes += (
+            [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] if left_out else []
         )
         trials += [Trial(drawn.replace(classifier=name), inputs, drawn.group) for name in tried]
     return Stage(

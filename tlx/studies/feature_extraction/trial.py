@@ -219,7 +219,7 @@ def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialConte
         model,
         context.folder,
         example.astype(np.float32),
-        packages=["xgboost"] * trees,
+        packages=(["xgboost"] if trees else []),
         trusted=pipelines.trusted() + pipelines.XGBOOST * trees,
     )
 

@@ -106,7 +106,7 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         drawings.write(folder, study_drawings(store, study), form)
     points = [
         {
-            "name": f"{row['model']}{'@' * bool(row['checkpoint'])}{row['checkpoint']}/{metric}",
+            "name": f"{row['model']}{'@' if row['checkpoint'] else ''}{row['checkpoint']}/{metric}",
             "value": row[metric],
             "step": row["layer_index"],
         }
@@ -178,7 +178,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 
 
 def _short(row: Mapping[str, str]) -> str:
-    return f"{row['model']}{' ' * bool(row['checkpoint'])}{row['checkpoint']}"
+    return f"{row['model']}{' ' if row['checkpoint'] else ''}{row['checkpoint']}"
 
 
 def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ def treatments(spec: Mapping[str, Any]) -> list[tuple[str, int | None]]:
     if not n:
         return [(f"base{spec['task']}", None)]
     pairs: list[tuple[str, int | None]] = [(HELD[spec["of"], bool(spec["freeze"])], n)]
-    return pairs + [("baseB+", None)] * (pairs[0][0] == "AnB+" and n == spec["depth"])
+    return pairs + ([("baseB+", None)] if pairs[0][0] == "AnB+" and n == spec["depth"] else [])
 
 
 def label(row: Mapping[str, Any]) -> str:

@@ -61,7 +61,7 @@ class LayerTransfer(WholeDataset):
     @property
     def title(self) -> str:
         """Return a short name of this trial among its siblings."""
-        return f"{self.network}{f' {self.bn}' * (self.bn != 'frozen')}, repeat {self.split}"
+        return f"{self.network}{f' {self.bn}' if self.bn != 'frozen' else ''}, repeat {self.split}"
 
     @property
     def start_from(self) -> str | None:

@@ -66,7 +66,7 @@ def _over(pairs: Pairs, means: Sequence[Row]) -> str:
         len({spec["states"][2] for spec, _ in measured if spec["target"] == target}) > 1
         for target in {spec["target"] for spec, _ in measured}
     )
-    of = " and ".join(["random states"] * drawn + ["fine-tunings"] * tuned)
+    of = " and ".join((["random states"] if drawn else []) + (["fine-tunings"] if tuned else []))
     few = 1 < max(row["defined"] for row in means) < statistics.FEWEST_SPLITS
     return f", mean {'(range)' if few else '± 95 % CI'} over {of}"
 

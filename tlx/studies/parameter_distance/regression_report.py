@@ -76,7 +76,7 @@ def files_of(ways: Sequence[Row]) -> dict[str, str]:
         else {}
     )
     for number, way in enumerate(way for way in ways if way["fit"]):
-        usable[f"regression{f'_{number}' * bool(number)}.csv"] = csv(way["fit"])
+        usable[f"regression{f'_{number}' if number else ''}.csv"] = csv(way["fit"])
     return usable
 
 

@@ -333,7 +333,7 @@ def _points(means: Sequence[Row]) -> list[Row]:
                 for end in ("", "_low", "_high"):
                     points.append(
                         {
-                            "name": f"{target}/{norm}/{'overall_' * overall}{name}{end}",
+                            "name": f"{target}/{norm}/{'overall_' if overall else ''}{name}{end}",
                             "value": row[name + end],
                             "step": 0 if overall else step,
                         }

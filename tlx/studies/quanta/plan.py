@@ -221,8 +221,8 @@ def _positions(
                 where="--source-architecture",
             )
         )
-    return sorted((p for p in positions if p != CO), key=int) + [CO] * (
-        CO in positions and bool(fitting)
+    return sorted((p for p in positions if p != CO), key=int) + (
+        [CO] if CO in positions and bool(fitting) else []
     )
 
 
