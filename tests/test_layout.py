@@ -228,3 +228,15 @@ def test_no_door_but_ours_runs_pickles_or_shells():
                     assert any(k.arg == "weights_only" for k in node.keywords), (
                         f"{path}:{node.lineno}"
                     )
+
+
+NO_NOUNS = {"found", "made", "some", "mine", "one", "there", "said", "rest"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_locals_and_arguments_are_named_by_nouns(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            assert node.id not in NO_NOUNS, f"{path}:{node.lineno}: name what {node.id} holds"
+        if isinstance(node, ast.arg):
+            assert node.arg not in NO_NOUNS, f"{path}:{node.lineno}: name what {node.arg} holds"

@@ -1,4 +1,4 @@
-"""tlx: choose a pretrained network, feature extraction or fine-tuning, and where to cut or freeze.
+"""Choose a pretrained network, feature extraction or fine-tuning, and where to cut or freeze.
 
     report = tlx.run("fine-tuning", dataset="photos/", shots=(1, 5, 10))
 

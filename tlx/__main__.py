@@ -1,4 +1,4 @@
-"""python -m tlx."""
+"""Entry point of python -m tlx."""
 
 from .cli import main
 

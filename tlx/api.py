@@ -1,4 +1,4 @@
-"""The public Python API: run and plan studies, read a store, load a network.
+"""Public Python API: run and plan studies, read a store, load a network.
 
     import tlx
 
@@ -94,7 +94,7 @@ def load_backbone(
 
 
 class Store(ResultStore):
-    """The results in a folder: studies and trials, each verified when it is read."""
+    """Results in a folder: studies and trials, each verified when it is read."""
 
     def frame(self) -> pandas.DataFrame:
         """Return one row a study: key, study, title, data set, trials, finished, when, verdict."""
@@ -104,10 +104,10 @@ class Store(ResultStore):
 
 
 def _study(name: str) -> type[Study]:
-    found = STUDIES.get(name.replace("_", "-"))
-    if found is None:
+    study = STUDIES.get(name.replace("_", "-"))
+    if study is None:
         raise UnknownNameError("study", name, STUDIES)
-    return found
+    return study
 
 
 def _prepared(name: str, given: dict[str, Any], progress: bool) -> tuple[Study, Session]:

@@ -1,7 +1,7 @@
-"""Every way tlx says no: what was asked, what was found, what was expected, what to type.
+"""Errors: what was requested, found and expected, and what to type.
 
 One class per exit code. Library code raises and never prints; the command line shows one line per
-error, ``error[code] where: what. expected. remedy``, and leaves with `exit_code`. Codes are an API.
+error, ``error[code] where: what. expected. remedy``, and exits with `exit_code`. Codes are an API.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import Any
 
 
 def escape_control(text: object) -> str:
-    """`text` with control, format and surrogate characters escaped, so that no label drives a
-    terminal.
+    """Return `text` with control, format and surrogate characters escaped.
+
+    No label can then send control codes to a terminal.
     """
     return "".join(
         c if unicodedata.category(c) not in ("Cc", "Cf", "Cs") else ascii(c)[1:-1]
@@ -24,7 +25,7 @@ def escape_control(text: object) -> str:
 
 
 def nearest(asked: str, known: Iterable[str], n: int = 1) -> list[str]:
-    """The n known names most like `asked`, likeliest first; [] when none is near."""
+    """Return the n known names most like `asked`, likeliest first; [] when none is near."""
     by_lower = {name.lower(): name for name in known}
     return [
         by_lower[match]
@@ -33,10 +34,10 @@ def nearest(asked: str, known: Iterable[str], n: int = 1) -> list[str]:
 
 
 class TlxError(Exception):
-    """A bug in tlx if raised bare; its subclasses are the user's to mend.
+    """Base of all errors: a bug in tlx if raised bare; subclasses are errors of the input.
 
     code      stable, kebab-case, e.g. "csv-fields"
-    what      what is wrong, with the value found
+    what      the error, with the value found
     where     file, file:row or option, when there is one
     expected  what would have been right
     remedy    what to do or type
@@ -71,13 +72,13 @@ def _rebuild(cls: type[TlxError], state: dict[str, Any]) -> TlxError:
 
 
 class UsageError(TlxError):
-    """The command itself is off: an unknown name, two options in conflict, a value out of range."""
+    """Error of the command: an unknown name, two options in conflict, a value out of range."""
 
     exit_code = 2
 
 
 class UnknownNameError(UsageError):
-    """A name that is in none of the rows of its table."""
+    """Name that is in none of the rows of its table."""
 
     def __init__(self, kind: str, asked: str, known: Iterable[str], *, remedy: str = ""):
         names = sorted(known)
@@ -89,14 +90,15 @@ class UnknownNameError(UsageError):
 
 
 class BadDataError(TlxError):
-    """A file, row, image, split or weight file that cannot be used as it is."""
+    """File, row, image, split or weight file that cannot be used."""
 
     exit_code = 3
 
 
 class MissingError(BadDataError):
-    """Something that is not there yet, with the command that makes it, or the options to give
-    instead.
+    """Something that does not exist yet.
+
+    The message has the command that makes it, or the options to give instead.
     """
 
     def __init__(self, what: str, where: object = "", *, made_by: str = ""):
@@ -106,43 +108,43 @@ class MissingError(BadDataError):
 
 
 class UnsafeError(TlxError):
-    """Input that could run code, read outside its root or start a program: refused."""
+    """Input that could run code, read outside its root or start a program; it is refused."""
 
     exit_code = 4
 
 
 class ResourceError(TlxError):
-    """The machine has not enough of something: disk, memory, a GPU, a permission, a package."""
+    """Lack of a resource: disk, memory, a GPU, a permission, a package."""
 
     exit_code = 5
 
 
 class UntrackedError(TlxError):
-    """Tracking was required and records could not be delivered."""
+    """Failed delivery of records although tracking was required."""
 
     exit_code = 6
 
 
 class TrialsFailedError(TlxError):
-    """The study ended; some of its trials did not."""
+    """End of a study in which trials failed."""
 
     exit_code = 7
 
 
 class BusyError(TlxError):
-    """Another process holds what was asked for."""
+    """Lock of another process on what was requested."""
 
     exit_code = 8
 
 
 class IntegrityError(TlxError):
-    """A file of ours does not match its checksum, or two results of one key differ."""
+    """File of ours that does not match its checksum, or two different results of one key."""
 
     exit_code = 9
 
 
 class Stopped(TlxError):
-    """A signal asked for the end; work stopped at a boundary and can be resumed."""
+    """Stop requested by a signal; work stopped at a boundary and can be resumed."""
 
     def __init__(
         self, signal_number: int, what: str = "stopped on request; the same command continues"
@@ -155,8 +157,9 @@ LATE = "refused-in-trial"  # code of a setting that was offered, and refused onl
 
 
 def late_refusal(error: TlxError) -> TlxError:
-    """Return the bug that a refused setting is inside a trial: commands refuse settings before they
-    compute.
+    """Return the bug that a refused setting is inside a trial.
+
+    Commands refuse settings before they compute.
 
     Returns any other error as it is.
     """
@@ -185,9 +188,9 @@ REFUSALS: dict[int, tuple[type[TlxError], str, str]] = {  # errno → error, cod
     errno.EAGAIN: (ResourceError, "limit", "the system starts no more processes or threads"),
     errno.ENOMEM: (ResourceError, "out-of-memory", "the system has no memory left"),
     errno.EIO: (ResourceError, "storage-failing", "the storage reports an input/output error"),
-    errno.ENOTDIR: (BadDataError, "not-a-folder", "a file stands where a folder is wanted"),
-    errno.EEXIST: (BadDataError, "not-a-folder", "a file stands where a folder is wanted"),
-    errno.EISDIR: (BadDataError, "not-a-file", "a folder stands where a file is wanted"),
+    errno.ENOTDIR: (BadDataError, "not-a-folder", "a file is where a folder is needed"),
+    errno.EEXIST: (BadDataError, "not-a-folder", "a file is where a folder is needed"),
+    errno.EISDIR: (BadDataError, "not-a-file", "a folder is where a file is needed"),
     errno.ELOOP: (BadDataError, "link-loop", "a link that leads to itself"),
     errno.ENAMETOOLONG: (BadDataError, "name-length", "the name is too long for the file system"),
 }
@@ -203,7 +206,7 @@ REMEDIES = {  # code of a refusal → what to do
 
 
 def refusal(error: OSError, where: object = "") -> TlxError | None:
-    """Say in words why the system refused a file or folder; None for what may be a fault of tlx.
+    """Return why the system refused a file or folder; None for what may be a fault of tlx.
 
     where  what was opened, unless the error itself names it
     """
@@ -216,7 +219,7 @@ def refusal(error: OSError, where: object = "") -> TlxError | None:
 
 
 def no_home() -> ResourceError:
-    """Say that this user has no home folder, and what to set instead."""
+    """Return the error that this user has no home folder, with what to set instead."""
     return ResourceError(
         "no-home",
         "this user has no home folder",
@@ -226,8 +229,9 @@ def no_home() -> ResourceError:
 
 
 def resource_error(error: BaseException) -> TlxError | None:
-    """Say in words what the system refused: files, space, threads, memory; None if `error` is not
-    of that kind.
+    """Return what the system refused: files, space, threads, memory.
+
+    None if `error` is not of that kind.
 
     A net below the messages that name what was being done: a limit or a permission is never a fault
     in tlx.
@@ -266,7 +270,10 @@ def resource_error(error: BaseException) -> TlxError | None:
 
 
 class ErrorGroup(TlxError):
-    """Everything wrong at once, in the order found. Its exit code is that of the gravest."""
+    """All errors at once, in the order found.
+
+    Its exit code is that of the gravest.
+    """
 
     GRAVITY = (4, 9, 5, 3, 2, 8, 7, 6, 1)
 
@@ -285,15 +292,15 @@ class ErrorGroup(TlxError):
             by_code.setdefault(problem.code, []).append(problem)
         each = max(1, self.shown // len(by_code))
         lines = []
-        for code, some in by_code.items():
-            lines += [str(problem) for problem in some[:each]]
-            if len(some) > each:
-                more = f"and {len(some) - each} more"
+        for code, problems in by_code.items():
+            lines += [str(problem) for problem in problems[:each]]
+            if len(problems) > each:
+                more = f"and {len(problems) - each} more"
                 lines.append(more if len(by_code) == 1 else f"{more} error[{code}]")
         return "\n".join(lines)
 
 
 def raise_all(problems: Sequence[TlxError]) -> None:
-    """Raise nothing, the one problem, or all of them together."""
+    """Raise nothing, the only error, or all of them together."""
     if problems:
         raise problems[0] if len(problems) == 1 else ErrorGroup(problems)

@@ -1,9 +1,9 @@
-"""The one door to the disk: durable writes, checksums, manifests, journals, strict JSON.
+"""Access to the disk: durable writes, checksums, manifests, journals, strict JSON.
 
 Everything durable is written as temporary name → write → fsync → rename → fsync directory. A folder
-is whole when its MANIFEST.json exists and every file in it has the SHA-256 written there. Nothing
-is written through a symbolic link; below a guarded folder (see `guard`) no folder may be one
-either.
+is complete when its MANIFEST.json exists and every file in it has the SHA-256 written there.
+Nothing is written through a symbolic link; below a guarded folder (see `guard`) no folder may be
+one either.
 """
 
 from __future__ import annotations
@@ -45,8 +45,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def make_folder(folder: Path) -> Path:
-    """`folder`, made with its parents, each name durable. Unsafe if a link stands where a guarded
-    folder is due.
+    """Create `folder` with its parents, each name durable, and return it.
+
+    Raises Unsafe if a link is where a guarded folder should be.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -61,7 +62,7 @@ def make_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Full, failing and forbidden storage said in words, with the path and what is free."""
+    """Raise full, failing and forbidden storage as errors with the path and what is free."""
     try:
         yield
     except OSError as error:
@@ -87,8 +88,9 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 def free_bytes(path: Path) -> int:
-    """Bytes free to this user on the file system that holds `path` (or its nearest existing
-    parent).
+    """Return bytes free to this user on the file system that holds `path`.
+
+    Or its nearest existing parent.
     """
     path = Path(path).absolute()
     while not path.exists():
@@ -102,8 +104,9 @@ _guarded: set[Path] = set()
 
 
 def guard(root: Path) -> Path:
-    """Hold `root` as a folder of ours: what is written below it passes through no link. Return its
-    absolute path.
+    """Guard `root`: what is written below it passes through no link.
+
+    Returns its absolute path.
 
     The root itself may be a link, and so may what leads to it: the user chose it.
     """
@@ -113,14 +116,15 @@ def guard(root: Path) -> Path:
 
 
 def _guard_of(folder: Path) -> Path | None:
-    """The innermost guarded folder that holds `folder` or is it; None outside of all."""
+    """Return the innermost guarded folder that holds `folder` or is it; None outside of all."""
     path = Path(os.path.abspath(folder))
     return next((p for p in (path, *path.parents) if p in _guarded), None)
 
 
 def open_folder(folder: Path) -> int:
-    """Open a folder and return its descriptor. Unsafe if it is guarded and reached through a
-    link.
+    """Open a folder and return its descriptor.
+
+    Raises Unsafe if it is guarded and reached through a link.
     """
     root = _guard_of(folder)
     if root is None:
@@ -144,8 +148,9 @@ def open_folder(folder: Path) -> int:
 
 
 def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
-    """Open a file that tlx writes and return its descriptor; its name is looked up in its opened
-    folder.
+    """Open a file that tlx writes and return its descriptor.
+
+    Its name is looked up in its opened folder.
 
     Unsafe if the name is a link (also a second hard link: another file would change too) or no
     regular file.
@@ -172,14 +177,14 @@ def open_own(path: Path, flags: int, mode: int = 0o666) -> int:
 
 def _linked(path: Path) -> UnsafeError:
     if path.is_symlink():
-        found = f"is a symbolic link to {os.readlink(path)}"
+        fault = f"is a symbolic link to {os.readlink(path)}"
     elif path.is_file():
-        found = "has a second name (a hard link)"
+        fault = "has a second name (a hard link)"
     else:
-        found = "is no regular file or folder"
+        fault = "is no regular file or folder"
     return UnsafeError(
         "link",
-        f"{found}; it is neither read nor written through",
+        f"{fault}; it is neither read nor written through",
         where=path,
         expected="a file or folder of its own",
         remedy=f"remove it: rm {path}",
@@ -188,8 +193,9 @@ def _linked(path: Path) -> UnsafeError:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends well, all or nothing,
-    durably.
+    """Yield a binary file that replaces `path` when the block ends well.
+
+    All or nothing, durably.
 
     It is written under a temporary name of its own: one fixed name, or, if another writer (or what
     a crash left) holds that, a random one. A link at `path` is replaced, not followed.
@@ -216,7 +222,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 
 def _new_file(folder: int, name: str) -> tuple[str, int]:
-    """A file that did not exist before, in the opened `folder`: its name and descriptor."""
+    """Create a file in the opened `folder`; return its name and descriptor."""
     flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     with contextlib.suppress(FileExistsError):
         return name, os.open(name, flags, 0o666, dir_fd=folder)
@@ -225,24 +231,25 @@ def _new_file(folder: int, name: str) -> tuple[str, int]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Durably put `data` at `path`."""
+    """Write `data` durably to `path`."""
     with atomic_write(path) as file:
         file.write(data)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Durably put `text` (UTF-8) at `path`."""
+    """Write `text` (UTF-8) durably to `path`."""
     write_bytes(path, text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Durably put `value` at `path` as canonical JSON and a newline."""
+    """Write `value` durably to `path` as canonical JSON and a newline."""
     write_bytes(path, canonical_json(value) + b"\n")
 
 
 def remove_temporary(folder: Path) -> None:
-    """Remove what an interrupted write left in `folder` (not below it). Call it under the folder's
-    lock.
+    """Remove what an interrupted write left in `folder` (not below it).
+
+    Call it under the folder's lock.
     """
     for leftover in Path(folder).glob(TEMPORARY + "*"):
         shutil.rmtree(
@@ -254,31 +261,35 @@ def remove_temporary(folder: Path) -> None:
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one spelling of a value: sorted keys, no spaces, UTF-8; NaN and infinity are refused."""
+    """Return the canonical JSON of a value.
+
+    Sorted keys, no spaces, UTF-8; NaN and infinity are refused.
+    """
     return json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
     ).encode()
 
 
 def digest(value: Any) -> str:
-    """SHA-256 (hex) of the canonical JSON of `value`."""
+    """Compute the SHA-256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
+    """Compute the SHA-256 (hex) of a file's bytes."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def regular_files(folder: Path) -> dict[str, Path]:
-    """Every file below `folder` by its relative name, sorted. Unsafe if anything but files and
-    folders is there.
+    """Return every file below `folder` by its relative name, sorted.
+
+    Raises Unsafe if anything but files and folders is there.
 
     Links are refused, not followed: what they lead to is not the folder's own.
     """
     folder = Path(folder)
-    found: dict[str, Path] = {}
+    result: dict[str, Path] = {}
     for parent, folders, names in os.walk(folder, onerror=_raise):
         for name in (*folders, *names):
             path = Path(parent, name)
@@ -287,10 +298,10 @@ def regular_files(folder: Path) -> dict[str, Path]:
             except FileNotFoundError:  # another process's temporary file
                 continue
             if stat.S_ISREG(mode):
-                found[path.relative_to(folder).as_posix()] = path
+                result[path.relative_to(folder).as_posix()] = path
             elif not stat.S_ISDIR(mode):
                 raise _linked(path)
-    return dict(sorted(found.items()))
+    return dict(sorted(result.items()))
 
 
 def _raise(error: OSError) -> None:
@@ -298,8 +309,9 @@ def _raise(error: OSError) -> None:
 
 
 def seal(folder: Path, *, skip: Callable[[str], bool] = lambda name: False) -> None:
-    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it. The last
-    write of all.
+    """Write the folder's MANIFEST.json: name, bytes and SHA-256 of every file below it.
+
+    It is the last write of all.
 
     skip   relative names that are left out
     """
@@ -312,15 +324,17 @@ def seal(folder: Path, *, skip: Callable[[str], bool] = lambda name: False) -> N
 
 
 def write_manifest(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put these rows (see `manifest`; a row may say more than bytes and SHA-256) in the place of
-    the folder's own.
+    """Replace the folder's own manifest by these rows.
+
+    See `manifest`; a row may have more than bytes and SHA-256.
     """
     write_json(Path(folder) / MANIFEST, {"files": rows, "sha256": digest(rows)})
 
 
 def manifest(folder: Path) -> dict[str, dict[str, Any]]:
-    """The rows of a sealed folder's manifest, name → {"bytes", "sha256"}; Integrity if it is absent
-    or damaged.
+    """Return the rows of a sealed folder's manifest, name → {"bytes", "sha256"}.
+
+    Raises Integrity if it is absent or damaged.
     """
     try:
         content = read_json(Path(folder) / MANIFEST, limit=1 << 30)
@@ -339,15 +353,16 @@ def manifest(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def verify(folder: Path) -> None:
-    """Raise Integrity unless every file of a sealed folder is there and has its bytes."""
+    """Raise Integrity unless every file of a sealed folder exists and has its bytes."""
     folder = Path(folder)
     for name, row in manifest(folder).items():
         check(folder / name, row)
 
 
 def check(path: Path, row: Mapping[str, Any]) -> None:
-    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row; Unsafe if it is a
-    link.
+    """Raise Integrity unless `path` has the size and SHA-256 of its manifest row.
+
+    Raises Unsafe if it is a link.
     """
     if path.is_symlink():
         raise _linked(path)
@@ -368,8 +383,9 @@ def check(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
-    """A JSON file by strict rules: bounded size and depth, no duplicate key, no NaN, UTF-8. BadData
-    otherwise.
+    """Read a JSON file by strict rules: size and depth, no duplicate key, no NaN, UTF-8.
+
+    Raises BadData otherwise.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -381,7 +397,7 @@ def read_json(path: Path, *, limit: int = JSON_LIMIT) -> Any:
 
 
 def parse_json(data: bytes, *, where: object = "") -> Any:
-    """The value of JSON bytes by the rules of read_json."""
+    """Return the value of JSON bytes by the rules of read_json."""
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -394,7 +410,7 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
-                raise BadDataError("json-duplicate-key", f"key '{key}' stands twice", where=where)
+                raise BadDataError("json-duplicate-key", f"key '{key}' occurs twice", where=where)
             seen[key] = value
         return seen
 
@@ -433,8 +449,7 @@ def _refuse_depth(text: str, where: object) -> None:
 
 
 class Journal:
-    """Append-only records, one JSON object a line with its CRC-32, each durable when `append`
-    returns.
+    """Append-only records, one JSON object a line with its CRC-32, each durable after `append`.
 
     Opened by one process at a time (the caller holds the folder's lock); its threads may all
     append. A torn last line (cut short, or zeros where a block never reached the disk) is cut off
@@ -460,8 +475,9 @@ class Journal:
             raise
 
     def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
-        """Add one record; on a full disk the journal is left as it was. Without `sync` it is
-        durable after `sync()`.
+        """Add one record; on a full disk the journal is left unchanged.
+
+        Without `sync` it is durable after `sync()`.
         """
         body = canonical_json(dict(record))
         line = b"%08x " % zlib.crc32(body) + body + b"\n"
@@ -483,6 +499,7 @@ class Journal:
             os.fsync(self._fd)
 
     def close(self) -> None:
+        """Close the file."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -495,12 +512,15 @@ class Journal:
 
     @staticmethod
     def read(path: Path) -> list[dict[str, Any]]:
-        """The whole records of a journal that somebody else may be writing; [] if there is none."""
+        """Return the complete records of a journal that another process may be writing.
+
+        [] if there is none.
+        """
         return _parse_journal(Path(path))[0] if Path(path).exists() else []
 
 
 def _parse_journal(path: Path) -> tuple[list[dict[str, Any]], int]:
-    """The records of a journal, and how many of its bytes are whole."""
+    """Return the records of a journal, and how many of its bytes are intact."""
     *lines, tail = path.read_bytes().split(b"\n")
     records: list[dict[str, Any]] = []
     whole = 0

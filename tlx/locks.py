@@ -1,4 +1,4 @@
-"""Locks between processes: the kernel's where they hold, leases in files where they may not.
+"""Locks between processes: the kernel's where they hold, leases in files elsewhere.
 
 `flock` is freed by the kernel when its holder dies, so it is used wherever it works. It does not
 work everywhere: some network file systems refuse it, some accept it and lock nothing, some lock
@@ -6,7 +6,7 @@ only against processes of the same machine. So each file system is tested once: 
 exclude each other. Where they do not, and on every network file system, a claim is also a file that
 is made with O_EXCL, which all of them do atomically. Its holder touches it while it lives; one that
 has not been touched for `LEASE_S` seconds may be taken over. A holder that was paused for longer
-loses its claim, and `Lock.confirm` tells it so before it commits.
+loses its claim, and `Lock.confirm` raises Busy before it commits.
 
 `TLX_LOCKS=lease` takes leases everywhere.
 """
@@ -61,14 +61,15 @@ OWNER, READER = ".owner", ".reader-"
 
 @dataclass
 class Lock:
-    """A lock that is held; `confirm` raises Busy if it was lost meanwhile."""
+    """Held lock; `confirm` raises Busy if it was lost meanwhile."""
 
     path: Path
     lease: Lease | None = None
 
     def confirm(self) -> None:
-        """Raise Busy if another process took the claim over while this one was paused. Free where
-        flock holds.
+        """Raise Busy if another process took the claim over while this one was paused.
+
+        Costs nothing where flock holds.
         """
         if self.lease is not None and not self.lease.is_ours():
             raise BusyError(
@@ -83,8 +84,9 @@ class Lock:
 def lock(
     path: Path, *, wait: bool = False, shared: bool = False, signed: bool = True
 ) -> Iterator[Lock]:
-    """Hold the lock `path`. Busy at once, naming the holder, unless `wait`. A killed holder frees
-    it.
+    """Hold the lock `path` inside the block.
+
+    Raises Busy at once, naming the holder, unless `wait`. A killed holder frees it.
 
     shared  many may hold it so at once, and none alone meanwhile
     signed  the holder's number is written into it, for the message: some file systems take
@@ -155,7 +157,7 @@ class _Kind:
 
 @functools.cache
 def _kind_of_locks(folder: Path) -> _Kind:
-    """Which locks hold for files in `folder`; tested once a process and folder."""
+    """Return which locks hold for files in `folder`; tested once a process and folder."""
     if os.environ.get("TLX_LOCKS") == "lease":
         return _Kind(flock=False, lease=True)
     if not _flock_works(folder):
@@ -164,7 +166,7 @@ def _kind_of_locks(folder: Path) -> _Kind:
 
 
 def _flock_works(folder: Path) -> bool:
-    """True if two descriptors of one file in `folder` exclude each other."""
+    """Return whether two descriptors of one file in `folder` exclude each other."""
     name = f"{files.TEMPORARY}lock-{os.getpid()}-{secrets.token_hex(4)}"
     path = folder / name
     first = files.open_own(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
@@ -187,8 +189,9 @@ def _flock_works(folder: Path) -> bool:
 
 
 def _file_system(folder: Path) -> str:
-    """The type of the file system that holds `folder` as the kernel names it; "" where it does not
-    say.
+    """Return the type of `folder`'s file system as the kernel names it.
+
+    "" where it does not say.
     """
     try:
         rows = Path("/proc/self/mountinfo").read_text(errors="replace").splitlines()
@@ -209,20 +212,22 @@ def _file_system(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Lease:
-    """A claim as a file that its holder renews."""
+    """Claim as a file that its holder renews."""
 
     path: Path
     token: str
 
     def is_ours(self) -> bool:
-        """True if the file still names this claim."""
+        """Return whether the file still names this claim."""
         return _read(self.path).get("token") == self.token
 
     def renew(self) -> None:
+        """Touch the file, so that the claim is not taken over."""
         with contextlib.suppress(OSError):
             os.utime(self.path)
 
     def release(self) -> None:
+        """Remove the claim."""
         with contextlib.suppress(OSError):
             if self.is_ours():
                 os.unlink(self.path)
@@ -230,8 +235,9 @@ class Lease:
 
 @dataclass
 class _Sight:
-    """What was last seen of another's claim, by this process's own clock: clocks of machines
-    differ.
+    """Last seen state of another's claim, by this process's own clock.
+
+    Clocks of machines differ.
     """
 
     token: str = ""
@@ -251,7 +257,10 @@ _renewing: threading.Thread | None = None
 
 @contextlib.contextmanager
 def _leased(path: Path, wait: bool, shared: bool, flock: bool) -> Iterator[Lease]:
-    """Hold a lease beside `path`; with `flock`, that excludes this machine's processes already."""
+    """Hold a lease next to `path`.
+
+    With `flock`, that excludes this machine's processes already.
+    """
     lease = _claim_shared(path, wait, flock) if shared else _claim_alone(path, wait, flock)
     _leases.add(lease)
     _start_renewing()
@@ -295,7 +304,7 @@ def _claim_shared(path: Path, wait: bool, flock: bool) -> Lease:
 
 
 def _create(path: Path) -> Lease | None:
-    """Make a claim that did not exist; None if it does."""
+    """Create a claim; return None if it exists."""
     token = secrets.token_hex(16)
     try:
         fd = files.open_own(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
@@ -313,9 +322,10 @@ def _content(token: str) -> bytes:
 
 
 def _take_over(path: Path, flock: bool) -> Lease | None:
-    """Take over a claim whose holder is gone; None while it lives.
+    """Take over a claim whose holder is gone; return None while it lives.
 
-    Of several that see the same dead claim one wins: whoever makes the file named after its token.
+    Of several that see the same dead claim one wins: the one that creates the file named after its
+    token.
     """
     seen = _read(path)
     if not _is_abandoned(path, seen, flock):
@@ -323,7 +333,7 @@ def _take_over(path: Path, flock: bool) -> Lease | None:
     turn = path.with_name(f"{path.name}-{seen.get('token', 'unreadable')}")
     mark = _create(turn)
     if mark is None:
-        if _is_abandoned(turn, _read(turn), flock):  # whoever had the turn died in it
+        if _is_abandoned(turn, _read(turn), flock):  # the holder of the turn died in it
             _unlink(turn)
         return None
     try:
@@ -338,7 +348,7 @@ def _take_over(path: Path, flock: bool) -> Lease | None:
 
 
 def _is_abandoned(path: Path, seen: dict[str, object], flock: bool) -> bool:
-    """True if the holder of a claim is dead, as this machine knows or the lease says."""
+    """Return whether the holder of a claim is dead, as this machine knows or the lease shows."""
     try:
         renewed = os.stat(path, follow_symlinks=False).st_mtime
     except FileNotFoundError:
@@ -353,7 +363,10 @@ def _is_abandoned(path: Path, seen: dict[str, object], flock: bool) -> bool:
 
 
 def _readers(path: Path, flock: bool) -> bool:
-    """True if anybody holds `path` shared; what dead readers left is removed."""
+    """Return whether anybody holds `path` shared.
+
+    What dead readers left is removed.
+    """
     living = False
     for reader in path.parent.glob(f"{path.name}{READER}*"):
         if _is_abandoned(reader, _read(reader), flock=False):
@@ -401,8 +414,9 @@ def _is_alive(pid: object) -> bool:
 
 @functools.cache
 def _boot() -> str:
-    """Names this start of this machine (a container has its host's): a process number counts within
-    it.
+    """Return an identifier of this start of this machine.
+
+    A container has its host's: a process number counts within it.
     """
     try:
         space = os.readlink("/proc/self/ns/pid")
@@ -426,8 +440,9 @@ def _renew() -> None:
 
 
 def _forget_locks() -> None:
-    """In a forked child: the locks are its parent's alone, and must not outlive it in a child's
-    descriptors.
+    """Drop the locks in a forked child.
+
+    They are its parent's alone, and must not outlive it in a child's descriptors.
     """
     global _renewing
     while _held:

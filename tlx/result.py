@@ -1,4 +1,4 @@
-"""Result: what a trial came to, as plain JSON."""
+"""Result of a trial, as plain JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ FINISHED, DIVERGED = "finished", "diverged"
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """The outcome of one spec.
+    """Outcome of one spec.
 
     key, kind, spec   what was asked (`Spec.key`, `Spec.kind`, `Spec.to_json`)
     status            "finished", or "diverged" (a loss or weight became NaN or infinite; then no
@@ -37,14 +37,14 @@ class Result:
 
     @classmethod
     def of(cls, spec: Spec, **fields: Any) -> Result:
-        """The result of `spec`."""
+        """Build the result of `spec`."""
         return cls(key=spec.key, kind=spec.own_kind(), spec=spec.to_json(), **fields)
 
     def to_json(self) -> dict[str, Any]:
-        """Every field as plain JSON."""
+        """Return every field as plain JSON."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Result:
-        """The result of `to_json`."""
+        """Return the result of `to_json`."""
         return cls(**value)

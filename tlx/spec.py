@@ -1,10 +1,9 @@
-"""Specs: one declaration of a setting gives its identity, its command-line option and its search
-range.
+"""Specs: one declaration of a setting gives its identity, option and search range.
 
-A spec says what to compute, never where. Its key is the SHA-256 of its `kind` and of every identity
-field that differs from its default, so a field that is added later leaves old keys unchanged, and a
-default must never change its meaning. Fields declared with ``identity=False`` say where something
-lies; the content enters through a digest field beside it.
+A spec states what to compute, never where. Its key is the SHA-256 of its `kind` and of every
+identity field that differs from its default, so a field that is added later leaves old keys
+unchanged, and a default must never change its meaning. Fields declared with ``identity=False`` are
+paths and the like; their content enters through a digest field.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """The declaration of a field, beside its type and default.
+    """Declaration of a field, in addition to its type and default.
 
     help      what the setting means; units in words
     low, high inclusive bounds of a number, or of each item of a tuple
@@ -79,7 +78,7 @@ def setting(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base class of everything that can be asked for.
+    """Base class of everything that can be requested.
 
     Subclasses are frozen, keyword-only dataclasses whose fields are declared with `setting`. A
     class whose instances have keys declares its own `kind`, a name that is kept when the class is
@@ -121,7 +120,9 @@ class Spec:
 
     @classmethod
     def own_kind(cls) -> str:
-        """Return the kind that this class itself declares; TypeError if it has none.
+        """Return the kind that this class itself declares.
+
+        Raises TypeError if it has none.
 
         A kind is not inherited: two classes of one kind would give one key to two results.
         """
@@ -131,8 +132,9 @@ class Spec:
         return str(kind)
 
     def identity(self) -> dict[str, Any]:
-        """Return what the key is made of: the kind and each identity field that is not at its
-        default.
+        """Return what the key is computed from.
+
+        The kind and each identity field that is not at its default.
         """
         fields = {}
         for name, row in self.settings().items():
@@ -143,7 +145,7 @@ class Spec:
 
     @functools.cached_property
     def key(self) -> str:
-        """SHA-256 of the identity, in hexadecimal."""
+        """Return the SHA-256 of the identity, in hexadecimal."""
         return files.digest({"format": FORMAT, "spec": self.identity()})
 
     def to_json(self) -> dict[str, Any]:
@@ -155,7 +157,10 @@ class Spec:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
-        """Return the spec of `to_json`. Raises UnknownNameError for an unknown kind or field."""
+        """Return the spec of `to_json`.
+
+        Raises UnknownNameError for an unknown kind or field.
+        """
         kinds = kinds_of(Spec)
         kind = kinds.get(value.get("kind", ""))
         if kind is None or not issubclass(kind, cls):
@@ -164,7 +169,10 @@ class Spec:
 
     @classmethod
     def with_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Return a spec of these settings. Raises UnknownNameError with the nearest name."""
+        """Return a spec of these settings.
+
+        Raises UnknownNameError with the nearest name.
+        """
         for name in settings:
             if name not in cls.settings():
                 raise UnknownNameError(
@@ -181,7 +189,7 @@ def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, Any]) -> li
     """Return a spec of each class from one mapping of settings; a shared name goes to each.
 
     Everything that is wrong is raised at once: unknown names, and values that are refused. None
-    stands for "not given".
+    means "not given".
     """
     classes = tuple(classes)
     given = {name.replace("-", "_"): value for name, value in settings.items() if value is not None}
@@ -199,16 +207,14 @@ def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, Any]) -> li
             specs.append(cls(**own))
         except ErrorGroup as group:
             problems |= {str(problem): problem for problem in group.problems}
-        except TlxError as problem:  # of a setting that two specs share it is said once
+        except TlxError as problem:  # of a setting that two specs share it is raised once
             problems[str(problem)] = problem
     raise_all(list(problems.values()))
     return specs
 
 
 def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -> Spec:
-    """Return the spec that 'name' or 'name:setting=value,setting=value' stands for in a table of
-    specs.
-    """
+    """Return the spec of 'name' or 'name:setting=value,setting=value' in a table of specs."""
     name, _, pairs = text.partition(":")
     if name not in table:
         raise UnknownNameError(kind, name, table)
@@ -226,8 +232,9 @@ def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -
 
 
 def format_spec(name: str, spec: Spec) -> str:
-    """Return `spec` as the text that `parse_spec` reads: 'name' or 'name:setting=value,…' of what
-    is not default.
+    """Return `spec` as the text that `parse_spec` reads.
+
+    'name' or 'name:setting=value,…' of what is not default.
     """
     changed = []
     for field in spec.settings():
@@ -326,8 +333,8 @@ def _check_range(name: str, value: Any, row: Setting) -> None:
         if not isinstance(item, (int, float)) or isinstance(item, bool):
             continue
         if (row.low is not None and item < row.low) or (row.high is not None and item > row.high):
-            bounds = [f"at least {row.low}"] * (row.low is not None) + [f"at most {row.high}"] * (
-                row.high is not None
+            bounds = ([f"at least {row.low}"] if row.low is not None else []) + (
+                [f"at most {row.high}"] if row.high is not None else []
             )
             raise UsageError(
                 "out-of-range", f"{item}", where=option, expected=f"a value {' and '.join(bounds)}"

@@ -126,7 +126,7 @@ def tree(folder):
 
 def test_names_and_manifest(root, tmp_path):
     out = tmp_path / "pets_crops"
-    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(made=5, kept=0)
+    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(written=5, kept=0)
     found = set(tree(out)) - {"crops.json"}
     assert len(found) == 50
     assert {f"train/a/two_crop_{i}.JPG" for i in range(10)} <= found
@@ -159,12 +159,12 @@ def test_whole_crops_are_kept_and_others_made_again(root, tmp_path):
     out = tmp_path / "c"
     crops.write(root, RELPATHS, out, SIZING)
     first = tree(out)
-    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(made=0, kept=5)
+    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(written=0, kept=5)
     (out / "train/a/one_crop_7.png").unlink()
     (out / "train/b/one_crop_2.png").write_bytes(b"")
-    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(made=2, kept=3)
+    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(written=2, kept=3)
     (root / RELPATHS[0]).write_bytes(saved(NOISE, "PNG"))
-    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(made=1, kept=4)
+    assert crops.write(root, RELPATHS, out, SIZING) == crops.Written(written=1, kept=4)
     changed = {name for name, data in tree(out).items() if first[name] != data}
     assert changed == {"crops.json"} | {f"train/a/one_crop_{i}.png" for i in range(10)}
 
@@ -180,7 +180,7 @@ def test_stopped_and_run_again(root, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         crops.write(root, RELPATHS, tmp_path / "c", SIZING, progress=stop)
     assert not (tmp_path / "c" / "crops.json").exists()
-    assert crops.write(root, RELPATHS, tmp_path / "c", SIZING) == crops.Written(made=2, kept=3)
+    assert crops.write(root, RELPATHS, tmp_path / "c", SIZING) == crops.Written(written=2, kept=3)
     assert tree(tmp_path / "c") == tree(tmp_path / "whole")
 
 

@@ -138,11 +138,11 @@ def test_kinds_that_are_not_read_are_counted_by_ending_and_class(tmp_path):
 
 def test_images_without_class_folders_get_a_hint_of_the_layout(tmp_path):
     with pytest.raises(
-        BadDataError, match=r"3 images lie in the folder itself.*move the images of each class into"
+        BadDataError, match=r"3 images are in the folder itself.*move the images of each class into"
     ):
         list_images(put(tmp_path / "flat", "1.jpg", "2.jpg", "3.jpg"))
     with pytest.raises(
-        BadDataError, match=r"the images lie in test, train itself.*root/<split>/<label>/<image>"
+        BadDataError, match=r"the images are in test, train itself.*root/<split>/<label>/<image>"
     ):
         list_images(put(tmp_path / "splits", "train/1.jpg", "test/2.jpg"))
 

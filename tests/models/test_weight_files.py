@@ -517,7 +517,7 @@ BAD = [  # catalogue row, ending, how it is made, what the message says
                 bytes(8),
             )
         ),
-        ["stands twice"],
+        ["occurs twice"],
     ),
     (
         92,

@@ -1,5 +1,6 @@
-"""The command line: a thin skin, one short module per entry point. Nothing heavy is imported before
-it is needed.
+"""Command line: one short module per entry point.
+
+Nothing heavy is imported before it is needed.
 """
 
 from __future__ import annotations
@@ -14,8 +15,7 @@ PIPE_CLOSED = 141  # 128 + SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run a `tlx` command and leave with its exit code; a TlxError is said on standard error, one
-    line each.
+    """Run a `tlx` command and exit with its code; print a TlxError on standard error.
 
     arguments  the words of the command; None takes those of this process, which then ends at once
     """
@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 
 def _use_utf8_names() -> None:
-    """Begin anew in UTF-8 mode where file names are taken for ASCII (the C locale), as accented
-    ones then are bytes that no record and no server takes. What is printed stays in the encoding it
-    was in.
+    """Restart in UTF-8 mode where file names are taken for ASCII (the C locale).
+
+    Accented names then are bytes that no record and no server takes. Output keeps its encoding.
     """
     if sys.flags.utf8_mode or sys.getfilesystemencoding().lower() not in (
         "ascii",
@@ -50,7 +50,7 @@ def _use_utf8_names() -> None:
 
 
 def _run(words: list[str]) -> int:
-    """Run a command; its exit code."""
+    """Run a command; return its exit code."""
     from ..errors import ResourceError, Stopped, TlxError, resource_error
     from . import app
     from .output import OutputClosed, complain
@@ -88,11 +88,10 @@ def _run(words: list[str]) -> int:
 
 
 def _end_process(code: int) -> NoReturn:
-    """End now: taking torch, mlflow and their threads down in order takes seconds, after all is
-    said and stored.
+    """End the process at once, after everything is printed and stored.
 
-    What was registered for the end of the process (temporary folders, child processes) is still
-    done.
+    Taking torch, mlflow and their threads down in order takes seconds. Handlers registered for the
+    end of the process (temporary folders, child processes) still run.
     """
     import atexit
     import contextlib
@@ -100,7 +99,7 @@ def _end_process(code: int) -> NoReturn:
     import logging
 
     with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(Exception):
-        atexit._run_exitfuncs()  # where one cannot clear away its folder, all has been said before
+        atexit._run_exitfuncs()  # if one cannot remove its folder, everything has been printed
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
@@ -109,7 +108,10 @@ def _end_process(code: int) -> NoReturn:
 
 
 def _logged(error: Exception) -> str:
-    """Write a traceback down, and say where; TLX_DEBUG shows it as well."""
+    """Write a traceback to a file, and say where.
+
+    TLX_DEBUG shows it as well.
+    """
     import tempfile
     import traceback
 

@@ -1,4 +1,4 @@
-"""The commands, one row each."""
+"""Commands of the command line, one row each."""
 
 from __future__ import annotations
 
@@ -101,8 +101,9 @@ def tlx(
 
 
 def invoke(words: list[str]) -> int:
-    """Run a command in this process; its exit code. Errors are raised, except those of the words
-    themselves.
+    """Run a command in this process; return its exit code.
+
+    Errors are raised, except those of the command's words.
     """
     if "_TLX_COMPLETE" in os.environ:  # the shell asks what could be typed
         app(words, prog_name="tlx")
@@ -121,9 +122,7 @@ def invoke(words: list[str]) -> int:
 
 
 def _refuse_words(error: Any, words: list[str]) -> int:
-    """Say all that the command-line parser refuses and what is wrong with the other options, after
-    the usage.
-    """
+    """Print all that the parser refuses and the errors of the other options, after the usage."""
     text = io.StringIO()
     error.show(file=text)
     complain(text.getvalue().rstrip("\n"))
@@ -136,25 +135,26 @@ def _refuse_words(error: Any, words: list[str]) -> int:
 
 
 def _further(first: Any, words: list[str]) -> tuple[list[Any], list[TlxError]]:
-    """Parse the words again without what was refused, until nothing is: the other refusals, and
-    what is wrong with the settings that remain.
+    """Parse the words again without what was refused, until nothing is.
+
+    Finds the other refusals, and the errors of the remaining settings.
     """
     context = getattr(first, "ctx", None)
     if context is None or context.command.name not in COMMANDS or context.command.name not in words:
         return [], []
     name, others = context.command.name, []
-    rest, error = words[words.index(name) + 1 :], first
-    while (option := _option_of(error, rest)) is not None:
-        rest = without(rest, option)
+    remaining, error = words[words.index(name) + 1 :], first
+    while (option := _option_of(error, remaining)) is not None:
+        remaining = without(remaining, option)
         try:
-            parsed = context.command.make_context(name, list(rest), parent=context.parent)
+            parsed = context.command.make_context(name, list(remaining), parent=context.parent)
         except typer.Exit:
             break
         except Exception as another:
             if not hasattr(another, "format_message"):
                 raise
             error = another
-            if _option_of(error, rest) is not None:
+            if _option_of(error, remaining) is not None:
                 others.append(error)
             continue
         return others, problems_of(COMMANDS[name], parsed.params)
@@ -162,9 +162,7 @@ def _further(first: Any, words: list[str]) -> tuple[list[Any], list[TlxError]]:
 
 
 def _option_of(error: Any, words: list[str]) -> str | None:
-    """Return the option among the words that a parser's error is about; None where there is
-    none.
-    """
+    """Return the option among the words that a parser's error is about, or None."""
     parameter = getattr(error, "param", None)
     names = [
         getattr(error, "option_name", None),
@@ -175,7 +173,7 @@ def _option_of(error: Any, words: list[str]) -> str | None:
 
 
 def flags() -> set[str]:
-    """Names of all options that are switches."""
+    """Return the names of all options that are switches."""
     from ..spec import Spec
 
     return {

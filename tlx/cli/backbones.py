@@ -1,4 +1,4 @@
-"""tlx backbones."""
+"""Command tlx backbones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tlx check."""
+"""Command tlx check."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ from .progress import duration, steps
 
 @options(FineTuning, FewShotGrid, Settings)
 def command(spec: FineTuning, few: FewShotGrid, settings: Settings) -> None:
-    """Look over data, splits, images, weights and free disk before a study, and say everything
-    wrong at once.
-    """
+    """Check data, splits, images, weights and free disk before a study; list all errors."""
     from ..errors import raise_all
     from ..studies import estimate, few_shot_inputs
     from ..studies.fine_tuning import plan as fine_tuning_plan
 
     with steps("looking at images") as progress:
-        found = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress, keep=False)
-    for line in few_shot_inputs.described(found, spec, few, settings):
+        result = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress, keep=False)
+    for line in few_shot_inputs.described(result, spec, few, settings):
         say(line)
-    raise_all(found.problems)
-    takes = estimate.estimate(spec, few, settings, found)
+    raise_all(result.problems)
+    takes = estimate.estimate(spec, few, settings, result)
     say(
         f"estimate, from one batch on this CPU: tlx fine-tuning with these options takes "
         f"{duration(takes.seconds)}, "

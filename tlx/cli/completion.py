@@ -1,4 +1,4 @@
-"""What the shell completes: choices that a setting declares, and names that stand in tables."""
+"""Shell completion: choices of a setting, and names in tables."""
 
 from __future__ import annotations
 
@@ -70,22 +70,22 @@ def completion(name: str, row: Setting) -> Callable[[str], list[str]] | None:
         names = (
             [str(choice) for choice in row.choices] if row.choices is not None else NAMES[name]()
         )
-        found = [known for known in names if known.startswith(begun)]
+        matches = [known for known in names if known.startswith(begun)]
         if name in FOLDERS:
-            found += _folders(begun)
-        return [before + comma + known for known in found]
+            matches += _folders(begun)
+        return [before + comma + known for known in matches]
 
     return complete
 
 
 def _folders(begun: str) -> list[str]:
-    """Folders whose path begins so, with a slash at their end."""
+    """Return folders whose path begins so, with a slash at their end."""
     parent, slash, start = begun.rpartition("/")
     try:
-        there = sorted(Path(parent or slash or ".").expanduser().iterdir())
+        paths = sorted(Path(parent or slash or ".").expanduser().iterdir())
         return [
             f"{parent}{slash}{path.name}/"
-            for path in there
+            for path in paths
             if path.name.startswith(start) and path.is_dir()
         ]
     except (OSError, RuntimeError):

@@ -1,4 +1,4 @@
-"""tlx crops."""
+"""Command tlx crops."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def command(
         str, typer.Option(help="Folder that holds named data sets. Default: $TLX_DATA.")
     ] = "",
 ) -> None:
-    """Write ten crops per image: four corners and centre, each with its mirror, and a manifest of
-    their order.
-    """
+    """Write ten crops per image and a manifest: four corners and centre, each mirrored."""
     from ..data import crops
     from ..data.sizing import Sizing
     from ..studies.image_data import located
@@ -73,4 +71,4 @@ def command(
             encoding=crops.Encoding(quality, lossless),
             progress=progress,
         )
-    say(f"ten crops each of {written.made} images made, of {written.kept} kept, in {out}")
+    say(f"ten crops each of {written.written} images made, of {written.kept} kept, in {out}")

@@ -1,4 +1,4 @@
-"""tlx datasets."""
+"""Command tlx datasets."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from .output import say
 
 
 def command(name: Annotated[str, typer.Argument(help="Show one data set in full.")] = "") -> None:
-    """List the data sets known by name: classes, shots, licence, where to get them, expected
-    folder.
-    """
+    """List the known data sets: classes, shots, licence, source, expected folder."""
     from ..data.catalogue import DATASETS, known
 
     if name:

@@ -1,4 +1,4 @@
-"""tlx dumps ls, tlx dumps verify, tlx dumps rm."""
+"""Commands tlx dumps ls, tlx dumps verify, tlx dumps rm."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _dumps(cache: str) -> Any:
 
 @app.command("ls")
 def ls(cache: CACHE = "") -> None:
-    """List the dumps, the one used last first: size, images, layers, when it was last used."""
+    """List the dumps, the last used first: size, images, layers, when it was last used."""
     dumps = _dumps(cache)
     for entry in (entries := dumps.entries()):
         used = (
@@ -39,11 +39,11 @@ def ls(cache: CACHE = "") -> None:
             " on ".join(filter(None, (entry.about.get("backbone"), entry.about.get("dataset"))))
             or "?"
         )
-        rest = f", {entry.unfinished / 1e6:.1f} MB unfinished" if entry.unfinished else ""
+        unfinished = f", {entry.unfinished / 1e6:.1f} MB unfinished" if entry.unfinished else ""
         damage = f"  DAMAGED: {entry.damage}" if entry.damage else ""
         say(
             f"{entry.key[:12]}  {entry.bytes / 1e6:>10.1f} MB  {entry.images} × {entry.crops}  "
-            f"{len(entry.layers)} layers  {used}  {what}{rest}{damage}"
+            f"{len(entry.layers)} layers  {used}  {what}{unfinished}{damage}"
         )
     say(
         f"{len(entries)} dumps, {sum(entry.bytes for entry in entries) / 1e6:.1f} MB in "

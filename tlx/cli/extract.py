@@ -1,4 +1,4 @@
-"""tlx extract."""
+"""Command tlx extract."""
 
 from __future__ import annotations
 

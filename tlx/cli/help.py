@@ -1,4 +1,4 @@
-"""Help in sections: commands by what they are for, options by what they set."""
+"""Help in sections: commands by purpose, options by what they set."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def section_of(setting: str, study: str = "") -> str:
 
 
 class SectionedCommand(TyperCommand):
-    """A command whose options are listed in sections."""
+    """Command whose options are listed in sections."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         """Write the arguments, then the options of each section."""
@@ -63,7 +63,7 @@ class SectionedCommand(TyperCommand):
 
 
 class SectionedGroup(TyperGroup):
-    """A group whose commands are listed in sections."""
+    """Group whose commands are listed in sections."""
 
     sections: dict[str, tuple[str, ...]] = {}  # noqa: RUF012 — set once, by the app
 

@@ -1,6 +1,4 @@
-"""Command-line options made from specs: one declaration of a setting is its option, its help and
-its default.
-"""
+"""Command-line options built from specs: one declaration gives option, help and default."""
 
 from __future__ import annotations
 
@@ -27,8 +25,7 @@ ALIASES = {
 def options(
     *specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyType({})
 ) -> Callable[..., Any]:
-    """Decorate a function of (spec, spec, …) so that typer sees one option for every setting of the
-    given specs.
+    """Decorate a function of (spec, spec, …) with one option for every setting of the specs.
 
     extra  further parameters, name → Annotated type with its default as the last metadata; passed
     by keyword
@@ -80,7 +77,7 @@ def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dic
 
 
 def problems_of(command: Callable[..., Any], given: Mapping[str, Any]) -> list[TlxError]:
-    """Return what is wrong with the settings given to a command made by `options`."""
+    """Return the errors of the settings given to a command built by `options`."""
     specs = getattr(command, "specs", ())
     try:
         make_specs(specs, _joined(specs, given))
@@ -92,17 +89,18 @@ def problems_of(command: Callable[..., Any], given: Mapping[str, Any]) -> list[T
 
 
 def without(words: list[str], option: str) -> list[str]:
-    """Return the words without an option and its value, which is the next word unless that is an
-    option too.
+    """Return the words without an option and its value.
+
+    The value is the next word unless that is an option too.
     """
-    found: list[str] = []
-    rest = iter(range(len(words)))
-    for i in rest:
+    kept: list[str] = []
+    indices = iter(range(len(words)))
+    for i in indices:
         if words[i].partition("=")[0] != option:
-            found.append(words[i])
+            kept.append(words[i])
         elif "=" not in words[i] and i + 1 < len(words) and not words[i + 1].startswith("-"):
-            next(rest)
-    return found
+            next(indices)
+    return kept
 
 
 def _shown(kind: type[Spec]) -> list[str]:
@@ -135,7 +133,7 @@ def _parameter(kind: type[Spec], name: str) -> inspect.Parameter:
 
 
 def _words(kind: type[Spec], name: str) -> inspect.Parameter:
-    """Return the parameter of the words of a command that stand for a setting."""
+    """Return the parameter of a command's words that sets a setting."""
     words = typer.Argument(
         metavar=f"[{name.removesuffix('s').upper()}]...",
         show_default=False,
@@ -164,7 +162,9 @@ def _metavar(hint: Any, row: Setting) -> str | None:
     text = str(hint)
     if "tuple" in text:
         return "N,N,…" if "int" in text else "A,B,…"
-    return "N" if "int" in text else "X" if "float" in text else "TEXT"
+    if "int" in text:
+        return "N"
+    return "X" if "float" in text else "TEXT"
 
 
 def _plain_default(default: Any) -> Any:
@@ -175,12 +175,14 @@ def _plain_default(default: Any) -> Any:
 
 
 def normalised(arguments: list[str], flags: typing.Collection[str]) -> list[str]:
-    """Command-line words with `mlflow run`'s spellings made ours: --a_b is --a-b, --flag=true is
-    --flag, --flag true too, --flag=false is --no-flag, and --option= (no value) is left out.
+    """Translate `mlflow run`'s spellings of options.
+
+    --a_b is --a-b, --flag=true is --flag, --flag true too, --flag=false is --no-flag, and --option=
+    (no value) is left out.
     """
     words: list[str] = []
-    rest = iter(enumerate(arguments))
-    for i, word in rest:
+    remaining = iter(enumerate(arguments))
+    for i, word in remaining:
         if not word.startswith("--") or word == "--":
             words.append(word)
             continue
@@ -191,7 +193,7 @@ def normalised(arguments: list[str], flags: typing.Collection[str]) -> list[str]
             following = arguments[i + 1].lower() if i + 1 < len(arguments) else ""
             if not equals and following in TRUE + FALSE:
                 value, equals = following, "="
-                next(rest)
+                next(remaining)
             if equals and value.lower() in ("", "none"):
                 continue
             if equals:

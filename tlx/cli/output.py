@@ -1,6 +1,4 @@
-"""Standard output: one way to print for all commands, on any stream, with nothing that drives a
-terminal.
-"""
+"""Standard output: one way to print for all commands, on any stream, without control codes."""
 
 from __future__ import annotations
 
@@ -35,8 +33,9 @@ GONE = (errno.EPIPE, errno.ESHUTDOWN)
 
 
 class OutputClosed(BaseException):
-    """Standard output takes nothing more. No Exception: no trial is at fault, and none may swallow
-    it.
+    """Signal that standard output is closed.
+
+    Not an Exception: no trial is at fault, and none may catch it.
     """
 
     def __init__(self, error: OSError):
@@ -56,8 +55,9 @@ def aside(is_aside: bool) -> Iterator[None]:
 
 
 def say(*lines: object) -> None:
-    """Print each argument as one line, control characters escaped; OutputClosed if the stream takes
-    nothing.
+    """Print each argument as one line, control characters escaped.
+
+    Raises OutputClosed if the stream takes nothing.
     """
     if sys.stdout is None:
         return
@@ -68,8 +68,9 @@ def say(*lines: object) -> None:
 
 
 def complain(text: object) -> None:
-    """Print lines to standard error, control characters escaped; where that is gone, nothing is
-    left to say.
+    """Print lines to standard error, control characters escaped.
+
+    Does nothing where that is closed.
     """
     with contextlib.suppress(OSError, ValueError):
         print(
@@ -80,7 +81,7 @@ def complain(text: object) -> None:
 
 
 def prepare() -> None:
-    """Make the standard streams usable: closed ones lead nowhere, and no character is refused.
+    """Make the standard streams usable: redirect closed ones, refuse no character.
 
     A descriptor that is closed (`>&-`) would be given to the next file that is opened, which then
     gets what other libraries print.

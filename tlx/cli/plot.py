@@ -1,4 +1,4 @@
-"""tlx plot."""
+"""Command tlx plot."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ METRIC = Annotated[
 BASELINE = Annotated[
     str,
     typer.Option(
-        metavar="MODEL", help="Of a table: also draw how far each model lies above this one."
+        metavar="MODEL", help="Of a table: also draw how far each model is above this one."
     ),
 ]
 STORE = Annotated[
     str,
     typer.Option(
-        help="Of a study: folder of results. Default: $TLX_STORE, or tlx-runs beside the "
+        help="Of a study: folder of results. Default: $TLX_STORE, or tlx-runs next to the "
         "local tracking database."
     ),
 ]
@@ -75,7 +75,7 @@ def command(
     performance: PERFORMANCE = None,
     store: STORE = "",
 ) -> None:
-    """Redraw the figures of a study from its stored results, or those of a table of layer metrics.
+    """Redraw the figures of a study, or draw those of a table of layer metrics.
 
     Of a table: over the layers, over checkpoints, against a baseline. Of a study: all that its
     command drew.
@@ -110,8 +110,9 @@ def command(
 
 
 def _is_study(what: str) -> bool:
-    """Return whether the word names a study: a folder that holds one, or neither a file nor the
-    name of a table.
+    """Return whether the word names a study.
+
+    It is a folder that holds one, or neither a file nor the name of a table.
     """
     path = Path(what)
     if path.is_dir():
@@ -120,7 +121,7 @@ def _is_study(what: str) -> bool:
 
 
 def _redraw_studies(what: str, out: Path | None, form: str, folder: str) -> None:
-    """Write the figures of one study, or of all, and say where they are."""
+    """Write the figures of one study, or of all, and print where they are."""
     from ..errors import UnknownNameError
     from ..lab.settings import Settings
     from ..lab.store import Store
@@ -141,7 +142,7 @@ def _redraw_studies(what: str, out: Path | None, form: str, folder: str) -> None
             out if out is not None and len(keys) == 1 else (out or Path("tlx-figures")) / key[:12]
         )
         drawn = list(study_figures.redraw(store, key, target, form))
-        for made in drawn:
-            say(made)
+        for figure in drawn:
+            say(figure)
         if not drawn:
             say(f"{key[:12]}: no figures, as no finished trial has numbers to draw")

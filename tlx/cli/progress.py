@@ -1,6 +1,4 @@
-"""What a person sees while a study runs: a bar per running trial on a terminal, a line per epoch
-elsewhere.
-"""
+"""Progress of a study: a bar per running trial on a terminal, a line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -22,7 +20,7 @@ LAYER_VALUES = {
 
 
 class TimeLeft:
-    """Seconds a study still needs, from what its finished trials took.
+    """Estimator of the seconds a study still needs, from its finished trials.
 
     A trial's time is taken as a + b·(its weight), fitted to those finished (through their mean when
     they are of one weight), or while there is none to what those running seem to need; what running
@@ -31,29 +29,34 @@ class TimeLeft:
 
     ENOUGH = 0.05  # share of a running trial from which its end is guessed
 
-    def __init__(self, weights: Mapping[str, float], told: Mapping[str, float] | None = None):
-        """told: share of a trial's work that its steps count, where it is not all (a test comes
+    def __init__(self, weights: Mapping[str, float], shares: Mapping[str, float] | None = None):
+        """Estimate for trials of these weights.
+
+        shares: share of a trial's work that its steps count, where it is not all (a test comes
         after them).
         """
-        self._weights, self._told = dict(weights), dict(told or {})
+        self._weights, self._shares = dict(weights), dict(shares or {})
         self._started: dict[str, float] = {}
         self._share: dict[str, float] = {}
         self._took: dict[str, float] = {}
         self._open = set(weights)
 
     def start(self, key: str) -> None:
+        """Record that a trial started."""
         self._started[key] = time.monotonic()
 
     def progress(self, key: str, share: float) -> None:
-        self._share[key] = share * self._told.get(key, 1.0)
+        """Record the share of a trial that is done."""
+        self._share[key] = share * self._shares.get(key, 1.0)
 
     def end(self, key: str) -> None:
+        """Record that a trial ended."""
         if key in self._started:
             self._took[key] = time.monotonic() - self._started[key]
         self._open.discard(key)
 
     def seconds(self) -> float | None:
-        """None while nothing is known."""
+        """Return the seconds left; None while nothing is known."""
         running = [key for key in self._open if key in self._started]
         pairs = [(self._weights[key], took) for key, took in self._took.items()] or [
             (self._weights[key], (time.monotonic() - self._started[key]) / share)
@@ -86,18 +89,19 @@ def time_left(groups: Sequence[Any]) -> TimeLeft:
 
 
 class Preparation:
-    """Seconds that this command spent on reading and extracting since they were last asked for."""
+    """Seconds spent on reading and extracting since the last line."""
 
     LEAST_S = 1.0  # shorter ones are not worth a line
     _spent = 0.0
 
     @classmethod
     def add(cls, seconds: float) -> None:
+        """Add seconds."""
         cls._spent += seconds
 
     @classmethod
     def line(cls) -> str:
-        """Say how long it took, and forget it; "" if it took no time."""
+        """Return how long it took, and reset it; "" if it took no time."""
         spent, cls._spent = cls._spent, 0.0
         return (
             f"reading and extracting before that took {duration(spent)}"
@@ -110,21 +114,25 @@ def duration(seconds: float) -> str:
     """Format seconds as 4.2 s, 3 min 05 s or 2 h 10 min."""
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining = divmod(round(seconds), 60)
     return (
-        f"{minutes} min {rest:02d} s"
+        f"{minutes} min {remaining:02d} s"
         if minutes < 60
         else f"{minutes // 60} h {minutes % 60:02d} min"
     )
 
 
 def clock(seconds: float | None) -> str:
-    """m:ss, h:mm:ss, or nothing known."""
+    """Format seconds as m:ss or h:mm:ss, or as unknown."""
     if seconds is None:
         return "-:--"
     whole = round(seconds)
-    hours, rest = divmod(whole, 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+    hours, remaining = divmod(whole, 3600)
+    return (
+        f"{hours}:{remaining // 60:02d}:{remaining % 60:02d}"
+        if hours
+        else f"{remaining // 60}:{remaining % 60:02d}"
+    )
 
 
 class TrialLines:
@@ -137,6 +145,7 @@ class TrialLines:
         self._done, self._trials = 0, sum(len(g.trials) for g in groups)
 
     def __call__(self, event: Event) -> None:
+        """Print the line of an event."""
         if isinstance(event, Waiting):
             say(waiting(event))
             return
@@ -154,11 +163,11 @@ class TrialLines:
                     f"train loss {v['train_loss']:.4f}, val loss {v['val_loss']:.4f}, "
                     f"val accuracy {v['val_accuracy']:.4f}, {clock(self._left.seconds())} left"
                 )
-            elif said := ", ".join(
+            elif values := ", ".join(
                 f"{words} {v[name]:.3g}" for name, words in LAYER_VALUES.items() if name in v
             ):
                 say(
-                    f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {said}, "
+                    f"{title}: layer {v['epoch']:.0f}/{self._epochs[event.key]}, {values}, "
                     f"{clock(self._left.seconds())} left"
                 )
         elif isinstance(event, Finished):
@@ -175,7 +184,7 @@ class TrialLines:
 
 
 def waiting(event: Waiting) -> str:
-    """Say what the end of a study waits for, and how to leave it."""
+    """Return what the end of a study waits for, and how to leave it."""
     return (
         f"waiting for the tracking server, up to {event.seconds:.0f} s; Ctrl-C or --no-wait leaves "
         f"it to tlx sync"
@@ -183,21 +192,22 @@ def waiting(event: Waiting) -> str:
 
 
 def format_outcome(results: Mapping[str, Any]) -> str:
-    """The finished trials of a group in a few words: the one, or how many and the best on
-    validation.
+    """Summarise the finished trials of a group: the single one, or how many and the best.
+
+    The best is that of the validation.
     """
-    said = sorted(
+    ranked = sorted(
         ((_validation(r), _words(r)) for r in results.values()),
         key=lambda pair: pair[0],
         reverse=True,
     )
-    if len(said) == 1:
-        return said[0][1]
-    value, words = said[0]
+    if len(ranked) == 1:
+        return ranked[0][1]
+    value, words = ranked[0]
     return (
-        f"{len(said)} trials, best on validation ({value:.4f}): {words}"
+        f"{len(ranked)} trials, best on validation ({value:.4f}): {words}"
         if value >= 0
-        else (f"{len(said)} trials, best: {words}")
+        else (f"{len(ranked)} trials, best: {words}")
     )
 
 
@@ -210,7 +220,7 @@ def _score(result: Any) -> float:
 
 
 def _validation(result: Any) -> float:
-    """Return the validation accuracy, by which a trial is chosen; −1 where there is none."""
+    """Return the validation accuracy, by which a trial is selected; −1 where there is none."""
     scores = getattr(result, "scores", {})
     value: float = scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
     return value
@@ -234,7 +244,7 @@ def _words(result: Any) -> str:
 
 
 class Bars:
-    """A bar for the study and one for each running trial, with the time left."""
+    """Bar for the study and one for each running trial, with the time left."""
 
     def __init__(self, groups: Sequence[Any], progress: Any):
         self._titles = {g.key: escape_control(g.title) for g in groups}
@@ -244,6 +254,7 @@ class Bars:
         self._whole = progress.add_task("all", total=len(groups), note="")
 
     def __call__(self, event: Event) -> None:
+        """Update the bars by an event."""
         if isinstance(event, Waiting):
             self._progress.console.print(escape_control(waiting(event)), markup=False)
             return
@@ -276,7 +287,7 @@ class Bars:
 
 
 class SearchLines:
-    """A line a trial, with the best so far and the time left."""
+    """One line a trial, with the best so far and the time left."""
 
     def __init__(self, wanted: int, say: Callable[..., Any] = say):
         self._wanted, self._say, self._best, self._first = wanted, say, -1.0, (0.0, 0)
@@ -288,6 +299,7 @@ class SearchLines:
         yield cls(wanted)
 
     def __call__(self, event: Event) -> None:
+        """Print the line of an event."""
         if isinstance(event, Progress) and "tried" in event.values:
             self._trial(event.step, event.values["tried"])  # type: ignore[arg-type]
         elif isinstance(event, Finished) and isinstance(event.result, dict):
@@ -295,8 +307,8 @@ class SearchLines:
         elif isinstance(event, Waiting):
             self._say(waiting(event))
         elif isinstance(event, Failed):
-            said = "a worker is started again" if event.will_retry else "failed"
-            self._say(f"{said}: {event.error}")
+            message = "a worker is started again" if event.will_retry else "failed"
+            self._say(f"{message}: {event.error}")
 
     def _trial(self, done: int, tried: dict[str, Any]) -> None:
         now = time.monotonic()
@@ -332,7 +344,7 @@ class SearchLines:
 
 @contextlib.contextmanager
 def watching(groups: Sequence[Any], verbose: bool = False) -> Iterator[Any]:
-    """Who watches the groups of a study: bars on a terminal, lines elsewhere."""
+    """Return the progress display of a study's groups: bars on a terminal, lines elsewhere."""
     if not sys.stdout.isatty():
         yield TrialLines(groups, verbose)
         return
@@ -342,7 +354,7 @@ def watching(groups: Sequence[Any], verbose: bool = False) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def steps(title: str) -> Iterator[Any]:
-    """A (done, of) callback that shows how far a preparation is: a bar, or a line each tenth."""
+    """Yield a (done, of) callback that shows a preparation: a bar, or a line each tenth."""
     started = time.monotonic()
     try:
         with _shown(title) as tell:
@@ -358,12 +370,12 @@ def _shown(title: str) -> Iterator[Any]:
             row = progress.add_task(title, total=None, note="")
             yield lambda done, of: progress.update(row, completed=done, total=of)
         return
-    said = [-1]
+    shown = [-1]
 
     def tell(done: int, of: int) -> None:
         tenth = 10 * done // max(1, of)
-        if tenth != said[0] and of >= 100:
-            said[0] = tenth
+        if tenth != shown[0] and of >= 100:
+            shown[0] = tenth
             say(f"{title}: {done}/{of}")
 
     yield tell

@@ -1,4 +1,4 @@
-"""tlx regression."""
+"""Command tlx regression."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ FORM = Annotated[str, typer.Option(metavar="|".join(FORMS), help="File type of t
 
 
 def command(table: TABLE = None, raw: RAW = False, out: OUT = None, form: FORM = FORMS[0]) -> None:
-    """What the transferability T of a network goes with: log T ~ G + D + log N, by least squares.
+    """Regress the transferability T of a network: log T ~ G + D + log N, least squares.
 
     G is the domain gap, D the intra-class variance, N the number of training images of a target.
     Without a table: the published one of twelve targets, its three misprinted rows corrected.
@@ -46,16 +46,16 @@ def command(table: TABLE = None, raw: RAW = False, out: OUT = None, form: FORM =
 
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
-    found = (
+    report = (
         parameter_distance_regression.published()
         if table is None
         else parameter_distance_regression.of_file(table.expanduser())
     )
-    say(*regression_report.text(found, "raw" if raw else "z-scored").split("\n"))
+    say(*regression_report.text(report, "raw" if raw else "z-scored").split("\n"))
     if out is not None:
         files.make_folder(out)
-        files.write_text(out / "regression.csv", regression_report.csv(found))
+        files.write_text(out / "regression.csv", regression_report.csv(report))
         files.write_bytes(
-            out / f"regression.{form}", parameter_distance_figures.observed_and_fitted(found, form)
+            out / f"regression.{form}", parameter_distance_figures.observed_and_fitted(report, form)
         )
         say(f"files: {out / 'regression'}.csv, .{form}")

@@ -1,4 +1,4 @@
-"""tlx ls and tlx show: the studies of a store, and what is known of one."""
+"""Commands tlx ls and tlx show: the studies of a store, and the record of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .output import say
 STORE = Annotated[
     str,
     typer.Option(
-        help="Folder of results. Default: $TLX_STORE, or tlx-runs beside the local tracking "
+        help="Folder of results. Default: $TLX_STORE, or tlx-runs next to the local tracking "
         "database."
     ),
 ]
@@ -56,12 +56,12 @@ def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
     from ..studies.frames import figures_of
 
     opened = _opened(store)
-    (found, *others) = study_figures.find(opened, key)
-    folder = opened.study_folder(found)
-    opened.read_study(found)
-    opened.study_files(found)  # every byte is checked
+    (record, *others) = study_figures.find(opened, key)
+    folder = opened.study_folder(record)
+    opened.read_study(record)
+    opened.study_files(record)  # every byte is checked
     figures = {name: str(path) for name, path in figures_of(folder).items()}
-    (row,) = [row for row in listing.study_rows(opened) if row["key"] == found]
+    (row,) = [row for row in listing.study_rows(opened) if row["key"] == record]
     summary = listing.summary_of(folder)
     if as_json:
         content: dict[str, Any] = {**row, "summary": summary, "figures": figures}
@@ -69,7 +69,7 @@ def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
         return
     say(
         f"{row['study']}: {row['title']}",
-        f"{row['finished']} of {row['trials']} trials, {row['when']}, key {found}",
+        f"{row['finished']} of {row['trials']} trials, {row['when']}, key {record}",
         "",
         *str(summary.get("note", "no summary yet: no trial has finished")).split("\n"),
         "",

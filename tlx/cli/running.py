@@ -1,4 +1,4 @@
-"""Run the stages of a study with their progress and their last words on a terminal."""
+"""Run of a study's stages with progress and closing lines on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .progress import Preparation, SearchLines, steps, watching
 
 
 class Terminal(Session):
-    """A session that shows bars on a terminal, and lines elsewhere."""
+    """Session that shows bars on a terminal, and lines elsewhere."""
 
     def __init__(self, settings: Settings, reporting: Reporting | None = None):
         super().__init__(settings)
@@ -37,7 +37,7 @@ class Terminal(Session):
         return watching(stage.groups, self.reporting.verbose)
 
     def ended(self, text: str) -> None:
-        """Print the last words of a stage, and how long reading and extracting took."""
+        """Print the closing lines of a stage, and how long reading and extracting took."""
         say(*text.split("\n"))
         if line := Preparation.line():
             say(line)

@@ -1,4 +1,4 @@
-"""tlx splits draw, tlx splits check."""
+"""Commands tlx splits draw, tlx splits check."""
 
 from __future__ import annotations
 
@@ -91,8 +91,9 @@ def check(
     allow_outside: ALLOW = "",
     data_root: DATA_ROOT = "",
 ) -> None:
-    """Refuse leaks (one image in train and in val or test), missing classes and too few images;
-    exit 3 then.
+    """Refuse leaks (one image in train and in val or test), missing classes, too few images.
+
+    The exit code is 3 then.
     """
     from functools import partial
 

@@ -1,4 +1,4 @@
-"""The command of every study, made from its row in STUDIES."""
+"""Command of every study, made from its row in STUDIES."""
 
 from __future__ import annotations
 
@@ -26,5 +26,5 @@ def command(study: type[Study]) -> Callable[..., None]:
             output.say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
 
     run.__doc__, run.__name__ = study.help, study.name
-    made: Callable[..., None] = options(*study.specs, Settings, Reporting)(run)
-    return made
+    function: Callable[..., None] = options(*study.specs, Settings, Reporting)(run)
+    return function

@@ -1,4 +1,4 @@
-"""tlx sync."""
+"""Command tlx sync."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .output import say
 
 @options(Settings)
 def command(settings: Settings) -> None:
-    """Send to MLflow what could not be sent before. Sent twice, it stands there once."""
+    """Send to MLflow what could not be sent before; safe to repeat."""
     from ..errors import UntrackedError, raise_all
     from ..lab.tracking import api as tracking_api
 

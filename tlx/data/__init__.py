@@ -1,1 +1,1 @@
-"""Which images: data sets, few-shot splits, ten crops, pixels."""
+"""Images: data sets, few-shot splits, ten crops, pixels."""

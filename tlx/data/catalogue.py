@@ -1,8 +1,7 @@
-"""DATASETS: every dataset tlx knows by name, with its classes, shots, licence and where to get it.
+"""DATASETS: every data set known by name, with its classes, shots, licence and source.
 
-Sizes and shots are those of the studies the names come from; `faults` says what is wrong with the
-split files published with them. A name is found whatever its case, by its key, its folder or an
-alias.
+Sizes and shots are those of the studies the names come from; `faults` lists errors in the split
+files published with them. A name is found in any case, by its key, its folder or an alias.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Kind = Literal["digits", "folder", "idx", "torchvision", "derived", "npy"]
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What is known of a dataset before any of its files is read.
+    """Facts about a data set that are known before any of its files is read.
 
     classes        number of classes; None where it depends on the copy
     shots          training images per class of its few-shot study; () where there is none
@@ -234,7 +233,7 @@ DATASETS: dict[str, Dataset] = {
         where="http://vision.stanford.edu/aditya86/ImageNetDogs/",
         aliases=("dogs",),
     ),
-    # parameter distance (some of its twelve stand above: Caltech-101, CUB-200, DTD)
+    # parameter distance (some of its twelve are above: Caltech-101, CUB-200, DTD)
     "cifar10": Dataset(
         title="CIFAR-10",
         classes=10,
@@ -527,7 +526,7 @@ DATASETS: dict[str, Dataset] = {
 
 
 def _plain(name: str) -> str:
-    """A name without what its spellings differ in: case and separators."""
+    """Return a name without what its spellings differ in: case and separators."""
     return "".join(c for c in name.lower() if c.isalnum())
 
 
@@ -543,12 +542,18 @@ SPELLINGS = _spellings()
 
 
 def key_of(name: str) -> str | None:
-    """The key in DATASETS of a name in any of its spellings; None if it is no dataset's."""
+    """Return the key in DATASETS of a name in any of its spellings.
+
+    None if it is no data set's.
+    """
     return SPELLINGS.get(_plain(name))
 
 
 def known(name: str) -> Dataset:
-    """The row of a name; UnknownName with the nearest one otherwise."""
+    """Return the row of a name.
+
+    Raises UnknownName with the nearest one.
+    """
     key = key_of(name)
     if key is None:
         raise UnknownNameError(

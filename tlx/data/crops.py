@@ -1,9 +1,8 @@
-"""Crop files: ten a picture, `<stem>_crop_<0…9><ext>`, beside each other in the shape of the image
-folder.
+"""Crop files: ten a picture, `<stem>_crop_<0…9><ext>`, in the layout of the image folder.
 
 What was made, of what and how is in `crops.json` of the folder: the order of the crops, the sizing,
-and SHA-256 of every source and crop. While they are being made it stands in a journal, so that a
-run that was killed goes on where it was. The crops themselves are not synced one by one: one lost
+and SHA-256 of every source and crop. While they are being made the record is a journal, so that a
+killed run resumes. The crops themselves are not synced one by one: one lost
 to a power cut fails its checksum and is made again.
 """
 
@@ -46,21 +45,25 @@ Row = dict[str, Any]  # {"source": SHA-256, "crops": [SHA-256 × 10]}
 
 @dataclass(frozen=True)
 class Encoding:
-    """How crops are saved: as the picture was, JPEGs at `quality`, or all as PNG; GIF always
-    becomes PNG.
+    """Format of saved crops: as the picture's, JPEGs at `quality`, or all PNG.
+
+    GIF always becomes PNG.
     """
 
     quality: int = 95
     lossless: bool = False
 
     def extension(self, relpath: str) -> str:
-        """The end of the crops' names of a picture."""
+        """Return the file extension of a picture's crops."""
         own = PurePosixPath(relpath).suffix
         lossy = SAVED_AS.get(own.lower(), ("JPEG", {}))[0] == "JPEG"
         return ".png" if own.lower() not in SAVED_AS or (self.lossless and lossy) else own
 
     def encode(self, crop: np.ndarray, extension: str) -> bytes:
-        """The bytes of the file of a crop (h, w, 1 or 3) uint8. No metadata goes in."""
+        """Encode a crop (h, w, 1 or 3) uint8 to the bytes of its file.
+
+        No metadata is written.
+        """
         image = Image.fromarray(crop[..., 0] if crop.shape[-1] == 1 else crop)
         kind, settings = SAVED_AS[extension.lower()]
         buffer = io.BytesIO()
@@ -71,7 +74,7 @@ class Encoding:
 
 
 def names(relpath: str, extension: str | None = None) -> list[str]:
-    """Where the ten crops of a picture lie, relative to the folder of crops."""
+    """Return the paths of the ten crops of a picture, relative to the folder of crops."""
     path = PurePosixPath(relpath)
     return [
         str(path.with_name(f"{path.stem}_crop_{i}{extension or path.suffix}"))
@@ -80,8 +83,9 @@ def names(relpath: str, extension: str | None = None) -> list[str]:
 
 
 def paths(folder: Path, relpath: str) -> list[Path]:
-    """The ten crops of a picture in `folder`, in order; PNGs where there is none with the picture's
-    own extension.
+    """Return the ten crops of a picture in `folder`, in order.
+
+    PNGs where there is none with the picture's own extension.
     """
     own, png = names(relpath), names(relpath, ".png")
     return [
@@ -92,11 +96,9 @@ def paths(folder: Path, relpath: str) -> list[Path]:
 
 
 def missing(folder: Path, relpaths: Sequence[str]) -> list[TlxError]:
-    """One error for every picture that has not all ten crops in `folder`, naming those that
-    lack.
-    """
-    found = (incomplete(Path(folder) / relpath, paths(folder, relpath)) for relpath in relpaths)
-    return [problem for problem in found if problem]
+    """Return one error for every picture without all ten crops in `folder`, naming the missing."""
+    errors = (incomplete(Path(folder) / relpath, paths(folder, relpath)) for relpath in relpaths)
+    return [problem for problem in errors if problem]
 
 
 # ---------------------------------------------------------------- making them
@@ -104,9 +106,9 @@ def missing(folder: Path, relpaths: Sequence[str]) -> list[TlxError]:
 
 @dataclass(frozen=True)
 class Written:
-    """What came of it: pictures whose crops were made now, and those whose crops were there."""
+    """Result of `write`: pictures whose crops were made now, and those whose crops were kept."""
 
-    made: int
+    written: int
     kept: int
 
 
@@ -120,9 +122,9 @@ def write(
     progress: Progress | None = None,
     limits: ImageLimits = DEFAULT,
 ) -> Written:
-    """Ten crops below `out` of each picture below `root`; crops that are there and whole are kept.
+    """Write ten crops to `out` of each picture in `root`; existing intact crops are kept.
 
-    Raises what is wrong with any picture, all together, after the crops of the others were made;
+    Raises the errors of all pictures together, after the crops of the others were made;
     Usage when `out` holds crops made otherwise, or by another program; Busy when another process is
     making them.
     """
@@ -139,16 +141,16 @@ def write(
         with files.Journal(out / JOURNAL) as journal:
             journal.append({"settings": settings})
             work = _Work(root, out, sizing, encoding, limits, rows)
-            problems, made = _make_all(work, relpaths, journal, progress)
+            problems, made_now = _make_all(work, relpaths, journal, progress)
         raise_all(problems)
         files.write_json(out / MANIFEST, {**settings, "images": rows})
         (out / JOURNAL).unlink()
-    return Written(made, len(relpaths) - made)
+    return Written(made_now, len(relpaths) - made_now)
 
 
 @dataclass(frozen=True)
 class _Work:
-    """What a thread needs to make the crops of one picture; rows is what stands in the record."""
+    """Data that a thread needs to make the crops of one picture; rows are the records."""
 
     root: Path
     out: Path
@@ -158,7 +160,7 @@ class _Work:
     rows: dict[str, Row]
 
     def of(self, relpath: str) -> tuple[str, Row, bool]:
-        """The picture, its row, and whether its crops were made now."""
+        """Return the picture, its row, and whether its crops were made now."""
         extension = self.encoding.extension(relpath)
         places = [self.out / name for name in names(relpath, extension)]
         row = self.rows.get(relpath)
@@ -189,26 +191,27 @@ class _Work:
 def _make_all(
     work: _Work, relpaths: Sequence[str], journal: files.Journal, progress: Progress | None
 ) -> tuple[list[TlxError], int]:
-    """What is wrong, and how many pictures were cropped; their rows go to the journal and to
-    work.rows.
+    """Return errors, and the number of pictures cropped.
+
+    Their rows are written to the journal and to work.rows.
     """
     problems: list[TlxError] = []
-    made = 0
+    total = 0
     for start in range(0, len(relpaths), BLOCK):
-        found = list(each(work.of, relpaths[start : start + BLOCK]))
-        problems += [item for item in found if isinstance(item, TlxError)]
-        fresh = {item[0]: item[1] for item in found if not isinstance(item, TlxError) and item[2]}
+        results = list(each(work.of, relpaths[start : start + BLOCK]))
+        problems += [item for item in results if isinstance(item, TlxError)]
+        fresh = {item[0]: item[1] for item in results if not isinstance(item, TlxError) and item[2]}
         if fresh:
             journal.append({"images": fresh})
         work.rows.update(fresh)
-        made += len(fresh)
+        total += len(fresh)
         if progress:
-            progress(start + len(found), len(relpaths))
-    return problems, made
+            progress(start + len(results), len(relpaths))
+    return problems, total
 
 
 def _put(place: Path, data: bytes) -> None:
-    """A file all or nothing, not synced."""
+    """Write a file all or nothing, not synced."""
     temporary = place.with_name(files.TEMPORARY + place.name)
     with files.storage_errors(place):
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -217,11 +220,11 @@ def _put(place: Path, data: bytes) -> None:
 
 
 def _check_places(root: Path, out: Path, relpaths: Sequence[str], encoding: Encoding) -> None:
-    """Nothing is written among the pictures, outside `out`, or twice to one place."""
+    """Check that nothing is written among the pictures, outside `out`, or twice to one place."""
     if out.resolve() == root.resolve() or root.resolve() in out.resolve().parents:
         raise UsageError(
             "crops-folder",
-            "the crops would lie among the pictures",
+            "the crops would be among the pictures",
             where=out,
             expected="a folder outside that of the pictures",
         )
@@ -249,7 +252,10 @@ def _check_places(root: Path, out: Path, relpaths: Sequence[str], encoding: Enco
 def _recorded(
     out: Path, settings: dict[str, Any], relpaths: Sequence[str], encoding: Encoding
 ) -> dict[str, Row]:
-    """The rows of the manifest and of a journal left behind; Usage when `out` holds other crops."""
+    """Return the rows of the manifest and of a remaining journal.
+
+    Raises Usage when `out` holds other crops.
+    """
     records = files.Journal.read(out / JOURNAL)
     rows: dict[str, Row] = {}
     if (out / MANIFEST).exists():

@@ -1,8 +1,7 @@
-"""The strict reader and the writer of split CSVs: no header, four columns
-path,split,filename,label.
+"""Strict reader and writer of split CSVs: no header, four columns path,split,filename,label.
 
 Every value is text ('NA' and '007' are labels). A byte-order mark and any line ends are accepted;
-everything else that is off is said with file and row, all of it in one pass. Rows count from 1.
+every other deviation is reported with file and row, all in one pass. Rows count from 1.
 """
 
 from __future__ import annotations
@@ -23,12 +22,13 @@ from ..errors import BadDataError, MissingError, TlxError, UnsafeError, nearest,
 
 COLUMNS = ("path", "split", "filename", "label")
 PATH_BYTES, NAME_BYTES, LABEL_BYTES = 4096, 255, 255
-SHOWN = 20  # rows of one kind of error that are said one by one
+SHOWN = 20  # rows of one kind of error that are reported one by one
 
 
 class Row(NamedTuple):
-    """One line of a split CSV; path is <dataset>/<split>/<label>/<filename> or
-    <dataset>/<label>/<filename>.
+    """Line of a split CSV.
+
+    path is <dataset>/<split>/<label>/<filename> or <dataset>/<label>/<filename>.
     """
 
     path: str
@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class CsvLimits:
-    """How much one CSV may hold."""
+    """Limits of one CSV."""
 
     file_bytes: int = 1 << 30
     rows: int = 5_000_000
@@ -47,7 +47,7 @@ class CsvLimits:
 
 @dataclass
 class CsvFaults:
-    """The errors of one file: the first of each kind one by one, the rest as a count."""
+    """Errors of one file: the first of each kind one by one, the others as a count."""
 
     file: Path
     errors: list[TlxError] = field(default_factory=list)
@@ -63,14 +63,14 @@ class CsvFaults:
         expected: str = "",
         remedy: str = "",
     ) -> None:
-        """One error at a row; 0 is the file itself."""
+        """Add one error at a row; 0 is the file itself."""
         self.seen[code] += 1
         if self.seen[code] <= SHOWN:
             where = f"{self.file}:{row}" if row else self.file
             self.errors.append(kind(code, what, where=where, expected=expected, remedy=remedy))
 
     def all(self) -> list[TlxError]:
-        """Everything found."""
+        """Return all errors."""
         more = [
             BadDataError(code, f"and {count - SHOWN} more rows like these", where=self.file)
             for code, count in self.seen.items()
@@ -80,21 +80,22 @@ class CsvFaults:
 
 
 def write(path: Path, rows: Iterable[Row]) -> None:
-    """Durably write rows as a split CSV."""
+    """Write rows durably as a split CSV."""
     files.write_text(path, "".join(",".join(map(_quoted, row)) + "\n" for row in rows))
 
 
 def _quoted(value: str) -> str:
     """Return a value in quotes where it needs them.
 
-    Not csv.writer: older ones leave a lone \\r bare, newer ones do not.
+    Not csv.writer: older ones leave a lone carriage return bare, newer ones do not.
     """
     return '"' + value.replace('"', '""') + '"' if any(c in value for c in ',"\r\n') else value
 
 
 def read(path: Path, limits: CsvLimits | None = None) -> tuple[tuple[Row, ...], list[TlxError]]:
-    """The rows of one CSV and everything wrong with it. A row that could not be read is an empty
-    one.
+    """Read the rows of one CSV and all its errors.
+
+    A row that could not be read is an empty one.
     """
     path = Path(path)
     faults = CsvFaults(path)
@@ -117,7 +118,7 @@ def read(path: Path, limits: CsvLimits | None = None) -> tuple[tuple[Row, ...], 
 
 
 def _text(path: Path, faults: CsvFaults, limits: CsvLimits) -> str | None:
-    """The file's text, or None with the reason among the faults."""
+    """Return the file's text, or None with the reason among the faults."""
     if not path.exists():
         near = nearest(path.name, os.listdir(path.parent)) if path.parent.is_dir() else []
         faults.errors.append(_missing(path, near))
@@ -191,7 +192,10 @@ def _row_at(data: bytes, offset: int) -> int:
 
 
 def _parsed(text: str, faults: CsvFaults, limits: CsvLimits) -> list[Row]:
-    """The rows of four fields; a row of another width is a fault, and so is what ends the parse."""
+    """Return the rows of four fields.
+
+    A row of another width is a fault, and so is what ends the parse.
+    """
     rows: list[Row] = []
     number = 0
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -316,8 +320,9 @@ def _check_lengths(number: int, row: Row, faults: CsvFaults) -> None:
 
 
 def _check_escape(number: int, row: Row, faults: CsvFaults) -> None:
-    """`..` that climbs out of the dataset's own folder; absolute paths are judged where the root is
-    known.
+    """Report `..` that climbs out of the data set's own folder.
+
+    Absolute paths are judged where the root is known.
     """
     climbs = [
         value

@@ -1,4 +1,4 @@
-"""locate: a dataset by name or path, as a folder of images that is there."""
+"""Lookup of a data set by name or path, as a folder of images on disk."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def locate(
     offline: bool = False,
     allow: Iterable[Path | str] = (),
 ) -> ImageFolder:
-    """The images of a dataset, materialised under `cache` when they are not image files.
+    """Find the images of a data set; materialise them in `cache` if they are not image files.
 
     name_or_path  a name in DATASETS (any spelling); a path; or name:path, the named dataset from
     the files at path,
                   as mnist_noise:/data/mnist. A text with a slash is a path; a bare name that
-                  DATASETS knows is that dataset, whatever lies in the working directory (write
+                  DATASETS knows is that dataset, whatever is in the working directory (write
                   ./name for the folder)
     data_root     the folder that holds named datasets, else $TLX_DATA
     offline       never ask the network
@@ -80,7 +80,7 @@ def _named(key: str, cache: Path, root: Path | None, offline: bool, allow: Allow
 
 
 def _base_files(key: str, cache: Path, root: Path | None, offline: bool) -> Path:
-    """The IDX files that variants are made from: under the data root, else torchvision's."""
+    """Return the IDX files that variants are made from: under the data root, else torchvision's."""
     for folder in _candidates(key, root):
         if idx.is_idx_folder(folder):
             return folder
@@ -88,14 +88,15 @@ def _base_files(key: str, cache: Path, root: Path | None, offline: bool) -> Path
 
 
 def _candidates(key: str, root: Path | None) -> list[Path]:
-    """Where a dataset may lie under the data root: its folder, its key, its aliases."""
+    """Return possible folders of a data set under the data root: its folder, key, aliases."""
     row = DATASETS[key]
     return [root / name for name in dict.fromkeys((row.folder, key, *row.aliases))] if root else []
 
 
 def _named_at(key: str, folder: Path, cache: Path, allow: Allow) -> ImageFolder:
-    """The named dataset from the files in `folder`; a variant may be given as such or as its
-    MNIST.
+    """Return the named data set from the files in `folder`.
+
+    A variant may be given as such or as its MNIST.
     """
     if DATASETS[key].kind == "derived" and idx.is_idx_folder(folder):
         _check_links(folder, allow)
@@ -104,7 +105,7 @@ def _named_at(key: str, folder: Path, cache: Path, allow: Allow) -> ImageFolder:
 
 
 def _at(folder: Path, cache: Path, allow: Allow, name: str | None = None) -> ImageFolder:
-    """The images in `folder`, whatever their form."""
+    """Return the images in `folder`, whatever their form."""
     name = name or folder.resolve().name or "images"
     if idx.is_idx_folder(folder):
         _check_links(folder, allow)
@@ -116,9 +117,7 @@ def _at(folder: Path, cache: Path, allow: Allow, name: str | None = None) -> Ima
 
 
 def _check_links(folder: Path, allow: Allow) -> None:
-    """Raise Unsafe for files of arrays in `folder` that are links out of it; all of them at
-    once.
-    """
+    """Raise Unsafe for files of arrays in `folder` that are links out of it, all at once."""
     boundary, problems = Boundary(folder, allow), list[TlxError]()
     for path in sorted((*folder.glob("*ubyte*"), *folder.glob("*.npy"))):
         try:

@@ -1,26 +1,26 @@
-"""Images by stated rules: any file of the six formats becomes (h, w, 3) or (h, w, 1) uint8.
+"""Decoding by stated rules: any file of the six formats becomes (h, w, 3 or 1) uint8.
 
 What a file holds is mapped so, in this order:
 
 - more than one frame (GIF, WebP, APNG, TIFF pages): the first one;
 - 16 bits a channel: value >> 8 (12-bit grey: value >> 4), never clipped;
-- 32-bit whole or float numbers: as they are, rounded to the nearest, if all lie in 0…255; refused
+- 32-bit whole or float numbers: as they are, rounded to the nearest, if all are in 0…255; refused
   otherwise;
 - a further band of a TIFF that is not declared as transparency: left out;
 - whatever leaves next to nothing of a picture's grey levels (12 bits in a 16-bit file, floats of
   0…1, a picture that is
-  transparent all over) is refused, and the range said: see `_check_survives`;
+  transparent all over) is refused, and the range reported: see `_check_survives`;
 - CMYK and YCCK: Pillow's conversion without a colour profile, Adobe's inverted JPEGs included;
 - transparency, as a channel or as a transparent colour or palette entry: laid over white;
 - 1-bit, grey, palette, YCbCr: to 8-bit grey or RGB; colour profiles are not applied;
-- EXIF orientation: applied, so that the picture stands as it was taken; unreadable EXIF counts as
+- EXIF orientation: applied, so that the picture is upright; unreadable EXIF counts as
   upright;
 - three channels: grey is repeated; one channel: luma of ITU-R BT.601, (19595 R + 38470 G + 7471 B +
   32768) >> 16,
   so a grey picture stays itself.
 
 JPEGs are decoded at full size always: a decoder's own scaling would be faster for photographs and
-would make the result depend on the size asked for.
+would make the result depend on the requested size.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ FEW_LEVELS = 32
 
 @dataclass(frozen=True)
 class Decoded:
-    """An image by the rules above, in Pillow's mode L or RGB, with the notes it earned and its
-    file's SHA-256.
-    """
+    """Decoded image, in Pillow's mode L or RGB, with its notes and its file's SHA-256."""
 
     image: Image.Image
     notes: tuple[str, ...]
@@ -79,19 +77,20 @@ class Decoded:
 
 
 def array(image: Image.Image, channels: int) -> np.ndarray:
-    """(h, w, channels) uint8 of an image in mode L or RGB."""
+    """Return (h, w, channels) uint8 of an image in mode L or RGB."""
     return np.asarray(in_channels(image, channels)).reshape(image.height, image.width, channels)
 
 
 def in_channels(image: Image.Image, channels: int) -> Image.Image:
-    """The image with three channels or one."""
+    """Return the image with three channels or one."""
     mode = {3: "RGB", 1: "L"}[channels]
     return image if image.mode == mode else image.convert(mode)
 
 
 def decode(path: Path, limits: ImageLimits = DEFAULT) -> Decoded:
-    """The image in `path`, by the rules; raises TlxError. Threads may call it at once (under one
-    `quiet`).
+    """Decode the image in `path` by the rules.
+
+    Raises TlxError. Threads may call it at once (under one `quiet`).
     """
     data = safe_image.read_bytes(path, limits)
     image = safe_image.header(data, path, limits)
@@ -115,7 +114,7 @@ def decode(path: Path, limits: ImageLimits = DEFAULT) -> Decoded:
         raise BadDataError(
             "image-frames", "more than one frame", where=path, expected="a single picture"
         )
-    notes += ["frames"] * frames + earned + turned
+    notes += (["frames"] if frames else []) + earned + turned
     return Decoded(upright, tuple(notes), hashlib.sha256(data).hexdigest())
 
 
@@ -130,7 +129,10 @@ def _has_frames(image: ImageFile.ImageFile) -> bool:
 
 
 def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Image, list[str]]:
-    """The picture in mode L or RGB, and its notes. png_bits: bits of a channel of a PNG, else 8."""
+    """Return the picture in mode L or RGB, and its notes.
+
+    png_bits: bits of a channel of a PNG, else 8.
+    """
     mode, notes = image.mode, []
     tags = getattr(image, "tag_v2", {})
     bits, extra = tags.get(BITS, (8,)), tags.get(EXTRA_SAMPLES, ())
@@ -202,12 +204,12 @@ def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Im
 
 
 def _png_bits(data: bytes) -> int:
-    """Bits of a channel, from the header of a PNG."""
+    """Read the bits of a channel from the header of a PNG."""
     return data[24]
 
 
 def _levels(image: Image.Image) -> int:
-    """How many grey levels a picture in mode L or RGB has."""
+    """Return how many grey levels a picture in mode L or RGB has."""
     return sum(count > 0 for count in image.convert("L").histogram())
 
 
@@ -223,8 +225,9 @@ def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) 
 
 
 def _check_high_bytes(image: Image.Image, path: Path) -> None:
-    """The same of 16-bit colours, of which Pillow gives the high bytes only: several levels, all of
-    them low, are a picture of fewer bits.
+    """Raise BadData the same way for 16-bit colours, of which Pillow returns the high bytes only.
+
+    Several levels, all of them low, are a picture of fewer bits.
     """
     colours = image.convert("RGB") if image.mode == "CMYK" else image
     high = max(top for _, top in np.atleast_2d(colours.getextrema()))
@@ -257,7 +260,7 @@ def _from_16_bits(image: Image.Image, path: Path) -> tuple[Image.Image, list[str
         grey = 255 - grey
     if isinstance(transparent, int):
         grey = np.where(values == transparent, np.uint8(255), grey)
-    return Image.fromarray(grey), ["16-bit"] + ["alpha"] * isinstance(transparent, int)
+    return Image.fromarray(grey), ["16-bit"] + (["alpha"] if isinstance(transparent, int) else [])
 
 
 def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:
@@ -286,14 +289,15 @@ def _from_32_bits(image: Image.Image, path: Path) -> Image.Image:
 
 
 def _distinct(values: np.ndarray) -> int:
-    """How many different numbers there are, in at most a million evenly spaced ones."""
+    """Count the different numbers, in at most a million evenly spaced ones."""
     flat = values.reshape(-1)
     return len(np.unique(flat[:: max(1, len(flat) // 1_000_000)]))
 
 
 def _upright(source: Image.Image, picture: Image.Image) -> tuple[Image.Image, list[str]]:
-    """`picture` turned by the orientation that `source` carries. TIFF's reader has done it by
-    itself.
+    """Turn `picture` by the orientation in `source`.
+
+    TIFF's reader has already done it.
     """
     try:
         turn = UPRIGHT.get(source.getexif().get(ORIENTATION, 1))

@@ -1,8 +1,8 @@
-"""Few-shot splits drawn from an image folder: seeded, k per class exactly, no image on two sides.
+"""Few-shot splits drawn from an image folder: seeded, k per class, no image on two sides.
 
 Every order comes from (seed, purpose, label, …) over images sorted by path, so that a draw does not
-depend on the order of a directory listing, on other classes, or on how many draws are asked for.
-Images with equal bytes are one image: the first by path stands for all; bytes under two labels are
+depend on the order of a directory listing, on other classes, or on how many draws are requested.
+Images with equal bytes are one image: the first by path represents all; bytes under two labels are
 drawn for no split. Where the folder has a test split, test.csv is that split as it is.
 """
 
@@ -25,7 +25,7 @@ Digests = Callable[[Sequence[Path]], Sequence[str]]
 
 @dataclass(frozen=True, kw_only=True)
 class DrawPlan:
-    """What is to be drawn.
+    """Settings of a draw of splits.
 
     shots           training images per class, ascending
     draws           independent draws of each, numbered from 0
@@ -61,7 +61,7 @@ class DrawPlan:
         object.__setattr__(self, "shots", tuple(sorted(set(self.shots))))
 
     def draws_of(self, shots: int) -> int:
-        """How many draws there are of `shots` per class."""
+        """Return how many draws there are of `shots` per class."""
         return (
             self.draws
             if shots != self.shots[-1] or self.largest_draws is None
@@ -70,32 +70,31 @@ class DrawPlan:
 
 
 NAMED = 10  # classes that an error names
-TEST_PER_CLASS = 50  # where a folder has no test split and nothing is said
+TEST_PER_CLASS = 50  # default where a folder has no test split
 
 
 @dataclass
 class Drawn:
-    """Image rows of every CSV, file name → images in file order, and what was left out, in
-    words.
-    """
+    """Image rows of every CSV, file name → images in file order, and notes on what was left out."""
 
     csvs: dict[str, list[Image]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def train_name(shots: int, split: int) -> str:
-    """The file name of a training draw."""
+    """Return the file name of a training draw."""
     return f"train_samples_{shots:02d}_split_{split}.csv"
 
 
 def sha256_of(paths: Sequence[Path]) -> list[str]:
-    """SHA-256 of each file's bytes."""
+    """Compute the SHA-256 of each file's bytes."""
     return [files.sha256(path) for path in paths]
 
 
 def choose(folder: ImageFolder, plan: DrawPlan, digests: Digests = sha256_of) -> Drawn:
-    """Which image goes into which CSV. BadData naming every class that has too few, before anything
-    is drawn.
+    """Choose the images of each CSV.
+
+    Raises BadData naming every class that has too few, before anything is drawn.
     """
     drawn = Drawn()
     images = sorted(folder.images, key=lambda image: os.fsencode(image.path))
@@ -127,15 +126,16 @@ def choose(folder: ImageFolder, plan: DrawPlan, digests: Digests = sha256_of) ->
 
 
 def row_of(name: str, image: Image) -> Row:
-    """The CSV row of an image of the dataset `name`."""
+    """Return the CSV row of an image of the data set `name`."""
     return Row(f"{name}/{image.path}", image.split, image.filename, image.label)
 
 
 def _pools(
     folder: ImageFolder, images: list[Image], drawn: Drawn
 ) -> tuple[list[Image], list[Image] | None, list[Image] | None]:
-    """The images to draw train, val and test from; None: from train. A val without a test is the
-    test.
+    """Return the images to draw train, val and test from; None: from train.
+
+    A val without a test is the test.
     """
 
     def named(names: tuple[str, ...]) -> list[Image] | None:
@@ -161,8 +161,9 @@ def _pools(
 def _distinct(
     images: list[Image], content: dict[Image, str], held: set[str], drawn: Drawn, role: str
 ) -> list[Image]:
-    """The first image of each content that is not in `held`; what is left out becomes a note of
-    `role` if given.
+    """Return the first image of each content that is not in `held`.
+
+    What is left out becomes a note of `role` if given.
     """
     kept: dict[str, Image] = {}
     for image in images:
@@ -178,8 +179,9 @@ def _distinct(
 
 
 def _first_of_each(images: list[Image], count: int, seed: int, *purpose: str | int) -> list[Image]:
-    """`count` images of each label in a drawn order (fewer where there are fewer), grouped by
-    label, sorted.
+    """Return `count` images of each label in a drawn order, grouped by label, sorted.
+
+    Fewer where there are fewer.
     """
     by_label: dict[str, list[Image]] = {}
     for image in images:
@@ -223,7 +225,7 @@ def _refuse_too_few(
 def _too_few(
     folder: ImageFolder, role: str, few: dict[str, int], want: int, plan: DrawPlan
 ) -> BadDataError:
-    """One problem for all classes that have too few images of a role, the poorest named first."""
+    """Return one error for all classes with too few images of a role, the poorest named first."""
     poorest = sorted(few.items(), key=lambda item: item[1])
     shown = ", ".join(f"'{label}' {have}" for label, have in poorest[:NAMED])
     more = f" and {len(few) - NAMED} more classes" if len(few) > NAMED else ""

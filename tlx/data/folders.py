@@ -1,11 +1,11 @@
-"""ImageFolder: which images there are, as root/<split>/<label>/<image> or root/<label>/<image>.
+"""Image folders: their images, as root/<split>/<label>/<image> or root/<label>/<image>.
 
-The rule that tells the two apart: a folder named like a split (train, val, validation, valid, test,
+The rule that separates the two: a folder named like a split (train, val, validation, valid, test,
 in any case) that holds folders and no image of its own is a split. With at least one split, the
-layout is root/<split>/<label>/<image> and other folders beside are left out, with a note; without,
+layout is root/<split>/<label>/<image> and other folders are left out, with a note; without,
 every folder is a label. Entries that begin with a dot, what operating systems and tools leave
-behind (see `litter`), files that are not images by their name, crops beside their original
-(`x_crop_3.jpg` beside `x.jpg`) and folders inside a label are left out too, and counted in a note.
+behind (see `litter`), files that are not images by their name, crops next to their original
+(`x_crop_3.jpg` next to `x.jpg`) and folders inside a label are left out too, and counted in a note.
 A link that leads out of the root is refused unless its target is allowed.
 """
 
@@ -89,7 +89,7 @@ def role_of(split: str) -> str:
 
 
 class Image(NamedTuple):
-    """One image of a folder; `split` is "" where the folder has none."""
+    """Image of a folder; `split` is "" where the folder has none."""
 
     split: str
     label: str
@@ -97,7 +97,7 @@ class Image(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where it lies below the root, with forward slashes."""
+        """Return its path in the root, with forward slashes."""
         return (
             f"{self.split}/{self.label}/{self.filename}"
             if self.split
@@ -107,7 +107,7 @@ class Image(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """A folder of images, listed.
+    """Folder of images, listed.
 
     name     the first component of its paths in split CSVs
     images   sorted by the bytes of their paths
@@ -124,13 +124,13 @@ class ImageFolder:
     notes: tuple[str, ...] = ()
 
     def of(self, splits: tuple[str, ...]) -> tuple[Image, ...]:
-        """The images of the splits named (in any case), in order."""
+        """Return the images of the splits named (in any case), in order."""
         return tuple(image for image in self.images if image.split.lower() in splits)
 
 
 @dataclass
 class _Walk:
-    """What a listing has met so far."""
+    """State of a listing."""
 
     boundary: Boundary
     images: list[Image] = field(default_factory=list)
@@ -145,10 +145,13 @@ class _Walk:
     problems: list[TlxError] = field(default_factory=list)
 
     def entries(self, folder: Path) -> list[os.DirEntry[str]]:
-        """The entries of a folder; [] for one that cannot be read, which becomes a problem."""
+        """Return the entries of a folder.
+
+        [] for one that cannot be read, which becomes a problem.
+        """
         try:
-            with os.scandir(folder) as found:
-                return list(found)
+            with os.scandir(folder) as entries:
+                return list(entries)
         except PermissionError:
             if folder not in self.closed:
                 self.closed.append(folder)
@@ -159,8 +162,9 @@ class _Walk:
         return []
 
     def kind(self, entry: os.DirEntry[str]) -> str:
-        """ "folder", "file", or "" for what is neither: special files, links that lead nowhere or
-        out of the root.
+        """Return "folder", "file", or "" for what is neither.
+
+        Special files, links that lead nowhere or out of the root.
         """
         try:
             if entry.is_symlink():
@@ -169,12 +173,14 @@ class _Walk:
                     if (entry.path, real) not in self.outside:
                         self.outside.append((entry.path, real))
                     return ""
-            return "folder" if entry.is_dir() else "file" if entry.is_file() else ""
+            if entry.is_dir():
+                return "folder"
+            return "file" if entry.is_file() else ""
         except OSError:  # a broken link, or one that leads to itself
             return ""
 
     def all_problems(self) -> list[TlxError]:
-        """Everything wrong, one problem a kind."""
+        """Return all errors, one a kind."""
         problems = list(self.problems)
         if self.outside:
             path, real = self.outside[0]
@@ -197,7 +203,7 @@ class _Walk:
         )
 
     def all_notes(self) -> list[str]:
-        """What was left out, in words."""
+        """Return notes on what was left out."""
         notes = self.notes + [
             f"{count} left out: {what}" for what, count in sorted(self.left_out.items())
         ]
@@ -220,7 +226,7 @@ class _Walk:
 def list_images(
     root: Path, name: str | None = None, allow: Iterable[Path | str] = ()
 ) -> ImageFolder:
-    """The images below `root` by the rule above.
+    """List the images in `root` by the rule above.
 
     allow  folders outside `root` that links may lead to
 
@@ -248,20 +254,20 @@ def list_images(
 
 
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
-    """The one class order: distinct labels, sorted by their UTF-8 bytes."""
+    """Return distinct labels, sorted by their UTF-8 bytes: the class order everywhere."""
     return tuple(sorted(set(labels), key=os.fsencode))
 
 
 def _check_is_folder(root: Path) -> None:
     try:
-        there = root.exists()
-        if there and root.is_dir():
+        exists = root.exists()
+        if exists and root.is_dir():
             return
     except OSError as error:
         raise ResourceError(
-            "permission", f"cannot be looked at: {error.strerror}", where=root
+            "permission", f"cannot be read: {error.strerror}", where=root
         ) from error
-    if there:
+    if exists:
         raise BadDataError(
             "not-a-folder", "a file", where=root, expected="a folder root/<split>/<label>/<image>"
         )
@@ -278,7 +284,7 @@ def _splits(root: Path, walk: _Walk) -> list[tuple[str, Path]]:
         return [("", root)]
     beside = [f.name for f in folders if f not in splits]
     if beside:
-        walk.notes.append(f"left out, for they are no split: {_listed(beside)}")
+        walk.notes.append(f"left out, as they are no split: {_listed(beside)}")
     return [(f.name, f) for f in splits]
 
 
@@ -308,19 +314,20 @@ def _list_label(folder: Path, split: str, walk: _Walk) -> None:
         elif not has_image_name(name):
             walk.left_out["files that are not images by their name"] += 1
         elif crop and crop[1] in stems:
-            walk.left_out["crops beside their image"] += 1
+            walk.left_out["crops next to their image"] += 1
         else:
             walk.images.append(Image(split, folder.name, name))
 
 
 def has_image_name(name: str) -> bool:
-    """Whether a file name ends like an image's."""
+    """Return whether a file name ends like an image's."""
     return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def _count_litter(entry: os.DirEntry[str], walk: _Walk) -> None:
-    """Count the images among what is left out; macOS' resource forks (._x.jpg) are none, whatever
-    their ending.
+    """Count the images among what is left out.
+
+    macOS' resource forks (._x.jpg) are none, whatever their ending.
     """
 
     def is_image(name: str) -> bool:
@@ -337,13 +344,13 @@ def _count_litter(entry: os.DirEntry[str], walk: _Walk) -> None:
 
 
 def _folders(root: Path, walk: _Walk) -> Iterator[Path]:
-    found = []
+    folders = []
     for entry in walk.entries(root):
         if is_litter(entry.name):
             _count_litter(entry, walk)
         elif walk.kind(entry) == "folder":
-            found.append(entry.name)
-    return (root / name for name in sorted(found, key=os.fsencode))
+            folders.append(entry.name)
+    return (root / name for name in sorted(folders, key=os.fsencode))
 
 
 def _holds_only_folders(folder: Path, walk: _Walk) -> bool:
@@ -365,31 +372,31 @@ def _names(folder: Path) -> list[str]:
 
 
 def _listed(names: Iterable[str]) -> str:
-    """The first names, comma-separated, and how many more there are."""
+    """Return the first names, comma-separated, and how many more there are."""
     all_names = list(names)
     more = f" and {len(all_names) - SHOWN} more" if len(all_names) > SHOWN else ""
     return escape_control(", ".join(all_names[:SHOWN])) + more
 
 
-# ---------------------------------------------------------------- what is wrong with a listing
+# ---------------------------------------------------------------- errors of a listing
 
 
 def _no_images(root: Path, walk: _Walk) -> BadDataError:
-    """Say what was found instead of images in class folders, and which layout is expected."""
+    """Build the error for a folder without images in class folders, with the expected layout."""
     flat = sum(has_image_name(name) for name in _names(root))
-    found = "no image found"
+    message = "no image found"
     remedy = ""
     if flat:
-        found = f"no image found in a class folder; {flat} images lie in the folder itself"
+        message = f"no image found in a class folder; {flat} images are in the folder itself"
         remedy = "move the images of each class into a folder that is named for the class"
     elif walk.unread:
         counts = {extension: sum(labels.values()) for extension, labels in walk.unread.items()}
         kinds = ", ".join(f"{count} {extension}" for extension, count in sorted(counts.items()))
-        found = f"no image found of a kind that is read, but {kinds}"
+        message = f"no image found of a kind that is read, but {kinds}"
         remedy = "convert the images, for example to PNG"
     return BadDataError(
         "no-images",
-        found,
+        message,
         where=root.absolute(),
         remedy=remedy,
         expected="root/<split>/<label>/<image> or root/<label>/<image>, with one of the endings "
@@ -398,15 +405,16 @@ def _no_images(root: Path, walk: _Walk) -> BadDataError:
 
 
 def _refuse_flat_splits(root: Path, images: list[Image]) -> None:
-    """Refuse split folders that hold images and no class folders: their names would be taken for
-    the classes.
+    """Refuse split folders that hold images and no class folders.
+
+    Their names would be taken for the classes.
     """
     labels = {image.label for image in images if not image.split}
     if labels and all(map(role_of, labels)):
         shown = _listed(sorted(labels))
         raise BadDataError(
             "no-class-folders",
-            f"the images lie in {shown} itself, so that nothing says their classes",
+            f"the images are in {shown} itself, so their classes are unknown",
             where=root.absolute(),
             expected="root/<split>/<label>/<image>",
             remedy="move the images of each class into a folder that is named for the class",
@@ -414,7 +422,7 @@ def _refuse_flat_splits(root: Path, images: list[Image]) -> None:
 
 
 def _split_twins(images: list[Image]) -> list[TlxError]:
-    """Two folders that name one split: nobody can tell which of the two is meant."""
+    """Report two folders that name one split: it is ambiguous which of the two is meant."""
     named: dict[str, set[str]] = {}
     for image in images:
         if image.split:
@@ -432,7 +440,10 @@ def _split_twins(images: list[Image]) -> list[TlxError]:
 
 
 def _unicode_twins(images: list[Image]) -> list[TlxError]:
-    """Two labels of one text in two Unicode forms: they look the same, and would be two classes."""
+    """Report two labels of one text in two Unicode forms.
+
+    They look the same, and would be two classes.
+    """
     forms: dict[str, set[str]] = {}
     for label in {image.label for image in images}:
         forms.setdefault(unicodedata.normalize("NFC", label), set()).add(label)
@@ -457,7 +468,7 @@ def _unicode_twins(images: list[Image]) -> list[TlxError]:
 
 
 def _unreadable_names(images: list[Image]) -> list[TlxError]:
-    """CSVs are UTF-8, so a name that is not cannot stand in one."""
+    """Report names that are not UTF-8: CSVs cannot hold them."""
     bad = [image.path for image in images if not _is_utf8(image.path)]
     if not bad:
         return []

@@ -1,6 +1,4 @@
-"""IDX files, the layout MNIST is published in, read by strict rules: magic, dimensions, exact
-size.
-"""
+"""IDX files, the format of MNIST, read by strict rules: magic, dimensions, exact size."""
 
 from __future__ import annotations
 
@@ -24,32 +22,34 @@ PART_BYTES = 1 << 20
 
 
 def is_idx_folder(folder: Path) -> bool:
-    """Whether `folder` holds IDX images by their MNIST names."""
+    """Return whether `folder` holds IDX images by their MNIST names."""
     return any(_path(folder, prefix, IMAGES) for prefix in PREFIXES)
 
 
 def paths(folder: Path) -> dict[str, tuple[Path, Path]]:
-    """Split → (images file, labels file) of a folder in MNIST's layout; BadData naming files that
-    are missing.
+    """Return split → (images file, labels file) of a folder in MNIST's layout.
+
+    Raises BadData naming files that are missing.
     """
-    found: dict[str, tuple[Path, Path]] = {}
+    pairs: dict[str, tuple[Path, Path]] = {}
     problems: list[TlxError] = []
     for prefix, split in PREFIXES.items():
         images, labels = _path(folder, prefix, IMAGES), _path(folder, prefix, LABELS)
         if images and labels:
-            found[split] = (images, labels)
+            pairs[split] = (images, labels)
         elif images or labels:
             name = f"{prefix}-{LABELS if images else IMAGES}"
             problems.append(
-                BadDataError("idx-missing", f"no {name}[.gz] beside its partner", where=folder)
+                BadDataError("idx-missing", f"no {name}[.gz] to go with its partner", where=folder)
             )
     raise_all(problems)
-    return found
+    return pairs
 
 
 def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
-    """(n, h, w) uint8 images and (n,) uint8 labels of two IDX files. BadData unless both are whole
-    and agree.
+    """Read (n, h, w) uint8 images and (n,) uint8 labels of two IDX files.
+
+    Raises BadData unless both are intact and agree.
     """
     x, y = read(images, 3), read(labels, 1)
     if len(x) != len(y):
@@ -60,7 +60,10 @@ def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read(path: Path, dimensions: int) -> np.ndarray:
-    """The array of one IDX file, gzipped or not, of so many dimensions. BadData otherwise."""
+    """Read the array of one IDX file, gzipped or not, of so many dimensions.
+
+    Raises BadData otherwise.
+    """
     data = _unpacked(Path(path))
     header, magic = 4 + 4 * dimensions, bytes([0, 0, UNSIGNED_BYTE, dimensions])
     if len(data) >= 4 and data[:4] != magic:
@@ -94,11 +97,11 @@ def read(path: Path, dimensions: int) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-def _path(folder: Path, prefix: str, rest: str) -> Path | None:
+def _path(folder: Path, prefix: str, suffix: str) -> Path | None:
     for name in (
-        f"{prefix}-{rest}",
-        f"{prefix}-{rest}.gz",
-        f"{prefix}-{rest.replace('-idx', '.idx')}",
+        f"{prefix}-{suffix}",
+        f"{prefix}-{suffix}.gz",
+        f"{prefix}-{suffix.replace('-idx', '.idx')}",
     ):
         if (folder / name).is_file():
             return folder / name
@@ -106,7 +109,10 @@ def _path(folder: Path, prefix: str, rest: str) -> Path | None:
 
 
 def _unpacked(path: Path) -> bytes | bytearray:
-    """The bytes of a file, out of gzip if it is gzip by its content. BadData past the limit."""
+    """Return the bytes of a file, out of gzip if it is gzip by its content.
+
+    Raises BadData above the limit.
+    """
     try:
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
@@ -121,8 +127,9 @@ def _unpacked(path: Path) -> bytes | bytearray:
 
 
 def _whole(file: Any, path: Path) -> bytes | bytearray:
-    """Read an IDX file as far as its header says it goes and one byte more: what claims to be
-    larger than the limit, or goes on for ever, is not unpacked.
+    """Read an IDX file up to the size in its header and one byte more.
+
+    A file that claims to be larger than the limit, or does not end, is not unpacked.
     """
     data = bytearray(file.read(HEADER_BYTES))
     if len(data) < HEADER_BYTES or data[:3] != bytes([0, 0, UNSIGNED_BYTE]):

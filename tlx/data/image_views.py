@@ -1,4 +1,4 @@
-"""Views: what is kept of each image, made from the image itself or from crops made elsewhere."""
+"""Views: the part stored of each image, made from the image itself or from existing crops."""
 
 from __future__ import annotations
 
@@ -25,22 +25,25 @@ class ImageSource(Protocol):
     """Images by number."""
 
     @property
-    def sizing(self) -> Sizing: ...
+    def sizing(self) -> Sizing:
+        """Return how images become squares."""
 
     @property
-    def layout(self) -> CropLayout: ...
+    def layout(self) -> CropLayout:
+        """Return how the crops of one image are kept."""
 
     @property
     def digests(self) -> tuple[str, ...]:
-        """What each image holds."""
+        """Return the content digest of each image."""
 
     def views(self, image: int) -> tuple[np.ndarray, Notes]:
-        """uint8 (v, height, width, channels) and the notes; raises TlxError. Threads call it at
-        once.
+        """Return uint8 (v, height, width, channels) and the notes.
+
+        Raises TlxError. Threads call it at once.
         """
 
     def identity(self) -> dict[str, Any]:
-        """What decides the pixels besides the digests, as plain JSON."""
+        """Return what decides the pixels besides the digests, as plain JSON."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +57,24 @@ class Originals:
 
     @cached_property
     def layout(self) -> CropLayout:
-        """As the sizing asks."""
+        """Return the layout of the sizing."""
         return layout(self.sizing)
 
     def views(self, image: int) -> tuple[np.ndarray, Notes]:
-        """The image scaled, as one square or six windows."""
+        """Return the image scaled, as one square or six windows."""
         decoded = decode(self.paths[image], self.limits)
         if decoded.digest != self.digests[image]:
             raise changed(self.paths[image])
         return views(decoded.image, self.sizing), decoded.notes
 
     def identity(self) -> dict[str, Any]:
-        """The sizing."""
+        """Return the sizing."""
         return {"sizing": self.sizing.identity()}
 
 
 @dataclass(frozen=True)
 class Precomputed:
-    """Crops made elsewhere, ten files an image, used as they are."""
+    """Existing crops, ten files an image, used unchanged."""
 
     crops: tuple[tuple[Path, ...], ...]
     file_digests: tuple[tuple[str, ...], ...]
@@ -87,7 +90,10 @@ class Precomputed:
         limits: ImageLimits,
         digests: Callable[[Sequence[Path]], Sequence[str]],
     ) -> Precomputed:
-        """The crops of `paths`; BadData for every image that has not all ten."""
+        """Return the crops of `paths`.
+
+        Raises BadData for every image that does not have all ten.
+        """
         crops = [tuple(map(Path, precomputed(image))) for image in range(len(paths))]
         raise_all(
             [
@@ -103,27 +109,27 @@ class Precomputed:
 
     @cached_property
     def digests(self) -> tuple[str, ...]:
-        """One of each ten."""
+        """Return one digest of each ten."""
         return tuple(files.digest(ten) for ten in self.file_digests)
 
     @cached_property
     def layout(self) -> CropLayout:
-        """Ten squares."""
+        """Return the layout of ten squares."""
         return precomputed_layout(self.sizing)
 
     def views(self, image: int) -> tuple[np.ndarray, Notes]:
-        """The ten crops as they are, or scaled where the sizing says `resize`."""
-        found = [decode(path, self.limits) for path in self.crops[image]]
+        """Return the ten crops unchanged, or scaled where the sizing says `resize`."""
+        pictures = [decode(path, self.limits) for path in self.crops[image]]
         for path, decoded, known in zip(
-            self.crops[image], found, self.file_digests[image], strict=True
+            self.crops[image], pictures, self.file_digests[image], strict=True
         ):
             if decoded.digest != known:
                 raise changed(path)
-        notes = tuple(dict.fromkeys(chain.from_iterable(decoded.notes for decoded in found)))
+        notes = tuple(dict.fromkeys(chain.from_iterable(decoded.notes for decoded in pictures)))
         return np.stack(
             [
                 self._square(decoded.image, path)
-                for decoded, path in zip(found, self.crops[image], strict=True)
+                for decoded, path in zip(pictures, self.crops[image], strict=True)
             ]
         ), notes
 
@@ -144,19 +150,19 @@ class Precomputed:
         )
 
     def identity(self) -> dict[str, Any]:
-        """The size: how the crops were cut is in them."""
+        """Return the size: how the crops were cut is in their pixels."""
         return {"precomputed": {"size": self.sizing.size, "channels": self.sizing.channels}}
 
 
 def incomplete(path: Path, ten: Sequence[Path]) -> TlxError | None:
-    """What is missing of an image's ten crops; None when all are there."""
+    """Return the error for missing ones of an image's ten crops; None when all exist."""
     gone = [crop.name for crop in ten if not crop.exists()]
     if len(ten) == len(CROPS) and not gone:
         return None
-    found = f"{', '.join(gone)} not found" if gone else f"{len(ten)} crops"
+    message = f"{', '.join(gone)} not found" if gone else f"{len(ten)} crops"
     return BadDataError(
         "crops-missing",
-        found,
+        message,
         where=path,
         expected=f"{len(CROPS)} crops",
         remedy="make them with: tlx crops",

@@ -1,6 +1,6 @@
-"""Images, one or many: read, inspected all in one pass, known by the digest of their bytes.
+"""Images, one or many: read, inspected all in one pass, identified by the digest of their bytes.
 
-What a file becomes is said in `decode`; what may be opened at all, in `door`.
+`decode` defines what a file becomes, `safe_image` what may be opened at all.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ SETTLED_NS = 2_000_000_000  # a file younger than this may still change without 
 
 
 def read(path: Path, channels: int = 3, limits: ImageLimits = DEFAULT) -> np.ndarray:
-    """The image as (h, w, channels) uint8, channels 3 or 1; a TlxError that names the file
-    otherwise.
+    """Read the image as (h, w, channels) uint8, channels 3 or 1.
+
+    Raises a TlxError that names the file.
     """
     with quiet():
         return array(decode(path, limits).image, channels)
@@ -44,14 +45,18 @@ def read(path: Path, channels: int = 3, limits: ImageLimits = DEFAULT) -> np.nda
 
 
 def default_workers() -> int:
-    """Threads that decode: Pillow frees the interpreter while it scales, so a few are worth it."""
+    """Return the default number of decoding threads.
+
+    Pillow frees the interpreter while it scales, so a few are worth it.
+    """
     return min(4, len(os.sched_getaffinity(0)))
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warning from Pillow reaches the terminal: what matters is an error or a note. Enter it in
-    one thread only.
+    """Suppress Pillow's warnings on the terminal inside the block.
+
+    What matters is an error or a note. Enter it in one thread only.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -64,8 +69,9 @@ def each(
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Iterator[R | TlxError]:
-    """call(item) for every item, in order, by a few threads; a TlxError that it raises is its
-    value.
+    """Yield call(item) for every item, in order, from a few threads.
+
+    A TlxError that it raises is its value.
     """
 
     def attempt(item: T) -> R | TlxError:
@@ -88,8 +94,9 @@ def inspect(
     workers: int | None = None,
     limits: ImageLimits = DEFAULT,
 ) -> tuple[list[TlxError], dict[str, int]]:
-    """Decode every image once: all errors in order, and note → number of images (see NOTES;
-    "duplicates" too).
+    """Decode every image once: return all errors in order, and note → number of images.
+
+    See NOTES; "duplicates" too.
     """
     problems, notes, seen = [], Counter[str](), set()
 
@@ -97,13 +104,13 @@ def inspect(
         decoded = decode(path, limits)
         return decoded.notes, decoded.digest
 
-    for found in each(facts, paths, workers, progress):
-        if isinstance(found, TlxError):
-            problems.append(found)
+    for result in each(facts, paths, workers, progress):
+        if isinstance(result, TlxError):
+            problems.append(result)
         else:
-            notes.update(found[0])
-            notes.update(["duplicates"] * (found[1] in seen))
-            seen.add(found[1])
+            notes.update(result[0])
+            notes.update(["duplicates"] if result[1] in seen else [])
+            seen.add(result[1])
     return problems, dict(notes)
 
 
@@ -117,8 +124,9 @@ def digests(
     *,
     limits: ImageLimits = DEFAULT,
 ) -> list[str]:
-    """SHA-256 (hex) of every file's bytes, in order; all files that cannot be read are raised at
-    once.
+    """Return the SHA-256 (hex) of every file's bytes, in order.
+
+    All files that cannot be read are raised at once.
 
     Remembered in `cache` by absolute path, size, times and inode; a memory that is damaged is made
     anew.
@@ -132,10 +140,10 @@ def digests(
         for place, stamp in stamps.items()
         if not stamp or known.get(place, ("", ""))[1] != stamp
     ]
-    found = list(each(lambda place: _sha256(Path(place), limits), unknown, progress=progress))
-    raise_all([f for f in found if isinstance(f, TlxError)])
+    computed = list(each(lambda place: _sha256(Path(place), limits), unknown, progress=progress))
+    raise_all([f for f in computed if isinstance(f, TlxError)])
     fresh = {
-        place: (str(digest), stamps[place]) for place, digest in zip(unknown, found, strict=True)
+        place: (str(digest), stamps[place]) for place, digest in zip(unknown, computed, strict=True)
     }
     _remember(memory, {p: row for p, row in fresh.items() if "\n" not in p and _settled(p, row[1])})
     known.update(fresh)
@@ -147,23 +155,27 @@ def _sha256(path: Path, limits: ImageLimits) -> str:
 
 
 def _stamp(place: str) -> str:
-    """What changes when a file does; "" when there is none."""
+    """Return a value that changes when a file does; "" when there is none."""
     try:
-        found = os.stat(place)
+        status = os.stat(place)
     except (OSError, ValueError):
         return ""
-    return f"{found.st_size}:{found.st_mtime_ns}:{found.st_ctime_ns}:{found.st_ino}"
+    return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}:{status.st_ino}"
 
 
 def _settled(place: str, stamp: str) -> bool:
-    """Whether a file is old enough for its times to tell a later change, and did not change just
-    now.
+    """Return whether a file's times reveal a later change.
+
+    It must be old enough, and not just have changed.
     """
     return _stamp(place) == stamp and time.time_ns() - int(stamp.split(":")[2]) > SETTLED_NS
 
 
 def _remembered(memory: Path) -> dict[str, tuple[str, str]]:
-    """Absolute path → (digest, stamp); empty when there is no memory or its checksum is off."""
+    """Return absolute path → (digest, stamp).
+
+    Empty when there is no cache or its checksum is wrong.
+    """
     try:
         head, _, body = memory.read_bytes().partition(b"\n")
     except OSError:
@@ -175,7 +187,7 @@ def _remembered(memory: Path) -> dict[str, tuple[str, str]]:
 
 
 def _remember(memory: Path, fresh: dict[str, tuple[str, str]]) -> None:
-    """Add rows to the memory; other processes may be adding theirs."""
+    """Add rows to the cache; other processes may be adding theirs."""
     if not fresh:
         return
     with locks.lock(memory.with_suffix(".lock"), wait=True):

@@ -1,6 +1,4 @@
-"""Labels as text: which differ by so little that a person should look, and which contradict each
-other.
-"""
+"""Labels as text: which are suspiciously similar, and which contradict each other."""
 
 from __future__ import annotations
 
@@ -16,14 +14,18 @@ Tables = Mapping[str, tuple[Row, ...]]
 
 
 def notes(classes: Iterable[str], tables: Tables) -> list[str]:
-    """Classes that differ only by space, case, Unicode form or leading zeros, and file names unlike
-    their path.
+    """Return notes on similar classes, and on file names unlike their path.
+
+    Classes that differ only by space, case, Unicode form or leading zeros.
     """
     return _alike(classes) + _odd_file_names(tables)
 
 
 def conflicts(folder: Path, tables: Tables) -> list[TlxError]:
-    """One path under two labels in two files, the first of them one by one, the rest as a count."""
+    """Return errors for one path under two labels in two files.
+
+    The first of them one by one, the others as a count.
+    """
     first: dict[str, tuple[str, str, int]] = {}
     problems: list[TlxError] = []
     count = 0
@@ -63,7 +65,7 @@ def _alike(classes: Iterable[str]) -> list[str]:
 
 
 def _folded(label: str) -> str:
-    """What is left of a label without space around it, case, Unicode form and leading zeros."""
+    """Return a label without space around it, case, Unicode form and leading zeros."""
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", label).strip().casefold())
     return str(int(text)) if text.isascii() and text.isdigit() and len(text) < 100 else text
 
@@ -75,7 +77,7 @@ def _shown(label: str) -> str:
 
 
 def _odd_file_names(tables: Tables) -> list[str]:
-    found = []
+    notes = []
     for name, rows in tables.items():
         odd = [
             number
@@ -83,8 +85,8 @@ def _odd_file_names(tables: Tables) -> list[str]:
             if os.path.basename(row.path) != row.filename
         ]
         if odd:
-            found.append(
+            notes.append(
                 f"{name}: in {len(odd)} rows the path does not end in the file name, first in row "
                 f"{odd[0]}"
             )
-    return found
+    return notes

@@ -1,5 +1,4 @@
-"""The check before any compute: no image on two sides, every class everywhere, as many images as
-shots.
+"""Check of splits before any compute: no leaks, every class everywhere, as many images as shots.
 
 With the images present their bytes decide: the same file name is no leak if the bytes differ,
 another name is one if they agree. Without them the same path on two sides is a leak, and the same
@@ -29,7 +28,7 @@ HELD = ("val.csv", "test.csv")
 
 @dataclass
 class LeakReport:
-    """What a check came to.
+    """Result of the check.
 
     problems  what refuses the splits
     notes     worth a look, in words
@@ -50,7 +49,10 @@ def check(
     draws: int | None = None,
     digests: Digests = sha256_of,
 ) -> list[TlxError]:
-    """Everything that refuses these splits; [] if they are sound. Arguments as for `summary`."""
+    """Return everything that refuses these splits; [] if they are sound.
+
+    Arguments as for `summary`.
+    """
     return summary(splits, images=images, shots=shots, draws=draws, digests=digests).problems
 
 
@@ -62,7 +64,7 @@ def summary(
     draws: int | None = None,
     digests: Digests = sha256_of,
 ) -> LeakReport:
-    """The check in full.
+    """Run the check in full.
 
     images   gives the file of a row or raises why not; None: judge by the CSVs alone
     shots    the training sizes that will be used; None: all there are
@@ -89,17 +91,18 @@ def summary(
 def _selected(
     splits: SplitFolder, shots: Iterable[int] | None, draws: int | None, report: LeakReport
 ) -> Tables:
-    """val, test and the training files that will be used; those that are not there become
-    problems.
+    """Return val, test and the training files that will be used.
+
+    Absent ones become problems.
     """
     tables: dict[str, Sequence[Row]] = {name: splits.tables[name] for name in HELD}
     asked = sorted(set(shots)) if shots is not None else list(splits.shots)
     for k in asked:
-        there = splits.draws(k)
-        few_are_enough = there and (draws is None or k == splits.shots[-1])
-        for split in there[:draws] if few_are_enough else range(draws or 1):
+        numbers = splits.draws(k)
+        few_are_enough = numbers and (draws is None or k == splits.shots[-1])
+        for split in numbers[:draws] if few_are_enough else range(draws or 1):
             name = train_name(k, split)
-            if split in there:
+            if split in numbers:
                 tables[name] = splits.tables[name]
             else:
                 report.problems.append(
@@ -134,21 +137,23 @@ def _absent_classes(splits: SplitFolder, tables: Tables) -> list[TlxError]:
 
 
 def _unicode_form(absent: Sequence[str], present: Iterable[str]) -> str:
-    """Say it if absent labels are there in another Unicode form: then they look the same in every
-    listing.
+    """Report if absent labels exist in another Unicode form.
+
+    They look the same in every listing.
     """
     forms = {unicodedata.normalize("NFC", label) for label in present}
     twins = sum(unicodedata.normalize("NFC", label) in forms for label in absent)
     return (
-        f"{twins} of them stand there in another Unicode form (NFC, NFD); write all in one form"
+        f"{twins} of them are in another Unicode form (NFC, NFD); write all in one form"
         if twins
         else ""
     )
 
 
 def _too_few(splits: SplitFolder, tables: Tables) -> list[TlxError]:
-    """Training files with fewer rows of a class than their name says: one problem a file, naming
-    the classes.
+    """Return training files with fewer rows of a class than their name states.
+
+    One problem a file, naming the classes.
     """
     problems: list[TlxError] = []
     for name, rows in tables.items():
@@ -177,15 +182,15 @@ def _too_few(splits: SplitFolder, tables: Tables) -> list[TlxError]:
 def _content(
     splits: SplitFolder, tables: Tables, images: Images, digests: Digests, report: LeakReport
 ) -> dict[str, str]:
-    """CSV path → digest of its image, for those that are there; the others become problems."""
-    found: dict[str, Path] = {}
+    """Return CSV path → digest of its image, for existing images; the others become problems."""
+    paths: dict[str, Path] = {}
     failed: Counter[str] = Counter()
     for name, rows in tables.items():
         for number, row in enumerate(rows, 1):
-            if row.path in found:
+            if row.path in paths:
                 continue
             try:
-                found[row.path] = images(row)
+                paths[row.path] = images(row)
             except TlxError as error:
                 failed[error.code] += 1
                 if failed[error.code] <= SHOWN:
@@ -195,7 +200,7 @@ def _content(
         if count > SHOWN:
             what = f"{count} rows in all, the first {SHOWN} are named"
             report.problems.append(BadDataError(code, what, where=splits.folder))
-    return dict(zip(found, digests(list(found.values())), strict=True))
+    return dict(zip(paths, digests(list(paths.values())), strict=True))
 
 
 # ---------------------------------------------------------------- leaks
@@ -203,9 +208,7 @@ def _content(
 
 @dataclass
 class _Side:
-    """A held file, indexed: path → row number, and label with file name, or content → row
-    number.
-    """
+    """Index of a held-out file: path → row number, and label with file name, or content → row."""
 
     name: str
     paths: dict[str, int]
@@ -245,8 +248,9 @@ def _compare(
     by_content: bool,
     report: LeakReport,
 ) -> set[int]:
-    """The rows of the held side that `name` holds too; a proven and a suspected problem say how
-    many.
+    """Return the rows of the held-out side that `name` holds too.
+
+    A proven and a suspected problem state how many.
     """
     proven: list[tuple[int, int]] = []
     suspected: list[tuple[int, int]] = []
@@ -260,16 +264,16 @@ def _compare(
         (suspected, "leak-suspected", "the same label and file name"),
     ):
         if pairs:
-            mine, theirs = pairs[0]
+            own, theirs = pairs[0]
             text = (
                 f"{len(pairs)} of {len(rows)} rows are in {side.name} too; "
-                f"first '{rows[mine - 1].path}', {what} as {side.name}:{theirs}"
+                f"first '{rows[own - 1].path}', {what} as {side.name}:{theirs}"
             )
             report.problems.append(
                 BadDataError(
                     code,
                     text,
-                    where=f"{splits.folder / name}:{mine}",
+                    where=f"{splits.folder / name}:{own}",
                     expected=f"no image in both {name} and {side.name}",
                     remedy=REMEDIES[code],
                 )
@@ -287,8 +291,9 @@ REMEDIES = {
 def _find_doubles(
     splits: SplitFolder, tables: Tables, content: dict[str, str], report: LeakReport
 ) -> None:
-    """The same bytes twice on one side: under two labels a problem (in test a note), under one
-    label a note.
+    """Report the same bytes twice on one side.
+
+    Under two labels it is a problem (in test a note), under one label a note.
     """
     for name, rows in tables.items():
         first: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Litter: entries of a folder that operating systems and tools leave behind, not the user."""
+"""Files and folders left by operating systems and tools, not by the user."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ LITTER = {
 
 
 def is_litter(name: str) -> bool:
-    """Return whether an entry is hidden or left behind by a system or tool. Names are compared in
-    lower case.
+    """Return whether an entry is hidden or left behind by a system or tool.
+
+    Names are compared in lower case.
     """
     return name.startswith(".") or name.lower() in LITTER

@@ -1,8 +1,7 @@
-"""Arrays made into image folders, once:
-<cache>/datasets/<digest>/<name>/<split>/<label>/<index>.png.
+"""Arrays written once as folders <cache>/datasets/<digest>/<name>/<split>/<label>/<index>.png.
 
-PNG is lossless, so the pixels that come back are those that went in. A folder is made under a
-temporary name, flushed, sealed with a manifest and renamed; one that is there is whole.
+PNG is lossless, so the pixels are unchanged. A folder is made under a temporary name, flushed,
+sealed with a manifest and renamed; an existing one is complete.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ FORMAT = 1  # rises when the same source would give other files
 
 @dataclass(frozen=True)
 class Pool:
-    """The images of one split.
+    """Images of one split.
 
     images   (n, h, w) or (n, h, w, 3) uint8
     labels   n class names
-    numbers  n numbers, the file names; None: counted on from the split before, so that none stands
-             twice
+    numbers  n numbers, the file names; None: counted on from the split before, so that each is
+             unique
     """
 
     split: str
@@ -43,7 +42,7 @@ class Pool:
 def materialise_once(
     cache: Path, name: str, source: object, write: Callable[[Path], None]
 ) -> ImageFolder:
-    """The folder that `write(root)` makes, made at the first call only.
+    """Return the folder that `write(root)` creates; it is created at the first call only.
 
     source  plain JSON that says what goes in, by content; another source is another folder
     """
@@ -60,7 +59,7 @@ def materialise_once(
 
 
 def write_pools(root: Path, pools: Sequence[Pool]) -> None:
-    """Write every image of the pools as a PNG below `root`."""
+    """Write every image of the pools as a PNG to `root`."""
     total = sum(len(pool.labels) for pool in pools)
     width = max(4, len(str(total - 1)))
     start = 0
@@ -79,7 +78,10 @@ def write_pools(root: Path, pools: Sequence[Pool]) -> None:
 
 
 def label_folder(label: str) -> str:
-    """A class name as the name of a folder: what a path cannot hold is percent-encoded."""
+    """Return a class name as the name of a folder.
+
+    What a path cannot hold is percent-encoded.
+    """
     name = label.replace("%", "%25").replace("/", "%2F").replace("\0", "%00")
     return (
         f"%{ord(name[0]):02X}{name[1:]}" if is_litter(name) else name
@@ -104,8 +106,9 @@ def _make(whole: Path, name: str, write: Callable[[Path], None]) -> None:
 
 
 def _check_listing(whole: Path, folder: ImageFolder) -> None:
-    """Names only, for it is done at every use; what is in the files is checked where they are
-    decoded.
+    """Check the names only, as it is done at every use.
+
+    Contents are checked where they are decoded.
     """
     listed = {f"{folder.name}/{image.path}" for image in folder.images}
     sealed = set(files.manifest(whole))
@@ -115,5 +118,5 @@ def _check_listing(whole: Path, folder: ImageFolder) -> None:
             "dataset-changed",
             f"{len(odd)} files came or went since it was made, first {odd[0]}",
             where=whole,
-            remedy="delete this folder; it is made again when asked for",
+            remedy="delete this folder; it is made again on the next use",
         )

@@ -1,6 +1,4 @@
-"""Which file a CSV row means: below the image root, a regular file, reached by no link that leads
-out.
-"""
+"""Resolution of CSV rows to files: in the image root, regular, by no link that leads out."""
 
 from __future__ import annotations
 
@@ -19,31 +17,31 @@ NEAREST_SHOWN = 20  # missing files for which a folder is searched for a like na
 
 
 def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
-    """The file of a row under `root`: <split>/<label>/<filename>, else the row's path below root's
-    parent or root.
+    """Find the file of a row in `root`: <split>/<label>/<filename>, else by the row's path.
 
-    Unsafe if it lies outside root and `allow` (by `..`, an absolute path or a link) or is no
+    The row's path is relative to root's parent or root.
+
+    Unsafe if it is outside root and `allow` (by `..`, an absolute path or a link) or is no
     regular file; BadData if there is none, with the nearest name.
     """
     return Finder.of(str(root), tuple(map(str, allow))).find(row)
 
 
 class Boundary:
-    """The folders that paths to images may lead to: an image root, and those that --allow-outside
-    names.
-    """
+    """Folders that paths to images may lead to: an image root, and those of --allow-outside."""
 
     def __init__(self, root: Path, allow: Iterable[Path | str] = ()):
         self.homes = tuple(os.path.realpath(os.path.expanduser(place)) for place in (root, *allow))
         self._below = tuple(home.rstrip("/") + "/" for home in self.homes)
 
     def contains(self, real: str) -> bool:
-        """Return whether a path without links lies in one of the folders."""
+        """Return whether a path without links is in one of the folders."""
         return real.startswith(self._below) or real in self.homes
 
     def check(self, path: Path | str) -> None:
-        """Raise Unsafe if `path`, its links followed, lies outside; a path that is not there
-        passes.
+        """Raise Unsafe if `path`, its links followed, is outside.
+
+        A path that does not exist passes.
         """
         try:
             real = os.path.realpath(path, strict=True)
@@ -53,8 +51,9 @@ class Boundary:
             raise self.outside(path, real)
 
     def check_all(self, paths: Iterable[Path]) -> None:
-        """Raise Unsafe, naming the first and how many more, if some paths lead outside. Each folder
-        is resolved once.
+        """Raise Unsafe if paths lead outside, naming the first and how many more.
+
+        Each folder is resolved once.
         """
         inside: dict[str, bool] = {}
         leading_out = []
@@ -71,13 +70,13 @@ class Boundary:
                 leading_out[0], os.path.realpath(leading_out[0]), more=len(leading_out) - 1
             )
 
-    def outside(self, path: Path | str, real: str, said: str = "", more: int = 0) -> UnsafeError:
+    def outside(self, path: Path | str, real: str, shown: str = "", more: int = 0) -> UnsafeError:
         """Build the error for a path that leads to `real`; `more` counts further paths like it."""
         link = f"; it leads to {real}" if os.path.normpath(path) != real else ""
         others = f", and {more} more like it" if more else ""
         return UnsafeError(
             "outside-root",
-            f"'{said or os.path.basename(path)}' leaves the image root{link}{others}",
+            f"'{shown or os.path.basename(path)}' leaves the image root{link}{others}",
             where=path,
             expected=f"a file or folder below {self.homes[0]}",
             remedy="allow the folder that it leads to with --allow-outside",
@@ -85,7 +84,7 @@ class Boundary:
 
 
 class Finder:
-    """`find` for many rows: folders are resolved once."""
+    """Resolver of many rows (see `find`): folders are resolved once."""
 
     def __init__(self, root: Path, allow: tuple[Path, ...] = ()):
         self.root = Path(root).absolute()
@@ -97,11 +96,11 @@ class Finder:
     @staticmethod
     @functools.lru_cache(maxsize=8)
     def of(root: str, allow: tuple[str, ...]) -> Finder:
-        """One finder for each root."""
+        """Return one finder for each root."""
         return Finder(Path(root), tuple(map(Path, allow)))
 
     def find(self, row: Row) -> Path:
-        """The file of a row, by the rules of `find`."""
+        """Return the file of a row, by the rules of `find`."""
         refused: TlxError | None = None
         for candidate in self._spellings(row):
             try:
@@ -112,7 +111,7 @@ class Finder:
         raise refused or self._missing(row)
 
     def _spellings(self, row: Row) -> Iterator[str]:
-        """Yield where a row's file may lie; then the same in the Unicode form of the disk."""
+        """Yield possible paths of a row's file; then the same in the Unicode form of the disk."""
         candidates = self._candidates(row)
         yield from candidates
         for path in candidates:
@@ -131,8 +130,9 @@ class Finder:
         return places
 
     def _as_on_disk(self, path: str) -> str:
-        """Spell a path as the disk does, where names are the same text in another Unicode form
-        (NFC, NFD); "" if there is no such file.
+        """Return a path as spelled on disk; "" if there is no such file.
+
+        Names can be the same text in another Unicode form (NFC, NFD).
         """
         place = os.path.dirname(str(self.root))
         relative = os.path.relpath(path, place)
@@ -147,7 +147,7 @@ class Finder:
         return place
 
     def _forms_in(self, folder: str) -> dict[str, str]:
-        """Names in a folder that are not ASCII: in form NFC → as they are on disk."""
+        """Return names in a folder that are not ASCII: in form NFC → as they are on disk."""
         if folder not in self._forms:
             try:
                 names = [name for name in os.listdir(folder) if not name.isascii()]
@@ -159,7 +159,10 @@ class Finder:
         return self._forms[folder]
 
     def _is_safe_file(self, path: str, row: Row) -> bool:
-        """True if it is there and may be read, False if it is not there; Unsafe otherwise."""
+        """Return whether the file exists and may be read.
+
+        Raises Unsafe for what is no safe file.
+        """
         try:
             mode = os.lstat(path).st_mode
             folder, name = os.path.split(path)
@@ -216,5 +219,5 @@ class Finder:
 
 
 def _plain(part: str) -> bool:
-    """Whether a text is one plain component of a path."""
+    """Return whether a text is one plain component of a path."""
     return part not in ("", ".", "..") and "/" not in part and "\0" not in part

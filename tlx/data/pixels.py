@@ -1,5 +1,4 @@
-"""Pixels: the images of a study as uint8 rows, decoded once into an array on disk, or streamed when
-too many.
+"""Images of a study as uint8 rows, decoded once into an array on disk, or streamed if too many.
 
 A row is one crop of one image: row = image · crops + crop. Of each image the least is kept that its
 crops can be cut from (see sizing.layout), a seventh of the ten crops at the usual ratio; the rows
@@ -42,16 +41,17 @@ def pixels(
     verify: bool = True,
     limits: ImageLimits = DEFAULT,
 ) -> Pixels:
-    """The rows of these images, in their order; everything wrong with any file is raised at once,
-    before the first row.
+    """Return the rows of these images, in their order.
+
+    All errors of any file are raised at once, before the first row.
 
     precomputed   image number → its ten crops made elsewhere, used instead of the image where
                   sizing.crops
-    budget_bytes  above it nothing is stored: rows are decoded when they are asked for, by `workers`
+    budget_bytes  above it nothing is stored: rows are decoded on demand, by `workers`
                   threads
     progress      called with (done, of how many) while images are read for their digests and while
                   they are decoded
-    verify        checksums of a stored array, or one look at every image that will be streamed; a
+    verify        checksums of a stored array, or one check of every image that will be streamed; a
                   worker of a process
                   that has just verified may do without
     """
@@ -107,9 +107,9 @@ def _identity(source: ImageSource, images: Sequence[int] | np.ndarray) -> str:
     )
 
 
-def _looked_over(found: Iterator[shards.ShardedImages]) -> dict[str, int]:
+def _looked_over(results: Iterator[shards.ShardedImages]) -> dict[str, int]:
     problems, notes = [], dict[str, int]()
-    for item in found:
+    for item in results:
         if isinstance(item, TlxError):
             problems.append(item)
         else:
@@ -119,7 +119,7 @@ def _looked_over(found: Iterator[shards.ShardedImages]) -> dict[str, int]:
 
 
 class Pixels:
-    """n images of c crops each, as uint8 rows.
+    """Images as uint8 rows: n of c crops each.
 
     digest  SHA-256 of what the images hold, their order and the sizing: no path, no folder
     notes   what was done beyond plain decoding → number of images, for all that was decoded
@@ -138,29 +138,36 @@ class Pixels:
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """(n, c, size, size, channels)."""
+        """Return (n, c, size, size, channels)."""
         size = self._source.sizing.size
         return len(self), self.crops, size, size, self._source.sizing.channels
 
     @property
     def streamed(self) -> bool:
-        """Whether rows are decoded when asked for."""
+        """Return whether rows are decoded on demand."""
         return isinstance(self._rows, Streamed)
 
     def take(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """uint8 (r, size, size, channels), a copy, of flat rows (r,) int: image · crops + crop."""
+        """Return uint8 (r, size, size, channels), a copy, of flat rows (r,) int.
+
+        Flat row = image · crops + crop.
+        """
         images, crops = self._split(rows)
         return self._rows.take(images, crops)
 
     def prefetch(self, rows: np.ndarray | Sequence[int]) -> None:
-        """Begin decoding what the next `take` of these rows needs; nothing to do for a stored
-        array.
+        """Start decoding what the next `take` of these rows needs.
+
+        Nothing to do for a stored array.
         """
         if isinstance(self._rows, Streamed):
             self._rows.begin(self._split(rows)[0])
 
     def subset(self, images: np.ndarray | Sequence[int]) -> Pixels:
-        """Some of the images, in the order asked for, without a copy; its digest is its own."""
+        """Return a subset of the images, in the order requested, without a copy.
+
+        Its digest is its own.
+        """
         images = np.asarray(images, dtype=np.int64).reshape(-1)
         _check_numbers(images, len(self), "image")
         return Pixels(self._source, self._images[images], self._rows, self.notes)
@@ -186,16 +193,17 @@ class PixelRows(Protocol):
     notes: dict[str, int]
 
     def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
-        """uint8 (r, size, size, channels), a copy."""
+        """Return uint8 (r, size, size, channels), a copy."""
 
 
 class Stored:
     """Rows cut from the array on disk."""
 
-    def __init__(self, layout: CropLayout, sizing: Sizing, found: shards.Shards):
-        self._layout, self._sizing, self._found, self.notes = layout, sizing, found, found.notes
+    def __init__(self, layout: CropLayout, sizing: Sizing, array: shards.Shards):
+        self._layout, self._sizing, self._found, self.notes = layout, sizing, array, array.notes
 
     def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        """Return uint8 (r, size, size, channels), a copy."""
         size = self._sizing.size
         out = np.empty((len(images), size, size, self._sizing.channels), np.uint8)
         shard, place = np.divmod(images, self._found.per_shard)
@@ -205,7 +213,7 @@ class Stored:
 
 
 class Streamed:
-    """Rows decoded when asked for."""
+    """Rows decoded on demand."""
 
     AHEAD = 512  # images decoded or being decoded that nobody has taken yet
 
@@ -225,18 +233,19 @@ class Streamed:
                 self._begun[image] = self._pool.submit(self._source.views, image)
 
     def take(self, images: np.ndarray, crops: np.ndarray) -> np.ndarray:
+        """Return uint8 (r, size, size, channels), decoded now or ahead."""
         size = self._sizing.size
         out = np.empty((len(images), size, size, self._sizing.channels), np.uint8)
         order = np.unique(images)
         with quiet():
             for start in range(0, len(order), self.AHEAD):
-                some = order[start : start + self.AHEAD]
+                batch = order[start : start + self.AHEAD]
                 self._begun |= {
                     int(i): self._pool.submit(self._source.views, int(i))
-                    for i in some
+                    for i in batch
                     if int(i) not in self._begun
                 }
-                for image in some:
+                for image in batch:
                     views, _ = self._begun.pop(int(image)).result()
                     for k in np.flatnonzero(images == image):
                         self._source.layout.cut(views, crops[k], out[k])

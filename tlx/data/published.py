@@ -1,5 +1,6 @@
-"""Datasets that torchvision can fetch, made into image folders. Without a network it says so within
-seconds.
+"""Data sets that torchvision can fetch, made into image folders.
+
+Without a network it fails within seconds.
 """
 
 from __future__ import annotations
@@ -62,8 +63,9 @@ def fetch(
     data_root: Path | None = None,
     allow: Iterable[Path | str] = (),
 ) -> ImageFolder:
-    """The dataset `key` as an image folder, from torchvision's files under `data_root` or
-    downloaded.
+    """Return the data set `key` as an image folder.
+
+    From torchvision's files under `data_root`, or downloaded.
 
     Raises Unsafe for files of it that are links out of its folder, except into those in `allow`.
     """
@@ -81,18 +83,18 @@ def fetch(
 def idx_folder(
     key: str, cache: Path, *, offline: bool = False, data_root: Path | None = None
 ) -> Path:
-    """The folder of IDX files of a dataset in MNIST's layout, from torchvision."""
+    """Return the folder of IDX files of a data set in MNIST's layout, from torchvision."""
     return Path(_opened(key, "train", cache, offline, data_root).raw_folder)
 
 
 def is_there(key: str, data_root: Path) -> bool:
-    """Whether `data_root` holds the dataset in torchvision's own layout."""
+    """Return whether `data_root` holds the data set in torchvision's own layout."""
     class_name, _ = DATASETS[key].torchvision or ("", {})
     return (data_root / MARKERS[class_name]).is_dir()
 
 
 def _check_links(folder: Path, allow: Iterable[Path | str]) -> None:
-    """Raise Unsafe if a file or folder below `folder` is a link out of it."""
+    """Raise Unsafe if a file or folder in `folder` is a link out of it."""
     boundary = Boundary(folder, allow)
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
@@ -116,7 +118,7 @@ def _write(key: str, root: Path, cache: Path, offline: bool, data_root: Path | N
 
 
 def _write_files(root: Path, dataset: Any, labels: list[str], paths: list[Path] | None) -> None:
-    """The files themselves where torchvision keeps them as files, else each image as PNG."""
+    """Write the files themselves where torchvision has files, else each image as PNG."""
     for label in set(labels):
         (root / label_folder(label)).mkdir(parents=True)
     for index, label in enumerate(labels):
@@ -147,8 +149,9 @@ def _downloads(cache: Path, key: str) -> Path:
 
 
 def _opened(key: str, split: str, cache: Path, offline: bool, data_root: Path | None) -> Any:
-    """The torchvision dataset of one split: from files that are there, else downloaded into the
-    cache.
+    """Open the torchvision data set of one split.
+
+    From existing files, else downloaded into the cache.
     """
     for root in filter(None, (data_root, _downloads(cache, key))):
         if (dataset := _opened_from(root, key, split)) is not None:
@@ -175,8 +178,9 @@ def _opened(key: str, split: str, cache: Path, offline: bool, data_root: Path | 
 
 
 def _opened_from(root: Path, key: str, split: str) -> Any | None:
-    """The torchvision dataset of one split from files under `root`; None if they are not there or
-    not whole.
+    """Open the torchvision data set of one split from files under `root`.
+
+    None if they are absent or incomplete.
     """
     if not is_there(key, root):
         return None
@@ -188,8 +192,9 @@ def _opened_from(root: Path, key: str, split: str) -> Any | None:
 
 
 def _refuse_pickles(key: str, root: Path) -> None:
-    """Unsafe where torchvision would take the pickles of its old versions, <class>/processed/*.pt,
-    before IDX files.
+    """Raise Unsafe where torchvision would prefer its old pickles to IDX files.
+
+    These are <class>/processed/*.pt.
     """
     class_name, _ = DATASETS[key].torchvision or ("", {})
     folder = root / class_name / "processed"
@@ -200,7 +205,7 @@ def _refuse_pickles(key: str, root: Path) -> None:
             f"{', '.join(pickles[:3])}: pickles of an old torchvision, which are not read",
             where=folder,
             expected=f"IDX files in {class_name}/raw",
-            remedy="move this folder away, and the IDX files beside it are read",
+            remedy="move this folder away, and the IDX files next to it are read",
         )
 
 
@@ -226,8 +231,9 @@ def _no_network(key: str, what: str) -> BadDataError:
 
 
 def name_server_answers(host: str = "pytorch.org") -> bool:
-    """Whether names can be resolved, so that being offline shows in seconds; always True behind a
-    proxy.
+    """Return whether names can be resolved, so that being offline shows in seconds.
+
+    Always True behind a proxy.
     """
     if urllib.request.getproxies():
         return True
@@ -245,8 +251,9 @@ def name_server_answers(host: str = "pytorch.org") -> bool:
 
 @contextmanager
 def silence_ends() -> Iterator[None]:
-    """Every socket opened inside gives up after SECONDS without a byte: urllib waits for ever
-    otherwise.
+    """Time out every socket opened inside after SECONDS without a byte.
+
+    urllib waits for ever otherwise.
     """
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SECONDS)
@@ -257,6 +264,6 @@ def silence_ends() -> Iterator[None]:
 
 
 def data_root_of(given: Path | str | None) -> Path | None:
-    """The folder that holds datasets: as given, else $TLX_DATA."""
+    """Return the folder that holds data sets: as given, else $TLX_DATA."""
     text = given or os.environ.get("TLX_DATA") or None
     return Path(text).expanduser() if text else None

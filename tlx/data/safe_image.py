@@ -1,8 +1,8 @@
-"""The one door for images: a file's bytes, checked before anything decodes them.
+"""Safe reader of image files: their bytes, checked before anything decodes them.
 
-Only regular files are opened, and only six formats; which one is told by the first bytes, never by
-the name. Formats that Pillow would hand to another program or that are documents (EPS, PDF, PSD…)
-are refused as unsafe. The header is read and held against the limits before a pixel is decoded.
+Only regular files are opened, and only six formats, identified by the first bytes, never by the
+name. Formats that Pillow would hand to another program or that are documents (EPS, PDF, PSD…) are
+refused as unsafe. The header is read and held against the limits before a pixel is decoded.
 """
 
 from __future__ import annotations
@@ -44,7 +44,10 @@ MAX_ASPECT = 100  # long side over short side
 
 @dataclass(frozen=True)
 class ImageLimits:
-    """What an image may be at most. strict_frames refuses what has more than one frame."""
+    """Limits of an image.
+
+    strict_frames refuses an image with more than one frame.
+    """
 
     bytes: int = MAX_BYTES
     pixels: int = MAX_PIXELS
@@ -59,7 +62,7 @@ DEFAULT = ImageLimits()
 
 @dataclass(frozen=True)
 class Format:
-    """A format that is read: its first bytes, Pillow's reader and the usual ends of a file name."""
+    """Accepted image format: its first bytes, Pillow's reader and the usual ends of a file name."""
 
     starts: tuple[bytes, ...]
     reader: Callable[[io.BytesIO], ImageFile.ImageFile]
@@ -114,7 +117,10 @@ ALLOWED = ", ".join(FORMATS)
 
 
 def read_bytes(path: Path, limits: ImageLimits) -> bytes:
-    """The bytes of a regular file of acceptable size; a TlxError that names the path otherwise."""
+    """Read the bytes of a regular file of acceptable size.
+
+    Raises a TlxError that names the path.
+    """
     try:  # non-blocking: a pipe that nobody writes to must not hold us
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
     except (OSError, ValueError) as error:
@@ -137,7 +143,7 @@ def read_bytes(path: Path, limits: ImageLimits) -> bytes:
 
 
 def changed(path: Path) -> IntegrityError:
-    """The error for a file that is no longer what it was."""
+    """Return the error for a file that is no longer what it was."""
     return IntegrityError(
         "file-changed",
         "changed during the run",
@@ -146,19 +152,19 @@ def changed(path: Path) -> IntegrityError:
     )
 
 
-def _check_file(found: os.stat_result, path: Path, limits: ImageLimits) -> None:
-    if stat.S_ISDIR(found.st_mode):
+def _check_file(status: os.stat_result, path: Path, limits: ImageLimits) -> None:
+    if stat.S_ISDIR(status.st_mode):
         raise BadDataError("not-a-file", "a folder", where=path, expected="an image file")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise UnsafeError(
             "not-a-file", "a pipe, socket or device", where=path, expected="a regular file"
         )
-    if found.st_size == 0:
+    if status.st_size == 0:
         raise BadDataError("image-empty", "empty file (0 bytes)", where=path)
-    if found.st_size > limits.bytes:
+    if status.st_size > limits.bytes:
         raise BadDataError(
             "image-bytes",
-            f"{found.st_size:,} bytes",
+            f"{status.st_size:,} bytes",
             where=path,
             expected=f"at most {limits.bytes:,}",
         )
@@ -181,21 +187,24 @@ def _unopened(path: Path, error: Exception) -> TlxError:
 
 def _owner(path: Path) -> str:
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
         return "its folder is closed"
     try:
-        name = pwd.getpwuid(found.st_uid).pw_name
+        name = pwd.getpwuid(status.st_uid).pw_name
     except KeyError:
-        name = str(found.st_uid)
-    return f"mode {stat.S_IMODE(found.st_mode):04o}, owner {name}"
+        name = str(status.st_uid)
+    return f"mode {stat.S_IMODE(status.st_mode):04o}, owner {name}"
 
 
 # ---------------------------------------------------------------- format and header
 
 
 def format_of(data: bytes, path: Path) -> str:
-    """The key in FORMATS of these bytes; Unsafe or BadData when they are something else."""
+    """Return the key in FORMATS of these bytes.
+
+    Raises Unsafe or BadData when they are something else.
+    """
     for name, row in FORMATS.items():
         if data.startswith(row.starts) and data[8:12].startswith(row.inner):
             return name
@@ -227,7 +236,7 @@ def format_of(data: bytes, path: Path) -> str:
 
 
 def _kind_of(data: bytes) -> str:
-    """Say what kind of file these bytes are, and nothing of what they hold."""
+    """Describe what kind of file these bytes are, and nothing of their content."""
     for name, starts in OTHER_KINDS.items():
         if data.startswith(starts):
             return name
@@ -254,8 +263,9 @@ def _named_unread(data: bytes) -> str:
 
 
 def header(data: bytes, path: Path, limits: ImageLimits) -> ImageFile.ImageFile:
-    """The image of these bytes, not decoded yet: whole as far as the container tells, within the
-    limits.
+    """Open the image of these bytes without decoding it.
+
+    Its container is complete, and it is within the limits.
     """
     name = format_of(data, path)
     if name in CONTAINERS:
@@ -271,26 +281,26 @@ def header(data: bytes, path: Path, limits: ImageLimits) -> ImageFile.ImageFile:
 
 
 def _check_size(width: int, height: int, path: Path, limits: ImageLimits) -> None:
-    long, short, found = max(width, height), min(width, height), f"{width} × {height} pixels"
+    long, short, size = max(width, height), min(width, height), f"{width} × {height} pixels"
     if short < limits.min_side:
         raise BadDataError(
-            "image-small", found, where=path, expected=f"sides of at least {limits.min_side}"
+            "image-small", size, where=path, expected=f"sides of at least {limits.min_side}"
         )
     if long > limits.side or width * height > limits.pixels:
-        raise _bomb(found, path, limits)
+        raise _bomb(size, path, limits)
     if long > limits.aspect * short:
         raise BadDataError(
             "image-aspect",
-            found,
+            size,
             where=path,
             expected=f"a long side of at most {limits.aspect} × the short",
         )
 
 
-def _bomb(found: str, path: Path, limits: ImageLimits) -> BadDataError:
+def _bomb(size: str, path: Path, limits: ImageLimits) -> BadDataError:
     return BadDataError(
         "image-large",
-        found,
+        size,
         where=path,
         remedy="scale it down, or raise the limit",
         expected=f"at most {limits.pixels:,} pixels and sides of at most {limits.side:,}",
@@ -298,8 +308,9 @@ def _bomb(found: str, path: Path, limits: ImageLimits) -> BadDataError:
 
 
 def _other_kind(name: str, data: bytes, path: Path) -> BadDataError | None:
-    """Say what is in a whole TIFF of a kind that Pillow does not open; None if the file is not
-    that.
+    """Describe an intact TIFF of a kind that Pillow does not open.
+
+    None if the file is not that.
     """
     if name != "TIFF":
         return None
@@ -342,7 +353,7 @@ NOT_READ = (
 
 
 def damaged(name: str, error: Exception, path: Path) -> TlxError:
-    """What a failing reader or decoder means, in words."""
+    """Return what a failing reader or decoder means, in words."""
     reason = str(error) or type(error).__name__
     if isinstance(error, MemoryError):
         return ResourceError("memory", "not enough memory to decode it", where=path)
@@ -364,8 +375,9 @@ def damaged(name: str, error: Exception, path: Path) -> TlxError:
 
 
 def _check_png(data: bytes, path: Path, limits: ImageLimits) -> None:
-    """Every chunk whole with its CRC-32, up to IEND. Pillow skips the CRC of pixels and does
-    without an end.
+    """Check that every chunk is complete with its CRC-32, up to IEND.
+
+    Pillow skips the CRC of pixels and does without an end.
     """
     at, kind = 8, b""
     while kind != b"IEND":

@@ -1,8 +1,8 @@
-"""An array of images on disk: uint8 shards in a sealed folder, written once, read through a map.
+"""Array of images on disk: uint8 shards in a sealed folder, written once, read through a map.
 
-A folder being made is `.tmp-<name>` beside its place; each shard in it is whole or absent, so a
-maker that was killed is continued by the next one. One maker at a time: the others wait for its
-lock and use what it made.
+A folder in progress is `.tmp-<name>` next to its final place; each shard in it is complete or
+absent, so after an interruption the next process continues. One process writes at a time: the
+others wait for its lock and use what it made.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ Make = Callable[[range], Iterable[ShardedImages]]
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Where the array is kept and what it holds: `count` images of `views` (v, height, width,
-    channels).
+    """Location and content of the array: `count` images of `views`.
+
+    views (v, height, width, channels).
     """
 
     folder: Path
@@ -41,14 +42,16 @@ class ShardPlan:
 
     @property
     def image_bytes(self) -> int:
+        """Return the bytes of one image's views."""
         return int(np.prod(self.views, dtype=np.int64))
 
     @property
     def per_shard(self) -> int:
+        """Return the number of images in a shard."""
         return max(1, SHARD_BYTES // self.image_bytes)
 
     def shards(self, folder: Path) -> Iterator[tuple[Path, range]]:
-        """File and image numbers of every shard."""
+        """Return file and image numbers of every shard."""
         for number, start in enumerate(range(0, self.count, self.per_shard)):
             yield (
                 folder / f"{number:05d}.npy",
@@ -58,14 +61,14 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Shards:
-    """The array, open to read."""
+    """Array of images, open for reading."""
 
     arrays: tuple[np.ndarray, ...]  # each (≤ per_shard, v, height, width, channels)
     paths: tuple[Path, ...]
     per_shard: int
     notes: dict[str, int]
 
-    # to another process goes where the array lies, not what it holds
+    # to another process passes the array's path, not its content
     def __reduce__(self) -> tuple[Any, ...]:
         return _mapped, (self.paths, self.per_shard, self.notes)
 
@@ -81,8 +84,9 @@ def _mapped(paths: tuple[Path, ...], per_shard: int, notes: dict[str, int]) -> S
 
 
 def kept(plan: ShardPlan, make: Make, *, verify: bool = True) -> Shards:
-    """The array of `plan`, made now if it is not there; one that is damaged is made again, which a
-    note says.
+    """Return the array of `plan`, made now if it is absent.
+
+    A damaged one is made again, with a note.
 
     Raises the problems of all images together, Resource when the disk cannot hold it.
     """
@@ -98,12 +102,15 @@ def kept(plan: ShardPlan, make: Make, *, verify: bool = True) -> Shards:
             shutil.rmtree(plan.folder)
             rebuilt = {"rebuilt": 1}
         _build(plan, make)
-        found = _open(plan, verify=False)
-        return Shards(found.arrays, found.paths, found.per_shard, found.notes | rebuilt)
+        array = _open(plan, verify=False)
+        return Shards(array.arrays, array.paths, array.per_shard, array.notes | rebuilt)
 
 
 def _open(plan: ShardPlan, verify: bool) -> Shards:
-    """FileNotFoundError where there is none, Integrity where it is not what it was."""
+    """Open the array.
+
+    Raises FileNotFoundError where there is none, Integrity where it is not what it was.
+    """
     if not plan.folder.is_dir():
         raise FileNotFoundError(plan.folder)
     rows = files.manifest(plan.folder)
@@ -114,17 +121,17 @@ def _open(plan: ShardPlan, verify: bool) -> Shards:
         if path.name not in rows or path.stat().st_size != rows[path.name]["bytes"]:
             raise IntegrityError("file-missing", "a shard is missing or cut", where=path)
         notes.update(files.read_json(path.with_suffix(".json")))
-    found = _mapped(
+    mapped = _mapped(
         tuple(path for path, _ in plan.shards(plan.folder)), plan.per_shard, dict(notes)
     )
     for path, array, (_, numbers) in zip(
-        found.paths, found.arrays, plan.shards(plan.folder), strict=True
+        mapped.paths, mapped.arrays, plan.shards(plan.folder), strict=True
     ):
         if array.shape != (len(numbers), *plan.views) or array.dtype != np.uint8:
             raise IntegrityError(
                 "array-shape", f"shape {array.shape}", where=path, expected=str(plan.views)
             )
-    return found
+    return mapped
 
 
 def _build(plan: ShardPlan, make: Make) -> None:
@@ -154,8 +161,8 @@ def _drop_others(plan: ShardPlan, part: Path) -> None:
 
 
 def _check_space(plan: ShardPlan, part: Path) -> None:
-    there = sum(path.stat().st_size for path in part.glob("*.npy"))
-    need = plan.count * plan.image_bytes - there + SPARE_BYTES
+    present = sum(path.stat().st_size for path in part.glob("*.npy"))
+    need = plan.count * plan.image_bytes - present + SPARE_BYTES
     free = files.free_bytes(part)
     if need > free:
         raise ResourceError(
@@ -168,20 +175,20 @@ def _check_space(plan: ShardPlan, part: Path) -> None:
 
 
 class _Flawed(Exception):
-    """Ends the writing of a shard some of whose images are unusable."""
+    """Signal that ends the writing of a shard with unusable images."""
 
 
 def _write_shard(
-    path: Path, shape: tuple[int, ...], found: Iterable[ShardedImages]
+    path: Path, shape: tuple[int, ...], results: Iterable[ShardedImages]
 ) -> list[TlxError]:
-    """Write the shard and, before it, its notes; or write nothing and return what is wrong."""
+    """Write the shard and, before it, its notes; or write nothing and return the errors."""
     problems: list[TlxError] = []
     notes: Counter[str] = Counter()
     with contextlib.suppress(_Flawed), files.atomic_write(path) as file:
         np.lib.format.write_array_header_1_0(
             file, {"descr": "|u1", "fortran_order": False, "shape": shape}
         )
-        for item in found:
+        for item in results:
             if isinstance(item, TlxError):
                 problems.append(item)
                 continue

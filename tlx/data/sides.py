@@ -1,5 +1,4 @@
-"""Sides: the training, validation and test images of a folder, none of whose bytes are on two
-sides.
+"""Training, validation and test images of a folder, none of whose bytes are on two sides.
 
 Folders count as they are; a copy gives way to the image that is held out: training images whose
 bytes are in a validation or test image are left out, and so are validation images whose bytes are
@@ -20,8 +19,9 @@ Content = Mapping[Image, str]  # image → digest of its bytes
 
 @dataclass
 class Sides:
-    """The images of each split folder without copies; val and test are empty where there is no such
-    folder.
+    """Images of each split folder without copies.
+
+    val and test are empty where there is no such folder.
 
     notes  how many images were left out and why, in words
     """
@@ -39,8 +39,9 @@ class Sides:
 
 
 def sides_of(folder: ImageFolder, content: Content) -> Sides:
-    """Divide a folder by its split folders; without one for training, all other images are for
-    training.
+    """Divide a folder by its split folders.
+
+    Without one for training, all other images are for training.
     """
     test, val = list(folder.of(TEST)), list(folder.of(VAL))
     taken = {*test, *val}

@@ -1,4 +1,4 @@
-"""Sizing: how an image of any size becomes the square, or the ten squares, that a network sees.
+"""Sizing: how an image of any size becomes the square, or the ten squares, for a network.
 
 mode          the image is scaled (Lanczos) to       crops, ten or the centre one
 squash        side × side, whatever its shape        size × size; without crops it is scaled to size
@@ -38,7 +38,7 @@ from .decode import array, in_channels
 # right, lower left,
 # lower right, centre, centre of the mirrored image), and whether the window is mirrored. The corner
 # of the mirrored
-# image is the other window; its centre lies one pixel further right where the margin is odd.
+# image is the other window; its centre is one pixel further right where the margin is odd.
 CROPS = (
     ("upper left", 0, False),
     ("upper left of the mirrored image", 1, True),
@@ -60,7 +60,9 @@ GENERATOR = (
 
 @dataclass(frozen=True)
 class Sizing:
-    """How images become squares. `size`, `side` in pixels; see the module's text.
+    """Settings of how images become squares.
+
+    `size`, `side` in pixels; see the module's text.
 
     resize  lets crops made elsewhere be scaled to `size` when they have another size
     """
@@ -99,7 +101,10 @@ class Sizing:
             )
 
     def identity(self) -> dict[str, Any]:
-        """What decides the pixels, as plain JSON: settings that make no difference are left out."""
+        """Return what decides the pixels, as plain JSON.
+
+        Settings that make no difference are left out.
+        """
         kept: dict[str, Any] = {
             "size": self.size,
             "crops": self.crops,
@@ -115,16 +120,18 @@ class Sizing:
 
 @dataclass(frozen=True)
 class CropLayout:
-    """How the crops of one image are kept: `views` (v, height, width, channels) and, of each crop,
-    where it lies.
+    """Storage of the crops of one image: `views`, and the position of each crop in them.
+
+    views (v, height, width, channels).
     """
 
     views: tuple[int, int, int, int]
     rows: tuple[tuple[int, int, int, bool], ...]  # (view, top, left, mirrored)
 
     def cut(self, views: np.ndarray, crop: int, out: np.ndarray) -> None:
-        """Put a crop of the views (v, height, width, channels) into `out` (size, size,
-        channels).
+        """Copy a crop of the views (v, height, width, channels) into `out`.
+
+        out (size, size, channels).
         """
         view, top, left, mirrored = self.rows[crop]
         window = views[view, top : top + out.shape[0], left : left + out.shape[1]]
@@ -138,9 +145,7 @@ class CropLayout:
 
 
 def layout(sizing: Sizing) -> CropLayout:
-    """Ten overlapping crops of one square are kept as that square; of other shapes, the six windows
-    are.
-    """
+    """Return the layout: ten overlapping crops as one square, or six windows for other shapes."""
     s, channels = sizing.size, sizing.channels
     if sizing.mode == "proportional":
         raise UsageError(
@@ -160,7 +165,7 @@ def layout(sizing: Sizing) -> CropLayout:
 
 
 def precomputed_layout(sizing: Sizing) -> CropLayout:
-    """Ten crops made elsewhere, as they are."""
+    """Return the layout of ten existing crops, unchanged."""
     s = sizing.size
     return CropLayout(
         (len(CROPS), s, s, sizing.channels),
@@ -169,7 +174,10 @@ def precomputed_layout(sizing: Sizing) -> CropLayout:
 
 
 def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
-    """What `layout` keeps of an image in mode L or RGB: uint8 (v, height, width, channels)."""
+    """Return what `layout` keeps of an image in mode L or RGB.
+
+    uint8 (v, height, width, channels).
+    """
     pixels = array(scaled(image, sizing), sizing.channels)
     if sizing.mode == "squash":
         return pixels[None]
@@ -181,8 +189,9 @@ def views(image: Image.Image, sizing: Sizing) -> np.ndarray:
 
 
 def windows(outer: tuple[int, ...], inner: tuple[int, int]) -> list[tuple[int, int]]:
-    """(top, left) of windows of `inner` (h, w) in `outer` (h, w): four corners, the centre, and the
-    one that is the centre once the image is mirrored.
+    """Return (top, left) of windows of `inner` (h, w) in `outer` (h, w).
+
+    Four corners, the centre, and the one that is the centre once the image is mirrored.
     """
     down, right = outer[0] - inner[0], outer[1] - inner[1]
     return [
@@ -196,7 +205,7 @@ def windows(outer: tuple[int, ...], inner: tuple[int, int]) -> list[tuple[int, i
 
 
 def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) -> np.ndarray:
-    """The ten crops of an image already scaled, in the order of CROPS.
+    """Return the ten crops of an image already scaled, in the order of CROPS.
 
     image  (h, w, channels) uint8, or a Pillow image in mode L or RGB
     →      (10, height, width, channels) uint8; width is height unless given
@@ -219,7 +228,7 @@ def ten(image: np.ndarray | Image.Image, height: int, width: int | None = None) 
 
 
 def scaled(image: Image.Image, sizing: Sizing) -> Image.Image:
-    """An image in mode L or RGB, in the channels asked for, scaled as the mode says."""
+    """Scale an image in mode L or RGB as the mode defines, with the given channels."""
     image = in_channels(image, sizing.channels)
     size = MODES[sizing.mode](image.size, sizing)
     return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
@@ -239,7 +248,7 @@ def _proportional(size: tuple[int, int], sizing: Sizing) -> tuple[int, int]:
 
 
 def _short_side(size: tuple[int, int], target: int) -> tuple[int, int]:
-    """(width, height) with the short side at `target`, the other rounded half to even."""
+    """Return (width, height) with the short side at `target`, the other rounded half to even."""
     short = min(size)
     width, height = (round(Fraction(side * target, short)) for side in size)
     return width, height
@@ -253,7 +262,7 @@ MODES: dict[str, Callable[[tuple[int, int], Sizing], tuple[int, int]]] = {
 
 
 def crop_size(image: Image.Image, sizing: Sizing) -> tuple[int, int]:
-    """(height, width) of the crops of an image already scaled."""
+    """Return (height, width) of the crops of an image already scaled."""
     if sizing.mode != "proportional":
         return sizing.size, sizing.size
     height, width = (max(1, round(side * sizing.ratio)) for side in (image.height, image.width))

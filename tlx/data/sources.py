@@ -1,6 +1,4 @@
-"""Where arrays come from: scikit-learn's digits, IDX files, variants of MNIST, self-driving
-arrays.
-"""
+"""Sources of arrays: scikit-learn's digits, IDX files, MNIST variants, self-driving arrays."""
 
 from __future__ import annotations
 
@@ -27,8 +25,9 @@ DIGITS_SEED = 0
 
 
 def digits(cache: Path, name: str = "digits") -> ImageFolder:
-    """The 1,797 digits as 8 x 8 PNGs: 0..16 becomes round(v * 255 / 16); 50 a class are test, the
-    rest train.
+    """Write the 1,797 digits as 8 x 8 PNGs; 50 a class are test, the rest train.
+
+    0..16 becomes round(v * 255 / 16).
 
     name  of a variant: made of them as the MNIST variant of that name is of MNIST
     """
@@ -63,14 +62,14 @@ def _write_digits(root: Path, images: np.ndarray, target: np.ndarray, variant: s
     scaled = np.rint(images * (255 / 16)).astype(np.uint8)
     parts = {"train": ~is_test, "test": is_test}
     if variant:
-        made = VARIANTS[f"mnist{variant}"](
+        arrays = VARIANTS[f"mnist{variant}"](
             [scaled[rows] for rows in parts.values()], [target[rows] for rows in parts.values()]
         )
         materialise.write_pools(
             root,
             [
                 Pool(split, x, y.astype(str).tolist())
-                for split, x, y in zip(parts, *made, strict=True)
+                for split, x, y in zip(parts, *arrays, strict=True)
             ],
         )
         return
@@ -88,7 +87,7 @@ def _write_digits(root: Path, images: np.ndarray, target: np.ndarray, variant: s
 
 
 def from_idx(folder: Path, cache: Path, name: str) -> ImageFolder:
-    """The images of a folder of IDX files, labels as they are numbered."""
+    """Write the images of a folder of IDX files, with their numbers as labels."""
     return materialise.materialise_once(
         cache, name, {"idx": _file_digests(folder)}, lambda root: _write_idx(folder, root)
     )
@@ -102,7 +101,10 @@ def _write_idx(folder: Path, root: Path) -> None:
 
 
 def _idx_arrays(folder: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Split → (images, labels); everything wrong with any of the files at once."""
+    """Return split → (images, labels).
+
+    All errors of any of the files are raised at once.
+    """
     arrays, problems = {}, []
     for split, (images, labels) in idx.paths(folder).items():
         try:
@@ -123,7 +125,7 @@ def _file_digests(folder: Path) -> dict[str, list[str]]:
 
 
 def derived(name: str, folder: Path, cache: Path) -> ImageFolder:
-    """The variant `name` of the MNIST in a folder of IDX files."""
+    """Write the variant `name` of the MNIST in a folder of IDX files."""
     source = {"variant": name, "idx": _file_digests(folder)}
     return materialise.materialise_once(
         cache, name, source, lambda root: _write_variant(name, folder, root)
@@ -148,17 +150,17 @@ Arrays = list[np.ndarray]
 
 
 def parity(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """MNIST with label 0 for even digits and 1 for odd ones."""
+    """Return MNIST with label 0 for even digits and 1 for odd ones."""
     return images, [y % 2 for y in labels]
 
 
 def first_half(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """The digits 0 to 4."""
+    """Return the digits 0 to 4."""
     return _chosen(images, labels, [y < 5 for y in labels], 0)
 
 
 def second_half(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """The digits 5 to 9, labelled 0 to 4."""
+    """Return the digits 5 to 9, labelled 0 to 4."""
     return _chosen(images, labels, [y >= 5 for y in labels], 5)
 
 
@@ -170,15 +172,17 @@ def _chosen(images: Arrays, labels: Arrays, masks: Arrays, first: int) -> tuple[
 
 
 def noise(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """Labels as they are; pixels uniform on 0..1 from numpy's seed 1, train first, stored as
-    round(255 u).
+    """Return noise with unchanged labels.
+
+    Pixels uniform on 0..1 from numpy's seed 1, train first, stored as round(255 u).
     """
     return _noise(images, _stream()), labels
 
 
 def structured_noise(images: Arrays, labels: Arrays) -> tuple[Arrays, Arrays]:
-    """`noise`, then a tenth of the pixels of every class held at one drawn value, class by class in
-    order.
+    """Return `noise` with a tenth of each class's pixels held at one drawn value.
+
+    Class by class in order.
     """
     stream = _stream()
     noisy = _noise(images, stream)
@@ -224,13 +228,14 @@ NPY_SPLITS = ("train", "valid", "test")
 
 
 def is_npy_folder(folder: Path) -> bool:
-    """Whether `folder` holds arrays of frames by their published names."""
+    """Return whether `folder` holds arrays of frames by their published names."""
     return any((folder / f"{split}_data.npy").is_file() for split in NPY_SPLITS)
 
 
 def from_npy(folder: Path, cache: Path, name: str) -> ImageFolder:
-    """The frames of {train,valid,test}_data.npy and _labels.npy as 45 x 80 PNGs labelled forward,
-    left, right.
+    """Write the frames of {train,valid,test}_data.npy as 45 x 80 PNGs.
+
+    Labelled forward, left, right by _labels.npy.
     """
     pairs = {
         split: _npy_pair(folder, split)
@@ -259,7 +264,7 @@ def _npy_pair(folder: Path, split: str) -> tuple[Path, Path]:
 
 def _frames(split: str, data: Path, labels: Path) -> Pool:
     if not labels.is_file():
-        raise BadDataError("npy-missing", f"no {labels.name} beside {data.name}", where=labels)
+        raise BadDataError("npy-missing", f"no {labels.name} next to {data.name}", where=labels)
     x, y = read_npy(data), read_npy(labels)
     if x.dtype != np.uint8 or x.ndim != 2 or x.shape[1] != math.prod(FRAME):
         raise BadDataError(
@@ -284,8 +289,9 @@ def _frames(split: str, data: Path, labels: Path) -> Pool:
 
 
 def read_npy(path: Path) -> np.ndarray:
-    """A mapped, read-only .npy array. BadData unless its size is exactly what its header says; no
-    pickles.
+    """Open a mapped, read-only .npy array.
+
+    Raises BadData unless its size is exactly that of its header; no pickles.
     """
     try:
         with open(path, "rb") as file:
@@ -304,11 +310,11 @@ def read_npy(path: Path) -> np.ndarray:
         raise UnsafeError(
             "npy-pickle", "an array of Python objects, which are pickles: refused", where=path
         )
-    needed, there = math.prod(shape) * dtype.itemsize, path.stat().st_size - offset
-    if needed != there or min(shape, default=1) < 1 or fortran:
+    needed, available = math.prod(shape) * dtype.itemsize, path.stat().st_size - offset
+    if needed != available or min(shape, default=1) < 1 or fortran:
         raise BadDataError(
             "npy-size",
-            f"{there:,} bytes after a header that says {dtype} {shape}",
+            f"{available:,} bytes after a header that says {dtype} {shape}",
             where=path,
             expected=f"{needed:,} bytes, in C order",
         )

@@ -53,7 +53,7 @@ VAL, TEST, ALL = "val.csv", "test.csv", "all_images.csv"
 
 @dataclass(frozen=True)
 class SplitFolder:
-    """A folder of split CSVs, read.
+    """Folder of split CSVs, read.
 
     tables   file name → its rows, in file order
     classes  the labels of all the files, sorted by their bytes: the one class order
@@ -68,35 +68,39 @@ class SplitFolder:
 
     @property
     def shots(self) -> tuple[int, ...]:
-        """The training sizes there are, ascending."""
+        """Return the training sizes, ascending."""
         return tuple(sorted({shots for shots, _ in _draws_in(self.tables)}))
 
     def draws(self, shots: int) -> tuple[int, ...]:
-        """The numbers of the draws of `shots` per class, ascending."""
+        """Return the numbers of the draws of `shots` per class, ascending."""
         return tuple(sorted(split for k, split in _draws_in(self.tables) if k == shots))
 
     def train(self, shots: int, split: int) -> tuple[Row, ...]:
-        """The training rows of a draw; Missing if there is no such file."""
+        """Return the training rows of a draw.
+
+        Raises Missing if there is no such file.
+        """
         return self._table(train_name(shots, split))
 
     @property
     def val(self) -> tuple[Row, ...]:
-        """The validation rows."""
+        """Return the validation rows."""
         return self._table(VAL)
 
     @property
     def test(self) -> tuple[Row, ...]:
-        """The test rows."""
+        """Return the test rows."""
         return self._table(TEST)
 
     @property
     def all_images(self) -> tuple[Row, ...]:
-        """The rows of every image; () where the folder has no such file."""
+        """Return the rows of every image; () where the folder has no such file."""
         return self.tables.get(ALL, ())
 
     def digest(self, shots: int, split: int) -> str:
-        """SHA-256 (hex) of what a trial uses: classes, and each row's label and path without the
-        dataset's name.
+        """Compute the SHA-256 (hex) of what a trial uses.
+
+        Classes, and each row's label and path without the data set's name.
         """
         used = {"train": self.train(shots, split), "val": self.val, "test": self.test}
         rows = {
@@ -115,16 +119,17 @@ class SplitFolder:
 
 
 def read(folder: Path, *, limits: CsvLimits | None = None) -> SplitFolder:
-    """The split CSVs of `folder`. Everything wrong with any of them is raised at once, naming file
-    and row.
+    """Read the split CSVs of `folder`.
+
+    All errors of any of them are raised at once, naming file and row.
     """
     folder = Path(folder)
     names = _csv_names(folder)
     tables: dict[str, tuple[Row, ...]] = {}
     problems: list[TlxError] = []
     for name in names:
-        tables[name], found = csvs.read(folder / name, limits)
-        problems += found
+        tables[name], errors = csvs.read(folder / name, limits)
+        problems += errors
     record, damage = _verified_record(folder, names)
     problems += damage + _numbering_problems(folder, names)
     if not problems:
@@ -143,8 +148,9 @@ def read(folder: Path, *, limits: CsvLimits | None = None) -> SplitFolder:
 def draw(
     folder: ImageFolder, out: Path, *, digests: Digests = sha256_of, **settings: Any
 ) -> SplitFolder:
-    """Draw few-shot splits from an image folder into `out`, all files or none; drawn before, they
-    are read.
+    """Draw few-shot splits from an image folder into `out`, all files or none.
+
+    Already drawn ones are read.
 
     settings  the fields of Plan: shots, draws, largest_draws, val_per_class, test_per_class, seed
     digests   gives a content digest for each of many paths
@@ -175,7 +181,7 @@ def draw(
 
 
 def shipped(name: str) -> Path | None:
-    """The folder of split CSVs that tlx brings for a dataset; None if it brings none."""
+    """Return the folder of split CSVs that comes with tlx for a data set; None if there is none."""
     package = Path(__file__).resolve().parents[1]
     for home in (
         package / "_data" / "splits",
@@ -210,16 +216,17 @@ def _write(part: Path, folder: ImageFolder, plan: DrawPlan, drawn: draws.Drawn) 
 
 
 def _bytes_of(folder: Path, names: Iterable[str]) -> dict[str, str | None]:
-    """SHA-256 of each CSV in a folder, and of each one named."""
-    there = {path.name for path in folder.glob("*.csv")} | set(names)
+    """Return the SHA-256 of each CSV in a folder, and of each one named."""
+    names_present = {path.name for path in folder.glob("*.csv")} | set(names)
     return {
-        name: files.sha256(folder / name) if (folder / name).is_file() else None for name in there
+        name: files.sha256(folder / name) if (folder / name).is_file() else None
+        for name in names_present
     }
 
 
 def _csv_names(folder: Path) -> list[str]:
     try:
-        there = [
+        present = [
             name
             for name in os.listdir(folder)
             if name.endswith(".csv") and not name.startswith(".")
@@ -230,7 +237,7 @@ def _csv_names(folder: Path) -> list[str]:
         ) from error
     except OSError as error:
         raise refusal(error, folder) or error from error
-    names = sorted(there)
+    names = sorted(present)
     wanted = [
         name for name in names if name.startswith("train_samples_") or name in (VAL, TEST, ALL)
     ]
@@ -247,14 +254,12 @@ def _csv_names(folder: Path) -> list[str]:
 
 
 def _draws_in(names: Iterable[str]) -> list[tuple[int, int]]:
-    found = (TRAIN_NAME.fullmatch(name) for name in names)
-    return [(int(match[1]), int(match[2])) for match in found if match]
+    matches = (TRAIN_NAME.fullmatch(name) for name in names)
+    return [(int(match[1]), int(match[2])) for match in matches if match]
 
 
 def _numbering_problems(folder: Path, names: list[str]) -> list[TlxError]:
-    """Names that look like a training file's and are not one's, and gaps in the numbers of the
-    draws.
-    """
+    """Report names that only look like a training file's, and gaps in draw numbers."""
     numbers: dict[int, list[int]] = {}
     problems: list[TlxError] = []
     for name in names:
@@ -290,7 +295,7 @@ def _drawn_notes(record: Mapping[str, object]) -> list[str]:
 
 
 def _verified_record(folder: Path, names: list[str]) -> tuple[dict[str, object], list[TlxError]]:
-    """splits.json, and each CSV that is no longer what was drawn."""
+    """Return splits.json, and each CSV that is no longer what was drawn."""
     path = folder / RECORD
     if not path.exists():
         return {}, []
@@ -320,7 +325,7 @@ def _verified_record(folder: Path, names: list[str]) -> tuple[dict[str, object],
                 )
             )
         elif not os.access(where, os.R_OK):
-            continue  # said by whoever reads it
+            continue  # the reader reports it
         elif files.sha256(where) != listed[name]:
             problems.append(
                 IntegrityError(

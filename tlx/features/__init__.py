@@ -1,1 +1,1 @@
-"""What came out of a network: votes over crops and the scores made of them."""
+"""Features: activations of a network, classifiers trained on them, votes and scores."""

@@ -1,4 +1,6 @@
-"""Classifiers of rows, one Spec each: CLASSIFIERS. `fitting.fit` trains what they make.
+"""Classifiers of rows, one Spec each: CLASSIFIERS.
+
+`fitting.fit` trains the estimators that they build.
 
 scikit-learn estimators throughout (get_params, clone), imported where they are made: the table is
 cheap to list.
@@ -36,19 +38,21 @@ class Classifier(Spec):
     dtype: ClassVar[str] = "float64"
 
     def make(self, seed: int = 0) -> Any:
-        """A new scikit-learn estimator with these settings; Resource where it needs a package that
-        is absent.
+        """Build a new scikit-learn estimator with these settings.
+
+        Raises Resource where it needs a package that is absent.
         """
         raise NotImplementedError
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
-        """What these rows (n, d), known to be finite, lack, if anything; y (n,) their labels."""
+        """Return what these rows (n, d), known to be finite, lack, if anything.
+
+        y (n,) are their labels.
+        """
         return None
 
     def in_span(self, span: Span) -> dict[str, Any]:
-        """Settings of the estimator under which fitting coordinates equals fitting the features
-        themselves.
-        """
+        """Return settings under which a fit to coordinates equals a fit to the features."""
         return {}
 
 
@@ -65,8 +69,9 @@ TOL = "change at which the solver stops"
 
 @dataclass(frozen=True, kw_only=True)
 class LinearSVC(Classifier):
-    """Linear support vectors, one class against the rest (liblinear). The intercept is penalised
-    like a weight.
+    """Linear support vector machine, one class against the rest (liblinear).
+
+    The intercept is penalised like a weight.
     """
 
     kind: ClassVar[str] = "linear-svc"
@@ -78,6 +83,7 @@ class LinearSVC(Classifier):
     max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from sklearn import svm
 
         return svm.LinearSVC(
@@ -90,6 +96,7 @@ class LinearSVC(Classifier):
         )
 
     def in_span(self, span: Span) -> dict[str, Any]:
+        """Return settings for a fit to coordinates."""
         return {
             "dual": True if len(span.coordinates) < span.width else "auto"
         }  # as "auto" does of the features
@@ -97,7 +104,7 @@ class LinearSVC(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class SVC(Classifier):
-    """Support vectors with a kernel, every pair of classes (libsvm)."""
+    """Support vector machine with a kernel, every pair of classes (libsvm)."""
 
     kind: ClassVar[str] = "svc"
 
@@ -114,6 +121,7 @@ class SVC(Classifier):
     tol: float = setting(1e-3, low=1e-12, high=1, log=True, help=TOL, search=False)
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from .estimators import KernelSvc
 
         gamma = "scale" if self.gamma is None else self.gamma
@@ -122,12 +130,13 @@ class SVC(Classifier):
         )
 
     def in_span(self, span: Span) -> dict[str, Any]:
+        """Return settings for a fit to coordinates."""
         return {"gamma": span.gamma if self.gamma is None else self.gamma}
 
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Classifier):
-    """A linear model by stochastic gradient descent, one class against the rest."""
+    """Linear model trained by stochastic gradient descent, one class against the rest."""
 
     kind: ClassVar[str] = "sgd"
 
@@ -145,6 +154,7 @@ class SGD(Classifier):
     max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from sklearn.linear_model import SGDClassifier
 
         return SGDClassifier(
@@ -158,7 +168,7 @@ class SGD(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class Knn(Classifier):
-    """The k nearest training rows vote, by Euclidean distance."""
+    """Vote of the k nearest training rows, by Euclidean distance."""
 
     kind: ClassVar[str] = "knn"
 
@@ -169,17 +179,19 @@ class Knn(Classifier):
     )
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from . import estimators
 
         return estimators.KnnClassifier(self.k, self.weights)
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        """Return what is missing if there are fewer rows than neighbours."""
         return _neighbours(self.k, len(X))
 
 
 @dataclass(frozen=True, kw_only=True)
 class CosineKnn(Classifier):
-    """The k training rows of largest cosine vote, each with weight exp(cosine / temperature)."""
+    """Vote of the k training rows of largest cosine, each with weight exp(cosine / temperature)."""
 
     kind: ClassVar[str] = "knn-cosine"
 
@@ -192,17 +204,22 @@ class CosineKnn(Classifier):
     )
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from . import estimators
 
         return estimators.CosineKnnClassifier(self.k, self.temperature)
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        """Return what is missing if there are fewer rows than neighbours."""
         return _neighbours(self.k, len(X))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Logistic(Classifier):
-    """Multinomial logistic regression with an L2 penalty (L-BFGS). The intercept is free."""
+    """Multinomial logistic regression with an L2 penalty (L-BFGS).
+
+    The intercept is free.
+    """
 
     kind: ClassVar[str] = "logistic"
 
@@ -219,6 +236,7 @@ class Logistic(Classifier):
     max_iter: int = setting(1000, low=1, help="steps of the solver at most")
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from sklearn.linear_model import LogisticRegression
 
         return LogisticRegression(C=self.C, tol=self.tol, max_iter=self.max_iter)
@@ -226,7 +244,10 @@ class Logistic(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class Ridge(Classifier):
-    """Least squares to targets ±1 with an L2 penalty, in closed form. The intercept is free."""
+    """Least squares to targets ±1 with an L2 penalty, in closed form.
+
+    The intercept is free.
+    """
 
     kind: ClassVar[str] = "ridge"
 
@@ -234,6 +255,7 @@ class Ridge(Classifier):
     alpha: float = setting(1.0, low=1e-6, high=1e6, log=True, help="weight of the penalty, λ")
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from sklearn.linear_model import RidgeClassifier
 
         return RidgeClassifier(alpha=self.alpha)
@@ -241,9 +263,7 @@ class Ridge(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class RidgeLeftOut(Classifier):
-    """Ridge with the penalty, of a logarithmic grid, that errs least on training images left out
-    one at a time.
-    """
+    """Ridge with the penalty, of a logarithmic grid, of least leave-one-out error."""
 
     kind: ClassVar[str] = "ridge-loo"
 
@@ -256,10 +276,11 @@ class RidgeLeftOut(Classifier):
 
     @property
     def grid(self) -> list[float]:
-        """The λ, ascending."""
+        """Return the λ, ascending."""
         return [float(f"{alpha:.6g}") for alpha in np.geomspace(self.low, self.high, self.steps)]
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from . import estimators
 
         return estimators.LeaveOneOutRidge(tuple(self.grid))
@@ -267,8 +288,9 @@ class RidgeLeftOut(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class Lda(Classifier):
-    """Linear discriminant analysis: by SVD, or with the covariance drawn towards a multiple of the
-    identity.
+    """Linear discriminant analysis, by SVD or with a shrunk covariance.
+
+    The covariance is shrunk towards a multiple of the identity.
     """
 
     kind: ClassVar[str] = "lda"
@@ -279,6 +301,7 @@ class Lda(Classifier):
     )
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
         from . import estimators
@@ -290,6 +313,7 @@ class Lda(Classifier):
         )
 
     def wants(self, X: np.ndarray, y: np.ndarray) -> TlxError | None:
+        """Return what is missing for this solver, if anything."""
         classes, first, labels = np.unique(y, return_index=True, return_inverse=True)
         if any((row != X[first[label]]).any() for row, label in zip(X, labels, strict=True)):
             return None
@@ -303,13 +327,14 @@ class Lda(Classifier):
 
 @dataclass(frozen=True, kw_only=True)
 class NearestMean(Classifier):
-    """The class whose mean is nearest."""
+    """Class whose mean is nearest."""
 
     kind: ClassVar[str] = "ncm"
 
     metric: str = setting("euclidean", choices=("euclidean", "cosine"))
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from . import estimators
 
         return estimators.NearestMeanClassifier(self.metric)
@@ -330,6 +355,7 @@ class XGBoost(Classifier):
     )
 
     def make(self, seed: int = 0) -> Any:
+        """Build the estimator."""
         from .estimators import Encoded
 
         try:
@@ -375,8 +401,9 @@ ALIASES = {
 
 
 def split_words(text: str) -> list[str]:
-    """Split "knn:k=3,weights=distance ridge,lda" into its classifiers: commas also stand between
-    settings.
+    """Split "knn:k=3,weights=distance ridge,lda" into its classifiers.
+
+    Commas also separate settings.
 
     After a comma, name=value without a colon before it is a further setting of the classifier
     before.
@@ -395,12 +422,15 @@ def split_words(text: str) -> list[str]:
 
 
 def classifier(text: str) -> Classifier:
-    """The spec of "linear-svc:C=0.1", or of one of the original's spellings (ALIASES), which mean
-    its settings.
+    """Return the spec of "linear-svc:C=0.1", or of one of the original's spellings.
+
+    ALIASES maps those to their settings.
     """
-    name, _, rest = text.partition(":")
+    name, _, options = text.partition(":")
     name, _, given = ALIASES.get(name, name).partition(":")
-    settings = ",".join(filter(None, (given, rest)))  # a setting given twice: the last one counts
+    settings = ",".join(
+        filter(None, (given, options))
+    )  # a setting given twice: the last one counts
     spec = parse_spec(CLASSIFIERS, f"{name}:{settings}" if settings else name, "classifier")
     assert isinstance(spec, Classifier)
     return spec

@@ -1,6 +1,6 @@
-"""Dump: the activations of a set of images at named layers, on disk, open to read.
+"""Dump: activations of a set of images at named layers, on disk, open for reading.
 
-Row = image · crops + crop, in the order of the images. Where things lie is told in shelf.py.
+Row = image · crops + crop, in the order of the images. See shelf.py for the folders and files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ CHUNK_BYTES = 16 << 20  # of a layer, read at once while a matrix is put togethe
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionConfig:
-    """How activations are taken; all of it is part of a dump's identity.
+    """Settings of an extraction; all of them are part of a dump's identity.
 
     reduce     a row of REDUCTIONS: "pooled", "first-token", "flat" or "raw"
     dtype      of the files: "float32" or "float16"
@@ -67,7 +67,7 @@ DEFAULT = ExtractionConfig()
 
 
 class Dump:
-    """Some layers of a dump, in the order asked for.
+    """Layers of a dump, in the order requested.
 
     layers, images, crops    names; how many images, and crops of each
     ids, labels              of the images, as given when it was opened, else as given by the
@@ -92,8 +92,10 @@ class Dump:
         about: Mapping[str, str] | None = None,
         own_s: float = 0.0,
     ):
-        """Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is
-        not there.
+        """Open the layers.
+
+        Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is not
+        there.
         """
         self.folder = Path(folder).absolute()
         self.key, self._shelf = (
@@ -108,7 +110,7 @@ class Dump:
         self.own_s, self._open = own_s, dict[str, np.ndarray]()
         try:
             self._read(layers, ids, labels, about)
-        except BaseException:  # whoever keeps the error must not keep the dump from being removed
+        except BaseException:  # a kept error must not keep the dump from being removed
             self.close()
             raise
 
@@ -120,31 +122,32 @@ class Dump:
 
     @property
     def rows(self) -> int:
-        """n·c."""
+        """Return the number of rows, n·c."""
         return self.images * self.crops
 
     @property
     def passes(self) -> list[dict[str, Any]]:
-        """The passes over the images that made these layers: seconds, device, threads, versions of
-        each.
+        """Return the passes over the images that computed these layers.
+
+        Each with its seconds, device, threads and versions.
         """
         rows = (self._rows[file_name(layer)]["made"] for layer in self.layers)
-        return list({made["pass"]: made for made in rows}.values())
+        return list({record["pass"]: record for record in rows}.values())
 
     @property
     def widths(self) -> dict[str, int]:
-        """Layer → numbers in a row of it."""
+        """Return layer → numbers in a row of it."""
         return {
             layer: int(np.prod(self.array(layer).shape[1:], dtype=np.int64))
             for layer in self.layers
         }
 
     def row_labels(self) -> np.ndarray:
-        """(n·c,) str — the label of every row."""
+        """Return (n·c,) str, the label of every row."""
         return np.repeat(np.asarray(self.labels, dtype=np.str_), self.crops)
 
     def array(self, layer: str) -> np.ndarray:
-        """(n·c, …) float32 or float16, a read-only map of the file."""
+        """Return (n·c, …) float32 or float16, a read-only map of the file."""
         if layer not in self._open:
             if layer not in self.layers:
                 raise UnknownNameError("layer of this dump", layer, self.layers)
@@ -152,14 +155,15 @@ class Dump:
         return self._open[layer]
 
     def take(self, layer: str, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """(r, …) — a copy of these rows (r,) int of a layer."""
+        """Return (r, …), a copy of these rows (r,) int of a layer."""
         return self.array(layer)[np.asarray(rows, dtype=np.int64)]
 
     def matrix(
         self, layers: Sequence[str] | None = None, rows: np.ndarray | Sequence[int] | None = None
     ) -> np.ndarray:
-        """(r, Σ d) float32, C order — the rows (all unless given) of these layers (all), one layer
-        after the other.
+        """Return (r, Σ d) float32, C order: rows of layers, one layer after the other.
+
+        All rows and all layers unless given.
         """
         arrays = [self.array(layer) for layer in (self.layers if layers is None else layers)]
         flat = [array.reshape(len(array), -1) for array in arrays]
@@ -176,9 +180,7 @@ class Dump:
         return out
 
     def verify(self) -> None:
-        """Raise Integrity, naming the file, unless every byte of the folder is as it was
-        written.
-        """
+        """Raise Integrity, naming the file, unless every byte of the folder is as written."""
         with self._shelf.remedied():
             files.verify(self.folder)
 
@@ -206,8 +208,9 @@ class Dump:
         self.inherited_s = max(0.0, sum(p["seconds"] for p in self.passes) - self.own_s)
 
     def _description(self) -> dict[str, Any]:
-        """What the extraction that came last said of the images; another process may be replacing
-        it just now.
+        """Return the last extraction's description of the images.
+
+        Another process may be replacing it at this moment.
         """
         for turn in range(3):
             path = self._shelf.description()
@@ -247,13 +250,13 @@ class Dump:
         return result
 
     def _known(self, layers: Sequence[str] | None) -> tuple[str, ...]:
-        there = self._shelf.layers()
+        present = self._shelf.layers()
         for layer in layers or ():
-            if layer not in there:
+            if layer not in present:
                 raise UnknownNameError(
-                    "layer of this dump", layer, there, remedy="tlx extract adds layers to it"
+                    "layer of this dump", layer, present, remedy="tlx extract adds layers to it"
                 )
-        return tuple(there if layers is None else layers)
+        return tuple(present if layers is None else layers)
 
     def _mapped(self, layer: str) -> np.ndarray:
         path, row = self.folder / file_name(layer), self._rows[file_name(layer)]
@@ -306,7 +309,7 @@ def _check_once(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def identity(network: Network, weights: str, images: str, how: ExtractionConfig) -> dict[str, Any]:
-    """What a dump is made from, as plain JSON: its key is the digest of this.
+    """Return what a dump is computed from, as plain JSON: its key is the digest of this.
 
     weights  digest of the weights without the head (backbones.digest). Random ones have none, so
     what they hold is
@@ -335,12 +338,12 @@ def identity(network: Network, weights: str, images: str, how: ExtractionConfig)
 
 
 def key(network: Network, weights: str, images: str, how: ExtractionConfig) -> str:
-    """The name of the folder of the dump."""
+    """Return the name of the folder of the dump."""
     return files.digest(identity(network, weights, images, how))
 
 
 def tensors_digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 (hex) of named tensors: names, types, shapes, numbers."""
+    """Compute the SHA-256 (hex) of named tensors: names, types, shapes, numbers."""
     total = hashlib.sha256()
     for name in sorted(tensors):
         value = tensors[name].detach().cpu().contiguous()

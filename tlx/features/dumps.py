@@ -1,4 +1,4 @@
-"""Dumps: all that lie under one folder; listed, checked, removed, kept within a budget."""
+"""Dumps of one folder: list, check, remove, keep within a budget."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .shelf import HEADER, DumpDirectory, check_size
 
 @dataclass(frozen=True)
 class Entry:
-    """A dump in the list.
+    """Dump in the list.
 
     bytes, unfinished  on disk in all, and of that in layers that are still being made or were cut
                        off
@@ -23,7 +23,7 @@ class Entry:
     layers             layer → bytes, of those that are whole
     images, crops      how many images, and crops of each; 0 where the header cannot be read
     about, how         what its maker called it; how it was taken
-    damage             what is wrong with it, in words; "" if nothing is seen without reading every
+    damage             what is wrong with it, in words; "" if none is noticed without reading every
                        byte
     """
 
@@ -40,37 +40,40 @@ class Entry:
 
 
 class Dumps:
-    """The dumps under `root`."""
+    """Dumps under `root`."""
 
     def __init__(self, root: Path):
         self.root = Path(root).absolute()
 
     def keys(self) -> list[str]:
-        """Of all dumps, whole or not."""
+        """Return the keys of all dumps, complete or not."""
         names = (p.name for p in self.root.glob("*") if p.is_dir() and p.name != "locks")
         return sorted(
             {name.split(".")[0] for name in names if not name.startswith(files.TEMPORARY)}
         )
 
     def find(self, prefix: str) -> str:
-        """The one key that begins so. Missing if there is none, Usage if there are several."""
-        found = [key for key in self.keys() if prefix and key.startswith(prefix)]
-        if not found:
+        """Return the only key with this prefix.
+
+        Raises Missing if there is none, Usage if there are several.
+        """
+        keys = [key for key in self.keys() if prefix and key.startswith(prefix)]
+        if not keys:
             raise MissingError(f"dump '{prefix}'", self.root)
-        if len(found) > 1:
+        if len(keys) > 1:
             raise UsageError(
-                "ambiguous", f"'{prefix}' begins {len(found)} keys", expected="more of its letters"
+                "ambiguous", f"'{prefix}' begins {len(keys)} keys", expected="more of its letters"
             )
-        return found[0]
+        return keys[0]
 
     def entries(self) -> list[Entry]:
-        """All dumps, the one used last first."""
+        """Return all dumps, the last used first."""
         return sorted(
             (self.entry(key) for key in self.keys()), key=lambda entry: (-entry.used, entry.key)
         )
 
     def entry(self, key: str) -> Entry:
-        """One dump; without reading every byte of it."""
+        """Return one dump, without reading every byte of it."""
         shelf = DumpDirectory(self.root, key)
         header: dict[str, Any] = {}
         rows: Mapping[str, Any] = {}
@@ -101,7 +104,7 @@ class Dumps:
         )
 
     def verify(self, key: str) -> None:
-        """Raise Integrity, naming the file, unless every byte of a dump is as it was written."""
+        """Raise Integrity, naming the file, unless every byte of a dump is as written."""
         shelf = DumpDirectory(self.root, key)
         if key not in self.keys():
             raise MissingError(f"dump '{key}'", self.root)
@@ -112,7 +115,10 @@ class Dumps:
                 files.verify(shelf.folder)
 
     def remove(self, key: str) -> int:
-        """Forget a dump with all its parts; the bytes that were freed. Busy if it is in use."""
+        """Remove a dump with all its parts; return the freed bytes.
+
+        Raises Busy if it is in use.
+        """
         shelf = DumpDirectory(self.root, key)
         if key not in self.keys():
             raise MissingError(f"dump '{key}'", self.root)
@@ -125,8 +131,9 @@ class Dumps:
         return freed
 
     def trim(self, budget_bytes: int) -> list[str]:
-        """Remove what has not been used for longest until the rest fits the budget; never what is
-        in use.
+        """Remove the least recently used dumps until the others fit the budget.
+
+        Never what is in use.
         """
         entries = self.entries()
         total, gone = sum(entry.bytes for entry in entries), []
@@ -140,7 +147,7 @@ class Dumps:
 
 
 def _bytes(path: Path) -> int:
-    """Of a file, or of all files below a folder; 0 if it is not there or going."""
+    """Return the size of a file, or of all files in a folder; 0 if absent or being removed."""
     total = 0
     for file in (path, *path.rglob("*")):
         with contextlib.suppress(FileNotFoundError):

@@ -1,4 +1,4 @@
-"""From the activations of some layers to the rows that a classifier sees: EMBEDDINGS, one row each.
+"""Embeddings: layer activations → the rows that a classifier sees; EMBEDDINGS, one row each.
 
 Features come as one array (r, d) or as one array per layer (r, dₗ), in order, often mapped from
 disk; they are read in blocks of rows, so that no copy as wide and as long as a whole dump is ever
@@ -30,8 +30,9 @@ STANDARDIZE = setting(
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and standard deviation (ddof 0) of every feature over some rows. mean, std (d,) float64;
-    rows, how many.
+    """Mean and standard deviation (ddof 0) of every feature over rows.
+
+    mean, std (d,) float64; rows: their number.
     """
 
     mean: np.ndarray
@@ -40,12 +41,12 @@ class Moments:
 
     @property
     def constant(self) -> int:
-        """How many features have one value in all rows; they become 0."""
+        """Return how many features have one value in all rows; they become 0."""
         return int((self.std == 0).sum())
 
 
 class FittedEmbedding:
-    """An embedding that has seen its training rows.
+    """Embedding with the statistics of its training rows.
 
     spec       what was asked
     moments    of the training rows; None where the embedding has no statistics
@@ -58,14 +59,16 @@ class FittedEmbedding:
 
     @property
     def constant(self) -> int:
-        """How many features were constant over the training rows (0 where there are no
-        statistics).
+        """Return how many features were constant over the training rows.
+
+        0 where there are no statistics.
         """
         return self.moments.constant if self.moments else 0
 
     def blocks(self, features: Features, rows: Any = None) -> Iterator[tuple[slice, np.ndarray]]:
-        """The embedded rows, block by block: (where they stand, (b, d) of `dtype`); BadData if one
-        is not finite.
+        """Iterate over the embedded rows as (their positions, (b, d) of `dtype`).
+
+        Raises BadData if one is not finite.
 
         rows   which rows to take, as indices or a slice; all of them if None
         """
@@ -78,7 +81,10 @@ class FittedEmbedding:
             yield place, self.spec.embed(block, self.widths, moments).astype(self.dtype, copy=False)
 
     def transform(self, features: Features, rows: Any = None) -> np.ndarray:
-        """All embedded rows: (r, d) of `dtype`, a new array. `rows` as in `blocks`."""
+        """Return all embedded rows: (r, d) of `dtype`, a new array.
+
+        `rows` as in `blocks`.
+        """
         out = np.empty((_length(_layers(features), rows), sum(self.widths)), self.dtype)
         for place, block in self.blocks(features, rows):
             out[place] = block
@@ -87,13 +93,13 @@ class FittedEmbedding:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedding(Spec):
-    """Base of the rows of EMBEDDINGS: `embed` says what becomes of a block of rows."""
+    """Base of the rows of EMBEDDINGS: `embed` embeds a block of rows."""
 
     dtype = "float32"
     learns = False  # has statistics of the training rows
 
     def fit(self, features: Features, rows: Any = None) -> FittedEmbedding:
-        """This embedding with the statistics of the training rows.
+        """Return this embedding with the statistics of the training rows.
 
         features   (r, d), or one (r, dₗ) per layer: any real dtype, read in blocks
         rows       the training rows among them, as indices or a slice; all if None
@@ -111,20 +117,20 @@ class Embedding(Spec):
     def embed(
         self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
     ) -> np.ndarray:
-        """A block (b, d) float64, ours to change, embedded."""
+        """Embed a block (b, d) float64, which may be overwritten."""
         return block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Raw(Embedding):
-    """The features as they are, in float32."""
+    """Features as they are, in float32."""
 
     kind: ClassVar[str] = "raw"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Standard(Embedding):
-    """(f − mean) / standard deviation of every feature; a constant feature becomes 0."""
+    """Standardised features, (f − mean) / standard deviation; a constant feature becomes 0."""
 
     kind: ClassVar[str] = "standard"
 
@@ -134,6 +140,7 @@ class Standard(Embedding):
     def embed(
         self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
     ) -> np.ndarray:
+        """Standardise the block."""
         assert moments is not None
         block -= moments.mean
         result: np.ndarray = np.divide(
@@ -163,6 +170,7 @@ class FNE(Standard):
     def embed(
         self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
     ) -> np.ndarray:
+        """Standardise the block and cut it to −1, 0, 1."""
         z = super().embed(block, widths, moments)
         return (z > self.high).astype(np.int8) - (z < self.low).astype(np.int8)
 
@@ -176,6 +184,7 @@ class L2(Embedding):
     def embed(
         self, block: np.ndarray, widths: Sequence[int], moments: Moments | None
     ) -> np.ndarray:
+        """Scale each layer of each row to length 1."""
         for layer in np.split(block, np.cumsum(widths)[:-1], axis=1):  # views
             largest = np.abs(layer).max(
                 axis=1, keepdims=True, initial=0
@@ -193,7 +202,7 @@ EMBEDDINGS: dict[str, type[Embedding]] = {"fne": FNE, "l2": L2, "standard": Stan
 
 
 def _layers(features: Features) -> list[np.ndarray]:
-    """One (r, dₗ) array per layer, none of them copied."""
+    """Return one (r, dₗ) array per layer, none of them copied."""
     layers = [features] if isinstance(features, np.ndarray) else list(features)
     if not layers or any(layer.ndim != 2 for layer in layers):
         raise BadDataError(
@@ -211,11 +220,11 @@ def _layers(features: Features) -> list[np.ndarray]:
 
 
 def _same_widths(fitted: Sequence[int], layers: Sequence[np.ndarray]) -> None:
-    found = tuple(layer.shape[1] for layer in layers)
-    if found != tuple(fitted):
+    widths = tuple(layer.shape[1] for layer in layers)
+    if widths != tuple(fitted):
         raise BadDataError(
             "features-shape",
-            f"layers of {list(found)} features",
+            f"layers of {list(widths)} features",
             expected=f"{list(fitted)} as in the training rows",
         )
 
@@ -225,24 +234,27 @@ def _length(layers: Sequence[np.ndarray], rows: Any) -> int:
 
 
 def _blocks(layers: Sequence[np.ndarray], rows: Any) -> Iterator[tuple[slice, np.ndarray]]:
-    """(where among the rows asked for, (b, d) float64, newly made), all layers side by side."""
+    """Iterate over (positions among the requested rows, (b, d) float64), layers side by side.
+
+    Each block is a new array.
+    """
     index = np.arange(len(layers[0])) if rows is None else np.arange(len(layers[0]))[rows]
     width = sum(layer.shape[1] for layer in layers)
     step = max(1, BLOCK_BYTES // (8 * max(1, width)))
     for start in range(0, len(index), step):
-        some = index[start : start + step]
+        selected = index[start : start + step]
         run = (
-            slice(some[0], some[0] + len(some))
-            if some[-1] - some[0] == len(some) - 1 and _rising(some)
-            else some
+            slice(selected[0], selected[0] + len(selected))
+            if selected[-1] - selected[0] == len(selected) - 1 and _rising(selected)
+            else selected
         )
-        block = np.empty((len(some), width))
+        block = np.empty((len(selected), width))
         at = 0
         for layer in layers:
             block[:, at : at + layer.shape[1]] = layer[run]
             at += layer.shape[1]
-        _refuse_not_finite(block, some)
-        yield slice(start, start + len(some)), block
+        _refuse_not_finite(block, selected)
+        yield slice(start, start + len(selected)), block
 
 
 def _rising(index: np.ndarray) -> bool:
@@ -250,7 +262,7 @@ def _rising(index: np.ndarray) -> bool:
 
 
 def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
-    """A threshold would turn NaN into a harmless 0."""
+    """Raise BadData unless all is finite: a threshold would turn NaN into a harmless 0."""
     finite = np.isfinite(block)
     if not finite.all():
         bad = np.flatnonzero(~finite.all(axis=1))
@@ -263,9 +275,10 @@ def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
 
 
 def _moments(layers: Sequence[np.ndarray], rows: Any) -> Moments:
-    """Mean and standard deviation in one pass over rows less the first of them: a constant feature
-    has a deviation of exactly 0, a large mean costs no digits, and as (first − mean)² ≤ n·variance,
-    the difference loses no more than n·ε.
+    """Compute mean and standard deviation in one pass over rows less the first of them.
+
+    A constant feature has a deviation of exactly 0, a large mean costs no digits, and as (first −
+    mean)² ≤ n·variance, the difference loses no more than n·ε.
     """
     n = _length(layers, rows)
     width = sum(layer.shape[1] for layer in layers)

@@ -1,8 +1,7 @@
-"""Estimators that scikit-learn has not, or not so: same habits (get_params, clone, fit, predict),
-rows of CLASSIFIERS.
+"""Estimators that scikit-learn lacks, with its interface: rows of CLASSIFIERS.
 
-Those that measure distances read rows in blocks, so that a matrix of test × training rows never
-exists whole.
+They have get_params, clone, fit and predict. Those that measure distances read rows in blocks, so
+that a matrix of test × training rows never exists as a whole.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ def _blocks(rows: int, width: int) -> Iterator[slice]:
 
 
 def unit_rows(X: np.ndarray) -> np.ndarray:
-    """X (r, d) with every row of Euclidean length 1, in float64, a new array; rows of zeros
-    stay.
+    """Return X (r, d) with every row at Euclidean length 1, in float64, a new array.
+
+    Rows of zeros stay.
     """
     X = np.array(X, np.float64)
     largest = np.abs(X).max(axis=1, keepdims=True, initial=0)
@@ -39,8 +39,9 @@ def unit_rows(X: np.ndarray) -> np.ndarray:
 
 
 def _training(estimator: Any, X: Any, y: Any, least: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Return training rows, at least so many, and labels; ValueError, in scikit-learn's words, for
-    what is none.
+    """Return training rows, at least so many, and labels.
+
+    Raises ValueError, in scikit-learn's words, for what is none.
     """
     X, y = validate_data(estimator, X, y, ensure_min_samples=least)
     check_classification_targets(y)
@@ -48,8 +49,9 @@ def _training(estimator: Any, X: Any, y: Any, least: int = 1) -> tuple[np.ndarra
 
 
 def _rows(estimator: Any, X: Any) -> np.ndarray:
-    """Return rows to be scored as an array as wide as the training rows; NotFittedError before
-    training.
+    """Return rows to be scored as an array as wide as the training rows.
+
+    Raises NotFittedError before training.
     """
     check_is_fitted(estimator, "classes_")
     result: np.ndarray = validate_data(estimator, X, reset=False)
@@ -57,38 +59,39 @@ def _rows(estimator: Any, X: Any) -> np.ndarray:
 
 
 def two_sided(scores: np.ndarray) -> np.ndarray:
-    """Return scores (r, k) as scikit-learn's decision_function has them: of two classes (r,), above
-    0 the second.
+    """Return scores (r, k) as scikit-learn's decision_function has them.
+
+    Of two classes (r,), above 0 the second.
     """
     return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
 
 
 class ScoredClassifier(ClassifierMixin, BaseEstimator):
-    """A classifier whose prediction is the column of the largest score; of equals, the first."""
+    """Classifier whose prediction is the column of the largest score; of equals, the first."""
 
     classes_: np.ndarray
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """Class of every row, as it was spelled in training."""
+        """Return the class of every row, as it was spelled in training."""
         columns = self.scores(X).argmax(axis=1)
         result: np.ndarray = self.classes_[columns]
         return result
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """(r, k) float64, higher is likelier, columns as `classes_`."""
+        """Return (r, k) float64, higher is likelier, columns as `classes_`."""
         raise NotImplementedError
 
 
 class Decisive(ScoredClassifier):
-    """A scored classifier whose scores are no shares of votes."""
+    """Scored classifier whose scores are no shares of votes."""
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """(r, k) float64, (r,) for two classes: above 0 the second is likelier."""
+        """Return (r, k) float64, (r,) for two classes: above 0 the second is likelier."""
         return two_sided(self.scores(X))
 
 
 class Neighbours(ScoredClassifier):
-    """The k nearest training rows vote, all compared by matrix products in float64.
+    """Vote of the k nearest training rows, compared by matrix products in float64.
 
     Of rows equally far at the last place those vote that come first in the training set; ternary
     features, whose products are exact, have such rows at every turn. `precomputed`: rows come as
@@ -100,7 +103,7 @@ class Neighbours(ScoredClassifier):
     precomputed: bool
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """Keep the rows, or what they come to when multiplied with themselves."""
+        """Store the rows, or their products with themselves."""
         X, y = _training(self, X, y)
         self.classes_, self._labels = np.unique(y, return_inverse=True)
         self._origin = np.zeros(1) if self.precomputed else np.array(X[0], np.float64)
@@ -111,7 +114,7 @@ class Neighbours(ScoredClassifier):
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Each class's share of the votes: (r, k) float64, rows sum to 1."""
+        """Return each class's share of the votes: (r, k) float64, rows sum to 1."""
         X = _rows(self, X)
         votes = np.zeros((len(X), len(self.classes_)))
         one_hot = np.eye(len(self.classes_))[self._labels]
@@ -119,8 +122,8 @@ class Neighbours(ScoredClassifier):
             if self.precomputed:
                 products, squares = X[rows, :-1], X[rows, -1]
             else:
-                some = self._ready(X[rows])
-                products, squares = some @ self._rows.T, np.einsum("ij,ij->i", some, some)
+                batch = self._ready(X[rows])
+                products, squares = batch @ self._rows.T, np.einsum("ij,ij->i", batch, batch)
             votes[rows] = self._weights(products, squares[:, None]) @ one_hot
         result: np.ndarray = votes / votes.sum(axis=1, keepdims=True)
         return result
@@ -128,19 +131,21 @@ class Neighbours(ScoredClassifier):
     predict_proba = scores
 
     def _ready(self, X: np.ndarray) -> np.ndarray:
-        """The rows as they are to be multiplied."""
+        """Prepare rows for the matrix product."""
         raise NotImplementedError
 
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """What each training row's vote counts, from products (b, n) and squares (b, 1) of the rows
-        asked about.
+        """Return each training row's weight, from products (b, n) and squares (b, 1).
+
+        They are those of the rows to be scored.
         """
         raise NotImplementedError
 
 
 class KnnClassifier(Neighbours):
-    """Neighbours by Euclidean distance, as scikit-learn's KNeighborsClassifier; "distance": votes
-    count 1 / distance.
+    """Neighbours by Euclidean distance, as scikit-learn's KNeighborsClassifier.
+
+    weights "distance": votes count 1 / distance.
 
     A row at distance 0, to within rounding, outvotes all others.
     """
@@ -167,8 +172,9 @@ class KnnClassifier(Neighbours):
 
 
 class CosineKnnClassifier(Neighbours):
-    """Neighbours by angle: each vote counts exp(cosine / temperature). A row of zeros has cosine 0
-    with all.
+    """Neighbours by angle: each vote counts exp(cosine / temperature).
+
+    A row of zeros has cosine 0 with all.
 
     Wu et al. 2018, Unsupervised feature learning via non-parametric instance discrimination,
     arXiv:1805.01978, sec. 3.4
@@ -192,8 +198,9 @@ class CosineKnnClassifier(Neighbours):
 
 
 def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
-    """Which k columns of each row are largest; of equals the first. closeness (r, n) → (r, n)
-    bool.
+    """Return which k columns of each row are largest; of equals the first.
+
+    closeness (r, n) → (r, n) bool.
     """
     last = np.partition(closeness, -k, axis=1)[:, -k, None]
     nearer, equal = closeness > last, closeness == last
@@ -203,8 +210,9 @@ def nearest(closeness: np.ndarray, k: int) -> np.ndarray:
 
 
 class NearestMeanClassifier(Decisive):
-    """The class whose mean is nearest: by distance, or ("cosine") by angle, all rows at unit length
-    first.
+    """Class whose mean is nearest, by distance or ("cosine") by angle.
+
+    By angle all rows are scaled to unit length first.
     """
 
     def __init__(self, metric: str = "euclidean"):
@@ -221,21 +229,21 @@ class NearestMeanClassifier(Decisive):
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Cosine, or minus half the squared distance but for what all classes share: (r, k)
-        float64.
+        """Return cosine, or minus half the squared distance: (r, k) float64.
+
+        The latter without the part that all classes share.
         """
         X = _rows(self, X)
         out = np.empty((len(X), len(self.classes_)))
         half = 0.0 if self.metric == "cosine" else 0.5 * (self.means_**2).sum(axis=1)
         for rows in _blocks(len(X), X.shape[1]):
-            some = unit_rows(X[rows]) if self.metric == "cosine" else X[rows] - self.origin_
-            out[rows] = some @ self.means_.T - half
+            batch = unit_rows(X[rows]) if self.metric == "cosine" else X[rows] - self.origin_
+            out[rows] = batch @ self.means_.T - half
         return out
 
 
 class KernelSvc(Decisive):
-    """scikit-learn's SVC with the kernel computed by matrix products: same machine, same settings,
-    same answer.
+    """SVC of scikit-learn with the kernel computed by matrix products, with equal results.
 
     libsvm asks for one inner product at a time, which at the width of a network is nearly all of
     its time.
@@ -275,22 +283,23 @@ class KernelSvc(Decisive):
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """(r, k) float64: votes of the pairs and their confidence; what SVC predicts is raised
-        above its equals.
+        """Return (r, k) float64: votes of the pairs and their confidence.
+
+        What SVC predicts is raised above its equals.
         """
         X = _rows(self, X)
-        return np.concatenate([self._scores(some) for some in self._kernel_blocks(X)])
+        return np.concatenate([self._scores(block) for block in self._kernel_blocks(X)])
 
     def _scores(self, kernel: np.ndarray) -> np.ndarray:
-        found = self.machine_.decision_function(kernel)
-        if found.ndim == 1:
-            return np.stack([-found, found], axis=1)
+        decision = self.machine_.decision_function(kernel)
+        if decision.ndim == 1:
+            return np.stack([-decision, decision], axis=1)
         chosen = np.searchsorted(self.classes_, self.machine_.predict(kernel))
         rows = np.flatnonzero(
-            found.argmax(axis=1) != chosen
+            decision.argmax(axis=1) != chosen
         )  # of classes with as many votes SVC takes the first
-        found[rows, chosen[rows]] = np.nextafter(found[rows].max(axis=1), np.inf)
-        result: np.ndarray = found
+        decision[rows, chosen[rows]] = np.nextafter(decision[rows].max(axis=1), np.inf)
+        result: np.ndarray = decision
         return result
 
     def _kernel_blocks(self, X: np.ndarray) -> Iterator[np.ndarray]:
@@ -314,15 +323,13 @@ class KernelSvc(Decisive):
 
 
 class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
-    """Ridge regression to ±1 at the λ of `alphas` that errs least on rows left out one at a
-    time.
-    """
+    """Ridge regression to ±1 at the λ of `alphas` with the least leave-one-out error."""
 
     def __init__(self, alphas: tuple[float, ...] = (1.0,)):
         self.alphas = alphas
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:
-        """One factorisation for all λ."""
+        """Fit all λ with one factorisation and keep the best."""
         X, y = _training(self, X, y, least=2)
         path = RidgePath.of(X, y)
         self.alpha_, self.left_out_error_ = path.best(self.alphas)
@@ -332,22 +339,22 @@ class LeaveOneOutRidge(ClassifierMixin, BaseEstimator):
         return self
 
     def decision_function(self, X: np.ndarray) -> np.ndarray:
-        """(r, k) float64, (r,) for two classes: towards +1 the likelier."""
-        found = _rows(self, X) @ self.coef_.T + self.intercept_
-        result: np.ndarray = found[:, 0] if len(self.classes_) == 2 else found
+        """Return (r, k) float64, (r,) for two classes: towards +1 the likelier."""
+        scores = _rows(self, X) @ self.coef_.T + self.intercept_
+        result: np.ndarray = scores[:, 0] if len(self.classes_) == 2 else scores
         return result
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The class of largest value, as it was spelled in training."""
-        found = self.decision_function(X)
+        """Return the class of largest value, as it was spelled in training."""
+        scores = self.decision_function(X)
         result: np.ndarray = self.classes_[
-            (found > 0).astype(int) if found.ndim == 1 else found.argmax(axis=1)
+            (scores > 0).astype(int) if scores.ndim == 1 else scores.argmax(axis=1)
         ]
         return result
 
 
 class ShrunkLda(Decisive):
-    """Linear discriminant analysis with the covariance drawn towards a multiple of the identity.
+    """Linear discriminant analysis, the covariance shrunk towards a multiple of the identity.
 
     Σ = (1 − s)·S + s·tr(S)/d·I. S (d, d) is never made: its inverse is applied through the n × n
     products of the rows (Woodbury). Equal to scikit-learn's solver "lsqr" with the same shrinkage.
@@ -377,13 +384,16 @@ class ShrunkLda(Decisive):
         return self
 
     def scores(self, X: np.ndarray) -> np.ndarray:
-        """Log-posterior of every class but for what all share: (r, k) float64."""
+        """Return the log-posterior of every class: (r, k) float64.
+
+        Without the part that all classes share.
+        """
         result: np.ndarray = _rows(self, X) @ self.coef_.T + self.intercept_
         return result
 
 
 class Encoded(ClassifierMixin, BaseEstimator):
-    """An estimator that wants the labels 0…k−1, given any labels."""
+    """Estimator that needs the labels 0…k−1, for any labels."""
 
     def __init__(self, estimator: Any):
         self.estimator = estimator
@@ -396,13 +406,13 @@ class Encoded(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """(r, k) probabilities."""
+        """Return (r, k) probabilities."""
         X = _rows(self, X)
         result: np.ndarray = self.estimator_.predict_proba(X)
         return result
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """The class of largest probability, as it was spelled in training."""
+        """Return the class of largest probability, as it was spelled in training."""
         columns = self.predict_proba(X).argmax(axis=1)
         result: np.ndarray = self.classes_[columns]
         return result

@@ -1,6 +1,4 @@
-"""Exports: features as `features.npy` and `file_names.txt`, a layout that other tools read and
-write.
-"""
+"""Exports of features as `features.npy` and `file_names.txt`, which other tools read and write."""
 
 from __future__ import annotations
 
@@ -22,17 +20,17 @@ CHUNK_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class FeatureFile:
-    """array (r, d) of numbers, a read-only map; names (r,) of its rows."""
+    """Exported features: array (r, d), a read-only map; names (r,) of its rows."""
 
     array: np.ndarray
     names: tuple[str, ...]
 
 
 def write(dump: Dump, folder: Path, layers: Sequence[str] | None = None) -> None:
-    """Put layers of a dump (all unless given), one beside the other, into `folder` as float32.
+    """Write layers of a dump (all unless given), side by side, to `folder` as float32.
 
-    Rows are named by the images' ids, with `_crop_<i>` behind where there are several crops of an
-    image. An id with a line break is refused, and one that stands twice.
+    Rows are named by the images' ids, followed by `_crop_<i>` where there are several crops of an
+    image. An id with a line break, or a duplicate, is refused.
     """
     names = _row_names(dump)
     layers = dump.layers if layers is None else tuple(layers)
@@ -54,7 +52,7 @@ def _row_names(dump: Dump) -> list[str]:
     if odd or len(set(dump.ids)) != len(dump.ids):
         raise UsageError(
             "names",
-            f"{len(odd)} names with a line break, {len(dump.ids) - len(set(dump.ids))} stand twice",
+            f"{len(odd)} names with a line break, {len(dump.ids) - len(set(dump.ids))} duplicates",
             where=dump.folder,
             expected="names that a list with one a line can hold",
         )
@@ -64,8 +62,9 @@ def _row_names(dump: Dump) -> list[str]:
 
 
 def read(folder: Path) -> FeatureFile:
-    """Features in this layout, whoever wrote them. Missing, Unsafe or BadData with everything wrong
-    at once.
+    """Read features in this layout, of any program.
+
+    Raises Missing, Unsafe or BadData with everything that is wrong.
     """
     array_path, names_path = Path(folder) / FEATURES, Path(folder) / NAMES
     raise_all(

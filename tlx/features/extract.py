@@ -1,4 +1,4 @@
-"""Extract: pass images through a network once and keep what its layers give."""
+"""Extraction: pass images through a network once and store the activations of its layers."""
 
 from __future__ import annotations
 
@@ -35,25 +35,26 @@ class ImageRows(Protocol):
 
     @property
     def shape(self) -> tuple[int, int, int, int, int]:
-        """(n, c, size, size, channels)."""
+        """Return (n, c, size, size, channels)."""
 
-    def take(self, rows: np.ndarray) -> np.ndarray: ...
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Return uint8 pixels of these flat rows."""
 
-    def prefetch(self, rows: np.ndarray) -> None: ...
+    def prefetch(self, rows: np.ndarray) -> None:
+        """Start to read these flat rows ahead of `take`."""
 
 
 @dataclass(frozen=True)
 class ExtractionContext:
-    """Where a dump is kept, where it is made, and what it is called there: nothing here changes its
-    numbers.
+    """Location, device and labels of a dump; nothing here changes its numbers.
 
     root         folder of all dumps
     device       "cpu", "cuda", …
     ids, labels  of the images, in their order; kept with the dump until they are given otherwise
     about        a few words for people, name → text: backbone, dataset, root (the folder that the
                  ids are below)
-    progress     told (rows done, of how many)
-    stopping     asked between batches; True ends with Stopped, and the same call continues later
+    progress     called with (rows done, rows in all)
+    stopping     called between batches; True ends with Stopped, and the same call continues later
     """
 
     root: Path
@@ -73,8 +74,9 @@ def extract(
     place: ExtractionContext,
     how: ExtractionConfig = DEFAULT,
 ) -> Dump:
-    """The dump of `layers` (in any way that activations.resolve takes) of these images; what is
-    there is not redone.
+    """Extract the dump of `layers` of these images; existing layers are not computed again.
+
+    layers: in any form that activations.resolve takes.
 
     weights  digest of the weights (backbones.digest), which with the images and `how` names the
              dump
@@ -97,10 +99,10 @@ def extract(
             with shelf.writing(place.stopping):
                 shelf.begin(header, _description(place))
                 _complete(shelf)
-                for runner, some in _passes(
+                for runner, layer_names in _passes(
                     network, [n for n in names if n not in shelf.layers()], how
                 ):
-                    own_s += _perform(runner, some, pixels, shelf, place, how)
+                    own_s += _perform(runner, layer_names, pixels, shelf, place, how)
         elif shelf.leftovers():
             with contextlib.suppress(BusyError), shelf.writing(wait=False):
                 _complete(shelf)
@@ -115,9 +117,10 @@ def _description(place: ExtractionContext) -> dict[str, Any]:
 
 
 def _describe(shelf: DumpDirectory, place: ExtractionContext) -> None:
-    """Keep what the images are called now: labels may have been put right, and the data set
-    renamed, since the first extraction, and the numbers are the same. An extraction that knows no
-    labels leaves those of the same ids.
+    """Store the current description of the images.
+
+    Labels may have been corrected, and the data set renamed, since the first extraction, and the
+    numbers are the same. An extraction that knows no labels leaves those of the same ids.
     """
     new = _description(place)
     if not place.ids and not place.labels:
@@ -133,7 +136,7 @@ def _describe(shelf: DumpDirectory, place: ExtractionContext) -> None:
 def bytes_needed(
     network: Network, layers: Sequence[str | int], rows: int, how: ExtractionConfig = DEFAULT
 ) -> int:
-    """What a dump of so many rows (images × crops) takes on disk; nothing is computed."""
+    """Return the bytes of a dump of so many rows (images × crops); nothing is computed."""
     tap = Capture(network, layers, reduce=how.reduce, dtype=how.dtype)
     return _bytes(tap.shapes, rows, how)
 
@@ -160,20 +163,21 @@ def _check_fits(network: Network, pixels: ImageRows, place: ExtractionContext) -
 
 
 def _complete(shelf: DumpDirectory) -> None:
-    """Publish what an interrupted call had made whole and not yet moved in."""
+    """Publish what an interrupted call had completed and not yet moved in."""
     shelf.sweep()
     for folder in shelf.parts():
-        if (made := whole(folder)) is not None:
+        if (manifest := whole(folder)) is not None:
             with contextlib.suppress(IntegrityError):  # what was lost is made again
-                shelf.publish(folder, made)
+                shelf.publish(folder, manifest)
             shelf.discard(folder)
 
 
 def _passes(
     network: Network, names: Sequence[str], how: ExtractionConfig
 ) -> Iterator[tuple[Network, list[str]]]:
-    """The networks to run and what to take from each: a convolution that is folded away needs a
-    pass of its own.
+    """Return the networks to run and what to take from each.
+
+    A convolution that is folded away needs a pass of its own.
     """
     if not names:
         return
@@ -193,9 +197,7 @@ def _perform(
     place: ExtractionContext,
     how: ExtractionConfig,
 ) -> float:
-    """One pass over all images, from where an earlier one was cut off; the seconds that took
-    now.
-    """
+    """Run one pass over all images, from where an earlier one was cut off; return its seconds."""
     tap = Capture(runner, names, reduce=how.reduce, dtype=how.dtype)
     rows = len(pixels) * pixels.crops
     made_on = {
@@ -210,16 +212,16 @@ def _perform(
     }
     name = files.digest(start)[:16]
     folder = shelf.part(name)
-    there = sum(path.stat().st_size for path in folder.glob("*.npy"))
-    check_space(shelf.root, _bytes(tap.shapes, rows, how) - there)
+    present = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    check_space(shelf.root, _bytes(tap.shapes, rows, how) - present)
     with DumpPart(folder, start, tap.shapes, how.dtype, rows) as part:
         before = part.seconds
         runner.to(place.device)
         _forward_all(tap, pixels, part, place, how)
-        made = part.finish(
+        manifest = part.finish(
             **{"pass": name, "rows": rows, "layers": len(names), "tlx": __version__}, **made_on
         )
-    shelf.publish(folder, made)
+    shelf.publish(folder, manifest)
     shelf.discard(folder)
     return part.seconds - before
 
@@ -234,8 +236,9 @@ def _device_name(device: str) -> str:
 def _forward_all(
     tap: Capture, pixels: ImageRows, part: DumpPart, place: ExtractionContext, how: ExtractionConfig
 ) -> None:
-    """Forward what the part lacks. One thread reads ahead, one writes behind; the order of the
-    batches is fixed.
+    """Compute what the part lacks.
+
+    One thread reads ahead, another writes; the order of the batches is fixed.
     """
     feed = _Feed(tap.network, pixels, part.total, place.device, how.batch)
     behind: Future[None] | None = None
@@ -247,8 +250,8 @@ def _forward_all(
                 with torch.autocast(
                     x.device.type, torch.bfloat16, enabled=how.precision == "bfloat16"
                 ):
-                    found = tap(x)
-                ready = _on_host(found)
+                    activations = tap(x)
+                ready = _on_host(activations)
                 if behind is not None:
                     behind.result()
                 behind = writer.submit(_append, part, ready)
@@ -262,23 +265,21 @@ def _append(part: DumpPart, ready: Callable[[], dict[str, np.ndarray]]) -> None:
 
 
 def _end(behind: Future[None] | None, part: DumpPart) -> None:
-    """Wait for the last batch; what was written is worth a mark, also when the pass is being cut
-    off.
-    """
+    """Wait for the last batch; what was written is marked, also when the pass is interrupted."""
     if behind is not None:
         behind.result()
         part.mark()
 
 
-def _on_host(found: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
-    """Begin to bring arrays to main memory; calling the result waits for them."""
-    if not any(tensor.is_cuda for tensor in found.values()):
-        return lambda: {name: tensor.numpy() for name, tensor in found.items()}
+def _on_host(arrays: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarray]]:
+    """Start copying arrays to main memory; calling the result waits for them."""
+    if not any(tensor.is_cuda for tensor in arrays.values()):
+        return lambda: {name: tensor.numpy() for name, tensor in arrays.items()}
     host = {
         name: torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        for name, tensor in found.items()
+        for name, tensor in arrays.items()
     }
-    for name, tensor in found.items():
+    for name, tensor in arrays.items():
         host[name].copy_(tensor, non_blocking=True)
     arrived = torch.cuda.Event()
     arrived.record()
@@ -291,9 +292,7 @@ def _on_host(found: dict[str, torch.Tensor]) -> Callable[[], dict[str, np.ndarra
 
 
 class _Feed:
-    """Normalised batches of all rows, in order, the next one being read while the last one is
-    used.
-    """
+    """Normalised batches of all rows, in order, read one batch ahead."""
 
     def __init__(self, network: Network, pixels: ImageRows, total: int, device: str, batch: int):
         self._pixels, self._total, self._device, self._batch = pixels, total, device, batch
@@ -302,8 +301,9 @@ class _Feed:
         self._reader = ThreadPoolExecutor(1)
 
     def batches(self, first: int) -> Iterator[tuple[int, torch.Tensor]]:
-        """(first row, x (b, channels, h, w) float32, channels last in memory) from row `first`
-        on.
+        """Iterate over (first row, x (b, channels, h, w)) from row `first`.
+
+        x float32, channels last in memory.
         """
         ahead: Future[torch.Tensor] | None = None
         for start in range(first, self._total, self._batch):

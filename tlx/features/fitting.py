@@ -1,4 +1,4 @@
-"""From rows and labels to a classifier that has seen them, checked before and honest afterwards."""
+"""Fitting of classifiers: checks before, warnings and convergence after."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BLOCK_BYTES = 64 << 20  # of one block of rows
 
 @dataclass
 class FittedClassifier:
-    """A classifier that has seen its training rows.
+    """Classifier fitted to its training rows.
 
     spec       what was asked
     model      the fitted scikit-learn estimator
@@ -38,18 +38,20 @@ class FittedClassifier:
     dtype: str = "float64"
 
     def predict(self, rows: Any) -> np.ndarray:
-        """The class of every row, as it was spelled in training: (r,) int64. `rows` as for
-        `scores`.
+        """Return the class of every row, as it was spelled in training: (r,) int64.
+
+        `rows` as for `scores`.
         """
         result: np.ndarray = self.classes[self.scores(rows).argmax(axis=1)]
         return result
 
     def scores(self, rows: Any, classes: int | None = None) -> np.ndarray:
-        """(r, k') float64, higher is likelier; where the largest stands, there stands the
-        prediction.
+        """Return (r, k') float64, higher is likelier.
+
+        The column of the largest is the prediction.
 
         rows      (r, d) any real dtype, read in blocks; or what `spans.Training.seen` gave
-        classes   labels are 0…classes−1 and each has a column: (r, classes); one not seen lies
+        classes   labels are 0…classes−1 and each has a column: (r, classes); one not seen is
                   below all others
         """
         X = getattr(rows, self.reads) if not isinstance(rows, np.ndarray) else rows
@@ -59,11 +61,11 @@ class FittedClassifier:
             self._scores(np.asarray(X[i : i + step], self.dtype, order="C"))
             for i in range(0, len(X), step)
         ]
-        found = np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
+        scores = np.concatenate(blocks) if blocks else np.empty((0, len(self.classes)))
         if classes is None:
-            return found
-        out = np.repeat(found.min(axis=1, keepdims=True, initial=0) - 1, classes, axis=1)
-        out[:, self.classes] = found
+            return scores
+        out = np.repeat(scores.min(axis=1, keepdims=True, initial=0) - 1, classes, axis=1)
+        out[:, self.classes] = scores
         return out
 
     def _scores(self, X: np.ndarray) -> np.ndarray:
@@ -72,8 +74,8 @@ class FittedClassifier:
             for name in ("scores", "decision_function", "predict_proba")
             if hasattr(self.model, name)
         )
-        found = np.asarray(ask(X), np.float64)
-        return np.stack([-found, found], axis=1) if found.ndim == 1 else found
+        scores = np.asarray(ask(X), np.float64)
+        return np.stack([-scores, scores], axis=1) if scores.ndim == 1 else scores
 
 
 def fit(
@@ -85,8 +87,9 @@ def fit(
     where: object = "",
     settings: dict[str, Any] | None = None,
 ) -> FittedClassifier:
-    """The classifier trained on X (n, d) of any real dtype and y (n,) whole numbers; neither is
-    kept nor changed.
+    """Fit the classifier on X (n, d) of any real dtype and y (n,) whole numbers.
+
+    Neither is kept nor changed.
 
     seed       of the solver's own chance
     where      which trial, for the message
@@ -97,11 +100,11 @@ def fit(
     raise_all(problems(spec, X, y, where=where))
     model = spec.make(seed)
     model.set_params(**(settings or {}))
-    with warnings.catch_warnings(record=True) as said:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         model.fit(np.asarray(X, spec.dtype, order="C"), y)
     classes, notes, converged = np.asarray(model.classes_, np.int64), [], True
-    for warning in said:
+    for warning in caught:
         converged &= warning.category.__name__ != "ConvergenceWarning"
         notes.append(f"{warning.category.__name__}: {str(warning.message).splitlines()[0]}")
     return FittedClassifier(spec, model, classes, converged, sorted(set(notes)), dtype=spec.dtype)
@@ -110,31 +113,34 @@ def fit(
 def problems(
     spec: Classifier, X: np.ndarray, y: np.ndarray, *, where: object = ""
 ) -> Sequence[TlxError]:
-    """Everything that forbids this fit; [] if nothing does. X (n, d), y (n,)."""
+    """Return everything that forbids this fit; [] if nothing does.
+
+    X (n, d), y (n,).
+    """
     try:
         check_rows(X, where=where)
         check_labels(y, len(X), where=where)
     except BadDataError as error:
         return [error]
-    found: list[TlxError | None] = []
+    errors: list[TlxError | None] = []
     classes = len(np.unique(y))
     if classes < 2:
-        found.append(
+        errors.append(
             BadDataError(
                 "one-class",
                 f"{classes} class among {len(y)} training rows",
                 expected="at least two",
             )
         )
-    found.append(spec.wants(X, y) if len(y) else None)
-    wrong = [problem for problem in found if problem]
+    errors.append(spec.wants(X, y) if len(y) else None)
+    wrong = [problem for problem in errors if problem]
     for problem in wrong:
         problem.where, problem.what = str(where), f"{problem.what} ({format_classifier(spec)})"
     return wrong
 
 
 def check_labels(y: np.ndarray, rows: int, *, where: object = "") -> None:
-    """BadData where y is not one whole number for each of the rows."""
+    """Raise BadData where y is not one whole number for each of the rows."""
     if y.shape != (rows,) or y.dtype.kind not in "iu":
         raise BadDataError(
             "labels-shape",
@@ -145,7 +151,10 @@ def check_labels(y: np.ndarray, rows: int, *, where: object = "") -> None:
 
 
 def check_rows(X: np.ndarray, width: int | None = None, *, where: object = "") -> None:
-    """BadData where rows are no (n, d) of finite numbers, or d is not `width`; read in blocks."""
+    """Raise BadData where rows are no (n, d) of finite numbers, or d is not `width`.
+
+    They are read in blocks.
+    """
     if X.ndim != 2 or 0 in X.shape[1:] or X.dtype.kind not in "fiub":
         raise BadDataError(
             "features-shape",

@@ -1,5 +1,4 @@
-"""Part: layers of a dump while they are being made, one growing .npy file each, and a journal of
-what is whole.
+"""Layers of a dump in progress: one growing .npy file each, and a journal of what is complete.
 
 Batches are appended to every file; from time to time the files are made durable and then a mark in
 the journal says how many rows they hold and the SHA-256 of each file up to there. A cut-off pass is
@@ -33,7 +32,7 @@ READ_BYTES = 1 << 20
 
 
 def whole(folder: Path) -> dict[str, Any] | None:
-    """File → manifest row of a part that lacks nothing; None for one that does."""
+    """Return file → manifest row of a complete part; None for an incomplete one."""
     return next(
         (
             record["files"]
@@ -46,7 +45,7 @@ def whole(folder: Path) -> dict[str, Any] | None:
 
 @dataclass
 class _Growing:
-    """A .npy file whose header says how many rows it will have."""
+    """Growing .npy file whose header has its final number of rows."""
 
     path: Path
     head: bytes
@@ -55,7 +54,7 @@ class _Growing:
     sum: Any = field(default_factory=hashlib.sha256)
 
     def size(self, rows: int) -> int:
-        """Its bytes when it has so many rows."""
+        """Return its bytes when it has so many rows."""
         return len(self.head) + rows * self.row_bytes
 
     def write(self, data: Any) -> None:
@@ -66,7 +65,7 @@ class _Growing:
                 view = view[os.write(self.fd, view) :]
 
     def cut(self, rows: int) -> None:
-        """Be so many rows long."""
+        """Truncate or extend the file to so many rows."""
         with files.storage_errors(self.path):
             if not rows:
                 os.ftruncate(self.fd, 0)
@@ -77,9 +76,9 @@ class _Growing:
 
 
 class DumpPart:
-    """Layers being made in a folder, which its caller has locked.
+    """Layers in progress in a folder, which its caller has locked.
 
-    start    what says that two passes are the same one; it stands first in the journal
+    start    identity of a pass; it comes first in the journal
     shapes   layer → shape of one row
     """
 
@@ -111,7 +110,10 @@ class DumpPart:
         )
 
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Add a batch, layer → (b, …). BadData if it holds NaN or infinity."""
+        """Add a batch, layer → (b, …).
+
+        Raises BadData if it holds NaN or infinity.
+        """
         for layer, array in arrays.items():
             _check_finite(layer, array, self.rows)
         for layer, growing in self._files.items():
@@ -126,7 +128,7 @@ class DumpPart:
             self.mark()
 
     def mark(self) -> None:
-        """Make durable what is there, and say so."""
+        """Make the rows so far durable, and record them in the journal."""
         if self.rows == self._marked:
             return
         for growing in self._files.values():
@@ -145,19 +147,17 @@ class DumpPart:
         self._marked, self._marked_at = self.rows, time.monotonic()
 
     def finish(self, **about: Any) -> dict[str, Any]:
-        """All rows are there: file → manifest row, with `about` and the seconds spent in its
-        "made".
-        """
+        """Complete the part: return file → manifest row, with `about` and seconds in its "made"."""
         if self.rows != self.total:
             raise ValueError(f"{self.rows} of {self.total} rows")
         self.mark()
-        made = {"seconds": round(self.seconds, 3), **about}
+        origin = {"seconds": round(self.seconds, 3), **about}
         rows = {
             growing.path.name: {
                 "bytes": growing.size(self.rows),
                 "sha256": growing.sum.hexdigest(),
                 "layer": layer,
-                "made": made,
+                "made": origin,
             }
             for layer, growing in self._files.items()
         }
@@ -166,7 +166,10 @@ class DumpPart:
         return rows
 
     def close(self) -> None:
-        """Close the files. What was not marked is made again by the next one."""
+        """Close the files.
+
+        What was not marked is computed again by the next one.
+        """
         for growing in self._files.values():
             os.close(growing.fd)
         self._files = {}
@@ -191,9 +194,7 @@ class DumpPart:
         return _Growing(path, head.getvalue(), row_bytes, fd)
 
     def _continue(self) -> None:
-        """Go back to the last mark that every file agrees with, and cut off what stands behind
-        it.
-        """
+        """Go back to the last mark that every file agrees with, and truncate what follows."""
         marks: list[dict[str, Any]] = []
         for record in self.journal.records:
             if record["t"] == "mark":
@@ -202,7 +203,7 @@ class DumpPart:
                 marks = [mark for mark in marks if mark["rows"] <= record["rows"]]
         sums = {layer: self._sums(layer, growing, marks) for layer, growing in self._files.items()}
         good = (
-            min(len(found) for found in sums.values()) - 1
+            min(len(digests) for digests in sums.values()) - 1
         )  # the first sum is that of the header alone
         self.rows, self.seconds = (
             (marks[good - 1]["rows"], marks[good - 1]["seconds"]) if good else (0, 0.0)
@@ -215,23 +216,21 @@ class DumpPart:
 
     @staticmethod
     def _sums(layer: str, growing: _Growing, marks: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """The running sums at the header's end and at each mark, as far as they agree with the
-        file.
-        """
-        found = [hashlib.sha256(growing.head)]
+        """Return the running sums at the header's end and each mark that the file agrees with."""
+        digests = [hashlib.sha256(growing.head)]
         if marks and os.read(growing.fd, len(growing.head)) != growing.head:
-            return found
+            return digests
         at = 0
         for mark in marks:
-            total, left = found[-1].copy(), (mark["rows"] - at) * growing.row_bytes
+            total, left = digests[-1].copy(), (mark["rows"] - at) * growing.row_bytes
             while left and (data := os.read(growing.fd, min(left, READ_BYTES))):
                 total.update(data)
                 left -= len(data)
             if left or total.hexdigest() != mark["sums"][layer]:
                 break
-            found.append(total)
+            digests.append(total)
             at = mark["rows"]
-        return found
+        return digests
 
 
 def _check_finite(layer: str, array: np.ndarray, first_row: int) -> None:

@@ -1,7 +1,6 @@
-"""A trial's embedding and classifier as one scikit-learn Pipeline: raw features in, class names
-out.
+"""Scikit-learn Pipeline of a trial's embedding and classifier: raw features in, names out.
 
-What it is made of are arrays, numbers and text, so that it is stored without pickle.
+It consists of arrays, numbers and text, so that it is stored without pickle.
 """
 
 from __future__ import annotations
@@ -30,8 +29,9 @@ XGBOOST = ["xgboost.core.Booster", "xgboost.sklearn.XGBClassifier"]
 
 
 class Embedded(TransformerMixin, BaseEstimator):
-    """An embedding whose statistics are fixed: (r, d) raw features, the layers side by side, to (r,
-    d) embedded ones.
+    """Embedding with fixed statistics: (r, d) raw features to (r, d) embedded ones.
+
+    Layers are side by side.
 
     embedding    text as for --embedding
     per_set      statistics are of the rows given, as the original study did: then rows are to come
@@ -57,14 +57,17 @@ class Embedded(TransformerMixin, BaseEstimator):
         )
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Nothing: its statistics are what it was made with."""
+        """Return self: the statistics are fixed."""
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
         return True
 
     def transform(self, X: np.ndarray) -> np.ndarray:
-        """Embedded rows; BadData where a row is not finite or of another width."""
+        """Return embedded rows.
+
+        Raises BadData where a row is not finite or of another width.
+        """
         spec: Any = parse_spec(embedding.EMBEDDINGS, self.embedding, "embedding")
         if self.per_set:
             spec = spec.replace(standardize="per-set")
@@ -75,7 +78,7 @@ class Embedded(TransformerMixin, BaseEstimator):
 
 
 class Named(ClassifierMixin, BaseEstimator):
-    """A fitted classifier of class numbers, giving class names.
+    """Fitted classifier of class numbers, returning class names.
 
     estimator   fitted on numbers that index `names`
     names       of all classes
@@ -86,7 +89,7 @@ class Named(ClassifierMixin, BaseEstimator):
         self.estimator, self.names, self.dtype = estimator, names, dtype
 
     def fit(self, X: Any = None, y: Any = None) -> Self:
-        """Nothing: its estimator is fitted."""
+        """Return self: the estimator is fitted."""
         return self
 
     def __sklearn_is_fitted__(self) -> bool:
@@ -94,13 +97,13 @@ class Named(ClassifierMixin, BaseEstimator):
 
     @property
     def classes_(self) -> np.ndarray:
-        """The names of the classes seen in training, in the order of the estimator's."""
+        """Return the names of the classes seen in training, in the order of the estimator's."""
         return np.asarray(self.names)[np.asarray(self.estimator.classes_, np.int64)]
 
     def predict(self, X: np.ndarray) -> np.ndarray:
-        """(r,) str."""
-        found = self.estimator.predict(np.asarray(X, self.dtype, order="C"))
-        return np.asarray(self.names)[np.asarray(found, np.int64)]
+        """Return (r,) str, the class name of every row."""
+        codes = self.estimator.predict(np.asarray(X, self.dtype, order="C"))
+        return np.asarray(self.names)[np.asarray(codes, np.int64)]
 
 
 def pipeline(
@@ -109,8 +112,9 @@ def pipeline(
     fitted: fitting.FittedClassifier,
     names: Sequence[str],
 ) -> Pipeline:
-    """The two as one fitted Pipeline. `text` is the embedding as it was asked for; `fitted` reads
-    features.
+    """Combine the two into one fitted Pipeline.
+
+    `text` is the embedding's specification; `fitted` reads features.
     """
     moments = embedded.moments
     first = Embedded(
@@ -126,7 +130,8 @@ def pipeline(
 
 
 def trusted() -> list[str]:
-    """The types in a pipeline that are tlx's own, by their full names: who loads one has to trust
-    them.
+    """Return the types in a pipeline that are tlx's own, by full name.
+
+    A program that loads the pipeline has to trust them.
     """
     return sorted(f"{kind.__module__}.{kind.__qualname__}" for kind in (Embedded, Named, *TRUSTED))

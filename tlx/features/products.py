@@ -1,6 +1,4 @@
-"""Inner products of rows: in blocks of columns, so that rows may be wider and longer than
-memory.
-"""
+"""Inner products of rows, in blocks of columns: rows may be wider and longer than memory."""
 
 from __future__ import annotations
 
@@ -19,7 +17,9 @@ EXACT = 1 << 24  # whole numbers up to here are exact in float32
 def inner(
     X: np.ndarray, other: np.ndarray | None = None, *, origin: np.ndarray | None = None
 ) -> np.ndarray:
-    """X·otherᵀ (X·Xᵀ without another) in float64, symmetric to the bit where it is of X alone.
+    """Compute X·otherᵀ (X·Xᵀ without another) in float64.
+
+    Symmetric to the bit where it is of X alone.
 
     X, other   (r, d), (s, d) of any real dtype; int8 goes through float32, which is exact and twice
                as fast
@@ -38,7 +38,7 @@ def inner(
 
 
 def combine(coef: np.ndarray, X: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """coef (k, m) · X[rows] (m, d), in float64 and in blocks of columns: (k, d)."""
+    """Compute coef (k, m) · X[rows] (m, d) in float64, in blocks of columns: (k, d)."""
     out = np.empty((len(coef), X.shape[1]))
     for columns in _column_blocks(len(rows), X.shape[1]):
         out[:, columns] = coef @ X[:, columns][rows].astype(np.float64)
@@ -59,7 +59,7 @@ def _multiply(left: np.ndarray, right: np.ndarray, whole: bool) -> np.ndarray:
 
 
 class Products:
-    """Inner products between all rows of some features and those of them that any split trains on.
+    """Inner products of all rows of features with those of them that any split trains on.
 
     They hold as long as the features are the same for every split: with embedding "none" or "l2",
     and not with "fne" or "standard", whose statistics are each split's own.
@@ -76,8 +76,10 @@ class Products:
         *,
         budget_bytes: int = 2 << 30,
     ):
-        """Raises Resource where r × u float64 numbers do not fit the budget, BadData where a
-        feature is not finite.
+        """Compute the products.
+
+        Raises Resource where r × u float64 numbers do not fit the budget, BadData where a feature
+        is not finite.
         """
         check_rows(features)
         self.features = features
@@ -101,7 +103,10 @@ class Products:
             self._sums[start : start + step] = block.sum(axis=1)
 
     def between(self, rows: np.ndarray, trained: np.ndarray) -> np.ndarray:
-        """(t, n) inner products of rows (t,) with training rows (n,), which are among `columns`."""
+        """Return (t, n) inner products of rows (t,) with training rows (n,).
+
+        The latter are among `columns`.
+        """
         place = np.searchsorted(self.columns, trained)
         if (place == len(self.columns)).any() or (self.columns[place] != trained).any():
             raise ValueError("a training row is not among the columns")
@@ -109,13 +114,14 @@ class Products:
         return result
 
     def squares(self, rows: np.ndarray) -> np.ndarray:
-        """(t,) inner products of rows with themselves."""
+        """Return (t,) inner products of rows with themselves."""
         result: np.ndarray = self._squares[rows]
         return result
 
     def gamma(self, rows: np.ndarray) -> float:
-        """1 / (d · variance of all features of these rows): the scale of a kernel by default (1 if
-        none vary).
+        """Compute 1 / (d · variance of all features of these rows), a kernel's default scale.
+
+        1 if none vary.
         """
         size = len(rows) * self.features.shape[1]
         mean = self._sums[rows].sum() / size
@@ -125,7 +131,7 @@ class Products:
 
 @dataclass(frozen=True)
 class ProductPlan:
-    """Whether all products at once are the cheaper way, and the estimate that says so."""
+    """Decision whether to compute all products at once, and its estimate."""
 
     at_once: bool
     why: str
@@ -139,7 +145,7 @@ def plan(
     distances: bool,
     budget_bytes: int = 2 << 30,
 ) -> ProductPlan:
-    """Multiplications of the two ways, and which needs fewer.
+    """Estimate the multiplications of the two ways, and which needs fewer.
 
     shape      (r, d) of all rows;  columns: how many of them any split trains on
     splits     (training rows, test rows) of every split

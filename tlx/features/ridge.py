@@ -1,6 +1,4 @@
-"""Ridge regression to targets ±1: every λ, and every row left out in turn, from one
-factorisation.
-"""
+"""Ridge regression to ±1: every λ, and every row left out in turn, from one factorisation."""
 
 from __future__ import annotations
 
@@ -25,7 +23,10 @@ class RidgePath:
     """
 
     def __init__(self, basis: np.ndarray, squares: np.ndarray, y: np.ndarray):
-        """basis (n, q) float64 — U;  squares (q,) — s, not negative;  y (n,) — labels."""
+        """Store the factorisation.
+
+        basis (n, q) float64 — U; squares (q,) — s, not negative; y (n,) — labels.
+        """
         self.classes, labels = np.unique(y, return_inverse=True)
         signs = 2 * np.eye(len(self.classes))[labels] - 1
         self.targets = signs[:, 1:] if len(self.classes) == 2 else signs
@@ -38,8 +39,9 @@ class RidgePath:
 
     @classmethod
     def of_products(cls, products: np.ndarray, y: np.ndarray) -> RidgePath:
-        """From X·Xᵀ (n, n) float64: best of rows that were centred beforehand, whose products have
-        lost no digits.
+        """Factorise X·Xᵀ (n, n) float64.
+
+        Best of rows that were centred beforehand, whose products have lost no digits.
         """
         mirror = _mirror(len(products))
         turned = products - 2 * np.outer(mirror, mirror @ products)
@@ -54,7 +56,7 @@ class RidgePath:
 
     @classmethod
     def of(cls, X: np.ndarray, y: np.ndarray) -> RidgePath:
-        """From the rows X (n, d) of any real dtype, by the smaller of n and d."""
+        """Factorise the rows X (n, d) of any real dtype, by the smaller of n and d."""
         n, d = X.shape
         if n <= d:
             return cls.of_products(inner(X, origin=mean_row(X)), y)
@@ -63,15 +65,17 @@ class RidgePath:
         return cls(left[:, kept], values[kept] ** 2, y)
 
     def mix(self, alpha: float) -> np.ndarray:
-        """What the weights are made of at λ = alpha: (k', n), each row summing to 0; weights are
-        mix · X.
+        """Return the mix of training rows at λ = alpha: (k', n), each row summing to 0.
+
+        Weights are mix · X.
         """
         result: np.ndarray = (self._basis @ (self._turned / (self._squares + alpha)[:, None])).T
         return result
 
     def left_out(self, alpha: float, groups: np.ndarray | None = None) -> np.ndarray:
-        """The prediction of every row by a model that has not seen it, nor its group (the crops of
-        one image).
+        """Predict every row by a model that has not seen it, nor its group.
+
+        A group is, e.g., the crops of one image.
 
         groups   (n,) whole numbers: rows of one number are left out together; None: each by itself
         →        (n, k') float64, as `targets`
@@ -96,15 +100,14 @@ class RidgePath:
         return out
 
     def left_out_error(self, alpha: float, groups: np.ndarray | None = None) -> float:
-        """The share of rows that a model which has not seen them puts into a wrong class."""
+        """Compute the share of rows misclassified by models that have not seen them."""
         predicted, truth = self.left_out(alpha, groups), self.targets
         if len(self.classes) == 2:
             return float(np.mean((predicted > 0) != (truth > 0)))
         return float(np.mean(predicted.argmax(axis=1) != truth.argmax(axis=1)))
 
     def best(self, grid: Sequence[float], groups: np.ndarray | None = None) -> tuple[float, float]:
-        """The λ of a grid whose models, each row left out, are wrong least often, and how often, as
-        a fraction.
+        """Return the λ of a grid with least leave-one-out error, and that error, a fraction.
 
         Of several as good, the one in the middle of them: an error counted in rows has plateaus.
         """
@@ -114,7 +117,7 @@ class RidgePath:
 
 
 def mean_row(X: np.ndarray) -> np.ndarray:
-    """The mean of the rows, in float64 and in blocks of rows: (d,)."""
+    """Compute the mean of the rows, in float64 and in blocks of rows: (d,)."""
     step = max(1, BLOCK_BYTES // (8 * X.shape[1]))
     origin = X[0].astype(np.float64)
     total = sum((X[i : i + step] - origin).sum(axis=0) for i in range(0, len(X), step))
@@ -123,8 +126,9 @@ def mean_row(X: np.ndarray) -> np.ndarray:
 
 
 def _mirror(n: int) -> np.ndarray:
-    """The unit vector v of the reflection I − 2vvᵀ that takes (1, …, 1)/√n to the first axis:
-    (n,).
+    """Return the unit vector v of the reflection that maps (1, …, 1)/√n to the first axis: (n,).
+
+    The reflection is I − 2vvᵀ.
     """
     v = np.full(n, 1 / np.sqrt(n))
     v[0] += (

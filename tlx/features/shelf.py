@@ -1,10 +1,10 @@
-"""Shelf: where dumps lie, who may touch them, and how a new layer joins one.
+"""Folder of dumps: its files, its locks, and how a new layer is added.
 
 One folder per (weights, images, way of taking them):
 
     <root>/<key>/                 header.json, images[-…].json, <layer>.npy of (rows, …),
                                   MANIFEST.json
-    <root>/<key>.<pass>.part/     layers being made; whoever comes next continues them
+    <root>/<key>.<pass>.part/     layers in progress; the next process continues them
     <root>/locks/                 who writes, who reads; when a dump was last used
 
 Layers may be added to a folder; what its manifest lists is never written again.
@@ -32,12 +32,12 @@ SPARE_BYTES = 16 << 20  # to be left free on the disk
 
 
 def file_name(layer: str) -> str:
-    """The file of a layer."""
+    """Return the file name of a layer."""
     return quote(layer, safe="@") + ".npy"
 
 
 class DumpDirectory:
-    """Where one dump lies, or will: its folder, its unfinished parts, its locks."""
+    """Location of one dump: its folder, its unfinished parts, its locks."""
 
     def __init__(self, root: Path, key: str):
         self.root, self.key = Path(root).absolute(), key
@@ -45,29 +45,32 @@ class DumpDirectory:
         self._locks = self.root / "locks"
 
     def parts(self) -> list[Path]:
-        """Folders of layers that are being made."""
+        """Return folders of layers in progress."""
         return sorted(self.root.glob(f"{self.key}.*.part"))
 
     def leftovers(self) -> bool:
-        """Whether something lies beside the folder: unfinished, or not yet cleared away."""
+        """Return whether there are unfinished parts, or ones not yet removed."""
         return bool(self.parts() or list(self._doomed()))
 
     def _doomed(self) -> Iterator[Path]:
         return self.root.glob(f"{files.TEMPORARY}{self.key}*")
 
     def part(self, name: str) -> Path:
-        """The folder of the part of that name."""
+        """Return the folder of the part of that name."""
         return self.root / f"{self.key}.{name}.part"
 
     @property
     def used(self) -> float:
-        """When it was last used: seconds since 1970; 0 if nothing says."""
+        """Return when it was last used: seconds since 1970; 0 if unknown."""
         path = self._locks / f"{self.key}.use"
         return path.stat().st_mtime if path.exists() else 0.0
 
     @contextlib.contextmanager
     def using(self) -> Iterator[None]:
-        """Not to be removed inside. Busy if it is being removed."""
+        """Prevent removal inside the block.
+
+        Raises Busy if it is being removed.
+        """
         path = self._locks / f"{self.key}.use"
         with locks.lock(path, shared=True):
             os.utime(path)
@@ -75,7 +78,10 @@ class DumpDirectory:
 
     @contextlib.contextmanager
     def removing(self) -> Iterator[None]:
-        """Nobody reads or writes it inside. Busy if somebody does."""
+        """Exclude all readers and writers inside the block.
+
+        Raises Busy if it is in use.
+        """
         with (
             locks.lock(self._locks / f"{self.key}.write"),
             locks.lock(self._locks / f"{self.key}.use"),
@@ -86,7 +92,10 @@ class DumpDirectory:
     def writing(
         self, stopping: Callable[[], bool] = lambda: False, *, wait: bool = True
     ) -> Iterator[None]:
-        """Nobody else writes it inside; waits for whoever does, or raises Busy."""
+        """Exclude other writers inside the block.
+
+        Waits for another writer, or raises Busy.
+        """
         with contextlib.ExitStack() as held:
             while True:
                 try:
@@ -101,26 +110,27 @@ class DumpDirectory:
             yield
 
     def files(self) -> dict[str, dict[str, Any]]:
-        """The rows of its manifest; {} if there is none yet. Integrity if it is damaged."""
+        """Return the rows of its manifest; {} if there is none yet.
+
+        Raises Integrity if it is damaged.
+        """
         if not (self.folder / files.MANIFEST).exists():
             return {}
         with self.remedied():
             return files.manifest(self.folder)
 
     def layers(self) -> list[str]:
-        """The layers that are whole."""
+        """Return the complete layers."""
         return [row["layer"] for row in self.files().values() if "layer" in row]
 
     def description(self) -> Path:
-        """The file that says which images the rows are of, as they were called by whoever extracted
-        last.
-        """
+        """Return the file that describes the images of the rows, as of the last extraction."""
         names = [name for name in self.files() if name.startswith(DESCRIBED)]
         return self.folder / (names[0] if names else IMAGES)
 
     @contextlib.contextmanager
     def remedied(self) -> Iterator[None]:
-        """Say what to do about damage."""
+        """Add to errors inside the block what to do about damage."""
         try:
             yield
         except IntegrityError as error:
@@ -131,7 +141,7 @@ class DumpDirectory:
             raise
 
     def discard(self, folder: Path) -> None:
-        """Remove a folder of this dump, at once as seen from outside."""
+        """Remove a folder of this dump, atomically as seen from outside."""
         doomed = folder.with_name(files.TEMPORARY + folder.name)
         shutil.rmtree(doomed, ignore_errors=True)
         folder.rename(doomed)
@@ -147,7 +157,7 @@ class DumpDirectory:
     # `writing`
 
     def begin(self, header: Mapping[str, Any], images: Mapping[str, Any]) -> None:
-        """Make the folder ready for its first layers; nothing happens if it has some."""
+        """Prepare the folder for its first layers; nothing happens if it has layers."""
         if not self.files():
             files.make_folder(self.folder)
             files.remove_temporary(self.folder)
@@ -158,7 +168,9 @@ class DumpDirectory:
             )
 
     def describe(self, images: Mapping[str, Any]) -> None:
-        """Replace ids, labels and words of the images, which are no part of what names the dump.
+        """Replace ids, labels and description of the images.
+
+        They are no part of what names the dump.
 
         The new file has a name of its own and is listed by an atomic change of the manifest, so
         that a cut leaves the old description or the new one.
@@ -174,12 +186,13 @@ class DumpDirectory:
         for other in others:
             (self.folder / other).unlink(missing_ok=True)
 
-    def publish(self, part: Path, made: Mapping[str, Mapping[str, Any]]) -> None:
-        """Move the whole layers of a part in and list them; done again after a cut, it comes to the
-        same.
+    def publish(self, part: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
+        """Move the complete layers of a part in and list them.
+
+        Repeating it after an interruption gives the same.
         """
         rows = self.files() or {name: _row(self.folder / name) for name in (HEADER, IMAGES)}
-        new = {name: row for name, row in made.items() if name not in rows}
+        new = {name: row for name, row in manifest.items() if name not in rows}
         with files.storage_errors(self.folder):
             for name in new:
                 if (part / name).exists():
@@ -198,11 +211,11 @@ def _row(path: Path) -> dict[str, Any]:
 def check_size(path: Path, row: Mapping[str, Any]) -> None:
     """Raise Integrity unless `path` has the size of its manifest row."""
     if not path.is_file() or path.stat().st_size != row["bytes"]:
-        files.check(path, row)  # which says what is wrong
+        files.check(path, row)  # its error names the damage
 
 
 def check_space(where: Path, need: int) -> None:
-    """Raise Resource unless so many bytes, and some to spare, are free."""
+    """Raise Resource unless so many bytes, and a reserve, are free."""
     free = files.free_bytes(where)
     if need + SPARE_BYTES > free:
         raise ResourceError(

@@ -8,8 +8,8 @@ because liblinear penalises the intercept as the weight of a feature that is alw
 would move; the other intercepts are free in both fits.
 
 The basis is a pivoted Cholesky factor of the inner products (float64): Z is its factor, the span is
-told by m chosen rows (repeated rows drop out), and Q is never made. Beside a QR of the rows it is
-some 7 times as fast, and decision values come out as near the direct fit's (1e-14).
+given by m chosen rows (repeated rows drop out), and Q is never made. It is some 7 times as fast
+as a QR of the rows, and decision values come out as near the direct fit's (1e-14).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .ridge import RidgePath, mean_row
 
 
 class Span:
-    """The span of some training rows.
+    """Span of training rows.
 
     coordinates  (n, m) float64 — of the training rows; coordinates @ coordinates.T are their inner
                  products
@@ -40,7 +40,7 @@ class Span:
     """
 
     def __init__(self, products: np.ndarray, width: int, gamma: float = 1.0):
-        """products (n, n) float64 — X·Xᵀ; width — d.
+        """Factorise products (n, n) float64 — X·Xᵀ; width — d.
 
         A row whose square outside the span of the others is below 4·√n·ε of the largest square is
         in their span: that much rounding leaves of a repeated row, and as a direction it would be
@@ -56,27 +56,30 @@ class Span:
 
     @classmethod
     def of(cls, X: np.ndarray) -> Span:
-        """The span of the rows of X (n, d), of any real dtype, read in blocks of columns."""
+        """Return the span of the rows of X (n, d), of any real dtype.
+
+        X is read in blocks of columns.
+        """
         return cls(inner(X), X.shape[1])
 
     def mix(self, coef: np.ndarray) -> np.ndarray:
-        """How much of each chosen row the weights of the coordinates are made of: (k, m) → (k,
-        m).
-        """
+        """Return the weights of the coordinates as a mix of the chosen rows: (k, m) → (k, m)."""
         result: np.ndarray = solve_triangular(
             self._lower, coef.T, lower=True, trans="T", check_finite=False
         ).T
         return result
 
     def lift(self, coef: np.ndarray, X: np.ndarray) -> np.ndarray:
-        """The weights of the features, from those of the coordinates (k, m) and the training rows X
-        (n, d): (k, d).
+        """Return the weights of the features, (k, d).
+
+        From those of the coordinates (k, m) and the training rows X (n, d).
         """
         return combine(self.mix(coef), X, self.chosen)
 
     def project(self, between: np.ndarray, squares: np.ndarray) -> np.ndarray:
-        """Coordinates of other rows, the last one being what they have outside the span: (t, m + 1)
-        float64.
+        """Return coordinates of other rows, the last being their part outside: (t, m + 1) float64.
+
+        It is the length outside the span.
 
         Training rows have 0 there; so distances and angles between training and other rows are
         those of the features.
@@ -90,8 +93,7 @@ class Span:
 
 
 class Training:
-    """Labelled training rows on which many classifiers are fitted; what they share is computed
-    once, when needed.
+    """Labelled training rows for many classifiers; shared parts are computed once, on demand.
 
     Training(X, y)               X (n, d) of any real dtype. Linear models are fitted in the span
     when n < d and
@@ -111,7 +113,9 @@ class Training:
         where: object = "",
         images: np.ndarray | None = None,
     ):
-        """images (n,) whole numbers: rows of one number (crops of an image) are left out together,
+        """Store rows and labels.
+
+        images (n,) whole numbers: rows of one number (crops of an image) are left out together,
         where rows are.
         """
         self.X, self.y, self.seed, self.where, self.images = X, np.asarray(y), seed, where, images
@@ -128,8 +132,9 @@ class Training:
         seed: int = 0,
         where: object = "",
     ) -> Training:
-        """Training on some rows, (n,) indices, of those whose inner products are known. y (n,)
-        their labels.
+        """Return training on rows, (n,) indices, of those with known inner products.
+
+        y (n,) are their labels.
         """
         training = cls(products.features, y, seed=seed, where=where)
         training.known, training.rows = products, np.asarray(rows)
@@ -139,9 +144,10 @@ class Training:
     def beside(
         cls, X: np.ndarray, y: np.ndarray, test: np.ndarray, **how: Any
     ) -> tuple[Training, EvaluationRows]:
-        """A training on X (n, d), and test rows (t, d) as its Fitted see them: their products are
-        made once for all classifiers. Worth it for two or more that measure distances, in an
-        embedding with statistics of each split.
+        """Return training on X (n, d), and test rows (t, d) as its classifiers read them.
+
+        Their products are computed once for all classifiers. Worth it for two or more that measure
+        distances, in an embedding with statistics of each split.
         """
         known = Products(np.concatenate([X, test]), np.arange(len(X)))
         training = cls.among(known, np.arange(len(X)), y, **how)
@@ -149,12 +155,12 @@ class Training:
 
     @functools.cached_property
     def features(self) -> np.ndarray:
-        """The training rows: (n, d)."""
+        """Return the training rows: (n, d)."""
         return self.X if self.known is None else self.X[self.rows]
 
     @functools.cached_property
     def span(self) -> Span:
-        """The span of the training rows."""
+        """Return the span of the training rows."""
         if self.known is None:
             check_rows(self.features, where=self.where)
             return Span.of(self.features)
@@ -163,13 +169,17 @@ class Training:
         )
 
     def seen(self, rows: np.ndarray) -> Any:
-        """What every Fitted of this training scores: rows themselves (t, d), or indices (t,) into
-        the known products. Keep it for all classifiers: what they share is computed once.
+        """Return what every classifier of this training scores.
+
+        Rows themselves (t, d), or indices (t,) into the known products. Keep it for all
+        classifiers: what they share is computed once.
         """
         return rows if self.known is None else EvaluationRows(self, self.known, np.asarray(rows))
 
     def fit(self, spec: Classifier, *, for_features: bool = False) -> FittedClassifier:
-        """The classifier fitted on these rows. Raises as `fitting.fit`.
+        """Fit the classifier on these rows.
+
+        Raises what `fitting.fit` raises.
 
         for_features   it shall score features even where products are known (to be logged, or used
         elsewhere)
@@ -192,8 +202,9 @@ class Training:
     def ridge(
         self, specs: Sequence[Ridge], groups: np.ndarray | None = None
     ) -> list[tuple[FittedClassifier, float]]:
-        """Ridge at each λ from one factorisation: (the Fitted, its leave-one-out error as a
-        fraction) per spec.
+        """Fit ridge at each λ from one factorisation.
+
+        Returns (the fitted classifier, its leave-one-out error as a fraction) per spec.
 
         groups   (n,) whole numbers: rows to be left out together, as the crops of one image should
         be
@@ -204,20 +215,20 @@ class Training:
         ]
 
     def _chosen_ridge(self, spec: RidgeLeftOut, for_features: bool) -> FittedClassifier:
-        """Ridge at the λ of a grid that does best on rows left out."""
+        """Fit ridge at the λ of a grid with the least leave-one-out error."""
         raise_all(fitting.problems(spec, self.features, self.y, where=self.where))
         alpha, error = self.ridge_path.best(spec.grid, self.images)
-        found = self.fit(Ridge(alpha=alpha), for_features=for_features)
-        found.spec = spec
-        found.notes = [
+        fitted = self.fit(Ridge(alpha=alpha), for_features=for_features)
+        fitted.spec = spec
+        fitted.notes = [
             f"alpha={alpha:g}: {100 * error:.1f} % of the training rows wrong when their image is "
             f"left out"
         ]
-        return found
+        return fitted
 
     @functools.cached_property
     def ridge_path(self) -> RidgePath:
-        """Ridge regression on these rows for every λ."""
+        """Return ridge regression on these rows for every λ."""
         check_labels(self.y, len(self.X if self.known is None else self.rows), where=self.where)
         if self.known is None:
             check_rows(self.features, where=self.where)
@@ -277,9 +288,7 @@ class Training:
 
 @dataclass
 class EvaluationRows:
-    """Rows (t,) of known products, as each kind of Fitted wants to see them; made when first asked
-    for.
-    """
+    """Rows (t,) of known products, in the form of each kind of classifier, computed on demand."""
 
     training: Training
     known: Products
@@ -287,39 +296,43 @@ class EvaluationRows:
 
     @functools.cached_property
     def features(self) -> np.ndarray:
-        """(t, d) — the rows themselves."""
+        """Return (t, d), the rows themselves."""
         result: np.ndarray = self.known.features[self.rows]
         return result
 
     @functools.cached_property
     def all_products(self) -> np.ndarray:
-        """(t, n) — inner products with all training rows."""
+        """Return (t, n), inner products with all training rows."""
         return self.known.between(self.rows, self.training.rows)
 
     @functools.cached_property
     def pairs(self) -> np.ndarray:
-        """(t, n + 1) — inner products with all training rows, then with themselves."""
+        """Return (t, n + 1), inner products with all training rows, then with themselves."""
         return np.concatenate([self.all_products, self.known.squares(self.rows)[:, None]], axis=1)
 
     @functools.cached_property
     def products(self) -> np.ndarray:
-        """(t, m) — inner products with the chosen rows."""
+        """Return (t, m), inner products with the chosen rows."""
         return self.known.between(self.rows, self.training.rows[self.training.span.chosen])
 
     @functools.cached_property
     def coordinates(self) -> np.ndarray:
-        """(t, m + 1) — in the span and outside it."""
+        """Return (t, m + 1), coordinates in the span and outside it."""
         return self.training.span.project(self.products, self.known.squares(self.rows))
 
 
 def _coef(fitted: FittedClassifier) -> np.ndarray:
-    """Weights (k, m) of a linear model, (1, m) for two classes, which ridge alone gives as (m,)."""
+    """Return weights (k, m) of a linear model, (1, m) for two classes.
+
+    Ridge alone gives the latter as (m,).
+    """
     return np.atleast_2d(fitted.model.coef_)
 
 
 def _with_weights(fitted: FittedClassifier, coef: np.ndarray) -> FittedClassifier:
-    """The same model for other columns: scikit-learn's linear estimators are their coef_ and
-    intercept_.
+    """Return the same model for other columns.
+
+    scikit-learn's linear estimators are their coef_ and intercept_.
     """
     fitted.model.coef_, fitted.model.n_features_in_ = coef, coef.shape[1]
     return fitted

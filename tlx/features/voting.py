@@ -1,4 +1,4 @@
-"""From the logits of every crop to one class per image, and from those to a score.
+"""Votes: logits of every crop → one class per image → a score.
 
 Counts first (the confusion matrix, integers), one division last: so a score does not depend on
 order.
@@ -14,8 +14,9 @@ from ..errors import BadDataError
 
 
 def majority(logits: np.ndarray) -> np.ndarray:
-    """The class most crops vote for; of several with as many votes, the one seen first among the
-    crops.
+    """Return the class that most crops vote for.
+
+    Of several with as many votes, the first among the crops.
 
     logits (n, c, k) float — k class scores of each of c crops
     →      (n,) int64
@@ -30,8 +31,9 @@ def majority(logits: np.ndarray) -> np.ndarray:
 
 
 def mean_probability(logits: np.ndarray) -> np.ndarray:
-    """The class of the largest softmax probability averaged over the crops. logits (n, c, k) → (n,)
-    int64.
+    """Return the class of the largest softmax probability averaged over the crops.
+
+    logits (n, c, k) → (n,) int64.
     """
     z = logits.astype(np.float64)
     p = np.exp(z - z.max(axis=2, keepdims=True))
@@ -47,8 +49,9 @@ VOTING: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def per_image(logits: np.ndarray, crops: int, rule: str = "majority") -> np.ndarray:
-    """Predicted class of every image. logits (n·c, k), image by image, crops in order → (n,)
-    int64.
+    """Return the predicted class of every image.
+
+    logits (n·c, k), image by image, crops in order → (n,) int64.
     """
     if not np.isfinite(logits).all():  # argmax of NaN is class 0: never a prediction
         raise BadDataError("logits-not-finite", "NaN or infinity among the logits")
@@ -56,8 +59,9 @@ def per_image(logits: np.ndarray, crops: int, rule: str = "majority") -> np.ndar
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """counts (k, k) int64: rows are the true class, columns the predicted one. truth, predicted
-    (n,) int.
+    """Return counts (k, k) int64: rows are the true class, columns the predicted one.
+
+    truth, predicted (n,) int.
     """
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (truth, predicted), 1)
@@ -65,14 +69,18 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
 
 
 def class_counts(labels: np.ndarray, classes: int) -> list[int]:
-    """Return how many images each class has. labels (n,) int"""
+    """Return how many images each class has.
+
+    labels (n,) int.
+    """
     result: list[int] = np.bincount(labels, minlength=classes).tolist()
     return result
 
 
 def mean_per_class_accuracy(counts: np.ndarray) -> float:
-    """Mean over the classes that have images of the share classified rightly: a fraction. counts
-    (k, k).
+    """Compute the mean accuracy over the classes that have images, a fraction.
+
+    counts (k, k).
     """
     images = counts.sum(axis=1)
     present = images > 0
@@ -84,8 +92,9 @@ def mean_per_class_accuracy(counts: np.ndarray) -> float:
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray, crops: int, rule: str = "majority") -> float:
-    """Mean per-class accuracy of the crops' decision. logits (n·c, k), labels (n,) int → a
-    fraction.
+    """Compute the mean per-class accuracy of the crops' decision, a fraction.
+
+    logits (n·c, k), labels (n,) int.
     """
     return mean_per_class_accuracy(
         confusion(labels, per_image(logits, crops, rule), logits.shape[1])

@@ -1,5 +1,6 @@
-"""Numbers from arrays, compiled: the files of the top-level folder kernels/, imported as
-tlx.kernels.x.
+"""Compiled numerical kernels: the files of the top-level folder kernels/.
+
+They are imported as tlx.kernels.x.
 """
 
 from pathlib import Path as _Path

@@ -1,6 +1,4 @@
-"""Where Numba keeps compiled kernels: a folder of this process alone where no other can be written
-to.
-"""
+"""Folder of Numba's compiled kernels: a private one where no other can be written to."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ VARIABLE = "NUMBA_CACHE_DIR"
 
 
 def ensure(source: Path) -> None:
-    """Point Numba to a private temporary folder if neither the package nor the user's cache can be
-    written to.
+    """Point Numba to a private temporary folder if no other can be written to.
+
+    The others are the package's and the user's cache.
 
     Numba refuses to load a kernel that it cannot keep. The folder is removed at the end of the
     process: kernels are then compiled by each process. Set NUMBA_CACHE_DIR to a folder of your own
@@ -39,12 +38,12 @@ def _remove(folder: str, owner: int) -> None:
 
 
 def _user_cache() -> Path:
-    """The folder that Numba tries after the package's own."""
+    """Return the folder that Numba tries after the package's own."""
     return Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numba"
 
 
 def _can_write(folder: Path) -> bool:
-    """Whether files can be made in a folder, which is made if it is not there."""
+    """Return whether files can be created in a folder, which is created if it is absent."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,1 +1,1 @@
-"""Logistics: run folders, workers, tracking, cost. Knows no image."""
+"""Logistics of experiments: run folders, workers, tracking, cost; independent of images."""

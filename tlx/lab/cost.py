@@ -1,9 +1,8 @@
-"""What a block of work costs: seconds, bytes, joules, grams of CO2, each number with where it comes
-from.
+"""Cost of a block of work in seconds, bytes, joules, grams of CO2, each with its source.
 
 Nothing is invented. Energy is read from a counter (RAPL for the processor, NVML for the GPU), or
-modelled as CPU seconds × the watts that somebody declared, or it is None. A counter belongs to the
-machine: what else ran at the time is in it, and the row says so.
+modelled as CPU seconds × declared watts, or it is None. A counter belongs to the machine: it
+includes what else ran at the time, and the row states that.
 """
 
 from __future__ import annotations
@@ -27,8 +26,9 @@ J_PER_KWH = 3.6e6
 
 @dataclass(frozen=True)
 class Carbon:
-    """A declared grid factor: grams of CO2 per kWh, who says so, and the data centre's overhead
-    (PUE).
+    """Declared grid factor: grams of CO2 per kWh, its source, and the data centre's overhead.
+
+    The overhead is the PUE.
     """
 
     g_per_kwh: float
@@ -37,7 +37,7 @@ class Carbon:
 
 
 class Meter:
-    """Measures a with-block; `cost()` gives Result.cost.
+    """Meter of a with-block; `cost()` gives Result.cost.
 
     watts    declared power of one busy core, for the modelled energy where no counter can be read
     carbon   declared grid factor; without one there is no number of grams
@@ -85,7 +85,10 @@ class Meter:
             )
 
     def cost(self) -> dict[str, dict[str, Any]]:
-        """Name → {"value", "unit", "source"}; value and source are None where nothing is known."""
+        """Return name → {"value", "unit", "source"}.
+
+        value and source are None where nothing is known.
+        """
         rows = {
             "wall_s": _row(self.wall_s, "s"),
             "cpu_s": _row(self.cpu_s, "s"),
@@ -122,7 +125,7 @@ class Meter:
 
 
 def is_energy_known(watts: float | None, *, on_gpu: bool, powercap: Path = POWERCAP) -> bool:
-    """Return whether a Meter with these watts would tell joules on this machine.
+    """Return whether a Meter with these watts would report joules on this machine.
 
     on_gpu   the block computes on a GPU, whose counter then counts
     """
@@ -137,14 +140,15 @@ def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, An
 
 
 def _cpu_s() -> float:
-    """CPU seconds of this process and of the children that it has waited for."""
+    """Return CPU seconds of this process and of the children that it has waited for."""
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return sum(u.ru_utime + u.ru_stime for u in used)
 
 
 def _peak_bytes() -> int:
-    """The most memory this process held since the last reset (where the kernel cannot reset: since
-    its start).
+    """Return the peak memory of this process since the last reset.
+
+    Since its start where the kernel cannot reset.
     """
     for line in _text(Path("/proc/self/status")).splitlines():
         if line.startswith("VmHWM:"):
@@ -159,7 +163,7 @@ def _reset_peak() -> None:
 
 
 def _cuda() -> Any:
-    """torch.cuda if torch is loaded and has used it, else None."""
+    """Return torch.cuda if torch is loaded and has used it, else None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
@@ -168,7 +172,7 @@ def _cuda() -> Any:
 
 
 class Rapl:
-    """The processor packages' energy counters in /sys/class/powercap, unwrapped by sampling."""
+    """Energy counters of the processor packages in /sys/class/powercap, unwrapped by sampling."""
 
     def __init__(self, powercap: Path = POWERCAP):
         packages = [
@@ -185,20 +189,21 @@ class Rapl:
         return bool(self._read())
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._last = self._read()
         if self._last:
             threading.Thread(target=self._keep_sampling, daemon=True).start()
 
     def stop(self) -> float | None:
-        """Joules since `start`; None where no counter can be read."""
+        """Return joules since `start`; None where no counter can be read."""
         self._ended.set()
         self.sample()
         return self._used_uj / 1e6 if self._last else None
 
     def sample(self) -> None:
-        """Add what was used since the last look. It must be taken before a counter can wrap around
-        twice.
+        """Add the energy since the last sample.
+
+        A sample must be taken before a counter can wrap around twice.
         """
         with self._lock:
             now = self._read() if self._last else {}
@@ -217,7 +222,10 @@ class Rapl:
 
 
 def _text(path: Path) -> str:
-    """A system file's text; "" if it cannot be read (RAPL counters are often for root only)."""
+    """Return a system file's text; "" if it cannot be read.
+
+    RAPL counters are often for root only.
+    """
     try:
         return path.read_text().strip()
     except OSError:
@@ -225,7 +233,7 @@ def _text(path: Path) -> str:
 
 
 class Nvml:
-    """The GPUs' total energy counters, by NVIDIA's management library, where it is installed."""
+    """Total energy counters of the GPUs, by NVIDIA's management library, if installed."""
 
     def __init__(self, library: str = "libnvidia-ml.so.1"):
         try:
@@ -241,12 +249,13 @@ class Nvml:
         return bool(self._read())
 
     def start(self) -> None:
-        """Begin to count."""
+        """Start counting."""
         self._before = self._read()
 
     def stop(self) -> float | None:
-        """Joules since `start`, of all GPUs that this process may see; None where no counter can be
-        read.
+        """Return joules since `start` of all GPUs visible to this process.
+
+        None where no counter can be read.
         """
         now = self._read()
         if not now or now.keys() != self._before.keys():

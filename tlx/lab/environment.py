@@ -1,6 +1,4 @@
-"""Where a result was made: versions, processor, threads, GPUs, commit. It travels with the result,
-not in its key.
-"""
+"""Environment of a result: versions, processor, threads, GPUs, commit; no part of its key."""
 
 from __future__ import annotations
 
@@ -49,7 +47,10 @@ USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def gather() -> dict[str, Any]:
-    """Plain JSON about this process's surroundings; what cannot be found out is None or absent."""
+    """Return plain JSON about this process's environment.
+
+    What cannot be found out is None or absent.
+    """
     return {**_fixed(), "threads": _threads(), "gpus": _gpus()}
 
 
@@ -59,20 +60,18 @@ def _fixed() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Package → version, of those that a result may depend on and that are installed."""
-    found = {"python": platform.python_version(), "tlx": __version__}
+    """Return package → version, of installed packages that a result may depend on."""
+    result = {"python": platform.python_version(), "tlx": __version__}
     for package in PACKAGES:
         try:
-            found[package] = importlib.metadata.version(package)
+            result[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return result
 
 
 def cpu() -> dict[str, Any]:
-    """The processor's model, its capabilities that change what is computed, and how many of its
-    cores we may use.
-    """
+    """Return the processor's model, capabilities that change results, and usable cores."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -88,10 +87,11 @@ def cpu() -> dict[str, Any]:
 
 
 def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
-    """The git commit of the checkout that tlx runs from, and whether it was changed since; None
-    outside one.
+    """Return the git commit of tlx's checkout, and whether it was changed since.
+
+    None outside a checkout.
     """
-    if not (checkout / ".git").exists():  # an installed tlx may lie inside somebody else's checkout
+    if not (checkout / ".git").exists():  # an installed tlx may be inside somebody else's checkout
         return None
     head = _git(checkout, "rev-parse", "HEAD")
     if head is None:
@@ -108,7 +108,7 @@ def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
 
 
 def redacted(url: str) -> str:
-    """`url` without user name, password and query, any of which may be a secret."""
+    """Return `url` without user name, password and query, any of which may be a secret."""
     return USERINFO.sub("", url).partition("?")[0]
 
 
@@ -136,8 +136,9 @@ def _threads() -> dict[str, Any]:
 
 
 def _gpus() -> list[str]:
-    """Names of the GPUs, if torch is loaded and has used them: asking would otherwise start
-    CUDA.
+    """Return names of the GPUs, if torch is loaded and has used them.
+
+    Asking would otherwise start CUDA.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():

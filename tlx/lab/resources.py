@@ -1,4 +1,4 @@
-"""What the machine is doing while a trial runs, under the names of mlflow's system metrics.
+"""Machine load while a trial runs, under the names of mlflow's system metrics.
 
 A trial starts a Sampler with a place to put each sample (its journal); the tracking mirror sends
 them on as `system/…`. GPU figures come from NVML where its Python package (nvidia-ml-py) and a
@@ -21,8 +21,7 @@ MEGABYTE = 1e6  # bytes, as in mlflow's own monitor
 
 
 class Sampler:
-    """Calls `record` with a sample soon after the start, every `every_s` seconds and at the end,
-    from its own thread.
+    """Thread that calls `record` with a sample at the start, every `every_s` seconds, at the end.
 
     As a context manager it stops with the block. A failing `record` ends the sampling, never the
     trial.
@@ -66,7 +65,7 @@ def _sample(process: psutil.Process, start: Any, folder: Path) -> dict[str, floa
         psutil.disk_usage(os.fspath(folder)),
         psutil.net_io_counters(),
     )
-    found = {
+    sample = {
         "cpu_utilization_percentage": psutil.cpu_percent(),
         "system_memory_usage_megabytes": memory.used / MEGABYTE,
         "system_memory_usage_percentage": memory.percent,
@@ -77,13 +76,16 @@ def _sample(process: psutil.Process, start: Any, folder: Path) -> dict[str, floa
         "disk_available_megabytes": disk.free / MEGABYTE,
     }
     if net is not None and start is not None:  # a container without a network has none
-        found["network_receive_megabytes"] = (net.bytes_recv - start.bytes_recv) / MEGABYTE
-        found["network_transmit_megabytes"] = (net.bytes_sent - start.bytes_sent) / MEGABYTE
-    return {f"system/{name}": float(value) for name, value in found.items()}
+        sample["network_receive_megabytes"] = (net.bytes_recv - start.bytes_recv) / MEGABYTE
+        sample["network_transmit_megabytes"] = (net.bytes_sent - start.bytes_sent) / MEGABYTE
+    return {f"system/{name}": float(value) for name, value in sample.items()}
 
 
 def _gpus(held: contextlib.ExitStack) -> list[tuple[Any, Any]]:
-    """(NVML, device) of every GPU; [] without the package, the driver or a device."""
+    """Return (NVML, device) of every GPU.
+
+    [] without the package, the driver or a device.
+    """
     try:
         import pynvml
 
@@ -97,17 +99,17 @@ def _gpus(held: contextlib.ExitStack) -> list[tuple[Any, Any]]:
 
 
 def _gpu_sample(gpus: list[tuple[Any, Any]]) -> dict[str, float]:
-    found: dict[str, float] = {}
+    sample: dict[str, float] = {}
     for number, (nvml, device) in enumerate(gpus):
         prefix = f"system/gpu_{number}_"
-        with contextlib.suppress(nvml.NVMLError):  # a device may not tell one of them
+        with contextlib.suppress(nvml.NVMLError):  # a device may lack one of them
             memory = nvml.nvmlDeviceGetMemoryInfo(device)
-            found[f"{prefix}memory_usage_megabytes"] = memory.used / MEGABYTE
-            found[f"{prefix}memory_usage_percentage"] = 100 * memory.used / memory.total
+            sample[f"{prefix}memory_usage_megabytes"] = memory.used / MEGABYTE
+            sample[f"{prefix}memory_usage_percentage"] = 100 * memory.used / memory.total
         with contextlib.suppress(nvml.NVMLError):
-            found[f"{prefix}utilization_percentage"] = float(
+            sample[f"{prefix}utilization_percentage"] = float(
                 nvml.nvmlDeviceGetUtilizationRates(device).gpu
             )
         with contextlib.suppress(nvml.NVMLError):
-            found[f"{prefix}power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(device) / 1000
-    return found
+            sample[f"{prefix}power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(device) / 1000
+    return sample

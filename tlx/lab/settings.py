@@ -1,4 +1,4 @@
-"""Where and how the work is done: no part of what is asked, so of no key."""
+"""Settings of where and how work is done: no part of a spec, so of no key."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Settings(Spec):
     store: str | None = setting(
         None,
         identity=False,
-        help="folder of results. Default: $TLX_STORE, or tlx-runs beside a local tracking database",
+        help="folder of results. Default: $TLX_STORE, or tlx-runs next to a local tracking "
+        "database",
     )
     cache: str | None = setting(
         None, identity=False, help="folder of decoded images. Default: $TLX_CACHE or ~/.cache/tlx"
@@ -92,7 +93,7 @@ class Settings(Spec):
 
     @property
     def cache_folder(self) -> Path:
-        """Where decoded images and made data sets are kept between studies."""
+        """Return the folder of decoded images and generated data sets, kept between studies."""
         base = self.cache or os.environ.get("TLX_CACHE")
         if base:
             return expanded(base).absolute()
@@ -100,32 +101,38 @@ class Settings(Spec):
         return (Path(home) if home else expanded("~/.cache")) / "tlx"
 
     def store_folder(self, database: Path | None) -> Path:
-        """Where results are kept; `database` is the local tracking database, if there is one."""
+        """Return the folder of results.
+
+        `database` is the local tracking database, if there is one.
+        """
         given = self.store or os.environ.get("TLX_STORE")
         if given:
             return expanded(given).absolute()
         return (database.parent if database else Path.cwd()) / "tlx-runs"
 
     def resolved_device(self) -> str:
-        """cpu or cuda[:N]; Resource if the one asked for is not there."""
+        """Return cpu or cuda[:N].
+
+        Raises Resource if the requested one is absent.
+        """
         if self.device == "cpu":
             return "cpu"
         import torch
 
-        there = torch.cuda.device_count()
+        count = torch.cuda.device_count()
         if self.device == "auto":
-            return "cuda" if there else "cpu"
-        if not self.device.startswith("cuda") or not there:
+            return "cuda" if count else "cpu"
+        if not self.device.startswith("cuda") or not count:
             raise ResourceError(
                 "device",
-                f"no device '{self.device}'; found cpu" + (f" and {there} GPU" if there else ""),
+                f"no device '{self.device}'; found cpu" + (f" and {count} GPU" if count else ""),
                 where="device",
                 remedy="use --device auto or --device cpu",
             )
         return self.device
 
     def resolved_workers(self, device: str, trials: int) -> int:
-        """How many processes run trials; 0 is this process."""
+        """Return how many processes run trials; 0 is this process."""
         if self.workers is not None:
             return min(self.workers, trials)
         cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
@@ -149,7 +156,10 @@ class Reporting(Spec):
 
 
 def expanded(path: str) -> Path:
-    """Replace a leading ~ by the home folder; Resource where this user has none."""
+    """Replace a leading ~ by the home folder.
+
+    Raises Resource where this user has none.
+    """
     try:
         return Path(path).expanduser()
     except RuntimeError as error:

@@ -1,7 +1,6 @@
-"""Stopping on request: the first signal asks, work stops at its next boundary; a second one ends at
-once.
+"""Stopping on request: the first signal stops work at its next boundary, a second at once.
 
-Ending at once is safe at any moment, because whatever is on disk is whole or can be continued.
+Ending at once is safe at any moment, because whatever is on disk is complete or can be continued.
 """
 
 from __future__ import annotations
@@ -25,27 +24,32 @@ class _Asked:
 
 
 def stopping() -> bool:
-    """Whether a stop was asked for. Cheap: science code gets it as a plain callable and asks at
-    every batch.
+    """Return whether a stop was requested.
+
+    Cheap: science code gets it as a plain callable and calls it at every batch.
     """
     return _Asked.number != 0
 
 
 def asked() -> int:
-    """The signal that asked for the stop, 0 if none did."""
+    """Return the signal that requested the stop, 0 if none did."""
     return _Asked.number
 
 
 def stop_if_asked() -> None:
-    """Raise Stopped if a stop was asked for; call it where the work can be continued later."""
+    """Raise Stopped if a stop was requested.
+
+    Call it where the work can be continued later.
+    """
     if _Asked.number:
         raise Stopped(_Asked.number)
 
 
 @contextlib.contextmanager
 def graceful() -> Iterator[Callable[[], bool]]:
-    """Signals ask for a stop while the block lasts; gives `stopping`. Old handlers come back at its
-    end.
+    """Treat signals as stop requests inside the block; yields `stopping`.
+
+    Old handlers are restored at its end.
 
     Signals that are ignored (nohup) stay ignored. Outside the main thread, where Python allows no
     handlers, the block changes nothing.
@@ -71,8 +75,9 @@ def graceful() -> Iterator[Callable[[], bool]]:
 
 
 def in_worker() -> None:
-    """The manners of a worker: the driver decides, by SIGTERM; the keyboard and the terminal do not
-    reach it.
+    """Set a worker's signal handling: the driver decides, by SIGTERM.
+
+    The keyboard and the terminal do not reach it.
     """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)

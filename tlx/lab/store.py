@@ -1,9 +1,10 @@
-"""Key → folder. A trial's folder is `<key>.part` until it is whole; then it is sealed, renamed and
-never changed.
+"""Store of results: key → folder, `<key>.part` until complete, then sealed and renamed.
+
+A sealed folder never changes.
 
     <root>/trials/<key>/           result.json, metrics.journal, …, MANIFEST.json: whole,
                                    checksummed
-    <root>/trials/<key>.part/      being made, by the holder of the lock; whoever comes next
+    <root>/trials/<key>.part/      in progress, by the holder of the lock; the next one
                                    continues it
     <root>/locks/<key>             the kernel's lock, freed when its holder dies
     <root>/studies/<key>/           study.json, with its own checksum; tables, figures and
@@ -44,7 +45,7 @@ PATIENCE_S = 1.0  # a killed holder's children may outlive it by a moment
 
 
 class Store:
-    """The run folders under `root`: the truth about what has been done."""
+    """Run folders under `root`: the record of what has been done."""
 
     def __init__(self, root: Path | str):
         self.root = files.guard(Path(root))
@@ -52,18 +53,19 @@ class Store:
     # ------------------------------------------------------------ trials
 
     def folder(self, key: str) -> Path:
-        """Where the whole folder of `key` lies, or will."""
+        """Return the complete folder of `key`, existing or not."""
         return self.root / "trials" / _checked(key)
 
     def keys(self) -> list[str]:
-        """The keys that have a whole folder, sorted."""
+        """Return the keys that have a complete folder, sorted."""
         return sorted(
             p.name for p in self.root.glob("trials/*") if KEY.fullmatch(p.name) and p.is_dir()
         )
 
     def find(self, key: str) -> Result | None:
-        """The result of `key`, checked against its manifest; None if there is none. Integrity if it
-        is damaged.
+        """Return the result of `key`, checked against its manifest; None if there is none.
+
+        Raises Integrity if it is damaged.
 
         Files above 4 MiB that are not read here are checked by size, and in full by `file`, through
         which everything else is read: asking stays cheap, and nothing is used unchecked.
@@ -81,8 +83,9 @@ class Store:
             return _read_result(folder, rows, key)
 
     def find_or_none(self, key: str) -> Result | None:
-        """The result of `key` for a summary of many: None where there is none, and where it is
-        damaged, which is said when it is asked for by itself.
+        """Return the result of `key`, or None if it is missing or damaged.
+
+        For a summary of many; `find` raises on damage.
         """
         try:
             return self.find(key)
@@ -90,7 +93,7 @@ class Store:
             return None
 
     def file(self, key: str, name: str) -> Path:
-        """The path of one file in a whole folder, every byte of it checked."""
+        """Return the path of one file in a complete folder, every byte of it checked."""
         folder = self.folder(key)
         with _remedied(folder):
             row = files.manifest(folder).get(name)
@@ -102,14 +105,15 @@ class Store:
         return folder / name
 
     def verify(self, key: str) -> None:
-        """Raise Integrity unless every byte of the whole folder of `key` is as it was sealed."""
+        """Raise Integrity unless every byte of the complete folder of `key` is as sealed."""
         with _remedied(self.folder(key)):
             files.verify(self.folder(key))
 
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[Draft]:
-        """The right to make `key`, while the block lasts. Busy, naming the process, if another has
-        it.
+        """Hold the right to make `key` inside the block.
+
+        Raises Busy, naming the process, if another has it.
 
         What an interrupted holder had sealed but not yet renamed is made whole here: ask `find`
         again inside.
@@ -123,16 +127,19 @@ class Store:
                 draft.close()
 
     def get_or_compute(self, key: str, make: Callable[[Draft], Result]) -> Result:
-        """The result of `key`: found, or made now and committed. A finished key returns at once."""
-        found = self.find(key)
-        if found is not None:
-            return found
+        """Return the result of `key`, found, or computed now and committed.
+
+        A finished key returns at once.
+        """
+        result = self.find(key)
+        if result is not None:
+            return result
         with self.claim(key) as draft:
-            found = self.find(key)
-            return found if found is not None else draft.commit(make(draft))
+            result = self.find(key)
+            return result if result is not None else draft.commit(make(draft))
 
     def remove(self, key: str) -> None:
-        """Forget `key`: its whole folder and any part of it."""
+        """Remove `key`: its complete folder and any part of it."""
         folder = self.folder(key)
         with self._locked(key):
             for path in (folder, _part(folder)):
@@ -160,7 +167,7 @@ class Store:
             yield lock
 
     def _complete(self, key: str) -> None:
-        """Finish a commit that was cut off between sealing and renaming."""
+        """Finish a commit that was interrupted between sealing and renaming."""
         folder = self.folder(key)
         part = _part(folder)
         if folder.exists() or not (part / files.MANIFEST).exists():
@@ -176,14 +183,17 @@ class Store:
     # ------------------------------------------------------------ studies
 
     def write_study(self, key: str, study: Mapping[str, Any]) -> None:
-        """Durably keep the record of a study: plain JSON."""
+        """Write the record of a study durably: plain JSON."""
         record = {"format": FORMAT, "tlx": __version__, "study": dict(study)}
         files.make_folder(self.study_folder(key))
         self.unseal_study(key)
         files.write_json(self._study(key), record | {"sha256": files.digest(record)})
 
     def read_study(self, key: str) -> dict[str, Any] | None:
-        """The record of a study; None if there is none, Integrity if it is damaged."""
+        """Read the record of a study; None if there is none.
+
+        Raises Integrity if it is damaged.
+        """
         path = self._study(key)
         if not path.exists():
             return None
@@ -204,10 +214,10 @@ class Store:
         return result
 
     def check_format(self) -> None:
-        """Raise BadDataError if what the store holds was written in another format.
+        """Raise BadDataError if the store was written in another format.
 
         Keys mean something else in each format: without this check an old store would be filled
-        with new results beside its own.
+        with new results next to its own.
         """
         for pattern in (f"studies/*/{STUDY}", f"trials/*/{RESULT}"):
             for path in self.root.glob(pattern):
@@ -220,7 +230,7 @@ class Store:
                     break
 
     def studies(self) -> list[str]:
-        """The keys of the studies on record, sorted."""
+        """Return the keys of the studies on record, sorted."""
         return sorted(
             p.parent.name
             for p in self.root.glob(f"studies/*/{STUDY}")
@@ -228,12 +238,13 @@ class Store:
         )
 
     def study_folder(self, key: str) -> Path:
-        """Where the tables and figures of a study lie, or will."""
+        """Return the folder of the tables and figures of a study, existing or not."""
         return self._study(key).parent
 
     def unseal_study(self, key: str) -> None:
-        """Say that the tables and figures of a study are being made: until it is sealed again they
-        are not used.
+        """Mark the tables and figures of a study as in progress.
+
+        They are not used until the study is sealed again.
         """
         manifest = self.study_folder(key) / files.MANIFEST
         if manifest.exists():
@@ -242,7 +253,7 @@ class Store:
                 files.sync_folder(manifest.parent)
 
     def seal_study(self, key: str) -> None:
-        """Write the manifest of what a study's summary is made of."""
+        """Write the manifest of a study's summary."""
         folder = self.study_folder(key)
         with files.storage_errors(folder):
             files.remove_temporary(folder)
@@ -250,8 +261,9 @@ class Store:
         files.seal(folder, skip=_is_working_file)
 
     def study_files(self, key: str) -> dict[str, Path]:
-        """The files of a study's summary by relative name, every byte checked; {} while it has
-        none.
+        """Return the files of a study's summary by relative name, every byte checked.
+
+        {} while it has none.
 
         Integrity for a damaged one; Unsafe if the folder holds links, or files that its manifest
         does not list.
@@ -262,8 +274,9 @@ class Store:
         return _listed(folder, {STUDY, files.MANIFEST})
 
     def trial_files(self, key: str) -> dict[str, Path]:
-        """The files of a whole trial by relative name, every byte checked; errors as for
-        `study_files`.
+        """Return the files of a complete trial by relative name, every byte checked.
+
+        Errors as for `study_files`.
         """
         return _listed(self.folder(key), {files.MANIFEST})
 
@@ -272,8 +285,9 @@ class Store:
 
 
 class Draft:
-    """A trial's folder while it is being made. Files in it are the trial's own; `commit` makes it
-    whole.
+    """Folder of a trial in progress.
+
+    Files in it are the trial's own; `commit` completes it.
     """
 
     def __init__(self, store: Store, key: str, lock: locks.Lock):
@@ -282,7 +296,10 @@ class Draft:
 
     @functools.cached_property
     def folder(self) -> Path:
-        """`<key>.part`, made on first use; what an interrupted write left in it is swept away."""
+        """Return `<key>.part`, created on first use.
+
+        What an interrupted write left in it is removed.
+        """
         part = files.make_folder(_part(self.store.folder(self.key)))
         for folder in (part, *(p for p in part.rglob("*") if p.is_dir())):
             if not folder.name.startswith(files.TEMPORARY):
@@ -291,7 +308,10 @@ class Draft:
 
     @property
     def journal(self) -> files.Journal:
-        """metrics.journal: opened on first use, continued where an interrupted trial left it."""
+        """Return metrics.journal, opened on first use.
+
+        It continues where an interrupted trial left it.
+        """
         if self._journal is None:
             self._journal = files.Journal(self.folder / JOURNAL)
             if not self._journal.records:
@@ -303,14 +323,14 @@ class Draft:
 
     @property
     def steps(self) -> set[int]:
-        """The steps that are journalled."""
+        """Return the journalled steps."""
         return {row["step"] for row in self.journal.records if row["t"] == "metrics"}
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Journal the values of a step, durably; a step already there is left as it is.
+        """Journal the values of a step, durably; an existing step is left unchanged.
 
         Times (milliseconds since 1970) strictly increase, also when the clock does not. JSON has no
-        NaN: what is not finite stands by name under "not_finite".
+        NaN: what is not finite is listed by name under "not_finite".
         """
         if step in self.steps:
             return
@@ -325,10 +345,12 @@ class Draft:
         self.journal.append(record | ({"not_finite": strange} if strange else {}))
 
     def commit(self, result: Result) -> Result:
-        """Make the folder whole with this result. When it returns, a power cut cannot take it back.
+        """Complete the folder with this result.
+
+        When it returns, a power cut cannot undo it.
 
         If a whole folder of the key has appeared meanwhile, an equal result gives way to it; a
-        different one is kept beside it and raises Integrity.
+        different one is kept next to it and raises Integrity.
         """
         if result.key != self.key:
             raise ValueError(f"the result of {result.key} cannot be committed as {self.key}")
@@ -344,9 +366,9 @@ class Draft:
         final = self.store.folder(self.key)
         if not _publish(self.folder, final):
             self._yield_to(final, result)
-        found = self.store.find(self.key)
-        assert found is not None
-        return found
+        existing = self.store.find(self.key)
+        assert existing is not None
+        return existing
 
     def close(self) -> None:
         """Close the journal."""
@@ -355,8 +377,8 @@ class Draft:
             self._journal = None
 
     def _yield_to(self, final: Path, result: Result) -> None:
-        there = self.store.find(self.key)
-        if there is not None and reproducible_fields(there) == reproducible_fields(result):
+        existing = self.store.find(self.key)
+        if existing is not None and reproducible_fields(existing) == reproducible_fields(result):
             shutil.rmtree(self.folder)
             return
         kept = next(
@@ -376,8 +398,9 @@ class Draft:
 
 
 def reproducible_fields(result: Result) -> dict[str, Any]:
-    """What must be equal in two results of one key: all but what depends on the machine and the
-    hour.
+    """Return what must be equal in two results of one key.
+
+    All but what depends on the machine and the hour.
     """
     plain = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
     scores = {
@@ -408,7 +431,7 @@ def _now_ms() -> int:
 
 
 def _publish(part: Path, final: Path) -> bool:
-    """Rename a sealed folder to its final name, durably; False if that name is taken."""
+    """Rename a sealed folder to its final name, durably; return False if that name is taken."""
     with files.storage_errors(final):
         try:
             os.rename(part, final)
@@ -424,7 +447,7 @@ def _publish(part: Path, final: Path) -> bool:
 
 
 def _sync_below(folder: Path) -> None:
-    """Make every file and name below `folder` durable, whoever wrote them."""
+    """Make every file and name in `folder` durable, whichever process wrote them."""
     for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             files.sync_folder(path)
@@ -437,7 +460,7 @@ def _sync_below(folder: Path) -> None:
 
 
 def _is_working_file(name: str) -> bool:
-    """True for files of a study's folder that change at any time and check themselves."""
+    """Return whether a file of a study's folder changes at any time and checks itself."""
     own = Path(name).name
     return (
         name == STUDY
@@ -448,13 +471,14 @@ def _is_working_file(name: str) -> bool:
 
 
 def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
-    """The files of a sealed folder, each checked; nothing else may lie there but `own` and working
-    files.
+    """Return the files of a sealed folder, each checked.
+
+    Nothing else may be there but `own` and working files.
     """
     with _remedied(folder):
         rows = files.manifest(folder)
-        there = files.regular_files(folder)
-        for name in there.keys() - rows.keys() - own:
+        present = files.regular_files(folder)
+        for name in present.keys() - rows.keys() - own:
             if not _is_working_file(name):
                 raise UnsafeError(
                     "unlisted",
@@ -470,7 +494,7 @@ def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
 
 def _check_size(path: Path, row: Mapping[str, Any]) -> None:
     if not path.is_file() or path.stat().st_size != row["bytes"]:
-        files.check(path, row)  # which says what is wrong
+        files.check(path, row)  # its error names the damage
 
 
 def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
@@ -511,7 +535,7 @@ def _check_format(record: Mapping[str, Any], where: Path) -> None:
 
 @contextlib.contextmanager
 def _remedied(path: Path) -> Iterator[None]:
-    """Say what to do about damage."""
+    """Add to errors inside the block what to do about damage."""
     try:
         yield
     except IntegrityError as error:

@@ -1,4 +1,4 @@
-"""What can be run, what is said while it runs, and what becomes of it."""
+"""Tasks, their events and their outcomes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from ..errors import TlxError
 
 @dataclass(frozen=True)
 class Task:
-    """One call to make: `call` is "package.module:function", called as function(*args,
-    emit=report).
+    """Call to make: "package.module:function", called as function(*args, emit=report).
 
     key    names the task; tasks of one key are run once
     title  for people
@@ -29,12 +28,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Started:
+    """Event: a task has started."""
+
     key: str
     attempt: int
 
 
 @dataclass(frozen=True)
 class Progress:
+    """Event: a task has made progress."""
+
     key: str
     step: int
     steps: int
@@ -43,12 +46,16 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
+    """Event: a task has finished."""
+
     key: str
     result: Any
 
 
 @dataclass(frozen=True)
 class Failed:
+    """Event: an attempt of a task has failed."""
+
     key: str
     error: TlxError
     will_retry: bool
@@ -56,7 +63,10 @@ class Failed:
 
 @dataclass(frozen=True)
 class Waiting:
-    """All tasks have ended, and the tracking server is waited for, so many seconds at most."""
+    """Event: all tasks have ended, and the tracking server is waited for.
+
+    It is waited for so many seconds at most.
+    """
 
     seconds: float
 
@@ -66,7 +76,7 @@ Event = Started | Progress | Finished | Failed | Waiting
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a task: a result or an error, and how often it was started."""
+    """Outcome of a task: a result or an error, and how often it was started."""
 
     task: Task
     result: Any = None
@@ -76,7 +86,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How tasks are run.
+    """Options of how tasks are run.
 
     timeout_s   seconds a task may take (workers only); its stack is written to its log before it is
                 killed
@@ -96,5 +106,5 @@ class RunOptions:
     log_folder: Path | None = None
 
     def log(self, key: str) -> Path | None:
-        """The log file of a task."""
+        """Return the log file of a task."""
         return None if self.log_folder is None else Path(self.log_folder) / f"{key}.log"

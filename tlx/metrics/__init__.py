@@ -1,5 +1,6 @@
-"""Numbers about representations: arrays, maps or layers of dumps in, plain results out. No platform
-is needed.
+"""Measures of representations, from arrays, maps or layers of dumps to plain results.
+
+No platform is needed.
 
     from tlx import metrics
 
@@ -9,8 +10,8 @@ is needed.
     metrics.sum_of_squares(x, labels).ratio
     metrics.intrinsic_dimension(x).dimension
 
-Results are float64 with named fields. What is wrong with an input is a tlx.errors.BadData, Usage or
-Resource that says what was found and what was expected; NaN or infinity is always an error, never a
+Results are float64 with named fields. A wrong input raises tlx.errors.BadData, Usage or
+Resource with what was found and what was expected; NaN or infinity is always an error, never a
 number.
 """
 

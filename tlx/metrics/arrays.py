@@ -1,5 +1,6 @@
-"""What metrics are given, checked: rows of numbers, labels, dissimilarities. Nothing is copied that
-need not be.
+"""Validation of what metrics are given: rows of numbers, labels, dissimilarities.
+
+Data is copied only where it must be.
 """
 
 from __future__ import annotations
@@ -25,8 +26,9 @@ BITS = {
 
 
 def array(x: Any, *, where: object = "x") -> np.ndarray:
-    """x as an array of numbers of any shape: a map stays a map, a torch CPU tensor shares its
-    memory.
+    """Return x as an array of numbers of any shape.
+
+    A map stays a map; a torch CPU tensor shares its memory.
 
     x       also the path of a .npy file, which is mapped
     raises  BadData for what is no array of real numbers
@@ -40,7 +42,7 @@ def array(x: Any, *, where: object = "x") -> np.ndarray:
     if hasattr(x, "detach"):
         x = x.detach()
     try:
-        found = np.asarray(x)
+        values = np.asarray(x)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadDataError(
             "not-an-array",
@@ -48,37 +50,40 @@ def array(x: Any, *, where: object = "x") -> np.ndarray:
             where=where,
             expected="what numpy takes as an array of numbers, in this machine's memory",
         ) from error
-    if found.dtype.kind not in "fiub" or np.ma.is_masked(x):
-        kind = "masked values" if np.ma.is_masked(x) else f"type {found.dtype}"
+    if values.dtype.kind not in "fiub" or np.ma.is_masked(x):
+        kind = "masked values" if np.ma.is_masked(x) else f"type {values.dtype}"
         raise BadDataError(
             "not-numbers", f"an array of {kind}", where=where, expected="real numbers"
         )
-    return found
+    return values
 
 
 def matrix(x: Any, *, where: object = "x", least: int = 2) -> np.ndarray:
-    """x (n, …), anything `array` takes, as (n, d) of its own type; neither converted nor looked at.
+    """Return x (n, …), anything `array` takes, as (n, d) of its own type.
+
+    Values are neither converted nor checked.
 
     Raises BadData for fewer than `least` rows, or rows without a feature.
     """
-    found = array(x, where=where)
-    if found.ndim < 2 or 0 in found.shape[1:]:
+    values = array(x, where=where)
+    if values.ndim < 2 or 0 in values.shape[1:]:
         raise BadDataError(
             "rows-shape",
-            f"an array of shape {found.shape}",
+            f"an array of shape {values.shape}",
             where=where,
             expected="(rows, features), at least one feature",
         )
-    if len(found) < least:
+    if len(values) < least:
         raise BadDataError(
-            "too-few-rows", f"{len(found)} rows", where=where, expected=f"at least {least}"
+            "too-few-rows", f"{len(values)} rows", where=where, expected=f"at least {least}"
         )
-    return found.reshape(len(found), -1)
+    return values.reshape(len(values), -1)
 
 
 def rows(x: Any, *, where: object = "x", least: int = 2, finite: bool = True) -> np.ndarray:
-    """x as rows: (n, d) float32 or float64, no copy of what is one of these and contiguous, or has
-    two dimensions.
+    """Return x as rows (n, d) of float32 or float64.
+
+    What is float32 or float64, contiguous and has two dimensions is not copied.
 
     x       (n, …) anything `array` takes; each row is flattened. float16 becomes float32, whole
             numbers float64
@@ -89,15 +94,16 @@ def rows(x: Any, *, where: object = "x", least: int = 2, finite: bool = True) ->
     raises  BadData: not numbers, no rows, too few, NaN or infinity (the first row and column are
             named)
     """
-    found = floating(matrix(x, where=where, least=least))
+    values = floating(matrix(x, where=where, least=least))
     if finite:
-        check_finite(found, where=where)
-    return found
+        check_finite(values, where=where)
+    return values
 
 
 def floating(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """x as native float32 (float16 too) or float64 (all else): itself where it is, else a copy in C
-    order.
+    """Return x as native float32 (float16 too) or float64 (all else).
+
+    x itself is returned where it has that type, else a copy in C order.
 
     out  where to put a copy, C order and of the right type and shape
     """
@@ -120,13 +126,14 @@ def floating(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 
 def float_type(dtype: np.dtype) -> np.dtype:
-    """float32 for float32 and float16, float64 for all other numbers."""
+    """Return float32 for float32 and float16, float64 for all other numbers."""
     return np.dtype(np.float32 if dtype.kind == "f" and dtype.itemsize <= 4 else np.float64)
 
 
 def check_finite(x: np.ndarray, *, where: object = "x", first: int = 0) -> None:
-    """BadData, naming the first row and column (the first place of a vector), unless every number
-    is finite.
+    """Raise BadData, naming the first row and column, unless every number is finite.
+
+    Of a vector, the first index is named.
 
     x      (n,) or (n, d) float32 or float64 — read once, in blocks, on all threads
     first  the number of its first row
@@ -158,19 +165,18 @@ def _finite(x: np.ndarray) -> bool:
         return all(np.isfinite(x[start : start + block]).all() for start in range(0, len(x), block))
     whole, exponent = BITS[x.dtype.name]
     bits = x.reshape(-1).view(whole)
-    found = np.ones(-(-bits.size // TASK), np.bool_)
+    flags = np.ones(-(-bits.size // TASK), np.bool_)
 
     def look(task: int, thread: int) -> None:
-        if found.all():
-            found[task] = finite_bits(bits[task * TASK : (task + 1) * TASK], exponent)
+        if flags.all():
+            flags[task] = finite_bits(bits[task * TASK : (task + 1) * TASK], exponent)
 
-    parallel_for(len(found), look)
-    return bool(found.all())
+    parallel_for(len(flags), look)
+    return bool(flags.all())
 
 
 def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray, np.ndarray]:
-    """(names, codes): the different labels (k,), sorted, and which of them each row has, (n,)
-    int64.
+    """Return (names, codes): the distinct labels (k,), sorted, and each row's code, (n,) int64.
 
     labels  (n,) str or whole numbers; neither sorted nor from 0
     raises  BadData: another number of labels than rows, fractions, missing labels
@@ -178,32 +184,33 @@ def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray
     if hasattr(labels, "detach"):
         labels = labels.detach()
     try:
-        found = np.asarray(labels)
+        values = np.asarray(labels)
     except (TypeError, ValueError, RuntimeError) as error:
         raise BadDataError("labels-kind", str(error).splitlines()[0], where=where) from error
-    if found.dtype.kind == "O" and all(isinstance(label, str) for label in found.flat):
-        found = found.astype(np.str_)
-    if found.shape != (n,):
+    if values.dtype.kind == "O" and all(isinstance(label, str) for label in values.flat):
+        values = values.astype(np.str_)
+    if values.shape != (n,):
         raise BadDataError(
             "labels-shape",
-            f"labels of shape {found.shape} for {n} rows",
+            f"labels of shape {values.shape} for {n} rows",
             where=where,
             expected=f"({n},), one for each row",
         )
-    if found.dtype.kind not in "iubUST":
+    if values.dtype.kind not in "iubUST":
         raise BadDataError(
             "labels-kind",
-            f"labels of type {found.dtype}",
+            f"labels of type {values.dtype}",
             where=where,
             expected="a name or a whole number for each row",
         )
-    names, codes = np.unique(found, return_inverse=True)
+    names, codes = np.unique(values, return_inverse=True)
     return names, codes.astype(np.int64)
 
 
 def stimuli(pairs: int, *, where: object = "rdm") -> int:
-    """How many stimuli have this many pairs: n(n − 1)/2 = pairs, n ≥ 2. Raises BadData where
-    none.
+    """Return the number of stimuli n that has this many pairs: n(n − 1)/2 = pairs, n ≥ 2.
+
+    Raises BadData if there is none.
     """
     n = (1 + math.isqrt(1 + 8 * pairs)) // 2
     if pairs < 1 or n * (n - 1) // 2 != pairs:
@@ -217,54 +224,59 @@ def stimuli(pairs: int, *, where: object = "rdm") -> int:
 
 
 def row_parts(n: int) -> list[tuple[int, int]]:
-    """Ranges of rows of a triangle of n stimuli, cut where they hold about as many pairs: tasks."""
+    """Return ranges of rows of a triangle of n stimuli with about equal numbers of pairs.
+
+    Each range is one task.
+    """
     cuts = [round(n - n * math.sqrt(1 - part / 16)) for part in range(16)] + [n]
     return [(begin, end) for begin, end in itertools.pairwise(cuts) if end > begin]
 
 
-def is_square_rdm(found: np.ndarray) -> bool:
-    """True for an (n, n) array with a diagonal of zeros, within rounding of its largest number: one
-    RDM, not n of them.
+def is_square_rdm(values: np.ndarray) -> bool:
+    """Return whether an (n, n) array is one RDM, not n of them.
+
+    It is one if its diagonal is zero, within rounding of its largest number.
 
     A stack of n condensed RDMs of n pairs each, which n = 3, 6, 10, 15, … allow, has
     dissimilarities there.
     """
-    if found.ndim != 2 or found.shape[0] != found.shape[1] or not len(found):
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or not len(values):
         return False
-    return bool(np.abs(found.diagonal()).max() <= ASYMMETRY * np.abs(found).max())
+    return bool(np.abs(values.diagonal()).max() <= ASYMMETRY * np.abs(values).max())
 
 
 def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[np.ndarray, int]:
-    """(pairs, n): the n(n − 1)/2 dissimilarities above the diagonal, row by row, float32 or
-    float64, and n.
+    """Return (pairs, n): the n(n − 1)/2 dissimilarities above the diagonal, and n.
+
+    The pairs are in row order, float32 or float64.
 
     rdm     (n(n − 1)/2,) — itself where it is float32 or float64, a map too — or (n, n), of which
             they are copied
-    finite  as in `rows`, for the condensed form; a square is always looked at
+    finite  as in `rows`, for the condensed form; a square is always checked
     raises  BadData: another shape, not symmetric within 1e-5 of the largest, a diagonal that is not
             0, not finite
     """
-    found = array(rdm, where=where)
-    if found.ndim == 1:
-        n = stimuli(len(found), where=where)
-        found = floating(found)
+    values = array(rdm, where=where)
+    if values.ndim == 1:
+        n = stimuli(len(values), where=where)
+        values = floating(values)
         if finite:
-            check_finite(found, where=where)
-        return found, n
-    if found.ndim != 2 or found.shape[0] != found.shape[1] or len(found) < 2:
+            check_finite(values, where=where)
+        return values, n
+    if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
         raise BadDataError(
             "rdm-shape",
-            f"an array of shape {found.shape}",
+            f"an array of shape {values.shape}",
             where=where,
             expected="(n, n), or the n(n − 1)/2 numbers above its diagonal",
         )
-    n, found = len(found), floating(found)
-    check_finite(found, where=where)
-    out = np.empty(n * (n - 1) // 2, found.dtype)
+    n, values = len(values), floating(values)
+    check_finite(values, where=where)
+    out = np.empty(n * (n - 1) // 2, values.dtype)
     differ, largest = np.zeros(n), np.zeros(n)
 
     def take(task: int, thread: int) -> None:
-        upper(found, out, task * 64, min(n, task * 64 + 64), differ, largest)
+        upper(values, out, task * 64, min(n, task * 64 + 64), differ, largest)
 
     parallel_for(-(-n // 64), take)
     row = int(differ.argmax())

@@ -1,6 +1,4 @@
-"""Linear centred kernel alignment: how alike two layers see the same images, whatever their
-widths.
-"""
+"""Linear centred kernel alignment of two layers on the same images, whatever their widths."""
 
 from __future__ import annotations
 
@@ -41,15 +39,16 @@ class _Layer:
 
     @property
     def features(self) -> StandardisedRows:
-        """Its columns as rows."""
+        """Return the columns as rows."""
         return StandardisedRows(
             self.x.T, shift=self.centre, scale=np.full(self.x.shape[1], self.scale)
         )
 
 
 def cka(x: Any, y: Any, unbiased: bool = True, threads: int | None = None) -> float:
-    """Linear CKA of two layers on the same images: 1 for layers that are equal up to rotation and
-    scale.
+    """Compute the linear CKA of two layers on the same images.
+
+    It is 1 for layers that are equal up to rotation and scale.
 
     x, y      (n, …), (n, …) what `arrays.rows` takes — row i of both is image i; n ≥ 4, or 2 if not
               `unbiased`
@@ -73,8 +72,9 @@ def cka_matrix(
     threads: int | None = None,
     budget_bytes: int = BUDGET_BYTES,
 ) -> np.ndarray:
-    """Linear CKA of every layer of xs with every layer of ys (xs itself unless given): (len(xs),
-    len(ys)) float64.
+    """Compute the linear CKA of every layer of xs with every layer of ys.
+
+    Returns (len(xs), len(ys)) float64; ys is xs itself unless given.
 
     budget_bytes   of blocks of inner products held at once; each product is made once, whatever the
     budget
@@ -83,27 +83,27 @@ def cka_matrix(
     """
     given = list(xs) + ([] if ys is None else list(ys))
     names = [f"xs[{i}]" for i in range(len(xs))] + [f"ys[{i}]" for i in range(len(given) - len(xs))]
-    found = [
+    prepared = [
         arrays.rows(x, where=name, least=4 if unbiased else 2)
         for x, name in zip(given, names, strict=True)
     ]
-    for x, name in zip(found, names, strict=True):
-        if len(x) != len(found[0]):
+    for x, name in zip(prepared, names, strict=True):
+        if len(x) != len(prepared[0]):
             raise BadDataError(
                 "rows-differ",
                 f"{len(x)} rows",
                 where=name,
-                expected=f"the {len(found[0])} of {names[0]}",
+                expected=f"the {len(prepared[0])} of {names[0]}",
                 remedy="take the same images, in the same order, from every layer",
             )
-    layers = [_layer(x, name, threads) for x, name in zip(found, names, strict=True)]
+    layers = [_layer(x, name, threads) for x, name in zip(prepared, names, strict=True)]
     first, second = range(len(xs)), range(len(xs), len(given)) if ys is not None else range(len(xs))
     pairs = sorted(
         {(min(a, b), max(a, b)) for a in first for b in second}
         | {(a, a) for a in range(len(given))}
     )
-    widths = [x.shape[1] for x in found]
-    narrow = 2 * sum(widths[a] * widths[b] for a, b in pairs) < len(found[0]) * sum(
+    widths = [x.shape[1] for x in prepared]
+    narrow = 2 * sum(widths[a] * widths[b] for a, b in pairs) < len(prepared[0]) * sum(
         widths
     )  # the less arithmetic
     sums = (_by_features if narrow else _by_images)(layers, pairs, budget_bytes, threads)
@@ -128,8 +128,9 @@ def cka_matrix(
 
 
 def _hsic(total: float, a: np.ndarray, b: np.ndarray, unbiased: bool) -> float:
-    """HSIC, up to a factor that n alone decides, from Σ_{i≠j} K_ij·L_ij and the diagonals of
-    centred Gram matrices.
+    """Compute HSIC, up to a factor of n alone, from Σ_{i≠j} K_ij·L_ij and the diagonals.
+
+    K and L are centred Gram matrices.
 
     Rows of centred data sum to 0, so that Σ_{j≠i} K_ij = −K_ii: equation 5 of Song needs the
     diagonals alone.
@@ -175,7 +176,10 @@ def _by_images(
     budget_bytes: int,
     threads: int | None,
 ) -> np.ndarray:
-    """Σ_{i≠j} K_ij·L_ij of each pair of layers, from inner products of images, block by block."""
+    """Sum K_ij·L_ij over i≠j for each pair of layers, from inner products of images.
+
+    Works block by block.
+    """
     n = len(layers[0].x)
     side = min(n, max(BLOCK, int((budget_bytes / 4 / len(layers)) ** 0.5) // BLOCK * BLOCK))
     space, sums = np.empty(len(layers) * side * side, np.float32), np.zeros(len(pairs))
@@ -197,8 +201,9 @@ def _by_features(
     budget_bytes: int,
     threads: int | None,
 ) -> np.ndarray:
-    """The same from inner products of features: Σ_{ij} K_ij·L_ij = Σ_{pq} (XᵀY)²_pq, less the
-    diagonal's part.
+    """Compute the sums of `_by_images` from inner products of features.
+
+    Σ_{ij} K_ij·L_ij = Σ_{pq} (XᵀY)²_pq, less the diagonal's part.
     """
     side = max(BLOCK, int((budget_bytes / 4) ** 0.5) // BLOCK * BLOCK)
     sums = []

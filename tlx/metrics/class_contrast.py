@@ -1,4 +1,4 @@
-"""Dissimilarities within and between classes, and the RDM that a labelling alone would make."""
+"""Dissimilarities within and between classes, and the RDM of a labelling alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from . import arrays
 
 @dataclass(frozen=True)
 class ClassContrast:
-    """How much less rows of one class differ than rows of two: the RSA value of a layer.
+    """Contrast of within-class and between-class dissimilarities: the RSA value of a layer.
 
     within, between   mean dissimilarity of pairs of one class, and of two; with their signs
-    contrast          |within − between|; high: the classes lie apart
+    contrast          |within − between|; high: the classes are apart
     pairs_within, pairs_between   how many pairs these are means of
     """
 
@@ -30,7 +30,7 @@ class ClassContrast:
 
 
 def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> ClassContrast:
-    """Mean dissimilarities within and between classes.
+    """Compute the mean dissimilarities within and between classes.
 
     rdm      (n(n − 1)/2,), an array or a map, read once; or (n, n)
     labels   (n,) str or whole numbers, in any order: whether two are equal is all that counts
@@ -54,25 +54,26 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
             expected="two or more classes, and one of them with two or more rows",
         )
     parts = arrays.row_parts(n)
-    found = np.empty((len(parts), 2))
+    sums = np.empty((len(parts), 2))
 
     def work(part: int, thread: int) -> None:
         with np.errstate(all="ignore"):  # what is not finite shows in the sums
-            contrast(pairs, codes, *parts[part], found[part])
+            contrast(pairs, codes, *parts[part], sums[part])
 
     parallel_for(len(parts), work, threads)
-    if not np.isfinite(found).all():
+    if not np.isfinite(sums).all():
         arrays.check_finite(pairs, where="rdm")
-    within, between = (found.sum(axis=0) / (inside, outside)).tolist()
+    within, between = (sums.sum(axis=0) / (inside, outside)).tolist()
     return ClassContrast(within, between, abs(within - between), inside, outside)
 
 
 def model_rdm(labels: Any) -> np.ndarray:
-    """The RDM that labels alone make: (n(n − 1)/2,) float32, 0 for two rows of one class and 1 for
-    others.
+    """Return the RDM of labels alone: 0 for two rows of one class, 1 for others.
+
+    Shape (n(n − 1)/2,), float32.
     """
-    found = np.asarray(labels)
-    _, codes = arrays.labels(labels, len(found) if found.ndim else 0)
+    values = np.asarray(labels)
+    _, codes = arrays.labels(labels, len(values) if values.ndim else 0)
     if len(codes) < 2:
         raise BadDataError(
             "too-few-rows", f"{len(codes)} labels", where="labels", expected="at least 2"

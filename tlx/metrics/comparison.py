@@ -1,6 +1,4 @@
-"""How alike two representations are, told by their dissimilarities: correlations of RDMs, of each
-with each.
-"""
+"""Similarity of representations: correlations of their RDMs."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from . import arrays
 
 @dataclass(frozen=True)
 class Comparison:
-    """A row of COMPARISONS.
+    """Row of COMPARISONS.
 
     help     what it is
     vector   (pairs, n, threads) → a vector of length 1, such that the inner product of two is their
@@ -36,7 +34,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Similarities:
-    """Each of some representations with each: names, and (m, m) float64 in their order."""
+    """Pairwise similarities of representations: names, and (m, m) float64 in their order."""
 
     names: tuple[str, ...]
     values: np.ndarray
@@ -44,8 +42,9 @@ class Similarities:
 
 
 def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | None = None) -> Any:
-    """How alike two RDMs are: a row of COMPARISONS, 1 for RDMs that are the same to it (but for
-    ties: τ_a and ρ_a).
+    """Compute how similar two RDMs are, by a row of COMPARISONS.
+
+    It is 1 for RDMs that are the same to that measure (but for ties: τ_a and ρ_a).
 
     a, b    an RDM, (n(n − 1)/2,) or (n, n) — a square with zeros on its diagonal is one — or a
     stack of them,
@@ -61,54 +60,58 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | Non
         raise BadDataError(
             "rdm-sizes", f"RDMs of {n} and of {other} stimuli", expected="the same stimuli"
         )
-    found = _compare(first, second, n, method, threads)
-    return float(found[0, 0]) if single_a and single_b else found
+    similarities = _compare(first, second, n, method, threads)
+    return float(similarities[0, 0]) if single_a and single_b else similarities
 
 
 def compare_all(
     rdms: Mapping[str, Any], method: str = "spearman", *, threads: int | None = None
 ) -> Similarities:
-    """Each RDM with each: of layers, of models, or of both. rdms: name → RDM, all of the same
-    stimuli.
+    """Compare each RDM with each: of layers, of models, or of both.
+
+    rdms: name → RDM, all of the same stimuli.
     """
     known(method)
     if not rdms:
         raise BadDataError("no-rdms", "no RDM to compare")
-    found = [arrays.condensed(rdm, where=name) for name, rdm in rdms.items()]
-    if len({n for _, n in found}) > 1:
-        sizes = ", ".join(f"{name} {n}" for name, (_, n) in zip(rdms, found, strict=True))
+    stack = [arrays.condensed(rdm, where=name) for name, rdm in rdms.items()]
+    if len({n for _, n in stack}) > 1:
+        sizes = ", ".join(f"{name} {n}" for name, (_, n) in zip(rdms, stack, strict=True))
         raise BadDataError(
             "rdm-sizes",
             f"RDMs of different numbers of stimuli: {sizes}",
             expected="the same stimuli",
         )
-    all_pairs = [pairs for pairs, _ in found]
+    all_pairs = [pairs for pairs, _ in stack]
     return Similarities(
-        tuple(rdms), _compare(all_pairs, all_pairs, found[0][1], method, threads), method
+        tuple(rdms), _compare(all_pairs, all_pairs, stack[0][1], method, threads), method
     )
 
 
 def known(method: str) -> Comparison:
-    """The row of COMPARISONS. Raises UnknownName."""
+    """Return the row of COMPARISONS of this name.
+
+    Raises UnknownName.
+    """
     if method not in COMPARISONS:
         raise UnknownNameError("comparison", method, COMPARISONS)
     return COMPARISONS[method]
 
 
 def _stack(x: Any, where: str) -> tuple[list[np.ndarray], int, bool]:
-    """The condensed RDMs in x, their number of stimuli, and whether x is a single one."""
-    found = arrays.array(x, where=where)
-    if found.ndim == 1 or arrays.is_square_rdm(found):
-        pairs, n = arrays.condensed(found, where=where)
+    """Return the condensed RDMs in x, their number of stimuli, and whether x is a single one."""
+    values = arrays.array(x, where=where)
+    if values.ndim == 1 or arrays.is_square_rdm(values):
+        pairs, n = arrays.condensed(values, where=where)
         return [pairs], n, True
-    if found.ndim not in (2, 3) or len(found) == 0:
+    if values.ndim not in (2, 3) or len(values) == 0:
         raise BadDataError(
             "rdm-shape",
-            f"an array of shape {found.shape}",
+            f"an array of shape {values.shape}",
             where=where,
             expected="(n(n − 1)/2,), (n, n), or a stack of these",
         )
-    each_ = [arrays.condensed(one, where=f"{where}, RDM {i}") for i, one in enumerate(found)]
+    each_ = [arrays.condensed(single, where=f"{where}, RDM {i}") for i, single in enumerate(values)]
     return [pairs for pairs, _ in each_], each_[0][1], False
 
 
@@ -133,17 +136,18 @@ def _products(
 def vectors(
     rdms: list[np.ndarray], n: int, method: str, threads: int | None = None, where: str = "rdm"
 ) -> np.ndarray:
-    """(m, p) float64 — the vector of each RDM by the row of COMPARISONS. BadData where one has
-    none.
+    """Return (m, p) float64, the vector of each RDM by the row of COMPARISONS.
+
+    Raises BadData for an RDM without such a vector.
     """
     make = COMPARISONS[method].vector
     assert make is not None
-    found = []
+    result = []
     for i, pairs in enumerate(rdms):
         place = f"{where}, RDM {i}" if len(rdms) > 1 else where
         _check(pairs, method, place)
-        found.append(make(pairs, n, threads))
-    return np.stack(found) if len(found) > 1 else found[0][None]
+        result.append(make(pairs, n, threads))
+    return np.stack(result) if len(result) > 1 else result[0][None]
 
 
 def _check(pairs: np.ndarray, method: str, where: str) -> None:
@@ -173,7 +177,7 @@ def _concordances(
         for i, pairs in enumerate(rdms):
             _check(pairs, method, f"{where}, RDM {i}" if len(rdms) > 1 else where)
         orders.append([order(pairs, threads) for pairs in rdms])
-    tied = [[ties(found, threads) for found in side] for side in orders]
+    tied = [[ties(ranks, threads) for ranks in side] for side in orders]
     out = np.empty((len(a), len(b)))
     for i in range(len(a)):
         for j in range(len(b)):
@@ -191,7 +195,7 @@ def _concordances(
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
-    """x (p,) float64 at length 1, in place."""
+    """Scale x (p,) float64 to length 1, in place."""
     x /= np.abs(x).max()
     square = np.empty((1, 1))
     products(x[None], x[None], 0, 1, square)
@@ -204,7 +208,7 @@ def _cosine(pairs: np.ndarray, n: int, threads: int | None) -> np.ndarray:
 
 
 def _centred(pairs: np.ndarray) -> tuple[np.ndarray, float]:
-    """Dissimilarities less their mean, and the mean."""
+    """Return the dissimilarities less their mean, and the mean."""
     x, mean = pairs.astype(np.float64), 0.0
     for _ in range(2):  # again for what rounding left of a large one
         less = x.mean()
@@ -230,8 +234,7 @@ def _rho_a(pairs: np.ndarray, n: int, threads: int | None) -> np.ndarray:
 
 
 def _whitened(pairs: np.ndarray, n: int, threads: int | None, keep_mean: bool = True) -> np.ndarray:
-    """H·D·H as a vector: what is above its diagonal, √2 times because it is there twice, then its
-    diagonal.
+    """Return H·D·H as a vector: above its diagonal, times √2 (it occurs twice), then diagonal.
 
     With D = m·(11ᵀ − I) + E, where all of E sums to 0 and its rows to r, H·D·H has e_ij − (r_i +
     r_j)/n + m/n above its diagonal, and −2·r_i/n − m·(n − 1)/n on it.

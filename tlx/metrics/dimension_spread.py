@@ -1,4 +1,4 @@
-"""How far an intrinsic dimension can be trusted: the same estimate on parts of the rows."""
+"""Reliability of an intrinsic dimension: the same estimate on parts of the rows."""
 
 from __future__ import annotations
 
@@ -52,8 +52,9 @@ def intrinsic_dimension_resampled(
     method: str = "twonn",
     threads: int | None = None,
 ) -> Resampled:
-    """Intrinsic dimension of random parts of the rows, drawn without replacement: to the bit what
-    `intrinsic_dimension` gives for each, but distances are computed once.
+    """Estimate the intrinsic dimension of random parts of the rows, drawn without replacement.
+
+    To the bit what `intrinsic_dimension` gives for each part, but distances are computed once.
 
     A few more neighbours than the method needs are found for every row, so that enough of them are
     nearly always drawn too. A row that runs out is searched again, alone.
@@ -61,7 +62,7 @@ def intrinsic_dimension_resampled(
     x            (n, …) as for `intrinsic_dimension`
     resamplings  how many parts; part i has the rows data.streams.order(n, seed, "resampling",
                  i)[:⌊fraction·n⌋], in
-                 the order in which they stand in x
+                 their order in x
     fraction     of the rows in each part (that of the ratios is a setting of the method:
                  "twonn:fraction=0.8")
     method       as for `intrinsic_dimension`
@@ -114,8 +115,9 @@ def intrinsic_dimension_resampled(
 def _among(
     rows: NeighbourRows, lists: tuple[np.ndarray, np.ndarray], part: np.ndarray, k: int
 ) -> np.ndarray:
-    """Distances of the rows of a part (m,) to the k nearest in it, (m, k), from lists of the
-    nearest of all rows.
+    """Return distances (m, k) of the rows of a part (m,) to the k nearest in it.
+
+    They are taken from lists of the nearest of all rows.
     """
     alive = np.zeros(len(rows.values), np.bool_)
     alive[part] = True
@@ -137,7 +139,7 @@ def _among(
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Blocks:
-    """Estimates on blocks of the rows, the rows being cut into more and more of them.
+    """Estimates on blocks of the rows, for growing numbers of blocks.
 
     blocks      (b,) int64 — how many blocks
     rows        (b,) int64 — rows in each: ⌊n / blocks⌋
@@ -160,8 +162,9 @@ def block_analysis(
     method: str = "twonn",
     threads: int | None = None,
 ) -> Blocks:
-    """Intrinsic dimension of blocks of the rows: for each b of `blocks` they are shuffled, and cut
-    into b equal blocks.
+    """Estimate the intrinsic dimension of blocks of the rows.
+
+    For each b of `blocks` the rows are shuffled and cut into b equal blocks.
 
     What is left over by the cut is in no block. The order for b is data.streams.order(n, seed,
     "block analysis", b).
@@ -192,19 +195,19 @@ def block_analysis(
         blocks=np.array(counts),
         rows=n // np.array(counts),
         values=values,
-        mean=np.array([found.mean() for found in values]),
-        std=np.array([found.std() for found in values]),
+        mean=np.array([estimates.mean() for estimates in values]),
+        std=np.array([estimates.std() for estimates in values]),
     )
 
 
 def _blocks(rows: NeighbourRows, count: int, seed: int, how: Any) -> np.ndarray:
-    n, found = len(rows.values), np.empty(count)
+    n, estimates = len(rows.values), np.empty(count)
     shuffled = seeded_permutation(n, seed, "block analysis", count)
     for block in range(count):
         part = np.sort(shuffled[block * (n // count) : (block + 1) * (n // count)])
         with _where(f"block {block} of {count}"):
-            found[block] = how.estimate(rows.nearest(how.neighbours, part=part)[0]).dimension
-    return found
+            estimates[block] = how.estimate(rows.nearest(how.neighbours, part=part)[0]).dimension
+    return estimates
 
 
 @contextlib.contextmanager

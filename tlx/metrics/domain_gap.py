@@ -1,5 +1,4 @@
-"""How far two sets of features lie apart, and how far a set's classes spread: G, D and N of the
-regression.
+"""Gap between two feature sets, and spread of a set's classes: G, D, N of the regression.
 
 What the published G and D were is not on record (`regression` has their numbers). Here G is a row
 of GAPS, between features of the last layer before the head, and D the mean variance within a class.
@@ -24,18 +23,19 @@ BLOCK = 1 << 21  # numbers that are float64 at a time
 
 @dataclass(frozen=True, kw_only=True)
 class Frechet(Spec):
-    """Between Gaussians of the sets' means and (n − 1) covariances: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ −
-    2(Σ₁Σ₂)^½).
+    """Squared Fréchet distance between Gaussians fitted to the two sets.
 
-    The square of the Fréchet distance, as the FID is (Dowson & Landau 1982; Heusel et al. 2017,
-    arXiv:1706.08500). With centred rows Σ₁ = AᵀA and Σ₂ = BᵀB the last trace is the sum of the
-    singular values of A·Bᵀ, for any number of rows and without the square root of a matrix; A and B
-    are brought to at most d rows by QR. It falls as rows are added: compare sets of like size.
+    With the sets' means and (n − 1) covariances: ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), as the FID
+    is (Dowson & Landau 1982; Heusel et al. 2017, arXiv:1706.08500). With centred rows Σ₁ = AᵀA and
+    Σ₂ = BᵀB the last trace is the sum of the singular values of A·Bᵀ, for any number of rows and
+    without the square root of a matrix; A and B are brought to at most d rows by QR. It falls as
+    rows are added: compare sets of similar size.
     """
 
     kind: ClassVar[str] = "frechet"
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Compute the squared Fréchet distance of x (n, d) and y (m, d)."""
         (mean_x, a), (mean_y, b) = _centred(x), _centred(y)
         shared = np.linalg.svd(a @ b.T, compute_uv=False).sum()
         spread = np.square(a).sum() + np.square(b).sum() - 2 * shared
@@ -44,7 +44,9 @@ class Frechet(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class MeanDiscrepancy(Spec):
-    """Maximum mean discrepancy, squared, unbiased, with the kernel e^(−‖a − b‖² / (2σ²)).
+    """Squared unbiased maximum mean discrepancy with a Gaussian kernel.
+
+    The kernel is e^(−‖a − b‖² / (2σ²)).
 
     Gretton et al. 2012 (JMLR 13), equation 3: it may be below 0 where the sets are alike, and is
     between a set and itself. σ is the median distance above 0 between rows of both sets together,
@@ -60,6 +62,7 @@ class MeanDiscrepancy(Spec):
     seed: int = setting(0, help="seed of their draw", low=0)
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Compute the squared maximum mean discrepancy of x (n, d) and y (m, d)."""
         sigma = self.sigma or self._median(x, y)
         if not sigma:  # every row equals every other
             return 0.0
@@ -72,19 +75,20 @@ class MeanDiscrepancy(Spec):
 
     def _median(self, x: np.ndarray, y: np.ndarray) -> float:
         drawn = seeded_permutation(len(x) + len(y), self.seed, "domain-gap")[: self.sample]
-        some = np.concatenate(
+        sample = np.concatenate(
             [x[drawn[drawn < len(x)]], y[drawn[drawn >= len(x)] - len(x)]], dtype=np.float64
         )
         squares = np.concatenate(
-            [np.square(some[i + 1 :] - row).sum(axis=1) for i, row in enumerate(some)]
+            [np.square(sample[i + 1 :] - row).sum(axis=1) for i, row in enumerate(sample)]
         )
         return float(np.median(np.sqrt(squares[squares > 0]))) if squares.any() else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class EarthMover(Spec):
-    """The exact Wasserstein distance (∫|F⁻¹ − G⁻¹|^p)^(1/p) of each feature by itself; its mean
-    over features.
+    """Mean over features of the exact one-dimensional Wasserstein distance.
+
+    Of each feature by itself: (∫|F⁻¹ − G⁻¹|^p)^(1/p).
     """
 
     kind: ClassVar[str] = "earth-mover"
@@ -92,12 +96,13 @@ class EarthMover(Spec):
     p: int = setting(1, help="1: earth mover's distance; 2: of squares", choices=(1, 2))
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Compute the mean Wasserstein distance of the columns of x (n, d) and y (m, d)."""
         step = max(1, BLOCK // (len(x) + len(y)))
-        found = [
+        distances = [
             _wasserstein(x[:, i : i + step], y[:, i : i + step], self.p)
             for i in range(0, x.shape[1], step)
         ]
-        return float((np.concatenate(found) ** (1 / self.p)).mean())
+        return float((np.concatenate(distances) ** (1 / self.p)).mean())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +120,7 @@ class Sliced(Spec):
     seed: int = setting(0, help="their seed", low=0)
 
     def between(self, x: np.ndarray, y: np.ndarray) -> float:
+        """Compute the sliced Wasserstein distance of x (n, d) and y (m, d)."""
         total, step = 0.0, max(1, BLOCK // (len(x) + len(y) + x.shape[1]))
         for first in range(0, self.directions, step):
             u = _directions(x.shape[1], self.seed, first, min(step, self.directions - first))
@@ -133,8 +139,9 @@ GAPS: dict[str, type[Spec]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Gap:
-    """gap: a number whose unit is the method's; method: as asked for; n_x, n_y: rows; width:
-    features.
+    """Result of `domain_gap`.
+
+    gap: a number whose unit is the method's; method: as requested; n_x, n_y: rows; width: features.
     """
 
     gap: float
@@ -148,7 +155,7 @@ class Gap:
 
 
 def domain_gap(x: Any, y: Any, method: str = "frechet") -> Gap:
-    """The gap between two sets of features of one layer.
+    """Compute the gap between two sets of features of one layer.
 
     x, y    (n, …), (m, …) floats or whole numbers, maps, layers of dumps, n and m at least 2; rows
             are flattened
@@ -180,7 +187,7 @@ def domain_gap(x: Any, y: Any, method: str = "frechet") -> Gap:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ClassSpread:
-    """How a set's classes spread.
+    """Variance of features within the classes of a set.
 
     variance    mean over classes of per_class: D
     per_class   (k,) float64 — mean over features of the variance (divided by n − 1) of the class's
@@ -199,12 +206,12 @@ class ClassSpread:
 
     @property
     def variance_per_classes(self) -> float:
-        """variance / number of classes: the published D goes with 1 / classes."""
+        """Return variance / number of classes: the published D goes with 1 / classes."""
         return self.variance / (len(self.classes) + len(self.left_out))
 
 
 def intra_class_variance(x: Any, labels: Any) -> ClassSpread:
-    """How far the rows of a class lie from its mean, over classes.
+    """Compute how far the rows of a class are from its mean, averaged over classes.
 
     x, labels   (n, …) as for `domain_gap`, and (n,) names or whole numbers
     raises  BadData: NaN or infinity, labels that do not fit, no class of two rows
@@ -239,8 +246,9 @@ def regression_row(
     *,
     method: str = "frechet",
 ) -> dict[str, Any]:
-    """A row for `transferability_regression`: G, D, N and T, with the method of G and what D and N
-    were made from.
+    """Build a row for `transferability_regression`: G, D, N and T.
+
+    It also has the method of G and what D and N were computed from.
 
     source, target   (n, …), (m, …) features of one layer on images of the source's data and of the
                      target's
@@ -273,8 +281,9 @@ def _mean(x: np.ndarray) -> np.ndarray:
 
 
 def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(mean (d,), a (≤ d or n, d)) with aᵀa the covariance of x: centred rows, or the R of their
-    QR, block by block.
+    """Return (mean (d,), a (≤ d or n, d)) with aᵀa the covariance of x.
+
+    a has the centred rows, or the R of their QR, block by block.
     """
     mean, width, a = _mean(x), x.shape[1], np.zeros((0, x.shape[1]))
     for start in range(0, len(x), step := 4 * max(width, 1024)):
@@ -284,7 +293,10 @@ def _centred(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _kernel_sum(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
-    """Σ over all pairs of e^(−‖a − b‖² / (2σ²)), rows centred first so that little cancels."""
+    """Sum e^(−‖a − b‖² / (2σ²)) over all pairs.
+
+    Rows are centred first so that little cancels.
+    """
     mean, total, step = _mean(y), 0.0, max(1, min(int(np.sqrt(BLOCK)), BLOCK // x.shape[1]))
     for i in range(0, len(x), step):
         a = (x[i : i + step] - mean) / sigma
@@ -296,7 +308,7 @@ def _kernel_sum(x: np.ndarray, y: np.ndarray, sigma: float) -> float:
 
 
 def _wasserstein(x: np.ndarray, y: np.ndarray, p: int) -> np.ndarray:
-    """∫|F⁻¹ − G⁻¹|^p over the quantiles, of each column: x (n, c), y (m, c) → (c,) float64.
+    """Integrate |F⁻¹ − G⁻¹|^p over the quantiles, by column: x (n, c), y (m, c) → (c,) float64.
 
     Between two of the levels i/n and j/m, in units of 1/(n·m) so that they are whole numbers, both
     are constant.
@@ -316,8 +328,9 @@ def _projected(x: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def _directions(width: int, seed: int, first: int, count: int) -> np.ndarray:
-    """Columns first…first+count−1 of the random unit vectors (width, count), each from a stream of
-    its own.
+    """Return columns first…first+count−1 of the random unit vectors, (width, count).
+
+    Each is from a random stream of its own.
     """
     streams = [
         np.random.PCG64(np.random.SeedSequence([seed, i])) for i in range(first, first + count)
@@ -331,7 +344,7 @@ def _directions(width: int, seed: int, first: int, count: int) -> np.ndarray:
 
 
 def _variance(x: np.ndarray, rows: np.ndarray) -> float:
-    """Mean over features of the variance of some rows, in float64, about their mean."""
+    """Compute the mean over features of the variance of rows about their mean, in float64."""
     step = max(1, BLOCK // x.shape[1])  # rows that are float64 at a time
     parts = [rows[i : i + step] for i in range(0, len(rows), step)]
     mean = sum(

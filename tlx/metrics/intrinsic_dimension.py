@@ -1,11 +1,10 @@
-"""How many directions the rows of a layer really vary in, from the distances to their nearest
-neighbours.
+"""Intrinsic dimension of a layer's activations, estimated from nearest-neighbour distances.
 
 μ is the ratio of the distances to a row's second and first neighbour. Where the density hardly
 changes over two neighbours, and whatever it is, ln μ is exponential with the dimension as its rate
 (Facco, d'Errico, Rodriguez & Laio 2017, doi:10.1038/s41598-017-11873-y). Rows that equal another
-row (r1 = 0) and rows with two equally near neighbours (r1 = r2) tell nothing, and are left out and
-counted.
+row (r1 = 0) and rows with two equally near neighbours (r1 = r2) have no information, are left out
+and counted.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ from ..errors import BadDataError, UsageError
 from ..spec import Spec, parse_spec, setting
 from .neighbours import NeighbourRows
 
-LEAST = 4  # rows that tell something: the regression leaves two out, and a correlation needs two
+LEAST = 4  # informative rows: the regression leaves two out, and a correlation needs two
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension:
-    """An intrinsic dimension and what it was made from.
+    """Intrinsic dimension and the data that it was estimated from.
 
     dimension    the estimate
     r, p         Pearson's correlation of the points of the regression and its two-sided p; None
@@ -48,7 +47,7 @@ class Dimension:
 
 @dataclass(frozen=True, kw_only=True)
 class TwoNN(Spec):
-    """The slope of −ln(1 − F) against ln μ through the origin, F_i = i/N of the sorted ratios.
+    """Slope of −ln(1 − F) against ln μ through the origin, F_i = i/N of the sorted ratios.
 
     As Ansuini, Laio, Macke & Zoccolan 2019 (doi:10.48550/arXiv.1905.12784) compute it: the last two
     of the N points are dropped, least squares takes the first ⌊fraction·N⌋ of the others.
@@ -62,8 +61,9 @@ class TwoNN(Spec):
     neighbours = 2
 
     def estimate(self, distances: np.ndarray) -> Dimension:
-        """distances (n, 2) float64, ascending. Raises BadData where fewer than four ratios, or two
-        points, are left.
+        """Estimate from distances (n, 2) float64, ascending.
+
+        Raises BadData where fewer than four ratios, or two points, are left.
         """
         logs, left_out = log_ratios(distances)
         total = len(logs)
@@ -81,9 +81,10 @@ class TwoNN(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TwoNNLikelihood(Spec):
-    """The rate of ln μ by maximum likelihood from the smallest m = ⌊fraction·N⌋ ratios, unbiased:
-    (m − 1) / (Σ_{i ≤ m} ln μ_i + (N − m)·ln μ_m), the others being known only to be larger (type II
-    censoring).
+    """Unbiased maximum-likelihood rate of ln μ from the smallest m = ⌊fraction·N⌋ ratios.
+
+    (m − 1) / (Σ_{i ≤ m} ln μ_i + (N − m)·ln μ_m); the other ratios are known only to be larger
+    (type II censoring).
 
     At fraction 1 it is (N − 1) / Σ ln μ, which DADApy calls "ml"; at 0.9 what scikit-dimension
     calls "mle".
@@ -97,8 +98,9 @@ class TwoNNLikelihood(Spec):
     neighbours = 2
 
     def estimate(self, distances: np.ndarray) -> Dimension:
-        """distances (n, 2) float64, ascending. Raises BadData where fewer than four ratios are
-        left, or two used.
+        """Estimate from distances (n, 2) float64, ascending.
+
+        Raises BadData where fewer than four ratios are left, or two used.
         """
         logs, left_out = log_ratios(distances)
         used = math.floor(self.fraction * len(logs))
@@ -110,8 +112,9 @@ class TwoNNLikelihood(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class LevinaBickel(Spec):
-    """Maximum likelihood from the k nearest T_1 … T_k of each row: 1/m̂ = Σ_{j < k} ln(T_k / T_j) /
-    (k − 1).
+    """Maximum likelihood from the distances to the k nearest neighbours T_1 … T_k of each row.
+
+    1/m̂ = Σ_{j < k} ln(T_k / T_j) / (k − 1).
 
     Levina & Bickel 2004 (NIPS 17); the inverses are averaged, as MacKay & Ghahramani 2005 derive.
     Rows whose k neighbours are all equally near say that m̂ is infinite; they are left out.
@@ -123,10 +126,14 @@ class LevinaBickel(Spec):
 
     @property
     def neighbours(self) -> int:
+        """Return the number of neighbours that the estimate needs."""
         return self.k
 
     def estimate(self, distances: np.ndarray) -> Dimension:
-        """distances (n, k) float64, ascending. Raises BadData where no row is left."""
+        """Estimate from distances (n, k) float64, ascending.
+
+        Raises BadData where no row is left.
+        """
         good, left_out = _telling(distances)
         if not len(good):
             raise _too_few("0 rows", **left_out)
@@ -140,12 +147,12 @@ METHODS: dict[str, type[Spec]] = {"twonn": TwoNN, "twonn-mle": TwoNNLikelihood, 
 def intrinsic_dimension(
     x: Any, method: str = "twonn", fraction: float | None = None, threads: int | None = None
 ) -> Dimension:
-    """The intrinsic dimension of rows.
+    """Estimate the intrinsic dimension of rows.
 
     x         (n, …) floats or whole numbers, a map, a layer of a dump; each row is flattened
     method    a row of METHODS, perhaps with settings: "twonn", "twonn-mle", "mle:k=10"
     fraction  of the ratios that is used; None: 0.9, or what `method` says
-    raises    BadData: NaN or infinity, too few rows that tell something (it says how many were left
+    raises    BadData: NaN or infinity, too few informative rows (the message has how many were left
               out, and why);
               UnknownName, Usage: the method, its settings
     """
@@ -157,7 +164,7 @@ def intrinsic_dimension(
 
 
 def estimator(method: str, fraction: float | None = None) -> Any:
-    """The row of METHODS that is asked for, with its settings."""
+    """Return the row of METHODS for `method`, with its settings."""
     how = parse_spec(METHODS, method, "method")
     if fraction is None:
         return how
@@ -169,8 +176,7 @@ def estimator(method: str, fraction: float | None = None) -> Any:
 
 
 def log_ratios(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """(ln μ, ascending, of the rows that tell something; how many rows there were and were left
-    out).
+    """Return (ln μ, ascending, of the informative rows; counts of all rows and of those left out).
 
     distances  (n, 2) float64, ascending
     raises     BadData: fewer than four are left
@@ -182,7 +188,7 @@ def log_ratios(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
 
 
 def _telling(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
-    """The rows of `distances` with 0 < r1 < rk, and how many there were and were left out."""
+    """Return the rows with 0 < r1 < rk, and the counts of all rows and of those left out."""
     repeated = distances[:, 0] == 0
     tied = ~repeated & (distances[:, 0] == distances[:, -1])
     left_out = {"n": len(distances), "repeated": int(repeated.sum()), "tied": int(tied.sum())}
@@ -205,8 +211,7 @@ def _too_few(left: str, *, n: int, repeated: int, tied: int) -> BadDataError:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scales:
-    """Intrinsic dimension as the neighbourhood grows; one entry for each scale, from small to
-    large.
+    """Intrinsic dimension as the neighbourhood grows, one entry a scale, small to large.
 
     rank        (s,) int64 — n2: the scale is that of neighbours n2/2 and n2
     dimension   (s,) float64
@@ -223,8 +228,9 @@ class Scales:
 
 
 def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
-    """Gride: the intrinsic dimension at neighbours 1 and 2, 2 and 4, … up to `largest`, by maximum
-    likelihood.
+    """Estimate the intrinsic dimension at neighbours 1 and 2, 2 and 4, … up to `largest`.
+
+    Gride, by maximum likelihood.
 
     Denti, Doimo, Laio & Mira 2022, doi:10.1038/s41598-022-20991-1, with μ = r_{n2} / r_{n1}
     distributed as d·(μ^d − 1)^(n2 − n1 − 1) / (μ^((n2 − 1)·d + 1)·B(n2 − n1, n1)).
@@ -238,18 +244,19 @@ def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
     rows = NeighbourRows(x, 2, threads)
     ranks = 2 ** np.arange(1, int(math.log2(min(largest, len(rows.values) - 1))) + 1)
     distances = rows.nearest(int(ranks[-1]))[0]
-    found = [_gride(distances[:, [rank // 2 - 1, rank - 1]], int(rank)) for rank in ranks]
-    dimension, error, radius, used = (np.array(column) for column in zip(*found, strict=True))
+    scales = [_gride(distances[:, [rank // 2 - 1, rank - 1]], int(rank)) for rank in ranks]
+    dimension, error, radius, used = (np.array(column) for column in zip(*scales, strict=True))
     return Scales(rank=ranks, dimension=dimension, error=error, radius=radius, n_used=used)
 
 
 def _gride(distances: np.ndarray, n2: int) -> tuple[float, float, float, int]:
-    """Dimension, error, radius and rows used of one scale: the zero of the derivative of the
-    log-likelihood,
+    """Return dimension, error, radius and rows used of one scale.
+
+    The dimension is the zero of the derivative of the log-likelihood,
 
         (N − 1)/d + more·Σ l / (1 − e^(−d·l)) − (n2 − 1)·Σ l,   l = ln μ, more = n2 − n1 − 1,
 
-    which falls with d, and lies between the zeros that it has with 1/d and with 1/d + l for that
+    which falls with d, and is between the zeros that it has with 1/d and with 1/d + l for that
     fraction. N − 1, not N, makes the estimate of neighbours 1 and 2 unbiased; it is what
     `twonn-mle` and DADApy have.
     """

@@ -1,4 +1,4 @@
-"""A map in which representations lie as far apart as they differ."""
+"""Multidimensional scaling: a map whose distances approximate given dissimilarities."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ class Map:
 
 
 def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> Map:
-    """Classical scaling (Torgerson 1952, doi:10.1007/BF02288916), and from there least stress where
-    asked for.
+    """Compute a map by classical scaling (Torgerson 1952, doi:10.1007/BF02288916).
+
+    With `smacof` the stress is then minimised.
 
     dissimilarities  (m, m) or (m(m − 1)/2,), not negative; or Similarities, of which 1 − similarity
                      is taken
     dimensions       of the map, at most m − 1
-    smacof           go on to where the stress has a minimum: scikit-learn's SMACOF from this start,
+    smacof           minimise the stress: scikit-learn's SMACOF from this start,
                      without chance
     raises           BadData: no dissimilarities; Usage: too many dimensions
     """
@@ -81,9 +82,7 @@ def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> M
 
 
 def _settled(points: np.ndarray) -> np.ndarray:
-    """The same map, centred, on the axes of its spread, its farthest points on their positive
-    sides.
-    """
+    """Return the map centred, on its principal axes, farthest points on their positive sides."""
     points = points - points.mean(axis=0)
     points = points @ np.linalg.svd(points, full_matrices=False)[2].T
     far = points[np.abs(points).argmax(axis=0), np.arange(points.shape[1])]
@@ -92,6 +91,6 @@ def _settled(points: np.ndarray) -> np.ndarray:
 
 def _stress(pairs: np.ndarray, points: np.ndarray) -> float:
     away = points[:, None] - points[None]
-    found = np.sqrt((away**2).sum(axis=2))[np.triu_indices(len(points), 1)]
+    distances = np.sqrt((away**2).sum(axis=2))[np.triu_indices(len(points), 1)]
     total = float((pairs.astype(np.float64) ** 2).sum())
-    return float(np.sqrt(((found - pairs) ** 2).sum() / total)) if total else 0.0
+    return float(np.sqrt(((distances - pairs) ** 2).sum() / total)) if total else 0.0

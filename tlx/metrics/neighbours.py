@@ -1,6 +1,4 @@
-"""Distances to the nearest other rows, exactly: what every estimate of intrinsic dimension starts
-from.
-"""
+"""Exact distances to the nearest other rows, the input of every intrinsic dimension."""
 
 from __future__ import annotations
 
@@ -21,7 +19,7 @@ ORDINARY = {
 
 
 def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndarray:
-    """Euclidean distances to the k nearest other rows, (n, k) float64, ascending.
+    """Return Euclidean distances to the k nearest other rows, (n, k) float64, ascending.
 
     Direct differences in float64, relative error ≤ 1e-12 whatever the offset; the same bits at any
     number of threads. A row itself is left out by its place: equal rows are at distance 0 exactly.
@@ -37,17 +35,16 @@ def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndar
 def nearest_neighbours(
     x: Any, k: int = 2, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(distances, indices) of the k nearest other rows: (n, k) float64, ascending, and (n, k)
-    int64.
+    """Return (distances, indices) of the k nearest other rows.
 
-    Equally near rows stand in order of their indices. Else, and in what is raised, as
-    `nearest_distances`.
+    Distances (n, k) float64, ascending; indices (n, k) int64. Equally near rows are in the order of
+    their indices. Raises what `nearest_distances` raises, and is otherwise like it.
     """
     return NeighbourRows(x, k, threads).nearest(k, ties=True)
 
 
 class NeighbourRows:
-    """Rows that were checked, and brought to a magnitude whose squares neither overflow nor vanish.
+    """Validated rows, scaled so that squares neither overflow nor underflow.
 
     values   (n, d) float32 or float64, C order — what was given, or a copy where that is not
              possible
@@ -55,7 +52,10 @@ class NeighbourRows:
     """
 
     def __init__(self, x: Any, k: int, threads: int | None = None):
-        """x (n, …), n > k. Raises as `nearest_distances`."""
+        """Check x (n, …), n > k.
+
+        Raises what `nearest_distances` raises.
+        """
         for name, value in (("k", k), ("threads", 1 if threads is None else threads)):
             if value < 1 or value != int(value):
                 raise UsageError(
@@ -78,8 +78,9 @@ class NeighbourRows:
     def nearest(
         self, k: int, *, ties: bool = False, part: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Distances (n, k) and indices (n, k) as `nearest_neighbours`; of equally near rows any,
-        unless `ties`.
+        """Return distances (n, k) and indices (n, k) as `nearest_neighbours` does.
+
+        Of equally near rows any are returned, unless `ties`.
 
         part   (m,) int64, ascending: these rows alone are there
         """
@@ -88,22 +89,22 @@ class NeighbourRows:
         return np.sqrt(squares) / self.scale, indices
 
     def nearest_of(self, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same of some rows (m,) only, on one thread: best of few."""
+        """Return the same of a subset of rows (m,), on one thread: fastest for few rows."""
         squares, indices = neighbours.exact(self.values, k, rows, np.full(len(rows), np.inf), 1)
         return np.sqrt(squares) / self.scale, indices
 
     def _largest(self) -> float:
-        """The largest magnitude; infinity or NaN if there is any."""
+        """Return the largest magnitude; infinity or NaN if there is any."""
         whole = np.int32 if self.values.dtype == np.float32 else np.int64
         bits = self.values.reshape(-1).view(
             whole
         )  # magnitudes are in the order of their bits, which vectors compare
-        found = np.zeros(-(-bits.size // TASK), whole)
+        largest = np.zeros(-(-bits.size // TASK), whole)
 
         def work(task: int, thread: int) -> None:
-            found[task] = neighbours.largest_magnitude(
+            largest[task] = neighbours.largest_magnitude(
                 bits[task * TASK : (task + 1) * TASK], np.iinfo(whole).max
             )
 
-        parallel_for(len(found), work, self.threads)
-        return float(found.max(keepdims=True).view(self.values.dtype)[0])
+        parallel_for(len(largest), work, self.threads)
+        return float(largest.max(keepdims=True).view(self.values.dtype)[0])

@@ -1,6 +1,6 @@
-"""RDMs in the HDF5 files of rsatoolbox, read and written without it.
+"""Reader and writer of RDMs in the HDF5 files of rsatoolbox, without that package.
 
-What lies in such a file (rsatoolbox 0.0.x to 0.3.x):
+Content of such a file (rsatoolbox 0.0.x to 0.3.x):
 
     dissimilarities         (m, n(n − 1)/2) numbers, a row for each RDM
     dissimilarity_measure   a text attribute, or an empty data set for none
@@ -40,7 +40,7 @@ INFLATION = 1000  # logical bytes a stored byte
 
 @dataclass(frozen=True)
 class Rdms:
-    """Some RDMs of the same stimuli.
+    """RDMs of the same stimuli.
 
     dissimilarities      (m, n(n − 1)/2) float32 or float64; NaN where a file has none for a pair
     measure              what they are, as "correlation"; None where it is not known
@@ -56,17 +56,17 @@ class Rdms:
     pattern_descriptors: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raises BadData for another shape, or as many values as there are not RDMs or stimuli."""
-        found = self.dissimilarities
-        if found.ndim != 2 or not len(found) or found.dtype.kind not in "fiu":
+        """Raise BadData for another shape, or a wrong number of descriptor values."""
+        rdms = self.dissimilarities
+        if rdms.ndim != 2 or not len(rdms) or rdms.dtype.kind not in "fiu":
             raise BadDataError(
                 "rdm-shape",
-                f"an array of shape {found.shape} and type {found.dtype}",
+                f"an array of shape {rdms.shape} and type {rdms.dtype}",
                 where="dissimilarities",
                 expected="(RDMs, n(n − 1)/2) numbers",
             )
         for what, count, names in (
-            ("RDMs", len(found), self.rdm_descriptors),
+            ("RDMs", len(rdms), self.rdm_descriptors),
             ("stimuli", self.stimuli, self.pattern_descriptors),
         ):
             for name, values in names.items():
@@ -79,13 +79,14 @@ class Rdms:
 
     @property
     def stimuli(self) -> int:
-        """n."""
+        """Return the number of stimuli n."""
         return arrays.stimuli(self.dissimilarities.shape[1], where="dissimilarities")
 
 
 def write_rdms(path: Path | str, rdms: Rdms) -> None:
-    """Put RDMs at `path`, all or nothing, for rsatoolbox.rdm.load_rdm(path, "hdf5") and
-    `read_rdms`.
+    """Write RDMs to `path`, all or nothing.
+
+    For rsatoolbox.rdm.load_rdm(path, "hdf5") and `read_rdms`.
 
     Raises Usage for a descriptor that no HDF5 file can hold.
     """
@@ -116,20 +117,22 @@ def _put(group: h5py.Group, key: str, value: Any) -> None:
     if isinstance(value, h5py.Empty):
         group[key] = value
         return
-    found = np.asarray(value)
-    if found.dtype.kind == "O" and all(isinstance(one, str) for one in found.flat):
-        found = found.astype(np.str_)
-    if found.dtype.kind == "U":
+    values = np.asarray(value)
+    if values.dtype.kind == "O" and all(isinstance(item, str) for item in values.flat):
+        values = values.astype(np.str_)
+    if values.dtype.kind == "U":
         try:
-            group[key] = found.astype(np.bytes_)  # the way rsatoolbox does it, which is ASCII alone
+            group[key] = values.astype(
+                np.bytes_
+            )  # the way rsatoolbox does it, which is ASCII alone
         except UnicodeEncodeError:
-            group.create_dataset(key, data=found.astype(object), dtype=h5py.string_dtype())
-    elif found.dtype.kind in "fiubS":
-        group[key] = found
+            group.create_dataset(key, data=values.astype(object), dtype=h5py.string_dtype())
+    elif values.dtype.kind in "fiubS":
+        group[key] = values
     else:
         raise UsageError(
             "descriptor-kind",
-            f"'{key}' is of type {found.dtype}",
+            f"'{key}' is of type {values.dtype}",
             where=group.name,
             expected="texts or numbers",
         )
@@ -139,11 +142,11 @@ def _put(group: h5py.Group, key: str, value: Any) -> None:
 
 
 def read_rdms(path: Path | str) -> Rdms:
-    """The RDMs of a file of rsatoolbox or of `write_rdms`.
+    """Read the RDMs of a file of rsatoolbox or of `write_rdms`.
 
     raises  Missing; BadData: no such file, damaged, out of proportion; Unsafe: it reaches out of
     itself or needs a
-            plug-in. Nothing of it is read before all of it was looked at
+            plug-in. All of it is checked before anything is read
     """
     path = Path(path)
     if not path.is_file():
@@ -162,7 +165,7 @@ def read_rdms(path: Path | str) -> Rdms:
 
 
 def _look(file: h5py.File, path: Path) -> None:
-    """Raises for anything that is not plainly a number or a text of this file."""
+    """Raise for anything that is not plainly a number or a text of this file."""
     pending, seen, size = [(file, 0)], 0, path.stat().st_size
     while pending:
         group, depth = pending.pop()
@@ -213,8 +216,8 @@ def _look_at(item: h5py.Dataset, size: int, path: Path) -> None:
 
 
 def _rdms(file: h5py.File, path: Path) -> Rdms:
-    found = file.get("dissimilarities")
-    if not isinstance(found, h5py.Dataset) or not found.shape or found.dtype.kind not in "fiu":
+    rdms = file.get("dissimilarities")
+    if not isinstance(rdms, h5py.Dataset) or not rdms.shape or rdms.dtype.kind not in "fiu":
         raise BadDataError(
             "rdm-file-kind",
             "no numbers in 'dissimilarities'",
@@ -227,7 +230,7 @@ def _rdms(file: h5py.File, path: Path) -> Rdms:
         group = file.get(name)
         parts.append(_descriptors(group) if isinstance(group, h5py.Group) else {})
     return Rdms(
-        arrays.floating(np.asarray(found[()])), None if measure is None else str(measure), *parts
+        arrays.floating(np.asarray(rdms[()])), None if measure is None else str(measure), *parts
     )
 
 
@@ -244,7 +247,7 @@ def _descriptors(group: h5py.Group) -> dict[str, Any]:
 
 
 def _value(item: h5py.Dataset) -> Any:
-    """A number, a text, an array of either, or None for an empty data set."""
+    """Return a number, a text, an array of either, or None for an empty data set."""
     if item.shape is None:
         return None
     value = item.asstr("utf-8")[()] if h5py.check_string_dtype(item.dtype) is not None else item[()]

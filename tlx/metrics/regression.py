@@ -1,5 +1,4 @@
-"""What the transferability of a network to a data set goes with: log T ~ G + D + log N, by ordinary
-least squares.
+"""Regression of a network's transferability: log T ~ G + D + log N, ordinary least squares.
 
 G is the gap between the domains, D the intra-class variance, N the number of training images, T the
 transferability of the parameters; logarithms are natural. The published coefficients (PUBLISHED)
@@ -24,7 +23,7 @@ TABLE = Path(__file__).resolve().parents[1] / "_data" / "transferability.csv"
 COLUMNS = ("G", "D", "N", "T")
 TERMS = ("G", "D", "log_N")
 NAMES = ("intercept", *TERMS)
-# network → coefficients as printed beside the table; none of them is what least squares makes of it
+# network → coefficients as printed with the table; least squares gives none of them
 PUBLISHED = {
     "resnet50": {"intercept": 2.86, "G": -0.26, "D": 0.32, "log_N": -0.61},
     "resnet34": {"intercept": 2.31, "G": -0.15, "D": 0.25, "log_N": -0.64},
@@ -40,7 +39,7 @@ DECIDES = 1e-9  # 1 − leverage of a row that alone decides a coefficient
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Regression:
-    """A fit of log T.
+    """Fit of log T.
 
     coefficients, standard_errors   by name: intercept, G, D, log_N; of z-scored terms if
                                     `standardize`
@@ -76,8 +75,9 @@ class Regression:
 
 
 def transferability_table() -> list[dict[str, Any]]:
-    """The published table for ResNet-50: 12 rows with dataset, G, D, N, T, corrected, printed_G,
-    printed_D.
+    """Return the published table for ResNet-50, 12 rows.
+
+    Columns: dataset, G, D, N, T, corrected, printed_G, printed_D.
 
     In the three rows with `corrected` the printed columns hold other quantities: under G the
     intra-class variance, under D a domain width that an older version of the table had. Their G and
@@ -99,10 +99,10 @@ def transferability_table() -> list[dict[str, Any]]:
 
 
 def transferability_regression(table: Any, standardize: bool = True) -> Regression:
-    """log T ~ G + D + log N by least squares (QR, float64).
+    """Fit log T ~ G + D + log N by least squares (QR, float64).
 
-    table        rows (mappings) or a data frame with columns G, D, N, T; other columns are not
-                 looked at
+    table        rows (mappings) or a data frame with columns G, D, N, T; other columns are
+                 ignored
     standardize  z-score G, D and log N first; the fit is the same, the coefficients are comparable
     raises       BadData: a column is missing, a value is no finite number, N or T is not positive,
                  fewer than 5 rows, a
@@ -162,7 +162,7 @@ def transferability_regression(table: Any, standardize: bool = True) -> Regressi
 
 
 def _left_out(q: np.ndarray, residuals: np.ndarray, total: float) -> float | None:
-    """1 − PRESS / total: a row left out is missed by its residual / (1 − leverage)."""
+    """Compute 1 − PRESS / total: a row left out is missed by its residual / (1 − leverage)."""
     free = 1 - np.square(q).sum(axis=1)
     return None if free.min() < DECIDES else 1 - float(np.square(residuals / free).sum()) / total
 
@@ -172,8 +172,9 @@ def _by_name(values: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, floa
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:
-    """Column → its values, of rows or of a data frame (of anything with `columns`, and of a mapping
-    of columns).
+    """Return column → values of rows, of a data frame or of a mapping of columns.
+
+    A data frame is anything with `columns`.
     """
     if hasattr(table, "columns") or isinstance(table, Mapping):
         known = [str(name) for name in getattr(table, "columns", table)]
@@ -204,7 +205,7 @@ def _no_column(missing: Sequence[str], known: Sequence[str], place: str = "") ->
 
 
 def _terms(columns: dict[str, list[Any]]) -> tuple[np.ndarray, np.ndarray]:
-    """G, D, log N (n, 3) and log T (n,), float64."""
+    """Return G, D, log N (n, 3) and log T (n,), float64."""
     problems: list[TlxError] = []
     numbers = {
         name: np.array([_number(value) for value in values]) for name, values in columns.items()

@@ -1,4 +1,4 @@
-"""How sure a comparison of two RDMs is: stimuli drawn again and again."""
+"""Confidence of a comparison of two RDMs by resampling stimuli."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ MOST = 1 << 27  # similarities of all draws that are held: 1 GiB
 
 @dataclass(frozen=True)
 class Interval:
-    """A similarity and where it lies when the stimuli are others.
+    """Similarity and its confidence interval over resampled stimuli.
 
     value      of all stimuli
-    low, high  percentiles of the draws: a `confidence` share of them lies between
+    low, high  percentiles of the draws: a `confidence` share of them is between
     error      standard deviation of the draws
     draws      (resamplings,) float64; NaN where a draw left no two different dissimilarities
     """
@@ -49,7 +49,7 @@ def bootstrap(
     confidence: float = 0.95,
     threads: int | None = None,
 ) -> Interval:
-    """Confidence interval of `compare_rdms(a, b, method)` over stimuli.
+    """Compute the confidence interval of `compare_rdms(a, b, method)` over stimuli.
 
     a, b         RDMs of the same n stimuli, condensed or square
     method       a row of COMPARISONS that needs not all pairs: none of the whitened ones
@@ -76,20 +76,19 @@ def bootstrap(
         draws[number] = _similarity(row, *parts)
 
     parallel_for(resamplings, draw, threads)
-    found = draws[~np.isnan(draws)]
-    if not len(found):
+    finite = draws[~np.isnan(draws)]
+    if not len(finite):
         raise BadDataError(
             "no-draws", f"{n} stimuli: no draw of them leaves two different dissimilarities"
         )
-    low, high = np.quantile(found, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
-    error = float(found.std(ddof=1)) if len(found) > 1 else float("nan")
+    low, high = np.quantile(finite, [(1 - confidence) / 2, (1 + confidence) / 2]).tolist()
+    error = float(finite.std(ddof=1)) if len(finite) > 1 else float("nan")
     return Interval(float(value), low, high, error, confidence, draws)
 
 
 @dataclass(frozen=True)
 class Intervals:
-    """Where the similarity of each RDM with each lies when the stimuli are others: (m, m) float64
-    each.
+    """Confidence intervals of the similarity of each RDM with each: (m, m) float64 each.
 
     NaN where no draw left two different dissimilarities; draws that did so for one RDM do not count
     for it.
@@ -111,12 +110,14 @@ def bootstrap_all(
     threads: int | None = None,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Intervals:
-    """`bootstrap` of each of m RDMs with each, from the same draws: what one RDM becomes in a draw
-    is computed once and not m times, so that m of them take m times one and not m².
+    """Bootstrap the similarity of each of m RDMs with each, from the same draws.
+
+    What depends on one RDM and one draw is computed once and not m times, so m RDMs take m times
+    the time of one and not m².
 
     rdms      of the same n stimuli, condensed or square
     method    a row of COMPARISONS with a vector ("kendall" has none) that needs not all pairs
-    progress  told (draws done, of how many)
+    progress  called with (draws done, draws in all)
     """
     row = _check(method, resamplings, confidence)
     if row.vector is None:
@@ -126,14 +127,14 @@ def bootstrap_all(
             where="method",
             expected="spearman, pearson, cosine or rho-a",
         )
-    found = [arrays.condensed(rdm, where=f"RDM {i}") for i, rdm in enumerate(rdms)]
-    if not found or len({n for _, n in found}) > 1:
+    condensed = [arrays.condensed(rdm, where=f"RDM {i}") for i, rdm in enumerate(rdms)]
+    if not condensed or len({n for _, n in condensed}) > 1:
         raise BadDataError(
             "rdm-sizes",
-            f"RDMs of {sorted({n for _, n in found})} stimuli",
+            f"RDMs of {sorted({n for _, n in condensed})} stimuli",
             expected="the same stimuli",
         )
-    n, m, vector = found[0][1], len(found), row.vector
+    n, m, vector = condensed[0][1], len(condensed), row.vector
     if resamplings * m * m > MOST:
         raise ResourceError(
             "too-many-draws",
@@ -143,7 +144,7 @@ def bootstrap_all(
         )
     draws = np.empty((resamplings, m, m))
     for number, chosen in enumerate(_chosen(n, resamplings, seed)):
-        parts = np.empty((m, len(found[0][0])))
+        parts = np.empty((m, len(condensed[0][0])))
         counts = np.zeros(m, np.int64)
 
         def draw(
@@ -153,11 +154,11 @@ def bootstrap_all(
             parts: np.ndarray = parts,
             counts: np.ndarray = counts,
         ) -> None:
-            out = np.empty(len(found[i][0]), found[i][0].dtype)
-            some = out[: resample(found[i][0], n, chosen, out)]
-            if len(some) > 1 and some.min() < some.max():
-                counts[i] = len(some)
-                parts[i, : len(some)] = vector(some, 0, 1)
+            out = np.empty(len(condensed[i][0]), condensed[i][0].dtype)
+            resampled = out[: resample(condensed[i][0], n, chosen, out)]
+            if len(resampled) > 1 and resampled.min() < resampled.max():
+                counts[i] = len(resampled)
+                parts[i, : len(resampled)] = vector(resampled, 0, 1)
 
         parallel_for(m, draw, threads)
         whole = counts > 0
@@ -175,7 +176,10 @@ def bootstrap_all(
 
 
 def _all_products(x: np.ndarray, threads: int | None) -> np.ndarray:
-    """(m, m): inner products of the rows of x (m, p), the same bits at any number of threads."""
+    """Return (m, m): inner products of the rows of x (m, p).
+
+    The same bits at any number of threads.
+    """
     x, out = np.ascontiguousarray(x), np.empty((len(x), len(x)))
     parallel_for(len(x), lambda i, _: products(x, x, i, i + 1, out), threads)
     return np.clip(out, -1, 1)
@@ -200,7 +204,7 @@ def _check(method: str, resamplings: int, confidence: float) -> Comparison:
 
 
 def _chosen(n: int, resamplings: int, seed: int) -> np.ndarray:
-    """(resamplings, n) int64 — stimuli drawn with replacement."""
+    """Draw stimuli with replacement: (resamplings, n) int64."""
     words = np.random.PCG64(np.random.SeedSequence([seed, STREAM])).random_raw(resamplings * n)
     return (
         ((words >> np.uint64(32)) * np.uint64(n) >> np.uint64(32))
@@ -210,7 +214,10 @@ def _chosen(n: int, resamplings: int, seed: int) -> np.ndarray:
 
 
 def _similarity(row: Comparison, a: np.ndarray, b: np.ndarray) -> float:
-    """Of two vectors of as many dissimilarities; NaN where one is constant."""
+    """Compute the similarity of two vectors of as many dissimilarities.
+
+    NaN where one is constant.
+    """
     if any(len(x) < 2 or x.min() == x.max() for x in (a, b)):
         return float("nan")
     if row.vector is None:

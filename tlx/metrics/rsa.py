@@ -1,4 +1,4 @@
-"""Representational dissimilarity matrices: how unlike the activations of every two images are."""
+"""Representational dissimilarity matrices of activations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ SAMPLE = 256  # rows whose mean float64 rows are centred by
 
 
 class Dissimilarity(NamedTuple):
-    """centred: rows less their means; unit: of length 1; then the formula of their distance."""
+    """Preparation and formula of a dissimilarity.
+
+    centred: rows less their means; unit: rows of length 1; then the formula of their distance.
+    """
 
     centred: bool
     unit: bool
@@ -44,7 +47,7 @@ def rdm(
     threads: int | None = None,
     out: str | os.PathLike[str] | None = None,
 ) -> np.ndarray:
-    """The dissimilarity of every two rows of x.
+    """Compute the dissimilarity of every two rows of x.
 
     x          (n, …) what `arrays.rows` takes — activations, a layer of a dump: one row for each
     image; may be a map
@@ -108,7 +111,7 @@ def rdm(
 
 
 def _rows(x: np.ndarray, chosen: Dissimilarity, threads: int | None) -> StandardisedRows:
-    """x with what makes its rows comparable."""
+    """Return x with what makes its rows comparable."""
     if not chosen.unit:
         if x.dtype == np.float32:
             return StandardisedRows(x)
@@ -154,23 +157,25 @@ def _check(odd: int, x: np.ndarray, kind: np.dtype) -> None:
 
 
 def _starts(n: int, condensed: bool) -> np.ndarray:
-    """Where row i of the answer begins, less what is not in it, so that pair (i, j) is at [i] + j:
-    (n,) int64.
+    """Return where row i of the result begins, so that pair (i, j) is at [i] + j: (n,) int64.
+
+    What is not in the result is subtracted.
     """
     i = np.arange(n, dtype=np.int64)
     return i * (2 * n - i - 1) // 2 - i - 1 if condensed else i * n
 
 
-def _reserve(need: int, there: int, place: Path | None = None) -> None:
-    """Raise Resource where `need` bytes of answers are more than there are: on the disk of `place`,
-    or in memory.
+def _reserve(need: int, available: int, place: Path | None = None) -> None:
+    """Raise Resource where `need` bytes are more than `available`.
+
+    On the disk of `place`, or in memory.
     """
-    if need > there:
+    if need > available:
         raise ResourceError(
             "memory" if place is None else "disk-full",
             f"the dissimilarities need {need:,} bytes",
             where=place or "",
-            expected=f"at most {there:,}",
+            expected=f"at most {available:,}",
             remedy="give out= a file, and they are written there block by block"
             if place is None
             else "free some space",
@@ -188,8 +193,9 @@ def _to_disk(
     kind: np.dtype,
     threads: int | None,
 ) -> Iterator[int]:
-    """Write the answer as .npy, block by block; after each, how many of its numbers are not
-    finite.
+    """Write the result as .npy, block by block.
+
+    After each block it gives how many of its numbers are not finite.
     """
     n = len(rows.x)
     shape = (n * (n - 1) // 2,) if condensed else (n, n)

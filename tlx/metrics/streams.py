@@ -22,7 +22,7 @@ Parts = Generator[tuple[int, np.ndarray], None, None]
 def blocks(
     x: np.ndarray, rows: int, *, read: bool | None = None
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """(number of the first row, some rows) after another, until x is through.
+    """Iterate over x as (number of the first row, rows).
 
     x     (n, d) of numbers of any type, an array or a map
     rows  in each but the last
@@ -31,7 +31,7 @@ def blocks(
           map. None: where x takes more than half the memory that is available. Of a file that fits,
           the map is the faster way (its pages stay, and may be there already); one that does not
           fit would turn out everything else and be faulted in page by page
-    →     (m, d) float32 or float64, C order, valid until the next is asked for
+    →     (m, d) float32 or float64, C order, valid until the next is requested
     """
     if read is None:
         read = x.nbytes > psutil.virtual_memory().available // 2
@@ -63,8 +63,9 @@ def _touched(x: np.ndarray, rows: int) -> Parts:
 
 
 def backing_file(x: np.ndarray) -> tuple[Path, int] | None:
-    """The file that x is a map of, and where in it x begins; None unless the two are surely the
-    same bytes.
+    """Return the file that x is a map of, and the offset of x in it.
+
+    None unless the two are surely the same bytes.
 
     They are not where pages may have been written to privately, where rows are not side by side,
     and where the path has come to name another file since: the system says which file is mapped.
@@ -81,22 +82,25 @@ def backing_file(x: np.ndarray) -> tuple[Path, int] | None:
         return None
     begin = x.ctypes.data
     with contextlib.suppress(OSError, ValueError):
-        found = os.stat(root.filename)
+        status = os.stat(root.filename)
         for line in Path("/proc/self/maps").read_text().splitlines():
             low, high = (int(end, 16) for end in line.split(maxsplit=1)[0].split("-"))
             if low <= begin < high:
                 _, _, shift, device, number = line.split(maxsplit=5)[:5]
                 major, minor = (int(part, 16) for part in device.split(":"))
                 if begin + x.nbytes <= high and (os.makedev(major, minor), int(number)) == (
-                    found.st_dev,
-                    found.st_ino,
+                    status.st_dev,
+                    status.st_ino,
                 ):
                     return Path(root.filename), begin - low + int(shift, 16)
     return None
 
 
 def _read(path: Path, offset: int, x: np.ndarray, rows: int) -> Parts:
-    """As `_touched`, by reads into two buffers in turn: one is filled while the other is in use."""
+    """Iterate as `_touched` does, by reads into two buffers.
+
+    One is filled while the other is in use.
+    """
     width = x.nbytes // len(x)
     free, full = (
         queue.Queue[np.ndarray | None](),

@@ -28,15 +28,16 @@ STATE_BYTES = (
 
 @dataclass(frozen=True)
 class SumOfSquares:
-    """How far rows lie from the means of their classes and those from the mean of all. Float64
-    throughout.
+    """Sums of squares of rows about class means, and of class means about the mean.
+
+    Float64 throughout.
 
     within, between, total   SSW = Σ_classes Σ_x ‖x − μ_c‖², SSB = Σ_classes n_c·‖μ_c − μ‖², TSS =
                              Σ_x ‖x − μ‖²
-    ratio                    SSW/TSS, in 0…1; NaN if TSS = 0: nothing varies. Low: the classes lie
+    ratio                    SSW/TSS, in 0…1; NaN if TSS = 0: nothing varies. Low: the classes are
                              apart
     names, counts, per_class (k,) labels, int64 rows, and what each class has of SSW
-    means                    (k, d) of the classes, where asked for
+    means                    (k, d) of the classes, if requested
     """
 
     within: float
@@ -58,7 +59,7 @@ def sum_of_squares(
     where: object = "x",
     read: bool | None = None,
 ) -> SumOfSquares:
-    """SSW, SSB and TSS of rows under labels.
+    """Compute SSW, SSB and TSS of rows under labels.
 
     x        (n, …) numbers: an array, a map, a layer of a dump, the path of a .npy file. It may be
              larger than memory
@@ -75,15 +76,15 @@ def sum_of_squares(
     names, codes = arrays.labels(labels, len(given))
     state = _State(len(names), given.shape[1], np.bincount(codes))
     rows = max(1, CHUNK_BYTES // (given.shape[1] * arrays.float_type(given.dtype).itemsize))
-    found = np.zeros((3, len(names)))
+    sums = np.zeros((3, len(names)))
     kept = np.empty((len(names), given.shape[1])) if means else None
     with ThreadTeam(threads) as crew:
         for _ in state.passes():
             for start, part in blocks(given, rows, read=read):
                 state.add(part, codes[start : start + rows], threads, crew)
             with np.errstate(all="ignore"):  # what is not finite shows in the sums
-                found += state.end(kept, threads, crew)
-    if not np.isfinite(found).all():
+                sums += state.end(kept, threads, crew)
+    if not np.isfinite(sums).all():
         for start, part in blocks(given, rows, read=read):
             arrays.check_finite(part, where=where, first=start)
         raise BadDataError(
@@ -92,14 +93,13 @@ def sum_of_squares(
             where=where,
             expected="smaller numbers",
         )
-    within, between, total = found.sum(axis=1).tolist()
+    within, between, total = sums.sum(axis=1).tolist()
     ratio = min(1.0, within / total) if total > 0 else math.nan
-    return SumOfSquares(within, between, total, ratio, names, state.counts, found[0], kept)
+    return SumOfSquares(within, between, total, ratio, names, state.counts, sums[0], kept)
 
 
 class _State:
-    """What is known of every class: sums about provisional centres, by blocks of columns and parts
-    of the rows.
+    """Running sums of every class about provisional centres, by column blocks and row parts.
 
     counts  (k,) int64 — all rows of each class
     """
@@ -111,7 +111,7 @@ class _State:
         self.most = max(1, STATE_BYTES // (16 * self.parts * classes * self.block))
 
     def passes(self) -> Iterator[None]:
-        """One for each pass over the rows: one in all where the sums of all columns fit."""
+        """Iterate over the passes over the rows: one where the sums of all columns fit."""
         classes = len(self.counts)
         for left in range(0, self.width, self.most * self.block):
             self.left, many = left, -(-min(self.width - left, self.most * self.block) // self.block)
@@ -121,7 +121,7 @@ class _State:
             yield
 
     def add(self, x: np.ndarray, codes: np.ndarray, threads: int | None, crew: ThreadTeam) -> None:
-        """Takes rows x (m, d), C order, of the classes codes (m,)."""
+        """Add rows x (m, d), C order, of the classes codes (m,)."""
         x = x[:]
         x.flags.writeable = False  # one type for the compiler
         bounds = [len(x) * part // self.parts for part in range(self.parts + 1)]
@@ -156,10 +156,11 @@ class _State:
         crew.each(len(self.squares) * self.parts, work)
 
     def end(self, means: np.ndarray | None, threads: int | None, crew: ThreadTeam) -> np.ndarray:
-        """(3, k): SSW, SSB and TSS over these columns, by class; means (k, d), written in these
-        columns.
+        """Return (3, k): SSW, SSB and TSS over these columns, by class.
+
+        means (k, d) is filled in these columns.
         """
-        found = np.empty((len(self.squares), 3, len(self.counts)))
+        sums = np.empty((len(self.squares), 3, len(self.counts)))
         own = np.empty((threads or default_threads(), *self.centre.shape[2:]))
         scratch = np.empty((len(own), 3, self.block))
 
@@ -171,7 +172,7 @@ class _State:
                     self.squares[block],
                     self.seen[block],
                     self.counts,
-                    found[block],
+                    sums[block],
                     own[thread],
                     scratch[thread],
                 )
@@ -179,6 +180,6 @@ class _State:
                 part = means[:, self.left + block * self.block :][:, : self.block]
                 part[:] = own[thread][:, : part.shape[1]]
 
-        crew.each(len(found), work)
-        result: np.ndarray = found.sum(axis=0)
+        crew.each(len(sums), work)
+        result: np.ndarray = sums.sum(axis=0)
         return result

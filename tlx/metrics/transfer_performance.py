@@ -1,4 +1,4 @@
-"""How well checkpoints transfer, and whether a metric of them foretells it."""
+"""Transfer performance of checkpoints, and how well a metric predicts it."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ BLOCK = 1 << 20  # words drawn at once
 
 @dataclass(frozen=True)
 class Correlation:
-    """Spearman's ρ of a metric with the transfer performance over some of the models, and what
-    chance makes of it.
+    """Spearman's ρ of a metric with the transfer performance, with a permutation baseline.
 
     scope, name   "all"; "source" or "checkpoint" and which
     n             models
@@ -32,7 +31,7 @@ class Correlation:
     fisher        tanh(z/√(n − 3)): |ρ| of unrelated variables stays below it with the asked
                   confidence (Fisher 1921,
                   for normal ones and many models); 1 up to n = 3
-    low, high     percentiles of ρ over orders of the models, with the confidence asked for this
+    low, high     percentiles of ρ over orders of the models, with the requested confidence for this
     p             share of orders with as large a |ρ|; of drawn orders (1 + those) / (1 + all)
     exact         all orders were gone through, none drawn
     sources       of scope "all": how many sources changed places as a whole for what follows; 0:
@@ -62,8 +61,9 @@ class Correlation:
 
 
 def transfer_performance(accuracy: Any) -> float | np.ndarray:
-    """Area under accuracy over the index of the checkpoint, by trapezoids of width 1; "log-AUC" for
-    log-spaced ones.
+    """Compute the area under accuracy over the checkpoint index, by trapezoids of width 1.
+
+    "log-AUC" for log-spaced checkpoints.
 
     accuracy  (…, c) fractions or percent, c ≥ 2 checkpoints of the fine-tuning, in their order
     →         (…,) float64, at most c − 1 times the largest accuracy; a number for one row
@@ -71,17 +71,17 @@ def transfer_performance(accuracy: Any) -> float | np.ndarray:
     >>> transfer_performance([0.1, 0.5, 0.9])
     1.0
     """
-    found = arrays.floating(arrays.array(accuracy, where="accuracy")).astype(np.float64)
-    if found.ndim < 1 or found.shape[-1] < 2 or not found.size:
+    values = arrays.floating(arrays.array(accuracy, where="accuracy")).astype(np.float64)
+    if values.ndim < 1 or values.shape[-1] < 2 or not values.size:
         raise BadDataError(
             "too-few-checkpoints",
-            f"accuracies of shape {found.shape}",
+            f"accuracies of shape {values.shape}",
             where="accuracy",
             expected="two or more checkpoints in the last dimension",
         )
-    arrays.check_finite(found.reshape(-1, found.shape[-1]), where="accuracy")
-    area = found.sum(axis=-1) - (found[..., 0] + found[..., -1]) / 2
-    return float(area) if found.ndim == 1 else area
+    arrays.check_finite(values.reshape(-1, values.shape[-1]), where="accuracy")
+    area = values.sum(axis=-1) - (values[..., 0] + values[..., -1]) / 2
+    return float(area) if values.ndim == 1 else area
 
 
 def metric_correlations(
@@ -95,8 +95,7 @@ def metric_correlations(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> list[Correlation]:
-    """ρ of a metric with the transfer performance over all models, then of each source, then of
-    each checkpoint.
+    """Correlate a metric with the transfer performance: over all, per source, per checkpoint.
 
     metric, performance   (n,) numbers, one a model
     sources, checkpoints  (n,) str or whole numbers: what a model was trained on, and which of its
@@ -137,7 +136,7 @@ def metric_correlations(
     for scope, name, index in groups:
         rho, null, exact = _null(x[index], y[index], permutations, seed)
         low, high = _band(null, permutation_confidence)
-        found = Correlation(
+        correlation = Correlation(
             scope,
             name,
             len(index),
@@ -149,15 +148,15 @@ def metric_correlations(
             exact,
         )
         if scope == "all" and sources is not None:
-            found = _over_sources(
-                found, x, y, sources, checkpoints, permutation_confidence, permutations, seed
+            correlation = _over_sources(
+                correlation, x, y, sources, checkpoints, permutation_confidence, permutations, seed
             )
-        out.append(found)
+        out.append(correlation)
     return out
 
 
 def _over_sources(
-    found: Correlation,
+    correlation: Correlation,
     x: np.ndarray,
     y: np.ndarray,
     sources: Any,
@@ -166,19 +165,19 @@ def _over_sources(
     permutations: int,
     seed: int,
 ) -> Correlation:
-    """The correlation over all models with what orders of whole sources make of it."""
+    """Add what permutations of whole sources give to the correlation over all models."""
     blocks = _blocks(len(x), sources, checkpoints)
     moved = sum(len(alike) for alike in blocks if len(alike) > 1)
-    if moved == 0 or not math.isfinite(found.rho):
-        return found
+    if moved == 0 or not math.isfinite(correlation.rho):
+        return correlation
     null, exact = _null_of_blocks(x, y, blocks, permutations, seed)
     low, high = _band(null, confidence)
     return replace(
-        found,
+        correlation,
         sources=moved,
         source_low=low,
         source_high=high,
-        source_p=_p_value(found.rho, null, exact),
+        source_p=_p_value(correlation.rho, null, exact),
     )
 
 
@@ -190,8 +189,9 @@ def _p_value(rho: float, null: np.ndarray, exact: bool) -> float:
 
 
 def _blocks(n: int, sources: Any, checkpoints: Any) -> list[list[np.ndarray]]:
-    """The rows of each source in the order of its checkpoints; sources with the same checkpoints
-    stand together.
+    """Return the rows of each source in the order of its checkpoints.
+
+    Sources with the same checkpoints are adjacent.
     """
     names, source = arrays.labels(sources, n, where="sources")
     tags = (
@@ -210,9 +210,7 @@ def _blocks(n: int, sources: Any, checkpoints: Any) -> list[list[np.ndarray]]:
 def _null_of_blocks(
     x: np.ndarray, y: np.ndarray, blocks: list[list[np.ndarray]], permutations: int, seed: int
 ) -> tuple[np.ndarray, bool]:
-    """ρ of x and y with the sources' rows of y in other orders, and whether these are all
-    orders.
-    """
+    """Return ρ of x and y with the sources' rows of y permuted, and whether exhaustively."""
     first, second = (rankdata(values) - (len(values) + 1) / 2 for values in (x, y))
     scale = math.sqrt(float(first @ first) * float(second @ second))
     exact = math.prod(math.factorial(len(alike)) for alike in blocks) <= math.factorial(EXACT)
@@ -241,8 +239,9 @@ def _drawn_block_orders(
 
 
 def fisher_band(n: int, confidence: float = 0.95) -> float:
-    """tanh(z/√(n − 3)), z the normal quantile: what |ρ| of n unrelated pairs stays below; 1 up to n
-    = 3.
+    """Compute tanh(z/√(n − 3)), the bound of |ρ| for n unrelated pairs; 1 up to n = 3.
+
+    z is the normal quantile.
 
     >>> [round(fisher_band(n), 3) for n in (72, 12, 7)]
     [0.232, 0.574, 0.753]
@@ -255,8 +254,9 @@ def fisher_band(n: int, confidence: float = 0.95) -> float:
 def permutation_band(
     n: int, confidence: float = 0.98, *, permutations: int = 10_000, seed: int = 0
 ) -> tuple[float, float]:
-    """(low, high) of Spearman's ρ over orders of n items without ties; all orders up to n = 8,
-    drawn ones beyond.
+    """Compute (low, high) of Spearman's ρ over orders of n items without ties.
+
+    All orders up to n = 8, drawn ones beyond.
 
     >>> [round(permutation_band(n)[1], 3) for n in (6, 7)]
     [0.886, 0.857]
@@ -273,7 +273,7 @@ def _band(null: np.ndarray, confidence: float) -> tuple[float, float]:
 def _null(
     x: np.ndarray, y: np.ndarray, permutations: int, seed: int
 ) -> tuple[float, np.ndarray, bool]:
-    """ρ of x and y, ρ of x and y in other orders, and whether these are all orders."""
+    """Return ρ of x and y, ρ of x and permuted y, and whether these are all permutations."""
     n, exact = len(x), len(x) <= EXACT
     first, second = (rankdata(v) - (n + 1) / 2 for v in (x, y))
     scale = math.sqrt(float(first @ first) * float(second @ second))

@@ -1,4 +1,4 @@
-"""What the images pass through: backbones, checkpoints, transfer, training."""
+"""Networks: backbones, weights, transfer, freezing and training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    if name == "QuantaGate":  # loaded when asked for: torch is heavy
+    if name == "QuantaGate":  # loaded on first use: torch is heavy
         from .quanta.gate import QuantaGate
 
         return QuantaGate

@@ -1,7 +1,7 @@
-"""Activations: what named layers of a network give, several in one pass.
+"""Activations of named layers of a network, several in one pass.
 
-How layers are named is told in layers.py. What comes out is a copy, made in the hook, so that an
-in-place layer behind it changes nothing. The pass ends with the last layer asked for.
+See layers.py for the names of layers. The activations are copies, made in the hook, so that an
+in-place layer after it changes nothing. The pass ends with the last requested layer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16}
 
 
 def pooled(x: Tensor, layer: Layer) -> Tensor:
-    """(n, d): the mean over the image, in float32.
+    """Return (n, d), the mean over the image, in float32.
 
     (n, d, h, w): over h and w. (n, h, w, d), where the network keeps channels last as Swin does:
     the same. (n, tokens, d): over the tokens of the image; class, distillation and register tokens
@@ -42,19 +42,20 @@ def pooled(x: Tensor, layer: Layer) -> Tensor:
 
 
 def first_token(x: Tensor, layer: Layer) -> Tensor:
-    """(n, tokens, d): the first token, which is the class token where there is one. Anything else:
-    as `pooled`.
+    """Return the first token of (n, tokens, d), the class token if there is one.
+
+    Anything else is reduced as by `pooled`.
     """
     return x[:, 0] if x.ndim == 3 else pooled(x, layer)
 
 
 def flat(x: Tensor, layer: Layer) -> Tensor:
-    """(n, d): every number, in the order of the axes."""
+    """Return (n, d), every number, in the order of the axes."""
     return x.flatten(1)
 
 
 def raw(x: Tensor, layer: Layer) -> Tensor:
-    """As it is."""
+    """Return the activations unchanged."""
     return x
 
 
@@ -70,13 +71,13 @@ REDUCTIONS: dict[str, Callable[[Tensor, Layer], Tensor]] = {
 
 
 class _Enough(Exception):
-    """Ends a pass whose last wanted layer has run."""
+    """Signal that the last wanted layer has run."""
 
 
 class Capture:
-    """A network with some of its layers tapped: call it with a batch, get what they give.
+    """Network with hooks on some layers: called with a batch, it returns their activations.
 
-    layers   of `resolve`, or asked for in any way it takes
+    layers   of `resolve`, or in any form that it takes
     reduce   a row of REDUCTIONS
     dtype    "float32" or "float16"
     """
@@ -98,7 +99,7 @@ class Capture:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Layer → shape of what it gives for one image of the network's own size."""
+        """Return layer → shape of its activation for one image of the network's own size."""
         return {
             layer.name: tuple(
                 self.reduce(torch.empty(1, *layer.shape, device="meta"), layer).shape[1:]
@@ -107,10 +108,11 @@ class Capture:
         }
 
     def __call__(self, x: Tensor) -> dict[str, Tensor]:
-        """x (n, channels, h, w) → layer → (n, …), contiguous, on the device of x; nothing here
-        waits for a GPU.
+        """Return layer → (n, …) for x (n, channels, h, w), contiguous, on the device of x.
+
+        Does not wait for a GPU.
         """
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
         turns = Counter[str]()
         wanted: dict[tuple[str, int], list[Layer]] = {}
         for layer in self.layers:
@@ -121,8 +123,8 @@ class Capture:
                 turns[module] += 1
                 layers = wanted.get((module, turns[module]), ())
                 for layer in layers:
-                    found[layer.name] = self._copy(output, layer)
-                if layers and len(found) == len(self.layers):
+                    activations[layer.name] = self._copy(output, layer)
+                if layers and len(activations) == len(self.layers):
                     raise _Enough
 
             return take
@@ -133,17 +135,17 @@ class Capture:
             stack.enter_context(torch.inference_mode())
             for layer in self.layers:
                 if is_input(self.network, layer.module):
-                    found[layer.name] = self._copy(x, layer)
-            for module in {layer.module for layer in self.layers if layer.name not in found}:
+                    activations[layer.name] = self._copy(x, layer)
+            for module in {layer.module for layer in self.layers if layer.name not in activations}:
                 stack.callback(
                     net.get_submodule(module)
                     .register_forward_hook(hook(module), prepend=True)
                     .remove
                 )
-            if len(found) < len(self.layers):
+            if len(activations) < len(self.layers):
                 with contextlib.suppress(_Enough):
                     net(x)
-        return {layer.name: found[layer.name] for layer in self.layers}
+        return {layer.name: activations[layer.name] for layer in self.layers}
 
     def _copy(self, output: Any, layer: Layer) -> Tensor:
         tensor = tensor_of(output)
@@ -161,8 +163,9 @@ def capture(
     reduce: str = "raw",
     dtype: str = "float32",
 ) -> dict[str, Tensor]:
-    """What `layers` of `network` give for a batch x (n, channels, h, w), in evaluation mode: one
-    pass, name → array.
+    """Return name → activation of `layers` for a batch x (n, channels, h, w).
+
+    One pass, in evaluation mode.
 
     The names are those of `resolve`. See Capture, which does without the second survey for a second
     batch.

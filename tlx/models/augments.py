@@ -1,6 +1,4 @@
-"""Augmentation: images turned, moved, sheared, zoomed and flipped at random, every image by
-itself.
-"""
+"""Random augmentation, each image by itself: rotate, shift, shear, zoom and flip."""
 
 from __future__ import annotations
 
@@ -12,16 +10,18 @@ from torchvision.transforms import InterpolationMode, v2
 
 
 def _originals(size: int) -> v2.Transform:
-    """Up to 45°, a tenth of the size either way, shear by up to 0.1°, zoom 0.9 to 1.1, both flips,
-    borders continued: what Keras's ImageDataGenerator was asked for in 2020 (its shear range is in
-    degrees).
+    """Use the settings given to Keras's ImageDataGenerator in 2020.
+
+    Up to 45°, a tenth of the size either way, shear by up to 0.1° (its shear range is in degrees),
+    zoom 0.9 to 1.1, both flips, borders continued.
     """
     return _moved(size, 45.0, 0.1, "edge")
 
 
 def _later(size: int) -> v2.Transform:
-    """Up to 36°, a tenth of the size either way, zoom 0.9 to 1.1, both flips, borders mirrored:
-    Keras's layers.
+    """Use the settings of Keras's layers.
+
+    Up to 36°, a tenth of the size either way, zoom 0.9 to 1.1, both flips, borders mirrored.
     """
     return _moved(size, 36.0, 0.0, "reflect")
 
@@ -49,11 +49,10 @@ AUGMENTS: dict[str, Callable[[int], v2.Transform]] = {"2020": _originals, "2025"
 
 
 def augmented(x: Tensor, name: str, seed: int) -> Tensor:
-    """x (n, channels, s, s) altered as the row of AUGMENTS says, each image by itself; "none": x as
-    it is.
+    """Return x (n, channels, s, s) augmented by a row of AUGMENTS, each image by itself.
 
-    Draws from random numbers of its own: the same seed gives the same images, and nothing else
-    moves.
+    "none" returns x. Draws from random numbers of its own: the same seed gives the same images, and
+    no other random state changes.
     """
     if name == "none":
         return x

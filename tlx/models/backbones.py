@@ -1,5 +1,4 @@
-"""The registry of backbones: a name gives a network with blocks 1…N, a head, an input size and a
-normalisation.
+"""Registry of backbones: name → network with blocks 1…N, head, input size, normalisation.
 
 Written-out rows are in BACKBONES; any other classification model of torchvision goes by its own
 name there, any of timm as `timm:<name>`. The table is readable without importing torch.
@@ -33,7 +32,7 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneRow:
-    """A network and what it sees.
+    """Definition of a backbone: its network, input and weights.
 
     family      who builds it: "own", "torchvision" or "timm"
     model       its name there
@@ -58,7 +57,7 @@ class BackboneRow:
 
     @property
     def channels(self) -> int:
-        """Channels of the input."""
+        """Return the number of input channels."""
         return len(self.mean)
 
 
@@ -85,7 +84,7 @@ BACKBONES: dict[str, BackboneRow] = {
     ),
     **{
         f"mobilenet-v1{ending}": BackboneRow(
-            title=f"MobileNet v1{f', α = {ending[1:]}' * bool(ending)}",
+            title=f"MobileNet v1{f', α = {ending[1:]}' if ending else ''}",
             family="own",
             model=f"mobilenet-v1{ending}",
             mean=(0.5, 0.5, 0.5),
@@ -134,20 +133,22 @@ PACKAGED = {"mnist-cnn": "mnist-cnn-mnist.safetensors"}
 
 
 def names(*, everything: bool = False) -> list[str]:
-    """Names of the written-out rows; with `everything` also torchvision's and, where it is
-    installed, timm's.
+    """Return the names of the written-out rows.
+
+    With `everything` also torchvision's and, where it is installed, timm's.
     """
-    found = list(BACKBONES)
+    result = list(BACKBONES)
     if everything:
-        found += [name for name in _torchvision_names() if name not in BACKBONES]
+        result += [name for name in _torchvision_names() if name not in BACKBONES]
         with contextlib.suppress(ResourceError):
-            found += [TIMM + name for name in _timm().list_models()]
-    return found
+            result += [TIMM + name for name in _timm().list_models()]
+    return result
 
 
 def lookup(name: str) -> BackboneRow:
-    """The row of a name, in any case; made for it if torchvision or timm know it. Raises
-    UnknownName.
+    """Return the row of a name, in any case.
+
+    A row is created if torchvision or timm know the name. Raises UnknownName.
     """
     key = name.strip().lower()
     if key in BACKBONES:
@@ -165,7 +166,7 @@ def lookup(name: str) -> BackboneRow:
 
 
 def name_of(row: BackboneRow) -> str:
-    """The name by which `lookup` finds a row again."""
+    """Return the name by which `lookup` finds a row again."""
     own = [
         name
         for name, known in BACKBONES.items()
@@ -185,8 +186,9 @@ def load(
     input_size: int | None = None,
     sha256: str | None = None,
 ) -> Network:
-    """The network `name` for `classes` classes, in evaluation mode. None: as many as the head of
-    the weights has.
+    """Load the network `name` for `classes` classes, in evaluation mode.
+
+    classes None: as many as the head of the weights has.
 
     weights     None: random; "default": the row's own; else a weight file, read through the safe
                 door
@@ -230,8 +232,8 @@ def load(
     match, notes, digest_read = None, [], RANDOM
     if path is not None:
         replaced = () if head == "keep" else heads.replaced(net, names_of_head, head)
-        row, match, found = _fill(net, row, path, replaced, promised)
-        notes, digest_read = found.notes, found.sha256
+        row, match, weights_read = _fill(net, row, path, replaced, promised)
+        notes, digest_read = weights_read.notes, weights_read.sha256
     if not own_head:
         names_of_head = heads.HEADS[head](
             net, names_of_head, classes, network.generator(seed, "head")
@@ -240,8 +242,9 @@ def load(
 
 
 def meta_model(name: str) -> Network:
-    """The network of `name` without numbers, for its blocks, layers and sizes: no memory taken,
-    nothing fetched.
+    """Return the network of `name` without numbers, for its blocks, layers and sizes.
+
+    Takes no memory and fetches nothing.
     """
     from . import network
 
@@ -250,9 +253,7 @@ def meta_model(name: str) -> Network:
 
 
 def digest(name: str, weights: str | Path | None, source: str | None = None) -> str:
-    """What identifies the weights: "random", or the SHA-256 (hex) of the file that they come
-    from.
-    """
+    """Return what identifies the weights: "random", or the SHA-256 (hex) of their file."""
     from .weights import promises
 
     path = _file(lookup(name), weights, source)
@@ -265,8 +266,9 @@ def digest(name: str, weights: str | Path | None, source: str | None = None) -> 
 
 
 def default_file(row: BackboneRow, source: str | None = None) -> Path:
-    """The file of a row's own weights, fetched if need be. Raises Missing, Resource or UnknownName
-    (of a source).
+    """Return the file of a row's own weights, fetched if need be.
+
+    Raises Missing, Resource or UnknownName (of a source).
     """
     from . import sources
 
@@ -297,8 +299,9 @@ def _file(row: BackboneRow, weights: str | Path | None, source: str | None) -> P
 
 
 def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
-    """How many classes the head in a weight file has; the row's number where the file has no head
-    of that name.
+    """Return the number of classes of the head in a weight file.
+
+    The row's number where the file has no head of that name.
     """
     from . import network
     from .weights import reader as weights_reader
@@ -308,51 +311,50 @@ def _outputs(row: BackboneRow, path: Path, sha256: str | None) -> int:
         names = [f"{name}.weight" for name in network.head_of(net, row)]
     if path.suffix == ".h5":
         return row.classes
-    found = weights_reader.read(path, sha256=sha256, like=net)
-    shapes = [tuple(found[name].shape) for name in names if name in found]
+    tensors = weights_reader.read(path, sha256=sha256, like=net)
+    shapes = [tuple(tensors[name].shape) for name in names if name in tensors]
     return int(shapes[-1][0]) if shapes else row.classes
 
 
 def named(
     net: nn.Module, row: BackboneRow, path: Path, sha256: str | None = None
 ) -> tuple[Weights, BackboneRow]:
-    """A file's weights under the names of `net`, which is adapted where Keras' networks differ, and
-    the row as it then is: Keras' weights see another normalisation.
+    """Return a file's weights under the names of `net`, and the adapted row.
+
+    `net` is adapted where Keras' networks differ; Keras' weights need another normalisation.
     """
     from . import mobilenet_v1, positions, sources
     from .weights import keras as weights_keras
     from .weights import reader as weights_reader
 
-    found = weights_reader.read(path, sha256=sha256, like=net)
-    if found.kind == "keras" and row.model.startswith("mobilenet-v1"):
-        return mobilenet_v1.from_keras(found), row  # it sees −1 to 1, as the row says
-    if found.kind == "keras":
-        return weights_keras.translated(found, net, row.model), replace(
+    tensors = weights_reader.read(path, sha256=sha256, like=net)
+    if tensors.kind == "keras" and row.model.startswith("mobilenet-v1"):
+        return mobilenet_v1.from_keras(tensors), row  # it sees −1 to 1, as the row says
+    if tensors.kind == "keras":
+        return weights_keras.translated(tensors, net, row.model), replace(
             row, mean=weights_keras.MEAN, std=weights_keras.STD
         )
     if path.name == sources.OFFLINE_FILE:
-        return sources.in_order(found, net), row
-    return positions.resized(found, net), row
+        return sources.in_order(tensors, net), row
+    return positions.resized(tensors, net), row
 
 
 def _fill(
     net: nn.Module, row: BackboneRow, path: Path, replaced: tuple[str, ...], sha256: str | None
 ) -> tuple[BackboneRow, WeightMatch, Weights]:
-    """Copy a file's weights into the network: the row as it then is, how much fitted, and the
-    weights.
-    """
+    """Copy a file's weights into the network; return the adapted row, the match, the weights."""
     from .weights import reader as weights_reader
 
-    found, row = named(net, row, path, sha256)
+    tensors, row = named(net, row, path, sha256)
     try:
-        match = weights_reader.load_into(net, found, ignore=replaced)
+        match = weights_reader.load_into(net, tensors, ignore=replaced)
     except BadDataError as error:
         error.where = error.where or str(path)
         raise
-    return row, match, found
+    return row, match, tensors
 
 
-# ---------------------------------------------------------------- rows made when asked for
+# ---------------------------------------------------------------- rows created on first use
 
 
 def _torchvision_names() -> list[str]:

@@ -1,10 +1,9 @@
-"""Blocks 1…N of any network, counted from the image, found by looking: what stands in it and what
-runs when.
+"""Blocks 1…N of any network, counted from the input, derived from its structure and run order.
 
 Going down from the root, containers are opened and everything else is a unit: a residual block, an
 encoder layer, a lone convolution. Units are put in the order in which they first run. A unit with a
 parameter of two or more dimensions (a convolution, a dense layer, a residual block) begins a block;
-normalisations, activations and pools that follow join it. A parameter that lies bare in an opened
+normalisations, activations and pools that follow join it. A parameter that is bare in an opened
 module (a class token, a position embedding) joins the block in which that module first runs.
 Dropout that feeds the head stays with the head, and so does what runs after the head and has no
 tensors (a flattening, the pool of SqueezeNet's logits). Of a network with several heads, what feeds
@@ -33,10 +32,10 @@ DROPOUTS = (
 
 @dataclass(frozen=True)
 class Block:
-    """A step on the way from the image to the head.
+    """Step from the image to the head.
 
     name        of the module that begins it
-    modules     names of the modules in it, in the order in which they run; none lies in another
+    modules     names of the modules in it, in the order in which they run; none is inside another
     parameters  names of parameters and buffers in it that no module of `modules` holds
     """
 
@@ -54,8 +53,7 @@ class _Unit:
 
 
 def execution(net: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
-    """Names of the modules of `net` in the order in which they first run on an image batch of
-    `shape`.
+    """Return module names of `net` in order of their first run on a batch of `shape`.
 
     Runs on the meta device: nothing is computed and no memory is taken. The network is left in
     evaluation mode. Raises what the network raises when it cannot take that shape.
@@ -75,8 +73,9 @@ def execution(net: nn.Module, shape: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def run_on_shapes(net: nn.Module, x: torch.Tensor) -> None:
-    """Run `net` on x of the meta device: hooks see shapes, nothing is computed, and every tensor of
-    `net` stays.
+    """Run `net` on x of the meta device: hooks see shapes, nothing is computed.
+
+    Every tensor of `net` is kept.
 
     functional_call alone leaves meta tensors in a module that is registered under two names (CoaT's
     shared position encodings), so every module's own tensors are put back afterwards.
@@ -97,7 +96,7 @@ def run_on_shapes(net: nn.Module, x: torch.Tensor) -> None:
 
 
 def derive(net: nn.Module, head_names: Iterable[str], order: Iterable[str]) -> tuple[Block, ...]:
-    """The blocks of `net` without its head; `order` is what `execution` gives."""
+    """Derive the blocks of `net` without its head; `order` is what `execution` returns."""
     head = set(head_names)
     units, bare = _units(net, head)
     turns = {name: turn for turn, name in enumerate(order)}
@@ -117,22 +116,20 @@ def derive(net: nn.Module, head_names: Iterable[str], order: Iterable[str]) -> t
 
 
 def tensors(net: nn.Module, block: Block) -> dict[str, torch.Tensor]:
-    """The parameters and buffers of one block, name → tensor."""
-    found: dict[str, torch.Tensor] = {}
+    """Return the parameters and buffers of one block, name → tensor."""
+    result: dict[str, torch.Tensor] = {}
     for name in block.modules:
         module = net.get_submodule(name)
         for source in (module.named_parameters(), module.named_buffers()):
-            found.update({f"{name}.{key}": value for key, value in source})
+            result.update({f"{name}.{key}": value for key, value in source})
     if not block.parameters:
-        return found
+        return result
     every = {**dict(net.named_parameters()), **dict(net.named_buffers())}
-    return {**found, **{name: every[name] for name in block.parameters}}
+    return {**result, **{name: every[name] for name in block.parameters}}
 
 
 def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple[str, ...]]]:
-    """The units in the order in which they were declared, and the bare tensors of each opened
-    module.
-    """
+    """Return the units in order of declaration, and the bare tensors of each opened module."""
     units: list[_Unit] = []
     bare: dict[str, tuple[str, ...]] = {}
     opened: set[int] = set()
@@ -163,7 +160,7 @@ def _units(net: nn.Module, head: set[str]) -> tuple[list[_Unit], dict[str, tuple
 
 
 def _opens(name: str, module: nn.Module, head: set[str]) -> bool:
-    """Whether a module is a stage, to be looked into, rather than a unit."""
+    """Return whether a module is a stage, to be opened, rather than a unit."""
     if any(_within(h, name) for h in head):
         return True
     if isinstance(module, CONTAINERS):
@@ -172,13 +169,13 @@ def _opens(name: str, module: nn.Module, head: set[str]) -> bool:
 
 
 def _one_layer(container: nn.Module) -> bool:
-    """Whether a container is one convolution or dense layer with what goes around it."""
+    """Return whether a container is one convolution or dense layer with its attachments."""
     children = list(container.children())
     return not any(list(c.children()) for c in children) and sum(map(_begins, children)) == 1
 
 
 def _repeats(module: nn.Module) -> bool:
-    """Whether a module is a container of two or more like blocks."""
+    """Return whether a module is a container of two or more like blocks."""
     kinds = [
         type(c) for c in module.children() if list(c.children()) and not isinstance(c, CONTAINERS)
     ]
@@ -198,8 +195,9 @@ def _within(name: str, holder: str) -> bool:
 
 
 def _set_turns(units: list[_Unit], turns: dict[str, int]) -> None:
-    """When each unit first runs; one that never runs as a module goes with the one declared before
-    it.
+    """Set when each unit first runs.
+
+    One that never runs as a module goes with the one declared before it.
     """
     previous = -1.0
     for unit in units:

@@ -1,8 +1,7 @@
-"""A network chopped behind a block: the mean of each channel over the image, one dense layer, and
-nothing after.
+"""Network truncated after a block, with global average pooling and one dense layer.
 
-The dense layer on the means is the 1×1 convolution of the study 'feature-transfer'. What followed
-the block is gone, from memory and from files; blocks 1…n keep their numbers.
+The dense layer on the channel means is the 1×1 convolution of the study 'feature-transfer'. What
+followed the block is removed, from memory and from files; blocks 1…n keep their numbers.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from .network import Network, generator
 from .weights import promises
 from .weights import reader as weights_reader
 
-FORMAT = 1  # of the record beside a chopped network's weights
+FORMAT = 1  # of the record of a chopped network's weights
 BODY = "body."  # before the names of what stays of a cut network
 ADAPTED = ("eps", "stride")  # what translated weights change of a module
 
 
 class _CutReached(Exception):
-    """The last layer has answered: ends a run that goes no further."""
+    """Signal that the last layer has run."""
 
     def __init__(self, output: torch.Tensor):
         super().__init__()
@@ -45,8 +44,9 @@ def _stop(module: nn.Module, args: Any, output: Any) -> None:
 
 
 class Chopped(nn.Module):
-    """body up to its module `last`, the mean over the image, a dense layer: x (n, c, h, w) → logits
-    (n, classes).
+    """Truncated network: body up to module `last`, mean over the image, dense layer.
+
+    x (n, c, h, w) → logits (n, classes).
     """
 
     def __init__(self, body: nn.Module, last: Layer, head: nn.Linear):
@@ -55,7 +55,7 @@ class Chopped(nn.Module):
         body.get_submodule(last.module).register_forward_hook(_stop)
 
     def features(self, x: torch.Tensor) -> torch.Tensor:
-        """(n, width): what the last block gives, averaged over the image."""
+        """Return (n, width), the last block's output averaged over the image."""
         try:
             self.body(x)
         except _CutReached as reached:
@@ -63,13 +63,15 @@ class Chopped(nn.Module):
         raise RuntimeError(f"{self.last.module} did not run")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, c, h, w)."""
         result: torch.Tensor = self.head(self.features(x))
         return result
 
 
 def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
-    """`network` up to block `depth` with a fresh head (Glorot-uniform, zero biases); the network
-    given is used up.
+    """Truncate `network` after block `depth` and add a fresh head.
+
+    The head is Glorot-uniform with zero biases; the network given is consumed.
 
     Raises Usage for a block that is not there, or that runs more than once or gives no tensor of
     one row an image.
@@ -95,7 +97,7 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
     if head.weight.device.type != "meta":
         nn.init.xavier_uniform_(head.weight, generator=generator(seed, "head"))
         nn.init.zeros_(head.bias)
-    made = Network(
+    chopped = Network(
         Chopped(network.net, last, head),
         network.row,
         ("head",),
@@ -103,7 +105,7 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
         notes=network.notes,
         weights=network.weights,
     )
-    made.blocks = tuple(
+    chopped.blocks = tuple(
         Block(
             f"body.{block.name}",
             *(
@@ -113,12 +115,14 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
         )
         for block in network.blocks[:depth]
     )
-    return made
+    return chopped
 
 
 def _last(network: Network, depth: int) -> Layer:
-    """The layer that ends block `depth`: its last module before the head, but for dropout, which
-    belongs to what follows, and for what only flattens, which would leave no image to average over.
+    """Return the layer that ends block `depth`.
+
+    It is the last module before the head, except for dropout, which belongs to what follows, and
+    for what only flattens, which would leave no image to average over.
     """
     order = network.order[: network.order.index(network.head_names[0])]
     inside = [name for name in order if name in network.blocks[depth - 1].modules]
@@ -147,8 +151,9 @@ def _last(network: Network, depth: int) -> Layer:
 def write(
     path: Path, network: Network, *, architecture: str, cut: int | None, classes: tuple[str, ...]
 ) -> Path:
-    """Weights at <path>.safetensors, what they belong to at <path>.json, which is returned. cut
-    None: not chopped.
+    """Write weights to <path>.safetensors and their record to <path>.json; return the latter.
+
+    cut None: not chopped.
     """
     weights, record = path.with_suffix(".safetensors"), path.with_suffix(".json")
     weights_reader.write(weights, network.net.state_dict(), {"format": "pt"})
@@ -178,14 +183,15 @@ def write(
 
 
 def is_recorded(path: Path) -> bool:
-    """Whether `path` is a weight file that `write` made: the record beside it names the file and
-    its architecture.
+    """Return whether `path` is a weight file of `write`.
+
+    The record next to the file has its name and its architecture.
     """
     return bool(_record(path))
 
 
 def is_cut(path: Path) -> bool:
-    """Whether it is one of a network that was cut, not of a whole one."""
+    """Return whether it is a weight file of a truncated network, not of a whole one."""
     return _record(path).get("cut") is not None
 
 
@@ -200,8 +206,9 @@ def most_blocks(model: str | None, depth: int) -> int: ...
 @overload
 def most_blocks(model: str | None, depth: None) -> int | None: ...
 def most_blocks(model: str | None, depth: int | None) -> int | None:
-    """Return how many blocks can be taken from a weight file: `depth`, or fewer of a network that
-    was cut.
+    """Return how many blocks can be taken from a weight file.
+
+    That is `depth`, or fewer of a network that was truncated.
     """
     cut = blocks_of(Path(model).expanduser()) if model else None
     return depth if cut is None else cut
@@ -229,18 +236,19 @@ def too_short(path: Path, depth: int) -> UsageError:
 
 
 def copy_blocks(network: Network, cut: Network, count: int) -> None:
-    """Put blocks 1…count of a network that was cut into one of the same architecture, whole or cut;
-    it then sees images as the cut one does.
+    """Copy blocks 1…count of a truncated network into one of the same architecture.
+
+    The other may be whole or truncated; it takes over the normalisation of the truncated one.
     """
     modules = {name.removeprefix(BODY): module for name, module in cut.net.named_modules()}
     with torch.no_grad():
-        for mine, theirs in zip(network.blocks[:count], cut.blocks[:count], strict=True):
+        for target, theirs in zip(network.blocks[:count], cut.blocks[:count], strict=True):
             given = {
                 name.removeprefix(BODY): tensor for name, tensor in cut.tensors(theirs).items()
             }
-            for name, tensor in network.tensors(mine).items():
+            for name, tensor in network.tensors(target).items():
                 tensor.copy_(given[name.removeprefix(BODY)])
-            for name in mine.modules:
+            for name in target.modules:
                 for inner, module in network.net.get_submodule(name).named_modules(prefix=name):
                     _adapt(module, modules[inner.removeprefix(BODY)])
     network.mean, network.std = cut.mean, cut.std
@@ -278,8 +286,9 @@ def backbone(
     input_size: int | None,
     sha256: str | None,
 ) -> Network:
-    """The network of such a file as a backbone: with its own head (classes None, or head "keep"),
-    or a fresh one.
+    """Return the network of such a file as a backbone.
+
+    With its own head (classes None, or head "keep"), or a fresh one.
 
     Raises Usage if it is of another architecture than `architecture`, Integrity if it is not the
     file of `sha256`.
@@ -296,21 +305,27 @@ def backbone(
             expected=f"weights of {backbones.lookup(architecture).title}",
             remedy=f"type --architecture {of}",
         )
-    found, names = read(path, input_size)
-    notes = [*found.notes, f"{path.name} is {what}, trained on {len(names)} classes"]
-    head_names = found.head_names
+    chopped, names = read(path, input_size)
+    notes = [*chopped.notes, f"{path.name} is {what}, trained on {len(names)} classes"]
+    head_names = chopped.head_names
     if classes is not None and (head != "keep" or classes != len(names)):
-        head_names = heads.HEADS[head](found.net, head_names, classes, generator(seed, "head"))
+        head_names = heads.HEADS[head](chopped.net, head_names, classes, generator(seed, "head"))
     network = Network(
-        found.net, found.row, head_names, match=found.match, notes=notes, weights=found.weights
+        chopped.net,
+        chopped.row,
+        head_names,
+        match=chopped.match,
+        notes=notes,
+        weights=chopped.weights,
     )
-    network.blocks = found.blocks
+    network.blocks = chopped.blocks
     return network
 
 
 def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str, ...]]:
-    """The network of a record that `write` made, in evaluation mode, and its classes. BadData,
-    Missing or Integrity.
+    """Read the network of a record of `write`, in evaluation mode, and its classes.
+
+    Raises BadData, Missing or Integrity.
     """
     record = files.read_json(path.with_suffix(".json"))
     try:

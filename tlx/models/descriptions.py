@@ -28,7 +28,7 @@ from .weights.promises import permitted
 
 @dataclass(frozen=True)
 class Description:
-    """The layers to take, and the size of the images; input_reshape () for the network's own."""
+    """Layers to take, and image size; input_reshape () for the network's own."""
 
     description: str
     input_reshape: tuple[int, ...]
@@ -37,7 +37,7 @@ class Description:
     target_shapes: tuple[tuple[int, ...], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """What `read` reads back."""
+        """Return the JSON that `read` reads back."""
         shapes = (
             {"target_shapes": [list(shape) for shape in self.target_shapes]}
             if self.target_shapes
@@ -98,8 +98,9 @@ THESIS_LAYERS = {
 
 
 def read(path: Path) -> Description:
-    """The description in a JSON file. Missing, or BadData that says everything wrong with it at
-    once.
+    """Read the description in a JSON file.
+
+    Raises Missing, or BadData with everything that is wrong with it.
     """
     path = Path(path)
     with permitted(path, "model description"):
@@ -191,10 +192,10 @@ def _unknown(key: str, path: Path) -> TlxError:
 
 
 def modules(network: Network, names: Sequence[str | int]) -> tuple[str, ...]:
-    """The layers of `network` that these names mean (see `layers.resolve`), those of Keras and
-    TensorFlow included.
+    """Return the layers of `network` with these names, those of Keras and TensorFlow included.
 
-    Raises UnknownName, or Usage for a layer asked for twice; all that is wrong at once.
+    See `layers.resolve`. Raises UnknownName, or Usage for a layer requested twice, with all that is
+    wrong.
     """
     known, foreign = network.layers(), keras_names(network)
     return layers.resolve(
@@ -203,8 +204,9 @@ def modules(network: Network, names: Sequence[str | int]) -> tuple[str, ...]:
 
 
 def described(network: Network, description: Description, where: object = "") -> tuple[str, ...]:
-    """The layers of a description in `network`. BadData if it has not all of them, or takes or
-    gives other shapes.
+    """Return the layers of a description in `network`.
+
+    Raises BadData if it does not have all of them, or takes or gives other shapes.
     """
     size = description.input_reshape
     if size and size != (network.input_size, network.input_size):
@@ -216,33 +218,33 @@ def described(network: Network, description: Description, where: object = "") ->
             f"made for, "
             "or [] for the network's own",
         )
-    found: list[str] = []
+    names: list[str] = []
     problems: list[TlxError] = []
     for name in description.target_tensors:
         try:
-            found += modules(network, [name])
+            names += modules(network, [name])
         except UnknownNameError:
             problems.append(_not_there(network, name, where))
         except TlxError as error:
             problems.append(_as_data(error, where))
     raise_all(problems)
     try:
-        layers.resolve(network, found)
+        layers.resolve(network, names)
     except TlxError as error:
         raise _as_data(error, where) from error
     if description.target_shapes:
-        _check_shapes(network, description, found, where)
-    return tuple(found)
+        _check_shapes(network, description, names, where)
+    return tuple(names)
 
 
 def _check_shapes(
-    network: Network, description: Description, found: Sequence[str], where: object
+    network: Network, description: Description, names: Sequence[str], where: object
 ) -> None:
     problems = []
     rows = zip(
         description.target_tensors,
         description.target_shapes,
-        layers.survey(network, found),
+        layers.survey(network, names),
         strict=True,
     )
     for name, shape, layer in rows:
@@ -282,36 +284,38 @@ def _as_data(error: TlxError, where: object) -> TlxError:
 
 
 def _bare(name: str | int) -> str:
-    """A tensor's name without its scope and output number: vgg16/block1_conv1/Relu:0 →
-    block1_conv1/Relu.
+    """Return a tensor's name without scope and output number.
+
+    vgg16/block1_conv1/Relu:0 → block1_conv1/Relu.
     """
     text = str(name).removesuffix(":0")
-    scope, _, rest = text.partition("/")
-    return rest if scope.lower().startswith("vgg") and rest else text
+    scope, _, operation = text.partition("/")
+    return operation if scope.lower().startswith("vgg") and operation else text
 
 
 def keras_names(network: Network) -> Mapping[str, str]:
-    """Name in Keras, or of an operation in its graph → layer, for the VGGs without batch norm; {}
-    for others.
+    """Return name in Keras, or of an operation in its graph → layer, for VGGs without batch norm.
+
+    {} for other networks.
 
     Of a Keras layer by its plain name the activation is meant, which is part of it there. A network
     whose dense layers were replaced has no fc1 and fc2.
     """
-    found, at = dict[str, str](), 0
+    names, at = dict[str, str](), 0
     for block, depth in enumerate(VGG_DEPTHS.get(network.row.model, ()), 1):
         for number in range(1, depth + 1):
-            found |= _dense(f"block{block}_conv{number}", f"features.{at}", f"features.{at + 1}")
+            names |= _dense(f"block{block}_conv{number}", f"features.{at}", f"features.{at + 1}")
             at += 2
-        found |= dict.fromkeys(
+        names |= dict.fromkeys(
             (f"block{block}_pool", f"block{block}_pool/MaxPool"), f"features.{at}"
         )
         at += 1
-    if found and "classifier.6" in network.layers():
-        found |= _dense("fc1", "classifier.0", "classifier.1") | _dense(
+    if names and "classifier.6" in network.layers():
+        names |= _dense("fc1", "classifier.0", "classifier.1") | _dense(
             "fc2", "classifier.3", "classifier.4"
         )
-        found["predictions/BiasAdd"] = "classifier.6"
-    return found
+        names["predictions/BiasAdd"] = "classifier.6"
+    return names
 
 
 def _dense(name: str, linear: str, activation: str) -> dict[str, str]:

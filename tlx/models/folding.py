@@ -1,5 +1,4 @@
-"""Folding: a copy of a network for inference alone, batch norm multiplied into the convolutions
-before it.
+"""Copy of a network for inference, batch norm folded into the preceding convolutions.
 
 In evaluation mode batch norm is y = s·x + t with s = γ/√(σ² + ε), t = β − s·μ, which a convolution
 just before it can do itself: W ← s·W, b ← s·b + t. In exact arithmetic nothing changes; in float32
@@ -27,8 +26,7 @@ CONVOLUTIONS = ("torch.nn.modules.conv.Conv2d", "timm.layers.conv2d_same.Conv2dS
 
 
 def for_inference(network: Network, *, fold: bool = True) -> tuple[Network, frozenset[str]]:
-    """A copy in evaluation mode, channels last in memory, and the convolutions that have a batch
-    norm folded in.
+    """Return a copy in evaluation mode, channels last, batch norms folded into convolutions.
 
     Names stay; what a folded convolution gives is what its batch norm gave. The copy shares what it
     does not change.
@@ -37,16 +35,17 @@ def for_inference(network: Network, *, fold: bool = True) -> tuple[Network, froz
         id(p): nn.Parameter(p.detach(), requires_grad=False) for p in network.parameters()
     }
     memo |= {id(b): b.detach() for b in network.buffers()}
-    made = copy.deepcopy(network, memo).eval()
-    pairs = foldable(made) if fold else {}
+    folded = copy.deepcopy(network, memo).eval()
+    pairs = foldable(folded) if fold else {}
     for convolution, norm in pairs.items():
-        _fold(made.net, convolution, norm)
-    return made.to(memory_format=torch.channels_last), frozenset(pairs)
+        _fold(folded.net, convolution, norm)
+    return folded.to(memory_format=torch.channels_last), frozenset(pairs)
 
 
 def foldable(network: Network) -> dict[str, str]:
-    """Convolution → the batch norm that takes its output and is the only one to do so. Nothing is
-    computed.
+    """Return convolution → the batch norm that is the only consumer of its output.
+
+    Nothing is computed.
     """
     net, seen = network.net, _Uses()
     modules = dict(net.named_modules())
@@ -86,7 +85,7 @@ def foldable(network: Network) -> dict[str, str]:
 
 
 class _Uses(TorchFunctionMode):
-    """Counts, of every tensor, the operations that make other tensors of it."""
+    """Counter of the operations that use each tensor to compute others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ def _fixed(norm: Any) -> bool:
 
 
 class _Rest(nn.Module):
-    """What a batch norm that brings its activation still does, under the same names."""
+    """Remainder of a batch norm with an activation, under the same names."""
 
     def __init__(self, norm: Any):
         super().__init__()

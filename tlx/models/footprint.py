@@ -1,4 +1,4 @@
-"""What a network takes: numbers, arithmetic, bytes of a file, seconds an image."""
+"""Cost of a network: parameters, arithmetic, file size, latency."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ BUDGET_S = 1.0  # of runs, for a network and a batch size
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a network takes, wherever it runs.
+    """Cost of a network, independent of the hardware.
 
     parameters      numbers that can learn
     numbers         with the statistics of batch norm, as Keras counts "parameters"
     nonzero         of the parameters
     macs            multiplications with additions of one image: convolutions, products, attention
     weights_bytes   of a file of its weights
-    training_bytes  with what the optimizer holds of them, as a file from which training goes on
+    training_bytes  with what the optimizer holds of them, as a file to resume training from
     """
 
     parameters: int
@@ -39,7 +39,7 @@ class Footprint:
 
 
 def footprint(network: Network, recipe: Recipe) -> Footprint:
-    """The footprint of a network trained by `recipe` with nothing frozen."""
+    """Compute the footprint of a network trained by `recipe` with nothing frozen."""
     parameters = dict(network.net.named_parameters())
     statistics_ = [b for _, b in network.net.named_buffers() if b.is_floating_point()]
     state = {name: t.detach().cpu().contiguous() for name, t in network.net.state_dict().items()}
@@ -65,9 +65,7 @@ def _moments(recipe: Recipe) -> Sequence[str]:
 
 
 def macs(network: Network) -> int:
-    """Multiplications with additions of one image: half of what torch counts as floating-point
-    operations.
-    """
+    """Count the multiply-accumulate operations of one image: half of torch's FLOP count."""
     device = next(network.parameters()).device
     x = torch.zeros(1, network.channels, network.input_size, network.input_size, device=device)
     network.eval()
@@ -85,8 +83,9 @@ def latency(
     budget_s: float = BUDGET_S,
     stopping: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
-    """Seconds an image of each network in evaluation mode, in batches of `batch`: the median of
-    many warm runs.
+    """Measure seconds an image of each network in evaluation mode, in batches of `batch`.
+
+    It is the median of many warm runs.
 
     The networks take turns, so that what else the machine does meets all of them alike. The first
     two runs of each are thrown away; how many follow depends on the slowest.

@@ -1,5 +1,4 @@
-"""Copy and freeze: which blocks come from the source, which of them may move, and how batch norm
-behaves.
+"""Copying and freezing of blocks: what comes from the source, what learns, how batch norm acts.
 
 Frozen means that nothing of it changes: its parameters take no gradient and its batch norm keeps
 the source's statistics (`bn="frozen"`). Two other ways are offered for comparison: "adapt" lets the
@@ -36,19 +35,20 @@ BN_MODES = ("frozen", "adapt", "keras2")
 
 
 def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:
-    """Put blocks first…last of `source` into `network`, which is of the same architecture; Usage if
-    it is not.
+    """Copy blocks first…last of `source` into `network`.
+
+    Raises Usage unless both are of the same architecture.
 
     What AnB needs: a pre-trained network whose blocks n+1…N come from one with random weights.
     """
     _check_count(network, last)
-    mine, theirs = network.blocks[first - 1 : last], source.blocks[first - 1 : last]
-    if mine != theirs:
+    targets, theirs = network.blocks[first - 1 : last], source.blocks[first - 1 : last]
+    if targets != theirs:
         raise UsageError(
             "transfer", f"{source.row.title} has other blocks than {network.row.title}"
         )
     with torch.no_grad():
-        for block in mine:
+        for block in targets:
             given = source.tensors(block)
             for name, tensor in network.tensors(block).items():
                 tensor.copy_(given[name])
@@ -56,14 +56,15 @@ def copy_blocks(network: Network, source: Network, first: int, last: int) -> Non
 
 @dataclass(frozen=True)
 class Freeze:
-    """What of a network stays frozen: its modules, and how their batch norm behaves."""
+    """Frozen modules of a network, and the mode of their batch norm."""
 
     modules: tuple[nn.Module, ...]
     bn: str
 
     def settle(self) -> None:
-        """Of a network that was just put in training mode: the frozen modules' dropout is off, and
-        their batch norm as `bn` says.
+        """Restore the frozen modules' modes after the network was put in training mode.
+
+        Their dropout is off, and their batch norm as `bn` says.
         """
         for module in self.modules:
             module.eval()
@@ -73,14 +74,15 @@ class Freeze:
 
 
 def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") -> Network:
-    """Hold blocks 1…frozen, or the modules named, and let everything else learn; `network.train()`
-    keeps to it.
+    """Freeze blocks 1…frozen, or the modules named; everything else learns.
+
+    `network.train()` keeps to it.
 
     frozen  a number of blocks, or names of modules or parameters in `network.net` (a name means
     that module, not
             the whole block that it begins)
     bn      "frozen", "adapt" or "keras2", of the batch norms inside what is frozen
-    Asked again with another number it forgets the first. Raises UnknownName or Usage.
+    A second call replaces the first. Raises UnknownName or Usage.
     """
     if bn not in BN_MODES:
         raise UnknownNameError("bn", bn, BN_MODES)
@@ -101,8 +103,10 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
 
 
 def published_configuration(name: str, configuration: int) -> tuple[str, ...]:
-    """The convolutions that configuration 0–3 of VGG16, ResNet50 or ResNet152 holds, as names in
-    torchvision's module. They alone are frozen; batch norm learns and stays in training mode.
+    """Return the convolutions that a published configuration 0–3 freezes.
+
+    Of VGG16, ResNet50 or ResNet152, as names in torchvision's module. They alone are frozen; batch
+    norm learns and stays in training mode.
     """
     key = name.strip().lower()
     if key not in SEED_COUNTS:
@@ -121,8 +125,7 @@ def published_configuration(name: str, configuration: int) -> tuple[str, ...]:
 
 
 def parameter_groups(network: Network, lr: float, decay: float = 1.0) -> list[dict[str, object]]:
-    """What an optimizer takes: one group of learning parameters for the head and for each block
-    before it.
+    """Return an optimizer's groups of trainable parameters: one for the head and each block.
 
     The head learns at `lr`, block N at lr · decay, block N − 1 at lr · decay², … Frozen parameters
     are left out.
@@ -199,18 +202,17 @@ RESNET_DEPTHS = {"resnet50": (3, 4, 6, 3), "resnet152": (3, 8, 36, 3)}
 
 
 def _keras_order(key: str) -> tuple[str, ...]:
-    """Names of the convolutions that configurations count, in the order in which Keras lists its
-    layers.
+    """Return the convolutions that configurations count, in Keras' order of layers.
 
-    Of ResNet50 all, where in a block with a projection the shortcut's convolution stands before the
-    third, not first and not last. The original's list for ResNet152 has the main path alone: no
-    shortcut's convolution is ever frozen.
+    In a block of ResNet50 with a projection the shortcut's convolution comes before the third one,
+    neither first nor last. The original's list for ResNet152 has the main path alone: no shortcut's
+    convolution is ever frozen.
     """
     if key == "vgg16":
         return tuple(f"features.{i}" for i in VGG16_CONVOLUTIONS)
-    found = ["conv1"]
+    names = ["conv1"]
     for stage, depth in enumerate(RESNET_DEPTHS[key], 1):
         for block in range(depth):
             last = ("downsample.0", "conv3") if block == 0 and key == "resnet50" else ("conv3",)
-            found += [f"layer{stage}.{block}.{part}" for part in ("conv1", "conv2", *last)]
-    return tuple(found)
+            names += [f"layer{stage}.{block}.{part}" for part in ("conv1", "conv2", *last)]
+    return tuple(names)

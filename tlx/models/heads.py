@@ -1,4 +1,4 @@
-"""What stands on a backbone: the layers that give one logit a class, freshly initialised.
+"""Heads on a backbone: the layers that give one logit a class, freshly initialised.
 
 Fresh heads start as Keras' do, as in the study they come from: weights Glorot-uniform, biases zero.
 """
@@ -18,8 +18,9 @@ HIDDEN = 256  # width of the two hidden layers of mlp256
 def linear(
     net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
 ) -> tuple[str, ...]:
-    """One dense layer on the features before the old head (a 1×1 convolution where that was
-    one).
+    """Build one dense layer on the features before the old head.
+
+    A 1×1 convolution where the old head was one.
     """
     for name in names:
         old = net.get_submodule(name)
@@ -34,8 +35,9 @@ def linear(
 def mlp256(
     net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
 ) -> tuple[str, ...]:
-    """Two hidden layers of 256 and one of `classes`, without dropout, in place of all dense layers
-    at the end.
+    """Build two hidden layers of 256 and an output layer, without dropout.
+
+    They replace all dense layers at the end.
     """
     name = _dense_tail(net, names)
     old = net.get_submodule(name)
@@ -54,7 +56,7 @@ def mlp256(
 def gap_linear(
     net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
 ) -> tuple[str, ...]:
-    """One dense layer on the mean of each last feature map."""
+    """Build one dense layer on the mean of each last feature map."""
     name = _dense_tail(net, names)
     if name in names:  # it ends in one layer already, after its own global average
         return linear(net, names, classes, generator)
@@ -67,7 +69,7 @@ def gap_linear(
 def keep(
     net: nn.Module, names: tuple[str, ...], classes: int, generator: torch.Generator
 ) -> tuple[str, ...]:
-    """The head that the weights came with; it must have that number of classes."""
+    """Keep the head of the weights; it must have that number of classes."""
     for name in names:
         layer = net.get_submodule(name)
         width = getattr(layer, "out_features", None) or getattr(layer, "out_channels", None)
@@ -92,13 +94,14 @@ HEADS: dict[str, Head] = {
 
 
 def replaced(net: nn.Module, names: tuple[str, ...], head: str) -> tuple[str, ...]:
-    """The modules that a head of this kind takes the place of."""
+    """Return the modules that a head of this kind replaces."""
     return (_dense_tail(net, names),) if head in ("mlp256", "gap-linear") else names
 
 
 def _dense_tail(net: nn.Module, names: tuple[str, ...]) -> str:
-    """The module that holds all dense layers at the end: VGG's and AlexNet's `classifier`, else the
-    one layer.
+    """Return the module with all dense layers at the end, or the last one.
+
+    VGG's and AlexNet's `classifier`, else the one layer.
     """
     tail = getattr(net, "classifier", None)
     several = (

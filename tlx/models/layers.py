@@ -1,6 +1,6 @@
-"""Layers: which outputs of a network are meant, and how large they are.
+"""Layers: which outputs of a network are requested, and how large they are.
 
-A layer is asked for by
+A layer is requested by
 
 - the name of a module, as `network.layers()` lists them: the output of that module (not of the
   block it begins);
@@ -37,7 +37,7 @@ FUNCTIONS: dict[
     "relu": lambda x, axis: x.relu(),
     "log_softmax": lambda x, axis: x.log_softmax(axis),
 }
-PROBE = 2  # images of the pass over shapes that tells the layers' widths
+PROBE = 2  # images of the pass over shapes that finds the layers' widths
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Layer:
     function: str = ""
 
     def applied(self, output: Tensor) -> Tensor:
-        """The output after the layer's function."""
+        """Apply the layer's function to the output."""
         return FUNCTIONS[self.function](output, self.channels) if self.function else output
 
 
@@ -70,13 +70,13 @@ class Layer:
 
 
 def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
-    """The names of these layers as dumps know them, in the order asked for.
+    """Return the names of these layers as dumps use them, in the order requested.
 
-    Raises UnknownName with the nearest, or Usage for a layer asked for twice; all that is wrong at
-    once.
+    Raises UnknownName with the nearest, or Usage for a layer requested twice, with all that is
+    wrong.
     """
     problems: list[TlxError] = []
-    found: dict[str, str | int] = {}
+    resolved: dict[str, str | int] = {}
     known = network.layers()
     for asked in layers:
         try:
@@ -84,19 +84,19 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
         except TlxError as error:
             problems.append(error)
             continue
-        if name in found:
+        if name in resolved:
             problems.append(
                 UsageError(
-                    "layer-twice", f"'{found[name]}' and '{asked}' are the same layer, {name}"
+                    "layer-twice", f"'{resolved[name]}' and '{asked}' are the same layer, {name}"
                 )
             )
-        found[name] = asked
+        resolved[name] = asked
     raise_all(problems)
-    if not found:
+    if not resolved:
         raise UsageError(
-            "no-layers", "no layer was asked for", expected="at least one name or block number"
+            "no-layers", "no layer was requested", expected="at least one name or block number"
         )
-    return tuple(found)
+    return tuple(resolved)
 
 
 def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | int) -> str:
@@ -146,14 +146,17 @@ def _end_of_block(network: Network, number: int) -> str:
 
 
 class _Calls(list[tuple[str, Any]]):
-    """(module, output) of every call, in the order in which they ended."""
+    """List of (module, output) of every call, in the order in which they ended."""
 
     def count(self, module: object) -> int:
         return sum(name == module for name, _ in self)
 
 
 def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
-    """What these modules give for images of shapes only, `scale` times the network's own size."""
+    """Return these modules' outputs for images of shapes only.
+
+    The images have `scale` times the network's own size.
+    """
     net, size, calls = network.net, network.input_size * scale, _Calls()
     hooks = [
         net.get_submodule(name).register_forward_hook(
@@ -174,7 +177,9 @@ def _run(network: Network, modules: Sequence[str], scale: int = 1) -> _Calls:
 
 
 def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
-    """Where and how large the outputs of these layers (of `resolve`) are; nothing is computed.
+    """Return where and how large the outputs of these layers are.
+
+    The layers are those of `resolve`; nothing is computed.
 
     Raises Usage for a layer whose output is no tensor of one row an image.
     """
@@ -184,12 +189,12 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
         larger = _run(network, [module for module, _ in wanted], scale=2)
     except (AssertionError, RuntimeError, ValueError):
         larger = calls
-    found, problems = [], []
+    layers, problems = [], []
     for name, (module, call) in zip(names, wanted, strict=True):
         function = function_of(name)
         if is_input(network, module):
             whole = network.channels, network.input_size, network.input_size
-            found.append(Layer(name, module, 1, whole, 1, 0, function))
+            layers.append(Layer(name, module, 1, whole, 1, 0, function))
             continue
         call = call or calls.count(module)
         shape, other = (_shape(ran, module, call) for ran in (calls, larger))
@@ -205,7 +210,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
                 )
             )
             continue
-        found.append(
+        layers.append(
             Layer(
                 name,
                 module,
@@ -217,29 +222,28 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             )
         )
     raise_all(problems)
-    return tuple(found)
+    return tuple(layers)
 
 
 def is_input(network: Network, name: str) -> bool:
-    """True if what the network is given is meant, and no module of that name."""
+    """Return whether this is the network's input, and no module of that name."""
     return name == INPUT and name not in network.layers()
 
 
 def everything(network: Network) -> tuple[str, ...]:
-    """The input, and every module without others in it that gives a tensor of one row an image, as
-    they run.
-    """
+    """Return the input and every leaf module that gives one row an image, in run order."""
     leaves = [name for name, module in network.layers().items() if not list(module.children())]
-    found = [INPUT]
+    names = [INPUT]
     for name in leaves:
         with contextlib.suppress(UsageError):
-            found += [layer.name for layer in survey(network, [name])]
-    return tuple(found)
+            names += [layer.name for layer in survey(network, [name])]
+    return tuple(names)
 
 
 def blocks_with_rows(network: Network) -> tuple[int, ...]:
-    """Numbers of the blocks whose output is a tensor of one row an image: what default layers are
-    made of.
+    """Return the numbers of the blocks whose output is a tensor of one row an image.
+
+    These are the default layers.
 
     Others work on windows or patches as rows (TNT, MobileViT) or on several resolutions at once
     (HRNet).
@@ -251,18 +255,18 @@ def blocks_with_rows(network: Network) -> tuple[int, ...]:
 
 
 def module_of(name: str) -> str:
-    """The module whose output a layer's name means."""
+    """Return the module whose output a layer's name means."""
     return _parted(name)[0]
 
 
 def function_of(name: str) -> str:
-    """The function that a layer's name asks for, or ""."""
+    """Return the function in a layer's name, or ""."""
     _, colon, function = name.rpartition(":")
     return function if colon and function in FUNCTIONS else ""
 
 
 def _parted(name: str) -> tuple[str, int]:
-    """Module and call; 0 is the last one."""
+    """Split a name into module and call; 0 is the last call."""
     function = function_of(name)
     name = name.removesuffix(f":{function}") if function else name
     module, at, call = name.rpartition("@")
@@ -276,7 +280,7 @@ def _shape(calls: _Calls, module: str, call: int) -> tuple[int, ...] | None:
 
 
 def _has_rows(shape: tuple[int, ...] | None) -> TypeGuard[tuple[int, ...]]:
-    """Whether an output of PROBE images has a row for each."""
+    """Return whether an output of PROBE images has a row for each."""
     return shape is not None and len(shape) > 1 and shape[0] == PROBE
 
 
@@ -292,12 +296,15 @@ def _channel_axis(network: Network, shape: tuple[int, ...], larger: tuple[int, .
 
 
 def _prefix(network: Network) -> int:
-    """Tokens before those of the image: timm says how many, torchvision's transformer has one."""
+    """Return the number of tokens before those of the image.
+
+    timm records it; torchvision's transformer has one.
+    """
     return int(getattr(network.net, "num_prefix_tokens", hasattr(network.net, "class_token")))
 
 
 def tensor_of(output: Any) -> Tensor | None:
-    """The tensor that counts of what a module gives; None if there is none."""
+    """Return the first tensor of a module's output; None if there is none."""
     if isinstance(output, (tuple, list)):
         output = next((item for item in output if isinstance(item, Tensor)), None)
     return output if isinstance(output, Tensor) else None
@@ -305,7 +312,7 @@ def tensor_of(output: Any) -> Tensor | None:
 
 @contextlib.contextmanager
 def evaluating(net: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode again afterwards."""
+    """Set evaluation mode inside, and restore every module's own mode afterwards."""
     training = [module for module in net.modules() if module.training]
     net.eval()
     try:

@@ -1,6 +1,4 @@
-"""Batches of one row: batch norm cannot train on a single value a channel, which one row of a 1 × 1
-map is.
-"""
+"""Batches of one row, on which batch norm cannot train if the map is 1 × 1."""
 
 from __future__ import annotations
 
@@ -14,18 +12,15 @@ REFUSAL = "more than 1 value per channel"  # what batch norm says
 
 
 def cannot_be_joined(rows: int, size: int) -> bool:
-    """Return whether batches of `size` of these rows leave one row alone that no other batch can
-    take.
-    """
+    """Return whether batches of `size` leave a single row that no other batch can take."""
     return (rows % size == 1 or size == 1) and (size <= 2 or rows == 1)
 
 
 def must_be_avoided(network: Network, rows: int, size: int) -> bool:
-    """Whether batches of `size` of these rows would leave one alone that the network, as it is
-    frozen, cannot train on.
+    """Return whether batches of `size` would leave a single row that cannot be trained on.
 
-    Looked for on shapes before any training. Raises Usage where no row of another batch can join
-    the lone one.
+    It depends on the network as it is frozen. Checked on shapes before any training. Raises Usage
+    where no row of another batch can join the single one.
     """
     if rows % size != 1 and size > 1:
         return False

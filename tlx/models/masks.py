@@ -1,4 +1,4 @@
-"""Magnitude pruning: which weights stay, and a training that leaves the others at zero.
+"""Magnitude pruning: which weights are kept, and a training that holds the others at zero.
 
 Only weights are ranked and pruned (parameters named `weight` of two or more dimensions:
 convolutions, dense layers); biases, batch norms and the like stay as they are. A pruned weight is
@@ -19,7 +19,7 @@ SCOPES = ("global", "layer")
 
 
 def prunable(net: nn.Module) -> dict[str, nn.Parameter]:
-    """Name → weight, in order."""
+    """Return name → weight, in order."""
     return {
         name: p
         for name, p in net.named_parameters()
@@ -30,8 +30,9 @@ def prunable(net: nn.Module) -> dict[str, nn.Parameter]:
 def magnitude(
     weights: Mapping[str, Tensor], keep: float, scope: str = "global"
 ) -> dict[str, Tensor]:
-    """Which weights stay, name → bool: the share `keep` of all that are largest in magnitude, zeros
-    never.
+    """Return which weights are kept, name → bool: the share `keep` with largest magnitude.
+
+    Zeros are never kept.
 
     scope  "global": one threshold over all weights; "layer": one for each, so that every layer
     keeps that share and
@@ -57,7 +58,7 @@ def _largest(weights: Tensor, count: int) -> Tensor:
 
 
 def enforce(net: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Put the other weights to zero, now and through every training of `net`."""
+    """Set the other weights to zero, now and through every training of `net`."""
     parameters = dict(net.named_parameters())
     for name, mask in masks.items():
         weight = parameters[name]

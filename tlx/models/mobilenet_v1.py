@@ -1,4 +1,4 @@
-"""MobileNet v1 as Keras has it: 13 blocks of a depthwise and a 1×1 convolution, widths times α.
+"""MobileNet v1 as in Keras: 13 blocks of a depthwise and a 1×1 convolution, widths times α.
 
 Howard et al. 2017 (arXiv:1704.04861), table 1, with Keras' paddings (at stride 2 only below and to
 the right), batch norms and head (a 1×1 convolution), so that Keras' weights give Keras' numbers.
@@ -25,7 +25,7 @@ KERAS_PARTS = {"dw": "depthwise", "pw": "pointwise"}
 
 
 class ConvNorm(nn.Module):
-    """A convolution without bias, batch norm, and the activation that ends at 6."""
+    """Convolution without bias, batch norm, and ReLU6."""
 
     def __init__(self, width_in: int, width: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__()
@@ -35,6 +35,7 @@ class ConvNorm(nn.Module):
         self.relu = nn.ReLU6()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the activation of x (n, c, h, w)."""
         result: torch.Tensor = self.relu(
             self.bn(self.conv(F.pad(x, (0, 1, 0, 1)) if self.conv.stride[0] == 2 else x))
         )
@@ -42,9 +43,7 @@ class ConvNorm(nn.Module):
 
 
 class SeparableBlock(nn.Module):
-    """A 3×3 convolution of each channel by itself and a 1×1 convolution over all; in block 1 after
-    the first one.
-    """
+    """Depthwise 3×3 convolution and 1×1 convolution; in block 1 after the first convolution."""
 
     def __init__(self, width_in: int, width: int, stride: int, first: ConvNorm | None = None):
         super().__init__()
@@ -54,6 +53,7 @@ class SeparableBlock(nn.Module):
         self.pointwise = ConvNorm(width_in, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's activation of x (n, c, h, w)."""
         if hasattr(self, "first"):
             x = self.first(x)
         result: torch.Tensor = self.pointwise(self.depthwise(x))
@@ -61,20 +61,22 @@ class SeparableBlock(nn.Module):
 
 
 class MobileNetV1(nn.Module):
-    """MobileNet v1; for α = 1 and three classes Keras counts 3,231,939 parameters, statistics of
-    batch norm included.
+    """MobileNet v1.
+
+    For α = 1 and three classes Keras counts 3,231,939 parameters, statistics of batch norm
+    included.
 
     x  (n, 3, s, s) float32  →  logits (n, classes) float32
     """
 
     def __init__(self, classes: int = 1000, alpha: float = 1.0):
         super().__init__()
-        width, made = int(FIRST * alpha), OrderedDict[str, nn.Module]()
+        width, layers = int(FIRST * alpha), OrderedDict[str, nn.Module]()
         for number, (full, stride) in enumerate(zip(WIDTHS, STRIDES, strict=True), 1):
             first = ConvNorm(3, width, 3, 2) if number == 1 else None
-            made[f"block{number}"] = SeparableBlock(width, int(full * alpha), stride, first)
+            layers[f"block{number}"] = SeparableBlock(width, int(full * alpha), stride, first)
             width = int(full * alpha)
-        for name, block in made.items():
+        for name, block in layers.items():
             self.add_module(name, block)
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.drop = nn.Dropout(1e-3)
@@ -87,6 +89,7 @@ class MobileNetV1(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, 3, s, s)."""
         for number in range(1, len(WIDTHS) + 1):
             x = self.get_submodule(f"block{number}")(x)
         result: torch.Tensor = self.flatten(self.head(self.drop(self.pool(x))))
@@ -94,8 +97,9 @@ class MobileNetV1(nn.Module):
 
 
 def from_keras(weights: Weights) -> Weights:
-    """Keras' weights of a MobileNet under the names here; they see red-green-blue from −1 to 1, as
-    the row says.
+    """Return Keras' weights of a MobileNet under the names here.
+
+    They expect red-green-blue from −1 to 1, as the row has it.
     """
     return weights.renamed(
         {_name(key): tensor for key, tensor in weights.items()}, "Keras' layers of MobileNet v1"
@@ -104,6 +108,6 @@ def from_keras(weights: Weights) -> Weights:
 
 def _name(key: str) -> str:
     layer, _, role = key.rpartition(".")
-    if found := re.fullmatch(r"conv_(dw|pw)_(\d+)(_bn)?", layer):
-        layer = f"block{found[2]}.{KERAS_PARTS[found[1]]}.{'bn' if found[3] else 'conv'}"
+    if match := re.fullmatch(r"conv_(dw|pw)_(\d+)(_bn)?", layer):
+        layer = f"block{match[2]}.{KERAS_PARTS[match[1]]}.{'bn' if match[3] else 'conv'}"
     return f"{KERAS.get(layer, layer)}.{role}"

@@ -1,4 +1,4 @@
-"""Network: a module with numbered blocks, a named head, and what it wants to see."""
+"""Network: a module with numbered blocks, a named head and its input normalisation."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ AUXILIARY = (
 
 
 class Network(nn.Module):
-    """A backbone with its head.
+    """Backbone with its head.
 
     net          the whole module; names of blocks, layers and the head are names in it
     blocks       blocks 1…N in the order in which they run, without the head
@@ -81,11 +81,12 @@ class Network(nn.Module):
         self._shares = len(list(net.parameters())) < len(names)  # a parameter has two names
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, channels, input_size, input_size)."""
         result: torch.Tensor = self.net(x)
         return result
 
     def train(self, mode: bool = True) -> Network:
-        """Training mode, or evaluation mode; what is frozen stays as `hold` says."""
+        """Set training or evaluation mode; what is frozen stays as `hold` says."""
         super().train(mode)
         if mode and self.hold is not None:
             self.hold.settle()
@@ -93,30 +94,32 @@ class Network(nn.Module):
 
     @property
     def head(self) -> nn.Module:
-        """The (first) module of the head."""
+        """Return the (first) module of the head."""
         return self.net.get_submodule(self.head_names[0])
 
     def layers(self) -> dict[str, nn.Module]:
-        """Every named module that runs, in the order in which it first runs."""
+        """Return every named module that runs, in the order in which it first runs."""
         return {name: self.net.get_submodule(name) for name in self.order if name}
 
     def tensors(self, block: Block) -> dict[str, torch.Tensor]:
-        """Parameters and buffers of one block, name in `net` → tensor. One that blocks share is the
-        first one's.
+        """Return parameters and buffers of one block, name in `net` → tensor.
+
+        A tensor that blocks share belongs to the first one.
         """
-        found = blocks.tensors(self.net, block)
+        result = blocks.tensors(self.net, block)
         if not self._shares:
-            return found
+            return result
         earlier = {
             id(tensor)
-            for one in self.blocks[: self.blocks.index(block)]
-            for tensor in blocks.tensors(self.net, one).values()
+            for other in self.blocks[: self.blocks.index(block)]
+            for tensor in blocks.tensors(self.net, other).values()
         }
-        return {name: tensor for name, tensor in found.items() if id(tensor) not in earlier}
+        return {name: tensor for name, tensor in result.items() if id(tensor) not in earlier}
 
     def end_of_block(self, number: int) -> str | None:
-        """The module whose output ends a block, 1…N: the last to run of its modules; None if none
-        runs by itself.
+        """Return the module whose output ends a block, 1…N.
+
+        It is the last to run of its modules; None if none runs by itself.
         """
         running = set(self.order)
         return next(
@@ -125,7 +128,10 @@ class Network(nn.Module):
 
 
 def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
-    """The row's module with random weights. The same seed gives the same weights."""
+    """Build the row's module with random weights.
+
+    The same seed gives the same weights.
+    """
     with _seeded(seed):
         if row.family == "own":
             return OWN[row.model](classes)
@@ -142,9 +148,7 @@ def build(row: BackboneRow, classes: int, seed: int) -> nn.Module:
 
 
 def head_of(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
-    """The names of the layers that give the logits: the last dense layer or convolution that
-    runs.
-    """
+    """Return the layers that give the logits: the last dense layer or convolution that runs."""
     config = getattr(net, "default_cfg", None) or {}
     if row.family == "timm" and (named := config.get("classifier")):
         return (named,) if isinstance(named, str) else tuple(named)
@@ -154,14 +158,14 @@ def head_of(net: nn.Module, row: BackboneRow) -> tuple[str, ...]:
 
 
 def generator(seed: int, *purpose: str) -> torch.Generator:
-    """A stream of random numbers of its own for each purpose."""
+    """Return an independent stream of random numbers for each purpose."""
     words = hashlib.sha256(files.canonical_json([seed, *purpose])).digest()
     return torch.Generator().manual_seed(int.from_bytes(words[:8], "little") >> 1)
 
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """The CPU's random numbers from `seed` inside, as they were outside afterwards."""
+    """Seed the CPU's random numbers inside, and restore them afterwards."""
     state = torch.get_rng_state()
     torch.default_generator.set_state(generator(seed, "weights").get_state())
     try:
@@ -171,8 +175,9 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 class _Nowhere(TorchFunctionMode):
-    """Arrays that are to hold numbers later have shapes only; what a constructor computes with is
-    left alone.
+    """Mode in which arrays to be filled later have shapes only.
+
+    Arrays that a constructor computes with are left alone.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -183,7 +188,7 @@ class _Nowhere(TorchFunctionMode):
 
 
 def meta_device() -> TorchFunctionMode:
-    """A context in which networks are made of shapes only."""
+    """Return a context in which networks are built of shapes only."""
     return _Nowhere()
 
 
@@ -204,7 +209,7 @@ def _wrong_size(row: BackboneRow, error: Exception) -> UsageError:
 
 
 def _usual_size(row: BackboneRow) -> int:
-    """The size that the row's model is made for, whatever size was asked for."""
+    """Return the size that the row's model is built for, whatever size was requested."""
     return lookup(name_of(row)).input_size
 
 

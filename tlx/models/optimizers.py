@@ -19,8 +19,9 @@ def clip_each(parameters: Sequence[torch.Tensor], norm: float) -> None:
 
 
 class Sgdw(torch.optim.SGD):
-    """SGD with momentum and decoupled decay: w ← w·(1 − decay) before each step, not multiplied by
-    the rate.
+    """SGD with momentum and decoupled decay: w ← w·(1 − decay) before each step.
+
+    The decay is not multiplied by the rate.
 
     Loshchilov & Hutter 2019 (arXiv:1711.05101), Algorithm 1, with the schedule multiplier left at 1
     for the decay.
@@ -32,6 +33,7 @@ class Sgdw(torch.optim.SGD):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
+        """Take one step; return the loss of `closure`, if given."""
         moving = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.decay and moving:
             torch._foreach_mul_(moving, 1.0 - self.decay)
@@ -39,17 +41,17 @@ class Sgdw(torch.optim.SGD):
 
 
 def sgd(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """SGDW with the recipe's momentum and weight decay."""
+    """Build SGDW with the recipe's momentum and weight decay."""
     return Sgdw(groups, momentum=recipe.momentum, decay=recipe.weight_decay)
 
 
 def adam(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """Adam with Keras's epsilon (1e-7) and no decay."""
+    """Build Adam with Keras's epsilon (1e-7) and no decay."""
     return torch.optim.Adam(groups, lr=0.0, eps=1e-7, foreach=True)
 
 
 def adamw(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
-    """AdamW: decay multiplied by the learning rate, as in PyTorch."""
+    """Build AdamW: decay multiplied by the learning rate, as in PyTorch."""
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay, foreach=True)
 
 
@@ -61,12 +63,12 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def constant(progress: float) -> float:
-    """The same rate throughout."""
+    """Return 1: the same rate throughout."""
     return 1.0
 
 
 def cosine(progress: float) -> float:
-    """Half a cosine from 1 to 0 over the whole training (progress 0…1)."""
+    """Return half a cosine from 1 to 0 over the whole training (progress 0…1)."""
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
 
 
@@ -74,8 +76,10 @@ SCHEDULES: dict[str, Callable[[float], float]] = {"constant": constant, "cosine"
 
 
 def rate_factor(schedule: str, step: int, warmup: int, total: int, decay: float = 0.0) -> float:
-    """What the learning rate is multiplied by at this step: linear from 1/warmup to 1, then the
-    schedule; with a decay also 1 / (1 + decay · steps done), as Keras up to 2.2 has it.
+    """Return the factor of the learning rate at this step.
+
+    Linear from 1/warmup to 1, then the schedule; with a decay also 1 / (1 + decay · steps done), as
+    Keras up to 2.2 has it.
     """
     slowed = 1.0 / (1.0 + decay * step)
     if step < warmup:

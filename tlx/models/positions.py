@@ -1,5 +1,4 @@
-"""Carry weights of a network that was built for one image size over to the same network at another
-size.
+"""Transfer of position embeddings to the same network at another image size.
 
 Vision transformers have an embedding for every patch position. For another number of patches it is
 interpolated (bicubic) over the grid of patches, as torchvision and timm do; tokens before the
@@ -19,8 +18,9 @@ TORCHVISION_VIT = "encoder.pos_embedding"
 
 
 def resized(weights: Weights, net: nn.Module) -> Weights:
-    """The weights at the size of `net`; as they are where their shapes fit, or where nothing is
-    known of resizing.
+    """Return the weights at the size of `net`.
+
+    Unchanged where their shapes fit, or where no way to resize is known.
     """
     own = net.state_dict()
     other = [
@@ -30,13 +30,19 @@ def resized(weights: Weights, net: nn.Module) -> Weights:
     ]
     if not other:
         return weights
-    found = _torchvision(weights, net) if TORCHVISION_VIT in other else _timm(weights, net)
-    done = [name for name in other if name in found and found[name].shape == own[name].shape]
+    resized_weights = (
+        _torchvision(weights, net) if TORCHVISION_VIT in other else _timm(weights, net)
+    )
+    done = [
+        name
+        for name in other
+        if name in resized_weights and resized_weights[name].shape == own[name].shape
+    ]
     if not done:
         return weights
     shapes = f"{tuple(weights[done[0]].shape)} to {tuple(own[done[0]].shape)}"
     return weights.renamed(
-        found, f"positions interpolated for another image size: '{done[0]}' from {shapes}"
+        resized_weights, f"positions interpolated for another image size: '{done[0]}' from {shapes}"
     )
 
 
@@ -53,11 +59,9 @@ def _torchvision(weights: Weights, net: nn.Module) -> Mapping[str, Tensor]:
 
 
 def _timm(weights: Weights, net: nn.Module) -> Mapping[str, Tensor]:
-    """What the model's own filter of timm makes of them, which knows how its positions are
-    resized.
-    """
+    """Return the weights resized by the model's own filter of timm."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     if convert is None:
         return weights
-    found = convert(dict(weights), net)
-    return {**weights, **{name: found[name] for name in weights if name in found}}
+    converted = convert(dict(weights), net)
+    return {**weights, **{name: converted[name] for name in weights if name in converted}}

@@ -1,5 +1,6 @@
-"""A training's state on disk: tensors and plain JSON in one safetensors file, checksummed, replaced
-whole.
+"""Training state on disk: tensors and JSON in one checksummed safetensors file.
+
+The file is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from .. import files
 
 
 def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
-    """Durably put tensors and state at `path`; whoever reads it sees this one or the one before,
-    whole.
+    """Write tensors and state durably to `path`.
+
+    Readers see this state or the previous one, whole.
     """
     held = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     text = files.canonical_json(state).decode()
@@ -29,8 +31,9 @@ def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-    """The tensors and state at `path`; None if there is no file, or it is damaged (the work is then
-    done again).
+    """Read the tensors and state at `path`.
+
+    None if there is no file, or it is damaged (the work is then repeated).
     """
     if not path.is_file():
         return None

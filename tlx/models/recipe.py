@@ -1,6 +1,6 @@
-"""The recipe of a fine-tuning: a declaration only, so that it is read without loading torch.
+"""Recipe of a fine-tuning: a declaration only, read without loading torch.
 
-The tables that its choices name stand in optimizers.py; a test holds the two together.
+The tables that its choices name are in optimizers.py; a test compares the two.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from ..spec import Spec, setting
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Spec):
-    """How a network is fine-tuned. The defaults are those of 'When & How to Transfer with Transfer
-    Learning'.
+    """Settings of a fine-tuning.
+
+    The defaults are those of 'When & How to Transfer with Transfer Learning'.
     """
 
     kind: ClassVar[str] = "recipe"
@@ -61,18 +62,21 @@ class Recipe(Spec):
         search=False,
         help="whose weights count: the epoch's of the best validation accuracy, or the last one's",
     )
-    freeze: int = setting(0, low=0, help="blocks held as they came, counted from the image")
+    freeze: int = setting(0, low=0, help="number of blocks to freeze, counted from the input")
     bn: str = setting(
         "frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks"
     )
     head_epochs: int = setting(
-        0, low=0, help="epochs in which only the head is trained, before the rest is let go"
+        0, low=0, help="epochs that train only the head, before the other blocks"
     )
     schedule: str = setting(
         "constant", choices=("constant", "cosine"), help="course of the learning rate"
     )
     rate_decay: float = setting(
-        0.0, low=0.0, search=False, help="d in rate / (1 + d · steps done), beside the schedule"
+        0.0,
+        low=0.0,
+        search=False,
+        help="d in rate / (1 + d · steps done), in addition to the schedule",
     )
     warmup_epochs: float = setting(0.0, low=0.0, help="epochs of linear warm-up")
     layer_decay: float = setting(

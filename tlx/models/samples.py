@@ -1,4 +1,4 @@
-"""Samples: images, their crops and labels, handed to a network in batches."""
+"""Samples: images, their crops and labels, passed to a network in batches."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the net
 
 
 class SampleRows(Protocol):
-    """What holds pixels: flat row number = image · crops + crop."""
+    """Holder of pixels: flat row number = image · crops + crop."""
 
     crops: int
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """uint8 (r, height, width, channels) of these flat rows."""
+        """Return uint8 (r, height, width, channels) of these flat rows."""
 
 
 @dataclass(frozen=True)
@@ -40,41 +40,40 @@ class Samples:
 
     @property
     def crops(self) -> int:
-        """Rows per image."""
+        """Return the number of rows per image."""
         return self.pixels.crops
 
     @property
     def rows(self) -> np.ndarray:
-        """(n·c,) int64 flat rows, image by image, crops in order."""
+        """Return (n·c,) int64 flat rows, image by image, crops in order."""
         return (self.images[:, None] * self.crops + np.arange(self.crops)).reshape(-1)
 
     @property
     def row_images(self) -> np.ndarray:
-        """(n·c,) int64 — the number among these images of the one that every row shows."""
+        """Return (n·c,) int64, the index among these images of each row."""
         return np.repeat(np.arange(len(self.images)), self.crops)
 
     @property
     def row_labels(self) -> np.ndarray:
-        """(n·c,) int64 — the label of every row."""
+        """Return (n·c,) int64, the label of every row."""
         return np.repeat(self.labels, self.crops)
 
 
 def spans(rows: int, size: int, *, pairs: bool = False) -> list[tuple[int, int]]:
-    """Where batches of `size` rows begin and end; the last one has what is left.
+    """Return the begin and end of batches of `size` rows; the last has what is left.
 
     pairs  no batch of one row: the batch before it gives up a row, which batches of 3 and more rows
     can
     """
-    found = [(start, min(start + size, rows)) for start in range(0, rows, size)]
-    if pairs and size > 2 and len(found) > 1 and rows % size == 1:
-        start = found[-2][0]
-        found[-2:] = [(start, rows - 2), (rows - 2, rows)]
-    return found
+    result = [(start, min(start + size, rows)) for start in range(0, rows, size)]
+    if pairs and size > 2 and len(result) > 1 and rows % size == 1:
+        start = result[-2][0]
+        result[-2:] = [(start, rows - 2), (rows - 2, rows)]
+    return result
 
 
 class Batches:
-    """Rows on their way through a network: batches of what it is given, and how logits come of
-    them.
+    """Rows for a network: batches of its input, and their logits.
 
     labels  (r,) int64 on the device
     """
@@ -86,27 +85,28 @@ class Batches:
         return len(self.labels)
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """What the network is given for these row numbers, and y (b,) int64."""
+        """Return the network's input for these row numbers, and y (b,) int64."""
         raise NotImplementedError
 
     def batches(
         self, size: int, order: np.ndarray | None = None, *, pairs: bool = False
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every row once, `size` at a time, in this order (or as they stand). pairs: see
-        `spans`.
+        """Iterate over every row once, `size` at a time, in this order or their own.
+
+        pairs: see `spans`.
         """
         order = np.arange(len(self)) if order is None else order
         for start, end in spans(len(order), size, pairs=pairs):
             yield self.batch(order[start:end])
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The logits (b, classes) of a batch."""
+        """Compute the logits (b, classes) of a batch."""
         result: Tensor = network(x)
         return result
 
 
 class BatchLoader(Batches):
-    """The rows of some samples as normalised float batches on a device.
+    """Rows of samples as normalised float batches on a device.
 
     mean, std are per channel, of pixels scaled to [0, 1]. Small sets stay on the device as uint8.
     contiguous  channels first in memory, else last
@@ -132,7 +132,7 @@ class BatchLoader(Batches):
         )
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """x (b, channels, h, w) float32 and y (b,) int64, of these row numbers."""
+        """Return x (b, channels, h, w) float32 and y (b,) int64, of these row numbers."""
         at = torch.from_numpy(index).to(self.device)
         if self._resident is None:
             raw = torch.from_numpy(self._samples.pixels.take(self._rows[index])).to(

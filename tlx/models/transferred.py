@@ -1,6 +1,4 @@
-"""A network put together: some blocks from a source, the rest and the head drawn anew, cut behind a
-block or not.
-"""
+"""Networks assembled from a source's blocks and fresh ones, optionally truncated."""
 
 from __future__ import annotations
 
@@ -24,8 +22,10 @@ def transfer(
     seed: int = 0,
     input_size: int | None = None,
 ) -> Network:
-    """A condition of a transfer experiment as a network, in training mode: blocks 1…copied from a
-    source, 1…frozen of them held, cut behind a block or not.
+    """Build the network of a transfer condition, in training mode.
+
+    Blocks 1…copied come from a source, 1…frozen of them are frozen; optionally truncated after a
+    block.
 
     backbone  the source: a name of `tlx backbones` with `weights`, or a Network, which is not
               touched
@@ -86,7 +86,7 @@ def transferred(
     input_size: int | None = None,
     sha256: str | None = None,
 ) -> Network:
-    """The network `architecture` for `classes` classes, in evaluation mode, nothing of it held.
+    """Build the network `architecture` for `classes` classes, in evaluation mode, nothing frozen.
 
     weights  of the source: a weight file, or "default" for the backbone's own; what is not copied
     is drawn from `seed`
@@ -132,8 +132,9 @@ def _of_chopped(
     input_size: int | None,
     sha256: str | None,
 ) -> Network:
-    """Blocks of a network that `tlx chop` wrote: all of it as it is, or some in the whole
-    architecture, cut or not.
+    """Take blocks of a network of `tlx chop`: all as they are, or some in the whole architecture.
+
+    The latter is truncated or not.
     """
     given = backbones.load(
         architecture, weights=path, classes=classes, seed=seed, input_size=input_size, sha256=sha256
@@ -154,8 +155,9 @@ def _of_chopped(
 def _assembled(
     given: Network, fresh: Network, copied: int, cut: int | None, classes: int, seed: int
 ) -> Network:
-    """Of two networks of one architecture, which are used up: blocks 1…copied of the one, all else
-    of the other.
+    """Combine two networks of one architecture, which are consumed.
+
+    Blocks 1…copied of the first, all else of the second.
     """
     last = len(fresh.blocks)
     for what, number in (("copied", copied), ("cut", last if cut is None else cut)):
@@ -176,7 +178,7 @@ def _assembled(
 
 
 def _outputs(network: Network) -> int:
-    """Outputs of the last layer of the head that has any weight."""
+    """Return the outputs of the last layer of the head that has any weight."""
     shapes = [
         p.shape
         for p in network.net.get_submodule(network.head_names[-1]).parameters()

@@ -1,1 +1,1 @@
-"""Finished results → statistics, tables, figures."""
+"""Statistics, tables and figures of finished results."""

@@ -1,6 +1,4 @@
-"""What the layer figures share: panels, axes of many names, short names that stay different, lines
-and their spread.
-"""
+"""Shared parts of layer figures: panels, axes of many names, short names, lines and spread."""
 
 from __future__ import annotations
 
@@ -28,20 +26,21 @@ ENTRIES_UP_TO = 24  # of a legend
 MARKED_UP_TO = 12  # lines: above, their markers and spreads would hide them
 DEPTHS = "viridis"  # equal steps for the eye, whatever its colour vision
 USUAL = "Intrinsic dimension of the layers of Networks 1234"  # for the width of a letter
-BESIDE_ONE = 0.75  # of a figure's height: what the title beside a lone panel may take
+BESIDE_ONE = 0.75  # of a figure's height: limit of the title next to a single panel
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def panels(
-    n: int, width: float, height: float, *, columns: int = 3, beside: float = 0.0
+    n: int, width: float, height: float, *, columns: int = 3, margin: float = 0.0
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of n panels, each of so many inches, that share their vertical axis; `beside` is
-    room for a legend.
+    """Create a figure of n panels, each of so many inches, with a shared vertical axis.
+
+    `margin` is room for a legend.
     """
     columns = min(n, columns)
     rows = math.ceil(n / columns)
     figure = Figure(
-        figsize=(columns * width + beside, rows * height), dpi=figures.DPI, layout="constrained"
+        figsize=(columns * width + margin, rows * height), dpi=figures.DPI, layout="constrained"
     )
     FigureCanvasAgg(figure)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
@@ -55,7 +54,7 @@ def panels(
 
 @functools.lru_cache(4096)
 def inches(text: str, size: float) -> float:
-    """How wide a text is, at this font size; of several lines the widest."""
+    """Measure the width of a text at this font size; of several lines the widest."""
     font, pen = (
         FontProperties(family=figures.STYLE["font.family"], size=size),
         RendererAgg(1, 1, figures.DPI),
@@ -74,29 +73,31 @@ def inches(text: str, size: float) -> float:
 
 
 def widest(names: Sequence[str], size: float) -> float:
-    """The width of the widest, in inches; 0 without names."""
+    """Measure the width of the widest, in inches; 0 without names."""
     return max((inches(name, size) for name in names), default=0.0)
 
 
 def letters(room: float, size: float) -> int:
-    """How many letters of usual text go into so many inches, with a little to spare."""
+    """Estimate how many letters of usual text fit into so many inches, with a reserve."""
     return max(8, int(0.93 * room * len(USUAL) / inches(USUAL, size)))
 
 
 def wrapped(text: str, room: float, size: float) -> str:
-    """The text in at most three lines, none wider than so many inches."""
+    """Wrap the text to at most three lines, none wider than so many inches."""
     fit = letters(room, size)
-    said = figures._wrapped(text, fit)
+    lines = figures._wrapped(text, fit)
     return (
-        said
-        if inches(said, size) <= room
-        else figures._wrapped(text, max(1, int(fit * room / inches(said, size))))
+        lines
+        if inches(lines, size) <= room
+        else figures._wrapped(text, max(1, int(fit * room / inches(lines, size))))
     )
 
 
 def short(names: Sequence[str], length: int = figures.LABEL_LENGTH) -> list[str]:
-    """Names for an axis or legend: without a beginning that all share up to a dot or slash, cut in
-    the middle, and longer than `length` only where names would otherwise be the same.
+    """Shorten names for an axis or legend, and keep them distinct.
+
+    A beginning that all share up to a dot or slash is removed, names are cut in the middle, and are
+    longer than `length` only where they would otherwise be the same.
     """
     shown = [figures._shown(name) for name in names]
     if len(set(shown)) > 1 and max(map(len, shown)) > length:
@@ -122,9 +123,7 @@ def _cut(name: str, length: int) -> str:
 
 
 def folded(name: str, length: int) -> str:
-    """A name in lines of at most so many letters, ended after a sign between words where there is
-    one.
-    """
+    """Break a name into lines of at most so many letters, after a sign between words if any."""
     lines = [""]
     for word in re.findall(r"[^\s./_-]*[\s./_-]?", name):
         if lines[-1] and len(lines[-1]) + len(word.rstrip()) > length:
@@ -138,9 +137,7 @@ def folded(name: str, length: int) -> str:
 
 @dataclass(frozen=True)
 class Ticks:
-    """Names along an axis: which places are named, how, and how far they reach from it, in
-    inches.
-    """
+    """Names along an axis: positions, labels, orientation, and their extent in inches."""
 
     places: list[int]
     names: list[str]
@@ -150,8 +147,9 @@ class Ticks:
 
 
 def ticks(names: Sequence[str], room: float, least: float = 5.5) -> Ticks:
-    """Each of the names if they fit along so many inches, else some at regular steps; upright
-    unless they fit flat.
+    """Choose which names to show along so many inches: all if they fit, else at regular steps.
+
+    They are upright unless they fit flat.
     """
     step = max(1, math.ceil(len(names) * least * LINE / 72 / room))
     places = list(range(0, len(names), step))
@@ -163,8 +161,9 @@ def ticks(names: Sequence[str], room: float, least: float = 5.5) -> Ticks:
 
 
 def axis_width(names: Sequence[str]) -> float:
-    """Inches for an axis of names: for names side by side, or upright where there are many or long
-    ones.
+    """Compute the inches of an axis of names.
+
+    For names side by side, or upright where there are many or long ones.
     """
     flat = len(names) * (widest(names, 9) + 0.1)
     return max(4.6, flat) if flat <= 7.5 else min(max(4.6, 0.145 * len(names) + 0.6), 9.0)
@@ -178,7 +177,7 @@ def name_axis(axes: Axes, named: Ticks) -> None:
 
 
 def powers(axes: Axes) -> None:
-    """A logarithmic vertical axis, named 10⁵."""
+    """Set a logarithmic vertical axis with labels such as 10⁵."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(
         FuncFormatter(lambda v, _: "10" + str(round(math.log10(v))).translate(RAISED))
@@ -187,13 +186,9 @@ def powers(axes: Axes) -> None:
 
 
 def y_title(figure: Figure, axes: Sequence[Axes], title: str) -> None:
-    """The title of the vertical axis that all panels share, in as many lines as the height asks
-    for.
-    """
+    """Write the title of the shared vertical axis, in as many lines as the height requires."""
     room = figure.get_figheight() - 0.7
-    if (
-        len(axes) == 1
-    ):  # the title stands beside the panel's middle, which upright names below move up
+    if len(axes) == 1:  # the title is next to the panel's middle, which upright names below move up
         room *= BESIDE_ONE
     kept = title.replace("Spearman's ρ", "Spearman's\u00a0ρ")  # no line begins with its symbol
     text = "\n".join(wrapped(part, room, 10) for part in kept.splitlines())
@@ -204,22 +199,20 @@ def y_title(figure: Figure, axes: Sequence[Axes], title: str) -> None:
 
 
 def legend(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
-    """One legend for all panels, to their right, each label once, cut where it would be too
-    long.
-    """
-    found = {
+    """Draw one legend for all panels, to their right, each label once, cut where too long."""
+    by_label = {
         label: handle
         for panel in axes
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    names, handles = list(found), list(found.values())
+    names, handles = list(by_label), list(by_label.values())
     if len(names) > ENTRIES_UP_TO:
         names[ENTRIES_UP_TO:], handles[ENTRIES_UP_TO:] = (
             [f"and {len(names) - ENTRIES_UP_TO} more"],
             [Figure().patch],
         )
         handles[-1].set_visible(False)
-    if found:
+    if by_label:
         figure.legend(
             handles,
             names,
@@ -232,21 +225,21 @@ def legend(figure: Figure, axes: Sequence[Axes], title: str = "") -> None:
         )
 
 
-def head(figure: Figure, title: str, beside: float = 0.0) -> None:
-    """The title of a whole figure, left of what stands beside the panels."""
+def head(figure: Figure, title: str, margin: float = 0.0) -> None:
+    """Write the title of a whole figure, left of the margin."""
     if title:
         width = figure.get_figwidth()
         figure.suptitle(
-            wrapped(title, width - beside - 0.2, 11), fontsize=11, x=0.1 / width, ha="left"
+            wrapped(title, width - margin - 0.2, 11), fontsize=11, x=0.1 / width, ha="left"
         )
 
 
-def nothing(axes: Axes, said: str) -> None:
-    """An empty panel that says why."""
+def nothing(axes: Axes, message: str) -> None:
+    """Draw an empty panel with a message."""
     axes.text(
         0.5,
         0.5,
-        said,
+        message,
         transform=axes.transAxes,
         ha="center",
         va="center",
@@ -262,7 +255,7 @@ def nothing(axes: Axes, said: str) -> None:
 
 @dataclass(frozen=True)
 class Look:
-    """How a line looks, and its place among those drawn beside each other."""
+    """Style of a line, and its position among the lines of a panel."""
 
     label: str
     colour: Any
@@ -272,7 +265,7 @@ class Look:
 
 
 def look(number: int, label: str, place: int | None = None) -> Look:
-    """The look of the line of this number: no two of 16 alike."""
+    """Return the style of the line of this number: no two of 16 alike."""
     n = len(figures.COLOURS)
     return Look(
         label,
@@ -284,23 +277,25 @@ def look(number: int, label: str, place: int | None = None) -> Look:
 
 
 def depth_colours(n: int) -> list[tuple[float, ...]]:
-    """n colours from light at the input to dark at the output; none so light that it is lost on
-    white.
+    """Return n colours from light at the input to dark at the output.
+
+    None is so light that it is lost on white.
     """
     return [tuple(colormaps[DEPTHS](0.88 * (1 - i / max(n - 1, 1)))[:3]) for i in range(n)]
 
 
 def lighter(colour: str, share: float) -> tuple[float, ...]:
-    """The colour mixed with white: 1 is the colour itself."""
+    """Mix the colour with white: 1 is the colour itself."""
     return tuple(1 - share * (1 - part) for part in to_rgb(colour))
 
 
 def line(
     axes: Axes, x: Sequence[float], values: Sequence[Value], like: Look, of: int, step: float = 1.0
 ) -> None:
-    """One of `of` lines with its spread: a band where few lines are, else bars, moved aside so that
-    none hides another; neither, nor markers, where they are many. `step` is the distance of
-    neighbours on the x axis.
+    """Draw one of `of` lines with its spread.
+
+    A band where few lines are, else bars, moved aside so that none hides another; neither, nor
+    markers, where they are many. `step` is the distance of neighbours on the x axis.
     """
     ranged = [i for i, v in enumerate(values) if v.low is not None and of <= 2 * MARKED_UP_TO]
     banded = of <= figures.BANDS_UP_TO and len(ranged) == len(x) > 1

@@ -1,6 +1,4 @@
-"""What a block is called wherever people read of it: its number, counted from the image, and its
-module's name.
-"""
+"""Names of blocks in figures and tables: the number, counted from the input, and the module."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""Figures of results. Each returns the bytes of a PNG, SVG or PDF, the same bytes for the same
-numbers.
+"""Figures of results as bytes of a PNG, SVG or PDF: the same bytes for the same numbers.
 
-Colours are those of Okabe & Ito, which people with any colour vision tell apart. Drawn with
-matplotlib's objects, never pyplot: no figure stays behind, and the caller's settings are as they
-were.
+Colours are those of Okabe & Ito, distinguishable with any colour vision. Drawn with matplotlib's
+objects, never pyplot: no figure stays open, and the caller's settings do not change.
 """
 
 from __future__ import annotations
@@ -100,8 +98,9 @@ def few_shot_curve(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """Accuracy over shots, with the 95 % CI of each mean as a band; of more than three lines as
-    bars, set side by side.
+    """Draw accuracy over shots, with the 95 % CI of each mean as a band.
+
+    Of more than three lines as bars, set side by side.
 
     rows      of `statistics.by_shots`; or several of them by name, one line each. Fewer than 4
     splits are drawn with
@@ -150,8 +149,8 @@ def few_shot_curve(
 def _few_shot_panels(
     lines: Mapping[str, Rows], title: str, form: str, caption: Sequence[str]
 ) -> bytes:
-    """A panel for each line, with all others in grey behind it: the panels share their axes."""
-    known = {name: [r for r in some if r.get("mean") is not None] for name, some in lines.items()}
+    """Draw a panel for each line, with all others in grey behind it; the panels share axes."""
+    known = {name: [r for r in rows if r.get("mean") is not None] for name, rows in lines.items()}
     down = math.ceil(len(lines) / PANELS_ACROSS)
     with figure_style():
         figure = Figure(
@@ -161,12 +160,12 @@ def _few_shot_panels(
         panels = figure.subplots(
             down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True
         ).ravel()
-        shots = sorted({row["shots"] for some in known.values() for row in some})
+        shots = sorted({row["shots"] for rows in known.values() for row in rows})
         for number, (panel, name) in enumerate(zip(panels, known, strict=False)):
-            for some in known.values():
+            for rows in known.values():
                 panel.plot(
-                    [r["shots"] for r in some],
-                    [r["mean"] for r in some],
+                    [r["shots"] for r in rows],
+                    [r["mean"] for r in rows],
                     color="#CCCCCC",
                     linewidth=0.9,
                 )
@@ -184,7 +183,7 @@ def _few_shot_panels(
         for panel in panels[max(0, len(known) - PANELS_ACROSS) : len(known)]:
             panel.tick_params(labelbottom=True)
             panel.set_xlabel("Training images per class", fontsize=8)
-        ranged = [row for some in known.values() for row in some if row.get("low") is not None]
+        ranged = [row for rows in known.values() for row in rows if row.get("low") is not None]
         spread = interval_title(
             "bands", {statistics.count_of(r) or statistics.FEWEST_SPLITS for r in ranged}
         )
@@ -199,12 +198,13 @@ def _few_shot_panels(
 def confusion_matrix(
     counts: Any, classes: Sequence[str], title: str = "", form: str = "png"
 ) -> bytes:
-    """True classes in rows, predicted ones in columns; shade = share of the row (above 20 classes
-    its root).
+    """Draw true classes in rows, predicted ones in columns; shade = share of the row.
+
+    Above 20 classes the shade is its root.
 
     counts   (k, k) int — images of class i taken for class j. A class without images has an empty
              row
-    Numbers stand in the cells up to 20 classes; above 60 the names are given at regular steps.
+    Numbers are in the cells up to 20 classes; above 60 the names are given at regular steps.
     """
     counts = np.asarray(counts)
     k = len(classes)
@@ -241,7 +241,10 @@ def confusion_matrix(
 def _matrix_frame(
     names: Sequence[str], title: str, counts: np.ndarray | None, shares: np.ndarray | None
 ) -> tuple[Figure, Axes]:
-    """The confusion matrix's axes, names and colour bar; the cells too where there are counts."""
+    """Draw the confusion matrix's axes, names and colour bar.
+
+    The cells too where there are counts.
+    """
     k = len(names)
     side = float(np.clip(0.42 * k, 3.2, 8.4))
     room = 0.075 * max(
@@ -279,8 +282,10 @@ def _matrix_frame(
 def _frame_pixels(
     names: tuple[str, ...], title: str
 ) -> tuple[np.ndarray, tuple[int, int, int, int], tuple[int, int]]:
-    """The frame drawn once for all matrices of these classes, which come by the dozen; where its
-    cells are (left, top, right, bottom in pixels, inside the frame's lines); dots per inch.
+    """Draw the frame once for all matrices of these classes, which come by the dozen.
+
+    Returns also where its cells are (left, top, right, bottom in pixels, inside the frame's lines)
+    and dots per inch.
     """
     with figure_style():
         figure, axes = _matrix_frame(names, title, None, None)
@@ -300,7 +305,7 @@ def _frame_pixels(
 
 
 def _shades(k: int) -> Normalize:
-    """Share → 0-1; small cells need stronger shades."""
+    """Map share → 0-1; small cells need stronger shades."""
     return Normalize(0, 1) if k <= NUMBERS_UP_TO else PowerNorm(0.5, 0, 1)
 
 
@@ -312,7 +317,7 @@ def _font(pixels: int) -> ImageFont.FreeTypeFont:
 def learning_curves(
     journal: Rows, title: str = "", form: str = "png", *, best_epoch: int | None = None
 ) -> bytes:
-    """Loss and accuracy of training and validation over the epochs of one trial.
+    """Draw loss and accuracy of training and validation over the epochs of one trial.
 
     journal      its records: {"t": "metrics", "step": epoch, "values": {"train_loss", "val_loss",
     "train_accuracy",
@@ -354,6 +359,7 @@ _one_at_a_time = threading.Lock()  # matplotlib's settings are global while a fi
 
 @contextlib.contextmanager
 def figure_style() -> Iterator[None]:
+    """Apply the style of tlx's figures inside the block."""
     with _one_at_a_time, rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", MISSING_GLYPH.pattern
@@ -362,12 +368,14 @@ def figure_style() -> Iterator[None]:
 
 
 def new_subplots(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
+    """Create a figure of this size in inches, with so many columns of axes."""
     figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(1, columns)
 
 
 def render(figure: Figure, form: str) -> bytes:
+    """Return the bytes of a figure in this format, "png", "svg" or "pdf"."""
     if form not in UNDATED:
         raise ValueError(f"form '{form}' is none of {', '.join(UNDATED)}")
     out = io.BytesIO()
@@ -384,11 +392,11 @@ def render(figure: Figure, form: str) -> bytes:
 
 def _save(figure: Figure, out: io.BytesIO, form: str, metadata: Any) -> set[str]:
     """Draw a figure; return the characters that its font has no glyphs for."""
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.savefig(out, format=form, metadata=metadata, facecolor="white")
     absent = set()
-    for warning in told:
+    for warning in caught:
         glyph = MISSING_GLYPH.match(str(warning.message))
         if glyph is None:
             warnings.warn_explicit(
@@ -400,7 +408,7 @@ def _save(figure: Figure, out: io.BytesIO, form: str, metadata: Any) -> set[str]
 
 
 def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
-    """One line with its band (a bar where one point stands alone); its shots."""
+    """Draw one line with its band (a bar for a single point); return its shots."""
     rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
     colour, shots = COLOURS[number % len(COLOURS)], [r["shots"] for r in rows]
     means = [r["mean"] for r in rows]
@@ -456,9 +464,7 @@ def _error_bars(axes: Axes, rows: Rows, x: str, colour: Any, label: str | None =
 
 
 def _split_marks(rows: Rows) -> list[list[float]]:
-    """Return the lower and the upper lengths of the bars around the means, 0 where there is
-    none.
-    """
+    """Return the lower and upper lengths of the bars around the means, 0 where there is none."""
     ends = [statistics.drawn_ends(r) or (r["mean"], r["mean"]) for r in rows]
     return [
         [r["mean"] - low for r, (low, _) in zip(rows, ends, strict=True)],
@@ -467,17 +473,20 @@ def _split_marks(rows: Rows) -> list[list[float]]:
 
 
 def interval_title(what: str, counts: Collection[int]) -> str | None:
-    """Return what bands or bars are: 95 % intervals, or the range of fewer than 4 values, and of
-    how many values.
+    """Return what bands or bars are: 95 % intervals, or ranges, and of how many values.
+
+    Fewer than 4 values have a range.
     """
     if not counts:
         return None
     few = {count for count in counts if 1 < count < statistics.FEWEST_SPLITS}
-    kind = "range" if few == set(counts) else "95 % CI, range where n < 4" if few else "95 % CI"
+    kind = "95 % CI"
+    if few:
+        kind = "range" if few == set(counts) else "95 % CI, range where n < 4"
     known = sorted(count for count in counts if count > 1)
-    number = (
-        "" if not known else f", n = {known[0]}" + (f" to {known[-1]}" if len(known) > 1 else "")
-    )
+    number = f", n = {known[0]}" if known else ""
+    if len(known) > 1:
+        number += f" to {known[-1]}"
     return (f"{what}: " if what else "") + kind + number
 
 
@@ -497,8 +506,9 @@ def add_caption(figure: Figure, lines: Sequence[str]) -> None:
 
 
 def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[int]:
-    """One of many lines, its intervals as bars, moved a little aside so that they do not hide each
-    other; its shots.
+    """Draw one of many lines, its intervals as bars, moved aside; return its shots.
+
+    No bar hides another.
     """
     rows = sorted((r for r in rows if r.get("mean") is not None), key=lambda r: r["shots"])
     aside = 1.0 + 0.02 * (number - (of - 1) / 2)  # a factor: the axis is logarithmic
@@ -521,7 +531,7 @@ def _draw_bars(axes: Axes, name: str, rows: Rows, number: int, of: int) -> list[
 
 
 def _shots_axis(axes: Axes, shots: Sequence[int]) -> None:
-    """Shots on a logarithmic scale, each its own tick as long as they do not crowd."""
+    """Set a logarithmic axis of shots, each its own tick as long as they do not crowd."""
     axes.set_xlabel("Training images per class")
     if not shots:
         axes.text(
@@ -544,7 +554,7 @@ def _shots_axis(axes: Axes, shots: Sequence[int]) -> None:
 
 
 def _uncrowded(shots: Sequence[int]) -> list[int]:
-    """Shots whose labels fit side by side; first and last always stay."""
+    """Return shots whose labels fit side by side; first and last are always kept."""
     span = math.log(shots[-1] / shots[0]) or 1.0
     kept = [shots[0]]
     for shot in shots[1:]:
@@ -572,7 +582,7 @@ def _class_axes(axes: Axes, names: Sequence[str]) -> None:
 
 
 def _number_size(counts: np.ndarray) -> float:
-    """Points of the numbers in the cells."""
+    """Return the font size of the numbers in the cells, in points."""
     return float(np.clip(min(9.0, 26 / max(len(str(counts.max())), 1)), 4.5, 9.0))
 
 
@@ -612,12 +622,15 @@ def _draw_measure(axes: Axes, records: Rows, key: str, label: str, number: int) 
 
 def _percent_decimals(axes: Axes) -> int:
     low, high = axes.get_ylim()
-    return 0 if high - low >= 0.05 else 1 if high - low >= 0.005 else 2
+    if high - low >= 0.05:
+        return 0
+    return 1 if high - low >= 0.005 else 2
 
 
 def legend_label(text: str) -> str:
-    """Return a name as a legend shows it; matplotlib hides names that begin with _, but not behind
-    a zero-width space.
+    """Return a name as a legend shows it.
+
+    matplotlib hides names that begin with _, but not after a zero-width space.
     """
     shown = _shown(text)
     return f"\u200b{shown}" if shown.startswith("_") else shown
@@ -633,11 +646,11 @@ def _wrapped(text: str, width: int) -> str:
 
 
 def _short(name: str) -> str:
-    """A class name for an axis: cut in its middle, for long names often share their beginning."""
+    """Shorten a class name for an axis, in its middle: long names often share their beginning."""
     name = _shown(name)
     return name if len(name) <= LABEL_LENGTH else f"{name[:13]}…{name[13 - LABEL_LENGTH + 1 :]}"
 
 
 def _shown(text: str) -> str:
-    """Without control characters, which fonts draw as boxes."""
+    """Remove control characters, which fonts draw as boxes."""
     return escape_control(text)

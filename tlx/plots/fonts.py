@@ -1,4 +1,4 @@
-"""Fonts for letters that matplotlib's own font does not have."""
+"""Fonts for letters that matplotlib's own font lacks."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ NAMED_UP_TO = 12  # characters that the note shows
 
 @functools.lru_cache(64)
 def _characters(path: str) -> frozenset[int]:
-    """Return the code points that a font file has glyphs for; none for a file that cannot be
-    read.
+    """Return the code points that a font file has glyphs for.
+
+    None for a file that cannot be read.
     """
     try:
         return frozenset(FT2Font(path).get_charmap())
@@ -27,8 +28,9 @@ def _characters(path: str) -> frozenset[int]:
 
 
 def fallback_families(characters: Iterable[str]) -> list[str]:
-    """Return installed font families that together have as many of these characters as there are,
-    preferred ones first.
+    """Return installed font families that together cover as many characters as possible.
+
+    Preferred ones come first.
     """
     wanted, families = {ord(c) for c in characters}, []
     for family, path in _installed():
@@ -43,9 +45,7 @@ def fallback_families(characters: Iterable[str]) -> list[str]:
 
 @functools.lru_cache(1)
 def _installed() -> tuple[tuple[str, str], ...]:
-    """Return (family, file) of every installed font that may help, in the order in which they are
-    tried.
-    """
+    """Return (family, file) of every installed font that may help, in order of preference."""
     fonts = {
         entry.name: entry.fname
         for entry in font_manager.fontManager.ttflist
@@ -57,7 +57,7 @@ def _installed() -> tuple[tuple[str, str], ...]:
 
 
 def undrawable(texts: Iterable[str]) -> list[str]:
-    """Return the characters of some texts that no installed font has; each once, in order."""
+    """Return the characters of the texts that no installed font has; each once, in order."""
     own = _characters(font_manager.findfont(OWN))
     absent = [
         c
@@ -71,9 +71,7 @@ def undrawable(texts: Iterable[str]) -> list[str]:
 
 
 def note(texts: Iterable[str]) -> str:
-    """Return what is said of names whose letters become boxes in figures; "" where every letter can
-    be drawn.
-    """
+    """Return a note on names whose letters become boxes; "" where every letter can be drawn."""
     absent = undrawable(texts)
     if not absent:
         return ""

@@ -1,6 +1,4 @@
-"""Where names of points go, so that none covers another name or a point, nor, where there is room,
-another's line.
-"""
+"""Label placement: no name covers another name or a point, nor, if there is room, a line."""
 
 from __future__ import annotations
 
@@ -59,8 +57,9 @@ Box = tuple[float, float, float, float]
 def place_labels(
     points: np.ndarray, sizes: Mapping[int, tuple[float, float]], frame: Box
 ) -> dict[int, tuple[tuple[float, float], tuple[float, float] | None]]:
-    """Offsets of names from their points; names are placed in the order given, each as near as
-    there is room.
+    """Place names near their points; return their offsets.
+
+    Names are placed in the order given, each as near as there is room.
 
     points   (k, 2) — where the points are, in 1/72 inch
     sizes    point → (width, height) of its name
@@ -72,7 +71,7 @@ def place_labels(
     points = np.asarray(points, float).reshape(-1, 2)
     taken = np.column_stack([points - MARKER, points + MARKER])  # boxes that no name may cover
     names, lines = np.empty((0, 4)), np.empty((0, 4))
-    found: dict[int, tuple[tuple[float, float], tuple[float, float] | None]] = {}
+    offsets: dict[int, tuple[tuple[float, float], tuple[float, float] | None]] = {}
     for i, (width, height) in sizes.items():
         centres, reach = _candidates(points[i], width, height)
         half = np.array([width, height]) / 2
@@ -87,7 +86,7 @@ def place_labels(
         if best is None:  # no room; where only `free` is left, a line passes behind a name
             continue
         at = int(best.argmax())
-        found[i] = (
+        offsets[i] = (
             _pair(centres[at] - points[i]),
             _pair(tips[at] - points[i]) if led[at] else None,
         )
@@ -95,7 +94,7 @@ def place_labels(
         names = np.vstack([names, boxes[at]])
         if led[at]:
             lines = np.vstack([lines, ways[at]])
-    return found
+    return offsets
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:
@@ -103,9 +102,10 @@ def _pair(values: np.ndarray) -> tuple[float, float]:
 
 
 def _candidates(point: np.ndarray, width: float, height: float) -> tuple[np.ndarray, np.ndarray]:
-    """Middles of the name around its point, nearest first, and the radius of each.
+    """Return middles of the name around its point, nearest first, and the radius of each.
 
-    A name beside its point has its end there, one above or below its middle.
+    A name to the left or right of its point has its end there; a name above or below has its middle
+    there.
     """
     angles = np.radians(ANGLES)
     ways = np.column_stack([np.cos(angles), np.sin(angles)])
@@ -126,7 +126,7 @@ def _inside(boxes: np.ndarray, frame: Box) -> np.ndarray:
 
 
 def _meet(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(a, b) bool — whether two boxes share a place."""
+    """Return (a, b) bool, whether two boxes overlap."""
     a, b = boxes[:, None], others[None]
     return (
         (a[..., 0] < b[..., 2])
@@ -137,12 +137,13 @@ def _meet(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _cross(lines: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """(a, b) bool — whether a line (x, y, x, y) passes through a box: the parts of it within both
-    ranges meet.
+    """Return (a, b) bool, whether a line (x, y, x, y) passes through a box.
+
+    The parts of the line within both ranges overlap.
     """
     start, way = lines[:, None, :2], (lines[:, 2:] - lines[:, :2])[:, None]
     way = np.where(np.abs(way) < 1e-9, 1e-9, way)
-    one, two = (boxes[None, :, :2] - start) / way, (boxes[None, :, 2:] - start) / way
-    enters, leaves = np.minimum(one, two).max(axis=-1), np.maximum(one, two).min(axis=-1)
+    near, far = (boxes[None, :, :2] - start) / way, (boxes[None, :, 2:] - start) / way
+    enters, leaves = np.minimum(near, far).max(axis=-1), np.maximum(near, far).min(axis=-1)
     result: np.ndarray = np.maximum(enters, 0.0) < np.minimum(leaves, 1.0)
     return result

@@ -1,6 +1,4 @@
-"""Maps of layers and models: how alike each pair is, and where each lies when alike ones are near
-(MDS).
-"""
+"""Maps of layers and models: the similarity of each pair, and a plane of points (MDS)."""
 
 from __future__ import annotations
 
@@ -35,12 +33,14 @@ def comparison_map(
     groups: Sequence[str] = (),
     columns: Sequence[str] | None = None,
 ) -> bytes:
-    """How alike layers or models are: a cell for each pair, with its number up to 15 rows.
+    """Draw the similarity of layers or models: a cell for each pair.
+
+    Numbers are in the cells up to 15 rows.
 
     matrix   (k, k) float, or (k, m) where `columns` names m others; `what` it holds. NaN is a blank
              cell
     names    of the rows
-    groups   the model of each row (and of each column, in a square): neighbours of one model stand
+    groups   the model of each row (and of each column, in a square): neighbours of one model are
              together, a line
              parts them from the next, which is named above
     """
@@ -84,8 +84,8 @@ def comparison_map(
         for spine in axes.spines.values():
             spine.set_visible(True)
         layer_axes.name_axis(axes, below)
-        beside = layer_axes.ticks(down, high)
-        axes.set_yticks(beside.places, beside.names, fontsize=beside.size)
+        rows = layer_axes.ticks(down, high)
+        axes.set_yticks(rows.places, rows.names, fontsize=rows.size)
         axes.tick_params(length=2)
         for at in starts[1:]:
             for mark in (axes.axhline,) if columns is not None else (axes.axhline, axes.axvline):
@@ -117,10 +117,11 @@ def mds_map(
     joined: bool = False,
     unit: str = "dissimilarity",
 ) -> bytes:
-    """Points of a plane with their names, none over another: a name without room beside its point
-    has a line to it.
+    """Draw points of a plane with names that do not overlap.
 
-    points   (k, 2) float — finite; their distances stand for dissimilarities, in this unit
+    A name without room next to its point has a line to it.
+
+    points   (k, 2) float — finite; their distances approximate dissimilarities, in this unit
     groups   of each point: a colour and marker each, named in a legend
     joined   join the points of a group in the order given: the way of a model through its
              checkpoints
@@ -141,8 +142,8 @@ def mds_map(
         [i for i in range(len(names)) if not groups or groups[i] == kind] for kind in kinds or [""]
     ]
     with figures.figure_style():
-        beside = layer_axes.widest(shown, 9) + 0.6 if len(kinds) > 1 else 0.0
-        figure, (axes,) = layer_axes.panels(1, 7.0, 6.0, beside=beside)
+        margin = layer_axes.widest(shown, 9) + 0.6 if len(kinds) > 1 else 0.0
+        figure, (axes,) = layer_axes.panels(1, 7.0, 6.0, margin=margin)
         for number, members in enumerate(own):
             colour = figures.COLOURS[number % len(figures.COLOURS)]
             marker = figures.MARKERS[
@@ -163,13 +164,13 @@ def mds_map(
             )
         axes.set_xlabel(f"MDS dimension 1 ({unit})")
         axes.set_ylabel(f"MDS dimension 2 ({unit})")
-        axes.set_title(" ", loc="right", fontsize=7)  # room for what may be said of the names
+        axes.set_title(" ", loc="right", fontsize=7)  # room for a note on the names
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(nbins=7, min_n_ticks=2))
         _limits(axes, points, 7 / 6)
         if len(kinds) > 1:
             layer_axes.legend(figure, [axes])
-        layer_axes.head(figure, title, beside)
+        layer_axes.head(figure, title, margin)
         ends = [i for members in own for i in (members[0], members[-1])] if joined else []
         first = distinct([*map(str, ends), *map(str, range(len(names)))])
         texts = dict(
@@ -183,7 +184,10 @@ def mds_map(
 
 
 def _scale(matrix: np.ndarray) -> tuple[Normalize, Any]:
-    """0 … 1 of shares, −1 … 1 of correlations with some below 0, else as far as the numbers go."""
+    """Return the colour range: 0 … 1 of shares, −1 … 1 of correlations with some below 0.
+
+    Else that of the numbers.
+    """
     known = matrix[np.isfinite(matrix)]
     low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
     if low < 0:
@@ -194,7 +198,11 @@ def _scale(matrix: np.ndarray) -> tuple[Normalize, Any]:
 
 def _numbers(axes: Axes, matrix: np.ndarray, norm: Normalize, colours: Any, each: float) -> None:
     far = np.nanmax(np.abs(matrix), initial=0.0)
-    form = "{:.2f}" if far < 10 else "{:.0f}" if far < 1e5 else "{:.0e}"
+    form = "{:.0e}"
+    if far < 10:
+        form = "{:.2f}"
+    elif far < 1e5:
+        form = "{:.0f}"
     texts = {
         (i, j): form.format(v).replace("-", "−")
         for (i, j), v in np.ndenumerate(matrix)
@@ -225,7 +233,7 @@ def _heads(
     flat: bool,
     each: float,
 ) -> None:
-    """The models' names above their columns, from the first on each that has room."""
+    """Write the models' names above their columns, from the first on each that has room."""
     last = -math.inf
     for name, start, end in zip(heads, starts, ends, strict=True):
         middle = (start + end - 1) / 2
@@ -245,8 +253,9 @@ def _heads(
 
 
 def _limits(axes: Axes, points: np.ndarray, shape: float) -> None:
-    """Room around the points, and one scale for both dimensions; `shape` is the panel's width /
-    height.
+    """Set room around the points, and one scale for both dimensions.
+
+    `shape` is the panel's width / height.
     """
     low, high = (
         (points.min(axis=0), points.max(axis=0)) if len(points) else (np.zeros(2), np.zeros(2))
@@ -259,7 +268,7 @@ def _limits(axes: Axes, points: np.ndarray, shape: float) -> None:
 
 
 def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int, str]) -> None:
-    """Write each name where `labels.place` finds room; how many found none is said below."""
+    """Write each name where `labels.place_labels` finds room, and how many have no room."""
     figure.draw_without_rendering()  # the layout is what it will be
     figure.set_layout_engine("none")
     dot, renderer = figure.dpi / 72, figure.canvas.get_renderer()  # type: ignore[attr-defined]
@@ -288,16 +297,16 @@ def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int
     }
     boxes = {i: text.get_window_extent(renderer) for i, text in written.items()}
     where = axes.transData.transform(points) / dot
-    found = labels.place_labels(
+    offsets = labels.place_labels(
         where,
         {i: (box.width / dot, box.height / dot) for i, box in boxes.items()},
         (frame.x0 / dot, frame.y0 / dot, frame.x1 / dot, frame.y1 / dot),
     )
     for i, text in written.items():
-        if i not in found:
+        if i not in offsets:
             text.remove()
             continue
-        offset, tip = found[i]
+        offset, tip = offsets[i]
         text.set_position(offset)
         if tip is not None:
             axes.annotate(
@@ -314,9 +323,9 @@ def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int
                     "shrinkB": 3,
                 },
             )
-    if len(found) < len(written):
+    if len(offsets) < len(written):
         axes.set_title(
-            f"{len(written) - len(found)} of {len(written)} names had no room",
+            f"{len(written) - len(offsets)} of {len(written)} names had no room",
             loc="right",
             fontsize=7,
             color="#555555",

@@ -1,6 +1,4 @@
-"""The numbers behind the figures of RDMs: rows of one, the cells of a heat map, the range of the
-colours.
-"""
+"""Numbers of the figures of RDMs: rows, cells of a heat map, range of the colours."""
 
 from __future__ import annotations
 
@@ -12,7 +10,10 @@ from matplotlib.colors import Normalize
 
 
 def checked(rdm: Any, codes: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Both as arrays; ValueError if the RDM is not one of so many rows."""
+    """Return both as arrays.
+
+    Raises ValueError if the RDM is not one of so many rows.
+    """
     rdm, codes = np.asanyarray(rdm), np.asarray(codes)
     n = len(codes)
     if rdm.shape not in ((n, n), (n * (n - 1) // 2,)):
@@ -24,8 +25,9 @@ def checked(rdm: Any, codes: Any) -> tuple[np.ndarray, np.ndarray]:
 
 
 def upper(rdm: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(i, dissimilarities of row i to rows i + 1 …), all in float64; ValueError if one is not
-    finite.
+    """Iterate over (i, dissimilarities of row i to rows i + 1 …), in float64.
+
+    Raises ValueError if one is not finite.
     """
     start = 0
     for i in range(n - 1):
@@ -39,8 +41,9 @@ def upper(rdm: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def cells(rdm: Any, codes: Any, most: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """The heat map's cells (s, s), NaN where there is no pair; where classes begin and end, in
-    cells; their codes.
+    """Return the heat map's cells (s, s), where classes begin and end, and their codes.
+
+    Cells are NaN where there is no pair; begin and end are in cells.
     """
     rdm, codes = checked(rdm, codes)
     n = len(codes)
@@ -67,7 +70,7 @@ def cells(rdm: Any, codes: Any, most: int) -> tuple[np.ndarray, np.ndarray, list
 
 
 def span(arrays: Sequence[np.ndarray], percent: float = 0.0) -> tuple[float, float]:
-    """The least and the largest number (or percentiles), apart from each other."""
+    """Return the least and the largest number (or percentiles), apart from each other."""
     known = [a[np.isfinite(a)] if percent else a for a in map(np.ravel, arrays)]
     known = [a for a in known if a.size]
     if not known:
@@ -86,7 +89,7 @@ def span(arrays: Sequence[np.ndarray], percent: float = 0.0) -> tuple[float, flo
 
 
 def norm(arrays: Sequence[np.ndarray]) -> tuple[Normalize, str]:
-    """The colour scale, and at which of its ends numbers lie outside it."""
+    """Return the colour scale, and at which of its ends numbers are outside it."""
     low, high = span(arrays, 1.0)
     under = any(bool(np.nanmin(a, initial=low) < low) for a in arrays)
     over = any(bool(np.nanmax(a, initial=high) > high) for a in arrays)

@@ -1,6 +1,6 @@
-"""Figures of dissimilarities (RDMs): heat maps sorted by class, one or many, and how those within
-classes differ from those between. An RDM is (n, n), or condensed: (n·(n − 1)/2,), the rows of its
-upper triangle one after another.
+"""Figures of dissimilarities (RDMs): heat maps sorted by class, and within against between.
+
+An RDM is (n, n), or condensed: (n·(n − 1)/2,), the rows of its upper triangle one after another.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ def rdm_heat_map(
     *,
     unit: str = UNIT,
 ) -> bytes:
-    """Dissimilarity of every pair of rows, sorted by class; classes are parted by lines and named,
-    as many as fit.
+    """Draw the dissimilarity of every pair of rows, sorted by class.
+
+    Classes are separated by lines and named, as many as fit.
 
     rdm     (n, n) or (n·(n − 1)/2,) float — finite
     codes   (n,) int — class of each row: names[code]
@@ -76,14 +77,19 @@ def rdm_grid(
     *,
     unit: str = UNIT,
 ) -> bytes:
-    """RDMs of several layers on the same rows, in one figure and on one colour scale, each as
-    `rdm_heat_map` draws it.
+    """Draw RDMs of several layers on the same rows, in one figure and on one colour scale.
+
+    Each is drawn as by `rdm_heat_map`.
 
     rdms    (layer, RDM), in the order of the layers
     codes   (n,) int — class of each row
     names   of the classes, by code, written at the left where they fit
     """
-    side = 3.0 if len(rdms) <= 4 else 2.2 if len(rdms) <= 15 else 1.5
+    side = 1.5
+    if len(rdms) <= 4:
+        side = 3.0
+    elif len(rdms) <= 15:
+        side = 2.2
     columns = min(len(rdms), 2 if len(rdms) == 4 else math.ceil(math.sqrt(1.6 * len(rdms))))
     drawn = [rdm_cells.cells(rdm, codes, int(side * figures.DPI)) for _, rdm in rdms]
     fit = layer_axes.letters(side - 0.1, 8.5)
@@ -94,7 +100,7 @@ def rdm_grid(
     labels = [
         layer_axes.short([names[c] for c in shown], 16) if names else [] for *_, shown in drawn
     ]
-    room = max((layer_axes.widest(some, 7) for some in labels), default=0.0)
+    room = max((layer_axes.widest(texts, 7) for texts in labels), default=0.0)
     above, gap = 0.1 + 0.14 * max((len(h.splitlines()) for h in headings), default=1), 0.12
     rows = math.ceil(len(rdms) / max(columns, 1))
     width, height = (
@@ -133,8 +139,7 @@ def rdm_grid(
 def within_between(
     rdm: Any, codes: Any, title: str = "", form: str = "png", *, unit: str = UNIT
 ) -> bytes:
-    """How the dissimilarities of pairs within classes and between classes are spread, with their
-    means marked.
+    """Draw the distributions of dissimilarities within and between classes, and their means.
 
     rdm, codes   as in `rdm_heat_map`. Each outline holds the shares of its own pairs, which sum to
     1
@@ -207,8 +212,9 @@ def _draw(axes: Axes, cells: np.ndarray, edges: np.ndarray, norm: Normalize, sid
 
 
 def _name_size(edges: np.ndarray, side: float) -> float:
-    """The font size at which the names of neighbouring classes stand one above the other, or the
-    least there is.
+    """Return the font size at which names of neighbouring classes fit, or the least there is.
+
+    The names are one above the other.
     """
     middles = (edges[:-1] + edges[1:]) / 2 / max(edges[-1], 1) * side
     nearest = float(np.diff(middles).min()) if len(middles) > 1 else side
@@ -216,7 +222,7 @@ def _name_size(edges: np.ndarray, side: float) -> float:
 
 
 def _fit(edges: np.ndarray, side: float, labels: Sequence[str], size: float) -> bool:
-    """Whether all names stand side by side below."""
+    """Return whether all names fit side by side below."""
     middles = (edges[:-1] + edges[1:]) / 2 / max(edges[-1], 1) * side
     half = [layer_axes.inches(name, size) / 2 + 0.05 for name in labels]
     return all(
@@ -233,8 +239,9 @@ def _name_classes(
     which: str,
     upright: bool = False,
 ) -> None:
-    """Names at the middles of their classes, from the first on each that has room; marks where
-    classes meet.
+    """Write names at the middles of their classes, from the first on each that has room.
+
+    Marks are where classes meet.
     """
     middles = (edges[:-1] + edges[1:]) / 2
     apart = (

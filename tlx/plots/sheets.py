@@ -1,4 +1,4 @@
-"""Figures whose panels are placed in inches: a layout engine would take as long as all drawing."""
+"""Figures with panels placed in inches: a layout engine would take as long as all drawing."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from . import axes, figures
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
+    """Create an empty figure of so many inches."""
     figure = Figure(figsize=(width, height), dpi=figures.DPI)
     FigureCanvasAgg(figure)
     return figure
 
 
 def panel(figure: Figure, left: float, below: float, wide: float, high: float) -> Axes:
-    """A panel at this place and of this size, in inches from the figure's lower left."""
+    """Add a panel at this place and of this size, in inches from the figure's lower left."""
     width, height = figure.get_size_inches()
     return figure.add_axes((left / width, below / height, wide / width, high / height))
 
@@ -35,23 +35,24 @@ def bar(
     unit: str,
     extend: str = "neither",
 ) -> None:
-    """The colour bar of an image, right of a panel that ends at `left` inches; numbers pass it
-    where it `extend`s.
+    """Draw the colour bar of an image, right of a panel that ends at `left` inches.
+
+    Numbers pass it where it `extend`s.
     """
-    made = figure.colorbar(
+    colour_bar = figure.colorbar(
         image, cax=panel(figure, left + 0.15, below, 0.17, high), extend=extend, extendfrac=0.03
     )
-    made.ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
-    made.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
-    made.set_label(unit)
+    colour_bar.ax.yaxis.set_major_locator(MaxNLocator(nbins=6))
+    colour_bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda v, _: plain(v)))
+    colour_bar.set_label(unit)
 
 
 def bar_room(norm: Normalize) -> float:
-    """Inches that a colour bar takes beside a panel."""
+    """Return the inches that a colour bar takes next to a panel."""
     numbers = MaxNLocator(nbins=6).tick_values(norm.vmin or 0.0, norm.vmax or 0.0)
     return 0.75 + axes.widest([plain(v) for v in numbers], 10)
 
 
 def plain(value: float) -> str:
-    """A number in few digits, with a minus sign."""
+    """Format a number in few digits, with a minus sign."""
     return f"{value:g}".replace("-", "−")

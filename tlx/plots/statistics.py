@@ -20,8 +20,9 @@ COUNTS = ("splits", "networks", "repeats", "seeds")  # columns that say how many
 
 @dataclass(frozen=True)
 class MeanEstimate:
-    """A mean over n splits. sd, half_width, low and high are None for n = 1: one split shows no
-    spread.
+    """Mean over n splits.
+
+    sd, half_width, low and high are None for n = 1: one split shows no spread.
 
     sd           standard deviation of the sample (n − 1)
     half_width   of the confidence interval by Student's t: t(n − 1) · sd / √n
@@ -39,10 +40,12 @@ class MeanEstimate:
 
     @property
     def low(self) -> float | None:
+        """Return the lower end of the interval; None for n = 1."""
         return None if self.half_width is None else max(self.bounds[0], self.mean - self.half_width)
 
     @property
     def high(self) -> float | None:
+        """Return the upper end of the interval; None for n = 1."""
         return None if self.half_width is None else min(self.bounds[1], self.mean + self.half_width)
 
 
@@ -52,8 +55,9 @@ def estimate(
     *,
     bounds: tuple[float, float] = UNBOUNDED,
 ) -> MeanEstimate | None:
-    """Mean and t-interval of finite numbers; None if there is none. ValueError if one is not
-    finite.
+    """Compute mean and t-interval of finite numbers; None if there is none.
+
+    Raises ValueError if one is not finite.
 
     bounds   what the number can be at all: the ends of the interval are clipped to it
 
@@ -77,38 +81,41 @@ def estimate(
 
 
 def accuracy_columns(values: Iterable[float]) -> dict[str, float | None]:
-    """Return the columns of a table row for some accuracies: mean, sd, ci (half width), low, high,
-    lowest, highest.
+    """Return the columns of a table row for accuracies.
+
+    mean, sd, ci (half width), low, high, lowest, highest.
     """
-    found = estimate(values, bounds=ACCURACY)
-    if found is None:
+    mean = estimate(values, bounds=ACCURACY)
+    if mean is None:
         return dict.fromkeys(("mean", "sd", "ci", "low", "high", "lowest", "highest"))
     return {
-        "mean": found.mean,
-        "sd": found.sd,
-        "ci": found.half_width,
-        "low": found.low,
-        "high": found.high,
-        "lowest": found.lowest,
-        "highest": found.highest,
+        "mean": mean.mean,
+        "sd": mean.sd,
+        "ci": mean.half_width,
+        "low": mean.low,
+        "high": mean.high,
+        "lowest": mean.lowest,
+        "highest": mean.highest,
     }
 
 
 def count_of(row: Mapping[str, Any]) -> int | None:
-    """Return how many values the mean of a table row is of; None where the row does not say."""
+    """Return how many values the mean of a table row is of; None where it is not recorded."""
     return next((row[name] for name in COUNTS if row.get(name) is not None), None)
 
 
 def is_range(row: Mapping[str, Any]) -> bool:
-    """Return whether a row is shown with the range of its values, as they are too few for an
-    interval.
+    """Return whether a row is shown with the range of its values.
+
+    They are too few for an interval.
     """
     count = count_of(row)
     return count is not None and 1 < count < FEWEST_SPLITS and row.get("lowest") is not None
 
 
 def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return what is drawn around a row's mean: its interval, or the range of fewer than 4 values;
+    """Return the ends drawn around a row's mean: its interval, or the range of fewer than 4 values.
+
     None for one.
     """
     if is_range(row):
@@ -119,16 +126,18 @@ def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def ends_of(row: Mapping[str, Any], name: str, count: int | None) -> tuple[float, float] | None:
-    """Return what is drawn around a mean of `count` values in the columns <name>_low, _high,
-    _lowest and _highest.
+    """Return the ends drawn around a mean of `count` values.
+
+    From the columns <name>_low, _high, _lowest and _highest.
     """
     named = {end: row.get(f"{name}_{end}") for end in ("low", "high", "lowest", "highest")}
     return drawn_ends({"repeats": count, **named})
 
 
 def binomial_interval(share: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return Wilson's interval of a share that was seen in n images (Wilson 1927, J. Am. Stat.
-    Assoc. 22).
+    """Return Wilson's interval of a share that was seen in n images.
+
+    Wilson 1927, J. Am. Stat. Assoc. 22.
     """
     from scipy.special import ndtri
 
@@ -139,8 +148,9 @@ def binomial_interval(share: float, n: int, confidence: float = CONFIDENCE) -> t
 
 
 def student_t(degrees: int, confidence: float = CONFIDENCE) -> float:
-    """The half-width factor: P(|T| ≤ t) = confidence for Student's T of these degrees of
-    freedom.
+    """Return the half-width factor t: P(|T| ≤ t) = confidence for Student's T.
+
+    Of these degrees of freedom.
     """
     from scipy.special import stdtrit
 
@@ -152,25 +162,25 @@ def by_shots(
     score: str = "test_accuracy",
     times: Sequence[str] = ("train_s", "total_s"),
 ) -> list[dict[str, Any]]:
-    """One row for each number of shots, ascending, over the splits that have a score.
+    """Build one row for each number of shots, ascending, over the splits that have a score.
 
     trials   mappings with "shots" and, where the trial ended well, `score` (a fraction) and `times`
              (seconds)
     →        {"shots", "splits", "missing", "val" (mean validation accuracy), "mean", "sd", "ci"
              (half width), "low",
              "high", "lowest", "highest", <time>: mean seconds}
-             missing counts trials without a score; what cannot be said is None
+             missing counts trials without a score; what is unknown is None
     """
     rows = []
     for shots in sorted({t["shots"] for t in trials}):
-        mine = [t for t in trials if t["shots"] == shots]
-        scored = [t for t in mine if t.get(score) is not None and math.isfinite(t[score])]
+        selected = [t for t in trials if t["shots"] == shots]
+        scored = [t for t in selected if t.get(score) is not None and math.isfinite(t[score])]
         row: dict[str, Any] = {
             "shots": shots,
             "splits": len(scored),
-            "missing": len(mine) - len(scored),
+            "missing": len(selected) - len(scored),
         }
-        chosen = estimate(t[VALIDATION] for t in mine if t.get(VALIDATION) is not None)
+        chosen = estimate(t[VALIDATION] for t in selected if t.get(VALIDATION) is not None)
         row["val"] = chosen and chosen.mean
         row |= accuracy_columns(t[score] for t in scored)
         for name in times:
@@ -182,9 +192,7 @@ def by_shots(
 
 @dataclass(frozen=True)
 class Value:
-    """A number, and from where to where it may lie (None: unknown); spread says what that range
-    is.
-    """
+    """Number with its range (None: unknown); spread names the kind of range."""
 
     mean: float
     low: float | None = None
@@ -193,5 +201,5 @@ class Value:
 
 
 def distinct(names: Iterable[str]) -> list[str]:
-    """Each once, as they come."""
+    """Return each item once, in order."""
     return list(dict.fromkeys(names))

@@ -11,21 +11,24 @@ from typing import Any
 from ..errors import escape_control
 from . import statistics
 
-NOTHING = "–"  # what cannot be said: one split has no interval, a diverged trial no score
+NOTHING = "–"  # unknown: one split has no interval, a diverged trial no score
 FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")  # what makes a spreadsheet compute a cell
 
 
 def percent(value: float | None) -> str:
+    """Format a fraction in per cent."""
     return NOTHING if value is None else f"{100 * value:.1f} %"
 
 
 def plus_minus(value: float | None) -> str:
+    """Format a half width in per cent after ±."""
     return NOTHING if value is None else f"± {100 * value:.1f}"
 
 
 def spread(row: Mapping[str, Any]) -> str:
-    """Return what stands behind a mean accuracy: ± its interval, the range of fewer than 4 values,
-    nothing for one.
+    """Return what follows a mean accuracy: ± its interval, or the range of fewer than 4 values.
+
+    Nothing for one.
     """
     if statistics.is_range(row):
         return f"({100 * row['lowest']:.1f} to {100 * row['highest']:.1f})"
@@ -40,14 +43,14 @@ def accuracy(row: Mapping[str, Any]) -> str:
 
 
 def seconds(value: float | None) -> str:
-    """A duration with about two digits that matter."""
+    """Format a duration with about two significant digits."""
     if value is None:
         return NOTHING
     if value < 60:
         return f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
+    minutes, remaining = divmod(round(value), 60)
     return (
-        f"{minutes} min {rest:02d} s"
+        f"{minutes} min {remaining:02d} s"
         if minutes < 60
         else f"{minutes // 60} h {minutes % 60:02d} min"
     )
@@ -78,8 +81,9 @@ CSV_HEADINGS = {
 
 
 def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
-    """The table of `statistics.by_shots` rows: form is "text", "markdown" or "csv" (raw numbers,
-    every key).
+    """Format the table of `statistics.by_shots` rows.
+
+    form is "text", "markdown" or "csv" (raw numbers, every key).
     """
     if form == "csv":
         keys = list(rows[0]) if rows else list(COLUMNS)
@@ -97,7 +101,7 @@ def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
 
 
 def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Columns aligned by what a terminal shows: numbers to the right, words to the left."""
+    """Align columns by what a terminal shows: numbers to the right, words to the left."""
     cells = [[escape_control(c) for c in row] for row in [headings, *rows]]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(headings))]
     right = [all(_is_number(row[i]) for row in cells[1:]) for i in range(len(headings))]
@@ -109,7 +113,7 @@ def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A Markdown table; a cell cannot end its column, its row or the table."""
+    """Format a Markdown table; a cell cannot end its column, its row or the table."""
     cells = [[_markdown(c) for c in row] for row in [headings, *rows]]
     marks = [
         "---:" if all(_is_number(str(row[i])) for row in rows) else "---"
@@ -119,8 +123,9 @@ def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def as_csv(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """CSV of full-precision numbers. Text that a spreadsheet would compute gets a ' before it;
-    controls are escaped.
+    """Format CSV of full-precision numbers.
+
+    Text that a spreadsheet would compute gets a ' before it; controls are escaped.
     """
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
@@ -145,10 +150,10 @@ def _markdown(cell: Any) -> str:
 
 
 def _width(text: str) -> int:
-    return sum(
-        0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1
-        for c in text
+    wide = sum(
+        unicodedata.east_asian_width(c) in "WF" for c in text if not unicodedata.combining(c)
     )
+    return wide + sum(not unicodedata.combining(c) for c in text)
 
 
 def _padded(text: str, width: int, right: bool) -> str:

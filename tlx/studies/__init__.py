@@ -1,4 +1,4 @@
-"""The studies of tlx, one row each: a folder with its settings, plan, trial, report and figures.
+"""Studies of tlx, one row each: a folder with settings, plan, trial, report and figures.
 
 Importing this module loads declarations only; what a study needs is loaded when it runs.
 """

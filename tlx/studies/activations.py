@@ -1,6 +1,4 @@
-"""From what was typed to a study ready to run: its trials, each with what it runs on, named by
-content.
-"""
+"""Extraction of activations for a study: settings → network, layers, images, dump."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ from .image_data import decoded_files, located
 
 
 def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str | None) -> Network:
-    """The network with its own head, as its weights came; layers asked for are looked up."""
+    """Return the network with its own head, as its weights came; check the requested layers."""
     row = backbones.lookup(spec.architecture)
     network = backbones.load(
         spec.architecture,
@@ -49,8 +47,9 @@ def whole_network(spec: FewShotTrial, layers: tuple[str, ...], description: str 
 
 
 def layers_of(network: Network, names: tuple[str, ...], description: str | None) -> tuple[str, ...]:
-    """The canonical names of the layers that are meant: by name, by block number, by set, or by a
-    description.
+    """Return the canonical names of the requested layers.
+
+    By name, by block number, by set, or by a description.
     """
     if description and names:
         raise UsageError("conflict", "--layers and --model-description", expected="one of the two")
@@ -79,8 +78,9 @@ def layers_of(network: Network, names: tuple[str, ...], description: str | None)
 
 
 def _blocks_with_rows(network: Network) -> tuple[int, ...]:
-    """Numbers of the blocks that can be taken as layers; those that are left out are in the
-    network's notes.
+    """Return the blocks that can be taken as layers.
+
+    Those that are left out are in the network's notes.
     """
     numbers = layers.blocks_with_rows(network)
     left_out = [str(n) for n in range(1, len(network.blocks) + 1) if n not in numbers]
@@ -100,15 +100,16 @@ def extraction(
     progress: Progress | None = None,
     notes: list[str] | None = None,
 ) -> Dump:
-    """The activations of images of a data set, extracted or found; what was done to weights and
-    images joins `notes`.
+    """Return the activations of images of a data set, extracted or found.
+
+    What was done to weights and images is added to `notes`.
     """
     spec = spec.resolved
     notes = [] if notes is None else notes
-    found = PreflightResult()
-    network = found.network = whole_network(spec, spec.layers, spec.model_description)
+    preflight = PreflightResult()
+    network = preflight.network = whole_network(spec, spec.layers, spec.model_description)
     notes += [note for note in network.notes if note not in notes]
-    folder = found.folder = located(spec.dataset, settings, notes)
+    folder = preflight.folder = located(spec.dataset, settings, notes)
     chosen = sampled(folder, spec.part, spec.samples, notes, at_most=is_default(spec, "samples"))
     paths = [folder.root / image.path for image in chosen]
     sizing = Sizing(
@@ -116,15 +117,15 @@ def extraction(
     )
     crop_files = None
     if spec.precomputed_crops:
-        crop_files = precomputed(spec.precomputed_crops, found, paths, settings)
+        crop_files = precomputed(spec.precomputed_crops, preflight, paths, settings)
     held = decoded_files(paths, sizing, settings, notes, progress, crop_files)
-    found.places = {path: number for number, path in enumerate(paths)}
+    preflight.places = {path: number for number, path in enumerate(paths)}
     how = ExtractionConfig(
         reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
     )
     with signals.graceful() as stopping:
         place = _dump_place(
-            found, settings, progress, stopping, labels=[image.label for image in chosen]
+            preflight, settings, progress, stopping, labels=[image.label for image in chosen]
         )
         names = layers_of(network, spec.layers, spec.model_description)
         dump = extract(network, network.weights, held, names, place, how)
@@ -133,7 +134,7 @@ def extraction(
 
 
 def is_default(spec: Any, name: str) -> bool:
-    """Return whether a setting is at its default, so that nobody asked for exactly this."""
+    """Return whether a setting is at its default, so was not explicitly requested."""
     return bool(getattr(spec, name) == spec.defaults()[name])
 
 
@@ -145,8 +146,9 @@ def sampled(
     *,
     at_most: bool = False,
 ) -> list[datasets.Image]:
-    """The images of a part of a folder, all of them in order; or as many of each class, the first
-    ones, class by class.
+    """Return the images of a part of a folder, all of them in order, or as many of each class.
+
+    The latter are the first ones, class by class.
 
     at_most   take what there is of a class that has fewer, and say so in `notes`; else that is
     refused
@@ -165,8 +167,8 @@ def sampled(
         )
     if not samples:
         return images
-    each, rest = divmod(samples, len(folder.classes))
-    if (rest and not at_most) or not each:
+    each, remainder = divmod(samples, len(folder.classes))
+    if (remainder and not at_most) or not each:
         raise UsageError(
             "out-of-range",
             f"{samples} samples of {len(folder.classes)} classes",
@@ -176,7 +178,9 @@ def sampled(
     by_class = {
         label: [image for image in images if image.label == label] for label in folder.classes
     }
-    short = [f"'{label}' {len(some)}" for label, some in by_class.items() if len(some) < each]
+    short = [
+        f"'{label}' {len(members)}" for label, members in by_class.items() if len(members) < each
+    ]
     if len(short) > 10:
         short = [*short[:10], f"and {len(short) - 10} more classes"]
     if short and at_most:
@@ -186,35 +190,36 @@ def sampled(
     elif short:
         raise BadDataError(
             "too-few-images",
-            f"{each} images of each class asked for; there are of {', '.join(short)}",
+            f"{each} images of each class requested; there are of {', '.join(short)}",
             where=folder.root,
             remedy="use a smaller --samples",
         )
-    return [image for some in by_class.values() for image in some[:each]]
+    return [image for members in by_class.values() for image in members[:each]]
 
 
 def normalised_embedding(text: str) -> str:
-    """Return the one spelling of an embedding: 'name' or 'name:setting=value,…' of what is not
-    default.
+    """Return the canonical text of an embedding.
+
+    'name' or 'name:setting=value,…' of what is not default.
     """
     return format_spec(text.partition(":")[0], parse_spec(EMBEDDINGS, text, "embedding"))
 
 
 def _dump_place(
-    found: PreflightResult,
+    preflight: PreflightResult,
     settings: Settings,
     progress: Progress | None,
     stopping: Callable[[], bool],
     *,
     labels: Sequence[str] = (),
 ) -> ExtractionPlace:
-    assert found.network is not None
-    assert found.folder is not None
+    assert preflight.network is not None
+    assert preflight.folder is not None
     paths = [
-        str(path.relative_to(found.folder.root))
-        if path.is_relative_to(found.folder.root)
+        str(path.relative_to(preflight.folder.root))
+        if path.is_relative_to(preflight.folder.root)
         else path.name
-        for path in found.places
+        for path in preflight.places
     ]
     return ExtractionPlace(
         dump_folder(settings),
@@ -222,9 +227,9 @@ def _dump_place(
         ids=paths,
         labels=labels,
         about={
-            "backbone": found.network.row.title,
-            "dataset": found.folder.name,
-            "root": str(found.folder.root),
+            "backbone": preflight.network.row.title,
+            "dataset": preflight.folder.name,
+            "root": str(preflight.folder.root),
         },
         progress=progress or (lambda done, of: None),
         stopping=stopping,
@@ -232,7 +237,7 @@ def _dump_place(
 
 
 def dump_folder(settings: Settings) -> Path:
-    """Where activation dumps are kept."""
+    """Return the folder of activation dumps."""
     return settings.cache_folder / "dumps"
 
 

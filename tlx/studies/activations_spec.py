@@ -1,6 +1,4 @@
-"""What an extraction of activations is asked for: a declaration only, read without loading
-torch.
-"""
+"""Settings of an extraction of activations: a declaration only, read without loading torch."""
 
 from __future__ import annotations
 
@@ -15,7 +13,7 @@ from .few_shot import RANDOM, FewShotTrial
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction(FewShotTrial):
-    """Activations of some layers on all images of a data set."""
+    """Activations of layers on all images of a data set."""
 
     kind: ClassVar[str] = "extraction"
 
@@ -60,7 +58,7 @@ class Extraction(FewShotTrial):
 
     @property
     def resolved(self) -> Self:
-        """With `trained_on` taken apart into architecture, source or weight file."""
+        """Return the settings with `trained_on` split into architecture, source or weight file."""
         if self.trained_on is None:
             return self
         if self.model is not None or self.source is not None:
@@ -77,7 +75,7 @@ class Extraction(FewShotTrial):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractionOutput(Spec):
-    """Where activations are exported."""
+    """Output folder of exported activations."""
 
     kind: ClassVar[str] = "extraction-output"
 

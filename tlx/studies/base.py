@@ -1,4 +1,4 @@
-"""The parts of a study: trials, groups of trials, the context of a trial, the report."""
+"""Parts of a study: trials, groups of trials, the context of a trial, the report."""
 
 from __future__ import annotations
 
@@ -27,21 +27,25 @@ DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of 
 
 
 class TrialFigures(Protocol):
-    """Draw the figures of a trial into its folder."""
+    """Callable that draws the figures of a trial into its folder."""
 
-    def __call__(self, folder: Path, result: Result, form: str = "png") -> None: ...
+    def __call__(self, folder: Path, result: Result, form: str = "png") -> None:
+        """Draw the figures of `result` in `form` into `folder`."""
 
 
 class SummaryWriter(Protocol):
-    """Write the tables, figures and summary.json of a study beside its record."""
+    """Callable that writes the tables, figures and summary.json of a study to its folder."""
 
-    def __call__(self, store: Store, key: str, form: str = "png") -> None: ...
+    def __call__(self, store: Store, key: str, form: str = "png") -> None:
+        """Write the summary of the study `key`."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One spec with what it is run on. Trials of one group share their inputs, and run one after
-    the other in one process, so that what they have in common is computed once.
+    """Spec with its inputs.
+
+    Trials of one group share their inputs, and run one after the other in one process, so that what
+    they have in common is computed once.
     """
 
     spec: Any
@@ -51,7 +55,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class Group:
-    """Trials that run together: `weight` says how much work there is, relative to other groups."""
+    """Trials that run together; `weight` is the work, relative to other groups."""
 
     key: str
     title: str
@@ -59,21 +63,21 @@ class Group:
 
     @property
     def weight(self) -> float:
-        """How much work there is, in rows through the network forward."""
+        """Return the work, in rows through the network forward."""
         return sum(fitting + testing for fitting, testing in map(work_of, self.trials))
 
     @property
     def fitting_share(self) -> float:
-        """The share of its work that comes before the test, which is not told in steps."""
+        """Return the share of its work before the test, which is not counted in steps."""
         fitting = sum(work_of(trial)[0] for trial in self.trials)
         return fitting / self.weight if self.weight else 1.0
 
 
-BACKWARD = 2  # passes that a training row takes beside the one forward
+BACKWARD = 2  # passes that a training row takes besides the one forward
 
 
 def work_of(trial: Trial) -> tuple[float, float]:
-    """Rows through the network until a trial is fitted, and rows of its test.
+    """Return the rows through the network until a trial is fitted, and the rows of its test.
 
     Each epoch takes every training row forward and backward, and every validation row forward. A
     trial whose inputs are not samples counts by its shots.
@@ -87,7 +91,7 @@ def work_of(trial: Trial) -> tuple[float, float]:
 
 
 def _rows(samples: Any) -> int:
-    """Images times crops; 0 of what is no samples."""
+    """Return images times crops; 0 of what is no samples."""
     crops = getattr(samples, "crops", None)
     return len(samples) * crops if isinstance(crops, int) else 0
 
@@ -99,10 +103,10 @@ class Stage:
     key         names the study: the same question, asked with more shots or splits, grows the same
                 study
     run         runs one trial: (spec, inputs, context) → Result; a function of a module
-    preload     modules that its trials need beside runner.PRELOAD, imported once for all processes
+    preload     modules that its trials need besides runner.PRELOAD, imported once for all processes
     inputs      the data sets that enter, for the record: {"name", "source", "digest", "context"}
     params      shown with every trial
-    notes       for people, said before the trials
+    notes       for people, shown before the trials
     write_trial_figures   (folder, result, form) → None, after each trial, in its process
     write_summary         (store, key, form) → None, after the last one: tables, figures
     format_summary        report → the last words
@@ -125,7 +129,7 @@ class Stage:
 
     @property
     def groups(self) -> tuple[Group, ...]:
-        """The trials as they run together, in order."""
+        """Return the trials as they run together, in order."""
         together: dict[str, list[Trial]] = {}
         for trial in self.trials:
             together.setdefault(trial.group or trial.spec.key, []).append(trial)
@@ -167,22 +171,25 @@ class StudyReport:
 
     @property
     def key(self) -> str:
-        """The key of the study."""
+        """Return the key of the study."""
         return self.stage.key
 
     @property
     def url(self) -> str:
-        """The address of the run in MLflow, or the command that shows it; "" without tracking."""
+        """Return the address of the run in MLflow, or the command that shows it.
+
+        "" without tracking.
+        """
         return self.address
 
     @property
     def study_folder(self) -> Path:
-        """The folder of the study's tables and figures."""
+        """Return the folder of the study's tables and figures."""
         return Store(self.folder).study_folder(self.key)
 
     @property
     def figures(self) -> dict[str, Path]:
-        """The figures of the study, name → path."""
+        """Return the figures of the study, name → path."""
         return frames.figures_of(self.study_folder)
 
     def to_json(self) -> dict[str, Any]:
@@ -199,16 +206,18 @@ class StudyReport:
 
     @property
     def results(self) -> list[Result]:
-        """The results there are."""
+        """Return the results, without the errors."""
         return [outcome for outcome in self.outcomes if isinstance(outcome, Result)]
 
     @property
     def diverged(self) -> list[Result]:
-        """The trials whose numbers stopped being finite."""
+        """Return the trials whose numbers stopped being finite."""
         return [r for r in self.results if r.status == DIVERGED]
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """TrialsFailed if a trial has no result, Untracked if records are unsent and were required.
+        """Raise TrialsFailed if a trial has no result.
+
+        Untracked if records are unsent and were required.
 
         Where all that failed for a reason that is not the trials' own (another process at work, a
         full disk, a damaged folder), that reason is raised as it is, with its exit code. A setting
@@ -245,7 +254,7 @@ Stages = Generator[Stage, StudyReport, None]
 
 
 class Study(ABC):
-    """A question that tlx answers: its settings, and the stages that lead to the answer.
+    """Study: its settings, and the stages that answer its question.
 
     One row of STUDIES. The command line, `tlx.run` and the tests run the same stages.
 
@@ -270,7 +279,7 @@ class Study(ABC):
 
     @classmethod
     def with_settings(cls, settings: Mapping[str, Any]) -> Self:
-        """Return the study with these settings; every error of theirs is raised at once."""
+        """Return the study with these settings; all their errors are raised at once."""
         return cls(*make_specs(cls.specs, settings))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Look for batches of one row that a network cannot train on, before anything is computed."""
+"""Check for batches of one row that a network cannot train on, before anything is computed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 
 def check(trials: Iterable[Trial]) -> None:
-    """Raise Usage, of all trials at once, where batch norm would be given a lone row that no batch
-    can take.
+    """Raise Usage, of all trials at once, for single rows that batch norm cannot train on.
+
+    Such a row is one that no batch can take.
 
     Looks at every trial that trains: its spec has a batch size, and its inputs have training rows.
     """
@@ -34,8 +35,9 @@ def check(trials: Iterable[Trial]) -> None:
 
 
 def check_rows(spec: Any, rows: int, network: Network | None = None) -> None:
-    """Raise Usage if a training on so many rows (images × crops) has a lone row that its batch norm
-    cannot train on.
+    """Raise Usage if a training on so many rows has a single row that batch norm cannot train on.
+
+    Rows are images × crops.
 
     network   as it is trained, frozen already; None: it is built from the spec
     """
@@ -46,7 +48,7 @@ def check_rows(spec: Any, rows: int, network: Network | None = None) -> None:
 
 
 def _as_trained(spec: Any) -> Network:
-    """The network of a spec, with random weights, cut and frozen as the trial has it."""
+    """Return the network of a spec, with random weights, cut and frozen as in the trial."""
     model: str | None = (
         getattr(spec, "model", None) if isinstance(spec, Recipe) else None
     )  # of QUANTA, the source's

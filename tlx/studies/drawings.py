@@ -1,4 +1,4 @@
-"""Figures by name, each drawn when it is asked for, in the form that is asked for."""
+"""Figures by name, each drawn on demand, in the requested form."""
 
 from __future__ import annotations
 
@@ -14,29 +14,30 @@ Drawings = Mapping[
 
 
 def write(folder: Path, drawings: Drawings, form: str = FORMS[0]) -> list[Path]:
-    """Write each figure in `form`, and again in other forms that lie in the folder; return the
-    paths in `form`.
+    """Write each figure in `form`, and in other forms already in the folder.
 
-    A study that grows is drawn again: no figure of its earlier state stays beside the new one.
+    Returns the paths in `form`. A study that grows is drawn again: no figure of its earlier state
+    is left next to the new one.
     """
-    made = []
+    paths = []
     for name, draw in drawings.items():
         for ending in FORMS:
             path = folder / f"{name}.{ending}"
             if ending == form or path.is_file():
                 files.write_bytes(path, draw(ending))
-        made.append(folder / f"{name}.{form}")
-    return made
+        paths.append(folder / f"{name}.{form}")
+    return paths
 
 
 def endings(folder: Path, stem: str) -> str:
-    """Return the endings of a study's files whose names begin with `stem`, for people: ".csv, .md,
-    .png".
+    """Return the endings of a study's files whose names begin with `stem`.
+
+    As text: ".csv, .md, .png".
     """
-    found = {path.suffix for path in folder.glob(f"{stem}*") if path.suffix}
-    return ", ".join(sorted(found))
+    suffixes = {path.suffix for path in folder.glob(f"{stem}*") if path.suffix}
+    return ", ".join(sorted(suffixes))
 
 
 def figures_in(folder: Path) -> list[Path]:
-    """Return the figures that lie in a folder, of every form, sorted."""
+    """Return the figures in a folder, of every form, sorted."""
     return sorted(path for form in FORMS for path in folder.glob(f"*.{form}"))

@@ -1,6 +1,4 @@
-"""What a study will take: seconds measured on one batch, bytes from sizes. Estimates, and said to
-be such.
-"""
+"""Estimates of a study's cost: seconds measured on one batch, bytes from sizes."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ MOST_ROWS = 32  # of the batch that is measured
 
 @dataclass(frozen=True)
 class RowCounts:
-    """RowCounts through the network in a study, early stopping left out."""
+    """Number of rows through the network in a study, early stopping left out."""
 
     training: int
     scoring: int
@@ -35,8 +33,9 @@ class RowCounts:
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """Seconds of all trials on so many workers, bytes of decoded images and of trainings under
-    way.
+    """Estimated cost of a study.
+
+    Seconds of all trials on so many workers, bytes of decoded images and of trainings in progress.
     """
 
     seconds: float
@@ -44,19 +43,19 @@ class CostEstimate:
     states_bytes: int
 
 
-def rows_of(spec: FineTuning, few: FewShotGrid, found: PreflightResult) -> RowCounts:
+def rows_of(spec: FineTuning, few: FewShotGrid, preflight: PreflightResult) -> RowCounts:
     """Count the rows that all trials train on and score."""
-    assert found.splits is not None
+    assert preflight.splits is not None
     crops = CROPS if spec.use_crops else 1
-    trials = draws(spec, few, found.splits)
-    train = sum(len(found.splits.train(shots, split)) for shots, split in trials)
-    test = 0 if spec.model_selection else len(found.splits.test)
-    scoring = len(trials) * (spec.epochs * len(found.splits.val) + test)
+    trials = draws(spec, few, preflight.splits)
+    train = sum(len(preflight.splits.train(shots, split)) for shots, split in trials)
+    test = 0 if spec.model_selection else len(preflight.splits.test)
+    scoring = len(trials) * (spec.epochs * len(preflight.splits.val) + test)
     return RowCounts(crops * spec.epochs * train, crops * scoring)
 
 
 def rows_of_trial(trial: Trial) -> tuple[int, int]:
-    """Count the rows that a trial trains on and the rows that it scores, over all its epochs."""
+    """Count the rows that a trial trains on and those that it scores, over all epochs."""
     data = getattr(trial.inputs, "data", trial.inputs)
     epochs = getattr(trial.spec, "epochs", 1)
     train, val, test = (_rows(getattr(data, role, None)) for role in ("train", "val", "test"))
@@ -66,8 +65,9 @@ def rows_of_trial(trial: Trial) -> tuple[int, int]:
 def seconds_a_row(
     network: Network, spec: Any, threads: int, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float]:
-    """Measure (training, scoring) of one row on one batch, on the CPU. The network is left as it
-    was.
+    """Measure (training, scoring) of one row on one batch, on the CPU.
+
+    The network is left unchanged.
     """
     import torch
 
@@ -95,19 +95,20 @@ def seconds_a_row(
 
 
 def estimate(
-    spec: FineTuning, few: FewShotGrid, settings: Settings, found: PreflightResult
+    spec: FineTuning, few: FewShotGrid, settings: Settings, preflight: PreflightResult
 ) -> CostEstimate:
-    """Estimate what the fine-tuning study of a look takes. Frozen prefixes and early stopping make
-    it less.
+    """Estimate the cost of the fine-tuning study of a preflight.
+
+    Frozen prefixes and early stopping make it less.
     """
-    assert found.network is not None
-    assert found.splits is not None
-    network, rows = found.network, rows_of(spec, few, found)
-    trials = draws(spec, few, found.splits)
+    assert preflight.network is not None
+    assert preflight.splits is not None
+    network, rows = preflight.network, rows_of(spec, few, preflight)
+    trials = draws(spec, few, preflight.splits)
     workers = max(1, settings.resolved_workers("cpu", len(trials)))
     training, scoring = seconds_a_row(network, spec, settings.threads)
-    tables = [found.splits.val, () if spec.model_selection else found.splits.test]
-    tables += [found.splits.train(shots, split) for shots, split in trials]
+    tables = [preflight.splits.val, () if spec.model_selection else preflight.splits.test]
+    tables += [preflight.splits.train(shots, split) for shots, split in trials]
     images = {row.path for table in tables for row in table}
     crops = CROPS if spec.use_crops else 1
     pixels = len(images) * crops * network.input_size**2 * network.channels

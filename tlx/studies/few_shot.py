@@ -1,4 +1,4 @@
-"""What few-shot trials have in common: declarations only, read without loading torch."""
+"""Common parts of few-shot trials: declarations only, read without loading torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RANDOM = "random"  # the source that means: no pre-training
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotTrial(Spec):
-    """A network and a few-shot split of a data set: what every few-shot trial is about."""
+    """Network and few-shot split of a data set, the base of every few-shot trial."""
 
     architecture: str = setting(
         "mnist-cnn",
@@ -58,38 +58,38 @@ class FewShotTrial(Spec):
     )
     model_selection: bool = setting(False, help="largest shots, split 0, scored on val only")
     vote: str = setting(
-        "majority", choices=("majority", "mean-probability"), help="how ten crops decide"
+        "majority",
+        choices=("majority", "mean-probability"),
+        help="how predictions of the ten crops are combined",
     )
-    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of all chance")
+    seed: int = setting(0, low=0, high=2**63 - 1, help="random seed")
     images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
     weights: str = setting("", cli=False, help="digest of the weights that enter")
 
     @property
     def title(self) -> str:
-        """Few words that name the draw."""
+        """Return a short name of the draw."""
         return f"{self.shots}-shot split {self.split}"
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     @property
     def start_from(self) -> str | None:
-        """What `backbones.load` is asked for: a weight file, "default", or None for random
-        weights.
-        """
+        """Return the weights for `backbones.load`: a file, "default", or None (random)."""
         return self.model or (None if (self.source or "").lower() == RANDOM else "default")
 
     @property
     def weight_source(self) -> str | None:
-        """The source that "default" weights must have; None: whatever theirs is."""
+        """Return the source that "default" weights must have; None: any."""
         return self.source if self.start_from == "default" else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class FewShotGrid(Spec):
-    """Which few-shot trials make a study."""
+    """Grid of the few-shot trials of a study."""
 
     kind: ClassVar[str] = "few-shot-grid"
 
@@ -114,7 +114,7 @@ class FewShotGrid(Spec):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a training runs on; labels index `classes`."""
+    """Inputs of a training; labels index `classes`."""
 
     classes: tuple[str, ...]
     train: Samples

@@ -1,6 +1,4 @@
-"""The look before a study: data, splits, crops and weights found, checked, decoded; all that is
-wrong, at once.
-"""
+"""Preflight of a study: data, splits, crops and weights found, checked, decoded."""
 
 from __future__ import annotations
 
@@ -34,14 +32,14 @@ SHOTS = (1, 2, 3, 5, 7, 10)  # where neither the data set nor its splits say
 
 
 class ErrorCollector:
-    """Collects errors of independent parts, so that all are said together."""
+    """Collector of errors of independent parts, to be raised together."""
 
     def __init__(self) -> None:
         self.problems: list[TlxError] = []
 
     @contextmanager
     def part(self) -> Iterator[None]:
-        """An error raised in the block is kept, and the block given up."""
+        """Keep an error raised in the block, and leave the block."""
         try:
             yield
         except ErrorGroup as several:
@@ -52,7 +50,7 @@ class ErrorCollector:
 
 @dataclass
 class PreflightResult:
-    """What the look before a study came to."""
+    """Result of the preflight of a study."""
 
     folder: datasets.ImageFolder | None = None
     splits: splits.SplitFolder | None = None
@@ -78,49 +76,51 @@ def preflight(
     *,
     keep: bool = True,
 ) -> PreflightResult:
-    """Find and check data, splits, weights and images for a few-shot study; nothing is raised but
-    bugs.
+    """Find and check data, splits, weights and images for a few-shot study.
 
-    load  gives the network, or raises what is wrong with it and with what is asked of it
+    Raises nothing but bugs.
+
+    load  returns the network, or raises its errors and those of its settings
     keep  read the images that the study uses into the pixel store; else look whether every image
           there can be read
     """
-    found, gather = PreflightResult(), ErrorCollector()
+    result, gather = PreflightResult(), ErrorCollector()
     with gather.part():
-        found.network = load()
-        found.notes += found.network.notes
-        found.weights = found.network.weights
+        result.network = load()
+        result.notes += result.network.notes
+        result.weights = result.network.weights
     with gather.part():
-        found.folder = located(spec.dataset, settings, found.notes)
+        result.folder = located(spec.dataset, settings, result.notes)
     broken = (
-        _read_all(found.folder, found, progress) if found.folder is not None and not keep else []
+        _read_all(result.folder, result, progress) if result.folder is not None and not keep else []
     )
     gather.problems += broken
     paths: list[Path] = []
-    if spec.split_path or (found.folder is not None and not broken):
+    if spec.split_path or (result.folder is not None and not broken):
         with gather.part():
-            found.splits = splits.read(_split_folder(spec, few, found.folder, settings))
-            found.notes += found.splits.notes
-            if found.folder is None or broken:
-                _check_csvs_alone(few, found, gather)
+            result.splits = splits.read(_split_folder(spec, few, result.folder, settings))
+            result.notes += result.splits.notes
+            if result.folder is None or broken:
+                _check_csvs_alone(few, result, gather)
             else:
-                paths = _check_splits(spec, few, settings, found, gather)
+                paths = _check_splits(spec, few, settings, result, gather)
                 if keep and paths and not gather.problems:
-                    _look_at_images(spec, settings, found, paths, progress)
-    if spec.precomputed_crops and not keep and found.folder is not None:
+                    _look_at_images(spec, settings, result, paths, progress)
+    if spec.precomputed_crops and not keep and result.folder is not None:
         with gather.part():
-            _check_precomputed(spec, settings, found, paths or _all_paths(found.folder), progress)
-    found.problems = gather.problems
-    return found
+            _check_precomputed(spec, settings, result, paths or _all_paths(result.folder), progress)
+    result.problems = gather.problems
+    return result
 
 
-def _check_csvs_alone(few: FewShotGrid, found: PreflightResult, gather: ErrorCollector) -> None:
-    """What can be said of the CSVs while images are missing or broken; that names look alike on two
-    sides is not said, for the images' bytes decide.
+def _check_csvs_alone(few: FewShotGrid, result: PreflightResult, gather: ErrorCollector) -> None:
+    """Check what the CSVs show while images are missing or broken.
+
+    Similar names on two sides are not reported, as the images' bytes decide.
     """
-    assert found.splits is not None
+    assert result.splits is not None
     report = splits.summary(
-        found.splits, shots=few.shots or None, draws=min(few.splits, _most_draws(found.splits))
+        result.splits, shots=few.shots or None, draws=min(few.splits, _most_draws(result.splits))
     )
     gather.problems += [problem for problem in report.problems if problem.code != "leak-suspected"]
 
@@ -128,23 +128,24 @@ def _check_csvs_alone(few: FewShotGrid, found: PreflightResult, gather: ErrorCol
 def _check_precomputed(
     spec: FewShotTrial,
     settings: Settings,
-    found: PreflightResult,
+    result: PreflightResult,
     paths: list[Path],
     progress: Progress | None,
 ) -> None:
-    """Raise what is wrong with the crops of these images: missing, broken, of another size than the
-    network takes.
+    """Raise the errors of these images' crops: missing, broken, or of a wrong size.
+
+    The size is that of the network's input.
     """
     if not spec.use_crops:
         raise UsageError(
             "conflict", "--precomputed-crops and --no-use-crops", expected="one of the two"
         )
-    of_image = precomputed(spec.precomputed_crops or "", found, paths, settings)
-    if found.network is None:
+    of_image = precomputed(spec.precomputed_crops or "", result, paths, settings)
+    if result.network is None:
         return
-    sizing = Sizing(found.network.input_size, mode=spec.sizing, channels=found.network.channels)
+    sizing = Sizing(result.network.input_size, mode=spec.sizing, channels=result.network.channels)
     decoded_files(
-        paths, sizing, settings.replace(decode_budget=0.0), found.notes, progress, of_image
+        paths, sizing, settings.replace(decode_budget=0.0), result.notes, progress, of_image
     )
 
 
@@ -155,7 +156,7 @@ def _all_paths(folder: datasets.ImageFolder) -> list[Path]:
 def _split_folder(
     spec: FewShotTrial, few: FewShotGrid, folder: datasets.ImageFolder | None, settings: Settings
 ) -> Path:
-    """Where the split CSVs are: given, shipped with tlx, or drawn now (once) into the cache."""
+    """Return the folder of split CSVs: given, shipped, or drawn now (once) into the cache."""
     if spec.split_path:
         return Path(spec.split_path).expanduser()
     assert folder is not None
@@ -199,28 +200,28 @@ def _check_splits(
     spec: FewShotTrial,
     few: FewShotGrid,
     settings: Settings,
-    found: PreflightResult,
+    result: PreflightResult,
     gather: ErrorCollector,
 ) -> list[Path]:
-    """The files of every image that the study uses, if its splits are sound."""
-    assert found.folder is not None
-    assert found.splits is not None
-    found.find = partial(
-        splits.find, root=found.folder.root, allow=tuple(map(Path, settings.allow_outside))
+    """Return the files of every image that the study uses, if its splits are sound."""
+    assert result.folder is not None
+    assert result.splits is not None
+    result.find = partial(
+        splits.find, root=result.folder.root, allow=tuple(map(Path, settings.allow_outside))
     )
-    found.report = splits.summary(
-        found.splits,
-        images=found.find,
+    result.report = splits.summary(
+        result.splits,
+        images=result.find,
         shots=few.shots or None,
-        draws=min(few.splits, _most_draws(found.splits)),
+        draws=min(few.splits, _most_draws(result.splits)),
         digests=partial(digests, cache=settings.cache_folder),
     )
-    gather.problems += found.report.problems
-    found.notes += found.report.notes
+    gather.problems += result.report.problems
+    result.notes += result.report.notes
     if gather.problems:
         return []
-    rows = [row for name in _tables(spec, few, found.splits) for row in found.splits.tables[name]]
-    return list(dict.fromkeys(map(found.find, rows)))
+    rows = [row for name in _tables(spec, few, result.splits) for row in result.splits.tables[name]]
+    return list(dict.fromkeys(map(result.find, rows)))
 
 
 def _most_draws(folder: splits.SplitFolder) -> int:
@@ -230,7 +231,7 @@ def _most_draws(folder: splits.SplitFolder) -> int:
 def draws(
     spec: FewShotTrial, few: FewShotGrid, folder: splits.SplitFolder
 ) -> list[tuple[int, int]]:
-    """(shots, split) of every trial, in order."""
+    """Return (shots, split) of every trial, in order."""
     shots = tuple(sorted(few.shots)) or folder.shots
     if spec.model_selection:
         return [(shots[-1], folder.draws(shots[-1])[0])]
@@ -243,59 +244,60 @@ def _tables(spec: FewShotTrial, few: FewShotGrid, folder: splits.SplitFolder) ->
 
 
 def _read_all(
-    folder: datasets.ImageFolder, found: PreflightResult, progress: Progress | None
+    folder: datasets.ImageFolder, result: PreflightResult, progress: Progress | None
 ) -> list[TlxError]:
-    """What is wrong with any image of the folder."""
+    """Return the errors of all images of the folder."""
     problems, notes = images.inspect(
         [folder.root / image.path for image in folder.images], progress
     )
-    add(found.notes, [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()])
+    add(result.notes, [f"{count} images: {decode.NOTES[name]}" for name, count in notes.items()])
     return problems
 
 
 def _look_at_images(
     spec: FewShotTrial,
     settings: Settings,
-    found: PreflightResult,
+    result: PreflightResult,
     paths: list[Path],
     progress: Progress | None,
 ) -> None:
     crop_files = None
     if spec.precomputed_crops and spec.use_crops:
-        crop_files = precomputed(spec.precomputed_crops, found, paths, settings)
+        crop_files = precomputed(spec.precomputed_crops, result, paths, settings)
     elif spec.precomputed_crops:
         raise UsageError(
             "conflict", "--precomputed-crops and --no-use-crops", expected="one of the two"
         )
-    assert found.network is not None
+    assert result.network is not None
     sizing = Sizing(
-        found.network.input_size,
+        result.network.input_size,
         crops=spec.use_crops,
         mode=spec.sizing,
-        channels=found.network.channels,
+        channels=result.network.channels,
     )
-    found.pixels = decoded_files(paths, sizing, settings, found.notes, progress, crop_files)
-    found.places = {path: number for number, path in enumerate(paths)}
+    result.pixels = decoded_files(paths, sizing, settings, result.notes, progress, crop_files)
+    result.places = {path: number for number, path in enumerate(paths)}
 
 
 def precomputed(
-    folder: str, found: PreflightResult, paths: Sequence[Path], settings: Settings
+    folder: str, result: PreflightResult, paths: Sequence[Path], settings: Settings
 ) -> Callable[[int], list[Path]]:
-    """Image number → its ten crops below `folder`; every image that lacks one is named. Unsafe for
-    crops that are links out of it.
+    """Return image number → its ten crops in `folder`.
+
+    Every image that lacks one is named. Raises Unsafe for crops that are links out of it.
     """
-    assert found.folder is not None
+    assert result.folder is not None
     root = Path(folder).expanduser()
-    outside = [path for path in paths if not path.is_relative_to(found.folder.root)]
+    outside = [path for path in paths if not path.is_relative_to(result.folder.root)]
     if outside:
         raise BadDataError(
             "crops-outside",
-            f"{len(outside)} images lie outside the image root, so that nothing says where "
+            f"{len(outside)} images are outside the image root, so it is unknown where "
             "their crops are",
             where=outside[0],
             remedy="leave out --precomputed-crops",
         )
-    relative = [path.relative_to(found.folder.root).as_posix() for path in paths]
+    relative = [path.relative_to(result.folder.root).as_posix() for path in paths]
     raise_all(crops.missing(root, relative))
     Boundary(root, settings.allow_outside).check_all(
         path for name in relative for path in crops.paths(root, name)
@@ -304,31 +306,31 @@ def precomputed(
 
 
 def described(
-    found: PreflightResult, spec: FewShotTrial, few: FewShotGrid, settings: Settings
+    result: PreflightResult, spec: FewShotTrial, few: FewShotGrid, settings: Settings
 ) -> list[str]:
-    """What a look came to, in lines."""
-    lines = [f"note: {note}" for note in found.notes]
-    if found.network is not None:
+    """Return the result of a preflight as lines of text."""
+    lines = [f"note: {note}" for note in result.notes]
+    if result.network is not None:
         lines.append(
-            f"weights: {found.weights[:12]} for {spec.architecture}, {found.network.input_size} "
+            f"weights: {result.weights[:12]} for {spec.architecture}, {result.network.input_size} "
             f"px, "
-            f"{len(found.network.blocks)} blocks"
+            f"{len(result.network.blocks)} blocks"
         )
-    if found.folder is not None:
+    if result.folder is not None:
         lines.append(
-            f"data: {len(found.folder.images)} images, {len(found.folder.classes)} classes in "
-            f"{found.folder.root}"
+            f"data: {len(result.folder.images)} images, {len(result.folder.classes)} classes in "
+            f"{result.folder.root}"
         )
-    if found.splits is not None:
-        trials = draws(spec, few, found.splits)
+    if result.splits is not None:
+        trials = draws(spec, few, result.splits)
         lines.append(
-            f"splits: {found.splits.folder}, {len(trials)} trials, shots "
+            f"splits: {result.splits.folder}, {len(trials)} trials, shots "
             f"{', '.join(map(str, dict.fromkeys(k for k, _ in trials)))}"
         )
-    if found.report is not None:
+    if result.report is not None:
         lines.append(
             "checked: "
-            + ", ".join(f"{name} {count}" for name, count in found.report.counts.items())
+            + ", ".join(f"{name} {count}" for name, count in result.report.counts.items())
         )
     cache, store = settings.cache_folder, settings.store_folder(None)
     lines.append(
@@ -339,26 +341,26 @@ def described(
 
 
 class FewShotData:
-    """The parts that the trials of a few-shot study share, and those of each draw."""
+    """Parts that the trials of a few-shot study share, and those of each draw."""
 
-    def __init__(self, found: PreflightResult, spec: FewShotTrial):
-        assert found.splits is not None
-        assert found.folder is not None
-        assert found.pixels is not None
-        self._splits, self._folder, self.pixels = found.splits, found.folder, found.pixels
-        self._found, self._scored_on_val = found, spec.model_selection
-        self.classes = found.splits.classes
+    def __init__(self, result: PreflightResult, spec: FewShotTrial):
+        assert result.splits is not None
+        assert result.folder is not None
+        assert result.pixels is not None
+        self._splits, self._folder, self.pixels = result.splits, result.folder, result.pixels
+        self._found, self._scored_on_val = result, spec.model_selection
+        self.classes = result.splits.classes
         self._class = {label: number for number, label in enumerate(self.classes)}
-        self.val = self._samples(found.splits.val)
-        self.test = None if spec.model_selection else self._samples(found.splits.test)
+        self.val = self._samples(result.splits.val)
+        self.test = None if spec.model_selection else self._samples(result.splits.test)
         self._held = [self._digest(s) for s in (self.val, self.test) if s is not None]
 
     def draws(self, spec: FewShotTrial, few: FewShotGrid) -> list[tuple[int, int, Samples, str]]:
-        """(shots, split, training samples, digest of all that enters) of every draw."""
-        found = []
+        """Return (shots, split, training samples, digest of all inputs) of every draw."""
+        rows = []
         for shots, split in draws(spec, few, self._splits):
             train = self._samples(self._splits.train(shots, split))
-            found.append(
+            rows.append(
                 (
                     shots,
                     split,
@@ -366,21 +368,20 @@ class FewShotData:
                     files.digest([self.classes, self._digest(train), *self._held]),
                 )
             )
-        return found
+        return rows
 
     def study_key(self, spec: Spec) -> str:
-        """The study's name: what its trials have in common, by content."""
+        """Return the study's key: what its trials have in common, by content."""
         return files.digest(["study", spec.identity(), self.classes, self._held])
 
     def title(self, spec: FewShotTrial) -> str:
-        """The study's title, for people."""
-        return (
-            f"{spec.architecture} on {self._folder.name}"
-            + " (model selection)" * spec.model_selection
+        """Return the study's title."""
+        return f"{spec.architecture} on {self._folder.name}" + (
+            " (model selection)" if spec.model_selection else ""
         )
 
     def dataset(self) -> dict[str, str]:
-        """The data set, for the record."""
+        """Return the record of the data set."""
         return {
             "name": self._folder.name,
             "source": str(self._folder.root),
@@ -389,7 +390,7 @@ class FewShotData:
         }
 
     def tags(self, few: FewShotGrid) -> dict[str, str]:
-        """What is worth a tag."""
+        """Return the tags of the study's run."""
         return {
             "tlx.dataset": self._folder.name,
             "tlx.job": str(few.job),
@@ -403,12 +404,12 @@ class FewShotData:
         )
 
     def _digest(self, samples: Samples) -> str:
-        """SHA-256 of the pixels of these images, in order, and their labels."""
+        """Compute the SHA-256 of the pixels of these images, in order, and their labels."""
         return files.digest([self.pixels.subset(samples.images).digest, samples.labels.tolist()])
 
 
 def common_settings(spec: Spec) -> dict[str, Any]:
-    """The settings that all trials of a study have in common."""
+    """Return the settings that all trials of a study have in common."""
     return {
         name: value
         for name, value in spec.to_json().items()

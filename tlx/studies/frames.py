@@ -1,4 +1,4 @@
-"""Results as tables: one row a trial, and the means of a study, for people who use pandas."""
+"""Results as pandas tables: one row a trial, and the means of a study."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Image data of a study: the one place from which every command gets its images.
+"""Image data of a study: the only place from which commands get their images.
 
-Whatever is worth a word (files that were left out, how pixels were mapped) is appended to the
-caller's list of notes.
+Remarks (files that were left out, how pixels were mapped) are appended to the caller's list of
+notes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ Progress = Callable[[int, int], None]
 
 
 def located(dataset: str, settings: Settings, notes: list[str]) -> ImageFolder:
-    """Return the images of a data set, listed. Raises Unsafe for links that lead out and are not
-    allowed.
+    """Return the images of a data set, listed.
+
+    Raises Unsafe for links that lead out and are not allowed.
     """
     folder = datasets.locate(
         dataset, settings.cache_folder, data_root=settings.data_root, allow=settings.allow_outside
@@ -39,8 +40,9 @@ def decoded(
     notes: list[str],
     progress: Progress | None = None,
 ) -> Pixels:
-    """Return the pixels of some images of a folder, in order; everything wrong with any of them is
-    raised at once.
+    """Return the pixels of images of a folder, in order.
+
+    All errors of all images are raised at once.
     """
     return decoded_files(
         [folder.root / image.path for image in chosen], sizing, settings, notes, progress
@@ -55,8 +57,9 @@ def decoded_files(
     progress: Progress | None = None,
     precomputed: Callable[[int], Sequence[Path]] | None = None,
 ) -> Pixels:
-    """Return the pixels of image files; `precomputed` gives the ten crops of an image that were
-    made elsewhere.
+    """Return the pixels of image files.
+
+    `precomputed` gives existing crops of an image, ten files each.
     """
     held = pixels(
         paths,
@@ -74,8 +77,9 @@ def decoded_files(
 
 
 def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None) -> list[str]:
-    """Return the digests of files, remembered in `cache`; if one cannot be read, all that is wrong
-    with any is raised.
+    """Return the digests of files, remembered in `cache`.
+
+    If one cannot be read, the errors of all are raised.
     """
     try:
         return images.digests(paths, cache, progress)
@@ -87,13 +91,14 @@ def digests(paths: Sequence[Path], cache: Path, progress: Progress | None = None
 def divided(
     folder: ImageFolder, settings: Settings, notes: list[str], progress: Progress | None = None
 ) -> Sides:
-    """Return the training, validation and test images of a folder, none of whose bytes are on two
-    sides.
+    """Return the training, validation and test images of a folder.
+
+    None of their bytes are on two sides.
     """
-    found = digests(
+    by_content = digests(
         [folder.root / image.path for image in folder.images], settings.cache_folder, progress
     )
-    sides = sides_of(folder, dict(zip(folder.images, found, strict=True)))
+    sides = sides_of(folder, dict(zip(folder.images, by_content, strict=True)))
     add(notes, sides.notes)
     return sides
 

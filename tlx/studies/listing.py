@@ -1,4 +1,4 @@
-"""The studies of a store, one row each, and everything that is known of one."""
+"""Studies of a store, one row each, and the record of one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .frames import SUMMARY
 
 
 class StudyRow(TypedDict):
-    """A study of a store, in a few words."""
+    """Study of a store, in a few words."""
 
     key: str
     study: str
@@ -26,7 +26,7 @@ class StudyRow(TypedDict):
 
 
 def study_rows(store: Store) -> list[StudyRow]:
-    """Return one row a study, the newest first; a damaged study is a row that says so."""
+    """Return one row a study, the newest first; a damaged study is a row with its error."""
     rows = []
     for key in store.studies():
         folder = store.study_folder(key)

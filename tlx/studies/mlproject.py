@@ -1,4 +1,4 @@
-"""Write MLproject from the studies: one entry point a study, with the defaults of its command.
+"""Generator of MLproject: one entry point a study, with the defaults of its command.
 
 python -m tlx.studies.mlproject > MLproject
 """

@@ -1,4 +1,4 @@
-"""What a study would run, with estimates of time and disk; nothing is trained."""
+"""Plan of a study: what it would run, with estimates of time and disk; nothing is trained."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BYTES_A_STATE = estimate.STATES * 4  # of a parameter, while a training can be c
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """What a study would run.
+    """Plan of a study.
 
     trials      number of trials of the first stage that are not finished; None where that is known
                 only after activations are extracted
@@ -53,7 +53,7 @@ class StudyPlan:
 
 
 class _Planning(Session):
-    """A session that keeps notes and runs nothing."""
+    """Session that keeps notes and runs nothing."""
 
     def __init__(self, settings: Settings):
         super().__init__(settings)

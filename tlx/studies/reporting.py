@@ -1,6 +1,4 @@
-"""A study's finished trials → its summary, figures and closing words, from its run folders
-alone.
-"""
+"""Summary, figures and closing table of a study's finished trials, from its run folders."""
 
 from __future__ import annotations
 
@@ -19,8 +17,9 @@ CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
 
 
 def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """Put a trial's figures into its folder: learning curves, and the confusion matrix if it was
-    tested.
+    """Write a trial's figures to its folder.
+
+    Learning curves, and the confusion matrix if it was tested.
     """
     drawings.write(folder, trial_drawings(folder, result), form)
     if "confusion" in result.details:
@@ -32,31 +31,32 @@ def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None
 
 
 def trial_drawings(folder: Path, result: Result) -> Drawings:
-    """Return the figures of a trial whose files lie in `folder`."""
-    found: dict[str, Callable[[str], bytes]] = {}
+    """Return the figures of a trial whose files are in `folder`."""
+    drawings: dict[str, Callable[[str], bytes]] = {}
     steps = [row for row in files.Journal.read(folder / JOURNAL) if row["t"] == "metrics"]
     if steps:
         title = " ".join(
             str(word) for word in (result.spec.get("architecture"), _place(result)) if word
         )
-        found["learning_curves"] = lambda form: figures.learning_curves(
+        drawings["learning_curves"] = lambda form: figures.learning_curves(
             steps, title, form, best_epoch=result.details.get("best_epoch")
         )
     if "confusion" in result.details:
         classes, counts = result.details["classes"], result.details["confusion"]
-        found["confusion_matrix"] = lambda form: figures.confusion_matrix(
+        drawings["confusion_matrix"] = lambda form: figures.confusion_matrix(
             counts, classes, form=form
         )
-    return found
+    return drawings
 
 
 def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
-    """Return the figures of a few-shot study: accuracy over shots; none where nothing was
-    tested.
+    """Return the figures of a few-shot study: accuracy over shots.
+
+    None where nothing was tested.
     """
-    found = results_of(store, study)
-    lines, warnings = by_line(found), warnings_of(found)
-    rows = [row for some in lines.values() for row in some]
+    results = results_of(store, study)
+    lines, warnings = by_line(results), warnings_of(results)
+    rows = [row for line in lines.values() for row in line]
     if not any(row["mean"] is not None for row in rows) or not all(row["shots"] for row in rows):
         return {}
     drawn = lines if len(lines) > 1 else next(iter(lines.values()))
@@ -68,22 +68,20 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 
 
 def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
-    """Return the results of a study's trials that are whole."""
+    """Return the results of a study's complete trials."""
     return [
         result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
     ]
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write a study's table, curve and summary beside its record, over all of its trials that are
-    whole.
-    """
+    """Write a study's table, curve and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:
         return
     folder = store.root / "studies" / key
-    found = results_of(store, study)
-    lines, warnings = by_line(found), warnings_of(found)
+    results = results_of(store, study)
+    lines, warnings = by_line(results), warnings_of(results)
     metrics: list[dict[str, Any]] = []
     for line, rows in lines.items():
         for prefix in _prefixes(line, lines):
@@ -98,13 +96,13 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         drawings.write(folder, study_drawings(store, study), form)
         for kind, ending in (("csv", "csv"), ("markdown", "md")):
             files.write_text(folder / f"{TABLE}.{ending}", table(lines, kind))
-        files.write_text(folder / f"{TRIALS}.csv", trial_table(found))
+        files.write_text(folder / f"{TRIALS}.csv", trial_table(results))
     shown = table(lines, "markdown") if metrics else ""
     summaries.write(
         folder,
         study,
         metrics,
-        finished=sum(result.status == FINISHED for result in found),
+        finished=sum(result.status == FINISHED for result in results),
         warnings=warnings,
         verdict=verdict(study["title"], lines),
         table=shown,
@@ -112,8 +110,9 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
 
 
 def warnings_of(results: list[Result]) -> list[str] | None:
-    """Return the warnings about the test accuracies of few-shot results; None where none was
-    tested.
+    """Return the warnings about the test accuracies of few-shot results.
+
+    None where none was tested.
     """
     groups = result_warnings.grouped(results, _mean_of)
     if not result_warnings.tested(groups):
@@ -125,9 +124,9 @@ def warnings_of(results: list[Result]) -> list[str] | None:
 
 
 def _mean_of(result: Result) -> str:
-    """Return which mean a result belongs to."""
+    """Return the name of the mean that a result belongs to."""
     shots = (
-        f"{result.spec['shots']} shot{'s' * (result.spec['shots'] > 1)}"
+        f"{result.spec['shots']} shot{'s' if result.spec['shots'] > 1 else ''}"
         if result.spec.get("shots")
         else ""
     )
@@ -147,8 +146,10 @@ def verdict(title: str, lines: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def _prefixes(line: str, lines: Mapping[str, Any]) -> list[str]:
-    """Return what stands before a line's metrics: several classifiers have names; the best on
-    validation has none too, so that mean_test_accuracy is there for every few-shot study.
+    """Return the prefix of each line's metrics.
+
+    Several classifiers have names; the best on validation has none too, so that mean_test_accuracy
+    exists for every few-shot study.
     """
     if len(lines) == 1:
         return [""]
@@ -212,32 +213,36 @@ METRICS = {
 
 
 def by_line(results: list[Result], score: str = "test_accuracy") -> dict[str, list[dict[str, Any]]]:
-    """The rows of `by_shots` for each classifier ("" where there is none), the best on validation
-    first.
+    """Return the rows of `by_shots` for each classifier, the best on validation first.
+
+    The name is "" where there is no classifier.
 
     The test has no say in the order: the first line is the classifier that one would choose.
     """
     lines: dict[str, list[Result]] = {}
     for result in results:
         lines.setdefault(result.spec.get("classifier", ""), []).append(result)
-    rows = {line: by_shots(some, score) for line, some in lines.items()}
+    rows = {line: by_shots(line_results, score) for line, line_results in lines.items()}
     return dict(sorted(rows.items(), key=lambda item: _last_validation(item[1]), reverse=True))
 
 
 def _last_validation(rows: list[dict[str, Any]]) -> float:
-    """The mean validation accuracy at the largest shots; −1 where there is none."""
+    """Return the mean validation accuracy at the largest shots; −1 where there is none."""
     return next((row["val"] for row in reversed(rows) if row["val"] is not None), -1.0)
 
 
 def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
-    """One line in full, or several side by side: classifiers down, shots across, mean ± 95 % CI in
-    per cent.
+    """Format one line in full, or several side by side.
+
+    Classifiers down, shots across, mean ± 95 % CI in per cent.
 
     CSV has the same columns for every few-shot study; `classifier` is empty where networks are
     fine-tuned.
     """
     if form == "csv":
-        rows = [{"classifier": line, **row} for line, some in lines.items() for row in some]
+        rows = [
+            {"classifier": line, **row} for line, line_rows in lines.items() for row in line_rows
+        ]
         headings = [tables.CSV_HEADINGS.get(name, name) for name in rows[0]]
         return tables.as_csv(headings, [list(row.values()) for row in rows])
     if len(lines) == 1:
@@ -253,7 +258,7 @@ def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
         ]
         for line in lines
     ]
-    counts = [f"{k} shot{'s' * (k > 1)}" for k in shots]
+    counts = [f"{k} shot{'s' if k > 1 else ''}" for k in shots]
     return tables.FORMS[form](["classifier", f"validation, {counts[-1]}", *counts], body)
 
 
@@ -264,7 +269,7 @@ def _cell(row: dict[str, Any] | None) -> str:
 
 
 def _place(result: Result) -> str:
-    """Which shots and split, where the trial is of a few-shot study."""
+    """Return shots and split of a trial of a few-shot study."""
     return (
         f"{result.spec['shots']}-shot split {result.spec['split']}"
         if result.spec.get("shots")
@@ -273,8 +278,9 @@ def _place(result: Result) -> str:
 
 
 def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[str, Any]]:
-    """`statistics.by_shots` of results; those without the score (diverged) are counted as
-    missing.
+    """Return `statistics.by_shots` of results.
+
+    Those without the score (diverged) are counted as missing.
     """
     return statistics.by_shots(
         [
@@ -286,7 +292,7 @@ def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[s
 
 
 def format_summary(report: Any) -> str:
-    """What a study ends with: the table, the time, how the mirror stands, where to look."""
+    """Return the closing text of a study: table, time, tracking status, where to look."""
     results, lines = report.results, []
     if any("test_accuracy" in r.scores for r in results) and results[0].spec.get("shots"):
         rows = by_line(results)
@@ -305,8 +311,8 @@ def format_summary(report: Any) -> str:
             names = (validation, "test_accuracy")
             named = {n: r.scores[n] for n in names if n in r.scores}
             before = f"{r.spec['classifier']}: " if "classifier" in r.spec else ""
-            said = ", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items())
-            lines.append(before + (said or r.status))
+            shares = ", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items())
+            lines.append(before + (shares or r.status))
     warnings = warnings_of(results)
     if warnings is not None:
         lines += result_warnings.lines(warnings, intervals=bool(results[0].spec.get("shots")))
@@ -320,7 +326,7 @@ def format_summary(report: Any) -> str:
 
 
 def footer(report: Any) -> list[str]:
-    """The last lines of every study: how long it took, how the mirror stands, where to look."""
+    """Return the last lines of every study: time, tracking status, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
     lines = [
         f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{reused}; results in "

@@ -1,6 +1,4 @@
-"""Warnings about results that must not be taken at face value: chance level, unfinished training,
-too few images.
-"""
+"""Warnings about results: chance level, unfinished training, too few images."""
 
 from __future__ import annotations
 
@@ -27,8 +25,9 @@ Groups = Mapping[str, Sequence[Result]]
 
 @dataclass(frozen=True)
 class Warned:
-    """How the warnings of one study are worded: what a mean is taken over, and the option that
-    allows more epochs.
+    """Wording of one study's warnings.
+
+    What a mean is taken over, and the option that allows more epochs.
     """
 
     over: str = "splits"
@@ -36,22 +35,23 @@ class Warned:
 
 
 def result_warnings(groups: Groups, words: Warned | None = None) -> list[str]:
-    """Return one sentence for each thing that a reader of these accuracies must know; [] where
-    nothing is wrong.
+    """Return one sentence for each caveat of these accuracies; [] if there is none.
 
     groups   name of a mean ("5 shots", "A3B") → the results that it is taken over
     """
     words = words or Warned()
-    finished = {name: [r for r in some if r.status == FINISHED] for name, some in groups.items()}
-    finished = {name: some for name, some in finished.items() if some}
-    found = [
+    finished = {
+        name: [r for r in members if r.status == FINISHED] for name, members in groups.items()
+    }
+    finished = {name: members for name, members in finished.items() if members}
+    warnings = [
         _at_chance(finished),
         _unconverged(finished, words),
         _few_values(finished, words),
         _few_images(finished),
         _large_batch(finished),
     ]
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in warnings if sentence]
 
 
 def grouped(results: Iterable[Result], name: Callable[[Result], str]) -> dict[str, list[Result]]:
@@ -72,17 +72,17 @@ def lines(warnings: Sequence[str], *, intervals: bool = True) -> list[str]:
 
 def tested(groups: Groups) -> bool:
     """Return whether any result has a test accuracy."""
-    return any("test_accuracy" in r.scores for some in groups.values() for r in some)
+    return any("test_accuracy" in r.scores for members in groups.values() for r in members)
 
 
 # ---------------------------------------------------------------- chance
 
 
 def _at_chance(groups: Groups) -> str:
-    """Say which means cannot be told from guessing."""
+    """Report which means are not distinguishable from guessing."""
     lost, chance = [], set()
-    for name, some in groups.items():
-        interval, level = accuracy_interval(some), chance_level(some)
+    for name, members in groups.items():
+        interval, level = accuracy_interval(members), chance_level(members)
         if interval is None or level is None or interval[0] > level:
             continue
         chance.add(level)
@@ -95,26 +95,28 @@ def _at_chance(groups: Groups) -> str:
 
 
 def chance_level(results: Sequence[Result]) -> float | None:
-    """Return the mean per-class accuracy of guessing, 1 / classes; None where the classes are not
-    known.
+    """Return the mean per-class accuracy of guessing, 1 / classes.
+
+    None where the classes are not known.
     """
     counts = [len(r.details["classes"]) for r in results if r.details.get("classes")]
     return 1 / counts[0] if counts else None
 
 
 def accuracy_interval(results: Sequence[Result]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean test accuracy: Student's over 4 values or more, else
-    Wilson's of one test set.
+    """Return the 95 % interval of a mean test accuracy.
+
+    Student's over 4 values or more, else Wilson's of one test set.
     """
     values = [r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores]
-    found = statistics.estimate(values, bounds=statistics.ACCURACY)
-    if found is None:
+    mean = statistics.estimate(values, bounds=statistics.ACCURACY)
+    if mean is None:
         return None
-    if found.n >= statistics.FEWEST_SPLITS and found.low is not None and found.high is not None:
-        return found.low, found.high
+    if mean.n >= statistics.FEWEST_SPLITS and mean.low is not None and mean.high is not None:
+        return mean.low, mean.high
     images = [count for r in results if (count := test_images(r))]
     return (
-        statistics.binomial_interval(min(1.0, max(0.0, found.mean)), images[0]) if images else None
+        statistics.binomial_interval(min(1.0, max(0.0, mean.mean)), images[0]) if images else None
     )
 
 
@@ -122,11 +124,11 @@ def accuracy_interval(results: Sequence[Result]) -> tuple[float, float] | None:
 
 
 def _unconverged(groups: Groups, words: Warned) -> str:
-    """Say that most trainings were best at their end, and so were cut off."""
+    """Report that most trainings were best at their end, and so were cut off."""
     ends = [
         at_its_end
-        for some in groups.values()
-        for r in some
+        for members in groups.values()
+        for r in members
         if (at_its_end := best_at_end(r)) is not None
     ]
     if not ends or 2 * sum(ends) <= len(ends):
@@ -139,8 +141,9 @@ def _unconverged(groups: Groups, words: Warned) -> str:
 
 
 def best_at_end(result: Result) -> bool | None:
-    """Return whether the best epoch is one of the last two that were allowed; None where nothing
-    was trained.
+    """Return whether the best epoch is one of the last two that were allowed.
+
+    None where nothing was trained.
     """
     allowed, best = result.spec.get("epochs"), _best_epoch(result)
     return None if allowed is None or best is None else best >= allowed - LAST_EPOCHS
@@ -166,10 +169,10 @@ def _best_epoch(result: Result) -> int | None:
 
 
 def _large_batch(groups: Groups) -> str:
-    """Say that an epoch is a single step on fewer rows than the batch size."""
+    """Report that an epoch is a single step on fewer rows than the batch size."""
     sizes = set()
-    for some in groups.values():
-        for r in some:
+    for members in groups.values():
+        for r in members:
             batch, rows = r.spec.get("batch_size"), training_rows(r)
             if batch and rows and batch > rows:
                 sizes.add((batch, rows))
@@ -184,9 +187,7 @@ def _large_batch(groups: Groups) -> str:
 
 
 def training_rows(result: Result) -> int | None:
-    """Return the rows of an epoch: training images times their crops; None where that is not
-    known.
-    """
+    """Return the rows of an epoch: training images times their crops; None if unknown."""
     images = result.details.get("train_images") or (result.details.get("images") or {}).get("train")
     return None if not images else int(images) * int(result.details.get("crops") or 1)
 
@@ -195,8 +196,10 @@ def training_rows(result: Result) -> int | None:
 
 
 def _few_values(groups: Groups, words: Warned) -> str:
-    """Say which means are of fewer than 4 values."""
-    counts = {name: sum("test_accuracy" in r.scores for r in some) for name, some in groups.items()}
+    """Report which means are of fewer than 4 values."""
+    counts = {
+        name: sum("test_accuracy" in r.scores for r in members) for name, members in groups.items()
+    }
     few = sorted({n for n in counts.values() if 0 < n < statistics.FEWEST_SPLITS})
     if not few:
         return ""
@@ -208,12 +211,12 @@ def _few_values(groups: Groups, words: Warned) -> str:
 
 
 def _few_images(groups: Groups) -> str:
-    """Say that classes have too few test images for their accuracy to mean much."""
+    """Report classes with too few test images for a meaningful accuracy."""
     worst: tuple[int, int, str] | None = None
-    for some in groups.values():
-        for r in some:
-            if "test_accuracy" in r.scores and (found := few_test_images(r)) is not None:
-                worst = max(worst or found, found, key=lambda row: row[0] / row[1])
+    for members in groups.values():
+        for r in members:
+            if "test_accuracy" in r.scores and (few := few_test_images(r)) is not None:
+                worst = max(worst or few, few, key=lambda row: row[0] / row[1])
     if worst is None:
         return ""
     count, of, smallest = worst
@@ -221,8 +224,9 @@ def _few_images(groups: Groups) -> str:
 
 
 def few_test_images(result: Result) -> tuple[int, int, str] | None:
-    """Return how many test classes are small, of how many, and which is the smallest; None where
-    none is.
+    """Return how many test classes are small, of how many, and the smallest.
+
+    None where none is.
     """
     counts, classes = test_counts(result), result.details.get("classes") or []
     if not classes:
@@ -256,6 +260,6 @@ def test_images(result: Result) -> int | None:
 
 
 def _some(names: Sequence[str]) -> str:
-    """Return names in a row, the first few of many."""
+    """Return the first few of many names, comma-separated."""
     more = len(names) - SHOWN
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")

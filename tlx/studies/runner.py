@@ -1,4 +1,4 @@
-"""Run a stage: its trials where there is room, recorded, mirrored, summarised."""
+"""Runner of a stage: its trials are run where there is room, recorded, mirrored, summarised."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PRELOAD = (
 )
 
 
-Outcomes = dict[str, Result | TlxError]  # key of a trial → what came of it
+Outcomes = dict[str, Result | TlxError]  # key of a trial → its outcome
 
 
 def run_stage(
@@ -53,8 +53,8 @@ def run_stage(
         tracking_api.prepare(target)  # before any process opens it
     store = open_store(settings)
     keys = [trial.spec.key for trial in stage.trials]
-    found: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
-    reused = len(found)
+    outcomes: Outcomes = {key: result for key in keys if (result := store.find(key)) is not None}
+    reused = len(outcomes)
     record(store, stage)
     mirror = None
     if target is not None:
@@ -68,27 +68,27 @@ def run_stage(
 
     def hear(event: Event) -> None:
         if isinstance(event, Finished):
-            found.update(event.result)
+            outcomes.update(event.result)
         watch(event)
 
     with signals.graceful(), contextlib.ExitStack() as held:
         if mirror is not None:
             held.enter_context(mirror)
-        run_groups(stage, store, settings, hear, found)
+        run_groups(stage, store, settings, hear, outcomes)
         if write_summary is not None:
             write_summary(store, stage.key)
         else:
             write = stage.write_summary or reporting.write_summary
             write(store, stage.key, settings.form)
         store.seal_study(stage.key)
-        failed = {key: outcome for key in keys if isinstance(outcome := found[key], TlxError)}
+        failed = {key: outcome for key in keys if isinstance(outcome := outcomes[key], TlxError)}
         if mirror is not None and failed:
             for key, outcome in failed.items():
                 mirror.failed(key, outcome)
             mirror.stop(tracking_api.FAILED)
     return StudyReport(
         stage,
-        tuple(found[key] for key in keys),
+        tuple(outcomes[key] for key in keys),
         reused,
         time.perf_counter() - started,
         store.root,
@@ -98,15 +98,20 @@ def run_stage(
 
 
 def run_groups(
-    stage: Stage, store: Store, settings: Settings, hear: Callable[[Event], None], found: Outcomes
+    stage: Stage,
+    store: Store,
+    settings: Settings,
+    hear: Callable[[Event], None],
+    outcomes: Outcomes,
 ) -> None:
-    """Run the groups that have an unfinished trial; what comes of each trial is heard as part of
-    its group.
+    """Run the groups that have an unfinished trial.
+
+    Outcomes of trials arrive as events of their group.
     """
     device = settings.resolved_device()
     tasks = []
     for group in stage.groups:
-        todo = [trial for trial in group.trials if trial.spec.key not in found]
+        todo = [trial for trial in group.trials if trial.spec.key not in outcomes]
         if todo:
             job = TrialJob(
                 stage.run,
@@ -122,7 +127,7 @@ def run_groups(
         else:
             hear(
                 Finished(
-                    group.key, {trial.spec.key: found[trial.spec.key] for trial in group.trials}
+                    group.key, {trial.spec.key: outcomes[trial.spec.key] for trial in group.trials}
                 )
             )
     workers = settings.resolved_workers(device, len(tasks))
@@ -143,20 +148,18 @@ def run_groups(
             lost = {
                 t.spec.key: outcome.error
                 for t in groups[outcome.task.key].trials
-                if t.spec.key not in found
+                if t.spec.key not in outcomes
             }
-            found.update({key: store.find(key) or error for key, error in lost.items()})
+            outcomes.update({key: store.find(key) or error for key, error in lost.items()})
 
 
 SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its parameters
 
 
 def run_name(stage: Stage) -> str:
-    """Return the title of a study with the settings in which all of its trials differ from the
-    defaults.
-    """
+    """Return a study's title with the non-default settings that all its trials share."""
     spec = stage.trials[0].spec
-    defaults, said = spec.defaults(), []
+    defaults, words = spec.defaults(), []
     for name, row in spec.settings().items():
         value = getattr(spec, name)
         is_choice = row.cli and row.identity and name != "architecture"
@@ -164,14 +167,18 @@ def run_name(stage: Stage) -> str:
             continue
         if all(getattr(trial.spec, name, None) == value for trial in stage.trials):
             shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            said.append(f"{name.replace('_', '-')}={shown}")
+            words.append(f"{name.replace('_', '-')}={shown}")
     return ", ".join(
-        [stage.title, *said[:SHOWN_DIFFERENCES], *(["…"] if len(said) > SHOWN_DIFFERENCES else [])]
+        [
+            stage.title,
+            *words[:SHOWN_DIFFERENCES],
+            *(["…"] if len(words) > SHOWN_DIFFERENCES else []),
+        ]
     )
 
 
 def record(store: Store, stage: Stage) -> None:
-    """Write down the study with its trials, those of earlier commands included."""
+    """Write the record of the study with its trials, those of earlier commands included."""
     before = store.read_study(stage.key) or {}
     rows = {row["key"]: row for row in before.get("trials", [])}
     rows |= {
@@ -209,7 +216,7 @@ def record(store: Store, stage: Stage) -> None:
 
 @dataclass(frozen=True)
 class TrialJob:
-    """What the process of a group needs beside specs and inputs."""
+    """Data that the process of a group needs in addition to specs and inputs."""
 
     run: Callable[[Any, Any, TrialContext], Result]
     write_trial_figures: TrialFigures
@@ -221,24 +228,23 @@ class TrialJob:
 def run_group(
     job: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
 ) -> dict[str, Result | TlxError]:
-    """The trials of a group, one after the other, each made once: found, continued or run, and
-    committed.
+    """Run the trials of a group, one after the other, each found, continued or run.
 
-    What is wrong with one trial is its outcome; the others go on.
+    Each is then committed. An error of one trial is its outcome; the others are run.
     """
-    found: dict[str, Result | TlxError] = {}
+    results: dict[str, Result | TlxError] = {}
     for number, spec in enumerate(specs):
         tell = functools.partial(_as_part, emit, number, len(specs))
         try:
-            found[spec.key] = Store(job.root).get_or_compute(
+            results[spec.key] = Store(job.root).get_or_compute(
                 spec.key, functools.partial(run_trial, job, spec, inputs, tell)
             )
         except Stopped:
             signals.stop_if_asked()  # with the number of the signal that asked
             raise
         except TlxError as error:
-            found[spec.key] = late_refusal(error)
-    return found
+            results[spec.key] = late_refusal(error)
+    return results
 
 
 def _as_part(
@@ -252,7 +258,7 @@ def _as_part(
 def run_trial(
     job: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft
 ) -> Result:
-    """The result of a trial, continued from where its draft stands."""
+    """Return the result of a trial, continued from its draft."""
     settings, teller = job.settings, _ProgressReporter(draft, spec, emit)
     context = TrialContext(draft.folder, job.device, teller.log, teller.tell, signals.stopping)
     carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
@@ -270,7 +276,7 @@ def run_trial(
 
 
 class _ProgressReporter:
-    """Passes on what a trial says: epochs to its journal, all of it to whoever watches."""
+    """Sink of a trial's progress: epochs go to its journal, everything to the listener."""
 
     def __init__(self, draft: Draft, spec: Any, emit: Callable[[dict[str, Any]], None]):
         self._draft, self._emit = draft, emit

@@ -1,4 +1,4 @@
-"""Run studies stage by stage with one set of machine settings, and tell who watches."""
+"""Session: runs studies stage by stage with one set of machine settings, and shows progress."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ Progress = Callable[[int, int], None]  # (done, of)
 
 
 class Session:
-    """Run stages silently. Subclasses show progress: a terminal, a notebook.
+    """Silent runner of stages.
 
-    Notes are said once, however many stages repeat them.
+    Subclasses show progress: a terminal, a notebook. Notes are shown once, however many stages
+    repeat them.
     """
 
     def __init__(self, settings: Settings):
@@ -31,20 +32,23 @@ class Session:
 
     @functools.cached_property
     def store(self) -> Store:
-        """The store of the settings. Raises BadDataError if it is of another format."""
+        """Return the store of the settings.
+
+        Raises BadDataError if it is of another format.
+        """
         return open_store(self.settings)
 
     def say(self, *lines: str) -> None:
         """Show lines to a person."""
 
     def steps(self, title: str) -> AbstractContextManager[Progress | None]:
-        """Show how far a preparation is: the context gives a (done, of) callback."""
+        """Show the progress of a preparation: the context gives a (done, of) callback."""
         return contextlib.nullcontext()
 
     def watching(
         self, stage: Stage | SearchStage
     ) -> AbstractContextManager[Callable[[Event], None]]:
-        """Show how far the trials of a stage are: the context gives a callback of events."""
+        """Show the progress of a stage's trials: the context gives a callback of events."""
         return contextlib.nullcontext(lambda event: None)
 
     def note(self, *notes: str) -> None:
@@ -55,7 +59,7 @@ class Session:
                 self.say(f"note: {note}")
 
     def run(self, stage: Stage) -> StudyReport:
-        """Run a stage and show what came of it.
+        """Run a stage and show its outcome.
 
         Raises TrialsFailedError if trials failed, UntrackedError if tracking was required and
         records are unsent.
@@ -72,7 +76,7 @@ class Session:
         return report
 
     def run_search(self, stage: SearchStage) -> SearchReport:
-        """Run a search and show what came of it; errors as for `run`."""
+        """Run a search and show its outcome; errors as for `run`."""
         self.note(*stage.notes)
         self.say(f"{stage.title}: {stage.trial_count} trials")
         self._say_where()
@@ -95,7 +99,7 @@ class Session:
             self.say(line)
 
     def ended(self, text: str) -> None:
-        """Show the last words of a stage."""
+        """Show the closing lines of a stage."""
         self.say(*text.split("\n"))
 
 

@@ -1,4 +1,4 @@
-"""Stored studies → their figures, drawn again from what lies in the store."""
+"""Figures of stored studies, drawn again from the store."""
 
 from __future__ import annotations
 
@@ -55,35 +55,37 @@ TRIALS: Mapping[
 
 
 def find(store: Store, asked: str) -> list[str]:
-    """Return the keys of the studies that are asked for: "all", a study's folder, its key or the
-    key's first letters.
+    """Return the keys of the requested studies.
+
+    "all", a study's folder, its key or the key's first letters.
 
     Missing if there is none, BadData if several begin with these letters.
     """
     keys = store.studies()
     if asked == EVERY and keys:
         return keys
-    found = [key for key in keys if asked in (key, str(store.study_folder(key)))]
-    found = found or [key for key in keys if asked and key.startswith(asked)]
-    if not found:
+    matches = [key for key in keys if asked in (key, str(store.study_folder(key)))]
+    matches = matches or [key for key in keys if asked and key.startswith(asked)]
+    if not matches:
         raise MissingError(
             f"study '{asked}'",
             store.root,
             made_by="--store FOLDER, the results of another store",
         )
-    if len(found) > 1:
+    if len(matches) > 1:
         raise BadDataError(
             "ambiguous-key",
-            f"{len(found)} studies begin with '{asked}'",
+            f"{len(matches)} studies begin with '{asked}'",
             where=store.root,
-            expected=f"more letters of one: {', '.join(key[:12] for key in found)}",
+            expected=f"more letters of one: {', '.join(key[:12] for key in matches)}",
         )
-    return found
+    return matches
 
 
 def redraw(store: Store, key: str, out: Path, form: str) -> Iterator[Path]:
-    """Write the figures of a study into `out`, those of its trials into `out`/trials/<key>; yield
-    each path.
+    """Write the figures of a study into `out`; yield each path.
+
+    Those of its trials go into `out`/trials/<key>.
 
     Every file that figures are made from is checked first: Integrity for a damaged one.
     """
@@ -99,5 +101,5 @@ def redraw(store: Store, key: str, out: Path, form: str) -> Iterator[Path]:
         if result is None or result.kind not in TRIALS:
             continue
         store.trial_files(result.key)
-        found = TRIALS[result.kind](store.folder(result.key), result)
-        yield from drawings.write(out / "trials" / result.key[:12], found, form)
+        trial_figures = TRIALS[result.kind](store.folder(result.key), result)
+        yield from drawings.write(out / "trials" / result.key[:12], trial_figures, form)

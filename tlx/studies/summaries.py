@@ -1,6 +1,4 @@
-"""summary.json of a study: its metrics, warnings and description, which the tracking store shows
-with its run.
-"""
+"""Study summaries: summary.json with metrics, warnings and description for the tracking store."""
 
 from __future__ import annotations
 
@@ -56,15 +54,16 @@ def write(
     elif tags:
         shown["tags"] = dict(tags)
     first = verdict or f"{study['title']}: {finished} of {of} trials finished"
-    said = result_warnings.lines(warnings or (), intervals=intervals and bool(table))
-    shown["note"] = description(first, table, said, folder)
+    sentences = result_warnings.lines(warnings or (), intervals=intervals and bool(table))
+    shown["note"] = description(first, table, sentences, folder)
     files.write_json(folder / SUMMARY, shown)
     return shown
 
 
 def description(verdict: str, table: str, sentences: Sequence[str], folder: Path) -> str:
-    """Return Markdown for people who open the run: the verdict, the table, what to bear in mind,
-    folder, command.
+    """Return the Markdown description of a run.
+
+    The verdict, the table, caveats, folder, command.
     """
     rows = table.rstrip().splitlines()
     if len(rows) > TABLE_LINES:
@@ -84,9 +83,7 @@ def description(verdict: str, table: str, sentences: Sequence[str], folder: Path
 
 
 def command_line() -> str:
-    """Return the command that is running, without secrets; "" where it is not tlx's (a
-    notebook).
-    """
+    """Return the running command, without secrets; "" where it is not tlx's (a notebook)."""
     if not sys.argv or Path(sys.argv[0]).name not in PROGRAMS:
         return ""
     return redact(shlex.join(["tlx", *sys.argv[1:]]))

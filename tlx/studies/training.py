@@ -1,6 +1,4 @@
-"""A network trained on inputs.train, its epoch chosen on inputs.val, scored once on inputs.test:
-what trials share.
-"""
+"""Common training of trials: fit on inputs.train, select on inputs.val, score inputs.test once."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 def fit_and_score(
     spec: WholeDataset, network: Network, inputs: Inputs, context: TrialContext, seed: int
 ) -> tuple[str, dict[str, float], dict[str, Any]]:
-    """Status, scores and details; the network is left with the weights of the best epoch."""
+    """Return status, scores and details; the network has the weights of the best epoch."""
     from ..features import voting
     from ..models import training
 
@@ -68,8 +66,9 @@ def score_test(
     details: dict[str, Any],
     vote: str = "majority",
 ) -> dict[str, float]:
-    """The scores of the test images, of which there must be some; the confusion matrix goes into
-    `details`.
+    """Return the scores of the test images, of which there must be at least one.
+
+    The confusion matrix goes into `details`.
     """
     from ..features import voting
     from ..models import training

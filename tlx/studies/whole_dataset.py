@@ -1,6 +1,4 @@
-"""What trials on all images of a data set have in common: declarations only, read without loading
-torch.
-"""
+"""Common parts of trials on whole data sets: declarations only, read without loading torch."""
 
 from __future__ import annotations
 
@@ -16,8 +14,9 @@ BALANCES = ("none", "undersampling", "equals")
 
 @dataclass(frozen=True, kw_only=True)
 class WholeDataset(Recipe):
-    """A training on all images of a data set, as in 'feature-transfer': SGD at 0.01 with momentum,
-    64 rows a step.
+    """Training on all images of a data set, as in 'feature-transfer'.
+
+    SGD at 0.01 with momentum, 64 rows a step.
     """
 
     epochs: int = setting(15, low=1, high=100_000, short="e", help="most epochs to train")
@@ -36,7 +35,7 @@ class WholeDataset(Recipe):
         "digits",
         identity=False,
         short="d",
-        help="a name of `tlx datasets` (name:/path for one that lies "
+        help="a name of `tlx datasets` (name:/path for one that is "
         "elsewhere), or a folder: of images, IDX files or arrays of frames (train_data.npy, …)",
     )
     model: str | None = setting(
@@ -81,7 +80,7 @@ class WholeDataset(Recipe):
         0,
         low=0,
         high=2**63 - 1,
-        help="seed of all chance; repeats draw streams of their own from it",
+        help="random seed; each repeat uses a stream of its own",
     )
     images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
     weights: str = setting("", cli=False, help="digest of the weights that enter")
@@ -90,16 +89,16 @@ class WholeDataset(Recipe):
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"{self.architecture}, repeat {self.split}"
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,
             "Dataset": self.dataset,
@@ -117,7 +116,7 @@ WEIGHTS = "weights.safetensors"
 
 @dataclass(frozen=True)
 class TrainingInputs:
-    """What a trial runs on, and the weights that it starts from: a file, "default", or None."""
+    """Inputs of a trial, and the weights that it starts from: a file, "default", or None."""
 
     data: Inputs
     weights: str | None = None

@@ -1,6 +1,4 @@
-"""All images of a data set as train, val and test, of all its classes or of a half of them, ready
-to be trained on.
-"""
+"""All images of a data set as train, val and test, of all its classes or of a half of them."""
 
 from __future__ import annotations
 
@@ -33,7 +31,7 @@ ROLES = ("train", "val", "test")
 
 @dataclass(frozen=True)
 class Pools:
-    """The images of each role, what they hold, and notes for people."""
+    """Images of each role, their digests, and notes."""
 
     folder: ImageFolder
     images: dict[str, tuple[Image, ...]]
@@ -42,8 +40,9 @@ class Pools:
     notes: tuple[str, ...] = ()
 
     def task(self, classes: Sequence[str]) -> tuple[Inputs, str]:
-        """What a training of these classes runs on, and its digest. Labels index the classes in
-        their order.
+        """Return the inputs of a training of these classes, and their digest.
+
+        Labels index the classes in their order.
         """
         number = {label: i for i, label in enumerate(classes)}
         parts = []
@@ -65,7 +64,7 @@ class Pools:
         return Inputs(tuple(classes), *parts), content
 
     def record(self, content: str) -> dict[str, str]:
-        """The data set, for the study's record."""
+        """Return the record of the data set."""
         return {
             "name": self.folder.name,
             "source": str(self.folder.root),
@@ -75,7 +74,10 @@ class Pools:
 
 
 def listed(spec: WholeDataset, settings: Settings, notes: list[str]) -> ImageFolder:
-    """The images that `spec` is about, not read yet; what was left out is appended to the notes."""
+    """List the images of `spec`, not read yet.
+
+    What was left out is appended to the notes.
+    """
     return located(spec.dataset, settings, notes)
 
 
@@ -85,8 +87,9 @@ def read(
     progress: Progress | None = None,
     folder: ImageFolder | None = None,
 ) -> Pools:
-    """The images of `folder` (else the one that `spec` is about), divided and decoded. BadData with
-    all that is wrong.
+    """Read the images of `folder` (else those of `spec`), divided and decoded.
+
+    Raises BadData with all errors.
     """
     notes: list[str] = []
     folder = folder or listed(spec, settings, notes)
@@ -103,8 +106,9 @@ def read(
 
 
 def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, tuple[Image, ...]]:
-    """The images of each role: folders as they are; val and test drawn per class, seeded, where
-    there is no folder.
+    """Divide the images into roles: split folders as they are, else val and test drawn.
+
+    They are drawn per class, seeded.
 
     A draw depends on the seed, its purpose and the class alone, so another data set size or class
     changes no other. Copies of an image that is drawn are on no other side.
@@ -145,8 +149,10 @@ def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, 
 
 
 def balanced(counts: dict[str, int], how: str) -> dict[str, int]:
-    """Class → images that stay: "none": all; "undersampling": the largest class as many as the
-    second largest; "equals": all as many as the smallest.
+    """Return class → images kept by a way of balancing.
+
+    "none": all; "undersampling": the largest class as many as the second largest; "equals": all as
+    many as the smallest.
     """
     ascending = sorted(counts.values())
     most = {
@@ -158,7 +164,7 @@ def balanced(counts: dict[str, int], how: str) -> dict[str, int]:
 
 
 def cut(images: list[Image], counts: dict[str, int], seed: int, purpose: str) -> list[Image]:
-    """So many images of each class named, drawn, in their old order; all of the other classes."""
+    """Draw so many images of each class named, in their old order; keep all of the others."""
     stay: set[Image] = set()
     for label, count in counts.items():
         of_class = [image for image in images if image.label == label]
@@ -170,10 +176,11 @@ def cut(images: list[Image], counts: dict[str, int], seed: int, purpose: str) ->
 
 
 def halves(classes: Sequence[str], how: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The classes of A and of B, in the order of `classes`: A has the first half, the second, or
-    one drawn.
+    """Return the classes of A and of B, in the order of `classes`.
 
-    Of an odd number B has one more. BadData if a half would be of one class: nothing is told apart
+    A has the first half, the second, or one drawn.
+
+    Of an odd number B has one more. BadData if a half would be of one class: nothing to distinguish
     there.
     """
     middle = len(classes) // 2
@@ -197,10 +204,10 @@ def halves(classes: Sequence[str], how: str, seed: int) -> tuple[tuple[str, ...]
 
 
 def _counts(images: Sequence[Image]) -> dict[str, int]:
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for image in images:
-        found[image.label] = found.get(image.label, 0) + 1
-    return found
+        counts[image.label] = counts.get(image.label, 0) + 1
+    return counts
 
 
 def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sides) -> None:
@@ -237,8 +244,9 @@ def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sid
 def refuse_few(
     folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int], held: int
 ) -> None:
-    """Raise BadData, naming the classes, unless each has more training images than are held for
-    validation.
+    """Raise BadData, naming the classes, unless each has enough training images.
+
+    Each needs more than are held for validation.
     """
     few = [f"'{label}' {count}" for label, count in counts.items() if count <= held]
     if few:
@@ -265,11 +273,11 @@ def _refuse_untrained(folder: datasets.ImageFolder, sides: Sides) -> None:
 
 
 def _first(images: list[Any], per_class: int) -> list[Any]:
-    """The first so many of each class, in their order; all for 0."""
+    """Return the first so many of each class, in their order; all for 0."""
     seen: Counter[str] = Counter()
-    found = []
+    kept = []
     for image in images:
         seen[image.label] += 1
         if not per_class or seen[image.label] <= per_class:
-            found.append(image)
-    return found
+            kept.append(image)
+    return kept

@@ -1,9 +1,8 @@
-"""Run tasks: in this process, or one fresh process a task under a supervisor. The outcome is the
-same.
+"""Local engine: tasks in this process, or one fresh supervised process a task.
 
-A fresh process is forked in about 0.03 s from a server that has imported what is heavy
-(forkserver). One that is killed takes nothing with it: its task is retried, the others do not
-notice, and its memory is free. If the driver dies, even by kill -9, its workers die with it.
+The outcome is the same. A fresh process is forked in about 0.03 s from a server that has imported
+what is heavy (forkserver). If a worker is killed, its task is retried, the others are not affected,
+and its memory is freed. If the driver dies, even by kill -9, its workers die with it.
 """
 
 from __future__ import annotations
@@ -62,11 +61,13 @@ def run_all(
     stop: Callable[[], bool] = signals.stopping,
     conditions: RunOptions = DEFAULT,
 ) -> list[Outcome]:
-    """The outcomes of `tasks`, in their order. Events come to this thread as they happen.
+    """Return the outcomes of `tasks`, in their order.
+
+    Events are delivered to this thread as they happen.
 
     workers   processes at once; 0 runs in this process, one task after the other
     threads   for each worker's numeric libraries
-    stop      asked all the time: once true, workers are told to stop at their next boundary, get 10
+    stop      polled: once true, workers are signalled to stop at their next boundary, get 10
               s, and
               Stopped is raised
 
@@ -136,7 +137,7 @@ def _ending(outcome: Outcome) -> Event:
 
 @dataclass(eq=False)
 class _Running:
-    """A task in its process."""
+    """Task in its process."""
 
     task: Task
     attempt: int
@@ -156,12 +157,12 @@ class _Running:
             os.kill(self.process.pid, number)
 
     def kill(self) -> None:
-        """The process and everything it forked, now."""
+        """Kill the process and everything it forked, now."""
         self.kill_group()
         self.tell(signal.SIGKILL)  # it may not have its group yet
 
     def kill_group(self) -> None:
-        """Everything it forked, if it has ended itself."""
+        """Kill everything it forked, if it has ended itself."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
@@ -205,9 +206,9 @@ class _Supervisor:
                 self._listen()
             return self.outcomes
         finally:
-            for one in self.running:
-                one.kill()
-                one.process.join()
+            for worker in self.running:
+                worker.kill()
+                worker.process.join()
 
     def _start(self, context: Any, task: Task, attempt: int) -> None:
         device = self.free.popleft()
@@ -232,17 +233,17 @@ class _Supervisor:
     def _stop(self) -> None:
         """Ask every worker to stop, give them time, and raise Stopped."""
         self.stopping = True
-        for one in self.running:
-            one.tell(signal.SIGTERM)
-            one.kill_at = min(one.kill_at, time.monotonic() + GRACE_S)
+        for worker in self.running:
+            worker.tell(signal.SIGTERM)
+            worker.kill_at = min(worker.kill_at, time.monotonic() + GRACE_S)
         while self.running:
             self._listen()
         raise Stopped(signals.asked() or signal.SIGINT)
 
     def _listen(self) -> None:
-        """Hear what the workers say for a moment, bury the dead, watch the clock."""
-        by_handle = {one.process.sentinel: one for one in self.running}
-        by_handle |= {one.connection: one for one in self.running if not one.deaf}
+        """Receive the workers' messages for a moment, handle ended processes, check time limits."""
+        by_handle = {worker.process.sentinel: worker for worker in self.running}
+        by_handle |= {worker.connection: worker for worker in self.running if not worker.deaf}
         ready = multiprocessing.connection.wait(list(by_handle), POLL_S)
         for handle in ready:
             if not isinstance(handle, int):
@@ -252,73 +253,74 @@ class _Supervisor:
                 self._bury(by_handle[handle])
         self._watch_clock()
 
-    def _hear(self, one: _Running) -> None:
+    def _hear(self, worker: _Running) -> None:
         try:
-            word, content = one.connection.recv()
+            word, content = worker.connection.recv()
         except (EOFError, OSError):
-            one.deaf = True
+            worker.deaf = True
         except Exception as error:  # what cannot be unpickled here
             self._end(
-                one,
+                worker,
                 Outcome(
-                    one.task, error=engines_worker.bug(error, self.conditions.log(one.task.key))
+                    worker.task,
+                    error=engines_worker.bug(error, self.conditions.log(worker.task.key)),
                 ),
             )
         else:
             if word == engines_worker.PROGRESS:
-                self.on_event(_progress(one.task.key, content))
+                self.on_event(_progress(worker.task.key, content))
             elif word == engines_worker.STOPPED:
-                one.stopped = True
+                worker.stopped = True
             else:
                 slot = "error" if word == engines_worker.ERROR else "result"
-                self._end(one, Outcome(one.task, attempts=one.attempt, **{slot: content}))
+                self._end(worker, Outcome(worker.task, attempts=worker.attempt, **{slot: content}))
 
-    def _end(self, one: _Running, outcome: Outcome) -> None:
-        one.outcome = self.outcomes[one.task.key] = outcome
-        one.kill_at = time.monotonic() + GRACE_S
+    def _end(self, worker: _Running, outcome: Outcome) -> None:
+        worker.outcome = self.outcomes[worker.task.key] = outcome
+        worker.kill_at = time.monotonic() + GRACE_S
         self.on_event(_ending(outcome))
 
     def _watch_clock(self) -> None:
         now, limit = time.monotonic(), self.conditions.timeout_s
-        for one in self.running:
-            if now > one.kill_at:
-                one.kill()
+        for worker in self.running:
+            if now > worker.kill_at:
+                worker.kill()
             elif (
-                limit is not None and now > one.started + limit and not (one.overdue or one.outcome)
+                limit is not None
+                and now > worker.started + limit
+                and not (worker.overdue or worker.outcome)
             ):
-                one.overdue = True
-                one.tell(engines_worker.DUMP)
-                one.kill_at = now + 0.5
+                worker.overdue = True
+                worker.tell(engines_worker.DUMP)
+                worker.kill_at = now + 0.5
 
-    def _bury(self, one: _Running) -> None:
-        """A process has ended: hear its last words, clear up after it, try again if it ended
-        without a result.
-        """
-        one.process.join()
-        code = one.process.exitcode
-        one.kill_group()
-        while not one.deaf and one.connection.poll():
-            self._hear(one)
-        one.connection.close()
-        self.running.remove(one)
-        self.free.append(one.device)
-        if one.outcome is None and not self.stopping:
-            self._lose(one, code)
+    def _bury(self, worker: _Running) -> None:
+        """Handle the end of a process: read its last messages, clean up, retry without a result."""
+        worker.process.join()
+        code = worker.process.exitcode
+        worker.kill_group()
+        while not worker.deaf and worker.connection.poll():
+            self._hear(worker)
+        worker.connection.close()
+        self.running.remove(worker)
+        self.free.append(worker.device)
+        if worker.outcome is None and not self.stopping:
+            self._lose(worker, code)
 
-    def _lose(self, one: _Running, code: int) -> None:
-        key = one.task.key
-        error = _lost(one, code, self.conditions)
-        if one.attempt <= self.conditions.retries and not one.overdue:
+    def _lose(self, worker: _Running, code: int) -> None:
+        key = worker.task.key
+        error = _lost(worker, code, self.conditions)
+        if worker.attempt <= self.conditions.retries and not worker.overdue:
             self.on_event(Failed(key, error, will_retry=True))
-            self.waiting.appendleft((one.task, one.attempt + 1))
+            self.waiting.appendleft((worker.task, worker.attempt + 1))
         else:
-            self.outcomes[key] = Outcome(one.task, error=error, attempts=one.attempt)
+            self.outcomes[key] = Outcome(worker.task, error=error, attempts=worker.attempt)
             self.on_event(Failed(key, error, will_retry=False))
 
 
-def _lost(one: _Running, code: int, conditions: RunOptions) -> TlxError:
-    where = _told(conditions.log(one.task.key))
-    if one.overdue:
+def _lost(worker: _Running, code: int, conditions: RunOptions) -> TlxError:
+    where = _told(conditions.log(worker.task.key))
+    if worker.overdue:
         return ResourceError(
             "timeout",
             f"took more than {conditions.timeout_s:g} s and was stopped",
@@ -327,7 +329,7 @@ def _lost(one: _Running, code: int, conditions: RunOptions) -> TlxError:
             if where
             else "allow it more time",
         )
-    if one.stopped:
+    if worker.stopped:
         return ResourceError("worker-stopped", "its process was asked to stop by another")
     if code == -signal.SIGKILL:
         return ResourceError(
@@ -345,7 +347,7 @@ def _lost(one: _Running, code: int, conditions: RunOptions) -> TlxError:
 
 
 def _told(log: Path | None) -> Path | str:
-    """The log of a process that died, "" if there is nothing in it."""
+    """Return the log of a process that died, "" if there is nothing in it."""
     if log is None or not log.exists():
         return ""
     if log.stat().st_size:
@@ -360,8 +362,11 @@ _served: tuple[int, tuple[str, ...]] | None = None
 
 
 def _kill_server(owner: int) -> None:
-    """Kill the server at the end of the process that started it: its own end takes seconds, and
-    holds what waits for the end of the output (tlx … | tee log).
+    """Kill the server at the end of the process that started it.
+
+    Its own end takes seconds, and holds what waits for the end of the output (tlx …
+
+    tee log).
     """
     pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
     if pid is not None and os.getpid() == owner:
@@ -370,7 +375,7 @@ def _kill_server(owner: int) -> None:
 
 
 def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.ForkServerContext:
-    """The forkserver context, its server running with these modules and as many threads."""
+    """Return the forkserver context, its server running with these modules and as many threads."""
     global _served
     server: Any = multiprocessing.forkserver._forkserver
     if _served is None:
@@ -382,7 +387,7 @@ def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.F
     context.set_forkserver_preload([*preload, engines_worker.__name__])
     # Numeric libraries read the thread variables when they are loaded. PYTHONSAFEPATH: a file in
     # the working
-    # directory must not stand in for a library. Signals are for the driver: the server must not die
+    # directory must not shadow a library. Signals are for the driver: the server must not die
     # of them.
     changes = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONSAFEPATH": "1"}
     changes |= {name: os.environ.get(name, value) for name, value in MALLOC.items()}
@@ -400,7 +405,10 @@ def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.F
 
 
 def _start(process: Any) -> None:
-    """Start a worker; Resource if the server that forks them is gone or refuses."""
+    """Start a worker.
+
+    Raises Resource if the server that forks them is gone or refuses.
+    """
     try:
         with _no_main():
             process.start()
@@ -416,7 +424,7 @@ def _start(process: Any) -> None:
 
 @contextlib.contextmanager
 def _no_main() -> Iterator[None]:
-    """Workers would import the main script again, for nothing: tasks are named by module."""
+    """Keep workers from importing the main script again: tasks are named by module."""
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")
     try:

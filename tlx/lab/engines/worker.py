@@ -1,4 +1,4 @@
-"""What happens inside a worker: one task, its manners, and its end with the driver's."""
+"""Worker process: one task, its signal handling, and its end with the driver's."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ PROGRESS, DONE, STOPPED, ERROR = (
     "stopped",
     "error",
 )  # the first word of what a worker says
-DUMP = signal.SIGUSR1  # asks a worker to write where it stands to its log
+DUMP = signal.SIGUSR1  # requests a stack dump of a worker to its log
 PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
 class WorkerRequest:
-    """All that a worker is told: what to call, and under which conditions."""
+    """Request to a worker: what to call, and with which options."""
 
     call: str
     args: tuple[Any, ...]
@@ -44,16 +44,14 @@ class WorkerRequest:
 
 
 def function(dotted: str) -> Callable[..., Any]:
-    """The function that "package.module:function" names."""
+    """Return the function that "package.module:function" names."""
     module, _, name = dotted.partition(":")
     result: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return result
 
 
 def serve(connection: Any, order: WorkerRequest) -> None:
-    """The body of a worker process: say what happens over `connection`, and end with what came of
-    it.
-    """
+    """Run a task in a worker process; send its events and its outcome over `connection`."""
     os.setpgid(
         0, 0
     )  # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
@@ -84,7 +82,7 @@ def _done(connection: Any, order: WorkerRequest) -> tuple[str, Any]:
 
 
 def bug(error: BaseException, log: Path | None) -> TlxError:
-    """An exception that no one foresaw as a TlxError, its traceback in `log`."""
+    """Return an unforeseen exception as a TlxError, its traceback in `log`."""
     text = f"{type(error).__name__}: {error}"[:500]
     if log is not None:
         with contextlib.suppress(OSError, TlxError), _appending(log) as file:
@@ -126,7 +124,7 @@ def _set_environment(order: WorkerRequest) -> None:
 
 @contextlib.contextmanager
 def _log_file(path: Path | None) -> Iterator[None]:
-    """Crashes and stack dumps go to `path` while the block lasts; an empty one is taken away."""
+    """Write crashes and stack dumps to `path` inside the block; an empty file is removed."""
     if path is None:
         yield
         return
@@ -148,16 +146,18 @@ def _remove_if_empty(path: Path, file: TextIO) -> None:
 
 
 def _die_with_parent() -> None:
-    """If the server that forked this process dies, so does this process (Linux; the driver's end is
-    watched too).
+    """End this process when the server that forked it dies (Linux).
+
+    The driver's end is watched too.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def _die_with_driver(connection: Any) -> None:
-    """Wait for the end of the driver, however it comes: only the driver holds the other end of the
-    connection.
+    """Wait for the end of the driver, however it comes.
+
+    Only the driver holds the other end of the connection.
     """
     with contextlib.suppress(EOFError, OSError):
         while True:

@@ -1,1 +1,1 @@
-"""Mirror studies to MLflow: the only code that imports it."""
+"""Mirroring of studies to MLflow: the only code that imports it."""

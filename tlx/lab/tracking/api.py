@@ -1,6 +1,6 @@
-"""MLflow as a mirror of the run folders: it follows them, never leads, and no trial waits for it.
+"""MLflow as a mirror of the run folders: it only follows, and no trial waits for it.
 
-    target = tracking.resolve(mlflow_path)          # what the user asked for; Usage if it makes no
+    target = tracking.resolve(mlflow_path)          # what the user requested; Usage if it makes no
       sense
     tracking.prepare(target)                        # a local database, once, before anything opens
       it
@@ -55,20 +55,20 @@ BACK_OFF_S, BACK_OFF_LIMIT_S = (
     2.0,
     60.0,
 )  # after a lost connection: doubled each time, up to a minute
-BY_FOLDER = "by folder"  # an ending that the study's own summary tells
+BY_FOLDER = "by folder"  # an ending in the study's own summary
 STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last records
 NOTICE_S, POLL_S = (
     1.0,
     0.1,
-)  # of waiting before it is said; between looks whether a stop was asked for
+)  # of waiting before it is reported; between checks of a stop request
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What became of a study's records: how many were taken, how many wait in the run folders, and
-    why.
+    """Delivery of a study's records: how many were taken, how many wait, and why.
 
-    faults  what is wrong with folders that could not be sent: damage, or files that are not tlx's
+    unsent  records that wait in the run folders
+    faults  errors of folders that could not be sent: damage, or files that are not tlx's
     """
 
     sent: int
@@ -95,7 +95,7 @@ class Sent:
 
 
 class StudySync:
-    """One study's mirror with its launcher and its lock: what the thread and `sync` both run."""
+    """Mirror of one study with its launcher and its lock, run by both the thread and `sync`."""
 
     def __init__(
         self,
@@ -115,11 +115,14 @@ class StudySync:
         self.mirror: StudyMirror | None = None
         self.failed: dict[str, str] = {}
         self.problem = ""
-        self._attended: Any = None  # the parent run that the launcher was told of
+        self._attended: Any = None  # the parent run that the launcher is linked to
         self._held = contextlib.ExitStack()
 
     def sweep(self, ending: str | None = None) -> bool:
-        """Send what is new; False if the connection was lost (`problem` says how)."""
+        """Send what is new; return False if the connection was lost.
+
+        `problem` has the reason.
+        """
         try:
             with short_timeouts, quiet:
                 self._sweep(ending)
@@ -134,7 +137,7 @@ class StudySync:
         return True
 
     def finish(self, ending: str) -> bool:
-        """Sweep to the end, again after each lost connection as long as that gets further."""
+        """Sweep to the end, again after each lost connection as long as that makes progress."""
         before: object = None
         while not self.sweep(ending):
             after = self.mirror and self.mirror.progress()
@@ -176,6 +179,7 @@ class StudySync:
         self._attended = self.mirror.parent.info.run_id
 
     def report(self) -> Sent:
+        """Return what was sent, what was not, and why."""
         mirror = self.mirror
         if mirror is None:  # never got as far as reading the study
             study = StudyRecord.read(self.store, self.key)
@@ -193,11 +197,12 @@ class StudySync:
         )
 
     def close(self) -> None:
+        """Release the lock and the connection."""
         self._held.close()
 
 
 class Mirror:
-    """A thread that carries one study's folders into the tracking store while its trials run."""
+    """Thread that sends one study's folders to the tracking store while its trials run."""
 
     def __init__(
         self,
@@ -214,7 +219,7 @@ class Mirror:
 
         wait     wait at the end for a server that has not taken the last records; else they are
                  left to `sync`
-        on_wait  told how many seconds will be waited at most, once that takes long
+        on_wait  called with the most seconds to wait, once that takes long
         """
         self._wait, self._on_wait = wait, on_wait
         self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
@@ -227,25 +232,29 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="tlx-tracking", daemon=True)
 
     def start(self) -> Mirror:
-        """Begin to follow. Raises BadData at once if the local database is broken."""
+        """Start following.
+
+        Raises BadData at once if the local database is broken.
+        """
         check(self.target)
         self._thread.start()
         return self
 
     def failed(self, key: str, reason: object) -> None:
-        """The trial of this key ended without a result."""
+        """Record that the trial of this key ended without a result."""
         self._carrier.failed[key] = redact(reason)
 
     def stop(self, status: str = FINISHED, deadline_s: float | None = None) -> Sent:
-        """Send the rest, end the parent run with `status`, and say what is unsent; back within the
-        deadline (s).
+        """Send what is left and end the parent run with `status`; return within the deadline (s).
+
+        The report has what is unsent.
 
         A request to stop that comes meanwhile ends the waiting.
         """
         if deadline_s is None:
-            deadline_s = (
-                STOP_LOCAL_S if self.target.database else STOP_REMOTE_S if self._wait else 0.0
-            )
+            deadline_s = STOP_REMOTE_S if self._wait else 0.0
+            if self.target.database:
+                deadline_s = STOP_LOCAL_S
         self._ending = status
         self._wake.set()
         if self._thread.ident is not None:
@@ -268,8 +277,9 @@ class Mirror:
 
     @property
     def address(self) -> str:
-        """What to open: the study's run on a server, or the command that shows a local store and
-        the address there.
+        """Return what to open: the study's run on a server, or a command for a local store.
+
+        The command shows the local store, with the address there.
         """
         mirror, page = self._carrier.mirror, ""
         if mirror and mirror.parent:
@@ -284,7 +294,10 @@ class Mirror:
 
     def __exit__(self, kind: Any, error: Any, _: Any) -> None:
         failed = isinstance(error, Exception) and not isinstance(error, Stopped)
-        self.stop(FINISHED if error is None else FAILED if failed else KILLED)
+        if error is None:
+            self.stop(FINISHED)
+        else:
+            self.stop(FAILED if failed else KILLED)
 
     def _run(self) -> None:
         pause, back_off = 0.0, BACK_OFF_S
@@ -299,8 +312,9 @@ class Mirror:
 
 
 def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None = None) -> Sent:
-    """Send everything under `root` that `target` does not have yet. Studies with a live mirror are
-    left to it.
+    """Send everything under `root` that `target` does not have yet.
+
+    Studies with a live mirror are left to it.
 
     What is damaged, or holds what tlx did not write, is not sent; it is in `faults`, and the rest
     is sent.
@@ -313,7 +327,7 @@ def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None 
             store.read_study(key)
             reached = not problem and carrier.finish(
                 BY_FOLDER
-            )  # not reached once: not asked for every study again
+            )  # not reached once: not tried again for every study
             report = carrier.report()
         except TlxError as error:  # its record is damaged
             faults.append(error)

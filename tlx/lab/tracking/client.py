@@ -1,9 +1,8 @@
-"""The calls a tracking store is given, each safe to repeat: nothing here makes a second run or a
-second point.
+"""Calls to a tracking store, each safe to repeat: no second run, no second point.
 
 A lost reply makes a client send again, and mlflow's run creation has no key of its own. So a run is
-searched by its tag `tlx.key` before it is created and again after; of several the first made stays,
-the others are deleted.
+searched by its tag `tlx.key` before it is created and again after; of several the first created is
+kept, the others are deleted.
 """
 
 from __future__ import annotations
@@ -29,19 +28,21 @@ REFUSED = (*LOST, "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EX
 
 
 class Abandoned(Exception):
-    """The mirror was told to leave off; what is not sent is sent later."""
+    """Request to the mirror to stop; what is not sent is sent later."""
 
 
 def refused(error: BaseException) -> bool:
-    """True if the store understood and will refuse this again; False if it may work later (a lost
-    connection).
+    """Return whether the store understood and will refuse this again.
+
+    False if it may work later (a lost connection).
     """
     return getattr(error, "error_code", "") in REFUSED
 
 
 class Sender:
-    """One store and one experiment in it, known by name, or by id (`experiment`) where one was
-    chosen.
+    """Client of one store and one experiment in it.
+
+    The experiment is known by name, or by id (`experiment`) where one was chosen.
 
     `leave_off()` is asked before every call; true raises Abandoned.
     """
@@ -66,7 +67,7 @@ class Sender:
 
     @property
     def client(self) -> Any:
-        """mlflow's client, the local database made first."""
+        """Return mlflow's client; the local database is created first."""
         if self.leave_off():
             raise Abandoned
         if self._client is None:
@@ -82,8 +83,9 @@ class Sender:
         return path.stat().st_ino if path and path.exists() else None
 
     def replaced(self) -> bool:
-        """True (once) if the local database is another file than before: its connections are
-        dropped.
+        """Return True (once) if the local database is another file than before.
+
+        Its connections are dropped.
         """
         if self._client is None or self._database() == self._inode:
             return False
@@ -96,26 +98,28 @@ class Sender:
 
     @property
     def experiment_id(self) -> str:
-        """The experiment, made if need be, restored if it was deleted (its name is taken for
-        good).
+        """Return the experiment, created if need be, restored if it was deleted.
+
+        A deleted experiment's name stays taken.
         """
         if self._experiment_id is None:
             chosen = self._chosen_experiment()
-            found = (
+            experiment = (
                 chosen
                 or self.client.get_experiment_by_name(self.experiment_name)
                 or self._make_experiment()
             )
-            if found.lifecycle_stage != "active":
-                self.client.restore_experiment(found.experiment_id)
+            if experiment.lifecycle_stage != "active":
+                self.client.restore_experiment(experiment.experiment_id)
             if chosen is None:
-                self._describe(found)
-            self._experiment_id = found.experiment_id
+                self._describe(experiment)
+            self._experiment_id = experiment.experiment_id
         return self._experiment_id
 
     def _describe(self, experiment: Any) -> None:
-        """Give an experiment its description and MLflow's view of trainings; what a person wrote,
-        or emptied, stays.
+        """Add to an experiment its description and MLflow's view of trainings.
+
+        What a person wrote, or emptied, is kept.
         """
         for tag, value in EXPERIMENT_TAGS.items():
             if tag not in experiment.tags:
@@ -144,47 +148,50 @@ class Sender:
         return self.client.get_experiment_by_name(self.experiment_name)
 
     def children(self, parent_id: str) -> dict[str, list[Any]]:
-        """key → runs under a parent."""
-        found: dict[str, list[Any]] = {}
+        """Return key → runs under a parent."""
+        children: dict[str, list[Any]] = {}
         for run in self.search(f"tags.`mlflow.parentRunId` = '{parent_id}'"):
-            found.setdefault(run.data.tags.get("tlx.key", ""), []).append(run)
-        return found
+            children.setdefault(run.data.tags.get("tlx.key", ""), []).append(run)
+        return children
 
     def search(self, condition: str, experiment_id: str | None = None) -> list[Any]:
-        """Every active run that fits, whatever their number."""
-        found: list[Any] = []
+        """Return every active run that matches, whatever their number."""
+        runs: list[Any] = []
         token = None
         while True:
             page = self.client.search_runs(
                 [experiment_id or self.experiment_id], condition, max_results=1000, page_token=token
             )
-            found += page
+            runs += page
             token = page.token
             if not token:
-                return found
+                return runs
 
     def find(self, key: str) -> Any:
-        """The one run of a key, or None; duplicates are tagged and deleted."""
+        """Return the only run of a key, or None; duplicates are tagged and deleted."""
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
     def find_replacing(self, key: str) -> tuple[Any, list[Any]]:
-        """Return the run of a key (or None), and those that it replaces and that are not yet
-        carried over.
+        """Return the run of a key (or None), and those that it replaces.
+
+        The latter are not yet copied.
         """
-        found = self.search(f"tags.`tlx.key` LIKE '%{key}'")
+        runs = self.search(f"tags.`tlx.key` LIKE '%{key}'")
         by_key = {
-            word: [run for run in found if run.data.tags["tlx.key"] == word]
+            word: [run for run in runs if run.data.tags["tlx.key"] == word]
             for word in (key, SET_ASIDE + key)
         }
         return self.settle(by_key[key]), by_key[SET_ASIDE + key]
 
     def set_aside(self, run_id: str, key: str) -> None:
-        """Make room for a run that replaces this one: it is kept until what it holds is carried
-        over.
+        """Make room for a run that replaces this one.
+
+        It is kept until its content is copied.
         """
         self.client.set_tag(run_id, "tlx.key", SET_ASIDE + key)
 
     def settle(self, runs: Sequence[Any]) -> Any:
+        """Delete these replaced runs once their content is copied."""
         if not runs:
             return None
         first, *others = sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
@@ -194,8 +201,8 @@ class Sender:
         return first
 
     def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Any:
-        """The run of a key that `find` did not find."""
-        mine = {
+        """Create the run of a key that `find` did not find."""
+        own_tags = {
             "mlflow.user": _user(),
             "mlflow.source.name": "tlx",
             "mlflow.source.type": "LOCAL",
@@ -204,7 +211,7 @@ class Sender:
         self.client.create_run(
             self.experiment_id,
             start_time=start_ms,
-            tags={**mine, "tlx.key": key},
+            tags={**own_tags, "tlx.key": key},
             run_name=run_name,
         )
         return self.find(key)
@@ -212,7 +219,7 @@ class Sender:
     def retire(
         self, run_id: str, why: str = "its run folder was removed and the trial made again"
     ) -> None:
-        """Put away a run that another takes the place of."""
+        """Delete a run that another replaces."""
         self.client.set_tag(run_id, "tlx.superseded", why)
         self.client.delete_run(run_id)
 
@@ -225,7 +232,7 @@ class Sender:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """Metrics, parameters and tags in as few calls as the store's limits allow."""
+        """Send metrics, parameters and tags in as few calls as the store's limits allow."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(n, value, ms, step) for n, value, ms, step in points]
@@ -251,15 +258,13 @@ class Sender:
 
     def artifacts_of(self, run_id: str, folder: str | None = None) -> list[str]:
         """Return the path of every file among a run's artifacts."""
-        found: list[str] = []
+        paths: list[str] = []
         for row in self.client.list_artifacts(run_id, folder):
-            found += self.artifacts_of(run_id, row.path) if row.is_dir else [row.path]
-        return found
+            paths += self.artifacts_of(run_id, row.path) if row.is_dir else [row.path]
+        return paths
 
     def copy_artifact(self, path: str, from_id: str, to_id: str) -> None:
-        """Copy one artifact to another run, under the same path; one that is no more is left
-        out.
-        """
+        """Copy one artifact to another run, under the same path; skip one that no longer exists."""
         with tempfile.TemporaryDirectory() as folder:
             try:
                 file = self.client.download_artifacts(from_id, path, folder)
@@ -270,16 +275,19 @@ class Sender:
             self.artifact(to_id, Path(file), path)
 
     def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Data sets that went in, by our own digest: [{"name", "source", "digest", "context"}]."""
+        """Log data sets as inputs, by our own digest.
+
+        [{"name", "source", "digest", "context"}].
+        """
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
-        found = []
+        datasets = []
         for row in rows:
             source = json.dumps({"uri": text_of(str(row.get("source", "")), TAG_LIMIT)})
             data = Dataset(
                 name(str(row["name"])), str(row["digest"])[:DIGEST_LIMIT], "local", source
             )
-            found.append(
+            datasets.append(
                 DatasetInput(
                     data,
                     [
@@ -288,33 +296,34 @@ class Sender:
                     ],
                 )
             )
-        if found:
-            self.client.log_inputs(run_id, datasets=found)
+        if datasets:
+            self.client.log_inputs(run_id, datasets=datasets)
 
     def artifact(self, run_id: str, path: Path, name_: str) -> None:
-        """A file at the place `name_`, a relative path, among the run's artifacts."""
+        """Upload a file as the artifact `name_`, a relative path."""
         inside = Path(name_).parent.as_posix()
         self.client.log_artifact(run_id, str(path), None if inside == "." else inside)
 
     def json_artifact(self, run_id: str, value: Any, file_name: str) -> None:
-        """A value as an artifact of canonical JSON."""
+        """Upload a value as an artifact of canonical JSON."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / file_name
             path.write_bytes(files.canonical_json(value) + b"\n")
             self.client.log_artifact(run_id, str(path))
 
     def model(self, run_id: str, folder: Path) -> None:
-        """A folder in mlflow's format as a model of the run."""
+        """Log a folder in mlflow's format as a model of the run."""
         tracking_models.send(self.client, self.experiment_id, run_id, folder)
 
     def reopen(self, run: Any) -> None:
-        """A run that goes on shows as running."""
+        """Set a resumed run to running."""
         if run.info.status != "RUNNING":
             self.client.update_run(run.info.run_id, status="RUNNING")
 
     def end(self, run_id: str, status: str, end_ms: int) -> None:
-        """The last call of a run: FINISHED, FAILED or KILLED, at a time that does not depend on
-        when it is sent.
+        """End a run, as its last call: FINISHED, FAILED or KILLED.
+
+        At a time that does not depend on when it is sent.
         """
         self.client.set_terminated(run_id, status, end_time=end_ms)
 

@@ -1,4 +1,4 @@
-"""What a tracking store has acknowledged of each run: <root>/tracking/<store>/<key>.json.
+"""Record of what a tracking store has acknowledged: <root>/tracking/<store>/<key>.json.
 
 A cursor is only a shortcut: it counts for the run it names, and a lost one means that everything is
 sent again, to the same end.
@@ -16,8 +16,7 @@ from ...errors import BadDataError
 
 @dataclass
 class Cursor:
-    """What the store acknowledged of one run: how many journal records, under which parent, which
-    end.
+    """Acknowledged state of one run: number of journal records, its parent, its end.
 
     experiment   of a study only: the id of an experiment chosen for it, which a later `tlx sync`
                  must find again
@@ -33,14 +32,14 @@ class Cursor:
 
 
 class Cursors:
-    """The cursors of one store, read on first use."""
+    """Cursors of one store, read on first use."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._known: dict[str, Cursor] = {}
 
     def of(self, key: str) -> Cursor:
-        """The cursor of a key, empty if nothing was acknowledged yet."""
+        """Return the cursor of a key, empty if nothing was acknowledged yet."""
         if key not in self._known:
             try:
                 self._known[key] = Cursor(**files.read_json(self._folder / f"{key}.json"))
@@ -53,6 +52,7 @@ class Cursors:
         return self._known[key]
 
     def put(self, key: str, cursor: Cursor) -> Cursor:
+        """Set the cursor of a key; `save` makes it durable."""
         self._known[key] = cursor
         return cursor
 
@@ -61,5 +61,5 @@ class Cursors:
         files.write_json(self._folder / f"{key}.json", dataclasses.asdict(self._known[key]))
 
     def ended(self) -> int:
-        """How many runs have their end."""
+        """Return how many runs have their end."""
         return sum(bool(cursor.ended) for cursor in self._known.values())

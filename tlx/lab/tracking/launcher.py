@@ -1,5 +1,4 @@
-"""The run that `mlflow run` makes itself: it is marked as the launcher of the study, and given no
-metrics.
+"""Run that `mlflow run` creates: marked as the launcher of the study, without metrics.
 
 `mlflow run` puts its run into the experiment Default, logs every parameter as text and ends it by
 itself. Killed together with its child it stays RUNNING for ever; the same command, run again, finds
@@ -29,7 +28,7 @@ NOTE = (
 
 @dataclass(frozen=True)
 class Launcher:
-    """What `mlflow run` left in the environment."""
+    """Environment variables of `mlflow run`."""
 
     run_id: str
     experiment_id: str
@@ -37,7 +36,7 @@ class Launcher:
 
     @classmethod
     def of(cls, environ: Mapping[str, str] | None = None) -> Launcher | None:
-        """The launcher of this process; None if it was not started by `mlflow run`."""
+        """Return the launcher of this process; None if it was not started by `mlflow run`."""
         environ = os.environ if environ is None else environ
         run_id = environ.get("MLFLOW_RUN_ID", "")
         experiment_id = environ.get("MLFLOW_EXPERIMENT_ID", "") or DEFAULT_EXPERIMENT
@@ -45,8 +44,9 @@ class Launcher:
 
 
 def chosen_experiment(target: TrackingTarget, launcher: Launcher | None) -> str:
-    """The experiment that `mlflow run --experiment-name` chose, by id; "" if it chose none in this
-    store.
+    """Return the experiment of `mlflow run --experiment-name`, by id.
+
+    "" if none was chosen in this store.
     """
     if (
         launcher is None
@@ -88,54 +88,55 @@ def mark(launcher: Launcher, sender: Sender, parent: Any) -> None:
 
 
 def close_killed(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
-    """Close the launchers of this study that were killed: RUNNING, of a process that is no more.
+    """Close the launchers of this study that were killed: RUNNING, but their process is gone.
 
     One killed before it was marked is known by having the same entry point, project and parameters.
     Should it be alive after all, `mlflow run` itself sets its status when it ends.
     """
-    places = {
-        DEFAULT_EXPERIMENT,
-        sender.experiment_id,
-        *([launcher.experiment_id] if launcher else []),
-    }
-    mine = sender.client.get_run(launcher.run_id) if launcher else None
+    places = {DEFAULT_EXPERIMENT, sender.experiment_id}
+    if launcher:
+        places.add(launcher.experiment_id)
+    own_run = sender.client.get_run(launcher.run_id) if launcher else None
     for place in sorted(places):
         for run in sender.search("attributes.status = 'RUNNING'", place):
             if launcher and run.info.run_id == launcher.run_id:
                 continue
-            if _of_study(run, parent) or (mine is not None and _same_command(run, mine)):
+            if _of_study(run, parent) or (own_run is not None and _same_command(run, own_run)):
                 sender.batch(run.info.run_id, tags={"tlx.status": "killed", "tlx.role": "launcher"})
                 sender.end(run.info.run_id, "KILLED", run.info.start_time)
 
 
 def _of_study(run: Any, parent: Any) -> bool:
     marks = run.data.tags
-    mine = marks.get("tlx.role") == "launcher" and marks.get("tlx.study") == parent.info.run_id
-    return mine and not _alive(marks.get("tlx.process", ""))
+    is_launcher = (
+        marks.get("tlx.role") == "launcher" and marks.get("tlx.study") == parent.info.run_id
+    )
+    return is_launcher and not _alive(marks.get("tlx.process", ""))
 
 
-def _same_command(run: Any, mine: Any) -> bool:
-    entry = [mine.data.tags.get(tag) for tag in SAME_COMMAND]
+def _same_command(run: Any, own_run: Any) -> bool:
+    entry = [own_run.data.tags.get(tag) for tag in SAME_COMMAND]
     return (
         None not in entry
         and [run.data.tags.get(tag) for tag in SAME_COMMAND] == entry
         and "tlx.study" not in run.data.tags
-        and run.data.params == mine.data.params
-        and run.info.start_time < mine.info.start_time
+        and run.data.params == own_run.data.params
+        and run.info.start_time < own_run.info.start_time
     )
 
 
 def _process() -> str:
-    """This process, told apart from a later one of the same number."""
+    """Return an identifier of this process, distinct from a later one of the same number."""
     return f"{socket.gethostname()}:{os.getpid()}:{psutil.Process().create_time():.0f}"
 
 
 def _alive(process: str) -> bool:
-    """False if the process is known to be gone; one on another machine counts as gone: it cannot
-    hold our locks.
+    """Return False if the process is known to be gone.
+
+    One on another machine counts as gone: it cannot hold our locks.
     """
-    host, _, rest = process.partition(":")
-    number, _, created = rest.partition(":")
+    host, _, process_number = process.partition(":")
+    number, _, created = process_number.partition(":")
     if host != socket.gethostname() or not number.isdigit():
         return False
     try:

@@ -1,5 +1,4 @@
-"""One study, carried from its run folders into a tracking store: what is there already is not sent
-again.
+"""Transfer of one study from its run folders to a tracking store, sending only what is new.
 
 A trial's run is found by its key, brought up to date, and closed when the trial is whole or the
 study ends.
@@ -32,7 +31,7 @@ INTERRUPTED = {"tlx.status": "interrupted"}
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A run that was found or made, and the parameters and tags that are still to be sent to it."""
+    """Run that was found or created, and the parameters and tags still to be sent to it."""
 
     run: Any
     params: Mapping[str, str]
@@ -40,16 +39,17 @@ class Opened:
 
 
 class StudyMirror:
-    """Carries one study. `sweep` sends what is new; `unsent` counts what is not yet there."""
+    """Mirror of one study.
+
+    `sweep` sends what is new; `unsent` counts what is not yet there.
+    """
 
     def __init__(self, store: Store, study: StudyRecord, sender: Sender):
         self.store, self.study, self.sender = store, study, sender
         self.parent: Any = None  # the parent run, once it is known
         self.failed: dict[str, str] = {}  # key → why the trial did not end
         self.problems: dict[str, str] = {}  # key → why the store did not take it
-        self.faults: dict[
-            str, TlxError
-        ] = {}  # key → what is wrong with its folder: damaged, or not ours
+        self.faults: dict[str, TlxError] = {}  # key → fault of its folder: damaged, or not ours
         self.sent = 0
         self._cursors = Cursors(store.root / "tracking" / sender.target.name)
         self._known: dict[str, Any] = {}  # runs found or made in this session
@@ -66,8 +66,9 @@ class StudyMirror:
         self._last_ending = cursor.ended
 
     def sweep(self, ending: str | None = None) -> None:
-        """Send what is new of every trial; with `ending` (the study's status) close what is open,
-        the parent last.
+        """Send what is new of every trial.
+
+        With `ending` (the study's status) close what is open, the parent last.
         """
         if self.sender.replaced():
             self._forget_all()
@@ -83,8 +84,9 @@ class StudyMirror:
                 self._close_parent(ending)
 
     def ending(self) -> str:
-        """How the study ended by its own account: as summary.json says; with a trial half made it
-        was broken off.
+        """Return how the study ended by its own record.
+
+        As in summary.json; with an incomplete trial it was interrupted.
         """
         summary = None
         with self._strike(self.study.key):
@@ -96,7 +98,7 @@ class StudyMirror:
         return str(summary.get("status", FINISHED)).upper()
 
     def progress(self) -> tuple[int, ...]:
-        """Changes whenever a sweep got somewhere, so that one may try again."""
+        """Return a value that changes whenever a sweep made progress, so a retry is worth it."""
         return (
             self.sent,
             len(self._known),
@@ -106,15 +108,14 @@ class StudyMirror:
         )
 
     def unsent(self) -> int:
-        """Journal records, ends of trials and the end of the study that the store has not
-        acknowledged.
+        """Count what the store has not acknowledged.
+
+        Journal records, ends of trials and the end of the study.
         """
         count = 0 if self._cursors.of(self.study.key).ended else 1
         for row in self.study.rows:
             cursor = self._cursors.of(row["key"])
-            with contextlib.suppress(
-                TlxError, OSError
-            ):  # a damaged folder is reported by whoever reads it next
+            with contextlib.suppress(TlxError, OSError):  # the next reader reports a damaged folder
                 trial = None if self._settled(row["key"]) else self.study.trial(self.store, row)
                 if trial is not None:
                     ended = cursor.ended in WHOLE if trial.result else cursor.ended
@@ -122,7 +123,7 @@ class StudyMirror:
         return count
 
     def open(self) -> bool:
-        """Find or make the parent run; False if the store refuses it."""
+        """Find or create the parent run; return False if the store refuses it."""
         if self.parent is None and self._strikes.get(self.study.key, 0) < STRIKES:
             with self._strike(self.study.key):
                 self._open_parent()
@@ -199,8 +200,7 @@ class StudyMirror:
         )
 
     def _send_summary(self, points: Sequence[tracking_records.Point]) -> None:
-        """Send the summary's metrics so that each (name, step) has one value in the parent run,
-        whatever was sent.
+        """Send the summary's metrics so that each (name, step) has one value in the parent run.
 
         A metric can be added to a run and not taken back. So where the parent has other values, of
         a study that has grown, lost trials or was summarised again, a new parent takes its place
@@ -215,52 +215,51 @@ class StudyMirror:
             return
         names = {name for name, _ in wanted}
         self._mark_own(names)
-        there = self._own_values(names)
-        if any(values != {wanted.get(at)} for at, values in there.items()):
+        present = self._own_values(names)
+        if any(values != {wanted.get(at)} for at, values in present.items()):
             self._replace_parent()
             self._mark_own(names)
-            there = {}
+            present = {}
         self.sender.batch(
             self.parent.info.run_id,
-            [point for point in points if (point[0], point[3]) not in there],
+            [point for point in points if (point[0], point[3]) not in present],
         )
         self._cursors.of(self.study.key).summary = digest
         self._cursors.save(self.study.key)
 
     def _own_values(self, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
-        """Return the values of our metrics in the parent run, (name, step) → values; people's are
-        left out.
+        """Return the values of our metrics in the parent run, (name, step) → values.
+
+        People's are left out.
         """
         run_id = self.parent.info.run_id
         own = tracking_records.own_names(self.sender.client.get_run(run_id).data.tags)
-        found: dict[tuple[str, int], set[float]] = {}
+        values: dict[tuple[str, int], set[float]] = {}
         for name, value, _, step in self.sender.points_of(run_id):
             if name in wanted or tracking_records.mark_of(name) in own:
-                found.setdefault((name, step), set()).add(value)
-        return found
+                values.setdefault((name, step), set()).add(value)
+        return values
 
     def _mark_own(self, names: Iterable[str]) -> None:
-        """Note on the parent run that these metrics and artifacts are ours, before they are
-        there.
-        """
+        """Mark these metrics and artifacts as ours on the parent run, before they are sent."""
         run_id = self.parent.info.run_id
         tags = self.sender.client.get_run(run_id).data.tags
         if more := tracking_records.own_tags(tags, names):
             self.sender.batch(run_id, tags=more)
 
     def _replace_parent(self) -> None:
-        """Make a new parent run, with what people logged on the old one, and give it the children.
+        """Create a new parent run, with what people logged on the old one and its children.
 
-        The old one is set aside first and put away last, so that whoever is interrupted goes on
-        where it stood.
+        The old one is set aside first and deleted last, so that an interrupted replacement resumes.
         """
         self.sender.set_aside(self.parent.info.run_id, self.study.key)
         self.parent = None
         self._open_parent()
 
     def _take_over(self, old: Any, new: Any, params: set[str], tags: set[str]) -> None:
-        """Carry over to a new parent run what people logged on the old one, and its children; put
-        the old one away.
+        """Copy to a new parent run what people logged on the old one; move its children.
+
+        Then the old one is deleted.
 
         params, tags   names that the new one has
         """
@@ -296,7 +295,7 @@ class StudyMirror:
     # ------------------------------------------------------------ a trial
 
     def _settled(self, key: str) -> bool:
-        """True if nothing can be left to send: known in this session, and its end is there."""
+        """Return whether nothing can be left to send: known in this session, with its end sent."""
         return key in self._known and self._cursors.of(key).ended in WHOLE
 
     def _send(self, row: Mapping[str, Any], ending: str | None) -> None:
@@ -317,8 +316,9 @@ class StudyMirror:
             self._break_off(trial)
 
     def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> None:
-        """Send what the run lacks, in one call: of a run just opened its settings, new records, and
-        the scores.
+        """Send what the run lacks, in one call.
+
+        Of a run just opened its settings, new records, and the scores.
         """
         cursor, result = self._cursors.of(trial.key), trial.result
         fresh = len(trial.records) - cursor.records
@@ -346,8 +346,7 @@ class StudyMirror:
             self._cursors.save(trial.key)
 
     def _open(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
-        """Find or make the run of a trial, and bring its cursor up to date; what is still to be
-        sent to it.
+        """Find or create the run of a trial, update its cursor; return what is still to be sent.
 
         None if nothing is.
         """
@@ -387,8 +386,9 @@ class StudyMirror:
         return Opened(run, _missing(tracking_records.parameters(trial.row, spec), run), tags)
 
     def _adopt(self, trial: MirroredTrial, run: Any) -> None:
-        """A finished run of this key made elsewhere: by its identity the same result, so it is
-        shown as it is.
+        """Show a finished run of this key that was made elsewhere.
+
+        By its identity it is the same result, so it is shown unchanged.
         """
         self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent.info.run_id})
         self._cursors.put(
@@ -399,7 +399,7 @@ class StudyMirror:
         self._cursors.save(trial.key)
 
     def _end(self, trial: MirroredTrial) -> None:
-        """Send what belongs to a whole trial beside its numbers, and close its run."""
+        """Send a complete trial's files in addition to its numbers, and close its run."""
         result, cursor = trial.result, self._cursors.of(trial.key)
         assert result is not None
         self.sender.inputs(
@@ -419,8 +419,9 @@ class StudyMirror:
         self._cursors.save(trial.key)
 
     def _break_off(self, trial: MirroredTrial) -> None:
-        """The study ends and this trial is not whole: its run is closed, and opened again when the
-        trial goes on.
+        """Close the run of an incomplete trial at the end of the study.
+
+        It is opened again when the trial is resumed.
         """
         reason, cursor = self.failed.get(trial.key), self._cursors.of(trial.key)
         mark = INTERRUPTED if reason is None else {"tlx.status": "failed", "tlx.error": reason}
@@ -430,8 +431,9 @@ class StudyMirror:
         self._cursors.save(trial.key)
 
     def _artifacts(self, key: str, listed: Mapping[str, Path], spec: Any) -> None:
-        """The listed files of a folder and its spec, each sent once in a session however often the
-        connection is lost.
+        """Send the listed files of a folder and its spec.
+
+        Each once in a session however often the connection is lost.
         """
         run_id = self._cursors.of(key).run_id
         if spec and (run_id, "spec") not in self._uploaded:
@@ -478,8 +480,9 @@ class StudyMirror:
 
     @contextlib.contextmanager
     def _strike(self, key: str) -> Iterator[None]:
-        """A refusal or a damaged folder concerns one run; a lost connection concerns all and passes
-        through.
+        """Record a refusal or a damaged folder, which concerns one run.
+
+        A lost connection concerns all and is raised.
         """
         try:
             yield
@@ -504,12 +507,13 @@ class StudyMirror:
 
 
 def _closed_as_it_is(cursor: Cursor, trial: MirroredTrial) -> bool:
-    """True if an unfinished trial's run was closed (it failed, or was interrupted) and nothing came
-    after.
+    """Return whether an unfinished trial's run was closed and nothing came after.
+
+    It failed, or was interrupted.
     """
     return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
 
 
 def _missing(params: Mapping[str, str], run: Any) -> dict[str, str]:
-    """The parameters a run does not have yet: a second value of one is refused."""
+    """Return the parameters a run does not have yet: a second value of one is refused."""
     return {name: value for name, value in params.items() if name not in run.data.params}

@@ -1,5 +1,6 @@
-"""Fitted scikit-learn models in mlflow's format: written into a trial's folder, sent to the store
-with its run.
+"""Fitted scikit-learn models in mlflow's format.
+
+They are written into a trial's folder, and sent to the store with its run.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ def save(
     trusted: Sequence[str],
     packages: Sequence[str] = (),
 ) -> Path:
-    """Write a fitted estimator as `folder`/model, its input example and signature with it, without
-    pickle (skops).
+    """Write a fitted estimator to `folder`/model with input example and signature.
+
+    Without pickle (skops).
 
     example    a few rows of its input
     trusted    full names of its types that are not scikit-learn's
-    packages   distributions it needs beside tlx and scikit-learn
+    packages   distributions it needs besides tlx and scikit-learn
     """
     import mlflow.sklearn
     from mlflow.models import infer_signature
@@ -52,14 +54,17 @@ def save(
 
 
 def send(client: Any, experiment_id: str, run_id: str, folder: Path) -> None:
-    """Make `folder`, as `save` wrote it, a logged model of a run. Sent again, it stays one."""
+    """Log `folder`, as written by `save`, as a model of a run.
+
+    Sent again, it is still one model.
+    """
     from mlflow.entities import LoggedModelOutput
 
-    found = client.search_logged_models(
+    logged = client.search_logged_models(
         [experiment_id], f"source_run_id = '{run_id}' AND name = '{FOLDER}'"
     )
-    ready = [model for model in found if str(model.status).upper().endswith("READY")]
-    for half in found:
+    ready = [model for model in logged if str(model.status).upper().endswith("READY")]
+    for half in logged:
         if half not in ready:
             client.delete_logged_model(half.model_id)
     if ready:

@@ -1,4 +1,5 @@
-"""What a study's folders say, in the words of a tracking store: names, metrics, parameters, tags.
+"""Content of a study's folders as a tracking store has it: metrics, parameters, tags.
+
 Plain values only.
 """
 
@@ -47,8 +48,9 @@ Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, ste
 
 @dataclass(frozen=True)
 class MirroredTrial:
-    """A trial as its folder shows it now. `row` is its line in study.json; `result` is there once
-    it is whole.
+    """State of a trial's folder.
+
+    `row` is its line in study.json; `result` is present once it is complete.
 
     shown_as   our metric name → the name to show, or [name, factor] (the seeds gave accuracies in
     percent)
@@ -63,17 +65,20 @@ class MirroredTrial:
 
     @property
     def started_ms(self) -> int:
+        """Return when it started, in milliseconds since 1970."""
         return int(self.records[0]["ts"])
 
     @property
     def ended_ms(self) -> int:
+        """Return when it ended, in milliseconds since 1970."""
         return int(max(r["ts"] for r in self.records))
 
     def points(self, after: int = 0) -> list[Point]:
-        """The metrics of the records after the first `after`, times as journalled: sent twice, they
-        stay one.
+        """Return the metrics of the records after the first `after`, with journalled times.
+
+        Sent twice, they are still one point.
         """
-        found: list[Point] = []
+        points: list[Point] = []
         system = 0
         for number, record in enumerate(self.records):
             step = int(record.get("step", 0))
@@ -81,8 +86,8 @@ class MirroredTrial:
                 step, system = system, system + 1
             if number >= after and record["t"] in ("metrics", "system"):
                 values = {**record.get("values", {}), **record.get("not_finite", {})}
-                found += [(*self._shown(n, v), int(record["ts"]), step) for n, v in values.items()]
-        return found
+                points += [(*self._shown(n, v), int(record["ts"]), step) for n, v in values.items()]
+        return points
 
     def final_points(self) -> list[Point]:
         """Return scores and costs of the result, one point each, at step 0.
@@ -112,9 +117,7 @@ class MirroredTrial:
 
 @dataclass
 class StudyRecord:
-    """A study as its folder shows it: study.json (written before the first trial) and summary.json
-    (at the end).
-    """
+    """State of a study's folder: study.json (before the first trial), summary.json (at the end)."""
 
     key: str
     record: dict[str, Any]
@@ -124,13 +127,15 @@ class StudyRecord:
 
     @classmethod
     def read(cls, store: Store, key: str) -> StudyRecord | None:
+        """Read the record of a study from its store."""
         record = store.read_study(key)
         folder = store.root / "studies" / key
         return None if record is None else cls(key, record, folder, list(record.get("trials", [])))
 
     def refresh(self, store: Store) -> None:
-        """Read the record again if it was written anew: a search's trials are not known when it
-        begins.
+        """Read the record again if it was rewritten.
+
+        A search's trials are not known when it begins.
         """
         at = (self.folder / STUDY).stat().st_mtime_ns
         if at != self.read_at:
@@ -140,27 +145,33 @@ class StudyRecord:
 
     @property
     def experiment(self) -> str:
+        """Return the name of the experiment."""
         return str(self.record.get("experiment") or "tlx")
 
     @property
     def run_name(self) -> str:
-        """What its run is called: its title, and what differs from the defaults."""
+        """Return the name of its run: its title, and what differs from the defaults."""
         return text_of(str(self.record.get("run_name") or self.title), NAME_LIMIT)
 
     @property
     def title(self) -> str:
+        """Return the title of the study."""
         return str(self.record.get("title") or self.key[:12])
 
     def trial(self, store: Store, row: Mapping[str, Any]) -> MirroredTrial | None:
-        """The trial of a row, None while it has not begun. Integrity if its folder is damaged."""
+        """Return the trial of a row, None before it has begun.
+
+        Raises Integrity if its folder is damaged.
+        """
         return read_trial(store, row, self.record.get("metric_names", {}))
 
     @property
     def started_ms(self) -> int:
+        """Return when it started, in milliseconds since 1970."""
         return int((self.folder / STUDY).stat().st_mtime * 1000)
 
     def summary(self, store: Store) -> dict[str, Any] | None:
-        """The summary, checked against the study's manifest; None while there is none."""
+        """Return the summary, checked against the study's manifest; None if there is none."""
         path = store.study_files(self.key).get(SUMMARY)
         return files.read_json(path, limit=64 << 20) if path is not None else None
 
@@ -168,8 +179,9 @@ class StudyRecord:
 def read_trial(
     store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]
 ) -> MirroredTrial | None:
-    """The trial of a row of study.json; None while it has not begun. Integrity if its folder is
-    damaged.
+    """Return the trial of a row of study.json; None before it has begun.
+
+    Raises Integrity if its folder is damaged.
     """
     key = row["key"]
     folder = store.folder(key)
@@ -183,7 +195,7 @@ def read_trial(
 
 
 def is_part(store: Store, key: str) -> bool:
-    """True if the trial has begun and is not whole."""
+    """Return whether the trial has begun and is not complete."""
     folder = store.folder(key)
     return not folder.is_dir() and folder.with_name(folder.name + PART).is_dir()
 
@@ -192,14 +204,14 @@ def is_part(store: Store, key: str) -> bool:
 
 
 def name(text: str) -> str:
-    """A metric, parameter or tag name: letters, digits and _-./: and space."""
+    """Return a valid metric, parameter or tag name: letters, digits and _-./: and space."""
     clean = re.sub(r"[^/\w.\- :]", "_", text)[:NAME_LIMIT]
     is_path = posixpath.normpath(clean) == clean and not clean.startswith(("/", ".."))
     return clean if is_path else clean.replace("/", "_").lstrip(".") or "_"
 
 
 def text_of(value: Any, limit: int) -> str:
-    """A value as text without secrets, cut at `limit` characters with a … at its end."""
+    """Return a value as text without secrets, cut at `limit` characters with a … at its end."""
     text = (
         value
         if isinstance(value, str)
@@ -210,7 +222,7 @@ def text_of(value: Any, limit: int) -> str:
 
 
 def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
-    """Nested mappings as dotted names."""
+    """Return nested mappings as dotted names."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
             yield from flat(item, f"{prefix}.{key}" if prefix else str(key))
@@ -219,29 +231,31 @@ def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def parameters(row: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str, str]:
-    """The seeds' names as the study gives them ("params"), and every resolved setting as cfg.*."""
+    """Return the published parameter names of the study ("params"), and every setting as cfg.*."""
     named = {name(key): value for key, value in row.get("params", {}).items()}
     settings = {name(key): value for key, value in flat(spec or {}, "cfg") if key != "cfg"}
     return {key: text_of(value, PARAMETER_LIMIT) for key, value in {**named, **settings}.items()}
 
 
 def tags(*parts: Mapping[str, Any]) -> dict[str, str]:
-    """Tags from mappings, later ones winning; None is left out."""
+    """Return tags from mappings, later ones winning; None is left out."""
     merged = {key: value for part in parts for key, value in part.items() if value is not None}
     return {name(key): text_of(value, TAG_LIMIT) for key, value in merged.items()}
 
 
 def note_tags(note: str) -> dict[str, str]:
-    """Return the tags of a description: its text, and its digest, by which a person's edit is seen
-    later.
+    """Return the tags of a description: its text, and its digest.
+
+    The digest reveals a person's edit later.
     """
     marks = tags({NOTE: note or None})
     return {**marks, OWN_NOTE: files.digest(marks[NOTE])} if marks else {}
 
 
 def is_edited(run_tags: Mapping[str, str]) -> bool:
-    """Return whether the description of a run is a person's: another text than we wrote, or none
-    where we wrote one.
+    """Return whether the description of a run is a person's.
+
+    It is another text than ours, or none where we wrote one.
     """
     text, written = run_tags.get(NOTE, ""), run_tags.get(OWN_NOTE)
     return bool(text) if written is None else files.digest(text) != written
@@ -253,8 +267,9 @@ def mark_of(sent: str) -> str:
 
 
 def own_names(run_tags: Mapping[str, str]) -> set[str]:
-    """Return the marks of the metrics and artifacts of a run that are ours; all others were logged
-    by a person.
+    """Return the marks of the metrics and artifacts of a run that are ours.
+
+    All others were logged by a person.
     """
     return {mark for tag, text in run_tags.items() if tag.startswith(OWN) for mark in text.split()}
 
@@ -270,14 +285,15 @@ def own_tags(run_tags: Mapping[str, str], names: Iterable[str]) -> dict[str, str
 
 
 def is_by_hand(tag: str, run_tags: Mapping[str, str]) -> bool:
-    """Return whether a tag of a run is a person's: neither ours nor MLflow's, or a description that
-    was edited.
+    """Return whether a tag of a run is a person's.
+
+    It is neither ours nor MLflow's, or a description that was edited.
     """
     return is_edited(run_tags) if tag == NOTE else not tag.startswith(("tlx.", "mlflow.", "env."))
 
 
 def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
-    """Where it ran as env.*, and the commit under the name that mlflow's pages know."""
+    """Return the environment as env.*, and the commit under the name that mlflow's pages use."""
     commit = (environment.get("git") or {}).get("commit")
     return (
         {**dict(flat(environment, "env")), "mlflow.source.git.commit": commit}
@@ -287,13 +303,12 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
+    """Return the tags of a run's key, kind and status."""
     return {"tlx.key": key, "tlx.kind": kind, "tlx.version": __version__, "tlx.status": status}
 
 
 def artifacts(listed: Mapping[str, Path]) -> list[Path]:
-    """The files worth showing among those that a manifest lists: reports and figures, in order of
-    name.
-    """
+    """Return the report and figure files among those of a manifest, in order of name."""
     inside = models(listed)
     return [
         path
@@ -305,12 +320,14 @@ def artifacts(listed: Mapping[str, Path]) -> list[Path]:
 
 
 def models(listed: Mapping[str, Path]) -> set[Path]:
-    """The folders among the listed files that hold a model in mlflow's format."""
+    """Return the folders among the listed files that hold a model in mlflow's format."""
     return {path.parent for path in listed.values() if path.name == "MLmodel"}
 
 
 def summary_points(summary: Mapping[str, Any], at_ms: int) -> list[Point]:
-    """The parent's metrics: {"name": value} or [{"name", "value", "step"}], all at one fixed time.
+    """Return the parent's metrics, all at one fixed time.
+
+    {"name": value} or [{"name", "value", "step"}].
 
     A metric of one point is at step 0 whatever its step, so that MLflow shows it as a bar and not
     as a line of one point.

@@ -1,4 +1,4 @@
-"""Where tracking goes: reading an address, hiding its secrets, making the local database once.
+"""Tracking address: parsing, hiding its secrets, creating the local database once.
 
 Everything here but building a new database works without importing mlflow.
 """
@@ -51,7 +51,7 @@ _secrets: set[str] = set()  # of this process: what must never be shown, in ever
 
 @dataclass(frozen=True)
 class TrackingTarget:
-    """A tracking store.
+    """Tracking store.
 
     uri        what mlflow is given; holds the password, so it is shown nowhere
     shown      the same without secrets
@@ -64,16 +64,16 @@ class TrackingTarget:
 
     @property
     def name(self) -> str:
-        """A short name for folders: the same for one store whatever the password."""
+        """Return a short name for folders: the same for one store whatever the password."""
         return hashlib.sha256(self.shown.encode()).hexdigest()[:16]
 
     @property
     def artifacts(self) -> str | None:
-        """Where a local store's artifacts lie, else None (the server knows)."""
+        """Return where a local store's artifacts are, else None (the server knows)."""
         return artifact_root(self.database) if self.database else None
 
     def to_open(self, cwd: Path | None = None) -> str:
-        """What a person types or opens to see the runs."""
+        """Return what a person types or opens to see the runs."""
         if self.database is None and self.shown.startswith("http"):
             return self.shown
         if self.database == Path(cwd or Path.cwd()).resolve() / "mlflow.db":
@@ -87,8 +87,9 @@ class TrackingTarget:
 def resolve(
     asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> TrackingTarget:
-    """The store that `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd` names.
-    Usage if unknown.
+    """Return the store of `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd`.
+
+    Raises Usage if unknown.
     """
     environ, cwd = os.environ if environ is None else environ, Path(cwd or Path.cwd()).resolve()
     for name in SECRET_VARIABLES:
@@ -96,8 +97,8 @@ def resolve(
     text = (asked or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not text:
         return _local(cwd / "mlflow.db")
-    scheme, separator, rest = text.partition(":")
-    if separator and (rest.startswith("//") or scheme in SCHEMES):
+    scheme, separator, remaining = text.partition(":")
+    if separator and (remaining.startswith("//") or scheme in SCHEMES):
         return _from_uri(text, scheme.lower(), cwd)
     if text in ("databricks", "databricks-uc"):
         return TrackingTarget(text, text)
@@ -165,8 +166,9 @@ def _local(path: Path) -> TrackingTarget:
 
 
 def sqlite_uri(path: Path) -> str:
-    """The address of a database file: in one, `%` and two digits are an escape and `?` begins the
-    options.
+    """Return the address of a database file.
+
+    In it, `%` and two digits are an escape and `?` begins the options.
 
     With the driver named, mlflow does not make the parent folder, which it would do without
     decoding its name.
@@ -201,7 +203,7 @@ def _remember_secret(value: str) -> None:
 
 
 def redact(text: object) -> str:
-    """`text` without the passwords and tokens of addresses."""
+    """Return `text` without the passwords and tokens of addresses."""
     shown = USERINFO.sub(r"\1***@", str(text))
     shown = SECRET_NAMES.sub(r"\1***", shown)
     for secret in sorted(_secrets, key=len, reverse=True):
@@ -213,8 +215,9 @@ def redact(text: object) -> str:
 
 
 def prepare(target: TrackingTarget) -> None:
-    """Make the local database of `target` if it is not there, whole or not at all, whoever else is
-    doing so.
+    """Create the local database of `target` if it is absent, complete or not at all.
+
+    Safe if other processes do so at the same time.
 
     Processes that let mlflow make it together leave it broken for good; so it is built under a lock
     in a file of its own and linked into place. Nothing to do for servers. BadData if what is there
@@ -229,8 +232,9 @@ def prepare(target: TrackingTarget) -> None:
 
 
 def check(target: TrackingTarget) -> bool:
-    """True if the local database is whole (or the target is a server), False if there is none;
-    BadData if broken.
+    """Return True if the local database is intact (or the target is a server).
+
+    False if there is none; raises BadData if broken.
     """
     path = target.database
     if path is None:
@@ -250,7 +254,7 @@ def check(target: TrackingTarget) -> bool:
 
 
 def _trouble(path: Path) -> str:
-    """What is wrong with a database file: "" (nothing), "absent", or a sentence."""
+    """Return the error of a database file: "" (nothing), "absent", or a sentence."""
     if not path.exists():
         return "absent"
     try:
@@ -276,8 +280,9 @@ def _trouble(path: Path) -> str:
 
 
 def artifact_root(database: Path) -> str:
-    """Where the artifacts of a local database lie: a plain path, as a URI where mlflow would decode
-    it.
+    """Return where the artifacts of a local database are.
+
+    A plain path, as a URI where mlflow would decode it.
     """
     folder = database.parent / "mlruns"
     return folder.as_uri() if urllib.parse.unquote(str(folder)) != str(folder) else str(folder)
@@ -309,20 +314,20 @@ def _build(path: Path) -> None:
 
 @contextlib.contextmanager
 def _sqlite_errors(path: Path) -> Iterator[None]:
-    """Trouble that SQLite or mlflow has with the disk, as a Resource error."""
+    """Raise errors of SQLite or mlflow with the disk as a Resource error."""
     try:
         yield
     except Exception as error:
         if isinstance(error, OSError):
             raise
-        said = next((str(e) for e in _causes(error) if isinstance(e, sqlite3.Error)), "")
-        known = next((row for words, *row in SQLITE_SAYS if words in said), None)
+        message = next((str(e) for e in _causes(error) if isinstance(e, sqlite3.Error)), "")
+        known = next((row for words, *row in SQLITE_SAYS if words in message), None)
         if known is None:
             raise
         code, remedy = known
         raise ResourceError(
             code,
-            f"cannot make the tracking database ({said}); {files.free_bytes(path):,} bytes free",
+            f"cannot make the tracking database ({message}); {files.free_bytes(path):,} bytes free",
             where=path,
             remedy=remedy,
         ) from error

@@ -1,4 +1,4 @@
-"""How mlflow is to behave in this process while the mirror uses it: short tries, and silence."""
+"""Settings of mlflow in this process while the mirror uses it: short tries, no output."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ ALWAYS = {
 
 
 class WhileNeeded:
-    """A change to this whole process that lasts while anybody is inside: made by the first, undone
-    by the last.
+    """Process-wide change made by the first user inside the block and undone by the last.
 
     change()   makes it and returns what undoes it
     """
@@ -62,12 +61,12 @@ quiet = WhileNeeded(
 
 
 def _set() -> Callable[[], None]:
-    mine = [variable for variable in SETTINGS if variable not in os.environ]
+    own = [variable for variable in SETTINGS if variable not in os.environ]
     before = {variable: os.environ.get(variable) for variable in ALWAYS}
-    os.environ.update({variable: SETTINGS[variable] for variable in mine} | ALWAYS)
+    os.environ.update({variable: SETTINGS[variable] for variable in own} | ALWAYS)
 
     def undo() -> None:
-        for variable in mine:
+        for variable in own:
             os.environ.pop(variable, None)
         for variable, value in before.items():
             if value is None:

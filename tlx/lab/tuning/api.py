@@ -1,17 +1,16 @@
-"""Searches: Optuna proposes, a trial is run and written down, Optuna is told. Only `tuning*.py`
-import optuna.
+"""Searches: Optuna proposes, a trial is run and recorded, Optuna gets the result.
 
     search = tuning.Search(key=…, space=…, evaluator="package.module:Class", …)
     tuning.prepare(search, root)         # once, in the driver: the storage is there, and knows all
                                          that is on record
     tuning_worker.work(search, …)        # in each process: asks for trial after trial until there
                                          are enough
-    tuning.standing(search, root)        # what came of it
+    tuning.standing(search, root)        # the result
 
-The records (tuning_records) are the truth. A trial has one line there, written before Optuna is
-told; what is missing in the storage is put back from them. A process that is killed leaves a
-RUNNING trial with its name on it; whoever is next to ask finds that it is dead, and takes the same
-trial up: same number, same values.
+The records (tuning_records) are the truth. A trial has one line there, written before Optuna gets
+it; what is missing in the storage is put back from them. A process that is killed leaves a
+RUNNING trial with its name on it; the next process to ask finds that it is dead, and resumes the
+trial: same number, same values.
 """
 
 from __future__ import annotations
@@ -38,20 +37,18 @@ STATES = {
     DIVERGED: TrialState.PRUNED,
     FAILED: TrialState.FAIL,
 }
-# the attribute of a trial in Optuna's storage that tells what other machines cannot read in the
+# the attribute of a trial in Optuna's storage that has what other machines cannot read in the
 # records
 TOLD = "tlx"
 
 
 class GivenUp(Exception):
-    """The pruner ended a trial; raised by `report`, to be let through."""
+    """Pruning of a trial, raised by `report`; it must be passed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScoredTrial:
-    """What a configuration came to: accuracy on val (fraction) a split, seconds of fitting and
-    predicting.
-    """
+    """Scores of a configuration: val accuracy (fraction) a split, seconds of fit and prediction."""
 
     by_split: list[float]
     seconds: float
@@ -61,31 +58,33 @@ class ScoredTrial:
 
 
 class Evaluator(Protocol):
-    """What a process keeps from trial to trial: made as Class(inputs, context) and asked of every
-    configuration.
+    """State that a process keeps from trial to trial.
+
+    It is created as Class(inputs, context) and called for every configuration.
     """
 
     spent: ScoredTrial  # what the last evaluation came to, whole or given up
 
     def key(self, values: dict[str, Any]) -> str:
-        """Names the configuration by content."""
+        """Return the content key of the configuration."""
 
     def title(self, values: dict[str, Any]) -> str:
-        """The configuration in a few words."""
+        """Return a short description of the configuration."""
 
     def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
-        """Run it, saying (step, value) as it goes; GivenUp, which `report` raises, is let
-        through.
+        """Run the configuration, reporting (step, value) during the run.
+
+        GivenUp, which `report` raises, is passed on.
         """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchProblem:
-    """What is searched, how far, and where Optuna keeps it.
+    """Search problem: space, limits, and Optuna's storage.
 
     key, family  name the question, and what is tried (`Records`)
     objectives   "accuracy" first; then perhaps "time" (s) or "energy" (J), to be small
-    rungs        steps at which halving looks; pruning is for one objective
+    rungs        steps at which halving compares trials; pruning is for one objective
     trials       how many, those of earlier commands included
     budget_s     no new trial once the trials, of all processes and commands, took so many seconds;
                  budget_j: joules
@@ -108,30 +107,29 @@ class SearchProblem:
 
     @property
     def wanted(self) -> int:
-        """How many trials there will be: a grid ends by itself."""
+        """Return how many trials there will be: a grid ends by itself."""
         return self.trials if self.sampler != "grid" else min(self.trials, len(self.space.grid()))
 
     @functools.cached_property
     def starts_with_defaults(self) -> bool:
-        """Whether trial 0 is the configuration that is used without a search: it is never
-        pruned.
-        """
+        """Return whether trial 0 is the default configuration, which is never pruned."""
         default = self.space.default()
         return default is not None and (self.sampler != "grid" or default in self.space.grid())
 
     def hears(self, step: int) -> bool:
-        """Whether the pruner looks at a step: the others are kept in the records, and Optuna is not
-        told.
+        """Return whether the pruner reads a step.
+
+        The others are kept in the records, and not reported to Optuna.
         """
         return len(self.objectives) == 1 and (self.pruner == "median" or step in self.rungs)
 
     @property
     def name(self) -> str:
-        """The study's name in Optuna's storage."""
+        """Return the study's name in Optuna's storage."""
         return f"tlx-{self.key[:16]}"
 
     def place(self, root: Path | str) -> StorageLocation:
-        """Optuna's storage."""
+        """Return Optuna's storage."""
         return StorageLocation(
             self.storage or str(Path(root) / "studies" / self.key / "optuna.journal"), self.name
         )
@@ -139,7 +137,7 @@ class SearchProblem:
 
 @contextlib.contextmanager
 def opened(search: SearchProblem, place: StorageLocation) -> Iterator[optuna.Study]:
-    """The study in its storage, made if it is not there; connections end with the block."""
+    """Open the study in its storage, created if absent; connections end with the block."""
     directions: list[Any] = ["maximize"] + ["minimize"] * (len(search.objectives) - 1)
     with place.open() as storage:
         yield optuna.create_study(
@@ -154,7 +152,7 @@ def opened(search: SearchProblem, place: StorageLocation) -> Iterator[optuna.Stu
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without Optuna's warnings that something is experimental."""
+    """Suppress Optuna's warnings about experimental features."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -164,25 +162,24 @@ def quiet() -> Iterator[None]:
 
 
 def prepare(search: SearchProblem, root: Path | str) -> None:
-    """Make the storage if it is not there, and put into it every trial on record that it does not
-    know.
-    """
+    """Create the storage if absent, and add every recorded trial that it lacks."""
     place = search.place(root)
     with quiet(), place.turn(), opened(search, place) as study:
         if len(search.objectives) > 1 and not study.metric_names:
             study.set_metric_names(list(search.objectives))
         for number, tried in sorted(Records(root, search.family).of(search.key).items()):
             while (
-                len(there := study.get_trials(deepcopy=False)) < number
+                len(stored := study.get_trials(deepcopy=False)) < number
             ):  # one that had not ended: to be run
                 study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
-            if len(there) == number:
+            if len(stored) == number:
                 study.add_trial(_frozen(search, tried))
 
 
 def completed_trials(search: SearchProblem, root: Path | str) -> list[TrialRecord]:
-    """The trials that have ended, by number: from the records here, else as the storage tells
-    them.
+    """Return the trials that have ended, by number.
+
+    From the records here, else from the storage.
     """
     here = Records(root, search.family).of(search.key)
     with quiet(), opened(search, search.place(root)) as study:
@@ -191,38 +188,47 @@ def completed_trials(search: SearchProblem, root: Path | str) -> list[TrialRecor
 
 
 def importances(search: SearchProblem, tried: list[TrialRecord]) -> dict[str, float]:
-    """Parameter → share of the accuracy's variance it explains (fANOVA; Hutter et al. 2014): of
-    those that every trial has, and for a choice's own parameters among the trials of that choice.
+    """Return parameter → share of the accuracy's variance it explains.
+
+    fANOVA, Hutter et al. 2014: of parameters that every trial has, and for a choice's own
+    parameters among the trials of that choice.
     """
-    found: dict[str, float] = {}
+    shares: dict[str, float] = {}
     whole = [t for t in tried if t.state == COMPLETE]
-    for when in dict.fromkeys(one.when for one in search.space.parameters):
-        mine = [t for t in whole if when is None or t.values.get(when[0]) in when[1]]
+    for when in dict.fromkeys(parameter.when for parameter in search.space.parameters):
+        applicable = [t for t in whole if when is None or t.values.get(when[0]) in when[1]]
         names = [
-            one.name
-            for one in search.space.parameters
-            if one.when == when and len({t.values.get(one.name) for t in mine}) > 1
+            parameter.name
+            for parameter in search.space.parameters
+            if parameter.when == when
+            and len({t.values.get(parameter.name) for t in applicable}) > 1
         ]
-        if len(mine) < 4 or not names or len({t.objectives[0] for t in mine}) < 2:
+        if len(applicable) < 4 or not names or len({t.objectives[0] for t in applicable}) < 2:
             continue
         with quiet():
             part = optuna.create_study(direction="maximize")
             part.add_trials(
-                [_frozen(search, replace(t, objectives=t.objectives[:1], system={})) for t in mine]
+                [
+                    _frozen(search, replace(t, objectives=t.objectives[:1], system={}))
+                    for t in applicable
+                ]
             )
             judge = optuna.importance.FanovaImportanceEvaluator(seed=0)
-            found |= optuna.importance.get_param_importances(part, evaluator=judge, params=names)
-    return found
+            shares |= optuna.importance.get_param_importances(part, evaluator=judge, params=names)
+    return shares
 
 
 def state_of(search: SearchProblem, tried: TrialRecord) -> TrialState:
-    """A trial's state in Optuna: pruned trials have a value only where there is one objective."""
+    """Return a trial's state in Optuna.
+
+    Pruned trials have a value only where there is one objective.
+    """
     diverged = tried.state == DIVERGED and len(search.objectives) > 1
     return TrialState.FAIL if diverged else STATES[tried.state]
 
 
 def user_attrs(tried: TrialRecord) -> dict[str, Any]:
-    """What Optuna's storage keeps of a trial beside its values."""
+    """Return what Optuna's storage keeps of a trial besides its values."""
     return {
         name: getattr(tried, name)
         for name in (
@@ -241,7 +247,7 @@ def user_attrs(tried: TrialRecord) -> dict[str, Any]:
 
 
 def _frozen(search: SearchProblem, tried: TrialRecord) -> optuna.trial.FrozenTrial:
-    known = {one.name: one for one in search.space.parameters}
+    known = {parameter.name: parameter for parameter in search.space.parameters}
     state = state_of(search, tried)
     heard = {int(step): value for step, value in tried.reports if search.hears(int(step))}
     if tried.state == DIVERGED and state == TrialState.PRUNED:
@@ -261,13 +267,13 @@ def _frozen(search: SearchProblem, tried: TrialRecord) -> optuna.trial.FrozenTri
 
 
 def from_storage(search: SearchProblem, trial: optuna.trial.FrozenTrial) -> TrialRecord:
-    """A trial as the storage tells it."""
-    said = {
+    """Return a trial as the storage has it."""
+    fields = {
         name: value
         for name, value in trial.user_attrs.get(TOLD, {}).items()
         if not name.startswith("spent_")
     }
-    state = said.pop("state", None) or next(
+    state = fields.pop("state", None) or next(
         name for name, state in STATES.items() if state == trial.state
     )
     objectives = list(trial.values or []) if state == COMPLETE else []
@@ -281,15 +287,17 @@ def from_storage(search: SearchProblem, trial: optuna.trial.FrozenTrial) -> Tria
             "title": "",
             "objectives": objectives,
             "reports": [[s, v] for s, v in sorted(trial.intermediate_values.items())],
-            **said,
+            **fields,
         }
     )
 
 
-def distribution(one: Parameter) -> optuna.distributions.BaseDistribution:
-    """A parameter in Optuna's terms."""
-    if one.choices is not None:
-        return optuna.distributions.CategoricalDistribution(one.choices)
-    if one.whole:
-        return optuna.distributions.IntDistribution(int(one.low), int(one.high), log=one.log)
-    return optuna.distributions.FloatDistribution(one.low, one.high, log=one.log)
+def distribution(parameter: Parameter) -> optuna.distributions.BaseDistribution:
+    """Return a parameter as an Optuna distribution."""
+    if parameter.choices is not None:
+        return optuna.distributions.CategoricalDistribution(parameter.choices)
+    if parameter.whole:
+        return optuna.distributions.IntDistribution(
+            int(parameter.low), int(parameter.high), log=parameter.log
+        )
+    return optuna.distributions.FloatDistribution(parameter.low, parameter.high, log=parameter.log)

@@ -1,5 +1,4 @@
-"""What came of every trial of a search, one durable line each: from these lines Optuna's storage is
-made anew.
+"""Records of a search's trials, one durable line each, from which the storage is rebuilt.
 
     <root>/searches/<family>/<slot>.journal    a line a trial; each process that works on a search
                                                has a slot of its own
@@ -31,7 +30,7 @@ SLOTS = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRecord:
-    """One trial of a search.
+    """Trial of a search.
 
     number         in its study, from 0
     values         parameter → value, as Optuna proposed it
@@ -41,7 +40,7 @@ class TrialRecord:
     reports        [step, value] as they came: a step is a split, or an epoch of the first one and
                    then a split
     by_split       val accuracy (fraction) of each split that was run
-    seconds        of fitting and predicting this configuration, whoever did it; energy_j: joules,
+    seconds        of fitting and predicting this configuration, in any process; energy_j: joules,
                    where known
     same_as        the trial (of this search or another of the family) that had the same
                    configuration and spared this
@@ -68,54 +67,54 @@ class TrialRecord:
 
     @property
     def key(self) -> str:
-        """The name of its run folder."""
+        """Return the name of its run folder."""
         return files.digest(["search trial", self.study, self.number])
 
     @property
     def spent_s(self) -> float:
-        """Seconds that this trial took: none where another spared it."""
+        """Return the seconds of this trial: none where another spared it."""
         return self.seconds if self.same_as is None else 0.0
 
     @property
     def spent_j(self) -> float:
-        """Joules that it took, as far as known."""
+        """Return its joules, as far as known."""
         return (self.energy_j or 0.0) if self.same_as is None else 0.0
 
     @property
     def status(self) -> str:
-        """Its state as a result's status."""
+        """Return its state as a result's status."""
         return "finished" if self.state == COMPLETE else self.state
 
 
 def now_ms() -> int:
-    """Milliseconds since 1970."""
+    """Return milliseconds since 1970."""
     return time.time_ns() // 1_000_000
 
 
 class Records:
-    """The lines of a family of searches: all can be read, one's own slot is added to."""
+    """Lines of a family of searches: all can be read, lines are added to one's own slot."""
 
     def __init__(self, root: Path | str, family: str):
         self.folder = Path(root) / "searches" / family
 
     def all(self) -> list[TrialRecord]:
-        """Every trial on record, the earliest of two of one number, by study and number."""
-        found: dict[tuple[str, int], TrialRecord] = {}
+        """Return every recorded trial, the earliest of two of one number, by study and number."""
+        records: dict[tuple[str, int], TrialRecord] = {}
         for path in sorted(self.folder.glob("*.journal")):
             for row in files.Journal.read(path):
                 tried = TrialRecord(**row)
-                there = found.get((tried.study, tried.number))
-                if there is None or tried.ended_ms < there.ended_ms:
-                    found[tried.study, tried.number] = tried
-        return [found[key] for key in sorted(found)]
+                previous = records.get((tried.study, tried.number))
+                if previous is None or tried.ended_ms < previous.ended_ms:
+                    records[tried.study, tried.number] = tried
+        return [records[key] for key in sorted(records)]
 
     def of(self, study: str) -> dict[int, TrialRecord]:
-        """The trials of a study, by number."""
+        """Return the trials of a study, by number."""
         return {tried.number: tried for tried in self.all() if tried.study == study}
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[files.Journal]:
-        """A slot of one's own, while the block lasts: a killed process's is taken over."""
+        """Hold a slot of one's own inside the block: a killed process's slot is reused."""
         files.make_folder(self.folder)
         with contextlib.ExitStack() as held:
             for slot in range(SLOTS):
@@ -130,12 +129,12 @@ class Records:
 
 
 def plain(tried: TrialRecord) -> dict[str, Any]:
-    """The line of a trial."""
+    """Return the line of a trial."""
     return asdict(tried)
 
 
 def keep(store: Store, tried: TrialRecord) -> None:
-    """The run folder of a trial, made from its line unless it is there."""
+    """Write the run folder of a trial from its line, unless it exists."""
     if store.folder(tried.key).is_dir():
         return
 
@@ -186,7 +185,7 @@ def keep(store: Store, tried: TrialRecord) -> None:
 
 
 def row(tried: TrialRecord) -> dict[str, Any]:
-    """The line of a trial in study.json, for the mirror."""
+    """Return the line of a trial in study.json, for the mirror."""
     return {
         "key": tried.key,
         "title": f"trial {tried.number}: {tried.title}",
@@ -198,14 +197,14 @@ def row(tried: TrialRecord) -> dict[str, Any]:
 
 
 def marks(tried: TrialRecord) -> Mapping[str, str]:
-    """Tags of a trial's run."""
-    found = {
+    """Return the tags of a trial's run."""
+    tags = {
         "optuna.trial_number": str(tried.number),
         "optuna.state": tried.state.upper(),
         "tlx.configuration": tried.configuration,
     }
     return (
-        found
+        tags
         | ({"tlx.error": tried.error} if tried.error else {})
         | ({} if tried.same_as is None else {"tlx.same_as": f"trial {tried.same_as[1]}"})
     )

@@ -1,8 +1,7 @@
-"""How a search chooses: samplers that begin anew, seeded, with every trial, and the halving that
-gives up early.
+"""Samplers that restart, seeded, with every trial, and successive halving.
 
 A sampler that lives as long as its process repeats or forgets itself when the process is killed;
-one that is made for trial n from (seed, n) and what is known proposes the same either way.
+one that is created for trial n from (seed, n) and the known trials proposes the same either way.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ NEEDS = {"cmaes": ("cmaes", "CMA-ES")}
 
 
 def check(name: str) -> None:
-    """UnknownName, or Resource naming the package that a sampler needs."""
+    """Raise UnknownName, or Resource naming the package that a sampler needs."""
     if name not in SAMPLERS:
         raise UnknownNameError("sampler", name, SAMPLERS)
     make = SAMPLERS[name]
@@ -70,9 +69,9 @@ def check(name: str) -> None:
 
 
 class Seeded(BaseSampler):
-    """A sampler made anew for every trial, from the search's seed and the trial's number.
+    """Sampler created anew for every trial, from the search's seed and the trial's number.
 
-    The first trial is what stands there without a search, where the space (or its grid) holds that.
+    The first trial is the default configuration, where the space (or its grid) holds that.
     """
 
     def __init__(self, name: str, seed: int, space: Space, directions: int = 1):
@@ -86,6 +85,7 @@ class Seeded(BaseSampler):
         self._fixed: dict[str, Any] | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Create the sampler of this trial."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             if self._make is not None:
@@ -99,6 +99,7 @@ class Seeded(BaseSampler):
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, Any]:
+        """Return the space that the sampler samples jointly."""
         return (
             {} if self._fixed is not None else self._inner.infer_relative_search_space(study, trial)
         )
@@ -106,6 +107,7 @@ class Seeded(BaseSampler):
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
     ) -> dict[str, Any]:
+        """Sample the joint parameters."""
         return (
             {}
             if self._fixed is not None
@@ -115,6 +117,7 @@ class Seeded(BaseSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, distribution: Any
     ) -> Any:
+        """Sample one parameter on its own."""
         if self._fixed is not None:
             return self._fixed[param_name]
         return self._inner.sample_independent(study, trial, param_name, distribution)
@@ -126,23 +129,24 @@ class Seeded(BaseSampler):
         state: TrialState,
         values: Sequence[float] | None,
     ) -> None:
+        """Pass the end of the trial to its sampler."""
         if self._fixed is None:
             self._inner.after_trial(study, trial, state, values)
 
 
 class Halving(optuna.pruners.BasePruner):
-    """Successive halving: at each rung (a step) the best 1 / factor of all trials that came so far
-    go on.
+    """Successive halving: at each rung (a step) the best 1 / factor of all trials so far continue.
 
-    Read off the reported values alone, so that a trial taken up after a kill is judged as it would
-    have been. Ties go on. Jamieson & Talwalkar 2016, arXiv:1502.07943; asynchronous as in Li et al.
-    2020, arXiv:1810.05934.
+    Judged by the reported values alone, so that a trial resumed after a kill is judged as it would
+    have been. Ties continue. Jamieson & Talwalkar 2016, arXiv:1502.07943; asynchronous as in Li et
+    al. 2020, arXiv:1810.05934.
     """
 
     def __init__(self, rungs: Sequence[int], factor: int = 3):
         self._rungs, self._factor = frozenset(rungs), factor
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        """Return whether the trial is outside the best share at its rung."""
         step = trial.last_step
         if step not in self._rungs:
             return False
@@ -157,7 +161,7 @@ class Halving(optuna.pruners.BasePruner):
 
 
 def pruner(name: str, rungs: Sequence[int]) -> optuna.pruners.BasePruner:
-    """The pruner of a name."""
+    """Return the pruner of a name."""
     if name not in PRUNERS:
         raise UnknownNameError("pruner", name, PRUNERS)
     return PRUNERS[name](rungs)

@@ -1,5 +1,4 @@
-"""What a search may try: parameters with their ranges or choices, some of them only where another
-came out so.
+"""Search space: parameters with ranges or choices, some conditional on another.
 
 Built from the declarations of specs (`declared`), picked by name (`picked`), narrowed by a person
 (`narrowed`).
@@ -24,15 +23,15 @@ SLOTS = {"low", "high", "log", "steps"}
 
 @dataclass(frozen=True)
 class Parameter:
-    """One thing that a search chooses.
+    """Parameter of a search.
 
     choices    what it may be; else it is a number from low to high, both included
     log        low…high is covered evenly by logarithm
     whole      whole numbers only
     steps      points of a grid over low…high
-    when       (name, values): asked for only where that parameter is one of these
+    when       (name, values): drawn only where that parameter is one of these
     default    where nothing is searched; None where that is outside
-    bounds     what is allowed at all: a range, choices, or None where only a trial can tell
+    bounds     what is allowed at all: a range, choices, or None where only a trial can find out
     unasked    searched only if its name is given
     """
 
@@ -53,7 +52,7 @@ class Parameter:
         return value in self.choices if self.choices is not None else self.low <= value <= self.high
 
     def points(self) -> list[Any]:
-        """Its values on a grid."""
+        """Return its values on a grid."""
         if self.choices is not None:
             return list(self.choices)
         if self.steps == 1 or self.low == self.high:
@@ -61,17 +60,17 @@ class Parameter:
         shares = [i / (self.steps - 1) for i in range(self.steps)]
         if self.log:
             low, high = math.log(self.low), math.log(self.high)
-            found = [
+            points = [
                 self.low,
                 *(float(f"{math.exp(low + s * (high - low)):.6g}") for s in shares[1:-1]),
                 self.high,
             ]
         else:
-            found = [self.low + s * (self.high - self.low) for s in shares]
-        return list(dict.fromkeys(map(self._number, found)))
+            points = [self.low + s * (self.high - self.low) for s in shares]
+        return list(dict.fromkeys(map(self._number, points)))
 
     def holds(self, value: Any) -> bool:
-        """Whether a value is one that the search may choose."""
+        """Return whether a value is one that the search may choose."""
         if self.choices is not None:
             return any(type(value) is type(c) and value == c for c in self.choices)
         return (
@@ -86,72 +85,79 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in an order in which each stands after the one it depends on."""
+    """Parameters, each after the one it depends on."""
 
     parameters: tuple[Parameter, ...]
 
     def draw(self, choose: Callable[[Parameter], Any]) -> dict[str, Any]:
-        """A configuration: name → value of every parameter that applies, each as `choose` says."""
+        """Draw a configuration: name → value of every applicable parameter, from `choose`."""
         values: dict[str, Any] = {}
-        for one in self.parameters:
-            if one.when is None or values.get(one.when[0]) in one.when[1]:
-                values[one.name] = choose(one)
+        for parameter in self.parameters:
+            if parameter.when is None or values.get(parameter.when[0]) in parameter.when[1]:
+                values[parameter.name] = choose(parameter)
         return values
 
     def default(self) -> dict[str, Any] | None:
-        """The configuration that is there without a search; None where it lies outside."""
-        values = self.draw(lambda one: one.default)
-        known = {one.name: one for one in self.parameters}
+        """Return the default configuration; None where it is outside the space."""
+        values = self.draw(lambda parameter: parameter.default)
+        known = {parameter.name: parameter for parameter in self.parameters}
         return values if all(known[name].holds(value) for name, value in values.items()) else None
 
     def grid(self) -> list[dict[str, Any]]:
-        """Every configuration of the grid, in order; Usage where there are more than 100,000."""
-        found: list[dict[str, Any]] = [{}]
-        for one in self.parameters:
-            if len(found) * len(one.points()) > GRID_LIMIT * len(self.parameters):
+        """Return every configuration of the grid, in order.
+
+        Raises Usage where there are more than 100,000.
+        """
+        configurations: list[dict[str, Any]] = [{}]
+        for parameter in self.parameters:
+            if len(configurations) * len(parameter.points()) > GRID_LIMIT * len(self.parameters):
                 raise UsageError(
                     "grid-size",
                     f"more than {GRID_LIMIT:,} configurations",
                     where="--sampler grid",
                     remedy="narrow it with --space, or use another --sampler",
                 )
-            points = one.points()
-            found = [
+            points = parameter.points()
+            configurations = [
                 {**values, **extra}
-                for values in found
+                for values in configurations
                 for extra in (
-                    [{one.name: point} for point in points]
-                    if one.when is None or values.get(one.when[0]) in one.when[1]
+                    [{parameter.name: point} for point in points]
+                    if parameter.when is None or values.get(parameter.when[0]) in parameter.when[1]
                     else [{}]
                 )
             ]
-        return found
+        return configurations
 
     def to_json(self) -> list[dict[str, Any]]:
-        """Plain JSON, in order."""
+        """Return plain JSON, in order."""
         return [
-            {k: v for k, v in asdict(one).items() if k not in ("bounds", "unasked")}
-            for one in self.parameters
+            {k: v for k, v in asdict(parameter).items() if k not in ("bounds", "unasked")}
+            for parameter in self.parameters
         ]
 
     # ------------------------------------------------------------ which of them, and how far
 
     def picked(self, names: Sequence[str]) -> Space:
-        """Those of these names, a choice with the settings of what is chosen ("linear-svc.C"); such
-        a setting's own name brings the choice, held to where the setting applies.
+        """Return the parameters of these names, a choice with the settings of its values.
+
+        These are named "linear-svc.C"; such a setting's own name brings the choice, held to where
+        the setting applies.
         """
-        known = {one.name: one for one in self.parameters}
+        known = {parameter.name: parameter for parameter in self.parameters}
         for name in names:
             if name not in known:
                 raise UnknownNameError("search parameter", name, known)
         taken, held = set(names), {name for name in names if known[name].when is None}
         kept: dict[str, Parameter] = {}
-        for one in self.parameters:
-            under = one.when[0] if one.when else None
-            own = under in held and under in kept and "." in one.name and not one.unasked
-            if one.name in taken or own:
-                kept[one.name] = one
-                held |= {one.name} if own else set()
+        for parameter in self.parameters:
+            under = parameter.when[0] if parameter.when else None
+            own = (
+                under in held and under in kept and "." in parameter.name and not parameter.unasked
+            )
+            if parameter.name in taken or own:
+                kept[parameter.name] = parameter
+                held |= {parameter.name} if own else set()
         for name in names:
             while (condition := known[name].when) is not None and condition[0] not in taken:
                 parent = kept.get(condition[0], replace(known[condition[0]], choices=()))
@@ -163,16 +169,19 @@ class Space:
                 default = parent.default if parent.default in choices else choices[0]
                 kept[condition[0]] = replace(known[condition[0]], choices=choices, default=default)
                 name = condition[0]
-        return Space(tuple(kept[one.name] for one in self.parameters if one.name in kept))
+        return Space(
+            tuple(kept[parameter.name] for parameter in self.parameters if parameter.name in kept)
+        )
 
     def narrowed(self, changes: Mapping[str, Any], where: object = "") -> Space:
-        """This space with ranges and choices of one's own: {"C": {"low": 0.01, "high": 10},
-        "classifier": ["ridge"]}.
+        """Return this space with the given ranges and choices.
+
+        {"C": {"low": 0.01, "high": 10}, "classifier": ["ridge"]}.
 
         Raises all that is wrong at once: unknown names, types, values outside what the setting
         allows.
         """
-        known = {one.name: one for one in self.parameters}
+        known = {parameter.name: parameter for parameter in self.parameters}
         problems: list[TlxError] = []
         for name, change in changes.items():
             if name not in known:
@@ -188,32 +197,43 @@ class Space:
                 problems.append(error)
         raise_all(problems)
         reachable: list[Parameter] = []
-        for one in known.values():
-            parent = next((p for p in reachable if one.when and p.name == one.when[0]), None)
-            if one.when is None or (parent and set(parent.choices or ()) & set(one.when[1])):
-                reachable.append(one)
+        for parameter in known.values():
+            parent = next(
+                (p for p in reachable if parameter.when and p.name == parameter.when[0]), None
+            )
+            if parameter.when is None or (
+                parent and set(parent.choices or ()) & set(parameter.when[1])
+            ):
+                reachable.append(parameter)
         return Space(tuple(reachable))
 
 
-def _narrow(one: Parameter, change: Any, where: object) -> Parameter:
+def _narrow(parameter: Parameter, change: Any, where: object) -> Parameter:
     if isinstance(change, list):
-        return _chosen(one, change, where)
+        return _chosen(parameter, change, where)
     if not isinstance(change, Mapping):
         raise BadDataError(
-            "space-form", f"'{one.name}': {change!r}", where=where, expected=_example(one)
+            "space-form",
+            f"'{parameter.name}': {change!r}",
+            where=where,
+            expected=_example(parameter),
         )
-    if one.bounds is None or one.choices is not None:
+    if parameter.bounds is None or parameter.choices is not None:
         raise BadDataError(
-            "space-form", f"'{one.name}' has choices, no range", where=where, expected=_example(one)
+            "space-form",
+            f"'{parameter.name}' has choices, no range",
+            where=where,
+            expected=_example(parameter),
         )
     if wrong := [key for key in change if key not in SLOTS]:
         raise UnknownNameError(
-            "key of a range", wrong[0], SLOTS, remedy=f"in '{one.name}' of {where}"
+            "key of a range", wrong[0], SLOTS, remedy=f"in '{parameter.name}' of {where}"
         )
     low, high = (
-        _in_bounds(one, change.get(name, getattr(one, name)), where) for name in ("low", "high")
+        _in_bounds(parameter, change.get(name, getattr(parameter, name)), where)
+        for name in ("low", "high")
     )
-    log, steps = change.get("log", one.log), change.get("steps", one.steps)
+    log, steps = change.get("log", parameter.log), change.get("steps", parameter.steps)
     if (
         not isinstance(log, bool)
         or not isinstance(steps, int)
@@ -222,71 +242,84 @@ def _narrow(one: Parameter, change: Any, where: object) -> Parameter:
     ):
         raise BadDataError(
             "space-type",
-            f"'{one.name}': log {log!r}, steps {steps!r}",
+            f"'{parameter.name}': log {log!r}, steps {steps!r}",
             where=where,
             expected="log true or false, steps a whole number from 1 to 10,000",
         )
     if low > high or (log and low <= 0):
         raise BadDataError(
             "space-range",
-            f"'{one.name}': from {low:g} to {high:g}" + ", by logarithm" * log,
+            f"'{parameter.name}': from {low:g} to {high:g}" + (", by logarithm" if log else ""),
             where=where,
-            expected="low below high" + ", above 0 where log is true" * log,
+            expected="low below high" + (", above 0 where log is true" if log else ""),
         )
-    default = one.default if one.default is not None and low <= one.default <= high else None
-    return replace(one, low=low, high=high, log=log, steps=steps, default=default)
+    default = (
+        parameter.default
+        if parameter.default is not None and low <= parameter.default <= high
+        else None
+    )
+    return replace(parameter, low=low, high=high, log=log, steps=steps, default=default)
 
 
-def _chosen(one: Parameter, values: Sequence[Any], where: object) -> Parameter:
+def _chosen(parameter: Parameter, values: Sequence[Any], where: object) -> Parameter:
     if not values:
         raise BadDataError(
-            "space-form", f"'{one.name}': no choice", where=where, expected=_example(one)
+            "space-form",
+            f"'{parameter.name}': no choice",
+            where=where,
+            expected=_example(parameter),
         )
-    if one.choices is None:
-        values = [_in_bounds(one, value, where) for value in values]
-    elif one.bounds is None:
+    if parameter.choices is None:
+        values = [_in_bounds(parameter, value, where) for value in values]
+    elif parameter.bounds is None:
         if wrong := [v for v in values if not isinstance(v, str)]:
             raise BadDataError(
-                "space-type", f"'{one.name}': {wrong[0]!r}", where=where, expected="words"
+                "space-type", f"'{parameter.name}': {wrong[0]!r}", where=where, expected="words"
             )
     else:
         for value in values:
-            if not any(type(value) is type(c) and value == c for c in one.bounds):
+            if not any(type(value) is type(c) and value == c for c in parameter.bounds):
                 raise UnknownNameError(
-                    f"choice of {one.name}", str(value), map(str, one.bounds), remedy=f"in {where}"
+                    f"choice of {parameter.name}",
+                    str(value),
+                    map(str, parameter.bounds),
+                    remedy=f"in {where}",
                 )
     kept = tuple(dict.fromkeys(values))
-    return replace(one, choices=kept, default=one.default if one.default in kept else None)
+    return replace(
+        parameter, choices=kept, default=parameter.default if parameter.default in kept else None
+    )
 
 
-def _in_bounds(one: Parameter, value: Any, where: object) -> float:
-    assert one.bounds is not None
-    low, high = one.bounds
+def _in_bounds(parameter: Parameter, value: Any, where: object) -> float:
+    assert parameter.bounds is not None
+    low, high = parameter.bounds
     if (
         isinstance(value, bool)
         or not isinstance(value, (int, float))
-        or (one.whole and not float(value).is_integer())
+        or (parameter.whole and not float(value).is_integer())
     ):
         raise BadDataError(
             "space-type",
-            f"'{one.name}': {value!r}",
+            f"'{parameter.name}': {value!r}",
             where=where,
-            expected="a whole number" if one.whole else "a number",
+            expected="a whole number" if parameter.whole else "a number",
         )
     if not low <= value <= high:
         raise UsageError(
             "out-of-range",
-            f"{value:g} for '{one.name}'",
+            f"{value:g} for '{parameter.name}'",
             where=where,
             expected=f"from {low:g} to {high:g}",
         )
-    return int(value) if one.whole else float(value)
+    return int(value) if parameter.whole else float(value)
 
 
-def _example(one: Parameter) -> str:
-    if one.choices is not None:
-        return f'{{"{one.name}": {list(one.choices[:2])}}}'.replace("'", '"')
-    return f'{{"{one.name}": {{"low": {one.low:g}, "high": {one.high:g}}}}} or a list of numbers'
+def _example(parameter: Parameter) -> str:
+    if parameter.choices is not None:
+        return f'{{"{parameter.name}": {list(parameter.choices[:2])}}}'.replace("'", '"')
+    limits = f'"low": {parameter.low:g}, "high": {parameter.high:g}'
+    return f'{{"{parameter.name}": {{{limits}}}}} or a list of numbers'
 
 
 # ---------------------------------------------------------------- from the declarations of a spec
@@ -301,7 +334,7 @@ def declared(
     defaults: Mapping[str, Any] | None = None,
     at_most: Mapping[str, float] | None = None,
 ) -> Iterator[Parameter]:
-    """The parameters that a spec's settings are: those with a range, with choices, or on and off.
+    """Return the parameters of a spec's settings: those with a range, choices, or on and off.
 
     prefix    "linear-svc." for parameters named linear-svc.C
     names     of the settings, where not all are meant
@@ -313,10 +346,10 @@ def declared(
     for name, row in kind.settings().items():
         if (names is not None and name not in names) or not row.cli:
             continue
-        found = _parameter(
+        parameter = _parameter(
             prefix + name, row, kind.hints()[name], start.get(name), (at_most or {}).get(name)
         )
-        if found is None:
+        if parameter is None:
             continue
         if _optional(kind.hints()[name]):
             given = f"{prefix}{name}.by"
@@ -326,11 +359,11 @@ def declared(
                 when=when,
                 default=AUTO if start.get(name) is None else GIVEN,
                 bounds=(AUTO, GIVEN),
-                unasked=found.unasked,
+                unasked=parameter.unasked,
             )
-            yield replace(found, when=(given, (GIVEN,)))
+            yield replace(parameter, when=(given, (GIVEN,)))
         else:
-            yield replace(found, when=when)
+            yield replace(parameter, when=when)
 
 
 def _parameter(
@@ -348,7 +381,8 @@ def _parameter(
             if choices is None
             else Parameter(name, choices, default=default, bounds=row.choices, unasked=unasked)
         )
-    high = at_most if row.high is None else min(row.high, row.high if at_most is None else at_most)
+    limits = [limit for limit in (row.high, at_most) if limit is not None]
+    high = min(limits, default=None)
     if kind not in (int, float) or row.low is None or high is None:
         return None
     start, end, *how = tried if isinstance(tried, tuple) else (row.low, high)

@@ -1,5 +1,6 @@
-"""Where Optuna keeps a search's trials: a file beside the store, or any storage of Optuna's,
-several machines at once.
+"""Optuna's storage of a search: a file next to the store, or any storage of Optuna's.
+
+Several machines may use it at once.
 
 Nothing in it is the only copy, so the file is not flushed to disk at every line. Optuna's own file
 lock outlives a killed process by half a minute and one torn line makes its journal unreadable for
@@ -37,7 +38,7 @@ BEAT_S, SILENT_S = (
 
 
 class JournalFile(BaseJournalBackend):
-    """Optuna's journal in a file: whole lines only, appended under the kernel's lock."""
+    """Journal of Optuna in a file: complete lines only, appended under the kernel's lock."""
 
     def __init__(self, path: Path):
         self.path = Path(path)
@@ -48,7 +49,7 @@ class JournalFile(BaseJournalBackend):
             self._cut()
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
-        """The records from a number on."""
+        """Return the records from a number on."""
         start = min(log_number_from, len(self._ends) - 1)
         if log_number_from == len(self._ends) - 1 and os.stat(self.path).st_size == self._ends[-1]:
             return []  # nothing has come: most often so
@@ -73,7 +74,7 @@ class JournalFile(BaseJournalBackend):
 
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
-        """Nobody else adds a record inside: one taking of the lock for many writings."""
+        """Exclude other writers inside the block: one lock for many writes."""
         with self._locked() as self._fd:
             try:
                 yield
@@ -94,8 +95,9 @@ class JournalFile(BaseJournalBackend):
                 os.close(fd)
 
     def _cut(self) -> None:
-        """Take a torn last line away. One of ours that a power cut damaged is set aside; any other
-        file is refused.
+        """Remove a torn last line.
+
+        A file of ours that a power cut damaged is set aside; any other file is refused.
         """
         data = self.path.read_bytes()
         whole = data.rfind(b"\n") + 1
@@ -125,7 +127,7 @@ def _is_record(line: bytes) -> bool:
 
 
 class StorageLocation:
-    """A storage by its address: "" or a path to a journal, or a URL as Optuna takes it.
+    """Address of a storage: "" or a path to a journal, or a URL as Optuna takes it.
 
     shown   the address without its password
     """
@@ -159,7 +161,10 @@ class StorageLocation:
 
     @contextlib.contextmanager
     def open(self) -> Iterator[optuna.storages.BaseStorage]:
-        """The storage; Resource where it cannot be reached or its driver is not installed."""
+        """Open the storage.
+
+        Raises Resource where it cannot be reached or its driver is not installed.
+        """
         if self.path is not None and not self.address.startswith("sqlite"):
             self._journal = JournalFile(self.path)
             yield optuna.storages.JournalStorage(self._journal)
@@ -179,8 +184,9 @@ class StorageLocation:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """One process at a time, of all that work on the search: by the kernel's lock, or the
-        server's.
+        """Exclude all other processes of the search inside the block.
+
+        By the kernel's lock, or the server's.
         """
         if self.path is not None:
             with (
@@ -196,23 +202,28 @@ class StorageLocation:
                 self.address, poolclass=sqlalchemy.NullPool
             )
             connection = self._engine.connect()
-        number, mine = zlib.crc32(self._name.encode()), self.address.startswith("postgresql")
+        number, is_postgresql = (
+            zlib.crc32(self._name.encode()),
+            self.address.startswith("postgresql"),
+        )
         take, give = (
             ("SELECT pg_advisory_lock(:n)", "SELECT pg_advisory_unlock(:n)")
-            if mine
+            if is_postgresql
             else ("SELECT GET_LOCK(:n, 3600)", "SELECT RELEASE_LOCK(:n)")
         )
         with connection:
-            connection.execute(sqlalchemy.text(take), {"n": number if mine else f"tlx{number}"})
+            connection.execute(
+                sqlalchemy.text(take), {"n": number if is_postgresql else f"tlx{number}"}
+            )
             try:
                 yield
             finally:
-                connection.execute(sqlalchemy.text(give), {"n": number if mine else f"tlx{number}"})
+                connection.execute(
+                    sqlalchemy.text(give), {"n": number if is_postgresql else f"tlx{number}"}
+                )
 
     def writing(self) -> contextlib.AbstractContextManager[None]:
-        """Around several writings that follow one another: the journal is locked once for all of
-        them.
-        """
+        """Lock the journal once for several consecutive writes inside the block."""
         return contextlib.nullcontext() if self._journal is None else self._journal.holding()
 
     @contextlib.contextmanager
@@ -236,18 +247,18 @@ class StorageLocation:
                 expected="a URL as Optuna takes it",
             ) from error
         except (sqlalchemy.exc.OperationalError, optuna.exceptions.StorageInternalError) as error:
-            said = str(error.__cause__ or error).strip().splitlines()[0]
+            message = str(error.__cause__ or error).strip().splitlines()[0]
             raise ResourceError(
                 "storage-unreachable",
-                redact(said),
+                redact(message),
                 where=self.shown,
                 remedy="see whether the server runs and the address is right",
             ) from error
         except sqlalchemy.exc.DatabaseError as error:
-            said = str(error.__cause__ or error).strip().splitlines()[0]
+            message = str(error.__cause__ or error).strip().splitlines()[0]
             raise BadDataError(
                 "storage-form",
-                redact(said),
+                redact(message),
                 where=self.shown,
                 expected="a database that Optuna made, or a new file",
                 remedy="choose another with --storage; this one was left as it is",
@@ -259,13 +270,14 @@ class StorageLocation:
 
 
 def process_id() -> str:
-    """This process, so that another can tell whether it still lives."""
+    """Return an identifier of this process, by which another can find out whether it is alive."""
     return f"{_machine()}/{os.getpid()}/{psutil.Process().create_time():.2f}"
 
 
 def is_alive(owner: str | None, beats: dict[str, Any]) -> bool:
-    """Whether the process of `owner` is at work: the kernel says so here, its machine's last beat
-    elsewhere.
+    """Return whether the process of `owner` is at work.
+
+    By the kernel on this machine, by its machine's last heartbeat elsewhere.
     """
     if not owner:
         return False
@@ -286,7 +298,7 @@ def is_alive(owner: str | None, beats: dict[str, Any]) -> bool:
 
 
 def heartbeat(study: optuna.Study) -> None:
-    """Say that this machine is at work."""
+    """Record that this machine is at work."""
     study.set_user_attr(f"beat:{_machine()}", time.time())
 
 

@@ -1,5 +1,4 @@
-"""A process that works on a search: asks for a trial, runs it, writes it down, tells Optuna, and
-asks again.
+"""Worker of a search: ask for a trial, run it, record it, report to Optuna, repeat.
 
 What its trials share (embedded rows, spans, products) stays in the process from trial to trial.
 """
@@ -54,8 +53,7 @@ def work(
     *,
     emit: Callable[[dict[str, Any]], None],
 ) -> int:
-    """Ask, run, write down, tell, until as many trials as wanted have ended; how many this process
-    ran.
+    """Run trials until as many as wanted have ended; return how many this process ran.
 
     driver   names the command that this process works for
     """
@@ -72,7 +70,7 @@ def work(
 
 @contextlib.contextmanager
 def _beating(study: optuna.Study) -> Iterator[None]:
-    """Tell other machines that this one is at work, while the block lasts."""
+    """Send heartbeats of this machine to the others inside the block."""
     ended = threading.Event()
 
     def beat() -> None:
@@ -119,38 +117,39 @@ class _Process:
         while True:
             signals.stop_if_asked()
             with self.place.turn():
-                trial, found, ended = self._next()
+                trial, known, ended = self._next()
             if trial is None:
                 self._settle(emit)
                 if ended:
                     return count
                 time.sleep(PAUSE_S)
                 continue
-            tried = found or self._tried(trial)
+            tried = known or self._tried(trial)
             self._settle(emit)  # the disk took the one before while this one was run
             with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                self._tell(trial, tried)  # suppressed: told by one who thought this machine dead
+                self._tell(
+                    trial, tried
+                )  # suppressed: reported by one that took this machine for dead
             count += 1
             done = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
-            said = {"step": done, "steps": self.search.wanted, "values": {"tried": plain(tried)}}
-            self.pending.append((self.disk.submit(self.journal.sync), said))
+            event = {"step": done, "steps": self.search.wanted, "values": {"tried": plain(tried)}}
+            self.pending.append((self.disk.submit(self.journal.sync), event))
             if tried.seconds > LONG_S:
                 self._settle(emit)
 
     def _settle(self, emit: Callable[[dict[str, Any]], None]) -> None:
-        """Wait until what was written is durable, and say so."""
+        """Wait until what was written is durable, and report it."""
         while self.pending:
-            written, said = self.pending.pop(0)
+            written, event = self.pending.pop(0)
             written.result()
-            emit(said)
+            emit(event)
 
     # ------------------------------------------------------------ which trial
 
     def _next(self) -> tuple[optuna.Trial | None, TrialRecord | None, bool]:
-        """A trial whose process died (with its record, if it got as far), or a new one; else
-        whether all have ended.
+        """Return a trial whose process died, with its record if any, or a new trial.
 
-        To be called in turn.
+        Else whether all have ended. Processes call it in turn.
         """
         trials = self.study.get_trials(deepcopy=False)
         running = [t for t in trials if t.state == TrialState.RUNNING]
@@ -160,11 +159,11 @@ class _Process:
             for t in running
             if not tuning_storage.is_alive(t.user_attrs.get(TAKEN, [None])[0], beats)
         ]
-        found: TrialRecord | None = None
+        known: TrialRecord | None = None
         before: list[Any] = ["", "", 0]
         if dead:
             trial = optuna.Trial(self.study, dead[0]._trial_id)
-            found = self.records.of(self.search.key).get(trial.number)
+            known = self.records.of(self.search.key).get(trial.number)
             before = trial.user_attrs.get(TAKEN, before)
         elif any(t.state == TrialState.WAITING for t in trials) or (
             len(trials) < self.search.wanted and not self._is_spent(trials)
@@ -175,22 +174,23 @@ class _Process:
         times = 1 + (before[2] if before[1] == self.driver else 0)
         trial.set_user_attr(TAKEN, [tuning_storage.process_id(), self.driver, times])
         self.search.space.draw(functools.partial(_suggested, trial))
-        return trial, found, False
+        return trial, known, False
 
     def _is_spent(self, trials: list[optuna.trial.FrozenTrial]) -> bool:
-        """Whether a budget is used up."""
-        said = [t.user_attrs.get(TOLD, {}) for t in trials]
+        """Return whether a budget is used up."""
+        fields = [t.user_attrs.get(TOLD, {}) for t in trials]
         limits = {"spent_s": self.search.budget_s, "spent_j": self.search.budget_j}
         return any(
-            limit is not None and sum(row.get(name, 0.0) for row in said) >= limit
+            limit is not None and sum(row.get(name, 0.0) for row in fields) >= limit
             for name, limit in limits.items()
         )
 
     # ------------------------------------------------------------ what comes of it
 
     def _tried(self, trial: optuna.Trial) -> TrialRecord:
-        """The trial run, or taken from one of the same configuration; its line is written, durable
-        in a moment.
+        """Run the trial, or take it from one of the same configuration.
+
+        Its line is written, durable in a moment.
         """
         values = dict(trial.params)
         tried = TrialRecord(
@@ -227,8 +227,9 @@ class _Process:
         return tried
 
     def _found(self, trial: optuna.Trial, tried: TrialRecord) -> TrialRecord | None:
-        """What is known of the configuration: whole, or given up and again so by today's trials;
-        None: to be run.
+        """Return what is known of the configuration; None: to be run.
+
+        It is complete, or given up and again so by today's trials.
         """
         known = self.known.get(tried.configuration) or next(
             (
@@ -298,7 +299,7 @@ class _Process:
         if None in objectives:
             raise ResourceError(
                 "energy-unknown",
-                "this machine does not tell the energy of a trial",
+                "this machine does not report the energy of a trial",
                 remedy="give --watts (of a busy core), or use --objective accuracy,time",
             )
         return replace(
@@ -313,8 +314,9 @@ class _Process:
         value: float,
         judged: bool = True,
     ) -> None:
-        """Note a value; GivenUp where the pruner says so. What was said before a kill is not said
-        again.
+        """Report a value; raise GivenUp where the pruner decides so.
+
+        What was reported before a kill is not reported again.
         """
         if signals.stopping():
             raise Stopped(signals.asked())
@@ -323,11 +325,16 @@ class _Process:
         reports.append([step, value])
         if not self.search.hears(step):
             return
-        said = self.study._storage.get_trial(trial._trial_id).intermediate_values
-        if step not in said:
+        reported = self.study._storage.get_trial(trial._trial_id).intermediate_values
+        if step not in reported:
             trial.report(value, step)
         is_reference = trial.number == 0 and self.search.starts_with_defaults
-        if judged and not is_reference and step >= max(said, default=0) and trial.should_prune():
+        if (
+            judged
+            and not is_reference
+            and step >= max(reported, default=0)
+            and trial.should_prune()
+        ):
             raise GivenUp
 
     def _tell(self, trial: optuna.Trial, tried: TrialRecord) -> None:
@@ -346,9 +353,11 @@ class _Process:
             self.known[tried.configuration] = tried
 
 
-def _suggested(trial: optuna.Trial, one: Parameter) -> Any:
-    if one.choices is not None:
-        return trial.suggest_categorical(one.name, one.choices)
-    if one.whole:
-        return trial.suggest_int(one.name, int(one.low), int(one.high), log=one.log)
-    return trial.suggest_float(one.name, one.low, one.high, log=one.log)
+def _suggested(trial: optuna.Trial, parameter: Parameter) -> Any:
+    if parameter.choices is not None:
+        return trial.suggest_categorical(parameter.name, parameter.choices)
+    if parameter.whole:
+        return trial.suggest_int(
+            parameter.name, int(parameter.low), int(parameter.high), log=parameter.log
+        )
+    return trial.suggest_float(parameter.name, parameter.low, parameter.high, log=parameter.log)

@@ -1,5 +1,4 @@
-"""How far pre-training carried each layer towards where fine-tuning ended: the parameter-distance
-transferability.
+"""Parameter-distance transferability: how far pre-training moved each layer to its final state.
 
 T = D(random, finetuned) / D(pretrained, finetuned), for each tensor, for each layer (from the
 unweighted means of its tensors' distances), and overall (the mean of the layers' T, without the
@@ -39,7 +38,7 @@ LITTLE = 0.05  # of D(random, pretrained); where D is the square of a length, of
 
 @dataclass(frozen=True, kw_only=True)
 class Triangle:
-    """The three distances between three states.
+    """Three distances between three states.
 
     random_pretrained, pretrained_finetuned, random_finetuned   D of each pair, from the first to
       the second
@@ -58,8 +57,10 @@ class Triangle:
 
 @dataclass(frozen=True, kw_only=True)
 class TensorDistance(Triangle):
-    """Of one tensor: its name and shape, and the layer and block (1…N; None: the head, or unknown)
-    that it is in.
+    """Distances of one tensor.
+
+    Its name and shape, and the layer and block (1…N; None: the head, or unknown) that it belongs
+    to.
     """
 
     name: str
@@ -70,8 +71,9 @@ class TensorDistance(Triangle):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerDistance(Triangle):
-    """Of one layer: means over its tensors, and their number. A layer is a block, or the head;
-    without an architecture, a module.
+    """Distances of one layer: means over its tensors, and their number.
+
+    A layer is a block, or the head; without an architecture, a module.
     """
 
     name: str
@@ -82,8 +84,7 @@ class LayerDistance(Triangle):
 
 @dataclass(frozen=True, kw_only=True)
 class DistanceResult:
-    """Distances between a random, a pre-trained and a fine-tuned state of one network, and the T
-    made of them.
+    """Distances between a random, a pre-trained and a fine-tuned state, and their T.
 
     distances   one row for each tensor, in the network's order, the head last
     profile     one row for each layer, in that order
@@ -111,13 +112,14 @@ class DistanceResult:
 
     @property
     def layers(self) -> dict[str, float | None]:
-        """Layer → T, in the network's order; the head, where it was compared, comes last."""
+        """Return layer → T, in the network's order; the head, if compared, comes last."""
         return {row.name: row.transferability for row in self.profile}
 
     @property
     def blocks(self) -> dict[int, float | None]:
-        """Block 1…N → T, of the blocks in which tensors were compared; empty without an
-        architecture.
+        """Return block 1…N → T, of the blocks in which tensors were compared.
+
+        Empty without an architecture.
         """
         return {row.block: row.transferability for row in self.profile if row.block is not None}
 
@@ -132,7 +134,7 @@ def parameter_distance(
     rule: str = "auto",
     head: str = "match",
 ) -> DistanceResult:
-    """D and T between three states of one network, per tensor, per layer and overall.
+    """Compute D and T between three states of one network, per tensor, per layer and overall.
 
     random, pretrained, finetuned   each a weight file (read through the safe door), "default" (the
     backbone's own
@@ -169,7 +171,7 @@ def parameter_distance(
     )
     name, takes = rule_of(rule, network)
     states, notes = _states((random, pretrained, finetuned), network)
-    parts, found = parameter_distance_parts.parts(states, network, takes, head)
+    parts, part_notes = parameter_distance_parts.parts(states, network, takes, head)
     distances = tuple(_tensor(part, states, norm) for part in parts)
     profile = _layers(parts, distances)
     body = [row for row in profile if not row.head]
@@ -190,7 +192,7 @@ def parameter_distance(
         norm=norm,
         rule=name,
         architecture=called,
-        notes=(*notes, *found, *_warnings(profile, undefined, confounded, little)),
+        notes=(*notes, *part_notes, *_warnings(profile, undefined, confounded, little)),
     )
 
 
@@ -198,14 +200,14 @@ def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list
     from . import parts as parameter_distance_parts
 
     states, notes = {}, []
-    for who, one in zip(WHO, given, strict=True):
+    for who, state in zip(WHO, given, strict=True):
         try:
-            states[who], said = parameter_distance_parts.state(one, network)
+            states[who], messages = parameter_distance_parts.state(state, network)
         except TlxError as error:
-            place = one if isinstance(one, (str, Path)) else ""
+            place = state if isinstance(state, (str, Path)) else ""
             error.where = f"{who}: {error.where or place}".rstrip(": ")
             raise
-        notes += [f"{who}: {note}" for note in said]
+        notes += [f"{who}: {note}" for note in messages]
     return states, notes
 
 
@@ -236,10 +238,14 @@ def _layers(
     for (layer, block, head), group in itertools.groupby(
         pairs, key=lambda pair: (pair[0].layer, pair[0].block, pair[0].head)
     ):
-        mine = [distance for _, distance in group]
-        means = [math.fsum(getattr(d, f"{a}_{b}") for d in mine) / len(mine) for a, b in PAIRS]
+        members = [distance for _, distance in group]
+        means = [
+            math.fsum(getattr(d, f"{a}_{b}") for d in members) / len(members) for a, b in PAIRS
+        ]
         rows.append(
-            LayerDistance(name=layer, block=block, head=head, tensors=len(mine), **_triangle(means))
+            LayerDistance(
+                name=layer, block=block, head=head, tensors=len(members), **_triangle(means)
+            )
         )
     return tuple(rows)
 
@@ -256,7 +262,7 @@ def _triangle(values: Sequence[float]) -> dict[str, Any]:
 
 
 def _quotient(a: float, b: float) -> float | None:
-    """a / b, or None where b is 0, or so small that the quotient is not finite."""
+    """Return a / b, or None where b is 0, or so small that the quotient is not finite."""
     return a / b if b and math.isfinite(a / b) else None
 
 
@@ -266,23 +272,23 @@ def _warnings(
     confounded: Sequence[str],
     little: float,
 ) -> list[str]:
-    said = []
+    messages = []
     if undefined:
-        said.append(
+        messages.append(
             f"T is undefined in {len(undefined)} of {len(profile)} layers, which did not move from "
             f"pretrained "
             f"to finetuned (frozen, or the same file?): {', '.join(undefined)}"
         )
     if confounded:
-        said.append(
+        messages.append(
             f"warning: in {len(confounded)} of {len(profile)} layers fine-tuning moved less than "
             f"{100 * little:g} % of what pre-training moved, so that T says only how little "
             f"(learning rate? steps? images?): {', '.join(confounded)}"
         )
     if still := [row.name for row in profile if row.movement is None]:
-        said.append(
+        messages.append(
             f"random and pretrained are the same in {len(still)} of {len(profile)} layers, where T "
             f"is 1 by "
             f"construction: {', '.join(still)}"
         )
-    return said
+    return messages

@@ -1,5 +1,6 @@
-"""How far apart two tensors of one shape are: the rows of NORMS. Read piece by piece, summed in
-float64.
+"""Distances of two tensors of one shape: the rows of NORMS.
+
+Tensors are read piece by piece and summed in float64.
 """
 
 from __future__ import annotations
@@ -22,28 +23,29 @@ Norm = Callable[["Tensor", "Tensor"], float]
 
 
 def l1(a: Tensor, b: Tensor) -> float:
-    """Σ|a − b|."""
+    """Compute Σ|a − b|."""
     return math.fsum(float(np.abs(x - y).sum()) for x, y in _pieces(a, b))
 
 
 def l2(a: Tensor, b: Tensor) -> float:
-    """√Σ(a − b)²."""
+    """Compute √Σ(a − b)²."""
     return math.sqrt(math.fsum(_square(x - y) for x, y in _pieces(a, b)))
 
 
 def mean_abs(a: Tensor, b: Tensor) -> float:
-    """Σ|a − b| / n, n the numbers in the tensor: what the method was published with."""
+    """Compute Σ|a − b| / n, n the numbers in the tensor: the published norm."""
     return l1(a, b) / a.numel()
 
 
 def rms(a: Tensor, b: Tensor) -> float:
-    """√(Σ(a − b)² / n)."""
+    """Compute √(Σ(a − b)² / n)."""
     return l2(a, b) / math.sqrt(a.numel())
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """1 − cos(a, b), from 0 to 2, as half the squared length between the unit vectors: small angles
-    are not lost.
+    """Compute 1 − cos(a, b), from 0 to 2.
+
+    It is half the squared length between the unit vectors, so small angles are not lost.
 
     Scale does not matter. Zero has no direction: two zeros are at 0, a zero and anything else at 1.
     """
@@ -51,32 +53,36 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 def chord(a: Tensor, b: Tensor) -> float:
-    """‖a/‖a‖ − b/‖b‖‖, from 0 to 2: L2 between unit vectors, √(2·cosine)."""
+    """Compute ‖a/‖a‖ − b/‖b‖‖, from 0 to 2: L2 between unit vectors, √(2·cosine)."""
     return math.sqrt(_chord_square(a, b))
 
 
 def filter_cosine(a: Tensor, b: Tensor) -> float:
-    """Mean of `cosine` over the first axis, the output channels (a vector is one channel).
+    """Compute the mean of `cosine` over the first axis, the output channels.
+
+    A vector is one channel.
 
     Where batch norm follows a convolution, the scale of each filter means nothing; this does not
     see it.
     """
     a, b = (t.reshape(len(t) if t.ndim > 1 else 1, -1) for t in (a, b))
     step = max(1, PIECE // a.shape[1])
-    some = (slice(i, i + step) for i in range(0, len(a), step))
-    return math.fsum(_filters(_float64(a[part]), _float64(b[part])) for part in some) / len(a)
+    slices = (slice(i, i + step) for i in range(0, len(a), step))
+    return math.fsum(_filters(_float64(a[part]), _float64(b[part])) for part in slices) / len(a)
 
 
 def relative_l1(a: Tensor, b: Tensor) -> float:
-    """Σ|a − b| / Σ|a|: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from
-    zero.
+    """Compute Σ|a − b| / Σ|a|.
+
+    Relative to the start, so that D(a, b) is not D(b, a). Infinite from zero.
     """
     return _relative(l1(a, b), math.fsum(float(np.abs(x).sum()) for x, _ in _pieces(a, a)))
 
 
 def relative_l2(a: Tensor, b: Tensor) -> float:
-    """‖a − b‖ / ‖a‖: relative to where it starts, so that D(a, b) is not D(b, a). Infinite from
-    zero.
+    """Compute ‖a − b‖ / ‖a‖.
+
+    Relative to the start, so that D(a, b) is not D(b, a). Infinite from zero.
     """
     return _relative(l2(a, b), _length(a))
 
@@ -98,7 +104,10 @@ SQUARED = frozenset(
 
 
 def finite(t: Tensor) -> bool:
-    """Whether every number can be squared and summed: no NaN, no infinity, nothing beyond 1e100."""
+    """Return whether every number can be squared and summed.
+
+    No NaN, no infinity, nothing beyond 1e100.
+    """
     return all(bool((np.abs(x) <= 1e100).all()) for x, _ in _pieces(t, t))
 
 
@@ -128,12 +137,12 @@ def _chord_square(a: Tensor, b: Tensor) -> float:
     first, second = _length(a), _length(b)
     if not first or not second:
         return 0.0 if first == second else 2.0
-    found = math.fsum(_square(x / first - y / second) for x, y in _pieces(a, b))
-    return found if found > SAME else 0.0
+    square = math.fsum(_square(x / first - y / second) for x, y in _pieces(a, b))
+    return square if square > SAME else 0.0
 
 
 def _filters(x: np.ndarray, y: np.ndarray) -> float:
-    """The sum over rows of 1 − cos, each as `cosine` has it."""
+    """Sum over rows 1 − cos, each as in `cosine`."""
     first, second = (np.sqrt(np.square(v).sum(axis=1)) for v in (x, y))
     units = (
         v / np.where(length > 0, length, 1)[:, None] for v, length in ((x, first), (y, second))

@@ -1,6 +1,4 @@
-"""Which tensors of three states of one network are compared, and to which layer and block each
-belongs.
-"""
+"""Choice of the tensors of three states to compare, and the layer and block of each."""
 
 from __future__ import annotations
 
@@ -34,7 +32,10 @@ BUFFERS = ("running_mean", "running_var", COUNTER)
 
 @dataclass(frozen=True)
 class LayerTensors:
-    """A tensor that is compared. block: 1…N, None in the head and where blocks are unknown."""
+    """Tensor to compare, of each state.
+
+    block: 1…N, None in the head and where blocks are unknown.
+    """
 
     name: str
     layer: str
@@ -46,7 +47,7 @@ class LayerTensors:
 
 
 def state(given: Any, network: Network | None) -> tuple[dict[str, Tensor], list[str]]:
-    """Name → tensor of what was given, under the network's names, and what was done to it in words.
+    """Return name → tensor under the network's names, and notes on what was changed.
 
     given   a weight file (through the safe door), "default" (the backbone's own weights), a
     state_dict, a module
@@ -54,19 +55,19 @@ def state(given: Any, network: Network | None) -> tuple[dict[str, Tensor], list[
     if isinstance(given, nn.Module):
         given = (given.net if isinstance(given, Network) else given).state_dict()
     if isinstance(given, Mapping):
-        found, notes = _numbers(given), []
+        tensors, notes = _numbers(given), []
     else:
         read = _file(given, network)
-        found, notes = dict(read), read.notes
-    return {OLD_DENSENET.sub(r"\1\2.", name): t for name, t in found.items()}, notes
+        tensors, notes = dict(read), read.notes
+    return {OLD_DENSENET.sub(r"\1\2.", name): t for name, t in tensors.items()}, notes
 
 
 def _numbers(given: Mapping[str, Any]) -> dict[str, Tensor]:
-    found = {
+    tensors = {
         str(k): torch.from_numpy(np.array(v)) if isinstance(v, np.ndarray) else v
         for k, v in given.items()
     }
-    for name, value in found.items():
+    for name, value in tensors.items():
         if not isinstance(value, Tensor):
             raise BadDataError(
                 "state-dict",
@@ -74,7 +75,7 @@ def _numbers(given: Mapping[str, Any]) -> dict[str, Tensor]:
                 expected="names and tensors",
                 remedy="give the state_dict in it, or the path of the file",
             )
-    return wrappings.without_known_prefixes(found)[0]
+    return wrappings.without_known_prefixes(tensors)[0]
 
 
 def _file(given: Any, network: Network | None) -> weights_reader.Weights:
@@ -90,7 +91,9 @@ def _file(given: Any, network: Network | None) -> weights_reader.Weights:
 def parts(
     states: States, network: Network | None, takes: Takes, head: str
 ) -> tuple[list[LayerTensors], list[str]]:
-    """The tensors to compare, in the network's order, and notes. Those of the head come last.
+    """Return the tensors to compare, in the network's order, and notes.
+
+    Those of the head come last.
 
     head    "match": compared where it has one shape in all three, else left out and noted; "skip":
             left out
@@ -99,8 +102,8 @@ def parts(
     """
     if head not in HEADS:
         raise UnknownNameError("head policy", head, HEADS)
-    found, notes = _of_network(states, network, takes) if network else _of_names(states, takes)
-    in_head = [p for p in found if p.head]
+    layers, notes = _of_network(states, network, takes) if network else _of_names(states, takes)
+    in_head = [p for p in layers if p.head]
     if (
         in_head
         and head == "match"
@@ -109,7 +112,7 @@ def parts(
         notes.append(f"head left out: {_shapes(states, odd[0])}")
     if head == "skip" or not all(_agrees(states, p.name) for p in in_head):
         in_head = []
-    body = [p for p in found if not p.head]
+    body = [p for p in layers if not p.head]
     _check(states, [p.name for p in body], [p.name for p in body + in_head])
     if not body:
         raise BadDataError(
@@ -141,21 +144,19 @@ def _of_network(
         for number, block in enumerate(network.blocks, 1)
         for name in network.tensors(block)
     }
-    found = []
+    layers = []
     for name, tensor in own.items():
         holder = next((module for module in head if _inside(name, (module,))), None)
         if tensor.numel() and takes(name, tensor.ndim, holder is not None):
             block, layer = (
                 (None, holder) if holder else places.get(name, (None, name.rpartition(".")[0]))
             )
-            found.append(LayerTensors(name, layer, block, holder is not None))
-    return sorted(found, key=lambda part: part.block or len(network.blocks) + 1), notes
+            layers.append(LayerTensors(name, layer, block, holder is not None))
+    return sorted(layers, key=lambda part: part.block or len(network.blocks) + 1), notes
 
 
 def _head(states: States, network: Network) -> tuple[tuple[str, ...], list[str]]:
-    """The modules of the head: all dense layers at the end where their number or shapes differ in
-    the three.
-    """
+    """Return the head's modules: all dense layers at the end if the three differ in them."""
     names = network.head_names
     tail = heads.replaced(network.net, names, "mlp256") if len(names) == 1 else names
     inside = [
@@ -167,8 +168,9 @@ def _head(states: States, network: Network) -> tuple[tuple[str, ...], list[str]]
 
 
 def _of_names(states: States, takes: Takes) -> tuple[list[LayerTensors], list[str]]:
-    """Without a network: each module is a layer, and the one whose first axis alone differs is the
-    head.
+    """Treat each module as a layer; the one whose first axis alone differs is the head.
+
+    This is the way without a network.
     """
     dimensions = {
         n: t.ndim
@@ -257,7 +259,7 @@ def _inside(name: str, modules: Iterable[str]) -> bool:
 
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
-    """Sorts layer10 after layer2, whatever the order in a file."""
+    """Return a key that sorts layer10 after layer2, whatever the order in a file."""
     return [
         (0, int(part), "") if part.isdigit() else (1, 0, part)
         for part in re.split(r"(\d+)", name)

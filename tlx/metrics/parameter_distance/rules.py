@@ -1,5 +1,6 @@
-"""Which tensors are compared: the rows of RULES. Names and numbers only, read without loading
-torch.
+"""Rules for which tensors are compared: the rows of RULES.
+
+They need names and numbers only and do not load torch.
 """
 
 from __future__ import annotations
@@ -20,15 +21,17 @@ HEADS = ("match", "skip")
 
 
 def weights(name: str, dimensions: int, head: bool = False) -> bool:
-    """Kernels: of two or more dimensions and named a weight. Neither biases nor normalisations,
-    tokens, positions.
+    """Return whether it is a kernel: of two or more dimensions and named a weight.
+
+    Neither biases nor normalisations, tokens, positions.
     """
     return dimensions > 1 and name.endswith("weight")
 
 
 def parameters(name: str, dimensions: int, head: bool = False) -> bool:
-    """Everything that is learned: kernels, biases, scales and shifts of normalisations, tokens. No
-    buffers.
+    """Return whether it is learned: kernels, biases, normalisations' scales and shifts, tokens.
+
+    No buffers.
     """
     return True
 
@@ -52,8 +55,9 @@ RULES: dict[str, Takes | None] = {"original": None, "weights": weights, "paramet
 
 
 def rule_of(rule: str, network: Network | None) -> tuple[str, Takes]:
-    """The row of RULES that is asked for; "auto" is "original" for the networks of ORIGINAL,
-    "weights" for others.
+    """Return the row of RULES of this name.
+
+    "auto" is "original" for the networks of ORIGINAL, "weights" for others.
     """
     model = re.split(r"\.|_patch", network.row.model)[0] if network else ""
     if rule == "auto":

@@ -1,6 +1,4 @@
-"""Rows behind a frozen prefix: computed for every batch, or computed once and kept as they lie in
-memory.
-"""
+"""Rows after a frozen prefix: computed for every batch, or cached in their memory layout."""
 
 from __future__ import annotations
 
@@ -20,13 +18,14 @@ from .split import CannotSplit, SplitPoint
 
 
 def arithmetic(device: str, bfloat16: bool) -> torch.autocast:
-    """The precision in which a network runs inside the block."""
+    """Set the precision in which a network runs inside the block."""
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16)
 
 
 class ComputedBatches(Batches):
-    """Rows behind the prefix, which runs for every batch. size: of its batches, filled up; 0: as
-    they come.
+    """Rows after the prefix, which runs for every batch.
+
+    size: of its batches, padded; 0: not padded.
     """
 
     def __init__(
@@ -42,26 +41,26 @@ class ComputedBatches(Batches):
         self.device, self.labels = feed.device, feed.labels
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """z (b, …), laid out in memory as block m gives it, and y (b,) int64."""
+        """Return z (b, …), in the memory layout of block m's output, and y (b,) int64."""
         x, y = self.feed.batch(np.resize(index, self.size or len(index)))
         with arithmetic(self.device, self.bfloat16):
             z = self.cut.before(self.network, x)
         return z[: len(index)].clone(), y[: len(index)]
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The logits (b, classes) of a batch."""
+        """Compute the logits (b, classes) of a batch."""
         return self.cut.after(network, x)
 
 
 class CachedBatches(Batches):
-    """Rows behind the prefix, held: rows (r, bytes) uint8 on the device, or in a file's map."""
+    """Cached rows after the prefix: (r, bytes) uint8 on the device, or in a file's map."""
 
     def __init__(self, computed: ComputedBatches, layout: RowLayout, rows: Tensor | np.ndarray):
         self.cut, self.device, self.labels = computed.cut, computed.device, computed.labels
         self._layout, self._rows = layout, rows
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
-        """The z and y of `Computed.batch`, bit for bit."""
+        """Return the z and y of `ComputedBatches.batch`, bit for bit."""
         at = torch.from_numpy(index).to(self.device)
         if isinstance(self._rows, Tensor):
             return self._layout.unpacked(self._rows.index_select(0, at)), self.labels[at]
@@ -72,13 +71,13 @@ class CachedBatches(Batches):
         return self._layout.unpacked(rows), self.labels[at]
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:
-        """The logits (b, classes) of a batch."""
+        """Compute the logits (b, classes) of a batch."""
         return self.cut.after(network, x)
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """How a row of z lies in memory: a convolution's bits can depend on it."""
+    """Memory layout of a row of z: a convolution's bits can depend on it."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]  # in values
@@ -86,7 +85,10 @@ class RowLayout:
 
     @classmethod
     def of(cls, z: Tensor) -> RowLayout:
-        """That of z (n, …). Raises Uncut unless row lies after row, without gaps."""
+        """Return the layout of z (n, …).
+
+        Raises CannotSplit unless rows are contiguous, without gaps.
+        """
         layout = cls(tuple(z.shape[1:]), tuple(z.stride()[1:]), z.dtype)
         expected = 1
         for stride, length in sorted(
@@ -96,25 +98,30 @@ class RowLayout:
                 raise CannotSplit("its rows have gaps in memory")
             expected *= length
         if len(z) > 1 and z.stride(0) != layout.values:
-            raise CannotSplit("its rows do not lie one after the other in memory")
+            raise CannotSplit("its rows are not contiguous in memory")
         return layout
 
     @property
     def values(self) -> int:
+        """Return the number of values in a row."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def bytes(self) -> int:
+        """Return the number of bytes of a row."""
         return self.values * self.dtype.itemsize
 
     def packed(self, z: Tensor) -> Tensor:
-        """(n, bytes) uint8, as they lie. Raises Uncut if z lies otherwise."""
+        """Return z as (n, bytes) uint8 in memory order.
+
+        Raises CannotSplit if z has another layout.
+        """
         if RowLayout.of(z) != self:
-            raise CannotSplit("its batches lie differently in memory")
+            raise CannotSplit("its batches differ in memory layout")
         return z.as_strided((len(z), self.values), (self.values, 1)).view(torch.uint8)
 
     def unpacked(self, rows: Tensor) -> Tensor:
-        """z (n, …) of rows (n, bytes) uint8."""
+        """Return z (n, …) of rows (n, bytes) uint8."""
         return rows.view(self.dtype).as_strided(
             (len(rows), *self.shape), (self.values, *self.strides)
         )
@@ -127,9 +134,9 @@ def build_cache(
     folder: Path | None,
     stopping: Callable[[], bool],
 ) -> CachedBatches:
-    """All rows, computed `size` at a time: in a nameless file in `folder`, else on the device.
+    """Compute all rows, `size` at a time: in an unnamed file in `folder`, else on the device.
 
-    Raises Uncut, Resource or Stopped.
+    Raises CannotSplit, Resource or Stopped.
     """
 
     def parts() -> Iterator[Tensor]:
@@ -150,8 +157,9 @@ def build_cache(
 
 
 def _filed(parts: Iterator[Tensor], shape: tuple[int, int], folder: Path) -> np.ndarray:
-    """A read-only map of the rows. Their file has no name: however the process ends, its room is
-    free again.
+    """Return a read-only map of the rows.
+
+    Their file has no name: however the process ends, its space is freed.
     """
     files.make_folder(folder)
     with files.storage_errors(folder), tempfile.TemporaryFile(dir=folder) as file:

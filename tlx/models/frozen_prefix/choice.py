@@ -1,5 +1,4 @@
-"""The frozen prefix: with blocks 1…m held in eval mode, what they give for each row is computed
-once and kept.
+"""Frozen prefix: the outputs of frozen blocks 1…m in eval mode, computed once and cached.
 
 Then an epoch trains the suffix on the kept rows, on a finite set of images or crops, bit for bit as
 if the prefix had run again. A row's bits must depend on nothing but the row for that. On a CPU they
@@ -43,7 +42,7 @@ FLOPS_PER_BYTE = {
 
 @dataclass(frozen=True)
 class CacheDecision:
-    """What was decided about a frozen prefix, and why.
+    """Decision about a frozen prefix, and its reason.
 
     depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them;
             0: no such place
@@ -59,7 +58,7 @@ class CacheDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheRequest:
-    """What a stage of a training asks of its prefix.
+    """Requirements of a training stage on its prefix.
 
     batch_size, score_batch  rows a step, rows a scoring pass
     epochs    expected of this stage
@@ -78,9 +77,7 @@ class CacheRequest:
 
 
 def held(network: Network) -> int:
-    """How many blocks, counted from the image, training does not change in the modes that are set
-    now.
-    """
+    """Return how many blocks, from the input, training leaves unchanged in the current modes."""
     for number, block in enumerate(network.blocks):
         inside = [m for name in block.modules for m in network.net.get_submodule(name).modules()]
         if any(t.requires_grad for t in network.tensors(block).values()) or any(
@@ -98,8 +95,7 @@ def _moves(module: nn.Module) -> bool:
 def choose(
     network: Network, train: BatchLoader, val: BatchLoader, wish: CacheRequest
 ) -> tuple[Batches, Batches, CacheDecision | None]:
-    """What training and scoring read from now on: rows behind the held prefix where there is one,
-    kept if it pays.
+    """Return the rows that training and scoring read, cached after the frozen prefix if it pays.
 
     The logits of all rows, and the gradients behind the prefix, are the same bits whatever
     `wish.limit` and `wish.folder` say. The network is left in training mode. Raises Stopped.
@@ -138,8 +134,9 @@ def choose(
 def _cut(
     network: Network, train: BatchLoader, blocks: int, wish: CacheRequest
 ) -> tuple[SplitPoint, RowLayout]:
-    """The last place among so many blocks where the network can be cut, and how the rows lie there.
-    Raises Uncut.
+    """Find the last of so many blocks after which the network can be split, and the row layout.
+
+    Raises CannotSplit.
     """
     x, _ = train.batch(np.arange(min(len(train), TRIED)))
     with arithmetic(train.device, wish.bfloat16):
@@ -158,7 +155,10 @@ def _keep(
     folder: Path | None,
     wish: CacheRequest,
 ) -> tuple[CachedBatches, CachedBatches]:
-    """The rows of training and validation, kept. Raises Uncut, Resource or Stopped."""
+    """Cache the rows of training and validation.
+
+    Raises CannotSplit, Resource or Stopped.
+    """
     trained = build_cache(computed, layout, computed.size, folder, wish.stopping)
     index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
     if not frozen_prefix_split.same_bits(trained.batch(index)[0], computed.batch(index)[0]):
@@ -174,8 +174,7 @@ def _keep(
 def _decide(
     cut: SplitPoint, layout: RowLayout, rows: tuple[int, int], device: str, wish: CacheRequest
 ) -> CacheDecision:
-    """The estimate: what a kept row saves against what reading it back costs, in the epochs
-    expected.
+    """Estimate what a cached row saves against the cost of reading it, in the expected epochs.
 
     rows  of training and of validation
     """
@@ -214,7 +213,7 @@ def _computed(choice: CacheDecision, why: str) -> str:
 
 
 def _no_file(total: int, device: str, wish: CacheRequest) -> str:
-    """Why a file of so many bytes cannot be had; "" if it can."""
+    """Return why a file of so many bytes cannot be created; "" if it can."""
     if device != "cpu":
         return "more than the device is given"
     if wish.folder is None:

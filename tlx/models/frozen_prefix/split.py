@@ -1,5 +1,4 @@
-"""A network cut behind block m: what runs before, and what runs after on the one tensor that
-crosses.
+"""Network split after block m: the part before, and the part after, of the one crossing tensor.
 
 Nothing is copied or rebuilt. Both parts run the network's own forward: the first stops as soon as
 block m has answered; in the second the modules of blocks 1…m are passed over and the answer kept
@@ -28,12 +27,12 @@ from ..network import Network
 
 
 class CannotSplit(Exception):
-    """Why a network cannot be cut there, in words."""
+    """Reason why a network cannot be split there, in words."""
 
 
 @dataclass(frozen=True)
 class SplitPoint:
-    """The place behind block `depth`.
+    """Point after block `depth`.
 
     last      name in `net` of the module whose output crosses
     passed    name → what each module of blocks 1…depth gives, in shapes of one row (tensors without
@@ -50,8 +49,9 @@ class SplitPoint:
     flops: tuple[int, int] = (0, 0)
 
     def before(self, network: nn.Module, x: Tensor) -> Tensor:
-        """What block `depth` gives for x (n, channels, h, w), without gradient: (n, …), as it lies
-        in memory.
+        """Return the output of block `depth` for x (n, channels, h, w): (n, …), without gradient.
+
+        In the memory layout of the network.
         """
         crossing: list[Tensor] = []
 
@@ -68,7 +68,7 @@ class SplitPoint:
         return crossing[0]
 
     def after(self, network: nn.Module, z: Tensor) -> Tensor:
-        """The logits (n, classes) of what `before` gave."""
+        """Return the logits (n, classes) of the output of `before`."""
         with self._passing_over(network, z):
             result: Tensor = network(_Shape.of((len(z), *self.image)))
             return result
@@ -93,10 +93,10 @@ class SplitPoint:
 
 
 def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
-    """The cut behind block `depth`, tried on the rows x: both parts together give the bits of the
-    whole.
+    """Find the split after block `depth`, tested on the rows x.
 
-    Raises Uncut. The network is left in evaluation mode.
+    Both parts together give the bits of the whole. Raises CannotSplit. The network is left in
+    evaluation mode.
     """
     network.eval()
     with torch.no_grad():
@@ -104,7 +104,7 @@ def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
         whole = network(x)
         z = cut.before(network, x)
         if len(z) != len(x):
-            raise CannotSplit(f"what block {depth} gives does not lie row by row")
+            raise CannotSplit(f"the output of block {depth} is not stored row by row")
         try:
             parts = cut.after(network, z.clone())
         except (
@@ -122,8 +122,9 @@ def find(network: Network, depth: int, x: Tensor) -> SplitPoint:
 
 
 def last(network: Network, most: int, x: Tensor) -> SplitPoint:
-    """The deepest cut behind block `most` or before it. Raises the Uncut of `most` if there is
-    none.
+    """Find the deepest split after block `most` or before it.
+
+    Raises the CannotSplit of `most` if there is none.
     """
     try:
         return find(network, most, x)
@@ -136,7 +137,7 @@ def last(network: Network, most: int, x: Tensor) -> SplitPoint:
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors agree in every bit: NaN equals itself, 0 is not −0."""
+    """Return whether two tensors agree in every bit: NaN equals itself, 0 is not −0."""
     return (
         a.shape == b.shape
         and a.dtype == b.dtype
@@ -151,7 +152,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
-    """The cut, from one run of the whole network."""
+    """Derive the split from one run of the whole network."""
     inside = {name for block in network.blocks[:depth] for name in block.modules}
     runs = [name for name in network.order if name in inside]
     if not runs:
@@ -185,13 +186,13 @@ def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
 
 
 def _end(network: Network, depth: int) -> str:
-    """The module that ends the deepest of blocks 1…depth of which a module runs by itself."""
+    """Return the module that ends the deepest of blocks 1…depth that runs as a module."""
     ends = [network.end_of_block(number) for number in range(depth, 0, -1)]
     return next(end for end in ends if end is not None)
 
 
 class _Flops(TorchDispatchMode):
-    """Counts the arithmetic of convolutions, products and attention that run inside."""
+    """Counter of the arithmetic of convolutions, products and attention that run inside."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -206,7 +207,7 @@ class _Flops(TorchDispatchMode):
 
 @contextlib.contextmanager
 def _unfused() -> Iterator[None]:
-    """Attention step by step: the fused form hides its arithmetic from the counter."""
+    """Compute attention step by step: the fused form hides its arithmetic from the counter."""
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -220,11 +221,11 @@ def _inside(network: nn.Module, name: str) -> nn.Module:
 
 
 class _EndReached(Exception):
-    """Block m has answered."""
+    """Signal that block m has run."""
 
 
 class _Shape(Tensor):
-    """A tensor without numbers; every function of it gives one too."""
+    """Tensor without numbers; every function of it gives one too."""
 
     @staticmethod
     def of(shape: tuple[int, ...]) -> Tensor:

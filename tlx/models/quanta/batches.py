@@ -1,5 +1,4 @@
-"""Batches for both branches of a gated network: the images, what the frozen source gives for them,
-the labels.
+"""Batches for both branches of a gated network: images, frozen source's outputs, labels.
 
 With the source in evaluation mode and the images as they are, its outputs are the same in every
 epoch: they are computed once and kept where that fits a limit of bytes and takes less time than
@@ -33,7 +32,7 @@ Batch = tuple[Tensor, list[Tensor], Tensor]  # x, Z of the source gate by gate, 
 
 
 class OutputRows:
-    """The rows of some samples for both branches; without a source, for the target alone."""
+    """Rows of samples for both branches; without a source, for the target alone."""
 
     def __init__(
         self,
@@ -47,7 +46,7 @@ class OutputRows:
         return len(self.feed)
 
     def batch(self, index: np.ndarray) -> Batch:
-        """The rows of these numbers as they are, the source in evaluation mode."""
+        """Return the rows of these numbers unaltered, the source in evaluation mode."""
         x, y = self.feed.batch(index)
         if self._held is None or self._outputs is None:
             return x, [], y
@@ -56,21 +55,22 @@ class OutputRows:
     def altered(
         self, index: np.ndarray, alter: Callable[[Tensor], Tensor], source: GateSource | None
     ) -> Batch:
-        """The same with images altered, for both branches alike, the source in the mode it is set
-        to.
+        """Return the same with augmented images, for both branches alike.
+
+        The source is in the mode it is set to.
         """
         x, y = self.feed.batch(index)
         x = alter(x)
         return x, source(x) if source is not None else [], y
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """Every row once, in order."""
+        """Iterate over every row once, in order."""
         for start in range(0, len(self), size):
             yield self.batch(np.arange(start, min(start + size, len(self))))
 
 
 class Outputs:
-    """The source's outputs of a row as bytes, one after the other as they lie in memory."""
+    """Layout of the source's outputs of a row as bytes, one after the other in memory order."""
 
     def __init__(self, source: GateSource, x: Tensor):
         self.source, self.layouts = source, [_layout(z) for z in source(x)]
@@ -81,11 +81,11 @@ class Outputs:
 
     @property
     def row(self) -> RowLayout:
-        """The layout of the bytes of a row."""
+        """Return the layout of the bytes of a row."""
         return RowLayout((int(self.ends[-1]),), (1,), torch.uint8)
 
     def before(self, _network: Any, x: Tensor) -> Tensor:
-        """(n, bytes) uint8 for x (n, channels, h, w), in evaluation mode."""
+        """Return (n, bytes) uint8 for x (n, channels, h, w), in evaluation mode."""
         self.source.training = False
         return torch.cat(
             [
@@ -96,7 +96,7 @@ class Outputs:
         )
 
     def unpacked(self, rows: Tensor) -> list[Tensor]:
-        """The outputs (n, …) of rows (n, bytes)."""
+        """Return the outputs (n, …) of rows (n, bytes)."""
         return [
             layout.unpacked(rows[:, start:end].contiguous())
             for layout, start, end in zip(self.layouts, self.ends, self.ends[1:], strict=False)
@@ -111,7 +111,7 @@ def _layout(z: Tensor) -> RowLayout:
 
 
 def _laid(z: Tensor, layout: RowLayout) -> Tensor:
-    """z as it is, or copied where it lies otherwise in memory (a batch of one row may)."""
+    """Return z, or a copy where its memory layout differs (that of a batch of one row may)."""
     strides = (layout.values, *layout.strides)
     return (
         z
@@ -122,8 +122,9 @@ def _laid(z: Tensor, layout: RowLayout) -> Tensor:
 
 @dataclass(frozen=True)
 class OutputCacheDecision:
-    """What was decided about the source's outputs: kept in "memory", in a "file", or "" (computed
-    every time).
+    """Decision about the source's outputs: kept in "memory", in a "file", or "".
+
+    "": computed every time.
     """
 
     kept: str
@@ -133,8 +134,9 @@ class OutputCacheDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputCacheRequest:
-    """What a training asks: rows a step, rows a scoring pass, epochs; where what is kept may lie,
-    how much at most.
+    """Requirements of a training on the cache of outputs.
+
+    Rows a step, rows a scoring pass, epochs; the folder for cached rows, and their limit in bytes.
 
     fixed  whether training rows are the same in every epoch (no augmentation, no dropout in the
     source)
@@ -152,8 +154,7 @@ class OutputCacheRequest:
 def rows(
     source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCacheRequest
 ) -> tuple[list[OutputRows], OutputCacheDecision]:
-    """The rows of training (the first feed) and of scoring, with the source's outputs kept if it
-    pays.
+    """Return the rows of training (first) and of scoring, the source's outputs cached if it pays.
 
     Raises Stopped.
     """
@@ -209,11 +210,11 @@ def _decide(
         why = "more than half of the disk that is free"
     if why:
         return OutputCacheDecision("", 0, _computed(f"{described}, {why}"))
+    if not wish.fixed:
+        described += " (those that score only)"
+    place = "memory" if where == "memory" else "a file"
     return OutputCacheDecision(
-        where,
-        total,
-        f"the source's outputs are kept in {'memory' if where == 'memory' else 'a file'}: "
-        f"{described}" + " (those that score only)" * (not wish.fixed),
+        where, total, f"the source's outputs are kept in {place}: {described}"
     )
 
 

@@ -1,6 +1,4 @@
-"""The network of QUANTA (Keras, 2020 and after), written out with that library's starts and
-settings.
-"""
+"""QUANTA's network (Keras, 2020 and later), with that library's initialisation and settings."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ from ..weights.container import Weights
 
 
 class QuantaCnn(nn.Module):
-    """Three blocks of two convolutions and a dense layer: seven places for a gate, counted from 0
-    (blocks 1 to 7).
+    """CNN of three blocks of two convolutions, and a dense layer.
+
+    It has seven places for a gate, counted from 0 (blocks 1 to 7).
 
     Each convolution is followed by ELU, then batch norm; each block by a pool and dropout. Kernels
     start Glorot-uniform, biases at zero; batch norm has Keras's ε = 10⁻³ and momentum 0.99. With
@@ -52,14 +51,16 @@ class QuantaCnn(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits (n, classes) of x (n, 3, 32, 32)."""
         for layer in self.children():
             x = layer(x)
         return x
 
 
 class QuantaCnn2020(QuantaCnn):
-    """The same with the paper's widths, 512 and 2,048: 20,015,690 numbers for ten classes,
-    20,200,100 for a hundred.
+    """The same network with the paper's widths, 512 and 2,048.
+
+    20,015,690 numbers for ten classes, 20,200,100 for a hundred.
     """
 
     def __init__(self, classes: int = 10):
@@ -77,8 +78,9 @@ NAMES = {
 
 
 def from_keras(weights: Weights) -> Weights:
-    """Keras weights of this network (SourceModel.h5 and its like) under its names here, layers by
-    their numbers.
+    """Return Keras weights of this network (SourceModel.h5 and similar) under its names here.
+
+    Layers are matched by their numbers.
 
     Raises BadData unless there are six convolutions, six batch norms and two dense layers.
     """
@@ -91,25 +93,25 @@ def from_keras(weights: Weights) -> Weights:
         "dense layers": [n for n in layers if axes.get(n) == 2],
         "batch norms": [n for n in layers if f"{n}.running_mean" in weights],
     }
-    counts = ", ".join(f"{len(some)} {what}" for what, some in theirs.items())
+    counts = ", ".join(f"{len(group)} {what}" for what, group in theirs.items())
     if any(len(theirs[what]) != len(own) for what, own in NAMES.items()):
         raise BadDataError(
             "weights-keras", counts, expected="6 convolutions, 2 dense layers, 6 batch norms"
         )
-    found = {
+    state = {
         f"{own}.{role}": weights[f"{their}.{role}"]
         for what in NAMES
         for own, their in zip(NAMES[what], theirs[what], strict=True)
         for role in ("weight", "bias", "running_mean", "running_var")
         if f"{their}.{role}" in weights
     }
-    width = len(found["conv3b.weight"])
-    flat = found["dense.weight"]  # Keras flattens height, width, channels
+    width = len(state["conv3b.weight"])
+    flat = state["dense.weight"]  # Keras flattens height, width, channels
     if flat.shape[1] == 16 * width:
-        found["dense.weight"] = (
+        state["dense.weight"] = (
             flat.view(-1, 4, 4, width).permute(0, 3, 1, 2).reshape(flat.shape).contiguous()
         )
-    return weights.renamed(found, "Keras layers under this network's names")
+    return weights.renamed(state, "Keras layers under this network's names")
 
 
 def _number(layer: str) -> tuple[str, int]:

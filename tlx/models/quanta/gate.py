@@ -1,11 +1,10 @@
-"""QUANTA: a gate of two numbers between a frozen source and a target that learns, at a place in
-both networks.
+"""QUANTA gate: two numbers that mix a frozen source and a trained target at one place.
 
 What the target's layer gives is replaced by λ_S · Z_S + λ_T · Z_T, of source and target on the same
 images, before the activation. λ_S + λ_T = 1; how large λ_S becomes in training is taken as how much
 of the source's layer transfers.
 
-Where a gate stands in any network is told by `places`: at a block that is one convolution or dense
+`places` finds where a gate can be in any network: at a block that is one convolution or dense
 layer (with its normalisation, activation and pool) it is that layer's output, before all of these;
 at a block of several such layers (a residual block, an Inception module, an encoder layer) the
 output of the whole block, since a shortcut would lead past a gate inside. Position p, counted from
@@ -30,7 +29,7 @@ from ..network import Network
 
 
 class _Multiplied(torch.autograd.Function):
-    """The same numbers, their gradient times a factor."""
+    """Identity whose gradient is multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor, factor: float) -> Tensor:
@@ -58,12 +57,14 @@ FORMS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class QuantaGate(nn.Module):
-    """A = f(λ_S · Z_S + λ_T · Z_T), called with (z_source, z_target), two tensors of one shape.
+    """Gate A = f(λ_S · Z_S + λ_T · Z_T), called with two tensors of one shape.
+
+    Called with (z_source, z_target).
 
     form        "softmax": λ = softmax(v); "sigmoid", the older one: λ_S = σ(v_S), λ_T = 1 − λ_S
     init        v of source and target at the start; 1.1 and −1.1 make λ_S = 0.900
     multiplier  factor on the gradient of v
-    activation  f; None: whoever calls applies it
+    activation  f; None: the caller applies it
     v           (1, 2) — the parameter: source, target
 
     >>> gate = QuantaGate()
@@ -96,27 +97,31 @@ class QuantaGate(nn.Module):
 
     @property
     def lambdas(self) -> Tensor:
-        """λ of source and target (2,), which add up to 1; gradients flow through to v."""
+        """Return λ of source and target (2,), which add up to 1.
+
+        Gradients flow through to v.
+        """
         v = self.v if self.multiplier == 1.0 else _Multiplied.apply(self.v, self.multiplier)
         return FORMS[self.form](v[0])
 
     @property
     def numbers(self) -> tuple[float, float]:
-        """λ of source and target in double precision, from v as it is."""
+        """Return λ of source and target in double precision, from the current v."""
         source, target = FORMS[self.form](self.v.detach()[0].double()).tolist()
         return source, target
 
     @property
     def source(self) -> float:
-        """λ of the source."""
+        """Return λ of the source."""
         return self.numbers[0]
 
     @property
     def target(self) -> float:
-        """λ of the target."""
+        """Return λ of the target."""
         return self.numbers[1]
 
     def forward(self, z_source: Tensor, z_target: Tensor) -> Tensor:
+        """Mix the activations of source and target."""
         if z_source.shape != z_target.shape:
             raise UsageError(
                 "gate-shapes",
@@ -128,15 +133,16 @@ class QuantaGate(nn.Module):
         return mixed if self.activation is None else self.activation(mixed)
 
     def extra_repr(self) -> str:
+        """Return the settings for the module's representation."""
         return f"form={self.form}, λ_S={self.source:.4f}"
 
 
-# ---------------------------------------------------------------- where gates stand
+# ---------------------------------------------------------------- places of gates
 
 
 @dataclass(frozen=True)
 class GatePlace:
-    """An output that a gate can replace: of which module, and its shape for one image."""
+    """Output that a gate can replace: of which module, and its shape for one image."""
 
     block: int
     module: str
@@ -144,8 +150,9 @@ class GatePlace:
 
 
 def places(network: Network) -> tuple[GatePlace | None, ...]:
-    """For each block, the output that a gate at it replaces; None where it gives no tensor, or
-    gives it twice.
+    """Return for each block the output that a gate replaces.
+
+    None where the block gives no tensor, or gives it twice.
     """
     modules = [_gated(network, block.modules) for block in network.blocks]
     try:
@@ -166,9 +173,7 @@ def _surveyed(network: Network, module: str) -> layers.Layer | None:
 
 
 def _gated(network: Network, names: Sequence[str]) -> str:
-    """The lone layer with weights among these modules, or the last to run of them that has such
-    layers.
-    """
+    """Return the only layer with weights among these modules, or the last such to run."""
     weighted = [
         (
             name,
@@ -181,9 +186,11 @@ def _gated(network: Network, names: Sequence[str]) -> str:
         for name in names
     ]
     weighted = [(name, inside) for name, inside in weighted if inside and name in network.order]
-    every = [one for _, inside in weighted for one in inside]
+    every = [layer for _, inside in weighted for layer in inside]
     lone = len(every) == 1 and isinstance(network.net.get_submodule(every[0]), LONE)
-    return every[0] if lone else weighted[-1][0] if weighted else names[-1]
+    if lone:
+        return every[0]
+    return weighted[-1][0] if weighted else names[-1]
 
 
 LONE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
@@ -193,7 +200,7 @@ LONE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
 class GateSource:
-    """The frozen branch: what its layers give for a batch, as (n, …) tensors without gradient.
+    """Frozen branch: its layers' activations of a batch, (n, …) tensors without gradient.
 
     dropout  leaves its dropout on while `training` is set; batch norm keeps its stored statistics
     in any case
@@ -209,16 +216,19 @@ class GateSource:
         self.dropouts = [m for m in network.modules() if isinstance(m, DROPOUTS)] if dropout else []
 
     def __call__(self, x: Tensor) -> list[Tensor]:
-        """In the order of `modules`. The pass ends with the deepest of them."""
-        found: dict[str, Tensor] = {}
+        """Return the activations in the order of `modules`.
+
+        The pass ends with the deepest of them.
+        """
+        activations: dict[str, Tensor] = {}
 
         def take(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
             tensor = layers.tensor_of(output)
             assert tensor is not None
             if name == self.last:
-                found[name] = tensor
+                activations[name] = tensor
                 raise _AllCaptured
-            found[name] = tensor.clone()  # a layer behind it may work in place
+            activations[name] = tensor.clone()  # a layer behind it may work in place
 
         for module in self.dropouts:
             module.train(self.training)
@@ -231,16 +241,15 @@ class GateSource:
             stack.enter_context(torch.no_grad())
             stack.enter_context(contextlib.suppress(_AllCaptured))
             self.network(x)
-        return [found[name] for name in self.modules]
+        return [activations[name] for name in self.modules]
 
 
 class _AllCaptured(Exception):
-    """Ends a pass whose last wanted layer has run."""
+    """Signal that the last wanted layer has run."""
 
 
 class Gated(nn.Module):
-    """A target with gates: called with images and what the source gave for them, it gives the
-    target's logits.
+    """Target with gates: called with images and source activations, it gives the target's logits.
 
     modules  whose outputs are gated, a gate each; none: the target as it is
     rms      while `measuring`: of each gate, the root mean square of Z_S and Z_T over the images
@@ -264,6 +273,7 @@ class Gated(nn.Module):
             )
 
     def forward(self, x: Tensor, given: Sequence[Tensor] = ()) -> Tensor:
+        """Return the logits (n, classes) of x, given the source's activations at the gates."""
         if len(given) != len(self.gates):
             raise UsageError(
                 "gates",
@@ -286,10 +296,10 @@ class Gated(nn.Module):
         return result
 
     def measure(self) -> None:
-        """Measure from now on, from nothing."""
+        """Start measuring root mean squares anew."""
         self._sums, self.measuring = [[0.0, 0.0, 0] for _ in self.gates], True
 
     @property
     def rms(self) -> list[tuple[float, float]]:
-        """Root mean squares of Z_S and Z_T, gate by gate."""
+        """Return root mean squares of Z_S and Z_T, gate by gate."""
         return [((s / n) ** 0.5, (t / n) ** 0.5) if n else (0.0, 0.0) for s, t, n in self._sums]

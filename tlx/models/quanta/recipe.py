@@ -1,4 +1,4 @@
-"""The recipe of a QUANTA training: a declaration only, so that it is read without loading torch."""
+"""Recipe of a QUANTA training: a declaration only, read without loading torch."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ AUGMENTS = ("none", "2020", "2025")
 
 @dataclass(frozen=True, kw_only=True)
 class QuantaRecipe(Spec):
-    """How a target with gates is trained. The defaults are those of QUANTA, 2020, without its
-    augmentation.
+    """Training settings of a target with gates.
+
+    The defaults are those of QUANTA, 2020, without its augmentation.
     """
 
     kind: ClassVar[str] = "quanta-recipe"
@@ -68,5 +69,5 @@ class QuantaRecipe(Spec):
 
     @property
     def start(self) -> tuple[float, ...]:
-        """v of source and target at the start."""
+        """Return v of source and target at the start."""
         return self.quanta_init or INITS[self.quanta_form]

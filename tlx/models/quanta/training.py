@@ -1,7 +1,6 @@
-"""The training of a target with gates beside a frozen source, as QUANTA's authors did it: no epoch
-is chosen.
+"""Training of a gated target with a frozen source, as in the original: no epoch is selected.
 
-A loop of its own beside training.py: each step has two branches, the rate falls with every step,
+A loop separate from training.py: each step has two branches, the rate falls with every step,
 and after every epoch both validation and test images are scored and the gates written down.
 Bit-repeatable on a CPU at a fixed thread count, also when killed and resumed, and whether or not
 the source's outputs are kept.
@@ -37,7 +36,7 @@ EPSILON = 1e-7  # Adam's, in Keras
 
 @dataclass
 class QuantaOutcome:
-    """What came of a training.
+    """Result of a training.
 
     history  values of every epoch: train_, val_ and test_ before the names that `score` gives
     gates    before the first epoch and after each: {"v": [[v_S, v_T], …], "rms": [[Z_S, Z_T], …]},
@@ -56,9 +55,7 @@ class QuantaOutcome:
 
 @dataclass(frozen=True)
 class Branches:
-    """The two networks and, gate by gate, whose output is gated: modules of the target and of the
-    source.
-    """
+    """Source and target networks, and the modules of both that each gate connects."""
 
     target: Network
     source: Network | None = None
@@ -75,8 +72,9 @@ def fit(
     score: Score,
     place: TrainingContext,
 ) -> QuantaOutcome:
-    """Train the target (and the gates) on parts["train"]; score "val" and, where there is one,
-    "test" every epoch.
+    """Train the target (and the gates) on parts["train"].
+
+    Scores "val" and, if given, "test" every epoch.
     """
     return _QuantaTraining(branches, parts, recipe, seed, score, place).run()
 
@@ -227,18 +225,21 @@ class _QuantaTraining:
 
     @torch.no_grad()
     def _logits(self, part: str) -> np.ndarray:
-        """Logits (n, k) in evaluation mode; on validation images the gates' inputs are measured."""
+        """Compute logits (n, k) in evaluation mode.
+
+        On validation images the gates' inputs are measured.
+        """
         self.gated.eval()
         self.gated.measuring = False
         if part == "val":
             self.gated.measure()
-        found = []
+        logits = []
         for x, given, _ in self.rows[part].batches(EVALUATION_BATCH):
             if self.place.stopping():
                 raise Stopped(15)
-            found.append(self.gated(x, given).float())
+            logits.append(self.gated(x, given).float())
         self.gated.measuring = False
-        return _whole(found)
+        return _whole(logits)
 
     def _scored(self, part: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return {f"{part}_{name}": value for name, value in self.score(logits, labels).items()}
@@ -254,10 +255,11 @@ class _QuantaTraining:
         )
 
     def _gate_values(self, at: int) -> dict[str, float]:
-        """The gates as written down at index `at`, under names for a curve: numbered where there
-        are several.
+        """Return the recorded gates at index `at`, under names for a curve.
+
+        The names are numbered where there are several gates.
         """
-        found: dict[str, float] = {}
+        record: dict[str, float] = {}
         written = self.outcome.gates[at]
         for number, v in enumerate(written["v"]):
             end = f"_{number}" if len(self.gated.gates) > 1 else ""
@@ -271,8 +273,8 @@ class _QuantaTraining:
                 "rms_source",
                 "rms_target",
             )
-            found |= {name + end: value for name, value in zip(names, values, strict=True)}
-        return found
+            record |= {name + end: value for name, value in zip(names, values, strict=True)}
+        return record
 
     def _all(self) -> list[QuantaGate]:
         return [gate for gate in self.gated.gates if isinstance(gate, QuantaGate)]
@@ -305,11 +307,11 @@ class _QuantaTraining:
         own = self.gated.state_dict()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for path, value in tensors.items():
-            kind, _, rest = path.partition("/")
+            kind, _, key = path.partition("/")
             if kind == "network":
-                own[rest].copy_(value)
+                own[key].copy_(value)
                 continue
-            number, _, name = rest.partition("/")
+            number, _, name = key.partition("/")
             like = parameters[int(number)]
             self.optimizer.state[like][name] = (
                 torch.empty_like(like).copy_(value) if value.shape == like.shape else value

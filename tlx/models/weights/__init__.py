@@ -1,1 +1,1 @@
-"""Read, check and match weight files."""
+"""Reading, checking and matching of weight files."""

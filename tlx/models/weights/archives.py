@@ -1,4 +1,4 @@
-"""What lies in a weight file, found before anything parses it: no byte is unpickled here."""
+"""Inspection of a weight file before anything parses it: no byte is unpickled here."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...errors import BadDataError, IntegrityError, UnsafeError
 MOST_ENTRIES = 10_000
 LARGEST_HEADER = 8 << 20  # bytes of a safetensors header
 MOST_TENSORS = 100_000
-LARGEST_PICKLE = 64 << 20  # bytes of the pickle inside; the numbers lie beside it
+LARGEST_PICKLE = 64 << 20  # bytes of the pickle inside; the numbers are outside it
 PLAIN = re.compile(
     r"collections\.OrderedDict|torch\.(\w+Storage|Size|device|\w*float\w*|\w*int\w*|bool)"
     r"|torch\.(_utils|_tensor|storage)\.\w+|torch\.nn\.parameter\.Parameter"
@@ -22,8 +22,9 @@ PLAIN = re.compile(
 
 
 def inspect(path: Path) -> tuple[str, ...]:
-    """The globals that the pickles in it name, as "module.name"; raises what the archive itself is
-    refused for.
+    """Return the globals that its pickles name, as "module.name".
+
+    Raises what the archive itself is refused for.
     """
     with open(path, "rb") as file:
         if file.read(4) != b"PK\x03\x04":
@@ -44,7 +45,7 @@ def inspect(path: Path) -> tuple[str, ...]:
 
 
 def foreign(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Those of the globals that plain tensors have no use for."""
+    """Return the globals that plain tensors do not need."""
     return tuple(n for n in names if not PLAIN.fullmatch(n))
 
 
@@ -97,34 +98,37 @@ def _check_entries(archive: zipfile.ZipFile, path: Path) -> None:
 
 
 def _globals_of_stream(path: Path) -> tuple[str, ...]:
-    """Those of the pickles that a file of PyTorch before 1.6 begins with."""
-    found: set[str] = set()
+    """Return the globals of the pickles that a file of PyTorch before 1.6 begins with."""
+    names: set[str] = set()
     with open(path, "rb") as file:
         for _ in range(5):  # magic number, protocol, system, content, storage keys
             if not (part := _globals(file)):
                 part = []
-            found.update(part)
-    return tuple(sorted(found))
+            names.update(part)
+    return tuple(sorted(names))
 
 
 def _globals(source: bytes | io.BufferedReader) -> list[str]:
-    """The globals that one pickle names; reading stops quietly where it stops being one."""
-    found, texts = [], [""]
+    """Return the globals that one pickle names.
+
+    Reading stops quietly where it stops being a pickle.
+    """
+    names, texts = [], [""]
     try:
         for opcode, argument, _ in pickletools.genops(source):
             if opcode.name in ("GLOBAL", "INST"):
-                found.append(str(argument).replace(" ", "."))
+                names.append(str(argument).replace(" ", "."))
             elif opcode.name == "STACK_GLOBAL":
-                found.append(".".join(texts[-2:]))
+                names.append(".".join(texts[-2:]))
             elif isinstance(argument, str):
                 texts.append(argument)
     except (ValueError, EOFError, IndexError, OverflowError):
         pass
-    return found
+    return names
 
 
 def safetensors_metadata(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file, after its header has been found sound."""
+    """Return the metadata of a safetensors file after a check of its header."""
     size = path.stat().st_size
     with open(path, "rb") as file:
         length = int.from_bytes(file.read(8), "little")

@@ -1,4 +1,4 @@
-"""Weights: tensors by name, with what was noticed while they were read."""
+"""Weights: tensors by name, with notes on how they were read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class Weights(dict[str, torch.Tensor]):
               turned)
     notes     what was done to them, in words, each once: wrappers opened, prefixes removed, types
               widened
-    metadata  text that the file carries beside them
+    metadata  further text in the file
     sha256    digest (hex) of the file that they were read from; "" for tensors that come from no
               file
     """
@@ -37,12 +37,12 @@ class Weights(dict[str, torch.Tensor]):
         )
 
     def note(self, text: str) -> None:
-        """Add a note unless it stands there already."""
+        """Add a note unless it is already present."""
         if text not in self.notes:
             self.notes.append(text)
 
     def renamed(self, tensors: Mapping[str, torch.Tensor], note: str = "") -> Weights:
-        """These weights under other names, in PyTorch's way."""
+        """Return these weights under other names, in PyTorch's way."""
         notes = [*self.notes, note] if note else self.notes
         renamed = Weights(tensors, notes=notes, metadata=self.metadata)
         renamed.sha256 = self.sha256

@@ -1,4 +1,4 @@
-"""Keras weights from HDF5: the numbers only, after a walk through the whole file.
+"""Keras weights from HDF5: the numbers only, after a check of the whole file.
 
 A file may name other files to take its numbers from (external storage, links, virtual data sets) or
 ask for a plug-in to unpack them; all of these are refused before any number is read. The model in a
@@ -44,7 +44,9 @@ TURNS = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1), 5: (4, 3, 0, 1, 2)}  # …, i
 
 
 def read(path: Path) -> Weights:
-    """`<layer>.weight`, `.bias`, `.running_mean`, `.running_var`, kernels turned to (out, in, …).
+    """Read `<layer>.weight`, `.bias`, `.running_mean`, `.running_var`.
+
+    Kernels are transposed to (out, in, …).
 
     Raises Unsafe for what reaches out of the file, BadData for a damaged file or one without layer
     names.
@@ -64,11 +66,12 @@ def read(path: Path) -> Weights:
 
 
 def _walk(file: h5py.File, path: Path) -> Iterator[str]:
-    """The names of all data sets; every object is looked at, and refused if it is not plainly in
-    this file.
+    """Iterate over the names of all data sets.
+
+    Every object is checked, and refused if it is not plainly in this file.
     """
     problems: list[UnsafeError | BadDataError] = []
-    pending, seen, found = [("", file)], 0, []
+    pending, seen, names = [("", file)], 0, []
     while pending:
         name, group = pending.pop()
         for key in group:
@@ -87,9 +90,9 @@ def _walk(file: h5py.File, path: Path) -> Iterator[str]:
                 pending.append((child, item))
             elif isinstance(item, h5py.Dataset):
                 problems += _refusals(child, item, path)
-                found.append(child)
+                names.append(child)
     raise_all(problems)
-    yield from sorted(found)
+    yield from sorted(names)
 
 
 def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[UnsafeError | BadDataError]:
@@ -141,7 +144,7 @@ def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:
 
 
 def _depthwise_layers(file: h5py.File) -> set[str] | None:
-    """Names of the depthwise layers, of the model's description; None where the file has none."""
+    """Return the depthwise layers in the model's description; None where the file has none."""
     text = file.attrs.get("model_config")
     try:
         config = files.parse_json(
@@ -149,7 +152,7 @@ def _depthwise_layers(file: h5py.File) -> set[str] | None:
         )
     except (TlxError, TypeError, ValueError):
         return None
-    found: set[str] = set()
+    names: set[str] = set()
     pending: list[object] = [config]
     while pending:
         item = pending.pop()
@@ -159,13 +162,14 @@ def _depthwise_layers(file: h5py.File) -> set[str] | None:
             pending += item.values()
             inside = item.get("config")
             if str(item.get("class_name", "")).startswith("Depthwise") and isinstance(inside, dict):
-                found.add(str(inside.get("name", "")))
-    return found
+                names.add(str(inside.get("name", "")))
+    return names
 
 
 def _is_depthwise(layer: str, known: set[str] | None) -> bool:
-    """Whether a layer convolves each channel by itself: as the model's description or else its name
-    says.
+    """Return whether a layer is a depthwise convolution.
+
+    By the model's description or else its name.
     """
     return layer in known if known is not None else DEPTHWISE.search(layer) is not None
 
@@ -173,7 +177,9 @@ def _is_depthwise(layer: str, known: set[str] | None) -> bool:
 def _variable(
     name: str, item: h5py.Dataset, path: Path, depthwise: set[str] | None
 ) -> tuple[str, torch.Tensor]:
-    """PyTorch-like name and tensor of one Keras variable; an empty name for one of no known role.
+    """Return PyTorch-like name and tensor of one Keras variable.
+
+    The name is empty for a variable of no known role.
 
     The kernel of a depthwise layer is called depthwise_kernel up to Keras 2 and kernel from Keras 3
     on.

@@ -1,7 +1,7 @@
-"""Keras' VGGs and ResNets as torchvision's: names, colour order, biases, strides.
+"""Conversion of Keras' VGGs and ResNets to torchvision's: names, colours, biases, strides.
 
-Keras' ImageNet weights expect blue-green-red 0-255 values less a mean. Turning the first kernel
-round and giving the network that mean makes them see the same from red-green-blue images. Its
+Keras' ImageNet weights expect blue-green-red 0-255 values less a mean. Reversing the first kernel's
+channels and giving the network that mean makes them see the same from red-green-blue images. Its
 ResNets stride in the first convolution of a block and have biases before batch norm; both are
 carried over exactly.
 """
@@ -25,13 +25,14 @@ EPSILON = {"new": 1.001e-5, "old": 1e-3}
 
 
 def translated(weights: Weights, net: nn.Module, name: str) -> Weights:
-    """Keras weights under torchvision's names for `net`, which is adapted where the two libraries
-    differ.
+    """Return Keras weights under torchvision's names for `net`.
+
+    `net` is adapted where the two libraries differ.
     """
     if re.fullmatch(r"vgg(11|13|16|19)", name):
-        found = _vgg(weights, net)
+        translation = _vgg(weights, net)
     elif re.fullmatch(r"resnet(50|101|152)", name):
-        found = _resnet(weights, net)
+        translation = _resnet(weights, net)
     else:
         raise BadDataError(
             "weights-keras",
@@ -39,11 +40,11 @@ def translated(weights: Weights, net: nn.Module, name: str) -> Weights:
             expected="vgg16, vgg19, resnet50, resnet101 or resnet152",
             remedy="save them as safetensors under this network's names",
         )
-    first = next((key for key, t in found.items() if t.ndim == 4), None)
-    if first is not None and found[first].shape[1] == 3:
-        found[first] = found[first].flip(1).contiguous()
+    first = next((key for key, t in translation.items() if t.ndim == 4), None)
+    if first is not None and translation[first].shape[1] == 3:
+        translation[first] = translation[first].flip(1).contiguous()
     return weights.renamed(
-        found, "Keras layers under torchvision's names, for blue-green-red less the mean"
+        translation, "Keras layers under torchvision's names, for blue-green-red less the mean"
     )
 
 
@@ -57,29 +58,36 @@ def _vgg(weights: Weights, net: nn.Module) -> dict[str, torch.Tensor]:
         {layer for layer, _, _ in _split(weights) if re.fullmatch(r"block\d_conv\d", layer)}
     )
     names = {**DENSE, **dict(zip(layers, convolutions, strict=False))}
-    found = {f"{names.get(layer, layer)}.{role}": tensor for layer, role, tensor in _split(weights)}
-    flat = found.get("classifier.0.weight")
+    tensors = {
+        f"{names.get(layer, layer)}.{role}": tensor for layer, role, tensor in _split(weights)
+    }
+    flat = tensors.get("classifier.0.weight")
     if flat is not None and flat.shape[1] == 512 * 49:  # Keras flattens height, width, channels
-        found["classifier.0.weight"] = (
+        tensors["classifier.0.weight"] = (
             flat.view(-1, 7, 7, 512).permute(0, 3, 1, 2).reshape(flat.shape).contiguous()
         )
-    return dict(sorted(found.items(), key=lambda row: not row[0].startswith(convolutions[0] + ".")))
+    return dict(
+        sorted(tensors.items(), key=lambda row: not row[0].startswith(convolutions[0] + "."))
+    )
 
 
 def _resnet(weights: Weights, net: nn.Module) -> dict[str, torch.Tensor]:
-    found = {f"{_resnet_name(layer)}.{role}": tensor for layer, role, tensor in _split(weights)}
+    tensors = {f"{_resnet_name(layer)}.{role}": tensor for layer, role, tensor in _split(weights)}
     era = "old" if any(OLD_NAME.match(layer) for layer, _, _ in _split(weights)) else "new"
     for name, module in net.named_modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = EPSILON[era]
-        if isinstance(module, nn.Conv2d) and (bias := found.pop(f"{name}.bias", None)) is not None:
+        if (
+            isinstance(module, nn.Conv2d)
+            and (bias := tensors.pop(f"{name}.bias", None)) is not None
+        ):
             norm = _norm_after(name) + ".running_mean"
-            if norm in found:
-                found[norm] = found[norm] - bias  # batch norm takes it away again
+            if norm in tensors:
+                tensors[norm] = tensors[norm] - bias  # batch norm takes it away again
     for stage in ("layer2", "layer3", "layer4"):
         for part, stride in (("conv1", (2, 2)), ("conv2", (1, 1))):
             setattr(net.get_submodule(f"{stage}.0.{part}"), "stride", stride)  # noqa: B010 - mypy knows no stride
-    return dict(sorted(found.items(), key=lambda row: not row[0].startswith("conv1.")))
+    return dict(sorted(tensors.items(), key=lambda row: not row[0].startswith("conv1.")))
 
 
 def _norm_after(convolution: str) -> str:
@@ -90,7 +98,7 @@ def _norm_after(convolution: str) -> str:
 
 
 def _resnet_name(layer: str) -> str:
-    """torchvision's name of a layer of either generation of Keras' ResNets."""
+    """Return torchvision's name of a layer of either generation of Keras' ResNets."""
     fixed = {
         "conv1_conv": "conv1",
         "conv1": "conv1",

@@ -1,4 +1,4 @@
-"""Putting tensors into a network by name, and saying how many fitted."""
+"""Loading of tensors into a network by name, with a report of how many fitted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12])\.")
 
 @dataclass(frozen=True)
 class WeightMatch:
-    """How the tensors of a file fitted a network.
+    """Report of how the tensors of a file fitted a network.
 
     matched, total  tensors of the network that the file had, and that it has, without the ignored
                     ones
@@ -36,7 +36,7 @@ class WeightMatch:
 
     @property
     def share(self) -> float:
-        """Matched of total, a fraction; 1 when there is nothing to match."""
+        """Return matched of total, a fraction; 1 when there is nothing to match."""
         return self.matched / self.total if self.total else 1.0
 
     def __str__(self) -> str:
@@ -50,7 +50,9 @@ def load_into(
     least: float = 0.95,
     ignore: Iterable[str] = (),
 ) -> WeightMatch:
-    """Copy the tensors of `state` into `module` by name: all that fit, or none when too few do.
+    """Copy the tensors of `state` into `module` by name.
+
+    All that fit, or none when too few do.
 
     least   fraction of the module's tensors that must be there
     ignore  names of modules (the head) whose tensors may be absent or of another shape; they are
@@ -104,7 +106,7 @@ def _too_few(match: WeightMatch, least: float, differing: list[str]) -> BadDataE
 def _renamed(
     state: Mapping[str, torch.Tensor],
 ) -> tuple[dict[str, torch.Tensor], tuple[tuple[str, str], ...]]:
-    """Old spellings of torchvision's DenseNets made new."""
+    """Return old spellings of torchvision's DenseNets as the new ones."""
     pairs = [(k, OLD_DENSENET.sub(r"\1\2.", k)) for k in state]
     return {new: state[old] for old, new in pairs}, tuple(
         (old, new) for old, new in pairs if old != new

@@ -1,5 +1,6 @@
-"""Check a weight file against every SHA-256 that was promised for it: by a trial's identity, by a
-record beside it.
+"""Checks of a weight file against every promised SHA-256.
+
+By a trial's identity, or by a record next to the file.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ FETCH = "the file was changed or damaged after it was written: get it again, or 
 
 @contextlib.contextmanager
 def permitted(path: Path, what: str = "weight file") -> Iterator[None]:
-    """Resource (exit 5) with a sentence where the system does not let this user read `path`."""
+    """Raise Resource (exit 5) where the system does not let this user read `path`."""
     try:
         yield
     except PermissionError as error:
@@ -36,34 +37,36 @@ def permitted(path: Path, what: str = "weight file") -> Iterator[None]:
 
 
 def check(path: Path, sha256: str | None = None) -> str:
-    """The SHA-256 (hex) of a weight file. Raises Integrity if `sha256` or a record beside the file
-    promises another.
+    """Return the SHA-256 (hex) of a weight file.
+
+    Raises Integrity if `sha256` or a record next to the file promises another.
     """
     with permitted(path):
-        found = files.sha256(path)
-    if sha256 is not None and found != sha256.lower():
+        digest = files.sha256(path)
+    if sha256 is not None and digest != sha256.lower():
         raise IntegrityError(
             "weights-sha256",
-            f"SHA-256 is {found}",
+            f"SHA-256 is {digest}",
             where=path,
             expected=sha256.lower(),
             remedy=RERUN,
         )
     for record, promised in _recorded(path):
-        if found != promised:
+        if digest != promised:
             raise IntegrityError(
                 "weights-sha256",
-                f"SHA-256 is {found}",
+                f"SHA-256 is {digest}",
                 where=path,
                 expected=f"{promised}, as {record.name} records",
                 remedy=FETCH,
             )
-    return found
+    return digest
 
 
 def _recorded(path: Path) -> Iterator[tuple[Path, str]]:
-    """(record, SHA-256) of every record that names this file: <stem>.json beside it, or that of its
-    checkpoints.
+    """Iterate over (record, SHA-256) of every record that names this file.
+
+    <stem>.json next to it, or that of its checkpoints.
     """
     beside = path.with_suffix(".json")
     content = _content(beside)
@@ -79,7 +82,7 @@ def _recorded(path: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _content(record: Path) -> dict[str, object]:
-    """What a record holds; {} for what is no record of ours."""
+    """Return the content of a record; {} for what is no record of ours."""
     try:
         with permitted(record, "record of the weights"):
             content = files.read_json(record) if record.is_file() else {}

@@ -1,4 +1,4 @@
-"""The one safe door for weights: what comes in is numbers and names, never a program.
+"""Safe reader of weights: it returns numbers and names, never a program.
 
 `read` looks at the content before anything parses it, refuses what could run code, and checks that
 every number is finite. `load_into` puts tensors into a network by name and stops when too few fit.
@@ -50,14 +50,15 @@ FORMATS = {  # what the content is → the endings that say so
 
 
 def read(path: str | Path, *, sha256: str | None = None, like: nn.Module | None = None) -> Weights:
-    """The tensors of a weight file, name → float32 (or integer) tensor on the CPU, with notes on
-    what was done.
+    """Read the tensors of a weight file, with notes on what was done.
+
+    name → float32 (or integer) tensor on the CPU.
 
     .safetensors, .pth .pt .th .bin .ckpt (a state_dict, plain or wrapped: see wrappings), .h5 .hdf5
     (Keras weights; kernels come turned to PyTorch's layout). Raises Missing, BadData (unreadable,
     not weights, NaN), Unsafe (it holds a program, or reaches for other files), Resource (too
     large), Integrity (a checksum does not match). sha256: what the file must be, e.g. what a
-    trial's identity promises. The record that `tlx pretrain --out` or `tlx chop --out` wrote beside
+    trial's identity promises. The record that `tlx pretrain --out` or `tlx chop --out` wrote with
     a file is checked as well. The digest of what was read is in `Weights.sha256`. like: the network
     that the weights are for; of several state_dicts and prefixes those are taken that fit it best.
     """
@@ -88,19 +89,17 @@ def _read(path: Path, sha256: str | None, like: nn.Module | None) -> Weights:
 
 
 def _opened(content: str, path: Path, like: Mapping[str, torch.Tensor] | None) -> Weights:
-    """The tensors of a file of this kind, out of every container and without the prefixes of
-    wrappers.
-    """
+    """Return the tensors of a file of this kind, without containers and prefixes of wrappers."""
     if content == "hdf5":
         return weights_hdf5.read(path)
     readers = {"safetensors": _safetensors, "zip": _torch, "pickle": _torch, "tar": _tar}
     tensors, metadata = readers[content](path)
-    found, notes = wrappings.opened(tensors, like)
-    return Weights(found, notes=notes, metadata=metadata)
+    opened, notes = wrappings.opened(tensors, like)
+    return Weights(opened, notes=notes, metadata=metadata)
 
 
 def _fingerprint(path: Path) -> tuple[int, ...]:
-    """Changes whenever a file is written to or another one takes its place."""
+    """Return a value that changes when a file is written to or replaced."""
     status = path.stat()
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
@@ -108,7 +107,10 @@ def _fingerprint(path: Path) -> tuple[int, ...]:
 def write(
     path: str | Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Durably write tensors as safetensors. The same tensors and metadata give the same bytes."""
+    """Write tensors durably as safetensors.
+
+    The same tensors and metadata give the same bytes.
+    """
     whole = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in tensors.items()}
     data = safetensors.torch.save(whole)
     if metadata:  # put in here, because the library's order of metadata is not the same twice
@@ -127,14 +129,12 @@ def write(
 
 
 def available_bytes() -> int:
-    """Memory that can be had without swapping, in bytes."""
+    """Return the memory available without swapping, in bytes."""
     return psutil.virtual_memory().available
 
 
 def _looked_at(path: Path) -> str:
-    """What the content is, by its first bytes; what cannot be weights is refused with words for
-    it.
-    """
+    """Return the file's kind, by its first bytes; refuse what cannot be weights."""
     if not path.exists():
         near = (
             [p.name for p in path.parent.glob("*") if p.suffix == path.suffix]
@@ -266,10 +266,10 @@ def _torch(path: Path) -> Read:
 
 
 def _refused(path: Path, names: tuple[str, ...]) -> UnsafeError:
-    found = weights_archives.foreign(names) or names
+    unknown = weights_archives.foreign(names) or names
     what = (
-        f"a pickle that would run code: {', '.join(found[:8])}"
-        if found
+        f"a pickle that would run code: {', '.join(unknown[:8])}"
+        if unknown
         else "a pickle with more than tensors in it"
     )
     return UnsafeError(
@@ -284,7 +284,7 @@ def _refused(path: Path, names: tuple[str, ...]) -> UnsafeError:
 
 @contextlib.contextmanager
 def _no_added_globals() -> Iterator[None]:
-    """Without what other code in this process has declared safe to unpickle."""
+    """Ignore what other code in this process has declared safe to unpickle."""
     added = list(torch.serialization.get_safe_globals())
     torch.serialization.clear_safe_globals()
     try:
@@ -296,7 +296,7 @@ def _no_added_globals() -> Iterator[None]:
 def _first_line(error: Exception) -> str:
     if "weights only" in str(error).lower() or "weights_only" in str(
         error
-    ):  # it goes on to advise the unsafe way
+    ):  # it continues with advice for the unsafe way
         return "it is no whole pickle of plain tensors"
     return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
@@ -308,8 +308,9 @@ WHOLE = (torch.int32, torch.int64, torch.bool)  # counters, index tables and mas
 
 
 def _checked(weights: Weights, path: Path) -> Weights:
-    """The weights in float32; BadData for every tensor that is no plain, finite array of a known
-    type.
+    """Return the weights in float32.
+
+    Raises BadData for every tensor that is no plain, finite array of a known type.
     """
     problems = [p for name, t in weights.items() for p in _form_problems(name, t, path)]
     logical = sum(t.numel() * t.element_size() for t in weights.values())

@@ -1,12 +1,11 @@
-"""Find the tensors of a network in a checkpoint: the container they lie in, and the prefixes that
-wrappers put first.
+"""Search for a network's tensors in a checkpoint: their container and wrapper prefixes.
 
 A training checkpoint holds its state_dict under some key (`state_dict`, `model`, `model_ema`, ...),
 and wrappers put their attribute before every name (`module.` of DataParallel and AveragedModel,
 `_orig_mod.` of torch.compile, `backbone.` of a Lightning module, ...), in any sequence. Where the
 network is known, the container and the prefix are chosen by what makes most names and shapes match;
 where it is not, known keys and prefixes are removed in the order of the tables below. What was done
-is said in notes.
+is recorded in notes.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from .matching import COUNTER, OLD_DENSENET
 
-CONTAINERS = (  # keys of a checkpoint under which a state_dict lies, the likeliest first
+CONTAINERS = (  # keys of a checkpoint that hold a state_dict, the likeliest first
     "state_dict",
     "model_state_dict",
     "model_state",
@@ -82,13 +81,13 @@ SCALARS = (
     "step",
     "epoch",
     "iteration",
-)  # beside averaged weights
+)  # with averaged weights
 DEPTH = 4  # containers in containers
 
 
 @dataclass
 class _Candidate:
-    """One state_dict of a checkpoint: where it lies, its tensors, and what lies beside it."""
+    """One state_dict of a checkpoint: its path, its tensors, and what is next to it."""
 
     path: tuple[str, ...]
     tensors: dict[str, Tensor]
@@ -96,7 +95,10 @@ class _Candidate:
 
     @property
     def rank(self) -> tuple[int, ...]:
-        """Sorts the likeliest container first; all tensors of an unknown container come after."""
+        """Return a key that sorts the likeliest container first.
+
+        All tensors of an unknown container come after.
+        """
         places = [
             CONTAINERS.index(key) if key in CONTAINERS else len(CONTAINERS) for key in self.path
         ]
@@ -106,19 +108,20 @@ class _Candidate:
 def opened(
     content: Mapping[Any, Any], like: Mapping[str, Tensor] | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Name → tensor of the state_dict in a checkpoint, and notes on what was removed. {} if it
-    holds no tensor.
+    """Return name → tensor of the state_dict in a checkpoint, and notes on what was removed.
+
+    {} if it holds no tensor.
 
     like  the state_dict of the network that they are for, where it is known
     """
-    candidates = sorted(_candidates(content, ()), key=lambda one: one.rank)
+    candidates = sorted(_candidates(content, ()), key=lambda candidate: candidate.rank)
     if not candidates:
         return {}, []
     if like:
         own = {
             name: tuple(tensor.shape) for name, tensor in like.items() if not name.endswith(COUNTER)
         }
-        fits = [_best_prefix(one.tensors, own) for one in candidates]
+        fits = [_best_prefix(candidate.tensors, own) for candidate in candidates]
         best = max(range(len(fits)), key=lambda i: (fits[i].score, -i))
         if 2 * fits[best].score[1] >= len(
             own
@@ -142,7 +145,7 @@ def _candidates(
     if tensors:
         notes = []
         if path:
-            others = f", beside which lie {', '.join(beside[:5])}" if beside else ""
+            others = f", next to {', '.join(beside[:5])}" if beside else ""
             notes.append(f"taken from '{'.'.join(path)}'{others}")
         if left_out := [key for key in named if not isinstance(named[key], Tensor)]:
             notes.append(f"left out, no tensors: {', '.join(left_out[:5])}")
@@ -156,11 +159,11 @@ def _candidates(
 
 
 def _without_inner(name: str) -> str:
-    """A name without what torch.compile, FSDP and checkpointing put before single layers."""
-    head, dot, rest = name.partition(".")
+    """Return a name without what torch.compile, FSDP and checkpointing put before layers."""
+    head, dot, remaining = name.partition(".")
     for inner in INNER:
-        rest = rest.replace(inner, "")
-    return head + dot + rest
+        remaining = remaining.replace(inner, "")
+    return head + dot + remaining
 
 
 # ---------------------------------------------------------------- prefixes, where the network is
@@ -169,8 +172,9 @@ def _without_inner(name: str) -> str:
 
 @dataclass(frozen=True)
 class _Fit:
-    """How a state_dict fits once `prefix` is removed. score: names of equal shape, names of any
-    shape.
+    """Fit of a state_dict once `prefix` is removed.
+
+    score: names of equal shape, names of any shape.
     """
 
     prefix: str
@@ -180,12 +184,12 @@ class _Fit:
     def peeled(
         self, tensors: Mapping[str, Tensor], notes: list[str]
     ) -> tuple[dict[str, Tensor], list[str]]:
-        """The tensors behind the prefix under their own names, and notes."""
+        """Return the tensors after the prefix under their own names, and notes."""
         if not self.prefix:
             return {
                 name: tensor for name, tensor in tensors.items() if not _is_scalar(name, tensor)
             }, notes
-        found = {
+        peeled = {
             name.removeprefix(self.prefix): t
             for name, t in tensors.items()
             if name.startswith(self.prefix)
@@ -205,17 +209,17 @@ class _Fit:
                 f"left out, without that prefix: {', '.join(others[:5])}"
                 + (f" and {len(others) - 5} more" if len(others) > 5 else "")
             )
-        return found, notes
+        return peeled, notes
 
 
 def _best_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...]]) -> _Fit:
-    """The prefix behind which most names (and shapes) of the network are."""
+    """Return the prefix after which most names (and shapes) are those of the network."""
     same, named = Counter[str](), Counter[str]()
     for name, tensor in tensors.items():
-        for prefix, rest in _splits(OLD_DENSENET.sub(r"\1\2.", name)):
-            if rest in own:
+        for prefix, remaining in _splits(OLD_DENSENET.sub(r"\1\2.", name)):
+            if remaining in own:
                 named[prefix] += 1
-                same[prefix] += tuple(tensor.shape) == own[rest]
+                same[prefix] += tuple(tensor.shape) == own[remaining]
     prefixes = sorted(
         {"", *named}, key=lambda prefix: (-same[prefix], -named[prefix], _rank(prefix))
     )
@@ -229,7 +233,7 @@ def _best_prefix(tensors: Mapping[str, Tensor], own: Mapping[str, tuple[int, ...
 
 
 def _splits(name: str) -> Iterator[tuple[str, str]]:
-    """Every way to divide a name into a prefix that ends in a dot, or is empty, and the rest."""
+    """Iterate over all splits of a name into a prefix (empty or dotted) and the remainder."""
     yield "", name
     at = name.find(".")
     while at >= 0:
@@ -238,7 +242,7 @@ def _splits(name: str) -> Iterator[tuple[str, str]]:
 
 
 def _rank(prefix: str) -> tuple[int, ...]:
-    """Sorts no prefix first, then short ones, then the likelier wrapper."""
+    """Return a key that sorts no prefix first, then short ones, then the likelier wrapper."""
     pieces = prefix.rstrip(".").split(".") if prefix else []
     return (
         len(pieces),
@@ -250,21 +254,21 @@ def _rank(prefix: str) -> tuple[int, ...]:
 
 
 def without_known_prefixes(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors without the wrappers that all names share, and notes."""
-    found = {name: tensor for name, tensor in tensors.items() if not _is_scalar(name, tensor)}
+    """Return the tensors without the wrappers that all names share, and notes."""
+    result = {name: tensor for name, tensor in tensors.items() if not _is_scalar(name, tensor)}
     removed = ""
-    while found:
-        pieces = {name.partition(".")[0] for name in found}
+    while result:
+        pieces = {name.partition(".")[0] for name in result}
         piece = next(iter(pieces))
-        if len(pieces) > 1 or piece not in WRAPPERS or not all("." in name for name in found):
+        if len(pieces) > 1 or piece not in WRAPPERS or not all("." in name for name in result):
             break
-        found = {name.partition(".")[2]: tensor for name, tensor in found.items()}
+        result = {name.partition(".")[2]: tensor for name, tensor in result.items()}
         removed += piece + "."
     if not removed:
-        return found, []
-    return found, [f"prefix '{removed}' removed"]
+        return result, []
+    return result, [f"prefix '{removed}' removed"]
 
 
 def _is_scalar(name: str, tensor: Tensor) -> bool:
-    """Whether this counts something beside averaged weights."""
+    """Return whether this is a counter that accompanies averaged weights."""
     return tensor.ndim == 0 and name in SCALARS

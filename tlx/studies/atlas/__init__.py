@@ -1,1 +1,1 @@
-"""Everything known of one network and one target, block by block, in one figure."""
+"""Atlas: everything known of one network and one target, block by block, in one figure."""

@@ -1,5 +1,6 @@
-"""The figure of an atlas: its panels one above the other, over blocks 1…N. The same bytes for the
-same numbers.
+"""Figure of an atlas: its panels one above the other, over blocks 1…N.
+
+The same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ HEIGHT, LEAST, MOST, EACH = (
     0.36,
 )  # inches: of a panel; of the axis at least, at most, a block
 BESIDE = 1.75  # inches for the legends
-SMALL = 8.0  # points of what is written beside the panels
+SMALL = 8.0  # font size of the text next to the panels, in points
 SAID_LINES = 4  # of a command under the figure
 LINES = ((BLUE, "o"), (VERMILION, "s"))  # of the conditions of a panel, in order
 LEVELS = {
@@ -70,7 +71,7 @@ def atlas(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """Every panel that has rows, in the order of `panels`, on one axis of blocks.
+    """Draw every panel that has rows, in the order of `panels`, on one axis of blocks.
 
     rows     {"panel", "line", "block" (1…N, or None: a level across), "mean", "low", "high",
     "unit"}; low and high, the
@@ -78,8 +79,8 @@ def atlas(
     blocks   the names of blocks 1…N
     panels   panel → title of its vertical axis, and the panel on whose axes it is drawn ("": its
              own)
-    missing  what is not there → what to type for it: stands under the figure
-    caption  what its reader must bear in mind: stands there too
+    missing  missing panels → the command for them: shown under the figure
+    caption  caveats for the reader: shown there too
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for name, (_, on) in panels.items():
@@ -108,8 +109,8 @@ def atlas(
             hspace=0.0,
         )
         grid = figure.subplots(max(len(groups), 1), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, (name, some) in zip(grid, groups.items(), strict=False):
-            _panel(axes, some, panels[name][0])
+        for axes, (name, members) in zip(grid, groups.items(), strict=False):
+            _panel(axes, members, panels[name][0])
         if not groups:
             layer_axes.nothing(grid[0], "nothing is known yet")
         last = grid[-1]
@@ -152,13 +153,13 @@ def atlas(
 def _panel(axes: Axes, rows: Rows, title: str) -> None:
     conditions = list(dict.fromkeys(row["line"] for row in rows if row["block"] is not None))
     for number, line in enumerate(conditions):
-        some = sorted(
+        members = sorted(
             (row for row in rows if row["line"] == line and row["block"] is not None),
             key=lambda row: row["block"],
         )
         looks = layer_transfer_figures.LOOKS
         colour, marker = looks[line] if line in looks else LINES[number % len(LINES)]
-        _line(axes, some, line, colour, marker)
+        _line(axes, members, line, colour, marker)
     low, high = axes.get_ylim()
     for row in rows:
         if row["block"] is None:
@@ -230,7 +231,7 @@ def _plain(row: Mapping[str, Any]) -> str:
 
 
 def _scale(axes: Axes, rows: Rows) -> None:
-    """The panel's range: that of what is drawn, no further than the unit goes."""
+    """Return the panel's range: that of what is drawn, no further than the unit goes."""
     low, high = axes.get_ylim()
     unit = rows[0]["unit"]
     least, most = RANGES.get(unit, (None, None))
@@ -250,20 +251,28 @@ def _scale(axes: Axes, rows: Rows) -> None:
 def _foot(
     missing: Sequence[tuple[str, str]], drawn: set[str], width: float, caption: Sequence[str]
 ) -> list[str]:
-    """What stands under the figure, in lines that fit."""
+    """Return the text below the figure, in lines that fit."""
     fit = layer_axes.letters(width - 0.3, SMALL)
-    kinds = [IMAGES] * bool(drawn - {*REPEATED}) + [REPEATS] * bool(drawn & {*REPEATED})
+    kinds = []
+    if drawn - {*REPEATED}:
+        kinds.append(IMAGES)
+    if drawn & {*REPEATED}:
+        kinds.append(REPEATS)
     lines = textwrap.wrap(f"Bands and bars: 95 % CI {', or '.join(kinds)}.", fit) if kinds else []
     for sentence in caption:
         lines += textwrap.wrap(
             figures._shown(sentence), fit, subsequent_indent="    ", break_on_hyphens=False
         )
-    for names, said in missing:
-        found = textwrap.wrap(
-            figures._shown(f"Not there: {names}: {said}"),
+    for names, message in missing:
+        wrapped_lines = textwrap.wrap(
+            figures._shown(f"Not there: {names}: {message}"),
             fit,
             subsequent_indent="    ",
             break_on_hyphens=False,
         )
-        lines += found if len(found) <= SAID_LINES else [*found[: SAID_LINES - 1], "    …"]
+        lines += (
+            wrapped_lines
+            if len(wrapped_lines) <= SAID_LINES
+            else [*wrapped_lines[: SAID_LINES - 1], "    …"]
+        )
     return lines

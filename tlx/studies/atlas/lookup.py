@@ -1,10 +1,10 @@
-"""The studies in the store that are of one network and one target, told by content: SOURCES.
+"""Lookup of the stored studies of one network and one target, by content: SOURCES.
 
 A study counts where its architecture, the SHA-256 of its source's weights, its input size and
-sizing, its classes and the digest of all its images are those of the atlas. That digest is made
+sizing, its classes and the digest of all its images are those of the atlas. That digest is computed
 anew for every study, from the atlas's images by the study's own rules (how many of each class,
-which are held back), so that no name of a folder decides. What studies differ in beside these
-(epochs, batch size, …) makes them different sources, of which one is taken.
+which are held back), so that no name of a folder decides. Studies that differ in other settings
+(epochs, batch size, …) are different sources, of which one is taken.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SAME = (
 
 @dataclass(frozen=True)
 class Wanted:
-    """A network and a target: what a study must be of.
+    """Network and target that a study must be of.
 
     weights    SHA-256 of the network's weights, or "random"
     finetuned  a weight file of the network fine-tuned on the target, where one was given
@@ -64,13 +64,13 @@ class Wanted:
 
     @property
     def input_size(self) -> int:
-        """Pixels of the square that the network sees."""
+        """Return the input size of the network, in pixels."""
         return self.spec.input_size or backbones.lookup(self.spec.architecture).input_size
 
 
 @dataclass(frozen=True)
 class PanelSource:
-    """Where panels come from.
+    """Source of panels.
 
     spec_class  of the trials
     of       which trials of this kind in a study's record are of the network and target: their keys
@@ -85,9 +85,10 @@ class PanelSource:
 
 @dataclass(frozen=True)
 class StudyMatch:
-    """A study of the network and target: its finished trials, the settings in which it is not as
-    usual, in words, when its last trial ended (milliseconds since 1970), and how many of its trials
-    are not finished.
+    """Study of the network and target, with its finished trials.
+
+    The settings in which it is not as usual, in words; when its last trial ended (milliseconds
+    since 1970); how many of its trials are not finished.
     """
 
     source: str
@@ -100,31 +101,36 @@ class StudyMatch:
 
     @property
     def words(self) -> str:
-        """What was taken, for people."""
-        lacking = f"; {self.missing} of {self.missing + len(self.trials)} trials missing" * bool(
-            self.missing
+        """Return a description of the study."""
+        lacking = (
+            f"; {self.missing} of {self.missing + len(self.trials)} trials missing"
+            if self.missing
+            else ""
         )
         return (
             f"{self.title}, study "
-            f"{self.study[:12]}{f' ({self.settings})' * bool(self.settings)}{lacking}"
+            f"{self.study[:12]}{f' ({self.settings})' if self.settings else ''}{lacking}"
         )
 
 
 def find(name: str, wanted: Wanted, store: Store) -> list[StudyMatch]:
-    """The studies of this row of SOURCES that are of the network and target, the newest first."""
+    """Find the studies of this row of SOURCES for the network and target, the newest first."""
     if wanted.weights == "random":
         return []  # drawn anew by every study: no two are of the same
-    found = [
+    matches = [
         match for key in store.studies() if (match := _match(name, key, wanted, store)) is not None
     ]
-    return sorted(found, key=lambda match: (-match.at_ms, match.study))
+    return sorted(matches, key=lambda match: (-match.at_ms, match.study))
 
 
-def chosen(found: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]) -> dict[str, StudyMatch]:
-    """Of each source the study that was asked for by (the beginning of) its key, else the newest.
-    UnknownName for a key that none of them has.
+def chosen(
+    by_source: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]
+) -> dict[str, StudyMatch]:
+    """Choose the study of each source: the one requested by its key, else the newest.
+
+    The beginning of a key is enough. Raises UnknownName for a key that none of them has.
     """
-    every = [match.study for matches in found.values() for match in matches]
+    every = [match.study for matches in by_source.values() for match in matches]
     for key in keys:
         if not any(study.startswith(key) for study in every):
             raise UnknownNameError(
@@ -134,7 +140,7 @@ def chosen(found: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]) -> di
                 remedy="these are of this network and target; without --study the newest are taken",
             )
     taken = {}
-    for name, matches in found.items():
+    for name, matches in by_source.items():
         asked = [match for match in matches if any(match.study.startswith(key) for key in keys)]
         if matches:
             taken[name] = (asked or list(matches))[0]
@@ -142,8 +148,9 @@ def chosen(found: Mapping[str, Sequence[StudyMatch]], keys: Sequence[str]) -> di
 
 
 def results(store: Store, keys: Sequence[str]) -> list[Result]:
-    """The finished ones of these trials; damaged ones count as not there, and say so when they are
-    asked for.
+    """Return the finished results of these trials.
+
+    Damaged ones count as missing; `Store.find` raises on them.
     """
     return [
         result
@@ -159,25 +166,25 @@ def study_of(name: str, spec: Atlas, parts: AtlasGrid) -> tuple[str, tuple[Spec,
 
 
 def command(name: str, spec: Atlas, parts: AtlasGrid, settings: Settings) -> str:
-    """What to type for this source: the settings that are not as usual, and the places."""
+    """Return the command for this source: the settings that are not as usual, and the paths."""
     study, specs = study_of(name, spec, parts)
     return typed(study, *specs, settings)
 
 
 def typed(words: str, *specs: Spec) -> str:
-    """A command line that asks for these specs.
+    """Format a command line with these specs.
 
     >>> typed("quanta", QuantaSweep(repeats=2, halves=True, positions=("0", "co")))
     'tlx quanta --positions 0,co --repeats 2 --halves'
     """
-    line, said = ["tlx", words], set[str]()
+    line, given = ["tlx", words], set[str]()
     for spec in specs:
         for name, value in (
             (name, getattr(spec, name)) for name, row in spec.settings().items() if row.cli
         ):
-            if name in said:
+            if name in given:
                 continue  # an option that two share is the first's
-            said.add(name)
+            given.add(name)
             if value == spec.defaults().get(name):
                 continue
             option = name.replace("_", "-")
@@ -201,15 +208,15 @@ def _match(name: str, key: str, wanted: Wanted, store: Store) -> StudyMatch | No
             if record
             else []
         )
-        mine = row.of(row, trials, wanted, store) if trials else []
-    # damaged: said when it is asked for itself; or the images cannot be divided as the study's were
+        own = row.of(row, trials, wanted, store) if trials else []
+    # damaged: raised when it is read itself; or the images cannot be divided as the study's were
     except TlxError:
         return None
-    whole = results(store, mine)
+    whole = results(store, own)
     if not whole or record is None:
         return None
     spec = row.spec_class.from_json(whole[0].spec)
-    said = [
+    words = [
         f"{n.replace('_', ' ')} {value}"
         for n, value in spec.identity().items()
         if n in spec.settings() and spec.settings()[n].cli and n not in SAME
@@ -219,31 +226,37 @@ def _match(name: str, key: str, wanted: Wanted, store: Store) -> StudyMatch | No
         key,
         record["title"],
         tuple(result.key for result in whole),
-        ", ".join(said),
+        ", ".join(words),
         max(_ended(store, result.key) for result in whole),
-        len(mine) - len(whole),
+        len(own) - len(whole),
     )
 
 
 def _kind_of(row: Mapping[str, Any]) -> str:
-    """The kind of a trial of study.json; "" for those of a search, whose rows carry no spec."""
+    """Return the kind of a trial of study.json.
+
+    "" for those of a search, whose rows carry no spec.
+    """
     return str((row.get("spec") or {}).get("kind", ""))
 
 
 def _by_images(
     carries: Callable[[Mapping[str, Any]], bool], images: Callable[[Any, Wanted], str]
 ) -> Callable[[PanelSource, Trials, Wanted, Store], list[str]]:
-    """Those trials of a study that are about the target's images, if some carry the network's
-    weights (`carries`, of their specs) and none others. `images` is the digest that a spec has if
-    its images are the atlas's.
+    """Return the trials of a study on the target's images with the network's weights.
+
+    At least one must carry the weights (`carries`, of their specs), none others. `images` is the
+    digest that a spec has if its images are the atlas's.
     """
 
     def of(row: PanelSource, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
         weighted = [trial for trial in trials if carries(trial["spec"])]
         for content in dict.fromkeys(trial["spec"]["images"] for trial in weighted):
-            some = [trial for trial in weighted if trial["spec"]["images"] == content]
-            first = next((r for trial in some for r in results(store, [trial["key"]])), None)
-            if first is None or {trial["spec"]["weights"] for trial in some} != {wanted.weights}:
+            matching = [trial for trial in weighted if trial["spec"]["images"] == content]
+            first = next((r for trial in matching for r in results(store, [trial["key"]])), None)
+            if first is None or {trial["spec"]["weights"] for trial in matching} != {
+                wanted.weights
+            }:
                 continue
             spec: Any = row.spec_class.from_json(first.spec)
             if (
@@ -261,8 +274,9 @@ def _by_images(
 
 
 def _readable(images: Callable[[Any, Wanted], str], spec: Any, wanted: Wanted) -> str:
-    """The digest; "" where the atlas's images cannot be divided as the study's were: then they are
-    others.
+    """Return the digest; "" where the atlas's images cannot be divided as the study's were.
+
+    Then they are different images.
     """
     try:
         return images(spec, wanted)
@@ -271,7 +285,7 @@ def _readable(images: Callable[[Any, Wanted], str], spec: Any, wanted: Wanted) -
 
 
 def _by_states(row: PanelSource, trials: Trials, wanted: Wanted, store: Store) -> list[str]:
-    """The trials about the network's weights and weights fine-tuned from them on the target."""
+    """Return the trials on the network's weights and weights fine-tuned from them on the target."""
     ends = {
         str(files.manifest(store.folder(key))[WEIGHTS]["sha256"])
         for match in find("tuned", wanted, store)
@@ -312,8 +326,9 @@ def _of_quanta(spec: Any, wanted: Wanted) -> str:
 
 
 def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: Any) -> Any:
-    """A spec of this kind about the atlas's network and images, with what was asked for all
-    trainings.
+    """Build a spec of this kind for the atlas's network and images.
+
+    With the settings requested for all trainings.
     """
     asked = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
     given = (

@@ -1,9 +1,9 @@
-"""Numbers about the outputs of one block, each with a 95 % CI over the images.
+"""Measures of the outputs of one block, each with a 95 % CI over the images.
 
-Intervals are those of the delete-d jackknife: a number is found again on parts of the rows, drawn
+Intervals are those of the delete-d jackknife: a number is computed on parts of the rows, drawn
 without replacement, and its standard error is √(m / (n − m)) times the deviation of these, m of n
-being the rows of a part (Shao & Wu 1989, doi:10.1214/aos/1176347263). A deviation over 90 % of the
-rows taken as it is would be three times too small.
+being the rows of a part (Shao & Wu 1989, doi:10.1214/aos/1176347263). The unscaled deviation over
+90 % of the rows would be three times too small.
 """
 
 from __future__ import annotations
@@ -24,15 +24,16 @@ from .spec import BlockMeasures
 # rows; more are thinned out evenly over the classes: the intervals compare all of them, each with
 # each
 MOST = 2_000
-NORMAL = 1.959963984540054  # 95 % of a normal distribution lie within so many deviations
+NORMAL = 1.959963984540054  # 95 % of a normal distribution are within so many deviations
 COLUMNS = 4096  # of a block's output, read at once
 
 Measured = dict[str, Any]
 
 
 class _Found:
-    """{"values": name → {"mean", "low", "high", "n"}, "notes", "rows", "width"}, filled measure by
-    measure.
+    """Values collected measure by measure.
+
+    {"values": name → {"mean", "low", "high", "n"}, "notes", "rows", "width"}.
     """
 
     def __init__(self, x: np.ndarray):
@@ -43,8 +44,9 @@ class _Found:
     def add(
         self, name: str, measure: Callable[[], tuple[float, float | None, float | None]]
     ) -> None:
-        """What cannot be measured is left out, and a note says why; numbers that are not finite are
-        an error.
+        """Add a measure; one that cannot be computed is left out with a note.
+
+        Numbers that are not finite are an error.
         """
         try:
             mean, low, high = measure()
@@ -67,7 +69,9 @@ class _Found:
 
 
 def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured:
-    """Of one network. x (n, …), labels (n,); names: ss_ratio, id, rsa_contrast, cka_label, knn.
+    """Compute the measures of one network.
+
+    x (n, …), labels (n,); names: ss_ratio, id, rsa_contrast, cka_label, knn.
 
     ss_ratio      sum of squares within classes / total sum of squares
     id            TwoNN on all rows
@@ -76,7 +80,7 @@ def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured
     knn           see `knn`
     """
     x, of = _rows(x, labels)
-    found, parts = _Found(x), _parts(len(x), spec)
+    measured, parts = _Found(x), _parts(len(x), spec)
     z = (
         coordinates(x) if np.ptp(x) > 0 else x
     )  # where all rows are alike each measure says so itself
@@ -113,52 +117,54 @@ def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured
             ),
         )
 
-    found.add("ss_ratio", ratio)
-    found.add("id", dimension)
-    found.add("rsa_contrast", contrast)
-    found.add(
+    measured.add("ss_ratio", ratio)
+    measured.add("id", dimension)
+    measured.add("rsa_contrast", contrast)
+    measured.add(
         "cka_label",
         lambda: _spread(
             metrics.cka(x, classes), parts, len(x), lambda p: metrics.cka(z[p], classes[p])
         ),
     )
-    found.add("knn", lambda: knn(x, of, spec.k, spec.folds, spec.seed))
-    return found.plain()
+    measured.add("knn", lambda: knn(x, of, spec.k, spec.folds, spec.seed))
+    return measured.plain()
 
 
 def beside(spec: BlockMeasures, x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> Measured:
-    """Of a network x (n, …) and that trained on the target, y (n, …), on the same images:
+    """Compare a network, x (n, …), and that trained on the target, y (n, …), on the same images.
+
     cka_source, linear CKA (unbiased) of the block of the one with the same block of the other.
     """
     x, y = _rows(x, labels)[0], _rows(y, labels)[0]
-    found, parts = _Found(x), _parts(len(x), spec)
+    measured, parts = _Found(x), _parts(len(x), spec)
 
     def alike() -> tuple[float, float | None, float | None]:
         whole, a, b = metrics.cka(x, y), coordinates(x), coordinates(y)
         return _spread(whole, parts, len(x), lambda p: metrics.cka(a[p], b[p]))
 
-    found.add("cka_source", alike)
-    return found.plain()
+    measured.add("cka_source", alike)
+    return measured.plain()
 
 
 def knn(
     x: np.ndarray, labels: np.ndarray, k: int, folds: int, seed: int
 ) -> tuple[float, float, float]:
-    """Mean per-class accuracy (a fraction) of the k nearest other rows' vote, by Euclidean
-    distance, and its interval.
+    """Compute mean per-class accuracy (a fraction) of the k nearest rows' vote, with interval.
 
-    Every row is told once, by the rows of the other folds; a fold has as many of each class as can
-    be. The interval is Wilson's (1927, doi:10.1080/01621459.1927.10502953) of this share in as many
-    rows.
+    By Euclidean distance.
+
+    Every row is classified once, by the rows of the other folds; classes are spread evenly over the
+    folds. The interval is Wilson's (1927, doi:10.1080/01621459.1927.10502953) of this share in as
+    many rows.
     """
     classes, codes = np.unique(labels, return_inverse=True)
     fold, dealt = np.empty(len(x), np.int64), 0
     for code in range(len(classes)):
-        mine = np.flatnonzero(codes == code)
-        fold[mine[seeded_permutation(len(mine), seed, "fold", code)]] = (
-            dealt + np.arange(len(mine))
+        members = np.flatnonzero(codes == code)
+        fold[members[seeded_permutation(len(members), seed, "fold", code)]] = (
+            dealt + np.arange(len(members))
         ) % folds
-        dealt += len(mine)
+        dealt += len(members)
     told = np.empty(len(x), np.int64)
     for number in np.unique(fold):
         asked = fold == number
@@ -173,8 +179,10 @@ def knn(
 
 
 def coordinates(x: np.ndarray) -> np.ndarray:
-    """Rows (n, min(n, d)) float64 with the inner products of x (n, d) about its mean: what depends
-    on these alone is the same of both, and of parts of both, and many columns become few.
+    """Return rows (n, min(n, d)) float64 with the inner products of x (n, d) about its mean.
+
+    What depends on these alone is the same of both, and of parts of both, and many columns become
+    few.
     """
     n, d = x.shape
     if d <= n:
@@ -182,9 +190,9 @@ def coordinates(x: np.ndarray) -> np.ndarray:
         return centred
     gram = np.zeros((n, n))
     for begin in range(0, d, COLUMNS):
-        some = np.asarray(x[:, begin : begin + COLUMNS], np.float64)
-        some = some - some.mean(axis=0)
-        gram += some @ some.T
+        columns = np.asarray(x[:, begin : begin + COLUMNS], np.float64)
+        columns = columns - columns.mean(axis=0)
+        gram += columns @ columns.T
     values, vectors = np.linalg.eigh(gram)
     result: np.ndarray = vectors * np.sqrt(np.maximum(values, 0))
     return result
@@ -194,8 +202,9 @@ def coordinates(x: np.ndarray) -> np.ndarray:
 
 
 def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """x as (n, d), and its labels; at most MOST rows, evenly spaced in the order of their
-    classes.
+    """Return x as (n, d), and its labels.
+
+    At most MOST rows, evenly spaced in the order of their classes.
     """
     x, of = x.reshape(len(x), -1), np.asarray(labels)
     if len(of) <= MOST:
@@ -206,7 +215,7 @@ def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
 
 
 def _parts(n: int, spec: BlockMeasures) -> list[np.ndarray]:
-    """The parts of metrics.intrinsic_dimension_resampled."""
+    """Return the parts of metrics.intrinsic_dimension_resampled."""
     drawn = math.floor(spec.fraction * n)
     return [
         np.sort(seeded_permutation(n, spec.seed, "resampling", i)[:drawn])
@@ -217,8 +226,9 @@ def _parts(n: int, spec: BlockMeasures) -> list[np.ndarray]:
 def _spread(
     whole: float, parts: list[np.ndarray], n: int, measure: Callable[[np.ndarray], float]
 ) -> tuple[float, float | None, float | None]:
-    """A number with its interval; none where a part cannot be measured (a class lacks in it,
-    say).
+    """Return a number with its interval.
+
+    None where a part cannot be measured (say, it lacks a class).
     """
     try:
         values = np.array([measure(part) for part in parts])

@@ -1,6 +1,4 @@
-"""The panels of an atlas, one row each: what each is called, where it comes from, how it is read.
-PANELS.
-"""
+"""Panels of an atlas, one row each: title, source and reader. PANELS."""
 
 from __future__ import annotations
 
@@ -20,9 +18,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Taken:
-    """What a panel is read from: finished results of its source, the trials of its study, how many
-    classes.
-    """
+    """Data that a panel is read from: finished results, trials of the study, number of classes."""
 
     results: Sequence[Result]
     study: Mapping[str, Any]
@@ -31,12 +27,12 @@ class Taken:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of the atlas.
+    """Panel of the atlas.
 
     title   of its vertical axis; unit of its numbers, "fraction" being shown in per cent
     source  where it comes from: "blocks" (measured by the atlas), or a row of
             tlx.studies.atlas.lookup.SOURCES, which
-            says how its studies are found and what to type for it
+            defines how its studies are found and the command for it
     read    its rows: line, block (None: a level across all), mean, low, high, n, keys of the trials
     axes    the panel on whose axes it is drawn; "": its own
     """
@@ -52,7 +48,10 @@ class Panel:
 
 
 def _measured(name: str, line: str, beside: bool = False) -> Callable[[Taken], Iterable[Row]]:
-    """A measure of the atlas's own trials: of the network, or beside that trained on the target."""
+    """Return a reader of a measure of the atlas's own trials.
+
+    Of the network, or compared with that trained on the target.
+    """
 
     def read(taken: Taken) -> Iterable[Row]:
         for result in taken.results:
@@ -70,13 +69,13 @@ def _measured(name: str, line: str, beside: bool = False) -> Callable[[Taken], I
 
 
 def _knn(taken: Taken) -> Iterable[Row]:
-    found = list(_measured("knn", "")(taken))
+    rows = list(_measured("knn", "")(taken))
     return [
-        *([_level("chance", 1 / taken.classes)] if found else []),
+        *([_level("chance", 1 / taken.classes)] if rows else []),
         *(
             row | {"line": f"{result.spec['k']} nearest"}
             for result in taken.results[:1]
-            for row in found
+            for row in rows
         ),
     ]
 
@@ -105,7 +104,7 @@ GATES = {"alone": "gated alone", quanta_report.CO: "all at once", quanta_report.
 
 
 def _of_quanta(row: Mapping[str, Any], name: str, taken: Taken) -> Row:
-    """A row of a QUANTA table; position p is block p + 1."""
+    """Read a row of a QUANTA table; position p is block p + 1."""
     position = str(row["position"]) if row["gate"] == "alone" else row["gate"]
     return {
         "line": GATES[row["gate"]],
@@ -128,8 +127,8 @@ def _transferability(taken: Taken) -> Iterable[Row]:
         for row in result.details["profile"] if result.spec["norm"] == norm else ():
             if row["block"] is not None and not row["head"] and row["transferability"] is not None:
                 values.setdefault(row["block"], []).append((row["transferability"], result.key))
-    for block, some in sorted(values.items()):
-        yield _estimated(f"T, {norm.replace('_', ' ')}", block, some)
+    for block, members in sorted(values.items()):
+        yield _estimated(f"T, {norm.replace('_', ' ')}", block, members)
     if values:
         yield _level("no nearer than random", 1.0)
 
@@ -162,23 +161,23 @@ def _transfer(taken: Taken) -> Iterable[Row]:
 
 
 def _estimated(line: str, block: int | None, values: Sequence[tuple[float, str]]) -> Row:
-    found = statistics.estimate((value for value, _ in values), bounds=statistics.NOT_NEGATIVE)
-    assert found is not None
+    mean = statistics.estimate((value for value, _ in values), bounds=statistics.NOT_NEGATIVE)
+    assert mean is not None
     return {
         "line": line,
         "block": block,
-        "mean": found.mean,
-        "low": found.low,
-        "high": found.high,
-        "n": found.n,
-        "lowest": found.lowest,
-        "highest": found.highest,
+        "mean": mean.mean,
+        "low": mean.low,
+        "high": mean.high,
+        "n": mean.n,
+        "lowest": mean.lowest,
+        "highest": mean.highest,
         "keys": [key for _, key in values],
     }
 
 
 def _level(line: str, value: float) -> Row:
-    """What holds for all blocks and was not measured."""
+    """Read a value that holds for all blocks and was not measured."""
     return {
         "line": line,
         "block": None,

@@ -1,6 +1,4 @@
-"""From what was typed to an atlas: network and images looked at, studies found, outputs extracted,
-measures planned.
-"""
+"""Plan of an atlas: check network and images, find studies, extract outputs, plan measures."""
 
 from __future__ import annotations
 
@@ -41,7 +39,7 @@ AUTO_BYTES = (
 
 @dataclass
 class AtlasPlan:
-    """What is known before anything is extracted.
+    """Plan before anything is extracted.
 
     spec     resolved: which weights, how many samples, which reduction
     model    what the network is called
@@ -64,20 +62,21 @@ class AtlasPlan:
     notes: list[str] = field(default_factory=list)
 
     def search(self, store: Store, parts: AtlasGrid) -> None:
-        """Find the studies of this network and target; UnknownName for a --study that is none of
-        them.
+        """Find the studies of this network and target.
+
+        Raises UnknownName for a --study that is none of them.
         """
-        found = {name: atlas_lookup.find(name, self.wanted, store) for name in atlas_lookup.SOURCES}
-        self.taken = atlas_lookup.chosen(found, parts.study)
+        matches = {
+            name: atlas_lookup.find(name, self.wanted, store) for name in atlas_lookup.SOURCES
+        }
+        self.taken = atlas_lookup.chosen(matches, parts.study)
         self.others = {
-            name: [match for match in found[name] if match != taken]
+            name: [match for match in matches[name] if match != taken]
             for name, taken in self.taken.items()
         }
 
     def lacking(self, parts: AtlasGrid, settings: Settings) -> dict[str, str]:
-        """Source → what to type for it, or, where nothing helps, why it cannot be; of those that
-        were not found.
-        """
+        """Return missing source → the command for it, or why there is none."""
         known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
         return {
             name: self.without(name) or atlas_lookup.command(name, self.spec, parts, settings)
@@ -95,7 +94,7 @@ class AtlasPlan:
         ]
 
     def without(self, name: str) -> str:
-        """Why no command makes this source, or ""."""
+        """Return why no command makes this source, or ""."""
         if self.wanted.weights == RANDOM:
             return "random weights are drawn anew by every study"
         if name in ("tuned", "distance") and not self.usual:
@@ -104,7 +103,10 @@ class AtlasPlan:
 
 
 def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
-    """Network and images; Problems with what is wrong with them, before anything is computed."""
+    """Check network and images.
+
+    Raises Problems with all errors, before anything is computed.
+    """
     spec = spec.resolved
     network = whole_network(spec, (), None)
     notes = [*network.notes]
@@ -146,9 +148,7 @@ def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
 
 
 def _samples(folder: datasets.ImageFolder, spec: Atlas, notes: list[str]) -> int:
-    """So many images, as many of each class as there are of every one and as were asked for at
-    most; 0: all.
-    """
+    """Choose the number of images: as many of each class as possible, up to the limit; 0: all."""
     if not spec.samples:
         return 0
     counts = dict.fromkeys(folder.classes, 0)
@@ -191,13 +191,14 @@ def atlas_study(
     settings: Settings,
     progress: Progress | None = None,
 ) -> Stage:
-    """The measures of the blocks, their outputs extracted or found; beside those of the network
-    that was trained on the target, where there is one.
+    """Plan the measures of the blocks, with their outputs extracted or found.
+
+    Also those of the network trained on the target, where there is one.
     """
     spec, name = looked.spec, looked.wanted.folder.name
     dump = extraction(spec, settings, progress, looked.notes)
     labels = tuple(map(str, dump.row_labels()))
-    made = measures.replace(
+    resolved = measures.replace(
         dump=dump.key,
         layers=dump.layers,
         numbers=looked.numbers,
@@ -205,19 +206,22 @@ def atlas_study(
         model=looked.model,
         dataset=name,
     )
-    trials = [Trial(made, AtlasInputs(dump, labels))]
+    trials = [Trial(resolved, AtlasInputs(dump, labels))]
     weights = _tuned(looked, store)
     if weights is not None:
         beside = extraction(spec.replace(model=str(weights), source=None), settings, progress)
         trials.append(
-            Trial(made.replace(against=beside.key, split=1), AtlasInputs(_of(dump), labels, beside))
+            Trial(
+                resolved.replace(against=beside.key, split=1),
+                AtlasInputs(_of(dump), labels, beside),
+            )
         )
     return Stage(
-        key=files.digest(["study", made.identity()]),
+        key=files.digest(["study", resolved.identity()]),
         run=atlas_trial.run,
         experiment=atlas_spec.EXPERIMENT,
         title=f"{looked.model} on {name}",
-        spec=common_settings(made),
+        spec=common_settings(resolved),
         trials=tuple(trials),
         tags={"tlx.dataset": name, "tlx.source": looked.model},
         inputs=(
@@ -234,13 +238,14 @@ def atlas_study(
 
 
 def _of(dump: Dump) -> Dump:
-    """The dump opened again: trials of two groups may run in two processes."""
+    """Open the dump again: trials of two groups may run in two processes."""
     return Dump(dump.folder, dump.layers, ids=dump.ids, labels=dump.labels)
 
 
 def _tuned(looked: AtlasPlan, store: Store) -> Path | None:
-    """The weights of the network trained on the target: those given, else those of the study's
-    first repeat.
+    """Return the weights of the network trained on the target.
+
+    Those given, else those of the study's first repeat.
     """
     if looked.wanted.finetuned is not None:
         return looked.wanted.finetuned
@@ -255,9 +260,7 @@ def _tuned(looked: AtlasPlan, store: Store) -> Path | None:
 
 
 def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> dict[str, Any]:
-    """What an atlas is of and made from, as plain JSON: what the report is given beside the
-    store.
-    """
+    """Return what an atlas is of and made from, as plain JSON for the report."""
     wanted, spec = looked.wanted, looked.spec
     return {
         "model": looked.model,
@@ -271,7 +274,7 @@ def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> dict[str, 
         "blocks": list(looked.blocks),
         "layers": list(looked.layers),
         "taken": {name: _plain(match) for name, match in looked.taken.items()},
-        "others": {name: [_plain(m) for m in some] for name, some in looked.others.items()},
+        "others": {name: [_plain(m) for m in matches] for name, matches in looked.others.items()},
         "lacking": looked.lacking(parts, settings),
         "finetuned": files.sha256(wanted.finetuned) if wanted.finetuned else None,
         "notes": looked.notes,

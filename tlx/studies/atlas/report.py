@@ -1,5 +1,6 @@
-"""An atlas: results of many studies → one table and one figure over the blocks 1…N, from run
-folders alone.
+"""Report of an atlas: results of many studies → one table and one figure over blocks 1…N.
+
+From run folders alone.
 """
 
 from __future__ import annotations
@@ -54,29 +55,29 @@ COLUMNS = (
 def rows_of(
     store: Store, study: Mapping[str, Any], about: Mapping[str, Any], panels: Sequence[str]
 ) -> list[Row]:
-    """The table: COLUMNS of every panel that there is something for."""
+    """Build the table: COLUMNS of every panel with data."""
     own = [
         result
         for trial in study["trials"]
         if (result := store.find_or_none(trial["key"])) is not None
     ]
-    made = []
+    table_rows = []
     for name in panels:
         panel = PANELS[name]
         source = about["taken"].get(panel.source, {})
         keys = {"blocks", "tuned"} & {panel.source}
         record = store.read_study(source["study"]) if source and not keys else None
-        some = (
+        panel_rows = (
             _of_atlas(own, about)
             if keys
             else [
                 r for key in source.get("trials", ()) if (r := store.find_or_none(key)) is not None
             ]
         )
-        taken = Taken(some, record or {"trials": []}, len(about["classes"]))
-        for row in panel.read(taken) if some else ():
+        taken = Taken(panel_rows, record or {"trials": []}, len(about["classes"]))
+        for row in panel.read(taken) if panel_rows else ():
             block = row["block"]
-            made.append(
+            table_rows.append(
                 {
                     "panel": name,
                     "line": row["line"],
@@ -92,13 +93,11 @@ def rows_of(
                     "sources": " ".join(row["keys"]),
                 }
             )
-    return made
+    return table_rows
 
 
 def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Result]:
-    """The measures of the network, and those beside the one fine-tuned network that was taken
-    now.
-    """
+    """Return the measures of the network, and those against the selected fine-tuned network."""
     return [r for r in results if r.spec["against"] in ("", about.get("against") or "")]
 
 
@@ -106,27 +105,28 @@ def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Resul
 
 
 def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """A trial of an atlas has its numbers in the atlas's figure."""
+    """Do nothing: a trial of an atlas has its numbers in the atlas's figure."""
 
 
 def lacking(
     about: Mapping[str, Any], rows: Iterable[Row], panels: Sequence[str]
 ) -> list[tuple[str, list[str]]]:
-    """What to type, or why it cannot be → the panels that lack for it."""
-    there = {row["panel"] for row in rows}
-    found: dict[str, list[str]] = {}
+    """Return the command, or the reason why there is none → the panels that lack for it."""
+    present = {row["panel"] for row in rows}
+    result: dict[str, list[str]] = {}
     for name in panels:
-        if name not in there:
-            said = about["lacking"].get(
+        if name not in present:
+            message = about["lacking"].get(
                 PANELS[name].source, "it could not be measured: see the notes"
             )
-            found.setdefault(said, []).append(name)
-    return list(found.items())
+            result.setdefault(message, []).append(name)
+    return list(result.items())
 
 
 def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
-    """Return the figure of an atlas from what its last command wrote; none where nothing was
-    measured.
+    """Return the figure of an atlas from what its last command wrote.
+
+    None where nothing was measured.
     """
     path = store.study_folder(study["key"]) / f"{STEM}.json"
     if not path.is_file():
@@ -152,7 +152,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 def write_summary(
     store: Store, key: str, about: Mapping[str, Any], panels: Sequence[str], form: str = "png"
 ) -> None:
-    """Write the table, the figure and what they are made from beside the study's record."""
+    """Write the table, the figure and their sources to the study's folder."""
     study = store.read_study(key)
     if study is None:
         return
@@ -177,7 +177,7 @@ def write_summary(
                 }
                 for name in panels
             },
-            "missing": [{"panels": names, "type": said} for said, names in missing],
+            "missing": [{"panels": names, "type": message} for message, names in missing],
             "columns": MEANINGS,
             "notes": _notes(store, whole, about, panels),
             "rows": rows,
@@ -199,10 +199,11 @@ def write_summary(
 
 
 def warnings_of(store: Store, about: Mapping[str, Any], panels: Sequence[str]) -> list[str] | None:
-    """Return the warnings about test accuracies of the studies that were taken; None where none has
-    any.
+    """Return the warnings about test accuracies of the selected studies.
+
+    None where none has any.
     """
-    found: list[str] | None = None
+    warnings: list[str] | None = None
     for name, of in (
         ("quanta", quanta_report.warnings_of),
         ("transfer", layer_transfer_report.warnings_of),
@@ -210,8 +211,11 @@ def warnings_of(store: Store, about: Mapping[str, Any], panels: Sequence[str]) -
         keys = about["taken"].get(name, {}).get("trials", ())
         results = [result for key in keys if (result := store.find_or_none(key)) is not None]
         if results and any(PANELS[panel].source == name for panel in panels):
-            found = [*(found or []), *(f"{SOURCES[name]}: {sentence}" for sentence in of(results))]
-    return found
+            warnings = [
+                *(warnings or []),
+                *(f"{SOURCES[name]}: {sentence}" for sentence in of(results)),
+            ]
+    return warnings
 
 
 SOURCES = {"quanta": "QUANTA", "transfer": "layer transfer"}
@@ -220,9 +224,7 @@ SOURCES = {"quanta": "QUANTA", "transfer": "layer transfer"}
 def _notes(
     store: Store, measured: Sequence[Result], about: Mapping[str, Any], panels: Sequence[str]
 ) -> list[str]:
-    """What to bear in mind of the measures, and where T says nothing but how little fine-tuning
-    moved.
-    """
+    """Return the caveats of the measures, and where T is confounded."""
     notes = list(dict.fromkeys(note for result in measured for note in result.details["notes"]))
     keys = about["taken"].get("distance", {}).get("trials", ()) if "distance" in panels else ()
     still = dict.fromkeys(
@@ -231,9 +233,11 @@ def _notes(
         if (result := store.find_or_none(key)) is not None
         for layer in result.details["confounded"]
     )
-    return notes + [
-        f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"
-    ] * bool(still)
+    return notes + (
+        [f"distance: fine-tuning hardly moved {', '.join(still)}, where T says only that"]
+        if still
+        else []
+    )
 
 
 MEANINGS = {
@@ -256,7 +260,7 @@ MEANINGS = {
 
 
 def table(rows: Sequence[Row], blocks: Sequence[str], form: str = "text") -> str:
-    """Blocks down, lines across, for people."""
+    """Format the table: blocks down, lines across."""
     lines = list(
         dict.fromkeys((row["panel"], row["line"]) for row in rows if row["block"] is not None)
     )
@@ -278,11 +282,9 @@ def _cell(row: Row | None) -> str:
 
 
 def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[[Any], str]:
-    """What an atlas ends with: the table, what it is from, what to type for what lacks, where the
-    files are.
-    """
+    """Return the closing text: table, sources, commands for what lacks, where the files are."""
 
-    def said(report: Any) -> str:
+    def closing(report: Any) -> str:
         store = Store(report.folder)
         study = store.read_study(report.key)
         assert study is not None
@@ -301,31 +303,31 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
         ]
         lines += [
             f"{of[name]} not from: {other['words']} (--study {other['study'][:12]} takes it)"
-            for name, some in about["others"].items()
-            for other in some
+            for name, matches in about["others"].items()
+            for other in matches
             if of[name]
         ]
         missing = lacking(about, rows, panels)
-        lines += [f"missing: {', '.join(names)}: {said}" for said, names in missing]
-        if any(said.startswith("tlx ") for said, _ in missing):
+        lines += [f"missing: {', '.join(names)}: {message}" for message, names in missing]
+        if any(message.startswith("tlx ") for message, _ in missing):
             lines.append("the same command with --run runs what is missing")
         folder = report.folder / "studies" / report.key
         lines.append(f"figure and table: {folder / STEM}{drawings.endings(folder, STEM)}")
         return "\n".join([*lines, *reporting.footer(report)])
 
-    return said
+    return closing
 
 
 def copy(report: Any, out: Path) -> list[Path]:
-    """The figure, the table and what they are from, in another folder."""
+    """Copy the figure, the table and their sources to another folder."""
     source = report.folder / "studies" / report.key
     files.make_folder(out)
-    made = []
+    paths = []
     tables_of = [
         path for ending in (".csv", ".json") if (path := source / f"{STEM}{ending}").is_file()
     ]
     for path in [*drawings.figures_in(source), *tables_of]:
         with files.atomic_write(out / path.name) as file, open(path, "rb") as whole:
             shutil.copyfileobj(whole, file)
-        made.append(out / path.name)
-    return made
+        paths.append(out / path.name)
+    return paths

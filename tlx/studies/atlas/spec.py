@@ -17,7 +17,7 @@ EXPERIMENT = "Atlas"
 
 @dataclass(frozen=True, kw_only=True)
 class Atlas(Observed):
-    """The network and the images of an atlas."""
+    """Network and images of an atlas."""
 
     kind: ClassVar[str] = "atlas"
 
@@ -39,7 +39,7 @@ class Atlas(Observed):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMeasures(Spec):
-    """What is measured of every block's outputs, and how sure it is."""
+    """Measures of every block's outputs, and their uncertainty."""
 
     kind: ClassVar[str] = "block-measures"
 
@@ -52,7 +52,7 @@ class BlockMeasures(Spec):
     )
     k: int = setting(5, low=1, high=200, help="nearest rows that vote on a row's class")
     folds: int = setting(
-        10, low=2, high=1000, help="kNN: parts of the rows; each is told by the others"
+        10, low=2, high=1000, help="kNN: folds of the rows; each is classified by the others"
     )
     seed: int = setting(0, low=0, high=2**63 - 1, help="seed of resamplings and folds")
     dump: str = setting(
@@ -73,24 +73,24 @@ class BlockMeasures(Spec):
 
     @property
     def title(self) -> str:
-        """Few words that name the network and the images."""
+        """Return a short name of the network and the images."""
         return (
             f"{self.model} on "
-            f"{self.dataset}{': trained on it, against the source' * bool(self.against)}"
+            f"{self.dataset}{': trained on it, against the source' if self.against else ''}"
         )
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     @property
     def epochs(self) -> int:
-        """Steps of its progress: 0, and one a block."""
+        """Return the steps of its progress: 0, and one a block."""
         return len(self.layers) + 1
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Model": self.model,
             "Dataset": self.dataset,
@@ -102,9 +102,7 @@ class BlockMeasures(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class AtlasGrid(Spec):
-    """Which panels an atlas has, and where what is looked up comes from: no part of what is
-    measured.
-    """
+    """Panels of an atlas and where to look up their data: no part of what is measured."""
 
     kind: ClassVar[str] = "atlas-grid"
 

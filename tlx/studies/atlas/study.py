@@ -1,4 +1,4 @@
-"""tlx atlas."""
+"""Study of tlx atlas."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AtlasStudy(Study):
-    """Measures of the blocks of one network on one target, beside what other studies found."""
+    """Study of the blocks of one network on one target, with the results of other studies."""
 
     name = "atlas"
     short = "Everything of one network, block by block"
@@ -53,7 +53,7 @@ class AtlasStudy(Study):
     )
 
     def plan(self, session: Session) -> StudyPlan:
-        """Say that the trials are known after extraction."""
+        """Return a plan without trials: they are known after extraction."""
         from ..planning import without_trials
 
         return without_trials(
@@ -102,7 +102,7 @@ class AtlasStudy(Study):
 def _run_missing(
     planned: AtlasPlan, grid: AtlasGrid, session: Session, sources: Collection[str]
 ) -> TlxError | None:
-    """Run the studies of sources that are missing, each once; return the first error of theirs."""
+    """Run the studies of missing sources, each once; return the first of their errors."""
     from .. import STUDIES, run_study
     from . import lookup
 

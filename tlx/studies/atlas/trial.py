@@ -1,8 +1,8 @@
-"""The atlas: what is known of one network and one target, block by block, on one axis 1…N.
+"""Trial of the atlas: measures of every block of one network on one target.
 
-A trial measures every block's outputs for the target's images: of the network as it is, or, beside
-a network that was trained on the target, how alike the two still are. What takes longer (QUANTA,
-parameter distance, layer transfer) is not done here but looked up: see atlas_find.
+A trial measures every block's outputs for the target's images: of the network as it is, or how
+similar it still is to a network that was trained on the target. What takes longer (QUANTA,
+parameter distance, layer transfer) is not computed here but looked up: see lookup.py.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AtlasInputs:
-    """A dump, the label of each of its rows, and the dump of the network trained on the target: the
-    same rows.
+    """Dump, the label of each of its rows, and the dump of the network trained on the target.
+
+    The rows of both are the same.
     """
 
     dump: Dump
@@ -33,7 +34,7 @@ class AtlasInputs:
 
 
 def run(spec: BlockMeasures, inputs: AtlasInputs, context: TrialContext) -> Result:
-    """Measure block by block; what was measured before an interruption is taken as it is."""
+    """Measure block by block; measures from before an interruption are reused."""
     from . import measures as atlas_measures
 
     started, rows, notes = time.perf_counter(), [], []
@@ -59,7 +60,7 @@ def run(spec: BlockMeasures, inputs: AtlasInputs, context: TrialContext) -> Resu
             )
         notes += [f"block {block}: {note}" for note in measured["notes"]]
         rows.append({"block": block, "layer": layer, **measured})
-    made = {"network": spec.dump} | (
+    origin = {"network": spec.dump} | (
         {"trained on the target": spec.against} if spec.against else {}
     )
     return Result.of(
@@ -71,7 +72,7 @@ def run(spec: BlockMeasures, inputs: AtlasInputs, context: TrialContext) -> Resu
             "classes": sorted(set(inputs.labels)),
             "images": len(inputs.labels),
         },
-        made_from=made,
+        made_from=origin,
     )
 
 

@@ -1,6 +1,4 @@
-"""What the stages of a study of checkpoints came to, put together; layer metrics against transfer
-performance.
-"""
+"""Correlations of layer metrics at checkpoints with transfer performance."""
 
 from __future__ import annotations
 
@@ -25,9 +23,10 @@ Row = Mapping[str, Any]
 
 
 def gather(store: Store, key: str) -> None:
-    """Put what has been done so far beside the study's record, as checkpoints.json: the accuracies
-    of pre-trainings and fine-tunings at their moments, the transfer performances, the metrics of
-    every layer, and their correlations.
+    """Write the results so far to the study's folder, as checkpoints.json.
+
+    The accuracies of pre-trainings and fine-tunings at their moments, the transfer performances,
+    the metrics of every layer, and their correlations.
     """
     path = store.root / "studies" / key / CHAIN
     if not path.is_file():
@@ -97,7 +96,10 @@ def gather(store: Store, key: str) -> None:
 
 
 def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows under this training's tags: the same weights may have been scored for another."""
+    """Return the rows under this training's tags.
+
+    The same weights may have been scored for another.
+    """
     return [{**row, "tag": tag} for row, tag in zip(moments, tags, strict=True)]
 
 
@@ -107,8 +109,9 @@ def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
 def correlations_of(
     layers: Sequence[Row], performance: Sequence[Row], names: Sequence[str] = CORRELATED
 ) -> list[dict[str, Any]]:
-    """Spearman's ρ of each metric of each layer with the transfer performance, over all models,
-    those of each source and those of each checkpoint, for each target.
+    """Correlate each metric of each layer with the transfer performance, for each target.
+
+    Spearman's ρ over all models, those of each source and those of each checkpoint.
 
     layers        rows of the table of layer metrics; `trained_on` and `dataset` are source and
                   target
@@ -135,7 +138,7 @@ def correlations_of(
                 group = groups.setdefault((of[0], name, int(row["layer_index"]), row["layer"]), {})
                 group.setdefault(of[1:], {})[_seed(row)] = float(row[name])
     order = _in_order(layers)
-    found = []
+    result = []
     for (target, name, index, layer), models in sorted(
         groups.items(), key=lambda item: (item[0][0], list(names).index(item[0][1]), item[0][2])
     ):
@@ -146,43 +149,46 @@ def correlations_of(
         x, y = np.array(list(pairs.values())).T
         sources, tags = zip(*pairs, strict=True)
         place = {name: number for number, name in enumerate([*dict.fromkeys(sources), *order])}
-        for one in sorted(
+        for correlation in sorted(
             metrics.metric_correlations(x, y, list(sources), list(tags)),
-            key=lambda one: (SCOPES.index(one.scope), place.get(one.name, 0)),
+            key=lambda correlation: (
+                SCOPES.index(correlation.scope),
+                place.get(correlation.name, 0),
+            ),
         ):
-            known = math.isfinite(one.rho)
-            band = (one.low, one.high) if known else (None, None)
-            found.append(
+            known = math.isfinite(correlation.rho)
+            band = (correlation.low, correlation.high) if known else (None, None)
+            result.append(
                 {
                     "target": target,
                     "metric": name,
                     "layer": layer,
                     "layer_index": index,
-                    "scope": one.scope,
-                    "name": one.name,
-                    "n": one.n,
-                    "rho": one.rho if known else None,
-                    "fisher": one.fisher,
+                    "scope": correlation.scope,
+                    "name": correlation.name,
+                    "n": correlation.n,
+                    "rho": correlation.rho if known else None,
+                    "fisher": correlation.fisher,
                     "low": band[0],
                     "high": band[1],
-                    "p": one.p if known else None,
-                    "exact": one.exact,
-                    "sources": one.sources,
+                    "p": correlation.p if known else None,
+                    "exact": correlation.exact,
+                    "sources": correlation.sources,
                     **{
                         name: value if math.isfinite(value) else None
                         for name, value in (
-                            ("source_low", one.source_low),
-                            ("source_high", one.source_high),
-                            ("source_p", one.source_p),
+                            ("source_low", correlation.source_low),
+                            ("source_high", correlation.source_high),
+                            ("source_p", correlation.source_p),
                         )
                     },
                 }
             )
-    return found
+    return result
 
 
 def _in_order(layers: Sequence[Row]) -> list[str]:
-    """Tags of checkpoints by their places in their trainings."""
+    """Return tags of checkpoints in the order of their trainings."""
     places: dict[str, int] = {}
     for row in layers:
         tag = row.get("checkpoint") or ""
@@ -196,17 +202,17 @@ def _seed(row: Row) -> str:
 
 
 def _means(metric: Mapping[str, float], area: Mapping[str, float]) -> tuple[float, float] | None:
-    """Both averaged over seeds; None where they have no seed in common."""
+    """Return both averaged over seeds; None where they have no seed in common."""
     if "" not in metric and "" not in area:
         shared = [seed for seed in metric if seed in area]
         if not shared:
             return None
-        metric, area = ({seed: some[seed] for seed in shared} for some in (metric, area))
+        metric, area = ({seed: values[seed] for seed in shared} for values in (metric, area))
     return (math.fsum(metric.values()) / len(metric), math.fsum(area.values()) / len(area))
 
 
 def check_joined(layers: Sequence[Row], performance: Sequence[Row], where: object) -> None:
-    """BadData where no model of the one table is in the other."""
+    """Raise BadData where no model of one table is in the other."""
     known = {
         (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
         for row in layers

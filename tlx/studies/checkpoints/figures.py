@@ -1,6 +1,7 @@
-"""Figures of a study of checkpoints: accuracy along the fine-tuning, transfer performance along the
-pre-training, and Spearman's ρ of layer metrics with it beside what chance makes. The same bytes for
-the same numbers.
+"""Figures of a study of checkpoints: accuracies, transfer performance, Spearman's ρ.
+
+Accuracy along the fine-tuning, transfer performance along the pre-training, and Spearman's ρ of
+layer metrics with it against a permutation baseline. The same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ Rows = Sequence[Mapping[str, Any]]
 def accuracy_over_fine_tuning(
     rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
 ) -> bytes:
-    """Test accuracy over the moments of the fine-tuning, from the last checkpoint that was
-    fine-tuned of each source: the mean over seeds and its 95 % CI, one line a source, one panel a
-    target.
+    """Draw test accuracy over the moments of the fine-tuning.
+
+    Of the last checkpoint that was fine-tuned of each source: the mean over seeds and its 95 % CI,
+    one line a source, one panel a target.
 
     rows   {"target", "source", "checkpoint", "checkpoint_index", "seed", "tag", "index",
     "test_accuracy"}
@@ -57,35 +59,36 @@ def accuracy_over_fine_tuning(
             "test_accuracy",
             {source: f"{source}, {tag}" for source, tag in ends.items()},
             "Source, checkpoint",
-            made := _TwoPanels(chosen, tags),
+            figure := _TwoPanels(chosen, tags),
         )
-        for axes in made.axes:
+        for axes in figure.axes:
             axes.yaxis.set_major_formatter(
                 PercentFormatter(1.0, decimals=figures._percent_decimals(axes))
             )
             low, high = axes.get_ylim()
             axes.set_ylim(max(low, -0.02), min(high, 1.02))
         _name_below(
-            made, CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), caption
+            figure, CHECKPOINT_AXIS.replace("Checkpoint", "Moment of the fine-tuning"), caption
         )
-        layer_axes.y_title(made.figure, made.axes, "Mean per-class test accuracy")
-        layer_axes.head(made.figure, title, made.beside)
-        return figures.render(made.figure, form)
+        layer_axes.y_title(figure.figure, figure.axes, "Mean per-class test accuracy")
+        layer_axes.head(figure.figure, title, figure.beside)
+        return figures.render(figure.figure, form)
 
 
 def performance_over_checkpoints(
     rows: Rows, moments: int, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
 ) -> bytes:
-    """Transfer performance over the checkpoints of the pre-training: the mean over seeds and its 95
-    % CI, one line a source, one panel a target. A source with a single checkpoint (random) is a
-    line across.
+    """Draw transfer performance over the checkpoints of the pre-training.
+
+    The mean over seeds and its 95 % CI, one line a source, one panel a target. A source with a
+    single checkpoint (random) is a line across.
 
     rows      {"target", "source", "checkpoint", "checkpoint_index", "seed", "transfer_performance"}
     moments   of the fine-tuning, whose accuracies make the area: at most moments − 1
     """
     tags = _tags(rows, "checkpoint", "checkpoint_index")
     with figures.figure_style():
-        made = _TwoPanels(rows, tags)
+        figure = _TwoPanels(rows, tags)
         _lines(
             rows,
             tags,
@@ -93,28 +96,28 @@ def performance_over_checkpoints(
             "transfer_performance",
             {row["source"]: row["source"] for row in rows},
             "Source",
-            made,
+            figure,
         )
-        for axes in made.axes:
+        for axes in figure.axes:
             low, high = axes.get_ylim()
             axes.set_ylim(
                 max(low, 0), min(high, moments - 1)
             )  # an area has ends, also where an interval passes them
         _name_below(
-            made, CHECKPOINT_AXIS.replace("Checkpoint", "Checkpoint of the pre-training"), caption
+            figure, CHECKPOINT_AXIS.replace("Checkpoint", "Checkpoint of the pre-training"), caption
         )
         layer_axes.y_title(
-            made.figure,
-            made.axes,
+            figure.figure,
+            figure.axes,
             "Transfer performance\n(area under test accuracy as a fraction over "
             f"{moments} moments, at most {moments - 1})",
         )
-        layer_axes.head(made.figure, title, made.beside)
-        return figures.render(made.figure, form)
+        layer_axes.head(figure.figure, title, figure.beside)
+        return figures.render(figure.figure, form)
 
 
 class _TwoPanels:
-    """A panel a target, for lines over named moments."""
+    """Panels, one a target, for lines over named moments."""
 
     def __init__(self, rows: Rows, tags: Sequence[str]):
         self.targets = statistics.distinct(row["target"] for row in rows)
@@ -127,7 +130,7 @@ class _TwoPanels:
             axis + 0.6,
             3.6 + self.named.reach,
             columns=2,
-            beside=self.beside,
+            margin=self.beside,
         )
 
 
@@ -138,19 +141,19 @@ def _lines(
     y: str,
     labels: Mapping[str, str],
     heading: str,
-    made: _TwoPanels,
+    figure: _TwoPanels,
 ) -> None:
-    """One line a source into the panel of each target."""
+    """Draw one line a source into the panel of each target."""
     ranged: set[str] = set()
     bounds = statistics.ACCURACY if y.endswith("accuracy") else statistics.NOT_NEGATIVE
-    for axes, target in zip(made.axes, made.targets, strict=True):
-        for number, source in enumerate(made.sources):
-            mine = [row for row in rows if (row["target"], row["source"]) == (target, source)]
+    for axes, target in zip(figure.axes, figure.targets, strict=True):
+        for number, source in enumerate(figure.sources):
+            selected = [row for row in rows if (row["target"], row["source"]) == (target, source)]
             places: dict[int, list[float]] = {}
-            for row in mine:
+            for row in selected:
                 at = tags.index(row["tag"] if x == "index" else row["checkpoint"])
                 places.setdefault(at, []).append(row[y])
-            values = {at: _value(some, bounds) for at, some in sorted(places.items())}
+            values = {at: _value(members, bounds) for at, members in sorted(places.items())}
             ranged |= {value.spread for value in values.values() if value.low is not None}
             like = layer_axes.look(number, labels[source])
             if len(values) == 1 and len(tags) > 1:
@@ -167,35 +170,36 @@ def _lines(
                     axes.axhspan(value.low, value.high, color=like.colour, alpha=0.12, linewidth=0)
             elif values:
                 layer_axes.line(
-                    axes, list(values), list(values.values()), like, max(len(made.sources), 4)
+                    axes, list(values), list(values.values()), like, max(len(figure.sources), 4)
                 )
         axes.set_title(layer_axes.wrapped(f"Target {target}", 4.0, 10), loc="left", fontsize=10)
-        layer_axes.name_axis(axes, made.named)
+        layer_axes.name_axis(axes, figure.named)
         axes.set_xlim(-0.5, len(tags) - 0.5)
         axes.yaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], min_n_ticks=3))
-    layer_axes.legend(made.figure, made.axes, "\n".join([heading, *sorted(ranged)]))
+    layer_axes.legend(figure.figure, figure.axes, "\n".join([heading, *sorted(ranged)]))
 
 
-def _name_below(made: _TwoPanels, axis: str, caption: Sequence[str]) -> None:
-    """Name the horizontal axis; a caption takes the place below the figure, and the name moves to
-    each panel.
+def _name_below(panels: _TwoPanels, axis: str, caption: Sequence[str]) -> None:
+    """Name the horizontal axis.
+
+    A caption is below the figure, and the name moves to each panel.
     """
     if not caption:
-        made.figure.supxlabel(axis, fontsize=10)
+        panels.figure.supxlabel(axis, fontsize=10)
         return
-    for axes in made.axes:
+    for axes in panels.axes:
         axes.set_xlabel(axis, fontsize=10)
-    figures.add_caption(made.figure, caption)
+    figures.add_caption(panels.figure, caption)
 
 
 def _value(numbers: Sequence[float], bounds: tuple[float, float]) -> Value:
-    found = statistics.estimate(numbers, bounds=bounds)
-    assert found is not None
-    return layer_metrics_series.around(found)
+    mean = statistics.estimate(numbers, bounds=bounds)
+    assert mean is not None
+    return layer_metrics_series.around(mean)
 
 
 def _tags(rows: Rows, name: str, place: str) -> list[str]:
-    """Tags in the order of their places."""
+    """Return tags in the order of their indices."""
     places: dict[str, int] = {}
     for row in rows:
         places[row[name]] = max(places.get(row[name], 0), row[place])
@@ -213,10 +217,11 @@ def spearman_bars(
     form: str = "png",
     sources: Sequence[str] = (),
 ) -> bytes:
-    """Spearman's ρ of each metric with the transfer performance, layer by layer: a panel a metric,
-    a bar for each name of the scope, behind it the range of ρ by chance, across it Fisher's band.
-    Chance is 98 % of the orders of whole sources, where rows have that (all models), else of the
-    orders of single models.
+    """Draw Spearman's ρ of each metric with the transfer performance, layer by layer.
+
+    A panel a metric, a bar for each name of the scope, behind it the range of ρ by chance, across
+    it Fisher's band. Chance is 98 % of the orders of whole sources, where rows have that (all
+    models), else of the orders of single models.
 
     rows    {"metric", "layer", "layer_index", "scope", "name", "n", "rho", "fisher", "low",
     "high"}, of one target, and
@@ -241,7 +246,9 @@ def spearman_bars(
     )
     words, labels = layer_axes.short(layers), layer_axes.short(names) if scope != "all" else [""]
     counts = sorted({row["n"] for row in rows})
-    known = f"n = {counts[0]}" + (f" to {counts[-1]}" if len(counts) > 1 else "") if counts else ""
+    known = f"n = {counts[0]}" if counts else ""
+    if len(counts) > 1:
+        known += f" to {counts[-1]}"
     with figures.figure_style():
         width = max(layer_axes.axis_width(words) * 0.8, len(layers) * (0.2 + 0.1 * len(names)))
         named = layer_axes.ticks(words, width)
@@ -257,7 +264,7 @@ def spearman_bars(
             width + 0.7,
             3.0 + named.reach,
             columns=3 if width < 5 else 1,
-            beside=beside,
+            margin=beside,
         )
         for panel, metric in zip(axes, shown, strict=False):
             _bars(panel, [row for row in rows if row["metric"] == metric], layers, names, colours)
@@ -295,7 +302,7 @@ def spearman_bars(
 
 
 def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequence[Any]:
-    """Checkpoints go from light to dark; sources have the colours of their lines."""
+    """Return colours: light to dark for checkpoints, those of their lines for sources."""
     if scope == "checkpoint":
         return layer_axes.depth_colours(len(names))
     places = [

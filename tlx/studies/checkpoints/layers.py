@@ -1,6 +1,7 @@
-"""Layer metrics of many checkpoints on one set of images: the trials of `tlx analyze`, under the
-same keys, but each extracts its activations in its own process and removes them when they are
-measured. 720 checkpoints would be 54 GB.
+"""Layer metrics of many checkpoints on one set of images.
+
+They are the trials of `tlx analyze`, under the same keys, but each extracts its activations in its
+own process and removes them afterwards. 720 checkpoints would be 54 GB.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from ..layer_metrics.spec import LayerMetrics, Observed
 from ..layer_metrics.trial import Activations
 from .spec import CheckpointGrid
 
-OURS = "training.dump"  # beside a trial: the dump was not there before it, so it goes with it
+OURS = "training.dump"  # in a trial's folder: the dump is the trial's, and is removed with it
 
 
 @dataclass(frozen=True)
 class ProbeImages:
-    """The images that layers are measured on, and what is needed to measure the next network.
+    """Images that layers are measured on, and the data to measure the next network.
 
     observed  of no network in particular
     paths     key of the dump → the network's weight file
@@ -57,7 +58,7 @@ class ProbeImages:
 
 @dataclass(frozen=True)
 class LayerStudy:
-    """The study of layer metrics, and digest of a weight file → key of its trial."""
+    """Study of layer metrics, and digest of a weight file → key of its trial."""
 
     study: Stage
     keys: dict[str, str]
@@ -75,8 +76,9 @@ def plan_layers(
     models: Sequence[Named],
     progress: Progress | None = None,
 ) -> LayerStudy:
-    """The trials that measure these models on the images of one data set; nothing is extracted
-    yet.
+    """Return the trials that measure these models on the images of one data set.
+
+    Nothing is extracted yet.
     """
     observed = Observed(
         architecture=chain.architecture,
@@ -98,12 +100,12 @@ def plan_layers(
     )
     layers = layers_of(first, observed.layers, None)
     labels = tuple(image.label for image in chosen)
-    made = asked.replace(layers=layers, labels=files.digest(list(labels)), dataset=folder.name)
+    resolved = asked.replace(layers=layers, labels=files.digest(list(labels)), dataset=folder.name)
     specs: dict[str, LayerMetrics] = {}
     for path, digest, source, seed, tag, index in models:
         if digest not in specs:
             network = whole_network(observed.replace(model=path), (), None)
-            specs[digest] = made.replace(
+            specs[digest] = resolved.replace(
                 dump=dump.key(network, digest, held.digest, _how(observed)),
                 model=f"{source} seed {seed}",
                 trained_on=source,
@@ -125,12 +127,12 @@ def plan_layers(
     )
     study = Stage(
         key=files.digest(
-            ["study", "checkpoints", asked.identity(), made.labels, held.digest, list(layers)]
+            ["study", "checkpoints", asked.identity(), resolved.labels, held.digest, list(layers)]
         ),
         run=run,
         experiment=layer_metrics_spec.EXPERIMENT,
         title=f"Layers of checkpoints on {name}",
-        spec=common_settings(made),
+        spec=common_settings(resolved),
         trials=tuple(Trial(spec, gallery, groups[digest]) for digest, spec in specs.items()),
         inputs=(
             {
@@ -149,7 +151,10 @@ def plan_layers(
 
 
 def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Result:
-    """Extract, measure, and remove the activations unless they are to stay or were there before."""
+    """Extract, measure, and remove the activations.
+
+    Unless they are to be kept or existed before.
+    """
     path = gallery.paths[spec.dump]
     network = whole_network(gallery.observed.replace(model=path), (), None)
     if (
@@ -165,7 +170,7 @@ def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Resu
     mark = context.folder / OURS
     if not (gallery.root / spec.dump / files.MANIFEST).exists():
         files.write_text(mark, "")
-    made = extract(
+    extracted = extract(
         network,
         network.weights,
         gallery.pixels,
@@ -185,9 +190,9 @@ def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Resu
         _how(gallery.observed),
     )
     result = layer_metrics_trial.run(
-        spec, Activations(made, gallery.labels, gallery.blocks), context
+        spec, Activations(extracted, gallery.labels, gallery.blocks), context
     )
-    del made  # it holds the dump in use
+    del extracted  # it holds the dump in use
     if mark.exists() and not gallery.keep:
         with contextlib.suppress(BusyError, MissingError):  # somebody reads it now, and may have it
             Dumps(gallery.root).remove(spec.dump)

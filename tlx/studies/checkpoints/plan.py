@@ -1,9 +1,7 @@
-"""A study of checkpoints, stage by stage: sources are trained first, for the digests of their
-weights name the rest.
+"""Plan of a study of checkpoints by stages: sources first, whose weights name the others.
 
-sources → a Study of pre-trainings · layers → a Study of layer metrics · tuning → the Study of
-fine-tunings and scored checkpoints, whose folder also gets chain.json: which trial of which stage
-stands behind every model
+sources → pre-trainings · layers → layer metrics · tuning → fine-tunings and scored checkpoints,
+whose folder also gets chain.json: which trial of which stage belongs to every model.
 """
 
 from __future__ import annotations
@@ -45,9 +43,7 @@ from .trial import CheckpointInputs
 
 @dataclass(frozen=True)
 class PretrainedSource:
-    """One training of a source: its trial, and the tags of its checkpoints in order. name: for
-    people and tables.
-    """
+    """Training of a source: its trial, the tags of its checkpoints in order, and its name."""
 
     name: str
     seed: int
@@ -57,7 +53,7 @@ class PretrainedSource:
 
 @dataclass(frozen=True)
 class PretrainedModel:
-    """A checkpoint of a source: what is analyzed, and perhaps fine-tuned."""
+    """Checkpoint of a source: what is analyzed, and perhaps fine-tuned."""
 
     source: PretrainedSource
     tag: str
@@ -68,7 +64,7 @@ class PretrainedModel:
 
 @dataclass(frozen=True)
 class TransferTarget:
-    """What the sources are fine-tuned on."""
+    """Data set that the sources are fine-tuned on."""
 
     name: str
     typed: str
@@ -80,7 +76,7 @@ class TransferTarget:
 
 @dataclass
 class CheckpointPlan:
-    """All that is known before anything is trained."""
+    """Plan before anything is trained."""
 
     chain: CheckpointGrid
     asked: LayerMetrics
@@ -91,7 +87,7 @@ class CheckpointPlan:
     notes: list[str] = field(default_factory=list)
 
     def first(self) -> Stage:
-        """The pre-trainings."""
+        """Return the pre-trainings."""
         spec = self.sources[0].trial.spec
         return Stage(
             key=files.digest(["study", "sources", self._content()]),
@@ -107,10 +103,11 @@ class CheckpointPlan:
         )
 
     def models(self, store: Store) -> tuple[PretrainedModel, ...]:
-        """Every checkpoint that the sources have left; those of a diverged training are missing,
-        with a note.
+        """Return every checkpoint of the sources.
+
+        Those of a diverged training are missing, with a note.
         """
-        found = []
+        available = []
         for source in self.sources:
             result = store.find(source.trial.spec.key)
             if result is None or result.status != FINISHED:
@@ -118,19 +115,19 @@ class CheckpointPlan:
                 continue
             for index, tag in enumerate(source.tags):
                 path = store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors")
-                found.append(PretrainedModel(source, tag, index, str(path), files.sha256(path)))
-        if not found:
+                available.append(PretrainedModel(source, tag, index, str(path), files.sha256(path)))
+        if not available:
             raise TlxError(
                 "sources-diverged",
                 "no source was trained: their numbers are not finite",
                 remedy="use a smaller --learning-rate",
             )
-        return tuple(found)
+        return tuple(available)
 
     def looks(
         self, models: tuple[PretrainedModel, ...], progress: Progress | None = None
     ) -> tuple[LayerStudy, ...]:
-        """What the layers of the models are measured on, target by target."""
+        """Return the images for the layers of the models, target by target."""
         return tuple(
             plan_layers(
                 self.chain,
@@ -147,21 +144,22 @@ class CheckpointPlan:
     def tuning(
         self, models: tuple[PretrainedModel, ...], looks: tuple[LayerStudy, ...], store: Store
     ) -> Stage:
-        """The fine-tunings, and the scores of the sources' own checkpoints; chain.json is
-        written.
+        """Return the fine-tunings, and the scores of the sources' own checkpoints.
+
+        chain.json is written.
         """
         weights = {model.digest: model.path for model in models}
         trials, cells, scored = [], [], []
         for source in self.sources:
-            mine = [model for model in models if model.source is source]
-            if not mine:
+            own = [model for model in models if model.source is source]
+            if not own:
                 continue
             if source.trial.inputs is not None:
                 scores = CheckpointScores(
                     architecture=self.chain.architecture,
                     input_size=self.chain.input_size,
                     images=source.trial.spec.images,
-                    weights=tuple(m.digest for m in mine),
+                    weights=tuple(m.digest for m in own),
                     checkpoints=source.tags,
                     source=source.name,
                     seed=source.seed,
@@ -169,7 +167,7 @@ class CheckpointPlan:
                 trials.append(
                     Trial(
                         scores,
-                        CheckpointInputs(source.trial.inputs, {m.digest: m.path for m in mine}),
+                        CheckpointInputs(source.trial.inputs, {m.digest: m.path for m in own}),
                     )
                 )
                 scored.append(
@@ -182,7 +180,7 @@ class CheckpointPlan:
                 )
             tuned = self.chain.chosen(source.tags)
             for target, look in zip(self.targets, looks, strict=True):
-                for model in mine:
+                for model in own:
                     cell = {
                         "source": source.name,
                         "seed": source.seed,
@@ -248,14 +246,17 @@ class CheckpointPlan:
 
     @property
     def title(self) -> str:
-        """The study's title, for people."""
+        """Return the study's title."""
         return f"{self.chain.architecture}: checkpoints of {', '.join(self._names())}"
 
     def _names(self) -> list[str]:
         return list(dict.fromkeys(source.name for source in self.sources))
 
     def _content(self) -> list[Any]:
-        """The question by content: more seeds or sources are the same question, grown."""
+        """Return the content of the study's key.
+
+        More seeds or sources are the same study, grown.
+        """
         chain = self.chain
         return [
             chain.architecture,
@@ -277,8 +278,9 @@ CELL = ("source", "seed", "checkpoint", "target")  # what a cell is of
 def _grown(
     before: list[dict[str, Any]], now: list[dict[str, Any]], names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of earlier commands and of this one, which counts where both have one; a fine-tuning
-    stays known.
+    """Merge the rows of earlier commands and of this one, which takes precedence.
+
+    A fine-tuning stays known.
     """
     old = {tuple(row[name] for name in names): row for row in before}
     new = {
@@ -292,8 +294,9 @@ def _grown(
 def plan_checkpoints(
     chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, progress: Progress | None = None
 ) -> CheckpointPlan:
-    """Look at all that is asked for; Problems with all that is wrong, before anything is
-    trained.
+    """Check everything requested.
+
+    Raises Problems with all errors, before anything is trained.
     """
     chain = chain.resolved
     gather = ErrorCollector()
@@ -376,10 +379,10 @@ def _target(
     at_most = activations.is_default(chain, "samples")
     activations.sampled(
         held.folder, "auto", chain.samples, at_most=at_most
-    )  # what cannot be measured later is said now
+    )  # what cannot be measured later is reported now
     if chain.layers:
         activations.layers_of(backbones.meta_model(chain.architecture), chain.layers, None)
-    made = CheckpointTuning(
+    tuning = CheckpointTuning(
         architecture=chain.architecture,
         dataset=name,
         input_size=chain.input_size,
@@ -393,10 +396,10 @@ def _target(
         copied=depth - (chain.reinit_blocks or 0),
     )
     pretraining_spec.checkpoint_steps(
-        made.checkpoint_steps, -(-len(data.train) // made.batch_size), made.epochs
+        tuning.checkpoint_steps, -(-len(data.train) // tuning.batch_size), tuning.epochs
     )
-    batches.check([Trial(made, data)])
-    return TransferTarget(name, typed, made, data, held.record(content), held.notes)
+    batches.check([Trial(tuning, data)])
+    return TransferTarget(name, typed, tuning, data, held.record(content), held.notes)
 
 
 def _sources(
@@ -407,7 +410,7 @@ def _sources(
     notes: list[str],
     progress: Progress | None,
 ) -> Iterator[tuple[PretrainedSource, dict[str, str] | None]]:
-    """The trainings of a source, seed by seed, with the record of its images."""
+    """Return the trainings of a source, seed by seed, with the record of its images."""
     for seed in chain.seed_numbers:
         if typed.lower() == RANDOM:
             drawn = Untrained(

@@ -1,6 +1,4 @@
-"""A study of checkpoints → its tables, figures and closing words, from what
-`trials.checkpoint_results` made of it.
-"""
+"""Tables, figures and closing text of a study of checkpoints, from `correlations.gather`."""
 
 from __future__ import annotations
 
@@ -32,7 +30,7 @@ SCOPES = {
 
 
 def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """Put the accuracies at a trial's moments into its folder."""
+    """Write the accuracies at a trial's moments to its folder."""
     moments = result.details.get("moments") or []
     if moments:
         columns = ["tag", *(name for name in checkpoints_tables.SCORES if name in moments[0])]
@@ -43,26 +41,28 @@ def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None
 
 
 def write_stage_summary(store: Store, key: str, form: str = "png") -> None:
-    """The summary of a stage whose trials are of several networks: means over them would say
-    nothing.
+    """Write the summary of a stage whose trials are of several networks.
+
+    Means over them would be meaningless.
     """
     study = store.read_study(key)
     if study is None:
         return
-    found = reporting.results_of(store, study)
-    warnings = warnings_of(found)
+    results = reporting.results_of(store, study)
+    warnings = warnings_of(results)
     summaries.write(
         store.root / "studies" / key,
         study,
         [],
-        finished=sum(r.status == FINISHED for r in found),
+        finished=sum(r.status == FINISHED for r in results),
         warnings=warnings,
     )
 
 
 def warnings_of(results: Sequence[Result]) -> list[str] | None:
-    """Return the warnings about the accuracies of fine-tuned checkpoints, or of pre-trained
-    sources; None for neither.
+    """Return the warnings about the accuracies of fine-tuned checkpoints, or of sources.
+
+    None for neither.
     """
     groups = result_warnings.grouped((r for r in results if "epochs" in r.spec), _network)
     if not result_warnings.tested(groups):
@@ -74,7 +74,7 @@ def warnings_of(results: Sequence[Result]) -> list[str] | None:
 
 
 def _network(result: Result) -> str:
-    """Return which mean over seeds a network belongs to."""
+    """Return the name of the mean over seeds that a network belongs to."""
     spec = result.spec
     if not spec.get("source"):
         return str(spec.get("dataset", ""))
@@ -82,7 +82,7 @@ def _network(result: Result) -> str:
 
 
 def format_stage_summary(report: Any) -> str:
-    """What such a stage ends with."""
+    """Return the closing text of such a stage."""
     done = f", {report.reused} of them found done" if report.reused else ""
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{done}"]
     if report.diverged:
@@ -110,7 +110,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write the study's tables, figures and summary beside its record."""
+    """Write the study's tables, figures and summary to its folder."""
     write_stage_summary(store, key)
     folder = store.root / "studies" / key
     if not (folder / RESULTS).is_file():
@@ -121,8 +121,8 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         layer_metrics_table.write(results["layers"], folder)
     study = store.read_study(key)
     assert study is not None
-    found = reporting.results_of(store, study)
-    warnings = warnings_of(found)
+    finished = reporting.results_of(store, study)
+    warnings = warnings_of(finished)
     drawings.write(folder, study_drawings(store, study), form)
     shown = [
         table(results["performance"], target, "markdown")
@@ -132,7 +132,7 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         folder,
         study,
         _points(results),
-        finished=sum(r.status == FINISHED for r in found),
+        finished=sum(r.status == FINISHED for r in finished),
         warnings=warnings,
         table="\n".join(shown),
     )
@@ -180,7 +180,7 @@ def spearman_figures(
     metrics: Sequence[str] = checkpoints_figures.BARS,
     sources: Sequence[str] = (),
 ) -> Iterator[tuple[str, Callable[[str], bytes]]]:
-    """(name, how it is drawn) of the bars of every target and scope that has some."""
+    """Return (name, drawing function) of the bars of every target and scope with data."""
     targets = list(dict.fromkeys(row["target"] for row in correlations))
     for target in targets:
         for scope, words in SCOPES.items():
@@ -208,9 +208,7 @@ def spearman_figures(
 
 
 def _points(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Mean transfer performance over the checkpoints, and ρ over the layers, for the study's
-    run.
-    """
+    """Return mean transfer performance over checkpoints, and ρ over layers, for the study's run."""
     points = [
         {
             "name": f"{row['target']}/{row['source']}/{name}",
@@ -240,20 +238,21 @@ def _points(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def means(performance: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Transfer performance of every source and checkpoint: mean over seeds with its 95 % CI (None
-    for one).
+    """Compute the transfer performance of every source and checkpoint.
+
+    Mean over seeds with its 95 % CI (None for one).
     """
     groups: dict[tuple[str, str, int, str], list[float]] = {}
     for row in performance:
         of = (row["target"], row["source"], row["checkpoint_index"], row["checkpoint"])
         groups.setdefault(of, []).append(row["transfer_performance"])
-    found = []
+    result = []
     for (target, source, index, tag), values in groups.items():
         of_group = statistics.estimate(
             values, bounds=statistics.NOT_NEGATIVE
         )  # an area under accuracies
         assert of_group is not None
-        found.append(
+        result.append(
             {
                 "target": target,
                 "source": source,
@@ -268,12 +267,13 @@ def means(performance: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "highest": of_group.highest,
             }
         )
-    return found
+    return result
 
 
 def table(performance: Sequence[Mapping[str, Any]], target: str, form: str = "text") -> str:
-    """Sources down, checkpoints across: mean transfer performance ± 95 % CI over seeds, accuracies
-    as fractions.
+    """Format sources down, checkpoints across: mean transfer performance ± 95 % CI over seeds.
+
+    Accuracies are fractions.
     """
     rows = [row for row in means(performance) if row["target"] == target]
     tags = list(
@@ -296,8 +296,9 @@ def _cell(row: Mapping[str, Any] | None) -> str:
 
 
 def format_summary(report: Any) -> str:
-    """What the study ends with: transfer performances, correlations over all models, where the
-    files are.
+    """Return the closing text: transfer performances, correlations, where the files are.
+
+    Correlations are over all models.
     """
     folder = report.folder / "studies" / report.key
     results = files.read_json(folder / RESULTS, limit=LIMIT)
@@ -325,29 +326,29 @@ def format_summary(report: Any) -> str:
 
 
 def _correlations(rows: Sequence[Mapping[str, Any]], target: str) -> list[str]:
-    """ρ over all models, metrics down and layers across."""
-    mine = [
+    """Format ρ over all models, metrics down and layers across."""
+    selected = [
         row
         for row in rows
         if row["target"] == target and row["scope"] == "all" and row["rho"] is not None
     ]
-    if not mine:
+    if not selected:
         return []
-    layers = list({row["layer"]: 0 for row in sorted(mine, key=lambda row: row["layer_index"])})
-    cells = {(row["metric"], row["layer"]): row for row in mine}
+    layers = list({row["layer"]: 0 for row in sorted(selected, key=lambda row: row["layer_index"])})
+    cells = {(row["metric"], row["layer"]): row for row in selected}
     body = [
         [metric, *(_rho(cells.get((metric, layer))) for layer in layers)]
-        for metric in dict.fromkeys(row["metric"] for row in mine)
+        for metric in dict.fromkeys(row["metric"] for row in selected)
     ]
     return [
-        f"Spearman's ρ with it over all {max(row['n'] for row in mine)} models",
-        *_chance(mine),
+        f"Spearman's ρ with it over all {max(row['n'] for row in selected)} models",
+        *_chance(selected),
         tables.FORMS["text"](["metric", *layers], body).rstrip(),
     ]
 
 
 def _rho(row: Mapping[str, Any] | None) -> str:
-    """ρ, with a star where fewer than 5 % of the orders of whole sources give as large a one."""
+    """Format ρ, with a star where fewer than 5 % of the orders of whole sources are as large."""
     if row is None:
         return tables.NOTHING
     star = "*" if row.get("source_p") is not None and row["source_p"] <= 0.05 else ""
@@ -355,7 +356,10 @@ def _rho(row: Mapping[str, Any] | None) -> str:
 
 
 def _chance(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What chance makes of ρ: by orders of whole sources, and as if the models were independent."""
+    """Describe the chance level of ρ.
+
+    By orders of whole sources, and as if the models were independent.
+    """
     naive = (
         f"as if models were independent, |ρ| < {max(row['fisher'] for row in rows):.2f} by chance "
         f"(Fisher, 95 %): "
@@ -387,18 +391,18 @@ def _same_weights(folder: Path) -> int:
 
 
 def export(report: Any, out: Path) -> list[Path]:
-    """Copy the tables and figures to a folder, with the train stats of the thesis beside them."""
+    """Copy the tables and figures to a folder, with the train stats of the thesis."""
     folder = report.folder / "studies" / report.key
     files.make_folder(out)
     names = [f"{name}.csv" for name in checkpoints_tables.COLUMNS] + [
         f"{layer_metrics_table.STEM}.{e}" for e in ("csv", "parquet")
     ]
-    made = []
+    paths = []
     for source in [*(folder / name for name in names), *drawings.figures_in(folder)]:
         if source.is_file():
             with files.atomic_write(out / source.name) as file, open(source, "rb") as whole:
                 shutil.copyfileobj(whole, file)
-            made.append(out / source.name)
-    return made + checkpoints_tables.write_stats(
+            paths.append(out / source.name)
+    return paths + checkpoints_tables.write_stats(
         files.read_json(folder / RESULTS, limit=LIMIT), out
     )

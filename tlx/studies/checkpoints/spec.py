@@ -1,8 +1,7 @@
-"""The chain of 'Transferability in DNN': pre-train sources, keep checkpoints, fine-tune each on
-targets, measure every layer of each on the target's images, and correlate the two. A declaration
-only, read without loading torch.
+"""Settings of the chain of 'Transferability in DNN': a declaration only, without torch.
 
-A protocol is a row of a table: what is not said on the command line is as there.
+Pre-train sources, keep checkpoints, fine-tune each on targets, measure every layer of each on the
+target's images, and correlate the two. A protocol is a row of a table of defaults.
 """
 
 from __future__ import annotations
@@ -59,7 +58,7 @@ REDRAWN = {
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointGrid(Spec):
-    """What makes a study of checkpoints; None and () are as the protocol has it."""
+    """Grid of a study of checkpoints; None and () are as in the protocol."""
 
     kind: ClassVar[str] = "checkpoints"
 
@@ -177,42 +176,42 @@ class CheckpointGrid(Spec):
 
     @property
     def resolved(self) -> Self:
-        """With everything that the protocol says. Usage for names that stand twice, or a single
-        moment to score.
+        """Return the settings with all defaults of the protocol.
+
+        Raises Usage for duplicate names, or a single moment to score.
         """
         row = PROTOCOLS[self.protocol]
-        found = self.replace(
+        grid = self.replace(
             **{name: value for name, value in row.items() if getattr(self, name) in (None, ())}
         )
         if (
             self.checkpoints and not self.from_checkpoints
         ):  # the protocol's are of its own checkpoints
-            found = found.replace(from_checkpoints=(ALL,))
+            grid = grid.replace(from_checkpoints=(ALL,))
         redrawn = (
-            REDRAWN.get(found.architecture, 0)
-            if found.reinit_blocks is None
-            else found.reinit_blocks
+            REDRAWN.get(grid.architecture, 0) if grid.reinit_blocks is None else grid.reinit_blocks
         )
-        for option, names in (("--sources", found.sources), ("--targets", found.targets)):
+        for option, names in (("--sources", grid.sources), ("--targets", grid.targets)):
             twice = [name for name in names if names.count(name) > 1]
             if twice:
                 raise UsageError(
                     "twice", f"'{twice[0]}' stands twice", where=option, expected="each once"
                 )
-        return found.replace(
+        return grid.replace(
             reinit_blocks=redrawn,
-            checkpoints=expand_tags(found.checkpoints),
-            fine_tune_checkpoints=expand_tags(found.fine_tune_checkpoints),
+            checkpoints=expand_tags(grid.checkpoints),
+            fine_tune_checkpoints=expand_tags(grid.fine_tune_checkpoints),
         )
 
     @property
     def seed_numbers(self) -> range:
-        """The seeds of the trainings."""
+        """Return the seeds of the trainings."""
         return range(self.first_seed, self.first_seed + (self.seeds or 1))
 
     def chosen(self, tags: tuple[str, ...]) -> tuple[str, ...]:
-        """Which of a training's checkpoints are fine-tuned: a single one always is. Usage for one
-        that is not kept.
+        """Return which of a training's checkpoints are fine-tuned: a single one always is.
+
+        Raises Usage for one that is not kept.
         """
         asked = self.from_checkpoints
         if asked == (ALL,) or len(tags) == 1:
@@ -233,7 +232,7 @@ class CheckpointGrid(Spec):
 
 
 def expand_tags(tags: tuple[str, ...]) -> tuple[str, ...]:
-    """Tags one by one: "thesis" is its twelve."""
+    """Return tags one by one: "thesis" is its twelve."""
     return THESIS if tags == ("thesis",) else tags
 
 
@@ -245,7 +244,7 @@ TRAIN_SCORED = 1000
 
 @dataclass(frozen=True, kw_only=True)
 class Untrained(Spec):
-    """A network as it is drawn: the checkpoint 0 of a pre-training that is never begun."""
+    """Randomly initialised network: the checkpoint 0 of a pre-training that is never begun."""
 
     kind: ClassVar[str] = "untrained"
 
@@ -259,24 +258,22 @@ class Untrained(Spec):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"{self.architecture} untrained, seed {self.seed}"
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {"Architecture": self.architecture, "Dataset": "-", "Seed": self.seed}
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointScores(Spec):
-    """The checkpoints of one training, each scored on the images that it was trained and tested
-    on.
-    """
+    """Checkpoints of one training, each scored on the images of that training."""
 
     kind: ClassVar[str] = "checkpoint-scores"
 
@@ -292,16 +289,16 @@ class CheckpointScores(Spec):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"checkpoints of {self.source} seed {self.seed} scored"
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Source": self.source,
             "Seed": self.seed,
@@ -311,8 +308,9 @@ class CheckpointScores(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointTuning(WholeDataset):
-    """One checkpoint of a source fine-tuned on a target: nothing held, what is not copied and the
-    head drawn anew.
+    """One checkpoint of a source fine-tuned on a target.
+
+    Nothing is frozen; what is not copied and the head are fresh.
     """
 
     kind: ClassVar[str] = "checkpoint-tuning"
@@ -330,11 +328,11 @@ class CheckpointTuning(WholeDataset):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"{self.source} seed {self.seed} at {self.checkpoint} to {self.dataset}"
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),
             "Source": self.source,

@@ -1,4 +1,4 @@
-"""tlx checkpoints."""
+"""Study of tlx checkpoints."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class CheckpointsStudy(Study):
-    """Pretrain, measure the layers of every checkpoint, fine-tune, correlate."""
+    """Study that pretrains, measures every checkpoint's layers, fine-tunes, correlates."""
 
     name = "checkpoints"
     short = "Which layers predict transfer"

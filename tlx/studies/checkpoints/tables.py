@@ -1,6 +1,7 @@
-"""The tables of a study of checkpoints: transfer performances, correlations, accuracies at moments,
-and train stats in the format of 'Transferability in DNN'. Our own tables hold fractions; the
-thesis's accuracies are per cent.
+"""Tables of a study of checkpoints, and train stats in the format of the thesis.
+
+Transfer performances, correlations and accuracies at moments. Our own tables hold fractions; the
+accuracies of 'Transferability in DNN' are per cent.
 """
 
 from __future__ import annotations
@@ -86,13 +87,13 @@ Row = Mapping[str, Any]
 
 
 def rows_of(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The rows of every table, from what `trials.checkpoint_results` has put together."""
+    """Return the rows of every table, from what `correlations.gather` wrote."""
     tuning = [
         {**row, "fine_tune_checkpoint": row["tag"], "fine_tune_index": row["index"]}
         for row in results["tuning"]
     ]
     sources = [{**row, "checkpoint": row["tag"]} for row in results["pretraining"]]
-    found = {
+    result = {
         PERFORMANCE: results["performance"],
         CORRELATIONS: results["correlations"],
         TUNING: tuning,
@@ -100,29 +101,32 @@ def rows_of(results: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
     }
     return {
         name: [{column: row.get(column) for column in COLUMNS[name]} for row in rows]
-        for name, rows in found.items()
+        for name, rows in result.items()
     }
 
 
 def write(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
-    """Every table that has rows, as <name>.csv."""
-    made = []
-    for name, some in rows.items():
-        if some:
+    """Write every table that has rows, as <name>.csv."""
+    paths = []
+    for name, members in rows.items():
+        if members:
             path = folder / f"{name}.csv"
             files.write_text(
                 path,
-                tables.as_csv(COLUMNS[name], [[row.get(c) for c in COLUMNS[name]] for row in some]),
+                tables.as_csv(
+                    COLUMNS[name], [[row.get(c) for c in COLUMNS[name]] for row in members]
+                ),
             )
-            made.append(path)
-    return made
+            paths.append(path)
+    return paths
 
 
 def read(path: Path, name: str = PERFORMANCE) -> list[dict[str, Any]]:
-    """The rows of a table that `write` made, numbers as numbers, an empty cell None. BadData says
-    row and column.
+    """Read the rows of a table of `write`, numbers as numbers, an empty cell None.
 
-    Columns may stand in any order; of one's own table of performances only MODEL's first three and
+    Raises BadData with row and column.
+
+    Columns may be in any order; of one's own table of performances only MODEL's first three and
     the first number are needed.
     """
     path = Path(path)
@@ -200,26 +204,27 @@ def _cell(column: str, text: str | None, where: str, needed: bool) -> Any:
 
 
 def epochs_of(tags: Iterable[str]) -> list[float]:
-    """The thesis's list of epochs: batches · 0.001 + epochs.
+    """Return the thesis's list of epochs: batches · 0.001 + epochs.
 
     >>> epochs_of(["0", "0_1", "0_300", "1", "100"])
     [0.0, 0.001, 0.3, 1.0, 100.0]
     """
-    found = []
+    values = []
     for tag in tags:
         epochs, _, batches = tag.partition("_")
-        found.append(round(int(epochs) + 0.001 * int(batches or 0), 6))
-    return found
+        values.append(round(int(epochs) + 0.001 * int(batches or 0), 6))
+    return values
 
 
 def train_stats(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """File name → what the thesis keeps of a run: lists with one entry for each training,
-    accuracies in per cent.
+    """Return file name → what the thesis keeps of a run.
+
+    Lists with one entry for each training, accuracies in per cent.
 
     pre_<source>: the pre-trainings of a source; ft_<source>_<target>: its fine-tunings, seeds and
     checkpoints
     """
-    found: dict[str, dict[str, Any]] = {}
+    by_file: dict[str, dict[str, Any]] = {}
     groups: dict[tuple[str, str, int, str], list[Row]] = {}
     for row in results["pretraining"]:
         groups.setdefault(
@@ -231,7 +236,7 @@ def train_stats(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             row
         )
     for (run, name, seed, kind), rows in groups.items():
-        stats = found.setdefault(run + STATS, {column: [] for column in _columns(kind)})
+        stats = by_file.setdefault(run + STATS, {column: [] for column in _columns(kind)})
         row = {
             "model_name": name,
             "seed": seed,
@@ -245,7 +250,7 @@ def train_stats(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             }
         for column, values in stats.items():
             values.append(row[column])
-    return found
+    return by_file
 
 
 def _columns(kind: str) -> tuple[str, ...]:
@@ -266,10 +271,10 @@ def _percent(share: float | None) -> float | None:
 
 
 def write_stats(results: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Every file of `train_stats`."""
-    made = []
+    """Write every file of `train_stats`."""
+    paths = []
     for name, stats in train_stats(results).items():
         path = folder / re.sub(r"[^\w.-]", "_", name)
         files.write_json(path, stats)
-        made.append(path)
-    return made
+        paths.append(path)
+    return paths

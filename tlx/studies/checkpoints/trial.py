@@ -1,5 +1,4 @@
-"""The trials of a study of checkpoints: a network left untrained, checkpoints scored, a checkpoint
-fine-tuned.
+"""Trials of a study of checkpoints: a network left untrained, scored, or fine-tuned.
 
 A fine-tuning is scored at named moments (after so many batches or epochs) on the test, the
 validation and some training images; the area under its test accuracy over these moments is the
@@ -28,22 +27,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CheckpointInputs:
-    """What trials on one set of images run on: the images, and where the weights of each digest
-    are.
-    """
+    """Inputs of trials on one set of images: the images, and digest → weights."""
 
     data: Inputs
     weights: Mapping[str, str]
 
 
 def run(spec: Spec, inputs: Any, context: TrialContext) -> Result:
-    """The trial of any of the kinds that make a study of checkpoints."""
+    """Run the trial of any of the kinds of a study of checkpoints."""
     return KINDS[type(spec)](spec, inputs, context)
 
 
 def leave_untrained(spec: Untrained, inputs: object, context: TrialContext) -> Result:
-    """Write the weights as they are drawn: those that a pre-training of this seed writes before its
-    first batch.
+    """Write the initial weights.
+
+    They are those that a pre-training of this seed writes before its first batch.
     """
     from ...models import backbones
     from ...models.weights import reader as weights_reader
@@ -74,7 +72,7 @@ def leave_untrained(spec: Untrained, inputs: object, context: TrialContext) -> R
 def score_checkpoints(
     spec: CheckpointScores, inputs: CheckpointInputs, context: TrialContext
 ) -> Result:
-    """Each checkpoint with its own head, in evaluation mode."""
+    """Score each checkpoint with its own head, in evaluation mode."""
     from ...models import backbones
 
     board = _ScoreLog(spec, inputs.data, context)
@@ -100,9 +98,7 @@ def score_checkpoints(
 
 
 def tune(spec: CheckpointTuning, inputs: CheckpointInputs, context: TrialContext) -> Result:
-    """Fine-tune to the end, scoring at every moment; the last epoch counts for nothing more than
-    the others.
-    """
+    """Fine-tune to the end, scoring at every moment; no epoch is selected."""
     from ...features import voting
     from ...metrics.transfer_performance import transfer_performance
     from ...models import training
@@ -185,8 +181,9 @@ KINDS: dict[type[Spec], Callable[[Any, Any, Any], Result]] = {
 
 
 class _ScoreLog:
-    """Scores by moment, kept in the trial's folder as they come: an interrupted trial goes on after
-    them.
+    """Scores by moment, written to the trial's folder as they come.
+
+    An interrupted trial continues after them.
 
     accuracy   mean per class;  top1: share of all images;  loss: mean cross-entropy in nats
     """
@@ -200,7 +197,7 @@ class _ScoreLog:
             context.folder / "training.moments.json",
         )  # cleared away when the trial is whole
         parts = {"train": _thinned(data.train), "val": data.val, "test": data.test}
-        self.parts = {name: some for name, some in parts.items() if some is not None}
+        self.parts = {name: samples for name, samples in parts.items() if samples is not None}
         try:
             self.rows: dict[str, dict[str, Any]] = (
                 files.read_json(self.path) if self.path.exists() else {}
@@ -209,8 +206,9 @@ class _ScoreLog:
             self.rows = {}
 
     def add(self, tag: str, network: Any) -> None:
-        """Score a network at a moment, and leave it in the modes it was in. A network that diverged
-        has no row.
+        """Score a network at a moment, and restore its modes.
+
+        A network that diverged has no row.
         """
         from ...features import voting
         from ...models import training
@@ -219,14 +217,14 @@ class _ScoreLog:
         row: dict[str, Any] = {"tag": tag}
         place = training.TrainingContext(self.context.device, stopping=self.context.stopping)
         try:
-            for name, some in self.parts.items():
-                logits = training.predict(network, some, self.recipe, place)
+            for name, samples in self.parts.items():
+                logits = training.predict(network, samples, self.recipe, place)
                 row |= {
-                    f"{name}_accuracy": voting.accuracy(logits, some.labels, some.crops),
+                    f"{name}_accuracy": voting.accuracy(logits, samples.labels, samples.crops),
                     f"{name}_top1": float(
-                        (voting.per_image(logits, some.crops) == some.labels).mean()
+                        (voting.per_image(logits, samples.crops) == samples.labels).mean()
                     ),
-                    f"{name}_loss": training.cross_entropy(logits, some.row_labels),
+                    f"{name}_loss": training.cross_entropy(logits, samples.row_labels),
                 }
         except training.Diverged:
             return
@@ -237,12 +235,12 @@ class _ScoreLog:
         files.write_json(self.path, self.rows)
 
     def ordered(self, tags: Any) -> list[dict[str, Any]]:
-        """The rows of these moments, as far as there are any."""
+        """Return the rows of these moments that exist."""
         return [self.rows[tag] for tag in tags if tag in self.rows]
 
 
 def _thinned(samples: Samples) -> Samples:
-    """At most TRAIN_SCORED of the images, evenly spaced."""
+    """Return at most TRAIN_SCORED of the images, evenly spaced."""
     import numpy as np
 
     if len(samples) <= TRAIN_SCORED:

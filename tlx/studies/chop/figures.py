@@ -21,7 +21,7 @@ def chop(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """Test accuracy of the chopped networks over n, and beside it over their parameters.
+    """Draw test accuracy of the chopped networks over n, and over their parameters.
 
     rows   of `chop_studies.table_rows`; the whole network has n None and is a line across
     """
@@ -50,17 +50,18 @@ def pruning(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """Test accuracy over the share of weights that are left, from all to few. rows   of
-    `chop_studies.pruned_rows`
+    """Draw test accuracy over the share of weights left, from all to few.
+
+    rows: of `pruning_report.pruned_rows`.
     """
     with figures.figure_style():
         figure, axes = figures.new_subplots(6.4, 4.2)
         lines = list(dict.fromkeys(row["line"] for row in rows))
         for number, line in enumerate(lines):
-            some = [row for row in rows if row["line"] == line and row["mean"] is not None]
+            selected = [row for row in rows if row["line"] == line and row["mean"] is not None]
             _band(
                 axes,
-                some,
+                selected,
                 "kept",
                 line,
                 COLOURS[number % len(COLOURS)],
@@ -98,8 +99,9 @@ def _uncrowded_shares(shares: Sequence[float]) -> list[float]:
 
 
 def _log_counts(axes: Axes, counts: Sequence[float]) -> None:
-    """A logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten, written as 10k,
-    2M.
+    """Set a logarithmic axis of counts with ticks at 1, 2 and 5 of each power of ten.
+
+    Written as 10k, 2M.
     """
     axes.set_xscale("log")
     axes.xaxis.set_minor_locator(NullLocator())

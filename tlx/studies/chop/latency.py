@@ -25,8 +25,7 @@ TOGETHER_BYTES = 2 << 30  # of weights of networks that are timed in turns
 def measure(
     store: Store, key: str, settings: Settings, tell: Callable[[int], None] = lambda count: None
 ) -> None:
-    """Time the study's networks and put the times beside its record, as latency.json; times that
-    are there stay.
+    """Time the study's networks and write the times as latency.json; existing times are kept.
 
     Done after all training, when nothing else of ours runs, in this process: of every cut the
     network of its first finished repeat, in turns, warm, at `settings.threads` threads. Times are
@@ -41,28 +40,28 @@ def measure(
         "threads": settings.threads,
         "torch": torch.__version__,
     }
-    found: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for row in study["trials"]:
         name = str(row["spec"]["cut"] or "whole")
         if (
-            name not in found
+            name not in folders
             and (result := store.find_or_none(row["key"]))
             and result.status == FINISHED
         ):
-            found[name] = store.file(row["key"], f"{NETWORK}.json")
+            folders[name] = store.file(row["key"], f"{NETWORK}.json")
     path = store.root / "studies" / key / LATENCY
-    there = files.read_json(path) if path.is_file() else {}
-    if not found or (
-        there.get("about") == about and there.get("seconds", {}).keys() >= found.keys()
+    known = files.read_json(path) if path.is_file() else {}
+    if not folders or (
+        known.get("about") == about and known.get("seconds", {}).keys() >= folders.keys()
     ):
         return
-    tell(len(found))
+    tell(len(folders))
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads)
     try:
-        seconds: dict[str, dict[str, float]] = {name: {} for name in found}
-        for group in _groups(found):
-            networks: dict[str, Network] = {name: chopped.read(found[name])[0] for name in group}
+        seconds: dict[str, dict[str, float]] = {name: {} for name in folders}
+        for group in _groups(folders):
+            networks: dict[str, Network] = {name: chopped.read(folders[name])[0] for name in group}
             for batch in BATCHES:
                 for name, value in latency(
                     networks, batch, device, stopping=signals.stopping
@@ -74,11 +73,11 @@ def measure(
     files.write_json(path, {"about": about, "seconds": seconds})
 
 
-def _groups(found: dict[str, Path]) -> list[list[str]]:
-    """Networks that fit into memory together, the more the better: they take turns."""
+def _groups(folders: dict[str, Path]) -> list[list[str]]:
+    """Group networks that fit into memory together, as many as possible: they take turns."""
     groups: list[list[str]] = [[]]
     room = TOGETHER_BYTES
-    for name, path in found.items():
+    for name, path in folders.items():
         size = path.with_suffix(".safetensors").stat().st_size
         if groups[-1] and size > room:
             groups.append([])

@@ -1,4 +1,4 @@
-"""Studies of chopped and of pruned networks, and how long the chopped ones take for an image."""
+"""Plan of a study of chopped networks."""
 
 from __future__ import annotations
 
@@ -28,8 +28,9 @@ S = TypeVar("S", bound=FromWeights)
 def chop_study(
     spec: Chop, asked: ChopGrid, settings: Settings, progress: Progress | None = None
 ) -> tuple[Stage, list[str]]:
-    """Every cut of every repeat and the whole network, ready to run, and notes; Problems with all
-    that is wrong.
+    """Return every cut of every repeat and the whole network, ready to run, and notes.
+
+    Raises Problems with all errors.
     """
     depth, title = _blocks(spec)
     most = chopped.most_blocks(spec.model, depth)
@@ -56,7 +57,7 @@ def chop_study(
         )
     raise_all(problems)
     spec, notes = _sourced(spec.replace(depth=depth))
-    for n in depths:  # places where it cannot be cut are told before anything is trained
+    for n in depths:  # places where it cannot be cut are refused before anything is trained
         chopped.chop(backbones.meta_model(spec.architecture), n, 2, 0)
     pools, inputs, spec = _data(spec, settings, progress)
     trials = tuple(
@@ -78,7 +79,7 @@ def _blocks(spec: FromWeights) -> tuple[int, str]:
 
 
 def _sourced(spec: S) -> tuple[S, list[str]]:
-    """The spec with the digest of its weights, which fit, and what was noted of them."""
+    """Return the spec with the digest of its weights, which fit, and the notes on them."""
     with promises.permitted(Path(spec.model or "")):
         if spec.model and not Path(spec.model).expanduser().is_file():
             raise MissingError("weight file", spec.model)

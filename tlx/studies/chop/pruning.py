@@ -1,4 +1,4 @@
-"""Iterative magnitude pruning: train, drop the smallest weights, train what is left, and again.
+"""Trial of iterative magnitude pruning: train, drop the smallest weights, train the others.
 
 Only weights are ranked and dropped; the mask holds at every step (see models/masks.py). After k
 rounds keep^k of them are left. Each round is a trial that starts from the weights of the one
@@ -24,15 +24,13 @@ EXPERIMENT = "Pruning"
 
 @dataclass(frozen=True)
 class PruningInputs(TrainingInputs):
-    """What a round runs on: also the weights that the round before came to."""
+    """Inputs of a round, with the weights of the round before."""
 
     before: str | None = None
 
 
 def run(spec: Pruning, inputs: PruningInputs, context: TrialContext) -> Result:
-    """Drop the smallest weights of the round before, train, score on the test images, keep the
-    weights.
-    """
+    """Drop the smallest weights of the round before, train, score the test images, save."""
     from ...models import masks
     from ...models.footprint import footprint
     from ...models.transferred import transferred

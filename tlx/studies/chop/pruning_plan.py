@@ -18,8 +18,9 @@ from .spec import Pruning, PruningGrid
 
 
 class PruningPlan:
-    """A study of pruning: `stage(k, store)` is its k-th round, whose trials start from those of the
-    round before.
+    """Study of pruning: `stage(k, store)` is its k-th round.
+
+    Its trials start from those of the round before.
     """
 
     def __init__(
@@ -45,7 +46,10 @@ class PruningPlan:
         self._keys: dict[tuple[int, int], str] = {}  # (round, repeat) → key
 
     def stage(self, number: int, store: Store | None) -> Stage | None:
-        """The trials of a round; None if no repeat came that far. Round 0 needs no store."""
+        """Return the trials of a round; None if no repeat came that far.
+
+        Round 0 needs no store.
+        """
         trials = []
         for repeat in range(self.asked.repeats):
             spec = self.spec.replace(split=repeat, round=number)

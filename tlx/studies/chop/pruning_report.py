@@ -16,21 +16,21 @@ from .report import PRUNING, Row, _count, _percent, _results, _summary, _write, 
 
 def pruning_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     """Return the figure of pruned networks; none where none was tested."""
-    found = results(store, study)
-    rows = pruned_rows(found)
+    finished = results(store, study)
+    rows = pruned_rows(finished)
     if not any(row["mean"] is not None for row in rows):
         return {}
     return {
         PRUNING: lambda form: chop_figures.pruning(
-            rows, study["title"], form, caption=warnings_of(found)
+            rows, study["title"], form, caption=warnings_of(finished)
         )
     }
 
 
-def pruned_rows(found: Iterable[Result]) -> list[Row]:
-    """One row for every round: how much is left and how well it does, over repeats."""
+def pruned_rows(results: Iterable[Result]) -> list[Row]:
+    """Return one row for every round: how much is left and its accuracy, over repeats."""
     groups: dict[int, list[Result]] = {}
-    for result in found:
+    for result in results:
         groups.setdefault(result.spec["round"], []).append(result)
     rows = []
     for number in sorted(groups):
@@ -40,7 +40,8 @@ def pruned_rows(found: Iterable[Result]) -> list[Row]:
         left = statistics.estimate(r.scores["kept"] for r in whole)
         rows.append(
             {
-                "line": f"{spec['scope']} threshold" + ", rewound" * (spec["rewind"] == "start"),
+                "line": f"{spec['scope']} threshold"
+                + (", rewound" if spec["rewind"] == "start" else ""),
                 "round": number,
                 "kept": left.mean if left else spec["keep"] ** number,
                 "networks": len(whole),
@@ -55,12 +56,12 @@ def pruned_rows(found: Iterable[Result]) -> list[Row]:
 
 
 def write_pruning_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write the table, figure and summary of pruned networks beside the study's record."""
+    """Write the table, figure and summary of pruned networks to the study's folder."""
     study = store.read_study(key)
     if study is None:
         return
-    folder, found = store.root / "studies" / key, results(store, study)
-    rows = pruned_rows(found)
+    folder, finished = store.root / "studies" / key, results(store, study)
+    rows = pruned_rows(finished)
     if any(row["mean"] is not None for row in rows):
         _write(folder, PRUNING, rows, pruned_table(rows, "markdown"))
         drawings.write(folder, pruning_drawings(store, study), form)
@@ -70,7 +71,7 @@ def write_pruning_summary(store: Store, key: str, form: str = "png") -> None:
         for name, of in PRUNING_METRICS.items()
         if row[of] is not None
     ]
-    _summary(folder, study, found, metrics, pruned_table(rows, "markdown"))
+    _summary(folder, study, finished, metrics, pruned_table(rows, "markdown"))
 
 
 PRUNING_METRICS = {
@@ -82,9 +83,7 @@ PRUNING_METRICS = {
 
 
 def pruned_table(rows: list[Row], form: str = "text") -> str:
-    """Rounds down: the share of weights left, what is not zero of all parameters, accuracies in per
-    cent.
-    """
+    """Format rounds down: share of weights left, non-zero parameters, accuracies in per cent."""
     body = [
         [
             str(row["round"]),
@@ -101,7 +100,7 @@ def pruned_table(rows: list[Row], form: str = "text") -> str:
 
 
 def format_pruning_summary(report: Any) -> str:
-    """What a study of pruned networks ends with."""
+    """Return the closing text of a study of pruned networks."""
     store = Store(report.folder)
     study = store.read_study(report.key)
     assert study is not None
@@ -116,6 +115,6 @@ def format_pruning_summary(report: Any) -> str:
 
 
 def format_round(report: Any) -> str:
-    """What one round ends with."""
+    """Return the closing text of one round."""
     number = report.stage.trials[0].spec.round
     return f"round {number}: {len(report.results)} networks in {tables.seconds(report.wall_s)}"

@@ -1,6 +1,4 @@
-"""Studies of chopped and of pruned networks: finished trials → tables, figures, the smallest
-network that will do.
-"""
+"""Tables, figures and smallest good network of studies of chopped networks."""
 
 from __future__ import annotations
 
@@ -30,20 +28,20 @@ results = reporting.results_of
 # ---------------------------------------------------------------- chopped
 
 
-def table_rows(found: Iterable[Result], times: Mapping[str, Any]) -> list[Row]:
-    """One row for every n, the whole network (n None) last.
+def table_rows(results: Iterable[Result], times: Mapping[str, Any]) -> list[Row]:
+    """Return one row for every n, the whole network (n None) last.
 
     times  of latency.json
     mean, low, high: of the test accuracy over repeats; val: mean of the best validation accuracy
     """
     groups: dict[int | None, list[Result]] = {}
-    for result in found:
+    for result in results:
         groups.setdefault(result.spec["cut"], []).append(result)
     return [_row(n, groups[n], times) for n in sorted(groups, key=lambda n: (n is None, n or 0))]
 
 
-def _row(n: int | None, found: list[Result], times: Mapping[str, Any]) -> Row:
-    whole = [r for r in found if r.status == FINISHED]
+def _row(n: int | None, results: list[Result], times: Mapping[str, Any]) -> Row:
+    whole = [r for r in results if r.status == FINISHED]
     val = statistics.estimate(
         (r.scores["best_val_accuracy"] for r in whole), bounds=statistics.ACCURACY
     )
@@ -51,7 +49,7 @@ def _row(n: int | None, found: list[Result], times: Mapping[str, Any]) -> Row:
     return {
         "n": n,
         "networks": len(whole),
-        "missing": len(found) - len(whole),
+        "missing": len(results) - len(whole),
         "val": val and val.mean,
         **statistics.accuracy_columns(r.scores["test_accuracy"] for r in whole),
         **{name: int(whole[0].scores[name]) if whole else None for name in SIZES},
@@ -61,8 +59,9 @@ def _row(n: int | None, found: list[Result], times: Mapping[str, Any]) -> Row:
 
 
 def smallest(rows: Iterable[Row], within: float) -> Row | None:
-    """The row of fewest parameters whose validation accuracy is at most `within` below the best;
-    the test has no say.
+    """Return the row of fewest parameters whose validation accuracy is within `within` of the best.
+
+    The test accuracy is not used.
     """
     scored = [row for row in rows if row["val"] is not None]
     best = max((row["val"] for row in scored), default=0.0)
@@ -94,7 +93,7 @@ CSV_NAMES = {
 
 
 def table(rows: list[Row], form: str = "text") -> str:
-    """n down; accuracies in per cent, sizes as files have them, milliseconds an image."""
+    """Format n down; accuracies in per cent, sizes of files, milliseconds an image."""
     body = [
         [
             "whole" if row["n"] is None else str(row["n"]),
@@ -127,32 +126,38 @@ def _milliseconds(value: float | None) -> str:
 
 def chop_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     """Return the figure of chopped networks; none where none was tested."""
-    found = results(store, study)
-    rows = table_rows(found, _times(store.study_folder(study["key"])))
+    finished = results(store, study)
+    rows = table_rows(finished, _times(store.study_folder(study["key"])))
     if not any(row["mean"] is not None for row in rows):
         return {}
     return {
-        CHOP: lambda form: chop_figures.chop(rows, study["title"], form, caption=warnings_of(found))
+        CHOP: lambda form: chop_figures.chop(
+            rows, study["title"], form, caption=warnings_of(finished)
+        )
     }
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write the table, figure and summary of chopped networks beside the study's record."""
+    """Write the table, figure and summary of chopped networks to the study's folder."""
     study = store.read_study(key)
     if study is None:
         return
-    folder, found = store.root / "studies" / key, results(store, study)
-    rows = table_rows(found, _times(folder))
+    folder, finished = store.root / "studies" / key, results(store, study)
+    rows = table_rows(finished, _times(folder))
     if any(row["mean"] is not None for row in rows):
         _write(folder, CHOP, rows, table(rows, "markdown"))
         drawings.write(folder, chop_drawings(store, study), form)
     metrics = [
-        {"name": f"{name}{'_whole' * (row['n'] is None)}", "value": row[of], "step": row["n"] or 0}
+        {
+            "name": f"{name}{'_whole' if row['n'] is None else ''}",
+            "value": row[of],
+            "step": row["n"] or 0,
+        }
         for row in rows
         for name, of in CHOP_METRICS.items()
         if row[of] is not None
     ]
-    _summary(folder, study, found, metrics, table(rows, "markdown"))
+    _summary(folder, study, finished, metrics, table(rows, "markdown"))
 
 
 CHOP_METRICS = {
@@ -182,22 +187,22 @@ def _write(folder: Path, stem: str, rows: list[Row], markdown: str) -> None:
 
 
 def _summary(
-    folder: Path, study: Mapping[str, Any], found: list[Result], metrics: list[Row], shown: str
+    folder: Path, study: Mapping[str, Any], finished: list[Result], metrics: list[Row], shown: str
 ) -> None:
     summaries.write(
         folder,
         study,
         metrics,
-        finished=sum(result.status == FINISHED for result in found),
-        warnings=warnings_of(found),
+        finished=sum(result.status == FINISHED for result in finished),
+        warnings=warnings_of(finished),
         table=shown if metrics else "",
     )
 
 
-def warnings_of(found: Iterable[Result]) -> list[str]:
+def warnings_of(results: Iterable[Result]) -> list[str]:
     """Return the warnings about the test accuracies of chopped or pruned networks."""
     return result_warnings.result_warnings(
-        result_warnings.grouped(found, _network), result_warnings.Warned("repeats")
+        result_warnings.grouped(results, _network), result_warnings.Warned("repeats")
     )
 
 
@@ -209,9 +214,7 @@ def _network(result: Result) -> str:
 
 
 def format_summary(report: Any, within: float) -> str:
-    """What a study of chopped networks ends with: the table, the smallest that will do, where the
-    files are.
-    """
+    """Return the closing text: the table, the smallest good network, where the files are."""
     folder, rows, times = _read(report)
     lines = [
         table(rows).rstrip(),
@@ -222,7 +225,7 @@ def format_summary(report: Any, within: float) -> str:
     if about := times.get("about"):
         lines.append(
             f"latency: median, warm, in turns; {about['device']}, {about['threads']} "
-            f"thread{'s' * (about['threads'] > 1)}, torch {about['torch']}"
+            f"thread{'s' if about['threads'] > 1 else ''}, torch {about['torch']}"
         )
     chosen = smallest(rows, within)
     if chosen is not None:
@@ -251,19 +254,20 @@ def _read(report: Any) -> tuple[Path, list[Row], dict[str, Any]]:
 
 
 def publish(report: Any, within: float, out: Path) -> Path:
-    """Copy the smallest network that will do, of its repeats the best on validation, to
-    <out>.safetensors and .json.
+    """Copy the smallest good network to <out>.safetensors and .json.
+
+    Of its repeats the best on validation.
     """
     chosen = smallest(_read(report)[1], within)
     if chosen is None:
         raise MissingError("finished network to copy")
-    mine = [r for r in report.results if r.status == FINISHED and r.spec["cut"] == chosen["n"]]
-    if not mine:
+    repeats = [r for r in report.results if r.status == FINISHED and r.spec["cut"] == chosen["n"]]
+    if not repeats:
         raise MissingError(
             f"network cut behind block {chosen['n']}, which is of an earlier command",
             made_by="tlx chop with the same options and its --depths",
         )
-    best = max(mine, key=lambda r: r.scores["best_val_accuracy"])
+    best = max(repeats, key=lambda r: r.scores["best_val_accuracy"])
     store, target = Store(report.folder), out.expanduser().absolute().with_suffix(".json")
     files.make_folder(target.parent)
     with (

@@ -13,7 +13,7 @@ from ..whole_dataset import WholeDataset
 
 @dataclass(frozen=True, kw_only=True)
 class FromWeights(WholeDataset):
-    """A training that starts from the weights of a source, or from random ones."""
+    """Training that starts from the weights of a source, or from random ones."""
 
     source: str | None = setting(
         None,
@@ -25,20 +25,18 @@ class FromWeights(WholeDataset):
 
     @property
     def start_from(self) -> str | None:
-        """What `backbones.load` is asked for: a weight file, "default", or None for random
-        weights.
-        """
+        """Return the weights for `backbones.load`: a file, "default", or None (random)."""
         return self.model or (None if (self.source or "").lower() == RANDOM else DEFAULT)
 
     @property
     def weight_source(self) -> str | None:
-        """The source that "default" weights must have; None: whatever theirs is."""
+        """Return the source that "default" weights must have; None: any."""
         return self.source if self.start_from == DEFAULT else None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Chop(FromWeights):
-    """One chopped network, or the whole one beside them."""
+    """One chopped network, or the whole one."""
 
     kind: ClassVar[str] = "chop"
 
@@ -48,12 +46,12 @@ class Chop(FromWeights):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         where = "whole" if self.cut is None else f"cut behind block {self.cut}"
         return f"{where}, repeat {self.split}"
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),
             "Cut": self.cut or "-",
@@ -64,7 +62,7 @@ class Chop(FromWeights):
 
 @dataclass(frozen=True, kw_only=True)
 class ChopGrid(Spec):
-    """Which chopped networks make a study."""
+    """Grid of the chopped networks of a study."""
 
     kind: ClassVar[str] = "chop-grid"
 
@@ -83,7 +81,7 @@ class ChopGrid(Spec):
     out: str = setting(
         "",
         identity=False,
-        help="file for the smallest network that will do (.safetensors), with a .json beside it "
+        help="file for the smallest good network (.safetensors), with a .json next to it "
         "from which it is loaded. Default: left in its run's folder",
     )
 
@@ -103,23 +101,23 @@ class Pruning(FromWeights):
     rewind: str = setting(
         "none",
         choices=("none", "start"),
-        help="each round goes on from the trained weights, or from those before any training",
+        help="each round starts from the trained weights, or from those before any training",
     )
     round: int = setting(0, low=0, cli=False, help="how often weights were dropped")
     before: str = setting("", cli=False, help="digest of the weights that the round before came to")
 
     @property
     def kept(self) -> float:
-        """The share of all weights that is left."""
+        """Return the share of all weights that is left."""
         return self.keep**self.round
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"{100 * self.kept:.0f} % of the weights, repeat {self.split}"
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),
             "Round": self.round,
@@ -132,7 +130,7 @@ class Pruning(FromWeights):
 
 @dataclass(frozen=True, kw_only=True)
 class PruningGrid(Spec):
-    """How many rounds and repeats make a study of pruning."""
+    """Rounds and repeats of a study of pruning."""
 
     kind: ClassVar[str] = "pruning-grid"
 

@@ -1,4 +1,4 @@
-"""tlx chop and tlx prune."""
+"""Studies of tlx chop and tlx prune."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ChopStudy(Study):
-    """The network cut behind every block, fine-tuned, timed."""
+    """Study of the network cut behind every block, fine-tuned, timed."""
 
     name = "chop"
     short = "Cut a network behind block n"
@@ -41,7 +41,7 @@ class ChopStudy(Study):
     )
 
     def stages(self, session: Session) -> Stages:
-        """Yield the one stage, then copy the smallest good network where --out says."""
+        """Yield the one stage, then copy the smallest good network to --out."""
         from . import latency, plan, report
 
         grid = self.of(ChopGrid)
@@ -64,7 +64,7 @@ class ChopStudy(Study):
 
 
 class PruningStudy(Study):
-    """Rounds of magnitude pruning, each from the weights of the round before."""
+    """Study of rounds of magnitude pruning, each from the weights of the round before."""
 
     name = "prune"
     short = "Drop small weights, train on, repeat"

@@ -1,6 +1,4 @@
-"""Chop: cut a network behind block n, put the mean over the image and one dense layer there, and
-fine-tune the rest.
-"""
+"""Trial: cut a network behind block n, add pooling and one dense layer, fine-tune the rest."""
 
 from __future__ import annotations
 
@@ -20,8 +18,9 @@ NETWORK = "network"  # stem of the chopped network's files
 
 
 def run(spec: Chop, inputs: TrainingInputs, context: TrialContext) -> Result:
-    """Cut, fine-tune, score on the test images; the network is kept with what is needed to load it
-    again.
+    """Cut, fine-tune, score on the test images.
+
+    The network is kept with what is needed to load it again.
     """
     from ...models import chopped
     from ...models.footprint import footprint

@@ -29,7 +29,7 @@ def look_at_features(
     *,
     keep: bool = True,
 ) -> PreflightResult:
-    """The look before a feature-extraction study."""
+    """Run the preflight of a feature-extraction study."""
 
     def load() -> Network:
         return whole_network(spec, spec.layers, spec.model_description)
@@ -44,34 +44,35 @@ def feature_extraction_study(
     settings: Settings,
     progress: Progress | None = None,
 ) -> tuple[Stage, PreflightResult]:
-    """Every classifier on every draw, ready to run, its activations extracted (once, ever);
-    Problems otherwise.
+    """Return every classifier on every draw, ready to run.
+
+    Its activations are extracted (once, ever). Raises Problems with all errors.
     """
     names = sweep.classifiers
-    found = look_at_features(spec, few, settings, progress)
-    raise_all(found.problems)
-    assert found.network is not None
-    assert found.pixels is not None
-    taken = layers_of(found.network, spec.layers, spec.model_description)
+    result = look_at_features(spec, few, settings, progress)
+    raise_all(result.problems)
+    assert result.network is not None
+    assert result.pixels is not None
+    taken = layers_of(result.network, spec.layers, spec.model_description)
     spec = spec.replace(
-        weights=found.weights, layers=taken, embedding=normalised_embedding(spec.embedding)
+        weights=result.weights, layers=taken, embedding=normalised_embedding(spec.embedding)
     )
     with signals.graceful() as stopping:
-        place = _dump_place(found, settings, progress, stopping)
+        place = _dump_place(result, settings, progress, stopping)
         how = ExtractionConfig(
             reduce=spec.reduce, dtype=spec.dtype, fold=spec.fold, precision=spec.precision
         )
-        dump = extract(found.network, found.weights, found.pixels, taken, place, how)
+        dump = extract(result.network, result.weights, result.pixels, taken, place, how)
         signals.stop_if_asked()
-    parts = FewShotData(found, spec)
+    parts = FewShotData(result, spec)
     trials = []
     for shots, split, train, content in parts.draws(spec, few):
         drawn = spec.replace(shots=shots, split=split, images=content)
         inputs = FeatureTrialInputs(parts.classes, dump, train, parts.val, parts.test)
         tried = _feasible(names, inputs) if sweep.everything else names
         left_out = [name for name in names if name not in tried]
-        found.notes += [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] * bool(
-            left_out
+        result.notes += (
+            [f"{drawn.title} is too small for {', '.join(left_out)}: left out"] if left_out else []
         )
         trials += [Trial(drawn.replace(classifier=name), inputs, drawn.group) for name in tried]
     return Stage(
@@ -91,11 +92,11 @@ def feature_extraction_study(
             *(["mlflow.sklearn"] if spec.log_model else []),
         ),
         params={"Job number": str(few.job)},
-    ), found
+    ), result
 
 
 def _feasible(names: Sequence[str], inputs: FeatureTrialInputs) -> list[str]:
-    """Those that the number of training rows of a draw allows."""
+    """Return the classifiers that the number of training rows of a draw allows."""
     rows = len(inputs.train.rows)
     alone = rows == len(inputs.classes)  # one row a class: nothing varies within a class
     return [

@@ -62,16 +62,16 @@ class FeatureExtraction(FewShotTrial):
 
     @property
     def group(self) -> str:
-        """Names the trials that share an embedding: all classifiers of a draw."""
+        """Return the key of the trials that share an embedding: all classifiers of a draw."""
         return self.replace(classifier=FeatureExtraction.defaults()["classifier"]).key
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return f"{self.title}, {self.classifier}"
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that the original study gave them in MLflow."""
+        """Return the settings under the original study's names in MLflow."""
         return {
             "Model": self.model or self.architecture,
             "Dataset": self.dataset,
@@ -88,7 +88,7 @@ class FeatureExtraction(FewShotTrial):
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExtractionGrid(Spec):
-    """Which classifiers a study tries on the same features."""
+    """Classifiers that a study tries on the same features."""
 
     kind: ClassVar[str] = "feature-extraction-grid"
 
@@ -101,7 +101,10 @@ class FeatureExtractionGrid(Spec):
 
     @property
     def classifiers(self) -> list[str]:
-        """Each classifier once, in one spelling; UnknownName or Usage for a wrong one."""
+        """Return each classifier once, in its canonical text.
+
+        Raises UnknownName or Usage for a wrong one.
+        """
         from ...features.classifiers import CLASSIFIERS, classifier, format_classifier, split_words
 
         words = (
@@ -113,7 +116,8 @@ class FeatureExtractionGrid(Spec):
 
     @property
     def everything(self) -> bool:
-        """All of them are meant: then those that a draw is too small for are left out, not
-        failed.
+        """Return whether all classifiers are meant.
+
+        Those that a draw is too small for are then left out, not failed.
         """
         return self.classifier == "all"

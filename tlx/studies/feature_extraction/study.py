@@ -1,4 +1,4 @@
-"""tlx feature-extraction."""
+"""Study of tlx feature-extraction."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class FeatureExtractionStudy(Study):
-    """Every shots × split × classifier on the activations of a frozen network."""
+    """Study of every shots × split × classifier on the activations of a frozen network."""
 
     name = "feature-extraction"
     short = "Train classifiers on frozen features"
@@ -52,19 +52,22 @@ class FeatureExtractionStudy(Study):
     )
 
     def plan(self, session: Session) -> StudyPlan:
-        """Count the trials from the splits; the time is that of extracting the images once."""
+        """Count the trials from the splits.
+
+        The time is that of extracting the images once.
+        """
         from ..few_shot_inputs import draws
         from ..planning import without_trials
         from . import plan
 
         spec, few = self.of(FeatureExtraction), self.of(FewShotGrid)
-        found = plan.look_at_features(spec, few, session.settings, keep=False)
-        raise_all(found.problems)
-        assert found.splits is not None
+        result = plan.look_at_features(spec, few, session.settings, keep=False)
+        raise_all(result.problems)
+        assert result.splits is not None
         names = self.of(FeatureExtractionGrid).classifiers
-        trials = len(draws(spec, few, found.splits)) * len(names)
+        trials = len(draws(spec, few, result.splits)) * len(names)
         title = f"{spec.architecture} on {spec.dataset}"
-        return without_trials(self, title, tuple(found.notes), trials=trials)
+        return without_trials(self, title, tuple(result.notes), trials=trials)
 
     def stages(self, session: Session) -> Stages:
         """Extract once, then yield the one stage."""

@@ -1,9 +1,8 @@
-"""Feature extraction: a classifier on the activations of a frozen network, few-shot, scored on the
-whole test set.
+"""Trial: a few-shot classifier on activations of a frozen network, scored on the test set.
 
-Every image·crop is forwarded once per weights and layers, ever: a split is an index into that dump.
-Trials of one draw share its embedding and its span; each says what it spent itself and what it
-inherited.
+Every image·crop is forwarded once per weights and layers: a split is an index into that dump.
+Trials of one draw share its embedding and its span; each reports its own run time and its share of
+the extraction.
 """
 
 from __future__ import annotations
@@ -35,8 +34,9 @@ KEPT_BYTES = (
 
 @dataclass
 class FeatureTrialInputs:
-    """What the trials of one draw run on: a dump, and which of its images are for what. Labels
-    index `classes`.
+    """Inputs of the trials of one draw: a dump, and which of its images are for what.
+
+    Labels index `classes`.
     """
 
     classes: tuple[str, ...]
@@ -47,7 +47,7 @@ class FeatureTrialInputs:
     _prepared: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
     def prepared(self, spec: FeatureExtraction) -> Prepared:
-        """The embedded training rows; made by the first trial that asks."""
+        """Return the embedded training rows, computed by the first trial that needs them."""
         text = f"{spec.embedding} {spec.standardize}"
         if text not in self._prepared:
             self._prepared[text] = Prepared(self, spec)
@@ -55,7 +55,7 @@ class FeatureTrialInputs:
 
 
 class Prepared:
-    """The embedding fitted on the training rows of a draw, and what the classifiers share."""
+    """Embedding fitted on the training rows of a draw, and what the classifiers share."""
 
     def __init__(self, inputs: FeatureTrialInputs, spec: FeatureExtraction):
         from ...features.embedding import EMBEDDINGS
@@ -85,14 +85,15 @@ class Prepared:
 
     @functools.cached_property
     def val(self) -> np.ndarray:
-        """Embedded validation rows."""
+        """Return embedded validation rows."""
         result: np.ndarray = self.embedding.transform(self.layers, self.inputs.val.rows)
         return result
 
     @functools.cached_property
     def compared(self) -> tuple[Training, EvaluationRows]:
-        """A training that knows the products of validation and test rows with the training rows,
-        and those rows.
+        """Return a training with the products of validation and test rows, and those rows.
+
+        The products are with the training rows.
         """
         import numpy as np
 
@@ -104,11 +105,10 @@ class Prepared:
         return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._asked)
 
     def fit(self, spec: Classifier) -> FittedClassifier:
-        """The classifier fitted; what compares rows (neighbours, kernels) shares one set of
-        products.
+        """Fit the classifier.
 
-        Which way is taken depends on the classifier and on sizes alone, so that a trial has the
-        same bits whatever else is tried beside it.
+        What compares rows (neighbours, kernels) shares one set of products. The way depends on the
+        classifier and on sizes alone, so that a trial has the same bits whatever else is tried.
         """
         return (self.compared[0] if self._compares(spec) else self.training).fit(spec)
 
@@ -122,7 +122,10 @@ class Prepared:
         )
 
     def scores(self, fitted: FittedClassifier, samples: Samples) -> np.ndarray:
-        """(n·c, k) float64, higher is likelier, of every row of some samples, embedded in parts."""
+        """Return (n·c, k) float64, higher is likelier, of every row of samples.
+
+        Rows are embedded in parts.
+        """
         import numpy as np
 
         classes = len(self.inputs.classes)
@@ -141,7 +144,7 @@ class Prepared:
         return np.concatenate(parts)
 
     def _part(self, first: int, count: int) -> EvaluationRows:
-        """Some rows of `compared`, with what they came to for classifiers before."""
+        """Return a part of `compared`, with what was computed of it for classifiers before."""
         if (first, count) not in self._parts:
             import numpy as np
 
@@ -196,8 +199,9 @@ def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialConte
 
 
 def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialContext) -> None:
-    """The embedding and a classifier that reads features, as mlflow's model of a scikit-learn
-    Pipeline.
+    """Save the embedding and a classifier that reads features as an mlflow model.
+
+    It is a scikit-learn Pipeline.
     """
     import numpy as np
 
@@ -215,7 +219,7 @@ def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialConte
         model,
         context.folder,
         example.astype(np.float32),
-        packages=["xgboost"] * trees,
+        packages=(["xgboost"] if trees else []),
         trusted=pipelines.trusted() + pipelines.XGBOOST * trees,
     )
 
@@ -241,8 +245,10 @@ def _details(
 def _times(
     inputs: FeatureTrialInputs, prepared: Prepared, fitted_s: float, first: bool
 ) -> dict[str, float]:
-    """The original study's four times, in seconds. Extraction is inherited from the dump, in
-    proportion to the rows; post-processing from the first trial of the draw.
+    """Return the original study's four times, in seconds.
+
+    Extraction is the dump's, in proportion to the rows; post-processing that of the first trial of
+    the draw.
     """
     dump = inputs.dump
     per_row = (dump.own_s + dump.inherited_s) / max(1, dump.rows)

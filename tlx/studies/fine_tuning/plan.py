@@ -31,28 +31,28 @@ def look_at_fine_tuning(
     *,
     keep: bool = True,
 ) -> PreflightResult:
-    """The look before a fine-tuning study."""
-    found = preflight(spec, few, settings, lambda: _to_tune(spec), progress, keep=keep)
-    found.problems += _lone_rows(spec, few, found)
-    return found
+    """Run the preflight of a fine-tuning study."""
+    result = preflight(spec, few, settings, lambda: _to_tune(spec), progress, keep=keep)
+    result.problems += _lone_rows(spec, few, result)
+    return result
 
 
-def _lone_rows(spec: FineTuning, few: FewShotGrid, found: PreflightResult) -> list[TlxError]:
-    """What is wrong with the batches of any draw, each fault once."""
+def _lone_rows(spec: FineTuning, few: FewShotGrid, result: PreflightResult) -> list[TlxError]:
+    """Return the errors of the batches of any draw, each fault once."""
     problems: dict[str, TlxError] = {}
-    if found.network is None or found.splits is None or found.problems:
+    if result.network is None or result.splits is None or result.problems:
         return []
-    for shots, split in draws(spec, few, found.splits):
-        rows = len(found.splits.train(shots, split)) * (len(CROPS) if spec.use_crops else 1)
+    for shots, split in draws(spec, few, result.splits):
+        rows = len(result.splits.train(shots, split)) * (len(CROPS) if spec.use_crops else 1)
         try:
-            batches.check_rows(spec, rows, found.network)
+            batches.check_rows(spec, rows, result.network)
         except UsageError as problem:
             problems[str(problem)] = problem
     return list(problems.values())
 
 
 def _to_tune(spec: FineTuning) -> Network:
-    """The network with a head of two classes, after a try at freezing what is asked."""
+    """Return the network with a head of two classes, after a trial freeze as requested."""
     network = backbones.load(
         spec.architecture,
         weights=spec.start_from,
@@ -74,8 +74,9 @@ def _to_tune(spec: FineTuning) -> Network:
 
 
 def configured(spec: FineTuning) -> int | None:
-    """The seeds' configuration that applies: the one asked for, 1 for their networks, None for all
-    others.
+    """Return the published configuration that applies.
+
+    The requested one, 1 for the networks of the originals, None for all others.
     """
     if spec.configuration is not None and spec.freeze:
         raise UsageError(
@@ -95,11 +96,14 @@ def configured(spec: FineTuning) -> int | None:
 def fine_tuning_study(
     spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None
 ) -> tuple[Stage, PreflightResult]:
-    """Every trial of a few-shot fine-tuning, ready to run; Problems with all that is wrong."""
-    found = look_at_fine_tuning(spec, few, settings, progress)
-    raise_all(found.problems)
-    spec = spec.replace(weights=found.weights, configuration=configured(spec))
-    parts = FewShotData(found, spec)
+    """Return every trial of a few-shot fine-tuning, ready to run.
+
+    Raises Problems with all errors.
+    """
+    result = look_at_fine_tuning(spec, few, settings, progress)
+    raise_all(result.problems)
+    spec = spec.replace(weights=result.weights, configuration=configured(spec))
+    parts = FewShotData(result, spec)
     trials = [
         Trial(
             spec.replace(shots=shots, split=split, images=content),
@@ -117,4 +121,4 @@ def fine_tuning_study(
         inputs=(parts.dataset(),),
         tags=parts.tags(few),
         params={"Job number": str(few.job)},
-    ), found
+    ), result

@@ -29,7 +29,7 @@ class FineTuning(Recipe, FewShotTrial):
     head: str = setting("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that the original study gave them in MLflow."""
+        """Return the settings under the original study's names in MLflow."""
         return {
             "Architecture": self.architecture,
             "Source": self.source or "-",

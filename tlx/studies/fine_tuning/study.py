@@ -1,4 +1,4 @@
-"""tlx fine-tuning."""
+"""Study of tlx fine-tuning."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class FineTuningStudy(Study):
-    """Every shots × split of a few-shot fine-tuning."""
+    """Study of every shots × split of a few-shot fine-tuning."""
 
     name = "fine-tuning"
     short = "Fine-tune on few images a class"

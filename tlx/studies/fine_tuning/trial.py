@@ -1,4 +1,4 @@
-"""Fine-tune a pre-trained network on k images a class, and score it on the whole test set."""
+"""Trial: fine-tune a pre-trained network on k images a class, score the whole test set."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
-    """Train on inputs.train, choose the epoch on inputs.val, score once on inputs.test."""
+    """Train on inputs.train, select the epoch on inputs.val, score once on inputs.test."""
     from ...features import voting
     from ...models import backbones, freezing, training
 

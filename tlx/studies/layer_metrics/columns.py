@@ -1,6 +1,4 @@
-"""The columns of the table of layer metrics: their kinds, units and meanings, and what a cell may
-hold.
-"""
+"""Columns of the table of layer metrics: their kinds, units, meanings and valid values."""
 
 from __future__ import annotations
 
@@ -19,8 +17,10 @@ TEXT_LENGTH = 4096
 
 @dataclass(frozen=True)
 class Column:
-    """kind: str, int (0…2⁶³ − 1) or float. needed: it must be there, every cell filled. more: what
-    no axis says.
+    """Column of the table.
+
+    kind: str, int (0…2⁶³ − 1) or float. needed: it must exist, every cell filled. more: what no
+    axis shows.
     """
 
     kind: type
@@ -31,11 +31,11 @@ class Column:
 
     @property
     def title(self) -> str:
-        """Meaning and unit, for an axis."""
+        """Return meaning and unit, for an axis."""
         return self.titled(self.unit)
 
     def titled(self, unit: str) -> str:
-        """Meaning and another unit."""
+        """Return meaning and another unit."""
         return self.meaning[:1].upper() + self.meaning[1:] + (f" ({unit})" if unit else "")
 
 
@@ -106,8 +106,9 @@ Row = dict[str, Any]
 
 
 def axis_title(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
-    """Meaning and unit of a metric, for the axis of these rows: dissimilarities are in that of
-    their RDMs.
+    """Return meaning and unit of a metric, for the axis of these rows.
+
+    Dissimilarities are in the unit of their RDMs.
     """
     column = COLUMNS[metric]
     kinds = {row.get("rdm") or "" for row in rows if row.get(metric) not in (None, "")}
@@ -120,18 +121,20 @@ def axis_title(metric: str, rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 class TableFaults:
-    """The first thing wrong with a table, and how many more."""
+    """First error of a table, and how many more."""
 
     def __init__(self, where: object):
         self.where, self.count = where, 0
         self.first: BadDataError | None = None
 
     def add(self, code: str, row: int, what: str, expected: str) -> None:
+        """Add an error."""
         self.count += 1
         if self.first is None:
             self.first = BadDataError(code, what, where=f"{self.where}:{row}", expected=expected)
 
     def raise_first(self) -> None:
+        """Raise the first error, if there is any."""
         if self.first is not None:
             self.first.remedy = (
                 f"{self.count - 1} more faults after this one" if self.count > 1 else ""
@@ -142,28 +145,34 @@ class TableFaults:
 # ---------------------------------------------------------------- rows and cells
 
 
-def whole_row(row: Mapping[str, Any], number: int, found: TableFaults) -> Row:
-    """The row with every column, each cell of its column's kind; what is wrong goes to `found`."""
+def whole_row(row: Mapping[str, Any], number: int, faults: TableFaults) -> Row:
+    """Return the row with every column, each cell of its column's kind.
+
+    Errors are added to `faults`.
+    """
     for name in sorted(row.keys() - COLUMNS.keys()):
-        found.add(
+        faults.add(
             "table-columns", number, f"unknown column '{name}'", f"one of {', '.join(COLUMNS)}"
         )
-    return {name: _cell(name, row.get(name), number, found) for name in COLUMNS}
+    return {name: _cell(name, row.get(name), number, faults) for name in COLUMNS}
 
 
-def _cell(name: str, value: Any, row: int, found: TableFaults) -> Any:
-    """The value as its column's kind, or None ("" for text) where the cell is empty or wrong."""
+def _cell(name: str, value: Any, row: int, faults: TableFaults) -> Any:
+    """Return the value as its column's kind.
+
+    None ("" for text) where the cell is empty or wrong.
+    """
     column = COLUMNS[name]
     empty = "" if column.kind is str else None
     if value is None or value == "":
         if column.needed:
-            found.add("table-cell", row, f"column '{name}' is empty", column.meaning)
+            faults.add("table-cell", row, f"column '{name}' is empty", column.meaning)
         return empty
     try:
         return KINDS[column.kind][0](value)
     except (ValueError, TypeError, OverflowError):
         shown = f"'{value[:80]}'" if isinstance(value, str) else repr(value)[:80]
-        found.add("table-cell", row, f"column '{name}' holds {shown}", KINDS[column.kind][1])
+        faults.add("table-cell", row, f"column '{name}' holds {shown}", KINDS[column.kind][1])
         return empty
 
 
@@ -212,18 +221,20 @@ KINDS: dict[type, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def check_twice(rows: Sequence[Row], first: int, found: TableFaults) -> None:
-    """No two rows of one identity; `first` is the number of the first row."""
+def check_twice(rows: Sequence[Row], first: int, faults: TableFaults) -> None:
+    """Check that no two rows have one identity; `first` is the number of the first row."""
     seen: dict[tuple[Any, ...], int] = {}
     for number, row in enumerate(rows, first):
         key = tuple(row[name] for name in IDENTITY)
         before = seen.setdefault(key, number)
         if before != number:
-            said = ", ".join(f"{name} '{value}'" for name, value in zip(IDENTITY, key, strict=True))
-            found.add(
+            identity = ", ".join(
+                f"{name} '{value}'" for name, value in zip(IDENTITY, key, strict=True)
+            )
+            faults.add(
                 "table-twice",
                 number,
-                f"{said} stands in row {before} too",
+                f"{identity} stands in row {before} too",
                 "one row for each of these",
             )
 

@@ -1,8 +1,7 @@
-"""Figures of layer metrics. Each returns the bytes of a PNG or SVG, the same bytes for the same
-numbers.
+"""Figures of layer metrics as bytes of a PNG or SVG: the same bytes for the same numbers.
 
 rows   of the table of layer metrics, see `layer_table`
-The figures of RDMs (heat maps, within and between) and the maps (comparison, MDS) stand in modules
+The figures of RDMs (heat maps, within and between) and the maps (comparison, MDS) are in modules
   of their own and
 are named here too.
 """
@@ -47,36 +46,38 @@ CHECKPOINT_AXIS = "Checkpoint (epochs; 0_k: k batches)"
 
 
 def metric_over_layers(rows: Rows, metric: str, title: str = "", form: str = "png") -> bytes:
-    """A metric over the layers, one line a model and checkpoint, one panel a data set.
+    """Draw a metric over the layers, one line a model and checkpoint, one panel a data set.
 
     The range of each value is the 95 % CI over seeds, or ± the standard deviation of the
     resamplings: a band of up to three lines, else bars. Checkpoints of one model have its colour,
     the later the darker. Networks whose layers have little in common are drawn over their relative
     depth.
     """
-    found = layer_metrics_series.lines(rows, metric)
-    return _over_layers(rows, metric, found, axis_title(metric, rows), title, form)
+    lines = layer_metrics_series.lines(rows, metric)
+    return _over_layers(rows, metric, lines, axis_title(metric, rows), title, form)
 
 
 def delta_to_baseline(
     rows: Rows, metric: str, baseline: str, title: str = "", form: str = "png"
 ) -> bytes:
-    """How far each model lies above the baseline model, over the layers that both have; see
-    `layer_series.difference`.
+    """Draw the difference of each model to the baseline, over the layers both have.
+
+    See `series.difference`.
 
     Raises UnknownName if the rows have no such model.
     """
-    found = layer_metrics_series.difference(rows, metric, baseline)
+    lines = layer_metrics_series.difference(rows, metric, baseline)
     label = f"Difference to {layer_axes.short([baseline])[0]}\n{axis_title(metric, rows)}"
-    return _over_layers(rows, metric, found, label, title, form, zero=True)
+    return _over_layers(rows, metric, lines, label, title, form, zero=True)
 
 
 def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str = "png") -> bytes:
-    """A metric over training, one line a layer (the darker the deeper), one panel a data set
-    trained on.
+    """Draw a metric over training, one line a layer (the darker the deeper).
 
-    Checkpoints stand at equal distances: their tags are spaced logarithmically as they are. Rows
-    without a checkpoint are left out. Where models or data sets would lie on each other, each has
+    One panel a data set trained on.
+
+    Checkpoints are at equal distances: their tags are spaced logarithmically as they are. Rows
+    without a checkpoint are left out. Where models or data sets would overlap, each has
     its own panel.
     """
     rows = [row for row in layer_metrics_series.having(rows, metric) if row["checkpoint"]]
@@ -107,12 +108,12 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         named = layer_axes.ticks(layer_axes.short(tags), axis, 6.5)
         beside = layer_axes.widest([*spreads, *shown], 9) + 0.8
         figure, axes = layer_axes.panels(
-            max(len(groups), 1), axis + 0.5, 3.2 + named.reach, beside=beside
+            max(len(groups), 1), axis + 0.5, 3.2 + named.reach, margin=beside
         )
-        for panel, (name, some) in zip(axes, groups.items(), strict=False):
+        for panel, (name, members) in zip(axes, groups.items(), strict=False):
             for layer, like in zip(names, looks, strict=True):
                 at = {
-                    tag: [r for r in some if r["layer"] == layer and r["checkpoint"] == tag]
+                    tag: [r for r in members if r["layer"] == layer and r["checkpoint"] == tag]
                     for tag in tags
                 }
                 values = {
@@ -146,16 +147,15 @@ def transfer_correlation(
     title: str = "",
     form: str = "png",
     *,
-    said: str = "by chance",
+    null_label: str = "by chance",
 ) -> bytes:
-    """Spearman's ρ between a metric of a layer and how well the network transfers, one line a
-    metric.
+    """Draw Spearman's ρ between a layer's metric and transfer performance, one line a metric.
 
     rows   {"metric", "layer" (in the order of the network), "rho", "low", "high"}; low and high,
     the ends of its
            interval, may be None
-    null   the band in which ρ lies by chance: (low, high), or half its width; `said` is its name in
-    the legend
+    null   the band in which ρ is by chance: (low, high), or half its width; `null_label`: its name
+           in the legend
     """
     rows = [row for row in rows if row["rho"] is not None]
     layers, metrics = (
@@ -167,9 +167,12 @@ def transfer_correlation(
     ]
     shown, words = layer_axes.short(titles, 44), layer_axes.short(layers)
     with figures.figure_style():
-        width, beside = layer_axes.axis_width(words), layer_axes.widest([*shown, said], 9) + 0.7
+        width, beside = (
+            layer_axes.axis_width(words),
+            layer_axes.widest([*shown, null_label], 9) + 0.7,
+        )
         named = layer_axes.ticks(words, width)
-        figure, (axes,) = layer_axes.panels(1, width + 0.9, 3.6 + named.reach, beside=beside)
+        figure, (axes,) = layer_axes.panels(1, width + 0.9, 3.6 + named.reach, margin=beside)
         for number, metric in enumerate(metrics):
             own = {
                 row["layer"]: Value(row["rho"], row.get("low"), row.get("high"))
@@ -187,7 +190,7 @@ def transfer_correlation(
         if null is not None:
             low, high = (-null, null) if isinstance(null, (int, float)) else null
             axes.axhspan(
-                low, high, color="#BBBBBB", alpha=0.45, linewidth=0, label=said, zorder=0.5
+                low, high, color="#BBBBBB", alpha=0.45, linewidth=0, label=null_label, zorder=0.5
             )
         axes.set_ylim(-1.05, 1.05)
         axes.set_xlim(-0.5, max(len(layers), 1) - 0.5)
@@ -207,30 +210,30 @@ def transfer_correlation(
 def _over_layers(
     rows: Rows,
     metric: str,
-    found: list[Line],
+    lines: list[Line],
     label: str,
     title: str,
     form: str,
     zero: bool = False,
 ) -> bytes:
     rows = layer_metrics_series.having(rows, metric)
-    drawn = {line.model for line in found}
+    drawn = {line.model for line in lines}
     order = layer_metrics_series.layers([row for row in rows if row["model"] in drawn])
     datasets, words = (
-        statistics.distinct(line.dataset for line in found),
+        statistics.distinct(line.dataset for line in lines),
         layer_axes.short(order or []),
     )
-    looks = _looks(rows, found)
+    looks = _looks(rows, lines)
     with figures.figure_style():
         width = layer_axes.axis_width(words) * (1 if len(datasets) < 2 else 0.8)
         named, columns = layer_axes.ticks(words, width), max(1, min(3, int(15 / width)))
-        spreads = _spreads(v for line in found for v in line.values.values())
+        spreads = _spreads(v for line in lines for v in line.values.values())
         beside = layer_axes.widest([*spreads, *(look.label for look in looks.values())], 9) + 0.7
         figure, axes = layer_axes.panels(
-            max(len(datasets), 1), width + 0.8, 3.6 + named.reach, columns=columns, beside=beside
+            max(len(datasets), 1), width + 0.8, 3.6 + named.reach, columns=columns, margin=beside
         )
         for panel, dataset in zip(axes, datasets, strict=False):
-            for line in (line for line in found if line.dataset == dataset):
+            for line in (line for line in lines if line.dataset == dataset):
                 x = [order.index(layer) if order else line.depths[layer] for layer in line.values]
                 layer_axes.line(
                     panel,
@@ -251,7 +254,7 @@ def _over_layers(
                 panel.axhline(0, color="#555555", linewidth=0.9)
             else:
                 _scale(panel, metric, rows)
-        if not found:
+        if not lines:
             layer_axes.nothing(axes[0], f"no {metric}" + (" to compare" if zero else ""))
         layer_axes.legend(
             figure, axes, "\n".join(spreads if len(looks) <= 2 * layer_axes.MARKED_UP_TO else [])
@@ -261,9 +264,10 @@ def _over_layers(
         return figures.render(figure, form)
 
 
-def _looks(rows: Rows, found: list[Line]) -> dict[tuple[str, str], Look]:
-    """The look of each model and checkpoint: colours are the models', shades the checkpoints', the
-    later the darker.
+def _looks(rows: Rows, lines: list[Line]) -> dict[tuple[str, str], Look]:
+    """Return the style of each model and checkpoint.
+
+    Colours are the models', shades the checkpoints', the later the darker.
 
     Where a legend would be too long it names the last checkpoint of each model only.
     """
@@ -271,44 +275,44 @@ def _looks(rows: Rows, found: list[Line]) -> dict[tuple[str, str], Look]:
         model: number
         for number, model in enumerate(statistics.distinct(row["model"] for row in rows))
     }
-    models = statistics.distinct(line.model for line in found)
+    models = statistics.distinct(line.model for line in lines)
     tags = {
-        m: statistics.distinct(line.checkpoint for line in found if line.model == m) for m in models
+        m: statistics.distinct(line.checkpoint for line in lines if line.model == m) for m in models
     }
-    several = len({line.checkpoint for line in found}) > 1
+    several = len({line.checkpoint for line in lines}) > 1
     shown = dict(zip(models, layer_axes.short(models), strict=True))
     crowded = sum(map(len, tags.values())) > layer_axes.ENTRIES_UP_TO
-    made: dict[tuple[str, str], Look] = {}
+    looks: dict[tuple[str, str], Look] = {}
     for model in models:
         for place, tag in enumerate(tags[model], 1):
             label = f"{shown[model]}, {tag}" if several and tag else shown[model]
             plain = layer_axes.look(
-                numbers[model], "" if crowded and place < len(tags[model]) else label, len(made)
+                numbers[model], "" if crowded and place < len(tags[model]) else label, len(looks)
             )
             shade = 1.0 if len(tags[model]) == 1 else 0.3 + 0.7 * place / len(tags[model])
-            made[model, tag] = replace(plain, colour=layer_axes.lighter(plain.colour, shade))
-    return made
+            looks[model, tag] = replace(plain, colour=layer_axes.lighter(plain.colour, shade))
+    return looks
 
 
 def _trainings(rows: Rows) -> dict[str, Rows]:
-    """Rows of one training by the title of their panel."""
+    """Return rows of one training by the title of their panel."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
     for row in rows:
         groups.setdefault((row["trained_on"], row["dataset"]), []).append(row)
     of_one = len({dataset for _, dataset in groups}) == 1
-    made: dict[str, Any] = {}
-    for (trained_on, dataset), some in groups.items():
-        seen = {(row["checkpoint"], row["layer"], row.get("seed")) for row in some}
-        for row in some:
+    trainings: dict[str, Any] = {}
+    for (trained_on, dataset), members in groups.items():
+        seen = {(row["checkpoint"], row["layer"], row.get("seed")) for row in members}
+        for row in members:
             parts = [
                 f"Trained on {trained_on}" if trained_on else "",
-                row["model"] if len(seen) < len(some) else "",
+                row["model"] if len(seen) < len(members) else "",
                 "" if of_one else f"images of {dataset}",
             ]
-            made.setdefault(", ".join(filter(None, parts)) or f"Images of {dataset}", []).append(
-                row
-            )
-    return made
+            trainings.setdefault(
+                ", ".join(filter(None, parts)) or f"Images of {dataset}", []
+            ).append(row)
+    return trainings
 
 
 def _spreads(values: Iterable[Value]) -> list[str]:
@@ -316,7 +320,7 @@ def _spreads(values: Iterable[Value]) -> list[str]:
 
 
 def _scale(axes: Axes, metric: str, rows: Rows) -> None:
-    """Sums over layers of any width differ by orders of magnitude: logarithmic then."""
+    """Set a logarithmic scale where sums over layers differ by orders of magnitude."""
     numbers = [row[metric] for row in rows]
     if (
         metric.startswith("ss_")

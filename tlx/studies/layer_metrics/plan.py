@@ -1,6 +1,4 @@
-"""From what is to be analysed (dumps, weight files, folders of checkpoints, names of sources) to a
-study of layers.
-"""
+"""Plan of an analysis: dumps, weight files, checkpoint folders or sources → a study of layers."""
 
 from __future__ import annotations
 
@@ -38,7 +36,7 @@ COMPARED = 400  # dissimilarity matrices that are compared pair by pair
 
 @dataclass(frozen=True)
 class MeasuredLayers:
-    """A network to analyse: where its weights are, and what it is called."""
+    """Network to analyse: its weights and its name."""
 
     spec: Observed
     model: str
@@ -56,8 +54,9 @@ def plan_layer_metrics(
     progress: Progress | None = None,
     notes: list[str] | None = None,
 ) -> Stage:
-    """The study of every network that is meant, its activations extracted or found; Problems with
-    all that is wrong.
+    """Plan the study of every requested network, its activations extracted or found.
+
+    Raises Problems with all errors.
 
     What was done to weights and images joins `notes`.
     """
@@ -102,8 +101,10 @@ def plan_layer_metrics(
 
 
 def targets_of(word: str, observed: Observed, settings: Settings) -> list[MeasuredLayers]:
-    """What a word means: a dump (its folder, or its key or the beginning of it), a weight file, a
-    folder of weight files, or a source as for --trained-on; "" is what the options say.
+    """Return what a word means: a dump, a weight file, a folder of weight files, or a source.
+
+    A dump is given by its folder, its key or the beginning of it; a source as for --trained-on; ""
+    is what the options define.
     """
     path = Path(word).expanduser() if word else Path()
     if not word:
@@ -112,14 +113,14 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
     if (path / "header.json").is_file():
         return [_of_dump(path, observed)]
     if path.is_dir():
-        found = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
-        if not found:
+        paths = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
+        if not paths:
             error = MissingError("weight file", path)
             error.expected = f"files ending in {', '.join(WEIGHTS)}"
             raise error
         called = path.name.removesuffix("-checkpoints")
         return [
-            replace(_of_file(p, observed, called), number=number) for number, p in enumerate(found)
+            replace(_of_file(p, observed, called), number=number) for number, p in enumerate(paths)
         ]
     if path.is_file():
         return [_of_file(path, observed, path.stem)]
@@ -149,8 +150,10 @@ def _of_file(path: Path, observed: Observed, called: str) -> MeasuredLayers:
 
 
 def _moment(path: Path) -> tuple[float, str]:
-    """Checkpoints in their order: by the steps that tlx pretrain writes into them, else by name (0,
-    0_1, 0_3, …, 1, 3, …); others after them, by name.
+    """Return a key that sorts checkpoints by training.
+
+    By the steps that tlx pretrain writes into them, else by name (0, 0_1, 0_3, …, 1, 3, …); others
+    after them, by name.
     """
     epochs, _, batches = path.stem.partition("_")
     if not TAG.fullmatch(path.stem):
@@ -192,7 +195,7 @@ def _trial(
             where=dump.folder,
             remedy="extract again: tlx extract keeps the labels of image folders",
         )
-    made = asked.replace(
+    resolved = asked.replace(
         dump=dump.key,
         layers=dump.layers,
         labels=files.digest(list(labels)),
@@ -202,12 +205,13 @@ def _trial(
         split=target.number,
         dataset=dump.about.get("dataset", "images"),
     )
-    return Trial(made, Activations(dump, labels, blocks))
+    return Trial(resolved, Activations(dump, labels, blocks))
 
 
 def _outdated(dump: Dump) -> list[str]:
-    """Say where the labels of a dump come from, if its images are no longer where they were: then
-    they may be old.
+    """Report where the labels of a dump come from, if its images are no longer there.
+
+    Then the labels may be old.
     """
     if not dump.labels:
         return []
@@ -226,9 +230,7 @@ def _outdated(dump: Dump) -> list[str]:
 
 
 def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
-    """A dump, its layers in the order in which its network runs them, and their blocks, as far as
-    that is known.
-    """
+    """Open a dump, its layers in run order, and their blocks, as far as known."""
     dump = Dump(folder)
     family, model = dump.header["identity"]["network"][:2]
     try:
@@ -241,7 +243,7 @@ def _opened(folder: Path) -> tuple[Dump, tuple[int, ...]]:
 
 
 def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
-    """The block, from 1, that each layer is in; 0: none."""
+    """Return the block, from 1, that each layer is in; 0: none."""
     place: dict[str, int] = {}
     for number, block in enumerate(network.blocks, 1):
         for module in block.modules:
@@ -251,6 +253,7 @@ def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
 
 
 def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
+    """Return the default layers of a network."""
     try:
         whole_network(spec, ("thesis",), None)
     except UnknownNameError:
@@ -265,8 +268,7 @@ def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
 def compare(
     store: Store, key: str, bootstrap: int = 0, seed: int = 0, progress: Progress | None = None
 ) -> None:
-    """Compare the dissimilarities of the study's layers, each with each, and put what came out
-    beside its record.
+    """Compare the RDMs of the study's layers, each with each, and write the result to its folder.
 
     rdm_comparison.json: names of model and layer, Spearman's ρ of every two, and for every layer
       that two or more
@@ -279,7 +281,7 @@ def compare(
     record = store.read_study(key)
     if record is None:
         return
-    names, found, trials = [], [], []
+    names, rdms, trials = [], [], []
     for row in record["trials"]:
         spec = row["spec"]
         for index, layer in enumerate(spec["layers"]):
@@ -293,19 +295,19 @@ def compare(
                         "labels": spec["labels"],
                     }
                 )
-                found.append(np.load(store.file(row["key"], name), allow_pickle=False))
+                rdms.append(np.load(store.file(row["key"], name), allow_pickle=False))
                 trials.append(row["key"])
     same = [
         i
         for i, row in enumerate(names)
-        if row["labels"] == names[0]["labels"] and len(found[i]) == len(found[0])
+        if row["labels"] == names[0]["labels"] and len(rdms[i]) == len(rdms[0])
     ]
-    same = [i for i in same if np.ptp(found[i]) > 0][:COMPARED]
+    same = [i for i in same if np.ptp(rdms[i]) > 0][:COMPARED]
     if len(same) < 2:
         return
     names = [names[i] for i in same]
     rho = metrics.compare_rdms(
-        np.stack([found[i] for i in same]), np.stack([found[i] for i in same]), method="spearman"
+        np.stack([rdms[i] for i in same]), np.stack([rdms[i] for i in same]), method="spearman"
     )
     maps = {}
     for layer in dict.fromkeys(row["layer"] for row in names):
@@ -325,7 +327,7 @@ def compare(
             **(
                 {
                     "bootstrap": _intervals(
-                        store, trials[same[0]], [found[i] for i in same], bootstrap, seed, progress
+                        store, trials[same[0]], [rdms[i] for i in same], bootstrap, seed, progress
                     )
                 }
                 if bootstrap
@@ -343,22 +345,23 @@ def _intervals(
     seed: int,
     progress: Progress | None,
 ) -> dict[str, Any]:
-    """Confidence intervals over stimuli of all RDMs with each other and with that of the classes;
+    """Compute confidence intervals over stimuli of all RDMs with each other and the classes'.
+
     NaN becomes None.
     """
     result = store.find(trial)
     assert result is not None
     codes = np.array(result.details["codes"])
     several = [metrics.model_rdm(codes)] if len(np.unique(codes)) > 1 else []
-    found = metrics.bootstrap_all(
+    intervals = metrics.bootstrap_all(
         [*rdms, *several], "spearman", draws, seed, progress=progress or (lambda d, of: None)
     )
     n = len(rdms)
-    ends = {"low": found.low, "high": found.high}
+    ends = {"low": intervals.low, "high": intervals.high}
     return {
         "resamplings": draws,
         "seed": seed,
-        "confidence": found.confidence,
+        "confidence": intervals.confidence,
         **{name: _plain(end[:n, :n]) for name, end in ends.items()},
         **({f"label_{name}": _plain(end[:n, n]) for name, end in ends.items()} if several else {}),
     }

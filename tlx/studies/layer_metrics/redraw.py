@@ -1,4 +1,4 @@
-"""A table of layer metrics → the figures of the thesis, as files."""
+"""Figures of the thesis from a table of layer metrics, as files."""
 
 from __future__ import annotations
 
@@ -23,15 +23,16 @@ def redraw(
     baseline: str = "",
     form: str = "png",
 ) -> Iterator[Path]:
-    """Draw each metric over the layers (of each model's last checkpoint), over its checkpoints
-    where there are several, and as the difference to the baseline where one is given; each file,
-    once written.
+    """Draw each metric over layers, over checkpoints and against a baseline; yield each file.
+
+    Over the layers of each model's last checkpoint; over checkpoints where there are several; as
+    the difference to the baseline where one is given.
 
     out       folder of the figures: that of the table if None
-    metrics   of `layer_table.METRICS`; "all" stands for every one that the table holds
-    Everything asked is looked at before anything is drawn: UnknownName for a metric, model or form
-      that is not there,
-    BadData for a metric without a number.
+    metrics   of `layer_table.METRICS`; "all" means every one in the table
+
+    Everything requested is checked before anything is drawn. Raises UnknownName for a metric, model
+    or form that does not exist, BadData for a metric without a number.
     """
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
@@ -62,9 +63,10 @@ def redraw(
 def correlated(
     correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], form: str
 ) -> Iterator[Path]:
-    """Write and draw the correlations of metrics with transfer performance: of all models as lines
-    over the layers, and as bars over all models, those of each source and those of each checkpoint,
-    with what chance makes.
+    """Write and draw the correlations of metrics with transfer performance.
+
+    Of all models as lines over the layers, and as bars over all models, those of each source and
+    those of each checkpoint, with a permutation baseline.
     """
     from .. import drawings
     from ..checkpoints import report as checkpoints_report
@@ -85,12 +87,15 @@ def correlated(
             if row.get("source_low") is not None
         ]
         band = max(by_source or [row["fisher"] for row in rows], default=None)
-        said = "by chance (98 % of orders of sources)" if by_source else "by chance (Fisher, 95 %)"
-        path = Path(out) / f"transfer_correlation{f'_{target}' * (len(targets) > 1)}.{form}"
+        null_label = (
+            "by chance (98 % of orders of sources)" if by_source else "by chance (Fisher, 95 %)"
+        )
+        suffix = f"_{target}" if len(targets) > 1 else ""
+        path = Path(out) / f"transfer_correlation{suffix}.{form}"
         files.write_bytes(
             path,
             layer_metrics_figures.transfer_correlation(
-                rows, band, f"Target {target}", form, said=said
+                rows, band, f"Target {target}", form, null_label=null_label
             ),
         )
         yield path

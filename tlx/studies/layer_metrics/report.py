@@ -1,4 +1,4 @@
-"""An analysis's results → its table, figures and closing words, from run folders alone."""
+"""Table, figures and closing text of an analysis, from run folders alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPARED = "rdm_comparison.json"
 
 
 def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
-    """A trial's rows of the table; `spec` names the network and the images."""
+    """Return a trial's rows of the table; `spec` names the network and the images."""
     named = {
         "model": spec["model"],
         "trained_on": spec["trained_on"],
@@ -41,32 +41,32 @@ def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
 
 
 def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """Put a trial's table and figures into its folder."""
+    """Write a trial's table and figures to its folder."""
     layer_metrics_table.write(rows_of(result.spec, result), folder)
     drawings.write(folder, trial_drawings(folder, result), form)
 
 
 def trial_drawings(folder: Path, result: Result) -> Drawings:
-    """Return the figures of a trial: metrics over its layers, and its RDMs where they were kept."""
+    """Return the figures of a trial: metrics over its layers, and its RDMs where kept."""
     rows = rows_of(result.spec, result)
-    made: dict[str, Callable[[str], bytes]] = {
+    drawings: dict[str, Callable[[str], bytes]] = {
         metric: functools.partial(layer_metrics_figures.metric_over_layers, rows, metric, "")
         for metric in _held(rows)
     }
     codes = np.array(result.details["codes"], np.int64)
     kept = [(row["layer"], folder / "rdms" / f"{row['layer_index']:02d}.npy") for row in rows]
-    found = [(layer, np.load(path, allow_pickle=False)) for layer, path in kept if path.is_file()]
-    if found and len(codes):
+    rdms = [(layer, np.load(path, allow_pickle=False)) for layer, path in kept if path.is_file()]
+    if rdms and len(codes):
         classes = result.details["classes"]
         unit = f"Dissimilarity ({UNITS[result.spec['rdm']]})"
-        layer, rdm = found[-1]
-        made["rdms"] = lambda form: layer_metrics_figures.rdm_grid(
-            found, codes, classes, unit=unit, form=form
+        layer, rdm = rdms[-1]
+        drawings["rdms"] = lambda form: layer_metrics_figures.rdm_grid(
+            rdms, codes, classes, unit=unit, form=form
         )
-        made["within_between"] = lambda form: layer_metrics_figures.within_between(
+        drawings["within_between"] = lambda form: layer_metrics_figures.within_between(
             rdm, codes, title=layer, unit=unit, form=form
         )
-    return made
+    return drawings
 
 
 def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -75,14 +75,15 @@ def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def dress_table(folder: Path, result: Result, form: str = "png") -> None:
-    """The table alone: of many checkpoints, figures of each would take longer than measuring
-    them.
+    """Write the table alone.
+
+    Of many checkpoints, figures of each would take longer than measuring them.
     """
     layer_metrics_table.write(rows_of(result.spec, result), folder)
 
 
 def study_rows(store: Store, study: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the rows of all of a study's trials that are whole, with their intervals."""
+    """Return the rows of all of a study's complete trials, with their intervals."""
     rows = []
     for trial in study["trials"]:
         result = store.find_or_none(trial["key"])
@@ -94,9 +95,7 @@ def study_rows(store: Store, study: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write a study's table, figures and summary beside its record, over all of its trials that are
-    whole.
-    """
+    """Write a study's table, figures and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:
         return
@@ -107,7 +106,7 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         drawings.write(folder, study_drawings(store, study), form)
     points = [
         {
-            "name": f"{row['model']}{'@' * bool(row['checkpoint'])}{row['checkpoint']}/{metric}",
+            "name": f"{row['model']}{'@' if row['checkpoint'] else ''}{row['checkpoint']}/{metric}",
             "value": row[metric],
             "step": row["layer_index"],
         }
@@ -120,16 +119,17 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
 
 
 def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
-    """The confidence intervals of the RDMs' likeness to the classes, where stimuli were drawn
-    again.
+    """Add the confidence intervals of the RDMs' similarity to the classes.
+
+    Where stimuli were resampled.
     """
     path = folder / COMPARED
     compared = files.read_json(path, limit=256 << 20) if path.is_file() else {}
-    found = compared.get("bootstrap", {})
+    intervals = compared.get("bootstrap", {})
     for of, low, high in zip(
         compared.get("names", []),
-        found.get("label_low", []),
-        found.get("label_high", []),
+        intervals.get("label_low", []),
+        intervals.get("label_high", []),
         strict=False,
     ):
         for row in rows:
@@ -140,9 +140,7 @@ def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
 
 
 def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
-    """Return the figures of a study: metrics over layers or checkpoints, how alike the RDMs are,
-    maps of networks.
-    """
+    """Return the figures of a study: metrics over layers or checkpoints, RDMs, maps."""
     rows = study_rows(store, study)
     several = len({row["checkpoint"] for row in rows}) > 1
     draw = (
@@ -150,41 +148,44 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
         if several
         else layer_metrics_figures.metric_over_layers
     )
-    made: dict[str, Callable[[str], bytes]] = {
+    drawings: dict[str, Callable[[str], bytes]] = {
         metric: functools.partial(draw, rows, metric, "") for metric in _held(rows)
     }
     path = store.study_folder(study["key"]) / COMPARED
     if not path.is_file():
-        return made
+        return drawings
     compared = files.read_json(path, limit=256 << 20)
     names = [row["layer"] for row in compared["names"]]
     if len(names) <= layer_metrics_figures.MAP_UP_TO:
-        made["rdm_comparison"] = lambda form: layer_metrics_figures.comparison_map(
+        drawings["rdm_comparison"] = lambda form: layer_metrics_figures.comparison_map(
             np.array(compared["spearman"]),
             names,
             "Spearman's ρ of RDMs",
             form=form,
             groups=[_short(row) for row in compared["names"]],
         )
-    for layer, found in compared["maps"].items():
-        of = [compared["names"][i] for i in found["rows"]]
-        made[f"mds_{layer.replace('/', '_').replace(':', '-')}"] = functools.partial(
+    for layer, points in compared["maps"].items():
+        of = [compared["names"][i] for i in points["rows"]]
+        drawings[f"mds_{layer.replace('/', '_').replace(':', '-')}"] = functools.partial(
             layer_metrics_figures.mds_map,
-            np.array(found["points"]),
+            np.array(points["points"]),
             [_short(row) for row in of],
             [row["model"] for row in of],
             f"RDMs of {layer}",
             joined=any(row["checkpoint"] for row in of),
         )
-    return made
+    return drawings
 
 
 def _short(row: Mapping[str, str]) -> str:
-    return f"{row['model']}{' ' * bool(row['checkpoint'])}{row['checkpoint']}"
+    return f"{row['model']}{' ' if row['checkpoint'] else ''}{row['checkpoint']}"
 
 
 def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Networks of one name numbered: two dumps may have been taken of weights of one name."""
+    """Number networks of one name.
+
+    Two dumps may be of weights of one name.
+    """
     seen: dict[tuple[Any, ...], int] = {}
     out = []
     for row in rows:
@@ -198,7 +199,7 @@ def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def format_summary(report: Any) -> str:
-    """What an analysis ends with: the table in short, notes, where the whole of it is."""
+    """Return the closing text: the table in short, notes, where all of it is."""
     rows = [row for result in report.results for row in rows_of(result.spec, result)]
     shown = (
         rows
@@ -261,13 +262,13 @@ def _number(row: Mapping[str, Any], name: str, digits: int) -> str:
 
 
 def copy_table(report: Any, out: Path) -> list[Path]:
-    """The study's table, as CSV and Parquet, in another folder."""
+    """Copy the study's table, as CSV and Parquet, to another folder."""
     source = report.folder / "studies" / report.key
     files.make_folder(out)
-    made = []
+    paths = []
     for ending in (".csv", ".parquet"):
         target = out / f"{layer_metrics_table.STEM}{ending}"
         with files.atomic_write(target) as file, open(source / target.name, "rb") as whole:
             shutil.copyfileobj(whole, file)
-        made.append(target)
-    return made
+        paths.append(target)
+    return paths

@@ -1,6 +1,4 @@
-"""The numbers behind the lines of the layer figures: rows of the table → their order, their means
-and spreads.
-"""
+"""Series of the layer figures: rows of the table → order, means and spreads."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ NOT_NEGATIVE = (
     "rsa_contrast",
     "seconds",
 )  # metrics whose range ends at 0
-# of a network's layers: below, it has too few of the longest's to stand with it on one axis of
+# of a network's layers: below, it has too few of the longest's to share with it one axis of
 # names
 SHARED = 0.5
 TAG = re.compile(r"(\d{1,18})(?:_(\d{1,18}))?", re.ASCII)
@@ -42,9 +40,7 @@ Rows = Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Line:
-    """One network at one checkpoint on the images of one data set: layer → value, layer → depth (0
-    … 1).
-    """
+    """Network at one checkpoint on one data set: layer → value, layer → depth (0 … 1)."""
 
     model: str
     checkpoint: str
@@ -60,7 +56,10 @@ def check(metric: str) -> None:
 
 
 def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
-    """The rows in which the metric is known; UnknownName if it is no metric."""
+    """Return the rows in which the metric is known.
+
+    Raises UnknownName if it is no metric.
+    """
     check(metric)
     return [
         {"checkpoint": "", "trained_on": ""}
@@ -71,8 +70,9 @@ def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
 
 
 def lines(rows: Rows, metric: str) -> list[Line]:
-    """One line for each model, checkpoint and data set: models as they come, checkpoints in
-    order.
+    """Return one line for each model, checkpoint and data set.
+
+    Models in order of appearance, checkpoints in order.
     """
     rows = having(rows, metric)
     models, tags = distinct(row["model"] for row in rows), checkpoints(rows)
@@ -81,41 +81,39 @@ def lines(rows: Rows, metric: str) -> list[Line]:
     last = {
         model: max(row["layer_index"] for row in rows if row["model"] == model) for model in models
     }
-    made = []
+    result = []
     for dataset, model, tag in order:
         by_layer = _grouped(
             sorted(grouped[dataset, model, tag], key=lambda row: row["layer_index"]), "layer"
         )
         depths = {
-            layer: some[0]["layer_index"] / max(last[model], 1)
-            for (layer,), some in by_layer.items()
+            layer: members[0]["layer_index"] / max(last[model], 1)
+            for (layer,), members in by_layer.items()
         }
-        made.append(
+        result.append(
             Line(
                 model,
                 tag,
                 dataset,
-                {layer: value(some, metric) for (layer,), some in by_layer.items()},
+                {layer: value(members, metric) for (layer,), members in by_layer.items()},
                 depths,
             )
         )
-    return made
+    return result
 
 
 def measured(rows: Rows) -> list[list[Mapping[str, Any]]]:
-    """Rows that differ by their seed alone."""
+    """Return rows that differ by their seed alone."""
     return list(_grouped(rows, "trained_on", "dataset", "model", "checkpoint", "layer").values())
 
 
 def value(rows: Rows, metric: str) -> Value:
-    """Of several seeds the mean and its confidence interval; of one the number, with the spread
-    that it has itself.
-    """
+    """Return the mean and interval of several seeds, or the only number with its own spread."""
     least = 0.0 if metric in NOT_NEGATIVE else -math.inf
     if len(rows) > 1:
-        found = statistics.estimate((row[metric] for row in rows), bounds=(least, math.inf))
-        assert found is not None
-        return around(found)
+        mean = statistics.estimate((row[metric] for row in rows), bounds=(least, math.inf))
+        assert mean is not None
+        return around(mean)
     number, std = float(rows[0][metric]), rows[0].get("id_std") if metric == "id" else None
     low, high = (rows[0].get(f"{metric}_{end}") for end in ("low", "high"))
     if low not in (None, "") and high not in (None, ""):
@@ -126,8 +124,9 @@ def value(rows: Rows, metric: str) -> Value:
 
 
 def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
-    """Lines of model − baseline at each layer both have, at the same checkpoint, or else at the
-    baseline's last.
+    """Return lines of model − baseline at each layer both have.
+
+    At the same checkpoint, or else at the baseline's last.
 
     Two seeds or more that both have are paired, and give a confidence interval; else the means are
     subtracted. Raises UnknownName for a baseline that is no model of the rows.
@@ -138,13 +137,13 @@ def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
     base = _grouped(
         [row for row in rows if row["model"] == baseline], "dataset", "checkpoint", "layer"
     )
-    made = []
+    result = []
     for line in lines([row for row in rows if row["model"] != baseline], metric):
         own = _grouped(
             [row for row in rows if row["model"] == line.model], "dataset", "checkpoint", "layer"
         )
         tags = checkpoints(
-            [row for key, some in base.items() if key[0] == line.dataset for row in some]
+            [row for key, members in base.items() if key[0] == line.dataset for row in members]
         )
         if not tags:
             continue
@@ -157,31 +156,32 @@ def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
             if (line.dataset, tag, layer) in base
         }
         if shared:
-            made.append(Line(line.model, line.checkpoint, line.dataset, shared, line.depths))
-    return made
+            result.append(Line(line.model, line.checkpoint, line.dataset, shared, line.depths))
+    return result
 
 
 def _minus(rows: Rows, base: Rows, metric: str) -> Value:
-    mine, other = ({row.get("seed"): row[metric] for row in some} for some in (rows, base))
-    paired = statistics.estimate(mine[seed] - other[seed] for seed in mine if seed in other)
+    own, other = ({row.get("seed"): row[metric] for row in members} for members in (rows, base))
+    paired = statistics.estimate(own[seed] - other[seed] for seed in own if seed in other)
     if paired is None or paired.n < 2:
         return Value(value(rows, metric).mean - value(base, metric).mean)
     return around(paired)
 
 
-def around(found: statistics.MeanEstimate) -> Value:
+def around(mean: statistics.MeanEstimate) -> Value:
     """Return a mean with its interval, or with the range of fewer than 4 values."""
-    if 1 < found.n < statistics.FEWEST_SPLITS:
-        return Value(found.mean, found.lowest, found.highest, RANGE)
-    return Value(found.mean, found.low, found.high, CI)
+    if 1 < mean.n < statistics.FEWEST_SPLITS:
+        return Value(mean.mean, mean.lowest, mean.highest, RANGE)
+    return Value(mean.mean, mean.low, mean.high, CI)
 
 
 # ---------------------------------------------------------------- order
 
 
 def layers(rows: Rows) -> list[str] | None:
-    """All layers, each network's own in its order; None if orders contradict or networks have too
-    little in common.
+    """Return all layers, each network's own in its order.
+
+    None if orders contradict or networks have too little in common.
     """
     places: dict[str, dict[str, int]] = {}
     for row in rows:
@@ -215,8 +215,9 @@ def layers(rows: Rows) -> list[str] | None:
 
 
 def checkpoints(rows: Rows) -> list[str]:
-    """Tags in the order of training: by their index where all rows say it, else by what the tag
-    says (0, 0_30, 100).
+    """Return tags in the order of training.
+
+    By their index where all rows have it, else by the tag (0, 0_30, 100).
     """
     tags = distinct(row["checkpoint"] for row in rows)
     if all(row.get("checkpoint_index") is not None for row in rows if row["checkpoint"]):
@@ -232,10 +233,10 @@ def checkpoints(rows: Rows) -> list[str]:
 
 
 def _when(tag: str) -> tuple[int, int, int, str]:
-    found = TAG.fullmatch(tag)
+    match = TAG.fullmatch(tag)
     return (
-        (0, int(found[1]), int(found[2] or 0), tag)
-        if found
+        (0, int(match[1]), int(match[2] or 0), tag)
+        if match
         else (1, 0, 0, tag)
         if tag
         else (-1, 0, 0, tag)
@@ -243,8 +244,10 @@ def _when(tag: str) -> tuple[int, int, int, str]:
 
 
 def at_last_checkpoints(rows: Rows) -> list[Mapping[str, Any]]:
-    """The rows of each model's last checkpoint."""
-    last = {model: checkpoints(some)[-1] for (model,), some in _grouped(rows, "model").items()}
+    """Return the rows of each model's last checkpoint."""
+    last = {
+        model: checkpoints(members)[-1] for (model,), members in _grouped(rows, "model").items()
+    }
     return [row for row in rows if row["checkpoint"] == last[row["model"]]]
 
 

@@ -1,4 +1,4 @@
-"""Which images and layers an analysis looks at: a declaration only, read without loading torch."""
+"""Settings of an analysis: a declaration only, read without loading torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Observed(Extraction):
-    """The images and layers that are looked at, where they are not those of a dump."""
+    """Images and layers that are analysed, where they are not those of a dump."""
 
     kind: ClassVar[str] = "observed-layers"
 
@@ -54,7 +54,7 @@ DISSIMILARITIES = (
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMetrics(Spec):
-    """Every metric of every layer of one network on one set of images."""
+    """Metrics of every layer of one network on one set of images."""
 
     kind: ClassVar[str] = "layer-metrics"
 
@@ -93,21 +93,21 @@ class LayerMetrics(Spec):
 
     @property
     def title(self) -> str:
-        """Few words that name the network and the images."""
+        """Return a short name of the network and the images."""
         return f"{self.model} on {self.dataset}"
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     @property
     def epochs(self) -> int:
-        """Steps of its progress: one a layer."""
+        """Return the steps of its progress: one a layer."""
         return len(self.layers)
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Model": self.model,
             "Trained on": self.trained_on or "-",
@@ -120,7 +120,7 @@ class LayerMetrics(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMetricsGrid(Spec):
-    """Which networks are measured, and what is made of the results."""
+    """Networks to measure, and outputs of the results."""
 
     kind: ClassVar[str] = "layer-metrics-grid"
 

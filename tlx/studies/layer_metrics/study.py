@@ -1,4 +1,4 @@
-"""tlx analyze."""
+"""Study of tlx analyze."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class LayerMetricsStudy(Study):
-    """Metrics of every layer of one or more networks on labelled images."""
+    """Study of every layer of one or more networks on labelled images."""
 
     name = "analyze"
     short = "Measure the layers of networks"
@@ -44,13 +44,13 @@ class LayerMetricsStudy(Study):
     )
 
     def plan(self, session: Session) -> StudyPlan:
-        """Say that the trials are known after extraction."""
+        """Return a plan without trials: they are known after extraction."""
         from ..planning import without_trials
 
         return without_trials(self, f"layers on {self.of(Observed).dataset}", ())
 
     def stages(self, session: Session) -> Stages:
-        """Extract, yield the one stage, then copy the table where --out says."""
+        """Extract, yield the one stage, then copy the table to --out."""
         from . import plan, report
 
         metrics, grid = self.of(LayerMetrics), self.of(LayerMetricsGrid)

@@ -1,4 +1,4 @@
-"""The tidy table of layer metrics: one row a model × data set × layer, as CSV and as Parquet.
+"""Tidy table of layer metrics: one row a model × data set × layer, as CSV and as Parquet.
 
 Text is text ('007' and 'NA' are names), whole numbers and numbers are finite, an empty cell is
 unknown: None, or "" in a column of text. Both files hold the same rows to the bit. In the CSV a
@@ -37,8 +37,9 @@ FILE_BYTES, ROWS = 1 << 28, 500_000  # the largest table that is read
 
 
 def write(rows: Sequence[Mapping[str, Any]], folder: Path, stem: str = STEM) -> tuple[Path, Path]:
-    """Durably write rows as folder/stem.csv and folder/stem.parquet; BadData, and neither, if one
-    cannot be read back.
+    """Write rows durably as folder/stem.csv and folder/stem.parquet.
+
+    Raises BadData, and writes neither, if one cannot be read back.
 
     A column that a row leaves out is unknown there. → the two paths
     """
@@ -50,8 +51,9 @@ def write(rows: Sequence[Mapping[str, Any]], folder: Path, stem: str = STEM) -> 
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a .csv or .parquet table, every column in each; BadData says file, row, column,
-    found and expected.
+    """Read the rows of a .csv or .parquet table, every column in each.
+
+    Raises BadData with file, row, column, found and expected.
 
     Rows count as an editor shows them: from 1, which in a CSV is the header.
     """
@@ -84,15 +86,15 @@ def read(path: Path) -> list[Row]:
 
 
 def _whole(rows: Iterable[Mapping[str, Any]], where: object, first: int) -> list[Row]:
-    """The rows, complete and checked; `first` is the number of the first."""
-    found = TableFaults(where)
-    whole = [whole_row(row, number, found) for number, row in enumerate(rows, first)]
+    """Return the rows, complete and checked; `first` is the number of the first."""
+    faults = TableFaults(where)
+    whole = [whole_row(row, number, faults) for number, row in enumerate(rows, first)]
     if not whole:
         raise BadDataError(
             "table-empty", "no row", where=where, expected="one row a model, data set and layer"
         )
-    check_twice(whole, first, found)
-    found.raise_first()
+    check_twice(whole, first, faults)
+    faults.raise_first()
     return whole
 
 
@@ -209,7 +211,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
             f"cannot be read as Parquet ({reason[:200]})",
             where=path,
             expected="a Parquet file",
-            remedy="make it again, or read the CSV beside it",
+            remedy="make it again, or read the CSV next to it",
         ) from error
     yield from rows
 

@@ -1,5 +1,4 @@
-"""Layer metrics: what every layer of a network does with a set of labelled images, layer by layer
-from one dump.
+"""Trial of layer metrics: every layer of a network on labelled images, from one dump.
 
 Sum of squares, intrinsic dimension and dissimilarities as in 'Transferability in DNN', with the
 images sorted by class. A layer that a metric cannot be measured of (all rows the same, say) has
@@ -35,7 +34,7 @@ RDMS = "rdms"
 
 @dataclass(frozen=True)
 class Activations:
-    """A dump, with the label of each of its rows and the block that each layer is in (0: none)."""
+    """Dump, with the label of each row and the block of each layer (0: none)."""
 
     dump: Dump
     labels: tuple[str, ...]
@@ -43,7 +42,7 @@ class Activations:
 
 
 def run(spec: LayerMetrics, inputs: Activations, context: TrialContext) -> Result:
-    """Measure layer by layer; what was measured before an interruption is taken as it is."""
+    """Measure layer by layer; layers measured before an interruption are reused."""
     import numpy as np
 
     started, rows, notes = time.perf_counter(), [], []
@@ -93,8 +92,9 @@ def _kept(path: Any) -> dict[str, Any] | None:
 
 
 def _thinned(labels: np.ndarray, most: int) -> np.ndarray:
-    """At most so many rows, evenly spaced in the order of their classes, which are thinned alike:
-    (m,) ascending.
+    """Return at most so many rows, evenly spaced by class: (m,) ascending.
+
+    In the order of their classes, which are thinned alike.
     """
     import numpy as np
 
@@ -107,7 +107,7 @@ def _thinned(labels: np.ndarray, most: int) -> np.ndarray:
 def _measure(
     spec: LayerMetrics, x: np.ndarray, labels: np.ndarray, context: TrialContext, index: int
 ) -> dict[str, Any]:
-    """The metrics of one layer: {"shape", "values", "notes"}."""
+    """Compute the metrics of one layer: {"shape", "values", "notes"}."""
     import numpy as np
 
     from ... import metrics
@@ -152,12 +152,12 @@ def _measure(
     return {"shape": {"rows": len(x), "width": x.shape[1]}, "values": values, "notes": notes}
 
 
-def _squares(found: Any) -> dict[str, float | None]:
+def _squares(sums: Any) -> dict[str, float | None]:
     return {
-        "ss_within": found.within,
-        "ss_between": found.between,
-        "ss_total": found.total,
-        "ss_ratio": found.ratio,
+        "ss_within": sums.within,
+        "ss_between": sums.between,
+        "ss_total": sums.total,
+        "ss_ratio": sums.ratio,
     }
 
 
@@ -166,8 +166,9 @@ NEAR_SHARE = 0.01  # of the rows: fewer near copies change an intrinsic dimensio
 
 
 def near_copies(nearest: np.ndarray) -> int:
-    """Return how many rows are near copies of another: far nearer than the median row is to its
-    nearest neighbour.
+    """Return how many rows are near copies of another.
+
+    Far nearer than the median row is to its nearest neighbour.
 
     nearest   (n,) distances to the nearest other row. Where most rows are copies the median is no
     measure: then the
@@ -217,7 +218,9 @@ def _dissimilarity(
     index: int,
     thinned: bool,
 ) -> dict[str, float | None]:
-    """thinned: these are not all rows of the layer, whose dissimilarities are kept beside those of
+    """Compute the dissimilarities of a layer.
+
+    thinned: these are not all rows of the layer, whose dissimilarities are kept next to those of
     other layers.
     """
     import numpy as np

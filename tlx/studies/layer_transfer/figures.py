@@ -1,6 +1,4 @@
-"""Figures of layer transfer, of chopped and of pruned networks: the same bytes for the same
-numbers.
-"""
+"""Figures of layer transfer: the same bytes for the same numbers."""
 
 from __future__ import annotations
 
@@ -31,8 +29,9 @@ def layer_transfer(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """Accuracy over n with its 95 % CI over repeats as a band per treatment; base networks as lines
-    across.
+    """Draw accuracy over n with its 95 % CI over repeats as a band per treatment.
+
+    Base networks are lines across.
 
     rows   of `transfer_studies.table_rows`. baseA, which is about other classes, is left out
     """
@@ -46,10 +45,10 @@ def layer_transfer(
         for row in rows:
             if row["n"] is not None and row["mean"] is not None:
                 lines.setdefault((row["treatment"], row["bn"]), []).append(row)
-        for (treatment, bn), some in lines.items():
+        for (treatment, bn), members in lines.items():
             colour, marker = LOOKS[treatment]
             name = treatment + (f" ({bn})" if bn != "frozen" else "")
-            _band(axes, some, "n", name, colour, marker, DASHES[bn])
+            _band(axes, members, "n", name, colour, marker, DASHES[bn])
         axes.set_xlabel("n: blocks copied, counted from the image")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         _accuracy_axis(axes, title)

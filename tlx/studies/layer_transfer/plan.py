@@ -1,6 +1,4 @@
-"""A layer-transfer study, stage by stage: base networks first, for their weights name what is made
-from them.
-"""
+"""Plan of layer transfer by stages: base networks first, whose weights name the others."""
 
 from __future__ import annotations
 
@@ -37,10 +35,10 @@ OF = {
 
 @dataclass
 class LayerTransferPlan:
-    """What is known before anything is trained.
+    """Plan before anything is trained.
 
     conditions  the networks made from others, without repeat and weights
-    bases       the trials whose weights they start from, or that were asked for: baseA and baseB
+    bases       the trials whose weights they start from, or that were requested: baseA and baseB
     notes       for people
     """
 
@@ -55,11 +53,13 @@ class LayerTransferPlan:
     notes: list[str]
 
     def first(self) -> Stage | None:
-        """The base networks; None if none is to be trained."""
+        """Return the base networks; None if none is to be trained."""
         return self._study(self.bases) if self.bases else None
 
     def rest(self, store: Store | None) -> Stage | None:
-        """The networks made from them, which must be in `store`; None if there are none.
+        """Return the networks built from them, which must be in `store`.
+
+        None if there are none.
 
         Those whose base network diverged are left out, with a note.
         """
@@ -89,8 +89,8 @@ class LayerTransferPlan:
         return (self.spec.start_from, self.spec.weight_source, self.given) if self.given else None
 
     def _trained(self, store: Store, repeat: int) -> dict[str, tuple[str | None, str | None, str]]:
-        """Source → where the weights of its base network of this repeat are."""
-        found: dict[str, tuple[str | None, str | None, str]] = {}
+        """Return source → the weights of its base network of this repeat."""
+        sources: dict[str, tuple[str | None, str | None, str]] = {}
         for trial in self.bases:
             if (
                 trial.spec.split == repeat
@@ -98,8 +98,8 @@ class LayerTransferPlan:
                 and result.status == FINISHED
             ):
                 path = store.file(trial.spec.key, WEIGHTS)
-                found[trial.spec.task] = (str(path), None, files.sha256(path))
-        return found
+                sources[trial.spec.task] = (str(path), None, files.sha256(path))
+        return sources
 
     def _study(self, trials: tuple[Trial, ...]) -> Stage:
         name = self.pools.folder.name
@@ -123,7 +123,10 @@ def plan_layer_transfer(
     settings: Settings,
     progress: Progress | None = None,
 ) -> LayerTransferPlan:
-    """The plan; Problems with all that is wrong, before anything is trained."""
+    """Return the plan.
+
+    Raises Problems with all errors, before anything is trained.
+    """
     sketch = backbones.meta_model(spec.architecture)
     depth = len(sketch.blocks)
     normed = any(isinstance(m, _BatchNorm) for m in sketch.modules())
@@ -177,7 +180,10 @@ def plan_layer_transfer(
 
 
 def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[str]) -> str:
-    """Digest of A's given weights; "" where they are missing and no treatment needs them."""
+    """Return the digest of A's given weights.
+
+    "" where they are missing and no treatment needs them.
+    """
     try:
         network = backbones.load(
             spec.architecture,
@@ -200,8 +206,9 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
 
 
 def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
-    """The treatments asked for, in their spelling; Problems with names and numbers that are
-    none.
+    """Return the requested treatments in canonical spelling.
+
+    Raises Problems with invalid names and numbers.
     """
     spelt = {name.lower(): name for name in TREATMENTS}
     problems: list[TlxError] = [
@@ -232,13 +239,15 @@ def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str)
 def _conditions(
     spec: LayerTransfer, treatments: Sequence[str], asked: LayerTransferGrid, normed: bool
 ) -> list[LayerTransfer]:
-    """Every network with copied blocks, without repeat and weights."""
-    found = []
+    """Return every network with copied blocks, without repeat and weights."""
+    conditions = []
     if "baseB+" in treatments:
-        found.append(spec.replace(copied=spec.depth, of="A"))
+        conditions.append(spec.replace(copied=spec.depth, of="A"))
     for name in treatments:
         for n in asked.depths if name in OF else ():
             of, held = OF[name]
             modes = asked.bn if held and normed else ("frozen",)
-            found += [spec.replace(copied=n, freeze=n * held, of=of, bn=bn) for bn in modes if n]
-    return found
+            conditions += [
+                spec.replace(copied=n, freeze=n * held, of=of, bn=bn) for bn in modes if n
+            ]
+    return conditions

@@ -1,6 +1,4 @@
-"""A layer-transfer study's finished trials → its tables, figure and closing words, from its run
-folders alone.
-"""
+"""Tables, figure and closing text of a layer-transfer study, from its run folders alone."""
 
 from __future__ import annotations
 
@@ -25,24 +23,22 @@ Row = dict[str, Any]
 
 
 def treatments(spec: Mapping[str, Any]) -> list[tuple[str, int | None]]:
-    """(treatment, n) of everything that a trial is: baseB+ is AnB+ with every block."""
+    """Return (treatment, n) of everything that a trial is: baseB+ is AnB+ with every block."""
     n = spec["copied"]
     if not n:
         return [(f"base{spec['task']}", None)]
-    found: list[tuple[str, int | None]] = [(HELD[spec["of"], bool(spec["freeze"])], n)]
-    return found + [("baseB+", None)] * (found[0][0] == "AnB+" and n == spec["depth"])
+    pairs: list[tuple[str, int | None]] = [(HELD[spec["of"], bool(spec["freeze"])], n)]
+    return pairs + ([("baseB+", None)] if pairs[0][0] == "AnB+" and n == spec["depth"] else [])
 
 
 def label(row: Mapping[str, Any]) -> str:
-    """What a line is called: the treatment, with its way of batch norm where that is not the usual
-    one.
-    """
+    """Return the name of a line: the treatment, and its batch norm where not the usual one."""
     result: str = row["treatment"] + (f" {row['bn']}" if row["bn"] != "frozen" else "")
     return result
 
 
 def trial_rows(study: Mapping[str, Any], results: Mapping[str, Result]) -> list[Row]:
-    """One row for every trial and each thing that it is."""
+    """Return one row for every trial and each treatment that it is."""
     rows = []
     for trial in study["trials"]:
         spec, result = trial["spec"], results.get(trial["key"])
@@ -69,8 +65,9 @@ def trial_rows(study: Mapping[str, Any], results: Mapping[str, Result]) -> list[
 
 
 def table_rows(trials: Iterable[Row]) -> list[Row]:
-    """Mean test accuracy with its 95 % CI over repeats, for every treatment, way of batch norm and
-    n.
+    """Compute mean test accuracy with 95 % CI over repeats.
+
+    For every treatment, way of batch norm and n.
 
     against_baseB  mean of the differences to baseB of the same repeat, with its own interval
     """
@@ -121,7 +118,10 @@ CSV_NAMES = {
 
 
 def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
-    """Return the figure of a study: accuracy over n; none where no treatment of B has a mean."""
+    """Return the figure of a study: accuracy over n.
+
+    None where no treatment of B has a mean.
+    """
     results = {result.key: result for result in reporting.results_of(store, study)}
     rows, warnings = table_rows(trial_rows(study, results)), warnings_of(results.values())
     if not any(row["mean"] is not None and row["treatment"] != "baseA" for row in rows):
@@ -134,9 +134,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write a study's tables, figure and summary beside its record, over all of its trials that are
-    whole.
-    """
+    """Write a study's tables, figure and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:
         return
@@ -201,8 +199,9 @@ def _write(folder: Path, trials: list[Row], rows: list[Row]) -> None:
 
 
 def table(rows: list[Row], form: str = "text") -> str:
-    """n down, treatments across, mean ± 95 % CI in per cent; the base networks in the rows
-    above.
+    """Format n down, treatments across, mean ± 95 % CI in per cent.
+
+    The base networks are in the rows above.
     """
     lines = list(dict.fromkeys(label(row) for row in rows if row["n"] is not None))
     cells = {(label(row), row["n"]): row for row in rows}
@@ -225,7 +224,7 @@ def _cell(row: Row | None) -> str:
 
 
 def format_summary(report: Any) -> str:
-    """What a study ends with: the table, what diverged, where the files are."""
+    """Return the closing text of a study: the table, what diverged, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.key)
     assert study is not None
@@ -251,7 +250,7 @@ def format_summary(report: Any) -> str:
 
 
 def format_bases(report: Any) -> str:
-    """What the stage of the base networks ends with."""
+    """Return the closing text of the stage of the base networks."""
     return (
         f"base networks: {len(report.results)} trained, {report.reused} of them found done"
         if report.reused

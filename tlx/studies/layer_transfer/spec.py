@@ -48,7 +48,7 @@ class LayerTransfer(WholeDataset):
 
     @property
     def network(self) -> str:
-        """A3B, B3B+, baseB, …"""
+        """Return the network's name, such as A3B, B3B+ or baseB."""
         if not self.copied:
             return f"base{self.task}"
         plus = "" if self.freeze else "+"
@@ -60,24 +60,25 @@ class LayerTransfer(WholeDataset):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
-        return f"{self.network}{f' {self.bn}' * (self.bn != 'frozen')}, repeat {self.split}"
+        """Return a short name of this trial among its siblings."""
+        return f"{self.network}{f' {self.bn}' if self.bn != 'frozen' else ''}, repeat {self.split}"
 
     @property
     def start_from(self) -> str | None:
-        """What `backbones.load` is asked for; None while the source is a half that is to be
-        trained.
+        """Return the weights for `backbones.load`.
+
+        None while the source is a half that is to be trained.
         """
         return self.model or (None if self.source.lower() == HALF else DEFAULT)
 
     @property
     def weight_source(self) -> str | None:
-        """The source that the backbone's own weights must have; None: whatever theirs is."""
+        """Return the source that the backbone's own weights must have; None: any."""
         named = not self.model and self.source.lower() not in (HALF, DEFAULT)
         return self.source if named else None
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),
             "Network": self.network,
@@ -90,7 +91,7 @@ class LayerTransfer(WholeDataset):
 
 @dataclass(frozen=True, kw_only=True)
 class LayerTransferGrid(Spec):
-    """Which networks make a layer-transfer study."""
+    """Grid of the networks of a layer-transfer study."""
 
     kind: ClassVar[str] = "layer-transfer-grid"
 

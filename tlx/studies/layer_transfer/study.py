@@ -1,4 +1,4 @@
-"""tlx layer-transfer."""
+"""Study of tlx layer-transfer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class LayerTransferStudy(Study):
-    """Base networks, then the networks that copy blocks from them."""
+    """Study of base networks, then the networks that copy blocks from them."""
 
     name = "layer-transfer"
     short = "Copy blocks 1…n: AnB, BnB, AnB+"
@@ -42,7 +42,7 @@ class LayerTransferStudy(Study):
     )
 
     def stages(self, session: Session) -> Stages:
-        """Yield the base networks, then what is made from them."""
+        """Yield the base networks, then the networks built from them."""
         from . import plan, report
 
         with session.steps("reading images") as progress:

@@ -1,4 +1,4 @@
-"""Layer transfer: blocks 1…n of a network trained on A or on B, the rest drawn anew, trained on B.
+"""Trial of layer transfer: blocks 1…n of a network trained on A or B, the rest fresh, on B.
 
 Yosinski et al. 2014 (arXiv:1411.1792) and 'feature-transfer'. A treatment is a row of a table of
 what is copied from where and what of it is held:
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
 
 
 def run(spec: LayerTransfer, inputs: TrainingInputs, context: TrialContext) -> Result:
-    """Put the network together, train it, score it on the test images; a base network's weights are
-    kept.
+    """Assemble the network, train it, score it on the test images.
+
+    A base network's weights are kept.
     """
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader

@@ -1,6 +1,4 @@
-"""What a study of parameter distances says on a terminal: the table, what T is over, what to be
-wary of, the data.
-"""
+"""Closing text of a study of parameter distances: table, provenance of T, caveats, data."""
 
 from __future__ import annotations
 
@@ -29,9 +27,7 @@ from .report import (
 
 
 def format_summary(report: Any) -> str:
-    """What a study ends with: the table, what T is and over what, what to be wary of, the data,
-    where the files are.
-    """
+    """Return the closing text: the table, what T is of, caveats, data, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.key)
     assert study is not None
@@ -64,13 +60,13 @@ def format_summary(report: Any) -> str:
 def _over(pairs: Pairs, means: Sequence[Row]) -> str:
     if max(row["repeats"] for row in means) < 2:
         return ""
-    mine = [(spec, r) for spec, r in pairs if r.kind == KIND]
-    drawn = len({spec["draw"] for spec, _ in mine}) > 1
+    measured = [(spec, r) for spec, r in pairs if r.kind == KIND]
+    drawn = len({spec["draw"] for spec, _ in measured}) > 1
     tuned = any(
-        len({spec["states"][2] for spec, _ in mine if spec["target"] == target}) > 1
-        for target in {spec["target"] for spec, _ in mine}
+        len({spec["states"][2] for spec, _ in measured if spec["target"] == target}) > 1
+        for target in {spec["target"] for spec, _ in measured}
     )
-    of = " and ".join(["random states"] * drawn + ["fine-tunings"] * tuned)
+    of = " and ".join((["random states"] if drawn else []) + (["fine-tunings"] if tuned else []))
     few = 1 < max(row["defined"] for row in means) < statistics.FEWEST_SPLITS
     return f", mean {'(range)' if few else '± 95 % CI'} over {of}"
 
@@ -79,7 +75,7 @@ def _overall(row: Row, several: bool) -> str:
     what = f"{row['target']}, {row['norm']}" if several else "overall"
     if row["transferability"] is None:
         return f"{what}: T is undefined, nothing moved from pretrained to finetuned"
-    over = f" over {row['repeats']} repeats" * (row["repeats"] > 1)
+    over = f" over {row['repeats']} repeats" if row["repeats"] > 1 else ""
     return (
         f"{what}: mean T of the layers {t_of(row)}{over}, the head left out; the median layer "
         f"moved {moved(row)}"
@@ -87,42 +83,47 @@ def _overall(row: Row, several: bool) -> str:
 
 
 def _trained(pairs: Pairs) -> list[str]:
-    """How the networks were fine-tuned, where that is known: T grows where little was done."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    """Describe how the networks were fine-tuned, where known: T grows where little was done."""
+    trainings: dict[str, list[Mapping[str, Any]]] = {}
     for spec, result in pairs:
         if result.kind == KIND and result.details["training"]:
-            found.setdefault(spec["target"], []).append(result.details["training"])
+            trainings.setdefault(spec["target"], []).append(result.details["training"])
     lines = []
-    for target, some in found.items():
+    for target, members in trainings.items():
         test = statistics.accuracy_columns(
-            {t["key"]: t["test_accuracy"] for t in some if "test_accuracy" in t}.values()
+            {t["key"]: t["test_accuracy"] for t in members if "test_accuracy" in t}.values()
         )
-        of_test = {**test, "repeats": sum("test_accuracy" in t for t in some)}
-        steps = sorted({t["steps"] for t in some if "steps" in t})
-        said = [f"{steps[0]}" + f" to {steps[-1]}" * (len(steps) > 1) + " steps"] if steps else []
-        rates = sorted({t["learning_rate"] for t in some if "learning_rate" in t})
-        said += [f"learning rate {rate:g}" for rate in rates]
-        said += [
+        of_test = {**test, "repeats": sum("test_accuracy" in t for t in members)}
+        steps = sorted({t["steps"] for t in members if "steps" in t})
+        words = []
+        if steps:
+            span = f" to {steps[-1]}" if len(steps) > 1 else ""
+            words.append(f"{steps[0]}{span} steps")
+        rates = sorted({t["learning_rate"] for t in members if "learning_rate" in t})
+        words += [f"learning rate {rate:g}" for rate in rates]
+        words += [
             f"{n} training images"
-            for n in sorted({t["train_images"] for t in some if "train_images" in t})
+            for n in sorted({t["train_images"] for t in members if "train_images" in t})
         ]
         if test["mean"] is not None:
-            said.append(
+            words.append(
                 f"test accuracy {tables.percent(test['mean'])} {tables.spread(of_test)}".rstrip()
             )
-        lines.append(f"{target} was fine-tuned: {', '.join(said)}")
+        lines.append(f"{target} was fine-tuned: {', '.join(words)}")
     return lines
 
 
 def _wary(means: Sequence[Row]) -> list[str]:
     lines = []
-    for (target, norm), mine in lines_of(means).items():
+    for (target, norm), measured in lines_of(means).items():
         for mark, words in (
             ("confounded", "! fine-tuning moved so little that T says no more than that"),
             ("undefined", "nothing moved in fine-tuning, so that there is no T"),
         ):
-            if layers := [row["layer"] for row in mine if row["level"] == "layer" and row[mark]]:
-                of = sum(row["level"] == "layer" for row in mine)
+            if layers := [
+                row["layer"] for row in measured if row["level"] == "layer" and row[mark]
+            ]:
+                of = sum(row["level"] == "layer" for row in measured)
                 lines.append(
                     f"warning: {target}, {norm}: {words}, in {len(layers)} of {of} layers: "
                     f"{', '.join(layers)}"
@@ -131,20 +132,21 @@ def _wary(means: Sequence[Row]) -> list[str]:
 
 
 def format_tuning_summary(report: Any) -> str:
-    """What the stage of fine-tuning ends with."""
+    """Return the closing text of the stage of fine-tuning."""
     tested = [r.scores["test_accuracy"] for r in report.results if "test_accuracy" in r.scores]
     scores = {**statistics.accuracy_columns(tested), "repeats": len(tested)}
-    said = f"fine-tuned: {len(report.results)} networks in {tables.seconds(report.wall_s)}"
-    said += f", {report.reused} of them found done" * bool(report.reused)
+    line = f"fine-tuned: {len(report.results)} networks in {tables.seconds(report.wall_s)}"
+    if report.reused:
+        line += f", {report.reused} of them found done"
     if scores["mean"] is None:
-        return said
+        return line
     accuracy = f"{tables.percent(scores['mean'])} {tables.spread(scores)}".rstrip()
-    said += f"; mean per-class test accuracy {accuracy}"
+    line += f"; mean per-class test accuracy {accuracy}"
     groups = result_warnings.grouped(report.results, lambda r: str(r.spec.get("dataset", "")))
     warnings = result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
-    return "\n".join([said, *result_warnings.lines(warnings)])
+    return "\n".join([line, *result_warnings.lines(warnings)])
 
 
 def format_images_summary(report: Any) -> str:
-    """What the look at the target's images ends with."""
+    """Return the closing text of the stage of the target's images."""
     return "\n".join(regression_report.domain(r.details) for r in report.results)

@@ -1,9 +1,8 @@
-"""What a target's images are like as the pre-trained network sees them: domain gap G, intra-class
-variance D, number N.
+"""Trial: domain gap G, intra-class variance D and number N of a target's images.
 
-They are what the transferability of a network to a data set is regressed on
-(tlx.metrics.regression). What the published G and D were is not on record, so each result names its
-own: the method of G, the layer, the rows.
+They are measured in the features of the pre-trained network, and the transferability of a network
+to a data set is regressed on them (tlx.metrics.regression). What the published G and D were is not
+on record, so each result names its own: the method of G, the layer, the rows.
 """
 
 from __future__ import annotations
@@ -23,8 +22,9 @@ FEATURES = "features of the last block before the head, averaged over the image"
 
 @dataclass(frozen=True, kw_only=True)
 class Domain(Spec):
-    """Of one target: its training images against images of the source, in the features of a
-    network.
+    """Gap of one target: its training images against images of the source.
+
+    In the features of a network.
     """
 
     kind: ClassVar[str] = "domain-gap"
@@ -42,26 +42,26 @@ class Domain(Spec):
 
     @property
     def shots(self) -> int:
-        """0: all images."""
+        """Return 0: all images."""
         return 0
 
     @property
     def split(self) -> int:
-        """There is one of a target."""
+        """Return 0: there is one of a target."""
         return 0
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"images of {self.target}" + (f" against {self.source}" if self.source else "")
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,
             "Target": self.target,
@@ -72,16 +72,14 @@ class Domain(Spec):
 
 @dataclass(frozen=True)
 class TwoDomains:
-    """Dumps of one layer: on the target's training images, and on images of the source (or
-    None).
-    """
+    """Dumps of one layer: on the target's training images, and on the source's (or None)."""
 
     target: Dump
     source: Dump | None = None
 
 
 def run(spec: Domain, inputs: TwoDomains, context: TrialContext) -> Result:
-    """G (where there are images of the source), D and N."""
+    """Compute G (where there are images of the source), D and N."""
     from ... import metrics
 
     (layer,) = inputs.target.layers

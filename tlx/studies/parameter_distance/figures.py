@@ -1,8 +1,7 @@
-"""Figures of parameter distances: T and D over layers, the regression of T; the same bytes for the
-same numbers.
+"""Figures of parameter distances: T and D over layers, the regression of T.
 
-The head stands apart, behind a line: what it was before fine-tuning is not what pre-training made
-of it.
+The same numbers give the same bytes. The head is apart, after a line: its state before fine-tuning
+is not a result of pre-training.
 """
 
 from __future__ import annotations
@@ -49,33 +48,34 @@ UNITS = {
 }
 LITTLE, STILL = "moved too little: T says no more", "not moved: T is undefined"
 APART = 1.6  # places from the last layer to the head
-NARROW = 3  # the largest over the smallest: below, ticks stand at equal differences
-ONE_POWER = 10  # the largest over the smallest: below, more ticks stand within a power of ten
-FEW_POWERS = 300  # the largest over the smallest: below, ticks stand between powers of ten
+NARROW = 3  # the largest over the smallest: below, ticks are at equal differences
+ONE_POWER = 10  # the largest over the smallest: below, more ticks are within a power of ten
+FEW_POWERS = 300  # the largest over the smallest: below, ticks are between powers of ten
 BANDS = 3  # lines: above, bands would cover each other
 
 
 def all_of(
     lines: Mapping[tuple[str, str], Sequence[Row]], title: str, caption: Sequence[str] = ()
 ) -> Drawings:
-    """End of a file's name → the figure: of every target and norm by itself, and of the targets of
-    a norm together.
+    """Return file-name ending → figure.
+
+    Of every target and norm by itself, and of the targets of a norm together.
 
     caption   sentences below each figure: what its reader must bear in mind
     """
-    found: dict[str, Callable[[str], bytes]] = {
+    drawings: dict[str, Callable[[str], bytes]] = {
         _name(f"{norm}_{target}"): functools.partial(
             profile, rows, f"{title}, {target}", caption=caption
         )
         for (target, norm), rows in lines.items()
     }
     for norm in dict.fromkeys(norm for _, norm in lines):
-        some = {target: rows for (target, of), rows in lines.items() if of == norm}
-        if len(some) > 1:
-            found[_name(f"{norm}_targets")] = functools.partial(
-                targets, some, title, caption=caption
+        members = {target: rows for (target, of), rows in lines.items() if of == norm}
+        if len(members) > 1:
+            drawings[_name(f"{norm}_targets")] = functools.partial(
+                targets, members, title, caption=caption
             )
-    return found
+    return drawings
 
 
 def _name(text: str) -> str:
@@ -85,8 +85,7 @@ def _name(text: str) -> str:
 def profile(
     rows: Sequence[Row], title: str = "", form: str = "png", *, caption: Sequence[str] = ()
 ) -> bytes:
-    """T over the layers of one target in one norm, and below the three distances that it is made
-    of.
+    """Draw T over the layers of one target in one norm, and below it the three distances.
 
     rows   of `parameter_distances.mean_rows`; bands are 95 % CI over repeats, or the range of fewer
     than 4
@@ -140,8 +139,9 @@ def targets(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """T over the layers of several targets in one norm. lines   target → rows of
-    `parameter_distances.mean_rows`
+    """Draw T over the layers of several targets in one norm.
+
+    lines: target → rows of `report.mean_rows`.
     """
     layers = {
         name: [row for row in rows if row["level"] == "layer"] for name, rows in lines.items()
@@ -194,20 +194,24 @@ def targets(
         return figures.render(figure, form)
 
 
-def observed_and_fitted(found: Row, form: str = "png") -> bytes:
-    """log T as it is over log T as the regression has it: a named point for every row, hollow where
-    corrected.
+def observed_and_fitted(report: Row, form: str = "png") -> bytes:
+    """Draw observed over fitted log T: a named point for every row.
+
+    Hollow where corrected.
     """
-    points = np.column_stack([found["fitted"], found["observed"]])
-    corrected = np.array([name in found.get("corrected", ()) for name in found["names"]], bool)
+    points = np.column_stack([report["fitted"], report["observed"]])
+    corrected = np.array([name in report.get("corrected", ()) for name in report["names"]], bool)
     with figures.figure_style():
         figure = Figure(figsize=(6.2, 5.6), dpi=figures.DPI, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.subplots()
-        for some, face, label in ((~corrected, BLUE, ""), (corrected, "white", "corrected rows")):
-            if some.any():
+        for selected, face, label in (
+            (~corrected, BLUE, ""),
+            (corrected, "white", "corrected rows"),
+        ):
+            if selected.any():
                 axes.plot(
-                    *points[some].T,
+                    *points[selected].T,
                     "o",
                     color=BLUE,
                     markerfacecolor=face,
@@ -225,14 +229,14 @@ def observed_and_fitted(found: Row, form: str = "png") -> bytes:
         )
         axes.set_xlabel("log T that is fitted, from G, D and log N (natural logarithm)")
         axes.set_ylabel("log T that is observed (natural logarithm)")
-        left_out = found["loo_r2"]
+        left_out = report["loo_r2"]
         figures._set_title(
             axes,
-            f"{found['about']}: R² {found['r2']:.2f}"
+            f"{report['about']}: R² {report['r2']:.2f}"
             + (f", of rows left out {left_out:.2f}" if left_out is not None else ""),
         )
         axes.legend(frameon=False, loc="lower right")
-        maps._name_points(figure, axes, points, dict(enumerate(found["names"])))
+        maps._name_points(figure, axes, points, dict(enumerate(report["names"])))
         return figures.render(figure, form)
 
 
@@ -250,7 +254,7 @@ def _width(layers: Sequence[Row]) -> float:
 
 
 def _places(layers: Sequence[Row]) -> list[float]:
-    """1, 2, … of the layers; the head apart."""
+    """Return 1, 2, … for the layers, and a separate place for the head."""
     return [number + (APART - 1) * bool(row["head"]) for number, row in enumerate(layers, 1)]
 
 
@@ -266,18 +270,18 @@ def _line(
     wide: float = 1.5,
     dash: str = "-",
 ) -> None:
-    """A line through the layers with its band; the head a point by itself, with a bar."""
+    """Draw a line through the layers with its band; the head is a separate point with a bar."""
     for head in (False, True):
-        some = [
+        selected = [
             (x, row)
             for x, row in zip(_places(layers), layers, strict=True)
             if bool(row["head"]) == head and row[name] is not None
         ]
-        if not some:
+        if not selected:
             continue
         axes.plot(
-            [x for x, _ in some],
-            [row[name] for _, row in some],
+            [x for x, _ in selected],
+            [row[name] for _, row in selected],
             color=colour,
             marker=marker,
             markersize=3.5 + wide,
@@ -287,7 +291,7 @@ def _line(
             zorder=3,
         )
         ranged = [
-            (x, row[name], *ends) for x, row in some if (ends := _ends(row, name)) is not None
+            (x, row[name], *ends) for x, row in selected if (ends := _ends(row, name)) is not None
         ]
         if not bands or not ranged:
             continue
@@ -314,7 +318,7 @@ def _ends(row: Row, name: str) -> tuple[float, float] | None:
 
 
 def _marks(axes: Axes, layers: Sequence[Row], places: Sequence[float] | None = None) -> None:
-    """Rings around each T that is confounded, crosses on the axis where there is none."""
+    """Draw rings around each T that is confounded, crosses on the axis where T is undefined."""
     at = list(zip(places or _places(layers), layers, strict=True))
     ringed = [
         (x, row["transferability"])
@@ -348,8 +352,9 @@ def _marks(axes: Axes, layers: Sequence[Row], places: Sequence[float] | None = N
 
 
 def _ratio_axis(axes: Axes, layers: Sequence[Row]) -> None:
-    """Make the axis of T logarithmic, as T is a ratio; 1 is on it, and an interval that reaches 0
-    ends at its edge.
+    """Make the axis of T logarithmic, as T is a ratio.
+
+    1 is on it, and an interval that reaches 0 ends at its edge.
     """
     means = [row["transferability"] for row in layers if row["transferability"]]
     ends = [end for row in layers for end in _ends(row, "transferability") or ()]
@@ -361,8 +366,9 @@ def _ratio_axis(axes: Axes, layers: Sequence[Row]) -> None:
 
 
 def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Powers of ten as ticks, or also 2 and 5 times them where there are few, and more within one
-    power.
+    """Set powers of ten as ticks.
+
+    Or also 2 and 5 times them where there are few, and more within one power.
     """
     axes.set_yscale("log")
     if max(values) < ONE_POWER * min(values):
@@ -390,8 +396,9 @@ def _head_line(axes: Axes, layers: Sequence[Row]) -> None:
 
 
 def _layer_axis(axes: Axes, layers: Sequence[Row]) -> None:
-    """Blocks by number where all are numbered, else layers by name; at most as many names as there
-    is room for.
+    """Name blocks by number where all are numbered, else layers by name.
+
+    At most as many names as there is room for.
     """
     numbered = all(row["block"] is not None for row in layers if not row["head"])
     names = [_layer_name(row, numbered) for row in layers]
@@ -408,8 +415,9 @@ def _layer_axis(axes: Axes, layers: Sequence[Row]) -> None:
 
 
 def _layer_name(row: Row, numbered: bool) -> str:
-    """Return what a layer is called on the axis: "head", or its block's name where all are
-    blocks.
+    """Return the name of a layer on the axis.
+
+    "head", or its block's name where all are blocks.
     """
     if row["head"] and numbered:
         return "head"

@@ -1,6 +1,7 @@
-"""A study of parameter distances, stage by stage: fine-tune where there is nothing fine-tuned, look
-at the images, measure. All stages are of one study; asked again with other targets, norms or seeds,
-it grows.
+"""Plan of a study of parameter distances by stages: fine-tune, extract images, measure.
+
+Fine-tuning is left out where its results are given. All stages are of one study; a command with
+other targets, norms or seeds adds to it.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ ALL, DIGITS = "all", "digits"
 
 @dataclass
 class ParameterDistancePlan:
-    """What is known before anything is trained.
+    """Plan before anything is trained.
 
     spec      of every distance trial, without target, norm and repeat; tuning: of every
               fine-tuning, without repeat
@@ -81,7 +82,7 @@ class ParameterDistancePlan:
 
     @property
     def given(self) -> tuple[str, str]:
-        """Digests of the random (or drawn) and the pre-trained state."""
+        """Return the digests of the random (or drawn) and the pre-trained state."""
         return tuple(
             parameter_distance_trial.digest(self.spec.architecture, path)  # type: ignore[return-value]
             for path in (self.random, self.pretrained.path)
@@ -94,7 +95,7 @@ class ParameterDistancePlan:
     # ------------------------------------------------------------ the stages
 
     def tunings(self) -> Stage | None:
-        """The fine-tunings; None where the fine-tuned states are given."""
+        """Return the fine-tunings; None where the fine-tuned states are given."""
         if self.targets or self.pools is None:
             return None
         on = TrainingInputs(self.pools.task(self.pools.folder.classes)[0], self.pretrained.path)
@@ -109,8 +110,9 @@ class ParameterDistancePlan:
         )
 
     def domain(self, progress: Progress | None = None) -> Stage | None:
-        """The look at the target's images, their features extracted or found; None without
-        images.
+        """Return the stage of the target's images, their features extracted or found.
+
+        None without images.
         """
         if self.pools is None:
             return None
@@ -152,8 +154,9 @@ class ParameterDistancePlan:
         )
 
     def distances(self, store: Store | None) -> Stage | None:
-        """Every triple in every norm. store: where the fine-tunings are; None where none was
-        made.
+        """Return every triple in every norm.
+
+        store: where the fine-tunings are; None where none was made.
         """
         targets = self.targets or {self.tuning.target: self._tuned(store)}
         random, pretrained = self.given
@@ -192,8 +195,9 @@ class ParameterDistancePlan:
     # ------------------------------------------------------------ pieces
 
     def _repeats(self, states: Sequence[WeightState]) -> list[tuple[int, WeightState]]:
-        """Repeat → its fine-tuned state; one alone is measured from as many random states as there
-        are seeds.
+        """Return repeat → its fine-tuned state.
+
+        A single one is measured from as many random states as there are seeds.
         """
         if len(states) == 1 and self._draws and self.targets:
             return [(repeat, states[0]) for repeat in range(self.asked.seeds)]
@@ -205,7 +209,7 @@ class ParameterDistancePlan:
 
     def _tuned(self, store: Store | None) -> list[WeightState]:
         assert store is not None
-        found = []
+        states = []
         for repeat in range(self.asked.seeds):
             key = self.tuning.replace(split=repeat).key
             result = store.find(key)
@@ -213,7 +217,7 @@ class ParameterDistancePlan:
                 self.notes.append(f"repeat {repeat} diverged in fine-tuning: left out")
                 continue
             path = str(store.file(key, WEIGHTS))
-            found.append(
+            states.append(
                 WeightState(
                     path,
                     self.tuning.target,
@@ -221,7 +225,7 @@ class ParameterDistancePlan:
                     training_of(result) | {"repeat": repeat},
                 )
             )
-        return found
+        return states
 
     def _features(
         self,
@@ -231,7 +235,7 @@ class ParameterDistancePlan:
         folder: datasets.ImageFolder,
         progress: Progress | None,
     ) -> Dump:
-        """The features of these images, extracted or found; called: their ids and their labels."""
+        """Return the features of these images, extracted or found; called: their ids and labels."""
         ids, labels = called
         with signals.graceful() as stopping:
             place = ExtractionContext(
@@ -254,8 +258,9 @@ class ParameterDistancePlan:
     def _source(
         self, folder: datasets.ImageFolder, network: Network, count: int, progress: Progress | None
     ) -> tuple[Pixels, list[datasets.Image]]:
-        """As many images of the source as the target has, drawn: the Fréchet distance falls as rows
-        are added.
+        """Draw as many images of the source as the target has.
+
+        The Fréchet distance falls as rows are added.
         """
         turn = seeded_permutation(len(folder.images), self.spec.seed, "source images")[:count]
         chosen = [folder.images[i] for i in sorted(turn)]
@@ -272,8 +277,9 @@ class ParameterDistancePlan:
         preload: tuple[str, ...],
         write_trial_figures: TrialFigures = parameter_distance_report.write_trial_figures,
     ) -> Stage:
-        """One study for all stages and targets: by the network, what it starts from, and how it is
-        fine-tuned.
+        """Return one study for all stages and targets.
+
+        Its key is of the network, its start, and how it is fine-tuned.
         """
         recipe = (
             {} if self.targets else self.tuning.replace(target="", images="", dataset="").identity()
@@ -306,8 +312,9 @@ def plan_parameter_distance(
     settings: Settings,
     progress: Progress | None = None,
 ) -> ParameterDistancePlan:
-    """The plan; Problems with all that is wrong, before anything is trained. finetuned: what -b
-    says.
+    """Return the plan.
+
+    Raises Problems with all errors, before anything is trained. finetuned: the words of -b.
     """
     gather, store = ErrorCollector(), open_store(settings)
     words = [
@@ -378,7 +385,7 @@ def _architecture(
         return spec.architecture
     trials = [
         state.architecture
-        for state in (pretrained, *(s for some in targets.values() for s in some))
+        for state in (pretrained, *(s for states in targets.values() for s in states))
     ]
     return next(filter(None, trials), "resnet50" if targets else "mnist-cnn")
 
@@ -390,7 +397,7 @@ def _sense(
     pretrained: WeightState,
     targets: dict[str, list[WeightState]],
 ) -> None:
-    """Usage for options that do not go together."""
+    """Raise Usage for options that do not go together."""
     problems: list[TlxError] = []
     if spec.architecture == UNKNOWN:
         if random is None or pretrained.path == DEFAULT or not targets or tuning.dataset:
@@ -428,8 +435,9 @@ def _sense(
 def _start(
     spec: ParameterDistance, random: str | None, pretrained: WeightState
 ) -> tuple[int | None, list[str]]:
-    """The seed of the pre-training, where its start is meant and known, and what to say of the
-    random state.
+    """Return the seed of the pre-training, where its start is requested and known, and a note.
+
+    The note is on the random state.
     """
     if random is not None:
         return None, []
@@ -442,7 +450,7 @@ def _start(
             f"what {pretrained.name} began from is not on record",
             where="-r start",
             expected="a file, or random",
-            remedy="tlx pretrain --out keeps that record beside the weights",
+            remedy="tlx pretrain --out keeps that record with the weights",
         )
     if spec.random == RANDOM or start is None:
         return None, []
@@ -457,9 +465,7 @@ def _fit(
     pretrained: WeightState,
     targets: dict[str, list[WeightState]],
 ) -> int:
-    """The blocks of the network, after every given state was read and found to fit with the
-    others.
-    """
+    """Read every given state and check that they fit together; return the network's blocks."""
     network = backbones.meta_model(spec.architecture) if known(spec) else None
     _, takes = rule_of(spec.rule, network)
 
@@ -472,9 +478,9 @@ def _fit(
 
     first = state("pretrained", pretrained.path)
     start = state("random", random) if random is not None else first
-    for some in targets.values() or [[pretrained]]:
-        for one in some:
-            last = first if one is pretrained else state("finetuned", one.path)
+    for states in targets.values() or [[pretrained]]:
+        for tuned in states:
+            last = first if tuned is pretrained else state("finetuned", tuned.path)
             try:
                 parameter_distance_parts.parts(
                     {"random": start, "pretrained": first, "finetuned": last},
@@ -483,8 +489,8 @@ def _fit(
                     spec.head,
                 )
             except TlxError as error:
-                for one in getattr(error, "problems", [error]):
-                    one.remedy = (
+                for problem in getattr(error, "problems", [error]):
+                    problem.remedy = (
                         f"is it of another architecture than {spec.architecture}? name it: "
                         f"--architecture"
                     )

@@ -1,6 +1,4 @@
-"""Regressions of transferability, log T ~ G + D + log N: of the published table, of one's own, of a
-study's targets.
-"""
+"""Regressions log T ~ G + D + log N: of the published table, a CSV table, a study's targets."""
 
 from __future__ import annotations
 
@@ -26,7 +24,7 @@ Row = dict[str, Any]
 
 
 def published() -> Row:
-    """The regression of the published table, with the coefficients printed beside it."""
+    """Fit the published table; return it with the coefficients printed with it."""
     rows = regression.transferability_table()
     return fit(
         rows, names=[row["dataset"] for row in rows], about="the published table, ResNet-50"
@@ -37,8 +35,9 @@ def published() -> Row:
 
 
 def of_file(path: Path) -> Row:
-    """The regression of a CSV table: a heading with G, D, N and T, in any order and beside other
-    columns; the first column that is named dataset, target or name says what a row is called.
+    """Fit a CSV table: a heading with G, D, N and T, in any order, other columns allowed.
+
+    The first column that is named dataset, target or name has the names of the rows.
     """
     if not path.is_file():
         raise MissingError("table", path)
@@ -64,16 +63,17 @@ def of_file(path: Path) -> Row:
             about=path.name,
         )
     except TlxError as error:
-        for one in getattr(error, "problems", [error]):
-            one.where = str(path)
+        for problem in getattr(error, "problems", [error]):
+            problem.where = str(path)
         raise
 
 
 def fit(rows: Sequence[Mapping[str, Any]], names: Sequence[str], about: str) -> Row:
-    """Both forms of the regression of rows with G, D, N and T, as plain JSON: of z-scored terms and
-    of raw ones.
+    """Fit rows with G, D, N and T: both forms of the regression, as plain JSON.
+
+    Of z-scored terms and of raw ones.
     """
-    found = regression.transferability_regression(rows)
+    regressed = regression.transferability_regression(rows)
     raw = regression.transferability_regression(rows, standardize=False)
     forms = {
         form: [
@@ -86,18 +86,18 @@ def fit(rows: Sequence[Mapping[str, Any]], names: Sequence[str], about: str) -> 
             }
             for name in regression.NAMES
         ]
-        for form, fitted in (("z-scored", found), ("raw", raw))
+        for form, fitted in (("z-scored", regressed), ("raw", raw))
     }
     return {
         "about": about,
         "names": list(names),
         "forms": forms,
-        "r2": found.r2,
-        "loo_r2": found.loo_r2,
-        "n": found.n,
-        "degrees": found.degrees,
-        "fitted": found.fitted.tolist(),
-        "observed": (found.fitted + found.residuals).tolist(),
+        "r2": regressed.r2,
+        "loo_r2": regressed.loo_r2,
+        "n": regressed.n,
+        "degrees": regressed.degrees,
+        "fitted": regressed.fitted.tolist(),
+        "observed": (regressed.fitted + regressed.residuals).tolist(),
         "rows": [{name: float(row[name]) for name in regression.COLUMNS} for row in rows],
     }
 
@@ -106,11 +106,10 @@ def fit(rows: Sequence[Mapping[str, Any]], names: Sequence[str], about: str) -> 
 
 
 def regress(store: Store, key: str) -> None:
-    """Put the table of a study's targets, and the regression where there are enough, beside its
-    record.
+    """Write the table of a study's targets, and the regression if possible, to its folder.
 
     regression.json: a row for every way of measuring (norm, gap, source) with its "table" (G, D, N
-    and the mean T of every target whose images were looked at), and its "fit", None where it cannot
+    and the mean T of every target whose images were measured), and its "fit", None where it cannot
     be made: "why" says why.
     """
     record = store.read_study(key)
@@ -150,26 +149,33 @@ def regress(store: Store, key: str) -> None:
 
 
 def _measured(whole: Sequence[tuple[Row, Result]], domain: Row) -> dict[str, list[float]]:
-    """Norm → overall T of every repeat on the images that were looked at."""
-    found: dict[str, list[float]] = {}
+    """Return norm → overall T of every repeat on the images that were measured."""
+    values: dict[str, list[float]] = {}
     for spec, r in whole:
         same = all(spec.get(name) == domain[name] for name in ("target", "images"))
         if r.kind == ParameterDistance.own_kind() and same and r.details["overall"]:
-            found.setdefault(spec["norm"], []).append(r.details["overall"])
-    return found
+            values.setdefault(spec["norm"], []).append(r.details["overall"])
+    return values
 
 
 def _way(about: str, way: tuple[str, str, str], rows: list[Row]) -> Row:
     norm, gap, source = way
-    found: Row = {"norm": norm, "gap": gap, "source": source, "table": rows, "fit": None, "why": ""}
+    record: Row = {
+        "norm": norm,
+        "gap": gap,
+        "source": source,
+        "table": rows,
+        "fit": None,
+        "why": "",
+    }
     if not gap:
-        return found | {"why": "no domain gap: give images of the source, --source-images"}
+        return record | {"why": "no domain gap: give images of the source, --source-images"}
     if len(rows) < ENOUGH:
-        return found | {
-            "why": f"{len(rows)} target{'s' * (len(rows) > 1)} measured so, at least {ENOUGH} are "
-            f"needed"
+        plural = "s" if len(rows) > 1 else ""
+        return record | {
+            "why": f"{len(rows)} target{plural} measured so, at least {ENOUGH} are needed"
         }
     try:
-        return found | {"fit": fit(rows, [row["target"] for row in rows], about)}
+        return record | {"fit": fit(rows, [row["target"] for row in rows], about)}
     except TlxError as error:
-        return found | {"why": str(error)}
+        return record | {"why": str(error)}

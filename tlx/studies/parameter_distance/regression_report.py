@@ -1,6 +1,4 @@
-"""Regressions of transferability as words and tables; what they are made of comes as plain JSON
-from trials.
-"""
+"""Text and tables of regressions of transferability, from plain JSON."""
 
 from __future__ import annotations
 
@@ -13,11 +11,9 @@ Row = Mapping[str, Any]
 MODEL = "log T ~ G + D + log N (natural logarithms)"
 
 
-def text(found: Row, form: str = "z-scored") -> str:
-    """The fit as a table with its R², what is corrected in the rows, and what was published of
-    them.
-    """
-    rows = found["forms"][form]
+def text(report: Row, form: str = "z-scored") -> str:
+    """Format the fit as a table with its R², its corrections, and the published coefficients."""
+    rows = report["forms"][form]
     body = [
         [
             row["term"].replace("_", " "),
@@ -30,23 +26,23 @@ def text(found: Row, form: str = "z-scored") -> str:
         for row in rows
     ]
     lines = [
-        f"{MODEL} of {found['about']}: {found['n']} rows, {form} terms",
+        f"{MODEL} of {report['about']}: {report['n']} rows, {form} terms",
         tables.as_text(["term", "coefficient", "SE", "95 % CI", "t", "p"], body).rstrip(),
-        f"R² {found['r2']:.3f}; of rows left out one by one {_optional(found['loo_r2'], '.3f')}; "
-        f"{found['degrees']} degrees of freedom",
+        f"R² {report['r2']:.3f}; of rows left out one by one {_optional(report['loo_r2'], '.3f')}; "
+        f"{report['degrees']} degrees of freedom",
     ]
-    if corrected := found.get("corrected"):
+    if corrected := report.get("corrected"):
         lines.append(
             f"corrected: {', '.join(corrected)}. In the table as printed, D stands under G there "
             f"and an older "
             "quantity, the domain width, under D; both are here as its history has them"
         )
-    if published := found.get("published"):
-        said = ", ".join(
+    if published := report.get("published"):
+        words = ", ".join(
             f"{name.replace('_', ' ')} {_signed(value)}" for name, value in published.items()
         )
         lines.append(
-            f"published: {said}. Not reproduced: least squares on these rows gives the "
+            f"published: {words}. Not reproduced: least squares on these rows gives the "
             f"coefficients above. "
             "The intercept agrees with z-scored terms (it is the mean of log T), the others with "
             "neither form"
@@ -54,9 +50,9 @@ def text(found: Row, form: str = "z-scored") -> str:
     return "\n".join(lines)
 
 
-def csv(found: Row) -> str:
-    """Coefficients of both forms, a row each."""
-    rows = [{"form": form, **row} for form, terms in found["forms"].items() for row in terms]
+def csv(report: Row) -> str:
+    """Format the coefficients of both forms, a row each."""
+    rows = [{"form": form, **row} for form, terms in report["forms"].items() for row in terms]
     names = {
         "coefficients": "coefficient",
         "standard_errors": "standard_error",
@@ -69,24 +65,23 @@ def csv(found: Row) -> str:
 
 
 def files_of(ways: Sequence[Row]) -> dict[str, str]:
-    """File name → text: the table of targets, which `tlx regression` reads, and the
-    coefficients.
+    """Return file name → text: the table of targets, and the coefficients.
+
+    `tlx regression` reads the table.
     """
     rows = [row for way in ways for row in way["table"]]
-    made = (
+    usable = (
         {"targets.csv": tables.as_csv(list(rows[0]), [list(row.values()) for row in rows])}
         if rows
         else {}
     )
     for number, way in enumerate(way for way in ways if way["fit"]):
-        made[f"regression{f'_{number}' * bool(number)}.csv"] = csv(way["fit"])
-    return made
+        usable[f"regression{f'_{number}' if number else ''}.csv"] = csv(way["fit"])
+    return usable
 
 
 def of_study(ways: Sequence[Row]) -> list[str]:
-    """What a study says of its targets' data: G, D and N of each, and the regression, or why there
-    is none.
-    """
+    """Format G, D and N of a study's targets, and the regression, or why there is none."""
     lines = []
     for way in ways:
         how = f"{way['gap']} to {way['source']}, {way['norm']}" if way["gap"] else way["norm"]
@@ -98,7 +93,7 @@ def of_study(ways: Sequence[Row]) -> list[str]:
 
 
 def domain(details: Row) -> str:
-    """G, D and N of one target in a line."""
+    """Format G, D and N of one target in a line."""
     gap = (
         f"domain gap G {details['G']:.4g} ({details['gap']}, to {details['source_rows']} images of "
         f"{details['source']}), "
@@ -121,4 +116,6 @@ def _optional(value: float | None, form: str) -> str:
 
 
 def _p(value: float | None) -> str:
-    return tables.NOTHING if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if value is None:
+        return tables.NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,6 +1,4 @@
-"""A study of parameter distances: finished trials → tables, figures and summary, from its run
-folders alone.
-"""
+"""Tables, figures and summary of a study of parameter distances, from its run folders alone."""
 
 from __future__ import annotations
 
@@ -30,7 +28,7 @@ Pairs = Sequence[tuple[Mapping[str, Any], Result]]
 
 
 def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """Put a triple's table, of tensors and layers, and its figure into its folder."""
+    """Write a triple's table, of tensors and layers, and its figure to its folder."""
     if result.kind == KIND:
         files.write_text(folder / f"{STEM}.csv", _csv(trial_rows([(result.spec, result)])))
         drawings.write(folder, trial_drawings(folder, result), form)
@@ -49,27 +47,28 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     """Return the figures of a study: of every target and norm, and of the regressions of T."""
     pairs = read(store, study)
     lines = lines_of(mean_rows(trial_rows(pairs)))
-    made = parameter_distance_figures.all_of(lines, study["title"], warnings_of(pairs) or ())
-    found = {f"{STEM}_{name}": draw for name, draw in made.items()}
+    figures = parameter_distance_figures.all_of(lines, study["title"], warnings_of(pairs) or ())
+    drawings = {f"{STEM}_{name}": draw for name, draw in figures.items()}
     fits = [way["fit"] for way in regressions_of(store.study_folder(study["key"])) if way["fit"]]
     for number, fit in enumerate(fits):
         name = f"regression_{number}" if number else "regression"
-        found[name] = functools.partial(parameter_distance_figures.observed_and_fitted, fit)
-    return found
+        drawings[name] = functools.partial(parameter_distance_figures.observed_and_fitted, fit)
+    return drawings
 
 
 def read(store: Store, study: Mapping[str, Any]) -> Pairs:
-    """(spec as it was asked last, result) of every trial of the study that is whole; by target,
-    norm and repeat.
+    """Read (latest spec, result) of every complete trial of the study.
+
+    By target, norm and repeat.
     """
-    found = [
+    pairs = [
         (row["spec"], result)
         for row in study["trials"]
         if (result := store.find_or_none(row["key"])) is not None
     ]
     norms = list(parameter_distance_figures.UNITS)
     return sorted(
-        found,
+        pairs,
         key=lambda pair: (
             pair[0]["target"],
             norms.index(pair[0].get("norm", norms[0])),
@@ -82,8 +81,9 @@ def read(store: Store, study: Mapping[str, Any]) -> Pairs:
 
 
 def trial_rows(pairs: Pairs) -> list[Row]:
-    """The tidy table: for every triple a row of each tensor, of each layer (the head last), and one
-    overall.
+    """Return the tidy table of every triple: rows of tensors, of layers, and one overall.
+
+    The head is the last layer.
 
     level  tensor, layer or overall; mark: "" or why T is not to be relied on: undefined (nothing
            moved from
@@ -96,8 +96,8 @@ def trial_rows(pairs: Pairs) -> list[Row]:
         about = {"target": spec["target"], "norm": spec["norm"], "repeat": spec["repeat"]}
         details = result.details
         heads = {row["layer"] for row in details["profile"] if row["head"]}
-        for level, some in (("tensor", details["distances"]), ("layer", details["profile"])):
-            for row in some:
+        for level, members in (("tensor", details["distances"]), ("layer", details["profile"])):
+            for row in members:
                 layer = row["layer"]
                 rows.append(
                     about
@@ -145,8 +145,9 @@ def _mark(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
 
 
 def mean_rows(rows: Iterable[Row]) -> list[Row]:
-    """One row for every target, norm and layer, and overall: means over repeats, with 95 % CI
-    (columns …_low, …_high).
+    """Compute means over repeats for every target, norm and layer, and overall.
+
+    With 95 % CI (columns …_low, …_high).
 
     defined, undefined, confounded   repeats whose T there is, is not, is not to be relied on
     """
@@ -156,43 +157,44 @@ def mean_rows(rows: Iterable[Row]) -> list[Row]:
             groups.setdefault((row["target"], row["norm"], row["level"], row["name"]), []).append(
                 row
             )
-    return [_means(some) for some in groups.values()]
+    return [_means(members) for members in groups.values()]
 
 
-def _means(some: Sequence[Row]) -> Row:
+def _means(members: Sequence[Row]) -> Row:
     row = {
-        name: some[0][name]
+        name: members[0][name]
         for name in ("target", "norm", "level", "layer", "block", "head", "tensors")
     }
     row |= {
-        "repeats": len(some),
-        "defined": sum(r["transferability"] is not None for r in some),
-        **{mark: sum(r["mark"] == mark for r in some) for mark in ("undefined", "confounded")},
+        "repeats": len(members),
+        "defined": sum(r["transferability"] is not None for r in members),
+        **{mark: sum(r["mark"] == mark for r in members) for mark in ("undefined", "confounded")},
     }
     for name in NUMBERS:
-        found = statistics.estimate(
-            (r[name] for r in some if r[name] is not None), bounds=statistics.NOT_NEGATIVE
+        mean = statistics.estimate(
+            (r[name] for r in members if r[name] is not None), bounds=statistics.NOT_NEGATIVE
         )
         row |= {
-            name: found and found.mean,
-            f"{name}_sd": found and found.sd,
-            f"{name}_low": found and found.low,
-            f"{name}_high": found and found.high,
-            f"{name}_lowest": found and found.lowest,
-            f"{name}_highest": found and found.highest,
+            name: mean and mean.mean,
+            f"{name}_sd": mean and mean.sd,
+            f"{name}_low": mean and mean.low,
+            f"{name}_high": mean and mean.high,
+            f"{name}_lowest": mean and mean.lowest,
+            f"{name}_highest": mean and mean.highest,
         }
     return row
 
 
 def table(means: Sequence[Row], form: str = "text") -> str:
-    """Layers down. Of one target and norm: T, the three distances, movement; of several: the T of
-    each across.
+    """Format layers down, with T, distances and movement, or the T of several targets.
+
+    Of one target and norm: T, the three distances, movement; of several: the T of each across.
 
     "!" marks a T that is confounded (in some repeat), "–" one that there is not.
     """
     lines = lines_of(means)
     if len(lines) == 1:
-        (_, norm), mine = next(iter(lines.items()))
+        (_, norm), line = next(iter(lines.items()))
         headings = [
             "layer",
             "block",
@@ -210,35 +212,35 @@ def table(means: Sequence[Row], form: str = "text") -> str:
                 *(_number(row[name]) for name in DISTANCES),
                 moved(row),
             ]
-            for row in mine
+            for row in line
             if row["level"] == "layer"
         ]
         return tables.FORMS[form](headings, body)
     several = len({norm for _, norm in lines}) > 1
     cells = {
-        key: {row["layer"]: row for row in mine if row["level"] == "layer"}
-        for key, mine in lines.items()
+        key: {row["layer"]: row for row in line if row["level"] == "layer"}
+        for key, line in lines.items()
     }
-    first = {row["layer"]: row for mine in cells.values() for row in mine.values()}
+    first = {row["layer"]: row for line in cells.values() for row in line.values()}
     return tables.FORMS[form](
         ["layer", "block", *(f"{target}, {norm}" if several else target for target, norm in lines)],
         [
-            [_layer(row), _block(row), *(t_of(mine.get(name)) for mine in cells.values())]
+            [_layer(row), _block(row), *(t_of(line.get(name)) for line in cells.values())]
             for name, row in first.items()
         ],
     )
 
 
 def lines_of(means: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
-    """(target, norm) → its rows."""
-    found: dict[tuple[str, str], list[Row]] = {}
+    """Return (target, norm) → its rows."""
+    lines: dict[tuple[str, str], list[Row]] = {}
     for row in means:
-        found.setdefault((row["target"], row["norm"]), []).append(row)
-    return found
+        lines.setdefault((row["target"], row["norm"]), []).append(row)
+    return lines
 
 
 def _layer(row: Row) -> str:
-    result: str = row["layer"] + " (head)" * row["head"]
+    result: str = row["layer"] + (" (head)" if row["head"] else "")
     return result
 
 
@@ -247,7 +249,7 @@ def _block(row: Row) -> str:
 
 
 def t_of(row: Row | None) -> str:
-    """T with its interval, or the range of fewer than 4 values, and its mark, as words."""
+    """Format T with its interval, or the range of fewer than 4 values, and its mark."""
     if row is None or row["transferability"] is None:
         return tables.NOTHING
     mean, ends = row["transferability"], statistics.ends_of(row, "transferability", row["defined"])
@@ -263,7 +265,7 @@ def _number(value: float | None) -> str:
 
 
 def moved(row: Row) -> str:
-    """The movement in per cent."""
+    """Format the movement in per cent."""
     return tables.percent(row["movement"])
 
 
@@ -271,9 +273,7 @@ def moved(row: Row) -> str:
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write a study's tables, figures and summary beside its record, over all of its trials that
-    are whole.
-    """
+    """Write a study's tables, figures and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:
         return
@@ -284,8 +284,8 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         files.write_text(folder / f"{STEM}.csv", _csv(rows))
         files.write_text(folder / f"{MEANS}.csv", _csv(means))
         files.write_text(folder / f"{STEM}.md", table(means, "markdown"))
-    found = regressions_of(folder)
-    for name, text in regression_report.files_of(found).items():
+    regressions = regressions_of(folder)
+    for name, text in regression_report.files_of(regressions).items():
         files.write_text(folder / name, text)
     drawings.write(folder, study_drawings(store, study), form)
     warnings = warnings_of(pairs)
@@ -301,8 +301,9 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
 
 
 def warnings_of(pairs: Pairs) -> list[str] | None:
-    """Return the warnings about the test accuracies of the networks that were fine-tuned; None
-    where there is none.
+    """Return the warnings about the test accuracies of the fine-tuned networks.
+
+    None where there is none.
     """
     tuned = [result for _, result in pairs if "test_accuracy" in result.scores]
     groups = result_warnings.grouped(
@@ -320,36 +321,39 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _points(means: Sequence[Row]) -> list[Row]:
-    """What the parent run shows: for every target and norm a step per layer, and the overall T."""
-    found = []
-    for (target, norm), mine in lines_of(means).items():
-        for step, row in enumerate(mine, 1):
+    """Return the metrics of the parent run.
+
+    For every target and norm a step per layer, and the overall T.
+    """
+    points = []
+    for (target, norm), selected in lines_of(means).items():
+        for step, row in enumerate(selected, 1):
             overall = row["level"] == OVERALL
             for name in NUMBERS:
                 for end in ("", "_low", "_high"):
-                    found.append(
+                    points.append(
                         {
-                            "name": f"{target}/{norm}/{'overall_' * overall}{name}{end}",
+                            "name": f"{target}/{norm}/{'overall_' if overall else ''}{name}{end}",
                             "value": row[name + end],
                             "step": 0 if overall else step,
                         }
                     )
-    return [point for point in found if point["value"] is not None]
+    return [point for point in points if point["value"] is not None]
 
 
 def regressions_of(folder: Path) -> list[Row]:
-    """What `transferability.regress` put beside a study's record."""
+    """Return what `regression.regress` wrote to a study's folder."""
     path = folder / REGRESSION
     return files.read_json(path)["ways"] if path.is_file() else []
 
 
 def publish(report: Any, out: Path) -> list[Path]:
     """Copy a study's tables and figures into a folder."""
-    folder, made = report.folder / "studies" / report.key, []
+    folder, paths = report.folder / "studies" / report.key, []
     files.make_folder(out)
     figures = drawings.figures_in(folder)
     for path in sorted(folder.iterdir()):
         if path.suffix in (".csv", ".md") or path in figures:
             files.write_bytes(out / path.name, path.read_bytes())
-            made.append(out / path.name)
-    return made
+            paths.append(out / path.name)
+    return paths

@@ -84,7 +84,7 @@ class ParameterDistance(Spec):
         0,
         low=0,
         high=2**63 - 1,
-        help="seed of all chance; repeats draw streams of their own from it",
+        help="random seed; each repeat uses a stream of its own",
     )
     norm: str = setting("mean_abs", cli=False)
     draw: int | None = setting(
@@ -105,26 +105,26 @@ class ParameterDistance(Spec):
 
     @property
     def shots(self) -> int:
-        """0: all images."""
+        """Return 0: all images."""
         return 0
 
     @property
     def split(self) -> int:
-        """Where a study lists it among its siblings."""
+        """Return its place in a study's list."""
         return self.repeat
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"{self.target}, {self.norm}, repeat {self.repeat}"
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,
             "Target": self.target,
@@ -140,7 +140,7 @@ class ParameterDistance(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterDistanceGrid(Spec):
-    """Which triples make a study, and what is said of their data."""
+    """Grid of the triples of a study, and the analysis of their data."""
 
     kind: ClassVar[str] = "parameter-distance-grid"
 
@@ -183,9 +183,7 @@ class ParameterDistanceGrid(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class TargetTuning(WholeDataset):
-    """One fine-tuning of the pre-trained network on all images of a data set; its weights are
-    kept.
-    """
+    """Fine-tuning of the pre-trained network on a whole data set; its weights are kept."""
 
     kind: ClassVar[str] = "target-tuning"
 
@@ -205,11 +203,11 @@ class TargetTuning(WholeDataset):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"fine-tuned on {self.target}, repeat {self.split}"
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),
             "Target": self.target,

@@ -1,6 +1,4 @@
-"""Where states of a network are: weight files, a backbone's own weights, finished trials that keep
-theirs.
-"""
+"""States of a network: weight files, a backbone's own weights, finished trials with weights."""
 
 from __future__ import annotations
 
@@ -47,8 +45,9 @@ class WeightState:
 
 
 def state_of(word: str, store: Store, where: str) -> WeightState:
-    """What a word means: "default", a weight file, or a finished trial: its folder, its key, the
-    beginning of its key.
+    """Return the state that a word means: "default", a weight file, or a finished trial.
+
+    A trial is given by its folder, its key, or the beginning of its key.
 
     Raises Missing, BadData for a trial without weights, Usage for a beginning that several have;
     `where` is the option.
@@ -63,16 +62,16 @@ def state_of(word: str, store: Store, where: str) -> WeightState:
         return _of_trial(Store(path.absolute().parent.parent), path.name, where)
     if KEY.fullmatch(word):
         keys = store.keys()
-        found = [key for key in keys if key.startswith(word)]
-        if len(found) > 1:
+        matches = [key for key in keys if key.startswith(word)]
+        if len(matches) > 1:
             raise UsageError(
                 "ambiguous",
-                f"{len(found)} trials begin with '{word}'",
+                f"{len(matches)} trials begin with '{word}'",
                 where=where,
                 expected="a longer key",
             )
-        if found:
-            return _of_trial(store, found[0], where)
+        if matches:
+            return _of_trial(store, matches[0], where)
         raise MissingError(f"trial '{word}' (in {store.root})", where)
     raise MissingError("weight file, or folder of a finished trial,", f"{where} {word}")
 
@@ -104,8 +103,9 @@ def _of_trial(store: Store, key: str, where: str) -> WeightState:
 
 
 def recorded_start(path: Path) -> int | None:
-    """The seed in the record that `tlx pretrain --out` writes beside its weights; None without a
-    record of them.
+    """Return the seed in the record that `tlx pretrain --out` writes with its weights.
+
+    None without a record of them.
     """
     beside = path.with_suffix(".json")
     if path.suffix != ".safetensors" or not beside.is_file():
@@ -122,27 +122,29 @@ def _start(spec: Mapping[str, Any]) -> int | None:
 
 
 def training_of(result: Result) -> dict[str, Any]:
-    """What T must be read beside: how long, how fast and on how much the network was trained, and
-    how well it did.
+    """Return the training facts needed to interpret T.
+
+    How long, how fast and on how much the network was trained, and its accuracy.
     """
     spec, details = result.spec, result.details
-    found = {
+    training = {
         name: spec.get(name)
         for name in ("optimizer", "learning_rate", "weight_decay", "batch_size", "freeze")
     }
-    found |= {name: details.get(name) for name in ("epochs", "best_epoch", "train_images")}
-    if found["train_images"] and found["best_epoch"] is not None and found["batch_size"]:
-        found["steps"] = -(-found["train_images"] // found["batch_size"]) * (
-            found["best_epoch"] + 1
+    training |= {name: details.get(name) for name in ("epochs", "best_epoch", "train_images")}
+    if training["train_images"] and training["best_epoch"] is not None and training["batch_size"]:
+        training["steps"] = -(-training["train_images"] // training["batch_size"]) * (
+            training["best_epoch"] + 1
         )
-    found["test_accuracy"] = result.scores.get("test_accuracy")
-    found |= {"key": result.key, "head": "new" if result.kind in NEW_HEAD else "own"}
-    return {name: value for name, value in found.items() if value is not None}
+    training["test_accuracy"] = result.scores.get("test_accuracy")
+    training |= {"key": result.key, "head": "new" if result.kind in NEW_HEAD else "own"}
+    return {name: value for name, value in training.items() if value is not None}
 
 
 def targets_of(words: Sequence[str], store: Store) -> dict[str, list[WeightState]]:
-    """Target → its fine-tuned states, of words NAME=WHERE or WHERE; several of one name are its
-    repeats.
+    """Return target → its fine-tuned states, of words NAME=WHERE or WHERE.
+
+    Several of one name are its repeats.
 
     Without a name a file is called by its stem, and by its folder too where stems agree; a trial by
     its data set.
@@ -164,10 +166,10 @@ def targets_of(words: Sequence[str], store: Store) -> dict[str, list[WeightState
                 state,
             )
         )
-    found: dict[str, list[WeightState]] = {}
+    targets: dict[str, list[WeightState]] = {}
     for name, state in named:
-        found.setdefault(name, []).append(state)
-    for name, states in found.items():
+        targets.setdefault(name, []).append(state)
+    for name, states in targets.items():
         if len(
             {
                 state.path if state.path == DEFAULT else files.sha256(Path(state.path))
@@ -180,4 +182,4 @@ def targets_of(words: Sequence[str], store: Store) -> dict[str, list[WeightState
                 where="-b",
                 expected="repeats that differ, or a name of its own for each",
             )
-    return found
+    return targets

@@ -1,4 +1,4 @@
-"""tlx parameter-distance."""
+"""Study of tlx parameter-distance."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class ParameterDistanceStudy(Study):
-    """Fine-tunings where none are given, a domain gap where images are, then the distances."""
+    """Study of fine-tunings if none are given, a domain gap of images, and distances."""
 
     name = "parameter-distance"
     short = "Measure transfer by distances of weights"

@@ -1,4 +1,8 @@
-"""Parameter distance: how far pre-training carried each layer towards where fine-tuning ended.
+"""Trial of parameter distance: how far pre-training moved each layer to its final state.
+
+A trial is one triple of states (random, pre-trained, fine-tuned) of one network in one norm; see
+tlx.metrics.parameter_distance.distance for D and T. Repeats differ in the random state that is
+drawn, in the fine-tuning, or in both.
 
 A trial is one triple of states (random, pre-trained, fine-tuned) of one network in one norm; what D
 and T are stands in tlx.metrics.parameter_distance.distance. Repeats differ in the random state that
@@ -30,8 +34,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WeightTriple:
-    """Where a trial's states are: files or "default"; random None: drawn. training: how it was
-    fine-tuned, if known.
+    """States of a trial: files or "default"; random None: drawn.
+
+    training: how it was fine-tuned, if known.
     """
 
     random: str | None
@@ -41,9 +46,7 @@ class WeightTriple:
 
 
 def tune(spec: TargetTuning, inputs: TrainingInputs, context: TrialContext) -> Result:
-    """Fine-tune under a head drawn anew, score on the test images, keep the weights of the best
-    epoch.
-    """
+    """Fine-tune with a fresh head, score the test images, keep the best epoch's weights."""
     from ...models.transferred import transferred
     from ...models.weights import reader as weights_reader
     from ..training import fit_and_score
@@ -68,12 +71,12 @@ def tune(spec: TargetTuning, inputs: TrainingInputs, context: TrialContext) -> R
 
 
 def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) -> Result:
-    """Measure, a step for each layer."""
+    """Measure the distances, a step for each layer."""
     from ... import metrics
 
     _check(spec, inputs)
     random = inputs.random if inputs.random is not None else drawn(spec, inputs.pretrained)
-    found = metrics.parameter_distance(
+    distances = metrics.parameter_distance(
         random,
         inputs.pretrained,
         inputs.finetuned,
@@ -85,48 +88,48 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
     _check(spec, inputs)  # again: the files were read after they were checked
     profile = [
         {
-            "norm": found.norm,
+            "norm": distances.norm,
             "layer": row.name,
             "block": row.block,
             "head": row.head,
             "tensors": row.tensors,
             **{name: getattr(row, name) for name in LAYER},
         }
-        for row in found.profile
+        for row in distances.profile
     ]
     for number, row in enumerate(profile, 1):
         context.log(number, {name: row[name] for name in LAYER if row[name] is not None})
         context.tell(number, len(profile))
-    notes = list(found.notes)
+    notes = list(distances.notes)
     if spec.draw is not None:
         notes.append(
             "random states are drawn here, and not what pre-training began from: T is larger than "
             "from there"
         )
-    if inputs.training.get("head") == "new" and any(row.head for row in found.profile):
+    if inputs.training.get("head") == "new" and any(row.head for row in distances.profile):
         notes.append(
             "the head was drawn anew for fine-tuning, not carried over: its T says nothing of "
             "pre-training"
         )
     scores = {
-        "overall_transferability": found.overall,
-        "overall_movement": found.movement,
+        "overall_transferability": distances.overall,
+        "overall_movement": distances.movement,
         "layers": len(profile),
-        "undefined_layers": len(found.undefined),
-        "confounded_layers": len(found.confounded),
+        "undefined_layers": len(distances.undefined),
+        "confounded_layers": len(distances.confounded),
     }
     details = {
         "architecture": spec.architecture,
-        "norm": found.norm,
-        "rule": found.rule,
-        "overall": found.overall,
-        "movement": found.movement,
-        "undefined": list(found.undefined),
-        "confounded": list(found.confounded),
+        "norm": distances.norm,
+        "rule": distances.rule,
+        "overall": distances.overall,
+        "movement": distances.movement,
+        "undefined": list(distances.undefined),
+        "confounded": list(distances.confounded),
         "notes": notes,
         "training": dict(inputs.training),
         "profile": profile,
-        "distances": [asdict(row) | {"shape": list(row.shape)} for row in found.distances],
+        "distances": [asdict(row) | {"shape": list(row.shape)} for row in distances.distances],
     }
     return Result.of(
         spec,
@@ -137,13 +140,14 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
 
 
 def known(spec: ParameterDistance) -> str | None:
-    """The architecture as tlx.metrics is told it."""
+    """Return the architecture in the form of tlx.metrics."""
     return None if spec.architecture == UNKNOWN else spec.architecture
 
 
 def drawn(spec: ParameterDistance, pretrained: str) -> Any:
-    """The state_dict from which `tlx pretrain` began, or a drawn one; of as many classes as the
-    pre-trained head has.
+    """Return the state_dict from which `tlx pretrain` began, or a drawn one.
+
+    Of as many classes as the pre-trained head has.
     """
     from ...models import backbones
 
@@ -167,8 +171,9 @@ def drawn(spec: ParameterDistance, pretrained: str) -> Any:
 
 
 def digest(architecture: str, weights: str | None) -> str:
-    """What identifies a state: the SHA-256 of its file, or drawn. Raises Missing and what
-    `backbones.digest` raises.
+    """Return what identifies a state: the SHA-256 of its file, or drawn.
+
+    Raises Missing and what `backbones.digest` raises.
     """
     from ...models import backbones
     from ...models.weights import promises
@@ -183,16 +188,16 @@ def digest(architecture: str, weights: str | None) -> str:
 
 
 def _check(spec: ParameterDistance, inputs: WeightTriple) -> None:
-    """Integrity unless the states are those that the study was planned with."""
+    """Raise Integrity unless the states are those that the study was planned with."""
     from ...models.weights import promises
 
     for weights, expected in zip(
         (inputs.random, inputs.pretrained, inputs.finetuned), spec.states, strict=True
     ):
-        if (found := digest(spec.architecture, weights)) != expected:
+        if (actual := digest(spec.architecture, weights)) != expected:
             raise IntegrityError(
                 "weights-sha256",
-                f"SHA-256 is {found}",
+                f"SHA-256 is {actual}",
                 where=weights or RANDOM,
                 expected=expected,
                 remedy=promises.RERUN,

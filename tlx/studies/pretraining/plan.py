@@ -28,7 +28,7 @@ from .spec import PreTraining
 def pretraining_study(
     spec: PreTraining, settings: Settings, progress: Progress | None = None
 ) -> Stage:
-    """The one trial of a pre-training on all images of a data set."""
+    """Return the only trial of a pre-training on all images of a data set."""
     notes: list[str] = []
     folder = located(spec.dataset, settings, notes)
     row = backbones.lookup(spec.architecture)
@@ -74,8 +74,9 @@ def pretraining_study(
 def _pools(
     folder: datasets.ImageFolder, sides: Sides, spec: PreTraining
 ) -> tuple[list[Any], list[Any], list[Any]]:
-    """All images as train, val and test: val drawn from the training images, seeded, where there is
-    no val folder.
+    """Return all images as train, val and test.
+
+    val is drawn from the training images, seeded, where there is no val folder.
     """
     if sides.val:
         _refuse_untrained(folder, sides)
@@ -84,7 +85,10 @@ def _pools(
     for image in sides.train:
         by_class[image.label].append(image)
     refuse_few(
-        folder, sides, {label: len(some) for label, some in by_class.items()}, spec.val_per_class
+        folder,
+        sides,
+        {label: len(images) for label, images in by_class.items()},
+        spec.val_per_class,
     )
     val: list[Any] = []
     for label, of_class in by_class.items():

@@ -17,12 +17,14 @@ THESIS = ("0", "0_1", "0_3", "0_10", "0_30", "0_100", "0_300", "1", "3", "10", "
 
 
 def checkpoint_steps(tags: Sequence[str], steps: int, epochs: int) -> dict[int, str]:
-    """Steps done → tag, ascending: "0_K" is after K batches, "E" after E epochs of `steps` batches.
+    """Return steps done → tag, ascending.
+
+    "0_K" is after K batches, "E" after E epochs of `steps` batches.
 
     Of two that fall together the later one counts. Usage for a tag that is none, or beyond the last
     epoch.
     """
-    found: dict[int, str] = {}
+    result: dict[int, str] = {}
     for tag in THESIS if tuple(tags) == ("thesis",) else tags:
         begin, _, batches = tag.partition("_")
         if not re.fullmatch(r"0_[1-9]\d*|0|[1-9]\d*", tag, re.ASCII):
@@ -40,14 +42,15 @@ def checkpoint_steps(tags: Sequence[str], steps: int, epochs: int) -> dict[int, 
                 where="--checkpoints",
                 remedy="give more --epochs, or name the moments one by one",
             )
-        found[done] = tag
-    return dict(sorted(found.items()))
+        result[done] = tag
+    return dict(sorted(result.items()))
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreTraining(Recipe):
-    """One pre-training, by default as in 'Transferability in DNN': Adam at 1e-4, 100 epochs,
-    nothing frozen.
+    """One pre-training, by default as in 'Transferability in DNN'.
+
+    Adam at 1e-4, 100 epochs, nothing frozen.
     """
 
     kind: ClassVar[str] = "pretraining"
@@ -73,7 +76,7 @@ class PreTraining(Recipe):
         "mnist",
         identity=False,
         short="d",
-        help="a name of `tlx datasets` (name:/path for one that lies elsewhere), or a folder",
+        help="a name of `tlx datasets` (name:/path for one stored elsewhere), or a folder",
     )
     input_size: int | None = setting(
         None,
@@ -102,16 +105,16 @@ class PreTraining(Recipe):
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         return f"{self.architecture} seed {self.seed}"
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the names that MLflow shows."""
+        """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,
             "Dataset": self.dataset,
@@ -123,14 +126,14 @@ class PreTraining(Recipe):
 
 @dataclass(frozen=True, kw_only=True)
 class PreTrainingOutput(Spec):
-    """Where the weights of a pretraining are copied."""
+    """Output file of the weights of a pretraining."""
 
     kind: ClassVar[str] = "pretraining-output"
 
     out: str = setting(
         "",
         identity=False,
-        help="file for the weights (.safetensors), with a record of how they were made beside "
+        help="file for the weights (.safetensors), with a record of how they were made next to "
         "it. Default: left in the run's folder",
     )
     note: str = setting(

@@ -1,4 +1,4 @@
-"""tlx pretrain."""
+"""Study of tlx pretrain."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class PretrainingStudy(Study):
-    """One training on all images of a data set, its weights kept."""
+    """Study of one training on all images of a data set, its weights kept."""
 
     name = "pretrain"
     short = "Train from random weights, keep them"
@@ -35,7 +35,7 @@ class PretrainingStudy(Study):
     )
 
     def stages(self, session: Session) -> Stages:
-        """Yield the one stage, then write the weights where --out says."""
+        """Yield the one stage, then write the weights to --out."""
         from . import plan, trial
 
         output = self.of(PreTrainingOutput)

@@ -1,6 +1,4 @@
-"""Train a network from random weights on all of a data set, and keep the weights for others to
-start from.
-"""
+"""Trial: train a network from random weights on a whole data set, and keep the weights."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ if TYPE_CHECKING:
 
 
 def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
-    """Train from random weights, choose the epoch on inputs.val, score on inputs.test, write the
-    weights.
-    """
+    """Train from random weights, select the epoch on inputs.val, score inputs.test, save."""
     from ...features import voting
     from ...models import backbones, training
     from ...models.weights import reader as checkpoints
@@ -92,9 +88,10 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
 
 
 def publish(result: Result, study: Stage, store: Store, out: Path, note: str = "") -> Path:
-    """Copy the weights of a finished pre-training to `out`, its checkpoints to
-    <stem>-checkpoints/<tag>.safetensors, and put the record of how they were made beside them, as
-    <stem>.json; `note` is a sentence for it.
+    """Copy the weights of a finished pre-training to `out`, and their record.
+
+    Checkpoints go to <stem>-checkpoints/<tag>.safetensors, the record to <stem>.json; `note` is a
+    sentence for it.
     """
     target = Path(out).expanduser().absolute().with_suffix(".safetensors")
     target.with_suffix(".json").unlink(

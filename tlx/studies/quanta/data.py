@@ -1,6 +1,4 @@
-"""The images of a QUANTA study: all of a data set or of some of its classes, as training,
-validation and test parts.
-"""
+"""Images of a QUANTA study: a data set or part of its classes, as train, val and test."""
 
 from __future__ import annotations
 
@@ -29,8 +27,9 @@ LEAST = 4  # classes that can be halved
 
 @dataclass(frozen=True)
 class QuantaImages:
-    """The parts of a data set, whose labels index `classes`; digest: of pixels, labels and parts.
-    notes: for people.
+    """Parts of a data set, whose labels index `classes`.
+
+    digest: of pixels, labels and parts. notes: for people.
     """
 
     name: str
@@ -41,7 +40,7 @@ class QuantaImages:
     notes: tuple[str, ...] = ()
 
     def record(self, context: str) -> dict[str, str]:
-        """The data set, for a study's record."""
+        """Return the record of the data set."""
         return {
             "name": self.name,
             "source": self.root,
@@ -51,8 +50,9 @@ class QuantaImages:
 
 
 def halves(classes: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Two random halves of the classes, each sorted; of an odd number the first has one more
-    (Yosinski et al. 2014, arXiv:1411.1792, section 3).
+    """Return two random halves of the classes, each sorted.
+
+    Of an odd number the first has one more (Yosinski et al. 2014, arXiv:1411.1792, section 3).
     """
     if len(classes) < LEAST:
         raise UsageError(
@@ -61,13 +61,13 @@ def halves(classes: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[st
     order = np.random.default_rng(derive_seed(seed, "halves")).permutation(len(classes))
     middle = -(-len(classes) // 2)
     first, second = (
-        tuple(classes[i] for i in sorted(some)) for some in (order[:middle], order[middle:])
+        tuple(classes[i] for i in sorted(half)) for half in (order[:middle], order[middle:])
     )
     return first, second
 
 
 def folder_of(dataset: str, settings: Settings) -> datasets.ImageFolder:
-    """The data set, found or materialised."""
+    """Return the data set, found or materialised."""
     return located(dataset, settings, [])
 
 
@@ -81,8 +81,9 @@ def images_of(
     *,
     suffix: str = "",
 ) -> QuantaImages:
-    """The parts of these classes of a folder, read: validation images are drawn where there is no
-    val folder.
+    """Read the parts of these classes of a folder.
+
+    Validation images are drawn where there is no val folder.
     """
     notes = list(folder.notes)
     sides = divided(folder, settings, notes, progress)
@@ -93,21 +94,21 @@ def images_of(
             counts[image.label] += 1
     refuse_few(folder, sides, counts, spec.val_per_class)
     for label in classes:
-        for part, some in _of_class(folder, sides, label, spec).items():
-            chosen[part] += some
-    everything = [image for some in chosen.values() for image in some]
+        for part, images in _of_class(folder, sides, label, spec).items():
+            chosen[part] += images
+    everything = [image for images in chosen.values() for image in images]
     sizing = Sizing(
         spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels
     )
     held = decoded(folder, everything, sizing, settings, notes, progress)
     number = {label: i for i, label in enumerate(classes)}
     labels = np.array([number[image.label] for image in everything], np.int64)
-    ends = np.cumsum([len(some) for some in chosen.values()])
+    ends = np.cumsum([len(images) for images in chosen.values()])
     rows = np.split(np.arange(len(everything)), ends[:-1])
     parts = {
-        part: Samples(held, some, labels[some])
-        for part, some in zip(chosen, rows, strict=True)
-        if len(some)
+        part: Samples(held, images, labels[images])
+        for part, images in zip(chosen, rows, strict=True)
+        if len(images)
     }
     content = files.digest([list(classes), held.digest, labels.tolist(), ends.tolist()])
     return QuantaImages(
@@ -118,9 +119,9 @@ def images_of(
 def _of_class(
     folder: datasets.ImageFolder, sides: Sides, label: str, spec: Quanta
 ) -> dict[str, list[Image]]:
-    """The images of one class: train, val and test."""
+    """Return the images of one class: train, val and test."""
     pool, val, test = (
-        [i for i in some if i.label == label] for some in (sides.train, sides.val, sides.test)
+        [i for i in side if i.label == label] for side in (sides.train, sides.val, sides.test)
     )
     if not val:
         order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(len(pool))

@@ -1,5 +1,4 @@
-"""Results of a QUANTA study in the files of the original: those of its README, and its later lines
-of JSON.
+"""Export of QUANTA results to the original's files: README layout and later JSON lines.
 
     <out>/<source>_to_<target>/layer_<l|all>/<r>.txt                                λ of the source
     after each epoch
@@ -57,8 +56,8 @@ KERAS = {
 
 
 def export(results: Iterable[Result], out: Path) -> list[Path]:
-    """Write the files of every result that has an epoch; the folders that were written into."""
-    made: dict[Path, None] = {}
+    """Write the files of every result that has an epoch; return the folders."""
+    folders: dict[Path, None] = {}
     results = [r for r in results if r.details.get("history")]
     names = {r.details["source_name"] for r in results if r.details["source_name"]}
     for result in results:
@@ -67,7 +66,7 @@ def export(results: Iterable[Result], out: Path) -> list[Path]:
         position, repeat = result.spec["position"], result.spec["repeat"]
         layer = {CO: "all"}.get(position, position)
         own = folder / (WITNESS if position == WITNESS else f"layer_{layer}")
-        made |= {files.make_folder(own): None}
+        folders |= {files.make_folder(own): None}
         for words, part in (
             ("training", "train"),
             ("testing", "test" if "test_loss" in _last(result) else "val"),
@@ -104,12 +103,13 @@ def export(results: Iterable[Result], out: Path) -> list[Path]:
                 folder / f"testing_metrics_of_source_{end}",
                 _line(_keras(result.details["source_test"], "")),
             )
-    return list(made)
+    return list(folders)
 
 
 def series(gates: Sequence[Sequence[Any]]) -> str:
-    """The original's line of numbers, gate by gate: in Python's shortest form, which reads back to
-    the same bits.
+    """Format the original's line of numbers, gate by gate.
+
+    In Python's shortest form, which reads back to the same bits.
 
     >>> series([[0.5, 0.25], [1.0]])
     '0.5 0.25 ,1.0 ,'
@@ -118,7 +118,7 @@ def series(gates: Sequence[Sequence[Any]]) -> str:
 
 
 def read_series(text: str) -> list[list[float]]:
-    """The numbers of `series`.
+    """Parse the numbers of `series`.
 
     >>> read_series('0.5 0.25 ,1.0 ,')
     [[0.5, 0.25], [1.0]]
@@ -127,7 +127,7 @@ def read_series(text: str) -> list[list[float]]:
 
 
 def quantas(result: Result) -> dict[str, Any]:
-    """Position → v of source and target, and λ of both, before the first epoch and after each."""
+    """Return position → v and λ of source and target, before the first epoch and after each."""
     gates = result.details["gates"]
     return {
         str(position): {

@@ -1,5 +1,6 @@
-"""Figures of QUANTA studies. Each returns the bytes of a PNG, SVG or PDF, the same bytes for the
-same numbers.
+"""Figures of QUANTA studies as bytes of a PNG, SVG or PDF.
+
+The same numbers give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ def courses(
     *,
     names: Mapping[int, str] = types.MappingProxyType({}),
 ) -> bytes:
-    """λ of the source over the epochs: for each position its mean over the repeats, with the 95 %
-    CI as a band.
+    """Draw λ of the source over the epochs, the mean over repeats for each position.
+
+    The 95 % CI is a band.
 
     lines   position → λ before the first epoch and after each, repeat by repeat
     names   position → what its block is called
@@ -36,31 +38,33 @@ def courses(
     with figures.figure_style():
         figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (position, repeats) in enumerate(lines.items()):
-            found = [
+            points = [
                 e
                 for values in zip(*repeats, strict=False)
                 if (e := statistics.estimate(values, bounds=(0.0, 1.0))) is not None
             ]
-            x, colour = range(len(found)), figures.COLOURS[number % len(figures.COLOURS)]
+            x, colour = range(len(points)), figures.COLOURS[number % len(figures.COLOURS)]
             named = number % max(1, len(lines) // NAMED_UP_TO) == 0
             label = figures.legend_label(f"Block {names.get(position, position + 1)}")
             axes.plot(
                 x,
-                [e.mean for e in found],
+                [e.mean for e in points],
                 color=colour,
                 linewidth=1.8,
                 zorder=3,
                 linestyle="-" if number < len(figures.COLOURS) else "--",
-                marker=figures.MARKERS[number % len(figures.MARKERS)] if len(found) <= 20 else None,
+                marker=figures.MARKERS[number % len(figures.MARKERS)]
+                if len(points) <= 20
+                else None,
                 markersize=4,
                 label=label if named else None,
             )
-            if all(e.half_width is not None for e in found):
+            if all(e.half_width is not None for e in points):
                 few = len(repeats) < statistics.FEWEST_SPLITS
                 axes.fill_between(
                     x,
-                    [e.lowest if few else e.low for e in found],
-                    [e.highest if few else e.high for e in found],
+                    [e.lowest if few else e.low for e in points],
+                    [e.highest if few else e.high for e in points],
                     color=colour,
                     alpha=0.15,
                     linewidth=0,
@@ -80,15 +84,18 @@ def courses(
 
 
 def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
-    """λ of the source at the end, over the positions: gated alone and all at once, with 95 % CI and
-    the start.
+    """Draw the final λ of the source over the positions, with 95 % CI and the start.
+
+    Gated alone and all at once.
     """
     with figures.figure_style():
         figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
-            some = [row for row in rows if row["gate"] == gate and row["lambda_source"] is not None]
-            if some:
-                _points(axes, some, "lambda_source", name, number)
+            selected = [
+                row for row in rows if row["gate"] == gate and row["lambda_source"] is not None
+            ]
+            if selected:
+                _points(axes, selected, "lambda_source", name, number)
         starts = {row["lambda_start"] for row in rows if row["lambda_start"] is not None}
         for start in starts:
             axes.axhline(start, color="#555555", linewidth=1, linestyle=":", label="At the start")
@@ -101,19 +108,22 @@ def finals(rows: Rows, title: str = "", form: str = "png") -> bytes:
 def accuracies(
     rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
 ) -> bytes:
-    """Test accuracy over the positions, with 95 % CI, beside that of the target alone (line and
-    band).
+    """Draw test accuracy over the positions, with 95 % CI, and that of the target alone.
+
+    The latter is a line and a band.
 
     caption   sentences below the figure: what its reader must bear in mind
     """
     with figures.figure_style():
         figure, axes = figures.new_subplots(7.2, 4.2)
         for number, (gate, name) in enumerate((("alone", "Gated alone"), ("co", "All at once"))):
-            some = [row for row in rows if row["gate"] == gate and row["test_accuracy"] is not None]
-            if some and gate == "alone":
-                _points(axes, some, "test_accuracy", name, number)
-            elif some:
-                _level(axes, some[0], name, number, "--")
+            selected = [
+                row for row in rows if row["gate"] == gate and row["test_accuracy"] is not None
+            ]
+            if selected and gate == "alone":
+                _points(axes, selected, "test_accuracy", name, number)
+            elif selected:
+                _level(axes, selected[0], name, number, "--")
         for row in rows:
             if row["gate"] == "witness" and row["test_accuracy"] is not None:
                 _level(axes, row, "Witness (no gate)", 2, "-")

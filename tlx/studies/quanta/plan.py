@@ -1,5 +1,6 @@
-"""From what was typed to a QUANTA study: everything checked first, then the source (trained or
-loaded), then trials.
+"""Plan of a QUANTA study: everything is checked first, then the source, then the trials.
+
+The source is trained or loaded.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ Gates = tuple[tuple[int, str, str], ...]  # position, module of the target, modu
 
 @dataclass(frozen=True)
 class QuantaPlan:
-    """A study whose every part is there but, perhaps, the source: then `source_study` trains it.
+    """Complete study but, perhaps, for the source: then `source_study` trains it.
 
     gates   positions ("0", …, "co") → the gates of a trial there
     learned the images that the source was or will be trained on by the study
@@ -43,13 +44,13 @@ class QuantaPlan:
 
     @property
     def source_study(self) -> Stage | None:
-        """The training of the source; None where it has weights."""
+        """Return the training of the source; None where it has weights."""
         if self.source is not None or self.learned is None:
             return None
         return source_study(self.spec, self.sweep, self.learned)
 
     def study(self, source: SourceOf) -> Stage:
-        """Every trial, ready to run."""
+        """Return every trial, ready to run."""
         spec = self.spec.replace(weights=source.digest, images=self.images.digest)
         parts, test = self.images.parts, self.learned.parts.get("test") if self.learned else None
         inputs = QuantaInputs(
@@ -97,8 +98,9 @@ class QuantaPlan:
 def plan_quanta(
     spec: Quanta, sweep: QuantaGrid, settings: Settings, progress: Progress | None = None
 ) -> QuantaPlan:
-    """Look at all that a study needs: networks, positions, data, weights; Problems with all that is
-    wrong.
+    """Check all that a study needs: networks, positions, data, weights.
+
+    Raises Problems with all errors.
     """
     gather = ErrorCollector()
     gates: dict[str, Gates] = {}
@@ -118,7 +120,7 @@ def plan_quanta(
         source = source_of(spec, sweep)
         if source is not None:
             _ = source.digest
-            source.load()  # what is wrong with a file is said before anything is computed
+            source.load()  # errors of a file are raised before anything is computed
     raise_all(gather.problems)
     row = backbones.lookup(spec.architecture)
     folder = folder_of(spec.dataset, settings)
@@ -142,8 +144,9 @@ def plan_quanta(
 
 
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
-    """Position → its gates. Usage for one that is none, or where the outputs of source and target
-    differ.
+    """Return position → its gates.
+
+    Raises Usage for one that is none, or where the outputs of source and target differ.
     """
     target = _shape_of(spec, spec.architecture)
     source = (
@@ -160,7 +163,7 @@ def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
     places = dict(
         enumerate(zip(quanta_gate.places(target), quanta_gate.places(source), strict=False))
     )
-    count, problems, found = len(target.blocks), list[TlxError](), dict[str, Gates]()
+    count, problems, gates = len(target.blocks), list[TlxError](), dict[str, Gates]()
     fitting = {
         p: (t, s)
         for p, (t, s) in places.items()
@@ -183,24 +186,24 @@ def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
                 )
             )
             continue
-        found[position] = tuple((p, fitting[p][0].module, fitting[p][1].module) for p in wanted)
+        gates[position] = tuple((p, fitting[p][0].module, fitting[p][1].module) for p in wanted)
     raise_all(problems)
-    return found
+    return gates
 
 
 def _positions(
     words: Sequence[str], count: int, fitting: Mapping[int, object], problems: list[TlxError]
 ) -> list[str]:
-    """Every position that is meant, once, in order; what is none goes to the problems."""
-    found: dict[str, None] = {}
+    """Return every requested position, once, in order; report invalid ones as problems."""
+    positions: dict[str, None] = {}
     for word in words or ("all", CO):
         negative = word.startswith("-") and word[1:].isdigit()
         if word == CO or negative:
-            found[CO] = None
+            positions[CO] = None
         elif word == "all":
-            found.update(dict.fromkeys(map(str, fitting)))
+            positions.update(dict.fromkeys(map(str, fitting)))
         elif word.isascii() and word.isdigit() and int(word) < count:
-            found[str(int(word))] = None
+            positions[str(int(word))] = None
         else:
             problems.append(
                 UsageError(
@@ -218,11 +221,13 @@ def _positions(
                 where="--source-architecture",
             )
         )
-    return sorted((p for p in found if p != CO), key=int) + [CO] * (CO in found and bool(fitting))
+    return sorted((p for p in positions if p != CO), key=int) + (
+        [CO] if CO in positions and bool(fitting) else []
+    )
 
 
 def _shape_of(spec: Quanta, architecture: str) -> Network:
-    """The network in shapes only."""
+    """Return the network in shapes only."""
     row = backbones.lookup(architecture)
     with network.meta_device():
         return backbones.load(

@@ -1,4 +1,4 @@
-"""A QUANTA study's results → its table, figures and closing words, from run folders alone."""
+"""Table, figures and closing text of a QUANTA study's results, from run folders alone."""
 
 from __future__ import annotations
 
@@ -51,15 +51,16 @@ COLUMNS = (
 
 
 def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """Put a trial's figures into its folder: learning curves, and the course of λ where it has a
-    gate.
+    """Write a trial's figures to its folder.
+
+    Learning curves, and the course of λ where it has a gate.
     """
     reporting.write_trial_figures(folder, result, form)
     drawings.write(folder, _trial_courses(result), form)
 
 
 def trial_drawings(folder: Path, result: Result) -> Drawings:
-    """Return the figures of a trial whose files lie in `folder`."""
+    """Return the figures of a trial whose files are in `folder`."""
     return {**reporting.trial_drawings(folder, result), **_trial_courses(result)}
 
 
@@ -89,9 +90,9 @@ def _title(result: Result) -> str:
 
 
 def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """The table: a row for each position that was gated alone ("gate" is "alone"), for each with
-    all others ("co"), and for the witness; means over the repeats with 95 % CI, None where there is
-    none.
+    """Return the table: a row for each position alone, for each with all others, and the witness.
+
+    "gate" is "alone" or "co"; means over the repeats with 95 % CI, None where there is none.
 
     over_witness is the test accuracy less that of the witness of the same repeat, where both ended
     well.
@@ -99,8 +100,8 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
     witness = {r.spec["repeat"]: r for r in _of(results, WITNESS) if r.status == FINISHED}
     rows = []
     for gate, name in [(p, "alone") for p in _positions(results)] + [(CO, CO), (WITNESS, WITNESS)]:
-        mine = _of(results, gate)
-        whole = [r for r in mine if r.status == FINISHED]
+        members = _of(results, gate)
+        whole = [r for r in members if r.status == FINISHED]
         gained = [
             r.scores[_score(r)] - witness[r.spec["repeat"]].scores[_score(r)]
             for r in whole
@@ -109,21 +110,21 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
         shared = {
             "gate": name,
             "repeats": len(whole),
-            "missing": len(mine) - len(whole),
+            "missing": len(members) - len(whole),
             **_estimated("test_accuracy", [r.scores[_score(r)] for r in whole]),
             **_estimated("over_witness", gained if gate != WITNESS else []),
         }
-        if gate == WITNESS and mine:
+        if gate == WITNESS and members:
             rows.append(shared)
-        for number, position in enumerate(mine[0].details["positions"] if mine else []):
+        for number, position in enumerate(members[0].details["positions"] if members else []):
             first, last = ([r.details["gates"][at] for r in whole] for at in (0, -1))
             rows.append(
                 shared
                 | {
                     "position": position,
                     "block": position + 1,
-                    "module": mine[0].details["modules"][number],
-                    "block_name": _names(mine[0])[number],
+                    "module": members[0].details["modules"][number],
+                    "block_name": _names(members[0])[number],
                     "lambda_start": _mean(row["lambda"][number][0] for row in first),
                     **_estimated("lambda_source", [row["lambda"][number][0] for row in last]),
                     "lambda_change": _mean(
@@ -138,14 +139,15 @@ def rows_of(results: Sequence[Result]) -> list[dict[str, Any]]:
 
 
 def _names(result: Result) -> list[str]:
-    """Return the names of the gated blocks; a result of an earlier version has those of the gated
-    modules alone.
+    """Return the names of the gated blocks.
+
+    A result of an earlier version has those of the gated modules alone.
     """
     return list(result.details.get("block_names") or result.details["modules"])
 
 
 def names_of(results: Iterable[Result]) -> dict[int, str]:
-    """Return position → what its block is called."""
+    """Return position → name of its block."""
     return {
         position: block_label(position + 1, name)
         for result in results
@@ -158,8 +160,8 @@ def _score(result: Result) -> str:
 
 
 def _of(results: Iterable[Result], position: str) -> list[Result]:
-    found = [r for r in results if r.spec["position"] == position]
-    return sorted(found, key=lambda r: r.spec["repeat"])
+    members = [r for r in results if r.spec["position"] == position]
+    return sorted(members, key=lambda r: r.spec["repeat"])
 
 
 def _positions(results: Iterable[Result]) -> list[str]:
@@ -167,63 +169,65 @@ def _positions(results: Iterable[Result]) -> list[str]:
 
 
 def _mean(values: Iterable[float]) -> float | None:
-    found = statistics.estimate(values)
-    return found.mean if found is not None else None
+    mean = statistics.estimate(values)
+    return mean.mean if mean is not None else None
 
 
 def _estimated(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    found = statistics.estimate(values, bounds=BOUNDS[name])
-    if found is None:
+    mean = statistics.estimate(values, bounds=BOUNDS[name])
+    if mean is None:
         return dict.fromkeys(f"{name}{end}" for end in ENDS)
-    numbers = (found.mean, found.low, found.high, found.half_width, found.lowest, found.highest)
+    numbers = (mean.mean, mean.low, mean.high, mean.half_width, mean.lowest, mean.highest)
     return {f"{name}{end}": number for end, number in zip(ENDS, numbers, strict=True)}
 
 
 def courses_of(results: Sequence[Result], gate: str) -> dict[int, list[list[float]]]:
-    """Position → λ of the source before the first epoch and after each, repeat by repeat; gate:
-    "alone" or "co".
+    """Return position → λ of the source before the first epoch and after each.
+
+    Repeat by repeat; gate: "alone" or "co".
     """
-    found: dict[int, list[list[float]]] = {}
+    courses: dict[int, list[list[float]]] = {}
     for result in results:
         if (result.spec["position"] == CO) != (gate == CO) or result.status != FINISHED:
             continue
         for number, position in enumerate(result.details["positions"]):
-            found.setdefault(position, []).append(
+            courses.setdefault(position, []).append(
                 [row["lambda"][number][0] for row in result.details["gates"]]
             )
-    return dict(sorted(found.items()))
+    return dict(sorted(courses.items()))
 
 
 # ---------------------------------------------------------------- a study's files
 
 
 def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
-    """Return the figures of a study: the courses of λ, λ at the end and test accuracies over the
-    positions.
+    """Return the figures of a study.
+
+    The courses of λ, λ at the end and test accuracies over the positions.
     """
     results = reporting.results_of(store, study)
     rows, title = rows_of(results), study["title"]
     names = names_of(results)
-    found: dict[str, Callable[[str], bytes]] = {}
+    drawings: dict[str, Callable[[str], bytes]] = {}
     for gate, name, heading in (
         ("alone", "lambda_source", title),
         (CO, "lambda_source_co", f"{title}, all blocks at once"),
     ):
         if courses := courses_of(results, gate):
-            found[name] = functools.partial(quanta_figures.courses, courses, heading, names=names)
+            drawings[name] = functools.partial(
+                quanta_figures.courses, courses, heading, names=names
+            )
     if any(row["position"] is not None for row in rows):
         warnings = warnings_of(results)
-        found["lambda_source_final"] = lambda form: quanta_figures.finals(rows, title, form)
-        found["test_accuracy"] = lambda form: quanta_figures.accuracies(
+        drawings["lambda_source_final"] = lambda form: quanta_figures.finals(rows, title, form)
+        drawings["test_accuracy"] = lambda form: quanta_figures.accuracies(
             rows, title, form, caption=warnings
         )
-    return found
+    return drawings
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
-    """Write a study's table, figures and summary beside its record, over all of its trials that are
-    whole.
-    """
+    """Write a study's table, figures and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:
         return
@@ -260,7 +264,7 @@ def warnings_of(results: Iterable[Result]) -> list[str]:
 
 
 def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Over the positions: λ and the test accuracy with their CI, gate by gate."""
+    """Return over the positions λ and the test accuracy with their CI, gate by gate."""
     names = ("lambda_source", "test_accuracy", "over_witness")
     return [
         {
@@ -276,36 +280,34 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Over the epochs (0: before the first): the mean λ of every position, with its CI."""
+    """Return over the epochs (0: before the first) the mean λ of every position, with CI."""
     points = []
     for gate in ("alone", CO):
         for position, courses in courses_of(results, gate).items():
             for step, values in enumerate(zip(*courses, strict=False)):
-                found = statistics.estimate(values, bounds=BOUNDS["lambda_source"])
-                assert found is not None
+                mean = statistics.estimate(values, bounds=BOUNDS["lambda_source"])
+                assert mean is not None
                 points += [
                     {
                         "name": f"{gate}/layer_{position}/lambda_source{end}",
                         "value": value,
                         "step": step,
                     }
-                    for end, value in _ends(found).items()
+                    for end, value in _ends(mean).items()
                     if value is not None
                 ]
     return points
 
 
-def _ends(found: MeanEstimate) -> dict[str, float | None]:
-    return {"": found.mean, "_low": found.low, "_high": found.high}
+def _ends(mean: MeanEstimate) -> dict[str, float | None]:
+    return {"": mean.mean, "_low": mean.low, "_high": mean.high}
 
 
-# ---------------------------------------------------------------- said
+# ---------------------------------------------------------------- text
 
 
 def table(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
-    """The table for people: λ with its CI, the norms of what the gate was given, accuracy beside
-    the witness's.
-    """
+    """Format the table: λ with its CI, norms of the gate's inputs, accuracy and the witness's."""
     body = [
         [
             _place(row),
@@ -346,7 +348,8 @@ def _place(row: Mapping[str, Any]) -> str:
 def _number(row: Mapping[str, Any], name: str, digits: int = 4) -> str:
     if row[name] is None:
         return tables.NOTHING
-    return f"{row[name]:{'+' * (name == 'lambda_change')}.{digits}f}" + _half(row, name, 1, digits)
+    sign = "+" if name == "lambda_change" else ""
+    return f"{row[name]:{sign}.{digits}f}" + _half(row, name, 1, digits)
 
 
 def _half(row: Mapping[str, Any], name: str, factor: float, digits: int) -> str:
@@ -371,7 +374,7 @@ def _gain(row: Mapping[str, Any]) -> str:
 
 
 def format_summary(report: Any) -> str:
-    """What a study ends with: the table, what to bear in mind, the time, where to look."""
+    """Return the closing text of a study: table, caveats, time, where to look."""
     rows = rows_of(report.results)
     lines = (
         [

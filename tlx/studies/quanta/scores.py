@@ -1,4 +1,4 @@
-"""The nine metrics of the original, by Keras's definitions."""
+"""Nine metrics of the original, by Keras's definitions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ THRESHOLD, TOP = 0.5, 3
 
 
 def keras_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Metrics of logits (n, k) float32 and labels (n,) int64.
+    """Compute the metrics of logits (n, k) float32 and labels (n,) int64.
 
     loss  mean cross-entropy in nats; top1, top3: shares of images whose class is (among the three
           of) the largest

@@ -1,6 +1,4 @@
-"""The source of a QUANTA study: where its weights come from, and how it is trained where it has
-none yet.
-"""
+"""Source of a QUANTA study: where its weights come from, and its training if it has none."""
 
 from __future__ import annotations
 
@@ -28,7 +26,7 @@ from .spec import Quanta, QuantaGrid
 
 @dataclass(frozen=True)
 class SourceOf:
-    """How the source is loaded.
+    """Origin of the source network.
 
     name     what it was trained on, for people and file names
     weights  a file, "default" (the backbone's own) or None (random, of `seed`)
@@ -46,14 +44,16 @@ class SourceOf:
 
     @property
     def digest(self) -> str:
-        """What identifies the weights. Raises Missing, UnknownName or what is wrong with the
-        file.
+        """Return what identifies the weights.
+
+        Raises Missing, UnknownName or an error of the file.
         """
         return backbones.digest(self.architecture, self.weights, self.source)
 
     def load(self, sha256: str | None = None) -> Network:
-        """The network, in evaluation mode. sha256: `digest` when the study was planned; Integrity
-        if it is no more.
+        """Load the network, in evaluation mode.
+
+        sha256: `digest` when the study was planned; Integrity if it has changed since.
         """
         row = backbones.lookup(self.architecture)
         state = None
@@ -95,8 +95,9 @@ class SourceOf:
 
 
 def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
-    """Where the source's weights are; None where the study is to train them. Usage for options in
-    conflict.
+    """Return where the source's weights are; None where the study is to train them.
+
+    Raises Usage for options in conflict.
     """
     given = {
         "--model": spec.model,
@@ -104,11 +105,11 @@ def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
         "--source-dataset": sweep.source_dataset,
         "--halves": sweep.halves,
     }
-    said = [option for option, value in given.items() if value]
-    if len(said) > 1:
+    options = [option for option, value in given.items() if value]
+    if len(options) > 1:
         raise UsageError(
             "conflict",
-            " with ".join(said),
+            " with ".join(options),
             expected="one of them: where the source's weights come from",
         )
     architecture = spec.source_architecture or spec.architecture
@@ -136,11 +137,12 @@ def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
 
 
 def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Stage:
-    """The one trial that trains the source, as `tlx pretrain` would with the target's optimizer,
-    rate and batches.
+    """Return the only trial, which trains the source.
+
+    As `tlx pretrain` would with the target's optimizer, rate and batches.
     """
     architecture = spec.source_architecture or spec.architecture
-    made = PreTraining(
+    pretraining = PreTraining(
         architecture=architecture,
         dataset=str(sweep.source_dataset or spec.dataset),
         input_size=spec.input_size,
@@ -156,12 +158,12 @@ def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Stage
         images.classes, images.parts["train"], images.parts["val"], images.parts.get("test")
     )
     return Stage(
-        key=files.digest(["study", made.identity()]),
+        key=files.digest(["study", pretraining.identity()]),
         run=pretraining_trial.run,
         experiment=pretraining_spec.EXPERIMENT,
         title=f"source of QUANTA: {architecture} on {images.name}",
-        spec=common_settings(made),
-        trials=(Trial(made, inputs),),
+        spec=common_settings(pretraining),
+        trials=(Trial(pretraining, inputs),),
         inputs=(images.record("train"),),
         tags={"tlx.dataset": images.name},
         notes=images.notes,
@@ -169,7 +171,7 @@ def source_study(spec: Quanta, sweep: QuantaGrid, images: QuantaImages) -> Stage
 
 
 def trained(result: Result, store: Store, spec: Quanta, images: QuantaImages) -> SourceOf:
-    """The source that a finished `source_study` trained."""
+    """Return the source that a finished `source_study` trained."""
     if result.status == DIVERGED:
         raise TlxError(
             "source-diverged",

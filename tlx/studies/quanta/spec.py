@@ -14,9 +14,7 @@ CO, WITNESS = "co", "witness"
 
 @dataclass(frozen=True, kw_only=True)
 class Quanta(QuantaRecipe):
-    """One target trained beside a source, with a gate at one position, at all of them, or at
-    none.
-    """
+    """Target trained with a source, with a gate at one position, at all of them, or at none."""
 
     kind: ClassVar[str] = "quanta"
 
@@ -70,7 +68,7 @@ class Quanta(QuantaRecipe):
         low=1,
         help="training images per class held back for validation, where there is no val folder",
     )
-    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of all chance")
+    seed: int = setting(0, low=0, high=2**63 - 1, help="random seed")
     images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
     weights: str = setting("", cli=False, help="digest of the source's weights")
     position: str = setting("", cli=False, help="number from 0, co or witness")
@@ -78,17 +76,17 @@ class Quanta(QuantaRecipe):
 
     @property
     def shots(self) -> int:
-        """0: all images."""
+        """Return 0: all images."""
         return 0
 
     @property
     def split(self) -> int:
-        """Where a study lists it among its siblings."""
+        """Return its place in a study's list."""
         return self.repeat
 
     @property
     def title(self) -> str:
-        """Few words that name this trial among its siblings."""
+        """Return a short name of this trial among its siblings."""
         place = (
             self.position if self.position in (CO, WITNESS) else f"block {int(self.position) + 1}"
         )
@@ -96,12 +94,15 @@ class Quanta(QuantaRecipe):
 
     @property
     def run_name(self) -> str:
-        """What its run is called."""
+        """Return the name of its run."""
         return self.title
 
     @property
     def alone(self) -> Quanta:
-        """The witness of this trial: what the gate and the source are set to is no part of it."""
+        """Return the witness of this trial.
+
+        The settings of gate and source are no part of it.
+        """
         own = {
             name: self.defaults()[name]
             for name in (
@@ -118,7 +119,7 @@ class Quanta(QuantaRecipe):
         return self.replace(**own, weights="", position=WITNESS)
 
     def mlflow_params(self) -> dict[str, Any]:
-        """The settings under the original's names, as MLflow shows them."""
+        """Return the settings under the original's names, as MLflow shows them."""
         return {
             "Architecture": self.architecture,
             "Target task": self.dataset,
@@ -136,14 +137,14 @@ class Quanta(QuantaRecipe):
 
 @dataclass(frozen=True, kw_only=True)
 class QuantaGrid(Spec):
-    """Which QUANTA trials make a study, and where their source comes from."""
+    """Grid of the QUANTA trials of a study, and the origin of their source."""
 
     kind: ClassVar[str] = "quanta-grid"
 
     positions: tuple[str, ...] = setting(
         (),
         short="l",
-        help="where gates stand: numbers from 0 (position 0 is block 1), "
+        help="positions of gates: numbers from 0 (position 0 is block 1), "
         "all: each by itself, co or a negative number: everywhere at once. Default: "
         "all,co",
     )

@@ -1,4 +1,4 @@
-"""tlx quanta."""
+"""Study of tlx quanta."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class QuantaStudy(Study):
-    """Gated trainings of a target beside a frozen source."""
+    """Study of gated trainings of a target with a frozen source."""
 
     name = "quanta"
     short = "Measure transfer by learned gates (QUANTA)"

@@ -1,5 +1,4 @@
-"""QUANTA: how much of a frozen source a target takes over at a layer, measured by a gate that
-learns beside it.
+"""Trial of QUANTA: how much of a frozen source a target uses at a layer, by a learned gate.
 
 One trial is one position (0 is block 1), all positions at once ("co", co-evaluation) or the target
 alone ("witness"), and one repeat. Repeats differ in the target's start, the order of the images,
@@ -28,7 +27,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class QuantaInputs:
-    """What a trial runs on. Labels index `classes`.
+    """Inputs of a trial.
+
+    Labels index `classes`.
 
     name         of the target's images, for people and file names
     source       where the source's weights are; None for a witness
@@ -47,8 +48,9 @@ class QuantaInputs:
 
 
 def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
-    """Train, scoring validation and test images after every epoch; the last epoch counts, as in the
-    original.
+    """Train, scoring validation and test images after every epoch.
+
+    The last epoch counts, as in the original.
     """
     from ...features.voting import class_counts
     from ...models import backbones, training
@@ -133,7 +135,7 @@ def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
 
 
 def _with_lambdas(spec: Quanta, gates: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every record with λ of source and target beside v, gate by gate."""
+    """Return every record with λ of source and target in addition to v, gate by gate."""
     from ...models.quanta.gate import QuantaGate
 
     return [
@@ -143,20 +145,22 @@ def _with_lambdas(spec: Quanta, gates: list[dict[str, Any]]) -> list[dict[str, A
 
 
 def _lambda_scores(gates: list[dict[str, Any]]) -> dict[str, float]:
-    """λ of the source at the end and how far it went, for the one gate; numbered by gate where
-    there are several.
+    """Return the final λ of the source and its change.
+
+    For the one gate; numbered by gate where there are several.
     """
     ends = [(row[0], row[1]) for row in zip(gates[0]["lambda"], gates[-1]["lambda"], strict=True)]
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for number, (first, last) in enumerate(ends):
         end = f"_{number}" if len(ends) > 1 else ""
-        found |= {f"lambda_source{end}": last[0], f"lambda_change{end}": last[0] - first[0]}
-    return found
+        scores |= {f"lambda_source{end}": last[0], f"lambda_change{end}": last[0] - first[0]}
+    return scores
 
 
 def score(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The values of one part, those of the original by Keras's rules (see quanta_scores) and the
-    house's accuracy.
+    """Compute the values of one part: those of the original, and the common accuracy.
+
+    See quanta/scores.py for the former.
     """
     from ...features import voting
     from .scores import keras_scores

@@ -1,4 +1,4 @@
-"""Configurations of a feature extraction, tried in one process that keeps what they share.
+"""Configurations of a feature extraction, tried in one process that shares their data.
 
 Embedded rows, spans and products of every draw stay from trial to trial; what compares rows or is
 linear is fitted from the products alone (spans.py), so that a trial costs what its solver costs on
@@ -55,7 +55,7 @@ class CropVariant:
 
 @dataclass(frozen=True)
 class SearchContext:
-    """Where a process of a search works."""
+    """Runtime context of a process of a search."""
 
     root: str
     device: str
@@ -65,8 +65,9 @@ class SearchContext:
 
 @dataclass(frozen=True)
 class FeatureInputs:
-    """What a search of features runs on: a trial's spec, the layers each name means, and draws by
-    use of crops.
+    """Inputs of a search of features: a trial's spec, layers by name, and draws.
+
+    Draws are by use of crops.
     """
 
     base: FeatureExtraction
@@ -74,7 +75,7 @@ class FeatureInputs:
     sides: dict[bool, CropVariant]
 
     def spec(self, values: dict[str, Any]) -> FeatureExtraction:
-        """The trial that a configuration means, before its split."""
+        """Return the trial of a configuration, before its split."""
         text = values.get("embedding", self.base.embedding)
         own = _own(values, text)
         changes = {
@@ -88,22 +89,20 @@ class FeatureInputs:
         )
 
     def classifier(self, values: dict[str, Any]) -> Classifier:
-        """The classifier of a configuration."""
+        """Return the classifier of a configuration."""
         if "classifier" not in values:
             return classifier(self.base.classifier)
         start = classifier(self.base.classifier)
         name = values["classifier"]
         kept = start.identity() if type(start) is CLASSIFIERS[name] else {}
         settings = {k: v for k, v in kept.items() if k != "kind"} | _own(values, name)
-        found = CLASSIFIERS[name].with_settings(settings)
-        assert isinstance(found, Classifier)
-        return found
+        spec = CLASSIFIERS[name].with_settings(settings)
+        assert isinstance(spec, Classifier)
+        return spec
 
 
 def _own(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """The settings of a choice: those named "choice.setting", less those that are left to
-    themselves.
-    """
+    """Return the settings of a choice, named "choice.setting", without the "….by" switches."""
     prefix = f"{name}."
     return {
         k.removeprefix(prefix): v
@@ -113,13 +112,13 @@ def _own(values: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def named_by_content(spec: FewShotTrial, sides: dict[bool, CropVariant]) -> str:
-    """The key of a configuration: its trial's identity, and what enters on every split."""
+    """Return the key of a configuration: its trial's identity, and the inputs of every split."""
     draws = [[draw.split, draw.content] for draw in sides[spec.use_crops].draws]
     return files.digest(["configuration", spec.identity(), draws])
 
 
 class FeatureSearch:
-    """Tries configurations; `spent` is what the last one came to."""
+    """Evaluator of configurations; `spent` is the cost of the last one."""
 
     def __init__(self, inputs: FeatureInputs, context: SearchContext):
         self.inputs, self.context = inputs, context
@@ -128,19 +127,20 @@ class FeatureSearch:
         self._meant: tuple[dict[str, Any], FeatureExtraction, Classifier] | None = None
 
     def _means(self, values: dict[str, Any]) -> tuple[FeatureExtraction, Classifier]:
-        """The trial and the classifier of a configuration: asked for three times in a row, made
-        once.
+        """Return the trial and the classifier of a configuration.
+
+        They are needed three times in a row, and built once.
         """
         if self._meant is None or self._meant[0] != values:
             self._meant = dict(values), self.inputs.spec(values), self.inputs.classifier(values)
         return self._meant[1:]
 
     def key(self, values: dict[str, Any]) -> str:
-        """What it is, and what enters on every split."""
+        """Return the content key: what it is, and the inputs of every split."""
         return named_by_content(self._means(values)[0], self.inputs.sides)
 
     def title(self, values: dict[str, Any]) -> str:
-        """Its classifier, and what else is searched."""
+        """Return its classifier, and what else is searched."""
         asked = self._means(values)[1]
         short = asked.replace(
             **{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)}
@@ -149,7 +149,7 @@ class FeatureSearch:
         return ", ".join([format_classifier(short), *others])
 
     def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
-        """Split after split; the mean so far is reported at each."""
+        """Evaluate split after split; the mean so far is reported at each."""
         spec, asked = self._means(values)
         by_split: list[float] = []
         seconds, joules, notes = 0.0, 0.0, set[str]()
@@ -181,13 +181,17 @@ class FeatureSearch:
         return self.spent
 
     def _ready(self, spec: FeatureExtraction, number: int) -> _Ready:
-        """The rows of a draw, embedded; the least used are let go where they are too many."""
+        """Return the rows of a draw, embedded.
+
+        The least used are dropped where they are too many.
+        """
         key = (spec.use_crops, spec.layers, spec.embedding, spec.standardize, number)
         if key not in self._held:
             side = self.inputs.sides[spec.use_crops]
             self._held[key] = _Ready(spec, side, side.draws[number])
             while (
-                sum(one.bytes for one in self._held.values()) > HELD_BYTES and len(self._held) > 1
+                sum(ready.bytes for ready in self._held.values()) > HELD_BYTES
+                and len(self._held) > 1
             ):
                 self._held.popitem(last=False)
         self._held.move_to_end(key)
@@ -195,7 +199,7 @@ class FeatureSearch:
 
 
 class _Ready:
-    """A draw's training and validation rows, and all that classifiers share about them."""
+    """Training and validation rows of a draw, and all that classifiers share about them."""
 
     def __init__(self, spec: FeatureExtraction, side: CropVariant, draw: Draw):
         assert side.dump is not None
@@ -220,10 +224,10 @@ class _Ready:
         self.val, self.bytes = val, 2 * (rows.nbytes + val.nbytes) + 3 * products
 
     def score(self, asked: Classifier, vote: str) -> tuple[float, FittedClassifier]:
-        """Mean per-class accuracy on val (a fraction), and the classifier."""
+        """Return mean per-class accuracy on val (a fraction), and the classifier."""
         shares = asked.isometric
         fitted = (self.shared if shares else self.training).fit(asked)
-        found: np.ndarray = fitted.scores(
+        scores: np.ndarray = fitted.scores(
             self.seen if shares else self.val, classes=len(self.side.classes)
         )
-        return voting.accuracy(found, self.side.val.labels, self.side.val.crops, vote), fitted
+        return voting.accuracy(scores, self.side.val.labels, self.side.val.crops, vote), fitted

@@ -1,6 +1,4 @@
-"""Figures of a search: how it went, what mattered, where the good configurations lie. PNG or SVG
-bytes, as figures.py.
-"""
+"""Figures of a search: history, importances, and good configurations, as PNG or SVG bytes."""
 
 from __future__ import annotations
 
@@ -48,18 +46,22 @@ PANELS_UP_TO, AXES_UP_TO = 12, 8
 def history(
     rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
 ) -> bytes:
-    """Accuracy of every trial in order, those given up early apart, and the best whole one so
-    far.
+    """Draw the accuracy of every trial in order, and the best complete one so far.
+
+    Those given up early are apart.
     """
     with figure_style():
         figure, axes = new_subplots(6.4, 4.0)
         whole = [r for r in rows if r["state"] == "complete"]
         given_up = [r for r in rows if r["state"] != "complete" and r["accuracy"] is not None]
-        for some, colour, label in ((given_up, ORANGE, "Given up early"), (whole, BLUE, "Whole")):
-            if some:
+        for selected, colour, label in (
+            (given_up, ORANGE, "Given up early"),
+            (whole, BLUE, "Whole"),
+        ):
+            if selected:
                 axes.scatter(
-                    [r["number"] for r in some],
-                    [r["accuracy"] for r in some],
+                    [r["number"] for r in selected],
+                    [r["accuracy"] for r in selected],
                     s=16,
                     color=colour,
                     label=label,
@@ -87,9 +89,9 @@ def history(
         return render(figure, form)
 
 
-def importances(found: Mapping[str, float], title: str = "", form: str = "png") -> bytes:
-    """Share of the accuracy's variance that each parameter explains, the largest on top."""
-    ranked = sorted(found.items(), key=lambda item: item[1])
+def importances(shares: Mapping[str, float], title: str = "", form: str = "png") -> bytes:
+    """Draw the share of the accuracy's variance that each parameter explains, largest on top."""
+    ranked = sorted(shares.items(), key=lambda item: item[1])
     with figure_style():
         figure, axes = new_subplots(6.4, 1.4 + 0.32 * max(1, len(ranked)))
         axes.barh(
@@ -113,8 +115,9 @@ def importances(found: Mapping[str, float], title: str = "", form: str = "png") 
 def parallel_coordinates(
     rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()
 ) -> bytes:
-    """A line a trial through the values of its parameters, the eight that most trials have,
-    coloured by accuracy; where one does not apply, below.
+    """Draw a line a trial through the values of its parameters, coloured by accuracy.
+
+    Of the eight parameters that most trials have; where one does not apply, below.
     """
     rows = sorted((r for r in rows if r["accuracy"] is not None), key=lambda r: r["accuracy"])
     names = _most(rows)[:AXES_UP_TO]
@@ -164,8 +167,9 @@ def parallel_coordinates(
 
 
 def slices(rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[str] = ()) -> bytes:
-    """Accuracy over the values of each parameter, a panel each (the twelve that most trials
-    have).
+    """Draw accuracy over the values of each parameter, a panel each.
+
+    Of the twelve that most trials have.
     """
     rows = [r for r in rows if r["accuracy"] is not None]
     names = _most(rows)[:PANELS_UP_TO]
@@ -198,16 +202,19 @@ def pareto(
     *,
     caption: Sequence[str] = (),
 ) -> bytes:
-    """Accuracy over cost of every whole trial; the front is those that no other beats in both."""
+    """Draw accuracy over cost of every complete trial.
+
+    The front is those that no other beats in both.
+    """
     rows = [r for r in rows if r["state"] == "complete" and r["cost"] is not None]
     with figure_style():
         figure, axes = new_subplots(6.4, 4.2)
-        rest, best = (
-            [r for r in rows if (r["number"] in front) == there] for there in (False, True)
+        others, best = (
+            [r for r in rows if (r["number"] in front) == in_front] for in_front in (False, True)
         )
         axes.scatter(
-            [r["cost"] for r in rest],
-            [r["accuracy"] for r in rest],
+            [r["cost"] for r in others],
+            [r["accuracy"] for r in others],
             s=16,
             color=BLUE,
             alpha=0.6,
@@ -240,7 +247,7 @@ def pareto(
 
 
 def _most(rows: Rows) -> list[str]:
-    """The parameters, those that most trials have first."""
+    """Return the parameters, those that most trials have first."""
     counts: dict[str, int] = {}
     for r in rows:
         for name in r["values"]:
@@ -295,11 +302,11 @@ class _Scale:
     """Heights from 0 to 1 of a parameter's values; −0.12 where it does not apply."""
 
     def __init__(self, values: Sequence[Any]):
-        there = [v for v in values if v is not None]
-        self.numeric = all(_is_number(v) for v in there)
-        self.words = [] if self.numeric else sorted({str(v) for v in there})
-        self.log = self.numeric and bool(there) and min(there) > 0 and max(there) / min(there) > 50
-        ends = (min(there), max(there)) if self.numeric and there else (0.0, 1.0)
+        known = [v for v in values if v is not None]
+        self.numeric = all(_is_number(v) for v in known)
+        self.words = [] if self.numeric else sorted({str(v) for v in known})
+        self.log = self.numeric and bool(known) and min(known) > 0 and max(known) / min(known) > 50
+        ends = (min(known), max(known)) if self.numeric and known else (0.0, 1.0)
         self.low, self.high = map(float, ends)
 
     def height(self, value: Any) -> float:

@@ -1,6 +1,4 @@
-"""The final tests of a search: the winner beside the defaults, so that a search that did not help
-is seen.
-"""
+"""Final tests of a search: the winner against the defaults, which shows whether it helped."""
 
 from __future__ import annotations
 
@@ -20,22 +18,23 @@ def by_split(results: Iterable[Result]) -> dict[int, float]:
 
 
 def differences(report: Any) -> list[float]:
-    """Test accuracy of the winner minus that of the defaults, on each split that both have."""
+    """Compute test accuracy of the winner minus that of the defaults, on each shared split."""
     tuned, default = by_split(report.final), by_split(report.reference)
     return [tuned[split] - default[split] for split in tuned if split in default]
 
 
 def metrics(report: Any) -> dict[str, float]:
-    """The parent run's metrics about the defaults: validation and test accuracy, and the winner's
-    gain on test.
+    """Return the parent run's metrics about the defaults.
+
+    Validation and test accuracy, and the winner's gain on test.
     """
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     if report.defaults is not None and report.defaults.state == COMPLETE:
-        found["defaults_val_accuracy"] = report.defaults.objectives[0]
-    found |= _named(
+        result["defaults_val_accuracy"] = report.defaults.objectives[0]
+    result |= _named(
         "defaults_test_accuracy", statistics.estimate(by_split(report.reference).values())
     )
-    return found | _named(
+    return result | _named(
         "tuned_minus_defaults_test_accuracy", statistics.estimate(differences(report))
     )
 
@@ -43,39 +42,39 @@ def metrics(report: Any) -> dict[str, float]:
 def _named(name: str, estimate: statistics.MeanEstimate | None) -> dict[str, float]:
     if estimate is None:
         return {}
-    found = {name: estimate.mean}
+    result = {name: estimate.mean}
     if estimate.low is not None and estimate.high is not None:
-        found |= {f"{name}_ci95_low": estimate.low, f"{name}_ci95_high": estimate.high}
-    return found
+        result |= {f"{name}_ci95_low": estimate.low, f"{name}_ci95_high": estimate.high}
+    return result
 
 
 def record(report: Any) -> dict[str, Any] | None:
-    """The defaults for best_configuration.json; None where the search leaves them out."""
+    """Return the defaults for best_configuration.json; None where the search leaves them out."""
     if report.defaults is None:
         return None
     return {"trial": report.defaults.number, "values": report.defaults.values, **metrics(report)}
 
 
 def lines(report: Any) -> list[str]:
-    """Say the test accuracy of the winner, of the defaults, and their difference."""
+    """Format the test accuracy of the winner, of the defaults, and their difference."""
     if not report.final:
         return []
-    found = [_line(f"on test, trial {report.best.number}", report.final)]
+    result = [_line(f"on test, trial {report.best.number}", report.final)]
     if report.defaults is None:
-        return [*found, "the defaults lie outside what was searched, and were not tested"]
+        return [*result, "the defaults are outside the searched space, and were not tested"]
     if report.defaults.number == report.best.number:
-        return [*found, "trial 0, the defaults, is the winner"]
+        return [*result, "trial 0, the defaults, is the winner"]
     if not report.reference:
         error = f": {report.defaults.error}" if report.defaults.error else ""
-        return [*found, f"trial 0, the defaults, {report.defaults.state}{error}"]
-    found.append(_line("on test, trial 0 (the defaults)", report.reference))
+        return [*result, f"trial 0, the defaults, {report.defaults.state}{error}"]
+    result.append(_line("on test, trial 0 (the defaults)", report.reference))
     gain = statistics.estimate(differences(report))
     if gain is not None:
         points = f"{100 * gain.mean:+.1f} points"
         interval = "" if gain.half_width is None else f" ± {100 * gain.half_width:.1f}"
         verdict = "" if gain.mean > 0 else ": tuning did not help on test"
-        found.append(f"tuned minus defaults, on the same splits: {points}{interval}{verdict}")
-    return found
+        result.append(f"tuned minus defaults, on the same splits: {points}{interval}{verdict}")
+    return result
 
 
 def _line(title: str, results: Iterable[Result]) -> str:

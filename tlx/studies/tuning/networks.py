@@ -1,7 +1,6 @@
-"""Configurations of a fine-tuning: each split is a trial with a run folder of its own, found there
-if it was ever done.
+"""Configurations of a fine-tuning: each split is a trial with a run folder, reused if done.
 
-A configuration that is given up leaves no folder: its epochs stand in the search's records.
+A configuration that is given up leaves no folder: its epochs are in the search's records.
 """
 
 from __future__ import annotations
@@ -29,38 +28,40 @@ WAIT_S = 0.5  # between looks whether another process has ended the same trainin
 
 @dataclass(frozen=True)
 class NetworkInputs:
-    """What a search of recipes runs on."""
+    """Inputs of a search of recipes."""
 
     base: FineTuning
     sides: dict[bool, CropVariant]
 
     def spec(self, values: dict[str, Any]) -> FineTuning:
-        """The trial that a configuration means, before its split."""
+        """Return the trial of a configuration, before its split."""
         return self.base.replace(
             **{name: value for name, value in values.items() if not name.endswith(".by")}
         )
 
 
 class NetworkSearch:
-    """Tries configurations; `spent` is what the last one came to."""
+    """Evaluator of configurations; `spent` is the cost of the last one."""
 
     def __init__(self, inputs: NetworkInputs, context: SearchContext):
         self.inputs, self.context, self.store = inputs, context, Store(context.root)
         self.spent = ScoredTrial(by_split=[], seconds=0.0)
 
     def key(self, values: dict[str, Any]) -> str:
-        """What it is, and what enters on every split."""
+        """Return the content key: what it is, and the inputs of every split."""
         return named_by_content(self.inputs.spec(values), self.inputs.sides)
 
     def title(self, values: dict[str, Any]) -> str:
-        """What is searched."""
+        """Return what is searched."""
         return ", ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
         )
 
     def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
-        """Split after split. Of the first, the best epoch so far is reported at each epoch; then
-        the mean at each split's end, as if a split had its most epochs.
+        """Evaluate split after split.
+
+        Of the first, the best epoch so far is reported at each epoch; then the mean at each split's
+        end, as if a split had its most epochs.
         """
         side, most = self._side(values), self.inputs.spec(values).epochs
         by_split: list[float] = []
@@ -108,7 +109,10 @@ class NetworkSearch:
         return self.inputs.spec(values).replace(split=draw.split, images=draw.content)
 
     def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:
-        """Found, continued or trained; waits for another process that is at it."""
+        """Return the result, found, continued or trained.
+
+        Waits for another process that is at it.
+        """
         context = self.context
         order = runner.TrialJob(
             fine_tuning_trial.run,
@@ -125,11 +129,11 @@ class NetworkSearch:
 
         while True:
             signals.stop_if_asked()
-            found = self.store.find(spec.key)
-            if found is not None:
+            result = self.store.find(spec.key)
+            if result is not None:
                 for row in files.Journal.read(self.store.folder(spec.key) / JOURNAL):
                     told(row)
-                return found
+                return result
             try:
                 return self.store.get_or_compute(spec.key, make)
             except BusyError:
@@ -137,11 +141,11 @@ class NetworkSearch:
 
 
 def no_figures(folder: Path, result: Result, form: str = "png") -> None:
-    """No figures for a training that is one of many of a search."""
+    """Draw nothing for a training that is one of many of a search."""
 
 
 class _Epochs:
-    """Passes the best accuracy so far on, epoch by epoch, each once."""
+    """Reporter of the best accuracy so far, epoch by epoch, each once."""
 
     def __init__(self, report: Callable[[int, float], None]):
         self._report, self.best, self.epoch, self.seconds = report, 0.0, 0, 0.0
@@ -150,8 +154,8 @@ class _Epochs:
         if row["t"] == "metrics":
             self._epoch(int(row["step"]) + 1, row["values"])
 
-    def hear(self, said: dict[str, Any]) -> None:
-        values = said.get("values", {})
+    def hear(self, event: dict[str, Any]) -> None:
+        values = event.get("values", {})
         if "epoch" in values:
             self._epoch(int(values["epoch"]), values)
 

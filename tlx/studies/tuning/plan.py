@@ -1,6 +1,4 @@
-"""From what was typed to a search ready to run: its space from the specs' declarations, its inputs
-without test images.
-"""
+"""Plan of a search: its space from the specs' declarations, its inputs without test images."""
 
 from __future__ import annotations
 
@@ -53,11 +51,11 @@ SHARE_OF_EPOCHS = 4  # halving looks after a quarter of the first split's epochs
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """A search that can be run.
+    """Plan of a search that can be run.
 
     search    for lab.tuning
     inputs    for its evaluator
-    record    what study.json says beside the trials
+    record    what study.json has in addition to the trials
     dataset   for the record
     """
 
@@ -68,17 +66,17 @@ class SearchPlan:
     record: dict[str, Any]
     notes: tuple[str, ...]
     preload: tuple[str, ...]
-    val_only: bool = False  # asked for with --model-selection: then nothing is scored on test
+    val_only: bool = False  # of --model-selection: then nothing is scored on test
 
     @property
     def title(self) -> str:
-        """For people."""
+        """Return the title."""
         return str(self.record["title"])
 
     def final(
         self, values: dict[str, Any], settings: Settings, progress: Progress | None = None
     ) -> base.Stage:
-        """The best configuration as an ordinary study of these draws, scored on test."""
+        """Return the best configuration as an ordinary study of these draws, scored on test."""
         spec = self.inputs.spec(values).replace(model_selection=False, images="", weights="")
         if isinstance(spec, FeatureExtraction):
             sweep = FeatureExtractionGrid(classifier=spec.classifier)
@@ -96,8 +94,9 @@ def plan_search(
     settings: Settings,
     progress: Progress | None = None,
 ) -> SearchPlan:
-    """Look at everything, extract what is not there, and plan the search; Problems with all that is
-    wrong.
+    """Check everything, extract what is missing, and plan the search.
+
+    Raises Problems with all errors.
     """
     tuning_samplers.check(asked.sampler)
     asked.budget_s  # noqa: B018 — said before anything is read
@@ -111,9 +110,7 @@ def plan_search(
 
 
 def _check_energy(asked: Search, settings: Settings) -> None:
-    """Raise Resource if energy is to be minimised or bounded, and nothing would tell the energy of
-    a trial.
-    """
+    """Raise Resource if energy is minimised or bounded, and no energy can be measured."""
     wanted = [
         option
         for option, is_asked in (
@@ -153,16 +150,16 @@ def _features(
         embedding=inputs.normalised_embedding(spec.embedding),
         classifier=format_classifier(classifier(asked.classifier)),
     )
-    found = feature_extraction_plan.look_at_features(spec, few, settings, progress)
-    raise_all(found.problems)
-    assert found.network is not None
-    few = _largest(few, found)
-    rows = _fewest_rows(spec, few, found)
+    preflight = feature_extraction_plan.look_at_features(spec, few, settings, progress)
+    raise_all(preflight.problems)
+    assert preflight.network is not None
+    few = _largest(few, preflight)
+    rows = _fewest_rows(spec, few, preflight)
     space = _narrowed(asked, feature_space(spec, rows), ("classifier",))
     words = _choices(space, "layers") or [",".join(spec.layers) or "blocks"]
     layers = {
         word: inputs.layers_of(
-            found.network,
+            preflight.network,
             tuple(word.split(",")),
             None
             if spec.layers or "layers" in [p.name for p in space.parameters]
@@ -171,7 +168,7 @@ def _features(
         for word in words
     }
     spec = spec.replace(
-        weights=found.weights,
+        weights=preflight.weights,
         model_selection=True,
         shots=few.shots[0],
         layers=layers[words[0]],
@@ -181,7 +178,7 @@ def _features(
     looks = _by_crops(
         spec,
         space,
-        found,
+        preflight,
         lambda changed: feature_extraction_plan.look_at_features(changed, few, settings, progress),
     )
     sides = {}
@@ -203,7 +200,7 @@ def _features(
         spec,
         few,
         space,
-        found,
+        preflight,
         FeatureInputs(spec, layers, sides),
         settings,
         "tlx.studies.tuning.features:FeatureSearch",
@@ -212,22 +209,25 @@ def _features(
 
 
 def feature_space(spec: FeatureExtraction, rows: int) -> Space:
-    """All that a search of features may try: rows is the fewest training rows of a draw."""
+    """Return all that a search of features may try.
+
+    rows: the fewest training rows of a draw.
+    """
     start = classifier(spec.classifier)
     names = [name for name in CLASSIFIERS if name not in LEFT]
-    mine = next(name for name, kind in CLASSIFIERS.items() if kind is type(start))
-    found = [Parameter("classifier", tuple(names), default=mine, bounds=tuple(CLASSIFIERS))]
+    default = next(name for name, kind in CLASSIFIERS.items() if kind is type(start))
+    parameters = [Parameter("classifier", tuple(names), default=default, bounds=tuple(CLASSIFIERS))]
     for name, kind in CLASSIFIERS.items():
         own = {k: getattr(start, k) for k in kind.settings()} if kind is type(start) else None
-        found += declared(
+        parameters += declared(
             kind, f"{name}.", ("classifier", (name,)), defaults=own, at_most={"k": rows}
         )
     words = ",".join(spec.layers) or "blocks"
-    found.append(
+    parameters.append(
         Parameter("layers", tuple(dict.fromkeys((words, "blocks", "last"))), default=words)
     )
     embeddings, _, settings = spec.embedding.partition(":")
-    found.append(
+    parameters.append(
         Parameter(
             "embedding",
             tuple(EMBEDDINGS),
@@ -236,11 +236,14 @@ def feature_space(spec: FeatureExtraction, rows: int) -> Space:
         )
     )
     for name, row in EMBEDDINGS.items():
-        some = [k for k in row.settings() if k != "standardize"]
-        found += (one for one in declared(row, f"{name}.", ("embedding", (name,)), names=some))
+        searched = [k for k in row.settings() if k != "standardize"]
+        parameters += (
+            parameter
+            for parameter in declared(row, f"{name}.", ("embedding", (name,)), names=searched)
+        )
     return Space(
         (
-            *found,
+            *parameters,
             *declared(
                 FeatureExtraction,
                 names=("use_crops", "standardize", "vote"),
@@ -256,39 +259,39 @@ def feature_space(spec: FeatureExtraction, rows: int) -> Space:
 def _networks(
     asked: Search, spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None
 ) -> SearchPlan:
-    found = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress)
-    raise_all(found.problems)
-    assert found.network is not None
-    few = _largest(few, found)
-    head = found.network.row.head if spec.head == "auto" else spec.head
+    preflight = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress)
+    raise_all(preflight.problems)
+    assert preflight.network is not None
+    few = _largest(few, preflight)
+    head = preflight.network.row.head if spec.head == "auto" else spec.head
     space = _narrowed(
-        asked, recipe_space(spec.replace(head=head), len(found.network.blocks)), RECIPE
+        asked, recipe_space(spec.replace(head=head), len(preflight.network.blocks)), RECIPE
     )
     frozen = (
         None
-        if any(one.name == "freeze" for one in space.parameters)
+        if any(parameter.name == "freeze" for parameter in space.parameters)
         else fine_tuning_plan.configured(spec)
     )
     spec = spec.replace(
-        weights=found.weights, model_selection=True, shots=few.shots[0], configuration=frozen
+        weights=preflight.weights, model_selection=True, shots=few.shots[0], configuration=frozen
     )
     looks = _by_crops(
         spec,
         space,
-        found,
+        preflight,
         lambda changed: fine_tuning_plan.look_at_fine_tuning(changed, few, settings, progress),
     )
     sides = {
         crops: _side(spec.replace(use_crops=crops), few, seen) for crops, seen in looks.items()
     }
-    _check_batches(spec, space, sides, found.network)
+    _check_batches(spec, space, sides, preflight.network)
     rungs = tuple(sorted({max(1, spec.epochs // SHARE_OF_EPOCHS), spec.epochs}))
     return _planned(
         asked,
         spec,
         few,
         space,
-        found,
+        preflight,
         NetworkInputs(spec, sides),
         settings,
         "tlx.studies.tuning.networks:NetworkSearch",
@@ -299,10 +302,8 @@ def _networks(
 def _check_batches(
     spec: FineTuning, space: Space, sides: dict[bool, CropVariant], network: Network
 ) -> None:
-    """Raise Usage if a batch size that may be drawn leaves a lone row that the network cannot train
-    on.
-    """
-    searched = {one.name: one for one in space.parameters}
+    """Raise Usage if a drawable batch size leaves a single row that cannot be trained on."""
+    searched = {parameter.name: parameter for parameter in space.parameters}
     if "batch_size" not in searched:
         return
     freeze = searched.get("freeze")
@@ -322,10 +323,10 @@ def _check_batches(
 
 
 def recipe_space(spec: FineTuning, blocks: int) -> Space:
-    """All that a search of recipes may try, for a network of so many blocks."""
+    """Return all that a search of recipes may try, for a network of so many blocks."""
     names = [*Recipe.settings(), "head", "use_crops", "vote"]
     only = {"momentum": ("sgd",), "weight_decay": ("sgd", "adamw")}
-    found = list(
+    parameters = list(
         declared(
             FineTuning,
             names=names,
@@ -333,13 +334,13 @@ def recipe_space(spec: FineTuning, blocks: int) -> Space:
             defaults={k: getattr(spec, k) for k in FineTuning.settings()},
         )
     )
-    found.sort(key=lambda one: one.name in only)  # after what they depend on
+    parameters.sort(key=lambda parameter: parameter.name in only)  # after what they depend on
     return Space(
         tuple(
-            one
-            if one.name not in only
-            else Parameter(**{**vars(one), "when": ("optimizer", only[one.name])})
-            for one in found
+            parameter
+            if parameter.name not in only
+            else Parameter(**{**vars(parameter), "when": ("optimizer", only[parameter.name])})
+            for parameter in parameters
         )
     )
 
@@ -348,7 +349,7 @@ def recipe_space(spec: FineTuning, blocks: int) -> Space:
 
 
 def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
-    """What of it is searched: named, or narrowed by the file, or the usual."""
+    """Return what of it is searched: named, or narrowed by the file, or the usual."""
     where = asked.space or ""
     changes = files.read_json(_file(where)) if where else {}
     if not isinstance(changes, dict):
@@ -356,15 +357,15 @@ def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
             "space-form", f"{type(changes).__name__}", where=where, expected='{"name": …, …}'
         )
     names = list(asked.names or usual)
-    known = {one.name: one for one in everything.parameters}
+    known = {parameter.name: parameter for parameter in everything.parameters}
     picked = everything.picked(names) if not changes else None
     if picked is None:
         unknown = [name for name in changes if name not in known]
         everything.narrowed(
             {name: changes[name] for name in unknown}, where
-        )  # which says what is wrong with them
-        there = {one.name for one in everything.picked(names).parameters}
-        picked = everything.picked([*names, *(name for name in changes if name not in there)])
+        )  # which raises their errors
+        present = {parameter.name for parameter in everything.picked(names).parameters}
+        picked = everything.picked([*names, *(name for name in changes if name not in present)])
         picked = picked.narrowed(changes, where)
     return picked
 
@@ -382,29 +383,34 @@ def _file(text: str) -> Path:
 
 
 def _choices(space: Space, name: str) -> list[Any]:
-    return [choice for one in space.parameters if one.name == name for choice in one.points()]
+    return [
+        choice
+        for parameter in space.parameters
+        if parameter.name == name
+        for choice in parameter.points()
+    ]
 
 
-def _largest(few: FewShotGrid, found: PreflightResult) -> FewShotGrid:
-    assert found.splits is not None
-    return few.replace(shots=(max(few.shots or found.splits.shots),))
+def _largest(few: FewShotGrid, preflight: PreflightResult) -> FewShotGrid:
+    assert preflight.splits is not None
+    return few.replace(shots=(max(few.shots or preflight.splits.shots),))
 
 
-def _fewest_rows(spec: FewShotTrial, few: FewShotGrid, found: PreflightResult) -> int:
-    parts = few_shot_inputs.FewShotData(found, spec)
+def _fewest_rows(spec: FewShotTrial, few: FewShotGrid, preflight: PreflightResult) -> int:
+    parts = few_shot_inputs.FewShotData(preflight, spec)
     return min(
         len(train.rows) for _, _, train, _ in parts.draws(spec.replace(model_selection=False), few)
     )
 
 
 def _by_crops(
-    spec: FewShotTrial, space: Space, found: PreflightResult, look: Any
+    spec: FewShotTrial, space: Space, preflight: PreflightResult, look: Any
 ) -> dict[bool, PreflightResult]:
-    """A look for each use of crops that is searched."""
+    """Return a preflight for each use of crops that is searched."""
     looks = {}
     for crops in _choices(space, "use_crops") or [spec.use_crops]:
         looks[crops] = (
-            found
+            preflight
             if crops == spec.use_crops
             else look(spec.replace(use_crops=crops, model_selection=False))
         )
@@ -412,9 +418,9 @@ def _by_crops(
     return looks
 
 
-def _side(spec: FewShotTrial, few: FewShotGrid, found: PreflightResult) -> CropVariant:
-    """The draws of a search: no image of the test set is among them."""
-    parts = few_shot_inputs.FewShotData(found, spec)
+def _side(spec: FewShotTrial, few: FewShotGrid, preflight: PreflightResult) -> CropVariant:
+    """Return the draws of a search: no image of the test set is among them."""
+    parts = few_shot_inputs.FewShotData(preflight, spec)
     assert parts.test is None
     draws = parts.draws(spec.replace(model_selection=False), few)
     return CropVariant(
@@ -429,8 +435,8 @@ def _planned(
     spec: FewShotTrial,
     few: FewShotGrid,
     space: Space,
-    found: PreflightResult,
-    made: FeatureInputs | NetworkInputs,
+    preflight: PreflightResult,
+    inputs: FeatureInputs | NetworkInputs,
     settings: Settings,
     evaluator: str,
     rungs: tuple[int, ...],
@@ -442,8 +448,8 @@ def _planned(
             where="--search",
             expected="at least one setting",
         )
-    parts = few_shot_inputs.FewShotData(found, spec)
-    contents = [[draw.split, draw.content] for side in made.sides.values() for draw in side.draws]
+    parts = few_shot_inputs.FewShotData(preflight, spec)
+    contents = [[draw.split, draw.content] for side in inputs.sides.values() for draw in side.draws]
     several = len(asked.objectives) > 1
     question = {
         "spec": spec.identity(),
@@ -468,8 +474,8 @@ def _planned(
         budget_s=asked.budget_s,
         budget_j=asked.budget_j,
     )
-    search.place(settings.store_folder(None))  # a wrong address is said now
-    notes = list(found.notes)
+    search.place(settings.store_folder(None))  # a wrong address is refused now
+    notes = list(preflight.notes)
     if asked.sampler == "grid" and search.wanted < asked.trials:
         notes.append(f"the grid has {search.wanted} configurations: so many trials")
     record = {
@@ -487,7 +493,7 @@ def _planned(
         search,
         asked,
         few,
-        made,
+        inputs,
         record,
         tuple(dict.fromkeys(notes)),
         (
@@ -500,6 +506,6 @@ def _planned(
     )
 
 
-def most_fits(made: FeatureInputs | NetworkInputs) -> int:
-    """How many splits a configuration is tried on at most."""
-    return max(len(side.draws) for side in made.sides.values())
+def most_fits(inputs: FeatureInputs | NetworkInputs) -> int:
+    """Return how many splits a configuration is tried on at most."""
+    return max(len(side.draws) for side in inputs.sides.values())

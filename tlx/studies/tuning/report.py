@@ -1,4 +1,4 @@
-"""A search's trials → its summary, figures, tables and closing words."""
+"""Summary, figures, tables and closing text of a search's trials."""
 
 from __future__ import annotations
 
@@ -23,40 +23,46 @@ SHOWN = 5  # trials in the closing table
 
 
 def test(results: list[Result]) -> dict[str, float]:
-    """The scores of the final test: mean accuracy over splits (a fraction) and its 95 % CI."""
-    found = statistics.estimate(
+    """Return the scores of the final test: mean accuracy over splits (a fraction) and its CI.
+
+    95 %.
+    """
+    mean = statistics.estimate(
         (r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores),
         bounds=statistics.ACCURACY,
     )
-    if found is None:
+    if mean is None:
         return {"splits": 0.0}
-    scores = {"mean_test_accuracy": found.mean, "splits": float(found.n)}
-    if found.low is not None and found.high is not None:
-        scores |= {"ci95_low": found.low, "ci95_high": found.high}
+    scores = {"mean_test_accuracy": mean.mean, "splits": float(mean.n)}
+    if mean.low is not None and mean.high is not None:
+        scores |= {"ci95_low": mean.low, "ci95_high": mean.high}
     return scores
 
 
 def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
-    """Return the figures of a search from its search.json; none where no trial has an accuracy."""
+    """Return the figures of a search from its search.json.
+
+    None where no trial has an accuracy.
+    """
     path = store.study_folder(study["key"]) / SEARCH
     if not path.is_file():
         return {}
     kept, title = files.read_json(path, limit=LIMIT), study["title"]
     rows, caption = [row(trial) for trial in kept["trials"]], kept.get("warnings", ())
-    found: dict[str, Callable[[str], bytes]] = {}
+    drawings: dict[str, Callable[[str], bytes]] = {}
     if any(r["accuracy"] is not None for r in rows):
         for draw in (
             tuning_figures.history,
             tuning_figures.parallel_coordinates,
             tuning_figures.slices,
         ):
-            found[draw.__name__] = functools.partial(draw, rows, title, caption=caption)
+            drawings[draw.__name__] = functools.partial(draw, rows, title, caption=caption)
     if kept["importances"]:
-        found["importances"] = functools.partial(
+        drawings["importances"] = functools.partial(
             tuning_figures.importances, kept["importances"], title
         )
     if len(kept["objectives"]) > 1 and kept["front"]:
-        found["pareto"] = functools.partial(
+        drawings["pareto"] = functools.partial(
             tuning_figures.pareto,
             rows,
             kept["front"],
@@ -64,11 +70,11 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
             title,
             caption=caption,
         )
-    return found
+    return drawings
 
 
 def write_summary(report: Any, form: str = "png") -> dict[str, Any]:
-    """Write a search's figures, tables and summary.json beside its record."""
+    """Write a search's figures, tables and summary.json to its folder."""
     store, key = Store(report.folder), report.ready.search.key
     folder, title = store.study_folder(key), report.ready.title
     _export(folder, report)
@@ -103,14 +109,12 @@ def _verdict(report: Any) -> str:
     """Return the best trial and its final test in one sentence."""
     if report.best is None:
         return ""
-    said = f"{report.ready.title}: best is trial {report.best.number}, {report.best.title}"
-    return said + (f"; on test {_tested(report)}" if report.final else "")
+    sentence = f"{report.ready.title}: best is trial {report.best.number}, {report.best.title}"
+    return sentence + (f"; on test {_tested(report)}" if report.final else "")
 
 
 def _tested(report: Any) -> str:
-    """Return the mean test accuracy of the final test with its spread, and over how many splits it
-    is.
-    """
+    """Return the mean test accuracy of the final test, its spread, and the number of splits."""
     values = [r.scores["test_accuracy"] for r in report.final if "test_accuracy" in r.scores]
     row = {**statistics.accuracy_columns(values), "splits": len(values)}
     return (
@@ -121,15 +125,16 @@ def _tested(report: Any) -> str:
 
 
 def _best_first(report: Any) -> list[TrialRecord]:
-    """Return each whole configuration once, the best on validation first."""
+    """Return each complete configuration once, the best on validation first."""
     whole = [t for t in report.tried if t.state == COMPLETE]
     ordered = sorted(whole, key=lambda t: (-t.objectives[0], *t.objectives[1:], t.number))
     return list({t.configuration: t for t in reversed(ordered)}.values())[::-1]
 
 
 def row(trial: Mapping[str, Any]) -> dict[str, Any]:
-    """A trial of search.json for the figures: accuracy is the mean over the splits it was run on,
-    None where none.
+    """Return a trial of search.json for the figures.
+
+    accuracy is the mean over the splits it was run on, None where none.
     """
     scores, objectives = trial["by_split"], trial["objectives"]
     return {
@@ -142,15 +147,16 @@ def row(trial: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def metrics(report: Any) -> list[dict[str, Any]]:
-    """The parent run's metrics: the best so far at every trial, how many there were of each kind,
-    the final test.
+    """Return the parent run's metrics.
+
+    The best so far at every trial, how many there were of each kind, the final test.
     """
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     best = -1.0
     for tried in report.tried:
         if tried.state == COMPLETE:
             best = max(best, tried.objectives[0])
-            found.append({"name": "best_val_accuracy", "value": best, "step": tried.number})
+            result.append({"name": "best_val_accuracy", "value": best, "step": tried.number})
     done, most = report.fits
     states = [t.state for t in report.tried]
     counts: dict[str, Any] = {
@@ -167,7 +173,7 @@ def metrics(report: Any) -> list[dict[str, Any]]:
             name: value for name, value in test(list(report.final)).items() if name != "splits"
         }
         counts |= final_tests.metrics(report)
-    return found + [{"name": name, "value": value} for name, value in counts.items()]
+    return result + [{"name": name, "value": value} for name, value in counts.items()]
 
 
 def _tags(report: Any) -> dict[str, str]:
@@ -181,7 +187,7 @@ def _tags(report: Any) -> dict[str, str]:
 
 
 def _export(folder: Path, report: Any) -> None:
-    """The study as JSON and CSV, and the best configuration alone."""
+    """Write the study as JSON and CSV, and the best configuration alone."""
     search = report.ready.search
     plain = [
         {
@@ -252,8 +258,9 @@ def _export(folder: Path, report: Any) -> None:
 
 
 def format_summary(report: Any) -> str:
-    """What a search ends with: the best configurations, the test of the first, what was saved,
-    where to look.
+    """Return the closing text of a search.
+
+    The best configurations, the test of the first, what was saved, where to look.
     """
     lines: list[str] = []
     search, whole = report.ready.search, [t for t in report.tried if t.state == COMPLETE]
@@ -308,12 +315,12 @@ def _counts(report: Any) -> list[str]:
         state: sum(t.state == state for t in tried)
         for state in dict.fromkeys(t.state for t in tried)
     }
-    said = ", ".join(
+    text = ", ".join(
         f"{count} {'given up early' if state == PRUNED else state}"
         for state, count in states.items()
     )
     lines = [
-        f"{len(tried)} trials ({said or 'none'}), {report.before} of them from before, in "
+        f"{len(tried)} trials ({text or 'none'}), {report.before} of them from before, in "
         f"{tables.seconds(report.wall_s)}; results in {report.folder}"
     ]
     if most > done:
@@ -325,9 +332,9 @@ def _counts(report: Any) -> list[str]:
         lines.append(
             f"giving up early saved {most - done} of {most} fits, about {tables.seconds(spared)}"
         )
-    found = sum(t.same_as is not None for t in tried)
-    if found:
-        lines.append(f"{found} configurations were found done and cost nothing")
+    reused = sum(t.same_as is not None for t in tried)
+    if reused:
+        lines.append(f"{reused} configurations were found done and cost nothing")
     if len(tried) < report.ready.search.wanted:
         lines.append(
             f"note: the budget ended it after {len(tried)} of {report.ready.search.wanted} trials"

@@ -1,6 +1,4 @@
-"""A search from its first trial to the test of its best configuration: run, recorded, mirrored,
-summarised.
-"""
+"""Run of a search from its first trial to the test of its best configuration."""
 
 from __future__ import annotations
 
@@ -46,7 +44,7 @@ def _silent(title: str) -> contextlib.AbstractContextManager[None]:
 
 @dataclass(frozen=True)
 class SearchReport:
-    """What came of a search.
+    """Outcome of a search.
 
     tried      every trial that ended, by number
     before     how many of them had ended before this command
@@ -129,12 +127,14 @@ class SearchReport:
 
     @property
     def fits(self) -> tuple[int, int]:
-        """Splits that were run, and as many as there would have been without giving up early."""
-        mine = [t for t in self.tried if t.state != FAILED and t.same_as is None]
-        return sum(len(t.by_split) for t in mine), len(mine) * most_fits(self.ready.inputs)
+        """Return the splits that were run, and the number without giving up early."""
+        tried = [t for t in self.tried if t.state != FAILED and t.same_as is None]
+        return sum(len(t.by_split) for t in tried), len(tried) * most_fits(self.ready.inputs)
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """TrialsFailed if a trial has failed, Untracked if records are unsent and were required.
+        """Raise TrialsFailed if a trial has failed, Untracked if records are unsent.
+
+        The latter if they were required.
 
         A setting that was offered and then refused is a bug, whatever came of the other trials.
         """
@@ -161,12 +161,11 @@ def run_search(
     test: Callable[[list[Result]], dict[str, float]],
     preparing: Preparing = _silent,
 ) -> SearchReport:
-    """Run what is missing of a search, then its best configuration and the defaults on the test
-    set.
+    """Run what is missing of a search, then test its best configuration and the defaults.
 
     summarise   makes figures and summary.json
     test        the scores of the child run "final test", from those of its splits
-    preparing   told what is about to be tested; gives the progress callback of reading and
+    preparing   called with what is about to be tested; gives the progress callback of reading and
                 extracting test images
     """
     started = time.perf_counter()
@@ -250,17 +249,18 @@ def run_search(
 
 
 def best_and_pareto(trials: tuple[TrialRecord, ...]) -> tuple[TrialRecord | None, tuple[int, ...]]:
-    """The best of these trials, and the numbers of those that none beats in every objective
-    (accuracy, then costs).
+    """Return the best of these trials, and the numbers of the Pareto front.
+
+    None beats these in every objective (accuracy, then costs).
     """
     whole = [t for t in trials if t.state == COMPLETE]
     scores = {t.number: (t.objectives[0], *(-cost for cost in t.objectives[1:])) for t in whole}
     best = max(whole, key=lambda t: (scores[t.number], -t.number), default=None)
     front = [
         n
-        for n, mine in scores.items()
+        for n, costs in scores.items()
         if not any(
-            other != mine and all(a >= b for a, b in zip(other, mine, strict=True))
+            other != costs and all(a >= b for a, b in zip(other, costs, strict=True))
             for other in scores.values()
         )
     ]
@@ -270,15 +270,16 @@ def best_and_pareto(trials: tuple[TrialRecord, ...]) -> tuple[TrialRecord | None
 def defaults_of(
     search: tuning_api.SearchProblem, trials: tuple[TrialRecord, ...]
 ) -> TrialRecord | None:
-    """Trial 0, where it is the configuration that is used without a search; None where the space
-    leaves that out.
+    """Return trial 0, where it is the default configuration.
+
+    None where the space leaves that out.
     """
     is_first = search.starts_with_defaults and trials and trials[0].number == 0
     return trials[0] if is_first and trials[0].values == search.space.default() else None
 
 
 def _to_test(best: TrialRecord | None, defaults: TrialRecord | None) -> list[int]:
-    """List the trials that are scored on the test set: the best, and the defaults beside it."""
+    """List the trials that are scored on the test set: the best, and the defaults."""
     whole = [
         tried.number for tried in (best, defaults) if tried is not None and tried.state == COMPLETE
     ]
@@ -288,8 +289,9 @@ def _to_test(best: TrialRecord | None, defaults: TrialRecord | None) -> list[int
 def _run(
     ready: SearchPlan, store: Store, settings: Settings, hear: Callable[[Event], None]
 ) -> None:
-    """Let workers ask for trials until there are enough. What a worker cannot go on with is
-    raised.
+    """Let workers ask for trials until there are enough.
+
+    What a worker cannot continue with is raised.
     """
     device = settings.resolved_device()
     workers = settings.resolved_workers(device, ready.search.wanted)
@@ -336,7 +338,7 @@ def _test(
     with preparing(final_title(ready, tried)) as progress:
         asked = ready.final(tried.values, settings, progress)
     with locks.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
-        found: dict[str, Result | TlxError] = {
+        outcomes: dict[str, Result | TlxError] = {
             t.spec.key: result
             for t in asked.trials
             if (result := store.find(t.spec.key)) is not None
@@ -344,14 +346,14 @@ def _test(
 
         def hear(event: Event) -> None:
             if isinstance(event, Finished):
-                found.update(event.result)
+                outcomes.update(event.result)
             watch(event)
 
-        if len(found) < len(asked.trials):
-            run_groups(asked, store, settings, hear, found)
+        if len(outcomes) < len(asked.trials):
+            run_groups(asked, store, settings, hear, outcomes)
     results = []
     for trial in asked.trials:
-        outcome = found[trial.spec.key]
+        outcome = outcomes[trial.spec.key]
         if isinstance(outcome, TlxError):
             raise outcome
         results.append(outcome)
@@ -359,7 +361,7 @@ def _test(
 
 
 def final_title(ready: SearchPlan, tried: TrialRecord) -> str:
-    """Name the final test of a trial; the defaults are called so."""
+    """Return the name of the final test of a trial; the defaults are called so."""
     is_defaults = tried.number == 0 and ready.search.starts_with_defaults
     return (
         f"final test of trial {tried.number}{' (the defaults)' if is_defaults else ''}: "
@@ -368,15 +370,15 @@ def final_title(ready: SearchPlan, tried: TrialRecord) -> str:
 
 
 class _SearchRecord:
-    """study.json and the run folders of a search: kept up as trials end."""
+    """Record of a search: study.json and the run folders, updated as trials end."""
 
     def __init__(self, ready: SearchPlan, store: Store):
         self.ready, self.store, self.key = ready, store, ready.search.key
         self.tried: dict[int, TrialRecord] = {}
         self._written = 0.0
-        there = store.read_study(self.key) or {}
+        previous = store.read_study(self.key) or {}
         self.finals = [
-            row for row in there.get("trials", []) if row.get("tags", {}).get("tlx.final")
+            row for row in previous.get("trials", []) if row.get("tags", {}).get("tlx.final")
         ]
         for tried in tuning_api.completed_trials(ready.search, store.root):
             self.enter(tried, now=False)
@@ -384,14 +386,14 @@ class _SearchRecord:
         self.write()
 
     def enter(self, tried: TrialRecord, now: bool = True) -> None:
-        """Give a trial its run folder and its line."""
+        """Add the run folder and the line of a trial."""
         self.tried.setdefault(tried.number, tried)
         tuning_records.keep(self.store, tried)
         if now and time.monotonic() - self._written > WRITE_S:
             self.write()
 
     def end(self, tried: TrialRecord, results: list[Result], scores: dict[str, float]) -> None:
-        """Give the final test its run folder and its line."""
+        """Add the run folder and the line of the final test."""
         key = files.digest(["search final", self.key, tried.configuration])
         spec = {
             name: value
@@ -432,7 +434,7 @@ class _SearchRecord:
         ]
 
     def write(self) -> None:
-        """study.json, with every line there is."""
+        """Write study.json, with all lines so far."""
         rows = [tuning_records.row(self.tried[number]) for number in sorted(self.tried)]
         self.store.write_study(
             self.key,

@@ -1,4 +1,4 @@
-"""What a search is asked for: declarations only, read without loading what it needs."""
+"""Settings of a search: declarations only, read without loading what it needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ JOULES_PER_KWH = 3.6e6
 
 @dataclass(frozen=True, kw_only=True)
 class Search(Spec):
-    """Which study is searched, how far, and for what."""
+    """Study that is searched, limits and objectives."""
 
     kind: ClassVar[str] = "search"
 
@@ -48,12 +48,12 @@ class Search(Spec):
         "halving",
         choices=("halving", "median", "none"),
         help="who is given up early: halving tries "
-        "each on one split first and goes on with the best third",
+        "each on one split first and continues with the best third",
     )
     objective: str = setting(
         "accuracy",
         choices=("accuracy", "accuracy,time", "accuracy,energy"),
-        help="with a cost beside accuracy the Pareto front of both is the result",
+        help="with a cost besides accuracy the Pareto front of both is the result",
     )
     budget: str | None = setting(
         None,
@@ -69,7 +69,7 @@ class Search(Spec):
         identity=False,
         help="where Optuna keeps its study: a URL (sqlite:///…, "
         "postgresql://…, mysql://…) or a file name.journal; several machines may share one. "
-        "Default: $TLX_OPTUNA_STORAGE, or a journal beside the results",
+        "Default: $TLX_OPTUNA_STORAGE, or a journal next to the results",
     )
 
     def __post_init__(self) -> None:
@@ -81,45 +81,49 @@ class Search(Spec):
 
     @property
     def objectives(self) -> tuple[str, ...]:
-        """What is optimised, accuracy first."""
+        """Return what is optimised, accuracy first."""
         return tuple(self.objective.split(","))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is searched, under the names of the settings."""
+        """Return what is searched, under the names of the settings."""
         return tuple(name if "." in name else name.replace("-", "_") for name in self.search)
 
     @property
     def budget_s(self) -> float | None:
-        """The budget in seconds."""
+        """Return the budget in seconds."""
         if self.budget is None:
             return None
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-z]*)\s*", self.budget.lower())
-        if not found or found[2] not in SECONDS:
+        match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]*)?)\s*([a-z]*)\s*", self.budget.lower())
+        if not match or match[2] not in SECONDS:
             raise UsageError(
                 "budget",
                 f"'{self.budget}'",
                 where="--budget",
                 expected="a time as 90s, 10min or 2h",
             )
-        return float(found[1]) * SECONDS[found[2]]
+        return float(match[1]) * SECONDS[match[2]]
 
     @property
     def budget_j(self) -> float | None:
-        """The most energy, in joules."""
+        """Return the most energy, in joules."""
         return None if self.max_kwh is None else self.max_kwh * JOULES_PER_KWH
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchBase(FeatureExtraction, FineTuning):
-    """The settings of both kinds of trial: what a search leaves alone keeps the value given
-    here.
+    """Settings of both kinds of trial.
+
+    What a search leaves alone keeps the value given here.
     """
 
     kind: ClassVar[str] = "search-base"
 
     def of(self, study: str) -> Spec:
-        """The trial that a study is about; Usage for a setting that only the other kind has."""
+        """Return the trial that a study is about.
+
+        Raises Usage for a setting that only the other kind has.
+        """
         kind, other = KINDS[study], next(k for name, k in KINDS.items() if name != study)
         defaults = self.defaults()
         for name in other.settings():

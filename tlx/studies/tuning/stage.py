@@ -1,4 +1,4 @@
-"""A search as a stage of a study: its plan, and how it is run and reported."""
+"""Stage of a search: its plan, and how it is run and reported."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchStage:
-    """A search that is ready to run."""
+    """Search that is ready to run."""
 
     plan: SearchPlan
 
     @property
     def title(self) -> str:
-        """The title, for people."""
+        """Return the title."""
         return self.plan.title
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Notes for people, said before the trials."""
+        """Return notes, shown before the trials."""
         return self.plan.notes
 
     @property
     def trial_count(self) -> int:
-        """Configurations that are tried, those of earlier commands included."""
+        """Return the number of configurations, those of earlier commands included."""
         return self.plan.search.wanted
 
     def run(self, session: Session, watch: Callable[[Event], None]) -> SearchReport:
@@ -60,7 +60,7 @@ class SearchStage:
 
     @staticmethod
     def format_summary(report: SearchReport) -> str:
-        """Return the last words of a search."""
+        """Return the closing text of a search."""
         from . import report as tuning_report
 
         return tuning_report.format_summary(report)

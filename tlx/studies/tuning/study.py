@@ -1,4 +1,4 @@
-"""tlx tune."""
+"""Study of tlx tune."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class TuningStudy(Study):
-    """A search over classifiers, layers or recipes, its best configuration tested once."""
+    """Study of a search over classifiers, layers or recipes, its best tested once."""
 
     name = "tune"
     short = "Search classifiers or recipes with Optuna"
     help = """Search classifiers, layers or fine-tuning recipes with Optuna: scored on val over
     all splits, tested once.
 
-    Each configuration is tried on one split first and only the best go on. Trial 0 is the
+    Each configuration is tried on one split first and only the best continue. Trial 0 is the
     defaults: it is run on all splits and scored on the test set too, beside the winner. Rerun
     the same command to resume an interrupted search; if --trials are complete, nothing is run.
     Accuracies are mean per-class, as fractions.
