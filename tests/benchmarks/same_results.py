@@ -26,7 +26,7 @@ COMMANDS = {
     "fine-tuning": ("fine-tuning", *FEW, "--epochs", "3"),
     "fine-tuning frozen": ("fine-tuning", *FEW, "--epochs", "3", "--freeze", "1", "--no-use-crops"),
     "feature-extraction": ("feature-extraction", *FEW, "--classifier", "all"),
-    "pretrain": ("pretrain", *TRAIN, "--checkpoints", "0,1,2"),
+    "pretrain": ("pretrain", "--dataset", "digits", *TRAIN, "--checkpoints", "0,1,2"),
     "analyze": ("analyze", "mnist", "--samples", "100"),
     "quanta": ("quanta", *TRAIN, "--repeats", "1"),
     "layer-transfer": ("layer-transfer", *TRAIN, "--repeats", "1", "--depths", "1,2"),
