@@ -131,7 +131,7 @@ def drawn(monkeypatch, draw):
     """The figure that `draw` makes, before it becomes bytes."""
     found = []
     monkeypatch.setattr(
-        layer_metrics_figures.figures, "_bytes", lambda figure, form: found.append(figure) or b""
+        layer_metrics_figures.figures, "render", lambda figure, form: found.append(figure) or b""
     )
     draw()
     return found[0]

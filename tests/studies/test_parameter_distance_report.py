@@ -280,7 +280,7 @@ def test_t_is_drawn_on_a_log_axis_that_holds_1_and_every_mean(ts, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         parameter_distance_figures.figures,
-        "_bytes",
+        "render",
         lambda figure, form: drawn.append(figure) or b"",
     )
     rows = means(*(triple(repeat=n, ts=tuple(t * (1 + n / 9) for t in ts)) for n in range(2)))
