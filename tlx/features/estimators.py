@@ -266,11 +266,10 @@ class KernelSvc(Decisive):
         X, y = _training(self, X, y)
         X = np.asarray(X, np.float64)
         spread = X.var() if self.gamma == "scale" else 0.0
-        self.gamma_ = (
-            (1 / (X.shape[1] * spread) if spread else 1.0)
-            if self.gamma == "scale"
-            else float(self.gamma)
-        )
+        if self.gamma == "scale":
+            self.gamma_ = 1 / (X.shape[1] * spread) if spread else 1.0
+        else:
+            self.gamma_ = float(self.gamma)
         self.machine_ = SVC(
             C=self.C,
             kernel="precomputed",

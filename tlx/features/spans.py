@@ -187,13 +187,10 @@ class Training:
         if isinstance(spec, RidgeLeftOut):
             return self._chosen_ridge(spec, for_features)
         if self.known is not None and spec.isometric and not for_features:
-            way = (
-                self._mixed
-                if spec.linear
-                else self._in_pairs
-                if spec.pairs
-                else self._in_coordinates
-            )
+            if spec.linear:
+                way = self._mixed
+            else:
+                way = self._in_pairs if spec.pairs else self._in_coordinates
             return way(spec)
         if spec.linear and self.features.shape[0] < self.features.shape[1]:
             return self._lifted(spec)

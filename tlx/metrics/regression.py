@@ -85,17 +85,13 @@ def transferability_table() -> list[dict[str, Any]]:
     """
     with open(TABLE, newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    return [
-        {
-            name: value
-            if name == "dataset"
-            else value == "yes"
-            if name == "corrected"
-            else float(value)
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
+    return [{name: _value(name, text) for name, text in row.items()} for row in rows]
+
+
+def _value(name: str, text: str) -> str | bool | float:
+    if name == "dataset":
+        return text
+    return text == "yes" if name == "corrected" else float(text)
 
 
 def transferability_regression(table: Any, standardize: bool = True) -> Regression:

@@ -65,13 +65,9 @@ def comparison_map(
         layer_axes.inches(h, 9) < (b - a) * each - 0.05
         for h, a, b in zip(heads, starts, ends, strict=False)
     )
-    top = (
-        0.0
-        if not heads or columns is not None
-        else 0.25
-        if flat
-        else layer_axes.widest(heads, 9) + 0.1
-    )
+    top = 0.0
+    if heads and columns is None:
+        top = 0.25 if flat else layer_axes.widest(heads, 9) + 0.1
     norm, colours = _scale(matrix)
     left, right, under = layer_axes.widest(down, 9) + 0.2, sheets.bar_room(norm), below.reach + 0.2
     title = layer_axes.wrapped(title, left + wide + right - 0.2, 11)

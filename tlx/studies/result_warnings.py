@@ -64,10 +64,8 @@ def grouped(results: Iterable[Result], name: Callable[[Result], str]) -> dict[st
 
 def lines(warnings: Sequence[str], *, intervals: bool = True) -> list[str]:
     """Return the last lines of a table: what its intervals cover, and the warnings."""
-    return [
-        *([INTERVALS_COVER] if intervals else []),
-        *(f"warning: {sentence}" for sentence in warnings),
-    ]
+    cover = [INTERVALS_COVER] if intervals else []
+    return cover + [f"warning: {sentence}" for sentence in warnings]
 
 
 def tested(groups: Groups) -> bool:

@@ -168,13 +168,9 @@ def run_name(stage: Stage) -> str:
         if all(getattr(trial.spec, name, None) == value for trial in stage.trials):
             shown = "+".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words.append(f"{name.replace('_', '-')}={shown}")
-    return ", ".join(
-        [
-            stage.title,
-            *words[:SHOWN_DIFFERENCES],
-            *(["…"] if len(words) > SHOWN_DIFFERENCES else []),
-        ]
-    )
+    if len(words) > SHOWN_DIFFERENCES:
+        words = [*words[:SHOWN_DIFFERENCES], "…"]
+    return ", ".join([stage.title, *words])
 
 
 def record(store: Store, stage: Stage) -> None:

@@ -406,13 +406,10 @@ class StudyMirror:
             cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])]
         )
         self._artifacts(trial.key, self.store.trial_files(trial.key), result.spec)
-        status = (
-            FAILED
-            if result.status in (DIVERGED, "failed")
-            else KILLED
-            if result.status == "pruned"
-            else FINISHED
-        )
+        if result.status in (DIVERGED, "failed"):
+            status = FAILED
+        else:
+            status = KILLED if result.status == "pruned" else FINISHED
         self.sender.end(cursor.run_id, status, trial.ended_ms)
         cursor.ended = FINISHED
         self.sent += 1

@@ -162,13 +162,10 @@ def parameter_distance(
     if norm not in NORMS:
         raise UnknownNameError("norm", norm, NORMS)
     network = backbones.meta_model(architecture) if isinstance(architecture, str) else architecture
-    called = (
-        architecture
-        if isinstance(architecture, str)
-        else network.row.model
-        if network is not None
-        else None
-    )
+    if isinstance(architecture, str):
+        called: str | None = architecture
+    else:
+        called = network.row.model if network is not None else None
     name, takes = rule_of(rule, network)
     states, notes = _states((random, pretrained, finetuned), network)
     parts, part_notes = parameter_distance_parts.parts(states, network, takes, head)

@@ -130,7 +130,9 @@ def _length(a: Tensor) -> float:
 
 
 def _relative(distance: float, start: float) -> float:
-    return distance / start if start else (math.inf if distance else 0.0)
+    if start:
+        return distance / start
+    return math.inf if distance else 0.0
 
 
 def _chord_square(a: Tensor, b: Tensor) -> float:

@@ -77,7 +77,9 @@ class AtlasPlan:
 
     def lacking(self, parts: AtlasGrid, settings: Settings) -> dict[str, str]:
         """Return missing source → the command for it, or why there is none."""
-        known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
+        known = set(self.taken)
+        if self.wanted.finetuned:
+            known.add("tuned")
         return {
             name: self.without(name) or atlas_lookup.command(name, self.spec, parts, settings)
             for name in atlas_lookup.SOURCES
@@ -86,7 +88,9 @@ class AtlasPlan:
 
     def missing(self, sources: Collection[str]) -> list[str]:
         """Return those of these sources that were not found and that a study makes."""
-        known = {*self.taken, *(["tuned"] if self.wanted.finetuned else [])}
+        known = set(self.taken)
+        if self.wanted.finetuned:
+            known.add("tuned")
         return [
             name
             for name in atlas_lookup.SOURCES

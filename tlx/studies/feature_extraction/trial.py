@@ -181,7 +181,9 @@ def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialConte
     fitted_s, tested = time.perf_counter() - fitting, time.perf_counter()
     scores: dict[str, float] = {}
     details = _details(inputs, prepared, fitted)
-    roles = [("val", inputs.val), *([("test", inputs.test)] if inputs.test is not None else [])]
+    roles = [("val", inputs.val)]
+    if inputs.test is not None:
+        roles.append(("test", inputs.test))
     for role, samples in roles:
         decided = voting.per_image(prepared.scores(fitted, samples), samples.crops, spec.vote)
         counts = voting.confusion(samples.labels, decided, len(inputs.classes))

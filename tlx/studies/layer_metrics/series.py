@@ -234,13 +234,9 @@ def checkpoints(rows: Rows) -> list[str]:
 
 def _when(tag: str) -> tuple[int, int, int, str]:
     match = TAG.fullmatch(tag)
-    return (
-        (0, int(match[1]), int(match[2] or 0), tag)
-        if match
-        else (1, 0, 0, tag)
-        if tag
-        else (-1, 0, 0, tag)
-    )
+    if match:
+        return 0, int(match[1]), int(match[2] or 0), tag
+    return (1 if tag else -1), 0, 0, tag
 
 
 def at_last_checkpoints(rows: Rows) -> list[Mapping[str, Any]]:

@@ -104,14 +104,13 @@ def _whole(rows: Iterable[Mapping[str, Any]], where: object, first: int) -> list
 def _lines(rows: Sequence[Row]) -> Iterator[list[str]]:
     yield list(COLUMNS)
     for row in rows:
-        yield [
-            _quoted(_guarded(value))
-            if isinstance(value, str)
-            else ""
-            if value is None
-            else repr(value)
-            for value in row.values()
-        ]
+        yield [_cell(value) for value in row.values()]
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, str):
+        return _quoted(_guarded(value))
+    return "" if value is None else repr(value)
 
 
 def _quoted(text: str) -> str:

@@ -135,13 +135,9 @@ def trial_rows(pairs: Pairs) -> list[Row]:
 
 
 def _mark(row: Mapping[str, Any], details: Mapping[str, Any]) -> str:
-    return (
-        "undefined"
-        if row["layer"] in details["undefined"]
-        else "confounded"
-        if row["layer"] in details["confounded"]
-        else ""
-    )
+    if row["layer"] in details["undefined"]:
+        return "undefined"
+    return "confounded" if row["layer"] in details["confounded"] else ""
 
 
 def mean_rows(rows: Iterable[Row]) -> list[Row]:

@@ -268,12 +268,9 @@ def format_summary(report: Any) -> str:
     shown = _best_first(report)
     shown = [t for t in shown if t.number in report.front] if several else shown[:SHOWN]
     if shown:
-        heads = [
-            "trial",
-            "configuration",
-            "val accuracy",
-            *(["seconds"] if search.objectives[1:] == ("time",) else ["joules"] if several else []),
-        ]
+        heads = ["trial", "configuration", "val accuracy"]
+        if several:
+            heads.append("seconds" if search.objectives[1:] == ("time",) else "joules")
         lines.append(
             tables.as_text(
                 heads,
