@@ -22,6 +22,8 @@ from typing import Any
 FAST = ("--workers", "0", "--no-tracking", "--threads", "1")
 FEW = ("--shots", "1,5", "--splits", "2")
 TRAIN = ("--epochs", "2", "--train-per-class", "40", "--val-per-class", "10")
+PLACES = ("Job number", "Fine-tuned")  # parameters that are numbers of a person, or paths
+KEYS = ("key", "keys", "study", "configuration", "same_as")
 COMMANDS = {
     "fine-tuning": ("fine-tuning", *FEW, "--epochs", "3"),
     "fine-tuning frozen": ("fine-tuning", *FEW, "--epochs", "3", "--freeze", "1", "--no-use-crops"),
@@ -81,10 +83,8 @@ def trials_of(folder: Path) -> dict[str, Any]:
             path = study.parents[2] / "trials" / row["key"] / "result.json"
             if path.exists():
                 result = json.loads(path.read_text())["result"]
-                params = {k: v for k, v in row.get("params", {}).items() if k != "Job number"}
-                name = json.dumps(
-                    [row["title"], row["shots"], row["split"], params], sort_keys=True
-                )
+                params = {k: v for k, v in row.get("params", {}).items() if k not in PLACES}
+                name = json.dumps([result["kind"], row["shots"], row["split"], params])
                 trials[name] = {
                     part: timeless(result[part]) for part in ("status", "scores", "details")
                 }
@@ -97,7 +97,7 @@ def timeless(value: Any) -> Any:
         kept = {
             k: v
             for k, v in value.items()
-            if not k.endswith(("_s", "_j", "seconds", "path", "key", "dump"))
+            if k not in KEYS and not k.endswith(("_s", "_j", "_ms", "seconds", "path", "dump"))
         }
         return {k: timeless(v) for k, v in kept.items()}
     return [timeless(item) for item in value] if isinstance(value, list) else value

@@ -25,7 +25,7 @@ ESTIMATORS = {
     "encoded": estimators.Encoded(LogisticRegression()),
 }
 EXPECTED: dict[str, dict[str, str]] = {}  # estimator → check → why it may fail: none does
-BASES = {"Scored", "Decisive", "Neighbours"}
+BASES = {"ScoredClassifier", "Decisive", "Neighbours"}
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -341,7 +341,7 @@ def test_digests_are_remembered_until_the_file_changes(put, tmp_path, monkeypatc
     path, cache, read = put(PNG), tmp_path / "cache", []
     door_read = safe_image.read_bytes
     monkeypatch.setattr(
-        images.door, "read_bytes", lambda p, limits: read.append(p) or door_read(p, limits)
+        images.safe_image, "read_bytes", lambda p, limits: read.append(p) or door_read(p, limits)
     )
     first = images.digests([path, path], cache)
     assert images.digests([path], cache) == first[:1]
