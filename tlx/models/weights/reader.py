@@ -130,7 +130,8 @@ def write(
 
 def available_bytes() -> int:
     """Return the memory available without swapping, in bytes."""
-    return psutil.virtual_memory().available
+    available: int = psutil.virtual_memory().available
+    return available
 
 
 def _looked_at(path: Path) -> str:
