@@ -35,8 +35,9 @@ def test_a_study_is_one_call(here, bars):
     assert report.figures["few_shot_curve"].is_file()
     assert report.folder == here / "tlx-runs"
     assert report.url == ""
-    means = report.summary()
-    assert len(means)
+    means = report.summary().set_index("step")
+    by_shots = frame.groupby("shots")["test_accuracy"].mean()
+    assert list(means.loc[[1, 2], "mean_test_accuracy"]) == pytest.approx(list(by_shots))
     again = package.run("fine_tuning", dataset=bars, **FEW, **QUICK)
     assert again.reused == 4
     assert again.key == report.key

@@ -42,18 +42,22 @@ def _cell(value: Any) -> Any:
 
 
 def summary_frame(folder: Path) -> pandas.DataFrame:
-    """Return the rows of a study's summary: name, step, value; empty while there is none."""
+    """Return the summary of a study: one row a line and step, one column a metric.
+
+    A line is a classifier or a network; "" where the study has one. A step is the shots of a
+    few-shot study, the blocks of others. Empty while there is no summary.
+    """
     import pandas
 
     path = folder / SUMMARY
-    if not path.is_file():
-        return pandas.DataFrame(columns=["name", "step", "value"])
-    metrics = files.read_json(path, limit=1 << 30).get("metrics", [])
-    if isinstance(metrics, dict):
-        metrics = [{"name": name, "value": value} for name, value in metrics.items()]
-    return pandas.DataFrame(
-        [{"name": m["name"], "step": m.get("step", 0), "value": m["value"]} for m in metrics]
-    )
+    metrics = files.read_json(path, limit=1 << 30).get("metrics", []) if path.is_file() else []
+    rows: dict[tuple[str, int], dict[str, Any]] = {}
+    for metric in metrics:
+        line, _, name = metric["name"].rpartition("/")
+        step = metric.get("step", 0)
+        row = rows.setdefault((line, step), {"line": line, "step": step})
+        row[name] = metric["value"]
+    return pandas.DataFrame(list(rows.values()))
 
 
 def figures_of(folder: Path) -> dict[str, Path]:
