@@ -178,7 +178,7 @@ def test_the_users_own_timeouts_are_kept(lab, monkeypatch):
 CARRY = """
 import logging, sys
 logging.basicConfig(level=logging.DEBUG)
-from tlx.lab import tracking
+from tlx.lab.tracking import api as tracking
 target = tracking.resolve(sys.argv[1], {})
 print(target, repr(target), target.to_open())
 follower = tracking.Mirror(target, sys.argv[2], sys.argv[3], environ={}).start()

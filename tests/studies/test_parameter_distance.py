@@ -27,7 +27,7 @@ from tlx.errors import (
 )
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
-from tlx.metrics.parameter_distance import distance as parameter_distance_distance
+from tlx.metrics import parameter_distance
 from tlx.metrics.parameter_distance import norms as parameter_distance_norms
 from tlx.metrics.parameter_distance import rules as parameter_distance_rules
 from tlx.models import backbones
@@ -327,9 +327,7 @@ def test_every_norm_of_the_table(files, settings):
         drawing=False,
     )
     for result in reports["distances"].results:
-        expected = parameter_distance_distance(
-            r, a, b, architecture="mnist-cnn", norm=result.spec["norm"]
-        )
+        expected = parameter_distance(r, a, b, architecture="mnist-cnn", norm=result.spec["norm"])
         assert result.details["overall"] == expected.overall
     assert len(reports["distances"].results) == len(NORMS)
 
