@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnknownNameError
+from .lab import store as lab_store
 from .lab.settings import Settings
-from .lab.store import Store as ResultStore
 from .spec import Spec, make_specs
 from .studies import STUDIES, Session, Study, StudyReport, run_study
 from .studies.listing import study_rows
@@ -93,7 +93,7 @@ def load_backbone(
     return backbones.load(name, weights=weights, classes=outputs, seed=seed)
 
 
-class Store(ResultStore):
+class ResultStore(lab_store.Store):
     """Results in a folder: studies and trials, each verified when it is read."""
 
     def frame(self) -> pandas.DataFrame:
@@ -101,6 +101,9 @@ class Store(ResultStore):
         import pandas
 
         return pandas.DataFrame(study_rows(self))
+
+
+Store = ResultStore  # as tlx.Store
 
 
 def _study(name: str) -> type[Study]:

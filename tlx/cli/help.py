@@ -37,7 +37,7 @@ FIELDS = {  # section → settings; a setting that is in none is of its study
 SECTION_OF = {name: section for section, names in FIELDS.items() for name in names.split()}
 
 
-def section_of(setting: str, study: str = "") -> str:
+def section_of(setting: str) -> str:
     """Return the section of a setting's option."""
     return SECTION_OF.get(setting, STUDY)
 

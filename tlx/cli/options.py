@@ -22,19 +22,12 @@ ALIASES = {
 }  # further spellings of the originals
 
 
-def options(
-    *specs: type[Spec], extra: Mapping[str, Any] = types.MappingProxyType({})
-) -> Callable[..., Any]:
-    """Decorate a function of (spec, spec, …) with one option for every setting of the specs.
-
-    extra  further parameters, name → Annotated type with its default as the last metadata; passed
-    by keyword
-    """
+def options(*specs: type[Spec]) -> Callable[..., Any]:
+    """Decorate a function of (spec, spec, …) so that typer sees one option for each setting."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         def command(**given: Any) -> Any:
-            own = {name: given.pop(name) for name in extra}
-            return function(*make_specs(specs, _joined(specs, given)), **own)
+            return function(*make_specs(specs, _joined(specs, given)))
 
         once = {
             name: kind for kind in reversed(specs) for name in _shown(kind)
@@ -47,12 +40,6 @@ def options(
             for kind in specs
             for name, row in kind.settings().items()
             if row.argument
-        ]
-        parameters += [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default
-            )
-            for name, (hint, default) in extra.items()
         ]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.specs = specs  # type: ignore[attr-defined]

@@ -82,12 +82,18 @@ def work_of(trial: Trial) -> tuple[float, float]:
     Each epoch takes every training row forward and backward, and every validation row forward. A
     trial whose inputs are not samples counts by its shots.
     """
-    inputs = getattr(trial.inputs, "data", trial.inputs)
-    train, val, test = (_rows(getattr(inputs, role, None)) for role in ("train", "val", "test"))
+    train, val, test = row_counts(trial)
     if not train:
         return float(trial.spec.shots or 1), 0.0
     epochs = getattr(trial.spec, "epochs", 1)
     return float(epochs * ((1 + BACKWARD) * train + val)), float(test)
+
+
+def row_counts(trial: Trial) -> tuple[int, int, int]:
+    """Count the training, validation and test rows of a trial: images times crops."""
+    inputs = getattr(trial.inputs, "data", trial.inputs)
+    train, val, test = (_rows(getattr(inputs, role, None)) for role in ("train", "val", "test"))
+    return train, val, test
 
 
 def _rows(samples: Any) -> int:

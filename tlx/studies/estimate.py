@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..lab.settings import Settings
-from .base import Trial, _rows
+from .base import Trial, row_counts
 from .few_shot import FewShotGrid
 from .few_shot_inputs import PreflightResult, draws
 from .fine_tuning.spec import FineTuning
@@ -56,9 +56,8 @@ def rows_of(spec: FineTuning, few: FewShotGrid, preflight: PreflightResult) -> R
 
 def rows_of_trial(trial: Trial) -> tuple[int, int]:
     """Count the rows that a trial trains on and those that it scores, over all epochs."""
-    data = getattr(trial.inputs, "data", trial.inputs)
     epochs = getattr(trial.spec, "epochs", 1)
-    train, val, test = (_rows(getattr(data, role, None)) for role in ("train", "val", "test"))
+    train, val, test = row_counts(trial)
     return epochs * train, epochs * val + test
 
 

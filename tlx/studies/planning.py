@@ -23,7 +23,8 @@ class StudyPlan:
                 only after activations are extracted
     finished    number of trials that are found finished
     seconds     estimated run time of these trials; None where it is not known
-    size_bytes  estimated disk space while they run: decoded images and states of trainings
+    size_bytes  estimated disk space of the states of trainings under way; decoded images, which
+                planning has read already, are not counted
     later       whether further stages follow, which are planned from the results of the first
     """
 

@@ -109,12 +109,11 @@ def run_study(study: Study, session: Session) -> Any:
 
     stages = study.stages(session)
     report: Any = None
-    try:
-        stage = next(stages)
-        while True:
-            report = (
-                session.run_search(stage) if isinstance(stage, SearchStage) else session.run(stage)
-            )
+    stage = next(stages, None)
+    while stage is not None:
+        report = session.run_search(stage) if isinstance(stage, SearchStage) else session.run(stage)
+        try:  # around `send` alone: a StopIteration of a trial must not end the study as if done
             stage = stages.send(report)
-    except StopIteration:
-        return report
+        except StopIteration:
+            stage = None
+    return report

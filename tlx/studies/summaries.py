@@ -11,8 +11,8 @@ from typing import Any
 from .. import files
 from ..lab.tracking.target import redact
 from . import result_warnings
+from .frames import SUMMARY
 
-SUMMARY = "summary.json"
 WARNINGS_TAG = "tlx.warnings"
 NO_WARNING = "none"
 TABLE_LINES = 40  # of a description: the whole table is among the artifacts

@@ -121,9 +121,3 @@ def _study(
         tags={"tlx.dataset": name},
         preload=("tlx.models.transferred", "tlx.models.footprint", "tlx.studies.training"),
     )
-
-
-# ---------------------------------------------------------------- latency
-
-
-# ---------------------------------------------------------------- pruning, round by round
