@@ -276,3 +276,47 @@ def two_nn(x, fraction=0.9):
     used = int(np.floor(fraction * n))
     first, second = first[:used], second[:used]
     return (first * second).sum() / (first**2).sum()
+
+
+# ---------------------------------------------------------------- splits crossed with images
+
+
+def crossed_variance(table, classes):
+    """(mean, S², images, residual) of a split × image table of means per class, by loops."""
+    splits, images = len(table), len(table[0])
+    names = sorted(set(classes))
+    size = {c: sum(1 for other in classes if other == c) for c in names}
+    by_split = []
+    for s in range(splits):
+        total = 0.0
+        for i in range(images):
+            total += table[s][i] / (len(names) * size[classes[i]])
+        by_split.append(total)
+    mean = sum(by_split) / splits
+    split_var = sum((d - mean) ** 2 for d in by_split) / (splits - 1)
+    of_images = of_residual = 0.0
+    for c in names:
+        if size[c] < 2:
+            continue
+        inside = [i for i in range(images) if classes[i] == c]
+        image_mean = {i: sum(table[s][i] for s in range(splits)) / splits for i in inside}
+        class_mean = sum(image_mean.values()) / size[c]
+        share = 1.0 / (len(names) ** 2 * size[c])
+        of_images += share * sum((image_mean[i] - class_mean) ** 2 for i in inside) / (size[c] - 1)
+        for s in range(splits):
+            of_split = sum(table[s][i] for i in inside) / size[c]
+            for i in inside:
+                rest = table[s][i] - image_mean[i] - of_split + class_mean
+                of_residual += share * rest**2 / ((splits - 1) * (size[c] - 1))
+    return mean, split_var, of_images, of_residual
+
+
+def expected_loss(mean, se, df, steps=400_001, reach=400.0):
+    """Loss of acting on the sign of a difference whose truth is mean + se · t(df), by summing."""
+    import math
+
+    x = np.linspace(-reach, reach, steps)
+    logs = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - math.log(df * math.pi) / 2
+    density = np.exp(logs - (df + 1) / 2 * np.log1p(x**2 / df))
+    truth = abs(mean) + se * x
+    return float((np.maximum(-truth, 0) * density).sum() * (x[1] - x[0]))
