@@ -1,0 +1,157 @@
+"""Audit of transferability scores: did they rank the sources as training then did?
+
+Each score, and each null ranking that needs no target data (parameters, published accuracy), is
+compared with the accuracies that a study realised on the same sources.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from ..errors import BadDataError
+
+FEWEST_SOURCES = 5  # for a correlation
+RESAMPLINGS = 1000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Correlation over sources with its bootstrap interval; None where it is not defined."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """How well one score ranked the sources.
+
+    sources   sources for which both the score and an accuracy are known
+    pearson, kendall, weighted   correlations: Pearson's r, Kendall's τ_b, weighted Kendall's τ
+              with SciPy's defaults, (accuracy, score) as the published tables
+    top       the source that the score puts first; "" if it is known for none
+    regret    accuracy lost by taking that source in place of the best one; of several that are
+              equally first, the mean; None if it is known for none
+    """
+
+    sources: int
+    pearson: Agreement
+    kendall: Agreement
+    weighted: Agreement
+    top: str
+    regret: float | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Rows by name of the score, and what a source drawn at random loses."""
+
+    rows: Mapping[str, AuditRow]
+    random_regret: float
+
+    @property
+    def has_too_few_sources(self) -> bool:
+        """Return whether there are too few sources for a correlation."""
+        return all(row.sources < FEWEST_SOURCES for row in self.rows.values())
+
+
+def audit(
+    accuracies: Mapping[str, float],
+    scores: Mapping[str, Mapping[str, float | None]],
+    *,
+    seed: int = 0,
+) -> Audit:
+    """Compare scores of sources with the accuracies that the sources reached.
+
+    accuracies  source → accuracy that was realised
+    scores      name of a score → source → score, larger is better; None where not defined
+    raises      BadDataError: no source, or an accuracy that is not finite
+    """
+    if not accuracies or not all(math.isfinite(value) for value in accuracies.values()):
+        raise BadDataError(
+            "no-accuracies",
+            f"{len(accuracies)} sources",
+            where="accuracies",
+            expected="a finite accuracy for each of one or more sources",
+        )
+    best = max(accuracies.values())
+    rows = {
+        name: _row(accuracies, best, of_sources, np.random.default_rng(seed))
+        for name, of_sources in scores.items()
+    }
+    return Audit(rows, best - float(np.mean(list(accuracies.values()))))
+
+
+def _row(
+    accuracies: Mapping[str, float],
+    best: float,
+    scores: Mapping[str, float | None],
+    rng: np.random.Generator,
+) -> AuditRow:
+    known = [
+        (source, accuracies[source], float(score))
+        for source, score in scores.items()
+        if score is not None and math.isfinite(score) and source in accuracies
+    ]
+    if not known:
+        none = Agreement(None)
+        return AuditRow(0, none, none, none, "", None)
+    names = [source for source, _, _ in known]
+    reached = np.array([accuracy for _, accuracy, _ in known])
+    values = np.array([score for _, _, score in known])
+    is_first = values == values.max()
+    pearson, kendall, weighted = (
+        _agreement(method, reached, values, rng)
+        for method in (_pearson, _kendall, weighted_kendall)
+    )
+    return AuditRow(
+        sources=len(known),
+        pearson=pearson,
+        kendall=kendall,
+        weighted=weighted,
+        top=names[int(is_first.argmax())],
+        regret=best - float(reached[is_first].mean()),
+    )
+
+
+def _pearson(accuracies: np.ndarray, scores: np.ndarray) -> float:
+    return float(stats.pearsonr(accuracies, scores).statistic)
+
+
+def _kendall(accuracies: np.ndarray, scores: np.ndarray) -> float:
+    return float(stats.kendalltau(accuracies, scores).statistic)
+
+
+def weighted_kendall(accuracies: Sequence[float] | np.ndarray, scores: np.ndarray) -> float:
+    """Return the weighted Kendall correlation that published tables of scores report."""
+    return float(stats.weightedtau(accuracies, scores).statistic)
+
+
+def _agreement(
+    method: Callable[[np.ndarray, np.ndarray], float],
+    accuracies: np.ndarray,
+    scores: np.ndarray,
+    rng: np.random.Generator,
+) -> Agreement:
+    """Return a correlation and its percentile interval over resampled sources."""
+    if len(scores) < FEWEST_SOURCES or np.ptp(scores) == 0.0 or np.ptp(accuracies) == 0.0:
+        return Agreement(None)
+    drawn = rng.integers(0, len(scores), (RESAMPLINGS, len(scores)))
+    resampled = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.ConstantInputWarning)
+        warnings.simplefilter("ignore", stats.NearConstantInputWarning)
+        for rows in drawn:
+            value = method(accuracies[rows], scores[rows])
+            if math.isfinite(value):
+                resampled.append(value)
+    low, high = np.quantile(resampled, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Agreement(method(accuracies, scores), float(low), float(high))
