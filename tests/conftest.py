@@ -1,9 +1,16 @@
-"""What every test shares: one thread, a private cache, no terminal, the real data where it is."""
+"""What every test shares: one thread, a private cache, no terminal, the real data where it is.
+
+Tests run in several processes (pytest-xdist), a module in one of them. What is made once for all
+processes is made in `shared_folder`, under a lock.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import random
 import signal
+from collections.abc import Callable
 from pathlib import Path
 
 if (
@@ -21,12 +28,25 @@ for name in (
     "TLX_STORE",
 ):
     os.environ.pop(name, None)
+# Whatever a test draws at random comes from this seed: TLX_TEST_SEED=… repeats a run
+SEED = int(os.environ.setdefault("TLX_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 
 import pytest  # noqa: E402 — libraries read the variables above when they are loaded
 
 REAL_DATA = Path(
     os.environ.get("TLX_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")
 )
+
+
+def pytest_report_header() -> str:
+    """Say which seed this run has."""
+    return f"TLX_TEST_SEED={SEED}"
+
+
+@pytest.fixture
+def rng(request) -> random.Random:
+    """A generator of this test alone, from the seed of the run."""
+    return random.Random(f"{SEED} {request.node.nodeid}")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -45,9 +65,33 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory) -> Path:
-    """One cache for the session, so that a data set is materialised once."""
-    return tmp_path_factory.mktemp("cache")
+def shared_folder(tmp_path_factory) -> Path:
+    """One folder for all processes of this run."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def make_once(shared_folder) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder once for all processes: make_once(name, make) → the folder."""
+
+    def folder_of(name: str, make: Callable[[Path], None]) -> Path:
+        folder, done = shared_folder / name, shared_folder / f"{name}.done"
+        with open(shared_folder / f"{name}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            if not done.exists():
+                folder.mkdir()
+                make(folder)
+                done.touch()
+        return folder
+
+    return folder_of
+
+
+@pytest.fixture(scope="session")
+def cache(make_once) -> Path:
+    """One cache for the run, so that a data set is materialised once."""
+    return make_once("cache", lambda folder: None)
 
 
 def draw_images(
@@ -79,11 +123,14 @@ def draw_images(
 
 
 @pytest.fixture(scope="session")
-def bars(tmp_path_factory) -> Path:
+def bars(make_once) -> Path:
     """Three classes, train 12 and test 8 images each."""
-    root = tmp_path_factory.mktemp("data") / "bars"
-    draw_images(root, per_class=12, splits=("train",), seed=1)
-    return draw_images(root, per_class=8, splits=("test",), seed=2)
+
+    def draw(root: Path) -> None:
+        draw_images(root, per_class=12, splits=("train",), seed=1)
+        draw_images(root, per_class=8, splits=("test",), seed=2)
+
+    return make_once("bars", draw)
 
 
 @pytest.fixture

@@ -127,6 +127,7 @@ def test_a_search_runs_so_too_and_adds_no_trial_when_it_is_asked_again(bars, cac
         "shots=2",
         "use_crops=False",
         "val_per_class=3",
+        "workers=0",
     )
     for before in (0, 3):
         found = mlflow_run(tmp_path, cache, *asked, entry="tune")

@@ -107,7 +107,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_call_that_writes_fails_once(tlx, tmp_path, monkeypatch, command, mnist_like):
+def test_every_call_that_writes_fails_once(tlx, tmp_path, monkeypatch, command, mnist_like, rng):
     words, some = COMMANDS[command]
     cache = tmp_path / "cache"
     monkeypatch.setenv("TLX_CACHE", str(cache))
@@ -121,13 +121,8 @@ def test_every_call_that_writes_fails_once(tlx, tmp_path, monkeypatch, command, 
     assert tlx(*ask)[0] == 0
     count = disk.calls
     assert count >= MUST_FAIL
-    seed = int(os.environ.get("TLX_TEST_SEED", "0"))
-    print(f"seed {seed}: {count} calls")
-    numbers = (
-        range(1, count + 1)
-        if some is None
-        else sorted(random.Random(seed).sample(range(1, count + 1), some))
-    )
+    every = range(1, count + 1)
+    numbers = every if some is None else sorted(rng.sample(every, some))
     for number in numbers:
         clean()
         disk.arm(

@@ -74,26 +74,19 @@ def in_optuna(asked, root) -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers):
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}")
-    kill_until_done(
-        lambda: start(tmp_path / "killed", workers), KILLS, workers, random.Random(seed)
-    )
+def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers, rng):
+    kill_until_done(lambda: start(tmp_path / "killed", workers), KILLS, workers, rng)
     asked = tiny_search.search(trials=TRIALS)
     found = tuning_api.completed_trials(asked, tmp_path / "killed")
-    assert [t.number for t in found] == list(range(TRIALS)), seed
+    assert [t.number for t in found] == list(range(TRIALS))
     trials = in_optuna(asked, tmp_path / "killed")
-    assert [t.number for t in trials] == list(range(TRIALS)), seed
-    assert all(t.state.is_finished() for t in trials), seed
-    assert [t.params for t in trials] == [t.values for t in found], seed
+    assert [t.number for t in trials] == list(range(TRIALS))
+    assert all(t.state.is_finished() for t in trials)
+    assert [t.params for t in trials] == [t.values for t in found]
     if workers == 1:
         whole = tiny_search.run(asked, tmp_path / "whole")
         for name in ("values", "state", "objectives", "reports", "configuration"):
-            assert [getattr(t, name) for t in found] == [getattr(t, name) for t in whole], (
-                seed,
-                name,
-            )
+            assert [getattr(t, name) for t in found] == [getattr(t, name) for t in whole], name
 
 
 def test_a_worker_that_is_paused_and_one_that_is_killed_leave_no_zombie(tmp_path):

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -73,12 +72,8 @@ def test_two_machines_on_one_server(server, tmp_path):
     assert mine == [1, 1]
 
 
-def test_killed_on_a_server(server, tmp_path):
-    seed = random.SystemRandom().randrange(10**6)
-    print(f"seed {seed}")
-    kill_until_done(
-        lambda: start(tmp_path / "one", 2, server.url, "c" * 64), 5, 2, random.Random(seed)
-    )
+def test_killed_on_a_server(server, tmp_path, rng):
+    kill_until_done(lambda: start(tmp_path / "one", 2, server.url, "c" * 64), 5, 2, rng)
     check(server.url, "c" * 64, [tmp_path / "one"])
 
 
