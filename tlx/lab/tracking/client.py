@@ -1,8 +1,9 @@
 """Calls to a tracking store, each safe to repeat: no second run, no second point.
 
 A lost reply makes a client send again, and mlflow's run creation has no key of its own. So a run is
-searched by its tag `tlx.key` before it is created and again after; of several the first created is
-kept, the others are deleted.
+searched by its tag `tlx.key` before it is created. On a server it is searched again after; of
+several the first created is kept, the others are deleted. A local database loses no reply, and a
+lock beside it makes search and creation one step.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import getpass
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ... import files
+from ... import files, locks
 from . import models as tracking_models
 from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
 from .target import TrackingTarget, prepare
@@ -64,6 +66,7 @@ class Sender:
         self._experiment_id: str | None = None
         self._client: Any = None
         self._inode: int | None = None
+        self._artifacts: tuple[str, Any] | None = None  # of the last run: address and repository
 
     @property
     def client(self) -> Any:
@@ -200,21 +203,39 @@ class Sender:
             self.client.delete_run(other.info.run_id)
         return first
 
+    @contextlib.contextmanager
+    def creation(self) -> Iterator[None]:
+        """Hold the right to create runs in a local database inside the block.
+
+        It covers the search for a run and its creation, so that two studies which share a trial
+        create one run. A server has no such lock: `create` searches again there.
+        """
+        database = self.target.database
+        if database is None:
+            yield
+            return
+        path = database.with_name(f".{database.name}.create.lock")
+        with locks.lock(path, wait=True, signed=False):
+            yield
+
     def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Any:
-        """Create the run of a key that `find` did not find."""
+        """Create the run of a key that `find` did not find, inside `creation`.
+
+        None if a server does not show it.
+        """
         own_tags = {
             "mlflow.user": _user(),
             "mlflow.source.name": "tlx",
             "mlflow.source.type": "LOCAL",
             **tags,
         }
-        self.client.create_run(
+        run = self.client.create_run(
             self.experiment_id,
             start_time=start_ms,
             tags={**own_tags, "tlx.key": key},
             run_name=run_name,
         )
-        return self.find(key)
+        return run if self.target.database else self.find(key)
 
     def retire(
         self, run_id: str, why: str = "its run folder was removed and the trial made again"
@@ -272,7 +293,7 @@ class Sender:
                 if isinstance(error, FileNotFoundError) or refused(error):
                     return
                 raise
-            self.artifact(to_id, Path(file), path)
+            self.artifact(self.client.get_run(to_id), Path(file), path)
 
     def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Log data sets as inputs, by our own digest.
@@ -299,17 +320,32 @@ class Sender:
         if datasets:
             self.client.log_inputs(run_id, datasets=datasets)
 
-    def artifact(self, run_id: str, path: Path, name_: str) -> None:
+    def artifact(self, run: Any, path: Path, name_: str) -> None:
         """Upload a file as the artifact `name_`, a relative path."""
         inside = Path(name_).parent.as_posix()
-        self.client.log_artifact(run_id, str(path), None if inside == "." else inside)
+        self._upload(run, path, None if inside == "." else inside)
 
-    def json_artifact(self, run_id: str, value: Any, file_name: str) -> None:
+    def json_artifact(self, run: Any, value: Any, file_name: str) -> None:
         """Upload a value as an artifact of canonical JSON."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / file_name
             path.write_bytes(files.canonical_json(value) + b"\n")
-            self.client.log_artifact(run_id, str(path))
+            self._upload(run, path, None)
+
+    def _upload(self, run: Any, path: Path, folder: str | None) -> None:
+        """Upload a file below a folder of the run's artifacts.
+
+        MLflow's client would read the whole run to learn where they are, which its entity says.
+        """
+        client, run_id, uri = self.client, run.info.run_id, run.info.artifact_uri
+        if urllib.parse.urlsplit(uri).scheme == "dbfs":  # needs the client's databricks profile
+            client.log_artifact(run_id, str(path), folder)
+            return
+        if self._artifacts is None or self._artifacts[0] != uri:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            self._artifacts = (uri, get_artifact_repository(uri, self.target.uri))
+        self._artifacts[1].log_artifact(str(path), folder)
 
     def model(self, run_id: str, folder: Path) -> None:
         """Log a folder in mlflow's format as a model of the run."""

@@ -141,10 +141,11 @@ class StudyMirror:
             ),
             "tlx.role": "study",
         }
-        run, replaced = self.sender.find_replacing(study.key)
-        run = run or self._made(
-            study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
-        )
+        with self.sender.creation():
+            run, replaced = self.sender.find_replacing(study.key)
+            run = run or self._create(
+                study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
+            )
         self.sender.reopen(run)
         cursor = self._cursors.of(study.key)
         if cursor.run_id != run.info.run_id:
@@ -183,7 +184,7 @@ class StudyMirror:
         if listed:
             listed = {STUDY: study.folder / STUDY, **listed}
         self._mark_own([*listed, SPEC])
-        self._artifacts(study.key, listed, study.record.get("spec"))
+        self._send_artifacts(self.parent, listed, study.record.get("spec"))
         self.sender.end(run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
         self._cursors.save(study.key)
@@ -309,16 +310,19 @@ class StudyMirror:
         self._last_ms = max(self._last_ms, trial.ended_ms)
         if cursor.ended in WHOLE:
             return
-        self._send_new(trial, opened)
+        has_news = self._send_new(trial, opened)
         if trial.result is not None:
             self._end(trial)
         elif ending and not cursor.ended:
             self._break_off(trial)
+        elif opened is not None or has_news:
+            self._cursors.save(trial.key)
 
-    def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> None:
-        """Send what the run lacks, in one call.
+    def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> bool:
+        """Send what the run lacks, in one call; return whether there were new records.
 
-        Of a run just opened its settings, new records, and the scores.
+        Of a run just opened its settings, new records, and the scores. The caller saves the
+        cursor: until then, a killed mirror sends these records again, to the same end.
         """
         cursor, result = self._cursors.of(trial.key), trial.result
         fresh = len(trial.records) - cursor.records
@@ -335,21 +339,27 @@ class StudyMirror:
                 tracking_records.environment_tags(result.environment),
                 {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()},
             )
+        if opened is not None:
+            present = opened.run.data.tags  # as the store has just returned them
+            tags = {name: text for name, text in tags.items() if present.get(name) != text}
         if points or params or tags:
             self.sender.batch(cursor.run_id, points, params, tags)
         if opened is not None:
             self._params[trial.key] = {*opened.run.data.params, *params}
             self._known[trial.key] = opened.run
-        if fresh:
-            cursor.records += fresh
-            self.sent += fresh
-            self._cursors.save(trial.key)
+        cursor.records += fresh
+        self.sent += fresh
+        return fresh > 0
 
     def _open(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
         """Find or create the run of a trial, update its cursor; return what is still to be sent.
 
         None if nothing is.
         """
+        with self.sender.creation():
+            return self._find_or_create(trial, ending)
+
+    def _find_or_create(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
         parent_id, key = self.parent.info.run_id, trial.key
         run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
         cursor = self._cursors.of(key)
@@ -370,16 +380,17 @@ class StudyMirror:
             return None
         marks = self._marks(trial, "running")
         is_new = run is None
-        run = run or self._made(
+        run = run or self._create(
             key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks
         )
         if cursor.run_id != run.info.run_id or cursor.records > len(trial.records):
             cursor = Cursor(run.info.run_id)
         self._cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
+        if not is_new:  # before anything changes in a run that a cursor may call closed
+            self._cursors.save(key)
         if trial.result is None:
             self.sender.reopen(run)
         spec = trial.row.get("spec") or (trial.result.spec if trial.result else None)
-        self._cursors.save(key)
         tags = (
             {} if is_new and run.data.tags.get("mlflow.parentRunId") == parent_id else marks
         )  # else another made it
@@ -405,7 +416,8 @@ class StudyMirror:
         self.sender.inputs(
             cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])]
         )
-        self._artifacts(trial.key, self.store.trial_files(trial.key), result.spec)
+        files_of_trial = self.store.trial_files(trial.key)
+        self._send_artifacts(self._known[trial.key], files_of_trial, result.spec)
         if result.status in (DIVERGED, "failed"):
             status = FAILED
         else:
@@ -427,20 +439,20 @@ class StudyMirror:
         cursor.ended = KILLED
         self._cursors.save(trial.key)
 
-    def _artifacts(self, key: str, listed: Mapping[str, Path], spec: Any) -> None:
+    def _send_artifacts(self, run: Any, listed: Mapping[str, Path], spec: Any) -> None:
         """Send the listed files of a folder and its spec.
 
         Each once in a session however often the connection is lost.
         """
-        run_id = self._cursors.of(key).run_id
+        run_id = run.info.run_id
         if spec and (run_id, "spec") not in self._uploaded:
-            self.sender.json_artifact(run_id, spec, SPEC)
+            self.sender.json_artifact(run, spec, SPEC)
             self._uploaded.add((run_id, "spec"))
         names = {path: name for name, path in listed.items()}
         for path in tracking_records.artifacts(listed):
             mark = (run_id, f"{path}:{path.stat().st_mtime_ns}")
             if mark not in self._uploaded:
-                self.sender.artifact(run_id, path, names[path])
+                self.sender.artifact(run, path, names[path])
                 self._uploaded.add(mark)
         for path in tracking_records.models(listed):
             if (run_id, str(path)) not in self._uploaded:
@@ -461,7 +473,7 @@ class StudyMirror:
             place,
         )
 
-    def _made(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Any:
+    def _create(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Any:
         run = self.sender.create(key, run_name, start_ms, marks)
         if run is None:
             raise ConnectionError("the store does not show the run it was just given")
