@@ -26,13 +26,14 @@ from typing import Any
 from ... import locks
 from ...errors import BusyError, Stopped, TlxError, UntrackedError
 from .. import signals
+from ..redaction import redact
 from ..store import Store
 from . import launcher as tracking_launcher
 from .client import Abandoned, Sender, refused
 from .launcher import Launcher
 from .mirror import FAILED, FINISHED, KILLED, StudyMirror
 from .records import StudyRecord
-from .target import TrackingTarget, check, prepare, redact, resolve
+from .target import TrackingTarget, check, prepare, resolve
 from .timeouts import quiet, short_timeouts
 
 __all__ = [

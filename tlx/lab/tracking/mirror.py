@@ -15,12 +15,12 @@ from typing import Any
 from ... import files
 from ...errors import TlxError
 from ...result import DIVERGED
+from ..redaction import redact
 from ..store import STUDY, Store
 from . import records as tracking_records
 from .client import LOST, Abandoned, Sender, refused
 from .cursors import Cursor, Cursors
 from .records import MirroredTrial, StudyRecord
-from .target import redact
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
 WHOLE = (FINISHED, "adopted")  # ends in a cursor after which nothing is left to send

@@ -18,8 +18,8 @@ from typing import Any
 from ... import __version__, files
 from ...errors import BadDataError
 from ...result import Result
+from ..redaction import redact
 from ..store import JOURNAL, PART, STUDY, Store
-from .target import redact
 
 PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that every store accepts
 ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}

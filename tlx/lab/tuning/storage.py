@@ -27,7 +27,7 @@ from optuna.storages.journal import BaseJournalBackend
 
 from ... import files, locks
 from ...errors import BadDataError, ResourceError, UsageError
-from ..tracking.target import redact
+from ..redaction import redact
 
 SERVERS = ("postgresql", "mysql", "mariadb")  # storages that other machines reach
 JOURNALS = (".journal", ".log")
