@@ -269,12 +269,12 @@ class Sender:
                 marks[PAIRS_A_CALL:],
             )
 
-    def points_of(self, run_id: str) -> list[Point]:
-        """Return every metric point of a run."""
+    def points_of(self, run: Any) -> list[Point]:
+        """Return every metric point of a run, of the metrics that its entity names."""
         return [
             (point.key, point.value, point.timestamp, point.step)
-            for name_ in self.client.get_run(run_id).data.metrics
-            for point in self.client.get_metric_history(run_id, name_)
+            for name_ in run.data.metrics
+            for point in self.client.get_metric_history(run.info.run_id, name_)
         ]
 
     def artifacts_of(self, run_id: str, folder: str | None = None) -> list[str]:

@@ -142,8 +142,8 @@ class StudyMirror:
             "tlx.role": "study",
         }
         with self.sender.creation():
-            run, replaced = self.sender.find_replacing(study.key)
-            run = run or self._create(
+            found, replaced = self.sender.find_replacing(study.key)
+            run = found or self._create(
                 study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
             )
         self.sender.reopen(run)
@@ -158,7 +158,7 @@ class StudyMirror:
             run.info.run_id, params=_missing(params, run), tags=tracking_records.tags(marks)
         )
         self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
-        self._children = self.sender.children(run.info.run_id)
+        self._children = self.sender.children(run.info.run_id) if found else {}
         self._cursors.save(study.key)
         for old in replaced:
             self._take_over(
@@ -173,80 +173,71 @@ class StudyMirror:
         study = self.study
         summary = study.summary(self.store) or {}
         end_ms = self._last_ms or study.started_ms
-        self._send_summary(tracking_records.summary_points(summary, end_ms))
-        run_id = self.parent.info.run_id
-        mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
-        self.sender.batch(
-            run_id,
-            tags={**tracking_records.tags(mark, summary.get("tags", {})), **self._note(summary)},
-        )
+        points = tracking_records.summary_points(summary, end_ms)
         listed = self.store.study_files(study.key)
         if listed:
             listed = {STUDY: study.folder / STUDY, **listed}
-        self._mark_own([*listed, SPEC])
-        self._send_artifacts(self.parent, listed, study.record.get("spec"))
-        self.sender.end(run_id, status, end_ms)
+        own = {name for name, *_ in points} | {*listed, SPEC}
+        run = self._mark_own(own)
+        if self._has_other_values(run, points):
+            self._replace_parent()
+            run = self._mark_own(own)
+        self._send_summary(run, points)
+        mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
+        tags = tracking_records.tags(mark, summary.get("tags", {}))
+        if summary.get("note") and not tracking_records.is_edited(run.data.tags):
+            tags |= tracking_records.note_tags(str(summary["note"]))
+        self.sender.batch(run.info.run_id, tags=tags)
+        self._send_artifacts(run, listed, study.record.get("spec"))
+        self.sender.end(run.info.run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
         self._cursors.save(study.key)
 
-    def _note(self, summary: Mapping[str, Any]) -> dict[str, str]:
-        """Return the tags of the study's description; none where a person has written another."""
-        if not summary.get("note"):
-            return {}
-        run = self.sender.client.get_run(self.parent.info.run_id)
-        return (
-            {}
-            if tracking_records.is_edited(run.data.tags)
-            else tracking_records.note_tags(str(summary["note"]))
-        )
+    def _mark_own(self, names: Iterable[str]) -> Any:
+        """Mark these metrics and artifacts as ours on the parent run, before they are sent.
 
-    def _send_summary(self, points: Sequence[tracking_records.Point]) -> None:
-        """Send the summary's metrics so that each (name, step) has one value in the parent run.
-
-        A metric can be added to a run and not taken back. So where the parent has other values, of
-        a study that has grown, lost trials or was summarised again, a new parent takes its place
-        and its children.
+        Return the run as it was before.
         """
-        cursor = self._cursors.of(self.study.key)
+        run = self.sender.client.get_run(self.parent.info.run_id)
+        if more := tracking_records.own_tags(run.data.tags, names):
+            self.sender.batch(run.info.run_id, tags=more)
+        return run
+
+    def _has_other_values(self, run: Any, points: Sequence[tracking_records.Point]) -> bool:
+        """Return whether the parent has a value of ours that the summary does not have.
+
+        A metric can be added to a run and not taken back. So where the study has grown, lost trials
+        or was summarised again, a new parent takes its place and its children.
+        """
+        if self._cursors.of(self.study.key).summary == _summary_digest(points):
+            return False
         wanted = {(name, step): value for name, value, _, step in points}
-        digest = files.digest(
-            sorted([name, step, repr(value)] for (name, step), value in wanted.items())
-        )
+        present = self._own_values(run, {name for name, _ in wanted})
+        return any(values != {wanted.get(at)} for at, values in present.items())
+
+    def _send_summary(self, run: Any, points: Sequence[tracking_records.Point]) -> None:
+        """Send the summary's metrics that the parent lacks: one value for each (name, step)."""
+        cursor, digest = self._cursors.of(self.study.key), _summary_digest(points)
         if cursor.summary == digest:
             return
-        names = {name for name, _ in wanted}
-        self._mark_own(names)
-        present = self._own_values(names)
-        if any(values != {wanted.get(at)} for at, values in present.items()):
-            self._replace_parent()
-            self._mark_own(names)
-            present = {}
+        present = self._own_values(run, {name for name, *_ in points})
         self.sender.batch(
-            self.parent.info.run_id,
-            [point for point in points if (point[0], point[3]) not in present],
+            run.info.run_id, [point for point in points if (point[0], point[3]) not in present]
         )
-        self._cursors.of(self.study.key).summary = digest
+        cursor.summary = digest
         self._cursors.save(self.study.key)
 
-    def _own_values(self, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
+    def _own_values(self, run: Any, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
         """Return the values of our metrics in the parent run, (name, step) → values.
 
         People's are left out.
         """
-        run_id = self.parent.info.run_id
-        own = tracking_records.own_names(self.sender.client.get_run(run_id).data.tags)
+        own = tracking_records.own_names(run.data.tags)
         values: dict[tuple[str, int], set[float]] = {}
-        for name, value, _, step in self.sender.points_of(run_id):
+        for name, value, _, step in self.sender.points_of(run):
             if name in wanted or tracking_records.mark_of(name) in own:
                 values.setdefault((name, step), set()).add(value)
         return values
-
-    def _mark_own(self, names: Iterable[str]) -> None:
-        """Mark these metrics and artifacts as ours on the parent run, before they are sent."""
-        run_id = self.parent.info.run_id
-        tags = self.sender.client.get_run(run_id).data.tags
-        if more := tracking_records.own_tags(tags, names):
-            self.sender.batch(run_id, tags=more)
 
     def _replace_parent(self) -> None:
         """Create a new parent run, with what people logged on the old one and its children.
@@ -268,7 +259,7 @@ class StudyMirror:
         own = tracking_records.own_names(old.data.tags)
         points = [
             point
-            for point in self.sender.points_of(from_id)
+            for point in self.sender.points_of(old)
             if tracking_records.mark_of(point[0]) not in own
         ]
         params_by_hand = {
@@ -521,6 +512,12 @@ def _closed_as_it_is(cursor: Cursor, trial: MirroredTrial) -> bool:
     It failed, or was interrupted.
     """
     return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
+
+
+def _summary_digest(points: Sequence[tracking_records.Point]) -> str:
+    """Return the digest of a summary's metrics, whatever their order and time."""
+    values = {(name, step): value for name, value, _, step in points}
+    return files.digest(sorted([name, step, repr(value)] for (name, step), value in values.items()))
 
 
 def _missing(params: Mapping[str, str], run: Any) -> dict[str, str]:
