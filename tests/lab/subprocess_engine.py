@@ -104,7 +104,7 @@ class Run:
                     child.is_overdue = not asked
                     child.kill()
         if asked or (self.waiting and stop()):
-            raise Stopped(signals.asked() or signal.SIGINT)
+            raise Stopped(signals.received() or signal.SIGINT)
 
     def start(self, task, attempt) -> None:
         device = self.devices.pop(0)

@@ -144,19 +144,19 @@ def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
 
 
 def test_handlers_come_back_and_nested_blocks_keep_the_request():
-    before = [signal.getsignal(n) for n in signals.ASKING]
+    before = [signal.getsignal(n) for n in signals.STOP_SIGNALS]
     with signals.graceful() as stopping:
         with signals.graceful():
             os.kill(os.getpid(), signal.SIGHUP)
             assert stopping()
         assert stopping()
-        assert signals.asked() == signal.SIGHUP
+        assert signals.received() == signal.SIGHUP
         with pytest.raises(Stopped) as caught:
             signals.stop_if_asked()
         assert caught.value.exit_code == 129
     assert not stopping()
     signals.stop_if_asked()
-    assert [signal.getsignal(n) for n in signals.ASKING] == before
+    assert [signal.getsignal(n) for n in signals.STOP_SIGNALS] == before
 
 
 def test_an_ignored_signal_stays_ignored():

@@ -132,7 +132,7 @@ def run(asked, root, workers=0, pause_s=0.0, inputs=None, hear=lambda event: Non
 
 
 def main(root, workers, trials, pause_s, storage="", key="5" * 64) -> None:
-    for number in signals.ASKING:
+    for number in signals.STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     with signals.graceful():
         found = run(

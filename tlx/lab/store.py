@@ -144,9 +144,8 @@ class Store:
         with self._locked(key):
             for path in (folder, _part(folder)):
                 if path.is_dir():
-                    doomed = path.with_name(
-                        files.TEMPORARY + path.name
-                    )  # renamed first: never half a whole folder
+                    # renamed first: never half a whole folder
+                    doomed = path.with_name(files.TEMPORARY + path.name)
                     shutil.rmtree(doomed, ignore_errors=True)
                     os.rename(path, doomed)
                     files.sync_folder(path.parent)
@@ -446,9 +445,8 @@ def _publish(part: Path, final: Path) -> bool:
                 return False
             raise
         files.sync_folder(final.parent)
-        files.sync_folder(
-            final.parent.parent
-        )  # its name may date from a process killed before it could sync
+        # the name of `trials` may date from a process killed before it could sync
+        files.sync_folder(final.parent.parent)
     return True
 
 

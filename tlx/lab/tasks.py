@@ -15,7 +15,7 @@ class Report(TypedDict):
 
     step: int
     steps: int
-    values: NotRequired[Mapping[str, float]]
+    values: NotRequired[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)

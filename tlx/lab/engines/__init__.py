@@ -44,7 +44,8 @@ class Engine(Protocol):
         `stop` is polled between tasks and while they run. Once it is true, each running task is
         told (`signals.stopping` is true in it), has some seconds to stop at its next boundary, and
         is ended. Then Stopped is raised, with nothing of the engine left running. A task that was
-        stopped so has no Failed event.
+        stopped so has no Failed event. In the caller's process `stop` is polled between tasks; a
+        running task sees the caller's own `signals`.
     Resources
         At most `workers` tasks run at once, each with `threads` threads for numeric libraries.
         `options.devices` are given out in turn, one for each worker, as CUDA_VISIBLE_DEVICES; two

@@ -51,7 +51,7 @@ def context(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.F
     # not die of them.
     variables = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONSAFEPATH": "1"}
     variables |= {name: os.environ.get(name, value) for name, value in MALLOC.items()}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKING)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.STOP_SIGNALS)
     try:
         with _environment(variables), _no_main():
             server.ensure_running()

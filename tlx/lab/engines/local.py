@@ -77,7 +77,7 @@ def _run_here(
     outcomes = {}
     for task in tasks:
         if stop():
-            raise Stopped(signals.asked() or signal.SIGINT)
+            raise Stopped(signals.received() or signal.SIGINT)
         on_event(Started(task.key, 1))
         with threadpool_limits(threads):
             outcomes[task.key] = _call(task, on_event, options)
@@ -208,7 +208,7 @@ class _Supervisor:
             worker.kill_at = min(worker.kill_at, time.monotonic() + GRACE_S)
         while self.workers:
             self._poll()
-        raise Stopped(signals.asked() or signal.SIGINT)
+        raise Stopped(signals.received() or signal.SIGINT)
 
     def _poll(self) -> None:
         """Wait a moment for the workers: handle messages, then exits, then time limits."""

@@ -70,7 +70,7 @@ def _run(connection: Connection, request: WorkerRequest) -> tuple[str, Any]:
             *request.args, emit=lambda report: connection.send((PROGRESS, dict(report)))
         )
     except Stopped:
-        return STOPPED, signals.asked()
+        return STOPPED, signals.received()
     except TlxError as error:
         return ERROR, error
     except BaseException as error:  # SystemExit too: it would look like a dead worker

@@ -16,12 +16,17 @@ import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ... import files, locks
 from . import models as tracking_models
-from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
+from .records import EXPERIMENT_TAGS, TAG_LIMIT, DataInput, Point, name, text_of
 from .target import TrackingTarget, prepare
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 METRICS_A_CALL, PAIRS_A_CALL, DIGEST_LIMIT = 800, 100, 36  # what every store accepts
 SET_ASIDE = "replaced:"  # before the key of a run that another is taking the place of
@@ -46,7 +51,7 @@ class Sender:
 
     The experiment is known by name, or by id (`experiment`) where one was chosen.
 
-    `leave_off()` is asked before every call; true raises Abandoned.
+    `is_abandoned()` is asked before every call; true raises Abandoned.
     """
 
     def __init__(
@@ -55,23 +60,20 @@ class Sender:
         experiment_name: str,
         *,
         experiment: str = "",
-        leave_off: Callable[[], bool] = lambda: False,
+        is_abandoned: Callable[[], bool] = lambda: False,
     ):
-        self.target, self.experiment_name, self.experiment, self.leave_off = (
-            target,
-            experiment_name,
-            experiment,
-            leave_off,
-        )
+        self.target, self.is_abandoned = target, is_abandoned
+        self.experiment_name, self.experiment = experiment_name, experiment
         self._experiment_id: str | None = None
-        self._client: Any = None
+        self._client: MlflowClient | None = None
         self._inode: int | None = None
-        self._artifacts: tuple[str, Any] | None = None  # of the last run: address and repository
+        # of the last run: address and repository
+        self._artifacts: tuple[str, ArtifactRepository] | None = None
 
     @property
-    def client(self) -> Any:
+    def client(self) -> MlflowClient:
         """Return mlflow's client; the local database is created first."""
-        if self.leave_off():
+        if self.is_abandoned():
             raise Abandoned
         if self._client is None:
             from mlflow import MlflowClient
@@ -119,7 +121,7 @@ class Sender:
             self._experiment_id = experiment.experiment_id
         return self._experiment_id
 
-    def _describe(self, experiment: Any) -> None:
+    def _describe(self, experiment: Experiment) -> None:
         """Add to an experiment its description and MLflow's view of trainings.
 
         What a person wrote, or emptied, is kept.
@@ -128,7 +130,7 @@ class Sender:
             if tag not in experiment.tags:
                 self.client.set_experiment_tag(experiment.experiment_id, tag, value)
 
-    def _chosen_experiment(self) -> Any:
+    def _chosen_experiment(self) -> Experiment | None:
         if not self.experiment:
             return None
         try:
@@ -138,7 +140,7 @@ class Sender:
                 raise
             return None  # of a database that is no more
 
-    def _make_experiment(self) -> Any:
+    def _make_experiment(self) -> Experiment:
         root = self.target.artifacts
         folder = "".join(c if c.isalnum() else "-" for c in self.experiment_name).lower()
         try:
@@ -148,18 +150,21 @@ class Sender:
         except Exception as error:
             if not refused(error):
                 raise  # a lost reply is found by its name the next time
-        return self.client.get_experiment_by_name(self.experiment_name)
+        experiment = self.client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            raise ConnectionError("the store does not show the experiment it was just given")
+        return experiment
 
-    def children(self, parent_id: str) -> dict[str, list[Any]]:
+    def children(self, parent_id: str) -> dict[str, list[Run]]:
         """Return key → runs under a parent."""
-        children: dict[str, list[Any]] = {}
+        children: dict[str, list[Run]] = {}
         for run in self.search(f"tags.`mlflow.parentRunId` = '{parent_id}'"):
             children.setdefault(run.data.tags.get("tlx.key", ""), []).append(run)
         return children
 
-    def search(self, condition: str, experiment_id: str | None = None) -> list[Any]:
+    def search(self, condition: str, experiment_id: str | None = None) -> list[Run]:
         """Return every active run that matches, whatever their number."""
-        runs: list[Any] = []
+        runs: list[Run] = []
         token = None
         while True:
             page = self.client.search_runs(
@@ -170,11 +175,11 @@ class Sender:
             if not token:
                 return runs
 
-    def find(self, key: str) -> Any:
+    def find(self, key: str) -> Run | None:
         """Return the only run of a key, or None; duplicates are tagged and deleted."""
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
-    def find_replacing(self, key: str) -> tuple[Any, list[Any]]:
+    def find_replacing(self, key: str) -> tuple[Run | None, list[Run]]:
         """Return the run of a key (or None), and those that it replaces.
 
         The latter are not yet copied.
@@ -193,7 +198,7 @@ class Sender:
         """
         self.client.set_tag(run_id, "tlx.key", SET_ASIDE + key)
 
-    def settle(self, runs: Sequence[Any]) -> Any:
+    def settle(self, runs: Sequence[Run]) -> Run | None:
         """Delete these replaced runs once their content is copied."""
         if not runs:
             return None
@@ -218,7 +223,7 @@ class Sender:
         with locks.lock(path, wait=True, signed=False):
             yield
 
-    def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Any:
+    def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Run | None:
         """Create the run of a key that `find` did not find, inside `creation`.
 
         None if a server does not show it.
@@ -269,7 +274,7 @@ class Sender:
                 marks[PAIRS_A_CALL:],
             )
 
-    def points_of(self, run: Any) -> list[Point]:
+    def points_of(self, run: Run) -> list[Point]:
         """Return every metric point of a run, of the metrics that its entity names."""
         return [
             (point.key, point.value, point.timestamp, point.step)
@@ -295,7 +300,7 @@ class Sender:
                 raise
             self.artifact(self.client.get_run(to_id), Path(file), path)
 
-    def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def inputs(self, run_id: str, rows: Sequence[DataInput]) -> None:
         """Log data sets as inputs, by our own digest.
 
         [{"name", "source", "digest", "context"}].
@@ -304,35 +309,30 @@ class Sender:
 
         datasets = []
         for row in rows:
+            digest = str(row["digest"])
             source = json.dumps({"uri": text_of(str(row.get("source", "")), TAG_LIMIT)})
-            data = Dataset(
-                name(str(row["name"])), str(row["digest"])[:DIGEST_LIMIT], "local", source
-            )
-            datasets.append(
-                DatasetInput(
-                    data,
-                    [
-                        InputTag("mlflow.data.context", str(row.get("context", "train"))),
-                        InputTag("tlx.digest", str(row["digest"])),
-                    ],
-                )
-            )
+            dataset = Dataset(name(str(row["name"])), digest[:DIGEST_LIMIT], "local", source)
+            tags = [
+                InputTag("mlflow.data.context", str(row.get("context", "train"))),
+                InputTag("tlx.digest", digest),
+            ]
+            datasets.append(DatasetInput(dataset, tags))
         if datasets:
             self.client.log_inputs(run_id, datasets=datasets)
 
-    def artifact(self, run: Any, path: Path, name_: str) -> None:
+    def artifact(self, run: Run, path: Path, name_: str) -> None:
         """Upload a file as the artifact `name_`, a relative path."""
         inside = Path(name_).parent.as_posix()
         self._upload(run, path, None if inside == "." else inside)
 
-    def json_artifact(self, run: Any, value: Any, file_name: str) -> None:
+    def json_artifact(self, run: Run, value: object, file_name: str) -> None:
         """Upload a value as an artifact of canonical JSON."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / file_name
             path.write_bytes(files.canonical_json(value) + b"\n")
             self._upload(run, path, None)
 
-    def _upload(self, run: Any, path: Path, folder: str | None) -> None:
+    def _upload(self, run: Run, path: Path, folder: str | None) -> None:
         """Upload a file below a folder of the run's artifacts.
 
         MLflow's client would read the whole run to learn where they are, which its entity says.
@@ -351,7 +351,7 @@ class Sender:
         """Log a folder in mlflow's format as a model of the run."""
         tracking_models.send(self.client, self.experiment_id, run_id, folder)
 
-    def reopen(self, run: Any) -> None:
+    def reopen(self, run: Run) -> None:
         """Set a resumed run to running."""
         if run.info.status != "RUNNING":
             self.client.update_run(run.info.run_id, status="RUNNING")

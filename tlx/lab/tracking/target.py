@@ -36,9 +36,8 @@ SQLITE_SAYS = (  # words of sqlite → our code, what to do
     ("unable to open", "permission", "choose another place with --mlflow-path"),
 )
 UNFINISHED_WAIT_S = 20  # how long another process may take over its first migration
-HOST = re.compile(
-    r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?"
-)  # user:password@host, host:port
+# user:password@host, host:port
+HOST = re.compile(r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?")
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
@@ -78,7 +77,7 @@ class TrackingTarget:
 
 
 def resolve(
-    asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    address: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> TrackingTarget:
     """Return the store of `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd`.
 
@@ -87,7 +86,7 @@ def resolve(
     environ, cwd = os.environ if environ is None else environ, Path(cwd or Path.cwd()).resolve()
     for name in SECRET_VARIABLES:
         remember_secret(environ.get(name, ""))
-    text = (asked or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip()
+    text = (address or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not text:
         return _local(cwd / "mlflow.db")
     scheme, separator, remaining = text.partition(":")
@@ -253,20 +252,19 @@ def _build(path: Path) -> None:
     with quiet, files.storage_errors(path):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        for leftover in path.parent.glob(
-            f"{glob.escape(files.TEMPORARY + path.name)}*"
-        ):  # of a killed builder
-            shutil.rmtree(
-                leftover
-            ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        # what a killed builder left
+        for leftover in path.parent.glob(f"{glob.escape(files.TEMPORARY + path.name)}*"):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         folder = Path(tempfile.mkdtemp(prefix=f"{files.TEMPORARY}{path.name}-", dir=path.parent))
         temporary = folder / path.name
         try:
             with _sqlite_errors(path):
                 SqlAlchemyStore(sqlite_uri(temporary), str(path.parent / "mlruns")).engine.dispose()
-            with contextlib.suppress(
-                FileExistsError
-            ):  # a program without our lock was first: its store is as good
+            # a program without our lock may be first: its store is as good
+            with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
             files.sync_folder(path.parent)
         finally:
