@@ -22,7 +22,7 @@ import time
 
 import torch
 
-from tlx.lab.engines.local import MALLOC
+from tlx.lab.engines.forkserver import MALLOC
 from tlx.models import backbones, freezing
 
 

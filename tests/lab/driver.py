@@ -21,7 +21,7 @@ def tasks(root, count, steps, pause_s):
 
 
 def main(root, workers, count, steps, pause_s, call="") -> None:
-    for number in signals.ASKING:  # whoever started us may have them ignored
+    for number in signals.STOP_SIGNALS:  # whoever started us may have them ignored
         signal.signal(number, signal.SIG_DFL)
     asked = (
         [engines_local.Task(str(i), "", call, (root,)) for i in range(int(count))]

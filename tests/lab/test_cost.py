@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tlx.lab import cost, environment
-from tlx.lab.cost import Carbon, Meter, Nvml, Rapl
+from tlx.lab import cost, environment, redaction
+from tlx.lab.cost import Carbon, GpuEnergy, Meter, Rapl
+from tlx.lab.nvml import Nvml
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,7 +126,7 @@ def test_a_counter_that_cannot_be_read_is_no_counter(tmp_path):
     with Meter(powercap=tmp_path) as meter:
         pass
     assert meter.cost()["energy_j"]["value"] is None
-    assert Nvml("libdoes-not-exist.so").stop() is None
+    assert GpuEnergy(Nvml("libdoes-not-exist.so")).stop() is None
 
 
 def test_carbon_is_energy_times_overhead_times_the_declared_factor(tmp_path):
@@ -150,7 +151,7 @@ def test_gpu_numbers_only_when_a_gpu_was_used(monkeypatch, tmp_path):
             return 1000 * (i + 1)
 
     readings = iter([{0: 1000}, {0: 6000}, {0: 1000}, {0: 6000}])
-    monkeypatch.setattr(Nvml, "_read", lambda self: next(readings))
+    monkeypatch.setattr(GpuEnergy, "_read_mj", lambda self: next(readings))
     with Meter(powercap=tmp_path) as meter:
         pass
     assert "gpu_memory_peak_bytes" not in meter.cost()
@@ -252,7 +253,7 @@ def test_no_commit_outside_a_checkout_or_without_git(checkout, monkeypatch):
     ],
 )
 def test_no_secret_is_left_in_an_address(url):
-    clean = environment.redacted(url)
+    clean = redaction.public_address(url)
     assert clean.endswith("host/x")
     assert "s3c" not in clean
     assert "r3t" not in clean

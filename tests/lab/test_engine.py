@@ -1,4 +1,7 @@
-"""Tasks get done, once, with the same results, whoever is killed and whenever."""
+"""What the local engine promises beside its contract (tests/contracts/test_engines.py).
+
+Tasks get done, once, with the same results, whoever is killed and whenever.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,23 @@ import pytest
 from lab import driver, tiny_tasks
 
 from tlx import files
-from tlx.errors import BadDataError, ResourceError, Stopped, TlxError
+from tlx.errors import ResourceError, Stopped, TlxError
 from tlx.lab import signals
 from tlx.lab.engines import local as engines_local
-from tlx.lab.engines.local import Failed, Finished, Progress, RunOptions, Started, Task
+from tlx.lab.engines.local import Progress, RunOptions, Task
 from tlx.lab.store import Store, reproducible_fields
 
 HERE = Path(__file__).parent
-BOTH = pytest.mark.parametrize("workers", [0, 2])
 
 
 def tiny(name, *args, key=None) -> Task:
     return Task(key or name, name, f"lab.tiny_tasks:{name}", args)
 
 
-def run(tasks, *, workers=2, events=None, **conditions):
+def run(tasks, *, workers=2, events=None, **options):
     on_event = (lambda event: None) if events is None else events.append
     return engines_local.run_all(
-        tasks, workers=workers, on_event=on_event, conditions=RunOptions(**conditions)
+        tasks, workers=workers, on_event=on_event, options=RunOptions(**options)
     )
 
 
@@ -56,40 +58,6 @@ def gone(pids, within_s=3.0) -> bool:
 # ---------------------------------------------------------------- results
 
 
-@BOTH
-def test_outcomes_come_in_the_order_of_the_tasks(workers):
-    tasks = [tiny("double", n, key=str(n)) for n in (5, 3, 9, 1, 5)]
-    assert [o.result for o in run(tasks, workers=workers)] == [10, 6, 18, 2, 10]
-    assert run([], workers=workers) == []
-
-
-@BOTH
-def test_events_tell_the_story_of_each_task(workers):
-    events = []
-    run(
-        [tiny("double", n, key=str(n)) for n in range(4)] + [tiny("refuse")],
-        workers=workers,
-        events=events,
-    )
-    for n in range(4):
-        assert [e for e in events if e.key == str(n)] == [
-            Started(str(n), 1),
-            Progress(str(n), 1, 1, {"number": n}),
-            Finished(str(n), 2 * n),
-        ]
-    started, failed = (e for e in events if e.key == "refuse")
-    assert started == Started("refuse", 1)
-    assert (type(failed), failed.will_retry, failed.error.code) == (Failed, False, "no-rows")
-
-
-@BOTH
-def test_tasks_of_one_key_are_run_once(workers):
-    events = []
-    outcomes = run([tiny("where"), tiny("where")], workers=workers, events=events)
-    assert outcomes[0] == outcomes[1]
-    assert len([e for e in events if isinstance(e, Started)]) == 1
-
-
 def test_in_process_and_workers_give_the_same(tmp_path):
     """Level A: one worker = several worker processes = this process, whatever the order."""
     found = []
@@ -104,19 +72,19 @@ def test_in_process_and_workers_give_the_same(tmp_path):
     assert len(found[0]) == 4
 
 
-# ---------------------------------------------------------------- conditions
+# ---------------------------------------------------------------- options
 
 
 def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
-    conditions = RunOptions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
+    options = RunOptions(devices=("0", "1"), initialise="lab.tiny_tasks:initialise")
     tasks = [tiny("where", key=str(n)) for n in range(4)]
     for threads in (1, 3):
         found = [
             o.result
             for o in engines_local.run_all(
-                tasks, workers=2, threads=threads, on_event=lambda e: None, conditions=conditions
+                tasks, workers=2, threads=threads, on_event=lambda e: None, options=options
             )
         ]
         assert len({row["pid"] for row in found} | {os.getpid()}) == 5
@@ -127,77 +95,13 @@ def test_each_task_has_a_fresh_process_with_its_threads_and_device(monkeypatch):
     assert "PYTHONSAFEPATH" not in os.environ
 
 
-def test_initialise_runs_in_this_process_too(monkeypatch):
-    monkeypatch.setattr(tiny_tasks, "INITIALISED", [])
-    assert run([tiny("where")], workers=0, initialise="lab.tiny_tasks:initialise")[0].result[
-        "set"
-    ] == [1]
-
-
 # ---------------------------------------------------------------- what breaks
-
-
-@BOTH
-def test_a_tlx_error_travels_whole(workers):
-    error = run([tiny("refuse")], workers=workers)[0].error
-    assert type(error) is BadDataError
-    assert (error.code, error.where) == ("no-rows", "train.csv")
-    assert (error.expected, error.remedy) == ("at least one", "add one")
-
-
-@BOTH
-def test_a_bug_is_told_and_its_traceback_kept(workers, tmp_path):
-    events = []
-    done = run(
-        [tiny("break_down"), tiny("double", 2)],
-        workers=workers,
-        events=events,
-        log_folder=tmp_path / "logs",
-    )
-    assert (done[0].error.code, done[0].error.exit_code) == ("bug", 1)
-    assert "KeyError: 'absent'" in str(done[0].error)
-    assert "in break_down" in (tmp_path / "logs" / "break_down.log").read_text()
-    assert not any(e.will_retry for e in events if isinstance(e, Failed))
-    assert done[1].result == 4
-    assert not (tmp_path / "logs" / "double.log").exists()
-
-
-@BOTH
-def test_want_of_memory_is_said(workers):
-    error = run([tiny("no_memory")], workers=workers)[0].error
-    assert (error.code, error.exit_code) == ("out-of-memory", 5)
-
-
-def test_a_killed_worker_is_replaced(tmp_path):
-    events = []
-    done = run([tiny("killed_once", str(tmp_path / "marker")), tiny("double", 1)], events=events)
-    assert [(o.result, o.attempts) for o in done] == [("second time", 2), (2, 1)]
-    assert [e.will_retry for e in events if isinstance(e, Failed)] == [True]
-    assert [e.attempt for e in events if isinstance(e, Started) and e.key == "killed_once"] == [
-        1,
-        2,
-    ]
-
-
-@pytest.mark.parametrize("retries", [0, 2])
-def test_a_task_that_kills_its_workers_fails_and_the_others_do_not(retries):
-    start = time.monotonic()
-    done = run(
-        [tiny("kill_itself"), *(tiny("double", n, key=str(n)) for n in range(4))], retries=retries
-    )
-    assert (type(done[0].error), done[0].error.exit_code, done[0].attempts) == (
-        ResourceError,
-        5,
-        retries + 1,
-    )
-    assert "killed by signal 9, probably out of memory" in str(done[0].error)
-    assert [o.result for o in done[1:]] == [0, 2, 4, 6]
-    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(
     ("task", "words"),
     [
+        (tiny("kill_itself"), "killed by signal 9, probably out of memory"),
         (tiny("kill_itself", int(signal.SIGSEGV)), "crashed with signal 11"),
         (tiny("vanish"), "exit code 4"),
         (tiny("leave"), "SystemExit: 3"),
@@ -223,36 +127,7 @@ def test_a_task_that_hangs_is_ended_with_its_stack_in_the_log(tmp_path):
     assert done[1].result == 2
 
 
-def test_what_a_killed_worker_has_forked_dies_too(tmp_path):
-    run([tiny("with_child", str(tmp_path / "pid"))], retries=0)
-    assert gone([int((tmp_path / "pid").read_text())])
-
-
-def test_an_error_in_the_driver_ends_the_workers(tmp_path):
-    def on_event(event):
-        if isinstance(event, Progress):
-            raise KeyError(event.key)
-
-    with pytest.raises(KeyError):
-        engines_local.run_all([tiny("until_stopped", str(tmp_path))], workers=1, on_event=on_event)
-    assert gone([int(p.stem) for p in tmp_path.glob("*.pid")])
-
-
 # ---------------------------------------------------------------- stopping
-
-
-@BOTH
-def test_a_stop_is_heard_at_the_next_boundary(tmp_path, workers):
-    def on_event(event):
-        if isinstance(event, Progress) and not signals.stopping():
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    tasks = [tiny("until_stopped", str(tmp_path), key=str(n)) for n in range(3)]
-    with signals.graceful() as stopping, pytest.raises(Stopped) as caught:
-        engines_local.run_all(tasks, workers=workers, on_event=on_event)
-    assert caught.value.exit_code == 143
-    assert not stopping()
-    assert gone([int(p.stem) for p in tmp_path.glob("*.pid") if int(p.stem) != os.getpid()])
 
 
 def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
@@ -269,19 +144,19 @@ def test_a_deaf_worker_is_killed_when_its_grace_is_over(monkeypatch):
 
 
 def test_handlers_come_back_and_nested_blocks_keep_the_request():
-    before = [signal.getsignal(n) for n in signals.ASKING]
+    before = [signal.getsignal(n) for n in signals.STOP_SIGNALS]
     with signals.graceful() as stopping:
         with signals.graceful():
             os.kill(os.getpid(), signal.SIGHUP)
             assert stopping()
         assert stopping()
-        assert signals.asked() == signal.SIGHUP
+        assert signals.received() == signal.SIGHUP
         with pytest.raises(Stopped) as caught:
             signals.stop_if_asked()
         assert caught.value.exit_code == 129
     assert not stopping()
     signals.stop_if_asked()
-    assert [signal.getsignal(n) for n in signals.ASKING] == before
+    assert [signal.getsignal(n) for n in signals.STOP_SIGNALS] == before
 
 
 def test_an_ignored_signal_stays_ignored():
@@ -434,9 +309,7 @@ def test_workers_killed_at_random_lose_nothing(tmp_path):
         Task(t.key, t.title, "lab.tiny_tasks:trial_with_pid", t.args)
         for t in driver.tasks(tmp_path, 6, 6, 0.02)
     ]
-    done = engines_local.run_all(
-        tasks, workers=2, on_event=on_event, conditions=RunOptions(retries=9)
-    )
+    done = engines_local.run_all(tasks, workers=2, on_event=on_event, options=RunOptions(retries=9))
     assert [o.error for o in done] == [None] * 6
     assert len(killed) == 8
     assert sum(o.attempts - 1 for o in done) <= 8

@@ -20,7 +20,7 @@ from lab import crash_trial
 
 from tlx import files
 from tlx.errors import BadDataError, BusyError, IntegrityError, ResourceError, UnsafeError
-from tlx.lab.store import LARGE, Draft, Store, reproducible_fields
+from tlx.lab.store import FORMAT, LARGE, Draft, Store, reproducible_fields
 from tlx.result import Result
 
 KEY = "0f" * 32  # of a trial
@@ -163,7 +163,7 @@ def test_asking_for_hundreds_of_trials_is_cheap(store):
 
 HOLD = """
 import sys, time
-from tlx.lab.store import Store
+from tlx.lab.store import FORMAT, Store
 with Store(sys.argv[1]).claim(sys.argv[2]) as draft:
     draft.log(0, {"loss": 1.0})
     print("held", flush=True)
@@ -695,3 +695,31 @@ def test_a_store_of_this_format_or_without_results_is_accepted(store):
     store.write_study("ab12", {})
     store.get_or_compute(KEY, fill)
     store.check_format()
+
+
+def test_the_format_of_a_large_store_is_known_without_reading_a_whole_record(store, monkeypatch):
+    for number in range(20):
+        store.write_study(f"{number:04x}", {"trials": ["x" * 1000] * 100})
+    store.get_or_compute(KEY, fill)
+    monkeypatch.setattr(files, "read_json", lambda *args, **kwargs: pytest.fail("read whole"))
+    opened = []
+    monkeypatch.setattr(
+        "tlx.lab.store._format_at_start", lambda path: opened.append(path) or FORMAT
+    )
+    store.check_format()
+    assert {path.name for path in opened} == {"study.json", "result.json"}
+    assert len(set(opened)) == 2
+
+
+@pytest.mark.parametrize(
+    "text", ['{"tlx": "0.1", "format": 1}', '\n{ "format" : 1 }', '{"format":12,"tlx":"9"}']
+)
+def test_another_format_is_seen_however_the_record_is_written(store, text):
+    """Also behind a folder whose record is damaged, or not there yet."""
+    for key, content in (("aa", None), ("bb", b"\x00"), ("cc", b"[1]"), ("dd", text.encode())):
+        folder = store.root / "studies" / key
+        folder.mkdir(parents=True)
+        if content is not None:
+            (folder / "study.json").write_bytes(content)
+    with pytest.raises(BadDataError, match="expected format 2"):
+        store.check_format()

@@ -16,8 +16,8 @@ import pytest
 from lab import tracked
 
 from tlx.errors import BadDataError, UsageError
+from tlx.lab import redaction
 from tlx.lab.tracking import api as tracking_api
-from tlx.lab.tracking import target as tracking_target
 from tlx.lab.tracking import timeouts as tracking_timeouts
 
 CWD = Path("/somewhere/else")
@@ -169,7 +169,7 @@ def test_what_to_type_to_see_it(tmp_path):
     ],
 )
 def test_no_secret_of_an_address_is_shown(uri, monkeypatch):
-    monkeypatch.setattr(tracking_target, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", set())
     target = tracking_api.resolve(uri, {}, CWD)
     shown = [
         repr(target),
@@ -185,7 +185,7 @@ def test_no_secret_of_an_address_is_shown(uri, monkeypatch):
 
 
 def test_a_secret_is_hidden_in_every_spelling_and_from_the_environment(monkeypatch):
-    monkeypatch.setattr(tracking_target, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", set())
     tracking_api.resolve("http://bob:a%2Fb%20c@host", {"MLFLOW_TRACKING_PASSWORD": "hunter2"}, CWD)
     for text in ("a/b c", "a%2Fb%20c", "a%2Fb+c", "hunter2"):
         assert text not in tracking_api.redact(f"<<{text}>>")
@@ -195,13 +195,13 @@ def test_a_secret_is_hidden_in_every_spelling_and_from_the_environment(monkeypat
     "text", ["sqlite:////home/me@work/mlflow.db", "no secret here", "a@b.org wrote", "x = 1"]
 )
 def test_what_is_no_secret_stays(text, monkeypatch):
-    monkeypatch.setattr(tracking_target, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", set())
     assert tracking_api.redact(text) == text
 
 
 @pytest.mark.parametrize("piece", ["a", "é", "://", "a://b:", "password", "token=", "@", "a.b-c+"])
 def test_redaction_takes_time_in_proportion_to_the_text(piece, monkeypatch):
-    monkeypatch.setattr(tracking_target, "_secrets", set())
+    monkeypatch.setattr(redaction, "_secrets", set())
 
     def cpu_s(length):
         begun = time.process_time()

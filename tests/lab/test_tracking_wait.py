@@ -46,7 +46,7 @@ def follow(tmp_path, monkeypatch):
         mirror = tracking_api.Mirror(
             tracking_api.resolve("http://127.0.0.1:9"), lab.root, lab.study, environ={}, **more
         )
-        mirror._carrier = Silent(mirror._abandoned)
+        mirror._sync = Silent(mirror._abandoned)
         return mirror.start()
 
     return make

@@ -125,7 +125,7 @@ def test_a_space_is_what_the_settings_declare():
     assert (found["odd.k"].high, found["odd.k"].whole, found["odd.k"].default) == (20, True, 3)
     assert found["odd.gamma"].when == ("odd.gamma.by", ("value",))
     assert found["odd.gamma.by"].default == "default"
-    assert found["odd.tol"].unasked
+    assert found["odd.tol"].by_name_only
     rate = found["odd.rate"]
     assert (rate.low, rate.high, rate.log, rate.bounds) == (0.1, 10, True, (0, 100))
 

@@ -123,7 +123,7 @@ def run(asked, root, workers=0, pause_s=0.0, inputs=None, hear=lambda event: Non
         tasks,
         workers=workers,
         on_event=hear,
-        conditions=RunOptions(retries=1000, preload=("tlx.lab.tuning.worker", "lab.tiny_search")),
+        options=RunOptions(retries=1000, preload=("tlx.lab.tuning.worker", "lab.tiny_search")),
     )
     for outcome in found:
         if outcome.error:
@@ -132,7 +132,7 @@ def run(asked, root, workers=0, pause_s=0.0, inputs=None, hear=lambda event: Non
 
 
 def main(root, workers, trials, pause_s, storage="", key="5" * 64) -> None:
-    for number in signals.ASKING:
+    for number in signals.STOP_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     with signals.graceful():
         found = run(

@@ -8,8 +8,6 @@ includes what else ran at the time, and the row states that.
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import os
 import resource
 import sys
 import threading
@@ -17,6 +15,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+
+from .nvml import Nvml
 
 MEASURED, MODELLED = "measured", "modelled"
 POWERCAP = Path("/sys/class/powercap")
@@ -43,15 +43,14 @@ class Meter:
     carbon   declared grid factor; without one there is no number of grams
     """
 
-    _active: ClassVar[
-        list[Meter]
-    ] = []  # all that run in this process: a nested one resets the kernel's mark
+    # all that run in this process: a nested one resets the kernel's mark
+    _active: ClassVar[list[Meter]] = []
 
     def __init__(
         self, *, watts: float | None = None, carbon: Carbon | None = None, powercap: Path = POWERCAP
     ):
         self.watts, self.carbon = watts, carbon
-        self._rapl, self._nvml = Rapl(powercap), Nvml()
+        self._rapl, self._gpus = Rapl(powercap), GpuEnergy()
         self.wall_s = self.cpu_s = 0.0
         self.peak_bytes = 0
         self.gpu_peak_bytes: int | None = None
@@ -67,13 +66,13 @@ class Meter:
         if cuda is not None:
             cuda.reset_peak_memory_stats()
         self._rapl.start()
-        self._nvml.start()
+        self._gpus.start()
         self._cpu, self._wall = _cpu_s(), time.perf_counter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.wall_s, self.cpu_s = time.perf_counter() - self._wall, _cpu_s() - self._cpu
-        self.cpu_j, self.gpu_j = self._rapl.stop(), self._nvml.stop()
+        self.cpu_j, self.gpu_j = self._rapl.stop(), self._gpus.stop()
         self._active.remove(self)
         self.peak_bytes = max(self.peak_bytes, _peak_bytes())
         cuda = _cuda()
@@ -129,7 +128,9 @@ def is_energy_known(watts: float | None, *, on_gpu: bool, powercap: Path = POWER
 
     on_gpu   the block computes on a GPU, whose counter then counts
     """
-    return watts is not None or Rapl(powercap).is_readable() or (on_gpu and Nvml().is_readable())
+    return (
+        watts is not None or Rapl(powercap).is_readable() or (on_gpu and GpuEnergy().is_readable())
+    )
 
 
 def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, Any]:
@@ -232,59 +233,32 @@ def _text(path: Path) -> str:
         return ""
 
 
-class Nvml:
-    """Total energy counters of the GPUs, by NVIDIA's management library, if installed."""
+class GpuEnergy:
+    """Energy counters of the GPUs that are visible to this process, by NVML."""
 
-    def __init__(self, library: str = "libnvidia-ml.so.1"):
-        try:
-            self._library: Any = ctypes.CDLL(library)
-            if self._library.nvmlInit_v2() != 0:
-                self._library = None
-        except OSError:
-            self._library = None
+    def __init__(self, nvml: Nvml | None = None):
+        self._nvml = nvml or Nvml()
         self._before: dict[int, int] = {}
 
     def is_readable(self) -> bool:
         """Return whether there are counters that this user may read."""
-        return bool(self._read())
+        return bool(self._read_mj())
 
     def start(self) -> None:
         """Start counting."""
-        self._before = self._read()
+        self._before = self._read_mj()
 
     def stop(self) -> float | None:
         """Return joules since `start` of all GPUs visible to this process.
 
         None where no counter can be read.
         """
-        now = self._read()
+        now = self._read_mj()
         if not now or now.keys() != self._before.keys():
             return None
-        return sum(now[i] - self._before[i] for i in now) / 1e3
+        return sum(now[number] - self._before[number] for number in now) / 1e3
 
-    def _read(self) -> dict[int, int]:
-        if self._library is None:
-            return {}
-        values = {}
-        for i in self._visible():
-            device, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
-            if (
-                self._library.nvmlDeviceGetHandleByIndex_v2(i, ctypes.byref(device)) == 0
-                and self._library.nvmlDeviceGetTotalEnergyConsumption(
-                    device, ctypes.byref(millijoules)
-                )
-                == 0
-            ):
-                values[i] = millijoules.value
-        return values
-
-    def _visible(self) -> list[int]:
-        count = ctypes.c_uint()
-        self._library.nvmlDeviceGetCount_v2(ctypes.byref(count))
-        chosen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-        every = range(count.value)
-        return (
-            [i for i in every if str(i) in chosen]
-            if all(c.isdigit() for c in chosen)
-            else list(every)
-        )
+    def _read_mj(self) -> dict[int, int]:
+        """Return number of a GPU → millijoules, of those that count them."""
+        readings = {number: self._nvml.energy_mj(number) for number in self._nvml.visible_devices()}
+        return {number: energy for number, energy in readings.items() if energy is not None}

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from . import redaction
 
 PACKAGES = (
     "torch",
@@ -43,7 +44,6 @@ CAPABILITIES = (
 )
 CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_S = 2.0  # seconds that git may take
-USERINFO = re.compile(r"(?<=://)[^/\s]*@")
 
 
 def gather() -> dict[str, Any]:
@@ -103,13 +103,8 @@ def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
     return {
         "commit": head,
         "dirty": None if changes is None else bool(changes),
-        "remote": remote and redacted(remote),
+        "remote": remote and redaction.public_address(remote),
     }
-
-
-def redacted(url: str) -> str:
-    """Return `url` without user name, password and query, any of which may be a secret."""
-    return USERINFO.sub("", url).partition("?")[0]
 
 
 def _git(checkout: Path, *arguments: str) -> str | None:

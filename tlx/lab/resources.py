@@ -1,8 +1,7 @@
 """Machine load while a trial runs, under the names of mlflow's system metrics.
 
 A trial starts a Sampler with a place to put each sample (its journal); the tracking mirror sends
-them on as `system/…`. GPU figures come from NVML where its Python package (nvidia-ml-py) and a
-device are there.
+them on as `system/…`.
 """
 
 from __future__ import annotations
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
+from .nvml import Nvml
 
 EVERY_S, FIRST_S = 10.0, 0.2
 MEGABYTE = 1e6  # bytes, as in mlflow's own monitor
@@ -47,8 +48,7 @@ class Sampler:
         self._thread.join()
 
     def _run(self) -> None:
-        with contextlib.suppress(Exception), contextlib.ExitStack() as held:
-            gpus = _gpus(held)
+        with contextlib.suppress(Exception), contextlib.closing(Nvml()) as nvml:
             process = psutil.Process()
             process.cpu_percent()  # the first call of each only sets the start of the interval
             psutil.cpu_percent()
@@ -56,7 +56,7 @@ class Sampler:
             last, pause = False, min(self._every_s, FIRST_S)
             while not last:
                 last, pause = self._stop.wait(pause), self._every_s
-                self._record(_sample(process, start, self._folder) | _gpu_sample(gpus))
+                self._record(_sample(process, start, self._folder) | _gpu_sample(nvml))
 
 
 def _sample(process: psutil.Process, start: Any, folder: Path) -> dict[str, float]:
@@ -81,35 +81,16 @@ def _sample(process: psutil.Process, start: Any, folder: Path) -> dict[str, floa
     return {f"system/{name}": float(value) for name, value in sample.items()}
 
 
-def _gpus(held: contextlib.ExitStack) -> list[tuple[Any, Any]]:
-    """Return (NVML, device) of every GPU.
-
-    [] without the package, the driver or a device.
-    """
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-    except Exception:  # each driver says no in its own way
-        return []
-    held.callback(pynvml.nvmlShutdown)
-    return [
-        (pynvml, pynvml.nvmlDeviceGetHandleByIndex(i)) for i in range(pynvml.nvmlDeviceGetCount())
-    ]
-
-
-def _gpu_sample(gpus: list[tuple[Any, Any]]) -> dict[str, float]:
+def _gpu_sample(nvml: Nvml) -> dict[str, float]:
+    """Return the load of every GPU of the machine, as far as each reports it."""
     sample: dict[str, float] = {}
-    for number, (nvml, device) in enumerate(gpus):
-        prefix = f"system/gpu_{number}_"
-        with contextlib.suppress(nvml.NVMLError):  # a device may lack one of them
-            memory = nvml.nvmlDeviceGetMemoryInfo(device)
-            sample[f"{prefix}memory_usage_megabytes"] = memory.used / MEGABYTE
-            sample[f"{prefix}memory_usage_percentage"] = 100 * memory.used / memory.total
-        with contextlib.suppress(nvml.NVMLError):
-            sample[f"{prefix}utilization_percentage"] = float(
-                nvml.nvmlDeviceGetUtilizationRates(device).gpu
-            )
-        with contextlib.suppress(nvml.NVMLError):
-            sample[f"{prefix}power_usage_watts"] = nvml.nvmlDeviceGetPowerUsage(device) / 1000
+    for number in nvml.devices():
+        prefix, load = f"system/gpu_{number}_", nvml.load(number)
+        if load.used_bytes is not None and load.total_bytes:
+            sample[f"{prefix}memory_usage_megabytes"] = load.used_bytes / MEGABYTE
+            sample[f"{prefix}memory_usage_percentage"] = 100 * load.used_bytes / load.total_bytes
+        if load.busy_percent is not None:
+            sample[f"{prefix}utilization_percentage"] = float(load.busy_percent)
+        if load.power_w is not None:
+            sample[f"{prefix}power_usage_watts"] = load.power_w
     return sample

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..errors import ResourceError, no_home
 from ..spec import Spec, setting
+from .engines import ENGINES
 
 FORMS = ("png", "svg", "pdf")  # of figures
 
@@ -30,6 +31,13 @@ class Settings(Spec):
         high=1024,
         help="trials at once, one process each; 0: in this "
         "process. Default: one per core on a CPU (at most 8), one per GPU",
+    )
+    engine: str = setting(
+        "local",
+        identity=False,
+        cli=False,
+        choices=ENGINES,
+        help="what runs the trials: local (processes of this machine)",
     )
     threads: int = setting(
         1,

@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator
 
 from ..errors import Stopped
 
-ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SAME_REQUEST_S = 1.0  # a launcher forwards its own Ctrl-C as another signal, a moment later
 
 
-class _Asked:
+class _Request:
     number = 0
     at = 0.0
 
@@ -28,12 +28,12 @@ def stopping() -> bool:
 
     Cheap: science code gets it as a plain callable and calls it at every batch.
     """
-    return _Asked.number != 0
+    return _Request.number != 0
 
 
-def asked() -> int:
+def received() -> int:
     """Return the signal that requested the stop, 0 if none did."""
-    return _Asked.number
+    return _Request.number
 
 
 def stop_if_asked() -> None:
@@ -41,8 +41,8 @@ def stop_if_asked() -> None:
 
     Call it where the work can be continued later.
     """
-    if _Asked.number:
-        raise Stopped(_Asked.number)
+    if _Request.number:
+        raise Stopped(_Request.number)
 
 
 @contextlib.contextmanager
@@ -57,21 +57,21 @@ def graceful() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield stopping
         return
-    before = {n: signal.getsignal(n) for n in ASKING}
-    outermost = _ask not in before.values()
+    before = {n: signal.getsignal(n) for n in STOP_SIGNALS}
+    outermost = _on_signal not in before.values()
     for number, handler in before.items():
         if handler is not signal.SIG_IGN:
-            signal.signal(number, _ask)
+            signal.signal(number, _on_signal)
     try:
         yield stopping
     except Stopped as stop:  # raised where only the request is known, not the signal
-        raise (Stopped(_Asked.number, stop.what) if _Asked.number else stop) from None
+        raise (Stopped(_Request.number, stop.what) if _Request.number else stop) from None
     finally:
         for number, handler in before.items():
             if handler is not None:  # one that Python did not install cannot be put back
                 signal.signal(number, handler)
         if outermost:
-            _Asked.number = 0
+            _Request.number = 0
 
 
 def in_worker() -> None:
@@ -81,16 +81,16 @@ def in_worker() -> None:
     """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTTOU):
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _note)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKING)
+    signal.signal(signal.SIGTERM, _record)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
-def _note(number: int, frame: object) -> None:
-    _Asked.number, _Asked.at = _Asked.number or number, time.monotonic()
+def _record(number: int, frame: object) -> None:
+    _Request.number, _Request.at = _Request.number or number, time.monotonic()
 
 
-def _ask(number: int, frame: object) -> None:
-    if not _Asked.number:
-        _note(number, frame)
-    elif number == _Asked.number or time.monotonic() - _Asked.at > SAME_REQUEST_S:
+def _on_signal(number: int, frame: object) -> None:
+    if not _Request.number:
+        _record(number, frame)
+    elif number == _Request.number or time.monotonic() - _Request.at > SAME_REQUEST_S:
         os._exit(128 + number)

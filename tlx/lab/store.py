@@ -36,10 +36,10 @@ from ..errors import BadDataError, BusyError, IntegrityError, TlxError, UnsafeEr
 from ..result import Result
 
 FORMAT = 2  # of result.json, study.json and the journal, and of keys; another one is refused
+FORMAT_AT_START = re.compile(rb'\s*\{\s*"format"\s*:\s*(\d+)\s*[,}]')
 RESULT, JOURNAL, STUDY, PART = "result.json", "metrics.journal", "study.json", ".part"
-KEY = re.compile(
-    r"[0-9a-z][0-9a-z-]{0,79}"
-)  # a key becomes a folder's name: nothing that means something in a path
+# a key becomes a folder's name: nothing that means something in a path
+KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")
 LARGE = 4 << 20  # bytes; `find` checks larger files by size only, `file` in full
 PATIENCE_S = 1.0  # a killed holder's children may outlive it by a moment
 
@@ -144,9 +144,8 @@ class Store:
         with self._locked(key):
             for path in (folder, _part(folder)):
                 if path.is_dir():
-                    doomed = path.with_name(
-                        files.TEMPORARY + path.name
-                    )  # renamed first: never half a whole folder
+                    # renamed first: never half a whole folder
+                    doomed = path.with_name(files.TEMPORARY + path.name)
                     shutil.rmtree(doomed, ignore_errors=True)
                     os.rename(path, doomed)
                     files.sync_folder(path.parent)
@@ -217,17 +216,23 @@ class Store:
         """Raise BadDataError if the store was written in another format.
 
         Keys mean something else in each format: without this check an old store would be filled
-        with new results next to its own.
+        with new results next to its own. One study and one trial are looked at, as a store is
+        refused before anything of another format is written into it; each file is checked again
+        when it is read. The cost does not depend on the size of the store.
         """
-        for pattern in (f"studies/*/{STUDY}", f"trials/*/{RESULT}"):
-            for path in self.root.glob(pattern):
-                try:
-                    record = files.read_json(path, limit=1 << 30)
-                except TlxError:
-                    continue  # damage is reported when the file itself is used
-                if isinstance(record, dict) and isinstance(record.get("format"), int):
-                    _check_format(record, self.root)
-                    break
+        for path in (self._any_file("studies", STUDY), self._any_file("trials", RESULT)):
+            if path is not None and _format_at_start(path) != FORMAT:
+                _check_format(files.read_json(path, limit=1 << 30), self.root)
+
+    def _any_file(self, folder: str, name: str) -> Path | None:
+        """Return some readable `name` one folder below `folder`, without listing all of them."""
+        try:
+            entries = os.scandir(self.root / folder)
+        except OSError:
+            return None
+        with entries:
+            paths = (Path(entry.path) / name for entry in entries)
+            return next((path for path in paths if _is_record(path)), None)
 
     def studies(self) -> list[str]:
         """Return the keys of the studies on record, sorted."""
@@ -440,9 +445,8 @@ def _publish(part: Path, final: Path) -> bool:
                 return False
             raise
         files.sync_folder(final.parent)
-        files.sync_folder(
-            final.parent.parent
-        )  # its name may date from a process killed before it could sync
+        # the name of `trials` may date from a process killed before it could sync
+        files.sync_folder(final.parent.parent)
     return True
 
 
@@ -519,6 +523,27 @@ def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
             "wrong-key", f"the folder holds the result of {result.key}", where=folder
         )
     return result
+
+
+def _format_at_start(path: Path) -> int | None:
+    """Return the format of a record by its first bytes; None where they do not say.
+
+    Keys are sorted when a record is written, so its format comes first.
+    """
+    with open(path, "rb") as file:
+        match = FORMAT_AT_START.match(file.read(100))
+    return int(match[1]) if match else None
+
+
+def _is_record(path: Path) -> bool:
+    """Return whether a file says its format; damage is reported when the file itself is used."""
+    try:
+        if _format_at_start(path) is not None:
+            return True
+        record = files.read_json(path, limit=1 << 30)
+    except (OSError, TlxError):
+        return False
+    return isinstance(record, dict) and isinstance(record.get("format"), int)
 
 
 def _check_format(record: Mapping[str, Any], where: Path) -> None:

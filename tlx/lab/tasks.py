@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from ..errors import TlxError
+
+
+class Report(TypedDict):
+    """Progress that a task reports: steps done, steps in all, values by name."""
+
+    step: int
+    steps: int
+    values: NotRequired[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -17,7 +25,7 @@ class Task:
     key    names the task; tasks of one key are run once
     title  for people
     args   plain and picklable
-    emit   takes {"step": int, "steps": int, "values": {name: float}} and reports it to the driver
+    emit   takes a `Report` and sends it to the driver
     """
 
     key: str
@@ -86,7 +94,7 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """Options of how tasks are run.
+    """Options of how an engine runs tasks.
 
     timeout_s   seconds a task may take (workers only); its stack is written to its log before it is
                 killed

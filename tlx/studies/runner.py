@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import Stopped, TlxError, late_refusal
 from ..lab import cost, environment, resources, signals
-from ..lab.engines import local as engines_local
+from ..lab.engines import ENGINES
 from ..lab.settings import Settings
 from ..lab.store import Draft, Store
 from ..lab.tasks import Event, Finished, RunOptions, Task, Waiting
@@ -131,7 +131,7 @@ def run_groups(
                 )
             )
     workers = settings.resolved_workers(device, len(tasks))
-    conditions = RunOptions(
+    options = RunOptions(
         timeout_s=settings.timeout,
         preload=(*PRELOAD, *stage.preload),
         log_folder=store.root / "logs",
@@ -141,8 +141,8 @@ def run_groups(
     if not tasks:
         return
     groups = {group.key: group for group in stage.groups}
-    for outcome in engines_local.run_all(
-        tasks, workers=workers, threads=settings.threads, on_event=hear, conditions=conditions
+    for outcome in ENGINES[settings.engine](
+        tasks, workers=workers, threads=settings.threads, on_event=hear, options=options
     ):
         if outcome.error is not None:
             lost = {

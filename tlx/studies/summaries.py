@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..lab.tracking.target import redact
+from ..lab.redaction import redact
 from . import result_warnings
 from .frames import SUMMARY
 

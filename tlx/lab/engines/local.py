@@ -7,49 +7,32 @@ and its memory is freed. If the driver dies, even by kill -9, its workers die wi
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import importlib
 import multiprocessing.connection
-import multiprocessing.context
-import multiprocessing.forkserver
 import os
 import signal
-import sys
 import time
-import types
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 from threadpoolctl import threadpool_limits
 
 from ... import files
-from ...errors import ResourceError, Stopped, TlxError, resource_error
+from ...errors import ResourceError, Stopped, TlxError
 from .. import signals
-from ..tasks import Event, Failed, Finished, Outcome, Progress, RunOptions, Started, Task
+from ..tasks import Event, Failed, Finished, Outcome, Progress, Report, RunOptions, Started, Task
+from . import DEFAULT, forkserver
 from . import worker as engines_worker
 
 GRACE_S = 10.0  # for a worker to stop at its next boundary, or to end after its result
+DUMP_S = 0.5  # for a worker that takes too long to write its stack
 POLL_S = 0.1
-THREAD_VARIABLES = (
-    "OMP_NUM_THREADS",
-    "MKL_NUM_THREADS",
-    "OPENBLAS_NUM_THREADS",
-    "NUMBA_NUM_THREADS",
-)
-# glibc reads these when a process starts. Training frees and takes the same large blocks at every
-# step;
-MALLOC = {
-    # given back to the system each time, they cost a fifth of a small convolutional network's CPU
-    # time in page faults
-    "MALLOC_MMAP_MAX_": "0",
-    "MALLOC_TRIM_THRESHOLD_": str(8 << 30),
-    "MALLOC_TOP_PAD_": str(64 << 20),
-}
-DEFAULT = RunOptions()
 
 
 def run_all(
@@ -59,27 +42,21 @@ def run_all(
     threads: int = 1,
     on_event: Callable[[Event], None],
     stop: Callable[[], bool] = signals.stopping,
-    conditions: RunOptions = DEFAULT,
+    options: RunOptions = DEFAULT,
 ) -> list[Outcome]:
-    """Return the outcomes of `tasks`, in their order.
-
-    Events are delivered to this thread as they happen.
+    """Return the outcomes of `tasks`, in their order; see `Engine` for the contract.
 
     workers   processes at once; 0 runs in this process, one task after the other
-    threads   for each worker's numeric libraries
-    stop      polled: once true, workers are signalled to stop at their next boundary, get 10
-              s, and
-              Stopped is raised
-
-    A TlxError raised by a task is its outcome, as it is; any other exception is its outcome as a
-    bug, its traceback in the log. A worker that dies is replaced up to `retries` times, then its
-    task has failed.
+    stop      polled: once true, workers are signalled to stop at their next boundary, get 10 s,
+              and Stopped is raised
     """
-    unique = {task.key: task for task in tasks}
-    if conditions.log_folder is not None:
-        files.make_folder(Path(conditions.log_folder))
-    run = _run_here if workers == 0 else _run_workers
-    outcomes = run(list(unique.values()), workers, threads, on_event, stop, conditions)
+    unique = list({task.key: task for task in tasks}.values())
+    if options.log_folder is not None:
+        files.make_folder(Path(options.log_folder))
+    if workers == 0:
+        outcomes = _run_here(unique, threads, on_event, stop, options)
+    else:
+        outcomes = _Supervisor(unique, workers, threads, on_event, options).run(stop)
     return [outcomes[task.key] for task in tasks]
 
 
@@ -88,45 +65,45 @@ def run_all(
 
 def _run_here(
     tasks: Sequence[Task],
-    workers: int,
     threads: int,
     on_event: Callable[[Event], None],
     stop: Callable[[], bool],
-    conditions: RunOptions,
+    options: RunOptions,
 ) -> dict[str, Outcome]:
-    for name in conditions.preload:  # what is loaded later would not be held to its threads
+    for name in options.preload:  # what is loaded later would not be held to its threads
         importlib.import_module(name)
-    if conditions.initialise:
-        engines_worker.function(conditions.initialise)(threads)
+    if options.initialise:
+        engines_worker.function(options.initialise)(threads)
     outcomes = {}
     for task in tasks:
         if stop():
-            raise Stopped(signals.asked() or signal.SIGINT)
+            raise Stopped(signals.received() or signal.SIGINT)
         on_event(Started(task.key, 1))
-        try:
-            with threadpool_limits(threads):
-                result = engines_worker.function(task.call)(
-                    *task.args, emit=lambda r, key=task.key: on_event(_progress(key, r))
-                )
-        except Stopped:
-            raise
-        except TlxError as error:
-            outcomes[task.key] = Outcome(task, error=error)
-        except Exception as error:
-            outcomes[task.key] = Outcome(
-                task, error=engines_worker.bug(error, conditions.log(task.key))
-            )
-        else:
-            outcomes[task.key] = Outcome(task, result)
-        on_event(_ending(outcomes[task.key]))
+        with threadpool_limits(threads):
+            outcomes[task.key] = _call(task, on_event, options)
+        on_event(_end_event(outcomes[task.key]))
     return outcomes
 
 
-def _progress(key: str, report: Mapping[str, Any]) -> Progress:
+def _call(task: Task, on_event: Callable[[Event], None], options: RunOptions) -> Outcome:
+    try:
+        result = engines_worker.function(task.call)(
+            *task.args, emit=lambda report: on_event(_progress(task.key, report))
+        )
+    except Stopped:
+        raise
+    except TlxError as error:
+        return Outcome(task, error=error)
+    except Exception as error:
+        return Outcome(task, error=engines_worker.bug(error, options.log(task.key)))
+    return Outcome(task, result)
+
+
+def _progress(key: str, report: Report) -> Progress:
     return Progress(key, report["step"], report["steps"], report.get("values", {}))
 
 
-def _ending(outcome: Outcome) -> Event:
+def _end_event(outcome: Outcome) -> Event:
     if outcome.error is None:
         return Finished(outcome.task.key, outcome.result)
     return Failed(outcome.task.key, outcome.error, will_retry=False)
@@ -136,181 +113,168 @@ def _ending(outcome: Outcome) -> Event:
 
 
 @dataclass(eq=False)
-class _Running:
-    """Task in its process."""
+class _Worker:
+    """Process that runs one attempt of a task."""
 
     task: Task
     attempt: int
     device: str | None
-    process: Any
-    connection: Any
+    process: BaseProcess
+    connection: Connection
     started: float = field(default_factory=time.monotonic)
     kill_at: float = float("inf")
-    overdue: bool = False
-    stopped: bool = False
-    deaf: bool = False  # nothing more will come over the connection
+    is_overdue: bool = False
+    was_stopped: bool = False
+    is_connected: bool = True  # something may still come over the connection
     outcome: Outcome | None = None
 
-    def tell(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Send a signal to the process alone."""
+        assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.process.pid, number)
 
     def kill(self) -> None:
         """Kill the process and everything it forked, now."""
         self.kill_group()
-        self.tell(signal.SIGKILL)  # it may not have its group yet
+        self.send_signal(signal.SIGKILL)  # it may not have its group yet
 
     def kill_group(self) -> None:
         """Kill everything it forked, if it has ended itself."""
+        assert self.process.pid is not None
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
 
-def _run_workers(
-    tasks: Sequence[Task],
-    workers: int,
-    threads: int,
-    on_event: Callable[[Event], None],
-    stop: Callable[[], bool],
-    conditions: RunOptions,
-) -> dict[str, Outcome]:
-    return _Supervisor(tasks, workers, threads, on_event, conditions).run(stop)
-
-
 class _Supervisor:
+    """Loop that keeps as many workers running as there are devices free and tasks waiting."""
+
     def __init__(
         self,
         tasks: Sequence[Task],
         workers: int,
         threads: int,
         on_event: Callable[[Event], None],
-        conditions: RunOptions,
+        options: RunOptions,
     ):
-        self.threads, self.on_event, self.conditions = threads, on_event, conditions
+        self.threads, self.on_event, self.options = threads, on_event, options
         self.waiting = deque((task, 1) for task in tasks)
-        devices = conditions.devices or (None,)
-        self.free = deque(devices[i % len(devices)] for i in range(workers))
-        self.running: list[_Running] = []
+        devices = options.devices or (None,)
+        self.free_devices = deque(devices[i % len(devices)] for i in range(workers))
+        self.workers: list[_Worker] = []
         self.outcomes: dict[str, Outcome] = {}
-        self.stopping = False
+        self.is_stopping = False
 
     def run(self, stop: Callable[[], bool]) -> dict[str, Outcome]:
-        context = _server(self.threads, self.conditions.preload)
+        context = forkserver.context(self.threads, self.options.preload)
         try:
-            while self.waiting or self.running:
+            while self.waiting or self.workers:
                 if stop():
                     self._stop()
-                while self.waiting and self.free:
+                while self.waiting and self.free_devices:
                     self._start(context, *self.waiting.popleft())
-                self._listen()
+                self._poll()
             return self.outcomes
         finally:
-            for worker in self.running:
+            for worker in self.workers:
                 worker.kill()
                 worker.process.join()
 
-    def _start(self, context: Any, task: Task, attempt: int) -> None:
-        device = self.free.popleft()
-        ours, theirs = context.Pipe()
-        order = engines_worker.WorkerRequest(
+    def _start(self, context: ForkServerContext, task: Task, attempt: int) -> None:
+        device = self.free_devices.popleft()
+        connection, worker_connection = context.Pipe()
+        request = engines_worker.WorkerRequest(
             task.call,
             task.args,
             self.threads,
-            self.conditions.initialise,
+            self.options.initialise,
             device,
-            self.conditions.log(task.key),
+            self.options.log(task.key),
             {"PYTHONSAFEPATH": os.environ.get("PYTHONSAFEPATH")},
         )
         process = context.Process(
-            target=engines_worker.serve, args=(theirs, order), name=task.title
+            target=engines_worker.serve, args=(worker_connection, request), name=task.title
         )
         self.on_event(Started(task.key, attempt))
-        _start(process)
-        theirs.close()  # so that only the worker holds it, and its death is heard
-        self.running.append(_Running(task, attempt, device, process, ours))
+        forkserver.start(process)
+        worker_connection.close()  # only the worker holds it now: its death closes the connection
+        self.workers.append(_Worker(task, attempt, device, process, connection))
 
     def _stop(self) -> None:
         """Ask every worker to stop, give them time, and raise Stopped."""
-        self.stopping = True
-        for worker in self.running:
-            worker.tell(signal.SIGTERM)
+        self.is_stopping = True
+        for worker in self.workers:
+            worker.send_signal(signal.SIGTERM)
             worker.kill_at = min(worker.kill_at, time.monotonic() + GRACE_S)
-        while self.running:
-            self._listen()
-        raise Stopped(signals.asked() or signal.SIGINT)
+        while self.workers:
+            self._poll()
+        raise Stopped(signals.received() or signal.SIGINT)
 
-    def _listen(self) -> None:
-        """Receive the workers' messages for a moment, handle ended processes, check time limits."""
-        by_handle = {worker.process.sentinel: worker for worker in self.running}
-        by_handle |= {worker.connection: worker for worker in self.running if not worker.deaf}
-        ready = multiprocessing.connection.wait(list(by_handle), POLL_S)
-        for handle in ready:
-            if not isinstance(handle, int):
-                self._hear(by_handle[handle])
-        for handle in ready:
-            if isinstance(handle, int):
-                self._bury(by_handle[handle])
-        self._watch_clock()
+    def _poll(self) -> None:
+        """Wait a moment for the workers: handle messages, then exits, then time limits."""
+        handles: list[int | Connection] = [worker.process.sentinel for worker in self.workers]
+        handles += [worker.connection for worker in self.workers if worker.is_connected]
+        ready = set(multiprocessing.connection.wait(handles, POLL_S))
+        for worker in [w for w in self.workers if w.connection in ready]:
+            self._on_message(worker)
+        for worker in [w for w in self.workers if w.process.sentinel in ready]:
+            self._on_exit(worker)
+        self._check_time()
 
-    def _hear(self, worker: _Running) -> None:
+    def _on_message(self, worker: _Worker) -> None:
         try:
-            word, content = worker.connection.recv()
+            kind, content = worker.connection.recv()
         except (EOFError, OSError):
-            worker.deaf = True
+            worker.is_connected = False
         except Exception as error:  # what cannot be unpickled here
-            self._end(
-                worker,
-                Outcome(
-                    worker.task,
-                    error=engines_worker.bug(error, self.conditions.log(worker.task.key)),
-                ),
-            )
+            log = self.options.log(worker.task.key)
+            self._on_outcome(worker, Outcome(worker.task, error=engines_worker.bug(error, log)))
         else:
-            if word == engines_worker.PROGRESS:
+            if kind == engines_worker.PROGRESS:
                 self.on_event(_progress(worker.task.key, content))
-            elif word == engines_worker.STOPPED:
-                worker.stopped = True
+            elif kind == engines_worker.STOPPED:
+                worker.was_stopped = True
+            elif kind == engines_worker.ERROR:
+                outcome = Outcome(worker.task, error=content, attempts=worker.attempt)
+                self._on_outcome(worker, outcome)
             else:
-                slot = "error" if word == engines_worker.ERROR else "result"
-                self._end(worker, Outcome(worker.task, attempts=worker.attempt, **{slot: content}))
+                outcome = Outcome(worker.task, result=content, attempts=worker.attempt)
+                self._on_outcome(worker, outcome)
 
-    def _end(self, worker: _Running, outcome: Outcome) -> None:
+    def _on_outcome(self, worker: _Worker, outcome: Outcome) -> None:
         worker.outcome = self.outcomes[worker.task.key] = outcome
         worker.kill_at = time.monotonic() + GRACE_S
-        self.on_event(_ending(outcome))
+        self.on_event(_end_event(outcome))
 
-    def _watch_clock(self) -> None:
-        now, limit = time.monotonic(), self.conditions.timeout_s
-        for worker in self.running:
+    def _check_time(self) -> None:
+        """Kill workers whose time to end is over; dump the stack of those that take too long."""
+        now, limit_s = time.monotonic(), self.options.timeout_s
+        for worker in self.workers:
             if now > worker.kill_at:
                 worker.kill()
-            elif (
-                limit is not None
-                and now > worker.started + limit
-                and not (worker.overdue or worker.outcome)
-            ):
-                worker.overdue = True
-                worker.tell(engines_worker.DUMP)
-                worker.kill_at = now + 0.5
+            elif limit_s is None or worker.is_overdue or worker.outcome is not None:
+                continue
+            elif now > worker.started + limit_s:
+                worker.is_overdue = True
+                worker.send_signal(engines_worker.DUMP)
+                worker.kill_at = now + DUMP_S
 
-    def _bury(self, worker: _Running) -> None:
-        """Handle the end of a process: read its last messages, clean up, retry without a result."""
+    def _on_exit(self, worker: _Worker) -> None:
+        """Read a worker's last messages, clean up, retry its task if it has no outcome."""
         worker.process.join()
-        code = worker.process.exitcode
         worker.kill_group()
-        while not worker.deaf and worker.connection.poll():
-            self._hear(worker)
+        while worker.is_connected and worker.connection.poll():
+            self._on_message(worker)
         worker.connection.close()
-        self.running.remove(worker)
-        self.free.append(worker.device)
-        if worker.outcome is None and not self.stopping:
-            self._lose(worker, code)
+        self.workers.remove(worker)
+        self.free_devices.append(worker.device)
+        if worker.outcome is None and not self.is_stopping:
+            self._retry_or_fail(worker)
 
-    def _lose(self, worker: _Running, code: int) -> None:
+    def _retry_or_fail(self, worker: _Worker) -> None:
         key = worker.task.key
-        error = _lost(worker, code, self.conditions)
-        if worker.attempt <= self.conditions.retries and not worker.overdue:
+        error = _death_error(worker, self.options)
+        if worker.attempt <= self.options.retries and not worker.is_overdue:
             self.on_event(Failed(key, error, will_retry=True))
             self.waiting.appendleft((worker.task, worker.attempt + 1))
         else:
@@ -318,18 +282,20 @@ class _Supervisor:
             self.on_event(Failed(key, error, will_retry=False))
 
 
-def _lost(worker: _Running, code: int, conditions: RunOptions) -> TlxError:
-    where = _told(conditions.log(worker.task.key))
-    if worker.overdue:
+def _death_error(worker: _Worker, options: RunOptions) -> TlxError:
+    """Return the error of a worker that ended without an outcome."""
+    where = _log_if_written(options.log(worker.task.key))
+    code = worker.process.exitcode
+    assert code is not None
+    if worker.is_overdue:
+        remedy = "allow it more time"
         return ResourceError(
             "timeout",
-            f"took more than {conditions.timeout_s:g} s and was stopped",
+            f"took more than {options.timeout_s:g} s and was stopped",
             where=where,
-            remedy="allow it more time; that file says where it stood"
-            if where
-            else "allow it more time",
+            remedy=f"{remedy}; that file says where it stood" if where else remedy,
         )
-    if worker.stopped:
+    if worker.was_stopped:
         return ResourceError("worker-stopped", "its process was asked to stop by another")
     if code == -signal.SIGKILL:
         return ResourceError(
@@ -346,7 +312,7 @@ def _lost(worker: _Running, code: int, conditions: RunOptions) -> TlxError:
     )
 
 
-def _told(log: Path | None) -> Path | str:
+def _log_if_written(log: Path | None) -> Path | str:
     """Return the log of a process that died, "" if there is nothing in it."""
     if log is None or not log.exists():
         return ""
@@ -354,80 +320,3 @@ def _told(log: Path | None) -> Path | str:
         return log
     log.unlink()
     return ""
-
-
-# ---------------------------------------------------------------- the server that forks workers
-
-_served: tuple[int, tuple[str, ...]] | None = None
-
-
-def _kill_server(owner: int) -> None:
-    """Kill the server at the end of the process that started it.
-
-    Its own end takes seconds, and holds what waits for the end of the output (tlx …
-
-    tee log).
-    """
-    pid = getattr(multiprocessing.forkserver._forkserver, "_forkserver_pid", None)
-    if pid is not None and os.getpid() == owner:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def _server(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.ForkServerContext:
-    """Return the forkserver context, its server running with these modules and as many threads."""
-    global _served
-    server: Any = multiprocessing.forkserver._forkserver
-    if _served is None:
-        atexit.register(_kill_server, os.getpid())
-    elif _served != (threads, preload):
-        server._stop()  # its environment was fixed when it started
-    _served = (threads, preload)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*preload, engines_worker.__name__])
-    # Numeric libraries read the thread variables when they are loaded. PYTHONSAFEPATH: a file in
-    # the working
-    # directory must not shadow a library. Signals are for the driver: the server must not die
-    # of them.
-    changes = dict.fromkeys(THREAD_VARIABLES, str(threads)) | {"PYTHONSAFEPATH": "1"}
-    changes |= {name: os.environ.get(name, value) for name, value in MALLOC.items()}
-    before = {name: os.environ.get(name) for name in changes}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, signals.ASKING)
-    try:
-        os.environ.update(changes)
-        with _no_main():
-            server.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-    return context
-
-
-def _start(process: Any) -> None:
-    """Start a worker.
-
-    Raises Resource if the server that forks them is gone or refuses.
-    """
-    try:
-        with _no_main():
-            process.start()
-    except (EOFError, OSError) as error:
-        refused = resource_error(error)
-        raise refused or ResourceError(
-            "fork-server-lost",
-            "the process that starts the workers was killed",
-            remedy="run the same command again; if it was for want of memory, with fewer "
-            "--workers, or with --workers 0",
-        ) from error
-
-
-@contextlib.contextmanager
-def _no_main() -> Iterator[None]:
-    """Keep workers from importing the main script again: tasks are named by module."""
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main

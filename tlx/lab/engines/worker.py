@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -20,12 +21,7 @@ from ... import files
 from ...errors import Stopped, TlxError, resource_error
 from .. import signals
 
-PROGRESS, DONE, STOPPED, ERROR = (
-    "progress",
-    "done",
-    "stopped",
-    "error",
-)  # the first word of what a worker says
+PROGRESS, DONE, STOPPED, ERROR = "progress", "done", "stopped", "error"  # kinds of messages
 DUMP = signal.SIGUSR1  # requests a stack dump of a worker to its log
 PR_SET_PDEATHSIG = 1
 
@@ -50,35 +46,35 @@ def function(dotted: str) -> Callable[..., Any]:
     return result
 
 
-def serve(connection: Any, order: WorkerRequest) -> None:
+def serve(connection: Connection, request: WorkerRequest) -> None:
     """Run a task in a worker process; send its events and its outcome over `connection`."""
-    os.setpgid(
-        0, 0
-    )  # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
+    # its own group: whatever it forks is killed with it, and Ctrl-C reaches the driver only
+    os.setpgid(0, 0)
     _die_with_parent()
     signals.in_worker()
     threading.Thread(target=_die_with_driver, args=(connection,), daemon=True).start()
-    _set_environment(order)
-    with _log_file(order.log):
-        word, content = _done(connection, order)
+    _set_environment(request)
+    with _log_file(request.log):
+        message = _run(connection, request)
         try:
-            connection.send((word, content))
+            connection.send(message)
         except (TypeError, AttributeError, ValueError) as error:  # the result does not pickle
-            connection.send((ERROR, bug(error, order.log)))
+            connection.send((ERROR, bug(error, request.log)))
 
 
-def _done(connection: Any, order: WorkerRequest) -> tuple[str, Any]:
+def _run(connection: Connection, request: WorkerRequest) -> tuple[str, Any]:
     try:
-        if order.initialise:
-            function(order.initialise)(order.threads)
-        emit = lambda report: connection.send((PROGRESS, dict(report)))  # noqa: E731
-        return DONE, function(order.call)(*order.args, emit=emit)
+        if request.initialise:
+            function(request.initialise)(request.threads)
+        return DONE, function(request.call)(
+            *request.args, emit=lambda report: connection.send((PROGRESS, dict(report)))
+        )
     except Stopped:
-        return STOPPED, signals.asked()
+        return STOPPED, signals.received()
     except TlxError as error:
         return ERROR, error
     except BaseException as error:  # SystemExit too: it would look like a dead worker
-        return ERROR, bug(error, order.log)
+        return ERROR, bug(error, request.log)
 
 
 def bug(error: BaseException, log: Path | None) -> TlxError:
@@ -90,14 +86,10 @@ def bug(error: BaseException, log: Path | None) -> TlxError:
     refused = resource_error(error)
     if refused is not None:
         return refused
-    where = log or ""
-    return TlxError(
-        "bug",
-        text,
-        where=where,
-        remedy="this is a fault in tlx: please report it"
-        + (", with the traceback in that file" if log else ""),
-    )
+    remedy = "this is a fault in tlx: please report it"
+    if log:
+        remedy += ", with the traceback in that file"
+    return TlxError("bug", text, where=log or "", remedy=remedy)
 
 
 def _appending(path: Path) -> TextIO:
@@ -109,12 +101,12 @@ def _appending(path: Path) -> TextIO:
     )
 
 
-def _set_environment(order: WorkerRequest) -> None:
-    changes = dict(order.environment)
-    if order.device is not None:
+def _set_environment(request: WorkerRequest) -> None:
+    changes = dict(request.environment)
+    if request.device is not None:
         # before the first CUDA call, which reads them once; counted as the management library
         # counts
-        changes |= {"CUDA_VISIBLE_DEVICES": order.device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        changes |= {"CUDA_VISIBLE_DEVICES": request.device, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     for name, value in changes.items():
         if value is None:
             os.environ.pop(name, None)
@@ -154,7 +146,7 @@ def _die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def _die_with_driver(connection: Any) -> None:
+def _die_with_driver(connection: Connection) -> None:
     """Wait for the end of the driver, however it comes.
 
     Only the driver holds the other end of the connection.

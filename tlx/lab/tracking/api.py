@@ -1,13 +1,11 @@
 """MLflow as a mirror of the run folders: it only follows, and no trial waits for it.
 
-    target = tracking.resolve(mlflow_path)          # what the user requested; Usage if it makes no
-      sense
-    tracking.prepare(target)                        # a local database, once, before anything opens
-      it
-    with tracking.Mirror(target, root, study_key) as mirror:   # a thread wakes every second or two
-        …                                           # trials write their folders and journals
-        mirror.failed(key, "reason")                # for the few that ended badly
-    mirror.report                                   # Sent(sent, unsent, problem)
+    target = tracking.resolve(mlflow_path)  # raises Usage if it makes no sense
+    tracking.prepare(target)                # a local database, once, before anything opens it
+    with tracking.Mirror(target, root, study_key) as mirror:  # a thread wakes every second or two
+        …                                   # trials write their folders and journals
+        mirror.failed(key, "reason")        # for the few that ended badly
+    mirror.report                           # Sent(sent, unsent, problem)
 
 What could not be sent stays where it is, in the run folders; `sync` sends it later. Only modules
 whose name starts with `tracking` import mlflow.
@@ -26,13 +24,14 @@ from typing import Any
 from ... import locks
 from ...errors import BusyError, Stopped, TlxError, UntrackedError
 from .. import signals
+from ..redaction import redact
 from ..store import Store
 from . import launcher as tracking_launcher
 from .client import Abandoned, Sender, refused
 from .launcher import Launcher
 from .mirror import FAILED, FINISHED, KILLED, StudyMirror
 from .records import StudyRecord
-from .target import TrackingTarget, check, prepare, redact, resolve
+from .target import TrackingTarget, check, prepare, resolve
 from .timeouts import quiet, short_timeouts
 
 __all__ = [
@@ -51,16 +50,11 @@ __all__ = [
 
 WAKE_S = 1.5
 LOCAL_SERVER = "http://127.0.0.1:5000"  # where `mlflow ui` answers
-BACK_OFF_S, BACK_OFF_LIMIT_S = (
-    2.0,
-    60.0,
-)  # after a lost connection: doubled each time, up to a minute
+BACK_OFF_S, BACK_OFF_LIMIT_S = 2.0, 60.0  # after a lost connection, doubled each time
 BY_FOLDER = "by folder"  # an ending in the study's own summary
 STOP_REMOTE_S, STOP_LOCAL_S = 10.0, 60.0  # how long `stop` waits for the last records
-NOTICE_S, POLL_S = (
-    1.0,
-    0.1,
-)  # of waiting before it is reported; between checks of a stop request
+NOTICE_S = 1.0  # of waiting before it is reported
+POLL_S = 0.1  # between checks of a stop request
 
 
 @dataclass(frozen=True)
@@ -103,19 +97,14 @@ class StudySync:
         store: Store,
         key: str,
         launcher: Launcher | None,
-        leave_off: Callable[[], bool] = lambda: False,
+        is_abandoned: Callable[[], bool] = lambda: False,
     ):
-        self.target, self.store, self.key, self.launcher, self.leave_off = (
-            target,
-            store,
-            key,
-            launcher,
-            leave_off,
-        )
+        self.target, self.store, self.key = target, store, key
+        self.launcher, self.is_abandoned = launcher, is_abandoned
         self.mirror: StudyMirror | None = None
         self.failed: dict[str, str] = {}
         self.problem = ""
-        self._attended: Any = None  # the parent run that the launcher is linked to
+        self._linked_to = ""  # the id of the parent run that the launcher is linked to
         self._held = contextlib.ExitStack()
 
     def sweep(self, ending: str | None = None) -> bool:
@@ -141,7 +130,7 @@ class StudySync:
         before: object = None
         while not self.sweep(ending):
             after = self.mirror and self.mirror.progress()
-            if self.leave_off() or after == before:
+            if self.is_abandoned() or after == before:
                 return False
             before = after
         return True
@@ -157,26 +146,27 @@ class StudySync:
             sender = Sender(
                 self.target,
                 study.experiment,
-                leave_off=self.leave_off,
+                is_abandoned=self.is_abandoned,
                 experiment=tracking_launcher.chosen_experiment(self.target, self.launcher),
             )
             self.mirror = StudyMirror(self.store, study, sender)
         self.mirror.failed.update(self.failed)
-        self._attend_launcher()
+        self._link_launcher()
         self.mirror.sweep(self.mirror.ending() if ending == BY_FOLDER else ending)
-        self._attend_launcher()  # its summary may have made a new parent
+        self._link_launcher()  # its summary may have made a new parent
 
-    def _attend_launcher(self) -> None:
+    def _link_launcher(self) -> None:
         assert self.mirror is not None
-        if not self.mirror.open() or self.mirror.parent.info.run_id == self._attended:
+        if not self.mirror.open() or self.mirror.parent_id == self._linked_to:
             return
+        assert self.mirror.parent is not None
         try:
             tracking_launcher.link_launcher(self.launcher, self.mirror.sender, self.mirror.parent)
         except Exception as error:
             if not refused(error):
                 raise  # a lost connection: again the next time
             self.mirror.problems["launcher"] = redact(error)
-        self._attended = self.mirror.parent.info.run_id
+        self._linked_to = self.mirror.parent_id
 
     def report(self) -> Sent:
         """Return what was sent, what was not, and why."""
@@ -224,7 +214,7 @@ class Mirror:
         self._wait, self._on_wait = wait, on_wait
         self.target, self.wake_s, self.report = target, wake_s, Sent(0, 0)
         self._abandoned = threading.Event()
-        self._carrier = StudySync(
+        self._sync = StudySync(
             target, Store(root), study, Launcher.of(environ), self._abandoned.is_set
         )
         self._wake = threading.Event()
@@ -242,7 +232,7 @@ class Mirror:
 
     def failed(self, key: str, reason: object) -> None:
         """Record that the trial of this key ended without a result."""
-        self._carrier.failed[key] = redact(reason)
+        self._sync.failed[key] = redact(reason)
 
     def stop(self, status: str = FINISHED, deadline_s: float | None = None) -> Sent:
         """Send what is left and end the parent run with `status`; return within the deadline (s).
@@ -260,18 +250,18 @@ class Mirror:
         if self._thread.ident is not None:
             self._await_end(deadline_s)
         self._abandoned.set()
-        self.report = self._carrier.report()
+        self.report = self._sync.report()
         return self.report
 
     def _await_end(self, deadline_s: float) -> None:
-        was_asked = signals.stopping()
+        was_stopping = signals.stopping()
         ends_at = time.monotonic() + deadline_s
         notice_s = min(NOTICE_S, deadline_s)
         self._thread.join(notice_s)
         if self._thread.is_alive() and deadline_s > notice_s:
             self._on_wait(deadline_s)
         while self._thread.is_alive() and time.monotonic() < ends_at:
-            if signals.stopping() and not was_asked:
+            if signals.stopping() and not was_stopping:
                 return
             self._thread.join(POLL_S)
 
@@ -281,7 +271,7 @@ class Mirror:
 
         The command shows the local store, with the address there.
         """
-        mirror, page = self._carrier.mirror, ""
+        mirror, page = self._sync.mirror, ""
         if mirror and mirror.parent:
             info = mirror.parent.info
             page = f"/#/experiments/{info.experiment_id}/runs/{info.run_id}"
@@ -301,14 +291,14 @@ class Mirror:
 
     def _run(self) -> None:
         pause, back_off = 0.0, BACK_OFF_S
-        with contextlib.closing(self._carrier):
+        with contextlib.closing(self._sync):
             while not self._wake.wait(pause):
                 pause = self.wake_s
-                if self._carrier.sweep():
+                if self._sync.sweep():
                     back_off = BACK_OFF_S
                 else:
                     pause, back_off = back_off, min(2 * back_off, BACK_OFF_LIMIT_S)
-            self._carrier.finish(self._ending or KILLED)
+            self._sync.finish(self._ending or KILLED)
 
 
 def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None = None) -> Sent:
@@ -322,18 +312,17 @@ def sync(root: Path | str, target: TrackingTarget, *, studies: list[str] | None 
     store, sent, unsent, problem = Store(root), 0, 0, ""
     faults: list[TlxError] = []
     for key in store.studies() if studies is None else studies:
-        carrier = StudySync(target, store, key, None)
+        study_sync = StudySync(target, store, key, None)
         try:
             store.read_study(key)
-            reached = not problem and carrier.finish(
-                BY_FOLDER
-            )  # not reached once: not tried again for every study
-            report = carrier.report()
+            # not reached once: not tried again for every study
+            reached = not problem and study_sync.finish(BY_FOLDER)
+            report = study_sync.report()
         except TlxError as error:  # its record is damaged
             faults.append(error)
             continue
         finally:
-            carrier.close()
+            study_sync.close()
         faults += report.faults
         sent, unsent = sent + report.sent, unsent + report.unsent
         is_lost = not reached and not report.problem

@@ -1,8 +1,9 @@
 """Calls to a tracking store, each safe to repeat: no second run, no second point.
 
 A lost reply makes a client send again, and mlflow's run creation has no key of its own. So a run is
-searched by its tag `tlx.key` before it is created and again after; of several the first created is
-kept, the others are deleted.
+searched by its tag `tlx.key` before it is created. On a server it is searched again after; of
+several the first created is kept, the others are deleted. A local database loses no reply, and a
+lock beside it makes search and creation one step.
 """
 
 from __future__ import annotations
@@ -12,14 +13,20 @@ import getpass
 import json
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from ... import files
+from ... import files, locks
 from . import models as tracking_models
-from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
+from .records import EXPERIMENT_TAGS, TAG_LIMIT, DataInput, Point, name, text_of
 from .target import TrackingTarget, prepare
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Experiment, Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 METRICS_A_CALL, PAIRS_A_CALL, DIGEST_LIMIT = 800, 100, 36  # what every store accepts
 SET_ASIDE = "replaced:"  # before the key of a run that another is taking the place of
@@ -44,7 +51,7 @@ class Sender:
 
     The experiment is known by name, or by id (`experiment`) where one was chosen.
 
-    `leave_off()` is asked before every call; true raises Abandoned.
+    `is_abandoned()` is asked before every call; true raises Abandoned.
     """
 
     def __init__(
@@ -53,22 +60,20 @@ class Sender:
         experiment_name: str,
         *,
         experiment: str = "",
-        leave_off: Callable[[], bool] = lambda: False,
+        is_abandoned: Callable[[], bool] = lambda: False,
     ):
-        self.target, self.experiment_name, self.experiment, self.leave_off = (
-            target,
-            experiment_name,
-            experiment,
-            leave_off,
-        )
+        self.target, self.is_abandoned = target, is_abandoned
+        self.experiment_name, self.experiment = experiment_name, experiment
         self._experiment_id: str | None = None
-        self._client: Any = None
+        self._client: MlflowClient | None = None
         self._inode: int | None = None
+        # of the last run: address and repository
+        self._artifacts: tuple[str, ArtifactRepository] | None = None
 
     @property
-    def client(self) -> Any:
+    def client(self) -> MlflowClient:
         """Return mlflow's client; the local database is created first."""
-        if self.leave_off():
+        if self.is_abandoned():
             raise Abandoned
         if self._client is None:
             from mlflow import MlflowClient
@@ -116,7 +121,7 @@ class Sender:
             self._experiment_id = experiment.experiment_id
         return self._experiment_id
 
-    def _describe(self, experiment: Any) -> None:
+    def _describe(self, experiment: Experiment) -> None:
         """Add to an experiment its description and MLflow's view of trainings.
 
         What a person wrote, or emptied, is kept.
@@ -125,7 +130,7 @@ class Sender:
             if tag not in experiment.tags:
                 self.client.set_experiment_tag(experiment.experiment_id, tag, value)
 
-    def _chosen_experiment(self) -> Any:
+    def _chosen_experiment(self) -> Experiment | None:
         if not self.experiment:
             return None
         try:
@@ -135,7 +140,7 @@ class Sender:
                 raise
             return None  # of a database that is no more
 
-    def _make_experiment(self) -> Any:
+    def _make_experiment(self) -> Experiment:
         root = self.target.artifacts
         folder = "".join(c if c.isalnum() else "-" for c in self.experiment_name).lower()
         try:
@@ -145,18 +150,21 @@ class Sender:
         except Exception as error:
             if not refused(error):
                 raise  # a lost reply is found by its name the next time
-        return self.client.get_experiment_by_name(self.experiment_name)
+        experiment = self.client.get_experiment_by_name(self.experiment_name)
+        if experiment is None:
+            raise ConnectionError("the store does not show the experiment it was just given")
+        return experiment
 
-    def children(self, parent_id: str) -> dict[str, list[Any]]:
+    def children(self, parent_id: str) -> dict[str, list[Run]]:
         """Return key → runs under a parent."""
-        children: dict[str, list[Any]] = {}
+        children: dict[str, list[Run]] = {}
         for run in self.search(f"tags.`mlflow.parentRunId` = '{parent_id}'"):
             children.setdefault(run.data.tags.get("tlx.key", ""), []).append(run)
         return children
 
-    def search(self, condition: str, experiment_id: str | None = None) -> list[Any]:
+    def search(self, condition: str, experiment_id: str | None = None) -> list[Run]:
         """Return every active run that matches, whatever their number."""
-        runs: list[Any] = []
+        runs: list[Run] = []
         token = None
         while True:
             page = self.client.search_runs(
@@ -167,11 +175,11 @@ class Sender:
             if not token:
                 return runs
 
-    def find(self, key: str) -> Any:
+    def find(self, key: str) -> Run | None:
         """Return the only run of a key, or None; duplicates are tagged and deleted."""
         return self.settle(self.search(f"tags.`tlx.key` = '{key}'"))
 
-    def find_replacing(self, key: str) -> tuple[Any, list[Any]]:
+    def find_replacing(self, key: str) -> tuple[Run | None, list[Run]]:
         """Return the run of a key (or None), and those that it replaces.
 
         The latter are not yet copied.
@@ -190,7 +198,7 @@ class Sender:
         """
         self.client.set_tag(run_id, "tlx.key", SET_ASIDE + key)
 
-    def settle(self, runs: Sequence[Any]) -> Any:
+    def settle(self, runs: Sequence[Run]) -> Run | None:
         """Delete these replaced runs once their content is copied."""
         if not runs:
             return None
@@ -200,21 +208,39 @@ class Sender:
             self.client.delete_run(other.info.run_id)
         return first
 
-    def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Any:
-        """Create the run of a key that `find` did not find."""
+    @contextlib.contextmanager
+    def creation(self) -> Iterator[None]:
+        """Hold the right to create runs in a local database inside the block.
+
+        It covers the search for a run and its creation, so that two studies which share a trial
+        create one run. A server has no such lock: `create` searches again there.
+        """
+        database = self.target.database
+        if database is None:
+            yield
+            return
+        path = database.with_name(f".{database.name}.create.lock")
+        with locks.lock(path, wait=True, signed=False):
+            yield
+
+    def create(self, key: str, run_name: str, start_ms: int, tags: Mapping[str, str]) -> Run | None:
+        """Create the run of a key that `find` did not find, inside `creation`.
+
+        None if a server does not show it.
+        """
         own_tags = {
             "mlflow.user": _user(),
             "mlflow.source.name": "tlx",
             "mlflow.source.type": "LOCAL",
             **tags,
         }
-        self.client.create_run(
+        run = self.client.create_run(
             self.experiment_id,
             start_time=start_ms,
             tags={**own_tags, "tlx.key": key},
             run_name=run_name,
         )
-        return self.find(key)
+        return run if self.target.database else self.find(key)
 
     def retire(
         self, run_id: str, why: str = "its run folder was removed and the trial made again"
@@ -248,12 +274,12 @@ class Sender:
                 marks[PAIRS_A_CALL:],
             )
 
-    def points_of(self, run_id: str) -> list[Point]:
-        """Return every metric point of a run."""
+    def points_of(self, run: Run) -> list[Point]:
+        """Return every metric point of a run, of the metrics that its entity names."""
         return [
             (point.key, point.value, point.timestamp, point.step)
-            for name_ in self.client.get_run(run_id).data.metrics
-            for point in self.client.get_metric_history(run_id, name_)
+            for name_ in run.data.metrics
+            for point in self.client.get_metric_history(run.info.run_id, name_)
         ]
 
     def artifacts_of(self, run_id: str, folder: str | None = None) -> list[str]:
@@ -272,9 +298,9 @@ class Sender:
                 if isinstance(error, FileNotFoundError) or refused(error):
                     return
                 raise
-            self.artifact(to_id, Path(file), path)
+            self.artifact(self.client.get_run(to_id), Path(file), path)
 
-    def inputs(self, run_id: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def inputs(self, run_id: str, rows: Sequence[DataInput]) -> None:
         """Log data sets as inputs, by our own digest.
 
         [{"name", "source", "digest", "context"}].
@@ -283,39 +309,49 @@ class Sender:
 
         datasets = []
         for row in rows:
+            digest = str(row["digest"])
             source = json.dumps({"uri": text_of(str(row.get("source", "")), TAG_LIMIT)})
-            data = Dataset(
-                name(str(row["name"])), str(row["digest"])[:DIGEST_LIMIT], "local", source
-            )
-            datasets.append(
-                DatasetInput(
-                    data,
-                    [
-                        InputTag("mlflow.data.context", str(row.get("context", "train"))),
-                        InputTag("tlx.digest", str(row["digest"])),
-                    ],
-                )
-            )
+            dataset = Dataset(name(str(row["name"])), digest[:DIGEST_LIMIT], "local", source)
+            tags = [
+                InputTag("mlflow.data.context", str(row.get("context", "train"))),
+                InputTag("tlx.digest", digest),
+            ]
+            datasets.append(DatasetInput(dataset, tags))
         if datasets:
             self.client.log_inputs(run_id, datasets=datasets)
 
-    def artifact(self, run_id: str, path: Path, name_: str) -> None:
+    def artifact(self, run: Run, path: Path, name_: str) -> None:
         """Upload a file as the artifact `name_`, a relative path."""
         inside = Path(name_).parent.as_posix()
-        self.client.log_artifact(run_id, str(path), None if inside == "." else inside)
+        self._upload(run, path, None if inside == "." else inside)
 
-    def json_artifact(self, run_id: str, value: Any, file_name: str) -> None:
+    def json_artifact(self, run: Run, value: object, file_name: str) -> None:
         """Upload a value as an artifact of canonical JSON."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / file_name
             path.write_bytes(files.canonical_json(value) + b"\n")
-            self.client.log_artifact(run_id, str(path))
+            self._upload(run, path, None)
+
+    def _upload(self, run: Run, path: Path, folder: str | None) -> None:
+        """Upload a file below a folder of the run's artifacts.
+
+        MLflow's client would read the whole run to learn where they are, which its entity says.
+        """
+        client, run_id, uri = self.client, run.info.run_id, run.info.artifact_uri
+        if urllib.parse.urlsplit(uri).scheme == "dbfs":  # needs the client's databricks profile
+            client.log_artifact(run_id, str(path), folder)
+            return
+        if self._artifacts is None or self._artifacts[0] != uri:
+            from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+            self._artifacts = (uri, get_artifact_repository(uri, self.target.uri))
+        self._artifacts[1].log_artifact(str(path), folder)
 
     def model(self, run_id: str, folder: Path) -> None:
         """Log a folder in mlflow's format as a model of the run."""
         tracking_models.send(self.client, self.experiment_id, run_id, folder)
 
-    def reopen(self, run: Any) -> None:
+    def reopen(self, run: Run) -> None:
         """Set a resumed run to running."""
         if run.info.status != "RUNNING":
             self.client.update_run(run.info.run_id, status="RUNNING")

@@ -43,11 +43,8 @@ class Cursors:
         if key not in self._known:
             try:
                 self._known[key] = Cursor(**files.read_json(self._folder / f"{key}.json"))
-            except (
-                OSError,
-                BadDataError,
-                TypeError,
-            ):  # absent, torn or of another version: everything is sent again
+            except (OSError, BadDataError, TypeError):
+                # absent, torn or of another version: everything is sent again
                 self._known[key] = Cursor()
         return self._known[key]
 

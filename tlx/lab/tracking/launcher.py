@@ -11,12 +11,15 @@ import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from .client import Sender
 from .target import TrackingTarget, resolve
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 DEFAULT_EXPERIMENT = "0"
 SAME_COMMAND = ("mlflow.project.entryPoint", "mlflow.source.name")
@@ -57,23 +60,22 @@ def chosen_experiment(target: TrackingTarget, launcher: Launcher | None) -> str:
     return launcher.experiment_id
 
 
-def link_launcher(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
+def link_launcher(launcher: Launcher | None, sender: Sender, parent: Run) -> None:
     """Mark the launcher with the study it started, and close those that were killed."""
-    if (
-        launcher and launcher.target.uri != sender.target.uri
-    ):  # the study goes elsewhere than `mlflow run` itself
+    if launcher and launcher.target.uri != sender.target.uri:
+        # the study goes elsewhere than `mlflow run` itself
         sender = Sender(
             launcher.target,
             "Default",
             experiment=launcher.experiment_id,
-            leave_off=sender.leave_off,
+            is_abandoned=sender.is_abandoned,
         )
     if launcher:
         mark(launcher, sender, parent)
     close_killed(launcher, sender, parent)
 
 
-def mark(launcher: Launcher, sender: Sender, parent: Any) -> None:
+def mark(launcher: Launcher, sender: Sender, parent: Run) -> None:
     """Tag the launcher's run with the study it started."""
     note = NOTE.format(experiment=parent.info.experiment_id, parent=parent.info.run_name)
     sender.batch(
@@ -87,7 +89,7 @@ def mark(launcher: Launcher, sender: Sender, parent: Any) -> None:
     )
 
 
-def close_killed(launcher: Launcher | None, sender: Sender, parent: Any) -> None:
+def close_killed(launcher: Launcher | None, sender: Sender, parent: Run) -> None:
     """Close the launchers of this study that were killed: RUNNING, but their process is gone.
 
     One killed before it was marked is known by having the same entry point, project and parameters.
@@ -106,7 +108,7 @@ def close_killed(launcher: Launcher | None, sender: Sender, parent: Any) -> None
                 sender.end(run.info.run_id, "KILLED", run.info.start_time)
 
 
-def _of_study(run: Any, parent: Any) -> bool:
+def _of_study(run: Run, parent: Run) -> bool:
     marks = run.data.tags
     is_launcher = (
         marks.get("tlx.role") == "launcher" and marks.get("tlx.study") == parent.info.run_id
@@ -114,7 +116,7 @@ def _of_study(run: Any, parent: Any) -> bool:
     return is_launcher and not _alive(marks.get("tlx.process", ""))
 
 
-def _same_command(run: Any, own_run: Any) -> bool:
+def _same_command(run: Run, own_run: Run) -> bool:
     entry = [own_run.data.tags.get(tag) for tag in SAME_COMMAND]
     return (
         None not in entry

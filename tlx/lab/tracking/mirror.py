@@ -10,21 +10,24 @@ import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ... import files
 from ...errors import TlxError
 from ...result import DIVERGED
+from ..redaction import redact
 from ..store import STUDY, Store
 from . import records as tracking_records
 from .client import LOST, Abandoned, Sender, refused
 from .cursors import Cursor, Cursors
-from .records import MirroredTrial, StudyRecord
-from .target import redact
+from .records import MirroredTrial, StudyRecord, StudyRow
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
 
 FINISHED, FAILED, KILLED = "FINISHED", "FAILED", "KILLED"  # mlflow's words
 WHOLE = (FINISHED, "adopted")  # ends in a cursor after which nothing is left to send
-STRIKES = 2  # refusals of one run after which it is left for the next `tlx sync`
+MAX_REFUSALS = 2  # refusals of one run after which it is left for the next `tlx sync`
 SPEC = "config.json"  # the artifact of a run's settings
 INTERRUPTED = {"tlx.status": "interrupted"}
 
@@ -33,7 +36,7 @@ INTERRUPTED = {"tlx.status": "interrupted"}
 class Opened:
     """Run that was found or created, and the parameters and tags still to be sent to it."""
 
-    run: Any
+    run: Run
     params: Mapping[str, str]
     tags: Mapping[str, str]
 
@@ -46,16 +49,16 @@ class StudyMirror:
 
     def __init__(self, store: Store, study: StudyRecord, sender: Sender):
         self.store, self.study, self.sender = store, study, sender
-        self.parent: Any = None  # the parent run, once it is known
+        self.parent: Run | None = None  # the parent run, once it is known
         self.failed: dict[str, str] = {}  # key → why the trial did not end
         self.problems: dict[str, str] = {}  # key → why the store did not take it
         self.faults: dict[str, TlxError] = {}  # key → fault of its folder: damaged, or not ours
         self.sent = 0
         self._cursors = Cursors(store.root / "tracking" / sender.target.name)
-        self._known: dict[str, Any] = {}  # runs found or made in this session
+        self._known: dict[str, Run] = {}  # runs found or made in this session
         self._params: dict[str, set[str]] = {}  # names a run has: the store refuses a second value
-        self._children: dict[str, list[Any]] = {}
-        self._strikes: dict[str, int] = {}
+        self._children: dict[str, list[Run]] = {}
+        self._refusals: dict[str, int] = {}
         self._uploaded: set[tuple[str, str]] = set()
         self._last_ms = 0  # the last time in any journal
         cursor = self._cursors.of(study.key)
@@ -71,16 +74,16 @@ class StudyMirror:
         With `ending` (the study's status) close what is open, the parent last.
         """
         if self.sender.replaced():
-            self._forget_all()
+            self._reset()
         self.study.refresh(self.store)
         if not self.open():
             return
         for row in self.study.rows:
             if not self._settled(row["key"]):
-                with self._strike(row["key"]):
+                with self._recording_refusals(row["key"]):
                     self._send(row, ending)
         if ending:
-            with self._strike(self.study.key):
+            with self._recording_refusals(self.study.key):
                 self._close_parent(ending)
 
     def ending(self) -> str:
@@ -89,7 +92,7 @@ class StudyMirror:
         As in summary.json; with an incomplete trial it was interrupted.
         """
         summary = None
-        with self._strike(self.study.key):
+        with self._recording_refusals(self.study.key):
             summary = self.study.summary(self.store)
         if summary is None or any(
             tracking_records.is_part(self.store, row["key"]) for row in self.study.rows
@@ -124,12 +127,18 @@ class StudyMirror:
 
     def open(self) -> bool:
         """Find or create the parent run; return False if the store refuses it."""
-        if self.parent is None and self._strikes.get(self.study.key, 0) < STRIKES:
-            with self._strike(self.study.key):
+        if self.parent is None and self._refusals.get(self.study.key, 0) < MAX_REFUSALS:
+            with self._recording_refusals(self.study.key):
                 self._open_parent()
         return self.parent is not None
 
     # ------------------------------------------------------------ the parent
+
+    @property
+    def parent_id(self) -> str:
+        """Return the id of the parent run, which is open."""
+        assert self.parent is not None
+        return str(self.parent.info.run_id)
 
     def _open_parent(self) -> None:
         study = self.study
@@ -141,10 +150,11 @@ class StudyMirror:
             ),
             "tlx.role": "study",
         }
-        run, replaced = self.sender.find_replacing(study.key)
-        run = run or self._made(
-            study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
-        )
+        with self.sender.creation():
+            existing, replaced = self.sender.find_replacing(study.key)
+            run = existing or self._create(
+                study.key, study.run_name, study.started_ms, tracking_records.tags(marks)
+            )
         self.sender.reopen(run)
         cursor = self._cursors.of(study.key)
         if cursor.run_id != run.info.run_id:
@@ -152,12 +162,14 @@ class StudyMirror:
                 study.key, Cursor(run.info.run_id, experiment=cursor.experiment)
             )
         cursor.ended = ""
-        params = tracking_records.parameters(study.record, study.record.get("spec"))
+        params = tracking_records.parameters(
+            study.record.get("params", {}), study.record.get("spec")
+        )
         self.sender.batch(
             run.info.run_id, params=_missing(params, run), tags=tracking_records.tags(marks)
         )
         self.sender.inputs(run.info.run_id, study.record.get("inputs", []))
-        self._children = self.sender.children(run.info.run_id)
+        self._children = self.sender.children(run.info.run_id) if existing else {}
         self._cursors.save(study.key)
         for old in replaced:
             self._take_over(
@@ -172,91 +184,82 @@ class StudyMirror:
         study = self.study
         summary = study.summary(self.store) or {}
         end_ms = self._last_ms or study.started_ms
-        self._send_summary(tracking_records.summary_points(summary, end_ms))
-        run_id = self.parent.info.run_id
-        mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
-        self.sender.batch(
-            run_id,
-            tags={**tracking_records.tags(mark, summary.get("tags", {})), **self._note(summary)},
-        )
+        points = tracking_records.summary_points(summary, end_ms)
         listed = self.store.study_files(study.key)
         if listed:
             listed = {STUDY: study.folder / STUDY, **listed}
-        self._mark_own([*listed, SPEC])
-        self._artifacts(study.key, listed, study.record.get("spec"))
-        self.sender.end(run_id, status, end_ms)
+        own = {name for name, *_ in points} | {*listed, SPEC}
+        run = self._mark_own(own)
+        if self._has_other_values(run, points):
+            self._replace_parent()
+            run = self._mark_own(own)
+        self._send_summary(run, points)
+        mark = {"tlx.status": {FINISHED: "finished", FAILED: "failed"}.get(status, "interrupted")}
+        tags = tracking_records.tags(mark, summary.get("tags", {}))
+        if summary.get("note") and not tracking_records.is_edited(run.data.tags):
+            tags |= tracking_records.note_tags(str(summary["note"]))
+        self.sender.batch(run.info.run_id, tags=tags)
+        self._send_artifacts(run, listed, study.record.get("spec"))
+        self.sender.end(run.info.run_id, status, end_ms)
         self._cursors.of(study.key).ended = status
         self._cursors.save(study.key)
 
-    def _note(self, summary: Mapping[str, Any]) -> dict[str, str]:
-        """Return the tags of the study's description; none where a person has written another."""
-        if not summary.get("note"):
-            return {}
-        run = self.sender.client.get_run(self.parent.info.run_id)
-        return (
-            {}
-            if tracking_records.is_edited(run.data.tags)
-            else tracking_records.note_tags(str(summary["note"]))
-        )
+    def _mark_own(self, names: Iterable[str]) -> Run:
+        """Mark these metrics and artifacts as ours on the parent run, before they are sent.
 
-    def _send_summary(self, points: Sequence[tracking_records.Point]) -> None:
-        """Send the summary's metrics so that each (name, step) has one value in the parent run.
-
-        A metric can be added to a run and not taken back. So where the parent has other values, of
-        a study that has grown, lost trials or was summarised again, a new parent takes its place
-        and its children.
+        Return the run as it was before.
         """
-        cursor = self._cursors.of(self.study.key)
+        run = self.sender.client.get_run(self.parent_id)
+        if more := tracking_records.own_tags(run.data.tags, names):
+            self.sender.batch(run.info.run_id, tags=more)
+        return run
+
+    def _has_other_values(self, run: Run, points: Sequence[tracking_records.Point]) -> bool:
+        """Return whether the parent has a value of ours that the summary does not have.
+
+        A metric can be added to a run and not taken back. So where the study has grown, lost trials
+        or was summarised again, a new parent takes its place and its children.
+        """
+        if self._cursors.of(self.study.key).summary == _summary_digest(points):
+            return False
         wanted = {(name, step): value for name, value, _, step in points}
-        digest = files.digest(
-            sorted([name, step, repr(value)] for (name, step), value in wanted.items())
-        )
+        present = self._own_values(run, {name for name, _ in wanted})
+        return any(values != {wanted.get(at)} for at, values in present.items())
+
+    def _send_summary(self, run: Run, points: Sequence[tracking_records.Point]) -> None:
+        """Send the summary's metrics that the parent lacks: one value for each (name, step)."""
+        cursor, digest = self._cursors.of(self.study.key), _summary_digest(points)
         if cursor.summary == digest:
             return
-        names = {name for name, _ in wanted}
-        self._mark_own(names)
-        present = self._own_values(names)
-        if any(values != {wanted.get(at)} for at, values in present.items()):
-            self._replace_parent()
-            self._mark_own(names)
-            present = {}
+        present = self._own_values(run, {name for name, *_ in points})
         self.sender.batch(
-            self.parent.info.run_id,
-            [point for point in points if (point[0], point[3]) not in present],
+            run.info.run_id, [point for point in points if (point[0], point[3]) not in present]
         )
-        self._cursors.of(self.study.key).summary = digest
+        cursor.summary = digest
         self._cursors.save(self.study.key)
 
-    def _own_values(self, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
+    def _own_values(self, run: Run, wanted: set[str]) -> dict[tuple[str, int], set[float]]:
         """Return the values of our metrics in the parent run, (name, step) → values.
 
         People's are left out.
         """
-        run_id = self.parent.info.run_id
-        own = tracking_records.own_names(self.sender.client.get_run(run_id).data.tags)
+        own = tracking_records.own_names(run.data.tags)
         values: dict[tuple[str, int], set[float]] = {}
-        for name, value, _, step in self.sender.points_of(run_id):
+        for name, value, _, step in self.sender.points_of(run):
             if name in wanted or tracking_records.mark_of(name) in own:
                 values.setdefault((name, step), set()).add(value)
         return values
-
-    def _mark_own(self, names: Iterable[str]) -> None:
-        """Mark these metrics and artifacts as ours on the parent run, before they are sent."""
-        run_id = self.parent.info.run_id
-        tags = self.sender.client.get_run(run_id).data.tags
-        if more := tracking_records.own_tags(tags, names):
-            self.sender.batch(run_id, tags=more)
 
     def _replace_parent(self) -> None:
         """Create a new parent run, with what people logged on the old one and its children.
 
         The old one is set aside first and deleted last, so that an interrupted replacement resumes.
         """
-        self.sender.set_aside(self.parent.info.run_id, self.study.key)
+        self.sender.set_aside(self.parent_id, self.study.key)
         self.parent = None
         self._open_parent()
 
-    def _take_over(self, old: Any, new: Any, params: set[str], tags: set[str]) -> None:
+    def _take_over(self, old: Run, new: Run, params: set[str], tags: set[str]) -> None:
         """Copy to a new parent run what people logged on the old one; move its children.
 
         Then the old one is deleted.
@@ -267,7 +270,7 @@ class StudyMirror:
         own = tracking_records.own_names(old.data.tags)
         points = [
             point
-            for point in self.sender.points_of(from_id)
+            for point in self.sender.points_of(old)
             if tracking_records.mark_of(point[0]) not in own
         ]
         params_by_hand = {
@@ -298,9 +301,9 @@ class StudyMirror:
         """Return whether nothing can be left to send: known in this session, with its end sent."""
         return key in self._known and self._cursors.of(key).ended in WHOLE
 
-    def _send(self, row: Mapping[str, Any], ending: str | None) -> None:
+    def _send(self, row: StudyRow, ending: str | None) -> None:
         trial = self.study.trial(self.store, row)
-        if trial is None or self._strikes.get(trial.key, 0) >= STRIKES:
+        if trial is None or self._refusals.get(trial.key, 0) >= MAX_REFUSALS:
             return
         opened = None
         if trial.key not in self._known:
@@ -309,16 +312,19 @@ class StudyMirror:
         self._last_ms = max(self._last_ms, trial.ended_ms)
         if cursor.ended in WHOLE:
             return
-        self._send_new(trial, opened)
+        has_news = self._send_new(trial, opened)
         if trial.result is not None:
             self._end(trial)
         elif ending and not cursor.ended:
-            self._break_off(trial)
+            self._end_incomplete(trial)
+        elif opened is not None or has_news:
+            self._cursors.save(trial.key)
 
-    def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> None:
-        """Send what the run lacks, in one call.
+    def _send_new(self, trial: MirroredTrial, opened: Opened | None) -> bool:
+        """Send what the run lacks, in one call; return whether there were new records.
 
-        Of a run just opened its settings, new records, and the scores.
+        Of a run just opened its settings, new records, and the scores. The caller saves the
+        cursor: until then, a killed mirror sends these records again, to the same end.
         """
         cursor, result = self._cursors.of(trial.key), trial.result
         fresh = len(trial.records) - cursor.records
@@ -328,34 +334,39 @@ class StudyMirror:
         if result is not None:
             points += trial.final_points()
             has = {*self._params.get(trial.key, set()), *(opened.run.data.params if opened else ())}
-            own = tracking_records.parameters(trial.row, result.spec)
+            own = tracking_records.parameters(trial.row.get("params", {}), result.spec)
             params |= {n: v for n, v in own.items() if n not in has}
             tags |= tracking_records.tags(
                 self._marks(trial, result.status),
                 tracking_records.environment_tags(result.environment),
                 {f"cost.{n}.source": row.get("source") for n, row in result.cost.items()},
             )
+        if opened is not None:
+            present = opened.run.data.tags  # as the store has just returned them
+            tags = {name: text for name, text in tags.items() if present.get(name) != text}
         if points or params or tags:
             self.sender.batch(cursor.run_id, points, params, tags)
         if opened is not None:
             self._params[trial.key] = {*opened.run.data.params, *params}
             self._known[trial.key] = opened.run
-        if fresh:
-            cursor.records += fresh
-            self.sent += fresh
-            self._cursors.save(trial.key)
+        cursor.records += fresh
+        self.sent += fresh
+        return fresh > 0
 
     def _open(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
         """Find or create the run of a trial, update its cursor; return what is still to be sent.
 
         None if nothing is.
         """
-        parent_id, key = self.parent.info.run_id, trial.key
+        with self.sender.creation():
+            return self._find_or_create(trial, ending)
+
+    def _find_or_create(self, trial: MirroredTrial, ending: str | None) -> Opened | None:
+        parent_id, key = self.parent_id, trial.key
         run = self.sender.settle(self._children.get(key, [])) or self.sender.find(key)
         cursor = self._cursors.of(key)
-        if (
-            run is not None and run.info.start_time != trial.started_ms
-        ):  # of an earlier life of this trial
+        if run is not None and run.info.start_time != trial.started_ms:
+            # made of a folder of this trial that is no more
             if run.data.tags.get("tlx.status") == "finished":
                 self._adopt(trial, run)
                 return None
@@ -364,36 +375,37 @@ class StudyMirror:
         if (
             run is not None
             and (cursor.run_id, cursor.parent) == (run.info.run_id, parent_id)
-            and (cursor.ended == FINISHED or (ending and _closed_as_it_is(cursor, trial)))
+            and (cursor.ended == FINISHED or (ending and _is_closed_unchanged(cursor, trial)))
         ):
             self._known[key] = run
             return None
         marks = self._marks(trial, "running")
         is_new = run is None
-        run = run or self._made(
+        run = run or self._create(
             key, str(trial.row.get("title") or key[:12]), trial.started_ms, marks
         )
         if cursor.run_id != run.info.run_id or cursor.records > len(trial.records):
             cursor = Cursor(run.info.run_id)
         self._cursors.put(key, dataclasses.replace(cursor, parent=parent_id, ended=""))
+        if not is_new:  # before anything changes in a run that a cursor may call closed
+            self._cursors.save(key)
         if trial.result is None:
             self.sender.reopen(run)
         spec = trial.row.get("spec") or (trial.result.spec if trial.result else None)
-        self._cursors.save(key)
-        tags = (
-            {} if is_new and run.data.tags.get("mlflow.parentRunId") == parent_id else marks
-        )  # else another made it
-        return Opened(run, _missing(tracking_records.parameters(trial.row, spec), run), tags)
+        is_own = is_new and run.data.tags.get("mlflow.parentRunId") == parent_id
+        tags = {} if is_own else marks
+        params = tracking_records.parameters(trial.row.get("params", {}), spec)
+        return Opened(run, _missing(params, run), tags)
 
-    def _adopt(self, trial: MirroredTrial, run: Any) -> None:
+    def _adopt(self, trial: MirroredTrial, run: Run) -> None:
         """Show a finished run of this key that was made elsewhere.
 
         By its identity it is the same result, so it is shown unchanged.
         """
-        self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent.info.run_id})
+        self.sender.batch(run.info.run_id, tags={"mlflow.parentRunId": self.parent_id})
         self._cursors.put(
             trial.key,
-            Cursor(run.info.run_id, len(trial.records), self.parent.info.run_id, "adopted"),
+            Cursor(run.info.run_id, len(trial.records), self.parent_id, "adopted"),
         )
         self._known[trial.key] = run
         self._cursors.save(trial.key)
@@ -405,7 +417,8 @@ class StudyMirror:
         self.sender.inputs(
             cursor.run_id, [*self.study.record.get("inputs", []), *trial.row.get("inputs", [])]
         )
-        self._artifacts(trial.key, self.store.trial_files(trial.key), result.spec)
+        files_of_trial = self.store.trial_files(trial.key)
+        self._send_artifacts(self._known[trial.key], files_of_trial, result.spec)
         if result.status in (DIVERGED, "failed"):
             status = FAILED
         else:
@@ -415,7 +428,7 @@ class StudyMirror:
         self.sent += 1
         self._cursors.save(trial.key)
 
-    def _break_off(self, trial: MirroredTrial) -> None:
+    def _end_incomplete(self, trial: MirroredTrial) -> None:
         """Close the run of an incomplete trial at the end of the study.
 
         It is opened again when the trial is resumed.
@@ -427,20 +440,20 @@ class StudyMirror:
         cursor.ended = KILLED
         self._cursors.save(trial.key)
 
-    def _artifacts(self, key: str, listed: Mapping[str, Path], spec: Any) -> None:
+    def _send_artifacts(self, run: Run, listed: Mapping[str, Path], spec: object) -> None:
         """Send the listed files of a folder and its spec.
 
         Each once in a session however often the connection is lost.
         """
-        run_id = self._cursors.of(key).run_id
+        run_id = run.info.run_id
         if spec and (run_id, "spec") not in self._uploaded:
-            self.sender.json_artifact(run_id, spec, SPEC)
+            self.sender.json_artifact(run, spec, SPEC)
             self._uploaded.add((run_id, "spec"))
         names = {path: name for name, path in listed.items()}
         for path in tracking_records.artifacts(listed):
             mark = (run_id, f"{path}:{path.stat().st_mtime_ns}")
             if mark not in self._uploaded:
-                self.sender.artifact(run_id, path, names[path])
+                self.sender.artifact(run, path, names[path])
                 self._uploaded.add(mark)
         for path in tracking_records.models(listed):
             if (run_id, str(path)) not in self._uploaded:
@@ -449,7 +462,7 @@ class StudyMirror:
 
     def _marks(self, trial: MirroredTrial, status: str) -> dict[str, str]:
         place = {
-            "mlflow.parentRunId": self.parent.info.run_id,
+            "mlflow.parentRunId": self.parent_id,
             "tlx.study": self.study.key,
             "tlx.role": "trial",
         }
@@ -461,7 +474,7 @@ class StudyMirror:
             place,
         )
 
-    def _made(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Any:
+    def _create(self, key: str, run_name: str, start_ms: int, marks: Mapping[str, str]) -> Run:
         run = self.sender.create(key, run_name, start_ms, marks)
         if run is None:
             raise ConnectionError("the store does not show the run it was just given")
@@ -469,14 +482,14 @@ class StudyMirror:
 
     # ------------------------------------------------------------ refusals
 
-    def _forget_all(self) -> None:
+    def _reset(self) -> None:
         self.parent = None
         self._children.clear()
         self._known.clear()
         self._uploaded.clear()
 
     @contextlib.contextmanager
-    def _strike(self, key: str) -> Iterator[None]:
+    def _recording_refusals(self, key: str) -> Iterator[None]:
         """Record a refusal or a damaged folder, which concerns one run.
 
         A lost connection concerns all and is raised.
@@ -496,14 +509,14 @@ class StudyMirror:
                 self._known.pop(key, None)
                 self._children.pop(key, None)
                 self.parent = None if key == self.study.key else self.parent
-            self._strikes[key] = self._strikes.get(key, 0) + 1
+            self._refusals[key] = self._refusals.get(key, 0) + 1
             self.problems[key] = redact(error)
         else:
             self.problems.pop(key, None)
             self.faults.pop(key, None)
 
 
-def _closed_as_it_is(cursor: Cursor, trial: MirroredTrial) -> bool:
+def _is_closed_unchanged(cursor: Cursor, trial: MirroredTrial) -> bool:
     """Return whether an unfinished trial's run was closed and nothing came after.
 
     It failed, or was interrupted.
@@ -511,6 +524,12 @@ def _closed_as_it_is(cursor: Cursor, trial: MirroredTrial) -> bool:
     return bool(cursor.ended) and trial.result is None and cursor.records == len(trial.records)
 
 
-def _missing(params: Mapping[str, str], run: Any) -> dict[str, str]:
+def _summary_digest(points: Sequence[tracking_records.Point]) -> str:
+    """Return the digest of a summary's metrics, whatever their order and time."""
+    values = {(name, step): value for name, value, _, step in points}
+    return files.digest(sorted([name, step, repr(value)] for (name, step), value in values.items()))
+
+
+def _missing(params: Mapping[str, str], run: Run) -> dict[str, str]:
     """Return the parameters a run does not have yet: a second value of one is refused."""
     return {name: value for name, value in params.items() if name not in run.data.params}

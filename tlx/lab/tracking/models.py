@@ -9,9 +9,12 @@ import importlib.metadata
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 FOLDER, MARK = "model", "MLmodel"
 PACKAGES = ("tlx", "scikit-learn", "numpy", "scipy")
@@ -53,7 +56,7 @@ def save(
     return path
 
 
-def send(client: Any, experiment_id: str, run_id: str, folder: Path) -> None:
+def send(client: MlflowClient, experiment_id: str, run_id: str, folder: Path) -> None:
     """Log `folder`, as written by `save`, as a model of a run.
 
     Sent again, it is still one model.

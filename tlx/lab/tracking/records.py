@@ -10,30 +10,25 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, Required, TypedDict, cast
 
 from ... import __version__, files
 from ...errors import BadDataError
 from ...result import Result
+from ..redaction import redact
 from ..store import JOURNAL, PART, STUDY, Store
-from .target import redact
 
 PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that every store accepts
 ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}
 ARTIFACT_LIMIT = 16 << 20  # bytes; weights and dumps stay in the run folder
 SUMMARY = "summary.json"
-OWN, MARK_LENGTH, MARKS_A_TAG = (
-    "tlx.own.",
-    12,
-    300,
-)  # tags with the marks of the names of what we sent
-NOTE, OWN_NOTE = (
-    "mlflow.note.content",
-    "tlx.note",
-)  # a description, and the digest of the one that we wrote
+OWN = "tlx.own."  # tags with the marks of the names of what we sent
+MARK_LENGTH, MARKS_A_TAG = 12, 300
+NOTE = "mlflow.note.content"  # a description
+OWN_NOTE = "tlx.note"  # the digest of the description that we wrote
 EXPERIMENT_NOTE = (
     "Made by tlx. Each study is a parent run: its description has the verdict, the table, what the "
     "intervals cover, "
@@ -44,6 +39,37 @@ EXPERIMENT_NOTE = (
 EXPERIMENT_TAGS = {NOTE: EXPERIMENT_NOTE, "mlflow.experimentKind": "custom_model_development"}
 
 Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, step
+ShownAs = Mapping[str, str | tuple[str, float]]  # our metric name → name to show, or with a factor
+
+
+class DataInput(TypedDict):
+    """Data set that a study or a trial reads."""
+
+    name: str
+    source: NotRequired[str]
+    digest: str
+    context: NotRequired[str]
+
+
+class StudyRow(TypedDict, total=False):
+    """Line of a trial in study.json."""
+
+    key: Required[str]
+    title: str
+    params: Mapping[str, object]
+    spec: Mapping[str, object]
+    tags: Mapping[str, object]
+    inputs: Sequence[DataInput]
+
+
+class JournalRecord(TypedDict):
+    """Record of a journal: the start, the values of a step, or a sample of the machine's load."""
+
+    t: str
+    ts: int
+    step: NotRequired[int]
+    values: NotRequired[Mapping[str, float]]
+    not_finite: NotRequired[Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -57,11 +83,11 @@ class MirroredTrial:
     """
 
     key: str
-    row: Mapping[str, Any]
+    row: StudyRow
     folder: Path
-    records: list[dict[str, Any]]
+    records: list[JournalRecord]
     result: Result | None
-    shown_as: Mapping[str, Any] = field(default_factory=dict)
+    shown_as: ShownAs = field(default_factory=dict)
 
     @property
     def started_ms(self) -> int:
@@ -85,7 +111,8 @@ class MirroredTrial:
             if record["t"] == "system":
                 step, system = system, system + 1
             if number >= after and record["t"] in ("metrics", "system"):
-                values = {**record.get("values", {}), **record.get("not_finite", {})}
+                values: dict[str, float | str] = dict(record.get("values", {}))
+                values |= record.get("not_finite", {})
                 points += [(*self._shown(n, v), int(record["ts"]), step) for n, v in values.items()]
         return points
 
@@ -109,7 +136,7 @@ class MirroredTrial:
             for n, value in shown
         ]
 
-    def _shown(self, own: str, value: Any) -> tuple[str, float]:
+    def _shown(self, own: str, value: float | str) -> tuple[str, float]:
         shown = self.shown_as.get(own, own)
         as_name, factor = (shown, 1.0) if isinstance(shown, str) else shown
         return name(as_name), float(value) * factor
@@ -122,7 +149,7 @@ class StudyRecord:
     key: str
     record: dict[str, Any]
     folder: Path
-    rows: list[dict[str, Any]]
+    rows: list[StudyRow]
     read_at: int = 0  # when study.json was written, as read
 
     @classmethod
@@ -130,7 +157,7 @@ class StudyRecord:
         """Read the record of a study from its store."""
         record = store.read_study(key)
         folder = store.root / "studies" / key
-        return None if record is None else cls(key, record, folder, list(record.get("trials", [])))
+        return None if record is None else cls(key, record, folder, _rows(record))
 
     def refresh(self, store: Store) -> None:
         """Read the record again if it was rewritten.
@@ -141,7 +168,7 @@ class StudyRecord:
         if at != self.read_at:
             record = store.read_study(self.key)
             if record is not None:
-                self.record, self.rows, self.read_at = record, list(record.get("trials", [])), at
+                self.record, self.rows, self.read_at = record, _rows(record), at
 
     @property
     def experiment(self) -> str:
@@ -158,7 +185,7 @@ class StudyRecord:
         """Return the title of the study."""
         return str(self.record.get("title") or self.key[:12])
 
-    def trial(self, store: Store, row: Mapping[str, Any]) -> MirroredTrial | None:
+    def trial(self, store: Store, row: StudyRow) -> MirroredTrial | None:
         """Return the trial of a row, None before it has begun.
 
         Raises Integrity if its folder is damaged.
@@ -176,9 +203,11 @@ class StudyRecord:
         return files.read_json(path, limit=64 << 20) if path is not None else None
 
 
-def read_trial(
-    store: Store, row: Mapping[str, Any], shown_as: Mapping[str, Any]
-) -> MirroredTrial | None:
+def _rows(record: Mapping[str, Any]) -> list[StudyRow]:
+    return list(record.get("trials", []))
+
+
+def read_trial(store: Store, row: StudyRow, shown_as: ShownAs) -> MirroredTrial | None:
     """Return the trial of a row of study.json; None before it has begun.
 
     Raises Integrity if its folder is damaged.
@@ -187,11 +216,15 @@ def read_trial(
     folder = store.folder(key)
     if folder.is_dir():
         result = store.find(key)
-        records = files.Journal.read(store.file(key, JOURNAL))
+        records = _read_journal(store.file(key, JOURNAL))
         return MirroredTrial(key, row, folder, records, result, shown_as) if records else None
     part = folder.with_name(folder.name + PART)
-    records = files.Journal.read(part / JOURNAL)
+    records = _read_journal(part / JOURNAL)
     return MirroredTrial(key, row, part, records, None, shown_as) if records else None
+
+
+def _read_journal(path: Path) -> list[JournalRecord]:
+    return cast(list[JournalRecord], files.Journal.read(path))
 
 
 def is_part(store: Store, key: str) -> bool:
@@ -210,7 +243,7 @@ def name(text: str) -> str:
     return clean if is_path else clean.replace("/", "_").lstrip(".") or "_"
 
 
-def text_of(value: Any, limit: int) -> str:
+def text_of(value: object, limit: int) -> str:
     """Return a value as text without secrets, cut at `limit` characters with a … at its end."""
     text = (
         value
@@ -221,7 +254,7 @@ def text_of(value: Any, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+def flat(value: object, prefix: str) -> Iterator[tuple[str, object]]:
     """Return nested mappings as dotted names."""
     if isinstance(value, Mapping) and value:
         for key, item in value.items():
@@ -230,14 +263,14 @@ def flat(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def parameters(row: Mapping[str, Any], spec: Mapping[str, Any] | None) -> dict[str, str]:
+def parameters(params: Mapping[str, object], spec: Mapping[str, object] | None) -> dict[str, str]:
     """Return the published parameter names of the study ("params"), and every setting as cfg.*."""
-    named = {name(key): value for key, value in row.get("params", {}).items()}
+    named = {name(key): value for key, value in params.items()}
     settings = {name(key): value for key, value in flat(spec or {}, "cfg") if key != "cfg"}
     return {key: text_of(value, PARAMETER_LIMIT) for key, value in {**named, **settings}.items()}
 
 
-def tags(*parts: Mapping[str, Any]) -> dict[str, str]:
+def tags(*parts: Mapping[str, object]) -> dict[str, str]:
     """Return tags from mappings, later ones winning; None is left out."""
     merged = {key: value for part in parts for key, value in part.items() if value is not None}
     return {name(key): text_of(value, TAG_LIMIT) for key, value in merged.items()}
@@ -292,7 +325,7 @@ def is_by_hand(tag: str, run_tags: Mapping[str, str]) -> bool:
     return is_edited(run_tags) if tag == NOTE else not tag.startswith(("tlx.", "mlflow.", "env."))
 
 
-def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
+def environment_tags(environment: Mapping[str, Any]) -> dict[str, object]:
     """Return the environment as env.*, and the commit under the name that mlflow's pages use."""
     commit = (environment.get("git") or {}).get("commit")
     return (
@@ -302,7 +335,7 @@ def environment_tags(environment: Mapping[str, Any]) -> dict[str, Any]:
     )
 
 
-def standing_tags(key: str, kind: str, status: str) -> dict[str, Any]:
+def standing_tags(key: str, kind: str, status: str) -> dict[str, object]:
     """Return the tags of a run's key, kind and status."""
     return {"tlx.key": key, "tlx.kind": kind, "tlx.version": __version__, "tlx.status": status}
 

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ... import files, locks
 from ...errors import BadDataError, ResourceError, UnknownNameError, UsageError
+from ..redaction import redact, remember_secret, remember_uri
 from .timeouts import quiet
 
 SQLITE_SUFFIXES = (".db", ".sqlite", ".sqlite3")
@@ -35,18 +36,9 @@ SQLITE_SAYS = (  # words of sqlite → our code, what to do
     ("unable to open", "permission", "choose another place with --mlflow-path"),
 )
 UNFINISHED_WAIT_S = 20  # how long another process may take over its first migration
-SECRET_NAMES = re.compile(
-    r"(?i)((?:password|passwd|pwd|token|secret|signature|api[_-]?key|access[_-]?key)\s*=)"
-    r"[^&\s'\";]+"
-)
-USERINFO = re.compile(
-    r"(://)(?!/)(?:[^\s'\"/@:]{0,200}:[^\s'\"]{0,2000}|[^\s'\"/]{0,2000})@"
-)  # bounded: no run-away
-HOST = re.compile(
-    r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?"
-)  # user:password@host, host:port
+# user:password@host, host:port
+HOST = re.compile(r"(?:[^/\s]*:[^/\s]*@[\w.-]+(?::\d+)?|[\w.-]+:\d+)(?:/.*)?")
 SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
-_secrets: set[str] = set()  # of this process: what must never be shown, in every spelling
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ class TrackingTarget:
 
 
 def resolve(
-    asked: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
+    address: str | None, environ: Mapping[str, str] | None = None, cwd: Path | None = None
 ) -> TrackingTarget:
     """Return the store of `--mlflow-path`, else MLFLOW_TRACKING_URI, else mlflow.db in `cwd`.
 
@@ -93,8 +85,8 @@ def resolve(
     """
     environ, cwd = os.environ if environ is None else environ, Path(cwd or Path.cwd()).resolve()
     for name in SECRET_VARIABLES:
-        _remember_secret(environ.get(name, ""))
-    text = (asked or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip()
+        remember_secret(environ.get(name, ""))
+    text = (address or "").strip() or environ.get("MLFLOW_TRACKING_URI", "").strip()
     if not text:
         return _local(cwd / "mlflow.db")
     scheme, separator, remaining = text.partition(":")
@@ -104,7 +96,7 @@ def resolve(
         return TrackingTarget(text, text)
     if HOST.fullmatch(text):
         address = f"http://{text}"
-        _remember_uri(address)
+        remember_uri(address)
         raise UsageError(
             "tracking-address",
             f"'{redact(address).removeprefix('http://')}' has no scheme",
@@ -120,7 +112,7 @@ def _from_uri(text: str, scheme: str, cwd: Path) -> TrackingTarget:
         raise UnknownNameError(
             "tracking scheme", redact(scheme), SCHEMES, remedy="or give a folder or a .db file"
         )
-    _remember_uri(text)
+    remember_uri(text)
     if family == "file":
         return _from_path(Path(urllib.parse.unquote(urllib.parse.urlsplit(text).path)))
     if family == "sqlite":
@@ -177,38 +169,6 @@ def sqlite_uri(path: Path) -> str:
     if "?" not in text and urllib.parse.unquote(text) == text:
         return f"sqlite:///{text}"
     return "sqlite+pysqlite:///" + text.replace("%", "%25").replace("?", "%3F")
-
-
-# ---------------------------------------------------------------- secrets
-
-
-def _remember_uri(uri: str) -> None:
-    with contextlib.suppress(ValueError):  # a broken address keeps its general redaction
-        parts = urllib.parse.urlsplit(uri)
-        for value in (
-            parts.password,
-            *(v for k, v in urllib.parse.parse_qsl(parts.query) if SECRET_NAMES.search(f"{k}=x")),
-        ):
-            _remember_secret(value or "")
-
-
-def _remember_secret(value: str) -> None:
-    if (
-        len(value) >= 3
-    ):  # shorter ones would blank half of every message; the address forms below still hide them
-        plain = urllib.parse.unquote(value)
-        _secrets.update(
-            {value, plain, urllib.parse.quote(plain, safe=""), urllib.parse.quote_plus(plain)}
-        )
-
-
-def redact(text: object) -> str:
-    """Return `text` without the passwords and tokens of addresses."""
-    shown = USERINFO.sub(r"\1***@", str(text))
-    shown = SECRET_NAMES.sub(r"\1***", shown)
-    for secret in sorted(_secrets, key=len, reverse=True):
-        shown = shown.replace(secret, "***")
-    return shown
 
 
 # ---------------------------------------------------------------- the local database
@@ -292,20 +252,19 @@ def _build(path: Path) -> None:
     with quiet, files.storage_errors(path):
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-        for leftover in path.parent.glob(
-            f"{glob.escape(files.TEMPORARY + path.name)}*"
-        ):  # of a killed builder
-            shutil.rmtree(
-                leftover
-            ) if leftover.is_dir() and not leftover.is_symlink() else leftover.unlink()
+        # what a killed builder left
+        for leftover in path.parent.glob(f"{glob.escape(files.TEMPORARY + path.name)}*"):
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         folder = Path(tempfile.mkdtemp(prefix=f"{files.TEMPORARY}{path.name}-", dir=path.parent))
         temporary = folder / path.name
         try:
             with _sqlite_errors(path):
                 SqlAlchemyStore(sqlite_uri(temporary), str(path.parent / "mlruns")).engine.dispose()
-            with contextlib.suppress(
-                FileExistsError
-            ):  # a program without our lock was first: its store is as good
+            # a program without our lock may be first: its store is as good
+            with contextlib.suppress(FileExistsError):
                 os.link(temporary, path)
             files.sync_folder(path.parent)
         finally:

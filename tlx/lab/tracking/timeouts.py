@@ -12,9 +12,8 @@ SETTINGS = {  # of mlflow's HTTP client: one short try, for the mirror itself tr
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
-ALWAYS = {
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"
-}  # it would print the address with its password
+# it would print the address with its password
+ALWAYS = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true"}
 
 
 class WhileNeeded:
@@ -55,9 +54,8 @@ def _hush() -> Callable[[], None]:
     return undo
 
 
-quiet = WhileNeeded(
-    _hush
-)  # mlflow's own log lines held back: they name addresses, and telling is the caller's
+# mlflow's own log lines held back: they name addresses, and messages are the caller's
+quiet = WhileNeeded(_hush)
 
 
 def _set() -> Callable[[], None]:

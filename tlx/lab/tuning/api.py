@@ -39,7 +39,7 @@ STATES = {
 }
 # the attribute of a trial in Optuna's storage that has what other machines cannot read in the
 # records
-TOLD = "tlx"
+RECORD_ATTR = "tlx"
 
 
 class GivenUp(Exception):
@@ -116,7 +116,7 @@ class SearchProblem:
         default = self.space.default()
         return default is not None and (self.sampler != "grid" or default in self.space.grid())
 
-    def hears(self, step: int) -> bool:
+    def is_judged_at(self, step: int) -> bool:
         """Return whether the pruner reads a step.
 
         The others are kept in the records, and not reported to Optuna.
@@ -167,13 +167,12 @@ def prepare(search: SearchProblem, root: Path | str) -> None:
     with quiet(), place.turn(), opened(search, place) as study:
         if len(search.objectives) > 1 and not study.metric_names:
             study.set_metric_names(list(search.objectives))
-        for number, tried in sorted(Records(root, search.family).of(search.key).items()):
-            while (
-                len(stored := study.get_trials(deepcopy=False)) < number
-            ):  # one that had not ended: to be run
+        for number, record in sorted(Records(root, search.family).of(search.key).items()):
+            # those before it that are not on record had not ended: they are to be run
+            while len(stored := study.get_trials(deepcopy=False)) < number:
                 study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING))
             if len(stored) == number:
-                study.add_trial(_frozen(search, tried))
+                study.add_trial(_frozen(search, record))
 
 
 def completed_trials(search: SearchProblem, root: Path | str) -> list[TrialRecord]:
@@ -187,16 +186,16 @@ def completed_trials(search: SearchProblem, root: Path | str) -> list[TrialRecor
     return [here.get(t.number) or from_storage(search, t) for t in trials if t.state.is_finished()]
 
 
-def importances(search: SearchProblem, tried: list[TrialRecord]) -> dict[str, float]:
+def importances(search: SearchProblem, records: list[TrialRecord]) -> dict[str, float]:
     """Return parameter → share of the accuracy's variance it explains.
 
     fANOVA, Hutter et al. 2014: of parameters that every trial has, and for a choice's own
     parameters among the trials of that choice.
     """
     shares: dict[str, float] = {}
-    whole = [t for t in tried if t.state == COMPLETE]
+    complete = [record for record in records if record.state == COMPLETE]
     for when in dict.fromkeys(parameter.when for parameter in search.space.parameters):
-        applicable = [t for t in whole if when is None or t.values.get(when[0]) in when[1]]
+        applicable = [t for t in complete if when is None or t.values.get(when[0]) in when[1]]
         names = [
             parameter.name
             for parameter in search.space.parameters
@@ -218,19 +217,19 @@ def importances(search: SearchProblem, tried: list[TrialRecord]) -> dict[str, fl
     return shares
 
 
-def state_of(search: SearchProblem, tried: TrialRecord) -> TrialState:
+def state_of(search: SearchProblem, record: TrialRecord) -> TrialState:
     """Return a trial's state in Optuna.
 
     Pruned trials have a value only where there is one objective.
     """
-    diverged = tried.state == DIVERGED and len(search.objectives) > 1
-    return TrialState.FAIL if diverged else STATES[tried.state]
+    diverged = record.state == DIVERGED and len(search.objectives) > 1
+    return TrialState.FAIL if diverged else STATES[record.state]
 
 
-def user_attrs(tried: TrialRecord) -> dict[str, Any]:
+def user_attrs(record: TrialRecord) -> dict[str, Any]:
     """Return what Optuna's storage keeps of a trial besides its values."""
     return {
-        name: getattr(tried, name)
+        name: getattr(record, name)
         for name in (
             "configuration",
             "title",
@@ -243,26 +242,26 @@ def user_attrs(tried: TrialRecord) -> dict[str, Any]:
             "started_ms",
             "ended_ms",
         )
-    } | {"spent_s": tried.spent_s, "spent_j": tried.spent_j}
+    } | {"spent_s": record.spent_s, "spent_j": record.spent_j}
 
 
-def _frozen(search: SearchProblem, tried: TrialRecord) -> optuna.trial.FrozenTrial:
+def _frozen(search: SearchProblem, record: TrialRecord) -> optuna.trial.FrozenTrial:
     known = {parameter.name: parameter for parameter in search.space.parameters}
-    state = state_of(search, tried)
-    heard = {int(step): value for step, value in tried.reports if search.hears(int(step))}
-    if tried.state == DIVERGED and state == TrialState.PRUNED:
-        heard[int(tried.reports[-1][0])] = tried.reports[-1][1]
-    values = tried.objectives if state == TrialState.COMPLETE else None
-    if state == TrialState.PRUNED and heard:
-        values = [heard[max(heard)]]
+    state = state_of(search, record)
+    reports = {int(step): value for step, value in record.reports if search.is_judged_at(int(step))}
+    if record.state == DIVERGED and state == TrialState.PRUNED:
+        reports[int(record.reports[-1][0])] = record.reports[-1][1]
+    values = record.objectives if state == TrialState.COMPLETE else None
+    if state == TrialState.PRUNED and reports:
+        values = [reports[max(reports)]]
     return optuna.trial.create_trial(
         state=state,
         values=values,
-        params=tried.values,
-        system_attrs=tried.system,
-        distributions={name: distribution(known[name]) for name in tried.values},
-        intermediate_values=heard,
-        user_attrs={TOLD: user_attrs(tried)},
+        params=record.values,
+        system_attrs=record.system,
+        distributions={name: distribution(known[name]) for name in record.values},
+        intermediate_values=reports,
+        user_attrs={RECORD_ATTR: user_attrs(record)},
     )
 
 
@@ -270,7 +269,7 @@ def from_storage(search: SearchProblem, trial: optuna.trial.FrozenTrial) -> Tria
     """Return a trial as the storage has it."""
     fields = {
         name: value
-        for name, value in trial.user_attrs.get(TOLD, {}).items()
+        for name, value in trial.user_attrs.get(RECORD_ATTR, {}).items()
         if not name.startswith("spent_")
     }
     state = fields.pop("state", None) or next(

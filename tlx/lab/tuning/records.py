@@ -22,7 +22,7 @@ from ... import __version__, files, locks
 from ...errors import BusyError
 from ...result import Result
 from .. import environment
-from ..store import FORMAT, JOURNAL, Store
+from ..store import FORMAT, JOURNAL, Draft, Store
 
 COMPLETE, PRUNED, FAILED, DIVERGED = "complete", "pruned", "failed", "diverged"
 SLOTS = 4096
@@ -102,15 +102,15 @@ class Records:
         records: dict[tuple[str, int], TrialRecord] = {}
         for path in sorted(self.folder.glob("*.journal")):
             for row in files.Journal.read(path):
-                tried = TrialRecord(**row)
-                previous = records.get((tried.study, tried.number))
-                if previous is None or tried.ended_ms < previous.ended_ms:
-                    records[tried.study, tried.number] = tried
+                record = TrialRecord(**row)
+                previous = records.get((record.study, record.number))
+                if previous is None or record.ended_ms < previous.ended_ms:
+                    records[record.study, record.number] = record
         return [records[key] for key in sorted(records)]
 
     def of(self, study: str) -> dict[int, TrialRecord]:
         """Return the trials of a study, by number."""
-        return {tried.number: tried for tried in self.all() if tried.study == study}
+        return {record.number: record for record in self.all() if record.study == study}
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[files.Journal]:
@@ -128,83 +128,82 @@ class Records:
             raise BusyError("busy", f"{SLOTS} processes write to this search", where=self.folder)
 
 
-def plain(tried: TrialRecord) -> dict[str, Any]:
+def plain(record: TrialRecord) -> dict[str, Any]:
     """Return the line of a trial."""
-    return asdict(tried)
+    return asdict(record)
 
 
-def keep(store: Store, tried: TrialRecord) -> None:
+def keep(store: Store, record: TrialRecord) -> None:
     """Write the run folder of a trial from its line, unless it exists."""
-    if store.folder(tried.key).is_dir():
+    if store.folder(record.key).is_dir():
         return
 
-    def make(draft: Any) -> Result:
-        with files.Journal(
-            draft.folder / JOURNAL
-        ) as journal:  # with the times at which it happened
-            if not journal.records:
-                journal.append(
-                    {"t": "start", "ts": tried.started_ms, "format": FORMAT, "tlx": __version__}
-                )
-            for step, value in enumerate(tried.by_split):
-                if step >= len(journal.records) - 1:
-                    journal.append(
-                        {
-                            "t": "metrics",
-                            "step": step,
-                            "ts": tried.ended_ms + step,
-                            "values": {"val_accuracy": value},
-                        }
-                    )
-        scores = {"seconds": tried.seconds, "fits": float(len(tried.by_split))}
-        if tried.by_split:
-            scores["mean_val_accuracy"] = sum(tried.by_split) / len(tried.by_split)
-        known = (
-            {}
-            if tried.energy_j is None
-            else {
-                "energy_j": {
-                    "value": tried.energy_j,
-                    "unit": "J",
-                    "source": tried.details.get("energy_source"),
+    def make(draft: Draft) -> Result:
+        _write_journal(record, draft.folder / JOURNAL)
+        return _result(record)
+
+    store.get_or_compute(record.key, make)
+
+
+def _write_journal(record: TrialRecord, path: Path) -> None:
+    """Write a trial's journal, with the times at which it happened."""
+    with files.Journal(path) as journal:
+        if not journal.records:
+            journal.append(
+                {"t": "start", "ts": record.started_ms, "format": FORMAT, "tlx": __version__}
+            )
+        for step in range(len(journal.records) - 1, len(record.by_split)):
+            journal.append(
+                {
+                    "t": "metrics",
+                    "step": step,
+                    "ts": record.ended_ms + step,
+                    "values": {"val_accuracy": record.by_split[step]},
                 }
-            }
-        )
-        return Result(
-            key=tried.key,
-            kind="search-trial",
-            status=tried.status,
-            scores=scores,
-            cost=known,
-            spec={"kind": "search-trial", "number": tried.number, **tried.values},
-            details=plain(tried),
-            environment=environment.gather(),
-        )
-
-    store.get_or_compute(tried.key, make)
+            )
 
 
-def row(tried: TrialRecord) -> dict[str, Any]:
+def _result(record: TrialRecord) -> Result:
+    scores = {"seconds": record.seconds, "fits": float(len(record.by_split))}
+    if record.by_split:
+        scores["mean_val_accuracy"] = sum(record.by_split) / len(record.by_split)
+    cost = {}
+    if record.energy_j is not None:
+        source = record.details.get("energy_source")
+        cost["energy_j"] = {"value": record.energy_j, "unit": "J", "source": source}
+    return Result(
+        key=record.key,
+        kind="search-trial",
+        status=record.status,
+        scores=scores,
+        cost=cost,
+        spec={"kind": "search-trial", "number": record.number, **record.values},
+        details=plain(record),
+        environment=environment.gather(),
+    )
+
+
+def row(record: TrialRecord) -> dict[str, Any]:
     """Return the line of a trial in study.json, for the mirror."""
     return {
-        "key": tried.key,
-        "title": f"trial {tried.number}: {tried.title}",
+        "key": record.key,
+        "title": f"trial {record.number}: {record.title}",
         "shots": 0,
         "split": 0,
-        "params": {**tried.values, "Trial": tried.number},
-        "tags": marks(tried),
+        "params": {**record.values, "Trial": record.number},
+        "tags": marks(record),
     }
 
 
-def marks(tried: TrialRecord) -> Mapping[str, str]:
+def marks(record: TrialRecord) -> Mapping[str, str]:
     """Return the tags of a trial's run."""
     tags = {
-        "optuna.trial_number": str(tried.number),
-        "optuna.state": tried.state.upper(),
-        "tlx.configuration": tried.configuration,
+        "optuna.trial_number": str(record.number),
+        "optuna.state": record.state.upper(),
+        "tlx.configuration": record.configuration,
     }
     return (
         tags
-        | ({"tlx.error": tried.error} if tried.error else {})
-        | ({} if tried.same_as is None else {"tlx.same_as": f"trial {tried.same_as[1]}"})
+        | ({"tlx.error": record.error} if record.error else {})
+        | ({} if record.same_as is None else {"tlx.same_as": f"trial {record.same_as[1]}"})
     )

@@ -25,14 +25,14 @@ SLOTS = {"low", "high", "log", "steps"}
 class Parameter:
     """Parameter of a search.
 
-    choices    what it may be; else it is a number from low to high, both included
-    log        low…high is covered evenly by logarithm
-    whole      whole numbers only
-    steps      points of a grid over low…high
-    when       (name, values): drawn only where that parameter is one of these
-    default    where nothing is searched; None where that is outside
-    bounds     what is allowed at all: a range, choices, or None where only a trial can find out
-    unasked    searched only if its name is given
+    choices       what it may be; else it is a number from low to high, both included
+    log           low…high is covered evenly by logarithm
+    whole         whole numbers only
+    steps         points of a grid over low…high
+    when          (name, values): drawn only where that parameter is one of these
+    default       where nothing is searched; None where that is outside
+    bounds        what is allowed at all: a range, choices, or None where only a trial can find out
+    by_name_only  searched only if its name is given
     """
 
     name: str
@@ -45,7 +45,7 @@ class Parameter:
     when: tuple[str, tuple[Any, ...]] | None = None
     default: Any = None
     bounds: tuple[Any, ...] | None = None
-    unasked: bool = False
+    by_name_only: bool = False
 
     def includes(self, value: float) -> bool:
         """Return whether this number may be drawn."""
@@ -132,7 +132,7 @@ class Space:
     def to_json(self) -> list[dict[str, Any]]:
         """Return plain JSON, in order."""
         return [
-            {k: v for k, v in asdict(parameter).items() if k not in ("bounds", "unasked")}
+            {k: v for k, v in asdict(parameter).items() if k not in ("bounds", "by_name_only")}
             for parameter in self.parameters
         ]
 
@@ -153,7 +153,10 @@ class Space:
         for parameter in self.parameters:
             under = parameter.when[0] if parameter.when else None
             own = (
-                under in held and under in kept and "." in parameter.name and not parameter.unasked
+                under in held
+                and under in kept
+                and "." in parameter.name
+                and not parameter.by_name_only
             )
             if parameter.name in taken or own:
                 kept[parameter.name] = parameter
@@ -211,6 +214,26 @@ class Space:
 def _narrow(parameter: Parameter, change: Any, where: object) -> Parameter:
     if isinstance(change, list):
         return _chosen(parameter, change, where)
+    _check_form(parameter, change, where)
+    low, high = (
+        _in_bounds(parameter, change.get(name, getattr(parameter, name)), where)
+        for name in ("low", "high")
+    )
+    log, steps = _log_and_steps(parameter, change, where)
+    if low > high or (log and low <= 0):
+        raise BadDataError(
+            "space-range",
+            f"'{parameter.name}': from {low:g} to {high:g}" + (", by logarithm" if log else ""),
+            where=where,
+            expected="low below high" + (", above 0 where log is true" if log else ""),
+        )
+    has_default = parameter.default is not None and low <= parameter.default <= high
+    default = parameter.default if has_default else None
+    return replace(parameter, low=low, high=high, log=log, steps=steps, default=default)
+
+
+def _check_form(parameter: Parameter, change: Any, where: object) -> None:
+    """Raise unless a change is a range, and one of a parameter that has a range."""
     if not isinstance(change, Mapping):
         raise BadDataError(
             "space-form",
@@ -229,36 +252,22 @@ def _narrow(parameter: Parameter, change: Any, where: object) -> Parameter:
         raise UnknownNameError(
             "key of a range", wrong[0], SLOTS, remedy=f"in '{parameter.name}' of {where}"
         )
-    low, high = (
-        _in_bounds(parameter, change.get(name, getattr(parameter, name)), where)
-        for name in ("low", "high")
-    )
+
+
+def _log_and_steps(
+    parameter: Parameter, change: Mapping[str, Any], where: object
+) -> tuple[bool, int]:
+    """Return whether a range is searched by logarithm, and its number of steps in a grid."""
     log, steps = change.get("log", parameter.log), change.get("steps", parameter.steps)
-    if (
-        not isinstance(log, bool)
-        or not isinstance(steps, int)
-        or isinstance(steps, bool)
-        or not 1 <= steps <= 10_000
-    ):
+    has_steps = isinstance(steps, int) and not isinstance(steps, bool) and 1 <= steps <= 10_000
+    if not isinstance(log, bool) or not has_steps:
         raise BadDataError(
             "space-type",
             f"'{parameter.name}': log {log!r}, steps {steps!r}",
             where=where,
             expected="log true or false, steps a whole number from 1 to 10,000",
         )
-    if low > high or (log and low <= 0):
-        raise BadDataError(
-            "space-range",
-            f"'{parameter.name}': from {low:g} to {high:g}" + (", by logarithm" if log else ""),
-            where=where,
-            expected="low below high" + (", above 0 where log is true" if log else ""),
-        )
-    default = (
-        parameter.default
-        if parameter.default is not None and low <= parameter.default <= high
-        else None
-    )
-    return replace(parameter, low=low, high=high, log=log, steps=steps, default=default)
+    return log, steps
 
 
 def _chosen(parameter: Parameter, values: Sequence[Any], where: object) -> Parameter:
@@ -359,7 +368,7 @@ def declared(
                 when=when,
                 default=AUTO if start.get(name) is None else GIVEN,
                 bounds=(AUTO, GIVEN),
-                unasked=parameter.unasked,
+                by_name_only=parameter.by_name_only,
             )
             yield replace(parameter, when=(given, (GIVEN,)))
         else:
@@ -369,35 +378,37 @@ def declared(
 def _parameter(
     name: str, row: Setting, hint: Any, default: Any, at_most: float | None
 ) -> Parameter | None:
-    kind, tried, unasked = _plain(hint), row.search, row.search is False
+    kind, searched, by_name_only = _plain(hint), row.search, row.search is False
     if kind is bool:
         return Parameter(
-            name, (True, False), default=default, bounds=(True, False), unasked=unasked
+            name, (True, False), default=default, bounds=(True, False), by_name_only=by_name_only
         )
     if kind is str:
-        choices = tuple(tried) if tried else row.choices
+        choices = tuple(searched) if searched else row.choices
         return (
             None
             if choices is None
-            else Parameter(name, choices, default=default, bounds=row.choices, unasked=unasked)
+            else Parameter(
+                name, choices, default=default, bounds=row.choices, by_name_only=by_name_only
+            )
         )
     limits = [limit for limit in (row.high, at_most) if limit is not None]
     high = min(limits, default=None)
     if kind not in (int, float) or row.low is None or high is None:
         return None
-    start, end, *how = tried if isinstance(tried, tuple) else (row.low, high)
+    start, end, *how = searched if isinstance(searched, tuple) else (row.low, high)
     convert = int if kind is int else float
     start, end = convert(min(start, high)), convert(min(end, high))
-    held = default if default is not None and start <= default <= end else None
+    kept_default = default if default is not None and start <= default <= end else None
     return Parameter(
         name,
         low=start,
         high=end,
         log=(row.log or "log" in how) and start > 0,
         whole=kind is int,
-        default=held,
+        default=kept_default,
         bounds=(row.low, high),
-        unasked=unasked,
+        by_name_only=by_name_only,
     )
 
 

@@ -27,14 +27,12 @@ from optuna.storages.journal import BaseJournalBackend
 
 from ... import files, locks
 from ...errors import BadDataError, ResourceError, UsageError
-from ..tracking.target import redact
+from ..redaction import redact
 
 SERVERS = ("postgresql", "mysql", "mariadb")  # storages that other machines reach
 JOURNALS = (".journal", ".log")
-BEAT_S, SILENT_S = (
-    10.0,
-    60.0,
-)  # a machine says that it is there; so long unheard of, its trials are taken over
+BEAT_S = 10.0  # between two heartbeats of a machine
+SILENT_S = 60.0  # without a heartbeat: then the machine's trials are taken over
 
 
 class JournalFile(BaseJournalBackend):

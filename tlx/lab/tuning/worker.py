@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import optuna
@@ -21,9 +21,10 @@ from ... import files
 from ...errors import ResourceError, Stopped, TlxError, late_refusal
 from .. import signals
 from ..engines import worker as engines_worker
+from ..tasks import Report
 from . import storage as tuning_storage
 from .api import (
-    TOLD,
+    RECORD_ATTR,
     Evaluator,
     GivenUp,
     ScoredTrial,
@@ -51,7 +52,7 @@ def work(
     root: str,
     driver: str,
     *,
-    emit: Callable[[dict[str, Any]], None],
+    emit: Callable[[Report], None],
 ) -> int:
     """Run trials until as many as wanted have ended; return how many this process ran.
 
@@ -75,9 +76,8 @@ def _beating(study: optuna.Study) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(tuning_storage.BEAT_S):
-            with contextlib.suppress(
-                Exception
-            ):  # the server is away for a moment: the next beat may reach it
+            # the server is away for a moment: the next beat may reach it
+            with contextlib.suppress(Exception):
                 tuning_storage.heartbeat(study)
 
     tuning_storage.heartbeat(study)
@@ -90,29 +90,26 @@ def _beating(study: optuna.Study) -> Iterator[None]:
         thread.join()
 
 
+@dataclass(eq=False)
 class _Process:
-    def __init__(
-        self,
-        search: SearchProblem,
-        study: optuna.Study,
-        place: StorageLocation,
-        records: Records,
-        journal: files.Journal,
-        evaluator: Evaluator,
-        driver: str,
-        disk: ThreadPoolExecutor,
-    ):
-        self.disk = disk
-        self.pending: list[
-            tuple[Future[None], dict[str, Any]]
-        ] = []  # trials written down, durable in a moment
-        self.search, self.study, self.place, self.records = search, study, place, records
-        self.journal, self.evaluator, self.driver = journal, evaluator, driver
-        self.known: dict[str, TrialRecord] = {}
-        for tried in records.all():
-            self._remember(tried)
+    """Loop of one process over the trials of a search."""
 
-    def run(self, emit: Callable[[dict[str, Any]], None]) -> int:
+    search: SearchProblem
+    study: optuna.Study
+    place: StorageLocation
+    records: Records
+    journal: files.Journal
+    evaluator: Evaluator
+    driver: str
+    disk: ThreadPoolExecutor
+    known: dict[str, TrialRecord] = field(default_factory=dict)  # by configuration
+    pending: list[tuple[Future[None], Report]] = field(default_factory=list)  # durable in a moment
+
+    def __post_init__(self) -> None:
+        for record in self.records.all():
+            self._remember(record)
+
+    def run(self, emit: Callable[[Report], None]) -> int:
         count = 0
         while True:
             signals.stop_if_asked()
@@ -124,20 +121,23 @@ class _Process:
                     return count
                 time.sleep(PAUSE_S)
                 continue
-            tried = known or self._tried(trial)
+            record = known or self._new_record(trial)
             self._settle(emit)  # the disk took the one before while this one was run
             with contextlib.suppress(ValueError, optuna.exceptions.UpdateFinishedTrialError):
-                self._tell(
-                    trial, tried
-                )  # suppressed: reported by one that took this machine for dead
+                # suppressed: reported by one that took this machine for dead
+                self._report_to_optuna(trial, record)
             count += 1
             done = sum(t.state.is_finished() for t in self.study.get_trials(deepcopy=False))
-            event = {"step": done, "steps": self.search.wanted, "values": {"tried": plain(tried)}}
+            event: Report = {
+                "step": done,
+                "steps": self.search.wanted,
+                "values": {"tried": plain(record)},
+            }
             self.pending.append((self.disk.submit(self.journal.sync), event))
-            if tried.seconds > LONG_S:
+            if record.seconds > LONG_S:
                 self._settle(emit)
 
-    def _settle(self, emit: Callable[[dict[str, Any]], None]) -> None:
+    def _settle(self, emit: Callable[[Report], None]) -> None:
         """Wait until what was written is durable, and report it."""
         while self.pending:
             written, event = self.pending.pop(0)
@@ -160,7 +160,7 @@ class _Process:
             if not tuning_storage.is_alive(t.user_attrs.get(TAKEN, [None])[0], beats)
         ]
         known: TrialRecord | None = None
-        before: list[Any] = ["", "", 0]
+        before: tuple[str, str, int] = ("", "", 0)
         if dead:
             trial = optuna.Trial(self.study, dead[0]._trial_id)
             known = self.records.of(self.search.key).get(trial.number)
@@ -178,7 +178,7 @@ class _Process:
 
     def _is_spent(self, trials: list[optuna.trial.FrozenTrial]) -> bool:
         """Return whether a budget is used up."""
-        fields = [t.user_attrs.get(TOLD, {}) for t in trials]
+        fields = [t.user_attrs.get(RECORD_ATTR, {}) for t in trials]
         limits = {"spent_s": self.search.budget_s, "spent_j": self.search.budget_j}
         return any(
             limit is not None and sum(row.get(name, 0.0) for row in fields) >= limit
@@ -187,13 +187,13 @@ class _Process:
 
     # ------------------------------------------------------------ what comes of it
 
-    def _tried(self, trial: optuna.Trial) -> TrialRecord:
+    def _new_record(self, trial: optuna.Trial) -> TrialRecord:
         """Run the trial, or take it from one of the same configuration.
 
         Its line is written, durable in a moment.
         """
         values = dict(trial.params)
-        tried = TrialRecord(
+        record = TrialRecord(
             study=self.search.key,
             number=trial.number,
             values=values,
@@ -203,39 +203,39 @@ class _Process:
             title="",
         )
         try:
-            tried = replace(
-                tried, configuration=self.evaluator.key(values), title=self.evaluator.title(values)
+            record = replace(
+                record, configuration=self.evaluator.key(values), title=self.evaluator.title(values)
             )
             if trial.user_attrs[TAKEN][2] > DEATHS:
                 raise ResourceError(
                     "process-died", f"its process died {DEATHS} times", remedy="use fewer --workers"
                 )
-            tried = self._found(trial, tried) or self._run(trial, tried)
+            record = self._reuse(trial, record) or self._run(trial, record)
         except Stopped:
             signals.stop_if_asked()
             raise
         except TlxError as error:
-            tried = replace(tried, error=str(late_refusal(error)))
+            record = replace(record, error=str(late_refusal(error)))
         system = self.study._storage.get_trial(trial._trial_id).system_attrs
-        tried = replace(
-            tried,
+        record = replace(
+            record,
             ended_ms=now_ms(),
             system={k: v for k, v in system.items() if k != "fixed_params"},
         )
-        self.journal.append(plain(tried), sync=False)
-        self._remember(tried)
-        return tried
+        self.journal.append(plain(record), sync=False)
+        self._remember(record)
+        return record
 
-    def _found(self, trial: optuna.Trial, tried: TrialRecord) -> TrialRecord | None:
+    def _reuse(self, trial: optuna.Trial, record: TrialRecord) -> TrialRecord | None:
         """Return what is known of the configuration; None: to be run.
 
         It is complete, or given up and again so by today's trials.
         """
-        known = self.known.get(tried.configuration) or next(
+        known = self.known.get(record.configuration) or next(
             (
                 from_storage(self.search, t)
                 for t in self.study.get_trials(deepcopy=False)
-                if t.user_attrs.get(TOLD, {}).get("configuration") == tried.configuration
+                if t.user_attrs.get(RECORD_ATTR, {}).get("configuration") == record.configuration
                 and t.number != trial.number
                 and t.state in (TrialState.COMPLETE, TrialState.PRUNED)
             ),
@@ -243,8 +243,8 @@ class _Process:
         )
         if known is None or (self.search.objectives[1:] == ("energy",) and known.energy_j is None):
             return None
-        tried = replace(
-            tried,
+        record = replace(
+            record,
             by_split=known.by_split,
             seconds=known.seconds,
             energy_j=known.energy_j,
@@ -256,17 +256,17 @@ class _Process:
             for step, value in known.reports:
                 self._report(trial, reports, int(step), value, judged=known.state == PRUNED)
         except GivenUp:
-            return replace(tried, state=PRUNED, reports=reports)
+            return replace(record, state=PRUNED, reports=reports)
         if known.state == PRUNED:
             return None
-        return self._ended(replace(tried, reports=reports), known.state)
+        return self._ended(replace(record, reports=reports), known.state)
 
-    def _run(self, trial: optuna.Trial, tried: TrialRecord) -> TrialRecord:
+    def _run(self, trial: optuna.Trial, record: TrialRecord) -> TrialRecord:
         reports: list[list[float]] = []
         self.evaluator.spent = ScoredTrial(by_split=[], seconds=0.0)
         try:
             scored = self.evaluator.evaluate(
-                tried.values, functools.partial(self._report, trial, reports)
+                record.values, functools.partial(self._report, trial, reports)
             )
             state = DIVERGED if scored.diverged else COMPLETE
             if scored.diverged:
@@ -278,7 +278,7 @@ class _Process:
             scored, state = self.evaluator.spent, PRUNED
         return self._ended(
             replace(
-                tried,
+                record,
                 reports=reports,
                 by_split=scored.by_split,
                 seconds=scored.seconds,
@@ -288,12 +288,12 @@ class _Process:
             state,
         )
 
-    def _ended(self, tried: TrialRecord, state: str) -> TrialRecord:
+    def _ended(self, record: TrialRecord, state: str) -> TrialRecord:
         if state != COMPLETE:
-            return replace(tried, state=state)
-        costs: dict[str, float | None] = {"time": tried.seconds, "energy": tried.energy_j}
+            return replace(record, state=state)
+        costs: dict[str, float | None] = {"time": record.seconds, "energy": record.energy_j}
         objectives = [
-            sum(tried.by_split) / len(tried.by_split),
+            sum(record.by_split) / len(record.by_split),
             *(costs[name] for name in self.search.objectives[1:]),
         ]
         if None in objectives:
@@ -303,7 +303,7 @@ class _Process:
                 remedy="give --watts (of a busy core), or use --objective accuracy,time",
             )
         return replace(
-            tried, state=state, objectives=[float(o) for o in objectives if o is not None]
+            record, state=state, objectives=[float(o) for o in objectives if o is not None]
         )
 
     def _report(
@@ -319,11 +319,11 @@ class _Process:
         What was reported before a kill is not reported again.
         """
         if signals.stopping():
-            raise Stopped(signals.asked())
+            raise Stopped(signals.received())
         if reports and reports[-1][0] >= step:
             return
         reports.append([step, value])
-        if not self.search.hears(step):
+        if not self.search.is_judged_at(step):
             return
         reported = self.study._storage.get_trial(trial._trial_id).intermediate_values
         if step not in reported:
@@ -337,20 +337,20 @@ class _Process:
         ):
             raise GivenUp
 
-    def _tell(self, trial: optuna.Trial, tried: TrialRecord) -> None:
-        state = state_of(self.search, tried)
+    def _report_to_optuna(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        state = state_of(self.search, record)
         with self.place.writing():
-            trial.set_user_attr(TOLD, user_attrs(tried))
+            trial.set_user_attr(RECORD_ATTR, user_attrs(record))
             self.study.tell(
                 trial.number,
-                tried.objectives if state == TrialState.COMPLETE else None,
+                record.objectives if state == TrialState.COMPLETE else None,
                 state=state,
             )
 
-    def _remember(self, tried: TrialRecord) -> None:
-        before = self.known.get(tried.configuration)
-        if tried.state != FAILED and (before is None or before.state == PRUNED):
-            self.known[tried.configuration] = tried
+    def _remember(self, record: TrialRecord) -> None:
+        before = self.known.get(record.configuration)
+        if record.state != FAILED and (before is None or before.state == PRUNED):
+            self.known[record.configuration] = record
 
 
 def _suggested(trial: optuna.Trial, parameter: Parameter) -> Any:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ... import files, locks
 from ...errors import LATE, TlxError, TrialsFailedError
 from ...lab import environment, signals
-from ...lab.engines import local as engines_local
+from ...lab.engines import ENGINES
 from ...lab.settings import Settings
 from ...lab.store import Draft, Store
 from ...lab.tasks import Event, Finished, Progress, RunOptions, Task, Waiting
@@ -311,7 +311,7 @@ def _run(
         )
         for number in range(max(1, workers))
     ]
-    conditions = RunOptions(
+    options = RunOptions(
         timeout_s=None,
         retries=RESTARTS,
         preload=("torch", *ready.preload),
@@ -319,8 +319,8 @@ def _run(
         initialise="tlx.models.training:deterministic",
         devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
     )
-    for outcome in engines_local.run_all(
-        tasks, workers=workers, threads=settings.threads, on_event=hear, conditions=conditions
+    for outcome in ENGINES[settings.engine](
+        tasks, workers=workers, threads=settings.threads, on_event=hear, options=options
     ):
         if outcome.error is not None:
             raise outcome.error
