@@ -45,9 +45,9 @@ FAR = (
 )  # levels that are left out where all else is far above them
 PLAIN = "source network"  # a panel of this line alone needs no legend
 RANGES = {
+    "accuracy": (0.0, 1.0),
     "fraction": (0.0, 1.0),
     "share": (0.0, 1.0),
-    "1": (0.0, 1.0),
     "ratio": (0.0, None),
     "dimensions": (0.0, None),
 }  # unit → ends, which a wide interval passes and a panel does not
@@ -227,7 +227,7 @@ def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _plain(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['mean']:.3g} %" if row["unit"] == "fraction" else f"{row['mean']:.3g}"
+    return f"{100 * row['mean']:.3g} %" if row["unit"] == "accuracy" else f"{row['mean']:.3g}"
 
 
 def _scale(axes: Axes, rows: Rows) -> None:
@@ -242,7 +242,7 @@ def _scale(axes: Axes, rows: Rows) -> None:
     )
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     axes.ticklabel_format(axis="y", useOffset=False)
-    if unit == "fraction":
+    if unit == "accuracy":
         axes.yaxis.set_major_formatter(
             PercentFormatter(1.0, decimals=figures._percent_decimals(axes), symbol="")
         )

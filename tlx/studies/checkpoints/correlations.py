@@ -13,11 +13,12 @@ from ... import files, metrics
 from ...errors import BadDataError
 from ...lab.store import Store
 from ...result import FINISHED
+from ..layer_measures import LAYER_METRICS
 
 CHAIN, RESULTS = "chain.json", "checkpoints.json"
 LIMIT = 256 << 20  # bytes of either
 SCOPES = ("all", "source", "checkpoint")
-CORRELATED = ("id", "ss_ratio", "rsa_contrast", "rsa_label", "cka_label")
+CORRELATED = tuple(name for name, metric in LAYER_METRICS.items() if metric.correlated)
 
 Row = Mapping[str, Any]
 

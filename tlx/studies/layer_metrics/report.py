@@ -16,11 +16,12 @@ from ...plots import tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..drawings import Drawings
+from ..layer_measures import LAYER_METRICS
 from . import figures as layer_metrics_figures
 from . import table as layer_metrics_table
 from .columns import UNITS
 
-SHOWN = ("ss_ratio", "id", "rsa_contrast", "rsa_label", "cka_label")  # drawn over the layers
+SHOWN = tuple(name for name, metric in LAYER_METRICS.items() if metric.shown)
 MODELS_UP_TO = 24  # lines of metrics on the study's run
 LINES_UP_TO = 40  # of the closing table
 COMPARED = "rdm_comparison.json"
