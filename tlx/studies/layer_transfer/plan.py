@@ -9,6 +9,7 @@ from pathlib import Path
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ... import files
+from ...data.hold_out import halves
 from ...errors import MissingError, TlxError, UnknownNameError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...lab.store import Store
@@ -20,7 +21,7 @@ from ..base import Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
 from ..whole_dataset import WEIGHTS, TrainingInputs
-from ..whole_dataset_inputs import Pools, Progress, halves, listed, read
+from ..whole_dataset_inputs import Pools, Progress, listed, read
 from . import spec as layer_transfer_spec
 from . import trial as layer_transfer_trial
 from .spec import BN_MODES, TREATMENTS, LayerTransfer, LayerTransferGrid
@@ -141,7 +142,9 @@ def plan_layer_transfer(
     if not half:
         given = _given_source(spec, treatments, notes)
     folder = listed(spec, settings, notes)
-    classes = halves(folder.classes, spec.halves, spec.seed) if half else ((), folder.classes)
+    classes: tuple[tuple[str, ...], tuple[str, ...]] = ((), folder.classes)
+    if half:
+        classes = halves(folder.classes, spec.halves, spec.seed, "--source half")
     pools = read(spec, settings, progress, folder)
     notes += pools.notes
     inputs, content = pools.task(classes[1])

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ... import files
+from ...data.hold_out import halves
 from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...models import backbones, network
@@ -19,7 +20,7 @@ from ..base import Stage, Trial
 from ..few_shot_inputs import ErrorCollector, common_settings
 from . import report as quanta_report
 from . import trial as quanta_trial
-from .data import Progress, QuantaImages, folder_of, halves, images_of
+from .data import Progress, QuantaImages, folder_of, images_of
 from .source import SourceOf, source_of, source_study
 from .spec import CO, EXPERIMENT, Quanta, QuantaGrid
 from .trial import QuantaInputs
@@ -127,7 +128,7 @@ def plan_quanta(
     classes: Sequence[str] = folder.classes
     suffix = ""
     if sweep.halves:
-        first, classes = halves(folder.classes, spec.seed)
+        first, classes = halves(folder.classes, "random", spec.seed, "--halves")
         learned, suffix = (
             images_of(folder, first, spec, row, settings, progress, suffix=" first half"),
             " second half",
