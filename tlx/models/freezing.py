@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UnknownNameError, UsageError, raise_all
+from .recipe import BN_MODES
 
 if TYPE_CHECKING:
     from .network import Network
@@ -30,8 +31,6 @@ __all__ = [
     "parameter_groups",
     "published_configuration",
 ]
-
-BN_MODES = ("frozen", "adapt", "keras2")
 
 
 def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:

@@ -19,6 +19,7 @@ from ...errors import Stopped
 from ...spec import derive_seed
 from .. import lone_rows
 from ..augments import augmented
+from ..frozen_prefix.choice import CacheRequest
 from ..network import Network
 from ..samples import BatchLoader, Samples, spans
 from ..training_loop import (
@@ -118,7 +119,7 @@ class _QuantaTraining(TrainingLoop[QuantaOutcome, np.ndarray]):
         rows, choice = quanta_batches.rows(
             self.source,
             feeds,
-            quanta_batches.OutputCacheRequest(
+            CacheRequest(
                 batch_size=recipe.batch_size,
                 score_batch=EVALUATION_BATCH,
                 epochs=recipe.epochs,

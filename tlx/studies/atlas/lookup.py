@@ -23,7 +23,7 @@ from ...lab.store import JOURNAL, Store
 from ...models import backbones
 from ...result import FINISHED, Result
 from ...spec import Spec
-from ..layer_transfer.spec import DEFAULT, LayerTransfer, LayerTransferGrid
+from ..layer_transfer.spec import LayerTransfer, LayerTransferGrid
 from ..parameter_distance.spec import (
     UNKNOWN,
     ParameterDistance,
@@ -32,7 +32,7 @@ from ..parameter_distance.spec import (
 )
 from ..quanta.data import images_of
 from ..quanta.spec import WITNESS, Quanta, QuantaGrid
-from ..whole_dataset import WEIGHTS
+from ..whole_dataset import DEFAULT, WEIGHTS
 from ..whole_dataset_inputs import read
 from .spec import Atlas, AtlasGrid
 

@@ -11,6 +11,7 @@ from ...result import FINISHED, Result
 from ..layer_measures import DISSIMILARITY, DISSIMILARITY_UNITS, LAYER_METRICS
 from ..layer_transfer import report as layer_transfer_report
 from ..quanta import report as quanta_report
+from ..quanta.spec import CO, WITNESS
 
 ACCURACY = "accuracy"  # unit: a fraction of the images, shown in per cent
 NORM = "mean_abs"  # of parameter distance, where a study has several
@@ -107,11 +108,11 @@ def _lambda(taken: Taken) -> Iterable[Row]:
 
 def _gated(taken: Taken) -> Iterable[Row]:
     for row in quanta_report.rows_of(taken.results):
-        if row["test_accuracy"] is not None and row["gate"] != quanta_report.CO:
+        if row["test_accuracy"] is not None and row["gate"] != CO:
             yield _of_quanta(row, "test_accuracy", taken)
 
 
-GATES = {"alone": "gated alone", quanta_report.CO: "all at once", quanta_report.WITNESS: "witness"}
+GATES = {"alone": "gated alone", CO: "all at once", WITNESS: "witness"}
 
 
 def _of_quanta(row: Mapping[str, Any], name: str, taken: Taken) -> Row:

@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 STEM = "atlas"
-LIMIT = 256 << 20  # bytes of atlas.json
 COLUMNS = (
     "panel",
     "line",
@@ -138,7 +137,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     path = store.study_folder(study["key"]) / f"{STEM}.json"
     if not path.is_file():
         return {}
-    kept = files.read_json(path, limit=LIMIT)
+    kept = files.read_json(path, limit=reporting.RECORD_BYTES)
     if not kept["rows"]:
         return {}
     units = _units(study, tuple(PANELS))

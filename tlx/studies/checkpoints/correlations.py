@@ -14,9 +14,9 @@ from ...errors import BadDataError
 from ...lab.store import Store
 from ...result import FINISHED
 from ..layer_measures import LAYER_METRICS
+from ..reporting import RECORD_BYTES
+from .spec import CHAIN, RESULTS
 
-CHAIN, RESULTS = "chain.json", "checkpoints.json"
-LIMIT = 256 << 20  # bytes of either
 SCOPES = ("all", "source", "checkpoint")
 CORRELATED = tuple(name for name, metric in LAYER_METRICS.items() if metric.correlated)
 
@@ -32,7 +32,7 @@ def gather(store: Store, key: str) -> None:
     path = store.root / "studies" / key / CHAIN
     if not path.is_file():
         return
-    chain = files.read_json(path, limit=LIMIT)
+    chain = files.read_json(path, limit=RECORD_BYTES)
     result = functools.cache(store.find_or_none)
     pretraining = [
         {"source": row["source"], "seed": row["seed"], **moment}

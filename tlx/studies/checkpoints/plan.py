@@ -25,12 +25,13 @@ from ..layer_metrics.spec import LayerMetrics
 from ..pretraining import plan as pretraining_plan
 from ..pretraining import spec as pretraining_spec
 from ..pretraining.spec import CHECKPOINTS, PreTraining
+from ..reporting import RECORD_BYTES
 from ..whole_dataset import WholeDataset
 from . import report as checkpoints_report
 from . import trial as checkpoints_trial
-from .correlations import CHAIN, LIMIT
 from .layers import LayerStudy, plan_layers
 from .spec import (
+    CHAIN,
     EXPERIMENT,
     UNTRAINED,
     CheckpointGrid,
@@ -229,9 +230,9 @@ class CheckpointPlan:
         )
         path = files.make_folder(store.study_folder(key)) / CHAIN
         store.unseal_study(key)
-        before = (
-            files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
-        )
+        before: dict[str, Any] = {"cells": [], "scored": []}
+        if path.is_file():
+            before = files.read_json(path, limit=RECORD_BYTES)
         files.write_json(
             path,
             {

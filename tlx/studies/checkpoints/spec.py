@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ...errors import UsageError
-from ...spec import Spec, setting
-from ..few_shot import RANDOM
+from ...models.recipe import Recipe
+from ...spec import Spec, setting, setting_of
+from ..few_shot import RANDOM, FewShotTrial
 from ..pretraining.spec import THESIS
 from ..whole_dataset import WholeDataset
 
 ALL, LAST = "all", "last"
+CHAIN, RESULTS = "chain.json", "checkpoints.json"  # files of a study's folder
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "quick": {  # about a minute on two cores
         "sources": ("digits", "digits_split1", "digits_split2", "digits_noise", RANDOM),
@@ -79,17 +81,8 @@ class CheckpointGrid(Spec):
     targets: tuple[str, ...] = setting(
         (), short="t", help="what they are fine-tuned on and analyzed with. Default: the protocol's"
     )
-    architecture: str = setting(
-        "mnist-cnn",
-        short="a",
-        help="backbone: a row of `tlx backbones`, a torchvision or timm: name",
-    )
-    input_size: int | None = setting(
-        None,
-        low=8,
-        high=4096,
-        help="pixels of the square the network sees. Default: the backbone's",
-    )
+    architecture: str = setting_of(FewShotTrial, "architecture")
+    input_size: int | None = setting_of(FewShotTrial, "input_size")
     seeds: int | None = setting(
         None,
         low=1,
@@ -124,7 +117,7 @@ class CheckpointGrid(Spec):
     fine_tune_epochs: int | None = setting(
         None, low=1, high=100_000, help="epochs of the fine-tuning. Default: the protocol's"
     )
-    batch_size: int = setting(64, low=1, high=65_536, short="b", help="images a step, of both")
+    batch_size: int = setting_of(Recipe, "batch_size", help="images a step, of both")
     learning_rate: float | None = setting(
         None, low=1e-8, high=1e3, help="Adam's rate in pre-training. Default: the protocol's"
     )

@@ -28,7 +28,7 @@ from . import trial as layer_metrics_trial
 from .spec import LayerMetrics, Observed
 from .trial import RDMS, Activations
 
-WEIGHTS = (".safetensors", ".pth", ".pt", ".th", ".h5")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".h5")
 TAG = re.compile(r"\d+(_\d+)?", re.ASCII)
 ROUNDING = 1e-12
 COMPARED = 400  # dissimilarity matrices that are compared pair by pair
@@ -113,10 +113,10 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
     if (path / "header.json").is_file():
         return [_of_dump(path, observed)]
     if path.is_dir():
-        paths = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
+        paths = sorted((p for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES), key=_moment)
         if not paths:
             error = MissingError("weight file", path)
-            error.expected = f"files ending in {', '.join(WEIGHTS)}"
+            error.expected = f"files ending in {', '.join(WEIGHT_SUFFIXES)}"
             raise error
         called = path.name.removesuffix("-checkpoints")
         return [
@@ -127,7 +127,7 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
     if re.fullmatch(r"[0-9a-f]{6,64}", word):
         dumps = Dumps(dump_folder(settings))
         return [_of_dump(dumps.root / dumps.find(word), observed)]
-    if word.startswith((".", "/", "~")) or path.suffix in WEIGHTS:
+    if word.startswith((".", "/", "~")) or path.suffix in WEIGHT_SUFFIXES:
         raise MissingError("dump, weight file or folder of them", path)
     spec = observed.replace(trained_on=word).resolved
     return [MeasuredLayers(spec, word, spec.source or "")]

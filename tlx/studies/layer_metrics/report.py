@@ -125,7 +125,7 @@ def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
     Where stimuli were resampled.
     """
     path = folder / COMPARED
-    compared = files.read_json(path, limit=256 << 20) if path.is_file() else {}
+    compared = files.read_json(path, limit=reporting.RECORD_BYTES) if path.is_file() else {}
     intervals = compared.get("bootstrap", {})
     for of, low, high in zip(
         compared.get("names", []),
@@ -155,7 +155,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     path = store.study_folder(study["key"]) / COMPARED
     if not path.is_file():
         return drawings
-    compared = files.read_json(path, limit=256 << 20)
+    compared = files.read_json(path, limit=reporting.RECORD_BYTES)
     names = [row["layer"] for row in compared["names"]]
     if len(names) <= layer_metrics_figures.MAP_UP_TO:
         drawings["rdm_comparison"] = lambda form: layer_metrics_figures.comparison_map(

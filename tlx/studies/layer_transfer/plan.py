@@ -14,6 +14,7 @@ from ...errors import MissingError, TlxError, UnknownNameError, UsageError, rais
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones, chopped
+from ...models.recipe import BN_MODES
 from ...models.weights import promises
 from ...result import FINISHED
 from .. import batches
@@ -24,7 +25,7 @@ from ..whole_dataset import WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, Progress, listed, read
 from . import spec as layer_transfer_spec
 from . import trial as layer_transfer_trial
-from .spec import BN_MODES, TREATMENTS, LayerTransfer, LayerTransferGrid
+from .spec import TREATMENTS, LayerTransfer, LayerTransferGrid
 
 OF = {
     "AnB": ("A", True),

@@ -34,8 +34,7 @@ from ..activations import dump_folder
 from ..base import Stage, Trial, TrialFigures, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
-from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WEIGHTS, TrainingInputs
+from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, read
 from . import domain_gap as parameter_distance_domain_gap
 from . import report as parameter_distance_report

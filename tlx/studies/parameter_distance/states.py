@@ -14,9 +14,8 @@ from ...lab.store import Store
 from ...models.weights.promises import permitted
 from ...result import FINISHED, Result
 from ..chop.spec import Chop, Pruning
-from ..layer_transfer.spec import DEFAULT
 from ..pretraining.spec import PreTraining
-from ..whole_dataset import WEIGHTS
+from ..whole_dataset import DEFAULT, WEIGHTS
 from .spec import TargetTuning
 
 KEPT = (WEIGHTS, "network.safetensors")  # what trials call the weights that they keep

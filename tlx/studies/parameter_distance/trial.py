@@ -24,8 +24,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import IntegrityError
 from ...result import FINISHED, Result
 from ...spec import derive_seed
-from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WEIGHTS, TrainingInputs
+from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
 from .spec import DRAWN, LAYER, RANDOM, UNKNOWN, ParameterDistance, TargetTuning
 
 if TYPE_CHECKING:

@@ -9,10 +9,12 @@ from typing import Any, ClassVar
 
 from ...errors import UsageError
 from ...models.recipe import Recipe
-from ...spec import Spec, setting
+from ...spec import Spec, setting, setting_of
+from ..few_shot import FewShotTrial
+from ..whole_dataset import WholeDataset
 
 EXPERIMENT = "Pre-training"
-WEIGHTS, CHECKPOINTS = "weights.safetensors", "checkpoints"
+CHECKPOINTS = "checkpoints"
 THESIS = ("0", "0_1", "0_3", "0_10", "0_30", "0_100", "0_300", "1", "3", "10", "30", "100")
 
 
@@ -55,52 +57,35 @@ class PreTraining(Recipe):
 
     kind: ClassVar[str] = "pretraining"
 
-    epochs: int = setting(100, low=1, high=100_000, short="e", help="epochs to train")
-    optimizer: str = setting(
-        "adam", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw"
-    )
-    learning_rate: float = setting(1e-4, low=1e-8, high=1e3, log=True, help="learning rate")
-    weight_decay: float = setting(
-        0.0, low=0.0, high=0.5, help="sgd: share of each weight taken away a step"
-    )
-    clip_norm: float = setting(
-        0.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off"
-    )
-    early_stopping: bool = setting(False, help="stop as --stopping says")
-    architecture: str = setting(
-        "mnist-cnn",
-        short="a",
-        help="backbone: a row of `tlx backbones`, a torchvision or timm: name",
-    )
+    epochs: int = setting_of(Recipe, "epochs", 100, help="epochs to train")
+    optimizer: str = setting_of(Recipe, "optimizer", "adam")
+    learning_rate: float = setting_of(Recipe, "learning_rate", 1e-4)
+    weight_decay: float = setting_of(Recipe, "weight_decay", 0.0)
+    clip_norm: float = setting_of(Recipe, "clip_norm", 0.0)
+    early_stopping: bool = setting_of(Recipe, "early_stopping", False)
+    architecture: str = setting_of(FewShotTrial, "architecture")
     dataset: str = setting(
         "mnist",
         identity=False,
         short="d",
         help="a name of `tlx datasets` (name:/path for one stored elsewhere), or a folder",
     )
-    input_size: int | None = setting(
-        None,
-        low=8,
-        high=4096,
-        help="pixels of the square the network sees. Default: the backbone's",
-    )
-    sizing: str = setting(
-        "squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect"
-    )
+    input_size: int | None = setting_of(FewShotTrial, "input_size")
+    sizing: str = setting_of(FewShotTrial, "sizing")
     val_per_class: int = setting(
         50, low=1, help="training images per class held back to choose the epoch"
     )
     train_per_class: int = setting(
         0, low=0, help="so many training images per class, the first that are left; 0: all"
     )
-    seed: int = setting(0, low=0, high=2**63 - 1, help="seed of weights, shuffles and dropout")
+    seed: int = setting_of(FewShotTrial, "seed", help="seed of weights, shuffles and dropout")
     checkpoints: tuple[str, ...] = setting(
         (),
         help="moments whose weights are kept: thesis (its twelve), or 0 "
         "(untrained), 0_K (after K batches), E (after E epochs), comma-separated",
     )
-    images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
-    shots: int = setting(0, cli=False, identity=False, help="0: all images")
+    images: str = setting_of(FewShotTrial, "images")
+    shots: int = setting_of(WholeDataset, "shots")
     split: int = setting(0, cli=False, identity=False)
 
     @property

@@ -11,8 +11,9 @@ from ...models.weights import promises
 from ...result import DIVERGED, Result
 from ...spec import derive_seed
 from ..few_shot import Inputs
-from ..training import score_test
-from .spec import CHECKPOINTS, WEIGHTS, PreTraining, checkpoint_steps
+from ..training import best_scores, fit_details, score_test, train_seconds, training_context
+from ..whole_dataset import WEIGHTS
+from .spec import CHECKPOINTS, PreTraining, checkpoint_steps
 
 if TYPE_CHECKING:
     from ...lab.store import Store
@@ -45,12 +46,8 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
 
     if kept:
         files.make_folder(context.folder / CHECKPOINTS)
-    place = training.TrainingContext(
-        context.device,
-        context.folder / "training.safetensors",
-        context.log,
-        context.tell,
-        context.stopping,
+    place = training_context(
+        context,
         moments=frozenset(kept),
         on_moment=keep,
     )
@@ -63,24 +60,12 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
         score=voting.accuracy,
         place=place,
     )
-    details = {
-        "classes": list(inputs.classes),
-        "ended": fitted.ended,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "train_images": len(inputs.train),
-        "val_images": len(inputs.val),
-        "test_images": len(inputs.test) if inputs.test else 0,
-        "checkpoints": list(kept.values()),
-        "parameters": sum(p.numel() for p in network.parameters()),
-    }
-    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    details = fit_details(network, inputs, fitted)
+    details |= {"best_epoch": fitted.best_epoch, "checkpoints": list(kept.values())}
+    scores = train_seconds(fitted)
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
-    scores |= {
-        f"best_{name}": fitted.history[fitted.best_epoch][name]
-        for name in ("val_accuracy", "val_loss")
-    }
+    scores |= best_scores(fitted)
     if inputs.test is not None:
         scores |= score_test(network, inputs, spec, place, details)
     checkpoints.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})

@@ -19,7 +19,8 @@ from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import common_settings
 from ..pretraining import spec as pretraining_spec
 from ..pretraining import trial as pretraining_trial
-from ..pretraining.spec import WEIGHTS, PreTraining
+from ..pretraining.spec import PreTraining
+from ..whole_dataset import WEIGHTS
 from .data import QuantaImages
 from .spec import Quanta, QuantaGrid
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...models.recipe import Recipe
 from ...result import DIVERGED, Result
 from ...spec import derive_seed
+from ..training import training_context
 from .spec import Quanta
 
 if TYPE_CHECKING:
@@ -67,13 +68,7 @@ def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
     source = (
         inputs.source.load(spec.weights) if inputs.source is not None and inputs.gates else None
     )
-    place = training.TrainingContext(
-        context.device,
-        context.folder / "training.safetensors",
-        context.log,
-        context.tell,
-        context.stopping,
-    )
+    place = training_context(context)
     parts = {"train": inputs.train, "val": inputs.val} | (
         {"test": inputs.test} if inputs.test is not None else {}
     )

@@ -12,13 +12,13 @@ from ...lab.store import Store
 from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 from ...plots import statistics, tables
 from ...result import Result
-from .. import drawings, result_warnings, summaries
+from .. import drawings, reporting, result_warnings, summaries
 from ..drawings import Drawings
 from . import figures as tuning_figures
 from . import final_tests
 
 COSTS = {"time": "Seconds of fitting and predicting, all splits", "energy": "Joules, all splits"}
-SEARCH, LIMIT = "search.json", 256 << 20  # its most bytes
+SEARCH = "search.json"
 SHOWN = 5  # trials in the closing table
 
 
@@ -47,7 +47,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     path = store.study_folder(study["key"]) / SEARCH
     if not path.is_file():
         return {}
-    kept, title = files.read_json(path, limit=LIMIT), study["title"]
+    kept, title = files.read_json(path, limit=reporting.RECORD_BYTES), study["title"]
     rows, caption = [row(trial) for trial in kept["trials"]], kept.get("warnings", ())
     drawings: dict[str, Callable[[str], bytes]] = {}
     if any(r["accuracy"] is not None for r in rows):
