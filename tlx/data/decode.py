@@ -214,7 +214,7 @@ def _levels(image: Image.Image) -> int:
 
 
 def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) -> None:
-    """Raise BadData if a picture of many grey levels keeps next to none of them."""
+    """Raise BadDataError if a picture of many grey levels keeps next to none of them."""
     if levels >= FEW_LEVELS > left and left * 4 <= levels:
         raise BadDataError(
             "image-range",
@@ -225,7 +225,7 @@ def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) 
 
 
 def _check_high_bytes(image: Image.Image, path: Path) -> None:
-    """Raise BadData the same way for 16-bit colours, of which Pillow returns the high bytes only.
+    """Raise BadDataError for 16-bit colours, of which Pillow returns the high bytes only.
 
     Several levels, all of them low, are a picture of fewer bits.
     """

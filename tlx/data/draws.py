@@ -94,7 +94,7 @@ def sha256_of(paths: Sequence[Path]) -> list[str]:
 def choose(folder: ImageFolder, plan: DrawPlan, digests: Digests = sha256_of) -> Drawn:
     """Choose the images of each CSV.
 
-    Raises BadData naming every class that has too few, before anything is drawn.
+    Raises BadDataError naming every class that has too few, before anything is drawn.
     """
     drawn = Drawn()
     images = sorted(folder.images, key=lambda image: os.fsencode(image.path))

@@ -48,7 +48,7 @@ class Rdms:
     pattern_descriptors: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise BadData for another shape, or a wrong number of descriptor values."""
+        """Raise BadDataError for another shape, or a wrong number of descriptor values."""
         rdms = self.dissimilarities
         if rdms.ndim != 2 or not len(rdms) or rdms.dtype.kind not in "fiu":
             raise BadDataError(
@@ -80,7 +80,7 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
 
     For rsatoolbox.rdm.load_rdm(path, "hdf5") and `read_rdms`.
 
-    Raises Usage for a descriptor that no HDF5 file can hold.
+    Raises UsageError for a descriptor that no HDF5 file can hold.
     """
     with files.atomic_write(Path(path)) as out, h5py.File(out, "w") as file:
         file.attrs["written_by"] = f"tlx {__version__}"

@@ -54,8 +54,8 @@ def bootstrap(
     a, b         RDMs of the same n stimuli, condensed or square
     method       a row of COMPARISONS that needs not all pairs: none of the whitened ones
     resamplings  how often n stimuli are drawn, with replacement and the same for both RDMs
-    raises       as compare_rdms; Usage: a whitened method, no resampling, a confidence not between
-                 0 and 1
+    raises       as compare_rdms; UsageError: a whitened method, no resampling, a confidence not
+                 between 0 and 1
 
     A pair of a stimulus with itself has no dissimilarity and is left out, as rsatoolbox does; pairs
     of a stimulus that was drawn more than once count more than once. Percentile interval: Efron &

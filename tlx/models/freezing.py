@@ -36,7 +36,7 @@ __all__ = [
 def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:
     """Copy blocks first…last of `source` into `network`.
 
-    Raises Usage unless both are of the same architecture.
+    Raises UsageError unless both are of the same architecture.
 
     What AnB needs: a pre-trained network whose blocks n+1…N come from one with random weights.
     """
@@ -81,7 +81,7 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
     that module, not
             the whole block that it begins)
     bn      "frozen", "adapt" or "keras2", of the batch norms inside what is frozen
-    A second call replaces the first. Raises UnknownName or Usage.
+    A second call replaces the first. Raises UnknownNameError or UsageError.
     """
     if bn not in BN_MODES:
         raise UnknownNameError("bn", bn, BN_MODES)

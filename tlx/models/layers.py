@@ -72,8 +72,8 @@ class Layer:
 def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
     """Return the names of these layers as dumps use them, in the order requested.
 
-    Raises UnknownName with the nearest, or Usage for a layer requested twice, with all that is
-    wrong.
+    Raises UnknownNameError with the nearest, or UsageError for a layer requested twice, with all
+    that is wrong.
     """
     problems: list[TlxError] = []
     resolved: dict[str, str | int] = {}
@@ -181,7 +181,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
 
     The layers are those of `resolve`; nothing is computed.
 
-    Raises Usage for a layer whose output is no tensor of one row an image.
+    Raises UsageError for a layer whose output is no tensor of one row an image.
     """
     wanted = [_parted(name) for name in names]
     calls = _run(network, [module for module, _ in wanted])

@@ -59,7 +59,7 @@ def find(store: Store, asked: str) -> list[str]:
 
     "all", a study's folder, its key or the key's first letters.
 
-    Missing if there is none, BadData if several begin with these letters.
+    MissingError if there is none, BadDataError if several begin with these letters.
     """
     keys = store.studies()
     if asked == EVERY and keys:
@@ -87,7 +87,7 @@ def redraw(store: Store, key: str, out: Path, form: str) -> Iterator[Path]:
 
     Those of its trials go into `out`/trials/<key>.
 
-    Every file that figures are made from is checked first: Integrity for a damaged one.
+    Every file that figures are made from is checked first: IntegrityError for a damaged one.
     """
     study = store.read_study(key)
     assert study is not None

@@ -90,7 +90,7 @@ def read(
 ) -> Pools:
     """Read the images of `folder` (else those of `spec`), divided and decoded.
 
-    Raises BadData with all errors.
+    Raises BadDataError with all errors.
     """
     notes: list[str] = []
     folder = folder or listed(spec, settings, notes)
@@ -205,7 +205,7 @@ def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sid
 def refuse_few(
     folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int], held: int
 ) -> None:
-    """Raise BadData, naming the classes, unless each has enough training images.
+    """Raise BadDataError, naming the classes, unless each has enough training images.
 
     Each needs more than are held for validation.
     """

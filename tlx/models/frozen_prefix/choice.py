@@ -160,7 +160,7 @@ def _keep(
 ) -> tuple[CachedBatches, CachedBatches]:
     """Cache the rows of training and validation.
 
-    Raises CannotSplit, Resource or Stopped.
+    Raises CannotSplit, ResourceError or Stopped.
     """
     trained = build_cache(computed, layout, computed.size, folder, wish.stopping)
     index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]

@@ -128,7 +128,7 @@ def chosen(
 ) -> dict[str, StudyMatch]:
     """Choose the study of each source: the one requested by its key, else the newest.
 
-    The beginning of a key is enough. Raises UnknownName for a key that none of them has.
+    The beginning of a key is enough. Raises UnknownNameError for a key that none of them has.
     """
     every = [match.study for matches in by_source.values() for match in matches]
     for key in keys:

@@ -213,7 +213,7 @@ def _means(metric: Mapping[str, float], area: Mapping[str, float]) -> tuple[floa
 
 
 def check_joined(layers: Sequence[Row], performance: Sequence[Row], where: object) -> None:
-    """Raise BadData where no model of one table is in the other."""
+    """Raise BadDataError where no model of one table is in the other."""
     known = {
         (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
         for row in layers

@@ -297,7 +297,7 @@ def plan_checkpoints(
 ) -> CheckpointPlan:
     """Check everything requested.
 
-    Raises Problems with all errors, before anything is trained.
+    Raises ErrorGroup with all errors, before anything is trained.
     """
     chain = chain.resolved
     gather = ErrorCollector()

@@ -171,7 +171,7 @@ class CheckpointGrid(Spec):
     def resolved(self) -> Self:
         """Return the settings with all defaults of the protocol.
 
-        Raises Usage for duplicate names, or a single moment to score.
+        Raises UsageError for duplicate names, or a single moment to score.
         """
         row = PROTOCOLS[self.protocol]
         grid = self.replace(
@@ -204,7 +204,7 @@ class CheckpointGrid(Spec):
     def chosen(self, tags: tuple[str, ...]) -> tuple[str, ...]:
         """Return which of a training's checkpoints are fine-tuned: a single one always is.
 
-        Raises Usage for one that is not kept.
+        Raises UsageError for one that is not kept.
         """
         asked = self.from_checkpoints
         if asked == (ALL,) or len(tags) == 1:

@@ -30,7 +30,7 @@ def chop_study(
 ) -> tuple[Stage, list[str]]:
     """Return every cut of every repeat and the whole network, ready to run, and notes.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
     depth, title = _blocks(spec)
     most = chopped.most_blocks(spec.model, depth)

@@ -46,7 +46,7 @@ def feature_extraction_study(
 ) -> tuple[Stage, PreflightResult]:
     """Return every classifier on every draw, ready to run.
 
-    Its activations are extracted (once, ever). Raises Problems with all errors.
+    Its activations are extracted (once, ever). Raises ErrorGroup with all errors.
     """
     names = sweep.classifiers
     result = look_at_features(spec, few, settings, progress)

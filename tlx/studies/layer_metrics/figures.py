@@ -64,7 +64,7 @@ def delta_to_baseline(
 
     See `series.difference`.
 
-    Raises UnknownName if the rows have no such model.
+    Raises UnknownNameError if the rows have no such model.
     """
     lines = layer_metrics_series.difference(rows, metric, baseline)
     label = f"Difference to {layer_axes.short([baseline])[0]}\n{axis_title(metric, rows)}"

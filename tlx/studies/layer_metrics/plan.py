@@ -56,7 +56,7 @@ def plan_layer_metrics(
 ) -> Stage:
     """Plan the study of every requested network, its activations extracted or found.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
 
     What was done to weights and images joins `notes`.
     """

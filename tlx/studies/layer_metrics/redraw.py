@@ -31,8 +31,8 @@ def redraw(
     out       folder of the figures: that of the table if None
     metrics   of `layer_table.METRICS`; "all" means every one in the table
 
-    Everything requested is checked before anything is drawn. Raises UnknownName for a metric, model
-    or form that does not exist, BadData for a metric without a number.
+    Everything requested is checked before anything is drawn. Raises UnknownNameError for a metric,
+    model or form that does not exist, BadDataError for a metric without a number.
     """
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)

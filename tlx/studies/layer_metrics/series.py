@@ -37,7 +37,7 @@ class Line:
 
 
 def check(metric: str) -> None:
-    """Raise UnknownName unless the metric is a column that can be drawn."""
+    """Raise UnknownNameError unless the metric is a column that can be drawn."""
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
 
@@ -45,7 +45,7 @@ def check(metric: str) -> None:
 def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
     """Return the rows in which the metric is known.
 
-    Raises UnknownName if it is no metric.
+    Raises UnknownNameError if it is no metric.
     """
     check(metric)
     return [
@@ -118,7 +118,7 @@ def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
     At the same checkpoint, or else at the baseline's last.
 
     Two seeds or more that both have are paired, and give a confidence interval; else the means are
-    subtracted. Raises UnknownName for a baseline that is no model of the rows.
+    subtracted. Raises UnknownNameError for a baseline that is no model of the rows.
     """
     rows = having(rows, metric)
     if baseline not in (known := distinct(row["model"] for row in rows)):

@@ -127,7 +127,7 @@ def plan_layer_transfer(
 ) -> LayerTransferPlan:
     """Return the plan.
 
-    Raises Problems with all errors, before anything is trained.
+    Raises ErrorGroup with all errors, before anything is trained.
     """
     sketch = backbones.meta_model(spec.architecture)
     depth = len(sketch.blocks)
@@ -212,7 +212,7 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
 def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
     """Return the requested treatments in canonical spelling.
 
-    Raises Problems with invalid names and numbers.
+    Raises ErrorGroup with invalid names and numbers.
     """
     spelt = {name.lower(): name for name in TREATMENTS}
     problems: list[TlxError] = [

@@ -313,7 +313,7 @@ def plan_parameter_distance(
 ) -> ParameterDistancePlan:
     """Return the plan.
 
-    Raises Problems with all errors, before anything is trained. finetuned: the words of -b.
+    Raises ErrorGroup with all errors, before anything is trained. finetuned: the words of -b.
     """
     gather, store = ErrorCollector(), open_store(settings)
     words = [
@@ -396,7 +396,7 @@ def _sense(
     pretrained: WeightState,
     targets: dict[str, list[WeightState]],
 ) -> None:
-    """Raise Usage for options that do not go together."""
+    """Raise UsageError for options that do not go together."""
     problems: list[TlxError] = []
     if spec.architecture == UNKNOWN:
         if random is None or pretrained.path == DEFAULT or not targets or tuning.dataset:

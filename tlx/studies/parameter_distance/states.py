@@ -48,8 +48,8 @@ def state_of(word: str, store: Store, where: str) -> WeightState:
 
     A trial is given by its folder, its key, or the beginning of its key.
 
-    Raises Missing, BadData for a trial without weights, Usage for a beginning that several have;
-    `where` is the option.
+    Raises MissingError, BadDataError for a trial without weights, UsageError for a beginning that
+    several have; `where` is the option.
     """
     if word == DEFAULT:
         return WeightState(DEFAULT, DEFAULT)

@@ -172,7 +172,7 @@ def drawn(spec: ParameterDistance, pretrained: str) -> Any:
 def digest(architecture: str, weights: str | None) -> str:
     """Return what identifies a state: the SHA-256 of its file, or drawn.
 
-    Raises Missing and what `backbones.digest` raises.
+    Raises MissingError and what `backbones.digest` raises.
     """
     from ...models import backbones
     from ...models.weights import promises
@@ -187,7 +187,7 @@ def digest(architecture: str, weights: str | None) -> str:
 
 
 def _check(spec: ParameterDistance, inputs: WeightTriple) -> None:
-    """Raise Integrity unless the states are those that the study was planned with."""
+    """Raise IntegrityError unless the states are those that the study was planned with."""
     from ...models.weights import promises
 
     for weights, expected in zip(

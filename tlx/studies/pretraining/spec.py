@@ -23,8 +23,8 @@ def checkpoint_steps(tags: Sequence[str], steps: int, epochs: int) -> dict[int, 
 
     "0_K" is after K batches, "E" after E epochs of `steps` batches.
 
-    Of two that fall together the later one counts. Usage for a tag that is none, or beyond the last
-    epoch.
+    Of two that fall together the later one counts. UsageError for a tag that is none, or beyond
+    the last epoch.
     """
     result: dict[int, str] = {}
     for tag in THESIS if tuple(tags) == ("thesis",) else tags:

@@ -101,7 +101,7 @@ def plan_quanta(
 ) -> QuantaPlan:
     """Check all that a study needs: networks, positions, data, weights.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
     gather = ErrorCollector()
     gates: dict[str, Gates] = {}
@@ -147,7 +147,7 @@ def plan_quanta(
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
     """Return position → its gates.
 
-    Raises Usage for one that is none, or where the outputs of source and target differ.
+    Raises UsageError for one that is none, or where the outputs of source and target differ.
     """
     target = _shape_of(spec, spec.architecture)
     source = (

@@ -47,14 +47,14 @@ class SourceOf:
     def digest(self) -> str:
         """Return what identifies the weights.
 
-        Raises Missing, UnknownName or an error of the file.
+        Raises MissingError, UnknownNameError or an error of the file.
         """
         return backbones.digest(self.architecture, self.weights, self.source)
 
     def load(self, sha256: str | None = None) -> Network:
         """Load the network, in evaluation mode.
 
-        sha256: `digest` when the study was planned; Integrity if it has changed since.
+        sha256: `digest` when the study was planned; IntegrityError if it has changed since.
         """
         row = backbones.lookup(self.architecture)
         state = None
@@ -98,7 +98,7 @@ class SourceOf:
 def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
     """Return where the source's weights are; None where the study is to train them.
 
-    Raises Usage for options in conflict.
+    Raises UsageError for options in conflict.
     """
     given = {
         "--model": spec.model,

@@ -96,7 +96,7 @@ def plan_search(
 ) -> SearchPlan:
     """Check everything, extract what is missing, and plan the search.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
     tuning_samplers.check(asked.sampler)
     asked.budget_s  # noqa: B018 — said before anything is read
@@ -110,7 +110,7 @@ def plan_search(
 
 
 def _check_energy(asked: Search, settings: Settings) -> None:
-    """Raise Resource if energy is minimised or bounded, and no energy can be measured."""
+    """Raise ResourceError if energy is minimised or bounded, and no energy can be measured."""
     wanted = [
         option
         for option, is_asked in (
@@ -302,7 +302,7 @@ def _networks(
 def _check_batches(
     spec: FineTuning, space: Space, sides: dict[bool, CropVariant], network: Network
 ) -> None:
-    """Raise Usage if a drawable batch size leaves a single row that cannot be trained on."""
+    """Raise UsageError if a drawable batch size leaves a single row that cannot be trained on."""
     searched = {parameter.name: parameter for parameter in space.parameters}
     if "batch_size" not in searched:
         return

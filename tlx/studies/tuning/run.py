@@ -132,7 +132,7 @@ class SearchReport:
         return sum(len(t.by_split) for t in tried), len(tried) * most_fits(self.ready.inputs)
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """Raise TrialsFailed if a trial has failed, Untracked if records are unsent.
+        """Raise TrialsFailedError if a trial has failed, UntrackedError if records are unsent.
 
         The latter if they were required.
 
