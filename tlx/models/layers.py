@@ -78,19 +78,20 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
     problems: list[TlxError] = []
     resolved: dict[str, str | int] = {}
     known = network.layers()
-    for asked in layers:
+    for requested in layers:
         try:
-            name = _canonical(network, known, asked)
+            name = _canonical(network, known, requested)
         except TlxError as error:
             problems.append(error)
             continue
         if name in resolved:
             problems.append(
                 UsageError(
-                    "layer-twice", f"'{resolved[name]}' and '{asked}' are the same layer, {name}"
+                    "layer-twice",
+                    f"'{resolved[name]}' and '{requested}' are the same layer, {name}",
                 )
             )
-        resolved[name] = asked
+        resolved[name] = requested
     raise_all(problems)
     if not resolved:
         raise UsageError(
@@ -99,8 +100,8 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
     return tuple(resolved)
 
 
-def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | int) -> str:
-    text = str(asked)
+def _canonical(network: Network, known: Mapping[str, nn.Module], requested: str | int) -> str:
+    text = str(requested)
     if text in known or text == INPUT:
         return text
     inner, colon, function = text.rpartition(":")

@@ -54,7 +54,7 @@ TRIALS: Mapping[
 }
 
 
-def find(store: Store, asked: str) -> list[str]:
+def find(store: Store, requested: str) -> list[str]:
     """Return the keys of the requested studies.
 
     "all", a study's folder, its key or the key's first letters.
@@ -62,20 +62,20 @@ def find(store: Store, asked: str) -> list[str]:
     MissingError if there is none, BadDataError if several begin with these letters.
     """
     keys = store.studies()
-    if asked == EVERY and keys:
+    if requested == EVERY and keys:
         return keys
-    matches = [key for key in keys if asked in (key, str(store.study_folder(key)))]
-    matches = matches or [key for key in keys if asked and key.startswith(asked)]
+    matches = [key for key in keys if requested in (key, str(store.study_folder(key)))]
+    matches = matches or [key for key in keys if requested and key.startswith(requested)]
     if not matches:
         raise MissingError(
-            f"study '{asked}'",
+            f"study '{requested}'",
             store.root,
             made_by="--store FOLDER, the results of another store",
         )
     if len(matches) > 1:
         raise BadDataError(
             "ambiguous-key",
-            f"{len(matches)} studies begin with '{asked}'",
+            f"{len(matches)} studies begin with '{requested}'",
             where=store.root,
             expected=f"more letters of one: {', '.join(key[:12] for key in matches)}",
         )

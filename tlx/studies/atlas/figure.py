@@ -99,55 +99,67 @@ def atlas(
         below = (len(foot) * SMALL * 1.32 + 8) / 72
         above = 0.36 if title else 0.08
         height = max(len(groups), 1) * HEIGHT + named.reach + 0.55 + below + above
-        figure = Figure(figsize=(width, height), dpi=figures.DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        engine = figure.get_layout_engine()
-        assert isinstance(engine, ConstrainedLayoutEngine)
-        engine.set(
-            rect=(0, below / height, 1, 1 - (below + above) / height),
-            h_pad=0.03,
-            hspace=0.0,
-        )
+        figure = _canvas(width, height, above, below)
         grid = figure.subplots(max(len(groups), 1), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, members) in zip(grid, groups.items(), strict=False):
             _panel(axes, members, panels[name][0])
         if not groups:
             layer_axes.nothing(grid[0], "nothing is known yet")
-        last = grid[-1]
-        last.set_xticks(
-            [place + 1 for place in named.places],
-            named.names,
-            fontsize=named.size,
-            rotation=90 if named.upright else 0,
-        )
-        last.set_xlim(0.5, len(blocks) + 0.5)
-        last.set_xlabel(
-            f"{AXIS} (AnB: blocks 1…n copied, drawn at n)"
-            if any(row["panel"] == "transfer" for row in rows)
-            else AXIS,
-            fontsize=9,
-        )
+        transfer = any(row["panel"] == "transfer" for row in rows)
+        _name_blocks(grid[-1], named, len(blocks), transfer)
         figure.align_ylabels(list(grid))
-        if title:
-            figure.text(
-                0.1 / width,
-                1 - 0.1 / height,
-                layer_axes.wrapped(title, width - 0.2, 11).splitlines()[0],
-                fontsize=11,
-                va="top",
-                ha="left",
-            )
+        _write_title_and_foot(figure, title, foot)
+        return figures.render(figure, form)
+
+
+def _canvas(width: float, height: float, above: float, below: float) -> Figure:
+    """Return an empty figure of this size, with so many inches free above and below its axes."""
+    figure = Figure(figsize=(width, height), dpi=figures.DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(
+        rect=(0, below / height, 1, 1 - (below + above) / height),
+        h_pad=0.03,
+        hspace=0.0,
+    )
+    return figure
+
+
+def _name_blocks(axes: Axes, named: layer_axes.Ticks, blocks: int, transfer: bool) -> None:
+    """Name the blocks below the last panel."""
+    axes.set_xticks(
+        [place + 1 for place in named.places],
+        named.names,
+        fontsize=named.size,
+        rotation=90 if named.upright else 0,
+    )
+    axes.set_xlim(0.5, blocks + 0.5)
+    label = f"{AXIS} (AnB: blocks 1…n copied, drawn at n)" if transfer else AXIS
+    axes.set_xlabel(label, fontsize=9)
+
+
+def _write_title_and_foot(figure: Figure, title: str, foot: Sequence[str]) -> None:
+    width, height = figure.get_size_inches()
+    if title:
         figure.text(
             0.1 / width,
-            0.06 / height,
-            "\n".join(foot),
-            fontsize=SMALL,
-            va="bottom",
+            1 - 0.1 / height,
+            layer_axes.wrapped(title, width - 0.2, 11).splitlines()[0],
+            fontsize=11,
+            va="top",
             ha="left",
-            color="#333333",
-            linespacing=1.2,
         )
-        return figures.render(figure, form)
+    figure.text(
+        0.1 / width,
+        0.06 / height,
+        "\n".join(foot),
+        fontsize=SMALL,
+        va="bottom",
+        ha="left",
+        color="#333333",
+        linespacing=1.2,
+    )
 
 
 def _panel(axes: Axes, rows: Rows, title: str) -> None:

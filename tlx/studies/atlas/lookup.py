@@ -141,9 +141,9 @@ def chosen(
             )
     taken = {}
     for name, matches in by_source.items():
-        asked = [match for match in matches if any(match.study.startswith(key) for key in keys)]
+        requested = [match for match in matches if any(match.study.startswith(key) for key in keys)]
         if matches:
-            taken[name] = (asked or list(matches))[0]
+            taken[name] = (requested or list(matches))[0]
     return taken
 
 
@@ -330,10 +330,10 @@ def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: Any) -> Any
 
     With the settings requested for all trainings.
     """
-    asked = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
+    requested = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
     given = (
         {name: getattr(spec, name) for name in SAME}
-        | {n: v for n, v in asked.items() if v is not None}
+        | {n: v for n, v in requested.items() if v is not None}
         | more
     )
     shown = [name for name, row in kind.settings().items() if row.cli]

@@ -158,8 +158,10 @@ def knn(
         dealt += len(members)
     told = np.empty(len(x), np.int64)
     for number in np.unique(fold):
-        asked = fold == number
-        told[asked] = fitting.fit(Knn(k=k), x[~asked], codes[~asked]).predict(x[asked])
+        requested = fold == number
+        told[requested] = fitting.fit(Knn(k=k), x[~requested], codes[~requested]).predict(
+            x[requested]
+        )
     share = voting.mean_per_class_accuracy(voting.confusion(codes, told, len(classes)))
     n, z2 = len(x), NORMAL**2
     middle, half = (

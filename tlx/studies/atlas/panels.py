@@ -82,14 +82,10 @@ def _measured(name: str, line: str, beside: bool = False) -> Callable[[Taken], I
 
 def _knn(taken: Taken) -> Iterable[Row]:
     rows = list(_measured("knn", "")(taken))
-    return [
-        *([_level("chance", 1 / taken.classes)] if rows else []),
-        *(
-            row | {"line": f"{result.spec['k']} nearest"}
-            for result in taken.results[:1]
-            for row in rows
-        ),
-    ]
+    if not rows:
+        return []
+    line = f"{taken.results[0].spec['k']} nearest"
+    return [_level("chance", 1 / taken.classes), *(row | {"line": line} for row in rows)]
 
 
 def _lambda(taken: Taken) -> Iterable[Row]:

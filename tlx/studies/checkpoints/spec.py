@@ -206,10 +206,10 @@ class CheckpointGrid(Spec):
 
         Raises UsageError for one that is not kept.
         """
-        asked = self.from_checkpoints
-        if asked == (ALL,) or len(tags) == 1:
+        requested = self.from_checkpoints
+        if requested == (ALL,) or len(tags) == 1:
             return tags
-        unknown = [tag for tag in asked if tag not in (*tags, ALL, LAST)]
+        unknown = [tag for tag in requested if tag not in (*tags, ALL, LAST)]
         if unknown:
             raise UsageError(
                 "checkpoint",
@@ -220,7 +220,7 @@ class CheckpointGrid(Spec):
         return tuple(
             tag
             for tag in tags
-            if tag in asked or ALL in asked or (LAST in asked and tag == tags[-1])
+            if tag in requested or ALL in requested or (LAST in requested and tag == tags[-1])
         )
 
 

@@ -45,8 +45,8 @@ def redraw(
     held = [
         name for name in layer_metrics_table.METRICS if any(row[name] is not None for row in rows)
     ]
-    asked = held if ALL in metrics else list(dict.fromkeys(metrics))
-    for name in asked or layer_metrics_table.METRICS[:1]:
+    requested = held if ALL in metrics else list(dict.fromkeys(metrics))
+    for name in requested or layer_metrics_table.METRICS[:1]:
         if name not in held:
             raise BadDataError(
                 "table-cell",
@@ -57,7 +57,7 @@ def redraw(
     models = list(dict.fromkeys(row["model"] for row in rows))
     if baseline and baseline not in models:
         raise UnknownNameError("baseline", baseline, models)
-    return _written(rows, Path(out or Path(table).parent), asked, baseline, form)
+    return _written(rows, Path(out or Path(table).parent), requested, baseline, form)
 
 
 def correlated(

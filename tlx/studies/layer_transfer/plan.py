@@ -45,7 +45,7 @@ class LayerTransferPlan:
     """
 
     spec: LayerTransfer
-    asked: LayerTransferGrid
+    grid: LayerTransferGrid
     pools: Pools
     conditions: tuple[LayerTransfer, ...]
     bases: tuple[Trial, ...]
@@ -66,7 +66,7 @@ class LayerTransferPlan:
         Those whose base network diverged are left out, with a note.
         """
         trials = []
-        for repeat in range(self.asked.repeats):
+        for repeat in range(self.grid.repeats):
             starts = {"A": self._given(), "B": None} | (
                 self._trained(store, repeat) if store is not None else {}
             )
@@ -121,7 +121,7 @@ class LayerTransferPlan:
 
 def plan_layer_transfer(
     spec: LayerTransfer,
-    asked: LayerTransferGrid,
+    grid: LayerTransferGrid,
     settings: Settings,
     progress: Progress | None = None,
 ) -> LayerTransferPlan:
@@ -132,12 +132,10 @@ def plan_layer_transfer(
     sketch = backbones.meta_model(spec.architecture)
     depth = len(sketch.blocks)
     normed = any(isinstance(m, _BatchNorm) for m in sketch.modules())
-    treatments = check(spec, asked, depth, sketch.row.title)
-    raise_all(chopped.too_deep(spec.model, asked.depths))
+    treatments = check(spec, grid, depth, sketch.row.title)
+    raise_all(chopped.too_deep(spec.model, grid.depths))
     most = chopped.most_blocks(spec.model, depth)
-    asked = asked.replace(
-        depths=asked.depths or tuple(range(1, most + 1)), bn=asked.bn or BN_MODES[:1]
-    )
+    grid = grid.replace(depths=grid.depths or tuple(range(1, most + 1)), bn=grid.bn or BN_MODES[:1])
     half, notes = not spec.start_from, list[str]()
     given = ""
     if not half:
@@ -151,26 +149,17 @@ def plan_layer_transfer(
     inputs, content = pools.task(classes[1])
     target = spec.replace(images=content, depth=depth)
     conditions = tuple(
-        {(c.of, c.key): c for c in _conditions(target, treatments, asked, normed)}.values()
+        {(c.of, c.key): c for c in _conditions(target, treatments, grid, normed)}.values()
     )
     source, of_a = pools.task(classes[0]) if half else (inputs, given)
     needed = {c.of for c in conditions} | {name.removeprefix("base") for name in treatments}
-    bases = [
-        trial
-        for repeat in range(asked.repeats)
-        for trial in (
-            *(
-                [Trial(target.replace(images=of_a, task="A", split=repeat), TrainingInputs(source))]
-                if half and "A" in needed
-                else []
-            ),
-            *(
-                [Trial(target.replace(split=repeat), TrainingInputs(inputs))]
-                if "B" in needed or 0 in asked.depths
-                else []
-            ),
-        )
-    ]
+    bases: list[Trial] = []
+    for repeat in range(grid.repeats):
+        if half and "A" in needed:
+            spec_of_a = target.replace(images=of_a, task="A", split=repeat)
+            bases.append(Trial(spec_of_a, TrainingInputs(source)))
+        if "B" in needed or 0 in grid.depths:
+            bases.append(Trial(target.replace(split=repeat), TrainingInputs(inputs)))
     if half:
         notes.append(f"A: {', '.join(classes[0])}; B: {', '.join(classes[1])}")
     elif "baseA" in treatments:
@@ -179,7 +168,7 @@ def plan_layer_transfer(
         raise UsageError("nothing-to-do", "baseA alone, and it is given", where="--treatments")
     batches.check([*bases, *(Trial(condition, inputs) for condition in conditions)])
     return LayerTransferPlan(
-        spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes
+        spec, grid, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes
     )
 
 
@@ -209,7 +198,7 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
     return network.weights
 
 
-def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
+def check(spec: LayerTransfer, grid: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
     """Return the requested treatments in canonical spelling.
 
     Raises ErrorGroup with invalid names and numbers.
@@ -217,12 +206,10 @@ def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str)
     spelt = {name.lower(): name for name in TREATMENTS}
     problems: list[TlxError] = [
         UnknownNameError("treatment", name, TREATMENTS)
-        for name in asked.treatments
+        for name in grid.treatments
         if name.lower() not in spelt
     ]
-    problems += [
-        UnknownNameError("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES
-    ]
+    problems += [UnknownNameError("bn", name, BN_MODES) for name in grid.bn if name not in BN_MODES]
     problems += [
         UsageError(
             "out-of-range",
@@ -230,27 +217,27 @@ def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str)
             where="--depths",
             expected=f"0 to {depth}, the blocks of {title}",
         )
-        for n in asked.depths
+        for n in grid.depths
         if n > depth
     ]
     with promises.permitted(Path(spec.model or "")):
         if spec.model and not Path(spec.model).expanduser().is_file():
             problems.append(MissingError("weight file", spec.model))
     raise_all(problems)
-    return tuple(dict.fromkeys(spelt[name.lower()] for name in asked.treatments)) or TREATMENTS
+    return tuple(dict.fromkeys(spelt[name.lower()] for name in grid.treatments)) or TREATMENTS
 
 
 def _conditions(
-    spec: LayerTransfer, treatments: Sequence[str], asked: LayerTransferGrid, normed: bool
+    spec: LayerTransfer, treatments: Sequence[str], grid: LayerTransferGrid, normed: bool
 ) -> list[LayerTransfer]:
     """Return every network with copied blocks, without repeat and weights."""
     conditions = []
     if "baseB+" in treatments:
         conditions.append(spec.replace(copied=spec.depth, of="A"))
     for name in treatments:
-        for n in asked.depths if name in OF else ():
+        for n in grid.depths if name in OF else ():
             of, held = OF[name]
-            modes = asked.bn if held and normed else ("frozen",)
+            modes = grid.bn if held and normed else ("frozen",)
             conditions += [
                 spec.replace(copied=n, freeze=n * held, of=of, bn=bn) for bn in modes if n
             ]

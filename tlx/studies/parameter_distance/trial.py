@@ -28,6 +28,7 @@ from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
 from .spec import DRAWN, LAYER, RANDOM, UNKNOWN, ParameterDistance, TargetTuning
 
 if TYPE_CHECKING:
+    from ...metrics.parameter_distance.distance import DistanceResult
     from ..base import TrialContext
 
 
@@ -99,17 +100,7 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
     for number, row in enumerate(profile, 1):
         context.log(number, {name: row[name] for name in LAYER if row[name] is not None})
         context.tell(number, len(profile))
-    notes = list(distances.notes)
-    if spec.draw is not None:
-        notes.append(
-            "random states are drawn here, and not what pre-training began from: T is larger than "
-            "from there"
-        )
-    if inputs.training.get("head") == "new" and any(row.head for row in distances.profile):
-        notes.append(
-            "the head was drawn anew for fine-tuning, not carried over: its T says nothing of "
-            "pre-training"
-        )
+    notes = _notes(spec, inputs, distances)
     scores = {
         "overall_transferability": distances.overall,
         "overall_movement": distances.movement,
@@ -136,6 +127,22 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
         details=details,
         made_from=dict(zip(("random", "pretrained", "finetuned"), spec.states, strict=True)),
     )
+
+
+def _notes(spec: ParameterDistance, inputs: WeightTriple, distances: DistanceResult) -> list[str]:
+    """Return the notes of the measure, and caveats of the states it was given."""
+    notes = list(distances.notes)
+    if spec.draw is not None:
+        notes.append(
+            "random states are drawn here, and not what pre-training began from: T is larger than "
+            "from there"
+        )
+    if inputs.training.get("head") == "new" and any(row.head for row in distances.profile):
+        notes.append(
+            "the head was drawn anew for fine-tuning, not carried over: its T says nothing of "
+            "pre-training"
+        )
+    return notes
 
 
 def known(spec: ParameterDistance) -> str | None:

@@ -138,10 +138,10 @@ def plan_quanta(
         learned = images_of(other, other.classes, spec, row, settings, progress)
     images = images_of(folder, classes, spec, row, settings, progress, suffix=suffix)
     batches.check_rows(spec, len(images.parts["train"]))
-    asked = QuantaPlan(spec, sweep, gates, images, source, learned)
-    if (training := asked.source_study) is not None:
+    requested = QuantaPlan(spec, sweep, gates, images, source, learned)
+    if (training := requested.source_study) is not None:
         batches.check(training.trials)
-    return asked
+    return requested
 
 
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
