@@ -15,9 +15,8 @@ from tlx.data.folders import Image, list_images
 from tlx.data.hold_out import draw_per_class, halves
 from tlx.data.sides import sides_of
 from tlx.errors import UsageError
-from tlx.studies import whole_dataset_inputs
-from tlx.studies.pretraining import plan as pretraining_plan
-from tlx.studies.pretraining.spec import PreTraining
+from tlx.studies import pretraining_plan, whole_dataset_inputs
+from tlx.studies.pretraining_spec import PreTraining
 from tlx.studies.quanta import data as quanta_data
 from tlx.studies.quanta.spec import Quanta
 from tlx.studies.whole_dataset import WholeDataset

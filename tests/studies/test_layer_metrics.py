@@ -15,16 +15,15 @@ from tlx.errors import ErrorGroup, IntegrityError, MissingError, TlxError, Unkno
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics import rsa
-from tlx.studies import activations, layer_measures, runner
+from tlx.studies import activations, layer_measures, pretraining_plan, runner
 from tlx.studies.layer_metrics import columns as layer_metrics_columns
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
 from tlx.studies.layer_metrics import report as layer_metrics_report
 from tlx.studies.layer_metrics import table as layer_metrics_table
 from tlx.studies.layer_metrics import trial as layer_metrics_trial
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
-from tlx.studies.pretraining import plan as pretraining_plan
-from tlx.studies.pretraining import trial as pretraining_trial
-from tlx.studies.pretraining.spec import PreTraining
+from tlx.studies.pretraining import publish as pretraining_publish
+from tlx.studies.pretraining_spec import PreTraining
 
 ASKED = LayerMetrics(resamplings=5)
 
@@ -77,7 +76,7 @@ def checkpoints(bars, cache, tmp_path_factory):
     )
     made = pretraining_plan.pretraining_study(spec, settings)
     report = runner.run_stage(made, settings, lambda event: None, lambda store, key: None)
-    pretraining_trial.publish(
+    pretraining_publish.publish(
         report.results[0], made, Store(report.folder), folder / "bars.safetensors"
     )
     return folder / "bars-checkpoints"

@@ -19,7 +19,7 @@ from ...plots import axes as layer_axes
 from ...plots import figures, statistics
 from ...plots.block_names import AXIS, block_label
 from ...plots.figures import BLACK, BLUE, PURPLE, VERMILION
-from ..layer_transfer import figures as layer_transfer_figures
+from ..transfer_figures import LOOKS
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -169,13 +169,12 @@ def _panel(axes: Axes, rows: Rows, title: str) -> None:
             (row for row in rows if row["line"] == line and row["block"] is not None),
             key=lambda row: row["block"],
         )
-        looks = layer_transfer_figures.LOOKS
-        colour, marker = looks[line] if line in looks else LINES[number % len(LINES)]
+        colour, marker = LOOKS[line] if line in LOOKS else LINES[number % len(LINES)]
         _line(axes, members, line, colour, marker)
     low, high = axes.get_ylim()
     for row in rows:
         if row["block"] is None:
-            colour, dash = (layer_transfer_figures.LOOKS | LEVELS).get(row["line"], (BLACK, "--"))
+            colour, dash = (LOOKS | LEVELS).get(row["line"], (BLACK, "--"))
             if row["line"] in FAR and row["mean"] < low - (
                 high - low
             ):  # drawn, it would press all else together

@@ -16,15 +16,20 @@ from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
 from ...result import FINISHED
-from .. import activations, batches, few_shot_inputs, whole_dataset_inputs
+from .. import (
+    activations,
+    batches,
+    few_shot_inputs,
+    pretraining_plan,
+    pretraining_spec,
+    whole_dataset_inputs,
+)
 from ..base import Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import ErrorCollector, Progress
 from ..image_data import add
 from ..layer_metrics.spec import LayerMetrics
-from ..pretraining import plan as pretraining_plan
-from ..pretraining import spec as pretraining_spec
-from ..pretraining.spec import CHECKPOINTS, PreTraining
+from ..pretraining_spec import CHECKPOINTS, PreTraining
 from ..reporting import RECORD_BYTES
 from ..whole_dataset import WholeDataset
 from . import report as checkpoints_report

@@ -13,7 +13,7 @@ from ...errors import UsageError
 from ...models.recipe import Recipe
 from ...spec import Spec, setting, setting_of
 from ..few_shot import RANDOM, FewShotTrial
-from ..pretraining.spec import THESIS
+from ..pretraining_spec import THESIS
 from ..whole_dataset import WholeDataset
 
 ALL, LAST = "all", "last"

@@ -15,9 +15,9 @@ from ... import files
 from ...errors import TlxError
 from ...result import DIVERGED, Result
 from ...spec import Spec, derive_seed
+from .. import pretraining_trial
 from ..few_shot import Inputs
-from ..pretraining import trial as pretraining_trial
-from ..pretraining.spec import CHECKPOINTS, PreTraining, checkpoint_steps
+from ..pretraining_spec import CHECKPOINTS, PreTraining, checkpoint_steps
 from ..training import fit_details, train_seconds, training_context
 from .spec import TRAIN_SCORED, UNTRAINED, CheckpointScores, CheckpointTuning, Untrained
 

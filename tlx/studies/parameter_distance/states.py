@@ -13,15 +13,12 @@ from ...errors import BadDataError, MissingError, UsageError
 from ...lab.store import Store
 from ...models.weights.promises import permitted
 from ...result import FINISHED, Result
-from ..chop.spec import Chop, Pruning
-from ..pretraining.spec import PreTraining
+from ..pretraining_spec import PreTraining
 from ..whole_dataset import DEFAULT, WEIGHTS
 from .spec import TargetTuning
 
 KEPT = (WEIGHTS, "network.safetensors")  # what trials call the weights that they keep
-NEW_HEAD = tuple(
-    spec.own_kind() for spec in (TargetTuning, Chop, Pruning)
-)  # trials that replace the head
+NEW_HEAD = (TargetTuning.own_kind(), "chop", "pruning")  # kinds of trials that replace the head
 KEY = re.compile(r"[0-9a-f]{6,64}")
 
 

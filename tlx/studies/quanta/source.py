@@ -14,12 +14,11 @@ from ...models.quanta import cnn as quanta_cnn
 from ...models.weights import reader as weights_reader
 from ...result import DIVERGED, Result
 from ...spec import derive_seed
+from .. import pretraining_spec, pretraining_trial
 from ..base import Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import common_settings
-from ..pretraining import spec as pretraining_spec
-from ..pretraining import trial as pretraining_trial
-from ..pretraining.spec import PreTraining
+from ..pretraining_spec import PreTraining
 from ..whole_dataset import WEIGHTS
 from .data import QuantaImages
 from .spec import Quanta, QuantaGrid

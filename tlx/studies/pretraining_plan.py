@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from ... import files
-from ...data import datasets
-from ...data.folders import Image
-from ...data.hold_out import draw_per_class
-from ...data.sides import Sides
-from ...data.sizing import Sizing
-from ...lab.settings import Settings
-from ...models import backbones
-from ...models.samples import Samples
-from .. import batches
-from ..base import Stage, Trial
-from ..few_shot import Inputs
-from ..few_shot_inputs import Progress, common_settings
-from ..image_data import decoded, divided, located
-from ..whole_dataset_inputs import _first, _refuse_untrained, refuse_few
-from . import spec as pretraining_spec
-from . import trial as pretraining_trial
-from .spec import PreTraining
+from .. import files
+from ..data import datasets
+from ..data.folders import Image
+from ..data.hold_out import draw_per_class
+from ..data.sides import Sides
+from ..data.sizing import Sizing
+from ..lab.settings import Settings
+from ..models import backbones
+from ..models.samples import Samples
+from . import batches, pretraining_spec, pretraining_trial
+from .base import Stage, Trial
+from .few_shot import Inputs
+from .few_shot_inputs import Progress, common_settings
+from .image_data import decoded, divided, located
+from .pretraining_spec import PreTraining
+from .whole_dataset_inputs import _first, _refuse_untrained, refuse_few
 
 
 def pretraining_study(
