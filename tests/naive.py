@@ -261,20 +261,30 @@ def contrast(rdm, labels):
     return np.mean(same), np.mean(other)
 
 
-def two_nn(x, fraction=0.9):
-    """TwoNN (Facco et al. 2017) as Ansuini et al. 2019 fit it: the slope through the origin."""
+def ratios(x):
+    """Second over first neighbour's distance of every row, ascending, where both are known."""
     x = np.asarray(x, np.float64)
-    ratios = []
+    values = []
     for i in range(len(x)):
         distances = np.sort(np.sqrt(((np.delete(x, i, axis=0) - x[i]) ** 2).sum(axis=1)))[:2]
         if distances[0] > 0 and distances[0] != distances[1]:
-            ratios.append(distances[1] / distances[0])
-    mu = np.sort(ratios)
+            values.append(distances[1] / distances[0])
+    return np.sort(values)
+
+
+def two_nn_points(x, fraction=0.9):
+    """Points of the TwoNN fit: ln μ and −ln(1 − F)."""
+    mu = ratios(x)
     n = len(mu)
     first = np.log(mu)[:-2]
     second = -np.log(1 - np.arange(1, n + 1)[:-2] / n)
     used = int(np.floor(fraction * n))
-    first, second = first[:used], second[:used]
+    return first[:used], second[:used]
+
+
+def two_nn(x, fraction=0.9):
+    """TwoNN (Facco et al. 2017) as Ansuini et al. 2019 fit it: the slope through the origin."""
+    first, second = two_nn_points(x, fraction)
     return (first * second).sum() / (first**2).sum()
 
 
@@ -320,3 +330,70 @@ def expected_loss(mean, se, df, steps=400_001, reach=400.0):
     density = np.exp(logs - (df + 1) / 2 * np.log1p(x**2 / df))
     truth = abs(mean) + se * x
     return float((np.maximum(-truth, 0) * density).sum() * (x[1] - x[0]))
+
+
+def two_nn_likelihood(x, fraction=0.9):
+    """TwoNN by maximum likelihood; of the largest ratios only that they are larger is used."""
+    logs = np.log(ratios(x))
+    used = int(np.floor(fraction * len(logs)))
+    return (used - 1) / (sum(logs[:used]) + (len(logs) - used) * logs[used - 1])
+
+
+def unbiased_cka(x, y):
+    """Song et al. 2012, equation 5, of Gram matrices as they are."""
+
+    def hsic(a, b):
+        n = len(a)
+        g, h = ((m @ m.T) * (1 - np.eye(n)) for m in (a, b))
+        return (
+            (np.trace(g @ h) + g.sum() * h.sum() / (n - 1) / (n - 2) - 2 * (g @ h).sum() / (n - 2))
+            / n
+            / (n - 3)
+        )
+
+    return hsic(x, y) / np.sqrt(hsic(x, x) * hsic(y, y))
+
+
+def mean_ranks(values):
+    """Rank of each value, ties sharing the mean of theirs."""
+    return np.array(
+        [
+            sum(v < value for v in values) + (sum(v == value for v in values) + 1) / 2
+            for value in values
+        ]
+    )
+
+
+def label_similarity(x, labels):
+    """Spearman's ρ of the correlation distances and "another class", over pairs of rows."""
+    rdm = rdm_correlation(x)
+    pairs = [(i, j) for i in range(len(x)) for j in range(i + 1, len(x))]
+    distances = mean_ranks([rdm[i, j] for i, j in pairs])
+    other = mean_ranks([float(labels[i] != labels[j]) for i, j in pairs])
+    return np.corrcoef(distances, other)[0, 1]
+
+
+def one_hot(labels):
+    """A column for each class."""
+    return np.array([[float(label == c) for c in sorted(set(labels))] for label in labels])
+
+
+# metric of a layer → what it is of rows x, their labels, and random parts of the rows
+LAYER_METRICS = {
+    "ss_within": lambda x, labels, parts: squares(x, labels)[0],
+    "ss_between": lambda x, labels, parts: squares(x, labels)[1] - squares(x, labels)[0],
+    "ss_total": lambda x, labels, parts: squares(x, labels)[1],
+    "ss_ratio": lambda x, labels, parts: squares(x, labels)[0] / squares(x, labels)[1],
+    "id": lambda x, labels, parts: np.mean([two_nn(x[part]) for part in parts]),
+    "id_std": lambda x, labels, parts: np.std([two_nn(x[part]) for part in parts]),
+    "id_all": lambda x, labels, parts: two_nn(x),
+    "id_r": lambda x, labels, parts: np.corrcoef(*two_nn_points(x))[0, 1],
+    "id_mle": lambda x, labels, parts: two_nn_likelihood(x),
+    "rsa_within": lambda x, labels, parts: contrast(rdm_correlation(x), labels)[0],
+    "rsa_between": lambda x, labels, parts: contrast(rdm_correlation(x), labels)[1],
+    "rsa_contrast": lambda x, labels, parts: abs(
+        np.subtract(*contrast(rdm_correlation(x), labels))
+    ),
+    "rsa_label": lambda x, labels, parts: label_similarity(x, labels),
+    "cka_label": lambda x, labels, parts: unbiased_cka(x, one_hot(labels)),
+}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,41 @@ def test_images_are_listed_and_decoded_in_one_place(path):
         if isinstance(node, ast.Call)
     }
     assert not {"datasets.locate", "folders.list_images", "pixels.pixels", "pixels"} & calls
+
+
+STUDY_FOLDERS = {
+    p.parent.name for p in SOURCES if p.parts[-3:-2] + p.parts[-1:] == ("studies", "study.py")
+}
+BUILDS_ON = {  # study → studies whose modules it imports; all others go through STUDIES
+    "atlas": {"layer_metrics", "layer_transfer", "parameter_distance", "quanta"},
+    "checkpoints": {"layer_metrics"},
+    "tuning": {"feature_extraction", "fine_tuning"},
+}
+
+
+def studies_imported(path: Path) -> Iterator[tuple[str, str]]:
+    """(study, dotted name) of every import from another study's folder."""
+    own = path.parent.name
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[:2] == ["tlx", "studies"] and parts[2] in STUDY_FOLDERS - {own}:
+            yield parts[2], name
+
+
+def test_a_study_imports_no_other_study_but_those_it_is_said_to_build_on():
+    """What studies share is in tlx/studies/*.py; others are asked for by name: STUDIES."""
+    built: dict[str, set[str]] = {}
+    for path in SOURCES:
+        own = path.parent.name
+        if own in STUDY_FOLDERS:
+            for other, name in studies_imported(path):
+                built.setdefault(own, set()).add(other)
+                private = any(part.startswith("_") for part in name.split("."))
+                assert not private, f"{path}: {name} is private to its study"
+    assert built == BUILDS_ON
+    assert not {other for others in built.values() for other in others} & set(built), (
+        "what is built on builds on no study itself, so there is no circle"
+    )
 
 
 KERNELS = sorted((ROOT / "kernels").rglob("*.py"))

@@ -76,6 +76,17 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
+def setting_of(base: type[Spec], name: str, default: Any = REQUIRED, **changes: Any) -> Any:
+    """Declare a field as another spec declares it.
+
+    With another default if one is given, and with these arguments of `setting` changed.
+    """
+    own = {field.name: field for field in dataclasses.fields(base)}[name]
+    row = dataclasses.replace(own.metadata["setting"], **changes)
+    value = own.default if default is REQUIRED else default
+    return dataclasses.field(default=value, metadata={"setting": row})
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
     """Base class of everything that can be requested.

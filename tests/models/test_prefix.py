@@ -568,9 +568,9 @@ def test_the_estimate_is_the_law():
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"epochs": 1}, "one epoch reads it only once"),
+        ({"epochs": 1}, "one epoch reads them only once"),
         ({"limit": 399_999}, "above the limit of 400.0 kB"),
-        ({"flops": (4000, 10**9)}, "reading it back takes no less time"),
+        ({"flops": (4000, 10**9)}, "reading them back takes no less time"),
         ({"values": 10**7, "limit": 10**12, "flops": (10**10, 1)}, "no folder"),
     ],
 )

@@ -13,6 +13,8 @@ import torch
 
 from tlx.errors import Stopped
 from tlx.models import augments, backbones, samples
+from tlx.models.frozen_prefix import choice as frozen_prefix_choice
+from tlx.models.frozen_prefix.choice import CacheRequest
 from tlx.models.quanta import batches as quanta_batches
 from tlx.models.quanta import training as quanta_training
 from tlx.models.quanta.gate import GateSource
@@ -81,7 +83,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("modules", [("fc1",), ("conv2",), MNIST])
 def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
-    monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(frozen_prefix_choice, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     kept = trained(modules)
     computed = trained(modules, TrainingContext(prefix_bytes=0))
     assert "kept in memory" in kept[0].source
@@ -104,14 +106,14 @@ def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
     ],
 )
 def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
-    monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(frozen_prefix_choice, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     torch.set_num_threads(1)
     source = GateSource(branches(modules, name).source, modules)
     parts = parts_of(40, *((28, 1) if name == "mnist-cnn" else (32, 3)))
     feeds = [
         BatchLoader(part, source.network.mean, source.network.std, "cpu") for part in parts.values()
     ]
-    wish = quanta_batches.OutputCacheRequest(batch_size=16, score_batch=8, epochs=9, limit=limit)
+    wish = CacheRequest(batch_size=16, score_batch=8, epochs=9, limit=limit)
     rows, choice = quanta_batches.rows(source, feeds, wish)
     assert bool(choice.kept) == bool(limit)
     order = np.random.default_rng(0).permutation(40)
@@ -131,7 +133,7 @@ def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
 
 
 def test_a_residual_network_too(monkeypatch):
-    monkeypatch.setattr(quanta_batches, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
+    monkeypatch.setattr(frozen_prefix_choice, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     parts = parts_of(20, 32, 3)
     kept, computed = (
         trained(

@@ -17,6 +17,7 @@ from conftest import draw_images
 from tlx.errors import BadDataError, MissingError, Stopped, UnknownNameError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
+from tlx.metrics.coordinates import coordinates
 from tlx.models import backbones
 from tlx.models.weights import reader as weights_reader
 from tlx.studies import runner
@@ -128,21 +129,6 @@ def rows_in(report):
     return list(csv.DictReader(text.splitlines()))
 
 
-def unbiased_cka(x, y):
-    """Song et al. 2012, equation 5, of Gram matrices as they are."""
-
-    def hsic(a, b):
-        n = len(a)
-        g, h = ((m @ m.T) * (1 - np.eye(n)) for m in (a, b))
-        return (
-            (np.trace(g @ h) + g.sum() * h.sum() / (n - 1) / (n - 2) - 2 * (g @ h).sum() / (n - 2))
-            / n
-            / (n - 3)
-        )
-
-    return hsic(x, y) / math.sqrt(hsic(x, x) * hsic(y, y))
-
-
 # ---------------------------------------------------------------- measures
 
 
@@ -171,7 +157,7 @@ def test_every_block_by_numpy_alone(bars, settings):
         assert mean["ss_ratio"] == pytest.approx(within / total, rel=1e-9)
         assert mean["id"] == pytest.approx(naive.two_nn(x), rel=1e-9)
         assert mean["rsa_contrast"] == pytest.approx(abs(same - other), rel=1e-4)
-        assert mean["cka_label"] == pytest.approx(unbiased_cka(x, hot), abs=1e-5)
+        assert mean["cka_label"] == pytest.approx(naive.unbiased_cka(x, hot), abs=1e-5)
         assert mean["knn"] == pytest.approx(right)
         assert (row["rows"], row["width"]) == x.shape
         for value in row["values"].values():
@@ -197,7 +183,7 @@ def test_an_interval_of_parts_is_that_of_the_rows():
 @pytest.mark.parametrize("shape", [(30, 5), (30, 200)])
 def test_coordinates_keep_inner_products_and_so_all_measures_of_parts(shape):
     x = np.random.default_rng(2).normal(size=shape) + 3
-    z = atlas_measures.coordinates(x)
+    z = coordinates(x)
     assert z.shape == (30, min(shape))
     centred = x - x.mean(axis=0)
     np.testing.assert_allclose(z @ z.T, centred @ centred.T, atol=1e-9)
@@ -240,7 +226,9 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
         x, y = (
             d.array(row["layer"]).reshape(24, -1).astype(float) for d in (seen.dump, seen.against)
         )
-        assert row["values"]["cka_source"]["mean"] == pytest.approx(unbiased_cka(x, y), abs=1e-5)
+        assert row["values"]["cka_source"]["mean"] == pytest.approx(
+            naive.unbiased_cka(x, y), abs=1e-5
+        )
     cells = [row for row in rows_in(report) if row["panel"] == "cka_source"]
     assert len(cells) == 3, "the other file's are no longer shown"
     assert {row["sources"] for row in cells} == {report.results[1].key}

@@ -18,7 +18,7 @@ from tlx.studies.atlas import figure as atlas_figure
 from tlx.studies.atlas import report as atlas_report
 from tlx.studies.atlas.report import PANELS, Taken
 
-TITLES = {name: (panel.title, panel.axes) for name, panel in PANELS.items()}
+TITLES = {name: (panel.heading(panel.unit), panel.axes) for name, panel in PANELS.items()}
 DEEP = [f"features.denseblock{i // 8 + 1}.denselayer{i % 8 + 1}" for i in range(30)]
 COMMAND = (
     "tlx quanta --architecture efficientnet-lite0 --dataset /a/long/path/to/a/folder/of/images "

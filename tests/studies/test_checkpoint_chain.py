@@ -19,7 +19,7 @@ from safetensors.numpy import load_file
 from tlx.errors import BadDataError, ErrorGroup, TlxError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
-from tlx.studies import runner
+from tlx.studies import pretraining_plan, runner
 from tlx.studies.checkpoints import correlations as checkpoints_correlations
 from tlx.studies.checkpoints import layers as checkpoints_layers
 from tlx.studies.checkpoints import plan as checkpoints_plan
@@ -29,8 +29,7 @@ from tlx.studies.checkpoints.spec import PROTOCOLS, CheckpointGrid
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
 from tlx.studies.layer_metrics import table as layer_metrics_table
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
-from tlx.studies.pretraining import plan as pretraining_plan
-from tlx.studies.pretraining.spec import THESIS, PreTraining
+from tlx.studies.pretraining_spec import THESIS, PreTraining
 
 MOMENTS = ("0", "0_1", "1", "2")
 

@@ -13,11 +13,11 @@ from matplotlib.colors import to_hex
 from tlx.errors import BadDataError, MissingError
 from tlx.plots import rdms
 from tlx.studies.checkpoints import figures as checkpoints_figures
+from tlx.studies.checkpoints import redraw as checkpoints_redraw
 from tlx.studies.checkpoints import report as checkpoints_report
 from tlx.studies.checkpoints import tables as checkpoints_tables
 from tlx.studies.layer_metrics import columns as layer_metrics_columns
 from tlx.studies.layer_metrics import figures as layer_metrics_figures
-from tlx.studies.layer_metrics import redraw as layer_metrics_redraw
 from tlx.studies.layer_metrics import series as layer_metrics_series
 
 TAGS = ("0", "0_3", "1", "30")
@@ -285,7 +285,7 @@ def test_means_have_their_intervals():
 def test_correlations_are_redrawn(tmp_path):
     names = {
         p.name
-        for p in layer_metrics_redraw.correlated(
+        for p in checkpoints_redraw.correlated(
             [*correlations(), *correlations("other")], tmp_path, ("id",), "svg"
         )
     }

@@ -13,12 +13,10 @@ from safetensors.torch import load_file
 from tlx.errors import UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
-from tlx.studies import reporting, runner
+from tlx.studies import pretraining_plan, pretraining_spec, reporting, runner
 from tlx.studies.checkpoints.spec import CheckpointGrid
-from tlx.studies.pretraining import plan as pretraining_plan
-from tlx.studies.pretraining import spec as pretraining_spec
-from tlx.studies.pretraining import trial as pretraining_trial
-from tlx.studies.pretraining.spec import PreTraining, checkpoint_steps
+from tlx.studies.pretraining import publish as pretraining_publish
+from tlx.studies.pretraining_spec import PreTraining, checkpoint_steps
 
 
 def test_tags_are_moments_of_a_training():
@@ -99,7 +97,7 @@ def trained(bars, cache, tmp_path_factory):
 def test_the_weights_of_every_moment_are_kept_and_published(trained, tmp_path):
     report, made, _ = trained
     assert report.results[0].details["checkpoints"] == ["0", "0_1", "1", "3"]
-    pretraining_trial.publish(
+    pretraining_publish.publish(
         report.results[0], made, Store(report.folder), tmp_path / "cnn.safetensors"
     )
     states = [

@@ -15,17 +15,15 @@ from tlx.errors import ErrorGroup, IntegrityError, MissingError, TlxError, Unkno
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics import rsa
-from tlx.studies import activations, runner
+from tlx.studies import activations, layer_measures, pretraining_plan, runner
 from tlx.studies.layer_metrics import columns as layer_metrics_columns
 from tlx.studies.layer_metrics import plan as layer_metrics_plan
 from tlx.studies.layer_metrics import report as layer_metrics_report
-from tlx.studies.layer_metrics import spec as layer_metrics_spec
 from tlx.studies.layer_metrics import table as layer_metrics_table
 from tlx.studies.layer_metrics import trial as layer_metrics_trial
 from tlx.studies.layer_metrics.spec import LayerMetrics, Observed
-from tlx.studies.pretraining import plan as pretraining_plan
-from tlx.studies.pretraining import trial as pretraining_trial
-from tlx.studies.pretraining.spec import PreTraining
+from tlx.studies.pretraining import publish as pretraining_publish
+from tlx.studies.pretraining_spec import PreTraining
 
 ASKED = LayerMetrics(resamplings=5)
 
@@ -78,7 +76,7 @@ def checkpoints(bars, cache, tmp_path_factory):
     )
     made = pretraining_plan.pretraining_study(spec, settings)
     report = runner.run_stage(made, settings, lambda event: None, lambda store, key: None)
-    pretraining_trial.publish(
+    pretraining_publish.publish(
         report.results[0], made, Store(report.folder), folder / "bars.safetensors"
     )
     return folder / "bars-checkpoints"
@@ -110,11 +108,11 @@ def test_every_layer_by_numpy_alone(bars, settings):
         assert row["rsa_contrast"] == pytest.approx(abs(same - other), rel=1e-4)
 
 
-@pytest.mark.parametrize("name", layer_metrics_spec.DISSIMILARITIES)
+@pytest.mark.parametrize("name", layer_measures.DISSIMILARITIES)
 def test_every_offered_dissimilarity_is_measured(bars, settings, name):
     """The names are one list for the option, the metric and the axes, and each comes to numbers."""
     assert (
-        set(layer_metrics_spec.DISSIMILARITIES)
+        set(layer_measures.DISSIMILARITIES)
         == set(rsa.DISSIMILARITIES)
         == set(layer_metrics_columns.UNITS) - {""}
     )
@@ -231,7 +229,7 @@ def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are
     )
     within, total = naive.squares(x, labels)  # these are still of all rows
     assert found["ss_ratio"] == pytest.approx(within / total, rel=1e-9)
-    some = layer_metrics_trial._thinned(labels, 12)
+    some = layer_measures.thinned(labels, 12)
     assert np.unique(labels[some], return_counts=True)[1].tolist() == [4, 4, 4]
     r = np.corrcoef(x[some])
     same = labels[some][:, None] == labels[some]
@@ -360,15 +358,16 @@ def test_near_copies_of_rows_are_counted_and_noted_in_the_layers_row(share, note
     x = rng.normal(size=(400, 5)) @ rng.normal(size=(5, 32))
     copied = round(share * len(x))
     x = np.concatenate([x, x[:copied] + 1e-5 * rng.normal(size=(copied, 32))])
-    found = []
-    layer_metrics_trial._dimension(LayerMetrics(resamplings=2), x, found)
-    assert bool(found) == noted
-    assert not noted or f"{2 * copied} of {len(x)} rows are near copies" in found[0]
+    settings = layer_metrics_trial.measure_settings(LayerMetrics(resamplings=2))
+    layer = layer_measures.LayerRows(x, np.zeros(len(x)), settings)
+    note = layer_measures.LAYER_METRICS["id"].note(layer)
+    assert bool(note) == noted
+    assert not noted or f"{2 * copied} of {len(x)} rows are near copies" in note
 
 
 @pytest.mark.parametrize("d", [1, 2, 10])
 def test_rows_of_any_dimension_are_hardly_ever_taken_for_near_copies(d):
     x = np.random.default_rng(d).uniform(size=(1000, d))
     nearest = np.sort(squareform(pdist(x)), axis=1)[:, 1]
-    assert layer_metrics_trial.near_copies(nearest) <= 0.02 * len(x)
-    assert layer_metrics_trial.near_copies(np.ones(5)) == 0
+    assert layer_measures.near_copies(nearest) <= 0.02 * len(x)
+    assert layer_measures.near_copies(np.ones(5)) == 0

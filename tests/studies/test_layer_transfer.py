@@ -436,7 +436,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(
 
 
 def test_a_half_of_one_class_is_refused(bars, settings):
-    with pytest.raises(BadDataError, match="at least 4 classes"):
+    with pytest.raises(UsageError, match="at least 4"):
         layer_transfer_plan.plan_layer_transfer(asked(bars), LayerTransferGrid(), settings)
 
 

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tlx.plots import figures
 from tlx.plots.statistics import student_t
 from tlx.result import DIVERGED, Result
+from tlx.studies import transfer_figures
 from tlx.studies.chop import figures as chop_figures
 from tlx.studies.chop import pruning_report
 from tlx.studies.chop import report as chop_report
@@ -144,7 +146,7 @@ def test_every_treatment_is_drawn_in_its_colour_and_the_same_bytes_come_again():
     rows = rows_of(*some())
     data = layer_transfer_figures.layer_transfer(rows, "Title")
     assert data == layer_transfer_figures.layer_transfer(rows, "Title")
-    for treatment, (colour, _) in layer_transfer_figures.LOOKS.items():
+    for treatment, (colour, _) in transfer_figures.LOOKS.items():
         assert drawn(data, colour) > 100, treatment
         without = [row for row in rows if row["treatment"] != treatment]
         lost = drawn(data, colour) - drawn(
@@ -200,7 +202,7 @@ def test_cuts_in_order_with_their_times():
     assert "whole" in text
     data = chop_figures.chop(rows, "Chopped")
     assert data == chop_figures.chop(rows, "Chopped")
-    assert drawn(data, layer_transfer_figures.BLUE) > 100
+    assert drawn(data, figures.BLUE) > 100
 
 
 def test_rounds_in_order():
@@ -229,4 +231,4 @@ def test_rounds_in_order():
     ]
     assert rows[2]["missing"] == 1
     assert "25.00 %" in pruning_report.pruned_table(rows)
-    assert drawn(chop_figures.pruning(rows, "Pruned"), layer_transfer_figures.BLUE) > 100
+    assert drawn(chop_figures.pruning(rows, "Pruned"), figures.BLUE) > 100

@@ -33,7 +33,7 @@ from tlx.metrics.parameter_distance import rules as parameter_distance_rules
 from tlx.models import backbones
 from tlx.models.weights import reader as weights_reader
 from tlx.result import DIVERGED, Result
-from tlx.studies import reporting, runner
+from tlx.studies import pretraining_plan, reporting, runner
 from tlx.studies.parameter_distance import closing as parameter_distance_closing
 from tlx.studies.parameter_distance import plan as parameter_distance_plan
 from tlx.studies.parameter_distance import regression as parameter_distance_regression
@@ -49,9 +49,8 @@ from tlx.studies.parameter_distance.spec import (
     ParameterDistanceGrid,
     TargetTuning,
 )
-from tlx.studies.pretraining import plan as pretraining_plan
-from tlx.studies.pretraining import trial as pretraining_trial
-from tlx.studies.pretraining.spec import PreTraining
+from tlx.studies.pretraining import publish as pretraining_publish
+from tlx.studies.pretraining_spec import PreTraining
 
 KERNELS = ("conv1.weight", "conv2.weight", "fc1.weight")
 
@@ -393,7 +392,7 @@ def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp
     asked = pretraining_plan.pretraining_study(spec, settings)
     done = runner.run_stage(asked, settings, lambda event: None, reporting.write_summary)
     key = done.results[0].key
-    published = pretraining_trial.publish(
+    published = pretraining_publish.publish(
         done.results[0], asked, Store(done.folder), tmp_path / "mine"
     )
     begun = load_file(tmp_path / "mine-checkpoints" / "0.safetensors")

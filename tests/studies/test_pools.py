@@ -120,19 +120,6 @@ def test_a_class_that_runs_out_is_named(loose, settings, says):
         divided(loose, **settings)
 
 
-def test_halves():
-    classes = tuple("abcdefg")
-    assert whole_dataset_inputs.halves(classes, "first", 0) == (tuple("abc"), tuple("defg"))
-    assert whole_dataset_inputs.halves(classes, "second", 0) == (tuple("efg"), tuple("abcd"))
-    a, b = whole_dataset_inputs.halves(classes, "random", 3)
-    assert sorted(a + b) == list(classes)
-    assert (len(a), len(b)) == (3, 4)
-    assert whole_dataset_inputs.halves(classes, "random", 3) == (a, b)
-    assert len({whole_dataset_inputs.halves(classes, "random", seed) for seed in range(8)}) > 3
-    with pytest.raises(BadDataError, match="a half of 3 classes has 1"):
-        whole_dataset_inputs.halves(tuple("abc"), "first", 0)
-
-
 def test_a_task_is_known_by_its_pixels_labels_and_classes(bars, tmp_path, cache):
     settings = Settings(cache=str(cache), store=str(tmp_path))
     spec = WholeDataset(dataset=str(bars), architecture="mnist-cnn", val_per_class=2)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import draw_images
 
+from tlx.data import hold_out
 from tlx.errors import ErrorGroup, MissingError, Stopped, TlxError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store, reproducible_fields
@@ -21,7 +22,6 @@ from tlx.models import backbones
 from tlx.models.quanta import training as quanta_training
 from tlx.plots import statistics
 from tlx.studies import runner
-from tlx.studies.quanta import data as quanta_data
 from tlx.studies.quanta import export as quanta_export
 from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta import report as quanta_report
@@ -375,7 +375,10 @@ def test_halves_of_the_classes(settings, tmp_path):
         quanta_plan.plan_quanta(spec, QuantaGrid(halves=True), settings).images.digest
         == asked.images.digest
     )
-    others = {quanta_data.halves([str(i) for i in range(10)], seed) for seed in range(20)}
+    others = {
+        hold_out.halves([str(i) for i in range(10)], "random", seed, "--halves")
+        for seed in range(20)
+    }
     assert len(others) > 10
     assert (
         perform(spec, QuantaGrid(halves=True, positions=("2",), repeats=1), settings)
@@ -383,7 +386,7 @@ def test_halves_of_the_classes(settings, tmp_path):
         .scores
     )
     with pytest.raises(UsageError, match="at least 4"):
-        quanta_data.halves(["a", "b", "c"], 0)
+        hold_out.halves(["a", "b", "c"], "random", 0, "--halves")
 
 
 def test_some_of_the_images(bars, settings):

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..lab.settings import FORMS
+from ..studies.checkpoints import redraw as checkpoints_redraw
 from ..studies.layer_metrics import redraw as layer_metrics_redraw
 from ..studies.layer_metrics.table import METRICS
 from .output import say
@@ -100,7 +101,7 @@ def command(
     names = [name for name in METRICS if name in metrics or layer_metrics_redraw.ALL in metrics]
     for path in drawn:
         say(path)
-    for path in layer_metrics_redraw.correlated(
+    for path in checkpoints_redraw.correlated(
         checkpoints_correlations.correlations_of(rows, areas, names),
         out or table.parent,
         names,

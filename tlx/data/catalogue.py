@@ -552,7 +552,7 @@ def key_of(name: str) -> str | None:
 def known(name: str) -> Dataset:
     """Return the row of a name.
 
-    Raises UnknownName with the nearest one.
+    Raises UnknownNameError with the nearest one.
     """
     key = key_of(name)
     if key is None:

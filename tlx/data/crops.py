@@ -125,8 +125,8 @@ def write(
     """Write ten crops to `out` of each picture in `root`; existing intact crops are kept.
 
     Raises the errors of all pictures together, after the crops of the others were made;
-    Usage when `out` holds crops made otherwise, or by another program; Busy when another process is
-    making them.
+    UsageError when `out` holds crops made otherwise, or by another program; BusyError when another
+    process is making them.
     """
     root, out = Path(root), Path(out)
     _check_places(root, out, relpaths, encoding)
@@ -254,7 +254,7 @@ def _recorded(
 ) -> dict[str, Row]:
     """Return the rows of the manifest and of a remaining journal.
 
-    Raises Usage when `out` holds other crops.
+    Raises UsageError when `out` holds other crops.
     """
     records = files.Journal.read(out / JOURNAL)
     rows: dict[str, Row] = {}

@@ -37,8 +37,8 @@ def locate(
     offline       never ask the network
     allow         folders outside the dataset's own that links in it may lead to
 
-    Raises Missing with where to get the dataset, UnknownName, Unsafe for a link that leads out, or
-    what else is wrong with its files.
+    Raises MissingError with where to get the dataset, UnknownNameError, UnsafeError for a link
+    that leads out, or what else is wrong with its files.
     """
     cache, root, allow = Path(cache), data_root_of(data_root), tuple(allow)
     text = os.fspath(name_or_path)
@@ -117,7 +117,7 @@ def _at(folder: Path, cache: Path, allow: Allow, name: str | None = None) -> Ima
 
 
 def _check_links(folder: Path, allow: Allow) -> None:
-    """Raise Unsafe for files of arrays in `folder` that are links out of it, all at once."""
+    """Raise UnsafeError for files of arrays in `folder` that are links out of it, all at once."""
     boundary, problems = Boundary(folder, allow), list[TlxError]()
     for path in sorted((*folder.glob("*ubyte*"), *folder.glob("*.npy"))):
         try:

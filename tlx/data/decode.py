@@ -128,6 +128,32 @@ def _has_frames(image: ImageFile.ImageFile) -> bool:
     return frames
 
 
+KNOWN_MODES = (
+    *("1", "L", "LA", "La", "P", "PA"),
+    *("RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"),
+)  # of Pillow, that become grey or RGB
+
+
+def _over_white(image: Image.Image, path: Path) -> Image.Image:
+    """Return a transparent picture over white; refuse one that its transparency hides."""
+    if image.mode in ("La", "PA"):
+        rgba = image.convert({"La": "LA", "PA": "RGBA"}[image.mode]).convert("RGBA")
+    else:
+        rgba = image.convert("RGBA")
+    image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    # what is hidden behind a drawing of few colours may be anything
+    if _levels(image.convert("RGB")) == 1:
+        opaque = "…".join(map(str, rgba.getchannel("A").getextrema()))
+        _check_survives(
+            _levels(rgba.convert("RGB")),
+            1,
+            path,
+            f"its transparency hides the picture: alpha has the range {opaque}",
+            "remove the transparency",
+        )
+    return image
+
+
 def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Image, list[str]]:
     """Return the picture in mode L or RGB, and its notes.
 
@@ -158,40 +184,11 @@ def _eight_bits(image: Image.Image, path: Path, png_bits: int) -> tuple[Image.Im
     if mode in ("I", "F"):
         return _from_32_bits(image, path), ["32-bit"]
     if mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        rgba = (
-            image.convert("RGBA")
-            if mode not in ("La", "PA")
-            else image.convert({"La": "LA", "PA": "RGBA"}[mode]).convert("RGBA")
-        )
-        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        if (
-            _levels(image.convert("RGB")) == 1
-        ):  # what is hidden behind a drawing of few colours may be anything
-            opaque = "…".join(map(str, rgba.getchannel("A").getextrema()))
-            _check_survives(
-                _levels(rgba.convert("RGB")),
-                1,
-                path,
-                f"its transparency hides the picture: alpha has the range {opaque}",
-                "remove the transparency",
-            )
+        image = _over_white(image, path)
         notes.append("alpha")
     if mode == "CMYK":
         notes.append("cmyk")
-    if mode not in (
-        "1",
-        "L",
-        "LA",
-        "La",
-        "P",
-        "PA",
-        "RGB",
-        "RGBA",
-        "RGBa",
-        "RGBX",
-        "CMYK",
-        "YCbCr",
-    ):
+    if mode not in KNOWN_MODES:
         raise BadDataError(
             "image-mode",
             f"pixels of kind {mode}",
@@ -214,7 +211,7 @@ def _levels(image: Image.Image) -> int:
 
 
 def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) -> None:
-    """Raise BadData if a picture of many grey levels keeps next to none of them."""
+    """Raise BadDataError if a picture of many grey levels keeps next to none of them."""
     if levels >= FEW_LEVELS > left and left * 4 <= levels:
         raise BadDataError(
             "image-range",
@@ -225,7 +222,7 @@ def _check_survives(levels: int, left: int, path: Path, what: str, remedy: str) 
 
 
 def _check_high_bytes(image: Image.Image, path: Path) -> None:
-    """Raise BadData the same way for 16-bit colours, of which Pillow returns the high bytes only.
+    """Raise BadDataError for 16-bit colours, of which Pillow returns the high bytes only.
 
     Several levels, all of them low, are a picture of fewer bits.
     """

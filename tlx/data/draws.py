@@ -16,9 +16,9 @@ from pathlib import Path
 from .. import files
 from ..errors import BadDataError, TlxError, UsageError, raise_all
 from .csvs import Row
-from .folders import TEST, TRAIN, VAL, Image, ImageFolder, sorted_labels
+from .folders import TEST, TRAIN, VAL, Image, ImageFolder
+from .hold_out import draw_per_class
 from .sides import under_two_labels
-from .streams import seeded_permutation
 
 Digests = Callable[[Sequence[Path]], Sequence[str]]
 
@@ -94,7 +94,7 @@ def sha256_of(paths: Sequence[Path]) -> list[str]:
 def choose(folder: ImageFolder, plan: DrawPlan, digests: Digests = sha256_of) -> Drawn:
     """Choose the images of each CSV.
 
-    Raises BadData naming every class that has too few, before anything is drawn.
+    Raises BadDataError naming every class that has too few, before anything is drawn.
     """
     drawn = Drawn()
     images = sorted(folder.images, key=lambda image: os.fsencode(image.path))
@@ -105,21 +105,21 @@ def choose(folder: ImageFolder, plan: DrawPlan, digests: Digests = sha256_of) ->
     train, val, test = _pools(folder, images, drawn)
     if test is None:
         train = _distinct(train, content, unclear, drawn, "training")
-        test = _first_of_each(train, plan.test_per_class or TEST_PER_CLASS, plan.seed, "test")
+        test = draw_per_class(train, plan.test_per_class or TEST_PER_CLASS, plan.seed, "test")
     elif plan.test_per_class is not None:
-        test = _first_of_each(
+        test = draw_per_class(
             _distinct(test, content, unclear, drawn, "test"), plan.test_per_class, plan.seed, "test"
         )
     held = unclear | {content[image] for image in test}
     train = _distinct(train, content, held, drawn, "training" if folder.splits != ("",) else "")
     source = train if val is None else _distinct(val, content, held, drawn, "val")
-    chosen_val = _first_of_each(source, plan.val_per_class, plan.seed, "val")
+    chosen_val = draw_per_class(source, plan.val_per_class, plan.seed, "val")
     train = _distinct(train, content, {content[image] for image in chosen_val}, drawn, "")
     _refuse_too_few(folder, plan, test, chosen_val, train)
     drawn.csvs = {"val.csv": chosen_val, "test.csv": test, "all_images.csv": images}
     for shots in plan.shots:
         for split in range(plan.draws_of(shots)):
-            drawn.csvs[train_name(shots, split)] = _first_of_each(
+            drawn.csvs[train_name(shots, split)] = draw_per_class(
                 train, shots, plan.seed, "train", shots, split
             )
     return drawn
@@ -176,22 +176,6 @@ def _distinct(
             "in another image, in test, or under two labels"
         )
     return list(kept.values())
-
-
-def _first_of_each(images: list[Image], count: int, seed: int, *purpose: str | int) -> list[Image]:
-    """Return `count` images of each label in a drawn order, grouped by label, sorted.
-
-    Fewer where there are fewer.
-    """
-    by_label: dict[str, list[Image]] = {}
-    for image in images:
-        by_label.setdefault(image.label, []).append(image)
-    return [
-        members[index]
-        for label in sorted_labels(by_label)
-        for members in [by_label[label]]
-        for index in sorted(seeded_permutation(len(members), seed, *purpose, label)[:count])
-    ]
 
 
 def _refuse_too_few(

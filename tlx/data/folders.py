@@ -230,8 +230,9 @@ def list_images(
 
     allow  folders outside `root` that links may lead to
 
-    Raises all that is wrong at once: Unsafe for links that lead out, BadData if there is no image,
-    a name is not UTF-8, or two folders name one split, Resource for a folder that may not be read.
+    Raises all that is wrong at once: UnsafeError for links that lead out, BadDataError if there is
+    no image, a name is not UTF-8, or two folders name one split, ResourceError for a folder that
+    may not be read.
     """
     root = Path(root)
     _check_is_folder(root)

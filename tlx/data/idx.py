@@ -29,7 +29,7 @@ def is_idx_folder(folder: Path) -> bool:
 def paths(folder: Path) -> dict[str, tuple[Path, Path]]:
     """Return split → (images file, labels file) of a folder in MNIST's layout.
 
-    Raises BadData naming files that are missing.
+    Raises BadDataError naming files that are missing.
     """
     pairs: dict[str, tuple[Path, Path]] = {}
     problems: list[TlxError] = []
@@ -49,7 +49,7 @@ def paths(folder: Path) -> dict[str, tuple[Path, Path]]:
 def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
     """Read (n, h, w) uint8 images and (n,) uint8 labels of two IDX files.
 
-    Raises BadData unless both are intact and agree.
+    Raises BadDataError unless both are intact and agree.
     """
     x, y = read(images, 3), read(labels, 1)
     if len(x) != len(y):
@@ -62,7 +62,7 @@ def read_pair(images: Path, labels: Path) -> tuple[np.ndarray, np.ndarray]:
 def read(path: Path, dimensions: int) -> np.ndarray:
     """Read the array of one IDX file, gzipped or not, of so many dimensions.
 
-    Raises BadData otherwise.
+    Raises BadDataError otherwise.
     """
     data = _unpacked(Path(path))
     header, magic = 4 + 4 * dimensions, bytes([0, 0, UNSIGNED_BYTE, dimensions])
@@ -111,7 +111,7 @@ def _path(folder: Path, prefix: str, suffix: str) -> Path | None:
 def _unpacked(path: Path) -> bytes | bytearray:
     """Return the bytes of a file, out of gzip if it is gzip by its content.
 
-    Raises BadData above the limit.
+    Raises BadDataError above the limit.
     """
     try:
         with open(path, "rb") as raw:

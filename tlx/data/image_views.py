@@ -92,7 +92,7 @@ class Precomputed:
     ) -> Precomputed:
         """Return the crops of `paths`.
 
-        Raises BadData for every image that does not have all ten.
+        Raises BadDataError for every image that does not have all ten.
         """
         crops = [tuple(map(Path, precomputed(image))) for image in range(len(paths))]
         raise_all(

@@ -96,8 +96,8 @@ def _selected(
     Absent ones become problems.
     """
     tables: dict[str, Sequence[Row]] = {name: splits.tables[name] for name in HELD}
-    asked = sorted(set(shots)) if shots is not None else list(splits.shots)
-    for k in asked:
+    requested = sorted(set(shots)) if shots is not None else list(splits.shots)
+    for k in requested:
         numbers = splits.draws(k)
         few_are_enough = numbers and (draws is None or k == splits.shots[-1])
         for split in numbers[:draws] if few_are_enough else range(draws or 1):

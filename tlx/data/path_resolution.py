@@ -21,8 +21,8 @@ def find(row: Row, root: Path, allow: tuple[Path, ...] = ()) -> Path:
 
     The row's path is relative to root's parent or root.
 
-    Unsafe if it is outside root and `allow` (by `..`, an absolute path or a link) or is no
-    regular file; BadData if there is none, with the nearest name.
+    UnsafeError if it is outside root and `allow` (by `..`, an absolute path or a link) or is no
+    regular file; BadDataError if there is none, with the nearest name.
     """
     return Finder.of(str(root), tuple(map(str, allow))).find(row)
 
@@ -39,7 +39,7 @@ class Boundary:
         return real.startswith(self._below) or real in self.homes
 
     def check(self, path: Path | str) -> None:
-        """Raise Unsafe if `path`, its links followed, is outside.
+        """Raise UnsafeError if `path`, its links followed, is outside.
 
         A path that does not exist passes.
         """
@@ -51,7 +51,7 @@ class Boundary:
             raise self.outside(path, real)
 
     def check_all(self, paths: Iterable[Path]) -> None:
-        """Raise Unsafe if paths lead outside, naming the first and how many more.
+        """Raise UnsafeError if paths lead outside, naming the first and how many more.
 
         Each folder is resolved once.
         """
@@ -161,7 +161,7 @@ class Finder:
     def _is_safe_file(self, path: str, row: Row) -> bool:
         """Return whether the file exists and may be read.
 
-        Raises Unsafe for what is no safe file.
+        Raises UnsafeError for what is no safe file.
         """
         try:
             mode = os.lstat(path).st_mode

@@ -67,7 +67,8 @@ def fetch(
 
     From torchvision's files under `data_root`, or downloaded.
 
-    Raises Unsafe for files of it that are links out of its folder, except into those in `allow`.
+    Raises UnsafeError for files of it that are links out of its folder, except into those in
+    `allow`.
     """
     row = DATASETS[key]
     assert row.torchvision is not None
@@ -94,7 +95,7 @@ def is_there(key: str, data_root: Path) -> bool:
 
 
 def _check_links(folder: Path, allow: Iterable[Path | str]) -> None:
-    """Raise Unsafe if a file or folder in `folder` is a link out of it."""
+    """Raise UnsafeError if a file or folder in `folder` is a link out of it."""
     boundary = Boundary(folder, allow)
     for parent, folders, names in os.walk(folder):
         for name in (*folders, *names):
@@ -192,7 +193,7 @@ def _opened_from(root: Path, key: str, split: str) -> Any | None:
 
 
 def _refuse_pickles(key: str, root: Path) -> None:
-    """Raise Unsafe where torchvision would prefer its old pickles to IDX files.
+    """Raise UnsafeError where torchvision would prefer its old pickles to IDX files.
 
     These are <class>/processed/*.pt.
     """

@@ -203,7 +203,7 @@ def _owner(path: Path) -> str:
 def format_of(data: bytes, path: Path) -> str:
     """Return the key in FORMATS of these bytes.
 
-    Raises Unsafe or BadData when they are something else.
+    Raises UnsafeError or BadDataError when they are something else.
     """
     for name, row in FORMATS.items():
         if data.startswith(row.starts) and data[8:12].startswith(row.inner):

@@ -88,7 +88,7 @@ def kept(plan: ShardPlan, make: Make, *, verify: bool = True) -> Shards:
 
     A damaged one is made again, with a note.
 
-    Raises the problems of all images together, Resource when the disk cannot hold it.
+    Raises the problems of all images together, ResourceError when the disk cannot hold it.
     """
     with contextlib.suppress(IntegrityError, FileNotFoundError):
         return _open(plan, verify)
@@ -109,7 +109,7 @@ def kept(plan: ShardPlan, make: Make, *, verify: bool = True) -> Shards:
 def _open(plan: ShardPlan, verify: bool) -> Shards:
     """Open the array.
 
-    Raises FileNotFoundError where there is none, Integrity where it is not what it was.
+    Raises FileNotFoundError where there is none, IntegrityError where it is not what it was.
     """
     if not plan.folder.is_dir():
         raise FileNotFoundError(plan.folder)

@@ -291,7 +291,7 @@ def _frames(split: str, data: Path, labels: Path) -> Pool:
 def read_npy(path: Path) -> np.ndarray:
     """Open a mapped, read-only .npy array.
 
-    Raises BadData unless its size is exactly that of its header; no pickles.
+    Raises BadDataError unless its size is exactly that of its header; no pickles.
     """
     try:
         with open(path, "rb") as file:

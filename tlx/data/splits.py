@@ -78,7 +78,7 @@ class SplitFolder:
     def train(self, shots: int, split: int) -> tuple[Row, ...]:
         """Return the training rows of a draw.
 
-        Raises Missing if there is no such file.
+        Raises MissingError if there is no such file.
         """
         return self._table(train_name(shots, split))
 
@@ -155,7 +155,7 @@ def draw(
     settings  the fields of Plan: shots, draws, largest_draws, val_per_class, test_per_class, seed
     digests   gives a content digest for each of many paths
 
-    BadData if a class has too few images (all of them named), or if `out` holds other splits.
+    BadDataError if a class has too few images (all of them named), or if `out` holds other splits.
     """
     out, plan = Path(out).absolute(), DrawPlan(**settings)
     with locks.lock(out.with_name(f".{out.name}.lock"), wait=True):

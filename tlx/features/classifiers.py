@@ -40,7 +40,7 @@ class Classifier(Spec):
     def make(self, seed: int = 0) -> Any:
         """Build a new scikit-learn estimator with these settings.
 
-        Raises Resource where it needs a package that is absent.
+        Raises ResourceError where it needs a package that is absent.
         """
         raise NotImplementedError
 

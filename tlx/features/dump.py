@@ -94,8 +94,8 @@ class Dump:
     ):
         """Open the layers.
 
-        Raises Integrity for what is damaged or incomplete, Missing and UnknownName for what is not
-        there.
+        Raises IntegrityError for what is damaged or incomplete, MissingError and UnknownNameError
+        for what is not there.
         """
         self.folder = Path(folder).absolute()
         self.key, self._shelf = (
@@ -180,7 +180,7 @@ class Dump:
         return out
 
     def verify(self) -> None:
-        """Raise Integrity, naming the file, unless every byte of the folder is as written."""
+        """Raise IntegrityError, naming the file, unless every byte of the folder is as written."""
         with self._shelf.remedied():
             files.verify(self.folder)
 

@@ -55,7 +55,7 @@ class Dumps:
     def find(self, prefix: str) -> str:
         """Return the only key with this prefix.
 
-        Raises Missing if there is none, Usage if there are several.
+        Raises MissingError if there is none, UsageError if there are several.
         """
         keys = [key for key in self.keys() if prefix and key.startswith(prefix)]
         if not keys:
@@ -104,7 +104,7 @@ class Dumps:
         )
 
     def verify(self, key: str) -> None:
-        """Raise Integrity, naming the file, unless every byte of a dump is as written."""
+        """Raise IntegrityError, naming the file, unless every byte of a dump is as written."""
         shelf = DumpDirectory(self.root, key)
         if key not in self.keys():
             raise MissingError(f"dump '{key}'", self.root)
@@ -117,7 +117,7 @@ class Dumps:
     def remove(self, key: str) -> int:
         """Remove a dump with all its parts; return the freed bytes.
 
-        Raises Busy if it is in use.
+        Raises BusyError if it is in use.
         """
         shelf = DumpDirectory(self.root, key)
         if key not in self.keys():

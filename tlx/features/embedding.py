@@ -68,7 +68,7 @@ class FittedEmbedding:
     def blocks(self, features: Features, rows: Any = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Iterate over the embedded rows as (their positions, (b, d) of `dtype`).
 
-        Raises BadData if one is not finite.
+        Raises BadDataError if one is not finite.
 
         rows   which rows to take, as indices or a slice; all of them if None
         """
@@ -103,7 +103,8 @@ class Embedding(Spec):
 
         features   (r, d), or one (r, dₗ) per layer: any real dtype, read in blocks
         rows       the training rows among them, as indices or a slice; all if None
-        raises     BadData where a training row is not finite, no row is there or layers disagree
+        raises     BadDataError where a training row is not finite, no row is there or layers
+                   disagree
         """
         layers = _layers(features)
         if _length(layers, rows) == 0:
@@ -262,7 +263,7 @@ def _rising(index: np.ndarray) -> bool:
 
 
 def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
-    """Raise BadData unless all is finite: a threshold would turn NaN into a harmless 0."""
+    """Raise BadDataError unless all is finite: a threshold would turn NaN into a harmless 0."""
     finite = np.isfinite(block)
     if not finite.all():
         bad = np.flatnonzero(~finite.all(axis=1))

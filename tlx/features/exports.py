@@ -64,7 +64,7 @@ def _row_names(dump: Dump) -> list[str]:
 def read(folder: Path) -> FeatureFile:
     """Read features in this layout, of any program.
 
-    Raises Missing, Unsafe or BadData with everything that is wrong.
+    Raises MissingError, UnsafeError or BadDataError with everything that is wrong.
     """
     array_path, names_path = Path(folder) / FEATURES, Path(folder) / NAMES
     raise_all(

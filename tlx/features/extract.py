@@ -80,8 +80,8 @@ def extract(
 
     weights  digest of the weights (backbones.digest), which with the images and `how` names the
              dump
-    Raises UnknownName or Usage for layers, Resource for the disk, BadData for NaN, Stopped,
-      Integrity for damage.
+    Raises UnknownNameError or UsageError for layers, ResourceError for the disk, BadDataError for
+      NaN, Stopped, IntegrityError for damage.
     """
     names = activations.resolve(network, layers)
     _check_fits(network, pixels, place)

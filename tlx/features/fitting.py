@@ -94,7 +94,7 @@ def fit(
     seed       of the solver's own chance
     where      which trial, for the message
     settings   of the estimator, on top of the spec's
-    raises     BadData: not finite, one class, too few rows; Resource: an absent package
+    raises     BadDataError: not finite, one class, too few rows; ResourceError: an absent package
     """
     y = np.asarray(y)
     raise_all(problems(spec, X, y, where=where))
@@ -140,7 +140,7 @@ def problems(
 
 
 def check_labels(y: np.ndarray, rows: int, *, where: object = "") -> None:
-    """Raise BadData where y is not one whole number for each of the rows."""
+    """Raise BadDataError where y is not one whole number for each of the rows."""
     if y.shape != (rows,) or y.dtype.kind not in "iu":
         raise BadDataError(
             "labels-shape",
@@ -151,7 +151,7 @@ def check_labels(y: np.ndarray, rows: int, *, where: object = "") -> None:
 
 
 def check_rows(X: np.ndarray, width: int | None = None, *, where: object = "") -> None:
-    """Raise BadData where rows are no (n, d) of finite numbers, or d is not `width`.
+    """Raise BadDataError where rows are no (n, d) of finite numbers, or d is not `width`.
 
     They are read in blocks.
     """

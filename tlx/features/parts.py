@@ -112,7 +112,7 @@ class DumpPart:
     def append(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Add a batch, layer → (b, …).
 
-        Raises BadData if it holds NaN or infinity.
+        Raises BadDataError if it holds NaN or infinity.
         """
         for layer, array in arrays.items():
             _check_finite(layer, array, self.rows)

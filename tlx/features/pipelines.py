@@ -66,7 +66,7 @@ class Embedded(TransformerMixin, BaseEstimator):
     def transform(self, X: np.ndarray) -> np.ndarray:
         """Return embedded rows.
 
-        Raises BadData where a row is not finite or of another width.
+        Raises BadDataError where a row is not finite or of another width.
         """
         spec: Any = parse_spec(embedding.EMBEDDINGS, self.embedding, "embedding")
         if self.per_set:

@@ -78,8 +78,8 @@ class Products:
     ):
         """Compute the products.
 
-        Raises Resource where r × u float64 numbers do not fit the budget, BadData where a feature
-        is not finite.
+        Raises ResourceError where r × u float64 numbers do not fit the budget, BadDataError where
+        a feature is not finite.
         """
         check_rows(features)
         self.features = features

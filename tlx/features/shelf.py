@@ -69,7 +69,7 @@ class DumpDirectory:
     def using(self) -> Iterator[None]:
         """Prevent removal inside the block.
 
-        Raises Busy if it is being removed.
+        Raises BusyError if it is being removed.
         """
         path = self._locks / f"{self.key}.use"
         with locks.lock(path, shared=True):
@@ -80,7 +80,7 @@ class DumpDirectory:
     def removing(self) -> Iterator[None]:
         """Exclude all readers and writers inside the block.
 
-        Raises Busy if it is in use.
+        Raises BusyError if it is in use.
         """
         with (
             locks.lock(self._locks / f"{self.key}.write"),
@@ -94,7 +94,7 @@ class DumpDirectory:
     ) -> Iterator[None]:
         """Exclude other writers inside the block.
 
-        Waits for another writer, or raises Busy.
+        Waits for another writer, or raises BusyError.
         """
         with contextlib.ExitStack() as held:
             while True:
@@ -112,7 +112,7 @@ class DumpDirectory:
     def files(self) -> dict[str, dict[str, Any]]:
         """Return the rows of its manifest; {} if there is none yet.
 
-        Raises Integrity if it is damaged.
+        Raises IntegrityError if it is damaged.
         """
         if not (self.folder / files.MANIFEST).exists():
             return {}
@@ -209,13 +209,13 @@ def _row(path: Path) -> dict[str, Any]:
 
 
 def check_size(path: Path, row: Mapping[str, Any]) -> None:
-    """Raise Integrity unless `path` has the size of its manifest row."""
+    """Raise IntegrityError unless `path` has the size of its manifest row."""
     if not path.is_file() or path.stat().st_size != row["bytes"]:
         files.check(path, row)  # its error names the damage
 
 
 def check_space(where: Path, need: int) -> None:
-    """Raise Resource unless so many bytes, and a reserve, are free."""
+    """Raise ResourceError unless so many bytes, and a reserve, are free."""
     free = files.free_bytes(where)
     if need + SPARE_BYTES > free:
         raise ResourceError(

@@ -10,8 +10,8 @@ No platform is needed.
     metrics.sum_of_squares(x, labels).ratio
     metrics.intrinsic_dimension(x).dimension
 
-Results are float64 with named fields. A wrong input raises tlx.errors.BadData, Usage or
-Resource with what was found and what was expected; NaN or infinity is always an error, never a
+Results are float64 with named fields. A wrong input raises tlx.errors.BadDataError, UsageError or
+ResourceError with what was found and what was expected; NaN or infinity is always an error, never a
 number.
 """
 

@@ -31,7 +31,7 @@ def array(x: Any, *, where: object = "x") -> np.ndarray:
     A map stays a map; a torch CPU tensor shares its memory.
 
     x       also the path of a .npy file, which is mapped
-    raises  BadData for what is no array of real numbers
+    raises  BadDataError for what is no array of real numbers
     """
     if isinstance(x, (str, os.PathLike)):
         from ..data.sources import read_npy
@@ -63,7 +63,7 @@ def matrix(x: Any, *, where: object = "x", least: int = 2) -> np.ndarray:
 
     Values are neither converted nor checked.
 
-    Raises BadData for fewer than `least` rows, or rows without a feature.
+    Raises BadDataError for fewer than `least` rows, or rows without a feature.
     """
     values = array(x, where=where)
     if values.ndim < 2 or 0 in values.shape[1:]:
@@ -91,8 +91,8 @@ def rows(x: Any, *, where: object = "x", least: int = 2, finite: bool = True) ->
     least   how many rows are needed
     finite  look at every number; False where the caller would see NaN in its result, and calls
             `check_finite` then
-    raises  BadData: not numbers, no rows, too few, NaN or infinity (the first row and column are
-            named)
+    raises  BadDataError: not numbers, no rows, too few, NaN or infinity (the first row and column
+            are named)
     """
     values = floating(matrix(x, where=where, least=least))
     if finite:
@@ -131,7 +131,7 @@ def float_type(dtype: np.dtype) -> np.dtype:
 
 
 def check_finite(x: np.ndarray, *, where: object = "x", first: int = 0) -> None:
-    """Raise BadData, naming the first row and column, unless every number is finite.
+    """Raise BadDataError, naming the first row and column, unless every number is finite.
 
     Of a vector, the first index is named.
 
@@ -179,7 +179,7 @@ def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray
     """Return (names, codes): the distinct labels (k,), sorted, and each row's code, (n,) int64.
 
     labels  (n,) str or whole numbers; neither sorted nor from 0
-    raises  BadData: another number of labels than rows, fractions, missing labels
+    raises  BadDataError: another number of labels than rows, fractions, missing labels
     """
     if hasattr(labels, "detach"):
         labels = labels.detach()
@@ -210,7 +210,7 @@ def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray
 def stimuli(pairs: int, *, where: object = "rdm") -> int:
     """Return the number of stimuli n that has this many pairs: n(n − 1)/2 = pairs, n ≥ 2.
 
-    Raises BadData if there is none.
+    Raises BadDataError if there is none.
     """
     n = (1 + math.isqrt(1 + 8 * pairs)) // 2
     if pairs < 1 or n * (n - 1) // 2 != pairs:
@@ -253,8 +253,8 @@ def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[
     rdm     (n(n − 1)/2,) — itself where it is float32 or float64, a map too — or (n, n), of which
             they are copied
     finite  as in `rows`, for the condensed form; a square is always checked
-    raises  BadData: another shape, not symmetric within 1e-5 of the largest, a diagonal that is not
-            0, not finite
+    raises  BadDataError: another shape, not symmetric within 1e-5 of the largest, a diagonal that
+            is not 0, not finite
     """
     values = array(rdm, where=where)
     if values.ndim == 1:

@@ -57,7 +57,7 @@ def cka(x: Any, y: Any, unbiased: bool = True, threads: int | None = None) -> fl
               HSIC₀ of Kornblith, which grows with d/n
     →         within 1e-6 of float64: inner products are in float32, of centred rows, their sums in
               float64
-    raises    BadData: not finite, other numbers of rows, a layer whose rows are all alike
+    raises    BadDataError: not finite, other numbers of rows, a layer whose rows are all alike
 
     Kornblith et al. 2019, arXiv:1905.00414; Song et al. 2012, jmlr.org/papers/v13/song12a.html,
     equation 5

@@ -35,7 +35,7 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
     rdm      (n(n − 1)/2,), an array or a map, read once; or (n, n)
     labels   (n,) str or whole numbers, in any order: whether two are equal is all that counts
     threads  to use; the answer has the same bits at any number
-    raises   BadData: no RDM, not finite, no two rows of one class, or no two of different ones
+    raises   BadDataError: no RDM, not finite, no two rows of one class, or no two of different ones
 
     Pairs count once; a square has each twice, which leaves means as they are, and its diagonal does
     not count.

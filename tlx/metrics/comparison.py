@@ -50,8 +50,8 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | Non
     stack of them,
             (m, n(n − 1)/2) or (m, n, n)
     →       a number; (m, l) float64 where a or b is a stack
-    raises  BadData: no RDMs, of different sizes, not finite, constant ones, to which nothing is
-            alike; UnknownName
+    raises  BadDataError: no RDMs, of different sizes, not finite, constant ones, to which nothing
+            is alike; UnknownNameError
     """
     known(method)
     first, n, single_a = _stack(a, "a")
@@ -91,7 +91,7 @@ def compare_all(
 def known(method: str) -> Comparison:
     """Return the row of COMPARISONS of this name.
 
-    Raises UnknownName.
+    Raises UnknownNameError.
     """
     if method not in COMPARISONS:
         raise UnknownNameError("comparison", method, COMPARISONS)
@@ -138,7 +138,7 @@ def vectors(
 ) -> np.ndarray:
     """Return (m, p) float64, the vector of each RDM by the row of COMPARISONS.
 
-    Raises BadData for an RDM without such a vector.
+    Raises BadDataError for an RDM without such a vector.
     """
     make = COMPARISONS[method].vector
     assert make is not None

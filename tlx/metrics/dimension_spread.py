@@ -66,8 +66,8 @@ def intrinsic_dimension_resampled(
     fraction     of the rows in each part (that of the ratios is a setting of the method:
                  "twonn:fraction=0.8")
     method       as for `intrinsic_dimension`
-    raises       as `intrinsic_dimension`; BadData where a part is too small; Usage: resamplings,
-                 fraction, seed
+    raises       as `intrinsic_dimension`; BadDataError where a part is too small; UsageError:
+                 resamplings, fraction, seed
     """
     if resamplings < 1 or not 0 < fraction <= 1 or seed < 0:
         raise UsageError(
@@ -170,7 +170,8 @@ def block_analysis(
     "block analysis", b).
 
     x        (n, …) as for `intrinsic_dimension`
-    raises   as `intrinsic_dimension`; BadData: blocks that are too small; Usage: no blocks, seed
+    raises   as `intrinsic_dimension`; BadDataError: blocks that are too small; UsageError: no
+             blocks, seed
     """
     how, counts = estimator(method), [int(b) for b in blocks]
     if not counts or min(counts) < 1 or seed < 0:

@@ -161,8 +161,8 @@ def domain_gap(x: Any, y: Any, method: str = "frechet") -> Gap:
             are flattened
     method  a row of GAPS, perhaps with settings: "frechet", "mmd", "mmd:sigma=3", "emd",
             "sliced:directions=500"
-    raises  BadData: NaN or infinity, fewer than two rows, other widths; UnknownName, Usage: the
-            method, its settings
+    raises  BadDataError: NaN or infinity, fewer than two rows, other widths; UnknownNameError,
+            UsageError: the method, its settings
     """
     how: Any = parse_spec(GAPS, method, "method")
     first, second = arrays.rows(x, where="x"), arrays.rows(y, where="y")
@@ -214,7 +214,7 @@ def intra_class_variance(x: Any, labels: Any) -> ClassSpread:
     """Compute how far the rows of a class are from its mean, averaged over classes.
 
     x, labels   (n, …) as for `domain_gap`, and (n,) names or whole numbers
-    raises  BadData: NaN or infinity, labels that do not fit, no class of two rows
+    raises  BadDataError: NaN or infinity, labels that do not fit, no class of two rows
     """
     rows = arrays.rows(x, least=1)
     names, codes = arrays.labels(labels, len(rows))

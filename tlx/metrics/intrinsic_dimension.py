@@ -63,7 +63,7 @@ class TwoNN(Spec):
     def estimate(self, distances: np.ndarray) -> Dimension:
         """Estimate from distances (n, 2) float64, ascending.
 
-        Raises BadData where fewer than four ratios, or two points, are left.
+        Raises BadDataError where fewer than four ratios, or two points, are left.
         """
         logs, left_out = log_ratios(distances)
         total = len(logs)
@@ -100,7 +100,7 @@ class TwoNNLikelihood(Spec):
     def estimate(self, distances: np.ndarray) -> Dimension:
         """Estimate from distances (n, 2) float64, ascending.
 
-        Raises BadData where fewer than four ratios are left, or two used.
+        Raises BadDataError where fewer than four ratios are left, or two used.
         """
         logs, left_out = log_ratios(distances)
         used = math.floor(self.fraction * len(logs))
@@ -132,7 +132,7 @@ class LevinaBickel(Spec):
     def estimate(self, distances: np.ndarray) -> Dimension:
         """Estimate from distances (n, k) float64, ascending.
 
-        Raises BadData where no row is left.
+        Raises BadDataError where no row is left.
         """
         good, left_out = _telling(distances)
         if not len(good):
@@ -152,9 +152,9 @@ def intrinsic_dimension(
     x         (n, …) floats or whole numbers, a map, a layer of a dump; each row is flattened
     method    a row of METHODS, perhaps with settings: "twonn", "twonn-mle", "mle:k=10"
     fraction  of the ratios that is used; None: 0.9, or what `method` says
-    raises    BadData: NaN or infinity, too few informative rows (the message has how many were left
-              out, and why);
-              UnknownName, Usage: the method, its settings
+    raises    BadDataError: NaN or infinity, too few informative rows (the message has how many
+              were left out, and why);
+              UnknownNameError, UsageError: the method, its settings
     """
     how = estimator(method, fraction)
     result: Dimension = how.estimate(
@@ -179,7 +179,7 @@ def log_ratios(distances: np.ndarray) -> tuple[np.ndarray, dict[str, int]]:
     """Return (ln μ, ascending, of the informative rows; counts of all rows and of those left out).
 
     distances  (n, 2) float64, ascending
-    raises     BadData: fewer than four are left
+    raises     BadDataError: fewer than four are left
     """
     good, left_out = _telling(distances)
     if len(good) < LEAST:
@@ -237,7 +237,7 @@ def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
 
     x        (n, …) as for `intrinsic_dimension`
     largest  largest neighbour, at least 2; no larger one than n − 1 is taken
-    raises   BadData: as `intrinsic_dimension`; Usage: largest
+    raises   BadDataError: as `intrinsic_dimension`; UsageError: largest
     """
     if largest < 2:
         raise UsageError("out-of-range", f"{largest}", where="largest", expected="at least 2")

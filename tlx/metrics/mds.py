@@ -37,7 +37,7 @@ def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> M
     dimensions       of the map, at most m − 1
     smacof           minimise the stress: scikit-learn's SMACOF from this start,
                      without chance
-    raises           BadData: no dissimilarities; Usage: too many dimensions
+    raises           BadDataError: no dissimilarities; UsageError: too many dimensions
     """
     if isinstance(dissimilarities, Similarities):
         values = dissimilarities.values

@@ -27,7 +27,7 @@ def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndar
 
     x        (n, …) floats or whole numbers, a map, a layer of a dump; each row is flattened
     threads  None: NUMBA_NUM_THREADS, else the cores this process may use
-    raises   BadData: NaN or infinity, no rows, n ≤ k; Usage: k or threads below 1
+    raises   BadDataError: NaN or infinity, no rows, n ≤ k; UsageError: k or threads below 1
     """
     return NeighbourRows(x, k, threads).nearest(k)[0]
 

@@ -14,7 +14,6 @@ Lists of texts are data sets of fixed-width bytes, mixed lists are groups of dat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,18 +23,11 @@ import h5py
 import numpy as np
 
 from .. import __version__, files
-from ..errors import BadDataError, MissingError, UnsafeError, UsageError
+from ..data.hdf5 import checked_datasets
+from ..errors import BadDataError, MissingError, UsageError
 from . import arrays
 
 GROUPS = ("descriptors", "rdm_descriptors", "pattern_descriptors")
-FILTERS = {
-    h5py.h5z.FILTER_DEFLATE,
-    h5py.h5z.FILTER_SHUFFLE,
-    h5py.h5z.FILTER_FLETCHER32,
-    h5py.h5z.FILTER_LZF,
-}
-MOST_OBJECTS = 100_000
-INFLATION = 1000  # logical bytes a stored byte
 
 
 @dataclass(frozen=True)
@@ -56,7 +48,7 @@ class Rdms:
     pattern_descriptors: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Raise BadData for another shape, or a wrong number of descriptor values."""
+        """Raise BadDataError for another shape, or a wrong number of descriptor values."""
         rdms = self.dissimilarities
         if rdms.ndim != 2 or not len(rdms) or rdms.dtype.kind not in "fiu":
             raise BadDataError(
@@ -88,7 +80,7 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
 
     For rsatoolbox.rdm.load_rdm(path, "hdf5") and `read_rdms`.
 
-    Raises Usage for a descriptor that no HDF5 file can hold.
+    Raises UsageError for a descriptor that no HDF5 file can hold.
     """
     with files.atomic_write(Path(path)) as out, h5py.File(out, "w") as file:
         file.attrs["written_by"] = f"tlx {__version__}"
@@ -144,16 +136,15 @@ def _put(group: h5py.Group, key: str, value: Any) -> None:
 def read_rdms(path: Path | str) -> Rdms:
     """Read the RDMs of a file of rsatoolbox or of `write_rdms`.
 
-    raises  Missing; BadData: no such file, damaged, out of proportion; Unsafe: it reaches out of
-    itself or needs a
-            plug-in. All of it is checked before anything is read
+    raises  MissingError; BadDataError: damaged, out of proportion; UnsafeError: it reaches out of
+            itself or needs a plug-in. All of it is checked before anything is read
     """
     path = Path(path)
     if not path.is_file():
         raise MissingError("file of RDMs", path)
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            _look(file, path)
+            _check_kinds(file, checked_datasets(file, path, "rdm-file"), path)
             return _rdms(file, path)
     except (OSError, RuntimeError, KeyError, UnicodeDecodeError) as error:
         raise BadDataError(
@@ -164,55 +155,17 @@ def read_rdms(path: Path | str) -> Rdms:
         ) from error
 
 
-def _look(file: h5py.File, path: Path) -> None:
-    """Raise for anything that is not plainly a number or a text of this file."""
-    pending, seen, size = [(file, 0)], 0, path.stat().st_size
-    while pending:
-        group, depth = pending.pop()
-        for key in group:
-            seen += 1
-            if seen > MOST_OBJECTS or depth > 2:
-                raise UnsafeError(
-                    "rdm-file-objects", "too many objects, or groups in a circle", where=path
-                )
-            link = group.get(key, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise UnsafeError(
-                    "rdm-file-link", f"'{group.name}/{key}' is a {type(link).__name__}", where=path
-                )
-            item = group[key]
-            if isinstance(item, h5py.Group):
-                pending.append((item, depth + 1))
-            elif isinstance(item, h5py.Dataset):
-                _look_at(item, size, path)
-            else:
-                raise UnsafeError(
-                    "rdm-file-objects", f"'{item.name}' is a {type(item).__name__}", where=path
-                )
-
-
-def _look_at(item: h5py.Dataset, size: int, path: Path) -> None:
-    recipe = item.id.get_create_plist()
-    codes = {recipe.get_filter(number)[0] for number in range(recipe.get_nfilters())}
-    if item.external or item.is_virtual or codes - FILTERS:
-        raise UnsafeError(
-            "rdm-file-outside",
-            f"'{item.name}' takes its numbers from elsewhere, or needs a plug-in",
-            where=path,
-        )
-    if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
-        raise BadDataError(
-            "rdm-file-kind",
-            f"'{item.name}' is of type {item.dtype}",
-            where=path,
-            expected="numbers or texts",
-        )
-    if math.prod(item.shape or (0,)) * item.dtype.itemsize > INFLATION * size:
-        raise BadDataError(
-            "rdm-file-inflated",
-            f"'{item.name}' of shape {item.shape} in a file of {size:,} bytes",
-            where=path,
-        )
+def _check_kinds(file: h5py.File, names: list[str], path: Path) -> None:
+    """Raise BadDataError for what is neither a number nor a text."""
+    for name in names:
+        item = file[name]
+        if item.dtype.kind not in "fiubS" and h5py.check_string_dtype(item.dtype) is None:
+            raise BadDataError(
+                "rdm-file-kind",
+                f"'{item.name}' is of type {item.dtype}",
+                where=path,
+                expected="numbers or texts",
+            )
 
 
 def _rdms(file: h5py.File, path: Path) -> Rdms:

@@ -100,8 +100,8 @@ def transferability_regression(table: Any, standardize: bool = True) -> Regressi
     table        rows (mappings) or a data frame with columns G, D, N, T; other columns are
                  ignored
     standardize  z-score G, D and log N first; the fit is the same, the coefficients are comparable
-    raises       BadData: a column is missing, a value is no finite number, N or T is not positive,
-                 fewer than 5 rows, a
+    raises       BadDataError: a column is missing, a value is no finite number, N or T is not
+                 positive, fewer than 5 rows, a
                  term that does not vary or is a sum of others, a T that does not vary
     """
     x, y = _terms(_columns(table))

@@ -54,8 +54,8 @@ def bootstrap(
     a, b         RDMs of the same n stimuli, condensed or square
     method       a row of COMPARISONS that needs not all pairs: none of the whitened ones
     resamplings  how often n stimuli are drawn, with replacement and the same for both RDMs
-    raises       as compare_rdms; Usage: a whitened method, no resampling, a confidence not between
-                 0 and 1
+    raises       as compare_rdms; UsageError: a whitened method, no resampling, a confidence not
+                 between 0 and 1
 
     A pair of a stimulus with itself has no dissimilarity and is left out, as rsatoolbox does; pairs
     of a stimulus that was drawn more than once count more than once. Percentile interval: Efron &
@@ -100,6 +100,29 @@ class Intervals:
     resamplings: int
 
 
+def _same_stimuli(rdms: Sequence[Any], resamplings: int) -> list[tuple[np.ndarray, int]]:
+    """Return the RDMs condensed, each with its number of stimuli.
+
+    Raises BadDataError unless these are the same, ResourceError for more draws than memory holds.
+    """
+    condensed = [arrays.condensed(rdm, where=f"RDM {i}") for i, rdm in enumerate(rdms)]
+    if not condensed or len({n for _, n in condensed}) > 1:
+        raise BadDataError(
+            "rdm-sizes",
+            f"RDMs of {sorted({n for _, n in condensed})} stimuli",
+            expected="the same stimuli",
+        )
+    m = len(condensed)
+    if resamplings * m * m > MOST:
+        raise ResourceError(
+            "too-many-draws",
+            f"{resamplings:,} draws of {m} × {m} similarities",
+            where="resamplings",
+            expected=f"at most {MOST // (m * m):,} draws",
+        )
+    return condensed
+
+
 def bootstrap_all(
     rdms: Sequence[Any],
     method: str = "spearman",
@@ -127,21 +150,8 @@ def bootstrap_all(
             where="method",
             expected="spearman, pearson, cosine or rho-a",
         )
-    condensed = [arrays.condensed(rdm, where=f"RDM {i}") for i, rdm in enumerate(rdms)]
-    if not condensed or len({n for _, n in condensed}) > 1:
-        raise BadDataError(
-            "rdm-sizes",
-            f"RDMs of {sorted({n for _, n in condensed})} stimuli",
-            expected="the same stimuli",
-        )
+    condensed = _same_stimuli(rdms, resamplings)
     n, m, vector = condensed[0][1], len(condensed), row.vector
-    if resamplings * m * m > MOST:
-        raise ResourceError(
-            "too-many-draws",
-            f"{resamplings:,} draws of {m} × {m} similarities",
-            where="resamplings",
-            expected=f"at most {MOST // (m * m):,} draws",
-        )
     draws = np.empty((resamplings, m, m))
     for number, chosen in enumerate(_chosen(n, resamplings, seed)):
         parts = np.empty((m, len(condensed[0][0])))

@@ -63,9 +63,10 @@ def rdm(
                relative, and mostly
                1e-6: sums are in float32, but of differences, and pairs too close for that in
                float64
-    raises     BadData: not finite, a row that is constant (correlation) or zero (cosine), numbers
+    raises     BadDataError: not finite, a row that is constant (correlation) or zero (cosine),
+               numbers
     too large;
-               Resource: not enough memory or disk
+               ResourceError: not enough memory or disk
 
     Kriegeskorte, Mur & Bandettini 2008, doi:10.3389/neuro.06.004.2008
     """
@@ -166,7 +167,7 @@ def _starts(n: int, condensed: bool) -> np.ndarray:
 
 
 def _reserve(need: int, available: int, place: Path | None = None) -> None:
-    """Raise Resource where `need` bytes are more than `available`.
+    """Raise ResourceError where `need` bytes are more than `available`.
 
     On the disk of `place`, or in memory.
     """

@@ -67,7 +67,7 @@ def sum_of_squares(
     means    give the means of the classes too, k·d numbers
     threads  to use; the answer has the same bits at any number
     read     as in `streams.blocks`
-    raises   BadData: not numbers, not finite, another number of labels
+    raises   BadDataError: not numbers, not finite, another number of labels
 
     TSS is computed from sums about provisional centres and the mean of all, by no mean of a class:
     that SSW + SSB equals it is a check. Relative errors stay some 1e-15 at any offset of the rows.

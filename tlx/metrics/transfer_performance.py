@@ -103,8 +103,8 @@ def metric_correlations(
     confidence            of the Fisher band;  permutation_confidence: of the other
     permutations, seed    orders drawn where there are more than 8 models; of fewer, all are gone
                           through
-    raises                BadData: not finite, of other lengths, fewer than 2 models; Usage: a
-                          confidence out of range
+    raises                BadDataError: not finite, of other lengths, fewer than 2 models;
+                          UsageError: a confidence out of range
     """
     for share in (confidence, permutation_confidence):
         if not 0 < share < 1 or permutations < 1:

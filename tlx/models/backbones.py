@@ -148,7 +148,7 @@ def names(*, everything: bool = False) -> list[str]:
 def lookup(name: str) -> BackboneRow:
     """Return the row of a name, in any case.
 
-    A row is created if torchvision or timm know the name. Raises UnknownName.
+    A row is created if torchvision or timm know the name. Raises UnknownNameError.
     """
     key = name.strip().lower()
     if key in BACKBONES:
@@ -199,8 +199,8 @@ def load(
     source      what the weights were trained on; for "default" it must be what they were trained on
     input_size  pixels; a transformer made for one size is built for this one, its positions
                 interpolated
-    sha256      what `digest` gave when a study was planned: Integrity if the weights are others by
-                now; "": not checked
+    sha256      what `digest` gave when a study was planned: IntegrityError if the weights are
+                others by now; "": not checked
     """
     from . import chopped, heads, network
     from .weights import promises
@@ -268,7 +268,7 @@ def digest(name: str, weights: str | Path | None, source: str | None = None) -> 
 def default_file(row: BackboneRow, source: str | None = None) -> Path:
     """Return the file of a row's own weights, fetched if need be.
 
-    Raises Missing, Resource or UnknownName (of a source).
+    Raises MissingError, ResourceError or UnknownNameError (of a source).
     """
     from . import sources
 

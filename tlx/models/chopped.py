@@ -73,8 +73,8 @@ def chop(network: Network, depth: int, classes: int, seed: int) -> Network:
 
     The head is Glorot-uniform with zero biases; the network given is consumed.
 
-    Raises Usage for a block that is not there, or that runs more than once or gives no tensor of
-    one row an image.
+    Raises UsageError for a block that is not there, or that runs more than once or gives no tensor
+    of one row an image.
     """
     if not 1 <= depth <= len(network.blocks):
         raise UsageError(
@@ -290,8 +290,8 @@ def backbone(
 
     With its own head (classes None, or head "keep"), or a fresh one.
 
-    Raises Usage if it is of another architecture than `architecture`, Integrity if it is not the
-    file of `sha256`.
+    Raises UsageError if it is of another architecture than `architecture`, IntegrityError if it is
+    not the file of `sha256`.
     """
     promises.check(path, sha256)
     record = _record(path)
@@ -325,7 +325,7 @@ def backbone(
 def read(path: Path, input_size: int | None = None) -> tuple[Network, tuple[str, ...]]:
     """Read the network of a record of `write`, in evaluation mode, and its classes.
 
-    Raises BadData, Missing or Integrity.
+    Raises BadDataError, MissingError or IntegrityError.
     """
     record = files.read_json(path.with_suffix(".json"))
     try:

@@ -100,7 +100,7 @@ THESIS_LAYERS = {
 def read(path: Path) -> Description:
     """Read the description in a JSON file.
 
-    Raises Missing, or BadData with everything that is wrong with it.
+    Raises MissingError, or BadDataError with everything that is wrong with it.
     """
     path = Path(path)
     with permitted(path, "model description"):
@@ -194,8 +194,8 @@ def _unknown(key: str, path: Path) -> TlxError:
 def modules(network: Network, names: Sequence[str | int]) -> tuple[str, ...]:
     """Return the layers of `network` with these names, those of Keras and TensorFlow included.
 
-    See `layers.resolve`. Raises UnknownName, or Usage for a layer requested twice, with all that is
-    wrong.
+    See `layers.resolve`. Raises UnknownNameError, or UsageError for a layer requested twice, with
+    all that is wrong.
     """
     known, foreign = network.layers(), keras_names(network)
     return layers.resolve(
@@ -206,7 +206,7 @@ def modules(network: Network, names: Sequence[str | int]) -> tuple[str, ...]:
 def described(network: Network, description: Description, where: object = "") -> tuple[str, ...]:
     """Return the layers of a description in `network`.
 
-    Raises BadData if it does not have all of them, or takes or gives other shapes.
+    Raises BadDataError if it does not have all of them, or takes or gives other shapes.
     """
     size = description.input_reshape
     if size and size != (network.input_size, network.input_size):

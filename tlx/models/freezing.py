@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import UnknownNameError, UsageError, raise_all
+from .recipe import BN_MODES
 
 if TYPE_CHECKING:
     from .network import Network
@@ -31,13 +32,11 @@ __all__ = [
     "published_configuration",
 ]
 
-BN_MODES = ("frozen", "adapt", "keras2")
-
 
 def copy_blocks(network: Network, source: Network, first: int, last: int) -> None:
     """Copy blocks first…last of `source` into `network`.
 
-    Raises Usage unless both are of the same architecture.
+    Raises UsageError unless both are of the same architecture.
 
     What AnB needs: a pre-trained network whose blocks n+1…N come from one with random weights.
     """
@@ -82,7 +81,7 @@ def freeze(network: Network, frozen: int | Sequence[str], bn: str = "frozen") ->
     that module, not
             the whole block that it begins)
     bn      "frozen", "adapt" or "keras2", of the batch norms inside what is frozen
-    A second call replaces the first. Raises UnknownName or Usage.
+    A second call replaces the first. Raises UnknownNameError or UsageError.
     """
     if bn not in BN_MODES:
         raise UnknownNameError("bn", bn, BN_MODES)

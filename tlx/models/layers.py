@@ -72,25 +72,26 @@ class Layer:
 def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
     """Return the names of these layers as dumps use them, in the order requested.
 
-    Raises UnknownName with the nearest, or Usage for a layer requested twice, with all that is
-    wrong.
+    Raises UnknownNameError with the nearest, or UsageError for a layer requested twice, with all
+    that is wrong.
     """
     problems: list[TlxError] = []
     resolved: dict[str, str | int] = {}
     known = network.layers()
-    for asked in layers:
+    for requested in layers:
         try:
-            name = _canonical(network, known, asked)
+            name = _canonical(network, known, requested)
         except TlxError as error:
             problems.append(error)
             continue
         if name in resolved:
             problems.append(
                 UsageError(
-                    "layer-twice", f"'{resolved[name]}' and '{asked}' are the same layer, {name}"
+                    "layer-twice",
+                    f"'{resolved[name]}' and '{requested}' are the same layer, {name}",
                 )
             )
-        resolved[name] = asked
+        resolved[name] = requested
     raise_all(problems)
     if not resolved:
         raise UsageError(
@@ -99,8 +100,8 @@ def resolve(network: Network, layers: Sequence[str | int]) -> tuple[str, ...]:
     return tuple(resolved)
 
 
-def _canonical(network: Network, known: Mapping[str, nn.Module], asked: str | int) -> str:
-    text = str(asked)
+def _canonical(network: Network, known: Mapping[str, nn.Module], requested: str | int) -> str:
+    text = str(requested)
     if text in known or text == INPUT:
         return text
     inner, colon, function = text.rpartition(":")
@@ -181,7 +182,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
 
     The layers are those of `resolve`; nothing is computed.
 
-    Raises Usage for a layer whose output is no tensor of one row an image.
+    Raises UsageError for a layer whose output is no tensor of one row an image.
     """
     wanted = [_parted(name) for name in names]
     calls = _run(network, [module for module, _ in wanted])

@@ -19,8 +19,8 @@ def cannot_be_joined(rows: int, size: int) -> bool:
 def must_be_avoided(network: Network, rows: int, size: int) -> bool:
     """Return whether batches of `size` would leave a single row that cannot be trained on.
 
-    It depends on the network as it is frozen. Checked on shapes before any training. Raises Usage
-    where no row of another batch can join the single one.
+    It depends on the network as it is frozen. Checked on shapes before any training. Raises
+    UsageError where no row of another batch can join the single one.
     """
     if rows % size != 1 and size > 1:
         return False

@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from ..spec import Spec, setting
 
+BN_MODES = ("frozen", "adapt", "keras2")  # of frozen blocks
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Spec):
@@ -63,9 +65,7 @@ class Recipe(Spec):
         help="whose weights count: the epoch's of the best validation accuracy, or the last one's",
     )
     freeze: int = setting(0, low=0, help="number of blocks to freeze, counted from the input")
-    bn: str = setting(
-        "frozen", choices=("frozen", "adapt", "keras2"), help="batch norm of the frozen blocks"
-    )
+    bn: str = setting("frozen", choices=BN_MODES, help="batch norm of the frozen blocks")
     head_epochs: int = setting(
         0, low=0, help="epochs that train only the head, before the other blocks"
     )

@@ -56,7 +56,7 @@ def offline_efficientnet() -> Path:
 def in_order(weights: Weights, net: torch.nn.Module) -> Weights:
     """Return weights under the network's names, matched by the order of the tensors.
 
-    Raises BadData unless there are as many and every shape agrees.
+    Raises BadDataError unless there are as many and every shape agrees.
     """
     own = net.state_dict()
     pairs = list(zip(own.items(), weights.items(), strict=False))

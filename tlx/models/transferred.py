@@ -39,8 +39,8 @@ def transfer(
               the network keep to it
     classes   of the head, always drawn anew from `seed`, as what is not copied. None: as many as
               the source's
-    Raises Usage unless 0 ≤ frozen ≤ copied ≤ N and frozen ≤ cut ≤ N, UnknownName, and what
-      `backbones.load` raises.
+    Raises UsageError unless 0 ≤ frozen ≤ copied ≤ N and frozen ≤ cut ≤ N, UnknownNameError, and
+      what `backbones.load` raises.
     """
     if isinstance(backbone, Network):
         given, name, input_size = (
@@ -95,9 +95,9 @@ def transferred(
              normalisation of the input
     cut      behind this block: what follows gives way to the mean over the image and one dense
              layer
-    sha256   of the source's weights, as the study was planned with: Integrity if they are others by
-             now
-    Raises Usage for blocks that are not there, and what `backbones.load` raises.
+    sha256   of the source's weights, as the study was planned with: IntegrityError if they are
+             others by now
+    Raises UsageError for blocks that are not there, and what `backbones.load` raises.
     """
     if copied and weights not in (None, "default") and chopped.is_cut(Path(str(weights))):
         return _of_chopped(

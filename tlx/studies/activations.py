@@ -73,8 +73,8 @@ def layers_of(network: Network, names: tuple[str, ...], description: str | None)
                 "network with layers of the thesis", network.row.title, list(rows)
             )
         sets["thesis"] = known[network.row.title]
-    asked = [part for name in names or ("blocks",) for part in sets.get(name, (name,))]
-    return descriptions.modules(network, asked)
+    requested = [part for name in names or ("blocks",) for part in sets.get(name, (name,))]
+    return descriptions.modules(network, requested)
 
 
 def _blocks_with_rows(network: Network) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .session import Session
 
 S = TypeVar("S", bound=Spec)
-DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of a Resource error
+DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of a ResourceError
 
 
 class TrialFigures(Protocol):
@@ -221,9 +221,9 @@ class StudyReport:
         return [r for r in self.results if r.status == DIVERGED]
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """Raise TrialsFailed if a trial has no result.
+        """Raise TrialsFailedError if a trial has no result.
 
-        Untracked if records are unsent and were required.
+        UntrackedError if records are unsent and were required.
 
         Where all that failed for a reason that is not the trials' own (another process at work, a
         full disk, a damaged folder), that reason is raised as it is, with its exit code. A setting

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def check(trials: Iterable[Trial]) -> None:
-    """Raise Usage, of all trials at once, for single rows that batch norm cannot train on.
+    """Raise UsageError, of all trials at once, for single rows that batch norm cannot train on.
 
     Such a row is one that no batch can take.
 
@@ -35,7 +35,7 @@ def check(trials: Iterable[Trial]) -> None:
 
 
 def check_rows(spec: Any, rows: int, network: Network | None = None) -> None:
-    """Raise Usage if a training on so many rows has a single row that batch norm cannot train on.
+    """Raise UsageError if a training leaves a single row, which batch norm cannot train on.
 
     Rows are images × crops.
 

@@ -11,10 +11,10 @@ from ..lab.settings import Settings
 from .base import Trial, row_counts
 from .few_shot import FewShotGrid
 from .few_shot_inputs import PreflightResult, draws
-from .fine_tuning.spec import FineTuning
 
 if TYPE_CHECKING:
     from ..models.network import Network
+    from .fine_tuning.spec import FineTuning
 
 CROPS = 10  # of an image, where crops are used
 STATES = (

@@ -284,7 +284,7 @@ def precomputed(
 ) -> Callable[[int], list[Path]]:
     """Return image number → its ten crops in `folder`.
 
-    Every image that lacks one is named. Raises Unsafe for crops that are links out of it.
+    Every image that lacks one is named. Raises UnsafeError for crops that are links out of it.
     """
     assert result.folder is not None
     root = Path(folder).expanduser()

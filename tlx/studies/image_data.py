@@ -23,7 +23,7 @@ Progress = Callable[[int, int], None]
 def located(dataset: str, settings: Settings, notes: list[str]) -> ImageFolder:
     """Return the images of a data set, listed.
 
-    Raises Unsafe for links that lead out and are not allowed.
+    Raises UnsafeError for links that lead out and are not allowed.
     """
     folder = datasets.locate(
         dataset, settings.cache_folder, data_root=settings.data_root, allow=settings.allow_outside

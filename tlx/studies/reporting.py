@@ -13,6 +13,7 @@ from ..result import FINISHED, Result
 from . import drawings, result_warnings, summaries
 from .drawings import Drawings
 
+RECORD_BYTES = 256 << 20  # the largest JSON file of a study that is read
 CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
 
 

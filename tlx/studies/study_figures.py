@@ -54,28 +54,28 @@ TRIALS: Mapping[
 }
 
 
-def find(store: Store, asked: str) -> list[str]:
+def find(store: Store, requested: str) -> list[str]:
     """Return the keys of the requested studies.
 
     "all", a study's folder, its key or the key's first letters.
 
-    Missing if there is none, BadData if several begin with these letters.
+    MissingError if there is none, BadDataError if several begin with these letters.
     """
     keys = store.studies()
-    if asked == EVERY and keys:
+    if requested == EVERY and keys:
         return keys
-    matches = [key for key in keys if asked in (key, str(store.study_folder(key)))]
-    matches = matches or [key for key in keys if asked and key.startswith(asked)]
+    matches = [key for key in keys if requested in (key, str(store.study_folder(key)))]
+    matches = matches or [key for key in keys if requested and key.startswith(requested)]
     if not matches:
         raise MissingError(
-            f"study '{asked}'",
+            f"study '{requested}'",
             store.root,
             made_by="--store FOLDER, the results of another store",
         )
     if len(matches) > 1:
         raise BadDataError(
             "ambiguous-key",
-            f"{len(matches)} studies begin with '{asked}'",
+            f"{len(matches)} studies begin with '{requested}'",
             where=store.root,
             expected=f"more letters of one: {', '.join(key[:12] for key in matches)}",
         )
@@ -87,7 +87,7 @@ def redraw(store: Store, key: str, out: Path, form: str) -> Iterator[Path]:
 
     Those of its trials go into `out`/trials/<key>.
 
-    Every file that figures are made from is checked first: Integrity for a damaged one.
+    Every file that figures are made from is checked first: IntegrityError for a damaged one.
     """
     study = store.read_study(key)
     assert study is not None

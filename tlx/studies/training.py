@@ -9,10 +9,62 @@ from ..result import DIVERGED, FINISHED
 if TYPE_CHECKING:
     from ..models.network import Network
     from ..models.recipe import Recipe
-    from ..models.training import TrainingContext
+    from ..models.training import TrainingContext, TrainingOutcome
     from .base import TrialContext
     from .few_shot import Inputs
     from .whole_dataset import WholeDataset
+
+
+def training_context(context: TrialContext, **more: Any) -> TrainingContext:
+    """Return device, checkpoint and callbacks of a training in a trial.
+
+    more: `moments` and `on_moment`, for a training whose weights are kept or scored on the way.
+    """
+    from ..models.training import TrainingContext
+
+    return TrainingContext(
+        context.device,
+        context.folder / "training.safetensors",
+        context.log,
+        context.tell,
+        context.stopping,
+        **more,
+    )
+
+
+def fit_details(network: Network, inputs: Inputs, fitted: TrainingOutcome) -> dict[str, Any]:
+    """Return what every trial that trains records of its network, images and epochs."""
+    return {
+        "classes": list(inputs.classes),
+        "ended": fitted.ended,
+        "epochs": len(fitted.history),
+        "train_images": len(inputs.train),
+        "val_images": len(inputs.val),
+        "test_images": len(inputs.test) if inputs.test else 0,
+        "parameters": sum(p.numel() for p in network.parameters()),
+    }
+
+
+def transfer_details(network: Network, fitted: TrainingOutcome) -> dict[str, Any]:
+    """Return what a trial records in addition whose network may be frozen in part."""
+    return {
+        "best_epoch": fitted.best_epoch,
+        "blocks": len(network.blocks),
+        "notes": list(network.notes),
+        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "frozen_prefix": [choice.reason for choice in fitted.prefixes],
+    }
+
+
+def train_seconds(fitted: TrainingOutcome) -> dict[str, float]:
+    """Return the time of all epochs."""
+    return {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+
+
+def best_scores(fitted: TrainingOutcome) -> dict[str, float]:
+    """Return the validation scores of the epoch that was selected."""
+    best = fitted.history[fitted.best_epoch]
+    return {f"best_{name}": best[name] for name in ("val_accuracy", "val_loss")}
 
 
 def fit_and_score(
@@ -22,38 +74,15 @@ def fit_and_score(
     from ..features import voting
     from ..models import training
 
-    place = training.TrainingContext(
-        context.device,
-        context.folder / "training.safetensors",
-        context.log,
-        context.tell,
-        context.stopping,
-    )
+    place = training_context(context)
     fitted = training.fit(
         network, inputs.train, inputs.val, spec, seed=seed, score=voting.accuracy, place=place
     )
-    assert inputs.test is not None
-    details: dict[str, Any] = {
-        "classes": list(inputs.classes),
-        "ended": fitted.ended,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "blocks": len(network.blocks),
-        "train_images": len(inputs.train),
-        "val_images": len(inputs.val),
-        "test_images": len(inputs.test),
-        "notes": list(network.notes),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "frozen_prefix": [choice.reason for choice in fitted.prefixes],
-    }
-    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    details = fit_details(network, inputs, fitted) | transfer_details(network, fitted)
+    scores = train_seconds(fitted)
     if fitted.ended == "diverged":
         return DIVERGED, scores, details
-    scores |= {
-        f"best_{name}": fitted.history[fitted.best_epoch][name]
-        for name in ("val_accuracy", "val_loss")
-    }
+    scores |= best_scores(fitted)
     scores |= score_test(network, inputs, spec, place, details)
     return FINISHED, scores, details
 

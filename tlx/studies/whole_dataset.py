@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..models.recipe import Recipe
-from ..spec import setting
-from .few_shot import Inputs
+from ..spec import setting, setting_of
+from .few_shot import FewShotTrial, Inputs
 
+DEFAULT = "default"  # weights that a backbone comes with
 BALANCES = ("none", "undersampling", "equals")
 
 
@@ -19,18 +20,10 @@ class WholeDataset(Recipe):
     SGD at 0.01 with momentum, 64 rows a step.
     """
 
-    epochs: int = setting(15, low=1, high=100_000, short="e", help="most epochs to train")
-    weight_decay: float = setting(
-        0.0, low=0.0, high=0.5, help="sgd: share of each weight taken away a step"
-    )
-    clip_norm: float = setting(
-        0.0, low=0.0, help="largest L2 norm of each tensor's gradient; 0 turns it off"
-    )
-    architecture: str = setting(
-        "mnist-cnn",
-        short="a",
-        help="backbone: a row of `tlx backbones`, a torchvision or timm: name",
-    )
+    epochs: int = setting_of(Recipe, "epochs", 15)
+    weight_decay: float = setting_of(Recipe, "weight_decay", 0.0)
+    clip_norm: float = setting_of(Recipe, "clip_norm", 0.0)
+    architecture: str = setting_of(FewShotTrial, "architecture")
     dataset: str = setting(
         "digits",
         identity=False,
@@ -38,21 +31,11 @@ class WholeDataset(Recipe):
         help="a name of `tlx datasets` (name:/path for one that is "
         "elsewhere), or a folder: of images, IDX files or arrays of frames (train_data.npy, …)",
     )
-    model: str | None = setting(
-        None,
-        identity=False,
-        short="m",
-        help="weight file of the source (.safetensors, .pth, .pt, .h5)",
+    model: str | None = setting_of(
+        FewShotTrial, "model", help="weight file of the source (.safetensors, .pth, .pt, .h5)"
     )
-    input_size: int | None = setting(
-        None,
-        low=8,
-        high=4096,
-        help="pixels of the square the network sees. Default: the backbone's",
-    )
-    sizing: str = setting(
-        "squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect"
-    )
+    input_size: int | None = setting_of(FewShotTrial, "input_size")
+    sizing: str = setting_of(FewShotTrial, "sizing")
     train_per_class: int = setting(
         0, low=0, help="so many training images per class, drawn; 0: all"
     )
@@ -76,14 +59,11 @@ class WholeDataset(Recipe):
         choices=BALANCES,
         help="the same of the test images; accuracy is the mean over classes either way",
     )
-    seed: int = setting(
-        0,
-        low=0,
-        high=2**63 - 1,
-        help="random seed; each repeat uses a stream of its own",
+    seed: int = setting_of(
+        FewShotTrial, "seed", help="random seed; each repeat uses a stream of its own"
     )
-    images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
-    weights: str = setting("", cli=False, help="digest of the weights that enter")
+    images: str = setting_of(FewShotTrial, "images")
+    weights: str = setting_of(FewShotTrial, "weights")
     split: int = setting(0, low=0, cli=False, help="number of the repeat")
     shots: int = setting(0, cli=False, identity=False, help="0: all images")
 
@@ -111,7 +91,7 @@ class WholeDataset(Recipe):
         }
 
 
-WEIGHTS = "weights.safetensors"
+WEIGHTS = "weights.safetensors"  # in a trial's folder
 
 
 @dataclass(frozen=True)

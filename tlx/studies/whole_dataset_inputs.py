@@ -12,6 +12,7 @@ import numpy as np
 from .. import files
 from ..data import datasets
 from ..data.folders import Image, ImageFolder
+from ..data.hold_out import draw_per_class
 from ..data.pixels import Pixels
 from ..data.sides import Sides
 from ..data.sizing import Sizing
@@ -89,7 +90,7 @@ def read(
 ) -> Pools:
     """Read the images of `folder` (else those of `spec`), divided and decoded.
 
-    Raises BadData with all errors.
+    Raises BadDataError with all errors.
     """
     notes: list[str] = []
     folder = folder or listed(spec, settings, notes)
@@ -114,25 +115,13 @@ def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, 
     changes no other. Copies of an image that is drawn are on no other side.
     """
     test, val, train = list(sides.test), list(sides.val), sides.train
-    taken: set[Image] = set()
-    wanted = [
-        (role, count)
-        for role, given, count in (
-            ("test", test, spec.test_per_class),
-            ("val", val, spec.val_per_class),
-        )
-        if not given
-    ]
-    for label in folder.classes:
-        drawn = [image for image in train if image.label == label]
-        for role, count in wanted:
-            turn = seeded_permutation(len(drawn), spec.seed, "whole data", role, label)
-            chosen = {drawn[i] for i in turn[:count]}
-            (test if role == "test" else val).extend(image for image in drawn if image in chosen)
-            left = sides.without_copies(drawn, chosen)
-            taken |= set(drawn) - set(left)
-            drawn = left
-    train = [image for image in train if image not in taken]
+    for role, images, count in (
+        ("test", test, spec.test_per_class),
+        ("val", val, spec.val_per_class),
+    ):
+        if not images:
+            images += draw_per_class(train, count, spec.seed, role)
+            train = sides.without_copies(train, images)
     train = cut(
         train,
         dict.fromkeys(folder.classes, spec.train_per_class) if spec.train_per_class else {},
@@ -173,34 +162,6 @@ def cut(images: list[Image], counts: dict[str, int], seed: int, purpose: str) ->
             for i in seeded_permutation(len(of_class), seed, "whole data", purpose, label)[:count]
         }
     return [image for image in images if image in stay or image.label not in counts]
-
-
-def halves(classes: Sequence[str], how: str, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the classes of A and of B, in the order of `classes`.
-
-    A has the first half, the second, or one drawn.
-
-    Of an odd number B has one more. BadData if a half would be of one class: nothing to distinguish
-    there.
-    """
-    middle = len(classes) // 2
-    if middle < 2:
-        raise BadDataError(
-            "one-class",
-            f"a half of {len(classes)} classes has {middle}",
-            where="--source half",
-            expected="at least 4 classes",
-            remedy="give the source's weights: --model, or --source default",
-        )
-    if how == "random":
-        ranks = seeded_permutation(len(classes), seed, "whole data", "halves")
-        chosen = {classes[i] for i in ranks[:middle]}
-    else:
-        chosen = set(classes[:middle] if how == "first" else classes[len(classes) - middle :])
-    return (
-        tuple(label for label in classes if label in chosen),
-        tuple(label for label in classes if label not in chosen),
-    )
 
 
 def _counts(images: Sequence[Image]) -> dict[str, int]:
@@ -244,7 +205,7 @@ def _refuse_empty(folder: ImageFolder, roles: dict[str, list[Image]], sides: Sid
 def refuse_few(
     folder: datasets.ImageFolder, sides: Sides, counts: dict[str, int], held: int
 ) -> None:
-    """Raise BadData, naming the classes, unless each has enough training images.
+    """Raise BadDataError, naming the classes, unless each has enough training images.
 
     Each needs more than are held for validation.
     """

@@ -152,9 +152,11 @@ def parameter_distance(
     head          "match": in `distances` and `layers` if it has one shape in all three, else left
     out and noted;
                   "skip": left out. It never counts overall
-    raises        BadData: a file, names or shapes that do not fit, numbers that are not finite,
+    raises        BadDataError: a file, names or shapes that do not fit, numbers that are not
+                  finite,
     distances that are
-                  not (relative to zero); UnknownName, Usage: architecture, norm, rule, head
+                  not (relative to zero); UnknownNameError, UsageError: architecture, norm, rule,
+                  head
     """
     from ...models import backbones
     from . import parts as parameter_distance_parts

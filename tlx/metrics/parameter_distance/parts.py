@@ -97,8 +97,8 @@ def parts(
 
     head    "match": compared where it has one shape in all three, else left out and noted; "skip":
             left out
-    raises  BadData: a tensor is missing, has several shapes, is not finite; one that the network
-            has not
+    raises  BadDataError: a tensor is missing, has several shapes, is not finite; one that the
+            network has not
     """
     if head not in HEADS:
         raise UnknownNameError("head policy", head, HEADS)

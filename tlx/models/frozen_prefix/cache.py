@@ -136,7 +136,7 @@ def build_cache(
 ) -> CachedBatches:
     """Compute all rows, `size` at a time: in an unnamed file in `folder`, else on the device.
 
-    Raises CannotSplit, Resource or Stopped.
+    Raises CannotSplit, ResourceError or Stopped.
     """
 
     def parts() -> Iterator[Tensor]:

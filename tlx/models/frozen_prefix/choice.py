@@ -42,10 +42,10 @@ FLOPS_PER_BYTE = {
 
 @dataclass(frozen=True)
 class CacheDecision:
-    """Decision about a frozen prefix, and its reason.
+    """Decision about the outputs of a frozen prefix or of a source, and its reason.
 
     depth   blocks in it: as many as are held, or fewer where the network cannot be cut behind them;
-            0: no such place
+            0: no such place, or a source's outputs
     kept    "memory", "file", or "" when it is not
     """
 
@@ -58,10 +58,12 @@ class CacheDecision:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheRequest:
-    """Requirements of a training stage on its prefix.
+    """Requirements of a training stage on the cache of its prefix, or of its source's outputs.
 
     batch_size, score_batch  rows a step, rows a scoring pass
     epochs    expected of this stage
+    fixed     whether training rows are the same in every epoch (no augmentation, no dropout in the
+              source)
     bfloat16  the arithmetic of the forward pass
     limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in
               `folder`
@@ -70,6 +72,7 @@ class CacheRequest:
     batch_size: int
     score_batch: int
     epochs: int
+    fixed: bool = True
     bfloat16: bool = False
     limit: int = LIMIT_BYTES
     folder: Path | None = None
@@ -157,7 +160,7 @@ def _keep(
 ) -> tuple[CachedBatches, CachedBatches]:
     """Cache the rows of training and validation.
 
-    Raises CannotSplit, Resource or Stopped.
+    Raises CannotSplit, ResourceError or Stopped.
     """
     trained = build_cache(computed, layout, computed.size, folder, wish.stopping)
     index = np.random.default_rng(0).permutation(len(trained))[: wish.batch_size]
@@ -178,21 +181,10 @@ def _decide(
 
     rows  of training and of validation
     """
-    total = sum(rows) * layout.bytes
-    where = "memory" if total <= samples.RESIDENT_BYTES else "file"
-    choice = CacheDecision(cut.depth, where, "", sum(rows), total)
     before, after = cut.flops
-    if wish.epochs < 2:
-        why = "and one epoch reads it only once"
-    elif total > wish.limit:
-        why = f"above the limit of {_size(wish.limit)}"
-    elif before * (1 - 1 / wish.epochs) < layout.bytes * FLOPS_PER_BYTE[where]:
-        why = "and reading it back takes no less time"
-    elif where == "file":
-        why = _no_file(total, device, wish)
-    else:
-        why = ""
-    described = f"{choice.rows:,} rows × {layout.values:,} values = {_size(total)}"
+    where, total, why = whether_to_keep(sum(rows), layout.bytes, before, device, wish)
+    choice = CacheDecision(cut.depth, where, "", sum(rows), total)
+    described = f"{choice.rows:,} rows × {layout.values:,} values = {size_text(total)}"
     if why:
         return replace(choice, kept="", bytes=0, reason=_computed(choice, f"{described}, {why}"))
     prefix, suffix = (
@@ -212,6 +204,29 @@ def _computed(choice: CacheDecision, why: str) -> str:
     return f"prefix of {choice.depth} blocks computed in every epoch: {why}"
 
 
+def whether_to_keep(
+    rows: int, row_bytes: int, row_flops: float, device: str, request: CacheRequest
+) -> tuple[str, int, str]:
+    """Return where rows would be kept, "memory" or "file", their bytes, and why they are not.
+
+    The reason is "" where they are kept: they fit, and reading one back takes less time than
+    computing it, in the expected epochs.
+    """
+    total = rows * row_bytes
+    where = "memory" if total <= samples.RESIDENT_BYTES else "file"
+    if request.epochs < 2:
+        why = "and one epoch reads them only once"
+    elif total > request.limit:
+        why = f"above the limit of {size_text(request.limit)}"
+    elif row_flops * (1 - 1 / request.epochs) < row_bytes * FLOPS_PER_BYTE[where]:
+        why = "and reading them back takes no less time"
+    elif where == "file":
+        why = _no_file(total, device, request)
+    else:
+        why = ""
+    return where, total, why
+
+
 def _no_file(total: int, device: str, wish: CacheRequest) -> str:
     """Return why a file of so many bytes cannot be created; "" if it can."""
     if device != "cpu":
@@ -219,10 +234,11 @@ def _no_file(total: int, device: str, wish: CacheRequest) -> str:
     if wish.folder is None:
         return "and there is no folder for a file"
     free = files.free_bytes(wish.folder)
-    return "" if total <= free // 2 else f"more than half of the {_size(free)} that are free"
+    return "" if total <= free // 2 else f"more than half of the {size_text(free)} that are free"
 
 
-def _size(count: int) -> str:
+def size_text(count: int) -> str:
+    """Return a number of bytes with its unit."""
     for unit, name in ((1e9, "GB"), (1e6, "MB")):
         if count >= unit:
             return f"{count / unit:,.1f} {name}"

@@ -10,8 +10,7 @@ every time; see prefix.py, whose ways these are.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,11 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ... import files
 from ...errors import ResourceError
-from .. import samples
 from ..frozen_prefix.cache import CachedBatches, ComputedBatches, RowLayout, build_cache
-from ..frozen_prefix.choice import FLOPS_PER_BYTE, FULL, LIMIT_BYTES
+from ..frozen_prefix.choice import (
+    FULL,
+    CacheDecision,
+    CacheRequest,
+    size_text,
+    whether_to_keep,
+)
 from ..frozen_prefix.split import CannotSplit, same_bits
 from ..samples import BatchLoader
 from .gate import GateSource
@@ -120,46 +123,15 @@ def _laid(z: Tensor, layout: RowLayout) -> Tensor:
     )
 
 
-@dataclass(frozen=True)
-class OutputCacheDecision:
-    """Decision about the source's outputs: kept in "memory", in a "file", or "".
-
-    "": computed every time.
-    """
-
-    kept: str
-    bytes: int
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputCacheRequest:
-    """Requirements of a training on the cache of outputs.
-
-    Rows a step, rows a scoring pass, epochs; the folder for cached rows, and their limit in bytes.
-
-    fixed  whether training rows are the same in every epoch (no augmentation, no dropout in the
-    source)
-    """
-
-    batch_size: int
-    score_batch: int
-    epochs: int
-    fixed: bool = True
-    limit: int = LIMIT_BYTES
-    folder: Path | None = None
-    stopping: Callable[[], bool] = lambda: False
-
-
 def rows(
-    source: GateSource | None, feeds: Sequence[BatchLoader], wish: OutputCacheRequest
-) -> tuple[list[OutputRows], OutputCacheDecision]:
+    source: GateSource | None, feeds: Sequence[BatchLoader], wish: CacheRequest
+) -> tuple[list[OutputRows], CacheDecision]:
     """Return the rows of training (first) and of scoring, the source's outputs cached if it pays.
 
     Raises Stopped.
     """
     if source is None:
-        return [OutputRows(feed) for feed in feeds], OutputCacheDecision("", 0, "no source")
+        return [OutputRows(feed) for feed in feeds], CacheDecision(0, "", "no source")
     outputs = Outputs(source, feeds[0].batch(np.arange(min(len(feeds[0]), 4)))[0])
     sizes = [-(-min(wish.batch_size, len(feeds[0])) // FULL) * FULL, *(0 for _ in feeds[1:])]
     computed = [
@@ -191,31 +163,19 @@ def rows(
 
 
 def _decide(
-    outputs: Outputs, counts: Sequence[int], device: str, wish: OutputCacheRequest
-) -> OutputCacheDecision:
+    outputs: Outputs, counts: Sequence[int], device: str, wish: CacheRequest
+) -> CacheDecision:
     count = sum(counts if wish.fixed else counts[1:])
-    total = count * outputs.row.bytes
-    where = "memory" if total <= samples.RESIDENT_BYTES else "file"
-    described = f"{count:,} rows of {outputs.row.bytes:,} bytes = {total / 1e6:,.1f} MB"
-    why = ""
-    if wish.epochs < 2:
-        why = "and one epoch reads them only once"
-    elif total > wish.limit:
-        why = f"above the limit of {wish.limit / 1e6:,.0f} MB"
-    elif outputs.flops * (1 - 1 / wish.epochs) < outputs.row.bytes * FLOPS_PER_BYTE[where]:
-        why = "and reading them back takes no less time"
-    elif where == "file" and (device != "cpu" or wish.folder is None):
-        why = "more than the device is given"
-    elif where == "file" and wish.folder is not None and total > files.free_bytes(wish.folder) // 2:
-        why = "more than half of the disk that is free"
+    row_bytes = outputs.row.bytes
+    where, total, why = whether_to_keep(count, row_bytes, outputs.flops, device, wish)
+    described = f"{count:,} rows of {row_bytes:,} bytes = {size_text(total)}"
     if why:
-        return OutputCacheDecision("", 0, _computed(f"{described}, {why}"))
+        return CacheDecision(0, "", _computed(f"{described}, {why}"), count)
     if not wish.fixed:
         described += " (those that score only)"
     place = "memory" if where == "memory" else "a file"
-    return OutputCacheDecision(
-        where, total, f"the source's outputs are kept in {place}: {described}"
-    )
+    reason = f"the source's outputs are kept in {place}: {described}"
+    return CacheDecision(0, where, reason, count, total)
 
 
 def _computed(why: str) -> str:

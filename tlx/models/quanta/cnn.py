@@ -82,7 +82,7 @@ def from_keras(weights: Weights) -> Weights:
 
     Layers are matched by their numbers.
 
-    Raises BadData unless there are six convolutions, six batch norms and two dense layers.
+    Raises BadDataError unless there are six convolutions, six batch norms and two dense layers.
     """
     layers = sorted({key.rpartition(".")[0] for key in weights}, key=_number)
     axes = {

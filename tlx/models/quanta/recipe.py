@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...spec import Spec, setting
+from ...spec import Spec, setting, setting_of
+from ..recipe import Recipe
 
 INITS = {"softmax": (1.1, -1.1), "sigmoid": (0.01, -0.01)}
 AUGMENTS = ("none", "2020", "2025")
@@ -44,14 +45,16 @@ class QuantaRecipe(Spec):
         help="learning rate of v. Default: as everything else "
         "(then v moves by about 2e-4 a step at most)",
     )
-    epochs: int = setting(60, low=1, high=100_000, short="e", help="epochs to train")
-    batch_size: int = setting(32, low=1, high=65_536, short="b", help="images a step")
-    learning_rate: float = setting(2e-4, low=1e-8, high=1e3, log=True, help="Adam's learning rate")
-    rate_decay: float = setting(1e-6, low=0.0, help="d in rate / (1 + d · steps done)")
-    weight_decay: float = setting(
+    epochs: int = setting_of(Recipe, "epochs", 60, help="epochs to train")
+    batch_size: int = setting_of(Recipe, "batch_size", 32, help="images a step")
+    learning_rate: float = setting_of(Recipe, "learning_rate", 2e-4, help="Adam's learning rate")
+    rate_decay: float = setting_of(
+        Recipe, "rate_decay", 1e-6, help="d in rate / (1 + d · steps done)"
+    )
+    weight_decay: float = setting_of(
+        Recipe,
+        "weight_decay",
         0.0,
-        low=0.0,
-        high=0.5,
         help="decoupled weight decay, multiplied by the rate (1e-6 in "
         "later versions of the original)",
     )

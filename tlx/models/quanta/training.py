@@ -1,15 +1,13 @@
 """Training of a gated target with a frozen source, as in the original: no epoch is selected.
 
-A loop separate from training.py: each step has two branches, the rate falls with every step,
-and after every epoch both validation and test images are scored and the gates written down.
-Bit-repeatable on a CPU at a fixed thread count, also when killed and resumed, and whether or not
-the source's outputs are kept.
+Unlike fine-tuning each step has two branches, the rate falls with every step, and after every epoch
+both validation and test images are scored and the gates written down. The loop itself is in
+training_loop.py; numbers are the same to the bit whether or not the source's outputs are kept.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,11 +17,20 @@ from torch import Tensor, nn
 
 from ...errors import Stopped
 from ...spec import derive_seed
-from .. import lone_rows, progress
+from .. import lone_rows
 from ..augments import augmented
+from ..frozen_prefix.choice import CacheRequest
 from ..network import Network
 from ..samples import BatchLoader, Samples, spans
-from ..training import EVALUATION_BATCH, Diverged, TrainingContext
+from ..training_loop import (
+    EVALUATION_BATCH,
+    LoopOutcome,
+    TrainingContext,
+    TrainingLoop,
+    finite_logits,
+    load_into,
+    under,
+)
 from . import batches as quanta_batches
 from .gate import FORMS, Gated, GateSource, QuantaGate
 from .recipe import QuantaRecipe
@@ -35,7 +42,7 @@ EPSILON = 1e-7  # Adam's, in Keras
 
 
 @dataclass
-class QuantaOutcome:
+class QuantaOutcome(LoopOutcome):
     """Result of a training.
 
     history  values of every epoch: train_, val_ and test_ before the names that `score` gives
@@ -47,9 +54,7 @@ class QuantaOutcome:
     source   what was done about the source's outputs
     """
 
-    history: list[dict[str, float]] = field(default_factory=list)
     gates: list[dict[str, list[list[float]]]] = field(default_factory=list)
-    ended: str = ""
     source: str = ""
 
 
@@ -79,7 +84,7 @@ def fit(
     return _QuantaTraining(branches, parts, recipe, seed, score, place).run()
 
 
-class _QuantaTraining:
+class _QuantaTraining(TrainingLoop[QuantaOutcome, np.ndarray]):
     """The state of one training between its epochs."""
 
     def __init__(
@@ -91,13 +96,8 @@ class _QuantaTraining:
         score: Score,
         place: TrainingContext,
     ):
-        self.recipe, self.seed, self.score, self.place, self.parts = (
-            recipe,
-            seed,
-            score,
-            place,
-            parts,
-        )
+        super().__init__(QuantaOutcome(), recipe.epochs, seed, place)
+        self.recipe, self.score, self.parts = recipe, score, parts
         self.gated = Gated(
             branches.target,
             branches.target_modules,
@@ -119,7 +119,7 @@ class _QuantaTraining:
         rows, choice = quanta_batches.rows(
             self.source,
             feeds,
-            quanta_batches.OutputCacheRequest(
+            CacheRequest(
                 batch_size=recipe.batch_size,
                 score_batch=EVALUATION_BATCH,
                 epochs=recipe.epochs,
@@ -130,7 +130,7 @@ class _QuantaTraining:
             ),
         )
         self.rows = dict(zip(parts, rows, strict=True))
-        self.outcome = QuantaOutcome(source=choice.reason)
+        self.outcome.source = choice.reason
         pairs = lone_rows.must_be_avoided(target, len(self.rows["train"]), recipe.batch_size)
         self.spans = spans(len(self.rows["train"]), recipe.batch_size, pairs=pairs)
         self.steps = len(self.spans)
@@ -149,66 +149,50 @@ class _QuantaTraining:
             foreach=True,
         )
 
-    def run(self) -> QuantaOutcome:
-        self._continue()
-        history = self.outcome.history
-        try:
-            if not self.outcome.gates:
-                self._logits("val")
-                self._write_down()
-            while len(history) < self.recipe.epochs:
-                values = self._epoch(len(history))
-                history.append(
-                    {name: value for name, value in values.items() if not name.endswith("_s")}
-                )
-                self._write_down()
-                self.place.on_epoch(len(history) - 1, values | self._gate_values(-1))
-                self._save()
-        except Diverged:
-            self.outcome.ended = "diverged"
-            return self.outcome
-        self.outcome.ended = "epochs"
-        return self.outcome
-
     # ------------------------------------------------------------ one epoch
 
-    def _epoch(self, epoch: int) -> dict[str, float]:
-        started = time.perf_counter()
-        self.gated.train()
-        torch.manual_seed(derive_seed(self.seed, "dropout", epoch))
-        order = np.random.default_rng(derive_seed(self.seed, "shuffle", epoch)).permutation(
-            len(self.rows["train"])
-        )
-        seen = []
-        for step, (start, end) in enumerate(self.spans):
-            if self.place.stopping():
-                raise Stopped(15)
-            seen.append(self._step(order[start:end], epoch, step))
-            self.place.on_batch(step + 1, self.steps)
-        trained = time.perf_counter()
-        values = self._scored("train", _whole(seen), self.parts["train"].labels[order])
-        for part in self.rows:
-            if part != "train":
-                values |= self._scored(part, self._logits(part), self.parts[part].labels)
-        return values | {
-            "train_epoch_s": trained - started,
-            "val_epoch_s": time.perf_counter() - trained,
-        }
+    def _begin(self) -> None:
+        if not self.outcome.gates:
+            self._logits("val")
+            self._write_down()
 
-    def _step(self, index: np.ndarray, epoch: int, step: int) -> Tensor:
+    def _rows(self) -> int:
+        return len(self.rows["train"])
+
+    def _enter(self, epoch: int) -> None:
+        self.gated.train()
+        self.seen: list[Tensor] = []  # logits of the training images, in the order of the epoch
+
+    def _batches(self, order: np.ndarray) -> Iterable[np.ndarray]:
+        return (order[start:end] for start, end in self.spans)
+
+    def _step(self, batch: np.ndarray, epoch: int, step: int) -> None:
         for group in self.optimizer.param_groups:
             rate = group.get("rate", self.recipe.learning_rate)
             group["lr"] = rate / (1 + self.recipe.rate_decay * (epoch * self.steps + step))
-        x, given, y = self._batch(index, epoch, step)
+        x, given, y = self._batch(batch, epoch, step)
         logits = self.gated(x, given).float()
-        loss = nn.functional.cross_entropy(logits, y)
-        if not x.is_cuda and not torch.isfinite(loss):
-            raise Diverged
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        result: Tensor = logits.detach()
-        return result
+        self._descend(nn.functional.cross_entropy(logits, y))
+        self.seen.append(logits.detach())
+
+    def _train_values(self, order: np.ndarray) -> dict[str, float]:
+        return self._scored("train", finite_logits(self.seen), self.parts["train"].labels[order])
+
+    def _held_out_values(self) -> dict[str, float]:
+        values: dict[str, float] = {}
+        for part in self.rows:
+            if part != "train":
+                values |= self._scored(part, self._logits(part), self.parts[part].labels)
+        return values
+
+    def _after_epoch(self, values: dict[str, float]) -> None:
+        super()._after_epoch(
+            {name: value for name, value in values.items() if not name.endswith("_s")}
+        )
+        self._write_down()
+
+    def _reported(self, epoch: int, values: dict[str, float]) -> dict[str, float]:
+        return values | self._gate_values(epoch + 1)
 
     def _batch(self, index: np.ndarray, epoch: int, step: int) -> quanta_batches.Batch:
         if self.fixed:
@@ -239,7 +223,7 @@ class _QuantaTraining:
                 raise Stopped(15)
             logits.append(self.gated(x, given).float())
         self.gated.measuring = False
-        return _whole(logits)
+        return finite_logits(logits)
 
     def _scored(self, part: str, logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
         return {f"{part}_{name}": value for name, value in self.score(logits, labels).items()}
@@ -281,49 +265,12 @@ class _QuantaTraining:
 
     # ------------------------------------------------------------ saved and continued
 
-    def _save(self) -> None:
-        if self.place.checkpoint is None:
-            return
-        tensors = {f"network/{name}": value for name, value in self.gated.state_dict().items()}
-        tensors |= {
-            f"optimizer/{i}/{name}": value
-            for i, state in self.optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-            if isinstance(value, Tensor)
-        }
-        progress.save(
-            self.place.checkpoint,
-            tensors,
-            {"history": self.outcome.history, "gates": self.outcome.gates},
-        )
+    def _tensors(self) -> dict[str, Tensor]:
+        return {f"network/{name}": value for name, value in self.gated.state_dict().items()}
 
-    @torch.no_grad()
-    def _continue(self) -> None:
-        saved = progress.load(self.place.checkpoint) if self.place.checkpoint is not None else None
-        if saved is None:
-            return
-        tensors, state = saved
-        self.outcome.history, self.outcome.gates = state["history"], state["gates"]
-        own = self.gated.state_dict()
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        for path, value in tensors.items():
-            kind, _, key = path.partition("/")
-            if kind == "network":
-                own[key].copy_(value)
-                continue
-            number, _, name = key.partition("/")
-            like = parameters[int(number)]
-            self.optimizer.state[like][name] = (
-                torch.empty_like(like).copy_(value) if value.shape == like.shape else value
-            )
-        for epoch, values in enumerate(
-            self.outcome.history
-        ):  # what the journal has already, it leaves as it is
-            self.place.on_epoch(epoch, values | self._gate_values(epoch + 1))
+    def _record(self) -> dict[str, Any]:
+        return {"history": self.outcome.history, "gates": self.outcome.gates}
 
-
-def _whole(parts: Sequence[Tensor]) -> np.ndarray:
-    logits = torch.cat(list(parts)).cpu().numpy()
-    if not np.isfinite(logits).all():
-        raise Diverged
-    return logits
+    def _restore(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
+        self.outcome.gates = record["gates"]
+        load_into(self.gated, under("network/", tensors))

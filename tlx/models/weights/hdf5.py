@@ -1,15 +1,11 @@
 """Keras weights from HDF5: the numbers only, after a check of the whole file.
 
-A file may name other files to take its numbers from (external storage, links, virtual data sets) or
-ask for a plug-in to unpack them; all of these are refused before any number is read. The model in a
-full .h5 is not built.
+The model in a full .h5 is not built.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -17,14 +13,11 @@ import numpy as np
 import torch
 
 from ... import files
-from ...errors import BadDataError, TlxError, UnsafeError, raise_all
+from ...data.hdf5 import checked_datasets
+from ...errors import BadDataError, TlxError
 from .container import Weights
 
-MOST_OBJECTS = 100_000
 DEPTHWISE = re.compile(r"(^|_)(dw|depthwise)(_|\d|$)|depthwise_conv")  # names of depthwise layers
-FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32}
-DEPTH = 64  # groups within groups
-INFLATION = 100  # logical bytes a stored byte; weights hardly compress
 
 ROLES = {  # last name of a Keras variable → PyTorch's name
     "kernel": "weight",
@@ -48,12 +41,12 @@ def read(path: Path) -> Weights:
 
     Kernels are transposed to (out, in, …).
 
-    Raises Unsafe for what reaches out of the file, BadData for a damaged file or one without layer
-    names.
+    Raises UnsafeError for what reaches out of the file, BadDataError for a damaged file or one
+    without layer names.
     """
     try:
         with h5py.File(path, "r", locking="best-effort") as file:
-            datasets = list(_walk(file, path))
+            datasets = checked_datasets(file, path, "weights-h5")
             return _weights(file, datasets, path)
     except (OSError, RuntimeError, KeyError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -63,63 +56,6 @@ def read(path: Path) -> Weights:
             where=path,
             expected="a whole .h5 file",
         ) from error
-
-
-def _walk(file: h5py.File, path: Path) -> Iterator[str]:
-    """Iterate over the names of all data sets.
-
-    Every object is checked, and refused if it is not plainly in this file.
-    """
-    problems: list[UnsafeError | BadDataError] = []
-    pending, seen, names = [("", file)], 0, []
-    while pending:
-        name, group = pending.pop()
-        for key in group:
-            seen += 1
-            child = f"{name}/{key}".lstrip("/")
-            if seen > MOST_OBJECTS or child.count("/") > DEPTH:
-                raise UnsafeError(
-                    "weights-h5-objects", "too many objects, or groups in a circle", where=path
-                )
-            link = group.get(key, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                target = f"{getattr(link, 'filename', '')}:{getattr(link, 'path', '')}".lstrip(":")
-                what = f"'{child}' is a {type(link).__name__} to '{target}'"
-                problems.append(UnsafeError("weights-h5-link", what, where=path))
-            elif isinstance(item := group[key], h5py.Group):
-                pending.append((child, item))
-            elif isinstance(item, h5py.Dataset):
-                problems += _refusals(child, item, path)
-                names.append(child)
-    raise_all(problems)
-    yield from sorted(names)
-
-
-def _refusals(name: str, item: h5py.Dataset, path: Path) -> Iterator[UnsafeError | BadDataError]:
-    recipe = item.id.get_create_plist()
-    if external := item.external:
-        yield UnsafeError(
-            "weights-h5-external", f"'{name}' takes its numbers from '{external[0][0]}'", where=path
-        )
-    if item.is_virtual:
-        yield UnsafeError(
-            "weights-h5-virtual", f"'{name}' takes its numbers from other data sets", where=path
-        )
-    for number in range(recipe.get_nfilters()):
-        if (code := recipe.get_filter(number)[0]) not in FILTERS:
-            yield UnsafeError(
-                "weights-h5-filter",
-                f"'{name}' needs filter {code}",
-                where=path,
-                expected="gzip, shuffle or fletcher32",
-            )
-    logical = math.prod(item.shape or (0,)) * item.dtype.itemsize
-    if logical > INFLATION * max(path.stat().st_size, 1):
-        yield BadDataError(
-            "weights-inflated",
-            f"'{name}' of shape {item.shape} in a file of {path.stat().st_size:,} bytes",
-            where=path,
-        )
 
 
 def _weights(file: h5py.File, datasets: list[str], path: Path) -> Weights:

@@ -57,7 +57,7 @@ def load_into(
     least   fraction of the module's tensors that must be there
     ignore  names of modules (the head) whose tensors may be absent or of another shape; they are
             copied if they fit
-    Raises BadData when fewer match, or when one outside `ignore` has another shape.
+    Raises BadDataError when fewer match, or when one outside `ignore` has another shape.
     """
     own = module.state_dict()
     given, renamed = _renamed(state)

@@ -23,7 +23,7 @@ FETCH = "the file was changed or damaged after it was written: get it again, or 
 
 @contextlib.contextmanager
 def permitted(path: Path, what: str = "weight file") -> Iterator[None]:
-    """Raise Resource (exit 5) where the system does not let this user read `path`."""
+    """Raise ResourceError (exit 5) where the system does not let this user read `path`."""
     try:
         yield
     except PermissionError as error:
@@ -39,7 +39,7 @@ def permitted(path: Path, what: str = "weight file") -> Iterator[None]:
 def check(path: Path, sha256: str | None = None) -> str:
     """Return the SHA-256 (hex) of a weight file.
 
-    Raises Integrity if `sha256` or a record next to the file promises another.
+    Raises IntegrityError if `sha256` or a record next to the file promises another.
     """
     with permitted(path):
         digest = files.sha256(path)

@@ -55,12 +55,13 @@ def read(path: str | Path, *, sha256: str | None = None, like: nn.Module | None 
     name → float32 (or integer) tensor on the CPU.
 
     .safetensors, .pth .pt .th .bin .ckpt (a state_dict, plain or wrapped: see wrappings), .h5 .hdf5
-    (Keras weights; kernels come turned to PyTorch's layout). Raises Missing, BadData (unreadable,
-    not weights, NaN), Unsafe (it holds a program, or reaches for other files), Resource (too
-    large), Integrity (a checksum does not match). sha256: what the file must be, e.g. what a
-    trial's identity promises. The record that `tlx pretrain --out` or `tlx chop --out` wrote with
-    a file is checked as well. The digest of what was read is in `Weights.sha256`. like: the network
-    that the weights are for; of several state_dicts and prefixes those are taken that fit it best.
+    (Keras weights; kernels come turned to PyTorch's layout). Raises MissingError, BadDataError
+    (unreadable, not weights, NaN), UnsafeError (it holds a program, or reaches for other files),
+    ResourceError (too large), IntegrityError (a checksum does not match). sha256: what the file
+    must be, e.g. what a trial's identity promises. The record that `tlx pretrain --out` or `tlx
+    chop --out` wrote with a file is checked as well. The digest of what was read is in
+    `Weights.sha256`. like: the network that the weights are for; of several state_dicts and
+    prefixes those are taken that fit it best.
     """
     path = Path(path)
     with permitted(path):
@@ -311,7 +312,7 @@ WHOLE = (torch.int32, torch.int64, torch.bool)  # counters, index tables and mas
 def _checked(weights: Weights, path: Path) -> Weights:
     """Return the weights in float32.
 
-    Raises BadData for every tensor that is no plain, finite array of a known type.
+    Raises BadDataError for every tensor that is no plain, finite array of a known type.
     """
     problems = [p for name, t in weights.items() for p in _form_problems(name, t, path)]
     logical = sum(t.numel() * t.element_size() for t in weights.values())

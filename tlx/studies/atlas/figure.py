@@ -19,7 +19,7 @@ from ...plots import axes as layer_axes
 from ...plots import figures, statistics
 from ...plots.block_names import AXIS, block_label
 from ...plots.figures import BLACK, BLUE, PURPLE, VERMILION
-from ..layer_transfer import figures as layer_transfer_figures
+from ..transfer_figures import LOOKS
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -45,9 +45,9 @@ FAR = (
 )  # levels that are left out where all else is far above them
 PLAIN = "source network"  # a panel of this line alone needs no legend
 RANGES = {
+    "accuracy": (0.0, 1.0),
     "fraction": (0.0, 1.0),
     "share": (0.0, 1.0),
-    "1": (0.0, 1.0),
     "ratio": (0.0, None),
     "dimensions": (0.0, None),
 }  # unit → ends, which a wide interval passes and a panel does not
@@ -99,55 +99,67 @@ def atlas(
         below = (len(foot) * SMALL * 1.32 + 8) / 72
         above = 0.36 if title else 0.08
         height = max(len(groups), 1) * HEIGHT + named.reach + 0.55 + below + above
-        figure = Figure(figsize=(width, height), dpi=figures.DPI, layout="constrained")
-        FigureCanvasAgg(figure)
-        engine = figure.get_layout_engine()
-        assert isinstance(engine, ConstrainedLayoutEngine)
-        engine.set(
-            rect=(0, below / height, 1, 1 - (below + above) / height),
-            h_pad=0.03,
-            hspace=0.0,
-        )
+        figure = _canvas(width, height, above, below)
         grid = figure.subplots(max(len(groups), 1), 1, sharex=True, squeeze=False)[:, 0]
         for axes, (name, members) in zip(grid, groups.items(), strict=False):
             _panel(axes, members, panels[name][0])
         if not groups:
             layer_axes.nothing(grid[0], "nothing is known yet")
-        last = grid[-1]
-        last.set_xticks(
-            [place + 1 for place in named.places],
-            named.names,
-            fontsize=named.size,
-            rotation=90 if named.upright else 0,
-        )
-        last.set_xlim(0.5, len(blocks) + 0.5)
-        last.set_xlabel(
-            f"{AXIS} (AnB: blocks 1…n copied, drawn at n)"
-            if any(row["panel"] == "transfer" for row in rows)
-            else AXIS,
-            fontsize=9,
-        )
+        transfer = any(row["panel"] == "transfer" for row in rows)
+        _name_blocks(grid[-1], named, len(blocks), transfer)
         figure.align_ylabels(list(grid))
-        if title:
-            figure.text(
-                0.1 / width,
-                1 - 0.1 / height,
-                layer_axes.wrapped(title, width - 0.2, 11).splitlines()[0],
-                fontsize=11,
-                va="top",
-                ha="left",
-            )
+        _write_title_and_foot(figure, title, foot)
+        return figures.render(figure, form)
+
+
+def _canvas(width: float, height: float, above: float, below: float) -> Figure:
+    """Return an empty figure of this size, with so many inches free above and below its axes."""
+    figure = Figure(figsize=(width, height), dpi=figures.DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    engine = figure.get_layout_engine()
+    assert isinstance(engine, ConstrainedLayoutEngine)
+    engine.set(
+        rect=(0, below / height, 1, 1 - (below + above) / height),
+        h_pad=0.03,
+        hspace=0.0,
+    )
+    return figure
+
+
+def _name_blocks(axes: Axes, named: layer_axes.Ticks, blocks: int, transfer: bool) -> None:
+    """Name the blocks below the last panel."""
+    axes.set_xticks(
+        [place + 1 for place in named.places],
+        named.names,
+        fontsize=named.size,
+        rotation=90 if named.upright else 0,
+    )
+    axes.set_xlim(0.5, blocks + 0.5)
+    label = f"{AXIS} (AnB: blocks 1…n copied, drawn at n)" if transfer else AXIS
+    axes.set_xlabel(label, fontsize=9)
+
+
+def _write_title_and_foot(figure: Figure, title: str, foot: Sequence[str]) -> None:
+    width, height = figure.get_size_inches()
+    if title:
         figure.text(
             0.1 / width,
-            0.06 / height,
-            "\n".join(foot),
-            fontsize=SMALL,
-            va="bottom",
+            1 - 0.1 / height,
+            layer_axes.wrapped(title, width - 0.2, 11).splitlines()[0],
+            fontsize=11,
+            va="top",
             ha="left",
-            color="#333333",
-            linespacing=1.2,
         )
-        return figures.render(figure, form)
+    figure.text(
+        0.1 / width,
+        0.06 / height,
+        "\n".join(foot),
+        fontsize=SMALL,
+        va="bottom",
+        ha="left",
+        color="#333333",
+        linespacing=1.2,
+    )
 
 
 def _panel(axes: Axes, rows: Rows, title: str) -> None:
@@ -157,13 +169,12 @@ def _panel(axes: Axes, rows: Rows, title: str) -> None:
             (row for row in rows if row["line"] == line and row["block"] is not None),
             key=lambda row: row["block"],
         )
-        looks = layer_transfer_figures.LOOKS
-        colour, marker = looks[line] if line in looks else LINES[number % len(LINES)]
+        colour, marker = LOOKS[line] if line in LOOKS else LINES[number % len(LINES)]
         _line(axes, members, line, colour, marker)
     low, high = axes.get_ylim()
     for row in rows:
         if row["block"] is None:
-            colour, dash = (layer_transfer_figures.LOOKS | LEVELS).get(row["line"], (BLACK, "--"))
+            colour, dash = (LOOKS | LEVELS).get(row["line"], (BLACK, "--"))
             if row["line"] in FAR and row["mean"] < low - (
                 high - low
             ):  # drawn, it would press all else together
@@ -227,7 +238,7 @@ def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
 
 
 def _plain(row: Mapping[str, Any]) -> str:
-    return f"{100 * row['mean']:.3g} %" if row["unit"] == "fraction" else f"{row['mean']:.3g}"
+    return f"{100 * row['mean']:.3g} %" if row["unit"] == "accuracy" else f"{row['mean']:.3g}"
 
 
 def _scale(axes: Axes, rows: Rows) -> None:
@@ -242,7 +253,7 @@ def _scale(axes: Axes, rows: Rows) -> None:
     )
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10], min_n_ticks=2))
     axes.ticklabel_format(axis="y", useOffset=False)
-    if unit == "fraction":
+    if unit == "accuracy":
         axes.yaxis.set_major_formatter(
             PercentFormatter(1.0, decimals=figures._percent_decimals(axes), symbol="")
         )

@@ -23,7 +23,7 @@ from ...lab.store import JOURNAL, Store
 from ...models import backbones
 from ...result import FINISHED, Result
 from ...spec import Spec
-from ..layer_transfer.spec import DEFAULT, LayerTransfer, LayerTransferGrid
+from ..layer_transfer.spec import LayerTransfer, LayerTransferGrid
 from ..parameter_distance.spec import (
     UNKNOWN,
     ParameterDistance,
@@ -32,7 +32,7 @@ from ..parameter_distance.spec import (
 )
 from ..quanta.data import images_of
 from ..quanta.spec import WITNESS, Quanta, QuantaGrid
-from ..whole_dataset import WEIGHTS
+from ..whole_dataset import DEFAULT, WEIGHTS
 from ..whole_dataset_inputs import read
 from .spec import Atlas, AtlasGrid
 
@@ -128,7 +128,7 @@ def chosen(
 ) -> dict[str, StudyMatch]:
     """Choose the study of each source: the one requested by its key, else the newest.
 
-    The beginning of a key is enough. Raises UnknownName for a key that none of them has.
+    The beginning of a key is enough. Raises UnknownNameError for a key that none of them has.
     """
     every = [match.study for matches in by_source.values() for match in matches]
     for key in keys:
@@ -141,9 +141,9 @@ def chosen(
             )
     taken = {}
     for name, matches in by_source.items():
-        asked = [match for match in matches if any(match.study.startswith(key) for key in keys)]
+        requested = [match for match in matches if any(match.study.startswith(key) for key in keys)]
         if matches:
-            taken[name] = (asked or list(matches))[0]
+            taken[name] = (requested or list(matches))[0]
     return taken
 
 
@@ -330,10 +330,10 @@ def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: Any) -> Any
 
     With the settings requested for all trainings.
     """
-    asked = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
+    requested = {"epochs": parts.epochs, "repeats": parts.repeats, "seeds": parts.repeats}
     given = (
         {name: getattr(spec, name) for name in SAME}
-        | {n: v for n, v in asked.items() if v is not None}
+        | {n: v for n, v in requested.items() if v is not None}
         | more
     )
     shown = [name for name, row in kind.settings().items() if row.cli]

@@ -8,29 +8,38 @@ being the rows of a part (Shao & Wu 1989, doi:10.1214/aos/1176347263). The unsca
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy.special import ndtri
 
 from ... import metrics
 from ...data.streams import seeded_permutation
 from ...errors import BadDataError
 from ...features import fitting, voting
 from ...features.classifiers import Knn
+from ...metrics.coordinates import coordinates
+from ..layer_measures import LAYER_METRICS, LayerMetric, LayerRows, MeasureSettings, thinned
 from .spec import BlockMeasures
 
 # rows; more are thinned out evenly over the classes: the intervals compare all of them, each with
 # each
 MOST = 2_000
-NORMAL = 1.959963984540054  # 95 % of a normal distribution are within so many deviations
-COLUMNS = 4096  # of a block's output, read at once
+CONFIDENCE = 0.95
+# so many deviations from the mean of a normal distribution lie 95 % of it
+NORMAL = float(ndtri((1 + CONFIDENCE) / 2))
+RATIO_FRACTION = 0.9  # of the TwoNN ratios that is fitted
 
 Measured = dict[str, Any]
 
 
-class _Found:
+Interval = tuple[float, float | None, float | None]  # number, lower and upper end
+
+
+class _Collected:
     """Values collected measure by measure.
 
     {"values": name → {"mean", "low", "high", "n"}, "notes", "rows", "width"}.
@@ -41,18 +50,14 @@ class _Found:
         self.notes: list[str] = []
         self.x = x
 
-    def add(
-        self, name: str, measure: Callable[[], tuple[float, float | None, float | None]]
-    ) -> None:
+    def add(self, name: str, measure: Callable[[], Interval]) -> None:
         """Add a measure; one that cannot be computed is left out with a note.
 
         Numbers that are not finite are an error.
         """
         try:
             mean, low, high = measure()
-        except (
-            BadDataError
-        ) as error:  # anything else, a setting that is refused above all, is a fault
+        except BadDataError as error:  # any other error, of a setting above all, is a bug
             if error.code == "not-finite":
                 raise
             self.notes.append(f"{name}: {error.what}")
@@ -71,63 +76,49 @@ class _Found:
 def alone(spec: BlockMeasures, x: np.ndarray, labels: Sequence[str]) -> Measured:
     """Compute the measures of one network.
 
-    x (n, …), labels (n,); names: ss_ratio, id, rsa_contrast, cka_label, knn.
-
-    ss_ratio      sum of squares within classes / total sum of squares
-    id            TwoNN on all rows
-    rsa_contrast  |mean dissimilarity within − between classes|
-    cka_label     linear CKA (unbiased) to the classes, one column each
-    knn           see `knn`
+    x (n, …), labels (n,). Names: the panels of LAYER_METRICS, and knn (see `knn`).
     """
     x, of = _rows(x, labels)
-    measured, parts = _Found(x), _parts(len(x), spec)
-    z = (
-        coordinates(x) if np.ptp(x) > 0 else x
-    )  # where all rows are alike each measure says so itself
-    classes = (of[:, None] == np.unique(of)).astype(np.float32)
+    collected, parts = _Collected(x), _parts(len(x), spec)
+    layer = LayerRows(x, of, measure_settings(spec))
+    for metric in LAYER_METRICS.values():
+        if metric.in_atlas is not None:
+            measure = functools.partial(with_interval, metric, layer, parts)
+            collected.add(metric.in_atlas.name, measure)
+    collected.add("knn", lambda: knn(x, of, spec.k, spec.folds, spec.seed))
+    return collected.plain()
 
-    def ratio() -> tuple[float, float | None, float | None]:
-        whole = metrics.sum_of_squares(x, of)
-        if not whole.total:
-            raise BadDataError("no-structure", "all rows are alike")
-        mean, *ends = _spread(
-            whole.ratio, parts, len(x), lambda p: metrics.sum_of_squares(z[p], of[p]).ratio
-        )
-        low, high = (
-            None if end is None else min(max(end, 0.0), 1.0) for end in ends
-        )  # a fraction has ends
-        return mean, low, high
 
-    def dimension() -> tuple[float, float | None, float | None]:
-        spread = metrics.intrinsic_dimension_resampled(
-            x, spec.resamplings, spec.fraction, spec.seed
-        )
-        return spread.whole.dimension, *_around(
-            spread.whole.dimension, spread.values, spread.rows, len(x)
-        )
-
-    def contrast() -> tuple[float, float | None, float | None]:
-        rdm = metrics.rdm(x, metric=spec.rdm, condensed=False)
-        return _spread(
-            metrics.class_contrast(rdm, of).contrast,
-            parts,
-            len(x),
-            lambda p: (
-                metrics.class_contrast(np.ascontiguousarray(rdm[np.ix_(p, p)]), of[p]).contrast
-            ),
-        )
-
-    measured.add("ss_ratio", ratio)
-    measured.add("id", dimension)
-    measured.add("rsa_contrast", contrast)
-    measured.add(
-        "cka_label",
-        lambda: _spread(
-            metrics.cka(x, classes), parts, len(x), lambda p: metrics.cka(z[p], classes[p])
-        ),
+def measure_settings(spec: BlockMeasures) -> MeasureSettings:
+    """Return the settings of the metrics; of TwoNN's ratios as many as usual are fitted."""
+    return MeasureSettings(
+        rdm=spec.rdm,
+        resamplings=spec.resamplings,
+        fraction=spec.fraction,
+        seed=spec.seed,
+        ratio_fraction=RATIO_FRACTION,
     )
-    measured.add("knn", lambda: knn(x, of, spec.k, spec.folds, spec.seed))
-    return measured.plain()
+
+
+def with_interval(metric: LayerMetric, layer: LayerRows, parts: list[np.ndarray]) -> Interval:
+    """Compute a metric of all rows, and its interval from the parts, within the metric's bounds."""
+    whole, n = float(metric.function(layer)), len(layer.few)
+    if math.isnan(whole):
+        raise BadDataError("no-structure", "all rows are alike")
+    if metric.parts is not None:
+        estimates, drawn = metric.parts(layer)
+        ends = _around(whole, estimates, drawn, n)
+    else:
+        _, *ends_of_parts = _spread(
+            whole,
+            parts,
+            n,
+            lambda part: metric.function(layer.part(part, metric.by_inner_products)),
+        )
+        ends = (ends_of_parts[0], ends_of_parts[1])
+    least, most = metric.bounds
+    low, high = (None if end is None else min(max(end, least), most) for end in ends)
+    return whole, low, high
 
 
 def beside(spec: BlockMeasures, x: np.ndarray, y: np.ndarray, labels: Sequence[str]) -> Measured:
@@ -136,14 +127,14 @@ def beside(spec: BlockMeasures, x: np.ndarray, y: np.ndarray, labels: Sequence[s
     cka_source, linear CKA (unbiased) of the block of the one with the same block of the other.
     """
     x, y = _rows(x, labels)[0], _rows(y, labels)[0]
-    measured, parts = _Found(x), _parts(len(x), spec)
+    collected, parts = _Collected(x), _parts(len(x), spec)
 
-    def alike() -> tuple[float, float | None, float | None]:
+    def alike() -> Interval:
         whole, a, b = metrics.cka(x, y), coordinates(x), coordinates(y)
         return _spread(whole, parts, len(x), lambda p: metrics.cka(a[p], b[p]))
 
-    measured.add("cka_source", alike)
-    return measured.plain()
+    collected.add("cka_source", alike)
+    return collected.plain()
 
 
 def knn(
@@ -167,8 +158,10 @@ def knn(
         dealt += len(members)
     told = np.empty(len(x), np.int64)
     for number in np.unique(fold):
-        asked = fold == number
-        told[asked] = fitting.fit(Knn(k=k), x[~asked], codes[~asked]).predict(x[asked])
+        requested = fold == number
+        told[requested] = fitting.fit(Knn(k=k), x[~requested], codes[~requested]).predict(
+            x[requested]
+        )
     share = voting.mean_per_class_accuracy(voting.confusion(codes, told, len(classes)))
     n, z2 = len(x), NORMAL**2
     middle, half = (
@@ -176,26 +169,6 @@ def knn(
         NORMAL * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)),
     )
     return share, (middle - half) / (1 + z2 / n), (middle + half) / (1 + z2 / n)
-
-
-def coordinates(x: np.ndarray) -> np.ndarray:
-    """Return rows (n, min(n, d)) float64 with the inner products of x (n, d) about its mean.
-
-    What depends on these alone is the same of both, and of parts of both, and many columns become
-    few.
-    """
-    n, d = x.shape
-    if d <= n:
-        centred: np.ndarray = np.asarray(x, np.float64) - x.mean(axis=0, dtype=np.float64)
-        return centred
-    gram = np.zeros((n, n))
-    for begin in range(0, d, COLUMNS):
-        columns = np.asarray(x[:, begin : begin + COLUMNS], np.float64)
-        columns = columns - columns.mean(axis=0)
-        gram += columns @ columns.T
-    values, vectors = np.linalg.eigh(gram)
-    result: np.ndarray = vectors * np.sqrt(np.maximum(values, 0))
-    return result
 
 
 # ---------------------------------------------------------------- pieces
@@ -209,8 +182,7 @@ def _rows(x: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, np.ndarray]
     x, of = x.reshape(len(x), -1), np.asarray(labels)
     if len(of) <= MOST:
         return x, of
-    by_class = np.argsort(of, kind="stable")
-    index = np.sort(by_class[np.linspace(0, len(of) - 1, MOST).round().astype(np.int64)])
+    index = thinned(of, MOST)
     return np.asarray(x[index]), of[index]
 
 
@@ -225,7 +197,7 @@ def _parts(n: int, spec: BlockMeasures) -> list[np.ndarray]:
 
 def _spread(
     whole: float, parts: list[np.ndarray], n: int, measure: Callable[[np.ndarray], float]
-) -> tuple[float, float | None, float | None]:
+) -> Interval:
     """Return a number with its interval.
 
     None where a part cannot be measured (say, it lacks a class).

@@ -8,9 +8,12 @@ from typing import Any
 
 from ...plots import statistics
 from ...result import FINISHED, Result
+from ..layer_measures import DISSIMILARITY, DISSIMILARITY_UNITS, LAYER_METRICS
 from ..layer_transfer import report as layer_transfer_report
 from ..quanta import report as quanta_report
+from ..quanta.spec import CO, WITNESS
 
+ACCURACY = "accuracy"  # unit: a fraction of the images, shown in per cent
 NORM = "mean_abs"  # of parameter distance, where a study has several
 
 Row = dict[str, Any]
@@ -29,7 +32,8 @@ class Taken:
 class Panel:
     """Panel of the atlas.
 
-    title   of its vertical axis; unit of its numbers, "fraction" being shown in per cent
+    title   of its vertical axis, "{unit}" in it standing for the unit
+    unit    of its numbers, ACCURACY being shown in per cent
     source  where it comes from: "blocks" (measured by the atlas), or a row of
             tlx.studies.atlas.lookup.SOURCES, which
             defines how its studies are found and the command for it
@@ -42,6 +46,14 @@ class Panel:
     source: str
     read: Callable[[Taken], Iterable[Row]]
     axes: str = ""
+
+    def unit_for(self, rdm: str) -> str:
+        """Return its unit where RDMs are of this kind."""
+        return DISSIMILARITY_UNITS[rdm] if self.unit == DISSIMILARITY else self.unit
+
+    def heading(self, unit: str) -> str:
+        """Return the title of its axis, with this unit."""
+        return self.title.format(unit=unit)
 
 
 # ---------------------------------------------------------------- reading
@@ -70,14 +82,10 @@ def _measured(name: str, line: str, beside: bool = False) -> Callable[[Taken], I
 
 def _knn(taken: Taken) -> Iterable[Row]:
     rows = list(_measured("knn", "")(taken))
-    return [
-        *([_level("chance", 1 / taken.classes)] if rows else []),
-        *(
-            row | {"line": f"{result.spec['k']} nearest"}
-            for result in taken.results[:1]
-            for row in rows
-        ),
-    ]
+    if not rows:
+        return []
+    line = f"{taken.results[0].spec['k']} nearest"
+    return [_level("chance", 1 / taken.classes), *(row | {"line": line} for row in rows)]
 
 
 def _lambda(taken: Taken) -> Iterable[Row]:
@@ -96,11 +104,11 @@ def _lambda(taken: Taken) -> Iterable[Row]:
 
 def _gated(taken: Taken) -> Iterable[Row]:
     for row in quanta_report.rows_of(taken.results):
-        if row["test_accuracy"] is not None and row["gate"] != quanta_report.CO:
+        if row["test_accuracy"] is not None and row["gate"] != CO:
             yield _of_quanta(row, "test_accuracy", taken)
 
 
-GATES = {"alone": "gated alone", quanta_report.CO: "all at once", quanta_report.WITNESS: "witness"}
+GATES = {"alone": "gated alone", CO: "all at once", WITNESS: "witness"}
 
 
 def _of_quanta(row: Mapping[str, Any], name: str, taken: Taken) -> Row:
@@ -189,17 +197,19 @@ def _level(line: str, value: float) -> Row:
     }
 
 
+def _layer_metric_panels() -> dict[str, Panel]:
+    """Return the panels of LAYER_METRICS."""
+    panels = {}
+    for metric in LAYER_METRICS.values():
+        panel = metric.in_atlas
+        if panel is not None:
+            read = _measured(panel.name, panel.line)
+            panels[panel.name] = Panel(panel.title, metric.unit, "blocks", read)
+    return panels
+
+
 PANELS: dict[str, Panel] = {  # in the order in which they are drawn
-    "ss_ratio": Panel(
-        "SSW / TSS\n(fraction)", "1", "blocks", _measured("ss_ratio", "source network")
-    ),
-    "id": Panel(
-        "Intrinsic dim.\n(TwoNN)", "dimensions", "blocks", _measured("id", "source network")
-    ),
-    "rsa_contrast": Panel(
-        "RSA contrast\n(1 − r)", "1 − r", "blocks", _measured("rsa_contrast", "source network")
-    ),
-    "cka_label": Panel("CKA\n(linear)", "CKA", "blocks", _measured("cka_label", "to the labels")),
+    **_layer_metric_panels(),
     "cka_source": Panel(
         "CKA\n(linear)",
         "CKA",
@@ -207,9 +217,9 @@ PANELS: dict[str, Panel] = {  # in the order in which they are drawn
         _measured("cka_source", "fine-tuned to source", beside=True),
         axes="cka_label",
     ),
-    "knn": Panel("kNN accuracy\n(%)", "fraction", "blocks", _knn),
+    "knn": Panel("kNN accuracy\n(%)", ACCURACY, "blocks", _knn),
     "quanta": Panel("QUANTA λ_S\n(share)", "share", "quanta", _lambda),
-    "quanta_accuracy": Panel("Acc. with gate\n(test, %)", "fraction", "quanta", _gated),
+    "quanta_accuracy": Panel("Acc. with gate\n(test, %)", ACCURACY, "quanta", _gated),
     "distance": Panel("Param. dist. T\n(ratio)", "ratio", "distance", _transferability),
-    "transfer": Panel("AnB accuracy\n(test, %)", "fraction", "transfer", _transfer),
+    "transfer": Panel("AnB accuracy\n(test, %)", ACCURACY, "transfer", _transfer),
 }

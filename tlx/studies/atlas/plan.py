@@ -64,7 +64,7 @@ class AtlasPlan:
     def search(self, store: Store, parts: AtlasGrid) -> None:
         """Find the studies of this network and target.
 
-        Raises UnknownName for a --study that is none of them.
+        Raises UnknownNameError for a --study that is none of them.
         """
         matches = {
             name: atlas_lookup.find(name, self.wanted, store) for name in atlas_lookup.SOURCES
@@ -109,7 +109,7 @@ class AtlasPlan:
 def plan_atlas(spec: Atlas, parts: AtlasGrid, settings: Settings) -> AtlasPlan:
     """Check network and images.
 
-    Raises Problems with all errors, before anything is computed.
+    Raises ErrorGroup with all errors, before anything is computed.
     """
     spec = spec.resolved
     network = whole_network(spec, (), None)

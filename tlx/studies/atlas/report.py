@@ -19,7 +19,7 @@ from ..drawings import Drawings
 from ..layer_transfer import report as layer_transfer_report
 from ..quanta import report as quanta_report
 from . import figure as atlas_figure
-from .panels import PANELS, Panel, Row, Taken
+from .panels import ACCURACY, PANELS, Panel, Row, Taken
 
 __all__ = [
     "PANELS",
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 STEM = "atlas"
-LIMIT = 256 << 20  # bytes of atlas.json
 COLUMNS = (
     "panel",
     "line",
@@ -62,6 +61,7 @@ def rows_of(
         if (result := store.find_or_none(trial["key"])) is not None
     ]
     table_rows = []
+    units = _units(study, panels)
     for name in panels:
         panel = PANELS[name]
         source = about["taken"].get(panel.source, {})
@@ -89,11 +89,17 @@ def rows_of(
                     "lowest": row.get("lowest"),
                     "highest": row.get("highest"),
                     "n": row["n"],
-                    "unit": panel.unit,
+                    "unit": units[name],
                     "sources": " ".join(row["keys"]),
                 }
             )
     return table_rows
+
+
+def _units(study: Mapping[str, Any], panels: Sequence[str]) -> dict[str, str]:
+    """Return panel → unit of its numbers; dissimilarities are in that of the study's RDMs."""
+    rdm = study["trials"][0]["spec"]["rdm"]
+    return {name: PANELS[name].unit_for(rdm) for name in panels}
 
 
 def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Result]:
@@ -131,10 +137,11 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     path = store.study_folder(study["key"]) / f"{STEM}.json"
     if not path.is_file():
         return {}
-    kept = files.read_json(path, limit=LIMIT)
+    kept = files.read_json(path, limit=reporting.RECORD_BYTES)
     if not kept["rows"]:
         return {}
-    titles = {name: (panel.title, panel.axes) for name, panel in PANELS.items()}
+    units = _units(study, tuple(PANELS))
+    titles = {name: (panel.heading(units[name]), panel.axes) for name, panel in PANELS.items()}
     missing = [(", ".join(row["panels"]), row["type"]) for row in kept["missing"]]
     return {
         STEM: lambda form: atlas_figure.atlas(
@@ -158,6 +165,7 @@ def write_summary(
         return
     folder = store.root / "studies" / key
     rows = rows_of(store, study, about, panels)
+    units = _units(study, panels)
     missing, warnings = lacking(about, rows, panels), warnings_of(store, about, panels)
     whole = [r for trial in study["trials"] if (r := store.find_or_none(trial["key"])) is not None]
     if rows:
@@ -171,8 +179,8 @@ def write_summary(
             "about": dict(about),
             "panels": {
                 name: {
-                    "title": PANELS[name].title.replace("\n", " "),
-                    "unit": PANELS[name].unit,
+                    "title": PANELS[name].heading(units[name]).replace("\n", " "),
+                    "unit": units[name],
                     "source": PANELS[name].source,
                 }
                 for name in panels
@@ -277,7 +285,7 @@ def table(rows: Sequence[Row], blocks: Sequence[str], form: str = "text") -> str
 def _cell(row: Row | None) -> str:
     if row is None:
         return tables.NOTHING
-    value = f"{100 * row['mean']:.1f} %" if row["unit"] == "fraction" else f"{row['mean']:.3g}"
+    value = f"{100 * row['mean']:.1f} %" if row["unit"] == ACCURACY else f"{row['mean']:.3g}"
     return value
 
 

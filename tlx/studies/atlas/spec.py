@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ...spec import Spec, setting
-from ..layer_metrics.spec import DISSIMILARITIES, Observed
-
-if TYPE_CHECKING:
-    pass
-
+from ..layer_measures import DISSIMILARITIES, LAYER_METRICS
+from ..layer_metrics.spec import Observed
 
 EXPERIMENT = "Atlas"
+MEASURED = tuple(m.in_atlas.name for m in LAYER_METRICS.values() if m.in_atlas is not None)
+PANEL_NAMES = (
+    *MEASURED,
+    "cka_source",
+    "knn",
+    "quanta",
+    "quanta_accuracy",
+    "distance",
+    "transfer",
+)  # in the order in which they are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +116,7 @@ class AtlasGrid(Spec):
     panels: tuple[str, ...] = setting(
         (),
         identity=False,
-        help="panels to show: ss_ratio, id, rsa_contrast, cka_label, "
-        "cka_source, knn, quanta, quanta_accuracy, distance, transfer, comma-separated. "
-        "Default: all",
+        help=f"panels to show: {', '.join(PANEL_NAMES)}, comma-separated. Default: all",
     )
     study: tuple[str, ...] = setting(
         (),

@@ -12,14 +12,24 @@ import numpy as np
 from ... import files, metrics
 from ...errors import BadDataError
 from ...lab.store import Store
-from ...result import FINISHED
+from ...result import FINISHED, Result
+from ..layer_measures import LAYER_METRICS
+from ..reporting import RECORD_BYTES
+from .spec import CHAIN, RESULTS
 
-CHAIN, RESULTS = "chain.json", "checkpoints.json"
-LIMIT = 256 << 20  # bytes of either
 SCOPES = ("all", "source", "checkpoint")
-CORRELATED = ("id", "ss_ratio", "rsa_contrast", "rsa_label", "cka_label")
+CORRELATED = tuple(name for name, metric in LAYER_METRICS.items() if metric.correlated)
+
+MODEL = ("target", "source", "checkpoint", "checkpoint_index", "seed")
+PERFORMANCE = (
+    "transfer_performance",
+    "transfer_performance_val",
+    "test_accuracy",
+    "val_accuracy",
+)
 
 Row = Mapping[str, Any]
+Model = tuple[str, str, str]  # target, source, tag of the checkpoint
 
 
 def gather(store: Store, key: str) -> None:
@@ -31,7 +41,7 @@ def gather(store: Store, key: str) -> None:
     path = store.root / "studies" / key / CHAIN
     if not path.is_file():
         return
-    chain = files.read_json(path, limit=LIMIT)
+    chain = files.read_json(path, limit=RECORD_BYTES)
     result = functools.cache(store.find_or_none)
     pretraining = [
         {"source": row["source"], "seed": row["seed"], **moment}
@@ -40,48 +50,17 @@ def gather(store: Store, key: str) -> None:
         for moment in _named(r.details["moments"], row["tags"])
     ]
     tuning: list[dict[str, Any]] = []
-    performance, layers = [], []
+    performance: list[dict[str, Any]] = []
+    layers: list[dict[str, Any]] = []
     for cell in chain["cells"]:
-        model = {
-            name: cell[name]
-            for name in ("target", "source", "checkpoint", "checkpoint_index", "seed")
-        }
         tuned = result(cell["tuning"]) if "tuning" in cell else None
         if tuned is not None:
-            tuning += [
-                {**model, "tag": m["tag"], "index": i, **m}
-                for i, m in enumerate(tuned.details["moments"])
-            ]
-            if tuned.status == FINISHED and "transfer_performance" in tuned.scores:
-                performance.append(
-                    {
-                        **model,
-                        **{
-                            name: tuned.scores[name]
-                            for name in (
-                                "transfer_performance",
-                                "transfer_performance_val",
-                                "test_accuracy",
-                                "val_accuracy",
-                            )
-                        },
-                    }
-                )
+            moments, transfer = _tuned_rows(cell, tuned)
+            tuning += moments
+            performance += transfer
         looked = result(cell["layers"])
         if looked is not None:
-            layers += [
-                {
-                    "model": cell["source"],
-                    "trained_on": cell["source"],
-                    "checkpoint": cell["checkpoint"],
-                    "checkpoint_index": cell["checkpoint_index"],
-                    "seed": cell["seed"],
-                    "dataset": cell["target"],
-                    "rdm": looked.spec["rdm"],
-                    **row,
-                }
-                for row in looked.details["rows"]
-            ]
+            layers += _layer_rows(cell, looked)
     files.write_json(
         path.with_name(RESULTS),
         {
@@ -101,6 +80,32 @@ def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
     The same weights may have been scored for another.
     """
     return [{**row, "tag": tag} for row, tag in zip(moments, tags, strict=True)]
+
+
+def _tuned_rows(cell: Row, tuned: Result) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the scores at the moments of a fine-tuning, and its transfer performance if any."""
+    model = {name: cell[name] for name in MODEL}
+    moments = [
+        {**model, "tag": moment["tag"], "index": index, **moment}
+        for index, moment in enumerate(tuned.details["moments"])
+    ]
+    if tuned.status != FINISHED or "transfer_performance" not in tuned.scores:
+        return moments, []
+    return moments, [{**model, **{name: tuned.scores[name] for name in PERFORMANCE}}]
+
+
+def _layer_rows(cell: Row, looked: Result) -> list[dict[str, Any]]:
+    """Return the metrics of the layers of a model, as rows of the table of layer metrics."""
+    model = {
+        "model": cell["source"],
+        "trained_on": cell["source"],
+        "checkpoint": cell["checkpoint"],
+        "checkpoint_index": cell["checkpoint_index"],
+        "seed": cell["seed"],
+        "dataset": cell["target"],
+        "rdm": looked.spec["rdm"],
+    }
+    return [{**model, **row} for row in looked.details["rows"]]
 
 
 # ---------------------------------------------------------------- correlations
@@ -125,23 +130,14 @@ def correlations_of(
     A model is a source at a checkpoint: seeds are averaged first, as in the thesis, those alone
     that both tables have where both say seeds.
     """
-    areas: dict[tuple[str, str, str], dict[str, float]] = {}
+    areas: dict[Model, dict[str, float]] = {}
     for row in performance:
         areas.setdefault((row["target"], row["source"], row["checkpoint"]), {})[_seed(row)] = float(
             row["transfer_performance"]
         )
-    groups: dict[tuple[str, str, int, str], dict[tuple[str, str], dict[str, float]]] = {}
-    for row in layers:
-        of = (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
-        for name in names if of in areas else ():
-            if row.get(name) not in (None, ""):
-                group = groups.setdefault((of[0], name, int(row["layer_index"]), row["layer"]), {})
-                group.setdefault(of[1:], {})[_seed(row)] = float(row[name])
     order = _in_order(layers)
     result = []
-    for (target, name, index, layer), models in sorted(
-        groups.items(), key=lambda item: (item[0][0], list(names).index(item[0][1]), item[0][2])
-    ):
+    for (target, name, index, layer), models in _by_layer(layers, areas, names):
         pairs = {of: _means(values, areas[target, *of]) for of, values in models.items()}
         pairs = {of: pair for of, pair in pairs.items() if pair is not None}
         if len(pairs) < 2:
@@ -149,42 +145,53 @@ def correlations_of(
         x, y = np.array(list(pairs.values())).T
         sources, tags = zip(*pairs, strict=True)
         place = {name: number for number, name in enumerate([*dict.fromkeys(sources), *order])}
+        correlations = metrics.metric_correlations(x, y, list(sources), list(tags))
         for correlation in sorted(
-            metrics.metric_correlations(x, y, list(sources), list(tags)),
-            key=lambda correlation: (
-                SCOPES.index(correlation.scope),
-                place.get(correlation.name, 0),
-            ),
+            correlations, key=lambda row: (SCOPES.index(row.scope), place.get(row.name, 0))
         ):
-            known = math.isfinite(correlation.rho)
-            band = (correlation.low, correlation.high) if known else (None, None)
-            result.append(
-                {
-                    "target": target,
-                    "metric": name,
-                    "layer": layer,
-                    "layer_index": index,
-                    "scope": correlation.scope,
-                    "name": correlation.name,
-                    "n": correlation.n,
-                    "rho": correlation.rho if known else None,
-                    "fisher": correlation.fisher,
-                    "low": band[0],
-                    "high": band[1],
-                    "p": correlation.p if known else None,
-                    "exact": correlation.exact,
-                    "sources": correlation.sources,
-                    **{
-                        name: value if math.isfinite(value) else None
-                        for name, value in (
-                            ("source_low", correlation.source_low),
-                            ("source_high", correlation.source_high),
-                            ("source_p", correlation.source_p),
-                        )
-                    },
-                }
-            )
+            about = {"target": target, "metric": name, "layer": layer, "layer_index": index}
+            result.append(about | _correlation_row(correlation))
     return result
+
+
+def _by_layer(
+    layers: Sequence[Row], areas: Mapping[Model, Any], names: Sequence[str]
+) -> list[tuple[tuple[str, str, int, str], dict[tuple[str, str], dict[str, float]]]]:
+    """Return (target, metric, index, layer), each with (source, tag) → seed → value.
+
+    Of models whose transfer performance is known, in the order of target, metric and layer.
+    """
+    groups: dict[tuple[str, str, int, str], dict[tuple[str, str], dict[str, float]]] = {}
+    for row in layers:
+        of = (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
+        for name in names if of in areas else ():
+            if row.get(name) not in (None, ""):
+                group = groups.setdefault((of[0], name, int(row["layer_index"]), row["layer"]), {})
+                group.setdefault(of[1:], {})[_seed(row)] = float(row[name])
+    return sorted(
+        groups.items(), key=lambda item: (item[0][0], list(names).index(item[0][1]), item[0][2])
+    )
+
+
+def _correlation_row(correlation: Any) -> dict[str, Any]:
+    """Return a correlation as plain JSON: None where there is no number."""
+    known = math.isfinite(correlation.rho)
+    row = {
+        "scope": correlation.scope,
+        "name": correlation.name,
+        "n": correlation.n,
+        "rho": correlation.rho if known else None,
+        "fisher": correlation.fisher,
+        "low": correlation.low if known else None,
+        "high": correlation.high if known else None,
+        "p": correlation.p if known else None,
+        "exact": correlation.exact,
+        "sources": correlation.sources,
+    }
+    for name in ("source_low", "source_high", "source_p"):
+        value = getattr(correlation, name)
+        row[name] = value if math.isfinite(value) else None
+    return row
 
 
 def _in_order(layers: Sequence[Row]) -> list[str]:
@@ -212,17 +219,17 @@ def _means(metric: Mapping[str, float], area: Mapping[str, float]) -> tuple[floa
 
 
 def check_joined(layers: Sequence[Row], performance: Sequence[Row], where: object) -> None:
-    """Raise BadData where no model of one table is in the other."""
+    """Raise BadDataError where no model of one table is in the other."""
     known = {
         (row["dataset"], row.get("trained_on") or row["model"], row.get("checkpoint") or "")
         for row in layers
     }
-    asked = {(row["target"], row["source"], row["checkpoint"]) for row in performance}
-    if not known & asked:
+    requested = {(row["target"], row["source"], row["checkpoint"]) for row in performance}
+    if not known & requested:
         raise BadDataError(
             "nothing-in-common",
             f"no (target, source, checkpoint) of it is in the table, first "
-            f"{', '.join(map(repr, sorted(asked)[0]))}",
+            f"{', '.join(map(repr, sorted(requested)[0]))}",
             where=where,
             expected=f"dataset, trained_on, checkpoint as there, first "
             f"{', '.join(map(repr, min(known)))}",

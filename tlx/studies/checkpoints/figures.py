@@ -209,6 +209,49 @@ def _tags(rows: Rows, name: str, place: str) -> list[str]:
 # ---------------------------------------------------------------- correlations
 
 
+def _chance_notes(rows: Rows) -> tuple[str, str]:
+    """Return what the range behind the bars and the band across them are."""
+    counts = sorted({row["n"] for row in rows})
+    known = f"n = {counts[0]}" if counts else ""
+    if len(counts) > 1:
+        known += f" to {counts[-1]}"
+    sources_moved = max((row.get("sources") or 0 for row in rows), default=0)
+    of_what = f"whole sources ({sources_moved})" if sources_moved else f"models ({known})"
+    return (
+        f"chance: 98 % of orders of {of_what}",
+        "Fisher's 95 % band, as if models were independent",
+    )
+
+
+def _bar_handles(
+    colours: Sequence[str], labels: Sequence[str], notes: tuple[str, str]
+) -> list[Any]:
+    """Return the entries of the legend: a name each, chance, Fisher's band."""
+    handles: list[Any] = [
+        Patch(color=colour, label=figures.legend_label(label))
+        for colour, label in zip(colours, labels, strict=False)
+        if label
+    ]
+    chance, fisher = notes
+    handles += [
+        Patch(color=LIKE["null"], label=chance),
+        Line2D([], [], color=LIKE["fisher"], linestyle="--", linewidth=1.2, label=fisher),
+    ]
+    return handles
+
+
+def _bar_legend(figure: Any, handles: list[Any], scope: str) -> None:
+    figure.legend(
+        handles=handles,
+        loc="outside right upper",
+        frameon=False,
+        fontsize=9,
+        title=scope.capitalize() if scope != "all" else None,
+        title_fontsize=9,
+        alignment="left",
+    )
+
+
 def spearman_bars(
     rows: Rows,
     scope: str,
@@ -238,26 +281,15 @@ def spearman_bars(
     shown = [metric for metric in metrics if any(row["metric"] == metric for row in rows)]
     names = statistics.distinct(row["name"] for row in rows)
     colours = _colours(names, scope, sources or names)
-    layers = list(
-        {
-            row["layer"]: row["layer_index"]
-            for row in sorted(rows, key=lambda row: row["layer_index"])
-        }
+    layers = statistics.distinct(
+        row["layer"] for row in sorted(rows, key=lambda row: row["layer_index"])
     )
-    words, labels = layer_axes.short(layers), layer_axes.short(names) if scope != "all" else [""]
-    counts = sorted({row["n"] for row in rows})
-    known = f"n = {counts[0]}" if counts else ""
-    if len(counts) > 1:
-        known += f" to {counts[-1]}"
+    words = layer_axes.short(layers)
+    labels = layer_axes.short(names) if scope != "all" else [""]
+    notes = _chance_notes(rows)
     with figures.figure_style():
         width = max(layer_axes.axis_width(words) * 0.8, len(layers) * (0.2 + 0.1 * len(names)))
         named = layer_axes.ticks(words, width)
-        sources_moved = max((row.get("sources") or 0 for row in rows), default=0)
-        of_what = f"whole sources ({sources_moved})" if sources_moved else f"models ({known})"
-        notes = [
-            f"chance: 98 % of orders of {of_what}",
-            "Fisher's 95 % band, as if models were independent",
-        ]
         beside = layer_axes.widest([*labels, *notes], 9) + 0.7
         figure, axes = layer_axes.panels(
             max(len(shown), 1),
@@ -277,24 +309,7 @@ def spearman_bars(
             layer_axes.name_axis(panel, named)
         if not shown:
             layer_axes.nothing(axes[0], "no correlation known")
-        handles: list[Any] = [
-            Patch(color=colour, label=figures.legend_label(label))
-            for colour, label in zip(colours, labels, strict=False)
-            if label
-        ]
-        handles += [
-            Patch(color=LIKE["null"], label=notes[0]),
-            Line2D([], [], color=LIKE["fisher"], linestyle="--", linewidth=1.2, label=notes[1]),
-        ]
-        figure.legend(
-            handles=handles,
-            loc="outside right upper",
-            frameon=False,
-            fontsize=9,
-            title=scope.capitalize() if scope != "all" else None,
-            title_fontsize=9,
-            alignment="left",
-        )
+        _bar_legend(figure, _bar_handles(colours, labels, notes), scope)
         figure.supxlabel("Layer", fontsize=10)
         layer_axes.y_title(figure, axes, "Spearman's ρ with transfer performance")
         layer_axes.head(figure, title, beside)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ... import files
+from ...data.folders import ImageFolder
 from ...data.pixels import Pixels
 from ...data.sizing import Sizing
 from ...errors import BusyError, IntegrityError, MissingError
@@ -69,7 +70,7 @@ Named = tuple[str, str, str, int, str, int]  # path, digest, source, seed, tag, 
 
 def plan_layers(
     chain: CheckpointGrid,
-    asked: LayerMetrics,
+    measures: LayerMetrics,
     settings: Settings,
     typed: str,
     name: str,
@@ -100,18 +101,10 @@ def plan_layers(
     )
     layers = layers_of(first, observed.layers, None)
     labels = tuple(image.label for image in chosen)
-    resolved = asked.replace(layers=layers, labels=files.digest(list(labels)), dataset=folder.name)
-    specs: dict[str, LayerMetrics] = {}
-    for path, digest, source, seed, tag, index in models:
-        if digest not in specs:
-            network = whole_network(observed.replace(model=path), (), None)
-            specs[digest] = resolved.replace(
-                dump=dump.key(network, digest, held.digest, _how(observed)),
-                model=f"{source} seed {seed}",
-                trained_on=source,
-                checkpoint=tag,
-                split=index,
-            )
+    resolved = measures.replace(
+        layers=layers, labels=files.digest(list(labels)), dataset=folder.name
+    )
+    specs = _layer_specs(resolved, observed, models, held.digest)
     groups = {digest: f"{name} {source} {seed}" for _, digest, source, seed, _, _ in models}
     gallery = ProbeImages(
         observed,
@@ -125,29 +118,48 @@ def plan_layers(
         folder.name,
         chain.keep_dumps,
     )
+    question = [measures.identity(), resolved.labels, held.digest, list(layers)]
     study = Stage(
-        key=files.digest(
-            ["study", "checkpoints", asked.identity(), resolved.labels, held.digest, list(layers)]
-        ),
+        key=files.digest(["study", "checkpoints", *question]),
         run=run,
         experiment=layer_metrics_spec.EXPERIMENT,
         title=f"Layers of checkpoints on {name}",
         spec=common_settings(resolved),
         trials=tuple(Trial(spec, gallery, groups[digest]) for digest, spec in specs.items()),
-        inputs=(
-            {
-                "name": folder.name,
-                "source": str(folder.root),
-                "digest": held.digest[:36],
-                "context": "analysis",
-            },
-        ),
+        inputs=(_image_record(folder, held),),
         tags={"tlx.dataset": folder.name},
         preload=("tlx.metrics", "tlx.studies.checkpoints.layers"),
         write_trial_figures=layer_metrics_report.dress_table,
         notes=tuple(notes),
     )
     return LayerStudy(study, {digest: spec.key for digest, spec in specs.items()})
+
+
+def _layer_specs(
+    resolved: LayerMetrics, observed: Observed, models: Sequence[Named], images: str
+) -> dict[str, LayerMetrics]:
+    """Return digest of a weight file → the trial that measures it; each once."""
+    specs: dict[str, LayerMetrics] = {}
+    for path, digest, source, seed, tag, index in models:
+        if digest not in specs:
+            network = whole_network(observed.replace(model=path), (), None)
+            specs[digest] = resolved.replace(
+                dump=dump.key(network, digest, images, _how(observed)),
+                model=f"{source} seed {seed}",
+                trained_on=source,
+                checkpoint=tag,
+                split=index,
+            )
+    return specs
+
+
+def _image_record(folder: ImageFolder, held: Pixels) -> dict[str, str]:
+    return {
+        "name": folder.name,
+        "source": str(folder.root),
+        "digest": held.digest[:36],
+        "context": "analysis",
+    }
 
 
 def run(spec: LayerMetrics, gallery: ProbeImages, context: TrialContext) -> Result:

@@ -16,21 +16,27 @@ from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
 from ...result import FINISHED
-from .. import activations, batches, few_shot_inputs, whole_dataset_inputs
+from .. import (
+    activations,
+    batches,
+    few_shot_inputs,
+    pretraining_plan,
+    pretraining_spec,
+    whole_dataset_inputs,
+)
 from ..base import Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import ErrorCollector, Progress
 from ..image_data import add
 from ..layer_metrics.spec import LayerMetrics
-from ..pretraining import plan as pretraining_plan
-from ..pretraining import spec as pretraining_spec
-from ..pretraining.spec import CHECKPOINTS, PreTraining
+from ..pretraining_spec import CHECKPOINTS, PreTraining
+from ..reporting import RECORD_BYTES
 from ..whole_dataset import WholeDataset
 from . import report as checkpoints_report
 from . import trial as checkpoints_trial
-from .correlations import CHAIN, LIMIT
 from .layers import LayerStudy, plan_layers
 from .spec import (
+    CHAIN,
     EXPERIMENT,
     UNTRAINED,
     CheckpointGrid,
@@ -79,7 +85,7 @@ class CheckpointPlan:
     """Plan before anything is trained."""
 
     chain: CheckpointGrid
-    asked: LayerMetrics
+    measures: LayerMetrics
     settings: Settings
     sources: tuple[PretrainedSource, ...]
     targets: tuple[TransferTarget, ...]
@@ -131,7 +137,7 @@ class CheckpointPlan:
         return tuple(
             plan_layers(
                 self.chain,
-                self.asked,
+                self.measures,
                 self.settings,
                 target.typed,
                 target.name,
@@ -149,89 +155,101 @@ class CheckpointPlan:
         chain.json is written.
         """
         weights = {model.digest: model.path for model in models}
-        trials, cells, scored = [], [], []
+        trials: list[Trial] = []
+        cells: list[dict[str, Any]] = []
+        scored: list[dict[str, Any]] = []
         for source in self.sources:
             own = [model for model in models if model.source is source]
-            if not own:
-                continue
-            if source.trial.inputs is not None:
-                scores = CheckpointScores(
-                    architecture=self.chain.architecture,
-                    input_size=self.chain.input_size,
-                    images=source.trial.spec.images,
-                    weights=tuple(m.digest for m in own),
-                    checkpoints=source.tags,
-                    source=source.name,
-                    seed=source.seed,
-                )
-                trials.append(
-                    Trial(
-                        scores,
-                        CheckpointInputs(source.trial.inputs, {m.digest: m.path for m in own}),
-                    )
-                )
+            if own and source.trial.inputs is not None:
+                trials.append(self._scoring(source, own))
                 scored.append(
                     {
                         "source": source.name,
                         "seed": source.seed,
-                        "key": scores.key,
+                        "key": trials[-1].spec.key,
                         "tags": list(source.tags),
                     }
                 )
-            tuned = self.chain.chosen(source.tags)
             for target, look in zip(self.targets, looks, strict=True):
                 for model in own:
-                    cell = {
-                        "source": source.name,
-                        "seed": source.seed,
-                        "checkpoint": model.tag,
-                        "checkpoint_index": model.index,
-                        "target": target.name,
-                        "weights": model.digest,
-                        "layers": look.keys[model.digest],
-                    }
-                    if model.tag in tuned:
-                        spec = target.spec.replace(
-                            seed=source.seed,
-                            weights=model.digest,
-                            source=source.name,
-                            checkpoint=model.tag,
-                        )
-                        cell["tuning"] = spec.key
-                        trials.append(
-                            Trial(
-                                spec,
-                                CheckpointInputs(target.data, weights),
-                                group=f"{target.name} {source.name} {source.seed}",
-                            )
-                        )
+                    cell, trial = self._cell(target, model, look.keys[model.digest], weights)
                     cells.append(cell)
-        key = files.digest(
-            ["study", "checkpoints", self._content(), [t.spec.identity() for t in self.targets]]
+                    if trial is not None:
+                        trials.append(trial)
+        stage = self._tuning_stage(trials)
+        self._write_chain(stage.key, store, cells, scored)
+        return stage
+
+    def _scoring(self, source: PretrainedSource, own: Sequence[PretrainedModel]) -> Trial:
+        """Return the trial that scores the checkpoints of a source on its own images."""
+        assert source.trial.inputs is not None
+        spec = CheckpointScores(
+            architecture=self.chain.architecture,
+            input_size=self.chain.input_size,
+            images=source.trial.spec.images,
+            weights=tuple(model.digest for model in own),
+            checkpoints=source.tags,
+            source=source.name,
+            seed=source.seed,
         )
-        once = tuple(
-            {trial.spec.key: trial for trial in trials}.values()
-        )  # the same weights, fine-tuned once
-        study = Stage(
-            key=key,
+        weights = {model.digest: model.path for model in own}
+        return Trial(spec, CheckpointInputs(source.trial.inputs, weights))
+
+    def _cell(
+        self, target: TransferTarget, model: PretrainedModel, layers: str, weights: dict[str, str]
+    ) -> tuple[dict[str, Any], Trial | None]:
+        """Return what is known of a model on a target, and the trial that fine-tunes it there."""
+        source = model.source
+        cell = {
+            "source": source.name,
+            "seed": source.seed,
+            "checkpoint": model.tag,
+            "checkpoint_index": model.index,
+            "target": target.name,
+            "weights": model.digest,
+            "layers": layers,
+        }
+        if model.tag not in self.chain.chosen(source.tags):
+            return cell, None
+        spec = target.spec.replace(
+            seed=source.seed, weights=model.digest, source=source.name, checkpoint=model.tag
+        )
+        inputs = CheckpointInputs(target.data, weights)
+        trial = Trial(spec, inputs, group=f"{target.name} {source.name} {source.seed}")
+        return cell | {"tuning": spec.key}, trial
+
+    def _tuning_stage(self, trials: Sequence[Trial]) -> Stage:
+        """Return the stage of these trials; the same weights are fine-tuned once."""
+        question = [self._content(), [target.spec.identity() for target in self.targets]]
+        return Stage(
+            key=files.digest(["study", "checkpoints", *question]),
             run=checkpoints_trial.run,
             experiment=EXPERIMENT,
             title=self.title,
             spec=self.chain.to_json(),
-            trials=once,
+            trials=tuple({trial.spec.key: trial for trial in trials}.values()),
             inputs=tuple(target.record for target in self.targets),
             tags={
-                "tlx.dataset": ", ".join(t.name for t in self.targets),
+                "tlx.dataset": ", ".join(target.name for target in self.targets),
                 "tlx.source": ", ".join(self._names()),
             },
             preload=("tlx.metrics", "tlx.models.transferred", "tlx.studies.checkpoints.trial"),
             write_trial_figures=checkpoints_report.write_trial_figures,
         )
+
+    def _write_chain(
+        self,
+        key: str,
+        store: Store,
+        cells: list[dict[str, Any]],
+        scored: list[dict[str, Any]],
+    ) -> None:
+        """Write which trials belong together, with those of earlier commands."""
         path = files.make_folder(store.study_folder(key)) / CHAIN
         store.unseal_study(key)
-        before = (
-            files.read_json(path, limit=LIMIT) if path.is_file() else {"cells": [], "scored": []}
-        )
+        before: dict[str, Any] = {"cells": [], "scored": []}
+        if path.is_file():
+            before = files.read_json(path, limit=RECORD_BYTES)
         files.write_json(
             path,
             {
@@ -242,7 +260,6 @@ class CheckpointPlan:
                 "scored": _grown(before["scored"], scored, CELL[:2]),
             },
         )
-        return study
 
     @property
     def title(self) -> str:
@@ -267,7 +284,7 @@ class CheckpointPlan:
             chain.checkpoints,
             chain.samples,
             chain.layers,
-            self.asked.identity(),
+            self.measures.identity(),
             [target.spec.images for target in self.targets],
         ]
 
@@ -292,11 +309,14 @@ def _grown(
 
 
 def plan_checkpoints(
-    chain: CheckpointGrid, asked: LayerMetrics, settings: Settings, progress: Progress | None = None
+    chain: CheckpointGrid,
+    measures: LayerMetrics,
+    settings: Settings,
+    progress: Progress | None = None,
 ) -> CheckpointPlan:
     """Check everything requested.
 
-    Raises Problems with all errors, before anything is trained.
+    Raises ErrorGroup with all errors, before anything is trained.
     """
     chain = chain.resolved
     gather = ErrorCollector()
@@ -339,7 +359,7 @@ def plan_checkpoints(
     raise_all(gather.problems)
     return CheckpointPlan(
         chain,
-        asked,
+        measures,
         settings,
         tuple(_told_apart(sources)),
         tuple(targets),
@@ -433,9 +453,9 @@ def _sources(
             val_per_class=chain.val_per_class or 50,
             train_per_class=chain.train_per_class,
         )
-        asked = pretraining_plan.pretraining_study(spec, settings, progress)
-        trial, record = asked.trials[0], asked.inputs[0]
-        add(notes, asked.notes)
+        measures = pretraining_plan.pretraining_study(spec, settings, progress)
+        trial, record = measures.trials[0], measures.inputs[0]
+        add(notes, measures.notes)
         steps = -(-len(trial.inputs.train) // spec.batch_size)
         tags = tuple(
             pretraining_spec.checkpoint_steps(spec.checkpoints, steps, spec.epochs).values()

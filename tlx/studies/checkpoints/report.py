@@ -16,11 +16,11 @@ from .. import drawings, reporting, result_warnings, summaries
 from ..drawings import Drawings
 from ..layer_metrics import figures as layer_metrics_figures
 from ..layer_metrics import table as layer_metrics_table
+from ..reporting import RECORD_BYTES
 from . import figures as checkpoints_figures
 from . import tables as checkpoints_tables
+from .spec import CHAIN, RESULTS
 
-RESULTS = "checkpoints.json"
-LIMIT = 256 << 20
 OVER = ("id", "ss_ratio", "rsa_contrast")  # drawn over the checkpoints
 SCOPES = {
     "all": "all models",
@@ -106,7 +106,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     if not path.is_file():
         return {}
     warnings = warnings_of(reporting.results_of(store, study))
-    return dict(_figures(files.read_json(path, limit=LIMIT), warnings or ()))
+    return dict(_figures(files.read_json(path, limit=RECORD_BYTES), warnings or ()))
 
 
 def write_summary(store: Store, key: str, form: str = "png") -> None:
@@ -115,7 +115,7 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
     folder = store.root / "studies" / key
     if not (folder / RESULTS).is_file():
         return
-    results = files.read_json(folder / RESULTS, limit=LIMIT)
+    results = files.read_json(folder / RESULTS, limit=RECORD_BYTES)
     checkpoints_tables.write(checkpoints_tables.rows_of(results), folder)
     if results["layers"]:
         layer_metrics_table.write(results["layers"], folder)
@@ -301,7 +301,7 @@ def format_summary(report: Any) -> str:
     Correlations are over all models.
     """
     folder = report.folder / "studies" / report.key
-    results = files.read_json(folder / RESULTS, limit=LIMIT)
+    results = files.read_json(folder / RESULTS, limit=RECORD_BYTES)
     lines = []
     for target in dict.fromkeys(row["target"] for row in results["performance"]):
         lines += [
@@ -382,7 +382,7 @@ def _chance(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _same_weights(folder: Path) -> int:
-    cells = files.read_json(folder / "chain.json", limit=LIMIT)["cells"]
+    cells = files.read_json(folder / CHAIN, limit=RECORD_BYTES)["cells"]
     models = {
         (cell["target"], cell["source"], cell["seed"], cell["checkpoint"]): cell["weights"]
         for cell in cells
@@ -404,5 +404,5 @@ def export(report: Any, out: Path) -> list[Path]:
                 shutil.copyfileobj(whole, file)
             paths.append(out / source.name)
     return paths + checkpoints_tables.write_stats(
-        files.read_json(folder / RESULTS, limit=LIMIT), out
+        files.read_json(folder / RESULTS, limit=RECORD_BYTES), out
     )

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from ...errors import UsageError
-from ...spec import Spec, setting
-from ..few_shot import RANDOM
-from ..pretraining.spec import THESIS
+from ...models.recipe import Recipe
+from ...spec import Spec, setting, setting_of
+from ..few_shot import RANDOM, FewShotTrial
+from ..pretraining_spec import THESIS
 from ..whole_dataset import WholeDataset
 
 ALL, LAST = "all", "last"
+CHAIN, RESULTS = "chain.json", "checkpoints.json"  # files of a study's folder
 PROTOCOLS: dict[str, dict[str, Any]] = {
     "quick": {  # about a minute on two cores
         "sources": ("digits", "digits_split1", "digits_split2", "digits_noise", RANDOM),
@@ -79,17 +81,8 @@ class CheckpointGrid(Spec):
     targets: tuple[str, ...] = setting(
         (), short="t", help="what they are fine-tuned on and analyzed with. Default: the protocol's"
     )
-    architecture: str = setting(
-        "mnist-cnn",
-        short="a",
-        help="backbone: a row of `tlx backbones`, a torchvision or timm: name",
-    )
-    input_size: int | None = setting(
-        None,
-        low=8,
-        high=4096,
-        help="pixels of the square the network sees. Default: the backbone's",
-    )
+    architecture: str = setting_of(FewShotTrial, "architecture")
+    input_size: int | None = setting_of(FewShotTrial, "input_size")
     seeds: int | None = setting(
         None,
         low=1,
@@ -124,7 +117,7 @@ class CheckpointGrid(Spec):
     fine_tune_epochs: int | None = setting(
         None, low=1, high=100_000, help="epochs of the fine-tuning. Default: the protocol's"
     )
-    batch_size: int = setting(64, low=1, high=65_536, short="b", help="images a step, of both")
+    batch_size: int = setting_of(Recipe, "batch_size", help="images a step, of both")
     learning_rate: float | None = setting(
         None, low=1e-8, high=1e3, help="Adam's rate in pre-training. Default: the protocol's"
     )
@@ -178,7 +171,7 @@ class CheckpointGrid(Spec):
     def resolved(self) -> Self:
         """Return the settings with all defaults of the protocol.
 
-        Raises Usage for duplicate names, or a single moment to score.
+        Raises UsageError for duplicate names, or a single moment to score.
         """
         row = PROTOCOLS[self.protocol]
         grid = self.replace(
@@ -211,12 +204,12 @@ class CheckpointGrid(Spec):
     def chosen(self, tags: tuple[str, ...]) -> tuple[str, ...]:
         """Return which of a training's checkpoints are fine-tuned: a single one always is.
 
-        Raises Usage for one that is not kept.
+        Raises UsageError for one that is not kept.
         """
-        asked = self.from_checkpoints
-        if asked == (ALL,) or len(tags) == 1:
+        requested = self.from_checkpoints
+        if requested == (ALL,) or len(tags) == 1:
             return tags
-        unknown = [tag for tag in asked if tag not in (*tags, ALL, LAST)]
+        unknown = [tag for tag in requested if tag not in (*tags, ALL, LAST)]
         if unknown:
             raise UsageError(
                 "checkpoint",
@@ -227,7 +220,7 @@ class CheckpointGrid(Spec):
         return tuple(
             tag
             for tag in tags
-            if tag in asked or ALL in asked or (LAST in asked and tag == tags[-1])
+            if tag in requested or ALL in requested or (LAST in requested and tag == tags[-1])
         )
 
 

@@ -124,7 +124,7 @@ def write(rows: Mapping[str, Sequence[Row]], folder: Path) -> list[Path]:
 def read(path: Path, name: str = PERFORMANCE) -> list[dict[str, Any]]:
     """Read the rows of a table of `write`, numbers as numbers, an empty cell None.
 
-    Raises BadData with row and column.
+    Raises BadDataError with row and column.
 
     Columns may be in any order; of one's own table of performances only MODEL's first three and
     the first number are needed.

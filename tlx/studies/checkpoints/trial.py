@@ -15,9 +15,10 @@ from ... import files
 from ...errors import TlxError
 from ...result import DIVERGED, Result
 from ...spec import Spec, derive_seed
+from .. import pretraining_trial
 from ..few_shot import Inputs
-from ..pretraining import trial as pretraining_trial
-from ..pretraining.spec import CHECKPOINTS, PreTraining, checkpoint_steps
+from ..pretraining_spec import CHECKPOINTS, PreTraining, checkpoint_steps
+from ..training import fit_details, train_seconds, training_context
 from .spec import TRAIN_SCORED, UNTRAINED, CheckpointScores, CheckpointTuning, Untrained
 
 if TYPE_CHECKING:
@@ -117,12 +118,8 @@ def tune(spec: CheckpointTuning, inputs: CheckpointInputs, context: TrialContext
     steps = -(-len(data.train.rows) // spec.batch_size)
     wanted = checkpoint_steps(spec.checkpoint_steps, steps, spec.epochs)
     board = _ScoreLog(spec, data, context)
-    place = training.TrainingContext(
-        context.device,
-        context.folder / "training.safetensors",
-        context.log,
-        context.tell,
-        context.stopping,
+    place = training_context(
+        context,
         moments=frozenset(wanted),
         on_moment=lambda step, net: board.add(wanted[step], net),
     )
@@ -136,23 +133,16 @@ def tune(spec: CheckpointTuning, inputs: CheckpointInputs, context: TrialContext
         place=place,
     )
     rows = board.ordered(wanted.values())
-    details = {
+    test_counts = voting.class_counts(data.test.labels, len(data.classes)) if data.test else None
+    details = fit_details(network, data, fitted)
+    details |= {
         "moments": rows,
         "steps": list(wanted),
         "steps_an_epoch": steps,
-        "ended": fitted.ended,
-        "epochs": len(fitted.history),
-        "classes": list(data.classes),
         "notes": list(network.notes),
-        "train_images": len(data.train),
-        "val_images": len(data.val),
-        "test_images": len(data.test) if data.test else 0,
-        "test_counts": voting.class_counts(data.test.labels, len(data.classes))
-        if data.test
-        else None,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "test_counts": test_counts,
     }
-    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    scores = train_seconds(fitted)
     if fitted.ended == "diverged" or len(rows) < len(wanted):
         return Result.of(
             spec,

@@ -11,7 +11,7 @@ from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocat
 
 from ...plots import figures
 from ...plots.figures import BLUE, COLOURS, MARKERS
-from ..layer_transfer.figures import _accuracy_axis, _across, _band, _counts
+from ..transfer_figures import accuracy_axis, across, band, counts
 
 
 def chop(
@@ -31,14 +31,14 @@ def chop(
         whole = [row for row in rows if row["n"] is None and row["mean"] is not None]
         for axes, x in ((left, "n"), (right, "parameters")):
             for row in whole:
-                _across(axes, row | {"treatment": "baseB"}, "whole network")
-            _band(axes, cut, x, "cut behind block n", BLUE, "o", "-")
-            _accuracy_axis(axes, title if axes is left else "")
+                across(axes, row | {"treatment": "baseB"}, "whole network")
+            band(axes, cut, x, "cut behind block n", BLUE, "o", "-")
+            accuracy_axis(axes, title if axes is left else "")
         left.set_xlabel("n: blocks left")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         right.set_xlabel("Parameters")
         _log_counts(right, [row["parameters"] for row in (*cut, *whole)])
-        left.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
+        left.legend(frameon=False, loc="best", title=figures.interval_title("bands", counts(rows)))
         figures.add_caption(figure, caption)
         return figures.render(figure, form)
 
@@ -59,7 +59,7 @@ def pruning(
         lines = list(dict.fromkeys(row["line"] for row in rows))
         for number, line in enumerate(lines):
             selected = [row for row in rows if row["line"] == line and row["mean"] is not None]
-            _band(
+            band(
                 axes,
                 selected,
                 "kept",
@@ -76,8 +76,8 @@ def pruning(
         axes.set_xticks(_uncrowded_shares(kept))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: share_text(x)))
         axes.set_xlabel("Weights that are left")
-        _accuracy_axis(axes, title)
-        axes.legend(frameon=False, loc="best", title=figures.interval_title("bands", _counts(rows)))
+        accuracy_axis(axes, title)
+        axes.legend(frameon=False, loc="best", title=figures.interval_title("bands", counts(rows)))
         figures.add_caption(figure, caption)
         return figures.render(figure, form)
 

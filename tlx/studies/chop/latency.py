@@ -15,9 +15,8 @@ from ...models import chopped
 from ...models.footprint import latency
 from ...models.network import Network
 from ...result import FINISHED
-from .trial import NETWORK
+from .spec import LATENCY, NETWORK
 
-LATENCY = "latency.json"
 BATCHES = (1, 64)
 TOGETHER_BYTES = 2 << 30  # of weights of networks that are timed in turns
 

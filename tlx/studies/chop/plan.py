@@ -26,15 +26,15 @@ S = TypeVar("S", bound=FromWeights)
 
 
 def chop_study(
-    spec: Chop, asked: ChopGrid, settings: Settings, progress: Progress | None = None
+    spec: Chop, grid: ChopGrid, settings: Settings, progress: Progress | None = None
 ) -> tuple[Stage, list[str]]:
     """Return every cut of every repeat and the whole network, ready to run, and notes.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
     depth, title = _blocks(spec)
     most = chopped.most_blocks(spec.model, depth)
-    depths = tuple(sorted(set(asked.depths))) or tuple(range(max(1, spec.freeze), most + 1))
+    depths = tuple(sorted(set(grid.depths))) or tuple(range(max(1, spec.freeze), most + 1))
     problems: list[TlxError] = [*chopped.too_deep(spec.model, [n for n in depths if n <= depth])]
     problems += [
         UsageError(
@@ -65,7 +65,7 @@ def chop_study(
             spec.replace(cut=n, split=repeat),
             TrainingInputs(inputs, spec.start_from, spec.weight_source),
         )
-        for repeat in range(asked.repeats)
+        for repeat in range(grid.repeats)
         for n in (*depths, None)
     )
     notes += pools.notes

@@ -62,7 +62,8 @@ def run(spec: Pruning, inputs: PruningInputs, context: TrialContext) -> Result:
             weights_reader.load_into(network.net, trained, least=1.0)
         masks.enforce(network.net, mask)
         left = {name: float(m.float().mean()) for name, m in mask.items()}
-    seed = derive_seed(spec.seed, "fit", spec.split, *([spec.round] if spec.round else []))
+    stream = ("fit", spec.split, spec.round) if spec.round else ("fit", spec.split)
+    seed = derive_seed(spec.seed, *stream)
     status, scores, details = fit_and_score(spec, network, inputs.data, context, seed)
     details["left"] = left
     if status == FINISHED:

@@ -26,7 +26,7 @@ class PruningPlan:
     def __init__(
         self,
         spec: Pruning,
-        asked: PruningGrid,
+        grid: PruningGrid,
         settings: Settings,
         progress: Progress | None = None,
     ):
@@ -42,7 +42,7 @@ class PruningPlan:
         self.pools, self._inputs, self.spec = _data(spec, settings, progress)
         self.notes += self.pools.notes
         batches.check([Trial(self.spec, self._inputs)])
-        self.asked = asked
+        self.grid = grid
         self._keys: dict[tuple[int, int], str] = {}  # (round, repeat) → key
 
     def stage(self, number: int, store: Store | None) -> Stage | None:
@@ -51,7 +51,7 @@ class PruningPlan:
         Round 0 needs no store.
         """
         trials = []
-        for repeat in range(self.asked.repeats):
+        for repeat in range(self.grid.repeats):
             spec = self.spec.replace(split=repeat, round=number)
             before = None
             if number:

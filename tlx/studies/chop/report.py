@@ -15,8 +15,9 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings, summaries
 from ..drawings import Drawings
 from . import figures as chop_figures
+from .spec import LATENCY, NETWORK
 
-CHOP, PRUNING, LATENCY, NETWORK = "chop", "pruning", "latency.json", "network"
+CHOP, PRUNING = "chop", "pruning"
 SIZES = ("parameters", "numbers", "macs", "weights_bytes", "training_bytes")
 
 Row = dict[str, Any]

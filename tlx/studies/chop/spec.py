@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 from ...spec import Spec, setting
 from ..few_shot import RANDOM
-from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WholeDataset
+from ..whole_dataset import DEFAULT, WholeDataset
+
+LATENCY = "latency.json"  # in the study's folder
+NETWORK = "network"  # stem of the chopped network's files
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from ...result import FINISHED, Result
 from ...spec import derive_seed
 from ..whole_dataset import TrainingInputs
-from .spec import Chop
+from .spec import NETWORK, Chop
 
 if TYPE_CHECKING:
     from ..base import TrialContext
 
 EXPERIMENT = "Chop"
-NETWORK = "network"  # stem of the chopped network's files
 
 
 def run(spec: Chop, inputs: TrainingInputs, context: TrialContext) -> Result:

@@ -20,6 +20,13 @@ from . import trial as feature_extraction_trial
 from .spec import FeatureExtraction, FeatureExtractionGrid
 from .trial import FeatureTrialInputs
 
+PRELOAD = (
+    "tlx.features.pipelines",
+    "tlx.features.spans",
+    "sklearn.linear_model",
+    "sklearn.discriminant_analysis",
+)
+
 
 def look_at_features(
     spec: FeatureExtraction,
@@ -46,7 +53,7 @@ def feature_extraction_study(
 ) -> tuple[Stage, PreflightResult]:
     """Return every classifier on every draw, ready to run.
 
-    Its activations are extracted (once, ever). Raises Problems with all errors.
+    Its activations are extracted (once, ever). Raises ErrorGroup with all errors.
     """
     names = sweep.classifiers
     result = look_at_features(spec, few, settings, progress)
@@ -84,13 +91,7 @@ def feature_extraction_study(
         trials=tuple(trials),
         inputs=(parts.dataset(),),
         tags=parts.tags(few) | {"tlx.dump": dump.key},
-        preload=(
-            "tlx.features.pipelines",
-            "tlx.features.spans",
-            "sklearn.linear_model",
-            "sklearn.discriminant_analysis",
-            *(["mlflow.sklearn"] if spec.log_model else []),
-        ),
+        preload=(*PRELOAD, "mlflow.sklearn") if spec.log_model else PRELOAD,
         params={"Job number": str(few.job)},
     ), result
 

@@ -103,7 +103,7 @@ class FeatureExtractionGrid(Spec):
     def classifiers(self) -> list[str]:
         """Return each classifier once, in its canonical text.
 
-        Raises UnknownName or Usage for a wrong one.
+        Raises UnknownNameError or UsageError for a wrong one.
         """
         from ...features.classifiers import CLASSIFIERS, classifier, format_classifier, split_words
 

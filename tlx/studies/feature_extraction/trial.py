@@ -74,12 +74,12 @@ class Prepared:
         self.embedding = embedding.fit(self.layers, inputs.train.rows)
         self.rows = self.embedding.transform(self.layers, inputs.train.rows)
         self.width = self.rows.shape[1]
-        self._asked: dict[str, Any] = {
+        self._requested: dict[str, Any] = {
             "seed": derive_seed(spec.seed, "classifier") % 2**32,
             "where": spec.title,
         }
         self.training = Training(
-            self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._asked
+            self.rows, inputs.train.row_labels, images=inputs.train.row_images, **self._requested
         )
         self.seconds = time.perf_counter() - started
 
@@ -102,7 +102,7 @@ class Prepared:
         held = (
             self.val if self.inputs.test is None else np.concatenate([self.val, self._whole_test])
         )
-        return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._asked)
+        return Training.beside(self.rows, self.inputs.train.row_labels, held, **self._requested)
 
     def fit(self, spec: Classifier) -> FittedClassifier:
         """Fit the classifier.
@@ -210,13 +210,13 @@ def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialConte
     from ...features import classifiers, pipelines
     from ...lab.tracking import models as tracking_models
 
-    asked = classifiers.classifier(spec.classifier)
-    fitted = prepared.training.fit(asked, for_features=True)
+    requested = classifiers.classifier(spec.classifier)
+    fitted = prepared.training.fit(requested, for_features=True)
     model = pipelines.pipeline(prepared.embedding, spec.embedding, fitted, prepared.inputs.classes)
     example = np.concatenate(
         [layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1
     )
-    trees = isinstance(asked, classifiers.XGBoost)
+    trees = isinstance(requested, classifiers.XGBoost)
     tracking_models.save(
         model,
         context.folder,

@@ -98,7 +98,7 @@ def fine_tuning_study(
 ) -> tuple[Stage, PreflightResult]:
     """Return every trial of a few-shot fine-tuning, ready to run.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
     result = look_at_fine_tuning(spec, few, settings, progress)
     raise_all(result.problems)

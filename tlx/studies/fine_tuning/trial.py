@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Any
 from ...result import DIVERGED, FINISHED, Result
 from ...spec import derive_seed
 from ..few_shot import Inputs
-from ..training import score_test
+from ..training import (
+    best_scores,
+    fit_details,
+    score_test,
+    train_seconds,
+    training_context,
+    transfer_details,
+)
 from .spec import FineTuning
 
 if TYPE_CHECKING:
@@ -36,13 +43,7 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
         if spec.configuration is None
         else freezing.published_configuration(spec.architecture, spec.configuration)
     )
-    place = training.TrainingContext(
-        context.device,
-        context.folder / "training.safetensors",
-        context.log,
-        context.tell,
-        context.stopping,
-    )
+    place = training_context(context)
 
     def score(logits: Any, labels: Any, crops: int) -> float:
         return voting.accuracy(logits, labels, crops, spec.vote)
@@ -51,29 +52,15 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     fitted = training.fit(
         network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place
     )
-    details: dict[str, Any] = {
-        "classes": list(inputs.classes),
-        "ended": fitted.ended,
-        "epochs": len(fitted.history),
-        "best_epoch": fitted.best_epoch,
-        "blocks": len(network.blocks),
-        "parameters": sum(p.numel() for p in network.parameters()),
-        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
-        "train_images": len(inputs.train),
-        "val_images": len(inputs.val),
-        "test_images": len(inputs.test) if inputs.test else 0,
+    details = fit_details(network, inputs, fitted) | transfer_details(network, fitted)
+    details |= {
         "crops": inputs.train.crops,
         "weights_matched": [network.match.matched, network.match.total] if network.match else None,
-        "notes": list(network.notes),
-        "frozen_prefix": [choice.reason for choice in fitted.prefixes],
     }
-    scores = {"train_s": sum(v["train_epoch_s"] + v["val_epoch_s"] for v in fitted.history)}
+    scores = train_seconds(fitted)
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
-    scores |= {
-        f"best_{name}": fitted.history[fitted.best_epoch][name]
-        for name in ("val_accuracy", "val_loss")
-    }
+    scores |= best_scores(fitted)
     if inputs.test is not None:
         began = time.perf_counter()
         scores |= score_test(network, inputs, spec, place, details, spec.vote)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...errors import BadDataError, nearest
+from ..layer_measures import DISSIMILARITY, DISSIMILARITY_UNITS, LAYER_METRICS
 
 LARGEST = 2**63 - 1
 TEXT_LENGTH = 4096
@@ -39,14 +40,7 @@ class Column:
         return self.meaning[:1].upper() + self.meaning[1:] + (f" ({unit})" if unit else "")
 
 
-DISSIMILARITY = "dissimilarity"
-UNITS = {
-    "": "1 − r",
-    "correlation": "1 − r",
-    "euclidean": "Euclidean distance",
-    "cosine": "1 − cosine",
-    "sqeuclidean": "squared Euclidean distance",
-}  # rdm → unit of its dissimilarities
+UNITS = {"": "1 − r"} | DISSIMILARITY_UNITS  # rdm (empty: correlation) → unit
 
 COLUMNS: dict[str, Column] = {
     "model": Column(str, "name of the network with its weights", needed=True),
@@ -62,29 +56,10 @@ COLUMNS: dict[str, Column] = {
     "block": Column(int, "block that the layer belongs to, from 1 at the input"),
     "rows": Column(int, "activations that were measured", "rows", needed=True),
     "width": Column(int, "values of one activation", "values", needed=True),
-    "ss_within": Column(float, "sum of squares within classes", "squared activation"),
-    "ss_between": Column(float, "sum of squares between classes", "squared activation"),
-    "ss_total": Column(float, "total sum of squares", "squared activation"),
-    "ss_ratio": Column(float, "within / total sum of squares", "fraction"),
-    "id": Column(
-        float, "intrinsic dimension, TwoNN", "dimensions", more="mean over resamplings of the rows"
-    ),
-    "id_std": Column(
-        float,
-        "spread of id",
-        "dimensions",
-        more="population standard deviation over the resamplings",
-    ),
-    "id_all": Column(float, "intrinsic dimension, TwoNN, all rows", "dimensions"),
-    "id_r": Column(float, "Pearson's r of the TwoNN fit", "r"),
-    "id_mle": Column(
-        float, "intrinsic dimension, TwoNN, likelihood", "dimensions", more="by maximum likelihood"
-    ),
-    "rsa_within": Column(float, "mean dissimilarity within classes", DISSIMILARITY),
-    "rsa_between": Column(float, "mean dissimilarity between classes", DISSIMILARITY),
-    "rsa_contrast": Column(float, "class contrast, |within − between|", DISSIMILARITY),
-    "rsa_label": Column(float, "likeness of the RDM to the classes' RDM", "Spearman's ρ"),
-    "cka_label": Column(float, "likeness to the classes, linear CKA", "CKA"),
+    **{
+        name: Column(float, metric.meaning, metric.unit, more=metric.more)
+        for name, metric in LAYER_METRICS.items()
+    },
     "seconds": Column(float, "time that measuring the layer took", "s"),
     "rdm": Column(
         str, "dissimilarity that the rsa columns are of: correlation (empty too), euclidean, …"
@@ -97,7 +72,11 @@ COLUMNS: dict[str, Column] = {
     ),
 }
 IDENTITY = ("model", "dataset", "layer", "checkpoint", "seed")  # no two rows share all of these
-SPREADS = ("id_std", "rsa_label_low", "rsa_label_high")  # of other columns
+SPREADS = (
+    *(name for name, metric in LAYER_METRICS.items() if metric.spread_of),
+    "rsa_label_low",
+    "rsa_label_high",
+)  # of other columns
 METRICS = tuple(
     name for name, c in COLUMNS.items() if c.kind is float and name not in SPREADS
 )  # can be drawn
@@ -240,7 +219,7 @@ def check_twice(rows: Sequence[Row], first: int, faults: TableFaults) -> None:
 
 
 def check_columns(names: Sequence[str], where: object) -> None:
-    """Raise BadData for a column that is unknown, twice there, or needed and not there."""
+    """Raise BadDataError for a column that is unknown, twice there, or needed and not there."""
     for name in names:
         if name not in COLUMNS:
             near = nearest(name, COLUMNS)

@@ -64,11 +64,23 @@ def delta_to_baseline(
 
     See `series.difference`.
 
-    Raises UnknownName if the rows have no such model.
+    Raises UnknownNameError if the rows have no such model.
     """
     lines = layer_metrics_series.difference(rows, metric, baseline)
     label = f"Difference to {layer_axes.short([baseline])[0]}\n{axis_title(metric, rows)}"
     return _over_layers(rows, metric, lines, label, title, form, zero=True)
+
+
+def _at_checkpoints(
+    rows: Rows, layer: str, tags: Sequence[str], metric: str
+) -> dict[int, statistics.Value]:
+    """Return place of a checkpoint → value of a layer there, where it is known."""
+    values = {}
+    for place, tag in enumerate(tags):
+        members = [row for row in rows if row["layer"] == layer and row["checkpoint"] == tag]
+        if members:
+            values[place] = layer_metrics_series.value(members, metric)
+    return values
 
 
 def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str = "png") -> bytes:
@@ -95,14 +107,8 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         Look(shown[i], colours[i], figures.MARKERS[i % len(figures.MARKERS)], place=i)
         for i in range(len(names))
     ]
-    spreads = (
-        _spreads(
-            layer_metrics_series.value(group, metric)
-            for group in layer_metrics_series.measured(rows)
-        )
-        if few
-        else []
-    )
+    measured = layer_metrics_series.measured(rows) if few else []
+    spreads = _spreads(layer_metrics_series.value(group, metric) for group in measured)
     with figures.figure_style():
         axis = min(max(2.6, 0.22 * len(tags)), 7.0) + (2.0 if len(groups) < 2 else 0.0)
         named = layer_axes.ticks(layer_axes.short(tags), axis, 6.5)
@@ -112,15 +118,7 @@ def metric_over_checkpoints(rows: Rows, metric: str, title: str = "", form: str 
         )
         for panel, (name, members) in zip(axes, groups.items(), strict=False):
             for layer, like in zip(names, looks, strict=True):
-                at = {
-                    tag: [r for r in members if r["layer"] == layer and r["checkpoint"] == tag]
-                    for tag in tags
-                }
-                values = {
-                    place: layer_metrics_series.value(at[tag], metric)
-                    for place, tag in enumerate(tags)
-                    if at[tag]
-                }
+                values = _at_checkpoints(members, layer, tags, metric)
                 if values:
                     layer_axes.line(
                         panel, list(values), list(values.values()), like, len(names) if few else 99

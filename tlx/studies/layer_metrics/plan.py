@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from . import trial as layer_metrics_trial
 from .spec import LayerMetrics, Observed
 from .trial import RDMS, Activations
 
-WEIGHTS = (".safetensors", ".pth", ".pt", ".th", ".h5")
+WEIGHT_SUFFIXES = (".safetensors", ".pth", ".pt", ".th", ".h5")
 TAG = re.compile(r"\d+(_\d+)?", re.ASCII)
 ROUNDING = 1e-12
 COMPARED = 400  # dissimilarity matrices that are compared pair by pair
@@ -49,14 +49,14 @@ class MeasuredLayers:
 def plan_layer_metrics(
     words: Sequence[str],
     observed: Observed,
-    asked: LayerMetrics,
+    measures: LayerMetrics,
     settings: Settings,
     progress: Progress | None = None,
     notes: list[str] | None = None,
 ) -> Stage:
     """Plan the study of every requested network, its activations extracted or found.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
 
     What was done to weights and images joins `notes`.
     """
@@ -72,15 +72,15 @@ def plan_layer_metrics(
             problems.append(error)
     raise_all(problems)
     notes = [] if notes is None else notes
-    trials = [_trial(target, asked, settings, notes, progress) for target in targets]
+    trials = [_trial(target, measures, settings, notes, progress) for target in targets]
     first = trials[0].spec
-    key = files.digest(["study", asked.identity(), first.labels, first.dataset])
+    key = files.digest(["study", measures.identity(), first.labels, first.dataset])
     return Stage(
         key=key,
         run=layer_metrics_trial.run,
         experiment=layer_metrics_spec.EXPERIMENT,
         title=f"Layers on {first.dataset}",
-        spec=common_settings(asked),
+        spec=common_settings(measures),
         trials=tuple(trials),
         inputs=tuple(
             {
@@ -113,10 +113,10 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
     if (path / "header.json").is_file():
         return [_of_dump(path, observed)]
     if path.is_dir():
-        paths = sorted((p for p in path.iterdir() if p.suffix in WEIGHTS), key=_moment)
+        paths = sorted((p for p in path.iterdir() if p.suffix in WEIGHT_SUFFIXES), key=_moment)
         if not paths:
             error = MissingError("weight file", path)
-            error.expected = f"files ending in {', '.join(WEIGHTS)}"
+            error.expected = f"files ending in {', '.join(WEIGHT_SUFFIXES)}"
             raise error
         called = path.name.removesuffix("-checkpoints")
         return [
@@ -127,7 +127,7 @@ def targets_of(word: str, observed: Observed, settings: Settings) -> list[Measur
     if re.fullmatch(r"[0-9a-f]{6,64}", word):
         dumps = Dumps(dump_folder(settings))
         return [_of_dump(dumps.root / dumps.find(word), observed)]
-    if word.startswith((".", "/", "~")) or path.suffix in WEIGHTS:
+    if word.startswith((".", "/", "~")) or path.suffix in WEIGHT_SUFFIXES:
         raise MissingError("dump, weight file or folder of them", path)
     spec = observed.replace(trained_on=word).resolved
     return [MeasuredLayers(spec, word, spec.source or "")]
@@ -173,7 +173,7 @@ def _called(spec: Observed) -> str:
 
 def _trial(
     target: MeasuredLayers,
-    asked: LayerMetrics,
+    measures: LayerMetrics,
     settings: Settings,
     notes: list[str],
     progress: Progress | None,
@@ -195,7 +195,7 @@ def _trial(
             where=dump.folder,
             remedy="extract again: tlx extract keeps the labels of image folders",
         )
-    resolved = asked.replace(
+    resolved = measures.replace(
         dump=dump.key,
         layers=dump.layers,
         labels=files.digest(list(labels)),
@@ -281,60 +281,64 @@ def compare(
     record = store.read_study(key)
     if record is None:
         return
-    names, rdms, trials = [], [], []
+    kept = _comparable(_kept_rdms(store, record))
+    if len(kept) < 2:
+        return
+    rdms = [rdm for _, rdm in kept]
+    names = [name for name, _ in kept]
+    rho = metrics.compare_rdms(np.stack(rdms), np.stack(rdms), method="spearman")
+    comparison: dict[str, Any] = {
+        "names": [{n: row[n] for n in ("model", "checkpoint", "layer")} for row in names],
+        "spearman": np.asarray(rho).tolist(),
+        "maps": _maps([row["layer"] for row in names], rho),
+    }
+    if bootstrap:
+        comparison["bootstrap"] = _intervals(
+            store, names[0]["trial"], rdms, bootstrap, seed, progress
+        )
+    files.write_json(store.root / "studies" / key / "rdm_comparison.json", comparison)
+
+
+KeptRdm = tuple[dict[str, str], np.ndarray]  # model, checkpoint, layer, labels, trial; the RDM
+
+
+def _kept_rdms(store: Store, record: Mapping[str, Any]) -> list[KeptRdm]:
+    """Return the RDMs that the trials of a study keep."""
+    kept = []
     for row in record["trials"]:
         spec = row["spec"]
+        about = {name: spec[name] for name in ("model", "checkpoint", "labels")}
         for index, layer in enumerate(spec["layers"]):
             name = f"{RDMS}/{index:02d}.npy"
             if (store.folder(row["key"]) / name).is_file():
-                names.append(
-                    {
-                        "model": spec["model"],
-                        "checkpoint": spec["checkpoint"],
-                        "layer": layer,
-                        "labels": spec["labels"],
-                    }
-                )
-                rdms.append(np.load(store.file(row["key"], name), allow_pickle=False))
-                trials.append(row["key"])
+                rdm = np.load(store.file(row["key"], name), allow_pickle=False)
+                kept.append((about | {"layer": layer, "trial": row["key"]}, rdm))
+    return kept
+
+
+def _comparable(kept: Sequence[KeptRdm]) -> list[KeptRdm]:
+    """Return the RDMs that vary and are of the same images as the first, at most COMPARED."""
     same = [
-        i
-        for i, row in enumerate(names)
-        if row["labels"] == names[0]["labels"] and len(rdms[i]) == len(rdms[0])
+        (name, rdm)
+        for name, rdm in kept
+        if name["labels"] == kept[0][0]["labels"] and len(rdm) == len(kept[0][1])
     ]
-    same = [i for i in same if np.ptp(rdms[i]) > 0][:COMPARED]
-    if len(same) < 2:
-        return
-    names = [names[i] for i in same]
-    rho = metrics.compare_rdms(
-        np.stack([rdms[i] for i in same]), np.stack([rdms[i] for i in same]), method="spearman"
-    )
+    return [(name, rdm) for name, rdm in same if np.ptp(rdm) > 0][:COMPARED]
+
+
+def _maps(layers: Sequence[str], rho: np.ndarray) -> dict[str, Any]:
+    """Return a map of the networks for each layer that more than two have.
+
+    What is the same in all of them, as the input is, needs none.
+    """
     maps = {}
-    for layer in dict.fromkeys(row["layer"] for row in names):
-        of = [i for i, row in enumerate(names) if row["layer"] == layer]
-        apart = 1 - rho[np.ix_(of, of)]
+    for layer in dict.fromkeys(layers):
+        rows = [i for i, name in enumerate(layers) if name == layer]
+        apart = 1 - rho[np.ix_(rows, rows)]
         apart[apart < ROUNDING] = 0
-        if (
-            len(of) > 2 and apart.any()
-        ):  # what is the same in all of them, as the input is, needs no map
-            maps[layer] = {"rows": of, "points": metrics.mds(apart).points.tolist()}
-    files.write_json(
-        store.root / "studies" / key / "rdm_comparison.json",
-        {
-            "names": [{n: row[n] for n in ("model", "checkpoint", "layer")} for row in names],
-            "spearman": np.asarray(rho).tolist(),
-            "maps": maps,
-            **(
-                {
-                    "bootstrap": _intervals(
-                        store, trials[same[0]], [rdms[i] for i in same], bootstrap, seed, progress
-                    )
-                }
-                if bootstrap
-                else {}
-            ),
-        },
-    )
+        if len(rows) > 2 and apart.any():
+            maps[layer] = {"rows": rows, "points": metrics.mds(apart).points.tolist()}
+    return maps
 
 
 def _intervals(

@@ -31,8 +31,8 @@ def redraw(
     out       folder of the figures: that of the table if None
     metrics   of `layer_table.METRICS`; "all" means every one in the table
 
-    Everything requested is checked before anything is drawn. Raises UnknownName for a metric, model
-    or form that does not exist, BadData for a metric without a number.
+    Everything requested is checked before anything is drawn. Raises UnknownNameError for a metric,
+    model or form that does not exist, BadDataError for a metric without a number.
     """
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
@@ -45,8 +45,8 @@ def redraw(
     held = [
         name for name in layer_metrics_table.METRICS if any(row[name] is not None for row in rows)
     ]
-    asked = held if ALL in metrics else list(dict.fromkeys(metrics))
-    for name in asked or layer_metrics_table.METRICS[:1]:
+    requested = held if ALL in metrics else list(dict.fromkeys(metrics))
+    for name in requested or layer_metrics_table.METRICS[:1]:
         if name not in held:
             raise BadDataError(
                 "table-cell",
@@ -57,51 +57,7 @@ def redraw(
     models = list(dict.fromkeys(row["model"] for row in rows))
     if baseline and baseline not in models:
         raise UnknownNameError("baseline", baseline, models)
-    return _written(rows, Path(out or Path(table).parent), asked, baseline, form)
-
-
-def correlated(
-    correlations: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], form: str
-) -> Iterator[Path]:
-    """Write and draw the correlations of metrics with transfer performance.
-
-    Of all models as lines over the layers, and as bars over all models, those of each source and
-    those of each checkpoint, with a permutation baseline.
-    """
-    from .. import drawings
-    from ..checkpoints import report as checkpoints_report
-    from ..checkpoints import tables as checkpoints_tables
-    from . import figures as layer_metrics_figures
-
-    yield from checkpoints_tables.write({checkpoints_tables.CORRELATIONS: correlations}, Path(out))
-    targets = list(dict.fromkeys(row["target"] for row in correlations))
-    for target in targets:
-        rows = [
-            {**row, "low": None, "high": None}
-            for row in correlations
-            if (row["target"], row["scope"]) == (target, "all")
-        ]
-        by_source = [
-            max(abs(row["source_low"]), abs(row["source_high"]))
-            for row in rows
-            if row.get("source_low") is not None
-        ]
-        band = max(by_source or [row["fisher"] for row in rows], default=None)
-        null_label = (
-            "by chance (98 % of orders of sources)" if by_source else "by chance (Fisher, 95 %)"
-        )
-        suffix = f"_{target}" if len(targets) > 1 else ""
-        path = Path(out) / f"transfer_correlation{suffix}.{form}"
-        files.write_bytes(
-            path,
-            layer_metrics_figures.transfer_correlation(
-                rows, band, f"Target {target}", form, null_label=null_label
-            ),
-        )
-        yield path
-    yield from drawings.write(
-        Path(out), dict(checkpoints_report.spearman_figures(correlations, metrics)), form
-    )
+    return _written(rows, Path(out or Path(table).parent), requested, baseline, form)
 
 
 def _written(

@@ -16,11 +16,12 @@ from ...plots import tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..drawings import Drawings
+from ..layer_measures import LAYER_METRICS
 from . import figures as layer_metrics_figures
 from . import table as layer_metrics_table
 from .columns import UNITS
 
-SHOWN = ("ss_ratio", "id", "rsa_contrast", "rsa_label", "cka_label")  # drawn over the layers
+SHOWN = tuple(name for name, metric in LAYER_METRICS.items() if metric.shown)
 MODELS_UP_TO = 24  # lines of metrics on the study's run
 LINES_UP_TO = 40  # of the closing table
 COMPARED = "rdm_comparison.json"
@@ -124,7 +125,7 @@ def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
     Where stimuli were resampled.
     """
     path = folder / COMPARED
-    compared = files.read_json(path, limit=256 << 20) if path.is_file() else {}
+    compared = files.read_json(path, limit=reporting.RECORD_BYTES) if path.is_file() else {}
     intervals = compared.get("bootstrap", {})
     for of, low, high in zip(
         compared.get("names", []),
@@ -154,7 +155,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     path = store.study_folder(study["key"]) / COMPARED
     if not path.is_file():
         return drawings
-    compared = files.read_json(path, limit=256 << 20)
+    compared = files.read_json(path, limit=reporting.RECORD_BYTES)
     names = [row["layer"] for row in compared["names"]]
     if len(names) <= layer_metrics_figures.MAP_UP_TO:
         drawings["rdm_comparison"] = lambda form: layer_metrics_figures.comparison_map(

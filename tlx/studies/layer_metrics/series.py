@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import graphlib
 import itertools
-import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,21 +12,9 @@ from typing import Any
 from ...errors import UnknownNameError
 from ...plots import statistics
 from ...plots.statistics import Value, distinct
+from ..layer_measures import LAYER_METRICS, NOT_NEGATIVE
 from .columns import METRICS
 
-NOT_NEGATIVE = (
-    "id",
-    "id_all",
-    "id_mle",
-    "ss_ratio",
-    "ss_within",
-    "ss_between",
-    "ss_total",
-    "rsa_within",
-    "rsa_between",
-    "rsa_contrast",
-    "seconds",
-)  # metrics whose range ends at 0
 # of a network's layers: below, it has too few of the longest's to share with it one axis of
 # names
 SHARED = 0.5
@@ -50,7 +37,7 @@ class Line:
 
 
 def check(metric: str) -> None:
-    """Raise UnknownName unless the metric is a column that can be drawn."""
+    """Raise UnknownNameError unless the metric is a column that can be drawn."""
     if metric not in METRICS:
         raise UnknownNameError("metric", metric, METRICS)
 
@@ -58,7 +45,7 @@ def check(metric: str) -> None:
 def having(rows: Rows, metric: str) -> list[Mapping[str, Any]]:
     """Return the rows in which the metric is known.
 
-    Raises UnknownName if it is no metric.
+    Raises UnknownNameError if it is no metric.
     """
     check(metric)
     return [
@@ -109,9 +96,9 @@ def measured(rows: Rows) -> list[list[Mapping[str, Any]]]:
 
 def value(rows: Rows, metric: str) -> Value:
     """Return the mean and interval of several seeds, or the only number with its own spread."""
-    least = 0.0 if metric in NOT_NEGATIVE else -math.inf
+    bounds = LAYER_METRICS[metric].bounds if metric in LAYER_METRICS else NOT_NEGATIVE  # seconds
     if len(rows) > 1:
-        mean = statistics.estimate((row[metric] for row in rows), bounds=(least, math.inf))
+        mean = statistics.estimate((row[metric] for row in rows), bounds=bounds)
         assert mean is not None
         return around(mean)
     number, std = float(rows[0][metric]), rows[0].get("id_std") if metric == "id" else None
@@ -119,7 +106,9 @@ def value(rows: Rows, metric: str) -> Value:
     if low not in (None, "") and high not in (None, ""):
         return Value(number, low, high, STIMULI)
     return (
-        Value(number) if std is None else Value(number, max(least, number - std), number + std, STD)
+        Value(number)
+        if std is None
+        else Value(number, max(bounds[0], number - std), number + std, STD)
     )
 
 
@@ -129,7 +118,7 @@ def difference(rows: Rows, metric: str, baseline: str) -> list[Line]:
     At the same checkpoint, or else at the baseline's last.
 
     Two seeds or more that both have are paired, and give a confidence interval; else the means are
-    subtracted. Raises UnknownName for a baseline that is no model of the rows.
+    subtracted. Raises UnknownNameError for a baseline that is no model of the rows.
     """
     rows = having(rows, metric)
     if baseline not in (known := distinct(row["model"] for row in rows)):

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from ...spec import Spec, setting
 from ..activations_spec import Extraction
-
-if TYPE_CHECKING:
-    pass
+from ..layer_measures import DISSIMILARITIES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,12 +42,6 @@ class Observed(Extraction):
 
 
 EXPERIMENT = "Layer metrics"
-DISSIMILARITIES = (
-    "correlation",
-    "cosine",
-    "euclidean",
-    "sqeuclidean",
-)  # SciPy's names; rows of metrics.rsa
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,7 +39,7 @@ FILE_BYTES, ROWS = 1 << 28, 500_000  # the largest table that is read
 def write(rows: Sequence[Mapping[str, Any]], folder: Path, stem: str = STEM) -> tuple[Path, Path]:
     """Write rows durably as folder/stem.csv and folder/stem.parquet.
 
-    Raises BadData, and writes neither, if one cannot be read back.
+    Raises BadDataError, and writes neither, if one cannot be read back.
 
     A column that a row leaves out is unknown there. → the two paths
     """
@@ -53,7 +53,7 @@ def write(rows: Sequence[Mapping[str, Any]], folder: Path, stem: str = STEM) -> 
 def read(path: Path) -> list[Row]:
     """Read the rows of a .csv or .parquet table, every column in each.
 
-    Raises BadData with file, row, column, found and expected.
+    Raises BadDataError with file, row, column, found and expected.
 
     Rows count as an editor shows them: from 1, which in a CSV is the header.
     """

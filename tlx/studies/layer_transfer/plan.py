@@ -9,10 +9,12 @@ from pathlib import Path
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ... import files
+from ...data.hold_out import halves
 from ...errors import MissingError, TlxError, UnknownNameError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones, chopped
+from ...models.recipe import BN_MODES
 from ...models.weights import promises
 from ...result import FINISHED
 from .. import batches
@@ -20,10 +22,10 @@ from ..base import Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
 from ..whole_dataset import WEIGHTS, TrainingInputs
-from ..whole_dataset_inputs import Pools, Progress, halves, listed, read
+from ..whole_dataset_inputs import Pools, Progress, listed, read
 from . import spec as layer_transfer_spec
 from . import trial as layer_transfer_trial
-from .spec import BN_MODES, TREATMENTS, LayerTransfer, LayerTransferGrid
+from .spec import TREATMENTS, LayerTransfer, LayerTransferGrid
 
 OF = {
     "AnB": ("A", True),
@@ -43,7 +45,7 @@ class LayerTransferPlan:
     """
 
     spec: LayerTransfer
-    asked: LayerTransferGrid
+    grid: LayerTransferGrid
     pools: Pools
     conditions: tuple[LayerTransfer, ...]
     bases: tuple[Trial, ...]
@@ -64,7 +66,7 @@ class LayerTransferPlan:
         Those whose base network diverged are left out, with a note.
         """
         trials = []
-        for repeat in range(self.asked.repeats):
+        for repeat in range(self.grid.repeats):
             starts = {"A": self._given(), "B": None} | (
                 self._trained(store, repeat) if store is not None else {}
             )
@@ -119,54 +121,45 @@ class LayerTransferPlan:
 
 def plan_layer_transfer(
     spec: LayerTransfer,
-    asked: LayerTransferGrid,
+    grid: LayerTransferGrid,
     settings: Settings,
     progress: Progress | None = None,
 ) -> LayerTransferPlan:
     """Return the plan.
 
-    Raises Problems with all errors, before anything is trained.
+    Raises ErrorGroup with all errors, before anything is trained.
     """
     sketch = backbones.meta_model(spec.architecture)
     depth = len(sketch.blocks)
     normed = any(isinstance(m, _BatchNorm) for m in sketch.modules())
-    treatments = check(spec, asked, depth, sketch.row.title)
-    raise_all(chopped.too_deep(spec.model, asked.depths))
+    treatments = check(spec, grid, depth, sketch.row.title)
+    raise_all(chopped.too_deep(spec.model, grid.depths))
     most = chopped.most_blocks(spec.model, depth)
-    asked = asked.replace(
-        depths=asked.depths or tuple(range(1, most + 1)), bn=asked.bn or BN_MODES[:1]
-    )
+    grid = grid.replace(depths=grid.depths or tuple(range(1, most + 1)), bn=grid.bn or BN_MODES[:1])
     half, notes = not spec.start_from, list[str]()
     given = ""
     if not half:
         given = _given_source(spec, treatments, notes)
     folder = listed(spec, settings, notes)
-    classes = halves(folder.classes, spec.halves, spec.seed) if half else ((), folder.classes)
+    classes: tuple[tuple[str, ...], tuple[str, ...]] = ((), folder.classes)
+    if half:
+        classes = halves(folder.classes, spec.halves, spec.seed, "--source half")
     pools = read(spec, settings, progress, folder)
     notes += pools.notes
     inputs, content = pools.task(classes[1])
     target = spec.replace(images=content, depth=depth)
     conditions = tuple(
-        {(c.of, c.key): c for c in _conditions(target, treatments, asked, normed)}.values()
+        {(c.of, c.key): c for c in _conditions(target, treatments, grid, normed)}.values()
     )
     source, of_a = pools.task(classes[0]) if half else (inputs, given)
     needed = {c.of for c in conditions} | {name.removeprefix("base") for name in treatments}
-    bases = [
-        trial
-        for repeat in range(asked.repeats)
-        for trial in (
-            *(
-                [Trial(target.replace(images=of_a, task="A", split=repeat), TrainingInputs(source))]
-                if half and "A" in needed
-                else []
-            ),
-            *(
-                [Trial(target.replace(split=repeat), TrainingInputs(inputs))]
-                if "B" in needed or 0 in asked.depths
-                else []
-            ),
-        )
-    ]
+    bases: list[Trial] = []
+    for repeat in range(grid.repeats):
+        if half and "A" in needed:
+            spec_of_a = target.replace(images=of_a, task="A", split=repeat)
+            bases.append(Trial(spec_of_a, TrainingInputs(source)))
+        if "B" in needed or 0 in grid.depths:
+            bases.append(Trial(target.replace(split=repeat), TrainingInputs(inputs)))
     if half:
         notes.append(f"A: {', '.join(classes[0])}; B: {', '.join(classes[1])}")
     elif "baseA" in treatments:
@@ -175,7 +168,7 @@ def plan_layer_transfer(
         raise UsageError("nothing-to-do", "baseA alone, and it is given", where="--treatments")
     batches.check([*bases, *(Trial(condition, inputs) for condition in conditions)])
     return LayerTransferPlan(
-        spec, asked, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes
+        spec, grid, pools, conditions, tuple(bases), inputs, (of_a, content), given, notes
     )
 
 
@@ -205,20 +198,18 @@ def _given_source(spec: LayerTransfer, treatments: Sequence[str], notes: list[st
     return network.weights
 
 
-def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
+def check(spec: LayerTransfer, grid: LayerTransferGrid, depth: int, title: str) -> tuple[str, ...]:
     """Return the requested treatments in canonical spelling.
 
-    Raises Problems with invalid names and numbers.
+    Raises ErrorGroup with invalid names and numbers.
     """
     spelt = {name.lower(): name for name in TREATMENTS}
     problems: list[TlxError] = [
         UnknownNameError("treatment", name, TREATMENTS)
-        for name in asked.treatments
+        for name in grid.treatments
         if name.lower() not in spelt
     ]
-    problems += [
-        UnknownNameError("bn", name, BN_MODES) for name in asked.bn if name not in BN_MODES
-    ]
+    problems += [UnknownNameError("bn", name, BN_MODES) for name in grid.bn if name not in BN_MODES]
     problems += [
         UsageError(
             "out-of-range",
@@ -226,27 +217,27 @@ def check(spec: LayerTransfer, asked: LayerTransferGrid, depth: int, title: str)
             where="--depths",
             expected=f"0 to {depth}, the blocks of {title}",
         )
-        for n in asked.depths
+        for n in grid.depths
         if n > depth
     ]
     with promises.permitted(Path(spec.model or "")):
         if spec.model and not Path(spec.model).expanduser().is_file():
             problems.append(MissingError("weight file", spec.model))
     raise_all(problems)
-    return tuple(dict.fromkeys(spelt[name.lower()] for name in asked.treatments)) or TREATMENTS
+    return tuple(dict.fromkeys(spelt[name.lower()] for name in grid.treatments)) or TREATMENTS
 
 
 def _conditions(
-    spec: LayerTransfer, treatments: Sequence[str], asked: LayerTransferGrid, normed: bool
+    spec: LayerTransfer, treatments: Sequence[str], grid: LayerTransferGrid, normed: bool
 ) -> list[LayerTransfer]:
     """Return every network with copied blocks, without repeat and weights."""
     conditions = []
     if "baseB+" in treatments:
         conditions.append(spec.replace(copied=spec.depth, of="A"))
     for name in treatments:
-        for n in asked.depths if name in OF else ():
+        for n in grid.depths if name in OF else ():
             of, held = OF[name]
-            modes = asked.bn if held and normed else ("frozen",)
+            modes = grid.bn if held and normed else ("frozen",)
             conditions += [
                 spec.replace(copied=n, freeze=n * held, of=of, bn=bn) for bn in modes if n
             ]

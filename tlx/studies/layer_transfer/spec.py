@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ...models.recipe import BN_MODES
 from ...spec import Spec, setting
-from ..whole_dataset import WholeDataset
+from ..whole_dataset import DEFAULT, WholeDataset
 
 EXPERIMENT = "Layer transfer"
-HALF, DEFAULT = "half", "default"
+HALF = "half"
 TREATMENTS = ("baseA", "baseB", "baseB+", "AnB", "BnB", "AnB+", "BnB+")
-BN_MODES = ("frozen", "adapt", "keras2")
 
 
 @dataclass(frozen=True, kw_only=True)

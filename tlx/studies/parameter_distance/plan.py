@@ -34,8 +34,7 @@ from ..activations import dump_folder
 from ..base import Stage, Trial, TrialFigures, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
-from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WEIGHTS, TrainingInputs
+from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
 from ..whole_dataset_inputs import Pools, read
 from . import domain_gap as parameter_distance_domain_gap
 from . import report as parameter_distance_report
@@ -71,7 +70,7 @@ class ParameterDistancePlan:
     """
 
     spec: ParameterDistance
-    asked: ParameterDistanceGrid
+    grid: ParameterDistanceGrid
     tuning: TargetTuning
     settings: Settings
     random: str | None
@@ -100,7 +99,7 @@ class ParameterDistancePlan:
             return None
         on = TrainingInputs(self.pools.task(self.pools.folder.classes)[0], self.pretrained.path)
         trials = tuple(
-            Trial(self.tuning.replace(split=repeat), on) for repeat in range(self.asked.seeds)
+            Trial(self.tuning.replace(split=repeat), on) for repeat in range(self.grid.seeds)
         )
         return self._study(
             trials,
@@ -131,14 +130,14 @@ class ParameterDistancePlan:
         ids = [image.path for image in self.pools.images["train"]]
         target = self._features(network, held, (ids, labels), self.pools.folder, progress)
         source, name = None, ""
-        if self.asked.source_images:
-            folder = located(self.asked.source_images, self.settings, self.notes)
+        if self.grid.source_images:
+            folder = located(self.grid.source_images, self.settings, self.notes)
             name = folder.name
             drawn, chosen = self._source(folder, network, len(held), progress)
             called = [image.path for image in chosen], [image.label for image in chosen]
             source = self._features(network, drawn, called, folder, progress)
         spec = Domain(
-            gap=self.asked.gap,
+            gap=self.grid.gap,
             features=target.key,
             labels=files.digest(labels),
             source=name,
@@ -161,7 +160,7 @@ class ParameterDistancePlan:
         targets = self.targets or {self.tuning.target: self._tuned(store)}
         random, pretrained = self.given
         trials = []
-        for norm in self.asked.norms:
+        for norm in self.grid.norms:
             for name, states in targets.items():
                 for repeat, state in self._repeats(states):
                     tuned = parameter_distance_trial.digest(self.spec.architecture, state.path)
@@ -200,7 +199,7 @@ class ParameterDistancePlan:
         A single one is measured from as many random states as there are seeds.
         """
         if len(states) == 1 and self._draws and self.targets:
-            return [(repeat, states[0]) for repeat in range(self.asked.seeds)]
+            return [(repeat, states[0]) for repeat in range(self.grid.seeds)]
         return (
             list(enumerate(states))
             if self.targets
@@ -210,7 +209,7 @@ class ParameterDistancePlan:
     def _tuned(self, store: Store | None) -> list[WeightState]:
         assert store is not None
         states = []
-        for repeat in range(self.asked.seeds):
+        for repeat in range(self.grid.seeds):
             key = self.tuning.replace(split=repeat).key
             result = store.find(key)
             if result is None or result.status != FINISHED:
@@ -306,7 +305,7 @@ class ParameterDistancePlan:
 
 def plan_parameter_distance(
     spec: ParameterDistance,
-    asked: ParameterDistanceGrid,
+    grid: ParameterDistanceGrid,
     tuning: TargetTuning,
     finetuned: Sequence[str],
     settings: Settings,
@@ -314,7 +313,7 @@ def plan_parameter_distance(
 ) -> ParameterDistancePlan:
     """Return the plan.
 
-    Raises Problems with all errors, before anything is trained. finetuned: the words of -b.
+    Raises ErrorGroup with all errors, before anything is trained. finetuned: the words of -b.
     """
     gather, store = ErrorCollector(), open_store(settings)
     words = [
@@ -339,11 +338,11 @@ def plan_parameter_distance(
             else state_of(spec.random, store, "-r").path
         )
     with gather.part():
-        asked = asked.replace(norms=_norms(asked.norms))
-        parse_spec(GAPS, asked.gap, "gap")
+        grid = grid.replace(norms=_norms(grid.norms))
+        parse_spec(GAPS, grid.gap, "gap")
     with gather.part():
-        if asked.source_images:
-            located(asked.source_images, settings, [])
+        if grid.source_images:
+            located(grid.source_images, settings, [])
     raise_all(gather.problems)
     spec = spec.replace(architecture=_architecture(spec, pretrained, targets))
     _sense(spec, tuning, random, pretrained, targets)
@@ -365,7 +364,7 @@ def plan_parameter_distance(
         )
         notes += pools.notes
     plan = ParameterDistancePlan(
-        spec, asked, tuning, settings, random, pretrained, targets, pools, notes
+        spec, grid, tuning, settings, random, pretrained, targets, pools, notes
     )
     if (tunings := plan.tunings()) is not None:
         batches.check(tunings.trials)
@@ -397,7 +396,7 @@ def _sense(
     pretrained: WeightState,
     targets: dict[str, list[WeightState]],
 ) -> None:
-    """Raise Usage for options that do not go together."""
+    """Raise UsageError for options that do not go together."""
     problems: list[TlxError] = []
     if spec.architecture == UNKNOWN:
         if random is None or pretrained.path == DEFAULT or not targets or tuning.dataset:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...spec import Spec, setting
-from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WholeDataset
+from ..whole_dataset import DEFAULT, WholeDataset
 
 EXPERIMENT = "Parameter distance"
 NORMS = (

@@ -13,16 +13,12 @@ from ...errors import BadDataError, MissingError, UsageError
 from ...lab.store import Store
 from ...models.weights.promises import permitted
 from ...result import FINISHED, Result
-from ..chop.spec import Chop, Pruning
-from ..layer_transfer.spec import DEFAULT
-from ..pretraining.spec import PreTraining
-from ..whole_dataset import WEIGHTS
+from ..pretraining_spec import PreTraining
+from ..whole_dataset import DEFAULT, WEIGHTS
 from .spec import TargetTuning
 
 KEPT = (WEIGHTS, "network.safetensors")  # what trials call the weights that they keep
-NEW_HEAD = tuple(
-    spec.own_kind() for spec in (TargetTuning, Chop, Pruning)
-)  # trials that replace the head
+NEW_HEAD = (TargetTuning.own_kind(), "chop", "pruning")  # kinds of trials that replace the head
 KEY = re.compile(r"[0-9a-f]{6,64}")
 
 
@@ -49,8 +45,8 @@ def state_of(word: str, store: Store, where: str) -> WeightState:
 
     A trial is given by its folder, its key, or the beginning of its key.
 
-    Raises Missing, BadData for a trial without weights, Usage for a beginning that several have;
-    `where` is the option.
+    Raises MissingError, BadDataError for a trial without weights, UsageError for a beginning that
+    several have; `where` is the option.
     """
     if word == DEFAULT:
         return WeightState(DEFAULT, DEFAULT)

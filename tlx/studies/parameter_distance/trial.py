@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any
 from ...errors import IntegrityError
 from ...result import FINISHED, Result
 from ...spec import derive_seed
-from ..layer_transfer.spec import DEFAULT
-from ..whole_dataset import WEIGHTS, TrainingInputs
+from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
 from .spec import DRAWN, LAYER, RANDOM, UNKNOWN, ParameterDistance, TargetTuning
 
 if TYPE_CHECKING:
+    from ...metrics.parameter_distance.distance import DistanceResult
     from ..base import TrialContext
 
 
@@ -100,17 +100,7 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
     for number, row in enumerate(profile, 1):
         context.log(number, {name: row[name] for name in LAYER if row[name] is not None})
         context.tell(number, len(profile))
-    notes = list(distances.notes)
-    if spec.draw is not None:
-        notes.append(
-            "random states are drawn here, and not what pre-training began from: T is larger than "
-            "from there"
-        )
-    if inputs.training.get("head") == "new" and any(row.head for row in distances.profile):
-        notes.append(
-            "the head was drawn anew for fine-tuning, not carried over: its T says nothing of "
-            "pre-training"
-        )
+    notes = _notes(spec, inputs, distances)
     scores = {
         "overall_transferability": distances.overall,
         "overall_movement": distances.movement,
@@ -137,6 +127,22 @@ def run(spec: ParameterDistance, inputs: WeightTriple, context: TrialContext) ->
         details=details,
         made_from=dict(zip(("random", "pretrained", "finetuned"), spec.states, strict=True)),
     )
+
+
+def _notes(spec: ParameterDistance, inputs: WeightTriple, distances: DistanceResult) -> list[str]:
+    """Return the notes of the measure, and caveats of the states it was given."""
+    notes = list(distances.notes)
+    if spec.draw is not None:
+        notes.append(
+            "random states are drawn here, and not what pre-training began from: T is larger than "
+            "from there"
+        )
+    if inputs.training.get("head") == "new" and any(row.head for row in distances.profile):
+        notes.append(
+            "the head was drawn anew for fine-tuning, not carried over: its T says nothing of "
+            "pre-training"
+        )
+    return notes
 
 
 def known(spec: ParameterDistance) -> str | None:
@@ -173,7 +179,7 @@ def drawn(spec: ParameterDistance, pretrained: str) -> Any:
 def digest(architecture: str, weights: str | None) -> str:
     """Return what identifies a state: the SHA-256 of its file, or drawn.
 
-    Raises Missing and what `backbones.digest` raises.
+    Raises MissingError and what `backbones.digest` raises.
     """
     from ...models import backbones
     from ...models.weights import promises
@@ -188,7 +194,7 @@ def digest(architecture: str, weights: str | None) -> str:
 
 
 def _check(spec: ParameterDistance, inputs: WeightTriple) -> None:
-    """Raise Integrity unless the states are those that the study was planned with."""
+    """Raise IntegrityError unless the states are those that the study was planned with."""
     from ...models.weights import promises
 
     for weights, expected in zip(

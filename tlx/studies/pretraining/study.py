@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...spec import Spec
 from ..base import Stages, Study
-from .spec import PreTraining, PreTrainingOutput
+from ..pretraining_spec import PreTraining
+from .spec import PreTrainingOutput
 
 if TYPE_CHECKING:
     from ..session import Session
@@ -36,14 +37,17 @@ class PretrainingStudy(Study):
 
     def stages(self, session: Session) -> Stages:
         """Yield the one stage, then write the weights to --out."""
-        from . import plan, trial
+        from .. import pretraining_plan
+        from . import publish
 
         output = self.of(PreTrainingOutput)
         with session.steps("reading images") as progress:
-            stage = plan.pretraining_study(self.of(PreTraining), session.settings, progress)
+            stage = pretraining_plan.pretraining_study(
+                self.of(PreTraining), session.settings, progress
+            )
         report = yield stage
         if output.out:
-            path = trial.publish(
+            path = publish.publish(
                 report.results[0], stage, session.store, Path(output.out), output.note
             )
             session.say(f"weights: {path}")

@@ -10,19 +10,18 @@ import numpy as np
 from ... import files
 from ...data import datasets
 from ...data.folders import Image
+from ...data.hold_out import draw_per_class
 from ...data.sides import Sides
 from ...data.sizing import Sizing
-from ...errors import BadDataError, UsageError
+from ...errors import BadDataError
 from ...lab.settings import Settings
 from ...models.backbones import BackboneRow
 from ...models.samples import Samples
-from ...spec import derive_seed
 from ..image_data import decoded, divided, located
 from ..whole_dataset_inputs import refuse_few
 from .spec import Quanta
 
 Progress = Callable[[int, int], None]
-LEAST = 4  # classes that can be halved
 
 
 @dataclass(frozen=True)
@@ -49,23 +48,6 @@ class QuantaImages:
         }
 
 
-def halves(classes: Sequence[str], seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return two random halves of the classes, each sorted.
-
-    Of an odd number the first has one more (Yosinski et al. 2014, arXiv:1411.1792, section 3).
-    """
-    if len(classes) < LEAST:
-        raise UsageError(
-            "halves", f"{len(classes)} classes", where="--halves", expected=f"at least {LEAST}"
-        )
-    order = np.random.default_rng(derive_seed(seed, "halves")).permutation(len(classes))
-    middle = -(-len(classes) // 2)
-    first, second = (
-        tuple(classes[i] for i in sorted(half)) for half in (order[:middle], order[middle:])
-    )
-    return first, second
-
-
 def folder_of(dataset: str, settings: Settings) -> datasets.ImageFolder:
     """Return the data set, found or materialised."""
     return located(dataset, settings, [])
@@ -87,15 +69,12 @@ def images_of(
     """
     notes = list(folder.notes)
     sides = divided(folder, settings, notes, progress)
-    chosen = {"train": list[Image](), "val": list[Image](), "test": list[Image]()}
     counts = {label: 0 for label in classes if label not in {image.label for image in sides.val}}
     for image in sides.train:
         if image.label in counts:
             counts[image.label] += 1
     refuse_few(folder, sides, counts, spec.val_per_class)
-    for label in classes:
-        for part, images in _of_class(folder, sides, label, spec).items():
-            chosen[part] += images
+    chosen = _roles(folder, sides, classes, list(counts), spec)
     everything = [image for images in chosen.values() for image in images]
     sizing = Sizing(
         spec.input_size or row.input_size, crops=False, mode=spec.sizing, channels=row.channels
@@ -116,25 +95,31 @@ def images_of(
     )
 
 
-def _of_class(
-    folder: datasets.ImageFolder, sides: Sides, label: str, spec: Quanta
+def _roles(
+    folder: datasets.ImageFolder,
+    sides: Sides,
+    classes: Sequence[str],
+    without_val: Sequence[str],
+    spec: Quanta,
 ) -> dict[str, list[Image]]:
-    """Return the images of one class: train, val and test."""
-    pool, val, test = (
-        [i for i in side if i.label == label] for side in (sides.train, sides.val, sides.test)
-    )
-    if not val:
-        order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(len(pool))
-        held = {pool[i] for i in order[: spec.val_per_class]}
-        pool, val = sides.without_copies(pool, held), [i for i in pool if i in held]
-    if not pool:
-        raise BadDataError(
-            "too-few-images",
-            "; ".join([f"class '{label}' has no training image", *sides.notes]),
-            where=folder.root,
-        )
-    return {
-        "train": pool[: spec.train_per_class or None],
-        "val": val,
-        "test": test[: spec.test_per_class or None],
-    }
+    """Return the images of train, val and test, class by class.
+
+    Validation images of classes without any are drawn from their training images.
+    """
+    pool = [image for image in sides.train if image.label in without_val]
+    drawn = draw_per_class(pool, spec.val_per_class, spec.seed, "val")
+    train, val = sides.without_copies(sides.train, drawn), [*sides.val, *drawn]
+    roles: dict[str, list[Image]] = {"train": [], "val": [], "test": []}
+    for label in classes:
+        of_class = [image for image in train if image.label == label]
+        if not of_class:
+            raise BadDataError(
+                "too-few-images",
+                "; ".join([f"class '{label}' has no training image", *sides.notes]),
+                where=folder.root,
+            )
+        roles["train"] += of_class[: spec.train_per_class or None]
+        roles["val"] += [image for image in val if image.label == label]
+        tests = [image for image in sides.test if image.label == label]
+        roles["test"] += tests[: spec.test_per_class or None]
+    return roles

@@ -29,7 +29,7 @@ import numpy as np
 
 from ... import files
 from ...result import Result
-from .report import CO, WITNESS
+from .spec import CO, WITNESS
 
 LISTED = (
     "loss",

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ... import files
+from ...data.hold_out import halves
 from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
 from ...models import backbones, network
@@ -19,7 +20,7 @@ from ..base import Stage, Trial
 from ..few_shot_inputs import ErrorCollector, common_settings
 from . import report as quanta_report
 from . import trial as quanta_trial
-from .data import Progress, QuantaImages, folder_of, halves, images_of
+from .data import Progress, QuantaImages, folder_of, images_of
 from .source import SourceOf, source_of, source_study
 from .spec import CO, EXPERIMENT, Quanta, QuantaGrid
 from .trial import QuantaInputs
@@ -100,7 +101,7 @@ def plan_quanta(
 ) -> QuantaPlan:
     """Check all that a study needs: networks, positions, data, weights.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
     gather = ErrorCollector()
     gates: dict[str, Gates] = {}
@@ -127,7 +128,7 @@ def plan_quanta(
     classes: Sequence[str] = folder.classes
     suffix = ""
     if sweep.halves:
-        first, classes = halves(folder.classes, spec.seed)
+        first, classes = halves(folder.classes, "random", spec.seed, "--halves")
         learned, suffix = (
             images_of(folder, first, spec, row, settings, progress, suffix=" first half"),
             " second half",
@@ -137,16 +138,16 @@ def plan_quanta(
         learned = images_of(other, other.classes, spec, row, settings, progress)
     images = images_of(folder, classes, spec, row, settings, progress, suffix=suffix)
     batches.check_rows(spec, len(images.parts["train"]))
-    asked = QuantaPlan(spec, sweep, gates, images, source, learned)
-    if (training := asked.source_study) is not None:
+    requested = QuantaPlan(spec, sweep, gates, images, source, learned)
+    if (training := requested.source_study) is not None:
         batches.check(training.trials)
-    return asked
+    return requested
 
 
 def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
     """Return position → its gates.
 
-    Raises Usage for one that is none, or where the outputs of source and target differ.
+    Raises UsageError for one that is none, or where the outputs of source and target differ.
     """
     target = _shape_of(spec, spec.architecture)
     source = (

@@ -16,8 +16,8 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings, summaries
 from ..drawings import Drawings
 from . import figures as quanta_figures
+from .spec import CO, WITNESS
 
-CO, WITNESS = "co", "witness"
 TABLE = "quanta"
 ENDS = (
     "",

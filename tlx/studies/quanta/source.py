@@ -14,12 +14,12 @@ from ...models.quanta import cnn as quanta_cnn
 from ...models.weights import reader as weights_reader
 from ...result import DIVERGED, Result
 from ...spec import derive_seed
+from .. import pretraining_spec, pretraining_trial
 from ..base import Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import common_settings
-from ..pretraining import spec as pretraining_spec
-from ..pretraining import trial as pretraining_trial
-from ..pretraining.spec import WEIGHTS, PreTraining
+from ..pretraining_spec import PreTraining
+from ..whole_dataset import WEIGHTS
 from .data import QuantaImages
 from .spec import Quanta, QuantaGrid
 
@@ -46,14 +46,14 @@ class SourceOf:
     def digest(self) -> str:
         """Return what identifies the weights.
 
-        Raises Missing, UnknownName or an error of the file.
+        Raises MissingError, UnknownNameError or an error of the file.
         """
         return backbones.digest(self.architecture, self.weights, self.source)
 
     def load(self, sha256: str | None = None) -> Network:
         """Load the network, in evaluation mode.
 
-        sha256: `digest` when the study was planned; Integrity if it has changed since.
+        sha256: `digest` when the study was planned; IntegrityError if it has changed since.
         """
         row = backbones.lookup(self.architecture)
         state = None
@@ -97,7 +97,7 @@ class SourceOf:
 def source_of(spec: Quanta, sweep: QuantaGrid) -> SourceOf | None:
     """Return where the source's weights are; None where the study is to train them.
 
-    Raises Usage for options in conflict.
+    Raises UsageError for options in conflict.
     """
     given = {
         "--model": spec.model,

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ...models.quanta.recipe import QuantaRecipe
-from ...spec import Spec, setting
+from ...spec import Spec, setting, setting_of
+from ..few_shot import FewShotTrial
+from ..whole_dataset import WholeDataset
 
 EXPERIMENT = "QUANTA"
 CO, WITNESS = "co", "witness"
@@ -18,9 +20,9 @@ class Quanta(QuantaRecipe):
 
     kind: ClassVar[str] = "quanta"
 
-    architecture: str = setting(
-        "mnist-cnn",
-        short="a",
+    architecture: str = setting_of(
+        FewShotTrial,
+        "architecture",
         help="backbone of target and source: quanta-cnn (the original's, "
         "seven positions), quanta-cnn-2020 (the paper's widths), a row of `tlx backbones`, a "
         "torchvision or timm: name",
@@ -36,27 +38,19 @@ class Quanta(QuantaRecipe):
         help="what the source's weights were trained on; random: not at all, "
         "as a control. Default: the backbone's own",
     )
-    model: str | None = setting(
-        None,
-        identity=False,
-        short="m",
-        help="weight file of the source (.safetensors, .pth, .pt, .h5)",
-    )
+    model: str | None = setting_of(WholeDataset, "model")
     dataset: str = setting(
         "digits",
         identity=False,
         short="d",
         help="the target's: a name of `tlx datasets`, or a folder",
     )
-    input_size: int | None = setting(
-        None,
-        low=8,
-        high=4096,
+    input_size: int | None = setting_of(
+        FewShotTrial,
+        "input_size",
         help="pixels of the square the networks see. Default: the backbone's",
     )
-    sizing: str = setting(
-        "squash", choices=("squash", "aspect"), help="resize to a square, or keep the aspect"
-    )
+    sizing: str = setting_of(FewShotTrial, "sizing")
     train_per_class: int = setting(
         0, low=0, help="so many training images of each class, the first ones; 0: all"
     )
@@ -68,8 +62,8 @@ class Quanta(QuantaRecipe):
         low=1,
         help="training images per class held back for validation, where there is no val folder",
     )
-    seed: int = setting(0, low=0, high=2**63 - 1, help="random seed")
-    images: str = setting("", cli=False, help="digest of the images, labels and sizing that enter")
+    seed: int = setting_of(FewShotTrial, "seed")
+    images: str = setting_of(FewShotTrial, "images")
     weights: str = setting("", cli=False, help="digest of the source's weights")
     position: str = setting("", cli=False, help="number from 0, co or witness")
     repeat: int = setting(0, cli=False)

@@ -15,14 +15,26 @@ from typing import TYPE_CHECKING, Any
 from ...models.recipe import Recipe
 from ...result import DIVERGED, Result
 from ...spec import derive_seed
+from ..training import training_context
 from .spec import Quanta
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from ...models.network import Network
     from ...models.samples import Samples
     from ..base import TrialContext
     from .source import SourceOf
+
+
+SCORES = (  # of the last epoch
+    "train_accuracy",
+    "val_accuracy",
+    "val_loss",
+    "test_accuracy",
+    "test_loss",
+    "test_top1",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,6 @@ def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
 
     The last epoch counts, as in the original.
     """
-    from ...features.voting import class_counts
     from ...models import backbones, training
     from ...models.quanta import training as quanta_training
 
@@ -67,31 +78,11 @@ def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
     source = (
         inputs.source.load(spec.weights) if inputs.source is not None and inputs.gates else None
     )
-    place = training.TrainingContext(
-        context.device,
-        context.folder / "training.safetensors",
-        context.log,
-        context.tell,
-        context.stopping,
-    )
-    parts = {"train": inputs.train, "val": inputs.val} | (
-        {"test": inputs.test} if inputs.test is not None else {}
-    )
-    details: dict[str, Any] = {
-        "classes": list(inputs.classes),
-        "positions": [position for position, _, _ in inputs.gates],
-        "modules": [module for _, module, _ in inputs.gates],
-        "blocks": len(target.blocks),
-        "block_names": [target.blocks[position].name for position, _, _ in inputs.gates],
-        "parameters": sum(p.numel() for p in target.parameters()),
-        "source_test": None,
-        "test_counts": None
-        if inputs.test is None
-        else class_counts(inputs.test.labels, len(inputs.classes)),
-        "images": {name: len(samples) for name, samples in parts.items()},
-        "target_name": inputs.name,
-        "source_name": inputs.source.name if inputs.source is not None else "",
-    }
+    place = training_context(context)
+    parts = {"train": inputs.train, "val": inputs.val}
+    if inputs.test is not None:
+        parts["test"] = inputs.test
+    details = _details(inputs, target, parts)
     if source is not None and inputs.source_test is not None:
         logits = training.predict(source.to(context.device), inputs.source_test, Recipe(), place)
         details["source_test"] = score(logits, inputs.source_test.labels)
@@ -119,19 +110,30 @@ def run(spec: Quanta, inputs: QuantaInputs, context: TrialContext) -> Result:
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
     last = fitted.history[-1]
-    scores |= {
-        name: last[name]
-        for name in (
-            "train_accuracy",
-            "val_accuracy",
-            "val_loss",
-            "test_accuracy",
-            "test_loss",
-            "test_top1",
-        )
-        if name in last
-    }
+    scores |= {name: last[name] for name in SCORES if name in last}
     return Result.of(spec, scores=scores | _lambda_scores(details["gates"]), details=details)
+
+
+def _details(inputs: QuantaInputs, target: Network, parts: dict[str, Samples]) -> dict[str, Any]:
+    """Return what is known of a trial before it trains."""
+    from ...features.voting import class_counts
+
+    counts = None
+    if inputs.test is not None:
+        counts = class_counts(inputs.test.labels, len(inputs.classes))
+    return {
+        "classes": list(inputs.classes),
+        "positions": [position for position, _, _ in inputs.gates],
+        "modules": [module for _, module, _ in inputs.gates],
+        "blocks": len(target.blocks),
+        "block_names": [target.blocks[position].name for position, _, _ in inputs.gates],
+        "parameters": sum(p.numel() for p in target.parameters()),
+        "source_test": None,
+        "test_counts": counts,
+        "images": {name: len(samples) for name, samples in parts.items()},
+        "target_name": inputs.name,
+        "source_name": inputs.source.name if inputs.source is not None else "",
+    }
 
 
 def _with_lambdas(spec: Quanta, gates: list[dict[str, Any]]) -> list[dict[str, Any]]:

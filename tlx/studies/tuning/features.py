@@ -141,16 +141,16 @@ class FeatureSearch:
 
     def title(self, values: dict[str, Any]) -> str:
         """Return its classifier, and what else is searched."""
-        asked = self._means(values)[1]
-        short = asked.replace(
-            **{k: float(f"{v:.3g}") for k, v in asked.to_json().items() if isinstance(v, float)}
+        requested = self._means(values)[1]
+        short = requested.replace(
+            **{k: float(f"{v:.3g}") for k, v in requested.to_json().items() if isinstance(v, float)}
         )
         others = [f"{k} {v}" for k, v in values.items() if "." not in k and k != "classifier"]
         return ", ".join([format_classifier(short), *others])
 
     def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
         """Evaluate split after split; the mean so far is reported at each."""
-        spec, asked = self._means(values)
+        spec, requested = self._means(values)
         by_split: list[float] = []
         seconds, joules, notes = 0.0, 0.0, set[str]()
         for number in range(len(self.inputs.sides[spec.use_crops].draws)):
@@ -161,7 +161,7 @@ class FeatureSearch:
                 if self.context.with_energy
                 else contextlib.nullcontext() as meter
             ):
-                accuracy, fitted = ready.score(asked, spec.vote)
+                accuracy, fitted = ready.score(requested, spec.vote)
             seconds += time.perf_counter() - started
             used = meter.cost()["energy_j"] if meter else {"value": None, "source": None}
             joules += used["value"] or 0.0
@@ -205,10 +205,10 @@ class _Ready:
         assert side.dump is not None
         self.side = side
         layers = [side.dump.array(layer) for layer in spec.layers]
-        asked: Any = parse_spec(EMBEDDINGS, spec.embedding, "embedding")
-        if "standardize" in asked.settings() and spec.standardize != "train":
-            asked = asked.replace(standardize=spec.standardize)
-        embedding = asked.fit(layers, draw.train.rows)
+        requested: Any = parse_spec(EMBEDDINGS, spec.embedding, "embedding")
+        if "standardize" in requested.settings() and spec.standardize != "train":
+            requested = requested.replace(standardize=spec.standardize)
+        embedding = requested.fit(layers, draw.train.rows)
         rows, val = (
             embedding.transform(layers, samples.rows) for samples in (draw.train, side.val)
         )
@@ -223,10 +223,10 @@ class _Ready:
             self.shared, self.seen = Training.beside(rows, draw.train.row_labels, val, **how)
         self.val, self.bytes = val, 2 * (rows.nbytes + val.nbytes) + 3 * products
 
-    def score(self, asked: Classifier, vote: str) -> tuple[float, FittedClassifier]:
+    def score(self, requested: Classifier, vote: str) -> tuple[float, FittedClassifier]:
         """Return mean per-class accuracy on val (a fraction), and the classifier."""
-        shares = asked.isometric
-        fitted = (self.shared if shares else self.training).fit(asked)
+        shares = requested.isometric
+        fitted = (self.shared if shares else self.training).fit(requested)
         scores: np.ndarray = fitted.scores(
             self.seen if shares else self.val, classes=len(self.side.classes)
         )

@@ -71,7 +71,7 @@ class NetworkSearch:
             self.spent = ScoredTrial(by_split=by_split, seconds=seconds)
             try:
                 result = self._result(
-                    self._asked(values, draw),
+                    self._requested(values, draw),
                     Inputs(side.classes, draw.train, side.val, None),
                     told,
                 )
@@ -81,7 +81,7 @@ class NetworkSearch:
                     seconds=seconds + told.seconds,
                     details={"splits": [draw.split], "epochs": told.epoch},
                 )
-                self.store.remove(self._asked(values, draw).key)
+                self.store.remove(self._requested(values, draw).key)
                 raise
             seconds += result.scores.get("train_s", 0.0)
             joules.append((result.cost.get("energy_j") or {}).get("value"))  # type: ignore[arg-type]
@@ -105,7 +105,7 @@ class NetworkSearch:
     def _side(self, values: dict[str, Any]) -> CropVariant:
         return self.inputs.sides[self.inputs.spec(values).use_crops]
 
-    def _asked(self, values: dict[str, Any], draw: Draw) -> FineTuning:
+    def _requested(self, values: dict[str, Any], draw: Draw) -> FineTuning:
         return self.inputs.spec(values).replace(split=draw.split, images=draw.content)
 
     def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:

@@ -60,7 +60,7 @@ class SearchPlan:
     """
 
     search: tuning_api.SearchProblem
-    asked: Search
+    requested: Search
     few: FewShotGrid
     inputs: FeatureInputs | NetworkInputs
     record: dict[str, Any]
@@ -88,7 +88,7 @@ class SearchPlan:
 
 
 def plan_search(
-    asked: Search,
+    requested: Search,
     spec: Spec,
     few: FewShotGrid,
     settings: Settings,
@@ -96,36 +96,38 @@ def plan_search(
 ) -> SearchPlan:
     """Check everything, extract what is missing, and plan the search.
 
-    Raises Problems with all errors.
+    Raises ErrorGroup with all errors.
     """
-    tuning_samplers.check(asked.sampler)
-    asked.budget_s  # noqa: B018 — said before anything is read
-    _check_energy(asked, settings)
+    tuning_samplers.check(requested.sampler)
+    requested.budget_s  # noqa: B018 — said before anything is read
+    _check_energy(requested, settings)
     assert isinstance(spec, FeatureExtraction | FineTuning)
     whole, plan = (
         spec.replace(model_selection=False),
         _features if isinstance(spec, FeatureExtraction) else _networks,
     )
-    return replace(plan(asked, whole, few, settings, progress), val_only=spec.model_selection)  # type: ignore[arg-type]
+    return replace(plan(requested, whole, few, settings, progress), val_only=spec.model_selection)  # type: ignore[arg-type]
 
 
-def _check_energy(asked: Search, settings: Settings) -> None:
-    """Raise Resource if energy is minimised or bounded, and no energy can be measured."""
+def _check_energy(requested: Search, settings: Settings) -> None:
+    """Raise ResourceError if energy is minimised or bounded, and no energy can be measured."""
     wanted = [
         option
         for option, is_asked in (
-            ("--objective accuracy,energy", "energy" in asked.objectives),
-            ("--max-kwh", asked.max_kwh is not None),
+            ("--objective accuracy,energy", "energy" in requested.objectives),
+            ("--max-kwh", requested.max_kwh is not None),
         )
         if is_asked
     ]
     on_gpu = (
-        asked.study == "fine-tuning" and settings.resolved_device() != "cpu"
+        requested.study == "fine-tuning" and settings.resolved_device() != "cpu"
     )  # classifiers are fitted on the CPU
     if not wanted or cost.is_energy_known(settings.watts, on_gpu=on_gpu):
         return
     without = (
-        "use --objective accuracy,time" if "energy" in asked.objectives else "use --budget, a time"
+        "use --objective accuracy,time"
+        if "energy" in requested.objectives
+        else "use --budget, a time"
     )
     raise ResourceError(
         "energy-unknown",
@@ -140,7 +142,7 @@ def _check_energy(asked: Search, settings: Settings) -> None:
 
 
 def _features(
-    asked: Search,
+    requested: Search,
     spec: FeatureExtraction,
     few: FewShotGrid,
     settings: Settings,
@@ -148,14 +150,14 @@ def _features(
 ) -> SearchPlan:
     spec = spec.replace(
         embedding=inputs.normalised_embedding(spec.embedding),
-        classifier=format_classifier(classifier(asked.classifier)),
+        classifier=format_classifier(classifier(requested.classifier)),
     )
     preflight = feature_extraction_plan.look_at_features(spec, few, settings, progress)
     raise_all(preflight.problems)
     assert preflight.network is not None
     few = _largest(few, preflight)
     rows = _fewest_rows(spec, few, preflight)
-    space = _narrowed(asked, feature_space(spec, rows), ("classifier",))
+    space = _narrowed(requested, feature_space(spec, rows), ("classifier",))
     words = _choices(space, "layers") or [",".join(spec.layers) or "blocks"]
     layers = {
         word: inputs.layers_of(
@@ -196,7 +198,7 @@ def _features(
         sides[crops] = CropVariant(side.classes, side.val, side.draws, dump)
     splits_run = len(sides[next(iter(sides))].draws)
     return _planned(
-        asked,
+        requested,
         spec,
         few,
         space,
@@ -257,7 +259,11 @@ def feature_space(spec: FeatureExtraction, rows: int) -> Space:
 
 
 def _networks(
-    asked: Search, spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None
+    requested: Search,
+    spec: FineTuning,
+    few: FewShotGrid,
+    settings: Settings,
+    progress: Progress | None,
 ) -> SearchPlan:
     preflight = fine_tuning_plan.look_at_fine_tuning(spec, few, settings, progress)
     raise_all(preflight.problems)
@@ -265,7 +271,7 @@ def _networks(
     few = _largest(few, preflight)
     head = preflight.network.row.head if spec.head == "auto" else spec.head
     space = _narrowed(
-        asked, recipe_space(spec.replace(head=head), len(preflight.network.blocks)), RECIPE
+        requested, recipe_space(spec.replace(head=head), len(preflight.network.blocks)), RECIPE
     )
     frozen = (
         None
@@ -287,7 +293,7 @@ def _networks(
     _check_batches(spec, space, sides, preflight.network)
     rungs = tuple(sorted({max(1, spec.epochs // SHARE_OF_EPOCHS), spec.epochs}))
     return _planned(
-        asked,
+        requested,
         spec,
         few,
         space,
@@ -302,7 +308,7 @@ def _networks(
 def _check_batches(
     spec: FineTuning, space: Space, sides: dict[bool, CropVariant], network: Network
 ) -> None:
-    """Raise Usage if a drawable batch size leaves a single row that cannot be trained on."""
+    """Raise UsageError if a drawable batch size leaves a single row that cannot be trained on."""
     searched = {parameter.name: parameter for parameter in space.parameters}
     if "batch_size" not in searched:
         return
@@ -348,15 +354,15 @@ def recipe_space(spec: FineTuning, blocks: int) -> Space:
 # ---------------------------------------------------------------- what both need
 
 
-def _narrowed(asked: Search, everything: Space, usual: Sequence[str]) -> Space:
+def _narrowed(requested: Search, everything: Space, usual: Sequence[str]) -> Space:
     """Return what of it is searched: named, or narrowed by the file, or the usual."""
-    where = asked.space or ""
+    where = requested.space or ""
     changes = files.read_json(_file(where)) if where else {}
     if not isinstance(changes, dict):
         raise BadDataError(
             "space-form", f"{type(changes).__name__}", where=where, expected='{"name": …, …}'
         )
-    names = list(asked.names or usual)
+    names = list(requested.names or usual)
     known = {parameter.name: parameter for parameter in everything.parameters}
     picked = everything.picked(names) if not changes else None
     if picked is None:
@@ -430,8 +436,43 @@ def _side(spec: FewShotTrial, few: FewShotGrid, preflight: PreflightResult) -> C
     )
 
 
+def _search_problem(
+    requested: Search,
+    spec: FewShotTrial,
+    space: Space,
+    contents: list[list[Any]],
+    evaluator: str,
+    rungs: tuple[int, ...],
+) -> tuning_api.SearchProblem:
+    """Return the question of a search: its key is of the trial, the space and the splits."""
+    pruner = "none" if len(requested.objectives) > 1 else requested.pruner
+    question = {
+        "spec": spec.identity(),
+        "space": space.to_json(),
+        "sampler": requested.sampler,
+        "contents": contents,
+        "pruner": pruner,
+        "objective": list(requested.objectives),
+    }
+    return tuning_api.SearchProblem(
+        key=files.digest(["search", question]),
+        family=files.digest(["family", spec.own_kind(), contents]),
+        space=space,
+        evaluator=evaluator,
+        objectives=requested.objectives,
+        sampler=requested.sampler,
+        pruner=pruner,
+        rungs=rungs,
+        trials=requested.trials,
+        seed=spec.seed,
+        storage=requested.storage or os.environ.get("TLX_OPTUNA_STORAGE", ""),
+        budget_s=requested.budget_s,
+        budget_j=requested.budget_j,
+    )
+
+
 def _planned(
-    asked: Search,
+    requested: Search,
     spec: FewShotTrial,
     few: FewShotGrid,
     space: Space,
@@ -450,48 +491,25 @@ def _planned(
         )
     parts = few_shot_inputs.FewShotData(preflight, spec)
     contents = [[draw.split, draw.content] for side in inputs.sides.values() for draw in side.draws]
-    several = len(asked.objectives) > 1
-    question = {
-        "spec": spec.identity(),
-        "space": space.to_json(),
-        "sampler": asked.sampler,
-        "contents": contents,
-        "pruner": "none" if several else asked.pruner,
-        "objective": list(asked.objectives),
-    }
-    search = tuning_api.SearchProblem(
-        key=files.digest(["search", question]),
-        family=files.digest(["family", spec.own_kind(), contents]),
-        space=space,
-        evaluator=evaluator,
-        objectives=asked.objectives,
-        sampler=asked.sampler,
-        pruner="none" if several else asked.pruner,
-        rungs=rungs,
-        trials=asked.trials,
-        seed=spec.seed,
-        storage=asked.storage or os.environ.get("TLX_OPTUNA_STORAGE", ""),
-        budget_s=asked.budget_s,
-        budget_j=asked.budget_j,
-    )
+    search = _search_problem(requested, spec, space, contents, evaluator, rungs)
     search.place(settings.store_folder(None))  # a wrong address is refused now
     notes = list(preflight.notes)
-    if asked.sampler == "grid" and search.wanted < asked.trials:
+    if requested.sampler == "grid" and search.wanted < requested.trials:
         notes.append(f"the grid has {search.wanted} configurations: so many trials")
     record = {
         "key": search.key,
         "kind": Search.own_kind(),
         "experiment": EXPERIMENT,
-        "title": f"{asked.study} of {parts.title(spec).removesuffix(' (model selection)')}",
+        "title": f"{requested.study} of {parts.title(spec).removesuffix(' (model selection)')}",
         "spec": few_shot_inputs.common_settings(spec)
-        | {"search": {**asked.to_json(), "storage": None, "space": space.to_json()}},
+        | {"search": {**requested.to_json(), "storage": None, "space": space.to_json()}},
         "inputs": [parts.dataset()],
-        "tags": parts.tags(few) | {"tlx.search": asked.study},
+        "tags": parts.tags(few) | {"tlx.search": requested.study},
         "params": {"Job number": str(few.job)},
     }
     return SearchPlan(
         search,
-        asked,
+        requested,
         few,
         inputs,
         record,

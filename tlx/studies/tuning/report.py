@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ from ...lab.store import Store
 from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 from ...plots import statistics, tables
 from ...result import Result
-from .. import drawings, result_warnings, summaries
+from .. import drawings, reporting, result_warnings, summaries
 from ..drawings import Drawings
 from . import figures as tuning_figures
 from . import final_tests
 
 COSTS = {"time": "Seconds of fitting and predicting, all splits", "energy": "Joules, all splits"}
-SEARCH, LIMIT = "search.json", 256 << 20  # its most bytes
+SEARCH = "search.json"
 SHOWN = 5  # trials in the closing table
 
 
@@ -47,7 +47,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     path = store.study_folder(study["key"]) / SEARCH
     if not path.is_file():
         return {}
-    kept, title = files.read_json(path, limit=LIMIT), study["title"]
+    kept, title = files.read_json(path, limit=reporting.RECORD_BYTES), study["title"]
     rows, caption = [row(trial) for trial in kept["trials"]], kept.get("warnings", ())
     drawings: dict[str, Callable[[str], bytes]] = {}
     if any(r["accuracy"] is not None for r in rows):
@@ -186,26 +186,47 @@ def _tags(report: Any) -> dict[str, str]:
     }
 
 
+def _plain(trial: TrialRecord) -> dict[str, Any]:
+    """Return a trial as plain JSON."""
+    return {
+        "number": trial.number,
+        "state": trial.state,
+        "configuration": trial.configuration,
+        "title": trial.title,
+        "values": trial.values,
+        "objectives": trial.objectives,
+        "by_split": trial.by_split,
+        "reports": trial.reports,
+        "seconds": trial.seconds,
+        "energy_j": trial.energy_j,
+        "same_as": trial.same_as,
+        "error": trial.error,
+    }
+
+
+def _trials_csv(trials: Sequence[Mapping[str, Any]]) -> str:
+    """Return the table of all trials, a column for each setting that one of them has."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial["values"]))
+    heads = ["number", "state", "mean_val_accuracy", "splits", "seconds", "energy_j", *names]
+    cells = [
+        [
+            trial["number"],
+            trial["state"],
+            row(trial)["accuracy"],
+            len(trial["by_split"]),
+            trial["seconds"],
+            trial["energy_j"],
+            *(trial["values"].get(name) for name in names),
+        ]
+        for trial in trials
+    ]
+    return tables.as_csv(heads, cells)
+
+
 def _export(folder: Path, report: Any) -> None:
     """Write the study as JSON and CSV, and the best configuration alone."""
     search = report.ready.search
-    plain = [
-        {
-            "number": t.number,
-            "state": t.state,
-            "configuration": t.configuration,
-            "title": t.title,
-            "values": t.values,
-            "objectives": t.objectives,
-            "by_split": t.by_split,
-            "reports": t.reports,
-            "seconds": t.seconds,
-            "energy_j": t.energy_j,
-            "same_as": t.same_as,
-            "error": t.error,
-        }
-        for t in report.tried
-    ]
+    plain = [_plain(trial) for trial in report.tried]
     files.write_json(
         folder / SEARCH,
         {
@@ -221,26 +242,7 @@ def _export(folder: Path, report: Any) -> None:
             "warnings": warnings_of(report) if report.final else [],
         },
     )
-    names = list(dict.fromkeys(name for t in report.tried for name in t.values))
-    heads = ["number", "state", "mean_val_accuracy", "splits", "seconds", "energy_j", *names]
-    files.write_text(
-        folder / "trials.csv",
-        tables.as_csv(
-            heads,
-            [
-                [
-                    t["number"],
-                    t["state"],
-                    row(t)["accuracy"],
-                    len(t["by_split"]),
-                    t["seconds"],
-                    t["energy_j"],
-                    *(t["values"].get(name) for name in names),
-                ]
-                for t in plain
-            ],
-        ),
-    )
+    files.write_text(folder / "trials.csv", _trials_csv(plain))
     if report.best is not None:
         files.write_json(
             folder / "best_configuration.json",

@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from ...lab.settings import Settings
 from ...lab.store import Draft, Store
 from ...lab.tasks import Event, Finished, Progress, RunOptions, Task, Waiting
 from ...lab.tracking import api as tracking_api
+from ...lab.tracking.target import TrackingTarget
 from ...lab.tuning import api as tuning_api
 from ...lab.tuning import records as tuning_records
 from ...lab.tuning.records import COMPLETE, FAILED, TrialRecord
@@ -132,7 +133,7 @@ class SearchReport:
         return sum(len(t.by_split) for t in tried), len(tried) * most_fits(self.ready.inputs)
 
     def raise_if_failed(self, require_tracking: bool) -> None:
-        """Raise TrialsFailed if a trial has failed, Untracked if records are unsent.
+        """Raise TrialsFailedError if a trial has failed, UntrackedError if records are unsent.
 
         The latter if they were required.
 
@@ -176,15 +177,7 @@ def run_search(
     settings = settings.replace(system_metrics=False)
     tuning_api.prepare(ready.search, store.root)
     book = _SearchRecord(ready, store)
-    mirror = None
-    if target is not None:
-        mirror = tracking_api.Mirror(
-            target,
-            store.root,
-            ready.search.key,
-            wait=settings.wait,
-            on_wait=lambda seconds: watch(Waiting(seconds)),
-        )
+    mirror = None if target is None else _mirror_of(ready, target, store, settings, watch)
 
     def hear(event: Event) -> None:
         if isinstance(event, Progress) and "tried" in event.values:
@@ -198,53 +191,72 @@ def run_search(
             _run(ready, store, settings, hear)
         for tried in tuning_api.completed_trials(ready.search, store.root):
             book.enter(tried)
-        trials = tuple(book.tried[number] for number in sorted(book.tried))
-        best, front = best_and_pareto(trials)
-        defaults = defaults_of(ready.search, trials)
-        tested: dict[int, list[Result]] = {}
-        for number in _to_test(best, defaults) if not ready.val_only else ():
+
+        def score_splits(number: int) -> list[Result]:
             results = _test(ready, book.tried[number], store, settings, watch, preparing)
             book.end(book.tried[number], results, test(results))
-            tested[number] = results
-        final = tuple(tested.get(best.number, ())) if best is not None else ()
-        reference = tuple(tested.get(defaults.number, ())) if defaults is not None else ()
-        book.write()
-        weight = tuning_api.importances(ready.search, list(trials))
-        report = SearchReport(
-            ready,
-            trials,
-            book.before,
-            best,
-            front,
-            final,
-            defaults,
-            reference,
-            weight,
-            time.perf_counter() - started,
-            store.root,
-            None,
-            "",
-        )
+            return results
+
+        report = _tested(ready, book, store, score_splits)
+        report = replace(report, wall_s=time.perf_counter() - started)
         store.unseal_study(ready.search.key)
         summarise(report)
         store.seal_study(ready.search.key)
-        if mirror is not None and all(t.state == FAILED for t in trials):
+        if mirror is not None and all(t.state == FAILED for t in report.tried):
             mirror.stop(tracking_api.FAILED)
-    wall_s = time.perf_counter() - started
+    return replace(
+        report,
+        wall_s=time.perf_counter() - started,
+        sent=mirror.report if mirror else None,
+        address=mirror.address if mirror else "",
+    )
+
+
+def _mirror_of(
+    ready: SearchPlan,
+    target: TrackingTarget,
+    store: Store,
+    settings: Settings,
+    watch: Callable[[Event], None],
+) -> tracking_api.Mirror:
+    """Return what sends the records of the search to MLflow; waiting for it is shown."""
+    return tracking_api.Mirror(
+        target,
+        store.root,
+        ready.search.key,
+        wait=settings.wait,
+        on_wait=lambda seconds: watch(Waiting(seconds)),
+    )
+
+
+def _tested(
+    ready: SearchPlan,
+    book: _SearchRecord,
+    store: Store,
+    score_splits: Callable[[int], list[Result]],
+) -> SearchReport:
+    """Test the best configuration and the defaults, and return the report without its time."""
+    trials = tuple(book.tried[number] for number in sorted(book.tried))
+    best, front = best_and_pareto(trials)
+    defaults = defaults_of(ready.search, trials)
+    tested: dict[int, list[Result]] = {}
+    for number in _to_test(best, defaults) if not ready.val_only else ():
+        tested[number] = score_splits(number)
+    book.write()
     return SearchReport(
         ready,
         trials,
         book.before,
         best,
         front,
-        final,
+        tuple(tested.get(best.number, ())) if best is not None else (),
         defaults,
-        reference,
-        weight,
-        wall_s,
+        tuple(tested.get(defaults.number, ())) if defaults is not None else (),
+        tuning_api.importances(ready.search, list(trials)),
+        0.0,
         store.root,
-        mirror.report if mirror else None,
-        mirror.address if mirror else "",
+        None,
+        "",
     )
 
 
@@ -336,11 +348,11 @@ def _test(
 ) -> list[Result]:
     """Test a configuration on every split, scored on the test set: found, or run now."""
     with preparing(final_title(ready, tried)) as progress:
-        asked = ready.final(tried.values, settings, progress)
+        requested = ready.final(tried.values, settings, progress)
     with locks.lock(store.root / "locks" / f"final-{ready.search.key}", wait=True):
         outcomes: dict[str, Result | TlxError] = {
             t.spec.key: result
-            for t in asked.trials
+            for t in requested.trials
             if (result := store.find(t.spec.key)) is not None
         }
 
@@ -349,10 +361,10 @@ def _test(
                 outcomes.update(event.result)
             watch(event)
 
-        if len(outcomes) < len(asked.trials):
-            run_groups(asked, store, settings, hear, outcomes)
+        if len(outcomes) < len(requested.trials):
+            run_groups(requested, store, settings, hear, outcomes)
     results = []
-    for trial in asked.trials:
+    for trial in requested.trials:
         outcome = outcomes[trial.spec.key]
         if isinstance(outcome, TlxError):
             raise outcome

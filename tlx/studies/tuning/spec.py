@@ -122,7 +122,7 @@ class SearchBase(FeatureExtraction, FineTuning):
     def of(self, study: str) -> Spec:
         """Return the trial that a study is about.
 
-        Raises Usage for a setting that only the other kind has.
+        Raises UsageError for a setting that only the other kind has.
         """
         kind, other = KINDS[study], next(k for name, k in KINDS.items() if name != study)
         defaults = self.defaults()

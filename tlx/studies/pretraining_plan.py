@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from ... import files
-from ...data import datasets
-from ...data.sides import Sides
-from ...data.sizing import Sizing
-from ...lab.settings import Settings
-from ...models import backbones
-from ...models.samples import Samples
-from ...spec import derive_seed
-from .. import batches
-from ..base import Stage, Trial
-from ..few_shot import Inputs
-from ..few_shot_inputs import Progress, common_settings
-from ..image_data import decoded, divided, located
-from ..whole_dataset_inputs import _first, _refuse_untrained, refuse_few
-from . import spec as pretraining_spec
-from . import trial as pretraining_trial
-from .spec import PreTraining
+from .. import files
+from ..data import datasets
+from ..data.folders import Image
+from ..data.hold_out import draw_per_class
+from ..data.sides import Sides
+from ..data.sizing import Sizing
+from ..lab.settings import Settings
+from ..models import backbones
+from ..models.samples import Samples
+from . import batches, pretraining_spec, pretraining_trial
+from .base import Stage, Trial
+from .few_shot import Inputs
+from .few_shot_inputs import Progress, common_settings
+from .image_data import decoded, divided, located
+from .pretraining_spec import PreTraining
+from .whole_dataset_inputs import _first, _refuse_untrained, refuse_few
 
 
 def pretraining_study(
@@ -73,7 +70,7 @@ def pretraining_study(
 
 def _pools(
     folder: datasets.ImageFolder, sides: Sides, spec: PreTraining
-) -> tuple[list[Any], list[Any], list[Any]]:
+) -> tuple[list[Image], list[Image], list[Image]]:
     """Return all images as train, val and test.
 
     val is drawn from the training images, seeded, where there is no val folder.
@@ -81,7 +78,7 @@ def _pools(
     if sides.val:
         _refuse_untrained(folder, sides)
         return _first(sides.train, spec.train_per_class), sides.val, sides.test
-    by_class: dict[str, list[Any]] = {label: [] for label in folder.classes}
+    by_class: dict[str, list[Image]] = {label: [] for label in folder.classes}
     for image in sides.train:
         by_class[image.label].append(image)
     refuse_few(
@@ -90,10 +87,5 @@ def _pools(
         {label: len(images) for label, images in by_class.items()},
         spec.val_per_class,
     )
-    val: list[Any] = []
-    for label, of_class in by_class.items():
-        order = np.random.default_rng(derive_seed(spec.seed, "val", label)).permutation(
-            len(of_class)
-        )
-        val += [of_class[i] for i in order[: spec.val_per_class]]
+    val = draw_per_class(sides.train, spec.val_per_class, spec.seed, "val")
     return _first(sides.without_copies(sides.train, val), spec.train_per_class), val, sides.test

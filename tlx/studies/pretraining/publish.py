@@ -1,0 +1,68 @@
+"""Weights of a pretraining as a file of their own, with the record of how they were made."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ... import files
+from ...models.weights import promises
+from ...result import Result
+from ..pretraining_spec import CHECKPOINTS
+from ..whole_dataset import WEIGHTS
+
+if TYPE_CHECKING:
+    from ...lab.store import Store
+    from ..base import Stage
+
+
+def publish(result: Result, study: Stage, store: Store, out: Path, note: str = "") -> Path:
+    """Copy the weights of a finished pre-training to `out`, and their record.
+
+    Checkpoints go to <stem>-checkpoints/<tag>.safetensors, the record to <stem>.json; `note` is a
+    sentence for it.
+    """
+    target = Path(out).expanduser().absolute().with_suffix(".safetensors")
+    target.with_suffix(".json").unlink(
+        missing_ok=True
+    )  # an older record does not describe the new weights
+    _copy(store.file(result.key, WEIGHTS), target)
+    checkpoints: dict[str, str] = {}  # tag → SHA-256
+    for tag in result.details.get("checkpoints", ()):
+        checkpoint = target.with_name(target.stem + promises.CHECKPOINTS) / f"{tag}.safetensors"
+        _copy(store.file(result.key, f"{CHECKPOINTS}/{tag}.safetensors"), checkpoint)
+        checkpoints[tag] = files.sha256(checkpoint)
+    environment = {
+        name: result.environment.get(name)
+        for name in ("versions", "git")
+        if name in result.environment
+    }
+    data = [{name: row[name] for name in ("name", "digest")} for row in study.inputs]
+    spec = {name: value for name, value in result.spec.items() if name != "dataset"}
+    files.write_json(
+        target.with_suffix(".json"),
+        {
+            "note": note,
+            "file": target.name,
+            "sha256": files.sha256(target),
+            "checkpoints": checkpoints,
+            "spec": spec,
+            "key": result.key,
+            "data": data,
+            "scores": {
+                name: value for name, value in result.scores.items() if not name.endswith("_s")
+            },
+            "images": {name: result.details[f"{name}_images"] for name in ("train", "val", "test")},
+            "epochs": result.details["epochs"],
+            "best_epoch": result.details["best_epoch"],
+            "environment": environment,
+        },
+    )
+    return target
+
+
+def _copy(source: Path, target: Path) -> None:
+    files.make_folder(target.parent)
+    with files.atomic_write(target) as file, open(source, "rb") as whole:
+        shutil.copyfileobj(whole, file)
