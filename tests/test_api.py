@@ -43,12 +43,14 @@ def test_a_study_is_one_call(here, bars):
     assert again.key == report.key
 
 
+@pytest.mark.slow
 def test_the_function_of_a_study_is_the_same_call(here, bars):
     first = package.fine_tuning(dataset=str(bars), **FEW, **QUICK)
     second = package.run("fine-tuning", dataset=bars, **FEW, **QUICK)
     assert second.reused == len(first.results) == 4
 
 
+@pytest.mark.slow
 def test_a_plan_runs_nothing(here, bars):
     plan = package.plan("fine-tuning", dataset=bars, workers=0, tracking=False, **FEW)
     assert (plan.trials, plan.finished) == (4, 0)
@@ -109,6 +111,7 @@ def test_everything_wrong_is_said_at_once_before_anything_runs(here):
     assert not (here / "tlx-runs").exists()
 
 
+@pytest.mark.crash
 def test_a_store_is_a_table_of_studies(here, bars):
     report = package.run("fine-tuning", dataset=bars, **FEW, **QUICK)
     store = package.Store(report.folder)

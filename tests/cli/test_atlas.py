@@ -62,6 +62,7 @@ def test_what_is_missing_is_named_by_commands_that_work(tlx, bars, tmp_path):
     assert {"atlas.png", "atlas.csv", "atlas.json"} <= names
 
 
+@pytest.mark.slow
 def test_run_runs_what_is_missing_and_asked_again_all_is_there(tlx, many, tmp_path):
     words = ("atlas", "--dataset", many, "--epochs", 1, "--repeats", 1, *QUICK)
     code, out, err = tlx(
@@ -99,6 +100,7 @@ def test_what_could_not_be_run_is_said_and_the_atlas_still_made(tlx, bars, tmp_p
     assert "missing: transfer: tlx layer-transfer" in out
 
 
+@pytest.mark.slow
 def test_one_run_for_each_network_and_target(tlx, bars, tmp_path):
     from mlflow import MlflowClient
 
@@ -134,6 +136,7 @@ def test_a_wrong_word_gets_one_line_and_nothing_is_run(tlx, bars, tmp_path, word
     assert not list(tmp_path.glob("tlx-runs/trials/*"))
 
 
+@pytest.mark.slow
 def test_a_block_without_a_row_for_each_image_is_left_out_and_said(
     tlx, bars, tmp_path, monkeypatch
 ):

@@ -42,6 +42,7 @@ QUICK = (
 )
 
 
+@pytest.mark.slow
 def test_from_images_to_correlations_and_back(tlx, bars, tmp_path):
     words = ("checkpoints", "-s", f"{bars},random", "-t", bars, *QUICK)
     code, out, err = tlx(*words, "--out", "tables")
@@ -120,6 +121,7 @@ def test_a_wrong_word_gets_one_line_and_nothing_is_run(tlx, bars, tmp_path, word
     assert not list(tmp_path.glob("tlx-runs/trials/*"))
 
 
+@pytest.mark.slow
 def test_comparisons_of_analyze_get_their_intervals(tlx, bars, tmp_path):
     words = (
         "analyze",

@@ -6,6 +6,8 @@ import gc
 import json
 import shutil
 
+import pytest
+
 from tlx.models.weights import reader as weights_reader
 
 
@@ -36,6 +38,7 @@ def test_splits_are_drawn_checked_and_a_leak_is_refused(tlx, bars, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_crops_are_written_with_their_manifest_and_used(tlx, bars, tmp_path):
     code, out, _ = tlx("crops", "crops", "--dataset", bars, "--size", 28)
     assert code == 0
@@ -91,6 +94,7 @@ def test_crops_are_written_with_their_manifest_and_used(tlx, bars, tmp_path):
     assert "_crop_7" in err
 
 
+@pytest.mark.slow
 def test_pretraining_leaves_weights_that_fine_tuning_starts_from(tlx, bars, tmp_path):
     code, out, err = tlx(
         "pretrain",
@@ -156,6 +160,7 @@ def test_check_says_ready_or_everything_wrong(tlx, bars, tmp_path):
     assert "ready" not in out
 
 
+@pytest.mark.slow
 def test_what_was_not_tracked_is_sent_by_sync(tlx, bars, tmp_path):
     words = (
         "fine-tuning",
@@ -187,6 +192,7 @@ def test_what_was_not_tracked_is_sent_by_sync(tlx, bars, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_server_that_is_down_costs_no_trial(tlx, bars):
     words = (
         "fine-tuning",
@@ -216,6 +222,7 @@ def test_a_server_that_is_down_costs_no_trial(tlx, bars):
     assert "s3cr3t" not in out + err
 
 
+@pytest.mark.slow
 def test_features_are_extracted_classified_exported_and_looked_after(tlx, bars, tmp_path):
     cache = ("--cache", tmp_path / "cache")
     code, out, err = tlx(

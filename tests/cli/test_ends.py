@@ -51,6 +51,7 @@ def text_of(done):
     return (done.stderr or b"").decode(errors="replace")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_reader_that_is_gone_ends_a_command_with_141(name, tmp_path, cache):
     read, write = os.pipe()
@@ -60,6 +61,7 @@ def test_a_reader_that_is_gone_ends_a_command_with_141(name, tmp_path, cache):
     assert (done.returncode, text_of(done)) == (141, "")
 
 
+@pytest.mark.slow
 def test_a_reader_that_is_gone_ends_a_study_with_141(tmp_path, cache, bars):
     read, write = os.pipe()
     os.close(read)
@@ -74,6 +76,7 @@ def test_a_reader_that_is_gone_ends_a_study_with_141(tmp_path, cache, bars):
     assert (done.returncode, text_of(done)) == (141, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("name", SHORT)
 def test_output_that_is_full_is_a_sentence(name, tmp_path, cache):
@@ -86,6 +89,7 @@ def test_output_that_is_full_is_a_sentence(name, tmp_path, cache):
     assert "Traceback" not in text_of(done)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "closed"),
     [*((name, (0, 1, 2)) for name in SHORT), ("datasets", (1,)), ("datasets", (1, 2))],
@@ -102,6 +106,7 @@ def test_closed_streams_change_no_exit_code(name, closed, tmp_path, cache):
     assert (done.returncode, text_of(done)) == (0, "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252", "latin-1", "utf-8"])
 def test_every_stream_takes_every_character(encoding, tmp_path, cache):
     done = run(
@@ -116,6 +121,7 @@ def test_every_stream_takes_every_character(encoding, tmp_path, cache):
     assert done.stdout.decode(encoding)
 
 
+@pytest.mark.slow
 def test_an_accented_folder_is_read_in_the_c_locale(tmp_path, cache, bars):
     (tmp_path / "donnÉes").symlink_to(bars)
     done = run(
@@ -143,6 +149,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
 def test_a_signal_while_images_are_read(name, code, tmp_path, cache):
     """A shell shows the death by signal n as 128 + n."""
@@ -186,6 +193,7 @@ def test_nothing_in_the_command_line_prints_but_one_function():
             assert "print(" not in text, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -106,6 +106,7 @@ class Disk:
                 raise OSError(self.error, os.strerror(self.error), path)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_call_that_writes_fails_once(tlx, tmp_path, monkeypatch, command, mnist_like, rng):
     words, some = COMMANDS[command]
@@ -148,6 +149,7 @@ def mnist_like(tmp_path_factory):
     return draw_images(tmp_path_factory.mktemp("data") / "images", per_class=6)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize(
     ("command", "kilobytes"),
     [("extract", 40), ("pretrain", 400), ("feature-extraction", 40), ("feature-extraction", 900)],

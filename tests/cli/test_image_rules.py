@@ -196,6 +196,7 @@ def copied(root, per_class=9):
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["check", *DIVIDING])
 def test_a_training_image_that_is_a_test_image_is_left_out_and_said(name, tlx, tmp_path):
     code, out, err = ask(tlx, name, copied(tmp_path / "data"))
@@ -225,6 +226,7 @@ def spelt(tmp_path):
     return low, odd
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in COMMANDS if name not in ("check", "crops", "splits draw")]
 )
@@ -251,6 +253,7 @@ def test_two_folders_that_name_one_split_are_refused(tlx, tmp_path):
 # ---------------------------------------------------------------- what is not read
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_images_of_a_kind_that_is_not_read_are_said_by_every_command(name, tlx, tmp_path):
     data = draw_images(tmp_path / "data", per_class=8)
@@ -272,6 +275,7 @@ def test_images_of_a_kind_that_is_not_read_are_said_by_every_command(name, tlx, 
 # ---------------------------------------------------------------- labels that were put right
 
 
+@pytest.mark.slow
 def test_labels_that_were_put_right_replace_those_of_an_old_dump(tlx, tmp_path, monkeypatch):
     """Two classes become one and the folder another name; the pixels, and so the dump, are the
     same.

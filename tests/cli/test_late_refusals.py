@@ -34,6 +34,7 @@ def test_every_command_with_trials_is_in_the_table():
     assert set(PLANTED) == set(COMMANDS) - WITHOUT_TRIALS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PLANTED)
 def test_a_choice_that_is_refused_inside_a_trial_is_a_bug(name, tlx, bars, monkeypatch):
     monkeypatch.setattr(*PLANTED[name], refuse)

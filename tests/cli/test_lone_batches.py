@@ -52,6 +52,7 @@ def test_every_command_that_trains_is_in_the_table():
     assert set(SOURCES) == set(COMMANDS) - WITHOUT_TRAINING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SOURCES)
 def test_batches_of_one_row_are_refused_before_anything_is_trained(
     name, tlx, bars, weights, never_trains, tmp_path
@@ -72,6 +73,7 @@ def test_batches_of_one_row_are_refused_by_the_chain_of_checkpoints(
     assert not list(tmp_path.rglob("study.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [[1, 16], {"low": 1, "high": 64}, [2, 16]])
 def test_a_search_that_may_draw_such_a_batch_is_refused(
     tlx, bars, weights, never_trains, tmp_path, sizes

@@ -43,6 +43,7 @@ def files(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_originals_flags(tlx, files, tmp_path):
     code, out, err = tlx(
         "parameter-distance",
@@ -84,6 +85,7 @@ def test_the_originals_flags(tlx, files, tmp_path):
     assert "2 of them found done" in again
 
 
+@pytest.mark.slow
 def test_without_b_a_network_is_fine_tuned_and_measured(tlx, bars):
     code, out, err = tlx("parameter-distance", "-d", bars, *QUICK)
     assert (code, err) == (0, "")
@@ -99,6 +101,7 @@ def test_without_b_a_network_is_fine_tuned_and_measured(tlx, bars):
     assert "note: random states are drawn here" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [

@@ -11,6 +11,7 @@ import pytest
 QUICK = ("--epochs", 1, "--val-per-class", 2, "--workers", 0, "--no-tracking")
 
 
+@pytest.mark.slow
 def test_from_images_to_the_originals_files(tlx, bars, tmp_path):
     code, out, err = tlx("quanta", "-d", bars, "-l", "0,-1", "-r", 2, "-o", "expe", *QUICK)
     assert (code, err) == (0, "")
@@ -44,6 +45,7 @@ def test_from_images_to_the_originals_files(tlx, bars, tmp_path):
     assert a == b
 
 
+@pytest.mark.slow
 def test_a_source_is_trained_first_and_said(tlx, bars):
     code, out, err = tlx(
         "quanta", "-d", bars, "--source-dataset", bars, "-l", 2, "-r", 1, "--no-witness", *QUICK

@@ -40,6 +40,7 @@ def test_ls_lists_every_study_with_its_result(studies):
     assert all(row["dataset"] == "bars" and row["verdict"] for row in rows)
 
 
+@pytest.mark.slow
 def test_show_prints_table_figures_and_the_whole_record(studies):
     rows = json.loads(studies("ls", "--json")[1])
     for row in rows:
@@ -62,6 +63,7 @@ def test_an_empty_store_is_listed_and_a_missing_study_refused(tlx):
     assert "study 'abc' not found" in complained
 
 
+@pytest.mark.slow
 def test_a_damaged_study_is_shown_as_damaged_and_not_read(studies, tmp_path):
     (path, *_) = sorted(tmp_path.glob("tlx-runs/studies/*/study.json"))
     data = bytearray(path.read_bytes())
@@ -73,6 +75,7 @@ def test_a_damaged_study_is_shown_as_damaged_and_not_read(studies, tmp_path):
     assert studies("show", path.parent.name)[0] == 9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "trials"),
     [

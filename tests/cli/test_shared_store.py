@@ -4,6 +4,7 @@ shows them all.
 
 from __future__ import annotations
 
+import pytest
 from cli.test_image_rules import COMMANDS, ask
 
 from tlx.lab.store import Store
@@ -11,6 +12,7 @@ from tlx.lab.store import Store
 WITHOUT_STUDY = {"check", "splits draw", "extract", "crops"}
 
 
+@pytest.mark.e2e
 def test_every_command_runs_in_a_store_that_holds_every_kind_of_study(tlx, bars, tmp_path):
     for round_ in (list(COMMANDS), list(reversed(COMMANDS))):
         for name in round_:

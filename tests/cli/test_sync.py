@@ -36,6 +36,7 @@ def test_the_exit_code_says_whether_all_was_sent(tlx, monkeypatch, sent, code):
         assert sent.problem in complained
 
 
+@pytest.mark.slow
 def test_what_a_dead_server_did_not_take_is_counted_and_nothing_is_wrong_without_records(
     tlx, tmp_path
 ):

@@ -54,6 +54,7 @@ def tlx(*words):
     made(options.normalised(list(words), app.flags()), standalone_mode=False)
 
 
+@pytest.mark.slow
 def test_layer_transfer_says_what_came_of_it(four, tmp_path, capsys):
     tlx("layer_transfer", "--dataset", str(four), "--treatments=AnB,baseB", "--depths=1,3", *QUICK)
     said = capsys.readouterr().out
@@ -67,6 +68,7 @@ def test_layer_transfer_says_what_came_of_it(four, tmp_path, capsys):
     assert "1 of them found done" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_chop_names_and_copies_the_smallest_that_will_do(four, tmp_path, capsys):
     tlx(
         "chop",

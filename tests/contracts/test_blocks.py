@@ -128,11 +128,13 @@ def check(name):
         net.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", torchvision_names())
 def test_blocks_of_torchvision_and_of_our_own_are_features_and_cover_all(name):
     check(name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_blocks_of_every_family_of_timm_are_features_and_cover_all(name):
     timm = pytest.importorskip("timm")
@@ -210,6 +212,7 @@ def test_a_network_with_tied_parameters_keeps_its_numbers():
         ).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["hrnet_w18_small", "mobilevit_xxs", "tnt_s_patch16_224"])
 def test_default_layers_leave_out_blocks_without_a_row_for_each_image_and_say_so(name):
     pytest.importorskip("timm")

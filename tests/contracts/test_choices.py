@@ -77,6 +77,7 @@ def divided(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "number"), CASES)
 def test_every_choice_runs(tlx, divided, command, number):
     chosen = runs(command)[number]
@@ -84,6 +85,7 @@ def test_every_choice_runs(tlx, divided, command, number):
     assert code == 0, f"{chosen}: {complained or out}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("option", "value"),
     [
@@ -116,6 +118,7 @@ def test_every_choice_of_a_search_runs(tlx, divided, option, value):
     assert code == 0, f"{option} {value}: {complained or out}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["feature-extraction", "extract", "analyze", "atlas"])
 def test_first_tokens_of_a_transformer(tlx, divided, command):
     first, *rest = COMMANDS[command]

@@ -246,6 +246,7 @@ def test_digits_are_scikit_learns(cache):
     assert per_class == [50] * 10
 
 
+@pytest.mark.slow
 def test_variants_of_digits_are_as_those_of_mnist(cache):
     """Halves keep the pixels; noise is uniform bytes of numpy's seed 1 under the same labels;
     structure holds 6.

@@ -368,6 +368,7 @@ def test_shipped_digits_are_sound(cache):
     assert splits.shipped("no such dataset") is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["0", "1"])
 def test_drawing_does_not_depend_on_process_or_directory(hash_seed, cache, tmp_path):
     script = (

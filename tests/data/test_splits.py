@@ -635,6 +635,7 @@ def test_leak_counts_equal_the_naive_ones(tmp_path_factory, data):
     assert found == {a for a, b in leaky if b in (VAL, TEST) and (a, b) != (TEST, VAL)}
 
 
+@pytest.mark.slow
 def test_a_million_rows_in_time(tmp_path):
     def rows(first, last, split):
         lines = (

@@ -79,6 +79,7 @@ BACKBONES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BACKBONES)
 @pytest.mark.parametrize(("reduce", "dtype"), [("pooled", "float32"), ("raw", "float16")])
 def test_a_dump_holds_what_the_network_gives(tmp_path, name, reduce, dtype):
@@ -305,6 +306,7 @@ def driver(*argv):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize(("mode", "least"), [("random", 25), ("every", 40)])
 def test_killed_and_continued_is_bit_identical(tmp_path, mode, least):
     """25 kills at random times; and one before every call to the disk."""
@@ -506,6 +508,7 @@ def made_once(tmp_path_factory, net):
     return make(net, tmp_path_factory.mktemp("dumps")).folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fc1.npy", "header.json", "images.json", "MANIFEST.json"])
 @pytest.mark.parametrize("damage", ["cut", "flip", "longer", "gone"])
 def test_damage_is_told_with_the_file(tmp_path, net, made_once, name, damage):
@@ -656,6 +659,7 @@ print(size, made - before, read("VmHWM") - before)
 """
 
 
+@pytest.mark.slow
 def test_a_dump_larger_than_the_memory_it_takes(tmp_path):
     environ = {
         **os.environ,

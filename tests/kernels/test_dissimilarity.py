@@ -49,6 +49,7 @@ def above(m):
     return m[np.triu_indices(len(m), 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("formula", [SQUARED, ROOT, HALF])
 def test_formulas(formula, dtype):

@@ -127,6 +127,7 @@ def test_a_builder_that_raises_is_a_refusal(untried, monkeypatch, caplog):
     np.testing.assert_allclose(neighbours.nearest(x, 1)[0][:, 0], squares.min(axis=1), rtol=1e-12)
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("m", "d"), [(1, 1), (9, 15), (40, 33), (300, 600)])
@@ -177,6 +178,7 @@ def run_script(state, **variables):
     return choice, nearest, np.array(dissimilarities.split(), float), float(within), done.stderr
 
 
+@pytest.mark.slow
 @compiled
 @pytest.mark.parametrize("state", ["broken", "blocked"])
 def test_another_numba_without_what_the_builders_call_gives_the_same_results(state, tmp_path):

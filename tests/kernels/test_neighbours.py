@@ -404,6 +404,7 @@ print(dispatch.has_tile(), values.tobytes().hex(), indices.tobytes().hex())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "how",

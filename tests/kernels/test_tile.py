@@ -247,6 +247,7 @@ def other_process(folder, **variables):
     ).stdout.split()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(SMALL or not FAST, reason="compiled code on a CPU with the fast way")
 def test_other_processes_other_registers_same_bits_and_no_second_compilation(tmp_path):
     first, second = other_process(tmp_path), other_process(tmp_path)

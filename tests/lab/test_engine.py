@@ -264,6 +264,7 @@ def test_a_killed_driver_leaves_no_orphans(tmp_path):
     assert gone([*pids, *servers])
 
 
+@pytest.mark.crash
 def test_a_driver_killed_at_random_moments_loses_and_doubles_nothing(tmp_path):
     rng, unfinished = random.Random(20240601), 0
     killed, straight = Store(tmp_path / "killed"), Store(tmp_path / "straight")

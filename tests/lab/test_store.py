@@ -614,6 +614,7 @@ def below(root: Path) -> list[Path]:
     return [root / "locks" / crash_trial.KEY, trial, *(trial / name for name in names)]
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize(
     ("call", "error", "code"),
     [("write", "ENOSPC", "disk-full"), ("fsync", "EIO", "storage-failing")],

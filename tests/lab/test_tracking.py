@@ -286,6 +286,7 @@ def test_an_interrupted_study_continues_in_the_same_runs(lab, local):
     assert sorted(m.step for m in history) == list(range(EPOCHS))
 
 
+@pytest.mark.crash
 def test_a_mirror_killed_between_any_two_calls_ends_the_same(lab, local, tmp_path, empty_database):
     """The mirror dies after n calls, for every seventh n; then the command runs again."""
     lab.finish()
@@ -415,6 +416,7 @@ def test_a_database_deleted_during_the_study_is_made_and_filled_again(lab, local
     assert set(content(tracking_api.resolve(str(local.database), {}))) == {STUDY, *lab.keys}
 
 
+@pytest.mark.slow
 def test_a_locked_database_costs_the_deadline_and_no_record(lab, local):
     lab.finish()
     follower = mirror(lab, local)
@@ -670,6 +672,7 @@ def plant_in_place_of_a_listed_file(folder, secret):
     listed.symlink_to(secret.parent / "same.png")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plant", [plant_unlisted, plant_link, plant_linked_folder, plant_in_place_of_a_listed_file]
 )
@@ -883,6 +886,7 @@ def note_of(target):
     return by_key(target)[STUDY].data.tags.get("mlflow.note.content")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edited", [None, "my own words", ""])
 def test_a_description_is_brought_up_to_date_unless_a_person_changed_it(lab, local, edited):
     lab.finish()

@@ -59,6 +59,7 @@ def sync_until_done(lab, target, tries=60):
     pytest.fail(f"never done: {report}")
 
 
+@pytest.mark.slow
 def test_a_server_shows_what_a_local_store_shows(lab, server, undisturbed, experiment):
     follower = mirror(lab, at(server.port)).start()
     assert follower.stop(deadline_s=60) == tracking_api.Sent(len(lab.keys) * RECORDS, 0)
@@ -78,6 +79,7 @@ CALLS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [faults.ERROR_AFTER, faults.RESET_AFTER, faults.DOWN])
 def test_the_first_answer_to_every_call_is_lost(lab, server, proxy, undisturbed, experiment, fault):
     to_lose = set(CALLS)
@@ -93,6 +95,7 @@ def test_the_first_answer_to_every_call_is_lost(lab, server, proxy, undisturbed,
     assert content(at(server.port), experiment) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [faults.ERROR_AFTER, faults.RESET_AFTER])
 def test_one_answer_in_nine_is_lost(lab, server, proxy, undisturbed, experiment, fault):
     proxy.rule = lambda path, number: fault if number % 9 == 8 else faults.PASS
@@ -101,6 +104,7 @@ def test_one_answer_in_nine_is_lost(lab, server, proxy, undisturbed, experiment,
     assert content(at(server.port), experiment) == undisturbed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [faults.DOWN, faults.SILENT])
 def test_a_dead_server_costs_the_deadline_and_sync_sends_it_all(
     lab, server, proxy, undisturbed, experiment, fault
@@ -118,6 +122,7 @@ def test_a_dead_server_costs_the_deadline_and_sync_sends_it_all(
     assert content(at(server.port), experiment) == undisturbed
 
 
+@pytest.mark.slow
 def test_the_server_goes_in_the_middle_of_the_study_and_comes_back(
     tmp_path, server, proxy, local, experiment, lab
 ):
@@ -192,6 +197,7 @@ print(tracking.sync(sys.argv[2], target))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", ["refused", "error", "cut", "well", "database"])
 def test_the_password_is_shown_nowhere(lab, server, proxy, way):
     proxy.rule = {

@@ -70,6 +70,7 @@ ODD_NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_NAMES)
 def test_a_database_lies_where_it_was_asked_for_whatever_the_folders_name(tmp_path, name):
     (tmp_path / "work").mkdir()
@@ -225,6 +226,7 @@ def test_a_new_password_is_the_same_store():
 MAKE = "import sys; from tlx.lab.tracking import api as tracking; tracking.prepare(tracking.resolve(sys.argv[1], {}))"
 
 
+@pytest.mark.slow
 def test_four_processes_make_one_database_together(tmp_path):
     makers = [
         subprocess.Popen(

@@ -73,6 +73,7 @@ def in_optuna(asked, root) -> list[optuna.trial.FrozenTrial]:
     ).trials
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("workers", [1, 2])
 def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers, rng):
     kill_until_done(lambda: start(tmp_path / "killed", workers), KILLS, workers, rng)
@@ -89,6 +90,7 @@ def test_killed_at_random_moments_every_trial_ends_once(tmp_path, workers, rng):
             assert [getattr(t, name) for t in found] == [getattr(t, name) for t in whole], name
 
 
+@pytest.mark.crash
 def test_a_worker_that_is_paused_and_one_that_is_killed_leave_no_zombie(tmp_path):
     process = start(tmp_path, 2)
     for line in process.stdout:

@@ -234,6 +234,7 @@ def flat(name, value):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ORIGINALS)
 def test_the_published_selection(name):
     groups, tensors, headed = ORIGINALS[name]
@@ -718,6 +719,7 @@ def test_both_problems_are_told_at_once():
     assert [p.where for p in refused.value.problems] == ["random", "finetuned"]
 
 
+@pytest.mark.slow
 def test_a_larger_sibling_is_not_taken_for_the_network():
     """All names of a ResNet-50 are in a ResNet-152 too, in the same shapes; the wrong answer would
     look right.
@@ -778,6 +780,7 @@ def test_tables_name_their_rows():
     assert WHO == ("random", "pretrained", "finetuned")
 
 
+@pytest.mark.slow
 def test_the_metrics_are_there_without_torch():
     """It takes seconds to load, and only this one of the metrics reads networks. The name is the
     function's throughout.

@@ -15,6 +15,7 @@ from numba import config
 TESTS = Path(__file__).resolve().parents[1]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(config.DISABLE_JIT, reason="nothing is compiled here either")
 @pytest.mark.parametrize(
     "files",
@@ -33,6 +34,7 @@ def test_without_compiling(files, tmp_path):
         "pytest",
         "-q",
         "-x",
+        "--numprocesses=0",
         "-p",
         "no:cacheprovider",
         f"--basetemp={tmp_path / 'own'}",

@@ -111,6 +111,7 @@ def without_inplace(net):
 # ---------------------------------------------------------------- exactness
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TRACED)
 def test_every_layer_is_what_the_graph_extractor_gives(networks, name):
     network, x = networks(name), images(networks(name))
@@ -159,6 +160,7 @@ def rows_given(network, x):
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_blocks_are_what_a_plain_hook_sees_and_the_logits_stay(networks, name):
     network = networks(name)
@@ -388,6 +390,7 @@ def test_float16_is_the_nearest_to_float32(networks):
         assert all(torch.equal(narrow[k], wide[k].half()) for k in wide)
 
 
+@pytest.mark.slow
 def test_shapes_are_known_before_the_pass(networks):
     for name in ("mnist-cnn", "resnet18", "vit", "swin_t"):
         network = networks(name)
@@ -417,6 +420,7 @@ FOLDED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FOLDED)
 def test_folding_changes_the_last_bits_only(networks, name):
     network = networks(name)

@@ -215,6 +215,7 @@ CHOPPED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "depths"), CHOPPED, ids=[row[0] for row in CHOPPED])
 def test_what_a_chopped_network_sees_is_what_the_whole_one_saw(name, size, depths):
     head = "gap-linear" if name == "vgg11" else "auto"
@@ -257,6 +258,7 @@ def test_a_chopped_network_learns_and_what_is_frozen_stays(frozen):
     assert len(outcome.prefixes) == (frozen > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [None, 3])
 def test_a_network_is_kept_and_read_again(tmp_path, cut):
     network = transferred(
@@ -287,6 +289,7 @@ def test_a_network_is_kept_and_read_again(tmp_path, cut):
 # ---------------------------------------------------------------- measured
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "cut"),
     [
@@ -351,6 +354,7 @@ def test_latency_is_measured_for_every_network_alike():
 # ---------------------------------------------------------------- pruned
 
 
+@pytest.mark.slow
 def test_only_weights_are_pruned():
     net = backbones.load("vit_b_32", weights=None, classes=2, seed=0).net
     names = set(masks.prunable(net))
@@ -398,6 +402,7 @@ def test_equal_magnitudes_and_zeros_keep_their_count():
         masks.magnitude({"w": torch.ones(1, 1)}, 0.5, "local")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

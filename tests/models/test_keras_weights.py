@@ -44,6 +44,7 @@ def keras_vgg16(path, rng):
     return layers
 
 
+@pytest.mark.slow
 def test_vgg16_computes_what_keras_would(tmp_path):
     rng = np.random.default_rng(0)
     layers = keras_vgg16(tmp_path / "vgg16.h5", rng)
@@ -113,6 +114,7 @@ def resnet_layers(net, style):
                     yield (f"res{stem}", f"bn{stem}", *names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("style", "epsilon"), [("new", 1.001e-5), ("old", 1e-3)])
 def test_resnet50_computes_what_keras_would(tmp_path, style, epsilon):
     """Biases before batch norm, the stride in the first convolution of a block, Keras' epsilon."""

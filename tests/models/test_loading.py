@@ -231,6 +231,7 @@ def test_weights_with_another_head_fit(tmp_path):
             assert torch.equal(t, source.net.state_dict()[k])
 
 
+@pytest.mark.slow
 def test_weights_without_the_dense_layers_do_where_the_head_replaces_them(tmp_path):
     sketch = backbones.meta_model("vgg11").net
     body = {

@@ -25,6 +25,7 @@ def grid(embedding, prefix=1):
     return patches.T.reshape(-1, side, side)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "before", "after", "key"),
     [
@@ -68,6 +69,7 @@ def test_weights_of_one_size_are_used_at_another(name, before, after, key, tmp_p
     assert not any("interpolated" in note for note in again.notes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "size"),
     [

@@ -127,6 +127,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "depths"), CUTS, ids=[row[0] for row in CUTS])
 def test_the_two_parts_are_the_network(name, size, depths):
     net = load(name, size)
@@ -305,6 +306,7 @@ FITS = [  # backbone, size, cut, settings
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(("name", "size", "depth", "settings"), FITS, ids=lambda v: str(v))
 def test_a_training_on_kept_rows_is_the_same_to_the_bit(name, size, depth, settings):
@@ -422,6 +424,7 @@ def test_what_cannot_be_cut_trains_as_it_is():
     assert fit(recipe.replace(freeze=0), net=odd())[1].prefixes == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 def test_where_it_cannot_be_cut_the_last_place_before_is_taken():
     recipe = Recipe(epochs=2, freeze=10, batch_size=16)  # in the second dense block
@@ -501,6 +504,7 @@ def test_a_stop_is_heard_while_rows_are_kept():
 # ---------------------------------------------------------------- what is kept
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("bfloat16", [False, True])
 @pytest.mark.parametrize("contiguous", [False, True])

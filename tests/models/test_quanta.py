@@ -271,6 +271,7 @@ def test_the_sources_dropout_is_on_only_where_it_is_asked_for(pair):
     assert torch.equal(noisy(x)[0], quiet(x)[0])
 
 
+@pytest.mark.slow
 def test_outputs_are_taken_before_what_works_in_place():
     net = backbones.load("vgg11", weights=None, classes=3, head="gap-linear", seed=0, input_size=32)
     first = GateSource(net, ["features.0", "features.3"])(torch.rand(2, 3, 32, 32))[0]
@@ -345,6 +346,7 @@ def test_where_gates_stand(name, modules):
     assert [p.block for p in places] == list(range(1, len(modules) + 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["resnet20-cifar", "vgg11_bn", "mobilenet_v2", "densenet121", "vit_b_32"]
 )

@@ -81,6 +81,7 @@ def same(one, other):
     assert all(torch.equal(one[1][name], other[1][name]) for name in one[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("modules", [("fc1",), ("conv2",), MNIST])
 def test_kept_or_computed_the_bits_are_the_same(modules, tmp_path, monkeypatch):
     monkeypatch.setattr(frozen_prefix_choice, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
@@ -132,6 +133,7 @@ def test_rows_are_what_the_source_gives(name, modules, limit, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_a_residual_network_too(monkeypatch):
     monkeypatch.setattr(frozen_prefix_choice, "FLOPS_PER_BYTE", {"memory": 0, "file": 0})
     parts = parts_of(20, 32, 3)

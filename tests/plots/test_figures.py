@@ -104,6 +104,7 @@ def overlaps(figure, labels):
     return [(i, j) for i in range(len(boxes)) for j in range(i) if boxes[i].overlaps(boxes[j])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shots",
     [
@@ -148,6 +149,7 @@ def test_nothing_finished_says_so(drawn):
     assert "no finished trial" in {t.get_text() for t in drawn[0].axes[0].texts}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2, 10, 20, 21, 60, 61, 200])
 def test_a_confusion_matrix_of_any_size_is_legible(drawn, k):
     counts, names = confusion(k)

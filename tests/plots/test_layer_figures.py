@@ -243,6 +243,7 @@ def assert_legible(figure):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", USUAL)
 @pytest.mark.parametrize(("form", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml")])
 def test_the_same_numbers_give_the_same_bytes(name, form, start):
@@ -251,6 +252,7 @@ def test_the_same_numbers_give_the_same_bytes(name, form, start):
     assert one.startswith(start)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*USUAL, *AWKWARD])
 def test_no_text_lies_on_another_or_leaves_the_figure(drawn, name):
     data = USUAL[name]("png") if name in USUAL else AWKWARD[name]()

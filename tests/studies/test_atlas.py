@@ -237,6 +237,7 @@ def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
 # ---------------------------------------------------------------- what has been run, by content
 
 
+@pytest.mark.slow
 def test_all_panels_from_what_has_been_run(bars, settings):
     key = run_quanta(bars, settings, QuantaGrid(repeats=2))
     transfer, distance = run_transfer(bars, settings), run_distance(bars, settings)
@@ -311,6 +312,7 @@ def test_a_store_that_holds_a_search_stops_no_atlas(bars, settings):
     assert not any(looked.taken.values())
 
 
+@pytest.mark.crash
 def test_studies_of_other_weights_images_or_sizes_are_not_mixed_in(bars, settings, tmp_path):
     other = tmp_path / "other.safetensors"
     fresh = backbones.load("mnist-cnn", weights=None, classes=10, seed=3)
@@ -339,6 +341,7 @@ def test_studies_of_other_weights_images_or_sizes_are_not_mixed_in(bars, setting
     assert set(again.taken) == {"quanta"}, "the same images under another name"
 
 
+@pytest.mark.crash
 def test_of_several_studies_the_newest_or_the_one_asked_for(bars, settings):
     first, second = run_quanta(bars, settings), run_quanta(bars, settings, epochs=2)
     looked, *_ = perform(bars, settings)
@@ -412,6 +415,7 @@ def test_as_many_of_each_class_as_there_are(tmp_path, settings):
     assert "8 images of each class" in looked.notes[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "parts", "error", "says"),
     [

@@ -105,6 +105,7 @@ def boxes(figure):
     return [(text.get_text(), text.get_window_extent(pen)) for text in found if text.get_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_nothing_lies_on_anything_or_outside(case, drawn):
     n, names, missing = CASES[case]
@@ -131,6 +132,7 @@ def test_nothing_lies_on_anything_or_outside(case, drawn):
     assert any(name.split()[0] == str(n) for name in shown)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["png", "svg"])
 def test_the_same_bytes_twice(form):
     one, two = (

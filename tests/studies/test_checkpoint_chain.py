@@ -137,6 +137,7 @@ def pictures(root, split):
     return (x / 255 - 0.1307) / 0.3081, np.array([int(p.parent.name[-1]) for p in paths])
 
 
+@pytest.mark.slow
 def test_checkpoints_are_scored_as_arrays_say(done, results, stripes):
     """The weight files of a pre-training on its test images."""
     report, (first, _) = done
@@ -285,6 +286,7 @@ def test_trials_are_those_of_pretrain_and_analyze(done, bars, settings, tmp_path
     assert asked.trials[0].spec.key in {r.key for r in layers.results}
 
 
+@pytest.mark.slow
 def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(
     done, bars, stripes, settings, tmp_path
 ):
@@ -303,6 +305,7 @@ def test_asked_again_nothing_is_run_and_asked_for_more_it_grows(
     assert sum("tuning" in cell for cell in cells) == 2 * 3 * 2 + 2 + 1
 
 
+@pytest.mark.crash
 def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(
     done, bars, stripes, settings, tmp_path, monkeypatch
 ):

@@ -119,6 +119,7 @@ FIGURES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_is_the_same_bytes_twice(name):
     first = FIGURES[name]("png")

@@ -125,6 +125,7 @@ def test_the_smallest_is_named_by_validation_and_copied(done, tmp_path):
     assert chop_report.smallest(rows[3:], 0.5) is None
 
 
+@pytest.mark.slow
 def test_times_that_are_there_stay_and_a_new_cut_is_timed(bars, settings, monkeypatch):
     timed, real = [], chop_latency.latency
     monkeypatch.setattr(
@@ -146,6 +147,7 @@ def test_times_that_are_there_stay_and_a_new_cut_is_timed(bars, settings, monkey
         chop_report.publish(report, 1.0, settings.store_folder(None) / "x")
 
 
+@pytest.mark.slow
 def test_random_weights_and_frozen_blocks(bars, settings):
     spec = Chop(
         dataset=str(bars), architecture="resnet20-cifar", source="random", freeze=2, **QUICK
@@ -177,6 +179,7 @@ def test_what_is_wrong_is_said_before_anything_is_trained(bars, settings, spec, 
         chop_plan.chop_study(Chop(dataset=str(bars), **QUICK | spec), ChopGrid(**asked), settings)
 
 
+@pytest.mark.crash
 def test_a_cut_off_study_of_cuts_comes_to_the_same(done, bars, settings, monkeypatch):
     class Cut(BaseException):
         pass
@@ -201,6 +204,7 @@ def test_a_cut_off_study_of_cuts_comes_to_the_same(done, bars, settings, monkeyp
         assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_chops_are_mirrored(bars, settings, tmp_path):
     from mlflow import MlflowClient
 
@@ -249,6 +253,7 @@ def weights(report, number):
     return load_file(Store(report.folder).file(report.results[number].key, WEIGHTS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_each_round_leaves_its_share_of_the_weights_and_the_biases_alone(bars, settings, scope):
     _, reports = prune(pruning(bars, scope=scope), PruningGrid(iterations=2, repeats=1), settings)
@@ -282,6 +287,7 @@ def test_each_round_leaves_its_share_of_the_weights_and_the_biases_alone(bars, s
     assert "parameters not zero" in pruning_report.format_pruning_summary(reports[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rewind", ["none", "start"])
 def test_a_round_starts_from_the_trained_weights_or_from_the_first_ones(
     bars, settings, rewind, monkeypatch
@@ -303,6 +309,7 @@ def test_a_round_starts_from_the_trained_weights_or_from_the_first_ones(
         assert torch.equal(tensor[stays], expected[name][stays]), name
 
 
+@pytest.mark.slow
 def test_rounds_are_found_again_and_go_on_where_they_ended(bars, settings):
     _, first = prune(pruning(bars), PruningGrid(iterations=1, repeats=1), settings)
     _, again = prune(pruning(bars), PruningGrid(iterations=2, repeats=2), settings)
@@ -327,6 +334,7 @@ def test_what_diverges_is_pruned_no_further(bars, settings):
     assert "diverged in round 0" in plan.notes[-1]
 
 
+@pytest.mark.slow
 def test_weights_of_the_round_before_must_be_those_that_were_planned_with(bars, settings, tmp_path):
     plan, reports = prune(pruning(bars), PruningGrid(iterations=1, repeats=1), settings)
     store = Store(reports[0].folder)

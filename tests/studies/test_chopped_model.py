@@ -92,6 +92,7 @@ def test_another_architecture_and_other_bytes_are_refused(written):
         backbones.load("mnist-cnn", weights=path, classes=3, seed=0, sha256="0" * 64)
 
 
+@pytest.mark.crash
 def test_studies_start_from_it(written, bars, settings):
     _, path, cut = written
     made, found = fine_tuning_plan.fine_tuning_study(
@@ -121,6 +122,7 @@ def test_studies_start_from_it(written, bars, settings):
     performed(made, settings)
 
 
+@pytest.mark.slow
 def test_it_is_trained_on_whole_and_cut_again(written, bars, settings):
     _, path, _ = written
     network = transferred("mnist-cnn", weights=path, copied=3, classes=4, seed=0)
@@ -177,6 +179,7 @@ def test_blocks_that_a_cut_network_lacks_are_refused_before_anything_is_read(
         )
 
 
+@pytest.mark.slow
 def test_it_is_cut_again_by_the_study_at_all_its_blocks(written, bars, settings):
     _, path, cut = written
     spec = Chop(dataset=str(bars), model=str(path), epochs=1, batch_size=8, val_per_class=3)
@@ -188,6 +191,7 @@ def test_it_is_cut_again_by_the_study_at_all_its_blocks(written, bars, settings)
         chopped.read(store.file(result.key, f"{NETWORK}.json"))
 
 
+@pytest.mark.slow
 def test_layer_transfer_takes_its_blocks(written, bars, settings):
     _, path, cut = written
     spec = LayerTransfer(

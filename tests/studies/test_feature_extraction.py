@@ -105,6 +105,7 @@ def test_nearest_means_of_fne_features_by_numpy_alone(bars, settings):
         assert result.scores["test_accuracy"] == pytest.approx(want)
 
 
+@pytest.mark.slow
 def test_images_are_forwarded_once_whatever_is_tried_on_them(bars, settings, monkeypatch, tmp_path):
     settings = settings.replace(cache=str(tmp_path / "cache"))
     passes = []
@@ -191,6 +192,7 @@ def test_model_selection_scores_val_and_leaves_the_test_set_alone(bars, settings
     assert "ncm: val accuracy" in reporting.format_summary(report)
 
 
+@pytest.mark.slow
 def test_workers_come_to_the_same_scores(bars, settings, tmp_path):
     here = perform(asked(bars), settings, "ridge svc logistic")
     there = perform(
@@ -271,6 +273,7 @@ def test_a_trial_has_the_same_bits_whatever_is_tried_beside_it(bars, settings, t
         assert alone.scores["val_accuracy"] == result.scores["val_accuracy"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "change", [{}, {"embedding": "l2"}, {"use_crops": True}, {"standardize": "per-set"}], ids=str
 )
@@ -305,6 +308,7 @@ def test_ridge_by_left_out_images_says_what_it_chose(bars, settings):
     assert "when their image is left out" in result.details["notes"][0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLASSIFIERS)
 @pytest.mark.parametrize("embedding", ["fne", "l2"])
 def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name, embedding):

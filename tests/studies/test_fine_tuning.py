@@ -97,6 +97,7 @@ def test_every_shots_and_split_is_run_scored_and_summarised(bars, settings):
     assert "4 trials" in text
 
 
+@pytest.mark.slow
 def test_asked_again_nothing_is_done_and_a_larger_study_adds_to_the_first(bars, settings):
     first = perform(asked(bars), settings)
     events = []
@@ -108,6 +109,7 @@ def test_asked_again_nothing_is_done_and_a_larger_study_adds_to_the_first(bars, 
     assert (more.reused, len(more.outcomes)) == (4, 6), "a draw does not depend on the others"
 
 
+@pytest.mark.slow
 def test_a_study_grows_by_shots_and_splits_of_one_folder(bars, settings, tmp_path, cache):
     from tlx.data import datasets, splits
 

@@ -70,6 +70,7 @@ def undisturbed(bars, cache, tmp_path_factory):
     return results(folder)
 
 
+@pytest.mark.crash
 def test_a_killed_study_comes_to_the_same_results(bars, cache, tmp_path, undisturbed, rng):
     folder = tmp_path / "killed"
     for _ in range(KILLS):
@@ -108,6 +109,7 @@ def _each_run_stands_once(folder: Path, keys: set[str]) -> None:
         assert [m.step for m in history] == list(range(6)), "every epoch once, in order"
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stop_on_request_is_one_sentence_and_is_continued(
     bars, cache, tmp_path, undisturbed, number

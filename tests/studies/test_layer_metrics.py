@@ -108,6 +108,7 @@ def test_every_layer_by_numpy_alone(bars, settings):
         assert row["rsa_contrast"] == pytest.approx(abs(same - other), rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", layer_measures.DISSIMILARITIES)
 def test_every_offered_dissimilarity_is_measured(bars, settings, name):
     """The names are one list for the option, the metric and the axes, and each comes to numbers."""
@@ -139,6 +140,7 @@ def test_a_setting_that_is_refused_inside_is_no_note(bars, settings, monkeypatch
     assert bug.value.exit_code == 1
 
 
+@pytest.mark.slow
 def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tmp_path):
     made, report = perform([str(checkpoints), "random_init"], bars, settings)
     folder = report.folder / "studies" / made.key
@@ -172,6 +174,7 @@ def test_checkpoints_in_their_order_in_one_table(bars, settings, checkpoints, tm
     ]
 
 
+@pytest.mark.slow
 def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
     made, report = perform([str(checkpoints)], bars, settings)
     found = json.loads((report.folder / "studies" / made.key / "rdm_comparison.json").read_text())
@@ -189,6 +192,7 @@ def test_layers_are_compared_with_each_other(bars, settings, checkpoints):
     assert np.allclose(rho[np.ix_(inputs_of, inputs_of)], 1), "what goes in is the same for all"
 
 
+@pytest.mark.slow
 def test_a_large_damaged_dissimilarity_matrix_is_not_compared(
     bars, settings, checkpoints, monkeypatch
 ):
@@ -206,6 +210,7 @@ def test_a_large_damaged_dissimilarity_matrix_is_not_compared(
         layer_metrics_plan.compare(store, made.key)
 
 
+@pytest.mark.slow
 def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are_not_put_beside_others(
     bars, settings, monkeypatch
 ):
@@ -238,6 +243,7 @@ def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are
     )
 
 
+@pytest.mark.slow
 def test_asked_again_nothing_is_measured_and_more_networks_join(bars, settings, monkeypatch):
     first, _ = perform(["mnist"], bars, settings)
     measured, real = [], layer_metrics_trial._measure
@@ -268,6 +274,7 @@ def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch
     assert len(report.results[0].details["rows"]) == 7
 
 
+@pytest.mark.slow
 def test_workers_come_to_the_same_numbers(bars, settings, tmp_path):
     here = perform(["mnist", "random_init"], bars, settings)[1]
     there = perform(
@@ -298,6 +305,7 @@ def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings,
     assert any(note.startswith("fc2:log_softmax: ") for note in notes)
 
 
+@pytest.mark.slow
 def test_a_dump_is_analysed_as_it_is(bars, settings):
     dump = activations.extraction(
         activations.Extraction(dataset=str(bars), layers=("1", "2"), samples=12), settings
@@ -328,6 +336,7 @@ def test_what_is_no_network_is_refused_all_at_once(bars, settings, word, says):
         layer_metrics_plan.plan_layer_metrics(["./one", "./two"], observed(bars), ASKED, settings)
 
 
+@pytest.mark.slow
 def test_it_is_mirrored_layer_by_layer(bars, settings, tmp_path):
     from mlflow import MlflowClient
 

@@ -140,6 +140,7 @@ def test_every_treatment_of_every_n_and_repeat_once(bars4, settings):
     assert "AnB+" in said
 
 
+@pytest.mark.slow
 def test_nothing_copied_is_baseb_and_everything_from_a_is_baseb_plus(bars4, settings):
     _, reports = perform(
         asked(bars4),
@@ -211,6 +212,7 @@ def blocks_of(network, last):
     return {name for block in network.blocks[:last] for name in network.tensors(block)}
 
 
+@pytest.mark.slow
 def test_frozen_blocks_stay_those_of_their_source_to_the_bit(bars4, settings, caught):
     perform(
         asked(bars4, architecture="resnet20-cifar"),
@@ -243,6 +245,7 @@ def test_frozen_blocks_stay_those_of_their_source_to_the_bit(bars4, settings, ca
                         assert learning == head
 
 
+@pytest.mark.slow
 def test_the_rest_does_not_begin_where_the_base_network_began(bars4, settings, caught):
     """Nor is it the same in two repeats; but AnB and BnB of one repeat have the same rest: they
     differ in what is copied alone.
@@ -257,6 +260,7 @@ def test_the_rest_does_not_begin_where_the_base_network_began(bars4, settings, c
     assert not torch.equal(first["baseB", "frozen", 0], first["baseB", "frozen", 1])
 
 
+@pytest.mark.slow
 def test_the_three_ways_of_batch_norm_differ_as_they_say(bars4, settings, caught):
     _, reports = perform(
         asked(bars4, architecture="resnet20-cifar"),
@@ -317,6 +321,7 @@ def some_weights(path, seed):
     )
 
 
+@pytest.mark.slow
 def test_weights_of_a_may_be_given(bars4, settings, tmp_path):
     some_weights(tmp_path / "a.safetensors", seed=5)
     spec = asked(bars4, model=str(tmp_path / "a.safetensors"))
@@ -452,6 +457,7 @@ def test_treatments_are_found_in_any_case(bars4, settings):
 # diverged
 
 
+@pytest.mark.slow
 def test_asked_again_nothing_is_trained_and_more_joins_the_same_study(bars4, settings):
     small = LayerTransferGrid(treatments=("AnB",), depths=(1,), repeats=1)
     _, first = perform(asked(bars4), small, settings)
@@ -470,6 +476,7 @@ class Cut(BaseException):
     pass
 
 
+@pytest.mark.crash
 def test_cut_off_anywhere_it_comes_to_the_same(bars4, settings, tmp_path, monkeypatch):
     treatments = LayerTransferGrid(treatments=("AnB", "BnB"), depths=(2,), repeats=1)
     _, whole = perform(asked(bars4), treatments, settings)
@@ -497,6 +504,7 @@ def test_cut_off_anywhere_it_comes_to_the_same(bars4, settings, tmp_path, monkey
         assert a[1].scores["test_loss"] == b[1].scores["test_loss"]
 
 
+@pytest.mark.slow
 def test_workers_come_to_the_same_numbers(bars4, settings, tmp_path):
     treatments = LayerTransferGrid(treatments=("AnB",), depths=(1, 3), repeats=1)
     here = by_name(perform(asked(bars4), treatments, settings)[1])
@@ -522,6 +530,7 @@ def test_what_a_diverged_base_network_would_have_given_is_left_out(bars4, settin
     assert "baseB" in layer_transfer_report.format_summary(reports[0])
 
 
+@pytest.mark.slow
 def test_it_is_mirrored_as_one_parent_with_a_child_for_each_network(bars4, settings, tmp_path):
     from mlflow import MlflowClient
 

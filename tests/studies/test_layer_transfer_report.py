@@ -142,6 +142,7 @@ def drawn(data, colour):
     return int((np.abs(picture(data).astype(int) - wanted).max(axis=1) < 6).sum())
 
 
+@pytest.mark.slow
 def test_every_treatment_is_drawn_in_its_colour_and_the_same_bytes_come_again():
     rows = rows_of(*some())
     data = layer_transfer_figures.layer_transfer(rows, "Title")

@@ -202,6 +202,7 @@ def test_three_files_are_measured_and_recorded(files, settings):
     assert {row["target"] for row in tidy} == {"b"}
 
 
+@pytest.mark.slow
 def test_the_original_flags_mean_a_resnet50(tmp_path, settings, files):
     """Three files without an architecture are the original's; a smaller network's files are
     told.
@@ -259,6 +260,7 @@ def test_nothing_moved_and_little_moved_are_marked(files, settings, tmp_path):
     assert " !" in next(line for line in said.splitlines() if line.startswith("conv2"))
 
 
+@pytest.mark.slow
 def test_several_targets_norms_and_repeats(files, settings, tmp_path):
     r, a, b = states()
     weights_reader.write(tmp_path / "far.safetensors", states(0.5)[2])
@@ -314,6 +316,7 @@ def test_several_targets_norms_and_repeats(files, settings, tmp_path):
     assert {row["norm"] for row in rows_of(again["distances"])} == {"mean_abs", "l2", "cosine"}
 
 
+@pytest.mark.slow
 def test_every_norm_of_the_table(files, settings):
     r, a, b = states()
     _, reports = perform(
@@ -352,6 +355,7 @@ def test_an_unknown_network(files, settings):
 # ---------------------------------------------------------------- what is random
 
 
+@pytest.mark.slow
 def test_drawn_states_are_other_states_of_one_seed(files, settings):
     _, reports = perform(
         settings, [files["b"]], pretrained=files["a"], architecture="mnist-cnn", asked={"seeds": 3}
@@ -379,6 +383,7 @@ def test_drawn_states_are_other_states_of_one_seed(files, settings):
     assert "over random states;" in parameter_distance_closing.format_summary(reports["distances"])
 
 
+@pytest.mark.slow
 def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp_path):
     spec = PreTraining(
         dataset=str(bars),
@@ -433,6 +438,7 @@ def test_the_start_of_a_pretraining_is_made_again_to_the_bit(bars, settings, tmp
 # ---------------------------------------------------------------- fine-tuned here
 
 
+@pytest.mark.slow
 def test_without_b_the_network_is_fine_tuned_first(bars, settings):
     plan, reports = perform(settings, tuning={"dataset": str(bars)})
     assert plan.spec.architecture == "mnist-cnn"
@@ -505,6 +511,7 @@ def test_frozen_blocks_have_no_t(bars, settings):
     )
 
 
+@pytest.mark.slow
 def test_a_repeat_that_diverged_is_left_out_and_said(bars, settings, monkeypatch):
     real = parameter_distance_trial.tune
 
@@ -537,6 +544,7 @@ def test_weights_that_changed_since_the_plan(files, settings, tmp_path):
     assert "have changed since" in str(report.outcomes[0])
 
 
+@pytest.mark.crash
 def test_killed_between_the_stages_it_goes_on(bars, settings):
     """Nothing of a plan that was left after its first stage is done twice."""
     tuning = TargetTuning(
@@ -575,6 +583,7 @@ def features(images, cache, shared=None):
     return kept["z"].double().numpy()
 
 
+@pytest.mark.slow
 def test_gap_variance_and_number_of_the_images(bars, settings, cache, tmp_path):
     source = draw_images(
         tmp_path / "source", classes=2, per_class=40, size=20, splits=("train",), seed=9
@@ -767,6 +776,7 @@ def test_several_problems_are_told_together(settings):
     assert len(refused.value.problems) == 3
 
 
+@pytest.mark.slow
 def test_one_data_set_is_of_one_target(files, settings, bars):
     with pytest.raises(UsageError, match="one -b"):
         perform(
@@ -789,6 +799,7 @@ def test_one_data_set_is_of_one_target(files, settings, bars):
     assert rows_of(reports["distances"], "targets.csv")[0]["target"] == "b"
 
 
+@pytest.mark.crash
 def test_trials_of_other_studies_are_states(bars, settings, tmp_path):
     """A fine-tuning that this study made, by its key; a trial without weights is told."""
     _, reports = perform(settings, tuning={"dataset": str(bars)}, asked={"seeds": 1})

@@ -167,6 +167,7 @@ def picture(data):
     return image
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "some",
     [

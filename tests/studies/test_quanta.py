@@ -147,6 +147,7 @@ def test_the_table_is_the_mean_over_repeats_with_its_interval(report):
     assert not list(own.glob("training.*"))
 
 
+@pytest.mark.slow
 def test_asked_again_all_is_found_and_more_repeats_join(report, bars, settings):
     again = perform(quick(bars), QuantaGrid(positions=("0", "2", "co"), repeats=2), settings)
     assert again.reused == 8
@@ -184,6 +185,7 @@ def test_cut_off_a_trial_goes_on_to_the_same_result(report, bars, settings, tmp_
     assert reproducible_fields(again.results[0]) == reproducible_fields(whole)
 
 
+@pytest.mark.slow
 def test_workers_come_to_the_same_numbers(report, bars, settings, tmp_path):
     there = perform(
         quick(bars),
@@ -330,6 +332,7 @@ def test_an_image_without_a_class_above_one_half_predicts_nothing():
 # ---------------------------------------------------------------- where the source comes from
 
 
+@pytest.mark.slow
 def test_the_study_trains_its_source_on_other_images_first(bars, settings, tmp_path):
     other = draw_images(
         tmp_path / "other", classes=4, per_class=6, splits=("train", "test"), seed=5
@@ -512,6 +515,7 @@ def test_keys_stay_what_they_are():
 # ---------------------------------------------------------------- the mirror
 
 
+@pytest.mark.slow
 def test_it_is_mirrored_with_lambda_over_epochs(bars, settings, tmp_path):
     from mlflow import MlflowClient
 

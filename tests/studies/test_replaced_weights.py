@@ -118,6 +118,7 @@ def distance(model, bars, settings):
     return plan.distances(None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plan", [fine_tuning, chop, pruning, layer_transfer, quanta, distance_tuning, distance]
 )

@@ -55,6 +55,7 @@ def perform(ready, settings, watch=lambda event: None):
     )
 
 
+@pytest.mark.slow
 def test_a_search_of_classifiers(bars, settings):
     report = perform(planned(bars, settings, trials=12), settings)
     report.raise_if_failed(require_tracking=False)
@@ -174,6 +175,7 @@ def test_layers_embeddings_and_crops_are_searched(bars, settings, space):
     assert 0 <= evaluator.evaluate(values, lambda step, value: None).by_split[0] <= 1
 
 
+@pytest.mark.slow
 def test_a_configuration_is_known_under_another_search_too(bars, settings, space):
     first = perform(
         planned(bars, settings, search="ridge.alpha", sampler="grid", trials=5, pruner="none"),
@@ -243,6 +245,7 @@ def test_neighbours_are_no_more_than_the_training_rows(bars, settings):
     assert k.high == 9, "three classes of three images"
 
 
+@pytest.mark.slow
 def test_two_objectives_give_a_front(bars, settings):
     report = perform(planned(bars, settings, objective="accuracy,time", trials=10), settings)
     folder = report.folder / "studies" / report.ready.search.key
@@ -258,6 +261,7 @@ def test_two_objectives_give_a_front(bars, settings):
     assert "Pareto front" in tuning_report.format_summary(report)
 
 
+@pytest.mark.slow
 def test_energy_is_minimised_where_it_has_a_source(bars, settings):
     told = settings.replace(watts=10.0)
     report = perform(planned(bars, told, objective="accuracy,energy", trials=3), told)
@@ -404,6 +408,7 @@ def test_the_usual_recipe_and_how_far_it_goes(bars, settings):
 # ---------------------------------------------------------------- the command, and MLflow
 
 
+@pytest.mark.slow
 def test_the_command_and_what_mlflow_shows(tlx, bars, tmp_path):
     words = (
         "tune",

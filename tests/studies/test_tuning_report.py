@@ -37,6 +37,7 @@ DRAWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWN)
 @pytest.mark.parametrize("case", ["many", "one", "none", "failed"])
 def test_figure(name, case):
