@@ -14,7 +14,16 @@ __version__ = "0.1.0"
 API = ("run", "plan", "settings", "Store", "load_backbone")
 PARTS = ("data", "errors", "features", "metrics", "models", "studies")  # packages
 STUDIES = (  # functions of a study each, with every setting in the signature
-    *("feature_extraction", "fine_tuning", "tune", "analyze", "atlas", "quanta", "layer_transfer"),
+    *(
+        "compare",
+        "feature_extraction",
+        "fine_tuning",
+        "tune",
+        "analyze",
+        "atlas",
+        "quanta",
+        "layer_transfer",
+    ),
     *("chop", "prune", "parameter_distance", "checkpoints", "pretrain"),
 )
 __all__ = [*API, "Settings", "StudyReport", *PARTS, *STUDIES, "__version__"]

@@ -37,6 +37,7 @@ def next_split(
     headline: int,
     limit: int,
     regret: float = REGRET,
+    under_way: Mapping[int, int] | None = None,
 ) -> Choice:
     """Return the shots whose next split shrinks the expected regret most per second.
 
@@ -45,22 +46,28 @@ def next_split(
     headline  shots that count twice as much as the others
     limit     largest number of splits
     regret    expected loss of accuracy that is small enough
+    under_way  shots → splits that were begun and have no result yet: they count as if they left
+               mean and variances as they are
     """
+    begun = under_way or {}
     by_shots = {verdict.shots: verdict for verdict in verdicts}
     closed: dict[int, str] = {}
     gains: dict[int, float] = {}
     for contrast in contrasts:
         shots, verdict = contrast.shots, by_shots[contrast.shots]
-        splits = contrast.parts.splits
+        splits = contrast.parts.splits + begun.get(shots, 0)
+        expected = verdict.regret
+        if begun.get(shots) and expected is not None:
+            expected = _regret_with(verdict, contrast, splits)
         if splits >= limit:
             closed[shots] = "all splits"
-        elif splits < FIRST_SPLITS or verdict.regret is None:
+        elif splits < FIRST_SPLITS or expected is None:
             gains[shots] = float("inf")
-        elif verdict.regret <= regret:
+        elif expected <= regret:
             closed[shots] = "small regret"
         else:
             weight = HEADLINE if shots == headline else OTHER
-            gain = verdict.regret - _regret_with(verdict, contrast, splits + 1)
+            gain = expected - _regret_with(verdict, contrast, splits + 1)
             if gain <= 0.0:
                 closed[shots] = "no gain"
             else:
@@ -77,7 +84,7 @@ def _regret_with(verdict: Verdict, contrast: Contrast, splits: int) -> float:
     parts = contrast.parts
     se, df = crossed.standard_error(
         split_var,
-        verdict.df_of_splits + 1.0,
+        verdict.df_of_splits + splits - contrast.parts.splits,
         parts.image_var,
         parts.image_df,
         splits,

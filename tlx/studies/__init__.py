@@ -9,6 +9,7 @@ from .atlas.study import AtlasStudy
 from .base import Stage, Study, StudyReport
 from .checkpoints.study import CheckpointsStudy
 from .chop.study import ChopStudy, PruningStudy
+from .compare.study import CompareStudy
 from .feature_extraction.study import FeatureExtractionStudy
 from .fine_tuning.study import FineTuningStudy
 from .layer_metrics.study import LayerMetricsStudy
@@ -24,6 +25,7 @@ __all__ = ["STUDIES", "Session", "Stage", "Study", "StudyReport", "run_study"]
 STUDIES: dict[str, type[Study]] = {
     study.name: study
     for study in (
+        CompareStudy,
         FeatureExtractionStudy,
         FineTuningStudy,
         TuningStudy,

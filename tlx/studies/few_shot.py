@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..spec import Spec, setting
 
@@ -114,9 +114,19 @@ class FewShotGrid(Spec):
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a training; labels index `classes`."""
+    """Inputs of a training; labels index `classes`.
+
+    test_digest  of the test images and their labels; trials with the same one can be paired
+    pool         training images per class that draws are made from, of the smallest class
+    """
 
     classes: tuple[str, ...]
     train: Samples
     val: Samples
     test: Samples | None
+    test_digest: str = ""
+    pool: int | None = None
+
+    def pairing(self) -> dict[str, Any]:
+        """Return what a trial records so that it can be paired with others."""
+        return {"test_digest": self.test_digest, "pool": self.pool} if self.test_digest else {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -354,6 +355,8 @@ class FewShotData:
         self.val = self._samples(result.splits.val)
         self.test = None if spec.model_selection else self._samples(result.splits.test)
         self._held = [self._digest(s) for s in (self.val, self.test) if s is not None]
+        self.test_digest = "" if self.test is None else self._held[-1]
+        self.pool = pool_per_class(result.splits)
 
     def draws(self, spec: FewShotTrial, few: FewShotGrid) -> list[tuple[int, int, Samples, str]]:
         """Return (shots, split, training samples, digest of all inputs) of every draw."""
@@ -406,6 +409,20 @@ class FewShotData:
     def _digest(self, samples: Samples) -> str:
         """Compute the SHA-256 of the pixels of these images, in order, and their labels."""
         return files.digest([self.pixels.subset(samples.images).digest, samples.labels.tolist()])
+
+
+def pool_per_class(folder: splits.SplitFolder) -> int:
+    """Count the training images that draws are made from, of the smallest class.
+
+    Of the list of all images those on the side of the training images that are in neither val nor
+    test; where there is no such list, those that any draw has.
+    """
+    draws = {row for name, rows in folder.tables.items() if "train" in name for row in rows}
+    sides = {row.split for row in draws}
+    held = {row.path for row in (*folder.val, *folder.test)}
+    listed = {row for row in folder.all_images if row.split in sides and row.path not in held}
+    counts = Counter(row.label for row in draws | listed)
+    return min((counts[label] for label in folder.classes), default=0)
 
 
 def common_settings(spec: Spec) -> dict[str, Any]:

@@ -63,6 +63,6 @@ def run(spec: PreTraining, inputs: Inputs, context: TrialContext) -> Result:
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
     scores |= best_scores(fitted)
     if inputs.test is not None:
-        scores |= score_test(network, inputs, spec, place, details)
+        scores |= score_test(network, inputs, spec, place, details)[0]
     checkpoints.write(context.folder / WEIGHTS, network.net.state_dict(), {"format": "pt"})
     return Result.of(spec, scores=scores, details=details)

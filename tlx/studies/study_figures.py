@@ -14,6 +14,7 @@ from .atlas import report as atlas_report
 from .checkpoints import report as checkpoints_report
 from .chop import pruning_report
 from .chop import report as chop_report
+from .compare import report as compare_report
 from .drawings import Drawings
 from .layer_metrics import report as layer_metrics_report
 from .layer_transfer import report as layer_transfer_report
@@ -37,6 +38,7 @@ STUDIES: Mapping[
     "Pruning": pruning_report.pruning_drawings,
     "Parameter distance": parameter_distance_report.study_drawings,
     "Checkpoints": checkpoints_report.study_drawings,
+    "Compare": compare_report.study_drawings,
 }
 TRIALS: Mapping[
     str, Callable[[Path, Result], Drawings]

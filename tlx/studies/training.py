@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from ..result import DIVERGED, FINISHED
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..models.network import Network
     from ..models.recipe import Recipe
     from ..models.training import TrainingContext, TrainingOutcome
@@ -83,7 +85,7 @@ def fit_and_score(
     if fitted.ended == "diverged":
         return DIVERGED, scores, details
     scores |= best_scores(fitted)
-    scores |= score_test(network, inputs, spec, place, details)
+    scores |= score_test(network, inputs, spec, place, details)[0]
     return FINISHED, scores, details
 
 
@@ -94,22 +96,22 @@ def score_test(
     place: TrainingContext,
     details: dict[str, Any],
     vote: str = "majority",
-) -> dict[str, float]:
+) -> tuple[dict[str, float], np.ndarray]:
     """Return the scores of the test images, of which there must be at least one.
 
-    The confusion matrix goes into `details`.
+    The predicted classes (n,) are returned with them, the confusion matrix goes into `details`.
     """
     from ..features import voting
     from ..models import training
 
     assert inputs.test is not None
     logits = training.predict(network, inputs.test, spec, place)
-    counts = voting.confusion(
-        inputs.test.labels, voting.per_image(logits, inputs.test.crops, vote), len(inputs.classes)
-    )
+    predicted = voting.per_image(logits, inputs.test.crops, vote)
+    counts = voting.confusion(inputs.test.labels, predicted, len(inputs.classes))
     details["confusion"] = counts.tolist()
-    return {
+    scores = {
         "test_accuracy": voting.mean_per_class_accuracy(counts),
         "test_top1": float(counts.trace() / counts.sum()),
         "test_loss": training.cross_entropy(logits, inputs.test.row_labels),
     }
+    return scores, predicted

@@ -62,7 +62,8 @@ class Pools:
                 *([self.held.subset(part.images).digest, part.labels.tolist()] for part in parts),
             ]
         )
-        return Inputs(tuple(classes), *parts), content
+        train, val, test = parts
+        return Inputs(tuple(classes), train, val, test), content
 
     def record(self, content: str) -> dict[str, str]:
         """Return the record of the data set."""

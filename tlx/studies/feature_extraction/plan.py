@@ -75,7 +75,9 @@ def feature_extraction_study(
     trials = []
     for shots, split, train, content in parts.draws(spec, few):
         drawn = spec.replace(shots=shots, split=split, images=content)
-        inputs = FeatureTrialInputs(parts.classes, dump, train, parts.val, parts.test)
+        inputs = FeatureTrialInputs(
+            parts.classes, dump, train, parts.val, parts.test, parts.test_digest, parts.pool
+        )
         tried = _feasible(names, inputs) if sweep.everything else names
         left_out = [name for name in names if name not in tried]
         result.notes += (

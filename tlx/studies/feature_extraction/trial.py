@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from ...errors import Stopped
 from ...result import FINISHED, Result
 from ...spec import derive_seed, parse_spec
+from .. import predictions
 from .spec import FeatureExtraction
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class FeatureTrialInputs:
     train: Samples
     val: Samples
     test: Samples | None
+    test_digest: str = ""
+    pool: int | None = None
     _prepared: dict[str, Prepared] = field(default_factory=dict, repr=False)
 
     def prepared(self, spec: FeatureExtraction) -> Prepared:
@@ -186,6 +189,9 @@ def run(spec: FeatureExtraction, inputs: FeatureTrialInputs, context: TrialConte
         roles.append(("test", inputs.test))
     for role, samples in roles:
         decided = voting.per_image(prepared.scores(fitted, samples), samples.crops, spec.vote)
+        if role == "test":
+            predictions.write(context.folder, decided, samples.labels)
+            details |= {"test_digest": inputs.test_digest, "pool": inputs.pool}
         counts = voting.confusion(samples.labels, decided, len(inputs.classes))
         scores[f"{role}_accuracy"] = voting.mean_per_class_accuracy(counts)
         scores[f"{role}_top1"] = float(counts.trace() / counts.sum())

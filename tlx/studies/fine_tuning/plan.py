@@ -107,7 +107,7 @@ def fine_tuning_study(
     trials = [
         Trial(
             spec.replace(shots=shots, split=split, images=content),
-            Inputs(parts.classes, train, parts.val, parts.test),
+            Inputs(parts.classes, train, parts.val, parts.test, parts.test_digest, parts.pool),
         )
         for shots, split, train, content in parts.draws(spec, few)
     ]

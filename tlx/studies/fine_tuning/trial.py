@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...result import DIVERGED, FINISHED, Result
 from ...spec import derive_seed
+from .. import predictions
 from ..few_shot import Inputs
 from ..training import (
     best_scores,
@@ -63,7 +64,10 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     scores |= best_scores(fitted)
     if inputs.test is not None:
         began = time.perf_counter()
-        scores |= score_test(network, inputs, spec, place, details, spec.vote)
+        tested, predicted = score_test(network, inputs, spec, place, details, spec.vote)
+        scores |= tested
+        predictions.write(context.folder, predicted, inputs.test.labels)
+        details |= inputs.pairing()
         scores["test_s"] = time.perf_counter() - began
     scores["total_s"] = time.perf_counter() - started
     return Result.of(spec, status=FINISHED, scores=scores, details=details)

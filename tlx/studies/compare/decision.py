@@ -1,0 +1,217 @@
+"""Decision: verdicts at every number of shots, the recommended side, cost, break-even."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ...lab.store import Store
+from ...metrics.break_even import BreakEven, break_even
+from ...metrics.paired import DECIDED, Verdict, analyse
+from ...result import Result
+from . import evidence
+from .evidence import FEATURES, TUNING, Evidence, Pairs, Tables
+
+MOST_DIVERGED = 0.2  # share of the splits above which nothing is decided
+NO_DECISION = "no decision"
+MUCH_OVERLAP = 0.5
+
+
+@dataclass(frozen=True)
+class SideCost:
+    """What one training of a side costs, mean over its trials at the headline.
+
+    seconds     wall time of one training and its test
+    cpu_s       CPU time; None if it was not measured
+    energy_j    energy; None where no counter and no declared wattage is
+    energy_source  measured, modelled or declared
+    money       price of the CPU time; None without a price
+    human_h     hours of work, as declared; None without
+    total_s     wall time of all trials of the side in this comparison
+    trials, arms   how many
+    """
+
+    seconds: float
+    cpu_s: float | None
+    energy_j: float | None
+    energy_source: str
+    money: float | None
+    human_h: float | None
+    total_s: float
+    trials: int
+    arms: int
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that the page, the record and the closing lines are made from."""
+
+    title: str
+    at: int
+    alpha: float
+    margin: float
+    verdicts: tuple[Verdict, ...]
+    headline: Verdict | None
+    verdict: str
+    recommended: str
+    champions: Mapping[str, str]
+    curves: Mapping[str, list[Mapping[str, Any]]]
+    costs: Mapping[str, SideCost]
+    break_even: BreakEven
+    found: Evidence
+    tables: Tables | None
+    stopped: Mapping[int, str]
+    share: float
+
+    @property
+    def pairs(self) -> Pairs:
+        """Return the pairs of the headline."""
+        return next(pair for pair in self.found.pairs if pair.shots == self.at)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What counts as decided, and what costs."""
+
+    at: int | None
+    alpha: float
+    margin: float
+    human_hours: Mapping[str, float]
+    price_hour: float | None
+
+
+def decide(
+    store: Store,
+    found: Evidence,
+    rules: Rules,
+    title: str,
+    stopped: Mapping[int, str],
+    share: float,
+) -> Outcome:
+    """Return the decision from the evidence."""
+    tables = {pair.shots: evidence.tables_of(store, pair) for pair in found.pairs}
+    scored = [pair for pair in found.pairs if pair.features]
+    contrasts = [evidence.contrast_of(p, tables[p.shots], found.pool) for p in scored]
+    verdicts = tuple(analyse(contrasts, alpha=rules.alpha, margin=rules.margin))
+    at = rules.at or max(pair.shots for pair in found.pairs)
+    headline = next((verdict for verdict in verdicts if verdict.shots == at), None)
+    pairs = next(pair for pair in found.pairs if pair.shots == at)
+    costs = {
+        side.name: _cost_of(side, at, results, rules)
+        for side, results in ((found.features, pairs.features), (found.tuning, pairs.tuning))
+    }
+    verdict = headline.verdict if headline is not None else NO_DECISION
+    if pairs.tried and pairs.diverged / pairs.tried > MOST_DIVERGED:
+        verdict = NO_DECISION
+    curves = {
+        side: [evidence.mean_of_side(p, tables[p.shots], side, found.pool) for p in scored]
+        for side in (FEATURES, TUNING)
+    }
+    return Outcome(
+        title=title,
+        at=at,
+        alpha=rules.alpha,
+        margin=rules.margin,
+        verdicts=verdicts,
+        headline=headline,
+        verdict=verdict,
+        recommended=_recommended(headline, verdict, costs),
+        champions={FEATURES: found.features.champion(at), TUNING: found.tuning.champion(at)},
+        curves=curves,
+        costs=costs,
+        break_even=break_even(verdicts, alpha=rules.alpha),
+        found=found,
+        tables=tables[at],
+        stopped=stopped,
+        share=share,
+    )
+
+
+def _recommended(headline: Verdict | None, verdict: str, costs: Mapping[str, SideCost]) -> str:
+    """Return the better side if it is sure, else the cheaper one; "" without a decision."""
+    if verdict == NO_DECISION or headline is None:
+        return ""
+    if verdict == DECIDED:
+        return TUNING if headline.mean > 0 else FEATURES
+    return min(costs, key=lambda side: costs[side].seconds)
+
+
+def _cost_of(side: evidence.Side, shots: int, results: Sequence[Result], rules: Rules) -> SideCost:
+    every = [r for trials in side.arms.values() for r in trials.values()]
+    seconds = [_seconds(result) for result in results] or [math.nan]
+    cpu_s, _ = _measured(results, "cpu_s")
+    energy_j, source = _measured(results, "energy_j")
+    money = None
+    if rules.price_hour is not None and cpu_s is not None:
+        money = rules.price_hour * cpu_s / 3600.0
+    return SideCost(
+        seconds=float(np.mean(seconds)),
+        cpu_s=cpu_s,
+        energy_j=energy_j,
+        energy_source=source,
+        money=money,
+        human_h=rules.human_hours.get(side.name),
+        total_s=float(sum(_seconds(result, inherited=False) for result in every)),
+        trials=len(every),
+        arms=len(side.arms),
+    )
+
+
+def _seconds(result: Result, *, inherited: bool = True) -> float:
+    """Return the wall time of a trial, with its share of the extraction or without."""
+    name = "total_s" if inherited or "own_s" not in result.scores else "own_s"
+    return float(result.scores.get(name, result.scores.get("train_s", 0.0)))
+
+
+def _measured(results: Sequence[Result], name: str) -> tuple[float | None, str]:
+    """Return the mean of a cost and where it comes from; None where a trial has none."""
+    rows = [result.cost.get(name, {}) for result in results]
+    values = [row.get("value") for row in rows]
+    if not values or any(value is None for value in values):
+        return None, ""
+    return float(np.mean([float(value) for value in values if value is not None])), str(
+        rows[0].get("source", "")
+    )
+
+
+def to_json(outcome: Outcome) -> dict[str, Any]:
+    """Return the decision as plain JSON: numbers only, the same for the same trials.
+
+    Times and costs are not in it: they differ from machine to machine.
+
+    at, alpha, margin   the rule
+    verdict             decided, equivalent, undecided, one draw or no decision
+    recommended         "feature extraction" or "fine-tuning"; "" without a decision
+    champions           side → arm
+    verdicts            one a number of shots, all fields of `metrics.paired.Verdict`
+    break_even          low, high, estimate, fieller, words
+    trials              keys of the trials of both sides
+    """
+    return {
+        "format": 1,
+        "at": outcome.at,
+        "alpha": outcome.alpha,
+        "margin": outcome.margin,
+        "verdict": outcome.verdict,
+        "recommended": outcome.recommended,
+        "champions": dict(outcome.champions),
+        "verdicts": [_plain(asdict(verdict)) for verdict in outcome.verdicts],
+        "break_even": {**_plain(asdict(outcome.break_even)), "words": outcome.break_even.words},
+        "curves": {side: [_plain(row) for row in rows] for side, rows in outcome.curves.items()},
+        "trials": sorted(result.key for result in outcome.found.trials),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """Return JSON without NaN and infinity, which JSON does not have."""
+    if isinstance(value, Mapping):
+        return {name: _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

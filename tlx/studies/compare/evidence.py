@@ -1,0 +1,239 @@
+"""Trials of both sides as pairs: same split, same test images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ...errors import BadDataError
+from ...lab.store import Store
+from ...metrics import crossed
+from ...metrics.paired import Contrast
+from ...result import FINISHED, Result
+from .. import predictions
+
+FEATURES, TUNING = "feature extraction", "fine-tuning"
+SIDES = {FEATURES: "feature-extraction", TUNING: "fine-tuning"}  # side → kind of its trials
+VALIDATION = "best_val_accuracy"
+
+Place = tuple[int, int]  # (shots, split)
+Trials = dict[Place, Result]
+
+
+@dataclass
+class Side:
+    """Arms of one side: name → trials by shots and split."""
+
+    name: str
+    arms: dict[str, Trials] = field(default_factory=dict)
+
+    def add(self, results: Iterable[Result]) -> None:
+        """Add the trials of this side among `results`."""
+        for result in results:
+            if result.kind == SIDES[self.name]:
+                place = (int(result.spec["shots"]), int(result.spec["split"]))
+                self.arms.setdefault(arm_of(result), {})[place] = result
+
+    @property
+    def shots(self) -> list[int]:
+        """Return the numbers of shots that were tried, ascending."""
+        return sorted({shots for trials in self.arms.values() for shots, _ in trials})
+
+    def champion(self, shots: int) -> str:
+        """Return the arm with the best mean validation accuracy at these shots."""
+        return self._best(shots, without=None)
+
+    def pick(self, shots: int, split: int) -> Result | None:
+        """Return the trial of the arm that is best on the other splits' validation images.
+
+        With the arm chosen on the other splits, its accuracy in this one has no winner's curse.
+        None if that arm has no trial here.
+        """
+        if not self.arms:
+            return None
+        return self.arms[self._best(shots, without=split)].get((shots, split))
+
+    def _best(self, shots: int, without: int | None) -> str:
+        means: dict[str, float] = {}
+        for name, trials in self.arms.items():
+            values = [
+                result.scores.get(VALIDATION, 0.0)
+                for (k, split), result in trials.items()
+                if k == shots and split != without
+            ]
+            own = trials.get((shots, without)) if without is not None else None
+            if not values and own is not None:  # one split: there is no other
+                values = [own.scores.get(VALIDATION, 0.0)]
+            means[name] = float(np.mean(values)) if values else -1.0
+        return max(means, key=lambda name: means[name])
+
+
+def arm_of(result: Result) -> str:
+    """Return the name of the arm of a trial: its network, and its classifier."""
+    spec = result.spec
+    network = str(spec.get("architecture"))
+    if spec.get("source"):
+        network += f" ({spec['source']})"
+    classifier = spec.get("classifier")
+    return f"{classifier} on {network}" if classifier else network
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Paired trials of both sides at one number of shots.
+
+    features, tuning   trials of the same splits, in order
+    dropped            splits where a side failed or diverged
+    diverged           of these, splits where fine-tuning diverged
+    """
+
+    shots: int
+    features: tuple[Result, ...]
+    tuning: tuple[Result, ...]
+    dropped: int
+    diverged: int
+
+    @property
+    def tried(self) -> int:
+        """Return how many splits both sides were tried on."""
+        return len(self.features) + self.dropped
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that a decision is made from.
+
+    features, tuning   the two sides
+    pairs              paired trials of each number of shots, ascending
+    classes            names of the classes
+    pool               training images per class that draws come from, of the smallest class
+    """
+
+    features: Side
+    tuning: Side
+    pairs: tuple[Pairs, ...]
+    classes: tuple[str, ...]
+    pool: int
+
+    @property
+    def trials(self) -> list[Result]:
+        """Return all trials of all arms."""
+        sides = (self.features, self.tuning)
+        return [r for side in sides for arm in side.arms.values() for r in arm.values()]
+
+
+def gather(features: Side, tuning: Side) -> Evidence:
+    """Return the evidence of two sides.
+
+    Raises BadDataError if they have no trials in common, or were tested on different images.
+    """
+    shots = [k for k in tuning.shots if k in set(features.shots)]
+    pairs = tuple(pair for k in shots if (pair := _pairs(features, tuning, k)).tried)
+    trials = [r for pair in pairs for r in (*pair.features, *pair.tuning)]
+    if not pairs:
+        raise BadDataError(
+            "nothing-to-pair",
+            f"shots {features.shots} and {tuning.shots}",
+            where="trials",
+            expected="both sides on the same shots and splits of one data set",
+            remedy="run tlx compare without --from-studies",
+        )
+    digests = {str(r.details.get("test_digest", "")) for r in trials}
+    if len(digests - {""}) > 1:
+        raise BadDataError(
+            "other-images",
+            "the two sides were tested on different images",
+            where="trials",
+            expected="one test set",
+            remedy="give both studies the same data set, splits and --input-size",
+        )
+    pools = [int(r.details["pool"]) for r in trials if r.details.get("pool")]
+    most = max(pair.shots for pair in pairs)
+    classes = tuple(trials[0].details["classes"]) if trials else ()
+    return Evidence(features, tuning, pairs, classes, max([most, *pools]))
+
+
+def _pairs(features: Side, tuning: Side, shots: int) -> Pairs:
+    splits = sorted({s for trials in tuning.arms.values() for k, s in trials if k == shots})
+    kept: list[tuple[Result, Result]] = []
+    dropped = diverged = 0
+    for split in splits:
+        frozen, tuned = features.pick(shots, split), tuning.pick(shots, split)
+        if frozen is None or tuned is None:
+            continue  # one side alone was asked for this split
+        if _is_scored(frozen) and _is_scored(tuned):
+            kept.append((frozen, tuned))
+        else:
+            dropped += 1
+            diverged += not _is_scored(tuned)
+    return Pairs(
+        shots, tuple(a for a, _ in kept), tuple(b for _, b in kept), dropped, int(diverged)
+    )
+
+
+def _is_scored(result: Result) -> bool:
+    return result.status == FINISHED and "test_accuracy" in result.scores
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Right or wrong of each test image: (splits, images) 0/1 of both sides, and classes (n,)."""
+
+    features: np.ndarray
+    tuning: np.ndarray
+    classes: np.ndarray
+    predicted_features: np.ndarray
+    predicted_tuning: np.ndarray
+
+
+def tables_of(store: Store, pairs: Pairs) -> Tables | None:
+    """Return the paired test images; None if a trial kept no predictions."""
+    if not pairs.features:
+        return None
+    truth = predictions.read_truth(store, pairs.features[0])
+    sides = []
+    for results in (pairs.features, pairs.tuning):
+        rows = [predictions.read(store, result) for result in results]
+        if truth is None or any(row is None for row in rows):
+            return None
+        sides.append(np.stack([row for row in rows if row is not None]))
+    assert truth is not None
+    return Tables(
+        (sides[0] == truth).astype(np.int8),
+        (sides[1] == truth).astype(np.int8),
+        truth,
+        sides[0],
+        sides[1],
+    )
+
+
+def contrast_of(pairs: Pairs, tables: Tables | None, pool: int) -> Contrast:
+    """Return fine-tuning minus feature extraction at one number of shots."""
+    known = {"shots": pairs.shots, "pool": max(pool, pairs.shots), "dropped": pairs.dropped}
+    if tables is not None:
+        difference = tables.tuning - tables.features
+        return Contrast.of_differences(difference, tables.classes, **known)
+    return Contrast.of_scores(_accuracies(pairs.tuning), _accuracies(pairs.features), **known)
+
+
+def _accuracies(results: Sequence[Result]) -> list[float]:
+    return [result.scores["test_accuracy"] for result in results]
+
+
+def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> Mapping[str, Any]:
+    """Return the mean accuracy of one side with its 95 % interval, as a row of a curve."""
+    shots = {"shots": pairs.shots, "pool": max(pool, pairs.shots)}
+    if tables is None:
+        results = pairs.features if side == FEATURES else pairs.tuning
+        parts = crossed.components_of_scores(_accuracies(results), **shots)
+    else:
+        right = tables.features if side == FEATURES else tables.tuning
+        parts = crossed.components(right, tables.classes, **shots)
+    found = crossed.estimate(parts)
+    row: dict[str, Any] = {"shots": pairs.shots, "mean": parts.mean, "splits": parts.splits}
+    if found is not None:
+        row |= {"low": max(0.0, found.low), "high": min(1.0, found.high)}
+    return row

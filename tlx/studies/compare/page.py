@@ -1,0 +1,235 @@
+"""Page of a decision: one HTML file without scripts, requests or fonts of its own."""
+
+from __future__ import annotations
+
+import base64
+from collections import Counter
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any
+
+from ...metrics.paired import ALPHA
+from ...plots import tables
+from .. import summaries
+from . import figures, sentences
+from .decision import Outcome, SideCost
+from .evidence import FEATURES, TUNING, Side
+
+NOTHING = tables.NOTHING
+MOST_CONFUSIONS = 5
+
+
+def render(outcome: Outcome, key: str, environment: Mapping[str, Any], date: str = "") -> str:
+    """Return the page. Everything that comes from data is escaped."""
+    import jinja2
+
+    source = (resources.files(__package__) / "page.html").read_text(encoding="utf-8")
+    template = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(
+        source
+    )
+    versions = environment.get("versions", {})
+    return template.render(
+        title=outcome.title,
+        key=key[:12],
+        date=date,
+        classes=len(outcome.found.classes),
+        pool=outcome.found.pool,
+        test_images=outcome.headline.images if outcome.headline else 0,
+        sentences=sentences.section(outcome),
+        warnings=sentences.warnings(outcome),
+        images=_images(outcome),
+        tables={
+            "shots": shots_table(outcome),
+            "cost": cost_table(outcome),
+            "classes": _classes_table(outcome),
+            "confusions": _confusions_table(outcome),
+            "arms": arms_table(outcome),
+        },
+        break_even=sentences.break_even(outcome),
+        racing=_racing(outcome),
+        at=outcome.at,
+        alpha=f"{outcome.alpha:g}",
+        margin=f"{100 * outcome.margin:g}",
+        variance=", ".join(f"{name} {100 * share:.0f} %" for name, share in _shares(outcome)),
+        command=summaries.command_line(),
+        version=versions.get("tlx", ""),
+        commit=str(environment.get("commit") or "")[:12],
+    )
+
+
+def _images(outcome: Outcome) -> dict[str, str]:
+    """Return the figures as base64 of SVG."""
+    drawn = {"curve": figures.curve(outcome, "svg")}
+    if outcome.tables is not None:
+        drawn["classes"] = figures.classes(outcome, "svg")
+    if figures.variance_parts(outcome):
+        drawn["variance"] = figures.variance(outcome, "svg")
+    return {name: base64.b64encode(data).decode() for name, data in drawn.items()}
+
+
+def _shares(outcome: Outcome) -> list[tuple[str, float]]:
+    parts = figures.variance_parts(outcome)
+    total = sum(value for _, value in parts)
+    return [(name, value / total if total else 0.0) for name, value in parts]
+
+
+Table = Mapping[str, Any]
+
+
+def shots_table(outcome: Outcome) -> Table:
+    """Return a row for each number of shots: both sides, difference, chance of being wrong."""
+    means = {side: {row["shots"]: row for row in rows} for side, rows in outcome.curves.items()}
+    rows = []
+    for verdict in outcome.verdicts:
+        is_marked = verdict.holm is not None and verdict.holm <= (outcome.alpha or ALPHA)
+        rows.append(
+            [
+                str(verdict.shots),
+                *(_percent(means[side][verdict.shots]["mean"]) for side in (FEATURES, TUNING)),
+                f"{100 * verdict.mean:+.1f}".replace("-", "−"),
+                _interval(verdict.low, verdict.high),
+                sentences.chance(verdict),
+                verdict.verdict + ("*" if is_marked else ""),
+                str(verdict.splits),
+            ]
+        )
+    headings = [
+        "images per class",
+        FEATURES,
+        TUNING,
+        "difference",
+        "95 % interval",
+        "P(wrong)",
+        "verdict",
+        "draws",
+    ]
+    return {"headings": headings, "rows": rows}
+
+
+def _interval(low: float, high: float) -> str:
+    if low != low or high != high:  # NaN: nothing is known
+        return NOTHING
+    return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def cost_table(outcome: Outcome) -> Table:
+    """Return a row for each kind of cost, a column for each side."""
+
+    def cells(show: Any) -> list[str]:
+        return [show(outcome.costs[side]) for side in (FEATURES, TUNING)]
+
+    def number(value: float | None, text: str) -> str:
+        return NOTHING if value is None else text.format(value)
+
+    def energy(cost: SideCost) -> str:
+        shown = number(cost.energy_j, "{:.3g} J")
+        return f"{shown} ({cost.energy_source})" if cost.energy_source else shown
+
+    rows = [
+        ["one training, wall time", *cells(lambda c: tables.seconds(c.seconds))],
+        ["one training, CPU time", *cells(lambda c: number(c.cpu_s, "{:.3g} s"))],
+        ["one training, energy", *cells(energy)],
+        ["all trials of this comparison", *cells(lambda c: tables.seconds(c.total_s))],
+        ["trials", *cells(lambda c: str(c.trials))],
+    ]
+    if any(cost.money is not None for cost in outcome.costs.values()):
+        rows.append(["one training, money", *cells(lambda c: number(c.money, "{:.4f}"))])
+    if any(cost.human_h is not None for cost in outcome.costs.values()):
+        rows.append(["hours of work, declared", *cells(lambda c: number(c.human_h, "{:g} h"))])
+    return {"headings": ["", FEATURES, TUNING], "rows": rows}
+
+
+def _classes_table(outcome: Outcome) -> Table:
+    rows = [
+        [
+            row.name,
+            _percent(row.features),
+            _percent(row.tuning),
+            f"{100 * row.difference:+.1f}".replace("-", "−"),
+            NOTHING if row.low is None or row.high is None else _interval(row.low, row.high),
+            str(row.images),
+        ]
+        for row in figures.class_rows(outcome)
+    ]
+    headings = ["class", FEATURES, TUNING, "difference", "95 % interval", "test images"]
+    return {"headings": headings, "rows": rows}
+
+
+def _confusions_table(outcome: Outcome) -> Table:
+    rows: list[list[str]] = []
+    if outcome.tables is not None:
+        names, truth = outcome.found.classes, outcome.tables.classes
+        for side, predicted in (
+            (FEATURES, outcome.tables.predicted_features),
+            (TUNING, outcome.tables.predicted_tuning),
+        ):
+            counts = Counter(
+                (int(true), int(guess))
+                for row in predicted
+                for true, guess in zip(truth, row, strict=True)
+                if true != guess
+            )
+            for (true, guess), count in counts.most_common(MOST_CONFUSIONS):
+                total = int((truth == true).sum()) * len(predicted)
+                rows.append([side, names[true], names[guess], f"{100 * count / total:.1f} %"])
+    return {"headings": ["", "true class", "taken for", "of its images"], "rows": rows}
+
+
+def arms_table(outcome: Outcome) -> Table:
+    """Return a row for each arm: its validation and test accuracy at the headline."""
+    rows = []
+    for side in (outcome.found.features, outcome.found.tuning):
+        champion = outcome.champions[side.name]
+        for name in _ordered(side, outcome.at):
+            at = [r for (k, _), r in side.arms[name].items() if k == outcome.at]
+            tested = [r.scores["test_accuracy"] for r in at if "test_accuracy" in r.scores]
+            validated = [
+                r.scores["best_val_accuracy"] for r in at if "best_val_accuracy" in r.scores
+            ]
+            rows.append(
+                [
+                    f"{side.name}: {name}" + (" (chosen)" if name == champion else ""),
+                    _percent(sum(validated) / len(validated)) if validated else NOTHING,
+                    _percent(sum(tested) / len(tested)) if tested else NOTHING,
+                    str(len(at)),
+                ]
+            )
+    headings = [f"arm, at {outcome.at} images per class", "validation", "test", "draws"]
+    return {"headings": headings, "rows": rows}
+
+
+def _ordered(side: Side, shots: int) -> list[str]:
+    """Return the arms, the best on validation first."""
+
+    def mean(name: str) -> float:
+        values = [
+            r.scores.get("best_val_accuracy", 0.0)
+            for (k, _), r in side.arms[name].items()
+            if k == shots
+        ]
+        return sum(values) / len(values) if values else -1.0
+
+    return sorted(side.arms, key=mean, reverse=True)
+
+
+def _racing(outcome: Outcome) -> str:
+    """Return how much of the grid of fine-tunings was run, and why no more."""
+    if outcome.share >= 1.0 and not outcome.stopped:
+        return "Every draw was fine-tuned."
+    words = {
+        "small regret": "the expected loss of choosing by the sign is small",
+        "all splits": "every draw was run",
+        "no gain": "more draws cannot change it",
+    }
+    reasons: dict[str, list[str]] = {}
+    for shots, reason in sorted(outcome.stopped.items()):
+        reasons.setdefault(words.get(reason, reason), []).append(str(shots))
+    told = "; ".join(
+        reason if shots == ["0"] else f"at {', '.join(shots)} images per class {reason}"
+        for reason, shots in reasons.items()
+    )
+    return f"{100 * outcome.share:.0f} % of the fine-tunings of the full grid were run: {told}."

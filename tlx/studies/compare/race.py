@@ -1,0 +1,211 @@
+"""Stages of a comparison: features of every source first, then fine-tuning where it tells most."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ...lab.store import Store
+from ...metrics.paired import analyse
+from ...metrics.paired_race import FIRST_SPLITS, next_split
+from ...result import Result
+from ..base import Stage, StudyReport, Trial
+from ..session import Session
+from . import evidence
+from .evidence import TUNING, Evidence, Place, Side
+from .spec import CompareGrid
+
+Runs = Generator[Stage, StudyReport, None]
+ROUND = 2  # trials of a round, times the processes: what is begun before the next look
+
+
+@dataclass
+class Race:
+    """Fine-tuning of one comparison: what was run, and why it stopped.
+
+    side     trials so far
+    limit    splits of each number of shots
+    stopped  shots → why no more splits were run
+    """
+
+    side: Side
+    limit: int
+    stopped: Mapping[int, str]
+    seconds: float = 0.0
+
+    @property
+    def share(self) -> float:
+        """Return the trials that were run, as a share of all splits of all arms left."""
+        arms = self.side.arms.values()
+        run = sum(len(trials) for trials in arms)
+        full = sum(self.limit * len({shots for shots, _ in trials}) for trials in arms)
+        return run / full if full else 1.0
+
+
+def features_first(stages: Mapping[str, Stage], side: Side) -> Runs:
+    """Run every classifier of every source on every split."""
+    for stage in stages.values():
+        report = yield stage
+        side.add(report.results)
+
+
+def fine_tune(
+    stages: Mapping[str, Stage],
+    features: Side,
+    grid: CompareGrid,
+    session: Session,
+    race: Race,
+) -> Runs:
+    """Run the fine-tuning of each source on the first splits, then race the best one.
+
+    stages  source → its stage with every split
+    """
+    started = time.monotonic()
+    first = {
+        source: replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
+        for source, stage in stages.items()
+    }
+    is_racing = grid.any_time or grid.budget is not None
+    if len(stages) == 1 and not is_racing:
+        [stage] = stages.values()
+        report = yield stage
+        race.side.add(report.results)
+        return
+    for stage in first.values():
+        report = yield _silent(stage)
+        race.side.add(report.results)
+    source = _best_source(race.side, stages)
+    if len(stages) > 1:
+        session.say(f"fine-tuning goes on with {source}, the best on validation images so far")
+        race.side.arms = {
+            name: trials
+            for name, trials in race.side.arms.items()
+            if name == evidence.arm_of(next(iter(trials.values()))) and _source_of(trials) == source
+        }
+    whole = stages[source]
+    if not is_racing:
+        report = yield whole
+        race.side.add(report.results)
+        return
+    yield from _rounds(whole, features, grid, session, race, started)
+    done = {place for trials in race.side.arms.values() for place in trials}
+    report = yield replace(
+        whole, trials=tuple(t for t in whole.trials if (t.spec.shots, t.spec.split) in done)
+    )
+    race.seconds = time.monotonic() - started
+
+
+def _rounds(
+    whole: Stage,
+    features: Side,
+    grid: CompareGrid,
+    session: Session,
+    race: Race,
+    started: float,
+) -> Runs:
+    """Run rounds of splits until nothing more is worth its time."""
+    waiting = {(trial.spec.shots, trial.spec.split): trial for trial in whole.trials}
+    workers = session.settings.resolved_workers(
+        session.settings.resolved_device(), len(whole.trials)
+    )
+    while True:
+        if grid.budget is not None and time.monotonic() - started > grid.budget:
+            race.stopped = {**race.stopped, 0: f"the budget of {grid.budget:g} s is used up"}
+            return
+        chosen, race.stopped = choose(
+            evidence.gather(features, race.side),
+            session.store,
+            grid,
+            {place for place in waiting if place not in _done(race.side)},
+            ROUND * max(1, workers),
+            race.limit,
+        )
+        if not chosen:
+            return
+        report = yield _silent(replace(whole, trials=tuple(waiting[place] for place in chosen)))
+        race.side.add(report.results)
+
+
+def choose(
+    found: Evidence,
+    store: Store,
+    grid: CompareGrid,
+    waiting: set[Place],
+    count: int,
+    limit: int,
+) -> tuple[list[Place], Mapping[int, str]]:
+    """Return the next trials, at most `count`, and shots → why no more are run of them."""
+    contrasts = [
+        evidence.contrast_of(pair, evidence.tables_of(store, pair), found.pool)
+        for pair in found.pairs
+        if pair.features
+    ]
+    verdicts = analyse(contrasts, alpha=grid.alpha, margin=grid.margin)
+    seconds = {pair.shots: _mean_seconds(pair.tuning) for pair in found.pairs if pair.tuning}
+    headline = grid.at or max(pair.shots for pair in found.pairs)
+    chosen: list[Place] = []
+    closed: Mapping[int, str] = {}
+    open_ = [c for c in contrasts if any(shots == c.shots for shots, _ in waiting)]
+    while open_ and len(chosen) < count:
+        under_way = {c.shots: sum(shots == c.shots for shots, _ in chosen) for c in open_}
+        choice = next_split(
+            open_,
+            verdicts,
+            seconds,
+            headline=headline,
+            limit=limit,
+            under_way=under_way,
+        )
+        closed = choice.closed
+        if choice.shots is None:
+            break
+        left = sorted(place for place in waiting - set(chosen) if place[0] == choice.shots)
+        if not left:
+            open_ = [c for c in open_ if c.shots != choice.shots]
+            continue
+        chosen.append(left[0])
+    full = {c.shots: "all splits" for c in contrasts if c not in open_}
+    return chosen, {**full, **closed}
+
+
+def _done(side: Side) -> Iterator[Place]:
+    for trials in side.arms.values():
+        yield from trials
+
+
+def _of_splits(stage: Stage, splits: range) -> tuple[Trial, ...]:
+    return tuple(trial for trial in stage.trials if trial.spec.split in splits)
+
+
+def _silent(stage: Stage) -> Stage:
+    """Return a stage whose tables and figures are left to the last one of its study."""
+    return replace(
+        stage,
+        write_summary=lambda store, key, form="png": None,
+        format_summary=lambda report: f"{len(report.results)} trials",
+    )
+
+
+def _best_source(side: Side, stages: Mapping[str, Stage]) -> str:
+    """Return the source with the best mean validation accuracy over what was run."""
+    means: dict[str, float] = dict.fromkeys(stages, -1.0)
+    for trials in side.arms.values():
+        values = [r.scores.get(evidence.VALIDATION, 0.0) for r in trials.values()]
+        means[_source_of(trials)] = float(np.mean(values))
+    return max(means, key=lambda source: means[source])
+
+
+def _source_of(trials: Mapping[Place, Result]) -> str:
+    return str(next(iter(trials.values())).spec["architecture"])
+
+
+def _mean_seconds(results: tuple[Result, ...]) -> float:
+    return float(np.mean([result.scores.get("total_s", 1.0) for result in results]))
+
+
+def empty_side() -> Side:
+    """Return fine-tuning's side without trials."""
+    return Side(TUNING)

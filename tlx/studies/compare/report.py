@@ -1,0 +1,158 @@
+"""Record, tables, page and figures of a comparison, and its closing lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ... import files
+from ...errors import IntegrityError
+from ...lab.store import Store
+from ...plots import tables
+from ...result import FINISHED, Result
+from .. import drawings, reporting, summaries
+from ..base import StudyReport, TrialContext
+from ..drawings import Drawings
+from . import evidence, figures, page, sentences
+from .decision import NO_DECISION, Outcome, Rules, decide, to_json
+from .evidence import FEATURES, TUNING, Side
+from .spec import Decision
+
+RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
+
+
+def run(spec: Decision, inputs: Mapping[str, Any], context: TrialContext) -> Result:
+    """Record what a decision is made from; the decision follows from it.
+
+    inputs  details of the result: keys of the trials, rules, title, how the race ended
+    """
+    context.tell(1, 1)
+    return Result.of(spec, status=FINISHED, scores={}, details=dict(inputs))
+
+
+def outcome_of(store: Store, result: Result) -> Outcome:
+    """Return the decision from the trials that its record names.
+
+    Raises IntegrityError if one of them is gone.
+    """
+    details = result.details
+    sides = {side: Side(side) for side in (FEATURES, TUNING)}
+    for key in details["trials"]:
+        trial = store.find(key)
+        if trial is None:
+            raise IntegrityError(
+                "trial-gone",
+                f"trial {key[:12]} of this decision",
+                where=store.root,
+                remedy="run the comparison again",
+            )
+        for side in sides.values():
+            side.add([trial])
+    rules = details["rules"]
+    return decide(
+        store,
+        evidence.gather(sides[FEATURES], sides[TUNING]),
+        Rules(rules["at"], rules["alpha"], rules["margin"], rules["hours"], rules["price_hour"]),
+        details["title"],
+        {int(shots): reason for shots, reason in details["stopped"].items()},
+        details["share"],
+    )
+
+
+def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+    """Return the figures of a comparison."""
+    result = store.find(study["trials"][-1]["key"])
+    return {} if result is None else _drawings(outcome_of(store, result))
+
+
+def _drawings(outcome: Outcome) -> Drawings:
+    drawn: dict[str, Any] = {"comparison_curve": lambda form: figures.curve(outcome, form)}
+    if outcome.tables is not None:
+        drawn["comparison_classes"] = lambda form: figures.classes(outcome, form)
+    if figures.variance_parts(outcome):
+        drawn["comparison_variance"] = lambda form: figures.variance(outcome, form)
+    return drawn
+
+
+def write_summary(store: Store, key: str, form: str = "png") -> None:
+    """Write the record, the tables, the page and the figures of a comparison."""
+    study = store.read_study(key)
+    if study is None or (result := store.find(study["trials"][-1]["key"])) is None:
+        return
+    outcome = outcome_of(store, result)
+    folder = store.study_folder(key)
+    files.write_json(folder / RECORD, to_json(outcome))
+    shots, cost = page.shots_table(outcome), page.cost_table(outcome)
+    files.write_text(folder / f"{TABLE}.csv", _csv(outcome))
+    files.write_text(folder / f"{COST}.csv", tables.as_csv(cost["headings"], cost["rows"]))
+    files.write_text(folder / PAGE, page.render(outcome, key, result.environment))
+    drawings.write(folder, _drawings(outcome), form)
+    summaries.write(
+        folder,
+        study,
+        _metrics(outcome),
+        finished=1,
+        verdict=sentences.answer(outcome),
+        table=tables.as_markdown(shots["headings"], shots["rows"]),
+        tags={"tlx.verdict": outcome.verdict, "tlx.recommended": outcome.recommended or "none"},
+    )
+
+
+def _csv(outcome: Outcome) -> str:
+    """Return a row for each number of shots, with every number of its verdict."""
+    names = ["shots", "splits", "images", "mean", "se", "df", "low", "high", "p_wrong", "regret"]
+    names += ["tost_p", "holm", "verdict", "pool_share", "dropped"]
+    means = {
+        side: {row["shots"]: row["mean"] for row in rows} for side, rows in outcome.curves.items()
+    }
+    rows = [
+        [means[FEATURES][v.shots], means[TUNING][v.shots], *(getattr(v, name) for name in names)]
+        for v in outcome.verdicts
+    ]
+    return tables.as_csv(["features_mean", "tuning_mean", *names], rows)
+
+
+def _metrics(outcome: Outcome) -> list[dict[str, Any]]:
+    """Return the metrics of the parent run, shots as step."""
+    metrics: list[dict[str, Any]] = []
+    for verdict in outcome.verdicts:
+        values = {
+            "delta": verdict.mean,
+            "delta_low": verdict.low,
+            "delta_high": verdict.high,
+            "p_wrong": verdict.p_wrong,
+            "regret": verdict.regret,
+        }
+        metrics += [
+            {"name": name, "value": value, "step": verdict.shots}
+            for name, value in values.items()
+            if value is not None and abs(value) < float("inf")
+        ]
+    for side, name in ((FEATURES, "fe_mean"), (TUNING, "ft_mean")):
+        metrics += [
+            {"name": name, "value": row["mean"], "step": row["shots"]}
+            for row in outcome.curves[side]
+        ]
+    return metrics
+
+
+def format_summary(report: StudyReport) -> str:
+    """Return the closing lines: the four sentences, the table, where the page is."""
+    store = Store(report.folder)
+    outcome = outcome_of(store, report.results[-1])
+    shots = page.shots_table(outcome)
+    lines = [
+        *sentences.section(outcome),
+        "",
+        tables.as_text(shots["headings"], shots["rows"]).rstrip(),
+        "difference: fine-tuning minus feature extraction, in points; 95 % interval over new draws "
+        "and new test images",
+        *(f"warning: {line}" for line in sentences.warnings(outcome)),
+        f"page: {report.study_folder / PAGE}",
+    ]
+    return "\n".join([*lines, *reporting.footer(report)])
+
+
+def has_no_decision(outcome: Outcome) -> bool:
+    """Return whether trials failed so that nothing is decided."""
+    return outcome.verdict == NO_DECISION

@@ -1,0 +1,251 @@
+"""Sentences of a decision: what to use, how sure that is, what it costs, what would change it.
+
+One function a sentence, each from an `Outcome`. A point is a percentage point of mean per-class
+accuracy.
+"""
+
+from __future__ import annotations
+
+import math
+
+from ...metrics.paired import DECIDED, EQUIVALENT, ONE_DRAW, Verdict
+from ...plots import tables
+from .decision import MOST_DIVERGED, NO_DECISION, Outcome
+from .evidence import FEATURES, TUNING
+
+OTHER = {FEATURES: TUNING, TUNING: FEATURES}
+FEW_SPLITS = 10  # below, "less than 1 in 100" is not said
+WORTH_IT = 1.1  # ratio of costs that is told as one
+
+
+def answer(outcome: Outcome) -> str:
+    """Return which side to use, with the difference and its interval."""
+    verdict, side = outcome.headline, outcome.recommended
+    if outcome.verdict == NO_DECISION or verdict is None:
+        pairs = outcome.pairs
+        return (
+            f"No decision: {pairs.diverged} of {pairs.tried} fine-tunings at {_images(outcome.at)} "
+            f"diverged or failed (more than {100 * MOST_DIVERGED:.0f} % must not)."
+        )
+    if outcome.verdict == ONE_DRAW:
+        return (
+            f"Take {side}, for its cost: one draw of {_images(outcome.at)} is too little to "
+            f"compare ({_ahead(verdict)})."
+        )
+    if outcome.verdict == EQUIVALENT:
+        return (
+            f"Take {side}, for its cost: at {_images(outcome.at)} the two are within "
+            f"{_points(outcome.margin)} of each other ({_ahead(verdict)}; {_interval(verdict)})."
+        )
+    if outcome.verdict == DECIDED:
+        verb = {FEATURES: "Use feature extraction", TUNING: "Fine-tune"}[side]
+        champion = outcome.champions[side]
+        shown = f" ({champion})" if side == FEATURES else f" {champion}"
+        better, other = _mean(outcome, side), _mean(outcome, OTHER[side])
+        return (
+            f"{verb}{shown}: at {_images(outcome.at)} it classifies {_points(abs(verdict.mean))} "
+            f"more rightly than {OTHER[side]} ({better} against {other}; {_interval(verdict)})."
+        )
+    return (
+        f"Take {side}, for its cost: at {_images(outcome.at)} no difference was found "
+        f"({_ahead(verdict)}; {_interval(verdict)})."
+    )
+
+
+def certainty(outcome: Outcome) -> str:
+    """Return how likely the choice is wrong."""
+    verdict = outcome.headline
+    if verdict is None or outcome.verdict == NO_DECISION:
+        return "How sure: nothing is claimed."
+    if verdict.p_wrong is None:
+        return "How much the choice of training images matters is unknown: there is one draw."
+    if outcome.verdict == DECIDED:
+        other = OTHER[outcome.recommended]
+        return f"The chance that {other} is really the better one is {chance(verdict)}."
+    if outcome.verdict == EQUIVALENT:
+        return (
+            f"The chance that they are further apart than {_points(outcome.margin)} is at most "
+            f"{100 * float(verdict.tost_p or 0.0):.0f} %."
+        )
+    loss = verdict.regret
+    said = f"which of the two is better is {chance(verdict)}"
+    if loss is None or math.isinf(loss):
+        return f"How sure: {said}."
+    at_most = loss + (abs(verdict.mean) if _is_against(outcome) else 0.0)
+    return (
+        f"Taking it loses about {_points(at_most)} on average; that the order is really the other "
+        f"one: {chance(verdict)}."
+    )
+
+
+def chance(verdict: Verdict) -> str:
+    """Return the probability of being wrong as a class of chances, not as digits."""
+    p = verdict.p_wrong
+    if p is None:
+        return "unknown"
+    if p < 0.01 and verdict.splits >= FEW_SPLITS:
+        return "less than 1 in 100"
+    if p < 0.05:
+        return "less than 1 in 20"
+    if p <= 0.25:
+        return f"about 1 in {round(1.0 / p)}"
+    return "little better than a coin"
+
+
+def cost(outcome: Outcome) -> str:
+    """Return what a training of each side costs."""
+    features, tuning = outcome.costs[FEATURES], outcome.costs[TUNING]
+    if math.isnan(features.seconds) or math.isnan(tuning.seconds):
+        return "What it costs cannot be told: a side has no finished training."
+    text = (
+        f"A training takes {tables.seconds(features.seconds)} by feature extraction and "
+        f"{tables.seconds(tuning.seconds)} by fine-tuning"
+    )
+    ratio = tuning.seconds / features.seconds if features.seconds > 0.0 else math.inf
+    if math.isfinite(ratio) and ratio >= WORTH_IT:
+        text += f", {ratio:.0f} times as long" if ratio >= 2.0 else f", {ratio:.1f} times as long"
+    if features.energy_j is not None and tuning.energy_j is not None:
+        text += (
+            f"; {features.energy_j:.3g} J and {tuning.energy_j:.3g} J "
+            f"({tuning.energy_source or 'measured'})"
+        )
+    else:
+        text += "; energy cannot be read on this machine"
+    return text + "."
+
+
+def change(outcome: Outcome) -> str:
+    """Return what would change or settle the decision."""
+    verdict = outcome.headline
+    if verdict is None or outcome.verdict == NO_DECISION:
+        return "Try a smaller --learning-rate."
+    if outcome.verdict == ONE_DRAW:
+        return "More draws would tell: --splits 5 or more."
+    if outcome.verdict in (DECIDED, EQUIVALENT):
+        return _break_even(outcome)
+    settles = verdict.settles
+    if settles.splits is not None:
+        more = settles.splits - verdict.splits
+        seconds = more * outcome.costs[TUNING].seconds
+        return (
+            f"About {more} more draws would settle it if the difference stays "
+            f"(--splits {settles.splits}, {tables.seconds(seconds)} of fine-tuning)."
+        )
+    if settles.images is not None:
+        return (
+            f"More draws cannot settle it: about {settles.images} test images are needed, there "
+            f"are {verdict.images}."
+        )
+    if settles.pool or verdict.pool_share > 0.0:
+        return (
+            f"More draws cannot settle it: they come from the same {outcome.found.pool} images per "
+            "class; more labelled images could."
+        )
+    return "No number of draws can settle it: the difference is too small."
+
+
+def _break_even(outcome: Outcome) -> str:
+    even = outcome.break_even
+    if not even.is_known:
+        return "From where on the other one is better cannot be told from these trials."
+    if even.low is None and even.high == even.smallest:
+        return (
+            f"It holds for every number of images per class that was tried, from {even.smallest}."
+        )
+    return f"The two change places {even.words} images per class."
+
+
+def break_even(outcome: Outcome) -> str:
+    """Return the break-even in words, with the fitted crossing if there is one."""
+    even = outcome.break_even
+    if not even.is_known:
+        return "No break-even can be told from these trials."
+    text = f"Break-even: {even.words} training images per class."
+    if even.estimate is not None and even.fieller is not None:
+        low, high = even.fieller
+        text += f" A line through the differences crosses zero at {even.estimate:.1f} "
+        text += f"({low:.1f} to {high:.1f})."
+    return text
+
+
+def warnings(outcome: Outcome) -> list[str]:
+    """Return what a reader must bear in mind."""
+    lines = []
+    verdict, pairs = outcome.headline, outcome.pairs
+    if pairs.dropped:
+        lines.append(
+            f"{pairs.dropped} of {pairs.tried} splits at {_images(outcome.at)} are left out: "
+            "a training diverged or failed"
+        )
+    if verdict is not None and verdict.pool_share > 0.5:
+        lines.append(
+            "the draws are nearly the same images: each takes "
+            f"{100 * verdict.pool_share:.0f} % of those there are, more draws cannot help"
+        )
+    if verdict is not None and not verdict.images:
+        lines.append(
+            "trials without predictions.npy: intervals do not cover other test images. Delete them "
+            "from the store and run the studies again"
+        )
+    if verdict is not None and verdict.lone_classes:
+        lines.append(
+            f"{verdict.lone_classes} classes have one test image: how much it matters which is "
+            "not counted"
+        )
+    few = _fewest_test_images(outcome)
+    if few is not None and few < 10:
+        lines.append(f"a class has {few} test images; fewer than 10 tell little about it")
+    return lines
+
+
+def _fewest_test_images(outcome: Outcome) -> int | None:
+    if outcome.tables is None:
+        return None
+    import numpy as np
+
+    return int(np.unique(outcome.tables.classes, return_counts=True)[1].min())
+
+
+def _is_against(outcome: Outcome) -> bool:
+    """Return whether the recommended side is the one that was worse, for its cost."""
+    verdict = outcome.headline
+    if verdict is None:
+        return False
+    ahead = TUNING if verdict.mean > 0 else FEATURES
+    return verdict.mean != 0 and ahead != outcome.recommended
+
+
+def _mean(outcome: Outcome, side: str) -> str:
+    row = next(row for row in outcome.curves[side] if row["shots"] == outcome.at)
+    return f"{100 * row['mean']:.1f} %"
+
+
+def _ahead(verdict: Verdict) -> str:
+    if verdict.mean == 0:
+        return "both are level"
+    side = TUNING if verdict.mean > 0 else FEATURES
+    return f"{side} {_points(abs(verdict.mean))} ahead"
+
+
+def _interval(verdict: Verdict) -> str:
+    """Return the 95 % interval of the difference, towards the side that is ahead."""
+    if math.isnan(verdict.low):
+        return "no interval"
+    low, high = verdict.low, verdict.high
+    if verdict.mean < 0:
+        low, high = -high, -low
+    return f"95 % interval {100 * low:.1f} to {100 * high:.1f} points".replace("-", "−")
+
+
+def _points(share: float) -> str:
+    points = f"{100 * share:.1f}"
+    return "1 point" if points == "1.0" else f"{points} points"
+
+
+def _images(shots: int) -> str:
+    return "1 image per class" if shots == 1 else f"{shots} images per class"
+
+
+def section(outcome: Outcome) -> list[str]:
+    """Return the four sentences of the decision, in order."""
+    return [answer(outcome), certainty(outcome), cost(outcome), change(outcome)]

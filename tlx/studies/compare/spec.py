@@ -1,0 +1,104 @@
+"""Settings of a comparison of feature extraction and fine-tuning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ...spec import Spec, setting, setting_of
+from ..feature_extraction.spec import FeatureExtractionGrid
+from ..few_shot import FewShotGrid
+
+EXPERIMENT = "Compare"
+SPLITS = 20
+CLASSIFIERS = "linear-svc logistic ridge-loo ncm knn"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareGrid(Spec):
+    """What is compared, and when it counts as decided."""
+
+    kind: ClassVar[str] = "compare-grid"
+
+    sources: tuple[str, ...] = setting(
+        (),
+        help="backbones to compare, comma-separated, each with its own weights. Default: the one "
+        "of --architecture",
+    )
+    at: int | None = setting(
+        None, low=1, help="training images per class that the answer is for. Default: the most"
+    )
+    alpha: float = setting(
+        0.05, low=1e-6, high=0.49, help="largest probability of being wrong that counts as decided"
+    )
+    margin: float = setting(
+        0.01, low=1e-6, high=0.5, help="difference of accuracy that counts as none, as a fraction"
+    )
+    any_time: bool = setting(
+        True,
+        help="fine-tune where it shrinks the expected loss of a wrong choice most per second, and "
+        "stop when it is small; else every split",
+    )
+    budget: float | None = setting(
+        None, low=1.0, help="seconds of fine-tuning after which no more is begun. Default: no limit"
+    )
+    from_studies: tuple[str, ...] = setting(
+        (),
+        help="keys of finished feature-extraction and fine-tuning studies, comma-separated: "
+        "compare these and compute nothing",
+    )
+    human_hours: tuple[str, ...] = setting(
+        (), help="hours of work each side takes you, as feature-extraction=2,fine-tuning=6"
+    )
+    price_hour: float | None = setting(
+        None, low=0.0, help="price of an hour of computing (CPU time), for the cost in money"
+    )
+    currency: str = setting("EUR", help="currency of --price-hour, as text")
+    out: str | None = setting(None, help="file to copy the page to")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareClassifiers(FeatureExtractionGrid):
+    """Classifiers on frozen features, more than one by default."""
+
+    kind: ClassVar[str] = "compare-classifiers"
+
+    classifier: str = setting_of(FeatureExtractionGrid, "classifier", CLASSIFIERS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompareDraws(FewShotGrid):
+    """Draws of training images, more by default than in other studies."""
+
+    kind: ClassVar[str] = "compare-draws"
+
+    splits: int = setting_of(FewShotGrid, "splits", SPLITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision(Spec):
+    """Decision from finished trials: which, for what, by which rule."""
+
+    kind: ClassVar[str] = "decision"
+
+    dataset: str = setting("", identity=False, cli=False, help="data set, for people")
+    evidence: str = setting("", cli=False, help="digest of the trials that are compared")
+    at: int = setting(1, cli=False, help="training images per class that the answer is for")
+    alpha: float = setting(0.05, cli=False, help="largest probability of being wrong")
+    margin: float = setting(0.01, cli=False, help="difference that counts as none")
+    shots: int = setting(0, identity=False, cli=False, help="training images per class")
+    split: int = setting(0, identity=False, cli=False, help="number of the draw")
+
+    @property
+    def title(self) -> str:
+        """Return a short name."""
+        return f"decision at {self.at} shots"
+
+    @property
+    def run_name(self) -> str:
+        """Return the name of its run."""
+        return self.title
+
+    def mlflow_params(self) -> dict[str, object]:
+        """Return the settings that MLflow shows."""
+        return {"Dataset": self.dataset, "Samples per class": self.at}

@@ -1,0 +1,234 @@
+"""Study of tlx compare."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ... import files
+from ...errors import TrialsFailedError, UsageError
+from ...spec import Spec
+from ..base import Stage, Stages, Study, StudyReport, Trial
+from ..feature_extraction.spec import FeatureExtraction
+from ..fine_tuning.spec import FineTuning
+from .spec import EXPERIMENT, CompareClassifiers, CompareDraws, CompareGrid, Decision
+
+if TYPE_CHECKING:
+    from ..session import Session
+    from .evidence import Evidence, Side
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was run or found: the two sides, and what the record says of them."""
+
+    features: Side
+    tuning: Side
+    title: str
+    dataset: str
+    inputs: tuple[dict[str, str], ...]
+    stopped: Mapping[int, str]
+    share: float
+
+
+class CompareStudy(Study):
+    """Study of both sides on the same draws, with a decision."""
+
+    name = "compare"
+    short = "Feature extraction or fine-tuning?"
+    help = """Compare feature extraction and fine-tuning on the same draws and say which to use.
+
+    Every classifier is trained on every draw; fine-tuning is run where it shrinks the expected
+    loss of a wrong choice most per second. Ends with one sentence each on which to use, how sure
+    that is, what it costs and what would change it, and with a page (page.html) that says why.
+    """
+    specs: ClassVar[tuple[type[Spec], ...]] = (
+        CompareGrid,
+        FineTuning,
+        FeatureExtraction,
+        CompareClassifiers,
+        CompareDraws,
+    )
+    is_chained = True
+    shown = (
+        "dataset",
+        "sources",
+        "architecture",
+        "source",
+        "shots",
+        "splits",
+        "split_path",
+        "at",
+        "alpha",
+        "margin",
+        "any_time",
+        "budget",
+        "classifier",
+        "use_crops",
+        "epochs",
+        "learning_rate",
+        "from_studies",
+        "out",
+    )
+
+    def stages(self, session: Session) -> Stages:
+        """Run both sides, or find them in the store; then decide."""
+        from . import evidence, report
+
+        grid = self.of(CompareGrid)
+        hours = human_hours(grid.human_hours)
+        if grid.from_studies:
+            compared = _from_store(grid.from_studies, session)
+        else:
+            compared = yield from self._run_sides(session)
+        found = evidence.gather(compared.features, compared.tuning)
+        if grid.at is not None and grid.at not in [pair.shots for pair in found.pairs]:
+            raise UsageError(
+                "shots",
+                f"--at {grid.at}",
+                expected=f"one of {', '.join(str(pair.shots) for pair in found.pairs)}",
+            )
+        done = yield self._decision(found, compared, hours)
+        outcome = report.outcome_of(session.store, done.results[-1])
+        if grid.out:
+            target = Path(grid.out).expanduser()
+            files.write_bytes(target, (done.study_folder / report.PAGE).read_bytes())
+            session.say(f"page: {target}")
+        if report.has_no_decision(outcome):
+            raise TrialsFailedError(
+                "no-decision",
+                "fine-tuning diverged or failed in too many draws",
+                remedy="try a smaller --learning-rate",
+            )
+
+    def _run_sides(self, session: Session) -> Generator[Stage, StudyReport, Compared]:
+        """Run feature extraction on every draw, then race fine-tuning."""
+        from ..feature_extraction.plan import feature_extraction_study
+        from ..fine_tuning.plan import fine_tuning_study
+        from . import evidence, race
+
+        grid, draws = self.of(CompareGrid), self.of(CompareDraws)
+        tuning, features = self.of(FineTuning), self.of(FeatureExtraction)
+        sources = grid.sources or (tuning.architecture,)
+        stages: dict[str, Stage] = {}
+        feature_stages: dict[str, Stage] = {}
+        with session.steps("reading and extracting") as progress:
+            for source in sources:
+                stages[source], found = fine_tuning_study(
+                    tuning.replace(architecture=source), draws, session.settings, progress
+                )
+                session.note(*found.notes)
+                feature_stages[source], found = feature_extraction_study(
+                    features.replace(architecture=source),
+                    draws,
+                    self.of(CompareClassifiers),
+                    session.settings,
+                    progress,
+                )
+                session.note(*found.notes)
+        whole = next(iter(stages.values()))
+        side = evidence.Side(evidence.FEATURES)
+        yield from race.features_first(feature_stages, side)
+        limit = max(trial.spec.split for trial in whole.trials) + 1
+        racing = race.Race(evidence.Side(evidence.TUNING), limit, {})
+        yield from race.fine_tune(stages, side, grid, session, racing)
+        dataset = whole.inputs[0]["name"]
+        return Compared(
+            side,
+            racing.side,
+            f"{', '.join(sources)} on {dataset}",
+            dataset,
+            whole.inputs,
+            racing.stopped,
+            racing.share,
+        )
+
+    def _decision(self, found: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
+        """Return the stage that records the decision."""
+        from . import report
+
+        grid = self.of(CompareGrid)
+        keys = sorted(result.key for result in found.trials)
+        at = grid.at or max(pair.shots for pair in found.pairs)
+        spec = Decision(
+            dataset=compared.dataset,
+            evidence=files.digest(keys),
+            at=at,
+            alpha=grid.alpha,
+            margin=grid.margin,
+        )
+        details: dict[str, Any] = {
+            "trials": keys,
+            "title": compared.title,
+            "rules": {
+                "at": at,
+                "alpha": grid.alpha,
+                "margin": grid.margin,
+                "hours": dict(hours),
+                "price_hour": grid.price_hour,
+            },
+            "stopped": {str(shots): reason for shots, reason in compared.stopped.items()},
+            "share": compared.share,
+            "classes": list(found.classes),
+        }
+        return Stage(
+            key=files.digest(["compare", spec.key]),
+            run=report.run,
+            experiment=EXPERIMENT,
+            title=compared.title,
+            spec=spec.to_json(),
+            trials=(Trial(spec, details),),
+            inputs=compared.inputs,
+            write_trial_figures=_no_figures,
+            write_summary=report.write_summary,
+            format_summary=report.format_summary,
+        )
+
+
+def _no_figures(folder: Path, result: Any, form: str = "png") -> None:
+    """Draw nothing: the figures are those of the study."""
+
+
+def human_hours(words: tuple[str, ...]) -> dict[str, float]:
+    """Return side → declared hours. Raises UsageError for anything but SIDE=HOURS."""
+    from .evidence import SIDES
+
+    names = {kind: side for side, kind in SIDES.items()}
+    hours = {}
+    for word in words:
+        name, _, value = word.partition("=")
+        try:
+            hours[names[name.strip()]] = float(value)
+        except (KeyError, ValueError):
+            raise UsageError(
+                "human-hours",
+                f"'{word}'",
+                expected="feature-extraction=HOURS or fine-tuning=HOURS",
+            ) from None
+    return hours
+
+
+def _from_store(requested: tuple[str, ...], session: Session) -> Compared:
+    """Return both sides from finished studies of the store."""
+    from ..reporting import results_of
+    from ..study_figures import find
+    from . import evidence
+
+    features, tuning = evidence.Side(evidence.FEATURES), evidence.Side(evidence.TUNING)
+    titles: list[str] = []
+    inputs: dict[str, dict[str, str]] = {}
+    for word in requested:
+        for key in find(session.store, word):
+            study = session.store.read_study(key)
+            if study is None:
+                continue
+            titles.append(str(study["title"]))
+            inputs |= {row["digest"]: row for row in study.get("inputs", [])}
+            results = results_of(session.store, study)
+            features.add(results)
+            tuning.add(results)
+    dataset = next(iter(inputs.values()))["name"] if inputs else ""
+    title = ", ".join(dict.fromkeys(titles))
+    return Compared(features, tuning, title, dataset, tuple(inputs.values()), {}, 1.0)

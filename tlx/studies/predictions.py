@@ -1,0 +1,62 @@
+"""Predicted and true class of each test image, kept by few-shot trials for pairing."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import files
+from ..errors import BadDataError, IntegrityError
+from ..lab.store import Store
+from ..result import Result
+
+if TYPE_CHECKING:
+    import numpy as np
+
+PREDICTIONS, TRUTH = "predictions.npy", "test_labels.npy"
+MOST_CLASSES = 1 << 16  # that uint16 numbers
+
+
+def write(folder: Path, predicted: np.ndarray, truth: np.ndarray) -> None:
+    """Write the predicted and the true classes (n,) of the test images, in their order."""
+    import numpy as np
+
+    for name, classes in ((PREDICTIONS, predicted), (TRUTH, truth)):
+        assert classes.max(initial=0) < MOST_CLASSES
+        buffer = io.BytesIO()
+        np.save(buffer, classes.astype(np.uint16), allow_pickle=False)
+        files.write_bytes(folder / name, buffer.getvalue())
+
+
+def read(store: Store, result: Result) -> np.ndarray | None:
+    """Return the predicted classes (n,) int64 of a trial's test images; None if it kept none.
+
+    Raises IntegrityError if the file is damaged, or not of as many images as were tested.
+    """
+    return _read(store, result, PREDICTIONS)
+
+
+def read_truth(store: Store, result: Result) -> np.ndarray | None:
+    """Return the true classes (n,) int64 of a trial's test images; as `read`."""
+    return _read(store, result, TRUTH)
+
+
+def _read(store: Store, result: Result, name: str) -> np.ndarray | None:
+    from ..data.sources import read_npy
+
+    if name not in files.manifest(store.folder(result.key)):
+        return None
+    path = store.file(result.key, name)
+    try:
+        predicted = read_npy(path)
+    except BadDataError as error:
+        raise IntegrityError("predictions", str(error), where=path) from error
+    if predicted.shape != (result.details["test_images"],) or predicted.dtype.kind != "u":
+        raise IntegrityError(
+            "predictions",
+            f"{predicted.dtype} of shape {predicted.shape}",
+            where=path,
+            expected=f"a class for each of {result.details['test_images']} test images",
+        )
+    return predicted.astype("int64")
