@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import UnknownNameError
 from .lab import store as lab_store
-from .lab.settings import Settings
+from .lab.settings import Figures, Settings
 from .spec import Spec, make_specs
 from .studies import STUDIES, Session, Study, StudyReport, run_study
 from .studies.listing import study_rows
@@ -39,8 +39,8 @@ def run(name: str, /, *, progress: bool = True, **settings: Any) -> StudyReport:
         name: the study, as on the command line: "fine-tuning", "feature-extraction", "quanta", …
         progress: show bars (terminal, notebook) and the closing table.
         **settings: any setting of the study's command by its Python name, and those of the
-            machine: dataset, shots, workers, store, tracking, … `tlx.settings(name)` lists them
-            with their defaults.
+            machine: dataset, shots, workers, store, tracking, figures, … `tlx.settings(name)`
+            lists them with their defaults.
 
     Returns:
         A report with `.results`, `.frame()`, `.summary()`, `.figures`, `.folder`, `.url`. A search
@@ -115,19 +115,20 @@ def _study(name: str) -> type[Study]:
 
 def _prepared(name: str, given: dict[str, Any], progress: bool) -> tuple[Study, Session]:
     kind = _study(name)
-    *own, machine = make_specs((*kind.specs, Settings), given)
+    *own, machine, figures = make_specs((*kind.specs, Settings, Figures), given)
     assert isinstance(machine, Settings)
+    assert isinstance(figures, Figures)
     if not progress:
-        return kind(*own), Session(machine)
+        return kind(*own), Session(machine, figures)
     from .cli.running import Terminal
 
-    return kind(*own), Terminal(machine)
+    return kind(*own), Terminal(machine, figures)
 
 
 def _declared(study: type[Study]) -> Iterable[tuple[type[Spec], str, Any]]:
     """Yield (class, field, declaration) of every setting, each name once."""
     names = set()
-    specs: tuple[type[Spec], ...] = (*study.specs, Settings)
+    specs: tuple[type[Spec], ...] = (*study.specs, Settings, Figures)
     for spec in specs:
         for field, row in spec.settings().items():
             if row.cli and field not in names:

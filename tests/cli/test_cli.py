@@ -13,7 +13,7 @@ import pytest
 
 from tlx import cli
 from tlx.cli import app, options
-from tlx.lab.settings import Settings
+from tlx.lab.settings import Figures, Settings
 from tlx.studies import STUDIES
 from tlx.studies.activations_spec import Extraction, ExtractionOutput
 
@@ -94,7 +94,7 @@ def test_the_seeds_flags_are_all_there(capsys):
 
 
 SETTINGS_OF = [
-    (kind, name) for name, study in STUDIES.items() for kind in (*study.specs, Settings)
+    (kind, name) for name, study in STUDIES.items() for kind in (*study.specs, Settings, Figures)
 ] + [(Extraction, "extract"), (ExtractionOutput, "extract")]
 
 

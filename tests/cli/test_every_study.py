@@ -15,7 +15,10 @@ from cli.test_image_rules import COMMANDS, ask, checkpoints
 
 from tlx.lab.settings import FORMS
 from tlx.lab.store import Store
-from tlx.studies import study_figures
+from tlx.studies import reporting, study_figures
+from tlx.studies.layer_metrics import report as layer_metrics_report
+from tlx.studies.parameter_distance import report as parameter_distance_report
+from tlx.studies.quanta import report as quanta_report
 
 STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 STUDIES = [name for name in COMMANDS if name not in ("check", "splits draw", "extract", "crops")]
@@ -115,6 +118,58 @@ def test_plot_draws_every_study_again_in_every_form(drawn, tlx, tmp_path, form):
         )
         if form == "svg":
             assert all(again[name] == data for name, data in first.items()), "the same bytes"
+
+
+def test_every_study_draws_no_figure_of_its_own_where_none_is_asked_for(drawn, tlx, tmp_path, bars):
+    """All trials are found in a copy of the store; the summaries are written again."""
+    copy = tmp_path / "copy"
+    shutil.copytree(drawn.root, copy)
+    words = ("--store", copy, "--form", "svg", "--figures", "none")
+    done = [ask(tlx, name, bars, *words) for name in sorted(STUDIES, key="atlas".__eq__)]
+    done.append(checkpoints(tlx, bars, bars, *words))
+    assert not any(code for code, _, _ in done), done
+    assert figures(copy / "studies") == {}
+    assert figures(copy / "trials") == figures(drawn.root / "trials"), "trials stay as they were"
+    code, _, complained = tlx("plot", "all", "--store", copy, "--form", "svg")
+    assert code == 0, complained
+    again = figures(tmp_path / "tlx-figures")
+    for key in drawn.studies():
+        for name, data in figures(drawn.study_folder(key)).items():
+            assert again[f"{key[:12]}/{name}"] == data
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        reporting.write_trial_figures,
+        layer_metrics_report.write_trial_figures,
+        parameter_distance_report.write_trial_figures,
+        quanta_report.write_trial_figures,
+    ],
+    ids=["reporting", "layer-metrics", "parameter-distance", "quanta"],
+)
+def test_figures_of_a_trial_are_drawn_in_the_form_asked_for_or_not_at_all(write, drawn, tmp_path):
+    kinds = {
+        kind
+        for kind, draw in study_figures.TRIALS.items()
+        if draw.__module__ == write.__module__ and kind != "target-tuning"
+    }
+    results = [
+        result
+        for key in drawn.studies()
+        for row in drawn.read_study(key)["trials"]
+        if (result := drawn.find(row["key"])) is not None and result.kind in kinds
+    ]
+    assert {result.kind for result in results} == kinds
+    for number, result in enumerate(results):
+        folder = tmp_path / str(number)
+        shutil.copytree(drawn.folder(result.key), folder)
+        drawn_by_command = set(figures(folder))  # none of the layers of checkpoints
+        write(folder, result, None)
+        assert figures(folder) == {}
+        write(folder, result, "svg")
+        assert set(figures(folder)) >= drawn_by_command
+        assert figures(folder)
 
 
 @pytest.mark.e2e

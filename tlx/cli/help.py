@@ -29,8 +29,8 @@ FIELDS = {  # section → settings; a setting that is in none is of its study
     ),
     SEARCH: "study trials search space sampler pruner objective budget max_kwh storage",
     TRACKING: (
-        "store cache mlflow_path tracking require_tracking wait form system_metrics job log_model "
-        "out export note keep_dumps verbose json"
+        "store cache mlflow_path tracking require_tracking wait figures form system_metrics job "
+        "log_model out export note keep_dumps verbose json"
     ),
     COMPUTE: "device workers threads timeout dtype watts grid",
 }

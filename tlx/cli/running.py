@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..lab.settings import Reporting, Settings
+from ..lab.settings import Figures, Reporting, Settings
 from ..lab.tasks import Event
 from ..studies.session import Session
 from .output import say
@@ -16,8 +16,13 @@ from .progress import Preparation, SearchLines, steps, watching
 class Terminal(Session):
     """Session that shows bars on a terminal, and lines elsewhere."""
 
-    def __init__(self, settings: Settings, reporting: Reporting | None = None):
-        super().__init__(settings)
+    def __init__(
+        self,
+        settings: Settings,
+        figures: Figures | None = None,
+        reporting: Reporting | None = None,
+    ):
+        super().__init__(settings, figures)
         self.reporting = reporting or Reporting()
 
     def say(self, *lines: str) -> None:

@@ -13,6 +13,7 @@ from ..spec import Spec, setting
 from .engines import ENGINES
 
 FORMS = ("png", "svg", "pdf")  # of figures
+ALL, STUDY, NONE = "all", "study", "none"  # which figures are drawn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,6 @@ class Settings(Spec):
         help="wait at the end, up to 10 s, for a tracking server that is slow; else "
         "tlx sync sends the rest",
     )
-    form: str = setting(FORMS[0], identity=False, choices=FORMS, help="file type of figures")
     system_metrics: bool = setting(True, identity=False, help="log CPU, memory and GPU use")
     watts: float | None = setting(
         None, identity=False, low=0.0, help="watts a busy core draws, for an energy estimate"
@@ -147,6 +147,32 @@ class Settings(Spec):
         if device == "cpu":
             return max(1, min(cores // self.threads, trials, 8))
         return 1 if device != "cuda" else max(1, min(_gpus(), trials))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures(Spec):
+    """Which figures a study draws, and as what files."""
+
+    kind: ClassVar[str] = "figures"
+
+    figures: str = setting(
+        ALL,
+        identity=False,
+        choices=(ALL, STUDY, NONE),
+        help="figures to draw: all, those of the study without those of each trial, or none. They "
+        "take most of the time of a small trial; tlx plot draws them all later",
+    )
+    form: str = setting(FORMS[0], identity=False, choices=FORMS, help="file type of figures")
+
+    @property
+    def trial_form(self) -> str | None:
+        """Return the file type of the figures of a trial; None if they are not drawn."""
+        return self.form if self.figures == ALL else None
+
+    @property
+    def study_form(self) -> str | None:
+        """Return the file type of the figures of a study; None if they are not drawn."""
+        return None if self.figures == NONE else self.form
 
 
 @dataclass(frozen=True, kw_only=True)

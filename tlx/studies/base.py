@@ -29,15 +29,15 @@ DISK = ("disk-full", "disk-space", "storage-failing", "permission")  # codes of 
 class TrialFigures(Protocol):
     """Callable that draws the figures of a trial into its folder."""
 
-    def __call__(self, folder: Path, result: Result, form: str = "png") -> None:
-        """Draw the figures of `result` in `form` into `folder`."""
+    def __call__(self, folder: Path, result: Result, form: str | None = "png") -> None:
+        """Draw the figures of `result` in `form` into `folder`; None draws none."""
 
 
 class SummaryWriter(Protocol):
     """Callable that writes the tables, figures and summary.json of a study to its folder."""
 
-    def __call__(self, store: Store, key: str, form: str = "png") -> None:
-        """Write the summary of the study `key`."""
+    def __call__(self, store: Store, key: str, form: str | None = "png") -> None:
+        """Write the summary of the study `key`; no figures where `form` is None."""
 
 
 @dataclass(frozen=True)

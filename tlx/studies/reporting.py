@@ -17,7 +17,7 @@ RECORD_BYTES = 256 << 20  # the largest JSON file of a study that is read
 CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
 
 
-def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
+def write_trial_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Write a trial's figures to its folder.
 
     Learning curves, and the confusion matrix if it was tested.
@@ -75,7 +75,7 @@ def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
     ]
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write a study's table, curve and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:

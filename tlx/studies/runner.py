@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import Stopped, TlxError, late_refusal
 from ..lab import cost, environment, resources, signals
 from ..lab.engines import ENGINES
-from ..lab.settings import Settings
+from ..lab.settings import Figures, Settings
 from ..lab.store import Draft, Store
 from ..lab.tasks import Event, Finished, RunOptions, Task, Waiting
 from ..lab.tracking import api as tracking_api
@@ -39,6 +39,7 @@ def run_stage(
     settings: Settings,
     watch: Callable[[Event], None] = lambda event: None,
     write_summary: Callable[[Store, str], None] | None = None,
+    figures: Figures | None = None,
 ) -> StudyReport:
     """Run what is not finished yet of a stage, then write its tables and figures.
 
@@ -46,8 +47,10 @@ def run_stage(
     is kept and mirrored, and Stopped is raised.
 
     write_summary  in place of the stage's own
+    figures        which are drawn; None: all, as PNG
     """
     started = time.perf_counter()
+    figures = figures or Figures()
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
     if target is not None:
         tracking_api.prepare(target)  # before any process opens it
@@ -74,12 +77,12 @@ def run_stage(
     with signals.graceful(), contextlib.ExitStack() as held:
         if mirror is not None:
             held.enter_context(mirror)
-        run_groups(stage, store, settings, hear, outcomes)
+        run_groups(stage, store, settings, hear, outcomes, figures.trial_form)
         if write_summary is not None:
             write_summary(store, stage.key)
         else:
             write = stage.write_summary or reporting.write_summary
-            write(store, stage.key, settings.form)
+            write(store, stage.key, figures.study_form)
         store.seal_study(stage.key)
         failed = {key: outcome for key in keys if isinstance(outcome := outcomes[key], TlxError)}
         if mirror is not None and failed:
@@ -103,10 +106,12 @@ def run_groups(
     settings: Settings,
     hear: Callable[[Event], None],
     outcomes: Outcomes,
+    form: str | None,
 ) -> None:
     """Run the groups that have an unfinished trial.
 
-    Outcomes of trials arrive as events of their group.
+    Outcomes of trials arrive as events of their group. Figures of trials are drawn in `form`; None
+    draws none.
     """
     device = settings.resolved_device()
     tasks = []
@@ -119,6 +124,7 @@ def run_groups(
                 str(store.root),
                 device,
                 settings,
+                form,
             )
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
             tasks.append(
@@ -219,6 +225,7 @@ class TrialJob:
     root: str
     device: str
     settings: Settings
+    form: str | None  # of the trial's figures; None: not drawn
 
 
 def run_group(
@@ -267,7 +274,7 @@ def run_trial(
         result = job.run(spec, inputs, context)
     for scratch in draft.folder.glob("training.*"):
         scratch.unlink()  # the training's state served to continue it
-    job.write_trial_figures(draft.folder, result, settings.form)
+    job.write_trial_figures(draft.folder, result, job.form)
     return replace(result, cost=meter.cost(), environment=environment.gather())
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from ..lab.settings import Settings
+from ..lab.settings import Figures, Settings
 from ..lab.store import Store
 from ..lab.tasks import Event
 from .base import Stage, Study, StudyReport, open_store
@@ -26,8 +26,9 @@ class Session:
     repeat them.
     """
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, figures: Figures | None = None):
         self.settings = settings
+        self.figures = figures or Figures()
         self._noted: set[str] = set()
 
     @functools.cached_property
@@ -70,7 +71,7 @@ class Session:
         self.say(f"{stage.title}: {len(stage.trials)} trials")
         self._say_where()
         with self.watching(stage) as watch:
-            report = runner.run_stage(stage, self.settings, watch)
+            report = runner.run_stage(stage, self.settings, watch, figures=self.figures)
         self.ended((stage.format_summary or reporting.format_summary)(report))
         report.raise_if_failed(self.settings.require_tracking)
         return report

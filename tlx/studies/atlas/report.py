@@ -110,7 +110,7 @@ def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Resul
 # ---------------------------------------------------------------- a study's files
 
 
-def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
+def write_trial_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Do nothing: a trial of an atlas has its numbers in the atlas's figure."""
 
 
@@ -157,7 +157,11 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 
 
 def write_summary(
-    store: Store, key: str, about: Mapping[str, Any], panels: Sequence[str], form: str = "png"
+    store: Store,
+    key: str,
+    about: Mapping[str, Any],
+    panels: Sequence[str],
+    form: str | None = "png",
 ) -> None:
     """Write the table, the figure and their sources to the study's folder."""
     study = store.read_study(key)
@@ -320,7 +324,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
         if any(message.startswith("tlx ") for message, _ in missing):
             lines.append("the same command with --run runs what is missing")
         folder = report.folder / "studies" / report.key
-        lines.append(f"figure and table: {folder / STEM}{drawings.endings(folder, STEM)}")
+        lines.append(f"{drawings.kinds(folder)}: {folder / STEM}{drawings.endings(folder, STEM)}")
         return "\n".join([*lines, *reporting.footer(report)])
 
     return closing

@@ -84,7 +84,7 @@ class AtlasStudy(Study):
         about = plan.about(planned, grid, session.settings)
         about |= {"against": stage.trials[-1].spec.against}
 
-        def write_summary(store: Store, key: str, form: str = "png") -> None:
+        def write_summary(store: Store, key: str, form: str | None = "png") -> None:
             report.write_summary(store, key, about, panels, form)
 
         done = yield replace(

@@ -29,7 +29,7 @@ SCOPES = {
 }
 
 
-def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
+def write_trial_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Write the accuracies at a trial's moments to its folder."""
     moments = result.details.get("moments") or []
     if moments:
@@ -40,7 +40,7 @@ def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None
         )
 
 
-def write_stage_summary(store: Store, key: str, form: str = "png") -> None:
+def write_stage_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the summary of a stage whose trials are of several networks.
 
     Means over them would be meaningless.
@@ -109,7 +109,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     return dict(_figures(files.read_json(path, limit=RECORD_BYTES), warnings or ()))
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the study's tables, figures and summary to its folder."""
     write_stage_summary(store, key)
     folder = store.root / "studies" / key
@@ -321,7 +321,7 @@ def format_summary(report: Any) -> str:
             f"diverged: {', '.join(_name(r) for r in report.diverged)}. Try a smaller "
             f"--fine-tune-rate"
         )
-    lines.append(f"tables and figures: {folder}")
+    lines.append(f"{drawings.kinds(folder, 'tables', 'figures')}: {folder}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 

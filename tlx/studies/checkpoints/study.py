@@ -73,7 +73,7 @@ class CheckpointsStudy(Study):
         for layer_study in layer_studies:
             yield intermediate(layer_study.study)
 
-        def write_summary(store: Store, key: str, form: str = "png") -> None:
+        def write_summary(store: Store, key: str, form: str | None = "png") -> None:
             correlations.gather(store, key)
             report.write_summary(store, key, form)
 

@@ -55,7 +55,7 @@ def pruned_rows(results: Iterable[Result]) -> list[Row]:
     return rows
 
 
-def write_pruning_summary(store: Store, key: str, form: str = "png") -> None:
+def write_pruning_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the table, figure and summary of pruned networks to the study's folder."""
     study = store.read_study(key)
     if study is None:
@@ -109,7 +109,7 @@ def format_pruning_summary(report: Any) -> str:
         pruned_table(pruned_rows(results(store, study))).rstrip(),
         "accuracies are mean per-class, in per cent, ± 95 % CI over the repeats",
         *result_warnings.lines(warnings_of(_results(report))),
-        f"table and figure: {folder / PRUNING}{drawings.endings(folder, PRUNING)}",
+        f"{drawings.kinds(folder)}: {folder / PRUNING}{drawings.endings(folder, PRUNING)}",
     ]
     return "\n".join([*lines, *reporting.footer(report)])
 

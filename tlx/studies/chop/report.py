@@ -138,7 +138,7 @@ def chop_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     }
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the table, figure and summary of chopped networks to the study's folder."""
     study = store.read_study(key)
     if study is None:
@@ -235,7 +235,7 @@ def format_summary(report: Any, within: float) -> str:
             f"smallest within {100 * within:g} points of the best validation accuracy: {which}, "
             f"{chosen['numbers']:,} parameters, test accuracy {tables.percent(chosen['mean'])}"
         )
-    lines.append(f"table and figure: {folder / CHOP}{drawings.endings(folder, CHOP)}")
+    lines.append(f"{drawings.kinds(folder)}: {folder / CHOP}{drawings.endings(folder, CHOP)}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 

@@ -49,7 +49,7 @@ class ChopStudy(Study):
             stage, notes = plan.chop_study(self.of(Chop), grid, session.settings, progress)
         session.note(*notes)
 
-        def write_summary(store: Store, key: str, form: str = "png") -> None:
+        def write_summary(store: Store, key: str, form: str | None = "png") -> None:
             latency.measure(
                 store, key, session.settings, lambda n: session.say(f"timing {n} networks")
             )

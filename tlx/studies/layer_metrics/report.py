@@ -41,7 +41,7 @@ def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
     return [{**named, **row} for row in result.details["rows"]]
 
 
-def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
+def write_trial_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Write a trial's table and figures to its folder."""
     layer_metrics_table.write(rows_of(result.spec, result), folder)
     drawings.write(folder, trial_drawings(folder, result), form)
@@ -75,7 +75,7 @@ def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [metric for metric in SHOWN if any(row.get(metric) not in (None, "") for row in rows)]
 
 
-def dress_table(folder: Path, result: Result, form: str = "png") -> None:
+def dress_table(folder: Path, result: Result, form: str | None = "png") -> None:
     """Write the table alone.
 
     Of many checkpoints, figures of each would take longer than measuring them.
@@ -95,7 +95,7 @@ def study_rows(store: Store, study: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write a study's table, figures and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:

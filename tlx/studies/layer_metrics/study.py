@@ -59,7 +59,7 @@ class LayerMetricsStudy(Study):
                 list(grid.networks), self.of(Observed), metrics, session.settings, progress
             )
 
-        def write_summary(store: Store, key: str, form: str = "png") -> None:
+        def write_summary(store: Store, key: str, form: str | None = "png") -> None:
             with session.steps("drawing images again") as progress:
                 plan.compare(store, key, grid.bootstrap, metrics.seed, progress)
             report.write_summary(store, key, form)

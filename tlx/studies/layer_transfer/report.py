@@ -133,7 +133,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     }
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write a study's tables, figure and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:
@@ -245,7 +245,9 @@ def format_summary(report: Any) -> str:
     if lost:
         lines.append(f"diverged or missing in some repeat: {', '.join(lost)}")
     folder = report.folder / "studies" / report.key
-    lines.append(f"tables and figure: {folder / STEM}{drawings.endings(folder, STEM)}")
+    lines.append(
+        f"{drawings.kinds(folder, 'tables')}: {folder / STEM}{drawings.endings(folder, STEM)}"
+    )
     return "\n".join([*lines, *reporting.footer(report)])
 
 

@@ -53,7 +53,8 @@ def format_summary(report: Any) -> str:
     )
     lines += [f"note: {note}" for note in notes] + _wary(means)
     lines += regression_report.of_study(regressions_of(folder))
-    lines.append(f"tables and figures: {folder / STEM}*{drawings.endings(folder, STEM)}")
+    held = drawings.kinds(folder, "tables", "figures")
+    lines.append(f"{held}: {folder / STEM}*{drawings.endings(folder, STEM)}")
     return "\n".join([*lines, *reporting.footer(report)])
 
 

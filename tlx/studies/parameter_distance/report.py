@@ -27,7 +27,7 @@ Row = dict[str, Any]
 Pairs = Sequence[tuple[Mapping[str, Any], Result]]
 
 
-def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
+def write_trial_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Write a triple's table, of tensors and layers, and its figure to its folder."""
     if result.kind == KIND:
         files.write_text(folder / f"{STEM}.csv", _csv(trial_rows([(result.spec, result)])))
@@ -268,7 +268,7 @@ def moved(row: Row) -> str:
 # ---------------------------------------------------------------- files
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write a study's tables, figures and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:

@@ -69,7 +69,7 @@ class ParameterDistanceStudy(Study):
             )
         session.note(*planned.notes)
 
-        def write_summary(store: Store, key: str, form: str = "png") -> None:
+        def write_summary(store: Store, key: str, form: str | None = "png") -> None:
             regression.regress(store, key)
             report.write_summary(store, key, form)
 

@@ -50,7 +50,7 @@ COLUMNS = (
 )
 
 
-def write_trial_figures(folder: Path, result: Result, form: str = "png") -> None:
+def write_trial_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Write a trial's figures to its folder.
 
     Learning curves, and the course of λ where it has a gate.
@@ -226,7 +226,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     return drawings
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write a study's table, figures and summary over all of its complete trials."""
     study = store.read_study(key)
     if study is None:

@@ -120,6 +120,7 @@ class NetworkSearch:
             context.root,
             context.device,
             context.settings,
+            None,
         )
 
         def make(draft: Draft) -> Result:
@@ -140,7 +141,7 @@ class NetworkSearch:
                 time.sleep(WAIT_S)
 
 
-def no_figures(folder: Path, result: Result, form: str = "png") -> None:
+def no_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Draw nothing for a training that is one of many of a search."""
 
 

@@ -73,7 +73,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     return drawings
 
 
-def write_summary(report: Any, form: str = "png") -> dict[str, Any]:
+def write_summary(report: Any, form: str | None = "png") -> dict[str, Any]:
     """Write a search's figures, tables and summary.json to its folder."""
     store, key = Store(report.folder), report.ready.search.key
     folder, title = store.study_folder(key), report.ready.title

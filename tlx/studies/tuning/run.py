@@ -14,7 +14,7 @@ from ... import files, locks
 from ...errors import LATE, TlxError, TrialsFailedError
 from ...lab import environment, signals
 from ...lab.engines import ENGINES
-from ...lab.settings import Settings
+from ...lab.settings import FORMS, Settings
 from ...lab.store import Draft, Store
 from ...lab.tasks import Event, Finished, Progress, RunOptions, Task, Waiting
 from ...lab.tracking import api as tracking_api
@@ -161,6 +161,7 @@ def run_search(
     summarise: Callable[[SearchReport], dict[str, Any]],
     test: Callable[[list[Result]], dict[str, float]],
     preparing: Preparing = _silent,
+    form: str | None = FORMS[0],
 ) -> SearchReport:
     """Run what is missing of a search, then test its best configuration and the defaults.
 
@@ -168,6 +169,7 @@ def run_search(
     test        the scores of the child run "final test", from those of its splits
     preparing   called with what is about to be tested; gives the progress callback of reading and
                 extracting test images
+    form        of the figures of the tested trials; None: not drawn
     """
     started = time.perf_counter()
     target = tracking_api.resolve(settings.mlflow_path) if settings.tracking else None
@@ -193,7 +195,7 @@ def run_search(
             book.enter(tried)
 
         def score_splits(number: int) -> list[Result]:
-            results = _test(ready, book.tried[number], store, settings, watch, preparing)
+            results = _test(ready, book.tried[number], store, settings, watch, preparing, form)
             book.end(book.tried[number], results, test(results))
             return results
 
@@ -345,6 +347,7 @@ def _test(
     settings: Settings,
     watch: Callable[[Event], None],
     preparing: Preparing,
+    form: str | None,
 ) -> list[Result]:
     """Test a configuration on every split, scored on the test set: found, or run now."""
     with preparing(final_title(ready, tried)) as progress:
@@ -362,7 +365,7 @@ def _test(
             watch(event)
 
         if len(outcomes) < len(requested.trials):
-            run_groups(requested, store, settings, hear, outcomes)
+            run_groups(requested, store, settings, hear, outcomes, form)
     results = []
     for trial in requested.trials:
         outcome = outcomes[trial.spec.key]

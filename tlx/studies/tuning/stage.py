@@ -48,14 +48,15 @@ class SearchStage:
             with session.steps("reading and extracting test images") as progress:
                 yield progress
 
-        form = session.settings.form
+        figures = session.figures
         return run.run_search(
             self.plan,
             session.settings,
             watch,
-            lambda done: report.write_summary(done, form),
+            lambda done: report.write_summary(done, figures.study_form),
             report.test,
             preparing,
+            figures.trial_form,
         )
 
     @staticmethod
