@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.e2e
+
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 
@@ -53,7 +55,6 @@ def done(bars, cache, tmp_path_factory):
     return folder, found
 
 
-@pytest.mark.e2e
 def test_it_ends_well_with_the_table_and_the_address(done):
     _, found = done
     assert found.returncode == 0, found.stdout + found.stderr
@@ -118,7 +119,6 @@ def test_the_store_shows_a_parent_its_children_and_their_curves(done):
     assert launcher.data.tags["tlx.study"] == parent.info.run_id
 
 
-@pytest.mark.e2e
 def test_a_search_runs_so_too_and_adds_no_trial_when_it_is_asked_again(bars, cache, tmp_path):
     from mlflow import MlflowClient
 
@@ -151,7 +151,6 @@ def test_a_search_runs_so_too_and_adds_no_trial_when_it_is_asked_again(bars, cac
         assert parent.data.metrics["best_val_accuracy"] == pytest.approx(max(values))
 
 
-@pytest.mark.e2e
 def test_hostile_values_are_values_and_run_nothing(bars, cache, tmp_path):
     canary = tmp_path / "canary"
     found = mlflow_run(tmp_path, cache, f"dataset=./x; touch {canary}", f"model=$(touch {canary})")

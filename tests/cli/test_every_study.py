@@ -20,6 +20,8 @@ from tlx.studies.layer_metrics import report as layer_metrics_report
 from tlx.studies.parameter_distance import report as parameter_distance_report
 from tlx.studies.quanta import report as quanta_report
 
+pytestmark = pytest.mark.e2e
+
 STARTS = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
 STUDIES = [name for name in COMMANDS if name not in ("check", "splits draw", "extract", "crops")]
 WITHOUT_FIGURES = {
@@ -80,7 +82,6 @@ def figures(folder):
     }
 
 
-@pytest.mark.e2e
 def test_every_command_draws_in_the_form_that_is_asked_for(drawn):
     found = figures(drawn.root)
     assert found
@@ -95,7 +96,6 @@ def test_the_tables_of_figures_have_a_row_for_every_kind_of_study_and_of_trial(d
     assert kinds == set(study_figures.TRIALS) | WITHOUT_FIGURES
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("form", FORMS)
 def test_plot_draws_every_study_again_in_every_form(drawn, tlx, tmp_path, form):
     code, out, complained = tlx("plot", "all", "--store", drawn.root, "--form", form)
@@ -172,7 +172,6 @@ def test_figures_of_a_trial_are_drawn_in_the_form_asked_for_or_not_at_all(write,
         assert figures(folder)
 
 
-@pytest.mark.e2e
 def test_a_study_is_named_by_its_folder_its_key_or_the_first_letters(drawn, tlx, tmp_path):
     key = next(key for key in drawn.studies() if drawn.read_study(key)["experiment"] == "Chop")
     for number, word in enumerate((drawn.study_folder(key), key, key[:10])):
@@ -322,7 +321,6 @@ def test_a_block_has_one_name_in_tables_and_figures_of_every_study(drawn):
         assert re.search("<!-- (Block )?1 conv1 -->", text), figure
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("architecture", ["mnist-cnn", "resnet18", "mobilenet-v1", "vit_b_16"])
 def test_parameter_distance_groups_tensors_under_the_names_of_blocks(architecture):
     import torch

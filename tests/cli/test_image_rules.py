@@ -107,6 +107,7 @@ def linked(tmp_path):
     return data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_link_that_leads_out_is_refused_by_every_command(name, tlx, linked):
     code, out, err = ask(tlx, name, linked)
@@ -205,6 +206,7 @@ def test_a_training_image_that_is_a_test_image_is_left_out_and_said(name, tlx, t
     assert "bytes are" in out
 
 
+@pytest.mark.slow
 def test_a_training_image_that_is_a_test_image_is_left_out_of_checkpoints(tlx, tmp_path, bars):
     code, out, err = checkpoints(tlx, copied(tmp_path / "data"), bars)
     assert code == 0, out + err

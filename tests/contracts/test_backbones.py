@@ -74,6 +74,7 @@ def network(built):
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", everything())
 def test_blocks_cover_every_tensor_once_in_the_order_of_the_run(name):
     if "lite0" in name:
@@ -101,6 +102,7 @@ def test_a_row_says_what_it_sees(name):
     assert row.input_size >= 28
 
 
+@pytest.mark.slow
 def test_blocks_run_one_after_the_other(network):
     """In a real forward pass, no module of a block has its first run before every earlier block
     began.
@@ -128,6 +130,7 @@ def test_blocks_run_one_after_the_other(network):
     assert begun == sorted(begun)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["none", "some", "all"])
 def test_frozen_blocks_stay_to_the_bit_and_the_others_learn(network, where):
     total = len(network.blocks)

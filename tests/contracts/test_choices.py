@@ -59,6 +59,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 def test_every_command_with_choices_is_in_the_table():
     known = typer.main.get_command(app.app).commands
     with_choices = {
@@ -129,6 +130,7 @@ def test_first_tokens_of_a_transformer(tlx, divided, command):
     assert code == 0, complained or out
 
 
+@pytest.mark.slow
 def test_the_chain_offers_the_dissimilarities_of_the_analysis_and_passes_them_on(tlx, divided):
     assert offered("checkpoints")["rdm"] == offered("analyze")["rdm"] == offered("atlas")["rdm"]
     code, out, complained = tlx(

@@ -221,6 +221,7 @@ def test_a_task_whose_process_died_is_run_again(case, tmp_path):
     assert [event.will_retry for event in own if isinstance(event, Failed)] == [True]
 
 
+@pytest.mark.slow
 @with_workers
 @pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize(
@@ -251,6 +252,7 @@ def test_what_a_dead_process_has_forked_ends_too(case, tmp_path):
     wait_until(lambda: not alive(pid))
 
 
+@pytest.mark.slow
 @with_workers
 def test_a_task_that_takes_too_long_is_ended_and_not_tried_again(case, tmp_path):
     late, well = case.run(

@@ -197,6 +197,7 @@ def test_another_numba_without_what_the_builders_call_gives_the_same_results(sta
     assert right[4] == ""
 
 
+@pytest.mark.slow
 def test_without_compilation_all_works_and_nothing_is_warned_of():
     choice, nearest, dissimilarities, within, errors = run_script("whole", NUMBA_DISABLE_JIT="1")
     assert (choice, errors) == ("False False", "")

@@ -292,6 +292,7 @@ def test_what_float32_cannot_order_is_left_open_and_ordered():
     assert (neighbours.nearest(x, 2)[1][0] == oracle(x, 2)[1][0]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_against_counting(kind, n, dtype):
         check(vectors(kind, n, dtype, 0), vectors(other, n, dtype, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("part", [1, 7, 64])
 @pytest.mark.parametrize("kind", KINDS)

@@ -48,6 +48,7 @@ def wait_for(condition, seconds=30):
 # ---------------------------------------------------------------- what is shown
 
 
+@pytest.mark.slow
 def test_a_study_is_a_parent_and_its_children_with_everything_in_them(lab, local):
     lab.finish()
     report = mirror(lab, local).start().stop()
@@ -463,6 +464,7 @@ def means_of(target):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "means",
     [

@@ -141,6 +141,7 @@ def test_the_server_goes_in_the_middle_of_the_study_and_comes_back(
     assert content(at(server.port), experiment) == content(local, experiment)
 
 
+@pytest.mark.slow
 def test_writing_a_journal_does_not_wait_for_a_silent_server(lab, proxy, tmp_path):
     proxy.rule = lambda path, number: faults.SILENT
     live = Lab(tmp_path / "live")

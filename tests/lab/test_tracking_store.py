@@ -109,6 +109,7 @@ def test_an_address_with_a_password_and_no_scheme_makes_no_folder_and_shows_no_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_while_the_database_is_made_is_said(tmp_path):
     code = (
         "import resource, signal, sys; from pathlib import Path; from tlx.lab.tracking import api as tracking\n"
@@ -200,6 +201,7 @@ def test_what_is_no_secret_stays(text, monkeypatch):
     assert tracking_api.redact(text) == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["a", "é", "://", "a://b:", "password", "token=", "@", "a.b-c+"])
 def test_redaction_takes_time_in_proportion_to_the_text(piece, monkeypatch):
     monkeypatch.setattr(redaction, "_secrets", set())
@@ -256,6 +258,7 @@ def test_a_database_that_is_there_is_left_alone(local):
     assert local.database.read_bytes() == before
 
 
+@pytest.mark.crash
 def test_a_killed_builder_leaves_nothing_in_the_way(tmp_path):
     (tmp_path / ".tmp-mlflow.db").write_bytes(b"half")
     (tmp_path / ".tmp-mlflow.db-journal").write_bytes(b"half")

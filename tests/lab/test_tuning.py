@@ -189,6 +189,7 @@ def test_a_sampler_that_needs_a_package_names_it(monkeypatch):
 # be rebuilt
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("address", ["", "sqlite:///{}/search.db", "{}/mine.journal"])
 def test_a_deleted_storage_is_made_anew_without_a_fit(tmp_path, address):
     asked = tiny_search.search(storage=address.format(tmp_path), trials=10)

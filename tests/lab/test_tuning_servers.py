@@ -19,6 +19,8 @@ from lab.test_tuning_killed import kill_until_done
 
 from tlx.lab.tuning import api as tuning_api
 
+pytestmark = pytest.mark.e2e
+
 TRIALS = 24
 
 
@@ -52,7 +54,6 @@ def check(url: str, key: str, roots) -> None:
         assert all(t.by_split for t in found), "what another machine ran is told by the storage"
 
 
-@pytest.mark.e2e
 def test_two_processes_on_one_server(server, tmp_path):
     process = start(tmp_path / "one", 2, server.url, "a" * 64)
     out, _ = process.communicate(timeout=120)
@@ -61,7 +62,6 @@ def test_two_processes_on_one_server(server, tmp_path):
     assert "s3cr3t" not in out
 
 
-@pytest.mark.e2e
 def test_two_machines_on_one_server(server, tmp_path):
     """Two drivers, each with a store of its own, that know of each other by the server alone."""
     both = [start(tmp_path / name, 1, server.url, "b" * 64) for name in ("one", "two")]
@@ -74,13 +74,11 @@ def test_two_machines_on_one_server(server, tmp_path):
     assert mine == [1, 1]
 
 
-@pytest.mark.e2e
 def test_killed_on_a_server(server, tmp_path, rng):
     kill_until_done(lambda: start(tmp_path / "one", 2, server.url, "c" * 64), 5, 2, rng)
     check(server.url, "c" * 64, [tmp_path / "one"])
 
 
-@pytest.mark.e2e
 def test_a_storage_that_was_emptied_is_filled_again(server, tmp_path):
     import optuna
 
@@ -93,7 +91,6 @@ def test_a_storage_that_was_emptied_is_filled_again(server, tmp_path):
     assert not (tmp_path / "log").exists()
 
 
-@pytest.mark.e2e
 @pytest.mark.parametrize("form", ["", "sqlite:///{}/search.db"])
 def test_optuna_dashboard_opens_the_study(tmp_path, form):
     pytest.importorskip("optuna_dashboard")

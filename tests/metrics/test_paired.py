@@ -163,6 +163,7 @@ def test_the_variance_that_other_shots_predict_is_that_of_a_line():
     assert crossed.predicted_variance(5, [*others[:1], (2, 0.0, 5), (3, None, 1)]) == (0.0, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [5, 10])
 def test_nominal_intervals_cover_the_truth_in_a_simulation(splits):
     """Crossed normal effects of splits, images and both, 2,000 times; moderated by five shots."""

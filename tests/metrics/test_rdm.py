@@ -385,6 +385,7 @@ np.save(sys.argv[1], np.stack([rdm(x.astype(kind), metric, False, np.float64) fo
 """
 
 
+@pytest.mark.slow
 def test_without_compilation(tmp_path):
     for name, variables in (
         ("python", {"NUMBA_DISABLE_JIT": "1"}),

@@ -138,6 +138,7 @@ def test_sources_change_places_as_a_whole():
     )
 
 
+@pytest.mark.slow
 def test_models_that_are_alike_within_a_source_do_not_make_a_finding():
     """Metric and performance have nothing to do with each other, and each is alike within a source:
     p ≤ .05 must come in about 5 % of the cases. Orders of single models say so in more than a

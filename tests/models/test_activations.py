@@ -520,6 +520,7 @@ def test_the_input_alone_needs_no_pass(networks, monkeypatch):
     assert capture(network, images(network), ["input"])["input"].shape == (2, 1, 28, 28)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mnist-cnn", "resnet18", "vit"])
 def test_everything_is_the_input_and_every_module_without_others_in_it(networks, name):
     network = networks(name)

@@ -244,6 +244,7 @@ def test_a_network_that_is_not_one_chain_there_is_not_cut(way, depth, refusal):
     assert not any("forward" in m.__dict__ or m._forward_hooks for m in net.modules())
 
 
+@pytest.mark.slow
 def test_dense_connections_are_cut_between_dense_blocks_only():
     net = load("densenet121", 32)
     x = torch.randn(2, 3, 32, 32)
@@ -323,6 +324,7 @@ def test_a_training_on_kept_rows_is_the_same_to_the_bit(name, size, depth, setti
     assert [c.kept for c in other.prefixes] == [""] * stages
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     ("name", "size", "settings"),
@@ -359,6 +361,7 @@ class Killed(BaseException):
     pass
 
 
+@pytest.mark.crash
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize(
     "settings",

@@ -161,6 +161,7 @@ def test_what_is_kept_is_what_pays():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{}, {"augment": "2020"}, {"source_dropout": True, "quanta_form": "sigmoid"}]
 )

@@ -242,6 +242,7 @@ def test_only_the_head_moves_in_its_epochs(data):
     assert not torch.equal(net.net.fc2.weight, network().net.fc2.weight)
 
 
+@pytest.mark.crash
 @pytest.mark.parametrize(
     "settings",
     [

@@ -171,6 +171,7 @@ def test_blocks_are_copied_with_their_statistics():
     assert not torch.equal(own["layer3.2.conv2.weight"], theirs["layer3.2.conv2.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("copied", "frozen", "cut"),
     [
@@ -369,6 +370,7 @@ def test_the_seeds_head_on_vgg16():
             assert not layer.bias.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "head", "shapes"),
     [

@@ -210,6 +210,7 @@ def test_what_cannot_be_measured_is_left_out_with_a_note():
     assert refused.value.code == "not-finite"
 
 
+@pytest.mark.slow
 def test_the_fine_tuned_beside_its_source(bars, settings, tmp_path):
     """The same weights: 1 everywhere. Others: as numpy says, on the same images."""
     network = backbones.load("mnist-cnn", weights="default", classes=10, head="keep", seed=0)
@@ -357,6 +358,7 @@ def test_of_several_studies_the_newest_or_the_one_asked_for(bars, settings):
         perform(bars, settings, parts=AtlasGrid(study=("abcdef",)))
 
 
+@pytest.mark.slow
 def test_random_weights_match_nothing(bars, settings):
     run_quanta(bars, settings, source="random")
     looked, _, report, _ = perform(bars, settings, source="random")

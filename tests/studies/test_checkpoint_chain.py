@@ -165,6 +165,7 @@ def test_checkpoints_are_scored_as_arrays_say(done, results, stripes):
         )
 
 
+@pytest.mark.slow
 def test_a_fine_tuning_starts_from_its_checkpoint_with_dense_layers_of_its_own(done, results):
     """At moment 0 convolutions are the checkpoint's: fine-tunings of one seed and target from equal
     convolutions agree, whatever head they had; from others they do not.

@@ -94,6 +94,7 @@ def trained(bars, cache, tmp_path_factory):
     return report, made, settings
 
 
+@pytest.mark.slow
 def test_the_weights_of_every_moment_are_kept_and_published(trained, tmp_path):
     report, made, _ = trained
     assert report.results[0].details["checkpoints"] == ["0", "0_1", "1", "3"]

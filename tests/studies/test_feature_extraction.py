@@ -339,6 +339,7 @@ def test_the_model_that_is_kept_is_the_one_that_was_scored(bars, settings, name,
     assert "tlx==" in (folder / "requirements.txt").read_text()
 
 
+@pytest.mark.slow
 def test_a_kept_model_is_a_model_of_its_run_and_stays_one(bars, settings, tmp_path):
     import mlflow
 

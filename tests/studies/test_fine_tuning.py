@@ -201,6 +201,7 @@ def test_a_diverged_trial_is_reported_as_such_and_scores_nothing(bars, settings)
     report.raise_if_failed(require_tracking=False)
 
 
+@pytest.mark.slow
 def test_ten_crops_vote_and_crops_made_elsewhere_are_used_as_they_are(bars, settings, tmp_path):
     few = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
     own = perform(asked(bars, use_crops=True), settings, few)

@@ -255,6 +255,7 @@ def test_asked_again_nothing_is_measured_and_more_networks_join(bars, settings, 
     assert (report.reused, len(measured)) == (1, 7)
 
 
+@pytest.mark.crash
 def test_cut_off_it_goes_on_behind_the_layers_it_has(bars, settings, monkeypatch):
     made = layer_metrics_plan.plan_layer_metrics(["mnist"], observed(bars), ASKED, settings)
     real = layer_metrics_trial._measure
@@ -288,6 +289,7 @@ def test_workers_come_to_the_same_numbers(bars, settings, tmp_path):
         assert strip[0] == strip[1]
 
 
+@pytest.mark.slow
 def test_a_layer_that_cannot_be_measured_has_a_note_not_a_number(bars, settings, tmp_path):
     import torch
     from safetensors.torch import save_file

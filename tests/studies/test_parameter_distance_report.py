@@ -185,6 +185,7 @@ def test_figures_are_drawn_and_the_same_again(some):
     assert parameter_distance_figures.profile(means(*some), form="svg").startswith(b"<?xml")
 
 
+@pytest.mark.slow
 def test_a_mark_and_a_band_are_seen():
     plain = parameter_distance_figures.profile(means(triple()))
     for other in (triple(confounded=("one",)), triple(undefined=("one",))):

@@ -365,6 +365,7 @@ def test_the_study_trains_its_source_on_other_images_first(bars, settings, tmp_p
     assert perform(spec, sweep, settings).reused == 1
 
 
+@pytest.mark.slow
 def test_halves_of_the_classes(settings, tmp_path):
     data = draw_images(tmp_path / "bars5", classes=5, per_class=6, seed=3)
     spec = quick(data, epochs=1)
@@ -437,6 +438,7 @@ def test_positions_in_words(words, positions, bars):
     assert list(quanta_plan.gates_of(quick(bars), words)) == positions
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "sweep", "error", "says"),
     [

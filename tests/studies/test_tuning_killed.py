@@ -12,6 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+pytestmark = pytest.mark.crash
+
 TRIALS, KILLS = 24, 3  # tests/benchmarks/tuning.py kills --kills 100 does it at length
 COMMAND = [
     "tune",
