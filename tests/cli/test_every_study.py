@@ -31,6 +31,7 @@ WITHOUT_FIGURES = {
     "domain-gap",
     "checkpoint-tuning",
     "checkpoint-scores",
+    "decision",
 }
 
 
@@ -217,6 +218,7 @@ WARNED = {
     "fine-tuning": ("Fine-tuning", "few_shot_curve"),
     "feature-extraction": ("Feature extraction", "few_shot_curve"),
     "tune": ("Tuning", "history"),
+    "compare": ("Compare", "comparison_curve"),
     "pretrain": ("Pre-training", None),  # a study of one network has the figures of its trial alone
     "quanta": ("QUANTA", "test_accuracy"),
     "layer-transfer": ("Layer transfer", "layer_transfer"),

@@ -92,6 +92,7 @@ class FewShotGrid(Spec):
     """Grid of the few-shot trials of a study."""
 
     kind: ClassVar[str] = "few-shot-grid"
+    draws_more: ClassVar[bool] = False  # than published splits have, if there are too few of them
 
     shots: tuple[int, ...] = setting(
         (), low=1, help="training images per class. Default: those of the splits"

@@ -170,7 +170,7 @@ def _split_folder(
         undrawn and datasets.key_of(spec.dataset) == folder.name
     ):  # a folder of one's own may have that name too
         shipped = splits.shipped(folder.name)
-        if shipped and set(few.shots) <= set(splits.read(shipped).shots):
+        if shipped and _is_enough(splits.read(shipped), few):
             return shipped
     known = datasets.DATASETS.get(folder.name)
     shots = few.shots or (known.shots if known else ()) or SHOTS
@@ -195,6 +195,14 @@ def _split_folder(
             seed=few.split_seed,
         )
     return out
+
+
+def _is_enough(folder: splits.SplitFolder, few: FewShotGrid) -> bool:
+    """Return whether published splits have the shots, and the draws if more could be drawn."""
+    shots = few.shots or folder.shots
+    if not set(shots) <= set(folder.shots):
+        return False
+    return not few.draws_more or all(len(folder.draws(k)) >= few.splits for k in shots)
 
 
 def _check_splits(

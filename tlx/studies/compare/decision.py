@@ -25,7 +25,7 @@ MUCH_OVERLAP = 0.5
 class SideCost:
     """What one training of a side costs, mean over its trials at the headline.
 
-    seconds     wall time of one training and its test
+    seconds     wall time of one training and its test; None if none ended well
     cpu_s       CPU time; None if it was not measured
     energy_j    energy; None where no counter and no declared wattage is
     energy_source  measured, modelled or declared
@@ -35,7 +35,7 @@ class SideCost:
     trials, arms   how many
     """
 
-    seconds: float
+    seconds: float | None
     cpu_s: float | None
     energy_j: float | None
     energy_source: str
@@ -137,19 +137,24 @@ def _recommended(headline: Verdict | None, verdict: str, costs: Mapping[str, Sid
         return ""
     if verdict == DECIDED:
         return TUNING if headline.mean > 0 else FEATURES
-    return min(costs, key=lambda side: costs[side].seconds)
+
+    def seconds(side: str) -> float:
+        known = costs[side].seconds
+        return math.inf if known is None else known
+
+    return min(costs, key=seconds)
 
 
 def _cost_of(side: evidence.Side, shots: int, results: Sequence[Result], rules: Rules) -> SideCost:
     every = [r for trials in side.arms.values() for r in trials.values()]
-    seconds = [_seconds(result) for result in results] or [math.nan]
+    seconds = [_seconds(result) for result in results]
     cpu_s, _ = _measured(results, "cpu_s")
     energy_j, source = _measured(results, "energy_j")
     money = None
     if rules.price_hour is not None and cpu_s is not None:
         money = rules.price_hour * cpu_s / 3600.0
     return SideCost(
-        seconds=float(np.mean(seconds)),
+        seconds=float(np.mean(seconds)) if seconds else None,
         cpu_s=cpu_s,
         energy_j=energy_j,
         energy_source=source,

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...metrics import crossed
 from ...metrics.paired import DECIDED
 from ...plots import figures
 from .decision import Outcome
 from .evidence import FEATURES, TUNING
+from .sentences import warnings
 
 MARKERS = {FEATURES: "o", TUNING: "s"}
 LINES = {FEATURES: "-", TUNING: "--"}
@@ -30,6 +31,10 @@ def curve(outcome: Outcome, form: str = "png") -> bytes:
             _side(axes, side, rows, sure)
         axes.axvline(outcome.at, color="#999999", linewidth=0.8, linestyle=":")
         shots = [row["shots"] for row in next(iter(outcome.curves.values()))]
+        caption = [
+            f"filled: the better one is sure; the answer is for {outcome.at} images per class",
+            *(f"warning: {line}" for line in warnings(outcome)),
+        ]
         axes.set_xscale("log")
         axes.set_xticks(shots, [str(k) for k in shots])
         axes.minorticks_off()
@@ -37,7 +42,7 @@ def curve(outcome: Outcome, form: str = "png") -> bytes:
         axes.set_ylabel("Mean per-class test accuracy")
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.legend(frameon=False, title="bands: 95 % CI over draws and images", loc="best")
-        figures.add_caption(figure, ["filled: the better one is sure; dotted: the answer is for"])
+        figures.add_caption(figure, caption)
         return figures.render(figure, form)
 
 
@@ -123,6 +128,7 @@ def classes(outcome: Outcome, form: str = "png") -> bytes:
             axes.plot(values, heights, MARKERS[side], color=COLOURS[side], label=side, zorder=2)
         axes.set_yticks(heights, [figures.legend_label(row.name)[:30] for row in rows])
         axes.set_xlabel(f"Test accuracy at {outcome.at} images per class")
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         figure.legend(frameon=False, loc="outside upper center", ncols=2)
         return figures.render(figure, form)

@@ -180,11 +180,15 @@ def _of_splits(stage: Stage, splits: range) -> tuple[Trial, ...]:
     return tuple(trial for trial in stage.trials if trial.spec.split in splits)
 
 
+def _write_nothing(store: Store, key: str, form: str | None = "png") -> None:
+    """Leave tables and figures to the last stage of the study."""
+
+
 def _silent(stage: Stage) -> Stage:
     """Return a stage whose tables and figures are left to the last one of its study."""
     return replace(
         stage,
-        write_summary=lambda store, key, form="png": None,
+        write_summary=_write_nothing,
         format_summary=lambda report: f"{len(report.results)} trials",
     )
 

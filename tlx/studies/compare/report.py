@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Mapping
 from typing import Any
 
@@ -74,7 +75,7 @@ def _drawings(outcome: Outcome) -> Drawings:
     return drawn
 
 
-def write_summary(store: Store, key: str, form: str = "png") -> None:
+def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the record, the tables, the page and the figures of a comparison."""
     study = store.read_study(key)
     if study is None or (result := store.find(study["trials"][-1]["key"])) is None:
@@ -85,7 +86,7 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
     shots, cost = page.shots_table(outcome), page.cost_table(outcome)
     files.write_text(folder / f"{TABLE}.csv", _csv(outcome))
     files.write_text(folder / f"{COST}.csv", tables.as_csv(cost["headings"], cost["rows"]))
-    files.write_text(folder / PAGE, page.render(outcome, key, result.environment))
+    files.write_text(folder / PAGE, page.render(outcome, key, result.environment, _today()))
     drawings.write(folder, _drawings(outcome), form)
     summaries.write(
         folder,
@@ -94,8 +95,15 @@ def write_summary(store: Store, key: str, form: str = "png") -> None:
         finished=1,
         verdict=sentences.answer(outcome),
         table=tables.as_markdown(shots["headings"], shots["rows"]),
+        warnings=sentences.warnings(outcome),
+        intervals=False,
         tags={"tlx.verdict": outcome.verdict, "tlx.recommended": outcome.recommended or "none"},
     )
+
+
+def _today() -> str:
+    """Return the date, which is all that differs between two pages of one decision."""
+    return datetime.datetime.now().astimezone().date().isoformat()
 
 
 def _csv(outcome: Outcome) -> str:

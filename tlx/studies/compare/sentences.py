@@ -14,6 +14,8 @@ from .decision import MOST_DIVERGED, NO_DECISION, Outcome
 from .evidence import FEATURES, TUNING
 
 OTHER = {FEATURES: TUNING, TUNING: FEATURES}
+FEWEST_SPLITS = 4  # below, the draws are warned of
+FEWEST_IMAGES = 10  # of a class, tested
 FEW_SPLITS = 10  # below, "less than 1 in 100" is not said
 WORTH_IT = 1.1  # ratio of costs that is told as one
 
@@ -95,7 +97,7 @@ def chance(verdict: Verdict) -> str:
 def cost(outcome: Outcome) -> str:
     """Return what a training of each side costs."""
     features, tuning = outcome.costs[FEATURES], outcome.costs[TUNING]
-    if math.isnan(features.seconds) or math.isnan(tuning.seconds):
+    if features.seconds is None or tuning.seconds is None:
         return "What it costs cannot be told: a side has no finished training."
     text = (
         f"A training takes {tables.seconds(features.seconds)} by feature extraction and "
@@ -126,7 +128,7 @@ def change(outcome: Outcome) -> str:
     settles = verdict.settles
     if settles.splits is not None:
         more = settles.splits - verdict.splits
-        seconds = more * outcome.costs[TUNING].seconds
+        seconds = more * (outcome.costs[TUNING].seconds or 0.0)
         return (
             f"About {more} more draws would settle it if the difference stays "
             f"(--splits {settles.splits}, {tables.seconds(seconds)} of fine-tuning)."
@@ -192,9 +194,18 @@ def warnings(outcome: Outcome) -> list[str]:
             f"{verdict.lone_classes} classes have one test image: how much it matters which is "
             "not counted"
         )
+    draws = [verdict.shots for verdict in outcome.verdicts if verdict.splits < FEWEST_SPLITS]
+    if draws:
+        lines.append(
+            f"fewer than {FEWEST_SPLITS} splits at {', '.join(map(str, draws))} images per class: "
+            "how much the draw matters is hardly known"
+        )
     few = _fewest_test_images(outcome)
-    if few is not None and few < 10:
-        lines.append(f"a class has {few} test images; fewer than 10 tell little about it")
+    if few is not None and few < FEWEST_IMAGES:
+        lines.append(
+            f"fewer than {FEWEST_IMAGES} images of a class are tested ({few}): its accuracy is "
+            "coarse"
+        )
     return lines
 
 

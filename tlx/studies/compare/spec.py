@@ -71,6 +71,7 @@ class CompareDraws(FewShotGrid):
     """Draws of training images, more by default than in other studies."""
 
     kind: ClassVar[str] = "compare-draws"
+    draws_more: ClassVar[bool] = True
 
     splits: int = setting_of(FewShotGrid, "splits", SPLITS)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -128,6 +128,9 @@ class CompareStudy(Study):
                     progress,
                 )
                 session.note(*found.notes)
+        for of_sources in (stages, feature_stages):
+            for source, stage in of_sources.items():
+                of_sources[source] = replace(stage, write_trial_figures=_no_figures)
         whole = next(iter(stages.values()))
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
@@ -187,8 +190,8 @@ class CompareStudy(Study):
         )
 
 
-def _no_figures(folder: Path, result: Any, form: str = "png") -> None:
-    """Draw nothing: the figures are those of the study."""
+def _no_figures(folder: Path, result: Any, form: str | None = "png") -> None:
+    """Draw nothing: of hundreds of trials, tlx plot draws those that are wanted."""
 
 
 def human_hours(words: tuple[str, ...]) -> dict[str, float]:

@@ -1,0 +1,288 @@
+"""Comparison of feature extraction and fine-tuning: the study, its decision, sentences, page."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tlx.errors import BadDataError, TrialsFailedError, UsageError
+from tlx.lab.settings import Settings
+from tlx.lab.store import Store
+from tlx.result import DIVERGED, Result
+from tlx.studies import STUDIES, Session, predictions, run_study
+from tlx.studies.compare import decision, evidence, page, race, report, sentences
+from tlx.studies.compare.spec import CompareGrid
+from tlx.studies.compare.study import human_hours
+
+FEATURES, TUNING = evidence.FEATURES, evidence.TUNING
+FEW = {
+    "shots": (1, 2),
+    "splits": 4,
+    "val_per_class": 3,
+    "use_crops": False,
+    "epochs": 2,
+    "classifier": "knn ncm",
+}
+
+
+def settings_of(store, cache):
+    return Settings(
+        store=str(store), cache=str(cache), tracking=False, workers=0, system_metrics=False
+    )
+
+
+def compare(bars, settings, **changes):
+    study = STUDIES["compare"].with_settings({"dataset": str(bars), **FEW, **changes})
+    return run_study(study, Session(settings))
+
+
+@pytest.fixture(scope="module")
+def done(bars, cache, tmp_path_factory):
+    settings = settings_of(tmp_path_factory.mktemp("runs"), cache)
+    return compare(bars, settings, any_time=False), settings
+
+
+def record_of(done_report):
+    return json.loads((done_report.study_folder / report.RECORD).read_text())
+
+
+def test_the_record_has_a_verdict_for_every_number_of_shots(done):
+    record = record_of(done[0])
+    assert [verdict["shots"] for verdict in record["verdicts"]] == [1, 2]
+    assert all(verdict["splits"] == 4 for verdict in record["verdicts"])
+    assert all(verdict["images"] == 24 for verdict in record["verdicts"])
+    assert len(record["trials"]) == 2 * 4 * 3
+    assert record["at"] == 2
+    assert record["recommended"] in (FEATURES, TUNING)
+
+
+def test_the_difference_is_that_of_the_trials_predictions(done):
+    done_report, _ = done
+    store, record = Store(done_report.folder), record_of(done_report)
+    trials = [store.find(key) for key in record["trials"]]
+    for trial in trials:
+        predicted, truth = predictions.read(store, trial), predictions.read_truth(store, trial)
+        shares = [(predicted[truth == c] == c).mean() for c in np.unique(truth)]
+        assert np.mean(shares) == pytest.approx(trial.scores["test_accuracy"])
+    tuned = {r.spec["split"]: r for r in trials if r.kind == "fine-tuning" and r.spec["shots"] == 2}
+    frozen: dict[str, dict[int, Result]] = {}
+    for r in trials:
+        if r.kind == "feature-extraction" and r.spec["shots"] == 2:
+            frozen.setdefault(r.spec["classifier"], {})[r.spec["split"]] = r
+    differences = []
+    for split, trial in tuned.items():
+        best = max(
+            frozen,
+            key=lambda name: np.mean(
+                [r.scores["best_val_accuracy"] for s, r in frozen[name].items() if s != split]
+            ),
+        )
+        accuracy = frozen[best][split].scores["test_accuracy"]
+        differences.append(trial.scores["test_accuracy"] - accuracy)
+    assert record["verdicts"][1]["mean"] == pytest.approx(np.mean(differences))
+
+
+def test_asked_again_nothing_is_run_and_the_record_has_the_same_bytes(done, bars):
+    done_report, settings = done
+    before = (done_report.study_folder / report.RECORD).read_bytes()
+    again = compare(bars, settings, any_time=False)
+    assert again.key == done_report.key
+    assert (again.study_folder / report.RECORD).read_bytes() == before
+
+
+def test_finished_studies_are_compared_without_computing(done, monkeypatch):
+    done_report, settings = done
+    store = Store(done_report.folder)
+    keys = [
+        key
+        for key in store.studies()
+        if store.read_study(key)["experiment"] in ("Fine-tuning", "Feature extraction")
+    ]
+    monkeypatch.setattr("tlx.models.training.fit", None)
+    study = STUDIES["compare"].with_settings({"from_studies": tuple(keys)})
+    again = run_study(study, Session(settings))
+    assert record_of(again)["verdicts"] == record_of(done_report)["verdicts"]
+
+
+def test_one_side_alone_cannot_be_compared(done):
+    done_report, settings = done
+    store = Store(done_report.folder)
+    key = next(k for k in store.studies() if store.read_study(k)["experiment"] == "Fine-tuning")
+    study = STUDIES["compare"].with_settings({"from_studies": (key,)})
+    with pytest.raises(BadDataError, match="same shots and splits"):
+        run_study(study, Session(settings))
+
+
+def test_an_answer_for_shots_that_were_not_tried_is_refused(done, bars):
+    with pytest.raises(UsageError, match="one of 1, 2"):
+        compare(bars, done[1], any_time=False, at=3)
+
+
+def test_the_race_runs_splits_of_the_grid_and_says_why_it_stopped(bars, cache, tmp_path):
+    raced = compare(bars, settings_of(tmp_path / "runs", cache))
+    details = raced.results[-1].details
+    assert 0 < details["share"] <= 1
+    assert set(details["stopped"].values()) <= {"small regret", "all splits", "no gain"}
+    store = Store(raced.folder)
+    tuned = [r for r in map(store.find, details["trials"]) if r.kind == "fine-tuning"]
+    for shots in (1, 2):
+        splits = sorted(r.spec["split"] for r in tuned if r.spec["shots"] == shots)
+        assert splits == list(range(len(splits))), "in the order of the whole grid"
+        assert len(splits) >= 3
+
+
+@pytest.mark.slow
+def test_a_side_that_diverges_ends_without_a_decision(bars, cache, tmp_path):
+    with pytest.raises(TrialsFailedError, match="diverged"):
+        compare(
+            bars,
+            settings_of(tmp_path / "runs", cache),
+            learning_rate=1e3,
+            clip_norm=0.0,
+            epochs=30,
+            early_stopping=False,
+        )
+    [path] = tmp_path.glob(f"runs/studies/*/{report.RECORD}")
+    record = json.loads(path.read_text())
+    assert (record["verdict"], record["recommended"]) == ("no decision", "")
+    assert "No decision" in (path.parent / report.PAGE).read_text()
+
+
+# ---------------------------------------------------------------- evidence and sentences
+
+
+def trial(kind, shots, split, accuracy, val=0.5, classifier="", status="finished", seconds=1.0):
+    spec = {"shots": shots, "split": split, "architecture": "net"}
+    if classifier:
+        spec["classifier"] = classifier
+    scores = {"best_val_accuracy": val, "total_s": seconds}
+    if status == "finished":
+        scores["test_accuracy"] = accuracy
+    details = {"classes": ["a", "b"], "pool": 1000, "test_images": 100}
+    key = f"{kind}-{shots}-{split}-{classifier}"
+    return Result(key=key, kind=kind, spec=spec, status=status, scores=scores, details=details)
+
+
+def outcome_of(differences, *, monkeypatch, base=0.6, at=None, margin=0.01, **tuning):
+    """The decision of differences by shots: {shots: [one a split]}, from scores alone."""
+    monkeypatch.setattr(evidence, "tables_of", lambda store, pairs: None)
+    sides = {side: evidence.Side(side) for side in (FEATURES, TUNING)}
+    for shots, row in differences.items():
+        for split, difference in enumerate(row):
+            frozen = trial("feature-extraction", shots, split, base, classifier="ncm", seconds=0.1)
+            status = DIVERGED if math.isnan(difference) else "finished"
+            sides[FEATURES].add([frozen])
+            sides[TUNING].add(
+                [trial("fine-tuning", shots, split, base + difference, status=status, **tuning)]
+            )
+    rules = decision.Rules(at, 0.05, margin, {}, None)
+    found = evidence.gather(sides[FEATURES], sides[TUNING])
+    return decision.decide(None, found, rules, "net on photos", {}, 1.0)
+
+
+CASES = {
+    "clear fine-tuning": ([0.2, 0.21, 0.19, 0.2, 0.22], "Fine-tune net", "less than 1 in 20"),
+    "clear features": ([-0.2, -0.21, -0.19, -0.2], "Use feature extraction (ncm", "fine-tuning is"),
+    "undecided": ([0.1, -0.12, 0.05, -0.02, 0.03], "no difference was found", "better than a coin"),
+    "equivalent": ([0.001, -0.001, 0.0015, -0.0005, 0.0], "within 1 point of each", "at most"),
+    "one draw": ([0.1], "one draw of 5 images", "is unknown"),
+    "no decision": ([math.nan, math.nan, 0.1, 0.1, 0.1], "No decision: 2 of 5", "nothing is"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_answer_has_its_sentences(case, monkeypatch):
+    differences, answer, certainty = CASES[case]
+    outcome = outcome_of({5: differences}, monkeypatch=monkeypatch)
+    said = sentences.section(outcome)
+    assert answer in said[0]
+    assert certainty in said[1]
+    assert "energy cannot be read" in said[2]
+    assert len(said) == 4
+    assert all(text.endswith(".") and "nan" not in text and "inf" not in text for text in said)
+
+
+def test_without_a_sure_difference_the_cheaper_side_is_taken(monkeypatch):
+    undecided = [0.1, -0.12, 0.05, -0.02, 0.03]
+    cheap = outcome_of({5: undecided}, monkeypatch=monkeypatch, seconds=0.01)
+    dear = outcome_of({5: undecided}, monkeypatch=monkeypatch, seconds=5.0)
+    assert (cheap.recommended, dear.recommended) == (TUNING, FEATURES)
+    assert "50 times as long" in sentences.cost(dear)
+
+
+def test_an_open_question_says_what_would_settle_it(monkeypatch):
+    more = outcome_of({5: [0.06, -0.03, 0.05, 0.02, 0.01]}, monkeypatch=monkeypatch)
+    assert re.search(r"About \d+ more draws would settle it .*--splits \d+", sentences.change(more))
+
+
+def test_an_arm_is_chosen_on_the_other_splits():
+    side = evidence.Side(FEATURES)
+    for split, (first, second) in enumerate([(0.9, 0.1), (0.2, 0.8), (0.3, 0.7)]):
+        side.add([trial("feature-extraction", 1, split, 0.5, first, "ncm")])
+        side.add([trial("feature-extraction", 1, split, 0.6, second, "knn")])
+    assert side.pick(1, 0).spec["classifier"] == "knn"
+    assert side.pick(1, 1).spec["classifier"] == "ncm"
+    assert side.pick(1, 9) is None
+    assert side.champion(1) == "knn on net"
+
+
+def test_different_test_images_are_not_compared():
+    sides = {side: evidence.Side(side) for side in (FEATURES, TUNING)}
+    for side, digest in ((FEATURES, "a"), (TUNING, "b")):
+        result = trial(evidence.SIDES[side], 1, 0, 0.5, classifier="")
+        result.details["test_digest"] = digest
+        sides[side].add([result])
+    with pytest.raises(BadDataError, match="different images"):
+        evidence.gather(sides[FEATURES], sides[TUNING])
+
+
+def test_the_next_splits_are_not_chosen_twice(monkeypatch):
+    differences = {1: [0.1, -0.1, 0.05], 2: [0.2, 0.2, 0.2]}
+    outcome = outcome_of(differences, monkeypatch=monkeypatch)
+    waiting = {(shots, split) for shots in (1, 2) for split in range(3, 6)}
+    chosen, closed = race.choose(outcome.found, None, CompareGrid(), waiting, 2, 6)
+    assert chosen == [(1, 3), (1, 4)]
+    assert closed == {2: "small regret"}
+
+
+@pytest.mark.parametrize("words", [("fe=2",), ("fine-tuning",), ("fine-tuning=much",)])
+def test_hours_that_are_none_are_refused(words):
+    with pytest.raises(UsageError, match="fine-tuning=HOURS"):
+        human_hours(words)
+    assert human_hours(("fine-tuning=6", "feature-extraction=0.5")) == {TUNING: 6.0, FEATURES: 0.5}
+
+
+# ---------------------------------------------------------------- the page
+
+
+def test_the_page_asks_for_nothing_and_is_small(done):
+    text = (done[0].study_folder / report.PAGE).read_text()
+    assert len(text.encode()) <= 400_000
+    assert "default-src 'none'" in text
+    assert "<script" not in text
+    assert not re.search(r"(?:src|href)=[\"'](?!data:)", text)
+    assert not re.search(r"url\(", text)
+    assert text.count("<h1>") == 1
+    assert text.count('alt="') == text.count("<img") == 3
+    for sentence in ("Accuracy over training images", "Cost", "Break-even", "Do it again"):
+        assert f"<h2>{sentence}" in text
+
+
+def test_names_from_the_data_are_text_on_the_page(monkeypatch):
+    outcome = outcome_of({5: [0.2, 0.21, 0.19]}, monkeypatch=monkeypatch)
+    hostile = replace(outcome, title="<script>alert(1)</script>")
+    text = page.render(hostile, "0" * 64, {"versions": {}})
+    assert "<script" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_trials_without_predictions_count_by_their_scores_and_that_is_said(monkeypatch):
+    outcome = outcome_of({5: [0.2, 0.21, 0.19]}, monkeypatch=monkeypatch)
+    assert outcome.headline.images == 0
+    assert any("predictions.npy" in line for line in sentences.warnings(outcome))
+    assert page.render(outcome, "0" * 64, {"versions": {}}).count("<img") == 2
