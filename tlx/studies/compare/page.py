@@ -59,7 +59,9 @@ def render(outcome: Outcome, key: str, environment: Mapping[str, Any], date: str
 
 def _images(outcome: Outcome) -> dict[str, str]:
     """Return the figures as base64 of SVG."""
-    drawn = {"curve": figures.curve(outcome, "svg")}
+    drawn = {}
+    if outcome.verdicts:
+        drawn["curve"] = figures.curve(outcome, "svg")
     if outcome.tables is not None:
         drawn["classes"] = figures.classes(outcome, "svg")
     if figures.variance_parts(outcome):

@@ -67,7 +67,9 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 
 
 def _drawings(outcome: Outcome) -> Drawings:
-    drawn: dict[str, Any] = {"comparison_curve": lambda form: figures.curve(outcome, form)}
+    drawn: dict[str, Any] = {}
+    if outcome.verdicts:
+        drawn["comparison_curve"] = lambda form: figures.curve(outcome, form)
     if outcome.tables is not None:
         drawn["comparison_classes"] = lambda form: figures.classes(outcome, form)
     if figures.variance_parts(outcome):
