@@ -245,7 +245,7 @@ def test_the_next_splits_are_not_chosen_twice(monkeypatch):
     differences = {1: [0.1, -0.1, 0.05], 2: [0.2, 0.2, 0.2]}
     outcome = outcome_of(differences, monkeypatch=monkeypatch)
     waiting = {(shots, split) for shots in (1, 2) for split in range(3, 6)}
-    chosen, closed = race.choose(outcome.found, None, CompareGrid(), waiting, 2, 6)
+    chosen, closed = race.choose(outcome.data, None, CompareGrid(), waiting, 2, 6)
     assert chosen == [(1, 3), (1, 4)]
     assert closed == {2: "small regret"}
 

@@ -62,7 +62,7 @@ class Outcome:
     curves: Mapping[str, list[Mapping[str, Any]]]
     costs: Mapping[str, SideCost]
     break_even: BreakEven
-    found: Evidence
+    data: Evidence
     tables: Tables | None
     stopped: Mapping[int, str]
     share: float
@@ -70,7 +70,7 @@ class Outcome:
     @property
     def pairs(self) -> Pairs:
         """Return the pairs of the headline."""
-        return next(pair for pair in self.found.pairs if pair.shots == self.at)
+        return next(pair for pair in self.data.pairs if pair.shots == self.at)
 
 
 @dataclass(frozen=True)
@@ -86,29 +86,29 @@ class Rules:
 
 def decide(
     store: Store,
-    found: Evidence,
+    data: Evidence,
     rules: Rules,
     title: str,
     stopped: Mapping[int, str],
     share: float,
 ) -> Outcome:
     """Return the decision from the evidence."""
-    tables = {pair.shots: evidence.tables_of(store, pair) for pair in found.pairs}
-    scored = [pair for pair in found.pairs if pair.features]
-    contrasts = [evidence.contrast_of(p, tables[p.shots], found.pool) for p in scored]
+    tables = {pair.shots: evidence.tables_of(store, pair) for pair in data.pairs}
+    scored = [pair for pair in data.pairs if pair.features]
+    contrasts = [evidence.contrast_of(p, tables[p.shots], data.pool) for p in scored]
     verdicts = tuple(analyse(contrasts, alpha=rules.alpha, margin=rules.margin))
-    at = rules.at or max(pair.shots for pair in found.pairs)
+    at = rules.at or max(pair.shots for pair in data.pairs)
     headline = next((verdict for verdict in verdicts if verdict.shots == at), None)
-    pairs = next(pair for pair in found.pairs if pair.shots == at)
+    pairs = next(pair for pair in data.pairs if pair.shots == at)
     costs = {
         side.name: _cost_of(side, at, results, rules)
-        for side, results in ((found.features, pairs.features), (found.tuning, pairs.tuning))
+        for side, results in ((data.features, pairs.features), (data.tuning, pairs.tuning))
     }
     verdict = headline.verdict if headline is not None else NO_DECISION
     if pairs.tried and pairs.diverged / pairs.tried > MOST_DIVERGED:
         verdict = NO_DECISION
     curves = {
-        side: [evidence.mean_of_side(p, tables[p.shots], side, found.pool) for p in scored]
+        side: [evidence.mean_of_side(p, tables[p.shots], side, data.pool) for p in scored]
         for side in (FEATURES, TUNING)
     }
     return Outcome(
@@ -120,11 +120,11 @@ def decide(
         headline=headline,
         verdict=verdict,
         recommended=_recommended(headline, verdict, costs),
-        champions={FEATURES: found.features.champion(at), TUNING: found.tuning.champion(at)},
+        champions={FEATURES: data.features.champion(at), TUNING: data.tuning.champion(at)},
         curves=curves,
         costs=costs,
         break_even=break_even(verdicts, alpha=rules.alpha),
-        found=found,
+        data=data,
         tables=tables[at],
         stopped=stopped,
         share=share,
@@ -207,7 +207,7 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "verdicts": [_plain(asdict(verdict)) for verdict in outcome.verdicts],
         "break_even": {**_plain(asdict(outcome.break_even)), "words": outcome.break_even.words},
         "curves": {side: [_plain(row) for row in rows] for side, rows in outcome.curves.items()},
-        "trials": sorted(result.key for result in outcome.found.trials),
+        "trials": sorted(result.key for result in outcome.data.trials),
     }
 
 

@@ -232,8 +232,8 @@ def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> M
     else:
         right = tables.features if side == FEATURES else tables.tuning
         parts = crossed.components(right, tables.classes, **shots)
-    found = crossed.estimate(parts)
+    interval = crossed.estimate(parts)
     row: dict[str, Any] = {"shots": pairs.shots, "mean": parts.mean, "splits": parts.splits}
-    if found is not None:
-        row |= {"low": max(0.0, found.low), "high": min(1.0, found.high)}
+    if interval is not None:
+        row |= {"low": max(0.0, interval.low), "high": min(1.0, interval.high)}
     return row

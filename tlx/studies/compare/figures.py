@@ -98,17 +98,17 @@ def class_rows(outcome: Outcome) -> list[ClassRow]:
             tuned - frozen,
             np.zeros(int(columns.sum()), int),
             shots=outcome.at,
-            pool=max(outcome.found.pool, outcome.at),
+            pool=max(outcome.data.pool, outcome.at),
         )
-        found = crossed.estimate(parts)
+        interval = crossed.estimate(parts)
         rows.append(
             ClassRow(
-                outcome.found.classes[int(code)],
+                outcome.data.classes[int(code)],
                 float(frozen.mean()),
                 float(tuned.mean()),
                 parts.mean,
-                found.low if found else None,
-                found.high if found else None,
+                interval.low if interval else None,
+                interval.high if interval else None,
                 int(columns.sum()),
             )
         )

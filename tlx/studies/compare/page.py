@@ -32,8 +32,8 @@ def render(outcome: Outcome, key: str, environment: Mapping[str, Any], date: str
         title=outcome.title,
         key=key[:12],
         date=date,
-        classes=len(outcome.found.classes),
-        pool=outcome.found.pool,
+        classes=len(outcome.data.classes),
+        pool=outcome.data.pool,
         test_images=outcome.headline.images if outcome.headline else 0,
         sentences=sentences.section(outcome),
         warnings=sentences.warnings(outcome),
@@ -164,7 +164,7 @@ def _classes_table(outcome: Outcome) -> Table:
 def _confusions_table(outcome: Outcome) -> Table:
     rows: list[list[str]] = []
     if outcome.tables is not None:
-        names, truth = outcome.found.classes, outcome.tables.classes
+        names, truth = outcome.data.classes, outcome.tables.classes
         for side, predicted in (
             (FEATURES, outcome.tables.predicted_features),
             (TUNING, outcome.tables.predicted_tuning),
@@ -184,7 +184,7 @@ def _confusions_table(outcome: Outcome) -> Table:
 def arms_table(outcome: Outcome) -> Table:
     """Return a row for each arm: its validation and test accuracy at the headline."""
     rows = []
-    for side in (outcome.found.features, outcome.found.tuning):
+    for side in (outcome.data.features, outcome.data.tuning):
         champion = outcome.champions[side.name]
         for name in _ordered(side, outcome.at):
             at = [r for (k, _), r in side.arms[name].items() if k == outcome.at]

@@ -130,7 +130,7 @@ def _rounds(
 
 
 def choose(
-    found: Evidence,
+    data: Evidence,
     store: Store,
     grid: CompareGrid,
     waiting: set[Place],
@@ -139,13 +139,13 @@ def choose(
 ) -> tuple[list[Place], Mapping[int, str]]:
     """Return the next trials, at most `count`, and shots → why no more are run of them."""
     contrasts = [
-        evidence.contrast_of(pair, evidence.tables_of(store, pair), found.pool)
-        for pair in found.pairs
+        evidence.contrast_of(pair, evidence.tables_of(store, pair), data.pool)
+        for pair in data.pairs
         if pair.features
     ]
     verdicts = analyse(contrasts, alpha=grid.alpha, margin=grid.margin)
-    seconds = {pair.shots: _mean_seconds(pair.tuning) for pair in found.pairs if pair.tuning}
-    headline = grid.at or max(pair.shots for pair in found.pairs)
+    seconds = {pair.shots: _mean_seconds(pair.tuning) for pair in data.pairs if pair.tuning}
+    headline = grid.at or max(pair.shots for pair in data.pairs)
     chosen: list[Place] = []
     closed: Mapping[int, str] = {}
     open_ = [c for c in contrasts if any(shots == c.shots for shots, _ in waiting)]

@@ -16,7 +16,7 @@ from .evidence import FEATURES, TUNING
 OTHER = {FEATURES: TUNING, TUNING: FEATURES}
 FEWEST_SPLITS = 4  # below, the draws are warned of
 FEWEST_IMAGES = 10  # of a class, tested
-FEW_SPLITS = 10  # below, "less than 1 in 100" is not said
+FEW_SPLITS = 10  # below, "less than 1 in 100" is not chances
 WORTH_IT = 1.1  # ratio of costs that is told as one
 
 
@@ -70,9 +70,9 @@ def certainty(outcome: Outcome) -> str:
             f"{100 * float(verdict.tost_p or 0.0):.0f} %."
         )
     loss = verdict.regret
-    said = f"which of the two is better is {chance(verdict)}"
+    chances = f"which of the two is better is {chance(verdict)}"
     if loss is None or math.isinf(loss):
-        return f"How sure: {said}."
+        return f"How sure: {chances}."
     at_most = loss + (abs(verdict.mean) if _is_against(outcome) else 0.0)
     return (
         f"Taking it loses about {_points(at_most)} on average; that the order is really the other "
@@ -140,7 +140,7 @@ def change(outcome: Outcome) -> str:
         )
     if settles.pool or verdict.pool_share > 0.0:
         return (
-            f"More draws cannot settle it: they come from the same {outcome.found.pool} images per "
+            f"More draws cannot settle it: they come from the same {outcome.data.pool} images per "
             "class; more labelled images could."
         )
     return "No number of draws can settle it: the difference is too small."

@@ -83,14 +83,14 @@ class CompareStudy(Study):
             compared = _from_store(grid.from_studies, session)
         else:
             compared = yield from self._run_sides(session)
-        found = evidence.gather(compared.features, compared.tuning)
-        if grid.at is not None and grid.at not in [pair.shots for pair in found.pairs]:
+        data = evidence.gather(compared.features, compared.tuning)
+        if grid.at is not None and grid.at not in [pair.shots for pair in data.pairs]:
             raise UsageError(
                 "shots",
                 f"--at {grid.at}",
-                expected=f"one of {', '.join(str(pair.shots) for pair in found.pairs)}",
+                expected=f"one of {', '.join(str(pair.shots) for pair in data.pairs)}",
             )
-        done = yield self._decision(found, compared, hours)
+        done = yield self._decision(data, compared, hours)
         outcome = report.outcome_of(session.store, done.results[-1])
         if grid.out:
             target = Path(grid.out).expanduser()
@@ -116,18 +116,18 @@ class CompareStudy(Study):
         feature_stages: dict[str, Stage] = {}
         with session.steps("reading and extracting") as progress:
             for source in sources:
-                stages[source], found = fine_tuning_study(
+                stages[source], preflight = fine_tuning_study(
                     tuning.replace(architecture=source), draws, session.settings, progress
                 )
-                session.note(*found.notes)
-                feature_stages[source], found = feature_extraction_study(
+                session.note(*preflight.notes)
+                feature_stages[source], preflight = feature_extraction_study(
                     features.replace(architecture=source),
                     draws,
                     self.of(CompareClassifiers),
                     session.settings,
                     progress,
                 )
-                session.note(*found.notes)
+                session.note(*preflight.notes)
         for of_sources in (stages, feature_stages):
             for source, stage in of_sources.items():
                 of_sources[source] = replace(stage, write_trial_figures=_no_figures)
@@ -148,13 +148,13 @@ class CompareStudy(Study):
             racing.share,
         )
 
-    def _decision(self, found: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
+    def _decision(self, data: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
         """Return the stage that records the decision."""
         from . import report
 
         grid = self.of(CompareGrid)
-        keys = sorted(result.key for result in found.trials)
-        at = grid.at or max(pair.shots for pair in found.pairs)
+        keys = sorted(result.key for result in data.trials)
+        at = grid.at or max(pair.shots for pair in data.pairs)
         spec = Decision(
             dataset=compared.dataset,
             evidence=files.digest(keys),
@@ -174,7 +174,7 @@ class CompareStudy(Study):
             },
             "stopped": {str(shots): reason for shots, reason in compared.stopped.items()},
             "share": compared.share,
-            "classes": list(found.classes),
+            "classes": list(data.classes),
         }
         return Stage(
             key=files.digest(["compare", spec.key]),
