@@ -55,7 +55,7 @@ class Setting:
     search: Any = None
 
 
-def setting(
+def setting(  # noqa: PLR0913 — the declaration of a setting, all by name
     default: Any = REQUIRED,
     *,
     help: str = "",

@@ -29,7 +29,7 @@ STORED = 2
 BUDGET_BYTES = 8 << 30
 
 
-def pixels(
+def pixels(  # noqa: PLR0913 — settings of reading, all by name
     paths: Sequence[Path],
     sizing: Sizing,
     cache: Path,

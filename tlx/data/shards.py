@@ -174,7 +174,7 @@ def _check_space(plan: ShardPlan, part: Path) -> None:
         )
 
 
-class _Flawed(Exception):
+class _Flawed(Exception):  # noqa: N818 — a signal, never seen outside
     """Signal that ends the writing of a shard with unusable images."""
 
 

@@ -287,8 +287,8 @@ def _moments(layers: Sequence[np.ndarray], rows: Any) -> Moments:
     for place, block in _blocks(layers, rows):
         if place.start == 0:
             origin = block[0].copy()
-        block -= origin
-        total += block.sum(axis=0)
-        square += np.einsum("ij,ij->j", block, block)
+        centred = np.subtract(block, origin, out=block)
+        total += centred.sum(axis=0)
+        square += np.einsum("ij,ij->j", centred, centred)
     variance = np.maximum(square - total * total / n, 0) / n
     return Moments(origin + total / n, np.sqrt(variance), n)

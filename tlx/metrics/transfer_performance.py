@@ -149,7 +149,14 @@ def metric_correlations(
         )
         if scope == "all" and sources is not None:
             correlation = _over_sources(
-                correlation, x, y, sources, checkpoints, permutation_confidence, permutations, seed
+                correlation,
+                x,
+                y,
+                sources=sources,
+                checkpoints=checkpoints,
+                confidence=permutation_confidence,
+                permutations=permutations,
+                seed=seed,
             )
         out.append(correlation)
     return out
@@ -159,6 +166,7 @@ def _over_sources(
     correlation: Correlation,
     x: np.ndarray,
     y: np.ndarray,
+    *,
     sources: Any,
     checkpoints: Any,
     confidence: float,

@@ -70,7 +70,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, Layer], Tensor]] = {
 # ---------------------------------------------------------------- capture
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that the last wanted layer has run."""
 
 

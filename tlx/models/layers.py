@@ -197,8 +197,8 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             whole = network.channels, network.input_size, network.input_size
             layers.append(Layer(name, module, 1, whole, 1, 0, function))
             continue
-        call = call or calls.count(module)
-        shape, other = (_shape(ran, module, call) for ran in (calls, larger))
+        last = call or calls.count(module)
+        shape, other = (_shape(ran, module, last) for ran in (calls, larger))
         if not _has_rows(shape):
             seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
             problems.append(
@@ -215,7 +215,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             Layer(
                 name,
                 module,
-                call,
+                last,
                 shape[1:],
                 _channel_axis(network, shape, other),
                 _prefix(network),

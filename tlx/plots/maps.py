@@ -91,7 +91,7 @@ def comparison_map(
             _heads(axes, heads, starts, ends, flat, each)
         if max(matrix.shape) <= NUMBERS_UP_TO:
             _numbers(axes, matrix, norm, colours, each)
-        sheets.bar(figure, image, left + wide, under, high, what)
+        sheets.bar(figure, image, left=left + wide, below=under, high=high, unit=what)
         if title:
             figure.text(
                 0.1 / figure.get_figwidth(),

@@ -60,10 +60,12 @@ def rdm_heat_map(
         axes = sheets.panel(figure, left, below, side, side)
         image = _draw(axes, cells, edges, norm, side)
         for which in ("x", "y"):
-            _name_classes(axes, edges, labels, side, size, which, upright)
+            _name_classes(axes, edges, labels, side=side, size=size, which=which, upright=upright)
         axes.set_xlabel("Rows by class")
         axes.set_ylabel("Rows by class")
-        sheets.bar(figure, image, left + side, below, side, unit, extend)
+        sheets.bar(
+            figure, image, left=left + side, below=below, high=side, unit=unit, extend=extend
+        )
         axes.set_title(title, loc="left")
         return figures.render(figure, form)
 
@@ -122,13 +124,26 @@ def rdm_grid(
                 axes.set_yticks([])
             else:
                 _name_classes(
-                    axes, edges, labels[place], side, min(_name_size(edges, side), 7.0), "y"
+                    axes,
+                    edges,
+                    labels[place],
+                    side=side,
+                    size=min(_name_size(edges, side), 7.0),
+                    which="y",
                 )
             axes.set_title(headings[place], fontsize=8.5, loc="left", pad=3)
         if rdms:
             tall = min(rows * (side + above + gap) - above - gap, 5.0)
             right = room + 0.25 + columns * (side + gap) - gap
-            sheets.bar(figure, image, right, height - above - tall, tall, unit, extend)
+            sheets.bar(
+                figure,
+                image,
+                left=right,
+                below=height - above - tall,
+                high=tall,
+                unit=unit,
+                extend=extend,
+            )
         if title:
             figure.suptitle(
                 title, fontsize=11, x=0.02, ha="left", y=1 - 0.05 / figure.get_figheight(), va="top"
@@ -234,6 +249,7 @@ def _name_classes(
     axes: Axes,
     edges: np.ndarray,
     labels: Sequence[str],
+    *,
     side: float,
     size: float,
     which: str,

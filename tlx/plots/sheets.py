@@ -29,6 +29,7 @@ def panel(figure: Figure, left: float, below: float, wide: float, high: float) -
 def bar(
     figure: Figure,
     image: Any,
+    *,
     left: float,
     below: float,
     high: float,

@@ -126,11 +126,9 @@ def warnings_of(results: list[Result]) -> list[str] | None:
 
 def _mean_of(result: Result) -> str:
     """Return the name of the mean that a result belongs to."""
-    shots = (
-        f"{result.spec['shots']} shot{'s' if result.spec['shots'] > 1 else ''}"
-        if result.spec.get("shots")
-        else ""
-    )
+    number = result.spec.get("shots") or 0
+    plural = "s" if number > 1 else ""
+    shots = f"{number} shot{plural}" if number else ""
     return ", ".join(word for word in (shots, result.spec.get("classifier", "")) if word)
 
 

@@ -19,7 +19,7 @@ TABLE_LINES = 40  # of a description: the whole table is among the artifacts
 PROGRAMS = ("tlx", "__main__.py")
 
 
-def write(
+def write(  # noqa: PLR0913 — the parts of a summary, all by name
     folder: Path,
     study: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],

@@ -26,6 +26,7 @@ def band(
     rows: Sequence[dict[str, Any]],
     x: str,
     name: str,
+    *,
     colour: str,
     marker: str,
     dash: str,

@@ -120,7 +120,7 @@ def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, 
         ("val", val, spec.val_per_class),
     ):
         if not images:
-            images += draw_per_class(train, count, spec.seed, role)
+            images.extend(draw_per_class(train, count, spec.seed, role))
             train = sides.without_copies(train, images)
     train = cut(
         train,

@@ -34,7 +34,7 @@ LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # the run was removed by so
 REFUSED = (*LOST, "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 
-class Abandoned(Exception):
+class Abandoned(Exception):  # noqa: N818 — a signal: the mirror stops trying
     """Request to the mirror to stop; what is not sent is sent later."""
 
 

@@ -42,7 +42,7 @@ STATES = {
 RECORD_ATTR = "tlx"
 
 
-class GivenUp(Exception):
+class GivenUp(Exception):  # noqa: N818 — a signal: the trial is pruned
     """Pruning of a trial, raised by `report`; it must be passed on."""
 
 

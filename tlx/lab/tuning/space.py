@@ -171,7 +171,7 @@ class Space:
                 )
                 default = parent.default if parent.default in choices else choices[0]
                 kept[condition[0]] = replace(known[condition[0]], choices=choices, default=default)
-                name = condition[0]
+                name = condition[0]  # noqa: PLW2901 — its own condition is looked at next
         return Space(
             tuple(kept[parameter.name] for parameter in self.parameters if parameter.name in kept)
         )

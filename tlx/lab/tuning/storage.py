@@ -73,7 +73,8 @@ class JournalFile(BaseJournalBackend):
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Exclude other writers inside the block: one lock for many writes."""
-        with self._locked() as self._fd:
+        with self._locked() as fd:
+            self._fd = fd
             try:
                 yield
             finally:

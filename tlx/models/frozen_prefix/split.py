@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from ..network import Network
 
 
-class CannotSplit(Exception):
+class CannotSplit(Exception):  # noqa: N818 — a finding: the whole network runs instead
     """Reason why a network cannot be split there, in words."""
 
 
@@ -220,7 +220,7 @@ def _inside(network: nn.Module, name: str) -> nn.Module:
     return network.get_submodule(f"net.{name}")
 
 
-class _EndReached(Exception):
+class _EndReached(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that block m has run."""
 
 

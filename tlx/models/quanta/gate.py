@@ -244,7 +244,7 @@ class GateSource:
         return [activations[name] for name in self.modules]
 
 
-class _AllCaptured(Exception):
+class _AllCaptured(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that the last wanted layer has run."""
 
 

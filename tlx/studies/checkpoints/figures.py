@@ -52,14 +52,15 @@ def accuracy_over_fine_tuning(
     ends = {row["source"]: row["checkpoint"] for row in chosen}
     tags = _tags(rows, "tag", "index")
     with figures.figure_style():
+        figure = _TwoPanels(chosen, tags)
         _lines(
             chosen,
             tags,
             "index",
             "test_accuracy",
-            {source: f"{source}, {tag}" for source, tag in ends.items()},
-            "Source, checkpoint",
-            figure := _TwoPanels(chosen, tags),
+            labels={source: f"{source}, {tag}" for source, tag in ends.items()},
+            heading="Source, checkpoint",
+            figure=figure,
         )
         for axes in figure.axes:
             axes.yaxis.set_major_formatter(
@@ -94,9 +95,9 @@ def performance_over_checkpoints(
             tags,
             "checkpoint",
             "transfer_performance",
-            {row["source"]: row["source"] for row in rows},
-            "Source",
-            figure,
+            labels={row["source"]: row["source"] for row in rows},
+            heading="Source",
+            figure=figure,
         )
         for axes in figure.axes:
             low, high = axes.get_ylim()
@@ -139,6 +140,7 @@ def _lines(
     tags: Sequence[str],
     x: str,
     y: str,
+    *,
     labels: Mapping[str, str],
     heading: str,
     figure: _TwoPanels,

@@ -72,6 +72,7 @@ def plan_layers(
     chain: CheckpointGrid,
     measures: LayerMetrics,
     settings: Settings,
+    *,
     typed: str,
     name: str,
     models: Sequence[Named],

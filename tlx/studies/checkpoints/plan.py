@@ -139,10 +139,12 @@ class CheckpointPlan:
                 self.chain,
                 self.measures,
                 self.settings,
-                target.typed,
-                target.name,
-                [(m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models],
-                progress,
+                typed=target.typed,
+                name=target.name,
+                models=[
+                    (m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models
+                ],
+                progress=progress,
             )
             for target in self.targets
         )

@@ -54,7 +54,7 @@ def metric_over_layers(rows: Rows, metric: str, title: str = "", form: str = "pn
     depth.
     """
     lines = layer_metrics_series.lines(rows, metric)
-    return _over_layers(rows, metric, lines, axis_title(metric, rows), title, form)
+    return _over_layers(rows, metric, lines, label=axis_title(metric, rows), title=title, form=form)
 
 
 def delta_to_baseline(
@@ -68,7 +68,7 @@ def delta_to_baseline(
     """
     lines = layer_metrics_series.difference(rows, metric, baseline)
     label = f"Difference to {layer_axes.short([baseline])[0]}\n{axis_title(metric, rows)}"
-    return _over_layers(rows, metric, lines, label, title, form, zero=True)
+    return _over_layers(rows, metric, lines, label=label, title=title, form=form, zero=True)
 
 
 def _at_checkpoints(
@@ -209,6 +209,7 @@ def _over_layers(
     rows: Rows,
     metric: str,
     lines: list[Line],
+    *,
     label: str,
     title: str,
     form: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -372,8 +373,6 @@ def _intervals(
 
 
 def _plain(values: np.ndarray) -> list[Any]:
-    return (
-        [None if v != v else v for v in values.tolist()]
-        if values.ndim == 1
-        else [_plain(row) for row in values]
-    )
+    if values.ndim > 1:
+        return [_plain(row) for row in values]
+    return [None if math.isnan(v) else v for v in values.tolist()]

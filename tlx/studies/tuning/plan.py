@@ -202,10 +202,10 @@ def _features(
         spec,
         few,
         space,
-        preflight,
-        FeatureInputs(spec, layers, sides),
-        settings,
-        "tlx.studies.tuning.features:FeatureSearch",
+        preflight=preflight,
+        inputs=FeatureInputs(spec, layers, sides),
+        settings=settings,
+        evaluator="tlx.studies.tuning.features:FeatureSearch",
         rungs=(1,) if splits_run > 1 else (),
     )
 
@@ -297,10 +297,10 @@ def _networks(
         spec,
         few,
         space,
-        preflight,
-        NetworkInputs(spec, sides),
-        settings,
-        "tlx.studies.tuning.networks:NetworkSearch",
+        preflight=preflight,
+        inputs=NetworkInputs(spec, sides),
+        settings=settings,
+        evaluator="tlx.studies.tuning.networks:NetworkSearch",
         rungs=rungs,
     )
 
@@ -471,11 +471,12 @@ def _search_problem(
     )
 
 
-def _planned(
+def _planned(  # noqa: PLR0913 — what the two kinds of search share, by name
     requested: Search,
     spec: FewShotTrial,
     few: FewShotGrid,
     space: Space,
+    *,
     preflight: PreflightResult,
     inputs: FeatureInputs | NetworkInputs,
     settings: Settings,

@@ -160,6 +160,7 @@ def run_search(
     watch: Callable[[Event], None],
     summarise: Callable[[SearchReport], dict[str, Any]],
     test: Callable[[list[Result]], dict[str, float]],
+    *,
     preparing: Preparing = _silent,
     form: str | None = FORMS[0],
 ) -> SearchReport:
@@ -195,7 +196,15 @@ def run_search(
             book.enter(tried)
 
         def score_splits(number: int) -> list[Result]:
-            results = _test(ready, book.tried[number], store, settings, watch, preparing, form)
+            results = _test(
+                ready,
+                book.tried[number],
+                store,
+                settings,
+                watch=watch,
+                preparing=preparing,
+                form=form,
+            )
             book.end(book.tried[number], results, test(results))
             return results
 
@@ -345,6 +354,7 @@ def _test(
     tried: TrialRecord,
     store: Store,
     settings: Settings,
+    *,
     watch: Callable[[Event], None],
     preparing: Preparing,
     form: str | None,
