@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def escape_control(text: object) -> str:
@@ -60,11 +59,11 @@ class TlxError(Exception):
         )
 
     # exceptions cross process borders, where keyword arguments do not survive by default
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), dict(self.__dict__)))
 
 
-def _rebuild(cls: type[TlxError], state: dict[str, Any]) -> TlxError:
+def _rebuild(cls: type[TlxError], state: Mapping[str, object]) -> TlxError:
     error = cls.__new__(cls)
     error.__dict__.update(state)
     Exception.__init__(error, *(state.get(name, "") for name in ("code", "what")))

@@ -37,7 +37,7 @@ class _CutReached(Exception):  # noqa: N818 — a signal: the pass ends early
         self.output = output
 
 
-def _stop(module: nn.Module, args: Any, output: Any) -> None:
+def _stop(module: nn.Module, args: object, output: object) -> None:
     tensor = layers.tensor_of(output)
     assert tensor is not None
     raise _CutReached(tensor)

@@ -304,7 +304,7 @@ def _prefix(network: Network) -> int:
     return int(getattr(network.net, "num_prefix_tokens", hasattr(network.net, "class_token")))
 
 
-def tensor_of(output: Any) -> Tensor | None:
+def tensor_of(output: object) -> Tensor | None:
     """Return the first tensor of a module's output; None if there is none."""
     if isinstance(output, (tuple, list)):
         output = next((item for item in output if isinstance(item, Tensor)), None)

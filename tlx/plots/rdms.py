@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike
 
 from . import axes as layer_axes
 from . import figures, rdm_cells, sheets
@@ -27,8 +28,8 @@ BINS = (10, 60)
 
 
 def rdm_heat_map(
-    rdm: Any,
-    codes: Any,
+    rdm: ArrayLike,
+    codes: ArrayLike,
     names: Sequence[str],
     title: str = "",
     form: str = "png",
@@ -71,8 +72,8 @@ def rdm_heat_map(
 
 
 def rdm_grid(
-    rdms: Sequence[tuple[str, Any]],
-    codes: Any,
+    rdms: Sequence[tuple[str, ArrayLike]],
+    codes: ArrayLike,
     names: Sequence[str] = (),
     title: str = "",
     form: str = "png",
@@ -87,11 +88,7 @@ def rdm_grid(
     codes   (n,) int — class of each row
     names   of the classes, by code, written at the left where they fit
     """
-    side = 1.5
-    if len(rdms) <= 4:
-        side = 3.0
-    elif len(rdms) <= 15:
-        side = 2.2
+    side = _panel_side(len(rdms))
     columns = min(len(rdms), 2 if len(rdms) == 4 else math.ceil(math.sqrt(1.6 * len(rdms))))
     drawn = [rdm_cells.cells(rdm, codes, int(side * figures.DPI)) for _, rdm in rdms]
     fit = layer_axes.letters(side - 0.1, 8.5)
@@ -152,7 +149,7 @@ def rdm_grid(
 
 
 def within_between(
-    rdm: Any, codes: Any, title: str = "", form: str = "png", *, unit: str = UNIT
+    rdm: ArrayLike, codes: ArrayLike, title: str = "", form: str = "png", *, unit: str = UNIT
 ) -> bytes:
     """Draw the distributions of dissimilarities within and between classes, and their means.
 
@@ -205,7 +202,16 @@ def within_between(
 # ---------------------------------------------------------------- pieces
 
 
-def _draw(axes: Axes, cells: np.ndarray, edges: np.ndarray, norm: Normalize, side: float) -> Any:
+def _panel_side(count: int) -> float:
+    """Return the side of each of so many panels, in inches."""
+    if count <= 4:
+        return 3.0
+    return 2.2 if count <= 15 else 1.5
+
+
+def _draw(
+    axes: Axes, cells: np.ndarray, edges: np.ndarray, norm: Normalize, side: float
+) -> AxesImage:
     image = axes.imshow(
         cells,
         cmap=colormaps[COLOURS],

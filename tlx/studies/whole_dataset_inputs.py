@@ -18,6 +18,7 @@ from ..data.sides import Sides
 from ..data.sizing import Sizing
 from ..data.streams import seeded_permutation
 from ..errors import BadDataError, raise_all
+from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..models import backbones
 from ..models.samples import Samples
@@ -64,7 +65,7 @@ class Pools:
         )
         return Inputs(tuple(classes), *parts), content
 
-    def record(self, content: str) -> dict[str, str]:
+    def record(self, content: str) -> DataInput:
         """Return the record of the data set."""
         return {
             "name": self.folder.name,

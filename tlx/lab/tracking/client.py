@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import files, locks
+from ..records import DataInput
 from . import models as tracking_models
-from .records import EXPERIMENT_TAGS, TAG_LIMIT, DataInput, Point, name, text_of
+from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
 from .target import TrackingTarget, prepare
 
 if TYPE_CHECKING:

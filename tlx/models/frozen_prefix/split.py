@@ -55,7 +55,7 @@ class SplitPoint:
         """
         crossing: list[Tensor] = []
 
-        def stop(module: nn.Module, args: Any, output: Tensor) -> None:
+        def stop(module: nn.Module, args: object, output: Tensor) -> None:
             crossing.append(output)
             raise _EndReached
 
@@ -161,7 +161,7 @@ def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
     before = 0
 
     def look(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: object, output: object) -> None:
             nonlocal before
             if name in given:
                 raise CannotSplit(f"{name} runs more than once")

@@ -222,7 +222,7 @@ class GateSource:
         """
         activations: dict[str, Tensor] = {}
 
-        def take(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        def take(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
             tensor = layers.tensor_of(output)
             assert tensor is not None
             if name == self.last:
@@ -284,7 +284,7 @@ class Gated(nn.Module):
         result: Tensor = self.target(x)
         return result
 
-    def _mix(self, number: int, _module: nn.Module, _inputs: Any, z_target: Tensor) -> Tensor:
+    def _mix(self, number: int, _module: nn.Module, _inputs: object, z_target: Tensor) -> Tensor:
         z_source = self._given.pop(number)  # a second call in one pass has none
         if self.measuring:
             for i, z in enumerate((z_source, z_target)):

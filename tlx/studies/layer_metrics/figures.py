@@ -18,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType
 
 from ...plots import axes as layer_axes
 from ...plots import figures, statistics
@@ -333,7 +334,7 @@ def _scale(axes: Axes, metric: str, rows: Rows) -> None:
 
 
 def _depth_bar(
-    figure: Figure, axes: Sequence[Axes], names: Sequence[str], colours: Sequence[Any]
+    figure: Figure, axes: Sequence[Axes], names: Sequence[str], colours: Sequence[ColorType]
 ) -> None:
     norm = BoundaryNorm([i - 0.5 for i in range(len(names) + 1)], len(names))
     bar = figure.colorbar(

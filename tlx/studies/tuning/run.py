@@ -96,7 +96,7 @@ class SearchReport:
         """The best configuration and the defaults on the test set, one result a split."""
         return [*self.final, *self.reference]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the search, its summary and its configurations as plain JSON."""
         content = frames.report_json(self.key, self.study_folder, self.address, self.results)
         configurations = [
@@ -463,6 +463,10 @@ class _SearchRecord:
         rows = [tuning_records.row(self.tried[number]) for number in sorted(self.tried)]
         self.store.write_study(
             self.key,
-            self.ready.record | {"trials": rows + self.finals, "environment": environment.gather()},
+            {
+                **self.ready.record,
+                "trials": rows + self.finals,
+                "environment": environment.gather(),
+            },
         )
         self._written = time.monotonic()
