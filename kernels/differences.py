@@ -42,7 +42,8 @@ class Differences:
             1.0,
         )
         if not self.rounded:
-            return tile.pack(self.packed, x, 0, n, 0, self.depth, threads=threads)
+            tile.pack(self.packed, x, 0, n, 0, self.depth, threads=threads)
+            return
         squares, self.scale = np.zeros(n), scale
         tile.pack(
             self.packed,

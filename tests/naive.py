@@ -31,10 +31,9 @@ def sgdw(weights, gradients, *, rate, momentum, decay, clip):
     decay.
     """
     velocity = np.zeros_like(weights)
-    for gradient in gradients:
-        norm = np.sqrt((gradient**2).sum())
-        if clip and norm > clip:
-            gradient = gradient * (clip / norm)
+    for given in gradients:
+        norm = np.sqrt((given**2).sum())
+        gradient = given * (clip / norm) if clip and norm > clip else given
         weights = weights * (1 - decay)
         velocity = momentum * velocity + gradient
         weights = weights - rate * velocity

@@ -208,7 +208,10 @@ def test_kernels_of_the_folder_and_its_subfolder_are_imported_as_tlx_kernels(edi
         ".".join(("tlx", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
         for p in KERNELS
     ]
-    script = "import sys, importlib\nfor name in sys.argv[1:]: print(importlib.import_module(name).__file__)"
+    script = (
+        "import sys, importlib\n"
+        "for name in sys.argv[1:]: print(importlib.import_module(name).__file__)"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, *names],
         cwd=tmp_path,
@@ -265,6 +268,45 @@ def test_no_door_but_ours_runs_pickles_or_shells():
                     assert any(k.arg == "weights_only" for k in node.keywords), (
                         f"{path}:{node.lineno}"
                     )
+
+
+def is_truth(node: ast.expr, truths: set[str]) -> bool:
+    """Whether an expression is True or False: a comparison, a question, or a name in `truths`."""
+    if isinstance(node, ast.BoolOp):
+        return all(is_truth(value, truths) for value in node.values)
+    if isinstance(node, ast.Call):
+        questions = {"bool", "isinstance", "issubclass", "hasattr", "callable", "any", "all"}
+        return isinstance(node.func, ast.Name) and node.func.id in questions
+    is_not = isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not)
+    is_name = isinstance(node, ast.Name) and node.id in truths
+    return is_not or is_name or isinstance(node, ast.Compare)
+
+
+def truths_of(function: ast.AST) -> set[str]:
+    """The names in a function that hold True or False: annotated so, or assigned a comparison."""
+    names = set()
+    for node in ast.walk(function):
+        if isinstance(node, ast.Assign) and is_truth(node.value, set()):
+            names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+        if isinstance(node, ast.arg) and node.annotation and ast.unparse(node.annotation) == "bool":
+            names.add(node.arg)
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_arithmetic_on_truth_values_and_no_condition_inside_another(path):
+    """`"s" * (n > 1)` is `"s" if n > 1 else ""`; a condition in a condition is two statements."""
+    tree = ast.parse(path.read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    for scope in (tree, *functions):
+        truths = set() if scope is tree else truths_of(scope)
+        for node in ast.walk(scope):
+            if isinstance(node, ast.BinOp) and isinstance(node.op, (ast.Mult, ast.Add)):
+                assert not is_truth(node.left, truths), f"{path}:{node.lineno}"
+                assert not is_truth(node.right, truths), f"{path}:{node.lineno}"
+            if isinstance(node, ast.IfExp):
+                inside = [n for n in ast.walk(node) if n is not node and isinstance(n, ast.IfExp)]
+                assert not inside, f"{path}:{node.lineno}: a condition inside another"
 
 
 NO_NOUNS = {"found", "made", "some", "mine", "one", "there", "said", "rest"}

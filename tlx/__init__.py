@@ -26,7 +26,14 @@ STUDIES = (  # functions of a study each, with every setting in the signature
     ),
     *("chop", "prune", "parameter_distance", "checkpoints", "pretrain"),
 )
-__all__ = [*API, "Settings", "StudyReport", *PARTS, *STUDIES, "__version__"]
+__all__ = [  # noqa: PLE0604 — the parts are tuples of names
+    *API,
+    "Settings",
+    "StudyReport",
+    *PARTS,
+    *STUDIES,
+    "__version__",
+]
 
 
 def __dir__() -> list[str]:

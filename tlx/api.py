@@ -13,7 +13,7 @@ signature.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from .errors import UnknownNameError
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .models.network import Network
 
 
-def run(name: str, /, *, progress: bool = True, **settings: Any) -> StudyReport:
+def run(name: str, /, *, progress: bool = True, **settings: object) -> StudyReport:
     """Run a study and return its report.
 
     Finished trials are found in the store and not repeated; run the same call again to resume.
@@ -56,7 +56,7 @@ def run(name: str, /, *, progress: bool = True, **settings: Any) -> StudyReport:
     return report
 
 
-def plan(name: str, /, **settings: Any) -> StudyPlan:
+def plan(name: str, /, **settings: object) -> StudyPlan:
     """Return what a study would run, with estimates of time and disk. Trains nothing.
 
     Images are read and checked as they are before a study. Arguments as for `run`.
@@ -113,7 +113,7 @@ def _study(name: str) -> type[Study]:
     return study
 
 
-def _prepared(name: str, given: dict[str, Any], progress: bool) -> tuple[Study, Session]:
+def _prepared(name: str, given: Mapping[str, object], progress: bool) -> tuple[Study, Session]:
     kind = _study(name)
     *own, machine, figures = make_specs((*kind.specs, Settings, Figures), given)
     assert isinstance(machine, Settings)
@@ -140,7 +140,7 @@ def study_function(name: str) -> Callable[..., StudyReport]:
     """Return the function of one study, with every setting in its signature."""
     study = _study(name)
 
-    def function(*, progress: bool = True, **settings: Any) -> StudyReport:
+    def function(*, progress: bool = True, **settings: object) -> StudyReport:
         return run(study.name, progress=progress, **settings)
 
     keyword = inspect.Parameter.KEYWORD_ONLY

@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import errno
 import unicodedata
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
 
 
 def escape_control(text: object) -> str:
@@ -60,11 +59,11 @@ class TlxError(Exception):
         )
 
     # exceptions cross process borders, where keyword arguments do not survive by default
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return (_rebuild, (type(self), dict(self.__dict__)))
 
 
-def _rebuild(cls: type[TlxError], state: dict[str, Any]) -> TlxError:
+def _rebuild(cls: type[TlxError], state: Mapping[str, object]) -> TlxError:
     error = cls.__new__(cls)
     error.__dict__.update(state)
     Exception.__init__(error, *(state.get(name, "") for name in ("code", "what")))
@@ -102,8 +101,8 @@ class MissingError(BadDataError):
     """
 
     def __init__(self, what: str, where: object = "", *, made_by: str = ""):
-        is_option = made_by.startswith("-")
-        remedy = f"{'give' if is_option else 'make it with:'} {made_by}" if made_by else ""
+        verb = "give" if made_by.startswith("-") else "make it with:"
+        remedy = f"{verb} {made_by}" if made_by else ""
         super().__init__("missing", f"{what} not found", where=where, remedy=remedy)
 
 
@@ -143,7 +142,7 @@ class IntegrityError(TlxError):
     exit_code = 9
 
 
-class Stopped(TlxError):
+class Stopped(TlxError):  # noqa: N818 — a request of the user, no error
     """Stop requested by a signal; work stopped at a boundary and can be resumed."""
 
     def __init__(
@@ -238,38 +237,50 @@ def resource_error(error: BaseException) -> TlxError | None:
     """
     if isinstance(error, OSError):
         return refusal(error)
-    text = str(error)
-    if isinstance(error, RuntimeError) and "home directory" in text:
+    if isinstance(error, ImportError):
+        return _import_refusal(str(error))
+    if isinstance(error, MemoryError):
+        return _no_memory(str(error))
+    if isinstance(error, RuntimeError):
+        return _runtime_refusal(str(error))
+    return None
+
+
+def _no_memory(text: str) -> TlxError:
+    return ResourceError(
+        "out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"]
+    )
+
+
+def _runtime_refusal(text: str) -> TlxError | None:
+    if "home directory" in text:
         return no_home()
-    if isinstance(error, RuntimeError) and "no locator available" in text:
+    if "no locator available" in text:
         return ResourceError(
             "no-kernel-cache",
             "no folder for compiled kernels can be written to",
             remedy="set NUMBA_CACHE_DIR to a folder of yours",
         )
-    if isinstance(error, RuntimeError) and "can't start new thread" in text:
+    if "can't start new thread" in text:
         return ResourceError("limit", "the system starts no more threads", remedy=REMEDIES["limit"])
-    if isinstance(error, ImportError) and "Too many open files" in text:
+    if any(words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory")):
+        return _no_memory(text)
+    return None
+
+
+def _import_refusal(text: str) -> TlxError | None:
+    if "Too many open files" in text:
         return ResourceError("limit", "too many files are open", remedy=REMEDIES["limit"])
-    if isinstance(error, ImportError) and (
-        "failed to map segment" in text or "Cannot allocate memory" in text
-    ):
+    if "failed to map segment" in text or "Cannot allocate memory" in text:
         return ResourceError(
             "out-of-memory",
             f"no memory left to load a library ({text})",
             remedy="raise the limit of memory (ulimit -v shows it)",
         )
-    is_memory = isinstance(error, MemoryError) or any(
-        words in text for words in ("OutOfMemory", "out of memory", "can't allocate memory")
-    )
-    if is_memory and isinstance(error, (MemoryError, RuntimeError)):
-        return ResourceError(
-            "out-of-memory", text or "no memory left", remedy=REMEDIES["out-of-memory"]
-        )
     return None
 
 
-class ErrorGroup(TlxError):
+class ErrorGroup(TlxError):  # noqa: N818 — named like ExceptionGroup
     """All errors at once, in the order found.
 
     Its exit code is that of the gravest.

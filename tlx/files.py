@@ -241,7 +241,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` durably to `path` as canonical JSON and a newline."""
     write_bytes(path, canonical_json(value) + b"\n")
 
@@ -260,7 +260,7 @@ def remove_temporary(folder: Path) -> None:
 # ---------------------------------------------------------------- checksums and manifests
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """Return the canonical JSON of a value.
 
     Sorted keys, no spaces, UTF-8; NaN and infinity are refused.
@@ -270,7 +270,7 @@ def canonical_json(value: Any) -> bytes:
     ).encode()
 
 
-def digest(value: Any) -> str:
+def digest(value: object) -> str:
     """Compute the SHA-256 (hex) of the canonical JSON of `value`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
 
@@ -323,7 +323,7 @@ def seal(folder: Path, *, skip: Callable[[str], bool] = lambda name: False) -> N
     write_manifest(Path(folder), rows)
 
 
-def write_manifest(folder: Path, rows: Mapping[str, Mapping[str, Any]]) -> None:
+def write_manifest(folder: Path, rows: Mapping[str, Mapping[str, object]]) -> None:
     """Replace the folder's own manifest by these rows.
 
     See `manifest`; a row may have more than bytes and SHA-256.
@@ -359,7 +359,7 @@ def verify(folder: Path) -> None:
         check(folder / name, row)
 
 
-def check(path: Path, row: Mapping[str, Any]) -> None:
+def check(path: Path, row: Mapping[str, object]) -> None:
     """Raise Integrity unless `path` has the size and SHA-256 of its manifest row.
 
     Raises Unsafe if it is a link.
@@ -406,7 +406,7 @@ def parse_json(data: bytes, *, where: object = "") -> Any:
         ) from error
     _refuse_depth(text, where)
 
-    def no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def no_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
         seen: dict[str, Any] = {}
         for key, value in pairs:
             if key in seen:
@@ -474,7 +474,7 @@ class Journal:
             self.close()
             raise
 
-    def append(self, record: Mapping[str, Any], *, sync: bool = True) -> None:
+    def append(self, record: Mapping[str, object], *, sync: bool = True) -> None:
         """Add one record; on a full disk the journal is left unchanged.
 
         Without `sync` it is durable after `sync()`.

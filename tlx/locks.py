@@ -426,7 +426,7 @@ def _boot() -> str:
 
 
 def _start_renewing() -> None:
-    global _renewing
+    global _renewing  # noqa: PLW0603 — one thread a process
     if _renewing is None or not _renewing.is_alive():
         _renewing = threading.Thread(target=_renew, name="tlx-leases", daemon=True)
         _renewing.start()
@@ -444,7 +444,7 @@ def _forget_locks() -> None:
 
     They are its parent's alone, and must not outlive it in a child's descriptors.
     """
-    global _renewing
+    global _renewing  # noqa: PLW0603 — one thread a process
     while _held:
         os.close(_held.pop())
     _leases.clear()

@@ -40,7 +40,7 @@ class Result:
         """Build the result of `spec`."""
         return cls(key=spec.key, kind=spec.own_kind(), spec=spec.to_json(), **fields)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return every field as plain JSON."""
         return asdict(self)
 

@@ -55,20 +55,20 @@ class Setting:
     search: Any = None
 
 
-def setting(
-    default: Any = REQUIRED,
+def setting(  # noqa: PLR0913 — the declaration of a setting, all by name
+    default: object = REQUIRED,
     *,
     help: str = "",
     low: float | None = None,
     high: float | None = None,
     log: bool = False,
-    choices: Iterable[Any] | None = None,
+    choices: Iterable[object] | None = None,
     identity: bool = True,
     cli: bool = True,
     short: str | None = None,
     argument: bool = False,
     repeated: bool = False,
-    search: Any = None,
+    search: object = None,
 ) -> Any:
     """Declare a field of a spec; see `Setting` for the arguments."""
     allowed = None if choices is None else tuple(choices)
@@ -76,7 +76,7 @@ def setting(
     return dataclasses.field(default=default, metadata={"setting": row})
 
 
-def setting_of(base: type[Spec], name: str, default: Any = REQUIRED, **changes: Any) -> Any:
+def setting_of(base: type[Spec], name: str, default: object = REQUIRED, **changes: object) -> Any:
     """Declare a field as another spec declares it.
 
     With another default if one is given, and with these arguments of `setting` changed.
@@ -159,7 +159,7 @@ class Spec:
         """Return the SHA-256 of the identity, in hexadecimal."""
         return files.digest({"format": FORMAT, "spec": self.identity()})
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the kind and every field as plain JSON; `from_json` reads it back."""
         return {
             "kind": self.own_kind(),
@@ -179,7 +179,7 @@ class Spec:
         return kind.with_settings({k: v for k, v in value.items() if k != "kind"})
 
     @classmethod
-    def with_settings(cls, settings: Mapping[str, Any]) -> Self:
+    def with_settings(cls, settings: Mapping[str, object]) -> Self:
         """Return a spec of these settings.
 
         Raises UnknownNameError with the nearest name.
@@ -191,12 +191,12 @@ class Spec:
                 )
         return cls(**settings)
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self, **changes: object) -> Self:
         """Return this spec with some fields changed."""
         return dataclasses.replace(self, **changes)
 
 
-def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, Any]) -> list[Spec]:
+def make_specs(classes: Iterable[type[Spec]], settings: Mapping[str, object]) -> list[Spec]:
     """Return a spec of each class from one mapping of settings; a shared name goes to each.
 
     Everything that is wrong is raised at once: unknown names, and values that are refused. None
@@ -261,7 +261,7 @@ def format_spec(name: str, spec: Spec) -> str:
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
-def _coerce(hint: Any, value: Any, name: str) -> Any:
+def _coerce(hint: object, value: object, name: str) -> Any:
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
         options = [a for a in args if a is not type(None)]
@@ -282,7 +282,7 @@ def _coerce(hint: Any, value: Any, name: str) -> Any:
     return SCALARS[hint](value, name) if hint in SCALARS else value
 
 
-def _listed(value: Any, name: str) -> Any:
+def _listed(value: object, name: str) -> Any:
     return (
         value
         if isinstance(value, (list, tuple))
@@ -290,11 +290,11 @@ def _listed(value: Any, name: str) -> Any:
     )
 
 
-def _refuse(name: str, value: Any, expected: str) -> NoReturn:
+def _refuse(name: str, value: object, expected: str) -> NoReturn:
     raise UsageError("setting-type", f"{value!r}", where=name.replace("_", "-"), expected=expected)
 
 
-def _to_bool(value: Any, name: str) -> bool:
+def _to_bool(value: object, name: str) -> bool:
     if isinstance(value, bool):
         return value
     text = str(value).lower()
@@ -336,7 +336,7 @@ SCALARS: dict[Any, Callable[[Any, str], Any]] = {
 }
 
 
-def _check_range(name: str, value: Any, row: Setting) -> None:
+def _check_range(name: str, value: object, row: Setting) -> None:
     option = name.replace("_", "-")
     if row.choices is not None and value is not None and value not in row.choices:
         raise UnknownNameError(option, str(value), [str(c) for c in row.choices])
@@ -352,13 +352,13 @@ def _check_range(name: str, value: Any, row: Setting) -> None:
             )
 
 
-def _plain(value: Any, identity: bool = False) -> Any:
+def _plain(value: object, identity: bool = False) -> Any:
     if isinstance(value, Spec):
         return value.identity() if identity else value.to_json()
     return [_plain(item, identity) for item in value] if isinstance(value, tuple) else value
 
 
-def _same(a: Any, b: Any) -> bool:
+def _same(a: object, b: object) -> bool:
     return type(a) is type(b) and a == b
 
 

@@ -120,7 +120,9 @@ def run(figure: Figure, work: Path) -> Path:
         "TLX_CACHE": str(work / "cache"),
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
-    done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
+    done = subprocess.run(  # noqa: S603 — the commands of the table above
+        command, cwd=work, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         sys.exit(f"tlx {' '.join(figure.command)} failed:\n{done.stderr[-2000:]}")
     changed = [path for path, stamp in studies(store).items() if before.get(path) != stamp]

@@ -173,10 +173,10 @@ def replicates(
 
 def coverage(rounds: int, seed: int) -> None:
     """Print the share of 95 % intervals that hold the truth, and wrong signs where few are said."""
-    for grid in GRIDS:
+    for grid, title in GRIDS.items():
         comparisons = read_grid(grid)
         cells = sum(len(comparison.tables) for comparison in comparisons)
-        print(f"{GRIDS[grid]}: {cells} cells x {rounds} replicates")
+        print(f"{title}: {cells} cells x {rounds} replicates")
         for splits in (3, 5, 10, 20):
             rng = np.random.default_rng(seed)
             held: dict[str, list[bool]] = defaultdict(list)
@@ -194,7 +194,8 @@ def coverage(rounds: int, seed: int) -> None:
                             wrong.append(drawn.verdict.mean * target < 0)
             shares = "  ".join(f"{name} {np.mean(hits):.3f}" for name, hits in held.items())
             print(
-                f"  m = {splits:2d}  {shares}  stated {np.mean(stated):.3f} -> wrong {np.mean(wrong):.3f}"
+                f"  m = {splits:2d}  {shares}  stated {np.mean(stated):.3f} "
+                f"-> wrong {np.mean(wrong):.3f}"
             )
 
 

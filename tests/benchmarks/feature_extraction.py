@@ -51,8 +51,8 @@ class Files(torch.utils.data.Dataset):
         return len(self.paths)
 
     def __getitem__(self, i):
-        with Image.open(self.paths[i]) as image:
-            image = ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(self.paths[i]) as file:
+            image = ImageOps.exif_transpose(file).convert("RGB")
             if not self.crops:
                 views = [image.resize((self.size, self.size), Image.Resampling.LANCZOS)]
             else:

@@ -4,8 +4,9 @@
     python tests/benchmarks/kernels_llvm.py --repeats 15     medians of more rounds
 
 Both ways run in one process and one thread and take turns; the first round is dropped, the rest are
-medians of CPU seconds. The ratio is what the module's docstring states; below 1.3 the LLVM way is to be removed.
-The packing row compares the same panels, transposed by plain loops. Output is Markdown.
+medians of CPU seconds. The ratio is what the module's docstring states; below 1.3 the LLVM way is
+to be removed. The packing row compares the same panels, transposed by plain loops. Output is
+Markdown.
 """
 
 from __future__ import annotations

@@ -372,7 +372,8 @@ import sys, threading, time
 from pathlib import Path
 import numpy as np
 from tlx.metrics.sum_of_squares import sum_of_squares
-def status(what): return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0]) / 1024
+def status(what):
+    return int(Path("/proc/self/status").read_text().split(what + ":")[1].split()[0]) / 1024
 sum_of_squares(np.ones((4, 4), np.float32), [0, 1, 0, 1])
 y = np.random.default_rng(0).integers(0, 100, int(sys.argv[2]))
 most, done, before = [0.0], threading.Event(), status("RssAnon")
@@ -425,8 +426,10 @@ FIRST = """
 import time, numpy as np
 from tlx.metrics.comparison import compare_rdms
 from tlx.metrics.sum_of_squares import sum_of_squares
-x, pairs = np.random.default_rng(0).standard_normal((500, 64), dtype=np.float32), np.random.default_rng(1).random(4950)
-for call in (lambda: sum_of_squares(x, np.arange(500) % 10), lambda: compare_rdms(pairs, pairs[::-1].copy()),
+x = np.random.default_rng(0).standard_normal((500, 64), dtype=np.float32)
+pairs = np.random.default_rng(1).random(4950)
+for call in (lambda: sum_of_squares(x, np.arange(500) % 10),
+             lambda: compare_rdms(pairs, pairs[::-1].copy()),
              lambda: compare_rdms(pairs, pairs[::-1].copy(), "kendall")):
     for _ in range(2):
         started = time.perf_counter(); call(); print(time.perf_counter() - started)

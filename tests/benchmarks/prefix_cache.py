@@ -63,7 +63,9 @@ def begin(asked: argparse.Namespace, way: str, channels_last: bool) -> training.
         Samples(pixels, i, labels[i]) for i in np.split(np.arange(len(labels)), [asked.rows])
     )
     place = training.TrainingContext(prefix_bytes=1 << 40 if way == "kept" else 0)
-    made = training._Training(net, train, val, recipe, 0, voting.accuracy, None, place)
+    made = training._Training(
+        net, train, val, recipe, seed=0, score=voting.accuracy, frozen=None, place=place
+    )
     if way == "whole":
         made._choose_rows = lambda epochs: None
     return made

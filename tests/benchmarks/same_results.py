@@ -3,8 +3,9 @@
     python tests/benchmarks/same_results.py record FILE.json [--checkout FOLDER]
     python tests/benchmarks/same_results.py compare OLD.json NEW.json
 
-Used when the code changes and the science must not: record at the old commit (in a worktree), record
-at the new one on the same machine, compare. Times are left out. Numbers may differ between machines.
+Used when the code changes and the science must not: record at the old commit (in a worktree),
+record at the new one on the same machine, compare. Times are left out. Numbers may differ between
+machines.
 """
 
 from __future__ import annotations
@@ -113,7 +114,8 @@ def compare(old: dict[str, Any], new: dict[str, Any]) -> int:
         differing += bool(lost or added or changed)
         same = len(a.keys() & b.keys()) - len(changed)
         print(
-            f"{name}: {same} trials equal, {len(changed)} differ, {len(lost)} lost, {len(added)} added"
+            f"{name}: {same} trials equal, {len(changed)} differ, {len(lost)} lost, "
+            f"{len(added)} added"
         )
         for trial in changed[:3]:
             print("   ", trial, *differences(a[trial], b[trial])[:5], sep="\n      ")

@@ -20,21 +20,23 @@ SMALLER = {
 }  # pixels where the usual size takes long: its LSTMs run pixel by pixel
 CLASSES = 7  # a width that no layer before the head has
 FAMILIES = """
-    beit_base_patch16_224 eca_halonext26ts test_byobnet cait_xxs24_224 coat_tiny convit_tiny convmixer_768_32
-    test_convnext cpubone_nano crossvit_tiny_240 csatv2 cspresnext50 cspnext_s davit_tiny deepseek_vit_412m
-    deit_tiny_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small efficientformer_l1 efficientformerv2_s0
-    test_efficientnet efficientvim_m1 efficientvit_b0 efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0
-    fastvit_t8 focalnet_tiny_lrf gcvit_xxtiny gemma4_vit_167m ghostnet_100 hardcorenas_a hgnet_tiny
-    hiera_tiny_224 sam2_hiera_tiny hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2
-    inception_v3 inception_v4 lcnetv2_small levit_128s lowformer_b0 test_mambaout test_maxvit caformer_s18
-    gmlp_b16_224 tf_mobilenetv3_large_minimal_100 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
-    naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small test_nfnet pit_xs_224 pnasnet5large
-    pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_111 repvit_m0_9 res2next50 resnest26d
-    test_resnet resnetv2_18 rexnet_100 selecsls42 legacy_seresnext26_32x4d sequencer2d_s shvit_s1
-    skresnext50_32x4d starnet_s050 swiftformer_xs swin_s3_tiny_224 swinv2_tiny_window8_256 swinv2_cr_tiny_224
-    tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m twins_svt_small vgg11 visformer_tiny test_vit
-    vit_tiny_r_s16_p8_224 test_vit_relpos samvit_base_patch16 vitamin_small_224 volo_d1_224 vovnet39a
-    legacy_xception xception41 xcit_nano_12_p8_224
+    beit_base_patch16_224 eca_halonext26ts test_byobnet cait_xxs24_224 coat_tiny convit_tiny
+    convmixer_768_32 test_convnext cpubone_nano crossvit_tiny_240 csatv2 cspresnext50 cspnext_s
+    davit_tiny deepseek_vit_412m deit_tiny_patch16_224 densenet121 dla34 dpn68 edgenext_xx_small
+    efficientformer_l1 efficientformerv2_s0 test_efficientnet efficientvim_m1 efficientvit_b0
+    efficientvit_m0 eva02_tiny_patch14_224 fasternet_t0 fastvit_t8 focalnet_tiny_lrf gcvit_xxtiny
+    gemma4_vit_167m ghostnet_100 hardcorenas_a hgnet_tiny hiera_tiny_224 sam2_hiera_tiny
+    hrnet_w18_small iformer_t inception_next_atto inception_resnet_v2 inception_v3 inception_v4
+    lcnetv2_small levit_128s lowformer_b0 test_mambaout test_maxvit caformer_s18 gmlp_b16_224
+    tf_mobilenetv3_large_minimal_100 mobilenetv5_300m mobilevit_xxs mvitv2_tiny
+    naflexvit_base_patch16_gap nasnetalarge nest_tiny nextvit_small test_nfnet pit_xs_224
+    pnasnet5large pvt_v2_b0 qwen3_vit_88m rdnet_tiny regnetx_002 repghostnet_111 repvit_m0_9
+    res2next50 resnest26d test_resnet resnetv2_18 rexnet_100 selecsls42 legacy_seresnext26_32x4d
+    sequencer2d_s shvit_s1 skresnext50_32x4d starnet_s050 swiftformer_xs swin_s3_tiny_224
+    swinv2_tiny_window8_256 swinv2_cr_tiny_224 tiny_vit_5m_224 tnt_s_patch16_224 tresnet_m
+    twins_svt_small vgg11 visformer_tiny test_vit vit_tiny_r_s16_p8_224 test_vit_relpos
+    samvit_base_patch16 vitamin_small_224 volo_d1_224 vovnet39a legacy_xception xception41
+    xcit_nano_12_p8_224
 """.split()  # noqa: SIM905 — a list of strings would take a page
 
 

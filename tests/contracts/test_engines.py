@@ -1,4 +1,4 @@
-"""Every engine runs tasks as `Engine` says: each row of the table, and one that only this test has."""
+"""Every engine runs tasks as `Engine` says: each row of the table, and one of this test alone."""
 
 from __future__ import annotations
 

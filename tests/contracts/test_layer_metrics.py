@@ -1,4 +1,4 @@
-"""Contract of every row of LAYER_METRICS: a number as numpy alone says, described, in the tables."""
+"""Contract of every row of LAYER_METRICS: a number as numpy alone says, described, in tables."""
 
 from __future__ import annotations
 

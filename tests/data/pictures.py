@@ -88,8 +88,8 @@ def bands_tiff(values, *, photometric=1, extra=None):
     end = 8 + 2 + 12 * len(tags) + 4
     long = [2 * len(v) for _, v in tags if v and len(v) > 2]
     at_data, entries, further = end + sum(long), b"", b""
-    for tag, values_of in tags:
-        values_of = [at_data] if values_of is None else values_of
+    for tag, given in tags:
+        values_of = [at_data] if given is None else given
         if len(values_of) <= 2 and max(values_of) < 1 << 16:
             entries += struct.pack("<HHI", tag, 3, len(values_of)) + struct.pack(
                 f"<{len(values_of)}H", *values_of

@@ -18,7 +18,7 @@ from pathlib import Path
 import naive
 import numpy as np
 import pytest
-from PIL import Image as PIL
+from PIL import Image as PILImage
 
 from tlx import files
 from tlx.data import datasets, idx, materialise, sources
@@ -38,7 +38,7 @@ from tlx.errors import (
 def pixels(folder, split=None) -> dict[tuple[str, str], np.ndarray]:
     """(label, file name) → array, decoded by Pillow alone."""
     return {
-        (i.label, i.filename): np.asarray(PIL.open(folder.root / i.path))
+        (i.label, i.filename): np.asarray(PILImage.open(folder.root / i.path))
         for i in folder.images
         if split is None or i.split == split
     }
@@ -47,7 +47,7 @@ def pixels(folder, split=None) -> dict[tuple[str, str], np.ndarray]:
 def in_order(folder, split) -> tuple[np.ndarray, np.ndarray]:
     """The images and labels of a split in the order of their numbers."""
     rows = sorted((i for i in folder.images if i.split == split), key=lambda i: i.filename)
-    return np.array([PIL.open(folder.root / i.path) for i in rows]), np.array(
+    return np.array([PILImage.open(folder.root / i.path) for i in rows]), np.array(
         [int(i.label) for i in rows]
     )
 
@@ -235,7 +235,7 @@ def test_digits_are_scikit_learns(cache):
     for image in folder.images:
         index = int(image.filename.removesuffix(".png"))
         assert image.label == str(raw.target[index])
-        stored = np.asarray(PIL.open(folder.root / image.path))
+        stored = np.asarray(PILImage.open(folder.root / image.path))
         assert np.array_equal(
             stored, [[int(v * 255 / 16 + 0.5) for v in line] for line in raw.images[index]]
         )
@@ -254,7 +254,7 @@ def test_variants_of_digits_are_as_those_of_mnist(cache):
     whole = datasets.locate("digits", cache)
 
     def pixels(folder, *images):
-        return [np.asarray(PIL.open(folder.root / image.path)) for image in images]
+        return [np.asarray(PILImage.open(folder.root / image.path)) for image in images]
 
     for name, first in (("digits_split1", 0), ("digits_split2", 5)):
         half = datasets.locate(name, cache)
@@ -750,7 +750,7 @@ def test_torchvision_files_under_the_data_root_need_no_network(tmp_path):
         for name in names:
             path = root / "images" / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            PIL.new("RGB", (8, 8), (len(name), 0, 0)).save(path)
+            PILImage.new("RGB", (8, 8), (len(name), 0, 0)).save(path)
     (root / "imdb").mkdir()
     folder = datasets.locate("DTD", tmp_path / "cache", data_root=tmp_path / "root", offline=True)
     assert folder.name == "textures"

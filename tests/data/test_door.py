@@ -19,6 +19,11 @@ from tlx.data import images, safe_image
 from tlx.data.safe_image import ImageLimits
 from tlx.errors import TlxError
 
+
+def half(data):
+    return data[: len(data) // 2]
+
+
 JPEG, PNG = saved(NOISE, "JPEG"), saved(NOISE, "PNG")
 AT = PNG.index(b"IDAT")
 BAD_CRC = PNG[: AT + 20] + bytes([PNG[AT + 20] ^ 1]) + PNG[AT + 21 :]
@@ -57,21 +62,21 @@ CATALOGUE = {  # what: (bytes, name, code, exit code, words in the message)
     "png without its end": (PNG[:-12], "a.png", "image-truncated", 3, "no end"),
     "png with a bad checksum": (BAD_CRC, "a.png", "image-damaged", 3, "damaged PNG"),
     "half a gif": (
-        (lambda d: d[: len(d) // 2])(saved(NOISE, "GIF")),
+        half(saved(NOISE, "GIF")),
         "a.gif",
         "image-truncated",
         3,
         "truncated",
     ),
     "half a webp": (
-        (lambda d: d[: len(d) // 2])(saved(NOISE, "WEBP")),
+        half(saved(NOISE, "WEBP")),
         "a.webp",
         "image-truncated",
         3,
         "truncated",
     ),
     "half a bmp": (
-        (lambda d: d[: len(d) // 2])(saved(NOISE, "BMP")),
+        half(saved(NOISE, "BMP")),
         "a.bmp",
         "image-truncated",
         3,

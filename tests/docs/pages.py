@@ -38,7 +38,8 @@ def commands(page: Path) -> list[list[str]]:
             text = block.code.replace("\\\n", " ")
             lines += [shlex.split(line, comments=True) for line in text.splitlines()]
     parts = []
-    for words in lines:
+    for line in lines:
+        words = line
         while "&&" in words:
             at = words.index("&&")
             parts.append(words[:at])

@@ -641,7 +641,8 @@ class Many(Pictures):
     def take(self, rows):
         return self.rows[rows % len(self.rows)]
 def read(name):
-    return next(int(line.split()[1]) >> 10 for line in open("/proc/self/status") if line.startswith(name))
+    lines = open("/proc/self/status")
+    return next(int(line.split()[1]) >> 10 for line in lines if line.startswith(name))
 net, how = network(), ExtractionConfig(batch=64, reduce="flat")
 def many(n):
     made = Many(64)
@@ -650,9 +651,11 @@ def many(n):
 extract(net, "random", many(128), ["conv1"], ExtractionContext(Path(sys.argv[1])), how)
 open("/proc/self/clear_refs", "w").write("5")
 before = read("VmRSS")
-dump = extract(net, "random", many(int(sys.argv[2])), ["conv1"], ExtractionContext(Path(sys.argv[1])), how)
+place = ExtractionContext(Path(sys.argv[1]))
+dump = extract(net, "random", many(int(sys.argv[2])), ["conv1"], place, how)
 made = read("VmHWM")
-first, last = dump.take("conv1", [0, dump.rows - 64 * (dump.rows // 64)]), dump.take("conv1", range(64))
+first = dump.take("conv1", [0, dump.rows - 64 * (dump.rows // 64)])
+last = dump.take("conv1", range(64))
 dump.verify()
 size = sum(p.stat().st_size for p in dump.folder.iterdir()) >> 20
 print(size, made - before, read("VmHWM") - before)

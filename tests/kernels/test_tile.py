@@ -236,7 +236,8 @@ for sums in (tile.differences, tile.products):
 kernel = tile._sums_plain
 if dispatch.has_tile():
     from tlx.kernels.llvm.register_tile import sums as kernel
-print(bits.hexdigest(), dispatch.has_tile(), sum(kernel.stats.cache_hits.values()), sum(kernel.stats.cache_misses.values()))
+hits, misses = (sum(n.values()) for n in (kernel.stats.cache_hits, kernel.stats.cache_misses))
+print(bits.hexdigest(), dispatch.has_tile(), hits, misses)
 """
 
 

@@ -66,7 +66,8 @@ with Meter() as outer:
         pass
 with Meter() as after:
     pass
-print(outer.peak_bytes - inner.peak_bytes > size // 2, outer.peak_bytes - after.peak_bytes > size // 2)
+most = outer.peak_bytes
+print(most - inner.peak_bytes > size // 2, most - after.peak_bytes > size // 2)
 """  # in a process of its own: one that has held gigabytes before may reuse them
     found = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True

@@ -451,10 +451,10 @@ def with_folder_descriptors(parse):
     def absolute(log, root, cwd):
         folders: dict[str, str] = {}
         lines = []
-        for line in Path(log).read_text(errors="replace").splitlines(keepends=True):
+        for written in Path(log).read_text(errors="replace").splitlines(keepends=True):
             line = named.sub(
                 lambda m: f'AT_FDCWD, "{folders[m[1]]}\\x2f{m[2]}"' if m[1] in folders else m[0],
-                line,
+                written,
             )
             opened = re.search(
                 r'openat\(AT_FDCWD, "((?:\\x[0-9a-f]{2})+)".* = (\d+)$', line.rstrip()

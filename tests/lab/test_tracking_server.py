@@ -17,7 +17,7 @@ from lab.tracked import EPOCHS, Lab, content
 
 from tlx.lab.tracking import api as tracking_api
 
-PASSWORD = "canary-s3cr3t"
+PASSWORD = "canary-s3cr3t"  # noqa: S105 — looked for in what is printed
 RECORDS = EPOCHS + 4  # a start, the epochs, two samples of the system, the end
 
 

@@ -112,7 +112,8 @@ def test_an_address_with_a_password_and_no_scheme_makes_no_folder_and_shows_no_p
 @pytest.mark.slow
 def test_a_disk_that_is_full_while_the_database_is_made_is_said(tmp_path):
     code = (
-        "import resource, signal, sys; from pathlib import Path; from tlx.lab.tracking import api as tracking\n"
+        "import resource, signal, sys; from pathlib import Path\n"
+        "from tlx.lab.tracking import api as tracking\n"
         "from tlx.errors import TlxError\n"
         "target = tracking.resolve(None, {}, Path(sys.argv[1]))\n"
         "import mlflow.store.tracking.sqlalchemy_store\n"
@@ -225,7 +226,10 @@ def test_a_new_password_is_the_same_store():
 
 # ---------------------------------------------------------------- the local database
 
-MAKE = "import sys; from tlx.lab.tracking import api as tracking; tracking.prepare(tracking.resolve(sys.argv[1], {}))"
+MAKE = (
+    "import sys; from tlx.lab.tracking import api as tracking; "
+    "tracking.prepare(tracking.resolve(sys.argv[1], {}))"
+)
 
 
 @pytest.mark.slow

@@ -300,7 +300,10 @@ def test_a_pool_that_is_used_up_and_images_that_are_too_few_are_said():
 def verdicts_of(means, se=0.01, pool=10**6):
     shots = [1, 2, 3, 5, 7, 10][: len(means)]
     noise = np.array([1, -1, 1, -1, 0]) * se
-    return analyse([scores(mean + noise, shots=k, pool=pool) for k, mean in zip(shots, means, strict=True)])  # fmt: skip
+    tables = [
+        scores(mean + noise, shots=k, pool=pool) for k, mean in zip(shots, means, strict=True)
+    ]
+    return analyse(tables)
 
 
 @pytest.mark.parametrize(

@@ -380,8 +380,9 @@ import sys; import numpy as np
 from tlx.metrics.rsa import rdm
 x = np.random.default_rng(3).standard_normal((12, 7))
 x[4] = x[2]
-np.save(sys.argv[1], np.stack([rdm(x.astype(kind), metric, False, np.float64) for kind in ("f4", "f8")
-                               for metric in ("correlation", "cosine", "euclidean", "sqeuclidean")]))
+names = "correlation", "cosine", "euclidean", "sqeuclidean"
+np.save(sys.argv[1], np.stack([rdm(x.astype(kind), metric, False, np.float64)
+                               for kind in ("f4", "f8") for metric in names]))
 """
 
 

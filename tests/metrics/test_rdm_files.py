@@ -30,8 +30,8 @@ def same(found, want):
         if name != "descriptors":
             other.setdefault("index", np.arange(3 if name == "rdm_descriptors" else 5))
         assert one.keys() == other.keys()
-        for key in one:
-            assert np.asarray(one[key]).tolist() == np.asarray(other[key]).tolist(), key
+        for key, value in one.items():
+            assert np.asarray(value).tolist() == np.asarray(other[key]).tolist(), key
 
 
 def rsatoolbox_file(path, version="0.3.2"):

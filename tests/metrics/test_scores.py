@@ -71,9 +71,10 @@ def test_a_head_that_knows_the_labels_gives_the_largest_leep_and_nce():
 def between_and_within(rows, labels):
     mean = rows.mean(axis=0)
     between = sum(
-        (labels == c).mean() * np.outer(rows[labels == c].mean(0) - mean, rows[labels == c].mean(0) - mean)
+        (labels == c).mean()
+        * np.outer(rows[labels == c].mean(0) - mean, rows[labels == c].mean(0) - mean)
         for c in np.unique(labels)
-    )  # fmt: skip
+    )
     return between, np.cov(rows.T, bias=True)
 
 

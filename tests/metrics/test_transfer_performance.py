@@ -88,7 +88,7 @@ def test_over_all_by_source_and_by_checkpoint(ties):
     ] + [("checkpoint", str(c), 6) for c in (0, 1, 10, 100)]
     for row in found:
         index = {
-            "all": sources == sources,
+            "all": np.ones(len(sources), bool),
             "source": sources == row.name,
             "checkpoint": checkpoints.astype(str) == row.name,
         }[row.scope]

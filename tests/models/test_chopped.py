@@ -150,7 +150,8 @@ def keras_layer(name):
     ending = "_bn" * (kind == "bn")
     if part == "first":
         return "conv1" + ending
-    return f"conv_{ {'depthwise': 'dw', 'pointwise': 'pw'}[part] }_{block.removeprefix('block')}{ending}"
+    short = {"depthwise": "dw", "pointwise": "pw"}[part]
+    return f"conv_{short}_{block.removeprefix('block')}{ending}"
 
 
 # ---------------------------------------------------------------- put together

@@ -309,7 +309,7 @@ FITS = [  # backbone, size, cut, settings
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize(("name", "size", "depth", "settings"), FITS, ids=lambda v: str(v))
+@pytest.mark.parametrize(("name", "size", "depth", "settings"), FITS, ids=str)
 def test_a_training_on_kept_rows_is_the_same_to_the_bit(name, size, depth, settings):
     recipe = Recipe(
         **{"epochs": 3, "batch_size": 16, "freeze": depth, "learning_rate": 0.02} | settings

@@ -149,7 +149,13 @@ def test_cross_entropy_is_torchs():
 )
 def test_early_stopping_is_the_seeds_rule(data, losses, stops):
     made = training._Training(
-        network(), *data, Recipe(), 0, voting.accuracy, None, training.TrainingContext()
+        network(),
+        *data,
+        Recipe(),
+        seed=0,
+        score=voting.accuracy,
+        frozen=None,
+        place=training.TrainingContext(),
     )
     made.outcome.history = [{"val_loss": float(loss)} for loss in losses]
     assert made._should_stop() is stops
@@ -177,10 +183,10 @@ def test_a_training_can_stop_by_its_accuracy(data, accuracies, stops):
         network(),
         *data,
         Recipe(stopping="accuracy"),
-        0,
-        voting.accuracy,
-        None,
-        training.TrainingContext(),
+        seed=0,
+        score=voting.accuracy,
+        frozen=None,
+        place=training.TrainingContext(),
     )
     made.outcome.history = [{"val_accuracy": accuracy, "val_loss": 1.0} for accuracy in accuracies]
     assert made._should_stop() is stops

@@ -76,7 +76,7 @@ def test_the_form_before_pytorch_1_6_is_read(tmp_path):
         ),
         (lambda s: {f"_orig_mod.{k}": v for k, v in s.items()}, ["_orig_mod."]),
         (lambda s: {k: nn.Parameter(v) for k, v in s.items()}, []),
-        (lambda s: OrderedDict(s), []),
+        (OrderedDict, []),
     ],
 )
 def test_row_86_wrappers_and_prefixes_are_understood_and_named(tmp_path, wrap, words):

@@ -55,7 +55,7 @@ def moco(state):
 
 
 WRAPPINGS = {
-    "plain": (lambda s: dict(s), ()),
+    "plain": (dict, ()),
     "ddp": (lambda s: prefixed(s, "module"), ("module.",)),
     "compiled ddp": (lambda s: prefixed(s, "_orig_mod", "module"), ("_orig_mod.module.",)),
     "ddp compiled": (lambda s: prefixed(s, "module", "_orig_mod"), ("module.",)),

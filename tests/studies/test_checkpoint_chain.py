@@ -316,7 +316,7 @@ def test_cut_off_between_moments_it_ends_as_if_it_had_not_been(
     elsewhere = settings.replace(store=str(tmp_path / "runs"), cache=str(tmp_path / "cache"))
     spec = chain(bars, stripes, sources=(str(stripes),), seeds=1, from_checkpoints=("last",))
 
-    class Cut(Exception):
+    class Cut(Exception):  # noqa: N818 — a signal that ends the study
         pass
 
     calls, real = [], training._Training._save
@@ -350,14 +350,24 @@ def test_a_dump_that_was_there_stays_and_weights_that_changed_are_noticed(
     )
     spec = chain(bars, stripes).resolved
     look = checkpoints_layers.plan_layers(
-        spec, ASKED, own, str(bars), "bars", [(str(path), _sha(path), "bars", 1, "2", 3)]
+        spec,
+        ASKED,
+        own,
+        typed=str(bars),
+        name="bars",
+        models=[(str(path), _sha(path), "bars", 1, "2", 3)],
     )
     runner.run_stage(look.study, own, lambda event: None, checkpoints_report.write_stage_summary)
     assert len(list((tmp_path / "cache" / "dumps").glob("[0-9a-f]*"))) == 1
     other = tmp_path / "other.safetensors"
     other.write_bytes(path.read_bytes())
     look = checkpoints_layers.plan_layers(
-        spec, ASKED, own, str(bars), "bars", [(str(other), _sha(other), "b", 1, "2", 3)]
+        spec,
+        ASKED,
+        own,
+        typed=str(bars),
+        name="bars",
+        models=[(str(other), _sha(other), "b", 1, "2", 3)],
     )
     other.write_bytes(
         Store(report.folder).file(trained.key, "checkpoints/1.safetensors").read_bytes()

@@ -138,7 +138,7 @@ def test_keeping_them_changes_nothing_of_the_training_and_a_cut_nothing_of_them(
 
     from tlx.models import training
 
-    class Cut(Exception):
+    class Cut(Exception):  # noqa: N818 — a signal that ends the study
         pass
 
     calls, real = [], training._Training._save

@@ -211,7 +211,7 @@ def test_a_large_damaged_dissimilarity_matrix_is_not_compared(
 
 
 @pytest.mark.slow
-def test_of_a_layer_too_large_some_rows_are_compared_and_its_dissimilarities_are_not_put_beside_others(
+def test_of_a_layer_too_large_some_rows_are_compared_and_put_beside_no_other_dissimilarities(
     bars, settings, monkeypatch
 ):
     row = 26 * 26 * 32 * 4

@@ -1,4 +1,4 @@
-"""`tlx tune` with two workers, killed after any trial: each trial is once in Optuna and in MLflow."""
+"""`tlx tune` with two workers, killed after any trial: each trial is once in Optuna and MLflow."""
 
 from __future__ import annotations
 

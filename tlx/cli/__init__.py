@@ -42,7 +42,7 @@ def _use_utf8_names() -> None:
     ):
         return
     streams = {} if sys.stdout is None else {"PYTHONIOENCODING": sys.stdout.encoding}
-    os.execve(
+    os.execve(  # noqa: S606 — this very interpreter, with its own arguments
         sys.executable,
         [sys.executable, *sys.orig_argv[1:]],
         streams | dict(os.environ) | {"PYTHONUTF8": "1"},
@@ -57,9 +57,6 @@ def _run(words: list[str]) -> int:
 
     try:
         return app.invoke(words)
-    except TlxError as error:
-        complain(error)
-        return error.exit_code
     except KeyboardInterrupt:
         complain(Stopped(INTERRUPTED - 128, "interrupted; the same command continues"))
         return INTERRUPTED
@@ -75,7 +72,7 @@ def _run(words: list[str]) -> int:
         complain(full)
         return full.exit_code
     except Exception as error:
-        refused = resource_error(error)
+        refused = error if isinstance(error, TlxError) else resource_error(error)
         if refused is not None:
             complain(refused)
             return refused.exit_code

@@ -134,7 +134,7 @@ def _refuse_words(error: Any, words: list[str]) -> int:
     return int(error.exit_code)
 
 
-def _further(first: Any, words: list[str]) -> tuple[list[Any], list[TlxError]]:
+def _further(first: object, words: list[str]) -> tuple[list[Any], list[TlxError]]:
     """Parse the words again without what was refused, until nothing is.
 
     Finds the other refusals, and the errors of the remaining settings.
@@ -161,7 +161,7 @@ def _further(first: Any, words: list[str]) -> tuple[list[Any], list[TlxError]]:
     return others, []
 
 
-def _option_of(error: Any, words: list[str]) -> str | None:
+def _option_of(error: object, words: list[str]) -> str | None:
     """Return the option among the words that a parser's error is about, or None."""
     parameter = getattr(error, "param", None)
     names = [

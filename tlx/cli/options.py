@@ -26,7 +26,7 @@ def options(*specs: type[Spec]) -> Callable[..., Any]:
     """Decorate a function of (spec, spec, …) so that typer sees one option for each setting."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        def command(**given: Any) -> Any:
+        def command(**given: object) -> Any:
             return function(*make_specs(specs, _joined(specs, given)))
 
         once = {
@@ -49,7 +49,7 @@ def options(*specs: type[Spec]) -> Callable[..., Any]:
     return decorate
 
 
-def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dict[str, Any]:
+def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dict[str, object]:
     """Return the settings that were given, with words and repeated options as tuples."""
     joined = {name: value for name, value in given.items() if not name.endswith(WORDS)}
     for kind in specs:
@@ -63,7 +63,7 @@ def _joined(specs: typing.Sequence[type[Spec]], given: Mapping[str, Any]) -> dic
     return {name: value for name, value in joined.items() if value is not None and value != []}
 
 
-def problems_of(command: Callable[..., Any], given: Mapping[str, Any]) -> list[TlxError]:
+def problems_of(command: Callable[..., Any], given: Mapping[str, object]) -> list[TlxError]:
     """Return the errors of the settings given to a command built by `options`."""
     specs = getattr(command, "specs", ())
     try:
@@ -134,14 +134,14 @@ def _words(kind: type[Spec], name: str) -> inspect.Parameter:
     )
 
 
-def _click_type(hint: Any) -> Any:
+def _click_type(hint: object) -> Any:
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         inner = next(a for a in typing.get_args(hint) if a is not type(None))
         return _click_type(inner) | None
     return hint if hint in (bool,) else str  # the spec coerces and refuses, in its own words
 
 
-def _metavar(hint: Any, row: Setting) -> str | None:
+def _metavar(hint: object, row: Setting) -> str | None:
     if hint is bool:
         return None
     if row.choices:
@@ -154,7 +154,7 @@ def _metavar(hint: Any, row: Setting) -> str | None:
     return "X" if "float" in text else "TEXT"
 
 
-def _plain_default(default: Any) -> Any:
+def _plain_default(default: object) -> Any:
     if isinstance(default, bool):
         return default
     text = ",".join(map(str, default)) if isinstance(default, tuple) else str(default)

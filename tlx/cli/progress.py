@@ -6,11 +6,18 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..errors import escape_control
+from ..errors import TlxError, escape_control
 from ..lab.tasks import Event, Failed, Finished, Progress, Started, Waiting
+from ..result import FINISHED, Result
 from .output import say
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
+    from rich.progress import TaskID
+
+    from ..studies.base import Group
 
 LAYER_VALUES = {
     "ss_ratio": "SSW/TSS",
@@ -83,7 +90,7 @@ class TimeLeft:
         return mean_y - slope * mean_x, slope
 
 
-def time_left(groups: Sequence[Any]) -> TimeLeft:
+def time_left(groups: Sequence[Group]) -> TimeLeft:
     """Estimate the time left of a study's groups by the rows that pass through the network."""
     return TimeLeft({g.key: g.weight for g in groups}, {g.key: g.fitting_share for g in groups})
 
@@ -138,7 +145,7 @@ def clock(seconds: float | None) -> str:
 class TrialLines:
     """One line a trial, for logs; with `verbose` one an epoch too."""
 
-    def __init__(self, groups: Sequence[Any], verbose: bool = False):
+    def __init__(self, groups: Sequence[Group], verbose: bool = False):
         self._titles, self._verbose = {g.key: g.title for g in groups}, verbose
         self._epochs = {g.key: getattr(g.trials[0].spec, "epochs", 1) for g in groups}
         self._left = time_left(groups)
@@ -191,7 +198,7 @@ def waiting(event: Waiting) -> str:
     )
 
 
-def format_outcome(results: Mapping[str, Any]) -> str:
+def format_outcome(results: Mapping[str, Result | TlxError]) -> str:
     """Summarise the finished trials of a group: the single one, or how many and the best.
 
     The best is that of the validation.
@@ -211,7 +218,7 @@ def format_outcome(results: Mapping[str, Any]) -> str:
     )
 
 
-def _score(result: Any) -> float:
+def _score(result: object) -> float:
     scores = getattr(result, "scores", {})
     value: float = scores.get(
         "test_accuracy", scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
@@ -219,16 +226,18 @@ def _score(result: Any) -> float:
     return value
 
 
-def _validation(result: Any) -> float:
+def _validation(result: object) -> float:
     """Return the validation accuracy, by which a trial is selected; −1 where there is none."""
     scores = getattr(result, "scores", {})
     value: float = scores.get("best_val_accuracy", scores.get("val_accuracy", -1.0))
     return value
 
 
-def _words(result: Any) -> str:
-    if getattr(result, "status", "") != "finished":
-        return getattr(result, "status", str(result))
+def _words(result: Result | TlxError) -> str:
+    if isinstance(result, TlxError):
+        return str(result)
+    if result.status != FINISHED:
+        return result.status
     if "layers" in result.scores:
         return f"{result.scores['layers']:.0f} layers measured"
     if _score(result) < 0:  # nothing that learns
@@ -246,11 +255,11 @@ def _words(result: Any) -> str:
 class Bars:
     """Bar for the study and one for each running trial, with the time left."""
 
-    def __init__(self, groups: Sequence[Any], progress: Any):
+    def __init__(self, groups: Sequence[Group], progress: RichProgress):
         self._titles = {g.key: escape_control(g.title) for g in groups}
         self._left = time_left(groups)
         self._progress = progress
-        self._rows: dict[str, Any] = {}
+        self._rows: dict[str, TaskID] = {}
         self._whole = progress.add_task("all", total=len(groups), note="")
 
     def __call__(self, event: Event) -> None:
@@ -265,8 +274,10 @@ class Bars:
         elif isinstance(event, Progress):
             self._left.progress(key, event.step / max(1, event.steps))
             accuracy = event.values.get("val_accuracy")
-            note = {} if accuracy is None else {"note": f"val accuracy {accuracy:.3f}"}
-            self._progress.update(self._rows[key], total=event.steps, completed=event.step, **note)
+            row = self._rows[key]
+            self._progress.update(row, total=event.steps, completed=event.step)
+            if accuracy is not None:
+                self._progress.update(row, note=f"val accuracy {accuracy:.3f}")
         elif isinstance(event, Finished):
             self._end(key)
         elif isinstance(event, Failed):
@@ -289,7 +300,7 @@ class Bars:
 class SearchLines:
     """One line a trial, with the best so far and the time left."""
 
-    def __init__(self, wanted: int, say: Callable[..., Any] = say):
+    def __init__(self, wanted: int, say: Callable[[str], None] = say):
         self._wanted, self._say, self._best, self._first = wanted, say, -1.0, (0.0, 0)
 
     @classmethod
@@ -343,7 +354,7 @@ class SearchLines:
 
 
 @contextlib.contextmanager
-def watching(groups: Sequence[Any], verbose: bool = False) -> Iterator[Any]:
+def watching(groups: Sequence[Group], verbose: bool = False) -> Iterator[Callable[[Event], None]]:
     """Return the progress display of a study's groups: bars on a terminal, lines elsewhere."""
     if not sys.stdout.isatty():
         yield TrialLines(groups, verbose)
@@ -353,7 +364,7 @@ def watching(groups: Sequence[Any], verbose: bool = False) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def steps(title: str) -> Iterator[Any]:
+def steps(title: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a (done, of) callback that shows a preparation: a bar, or a line each tenth."""
     started = time.monotonic()
     try:
@@ -364,11 +375,15 @@ def steps(title: str) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _shown(title: str) -> Iterator[Any]:
+def _shown(title: str) -> Iterator[Callable[[int, int], None]]:
     if sys.stdout.isatty():
         with _rich() as progress:
             row = progress.add_task(title, total=None, note="")
-            yield lambda done, of: progress.update(row, completed=done, total=of)
+
+            def update(done: int, of: int) -> None:
+                progress.update(row, completed=done, total=of)
+
+            yield update
         return
     shown = [-1]
 
@@ -381,7 +396,7 @@ def _shown(title: str) -> Iterator[Any]:
     yield tell
 
 
-def _rich() -> Any:
+def _rich() -> RichProgress:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     return Progress(

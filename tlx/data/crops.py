@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -250,7 +250,7 @@ def _check_places(root: Path, out: Path, relpaths: Sequence[str], encoding: Enco
 
 
 def _recorded(
-    out: Path, settings: dict[str, Any], relpaths: Sequence[str], encoding: Encoding
+    out: Path, settings: Mapping[str, object], relpaths: Sequence[str], encoding: Encoding
 ) -> dict[str, Row]:
     """Return the rows of the manifest and of a remaining journal.
 

@@ -230,7 +230,13 @@ def _find_leaks(
         for name, rows in tables.items():
             if name != held and not (name == "test.csv" and held == "val.csv"):
                 touched |= _compare(
-                    splits, name, rows, keys[name], side, content is not None, report
+                    splits,
+                    name,
+                    rows,
+                    keys[name],
+                    side=side,
+                    by_content=content is not None,
+                    report=report,
                 )
         report.counts[f"{held} rows shared"] = len(touched)
 
@@ -244,6 +250,7 @@ def _compare(
     name: str,
     rows: Sequence[Row],
     keys: Sequence[object],
+    *,
     side: _Side,
     by_content: bool,
     report: LeakReport,

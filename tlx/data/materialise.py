@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image as PIL
+from PIL import Image as PILImage
 
 from .. import files, locks
 from ..errors import IntegrityError
@@ -71,7 +71,7 @@ def write_pools(root: Path, pools: Sequence[Pool]) -> None:
             folder.mkdir(parents=True)
         numbers = range(start, start + len(pool.labels)) if pool.numbers is None else pool.numbers
         for image, label, number in zip(pool.images, pool.labels, numbers, strict=True):
-            PIL.fromarray(image).save(
+            PILImage.fromarray(image).save(
                 folders[label] / f"{number:0{width}d}.png", format="PNG", compress_level=1
             )
         start += len(pool.labels)

@@ -139,11 +139,12 @@ class Finder:
         if relative.startswith(".."):
             return ""
         for part in relative.split("/"):
-            if not os.path.lexists(os.path.join(place, part)):
-                part = self._forms_in(place).get(unicodedata.normalize("NFC", part), "")
-            if not part:
+            name = part
+            if not os.path.lexists(os.path.join(place, name)):
+                name = self._forms_in(place).get(unicodedata.normalize("NFC", name), "")
+            if not name:
                 return ""
-            place = os.path.join(place, part)
+            place = os.path.join(place, name)
         return place
 
     def _forms_in(self, folder: str) -> dict[str, str]:

@@ -29,7 +29,7 @@ STORED = 2
 BUDGET_BYTES = 8 << 30
 
 
-def pixels(
+def pixels(  # noqa: PLR0913 — settings of reading, all by name
     paths: Sequence[Path],
     sizing: Sizing,
     cache: Path,
@@ -223,7 +223,7 @@ class Streamed:
         self._pool = ThreadPoolExecutor(workers)
         self._begun: dict[int, Future[Any]] = {}
 
-    def __reduce__(self) -> tuple[Any, ...]:  # threads do not go to another process
+    def __reduce__(self) -> tuple[object, ...]:  # threads do not go to another process
         return Streamed, (self._source, self._sizing, self._workers)
 
     def begin(self, images: np.ndarray) -> None:

@@ -137,7 +137,7 @@ def _labels(dataset: Any) -> list[int]:
     return [int(y) for _, y in dataset._samples]
 
 
-def _paths(dataset: Any) -> list[Path] | None:
+def _paths(dataset: object) -> list[Path] | None:
     for name in FILE_LISTS:
         rows = getattr(dataset, name, None)
         if rows is not None:
@@ -210,7 +210,7 @@ def _refuse_pickles(key: str, root: Path) -> None:
         )
 
 
-def _torchvision(key: str, split: str, root: Path, **more: Any) -> Any:
+def _torchvision(key: str, split: str, root: Path, **more: object) -> Any:
     import torchvision
 
     class_name, splits = DATASETS[key].torchvision or ("", {})

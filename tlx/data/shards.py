@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -69,7 +68,7 @@ class Shards:
     notes: dict[str, int]
 
     # to another process passes the array's path, not its content
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _mapped, (self.paths, self.per_shard, self.notes)
 
 
@@ -174,7 +173,7 @@ def _check_space(plan: ShardPlan, part: Path) -> None:
         )
 
 
-class _Flawed(Exception):
+class _Flawed(Exception):  # noqa: N818 — a signal, never seen outside
     """Signal that ends the writing of a shard with unusable images."""
 
 

@@ -51,10 +51,22 @@ def sides_of(folder: ImageFolder, content: Content) -> Sides:
     held = held_by_test | {content[image] for image in val}
     sides = Sides(content, [], [], test)
     sides.val = _kept(
-        val, content, unclear, held_by_test, "validation", "a test image", sides.notes
+        val,
+        content,
+        unclear,
+        held_by_test,
+        role="validation",
+        holder="a test image",
+        notes=sides.notes,
     )
     sides.train = _kept(
-        train, content, unclear, held, "training", "a validation or test image", sides.notes
+        train,
+        content,
+        unclear,
+        held,
+        role="training",
+        holder="a validation or test image",
+        notes=sides.notes,
     )
     return sides
 
@@ -74,6 +86,7 @@ def _kept(
     content: Content,
     unclear: set[str],
     held: set[str],
+    *,
     role: str,
     holder: str,
     notes: list[str],

@@ -9,7 +9,7 @@ cheap to list.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from ..errors import BadDataError, ResourceError, TlxError
 from ..spec import Spec, format_spec, parse_spec, setting
 
 if TYPE_CHECKING:
+    from .estimators import Estimator
     from .spans import Span
 
 
@@ -37,7 +38,7 @@ class Classifier(Spec):
     pairs: ClassVar[bool] = False
     dtype: ClassVar[str] = "float64"
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build a new scikit-learn estimator with these settings.
 
         Raises ResourceError where it needs a package that is absent.
@@ -51,7 +52,7 @@ class Classifier(Spec):
         """
         return None
 
-    def in_span(self, span: Span) -> dict[str, Any]:
+    def in_span(self, span: Span) -> dict[str, object]:
         """Return settings under which a fit to coordinates equals a fit to the features."""
         return {}
 
@@ -82,11 +83,11 @@ class LinearSVC(Classifier):
     tol: float = setting(1e-4, low=1e-12, high=1, log=True, help=TOL, search=False)
     max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from sklearn import svm
 
-        return svm.LinearSVC(
+        estimator: Estimator = svm.LinearSVC(
             C=self.C,
             loss=self.loss,
             tol=self.tol,
@@ -94,8 +95,9 @@ class LinearSVC(Classifier):
             dual="auto",
             random_state=_state(seed),
         )
+        return estimator
 
-    def in_span(self, span: Span) -> dict[str, Any]:
+    def in_span(self, span: Span) -> dict[str, object]:
         """Return settings for a fit to coordinates."""
         return {
             "dual": True if len(span.coordinates) < span.width else "auto"
@@ -120,7 +122,7 @@ class SVC(Classifier):
     )
     tol: float = setting(1e-3, low=1e-12, high=1, log=True, help=TOL, search=False)
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from .estimators import KernelSvc
 
@@ -129,7 +131,7 @@ class SVC(Classifier):
             C=self.C, kernel=self.kernel, gamma=gamma, tol=self.tol, random_state=_state(seed)
         )
 
-    def in_span(self, span: Span) -> dict[str, Any]:
+    def in_span(self, span: Span) -> dict[str, object]:
         """Return settings for a fit to coordinates."""
         return {"gamma": span.gamma if self.gamma is None else self.gamma}
 
@@ -153,17 +155,18 @@ class SGD(Classifier):
     )
     max_iter: int = setting(1000, low=1, help="passes over the rows at most")
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from sklearn.linear_model import SGDClassifier
 
-        return SGDClassifier(
+        estimator: Estimator = SGDClassifier(
             loss=self.loss,
             alpha=self.alpha,
             tol=self.tol,
             max_iter=self.max_iter,
             random_state=_state(seed),
         )
+        return estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +181,7 @@ class Knn(Classifier):
         "uniform", choices=("uniform", "distance"), help="distance: a vote counts 1 / distance"
     )
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from . import estimators
 
@@ -203,7 +206,7 @@ class CosineKnn(Classifier):
         0.07, low=1e-3, high=10, log=True, help="the smaller, the more the nearest count"
     )
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from . import estimators
 
@@ -235,11 +238,12 @@ class Logistic(Classifier):
     )
     max_iter: int = setting(1000, low=1, help="steps of the solver at most")
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from sklearn.linear_model import LogisticRegression
 
-        return LogisticRegression(C=self.C, tol=self.tol, max_iter=self.max_iter)
+        estimator: Estimator = LogisticRegression(C=self.C, tol=self.tol, max_iter=self.max_iter)
+        return estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -254,11 +258,12 @@ class Ridge(Classifier):
     linear: ClassVar[bool] = True
     alpha: float = setting(1.0, low=1e-6, high=1e6, log=True, help="weight of the penalty, λ")
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from sklearn.linear_model import RidgeClassifier
 
-        return RidgeClassifier(alpha=self.alpha)
+        estimator: Estimator = RidgeClassifier(alpha=self.alpha)
+        return estimator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -279,7 +284,7 @@ class RidgeLeftOut(Classifier):
         """Return the λ, ascending."""
         return [float(f"{alpha:.6g}") for alpha in np.geomspace(self.low, self.high, self.steps)]
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from . import estimators
 
@@ -300,7 +305,7 @@ class Lda(Classifier):
         None, low=1e-6, high=1, help="share of the identity; none: SVD without shrinkage"
     )
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
@@ -333,7 +338,7 @@ class NearestMean(Classifier):
 
     metric: str = setting("euclidean", choices=("euclidean", "cosine"))
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from . import estimators
 
@@ -354,7 +359,7 @@ class XGBoost(Classifier):
         0.3, low=1e-3, high=1, log=True, help="share of each tree that is added"
     )
 
-    def make(self, seed: int = 0) -> Any:
+    def make(self, seed: int = 0) -> Estimator:
         """Build the estimator."""
         from .estimators import Encoded
 

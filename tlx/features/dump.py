@@ -114,7 +114,7 @@ class Dump:
             self.close()
             raise
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return _reopened, (self.folder, self.layers, self.ids, self.labels, self.about, self.own_s)
 
     def __len__(self) -> int:
@@ -290,7 +290,7 @@ def _reopened(
 _checked: set[tuple[Any, ...]] = set()  # files as this process found them whole
 
 
-def _check_once(path: Path, row: Mapping[str, Any]) -> None:
+def _check_once(path: Path, row: Mapping[str, object]) -> None:
     state = path.stat()
     seen = (
         str(path),

@@ -65,7 +65,7 @@ class FittedEmbedding:
         """
         return self.moments.constant if self.moments else 0
 
-    def blocks(self, features: Features, rows: Any = None) -> Iterator[tuple[slice, np.ndarray]]:
+    def blocks(self, features: Features, rows: object = None) -> Iterator[tuple[slice, np.ndarray]]:
         """Iterate over the embedded rows as (their positions, (b, d) of `dtype`).
 
         Raises BadDataError if one is not finite.
@@ -80,7 +80,7 @@ class FittedEmbedding:
         for place, block in _blocks(layers, rows):
             yield place, self.spec.embed(block, self.widths, moments).astype(self.dtype, copy=False)
 
-    def transform(self, features: Features, rows: Any = None) -> np.ndarray:
+    def transform(self, features: Features, rows: object = None) -> np.ndarray:
         """Return all embedded rows: (r, d) of `dtype`, a new array.
 
         `rows` as in `blocks`.
@@ -98,7 +98,7 @@ class Embedding(Spec):
     dtype = "float32"
     learns = False  # has statistics of the training rows
 
-    def fit(self, features: Features, rows: Any = None) -> FittedEmbedding:
+    def fit(self, features: Features, rows: object = None) -> FittedEmbedding:
         """Return this embedding with the statistics of the training rows.
 
         features   (r, d), or one (r, dₗ) per layer: any real dtype, read in blocks
@@ -275,7 +275,7 @@ def _refuse_not_finite(block: np.ndarray, index: np.ndarray) -> None:
         )
 
 
-def _moments(layers: Sequence[np.ndarray], rows: Any) -> Moments:
+def _moments(layers: Sequence[np.ndarray], rows: object) -> Moments:
     """Compute mean and standard deviation in one pass over rows less the first of them.
 
     A constant feature has a deviation of exactly 0, a large mean costs no digits, and as (first −
@@ -287,8 +287,8 @@ def _moments(layers: Sequence[np.ndarray], rows: Any) -> Moments:
     for place, block in _blocks(layers, rows):
         if place.start == 0:
             origin = block[0].copy()
-        block -= origin
-        total += block.sum(axis=0)
-        square += np.einsum("ij,ij->j", block, block)
+        centred = np.subtract(block, origin, out=block)
+        total += centred.sum(axis=0)
+        square += np.einsum("ij,ij->j", centred, centred)
     variance = np.maximum(square - total * total / n, 0) / n
     return Moments(origin + total / n, np.sqrt(variance), n)

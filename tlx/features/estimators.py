@@ -7,7 +7,7 @@ that a matrix of test × training rows never exists as a whole.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
@@ -16,6 +16,22 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from .ridge import RidgePath, mean_row
+
+
+class Estimator(Protocol):
+    """Classifier with scikit-learn's interface."""
+
+    classes_: Any  # labels seen in training, sorted
+
+    def fit(self, X: np.ndarray, y: np.ndarray) -> object:
+        """Train on rows and their labels."""
+
+    def set_params(self, **settings: object) -> object:
+        """Change settings by name."""
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Return the class of every row."""
+
 
 BLOCK_BYTES = 32 << 20  # of one block of test × training values
 
@@ -48,7 +64,7 @@ def _training(estimator: Any, X: Any, y: Any, least: int = 1) -> tuple[np.ndarra
     return X, y
 
 
-def _rows(estimator: Any, X: Any) -> np.ndarray:
+def _rows(estimator: object, X: object) -> np.ndarray:
     """Return rows to be scored as an array as wide as the training rows.
 
     Raises NotFittedError before training.
@@ -394,7 +410,7 @@ class ShrunkLda(Decisive):
 class Encoded(ClassifierMixin, BaseEstimator):
     """Estimator that needs the labels 0…k−1, for any labels."""
 
-    def __init__(self, estimator: Any):
+    def __init__(self, estimator: object):
         self.estimator = estimator
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> Self:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +37,7 @@ class FittedClassifier:
     reads: str = "features"
     dtype: str = "float64"
 
-    def predict(self, rows: Any) -> np.ndarray:
+    def predict(self, rows: object) -> np.ndarray:
         """Return the class of every row, as it was spelled in training: (r,) int64.
 
         `rows` as for `scores`.
@@ -45,7 +45,7 @@ class FittedClassifier:
         result: np.ndarray = self.classes[self.scores(rows).argmax(axis=1)]
         return result
 
-    def scores(self, rows: Any, classes: int | None = None) -> np.ndarray:
+    def scores(self, rows: object, classes: int | None = None) -> np.ndarray:
         """Return (r, k') float64, higher is likelier.
 
         The column of the largest is the prediction.
@@ -85,7 +85,7 @@ def fit(
     *,
     seed: int = 0,
     where: object = "",
-    settings: dict[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
 ) -> FittedClassifier:
     """Fit the classifier on X (n, d) of any real dtype and y (n,) whole numbers.
 

@@ -85,7 +85,7 @@ class DumpPart:
     def __init__(
         self,
         folder: Path,
-        start: Mapping[str, Any],
+        start: Mapping[str, object],
         shapes: Mapping[str, Sequence[int]],
         dtype: str,
         rows: int,
@@ -146,7 +146,7 @@ class DumpPart:
         )
         self._marked, self._marked_at = self.rows, time.monotonic()
 
-    def finish(self, **about: Any) -> dict[str, Any]:
+    def finish(self, **about: object) -> dict[str, Any]:
         """Complete the part: return file → manifest row, with `about` and seconds in its "made"."""
         if self.rows != self.total:
             raise ValueError(f"{self.rows} of {self.total} rows")

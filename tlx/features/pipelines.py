@@ -45,8 +45,8 @@ class Embedded(TransformerMixin, BaseEstimator):
         embedding: str,
         per_set: bool,
         widths: Sequence[int],
-        mean: Any = None,
-        std: Any = None,
+        mean: np.ndarray | None = None,
+        std: np.ndarray | None = None,
     ):
         self.embedding, self.per_set, self.widths, self.mean, self.std = (
             embedding,
@@ -56,7 +56,7 @@ class Embedded(TransformerMixin, BaseEstimator):
             std,
         )
 
-    def fit(self, X: Any = None, y: Any = None) -> Self:
+    def fit(self, X: object = None, y: object = None) -> Self:
         """Return self: the statistics are fixed."""
         return self
 
@@ -71,7 +71,9 @@ class Embedded(TransformerMixin, BaseEstimator):
         spec: Any = parse_spec(embedding.EMBEDDINGS, self.embedding, "embedding")
         if self.per_set:
             spec = spec.replace(standardize="per-set")
-        moments = None if self.mean is None else embedding.Moments(self.mean, self.std, 0)
+        moments = None
+        if self.mean is not None and self.std is not None:
+            moments = embedding.Moments(self.mean, self.std, 0)
         rows = np.asarray(X)
         layers = np.split(rows, np.cumsum(self.widths)[:-1], axis=1) if rows.ndim == 2 else [rows]
         return embedding.FittedEmbedding(spec, self.widths, moments).transform(layers)
@@ -88,7 +90,7 @@ class Named(ClassifierMixin, BaseEstimator):
     def __init__(self, estimator: Any, names: Sequence[str], dtype: str):
         self.estimator, self.names, self.dtype = estimator, names, dtype
 
-    def fit(self, X: Any = None, y: Any = None) -> Self:
+    def fit(self, X: object = None, y: object = None) -> Self:
         """Return self: the estimator is fitted."""
         return self
 
@@ -121,8 +123,8 @@ def pipeline(
         text,
         getattr(embedded.spec, "standardize", "train") == "per-set",
         list(embedded.widths),
-        moments and moments.mean,
-        moments and moments.std,
+        moments.mean if moments is not None else None,
+        moments.std if moments is not None else None,
     )
     return Pipeline(
         [("embedding", first), ("classifier", Named(fitted.model, list(names), fitted.dtype))]

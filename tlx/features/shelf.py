@@ -156,7 +156,7 @@ class DumpDirectory:
     # ------------------------------------------------------------ written by extract, under
     # `writing`
 
-    def begin(self, header: Mapping[str, Any], images: Mapping[str, Any]) -> None:
+    def begin(self, header: Mapping[str, object], images: Mapping[str, object]) -> None:
         """Prepare the folder for its first layers; nothing happens if it has layers."""
         if not self.files():
             files.make_folder(self.folder)
@@ -167,7 +167,7 @@ class DumpDirectory:
                 {"format": FORMAT, "tlx": __version__, "key": self.key, **header},
             )
 
-    def describe(self, images: Mapping[str, Any]) -> None:
+    def describe(self, images: Mapping[str, object]) -> None:
         """Replace ids, labels and description of the images.
 
         They are no part of what names the dump.
@@ -186,7 +186,7 @@ class DumpDirectory:
         for other in others:
             (self.folder / other).unlink(missing_ok=True)
 
-    def publish(self, part: Path, manifest: Mapping[str, Mapping[str, Any]]) -> None:
+    def publish(self, part: Path, manifest: Mapping[str, Mapping[str, object]]) -> None:
         """Move the complete layers of a part in and list them.
 
         Repeating it after an interruption gives the same.
@@ -204,11 +204,11 @@ class DumpDirectory:
         files.sync_folder(self.root)
 
 
-def _row(path: Path) -> dict[str, Any]:
+def _row(path: Path) -> dict[str, object]:
     return {"bytes": path.stat().st_size, "sha256": files.sha256(path)}
 
 
-def check_size(path: Path, row: Mapping[str, Any]) -> None:
+def check_size(path: Path, row: Mapping[str, object]) -> None:
     """Raise IntegrityError unless `path` has the size of its manifest row."""
     if not path.is_file() or path.stat().st_size != row["bytes"]:
         files.check(path, row)  # its error names the damage

@@ -98,7 +98,7 @@ class Meter:
         energy = self._energy()
         return rows | {"energy_j": energy, "co2_g": self._co2(energy)}
 
-    def _energy(self) -> dict[str, Any]:
+    def _energy(self) -> dict[str, object]:
         cpu_j, source = self.cpu_j, MEASURED
         if cpu_j is None and self.watts is not None:
             cpu_j, source = self.cpu_s * self.watts, MODELLED
@@ -113,7 +113,7 @@ class Meter:
         )
         return _row(sum(known.values()), "J", source) | {"parts": known, "note": counted}
 
-    def _co2(self, energy: dict[str, Any]) -> dict[str, Any]:
+    def _co2(self, energy: dict[str, Any]) -> dict[str, object]:
         if self.carbon is None or energy["value"] is None:
             return _row(None, "g")
         grams = energy["value"] / J_PER_KWH * self.carbon.pue * self.carbon.g_per_kwh
@@ -133,7 +133,7 @@ def is_energy_known(watts: float | None, *, on_gpu: bool, powercap: Path = POWER
     )
 
 
-def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, Any]:
+def _row(value: float | None, unit: str, source: str = MEASURED) -> dict[str, object]:
     return {"value": value, "unit": unit, "source": None if value is None else source}
 
 

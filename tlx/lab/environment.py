@@ -46,7 +46,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 GIT_S = 2.0  # seconds that git may take
 
 
-def gather() -> dict[str, Any]:
+def gather() -> dict[str, object]:
     """Return plain JSON about this process's environment.
 
     What cannot be found out is None or absent.
@@ -70,7 +70,7 @@ def versions() -> dict[str, str]:
     return result
 
 
-def cpu() -> dict[str, Any]:
+def cpu() -> dict[str, object]:
     """Return the processor's model, capabilities that change results, and usable cores."""
     try:
         text = Path("/proc/cpuinfo").read_text()
@@ -86,7 +86,7 @@ def cpu() -> dict[str, Any]:
     }
 
 
-def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
+def commit(checkout: Path = CHECKOUT) -> dict[str, object] | None:
     """Return the git commit of tlx's checkout, and whether it was changed since.
 
     None outside a checkout.
@@ -109,8 +109,14 @@ def commit(checkout: Path = CHECKOUT) -> dict[str, Any] | None:
 
 def _git(checkout: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", "--no-optional-locks", "-C", str(checkout), *arguments],
+        done = subprocess.run(  # noqa: S603 — fixed words and a folder
+            [  # noqa: S607 — git of the search path, as in a shell
+                "git",
+                "--no-optional-locks",
+                "-C",
+                str(checkout),
+                *arguments,
+            ],
             capture_output=True,
             text=True,
             timeout=GIT_S,
@@ -122,7 +128,7 @@ def _git(checkout: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def _threads() -> dict[str, Any]:
+def _threads() -> dict[str, object]:
     torch = sys.modules.get("torch")
     return {
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS"),

@@ -34,6 +34,7 @@ from typing import Any
 from .. import __version__, files, locks
 from ..errors import BadDataError, BusyError, IntegrityError, TlxError, UnsafeError
 from ..result import Result
+from .records import StoredStudy
 
 FORMAT = 2  # of result.json, study.json and the journal, and of keys; another one is refused
 FORMAT_AT_START = re.compile(rb'\s*\{\s*"format"\s*:\s*(\d+)\s*[,}]')
@@ -181,14 +182,14 @@ class Store:
 
     # ------------------------------------------------------------ studies
 
-    def write_study(self, key: str, study: Mapping[str, Any]) -> None:
+    def write_study(self, key: str, study: StoredStudy) -> None:
         """Write the record of a study durably: plain JSON."""
         record = {"format": FORMAT, "tlx": __version__, "study": dict(study)}
         files.make_folder(self.study_folder(key))
         self.unseal_study(key)
         files.write_json(self._study(key), record | {"sha256": files.digest(record)})
 
-    def read_study(self, key: str) -> dict[str, Any] | None:
+    def read_study(self, key: str) -> StoredStudy | None:
         """Read the record of a study; None if there is none.
 
         Raises Integrity if it is damaged.
@@ -209,7 +210,7 @@ class Store:
                     "study-damaged", "the study does not match its own checksum", where=path
                 )
         _check_format(record, path)
-        result: dict[str, Any] | None = record["study"]
+        result: StoredStudy | None = record["study"]
         return result
 
     def check_format(self) -> None:
@@ -402,7 +403,7 @@ class Draft:
         )
 
 
-def reproducible_fields(result: Result) -> dict[str, Any]:
+def reproducible_fields(result: Result) -> dict[str, object]:
     """Return what must be equal in two results of one key.
 
     All but what depends on the machine and the hour.
@@ -496,12 +497,12 @@ def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
     return {name: folder / name for name in rows}
 
 
-def _check_size(path: Path, row: Mapping[str, Any]) -> None:
+def _check_size(path: Path, row: Mapping[str, object]) -> None:
     if not path.is_file() or path.stat().st_size != row["bytes"]:
         files.check(path, row)  # its error names the damage
 
 
-def _read_result(folder: Path, rows: Mapping[str, Any], key: str) -> Result:
+def _read_result(folder: Path, rows: Mapping[str, object], key: str) -> Result:
     if RESULT not in rows:
         raise IntegrityError(
             "file-unlisted", f"the manifest does not list '{RESULT}'", where=folder

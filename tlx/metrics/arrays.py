@@ -9,9 +9,9 @@ import itertools
 import math
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError, MissingError
 from ..kernels.inputs import finite_bits, upper, widen
@@ -25,7 +25,7 @@ BITS = {
 }
 
 
-def array(x: Any, *, where: object = "x") -> np.ndarray:
+def array(x: ArrayLike, *, where: object = "x") -> np.ndarray:
     """Return x as an array of numbers of any shape.
 
     A map stays a map; a torch CPU tensor shares its memory.
@@ -58,7 +58,7 @@ def array(x: Any, *, where: object = "x") -> np.ndarray:
     return values
 
 
-def matrix(x: Any, *, where: object = "x", least: int = 2) -> np.ndarray:
+def matrix(x: ArrayLike, *, where: object = "x", least: int = 2) -> np.ndarray:
     """Return x (n, …), anything `array` takes, as (n, d) of its own type.
 
     Values are neither converted nor checked.
@@ -80,7 +80,7 @@ def matrix(x: Any, *, where: object = "x", least: int = 2) -> np.ndarray:
     return values.reshape(len(values), -1)
 
 
-def rows(x: Any, *, where: object = "x", least: int = 2, finite: bool = True) -> np.ndarray:
+def rows(x: ArrayLike, *, where: object = "x", least: int = 2, finite: bool = True) -> np.ndarray:
     """Return x as rows (n, d) of float32 or float64.
 
     What is float32 or float64, contiguous and has two dimensions is not copied.
@@ -175,7 +175,7 @@ def _finite(x: np.ndarray) -> bool:
     return bool(flags.all())
 
 
-def labels(labels: Any, n: int, *, where: object = "labels") -> tuple[np.ndarray, np.ndarray]:
+def labels(labels: ArrayLike, n: int, *, where: object = "labels") -> tuple[np.ndarray, np.ndarray]:
     """Return (names, codes): the distinct labels (k,), sorted, and each row's code, (n,) int64.
 
     labels  (n,) str or whole numbers; neither sorted nor from 0
@@ -245,7 +245,9 @@ def is_square_rdm(values: np.ndarray) -> bool:
     return bool(np.abs(values.diagonal()).max() <= ASYMMETRY * np.abs(values).max())
 
 
-def condensed(rdm: Any, *, where: object = "rdm", finite: bool = True) -> tuple[np.ndarray, int]:
+def condensed(
+    rdm: ArrayLike, *, where: object = "rdm", finite: bool = True
+) -> tuple[np.ndarray, int]:
     """Return (pairs, n): the n(n − 1)/2 dissimilarities above the diagonal, and n.
 
     The pairs are in row order, float32 or float64.

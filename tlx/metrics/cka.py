@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError
 from ..kernels.dissimilarity import StandardisedRows
@@ -45,7 +45,7 @@ class _Layer:
         )
 
 
-def cka(x: Any, y: Any, unbiased: bool = True, threads: int | None = None) -> float:
+def cka(x: ArrayLike, y: ArrayLike, unbiased: bool = True, threads: int | None = None) -> float:
     """Compute the linear CKA of two layers on the same images.
 
     It is 1 for layers that are equal up to rotation and scale.
@@ -66,8 +66,8 @@ def cka(x: Any, y: Any, unbiased: bool = True, threads: int | None = None) -> fl
 
 
 def cka_matrix(
-    xs: Sequence[Any],
-    ys: Sequence[Any] | None = None,
+    xs: Sequence[ArrayLike],
+    ys: Sequence[ArrayLike] | None = None,
     unbiased: bool = True,
     threads: int | None = None,
     budget_bytes: int = BUDGET_BYTES,

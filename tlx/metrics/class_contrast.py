@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError
 from ..kernels.pairs import contrast
@@ -29,7 +29,9 @@ class ClassContrast:
     pairs_between: int
 
 
-def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> ClassContrast:
+def class_contrast(
+    rdm: ArrayLike, labels: ArrayLike, *, threads: int | None = None
+) -> ClassContrast:
     """Compute the mean dissimilarities within and between classes.
 
     rdm      (n(n − 1)/2,), an array or a map, read once; or (n, n)
@@ -67,7 +69,7 @@ def class_contrast(rdm: Any, labels: Any, *, threads: int | None = None) -> Clas
     return ClassContrast(within, between, abs(within - between), inside, outside)
 
 
-def model_rdm(labels: Any) -> np.ndarray:
+def model_rdm(labels: ArrayLike) -> np.ndarray:
     """Return the RDM of labels alone: 0 for two rows of one class, 1 for others.
 
     Shape (n(n − 1)/2,), float32.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError, ResourceError, UnknownNameError
 from ..kernels.concordance import concordance
@@ -41,7 +42,9 @@ class Similarities:
     method: str
 
 
-def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | None = None) -> Any:
+def compare_rdms(
+    a: ArrayLike, b: ArrayLike, method: str = "spearman", *, threads: int | None = None
+) -> Any:
     """Compute how similar two RDMs are, by a row of COMPARISONS.
 
     It is 1 for RDMs that are the same to that measure (but for ties: τ_a and ρ_a).
@@ -65,7 +68,7 @@ def compare_rdms(a: Any, b: Any, method: str = "spearman", *, threads: int | Non
 
 
 def compare_all(
-    rdms: Mapping[str, Any], method: str = "spearman", *, threads: int | None = None
+    rdms: Mapping[str, ArrayLike], method: str = "spearman", *, threads: int | None = None
 ) -> Similarities:
     """Compare each RDM with each: of layers, of models, or of both.
 
@@ -98,7 +101,7 @@ def known(method: str) -> Comparison:
     return COMPARISONS[method]
 
 
-def _stack(x: Any, where: str) -> tuple[list[np.ndarray], int, bool]:
+def _stack(x: ArrayLike, where: str) -> tuple[list[np.ndarray], int, bool]:
     """Return the condensed RDMs in x, their number of stimuli, and whether x is a single one."""
     values = arrays.array(x, where=where)
     if values.ndim == 1 or arrays.is_square_rdm(values):

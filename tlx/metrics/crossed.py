@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from ..errors import BadDataError, UsageError
@@ -70,7 +70,7 @@ class Estimate:
 
 
 def components(
-    values: Any, classes: Any, *, shots: int | None = None, pool: int | None = None
+    values: ArrayLike, classes: ArrayLike, *, shots: int | None = None, pool: int | None = None
 ) -> Components:
     """Return the mean per class of a split × image table and its parts of variance.
 
@@ -116,7 +116,7 @@ def components(
 
 
 def components_of_scores(
-    by_split: Any, *, shots: int | None = None, pool: int | None = None
+    by_split: ArrayLike, *, shots: int | None = None, pool: int | None = None
 ) -> Components:
     """Return the parts of variance where only the score of each split is known.
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import bdtr
 
 from ..data.streams import seeded_permutation
@@ -44,7 +45,7 @@ class Resampled:
 
 
 def intrinsic_dimension_resampled(
-    x: Any,
+    x: ArrayLike,
     resamplings: int = 50,
     fraction: float = 0.9,
     seed: int = 0,
@@ -155,7 +156,7 @@ class Blocks:
 
 
 def block_analysis(
-    x: Any,
+    x: ArrayLike,
     blocks: Iterable[int] = range(1, 21),
     seed: int = 0,
     *,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import ndtri
 
 from ..data.streams import seeded_permutation
@@ -154,7 +155,7 @@ class Gap:
         return self.gap
 
 
-def domain_gap(x: Any, y: Any, method: str = "frechet") -> Gap:
+def domain_gap(x: ArrayLike, y: ArrayLike, method: str = "frechet") -> Gap:
     """Compute the gap between two sets of features of one layer.
 
     x, y    (n, …), (m, …) floats or whole numbers, maps, layers of dumps, n and m at least 2; rows
@@ -210,7 +211,7 @@ class ClassSpread:
         return self.variance / (len(self.classes) + len(self.left_out))
 
 
-def intra_class_variance(x: Any, labels: Any) -> ClassSpread:
+def intra_class_variance(x: ArrayLike, labels: ArrayLike) -> ClassSpread:
     """Compute how far the rows of a class are from its mean, averaged over classes.
 
     x, labels   (n, …) as for `domain_gap`, and (n,) names or whole numbers
@@ -239,13 +240,13 @@ def intra_class_variance(x: Any, labels: Any) -> ClassSpread:
 
 
 def regression_row(
-    source: Any,
-    target: Any,
-    labels: Any,
+    source: ArrayLike,
+    target: ArrayLike,
+    labels: ArrayLike,
     transferability: float | None = None,
     *,
     method: str = "frechet",
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Build a row for `transferability_regression`: G, D, N and T.
 
     It also has the method of G and what D and N were computed from.

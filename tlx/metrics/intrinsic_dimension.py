@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import betainc
 
@@ -145,7 +146,7 @@ METHODS: dict[str, type[Spec]] = {"twonn": TwoNN, "twonn-mle": TwoNNLikelihood, 
 
 
 def intrinsic_dimension(
-    x: Any, method: str = "twonn", fraction: float | None = None, threads: int | None = None
+    x: ArrayLike, method: str = "twonn", fraction: float | None = None, threads: int | None = None
 ) -> Dimension:
     """Estimate the intrinsic dimension of rows.
 
@@ -227,7 +228,7 @@ class Scales:
     n_used: np.ndarray
 
 
-def scale_scan(x: Any, largest: int = 64, threads: int | None = None) -> Scales:
+def scale_scan(x: ArrayLike, largest: int = 64, threads: int | None = None) -> Scales:
     """Estimate the intrinsic dimension at neighbours 1 and 2, 2 and 4, … up to `largest`.
 
     Gride, by maximum likelihood.

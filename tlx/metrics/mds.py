@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError, UsageError
 from . import arrays
@@ -27,7 +27,7 @@ class Map:
     stress: float
 
 
-def mds(dissimilarities: Any, dimensions: int = 2, *, smacof: bool = False) -> Map:
+def mds(dissimilarities: ArrayLike, dimensions: int = 2, *, smacof: bool = False) -> Map:
     """Compute a map by classical scaling (Torgerson 1952, doi:10.1007/BF02288916).
 
     With `smacof` the stress is then minimised.

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError, UsageError
 from ..kernels import neighbours
@@ -18,7 +17,7 @@ ORDINARY = {
 }  # largest magnitudes from 2^-this to 2^this are summed as they are
 
 
-def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndarray:
+def nearest_distances(x: ArrayLike, k: int = 2, threads: int | None = None) -> np.ndarray:
     """Return Euclidean distances to the k nearest other rows, (n, k) float64, ascending.
 
     Direct differences in float64, relative error ≤ 1e-12 whatever the offset; the same bits at any
@@ -33,7 +32,7 @@ def nearest_distances(x: Any, k: int = 2, threads: int | None = None) -> np.ndar
 
 
 def nearest_neighbours(
-    x: Any, k: int = 2, threads: int | None = None
+    x: ArrayLike, k: int = 2, threads: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (distances, indices) of the k nearest other rows.
 
@@ -51,7 +50,7 @@ class NeighbourRows:
     scale    a power of two: values are what was given times this
     """
 
-    def __init__(self, x: Any, k: int, threads: int | None = None):
+    def __init__(self, x: ArrayLike, k: int, threads: int | None = None):
         """Check x (n, …), n > k.
 
         Raises what `nearest_distances` raises.

@@ -15,9 +15,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 from ..errors import BadDataError, UsageError
@@ -52,7 +52,7 @@ class Contrast:
 
     @classmethod
     def of_differences(
-        cls, differences: Any, classes: Any, *, shots: int, pool: int, dropped: int = 0
+        cls, differences: ArrayLike, classes: ArrayLike, *, shots: int, pool: int, dropped: int = 0
     ) -> Contrast:
         """Return the contrast of a table of differences.
 
@@ -71,7 +71,14 @@ class Contrast:
 
     @classmethod
     def of_predictions(
-        cls, first: Any, second: Any, truth: Any, *, shots: int, pool: int, dropped: int = 0
+        cls,
+        first: ArrayLike,
+        second: ArrayLike,
+        truth: ArrayLike,
+        *,
+        shots: int,
+        pool: int,
+        dropped: int = 0,
     ) -> Contrast:
         """Return the contrast of two methods by their predicted classes.
 
@@ -90,7 +97,7 @@ class Contrast:
 
     @classmethod
     def of_scores(
-        cls, first: Any, second: Any, *, shots: int, pool: int, dropped: int = 0
+        cls, first: ArrayLike, second: ArrayLike, *, shots: int, pool: int, dropped: int = 0
     ) -> Contrast:
         """Return the contrast of two methods by the score of each split.
 
@@ -331,7 +338,7 @@ def _with_holm(verdicts: list[Verdict]) -> list[Verdict]:
     return marked
 
 
-def sign_flips(differences: Any, *, seed: int = 0) -> float:
+def sign_flips(differences: ArrayLike, *, seed: int = 0) -> float:
     """Return the two-sided p-value of sign flips of the splits' differences.
 
     Exact up to 12 splits, else from 20,000 random flips. It is conditional on the test images.
@@ -352,7 +359,7 @@ def _share_as_extreme(values: np.ndarray, signs: np.ndarray) -> float:
     return float((sums >= least * (1.0 - 1e-12)).mean())
 
 
-def wilcoxon(differences: Any) -> float:
+def wilcoxon(differences: ArrayLike) -> float:
     """Return the two-sided p-value of Wilcoxon's signed-rank test; 1 if all differences are 0.
 
     differences  (m,) difference of scores of each split

@@ -98,7 +98,7 @@ def write_rdms(path: Path | str, rdms: Rdms) -> None:
                 _put(group, key, value)
 
 
-def _put(group: h5py.Group, key: str, value: Any) -> None:
+def _put(group: h5py.Group, key: str, value: object) -> None:
     if not key or "/" in key or key == ".":
         raise UsageError(
             "descriptor-name", f"'{key}'", where=group.name, expected="a name without a slash"
@@ -187,7 +187,7 @@ def _rdms(file: h5py.File, path: Path) -> Rdms:
     )
 
 
-def _descriptors(group: h5py.Group) -> dict[str, Any]:
+def _descriptors(group: h5py.Group) -> dict[str, object]:
     out: dict[str, Any] = {}
     for key, item in group.items():
         if isinstance(item, h5py.Group):  # a mixed list

@@ -167,7 +167,7 @@ def _by_name(values: np.ndarray, names: Sequence[str] = NAMES) -> dict[str, floa
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _columns(table: Any) -> dict[str, list[Any]]:
+def _columns(table: Any) -> dict[str, list[object]]:
     """Return column → values of rows, of a data frame or of a mapping of columns.
 
     A data frame is anything with `columns`.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError, ResourceError, UsageError
 from ..kernels.concordance import concordance
@@ -40,8 +40,8 @@ class Interval:
 
 
 def bootstrap(
-    a: Any,
-    b: Any,
+    a: ArrayLike,
+    b: ArrayLike,
     method: str = "spearman",
     resamplings: int = 1000,
     seed: int = 0,
@@ -100,7 +100,7 @@ class Intervals:
     resamplings: int
 
 
-def _same_stimuli(rdms: Sequence[Any], resamplings: int) -> list[tuple[np.ndarray, int]]:
+def _same_stimuli(rdms: Sequence[ArrayLike], resamplings: int) -> list[tuple[np.ndarray, int]]:
     """Return the RDMs condensed, each with its number of stimuli.
 
     Raises BadDataError unless these are the same, ResourceError for more draws than memory holds.
@@ -124,7 +124,7 @@ def _same_stimuli(rdms: Sequence[Any], resamplings: int) -> list[tuple[np.ndarra
 
 
 def bootstrap_all(
-    rdms: Sequence[Any],
+    rdms: Sequence[ArrayLike],
     method: str = "spearman",
     resamplings: int = 1000,
     seed: int = 0,

@@ -215,7 +215,9 @@ def ledoit_wolf_shrinkage(left: np.ndarray, values: np.ndarray, d: int) -> float
     sum_of_squares = float((variances**2).sum())
     noise = (float((lengths**2).sum()) / n - sum_of_squares) / (d * n)
     signal = (sum_of_squares - d * mean_variance**2) / d
-    return 0.0 if noise <= 0.0 else min(1.0, noise / signal) if signal > 0.0 else 1.0
+    if noise <= 0.0:
+        return 0.0
+    return min(1.0, noise / signal) if signal > 0.0 else 1.0
 
 
 def transrate(table: FeatureTable) -> ScoreValue:

@@ -6,9 +6,9 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import BadDataError
 from ..kernels.parallel import ThreadTeam, default_threads
@@ -51,8 +51,8 @@ class SumOfSquares:
 
 
 def sum_of_squares(
-    x: Any,
-    labels: Any,
+    x: ArrayLike,
+    labels: ArrayLike,
     *,
     means: bool = False,
     threads: int | None = None,

@@ -11,6 +11,7 @@ from statistics import NormalDist
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.stats import rankdata
 
 from ..errors import BadDataError, UsageError
@@ -60,7 +61,7 @@ class Correlation:
     source_p: float = math.nan
 
 
-def transfer_performance(accuracy: Any) -> float | np.ndarray:
+def transfer_performance(accuracy: ArrayLike) -> float | np.ndarray:
     """Compute the area under accuracy over the checkpoint index, by trapezoids of width 1.
 
     "log-AUC" for log-spaced checkpoints.
@@ -149,7 +150,14 @@ def metric_correlations(
         )
         if scope == "all" and sources is not None:
             correlation = _over_sources(
-                correlation, x, y, sources, checkpoints, permutation_confidence, permutations, seed
+                correlation,
+                x,
+                y,
+                sources=sources,
+                checkpoints=checkpoints,
+                confidence=permutation_confidence,
+                permutations=permutations,
+                seed=seed,
             )
         out.append(correlation)
     return out
@@ -159,8 +167,9 @@ def _over_sources(
     correlation: Correlation,
     x: np.ndarray,
     y: np.ndarray,
-    sources: Any,
-    checkpoints: Any,
+    *,
+    sources: ArrayLike,
+    checkpoints: ArrayLike,
     confidence: float,
     permutations: int,
     seed: int,
@@ -188,7 +197,7 @@ def _p_value(rho: float, null: np.ndarray, exact: bool) -> float:
     return as_large / len(null) if exact else (1 + as_large) / (1 + len(null))
 
 
-def _blocks(n: int, sources: Any, checkpoints: Any) -> list[list[np.ndarray]]:
+def _blocks(n: int, sources: ArrayLike, checkpoints: ArrayLike) -> list[list[np.ndarray]]:
     """Return the rows of each source in the order of its checkpoints.
 
     Sources with the same checkpoints are adjacent.

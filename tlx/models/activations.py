@@ -70,7 +70,7 @@ REDUCTIONS: dict[str, Callable[[Tensor, Layer], Tensor]] = {
 # ---------------------------------------------------------------- capture
 
 
-class _Enough(Exception):
+class _Enough(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that the last wanted layer has run."""
 
 
@@ -119,7 +119,7 @@ class Capture:
             wanted.setdefault((layer.module, layer.call), []).append(layer)
 
         def hook(module: str) -> Callable[[nn.Module, Any, Any], None]:
-            def take(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            def take(_module: nn.Module, _inputs: object, output: object) -> None:
                 turns[module] += 1
                 layers = wanted.get((module, turns[module]), ())
                 for layer in layers:
@@ -147,7 +147,7 @@ class Capture:
                     net(x)
         return {layer.name: activations[layer.name] for layer in self.layers}
 
-    def _copy(self, output: Any, layer: Layer) -> Tensor:
+    def _copy(self, output: object, layer: Layer) -> Tensor:
         tensor = tensor_of(output)
         assert tensor is not None
         reduced = self.reduce(layer.applied(tensor), layer)

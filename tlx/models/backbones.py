@@ -172,7 +172,9 @@ def name_of(row: BackboneRow) -> str:
         for name, known in BACKBONES.items()
         if (known.family, known.model) == (row.family, row.model)
     ]
-    return own[0] if own else TIMM * (row.family == "timm") + row.model
+    if own:
+        return own[0]
+    return TIMM + row.model if row.family == "timm" else row.model
 
 
 def load(
@@ -220,7 +222,9 @@ def load(
             remedy=promises.RERUN,
         )
     if weights not in (None, "default") and path is not None and chopped.is_recorded(path):
-        return chopped.backbone(path, name, classes, head, seed, input_size, promised)
+        return chopped.backbone(
+            path, name, classes, head=head, seed=seed, input_size=input_size, sha256=promised
+        )
     as_given = classes is None
     if classes is None:
         classes = _outputs(row, path, promised) if path is not None else row.classes
@@ -389,10 +393,10 @@ def _timm() -> Any:
 
 def _timm_row(name: str) -> BackboneRow:
     timm = _timm()
-    if not timm.is_model(name.split(".")[0]):
+    if not timm.is_model(name.partition(".")[0]):
         raise UnknownNameError("timm model", name, timm.list_models())
     row = timm.get_pretrained_cfg(name, allow_unregistered=False) or timm.get_pretrained_cfg(
-        name.split(".")[0]
+        name.partition(".")[0]
     )
     mean, std = tuple(row.mean), tuple(row.std)
     return BackboneRow(

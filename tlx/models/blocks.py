@@ -191,7 +191,7 @@ def _begins(module: nn.Module) -> bool:
 
 
 def _within(name: str, holder: str) -> bool:
-    return holder == "" or name == holder or name.startswith(holder + ".")
+    return holder in ("", name) or name.startswith(holder + ".")
 
 
 def _set_turns(units: list[_Unit], turns: dict[str, int]) -> None:

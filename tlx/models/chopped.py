@@ -29,7 +29,7 @@ BODY = "body."  # before the names of what stays of a cut network
 ADAPTED = ("eps", "stride")  # what translated weights change of a module
 
 
-class _CutReached(Exception):
+class _CutReached(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that the last layer has run."""
 
     def __init__(self, output: torch.Tensor):
@@ -37,7 +37,7 @@ class _CutReached(Exception):
         self.output = output
 
 
-def _stop(module: nn.Module, args: Any, output: Any) -> None:
+def _stop(module: nn.Module, args: object, output: object) -> None:
     tensor = layers.tensor_of(output)
     assert tensor is not None
     raise _CutReached(tensor)
@@ -281,6 +281,7 @@ def backbone(
     path: Path,
     architecture: str,
     classes: int | None,
+    *,
     head: str,
     seed: int,
     input_size: int | None,

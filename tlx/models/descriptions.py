@@ -36,7 +36,7 @@ class Description:
     target_tensors: tuple[str, ...]
     target_shapes: tuple[tuple[int, ...], ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the JSON that `read` reads back."""
         shapes = (
             {"target_shapes": [list(shape) for shape in self.target_shapes]}
@@ -145,13 +145,13 @@ def read(path: Path) -> Description:
     )
 
 
-def _is_sizes(value: Any) -> bool:
+def _is_sizes(value: object) -> bool:
     return isinstance(value, list) and all(
         isinstance(v, int) and not isinstance(v, bool) and v > 0 for v in value
     )
 
 
-def _is_names(value: Any) -> bool:
+def _is_names(value: object) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(v, str) and v for v in value)
 
 
@@ -171,7 +171,7 @@ SHAPES = (
 KINDS = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     shown = repr(value)
     return (
         f"{KINDS.get(type(value), 'a number')}, {shown if len(shown) <= 60 else shown[:57] + '...'}"

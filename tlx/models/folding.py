@@ -55,7 +55,7 @@ def foldable(network: Network) -> dict[str, str]:
     made_by: dict[int, str] = {}
     pairs: dict[str, tuple[str, Tensor]] = {}
 
-    def ran(name: str, output: Any) -> None:
+    def ran(name: str, output: object) -> None:
         turns[name] += 1
         made_by[id(output)] = name
         seen.kept.append(output)  # an id is a tensor's own only while that lives

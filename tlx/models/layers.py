@@ -197,8 +197,8 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             whole = network.channels, network.input_size, network.input_size
             layers.append(Layer(name, module, 1, whole, 1, 0, function))
             continue
-        call = call or calls.count(module)
-        shape, other = (_shape(ran, module, call) for ran in (calls, larger))
+        last = call or calls.count(module)
+        shape, other = (_shape(ran, module, last) for ran in (calls, larger))
         if not _has_rows(shape):
             seen = "no tensor" if shape is None else f"the shape {shape} for {PROBE} images"
             problems.append(
@@ -215,7 +215,7 @@ def survey(network: Network, names: Sequence[str]) -> tuple[Layer, ...]:
             Layer(
                 name,
                 module,
-                call,
+                last,
                 shape[1:],
                 _channel_axis(network, shape, other),
                 _prefix(network),
@@ -304,7 +304,7 @@ def _prefix(network: Network) -> int:
     return int(getattr(network.net, "num_prefix_tokens", hasattr(network.net, "class_token")))
 
 
-def tensor_of(output: Any) -> Tensor | None:
+def tensor_of(output: object) -> Tensor | None:
     """Return the first tensor of a module's output; None if there is none."""
     if isinstance(output, (tuple, list)):
         output = next((item for item in output if isinstance(item, Tensor)), None)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from .recipe import Recipe
 
 
 def clip_each(parameters: Sequence[torch.Tensor], norm: float) -> None:
@@ -27,12 +30,12 @@ class Sgdw(torch.optim.SGD):
     for the decay.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], *, momentum: float, decay: float):
+    def __init__(self, groups: list[dict[str, object]], *, momentum: float, decay: float):
         super().__init__(groups, lr=0.0, momentum=momentum, foreach=True)
         self.decay = decay
 
     @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
+    def step(self, closure: object = None) -> Any:
         """Take one step; return the loss of `closure`, if given."""
         moving = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         if self.decay and moving:
@@ -40,17 +43,17 @@ class Sgdw(torch.optim.SGD):
         return super().step(closure)
 
 
-def sgd(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
+def sgd(groups: list[dict[str, object]], recipe: Recipe) -> torch.optim.Optimizer:
     """Build SGDW with the recipe's momentum and weight decay."""
     return Sgdw(groups, momentum=recipe.momentum, decay=recipe.weight_decay)
 
 
-def adam(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
+def adam(groups: list[dict[str, object]], recipe: Recipe) -> torch.optim.Optimizer:
     """Build Adam with Keras's epsilon (1e-7) and no decay."""
     return torch.optim.Adam(groups, lr=0.0, eps=1e-7, foreach=True)
 
 
-def adamw(groups: list[dict[str, Any]], recipe: Any) -> torch.optim.Optimizer:
+def adamw(groups: list[dict[str, object]], recipe: Recipe) -> torch.optim.Optimizer:
     """Build AdamW: decay multiplied by the learning rate, as in PyTorch."""
     return torch.optim.AdamW(groups, lr=0.0, weight_decay=recipe.weight_decay, foreach=True)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch import Tensor
 from .. import files
 
 
-def save(path: Path, tensors: dict[str, Tensor], state: dict[str, Any]) -> None:
+def save(path: Path, tensors: dict[str, Tensor], state: Mapping[str, object]) -> None:
     """Write tensors and state durably to `path`.
 
     Readers see this state or the previous one, whole.

@@ -85,7 +85,9 @@ def fit(
     frozen  what is held still: module names instead of recipe.freeze blocks (the seeds'
             configurations)
     """
-    return _Training(network, train, val, recipe, seed, score, frozen, place).run()
+    return _Training(
+        network, train, val, recipe, seed=seed, score=score, frozen=frozen, place=place
+    ).run()
 
 
 def predict(
@@ -112,6 +114,7 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         train: Samples,
         val: Samples,
         recipe: Recipe,
+        *,
         seed: int,
         score: Score,
         frozen: int | Sequence[str] | None,

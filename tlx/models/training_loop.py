@@ -57,7 +57,7 @@ class LoopOutcome:
     ended: str = ""  # "epochs", "early stopping" or "diverged"
 
 
-class Diverged(Exception):
+class Diverged(Exception):  # noqa: N818 — an outcome of a training, recorded as such
     """Loss, weight or logit that is no longer a finite number."""
 
 

@@ -10,7 +10,7 @@ from . import backbones, chopped, freezing
 from .network import Network
 
 
-def transfer(
+def transfer(  # noqa: PLR0913 — the transfer condition, and by name what it is made of
     backbone: str | Network,
     copied: int | None = None,
     frozen: int = 0,
@@ -74,7 +74,7 @@ def transfer(
     return freezing.freeze(network, frozen, bn).train()
 
 
-def transferred(
+def transferred(  # noqa: PLR0913 — the same, all by name
     architecture: str,
     *,
     weights: str | Path | None,
@@ -101,7 +101,14 @@ def transferred(
     """
     if copied and weights not in (None, "default") and chopped.is_cut(Path(str(weights))):
         return _of_chopped(
-            Path(str(weights)), architecture, copied, classes, seed, cut, input_size, sha256
+            Path(str(weights)),
+            architecture,
+            copied,
+            classes,
+            seed=seed,
+            cut=cut,
+            input_size=input_size,
+            sha256=sha256,
         )
     fresh = backbones.load(
         architecture, weights=None, classes=classes, seed=seed, input_size=input_size
@@ -127,6 +134,7 @@ def _of_chopped(
     architecture: str,
     copied: int,
     classes: int,
+    *,
     seed: int,
     cut: int | None,
     input_size: int | None,

@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.typing import ColorType
 
 from . import figures
 from .statistics import Value
@@ -276,12 +277,12 @@ def look(number: int, label: str, place: int | None = None) -> Look:
     )
 
 
-def depth_colours(n: int) -> list[tuple[float, ...]]:
+def depth_colours(n: int) -> list[ColorType]:
     """Return n colours from light at the input to dark at the output.
 
     None is so light that it is lost on white.
     """
-    return [tuple(colormaps[DEPTHS](0.88 * (1 - i / max(n - 1, 1)))[:3]) for i in range(n)]
+    return [to_rgb(colormaps[DEPTHS](0.88 * (1 - i / max(n - 1, 1)))) for i in range(n)]
 
 
 def lighter(colour: str, share: float) -> tuple[float, ...]:

@@ -31,6 +31,8 @@ from matplotlib.ticker import (
     NullLocator,
     PercentFormatter,
 )
+from matplotlib.typing import ColorType
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import escape_control
@@ -196,7 +198,7 @@ def _few_shot_panels(
 
 
 def confusion_matrix(
-    counts: Any, classes: Sequence[str], title: str = "", form: str = "png"
+    counts: ArrayLike, classes: Sequence[str], title: str = "", form: str = "png"
 ) -> bytes:
     """Draw true classes in rows, predicted ones in columns; shade = share of the row.
 
@@ -390,7 +392,7 @@ def render(figure: Figure, form: str) -> bytes:
     return out.getvalue()
 
 
-def _save(figure: Figure, out: io.BytesIO, form: str, metadata: Any) -> set[str]:
+def _save(figure: Figure, out: io.BytesIO, form: str, metadata: object) -> set[str]:
     """Draw a figure; return the characters that its font has no glyphs for."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -450,7 +452,9 @@ def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
     return shots
 
 
-def _error_bars(axes: Axes, rows: Rows, x: str, colour: Any, label: str | None = None) -> None:
+def _error_bars(
+    axes: Axes, rows: Rows, x: str, colour: ColorType, label: str | None = None
+) -> None:
     """Draw what is around each mean as a bar."""
     axes.errorbar(
         [r[x] for r in rows],

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from . import axes as layer_axes
 from . import figures, labels, sheets
@@ -24,7 +24,7 @@ SIGNED, PLAIN = "PuOr_r", "Blues"
 
 
 def comparison_map(
-    matrix: Any,
+    matrix: ArrayLike,
     names: Sequence[str],
     what: str = "Spearman's ρ",
     title: str = "",
@@ -91,7 +91,7 @@ def comparison_map(
             _heads(axes, heads, starts, ends, flat, each)
         if max(matrix.shape) <= NUMBERS_UP_TO:
             _numbers(axes, matrix, norm, colours, each)
-        sheets.bar(figure, image, left + wide, under, high, what)
+        sheets.bar(figure, image, left=left + wide, below=under, high=high, unit=what)
         if title:
             figure.text(
                 0.1 / figure.get_figwidth(),
@@ -104,7 +104,7 @@ def comparison_map(
 
 
 def mds_map(
-    points: Any,
+    points: ArrayLike,
     names: Sequence[str],
     groups: Sequence[str] = (),
     title: str = "",
@@ -179,7 +179,7 @@ def mds_map(
 # ---------------------------------------------------------------- pieces
 
 
-def _scale(matrix: np.ndarray) -> tuple[Normalize, Any]:
+def _scale(matrix: np.ndarray) -> tuple[Normalize, Colormap]:
     """Return the colour range: 0 … 1 of shares, −1 … 1 of correlations with some below 0.
 
     Else that of the numbers.
@@ -192,7 +192,9 @@ def _scale(matrix: np.ndarray) -> tuple[Normalize, Any]:
     return Normalize(0.0, 1.0 if high <= 1.0 + 1e-9 else high), colormaps[PLAIN]
 
 
-def _numbers(axes: Axes, matrix: np.ndarray, norm: Normalize, colours: Any, each: float) -> None:
+def _numbers(
+    axes: Axes, matrix: np.ndarray, norm: Normalize, colours: Colormap, each: float
+) -> None:
     far = np.nanmax(np.abs(matrix), initial=0.0)
     form = "{:.0e}"
     if far < 10:
@@ -263,6 +265,10 @@ def _limits(axes: Axes, points: np.ndarray, shape: float) -> None:
     axes.set_ylim(middle[1] - tall, middle[1] + tall)
 
 
+BEHIND = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
+LINK = {"arrowstyle": "-", "color": "#888888", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 3}
+
+
 def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int, str]) -> None:
     """Write each name where `labels.place_labels` finds room, and how many have no room."""
     figure.draw_without_rendering()  # the layout is what it will be
@@ -271,12 +277,6 @@ def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int
     frame = axes.get_window_extent(renderer)
     _limits(axes, points, frame.width / frame.height)
     size = 8.0 if len(texts) <= FEW else 6.5
-    behind = {
-        "boxstyle": "square,pad=0.1",
-        "facecolor": "white",
-        "edgecolor": "none",
-        "alpha": 0.75,
-    }
     written = {
         i: axes.annotate(
             name,
@@ -287,7 +287,7 @@ def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int
             va="center",
             fontsize=size,
             zorder=4,
-            bbox=behind,
+            bbox=BEHIND,
         )
         for i, name in texts.items()
     }
@@ -306,18 +306,7 @@ def _name_points(figure: Figure, axes: Axes, points: np.ndarray, texts: dict[int
         text.set_position(offset)
         if tip is not None:
             axes.annotate(
-                "",
-                points[i],
-                tip,
-                textcoords="offset points",
-                zorder=2.5,
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": "#888888",
-                    "linewidth": 0.6,
-                    "shrinkA": 0,
-                    "shrinkB": 3,
-                },
+                "", points[i], tip, textcoords="offset points", zorder=2.5, arrowprops=LINK
             )
     if len(offsets) < len(written):
         axes.set_title(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import Normalize
+from numpy.typing import ArrayLike
 
 
-def checked(rdm: Any, codes: Any) -> tuple[np.ndarray, np.ndarray]:
+def checked(rdm: ArrayLike, codes: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Return both as arrays.
 
     Raises ValueError if the RDM is not one of so many rows.
@@ -40,7 +40,7 @@ def upper(rdm: np.ndarray, n: int) -> Iterator[tuple[int, np.ndarray]]:
         yield i, row
 
 
-def cells(rdm: Any, codes: Any, most: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
+def cells(rdm: ArrayLike, codes: ArrayLike, most: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Return the heat map's cells (s, s), where classes begin and end, and their codes.
 
     Cells are NaN where there is no pair; begin and end are in cells.

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
+from matplotlib.image import AxesImage
+from numpy.typing import ArrayLike
 
 from . import axes as layer_axes
 from . import figures, rdm_cells, sheets
@@ -27,8 +28,8 @@ BINS = (10, 60)
 
 
 def rdm_heat_map(
-    rdm: Any,
-    codes: Any,
+    rdm: ArrayLike,
+    codes: ArrayLike,
     names: Sequence[str],
     title: str = "",
     form: str = "png",
@@ -60,17 +61,19 @@ def rdm_heat_map(
         axes = sheets.panel(figure, left, below, side, side)
         image = _draw(axes, cells, edges, norm, side)
         for which in ("x", "y"):
-            _name_classes(axes, edges, labels, side, size, which, upright)
+            _name_classes(axes, edges, labels, side=side, size=size, which=which, upright=upright)
         axes.set_xlabel("Rows by class")
         axes.set_ylabel("Rows by class")
-        sheets.bar(figure, image, left + side, below, side, unit, extend)
+        sheets.bar(
+            figure, image, left=left + side, below=below, high=side, unit=unit, extend=extend
+        )
         axes.set_title(title, loc="left")
         return figures.render(figure, form)
 
 
 def rdm_grid(
-    rdms: Sequence[tuple[str, Any]],
-    codes: Any,
+    rdms: Sequence[tuple[str, ArrayLike]],
+    codes: ArrayLike,
     names: Sequence[str] = (),
     title: str = "",
     form: str = "png",
@@ -85,11 +88,7 @@ def rdm_grid(
     codes   (n,) int — class of each row
     names   of the classes, by code, written at the left where they fit
     """
-    side = 1.5
-    if len(rdms) <= 4:
-        side = 3.0
-    elif len(rdms) <= 15:
-        side = 2.2
+    side = _panel_side(len(rdms))
     columns = min(len(rdms), 2 if len(rdms) == 4 else math.ceil(math.sqrt(1.6 * len(rdms))))
     drawn = [rdm_cells.cells(rdm, codes, int(side * figures.DPI)) for _, rdm in rdms]
     fit = layer_axes.letters(side - 0.1, 8.5)
@@ -122,13 +121,26 @@ def rdm_grid(
                 axes.set_yticks([])
             else:
                 _name_classes(
-                    axes, edges, labels[place], side, min(_name_size(edges, side), 7.0), "y"
+                    axes,
+                    edges,
+                    labels[place],
+                    side=side,
+                    size=min(_name_size(edges, side), 7.0),
+                    which="y",
                 )
             axes.set_title(headings[place], fontsize=8.5, loc="left", pad=3)
         if rdms:
             tall = min(rows * (side + above + gap) - above - gap, 5.0)
             right = room + 0.25 + columns * (side + gap) - gap
-            sheets.bar(figure, image, right, height - above - tall, tall, unit, extend)
+            sheets.bar(
+                figure,
+                image,
+                left=right,
+                below=height - above - tall,
+                high=tall,
+                unit=unit,
+                extend=extend,
+            )
         if title:
             figure.suptitle(
                 title, fontsize=11, x=0.02, ha="left", y=1 - 0.05 / figure.get_figheight(), va="top"
@@ -137,7 +149,7 @@ def rdm_grid(
 
 
 def within_between(
-    rdm: Any, codes: Any, title: str = "", form: str = "png", *, unit: str = UNIT
+    rdm: ArrayLike, codes: ArrayLike, title: str = "", form: str = "png", *, unit: str = UNIT
 ) -> bytes:
     """Draw the distributions of dissimilarities within and between classes, and their means.
 
@@ -190,7 +202,16 @@ def within_between(
 # ---------------------------------------------------------------- pieces
 
 
-def _draw(axes: Axes, cells: np.ndarray, edges: np.ndarray, norm: Normalize, side: float) -> Any:
+def _panel_side(count: int) -> float:
+    """Return the side of each of so many panels, in inches."""
+    if count <= 4:
+        return 3.0
+    return 2.2 if count <= 15 else 1.5
+
+
+def _draw(
+    axes: Axes, cells: np.ndarray, edges: np.ndarray, norm: Normalize, side: float
+) -> AxesImage:
     image = axes.imshow(
         cells,
         cmap=colormaps[COLOURS],
@@ -234,6 +255,7 @@ def _name_classes(
     axes: Axes,
     edges: np.ndarray,
     labels: Sequence[str],
+    *,
     side: float,
     size: float,
     which: str,

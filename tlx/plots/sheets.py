@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
@@ -28,7 +27,8 @@ def panel(figure: Figure, left: float, below: float, wide: float, high: float) -
 
 def bar(
     figure: Figure,
-    image: Any,
+    image: ScalarMappable,
+    *,
     left: float,
     below: float,
     high: float,

@@ -104,7 +104,7 @@ def count_of(row: Mapping[str, Any]) -> int | None:
     return next((row[name] for name in COUNTS if row.get(name) is not None), None)
 
 
-def is_range(row: Mapping[str, Any]) -> bool:
+def is_range(row: Mapping[str, object]) -> bool:
     """Return whether a row is shown with the range of its values.
 
     They are too few for an interval.
@@ -125,7 +125,7 @@ def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
     return row["low"], row["high"]
 
 
-def ends_of(row: Mapping[str, Any], name: str, count: int | None) -> tuple[float, float] | None:
+def ends_of(row: Mapping[str, object], name: str, count: int | None) -> tuple[float, float] | None:
     """Return the ends drawn around a mean of `count` values.
 
     From the columns <name>_low, _high, _lowest and _highest.

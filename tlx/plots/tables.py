@@ -80,7 +80,7 @@ CSV_HEADINGS = {
 }
 
 
-def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
+def few_shot(rows: Sequence[Mapping[str, object]], form: str = "text") -> str:
     """Format the table of `statistics.by_shots` rows.
 
     form is "text", "markdown" or "csv" (raw numbers, every key).
@@ -100,7 +100,7 @@ def few_shot(rows: Sequence[Mapping[str, Any]], form: str = "text") -> str:
     return FORMS[form](headings, body)
 
 
-def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def as_text(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Align columns by what a terminal shows: numbers to the right, words to the left."""
     cells = [[escape_control(c) for c in row] for row in [headings, *rows]]
     widths = [max(_width(row[i]) for row in cells) for i in range(len(headings))]
@@ -112,7 +112,7 @@ def as_text(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "\n".join([lines[0], "  ".join("─" * w for w in widths), *lines[1:]]) + "\n"
 
 
-def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format a Markdown table; a cell cannot end its column, its row or the table."""
     cells = [[_markdown(c) for c in row] for row in [headings, *rows]]
     marks = [
@@ -122,7 +122,7 @@ def as_markdown(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     return "".join(f"| {' | '.join(row)} |\n" for row in [cells[0], marks, *cells[1:]])
 
 
-def as_csv(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def as_csv(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Format CSV of full-precision numbers.
 
     Text that a spreadsheet would compute gets a ' before it; controls are escaped.
@@ -137,14 +137,14 @@ def as_csv(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 FORMS = {"text": as_text, "markdown": as_markdown, "csv": as_csv}
 
 
-def _harmless(cell: Any) -> Any:
+def _harmless(cell: object) -> Any:
     if cell is None or isinstance(cell, (int, float)):
         return cell
     text = escape_control(cell)
     return "'" + text if text.lstrip().startswith(FORMULA) else text
 
 
-def _markdown(cell: Any) -> str:
+def _markdown(cell: object) -> str:
     text = escape_control(cell).replace("\\", "\\\\").replace("|", "\\|")
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 

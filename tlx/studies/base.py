@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar
 
 from ..errors import LATE, BusyError, IntegrityError, TlxError, TrialsFailedError
+from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..lab.store import Store
 from ..result import DIVERGED, Result
@@ -124,7 +125,7 @@ class Stage:
     title: str
     spec: dict[str, Any]
     trials: tuple[Trial, ...]
-    inputs: tuple[dict[str, str], ...] = ()
+    inputs: tuple[DataInput, ...] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     preload: tuple[str, ...] = ()
@@ -198,7 +199,7 @@ class StudyReport:
         """Return the figures of the study, name → path."""
         return frames.figures_of(self.study_folder)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the study, its summary and its trials as plain JSON."""
         return frames.report_json(self.key, self.study_folder, self.address, self.results)
 
@@ -284,7 +285,7 @@ class Study(ABC):
         self.given: dict[type[Spec], Spec] = {type(spec): spec for spec in specs}
 
     @classmethod
-    def with_settings(cls, settings: Mapping[str, Any]) -> Self:
+    def with_settings(cls, settings: Mapping[str, object]) -> Self:
         """Return the study with these settings; all their errors are raised at once."""
         return cls(*make_specs(cls.specs, settings))
 

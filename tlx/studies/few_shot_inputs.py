@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..data.path_resolution import Boundary
 from ..data.pixels import Pixels
 from ..data.sizing import Sizing
 from ..errors import BadDataError, ErrorGroup, TlxError, UsageError, raise_all
+from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..models.samples import Samples
 from ..spec import Spec
@@ -391,7 +392,7 @@ class FewShotData:
             " (model selection)" if spec.model_selection else ""
         )
 
-    def dataset(self) -> dict[str, str]:
+    def dataset(self) -> DataInput:
         """Return the record of the data set."""
         return {
             "name": self._folder.name,
@@ -433,7 +434,7 @@ def pool_per_class(folder: splits.SplitFolder) -> int:
     return min((counts[label] for label in folder.classes), default=0)
 
 
-def common_settings(spec: Spec) -> dict[str, Any]:
+def common_settings(spec: Spec) -> dict[str, object]:
     """Return the settings that all trials of a study have in common."""
     return {
         name: value

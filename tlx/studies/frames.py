@@ -23,7 +23,7 @@ def trial_frame(results: Iterable[Result]) -> pandas.DataFrame:
     return pandas.DataFrame([_row(result) for result in results])
 
 
-def _row(result: Result) -> dict[str, Any]:
+def _row(result: Result) -> dict[str, object]:
     settings = {name: _cell(value) for name, value in result.spec.items() if name != "kind"}
     costs = {f"cost_{name}": row.get("value") for name, row in result.cost.items()}
     return {
@@ -36,7 +36,7 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> Any:
     """Return a list as text: a cell of a table holds one value."""
     return ",".join(map(str, value)) if isinstance(value, list) else value
 
@@ -65,7 +65,9 @@ def figures_of(folder: Path) -> dict[str, Path]:
     return {path.stem: path for form in FORMS for path in sorted(folder.glob(f"*.{form}"))}
 
 
-def report_json(key: str, folder: Path, address: str, results: Iterable[Result]) -> dict[str, Any]:
+def report_json(
+    key: str, folder: Path, address: str, results: Iterable[Result]
+) -> dict[str, object]:
     """Return a study as plain JSON: key, folder, address, summary, figures, trials."""
     path = folder / SUMMARY
     summary = files.read_json(path, limit=1 << 30) if path.is_file() else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 from .. import files
 from ..errors import TlxError
@@ -72,7 +72,7 @@ def verdict_of(folder: Path) -> str:
     return next((line.strip("*# ") for line in note.splitlines() if line.strip()), "")
 
 
-def summary_of(folder: Path) -> dict[str, Any]:
+def summary_of(folder: Path) -> dict[str, object]:
     """Return summary.json of a study; {} while there is none."""
     path = folder / SUMMARY
     if not path.is_file():

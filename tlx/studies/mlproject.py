@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Sequence
-from typing import Any
 
 from ..spec import Spec
 from . import STUDIES
@@ -64,7 +63,7 @@ def _parameter(specs: Sequence[type[Spec]], field: str) -> str:
     return f"{{type: {kind}, default: {_default(default)}}}"
 
 
-def _default(value: Any) -> str:
+def _default(value: object) -> str:
     if isinstance(value, bool):
         return f'"{str(value).lower()}"'
     if value is None or value in ("", ()):

@@ -10,6 +10,7 @@ from ..data.folders import Image
 from ..data.hold_out import draw_per_class
 from ..data.sides import Sides
 from ..data.sizing import Sizing
+from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..models import backbones
 from ..models.samples import Samples
@@ -47,7 +48,7 @@ def pretraining_study(
     )
     spec = spec.replace(images=content)
     inputs = Inputs(folder.classes, parts[0], parts[1], parts[2] if len(test) else None)
-    dataset = {
+    dataset: DataInput = {
         "name": folder.name,
         "source": str(folder.root),
         "digest": content[:36],

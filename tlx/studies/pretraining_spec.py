@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..errors import UsageError
 from ..models.recipe import Recipe
@@ -98,7 +98,7 @@ class PreTraining(Recipe):
         """Return the name of its run."""
         return self.title
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,

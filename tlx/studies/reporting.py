@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..lab.records import MetricPoint, StoredStudy
 from ..lab.store import JOURNAL, Store
 from ..plots import figures, fonts, statistics, tables
 from ..result import FINISHED, Result
 from . import drawings, result_warnings, summaries
+from .base import StudyReport
 from .drawings import Drawings
 
 RECORD_BYTES = 256 << 20  # the largest JSON file of a study that is read
@@ -50,7 +52,7 @@ def trial_drawings(folder: Path, result: Result) -> Drawings:
     return drawings
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a few-shot study: accuracy over shots.
 
     None where nothing was tested.
@@ -68,7 +70,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     }
 
 
-def results_of(store: Store, study: Mapping[str, Any]) -> list[Result]:
+def results_of(store: Store, study: StoredStudy) -> list[Result]:
     """Return the results of a study's complete trials."""
     return [
         result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
@@ -83,7 +85,7 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     folder = store.root / "studies" / key
     results = results_of(store, study)
     lines, warnings = by_line(results), warnings_of(results)
-    metrics: list[dict[str, Any]] = []
+    metrics: list[MetricPoint] = []
     for line, rows in lines.items():
         for prefix in _prefixes(line, lines):
             metrics += [
@@ -126,11 +128,9 @@ def warnings_of(results: list[Result]) -> list[str] | None:
 
 def _mean_of(result: Result) -> str:
     """Return the name of the mean that a result belongs to."""
-    shots = (
-        f"{result.spec['shots']} shot{'s' if result.spec['shots'] > 1 else ''}"
-        if result.spec.get("shots")
-        else ""
-    )
+    number = result.spec.get("shots") or 0
+    plural = "s" if number > 1 else ""
+    shots = f"{number} shot{plural}" if number else ""
     return ", ".join(word for word in (shots, result.spec.get("classifier", "")) if word)
 
 
@@ -146,7 +146,7 @@ def verdict(title: str, lines: dict[str, list[dict[str, Any]]]) -> str:
     )
 
 
-def _prefixes(line: str, lines: Mapping[str, Any]) -> list[str]:
+def _prefixes(line: str, lines: Mapping[str, object]) -> list[str]:
     """Return the prefix of each line's metrics.
 
     Several classifiers have names; the best on validation has none too, so that mean_test_accuracy
@@ -263,7 +263,7 @@ def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
     return tables.FORMS[form](["classifier", f"validation, {counts[-1]}", *counts], body)
 
 
-def _cell(row: dict[str, Any] | None) -> str:
+def _cell(row: Mapping[str, object] | None) -> str:
     if row is None or row["mean"] is None:
         return tables.NOTHING
     return tables.accuracy(row)
@@ -292,7 +292,7 @@ def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[s
     )
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: StudyReport) -> str:
     """Return the closing text of a study: table, time, tracking status, where to look."""
     results, lines = report.results, []
     if any("test_accuracy" in r.scores for r in results) and results[0].spec.get("shots"):
@@ -326,7 +326,7 @@ def format_summary(report: Any) -> str:
     return "\n".join([*lines, *footer(report)])
 
 
-def footer(report: Any) -> list[str]:
+def footer(report: StudyReport) -> list[str]:
     """Return the last lines of every study: time, tracking status, where to look."""
     reused = f", {report.reused} of them found done" if report.reused else ""
     lines = [

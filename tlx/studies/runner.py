@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,9 +14,10 @@ from ..lab import cost, environment, resources, signals
 from ..lab.engines import ENGINES
 from ..lab.settings import Figures, Settings
 from ..lab.store import Draft, Store
-from ..lab.tasks import Event, Finished, RunOptions, Task, Waiting
+from ..lab.tasks import Event, Finished, Report, RunOptions, Task, Waiting
 from ..lab.tracking import api as tracking_api
 from ..result import Result
+from ..spec import Spec
 from . import reporting
 from .base import Stage, StudyReport, TrialContext, TrialFigures, open_store
 
@@ -229,7 +230,7 @@ class TrialJob:
 
 
 def run_group(
-    job: TrialJob, specs: list[Any], inputs: Any, *, emit: Callable[[dict[str, Any]], None]
+    job: TrialJob, specs: Sequence[Spec], inputs: object, *, emit: Callable[[Report], None]
 ) -> dict[str, Result | TlxError]:
     """Run the trials of a group, one after the other, each found, continued or run.
 
@@ -250,16 +251,18 @@ def run_group(
     return results
 
 
-def _as_part(
-    emit: Callable[[dict[str, Any]], None], number: int, of: int, report: dict[str, Any]
-) -> None:
+def _as_part(emit: Callable[[Report], None], number: int, of: int, report: Report) -> None:
     emit(
         {**report, "step": report["step"] + number * report["steps"], "steps": of * report["steps"]}
     )
 
 
 def run_trial(
-    job: TrialJob, spec: Any, inputs: Any, emit: Callable[[dict[str, Any]], None], draft: Draft
+    job: TrialJob,
+    spec: Spec,
+    inputs: object,
+    emit: Callable[[Report], None],
+    draft: Draft,
 ) -> Result:
     """Return the result of a trial, continued from its draft."""
     settings, teller = job.settings, _ProgressReporter(draft, spec, emit)
@@ -281,7 +284,7 @@ def run_trial(
 class _ProgressReporter:
     """Sink of a trial's progress: epochs go to its journal, everything to the listener."""
 
-    def __init__(self, draft: Draft, spec: Any, emit: Callable[[dict[str, Any]], None]):
+    def __init__(self, draft: Draft, spec: Spec, emit: Callable[[Report], None]):
         self._draft, self._emit = draft, emit
         self._epochs, self._epoch, self._batches, self._told = getattr(spec, "epochs", 1), 0, 1, 0.0
         if draft.steps:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from ..errors import BadDataError, MissingError, UnknownNameError
+from ..lab.records import StoredStudy
 from ..lab.store import Store
 from ..result import Result
 from . import drawings, reporting
@@ -24,7 +24,7 @@ from .tuning import report as tuning_report
 
 EVERY = "all"  # in place of a study's key
 STUDIES: Mapping[
-    str, Callable[[Store, Mapping[str, Any]], Drawings]
+    str, Callable[[Store, StoredStudy], Drawings]
 ] = {  # experiment → figures of a study
     "Fine-tuning": reporting.study_drawings,
     "Feature extraction": reporting.study_drawings,

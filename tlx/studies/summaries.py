@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
+from ..lab.records import MetricPoint, StoredStudy
 from ..lab.redaction import redact
 from . import result_warnings
 from .frames import SUMMARY
@@ -19,10 +20,10 @@ TABLE_LINES = 40  # of a description: the whole table is among the artifacts
 PROGRAMS = ("tlx", "__main__.py")
 
 
-def write(
+def write(  # noqa: PLR0913 — the parts of a summary, all by name
     folder: Path,
-    study: Mapping[str, Any],
-    metrics: Sequence[Mapping[str, Any]],
+    study: StoredStudy,
+    metrics: Sequence[MetricPoint],
     *,
     finished: int,
     trials: int | None = None,
@@ -32,7 +33,7 @@ def write(
     table: str = "",
     intervals: bool = True,
     tags: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Write summary.json into a study's folder and return it.
 
     finished   trials that ended well, of `trials` (those of the study)

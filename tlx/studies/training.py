@@ -47,7 +47,7 @@ def fit_details(network: Network, inputs: Inputs, fitted: TrainingOutcome) -> di
     }
 
 
-def transfer_details(network: Network, fitted: TrainingOutcome) -> dict[str, Any]:
+def transfer_details(network: Network, fitted: TrainingOutcome) -> dict[str, object]:
     """Return what a trial records in addition whose network may be frozen in part."""
     return {
         "best_epoch": fitted.best_epoch,
@@ -71,7 +71,7 @@ def best_scores(fitted: TrainingOutcome) -> dict[str, float]:
 
 def fit_and_score(
     spec: WholeDataset, network: Network, inputs: Inputs, context: TrialContext, seed: int
-) -> tuple[str, dict[str, float], dict[str, Any]]:
+) -> tuple[str, dict[str, float], dict[str, object]]:
     """Return status, scores and details; the network has the weights of the best epoch."""
     from ..features import voting
     from ..models import training

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -26,6 +26,7 @@ def band(
     rows: Sequence[dict[str, Any]],
     x: str,
     name: str,
+    *,
     colour: str,
     marker: str,
     dash: str,
@@ -54,7 +55,7 @@ def band(
         figures._error_bars(axes, ranged, x, colour)
 
 
-def counts(rows: Sequence[dict[str, Any]]) -> set[int]:
+def counts(rows: Sequence[Mapping[str, object]]) -> set[int]:
     """Return of how many values the means with a spread are."""
     return {
         statistics.count_of(row) or statistics.FEWEST_SPLITS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from ..models.recipe import Recipe
 from ..spec import setting, setting_of
@@ -77,7 +76,7 @@ class WholeDataset(Recipe):
         """Return a short name of this trial among its siblings."""
         return f"{self.architecture}, repeat {self.split}"
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,

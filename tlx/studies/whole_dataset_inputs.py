@@ -18,6 +18,7 @@ from ..data.sides import Sides
 from ..data.sizing import Sizing
 from ..data.streams import seeded_permutation
 from ..errors import BadDataError, raise_all
+from ..lab.records import DataInput
 from ..lab.settings import Settings
 from ..models import backbones
 from ..models.samples import Samples
@@ -65,7 +66,7 @@ class Pools:
         train, val, test = parts
         return Inputs(tuple(classes), train, val, test), content
 
-    def record(self, content: str) -> dict[str, str]:
+    def record(self, content: str) -> DataInput:
         """Return the record of the data set."""
         return {
             "name": self.folder.name,
@@ -121,7 +122,7 @@ def divided(folder: ImageFolder, spec: WholeDataset, sides: Sides) -> dict[str, 
         ("val", val, spec.val_per_class),
     ):
         if not images:
-            images += draw_per_class(train, count, spec.seed, role)
+            images.extend(draw_per_class(train, count, spec.seed, role))
             train = sides.without_copies(train, images)
     train = cut(
         train,

@@ -37,7 +37,7 @@ _running_with: tuple[int, tuple[str, ...]] | None = None  # threads and modules 
 
 def context(threads: int, preload: tuple[str, ...]) -> multiprocessing.context.ForkServerContext:
     """Return the forkserver context, its server running with these modules and as many threads."""
-    global _running_with
+    global _running_with  # noqa: PLW0603 — one server a process
     server: Any = multiprocessing.forkserver._forkserver
     if _running_with is None:
         atexit.register(_kill_server, os.getpid())

@@ -62,7 +62,7 @@ def serve(connection: Connection, request: WorkerRequest) -> None:
             connection.send((ERROR, bug(error, request.log)))
 
 
-def _run(connection: Connection, request: WorkerRequest) -> tuple[str, Any]:
+def _run(connection: Connection, request: WorkerRequest) -> tuple[str, object]:
     try:
         if request.initialise:
             function(request.initialise)(request.threads)

@@ -19,7 +19,6 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ... import locks
 from ...errors import BusyError, Stopped, TlxError, UntrackedError
@@ -282,7 +281,7 @@ class Mirror:
     def __enter__(self) -> Mirror:
         return self.start()
 
-    def __exit__(self, kind: Any, error: Any, _: Any) -> None:
+    def __exit__(self, kind: object, error: object, _: object) -> None:
         failed = isinstance(error, Exception) and not isinstance(error, Stopped)
         if error is None:
             self.stop(FINISHED)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ... import files, locks
+from ..records import DataInput
 from . import models as tracking_models
-from .records import EXPERIMENT_TAGS, TAG_LIMIT, DataInput, Point, name, text_of
+from .records import EXPERIMENT_TAGS, TAG_LIMIT, Point, name, text_of
 from .target import TrackingTarget, prepare
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ LOST = ("RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # the run was removed by so
 REFUSED = (*LOST, "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_ALREADY_EXISTS")
 
 
-class Abandoned(Exception):
+class Abandoned(Exception):  # noqa: N818 — a signal: the mirror stops trying
     """Request to the mirror to stop; what is not sent is sent later."""
 
 

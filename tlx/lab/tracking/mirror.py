@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING
 from ... import files
 from ...errors import TlxError
 from ...result import DIVERGED
+from ..records import StoredTrial
 from ..redaction import redact
 from ..store import STUDY, Store
 from . import records as tracking_records
 from .client import LOST, Abandoned, Sender, refused
 from .cursors import Cursor, Cursors
-from .records import MirroredTrial, StudyRecord, StudyRow
+from .records import MirroredTrial, StudyRecord
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -301,7 +302,7 @@ class StudyMirror:
         """Return whether nothing can be left to send: known in this session, with its end sent."""
         return key in self._known and self._cursors.of(key).ended in WHOLE
 
-    def _send(self, row: StudyRow, ending: str | None) -> None:
+    def _send(self, row: StoredTrial, ending: str | None) -> None:
         trial = self.study.trial(self.store, row)
         if trial is None or self._refusals.get(trial.key, 0) >= MAX_REFUSALS:
             return

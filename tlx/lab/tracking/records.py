@@ -10,14 +10,15 @@ import json
 import math
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NotRequired, Required, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 from ... import __version__, files
 from ...errors import BadDataError
 from ...result import Result
+from ..records import StoredStudy, StoredTrial
 from ..redaction import redact
 from ..store import JOURNAL, PART, STUDY, Store
 
@@ -42,26 +43,6 @@ Point = tuple[str, float, int, int]  # name, value, milliseconds since 1970, ste
 ShownAs = Mapping[str, str | tuple[str, float]]  # our metric name → name to show, or with a factor
 
 
-class DataInput(TypedDict):
-    """Data set that a study or a trial reads."""
-
-    name: str
-    source: NotRequired[str]
-    digest: str
-    context: NotRequired[str]
-
-
-class StudyRow(TypedDict, total=False):
-    """Line of a trial in study.json."""
-
-    key: Required[str]
-    title: str
-    params: Mapping[str, object]
-    spec: Mapping[str, object]
-    tags: Mapping[str, object]
-    inputs: Sequence[DataInput]
-
-
 class JournalRecord(TypedDict):
     """Record of a journal: the start, the values of a step, or a sample of the machine's load."""
 
@@ -83,7 +64,7 @@ class MirroredTrial:
     """
 
     key: str
-    row: StudyRow
+    row: StoredTrial
     folder: Path
     records: list[JournalRecord]
     result: Result | None
@@ -147,9 +128,9 @@ class StudyRecord:
     """State of a study's folder: study.json (before the first trial), summary.json (at the end)."""
 
     key: str
-    record: dict[str, Any]
+    record: StoredStudy
     folder: Path
-    rows: list[StudyRow]
+    rows: list[StoredTrial]
     read_at: int = 0  # when study.json was written, as read
 
     @classmethod
@@ -185,7 +166,7 @@ class StudyRecord:
         """Return the title of the study."""
         return str(self.record.get("title") or self.key[:12])
 
-    def trial(self, store: Store, row: StudyRow) -> MirroredTrial | None:
+    def trial(self, store: Store, row: StoredTrial) -> MirroredTrial | None:
         """Return the trial of a row, None before it has begun.
 
         Raises Integrity if its folder is damaged.
@@ -203,11 +184,11 @@ class StudyRecord:
         return files.read_json(path, limit=64 << 20) if path is not None else None
 
 
-def _rows(record: Mapping[str, Any]) -> list[StudyRow]:
+def _rows(record: StoredStudy) -> list[StoredTrial]:
     return list(record.get("trials", []))
 
 
-def read_trial(store: Store, row: StudyRow, shown_as: ShownAs) -> MirroredTrial | None:
+def read_trial(store: Store, row: StoredTrial, shown_as: ShownAs) -> MirroredTrial | None:
     """Return the trial of a row of study.json; None before it has begun.
 
     Raises Integrity if its folder is damaged.

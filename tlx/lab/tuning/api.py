@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -42,7 +42,7 @@ STATES = {
 RECORD_ATTR = "tlx"
 
 
-class GivenUp(Exception):
+class GivenUp(Exception):  # noqa: N818 — a signal: the trial is pruned
     """Pruning of a trial, raised by `report`; it must be passed on."""
 
 
@@ -65,13 +65,15 @@ class Evaluator(Protocol):
 
     spent: ScoredTrial  # what the last evaluation came to, whole or given up
 
-    def key(self, values: dict[str, Any]) -> str:
+    def key(self, values: Mapping[str, object]) -> str:
         """Return the content key of the configuration."""
 
-    def title(self, values: dict[str, Any]) -> str:
+    def title(self, values: Mapping[str, object]) -> str:
         """Return a short description of the configuration."""
 
-    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
+    def evaluate(
+        self, values: Mapping[str, object], report: Callable[[int, float], None]
+    ) -> ScoredTrial:
         """Run the configuration, reporting (step, value) during the run.
 
         GivenUp, which `report` raises, is passed on.
@@ -226,7 +228,7 @@ def state_of(search: SearchProblem, record: TrialRecord) -> TrialState:
     return TrialState.FAIL if diverged else STATES[record.state]
 
 
-def user_attrs(record: TrialRecord) -> dict[str, Any]:
+def user_attrs(record: TrialRecord) -> dict[str, object]:
     """Return what Optuna's storage keeps of a trial besides its values."""
     return {
         name: getattr(record, name)

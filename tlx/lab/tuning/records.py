@@ -22,6 +22,7 @@ from ... import __version__, files, locks
 from ...errors import BusyError
 from ...result import Result
 from .. import environment
+from ..records import StoredTrial
 from ..store import FORMAT, JOURNAL, Draft, Store
 
 COMPLETE, PRUNED, FAILED, DIVERGED = "complete", "pruned", "failed", "diverged"
@@ -128,7 +129,7 @@ class Records:
             raise BusyError("busy", f"{SLOTS} processes write to this search", where=self.folder)
 
 
-def plain(record: TrialRecord) -> dict[str, Any]:
+def plain(record: TrialRecord) -> dict[str, object]:
     """Return the line of a trial."""
     return asdict(record)
 
@@ -183,7 +184,7 @@ def _result(record: TrialRecord) -> Result:
     )
 
 
-def row(record: TrialRecord) -> dict[str, Any]:
+def row(record: TrialRecord) -> StoredTrial:
     """Return the line of a trial in study.json, for the mirror."""
     return {
         "key": record.key,

@@ -106,7 +106,7 @@ class Seeded(BaseSampler):
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, Any]
-    ) -> dict[str, Any]:
+    ) -> dict[str, object]:
         """Sample the joint parameters."""
         return (
             {}

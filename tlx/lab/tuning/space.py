@@ -69,7 +69,7 @@ class Parameter:
             points = [self.low + s * (self.high - self.low) for s in shares]
         return list(dict.fromkeys(map(self._number, points)))
 
-    def holds(self, value: Any) -> bool:
+    def holds(self, value: object) -> bool:
         """Return whether a value is one that the search may choose."""
         if self.choices is not None:
             return any(type(value) is type(c) and value == c for c in self.choices)
@@ -129,7 +129,7 @@ class Space:
             ]
         return configurations
 
-    def to_json(self) -> list[dict[str, Any]]:
+    def to_json(self) -> list[dict[str, object]]:
         """Return plain JSON, in order."""
         return [
             {k: v for k, v in asdict(parameter).items() if k not in ("bounds", "by_name_only")}
@@ -171,12 +171,12 @@ class Space:
                 )
                 default = parent.default if parent.default in choices else choices[0]
                 kept[condition[0]] = replace(known[condition[0]], choices=choices, default=default)
-                name = condition[0]
+                name = condition[0]  # noqa: PLW2901 — its own condition is looked at next
         return Space(
             tuple(kept[parameter.name] for parameter in self.parameters if parameter.name in kept)
         )
 
-    def narrowed(self, changes: Mapping[str, Any], where: object = "") -> Space:
+    def narrowed(self, changes: Mapping[str, object], where: object = "") -> Space:
         """Return this space with the given ranges and choices.
 
         {"C": {"low": 0.01, "high": 10}, "classifier": ["ridge"]}.
@@ -232,7 +232,7 @@ def _narrow(parameter: Parameter, change: Any, where: object) -> Parameter:
     return replace(parameter, low=low, high=high, log=log, steps=steps, default=default)
 
 
-def _check_form(parameter: Parameter, change: Any, where: object) -> None:
+def _check_form(parameter: Parameter, change: object, where: object) -> None:
     """Raise unless a change is a range, and one of a parameter that has a range."""
     if not isinstance(change, Mapping):
         raise BadDataError(
@@ -270,7 +270,7 @@ def _log_and_steps(
     return log, steps
 
 
-def _chosen(parameter: Parameter, values: Sequence[Any], where: object) -> Parameter:
+def _chosen(parameter: Parameter, values: Sequence[object], where: object) -> Parameter:
     if not values:
         raise BadDataError(
             "space-form",
@@ -300,7 +300,7 @@ def _chosen(parameter: Parameter, values: Sequence[Any], where: object) -> Param
     )
 
 
-def _in_bounds(parameter: Parameter, value: Any, where: object) -> float:
+def _in_bounds(parameter: Parameter, value: object, where: object) -> float:
     assert parameter.bounds is not None
     low, high = parameter.bounds
     if (
@@ -337,10 +337,10 @@ def _example(parameter: Parameter) -> str:
 def declared(
     kind: type[Spec],
     prefix: str = "",
-    when: tuple[str, tuple[Any, ...]] | None = None,
+    when: tuple[str, tuple[object, ...]] | None = None,
     *,
     names: Sequence[str] | None = None,
-    defaults: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, object] | None = None,
     at_most: Mapping[str, float] | None = None,
 ) -> Iterator[Parameter]:
     """Return the parameters of a spec's settings: those with a range, choices, or on and off.
@@ -412,13 +412,13 @@ def _parameter(
     )
 
 
-def _optional(hint: Any) -> bool:
+def _optional(hint: object) -> bool:
     return typing.get_origin(hint) in (types.UnionType, typing.Union) and type(
         None
     ) in typing.get_args(hint)
 
 
-def _plain(hint: Any) -> Any:
+def _plain(hint: object) -> Any:
     return (
         next(a for a in typing.get_args(hint) if a is not type(None)) if _optional(hint) else hint
     )

@@ -17,7 +17,7 @@ import socket
 import time
 import urllib.parse
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class JournalFile(BaseJournalBackend):
         with self._locked():
             self._cut()
 
-    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+    def read_logs(self, log_number_from: int) -> list[dict[str, object]]:
         """Return the records from a number on."""
         start = min(log_number_from, len(self._ends) - 1)
         if log_number_from == len(self._ends) - 1 and os.stat(self.path).st_size == self._ends[-1]:
@@ -59,7 +59,7 @@ class JournalFile(BaseJournalBackend):
             self._ends.append(self._ends[-1] + len(line) + 1)
         return [json.loads(line) for line in lines[log_number_from - start :]]
 
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+    def append_logs(self, logs: Sequence[Mapping[str, object]]) -> None:
         """Add records."""
         data = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with self._locked() as fd, files.storage_errors(self.path):
@@ -73,7 +73,8 @@ class JournalFile(BaseJournalBackend):
     @contextlib.contextmanager
     def holding(self) -> Iterator[None]:
         """Exclude other writers inside the block: one lock for many writes."""
-        with self._locked() as self._fd:
+        with self._locked() as fd:
+            self._fd = fd
             try:
                 yield
             finally:

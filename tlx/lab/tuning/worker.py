@@ -47,8 +47,8 @@ TAKEN = "taken"  # the attribute of a trial that says by whom: [process, driver,
 
 def work(
     search: SearchProblem,
-    inputs: Any,
-    context: Any,
+    inputs: object,
+    context: object,
     root: str,
     driver: str,
     *,

@@ -125,9 +125,9 @@ class DistanceResult:
 
 
 def parameter_distance(
-    random: Any,
-    pretrained: Any,
-    finetuned: Any,
+    random: object,
+    pretrained: object,
+    finetuned: object,
     architecture: str | Network | None = "resnet50",
     norm: str = "mean_abs",
     *,
@@ -195,7 +195,7 @@ def parameter_distance(
     )
 
 
-def _states(given: Sequence[Any], network: Network | None) -> tuple[States, list[str]]:
+def _states(given: Sequence[object], network: Network | None) -> tuple[States, list[str]]:
     from . import parts as parameter_distance_parts
 
     states, notes = {}, []

@@ -46,7 +46,7 @@ class LayerTensors:
 # ---------------------------------------------------------------- the three states
 
 
-def state(given: Any, network: Network | None) -> tuple[dict[str, Tensor], list[str]]:
+def state(given: object, network: Network | None) -> tuple[dict[str, Tensor], list[str]]:
     """Return name → tensor under the network's names, and notes on what was changed.
 
     given   a weight file (through the safe door), "default" (the backbone's own weights), a

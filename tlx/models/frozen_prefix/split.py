@@ -26,7 +26,7 @@ from torch.utils.flop_counter import flop_registry
 from ..network import Network
 
 
-class CannotSplit(Exception):
+class CannotSplit(Exception):  # noqa: N818 — a finding: the whole network runs instead
     """Reason why a network cannot be split there, in words."""
 
 
@@ -55,7 +55,7 @@ class SplitPoint:
         """
         crossing: list[Tensor] = []
 
-        def stop(module: nn.Module, args: Any, output: Tensor) -> None:
+        def stop(module: nn.Module, args: object, output: Tensor) -> None:
             crossing.append(output)
             raise _EndReached
 
@@ -161,7 +161,7 @@ def _drawn(network: Network, depth: int, x: Tensor) -> SplitPoint:
     before = 0
 
     def look(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: object, output: object) -> None:
             nonlocal before
             if name in given:
                 raise CannotSplit(f"{name} runs more than once")
@@ -220,7 +220,7 @@ def _inside(network: nn.Module, name: str) -> nn.Module:
     return network.get_submodule(f"net.{name}")
 
 
-class _EndReached(Exception):
+class _EndReached(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that block m has run."""
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -87,7 +86,7 @@ class Outputs:
         """Return the layout of the bytes of a row."""
         return RowLayout((int(self.ends[-1]),), (1,), torch.uint8)
 
-    def before(self, _network: Any, x: Tensor) -> Tensor:
+    def before(self, _network: object, x: Tensor) -> Tensor:
         """Return (n, bytes) uint8 for x (n, channels, h, w), in evaluation mode."""
         self.source.training = False
         return torch.cat(

@@ -222,7 +222,7 @@ class GateSource:
         """
         activations: dict[str, Tensor] = {}
 
-        def take(name: str, _module: nn.Module, _inputs: Any, output: Any) -> None:
+        def take(name: str, _module: nn.Module, _inputs: object, output: object) -> None:
             tensor = layers.tensor_of(output)
             assert tensor is not None
             if name == self.last:
@@ -244,7 +244,7 @@ class GateSource:
         return [activations[name] for name in self.modules]
 
 
-class _AllCaptured(Exception):
+class _AllCaptured(Exception):  # noqa: N818 — a signal: the pass ends early
     """Signal that the last wanted layer has run."""
 
 
@@ -284,7 +284,7 @@ class Gated(nn.Module):
         result: Tensor = self.target(x)
         return result
 
-    def _mix(self, number: int, _module: nn.Module, _inputs: Any, z_target: Tensor) -> Tensor:
+    def _mix(self, number: int, _module: nn.Module, _inputs: object, z_target: Tensor) -> Tensor:
         z_source = self._given.pop(number)  # a second call in one pass has none
         if self.measuring:
             for i, z in enumerate((z_source, z_target)):

@@ -180,19 +180,20 @@ def _looked_at(path: Path) -> str:
     return content
 
 
+MARKS = (  # format, offset, what stands there in one of its files; the first that fits
+    ("a Git-LFS pointer", 0, (b"version https://git-lfs",)),
+    ("hdf5", 0, (b"\x89HDF\r\n\x1a\n",)),
+    ("zip", 0, (b"PK\x03\x04",)),
+    ("tar", 257, (b"ustar",)),
+    ("safetensors", 8, (b"{",)),
+    ("pickle", 0, (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")),
+)
+
+
 def _content(start: bytes, size: int) -> str:
-    if start.startswith(b"version https://git-lfs"):
-        return "a Git-LFS pointer"
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
-    if start.startswith(b"PK\x03\x04"):
-        return "zip"
-    if start[257:262] == b"ustar":
-        return "tar"
-    if len(start) > 8 and start[8:9] == b"{":
-        return "safetensors"
-    if start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return "pickle"
+    for form, offset, marks in MARKS:
+        if any(start[offset:].startswith(mark) for mark in marks):
+            return form
     text = start.decode("utf-8", "ignore").strip()
     if text.startswith("<"):
         return "an HTML or XML page, perhaps of a failed download"
@@ -325,10 +326,11 @@ def _checked(weights: Weights, path: Path) -> Weights:
             )
         )
     raise_all(problems)
-    for name, t in list(weights.items()):
-        if t.dtype in WIDE:
-            weights.note(f"{str(t.dtype).removeprefix('torch.')} made float32")
-            weights[name] = t = t.float()
+    for name, given in list(weights.items()):
+        t = given
+        if given.dtype in WIDE:
+            weights.note(f"{str(given.dtype).removeprefix('torch.')} made float32")
+            weights[name] = t = given.float()
         if t.is_floating_point() and (bad := t.numel() - int(torch.isfinite(t).sum())):
             what = f"'{name}' has {bad:,} of {t.numel():,} values NaN or infinite"
             problems.append(BadDataError("weights-not-finite", what, where=path))

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -106,7 +105,7 @@ class _Candidate:
 
 
 def opened(
-    content: Mapping[Any, Any], like: Mapping[str, Tensor] | None = None
+    content: Mapping[object, object], like: Mapping[str, Tensor] | None = None
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Return name → tensor of the state_dict in a checkpoint, and notes on what was removed.
 
@@ -134,7 +133,7 @@ def opened(
 
 
 def _candidates(
-    content: Mapping[Any, Any], path: tuple[str, ...], beside: tuple[str, ...] = ()
+    content: Mapping[object, object], path: tuple[str, ...], beside: tuple[str, ...] = ()
 ) -> Iterator[_Candidate]:
     named = {key: value for key, value in content.items() if isinstance(key, str)}
     tensors = {

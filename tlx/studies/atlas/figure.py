@@ -231,7 +231,7 @@ def _line(axes: Axes, rows: Rows, label: str, colour: str, marker: str) -> None:
         axes.vlines(x, low, high, color=colour, linewidth=1.0)
 
 
-def _ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
+def _ends(row: Mapping[str, object]) -> tuple[float, float] | None:
     """Return what is drawn around a number: its interval, or the range of fewer than 4 repeats."""
     count = row.get("n") if row.get("lowest") is not None else None
     return statistics.drawn_ends({**row, "repeats": count})

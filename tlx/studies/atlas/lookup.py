@@ -273,7 +273,7 @@ def _by_images(
     return of
 
 
-def _readable(images: Callable[[Any, Wanted], str], spec: Any, wanted: Wanted) -> str:
+def _readable(images: Callable[[Any, Wanted], str], spec: object, wanted: Wanted) -> str:
     """Return the digest; "" where the atlas's images cannot be divided as the study's were.
 
     Then they are different images.
@@ -325,7 +325,7 @@ def _of_quanta(spec: Any, wanted: Wanted) -> str:
     return images_of(wanted.folder, wanted.folder.classes, spec, row, wanted.settings).digest
 
 
-def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: Any) -> Any:
+def _handed(kind: type[Spec], spec: Atlas, parts: AtlasGrid, **more: object) -> Any:
     """Build a spec of this kind for the atlas's network and images.
 
     With the settings requested for all trainings.

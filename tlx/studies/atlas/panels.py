@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...lab.records import StoredStudy
 from ...plots import statistics
 from ...result import FINISHED, Result
 from ..layer_measures import DISSIMILARITY, DISSIMILARITY_UNITS, LAYER_METRICS
@@ -24,7 +25,7 @@ class Taken:
     """Data that a panel is read from: finished results, trials of the study, number of classes."""
 
     results: Sequence[Result]
-    study: Mapping[str, Any]
+    study: StoredStudy
     classes: int
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from . import report as atlas_report
 from . import spec as atlas_spec
 from . import trial as atlas_trial
 from .lookup import StudyMatch, Wanted
+from .sources import AtlasSources, TakenStudy
 from .spec import Atlas, AtlasGrid, BlockMeasures
 from .trial import AtlasInputs
 
@@ -263,7 +263,7 @@ def _tuned(looked: AtlasPlan, store: Store) -> Path | None:
     return store.file(first.key, WEIGHTS)
 
 
-def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> dict[str, Any]:
+def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> AtlasSources:
     """Return what an atlas is of and made from, as plain JSON for the report."""
     wanted, spec = looked.wanted, looked.spec
     return {
@@ -285,5 +285,5 @@ def about(looked: AtlasPlan, parts: AtlasGrid, settings: Settings) -> dict[str, 
     }
 
 
-def _plain(match: StudyMatch) -> Mapping[str, Any]:
+def _plain(match: StudyMatch) -> TakenStudy:
     return {"study": match.study, "words": match.words, "trials": list(match.trials)}

@@ -6,20 +6,22 @@ From run folders alone.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import tables
 from ...result import Result
 from .. import drawings, reporting, result_warnings, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from ..layer_transfer import report as layer_transfer_report
 from ..quanta import report as quanta_report
 from . import figure as atlas_figure
 from .panels import ACCURACY, PANELS, Panel, Row, Taken
+from .sources import AtlasSources
 
 __all__ = [
     "PANELS",
@@ -52,7 +54,7 @@ COLUMNS = (
 
 
 def rows_of(
-    store: Store, study: Mapping[str, Any], about: Mapping[str, Any], panels: Sequence[str]
+    store: Store, study: StoredStudy, about: AtlasSources, panels: Sequence[str]
 ) -> list[Row]:
     """Build the table: COLUMNS of every panel with data."""
     own = [
@@ -64,16 +66,12 @@ def rows_of(
     units = _units(study, panels)
     for name in panels:
         panel = PANELS[name]
-        source = about["taken"].get(panel.source, {})
+        source = about["taken"].get(panel.source)
         keys = {"blocks", "tuned"} & {panel.source}
         record = store.read_study(source["study"]) if source and not keys else None
-        panel_rows = (
-            _of_atlas(own, about)
-            if keys
-            else [
-                r for key in source.get("trials", ()) if (r := store.find_or_none(key)) is not None
-            ]
-        )
+        trials = _trials_of(about, panel.source)
+        taken_rows = [r for key in trials if (r := store.find_or_none(key)) is not None]
+        panel_rows = _of_atlas(own, about) if keys else taken_rows
         taken = Taken(panel_rows, record or {"trials": []}, len(about["classes"]))
         for row in panel.read(taken) if panel_rows else ():
             block = row["block"]
@@ -96,13 +94,13 @@ def rows_of(
     return table_rows
 
 
-def _units(study: Mapping[str, Any], panels: Sequence[str]) -> dict[str, str]:
+def _units(study: StoredStudy, panels: Sequence[str]) -> dict[str, str]:
     """Return panel → unit of its numbers; dissimilarities are in that of the study's RDMs."""
     rdm = study["trials"][0]["spec"]["rdm"]
     return {name: PANELS[name].unit_for(rdm) for name in panels}
 
 
-def _of_atlas(results: Sequence[Result], about: Mapping[str, Any]) -> list[Result]:
+def _of_atlas(results: Sequence[Result], about: AtlasSources) -> list[Result]:
     """Return the measures of the network, and those against the selected fine-tuned network."""
     return [r for r in results if r.spec["against"] in ("", about.get("against") or "")]
 
@@ -115,7 +113,7 @@ def write_trial_figures(folder: Path, result: Result, form: str | None = "png") 
 
 
 def lacking(
-    about: Mapping[str, Any], rows: Iterable[Row], panels: Sequence[str]
+    about: AtlasSources, rows: Iterable[Row], panels: Sequence[str]
 ) -> list[tuple[str, list[str]]]:
     """Return the command, or the reason why there is none → the panels that lack for it."""
     present = {row["panel"] for row in rows}
@@ -129,7 +127,7 @@ def lacking(
     return list(result.items())
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figure of an atlas from what its last command wrote.
 
     None where nothing was measured.
@@ -159,7 +157,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
 def write_summary(
     store: Store,
     key: str,
-    about: Mapping[str, Any],
+    about: AtlasSources,
     panels: Sequence[str],
     form: str | None = "png",
 ) -> None:
@@ -197,7 +195,7 @@ def write_summary(
         },
     )
     drawings.write(folder, study_drawings(store, study), form)
-    metrics = [
+    metrics: list[MetricPoint] = [
         {
             "name": f"{row['panel']}/{row['line'].replace('+', 'plus')}{end}".replace(",", ""),
             "value": row[of],
@@ -210,7 +208,7 @@ def write_summary(
     summaries.write(folder, study, metrics, finished=len(whole), warnings=warnings, intervals=False)
 
 
-def warnings_of(store: Store, about: Mapping[str, Any], panels: Sequence[str]) -> list[str] | None:
+def warnings_of(store: Store, about: AtlasSources, panels: Sequence[str]) -> list[str] | None:
     """Return the warnings about test accuracies of the selected studies.
 
     None where none has any.
@@ -220,7 +218,7 @@ def warnings_of(store: Store, about: Mapping[str, Any], panels: Sequence[str]) -
         ("quanta", quanta_report.warnings_of),
         ("transfer", layer_transfer_report.warnings_of),
     ):
-        keys = about["taken"].get(name, {}).get("trials", ())
+        keys = _trials_of(about, name)
         results = [result for key in keys if (result := store.find_or_none(key)) is not None]
         if results and any(PANELS[panel].source == name for panel in panels):
             warnings = [
@@ -230,15 +228,21 @@ def warnings_of(store: Store, about: Mapping[str, Any], panels: Sequence[str]) -
     return warnings
 
 
+def _trials_of(about: AtlasSources, source: str) -> list[str]:
+    """Return the keys of the trials that panels of `source` are taken from."""
+    study = about["taken"].get(source)
+    return study["trials"] if study else []
+
+
 SOURCES = {"quanta": "QUANTA", "transfer": "layer transfer"}
 
 
 def _notes(
-    store: Store, measured: Sequence[Result], about: Mapping[str, Any], panels: Sequence[str]
+    store: Store, measured: Sequence[Result], about: AtlasSources, panels: Sequence[str]
 ) -> list[str]:
     """Return the caveats of the measures, and where T is confounded."""
     notes = list(dict.fromkeys(note for result in measured for note in result.details["notes"]))
-    keys = about["taken"].get("distance", {}).get("trials", ()) if "distance" in panels else ()
+    keys = _trials_of(about, "distance") if "distance" in panels else []
     still = dict.fromkeys(
         layer
         for key in keys
@@ -293,10 +297,10 @@ def _cell(row: Row | None) -> str:
     return value
 
 
-def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[[Any], str]:
+def format_summary(about: AtlasSources, panels: Sequence[str]) -> Callable[[StudyReport], str]:
     """Return the closing text: table, sources, commands for what lacks, where the files are."""
 
-    def closing(report: Any) -> str:
+    def closing(report: StudyReport) -> str:
         store = Store(report.folder)
         study = store.read_study(report.key)
         assert study is not None
@@ -330,7 +334,7 @@ def format_summary(about: Mapping[str, Any], panels: Sequence[str]) -> Callable[
     return closing
 
 
-def copy(report: Any, out: Path) -> list[Path]:
+def copy(report: StudyReport, out: Path) -> list[Path]:
     """Copy the figure, the table and their sources to another folder."""
     source = report.folder / "studies" / report.key
     files.make_folder(out)

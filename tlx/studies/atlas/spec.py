@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...spec import Spec, setting
 from ..layer_measures import DISSIMILARITIES, LAYER_METRICS
@@ -96,7 +96,7 @@ class BlockMeasures(Spec):
         """Return the steps of its progress: 0, and one a block."""
         return len(self.layers) + 1
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Model": self.model,

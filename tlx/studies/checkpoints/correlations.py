@@ -74,7 +74,7 @@ def gather(store: Store, key: str) -> None:
     )
 
 
-def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
+def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, object]]:
     """Return the rows under this training's tags.
 
     The same weights may have been scored for another.
@@ -82,7 +82,9 @@ def _named(moments: Iterable[Row], tags: Sequence[str]) -> list[dict[str, Any]]:
     return [{**row, "tag": tag} for row, tag in zip(moments, tags, strict=True)]
 
 
-def _tuned_rows(cell: Row, tuned: Result) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def _tuned_rows(
+    cell: Row, tuned: Result
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Return the scores at the moments of a fine-tuning, and its transfer performance if any."""
     model = {name: cell[name] for name in MODEL}
     moments = [
@@ -94,7 +96,7 @@ def _tuned_rows(cell: Row, tuned: Result) -> tuple[list[dict[str, Any]], list[di
     return moments, [{**model, **{name: tuned.scores[name] for name in PERFORMANCE}}]
 
 
-def _layer_rows(cell: Row, looked: Result) -> list[dict[str, Any]]:
+def _layer_rows(cell: Row, looked: Result) -> list[dict[str, object]]:
     """Return the metrics of the layers of a model, as rows of the table of layer metrics."""
     model = {
         "model": cell["source"],
@@ -113,7 +115,7 @@ def _layer_rows(cell: Row, looked: Result) -> list[dict[str, Any]]:
 
 def correlations_of(
     layers: Sequence[Row], performance: Sequence[Row], names: Sequence[str] = CORRELATED
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Correlate each metric of each layer with the transfer performance, for each target.
 
     Spearman's ρ over all models, those of each source and those of each checkpoint.
@@ -155,7 +157,7 @@ def correlations_of(
 
 
 def _by_layer(
-    layers: Sequence[Row], areas: Mapping[Model, Any], names: Sequence[str]
+    layers: Sequence[Row], areas: Mapping[Model, object], names: Sequence[str]
 ) -> list[tuple[tuple[str, str, int, str], dict[tuple[str, str], dict[str, float]]]]:
     """Return (target, metric, index, layer), each with (source, tag) → seed → value.
 
@@ -173,7 +175,7 @@ def _by_layer(
     )
 
 
-def _correlation_row(correlation: Any) -> dict[str, Any]:
+def _correlation_row(correlation: Any) -> dict[str, object]:
     """Return a correlation as plain JSON: None where there is no number."""
     known = math.isfinite(correlation.rho)
     row = {

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.typing import ColorType
 
 from ...plots import axes as layer_axes
 from ...plots import figures, statistics
@@ -52,14 +55,15 @@ def accuracy_over_fine_tuning(
     ends = {row["source"]: row["checkpoint"] for row in chosen}
     tags = _tags(rows, "tag", "index")
     with figures.figure_style():
+        figure = _TwoPanels(chosen, tags)
         _lines(
             chosen,
             tags,
             "index",
             "test_accuracy",
-            {source: f"{source}, {tag}" for source, tag in ends.items()},
-            "Source, checkpoint",
-            figure := _TwoPanels(chosen, tags),
+            labels={source: f"{source}, {tag}" for source, tag in ends.items()},
+            heading="Source, checkpoint",
+            figure=figure,
         )
         for axes in figure.axes:
             axes.yaxis.set_major_formatter(
@@ -94,9 +98,9 @@ def performance_over_checkpoints(
             tags,
             "checkpoint",
             "transfer_performance",
-            {row["source"]: row["source"] for row in rows},
-            "Source",
-            figure,
+            labels={row["source"]: row["source"] for row in rows},
+            heading="Source",
+            figure=figure,
         )
         for axes in figure.axes:
             low, high = axes.get_ylim()
@@ -139,6 +143,7 @@ def _lines(
     tags: Sequence[str],
     x: str,
     y: str,
+    *,
     labels: Mapping[str, str],
     heading: str,
     figure: _TwoPanels,
@@ -224,10 +229,10 @@ def _chance_notes(rows: Rows) -> tuple[str, str]:
 
 
 def _bar_handles(
-    colours: Sequence[str], labels: Sequence[str], notes: tuple[str, str]
-) -> list[Any]:
+    colours: Sequence[ColorType], labels: Sequence[str], notes: tuple[str, str]
+) -> list[Artist]:
     """Return the entries of the legend: a name each, chance, Fisher's band."""
-    handles: list[Any] = [
+    handles: list[Artist] = [
         Patch(color=colour, label=figures.legend_label(label))
         for colour, label in zip(colours, labels, strict=False)
         if label
@@ -240,7 +245,7 @@ def _bar_handles(
     return handles
 
 
-def _bar_legend(figure: Any, handles: list[Any], scope: str) -> None:
+def _bar_legend(figure: Figure, handles: list[Artist], scope: str) -> None:
     figure.legend(
         handles=handles,
         loc="outside right upper",
@@ -316,7 +321,7 @@ def spearman_bars(
         return figures.render(figure, form)
 
 
-def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequence[Any]:
+def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequence[ColorType]:
     """Return colours: light to dark for checkpoints, those of their lines for sources."""
     if scope == "checkpoint":
         return layer_axes.depth_colours(len(names))
@@ -327,7 +332,11 @@ def _colours(names: Sequence[str], scope: str, sources: Sequence[str]) -> Sequen
 
 
 def _bars(
-    axes: Axes, rows: Rows, layers: Sequence[str], names: Sequence[str], colours: Sequence[Any]
+    axes: Axes,
+    rows: Rows,
+    layers: Sequence[str],
+    names: Sequence[str],
+    colours: Sequence[ColorType],
 ) -> None:
     each = BAR_WIDTH / max(len(names), 1)
     for row in rows:

@@ -20,6 +20,7 @@ from ...features import dump
 from ...features.dump import ExtractionConfig
 from ...features.dumps import Dumps
 from ...features.extract import ExtractionContext, extract
+from ...lab.records import DataInput
 from ...lab.settings import Settings
 from ...result import Result
 from ..activations import dump_folder, is_default, layers_of, sampled, whole_network
@@ -72,6 +73,7 @@ def plan_layers(
     chain: CheckpointGrid,
     measures: LayerMetrics,
     settings: Settings,
+    *,
     typed: str,
     name: str,
     models: Sequence[Named],
@@ -153,7 +155,7 @@ def _layer_specs(
     return specs
 
 
-def _image_record(folder: ImageFolder, held: Pixels) -> dict[str, str]:
+def _image_record(folder: ImageFolder, held: Pixels) -> DataInput:
     return {
         "name": folder.name,
         "source": str(folder.root),

@@ -12,6 +12,7 @@ from typing import Any
 
 from ... import files
 from ...errors import BadDataError, TlxError, UsageError, raise_all
+from ...lab.records import DataInput
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
@@ -76,7 +77,7 @@ class TransferTarget:
     typed: str
     spec: CheckpointTuning
     data: Inputs
-    record: dict[str, str]
+    record: DataInput
     notes: tuple[str, ...] = ()
 
 
@@ -89,7 +90,7 @@ class CheckpointPlan:
     settings: Settings
     sources: tuple[PretrainedSource, ...]
     targets: tuple[TransferTarget, ...]
-    records: tuple[dict[str, str], ...]
+    records: tuple[DataInput, ...]
     notes: list[str] = field(default_factory=list)
 
     def first(self) -> Stage:
@@ -139,10 +140,12 @@ class CheckpointPlan:
                 self.chain,
                 self.measures,
                 self.settings,
-                target.typed,
-                target.name,
-                [(m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models],
-                progress,
+                typed=target.typed,
+                name=target.name,
+                models=[
+                    (m.path, m.digest, m.source.name, m.source.seed, m.tag, m.index) for m in models
+                ],
+                progress=progress,
             )
             for target in self.targets
         )
@@ -269,7 +272,7 @@ class CheckpointPlan:
     def _names(self) -> list[str]:
         return list(dict.fromkeys(source.name for source in self.sources))
 
-    def _content(self) -> list[Any]:
+    def _content(self) -> list[object]:
         """Return the content of the study's key.
 
         More seeds or sources are the same study, grown.
@@ -294,7 +297,7 @@ CELL = ("source", "seed", "checkpoint", "target")  # what a cell is of
 
 def _grown(
     before: list[dict[str, Any]], now: list[dict[str, Any]], names: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> list[dict[str, object]]:
     """Merge the rows of earlier commands and of this one, which takes precedence.
 
     A fine-tuning stays known.
@@ -344,7 +347,7 @@ def plan_checkpoints(
             targets.append(_target(chain, typed, depth, settings, progress))
     raise_all(gather.problems)
     sources: list[PretrainedSource] = []
-    records: dict[str, dict[str, str]] = {}
+    records: dict[str, DataInput] = {}
     notes: list[str] = []
     for target in targets:
         add(notes, target.notes)
@@ -429,7 +432,7 @@ def _sources(
     settings: Settings,
     notes: list[str],
     progress: Progress | None,
-) -> Iterator[tuple[PretrainedSource, dict[str, str] | None]]:
+) -> Iterator[tuple[PretrainedSource, DataInput | None]]:
     """Return the trainings of a source, seed by seed, with the record of its images."""
     for seed in chain.seed_numbers:
         if typed.lower() == RANDOM:

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from ..layer_metrics import figures as layer_metrics_figures
 from ..layer_metrics import table as layer_metrics_table
@@ -81,7 +83,7 @@ def _network(result: Result) -> str:
     return f"{spec['source']} at {spec.get('checkpoint', '')} to {spec.get('dataset', '')}"
 
 
-def format_stage_summary(report: Any) -> str:
+def format_stage_summary(report: StudyReport) -> str:
     """Return the closing text of such a stage."""
     done = f", {report.reused} of them found done" if report.reused else ""
     lines = [f"{len(report.results)} trials in {tables.seconds(report.wall_s)}{done}"]
@@ -100,7 +102,7 @@ def _name(result: Result) -> str:
     )
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a study; none of one that is a stage of another."""
     path = store.study_folder(study["key"]) / RESULTS
     if not path.is_file():
@@ -207,7 +209,7 @@ def spearman_figures(
                 )
 
 
-def _points(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _points(results: Mapping[str, Any]) -> list[MetricPoint]:
     """Return mean transfer performance over checkpoints, and ρ over layers, for the study's run."""
     points = [
         {
@@ -270,7 +272,7 @@ def means(performance: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def table(performance: Sequence[Mapping[str, Any]], target: str, form: str = "text") -> str:
+def table(performance: Sequence[Mapping[str, object]], target: str, form: str = "text") -> str:
     """Format sources down, checkpoints across: mean transfer performance ± 95 % CI over seeds.
 
     Accuracies are fractions.
@@ -287,7 +289,7 @@ def table(performance: Sequence[Mapping[str, Any]], target: str, form: str = "te
     return tables.FORMS[form](["source", *tags], body)
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
+def _cell(row: Mapping[str, object] | None) -> str:
     if row is None:
         return tables.NOTHING
     if statistics.is_range(row):
@@ -295,7 +297,7 @@ def _cell(row: Mapping[str, Any] | None) -> str:
     return f"{row['mean']:.3f}" + (f" ± {row['ci']:.3f}" if row["ci"] is not None else "")
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: StudyReport) -> str:
     """Return the closing text: transfer performances, correlations, where the files are.
 
     Correlations are over all models.
@@ -390,7 +392,7 @@ def _same_weights(folder: Path) -> int:
     return len(models) - len({(of[0], weights) for of, weights in models.items()})
 
 
-def export(report: Any, out: Path) -> list[Path]:
+def export(report: StudyReport, out: Path) -> list[Path]:
     """Copy the tables and figures to a folder, with the train stats of the thesis."""
     folder = report.folder / "studies" / report.key
     files.make_folder(out)

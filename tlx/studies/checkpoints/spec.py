@@ -259,7 +259,7 @@ class Untrained(Spec):
         """Return the name of its run."""
         return self.title
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {"Architecture": self.architecture, "Dataset": "-", "Seed": self.seed}
 
@@ -290,7 +290,7 @@ class CheckpointScores(Spec):
         """Return the name of its run."""
         return self.title
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Source": self.source,
@@ -324,7 +324,7 @@ class CheckpointTuning(WholeDataset):
         """Return a short name of this trial among its siblings."""
         return f"{self.source} seed {self.seed} at {self.checkpoint} to {self.dataset}"
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),

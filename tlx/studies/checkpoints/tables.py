@@ -216,7 +216,7 @@ def epochs_of(tags: Iterable[str]) -> list[float]:
     return values
 
 
-def train_stats(results: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def train_stats(results: Mapping[str, Any]) -> dict[str, dict[str, object]]:
     """Return file name → what the thesis keeps of a run.
 
     Lists with one entry for each training, accuracies in per cent.
@@ -270,7 +270,7 @@ def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
 
-def write_stats(results: Mapping[str, Any], folder: Path) -> list[Path]:
+def write_stats(results: Mapping[str, object], folder: Path) -> list[Path]:
     """Write every file of `train_stats`."""
     paths = []
     for name, stats in train_stats(results).items():

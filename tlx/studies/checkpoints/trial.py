@@ -34,7 +34,7 @@ class CheckpointInputs:
     weights: Mapping[str, str]
 
 
-def run(spec: Spec, inputs: Any, context: TrialContext) -> Result:
+def run(spec: Spec, inputs: object, context: TrialContext) -> Result:
     """Run the trial of any of the kinds of a study of checkpoints."""
     return KINDS[type(spec)](spec, inputs, context)
 
@@ -178,7 +178,7 @@ class _ScoreLog:
     accuracy   mean per class;  top1: share of all images;  loss: mean cross-entropy in nats
     """
 
-    def __init__(self, spec: Any, data: Inputs, context: TrialContext):
+    def __init__(self, spec: object, data: Inputs, context: TrialContext):
         from ...models.recipe import Recipe
 
         self.recipe = spec if isinstance(spec, Recipe) else Recipe()

@@ -32,7 +32,7 @@ def chop(
         for axes, x in ((left, "n"), (right, "parameters")):
             for row in whole:
                 across(axes, row | {"treatment": "baseB"}, "whole network")
-            band(axes, cut, x, "cut behind block n", BLUE, "o", "-")
+            band(axes, cut, x, "cut behind block n", colour=BLUE, marker="o", dash="-")
             accuracy_axis(axes, title if axes is left else "")
         left.set_xlabel("n: blocks left")
         left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -64,9 +64,9 @@ def pruning(
                 selected,
                 "kept",
                 line,
-                COLOURS[number % len(COLOURS)],
-                MARKERS[number % len(MARKERS)],
-                "-",
+                colour=COLOURS[number % len(COLOURS)],
+                marker=MARKERS[number % len(MARKERS)],
+                dash="-",
             )
         axes.set_xscale("log")
         axes.invert_xaxis()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings
+from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures as chop_figures
 from .report import PRUNING, Row, _count, _percent, _results, _summary, _write, results, warnings_of
 
 
-def pruning_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def pruning_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figure of pruned networks; none where none was tested."""
     finished = results(store, study)
     rows = pruned_rows(finished)
@@ -65,7 +66,7 @@ def write_pruning_summary(store: Store, key: str, form: str | None = "png") -> N
     if any(row["mean"] is not None for row in rows):
         _write(folder, PRUNING, rows, pruned_table(rows, "markdown"))
         drawings.write(folder, pruning_drawings(store, study), form)
-    metrics = [
+    metrics: list[MetricPoint] = [
         {"name": name, "value": row[of], "step": row["round"]}
         for row in rows
         for name, of in PRUNING_METRICS.items()
@@ -99,7 +100,7 @@ def pruned_table(rows: list[Row], form: str = "text") -> str:
     )
 
 
-def format_pruning_summary(report: Any) -> str:
+def format_pruning_summary(report: StudyReport) -> str:
     """Return the closing text of a study of pruned networks."""
     store = Store(report.folder)
     study = store.read_study(report.key)
@@ -114,7 +115,7 @@ def format_pruning_summary(report: Any) -> str:
     return "\n".join([*lines, *reporting.footer(report)])
 
 
-def format_round(report: Any) -> str:
+def format_round(report: StudyReport) -> str:
     """Return the closing text of one round."""
     number = report.stage.trials[0].spec.round
     return f"round {number}: {len(report.results)} networks in {tables.seconds(report.wall_s)}"

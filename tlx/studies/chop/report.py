@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ... import files
 from ...errors import MissingError
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures as chop_figures
 from .spec import LATENCY, NETWORK
@@ -29,7 +31,7 @@ results = reporting.results_of
 # ---------------------------------------------------------------- chopped
 
 
-def table_rows(results: Iterable[Result], times: Mapping[str, Any]) -> list[Row]:
+def table_rows(results: Iterable[Result], times: Mapping[str, object]) -> list[Row]:
     """Return one row for every n, the whole network (n None) last.
 
     times  of latency.json
@@ -125,7 +127,7 @@ def _milliseconds(value: float | None) -> str:
     return tables.NOTHING if value is None else f"{1e3 * value:.3g} ms"
 
 
-def chop_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def chop_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figure of chopped networks; none where none was tested."""
     finished = results(store, study)
     rows = table_rows(finished, _times(store.study_folder(study["key"])))
@@ -148,7 +150,7 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     if any(row["mean"] is not None for row in rows):
         _write(folder, CHOP, rows, table(rows, "markdown"))
         drawings.write(folder, chop_drawings(store, study), form)
-    metrics = [
+    metrics: list[MetricPoint] = [
         {
             "name": f"{name}{'_whole' if row['n'] is None else ''}",
             "value": row[of],
@@ -174,7 +176,7 @@ CHOP_METRICS = {
 }
 
 
-def _times(folder: Path) -> dict[str, Any]:
+def _times(folder: Path) -> dict[str, object]:
     path = folder / LATENCY
     return files.read_json(path) if path.is_file() else {}
 
@@ -188,7 +190,11 @@ def _write(folder: Path, stem: str, rows: list[Row], markdown: str) -> None:
 
 
 def _summary(
-    folder: Path, study: Mapping[str, Any], finished: list[Result], metrics: list[Row], shown: str
+    folder: Path,
+    study: StoredStudy,
+    finished: list[Result],
+    metrics: Sequence[MetricPoint],
+    shown: str,
 ) -> None:
     summaries.write(
         folder,
@@ -214,7 +220,7 @@ def _network(result: Result) -> str:
     return "whole network" if cut is None else f"cut behind block {cut}"
 
 
-def format_summary(report: Any, within: float) -> str:
+def format_summary(report: StudyReport, within: float) -> str:
     """Return the closing text: the table, the smallest good network, where the files are."""
     folder, rows, times = _read(report)
     lines = [
@@ -239,13 +245,13 @@ def format_summary(report: Any, within: float) -> str:
     return "\n".join([*lines, *reporting.footer(report)])
 
 
-def _results(report: Any) -> list[Result]:
+def _results(report: StudyReport) -> list[Result]:
     """Return the results of the whole study, those of earlier commands included."""
     store = Store(report.folder)
     return results(store, store.read_study(report.key) or {"trials": []})
 
 
-def _read(report: Any) -> tuple[Path, list[Row], dict[str, Any]]:
+def _read(report: StudyReport) -> tuple[Path, list[Row], dict[str, Any]]:
     store = Store(report.folder)
     study = store.read_study(report.key)
     assert study is not None
@@ -254,7 +260,7 @@ def _read(report: Any) -> tuple[Path, list[Row], dict[str, Any]]:
     return folder, table_rows(results(store, study), times), times
 
 
-def publish(report: Any, within: float, out: Path) -> Path:
+def publish(report: StudyReport, within: float, out: Path) -> Path:
     """Copy the smallest good network to <out>.safetensors and .json.
 
     Of its repeats the best on validation.

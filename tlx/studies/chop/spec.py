@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...spec import Spec, setting
 from ..few_shot import RANDOM
@@ -52,7 +52,7 @@ class Chop(FromWeights):
         where = "whole" if self.cut is None else f"cut behind block {self.cut}"
         return f"{where}, repeat {self.split}"
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),
@@ -118,7 +118,7 @@ class Pruning(FromWeights):
         """Return a short name of this trial among its siblings."""
         return f"{100 * self.kept:.0f} % of the weights, repeat {self.split}"
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),

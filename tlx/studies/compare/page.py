@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Mapping
 from importlib import resources
@@ -109,7 +110,7 @@ def shots_table(outcome: Outcome) -> Table:
 
 
 def _interval(low: float, high: float) -> str:
-    if low != low or high != high:  # NaN: nothing is known
+    if math.isnan(low) or math.isnan(high):
         return NOTHING
     return f"{100 * low:.1f} to {100 * high:.1f}".replace("-", "−")
 

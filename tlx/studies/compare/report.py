@@ -8,6 +8,7 @@ from typing import Any
 
 from ... import files
 from ...errors import IntegrityError
+from ...lab.records import MetricPoint
 from ...lab.store import Store
 from ...plots import tables
 from ...result import FINISHED, Result
@@ -122,9 +123,9 @@ def _csv(outcome: Outcome) -> str:
     return tables.as_csv(["features_mean", "tuning_mean", *names], rows)
 
 
-def _metrics(outcome: Outcome) -> list[dict[str, Any]]:
+def _metrics(outcome: Outcome) -> list[MetricPoint]:
     """Return the metrics of the parent run, shots as step."""
-    metrics: list[dict[str, Any]] = []
+    metrics: list[MetricPoint] = []
     for verdict in outcome.verdicts:
         values = {
             "delta": verdict.mean,

@@ -125,6 +125,11 @@ def change(outcome: Outcome) -> str:
         return "More draws would tell: --splits 5 or more."
     if outcome.verdict in (DECIDED, EQUIVALENT):
         return _break_even(outcome)
+    return _what_settles(outcome, verdict)
+
+
+def _what_settles(outcome: Outcome, verdict: Verdict) -> str:
+    """Return what would decide an open question."""
     settles = verdict.settles
     if settles.splits is not None:
         more = settles.splits - verdict.splits

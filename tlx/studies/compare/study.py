@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ... import files
 from ...errors import TrialsFailedError, UsageError
+from ...lab.records import DataInput
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
 from ..feature_extraction.spec import FeatureExtraction
@@ -28,7 +29,7 @@ class Compared:
     tuning: Side
     title: str
     dataset: str
-    inputs: tuple[dict[str, str], ...]
+    inputs: tuple[DataInput, ...]
     stopped: Mapping[int, str]
     share: float
 
@@ -221,7 +222,7 @@ def _from_store(requested: tuple[str, ...], session: Session) -> Compared:
 
     features, tuning = evidence.Side(evidence.FEATURES), evidence.Side(evidence.TUNING)
     titles: list[str] = []
-    inputs: dict[str, dict[str, str]] = {}
+    inputs: dict[str, DataInput] = {}
     for word in requested:
         for key in find(session.store, word):
             study = session.store.read_study(key)

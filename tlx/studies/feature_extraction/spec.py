@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ...spec import Spec, setting
 from ..few_shot import FewShotTrial
@@ -70,7 +70,7 @@ class FeatureExtraction(FewShotTrial):
         """Return the name of its run."""
         return f"{self.title}, {self.classifier}"
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
         return {
             "Model": self.model or self.architecture,

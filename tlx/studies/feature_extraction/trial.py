@@ -222,13 +222,15 @@ def _keep_model(spec: FeatureExtraction, prepared: Prepared, context: TrialConte
     example = np.concatenate(
         [layer[prepared.inputs.train.rows[:5]] for layer in prepared.layers], axis=1
     )
-    trees = isinstance(requested, classifiers.XGBoost)
+    trusted, packages = pipelines.trusted(), []
+    if isinstance(requested, classifiers.XGBoost):
+        trusted, packages = trusted + pipelines.XGBOOST, ["xgboost"]
     tracking_models.save(
         model,
         context.folder,
         example.astype(np.float32),
-        packages=(["xgboost"] if trees else []),
-        trusted=pipelines.trusted() + pipelines.XGBOOST * trees,
+        packages=packages,
+        trusted=trusted,
     )
 
 

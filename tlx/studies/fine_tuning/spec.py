@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...models.recipe import Recipe
 from ...spec import setting
@@ -28,7 +28,7 @@ class FineTuning(Recipe, FewShotTrial):
     )
     head: str = setting("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
         return {
             "Architecture": self.architecture,

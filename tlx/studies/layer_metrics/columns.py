@@ -124,7 +124,7 @@ class TableFaults:
 # ---------------------------------------------------------------- rows and cells
 
 
-def whole_row(row: Mapping[str, Any], number: int, faults: TableFaults) -> Row:
+def whole_row(row: Mapping[str, object], number: int, faults: TableFaults) -> Row:
     """Return the row with every column, each cell of its column's kind.
 
     Errors are added to `faults`.
@@ -136,7 +136,7 @@ def whole_row(row: Mapping[str, Any], number: int, faults: TableFaults) -> Row:
     return {name: _cell(name, row.get(name), number, faults) for name in COLUMNS}
 
 
-def _cell(name: str, value: Any, row: int, faults: TableFaults) -> Any:
+def _cell(name: str, value: object, row: int, faults: TableFaults) -> Any:
     """Return the value as its column's kind.
 
     None ("" for text) where the cell is empty or wrong.
@@ -161,7 +161,7 @@ NUMBER, WHOLE = (
 )
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     if not isinstance(value, str) or len(value) > TEXT_LENGTH:
         raise ValueError
     value.encode()  # of a lone surrogate a UnicodeEncodeError, which is a ValueError
@@ -177,7 +177,7 @@ def _number(value: Any) -> float:
     return number
 
 
-def _whole(value: Any) -> int:
+def _whole(value: object) -> int:
     if isinstance(value, str) and WHOLE.fullmatch(value):
         number = int(value)
     elif isinstance(value, str) or not hasattr(value, "__index__"):

@@ -18,6 +18,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.typing import ColorType
 
 from ...plots import axes as layer_axes
 from ...plots import figures, statistics
@@ -54,7 +55,7 @@ def metric_over_layers(rows: Rows, metric: str, title: str = "", form: str = "pn
     depth.
     """
     lines = layer_metrics_series.lines(rows, metric)
-    return _over_layers(rows, metric, lines, axis_title(metric, rows), title, form)
+    return _over_layers(rows, metric, lines, label=axis_title(metric, rows), title=title, form=form)
 
 
 def delta_to_baseline(
@@ -68,7 +69,7 @@ def delta_to_baseline(
     """
     lines = layer_metrics_series.difference(rows, metric, baseline)
     label = f"Difference to {layer_axes.short([baseline])[0]}\n{axis_title(metric, rows)}"
-    return _over_layers(rows, metric, lines, label, title, form, zero=True)
+    return _over_layers(rows, metric, lines, label=label, title=title, form=form, zero=True)
 
 
 def _at_checkpoints(
@@ -209,6 +210,7 @@ def _over_layers(
     rows: Rows,
     metric: str,
     lines: list[Line],
+    *,
     label: str,
     title: str,
     form: str,
@@ -332,7 +334,7 @@ def _scale(axes: Axes, metric: str, rows: Rows) -> None:
 
 
 def _depth_bar(
-    figure: Figure, axes: Sequence[Axes], names: Sequence[str], colours: Sequence[Any]
+    figure: Figure, axes: Sequence[Axes], names: Sequence[str], colours: Sequence[ColorType]
 ) -> None:
     norm = BoundaryNorm([i - 0.5 for i in range(len(names) + 1)], len(names))
     bar = figure.colorbar(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from ... import files, metrics
 from ...errors import BadDataError, MissingError, TlxError, UnknownNameError, raise_all
 from ...features.dump import Dump
 from ...features.dumps import Dumps
+from ...lab.records import DataInput
 from ...lab.settings import Settings
 from ...lab.store import Store
 from ...models import backbones
@@ -82,22 +84,22 @@ def plan_layer_metrics(
         title=f"Layers on {first.dataset}",
         spec=common_settings(measures),
         trials=tuple(trials),
-        inputs=tuple(
-            {
-                t.inputs.dump.key: {
-                    "name": t.spec.dataset,
-                    "source": str(t.inputs.dump.folder),
-                    "digest": t.inputs.dump.key[:36],
-                    "context": "analysis",
-                }
-                for t in trials
-            }.values()
-        ),
+        inputs=tuple({t.inputs.dump.key: _image_input(t) for t in trials}.values()),
         tags={"tlx.dataset": first.dataset},
         preload=("tlx.metrics",),
         write_trial_figures=layer_metrics_report.write_trial_figures,
         notes=tuple(notes),
     )
+
+
+def _image_input(trial: Trial) -> DataInput:
+    dump = trial.inputs.dump
+    return {
+        "name": trial.spec.dataset,
+        "source": str(dump.folder),
+        "digest": dump.key[:36],
+        "context": "analysis",
+    }
 
 
 def targets_of(word: str, observed: Observed, settings: Settings) -> list[MeasuredLayers]:
@@ -252,7 +254,7 @@ def blocks_of(network: Any, layers: Sequence[str]) -> tuple[int, ...]:
     return tuple(place.get(module_of(layer), 0) for layer in layers)
 
 
-def usual_layers(network: Any, spec: Observed) -> tuple[str, ...]:
+def usual_layers(network: object, spec: Observed) -> tuple[str, ...]:
     """Return the default layers of a network."""
     try:
         whole_network(spec, ("thesis",), None)
@@ -348,7 +350,7 @@ def _intervals(
     draws: int,
     seed: int,
     progress: Progress | None,
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Compute confidence intervals over stimuli of all RDMs with each other and the classes'.
 
     NaN becomes None.
@@ -371,9 +373,7 @@ def _intervals(
     }
 
 
-def _plain(values: np.ndarray) -> list[Any]:
-    return (
-        [None if v != v else v for v in values.tolist()]
-        if values.ndim == 1
-        else [_plain(row) for row in values]
-    )
+def _plain(values: np.ndarray) -> list[object]:
+    if values.ndim > 1:
+        return [_plain(row) for row in values]
+    return [None if math.isnan(v) else v for v in values.tolist()]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from ... import files
 from ...errors import BadDataError, UnknownNameError
@@ -61,7 +60,11 @@ def redraw(
 
 
 def _written(
-    rows: Sequence[Mapping[str, Any]], out: Path, metrics: Sequence[str], baseline: str, form: str
+    rows: Sequence[Mapping[str, object]],
+    out: Path,
+    metrics: Sequence[str],
+    baseline: str,
+    form: str,
 ) -> Iterator[Path]:
     from . import figures as layer_metrics_figures
     from . import series as layer_metrics_series

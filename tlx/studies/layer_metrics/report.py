@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from ..layer_measures import LAYER_METRICS
 from . import figures as layer_metrics_figures
@@ -27,7 +29,7 @@ LINES_UP_TO = 40  # of the closing table
 COMPARED = "rdm_comparison.json"
 
 
-def rows_of(spec: Mapping[str, Any], result: Result) -> list[dict[str, Any]]:
+def rows_of(spec: Mapping[str, object], result: Result) -> list[dict[str, Any]]:
     """Return a trial's rows of the table; `spec` names the network and the images."""
     named = {
         "model": spec["model"],
@@ -70,7 +72,7 @@ def trial_drawings(folder: Path, result: Result) -> Drawings:
     return drawings
 
 
-def _held(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _held(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the metrics of SHOWN that some row has."""
     return [metric for metric in SHOWN if any(row.get(metric) not in (None, "") for row in rows)]
 
@@ -83,7 +85,7 @@ def dress_table(folder: Path, result: Result, form: str | None = "png") -> None:
     layer_metrics_table.write(rows_of(result.spec, result), folder)
 
 
-def study_rows(store: Store, study: Mapping[str, Any]) -> list[dict[str, Any]]:
+def study_rows(store: Store, study: StoredStudy) -> list[dict[str, Any]]:
     """Return the rows of all of a study's complete trials, with their intervals."""
     rows = []
     for trial in study["trials"]:
@@ -105,7 +107,7 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     if rows:
         layer_metrics_table.write(_told_apart(rows), folder)
         drawings.write(folder, study_drawings(store, study), form)
-    points = [
+    points: list[MetricPoint] = [
         {
             "name": f"{row['model']}{'@' if row['checkpoint'] else ''}{row['checkpoint']}/{metric}",
             "value": row[metric],
@@ -140,7 +142,7 @@ def _add_intervals(rows: list[dict[str, Any]], folder: Path) -> None:
                 row |= {"rsa_label_low": low, "rsa_label_high": high}
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a study: metrics over layers or checkpoints, RDMs, maps."""
     rows = study_rows(store, study)
     several = len({row["checkpoint"] for row in rows}) > 1
@@ -182,7 +184,7 @@ def _short(row: Mapping[str, str]) -> str:
     return f"{row['model']}{' ' if row['checkpoint'] else ''}{row['checkpoint']}"
 
 
-def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, object]]:
     """Number networks of one name.
 
     Two dumps may be of weights of one name.
@@ -199,7 +201,7 @@ def _told_apart(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- said and copied
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: StudyReport) -> str:
     """Return the closing text: the table in short, notes, where all of it is."""
     rows = [row for result in report.results for row in rows_of(result.spec, result)]
     shown = (
@@ -258,11 +260,11 @@ def format_summary(report: Any) -> str:
     return "\n".join([*lines, *reporting.footer(report)])
 
 
-def _number(row: Mapping[str, Any], name: str, digits: int) -> str:
+def _number(row: Mapping[str, object], name: str, digits: int) -> str:
     return f"{row[name]:.{digits}f}" if row.get(name) not in (None, "") else tables.NOTHING
 
 
-def copy_table(report: Any, out: Path) -> list[Path]:
+def copy_table(report: StudyReport, out: Path) -> list[Path]:
     """Copy the study's table, as CSV and Parquet, to another folder."""
     source = report.folder / "studies" / report.key
     files.make_folder(out)

@@ -228,7 +228,7 @@ def _when(tag: str) -> tuple[int, int, int, str]:
     return (1 if tag else -1), 0, 0, tag
 
 
-def at_last_checkpoints(rows: Rows) -> list[Mapping[str, Any]]:
+def at_last_checkpoints(rows: Rows) -> list[Mapping[str, object]]:
     """Return the rows of each model's last checkpoint."""
     last = {
         model: checkpoints(members)[-1] for (model,), members in _grouped(rows, "model").items()

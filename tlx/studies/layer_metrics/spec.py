@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...spec import Spec, setting
 from ..activations_spec import Extraction
@@ -98,7 +98,7 @@ class LayerMetrics(Spec):
         """Return the steps of its progress: one a layer."""
         return len(self.layers)
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Model": self.model,

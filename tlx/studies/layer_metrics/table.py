@@ -13,7 +13,6 @@ import os
 import string
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from ... import files
 from ...errors import BadDataError, MissingError, ResourceError, escape_control, nearest
@@ -36,7 +35,9 @@ STEM = "layer_metrics"
 FILE_BYTES, ROWS = 1 << 28, 500_000  # the largest table that is read
 
 
-def write(rows: Sequence[Mapping[str, Any]], folder: Path, stem: str = STEM) -> tuple[Path, Path]:
+def write(
+    rows: Sequence[Mapping[str, object]], folder: Path, stem: str = STEM
+) -> tuple[Path, Path]:
     """Write rows durably as folder/stem.csv and folder/stem.parquet.
 
     Raises BadDataError, and writes neither, if one cannot be read back.
@@ -85,7 +86,7 @@ def read(path: Path) -> list[Row]:
         ) from error
 
 
-def _whole(rows: Iterable[Mapping[str, Any]], where: object, first: int) -> list[Row]:
+def _whole(rows: Iterable[Mapping[str, object]], where: object, first: int) -> list[Row]:
     """Return the rows, complete and checked; `first` is the number of the first."""
     faults = TableFaults(where)
     whole = [whole_row(row, number, faults) for number, row in enumerate(rows, first)]
@@ -107,7 +108,7 @@ def _lines(rows: Sequence[Row]) -> Iterator[list[str]]:
         yield [_cell(value) for value in row.values()]
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, str):
         return _quoted(_guarded(value))
     return "" if value is None else repr(value)

@@ -39,7 +39,7 @@ def layer_transfer(
         for (treatment, bn), members in lines.items():
             colour, marker = LOOKS[treatment]
             name = treatment + (f" ({bn})" if bn != "frozen" else "")
-            band(axes, members, "n", name, colour, marker, DASHES[bn])
+            band(axes, members, "n", name, colour=colour, marker=marker, dash=DASHES[bn])
         axes.set_xlabel("n: blocks copied, counted from the image")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         accuracy_axis(axes, title)

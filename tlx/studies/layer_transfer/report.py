@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures as layer_transfer_figures
 
@@ -37,7 +39,7 @@ def label(row: Mapping[str, Any]) -> str:
     return result
 
 
-def trial_rows(study: Mapping[str, Any], results: Mapping[str, Result]) -> list[Row]:
+def trial_rows(study: StoredStudy, results: Mapping[str, Result]) -> list[Row]:
     """Return one row for every trial and each treatment that it is."""
     rows = []
     for trial in study["trials"]:
@@ -117,7 +119,7 @@ CSV_NAMES = {
 }
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figure of a study: accuracy over n.
 
     None where no treatment of B has a mean.
@@ -145,7 +147,7 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     if any(row["mean"] is not None for row in rows):
         _write(folder, trials, rows)
         drawings.write(folder, study_drawings(store, study), form)
-    metrics = [
+    metrics: list[MetricPoint] = [
         {
             "name": f"{label(row).replace('+', 'plus').replace(' ', '_')}/{name}",
             "value": row[of],
@@ -171,7 +173,7 @@ def warnings_of(results: Iterable[Result]) -> list[str]:
     return result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
 
 
-def _network(spec: Mapping[str, Any]) -> str:
+def _network(spec: Mapping[str, object]) -> str:
     treatment, n = treatments(spec)[0]
     return label({"treatment": treatment, "bn": spec["bn"]}) + (
         f" n = {n}" if n is not None else ""
@@ -223,7 +225,7 @@ def _cell(row: Row | None) -> str:
     return tables.accuracy(row)
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: StudyReport) -> str:
     """Return the closing text of a study: the table, what diverged, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.key)
@@ -251,7 +253,7 @@ def format_summary(report: Any) -> str:
     return "\n".join([*lines, *reporting.footer(report)])
 
 
-def format_bases(report: Any) -> str:
+def format_bases(report: StudyReport) -> str:
     """Return the closing text of the stage of the base networks."""
     return (
         f"base networks: {len(report.results)} trained, {report.reused} of them found done"

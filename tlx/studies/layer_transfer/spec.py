@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...models.recipe import BN_MODES
 from ...spec import Spec, setting
@@ -77,7 +77,7 @@ class LayerTransfer(WholeDataset):
         named = not self.model and self.source.lower() not in (HALF, DEFAULT)
         return self.source if named else None
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),

@@ -8,6 +8,7 @@ from typing import Any
 from ...lab.store import Store
 from ...plots import statistics, tables
 from .. import drawings, reporting, result_warnings
+from ..base import StudyReport
 from . import regression_report
 from .report import (
     KIND,
@@ -26,7 +27,7 @@ from .report import (
 )
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: StudyReport) -> str:
     """Return the closing text: the table, what T is of, caveats, data, where the files are."""
     store = Store(report.folder)
     study = store.read_study(report.key)
@@ -132,7 +133,7 @@ def _wary(means: Sequence[Row]) -> list[str]:
     return lines
 
 
-def format_tuning_summary(report: Any) -> str:
+def format_tuning_summary(report: StudyReport) -> str:
     """Return the closing text of the stage of fine-tuning."""
     tested = [r.scores["test_accuracy"] for r in report.results if "test_accuracy" in r.scores]
     scores = {**statistics.accuracy_columns(tested), "repeats": len(tested)}
@@ -148,6 +149,6 @@ def format_tuning_summary(report: Any) -> str:
     return "\n".join([line, *result_warnings.lines(warnings)])
 
 
-def format_images_summary(report: Any) -> str:
+def format_images_summary(report: StudyReport) -> str:
     """Return the closing text of the stage of the target's images."""
     return "\n".join(regression_report.domain(r.details) for r in report.results)

@@ -60,7 +60,7 @@ class Domain(Spec):
         """Return the name of its run."""
         return self.title
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,

@@ -255,10 +255,11 @@ def _width(layers: Sequence[Row]) -> float:
 
 def _places(layers: Sequence[Row]) -> list[float]:
     """Return 1, 2, … for the layers, and a separate place for the head."""
-    return [number + (APART - 1) * bool(row["head"]) for number, row in enumerate(layers, 1)]
+    apart = APART - 1
+    return [number + apart if row["head"] else number for number, row in enumerate(layers, 1)]
 
 
-def _line(
+def _line(  # noqa: PLR0913 — the look of a line
     axes: Axes,
     layers: Sequence[Row],
     name: str,

@@ -148,7 +148,9 @@ def regress(store: Store, key: str) -> None:
     )
 
 
-def _measured(whole: Sequence[tuple[Row, Result]], domain: Row) -> dict[str, list[float]]:
+def _measured(
+    whole: Sequence[tuple[Mapping[str, Any], Result]], domain: Mapping[str, Any]
+) -> dict[str, list[float]]:
     """Return norm → overall T of every repeat on the images that were measured."""
     values: dict[str, list[float]] = {}
     for spec, r in whole:

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...result import FINISHED, Result
 from .. import drawings, result_warnings, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures as parameter_distance_figures
 from . import regression_report
@@ -43,7 +45,7 @@ def trial_drawings(folder: Path, result: Result) -> Drawings:
     return {STEM: lambda form: parameter_distance_figures.profile(means, title, form)}
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a study: of every target and norm, and of the regressions of T."""
     pairs = read(store, study)
     lines = lines_of(mean_rows(trial_rows(pairs)))
@@ -56,7 +58,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     return drawings
 
 
-def read(store: Store, study: Mapping[str, Any]) -> Pairs:
+def read(store: Store, study: StoredStudy) -> Pairs:
     """Read (latest spec, result) of every complete trial of the study.
 
     By target, norm and repeat.
@@ -316,25 +318,26 @@ def _csv(rows: Sequence[Row]) -> str:
     return tables.as_csv(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def _points(means: Sequence[Row]) -> list[Row]:
+def _points(means: Sequence[Row]) -> list[MetricPoint]:
     """Return the metrics of the parent run.
 
     For every target and norm a step per layer, and the overall T.
     """
-    points = []
+    points: list[MetricPoint] = []
     for (target, norm), selected in lines_of(means).items():
         for step, row in enumerate(selected, 1):
             overall = row["level"] == OVERALL
             for name in NUMBERS:
-                for end in ("", "_low", "_high"):
-                    points.append(
-                        {
-                            "name": f"{target}/{norm}/{'overall_' if overall else ''}{name}{end}",
-                            "value": row[name + end],
-                            "step": 0 if overall else step,
-                        }
-                    )
-    return [point for point in points if point["value"] is not None]
+                points += [
+                    {
+                        "name": f"{target}/{norm}/{'overall_' if overall else ''}{name}{end}",
+                        "value": row[name + end],
+                        "step": 0 if overall else step,
+                    }
+                    for end in ("", "_low", "_high")
+                    if row[name + end] is not None
+                ]
+    return points
 
 
 def regressions_of(folder: Path) -> list[Row]:
@@ -343,7 +346,7 @@ def regressions_of(folder: Path) -> list[Row]:
     return files.read_json(path)["ways"] if path.is_file() else []
 
 
-def publish(report: Any, out: Path) -> list[Path]:
+def publish(report: StudyReport, out: Path) -> list[Path]:
     """Copy a study's tables and figures into a folder."""
     folder, paths = report.folder / "studies" / report.key, []
     files.make_folder(out)

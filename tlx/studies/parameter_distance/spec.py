@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...spec import Spec, setting
 from ..whole_dataset import DEFAULT, WholeDataset
@@ -122,7 +122,7 @@ class ParameterDistance(Spec):
         """Return the name of its run."""
         return self.title
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             "Architecture": self.architecture,
@@ -205,7 +205,7 @@ class TargetTuning(WholeDataset):
         """Return a short name of this trial among its siblings."""
         return f"fine-tuned on {self.target}, repeat {self.split}"
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the names that MLflow shows."""
         return {
             **super().mlflow_params(),

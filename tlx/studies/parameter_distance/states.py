@@ -117,7 +117,7 @@ def _start(spec: Mapping[str, Any]) -> int | None:
     return int(spec["seed"]) if spec.get("kind") == PreTraining.own_kind() else None
 
 
-def training_of(result: Result) -> dict[str, Any]:
+def training_of(result: Result) -> dict[str, object]:
     """Return the training facts needed to interpret T.
 
     How long, how fast and on how much the network was trained, and its accuracy.

@@ -14,6 +14,7 @@ from ...data.hold_out import draw_per_class
 from ...data.sides import Sides
 from ...data.sizing import Sizing
 from ...errors import BadDataError
+from ...lab.records import DataInput
 from ...lab.settings import Settings
 from ...models.backbones import BackboneRow
 from ...models.samples import Samples
@@ -38,7 +39,7 @@ class QuantaImages:
     digest: str
     notes: tuple[str, ...] = ()
 
-    def record(self, context: str) -> dict[str, str]:
+    def record(self, context: str) -> DataInput:
         """Return the record of the data set."""
         return {
             "name": self.name,

@@ -23,7 +23,6 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -106,7 +105,7 @@ def export(results: Iterable[Result], out: Path) -> list[Path]:
     return list(folders)
 
 
-def series(gates: Sequence[Sequence[Any]]) -> str:
+def series(gates: Sequence[Sequence[object]]) -> str:
     """Format the original's line of numbers, gate by gate.
 
     In Python's shortest form, which reads back to the same bits.
@@ -126,7 +125,7 @@ def read_series(text: str) -> list[list[float]]:
     return [[float(word) for word in part.split()] for part in text.split(",")[:-1]]
 
 
-def quantas(result: Result) -> dict[str, Any]:
+def quantas(result: Result) -> dict[str, object]:
     """Return position → v and λ of source and target, before the first epoch and after each."""
     gates = result.details["gates"]
     return {
@@ -160,7 +159,7 @@ def _last(result: Result) -> dict[str, float]:
     return value
 
 
-def _line(row: Any) -> str:
+def _line(row: object) -> str:
     return json.dumps(row) + "\n"
 
 

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import statistics, tables
 from ...plots.block_names import block_label
 from ...plots.statistics import MeanEstimate
 from ...result import FINISHED, Result
 from .. import drawings, reporting, result_warnings, summaries
+from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures as quanta_figures
 from .spec import CO, WITNESS
@@ -200,7 +202,7 @@ def courses_of(results: Sequence[Result], gate: str) -> dict[int, list[list[floa
 # ---------------------------------------------------------------- a study's files
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a study.
 
     The courses of λ, λ at the end and test accuracies over the positions.
@@ -263,7 +265,7 @@ def warnings_of(results: Iterable[Result]) -> list[str]:
     return result_warnings.result_warnings(groups, result_warnings.Warned("repeats"))
 
 
-def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _points(rows: Sequence[Mapping[str, Any]]) -> list[MetricPoint]:
     """Return over the positions λ and the test accuracy with their CI, gate by gate."""
     names = ("lambda_source", "test_accuracy", "over_witness")
     return [
@@ -279,9 +281,9 @@ def _points(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _course_points(results: Sequence[Result]) -> list[dict[str, Any]]:
+def _course_points(results: Sequence[Result]) -> list[MetricPoint]:
     """Return over the epochs (0: before the first) the mean λ of every position, with CI."""
-    points = []
+    points: list[MetricPoint] = []
     for gate in ("alone", CO):
         for position, courses in courses_of(results, gate).items():
             for step, values in enumerate(zip(*courses, strict=False)):
@@ -345,7 +347,7 @@ def _place(row: Mapping[str, Any]) -> str:
     )
 
 
-def _number(row: Mapping[str, Any], name: str, digits: int = 4) -> str:
+def _number(row: Mapping[str, object], name: str, digits: int = 4) -> str:
     if row[name] is None:
         return tables.NOTHING
     sign = "+" if name == "lambda_change" else ""
@@ -373,7 +375,7 @@ def _gain(row: Mapping[str, Any]) -> str:
     )
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: StudyReport) -> str:
     """Return the closing text of a study: table, caveats, time, where to look."""
     rows = rows_of(report.results)
     lines = (

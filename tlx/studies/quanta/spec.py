@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ...models.quanta.recipe import QuantaRecipe
 from ...spec import Spec, setting, setting_of
@@ -112,7 +112,7 @@ class Quanta(QuantaRecipe):
         }
         return self.replace(**own, weights="", position=WITNESS)
 
-    def mlflow_params(self) -> dict[str, Any]:
+    def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original's names, as MLflow shows them."""
         return {
             "Architecture": self.architecture,

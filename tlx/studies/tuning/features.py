@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,9 +74,9 @@ class FeatureInputs:
     layers: dict[str, tuple[str, ...]]
     sides: dict[bool, CropVariant]
 
-    def spec(self, values: dict[str, Any]) -> FeatureExtraction:
+    def spec(self, values: Mapping[str, object]) -> FeatureExtraction:
         """Return the trial of a configuration, before its split."""
-        text = values.get("embedding", self.base.embedding)
+        text = str(values.get("embedding", self.base.embedding))
         own = _own(values, text)
         changes = {
             name: values[name] for name in ("use_crops", "standardize", "vote") if name in values
@@ -85,15 +85,15 @@ class FeatureInputs:
             **changes,
             classifier=format_classifier(self.classifier(values)),
             embedding=text + (":" + ",".join(f"{k}={v}" for k, v in own.items()) if own else ""),
-            layers=self.layers[values["layers"]] if "layers" in values else self.base.layers,
+            layers=self.layers[str(values["layers"])] if "layers" in values else self.base.layers,
         )
 
-    def classifier(self, values: dict[str, Any]) -> Classifier:
+    def classifier(self, values: Mapping[str, object]) -> Classifier:
         """Return the classifier of a configuration."""
         if "classifier" not in values:
             return classifier(self.base.classifier)
         start = classifier(self.base.classifier)
-        name = values["classifier"]
+        name = str(values["classifier"])
         kept = start.identity() if type(start) is CLASSIFIERS[name] else {}
         settings = {k: v for k, v in kept.items() if k != "kind"} | _own(values, name)
         spec = CLASSIFIERS[name].with_settings(settings)
@@ -101,7 +101,7 @@ class FeatureInputs:
         return spec
 
 
-def _own(values: dict[str, Any], name: str) -> dict[str, Any]:
+def _own(values: Mapping[str, object], name: str) -> dict[str, object]:
     """Return the settings of a choice, named "choice.setting", without the "….by" switches."""
     prefix = f"{name}."
     return {
@@ -124,9 +124,9 @@ class FeatureSearch:
         self.inputs, self.context = inputs, context
         self.spent = ScoredTrial(by_split=[], seconds=0.0)
         self._held: OrderedDict[tuple[Any, ...], _Ready] = OrderedDict()
-        self._meant: tuple[dict[str, Any], FeatureExtraction, Classifier] | None = None
+        self._meant: tuple[dict[str, object], FeatureExtraction, Classifier] | None = None
 
-    def _means(self, values: dict[str, Any]) -> tuple[FeatureExtraction, Classifier]:
+    def _means(self, values: Mapping[str, object]) -> tuple[FeatureExtraction, Classifier]:
         """Return the trial and the classifier of a configuration.
 
         They are needed three times in a row, and built once.
@@ -135,11 +135,11 @@ class FeatureSearch:
             self._meant = dict(values), self.inputs.spec(values), self.inputs.classifier(values)
         return self._meant[1:]
 
-    def key(self, values: dict[str, Any]) -> str:
+    def key(self, values: Mapping[str, object]) -> str:
         """Return the content key: what it is, and the inputs of every split."""
         return named_by_content(self._means(values)[0], self.inputs.sides)
 
-    def title(self, values: dict[str, Any]) -> str:
+    def title(self, values: Mapping[str, object]) -> str:
         """Return its classifier, and what else is searched."""
         requested = self._means(values)[1]
         short = requested.replace(
@@ -148,7 +148,9 @@ class FeatureSearch:
         others = [f"{k} {v}" for k, v in values.items() if "." not in k and k != "classifier"]
         return ", ".join([format_classifier(short), *others])
 
-    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
+    def evaluate(
+        self, values: Mapping[str, object], report: Callable[[int, float], None]
+    ) -> ScoredTrial:
         """Evaluate split after split; the mean so far is reported at each."""
         spec, requested = self._means(values)
         by_split: list[float] = []

@@ -323,5 +323,5 @@ class _Scale:
         return [(self.height(v), f"{v:.3g}") for v in dict.fromkeys((self.low, self.high))]
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)

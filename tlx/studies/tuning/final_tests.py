@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...lab.tuning.records import COMPLETE
 from ...plots import statistics, tables
 from ...result import Result
+
+if TYPE_CHECKING:
+    from .run import SearchReport
 
 
 def by_split(results: Iterable[Result]) -> dict[int, float]:
@@ -17,13 +20,13 @@ def by_split(results: Iterable[Result]) -> dict[int, float]:
     }
 
 
-def differences(report: Any) -> list[float]:
+def differences(report: SearchReport) -> list[float]:
     """Compute test accuracy of the winner minus that of the defaults, on each shared split."""
     tuned, default = by_split(report.final), by_split(report.reference)
     return [tuned[split] - default[split] for split in tuned if split in default]
 
 
-def metrics(report: Any) -> dict[str, float]:
+def metrics(report: SearchReport) -> dict[str, float]:
     """Return the parent run's metrics about the defaults.
 
     Validation and test accuracy, and the winner's gain on test.
@@ -48,16 +51,16 @@ def _named(name: str, estimate: statistics.MeanEstimate | None) -> dict[str, flo
     return result
 
 
-def record(report: Any) -> dict[str, Any] | None:
+def record(report: SearchReport) -> dict[str, Any] | None:
     """Return the defaults for best_configuration.json; None where the search leaves them out."""
     if report.defaults is None:
         return None
     return {"trial": report.defaults.number, "values": report.defaults.values, **metrics(report)}
 
 
-def lines(report: Any) -> list[str]:
+def lines(report: SearchReport) -> list[str]:
     """Format the test accuracy of the winner, of the defaults, and their difference."""
-    if not report.final:
+    if not report.final or report.best is None:
         return []
     result = [_line(f"on test, trial {report.best.number}", report.final)]
     if report.defaults is None:

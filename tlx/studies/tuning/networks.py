@@ -6,7 +6,7 @@ A configuration that is given up leaves no folder: its epochs are in the search'
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ... import files
 from ...errors import BusyError
 from ...lab import signals
 from ...lab.store import JOURNAL, Draft, Store
+from ...lab.tasks import Report
 from ...lab.tuning.api import GivenUp, ScoredTrial
 from ...result import DIVERGED, Result
 from .. import runner
@@ -33,7 +34,7 @@ class NetworkInputs:
     base: FineTuning
     sides: dict[bool, CropVariant]
 
-    def spec(self, values: dict[str, Any]) -> FineTuning:
+    def spec(self, values: Mapping[str, object]) -> FineTuning:
         """Return the trial of a configuration, before its split."""
         return self.base.replace(
             **{name: value for name, value in values.items() if not name.endswith(".by")}
@@ -47,17 +48,19 @@ class NetworkSearch:
         self.inputs, self.context, self.store = inputs, context, Store(context.root)
         self.spent = ScoredTrial(by_split=[], seconds=0.0)
 
-    def key(self, values: dict[str, Any]) -> str:
+    def key(self, values: Mapping[str, object]) -> str:
         """Return the content key: what it is, and the inputs of every split."""
         return named_by_content(self.inputs.spec(values), self.inputs.sides)
 
-    def title(self, values: dict[str, Any]) -> str:
+    def title(self, values: Mapping[str, object]) -> str:
         """Return what is searched."""
         return ", ".join(
             f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items()
         )
 
-    def evaluate(self, values: dict[str, Any], report: Callable[[int, float], None]) -> ScoredTrial:
+    def evaluate(
+        self, values: Mapping[str, object], report: Callable[[int, float], None]
+    ) -> ScoredTrial:
         """Evaluate split after split.
 
         Of the first, the best epoch so far is reported at each epoch; then the mean at each split's
@@ -102,10 +105,10 @@ class NetworkSearch:
 
     # ------------------------------------------------------------ one training
 
-    def _side(self, values: dict[str, Any]) -> CropVariant:
+    def _side(self, values: Mapping[str, object]) -> CropVariant:
         return self.inputs.sides[self.inputs.spec(values).use_crops]
 
-    def _requested(self, values: dict[str, Any], draw: Draw) -> FineTuning:
+    def _requested(self, values: Mapping[str, object], draw: Draw) -> FineTuning:
         return self.inputs.spec(values).replace(split=draw.split, images=draw.content)
 
     def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:
@@ -155,12 +158,12 @@ class _Epochs:
         if row["t"] == "metrics":
             self._epoch(int(row["step"]) + 1, row["values"])
 
-    def hear(self, event: dict[str, Any]) -> None:
+    def hear(self, event: Report) -> None:
         values = event.get("values", {})
         if "epoch" in values:
             self._epoch(int(values["epoch"]), values)
 
-    def _epoch(self, epoch: int, values: dict[str, float]) -> None:
+    def _epoch(self, epoch: int, values: Mapping[str, float]) -> None:
         if epoch > self.epoch:
             self.epoch = epoch
             self.seconds += values.get("train_epoch_s", 0.0) + values.get("val_epoch_s", 0.0)

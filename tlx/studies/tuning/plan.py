@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from ...features.dump import ExtractionConfig
 from ...features.embedding import EMBEDDINGS
 from ...features.extract import extract
 from ...lab import cost, signals
+from ...lab.records import StoredStudy
 from ...lab.settings import Settings
 from ...lab.tuning import api as tuning_api
 from ...lab.tuning import samplers as tuning_samplers
@@ -63,7 +64,7 @@ class SearchPlan:
     requested: Search
     few: FewShotGrid
     inputs: FeatureInputs | NetworkInputs
-    record: dict[str, Any]
+    record: StoredStudy
     notes: tuple[str, ...]
     preload: tuple[str, ...]
     val_only: bool = False  # of --model-selection: then nothing is scored on test
@@ -74,7 +75,7 @@ class SearchPlan:
         return str(self.record["title"])
 
     def final(
-        self, values: dict[str, Any], settings: Settings, progress: Progress | None = None
+        self, values: Mapping[str, object], settings: Settings, progress: Progress | None = None
     ) -> base.Stage:
         """Return the best configuration as an ordinary study of these draws, scored on test."""
         spec = self.inputs.spec(values).replace(model_selection=False, images="", weights="")
@@ -202,10 +203,10 @@ def _features(
         spec,
         few,
         space,
-        preflight,
-        FeatureInputs(spec, layers, sides),
-        settings,
-        "tlx.studies.tuning.features:FeatureSearch",
+        preflight=preflight,
+        inputs=FeatureInputs(spec, layers, sides),
+        settings=settings,
+        evaluator="tlx.studies.tuning.features:FeatureSearch",
         rungs=(1,) if splits_run > 1 else (),
     )
 
@@ -297,10 +298,10 @@ def _networks(
         spec,
         few,
         space,
-        preflight,
-        NetworkInputs(spec, sides),
-        settings,
-        "tlx.studies.tuning.networks:NetworkSearch",
+        preflight=preflight,
+        inputs=NetworkInputs(spec, sides),
+        settings=settings,
+        evaluator="tlx.studies.tuning.networks:NetworkSearch",
         rungs=rungs,
     )
 
@@ -471,11 +472,12 @@ def _search_problem(
     )
 
 
-def _planned(
+def _planned(  # noqa: PLR0913 — what the two kinds of search share, by name
     requested: Search,
     spec: FewShotTrial,
     few: FewShotGrid,
     space: Space,
+    *,
     preflight: PreflightResult,
     inputs: FeatureInputs | NetworkInputs,
     settings: Settings,
@@ -496,7 +498,7 @@ def _planned(
     notes = list(preflight.notes)
     if requested.sampler == "grid" and search.wanted < requested.trials:
         notes.append(f"the grid has {search.wanted} configurations: so many trials")
-    record = {
+    record: StoredStudy = {
         "key": search.key,
         "kind": Search.own_kind(),
         "experiment": EXPERIMENT,

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ... import files
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...lab.tuning.records import COMPLETE, FAILED, PRUNED, TrialRecord
 from ...plots import statistics, tables
@@ -16,6 +17,9 @@ from .. import drawings, reporting, result_warnings, summaries
 from ..drawings import Drawings
 from . import figures as tuning_figures
 from . import final_tests
+
+if TYPE_CHECKING:
+    from .run import SearchReport
 
 COSTS = {"time": "Seconds of fitting and predicting, all splits", "energy": "Joules, all splits"}
 SEARCH = "search.json"
@@ -39,7 +43,7 @@ def test(results: list[Result]) -> dict[str, float]:
     return scores
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a search from its search.json.
 
     None where no trial has an accuracy.
@@ -73,7 +77,7 @@ def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
     return drawings
 
 
-def write_summary(report: Any, form: str | None = "png") -> dict[str, Any]:
+def write_summary(report: SearchReport, form: str | None = "png") -> dict[str, object]:
     """Write a search's figures, tables and summary.json to its folder."""
     store, key = Store(report.folder), report.ready.search.key
     folder, title = store.study_folder(key), report.ready.title
@@ -86,9 +90,10 @@ def write_summary(report: Any, form: str | None = "png") -> dict[str, Any]:
     ]
     return summaries.write(
         folder,
-        {"title": title, "trials": report.tried},
+        {"title": title},
         metrics(report),
         finished=len(report.tried) - failed,
+        trials=len(report.tried),
         status="failed" if report.tried and failed == len(report.tried) else "finished",
         warnings=warnings_of(report) if report.final else None,
         verdict=_verdict(report),
@@ -100,12 +105,12 @@ def write_summary(report: Any, form: str | None = "png") -> dict[str, Any]:
     )
 
 
-def warnings_of(report: Any) -> list[str]:
+def warnings_of(report: SearchReport) -> list[str]:
     """Return the warnings about the final test."""
     return result_warnings.result_warnings({"": list(report.final)})
 
 
-def _verdict(report: Any) -> str:
+def _verdict(report: SearchReport) -> str:
     """Return the best trial and its final test in one sentence."""
     if report.best is None:
         return ""
@@ -113,7 +118,7 @@ def _verdict(report: Any) -> str:
     return sentence + (f"; on test {_tested(report)}" if report.final else "")
 
 
-def _tested(report: Any) -> str:
+def _tested(report: SearchReport) -> str:
     """Return the mean test accuracy of the final test, its spread, and the number of splits."""
     values = [r.scores["test_accuracy"] for r in report.final if "test_accuracy" in r.scores]
     row = {**statistics.accuracy_columns(values), "splits": len(values)}
@@ -124,7 +129,7 @@ def _tested(report: Any) -> str:
     )
 
 
-def _best_first(report: Any) -> list[TrialRecord]:
+def _best_first(report: SearchReport) -> list[TrialRecord]:
     """Return each complete configuration once, the best on validation first."""
     whole = [t for t in report.tried if t.state == COMPLETE]
     ordered = sorted(whole, key=lambda t: (-t.objectives[0], *t.objectives[1:], t.number))
@@ -146,12 +151,12 @@ def row(trial: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def metrics(report: Any) -> list[dict[str, Any]]:
+def metrics(report: SearchReport) -> list[MetricPoint]:
     """Return the parent run's metrics.
 
     The best so far at every trial, how many there were of each kind, the final test.
     """
-    result: list[dict[str, Any]] = []
+    result: list[MetricPoint] = []
     best = -1.0
     for tried in report.tried:
         if tried.state == COMPLETE:
@@ -176,7 +181,7 @@ def metrics(report: Any) -> list[dict[str, Any]]:
     return result + [{"name": name, "value": value} for name, value in counts.items()]
 
 
-def _tags(report: Any) -> dict[str, str]:
+def _tags(report: SearchReport) -> dict[str, str]:
     if report.best is None:
         return {}
     return {
@@ -186,7 +191,7 @@ def _tags(report: Any) -> dict[str, str]:
     }
 
 
-def _plain(trial: TrialRecord) -> dict[str, Any]:
+def _plain(trial: TrialRecord) -> dict[str, object]:
     """Return a trial as plain JSON."""
     return {
         "number": trial.number,
@@ -223,7 +228,7 @@ def _trials_csv(trials: Sequence[Mapping[str, Any]]) -> str:
     return tables.as_csv(heads, cells)
 
 
-def _export(folder: Path, report: Any) -> None:
+def _export(folder: Path, report: SearchReport) -> None:
     """Write the study as JSON and CSV, and the best configuration alone."""
     search = report.ready.search
     plain = [_plain(trial) for trial in report.tried]
@@ -259,7 +264,7 @@ def _export(folder: Path, report: Any) -> None:
 # ---------------------------------------------------------------- words
 
 
-def format_summary(report: Any) -> str:
+def format_summary(report: SearchReport) -> str:
     """Return the closing text of a search.
 
     The best configurations, the test of the first, what was saved, where to look.
@@ -308,7 +313,7 @@ def format_summary(report: Any) -> str:
     return "\n".join(lines)
 
 
-def _counts(report: Any) -> list[str]:
+def _counts(report: SearchReport) -> list[str]:
     tried, (done, most) = report.tried, report.fits
     states = {
         state: sum(t.state == state for t in tried)

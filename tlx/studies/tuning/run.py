@@ -96,7 +96,7 @@ class SearchReport:
         """The best configuration and the defaults on the test set, one result a split."""
         return [*self.final, *self.reference]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return the search, its summary and its configurations as plain JSON."""
         content = frames.report_json(self.key, self.study_folder, self.address, self.results)
         configurations = [
@@ -160,6 +160,7 @@ def run_search(
     watch: Callable[[Event], None],
     summarise: Callable[[SearchReport], dict[str, Any]],
     test: Callable[[list[Result]], dict[str, float]],
+    *,
     preparing: Preparing = _silent,
     form: str | None = FORMS[0],
 ) -> SearchReport:
@@ -195,7 +196,15 @@ def run_search(
             book.enter(tried)
 
         def score_splits(number: int) -> list[Result]:
-            results = _test(ready, book.tried[number], store, settings, watch, preparing, form)
+            results = _test(
+                ready,
+                book.tried[number],
+                store,
+                settings,
+                watch=watch,
+                preparing=preparing,
+                form=form,
+            )
             book.end(book.tried[number], results, test(results))
             return results
 
@@ -345,6 +354,7 @@ def _test(
     tried: TrialRecord,
     store: Store,
     settings: Settings,
+    *,
     watch: Callable[[Event], None],
     preparing: Preparing,
     form: str | None,
@@ -453,6 +463,10 @@ class _SearchRecord:
         rows = [tuning_records.row(self.tried[number]) for number in sorted(self.tried)]
         self.store.write_study(
             self.key,
-            self.ready.record | {"trials": rows + self.finals, "environment": environment.gather()},
+            {
+                **self.ready.record,
+                "trials": rows + self.finals,
+                "environment": environment.gather(),
+            },
         )
         self._written = time.monotonic()

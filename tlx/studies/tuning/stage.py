@@ -55,8 +55,8 @@ class SearchStage:
             watch,
             lambda done: report.write_summary(done, figures.study_form),
             report.test,
-            preparing,
-            figures.trial_form,
+            preparing=preparing,
+            form=figures.trial_form,
         )
 
     @staticmethod

@@ -1,0 +1,53 @@
+"""Record of a study, as study.json holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, Required, TypedDict
+
+
+class DataInput(TypedDict):
+    """Data set that a study or a trial reads."""
+
+    name: str
+    source: NotRequired[str]
+    digest: str
+    context: NotRequired[str]
+
+
+class MetricPoint(TypedDict):
+    """Metric of a study at a step."""
+
+    name: str
+    value: float
+    step: NotRequired[int]
+
+
+class StoredTrial(TypedDict, total=False):
+    """Line of a trial in study.json."""
+
+    key: Required[str]
+    title: str
+    shots: int
+    split: int
+    params: Mapping[str, object]
+    spec: Mapping[str, Any]
+    tags: Mapping[str, object]
+    inputs: Sequence[DataInput]
+
+
+class StoredStudy(TypedDict, total=False):
+    """Study with its trials, those of earlier commands included."""
+
+    key: str
+    kind: str
+    experiment: str
+    title: str
+    run_name: str
+    spec: Mapping[str, Any]
+    trials: list[StoredTrial]
+    inputs: list[DataInput]
+    tags: Mapping[str, str]
+    params: Mapping[str, object]
+    environment: Mapping[str, Any]
+    metric_names: Mapping[str, str | tuple[str, float]]
