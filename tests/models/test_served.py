@@ -349,11 +349,16 @@ def test_a_folder_with_other_content_is_not_replaced(network_folder, tmp_path):
         export.check_folder(folder)
 
 
+def half_an_export(folder):
+    with export.replacing(folder) as new:
+        (new / "model.onnx").write_bytes(b"half")
+        raise ZeroDivisionError
+
+
 def test_a_failed_export_leaves_the_earlier_one_as_it_was(network_folder, tmp_path):
     folder = copied(network_folder, tmp_path)
     before = files.sha256(folder / "model.onnx")
-    with pytest.raises(ZeroDivisionError), export.replacing(folder) as new:
-        (new / "model.onnx").write_bytes(b"half")
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        half_an_export(folder)
     assert files.sha256(folder / "model.onnx") == before
     assert [path.name for path in tmp_path.iterdir()] == ["copy"]

@@ -78,14 +78,14 @@ class ImageClassifier(PythonModel):
             str(folder / "model.onnx"), providers=["CPUExecutionProvider"]
         )
 
-    # without type hints: MLflow would make a signature of them, and it has one
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+    def predict(
+        self, context: Any, model_input: pandas.DataFrame, params: dict[str, Any] | None = None
+    ) -> pandas.DataFrame:
         """Return label and probabilities of every row; ValueError names the row of a bad image."""
         batch = int((params or {}).get("batch_size", BATCH))
         if batch < 1:
             raise ValueError(f"batch_size is {batch}; expected at least 1")
-        column = model_input["image"] if hasattr(model_input, "columns") else model_input
-        values = list(column)
+        values = list(model_input["image"])
         classes = self.model["classes"]
         labels: list[str] = []
         shares = [np.empty((0, len(classes)), np.float32)]

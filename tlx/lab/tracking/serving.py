@@ -20,6 +20,7 @@ from .timeouts import quiet, short_timeouts
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
 
 CODE = Path(__file__).resolve().parents[2] / "_data" / "served.py"
 PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "onnxruntime")
@@ -43,26 +44,31 @@ def save(network: Path, out: Path, classes: Sequence[str]) -> None:
 
     It needs mlflow, numpy, pandas, Pillow and onnxruntime to run, and neither tlx nor torch.
     """
-    import mlflow.pyfunc
+    with warnings.catch_warnings(), quiet, _without_bars():
+        warnings.simplefilter("ignore")  # of mlflow's own
+        import mlflow.pyfunc
+
+        mlflow.pyfunc.save_model(
+            str(out),
+            python_model=str(CODE),
+            artifacts={"network": str(network)},
+            signature=_signature(classes),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
+        )
+
+
+def _signature(classes: Sequence[str]) -> ModelSignature:
+    """Return the columns of a served model: an image in, a label and probabilities out."""
     from mlflow.models import ModelSignature
     from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     outputs: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, "label")]
     outputs += [ColSpec(DataType.double, f"p_{name}") for name in classes]
-    signature = ModelSignature(
+    return ModelSignature(
         inputs=Schema([ColSpec(DataType.binary, "image")]),
         outputs=Schema(outputs),
         params=ParamSchema([ParamSpec("batch_size", DataType.long, BATCH)]),
     )
-    with warnings.catch_warnings(), quiet, _without_bars():
-        warnings.simplefilter("ignore")  # of mlflow's own
-        mlflow.pyfunc.save_model(
-            str(out),
-            python_model=str(CODE),
-            artifacts={"network": str(network)},
-            signature=signature,
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in PACKAGES],
-        )
 
 
 @contextlib.contextmanager
