@@ -308,6 +308,7 @@ def _request(
     is_aside: bool,
 ) -> ExportRequest:
     """Return the request for the model of a key; notes go to standard error if `is_aside`."""
+    from ..lab.store import Store
     from ..studies.base import open_store
     from ..studies.export import ExportRequest
     from ..studies.served_trial import choose
@@ -315,6 +316,9 @@ def _request(
     given: dict[str, Any] = {name: place or None for name, place in places.items()}
     settings = Settings.with_settings({**given, "device": device, "allow_outside": allow_outside})
     opened = open_store(settings)
+    if Path(key).is_dir():  # of a study or a trial, in its store
+        path = Path(key).absolute()
+        opened, key = Store(path.parent.parent), path.name
     chosen = choose(opened, key, classifier)
     command = shlex.join(["tlx", *sys.argv[1:]]) if sys.argv[1:2] == ["export"] else ""
     return ExportRequest(

@@ -11,7 +11,7 @@ import numpy as np
 from .. import files
 from ..data.decode import Decoded
 from ..data.sizing import Sizing, layout, views
-from ..errors import BadDataError, IntegrityError, MissingError
+from ..errors import BadDataError, IntegrityError, MissingError, UsageError
 from .served import INPUT, OUTPUTS, Crop, missing_package
 
 ONNX, RECORD, CARD = "model.onnx", "model.json", "card.md"
@@ -57,14 +57,7 @@ class OnnxModel:
         self.folder = Path(folder)
         self.record = read_record(self.folder)
         self.classes = tuple(self.record["classes"])
-        sizing = self.record["sizing"]
-        self.sizing = Sizing(
-            sizing["size"],
-            crops=sizing["crops"],
-            mode=sizing["mode"],
-            channels=self.record["channels"],
-            side=sizing["side"],
-        )
+        self.sizing = _sizing(self.record, self.folder / RECORD)
         path = self.folder / ONNX
         if files.sha256(path) != self.record["sha256"]:
             raise IntegrityError(
@@ -95,6 +88,26 @@ class OnnxModel:
                 held = []
         if held:
             yield self.predict(np.stack(held))
+
+
+def _sizing(record: dict[str, Any], path: Path) -> Sizing:
+    """Return the sizing of a record; BadDataError if it has none."""
+    try:
+        sizing = record["sizing"]
+        return Sizing(
+            int(sizing["size"]),
+            crops=bool(sizing["crops"]),
+            mode=str(sizing["mode"]),
+            channels=int(record["channels"]),
+            side=int(sizing["side"]),
+        )
+    except (KeyError, TypeError, ValueError, UsageError) as error:
+        raise BadDataError(
+            "model-record",
+            f"its sizing cannot be read ({type(error).__name__})",
+            where=path,
+            expected="the model.json that tlx export writes",
+        ) from error
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from ..result import Result
 from .export_card import card
 from .few_shot_inputs import Progress
 from .image_data import served_inputs
-from .served_trial import ChosenTrial, Note, RebuiltTrial, rebuild
+from .served_trial import ChosenTrial, Note, RebuiltTrial, rebuild, same_but_split
 
 MLFLOW = "mlflow"  # folder of the MLflow model inside the export
 OWN = {ONNX, RECORD, CARD, MLFLOW}
@@ -198,15 +198,12 @@ def write_network(request: ExportRequest, rebuilt: RebuiltTrial, folder: Path) -
 
 def _siblings(request: ExportRequest) -> list[Result]:
     """Return the finished trials that differ from the chosen one in their split alone."""
-    spec = request.chosen.result.spec
-    same = ("shots", "classifier")
+    own = same_but_split(request.chosen.result)
     results = [request.store.find_or_none(row["key"]) for row in request.chosen.study["trials"]]
     return [
         result
         for result in results
-        if result is not None
-        and "test_accuracy" in result.scores
-        and all(result.spec.get(name) == spec.get(name) for name in same)
+        if result is not None and "test_accuracy" in result.scores and same_but_split(result) == own
     ]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from ..data import splits
 from ..data.sizing import Sizing
@@ -68,7 +69,6 @@ def choose(store: Store, requested: str, classifier_text: str | None = None) -> 
     Raises MissingError if there is none, BadDataError if several begin so, UsageError for a trial
     of another kind.
     """
-    requested = Path(requested).name if "/" in requested else requested
     of_study = [key for key in store.studies() if requested and key.startswith(requested)]
     trials = store.keys()
     of_trial = [key for key in trials if requested and key.startswith(requested)]
@@ -137,31 +137,39 @@ def _median(store: Store, key: str, classifier_text: str | None) -> ChosenTrial:
     if not finished:
         raise MissingError(f"finished trial of the study {key[:12]}", store.root)
     shots = max(int(r.spec["shots"]) for r in finished)
-    largest = [r for r in finished if r.spec["shots"] == shots]
-    by_classifier: dict[str, list[Result]] = {}
-    for result in largest:
-        by_classifier.setdefault(str(result.spec.get("classifier", "")), []).append(result)
-    name = _classifier_of(by_classifier, classifier_text)
-    chosen = sorted(by_classifier[name], key=lambda r: (_val(r), int(r.spec["split"])))
+    groups: dict[str, list[Result]] = {}
+    for result in finished:
+        if result.spec["shots"] == shots:
+            groups.setdefault(same_but_split(result), []).append(result)
+    candidates = list(groups.values())
+    if classifier_text is not None:
+        candidates = _of_classifier(candidates, classifier_text)
+    best = max(candidates, key=lambda results: np.mean([_val(r) for r in results]))
+    chosen = sorted(best, key=lambda r: (_val(r), int(r.spec["split"])))
     result = chosen[(len(chosen) - 1) // 2]
-    words = f"{name}, " if name else ""
-    if len(by_classifier) > 1 and classifier_text is None:
-        words = f"{name}, the best of {len(by_classifier)} classifiers on validation images, "
-    reason = (
-        f"{words}{shots} shots, split {result.spec['split']}: the median validation accuracy "
+    name = result.spec.get("classifier")
+    words = [name] if name else []
+    if len(candidates) > 1:
+        words.append(f"the best of {len(candidates)} configurations on validation images")
+    words.append(
+        f"{shots} shots, split {result.spec['split']}: the median validation accuracy "
         f"({100 * _val(result):.1f} %) of {len(chosen)} splits at the largest shots"
     )
-    return ChosenTrial(result, study, reason)
+    return ChosenTrial(result, study, ", ".join(words))
 
 
-def _classifier_of(by_classifier: Mapping[str, list[Result]], text: str | None) -> str:
-    if text is not None and set(by_classifier) != {""}:
-        name = format_classifier(classifier(text))
-        if name not in by_classifier:
-            raise UnknownNameError("classifier of the study", name, by_classifier)
-        return name
-    means = {name: np.mean([_val(r) for r in rs]) for name, rs in by_classifier.items()}
-    return max(means, key=lambda name: (means[name], name))
+def same_but_split(result: Result) -> str:
+    """Return what the trials have in common that differ from this one in their split alone."""
+    spec = FewShotTrial.from_json(result.spec)
+    return spec.replace(split=0, images="").key
+
+
+def _of_classifier(groups: list[list[Result]], text: str) -> list[list[Result]]:
+    name = format_classifier(classifier(text))
+    known = {str(group[0].spec.get("classifier", "")): group for group in groups}
+    if name not in known:
+        raise UnknownNameError("classifier of the study", name, filter(None, known))
+    return [group for group in groups if group[0].spec.get("classifier") == name]
 
 
 def _val(result: Result) -> float:
@@ -227,8 +235,10 @@ def rebuild(
     """
     started = time.perf_counter()
     spec = _placed(chosen, moved or {})
-    deterministic(_threads(chosen.result, settings))
-    rebuilt = REBUILD[chosen.result.kind](chosen, spec, settings, note, progress)
+    threads = _threads(chosen.result, settings)
+    deterministic(threads)
+    with threadpool_limits(threads):
+        rebuilt = REBUILD[chosen.result.kind](chosen, spec, settings, note, progress)
     _check_same(chosen.result, store, rebuilt)
     rebuilt.seconds = time.perf_counter() - started
     return rebuilt

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CODE = Path(__file__).resolve().parents[2] / "_data" / "served.py"
 PACKAGES = ("mlflow", "numpy", "pandas", "pillow", "onnxruntime")
 BATCH = 32  # images at once, unless the request says otherwise
-BARS = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+NO_BARS = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 NAME = "served"  # of the logged model
 DESCRIPTION_LIMIT = 5000  # characters, what every store accepts
 
@@ -44,7 +44,7 @@ def save(network: Path, out: Path, classes: Sequence[str]) -> None:
 
     It needs mlflow, numpy, pandas, Pillow and onnxruntime to run, and neither tlx nor torch.
     """
-    with warnings.catch_warnings(), quiet, _without_bars():
+    with warnings.catch_warnings(), quiet, _environment(**NO_BARS):
         warnings.simplefilter("ignore")  # of mlflow's own
         import mlflow.pyfunc
 
@@ -72,15 +72,17 @@ def _signature(classes: Sequence[str]) -> ModelSignature:
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
-    before = os.environ.get(BARS)
-    os.environ[BARS] = "false"
+def _environment(**values: str) -> Iterator[None]:
+    """Set variables of mlflow inside the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
         yield
     finally:
-        os.environ.pop(BARS)
-        if before is not None:
-            os.environ[BARS] = before
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 def register(
@@ -110,7 +112,8 @@ def register(
         )
     sender = Sender(target, experiment)
     try:
-        with short_timeouts, quiet, _without_bars():
+        # a local registry looks for the model in the store of the environment
+        with short_timeouts, quiet, _environment(MLFLOW_TRACKING_URI=target.uri, **NO_BARS):
             return _register(sender, name, folder, key, description, alias)
     except Exception as error:
         raise UntrackedError(
