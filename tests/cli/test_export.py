@@ -288,7 +288,7 @@ def test_a_model_is_registered_once_with_key_card_and_alias(exported, tmp_path):
     assert code == 0
     assert "was registered before as bars, version 1" in out
     assert len(client.search_model_versions("name = 'bars'")) == 1
-    assert client.get_model_version_by_alias("bars", "champion").version == "1"
+    assert int(client.get_model_version_by_alias("bars", "champion").version) == 1
     stored = client.get_model_version_download_uri("bars", "1")
     assert stored
 
