@@ -35,6 +35,7 @@ ALONE = {
     "multiprocessing": "tlx/lab/engines/",
 }
 SOURCES = sorted((ROOT / "tlx").rglob("*.py"))
+SHIPPED = "tlx/_data/served.py"  # runs where tlx is not: copied into MLflow models, never imported
 
 
 def imports(path: Path):
@@ -234,7 +235,15 @@ def test_the_wheel_takes_the_whole_folder_of_kernels():
 def test_one_home_for_each_platform(package, home):
     for path in SOURCES:
         used = any(name == package or name.startswith(package + ".") for name in imports(path))
-        assert not used or str(path.relative_to(ROOT)).startswith(home), f"{path} imports {package}"
+        own = str(path.relative_to(ROOT))
+        assert not used or own.startswith((home, SHIPPED)), f"{path} imports {package}"
+
+
+def test_what_is_shipped_with_a_model_imports_neither_tlx_nor_torch_and_is_never_imported():
+    allowed = {"mlflow", "numpy", "pandas", "PIL", "onnxruntime"} | set(sys.stdlib_module_names)
+    assert {name.split(".")[0] for name in imports(ROOT / SHIPPED)} <= allowed | {"__future__"}
+    for path in SOURCES:
+        assert not any(name.startswith("tlx._data") for name in imports(path)), path
 
 
 def test_no_door_but_ours_runs_pickles_or_shells():

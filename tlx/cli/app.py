@@ -17,6 +17,7 @@ from . import (
     crops,
     datasets,
     dumps,
+    export,
     extract,
     plot,
     regression,
@@ -39,6 +40,8 @@ TOOLS: dict[str, tuple[Any, str]] = {  # name → function, what it does in a fe
     "ls": (results.ls, "List the studies of a store"),
     "show": (results.show, "Show a study: table, figures, command"),
     "plot": (plot.command, "Redraw the figures of a study"),
+    "export": (export.export, "Write the model of a trial as ONNX"),
+    "predict": (export.predict, "Label photos with a trial or an export"),
     "check": (check.command, "Check data and network, estimate the cost"),
     "crops": (crops.command, "Write ten crops of every image"),
     "datasets": (datasets.command, "List the data sets known by name"),
@@ -57,7 +60,7 @@ SectionedGroup.sections = {
     "Data and networks": (
         *("datasets", "splits", "crops", "check", "backbones", "extract", "dumps", "regression"),
     ),
-    "Results": ("ls", "show", "plot", "sync"),
+    "Results": ("ls", "show", "plot", "export", "predict", "sync"),
 }
 app = typer.Typer(
     cls=SectionedGroup,

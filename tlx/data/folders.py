@@ -254,6 +254,42 @@ def list_images(
     )
 
 
+def list_photos(
+    root: Path, allow: Iterable[Path | str] = ()
+) -> tuple[list[Path], list[str], list[TlxError]]:
+    """Return the image files below `root` at any depth, sorted by the bytes of their paths.
+
+    Unlike `list_images` it needs no labels. Also returns notes on what was left out, and errors:
+    links that lead out of `root` and `allow`, and folders that may not be read.
+    """
+    _check_is_folder(root)
+    walk = _Walk(Boundary(root, allow))
+    photos: list[Path] = []
+    pending, real_folders = [root], set()
+    while pending:
+        folder = pending.pop()
+        real = os.path.realpath(folder)
+        if real in real_folders:  # a link to a folder that is listed anyway, or in a circle
+            continue
+        real_folders.add(real)
+        for entry in walk.entries(folder):
+            if is_litter(entry.name):
+                _count_litter(entry, walk)
+                continue
+            kind, extension = walk.kind(entry), os.path.splitext(entry.name)[1]
+            if kind == "folder":
+                pending.append(folder / entry.name)
+            elif kind != "file":
+                walk.left_out["broken links or special files"] += 1
+            elif extension.lower() in UNREAD:
+                walk.unread.setdefault(extension, Counter())[folder.name] += 1
+            elif has_image_name(entry.name):
+                photos.append(folder / entry.name)
+            else:
+                walk.left_out["files that are not images by their name"] += 1
+    return sorted(photos, key=os.fsencode), walk.all_notes(), walk.all_problems()
+
+
 def sorted_labels(labels: Iterable[str]) -> tuple[str, ...]:
     """Return distinct labels, sorted by their UTF-8 bytes: the class order everywhere."""
     return tuple(sorted(set(labels), key=os.fsencode))

@@ -146,6 +146,18 @@ class Neighbours(ScoredClassifier):
 
     predict_proba = scores
 
+    def training_rows(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the training rows as they are compared, what they were moved by, their classes.
+
+        (n, d), (d,) and one-hot (n, k), float64. Raises ValueError if only products are known.
+        """
+        if self.precomputed:
+            raise ValueError("fitted to products of rows, and no row was kept")
+        return self._rows, self._moved_by(), np.eye(len(self.classes_))[self._labels]
+
+    def _moved_by(self) -> np.ndarray:
+        return self._origin
+
     def _ready(self, X: np.ndarray) -> np.ndarray:
         """Prepare rows for the matrix product."""
         raise NotImplementedError
@@ -205,6 +217,9 @@ class CosineKnnClassifier(Neighbours):
             np.asarray(X, np.float64), -exponent
         )  # squares must not overflow; powers of two lose nothing
         return result
+
+    def _moved_by(self) -> np.ndarray:
+        return np.zeros(self._rows.shape[1])
 
     def _weights(self, products: np.ndarray, squares: np.ndarray) -> np.ndarray:
         lengths = np.sqrt(squares) * np.sqrt(self._squares)
@@ -304,6 +319,23 @@ class KernelSvc(Decisive):
         """
         X = _rows(self, X)
         return np.concatenate([self._scores(block) for block in self._kernel_blocks(X)])
+
+    def pair_weights(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the weight of each support vector in each pair of classes, and the intercepts.
+
+        (p, v) and (p,); pairs (0, 1), (0, 2), …, (1, 2), …; above 0 the first class of a pair, but
+        of two classes in all the second, as `decision_function` has them.
+        """
+        dual, intercept = self.machine_.dual_coef_, self.machine_.intercept_
+        if len(self.classes_) == 2:
+            return np.asarray(dual), np.asarray(intercept)
+        of_class = np.repeat(np.arange(len(self.classes_)), self.machine_.n_support_)
+        pairs = [(i, j) for i in range(len(dual) + 1) for j in range(i + 1, len(dual) + 1)]
+        weights = np.zeros((len(pairs), dual.shape[1]))
+        for pair, (i, j) in enumerate(pairs):
+            weights[pair, of_class == i] = dual[j - 1, of_class == i]
+            weights[pair, of_class == j] = dual[i, of_class == j]
+        return weights, np.asarray(intercept)
 
     def _scores(self, kernel: np.ndarray) -> np.ndarray:
         decision = self.machine_.decision_function(kernel)

@@ -6,16 +6,19 @@ notes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ..data import datasets, decode, images
+import numpy as np
+
+from ..data import datasets, decode, folders, images
 from ..data.folders import Image, ImageFolder
 from ..data.pixels import Pixels, pixels
 from ..data.sides import Sides, sides_of
 from ..data.sizing import Sizing
 from ..errors import TlxError, raise_all
 from ..lab.settings import Settings
+from ..models.onnx_file import input_of
 
 Progress = Callable[[int, int], None]
 
@@ -106,3 +109,37 @@ def divided(
 def add(notes: list[str], more: Sequence[str]) -> None:
     """Append the notes that are not there yet."""
     notes += [note for note in dict.fromkeys(more) if note not in notes]
+
+
+def served_inputs(paths: Sequence[Path], sizing: Sizing) -> Iterator[np.ndarray]:
+    """Yield the input (height, width, channels) uint8 of a served model for each image file.
+
+    Raises the first error of a file.
+    """
+    for outcome in images.each(lambda path: input_of(decode.decode(path), sizing), paths):
+        if isinstance(outcome, TlxError):
+            raise outcome
+        yield outcome
+
+
+def photo_inputs(
+    paths: Sequence[Path], sizing: Sizing
+) -> Iterator[tuple[np.ndarray, list[str]] | TlxError]:
+    """Yield the input of a served model and the notes of each image file, or its error."""
+
+    def read(path: Path) -> tuple[np.ndarray, list[str]]:
+        picture = decode.decode(path)
+        notes = [decode.NOTES.get(name, name) for name in picture.notes]
+        return input_of(picture, sizing), notes
+
+    return images.each(read, paths)
+
+
+def listed_photos(
+    folder: Path, allow: Sequence[str | Path] = ()
+) -> tuple[list[Path], list[str], list[TlxError]]:
+    """Return the images below a folder without labels, notes on what was left out, and errors.
+
+    Links lead out of the folder only to `allow`.
+    """
+    return folders.list_photos(folder, allow)

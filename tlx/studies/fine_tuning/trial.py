@@ -20,15 +20,18 @@ from ..training import (
 from .spec import FineTuning
 
 if TYPE_CHECKING:
+    from ...models.network import Network
+    from ...models.training import TrainingContext, TrainingOutcome
     from ..base import TrialContext
 
 
-def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
-    """Train on inputs.train, select the epoch on inputs.val, score once on inputs.test."""
+def tuned(
+    spec: FineTuning, inputs: Inputs, place: TrainingContext
+) -> tuple[Network, TrainingOutcome]:
+    """Return the network with the weights of its best epoch, and the course of its training."""
     from ...features import voting
     from ...models import backbones, freezing, training
 
-    started = time.perf_counter()
     network = backbones.load(
         spec.architecture,
         weights=spec.start_from,
@@ -44,7 +47,6 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
         if spec.configuration is None
         else freezing.published_configuration(spec.architecture, spec.configuration)
     )
-    place = training_context(context)
 
     def score(logits: Any, labels: Any, crops: int) -> float:
         return voting.accuracy(logits, labels, crops, spec.vote)
@@ -53,6 +55,14 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     fitted = training.fit(
         network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place
     )
+    return network, fitted
+
+
+def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
+    """Train on inputs.train, select the epoch on inputs.val, score once on inputs.test."""
+    started = time.perf_counter()
+    place = training_context(context)
+    network, fitted = tuned(spec, inputs, place)
     details = fit_details(network, inputs, fitted) | transfer_details(network, fitted)
     details |= {
         "crops": inputs.train.crops,

@@ -1,0 +1,355 @@
+"""Commands tlx export and tlx predict: take the model of a finished trial, and use it."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ..errors import ErrorGroup, TlxError, UsageError
+from ..lab.settings import Settings
+from .help import COMPUTE, DATA, TRACKING
+from .output import aside, complain, say
+from .progress import steps
+
+if TYPE_CHECKING:
+    from ..models.onnx_file import OnnxModel
+    from ..studies.export import ExportRequest
+
+KEY = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY", help="Key of a finished few-shot trial or study, or its first letters."
+    ),
+]
+MODEL = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY|MODEL",
+        help="Key of a finished few-shot trial or study, or its first letters; or the folder or "
+        "model.onnx of an export.",
+    ),
+]
+PHOTOS = Annotated[
+    list[Path], typer.Argument(metavar="PHOTOS...", help="Image files, and folders of them.")
+]
+OUT = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder to write. Default: tlx-models/KEY here. An export that is there is replaced.",
+        rich_help_panel=TRACKING,
+    ),
+]
+TABLE = Annotated[
+    Path | None,
+    typer.Option(
+        help="File for the table. Default: standard output.",
+        rich_help_panel=TRACKING,
+    ),
+]
+CLASSIFIER = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a study with several classifiers: which. Default: the best on validation images.",
+    ),
+]
+REGISTER = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Register the model in MLflow under this name.",
+        rich_help_panel=TRACKING,
+    ),
+]
+ALIAS = Annotated[
+    str | None,
+    typer.Option(help="Alias for the registered version.", rich_help_panel=TRACKING),
+]
+STORE = Annotated[
+    str,
+    typer.Option(
+        help="Folder of results. Default: $TLX_STORE, or tlx-runs next to the local tracking "
+        "database.",
+        rich_help_panel=TRACKING,
+    ),
+]
+MLFLOW_PATH = Annotated[
+    str,
+    typer.Option(
+        help="Tracking URI, database file or folder. Default: $MLFLOW_TRACKING_URI, or mlflow.db "
+        "in the working directory.",
+        rich_help_panel=TRACKING,
+    ),
+]
+CACHE = Annotated[
+    str,
+    typer.Option(
+        help="Folder of decoded images and models made again. Default: $TLX_CACHE or ~/.cache/tlx.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+DEVICE = Annotated[
+    str,
+    typer.Option(
+        help="auto (a GPU if there is one), cpu, cuda or cuda:N; of a network that is trained "
+        "again.",
+        rich_help_panel=COMPUTE,
+    ),
+]
+DATASET = Annotated[
+    str,
+    typer.Option(help="Where the trial's images are now, if they moved.", rich_help_panel=DATA),
+]
+SPLIT_PATH = Annotated[
+    str,
+    typer.Option(help="Where the trial's splits are now, if they moved.", rich_help_panel=DATA),
+]
+WEIGHTS = Annotated[
+    str,
+    typer.Option(
+        "--model", help="Where the trial's weight file is now, if it moved.", rich_help_panel=DATA
+    ),
+]
+DATA_ROOT = Annotated[
+    str,
+    typer.Option(
+        help="Folder that holds named data sets. Default: $TLX_DATA.", rich_help_panel=DATA
+    ),
+]
+ALLOW_OUTSIDE = Annotated[
+    str,
+    typer.Option(
+        metavar="A,B,…",
+        help="Further folders that links among the images may lead to, comma-separated.",
+        rich_help_panel=DATA,
+    ),
+]
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=TRACKING)]
+
+
+def export(
+    key: KEY,
+    out: OUT = None,
+    classifier: CLASSIFIER = None,
+    register: REGISTER = None,
+    alias: ALIAS = None,
+    store: STORE = "",
+    mlflow_path: MLFLOW_PATH = "",
+    cache: CACHE = "",
+    device: DEVICE = "auto",
+    dataset: DATASET = "",
+    split_path: SPLIT_PATH = "",
+    model: WEIGHTS = "",
+    data_root: DATA_ROOT = "",
+    allow_outside: ALLOW_OUTSIDE = "",
+    as_json: JSON = False,
+) -> None:
+    """Write the model of a finished trial as ONNX, with a card and an MLflow model.
+
+    Of a study: the trial of the largest shots with the median validation accuracy. The MLflow model
+    needs neither tlx nor PyTorch. It gives every test image the label that the trial gave it, or
+    nothing is written.
+    """
+    from ..studies import export as studies_export
+
+    if alias and not register:
+        raise UsageError("conflict", "--alias without --register", expected="both")
+    request = _request(
+        key,
+        classifier,
+        {"store": store, "mlflow_path": mlflow_path, "cache": cache, "data_root": data_root},
+        device,
+        allow_outside,
+        {"dataset": dataset, "split_path": split_path, "model": model},
+        as_json,
+    )
+    folder = out or Path("tlx-models") / request.chosen.result.key[:12]
+    _tell(as_json, f"exporting {request.chosen.reason}")
+    with aside(as_json), steps("making the model again") as progress:
+        request = dataclasses.replace(request, progress=progress)
+        exported = studies_export.export(request, folder)
+    version = None
+    if register:
+        version = _registered(request, exported, register, alias)
+    if as_json:
+        content = {"folder": str(folder), "chosen": request.chosen.reason, **exported.record}
+        content |= {"registered": None if version is None else vars(version)}
+        say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
+        return
+    accuracy = exported.record["accuracy"]
+    say(
+        f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}",
+        f"{accuracy['images']} {accuracy['of']} have the labels of the trial: accuracy "
+        f"{100 * accuracy['value']:.1f} %",
+        "expected calibration error of the probabilities "
+        f"{exported.record['calibration']['expected_calibration_error']:.3f}",
+        f"use it: tlx predict {shlex.quote(str(folder))} PHOTOS",
+        f"serve it: mlflow models serve -m {shlex.quote(str(exported.mlflow_folder))} "
+        "--env-manager local",
+    )
+    if version is not None:
+        known = "registered as" if version.is_new else "was registered before as"
+        say(f"{known} {version.name}, version {version.version}")
+
+
+def predict(
+    model: MODEL,
+    photos: PHOTOS,
+    out: TABLE = None,
+    classifier: CLASSIFIER = None,
+    store: STORE = "",
+    cache: CACHE = "",
+    device: DEVICE = "auto",
+    dataset: DATASET = "",
+    split_path: SPLIT_PATH = "",
+    weights: WEIGHTS = "",
+    data_root: DATA_ROOT = "",
+    allow_outside: ALLOW_OUTSIDE = "",
+    as_json: JSON = False,
+) -> None:
+    """Label photos with the model of a finished trial, or with an exported one.
+
+    Prints a line a photo: path, label, and the probability of each class. Photos that cannot be
+    read are named on standard error, and the others are labelled.
+    """
+    from ..models.onnx_file import OnnxModel
+    from ..studies import export as studies_export
+    from ..studies import photos as studies_photos
+
+    folder = studies_photos.model_folder(model)
+    if folder is None:
+        request = _request(
+            model,
+            classifier,
+            {"store": store, "cache": cache, "data_root": data_root},
+            device,
+            allow_outside,
+            {"dataset": dataset, "split_path": split_path, "model": weights},
+            True,
+        )
+        _tell(True, f"note: {request.chosen.reason}")
+        with aside(True), steps("making the model again") as progress:
+            folder = studies_export.kept(dataclasses.replace(request, progress=progress))
+    opened = OnnxModel(folder)
+    allow = [place for place in allow_outside.split(",") if place]
+    problems: list[TlxError] = []
+    rows = _rows(opened, photos, allow, problems)
+    _write(rows, opened, out, as_json)
+    if problems:
+        raise typer.Exit(ErrorGroup(problems).exit_code)
+
+
+def _rows(
+    opened: OnnxModel, photos: list[Path], allow: list[str], problems: list[TlxError]
+) -> Iterator[tuple[str, str, list[float]]]:
+    """Yield (path, label, probabilities); notes and errors go to standard error."""
+    from ..studies.photos import Photo, label_photos
+
+    for outcome in label_photos(opened, photos, allow):
+        if isinstance(outcome, TlxError):
+            complain(outcome)
+            problems.append(outcome)
+        elif isinstance(outcome, Photo):
+            yield str(outcome.path), outcome.label, [float(p) for p in outcome.probabilities]
+        else:
+            complain(f"note: {outcome.path}: {outcome.text}")
+
+
+def _write(
+    rows: Iterator[tuple[str, str, list[float]]], opened: OnnxModel, out: Path | None, as_json: bool
+) -> None:
+    names = [f"p_{name}" for name in opened.classes]
+    lines = _json_lines(rows, names) if as_json else _csv_lines(rows, names)
+    if out is None:
+        for line in lines:
+            say(line)
+        return
+    from .. import files
+
+    files.write_text(out, "".join(f"{line}\n" for line in lines))
+    complain(f"written to {out}")
+
+
+def _csv_lines(rows: Iterator[tuple[str, str, list[float]]], names: list[str]) -> Iterator[str]:
+    yield _csv_line(["path", "label", *names])
+    for path, label, shares in rows:
+        yield _csv_line([path, label, *(f"{share:.6g}" for share in shares)])
+
+
+def _csv_line(cells: list[str]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="").writerow(cells)
+    return text.getvalue()
+
+
+def _json_lines(rows: Iterator[tuple[str, str, list[float]]], names: list[str]) -> Iterator[str]:
+    content = [
+        {"path": path, "label": label, **dict(zip(names, shares, strict=True))}
+        for path, label, shares in rows
+    ]
+    yield from json.dumps(content, indent=1, ensure_ascii=False).split("\n")
+
+
+def _request(
+    key: str,
+    classifier: str | None,
+    places: dict[str, str],
+    device: str,
+    allow_outside: str,
+    moved: dict[str, str],
+    is_aside: bool,
+) -> ExportRequest:
+    """Return the request for the model of a key; notes go to standard error if `is_aside`."""
+    from ..lab.store import Store
+    from ..studies.base import open_store
+    from ..studies.export import ExportRequest
+    from ..studies.served_trial import choose
+
+    given: dict[str, Any] = {name: place or None for name, place in places.items()}
+    settings = Settings.with_settings({**given, "device": device, "allow_outside": allow_outside})
+    opened = open_store(settings)
+    if Path(key).is_dir():  # of a study or a trial, in its store
+        path = Path(key).absolute()
+        opened, key = Store(path.parent.parent), path.name
+    chosen = choose(opened, key, classifier)
+    command = shlex.join(["tlx", *sys.argv[1:]]) if sys.argv[1:2] == ["export"] else ""
+    return ExportRequest(
+        chosen,
+        opened,
+        settings,
+        note=lambda text: _tell(is_aside, f"note: {text}"),
+        moved=moved,
+        command=command,
+    )
+
+
+def _tell(is_aside: bool, text: str) -> None:
+    if is_aside:
+        complain(text)
+    else:
+        say(text)
+
+
+def _registered(request: ExportRequest, exported: Any, name: str, alias: str | None) -> Any:
+    from ..lab.tracking import api as tracking_api
+    from ..lab.tracking import serving
+    from ..models.onnx_file import CARD
+
+    target = tracking_api.resolve(request.settings.mlflow_path)
+    return serving.register(
+        target,
+        str(request.chosen.study["experiment"]),
+        name,
+        exported.mlflow_folder,
+        key=request.chosen.result.key,
+        description=(exported.folder / CARD).read_text(encoding="utf-8"),
+        alias=alias,
+    )

@@ -1,0 +1,423 @@
+"""Finished few-shot trial → its model, found again: the very one that was scored, or an error.
+
+No weights are kept of a fine-tuned network: it is trained again from its spec, which on a CPU gives
+the same bits. A classifier is fitted again to the same activations. What comes out is compared with
+what the trial recorded before it is used for anything.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from threadpoolctl import threadpool_limits
+
+from ..data import splits
+from ..data.sizing import Sizing
+from ..errors import BadDataError, IntegrityError, MissingError, UnknownNameError, UsageError
+from ..features import graphs, voting
+from ..features.classifiers import classifier, format_classifier
+from ..lab.records import StoredStudy
+from ..lab.settings import Settings
+from ..lab.store import Store
+from ..models import activations, folding
+from ..models.layers import module_of
+from ..models.network import Network
+from ..models.samples import Samples
+from ..models.served import FrozenFeatures
+from ..models.training import TrainingContext, deterministic, predict
+from ..result import FINISHED, Result
+from .base import Stage
+from .feature_extraction.plan import feature_extraction_study
+from .feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
+from .few_shot import FewShotGrid, FewShotTrial
+from .few_shot_inputs import PreflightResult, Progress
+from .fine_tuning.plan import fine_tuning_study
+from .fine_tuning.spec import FineTuning
+from .fine_tuning.trial import tuned
+
+PREDICTIONS = "predictions.npy"  # of trials that keep them: (n_test,) class of each test image
+PLACES = ("dataset", "split_path", "model", "precomputed_crops")  # of a spec; may have moved
+
+
+# ---------------------------------------------------------------- which trial
+
+
+@dataclass(frozen=True)
+class ChosenTrial:
+    """Finished trial with the study that it is from, and why it is this one."""
+
+    result: Result
+    study: Mapping[str, Any]
+    reason: str
+
+    @property
+    def spec(self) -> FewShotTrial:
+        """Return what the trial was."""
+        return FewShotTrial.from_json(self.result.spec)
+
+
+def choose(store: Store, requested: str, classifier_text: str | None = None) -> ChosenTrial:
+    """Return the trial of a key: a trial's, or a study's, or the first letters of one.
+
+    Of a study it is the trial of the largest shots with the median validation accuracy among its
+    splits; of several classifiers that of the best mean validation accuracy, or `classifier_text`.
+
+    Raises MissingError if there is none, BadDataError if several begin so, UsageError for a trial
+    of another kind.
+    """
+    of_study = [key for key in store.studies() if requested and key.startswith(requested)]
+    trials = store.keys()
+    of_trial = [key for key in trials if requested and key.startswith(requested)]
+    matches = sorted({*of_study, *of_trial})
+    if not matches:
+        raise MissingError(
+            f"trial or study '{requested}'",
+            store.root,
+            made_by="--store FOLDER, the results of another store",
+        )
+    if len(matches) > 1:
+        raise BadDataError(
+            "ambiguous-key",
+            f"{len(matches)} trials and studies begin with '{requested}'",
+            where=store.root,
+            expected=f"more letters of one: {', '.join(key[:12] for key in matches[:10])}",
+        )
+    if of_trial:
+        return _trial(store, of_trial[0])
+    return _median(store, of_study[0], classifier_text)
+
+
+def _trial(store: Store, key: str) -> ChosenTrial:
+    result = store.find(key)
+    assert result is not None
+    _check_kind(result.kind)
+    if result.status != FINISHED:
+        raise BadDataError(
+            "trial-diverged",
+            f"the trial {key[:12]} diverged and has no model",
+            where=store.folder(key),
+            remedy="choose another trial of the study: tlx show KEY lists them",
+        )
+    study = _study_of(store, key)
+    return ChosenTrial(result, study, f"trial {key[:12]}, as given")
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in REBUILD:
+        raise UsageError(
+            "export-kind",
+            f"a result of kind {kind} is no few-shot classifier",
+            expected=f"a trial or a study of {' or '.join(REBUILD)}",
+            remedy="tlx ls lists the studies",
+        )
+
+
+def _study_of(store: Store, key: str) -> StoredStudy:
+    """Return the record of a study that lists the trial."""
+    for study_key in store.studies():
+        try:
+            study = store.read_study(study_key)
+        except IntegrityError:
+            continue  # damaged; another one may have the trial too
+        if study is not None and any(row["key"] == key for row in study.get("trials", ())):
+            return study
+    raise MissingError(f"study of the trial {key[:12]}", store.root)
+
+
+def _median(store: Store, key: str, classifier_text: str | None) -> ChosenTrial:
+    study = store.read_study(key)
+    assert study is not None
+    _check_kind(study["kind"])
+    results = [store.find_or_none(row["key"]) for row in study["trials"]]
+    finished = [r for r in results if r is not None and r.status == FINISHED]
+    if not finished:
+        raise MissingError(f"finished trial of the study {key[:12]}", store.root)
+    shots = max(int(r.spec["shots"]) for r in finished)
+    groups: dict[str, list[Result]] = {}
+    for result in finished:
+        if result.spec["shots"] == shots:
+            groups.setdefault(same_but_split(result), []).append(result)
+    candidates = list(groups.values())
+    if classifier_text is not None:
+        candidates = _of_classifier(candidates, classifier_text)
+    best = max(candidates, key=lambda results: np.mean([_val(r) for r in results]))
+    chosen = sorted(best, key=lambda r: (_val(r), int(r.spec["split"])))
+    result = chosen[(len(chosen) - 1) // 2]
+    name = result.spec.get("classifier")
+    words = [name] if name else []
+    if len(candidates) > 1:
+        words.append(f"the best of {len(candidates)} configurations on validation images")
+    words.append(
+        f"{shots} shots, split {result.spec['split']}: the median validation accuracy "
+        f"({100 * _val(result):.1f} %) of {len(chosen)} splits at the largest shots"
+    )
+    return ChosenTrial(result, study, ", ".join(words))
+
+
+def same_but_split(result: Result) -> str:
+    """Return what the trials have in common that differ from this one in their split alone."""
+    spec = FewShotTrial.from_json(result.spec)
+    return spec.replace(split=0, images="").key
+
+
+def _of_classifier(groups: list[list[Result]], text: str) -> list[list[Result]]:
+    name = format_classifier(classifier(text))
+    known = {str(group[0].spec.get("classifier", "")): group for group in groups}
+    if name not in known:
+        raise UnknownNameError("classifier of the study", name, filter(None, known))
+    return [group for group in groups if group[0].spec.get("classifier") == name]
+
+
+def _val(result: Result) -> float:
+    return float(result.scores["best_val_accuracy"])
+
+
+# ---------------------------------------------------------------- its model, made again
+
+
+@dataclass
+class RebuiltTrial:
+    """Model of a trial, as it was scored.
+
+    body        normalised crops (r, channels, size, size) → scores (r, k)
+    sizing      how an image becomes its crops
+    val_scores  (n, c, k) scores of the crops of the validation images; val_labels (n,)
+    files       of the images that decide whether the model is the trial's: the test images in
+                order, the validation images of a trial without test
+    labels      (n,) true class of these
+    scores      (n, c, k) scores of their crops
+    vote        by which the crops decide
+    seconds     that it took
+    """
+
+    body: Any
+    network: Network
+    classes: tuple[str, ...]
+    sizing: Sizing
+    val_scores: np.ndarray
+    val_labels: np.ndarray
+    files: list[Path]
+    labels: np.ndarray
+    scores: np.ndarray
+    vote: str
+    seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def decided(self) -> np.ndarray:
+        """Return the class (n,) that the trial gives each of the images."""
+        return voting.VOTING[self.vote](self.scores)
+
+    @property
+    def val_decided(self) -> np.ndarray:
+        """Return the class (n,) that the trial gives each validation image."""
+        return voting.VOTING[self.vote](self.val_scores)
+
+
+Note = Callable[[str], None]
+
+
+def rebuild(
+    chosen: ChosenTrial,
+    store: Store,
+    settings: Settings,
+    note: Note,
+    progress: Progress | None = None,
+    moved: Mapping[str, str] | None = None,
+) -> RebuiltTrial:
+    """Return the model of a trial; IntegrityError unless it decides as the trial did.
+
+    moved  where data set, splits or weights are now, if not where the trial found them
+    """
+    started = time.perf_counter()
+    spec = _placed(chosen, moved or {})
+    threads = _threads(chosen.result, settings)
+    deterministic(threads)
+    with threadpool_limits(threads):
+        rebuilt = REBUILD[chosen.result.kind](chosen, spec, settings, note, progress)
+    _check_same(chosen.result, store, rebuilt)
+    rebuilt.seconds = time.perf_counter() - started
+    return rebuilt
+
+
+def _threads(result: Result, settings: Settings) -> int:
+    """Return the threads that the trial had: another number gives other last bits."""
+    return int((result.environment.get("threads") or {}).get("torch") or settings.threads)
+
+
+def _placed(chosen: ChosenTrial, moved: Mapping[str, str]) -> FewShotTrial:
+    """Return the trial's spec with the places of its data: the splits are those of its study."""
+    spec = chosen.spec
+    places: dict[str, str | None] = {
+        "split_path": spec.split_path or chosen.study.get("tags", {}).get("tlx.splits")
+    }
+    places |= {name: place for name, place in moved.items() if place and name in PLACES}
+    folder = places["split_path"]
+    if folder and not Path(folder).is_dir():
+        raise MissingError("folder of the trial's splits", folder, made_by="--split-path FOLDER")
+    return spec.replace(**places)
+
+
+def _trial_of(stage: Stage, chosen: ChosenTrial) -> Any:
+    """Return the trial of the stage with the chosen key."""
+    for trial in stage.trials:
+        if trial.spec.key == chosen.result.key:
+            return trial
+    raise IntegrityError(
+        "trial-inputs",
+        f"images, splits or weights are not those of the trial {chosen.result.key[:12]}",
+        expected="the same bytes in the same splits",
+        remedy="say where they are now: --dataset, --split-path, --model",
+    )
+
+
+def _fine_tuned(
+    chosen: ChosenTrial,
+    spec: FewShotTrial,
+    settings: Settings,
+    note: Note,
+    progress: Progress | None,
+) -> RebuiltTrial:
+    assert isinstance(spec, FineTuning)
+    few = FewShotGrid(shots=(spec.shots,), splits=spec.split + 1)
+    stage, preflight = fine_tuning_study(spec, few, settings)
+    trial = _trial_of(stage, chosen)
+    scores = chosen.result.scores
+    note(
+        "the trial kept no weights: the network is trained again, which took "
+        f"{scores.get('train_s', 0.0):.1f} s then"
+    )
+    place = TrainingContext(
+        settings.resolved_device(),
+        on_epoch=lambda epoch, values: progress(epoch + 1, spec.epochs) if progress else None,
+    )
+    network, fitted = tuned(trial.spec, trial.inputs, place)
+    if fitted.ended == "diverged":
+        raise _other("training diverged", "a training that ends as then")
+    logits = predict(network, trial.inputs.val, spec, place)
+    held = trial.inputs.test or trial.inputs.val
+    scores_held = predict(network, held, spec, place)
+    return _rebuilt(spec, preflight, network, network, trial.inputs, (logits, scores_held))
+
+
+def _fitted_again(
+    chosen: ChosenTrial,
+    spec: FewShotTrial,
+    settings: Settings,
+    note: Note,
+    progress: Progress | None,
+) -> RebuiltTrial:
+    assert isinstance(spec, FeatureExtraction)
+    graphs.check(spec.classifier.partition(":")[0])
+    spec = spec.replace(model_description=None)  # its layers are in the spec
+    few = _grid_of(chosen, spec)
+    sweep = FeatureExtractionGrid(classifier=spec.classifier)
+    stage, preflight = feature_extraction_study(spec, few, sweep, settings, progress)
+    trial = _trial_of(stage, chosen)
+    inputs = trial.inputs
+    prepared = inputs.prepared(trial.spec)
+    requested = classifier(spec.classifier)
+    fitted = prepared.fit(requested)
+    held = inputs.test or inputs.val
+    scores = prepared.scores(fitted, inputs.val), prepared.scores(fitted, held)
+    of_features = prepared.training.fit(requested, for_features=True)
+    assert preflight.network is not None
+    body = graphs.FeatureBody(
+        _features(preflight.network, spec),
+        graphs.EmbeddedRows(prepared.embedding),
+        graphs.scores_of(of_features, len(inputs.classes)),
+    )
+    return _rebuilt(spec, preflight, body, preflight.network, inputs, scores)
+
+
+def _grid_of(chosen: ChosenTrial, spec: FewShotTrial) -> FewShotGrid:
+    """Return the draws of the trial's study, whose activations are in the cache."""
+    rows = chosen.study["trials"]
+    shots = {int(row["shots"]) for row in rows}
+    if spec.split_path:
+        shots &= set(splits.read(Path(spec.split_path)).shots)
+    draws = 1 + max(int(row["split"]) for row in rows)
+    return FewShotGrid(shots=tuple(sorted(shots | {spec.shots})), splits=draws)
+
+
+def _features(network: Network, spec: FeatureExtraction) -> FrozenFeatures:
+    """Return the frozen network as it was extracted from: batch norms folded, where they were."""
+    names = activations.resolve(network, spec.layers)
+    runner, folded = folding.for_inference(network, fold=spec.fold)
+    if any(module_of(name) in folded for name in names):
+        runner, _ = folding.for_inference(network, fold=False)
+    return FrozenFeatures(runner, names, spec.reduce, spec.dtype)
+
+
+def _rebuilt(
+    spec: FewShotTrial,
+    preflight: PreflightResult,
+    body: Any,
+    network: Network,
+    inputs: Any,
+    scores: tuple[np.ndarray, np.ndarray],
+) -> RebuiltTrial:
+    held: Samples = inputs.test or inputs.val
+    paths = {number: path for path, number in preflight.places.items()}
+    sizing = Sizing(
+        network.input_size, crops=spec.use_crops, mode=spec.sizing, channels=network.channels
+    )
+    return RebuiltTrial(
+        body=body,
+        network=network,
+        classes=inputs.classes,
+        sizing=sizing,
+        val_scores=scores[0].reshape(len(inputs.val), inputs.val.crops, -1),
+        val_labels=inputs.val.labels,
+        files=[paths[number] for number in held.images],
+        labels=held.labels,
+        scores=scores[1].reshape(len(held), held.crops, -1),
+        vote=spec.vote,
+        notes=list(preflight.notes),
+    )
+
+
+REBUILD: dict[str, Callable[..., RebuiltTrial]] = {
+    "fine-tuning": _fine_tuned,
+    "feature-extraction": _fitted_again,
+}
+
+
+# ---------------------------------------------------------------- is it the trial's
+
+
+def _check_same(result: Result, store: Store, rebuilt: RebuiltTrial) -> None:
+    """Raise IntegrityError unless the decisions are those that the trial recorded."""
+    counts = voting.confusion(rebuilt.val_labels, rebuilt.val_decided, len(rebuilt.classes))
+    accuracy = voting.mean_per_class_accuracy(counts)
+    if accuracy != result.scores["best_val_accuracy"]:
+        raise _other(
+            f"validation accuracy {accuracy:.6f}", f"{result.scores['best_val_accuracy']:.6f}"
+        )
+    recorded = result.details.get("confusion")
+    if recorded is not None:
+        counts = voting.confusion(rebuilt.labels, rebuilt.decided, len(rebuilt.classes))
+        differing = int(np.abs(counts - np.array(recorded)).sum())
+        if differing:
+            raise _other(
+                f"a confusion matrix that differs in {differing} counts", "that of the trial"
+            )
+    if PREDICTIONS in store.trial_files(result.key):
+        predictions = np.load(store.file(result.key, PREDICTIONS), allow_pickle=False)
+        differing = int((predictions != rebuilt.decided).sum())
+        if differing:
+            raise _other(f"other labels of {differing} test images", "those of the trial")
+
+
+def _other(what: str, expected: str) -> IntegrityError:
+    return IntegrityError(
+        "model-differs",
+        f"made again, the model is not the one that was scored: {what}",
+        expected=expected,
+        remedy="use the machine, threads and device of the trial, or run the study again here",
+    )
