@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...result import DIVERGED, FINISHED, Result
 from ...spec import derive_seed
@@ -19,6 +19,8 @@ from ..training import (
 from .spec import FineTuning
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ..base import TrialContext
 
 
@@ -45,7 +47,7 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     )
     place = training_context(context)
 
-    def score(logits: Any, labels: Any, crops: int) -> float:
+    def score(logits: np.ndarray, labels: np.ndarray, crops: int) -> float:
         return voting.accuracy(logits, labels, crops, spec.vote)
 
     seed = derive_seed(spec.seed, "fit", spec.shots, spec.split)
