@@ -318,6 +318,40 @@ def test_no_arithmetic_on_truth_values_and_no_condition_inside_another(path):
                 assert not inside, f"{path}:{node.lineno}: a condition inside another"
 
 
+ANY_AT_MOST = 233  # functions whose signature mentions Any, mostly where a library has no types
+BODY_AT_MOST = 60  # lines of a function, without its docstring
+
+
+def functions():
+    """Every function of the package: (place, its node)."""
+    for path in SOURCES:
+        if "kernels" not in path.parts:
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.FunctionDef):
+                    yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def test_no_more_functions_than_before_take_or_give_any():
+    def mentions_any(annotation):
+        names = ast.walk(annotation) if annotation is not None else ()
+        return any(isinstance(node, ast.Name) and node.id == "Any" for node in names)
+
+    untyped = []
+    for place, node in functions():
+        arguments = [n for n in ast.walk(node.args) if isinstance(n, ast.arg)]
+        annotations = [*(argument.annotation for argument in arguments), node.returns]
+        if any(map(mentions_any, annotations)):
+            untyped.append(place)
+    assert len(untyped) <= ANY_AT_MOST, untyped
+
+
+def test_no_body_of_a_function_is_longer_than_a_page():
+    for place, node in functions():
+        body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+        lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+        assert lines <= BODY_AT_MOST, f"{place}: {lines} lines"
+
+
 NO_NOUNS = {"found", "made", "some", "mine", "one", "there", "said", "rest"}
 
 

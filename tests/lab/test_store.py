@@ -705,7 +705,7 @@ def test_the_format_of_a_large_store_is_known_without_reading_a_whole_record(sto
     monkeypatch.setattr(files, "read_json", lambda *args, **kwargs: pytest.fail("read whole"))
     opened = []
     monkeypatch.setattr(
-        "tlx.lab.store._format_at_start", lambda path: opened.append(path) or FORMAT
+        "tlx.lab.sealed.format_at_start", lambda path: opened.append(path) or FORMAT
     )
     store.check_format()
     assert {path.name for path in opened} == {"study.json", "result.json"}

@@ -20,27 +20,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import math
 import os
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from .. import __version__, files, locks
-from ..errors import BadDataError, BusyError, IntegrityError, TlxError, UnsafeError
+from ..errors import BadDataError, BusyError, IntegrityError, TlxError
 from ..result import Result
+from . import sealed
 from .records import StoredStudy
+from .sealed import FORMAT, KEY, RESULT, STUDY
 
-FORMAT = 2  # of result.json, study.json and the journal, and of keys; another one is refused
-FORMAT_AT_START = re.compile(rb'\s*\{\s*"format"\s*:\s*(\d+)\s*[,}]')
-RESULT, JOURNAL, STUDY, PART = "result.json", "metrics.journal", "study.json", ".part"
-# a key becomes a folder's name: nothing that means something in a path
-KEY = re.compile(r"[0-9a-z][0-9a-z-]{0,79}")
+JOURNAL = "metrics.journal"
 LARGE = 4 << 20  # bytes; `find` checks larger files by size only, `file` in full
 PATIENCE_S = 1.0  # a killed holder's children may outlive it by a moment
 
@@ -55,7 +50,7 @@ class Store:
 
     def folder(self, key: str) -> Path:
         """Return the complete folder of `key`, existing or not."""
-        return self.root / "trials" / _checked(key)
+        return self.root / "trials" / sealed.checked_key(key)
 
     def keys(self) -> list[str]:
         """Return the keys that have a complete folder, sorted."""
@@ -74,14 +69,14 @@ class Store:
         folder = self.folder(key)
         if not folder.is_dir():
             return None
-        with _remedied(folder):
+        with sealed.remedied(folder):
             rows = files.manifest(folder)
             for name, row in rows.items():
                 if row["bytes"] > LARGE and name != RESULT:
-                    _check_size(folder / name, row)
+                    sealed.check_size(folder / name, row)
                 else:
                     files.check(folder / name, row)
-            return _read_result(folder, rows, key)
+            return sealed.read_result(folder, rows, key)
 
     def find_or_none(self, key: str) -> Result | None:
         """Return the result of `key`, or None if it is missing or damaged.
@@ -96,7 +91,7 @@ class Store:
     def file(self, key: str, name: str) -> Path:
         """Return the path of one file in a complete folder, every byte of it checked."""
         folder = self.folder(key)
-        with _remedied(folder):
+        with sealed.remedied(folder):
             row = files.manifest(folder).get(name)
             if row is None:
                 raise IntegrityError(
@@ -107,7 +102,7 @@ class Store:
 
     def verify(self, key: str) -> None:
         """Raise Integrity unless every byte of the complete folder of `key` is as sealed."""
-        with _remedied(self.folder(key)):
+        with sealed.remedied(self.folder(key)):
             files.verify(self.folder(key))
 
     @contextlib.contextmanager
@@ -143,7 +138,7 @@ class Store:
         """Remove `key`: its complete folder and any part of it."""
         folder = self.folder(key)
         with self._locked(key):
-            for path in (folder, _part(folder)):
+            for path in (folder, sealed.part_of(folder)):
                 if path.is_dir():
                     # renamed first: never half a whole folder
                     doomed = path.with_name(files.TEMPORARY + path.name)
@@ -154,7 +149,7 @@ class Store:
 
     @contextlib.contextmanager
     def _locked(self, key: str) -> Iterator[locks.Lock]:
-        path, end = self.root / "locks" / _checked(key), time.monotonic() + PATIENCE_S
+        path, end = self.root / "locks" / sealed.checked_key(key), time.monotonic() + PATIENCE_S
         with contextlib.ExitStack() as held:
             while True:
                 try:
@@ -169,16 +164,16 @@ class Store:
     def _complete(self, key: str) -> None:
         """Finish a commit that was interrupted between sealing and renaming."""
         folder = self.folder(key)
-        part = _part(folder)
+        part = sealed.part_of(folder)
         if folder.exists() or not (part / files.MANIFEST).exists():
             return
         try:
             files.verify(part)
-            _read_result(part, files.manifest(part), key)
+            sealed.read_result(part, files.manifest(part), key)
         except TlxError:
             (part / files.MANIFEST).unlink()  # it is being made again
         else:
-            _publish(part, folder)
+            sealed.publish(part, folder)
 
     # ------------------------------------------------------------ studies
 
@@ -197,7 +192,7 @@ class Store:
         path = self._study(key)
         if not path.exists():
             return None
-        with _remedied(path):
+        with sealed.remedied(path):
             try:
                 record = files.read_json(path, limit=1 << 30)
                 seal = record.pop("sha256")
@@ -209,7 +204,7 @@ class Store:
                 raise IntegrityError(
                     "study-damaged", "the study does not match its own checksum", where=path
                 )
-        _check_format(record, path)
+        sealed.check_format(record, path)
         result: StoredStudy | None = record["study"]
         return result
 
@@ -222,8 +217,8 @@ class Store:
         when it is read. The cost does not depend on the size of the store.
         """
         for path in (self._any_file("studies", STUDY), self._any_file("trials", RESULT)):
-            if path is not None and _format_at_start(path) != FORMAT:
-                _check_format(files.read_json(path, limit=1 << 30), self.root)
+            if path is not None and sealed.format_at_start(path) != FORMAT:
+                sealed.check_format(files.read_json(path, limit=1 << 30), self.root)
 
     def _any_file(self, folder: str, name: str) -> Path | None:
         """Return some readable `name` one folder below `folder`, without listing all of them."""
@@ -233,7 +228,7 @@ class Store:
             return None
         with entries:
             paths = (Path(entry.path) / name for entry in entries)
-            return next((path for path in paths if _is_record(path)), None)
+            return next((path for path in paths if sealed.is_record(path)), None)
 
     def studies(self) -> list[str]:
         """Return the keys of the studies on record, sorted."""
@@ -263,8 +258,8 @@ class Store:
         folder = self.study_folder(key)
         with files.storage_errors(folder):
             files.remove_temporary(folder)
-            _sync_below(folder)
-        files.seal(folder, skip=_is_working_file)
+            sealed.sync_below(folder)
+        files.seal(folder, skip=sealed.is_working_file)
 
     def study_files(self, key: str) -> dict[str, Path]:
         """Return the files of a study's summary by relative name, every byte checked.
@@ -277,17 +272,17 @@ class Store:
         folder = self.study_folder(key)
         if not (folder / files.MANIFEST).exists():
             return {}
-        return _listed(folder, {STUDY, files.MANIFEST})
+        return sealed.listed_files(folder, {STUDY, files.MANIFEST})
 
     def trial_files(self, key: str) -> dict[str, Path]:
         """Return the files of a complete trial by relative name, every byte checked.
 
         Errors as for `study_files`.
         """
-        return _listed(self.folder(key), {files.MANIFEST})
+        return sealed.listed_files(self.folder(key), {files.MANIFEST})
 
     def _study(self, key: str) -> Path:
-        return self.root / "studies" / _checked(key) / STUDY
+        return self.root / "studies" / sealed.checked_key(key) / STUDY
 
 
 class Draft:
@@ -306,7 +301,7 @@ class Draft:
 
         What an interrupted write left in it is removed.
         """
-        part = files.make_folder(_part(self.store.folder(self.key)))
+        part = files.make_folder(sealed.part_of(self.store.folder(self.key)))
         for folder in (part, *(p for p in part.rglob("*") if p.is_dir())):
             if not folder.name.startswith(files.TEMPORARY):
                 files.remove_temporary(folder)
@@ -324,7 +319,7 @@ class Draft:
                 self._journal.append(
                     {"t": "start", "ts": _now_ms(), "format": FORMAT, "tlx": __version__}
                 )
-            _check_format(self._journal.records[0], self.folder)
+            sealed.check_format(self._journal.records[0], self.folder)
         return self._journal
 
     @property
@@ -366,11 +361,11 @@ class Draft:
             self.folder / RESULT, {"format": FORMAT, "tlx": __version__, "result": result.to_json()}
         )
         with files.storage_errors(self.folder):
-            _sync_below(self.folder)
+            sealed.sync_below(self.folder)
         files.seal(self.folder)
         self.lock.confirm()
         final = self.store.folder(self.key)
-        if not _publish(self.folder, final):
+        if not sealed.publish(self.folder, final):
             self._yield_to(final, result)
         existing = self.store.find(self.key)
         assert existing is not None
@@ -415,157 +410,5 @@ def reproducible_fields(result: Result) -> dict[str, object]:
     return {**plain, "scores": scores, "cost": None, "environment": None}
 
 
-# ---------------------------------------------------------------- pieces
-
-
-def _checked(key: str) -> str:
-    if not KEY.fullmatch(key):
-        raise UnsafeError(
-            "key",
-            f"not a key: {key!r}",
-            expected="letters, digits and -: a key becomes the name of a folder",
-        )
-    return key
-
-
-def _part(folder: Path) -> Path:
-    return folder.with_name(folder.name + PART)
-
-
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def _publish(part: Path, final: Path) -> bool:
-    """Rename a sealed folder to its final name, durably; return False if that name is taken."""
-    with files.storage_errors(final):
-        try:
-            os.rename(part, final)
-        except OSError as error:
-            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                return False
-            raise
-        files.sync_folder(final.parent)
-        # the name of `trials` may date from a process killed before it could sync
-        files.sync_folder(final.parent.parent)
-    return True
-
-
-def _sync_below(folder: Path) -> None:
-    """Make every file and name in `folder` durable, whichever process wrote them."""
-    for path in (folder, *folder.rglob("*")):
-        if path.is_dir():
-            files.sync_folder(path)
-        elif path.is_file():
-            fd = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-
-
-def _is_working_file(name: str) -> bool:
-    """Return whether a file of a study's folder changes at any time and checks itself."""
-    own = Path(name).name
-    return (
-        name == STUDY
-        or own.startswith(files.TEMPORARY)
-        or locks.READER in own
-        or own.endswith((".journal", ".lock", ".turn", ".damaged", locks.OWNER))
-    )
-
-
-def _listed(folder: Path, own: set[str]) -> dict[str, Path]:
-    """Return the files of a sealed folder, each checked.
-
-    Nothing else may be there but `own` and working files.
-    """
-    with _remedied(folder):
-        rows = files.manifest(folder)
-        present = files.regular_files(folder)
-        for name in present.keys() - rows.keys() - own:
-            if not _is_working_file(name):
-                raise UnsafeError(
-                    "unlisted",
-                    f"'{name}' is not listed in its {files.MANIFEST}",
-                    where=folder,
-                    expected="only what tlx wrote there",
-                    remedy="remove it, or run the same command again",
-                )
-        for name, row in rows.items():
-            files.check(folder / name, row)
-    return {name: folder / name for name in rows}
-
-
-def _check_size(path: Path, row: Mapping[str, object]) -> None:
-    if not path.is_file() or path.stat().st_size != row["bytes"]:
-        files.check(path, row)  # its error names the damage
-
-
-def _read_result(folder: Path, rows: Mapping[str, object], key: str) -> Result:
-    if RESULT not in rows:
-        raise IntegrityError(
-            "file-unlisted", f"the manifest does not list '{RESULT}'", where=folder
-        )
-    record = files.read_json(folder / RESULT, limit=1 << 30)
-    _check_format(record, folder)
-    try:
-        result = Result.from_json(record["result"])
-    except (TypeError, KeyError) as error:
-        raise BadDataError(
-            "result-fields",
-            f"cannot read the result ({error})",
-            where=folder / RESULT,
-            expected=f"the fields that tlx {__version__} writes",
-            remedy=f"read it with tlx {record.get('tlx', 'unknown')}, which wrote it",
-        ) from error
-    if result.key != key:
-        raise IntegrityError(
-            "wrong-key", f"the folder holds the result of {result.key}", where=folder
-        )
-    return result
-
-
-def _format_at_start(path: Path) -> int | None:
-    """Return the format of a record by its first bytes; None where they do not say.
-
-    Keys are sorted when a record is written, so its format comes first.
-    """
-    with open(path, "rb") as file:
-        match = FORMAT_AT_START.match(file.read(100))
-    return int(match[1]) if match else None
-
-
-def _is_record(path: Path) -> bool:
-    """Return whether a file says its format; damage is reported when the file itself is used."""
-    try:
-        if _format_at_start(path) is not None:
-            return True
-        record = files.read_json(path, limit=1 << 30)
-    except (OSError, TlxError):
-        return False
-    return isinstance(record, dict) and isinstance(record.get("format"), int)
-
-
-def _check_format(record: Mapping[str, Any], where: Path) -> None:
-    if record["format"] != FORMAT:
-        code = "newer-format" if record["format"] > FORMAT else "older-format"
-        raise BadDataError(
-            code,
-            f"made by tlx {record.get('tlx', 'unknown')} in format {record['format']}",
-            where=where,
-            expected=f"format {FORMAT}, which tlx {__version__} reads and writes",
-            remedy="use that version of tlx, or another --store",
-        )
-
-
-@contextlib.contextmanager
-def _remedied(path: Path) -> Iterator[None]:
-    """Add to errors inside the block what to do about damage."""
-    try:
-        yield
-    except IntegrityError as error:
-        error.remedy = (
-            error.remedy or f"remove {path} and run the same command again; it is made anew"
-        )
-        raise

@@ -16,9 +16,9 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.special import logsumexp
 
 from ..errors import BadDataError, UnknownNameError
@@ -105,7 +105,11 @@ def _left_svd(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def feature_table(
-    features: Any, labels: Any, *, source_probabilities: Any = None, seed: int = 0
+    features: ArrayLike,
+    labels: ArrayLike,
+    *,
+    source_probabilities: ArrayLike | None = None,
+    seed: int = 0,
 ) -> FeatureTable:
     """Return validated features and labels.
 
@@ -415,10 +419,10 @@ SCORES: dict[str, ScoreRow] = {
 
 
 def transferability_scores(
-    features: Any,
-    labels: Any,
+    features: ArrayLike,
+    labels: ArrayLike,
     *,
-    source_probabilities: Any = None,
+    source_probabilities: ArrayLike | None = None,
     names: tuple[str, ...] = tuple(SCORES),
     seed: int = 0,
 ) -> Mapping[str, ScoreValue]:

@@ -86,10 +86,10 @@ def transfer_performance(accuracy: ArrayLike) -> float | np.ndarray:
 
 
 def metric_correlations(
-    metric: Any,
-    performance: Any,
-    sources: Any = None,
-    checkpoints: Any = None,
+    metric: ArrayLike,
+    performance: ArrayLike,
+    sources: ArrayLike | None = None,
+    checkpoints: ArrayLike | None = None,
     *,
     confidence: float = 0.95,
     permutation_confidence: float = 0.98,
@@ -169,7 +169,7 @@ def _over_sources(
     y: np.ndarray,
     *,
     sources: ArrayLike,
-    checkpoints: ArrayLike,
+    checkpoints: ArrayLike | None,
     confidence: float,
     permutations: int,
     seed: int,
@@ -197,7 +197,7 @@ def _p_value(rho: float, null: np.ndarray, exact: bool) -> float:
     return as_large / len(null) if exact else (1 + as_large) / (1 + len(null))
 
 
-def _blocks(n: int, sources: ArrayLike, checkpoints: ArrayLike) -> list[list[np.ndarray]]:
+def _blocks(n: int, sources: ArrayLike, checkpoints: ArrayLike | None) -> list[list[np.ndarray]]:
     """Return the rows of each source in the order of its checkpoints.
 
     Sources with the same checkpoints are adjacent.
@@ -303,7 +303,7 @@ def _all_orders(n: int) -> np.ndarray:
     return np.array(list(itertools.permutations(range(n))), np.int8)
 
 
-def _drawn_orders(n: int, permutations: int, seed: int) -> Any:
+def _drawn_orders(n: int, permutations: int, seed: int) -> Iterator[np.ndarray]:
     draw: Callable[[int], np.ndarray] = np.random.PCG64(
         np.random.SeedSequence([seed, STREAM])
     ).random_raw

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ..data import datasets
 from ..data.folders import TEST, TRAIN, VAL
@@ -18,7 +17,7 @@ from ..lab import signals
 from ..lab.settings import Settings
 from ..models import backbones, descriptions, layers
 from ..models.network import Network
-from ..spec import format_spec, parse_spec
+from ..spec import Spec, format_spec, parse_spec
 from .activations_spec import Extraction
 from .few_shot import FewShotTrial
 from .few_shot_inputs import PreflightResult, Progress, precomputed
@@ -133,7 +132,7 @@ def extraction(
     return dump
 
 
-def is_default(spec: Any, name: str) -> bool:
+def is_default(spec: Spec, name: str) -> bool:
     """Return whether a setting is at its default, so was not explicitly requested."""
     return bool(getattr(spec, name) == spec.defaults()[name])
 

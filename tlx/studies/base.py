@@ -103,6 +103,19 @@ def _rows(samples: Any) -> int:
     return len(samples) * crops if isinstance(crops, int) else 0
 
 
+@dataclass(frozen=True)
+class ExpectedStage:
+    """Stage that is planned from the results of an earlier one: what is known of it before.
+
+    count   number of its trials; fewer where an earlier training diverges or weights are the same
+    trials  trials of the same size, for an estimate of time; () where it is not known
+    """
+
+    title: str
+    count: int
+    trials: tuple[Trial, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """Trials that are run, recorded, mirrored and reported together: one parent run in MLflow.
@@ -117,6 +130,7 @@ class Stage:
     write_trial_figures   (folder, result, form) → None, after each trial, in its process
     write_summary         (store, key, form) → None, after the last one: tables, figures
     format_summary        report → the last words
+    further     stages that follow it, for a plan
     """
 
     key: str
@@ -133,6 +147,7 @@ class Stage:
     write_trial_figures: TrialFigures | None = None
     write_summary: SummaryWriter | None = None
     format_summary: Callable[[StudyReport], str] | None = None
+    further: tuple[ExpectedStage, ...] = ()
 
     @property
     def groups(self) -> tuple[Group, ...]:

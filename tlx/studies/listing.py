@@ -8,7 +8,8 @@ from typing import TypedDict
 
 from .. import files
 from ..errors import TlxError
-from ..lab.store import STUDY, Store
+from ..lab.sealed import STUDY
+from ..lab.store import Store
 from .frames import SUMMARY
 
 

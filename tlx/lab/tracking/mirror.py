@@ -17,7 +17,8 @@ from ...errors import TlxError
 from ...result import DIVERGED
 from ..records import StoredTrial
 from ..redaction import redact
-from ..store import STUDY, Store
+from ..sealed import STUDY
+from ..store import Store
 from . import records as tracking_records
 from .client import LOST, Abandoned, Sender, refused
 from .cursors import Cursor, Cursors

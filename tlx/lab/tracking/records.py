@@ -20,7 +20,8 @@ from ...errors import BadDataError
 from ...result import Result
 from ..records import StoredStudy, StoredTrial
 from ..redaction import redact
-from ..store import JOURNAL, PART, STUDY, Store
+from ..sealed import PART, STUDY
+from ..store import JOURNAL, Store
 
 PARAMETER_LIMIT, TAG_LIMIT, NAME_LIMIT = 6000, 5000, 250  # characters that every store accepts
 ARTIFACTS = {".json", ".csv", ".parquet", ".txt", ".md", ".html", ".png", ".svg", ".pdf"}

@@ -23,7 +23,8 @@ from ...errors import BusyError
 from ...result import Result
 from .. import environment
 from ..records import StoredTrial
-from ..store import FORMAT, JOURNAL, Draft, Store
+from ..sealed import FORMAT
+from ..store import JOURNAL, Draft, Store
 
 COMPLETE, PRUNED, FAILED, DIVERGED = "complete", "pruned", "failed", "diverged"
 SLOTS = 4096

@@ -53,12 +53,22 @@ class AtlasStudy(Study):
     )
 
     def plan(self, session: Session) -> StudyPlan:
-        """Return a plan without trials: they are known after extraction."""
-        from ..planning import without_trials
+        """Return a plan without trials, which are known after extraction.
 
-        return without_trials(
-            self, f"{self.of(Atlas).architecture} on {self.of(Atlas).dataset}", ()
-        )
+        The time is that of the images through the network, and through one that was trained on
+        them; not of the studies that --run runs.
+        """
+        from ..planning import of_extractions
+        from . import plan
+
+        grid, settings = self.of(AtlasGrid), session.settings
+        planned = plan.plan_atlas(self.of(Atlas), grid, settings)
+        planned.search(session.store, grid)
+        networks = [planned.spec]
+        if planned.wanted.finetuned or "tuned" in planned.taken:
+            networks.append(planned.spec)
+        title = f"{planned.spec.architecture} on {planned.spec.dataset}"
+        return of_extractions(self, title, networks, settings)
 
     def stages(self, session: Session) -> Stages:
         """Run missing studies if asked, measure the blocks, draw everything."""

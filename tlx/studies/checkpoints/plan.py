@@ -25,7 +25,7 @@ from .. import (
     pretraining_spec,
     whole_dataset_inputs,
 )
-from ..base import Stage, Trial
+from ..base import ExpectedStage, Stage, Trial
 from ..few_shot import RANDOM, Inputs
 from ..few_shot_inputs import ErrorCollector, Progress
 from ..image_data import add
@@ -108,6 +108,26 @@ class CheckpointPlan:
             tags={"tlx.dataset": ", ".join(self._names())},
             preload=("tlx.studies.checkpoints.trial",),
         )
+
+    @property
+    def expected(self) -> tuple[ExpectedStage, ...]:
+        """Return the sizes of what follows: the layers of each target's images, the fine-tunings.
+
+        There may be fewer: checkpoints of the same weights are measured and fine-tuned once.
+        """
+        models = sum(len(source.tags) for source in self.sources)
+        layers = [
+            ExpectedStage(f"layers of checkpoints on {target.name}", models)
+            for target in self.targets
+        ]
+        tunings = [
+            Trial(target.spec.replace(seed=source.seed), CheckpointInputs(target.data, {}))
+            for source in self.sources
+            for target in self.targets
+            for _ in self.chain.chosen(source.tags)
+        ]
+        scored = sum(source.trial.inputs is not None for source in self.sources)
+        return (*layers, ExpectedStage(self.title, scored + len(tunings), tuple(tunings)))
 
     def models(self, store: Store) -> tuple[PretrainedModel, ...]:
         """Return every checkpoint of the sources.

@@ -65,7 +65,7 @@ class CheckpointsStudy(Study):
                 format_summary=report.format_stage_summary,
             )
 
-        yield intermediate(planned.first())
+        yield replace(intermediate(planned.first()), further=planned.expected)
         models = planned.models(session.store)
         with session.steps("looking at weights") as progress:
             layer_studies = planned.looks(models, progress)

@@ -7,7 +7,7 @@ transfer performance of the checkpoint it began with.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from ..training import fit_details, train_seconds, training_context
 from .spec import TRAIN_SCORED, UNTRAINED, CheckpointScores, CheckpointTuning, Untrained
 
 if TYPE_CHECKING:
+    from ...models.network import Network
     from ...models.samples import Samples
     from ..base import TrialContext
 
@@ -195,7 +196,7 @@ class _ScoreLog:
         except TlxError:  # cut off while it was written: scored again
             self.rows = {}
 
-    def add(self, tag: str, network: Any) -> None:
+    def add(self, tag: str, network: Network) -> None:
         """Score a network at a moment, and restore its modes.
 
         A network that diverged has no row.
@@ -224,7 +225,7 @@ class _ScoreLog:
         self.rows[tag] = row
         files.write_json(self.path, self.rows)
 
-    def ordered(self, tags: Any) -> list[dict[str, Any]]:
+    def ordered(self, tags: Iterable[str]) -> list[dict[str, Any]]:
         """Return the rows of these moments that exist."""
         return [self.rows[tag] for tag in tags if tag in self.rows]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from ...lab.store import Store
 from ...spec import Spec
-from ..base import Stages, Study, StudyReport
+from ..base import ExpectedStage, Stages, Study, StudyReport
 from .spec import Chop, ChopGrid, Pruning, PruningGrid
 
 if TYPE_CHECKING:
@@ -103,8 +103,13 @@ class PruningStudy(Study):
             if stage is None:
                 break
             is_last = number == grid.iterations
+            following = range(number + 1, grid.iterations + 1)
             yield replace(
                 stage,
+                further=tuple(
+                    ExpectedStage(f"round {later}", len(stage.trials), stage.trials)
+                    for later in following
+                ),
                 write_summary=pruning_report.write_pruning_summary,
                 format_summary=pruning_report.format_pruning_summary
                 if is_last

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...result import DIVERGED, FINISHED, Result
 from ...spec import derive_seed
@@ -20,6 +20,8 @@ from ..training import (
 from .spec import FineTuning
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from ...models.network import Network
     from ...models.training import TrainingContext, TrainingOutcome
     from ..base import TrialContext
@@ -48,7 +50,7 @@ def tuned(
         else freezing.published_configuration(spec.architecture, spec.configuration)
     )
 
-    def score(logits: Any, labels: Any, crops: int) -> float:
+    def score(logits: np.ndarray, labels: np.ndarray, crops: int) -> float:
         return voting.accuracy(logits, labels, crops, spec.vote)
 
     seed = derive_seed(spec.seed, "fit", spec.shots, spec.split)

@@ -44,10 +44,22 @@ class LayerMetricsStudy(Study):
     )
 
     def plan(self, session: Session) -> StudyPlan:
-        """Return a plan without trials: they are known after extraction."""
-        from ..planning import without_trials
+        """Return a plan without trials, which are known after extraction.
 
-        return without_trials(self, f"layers on {self.of(Observed).dataset}", ())
+        The time is that of the images through each network.
+        """
+        from ..planning import of_extractions
+        from . import plan
+
+        observed = self.of(Observed)
+        targets = [
+            target
+            for word in list(self.of(LayerMetricsGrid).networks) or [""]
+            for target in plan.targets_of(word, observed, session.settings)
+        ]
+        extractions = [target.spec for target in targets if target.dump is None]
+        title = f"layers on {observed.dataset}"
+        return of_extractions(self, title, extractions, session.settings)
 
     def stages(self, session: Session) -> Stages:
         """Extract, yield the one stage, then copy the table to --out."""

@@ -18,7 +18,7 @@ from ...models.recipe import BN_MODES
 from ...models.weights import promises
 from ...result import FINISHED
 from .. import batches
-from ..base import Stage, Trial
+from ..base import ExpectedStage, Stage, Trial
 from ..few_shot import Inputs
 from ..few_shot_inputs import common_settings
 from ..whole_dataset import WEIGHTS, TrainingInputs
@@ -57,6 +57,17 @@ class LayerTransferPlan:
     def first(self) -> Stage | None:
         """Return the base networks; None if none is to be trained."""
         return self._study(self.bases) if self.bases else None
+
+    @property
+    def expected(self) -> tuple[ExpectedStage, ...]:
+        """Return the size of the networks built from the base networks."""
+        inputs = TrainingInputs(self.target, None, None)
+        trials = tuple(
+            Trial(condition.replace(split=repeat), inputs)
+            for repeat in range(self.grid.repeats)
+            for condition in self.conditions
+        )
+        return (ExpectedStage("networks built from them", len(trials), trials),) if trials else ()
 
     def rest(self, store: Store | None) -> Stage | None:
         """Return the networks built from them, which must be in `store`.

@@ -55,6 +55,7 @@ class LayerTransferStudy(Study):
             is_alone = not planned.conditions
             yield replace(
                 bases,
+                further=planned.expected,
                 write_summary=report.write_summary,
                 format_summary=report.format_summary if is_alone else report.format_bases,
             )

@@ -31,7 +31,7 @@ from ...result import FINISHED, Result
 from ...spec import parse_spec
 from .. import batches, reporting
 from ..activations import dump_folder
-from ..base import Stage, Trial, TrialFigures, open_store
+from ..base import ExpectedStage, Stage, Trial, TrialFigures, open_store
 from ..few_shot_inputs import ErrorCollector, Progress, common_settings
 from ..image_data import decoded, located
 from ..whole_dataset import DEFAULT, WEIGHTS, TrainingInputs
@@ -107,6 +107,12 @@ class ParameterDistancePlan:
             ("tlx.models.transferred", "tlx.studies.training"),
             reporting.write_trial_figures,
         )
+
+    @property
+    def expected(self) -> tuple[ExpectedStage, ...]:
+        """Return the sizes of what follows the fine-tunings: the domain gap, then the distances."""
+        distances = len(self.grid.norms) * self.grid.seeds
+        return (ExpectedStage("the domain gap", 1), ExpectedStage("the distances", distances))
 
     def domain(self, progress: Progress | None = None) -> Stage | None:
         """Return the stage of the target's images, their features extracted or found.

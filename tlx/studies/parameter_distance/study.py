@@ -76,7 +76,10 @@ class ParameterDistanceStudy(Study):
         store, tunings = None, planned.tunings()
         if tunings is not None:
             yield replace(
-                tunings, write_summary=write_summary, format_summary=closing.format_tuning_summary
+                tunings,
+                further=planned.expected,
+                write_summary=write_summary,
+                format_summary=closing.format_tuning_summary,
             )
             store = session.store
         with session.steps("extracting") as progress:

@@ -16,7 +16,7 @@ from ...models import backbones, network
 from ...models.network import Network
 from ...models.quanta import gate as quanta_gate
 from .. import batches
-from ..base import Stage, Trial
+from ..base import ExpectedStage, Stage, Trial
 from ..few_shot_inputs import ErrorCollector, common_settings
 from . import report as quanta_report
 from . import trial as quanta_trial
@@ -49,6 +49,14 @@ class QuantaPlan:
         if self.source is not None or self.learned is None:
             return None
         return source_study(self.spec, self.sweep, self.learned)
+
+    @property
+    def expected(self) -> tuple[ExpectedStage, ...]:
+        """Return the size of the gated targets, before the source has its weights."""
+        name = self.learned.name if self.learned is not None else self.images.name
+        untrained = SourceOf(name, self.spec.architecture, None, seed=self.spec.seed)
+        stage = self.study(untrained)
+        return (ExpectedStage(stage.title, len(stage.trials), stage.trials),)
 
     def study(self, source: SourceOf) -> Stage:
         """Return every trial, ready to run."""

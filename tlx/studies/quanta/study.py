@@ -56,7 +56,7 @@ class QuantaStudy(Study):
             planned = plan.plan_quanta(spec, grid, session.settings, progress)
         given, training = planned.source, planned.source_study
         if training is not None and planned.learned is not None:
-            done = yield training
+            done = yield replace(training, further=planned.expected)
             given = source.trained(done.results[0], session.store, spec, planned.learned)
         assert given is not None
         done = yield replace(
