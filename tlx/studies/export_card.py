@@ -40,7 +40,9 @@ def card(
 def _head(record: dict[str, Any], result: Result, request: ExportRequest) -> str:
     spec, details = result.spec, result.details
     classes = record["classes"]
-    shown = ", ".join(classes[:20]) + (f" and {len(classes) - 20} more" * (len(classes) > 20))
+    shown = ", ".join(classes[:20])
+    if len(classes) > 20:
+        shown += f" and {len(classes) - 20} more"
     way = "a fine-tuned network"
     if result.kind == "feature-extraction":
         way = f"the classifier {spec['classifier']} on features of a frozen network"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from ...metrics.break_even import BreakEven, break_even
 from ...metrics.paired import DECIDED, Verdict, analyse
 from ...result import Result
 from . import evidence
-from .evidence import FEATURES, TUNING, Evidence, Pairs, Tables
+from .evidence import FEATURES, TUNING, CurveRow, Evidence, Pairs, Tables
 
 MOST_DIVERGED = 0.2  # share of the splits above which nothing is decided
 NO_DECISION = "no decision"
@@ -59,7 +58,7 @@ class Outcome:
     verdict: str
     recommended: str
     champions: Mapping[str, str]
-    curves: Mapping[str, list[Mapping[str, Any]]]
+    curves: Mapping[str, list[CurveRow]]
     costs: Mapping[str, SideCost]
     break_even: BreakEven
     data: Evidence
@@ -183,7 +182,7 @@ def _measured(results: Sequence[Result], name: str) -> tuple[float | None, str]:
     )
 
 
-def to_json(outcome: Outcome) -> dict[str, Any]:
+def to_json(outcome: Outcome) -> dict[str, object]:
     """Return the decision as plain JSON: numbers only, the same for the same trials.
 
     Times and costs are not in it: they differ from machine to machine.
@@ -205,13 +204,13 @@ def to_json(outcome: Outcome) -> dict[str, Any]:
         "recommended": outcome.recommended,
         "champions": dict(outcome.champions),
         "verdicts": [_plain(asdict(verdict)) for verdict in outcome.verdicts],
-        "break_even": {**_plain(asdict(outcome.break_even)), "words": outcome.break_even.words},
+        "break_even": _plain({**asdict(outcome.break_even), "words": outcome.break_even.words}),
         "curves": {side: [_plain(row) for row in rows] for side, rows in outcome.curves.items()},
         "trials": sorted(result.key for result in outcome.data.trials),
     }
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Return JSON without NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
         return {name: _plain(part) for name, part in value.items()}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -178,6 +178,16 @@ def _is_scored(result: Result) -> bool:
     return result.status == FINISHED and "test_accuracy" in result.scores
 
 
+class CurveRow(TypedDict):
+    """Mean accuracy of one side at one number of shots; ends of its interval if they are known."""
+
+    shots: int
+    mean: float
+    splits: int
+    low: NotRequired[float]
+    high: NotRequired[float]
+
+
 @dataclass(frozen=True)
 class Tables:
     """Right or wrong of each test image: (splits, images) 0/1 of both sides, and classes (n,)."""
@@ -223,7 +233,7 @@ def _accuracies(results: Sequence[Result]) -> list[float]:
     return [result.scores["test_accuracy"] for result in results]
 
 
-def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> Mapping[str, Any]:
+def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> CurveRow:
     """Return the mean accuracy of one side with its 95 % interval, as a row of a curve."""
     shots = {"shots": pairs.shots, "pool": max(pool, pairs.shots)}
     if tables is None:
@@ -233,7 +243,7 @@ def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> M
         right = tables.features if side == FEATURES else tables.tuning
         parts = crossed.components(right, tables.classes, **shots)
     interval = crossed.estimate(parts)
-    row: dict[str, Any] = {"shots": pairs.shots, "mean": parts.mean, "splits": parts.splits}
+    row: CurveRow = {"shots": pairs.shots, "mean": parts.mean, "splits": parts.splits}
     if interval is not None:
-        row |= {"low": max(0.0, interval.low), "high": min(1.0, interval.high)}
+        row["low"], row["high"] = max(0.0, interval.low), min(1.0, interval.high)
     return row

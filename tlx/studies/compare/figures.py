@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...metrics import crossed
 from ...metrics.paired import DECIDED
 from ...plots import figures
 from .decision import Outcome
-from .evidence import FEATURES, TUNING
+from .evidence import FEATURES, TUNING, CurveRow
 from .sentences import warnings
 
 MARKERS = {FEATURES: "o", TUNING: "s"}
@@ -46,9 +46,7 @@ def curve(outcome: Outcome, form: str = "png") -> bytes:
         return figures.render(figure, form)
 
 
-def _side(
-    axes: Any, side: str, rows: Sequence[Mapping[str, Any]], sure: Mapping[int, bool]
-) -> None:
+def _side(axes: Axes, side: str, rows: Sequence[CurveRow], sure: Mapping[int, bool]) -> None:
     x, y = [row["shots"] for row in rows], [row["mean"] for row in rows]
     colour = COLOURS[side]
     axes.plot(x, y, LINES[side], color=colour, linewidth=1.6)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, TypedDict
 
 from ...metrics.paired import ALPHA
 from ...plots import tables
@@ -76,7 +76,11 @@ def _shares(outcome: Outcome) -> list[tuple[str, float]]:
     return [(name, value / total if total else 0.0) for name, value in parts]
 
 
-Table = Mapping[str, Any]
+class Table(TypedDict):
+    """Headings and rows of text."""
+
+    headings: list[str]
+    rows: list[list[str]]
 
 
 def shots_table(outcome: Outcome) -> Table:
@@ -122,7 +126,7 @@ def _percent(value: float) -> str:
 def cost_table(outcome: Outcome) -> Table:
     """Return a row for each kind of cost, a column for each side."""
 
-    def cells(show: Any) -> list[str]:
+    def cells(show: Callable[[SideCost], str]) -> list[str]:
         return [show(outcome.costs[side]) for side in (FEATURES, TUNING)]
 
     def number(value: float | None, text: str) -> str:

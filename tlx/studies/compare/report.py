@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from ... import files
 from ...errors import IntegrityError
-from ...lab.records import MetricPoint
+from ...lab.records import MetricPoint, StoredStudy
 from ...lab.store import Store
 from ...plots import tables
 from ...result import FINISHED, Result
@@ -23,7 +22,7 @@ from .spec import Decision
 RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
 
 
-def run(spec: Decision, inputs: Mapping[str, Any], context: TrialContext) -> Result:
+def run(spec: Decision, inputs: Mapping[str, object], context: TrialContext) -> Result:
     """Record what a decision is made from; the decision follows from it.
 
     inputs  details of the result: keys of the trials, rules, title, how the race ended
@@ -61,14 +60,14 @@ def outcome_of(store: Store, result: Result) -> Outcome:
     )
 
 
-def study_drawings(store: Store, study: Mapping[str, Any]) -> Drawings:
+def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a comparison."""
     result = store.find(study["trials"][-1]["key"])
     return {} if result is None else _drawings(outcome_of(store, result))
 
 
 def _drawings(outcome: Outcome) -> Drawings:
-    drawn: dict[str, Any] = {}
+    drawn: dict[str, Callable[[str], bytes]] = {}
     if outcome.verdicts:
         drawn["comparison_curve"] = lambda form: figures.curve(outcome, form)
     if outcome.tables is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ... import files
 from ...errors import TrialsFailedError, UsageError
@@ -17,6 +17,7 @@ from ..fine_tuning.spec import FineTuning
 from .spec import EXPERIMENT, CompareClassifiers, CompareDraws, CompareGrid, Decision
 
 if TYPE_CHECKING:
+    from ...result import Result
     from ..session import Session
     from .evidence import Evidence, Side
 
@@ -163,7 +164,7 @@ class CompareStudy(Study):
             alpha=grid.alpha,
             margin=grid.margin,
         )
-        details: dict[str, Any] = {
+        details: dict[str, object] = {
             "trials": keys,
             "title": compared.title,
             "rules": {
@@ -191,7 +192,7 @@ class CompareStudy(Study):
         )
 
 
-def _no_figures(folder: Path, result: Any, form: str | None = "png") -> None:
+def _no_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Draw nothing: of hundreds of trials, tlx plot draws those that are wanted."""
 
 
