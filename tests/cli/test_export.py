@@ -363,3 +363,15 @@ def test_real_photos_are_labelled_where_neither_tlx_nor_torch_can_be_imported(
     for row, label in zip(rows, labels, strict=True):
         counts[classes.index(row[3]), classes.index(label)] += 1
     np.testing.assert_array_equal(counts, confusion)
+
+
+@pytest.mark.slow
+def test_an_export_is_used_without_loading_torch(exported, bars):
+    _, folder = exported
+    code = (
+        "import sys; from tlx.cli import app; "
+        f"assert app.invoke(['predict', {str(folder)!r}, {str(truth(bars)[0])!r}]) == 0; "
+        "assert 'torch' not in sys.modules; assert 'mlflow' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -221,11 +221,12 @@ def predict(
     read are named on standard error, and the others are labelled.
     """
     from ..models.onnx_file import OnnxModel
-    from ..studies import export as studies_export
     from ..studies import photos as studies_photos
 
     folder = studies_photos.model_folder(model)
     if folder is None:
+        from ..studies import export as studies_export  # loads torch, which exports do not need
+
         request = _request(
             model,
             classifier,

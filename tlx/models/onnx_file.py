@@ -11,11 +11,13 @@ import numpy as np
 from .. import files
 from ..data.decode import Decoded
 from ..data.sizing import Sizing, layout, views
-from ..errors import BadDataError, IntegrityError, MissingError, UsageError
-from .served import INPUT, OUTPUTS, Crop, missing_package
+from ..errors import BadDataError, IntegrityError, MissingError, ResourceError, UsageError
 
 ONNX, RECORD, CARD = "model.onnx", "model.json", "card.md"
 FORMAT = 1
+INPUT, OUTPUTS = "images", ("label", "probabilities")  # of the graph
+EXTRA = "pip install 'tlx[export]'"
+Crop = tuple[int, int, bool]  # top, left, mirrored
 NEEDED = ("classes", "sizing", "channels", "vote", "temperature", "sha256")
 BATCH = 32
 
@@ -135,3 +137,8 @@ def read_record(folder: Path) -> dict[str, Any]:
         )
     result: dict[str, Any] = record
     return result
+
+
+def missing_package(error: ImportError) -> ResourceError:
+    """Return the error that a package of the extra `export` is not installed."""
+    return ResourceError("package-missing", f"{error.name} is not installed", remedy=EXTRA)

@@ -24,16 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import ResourceError, UnknownNameError
+from ..errors import UnknownNameError
 from .activations import DTYPES, REDUCTIONS
 from .layers import Layer, is_input, resolve, survey, tensor_of
 from .network import Network
+from .onnx_file import INPUT, OUTPUTS, Crop, missing_package
 
-OUTPUTS = ("label", "probabilities")
-INPUT = "images"
 TINY = 1e-300  # a probability that underflowed still has a logarithm
-EXTRA = "pip install 'tlx[export]'"
-Crop = tuple[int, int, bool]  # top, left, mirrored
 
 
 # ---------------------------------------------------------------- votes
@@ -376,8 +373,3 @@ def export_onnx(model: Served, shape: tuple[int, int, int], path: Path) -> None:
         )
         assert program is not None
         program.save(str(path))
-
-
-def missing_package(error: ImportError) -> ResourceError:
-    """Return the error that a package of the extra `export` is not installed."""
-    return ResourceError("package-missing", f"{error.name} is not installed", remedy=EXTRA)
