@@ -15,6 +15,7 @@ from tlx.models.quanta import training as quanta_training
 PLANTED = {  # command → where its trial refuses a choice
     "feature-extraction": (Training, "fit"),
     "tune": (Training, "fit"),
+    "compare": (Training, "fit"),
     "analyze": (metrics, "rdm"),
     "atlas": (metrics, "rdm"),
     "quanta": (quanta_training, "fit"),

@@ -16,7 +16,8 @@ from tlx.models.weights import reader as weights_reader
 NETWORK = ("--architecture", "resnet18", "--input-size", 8)  # its last maps are 1 × 1
 SOURCES = {  # command → where its weights come from
     **dict.fromkeys(
-        ("check", "fine-tuning", "tune", "layer-transfer", "chop", "prune"), ("--model", "weights")
+        ("check", "fine-tuning", "compare", "tune", "layer-transfer", "chop", "prune"),
+        ("--model", "weights"),
     ),
     "parameter-distance": ("--pretrained", "weights", "--random", "random"),
     "quanta": ("--source", "random"),

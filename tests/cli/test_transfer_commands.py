@@ -110,7 +110,7 @@ def test_prune_goes_round_by_round(four, tmp_path, capsys):
         (["layer-transfer", "--model", "./nowhere.pth"], 3, "nowhere"),
         (["layer-transfer", "--dataset", "./nowhere"], 3, "nowhere"),
         (["layer-transfer", "--architecture", "resnet51"], 2, "nearest: resnet50"),
-        (["layer-transfer", "--dataset", "BARS"], 2, "at least 4 classes"),
+        (["layer-transfer", "--dataset", "BARS"], 2, "at least 4, so that each half"),
         (["chop", "--depths", "4"], 2, "1 to 3"),
         (["chop", "--depths", "0"], 2, "at least 1"),
         (["chop", "--freeze", "2", "--depths", "1"], 2, "freeze"),

@@ -123,6 +123,11 @@ def test_an_answer_for_shots_that_were_not_tried_is_refused(done, bars):
         compare(bars, done[1], any_time=False, at=3)
 
 
+def test_one_weight_file_for_several_networks_is_refused(done, bars):
+    with pytest.raises(UsageError, match="weight file is of one network"):
+        compare(bars, done[1], sources=("mnist-cnn", "resnet18"), model="weights.pth")
+
+
 def test_the_race_runs_splits_of_the_grid_and_says_why_it_stopped(bars, cache, tmp_path):
     raced = compare(bars, settings_of(tmp_path / "runs", cache))
     details = raced.results[-1].details

@@ -114,6 +114,12 @@ class CompareStudy(Study):
         grid, draws = self.of(CompareGrid), self.of(CompareDraws)
         tuning, features = self.of(FineTuning), self.of(FeatureExtraction)
         sources = grid.sources or (tuning.architecture,)
+        if len(sources) > 1 and tuning.model:
+            raise UsageError(
+                "conflict",
+                f"--model with {len(sources)} --sources",
+                expected="one of the two: a weight file is of one network",
+            )
         stages: dict[str, Stage] = {}
         feature_stages: dict[str, Stage] = {}
         with session.steps("reading and extracting") as progress:
