@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import draw_images
 
 from tlx.errors import BadDataError, TrialsFailedError, UsageError
 from tlx.lab.settings import Settings
@@ -123,6 +124,71 @@ def test_an_answer_for_shots_that_were_not_tried_is_refused(done, bars):
         compare(bars, done[1], any_time=False, at=3)
 
 
+def test_another_price_is_another_record_with_that_price(done, bars):
+    _, settings = done
+    priced = [
+        compare(bars, settings, any_time=False, price_hour=price, currency="CHF")
+        for price in (1000.0, 2000.0)
+    ]
+    assert priced[0].key != priced[1].key
+    rows = [(report_.study_folder / "cost.csv").read_text().split("money")[1] for report_ in priced]
+    first, second = (float(re.search(r"([\d.]+) CHF", row)[1]) for row in rows)
+    assert second == pytest.approx(2 * first, rel=1e-2)
+
+
+def test_another_recipe_is_another_arm(done):
+    done_report, _ = done
+    store = Store(done_report.folder)
+    trials = [store.find(key) for key in record_of(done_report)["trials"]]
+    tuned = [r for r in trials if r.kind == "fine-tuning"]
+    other = [replace(r, spec={**r.spec, "learning_rate": 0.5}) for r in tuned]
+    side = evidence.Side(TUNING)
+    side.add([*tuned, *other])
+    assert list(side.arms) == ["mnist-cnn", "mnist-cnn, learning_rate=0.5"]
+    assert all(len(arm) == len(tuned) for arm in side.arms.values())
+
+
+@pytest.mark.slow
+def test_studies_of_two_data_sets_are_not_compared(bars, cache, tmp_path):
+    settings = settings_of(tmp_path / "runs", cache)
+    others = draw_images(tmp_path / "others", per_class=9, seed=5)
+    for name, folder in (("fine-tuning", bars), ("feature-extraction", others)):
+        words = {"dataset": str(folder), "shots": 1, "splits": 1, "val_per_class": 3}
+        words |= {"use_crops": False} | ({"epochs": 1} if name == "fine-tuning" else {})
+        run_study(STUDIES[name].with_settings(words), Session(settings))
+    study = STUDIES["compare"].with_settings(
+        {"from_studies": tuple(Store(settings.store_folder(None)).studies())}
+    )
+    with pytest.raises(BadDataError, match="2 sets of test images"):
+        run_study(study, Session(settings))
+
+
+@pytest.mark.slow
+def test_sources_of_two_sizes_are_compared_and_the_worse_one_is_shown(bars, cache, tmp_path):
+    pytest.importorskip("timm")
+    settings = settings_of(tmp_path / "runs", cache)
+    raced = compare(
+        bars,
+        settings,
+        sources=("mnist-cnn", "timm:test_resnet"),
+        source="random",
+        shots=1,
+        epochs=1,
+        classifier="ncm",
+    )
+    details, store = raced.results[-1].details, Store(raced.folder)
+    assert len(details["left_out"]) == 1
+    assert "(left out)" in (raced.study_folder / report.PAGE).read_text()
+    frozen = {
+        r.spec["architecture"]
+        for r in map(store.find, details["trials"])
+        if r.kind == "feature-extraction"
+    }
+    assert frozen == {"mnist-cnn", "timm:test_resnet"}
+    for key in store.studies():
+        assert (store.study_folder(key) / "summary.json").exists(), store.read_study(key)["title"]
+
+
 def test_one_weight_file_for_several_networks_is_refused(done, bars):
     with pytest.raises(UsageError, match="weight file is of one network"):
         compare(bars, done[1], sources=("mnist-cnn", "resnet18"), model="weights.pth")
@@ -187,7 +253,8 @@ def outcome_of(differences, *, monkeypatch, base=0.6, at=None, margin=0.01, **tu
             )
     rules = decision.Rules(at, 0.05, margin, {}, None)
     found = evidence.gather(sides[FEATURES], sides[TUNING])
-    return decision.decide(None, found, rules, "net on photos", {}, 1.0)
+    ending = decision.Ending({}, 1.0)
+    return decision.decide(None, found, rules, "net on photos", ending)
 
 
 CASES = {
@@ -255,7 +322,16 @@ def test_the_next_splits_are_not_chosen_twice(monkeypatch):
     assert closed == {2: "small regret"}
 
 
-@pytest.mark.parametrize("words", [("fe=2",), ("fine-tuning",), ("fine-tuning=much",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("fe=2",),
+        ("fine-tuning",),
+        ("fine-tuning=much",),
+        ("fine-tuning=-1",),
+        ("fine-tuning=nan",),
+    ],
+)
 def test_hours_that_are_none_are_refused(words):
     with pytest.raises(UsageError, match="fine-tuning=HOURS"):
         human_hours(words)

@@ -364,7 +364,7 @@ class FewShotData:
         self.val = self._samples(result.splits.val)
         self.test = None if spec.model_selection else self._samples(result.splits.test)
         self._held = [self._digest(s) for s in (self.val, self.test) if s is not None]
-        self.test_digest = "" if self.test is None else self._held[-1]
+        self.test_digest = "" if self.test is None else rows_digest(result.splits.test)
         self.pool = pool_per_class(result.splits)
 
     def draws(self, spec: FewShotTrial, few: FewShotGrid) -> list[tuple[int, int, Samples, str]]:
@@ -418,6 +418,14 @@ class FewShotData:
     def _digest(self, samples: Samples) -> str:
         """Compute the SHA-256 of the pixels of these images, in order, and their labels."""
         return files.digest([self.pixels.subset(samples.images).digest, samples.labels.tolist()])
+
+
+def rows_digest(rows: Sequence[splits.Row]) -> str:
+    """Compute the SHA-256 of paths and labels, in order, without the data set's name.
+
+    It is the same at every size that images are decoded to.
+    """
+    return files.digest([(row.path.partition("/")[2] or row.path, row.label) for row in rows])
 
 
 def pool_per_class(folder: splits.SplitFolder) -> int:

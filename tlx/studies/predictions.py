@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PREDICTIONS, TRUTH = "predictions.npy", "test_labels.npy"
-MOST_CLASSES = 1 << 16  # that uint16 numbers
+FEW_CLASSES = 1 << 16  # that uint16 numbers
 
 
 def write(folder: Path, predicted: np.ndarray, truth: np.ndarray) -> None:
@@ -23,9 +23,9 @@ def write(folder: Path, predicted: np.ndarray, truth: np.ndarray) -> None:
     import numpy as np
 
     for name, classes in ((PREDICTIONS, predicted), (TRUTH, truth)):
-        assert classes.max(initial=0) < MOST_CLASSES
+        dtype = np.uint16 if classes.max(initial=0) < FEW_CLASSES else np.uint32
         buffer = io.BytesIO()
-        np.save(buffer, classes.astype(np.uint16), allow_pickle=False)
+        np.save(buffer, classes.astype(dtype), allow_pickle=False)
         files.write_bytes(folder / name, buffer.getvalue())
 
 

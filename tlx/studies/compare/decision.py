@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class SideCost:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ComparisonOutcome:
     """Everything that the page, the record and the closing lines are made from."""
 
     title: str
@@ -64,12 +64,23 @@ class Outcome:
     data: Evidence
     tables: Tables | None
     stopped: Mapping[int, str]
-    share: float
+    share: float | None
+    left_out: tuple[LeftOut, ...]
+    currency: str
 
     @property
     def pairs(self) -> Pairs:
         """Return the pairs of the headline."""
         return next(pair for pair in self.data.pairs if pair.shots == self.at)
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Arm of fine-tuning that was not gone on with: its mean validation accuracy, its draws."""
+
+    arm: str
+    validation: float
+    draws: int
 
 
 @dataclass(frozen=True)
@@ -81,6 +92,22 @@ class Rules:
     margin: float
     human_hours: Mapping[str, float]
     price_hour: float | None
+    currency: str = ""
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How fine-tuning ended.
+
+    stopped   shots → why no more splits were run; 0: the budget
+    share     trials that were run, of all splits of the arms left; None where finished studies are
+              compared
+    left_out  arms that were not gone on with
+    """
+
+    stopped: Mapping[int, str] = field(default_factory=dict)
+    share: float | None = None
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def decide(
@@ -88,9 +115,8 @@ def decide(
     data: Evidence,
     rules: Rules,
     title: str,
-    stopped: Mapping[int, str],
-    share: float,
-) -> Outcome:
+    ending: Ending,
+) -> ComparisonOutcome:
     """Return the decision from the evidence."""
     tables = {pair.shots: evidence.tables_of(store, pair) for pair in data.pairs}
     scored = [pair for pair in data.pairs if pair.features]
@@ -110,7 +136,7 @@ def decide(
         side: [evidence.mean_of_side(p, tables[p.shots], side, data.pool) for p in scored]
         for side in (FEATURES, TUNING)
     }
-    return Outcome(
+    return ComparisonOutcome(
         title=title,
         at=at,
         alpha=rules.alpha,
@@ -125,8 +151,10 @@ def decide(
         break_even=break_even(verdicts, alpha=rules.alpha),
         data=data,
         tables=tables[at],
-        stopped=stopped,
-        share=share,
+        stopped=ending.stopped,
+        share=ending.share,
+        left_out=ending.left_out,
+        currency=rules.currency,
     )
 
 
@@ -182,7 +210,7 @@ def _measured(results: Sequence[Result], name: str) -> tuple[float | None, str]:
     )
 
 
-def to_json(outcome: Outcome) -> dict[str, object]:
+def to_json(outcome: ComparisonOutcome) -> dict[str, object]:
     """Return the decision as plain JSON: numbers only, the same for the same trials.
 
     Times and costs are not in it: they differ from machine to machine.

@@ -23,9 +23,16 @@ Place = tuple[int, int]  # (shots, split)
 Trials = dict[Place, Result]
 
 
+OF_DRAW = {"shots", "split", "images"}  # settings that differ within an arm
+OF_PLACE = {"dataset", "split_path", "precomputed_crops", "model", "log_model"}  # no part of it
+
+
 @dataclass
 class Side:
-    """Arms of one side: name → trials by shots and split."""
+    """Arms of one side: name → trials by shots and split.
+
+    Trials that differ in a setting are of different arms; the name has what tells them apart.
+    """
 
     name: str
     arms: dict[str, Trials] = field(default_factory=dict)
@@ -35,7 +42,29 @@ class Side:
         for result in results:
             if result.kind == SIDES[self.name]:
                 place = (int(result.spec["shots"]), int(result.spec["split"]))
-                self.arms.setdefault(arm_of(result), {})[place] = result
+                self.arms.setdefault(self._arm_of(result), {})[place] = result
+
+    def _arm_of(self, result: Result) -> str:
+        """Return the name of the arm of a trial, a new one if no arm has its settings."""
+        name, own = arm_name(result), arm_settings(result)
+        for arm, trials in self.arms.items():
+            if arm_settings(next(iter(trials.values()))) == own:
+                return arm
+        if name in self.arms:
+            first = arm_settings(next(iter(self.arms[name].values())))
+            changed = {key: value for key, value in own.items() if value != first.get(key)}
+            name += ", " + ", ".join(f"{key}={value}" for key, value in changed.items())
+        return name
+
+    def validation(self, arm: str, shots: int, *, without: int | None = None) -> float:
+        """Return the mean validation accuracy of an arm at these shots; −1 if it has none.
+
+        without  split that is left out, unless it is the only one
+        """
+        at = {split: r for (k, split), r in self.arms[arm].items() if k == shots}
+        others = [r for split, r in at.items() if split != without] or list(at.values())
+        values = [result.scores.get(VALIDATION, 0.0) for result in others]
+        return float(np.mean(values)) if values else -1.0
 
     @property
     def shots(self) -> list[int]:
@@ -57,22 +86,17 @@ class Side:
         return self.arms[self._best(shots, without=split)].get((shots, split))
 
     def _best(self, shots: int, without: int | None) -> str:
-        means: dict[str, float] = {}
-        for name, trials in self.arms.items():
-            values = [
-                result.scores.get(VALIDATION, 0.0)
-                for (k, split), result in trials.items()
-                if k == shots and split != without
-            ]
-            own = trials.get((shots, without)) if without is not None else None
-            if not values and own is not None:  # one split: there is no other
-                values = [own.scores.get(VALIDATION, 0.0)]
-            means[name] = float(np.mean(values)) if values else -1.0
-        return max(means, key=lambda name: means[name])
+        return max(self.arms, key=lambda arm: self.validation(arm, shots, without=without))
 
 
-def arm_of(result: Result) -> str:
-    """Return the name of the arm of a trial: its network, and its classifier."""
+def arm_settings(result: Result) -> dict[str, object]:
+    """Return the settings that all trials of an arm share."""
+    skipped = OF_DRAW | OF_PLACE
+    return {name: value for name, value in result.spec.items() if name not in skipped}
+
+
+def arm_name(result: Result) -> str:
+    """Return a short name of the arm of a trial: its network, and its classifier."""
     spec = result.spec
     network = str(spec.get("architecture"))
     if spec.get("source"):

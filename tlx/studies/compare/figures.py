@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from ...metrics import crossed
 from ...metrics.paired import DECIDED
 from ...plots import figures
-from .decision import Outcome
+from .decision import ComparisonOutcome
 from .evidence import FEATURES, TUNING, CurveRow
 from .sentences import warnings
 
@@ -22,7 +22,7 @@ COLOURS = {FEATURES: figures.COLOURS[0], TUNING: figures.COLOURS[1]}
 MOST_CLASSES = 20
 
 
-def curve(outcome: Outcome, form: str = "png") -> bytes:
+def curve(outcome: ComparisonOutcome, form: str = "png") -> bytes:
     """Draw the accuracy of both sides over shots; filled marks where the better one is sure."""
     sure = {v.shots: v.verdict == DECIDED for v in outcome.verdicts}
     with figures.figure_style():
@@ -83,7 +83,7 @@ class ClassRow:
     images: int
 
 
-def class_rows(outcome: Outcome) -> list[ClassRow]:
+def class_rows(outcome: ComparisonOutcome) -> list[ClassRow]:
     """Return the classes at the headline, the largest difference first; [] without predictions."""
     tables = outcome.tables
     if tables is None:
@@ -113,7 +113,7 @@ def class_rows(outcome: Outcome) -> list[ClassRow]:
     return sorted(rows, key=lambda row: -abs(row.difference))
 
 
-def classes(outcome: Outcome, form: str = "png") -> bytes:
+def classes(outcome: ComparisonOutcome, form: str = "png") -> bytes:
     """Draw both accuracies of each class, joined, the largest difference on top."""
     rows = class_rows(outcome)[:MOST_CLASSES][::-1]
     with figures.figure_style():
@@ -132,7 +132,7 @@ def classes(outcome: Outcome, form: str = "png") -> bytes:
         return figures.render(figure, form)
 
 
-def variance_parts(outcome: Outcome) -> list[tuple[str, float]]:
+def variance_parts(outcome: ComparisonOutcome) -> list[tuple[str, float]]:
     """Return the parts of the variance of the headline's difference, and their names."""
     verdict = outcome.headline
     if verdict is None or verdict.split_var is None:
@@ -145,7 +145,7 @@ def variance_parts(outcome: Outcome) -> list[tuple[str, float]]:
     ]
 
 
-def variance(outcome: Outcome, form: str = "png") -> bytes:
+def variance(outcome: ComparisonOutcome, form: str = "png") -> bytes:
     """Draw where the uncertainty of the difference comes from, as shares of the variance."""
     parts = variance_parts(outcome)
     total = sum(value for _, value in parts)

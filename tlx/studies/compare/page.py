@@ -13,14 +13,16 @@ from ...metrics.paired import ALPHA
 from ...plots import tables
 from .. import summaries
 from . import figures, sentences
-from .decision import Outcome, SideCost
+from .decision import ComparisonOutcome, SideCost
 from .evidence import FEATURES, TUNING, Side
 
 NOTHING = tables.NOTHING
 MOST_CONFUSIONS = 5
 
 
-def render(outcome: Outcome, key: str, environment: Mapping[str, Any], date: str = "") -> str:
+def render(
+    outcome: ComparisonOutcome, key: str, environment: Mapping[str, Any], date: str = ""
+) -> str:
     """Return the page. Everything that comes from data is escaped."""
     import jinja2
 
@@ -58,7 +60,7 @@ def render(outcome: Outcome, key: str, environment: Mapping[str, Any], date: str
     )
 
 
-def _images(outcome: Outcome) -> dict[str, str]:
+def _images(outcome: ComparisonOutcome) -> dict[str, str]:
     """Return the figures as base64 of SVG."""
     drawn = {}
     if outcome.verdicts:
@@ -70,7 +72,7 @@ def _images(outcome: Outcome) -> dict[str, str]:
     return {name: base64.b64encode(data).decode() for name, data in drawn.items()}
 
 
-def _shares(outcome: Outcome) -> list[tuple[str, float]]:
+def _shares(outcome: ComparisonOutcome) -> list[tuple[str, float]]:
     parts = figures.variance_parts(outcome)
     total = sum(value for _, value in parts)
     return [(name, value / total if total else 0.0) for name, value in parts]
@@ -83,7 +85,7 @@ class Table(TypedDict):
     rows: list[list[str]]
 
 
-def shots_table(outcome: Outcome) -> Table:
+def shots_table(outcome: ComparisonOutcome) -> Table:
     """Return a row for each number of shots: both sides, difference, chance of being wrong."""
     means = {side: {row["shots"]: row for row in rows} for side, rows in outcome.curves.items()}
     rows = []
@@ -123,7 +125,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def cost_table(outcome: Outcome) -> Table:
+def cost_table(outcome: ComparisonOutcome) -> Table:
     """Return a row for each kind of cost, a column for each side."""
 
     def cells(show: Callable[[SideCost], str]) -> list[str]:
@@ -143,14 +145,18 @@ def cost_table(outcome: Outcome) -> Table:
         ["all trials of this comparison", *cells(lambda c: tables.seconds(c.total_s))],
         ["trials", *cells(lambda c: str(c.trials))],
     ]
+
+    def money(cost: SideCost) -> str:
+        return f"{number(cost.money, '{:.4f}')} {outcome.currency}".strip()
+
     if any(cost.money is not None for cost in outcome.costs.values()):
-        rows.append(["one training, money", *cells(lambda c: number(c.money, "{:.4f}"))])
+        rows.append(["one training, money", *cells(money)])
     if any(cost.human_h is not None for cost in outcome.costs.values()):
         rows.append(["hours of work, declared", *cells(lambda c: number(c.human_h, "{:g} h"))])
     return {"headings": ["", FEATURES, TUNING], "rows": rows}
 
 
-def _classes_table(outcome: Outcome) -> Table:
+def _classes_table(outcome: ComparisonOutcome) -> Table:
     rows = [
         [
             row.name,
@@ -166,7 +172,7 @@ def _classes_table(outcome: Outcome) -> Table:
     return {"headings": headings, "rows": rows}
 
 
-def _confusions_table(outcome: Outcome) -> Table:
+def _confusions_table(outcome: ComparisonOutcome) -> Table:
     rows: list[list[str]] = []
     if outcome.tables is not None:
         names, truth = outcome.data.classes, outcome.tables.classes
@@ -186,7 +192,7 @@ def _confusions_table(outcome: Outcome) -> Table:
     return {"headings": ["", "true class", "taken for", "of its images"], "rows": rows}
 
 
-def arms_table(outcome: Outcome) -> Table:
+def arms_table(outcome: ComparisonOutcome) -> Table:
     """Return a row for each arm: its validation and test accuracy at the headline."""
     rows = []
     for side in (outcome.data.features, outcome.data.tuning):
@@ -205,26 +211,23 @@ def arms_table(outcome: Outcome) -> Table:
                     str(len(at)),
                 ]
             )
+    rows += [
+        [f"{TUNING}: {row.arm} (left out)", _percent(row.validation), NOTHING, str(row.draws)]
+        for row in outcome.left_out
+    ]
     headings = [f"arm, at {outcome.at} images per class", "validation", "test", "draws"]
     return {"headings": headings, "rows": rows}
 
 
 def _ordered(side: Side, shots: int) -> list[str]:
     """Return the arms, the best on validation first."""
-
-    def mean(name: str) -> float:
-        values = [
-            r.scores.get("best_val_accuracy", 0.0)
-            for (k, _), r in side.arms[name].items()
-            if k == shots
-        ]
-        return sum(values) / len(values) if values else -1.0
-
-    return sorted(side.arms, key=mean, reverse=True)
+    return sorted(side.arms, key=lambda arm: side.validation(arm, shots), reverse=True)
 
 
-def _racing(outcome: Outcome) -> str:
+def _racing(outcome: ComparisonOutcome) -> str:
     """Return how much of the grid of fine-tunings was run, and why no more."""
+    if outcome.share is None:
+        return "Finished studies were compared; nothing was run."
     if outcome.share >= 1.0 and not outcome.stopped:
         return "Every draw was fine-tuned."
     words = {
@@ -235,8 +238,10 @@ def _racing(outcome: Outcome) -> str:
     reasons: dict[str, list[str]] = {}
     for shots, reason in sorted(outcome.stopped.items()):
         reasons.setdefault(words.get(reason, reason), []).append(str(shots))
-    told = "; ".join(
+    reason_text = "; ".join(
         reason if shots == ["0"] else f"at {', '.join(shots)} images per class {reason}"
         for reason, shots in reasons.items()
     )
-    return f"{100 * outcome.share:.0f} % of the fine-tunings of the full grid were run: {told}."
+    return (
+        f"{100 * outcome.share:.0f} % of the fine-tunings of the full grid were run: {reason_text}."
+    )

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ...lab.store import Store
 from ...metrics.paired import analyse
-from ...metrics.paired_race import FIRST_SPLITS, next_split
+from ...metrics.paired_race import FIRST_SPLITS, REGRET, next_split
 from ...result import Result
 from ..base import Stage, StudyReport, Trial
 from ..session import Session
 from . import evidence
+from .decision import LeftOut
 from .evidence import TUNING, Evidence, Place, Side
 from .spec import CompareGrid
 
 Runs = Generator[Stage, StudyReport, None]
-ROUND = 2  # trials of a round, times the processes: what is begun before the next look
+ROUND = 4  # trials begun before the next look: a number of its own, so that what is run does not
+# depend on how many processes there are
 
 
 @dataclass
 class Race:
     """Fine-tuning of one comparison: what was run, and why it stopped.
 
-    side     trials so far
-    limit    splits of each number of shots
-    stopped  shots → why no more splits were run
+    side      trials so far
+    limit     splits of each number of shots
+    stopped   shots → why no more splits were run
+    left_out  arms that were not the best on validation after the first splits
     """
 
     side: Side
     limit: int
     stopped: Mapping[int, str]
-    seconds: float = 0.0
+    left_out: Side = field(default_factory=lambda: Side(TUNING))
 
     @property
     def share(self) -> float:
@@ -43,6 +46,15 @@ class Race:
         run = sum(len(trials) for trials in arms)
         full = sum(self.limit * len({shots for shots, _ in trials}) for trials in arms)
         return run / full if full else 1.0
+
+    def dropped_arms(self, at: int | None) -> tuple[LeftOut, ...]:
+        """Return the arms that were left out, with their validation accuracy at these shots."""
+        rows = []
+        for arm, trials in self.left_out.arms.items():
+            shots = at or max(k for k, _ in trials)
+            draws = sum(k == shots for k, _ in trials)
+            rows.append(LeftOut(arm, self.left_out.validation(arm, shots), draws))
+        return tuple(rows)
 
 
 def features_first(stages: Mapping[str, Stage], side: Side) -> Runs:
@@ -64,38 +76,36 @@ def fine_tune(
     stages  source → its stage with every split
     """
     started = time.monotonic()
-    first = {
-        source: replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
-        for source, stage in stages.items()
-    }
     is_racing = grid.any_time or grid.budget is not None
-    if len(stages) == 1 and not is_racing:
-        [stage] = stages.values()
-        report = yield stage
-        race.side.add(report.results)
-        return
-    for stage in first.values():
-        report = yield _silent(stage)
-        race.side.add(report.results)
-    source = _best_source(race.side, stages)
+    whole = next(iter(stages.values()))
+    if len(stages) > 1 or is_racing:
+        for stage in stages.values():
+            report = yield _silent(replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS))))
+            race.side.add(report.results)
     if len(stages) > 1:
+        source = _best_source(race.side, stages)
         session.say(f"fine-tuning goes on with {source}, the best on validation images so far")
-        race.side.arms = {
-            name: trials
-            for name, trials in race.side.arms.items()
-            if name == evidence.arm_of(next(iter(trials.values()))) and _source_of(trials) == source
-        }
-    whole = stages[source]
-    if not is_racing:
-        report = yield whole
-        race.side.add(report.results)
-        return
-    yield from _rounds(whole, features, grid, session, race, started)
-    done = {place for trials in race.side.arms.values() for place in trials}
-    report = yield replace(
-        whole, trials=tuple(t for t in whole.trials if (t.spec.shots, t.spec.split) in done)
-    )
-    race.seconds = time.monotonic() - started
+        whole = stages[source]
+        yield from _leave_out(stages, source, race)
+    if is_racing:
+        yield from _rounds(whole, features, grid, session, race, started)
+        done = set(_done(race.side))
+        whole = replace(
+            whole, trials=tuple(t for t in whole.trials if (t.spec.shots, t.spec.split) in done)
+        )
+    report = yield whole
+    race.side.add(report.results)
+
+
+def _leave_out(stages: Mapping[str, Stage], source: str, race: Race) -> Runs:
+    """Move the arms of all other sources aside, and write their tables as they are."""
+    arms, race.side.arms = race.side.arms, {}
+    for name, trials in arms.items():
+        side = race.side if _source_of(trials) == source else race.left_out
+        side.arms[name] = trials
+    for other, stage in stages.items():
+        if other != source:
+            yield replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
 
 
 def _rounds(
@@ -108,9 +118,6 @@ def _rounds(
 ) -> Runs:
     """Run rounds of splits until nothing more is worth its time."""
     waiting = {(trial.spec.shots, trial.spec.split): trial for trial in whole.trials}
-    workers = session.settings.resolved_workers(
-        session.settings.resolved_device(), len(whole.trials)
-    )
     while True:
         if grid.budget is not None and time.monotonic() - started > grid.budget:
             race.stopped = {**race.stopped, 0: f"the budget of {grid.budget:g} s is used up"}
@@ -119,8 +126,8 @@ def _rounds(
             evidence.gather(features, race.side),
             session.store,
             grid,
-            {place for place in waiting if place not in _done(race.side)},
-            ROUND * max(1, workers),
+            set(waiting) - set(_done(race.side)),
+            ROUND,
             race.limit,
         )
         if not chosen:
@@ -157,6 +164,7 @@ def choose(
             seconds,
             headline=headline,
             limit=limit,
+            regret=REGRET if grid.any_time else 0.0,
             under_way=under_way,
         )
         closed = choice.closed
@@ -194,10 +202,10 @@ def _silent(stage: Stage) -> Stage:
 
 
 def _best_source(side: Side, stages: Mapping[str, Stage]) -> str:
-    """Return the source with the best mean validation accuracy over what was run."""
+    """Return the source with the best mean validation accuracy over all shots that were run."""
     means: dict[str, float] = dict.fromkeys(stages, -1.0)
-    for trials in side.arms.values():
-        values = [r.scores.get(evidence.VALIDATION, 0.0) for r in trials.values()]
+    for arm, trials in side.arms.items():
+        values = [side.validation(arm, shots) for shots in sorted({k for k, _ in trials})]
         means[_source_of(trials)] = float(np.mean(values))
     return max(means, key=lambda source: means[source])
 
@@ -208,8 +216,3 @@ def _source_of(trials: Mapping[Place, Result]) -> str:
 
 def _mean_seconds(results: tuple[Result, ...]) -> float:
     return float(np.mean([result.scores.get("total_s", 1.0) for result in results]))
-
-
-def empty_side() -> Side:
-    """Return fine-tuning's side without trials."""
-    return Side(TUNING)

@@ -15,7 +15,15 @@ from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
 from . import evidence, figures, page, sentences
-from .decision import NO_DECISION, Outcome, Rules, decide, to_json
+from .decision import (
+    NO_DECISION,
+    ComparisonOutcome,
+    Ending,
+    LeftOut,
+    Rules,
+    decide,
+    to_json,
+)
 from .evidence import FEATURES, TUNING, Side
 from .spec import Decision
 
@@ -31,7 +39,7 @@ def run(spec: Decision, inputs: Mapping[str, object], context: TrialContext) -> 
     return Result.of(spec, status=FINISHED, scores={}, details=dict(inputs))
 
 
-def outcome_of(store: Store, result: Result) -> Outcome:
+def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
     """Return the decision from the trials that its record names.
 
     Raises IntegrityError if one of them is gone.
@@ -49,14 +57,16 @@ def outcome_of(store: Store, result: Result) -> Outcome:
             )
         for side in sides.values():
             side.add([trial])
-    rules = details["rules"]
     return decide(
         store,
         evidence.gather(sides[FEATURES], sides[TUNING]),
-        Rules(rules["at"], rules["alpha"], rules["margin"], rules["hours"], rules["price_hour"]),
+        Rules(**details["rules"]),
         details["title"],
-        {int(shots): reason for shots, reason in details["stopped"].items()},
-        details["share"],
+        Ending(
+            {int(shots): reason for shots, reason in details["stopped"].items()},
+            details["share"],
+            tuple(LeftOut(**row) for row in details["left_out"]),
+        ),
     )
 
 
@@ -66,7 +76,7 @@ def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     return {} if result is None else _drawings(outcome_of(store, result))
 
 
-def _drawings(outcome: Outcome) -> Drawings:
+def _drawings(outcome: ComparisonOutcome) -> Drawings:
     drawn: dict[str, Callable[[str], bytes]] = {}
     if outcome.verdicts:
         drawn["comparison_curve"] = lambda form: figures.curve(outcome, form)
@@ -108,7 +118,7 @@ def _today() -> str:
     return datetime.datetime.now().astimezone().date().isoformat()
 
 
-def _csv(outcome: Outcome) -> str:
+def _csv(outcome: ComparisonOutcome) -> str:
     """Return a row for each number of shots, with every number of its verdict."""
     names = ["shots", "splits", "images", "mean", "se", "df", "low", "high", "p_wrong", "regret"]
     names += ["tost_p", "holm", "verdict", "pool_share", "dropped"]
@@ -122,7 +132,7 @@ def _csv(outcome: Outcome) -> str:
     return tables.as_csv(["features_mean", "tuning_mean", *names], rows)
 
 
-def _metrics(outcome: Outcome) -> list[MetricPoint]:
+def _metrics(outcome: ComparisonOutcome) -> list[MetricPoint]:
     """Return the metrics of the parent run, shots as step."""
     metrics: list[MetricPoint] = []
     for verdict in outcome.verdicts:
@@ -163,6 +173,6 @@ def format_summary(report: StudyReport) -> str:
     return "\n".join([*lines, *reporting.footer(report)])
 
 
-def has_no_decision(outcome: Outcome) -> bool:
+def has_no_decision(outcome: ComparisonOutcome) -> bool:
     """Return whether trials failed so that nothing is decided."""
     return outcome.verdict == NO_DECISION

@@ -1,7 +1,7 @@
 """Sentences of a decision: what to use, how sure that is, what it costs, what would change it.
 
-One function a sentence, each from an `Outcome`. A point is a percentage point of mean per-class
-accuracy.
+One function a sentence, each from a `ComparisonOutcome`. A point is a percentage point of mean
+per-class accuracy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import math
 
 from ...metrics.paired import DECIDED, EQUIVALENT, ONE_DRAW, Verdict
 from ...plots import tables
-from .decision import MOST_DIVERGED, NO_DECISION, Outcome
+from .decision import MOST_DIVERGED, NO_DECISION, ComparisonOutcome
 from .evidence import FEATURES, TUNING
 
 OTHER = {FEATURES: TUNING, TUNING: FEATURES}
@@ -20,7 +20,7 @@ FEW_SPLITS = 10  # below, "less than 1 in 100" is not chances
 WORTH_IT = 1.1  # ratio of costs that is told as one
 
 
-def answer(outcome: Outcome) -> str:
+def answer(outcome: ComparisonOutcome) -> str:
     """Return which side to use, with the difference and its interval."""
     verdict, side = outcome.headline, outcome.recommended
     if outcome.verdict == NO_DECISION or verdict is None:
@@ -54,7 +54,7 @@ def answer(outcome: Outcome) -> str:
     )
 
 
-def certainty(outcome: Outcome) -> str:
+def certainty(outcome: ComparisonOutcome) -> str:
     """Return how likely the choice is wrong."""
     verdict = outcome.headline
     if verdict is None or outcome.verdict == NO_DECISION:
@@ -94,7 +94,7 @@ def chance(verdict: Verdict) -> str:
     return "little better than a coin"
 
 
-def cost(outcome: Outcome) -> str:
+def cost(outcome: ComparisonOutcome) -> str:
     """Return what a training of each side costs."""
     features, tuning = outcome.costs[FEATURES], outcome.costs[TUNING]
     if features.seconds is None or tuning.seconds is None:
@@ -116,7 +116,7 @@ def cost(outcome: Outcome) -> str:
     return text + "."
 
 
-def change(outcome: Outcome) -> str:
+def change(outcome: ComparisonOutcome) -> str:
     """Return what would change or settle the decision."""
     verdict = outcome.headline
     if verdict is None or outcome.verdict == NO_DECISION:
@@ -128,7 +128,7 @@ def change(outcome: Outcome) -> str:
     return _what_settles(outcome, verdict)
 
 
-def _what_settles(outcome: Outcome, verdict: Verdict) -> str:
+def _what_settles(outcome: ComparisonOutcome, verdict: Verdict) -> str:
     """Return what would decide an open question."""
     settles = verdict.settles
     if settles.splits is not None:
@@ -151,7 +151,7 @@ def _what_settles(outcome: Outcome, verdict: Verdict) -> str:
     return "No number of draws can settle it: the difference is too small."
 
 
-def _break_even(outcome: Outcome) -> str:
+def _break_even(outcome: ComparisonOutcome) -> str:
     even = outcome.break_even
     if not even.is_known:
         return "From where on the other one is better cannot be told from these trials."
@@ -162,7 +162,7 @@ def _break_even(outcome: Outcome) -> str:
     return f"The two change places {even.words} images per class."
 
 
-def break_even(outcome: Outcome) -> str:
+def break_even(outcome: ComparisonOutcome) -> str:
     """Return the break-even in words, with the fitted crossing if there is one."""
     even = outcome.break_even
     if not even.is_known:
@@ -175,7 +175,7 @@ def break_even(outcome: Outcome) -> str:
     return text
 
 
-def warnings(outcome: Outcome) -> list[str]:
+def warnings(outcome: ComparisonOutcome) -> list[str]:
     """Return what a reader must bear in mind."""
     lines = []
     verdict, pairs = outcome.headline, outcome.pairs
@@ -214,7 +214,7 @@ def warnings(outcome: Outcome) -> list[str]:
     return lines
 
 
-def _fewest_test_images(outcome: Outcome) -> int | None:
+def _fewest_test_images(outcome: ComparisonOutcome) -> int | None:
     if outcome.tables is None:
         return None
     import numpy as np
@@ -222,7 +222,7 @@ def _fewest_test_images(outcome: Outcome) -> int | None:
     return int(np.unique(outcome.tables.classes, return_counts=True)[1].min())
 
 
-def _is_against(outcome: Outcome) -> bool:
+def _is_against(outcome: ComparisonOutcome) -> bool:
     """Return whether the recommended side is the one that was worse, for its cost."""
     verdict = outcome.headline
     if verdict is None:
@@ -231,7 +231,7 @@ def _is_against(outcome: Outcome) -> bool:
     return verdict.mean != 0 and ahead != outcome.recommended
 
 
-def _mean(outcome: Outcome, side: str) -> str:
+def _mean(outcome: ComparisonOutcome, side: str) -> str:
     row = next(row for row in outcome.curves[side] if row["shots"] == outcome.at)
     return f"{100 * row['mean']:.1f} %"
 
@@ -262,6 +262,6 @@ def _images(shots: int) -> str:
     return "1 image per class" if shots == 1 else f"{shots} images per class"
 
 
-def section(outcome: Outcome) -> list[str]:
+def section(outcome: ComparisonOutcome) -> list[str]:
     """Return the four sentences of the decision, in order."""
     return [answer(outcome), certainty(outcome), cost(outcome), change(outcome)]

@@ -87,6 +87,7 @@ class Decision(Spec):
     at: int = setting(1, cli=False, help="training images per class that the answer is for")
     alpha: float = setting(0.05, cli=False, help="largest probability of being wrong")
     margin: float = setting(0.01, cli=False, help="difference that counts as none")
+    about: str = setting("", cli=False, help="digest of declared costs and of how the race ended")
     shots: int = setting(0, identity=False, cli=False, help="training images per class")
     split: int = setting(0, identity=False, cli=False, help="number of the draw")
 

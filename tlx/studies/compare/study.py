@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ... import files
-from ...errors import TrialsFailedError, UsageError
+from ...errors import BadDataError, TrialsFailedError, UsageError
 from ...lab.records import DataInput
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
@@ -19,6 +20,7 @@ from .spec import EXPERIMENT, CompareClassifiers, CompareDraws, CompareGrid, Dec
 if TYPE_CHECKING:
     from ...result import Result
     from ..session import Session
+    from .decision import Ending
     from .evidence import Evidence, Side
 
 
@@ -31,8 +33,7 @@ class Compared:
     title: str
     dataset: str
     inputs: tuple[DataInput, ...]
-    stopped: Mapping[int, str]
-    share: float
+    ending: Ending
 
 
 class CompareStudy(Study):
@@ -110,6 +111,7 @@ class CompareStudy(Study):
         from ..feature_extraction.plan import feature_extraction_study
         from ..fine_tuning.plan import fine_tuning_study
         from . import evidence, race
+        from .decision import Ending
 
         grid, draws = self.of(CompareGrid), self.of(CompareDraws)
         tuning, features = self.of(FineTuning), self.of(FeatureExtraction)
@@ -152,8 +154,7 @@ class CompareStudy(Study):
             f"{', '.join(sources)} on {dataset}",
             dataset,
             whole.inputs,
-            racing.stopped,
-            racing.share,
+            Ending(racing.stopped, racing.share, racing.dropped_arms(grid.at)),
         )
 
     def _decision(self, data: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
@@ -163,27 +164,30 @@ class CompareStudy(Study):
         grid = self.of(CompareGrid)
         keys = sorted(result.key for result in data.trials)
         at = grid.at or max(pair.shots for pair in data.pairs)
+        ending = compared.ending
+        about: dict[str, object] = {
+            "title": compared.title,
+            "rules": {
+                "at": at,
+                "alpha": grid.alpha,
+                "margin": grid.margin,
+                "human_hours": dict(hours),
+                "price_hour": grid.price_hour,
+                "currency": grid.currency,
+            },
+            "stopped": {str(shots): reason for shots, reason in ending.stopped.items()},
+            "share": ending.share,
+            "left_out": [asdict(row) for row in ending.left_out],
+        }
+        details = {"trials": keys, "classes": list(data.classes), **about}
         spec = Decision(
             dataset=compared.dataset,
             evidence=files.digest(keys),
             at=at,
             alpha=grid.alpha,
             margin=grid.margin,
+            about=files.digest(about),
         )
-        details: dict[str, object] = {
-            "trials": keys,
-            "title": compared.title,
-            "rules": {
-                "at": at,
-                "alpha": grid.alpha,
-                "margin": grid.margin,
-                "hours": dict(hours),
-                "price_hour": grid.price_hour,
-            },
-            "stopped": {str(shots): reason for shots, reason in compared.stopped.items()},
-            "share": compared.share,
-            "classes": list(data.classes),
-        }
         return Stage(
             key=files.digest(["compare", spec.key]),
             run=report.run,
@@ -212,6 +216,8 @@ def human_hours(words: tuple[str, ...]) -> dict[str, float]:
         name, _, value = word.partition("=")
         try:
             hours[names[name.strip()]] = float(value)
+            if not 0.0 <= hours[names[name.strip()]] < math.inf:
+                raise ValueError
         except (KeyError, ValueError):
             raise UsageError(
                 "human-hours",
@@ -226,6 +232,7 @@ def _from_store(requested: tuple[str, ...], session: Session) -> Compared:
     from ..reporting import results_of
     from ..study_figures import find
     from . import evidence
+    from .decision import Ending
 
     features, tuning = evidence.Side(evidence.FEATURES), evidence.Side(evidence.TUNING)
     titles: list[str] = []
@@ -240,6 +247,14 @@ def _from_store(requested: tuple[str, ...], session: Session) -> Compared:
             results = results_of(session.store, study)
             features.add(results)
             tuning.add(results)
+    if len(inputs) > 1:
+        names = ", ".join(row["name"] for row in inputs.values())
+        raise BadDataError(
+            "other-images",
+            f"{len(inputs)} sets of test images: {names}",
+            where="--from-studies",
+            expected="studies of one data set, with the same splits and sizes",
+        )
     dataset = next(iter(inputs.values()))["name"] if inputs else ""
     title = ", ".join(dict.fromkeys(titles))
-    return Compared(features, tuning, title, dataset, tuple(inputs.values()), {}, 1.0)
+    return Compared(features, tuning, title, dataset, tuple(inputs.values()), Ending())
