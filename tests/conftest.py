@@ -134,6 +134,20 @@ def bars(make_once) -> Path:
 
 
 @pytest.fixture
+def settings(tmp_path, cache):
+    """Settings of a study in this process, with a store of this test alone and no tracking."""
+    from tlx.lab.settings import Settings
+
+    return Settings(
+        store=str(tmp_path / "runs"),
+        cache=str(cache),
+        tracking=False,
+        workers=0,
+        system_metrics=False,
+    )
+
+
+@pytest.fixture
 def tlx(tmp_path, monkeypatch, cache, capsys):
     """Run a command in an empty directory: (exit code, what it printed, what it complained)."""
     from tlx import cli

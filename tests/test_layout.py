@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import collections
 import os
 import shutil
 import subprocess
@@ -352,7 +353,16 @@ def test_no_body_of_a_function_is_longer_than_a_page():
         assert lines <= BODY_AT_MOST, f"{place}: {lines} lines"
 
 
-NO_NOUNS = {"found", "made", "some", "mine", "one", "there", "said", "rest"}
+def test_a_class_name_is_used_once_in_the_package():
+    places = collections.defaultdict(list)
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and "_data" not in path.parts:
+                places[node.name].append(str(path.relative_to(ROOT)))
+    assert {name: paths for name, paths in places.items() if len(paths) > 1} == {}
+
+
+NO_NOUNS = {"found", "made", "some", "mine", "one", "there", "said", "rest", "told"}
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))

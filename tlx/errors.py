@@ -23,12 +23,12 @@ def escape_control(text: object) -> str:
     )
 
 
-def nearest(asked: str, known: Iterable[str], n: int = 1) -> list[str]:
-    """Return the n known names most like `asked`, likeliest first; [] when none is near."""
+def nearest(word: str, known: Iterable[str], n: int = 1) -> list[str]:
+    """Return the n known names most like `word`, likeliest first; [] when none is near."""
     by_lower = {name.lower(): name for name in known}
     return [
         by_lower[match]
-        for match in difflib.get_close_matches(asked.lower(), by_lower, n=n, cutoff=0.5)
+        for match in difflib.get_close_matches(word.lower(), by_lower, n=n, cutoff=0.5)
     ]
 
 

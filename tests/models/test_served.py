@@ -36,17 +36,6 @@ SHAPES = {  # how a trial is asked, for every row of classifiers
 }
 
 
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
-
-
 def run(stage, settings):
     report = runner.run_stage(stage, settings, lambda event: None, reporting.write_summary)
     report.raise_if_failed(require_tracking=False)

@@ -15,7 +15,6 @@ import pytest
 from conftest import draw_images
 
 from tlx.errors import BadDataError, MissingError, Stopped, UnknownNameError, UsageError
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics.coordinates import coordinates
 from tlx.models import backbones
@@ -42,17 +41,6 @@ from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
 FEW = BlockMeasures(resamplings=4, folds=24, k=3)  # 24 rows: each is told by all others
 QUICK = {"epochs": 1, "batch_size": 8, "val_per_class": 3}
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 def quiet(event):

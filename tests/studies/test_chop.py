@@ -29,17 +29,6 @@ from tlx.studies.whole_dataset import WEIGHTS
 QUICK = {"epochs": 2, "batch_size": 8, "val_per_class": 3, "learning_rate": 0.02}
 
 
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
-
-
 def perform(spec, asked, settings):
     made, _ = chop_plan.chop_study(spec, asked, settings)
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from tlx.errors import IntegrityError, UsageError
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.models import backbones, chopped
 from tlx.models.transferred import transferred
@@ -28,17 +27,6 @@ from tlx.studies.layer_transfer import plan as layer_transfer_plan
 from tlx.studies.layer_transfer.spec import LayerTransfer, LayerTransferGrid
 
 FEW = FewShotGrid(shots=(1,), splits=1, val_per_class=3)
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 @pytest.fixture(params=[2, None])

@@ -12,7 +12,6 @@ import pytest
 from tlx.errors import TlxError, UsageError
 from tlx.features import classifiers, fitting, voting
 from tlx.features.classifiers import CLASSIFIERS
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.studies import reporting, runner
 from tlx.studies.feature_extraction import plan as feature_extraction_plan
@@ -21,17 +20,6 @@ from tlx.studies.feature_extraction.trial import Prepared
 from tlx.studies.few_shot import FewShotGrid
 
 FEW = FewShotGrid(shots=(1, 3), splits=2, val_per_class=3)
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 def asked(bars, **changes):

@@ -12,7 +12,6 @@ import pytest
 from tlx.data import crops
 from tlx.data.sizing import Sizing
 from tlx.errors import ResourceError, TlxError, UsageError
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.lab.tasks import Finished, Progress, Started
 from tlx.studies import reporting, runner
@@ -21,17 +20,6 @@ from tlx.studies.fine_tuning import plan as fine_tuning_plan
 from tlx.studies.fine_tuning.spec import FineTuning
 
 FEW = FewShotGrid(shots=(1, 2), splits=2, val_per_class=3)
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 def asked(bars, **changes):

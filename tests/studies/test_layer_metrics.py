@@ -28,17 +28,6 @@ from tlx.studies.pretraining_spec import PreTraining
 ASKED = LayerMetrics(resamplings=5)
 
 
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
-
-
 def observed(bars, **changes):
     return Observed(**{"dataset": str(bars), "samples": 24, **changes})
 

@@ -22,7 +22,6 @@ from tlx.errors import (
     UnknownNameError,
     UsageError,
 )
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.models import backbones, training
 from tlx.models.weights import reader as weights_reader
@@ -43,17 +42,6 @@ def bars4(tmp_path_factory):
     root = tmp_path_factory.mktemp("data") / "bars4"
     draw_images(root, classes=4, per_class=12, size=24, splits=("train",), seed=1)
     return draw_images(root, classes=4, per_class=6, size=24, splits=("test",), seed=2)
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 def asked(bars4, **changes):

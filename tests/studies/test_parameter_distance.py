@@ -25,7 +25,6 @@ from tlx.errors import (
     UnknownNameError,
     UsageError,
 )
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics import parameter_distance
 from tlx.metrics.parameter_distance import norms as parameter_distance_norms
@@ -53,17 +52,6 @@ from tlx.studies.pretraining import publish as pretraining_publish
 from tlx.studies.pretraining_spec import PreTraining
 
 KERNELS = ("conv1.weight", "conv2.weight", "fc1.weight")
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 def states(step=0.3):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from tlx.errors import IntegrityError
-from tlx.lab.settings import Settings
 from tlx.models import backbones
 from tlx.models.weights import reader as weights_reader
 from tlx.studies import activations, runner
@@ -30,17 +29,6 @@ from tlx.studies.quanta import plan as quanta_plan
 from tlx.studies.quanta.spec import Quanta, QuantaGrid
 
 QUICK = {"epochs": 1, "batch_size": 8, "val_per_class": 3}
-
-
-@pytest.fixture
-def settings(tmp_path, cache):
-    return Settings(
-        store=str(tmp_path / "runs"),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
 
 
 def write(path, seed, classes=10):

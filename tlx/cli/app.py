@@ -88,8 +88,8 @@ app.add_typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(is_requested: bool) -> None:
+    if is_requested:
         say(f"tlx {__version__}")
         raise typer.Exit
 

@@ -127,7 +127,7 @@ def _redraw_studies(what: str, out: Path | None, form: str, folder: str) -> None
     from ..lab.settings import Settings
     from ..lab.store import Store
     from ..lab.tracking import api as tracking_api
-    from ..studies import study_figures
+    from ..studies import listing, study_figures
 
     if form not in FORMS:
         raise UnknownNameError("form", form, FORMS)
@@ -137,7 +137,7 @@ def _redraw_studies(what: str, out: Path | None, form: str, folder: str) -> None
     else:
         settings = Settings.with_settings({"store": folder})
         store = Store(settings.store_folder(tracking_api.resolve(settings.mlflow_path).database))
-    keys = study_figures.find(store, what)
+    keys = listing.find(store, what)
     for key in keys:
         target = (
             out if out is not None and len(keys) == 1 else (out or Path("tlx-figures")) / key[:12]

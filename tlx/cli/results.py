@@ -52,11 +52,11 @@ def ls(store: STORE = "", as_json: JSON = False) -> None:
 
 def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
     """Show a study: its table, its figures, and the command that repeats it."""
-    from ..studies import listing, study_figures
+    from ..studies import listing
     from ..studies.frames import figures_of
 
     opened = _opened(store)
-    (record, *others) = study_figures.find(opened, key)
+    (record, *others) = listing.find(opened, key)
     folder = opened.study_folder(record)
     opened.read_study(record)
     opened.study_files(record)  # every byte is checked

@@ -3,14 +3,52 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 from .. import files
-from ..errors import TlxError
+from ..errors import BadDataError, MissingError, TlxError
 from ..lab.sealed import STUDY
 from ..lab.store import Store
 from .frames import SUMMARY
+
+EVERY = "all"  # in place of a study's key
+
+
+def only_match(store: Store, requested: str, matches: Sequence[str], what: str) -> str:
+    """Return the one key among `matches`.
+
+    requested, what   the letters that were given, and of what they are, for the error
+    raises            MissingError if there is none, BadDataError if several begin so
+    """
+    if not matches:
+        raise MissingError(
+            f"{what} '{requested}'",
+            store.root,
+            made_by="--store FOLDER, the results of another store",
+        )
+    if len(matches) > 1:
+        raise BadDataError(
+            "ambiguous-key",
+            f"{len(matches)} keys begin with '{requested}'",
+            where=store.root,
+            expected=f"more letters of one: {', '.join(key[:12] for key in matches[:10])}",
+        )
+    return matches[0]
+
+
+def find(store: Store, requested: str) -> list[str]:
+    """Return the keys of the requested studies.
+
+    "all", a study's folder, its key or the key's first letters; errors as `only_match`.
+    """
+    keys = store.studies()
+    if requested == EVERY and keys:
+        return keys
+    matches = [key for key in keys if requested in (key, str(store.study_folder(key)))]
+    matches = matches or [key for key in keys if requested and key.startswith(requested)]
+    return [only_match(store, requested, matches, "study")]
 
 
 class StudyRow(TypedDict):

@@ -39,6 +39,7 @@ from .few_shot_inputs import PreflightResult, Progress
 from .fine_tuning.plan import fine_tuning_study
 from .fine_tuning.spec import FineTuning
 from .fine_tuning.trial import tuned
+from .listing import only_match
 
 PREDICTIONS = "predictions.npy"  # of trials that keep them: (n_test,) class of each test image
 PLACES = ("dataset", "split_path", "model", "precomputed_crops")  # of a spec; may have moved
@@ -74,19 +75,7 @@ def choose(store: Store, requested: str, classifier_text: str | None = None) -> 
     trials = store.keys()
     of_trial = [key for key in trials if requested and key.startswith(requested)]
     matches = sorted({*of_study, *of_trial})
-    if not matches:
-        raise MissingError(
-            f"trial or study '{requested}'",
-            store.root,
-            made_by="--store FOLDER, the results of another store",
-        )
-    if len(matches) > 1:
-        raise BadDataError(
-            "ambiguous-key",
-            f"{len(matches)} trials and studies begin with '{requested}'",
-            where=store.root,
-            expected=f"more letters of one: {', '.join(key[:12] for key in matches[:10])}",
-        )
+    only_match(store, requested, matches, "trial or study")
     if of_trial:
         return _trial(store, of_trial[0])
     return _median(store, of_study[0], classifier_text)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from ..errors import BadDataError, MissingError, UnknownNameError
+from ..errors import UnknownNameError
 from ..lab.records import StoredStudy
 from ..lab.store import Store
 from ..result import Result
@@ -22,7 +22,6 @@ from .parameter_distance import report as parameter_distance_report
 from .quanta import report as quanta_report
 from .tuning import report as tuning_report
 
-EVERY = "all"  # in place of a study's key
 STUDIES: Mapping[
     str, Callable[[Store, StoredStudy], Drawings]
 ] = {  # experiment → figures of a study
@@ -54,34 +53,6 @@ TRIALS: Mapping[
     "layer-metrics": layer_metrics_report.trial_drawings,
     "parameter-distance": parameter_distance_report.trial_drawings,
 }
-
-
-def find(store: Store, requested: str) -> list[str]:
-    """Return the keys of the requested studies.
-
-    "all", a study's folder, its key or the key's first letters.
-
-    MissingError if there is none, BadDataError if several begin with these letters.
-    """
-    keys = store.studies()
-    if requested == EVERY and keys:
-        return keys
-    matches = [key for key in keys if requested in (key, str(store.study_folder(key)))]
-    matches = matches or [key for key in keys if requested and key.startswith(requested)]
-    if not matches:
-        raise MissingError(
-            f"study '{requested}'",
-            store.root,
-            made_by="--store FOLDER, the results of another store",
-        )
-    if len(matches) > 1:
-        raise BadDataError(
-            "ambiguous-key",
-            f"{len(matches)} studies begin with '{requested}'",
-            where=store.root,
-            expected=f"more letters of one: {', '.join(key[:12] for key in matches)}",
-        )
-    return matches
 
 
 def redraw(store: Store, key: str, out: Path, form: str) -> Iterator[Path]:

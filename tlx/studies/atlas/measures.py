@@ -156,13 +156,13 @@ def knn(
             dealt + np.arange(len(members))
         ) % folds
         dealt += len(members)
-    told = np.empty(len(x), np.int64)
+    predicted = np.empty(len(x), np.int64)
     for number in np.unique(fold):
         requested = fold == number
-        told[requested] = fitting.fit(Knn(k=k), x[~requested], codes[~requested]).predict(
+        predicted[requested] = fitting.fit(Knn(k=k), x[~requested], codes[~requested]).predict(
             x[requested]
         )
-    share = voting.mean_per_class_accuracy(voting.confusion(codes, told, len(classes)))
+    share = voting.mean_per_class_accuracy(voting.confusion(codes, predicted, len(classes)))
     n, z2 = len(x), NORMAL**2
     middle, half = (
         share + z2 / (2 * n),

@@ -147,7 +147,7 @@ def cost_table(outcome: ComparisonOutcome) -> Table:
     ]
 
     def money(cost: SideCost) -> str:
-        return f"{number(cost.money, '{:.4f}')} {outcome.currency}".strip()
+        return f"{number(cost.money, '{:.3g}')} {outcome.currency}".strip()
 
     if any(cost.money is not None for cost in outcome.costs.values()):
         rows.append(["one training, money", *cells(money)])

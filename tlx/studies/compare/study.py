@@ -229,8 +229,8 @@ def human_hours(words: tuple[str, ...]) -> dict[str, float]:
 
 def _from_store(requested: tuple[str, ...], session: Session) -> Compared:
     """Return both sides from finished studies of the store."""
+    from ..listing import find
     from ..reporting import results_of
-    from ..study_figures import find
     from . import evidence
     from .decision import Ending
 

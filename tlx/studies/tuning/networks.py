@@ -68,26 +68,28 @@ class NetworkSearch:
         """
         side, most = self._side(values), self.inputs.spec(values).epochs
         by_split: list[float] = []
-        seconds, joules = 0.0, [0.0]
+        seconds = 0.0
+        joules: list[float | None] = [0.0]
         for number, draw in enumerate(side.draws):
-            told = _Epochs(report if number == 0 else lambda step, value: None)
+            epochs = _Epochs(report if number == 0 else lambda step, value: None)
             self.spent = ScoredTrial(by_split=by_split, seconds=seconds)
             try:
                 result = self._result(
                     self._requested(values, draw),
                     Inputs(side.classes, draw.train, side.val, None),
-                    told,
+                    epochs,
                 )
             except GivenUp:
                 self.spent = ScoredTrial(
-                    by_split=[*by_split, told.best],
-                    seconds=seconds + told.seconds,
-                    details={"splits": [draw.split], "epochs": told.epoch},
+                    by_split=[*by_split, epochs.best],
+                    seconds=seconds + epochs.seconds,
+                    details={"splits": [draw.split], "epochs": epochs.epoch},
                 )
                 self.store.remove(self._requested(values, draw).key)
                 raise
             seconds += result.scores.get("train_s", 0.0)
-            joules.append((result.cost.get("energy_j") or {}).get("value"))  # type: ignore[arg-type]
+            joules.append((result.cost.get("energy_j") or {}).get("value"))
+            known = [energy for energy in joules if energy is not None]
             diverged = result.status == DIVERGED
             if not diverged:
                 by_split.append(result.scores["best_val_accuracy"])
@@ -95,7 +97,7 @@ class NetworkSearch:
                 by_split=by_split,
                 seconds=seconds,
                 diverged=diverged,
-                energy_j=None if None in joules else sum(joules),
+                energy_j=sum(known) if len(known) == len(joules) else None,
                 details={"splits": [d.split for d in side.draws]},
             )
             if diverged:
@@ -111,7 +113,7 @@ class NetworkSearch:
     def _requested(self, values: Mapping[str, object], draw: Draw) -> FineTuning:
         return self.inputs.spec(values).replace(split=draw.split, images=draw.content)
 
-    def _result(self, spec: FineTuning, inputs: Inputs, told: _Epochs) -> Result:
+    def _result(self, spec: FineTuning, inputs: Inputs, epochs: _Epochs) -> Result:
         """Return the result, found, continued or trained.
 
         Waits for another process that is at it.
@@ -128,15 +130,15 @@ class NetworkSearch:
 
         def make(draft: Draft) -> Result:
             for row in draft.journal.records:
-                told(row)
-            return runner.run_trial(order, spec, inputs, told.hear, draft)
+                epochs(row)
+            return runner.run_trial(order, spec, inputs, epochs.on_progress, draft)
 
         while True:
             signals.stop_if_asked()
             result = self.store.find(spec.key)
             if result is not None:
                 for row in files.Journal.read(self.store.folder(spec.key) / JOURNAL):
-                    told(row)
+                    epochs(row)
                 return result
             try:
                 return self.store.get_or_compute(spec.key, make)
@@ -158,7 +160,7 @@ class _Epochs:
         if row["t"] == "metrics":
             self._epoch(int(row["step"]) + 1, row["values"])
 
-    def hear(self, event: Report) -> None:
+    def on_progress(self, event: Report) -> None:
         values = event.get("values", {})
         if "epoch" in values:
             self._epoch(int(values["epoch"]), values)
