@@ -28,24 +28,24 @@ EVALUATION_BATCH = 256  # rows a forward pass; part of the arithmetic, so not an
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """Device, folder and callbacks of a fit; nothing here changes the result."""
+    """Device, folder and callbacks of a fit; nothing here changes the result.
+
+    checkpoint    a file: continued from if whole, saved to every epoch
+    on_epoch      (epoch, values); restored epochs are reported again
+    on_batch      (batches done, batches in the epoch)
+    prefix_bytes  of what a frozen prefix gives, kept in memory or next to the checkpoint
+    on_choice     whether that is kept, and why
+    moments       steps done (0: before the first) after which `on_moment` sees the network
+    """
 
     device: str = "cpu"
-    checkpoint: Path | None = None  # a file: continued from if whole, saved to every epoch
-    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: (
-        None
-    )  # restored epochs are reported again
-    on_batch: Callable[[int, int], None] = lambda done, of: None  # within an epoch
+    checkpoint: Path | None = None
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, values: None
+    on_batch: Callable[[int, int], None] = lambda done, of: None
     stopping: Callable[[], bool] = lambda: False
-    prefix_bytes: int = (
-        prefix.LIMIT_BYTES
-    )  # of what a frozen prefix gives, kept in memory or next to the checkpoint
-    on_choice: Callable[[prefix.CacheDecision], None] = lambda choice: (
-        None
-    )  # whether that is kept, and why
-    moments: frozenset[int] = (
-        frozenset()
-    )  # steps done (0: before the first) after which `on_moment` sees the network
+    prefix_bytes: int = prefix.LIMIT_BYTES
+    on_choice: Callable[[prefix.CacheDecision], None] = lambda choice: None
+    moments: frozenset[int] = frozenset()
     on_moment: Callable[[int, nn.Module], None] = lambda step, network: None
 
 
@@ -61,11 +61,11 @@ class Diverged(Exception):  # noqa: N818 — an outcome of a training, recorded 
     """Loss, weight or logit that is no longer a finite number."""
 
 
-Outcome = TypeVar("Outcome", bound=LoopOutcome)
-Batch = TypeVar("Batch")  # what one step is made from
+OutcomeT = TypeVar("OutcomeT", bound=LoopOutcome)
+BatchT = TypeVar("BatchT")  # what one step is made from
 
 
-class TrainingLoop(ABC, Generic[Outcome, Batch]):
+class TrainingLoop(ABC, Generic[OutcomeT, BatchT]):
     """State of one training between its epochs.
 
     A subclass sets `optimizer` and `steps` (of an epoch), and defines the abstract methods.
@@ -74,7 +74,7 @@ class TrainingLoop(ABC, Generic[Outcome, Batch]):
     optimizer: torch.optim.Optimizer
     steps: int
 
-    def __init__(self, outcome: Outcome, epochs: int, seed: int, place: TrainingContext):
+    def __init__(self, outcome: OutcomeT, epochs: int, seed: int, place: TrainingContext):
         self.outcome, self.epochs, self.seed, self.place = outcome, epochs, seed, place
 
     # ------------------------------------------------------------ what differs
@@ -88,11 +88,11 @@ class TrainingLoop(ABC, Generic[Outcome, Batch]):
         """Prepare the networks for the steps of an epoch."""
 
     @abstractmethod
-    def _batches(self, order: np.ndarray) -> Iterable[Batch]:
+    def _batches(self, order: np.ndarray) -> Iterable[BatchT]:
         """Return what each step is made from, the rows in this order."""
 
     @abstractmethod
-    def _step(self, batch: Batch, epoch: int, step: int) -> None:
+    def _step(self, batch: BatchT, epoch: int, step: int) -> None:
         """Take one step and keep what the values of the epoch need of it."""
 
     @abstractmethod
@@ -141,7 +141,7 @@ class TrainingLoop(ABC, Generic[Outcome, Batch]):
 
     # ------------------------------------------------------------ the course of things
 
-    def run(self) -> Outcome:
+    def run(self) -> OutcomeT:
         """Train to the end, from where the checkpoint left off."""
         self._continue()
         history = self.outcome.history

@@ -237,11 +237,10 @@ def _label_cka(layer: LayerRows) -> float:
 def near_copies(nearest: np.ndarray) -> int:
     """Return how many rows are near copies of another.
 
-    Far nearer than the median row is to its nearest neighbour.
+    A near copy is far nearer to another row than the median row is to its nearest neighbour; where
+    most rows are copies, than the largest of these distances.
 
-    nearest   (n,) distances to the nearest other row. Where most rows are copies the median is no
-    measure: then the
-              largest distance is
+    nearest   (n,) distances to the nearest other row
     """
     import numpy as np
 

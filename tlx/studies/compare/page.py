@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, TypedDict
 
-from ...metrics.paired import ALPHA
 from ...plots import tables
 from .. import summaries
 from . import figures, sentences
@@ -90,7 +89,7 @@ def shots_table(outcome: ComparisonOutcome) -> Table:
     means = {side: {row["shots"]: row for row in rows} for side, rows in outcome.curves.items()}
     rows = []
     for verdict in outcome.verdicts:
-        is_marked = verdict.holm is not None and verdict.holm <= (outcome.alpha or ALPHA)
+        is_marked = verdict.holm is not None and verdict.holm <= outcome.alpha
         rows.append(
             [
                 str(verdict.shots),

@@ -202,7 +202,7 @@ def warnings(outcome: ComparisonOutcome) -> list[str]:
     draws = [verdict.shots for verdict in outcome.verdicts if verdict.splits < FEWEST_SPLITS]
     if draws:
         lines.append(
-            f"fewer than {FEWEST_SPLITS} splits at {', '.join(map(str, draws))} images per class: "
+            f"fewer than {FEWEST_SPLITS} splits at {_images(*draws)}: "
             "how much the draw matters is hardly known"
         )
     few = _fewest_test_images(outcome)
@@ -258,8 +258,10 @@ def _points(share: float) -> str:
     return "1 point" if points == "1.0" else f"{points} points"
 
 
-def _images(shots: int) -> str:
-    return "1 image per class" if shots == 1 else f"{shots} images per class"
+def _images(*shots: int) -> str:
+    if shots == (1,):
+        return "1 image per class"
+    return f"{', '.join(map(str, shots))} images per class"
 
 
 def section(outcome: ComparisonOutcome) -> list[str]:
