@@ -10,6 +10,7 @@ import sys
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from PIL import Image
 
 from tlx.plots import figures, statistics
@@ -328,3 +329,22 @@ def test_accuracies_of_a_search_are_drawn_up_to_100_percent():
     axes.scatter([0], [1.0])
     tuning_figures._accuracy(axes)
     assert axes.get_ylim()[1] <= 1.02
+
+
+def test_the_last_bits_of_a_layout_do_not_show(monkeypatch):
+    """The solver of layouts gives other last bits from one drawing to the next."""
+    lay_out = ConstrainedLayoutEngine.execute
+    shifts = iter((0, 3e-16, 5e-16, 7e-16))
+
+    def shifted(engine, figure):
+        lay_out(engine, figure)
+        shift = next(shifts)
+        for axes in figure.axes:
+            left, bottom, width, height = axes.get_position(original=True).bounds
+            axes.set_position((left + shift, bottom + shift, width - shift, height + shift))
+            axes.set_in_layout(True)
+
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", shifted)
+    rows = [{"shots": n, "mean": n / 10, "ci95": 0.1, "n": 5} for n in (1, 3, 5)]
+    one, two = (figures.few_shot_curve(rows, "title", "svg") for _ in range(2))
+    assert one == two

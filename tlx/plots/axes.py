@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg, RendererAgg
+from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from matplotlib.typing import ColorType
 
 from . import figures
+from .canvas import DPI, new_figure
 from .statistics import Value
 
 LINE = 1.35  # a line's height, in font sizes
@@ -40,10 +41,7 @@ def panels(
     """
     columns = min(n, columns)
     rows = math.ceil(n / columns)
-    figure = Figure(
-        figsize=(columns * width + margin, rows * height), dpi=figures.DPI, layout="constrained"
-    )
-    FigureCanvasAgg(figure)
+    figure = new_figure(columns * width + margin, rows * height)
     grid = figure.subplots(rows, columns, sharey=True, squeeze=False)
     for unused in grid.flat[n:]:
         unused.remove()
@@ -58,7 +56,7 @@ def inches(text: str, size: float) -> float:
     """Measure the width of a text at this font size; of several lines the widest."""
     font, pen = (
         FontProperties(family=figures.STYLE["font.family"], size=size),
-        RendererAgg(1, 1, figures.DPI),
+        RendererAgg(1, 1, DPI),
     )
     return (
         max(
@@ -69,7 +67,7 @@ def inches(text: str, size: float) -> float:
             ),
             default=0.0,
         )
-        / figures.DPI
+        / DPI
     )
 
 

@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 from matplotlib import colormaps, font_manager, rc_context
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -37,6 +36,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import escape_control
 from . import fonts, statistics
+from .canvas import DPI, new_figure
 
 BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
     "#0072B2",
@@ -50,7 +50,6 @@ BLUE, ORANGE, GREEN, VERMILION, PURPLE, SKY, YELLOW, BLACK = (
 )
 COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 MARKERS = "osD^vPX*"
-DPI = 150
 MISSING_GLYPH = re.compile(
     r"Glyph (\d+) .*missing from"
 )  # what matplotlib warns of where it draws a box
@@ -155,10 +154,7 @@ def _few_shot_panels(
     known = {name: [r for r in rows if r.get("mean") is not None] for name, rows in lines.items()}
     down = math.ceil(len(lines) / PANELS_ACROSS)
     with figure_style():
-        figure = Figure(
-            figsize=(2.5 * PANELS_ACROSS, 2.1 * down + 0.6), dpi=DPI, layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+        figure = new_figure(2.5 * PANELS_ACROSS, 2.1 * down + 0.6)
         panels = figure.subplots(
             down, PANELS_ACROSS, squeeze=False, sharex=True, sharey=True
         ).ravel()
@@ -256,8 +252,7 @@ def _matrix_frame(
     title = _wrapped(title, int((side + right) / 0.09))
     left, below, above = room + 0.55, room + 0.55, 0.15 + 0.2 * len(title.splitlines())
     width, height = left + side + right, below + side + above
-    figure = Figure(figsize=(width, height), dpi=DPI)
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, laid_out=False)
     axes = figure.add_axes((left / width, below / height, side / width, side / height))
     image = axes.imshow(
         np.zeros((k, k)) if shares is None else shares,
@@ -371,8 +366,7 @@ def figure_style() -> Iterator[None]:
 
 def new_subplots(width: float, height: float, columns: int = 1) -> tuple[Figure, Any]:
     """Create a figure of this size in inches, with so many columns of axes."""
-    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     return figure, figure.subplots(1, columns)
 
 

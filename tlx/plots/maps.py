@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 from . import axes as layer_axes
 from . import figures, labels, sheets
+from .canvas import new_figure
 from .statistics import distinct
 
 MAP_UP_TO = 400  # rows of a comparison map: above, a cell is hardly a pixel or two
@@ -73,7 +74,7 @@ def comparison_map(
     title = layer_axes.wrapped(title, left + wide + right - 0.2, 11)
     with figures.figure_style():
         tall = under + high + top + 0.15 + 0.22 * len(title.splitlines())
-        figure = sheets.new_figure(left + wide + right, tall)
+        figure = new_figure(left + wide + right, tall, laid_out=False)
         axes = sheets.panel(figure, left, under, wide, high)
         image = axes.imshow(matrix, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
         axes.grid(False)

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 
 from . import axes as layer_axes
 from . import figures, rdm_cells, sheets
+from .canvas import DPI, new_figure
 
 # along a side of a heat map, one pixel each at 150 dots an inch: larger RDMs are shown by block
 # means
@@ -48,7 +49,7 @@ def rdm_heat_map(
     """
     cells, edges, shown = rdm_cells.cells(rdm, codes, CELLS)
     labels = layer_axes.short([names[code] for code in shown])
-    side = float(np.clip(len(cells) / figures.DPI * 4, 4.0, CELLS / figures.DPI))
+    side = float(np.clip(len(cells) / DPI * 4, 4.0, CELLS / DPI))
     size = _name_size(edges, side)
     room = layer_axes.widest(labels, size)
     norm, extend = rdm_cells.norm([cells])
@@ -57,7 +58,7 @@ def rdm_heat_map(
     with figures.figure_style():
         upright = not _fit(edges, side, labels, size)
         below, above = (room if upright else 0.15) + 0.4, 0.15 + 0.2 * len(title.splitlines())
-        figure = sheets.new_figure(left + side + right, below + side + above)
+        figure = new_figure(left + side + right, below + side + above, laid_out=False)
         axes = sheets.panel(figure, left, below, side, side)
         image = _draw(axes, cells, edges, norm, side)
         for which in ("x", "y"):
@@ -90,7 +91,7 @@ def rdm_grid(
     """
     side = _panel_side(len(rdms))
     columns = min(len(rdms), 2 if len(rdms) == 4 else math.ceil(math.sqrt(1.6 * len(rdms))))
-    drawn = [rdm_cells.cells(rdm, codes, int(side * figures.DPI)) for _, rdm in rdms]
+    drawn = [rdm_cells.cells(rdm, codes, int(side * DPI)) for _, rdm in rdms]
     fit = layer_axes.letters(side - 0.1, 8.5)
     headings = [
         layer_axes.folded(name, fit) for name in layer_axes.short([layer for layer, _ in rdms], fit)
@@ -108,7 +109,7 @@ def rdm_grid(
     )
     title = layer_axes.wrapped(title, width, 11)
     with figures.figure_style():
-        figure = sheets.new_figure(width, height + 0.25 * len(title.splitlines()))
+        figure = new_figure(width, height + 0.25 * len(title.splitlines()), laid_out=False)
         for place, (cells, edges, _) in enumerate(drawn):
             row, column = divmod(place, columns)
             left = room + 0.25 + column * (side + gap)

@@ -1,22 +1,14 @@
-"""Figures with panels placed in inches: a layout engine would take as long as all drawing."""
+"""Panels of a figure placed in inches, with bars of colours and titles."""
 
 from __future__ import annotations
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from . import axes, figures
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Create an empty figure of so many inches."""
-    figure = Figure(figsize=(width, height), dpi=figures.DPI)
-    FigureCanvasAgg(figure)
-    return figure
+from . import axes
 
 
 def panel(figure: Figure, left: float, below: float, wide: float, high: float) -> Axes:

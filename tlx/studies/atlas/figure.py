@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from ...plots import axes as layer_axes
 from ...plots import figures, statistics
 from ...plots.block_names import AXIS, block_label
+from ...plots.canvas import RoundedLayout, new_figure
 from ...plots.figures import BLACK, BLUE, PURPLE, VERMILION
 from ..transfer_figures import LOOKS
 
@@ -114,10 +113,9 @@ def atlas(
 
 def _canvas(width: float, height: float, above: float, below: float) -> Figure:
     """Return an empty figure of this size, with so many inches free above and below its axes."""
-    figure = Figure(figsize=(width, height), dpi=figures.DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height)
     engine = figure.get_layout_engine()
-    assert isinstance(engine, ConstrainedLayoutEngine)
+    assert isinstance(engine, RoundedLayout)
     engine.set(
         rect=(0, below / height, 1, 1 - (below + above) / height),
         h_pad=0.03,

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ...plots import axes as layer_axes
 from ...plots import figures, maps, statistics
 from ...plots.block_names import AXIS, block_label
+from ...plots.canvas import new_figure
 from ...plots.figures import BLACK, BLUE, COLOURS, GREEN, MARKERS, ORANGE, VERMILION
 from ..drawings import Drawings
 
@@ -148,8 +148,7 @@ def targets(
     }
     longest = max(layers.values(), key=len)
     with figures.figure_style():
-        figure = Figure(figsize=(_width(longest), 4.2), dpi=figures.DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(_width(longest), 4.2)
         axes = figure.subplots()
         for number, (name, rows) in enumerate(layers.items()):
             overall = next(
@@ -202,8 +201,7 @@ def observed_and_fitted(report: Row, form: str = "png") -> bytes:
     points = np.column_stack([report["fitted"], report["observed"]])
     corrected = np.array([name in report.get("corrected", ()) for name in report["names"]], bool)
     with figures.figure_style():
-        figure = Figure(figsize=(6.2, 5.6), dpi=figures.DPI, layout="constrained")
-        FigureCanvasAgg(figure)
+        figure = new_figure(6.2, 5.6)
         axes = figure.subplots()
         for selected, face, label in (
             (~corrected, BLUE, ""),
@@ -244,8 +242,7 @@ def observed_and_fitted(report: Row, form: str = "png") -> bytes:
 
 
 def _stacked(width: float) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(width, 6.2), dpi=figures.DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, 6.2)
     return figure, figure.subplots(2, 1, sharex=True)
 
 

@@ -8,10 +8,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
     LogLocator,
@@ -20,9 +18,9 @@ from matplotlib.ticker import (
     PercentFormatter,
 )
 
+from ...plots.canvas import new_figure
 from ...plots.figures import (
     BLUE,
-    DPI,
     GREEN,
     ORANGE,
     VERMILION,
@@ -176,10 +174,7 @@ def slices(rows: Rows, title: str = "", form: str = "png", *, caption: Sequence[
     across = min(4, max(1, len(names)))
     down = math.ceil(max(1, len(names)) / across)
     with figure_style():
-        figure = Figure(
-            figsize=(3.0 * across + 0.4, 2.7 * down + 0.4), dpi=DPI, layout="constrained"
-        )
-        FigureCanvasAgg(figure)
+        figure = new_figure(3.0 * across + 0.4, 2.7 * down + 0.4)
         panels = figure.subplots(down, across, squeeze=False, sharey=True).ravel()
         for panel, name in zip(panels, names, strict=False):
             _slice(panel, name, [r for r in rows if name in r["values"]])
