@@ -11,6 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from tlx import cli
@@ -44,7 +45,7 @@ TINY = [
 
 def run(words, tmp_path, cache, **options):
     env = os.environ | {"TLX_CACHE": str(cache)} | options.pop("env", {})
-    return subprocess.run([*TLX, *map(str, words)], cwd=tmp_path, env=env, **options)
+    return processes.run([*TLX, *map(str, words)], cwd=tmp_path, env=env, **options)
 
 
 def text_of(done):
@@ -153,7 +154,7 @@ cli.main()
 @pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", -signal.SIGTERM)])
 def test_a_signal_while_images_are_read(name, code, tmp_path, cache):
     """A shell shows the death by signal n as 128 + n."""
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", WAITING.format(name=name)],
         cwd=tmp_path,
         stderr=subprocess.PIPE,

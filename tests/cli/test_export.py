@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 from PIL import Image
 
@@ -41,7 +42,7 @@ def made(bars, cache, make_once):
         for command in (words, ["export", "KEY", "--out", "taken", "--json"]):
             if "KEY" in command:
                 command[1] = one_key(folder / "tlx-runs")[:10]
-            done = subprocess.run(
+            done = processes.run(
                 [sys.executable, "-m", "tlx", *map(str, command)],
                 cwd=folder,
                 env=environment,

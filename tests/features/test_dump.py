@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import processes
 import pytest
 import torch
 from features.extracting import HOW, LAYERS, Pictures, network, sums
@@ -293,7 +294,7 @@ def driver(*argv):
         "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-m", "features.extracting", *map(str, argv)],
         cwd=ROOT,
         env=environ,

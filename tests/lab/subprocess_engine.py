@@ -18,6 +18,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+import processes
+
 from tlx import files
 from tlx.errors import ResourceError, Stopped, TlxError
 from tlx.lab import signals
@@ -113,7 +115,7 @@ class Run:
         if device is not None:
             environ["CUDA_VISIBLE_DEVICES"] = device
         self.on_event(Started(task.key, attempt))
-        process = subprocess.Popen(
+        process = processes.Popen(
             [sys.executable, "-m", "lab.subprocess_engine"],
             env=environ,
             stdin=subprocess.PIPE,

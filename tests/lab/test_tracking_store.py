@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import processes
 import pytest
 from lab import tracked
 
@@ -235,7 +236,7 @@ MAKE = (
 @pytest.mark.slow
 def test_four_processes_make_one_database_together(tmp_path):
     makers = [
-        subprocess.Popen(
+        processes.Popen(
             [sys.executable, "-c", MAKE, str(tmp_path)], stderr=subprocess.PIPE, text=True
         )
         for _ in range(4)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import optuna
+import processes
 import psutil
 import pytest
 from lab import tiny_search
@@ -26,7 +27,7 @@ TRIALS, KILLS = 60, 12
 
 def start(root: Path, workers: int, *more: object) -> subprocess.Popen:
     words = [root, workers, TRIALS, 0.01, *more]
-    return subprocess.Popen(
+    return processes.Popen(
         [sys.executable, "-m", "lab.tiny_search", *map(str, words)],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import processes
 import pytest
 from lab import postgres, tiny_search
 from lab.test_tuning_killed import kill_until_done
@@ -35,7 +36,7 @@ def server():
 
 def start(root: Path, workers: int, url: str, key: str) -> subprocess.Popen:
     words = [root, workers, TRIALS, 0.02, url, key]
-    return subprocess.Popen(
+    return processes.Popen(
         [sys.executable, "-m", "lab.tiny_search", *map(str, words)],
         stdout=subprocess.PIPE,
         cwd=Path(__file__).parents[1],

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 from tlx.lab.store import Store, reproducible_fields
@@ -35,7 +36,7 @@ LINES = 24  # an epoch each, of the whole study
 def start(folder: Path, bars: Path, cache: Path, *more: str) -> subprocess.Popen:
     folder.mkdir(exist_ok=True)
     environment = {**os.environ, "TLX_CACHE": str(cache)}
-    return subprocess.Popen(
+    return processes.Popen(
         [sys.executable, "-m", "tlx", *COMMAND, "--dataset", str(bars), *more],
         cwd=folder,
         env=environment,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import psutil
 import pytest
 
@@ -32,7 +33,7 @@ COMMAND = [
 
 
 def start(folder: Path, bars: Path, cache: Path) -> subprocess.Popen:
-    return subprocess.Popen(
+    return processes.Popen(
         [sys.executable, "-m", "tlx", *COMMAND, "--dataset", str(bars)],
         cwd=folder,
         env={**os.environ, "TLX_CACHE": str(cache)},
