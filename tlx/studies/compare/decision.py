@@ -174,14 +174,13 @@ def _recommended(headline: Verdict | None, verdict: str, costs: Mapping[str, Sid
 
 def _cost_of(side: evidence.Side, shots: int, results: Sequence[Result], rules: Rules) -> SideCost:
     every = [r for trials in side.arms.values() for r in trials.values()]
-    seconds = [_seconds(result) for result in results]
     cpu_s, _ = _measured(results, "cpu_s")
     energy_j, source = _measured(results, "energy_j")
     money = None
     if rules.price_hour is not None and cpu_s is not None:
         money = rules.price_hour * cpu_s / 3600.0
     return SideCost(
-        seconds=float(np.mean(seconds)) if seconds else None,
+        seconds=mean_seconds(results) if results else None,
         cpu_s=cpu_s,
         energy_j=energy_j,
         energy_source=source,
@@ -191,6 +190,11 @@ def _cost_of(side: evidence.Side, shots: int, results: Sequence[Result], rules: 
         trials=len(every),
         arms=len(side.arms),
     )
+
+
+def mean_seconds(results: Sequence[Result]) -> float:
+    """Return the mean wall time of one training and its test, its share of extraction included."""
+    return float(np.mean([_seconds(result) for result in results]))
 
 
 def _seconds(result: Result, *, inherited: bool = True) -> float:

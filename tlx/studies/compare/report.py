@@ -14,7 +14,7 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
-from . import evidence, figures, page, sentences
+from . import across, evidence, figures, page, sentences
 from .decision import (
     NO_DECISION,
     ComparisonOutcome,
@@ -25,7 +25,7 @@ from .decision import (
     to_json,
 )
 from .evidence import FEATURES, TUNING, Side
-from .spec import Decision
+from .spec import ChoiceRules, Decision
 
 RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
 
@@ -73,7 +73,11 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
 def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a comparison."""
     result = store.find(study["trials"][-1]["key"])
-    return {} if result is None else _drawings(outcome_of(store, result))
+    if result is None:
+        return {}
+    if result.kind == ChoiceRules.kind:
+        return across.study_drawings(across.outcome_of(store, result, outcome_of))
+    return _drawings(outcome_of(store, result))
 
 
 def _drawings(outcome: ComparisonOutcome) -> Drawings:
@@ -91,6 +95,9 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the record, the tables, the page and the figures of a comparison."""
     study = store.read_study(key)
     if study is None or (result := store.find(study["trials"][-1]["key"])) is None:
+        return
+    if result.kind == ChoiceRules.kind:
+        across.write_summary(store, study, across.outcome_of(store, result, outcome_of), form)
         return
     outcome = outcome_of(store, result)
     folder = store.study_folder(key)
@@ -158,8 +165,10 @@ def _metrics(outcome: ComparisonOutcome) -> list[MetricPoint]:
 
 def format_summary(report: StudyReport) -> str:
     """Return the closing lines: the four sentences, the table, where the page is."""
-    store = Store(report.folder)
-    outcome = outcome_of(store, report.results[-1])
+    store, result = Store(report.folder), report.results[-1]
+    if result.kind == ChoiceRules.kind:
+        return across.format_summary(report, across.outcome_of(store, result, outcome_of))
+    outcome = outcome_of(store, result)
     shots = page.shots_table(outcome)
     lines = [
         *sentences.section(outcome),
