@@ -19,6 +19,7 @@ from ..errors import BadDataError
 FEWEST_SOURCES = 5  # for a correlation
 RESAMPLINGS = 1000
 LEVEL = 0.95
+PUBLISHED_TOLERANCE = 0.025  # columns are printed with three digits
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,42 @@ def _kendall(accuracies: np.ndarray, scores: np.ndarray) -> float:
 def weighted_kendall(accuracies: Sequence[float] | np.ndarray, scores: np.ndarray) -> float:
     """Return the weighted Kendall correlation that published tables of scores report."""
     return float(stats.weightedtau(accuracies, scores).statistic)
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """Correlations of a published column with the published accuracies, computed again.
+
+    pearson, weighted             from the columns
+    pearson_printed, weighted_printed   as the table says
+    """
+
+    pearson: float
+    weighted: float
+    pearson_printed: float
+    weighted_printed: float
+
+    @property
+    def is_consistent(self) -> bool:
+        """Return whether the columns give what is printed below them."""
+        return (
+            abs(self.pearson - self.pearson_printed) <= PUBLISHED_TOLERANCE
+            and abs(self.weighted - self.weighted_printed) <= PUBLISHED_TOLERANCE
+        )
+
+
+def recompute(
+    accuracies: Sequence[float] | np.ndarray,
+    scores: Sequence[float] | np.ndarray,
+    *,
+    pearson: float,
+    weighted: float,
+) -> Recomputed:
+    """Return the correlations of a published column beside those printed in the table."""
+    reached, values = np.asarray(accuracies, float), np.asarray(scores, float)
+    return Recomputed(
+        _pearson(reached, values), weighted_kendall(reached, values), pearson, weighted
+    )
 
 
 def _agreement(
