@@ -55,8 +55,11 @@ class DrawChoice:
         listed = draws(spec, self.few, folder)
         shots = sorted({k for k, _ in listed})
         if self.at not in (None, ALL_IMAGES, *shots):
+            known = ", ".join(map(str, shots))
             raise UsageError(
-                "shots", f"--at {self.at}", expected=f"one of {', '.join(map(str, shots))}, or 0"
+                "shots",
+                f"--at {self.at}",
+                expected=f"one of {known}" + ("" if self.only else ", or 0"),
             )
         if self.only:
             listed = [(k, s) for k, s in listed if k == (self.at or shots[-1])]
