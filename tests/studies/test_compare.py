@@ -255,7 +255,8 @@ def test_the_scores_are_on_the_page_and_in_tables_with_every_null(several):
     audits = (folder / "scores_audit.csv").read_text().splitlines()
     assert len(audits) == 1 + 2 * (10 + 3 + 1)
     assert (folder / "scores.csv").read_text().count("\n") == 1 + 2 * (10 + 3 + 2)
-    assert "rankings that have a value" in report.format_summary(several[0])
+    assert "scores and nulls put first the source that was best for" in text
+    assert "scores and nulls put first" in report.format_summary(several[0])
 
 
 def test_scores_are_reused_and_the_record_keeps_its_bytes(several, bars, monkeypatch):

@@ -20,8 +20,9 @@ from tlx.metrics.source_nulls import NULLS
 from tlx.models import backbones
 from tlx.result import Result
 from tlx.studies import STUDIES, Session, run_study
+from tlx.studies.planning import plan_study
 from tlx.studies.scores import ranking, report
-from tlx.studies.scores.spec import ALL_IMAGES, SORT_BY
+from tlx.studies.scores.spec import ALL_IMAGES, SORT_BY, SourceScores
 
 FEW = {"shots": (1, 3), "splits": 3, "val_per_class": 3}
 RANDOM = {"sources": ("mnist-cnn", "resnet20-cifar"), "source": "random"}
@@ -284,3 +285,31 @@ def test_the_store_keeps_what_the_table_was_sorted_by(two):
     assert report.settings_of(study) == ("1-nn", None)
     with pytest.raises(UsageError):
         STUDIES["scores"].with_settings({"at": -1})
+
+
+def test_a_plan_counts_the_sources_and_extracts_nothing(bars, settings, monkeypatch):
+    monkeypatch.setattr("tlx.studies.scores.plan.extract", None)
+    study = STUDIES["scores"].with_settings({"dataset": str(bars), **FEW, **RANDOM})
+    planned = plan_study(study, Session(settings))
+    assert (planned.trials, planned.title) == (2, "scores of mnist-cnn, resnet20-cifar")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("--sources", "nowhere-net"), 2),
+        (("--at", 7), 2),
+        (("--sort-by", "logmee"), 2),
+        (("--dataset", "nowhere"), 2),
+        (("--split-path", "nowhere"), 3),
+    ],
+)
+def test_what_is_wrong_has_its_exit_code(words, code, tlx, bars):
+    asked = ("scores", "--dataset", bars, "--shots", 1, "--splits", 1, "--val-per-class", 2)
+    assert tlx(*asked, "--workers", 0, "--no-tracking", *words)[0] == code
+
+
+def test_keys_of_scores_stay():
+    """A key that changes loses results: CHANGELOG, "What changes a key"."""
+    specs = [SourceScores(), SourceScores(use_crops=True, pool_images=50, layers=("3",))]
+    assert [spec.key[:16] for spec in specs] == ["34dc5eb753016de1", "7bd64b394fe42b2a"]

@@ -193,8 +193,8 @@ def scores(outcome: ComparisonOutcome) -> list[str]:
         known = [row for row in audit.rows.values() if row.regret is not None]
         right = sum(row.regret == 0.0 for row in known)
         lines.append(
-            f"Of {len(known)} rankings that have a value, {right} put a source first that {side} "
-            f"did best with; a source drawn at random loses {_points(audit.random_regret)}."
+            f"{right} of {len(known)} scores and nulls put first the source that was best for "
+            f"{side}; a source drawn at random loses {_points(audit.random_regret)}."
         )
     if all(audit.has_too_few_sources for audit in sources.audits.values()):
         lines.append(

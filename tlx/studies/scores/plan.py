@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,6 +96,29 @@ def scores_study(
     sources  names of backbones; (): the one of `spec`
     Raises ErrorGroup with the errors of all sources.
     """
+    looked = look_at_sources(spec, sources, choice, settings, progress)
+    notes: list[str] = []
+    trials = []
+    for source, result in looked.items():
+        own = spec.replace(architecture=source)
+        trials.append(_trial(own, choice, result, settings, progress))
+        notes += [note for note in result.notes if note not in notes]
+    return _stage(spec, looked, choice.few, tuple(trials)), notes
+
+
+def look_at_sources(
+    spec: SourceScores,
+    sources: Sequence[str],
+    choice: DrawChoice,
+    settings: Settings,
+    progress: Progress | None = None,
+    *,
+    keep: bool = True,
+) -> dict[str, PreflightResult]:
+    """Run the preflight of each source, as `preflight`, and return them by name.
+
+    Raises ErrorGroup with the errors of all sources.
+    """
     sources = tuple(dict.fromkeys(sources)) or (spec.architecture,)
     if len(sources) > 1 and spec.model:
         raise UsageError(
@@ -106,16 +129,11 @@ def scores_study(
     problems: list[TlxError] = []
     looked: dict[str, PreflightResult] = {}
     for source in sources:
-        looked[source] = _look(spec.replace(architecture=source), choice, settings, progress)
+        own = spec.replace(architecture=source)
+        looked[source] = _look(own, choice, settings, progress, keep)
         problems += [p for p in looked[source].problems if str(p) not in map(str, problems)]
     raise_all(problems)
-    notes: list[str] = []
-    trials = []
-    for source, result in looked.items():
-        own = spec.replace(architecture=source)
-        trials.append(_trial(own, choice, result, settings, progress))
-        notes += [note for note in result.notes if note not in notes]
-    return _stage(spec, sources, looked[sources[0]], choice.few, tuple(trials)), notes
+    return looked
 
 
 def _look(
@@ -123,6 +141,7 @@ def _look(
     choice: DrawChoice,
     settings: Settings,
     progress: Progress | None,
+    keep: bool,
 ) -> PreflightResult:
     """Run the preflight of one source; of the images only those that are scored are read."""
 
@@ -132,7 +151,7 @@ def _look(
     def used(folder: splits.SplitFolder) -> list[Row]:
         return choice.rows(spec, folder)
 
-    return preflight(spec, choice.few, settings, load, progress, used=used)
+    return preflight(spec, choice.few, settings, load, progress, keep=keep, used=used)
 
 
 def _trial(
@@ -220,11 +239,11 @@ def _content(result: PreflightResult, inputs: ScoreInputs) -> str:
 
 def _stage(
     spec: SourceScores,
-    sources: tuple[str, ...],
-    result: PreflightResult,
+    looked: Mapping[str, PreflightResult],
     few: FewShotGrid,
     trials: tuple[Trial, ...],
 ) -> Stage:
+    sources, result = tuple(looked), next(iter(looked.values()))
     assert result.folder is not None
     assert result.splits is not None
     name = result.folder.name

@@ -11,6 +11,7 @@ from ..few_shot import FewShotGrid
 from .spec import ScoresGrid, SourceScores
 
 if TYPE_CHECKING:
+    from ..planning import StudyPlan
     from ..session import Session
 
 
@@ -40,6 +41,22 @@ class ScoresStudy(Study):
         "use_crops",
         "pool_images",
     )
+
+    def plan(self, session: Session) -> StudyPlan:
+        """Count the sources; the time is that of passing the training images through each once."""
+        from ..planning import without_trials
+        from .plan import DrawChoice, look_at_sources
+
+        grid = self.of(ScoresGrid)
+        looked = look_at_sources(
+            self.of(SourceScores),
+            grid.sources,
+            DrawChoice(self.of(FewShotGrid), grid.at),
+            session.settings,
+            keep=False,
+        )
+        notes = tuple(dict.fromkeys(note for result in looked.values() for note in result.notes))
+        return without_trials(self, f"scores of {', '.join(looked)}", notes, trials=len(looked))
 
     def stages(self, session: Session) -> Stages:
         """Extract each source once, then yield the one stage."""
