@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,6 +161,22 @@ def test_the_csv_has_every_source_score_and_number_of_shots(two):
 def test_more_images_than_asked_are_drawn_from_and_a_class_gives_at_most_as_many(bars, settings):
     done = score(bars, settings, pool_images=4, shots=(2,), splits=1)
     assert done.results[0].details["images"] == [6, 12]
+
+
+def test_a_training_image_that_is_a_test_image_or_has_two_labels_is_not_scored(tmp_path, cache):
+    data = draw_images(tmp_path / "copied", per_class=9)
+    train, test = data / "train", data / "test"
+    for number in range(2):
+        shutil.copy(test / "bar0" / f"{number:03d}.png", train / "bar0" / f"copy{number}.png")
+    shutil.copy(train / "bar1" / "000.png", train / "bar1" / "again.png")
+    shutil.copy(train / "bar2" / "000.png", train / "bar1" / "two.png")
+    done = score(data, settings_of(tmp_path / "runs", cache), shots=(2,), splits=1)
+    dump = Dump(cache / "dumps" / done.results[0].details["dump"])
+    contents = [(data / name).read_bytes() for name in dump.ids]
+    held = {path.read_bytes() for path in test.rglob("*.png")}
+    assert len(contents) == len(set(contents)) == done.results[0].details["images"][-1]
+    assert not held & set(contents)
+    assert (train / "bar2" / "000.png").read_bytes() not in contents
 
 
 @pytest.mark.slow

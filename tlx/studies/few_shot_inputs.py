@@ -77,7 +77,7 @@ def preflight(
     progress: Progress | None = None,
     *,
     keep: bool = True,
-    used: Callable[[splits.SplitFolder], Iterable[Row]] | None = None,
+    used: Callable[[PreflightResult], Iterable[Row]] | None = None,
 ) -> PreflightResult:
     """Find and check data, splits, weights and images for a few-shot study.
 
@@ -86,7 +86,8 @@ def preflight(
     load  returns the network, or raises its errors and those of its settings
     keep  read the images that the study uses into the pixel store; else look whether every image
           there can be read
-    used  rows of the images that the study uses; None: those of its draws, of val and of test
+    used  rows of the images that the study uses, from its splits and where their files are; None:
+          those of its draws, of val and of test
     """
     result, gather = PreflightResult(), ErrorCollector()
     with gather.part():
@@ -214,7 +215,7 @@ def _check_splits(
     settings: Settings,
     result: PreflightResult,
     gather: ErrorCollector,
-    used: Callable[[splits.SplitFolder], Iterable[Row]],
+    used: Callable[[PreflightResult], Iterable[Row]],
 ) -> list[Path]:
     """Return the files of every image that the study uses, if its splits are sound."""
     assert result.folder is not None
@@ -233,7 +234,7 @@ def _check_splits(
     result.notes += result.report.notes
     if gather.problems:
         return []
-    return list(dict.fromkeys(map(result.find, used(result.splits))))
+    return list(dict.fromkeys(map(result.find, used(result))))
 
 
 def _most_draws(folder: splits.SplitFolder) -> int:
@@ -250,7 +251,9 @@ def draws(
     return [(k, s) for k in shots for s in folder.draws(k)[: few.splits]]
 
 
-def _rows_in_use(spec: FewShotTrial, few: FewShotGrid, folder: splits.SplitFolder) -> Iterator[Row]:
+def _rows_in_use(spec: FewShotTrial, few: FewShotGrid, result: PreflightResult) -> Iterator[Row]:
+    folder = result.splits
+    assert folder is not None
     held = [splits.VAL] if spec.model_selection else [splits.VAL, splits.TEST]
     for name in held + [splits.train_name(k, s) for k, s in draws(spec, few, folder)]:
         yield from folder.tables[name]

@@ -23,6 +23,7 @@ from ..activations import _dump_place, layers_of, whole_network
 from ..base import Stage, Trial
 from ..few_shot import FewShotGrid
 from ..few_shot_inputs import PreflightResult, Progress, draws, pool_rows, preflight, rows_digest
+from ..image_data import digests
 from . import report
 from . import trial as scores_trial
 from .spec import ALL_IMAGES, EXPERIMENT, SourceScores
@@ -31,6 +32,9 @@ from .trial import ScoredDraw, ScoreInputs
 PRELOAD = ("tlx.metrics.scores", "sklearn.mixture")
 NO_WEIGHTS = "the source has random weights, and no head of its own"
 OTHER_HEAD = "the source's head is no single dense layer"
+
+
+DrawnRows = tuple[int, int, tuple[Row, ...]]  # shots, split, rows
 
 
 @dataclass(frozen=True)
@@ -46,12 +50,14 @@ class DrawChoice:
     only: bool = False
 
     def draws(
-        self, spec: SourceScores, folder: splits.SplitFolder
-    ) -> list[tuple[int, int, tuple[Row, ...]]]:
-        """Return (shots, split, rows) of what is scored; all training images come last, at 0 shots.
+        self, spec: SourceScores, result: PreflightResult, settings: Settings
+    ) -> list[DrawnRows]:
+        """Return what is scored; all training images come last, at 0 shots.
 
         Raises UsageError if there is no draw of `at`.
         """
+        folder = result.splits
+        assert folder is not None
         listed = draws(spec, self.few, folder)
         shots = sorted({k for k, _ in listed})
         if self.at not in (None, ALL_IMAGES, *shots):
@@ -64,17 +70,44 @@ class DrawChoice:
         if self.only:
             listed = [(k, s) for k, s in listed if k == (self.at or shots[-1])]
         rows = [(k, s, folder.train(k, s)) for k, s in listed]
-        return [*rows, (ALL_IMAGES, 0, _sampled(folder, spec))]
-
-    def rows(self, spec: SourceScores, folder: splits.SplitFolder) -> list[Row]:
-        """Return the rows of all images that are scored, each once."""
-        return list(dict.fromkeys(row for _, _, rows in self.draws(spec, folder) for row in rows))
+        return [*rows, (ALL_IMAGES, 0, _sampled(spec, folder, _pool(result, settings)))]
 
 
-def _sampled(folder: splits.SplitFolder, spec: SourceScores) -> tuple[Row, ...]:
-    """Return all training images, at most `pool_images` of a class, drawn with the seed."""
+@dataclass(frozen=True)
+class LookedAt:
+    """Preflight of one source, and what is scored."""
+
+    result: PreflightResult
+    draws: list[DrawnRows]
+
+
+def _pool(result: PreflightResult, settings: Settings) -> list[Row]:
+    """Return the training images, each content once.
+
+    Left out are copies of validation and test images, and what has two labels.
+    """
+    folder = result.splits
+    assert folder is not None
+    pool, held = pool_rows(folder), [*folder.val, *folder.test]
+    contents = digests([result.find(row) for row in (*pool, *held)], settings.cache_folder)
+    labels: dict[str, set[str]] = {}
+    for row, content in zip(pool, contents, strict=False):
+        labels.setdefault(content, set()).add(row.label)
+    seen = set(contents[len(pool) :])
+    kept = []
+    for row, content in zip(pool, contents, strict=False):
+        if content not in seen and len(labels[content]) == 1:
+            kept.append(row)
+        seen.add(content)
+    return kept
+
+
+def _sampled(
+    spec: SourceScores, folder: splits.SplitFolder, pool: Sequence[Row]
+) -> tuple[Row, ...]:
+    """Return at most `pool_images` of each class, drawn with the seed."""
     by_class: dict[str, list[Row]] = {label: [] for label in folder.classes}
-    for row in pool_rows(folder):
+    for row in pool:
         by_class[row.label].append(row)
     chosen: list[Row] = []
     for label, rows in by_class.items():
@@ -99,10 +132,9 @@ def scores_study(
     looked = look_at_sources(spec, sources, choice, settings, progress)
     notes: list[str] = []
     trials = []
-    for source, result in looked.items():
-        own = spec.replace(architecture=source)
-        trials.append(_trial(own, choice, result, settings, progress))
-        notes += [note for note in result.notes if note not in notes]
+    for source, own in looked.items():
+        trials.append(_trial(spec.replace(architecture=source), own, settings, progress))
+        notes += [note for note in own.result.notes if note not in notes]
     return _stage(spec, looked, choice.few, tuple(trials)), notes
 
 
@@ -114,7 +146,7 @@ def look_at_sources(
     progress: Progress | None = None,
     *,
     keep: bool = True,
-) -> dict[str, PreflightResult]:
+) -> dict[str, LookedAt]:
     """Run the preflight of each source, as `preflight`, and return them by name.
 
     Raises ErrorGroup with the errors of all sources.
@@ -127,11 +159,11 @@ def look_at_sources(
             expected="one of the two: a weight file is of one network",
         )
     problems: list[TlxError] = []
-    looked: dict[str, PreflightResult] = {}
+    looked: dict[str, LookedAt] = {}
     for source in sources:
         own = spec.replace(architecture=source)
         looked[source] = _look(own, choice, settings, progress, keep)
-        problems += [p for p in looked[source].problems if str(p) not in map(str, problems)]
+        problems += [p for p in looked[source].result.problems if str(p) not in map(str, problems)]
     raise_all(problems)
     return looked
 
@@ -142,25 +174,26 @@ def _look(
     settings: Settings,
     progress: Progress | None,
     keep: bool,
-) -> PreflightResult:
+) -> LookedAt:
     """Run the preflight of one source; of the images only those that are scored are read."""
 
     def load() -> Network:
         return whole_network(spec, spec.layers, None)
 
-    def used(folder: splits.SplitFolder) -> list[Row]:
-        return choice.rows(spec, folder)
+    drawn: list[DrawnRows] = []
 
-    return preflight(spec, choice.few, settings, load, progress, keep=keep, used=used)
+    def used(result: PreflightResult) -> list[Row]:
+        drawn.extend(choice.draws(spec, result, settings))
+        return list(dict.fromkeys(row for _, _, rows in drawn for row in rows))
+
+    result = preflight(spec, choice.few, settings, load, progress, keep=keep, used=used)
+    return LookedAt(result, drawn)
 
 
 def _trial(
-    spec: SourceScores,
-    choice: DrawChoice,
-    result: PreflightResult,
-    settings: Settings,
-    progress: Progress | None,
+    spec: SourceScores, looked: LookedAt, settings: Settings, progress: Progress | None
 ) -> Trial:
+    result = looked.result
     assert result.network is not None
     assert result.splits is not None
     network, classes = result.network, result.splits.classes
@@ -169,7 +202,7 @@ def _trial(
     dump = _extracted(spec, result, (*layers, *([head] if head else [])), settings, progress)
     code = {label: number for number, label in enumerate(classes)}
     drawn = []
-    for shots, split, rows in choice.draws(spec, result.splits):
+    for shots, split, rows in looked.draws:
         images = np.array([result.places[result.find(row)] for row in rows], np.int64)
         labels = np.array([code[row.label] for row in rows], np.int64)
         drawn.append(ScoredDraw(shots, split, images, labels))
@@ -239,11 +272,11 @@ def _content(result: PreflightResult, inputs: ScoreInputs) -> str:
 
 def _stage(
     spec: SourceScores,
-    looked: Mapping[str, PreflightResult],
+    looked: Mapping[str, LookedAt],
     few: FewShotGrid,
     trials: tuple[Trial, ...],
 ) -> Stage:
-    sources, result = tuple(looked), next(iter(looked.values()))
+    sources, result = tuple(looked), next(iter(looked.values())).result
     assert result.folder is not None
     assert result.splits is not None
     name = result.folder.name

@@ -55,7 +55,7 @@ class ScoresStudy(Study):
             session.settings,
             keep=False,
         )
-        notes = tuple(dict.fromkeys(note for result in looked.values() for note in result.notes))
+        notes = tuple(dict.fromkeys(note for own in looked.values() for note in own.result.notes))
         return without_trials(self, f"scores of {', '.join(looked)}", notes, trials=len(looked))
 
     def stages(self, session: Session) -> Stages:
