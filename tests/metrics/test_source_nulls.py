@@ -101,3 +101,11 @@ def test_every_network_of_the_list_is_a_backbone():
     assert all(0.0 <= float(row["share_beaten"]) <= 1.0 for row in rows)
     assert not any(math.isnan(float(row["share_beaten"])) for row in rows)
     assert Path(STATIC).parent.name == "_data"
+
+
+def test_the_documented_correlations_are_those_of_the_tables():
+    text = (Path(__file__).parents[2] / "docs/concepts/transferability-scores.md").read_text()
+    means = {name: np.mean(values) for name, values in published_scores.correlations().items()}
+    titles = {"static list of the other data sets": "static", "LogME": "logme", "NCE": "nce"}
+    for title, name in {**titles, "H-score": "h-score", "LEEP": "leep"}.items():
+        assert f"| {title} | {f'{means[name]:.2f}'.lstrip('0')} |" in text

@@ -248,7 +248,7 @@ def scores_table(sources: SourceAudit | None) -> Table:
         rows.append(
             [
                 TITLES[name] + where,
-                *(number(name, values[source]) for source in sources.sources),
+                *(number(name, values[source]).replace("-", "−") for source in sources.sources),
                 *(NOTHING if regret is None else f"{100 * regret:.1f}" for regret in regrets),
             ]
         )
