@@ -104,7 +104,7 @@ STUDY_FOLDERS = {
 BUILDS_ON = {  # study → studies whose modules it imports; all others go through STUDIES
     "atlas": {"layer_metrics", "layer_transfer", "parameter_distance", "quanta"},
     "checkpoints": {"layer_metrics"},
-    "compare": {"feature_extraction", "fine_tuning"},
+    "compare": {"feature_extraction", "fine_tuning", "scores"},
     "tuning": {"feature_extraction", "fine_tuning"},
 }
 

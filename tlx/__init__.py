@@ -16,6 +16,7 @@ PARTS = ("data", "errors", "features", "metrics", "models", "studies")  # packag
 STUDIES = (  # functions of a study each, with every setting in the signature
     *(
         "compare",
+        "scores",
         "feature_extraction",
         "fine_tuning",
         "tune",

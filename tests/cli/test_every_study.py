@@ -32,6 +32,7 @@ WITHOUT_FIGURES = {
     "checkpoint-tuning",
     "checkpoint-scores",
     "decision",
+    "source-scores",
 }
 
 
@@ -228,7 +229,7 @@ WARNED = {
     "checkpoints": ("Checkpoints", "transfer_performance"),
     "atlas": ("Atlas", "atlas"),
 }
-WITHOUT_ACCURACIES = {"analyze"}
+WITHOUT_ACCURACIES = {"analyze", "scores"}
 TOO_FEW = (
     "fewer than 4",
     "fewer than 10 images",

@@ -9,6 +9,7 @@ from cli.test_image_rules import COMMANDS, ask
 
 from tlx import errors, metrics
 from tlx.features.spans import Training
+from tlx.metrics import scores
 from tlx.models import training
 from tlx.models.quanta import training as quanta_training
 
@@ -16,6 +17,7 @@ PLANTED = {  # command → where its trial refuses a choice
     "feature-extraction": (Training, "fit"),
     "tune": (Training, "fit"),
     "compare": (Training, "fit"),
+    "scores": (scores, "feature_table"),
     "analyze": (metrics, "rdm"),
     "atlas": (metrics, "rdm"),
     "quanta": (quanta_training, "fit"),

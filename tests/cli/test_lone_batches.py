@@ -23,7 +23,9 @@ SOURCES = {  # command → where its weights come from
     "quanta": ("--source", "random"),
     "pretrain": (),
 }
-WITHOUT_TRAINING = {"feature-extraction", "splits draw", "extract", "analyze", "atlas", "crops"}
+WITHOUT_TRAINING = {
+    *("feature-extraction", "scores", "splits draw", "extract", "analyze", "atlas", "crops")
+}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from tlx.errors import BadDataError
+from tlx.metrics import scores_audit
 from tlx.metrics.scores_audit import audit
 
 REACHED = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8, "e": 0.9, "f": 0.65}
@@ -54,3 +55,24 @@ def test_what_is_not_defined_is_left_out():
         audit({"a": math.nan}, {})
     with pytest.raises(BadDataError, match="one or more"):
         audit({}, {})
+
+
+@pytest.mark.parametrize("name", scores_audit.AGREEMENTS)
+@pytest.mark.parametrize("levels", [3, 1000])
+def test_correlations_of_many_resamples_are_those_of_scipy_row_by_row(name, levels):
+    of_one, of_rows = scores_audit.AGREEMENTS[name]
+    x, y = np.random.default_rng(levels).integers(0, levels, (2, 40, 7)).astype(float)
+    y[:20] += x[:20]
+    found = of_rows(x, y)
+    assert np.isfinite(found).sum() > 30
+    for row, value in enumerate(found):
+        is_constant = np.ptp(x[row]) == 0 or np.ptp(y[row]) == 0
+        assert is_constant == math.isnan(value)
+        if not is_constant:
+            assert value == pytest.approx(of_one(x[row], y[row]), abs=1e-12)
+
+
+def test_resamples_of_one_source_alone_count_for_nothing():
+    constant = np.ones((3, 5))
+    for _, of_rows in scores_audit.AGREEMENTS.values():
+        assert np.isnan(of_rows(constant, np.arange(15.0).reshape(3, 5))).all()

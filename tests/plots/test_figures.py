@@ -348,3 +348,10 @@ def test_the_last_bits_of_a_layout_do_not_show(monkeypatch):
     rows = [{"shots": n, "mean": n / 10, "ci95": 0.1, "n": 5} for n in (1, 3, 5)]
     one, two = (figures.few_shot_curve(rows, "title", "svg") for _ in range(2))
     assert one == two
+
+
+@pytest.mark.parametrize("level", [0.1, 0.7])
+def test_equal_accuracies_whose_mean_is_beside_them_by_rounding_are_drawn(level):
+    rows = statistics.by_shots([{"shots": 5, "test_accuracy": level}] * 3)
+    assert rows[0]["mean"] != level
+    assert figures.few_shot_curve(rows).startswith(PNG)

@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import draw_images
 
-from tlx.errors import BadDataError, TrialsFailedError, UsageError
+from tlx.errors import BadDataError, IntegrityError, TrialsFailedError, UsageError
 from tlx.lab.settings import Settings
 from tlx.lab.store import Store
+from tlx.metrics.scores import SCORES
+from tlx.metrics.source_nulls import NULLS
 from tlx.result import DIVERGED, Result
 from tlx.studies import STUDIES, Session, predictions, run_study
-from tlx.studies.compare import decision, evidence, page, race, report, sentences
+from tlx.studies.compare import decision, evidence, page, race, report, sentences, sources
 from tlx.studies.compare.spec import CompareGrid
 from tlx.studies.compare.study import human_hours
 
@@ -187,6 +190,151 @@ def test_sources_of_two_sizes_are_compared_and_the_worse_one_is_shown(bars, cach
     assert frozen == {"mnist-cnn", "timm:test_resnet"}
     for key in store.studies():
         assert (store.study_folder(key) / "summary.json").exists(), store.read_study(key)["title"]
+
+
+@pytest.fixture(scope="module")
+def several(bars, cache, tmp_path_factory):
+    """A comparison of two sources with random weights."""
+    settings = settings_of(tmp_path_factory.mktemp("several"), cache)
+    words = {"sources": ("mnist-cnn", "resnet20-cifar"), "source": "random", "classifier": "ncm"}
+    return compare(bars, settings, **words, shots=(2,), epochs=1, any_time=False), settings, words
+
+
+def test_the_scores_of_several_sources_stand_beside_what_was_reached(several):
+    """The accuracies are those of the trials, the losses those of the first source of a score."""
+    done_report, _, _ = several
+    store, record = Store(done_report.folder), record_of(done_report)["scores"]
+    details = done_report.results[-1].details
+    trials = [store.find(key) for key in [*details["trials"], *details["left_trials"]]]
+    reached = {}
+    for side, kind, splits in ((FEATURES, "feature-extraction", 4), (TUNING, "fine-tuning", 3)):
+        for source in ("mnist-cnn", "resnet20-cifar"):
+            accuracies = [
+                r.scores["test_accuracy"]
+                for r in trials
+                if (r.kind, r.spec["architecture"]) == (kind, source) and r.spec["split"] < splits
+            ]
+            assert len(accuracies) == splits
+            reached[side, source] = np.mean(accuracies)
+            row = record["reached"][side][source]
+            assert row == {"accuracy": pytest.approx(np.mean(accuracies)), "splits": splits}
+    scored = {r.spec["architecture"]: r for r in map(store.find, details["scores"])}
+    for name, values in record["values"].items():
+        for source, result in scored.items():
+            if name in result.details["nulls"]:
+                expected = result.details["nulls"][name]
+            else:
+                of_draws = zip(result.details["draws"], result.details["values"][name], strict=True)
+                wanted = record["scored_on"][name]
+                known = [v for (k, _), v in of_draws if k == wanted and v is not None]
+                expected = np.mean(known) if known else None
+            assert values[source] == (None if expected is None else pytest.approx(expected))
+        for side in (FEATURES, TUNING):
+            row = record["audit"][side]["rows"][name]
+            known = {source: v for source, v in values.items() if v is not None}
+            assert row["sources"] == len(known)
+            if len(set(known.values())) > 1:
+                first = max(known, key=lambda source: known[source])
+                best = max(reached[side, source] for source in scored)
+                assert row["top"] == first
+                assert row["regret"] == pytest.approx(best - reached[side, first])
+    for side in (FEATURES, TUNING):
+        both = [reached[side, source] for source in scored]
+        regret = record["audit"][side]["random_regret"]
+        assert regret == pytest.approx(max(both) - np.mean(both))
+
+
+def test_the_scores_are_on_the_page_and_in_tables_with_every_null(several):
+    folder = several[0].study_folder
+    text = (folder / report.PAGE).read_text()
+    assert "<h2>Sources and scores</h2>" in text
+    for row in ("1-NN, leave one out", "ImageNet top-1", "static list", "a source at random"):
+        assert f'<th scope="row">{row}' in text
+    assert "2 sources are too few for a correlation: 5 are needed." in text
+    assert "Correlations over the sources" not in text
+    audits = (folder / "scores_audit.csv").read_text().splitlines()
+    assert len(audits) == 1 + 2 * (10 + 3 + 1)
+    assert (folder / "scores.csv").read_text().count("\n") == 1 + 2 * (10 + 3 + 2)
+    assert "scores and nulls put first the source that was best for" in text
+    assert "scores and nulls put first" in report.format_summary(several[0])
+
+
+def test_scores_are_reused_and_the_record_keeps_its_bytes(several, bars, monkeypatch):
+    done_report, settings, words = several
+    before = (done_report.study_folder / report.RECORD).read_bytes()
+    monkeypatch.setattr("tlx.features.extract._perform", None)
+    again = compare(bars, settings, **words, shots=(2,), epochs=1, any_time=False)
+    assert again.key == done_report.key
+    assert (again.study_folder / report.RECORD).read_bytes() == before
+
+
+def test_a_score_that_is_gone_is_said_and_not_left_out(several, tmp_path):
+    done_report, _, _ = several
+    copy = tmp_path / "copy"
+    shutil.copytree(done_report.folder, copy)
+    result = done_report.results[-1]
+    shutil.rmtree(copy / "trials" / result.details["scores"][0])
+    with pytest.raises(IntegrityError, match="of this decision"):
+        report.outcome_of(Store(copy), result)
+
+
+def test_one_source_has_no_scores_and_the_page_says_why(done):
+    assert "scores" not in record_of(done[0])
+    text = (done[0].study_folder / report.PAGE).read_text()
+    assert "One source was compared, and scores rank sources: there are none." in text
+    assert not (done[0].study_folder / "scores.csv").exists()
+
+
+def test_five_sources_have_correlations_on_the_page(monkeypatch):
+    """Accuracies and scores of five sources from numbers alone; the order is the same."""
+    names = [f"net{i}" for i in range(5)]
+    sides = {side: evidence.Side(side) for side in (FEATURES, TUNING)}
+    for i, name in enumerate(names):
+        for split in range(3):
+            for side, classifier in ((FEATURES, "ncm"), (TUNING, "")):
+                result = trial(evidence.SIDES[side], 5, split, 0.5 + 0.05 * i, 0.5, classifier)
+                result.spec["architecture"] = name
+                sides[side].add([result])
+    monkeypatch.setattr(evidence, "tables_of", lambda store, pairs: None)
+    data = evidence.gather(sides[FEATURES], sides[TUNING])
+    scored = [scored_source(name, 0.1 * i) for i, name in enumerate(names)]
+    audited = sources.audit_sources(scored, data, [], 5)
+    rules = decision.Rules(5, 0.05, 0.01, {}, None)
+    outcome = decision.decide(None, data, rules, "t", decision.Ending({}, 1.0), audited)
+    for side in (FEATURES, TUNING):
+        assert audited.audits[side].rows["1-nn"].weighted.value == pytest.approx(1.0)
+        assert audited.audits[side].rows["1-nn"].regret == 0.0
+        assert audited.audits[side].rows["parameters"].regret == pytest.approx(0.2)
+    text = page.render(outcome, "0" * 64, {"versions": {}})
+    assert "Correlations over the sources" in text
+    assert "1.00 (1.00 to 1.00)" in text
+    assert "N-LEEP (all images)" in text
+    assert "too few" not in " ".join(sentences.scores(outcome))
+    assert decision.to_json(outcome)["scores"]["audit"][FEATURES]["rows"]["1-nn"]["top"] == "net4"
+
+
+def scored_source(name, value):
+    """A finished trial of scores: 1-NN as given, the number of parameters against it."""
+    details = {
+        "draws": [[5, 0], [5, 1], [0, 0]],
+        "values": {n: [value if n == "1-nn" else None] * 3 for n in SCORES}
+        | {"n-leep": [None, None, -value]},
+        "reasons": {n: ["" if n == "1-nn" else "not here"] * 3 for n in SCORES},
+        "nulls": {**dict.fromkeys(NULLS), "parameters": 1.0 - value},
+    }
+    spec = {"architecture": name}
+    return Result(key=name, kind="source-scores", spec=spec, details=details)
+
+
+def test_a_source_whose_fine_tuning_failed_everywhere_is_left_out_of_that_side():
+    side = evidence.Side(TUNING)
+    for name, status in (("a", "finished"), ("b", DIVERGED)):
+        for split in range(3):
+            result = trial("fine-tuning", 5, split, 0.5, status=status)
+            result.spec["architecture"] = name
+            side.add([result])
+    assert sources.reached(side, ["a", "b"], 5) == {"a": sources.Reached(0.5, 3)}
+    assert sources.reached(side, ["b"], 5) == {}
 
 
 def test_one_weight_file_for_several_networks_is_refused(done, bars):

@@ -42,6 +42,8 @@ class BackboneRow:
     head        what `auto` means for it, a row of HEADS
     source      what its own weights were trained on; "" when it has none
     weights     where they come from: "packaged", "offline", "torchvision", "timm" or ""
+    top1        published top-1 accuracy of these weights on ImageNet, a fraction; None where it is
+                not known, or the weights are of other images
     """
 
     title: str
@@ -54,6 +56,7 @@ class BackboneRow:
     head: str = "linear"
     source: str = "ImageNet"
     weights: str = "torchvision"
+    top1: float | None = None
 
     @property
     def channels(self) -> int:
@@ -108,16 +111,16 @@ BACKBONES: dict[str, BackboneRow] = {
         )
         for name, title in (("quanta-cnn", "QUANTA CNN"), ("quanta-cnn-2020", "QUANTA CNN of 2020"))
     },
-    "vgg11": BackboneRow(title="VGG11", model="vgg11"),
-    "vgg13": BackboneRow(title="VGG13", model="vgg13"),
-    "vgg16": BackboneRow(title="VGG16", model="vgg16", head="mlp256"),
-    "vgg19": BackboneRow(title="VGG19", model="vgg19"),
-    "vgg11_bn": BackboneRow(title="VGG11-BN", model="vgg11_bn"),
-    "vgg13_bn": BackboneRow(title="VGG13-BN", model="vgg13_bn"),
-    "vgg16_bn": BackboneRow(title="VGG16-BN", model="vgg16_bn"),
-    "vgg19_bn": BackboneRow(title="VGG19-BN", model="vgg19_bn"),
-    "resnet50": BackboneRow(title="ResNet50", model="resnet50"),
-    "resnet152": BackboneRow(title="ResNet152", model="resnet152"),
+    "vgg11": BackboneRow(title="VGG11", model="vgg11", top1=0.6902),
+    "vgg13": BackboneRow(title="VGG13", model="vgg13", top1=0.69928),
+    "vgg16": BackboneRow(title="VGG16", model="vgg16", top1=0.71592, head="mlp256"),
+    "vgg19": BackboneRow(title="VGG19", model="vgg19", top1=0.72376),
+    "vgg11_bn": BackboneRow(title="VGG11-BN", model="vgg11_bn", top1=0.7037),
+    "vgg13_bn": BackboneRow(title="VGG13-BN", model="vgg13_bn", top1=0.71586),
+    "vgg16_bn": BackboneRow(title="VGG16-BN", model="vgg16_bn", top1=0.7336),
+    "vgg19_bn": BackboneRow(title="VGG19-BN", model="vgg19_bn", top1=0.74218),
+    "resnet50": BackboneRow(title="ResNet50", model="resnet50", top1=0.80858),
+    "resnet152": BackboneRow(title="ResNet152", model="resnet152", top1=0.82284),
     "efficientnet-lite0": BackboneRow(
         title="EfficientNet-Lite0",
         family="timm",
@@ -125,6 +128,7 @@ BACKBONES: dict[str, BackboneRow] = {
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
         weights="offline",
+        top1=0.751,
     ),
 }
 TIMM = "timm:"
@@ -371,13 +375,16 @@ def _torchvision_names() -> list[str]:
 def _torchvision_row(name: str) -> BackboneRow:
     from torchvision import models
 
-    view = models.get_model_weights(name).DEFAULT.transforms()
+    best = models.get_model_weights(name).DEFAULT
+    view = best.transforms()
+    published = best.meta.get("_metrics", {}).get("ImageNet-1K", {}).get("acc@1")
     return BackboneRow(
         title=name,
         model=name,
         input_size=view.crop_size[0],
         mean=tuple(view.mean),
         std=tuple(view.std),
+        top1=None if published is None else round(published / 100.0, 5),
     )
 
 

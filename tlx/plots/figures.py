@@ -462,11 +462,14 @@ def _error_bars(
 
 
 def _split_marks(rows: Rows) -> list[list[float]]:
-    """Return the lower and upper lengths of the bars around the means, 0 where there is none."""
+    """Return the lower and upper lengths of the bars around the means, 0 where there is none.
+
+    The mean of equal values can be beside them by rounding: no length is below 0.
+    """
     ends = [statistics.drawn_ends(r) or (r["mean"], r["mean"]) for r in rows]
     return [
-        [r["mean"] - low for r, (low, _) in zip(rows, ends, strict=True)],
-        [high - r["mean"] for r, (_, high) in zip(rows, ends, strict=True)],
+        [max(0.0, r["mean"] - low) for r, (low, _) in zip(rows, ends, strict=True)],
+        [max(0.0, high - r["mean"]) for r, (_, high) in zip(rows, ends, strict=True)],
     ]
 
 

@@ -17,6 +17,7 @@ from .layer_transfer.study import LayerTransferStudy
 from .parameter_distance.study import ParameterDistanceStudy
 from .pretraining.study import PretrainingStudy
 from .quanta.study import QuantaStudy
+from .scores.study import ScoresStudy
 from .session import Session, run_study
 from .tuning.study import TuningStudy
 
@@ -26,6 +27,7 @@ STUDIES: dict[str, type[Study]] = {
     study.name: study
     for study in (
         CompareStudy,
+        ScoresStudy,
         FeatureExtractionStudy,
         FineTuningStudy,
         TuningStudy,

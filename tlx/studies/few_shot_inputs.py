@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -77,6 +77,7 @@ def preflight(
     progress: Progress | None = None,
     *,
     keep: bool = True,
+    used: Callable[[PreflightResult], Iterable[Row]] | None = None,
 ) -> PreflightResult:
     """Find and check data, splits, weights and images for a few-shot study.
 
@@ -85,6 +86,8 @@ def preflight(
     load  returns the network, or raises its errors and those of its settings
     keep  read the images that the study uses into the pixel store; else look whether every image
           there can be read
+    used  rows of the images that the study uses, from its splits and where their files are; None:
+          those of its draws, of val and of test
     """
     result, gather = PreflightResult(), ErrorCollector()
     with gather.part():
@@ -105,7 +108,8 @@ def preflight(
             if result.folder is None or broken:
                 _check_csvs_alone(few, result, gather)
             else:
-                paths = _check_splits(spec, few, settings, result, gather)
+                rows_of = partial(_rows_in_use, spec, few) if used is None else used
+                paths = _check_splits(few, settings, result, gather, rows_of)
                 if keep and paths and not gather.problems:
                     _look_at_images(spec, settings, result, paths, progress)
     if spec.precomputed_crops and not keep and result.folder is not None:
@@ -207,11 +211,11 @@ def _is_enough(folder: splits.SplitFolder, few: FewShotGrid) -> bool:
 
 
 def _check_splits(
-    spec: FewShotTrial,
     few: FewShotGrid,
     settings: Settings,
     result: PreflightResult,
     gather: ErrorCollector,
+    used: Callable[[PreflightResult], Iterable[Row]],
 ) -> list[Path]:
     """Return the files of every image that the study uses, if its splits are sound."""
     assert result.folder is not None
@@ -230,8 +234,7 @@ def _check_splits(
     result.notes += result.report.notes
     if gather.problems:
         return []
-    rows = [row for name in _tables(spec, few, result.splits) for row in result.splits.tables[name]]
-    return list(dict.fromkeys(map(result.find, rows)))
+    return list(dict.fromkeys(map(result.find, used(result))))
 
 
 def _most_draws(folder: splits.SplitFolder) -> int:
@@ -248,9 +251,12 @@ def draws(
     return [(k, s) for k in shots for s in folder.draws(k)[: few.splits]]
 
 
-def _tables(spec: FewShotTrial, few: FewShotGrid, folder: splits.SplitFolder) -> list[str]:
+def _rows_in_use(spec: FewShotTrial, few: FewShotGrid, result: PreflightResult) -> Iterator[Row]:
+    folder = result.splits
+    assert folder is not None
     held = [splits.VAL] if spec.model_selection else [splits.VAL, splits.TEST]
-    return held + [splits.train_name(k, s) for k, s in draws(spec, few, folder)]
+    for name in held + [splits.train_name(k, s) for k, s in draws(spec, few, folder)]:
+        yield from folder.tables[name]
 
 
 def _read_all(
@@ -428,8 +434,8 @@ def rows_digest(rows: Sequence[splits.Row]) -> str:
     return files.digest([(row.path.partition("/")[2] or row.path, row.label) for row in rows])
 
 
-def pool_per_class(folder: splits.SplitFolder) -> int:
-    """Count the training images that draws are made from, of the smallest class.
+def pool_rows(folder: splits.SplitFolder) -> list[Row]:
+    """Return the training images that draws are made from, sorted by their paths.
 
     Of the list of all images those on the side of the training images that are in neither val nor
     test; where there is no such list, those that any draw has.
@@ -438,7 +444,12 @@ def pool_per_class(folder: splits.SplitFolder) -> int:
     sides = {row.split for row in draws}
     held = {row.path for row in (*folder.val, *folder.test)}
     listed = {row for row in folder.all_images if row.split in sides and row.path not in held}
-    counts = Counter(row.label for row in draws | listed)
+    return sorted(draws | listed)
+
+
+def pool_per_class(folder: splits.SplitFolder) -> int:
+    """Count the training images that draws are made from, of the smallest class."""
+    counts = Counter(row.label for row in pool_rows(folder))
     return min((counts[label] for label in folder.classes), default=0)
 
 

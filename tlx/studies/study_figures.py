@@ -20,6 +20,7 @@ from .layer_metrics import report as layer_metrics_report
 from .layer_transfer import report as layer_transfer_report
 from .parameter_distance import report as parameter_distance_report
 from .quanta import report as quanta_report
+from .scores import report as scores_report
 from .tuning import report as tuning_report
 
 STUDIES: Mapping[
@@ -38,6 +39,7 @@ STUDIES: Mapping[
     "Parameter distance": parameter_distance_report.study_drawings,
     "Checkpoints": checkpoints_report.study_drawings,
     "Compare": compare_report.study_drawings,
+    "Scores": scores_report.study_drawings,
 }
 TRIALS: Mapping[
     str, Callable[[Path, Result], Drawings]

@@ -13,7 +13,9 @@ from ...metrics.break_even import BreakEven, break_even
 from ...metrics.paired import DECIDED, Verdict, analyse
 from ...result import Result
 from . import evidence
+from . import sources as compared_sources
 from .evidence import FEATURES, TUNING, CurveRow, Evidence, Pairs, Tables
+from .sources import SourceAudit
 
 MOST_DIVERGED = 0.2  # share of the splits above which nothing is decided
 NO_DECISION = "no decision"
@@ -67,6 +69,7 @@ class ComparisonOutcome:
     share: float | None
     left_out: tuple[LeftOut, ...]
     currency: str
+    sources: SourceAudit | None = None
 
     @property
     def pairs(self) -> Pairs:
@@ -116,8 +119,9 @@ def decide(
     rules: Rules,
     title: str,
     ending: Ending,
+    sources: SourceAudit | None = None,
 ) -> ComparisonOutcome:
-    """Return the decision from the evidence."""
+    """Return the decision from the evidence; `sources` are the scores of several sources."""
     tables = {pair.shots: evidence.tables_of(store, pair) for pair in data.pairs}
     scored = [pair for pair in data.pairs if pair.features]
     contrasts = [evidence.contrast_of(p, tables[p.shots], data.pool) for p in scored]
@@ -155,6 +159,7 @@ def decide(
         share=ending.share,
         left_out=ending.left_out,
         currency=rules.currency,
+        sources=sources,
     )
 
 
@@ -226,7 +231,11 @@ def to_json(outcome: ComparisonOutcome) -> dict[str, object]:
     verdicts            one a number of shots, all fields of `metrics.paired.Verdict`
     break_even          low, high, estimate, fieller, words
     trials              keys of the trials of both sides
+    scores              of several sources: `sources.to_json`; else absent
     """
+    scores: dict[str, object] = {}
+    if outcome.sources is not None:
+        scores["scores"] = _plain(compared_sources.to_json(outcome.sources))
     return {
         "format": 1,
         "at": outcome.at,
@@ -239,6 +248,7 @@ def to_json(outcome: ComparisonOutcome) -> dict[str, object]:
         "break_even": _plain({**asdict(outcome.break_even), "words": outcome.break_even.words}),
         "curves": {side: [_plain(row) for row in rows] for side, rows in outcome.curves.items()},
         "trials": sorted(result.key for result in outcome.data.trials),
+        **scores,
     }
 
 

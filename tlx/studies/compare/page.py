@@ -9,11 +9,16 @@ from collections.abc import Callable, Mapping
 from importlib import resources
 from typing import Any, TypedDict
 
+from ...metrics.scores import SCORES
+from ...metrics.scores_audit import Agreement
 from ...plots import tables
 from .. import summaries
+from ..scores.ranking import TITLES
+from ..scores.report import number
 from . import figures, sentences
 from .decision import ComparisonOutcome, SideCost
 from .evidence import FEATURES, TUNING, Side
+from .sources import SourceAudit, sides_with_audit
 
 NOTHING = tables.NOTHING
 MOST_CONFUSIONS = 5
@@ -46,7 +51,10 @@ def render(
             "classes": _classes_table(outcome),
             "confusions": _confusions_table(outcome),
             "arms": arms_table(outcome),
+            "scores": scores_table(outcome.sources),
+            "correlations": correlations_table(outcome.sources),
         },
+        scores=sentences.scores(outcome),
         break_even=sentences.break_even(outcome),
         racing=_racing(outcome),
         at=outcome.at,
@@ -216,6 +224,59 @@ def arms_table(outcome: ComparisonOutcome) -> Table:
     ]
     headings = [f"arm, at {outcome.at} images per class", "validation", "test", "draws"]
     return {"headings": headings, "rows": rows}
+
+
+def scores_table(sources: SourceAudit | None) -> Table:
+    """Return what was reached, then every score and null: a column a source, then the losses."""
+    if sources is None:
+        return {"headings": [], "rows": []}
+    sides = sides_with_audit(sources)
+    rows = []
+    for side in sides:
+        reached = sources.reached[side]
+        splits = {row.splits for row in reached.values()}
+        cells = [
+            _percent(reached[name].accuracy) if name in reached else NOTHING
+            for name in sources.sources
+        ]
+        rows.append([f"{side}, test accuracy ({splits.pop()} draws)", *cells, *[""] * len(sides)])
+    for name, values in sources.values.items():
+        is_elsewhere = name in SCORES and sources.shots_of(name) != sources.shots
+        known = any(value is not None for value in values.values())
+        where = " (all images)" if is_elsewhere and known else ""
+        regrets = [sources.audits[side].rows[name].regret for side in sides]
+        rows.append(
+            [
+                TITLES[name] + where,
+                *(number(name, values[source]).replace("-", "−") for source in sources.sources),
+                *(NOTHING if regret is None else f"{100 * regret:.1f}" for regret in regrets),
+            ]
+        )
+    losses = [f"{100 * sources.audits[side].random_regret:.1f}" for side in sides]
+    rows.append(["a source at random", *[""] * len(sources.sources), *losses])
+    headings = ["", *sources.sources, *(f"loss, {side}" for side in sides)]
+    return {"headings": headings, "rows": rows}
+
+
+def correlations_table(sources: SourceAudit | None) -> Table:
+    """Return the correlations of scores with what was reached; no rows of too few sources."""
+    rows = []
+    for side in sides_with_audit(sources) if sources is not None else []:
+        assert sources is not None
+        for name, row in sources.audits[side].rows.items():
+            agreements = (row.weighted, row.kendall, row.pearson)
+            if any(agreement.value is not None for agreement in agreements):
+                rows.append([f"{TITLES[name]}, {side}", *map(_agreement, agreements)])
+    return {"headings": ["", "weighted Kendall", "Kendall", "Pearson"], "rows": rows}
+
+
+def _agreement(agreement: Agreement) -> str:
+    if agreement.value is None:
+        return NOTHING
+    text = f"{agreement.value:.2f}"
+    if agreement.low is not None and agreement.high is not None:
+        text += f" ({agreement.low:.2f} to {agreement.high:.2f})"
+    return text.replace("-", "−")
 
 
 def _ordered(side: Side, shots: int) -> list[str]:

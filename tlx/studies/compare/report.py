@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from ... import files
 from ...errors import IntegrityError
@@ -14,7 +14,7 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
-from . import across, evidence, figures, page, sentences
+from . import across, evidence, figures, page, sentences, sources
 from .decision import (
     NO_DECISION,
     ComparisonOutcome,
@@ -28,6 +28,7 @@ from .evidence import FEATURES, TUNING, Side
 from .spec import ChoiceRules, Decision
 
 RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
+SCORES, AUDIT = "scores", "scores_audit"
 
 
 def run(spec: Decision, inputs: Mapping[str, object], context: TrialContext) -> Result:
@@ -46,7 +47,30 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
     """
     details = result.details
     sides = {side: Side(side) for side in (FEATURES, TUNING)}
-    for key in details["trials"]:
+    for trial in _trials_of(store, details["trials"]):
+        for side in sides.values():
+            side.add([trial])
+    data = evidence.gather(sides[FEATURES], sides[TUNING])
+    scored = _trials_of(store, details.get("scores", []))
+    left_out = _trials_of(store, details.get("left_trials", []))
+    return decide(
+        store,
+        data,
+        Rules(**details["rules"]),
+        details["title"],
+        Ending(
+            {int(shots): reason for shots, reason in details["stopped"].items()},
+            details["share"],
+            tuple(LeftOut(**row) for row in details["left_out"]),
+        ),
+        sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
+    )
+
+
+def _trials_of(store: Store, keys: Iterable[str]) -> list[Result]:
+    """Return the trials of these keys. Raises IntegrityError if one is gone."""
+    trials = []
+    for key in keys:
         trial = store.find(key)
         if trial is None:
             raise IntegrityError(
@@ -55,19 +79,8 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
                 where=store.root,
                 remedy="run the comparison again",
             )
-        for side in sides.values():
-            side.add([trial])
-    return decide(
-        store,
-        evidence.gather(sides[FEATURES], sides[TUNING]),
-        Rules(**details["rules"]),
-        details["title"],
-        Ending(
-            {int(shots): reason for shots, reason in details["stopped"].items()},
-            details["share"],
-            tuple(LeftOut(**row) for row in details["left_out"]),
-        ),
-    )
+        trials.append(trial)
+    return trials
 
 
 def study_drawings(store: Store, study: StoredStudy) -> Drawings:
@@ -105,6 +118,10 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     shots, cost = page.shots_table(outcome), page.cost_table(outcome)
     files.write_text(folder / f"{TABLE}.csv", _csv(outcome))
     files.write_text(folder / f"{COST}.csv", tables.as_csv(cost["headings"], cost["rows"]))
+    if outcome.sources is not None:
+        values, audits = sources.value_rows(outcome.sources), sources.audit_rows(outcome.sources)
+        files.write_text(folder / f"{SCORES}.csv", tables.as_csv(sources.VALUES_CSV, values))
+        files.write_text(folder / f"{AUDIT}.csv", tables.as_csv(sources.AUDIT_CSV, audits))
     files.write_text(folder / PAGE, page.render(outcome, key, result.environment, _today()))
     drawings.write(folder, _drawings(outcome), form)
     summaries.write(
@@ -176,6 +193,7 @@ def format_summary(report: StudyReport) -> str:
         tables.as_text(shots["headings"], shots["rows"]).rstrip(),
         "difference: fine-tuning minus feature extraction, in points; 95 % interval over new draws "
         "and new test images",
+        *(sentences.scores(outcome) if outcome.sources is not None else []),
         *(f"warning: {line}" for line in sentences.warnings(outcome)),
         f"page: {report.study_folder / PAGE}",
     ]

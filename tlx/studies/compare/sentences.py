@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 
 from ...metrics.paired import DECIDED, EQUIVALENT, ONE_DRAW, Verdict
+from ...metrics.scores_audit import FEWEST_SOURCES
 from ...plots import tables
 from .decision import MOST_DIVERGED, NO_DECISION, ComparisonOutcome
 from .evidence import FEATURES, TUNING
+from .sources import sides_with_audit
 
 OTHER = {FEATURES: TUNING, TUNING: FEATURES}
 FEWEST_SPLITS = 4  # below, the draws are warned of
@@ -173,6 +175,33 @@ def break_even(outcome: ComparisonOutcome) -> str:
         text += f" A line through the differences crosses zero at {even.estimate:.1f} "
         text += f"({low:.1f} to {high:.1f})."
     return text
+
+
+def scores(outcome: ComparisonOutcome) -> list[str]:
+    """Return what the scores of the sources were worth here, or why there are none."""
+    sources = outcome.sources
+    if sources is None:
+        if outcome.share is None:
+            return ["Finished studies were compared: no scores of sources were computed."]
+        return [
+            "One source was compared, and scores rank sources: there are none. "
+            "tlx scores --sources A,B ranks several without training."
+        ]
+    lines = []
+    for side in sides_with_audit(sources):
+        audit = sources.audits[side]
+        known = [row for row in audit.rows.values() if row.regret is not None]
+        right = sum(row.regret == 0.0 for row in known)
+        lines.append(
+            f"{right} of {len(known)} scores and nulls put first the source that was best for "
+            f"{side}; a source drawn at random loses {_points(audit.random_regret)}."
+        )
+    if all(audit.has_too_few_sources for audit in sources.audits.values()):
+        lines.append(
+            f"{len(sources.sources)} sources are too few for a correlation: {FEWEST_SOURCES} are "
+            "needed."
+        )
+    return lines
 
 
 def warnings(outcome: ComparisonOutcome) -> list[str]:

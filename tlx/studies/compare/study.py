@@ -41,6 +41,8 @@ class Compared:
     dataset: str
     inputs: tuple[DataInput, ...]
     ending: Ending
+    scores: tuple[str, ...] = ()  # keys of the trials of scores, one a source
+    left_trials: tuple[str, ...] = ()  # of fine-tunings of sources that were not gone on with
 
 
 class CompareStudy(Study):
@@ -173,6 +175,7 @@ class CompareStudy(Study):
             for source, stage in of_sources.items():
                 of_sources[source] = replace(stage, write_trial_figures=_no_figures)
         whole = next(iter(stages.values()))
+        scored = yield from self._score(tuple(stages), session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1
@@ -186,7 +189,40 @@ class CompareStudy(Study):
             dataset,
             whole.inputs,
             Ending(racing.stopped, racing.share, racing.dropped_arms(grid.at)),
+            scored,
+            tuple(
+                result.key
+                for trials in racing.left_out.arms.values()
+                for result in trials.values()
+                if scored
+            ),
         )
+
+    def _score(
+        self, sources: tuple[str, ...], session: Session
+    ) -> Generator[Stage, StudyReport, tuple[str, ...]]:
+        """Score the sources, and return the keys of their trials; () of one source."""
+        from ..scores.plan import DrawChoice, scores_study
+        from ..scores.spec import SourceScores
+
+        if len(sources) < 2:
+            return ()
+        tuning = self.of(FineTuning)
+        spec = SourceScores(
+            architecture=sources[0],
+            source=tuning.source,
+            dataset=tuning.dataset,
+            split_path=tuning.split_path,
+            sizing=tuning.sizing,
+            input_size=tuning.input_size,
+            seed=tuning.seed,
+        )
+        choice = DrawChoice(self.of(CompareDraws), self.of(CompareGrid).at, only=True)
+        with session.steps("scoring the sources") as progress:
+            stage, notes = scores_study(spec, sources, choice, session.settings, progress)
+        session.note(*notes)
+        report = yield replace(stage, format_summary=_scored)
+        return tuple(result.key for result in report.results)
 
     def _decision(self, data: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
         """Return the stage that records the decision."""
@@ -210,6 +246,8 @@ class CompareStudy(Study):
             "share": ending.share,
             "left_out": [asdict(row) for row in ending.left_out],
         }
+        if compared.scores:
+            about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
         details = {"trials": keys, "classes": list(data.classes), **about}
         spec = Decision(
             dataset=compared.dataset,
@@ -235,6 +273,11 @@ class CompareStudy(Study):
 
 def _no_figures(folder: Path, result: Result, form: str | None = "png") -> None:
     """Draw nothing: of hundreds of trials, tlx plot draws those that are wanted."""
+
+
+def _scored(report: StudyReport) -> str:
+    """Return the closing line of the scores, which are on the page."""
+    return f"{len(report.results)} sources scored; {report.study_folder / 'scores.csv'}"
 
 
 def human_hours(words: tuple[str, ...]) -> dict[str, float]:
