@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -515,3 +516,67 @@ def test_trials_without_predictions_count_by_their_scores_and_that_is_said(monke
     assert outcome.headline.images == 0
     assert any("predictions.npy" in line for line in sentences.warnings(outcome))
     assert page.render(outcome, "0" * 64, {"versions": {}}).count("<img") == 2
+
+
+# ---------------------------------------------------------------- trials that fail
+
+
+def failing(run, kind, places):
+    """The function that runs trials, failing in these places."""
+
+    def replaced(spec, inputs, context):
+        if (spec.shots, spec.split) in places:
+            raise RuntimeError(f"planted in {kind}")
+        return run(spec, inputs, context)
+
+    replaced.__name__, replaced.__qualname__ = run.__name__, run.__qualname__
+    replaced.__module__ = run.__module__
+    return replaced
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("any_time", [False, True])
+@pytest.mark.parametrize("kind", ["feature_extraction", "fine_tuning"])
+def test_a_trial_that_fails_leaves_its_draw_out_and_is_tried_again(
+    kind, any_time, bars, cache, tmp_path, monkeypatch
+):
+    settings = settings_of(tmp_path, cache)
+    place = f"tlx.studies.{kind}.trial.run"
+    run = importlib.import_module(f"tlx.studies.{kind}.trial").run
+    words = {"classifier": "ncm", "splits": 6, "shots": (2,), "any_time": any_time}
+    with monkeypatch.context() as patched:
+        patched.setattr(place, failing(run, kind, {(2, 1)}))
+        first = compare(bars, settings, **words)
+    (verdict,) = record_of(first)["verdicts"]
+    assert verdict["dropped"] == 1
+    assert verdict["splits"] <= 5
+    text = (first.study_folder / report.PAGE).read_text()
+    assert "splits at 2 images per class are left out: a training diverged or failed" in text
+    before = (first.study_folder / report.RECORD).read_bytes()
+    report.write_summary(Store(first.folder), first.key)
+    assert (first.study_folder / report.RECORD).read_bytes() == before
+    again = compare(bars, settings, **words)
+    assert record_of(again)["verdicts"][0]["dropped"] == 0
+    assert again.key != first.key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["feature_extraction", "fine_tuning"])
+def test_where_every_trial_of_a_side_fails_that_is_the_error(
+    kind, bars, cache, tmp_path, monkeypatch
+):
+    run = importlib.import_module(f"tlx.studies.{kind}.trial").run
+    places = {(k, split) for k in (1, 2) for split in range(4)}
+    monkeypatch.setattr(f"tlx.studies.{kind}.trial.run", failing(run, kind, places))
+    with pytest.raises(TrialsFailedError, match=f"planted in {kind}") as refused:
+        compare(bars, settings_of(tmp_path, cache), classifier="ncm")
+    assert refused.value.exit_code == 7
+
+
+@pytest.mark.slow
+def test_where_too_many_fine_tunings_fail_nothing_is_decided(bars, cache, tmp_path, monkeypatch):
+    run = importlib.import_module("tlx.studies.fine_tuning.trial").run
+    places = {(2, 0), (2, 2)}
+    monkeypatch.setattr("tlx.studies.fine_tuning.trial.run", failing(run, "it", places))
+    with pytest.raises(TrialsFailedError, match="no-decision"):
+        compare(bars, settings_of(tmp_path, cache), classifier="ncm", shots=(2,), any_time=False)

@@ -14,6 +14,7 @@ from ...metrics import crossed
 from ...metrics.paired import Contrast
 from ...result import FINISHED, Result
 from .. import predictions
+from ..base import StudyReport
 
 FEATURES, TUNING = "feature extraction", "fine-tuning"
 SIDES = {FEATURES: "feature-extraction", TUNING: "fine-tuning"}  # side → kind of its trials
@@ -36,6 +37,7 @@ class Side:
 
     name: str
     arms: dict[str, Trials] = field(default_factory=dict)
+    failed: set[Place] = field(default_factory=set)  # of a trial that ended without a result
 
     def add(self, results: Iterable[Result]) -> None:
         """Add the trials of this side among `results`."""
@@ -43,6 +45,13 @@ class Side:
             if result.kind == SIDES[self.name]:
                 place = (int(result.spec["shots"]), int(result.spec["split"]))
                 self.arms.setdefault(self._arm_of(result), {})[place] = result
+
+    def add_report(self, report: StudyReport) -> None:
+        """Add the trials of a stage; remember where one failed."""
+        self.add(report.results)
+        for trial, outcome in zip(report.stage.trials, report.outcomes, strict=True):
+            if not isinstance(outcome, Result) and trial.spec.kind == SIDES[self.name]:
+                self.failed.add((trial.spec.shots, trial.spec.split))
 
     def _arm_of(self, result: Result) -> str:
         """Return the name of the arm of a trial, a new one if no arm has its settings."""
@@ -163,7 +172,7 @@ def gather(features: Side, tuning: Side) -> Evidence:
             f"shots {features.shots} and {tuning.shots}",
             where="trials",
             expected="both sides on the same shots and splits of one data set",
-            remedy="run tlx compare without --from-studies",
+            remedy="run tlx compare without --from",
         )
     digests = {str(r.details.get("test_digest", "")) for r in trials}
     if len(digests - {""}) > 1:
@@ -181,13 +190,17 @@ def gather(features: Side, tuning: Side) -> Evidence:
 
 
 def _pairs(features: Side, tuning: Side, shots: int) -> Pairs:
-    splits = sorted({s for trials in tuning.arms.values() for k, s in trials if k == shots})
+    tried = {place for trials in tuning.arms.values() for place in trials} | tuning.failed
+    splits = sorted(split for k, split in tried if k == shots)
     kept: list[tuple[Result, Result]] = []
     dropped = diverged = 0
     for split in splits:
         frozen, tuned = features.pick(shots, split), tuning.pick(shots, split)
         if frozen is None or tuned is None:
-            continue  # one side alone was asked for this split
+            # it failed; else one side alone was asked for this split
+            dropped += (shots, split) in features.failed | tuning.failed
+            diverged += tuned is None and (shots, split) in tuning.failed
+            continue
         if _is_scored(frozen) and _is_scored(tuned):
             kept.append((frozen, tuned))
         else:

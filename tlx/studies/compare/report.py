@@ -50,6 +50,8 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
     for trial in _trials_of(store, details["trials"]):
         for side in sides.values():
             side.add([trial])
+    for name, places in details.get("failed", {}).items():
+        sides[name].failed |= {(int(shots), int(split)) for shots, split in places}
     data = evidence.gather(sides[FEATURES], sides[TUNING])
     scored = _trials_of(store, details.get("scores", []))
     left_out = _trials_of(store, details.get("left_trials", []))

@@ -173,9 +173,11 @@ class CompareStudy(Study):
                 session.note(*preflight.notes)
         for of_sources in (stages, feature_stages):
             for source, stage in of_sources.items():
-                of_sources[source] = replace(stage, write_trial_figures=_no_figures)
+                of_sources[source] = replace(
+                    stage, write_trial_figures=_no_figures, leaves_out_failures=True
+                )
         whole = next(iter(stages.values()))
-        scored = yield from self._score(tuple(stages), session)
+        scored = yield from self._score(tuple(stages), tuning, session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1
@@ -199,7 +201,7 @@ class CompareStudy(Study):
         )
 
     def _score(
-        self, sources: tuple[str, ...], session: Session
+        self, sources: tuple[str, ...], tuning: FineTuning, session: Session
     ) -> Generator[Stage, StudyReport, tuple[str, ...]]:
         """Score the sources, and return the keys of their trials; () of one source."""
         from ..scores.plan import DrawChoice, scores_study
@@ -207,7 +209,6 @@ class CompareStudy(Study):
 
         if len(sources) < 2:
             return ()
-        tuning = self.of(FineTuning)
         spec = SourceScores(
             architecture=sources[0],
             source=tuning.source,
@@ -246,6 +247,13 @@ class CompareStudy(Study):
             "share": ending.share,
             "left_out": [asdict(row) for row in ending.left_out],
         }
+        failed = {
+            side.name: sorted(map(list, side.failed))
+            for side in (data.features, data.tuning)
+            if side.failed
+        }
+        if failed:
+            about["failed"] = failed
         if compared.scores:
             about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
         details = {"trials": keys, "classes": list(data.classes), **about}
