@@ -9,7 +9,7 @@ images and a residual (Gallas, Pennello and Myers 2007, JOSA A 24, B70; Chen, Ga
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -177,6 +177,18 @@ def predicted_variance(
     return float(np.exp(intercept + slope * (math.log(shots) - x.mean()))), MODERATION_DF
 
 
+def priors(parts: Mapping[int, Components]) -> dict[int, tuple[float, float]]:
+    """Return `predicted_variance` of each number of shots from the others.
+
+    parts  shots → parts of one mean, or of one difference
+    """
+    known = [(shots, own.split_var, own.splits) for shots, own in parts.items()]
+    return {
+        shots: predicted_variance(shots, [row for row in known if row[0] != shots])
+        for shots in parts
+    }
+
+
 def moderated(split_var: float, splits: int, prior: tuple[float, float]) -> tuple[float, float]:
     """Return the split variance drawn towards its prior, and its degrees of freedom.
 
@@ -235,6 +247,17 @@ def estimate(
         )
     half = t_quantile(df, 0.5 + level / 2.0) * se
     return Estimate(parts.mean, se, df, parts.mean - half, parts.mean + half)
+
+
+def estimates(
+    parts: Mapping[int, Components], *, level: float = 0.95
+) -> dict[int, Estimate | None]:
+    """Return `estimate` at each number of shots, with the variance that the others predict.
+
+    parts  shots → parts of one mean, or of one difference
+    """
+    prior = priors(parts)
+    return {shots: estimate(own, prior=prior[shots], level=level) for shots, own in parts.items()}
 
 
 def t_quantile(df: float, probability: float) -> float:
