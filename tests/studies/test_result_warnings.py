@@ -148,7 +148,7 @@ def test_crops_count_as_rows_of_the_training_set():
 def test_intervals_of_accuracies_stay_between_0_and_1_wherever_they_are_made(values):
     row = statistics.by_shots([{"shots": 1, "test_accuracy": value} for value in values])[0]
     quanta_row = quanta_report._estimated("test_accuracy", values)
-    final = tuning_report.test([result(value) for value in values])
+    final = tuning_report.test([result(value) for value in values], None)
     for low, high in (
         (row["low"], row["high"]),
         (final["ci95_low"], final["ci95_high"]),
@@ -223,8 +223,10 @@ def test_every_study_that_reports_accuracies_says_every_warning(name):
         assert fault in found, fault
 
 
-def test_the_final_test_of_a_search_says_them():
-    report = types.SimpleNamespace(final=[result(value) for value in GUESSING])
+def test_the_final_test_of_a_search_says_them(tmp_path):
+    report = types.SimpleNamespace(
+        final=[result(value) for value in GUESSING], folder=tmp_path / "runs"
+    )
     assert any("chance" in sentence for sentence in tuning_report.warnings_of(report))
 
 
