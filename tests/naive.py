@@ -170,10 +170,10 @@ def t_factor(degrees, confidence=0.95):
     return t[1:][np.searchsorted(area, confidence * (area[-1] + tail))]
 
 
-def crossed_intervals(tables, classes, pool):
+def crossed_intervals(tables, classes, pool, bounds=(0.0, 1.0)):
     """{shots: (low, high)} of mean accuracies over draws and images; tables {shots: rows of right
-    (1) or wrong (0)}. The variance over draws leans on a line through the logarithms of the others,
-    on their mean if there are two.
+    (1) or wrong (0)}, or of their differences. The variance over draws leans on a line through the
+    logarithms of the others, on their mean if there are two.
     """
     parts = {shots: crossed_variance(table, classes) for shots, table in tables.items()}
     ends = {}
@@ -202,7 +202,7 @@ def crossed_intervals(tables, classes, pool):
             continue
         together = (a + b) ** 2 / (a**2 / df + b**2 / (len(classes) - len(set(classes))))
         half = t_factor(together) * np.sqrt(a + b)
-        ends[shots] = max(0.0, mean - half), min(1.0, mean + half)
+        ends[shots] = max(bounds[0], mean - half), min(bounds[1], mean + half)
     return ends
 
 

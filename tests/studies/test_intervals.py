@@ -20,6 +20,7 @@ import tlx as package
 from tlx import files
 from tlx.lab.store import Store
 from tlx.plots import statistics
+from tlx.result import Result
 from tlx.studies import intervals, predictions, reporting
 from tlx.studies.base import StudyReport
 
@@ -185,6 +186,26 @@ def test_the_share_of_all_images_has_the_interval_of_images_that_weigh_the_same(
         assert (interval.low, interval.high) == pytest.approx(expected[shots], rel=1e-3)
 
 
+def pairs_of(study, shots):
+    """Trials of both classifiers, split by split."""
+    trials = {name: study.trials(shots, name) for name in ("ncm", "knn")}
+    return list(zip(trials["ncm"], trials["knn"], strict=True))
+
+
+def test_the_difference_of_two_methods_is_over_the_same_images(copied):
+    study = copied("feature-extraction")
+    first, classes = tables_of(study.report, "ncm")
+    second, _ = tables_of(study.report, "knn")
+    table = (np.array(first[2]) - np.array(second[2])).tolist()
+    pool = study.report.results[0].details["pool"]
+    expected = naive.crossed_intervals({2: table}, classes, pool, (-1.0, 1.0))[2]
+    interval = intervals.of_difference(study.store, pairs_of(study, 2))
+    assert (interval.low, interval.high) == pytest.approx(expected, rel=1e-3)
+    study.path(study.trials(2, "knn")[1]).unlink()
+    assert intervals.of_difference(study.store, pairs_of(study, 2)) is None
+    assert intervals.of_difference(study.store, []) is None
+
+
 def test_closing_words_and_tables_say_what_intervals_are_over(made):
     for report in made.values():
         text = reporting.format_summary(report)
@@ -340,6 +361,30 @@ def test_a_diverged_trial_is_in_no_table(made):
     assert [row["splits"] for row in rows] == [SPLITS - 1] * 3
     assert [row["missing"] for row in rows] == [1] * 3
     assert {row["over"] for row in rows} == {"draws and images"}
+
+
+@pytest.mark.parametrize(("per_class", "over"), [(1, "draws"), (2, "draws and images")])
+def test_one_test_image_a_class_shows_nothing_of_images(tmp_path, per_class, over):
+    store, truth = Store(tmp_path / "runs"), np.repeat(np.arange(5), per_class)
+    rng, results = np.random.default_rng(0), []
+    for split in range(4):
+        predicted = np.where(rng.random(len(truth)) < 0.6, truth, (truth + 1) % 5)
+
+        def make(draft, split=split, predicted=predicted):
+            predictions.write(draft.folder, predicted, truth)
+            return Result(
+                key=f"split{split}",
+                kind="fine-tuning",
+                spec={"shots": 1, "split": split},
+                scores={"test_accuracy": float(np.mean(predicted == truth))},
+                details={"test_images": len(truth), "test_digest": "same", "pool": 9},
+            )
+
+        results.append(store.get_or_compute(f"split{split}", make))
+    means = intervals.of_results(store, results)
+    (row,) = reporting.by_line(results, means=means)[""]
+    assert row["over"] == over
+    assert means.reasons == ({("", 1): "no class has two test images"} if per_class == 1 else {})
 
 
 # ---------------------------------------------------------------- few draws, much overlap

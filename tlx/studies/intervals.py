@@ -241,6 +241,8 @@ def _read(
     from ..metrics import crossed
 
     parts = crossed.components(right, _weighed(truth, score), shots=shots, pool=pool)
+    if parts.image_df == 0:
+        return "no class has two test images"
     for trial, accuracy in zip(kept, parts.by_split, strict=True):
         if abs(accuracy - trial.score) > TOLERANCE:
             return f"predictions of {trial.name} give {accuracy:.4f}, not its accuracy"
