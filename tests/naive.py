@@ -173,7 +173,7 @@ def t_factor(degrees, confidence=0.95):
 def crossed_intervals(tables, classes, pool, bounds=(0.0, 1.0)):
     """{shots: (low, high)} of mean accuracies over draws and images; tables {shots: rows of right
     (1) or wrong (0)}, or of their differences. The variance over draws leans on a line through the
-    logarithms of the others, on their mean if there are two.
+    logarithms of three others or more.
     """
     parts = {shots: crossed_variance(table, classes) for shots, table in tables.items()}
     ends = {}
@@ -186,11 +186,9 @@ def crossed_intervals(tables, classes, pool, bounds=(0.0, 1.0)):
             if k != shots and parts[k][1] > 0
         ]
         lent, df = 0.0, m - 1.0
-        if len(others) >= 2:
+        if len(others) >= 3:
             x, y = (np.array(values) for values in zip(*others, strict=True))
-            slope = 0.0
-            if len(others) > 2:
-                slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+            slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
             lent = np.exp(y.mean() + slope * (np.log(shots) - x.mean()))
             over_draws = (4 * lent + (m - 1) * over_draws) / (m + 3)
             df += 4

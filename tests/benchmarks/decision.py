@@ -217,7 +217,9 @@ def read_means(name: str) -> Iterator[tuple[str, np.ndarray, dict[int, np.ndarra
 
 
 MEANS: dict[str, Callable[[dict[int, crossed.Components]], dict[int, crossed.Estimate | None]]] = {
-    "crossed t, moderated": crossed.estimates,
+    "crossed t, moderated": lambda parts: {
+        shots: found for shots, (found, _) in crossed.estimates_of_means(parts).items()
+    },
     "crossed t": lambda parts: {shots: crossed.estimate(own) for shots, own in parts.items()},
     "t over splits": lambda parts: {
         shots: crossed.estimate(crossed.components_of_scores(own.by_split))

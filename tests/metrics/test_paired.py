@@ -123,12 +123,14 @@ def test_intervals_of_means_lean_on_the_other_shots_as_by_numpy_alone(numbers):
     expected = naive.crossed_intervals(
         {k: table.tolist() for k, table in tables.items()}, labels.tolist(), pool=30
     )
-    found = crossed.estimates(
+    found = crossed.estimates_of_means(
         {k: crossed.components(table, labels, shots=k, pool=30) for k, table in tables.items()}
     )
     for k in numbers:
-        ends = max(0.0, found[k].low), min(1.0, found[k].high)
+        estimate, lent = found[k]
+        ends = max(0.0, estimate.low), min(1.0, estimate.high)
         assert ends == pytest.approx(expected[k], rel=1e-3)
+        assert lent == (4.0 if len(numbers) > 3 else 0.0)
 
 
 def test_an_overlap_of_draws_widens_the_interval_by_its_formula():

@@ -177,7 +177,7 @@ def test_many_lines_say_it_once(drawn, lines, what):
     figures.few_shot_curve({f"c{i}": crossed_rows() for i in range(lines)})
     legend = drawn[0].axes[0].get_legend()
     text = legend.get_title().get_text() if legend else drawn[0].get_suptitle()
-    assert text == f"{what}95 % CI over draws and images, n = 4"
+    assert " ".join(text.split()) == f"{what}95 % CI over draws and images, n = 4"
 
 
 def test_one_split_draws_no_band(drawn):

@@ -24,7 +24,7 @@ from tlx.result import Result
 from tlx.studies import intervals, predictions, reporting
 from tlx.studies.base import StudyReport
 
-SHOTS, SPLITS = (1, 2, 4), 4
+SHOTS, SPLITS = (1, 2, 3, 4), 4
 FEW = {"shots": SHOTS, "splits": SPLITS, "val_per_class": 2, "use_crops": False}
 KINDS = {
     "feature-extraction": {"classifier": "ncm knn:k=1"},
@@ -305,6 +305,7 @@ def test_a_damaged_file_names_the_trial_and_ends_no_study(copied, damage, name):
     assert {shots: row["ci95_over"] for (_, shots), row in rows.items()} == {
         1: "draws and images",
         2: "draws and images",
+        3: "draws and images",
         4: "draws",
     }
     assert int(rows["", 4]["splits"]) == SPLITS, "the trial still counts"
@@ -313,7 +314,7 @@ def test_a_damaged_file_names_the_trial_and_ends_no_study(copied, damage, name):
         assert f"{name} of 4-shot split 0 ({result.key[:12]})" in text
     table = (study.store.study_folder(study.key) / "few_shot.md").read_text()
     assert "| over |" in table
-    assert table.count("draws and images") == 2
+    assert table.count("draws and images") == 3
 
 
 def sealed_again(folder, name):
@@ -346,7 +347,7 @@ def test_splits_of_different_test_images_are_no_table(made):
         for result in report.results
     ]
     found = intervals.of_results(Store(report.folder), results)
-    assert set(found.by_mean) == {("", 1), ("", 4)}
+    assert set(found.by_mean) == {("", 1), ("", 3), ("", 4)}
     assert found.reasons == {("", 2): "the splits were tested on different images"}
 
 
@@ -358,8 +359,8 @@ def test_a_diverged_trial_is_in_no_table(made):
     ]
     means = intervals.of_results(Store(report.folder), results)
     rows = reporting.by_line(results, means=means)[""]
-    assert [row["splits"] for row in rows] == [SPLITS - 1] * 3
-    assert [row["missing"] for row in rows] == [1] * 3
+    assert [row["splits"] for row in rows] == [SPLITS - 1] * len(SHOTS)
+    assert [row["missing"] for row in rows] == [1] * len(SHOTS)
     assert {row["over"] for row in rows} == {"draws and images"}
 
 
@@ -422,9 +423,9 @@ def test_few_draws_have_an_interval_where_other_shots_lend_their_variance(made, 
     results, means, lines = some_splits(made["fine-tuning"], count)
     assert "±" in reporting.table(lines)
     assert "told by the other shots too" in " ".join(reporting.warnings_of(results, means))
-    results, means, lines = some_splits(made["fine-tuning"], count, shots=(4,))
+    results, means, lines = some_splits(made["fine-tuning"], count, shots=(1, 2, 4))
     assert "±" not in reporting.table(lines)
-    row = lines[""][0]
+    row = lines[""][-1]
     assert f"({100 * row['lowest']:.1f} to {100 * row['highest']:.1f})" in reporting.table(lines)
     assert "their range is shown" in " ".join(reporting.warnings_of(results, means))
     assert statistics.drawn_ends(row) == (row["lowest"], row["highest"])
@@ -450,7 +451,7 @@ def test_draws_that_are_nearly_the_same_images_are_warned_of(made):
     means = intervals.of_results(Store(report.folder), results)
     assert means.overlaps["", 4] == pytest.approx(0.8)
     (said,) = [s for s in reporting.warnings_of(results, means) if "training images at" in s]
-    assert "draws share more than half of their training images at 4 shots: " in said
+    assert "draws share more than half of their training images at 3 shots, 4 shots: " in said
 
 
 def test_more_shared_images_make_the_interval_wider(made):

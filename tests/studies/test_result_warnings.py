@@ -293,7 +293,7 @@ def coverage_of_new_images(splits, tries=300, classes=4, per_class=25):
             draws = chance.normal(0, 0.3, (splits, 1))
             both = chance.normal(0, 0.6, (splits, len(labels)))
             parts[shots] = crossed.components((mean + ease + draws + both > 0) * 1.0, labels)
-        for shots, found in crossed.estimates(parts).items():
+        for shots, (found, _) in crossed.estimates_of_means(parts).items():
             truth = scipy.stats.norm.cdf(means[shots] / total)
             covered.append(found.low <= truth <= found.high)
     return np.mean(covered)

@@ -70,6 +70,7 @@ UNDATED: dict[
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
+LEGEND_WIDTH = 22  # characters of a legend's title beside the axes
 LABEL_LENGTH = 24  # characters of a class name on an axis
 STYLE: Any = {
     # comes with matplotlib: the same everywhere, accents and Greek included
@@ -136,7 +137,7 @@ def few_shot_curve(
                 frameon=False,
                 loc="upper left",
                 bbox_to_anchor=(1.0, 1.0),
-                title=rows_title("bars", ranged),
+                title=_beside(rows_title("bars", ranged)),
             )
         elif len(drawn) > 1:
             axes.legend(frameon=False, loc="best", title=rows_title("bands", ranged))
@@ -487,6 +488,13 @@ def rows_title(what: str, rows: Rows) -> str | None:
     return _title_of(
         what, ", ".join(kinds) or "95 % CI", {statistics.count_of(row) or 0 for row in rows}
     )
+
+
+def _beside(title: str | None) -> str | None:
+    """Break a legend's title into lines, so that a legend beside the axes leaves them room."""
+    if title is None:
+        return None
+    return textwrap.fill(title.replace(" = ", "\u00a0=\u00a0"), LEGEND_WIDTH)
 
 
 def _title_of(what: str, kind: str, counts: Collection[int]) -> str:

@@ -65,7 +65,8 @@ def of_results(store: Store, results: Iterable[Result], score: str = SCORES[0]) 
     """Return the intervals of the means of these few-shot trials.
 
     Trials of one classifier and number of shots are one mean; those without the score are left out.
-    The variance over draws at each number of shots borrows from the others (`crossed.estimates`).
+    The variance over draws at each number of shots leans on the others
+    (`crossed.estimates_of_means`).
     What is wrong with a file of predictions is a reason, never an error.
 
     score  one of SCORES
@@ -84,11 +85,11 @@ def of_results(store: Store, results: Iterable[Result], score: str = SCORES[0]) 
             mean[1]: _scores_alone(means[mean], score) if isinstance(parts, str) else parts
             for mean, parts in of_line.items()
         }
-        prior, estimates = crossed.priors(lending), crossed.estimates(lending)
+        estimates = crossed.estimates_of_means(lending)
         for mean, parts in of_line.items():
-            estimate = estimates[mean[1]]
+            estimate, lent_df = estimates[mean[1]]
             if not isinstance(parts, str) and estimate is not None:
-                by_mean[mean] = shown(parts, estimate, prior[mean[1]][1])
+                by_mean[mean] = shown(parts, estimate, lent_df)
     return MeanIntervals(
         by_mean,
         {mean: parts for mean, parts in read.items() if isinstance(parts, str)},
@@ -125,7 +126,7 @@ def of_difference(
 def shown(
     parts: crossed.Components,
     estimate: crossed.Estimate,
-    borrowed_df: float = 0.0,
+    lent_df: float = 0.0,
     *,
     bounds: tuple[float, float] = statistics.ACCURACY,
 ) -> MeanInterval:
@@ -137,7 +138,7 @@ def shown(
         min(max(estimate.low, low), high),
         max(min(estimate.high, high), low),
         (estimate.high - estimate.low) / 2.0,
-        0.0 if is_one_draw else parts.splits - 1 + borrowed_df,
+        0.0 if is_one_draw else parts.splits - 1 + lent_df,
     )
 
 

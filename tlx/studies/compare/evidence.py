@@ -266,7 +266,7 @@ def curve_of_side(
     """
     parts = {pair.shots: _parts_of_side(pair, tables[pair.shots], side, pool) for pair in pairs}
     rows: list[CurveRow] = []
-    for shots, estimate in crossed.estimates(parts).items():
+    for shots, (estimate, _) in crossed.estimates_of_means(parts).items():
         row: CurveRow = {"shots": shots, "mean": parts[shots].mean, "splits": parts[shots].splits}
         if estimate is not None:
             interval = intervals.shown(parts[shots], estimate)
