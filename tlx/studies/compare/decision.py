@@ -137,8 +137,7 @@ def decide(
     if pairs.tried and pairs.diverged / pairs.tried > MOST_DIVERGED:
         verdict = NO_DECISION
     curves = {
-        side: [evidence.mean_of_side(p, tables[p.shots], side, data.pool) for p in scored]
-        for side in (FEATURES, TUNING)
+        side: evidence.curve_of_side(scored, tables, side, data.pool) for side in (FEATURES, TUNING)
     }
     return ComparisonOutcome(
         title=title,

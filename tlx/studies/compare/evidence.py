@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
 
@@ -13,7 +13,7 @@ from ...lab.store import Store
 from ...metrics import crossed
 from ...metrics.paired import Contrast
 from ...result import FINISHED, Result
-from .. import predictions
+from .. import intervals, predictions
 from ..base import StudyReport
 
 FEATURES, TUNING = "feature extraction", "fine-tuning"
@@ -270,17 +270,28 @@ def _accuracies(results: Sequence[Result]) -> list[float]:
     return [result.scores["test_accuracy"] for result in results]
 
 
-def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> CurveRow:
-    """Return the mean accuracy of one side with its 95 % interval, as a row of a curve."""
+def curve_of_side(
+    pairs: Sequence[Pairs], tables: Mapping[int, Tables | None], side: str, pool: int
+) -> list[CurveRow]:
+    """Return the mean accuracy of one side at each number of shots with its 95 % interval.
+
+    tables  shots → paired test images
+    """
+    parts = {pair.shots: _parts_of_side(pair, tables[pair.shots], side, pool) for pair in pairs}
+    rows: list[CurveRow] = []
+    for shots, (estimate, _) in crossed.estimates_of_means(parts).items():
+        row: CurveRow = {"shots": shots, "mean": parts[shots].mean, "splits": parts[shots].splits}
+        if estimate is not None:
+            interval = intervals.shown(parts[shots], estimate)
+            row["low"], row["high"] = interval.low, interval.high
+        rows.append(row)
+    return rows
+
+
+def _parts_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> crossed.Components:
     shots = {"shots": pairs.shots, "pool": max(pool, pairs.shots)}
     if tables is None:
         results = pairs.features if side == FEATURES else pairs.tuning
-        parts = crossed.components_of_scores(_accuracies(results), **shots)
-    else:
-        right = tables.features if side == FEATURES else tables.tuning
-        parts = crossed.components(right, tables.classes, **shots)
-    interval = crossed.estimate(parts)
-    row: CurveRow = {"shots": pairs.shots, "mean": parts.mean, "splits": parts.splits}
-    if interval is not None:
-        row["low"], row["high"] = max(0.0, interval.low), min(1.0, interval.high)
-    return row
+        return crossed.components_of_scores(_accuracies(results), **shots)
+    right = tables.features if side == FEATURES else tables.tuning
+    return crossed.components(right, tables.classes, **shots)
