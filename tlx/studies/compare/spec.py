@@ -22,8 +22,8 @@ class CompareGrid(Spec):
 
     sources: tuple[str, ...] = setting(
         (),
-        help="backbones to compare, comma-separated, each with its own weights. Default: the one "
-        "of --architecture",
+        help="backbones to compare, comma-separated, each with its own weights or with a file of "
+        "weights, as NAME=FILE. Default: the one of --architecture",
     )
     at: int | None = setting(
         None, low=1, help="training images per class that the answer is for. Default: the most"

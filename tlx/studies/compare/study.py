@@ -15,6 +15,7 @@ from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
 from ..feature_extraction.spec import FeatureExtraction
 from ..fine_tuning.spec import FineTuning
+from ..source_list import parse_sources
 from .spec import (
     EXPERIMENT,
     ChoiceRules,
@@ -148,23 +149,20 @@ class CompareStudy(Study):
         grid, draws = self.of(CompareGrid), self.of(CompareDraws)
         tuning = self.of(FineTuning).replace(dataset=dataset)
         features = self.of(FeatureExtraction).replace(dataset=dataset)
-        sources = grid.sources or (tuning.architecture,)
-        if len(sources) > 1 and tuning.model:
-            raise UsageError(
-                "conflict",
-                f"--model with {len(sources)} --sources",
-                expected="one of the two: a weight file is of one network",
-            )
+        sources = parse_sources(grid.sources, tuning.architecture, tuning.model)
         stages: dict[str, Stage] = {}
         feature_stages: dict[str, Stage] = {}
         with session.steps("reading and extracting") as progress:
-            for source in sources:
+            for source, model in sources.items():
                 stages[source], preflight = fine_tuning_study(
-                    tuning.replace(architecture=source), draws, session.settings, progress
+                    tuning.replace(architecture=source, model=model),
+                    draws,
+                    session.settings,
+                    progress,
                 )
                 session.note(*preflight.notes)
                 feature_stages[source], preflight = feature_extraction_study(
-                    features.replace(architecture=source),
+                    features.replace(architecture=source, model=model),
                     draws,
                     self.of(CompareClassifiers),
                     session.settings,
@@ -177,7 +175,7 @@ class CompareStudy(Study):
                     stage, write_trial_figures=_no_figures, leaves_out_failures=True
                 )
         whole = next(iter(stages.values()))
-        scored = yield from self._score(tuple(stages), tuning, session)
+        scored = yield from self._score(grid.sources, tuning, session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1
@@ -210,8 +208,9 @@ class CompareStudy(Study):
         if len(sources) < 2:
             return ()
         spec = SourceScores(
-            architecture=sources[0],
+            architecture=tuning.architecture,
             source=tuning.source,
+            model=tuning.model,
             dataset=tuning.dataset,
             split_path=tuning.split_path,
             sizing=tuning.sizing,
