@@ -59,6 +59,13 @@ def seconds(value: float | None) -> str:
     )
 
 
+def short_seconds(value: float | None) -> str:
+    """Format a duration that may be far below a second."""
+    if value is None or value >= 1.0:
+        return seconds(value)
+    return f"{1000 * value:.3g} ms"
+
+
 COLUMNS: dict[
     str, tuple[str, Callable[[Any], str]]
 ] = {  # key of a few-shot row → heading, how it is shown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ... import files
 from ...errors import IntegrityError
@@ -14,7 +15,7 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
-from . import across, evidence, figures, page, sentences, sources
+from . import across, evidence, figures, page, sentences, sources, use
 from .decision import (
     NO_DECISION,
     ComparisonOutcome,
@@ -31,13 +32,14 @@ RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
 SCORES, AUDIT = "scores", "scores_audit"
 
 
-def run(spec: Decision, inputs: Mapping[str, object], context: TrialContext) -> Result:
-    """Record what a decision is made from; the decision follows from it.
+def run(spec: Decision, inputs: Mapping[str, Any], context: TrialContext) -> Result:
+    """Record what a decision is made from, and measure its networks; the decision follows from it.
 
     inputs  details of the result: keys of the trials, rules, title, how the race ended
     """
+    measured = use.measure(inputs["networks"], context.stopping)
     context.tell(1, 1)
-    return Result.of(spec, status=FINISHED, scores={}, details=dict(inputs))
+    return Result.of(spec, status=FINISHED, scores={}, details={**inputs, "use": measured})
 
 
 def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
@@ -65,7 +67,8 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
             details["share"],
             tuple(LeftOut(**row) for row in details["left_out"]),
         ),
-        sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
+        sources=sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
+        use={side: use.UseCost(**row) for side, row in details.get("use", {}).items()},
     )
 
 

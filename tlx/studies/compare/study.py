@@ -226,7 +226,7 @@ class CompareStudy(Study):
 
     def _decision(self, data: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
         """Return the stage that records the decision."""
-        from . import report
+        from . import report, use
 
         grid = self.of(CompareGrid)
         keys = sorted(result.key for result in data.trials)
@@ -255,7 +255,15 @@ class CompareStudy(Study):
             about["failed"] = failed
         if compared.scores:
             about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
-        details = {"trials": keys, "classes": list(data.classes), **about}
+        details = {
+            "trials": keys,
+            "classes": list(data.classes),
+            "networks": {
+                side.name: use.network_of(next(iter(side.arms[side.champion(at)].values())))
+                for side in (data.features, data.tuning)
+            },
+            **about,
+        }
         spec = Decision(
             dataset=compared.dataset,
             evidence=files.digest(keys),
