@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import importlib
+import io
 import json
 import math
 import re
@@ -12,6 +14,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import draw_images
+from PIL import Image
 
 from tlx.errors import BadDataError, IntegrityError, TrialsFailedError, UsageError
 from tlx.lab.settings import Settings
@@ -20,7 +23,17 @@ from tlx.metrics.scores import SCORES
 from tlx.metrics.source_nulls import NULLS
 from tlx.result import DIVERGED, Result
 from tlx.studies import STUDIES, Session, predictions, run_study, served_trial
-from tlx.studies.compare import decision, evidence, page, race, report, sentences, sources, use
+from tlx.studies.compare import (
+    decision,
+    evidence,
+    examples,
+    page,
+    race,
+    report,
+    sentences,
+    sources,
+    use,
+)
 from tlx.studies.compare.spec import CompareGrid
 from tlx.studies.compare.study import human_hours
 
@@ -682,3 +695,65 @@ def test_a_comparison_without_decision_has_no_winner(done, monkeypatch):
     monkeypatch.setattr(report, "outcome_of", lambda *_: replace(outcome, recommended=""))
     with pytest.raises(BadDataError, match="has no decision"):
         served_trial.choose(Store(done_report.folder), done_report.key)
+
+
+# ---------------------------------------------------------------- confusions, with pictures
+
+
+def test_frequent_confusions_and_the_images_that_are_so_confused_most():
+    truth = np.array([0, 0, 0, 1, 1, 2])
+    wrong = np.array([[1, 1, 0, 1, 1, 2], [1, 0, 0, 2, 1, 0], [1, 1, 2, 1, 1, 2]])
+    right = np.tile(truth, (3, 1))
+    tables = evidence.Tables(
+        (right == truth).astype(int), (wrong == truth).astype(int), truth, right, wrong
+    )
+    found = examples.confusions(tables)
+    assert {row.side for row in found} == {TUNING}
+    assert [(row.true, row.guess) for row in found] == [(0, 1), (0, 2), (1, 2), (2, 0)]
+    assert [row.share for row in found] == pytest.approx([5 / 9, 1 / 9, 1 / 6, 1 / 3])
+    assert [row.images for row in found] == [(0, 1), (2,), (3,), (5,)]
+    assert examples.confusions(None) == []
+
+
+@pytest.mark.parametrize("size", [(8, 8), (300, 40), (2000, 1500)])
+def test_a_picture_for_the_page_is_small(tmp_path, size, rng):
+    noise = np.random.default_rng(rng.randrange(10**6)).integers(0, 255, (*size[::-1], 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "a.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    pictures = examples.thumbnails(
+        {"1": str(tmp_path / "a.png"), "2": str(tmp_path / "broken.png"), "3": "nowhere.png"}
+    )
+    assert list(pictures) == ["1"]
+    data = base64.b64decode(pictures["1"])
+    assert len(data) <= examples.MOST_BYTES
+    shown = Image.open(io.BytesIO(data))
+    assert max(shown.size) == examples.SIDE
+    assert shown.width / shown.height == pytest.approx(size[0] / size[1], rel=0.2)
+
+
+@pytest.mark.slow
+def test_the_page_shows_the_images_that_the_trials_confused_unless_it_must_not(
+    bars, cache, tmp_path
+):
+    settings = settings_of(tmp_path, cache)
+    words = {"classifier": "ncm", "shots": (1,), "any_time": False}
+    with_pictures = compare(bars, settings, **words)
+    without = compare(bars, settings, thumbnails=False, **words)
+    assert with_pictures.key != without.key
+    shown = (with_pictures.study_folder / report.PAGE).read_text()
+    outcome = report.outcome_of(Store(with_pictures.folder), with_pictures.results[-1])
+    wanted = {image for row in examples.confusions(outcome.tables) for image in row.images}
+    assert {int(name) for name in outcome.thumbnails} == wanted
+    assert shown.count("data:image/jpeg;base64,") >= len(wanted) > 0
+    assert "image/jpeg" not in (without.study_folder / report.PAGE).read_text()
+    assert "jpeg" not in json.dumps(without.results[-1].details)
+    files_of_test = sorted((bars / "test").glob("*/*.png"))
+    image, picture = next(iter(outcome.thumbnails.items()))
+    small = np.asarray(Image.open(io.BytesIO(base64.b64decode(picture))).convert("L"), float)
+    likeness = []
+    for path in files_of_test:
+        pixels = Image.open(path).convert("L").resize(small.shape[::-1], Image.Resampling.NEAREST)
+        likeness.append(np.abs(np.asarray(pixels, float) - small).mean())
+    nearest = files_of_test[int(np.argmin(likeness))]
+    assert nearest.parent.name == outcome.data.classes[outcome.tables.classes[int(image)]]
+    assert min(likeness) < 0.5 * sorted(likeness)[1]

@@ -78,6 +78,7 @@ class ComparisonOutcome:
     left_out: tuple[LeftOut, ...]
     currency: str
     sources: SourceAudit | None = None
+    thumbnails: Mapping[str, str] = field(default_factory=dict)  # test image → JPEG as base64
 
     @property
     def pairs(self) -> Pairs:
@@ -130,11 +131,13 @@ def decide(
     *,
     sources: SourceAudit | None = None,
     use: Mapping[str, UseCost] | None = None,
+    thumbnails: Mapping[str, str] | None = None,
 ) -> ComparisonOutcome:
     """Return the decision from the evidence.
 
     sources  scores of several sources
     use      side → cost of using its network
+    thumbnails  number of a test image → its picture for the page
     """
     tables = {pair.shots: evidence.tables_of(store, pair) for pair in data.pairs}
     scored = [pair for pair in data.pairs if pair.features]
@@ -173,6 +176,7 @@ def decide(
         left_out=ending.left_out,
         currency=rules.currency,
         sources=sources,
+        thumbnails=thumbnails or {},
     )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypedDict
@@ -18,11 +17,11 @@ from ..scores.report import number
 from . import figures, sentences
 from .decision import ComparisonOutcome, SideCost
 from .evidence import FEATURES, TUNING, Side
+from .examples import confusions
 from .sources import SourceAudit, sides_with_audit
 from .use import UseCost
 
 NOTHING = tables.NOTHING
-MOST_CONFUSIONS = 5
 
 
 def render(
@@ -56,6 +55,7 @@ def render(
             "scores": scores_table(outcome.sources),
             "correlations": correlations_table(outcome.sources),
         },
+        examples=_example_rows(outcome),
         scores=sentences.scores(outcome),
         break_even=sentences.break_even(outcome),
         racing=_racing(outcome),
@@ -214,23 +214,25 @@ def _classes_table(outcome: ComparisonOutcome) -> Table:
 
 
 def _confusions_table(outcome: ComparisonOutcome) -> Table:
-    rows: list[list[str]] = []
-    if outcome.tables is not None:
-        names, truth = outcome.data.classes, outcome.tables.classes
-        for side, predicted in (
-            (FEATURES, outcome.tables.predicted_features),
-            (TUNING, outcome.tables.predicted_tuning),
-        ):
-            counts = Counter(
-                (int(true), int(guess))
-                for row in predicted
-                for true, guess in zip(truth, row, strict=True)
-                if true != guess
-            )
-            for (true, guess), count in counts.most_common(MOST_CONFUSIONS):
-                total = int((truth == true).sum()) * len(predicted)
-                rows.append([side, names[true], names[guess], f"{100 * count / total:.1f} %"])
+    names = outcome.data.classes
+    rows = [
+        [row.side, names[row.true], names[row.guess], f"{100 * row.share:.1f} %"]
+        for row in confusions(outcome.tables)
+    ]
     return {"headings": ["", "true class", "taken for", "of its images"], "rows": rows}
+
+
+def _example_rows(outcome: ComparisonOutcome) -> list[dict[str, Any]]:
+    """Return the pictures of each confusion, as base64 of JPEG; [] where there are none."""
+    names, shown = outcome.data.classes, outcome.thumbnails
+    rows = [
+        {
+            "words": f"{row.side}: {names[row.true]} taken for {names[row.guess]}",
+            "pictures": [shown[str(i)] for i in row.images if str(i) in shown],
+        }
+        for row in confusions(outcome.tables)
+    ]
+    return [row for row in rows if row["pictures"]]
 
 
 def arms_table(outcome: ComparisonOutcome) -> Table:

@@ -15,7 +15,7 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
-from . import across, evidence, figures, page, sentences, sources, use
+from . import across, evidence, examples, figures, page, sentences, sources, use
 from .decision import (
     NO_DECISION,
     ComparisonOutcome,
@@ -37,9 +37,11 @@ def run(spec: Decision, inputs: Mapping[str, Any], context: TrialContext) -> Res
 
     inputs  details of the result: keys of the trials, rules, title, how the race ended
     """
-    measured = use.measure(inputs["networks"], context.stopping)
+    details = {**inputs, "use": use.measure(inputs["networks"], context.stopping)}
+    if files_shown := details.pop("example_files", None):
+        details["thumbnails"] = examples.thumbnails(files_shown)
     context.tell(1, 1)
-    return Result.of(spec, status=FINISHED, scores={}, details={**inputs, "use": measured})
+    return Result.of(spec, status=FINISHED, scores={}, details=details)
 
 
 def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
@@ -68,6 +70,7 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
             tuple(LeftOut(**row) for row in details["left_out"]),
         ),
         sources=sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
+        thumbnails=details.get("thumbnails"),
         use={side: use.UseCost(**row) for side, row in details.get("use", {}).items()},
     )
 

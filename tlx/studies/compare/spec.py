@@ -54,6 +54,11 @@ class CompareGrid(Spec):
         None, low=0.0, help="price of an hour of computing (CPU time), for the cost in money"
     )
     currency: str = setting("EUR", help="currency of --price-hour, as text")
+    thumbnails: bool = setting(
+        True,
+        help="show on the page two test images of each frequent confusion; --no-thumbnails where "
+        "images must not leave this machine",
+    )
     out: str | None = setting(None, help="file to copy the page to")
 
 

@@ -44,6 +44,7 @@ class Compared:
     ending: Ending
     scores: tuple[str, ...] = ()  # keys of the trials of scores, one a source
     left_trials: tuple[str, ...] = ()  # of fine-tunings of sources that were not gone on with
+    test_files: tuple[str, ...] = ()  # of the test images, in the order of predictions
 
 
 class CompareStudy(Study):
@@ -122,7 +123,7 @@ class CompareStudy(Study):
         self, compared: Compared, session: Session, hours: Mapping[str, float]
     ) -> Generator[Stage, StudyReport, tuple[str, Result]]:
         """Record the decision on one data set; return the data set and the record."""
-        from . import evidence, report
+        from . import evidence, examples, report
 
         grid = self.of(CompareGrid)
         data = evidence.gather(compared.features, compared.tuning)
@@ -132,7 +133,13 @@ class CompareStudy(Study):
                 f"--at {grid.at}",
                 expected=f"one of {', '.join(str(pair.shots) for pair in data.pairs)}",
             )
-        done = yield self._decision(data, compared, hours)
+        at = grid.at or max(pair.shots for pair in data.pairs)
+        shown: dict[str, str] = {}
+        if grid.thumbnails and compared.test_files:
+            pairs = next(pair for pair in data.pairs if pair.shots == at)
+            for row in examples.confusions(evidence.tables_of(session.store, pairs)):
+                shown |= {str(image): compared.test_files[image] for image in row.images}
+        done = yield self._decision(data, compared, hours, shown)
         if grid.out:
             target = Path(grid.out).expanduser()
             files.write_bytes(target, (done.study_folder / report.PAGE).read_bytes())
@@ -175,6 +182,8 @@ class CompareStudy(Study):
                     stage, write_trial_figures=_no_figures, leaves_out_failures=True
                 )
         whole = next(iter(stages.values()))
+        assert preflight.splits is not None
+        test_files = tuple(str(preflight.find(row)) for row in preflight.splits.test)
         scored = yield from self._score(grid.sources, tuning, session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
@@ -196,6 +205,7 @@ class CompareStudy(Study):
                 for result in trials.values()
                 if scored
             ),
+            test_files,
         )
 
     def _score(
@@ -224,8 +234,14 @@ class CompareStudy(Study):
         report = yield replace(stage, format_summary=_scored)
         return tuple(result.key for result in report.results)
 
-    def _decision(self, data: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
-        """Return the stage that records the decision."""
+    def _decision(
+        self,
+        data: Evidence,
+        compared: Compared,
+        hours: Mapping[str, float],
+        shown: Mapping[str, str],
+    ) -> Stage:
+        """Return the stage that records the decision; the page shows these test images."""
         from . import report, use
 
         grid = self.of(CompareGrid)
@@ -253,6 +269,8 @@ class CompareStudy(Study):
         }
         if failed:
             about["failed"] = failed
+        if not grid.thumbnails:
+            about["thumbnails_off"] = True
         if compared.scores:
             about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
         details = {
@@ -263,6 +281,7 @@ class CompareStudy(Study):
                 for side in (data.features, data.tuning)
             },
             **about,
+            **({"example_files": dict(shown)} if shown else {}),
         }
         spec = Decision(
             dataset=compared.dataset,
