@@ -174,7 +174,7 @@ def _break_even(outcome: ComparisonOutcome) -> str:
         return (
             f"It holds for every number of images per class that was tried, from {even.smallest}."
         )
-    return f"The two change places {even.words} images per class."
+    return f"The two change places {even.words} {_noun(even.words)} per class."
 
 
 def break_even(outcome: ComparisonOutcome) -> str:
@@ -182,7 +182,7 @@ def break_even(outcome: ComparisonOutcome) -> str:
     even = outcome.break_even
     if not even.is_known:
         return "No break-even can be told from these trials."
-    text = f"Break-even: {even.words} training images per class."
+    text = f"Break-even: {even.words} training {_noun(even.words)} per class."
     if even.estimate is not None and even.fieller is not None:
         low, high = even.fieller
         text += f" A line through the differences crosses zero at {even.estimate:.1f} "
@@ -215,6 +215,11 @@ def scores(outcome: ComparisonOutcome) -> list[str]:
             "needed."
         )
     return lines
+
+
+def _noun(words: str) -> str:
+    """Return the noun that belongs to a number in words."""
+    return "image" if words.endswith(" 1") else "images"
 
 
 def warnings(outcome: ComparisonOutcome) -> list[str]:
