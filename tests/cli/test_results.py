@@ -90,3 +90,24 @@ def test_the_outcome_as_json_is_all_of_standard_output(tlx, bars, words, trials)
     assert len(content["trials"]) >= trials
     assert content["summary"]["metrics"]
     assert "results go to" in complained
+
+
+@pytest.mark.slow
+def test_the_page_of_a_comparison_is_shown_and_opened(tlx, bars, monkeypatch):
+    words = ("--dataset", bars, "--epochs", 1, "--classifier", "ncm", *FEW)
+    assert tlx("compare", *words)[0] == 0
+    rows = {row["study"]: row["key"] for row in json.loads(tlx("ls", "--json")[1])}
+    key = rows["Compare"]
+    page = json.loads(tlx("show", key, "--json")[1])["page"]
+    assert page.endswith(f"{key}/page.html")
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: opened.append(address) or True)
+    code, out, _ = tlx("show", key[:10], "--open")
+    assert code == 0
+    assert opened == [f"file://{page}"]
+    assert f"page: {page}" in out
+    monkeypatch.setattr("webbrowser.open", lambda address: False)
+    assert f"no browser was found here; the page is {page}" in tlx("show", key, "--open")[1]
+    code, _, complained = tlx("show", rows["Fine-tuning"], "--open")
+    assert code == 2
+    assert "has no page" in complained

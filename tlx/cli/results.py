@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..errors import UsageError
 from ..lab.settings import Settings
 from .output import say
 
@@ -21,6 +23,8 @@ KEY = Annotated[
     str, typer.Argument(metavar="KEY", help="Key of a study, or its first letters; or its folder.")
 ]
 JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+OPEN = Annotated[bool, typer.Option("--open", help="Open the page of a comparison in a browser.")]
+PAGE = "page.html"
 HEADINGS = ("key", "study", "title", "trials", "when", "result")
 
 
@@ -50,8 +54,8 @@ def ls(store: STORE = "", as_json: JSON = False) -> None:
     say(f"{len(rows)} studies in {opened.root}")
 
 
-def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
-    """Show a study: its table, its figures, and the command that repeats it."""
+def show(key: KEY, store: STORE = "", as_json: JSON = False, open_page: OPEN = False) -> None:
+    """Show a study: its table, its figures, its page, and the command that repeats it."""
     from ..studies import listing
     from ..studies.frames import figures_of
 
@@ -61,10 +65,14 @@ def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
     opened.read_study(record)
     opened.study_files(record)  # every byte is checked
     figures = {name: str(path) for name, path in figures_of(folder).items()}
+    page = folder / PAGE if (folder / PAGE).exists() else None
+    if open_page:
+        _open(page, record)
     (row,) = [row for row in listing.study_rows(opened) if row["key"] == record]
     summary = listing.summary_of(folder)
     if as_json:
         content: dict[str, Any] = {**row, "summary": summary, "figures": figures}
+        content["page"] = None if page is None else str(page)
         say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
         return
     say(
@@ -74,9 +82,24 @@ def show(key: KEY, store: STORE = "", as_json: JSON = False) -> None:
         *str(summary.get("note", "no summary yet: no trial has finished")).split("\n"),
         "",
         *(f"figure: {path}" for path in figures.values()),
+        *([] if page is None else [f"page: {page}"]),
     )
     if others:
         say(f"{len(others)} more studies: tlx ls lists them")
+
+
+def _open(page: Path | None, record: str) -> None:
+    """Open a page in a browser, or say where it is."""
+    import webbrowser
+
+    if page is None:
+        raise UsageError(
+            "no-page",
+            f"study {record[:12]} has no page",
+            expected="a comparison: tlx compare writes one",
+        )
+    if not webbrowser.open(page.absolute().as_uri()):
+        say(f"no browser was found here; the page is {page}")
 
 
 def _opened(store: str) -> Any:
