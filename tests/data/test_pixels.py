@@ -14,7 +14,6 @@ import time
 
 import naive
 import numpy as np
-import processes
 import pytest
 from data.pictures import saved
 from hypothesis import HealthCheck, given, settings
@@ -374,7 +373,7 @@ CHILD = textwrap.dedent("""
 
 
 def child(paths, cache, pause):
-    return processes.Popen(
+    return subprocess.Popen(
         [sys.executable, "-c", CHILD, str(paths[0].parent), str(cache), str(pause)],
         stdout=subprocess.PIPE,
         text=True,

@@ -18,8 +18,6 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-import processes
-
 from tlx import files
 from tlx.errors import ResourceError, Stopped, TlxError
 from tlx.lab import signals
@@ -115,7 +113,7 @@ class Run:
         if device is not None:
             environ["CUDA_VISIBLE_DEVICES"] = device
         self.on_event(Started(task.key, attempt))
-        process = processes.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "lab.subprocess_engine"],
             env=environ,
             stdin=subprocess.PIPE,

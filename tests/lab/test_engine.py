@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import processes
 import pytest
 from lab import driver, tiny_tasks
 
@@ -173,7 +172,7 @@ def test_an_ignored_signal_stays_ignored():
 
 def start_driver(*argv) -> subprocess.Popen:
     env = os.environ | {"PYTHONPATH": f"{HERE.parent}:{HERE.parents[1]}"}
-    return processes.Popen(
+    return subprocess.Popen(
         [sys.executable, str(HERE / "driver.py"), *map(str, argv)],
         env=env,
         text=True,
