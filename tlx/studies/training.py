@@ -53,7 +53,7 @@ def transfer_details(network: Network, fitted: TrainingOutcome) -> dict[str, obj
         "best_epoch": fitted.best_epoch,
         "blocks": len(network.blocks),
         "notes": list(network.notes),
-        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "trainable_parameters": fitted.trainable_parameters,
         "frozen_prefix": [choice.reason for choice in fitted.prefixes],
     }
 

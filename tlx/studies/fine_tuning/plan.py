@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...data.sizing import CROPS
 from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
-from ...models import backbones, freezing
+from ...models import backbones, freezing, tuned_parts
 from ...models.network import Network
+from ...models.tune_choices import parse_tune
 from .. import batches
 from ..base import Stage, Trial
 from ..few_shot import FewShotGrid, Inputs
@@ -53,6 +54,14 @@ def _lone_rows(spec: FineTuning, few: FewShotGrid, result: PreflightResult) -> l
 
 def _to_tune(spec: FineTuning) -> Network:
     """Return the network with a head of two classes, after a trial freeze as requested."""
+    tune = parse_tune(spec.tune)
+    if tune.head_first and spec.head_epochs:
+        raise UsageError(
+            "conflict",
+            f"--tune {spec.tune} and --head-epochs {spec.head_epochs}",
+            expected="one of the two",
+            remedy=f"--tune head-then-all:epochs={spec.head_epochs}",
+        )
     network = backbones.load(
         spec.architecture,
         weights=spec.start_from,
@@ -70,6 +79,7 @@ def _to_tune(spec: FineTuning) -> Network:
         else freezing.published_configuration(spec.architecture, configuration),
         bn=spec.bn,
     )
+    tuned_parts.restrict(network, tune)
     return network
 
 
