@@ -17,7 +17,7 @@ from tlx.models.tune_choices import TUNES, format_tune, parse_tune
 from tlx.models.tuned_parts import TUNED_PARTS
 from tlx.spec import derive_seed
 
-CHOICES = [*TUNES, "head-then-all:epochs=2"]
+CHOICES = [*TUNES, "head-then-all:epochs=2", "lora:r=4", "lora:r=4,alpha=16"]
 SIZES = {"mnist-cnn": 28, "resnet18": 32, "timm:test_vit": 160, "timm:test_efficientnet": 32}
 HEADS = {"mnist-cnn": "fc2", "resnet18": "fc", "timm:test_vit": "head"}
 HEADS["timm:test_efficientnet"] = "classifier"
@@ -26,7 +26,14 @@ NAMED = {  # what each choice trains, as a pattern of names, written from the ne
     "norm": r".*(bn\d|norm\d?|downsample\.1)\.(weight|bias)",
     "bias": r".*\.bias",
     "head-then-all": r".*",
+    "lora": (
+        r".*(fc1|fc2|qkv|proj|downsample\.0|conv_pwl?|conv_reduce|conv_expand|conv_head)\.weight"
+    ),
 }
+NO_ADAPTER = "patch_embed.proj.weight"  # a convolution of more than one pixel
+
+
+SHORT = {"head-then-all": "head-then-all:epochs=1", "lora": "lora:r=2"}
 
 
 class Pixels:
@@ -105,10 +112,12 @@ def test_one_choice_has_one_text():
     assert format_tune(parse_tune("head-then-all:epochs=10")) == "head-then-all"
     assert parse_tune("head-then-all").head_first == 10
     assert parse_tune("norm").head_first == 0
+    assert format_tune(parse_tune("lora:r=4,alpha=4")) == "lora:r=4"
+    assert format_tune(parse_tune("lora:alpha=16,r=8")) == "lora:alpha=16"
 
 
 @pytest.mark.parametrize(
-    "text", ["nrm", "", "norm:epochs=2", "head-then-all:epochs=0", "head-then-all:5"]
+    "text", ["nrm", "", "norm:epochs=2", "head-then-all:epochs=0", "head-then-all:5", "lora:r=0"]
 )
 def test_what_is_no_choice_is_refused(text):
     with pytest.raises(UsageError) as refused:
@@ -127,6 +136,8 @@ def test_the_nearest_choice_is_named():
 @pytest.mark.parametrize("choice", TUNES)
 @pytest.mark.parametrize("name", SIZES)
 def test_exactly_what_is_named_differs_from_the_source_to_the_bit(name, choice):
+    if choice == "lora":
+        pytest.importorskip("peft")
     net = network(name)
     before = arrays(net)
     parameters = [key for key, _ in net.net.named_parameters()]
@@ -135,8 +146,9 @@ def test_exactly_what_is_named_differs_from_the_source_to_the_bit(name, choice):
     wanted = {
         key for key in parameters if key.startswith(f"{head}.") or re.fullmatch(NAMED[choice], key)
     }
+    wanted -= {NO_ADAPTER} if choice == "lora" else set()
     recipe = Recipe(epochs=1, learning_rate=0.05, keep_epoch="last", batch_size=4)
-    tune = "head-then-all:epochs=1" if choice == "head-then-all" else choice
+    tune = SHORT.get(choice, choice)
     if wanted == {key for key in parameters if key.startswith(f"{head}.")}:
         with pytest.raises(UsageError, match=f"--tune {choice}.*Conv2d"):
             fit(net, recipe, tune)
@@ -145,7 +157,9 @@ def test_exactly_what_is_named_differs_from_the_source_to_the_bit(name, choice):
     outcome = fit(net, recipe, tune)
     after = arrays(net)
     assert differing(before, after) == wanted | statistics, "running statistics follow the batches"
-    assert outcome.trainable_parameters == sum(before[key].size for key in wanted)
+    if choice != "lora":  # of adapters: test_lora.py
+        assert outcome.trainable_parameters == sum(before[key].size for key in wanted)
+        assert outcome.merged_values is None
 
 
 @pytest.mark.parametrize("choice", ["norm", "bias"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
-from tlx.errors import ErrorGroup, UnknownNameError, UsageError
+from tlx.errors import ErrorGroup, ResourceError, UnknownNameError, UsageError
 from tlx.lab.store import Store
 from tlx.lab.tasks import Progress
 from tlx.models.tune_choices import TUNES
@@ -52,7 +54,7 @@ def test_old_keys_stay_and_all_is_no_other_question(key):
 
 
 def test_every_choice_has_a_key_of_its_own_and_one_text():
-    texts = [*TUNES, "head-then-all:epochs=3"]
+    texts = [*TUNES, "head-then-all:epochs=3", "lora:r=4", "lora:r=4,alpha=8"]
     assert len({FineTuning(tune=text).key for text in texts}) == len(texts)
     default = FineTuning(tune="head-then-all:epochs=10")
     assert default.tune == "head-then-all"
@@ -79,6 +81,14 @@ def test_a_network_without_normalisation_is_refused_before_anything_is_computed(
     assert "Conv2d, Linear" in said
     found = fine_tuning_plan.look_at_fine_tuning(asked(bars, tune="norm"), FEW, settings)
     assert [problem.code for problem in found.problems] == ["nothing-to-tune"]
+
+
+def test_adapters_without_their_package_are_refused_before_anything_is_computed(
+    bars, settings, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ResourceError, match=r"pip install 'tlx\[lora\]'"):
+        fine_tuning_plan.fine_tuning_study(asked(bars, tune="lora"), FEW, settings)
 
 
 def test_the_epochs_of_the_head_are_said_once(bars, settings):
@@ -117,8 +127,10 @@ def test_a_study_of_two_phases_counts_its_steps_and_its_cost(bars, settings):
     assert rows.training == 5 * 6
 
 
-@pytest.mark.parametrize("tune", ["bias", "head-then-all:epochs=2"])
+@pytest.mark.parametrize("tune", ["bias", "head-then-all:epochs=2", "lora:r=4"])
 def test_the_model_of_a_trial_is_made_again(bars, settings, tune):
+    if tune.startswith("lora"):
+        pytest.importorskip("peft")
     report = perform(asked(bars, tune=tune), settings)
     store = Store(report.folder)
     chosen = served_trial.choose(store, report.results[0].key)

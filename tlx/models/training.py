@@ -54,10 +54,13 @@ class TrainingOutcome(LoopOutcome):
     """Result of a training: values per epoch, best epoch, why it ended, frozen-prefix decisions.
 
     trainable_parameters  that learnt in the last phase
+    merged_values         validation values of the network after adapters were merged into it, whose
+                          last bits are others than before; None: there were none
     """
 
     best_epoch: int = -1
     trainable_parameters: int = 0
+    merged_values: dict[str, float] | None = None
     prefixes: list[prefix.CacheDecision] = field(
         default_factory=list
     )  # of the stages that this process has run
@@ -104,7 +107,7 @@ def fit(  # noqa: PLR0913 — what is trained on what, and by name how
         place=place,
     )
     outcome = training.run()
-    outcome.trainable_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    training.merge()
     return outcome
 
 
@@ -156,6 +159,8 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         self.train_rows, self.val_rows = self.feeds
         self.stage = -1  # 0: only the head learns, 1: all that is not frozen
         self.frozen, self.tune = recipe.freeze if frozen is None else frozen, tune
+        self._freeze(head_only=False)
+        tuned_parts.attach(network, self.tune, seed)
         self._freeze(head_only=False)
         self.pairs = lone_rows.must_be_avoided(network, len(self.train_rows), recipe.batch_size)
         self.learning: list[Tensor] = []  # parameters, set on entering an epoch
@@ -227,7 +232,10 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         }
 
     def _held_out_values(self) -> dict[str, float]:
-        logits = _logits(self._scored(), self.val_rows, self.recipe, self.place)
+        return self._val_values(self._scored())
+
+    def _val_values(self, network: nn.Module) -> dict[str, float]:
+        logits = _logits(network, self.val_rows, self.recipe, self.place)
         return {
             "val_loss": cross_entropy(logits, self.val.row_labels),
             "val_accuracy": self.score(logits, self.val.labels, self.val.crops),
@@ -339,6 +347,14 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
 
     def _finish(self) -> None:
         load_into(self.network, self.best)
+
+    def merge(self) -> None:
+        """Give the network its own layers after the training, and score it again if it changed."""
+        learning = [p.numel() for p in self.network.parameters() if p.requires_grad]
+        self.outcome.trainable_parameters = sum(learning)
+        keep = self.outcome.ended != "diverged"
+        if tuned_parts.merge(self.network, self.tune, keep=keep) and keep:
+            self.outcome.merged_values = self._val_values(self.network)
 
 
 def _forward(network: nn.Module, rows: Batches, x: Tensor, recipe: Recipe) -> Tensor:

@@ -73,11 +73,31 @@ class TuneHeadThenAll(Tune):
         return self.epochs
 
 
+@dataclass(frozen=True, kw_only=True)
+class TuneLora(Tune):
+    """Low-rank adapters of dense layers and 1 × 1 convolutions (Hu et al. 2022)."""
+
+    kind: ClassVar[str] = "tune-lora"
+    trained: ClassVar[str] = "the head, and low-rank adapters that are merged afterwards"
+    part: ClassVar[str] = "dense layer or 1 × 1 convolution that an adapter fits"
+
+    r: int = setting(8, low=1, high=1024, help="rank of an adapter")
+    alpha: int | None = setting(
+        None, low=1, high=65_536, help="an adapter is scaled by alpha / r. Default: r"
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.alpha == self.r:
+            object.__setattr__(self, "alpha", None)  # one meaning, one text
+
+
 TUNES: dict[str, type[Tune]] = {
     "all": TuneAll,
     "norm": TuneNorm,
     "bias": TuneBias,
     "head-then-all": TuneHeadThenAll,
+    "lora": TuneLora,
 }
 
 

@@ -14,20 +14,40 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from ..errors import UsageError
+from . import lora
 from .network import Network
 from .tune_choices import Tune, format_tune
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
+def _nothing_to_check(network: Network, tune: Tune) -> None:
+    return
+
+
+def _attach_nothing(network: Network, tune: Tune, seed: int) -> None:
+    return
+
+
+def _merge_nothing(network: Network, *, keep: bool) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class TunedPart:
     """What a choice trains.
 
-    names  network, its choice → names in `net` of the parameters of blocks that learn; None: all
+    names   network, its choice → names in `net` of the parameters of blocks that learn; None: all
+    check   raises where it cannot be done here
+    attach  network as it is frozen, choice, seed: adds what learns in place of the weights
+    merge   network, whether to keep what was learnt: gives it its own layers again, and returns
+            whether it had others
     """
 
     names: Callable[[Network, Tune], set[str] | None]
+    check: Callable[[Network, Tune], None] = _nothing_to_check
+    attach: Callable[[Network, Tune, int], None] = _attach_nothing
+    merge: Callable[..., bool] = _merge_nothing
 
 
 def everything(network: Network, tune: Tune) -> None:
@@ -59,6 +79,7 @@ TUNED_PARTS: dict[str, TunedPart] = {
     "norm": TunedPart(of_norms),
     "bias": TunedPart(biases),
     "head-then-all": TunedPart(everything),
+    "lora": TunedPart(lora.names, lora.check, lora.attach, lora.merge),
 }
 
 
@@ -81,6 +102,22 @@ def restrict(network: Network, tune: Tune) -> None:
     for name, parameter in network.net.named_parameters():
         if name in in_blocks and name not in names:
             parameter.requires_grad_(False)
+
+
+def attach(network: Network, tune: Tune, seed: int) -> None:
+    """Add to a frozen and restricted network what learns in place of its weights, if anything.
+
+    Call `restrict` again afterwards, and `merge` after training. Raises ResourceError where a
+    package is missing.
+    """
+    part = part_of(tune)
+    part.check(network, tune)
+    part.attach(network, tune, seed)
+
+
+def merge(network: Network, tune: Tune, *, keep: bool = True) -> bool:
+    """Give the network its own layers, with what was learnt; return whether it had others."""
+    return part_of(tune).merge(network, keep=keep)
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -65,7 +65,7 @@ def train_seconds(fitted: TrainingOutcome) -> dict[str, float]:
 
 def best_scores(fitted: TrainingOutcome) -> dict[str, float]:
     """Return the validation scores of the epoch that was selected."""
-    best = fitted.history[fitted.best_epoch]
+    best = fitted.merged_values or fitted.history[fitted.best_epoch]
     return {f"best_{name}": best[name] for name in ("val_accuracy", "val_loss")}
 
 

@@ -80,6 +80,7 @@ def _to_tune(spec: FineTuning) -> Network:
         bn=spec.bn,
     )
     tuned_parts.restrict(network, tune)
+    tuned_parts.part_of(tune).check(network, tune)
     return network
 
 

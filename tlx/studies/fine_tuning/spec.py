@@ -32,8 +32,9 @@ class FineTuning(Recipe, FewShotTrial):
         "all",
         search=False,
         help="what learns of the blocks that are not frozen, beside the head: all, norm (scales "
-        "and shifts of normalisation layers), bias (biases of all layers), or head-then-all (the "
-        "head alone for 10 epochs, then all; head-then-all:epochs=5 for 5)",
+        "and shifts of normalisation layers), bias (biases of all layers), head-then-all (the "
+        "head alone for 10 epochs, then all; head-then-all:epochs=5 for 5), or lora (adapters of "
+        "rank 8, merged afterwards; lora:r=4,alpha=16; needs tlx[lora])",
     )
 
     def __post_init__(self) -> None:
