@@ -12,7 +12,7 @@ from torch import nn
 from torchvision.models import VisionTransformer
 
 from tlx.errors import ResourceError, UsageError
-from tlx.models import lora, training, tuned_parts
+from tlx.models import backbones, lora, training, tuned_parts
 from tlx.models.backbones import BackboneRow
 from tlx.models.network import Network
 from tlx.models.recipe import Recipe
@@ -89,6 +89,36 @@ def test_adapters_are_drawn_from_the_seed_alone(peft):
         drawn.append(products(net)["fc1"][0].detach().numpy())
     assert np.array_equal(drawn[0], drawn[1])
     assert not np.array_equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("mobilenet-v1-0.25", 32),  # reads the stride of its convolutions
+        ("squeezenet1_1", 32),
+        ("googlenet", 64),
+        pytest.param("swin_v2_t", 32, marks=pytest.mark.slow),
+        ("timm:test_convnext", None),
+    ],
+)
+def test_every_adapter_is_on_the_way_from_image_to_logits(peft, name, size):
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    net = backbones.load(name, weights=None, classes=3, seed=0, input_size=size)
+    before, wanted = net.net.state_dict(), len(lora.targets(net))
+    x = torch.randn(2, net.channels, net.input_size, net.input_size)
+    tuned_parts.attach(net, parse_tune("lora:r=2"), seed=0)
+    net.eval()
+    assert len(products(net)) == wanted
+    net(x).square().sum().backward()
+    for _, b in products(net).values():
+        assert b.grad.any()
+        b.data.normal_(0, 0.02)
+    with torch.no_grad():
+        adapted = net(x)
+        assert tuned_parts.merge(net, parse_tune("lora:r=2"))
+        torch.testing.assert_close(net(x), adapted, rtol=1e-3, atol=1e-5)
+    assert net.net.state_dict().keys() == before.keys()
 
 
 # ---------------------------------------------------------------- after a training
@@ -211,8 +241,6 @@ def test_weights_that_are_shared_or_computed_anew_have_no_adapter():
 
 
 def test_a_network_without_any_such_layer_is_refused(peft):
-    from tlx.models import backbones
-
     net = backbones.load("resnet20-cifar", weights=None, classes=3, seed=0)
     if lora.targets(net):
         pytest.skip("it has one")

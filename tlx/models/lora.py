@@ -81,7 +81,16 @@ def attach(network: Network, tune: Tune, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "lora"))
         inject_adapter_in_model(config, network.net)
+    for name in learning:
+        _show_settings(network.net.get_submodule(name))
     network.train(network.training)
+
+
+def _show_settings(adapter: nn.Module) -> None:
+    """Let a network read settings of its layer (`conv.stride`) also where an adapter wraps it."""
+    for name, value in vars(adapter.get_submodule("base_layer")).items():
+        if not name.startswith("_") and not hasattr(adapter, name):
+            adapter.__dict__[name] = value
 
 
 def merge(network: Network, *, keep: bool) -> bool:
