@@ -60,6 +60,7 @@ class CompareStudy(Study):
     shown = (
         "dataset",
         "sources",
+        "recipes",
         "architecture",
         "source",
         "shots",
@@ -128,10 +129,13 @@ class CompareStudy(Study):
         feature_stages: dict[str, Stage] = {}
         with session.steps("reading and extracting") as progress:
             for source in sources:
-                stages[source], preflight = fine_tuning_study(
-                    tuning.replace(architecture=source), draws, session.settings, progress
-                )
-                session.note(*preflight.notes)
+                for tune in grid.tunes(tuning.tune):
+                    spec = tuning.replace(architecture=source, tune=tune)
+                    name = evidence.recipe_name(source, {"tune": tune})
+                    stages[name], preflight = fine_tuning_study(
+                        spec, draws, session.settings, progress
+                    )
+                    session.note(*preflight.notes)
                 feature_stages[source], preflight = feature_extraction_study(
                     features.replace(architecture=source),
                     draws,
@@ -144,7 +148,7 @@ class CompareStudy(Study):
             for source, stage in of_sources.items():
                 of_sources[source] = replace(stage, write_trial_figures=_no_figures)
         whole = next(iter(stages.values()))
-        scored = yield from self._score(tuple(stages), session)
+        scored = yield from self._score(sources, session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1

@@ -104,6 +104,11 @@ def configured(spec: FineTuning) -> int | None:
     return spec.configuration
 
 
+def _tuned(spec: FineTuning) -> str:
+    """Return what is trained, for a title; "" of everything."""
+    return "" if spec.tune == spec.defaults()["tune"] else f", --tune {spec.tune}"
+
+
 def fine_tuning_study(
     spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None
 ) -> tuple[Stage, PreflightResult]:
@@ -126,7 +131,7 @@ def fine_tuning_study(
         key=parts.study_key(spec),
         run=fine_tuning_trial.run,
         experiment=fine_tuning_spec.EXPERIMENT,
-        title=parts.title(spec),
+        title=parts.title(spec) + _tuned(spec),
         spec=common_settings(spec),
         trials=tuple(trials),
         inputs=(parts.dataset(),),
