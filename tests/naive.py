@@ -148,20 +148,60 @@ def ten_crops(picture, size):
 
 
 def t_interval(values, confidence=0.95):
-    """(low, high) by Student's t: its density summed over a fine grid until half the confidence is
-    reached.
-    """
+    """(low, high) by Student's t."""
     values = np.asarray(values, float)
     degrees = len(values) - 1
+    factor = t_factor(degrees, confidence)
+    spread = np.sqrt(((values - values.mean()) ** 2).sum() / degrees / len(values))
+    return values.mean() - factor * spread, values.mean() + factor * spread
+
+
+def t_factor(degrees, confidence=0.95):
+    """The t within which this share of Student's distribution lies: its density summed over a fine
+    grid until half the confidence is reached.
+    """
     t = np.arange(0, 400, 1e-4)
     density = (1 + t**2 / degrees) ** (-(degrees + 1) / 2)
     area = np.cumsum((density[1:] + density[:-1]) / 2)
-    tail = (
-        400.0**-degrees * degrees ** ((degrees + 1) / 2) / degrees / 1e-4
-    )  # what lies beyond the grid
-    factor = t[1:][np.searchsorted(area, confidence * (area[-1] + tail))]
-    spread = np.sqrt(((values - values.mean()) ** 2).sum() / degrees / len(values))
-    return values.mean() - factor * spread, values.mean() + factor * spread
+    beyond = (degrees + 1) / 2 * np.log(degrees) - degrees * np.log(
+        400.0
+    )  # the grid, in logarithms
+    tail = np.exp(beyond) / degrees / 1e-4
+    return t[1:][np.searchsorted(area, confidence * (area[-1] + tail))]
+
+
+def crossed_intervals(tables, classes, pool, bounds=(0.0, 1.0)):
+    """{shots: (low, high)} of mean accuracies over draws and images; tables {shots: rows of right
+    (1) or wrong (0)}, or of their differences. The variance over draws leans on a line through the
+    logarithms of three others or more.
+    """
+    parts = {shots: crossed_variance(table, classes) for shots, table in tables.items()}
+    ends = {}
+    for shots, table in tables.items():
+        mean, over_draws, over_images, residual = parts[shots]
+        m = len(table)
+        others = [
+            (np.log(k), np.log(parts[k][1]) + 1 / (len(tables[k]) - 1))
+            for k in tables
+            if k != shots and parts[k][1] > 0
+        ]
+        lent, df = 0.0, m - 1.0
+        if len(others) >= 3:
+            x, y = (np.array(values) for values in zip(*others, strict=True))
+            slope = ((x - x.mean()) * (y - y.mean())).sum() / ((x - x.mean()) ** 2).sum()
+            lent = np.exp(y.mean() + slope * (np.log(shots) - x.mean()))
+            over_draws = (4 * lent + (m - 1) * over_draws) / (m + 3)
+            df += 4
+        shared = min(0.9, shots / pool)
+        a = over_draws * (1 / m + shared / (1 - shared))
+        b = max(0.0, over_images - residual / m)
+        if a + b == 0:
+            ends[shots] = mean, mean
+            continue
+        together = (a + b) ** 2 / (a**2 / df + b**2 / (len(classes) - len(set(classes))))
+        half = t_factor(together) * np.sqrt(a + b)
+        ends[shots] = max(bounds[0], mean - half), min(bounds[1], mean + half)
+    return ends
 
 
 # ---------------------------------------------------------------- embedding and classifiers

@@ -43,7 +43,8 @@ FIGURES = (
         "fine-tuning",
         ("fine-tuning", "--splits", "4", "--shots", "1,5,10"),
         "few_shot_curve",
-        "Test accuracy of fine-tuning over training images per class, with 95 % CI over splits.",
+        "Test accuracy of fine-tuning over training images per class, with 95 % CI over draws and "
+        "test images.",
     ),
     Figure(
         "feature-extraction",

@@ -1,6 +1,7 @@
 """How often the intervals and verdicts of a comparison are right, replayed on recorded grids.
 
     python tests/benchmarks/decision.py coverage      intervals at 3, 5, 10 and 20 splits
+    python tests/benchmarks/decision.py means         intervals of mean accuracies at 2 to 20 splits
     python tests/benchmarks/decision.py racing        splits where they shrink regret, against all
     python tests/benchmarks/decision.py speed         one analysis of 20 splits × 10,000 images
 
@@ -199,6 +200,69 @@ def coverage(rounds: int, seed: int) -> None:
             )
 
 
+# ---------------------------------------------------------------- means
+
+
+def read_means(name: str) -> Iterator[tuple[str, np.ndarray, dict[int, np.ndarray]]]:
+    """Yield (method, truth, shots → right or wrong, (splits, images)) of a recorded grid."""
+    for side in ("ft", "fe"):
+        truth, rows, _ = _read(DATA / "decision-grids" / f"{name}_{side}.npz")
+        for classifier in sorted({key[2] for key in rows}):
+            tables = defaultdict(list)
+            for (shots, _, method), predicted in sorted(rows.items()):
+                if method == classifier:
+                    tables[shots].append((predicted == truth).astype(np.int8))
+            stacked = {shots: np.stack(table) for shots, table in tables.items()}
+            yield classifier or "fine-tuning", truth, stacked
+
+
+MEANS: dict[str, Callable[[dict[int, crossed.Components]], dict[int, crossed.Estimate | None]]] = {
+    "crossed t, moderated": lambda parts: {
+        shots: found for shots, (found, _) in crossed.estimates_of_means(parts).items()
+    },
+    "crossed t": lambda parts: {shots: crossed.estimate(own) for shots, own in parts.items()},
+    "t over splits": lambda parts: {
+        shots: crossed.estimate(crossed.components_of_scores(own.by_split))
+        for shots, own in parts.items()
+    },
+}
+
+
+def means(rounds: int, seed: int) -> None:
+    """Print the share of 95 % intervals of mean accuracies that hold the truth.
+
+    After each its median half width in points.
+    """
+    for grid, title in GRIDS.items():
+        methods = list(read_means(grid))
+        cells = sum(len(tables) for _, _, tables in methods)
+        print(f"{title}: {cells} cells x {rounds} replicates")
+        for splits in (2, 3, 5, 10, 20):
+            rng = np.random.default_rng(seed)
+            held: dict[str, list[bool]] = defaultdict(list)
+            widths: dict[str, list[float]] = defaultdict(list)
+            for _, truth, tables in methods:
+                target = {k: crossed.components(table, truth).mean for k, table in tables.items()}
+                for _ in range(rounds):
+                    images = draw_images(truth, rng)
+                    parts = {
+                        shots: crossed.components(
+                            table[rng.integers(0, len(table), splits)][:, images], truth[images]
+                        )
+                        for shots, table in tables.items()
+                    }
+                    for name, method in MEANS.items():
+                        for shots, found in method(parts).items():
+                            assert found is not None
+                            held[name].append(found.low <= target[shots] <= found.high)
+                            widths[name].append(found.high - found.low)
+            shares = "  ".join(
+                f"{name} {np.mean(hits):.3f} (± {50 * np.median(widths[name]):.1f})"
+                for name, hits in held.items()
+            )
+            print(f"  m = {splits:2d}  {shares}")
+
+
 # ---------------------------------------------------------------- racing
 
 
@@ -305,12 +369,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("coverage", "racing", "speed"))
+    parser.add_argument("part", choices=("coverage", "means", "racing", "speed"))
     parser.add_argument("--replicates", type=int, default=40, help="of each cell or comparison")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
     if given.part == "coverage":
         coverage(given.replicates, given.seed)
+    elif given.part == "means":
+        means(given.replicates, given.seed)
     elif given.part == "racing":
         racing(given.replicates, given.seed)
     else:

@@ -129,6 +129,24 @@ def tracked(store):
     }
 
 
+def test_intervals_in_mlflow_are_those_of_the_table_and_say_what_they_are_over(made):
+    from mlflow.tracking import MlflowClient
+
+    store = made["none"]
+    key = study_of(store)["key"]
+    client = MlflowClient(f"sqlite:///{store.root.parent / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("Fine-tuning")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags["tlx.key"] == key]
+    rows = csv.DictReader((store.study_folder(key) / "few_shot.csv").read_text().splitlines())
+    for row in rows:
+        for name in ("ci95_low", "ci95_high", "ci95_draws_low", "ci95_draws_high"):
+            history = client.get_metric_history(parent.info.run_id, name)
+            (value,) = [point.value for point in history if point.step == int(row["shots"])]
+            assert value == pytest.approx(float(row[name]))
+        assert row["ci95_over"] in parent.data.tags["tlx.ci95_over"].split(", ")
+
+
 @pytest.mark.parametrize("choice", ["study", "none"])
 def test_metrics_in_mlflow_are_the_same_whatever_is_drawn(made, choice):
     drawn = tracked(made["all"])

@@ -110,6 +110,29 @@ def test_constant_rows_leave_the_plain_interval_over_splits():
     assert found.high - found.mean == pytest.approx(2.776445 * found.se, rel=1e-6)
 
 
+@pytest.mark.parametrize("numbers", [(5,), (1, 5), (1, 3, 10), (1, 2, 3, 5, 10)])
+def test_intervals_of_means_lean_on_the_other_shots_as_by_numpy_alone(numbers):
+    rng = np.random.default_rng(len(numbers))
+    labels = np.repeat(np.arange(4), (6, 9, 5, 7))
+    hard = rng.normal(0, 0.8, len(labels))
+    tables = {
+        k: (rng.normal(0.3 * k + hard, 1.0, (3, len(labels))) + rng.normal(0, 0.5, (3, 1)) > 0)
+        * 1.0
+        for k in numbers
+    }
+    expected = naive.crossed_intervals(
+        {k: table.tolist() for k, table in tables.items()}, labels.tolist(), pool=30
+    )
+    found = crossed.estimates_of_means(
+        {k: crossed.components(table, labels, shots=k, pool=30) for k, table in tables.items()}
+    )
+    for k in numbers:
+        estimate, lent = found[k]
+        ends = max(0.0, estimate.low), min(1.0, estimate.high)
+        assert ends == pytest.approx(expected[k], rel=1e-3)
+        assert lent == (4.0 if len(numbers) > 3 else 0.0)
+
+
 def test_an_overlap_of_draws_widens_the_interval_by_its_formula():
     values = [0.1, 0.2, 0.4, 0.3]
     alone = crossed.estimate(crossed.components_of_scores(values))

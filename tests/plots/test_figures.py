@@ -140,6 +140,46 @@ def test_the_band_is_the_interval(drawn):
     assert axes.get_ylabel() == "Mean per-class test accuracy"
 
 
+BOTH, ALONE = statistics.DRAWS_AND_IMAGES, statistics.IMAGES
+
+
+def crossed_rows(over=BOTH, shots=(1, 2, 5, 10), splits=4, draws_df=7.0):
+    rows = curve_rows(shots, splits)
+    for row in rows:
+        if over:
+            row |= {"over": over, "low": 0.3, "high": 0.8, "ci": 0.25, "draws_df": draws_df}
+    return rows
+
+
+TITLES = {
+    "all crossed": (crossed_rows(), "95 % CI over draws and images, n = 4"),
+    "none": (crossed_rows(""), "95 % CI over draws, n = 4"),
+    "two kinds": (
+        [*crossed_rows(shots=(1, 2)), *crossed_rows("", shots=(5, 10))],
+        "95 % CI over draws and images, or draws alone, n = 4",
+    ),
+    "one draw": (crossed_rows(ALONE, splits=1, draws_df=0.0), "95 % CI over images"),
+    "two draws, borrowed": (crossed_rows(splits=2, draws_df=5.0), "over draws and images, n = 2"),
+    "two draws": (crossed_rows(splits=2, draws_df=1.0), "range, n = 2"),
+}
+
+
+@pytest.mark.parametrize("case", TITLES)
+def test_a_curve_says_what_its_bands_are_over(drawn, case):
+    rows, title = TITLES[case]
+    figures.few_shot_curve(rows)
+    legend = drawn[0].axes[0].get_legend()
+    assert any(title in text.get_text() for text in legend.get_texts())
+
+
+@pytest.mark.parametrize(("lines", "what"), [(2, "bands: "), (5, "bars: "), (9, "bands: ")])
+def test_many_lines_say_it_once(drawn, lines, what):
+    figures.few_shot_curve({f"c{i}": crossed_rows() for i in range(lines)})
+    legend = drawn[0].axes[0].get_legend()
+    text = legend.get_title().get_text() if legend else drawn[0].get_suptitle()
+    assert " ".join(text.split()) == f"{what}95 % CI over draws and images, n = 4"
+
+
 def test_one_split_draws_no_band(drawn):
     figures.few_shot_curve(curve_rows(splits=1))
     assert not drawn[0].axes[0].collections

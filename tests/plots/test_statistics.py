@@ -77,3 +77,28 @@ def test_rows_by_shots_leave_out_and_count_what_has_no_score():
     assert (two["low"], two["high"], two["lowest"], two["highest"]) == (0, 1, 0.5, 0.7)
     assert (five["splits"], five["missing"], five["mean"], five["ci"]) == (0, 1, None, None)
     assert (ten["splits"], ten["mean"], ten["ci"], ten["total_s"]) == (1, 0.8, None, None)
+
+
+def interval(over=statistics.DRAWS_AND_IMAGES, draws_df=6.0):
+    return statistics.MeanInterval(over, 0.4, 0.9, 0.25, draws_df)
+
+
+def test_a_row_keeps_students_interval_beside_that_over_draws_and_images():
+    trials = [{"shots": 1, "test_accuracy": value} for value in (0.5, 0.6, 0.7)]
+    plain, given = (
+        statistics.by_shots(trials, intervals=intervals)[0] for intervals in (None, {1: interval()})
+    )
+    assert (given["low"], given["high"], given["ci"]) == (0.4, 0.9, 0.25)
+    assert given["over"] == "draws and images"
+    assert plain["over"] == "draws"
+    for name in ("ci", "low", "high"):
+        assert given[f"draws_{name}"] == plain[f"draws_{name}"] == plain[name]
+    assert list(given) == list(plain)
+
+
+def test_few_values_have_a_range_unless_more_is_known_of_their_variance():
+    trials = [{"shots": 1, "test_accuracy": value} for value in (0.5, 0.7)]
+    for draws_df, expected in ((1.0, (0.5, 0.7)), (2.0, (0.5, 0.7)), (3.0, (0.4, 0.9))):
+        (row,) = statistics.by_shots(trials, intervals={1: interval(draws_df=draws_df)})
+        assert statistics.drawn_ends(row) == expected
+        assert statistics.over_of([row]) == (["draws and images"] if draws_df == 3.0 else [])

@@ -88,3 +88,44 @@ def test_an_empty_table_has_its_headings():
 )
 def test_durations(value, shown):
     assert tables.seconds(value) == shown
+
+
+def rows_with(*over):
+    """A row of each kind of interval."""
+    intervals = {
+        k: statistics.MeanInterval(name, 0.4, 0.6, 0.1, 7.0)
+        for k, name in enumerate(over, 1)
+        if name
+    }
+    trials = [
+        {"shots": k, "test_accuracy": 0.5 + 0.01 * s}
+        for k, name in enumerate(over, 1)
+        for s in range(1 if name == statistics.IMAGES else 4)
+    ]
+    return statistics.by_shots(trials, intervals=intervals)
+
+
+def test_what_intervals_are_over_is_a_column_where_it_differs():
+    both, alone = statistics.DRAWS_AND_IMAGES, ""
+    mixed = tables.few_shot(rows_with(both, alone)).splitlines()
+    assert "over" in mixed[0].split()
+    assert "draws alone" in mixed[0]
+    assert "draws and images" in mixed[2]
+    assert mixed[3].count("± 2.1") == 2, "Student's t, as the interval and in its own column"
+    same = tables.few_shot(rows_with(both, both)).splitlines()
+    assert "draws and images" not in "".join(same)
+    assert "draws alone" in same[0]
+    old = tables.few_shot(rows_with(alone, alone)).splitlines()
+    assert "draws alone" not in old[0]
+
+
+def test_one_draw_is_marked():
+    text = tables.few_shot(rows_with(statistics.IMAGES))
+    assert "± 10.0 (images)" in text
+
+
+def test_a_table_for_a_terminal_fits_it():
+    rows = rows_with(statistics.DRAWS_AND_IMAGES, statistics.DRAWS_AND_IMAGES)
+    for row in rows:
+        row.update(val=0.5, train_s=100.0)
+    assert max(map(len, tables.few_shot(rows).splitlines())) <= 80

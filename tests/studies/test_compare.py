@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import re
@@ -19,7 +20,7 @@ from tlx.metrics.scores import SCORES
 from tlx.metrics.source_nulls import NULLS
 from tlx.result import DIVERGED, Result
 from tlx.studies import STUDIES, Session, predictions, run_study
-from tlx.studies.compare import decision, evidence, page, race, report, sentences, sources
+from tlx.studies.compare import decision, evidence, page, race, report, sentences, sources, use
 from tlx.studies.compare.spec import CompareGrid
 from tlx.studies.compare.study import human_hours
 
@@ -300,7 +301,7 @@ def test_five_sources_have_correlations_on_the_page(monkeypatch):
     scored = [scored_source(name, 0.1 * i) for i, name in enumerate(names)]
     audited = sources.audit_sources(scored, data, [], 5)
     rules = decision.Rules(5, 0.05, 0.01, {}, None)
-    outcome = decision.decide(None, data, rules, "t", decision.Ending({}, 1.0), audited)
+    outcome = decision.decide(None, data, rules, "t", decision.Ending({}, 1.0), sources=audited)
     for side in (FEATURES, TUNING):
         assert audited.audits[side].rows["1-nn"].weighted.value == pytest.approx(1.0)
         assert audited.audits[side].rows["1-nn"].regret == 0.0
@@ -515,3 +516,129 @@ def test_trials_without_predictions_count_by_their_scores_and_that_is_said(monke
     assert outcome.headline.images == 0
     assert any("predictions.npy" in line for line in sentences.warnings(outcome))
     assert page.render(outcome, "0" * 64, {"versions": {}}).count("<img") == 2
+
+
+# ---------------------------------------------------------------- trials that fail
+
+
+def failing(run, kind, places):
+    """The function that runs trials, failing in these places."""
+
+    def replaced(spec, inputs, context):
+        if (spec.shots, spec.split) in places:
+            raise RuntimeError(f"planted in {kind}")
+        return run(spec, inputs, context)
+
+    replaced.__name__, replaced.__qualname__ = run.__name__, run.__qualname__
+    replaced.__module__ = run.__module__
+    return replaced
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("any_time", [False, True])
+@pytest.mark.parametrize("kind", ["feature_extraction", "fine_tuning"])
+def test_a_trial_that_fails_leaves_its_draw_out_and_is_tried_again(
+    kind, any_time, bars, cache, tmp_path, monkeypatch
+):
+    settings = settings_of(tmp_path, cache)
+    place = f"tlx.studies.{kind}.trial.run"
+    run = importlib.import_module(f"tlx.studies.{kind}.trial").run
+    words = {"classifier": "ncm", "splits": 6, "shots": (2,), "any_time": any_time}
+    with monkeypatch.context() as patched:
+        patched.setattr(place, failing(run, kind, {(2, 1)}))
+        first = compare(bars, settings, **words)
+    (verdict,) = record_of(first)["verdicts"]
+    assert verdict["dropped"] == 1
+    assert verdict["splits"] <= 5
+    text = (first.study_folder / report.PAGE).read_text()
+    assert "splits at 2 images per class are left out: a training diverged or failed" in text
+    before = (first.study_folder / report.RECORD).read_bytes()
+    report.write_summary(Store(first.folder), first.key)
+    assert (first.study_folder / report.RECORD).read_bytes() == before
+    again = compare(bars, settings, **words)
+    assert record_of(again)["verdicts"][0]["dropped"] == 0
+    assert again.key != first.key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["feature_extraction", "fine_tuning"])
+def test_where_every_trial_of_a_side_fails_that_is_the_error(
+    kind, bars, cache, tmp_path, monkeypatch
+):
+    run = importlib.import_module(f"tlx.studies.{kind}.trial").run
+    places = {(k, split) for k in (1, 2) for split in range(4)}
+    monkeypatch.setattr(f"tlx.studies.{kind}.trial.run", failing(run, kind, places))
+    with pytest.raises(TrialsFailedError, match=f"planted in {kind}") as refused:
+        compare(bars, settings_of(tmp_path, cache), classifier="ncm")
+    assert refused.value.exit_code == 7
+
+
+@pytest.mark.slow
+def test_where_too_many_fine_tunings_fail_nothing_is_decided(bars, cache, tmp_path, monkeypatch):
+    run = importlib.import_module("tlx.studies.fine_tuning.trial").run
+    places = {(2, 0), (2, 2)}
+    monkeypatch.setattr("tlx.studies.fine_tuning.trial.run", failing(run, "it", places))
+    with pytest.raises(TrialsFailedError, match="no-decision"):
+        compare(bars, settings_of(tmp_path, cache), classifier="ncm", shots=(2,), any_time=False)
+
+
+# ---------------------------------------------------------------- cost
+
+
+def costing(kind, **scores):
+    result = trial(kind, 5, 0, 0.5, classifier="ncm" if kind == "feature-extraction" else "")
+    result.scores.pop("total_s")
+    result.scores.update(scores)
+    return result
+
+
+def test_a_training_is_charged_its_features_and_not_its_test():
+    frozen = costing(
+        "feature-extraction",
+        total_s=10.0,
+        own_s=1.5,
+        predict_s=1.0,
+        inherited_s=8.5,
+        test_extraction_s=6.0,
+    )
+    tuned = costing("fine-tuning", total_s=30.0, test_s=4.0, train_s=25.0)
+    assert decision.mean_seconds([frozen]) == pytest.approx(0.5 + 2.5)
+    assert decision.mean_seconds([tuned]) == pytest.approx(26.0)
+    side = evidence.Side(FEATURES)
+    side.add([frozen])
+    cost = decision._cost_of(side, [frozen], decision.Rules(5, 0.05, 0.01, {}, None))
+    assert (cost.seconds, cost.inherited_s, cost.test_s) == pytest.approx((3.0, 2.5, 7.0))
+    assert cost.total_s == pytest.approx(1.5)
+
+
+def test_the_cheaper_side_is_told_first_and_what_using_it_takes(monkeypatch):
+    outcome = outcome_of({5: [0.1] * 5}, monkeypatch=monkeypatch, seconds=0.05)
+    assert sentences.cost(outcome).startswith(
+        "A training takes 50 ms by fine-tuning and 100 ms by feature extraction, 2 times as long"
+    )
+
+    def with_use(**image_s):
+        costs = {
+            side: replace(cost, use=use.UseCost(image_s[name], 10, 20, 10))
+            for (side, cost), name in zip(
+                outcome.costs.items(), ("features", "tuning"), strict=True
+            )
+        }
+        return sentences.cost(replace(outcome, costs=costs))
+
+    assert "afterwards takes 3 ms with either." in with_use(features=0.0031, tuning=0.003)
+    assert "takes 3 ms by fine-tuning, 2.0 s by feature" in with_use(features=2.0, tuning=0.003)
+
+
+@pytest.mark.slow
+def test_networks_are_measured_once_where_sides_share_one():
+    about = {"architecture": "mnist-cnn", "input_size": None, "classes": 4, "crops": 10}
+    measured = use.measure(
+        {"a": about, "b": dict(about), "c": {**about, "architecture": "nothing"}}, lambda: False
+    )
+    assert measured["a"] == measured["b"]
+    assert measured["a"]["image_s"] > 0
+    one = use.measure({"d": {**about, "crops": 1}}, lambda: False)["d"]
+    assert measured["a"]["macs"] == 10 * one["macs"]
+    assert measured["c"]["image_s"] is None
+    assert "nothing" in measured["c"]["reason"]

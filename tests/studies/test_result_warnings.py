@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from tlx.metrics import crossed
 from tlx.plots import figures, statistics, tables
 from tlx.result import Result
 from tlx.studies import reporting, result_warnings
@@ -148,7 +149,7 @@ def test_crops_count_as_rows_of_the_training_set():
 def test_intervals_of_accuracies_stay_between_0_and_1_wherever_they_are_made(values):
     row = statistics.by_shots([{"shots": 1, "test_accuracy": value} for value in values])[0]
     quanta_row = quanta_report._estimated("test_accuracy", values)
-    final = tuning_report.test([result(value) for value in values])
+    final = tuning_report.test([result(value) for value in values], None)
     for low, high in (
         (row["low"], row["high"]),
         (final["ci95_low"], final["ci95_high"]),
@@ -223,8 +224,10 @@ def test_every_study_that_reports_accuracies_says_every_warning(name):
         assert fault in found, fault
 
 
-def test_the_final_test_of_a_search_says_them():
-    report = types.SimpleNamespace(final=[result(value) for value in GUESSING])
+def test_the_final_test_of_a_search_says_them(tmp_path):
+    report = types.SimpleNamespace(
+        final=[result(value) for value in GUESSING], folder=tmp_path / "runs"
+    )
     assert any("chance" in sentence for sentence in tuning_report.warnings_of(report))
 
 
@@ -274,9 +277,40 @@ def test_intervals_cover_what_their_sentence_says():
     assert found[-1] < low - 0.1
 
 
+def coverage_of_new_images(splits, tries=300, classes=4, per_class=25):
+    """How often an interval over draws and images covers the expected accuracy, by simulation: an
+    image is right where its ease, that of the draw and that of both together are above 0.
+    """
+    chance = np.random.default_rng(splits)
+    labels = np.repeat(np.arange(classes), per_class)
+    means = {1: 0.0, 2: 0.4, 5: 0.8, 10: 1.1}
+    total = np.sqrt(0.3**2 + 0.8**2 + 0.6**2)
+    covered = []
+    for _ in range(tries):
+        ease = chance.normal(0, 0.8, len(labels))
+        parts = {}
+        for shots, mean in means.items():
+            draws = chance.normal(0, 0.3, (splits, 1))
+            both = chance.normal(0, 0.6, (splits, len(labels)))
+            parts[shots] = crossed.components((mean + ease + draws + both > 0) * 1.0, labels)
+        for shots, (found, _) in crossed.estimates_of_means(parts).items():
+            truth = scipy.stats.norm.cdf(means[shots] / total)
+            covered.append(found.low <= truth <= found.high)
+    return np.mean(covered)
+
+
+@pytest.mark.parametrize("splits", [3, 5, 10])
+def test_intervals_over_draws_and_images_cover_what_their_sentence_says(splits):
+    sentence = result_warnings.COVER[statistics.DRAWS_AND_IMAGES]
+    low, high = (float(number) for number in re.findall(r"(?<!\d)\.\d\d", sentence))
+    assert low <= coverage_of_new_images(splits) <= high + 0.01
+
+
 def test_what_intervals_cover_is_said_only_where_there_is_an_interval():
     assert result_warnings.lines(["x"]) == [result_warnings.INTERVALS_COVER, "warning: x"]
     assert result_warnings.lines(["x"], intervals=False) == ["warning: x"]
+    assert result_warnings.lines(["x"], over=[]) == ["warning: x"]
+    assert result_warnings.lines([], over=statistics.OVER) == list(result_warnings.COVER.values())
 
 
 @pytest.mark.parametrize("n", [2, 3])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 
+import naive
 import numpy as np
 import pytest
 
@@ -305,6 +306,14 @@ def test_all_failed(bars, settings, monkeypatch):
     assert "3 failed" in tuning_report.format_summary(report)
 
 
+def tables_of(folder, results):
+    """Rows of right or wrong, and the classes, from the files alone."""
+    folders = [Store(folder).folder(result.key) for result in results]
+    truth = np.load(folders[0] / "test_labels.npy")
+    right = [(np.load(one / "predictions.npy") == truth).astype(float) for one in folders]
+    return [row.tolist() for row in right], truth.tolist()
+
+
 def test_the_defaults_are_tested_and_recorded_beside_a_winner(bars, settings, space):
     """The defaults are made the worst there can be, so that another trial wins."""
     ready = planned(
@@ -327,6 +336,12 @@ def test_the_defaults_are_tested_and_recorded_beside_a_winner(bars, settings, sp
         np.mean([r.scores["test_accuracy"] for r in report.reference])
     )
     assert said["tuned_minus_defaults_test_accuracy"] == pytest.approx(np.mean(gains))
+    for results, name in ((report.final, ""), (report.reference, "defaults_test_accuracy_")):
+        tables, classes = tables_of(report.folder, results)
+        shots, pool = results[0].spec["shots"], results[0].details["pool"]
+        expected = naive.crossed_intervals({shots: tables}, classes, pool)[shots]
+        ends = said[f"{name}ci95_low"], said[f"{name}ci95_high"]
+        assert ends == pytest.approx(expected, rel=1e-3)
     study = Store(report.folder).read_study(ready.search.key)
     finals = [row["title"] for row in study["trials"] if row["tags"].get("tlx.final")]
     assert any("(the defaults)" in title for title in finals)

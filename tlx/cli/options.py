@@ -19,6 +19,7 @@ WORDS = "_words"  # ends the name of a parameter for words without an option
 ALIASES = {
     "batch_size": ("--bs",),
     "learning_rate": ("--lr",),
+    "from_studies": ("--from",),
 }  # further spellings of the originals
 
 

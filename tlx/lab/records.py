@@ -23,6 +23,14 @@ class MetricPoint(TypedDict):
     step: NotRequired[int]
 
 
+class MetricLabel(TypedDict):
+    """Word about a metric of a study at a step."""
+
+    name: str
+    value: str
+    step: int
+
+
 class StoredTrial(TypedDict, total=False):
     """Line of a trial in study.json."""
 

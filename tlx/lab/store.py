@@ -25,7 +25,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 from .. import __version__, files, locks
@@ -58,10 +58,12 @@ class Store:
             p.name for p in self.root.glob("trials/*") if KEY.fullmatch(p.name) and p.is_dir()
         )
 
-    def find(self, key: str) -> Result | None:
+    def find(self, key: str, *, unchecked: Collection[str] = ()) -> Result | None:
         """Return the result of `key`, checked against its manifest; None if there is none.
 
         Raises Integrity if it is damaged.
+
+        unchecked  names of files that may be damaged or gone: whoever needs them checks them
 
         Files above 4 MiB that are not read here are checked by size, and in full by `file`, through
         which everything else is read: asking stays cheap, and nothing is used unchecked.
@@ -72,19 +74,21 @@ class Store:
         with sealed.remedied(folder):
             rows = files.manifest(folder)
             for name, row in rows.items():
+                if name in unchecked:
+                    continue
                 if row["bytes"] > LARGE and name != RESULT:
                     sealed.check_size(folder / name, row)
                 else:
                     files.check(folder / name, row)
             return sealed.read_result(folder, rows, key)
 
-    def find_or_none(self, key: str) -> Result | None:
+    def find_or_none(self, key: str, *, unchecked: Collection[str] = ()) -> Result | None:
         """Return the result of `key`, or None if it is missing or damaged.
 
-        For a summary of many; `find` raises on damage.
+        For a summary of many; `find` raises on damage. unchecked as for `find`
         """
         try:
-            return self.find(key)
+            return self.find(key, unchecked=unchecked)
         except TlxError:
             return None
 

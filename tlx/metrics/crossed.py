@@ -9,7 +9,7 @@ images and a residual (Gallas, Pennello and Myers 2007, JOSA A 24, B70; Chen, Ga
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ from . import arrays
 
 LARGEST_OVERLAP = 0.9  # of two draws: 1/(1 − overlap) grows without bound
 MODERATION_DF = 4.0  # degrees of freedom of the variance that other shots predict
+FEWEST_FOR_MEAN = 2  # other shots, to predict a variance from their mean
 FEWEST_FOR_LINE = 3  # other shots, to predict a variance from a line in log(shots)
 
 
@@ -167,7 +168,7 @@ def predicted_variance(
     others  (shots, S², m) of each other number of shots
     """
     usable = [(k, s2, m) for k, s2, m in others if m > 1 and s2 is not None and s2 > 0]
-    if len(usable) < 2:
+    if len(usable) < FEWEST_FOR_MEAN:
         return 0.0, 0.0
     x = np.log([k for k, _, _ in usable])
     y = np.array([math.log(s2) + 1.0 / (m - 1) for _, s2, m in usable])
@@ -175,6 +176,26 @@ def predicted_variance(
         return float(np.exp(y.mean())), MODERATION_DF
     slope, intercept = np.polyfit(x - x.mean(), y, 1)
     return float(np.exp(intercept + slope * (math.log(shots) - x.mean()))), MODERATION_DF
+
+
+def priors(
+    parts: Mapping[int, Components], *, least: int = FEWEST_FOR_MEAN
+) -> dict[int, tuple[float, float]]:
+    """Return `predicted_variance` of each number of shots from the others.
+
+    parts  shots → parts of one mean, or of one difference
+    least  others that must be known; with fewer a prior is (0, 0)
+    """
+    known = [
+        (shots, own.split_var, own.splits)
+        for shots, own in parts.items()
+        if own.splits > 1 and own.split_var
+    ]
+    others = {shots: [row for row in known if row[0] != shots] for shots in parts}
+    return {
+        shots: predicted_variance(shots, rows) if len(rows) >= least else (0.0, 0.0)
+        for shots, rows in others.items()
+    }
 
 
 def moderated(split_var: float, splits: int, prior: tuple[float, float]) -> tuple[float, float]:
@@ -235,6 +256,24 @@ def estimate(
         )
     half = t_quantile(df, 0.5 + level / 2.0) * se
     return Estimate(parts.mean, se, df, parts.mean - half, parts.mean + half)
+
+
+def estimates_of_means(
+    parts: Mapping[int, Components], *, level: float = 0.95
+) -> dict[int, tuple[Estimate | None, float]]:
+    """Return `estimate` of a mean score at each number of shots, and the df that others lend it.
+
+    Three other numbers of shots lend their variance, by a line; fewer do not. The variance of an
+    accuracy falls steeply with the shots: with the mean of two others as its prior, replays of
+    recorded studies had a coverage of .82 at one shot and of 1.00 at ten.
+
+    parts  shots → parts of the mean
+    """
+    prior = priors(parts, least=FEWEST_FOR_LINE)
+    return {
+        shots: (estimate(own, prior=prior[shots], level=level), prior[shots][1])
+        for shots, own in parts.items()
+    }
 
 
 def t_quantile(df: float, probability: float) -> float:

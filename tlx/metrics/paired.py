@@ -186,13 +186,8 @@ def analyse(
     """
     _check(contrasts, alpha, margin)
     ordered = sorted(contrasts, key=lambda contrast: contrast.shots)
-    priors = [
-        crossed.predicted_variance(
-            contrast.shots,
-            [(c.shots, c.parts.split_var, c.parts.splits) for c in ordered if c is not contrast],
-        )
-        for contrast in ordered
-    ]
+    known = crossed.priors({contrast.shots: contrast.parts for contrast in ordered})
+    priors = [known[contrast.shots] for contrast in ordered]
     estimates = [
         crossed.estimate(contrast.parts, prior=prior)
         for contrast, prior in zip(ordered, priors, strict=True)

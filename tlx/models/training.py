@@ -81,7 +81,7 @@ def fit(  # noqa: PLR0913 — what is trained on what, and by name how
     *,
     seed: int,
     score: Score,
-    frozen: Any = None,
+    frozen: int | Sequence[str] | None = None,
     tune: Tune | None = None,
     place: TrainingContext = UNREPORTED,
 ) -> TrainingOutcome:

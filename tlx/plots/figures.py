@@ -70,6 +70,7 @@ UNDATED: dict[
     "svg": {"Date": None, "Creator": None},
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
 }
+LEGEND_WIDTH = 22  # characters of a legend's title beside the axes
 LABEL_LENGTH = 24  # characters of a class name on an axis
 STYLE: Any = {
     # comes with matplotlib: the same everywhere, accents and Greek included
@@ -131,16 +132,15 @@ def few_shot_curve(
         )  # accuracy has ends, also where a wide interval passes them
         _set_title(axes, title)
         ranged = [row for line in lines.values() for row in line if row.get("low") is not None]
-        counts = {statistics.count_of(row) or statistics.FEWEST_SPLITS for row in ranged}
         if len(drawn) > BANDS_UP_TO:
             axes.legend(
                 frameon=False,
                 loc="upper left",
                 bbox_to_anchor=(1.0, 1.0),
-                title=interval_title("bars", counts),
+                title=_beside(rows_title("bars", ranged)),
             )
         elif len(drawn) > 1:
-            axes.legend(frameon=False, loc="best", title=interval_title("bands", counts))
+            axes.legend(frameon=False, loc="best", title=rows_title("bands", ranged))
         elif ranged:
             axes.legend(frameon=False, loc="best")
         add_caption(figure, caption)
@@ -182,9 +182,7 @@ def _few_shot_panels(
             panel.tick_params(labelbottom=True)
             panel.set_xlabel("Training images per class", fontsize=8)
         ranged = [row for rows in known.values() for row in rows if row.get("low") is not None]
-        spread = interval_title(
-            "bands", {statistics.count_of(r) or statistics.FEWEST_SPLITS for r in ranged}
-        )
+        spread = rows_title("bands", ranged)
         figure.supylabel("Mean per-class test accuracy", fontsize=10)
         heading = ", ".join(word for word in (title, spread) if word)
         if heading:
@@ -429,20 +427,12 @@ def _draw_curve(axes: Axes, name: str, rows: Rows, number: int) -> list[int]:
             color=colour,
             alpha=0.2,
             linewidth=0,
-            label=None
-            if name
-            else interval_title("", {statistics.count_of(r) or 0 for r in banded}),
+            label=None if name else rows_title("", banded),
         )
     elif banded:
-        _error_bars(axes, banded, "shots", colour, None if name else "95 % CI")
+        _error_bars(axes, banded, "shots", colour, None if name else rows_title("", banded))
     if few:
-        _error_bars(
-            axes,
-            few,
-            "shots",
-            colour,
-            None if name else interval_title("", {statistics.count_of(r) or 0 for r in few}),
-        )
+        _error_bars(axes, few, "shots", colour, None if name else rows_title("", few))
     return shots
 
 
@@ -484,6 +474,33 @@ def interval_title(what: str, counts: Collection[int]) -> str | None:
     kind = "95 % CI"
     if few:
         kind = "range" if few == set(counts) else "95 % CI, range where n < 4"
+    return _title_of(what, kind, counts)
+
+
+def rows_title(what: str, rows: Rows) -> str | None:
+    """Return what bands or bars of these rows are: over what their intervals are, or ranges.
+
+    rows  of `statistics.by_shots`, each with an interval
+    """
+    if not rows:
+        return None
+    over = statistics.over_of(rows)
+    kinds = [f"95 % CI over {statistics.over_words(over)}"] if over else []
+    if any(map(statistics.is_range, rows)):
+        kinds.append("range where n < 4" if over else "range")
+    return _title_of(
+        what, ", ".join(kinds) or "95 % CI", {statistics.count_of(row) or 0 for row in rows}
+    )
+
+
+def _beside(title: str | None) -> str | None:
+    """Break a legend's title into lines, so that a legend beside the axes leaves them room."""
+    if title is None:
+        return None
+    return textwrap.fill(title.replace(" = ", "\u00a0=\u00a0"), LEGEND_WIDTH)
+
+
+def _title_of(what: str, kind: str, counts: Collection[int]) -> str:
     known = sorted(count for count in counts if count > 1)
     number = f", n = {known[0]}" if known else ""
     if len(known) > 1:

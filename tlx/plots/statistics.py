@@ -12,9 +12,12 @@ FEWEST_SPLITS = (
     4  # below, a t-interval is too wide to say anything: the range of the values is shown instead
 )
 ACCURACY = (0.0, 1.0)  # the ends of an accuracy, which no interval passes
+DIFFERENCE = (-1.0, 1.0)  # of a difference of two accuracies
 NOT_NEGATIVE = (0.0, math.inf)  # the ends of a dimension, a sum of squares, a time
 UNBOUNDED = (-math.inf, math.inf)
 VALIDATION = "best_val_accuracy"  # of the weights, or the classifier, that were tested
+DRAWS_AND_IMAGES, DRAWS, IMAGES = "draws and images", "draws", "images"
+OVER = (DRAWS_AND_IMAGES, DRAWS, IMAGES)  # what an interval of a mean over splits covers
 COUNTS = ("splits", "networks", "repeats", "seeds")  # columns that say how many values a mean is of
 
 
@@ -80,12 +83,56 @@ def estimate(
     return MeanEstimate(n, mean, sd, half_width, min(numbers), max(numbers), bounds)
 
 
+@dataclass(frozen=True)
+class MeanInterval:
+    """95 % interval of a mean over splits that covers more than the draws of training images.
+
+    over        "draws and images", or "images" for one draw
+    low, high   its ends
+    half_width  before the ends were clipped to what the mean can be
+    draws_df    degrees of freedom of the variance over draws: their number − 1, and those that
+                other shots lend; 0 for one draw
+    """
+
+    over: str
+    low: float
+    high: float
+    half_width: float
+    draws_df: float
+
+    @property
+    def columns(self) -> dict[str, float | str]:
+        """Return the columns of a table row."""
+        ends = {"ci": self.half_width, "low": self.low, "high": self.high}
+        return {**ends, "over": self.over, "draws_df": self.draws_df}
+
+
+def with_interval(
+    row: Mapping[str, float | None], count: int, interval: MeanInterval | None
+) -> dict[str, float | str | None]:
+    """Return a row of `accuracy_columns` of `count` draws with its interval.
+
+    The columns ci, low, high and over are those of `interval`; without one, those of Student's t
+    over draws, which the columns draws_ci, draws_low and draws_high always are.
+    """
+    of_draws = {f"draws_{name}": row[name] for name in ("ci", "low", "high")}
+    if interval is not None:
+        return {**row, **of_draws, **interval.columns}
+    over = DRAWS if row["ci"] is not None else ""
+    return {**row, **of_draws, "over": over, "draws_df": max(0, count - 1)}
+
+
 def accuracy_columns(values: Iterable[float]) -> dict[str, float | None]:
-    """Return the columns of a table row for accuracies.
+    """Return the columns of a table row for accuracies, as `mean_columns`."""
+    return mean_columns(values, ACCURACY)
+
+
+def mean_columns(values: Iterable[float], bounds: tuple[float, float]) -> dict[str, float | None]:
+    """Return the columns of a table row for the mean of values within these bounds.
 
     mean, sd, ci (half width), low, high, lowest, highest.
     """
-    mean = estimate(values, bounds=ACCURACY)
+    mean = estimate(values, bounds=bounds)
     if mean is None:
         return dict.fromkeys(("mean", "sd", "ci", "low", "high", "lowest", "highest"))
     return {
@@ -107,10 +154,27 @@ def count_of(row: Mapping[str, Any]) -> int | None:
 def is_range(row: Mapping[str, object]) -> bool:
     """Return whether a row is shown with the range of its values.
 
-    They are too few for an interval.
+    They are too few for an interval: fewer than 4 values, whose variance nothing else is known of.
     """
     count = count_of(row)
-    return count is not None and 1 < count < FEWEST_SPLITS and row.get("lowest") is not None
+    if count is None or count < 2 or row.get("lowest") is None:
+        return False
+    known = row.get("draws_df")
+    df = known if isinstance(known, (int, float)) else count - 1
+    return df < FEWEST_SPLITS - 1
+
+
+def over_of(rows: Iterable[Mapping[str, object]]) -> list[str]:
+    """Return what the intervals that these rows are shown with are over, each once."""
+    shown = {row.get("over") for row in rows if not is_range(row)}
+    return [name for name in OVER if name in shown]
+
+
+def over_words(over: Sequence[str]) -> str:
+    """Return in words what intervals are over: "draws and images, or draws alone"."""
+    if len(over) < 2:
+        return "".join(over)
+    return ", or ".join(f"{name} alone" if name == DRAWS else name for name in over)
 
 
 def drawn_ends(row: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -161,14 +225,18 @@ def by_shots(
     trials: Sequence[Mapping[str, Any]],
     score: str = "test_accuracy",
     times: Sequence[str] = ("train_s", "total_s"),
+    *,
+    intervals: Mapping[int, MeanInterval] | None = None,
 ) -> list[dict[str, Any]]:
     """Build one row for each number of shots, ascending, over the splits that have a score.
 
     trials   mappings with "shots" and, where the trial ended well, `score` (a fraction) and `times`
              (seconds)
+    intervals  shots → interval over draws and images; without one a row has Student's over draws
     →        {"shots", "splits", "missing", "val" (mean validation accuracy), "mean", "sd", "ci"
-             (half width), "low",
-             "high", "lowest", "highest", <time>: mean seconds}
+             (half width), "low", "high", "over" (what the interval covers), "draws_ci",
+             "draws_low", "draws_high" (Student's t over draws), "draws_df", "lowest", "highest",
+             <time>: mean seconds}
              missing counts trials without a score; what is unknown is None
     """
     rows = []
@@ -182,7 +250,8 @@ def by_shots(
         }
         chosen = estimate(t[VALIDATION] for t in selected if t.get(VALIDATION) is not None)
         row["val"] = chosen and chosen.mean
-        row |= accuracy_columns(t[score] for t in scored)
+        columns = accuracy_columns(t[score] for t in scored)
+        row |= with_interval(columns, len(scored), (intervals or {}).get(shots))
         for name in times:
             spent = estimate(t[name] for t in scored if t.get(name) is not None)
             row[name] = spent and spent.mean

@@ -28,11 +28,14 @@ def plus_minus(value: float | None) -> str:
 def spread(row: Mapping[str, Any]) -> str:
     """Return what follows a mean accuracy: ± its interval, or the range of fewer than 4 values.
 
-    Nothing for one.
+    Nothing for one whose test images are not known.
     """
     if statistics.is_range(row):
         return f"({100 * row['lowest']:.1f} to {100 * row['highest']:.1f})"
-    return "" if row.get("ci") is None else plus_minus(row["ci"])
+    if row.get("ci") is None:
+        return ""
+    alone = " (images)" if row.get("over") == statistics.IMAGES else ""
+    return plus_minus(row["ci"]) + alone
 
 
 def accuracy(row: Mapping[str, Any]) -> str:
@@ -56,14 +59,23 @@ def seconds(value: float | None) -> str:
     )
 
 
+def short_seconds(value: float | None) -> str:
+    """Format a duration that may be far below a second."""
+    if value is None or value >= 1.0:
+        return seconds(value)
+    return f"{1000 * value:.3g} ms"
+
+
 COLUMNS: dict[
     str, tuple[str, Callable[[Any], str]]
 ] = {  # key of a few-shot row → heading, how it is shown
     "shots": ("shots", str),
     "splits": ("splits", str),
     "val": ("validation", percent),
-    "mean": ("mean per-class test accuracy", percent),
+    "mean": ("test accuracy", percent),
     "ci": ("95 % CI", plus_minus),
+    "over": ("over", lambda over: over or NOTHING),
+    "draws_ci": ("draws alone", plus_minus),
     "train_s": ("training time", seconds),
     "missing": ("failed", str),
 }
@@ -75,6 +87,10 @@ CSV_HEADINGS = {
     "ci": "ci95_half_width",
     "low": "ci95_low",
     "high": "ci95_high",
+    "over": "ci95_over",
+    "draws_ci": "ci95_draws_half_width",
+    "draws_low": "ci95_draws_low",
+    "draws_high": "ci95_draws_high",
     "lowest": "lowest_test_accuracy",
     "highest": "highest_test_accuracy",
 }
@@ -90,8 +106,13 @@ def few_shot(rows: Sequence[Mapping[str, object]], form: str = "text") -> str:
         return as_csv(
             [CSV_HEADINGS.get(k, k) for k in keys], [[row.get(k) for k in keys] for row in rows]
         )
-    optional = ("missing", "val")
-    keys = [k for k in COLUMNS if k not in optional or any(row.get(k) for row in rows)]
+    over = set(statistics.over_of(rows))
+    absent = {name for name in ("missing", "val") if not any(row.get(name) for row in rows)}
+    if over <= {statistics.DRAWS}:
+        absent.add("draws_ci")
+    if len(over) < 2:
+        absent.add("over")
+    keys = [name for name in COLUMNS if name not in absent]
     headings = [COLUMNS[k][0] for k in keys]
     body = [
         [(spread(row) or NOTHING) if k == "ci" else COLUMNS[k][1](row.get(k)) for k in keys]

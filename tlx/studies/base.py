@@ -136,6 +136,7 @@ class Stage:
     write_summary         (store, key, form) → None, after the last one: tables, figures
     format_summary        report → the last words
     further     stages that follow it, for a plan
+    leaves_out_failures   whether the study goes on without the trials that failed, and says so
     """
 
     key: str
@@ -153,6 +154,7 @@ class Stage:
     write_summary: SummaryWriter | None = None
     format_summary: Callable[[StudyReport], str] | None = None
     further: tuple[ExpectedStage, ...] = ()
+    leaves_out_failures: bool = False
 
     @property
     def groups(self) -> tuple[Group, ...]:
@@ -246,9 +248,10 @@ class StudyReport:
 
         UntrackedError if records are unsent and were required.
 
-        Where all that failed for a reason that is not the trials' own (another process at work, a
-        full disk, a damaged folder), that reason is raised as it is, with its exit code. A setting
-        that was offered and then refused is a bug, whatever came of the other trials.
+        A stage that leaves failures out raises only if no trial has a result. Where all that
+        failed for a reason that is not the trials' own (another process at work, a full disk, a
+        damaged folder), that reason is raised as it is, with its exit code. A setting that was
+        offered and then refused is a bug, whatever came of the other trials.
         """
         errors = [outcome for outcome in self.outcomes if isinstance(outcome, TlxError)]
         if late := [error for error in errors if error.code == LATE]:
@@ -257,7 +260,7 @@ class StudyReport:
             isinstance(e, (BusyError, IntegrityError)) or e.code in DISK for e in errors
         ):
             raise errors[0]
-        if errors:
+        if errors and not (self.results and self.stage.leaves_out_failures):
             raise TrialsFailedError(
                 "trials-failed",
                 f"{len(errors)} of {len(self.outcomes)} trials failed: {errors[0]}",

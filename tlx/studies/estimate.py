@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..lab.settings import Settings
 from .base import Trial, most_epochs, row_counts
@@ -14,6 +14,8 @@ from .few_shot_inputs import PreflightResult, draws
 
 if TYPE_CHECKING:
     from ..models.network import Network
+    from ..models.quanta.recipe import QuantaRecipe
+    from ..models.recipe import Recipe
     from .fine_tuning.spec import FineTuning
 
 CROPS = 10  # of an image, where crops are used
@@ -62,7 +64,10 @@ def rows_of_trial(trial: Trial) -> tuple[int, int]:
 
 
 def seconds_a_row(
-    network: Network, spec: Any, threads: int, clock: Callable[[], float] = time.perf_counter
+    network: Network,
+    spec: Recipe | QuantaRecipe,
+    threads: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
     """Measure (training, scoring) of one row on one batch, on the CPU.
 

@@ -50,9 +50,9 @@ def summary_frame(folder: Path) -> pandas.DataFrame:
     import pandas
 
     path = folder / SUMMARY
-    metrics = files.read_json(path, limit=1 << 30).get("metrics", []) if path.is_file() else []
+    summary = files.read_json(path, limit=1 << 30) if path.is_file() else {}
     rows: dict[tuple[str, int], dict[str, Any]] = {}
-    for metric in metrics:
+    for metric in [*summary.get("metrics", []), *summary.get("labels", [])]:
         line, _, name = metric["name"].rpartition("/")
         step = metric.get("step", 0)
         row = rows.setdefault((line, step), {"line": line, "step": step})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from .. import files
 from ..errors import BadDataError, IntegrityError
+from ..lab import sealed
 from ..lab.store import Store
 from ..result import Result
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PREDICTIONS, TRUTH = "predictions.npy", "test_labels.npy"
+FILES = (PREDICTIONS, TRUTH)
 FEW_CLASSES = 1 << 16  # that uint16 numbers
 
 
@@ -22,7 +24,7 @@ def write(folder: Path, predicted: np.ndarray, truth: np.ndarray) -> None:
     """Write the predicted and the true classes (n,) of the test images, in their order."""
     import numpy as np
 
-    for name, classes in ((PREDICTIONS, predicted), (TRUTH, truth)):
+    for name, classes in zip(FILES, (predicted, truth), strict=True):
         dtype = np.uint16 if classes.max(initial=0) < FEW_CLASSES else np.uint32
         buffer = io.BytesIO()
         np.save(buffer, classes.astype(dtype), allow_pickle=False)
@@ -43,20 +45,32 @@ def read_truth(store: Store, result: Result) -> np.ndarray | None:
 
 
 def _read(store: Store, result: Result, name: str) -> np.ndarray | None:
+    classes = mapped(store.folder(result.key), name, result.details["test_images"])
+    return None if classes is None else classes.astype("int64")
+
+
+def mapped(folder: Path, name: str, images: int) -> np.ndarray | None:
+    """Return one of FILES in a trial's folder as a read-only map (images,); None if it kept none.
+
+    Raises IntegrityError if the file is damaged or gone, or not of as many images.
+    """
     from ..data.sources import read_npy
 
-    if name not in files.manifest(store.folder(result.key)):
+    row = files.manifest(folder).get(name)
+    if row is None:
         return None
-    path = store.file(result.key, name)
-    try:
-        predicted = read_npy(path)
-    except BadDataError as error:
-        raise IntegrityError("predictions", str(error), where=path) from error
-    if predicted.shape != (result.details["test_images"],) or predicted.dtype.kind != "u":
-        raise IntegrityError(
-            "predictions",
-            f"{predicted.dtype} of shape {predicted.shape}",
-            where=path,
-            expected=f"a class for each of {result.details['test_images']} test images",
-        )
-    return predicted.astype("int64")
+    path = folder / name
+    with sealed.remedied(folder):
+        files.check(path, row)
+        try:
+            classes = read_npy(path)
+        except BadDataError as error:
+            raise IntegrityError("predictions", str(error), where=path) from error
+        if classes.shape != (images,) or classes.dtype.kind != "u":
+            raise IntegrityError(
+                "predictions",
+                f"{classes.dtype} of shape {classes.shape}",
+                where=path,
+                expected=f"a class for each of {images} test images",
+            )
+    return classes

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..lab.records import MetricPoint, StoredStudy
+from ..lab.records import MetricLabel, MetricPoint, StoredStudy
 from ..lab.store import JOURNAL, Store
 from ..plots import figures, fonts, statistics, tables
+from ..plots.statistics import MeanInterval
 from ..result import FINISHED, Result
-from . import drawings, result_warnings, summaries
+from . import drawings, intervals, predictions, result_warnings, summaries
 from .base import StudyReport
 from .drawings import Drawings
+from .intervals import Mean, MeanIntervals
+
+Row = dict[str, Any]
+Lines = dict[str, list[Row]]  # classifier → rows of its means
 
 RECORD_BYTES = 256 << 20  # the largest JSON file of a study that is read
 CURVE, TABLE, TRIALS = "few_shot_curve", "few_shot", "few_shot_trials"
@@ -58,23 +63,27 @@ def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     None where nothing was tested.
     """
     results = results_of(store, study)
-    lines, warnings = by_line(results), warnings_of(results)
+    means = intervals.of_results(store, results)
+    return _drawings(study["title"], by_line(results, means=means), warnings_of(results, means))
+
+
+def _drawings(title: str, lines: Lines, warnings: list[str] | None) -> Drawings:
     rows = [row for line in lines.values() for row in line]
     if not any(row["mean"] is not None for row in rows) or not all(row["shots"] for row in rows):
         return {}
     drawn = lines if len(lines) > 1 else next(iter(lines.values()))
-    return {
-        CURVE: lambda form: figures.few_shot_curve(
-            drawn, study["title"], form, caption=warnings or ()
-        )
-    }
+    return {CURVE: lambda form: figures.few_shot_curve(drawn, title, form, caption=warnings or ())}
 
 
 def results_of(store: Store, study: StoredStudy) -> list[Result]:
-    """Return the results of a study's complete trials."""
-    return [
-        result for row in study["trials"] if (result := store.find_or_none(row["key"])) is not None
-    ]
+    """Return the results of a study's complete trials.
+
+    One whose predictions are damaged counts: `intervals` checks them and says so.
+    """
+    results = (
+        store.find_or_none(row["key"], unchecked=predictions.FILES) for row in study["trials"]
+    )
+    return [result for result in results if result is not None]
 
 
 def write_summary(store: Store, key: str, form: str | None = "png") -> None:
@@ -84,23 +93,27 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
         return
     folder = store.root / "studies" / key
     results = results_of(store, study)
-    lines, warnings = by_line(results), warnings_of(results)
-    metrics: list[MetricPoint] = []
-    for line, rows in lines.items():
-        for prefix in _prefixes(line, lines):
-            metrics += [
-                {"name": prefix + name, "value": row[name_of], "step": row["shots"]}
-                for row in rows
-                if row["mean"] is not None
-                for name, name_of in METRICS.items()
-                if row[name_of] is not None
-            ]
-    if metrics and all(row["shots"] for rows in lines.values() for row in rows):
-        drawings.write(folder, study_drawings(store, study), form)
+    means = intervals.of_results(store, results)
+    lines, warnings = by_line(results, means=means), warnings_of(results, means)
+    is_few_shot = all(row["shots"] for rows in lines.values() for row in rows)
+    columns = METRICS | (METRICS_OF_DRAWS if is_few_shot else {})
+    metrics: list[MetricPoint] = [
+        {"name": prefix + name, "value": row[column], "step": row["shots"]}
+        for prefix, row in _prefixed(lines)
+        for name, column in columns.items()
+        if row[column] is not None
+    ]
+    labels: list[MetricLabel] = [
+        {"name": prefix + OVER, "value": row["over"], "step": row["shots"]}
+        for prefix, row in _prefixed(lines)
+        if row["over"] and is_few_shot
+    ]
+    over = ", ".join(statistics.distinct(label["value"] for label in labels))
+    if metrics and is_few_shot:
+        drawings.write(folder, _drawings(study["title"], lines, warnings), form)
         for kind, ending in (("csv", "csv"), ("markdown", "md")):
             files.write_text(folder / f"{TABLE}.{ending}", table(lines, kind))
         files.write_text(folder / f"{TRIALS}.csv", trial_table(results))
-    shown = table(lines, "markdown") if metrics else ""
     summaries.write(
         folder,
         study,
@@ -108,30 +121,58 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
         finished=sum(result.status == FINISHED for result in results),
         warnings=warnings,
         verdict=verdict(study["title"], lines),
-        table=shown,
+        table=table(lines, "markdown") if metrics else "",
+        over=_over(lines),
+        labels=labels,
+        tags={f"tlx.{OVER}": over} if over else None,
     )
 
 
-def warnings_of(results: list[Result]) -> list[str] | None:
+def _prefixed(lines: Lines) -> Iterator[tuple[str, Row]]:
+    """Yield each row that has a mean, with every prefix of its metrics."""
+    for line, rows in lines.items():
+        for prefix in _prefixes(line, lines):
+            yield from ((prefix, row) for row in rows if row["mean"] is not None)
+
+
+def _over(lines: Lines) -> list[str]:
+    """Return what the intervals that these lines are shown with are over, each once."""
+    return statistics.over_of(row for rows in lines.values() for row in rows)
+
+
+def warnings_of(results: list[Result], means: MeanIntervals | None = None) -> list[str] | None:
     """Return the warnings about the test accuracies of few-shot results.
 
     None where none was tested.
+
+    means  their intervals over draws and images
     """
+    means = means or MeanIntervals()
     groups = result_warnings.grouped(results, _mean_of)
     if not result_warnings.tested(groups):
         return None
     sampled = any(result.spec.get("shots") for result in results)
+    words = result_warnings.Warned("splits" if sampled else "seeds")
+    known = {_name(mean): interval for mean, interval in means.by_mean.items()}
     return result_warnings.result_warnings(
-        groups, result_warnings.Warned("splits" if sampled else "seeds")
+        groups, words, known
+    ) + result_warnings.interval_warnings(
+        {_name(mean): reason for mean, reason in means.reasons.items()},
+        {_name(mean): overlap for mean, overlap in means.overlaps.items()},
+        known,
     )
 
 
 def _mean_of(result: Result) -> str:
     """Return the name of the mean that a result belongs to."""
-    number = result.spec.get("shots") or 0
+    return _name(intervals.mean_of(result))
+
+
+def _name(mean: Mean) -> str:
+    classifier, number = mean
     plural = "s" if number > 1 else ""
     shots = f"{number} shot{plural}" if number else ""
-    return ", ".join(word for word in (shots, result.spec.get("classifier", "")) if word)
+    return ", ".join(word for word in (shots, classifier) if word)
 
 
 def verdict(title: str, lines: dict[str, list[dict[str, Any]]]) -> str:
@@ -211,19 +252,29 @@ METRICS = {
     "mean_train_s": "train_s",
     "splits": "splits",
 }
+METRICS_OF_DRAWS = {"ci95_draws_low": "draws_low", "ci95_draws_high": "draws_high"}
+OVER = "ci95_over"  # what an interval is over: no number, so a label of the mean and a tag
 
 
-def by_line(results: list[Result], score: str = "test_accuracy") -> dict[str, list[dict[str, Any]]]:
+def by_line(
+    results: list[Result], score: str = "test_accuracy", *, means: MeanIntervals | None = None
+) -> Lines:
     """Return the rows of `by_shots` for each classifier, the best on validation first.
 
     The name is "" where there is no classifier.
 
     The test has no say in the order: the first line is the classifier that one would choose.
+
+    means  intervals over draws and images; without them a row has Student's over draws
     """
+    known = means or MeanIntervals()
     lines: dict[str, list[Result]] = {}
     for result in results:
         lines.setdefault(result.spec.get("classifier", ""), []).append(result)
-    rows = {line: by_shots(line_results, score) for line, line_results in lines.items()}
+    rows = {
+        line: by_shots(line_results, score, known.of_line(line))
+        for line, line_results in lines.items()
+    }
     return dict(sorted(rows.items(), key=lambda item: _last_validation(item[1]), reverse=True))
 
 
@@ -235,7 +286,7 @@ def _last_validation(rows: list[dict[str, Any]]) -> float:
 def table(lines: dict[str, list[dict[str, Any]]], form: str = "text") -> str:
     """Format one line in full, or several side by side.
 
-    Classifiers down, shots across, mean ± 95 % CI in per cent.
+    Classifiers down, shots across, mean ± 95 % CI in per cent; `_caption` says over what.
 
     CSV has the same columns for every few-shot study; `classifier` is empty where networks are
     fine-tuned.
@@ -278,10 +329,16 @@ def _place(result: Result) -> str:
     )
 
 
-def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[str, Any]]:
+def by_shots(
+    results: list[Result],
+    score: str = "test_accuracy",
+    of_shots: Mapping[int, MeanInterval] | None = None,
+) -> list[dict[str, Any]]:
     """Return `statistics.by_shots` of results.
 
     Those without the score (diverged) are counted as missing.
+
+    of_shots  shots → interval over draws and images
     """
     return statistics.by_shots(
         [
@@ -289,20 +346,18 @@ def by_shots(results: list[Result], score: str = "test_accuracy") -> list[dict[s
             for r in results
         ],
         score,
+        intervals=of_shots,
     )
 
 
 def format_summary(report: StudyReport) -> str:
     """Return the closing text of a study: table, time, tracking status, where to look."""
     results, lines = report.results, []
+    means, over = intervals.of_results(Store(report.folder), results), []
     if any("test_accuracy" in r.scores for r in results) and results[0].spec.get("shots"):
-        rows = by_line(results)
-        lines.append(table(rows).rstrip())
-        if len(rows) > 1:
-            lines.append(
-                "mean per-class test accuracy in per cent, ± 95 % CI over the splits; "
-                "the best on validation is first"
-            )
+        rows = by_line(results, means=means)
+        over = _over(rows)
+        lines += [table(rows).rstrip(), _caption(rows, over)]
     else:
         for r in results:
             is_best = (
@@ -314,9 +369,9 @@ def format_summary(report: StudyReport) -> str:
             before = f"{r.spec['classifier']}: " if "classifier" in r.spec else ""
             shares = ", ".join(f"{n.replace('_', ' ')} {100 * v:.1f} %" for n, v in named.items())
             lines.append(before + (shares or r.status))
-    warnings = warnings_of(results)
+    warnings = warnings_of(results, means)
     if warnings is not None:
-        lines += result_warnings.lines(warnings, intervals=bool(results[0].spec.get("shots")))
+        lines += result_warnings.lines(warnings, over=over)
     if report.diverged:
         titles = ", ".join(_place(r) or r.key[:12] for r in report.diverged)
         lines.append(
@@ -324,6 +379,18 @@ def format_summary(report: StudyReport) -> str:
             f"--learning-rate"
         )
     return "\n".join([*lines, *footer(report)])
+
+
+def _caption(lines: Lines, over: Sequence[str]) -> str:
+    """Return what the numbers of a closing table are."""
+    words = ["mean per-class test accuracy in per cent"]
+    if over:
+        words[0] += f", ± 95 % CI over {statistics.over_words(over)}"
+    if len(lines) > 1:
+        words.append("the best on validation is first")
+    elif over and list(over) != [statistics.DRAWS]:
+        words.append("draws alone: Student's t over the splits, on these test images")
+    return "; ".join(words)
 
 
 def footer(report: StudyReport) -> list[str]:

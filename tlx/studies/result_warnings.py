@@ -7,18 +7,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..plots import statistics
+from ..plots.statistics import MeanInterval
 from ..result import FINISHED, Result
 
 FEWEST_IMAGES = (
     10  # test images of a class: below, one image moves its accuracy by more than ten points
 )
+MUCH_OVERLAP = 0.5  # of the training images of two draws: their accuracies hardly differ
 LAST_EPOCHS = 2  # of those allowed: a best epoch among them says that training was not over
+ONE_DRAW = "how much the choice of training images matters is unknown"
 SHOWN = 6  # places that a warning names
 INTERVALS_COVER = (
     "the 95 % CI covers the expected accuracy on this test set (.93 to .95 of the time); for new "
     "images of the kind it "
     "covers .93, .75 and .41 at 1, 10 and 50 shots with 10 test images a class"
 )
+COVER = {  # what an interval is over → what it covers
+    statistics.DRAWS_AND_IMAGES: (
+        "the 95 % CI is over draws and images: it covers the expected accuracy on new images of "
+        "the kind, with new training images of the kind (.91 to .96 of the time)"
+    ),
+    statistics.DRAWS: INTERVALS_COVER,
+    statistics.IMAGES: (
+        "the 95 % CI of one draw is over images alone: it covers the accuracy of this trained "
+        "network on new images of the kind"
+    ),
+}
 
 Groups = Mapping[str, Sequence[Result]]
 
@@ -34,20 +48,25 @@ class Warned:
     epochs_option: str = "--epochs"
 
 
-def result_warnings(groups: Groups, words: Warned | None = None) -> list[str]:
+def result_warnings(
+    groups: Groups,
+    words: Warned | None = None,
+    intervals: Mapping[str, MeanInterval] | None = None,
+) -> list[str]:
     """Return one sentence for each caveat of these accuracies; [] if there is none.
 
-    groups   name of a mean ("5 shots", "A3B") → the results that it is taken over
+    groups     name of a mean ("5 shots", "A3B") → the results that it is taken over
+    intervals  of the means that have one over draws and images
     """
-    words = words or Warned()
+    words, intervals = words or Warned(), intervals or {}
     finished = {
         name: [r for r in members if r.status == FINISHED] for name, members in groups.items()
     }
     finished = {name: members for name, members in finished.items() if members}
     warnings = [
-        _at_chance(finished),
+        _at_chance(finished, intervals),
         _unconverged(finished, words),
-        _few_values(finished, words),
+        _few_values(finished, words, intervals),
         _few_images(finished),
         _large_batch(finished),
     ]
@@ -62,9 +81,14 @@ def grouped(results: Iterable[Result], name: Callable[[Result], str]) -> dict[st
     return groups
 
 
-def lines(warnings: Sequence[str], *, intervals: bool = True) -> list[str]:
-    """Return the last lines of a table: what its intervals cover, and the warnings."""
-    cover = [INTERVALS_COVER] if intervals else []
+def lines(
+    warnings: Sequence[str], *, intervals: bool = True, over: Sequence[str] = (statistics.DRAWS,)
+) -> list[str]:
+    """Return the last lines of a table: what its intervals cover, and the warnings.
+
+    over  what the intervals are over, each once
+    """
+    cover = [COVER[name] for name in over if name] if intervals else []
     return cover + [f"warning: {sentence}" for sentence in warnings]
 
 
@@ -76,11 +100,13 @@ def tested(groups: Groups) -> bool:
 # ---------------------------------------------------------------- chance
 
 
-def _at_chance(groups: Groups) -> str:
+def _at_chance(groups: Groups, intervals: Mapping[str, MeanInterval]) -> str:
     """Report which means are not distinguishable from guessing."""
     lost, chance = [], set()
     for name, members in groups.items():
-        interval, level = accuracy_interval(members), chance_level(members)
+        known = intervals.get(name)
+        interval = (known.low, known.high) if known is not None else accuracy_interval(members)
+        level = chance_level(members)
         if interval is None or level is None or interval[0] > level:
             continue
         chance.add(level)
@@ -102,7 +128,7 @@ def chance_level(results: Sequence[Result]) -> float | None:
 
 
 def accuracy_interval(results: Sequence[Result]) -> tuple[float, float] | None:
-    """Return the 95 % interval of a mean test accuracy.
+    """Return the 95 % interval of a mean test accuracy from the accuracies alone.
 
     Student's over 4 values or more, else Wilson's of one test set.
     """
@@ -193,8 +219,8 @@ def training_rows(result: Result) -> int | None:
 # ---------------------------------------------------------------- counts
 
 
-def _few_values(groups: Groups, words: Warned) -> str:
-    """Report which means are of fewer than 4 values."""
+def _few_values(groups: Groups, words: Warned, intervals: Mapping[str, MeanInterval]) -> str:
+    """Report which means are of fewer than 4 values, and what is shown around them."""
     counts = {
         name: sum("test_accuracy" in r.scores for r in members) for name, members in groups.items()
     }
@@ -202,9 +228,19 @@ def _few_values(groups: Groups, words: Warned) -> str:
     if not few:
         return ""
     number = f"n = {few[0]}" + (f" to {few[-1]}" if len(few) > 1 else "")
-    shown = (
-        "a single value has no spread" if few == [1] else "their range is shown, not an interval"
+    affected = [name for name, n in counts.items() if n in few]
+    borrowed = all(
+        name in intervals and intervals[name].draws_df >= statistics.FEWEST_SPLITS - 1
+        for name in affected
+        if counts[name] > 1
     )
+    if few == [1]:
+        has_images = all(name in intervals for name in affected)
+        shown = ONE_DRAW if has_images else "a single value has no spread"
+    elif borrowed:
+        shown = "how much the draw matters is told by the other shots too"
+    else:
+        shown = "their range is shown, not an interval"
     return f"fewer than {statistics.FEWEST_SPLITS} {words.over} ({number}): {shown}"
 
 
@@ -255,6 +291,39 @@ def test_images(result: Result) -> int | None:
         return sum(counts)
     details: Mapping[str, Any] = result.details
     return details.get("test_images") or (details.get("images") or {}).get("test")
+
+
+def interval_warnings(
+    reasons: Mapping[str, str],
+    overlaps: Mapping[str, float],
+    intervals: Mapping[str, MeanInterval],
+) -> list[str]:
+    """Return the caveats of intervals over draws and images.
+
+    reasons    name of a mean → why it has no such interval
+    overlaps   name of a mean → expected share of training images that two draws have in common
+    intervals  name of a mean → its interval
+    """
+    by_reason: dict[str, list[str]] = {}
+    for name, reason in reasons.items():
+        by_reason.setdefault(reason, []).append(name)
+    warnings = [
+        f"the interval is over draws alone at {_some(names)}: {reason}"
+        for reason, names in by_reason.items()
+    ]
+    alike = [name for name, overlap in overlaps.items() if overlap > MUCH_OVERLAP]
+    if alike:
+        warnings.append(
+            f"draws share more than half of their training images at {_some(alike)}: more splits "
+            "narrow the interval little, more labelled images do"
+        )
+    constant = [name for name, interval in intervals.items() if interval.half_width == 0.0]
+    if constant:
+        warnings.append(
+            f"the interval has no width at {_some(constant)}: each class is all right or all wrong "
+            "in every draw, and so few images show no rarer errors"
+        )
+    return warnings
 
 
 def _some(names: Sequence[str]) -> str:

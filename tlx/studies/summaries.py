@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import files
-from ..lab.records import MetricPoint, StoredStudy
+from ..lab.records import MetricLabel, MetricPoint, StoredStudy
 from ..lab.redaction import redact
+from ..plots import statistics
 from . import result_warnings
 from .frames import SUMMARY
 
@@ -33,13 +34,16 @@ def write(  # noqa: PLR0913 — the parts of a summary, all by name
     table: str = "",
     intervals: bool = True,
     tags: Mapping[str, str] | None = None,
+    over: Sequence[str] = (statistics.DRAWS,),
+    labels: Sequence[MetricLabel] = (),
 ) -> dict[str, object]:
     """Write summary.json into a study's folder and return it.
 
     finished   trials that ended well, of `trials` (those of the study)
     warnings   sentences of `result_warnings`; None for a study that reports no accuracy
     verdict    the first line of the description; table: Markdown; intervals: whether it holds
-               confidence intervals
+               confidence intervals; over: what these are over
+    labels     words about the means: {"name", "value", "step"}, as metrics
     """
     of = len(study["trials"]) if trials is None else trials
     missing = of - finished
@@ -55,7 +59,11 @@ def write(  # noqa: PLR0913 — the parts of a summary, all by name
     elif tags:
         shown["tags"] = dict(tags)
     first = verdict or f"{study['title']}: {finished} of {of} trials finished"
-    sentences = result_warnings.lines(warnings or (), intervals=intervals and bool(table))
+    if labels:
+        shown["labels"] = list(labels)
+    sentences = result_warnings.lines(
+        warnings or (), intervals=intervals and bool(table), over=over
+    )
     shown["note"] = description(first, table, sentences, folder)
     files.write_json(folder / SUMMARY, shown)
     return shown

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from . import evidence
 from . import sources as compared_sources
 from .evidence import FEATURES, TUNING, CurveRow, Evidence, Pairs, Tables
 from .sources import SourceAudit
+from .use import UseCost
 
 MOST_DIVERGED = 0.2  # share of the splits above which nothing is decided
 NO_DECISION = "no decision"
@@ -26,17 +27,23 @@ MUCH_OVERLAP = 0.5
 class SideCost:
     """What one training of a side costs, mean over its trials at the headline.
 
-    seconds     wall time of one training and its test; None if none ended well
-    cpu_s       CPU time; None if it was not measured
+    seconds     wall time of one training, validation included and test not: its own and its share
+                of the features that trials have in common; None if none ended well
+    inherited_s  of `seconds`, that share
+    test_s      wall time of the test of one trial
+    cpu_s       CPU time of a trial without the shared features; None if it was not measured
     energy_j    energy; None where no counter and no declared wattage is
     energy_source  measured, modelled or declared
     money       price of the CPU time; None without a price
     human_h     hours of work, as declared; None without
     total_s     wall time of all trials of the side in this comparison
     trials, arms   how many
+    use         cost of using its network; None if it was not measured
     """
 
     seconds: float | None
+    inherited_s: float
+    test_s: float
     cpu_s: float | None
     energy_j: float | None
     energy_source: str
@@ -45,6 +52,7 @@ class SideCost:
     total_s: float
     trials: int
     arms: int
+    use: UseCost | None = None
 
 
 @dataclass(frozen=True)
@@ -119,9 +127,15 @@ def decide(
     rules: Rules,
     title: str,
     ending: Ending,
+    *,
     sources: SourceAudit | None = None,
+    use: Mapping[str, UseCost] | None = None,
 ) -> ComparisonOutcome:
-    """Return the decision from the evidence; `sources` are the scores of several sources."""
+    """Return the decision from the evidence.
+
+    sources  scores of several sources
+    use      side → cost of using its network
+    """
     tables = {pair.shots: evidence.tables_of(store, pair) for pair in data.pairs}
     scored = [pair for pair in data.pairs if pair.features]
     contrasts = [evidence.contrast_of(p, tables[p.shots], data.pool) for p in scored]
@@ -130,15 +144,14 @@ def decide(
     headline = next((verdict for verdict in verdicts if verdict.shots == at), None)
     pairs = next(pair for pair in data.pairs if pair.shots == at)
     costs = {
-        side.name: _cost_of(side, at, results, rules)
+        side.name: replace(_cost_of(side, results, rules), use=(use or {}).get(side.name))
         for side, results in ((data.features, pairs.features), (data.tuning, pairs.tuning))
     }
     verdict = headline.verdict if headline is not None else NO_DECISION
     if pairs.tried and pairs.diverged / pairs.tried > MOST_DIVERGED:
         verdict = NO_DECISION
     curves = {
-        side: [evidence.mean_of_side(p, tables[p.shots], side, data.pool) for p in scored]
-        for side in (FEATURES, TUNING)
+        side: evidence.curve_of_side(scored, tables, side, data.pool) for side in (FEATURES, TUNING)
     }
     return ComparisonOutcome(
         title=title,
@@ -177,31 +190,54 @@ def _recommended(headline: Verdict | None, verdict: str, costs: Mapping[str, Sid
     return min(costs, key=seconds)
 
 
-def _cost_of(side: evidence.Side, shots: int, results: Sequence[Result], rules: Rules) -> SideCost:
+def _cost_of(side: evidence.Side, results: Sequence[Result], rules: Rules) -> SideCost:
     every = [r for trials in side.arms.values() for r in trials.values()]
-    seconds = [_seconds(result) for result in results]
     cpu_s, _ = _measured(results, "cpu_s")
     energy_j, source = _measured(results, "energy_j")
     money = None
     if rules.price_hour is not None and cpu_s is not None:
         money = rules.price_hour * cpu_s / 3600.0
     return SideCost(
-        seconds=float(np.mean(seconds)) if seconds else None,
+        seconds=mean_seconds(results) if results else None,
+        inherited_s=_mean(map(_inherited_s, results)),
+        test_s=_mean(map(_test_s, results)),
         cpu_s=cpu_s,
         energy_j=energy_j,
         energy_source=source,
         money=money,
         human_h=rules.human_hours.get(side.name),
-        total_s=float(sum(_seconds(result, inherited=False) for result in every)),
+        total_s=float(sum(_whole_s(result, "own_s") for result in every)),
         trials=len(every),
         arms=len(side.arms),
     )
 
 
-def _seconds(result: Result, *, inherited: bool = True) -> float:
-    """Return the wall time of a trial, with its share of the extraction or without."""
-    name = "total_s" if inherited or "own_s" not in result.scores else "own_s"
-    return float(result.scores.get(name, result.scores.get("train_s", 0.0)))
+def mean_seconds(results: Sequence[Result]) -> float:
+    """Return the mean wall time of one training with its share of features, without its test."""
+    return _mean(_whole_s(result, "total_s") - _test_s(result) for result in results)
+
+
+def _whole_s(result: Result, name: str) -> float:
+    """Return the wall time of a trial: "total_s", or "own_s" without what trials share."""
+    scores = result.scores
+    return float(scores.get(name, scores.get("total_s", scores.get("train_s", 0.0))))
+
+
+def _test_s(result: Result) -> float:
+    """Return the wall time of the test: features of test images, predictions."""
+    names = ("test_s", "test_extraction_s", "predict_s")
+    return float(sum(result.scores.get(name, 0.0) for name in names))
+
+
+def _inherited_s(result: Result) -> float:
+    """Return the trial's share of the wall time of training features."""
+    scores = result.scores
+    return float(scores.get("inherited_s", 0.0) - scores.get("test_extraction_s", 0.0))
+
+
+def _mean(values: Iterable[float]) -> float:
+    known = list(values)
+    return float(np.mean(known)) if known else 0.0
 
 
 def _measured(results: Sequence[Result], name: str) -> tuple[float | None, str]:

@@ -15,7 +15,8 @@ from ...metrics import crossed
 from ...metrics.paired import Contrast
 from ...result import FINISHED, Result
 from ...spec import kinds_of
-from .. import predictions
+from .. import intervals, predictions
+from ..base import StudyReport
 from ..few_shot import FewShotTrial
 
 FEATURES, TUNING = "feature extraction", "fine-tuning"
@@ -40,6 +41,7 @@ class Side:
 
     name: str
     arms: dict[str, Trials] = field(default_factory=dict)
+    failed: set[Place] = field(default_factory=set)  # of a trial that ended without a result
 
     def add(self, results: Iterable[Result]) -> None:
         """Add the trials of this side among `results`."""
@@ -47,6 +49,13 @@ class Side:
             if result.kind == SIDES[self.name]:
                 place = (int(result.spec["shots"]), int(result.spec["split"]))
                 self.arms.setdefault(self._arm_of(result), {})[place] = result
+
+    def add_report(self, report: StudyReport) -> None:
+        """Add the trials of a stage; remember where one failed."""
+        self.add(report.results)
+        for trial, outcome in zip(report.stage.trials, report.outcomes, strict=True):
+            if not isinstance(outcome, Result) and trial.spec.kind == SIDES[self.name]:
+                self.failed.add((trial.spec.shots, trial.spec.split))
 
     def _arm_of(self, result: Result) -> str:
         """Return the name of the arm of a trial, a new one if no arm has its settings."""
@@ -181,7 +190,7 @@ def gather(features: Side, tuning: Side) -> Evidence:
             f"shots {features.shots} and {tuning.shots}",
             where="trials",
             expected="both sides on the same shots and splits of one data set",
-            remedy="run tlx compare without --from-studies",
+            remedy="run tlx compare without --from",
         )
     digests = {str(r.details.get("test_digest", "")) for r in trials}
     if len(digests - {""}) > 1:
@@ -199,13 +208,17 @@ def gather(features: Side, tuning: Side) -> Evidence:
 
 
 def _pairs(features: Side, tuning: Side, shots: int) -> Pairs:
-    splits = sorted({s for trials in tuning.arms.values() for k, s in trials if k == shots})
+    tried = {place for trials in tuning.arms.values() for place in trials} | tuning.failed
+    splits = sorted(split for k, split in tried if k == shots)
     kept: list[tuple[Result, Result]] = []
     dropped = diverged = 0
     for split in splits:
         frozen, tuned = features.pick(shots, split), tuning.pick(shots, split)
         if frozen is None or tuned is None:
-            continue  # one side alone was asked for this split
+            # it failed; else one side alone was asked for this split
+            dropped += (shots, split) in features.failed | tuning.failed
+            diverged += tuned is None and (shots, split) in tuning.failed
+            continue
         if _is_scored(frozen) and _is_scored(tuned):
             kept.append((frozen, tuned))
         else:
@@ -275,17 +288,28 @@ def _accuracies(results: Sequence[Result]) -> list[float]:
     return [result.scores["test_accuracy"] for result in results]
 
 
-def mean_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> CurveRow:
-    """Return the mean accuracy of one side with its 95 % interval, as a row of a curve."""
+def curve_of_side(
+    pairs: Sequence[Pairs], tables: Mapping[int, Tables | None], side: str, pool: int
+) -> list[CurveRow]:
+    """Return the mean accuracy of one side at each number of shots with its 95 % interval.
+
+    tables  shots → paired test images
+    """
+    parts = {pair.shots: _parts_of_side(pair, tables[pair.shots], side, pool) for pair in pairs}
+    rows: list[CurveRow] = []
+    for shots, (estimate, _) in crossed.estimates_of_means(parts).items():
+        row: CurveRow = {"shots": shots, "mean": parts[shots].mean, "splits": parts[shots].splits}
+        if estimate is not None:
+            interval = intervals.shown(parts[shots], estimate)
+            row["low"], row["high"] = interval.low, interval.high
+        rows.append(row)
+    return rows
+
+
+def _parts_of_side(pairs: Pairs, tables: Tables | None, side: str, pool: int) -> crossed.Components:
     shots = {"shots": pairs.shots, "pool": max(pool, pairs.shots)}
     if tables is None:
         results = pairs.features if side == FEATURES else pairs.tuning
-        parts = crossed.components_of_scores(_accuracies(results), **shots)
-    else:
-        right = tables.features if side == FEATURES else tables.tuning
-        parts = crossed.components(right, tables.classes, **shots)
-    interval = crossed.estimate(parts)
-    row: CurveRow = {"shots": pairs.shots, "mean": parts.mean, "splits": parts.splits}
-    if interval is not None:
-        row["low"], row["high"] = max(0.0, interval.low), min(1.0, interval.high)
-    return row
+        return crossed.components_of_scores(_accuracies(results), **shots)
+    right = tables.features if side == FEATURES else tables.tuning
+    return crossed.components(right, tables.classes, **shots)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from typing import Any, TypedDict
 
@@ -19,6 +19,7 @@ from . import figures, sentences
 from .decision import ComparisonOutcome, SideCost
 from .evidence import FEATURES, TUNING, Side
 from .sources import SourceAudit, sides_with_audit
+from .use import UseCost
 
 NOTHING = tables.NOTHING
 MOST_CONFUSIONS = 5
@@ -146,21 +147,53 @@ def cost_table(outcome: ComparisonOutcome) -> Table:
         return f"{shown} ({cost.energy_source})" if cost.energy_source else shown
 
     rows = [
-        ["one training, wall time", *cells(lambda c: tables.seconds(c.seconds))],
-        ["one training, CPU time", *cells(lambda c: number(c.cpu_s, "{:.3g} s"))],
-        ["one training, energy", *cells(energy)],
-        ["all trials of this comparison", *cells(lambda c: tables.seconds(c.total_s))],
+        ["one training, wall time", *cells(lambda c: tables.short_seconds(c.seconds))],
+        [
+            "of it, features that trials share",
+            *cells(lambda c: tables.short_seconds(c.inherited_s or None)),
+        ],
+        ["its test, wall time", *cells(lambda c: tables.short_seconds(c.test_s))],
+        [
+            "one trial without shared features, CPU time",
+            *cells(lambda c: tables.short_seconds(c.cpu_s)),
+        ],
+        ["one trial without shared features, energy", *cells(energy)],
+        ["all trials of this comparison, wall time", *cells(lambda c: tables.seconds(c.total_s))],
         ["trials", *cells(lambda c: str(c.trials))],
+        *_use_rows([outcome.costs[side].use for side in (FEATURES, TUNING)]),
     ]
 
     def money(cost: SideCost) -> str:
         return f"{number(cost.money, '{:.3g}')} {outcome.currency}".strip()
 
     if any(cost.money is not None for cost in outcome.costs.values()):
-        rows.append(["one training, money", *cells(money)])
+        rows.append(["one trial without shared features, money", *cells(money)])
     if any(cost.human_h is not None for cost in outcome.costs.values()):
         rows.append(["hours of work, declared", *cells(lambda c: number(c.human_h, "{:g} h"))])
     return {"headings": ["", FEATURES, TUNING], "rows": rows}
+
+
+def _use_rows(costs: Sequence[UseCost | None]) -> list[list[str]]:
+    """Return the rows of what labelling one image takes."""
+    known = [cost for cost in costs if cost is not None]
+    if not known:
+        return []
+    crops = "/".join(dict.fromkeys(str(cost.crops) for cost in known))
+
+    def row(name: str, show: Callable[[UseCost], str]) -> list[str]:
+        return [name, *(NOTHING if cost is None else show(cost) for cost in costs)]
+
+    return [
+        row(f"labelling one image ({crops} crops)", lambda c: tables.short_seconds(c.image_s)),
+        row(
+            "its multiplications (MACs)",
+            lambda c: NOTHING if c.macs is None else f"{c.macs / 1e6:.3g} million",
+        ),
+        row(
+            "file of weights",
+            lambda c: NOTHING if c.weights_bytes is None else f"{c.weights_bytes / 1e6:.3g} MB",
+        ),
+    ]
 
 
 def _classes_table(outcome: ComparisonOutcome) -> Table:

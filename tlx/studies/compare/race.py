@@ -61,7 +61,7 @@ def features_first(stages: Mapping[str, Stage], side: Side) -> Runs:
     """Run every classifier of every source on every split."""
     for stage in stages.values():
         report = yield stage
-        side.add(report.results)
+        side.add_report(report)
 
 
 def fine_tune(
@@ -81,7 +81,7 @@ def fine_tune(
     if len(stages) > 1 or is_racing:
         for stage in stages.values():
             report = yield _silent(replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS))))
-            race.side.add(report.results)
+            race.side.add_report(report)
     if len(stages) > 1:
         name = _best_of(race.side, stages)
         session.say(f"fine-tuning goes on with {name}, the best on validation images so far")
@@ -94,7 +94,7 @@ def fine_tune(
             whole, trials=tuple(t for t in whole.trials if (t.spec.shots, t.spec.split) in done)
         )
     report = yield whole
-    race.side.add(report.results)
+    race.side.add_report(report)
 
 
 def _leave_out(stages: Mapping[str, Stage], chosen: str, race: Race) -> Runs:
@@ -126,14 +126,14 @@ def _rounds(
             evidence.gather(features, race.side),
             session.store,
             grid,
-            set(waiting) - set(_done(race.side)),
+            set(waiting) - set(_done(race.side)) - race.side.failed,
             ROUND,
             race.limit,
         )
         if not chosen:
             return
         report = yield _silent(replace(whole, trials=tuple(waiting[place] for place in chosen)))
-        race.side.add(report.results)
+        race.side.add_report(report)
 
 
 def choose(

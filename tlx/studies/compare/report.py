@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from ... import files
 from ...errors import IntegrityError
@@ -14,7 +15,7 @@ from ...result import FINISHED, Result
 from .. import drawings, reporting, summaries
 from ..base import StudyReport, TrialContext
 from ..drawings import Drawings
-from . import evidence, figures, page, sentences, sources
+from . import across, evidence, figures, page, sentences, sources, use
 from .decision import (
     NO_DECISION,
     ComparisonOutcome,
@@ -25,19 +26,20 @@ from .decision import (
     to_json,
 )
 from .evidence import FEATURES, TUNING, Side
-from .spec import Decision
+from .spec import ChoiceRules, Decision
 
 RECORD, PAGE, TABLE, COST = "decision.json", "page.html", "comparison", "cost"
 SCORES, AUDIT = "scores", "scores_audit"
 
 
-def run(spec: Decision, inputs: Mapping[str, object], context: TrialContext) -> Result:
-    """Record what a decision is made from; the decision follows from it.
+def run(spec: Decision, inputs: Mapping[str, Any], context: TrialContext) -> Result:
+    """Record what a decision is made from, and measure its networks; the decision follows from it.
 
     inputs  details of the result: keys of the trials, rules, title, how the race ended
     """
+    measured = use.measure(inputs["networks"], context.stopping)
     context.tell(1, 1)
-    return Result.of(spec, status=FINISHED, scores={}, details=dict(inputs))
+    return Result.of(spec, status=FINISHED, scores={}, details={**inputs, "use": measured})
 
 
 def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
@@ -50,6 +52,8 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
     for trial in _trials_of(store, details["trials"]):
         for side in sides.values():
             side.add([trial])
+    for name, places in details.get("failed", {}).items():
+        sides[name].failed |= {(int(shots), int(split)) for shots, split in places}
     data = evidence.gather(sides[FEATURES], sides[TUNING])
     scored = _trials_of(store, details.get("scores", []))
     left_out = _trials_of(store, details.get("left_trials", []))
@@ -63,7 +67,8 @@ def outcome_of(store: Store, result: Result) -> ComparisonOutcome:
             details["share"],
             tuple(LeftOut(**row) for row in details["left_out"]),
         ),
-        sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
+        sources=sources.audit_sources(scored, data, left_out, int(details["rules"]["at"])),
+        use={side: use.UseCost(**row) for side, row in details.get("use", {}).items()},
     )
 
 
@@ -86,7 +91,11 @@ def _trials_of(store: Store, keys: Iterable[str]) -> list[Result]:
 def study_drawings(store: Store, study: StoredStudy) -> Drawings:
     """Return the figures of a comparison."""
     result = store.find(study["trials"][-1]["key"])
-    return {} if result is None else _drawings(outcome_of(store, result))
+    if result is None:
+        return {}
+    if result.kind == ChoiceRules.kind:
+        return across.study_drawings(across.outcome_of(store, result, outcome_of))
+    return _drawings(outcome_of(store, result))
 
 
 def _drawings(outcome: ComparisonOutcome) -> Drawings:
@@ -104,6 +113,9 @@ def write_summary(store: Store, key: str, form: str | None = "png") -> None:
     """Write the record, the tables, the page and the figures of a comparison."""
     study = store.read_study(key)
     if study is None or (result := store.find(study["trials"][-1]["key"])) is None:
+        return
+    if result.kind == ChoiceRules.kind:
+        across.write_summary(store, study, across.outcome_of(store, result, outcome_of), form)
         return
     outcome = outcome_of(store, result)
     folder = store.study_folder(key)
@@ -175,8 +187,10 @@ def _metrics(outcome: ComparisonOutcome) -> list[MetricPoint]:
 
 def format_summary(report: StudyReport) -> str:
     """Return the closing lines: the four sentences, the table, where the page is."""
-    store = Store(report.folder)
-    outcome = outcome_of(store, report.results[-1])
+    store, result = Store(report.folder), report.results[-1]
+    if result.kind == ChoiceRules.kind:
+        return across.format_summary(report, across.outcome_of(store, result, outcome_of))
+    outcome = outcome_of(store, result)
     shots = page.shots_table(outcome)
     lines = [
         *sentences.section(outcome),

@@ -97,25 +97,38 @@ def chance(verdict: Verdict) -> str:
 
 
 def cost(outcome: ComparisonOutcome) -> str:
-    """Return what a training of each side costs."""
-    features, tuning = outcome.costs[FEATURES], outcome.costs[TUNING]
-    if features.seconds is None or tuning.seconds is None:
+    """Return what a training of each side costs, the cheaper one first, and what using it does."""
+    known = {side: row.seconds for side, row in outcome.costs.items() if row.seconds is not None}
+    if len(known) < len(OTHER):
         return "What it costs cannot be told: a side has no finished training."
+    first, second = sorted(known, key=lambda side: known[side])
     text = (
-        f"A training takes {tables.seconds(features.seconds)} by feature extraction and "
-        f"{tables.seconds(tuning.seconds)} by fine-tuning"
+        f"A training takes {tables.short_seconds(known[first])} by {first} and "
+        f"{tables.short_seconds(known[second])} by {second}"
     )
-    ratio = tuning.seconds / features.seconds if features.seconds > 0.0 else math.inf
+    ratio = known[second] / known[first] if known[first] > 0.0 else math.inf
     if math.isfinite(ratio) and ratio >= WORTH_IT:
         text += f", {ratio:.0f} times as long" if ratio >= 2.0 else f", {ratio:.1f} times as long"
-    if features.energy_j is not None and tuning.energy_j is not None:
-        text += (
-            f"; {features.energy_j:.3g} J and {tuning.energy_j:.3g} J "
-            f"({tuning.energy_source or 'measured'})"
-        )
+    energy = {side: outcome.costs[side].energy_j for side in (first, second)}
+    if None not in energy.values():
+        source = outcome.costs[second].energy_source or "measured"
+        text += "; " + " and ".join(f"{joules:.3g} J" for joules in energy.values())
+        text += f" ({source})"
     else:
         text += "; energy cannot be read on this machine"
-    return text + "."
+    return text + "." + _use(outcome, first, second)
+
+
+def _use(outcome: ComparisonOutcome, first: str, second: str) -> str:
+    """Return what labelling an image takes, as a sentence of its own; "" where it is unknown."""
+    costs = [outcome.costs[side].use for side in (first, second)]
+    times = [cost.image_s for cost in costs if cost is not None and cost.image_s is not None]
+    if len(times) < len(costs):
+        return ""
+    if max(times) < WORTH_IT * min(times):
+        return f" Labelling an image afterwards takes {tables.short_seconds(times[0])} with either."
+    shown = [tables.short_seconds(seconds) for seconds in times]
+    return f" Labelling an image afterwards takes {shown[0]} by {first}, {shown[1]} by {second}."
 
 
 def change(outcome: ComparisonOutcome) -> str:

@@ -25,8 +25,8 @@ class CompareGrid(Spec):
 
     sources: tuple[str, ...] = setting(
         (),
-        help="backbones to compare, comma-separated, each with its own weights. Default: the one "
-        "of --architecture",
+        help="backbones to compare, comma-separated, each with its own weights or with a file of "
+        "weights, as NAME=FILE. Default: the one of --architecture",
     )
     recipes: str = setting(
         "",
@@ -126,3 +126,29 @@ class Decision(Spec):
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings that MLflow shows."""
         return {"Dataset": self.dataset, "Samples per class": self.at}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChoiceRules(Spec):
+    """Decisions on several data sets, beside rules that need none."""
+
+    kind: ClassVar[str] = "choice-rules"
+
+    datasets: tuple[str, ...] = setting((), identity=False, cli=False, help="names, for people")
+    decisions: str = setting("", cli=False, help="digest of the decisions that are compared")
+    shots: int = setting(0, identity=False, cli=False, help="training images per class")
+    split: int = setting(0, identity=False, cli=False, help="number of the draw")
+
+    @property
+    def title(self) -> str:
+        """Return a short name."""
+        return f"rules on {len(self.datasets)} data sets"
+
+    @property
+    def run_name(self) -> str:
+        """Return the name of its run."""
+        return self.title
+
+    def mlflow_params(self) -> dict[str, object]:
+        """Return the settings that MLflow shows."""
+        return {"Dataset": ", ".join(self.datasets)}

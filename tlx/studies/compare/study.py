@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ... import files
 from ...errors import BadDataError, TrialsFailedError, UsageError
-from ...lab.records import DataInput
+from ...lab.records import DataInput, StoredStudy
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
 from ..feature_extraction.spec import FeatureExtraction
 from ..fine_tuning.spec import FineTuning
-from .spec import EXPERIMENT, CompareClassifiers, CompareDraws, CompareGrid, Decision
+from ..source_list import parse_sources
+from .spec import (
+    EXPERIMENT,
+    ChoiceRules,
+    CompareClassifiers,
+    CompareDraws,
+    CompareGrid,
+    Decision,
+)
 
 if TYPE_CHECKING:
     from ...result import Result
@@ -48,6 +56,8 @@ class CompareStudy(Study):
     Every classifier is trained on every draw; fine-tuning is run where it shrinks the expected
     loss of a wrong choice most per second. Ends with one sentence each on which to use, how sure
     that is, what it costs and what would change it, and with a page (page.html) that says why.
+    Given several data sets (--dataset A,B,C), it does so for each, and says what simple rules
+    would have lost there.
     """
     specs: ClassVar[tuple[type[Spec], ...]] = (
         CompareGrid,
@@ -80,15 +90,42 @@ class CompareStudy(Study):
     )
 
     def stages(self, session: Session) -> Stages:
-        """Run both sides, or find them in the store; then decide."""
-        from . import evidence, report
+        """Run both sides, or find them in the store; then decide, for each data set."""
+        from . import report
 
         grid = self.of(CompareGrid)
         hours = human_hours(grid.human_hours)
+        decided: list[tuple[str, Result]] = []
         if grid.from_studies:
-            compared = _from_store(grid.from_studies, session)
+            for compared in _from_store(grid.from_studies, session):
+                decided.append((yield from self._decide(compared, session, hours)))
         else:
-            compared = yield from self._run_sides(session)
+            names = data_sets(self.of(FineTuning).dataset)
+            _check_places(names, self.of(FineTuning), grid)
+            for name in names:
+                compared = yield from self._run_sides(session, name)
+                decided.append((yield from self._decide(compared, session, hours)))
+        if len(decided) > 1:
+            yield _rules_stage(decided)
+        open_ = [
+            name
+            for name, result in decided
+            if report.has_no_decision(report.outcome_of(session.store, result))
+        ]
+        if open_:
+            raise TrialsFailedError(
+                "no-decision",
+                f"fine-tuning diverged or failed in too many draws on {', '.join(open_)}",
+                remedy="try a smaller --learning-rate",
+            )
+
+    def _decide(
+        self, compared: Compared, session: Session, hours: Mapping[str, float]
+    ) -> Generator[Stage, StudyReport, tuple[str, Result]]:
+        """Record the decision on one data set; return the data set and the record."""
+        from . import evidence, report
+
+        grid = self.of(CompareGrid)
         data = evidence.gather(compared.features, compared.tuning)
         if grid.at is not None and grid.at not in [pair.shots for pair in data.pairs]:
             raise UsageError(
@@ -97,47 +134,38 @@ class CompareStudy(Study):
                 expected=f"one of {', '.join(str(pair.shots) for pair in data.pairs)}",
             )
         done = yield self._decision(data, compared, hours)
-        outcome = report.outcome_of(session.store, done.results[-1])
         if grid.out:
             target = Path(grid.out).expanduser()
             files.write_bytes(target, (done.study_folder / report.PAGE).read_bytes())
             session.say(f"page: {target}")
-        if report.has_no_decision(outcome):
-            raise TrialsFailedError(
-                "no-decision",
-                "fine-tuning diverged or failed in too many draws",
-                remedy="try a smaller --learning-rate",
-            )
+        return compared.dataset, done.results[-1]
 
-    def _run_sides(self, session: Session) -> Generator[Stage, StudyReport, Compared]:
-        """Run feature extraction on every draw, then race fine-tuning."""
+    def _run_sides(self, session: Session, dataset: str) -> Generator[Stage, StudyReport, Compared]:
+        """Run feature extraction on every draw of a data set, then race fine-tuning."""
         from ..feature_extraction.plan import feature_extraction_study
         from ..fine_tuning.plan import fine_tuning_study
         from . import evidence, race
         from .decision import Ending
 
         grid, draws = self.of(CompareGrid), self.of(CompareDraws)
-        tuning, features = self.of(FineTuning), self.of(FeatureExtraction)
-        sources = grid.sources or (tuning.architecture,)
-        if len(sources) > 1 and tuning.model:
-            raise UsageError(
-                "conflict",
-                f"--model with {len(sources)} --sources",
-                expected="one of the two: a weight file is of one network",
-            )
+        tuning = self.of(FineTuning).replace(dataset=dataset)
+        features = self.of(FeatureExtraction).replace(dataset=dataset)
+        sources = parse_sources(grid.sources, tuning.architecture, tuning.model)
         stages: dict[str, Stage] = {}
         feature_stages: dict[str, Stage] = {}
         with session.steps("reading and extracting") as progress:
-            for source in sources:
+            for source, model in sources.items():
                 for tune in grid.tunes(tuning.tune):
-                    spec = tuning.replace(architecture=source, tune=tune)
                     name = evidence.recipe_name(source, {"tune": tune})
                     stages[name], preflight = fine_tuning_study(
-                        spec, draws, session.settings, progress
+                        tuning.replace(architecture=source, model=model, tune=tune),
+                        draws,
+                        session.settings,
+                        progress,
                     )
                     session.note(*preflight.notes)
                 feature_stages[source], preflight = feature_extraction_study(
-                    features.replace(architecture=source),
+                    features.replace(architecture=source, model=model),
                     draws,
                     self.of(CompareClassifiers),
                     session.settings,
@@ -146,9 +174,11 @@ class CompareStudy(Study):
                 session.note(*preflight.notes)
         for of_sources in (stages, feature_stages):
             for source, stage in of_sources.items():
-                of_sources[source] = replace(stage, write_trial_figures=_no_figures)
+                of_sources[source] = replace(
+                    stage, write_trial_figures=_no_figures, leaves_out_failures=True
+                )
         whole = next(iter(stages.values()))
-        scored = yield from self._score(sources, session)
+        scored = yield from self._score(grid.sources, tuning, session)
         side = evidence.Side(evidence.FEATURES)
         yield from race.features_first(feature_stages, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1
@@ -172,7 +202,7 @@ class CompareStudy(Study):
         )
 
     def _score(
-        self, sources: tuple[str, ...], session: Session
+        self, sources: tuple[str, ...], tuning: FineTuning, session: Session
     ) -> Generator[Stage, StudyReport, tuple[str, ...]]:
         """Score the sources, and return the keys of their trials; () of one source."""
         from ..scores.plan import DrawChoice, scores_study
@@ -180,10 +210,10 @@ class CompareStudy(Study):
 
         if len(sources) < 2:
             return ()
-        tuning = self.of(FineTuning)
         spec = SourceScores(
-            architecture=sources[0],
+            architecture=tuning.architecture,
             source=tuning.source,
+            model=tuning.model,
             dataset=tuning.dataset,
             split_path=tuning.split_path,
             sizing=tuning.sizing,
@@ -199,7 +229,7 @@ class CompareStudy(Study):
 
     def _decision(self, data: Evidence, compared: Compared, hours: Mapping[str, float]) -> Stage:
         """Return the stage that records the decision."""
-        from . import report
+        from . import report, use
 
         grid = self.of(CompareGrid)
         keys = sorted(result.key for result in data.trials)
@@ -219,9 +249,24 @@ class CompareStudy(Study):
             "share": ending.share,
             "left_out": [asdict(row) for row in ending.left_out],
         }
+        failed = {
+            side.name: sorted(map(list, side.failed))
+            for side in (data.features, data.tuning)
+            if side.failed
+        }
+        if failed:
+            about["failed"] = failed
         if compared.scores:
             about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
-        details = {"trials": keys, "classes": list(data.classes), **about}
+        details = {
+            "trials": keys,
+            "classes": list(data.classes),
+            "networks": {
+                side.name: use.network_of(next(iter(side.arms[side.champion(at)].values())))
+                for side in (data.features, data.tuning)
+            },
+            **about,
+        }
         spec = Decision(
             dataset=compared.dataset,
             evidence=files.digest(keys),
@@ -274,34 +319,91 @@ def human_hours(words: tuple[str, ...]) -> dict[str, float]:
     return hours
 
 
-def _from_store(requested: tuple[str, ...], session: Session) -> Compared:
-    """Return both sides from finished studies of the store."""
+def data_sets(text: str) -> tuple[str, ...]:
+    """Return the data sets of --dataset: one, or several with commas between them.
+
+    Raises UsageError for an empty name or one that is there twice.
+    """
+    if "," not in text or Path(text).expanduser().exists():
+        return (text,)
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise UsageError("dataset", f"--dataset {text}", expected="each data set once, as A,B,C")
+    return names
+
+
+def _check_places(names: tuple[str, ...], tuning: FineTuning, grid: CompareGrid) -> None:
+    """Refuse what belongs to one data set where there are several."""
+    given = {
+        "--split-path": tuning.split_path,
+        "--precomputed-crops": tuning.precomputed_crops,
+        "--out": grid.out,
+    }
+    for option, value in given.items():
+        if value and len(names) > 1:
+            raise UsageError(
+                "conflict",
+                f"{option} with {len(names)} data sets",
+                expected="one data set: it is of one",
+                remedy="compare each by itself, then tlx compare --from KEY,KEY,…",
+            )
+
+
+def _rules_stage(decided: Sequence[tuple[str, Result]]) -> Stage:
+    """Return the stage that sets the decisions beside rules that need none."""
+    from . import across, report
+
+    rows = [[name, result.key] for name, result in decided]
+    names = tuple(name for name, _ in decided)
+    spec = ChoiceRules(datasets=names, decisions=files.digest(sorted(key for _, key in rows)))
+    return Stage(
+        key=files.digest(["compare", spec.key]),
+        run=across.run,
+        experiment=EXPERIMENT,
+        title=f"rules on {', '.join(names)}",
+        spec=spec.to_json(),
+        trials=(Trial(spec, {"decisions": rows}),),
+        write_trial_figures=_no_figures,
+        write_summary=report.write_summary,
+        format_summary=report.format_summary,
+    )
+
+
+def _from_store(requested: tuple[str, ...], session: Session) -> list[Compared]:
+    """Return both sides on each data set from finished studies of the store."""
     from ..listing import find
     from ..reporting import results_of
     from . import evidence
     from .decision import Ending
 
-    features, tuning = evidence.Side(evidence.FEATURES), evidence.Side(evidence.TUNING)
-    titles: list[str] = []
-    inputs: dict[str, DataInput] = {}
+    by_images: dict[tuple[str, ...], list[StoredStudy]] = {}
     for word in requested:
         for key in find(session.store, word):
             study = session.store.read_study(key)
-            if study is None:
-                continue
-            titles.append(str(study["title"]))
-            inputs |= {row["digest"]: row for row in study.get("inputs", [])}
+            if study is not None:
+                digests = tuple(sorted(row["digest"] for row in study.get("inputs", [])))
+                by_images.setdefault(digests, []).append(study)
+    compared = []
+    for studies in by_images.values():
+        features, tuning = evidence.Side(evidence.FEATURES), evidence.Side(evidence.TUNING)
+        for study in studies:
             results = results_of(session.store, study)
             features.add(results)
             tuning.add(results)
-    if len(inputs) > 1:
-        names = ", ".join(row["name"] for row in inputs.values())
+        inputs = {row["digest"]: row for study in studies for row in study.get("inputs", [])}
+        dataset = ", ".join(dict.fromkeys(row["name"] for row in inputs.values()))
+        title = ", ".join(dict.fromkeys(str(study["title"]) for study in studies))
+        compared.append(
+            Compared(features, tuning, title, dataset, tuple(inputs.values()), Ending())
+        )
+    if len(compared) > 1 and not all(
+        side.arms for pair in compared for side in (pair.features, pair.tuning)
+    ):
+        names = ", ".join(pair.dataset for pair in compared)
         raise BadDataError(
             "other-images",
-            f"{len(inputs)} sets of test images: {names}",
-            where="--from-studies",
-            expected="studies of one data set, with the same splits and sizes",
+            f"{len(compared)} sets of test images: {names}",
+            where="--from",
+            expected="both sides on each data set, with the same splits and sizes",
         )
-    dataset = next(iter(inputs.values()))["name"] if inputs else ""
-    title = ", ".join(dict.fromkeys(titles))
-    return Compared(features, tuning, title, dataset, tuple(inputs.values()), Ending())
+    return compared

@@ -24,6 +24,7 @@ from ..base import Stage, Trial
 from ..few_shot import FewShotGrid
 from ..few_shot_inputs import PreflightResult, Progress, draws, pool_rows, preflight, rows_digest
 from ..image_data import digests
+from ..source_list import parse_sources
 from . import report
 from . import trial as scores_trial
 from .spec import ALL_IMAGES, EXPERIMENT, SourceScores
@@ -77,6 +78,7 @@ class DrawChoice:
 class LookedAt:
     """Preflight of one source, and what is scored."""
 
+    spec: SourceScores
     result: PreflightResult
     draws: list[DrawnRows]
 
@@ -126,14 +128,14 @@ def scores_study(
 ) -> tuple[Stage, list[str]]:
     """Return a trial for each source, its activations extracted (once, ever), and notes.
 
-    sources  names of backbones; (): the one of `spec`
+    sources  backbones, as `parse_sources` reads them; (): the one of `spec`
     Raises ErrorGroup with the errors of all sources.
     """
     looked = look_at_sources(spec, sources, choice, settings, progress)
     notes: list[str] = []
     trials = []
-    for source, own in looked.items():
-        trials.append(_trial(spec.replace(architecture=source), own, settings, progress))
+    for own in looked.values():
+        trials.append(_trial(own.spec, own, settings, progress))
         notes += [note for note in own.result.notes if note not in notes]
     return _stage(spec, looked, choice.few, tuple(trials)), notes
 
@@ -151,17 +153,10 @@ def look_at_sources(
 
     Raises ErrorGroup with the errors of all sources.
     """
-    sources = tuple(dict.fromkeys(sources)) or (spec.architecture,)
-    if len(sources) > 1 and spec.model:
-        raise UsageError(
-            "conflict",
-            f"--model with {len(sources)} --sources",
-            expected="one of the two: a weight file is of one network",
-        )
     problems: list[TlxError] = []
     looked: dict[str, LookedAt] = {}
-    for source in sources:
-        own = spec.replace(architecture=source)
+    for source, model in parse_sources(sources, spec.architecture, spec.model).items():
+        own = spec.replace(architecture=source, model=model)
         looked[source] = _look(own, choice, settings, progress, keep)
         problems += [p for p in looked[source].result.problems if str(p) not in map(str, problems)]
     raise_all(problems)
@@ -187,7 +182,7 @@ def _look(
         return list(dict.fromkeys(row for _, _, rows in drawn for row in rows))
 
     result = preflight(spec, choice.few, settings, load, progress, keep=keep, used=used)
-    return LookedAt(result, drawn)
+    return LookedAt(spec, result, drawn)
 
 
 def _trial(

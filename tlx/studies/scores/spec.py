@@ -68,8 +68,8 @@ class ScoresGrid(Spec):
 
     sources: tuple[str, ...] = setting(
         (),
-        help="backbones to score, comma-separated, each with its own weights. Default: the one "
-        "of --architecture",
+        help="backbones to score, comma-separated, each with its own weights or with a file of "
+        "weights, as NAME=FILE. Default: the one of --architecture",
     )
     at: int | None = setting(
         None,

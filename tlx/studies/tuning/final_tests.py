@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ...lab.store import Store
 from ...lab.tuning.records import COMPLETE
 from ...plots import statistics, tables
 from ...result import Result
+from .. import intervals, reporting
+from ..intervals import MeanIntervals
+from ..reporting import Row
 
 if TYPE_CHECKING:
     from .run import SearchReport
 
 
-def by_split(results: Iterable[Result]) -> dict[int, float]:
-    """Map each split to its test accuracy (fraction); diverged splits have none."""
-    return {
-        r.spec["split"]: r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores
-    }
+def mean_row(store: Store | None, results: Sequence[Result]) -> tuple[Row, MeanIntervals]:
+    """Return the row of a final test (`statistics.by_shots`), and its interval.
+
+    store  of the predictions; None: the interval is over draws alone
+    """
+    means = MeanIntervals() if store is None else intervals.of_results(store, results)
+    (rows,) = reporting.by_line(list(results), means=means).values()
+    return rows[0], means
 
 
-def differences(report: SearchReport) -> list[float]:
-    """Compute test accuracy of the winner minus that of the defaults, on each shared split."""
-    tuned, default = by_split(report.final), by_split(report.reference)
-    return [tuned[split] - default[split] for split in tuned if split in default]
+def difference_row(report: SearchReport) -> Row | None:
+    """Return the mean of the winner minus the defaults on the splits that both have.
+
+    None where there is none.
+    """
+    default = {r.spec["split"]: r for r in report.reference if "test_accuracy" in r.scores}
+    pairs = [
+        (r, default[r.spec["split"]])
+        for r in report.final
+        if "test_accuracy" in r.scores and r.spec["split"] in default
+    ]
+    differences = [a.scores["test_accuracy"] - b.scores["test_accuracy"] for a, b in pairs]
+    columns = statistics.mean_columns(differences, statistics.DIFFERENCE)
+    if columns["mean"] is None:
+        return None
+    interval = intervals.of_difference(Store(report.folder), pairs)
+    row = statistics.with_interval(columns, len(pairs), interval)
+    return {"splits": len(pairs), **row}
 
 
 def metrics(report: SearchReport) -> dict[str, float]:
@@ -34,21 +55,17 @@ def metrics(report: SearchReport) -> dict[str, float]:
     result: dict[str, float] = {}
     if report.defaults is not None and report.defaults.state == COMPLETE:
         result["defaults_val_accuracy"] = report.defaults.objectives[0]
-    result |= _named(
-        "defaults_test_accuracy", statistics.estimate(by_split(report.reference).values())
-    )
-    return result | _named(
-        "tuned_minus_defaults_test_accuracy", statistics.estimate(differences(report))
-    )
+    if report.reference:
+        row, _ = mean_row(Store(report.folder), report.reference)
+        result |= _named("defaults_test_accuracy", row)
+    return result | _named("tuned_minus_defaults_test_accuracy", difference_row(report))
 
 
-def _named(name: str, estimate: statistics.MeanEstimate | None) -> dict[str, float]:
-    if estimate is None:
+def _named(name: str, row: Row | None) -> dict[str, float]:
+    if row is None or row["mean"] is None:
         return {}
-    result = {name: estimate.mean}
-    if estimate.low is not None and estimate.high is not None:
-        result |= {f"{name}_ci95_low": estimate.low, f"{name}_ci95_high": estimate.high}
-    return result
+    columns = {"": "mean", "_ci95_low": "low", "_ci95_high": "high"}
+    return {name + end: row[key] for end, key in columns.items() if row[key] is not None}
 
 
 def record(report: SearchReport) -> dict[str, Any] | None:
@@ -62,7 +79,8 @@ def lines(report: SearchReport) -> list[str]:
     """Format the test accuracy of the winner, of the defaults, and their difference."""
     if not report.final or report.best is None:
         return []
-    result = [_line(f"on test, trial {report.best.number}", report.final)]
+    store = Store(report.folder)
+    result = [_line(f"on test, trial {report.best.number}", store, report.final)]
     if report.defaults is None:
         return [*result, "the defaults are outside the searched space, and were not tested"]
     if report.defaults.number == report.best.number:
@@ -70,20 +88,24 @@ def lines(report: SearchReport) -> list[str]:
     if not report.reference:
         error = f": {report.defaults.error}" if report.defaults.error else ""
         return [*result, f"trial 0, the defaults, {report.defaults.state}{error}"]
-    result.append(_line("on test, trial 0 (the defaults)", report.reference))
-    gain = statistics.estimate(differences(report))
+    result.append(_line("on test, trial 0 (the defaults)", store, report.reference))
+    gain = difference_row(report)
     if gain is not None:
-        points = f"{100 * gain.mean:+.1f} points"
-        interval = "" if gain.half_width is None else f" ± {100 * gain.half_width:.1f}"
-        verdict = "" if gain.mean > 0 else ": tuning did not help on test"
-        result.append(f"tuned minus defaults, on the same splits: {points}{interval}{verdict}")
+        points = f"{100 * gain['mean']:+.1f} points {tables.spread(gain)}".rstrip()
+        verdict = "" if gain["mean"] > 0 else ": tuning did not help on test"
+        result.append(f"tuned minus defaults, on the same splits: {points}{verdict}")
     return result
 
 
-def _line(title: str, results: Iterable[Result]) -> str:
-    scores = by_split(results)
-    estimate = statistics.estimate(scores.values())
-    mean = tables.percent(None if estimate is None else estimate.mean)
-    half = None if estimate is None else estimate.half_width
-    interval = "" if half is None else f" {tables.plus_minus(half)}"
-    return f"{title}: {mean}{interval} (mean per class, 95 % CI over {len(scores)} splits)"
+def _line(title: str, store: Store, results: Sequence[Result]) -> str:
+    row, _ = mean_row(store, results)
+    return f"{title}: {tested(row)}"
+
+
+def tested(row: Row) -> str:
+    """Return the mean test accuracy of a final test, its interval and what that is over."""
+    over = statistics.over_of([row])
+    kind = f"95 % CI over {over[0]}" if over else "range"
+    words = ["mean per class", *([kind] if row["splits"] > 1 or over else [])]
+    spread = f"{tables.percent(row['mean'])} {tables.spread(row)}".rstrip()
+    return f"{spread} ({', '.join(words)}, {row['splits']} splits)"

@@ -26,21 +26,19 @@ SEARCH = "search.json"
 SHOWN = 5  # trials in the closing table
 
 
-def test(results: list[Result]) -> dict[str, float]:
+def test(results: list[Result], store: Store | None) -> dict[str, float]:
     """Return the scores of the final test: mean accuracy over splits (a fraction) and its CI.
 
-    95 %.
+    95 %, over draws and images where the store has the predictions, and over draws alone. None:
+    there is no store.
     """
-    mean = statistics.estimate(
-        (r.scores["test_accuracy"] for r in results if "test_accuracy" in r.scores),
-        bounds=statistics.ACCURACY,
-    )
-    if mean is None:
+    row, _ = final_tests.mean_row(store, results)
+    if row["mean"] is None:
         return {"splits": 0.0}
-    scores = {"mean_test_accuracy": mean.mean, "splits": float(mean.n)}
-    if mean.low is not None and mean.high is not None:
-        scores |= {"ci95_low": mean.low, "ci95_high": mean.high}
-    return scores
+    scores = {"mean_test_accuracy": row["mean"], "splits": float(row["splits"])}
+    named = reporting.METRICS | reporting.METRICS_OF_DRAWS
+    ends = {name: row[column] for name, column in named.items() if name.startswith("ci95_")}
+    return scores | {name: end for name, end in ends.items() if end is not None}
 
 
 def study_drawings(store: Store, study: StoredStudy) -> Drawings:
@@ -102,12 +100,23 @@ def write_summary(report: SearchReport, form: str | None = "png") -> dict[str, o
         if rows_shown
         else "",
         intervals=bool(report.final),
+        over=_over(report),
     )
 
 
 def warnings_of(report: SearchReport) -> list[str]:
     """Return the warnings about the final test."""
-    return result_warnings.result_warnings({"": list(report.final)})
+    if not report.final:
+        return []
+    _, means = final_tests.mean_row(Store(report.folder), report.final)
+    return reporting.warnings_of(list(report.final), means) or []
+
+
+def _over(report: SearchReport) -> list[str]:
+    """Return what the interval of the final test is over."""
+    if not report.final:
+        return []
+    return statistics.over_of([final_tests.mean_row(Store(report.folder), report.final)[0]])
 
 
 def _verdict(report: SearchReport) -> str:
@@ -120,13 +129,7 @@ def _verdict(report: SearchReport) -> str:
 
 def _tested(report: SearchReport) -> str:
     """Return the mean test accuracy of the final test, its spread, and the number of splits."""
-    values = [r.scores["test_accuracy"] for r in report.final if "test_accuracy" in r.scores]
-    row = {**statistics.accuracy_columns(values), "splits": len(values)}
-    return (
-        f"{tables.percent(row['mean'])} {tables.spread(row)}".rstrip()
-        + f" (mean per class, {'range' if statistics.is_range(row) else '95 % CI'} over "
-        f"{len(values)} splits)"
-    )
+    return final_tests.tested(final_tests.mean_row(Store(report.folder), report.final)[0])
 
 
 def _best_first(report: SearchReport) -> list[TrialRecord]:
@@ -174,11 +177,13 @@ def metrics(report: SearchReport) -> list[MetricPoint]:
     }
     counts |= {f"importance/{name}": value for name, value in report.importances.items()}
     if report.final:
-        counts |= {
-            name: value for name, value in test(list(report.final)).items() if name != "splits"
-        }
+        counts |= {name: value for name, value in _final_scores(report).items() if name != "splits"}
         counts |= final_tests.metrics(report)
     return result + [{"name": name, "value": value} for name, value in counts.items()]
+
+
+def _final_scores(report: SearchReport) -> dict[str, float]:
+    return test(list(report.final), Store(report.folder))
 
 
 def _tags(report: SearchReport) -> dict[str, str]:
@@ -255,7 +260,7 @@ def _export(folder: Path, report: SearchReport) -> None:
                 "trial": report.best.number,
                 "values": report.best.values,
                 "objectives": report.best.objectives,
-                "test": test(list(report.final)) if report.final else None,
+                "test": _final_scores(report) if report.final else None,
                 "defaults": final_tests.record(report),
             },
         )
@@ -300,7 +305,7 @@ def format_summary(report: SearchReport) -> str:
         )
     lines += final_tests.lines(report)
     if report.final:
-        lines += result_warnings.lines(warnings_of(report))
+        lines += result_warnings.lines(warnings_of(report), over=_over(report))
     lines += _counts(report)
     if report.sent is not None and (report.sent.unsent or report.sent.problem):
         lines.append(f"note: {report.sent}")

@@ -159,7 +159,7 @@ def run_search(
     settings: Settings,
     watch: Callable[[Event], None],
     summarise: Callable[[SearchReport], dict[str, Any]],
-    test: Callable[[list[Result]], dict[str, float]],
+    test: Callable[[list[Result], Store], dict[str, float]],
     *,
     preparing: Preparing = _silent,
     form: str | None = FORMS[0],
@@ -205,7 +205,7 @@ def run_search(
                 preparing=preparing,
                 form=form,
             )
-            book.end(book.tried[number], results, test(results))
+            book.end(book.tried[number], results, test(results, store))
             return results
 
         report = _tested(ready, book, store, score_splits)
