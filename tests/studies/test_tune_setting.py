@@ -91,6 +91,16 @@ def test_adapters_without_their_package_are_refused_before_anything_is_computed(
         fine_tuning_plan.fine_tuning_study(asked(bars, tune="lora"), FEW, settings)
 
 
+def test_workers_import_the_package_of_adapters_once_for_all_trials(bars, settings):
+    stages = {}
+    for tune in ("bias", "lora"):
+        if tune == "lora":
+            pytest.importorskip("peft")
+        stages[tune], _ = fine_tuning_plan.fine_tuning_study(asked(bars, tune=tune), FEW, settings)
+    assert stages["bias"].preload == ()
+    assert stages["lora"].preload == ("peft",)
+
+
 def test_the_epochs_of_the_head_are_said_once(bars, settings):
     said = refusal(asked(bars, tune="head-then-all", head_epochs=4), settings)
     assert "head-then-all:epochs=4" in said

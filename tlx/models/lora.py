@@ -19,6 +19,7 @@ from ..spec import derive_seed
 from .network import Network
 from .tune_choices import Tune, TuneLora
 
+PACKAGE = "peft"
 PART = ".lora_"  # in the name of every parameter of an adapter
 
 

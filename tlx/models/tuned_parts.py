@@ -42,12 +42,14 @@ class TunedPart:
     attach  network as it is frozen, choice, seed: adds what learns in place of the weights
     merge   network, whether to keep what was learnt: gives it its own layers again, and returns
             whether it had others
+    package that it needs, for workers to import once; "": none
     """
 
     names: Callable[[Network, Tune], set[str] | None]
     check: Callable[[Network, Tune], None] = _nothing_to_check
     attach: Callable[[Network, Tune, int], None] = _attach_nothing
     merge: Callable[..., bool] = _merge_nothing
+    package: str = ""
 
 
 def everything(network: Network, tune: Tune) -> None:
@@ -79,7 +81,7 @@ TUNED_PARTS: dict[str, TunedPart] = {
     "norm": TunedPart(of_norms),
     "bias": TunedPart(biases),
     "head-then-all": TunedPart(everything),
-    "lora": TunedPart(lora.names, lora.check, lora.attach, lora.merge),
+    "lora": TunedPart(lora.names, lora.check, lora.attach, lora.merge, lora.PACKAGE),
 }
 
 

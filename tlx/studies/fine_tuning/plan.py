@@ -120,6 +120,7 @@ def fine_tuning_study(
     raise_all(result.problems)
     spec = spec.replace(weights=result.weights, configuration=configured(spec))
     parts = FewShotData(result, spec)
+    package = tuned_parts.part_of(parse_tune(spec.tune)).package
     trials = [
         Trial(
             spec.replace(shots=shots, split=split, images=content),
@@ -136,5 +137,6 @@ def fine_tuning_study(
         trials=tuple(trials),
         inputs=(parts.dataset(),),
         tags=parts.tags(few),
+        preload=(package,) if package else (),
         params={"Job number": str(few.job)},
     ), result
