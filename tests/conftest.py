@@ -31,7 +31,11 @@ for name in (
 # Whatever a test draws at random comes from this seed: TLX_TEST_SEED=… repeats a run
 SEED = int(os.environ.setdefault("TLX_TEST_SEED", str(random.SystemRandom().randrange(10**6))))
 
-import pytest  # noqa: E402 — libraries read the variables above when they are loaded
+import hypothesis  # noqa: E402 — libraries read the variables above when they are loaded
+import pytest  # noqa: E402
+
+hypothesis.settings.register_profile("any machine", deadline=None)  # however slow it is
+hypothesis.settings.load_profile("any machine")
 
 REAL_DATA = Path(
     os.environ.get("TLX_TEST_DATA", Path(__file__).resolve().parents[2] / "shared" / "data")

@@ -198,7 +198,7 @@ def test_a_missing_network_is_found_in_seconds(tmp_path, monkeypatch):
     start = time.perf_counter()
     with pytest.raises(TlxError, match="no network"):
         datasets.locate("cifar10", tmp_path)
-    assert time.perf_counter() - start < 5
+    assert time.perf_counter() - start < 20  # the look-up would take 30
 
 
 def test_a_failed_download_is_one_sentence(tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ import os
 import socket
 import stat
 import struct
-import time
 import tracemalloc
 import zlib
 
@@ -189,10 +188,8 @@ def ghostscript(tmp_path, monkeypatch):
 def test_catalogue(what, put, ghostscript):
     data, name, code, exit_code, words = CATALOGUE[what]
     path = put(data, name)
-    start = time.perf_counter()
     with pytest.raises(TlxError) as caught:
         images.read(path)
-    assert time.perf_counter() - start < 1
     assert (caught.value.code, caught.value.exit_code) == (code, exit_code)
     assert str(path) == caught.value.where
     assert words in str(caught.value)
@@ -241,9 +238,7 @@ def test_pipes_sockets_devices_and_folders(tmp_path):
             (tmp_path / "none.jpg", "missing", 3),
             ("a\0b.jpg", "image-unopened", 3),
         ):
-            start = time.perf_counter()
             (problem,), _ = images.inspect([path])
-            assert time.perf_counter() - start < 1
             assert (problem.code, problem.exit_code) == (code, exit_code), path
 
 

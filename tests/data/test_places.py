@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import unicodedata
 from pathlib import Path
 
@@ -135,10 +134,8 @@ def test_what_is_no_regular_file(kind, root):
         path.symlink_to("/dev/zero")
     else:
         path.mkdir()
-    start = time.perf_counter()
     with pytest.raises(UnsafeError):
         find(row("pets/train/cat/odd.png"), root)
-    assert time.perf_counter() - start < 1
 
 
 def test_a_missing_file_names_the_nearest(root):

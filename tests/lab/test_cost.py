@@ -192,21 +192,15 @@ def test_the_environment_is_plain_json_with_the_versions_that_matter():
     assert found["threads"]["torch"] == 1
 
 
-def test_the_environment_is_gathered_quickly_and_loads_nothing_heavy():
+def test_the_environment_is_gathered_without_loading_anything_heavy():
     code = (
-        "import sys, time\nfrom tlx.lab import environment\nstart = "
-        "time.perf_counter()\nenvironment.gather()\n"
-        "print(time.perf_counter() - start, 'torch' in sys.modules or 'mlflow' in sys.modules)"
+        "import sys\nfrom tlx.lab import environment\nenvironment.gather()\n"
+        "print('torch' in sys.modules or 'mlflow' in sys.modules)"
     )
-    taken = []
-    for _ in range(3):
-        out = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
-        ).stdout
-        seconds, heavy = out.split()
-        assert heavy == "False"
-        taken.append(float(seconds))
-    assert min(taken) < 0.2
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout == "False\n"
 
 
 @pytest.fixture

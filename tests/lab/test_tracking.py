@@ -426,7 +426,7 @@ def test_a_locked_database_costs_the_deadline_and_no_record(lab, local):
         follower.start()
         begun = time.monotonic()
         report = follower.stop(deadline_s=0.5)
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 30
         assert report.unsent == len(lab.keys) * (EPOCHS + 4) + 1
         assert "tlx sync" in str(report)
         holder.execute("rollback")

@@ -18,7 +18,7 @@ REACHED = {"a": 0.5, "b": 0.6, "c": 0.7, "d": 0.8, "e": 0.9, "f": 0.65}
 def test_a_score_that_is_the_accuracy_agrees_and_loses_nothing():
     [row] = audit(REACHED, {"same": REACHED}).rows.values()
     assert (row.sources, row.top, row.regret) == (6, "e", 0.0)
-    assert row.pearson.value == row.kendall.value == pytest.approx(1.0)
+    assert (row.pearson.value, row.kendall.value) == pytest.approx((1.0, 1.0))
     assert row.weighted.low == pytest.approx(1.0)
 
 

@@ -19,7 +19,7 @@ from tlx.lab.store import Store
 from tlx.metrics.scores import SCORES
 from tlx.metrics.source_nulls import NULLS
 from tlx.result import DIVERGED, Result
-from tlx.studies import STUDIES, Session, predictions, run_study
+from tlx.studies import STUDIES, Session, predictions, run_study, served_trial
 from tlx.studies.compare import decision, evidence, page, race, report, sentences, sources, use
 from tlx.studies.compare.spec import CompareGrid
 from tlx.studies.compare.study import human_hours
@@ -642,3 +642,43 @@ def test_networks_are_measured_once_where_sides_share_one():
     assert measured["a"]["macs"] == 10 * one["macs"]
     assert measured["c"]["image_s"] is None
     assert "nothing" in measured["c"]["reason"]
+
+
+# ---------------------------------------------------------------- the winner, to use it
+
+
+def test_the_winner_of_a_comparison_is_the_median_trial_of_the_recommended_side(done):
+    done_report, _ = done
+    store, record = Store(done_report.folder), record_of(done_report)
+    chosen = served_trial.choose(store, done_report.key)
+    spec = chosen.result.spec
+    assert spec["shots"] == record["at"]
+    assert chosen.result.kind == evidence.SIDES[record["recommended"]]
+    twins = [
+        r
+        for r in map(store.find, record["trials"])
+        if (r.kind, r.spec["shots"]) == (chosen.result.kind, spec["shots"])
+        and r.spec.get("classifier") == spec.get("classifier")
+    ]
+    values = sorted(r.scores["best_val_accuracy"] for r in twins)
+    assert len(values) == 4
+    assert chosen.result.scores["best_val_accuracy"] == values[1]
+    means = {}
+    for r in map(store.find, record["trials"]):
+        if (r.kind, r.spec["shots"]) == (chosen.result.kind, spec["shots"]):
+            means.setdefault(r.spec.get("classifier"), []).append(r.scores["best_val_accuracy"])
+    assert np.mean(values) == pytest.approx(max(map(np.mean, means.values())))
+    assert chosen.tags["tlx.verdict"] == record["verdict"]
+    assert chosen.tags["tlx.comparison"] == done_report.key
+    assert chosen.alias == ("champion" if record["verdict"] == "decided" else "")
+    assert f"tlx export {done_report.key[:12]}" in report.format_summary(done_report)
+    text = (done_report.study_folder / report.PAGE).read_text()
+    assert f"tlx predict {done_report.key[:12]} PHOTOS" in text
+
+
+def test_a_comparison_without_decision_has_no_winner(done, monkeypatch):
+    done_report, _ = done
+    outcome = report.outcome_of(Store(done_report.folder), done_report.results[-1])
+    monkeypatch.setattr(report, "outcome_of", lambda *_: replace(outcome, recommended=""))
+    with pytest.raises(BadDataError, match="has no decision"):
+        served_trial.choose(Store(done_report.folder), done_report.key)

@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 KEY = Annotated[
     str,
     typer.Argument(
-        metavar="KEY", help="Key of a finished few-shot trial or study, or its first letters."
+        metavar="KEY",
+        help="Key of a finished few-shot trial, study or comparison, or its first letters.",
     ),
 ]
 MODEL = Annotated[
     str,
     typer.Argument(
         metavar="KEY|MODEL",
-        help="Key of a finished few-shot trial or study, or its first letters; or the folder or "
-        "model.onnx of an export.",
+        help="Key of a finished few-shot trial, study or comparison, or its first letters; or the "
+        "folder or model.onnx of an export.",
     ),
 ]
 PHOTOS = Annotated[
@@ -154,7 +155,8 @@ def export(
 ) -> None:
     """Write the model of a finished trial as ONNX, with a card and an MLflow model.
 
-    Of a study: the trial of the largest shots with the median validation accuracy. The MLflow model
+    Of a study: the trial of the largest shots with the median validation accuracy; of a comparison:
+    that of the recommended side, which --register names champion if it is sure. The MLflow model
     needs neither tlx nor PyTorch. It gives every test image the label that the trial gave it, or
     nothing is written.
     """
@@ -352,5 +354,6 @@ def _registered(request: ExportRequest, exported: Any, name: str, alias: str | N
         exported.mlflow_folder,
         key=request.chosen.result.key,
         description=(exported.folder / CARD).read_text(encoding="utf-8"),
-        alias=alias,
+        alias=alias or request.chosen.alias or None,
+        tags=request.chosen.tags,
     )

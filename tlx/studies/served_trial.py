@@ -24,6 +24,7 @@ from ..features.classifiers import classifier, format_classifier
 from ..lab.records import StoredStudy
 from ..lab.settings import Settings
 from ..lab.store import Store
+from ..metrics.paired import DECIDED
 from ..models import activations, folding
 from ..models.layers import module_of
 from ..models.network import Network
@@ -32,6 +33,7 @@ from ..models.served import FrozenFeatures
 from ..models.training import TrainingContext, deterministic, predict
 from ..result import FINISHED, Result
 from .base import Stage
+from .compare.spec import Decision
 from .feature_extraction.plan import feature_extraction_study
 from .feature_extraction.spec import FeatureExtraction, FeatureExtractionGrid
 from .few_shot import FewShotGrid, FewShotTrial
@@ -42,6 +44,7 @@ from .fine_tuning.trial import tuned
 from .listing import only_match
 
 PREDICTIONS = "predictions.npy"  # of trials that keep them: (n_test,) class of each test image
+CHAMPION = "champion"  # alias of a registered winner that is sure
 PLACES = ("dataset", "split_path", "model", "precomputed_crops")  # of a spec; may have moved
 
 
@@ -50,11 +53,17 @@ PLACES = ("dataset", "split_path", "model", "precomputed_crops")  # of a spec; m
 
 @dataclass(frozen=True)
 class ChosenTrial:
-    """Finished trial with the study that it is from, and why it is this one."""
+    """Finished trial with the study that it is from, and why it is this one.
+
+    tags   of a registered version: what a comparison says of it
+    alias  that a registered version gets if none is given; "" for none
+    """
 
     result: Result
     study: Mapping[str, Any]
     reason: str
+    tags: Mapping[str, str] = field(default_factory=dict)
+    alias: str = ""
 
     @property
     def spec(self) -> FewShotTrial:
@@ -67,6 +76,7 @@ def choose(store: Store, requested: str, classifier_text: str | None = None) -> 
 
     Of a study it is the trial of the largest shots with the median validation accuracy among its
     splits; of several classifiers that of the best mean validation accuracy, or `classifier_text`.
+    Of a comparison it is the one of the recommended side, at the shots that the answer is for.
 
     Raises MissingError if there is none, BadDataError if several begin so, UsageError for a trial
     of another kind.
@@ -78,6 +88,9 @@ def choose(store: Store, requested: str, classifier_text: str | None = None) -> 
     only_match(store, requested, matches, "trial or study")
     if of_trial:
         return _trial(store, of_trial[0])
+    study = store.read_study(of_study[0])
+    if study is not None and study["kind"] == Decision.kind:
+        return _winner(store, study)
     return _median(store, of_study[0], classifier_text)
 
 
@@ -146,6 +159,43 @@ def _median(store: Store, key: str, classifier_text: str | None) -> ChosenTrial:
         f"({100 * _val(result):.1f} %) of {len(chosen)} splits at the largest shots"
     )
     return ChosenTrial(result, study, ", ".join(words))
+
+
+def _winner(store: Store, study: StoredStudy) -> ChosenTrial:
+    """Return the trial of the side that a comparison recommends."""
+    from .compare import report as compare_report
+
+    key = str(study["trials"][-1]["key"])
+    result = store.find(key)
+    if result is None:
+        raise MissingError(f"decision of the comparison {study['key'][:12]}", store.root)
+    outcome = compare_report.outcome_of(store, result)
+    if not outcome.recommended:
+        raise BadDataError(
+            "no-decision",
+            f"the comparison {study['key'][:12]} has no decision, and no winner to take",
+            where=store.root,
+            remedy="give the key of one of its trials: tlx show lists them",
+        )
+    sides = {side.name: side for side in (outcome.data.features, outcome.data.tuning)}
+    arm = outcome.champions[outcome.recommended]
+    trials = [
+        trial
+        for (shots, _), trial in sides[outcome.recommended].arms[arm].items()
+        if shots == outcome.at and trial.status == FINISHED
+    ]
+    ordered = sorted(trials, key=lambda r: (_val(r), int(r.spec["split"])))
+    chosen = ordered[(len(ordered) - 1) // 2]
+    reason = (
+        f"{outcome.recommended} ({arm}), recommended by the comparison: {outcome.at} shots, split "
+        f"{chosen.spec['split']}, the median validation accuracy of {len(ordered)} splits"
+    )
+    headline = outcome.headline
+    tags = {"tlx.verdict": outcome.verdict, "tlx.comparison": str(study["key"])}
+    if headline is not None and headline.p_wrong is not None:
+        tags["tlx.p_wrong"] = f"{headline.p_wrong:.3g}"
+    alias = CHAMPION if outcome.verdict == DECIDED else ""
+    return ChosenTrial(chosen, _study_of(store, chosen.key), reason, tags, alias)
 
 
 def same_but_split(result: Result) -> str:

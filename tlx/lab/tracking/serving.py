@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,6 +94,7 @@ def register(
     key: str,
     description: str,
     alias: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Registered:
     """Return the version of the registered model `name` that is the trial `key`, made if need be.
 
@@ -101,6 +102,7 @@ def register(
                  store has one
     description  Markdown
     alias        that the version gets
+    tags         that the version gets besides the key of the trial
     raises       UntrackedError if the store cannot be reached or refuses
     """
     if not name.strip() or any(c in name for c in "/:"):
@@ -114,7 +116,12 @@ def register(
     try:
         # a local registry looks for the model in the store of the environment
         with short_timeouts, quiet, _environment(MLFLOW_TRACKING_URI=target.uri, **NO_BARS):
-            return _register(sender, name, folder, key, description, alias)
+            version = _register(sender, name, folder, key, description)
+            for tag, value in (tags or {}).items():
+                sender.client.set_model_version_tag(name, version.version, tag, value)
+            if alias:
+                sender.client.set_registered_model_alias(name, alias, version.version)
+            return version
     except Exception as error:
         raise UntrackedError(
             "not-registered",
@@ -123,9 +130,7 @@ def register(
         ) from error
 
 
-def _register(
-    sender: Sender, name: str, folder: Path, key: str, description: str, alias: str | None
-) -> Registered:
+def _register(sender: Sender, name: str, folder: Path, key: str, description: str) -> Registered:
     client = sender.client
     text = description[:DESCRIPTION_LIMIT]
     digest = _digest(folder)
@@ -133,8 +138,6 @@ def _register(
         found_version = _version_of(client, name, key, digest)
         version = found_version or _made_version(sender, name, folder, key, digest, text)
     client.update_model_version(name, version, description=text)
-    if alias:
-        client.set_registered_model_alias(name, alias, version)
     return Registered(name, version, found_version is None)
 
 

@@ -39,6 +39,7 @@ def render(
     return template.render(
         title=outcome.title,
         key=key[:12],
+        recommended=outcome.recommended,
         date=date,
         classes=len(outcome.data.classes),
         pool=outcome.data.pool,

@@ -201,6 +201,7 @@ def format_summary(report: StudyReport) -> str:
         *(sentences.scores(outcome) if outcome.sources is not None else []),
         *(f"warning: {line}" for line in sentences.warnings(outcome)),
         f"page: {report.study_folder / PAGE}",
+        *([f"take its model: tlx export {report.key[:12]}"] if outcome.recommended else []),
     ]
     return "\n".join([*lines, *reporting.footer(report)])
 
