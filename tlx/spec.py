@@ -242,6 +242,27 @@ def parse_spec(table: Mapping[str, type[Spec]], text: str, kind: str = "name") -
     return table[name].with_settings(settings)
 
 
+def split_words(text: str) -> list[str]:
+    """Split "knn:k=3,weights=distance ridge,lda" into names with their settings.
+
+    Commas also separate settings.
+
+    After a comma, name=value without a colon before it is a further setting of the name
+    before.
+    """
+    words: list[str] = []
+    for part in text.split():
+        begins = True
+        for piece in filter(None, part.split(",")):
+            is_setting = "=" in piece.partition(":")[0] and not begins and ":" in words[-1]
+            if is_setting:
+                words[-1] += f",{piece}"
+            else:
+                words.append(piece)
+            begins = False
+    return words
+
+
 def format_spec(name: str, spec: Spec) -> str:
     """Return `spec` as the text that `parse_spec` reads.
 

@@ -14,8 +14,7 @@ import tlx as package
 from tlx import models
 from tlx.cli import app
 from tlx.cli.completion import NAMES, completion
-from tlx.features.classifiers import split_words
-from tlx.spec import Spec
+from tlx.spec import Spec, split_words
 from tlx.studies.feature_extraction.spec import FeatureExtractionGrid
 
 SOURCES = sorted(Path(package.__file__).parent.rglob("*.py"))

@@ -38,6 +38,12 @@ def _treatments() -> Sequence[str]:
     return TREATMENTS
 
 
+def _tunes() -> Sequence[str]:
+    from ..models.tune_choices import TUNES
+
+    return list(TUNES)
+
+
 def _studies() -> Sequence[str]:
     from ..studies.tuning.spec import KINDS
 
@@ -54,7 +60,9 @@ NAMES: dict[
     "targets": _datasets,
     "classifier": _classifiers,
     "embedding": _embeddings,
+    "recipes": _tunes,
     "treatments": _treatments,
+    "tune": _tunes,
     "study": _studies,
 }
 FOLDERS = ("dataset", "source_dataset", "sources", "targets")  # settings that take a folder as well

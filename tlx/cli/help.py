@@ -19,7 +19,7 @@ FIELDS = {  # section → settings; a setting that is in none is of its study
     ),
     NETWORK: (
         "architecture source source_architecture model model_description layers reduce fold head "
-        "configuration freeze bn trained_on reinit_blocks"
+        "configuration freeze bn tune trained_on reinit_blocks"
     ),
     TRAINING: (
         "epochs batch_size optimizer learning_rate weight_decay momentum clip_norm early_stopping "

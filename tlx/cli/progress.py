@@ -147,7 +147,9 @@ class TrialLines:
 
     def __init__(self, groups: Sequence[Group], verbose: bool = False):
         self._titles, self._verbose = {g.key: g.title for g in groups}, verbose
-        self._epochs = {g.key: getattr(g.trials[0].spec, "epochs", 1) for g in groups}
+        from ..studies.base import most_epochs
+
+        self._epochs = {g.key: most_epochs(g.trials[0].spec) for g in groups}
         self._left = time_left(groups)
         self._done, self._trials = 0, sum(len(g.trials) for g in groups)
 

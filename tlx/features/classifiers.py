@@ -405,27 +405,6 @@ ALIASES = {
 }
 
 
-def split_words(text: str) -> list[str]:
-    """Split "knn:k=3,weights=distance ridge,lda" into its classifiers.
-
-    Commas also separate settings.
-
-    After a comma, name=value without a colon before it is a further setting of the classifier
-    before.
-    """
-    words: list[str] = []
-    for part in text.split():
-        begins = True
-        for piece in filter(None, part.split(",")):
-            is_setting = "=" in piece.partition(":")[0] and not begins and ":" in words[-1]
-            if is_setting:
-                words[-1] += f",{piece}"
-            else:
-                words.append(piece)
-            begins = False
-    return words
-
-
 def classifier(text: str) -> Classifier:
     """Return the spec of "linear-svc:C=0.1", or of one of the original's spellings.
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
-from . import freezing, lone_rows
+from . import freezing, lone_rows, tuned_parts
 from .frozen_prefix import choice as prefix
 from .frozen_prefix.cache import arithmetic
 from .network import Network
@@ -34,6 +34,7 @@ from .training_loop import (
     load_into,
     under,
 )
+from .tune_choices import Tune, TuneAll
 
 __all__ = [
     "EVALUATION_BATCH",
@@ -50,9 +51,16 @@ __all__ = [
 
 @dataclass
 class TrainingOutcome(LoopOutcome):
-    """Result of a training: values per epoch, best epoch, why it ended, frozen-prefix decisions."""
+    """Result of a training: values per epoch, best epoch, why it ended, frozen-prefix decisions.
+
+    trainable_parameters  that learnt in the last phase
+    merged_values         validation values of the network after adapters were merged into it, whose
+                          last bits are others than before; None: there were none
+    """
 
     best_epoch: int = -1
+    trainable_parameters: int = 0
+    merged_values: dict[str, float] | None = None
     prefixes: list[prefix.CacheDecision] = field(
         default_factory=list
     )  # of the stages that this process has run
@@ -65,7 +73,7 @@ Score = Callable[
 ]  # logits (n·c, k), labels (n,), crops → accuracy, a fraction
 
 
-def fit(
+def fit(  # noqa: PLR0913 — what is trained on what, and by name how
     network: Network,
     train: Samples,
     val: Samples,
@@ -73,7 +81,8 @@ def fit(
     *,
     seed: int,
     score: Score,
-    frozen: Any = None,
+    frozen: int | Sequence[str] | None = None,
+    tune: Tune | None = None,
     place: TrainingContext = UNREPORTED,
 ) -> TrainingOutcome:
     """Train `network` on `train`, selecting the epoch by accuracy on `val`.
@@ -84,10 +93,22 @@ def fit(
             rule
     frozen  what is held still: module names instead of recipe.freeze blocks (the seeds'
             configurations)
+    tune    what learns of the rest; None: all of it
     """
-    return _Training(
-        network, train, val, recipe, seed=seed, score=score, frozen=frozen, place=place
-    ).run()
+    training = _Training(
+        network,
+        train,
+        val,
+        recipe,
+        seed=seed,
+        score=score,
+        frozen=frozen,
+        tune=tune,
+        place=place,
+    )
+    outcome = training.run()
+    training.merge()
+    return outcome
 
 
 def predict(
@@ -108,7 +129,7 @@ def _feed(
 class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
     """The state of one training between its epochs."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 — as `fit`
         self,
         network: Network,
         train: Samples,
@@ -118,9 +139,13 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         seed: int,
         score: Score,
         frozen: int | Sequence[str] | None,
+        tune: Tune | None = None,
         place: TrainingContext,
     ):
-        super().__init__(TrainingOutcome(), recipe.epochs, seed, place)
+        tune = TuneAll() if tune is None else tune
+        super().__init__(TrainingOutcome(), recipe.epochs + tune.head_first, seed, place)
+        self.head_epochs = tune.head_first or recipe.head_epochs
+        self.first = tune.head_first  # epoch from which schedule and stopping count
         memory = torch.channels_last if recipe.channels_last else torch.preserve_format
         self.network: Network = network.to(place.device)
         self.network.to(memory_format=memory)
@@ -133,8 +158,10 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         self.val_rows: Batches
         self.train_rows, self.val_rows = self.feeds
         self.stage = -1  # 0: only the head learns, 1: all that is not frozen
-        self.frozen = recipe.freeze if frozen is None else frozen
-        freezing.freeze(network, self.frozen, bn=recipe.bn)
+        self.frozen, self.tune = recipe.freeze if frozen is None else frozen, tune
+        self._freeze(head_only=False)
+        tuned_parts.attach(network, self.tune, seed)
+        self._freeze(head_only=False)
         self.pairs = lone_rows.must_be_avoided(network, len(self.train_rows), recipe.batch_size)
         self.learning: list[Tensor] = []  # parameters, set on entering an epoch
         self.changing = {name for name, p in network.named_parameters() if p.requires_grad}
@@ -144,12 +171,21 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         )
         for group in self.optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
-        average = get_ema_multi_avg_fn(recipe.ema)
-        self.average = (
-            AveragedModel(network, multi_avg_fn=average, use_buffers=True) if recipe.ema else None
-        )
+        self.average = self._averaged()
         self.steps = -(-len(self.train_rows) // recipe.batch_size)
         self.best: dict[str, Tensor] = {}
+
+    def _averaged(self) -> AveragedModel | None:
+        if not self.recipe.ema:
+            return None
+        average = get_ema_multi_avg_fn(self.recipe.ema)
+        return AveragedModel(self.network, multi_avg_fn=average, use_buffers=True)
+
+    def _freeze(self, *, head_only: bool) -> None:
+        """Freeze what this phase leaves as it is."""
+        frozen = len(self.network.blocks) if head_only else self.frozen
+        freezing.freeze(self.network, frozen, bn="frozen" if head_only else self.recipe.bn)
+        tuned_parts.restrict(self.network, self.tune)
 
     # ------------------------------------------------------------ the course of things
 
@@ -161,8 +197,8 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         history = self.outcome.history
         return (
             self.recipe.early_stopping
-            and len(history) > self.recipe.head_epochs
-            and STOPPING[self.recipe.stopping].over(history)
+            and len(history) > self.head_epochs
+            and STOPPING[self.recipe.stopping].over(history[self.first :])
         )
 
     def _after_epoch(self, values: dict[str, float]) -> None:
@@ -196,27 +232,39 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         }
 
     def _held_out_values(self) -> dict[str, float]:
-        logits = _logits(self._scored(), self.val_rows, self.recipe, self.place)
+        return self._val_values(self._scored())
+
+    def _val_values(self, network: nn.Module) -> dict[str, float]:
+        logits = _logits(network, self.val_rows, self.recipe, self.place)
         return {
             "val_loss": cross_entropy(logits, self.val.row_labels),
             "val_accuracy": self.score(logits, self.val.labels, self.val.crops),
         }
 
     def _enter(self, epoch: int) -> None:
-        head_only = epoch < self.recipe.head_epochs
-        freezing.freeze(
-            self.network,
-            len(self.network.blocks) if head_only else self.frozen,
-            bn="frozen" if head_only else self.recipe.bn,
-        ).train()
+        head_only = epoch < self.head_epochs
+        if self.first and epoch == self.first:
+            self._start_again()
+        self._freeze(head_only=head_only)
+        self.network.train()
         self.learning = [p for p in self.network.parameters() if p.requires_grad]
         self.loss_sum = torch.zeros((), device=self.place.device, dtype=torch.float64)
         self.correct = torch.zeros((), device=self.place.device, dtype=torch.int64)
         if self.stage != int(not head_only):
             self.stage = int(not head_only)
-            self._choose_rows(
-                (self.recipe.head_epochs if head_only else self.recipe.epochs) - epoch
-            )
+            self._choose_rows((self.head_epochs if head_only else self.epochs) - epoch)
+
+    def _start_again(self) -> None:
+        """Begin the second phase at the best weights of the first, as if it were a training."""
+        load_into(self.network, self.best)
+        self.optimizer.state.clear()
+        self.average = self._averaged()
+
+    def _phase(self, epoch: int) -> tuple[int, int]:
+        """Return (epoch, epochs) of the phase that the schedule counts in."""
+        if epoch < self.first:
+            return epoch, self.first
+        return epoch - self.first, self.recipe.epochs
 
     def _choose_rows(self, epochs: int) -> None:
         """Read the cached outputs of the frozen prefix from now on, if there is one."""
@@ -243,11 +291,12 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
 
     def _step(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> None:
         x, y = batch
+        epoch, epochs = self._phase(epoch)
         factor = rate_factor(
             self.recipe.schedule,
             epoch * self.steps + step,
             round(self.recipe.warmup_epochs * self.steps),
-            self.recipe.epochs * self.steps,
+            epochs * self.steps,
             self.recipe.rate_decay,
         )
         for group in self.optimizer.param_groups:
@@ -298,6 +347,14 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
 
     def _finish(self) -> None:
         load_into(self.network, self.best)
+
+    def merge(self) -> None:
+        """Give the network its own layers after the training, and score it again if it changed."""
+        learning = [p.numel() for p in self.network.parameters() if p.requires_grad]
+        self.outcome.trainable_parameters = sum(learning)
+        keep = self.outcome.ended != "diverged"
+        if tuned_parts.merge(self.network, self.tune, keep=keep) and keep:
+            self.outcome.merged_values = self._val_values(self.network)
 
 
 def _forward(network: nn.Module, rows: Batches, x: Tensor, recipe: Recipe) -> Tensor:

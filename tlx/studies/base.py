@@ -74,6 +74,11 @@ class Group:
         return fitting / self.weight if self.weight else 1.0
 
 
+def most_epochs(spec: Spec) -> int:
+    """Return the epochs of a trial that does not stop early; 1 of one that has none."""
+    return int(getattr(spec, "most_epochs", getattr(spec, "epochs", 1)))
+
+
 BACKWARD = 2  # passes that a training row takes besides the one forward
 
 
@@ -86,7 +91,7 @@ def work_of(trial: Trial) -> tuple[float, float]:
     train, val, test = row_counts(trial)
     if not train:
         return float(trial.spec.shots or 1), 0.0
-    epochs = getattr(trial.spec, "epochs", 1)
+    epochs = most_epochs(trial.spec)
     return float(epochs * ((1 + BACKWARD) * train + val)), float(test)
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..lab.settings import Settings
-from .base import Trial, row_counts
+from .base import Trial, most_epochs, row_counts
 from .few_shot import FewShotGrid
 from .few_shot_inputs import PreflightResult, draws
 
 if TYPE_CHECKING:
     from ..models.network import Network
+    from ..models.quanta.recipe import QuantaRecipe
+    from ..models.recipe import Recipe
     from .fine_tuning.spec import FineTuning
 
 CROPS = 10  # of an image, where crops are used
@@ -50,19 +52,22 @@ def rows_of(spec: FineTuning, few: FewShotGrid, preflight: PreflightResult) -> R
     trials = draws(spec, few, preflight.splits)
     train = sum(len(preflight.splits.train(shots, split)) for shots, split in trials)
     test = 0 if spec.model_selection else len(preflight.splits.test)
-    scoring = len(trials) * (spec.epochs * len(preflight.splits.val) + test)
-    return RowCounts(crops * spec.epochs * train, crops * scoring)
+    scoring = len(trials) * (spec.most_epochs * len(preflight.splits.val) + test)
+    return RowCounts(crops * spec.most_epochs * train, crops * scoring)
 
 
 def rows_of_trial(trial: Trial) -> tuple[int, int]:
     """Count the rows that a trial trains on and those that it scores, over all epochs."""
-    epochs = getattr(trial.spec, "epochs", 1)
+    epochs = most_epochs(trial.spec)
     train, val, test = row_counts(trial)
     return epochs * train, epochs * val + test
 
 
 def seconds_a_row(
-    network: Network, spec: Any, threads: int, clock: Callable[[], float] = time.perf_counter
+    network: Network,
+    spec: Recipe | QuantaRecipe,
+    threads: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> tuple[float, float]:
     """Measure (training, scoring) of one row on one batch, on the CPU.
 

@@ -19,7 +19,7 @@ from ..lab.tracking import api as tracking_api
 from ..result import Result
 from ..spec import Spec
 from . import reporting
-from .base import Stage, StudyReport, TrialContext, TrialFigures, open_store
+from .base import Stage, StudyReport, TrialContext, TrialFigures, most_epochs, open_store
 
 TELL_EVERY_S = 0.2  # progress within an epoch
 PRELOAD = (
@@ -286,7 +286,7 @@ class _ProgressReporter:
 
     def __init__(self, draft: Draft, spec: Spec, emit: Callable[[Report], None]):
         self._draft, self._emit = draft, emit
-        self._epochs, self._epoch, self._batches, self._told = getattr(spec, "epochs", 1), 0, 1, 0.0
+        self._epochs, self._epoch, self._batches, self._told = most_epochs(spec), 0, 1, 0.0
         if draft.steps:
             self._epoch = max(draft.steps) + 1
 

@@ -333,7 +333,7 @@ def _fine_tuned(
     )
     place = TrainingContext(
         settings.resolved_device(),
-        on_epoch=lambda epoch, values: progress(epoch + 1, spec.epochs) if progress else None,
+        on_epoch=lambda epoch, values: progress(epoch + 1, spec.most_epochs) if progress else None,
     )
     network, fitted = tuned(trial.spec, trial.inputs, place)
     if fitted.ended == "diverged":

@@ -53,7 +53,7 @@ def transfer_details(network: Network, fitted: TrainingOutcome) -> dict[str, obj
         "best_epoch": fitted.best_epoch,
         "blocks": len(network.blocks),
         "notes": list(network.notes),
-        "trainable_parameters": sum(p.numel() for p in network.parameters() if p.requires_grad),
+        "trainable_parameters": fitted.trainable_parameters,
         "frozen_prefix": [choice.reason for choice in fitted.prefixes],
     }
 
@@ -65,7 +65,7 @@ def train_seconds(fitted: TrainingOutcome) -> dict[str, float]:
 
 def best_scores(fitted: TrainingOutcome) -> dict[str, float]:
     """Return the validation scores of the epoch that was selected."""
-    best = fitted.history[fitted.best_epoch]
+    best = fitted.merged_values or fitted.history[fitted.best_epoch]
     return {f"best_{name}": best[name] for name in ("val_accuracy", "val_loss")}
 
 

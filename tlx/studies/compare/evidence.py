@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
@@ -13,12 +14,15 @@ from ...lab.store import Store
 from ...metrics import crossed
 from ...metrics.paired import Contrast
 from ...result import FINISHED, Result
+from ...spec import kinds_of
 from .. import intervals, predictions
 from ..base import StudyReport
+from ..few_shot import FewShotTrial
 
 FEATURES, TUNING = "feature extraction", "fine-tuning"
 SIDES = {FEATURES: "feature-extraction", TUNING: "fine-tuning"}  # side → kind of its trials
 VALIDATION = "best_val_accuracy"
+ALL = "all"  # what a fine-tuning trains by default
 
 Place = tuple[int, int]  # (shots, split)
 Trials = dict[Place, Result]
@@ -101,17 +105,31 @@ class Side:
 def arm_settings(result: Result) -> dict[str, object]:
     """Return the settings that all trials of an arm share."""
     skipped = OF_DRAW | OF_PLACE
-    return {name: value for name, value in result.spec.items() if name not in skipped}
+    spec = {**_defaults(result.kind), **result.spec}
+    return {name: value for name, value in spec.items() if name not in skipped}
+
+
+@functools.cache
+def _defaults(kind: str) -> dict[str, object]:
+    """Return the settings of a trial at their defaults: one stored before a setting has none."""
+    trial = kinds_of(FewShotTrial)[kind]
+    return trial().to_json()
 
 
 def arm_name(result: Result) -> str:
-    """Return a short name of the arm of a trial: its network, and its classifier."""
+    """Return a short name of the arm of a trial: its network, and its classifier or recipe."""
     spec = result.spec
     network = str(spec.get("architecture"))
     if spec.get("source"):
         network += f" ({spec['source']})"
     classifier = spec.get("classifier")
-    return f"{classifier} on {network}" if classifier else network
+    return f"{classifier} on {network}" if classifier else recipe_name(network, spec)
+
+
+def recipe_name(network: str, spec: Mapping[str, object]) -> str:
+    """Return the name of a fine-tuning of a network: with what it trains, unless that is all."""
+    tune = str(spec.get("tune", ALL))
+    return network if tune == ALL else f"{network} with --tune {tune}"
 
 
 @dataclass(frozen=True)

@@ -71,9 +71,9 @@ def fine_tune(
     session: Session,
     race: Race,
 ) -> Runs:
-    """Run the fine-tuning of each source on the first splits, then race the best one.
+    """Run each fine-tuning on the first splits, then race the best one.
 
-    stages  source → its stage with every split
+    stages  source, with its recipe if that is not the usual one → its stage with every split
     """
     started = time.monotonic()
     is_racing = grid.any_time or grid.budget is not None
@@ -83,10 +83,10 @@ def fine_tune(
             report = yield _silent(replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS))))
             race.side.add_report(report)
     if len(stages) > 1:
-        source = _best_source(race.side, stages)
-        session.say(f"fine-tuning goes on with {source}, the best on validation images so far")
-        whole = stages[source]
-        yield from _leave_out(stages, source, race)
+        name = _best_of(race.side, stages)
+        session.say(f"fine-tuning goes on with {name}, the best on validation images so far")
+        whole = stages[name]
+        yield from _leave_out(stages, name, race)
     if is_racing:
         yield from _rounds(whole, features, grid, session, race, started)
         done = set(_done(race.side))
@@ -97,14 +97,14 @@ def fine_tune(
     race.side.add_report(report)
 
 
-def _leave_out(stages: Mapping[str, Stage], source: str, race: Race) -> Runs:
-    """Move the arms of all other sources aside, and write their tables as they are."""
+def _leave_out(stages: Mapping[str, Stage], chosen: str, race: Race) -> Runs:
+    """Move the arms of all other stages aside, and write their tables as they are."""
     arms, race.side.arms = race.side.arms, {}
     for name, trials in arms.items():
-        side = race.side if _source_of(trials) == source else race.left_out
+        side = race.side if _stage_of(trials) == chosen else race.left_out
         side.arms[name] = trials
     for other, stage in stages.items():
-        if other != source:
+        if other != chosen:
             yield replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
 
 
@@ -201,17 +201,19 @@ def _silent(stage: Stage) -> Stage:
     )
 
 
-def _best_source(side: Side, stages: Mapping[str, Stage]) -> str:
-    """Return the source with the best mean validation accuracy over all shots that were run."""
+def _best_of(side: Side, stages: Mapping[str, Stage]) -> str:
+    """Return the stage with the best mean validation accuracy over all shots that were run."""
     means: dict[str, float] = dict.fromkeys(stages, -1.0)
     for arm, trials in side.arms.items():
         values = [side.validation(arm, shots) for shots in sorted({k for k, _ in trials})]
-        means[_source_of(trials)] = float(np.mean(values))
-    return max(means, key=lambda source: means[source])
+        means[_stage_of(trials)] = float(np.mean(values))
+    return max(means, key=lambda name: means[name])
 
 
-def _source_of(trials: Mapping[Place, Result]) -> str:
-    return str(next(iter(trials.values())).spec["architecture"])
+def _stage_of(trials: Mapping[Place, Result]) -> str:
+    """Return the name of the stage that an arm is of."""
+    spec = next(iter(trials.values())).spec
+    return evidence.recipe_name(str(spec["architecture"]), spec)
 
 
 def _mean_seconds(results: tuple[Result, ...]) -> float:

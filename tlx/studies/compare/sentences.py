@@ -127,8 +127,8 @@ def _use(outcome: ComparisonOutcome, first: str, second: str) -> str:
         return ""
     if max(times) < WORTH_IT * min(times):
         return f" Labelling an image afterwards takes {tables.short_seconds(times[0])} with either."
-    one, other = map(tables.short_seconds, times)
-    return f" Labelling an image afterwards takes {one} by {first}, {other} by {second}."
+    shown = [tables.short_seconds(seconds) for seconds in times]
+    return f" Labelling an image afterwards takes {shown[0]} by {first}, {shown[1]} by {second}."
 
 
 def change(outcome: ComparisonOutcome) -> str:

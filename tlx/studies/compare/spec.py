@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from ...spec import Spec, setting, setting_of
+from ...errors import UsageError
+from ...models.tune_choices import format_tune, parse_tune
+from ...spec import Spec, setting, setting_of, split_words
 from ..feature_extraction.spec import FeatureExtractionGrid
 from ..few_shot import FewShotGrid
+from ..fine_tuning.spec import FineTuning
 
 EXPERIMENT = "Compare"
 SPLITS = 20
@@ -24,6 +27,12 @@ class CompareGrid(Spec):
         (),
         help="backbones to compare, comma-separated, each with its own weights or with a file of "
         "weights, as NAME=FILE. Default: the one of --architecture",
+    )
+    recipes: str = setting(
+        "",
+        help="what fine-tuning trains, choices of --tune, separated by spaces or commas: 'all norm "
+        "lora:r=4'; the best on validation images after the first draws is gone on with. Default: "
+        "the one of --tune",
     )
     at: int | None = setting(
         None, low=1, help="training images per class that the answer is for. Default: the most"
@@ -60,6 +69,19 @@ class CompareGrid(Spec):
         "images must not leave this machine",
     )
     out: str | None = setting(None, help="file to copy the page to")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.tunes("")  # raises UnknownNameError or UsageError for a wrong one
+
+    def tunes(self, tune: str) -> list[str]:
+        """Return each choice of --tune once, in its canonical text; `tune` if there is no list."""
+        words = split_words(self.recipes)
+        if not words:
+            return [tune]
+        if tune not in ("", FineTuning.defaults()["tune"]):
+            raise UsageError("conflict", f"--tune {tune} and --recipes", expected="one of the two")
+        return list(dict.fromkeys(format_tune(parse_tune(word)) for word in words))
 
 
 @dataclass(frozen=True, kw_only=True)

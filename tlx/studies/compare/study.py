@@ -71,6 +71,7 @@ class CompareStudy(Study):
     shown = (
         "dataset",
         "sources",
+        "recipes",
         "architecture",
         "source",
         "shots",
@@ -161,13 +162,15 @@ class CompareStudy(Study):
         feature_stages: dict[str, Stage] = {}
         with session.steps("reading and extracting") as progress:
             for source, model in sources.items():
-                stages[source], preflight = fine_tuning_study(
-                    tuning.replace(architecture=source, model=model),
-                    draws,
-                    session.settings,
-                    progress,
-                )
-                session.note(*preflight.notes)
+                for tune in grid.tunes(tuning.tune):
+                    name = evidence.recipe_name(source, {"tune": tune})
+                    stages[name], preflight = fine_tuning_study(
+                        tuning.replace(architecture=source, model=model, tune=tune),
+                        draws,
+                        session.settings,
+                        progress,
+                    )
+                    session.note(*preflight.notes)
                 feature_stages[source], preflight = feature_extraction_study(
                     features.replace(architecture=source, model=model),
                     draws,

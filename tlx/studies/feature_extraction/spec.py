@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from ...spec import Spec, setting
+from ...spec import Spec, setting, split_words
 from ..few_shot import FewShotTrial
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ class FeatureExtractionGrid(Spec):
 
         Raises UnknownNameError or UsageError for a wrong one.
         """
-        from ...features.classifiers import CLASSIFIERS, classifier, format_classifier, split_words
+        from ...features.classifiers import CLASSIFIERS, classifier, format_classifier
 
         words = (
             [name for name in CLASSIFIERS if name != "xgboost"]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from ...data.sizing import CROPS
 from ...errors import TlxError, UsageError, raise_all
 from ...lab.settings import Settings
-from ...models import backbones, freezing
+from ...models import backbones, freezing, tuned_parts
 from ...models.network import Network
+from ...models.tune_choices import parse_tune
 from .. import batches
 from ..base import Stage, Trial
 from ..few_shot import FewShotGrid, Inputs
@@ -53,6 +54,14 @@ def _lone_rows(spec: FineTuning, few: FewShotGrid, result: PreflightResult) -> l
 
 def _to_tune(spec: FineTuning) -> Network:
     """Return the network with a head of two classes, after a trial freeze as requested."""
+    tune = parse_tune(spec.tune)
+    if tune.head_first and spec.head_epochs:
+        raise UsageError(
+            "conflict",
+            f"--tune {spec.tune} and --head-epochs {spec.head_epochs}",
+            expected="one of the two",
+            remedy=f"--tune head-then-all:epochs={spec.head_epochs}",
+        )
     network = backbones.load(
         spec.architecture,
         weights=spec.start_from,
@@ -70,6 +79,8 @@ def _to_tune(spec: FineTuning) -> Network:
         else freezing.published_configuration(spec.architecture, configuration),
         bn=spec.bn,
     )
+    tuned_parts.restrict(network, tune)
+    tuned_parts.part_of(tune).check(network, tune)
     return network
 
 
@@ -93,6 +104,11 @@ def configured(spec: FineTuning) -> int | None:
     return spec.configuration
 
 
+def _tuned(spec: FineTuning) -> str:
+    """Return what is trained, for a title; "" of everything."""
+    return "" if spec.tune == spec.defaults()["tune"] else f", --tune {spec.tune}"
+
+
 def fine_tuning_study(
     spec: FineTuning, few: FewShotGrid, settings: Settings, progress: Progress | None = None
 ) -> tuple[Stage, PreflightResult]:
@@ -104,6 +120,7 @@ def fine_tuning_study(
     raise_all(result.problems)
     spec = spec.replace(weights=result.weights, configuration=configured(spec))
     parts = FewShotData(result, spec)
+    package = tuned_parts.part_of(parse_tune(spec.tune)).package
     trials = [
         Trial(
             spec.replace(shots=shots, split=split, images=content),
@@ -115,10 +132,11 @@ def fine_tuning_study(
         key=parts.study_key(spec),
         run=fine_tuning_trial.run,
         experiment=fine_tuning_spec.EXPERIMENT,
-        title=parts.title(spec),
+        title=parts.title(spec) + _tuned(spec),
         spec=common_settings(spec),
         trials=tuple(trials),
         inputs=(parts.dataset(),),
         tags=parts.tags(few),
+        preload=(package,) if package else (),
         params={"Job number": str(few.job)},
     ), result

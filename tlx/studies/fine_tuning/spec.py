@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...models.recipe import Recipe
+from ...models.tune_choices import format_tune, parse_tune
 from ...spec import setting
 from ..few_shot import FewShotTrial
 
@@ -27,10 +28,27 @@ class FineTuning(Recipe, FewShotTrial):
         "ResNet50 and ResNet152. Default there: 1, unless --freeze is given",
     )
     head: str = setting("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
+    tune: str = setting(
+        "all",
+        search=False,
+        help="what learns of the blocks that are not frozen, beside the head: all, norm (scales "
+        "and shifts of normalisation layers), bias (biases of all layers), head-then-all (the "
+        "head alone for 10 epochs, then all; head-then-all:epochs=5 for 5), or lora (adapters of "
+        "rank 8, merged afterwards; lora:r=4,alpha=16; needs tlx[lora])",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "tune", format_tune(parse_tune(self.tune)))  # one text, one key
+
+    @property
+    def most_epochs(self) -> int:
+        """Return the epochs of all phases, if no training stops early."""
+        return self.epochs + parse_tune(self.tune).head_first
 
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
-        return {
+        params: dict[str, object] = {
             "Architecture": self.architecture,
             "Source": self.source or "-",
             "Model": self.model or "-",
@@ -48,3 +66,6 @@ class FineTuning(Recipe, FewShotTrial):
             "Momentum": self.momentum,
             "Weight decay": self.weight_decay if self.optimizer == "sgd" else "-",
         }
+        if self.tune != self.defaults()["tune"]:
+            params["Tune"] = self.tune
+        return params

@@ -37,6 +37,7 @@ class FineTuningStudy(Study):
         "use_crops",
         "precomputed_crops",
         "configuration",
+        "tune",
         "epochs",
         "batch_size",
         "optimizer",

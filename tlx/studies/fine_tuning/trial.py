@@ -33,6 +33,7 @@ def tuned(
     """Return the network with the weights of its best epoch, and the course of its training."""
     from ...features import voting
     from ...models import backbones, freezing, training
+    from ...models.tune_choices import parse_tune
 
     network = backbones.load(
         spec.architecture,
@@ -55,7 +56,15 @@ def tuned(
 
     seed = derive_seed(spec.seed, "fit", spec.shots, spec.split)
     fitted = training.fit(
-        network, inputs.train, inputs.val, spec, seed=seed, score=score, frozen=frozen, place=place
+        network,
+        inputs.train,
+        inputs.val,
+        spec,
+        seed=seed,
+        score=score,
+        frozen=frozen,
+        tune=parse_tune(spec.tune),
+        place=place,
     )
     return network, fitted
 

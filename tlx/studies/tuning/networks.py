@@ -66,7 +66,7 @@ class NetworkSearch:
         Of the first, the best epoch so far is reported at each epoch; then the mean at each split's
         end, as if a split had its most epochs.
         """
-        side, most = self._side(values), self.inputs.spec(values).epochs
+        side, most = self._side(values), self.inputs.spec(values).most_epochs
         by_split: list[float] = []
         seconds = 0.0
         joules: list[float | None] = [0.0]

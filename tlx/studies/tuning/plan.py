@@ -292,7 +292,8 @@ def _networks(
         crops: _side(spec.replace(use_crops=crops), few, seen) for crops, seen in looks.items()
     }
     _check_batches(spec, space, sides, preflight.network)
-    rungs = tuple(sorted({max(1, spec.epochs // SHARE_OF_EPOCHS), spec.epochs}))
+    most = spec.most_epochs
+    rungs = tuple(sorted({max(1, most // SHARE_OF_EPOCHS), most}))
     return _planned(
         requested,
         spec,
