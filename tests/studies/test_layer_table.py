@@ -138,7 +138,9 @@ def test_a_table_that_pandas_saved_again_is_read(tmp_path):
     rows = [row(), row(layer="out", seed=None, layer_index=6)]
     table, parquet = layer_metrics_table.write(rows, tmp_path)
     expected = layer_metrics_table.read(table)
-    pandas.read_csv(table, dtype={"checkpoint": str}, float_precision="round_trip").to_csv(
+    # before pandas 3, numbers were read with another last digit unless this was asked for
+    exact = {"float_precision": "round_trip"} if pandas.__version__ < "3" else {}
+    pandas.read_csv(table, dtype={"checkpoint": str}, **exact).to_csv(
         tmp_path / "again.csv", index=False
     )
     pandas.read_parquet(parquet).to_parquet(tmp_path / "again.parquet", index=False)

@@ -65,7 +65,7 @@ def render(
         variance=", ".join(f"{name} {100 * share:.0f} %" for name, share in _shares(outcome)),
         command=summaries.command_line(),
         version=versions.get("tlx", ""),
-        commit=str(environment.get("commit") or "")[:12],
+        commit=str((environment.get("git") or {}).get("commit") or "")[:12],
     )
 
 
@@ -222,10 +222,10 @@ def _confusions_table(outcome: ComparisonOutcome) -> Table:
     return {"headings": ["", "true class", "taken for", "of its images"], "rows": rows}
 
 
-def _example_rows(outcome: ComparisonOutcome) -> list[dict[str, Any]]:
+def _example_rows(outcome: ComparisonOutcome) -> list[dict[str, str | list[str]]]:
     """Return the pictures of each confusion, as base64 of JPEG; [] where there are none."""
     names, shown = outcome.data.classes, outcome.thumbnails
-    rows = [
+    rows: list[dict[str, str | list[str]]] = [
         {
             "words": f"{row.side}: {names[row.true]} taken for {names[row.guess]}",
             "pictures": [shown[str(i)] for i in row.images if str(i) in shown],

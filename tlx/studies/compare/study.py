@@ -47,6 +47,15 @@ class Compared:
     test_files: tuple[str, ...] = ()  # of the test images, in the order of predictions
 
 
+@dataclass(frozen=True)
+class PlannedSides:
+    """Stages of both sides with every split: by recipe, and by source; files of the test images."""
+
+    tuning: dict[str, Stage]
+    features: dict[str, Stage]
+    test_files: tuple[str, ...]
+
+
 class CompareStudy(Study):
     """Study of both sides on the same draws, with a decision."""
 
@@ -147,49 +156,56 @@ class CompareStudy(Study):
             session.say(f"page: {target}")
         return compared.dataset, done.results[-1]
 
-    def _run_sides(self, session: Session, dataset: str) -> Generator[Stage, StudyReport, Compared]:
-        """Run feature extraction on every draw of a data set, then race fine-tuning."""
+    def _sides(
+        self, session: Session, tuning: FineTuning, sources: Mapping[str, str | None]
+    ) -> PlannedSides:
+        """Check the data and plan both sides: every source, with every recipe and classifier."""
         from ..feature_extraction.plan import feature_extraction_study
         from ..fine_tuning.plan import fine_tuning_study
-        from . import evidence, race
-        from .decision import Ending
+        from . import evidence
 
         grid, draws = self.of(CompareGrid), self.of(CompareDraws)
-        tuning = self.of(FineTuning).replace(dataset=dataset)
-        features = self.of(FeatureExtraction).replace(dataset=dataset)
-        sources = parse_sources(grid.sources, tuning.architecture, tuning.model)
-        stages: dict[str, Stage] = {}
-        feature_stages: dict[str, Stage] = {}
+        frozen = self.of(FeatureExtraction).replace(dataset=tuning.dataset)
+        sides = PlannedSides({}, {}, ())
         with session.steps("reading and extracting") as progress:
             for source, model in sources.items():
                 for tune in grid.tunes(tuning.tune):
-                    name = evidence.recipe_name(source, {"tune": tune})
-                    stages[name], preflight = fine_tuning_study(
-                        tuning.replace(architecture=source, model=model, tune=tune),
-                        draws,
-                        session.settings,
-                        progress,
-                    )
+                    spec = tuning.replace(architecture=source, model=model, tune=tune)
+                    stage, preflight = fine_tuning_study(spec, draws, session.settings, progress)
+                    sides.tuning[evidence.recipe_name(source, {"tune": tune})] = stage
                     session.note(*preflight.notes)
-                feature_stages[source], preflight = feature_extraction_study(
-                    features.replace(architecture=source, model=model),
+                stage, preflight = feature_extraction_study(
+                    frozen.replace(architecture=source, model=model),
                     draws,
                     self.of(CompareClassifiers),
                     session.settings,
                     progress,
                 )
+                sides.features[source] = stage
                 session.note(*preflight.notes)
-        for of_sources in (stages, feature_stages):
-            for source, stage in of_sources.items():
-                of_sources[source] = replace(
+        for stages in (sides.tuning, sides.features):
+            for name, stage in stages.items():
+                stages[name] = replace(
                     stage, write_trial_figures=_no_figures, leaves_out_failures=True
                 )
-        whole = next(iter(stages.values()))
         assert preflight.splits is not None
         test_files = tuple(str(preflight.find(row)) for row in preflight.splits.test)
+        return replace(sides, test_files=test_files)
+
+    def _run_sides(self, session: Session, dataset: str) -> Generator[Stage, StudyReport, Compared]:
+        """Run feature extraction on every draw of a data set, then race fine-tuning."""
+        from . import evidence, race
+        from .decision import Ending
+
+        grid = self.of(CompareGrid)
+        tuning = self.of(FineTuning).replace(dataset=dataset)
+        sources = parse_sources(grid.sources, tuning.architecture, tuning.model)
+        planned = self._sides(session, tuning, sources)
+        stages = planned.tuning
+        whole = next(iter(stages.values()))
         scored = yield from self._score(grid.sources, tuning, session)
         side = evidence.Side(evidence.FEATURES)
-        yield from race.features_first(feature_stages, side)
+        yield from race.features_first(planned.features, side)
         limit = max(trial.spec.split for trial in whole.trials) + 1
         racing = race.Race(evidence.Side(evidence.TUNING), limit, {})
         yield from race.fine_tune(stages, side, grid, session, racing)
@@ -208,7 +224,7 @@ class CompareStudy(Study):
                 for result in trials.values()
                 if scored
             ),
-            test_files,
+            planned.test_files,
         )
 
     def _score(
@@ -250,32 +266,7 @@ class CompareStudy(Study):
         grid = self.of(CompareGrid)
         keys = sorted(result.key for result in data.trials)
         at = grid.at or max(pair.shots for pair in data.pairs)
-        ending = compared.ending
-        about: dict[str, object] = {
-            "title": compared.title,
-            "rules": {
-                "at": at,
-                "alpha": grid.alpha,
-                "margin": grid.margin,
-                "human_hours": dict(hours),
-                "price_hour": grid.price_hour,
-                "currency": grid.currency,
-            },
-            "stopped": {str(shots): reason for shots, reason in ending.stopped.items()},
-            "share": ending.share,
-            "left_out": [asdict(row) for row in ending.left_out],
-        }
-        failed = {
-            side.name: sorted(map(list, side.failed))
-            for side in (data.features, data.tuning)
-            if side.failed
-        }
-        if failed:
-            about["failed"] = failed
-        if not grid.thumbnails:
-            about["thumbnails_off"] = True
-        if compared.scores:
-            about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
+        about = _about(grid, at, data, compared, hours)
         details = {
             "trials": keys,
             "classes": list(data.classes),
@@ -366,6 +357,39 @@ def _check_places(names: tuple[str, ...], tuning: FineTuning, grid: CompareGrid)
                 expected="one data set: it is of one",
                 remedy="compare each by itself, then tlx compare --from KEY,KEY,…",
             )
+
+
+def _about(
+    grid: CompareGrid, at: int, data: Evidence, compared: Compared, hours: Mapping[str, float]
+) -> dict[str, object]:
+    """Return what a record says besides its trials; it is part of the decision's key."""
+    ending = compared.ending
+    about: dict[str, object] = {
+        "title": compared.title,
+        "rules": {
+            "at": at,
+            "alpha": grid.alpha,
+            "margin": grid.margin,
+            "human_hours": dict(hours),
+            "price_hour": grid.price_hour,
+            "currency": grid.currency,
+        },
+        "stopped": {str(shots): reason for shots, reason in ending.stopped.items()},
+        "share": ending.share,
+        "left_out": [asdict(row) for row in ending.left_out],
+    }
+    failed = {
+        side.name: sorted(map(list, side.failed))
+        for side in (data.features, data.tuning)
+        if side.failed
+    }
+    if failed:
+        about["failed"] = failed
+    if not grid.thumbnails:
+        about["thumbnails_off"] = True
+    if compared.scores:
+        about |= {"scores": list(compared.scores), "left_trials": sorted(compared.left_trials)}
+    return about
 
 
 def _rules_stage(decided: Sequence[tuple[str, Result]]) -> Stage:

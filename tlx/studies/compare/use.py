@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 from ...errors import TlxError
 from ...result import Result
@@ -31,7 +31,16 @@ class UseCost:
     reason: str = ""
 
 
-def network_of(result: Result) -> dict[str, Any]:
+class NetworkPlan(TypedDict):
+    """What a network is built from."""
+
+    architecture: str
+    input_size: int | None
+    classes: int
+    crops: int
+
+
+def network_of(result: Result) -> NetworkPlan:
     """Return what the network of a trial is built from."""
     spec, details = result.spec, result.details
     return {
@@ -43,8 +52,8 @@ def network_of(result: Result) -> dict[str, Any]:
 
 
 def measure(
-    networks: Mapping[str, Mapping[str, Any]], stopping: Callable[[], bool]
-) -> dict[str, dict[str, Any]]:
+    networks: Mapping[str, NetworkPlan], stopping: Callable[[], bool]
+) -> dict[str, dict[str, object]]:
     """Return side → UseCost as plain JSON. Sides with one network share its figures.
 
     networks  side → `network_of` its champion
