@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from ..data.sizing import CENTRAL_FIRST
 
 RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the network is
 
@@ -29,11 +31,13 @@ class Samples:
     pixels  holder of the uint8 rows
     images  (n,) int64 — which images of the holder
     labels  (n,) int64 — class index of each image
+    chosen  numbers of the crops that are used, in this order; None: all
     """
 
     pixels: SampleRows
     images: np.ndarray
     labels: np.ndarray
+    chosen: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,12 +45,23 @@ class Samples:
     @property
     def crops(self) -> int:
         """Return the number of rows per image."""
-        return self.pixels.crops
+        return self.pixels.crops if self.chosen is None else len(self.chosen)
 
     @property
     def rows(self) -> np.ndarray:
         """Return (n·c,) int64 flat rows, image by image, crops in order."""
-        return (self.images[:, None] * self.crops + np.arange(self.crops)).reshape(-1)
+        crops = np.arange(self.pixels.crops) if self.chosen is None else np.array(self.chosen)
+        result: np.ndarray = (self.images[:, None] * self.pixels.crops + crops).reshape(-1)
+        return result
+
+    def on_crops(self, count: int) -> Samples:
+        """Return the same images with so many of their crops, the most central ones first.
+
+        All rows, in their usual order, where images have no more than that.
+        """
+        if count >= self.pixels.crops:
+            return replace(self, chosen=None)
+        return replace(self, chosen=CENTRAL_FIRST[:count])
 
     @property
     def row_images(self) -> np.ndarray:

@@ -94,6 +94,9 @@ def row_counts(trial: Trial) -> tuple[int, int, int]:
     """Count the training, validation and test rows of a trial: images times crops."""
     inputs = getattr(trial.inputs, "data", trial.inputs)
     train, val, test = (_rows(getattr(inputs, role, None)) for role in ("train", "val", "test"))
+    crops = getattr(trial.spec, "val_crops", None)
+    if crops is not None and val:
+        val = len(inputs.val) * min(crops, inputs.val.crops)
     return train, val, test
 
 

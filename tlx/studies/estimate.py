@@ -50,8 +50,9 @@ def rows_of(spec: FineTuning, few: FewShotGrid, preflight: PreflightResult) -> R
     trials = draws(spec, few, preflight.splits)
     train = sum(len(preflight.splits.train(shots, split)) for shots, split in trials)
     test = 0 if spec.model_selection else len(preflight.splits.test)
-    scoring = len(trials) * (spec.epochs * len(preflight.splits.val) + test)
-    return RowCounts(crops * spec.epochs * train, crops * scoring)
+    val = len(preflight.splits.val) * min(crops, spec.val_crops or crops)
+    scoring = len(trials) * (spec.epochs * val + crops * test)
+    return RowCounts(crops * spec.epochs * train, scoring)
 
 
 def rows_of_trial(trial: Trial) -> tuple[int, int]:

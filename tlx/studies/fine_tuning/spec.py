@@ -28,6 +28,15 @@ class FineTuning(Recipe, FewShotTrial):
     )
     head: str = setting("auto", search=("linear", "mlp256"), help="auto, linear, or mlp256")
 
+    val_crops: int | None = setting(
+        None,
+        low=1,
+        high=9,
+        search=False,
+        help="crops of each validation image that choose the epoch and when to stop: the centre, "
+        "its mirror image, then corners. Default: all ten. The test always uses all",
+    )
+
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
         return {
@@ -41,6 +50,7 @@ class FineTuning(Recipe, FewShotTrial):
             "Split": self.split,
             "Maximum epochs": self.epochs,
             "Model selection": self.model_selection,
+            **({} if self.val_crops is None else {"Validation crops": self.val_crops}),
             "Batch size": self.batch_size,
             "Configuration": "-" if self.configuration is None else self.configuration,
             "Optimizer": self.optimizer,
