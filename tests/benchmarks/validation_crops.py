@@ -13,9 +13,11 @@ one trial. CPU seconds say more than wall seconds on a busy machine.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import random
+import shutil
 import statistics
 import sys
 import tempfile
@@ -32,6 +34,7 @@ class Trials:
     """The trials of one way, in a process of it."""
 
     def __init__(self, way: str):
+        self.shared: list[Path] = []  # folder of a study's trials, where there is one
         self.crops = int(way.split(maxsplit=1)[0]) if way[0].isdigit() else None
 
     def handle(self, what: dict) -> dict:
@@ -41,8 +44,10 @@ class Trials:
 
     def prepare(self, what: dict) -> dict:
         """Read the images once and plan every trial."""
+        import tlx
         from tlx.lab.settings import Settings
         from tlx.models import training
+        from tlx.studies.base import TrialContext
         from tlx.studies.few_shot import FewShotGrid
         from tlx.studies.fine_tuning import plan
         from tlx.studies.fine_tuning.spec import FineTuning
@@ -52,8 +57,12 @@ class Trials:
         spec = FineTuning(dataset=what["dataset"], freeze=what["freeze"], **more)
         few = FewShotGrid(shots=tuple(what["shots"]), splits=what["splits"])
         stage, _ = plan.fine_tuning_study(spec, few, Settings(tracking=False, workers=0))
+        if "shared" in TrialContext.__dataclass_fields__:  # an older checkout has none
+            folder = tempfile.mkdtemp()
+            atexit.register(shutil.rmtree, folder)
+            self.shared = [Path(folder)]
         self.trials = {(t.spec.shots, t.spec.split): t for t in stage.trials}
-        return {"blas": "-", "trials": sorted(self.trials)}
+        return {"blas": "-", "trials": sorted(self.trials), "code": tlx.__file__}
 
     def run(self, shots: int, split: int) -> dict:
         """Run one trial, and say what it took and came to."""
@@ -69,6 +78,7 @@ class Trials:
                 lambda _, row: epochs.append(row),
                 lambda *_: None,
                 lambda: False,
+                *self.shared,
             )
             wall, cpu = time.perf_counter(), time.process_time()
             result = trial.run(chosen.spec, chosen.inputs, context)
@@ -104,6 +114,8 @@ def measured(asked: argparse.Namespace) -> dict[str, dict[str, dict]]:
     absent = {name: a["absent"] for name, a in answers.items() if "absent" in a}
     if absent:
         sys.exit(f"cannot start: {absent}")
+    if asked.checkout:  # or the two would be compared with themselves
+        assert answers[OLDER]["code"].startswith(str(asked.checkout)), answers[OLDER]["code"]
     trials = [tuple(pair) for pair in answers[DEFAULT]["trials"]]
     for way in ways.values():
         way.ask(shots=trials[0][0], split=trials[0][1])
@@ -168,8 +180,9 @@ def main() -> None:
         options.add_argument(f"--{name}", type=int, default=value)
     asked = options.parse_args()
     if asked.worker:
+        sys.path.insert(0, os.environ["PYTHONPATH"])  # before what the environment puts first
         turns.serve(Trials(asked.worker).handle)
-        os._exit(0)
+        return
     rows = measured(asked)
     if asked.json:
         asked.json.write_text(json.dumps(rows, indent=1))

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .. import files
 from ..data.sizing import CENTRAL_FIRST
 
 RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the network is
@@ -145,6 +146,15 @@ class BatchLoader(Batches):
         self._resident = (
             torch.from_numpy(samples.pixels.take(self._rows)).to(device) if resident else None
         )
+
+    def digest(self) -> str | None:
+        """Return the SHA-256 of all that decides the batches; None if the pixels have none."""
+        subset = getattr(self._samples.pixels, "subset", None)
+        if subset is None:
+            return None
+        normal = [self._shift.flatten().tolist(), self._scale.flatten().tolist()]
+        pixels = subset(self._samples.images).digest
+        return files.digest([pixels, list(self._samples.chosen or ()), normal, self.contiguous])
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return x (b, channels, h, w) float32 and y (b,) int64, of these row numbers."""

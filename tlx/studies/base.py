@@ -174,6 +174,7 @@ class TrialContext:
     log: Callable[[int, dict[str, float]], None]  # store one epoch's metrics durably
     tell: Callable[[int, int], None]  # (batches done, batches in the epoch)
     stopping: Callable[[], bool]
+    shared: Path | None = None  # folder of what the trials of the study share while they run
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,7 @@ def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
     is absent, they are measured on all, details["crops"].
     """
     started = time.perf_counter()
-    place = training_context(context)
+    place = training_context(context, shared=context.shared)
     network, fitted = tuned(spec, inputs, place)
     details = fit_details(network, inputs, fitted) | transfer_details(network, fitted)
     details |= {
