@@ -152,6 +152,7 @@ def run_groups(
         devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
     )
     if not tasks:
+        _remove_shared(shared)  # of a command that was killed after its last trial
         return
     groups = {group.key: group for group in stage.groups}
     for outcome in ENGINES[settings.engine](
@@ -164,9 +165,14 @@ def run_groups(
                 if t.spec.key not in outcomes
             }
             outcomes.update({key: store.find(key) or error for key, error in lost.items()})
-    shutil.rmtree(shared, ignore_errors=True)  # after a stop it is there for the next command
+    _remove_shared(shared)  # after a stop it is there for the next command
+
+
+def _remove_shared(folder: Path) -> None:
+    """Remove what the trials of a study have shared."""
+    shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):
-        shared.parent.rmdir()
+        folder.parent.rmdir()
 
 
 SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its parameters
