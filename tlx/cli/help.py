@@ -13,9 +13,9 @@ SECTIONS = (STUDY, DATA, NETWORK, TRAINING, SEARCH, TRACKING, COMPUTE, OTHER)
 FIELDS = {  # section → settings; a setting that is in none is of its study
     DATA: (
         "dataset split_path shots splits val_per_class test_per_class train_per_class split_seed "
-        "use_crops precomputed_crops sizing input_size model_selection data_root allow_outside "
-        "decode_budget balance balance_test part samples source_dataset source_images halves "
-        "sources targets fine_tune_per_class augment"
+        "use_crops val_crops precomputed_crops sizing input_size model_selection data_root "
+        "allow_outside decode_budget balance balance_test part samples source_dataset "
+        "source_images halves sources targets fine_tune_per_class augment"
     ),
     NETWORK: (
         "architecture source source_architecture model model_description layers reduce fold head "

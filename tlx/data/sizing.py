@@ -51,6 +51,8 @@ CROPS = (
     ("centre", 4, False),
     ("centre of the mirrored image", 5, True),
 )
+# Numbers of the crops, the most central first: any first n of them are the most even n of the ten.
+CENTRAL_FIRST = (8, 9, 0, 6, 2, 4, 1, 7, 3, 5)
 CENTRE = 4
 WINDOWS = 6
 GENERATOR = (

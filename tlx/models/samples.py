@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from .. import files
+from ..data.sizing import CENTRAL_FIRST
 
 RESIDENT_BYTES = 1 << 30  # below this the rows are copied once to where the network is
 
@@ -29,11 +32,13 @@ class Samples:
     pixels  holder of the uint8 rows
     images  (n,) int64 — which images of the holder
     labels  (n,) int64 — class index of each image
+    chosen  numbers of the crops that are used, in this order; None: all
     """
 
     pixels: SampleRows
     images: np.ndarray
     labels: np.ndarray
+    chosen: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -41,12 +46,23 @@ class Samples:
     @property
     def crops(self) -> int:
         """Return the number of rows per image."""
-        return self.pixels.crops
+        return self.pixels.crops if self.chosen is None else len(self.chosen)
 
     @property
     def rows(self) -> np.ndarray:
         """Return (n·c,) int64 flat rows, image by image, crops in order."""
-        return (self.images[:, None] * self.crops + np.arange(self.crops)).reshape(-1)
+        crops = np.arange(self.pixels.crops) if self.chosen is None else np.array(self.chosen)
+        result: np.ndarray = (self.images[:, None] * self.pixels.crops + crops).reshape(-1)
+        return result
+
+    def on_crops(self, count: int) -> Samples:
+        """Return the same images with so many of their crops, the most central ones first.
+
+        All rows, in their usual order, where images have no more than that.
+        """
+        if count >= self.pixels.crops:
+            return replace(self, chosen=None)
+        return replace(self, chosen=CENTRAL_FIRST[:count])
 
     @property
     def row_images(self) -> np.ndarray:
@@ -130,6 +146,15 @@ class BatchLoader(Batches):
         self._resident = (
             torch.from_numpy(samples.pixels.take(self._rows)).to(device) if resident else None
         )
+
+    def digest(self) -> str | None:
+        """Return the SHA-256 of all that decides the batches; None if the pixels have none."""
+        subset = getattr(self._samples.pixels, "subset", None)
+        if subset is None:
+            return None
+        normal = [self._shift.flatten().tolist(), self._scale.flatten().tolist()]
+        pixels = subset(self._samples.images).digest
+        return files.digest([pixels, list(self._samples.chosen or ()), normal, self.contiguous])
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return x (b, channels, h, w) float32 and y (b,) int64, of these row numbers."""

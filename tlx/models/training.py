@@ -114,8 +114,27 @@ def fit(  # noqa: PLR0913 — what is trained on what, and by name how
 def predict(
     network: Network, samples: Samples, recipe: Recipe, place: TrainingContext = UNREPORTED
 ) -> np.ndarray:
-    """Compute logits (n·c, k) float32 of every row in evaluation mode, batch by batch."""
-    return _logits(network, _feed(network, samples, recipe, place), recipe, place)
+    """Compute logits (n·c, k) float32 of every row in evaluation mode, batch by batch.
+
+    What frozen blocks give is read from `place.shared` where another training has kept it there.
+    """
+    feed = _feed(network, samples, recipe, place)
+    rows: Batches = feed
+    if place.shared is not None:
+        rows = prefix.shared_rows(
+            network,
+            feed,
+            prefix.CacheRequest(
+                batch_size=recipe.batch_size,
+                score_batch=EVALUATION_BATCH,
+                epochs=1,
+                bfloat16=recipe.precision == "bfloat16",
+                limit=place.prefix_bytes,
+                stopping=place.stopping,
+                shared=place.shared,
+            ),
+        )
+    return _logits(network, rows, recipe, place)
 
 
 def _feed(
@@ -283,6 +302,7 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
                 limit=self.place.prefix_bytes,
                 folder=checkpoint.parent if checkpoint is not None else None,
                 stopping=self.place.stopping,
+                shared=self.place.shared,
             ),
         )
         if choice is not None:

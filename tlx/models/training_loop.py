@@ -35,6 +35,7 @@ class TrainingContext:
     on_batch      (batches done, batches in the epoch)
     prefix_bytes  of what a frozen prefix gives, kept in memory or next to the checkpoint
     on_choice     whether that is kept, and why
+    shared        folder in which it is kept for the other trainings of a study, of scored rows
     moments       steps done (0: before the first) after which `on_moment` sees the network
     """
 
@@ -45,6 +46,7 @@ class TrainingContext:
     stopping: Callable[[], bool] = lambda: False
     prefix_bytes: int = prefix.LIMIT_BYTES
     on_choice: Callable[[prefix.CacheDecision], None] = lambda choice: None
+    shared: Path | None = None
     moments: frozenset[int] = frozenset()
     on_moment: Callable[[int, nn.Module], None] = lambda step, network: None
 

@@ -99,6 +99,9 @@ def row_counts(trial: Trial) -> tuple[int, int, int]:
     """Count the training, validation and test rows of a trial: images times crops."""
     inputs = getattr(trial.inputs, "data", trial.inputs)
     train, val, test = (_rows(getattr(inputs, role, None)) for role in ("train", "val", "test"))
+    crops = getattr(trial.spec, "val_crops", None)
+    if crops is not None and val:
+        val = len(inputs.val) * min(crops, inputs.val.crops)
     return train, val, test
 
 
@@ -176,6 +179,7 @@ class TrialContext:
     log: Callable[[int, dict[str, float]], None]  # store one epoch's metrics durably
     tell: Callable[[int, int], None]  # (batches done, batches in the epoch)
     stopping: Callable[[], bool]
+    shared: Path | None = None  # folder of what the trials of the study share while they run
 
 
 @dataclass(frozen=True)

@@ -52,8 +52,9 @@ def rows_of(spec: FineTuning, few: FewShotGrid, preflight: PreflightResult) -> R
     trials = draws(spec, few, preflight.splits)
     train = sum(len(preflight.splits.train(shots, split)) for shots, split in trials)
     test = 0 if spec.model_selection else len(preflight.splits.test)
-    scoring = len(trials) * (spec.most_epochs * len(preflight.splits.val) + test)
-    return RowCounts(crops * spec.most_epochs * train, crops * scoring)
+    val = len(preflight.splits.val) * min(crops, spec.val_crops or crops)
+    scoring = len(trials) * (spec.most_epochs * val + crops * test)
+    return RowCounts(crops * spec.most_epochs * train, scoring)
 
 
 def rows_of_trial(trial: Trial) -> tuple[int, int]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import Stopped, TlxError, late_refusal
@@ -21,6 +23,7 @@ from ..spec import Spec
 from . import reporting
 from .base import Stage, StudyReport, TrialContext, TrialFigures, most_epochs, open_store
 
+SHARED = "shared"  # folder in the store
 TELL_EVERY_S = 0.2  # progress within an epoch
 PRELOAD = (
     "torch",
@@ -116,6 +119,8 @@ def run_groups(
     """
     device = settings.resolved_device()
     tasks = []
+    shared = store.root / SHARED / stage.key
+    several = sum(trial.spec.key not in outcomes for trial in stage.trials) > 1
     for group in stage.groups:
         todo = [trial for trial in group.trials if trial.spec.key not in outcomes]
         if todo:
@@ -126,6 +131,7 @@ def run_groups(
                 device,
                 settings,
                 form,
+                str(shared) if several else None,
             )
             specs, inputs = [trial.spec for trial in todo], todo[0].inputs
             tasks.append(
@@ -146,6 +152,7 @@ def run_groups(
         devices=tuple(map(str, range(workers))) if device == "cuda" and workers > 1 else (),
     )
     if not tasks:
+        _remove_shared(shared)  # of a command that was killed after its last trial
         return
     groups = {group.key: group for group in stage.groups}
     for outcome in ENGINES[settings.engine](
@@ -158,6 +165,14 @@ def run_groups(
                 if t.spec.key not in outcomes
             }
             outcomes.update({key: store.find(key) or error for key, error in lost.items()})
+    _remove_shared(shared)  # after a stop it is there for the next command
+
+
+def _remove_shared(folder: Path) -> None:
+    """Remove what the trials of a study have shared."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 SHOWN_DIFFERENCES = 6  # settings in the name of a run; the others are among its parameters
@@ -227,6 +242,7 @@ class TrialJob:
     device: str
     settings: Settings
     form: str | None  # of the trial's figures; None: not drawn
+    shared: str | None = None  # folder of what the trials share while they run; None: nothing
 
 
 def run_group(
@@ -266,7 +282,10 @@ def run_trial(
 ) -> Result:
     """Return the result of a trial, continued from its draft."""
     settings, teller = job.settings, _ProgressReporter(draft, spec, emit)
-    context = TrialContext(draft.folder, job.device, teller.log, teller.tell, signals.stopping)
+    shared = None if job.shared is None else Path(job.shared)
+    context = TrialContext(
+        draft.folder, job.device, teller.log, teller.tell, signals.stopping, shared
+    )
     carbon = cost.Carbon(settings.grid, "declared") if settings.grid is not None else None
     with (
         resources.Sampler(teller.resources)

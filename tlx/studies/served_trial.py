@@ -40,7 +40,7 @@ from .few_shot import FewShotGrid, FewShotTrial
 from .few_shot_inputs import PreflightResult, Progress
 from .fine_tuning.plan import fine_tuning_study
 from .fine_tuning.spec import FineTuning
-from .fine_tuning.trial import tuned
+from .fine_tuning.trial import selection_samples, tuned
 from .listing import only_match
 
 PREDICTIONS = "predictions.npy"  # of trials that keep them: (n_test,) class of each test image
@@ -232,6 +232,8 @@ class RebuiltTrial:
     scores      (n, c, k) scores of their crops
     vote        by which the crops decide
     seconds     that it took
+    val_selected  (n,) class of each validation image by the crops that chose the epoch, where the
+                trial chose it on fewer than all
     """
 
     body: Any
@@ -246,6 +248,7 @@ class RebuiltTrial:
     vote: str
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
+    val_selected: np.ndarray | None = None
 
     @property
     def decided(self) -> np.ndarray:
@@ -255,6 +258,8 @@ class RebuiltTrial:
     @property
     def val_decided(self) -> np.ndarray:
         """Return the class (n,) that the trial gives each validation image."""
+        if self.val_selected is not None:
+            return self.val_selected
         return voting.VOTING[self.vote](self.val_scores)
 
 
@@ -341,7 +346,13 @@ def _fine_tuned(
     logits = predict(network, trial.inputs.val, spec, place)
     held = trial.inputs.test or trial.inputs.val
     scores_held = predict(network, held, spec, place)
-    return _rebuilt(spec, preflight, network, network, trial.inputs, (logits, scores_held))
+    rebuilt = _rebuilt(spec, preflight, network, network, trial.inputs, (logits, scores_held))
+    if spec.val_crops is not None:
+        chosen_on = selection_samples(spec, trial.inputs.val)
+        rebuilt.val_selected = voting.per_image(
+            predict(network, chosen_on, spec, place), chosen_on.crops, spec.vote
+        )
+    return rebuilt
 
 
 def _fitted_again(

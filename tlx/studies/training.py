@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 def training_context(context: TrialContext, **more: Any) -> TrainingContext:
     """Return device, checkpoint and callbacks of a training in a trial.
 
-    more: `moments` and `on_moment`, for a training whose weights are kept or scored on the way.
+    more: `moments` and `on_moment`, for a training whose weights are kept or scored on the way;
+    `shared`, for one of many that score the same images.
     """
     from ..models.training import TrainingContext
 

@@ -57,17 +57,17 @@ class CachedBatches(Batches):
 
     def __init__(self, computed: ComputedBatches, layout: RowLayout, rows: Tensor | np.ndarray):
         self.cut, self.device, self.labels = computed.cut, computed.device, computed.labels
-        self._layout, self._rows = layout, rows
+        self._layout, self.rows = layout, rows
 
     def batch(self, index: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return the z and y of `ComputedBatches.batch`, bit for bit."""
         at = torch.from_numpy(index).to(self.device)
-        if isinstance(self._rows, Tensor):
-            return self._layout.unpacked(self._rows.index_select(0, at)), self.labels[at]
+        if isinstance(self.rows, Tensor):
+            return self._layout.unpacked(self.rows.index_select(0, at)), self.labels[at]
         rows = torch.empty(
             (len(index), self._layout.bytes), dtype=torch.uint8
         )  # aligned as torch has it
-        np.take(self._rows, index, axis=0, out=rows.numpy(), mode="clip")
+        np.take(self.rows, index, axis=0, out=rows.numpy(), mode="clip")
         return self._layout.unpacked(rows), self.labels[at]
 
     def logits(self, network: nn.Module, x: Tensor) -> Tensor:

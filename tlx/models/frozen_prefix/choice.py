@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from ... import files
 from ...errors import ResourceError
@@ -27,6 +27,7 @@ from .. import samples
 from ..blocks import DROPOUTS
 from ..network import Network
 from ..samples import Batches, BatchLoader
+from . import shared
 from . import split as frozen_prefix_split
 from .cache import CachedBatches, ComputedBatches, RowLayout, arithmetic, build_cache
 from .split import CannotSplit, SplitPoint
@@ -67,6 +68,7 @@ class CacheRequest:
     bfloat16  the arithmetic of the forward pass
     limit     bytes to be kept at most, in memory below RESIDENT_BYTES, else in a nameless file in
               `folder`
+    shared    folder in which scored rows are kept for other trainings; None: for none
     """
 
     batch_size: int
@@ -77,6 +79,7 @@ class CacheRequest:
     limit: int = LIMIT_BYTES
     folder: Path | None = None
     stopping: Callable[[], bool] = lambda: False
+    shared: Path | None = None
 
 
 def held(network: Network) -> int:
@@ -168,7 +171,54 @@ def _keep(
         raise CannotSplit("on this machine a row's bits depend on the other rows of its batch")
     computed.network.eval()
     scored = ComputedBatches(val, computed.cut, computed.network, 0, wish.bfloat16)
-    return trained, build_cache(scored, layout, wish.score_batch, folder, wish.stopping)
+    return trained, _scored(scored, layout, folder, wish)
+
+
+def _scored(
+    scored: ComputedBatches, layout: RowLayout, folder: Path | None, wish: CacheRequest
+) -> CachedBatches:
+    """Return the cached rows of a scoring pass, those of another training if it has shared them.
+
+    Raises CannotSplit, ResourceError or Stopped.
+    """
+    name = None
+    if wish.shared is not None and folder is None and isinstance(scored.network, Network):
+        name = shared.shared_name(scored.network, scored, layout, wish.score_batch)
+    if name is None:
+        return build_cache(scored, layout, wish.score_batch, folder, wish.stopping)
+    assert wish.shared is not None
+    path = wish.shared / name
+    rows = shared.load(path, scored, layout)
+    if rows is None:
+        rows = build_cache(scored, layout, wish.score_batch, None, wish.stopping)
+        assert isinstance(rows.rows, Tensor)
+        shared.save(path, rows.rows)
+    return rows
+
+
+def shared_rows(network: Network, feed: BatchLoader, wish: CacheRequest) -> Batches:
+    """Return the rows that are scored once by every training that shares them.
+
+    They are the rows after the frozen prefix where that pays if two trainings read them, else
+    `feed`; logits are the same bits. The network is left in evaluation mode. Raises Stopped.
+    """
+    network.train()
+    blocks = held(network)
+    try:
+        if not blocks or not len(feed):
+            return feed
+        cut, layout = _cut(network, feed, blocks, wish)
+        where, _, why = whether_to_keep(
+            len(feed), layout.bytes, cut.flops[0], feed.device, replace(wish, epochs=2)
+        )
+        if why or where != "memory":
+            return feed
+        network.eval()
+        return _scored(ComputedBatches(feed, cut, network, 0, wish.bfloat16), layout, None, wish)
+    except (CannotSplit, ResourceError):
+        return feed
+    finally:
+        network.eval()
 
 
 # ---------------------------------------------------------------- whether to keep it

@@ -35,6 +35,14 @@ def look_at_fine_tuning(
     """Run the preflight of a fine-tuning study."""
     result = preflight(spec, few, settings, lambda: _to_tune(spec), progress, keep=keep)
     result.problems += _lone_rows(spec, few, result)
+    if spec.val_crops is not None and not spec.use_crops:
+        result.problems.append(
+            UsageError(
+                "conflict",
+                f"--val-crops {spec.val_crops} and --no-use-crops",
+                expected="one of the two: without crops an image is one row",
+            )
+        )
     return result
 
 

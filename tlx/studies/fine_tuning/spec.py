@@ -46,6 +46,15 @@ class FineTuning(Recipe, FewShotTrial):
         """Return the epochs of all phases, if no training stops early."""
         return self.epochs + parse_tune(self.tune).head_first
 
+    val_crops: int | None = setting(
+        None,
+        low=1,
+        high=9,
+        search=False,
+        help="crops of each validation image that choose the epoch and when to stop: the centre, "
+        "its mirror image, then corners. Default: all ten. The test always uses all",
+    )
+
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
         params: dict[str, object] = {
@@ -59,6 +68,7 @@ class FineTuning(Recipe, FewShotTrial):
             "Split": self.split,
             "Maximum epochs": self.epochs,
             "Model selection": self.model_selection,
+            **({} if self.val_crops is None else {"Validation crops": self.val_crops}),
             "Batch size": self.batch_size,
             "Configuration": "-" if self.configuration is None else self.configuration,
             "Optimizer": self.optimizer,

@@ -35,6 +35,7 @@ class FineTuningStudy(Study):
         "source",
         "model",
         "use_crops",
+        "val_crops",
         "precomputed_crops",
         "configuration",
         "tune",

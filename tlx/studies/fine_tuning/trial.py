@@ -23,8 +23,14 @@ if TYPE_CHECKING:
     import numpy as np
 
     from ...models.network import Network
+    from ...models.samples import Samples
     from ...models.training import TrainingContext, TrainingOutcome
     from ..base import TrialContext
+
+
+def selection_samples(spec: FineTuning, val: Samples) -> Samples:
+    """Return the validation images with the crops that choose the epoch."""
+    return val if spec.val_crops is None else val.on_crops(spec.val_crops)
 
 
 def tuned(
@@ -55,10 +61,11 @@ def tuned(
         return voting.accuracy(logits, labels, crops, spec.vote)
 
     seed = derive_seed(spec.seed, "fit", spec.shots, spec.split)
+    val = selection_samples(spec, inputs.val)
     fitted = training.fit(
         network,
         inputs.train,
-        inputs.val,
+        val,
         spec,
         seed=seed,
         score=score,
@@ -70,15 +77,21 @@ def tuned(
 
 
 def run(spec: FineTuning, inputs: Inputs, context: TrialContext) -> Result:
-    """Train on inputs.train, select the epoch on inputs.val, score once on inputs.test."""
+    """Train on inputs.train, select the epoch on inputs.val, score once on inputs.test.
+
+    details["val_crops"] is the number of crops that the validation scores are measured on; where it
+    is absent, they are measured on all, details["crops"].
+    """
     started = time.perf_counter()
-    place = training_context(context)
+    place = training_context(context, shared=context.shared)
     network, fitted = tuned(spec, inputs, place)
     details = fit_details(network, inputs, fitted) | transfer_details(network, fitted)
     details |= {
         "crops": inputs.train.crops,
         "weights_matched": [network.match.matched, network.match.total] if network.match else None,
     }
+    if spec.val_crops is not None:
+        details["val_crops"] = selection_samples(spec, inputs.val).crops
     scores = train_seconds(fitted)
     if fitted.ended == "diverged":
         return Result.of(spec, status=DIVERGED, scores=scores, details=details)
