@@ -136,6 +136,11 @@ def test_one_side_alone_cannot_be_compared(done):
         run_study(study, Session(settings))
 
 
+def test_trials_that_are_not_tested_cannot_be_compared(settings, bars):
+    with pytest.raises(UsageError, match="sides are compared on test images"):
+        compare(bars, settings, model_selection=True)
+
+
 def test_an_answer_for_shots_that_were_not_tried_is_refused(done, bars):
     with pytest.raises(UsageError, match="one of 1, 2"):
         compare(bars, done[1], any_time=False, at=3)
@@ -441,6 +446,14 @@ def test_every_kind_of_answer_has_its_sentences(case, monkeypatch):
     assert all(text.endswith(".") and "nan" not in text and "inf" not in text for text in said)
 
 
+def test_what_is_left_out_is_said_at_every_number_of_shots(monkeypatch):
+    outcome = outcome_of(
+        {1: [math.nan, 0.1, 0.2, 0.1, 0.2], 5: [0.1, 0.2, 0.1, 0.2]}, monkeypatch=monkeypatch
+    )
+    (said,) = [line for line in sentences.warnings(outcome) if "left out" in line]
+    assert said.startswith("1 of 5 splits at 1 image per class are left out")
+
+
 def test_without_a_sure_difference_the_cheaper_side_is_taken(monkeypatch):
     undecided = [0.1, -0.12, 0.05, -0.02, 0.03]
     cheap = outcome_of({5: undecided}, monkeypatch=monkeypatch, seconds=0.01)
@@ -654,6 +667,8 @@ def test_networks_are_measured_once_where_sides_share_one():
     assert measured["a"]["image_s"] > 0
     one = use.measure({"d": {**about, "crops": 1}}, lambda: False)["d"]
     assert measured["a"]["macs"] == 10 * one["macs"]
+    stopped = use.measure({"a": about}, lambda: True)["a"]
+    assert (stopped["image_s"], stopped["macs"]) == (None, measured["a"]["macs"])
     assert measured["c"]["image_s"] is None
     assert "nothing" in measured["c"]["reason"]
 

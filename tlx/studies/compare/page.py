@@ -191,7 +191,7 @@ def _use_rows(costs: Sequence[UseCost | None]) -> list[list[str]]:
             lambda c: NOTHING if c.macs is None else f"{c.macs / 1e6:.3g} million",
         ),
         row(
-            "file of weights",
+            "bytes of its weights",
             lambda c: NOTHING if c.weights_bytes is None else f"{c.weights_bytes / 1e6:.3g} MB",
         ),
     ]

@@ -224,13 +224,13 @@ def _noun(words: str) -> str:
 
 def warnings(outcome: ComparisonOutcome) -> list[str]:
     """Return what a reader must bear in mind."""
-    lines = []
-    verdict, pairs = outcome.headline, outcome.pairs
-    if pairs.dropped:
-        lines.append(
-            f"{pairs.dropped} of {pairs.tried} splits at {_images(outcome.at)} are left out: "
-            "a training diverged or failed"
-        )
+    verdict = outcome.headline
+    lines = [
+        f"{tried.dropped} of {tried.tried} splits at {_images(tried.shots)} are left out: "
+        "a training diverged or failed"
+        for tried in outcome.data.pairs
+        if tried.dropped
+    ]
     if verdict is not None and verdict.pool_share > 0.5:
         lines.append(
             "the draws are nearly the same images: each takes "

@@ -110,6 +110,12 @@ class CompareStudy(Study):
             for compared in _from_store(grid.from_studies, session):
                 decided.append((yield from self._decide(compared, session, hours)))
         else:
+            if self.of(FineTuning).model_selection:
+                raise UsageError(
+                    "conflict",
+                    "--model-selection",
+                    expected="trials that are tested: sides are compared on test images",
+                )
             names = data_sets(self.of(FineTuning).dataset)
             _check_places(names, self.of(FineTuning), grid)
             for name in names:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypedDict
 
 from ...errors import TlxError
@@ -19,7 +19,7 @@ class UseCost:
     image_s        seconds of all its crops in one batch, median of warm runs of one process on the
                    CPU; None if the network could not be built
     macs           multiplications with additions, all crops
-    weights_bytes  of a file of its weights
+    weights_bytes  of its weights and statistics
     crops          of an image
     reason         why nothing is known; "" if it is
     """
@@ -60,7 +60,6 @@ def measure(
     """
     from ...models import backbones, footprint
     from ...models.network import Network
-    from ...models.recipe import Recipe
 
     sizes: dict[str, UseCost] = {}
     built: dict[str, Network] = {}
@@ -76,17 +75,18 @@ def measure(
                 seed=0,
                 input_size=about["input_size"],
             )
-            size = footprint.footprint(network, Recipe())
         except TlxError as error:
             sizes[side] = UseCost(None, None, None, about["crops"], str(error))
             continue
         built[side] = network
-        macs = size.macs * about["crops"]
-        sizes[side] = UseCost(None, macs, size.weights_bytes, about["crops"])
+        macs = footprint.macs(network) * about["crops"]
+        weights_bytes = sum(t.nbytes for t in network.net.state_dict().values())
+        sizes[side] = UseCost(None, macs, weights_bytes, about["crops"])
     for side, network in built.items():
         crops = sizes[side].crops
-        image_s = footprint.latency({side: network}, crops, stopping=stopping)[side] * crops
-        sizes[side] = UseCost(image_s, sizes[side].macs, sizes[side].weights_bytes, crops)
+        row_s = footprint.latency({side: network}, crops, stopping=stopping).get(side)
+        image_s = None if row_s is None else row_s * crops  # None: stopped before a run
+        sizes[side] = replace(sizes[side], image_s=image_s)
     for side, about in networks.items():
         twin = next(other for other in sizes if networks[other] == about)
         sizes[side] = sizes[twin]

@@ -37,15 +37,6 @@ class FineTuning(Recipe, FewShotTrial):
         "rank 8, merged afterwards; lora:r=4,alpha=16; needs tlx[lora])",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "tune", format_tune(parse_tune(self.tune)))  # one text, one key
-
-    @property
-    def most_epochs(self) -> int:
-        """Return the epochs of all phases, if no training stops early."""
-        return self.epochs + parse_tune(self.tune).head_first
-
     val_crops: int | None = setting(
         None,
         low=1,
@@ -54,6 +45,15 @@ class FineTuning(Recipe, FewShotTrial):
         help="crops of each validation image that choose the epoch and when to stop: the centre, "
         "its mirror image, then corners. Default: all ten. The test always uses all",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "tune", format_tune(parse_tune(self.tune)))  # one text, one key
+
+    @property
+    def most_epochs(self) -> int:
+        """Return the epochs of all phases, if no training stops early."""
+        return self.epochs + parse_tune(self.tune).head_first
 
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings under the original study's names in MLflow."""
