@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from conftest import draw_images
 from PIL import Image
+from studies import comparisons
+from studies.comparisons import settings_of
 
 from tlx.errors import BadDataError, IntegrityError, TrialsFailedError, UsageError
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics.scores import SCORES
 from tlx.metrics.source_nulls import NULLS
@@ -38,25 +39,11 @@ from tlx.studies.compare.spec import CompareGrid
 from tlx.studies.compare.study import human_hours
 
 FEATURES, TUNING = evidence.FEATURES, evidence.TUNING
-FEW = {
-    "shots": (1, 2),
-    "splits": 4,
-    "val_per_class": 3,
-    "use_crops": False,
-    "epochs": 2,
-    "classifier": "knn ncm",
-}
-
-
-def settings_of(store, cache):
-    return Settings(
-        store=str(store), cache=str(cache), tracking=False, workers=0, system_metrics=False
-    )
 
 
 def compare(bars, settings, **changes):
-    study = STUDIES["compare"].with_settings({"dataset": str(bars), **FEW, **changes})
-    return run_study(study, Session(settings))
+    """Run a small comparison with two classifiers."""
+    return comparisons.compare(bars, settings, **{"classifier": "knn ncm", **changes})
 
 
 @pytest.fixture(scope="module")

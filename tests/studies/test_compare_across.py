@@ -9,41 +9,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import draw_images
+from studies import comparisons
+from studies.comparisons import settings_of
 
 from tlx.errors import BadDataError, UsageError
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.metrics.paired import DECIDED, analyse
 from tlx.result import FINISHED, Result
-from tlx.studies import STUDIES, Session, run_study
 from tlx.studies.compare import across, evidence, report
 from tlx.studies.compare.study import data_sets
 
-FEW = {
-    "shots": (1, 2),
-    "splits": 4,
-    "val_per_class": 3,
-    "use_crops": False,
-    "epochs": 1,
-    "classifier": "ncm",
-    "any_time": False,
-}
-
 
 def compare(settings, **changes):
-    return run_study(STUDIES["compare"].with_settings({**FEW, **changes}), Session(settings))
+    """Run small comparisons of every draw on the data sets given."""
+    dataset = changes.pop("dataset", None)
+    return comparisons.compare(dataset, settings, **{"any_time": False, "epochs": 1, **changes})
 
 
 @pytest.fixture(scope="module")
 def done(bars, cache, tmp_path_factory):
     other = draw_images(tmp_path_factory.mktemp("other") / "other", classes=4, per_class=9, seed=3)
-    settings = Settings(
-        store=str(tmp_path_factory.mktemp("runs")),
-        cache=str(cache),
-        tracking=False,
-        workers=0,
-        system_metrics=False,
-    )
+    settings = settings_of(tmp_path_factory.mktemp("runs"), cache)
     return compare(settings, dataset=f"{bars},{other}"), settings
 
 

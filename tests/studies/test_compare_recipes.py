@@ -7,41 +7,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from studies.comparisons import compare, settings_of
 
 from tlx.errors import ErrorGroup, TlxError, UsageError
-from tlx.lab.settings import Settings
 from tlx.lab.store import Store
 from tlx.studies import STUDIES, Session, run_study
 from tlx.studies.compare import evidence, page, report
 from tlx.studies.compare.spec import CompareGrid
 
-FEW = {
-    "shots": (1, 2),
-    "splits": 4,
-    "val_per_class": 3,
-    "use_crops": False,
-    "epochs": 2,
-    "classifier": "ncm",
-    "any_time": False,
-}
 RECIPES = "all bias,head-then-all:epochs=2"
-
-
-def settings_of(store, cache):
-    return Settings(
-        store=str(store), cache=str(cache), tracking=False, workers=0, system_metrics=False
-    )
-
-
-def compare(bars, settings, **changes):
-    study = STUDIES["compare"].with_settings({"dataset": str(bars), **FEW, **changes})
-    return run_study(study, Session(settings))
 
 
 @pytest.fixture(scope="module")
 def done(bars, cache, tmp_path_factory):
     settings = settings_of(tmp_path_factory.mktemp("runs"), cache)
-    return compare(bars, settings, recipes=RECIPES), settings
+    return compare(bars, settings, any_time=False, recipes=RECIPES), settings
 
 
 def tuned_by_recipe(store):
@@ -91,7 +71,7 @@ def test_every_recipe_is_tried_on_the_first_draws_and_the_best_on_validation_goe
 def test_asked_again_nothing_is_trained(done, bars, monkeypatch):
     done_report, settings = done
     monkeypatch.setattr("tlx.models.training.fit", None)
-    assert compare(bars, settings, recipes=RECIPES).key == done_report.key
+    assert compare(bars, settings, any_time=False, recipes=RECIPES).key == done_report.key
 
 
 def test_one_recipe_is_the_question_that_it_was(done, bars):
@@ -99,7 +79,10 @@ def test_one_recipe_is_the_question_that_it_was(done, bars):
     assert grid.tunes("all") == ["all"]
     assert grid.tunes("bias") == ["bias"]
     _, settings = done
-    alone = [compare(bars, settings, splits=3, **words) for words in ({"recipes": "all"}, {})]
+    alone = [
+        compare(bars, settings, any_time=False, splits=3, **words)
+        for words in ({"recipes": "all"}, {})
+    ]
     assert alone[0].key == alone[1].key
 
 
