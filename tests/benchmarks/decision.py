@@ -3,6 +3,7 @@
     python tests/benchmarks/decision.py coverage      intervals at 3, 5, 10 and 20 splits
     python tests/benchmarks/decision.py means         intervals of mean accuracies at 2 to 20 splits
     python tests/benchmarks/decision.py racing        splits where they shrink regret, against all
+    python tests/benchmarks/decision.py arms          arms that are left out early, on validation
     python tests/benchmarks/decision.py speed         one analysis of 20 splits × 10,000 images
 
 Grids of per-image predictions, fine-tuning and feature extraction on the same splits, are read from
@@ -26,9 +27,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tlx.metrics import crossed
+from tlx.metrics import best_arm, crossed
 from tlx.metrics.paired import Contrast, Verdict, analyse, wrong_sign
-from tlx.metrics.paired_race import FIRST_SPLITS, next_split
+from tlx.metrics.paired_race import FIRST_SPLITS, REGRET, next_split
 
 DATA = Path(os.environ.get("TLX_TEST_DATA", Path(__file__).resolve().parents[3] / "shared/data"))
 GRIDS = {"A": "digits", "B": "sign-digits"}
@@ -350,6 +351,54 @@ def racing(rounds: int, seed: int) -> None:
         )
 
 
+def read_arms(name: str) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Return shots → (arms, splits) validation and test accuracies of a recorded grid."""
+    rows: dict[int, dict[str, dict[int, tuple[float, float]]]] = {}
+    for side in ("ft", "fe"):
+        with np.load(DATA / "decision-grids" / f"{name}_{side}.npz") as archive:
+            for shots, split, arm, tested, validated, *_ in json.loads(str(archive["rows"])):
+                rows.setdefault(shots, {}).setdefault(arm, {})[split] = (validated, tested)
+    tables = {}
+    for shots, arms in rows.items():
+        splits = sorted(set.intersection(*(set(of_split) for of_split in arms.values())))
+        both = np.array([[of_split[split] for split in splits] for of_split in arms.values()])
+        tables[shots] = (both[..., 0], both[..., 1])
+    return tables
+
+
+def race_of_arms(validated: np.ndarray, rng: np.random.Generator) -> tuple[int, int, int, float]:
+    """Race arms on validation; return its arm, that of three splits and of all, and the cost."""
+    order = validated[:, rng.permutation(validated.shape[1])[:MOST_SPLITS]]
+    live, splits, runs = np.arange(len(order)), FIRST_SPLITS, FIRST_SPLITS * len(order)
+    while len(live) > 1 and splits < MOST_SPLITS:
+        known = best_arm.chances({1: order[live][:, :splits]})[1]
+        live = live[known.p_best >= best_arm.P_BEST]
+        if known.regret <= REGRET:
+            break
+        splits += 1
+        runs += len(live)
+    winner = int(live[order[live][:, :splits].mean(axis=1).argmax()])
+    early, late = order[:, :FIRST_SPLITS].mean(axis=1), order.mean(axis=1)
+    cost = (runs + MOST_SPLITS - splits) / order.size
+    return winner, int(early.argmax()), int(late.argmax()), cost
+
+
+def arms(rounds: int, seed: int) -> None:
+    """Print what racing arms on validation loses in test accuracy, and what it costs."""
+    print("grid         cost of all  loss, pt: race  after three splits  after all")
+    rng = np.random.default_rng(seed)
+    for name, title in GRIDS.items():
+        losses, costs = [], []
+        for validated, tested in read_arms(name).values():
+            truth = tested.mean(axis=1)
+            for _ in range(rounds):
+                *chosen, cost = race_of_arms(validated, rng)
+                losses.append([100 * (truth.max() - truth[arm]) for arm in chosen])
+                costs.append(cost)
+        race_loss, early, late = np.mean(losses, axis=0)
+        print(f"{title:12s} {np.mean(costs):11.2f}  {race_loss:14.2f}  {early:18.2f}  {late:9.2f}")
+
+
 def speed() -> None:
     """Print the time of the estimator on 20 splits × 10,000 images of 100 classes."""
     rng = np.random.default_rng(0)
@@ -369,7 +418,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", choices=("coverage", "means", "racing", "speed"))
+    parser.add_argument("part", choices=("coverage", "means", "racing", "arms", "speed"))
     parser.add_argument("--replicates", type=int, default=40, help="of each cell or comparison")
     parser.add_argument("--seed", type=int, default=1)
     given = parser.parse_args()
@@ -379,6 +428,8 @@ def main() -> None:
         means(given.replicates, given.seed)
     elif given.part == "racing":
         racing(given.replicates, given.seed)
+    elif given.part == "arms":
+        arms(given.replicates, given.seed)
     else:
         speed()
 

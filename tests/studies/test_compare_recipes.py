@@ -21,7 +21,7 @@ RECIPES = "all bias,head-then-all:epochs=2"
 @pytest.fixture(scope="module")
 def done(bars, cache, tmp_path_factory):
     settings = settings_of(tmp_path_factory.mktemp("runs"), cache)
-    return compare(bars, settings, any_time=False, recipes=RECIPES), settings
+    return compare(bars, settings, splits=5, recipes=RECIPES), settings
 
 
 def tuned_by_recipe(store):
@@ -33,45 +33,77 @@ def tuned_by_recipe(store):
     }
 
 
-def test_every_recipe_is_tried_on_the_first_draws_and_the_best_on_validation_goes_on(done):
+def name_of(tune):
+    return "mnist-cnn" if tune == "all" else f"mnist-cnn with --tune {tune}"
+
+
+def splits_of(trials, shots):
+    return {r.spec["split"] for r in trials if r.spec["shots"] == shots}
+
+
+def test_every_recipe_is_tried_on_the_first_draws_and_those_that_are_hardly_the_best_go(done):
     done_report, _ = done
     by_recipe = tuned_by_recipe(Store(done_report.folder))
-    counts = {tune: len(trials) for tune, trials in by_recipe.items()}
-    assert sorted(counts.values()) == [6, 6, 8], "two shots on three draws, and the best on four"
-    first = {
-        tune: np.mean(
-            [
-                np.mean(
-                    [
-                        r.scores["best_val_accuracy"]
-                        for r in trials
-                        if r.spec["shots"] == k and r.spec["split"] < 3
-                    ]
-                )
-                for k in (1, 2)
-            ]
-        )
-        for tune, trials in by_recipe.items()
-    }
-    best = max(first, key=lambda tune: first[tune])
-    assert counts[best] == 8
     record = json.loads((done_report.study_folder / report.RECORD).read_text())
     kept = [Store(done_report.folder).find(key) for key in record["trials"]]
-    assert {r.spec["tune"] for r in kept if r.kind == "fine-tuning"} == {best}
+    for shots in (1, 2):
+        tried = {tune: splits_of(trials, shots) for tune, trials in by_recipe.items()}
+        assert all(splits >= {0, 1, 2} for splits in tried.values()), shots
+        left = {
+            r.spec["tune"] for r in kept if r.kind == "fine-tuning" and r.spec["shots"] == shots
+        }
+        assert left
+        most = max(tried.values(), key=len)
+        assert all(tried[tune] == most for tune in left), "arms that are left have the same draws"
+        means = {
+            tune: np.mean(
+                [
+                    r.scores["best_val_accuracy"]
+                    for r in trials
+                    if r.spec["shots"] == shots and r.spec["split"] < 3
+                ]
+            )
+            for tune, trials in by_recipe.items()
+        }
+        assert max(means, key=lambda tune: means[tune]) in left or len(most) > 3
+    at_headline = {r.spec["tune"] for r in kept if r.kind == "fine-tuning" and r.spec["shots"] == 2}
     named = {row["arm"] for row in done_report.results[-1].details["left_out"]}
-    assert named == {
-        "mnist-cnn" if tune == "all" else f"mnist-cnn with --tune {tune}"
-        for tune in first
-        if tune != best
-    }
+    assert named == {name_of(tune) for tune in by_recipe if tune not in at_headline}
     text = (done_report.study_folder / report.PAGE).read_text()
     assert all(f"{name} (left out)" in text for name in named)
+
+
+def test_without_a_race_every_recipe_is_tried_on_every_draw(done, bars):
+    _, settings = done
+    whole = compare(bars, settings, splits=5, any_time=False, recipes=RECIPES)
+    counts = {tune: len(trials) for tune, trials in tuned_by_recipe(Store(whole.folder)).items()}
+    assert set(counts.values()) == {10}
+    assert not whole.results[-1].details["left_out"]
+
+
+def test_each_recipe_is_tried_at_each_learning_rate(bars, cache, tmp_path):
+    words = {"recipes": "all,bias", "learning_rates": (0.01, 0.1), "splits": 3, "any_time": False}
+    done_report = compare(bars, settings_of(tmp_path, cache), **words)
+    store = Store(tmp_path)
+    trials = [r for r in map(store.find, store.keys()) if r.kind == "fine-tuning"]
+    arms = {(r.spec["tune"], r.spec["learning_rate"]) for r in trials}
+    assert arms == {("all", 0.01), ("all", 0.1), ("bias", 0.01), ("bias", 0.1)}
+    assert len(trials) == 4 * 2 * 3
+    text = (done_report.study_folder / report.PAGE).read_text()
+    assert "mnist-cnn with --tune bias at learning rate 0.1" in text
+    titles = {store.read_study(key)["title"] for key in store.studies()}
+    assert sum("learning rate 0.1" in title for title in titles) == 2
+
+
+def test_learning_rates_and_one_of_them_exclude_each_other(bars, cache, tmp_path):
+    with pytest.raises(UsageError, match="one of the two"):
+        compare(bars, settings_of(tmp_path, cache), learning_rates=(0.1, 0.2), learning_rate=0.3)
 
 
 def test_asked_again_nothing_is_trained(done, bars, monkeypatch):
     done_report, settings = done
     monkeypatch.setattr("tlx.models.training.fit", None)
-    assert compare(bars, settings, any_time=False, recipes=RECIPES).key == done_report.key
+    assert compare(bars, settings, splits=5, recipes=RECIPES).key == done_report.key
 
 
 def test_one_recipe_is_the_question_that_it_was(done, bars):
@@ -103,12 +135,24 @@ def test_a_list_and_one_choice_exclude_each_other(bars, cache, tmp_path):
         compare(bars, settings_of(tmp_path, cache), recipes="all,bias", tune="bias")
 
 
-def test_a_recipe_that_a_source_has_no_part_for_is_refused_before_anything_runs(
+def test_recipes_that_no_source_has_a_part_for_are_refused_before_anything_runs(
     bars, cache, tmp_path
 ):
-    with pytest.raises((UsageError, ErrorGroup), match="no normalisation layer"):
-        compare(bars, settings_of(tmp_path, cache), recipes="all,norm")
+    with pytest.raises(UsageError, match="no normalisation layer"):
+        compare(bars, settings_of(tmp_path, cache), recipes="norm")
     assert not Store(tmp_path).keys()
+
+
+def test_a_recipe_that_one_source_has_no_part_for_is_left_out_there(
+    bars, cache, tmp_path, monkeypatch
+):
+    said = []
+    monkeypatch.setattr(Session, "say", lambda self, *lines: said.extend(lines))
+    compare(bars, settings_of(tmp_path, cache), recipes="all,norm", splits=3, any_time=False)
+    store = Store(tmp_path)
+    trials = [r for r in map(store.find, store.keys()) if r.kind == "fine-tuning"]
+    assert {r.spec["tune"] for r in trials} == {"all"}
+    assert any("mnist-cnn with --tune norm is left out: " in line for line in said)
 
 
 def test_a_trial_stored_before_the_setting_is_of_the_arm_of_all(done):

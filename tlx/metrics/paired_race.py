@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from . import crossed
+from .best_arm import ArmChances
 from .paired import Contrast, Verdict, expected_regret
 
 REGRET = 0.002  # expected loss of accuracy at which a number of shots is closed
@@ -38,6 +39,7 @@ def next_split(
     limit: int,
     regret: float = REGRET,
     under_way: Mapping[int, int] | None = None,
+    arms: Mapping[int, ArmChances] | None = None,
 ) -> Choice:
     """Return the shots whose next split shrinks the expected regret most per second.
 
@@ -48,6 +50,8 @@ def next_split(
     regret    expected loss of accuracy that is small enough
     under_way  shots → splits that were begun and have no result yet: they count as if they left
                mean and variances as they are
+    arms      shots → chances of several arms of the first method. Where it leads, what choosing
+              among them is expected to lose is added to the regret
     """
     begun = under_way or {}
     by_shots = {verdict.shots: verdict for verdict in verdicts}
@@ -59,6 +63,9 @@ def next_split(
         expected = verdict.regret
         if begun.get(shots) and expected is not None:
             expected = _regret_with(verdict, contrast, splits)
+        chances = (arms or {}).get(shots) if verdict.mean > 0.0 else None
+        if chances is not None and expected is not None:
+            expected += chances.regret
         if splits >= limit:
             closed[shots] = "all splits"
         elif splits < FIRST_SPLITS or expected is None:
@@ -68,6 +75,8 @@ def next_split(
         else:
             weight = HEADLINE if shots == headline else OTHER
             gain = expected - _regret_with(verdict, contrast, splits + 1)
+            if chances is not None:
+                gain -= chances.next_regret
             if gain <= 0.0:
                 closed[shots] = "no gain"
             else:

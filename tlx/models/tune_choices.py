@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..spec import Spec, format_spec, parse_spec, setting
 
+NOTHING_TO_TUNE = "nothing-to-tune"  # code of the error of a network without the part of a choice
 HEAD_EPOCHS = 10  # of head-then-all, before the whole network learns
 
 

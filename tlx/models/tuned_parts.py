@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..errors import UsageError
 from . import lora
 from .network import Network
-from .tune_choices import Tune, format_tune
+from .tune_choices import NOTHING_TO_TUNE, Tune, format_tune
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
@@ -140,7 +140,7 @@ def _nothing(network: Network, tune: Tune) -> UsageError:
         for name in network.tensors(block)
     }
     return UsageError(
-        "nothing-to-tune",
+        NOTHING_TO_TUNE,
         f"{network.row.title} has no {tune.part} before its head: its parameters there are of "
         f"{', '.join(sorted(inside))}",
         where=f"--tune {format_tune(tune)}",

@@ -18,11 +18,13 @@ from ...spec import kinds_of
 from .. import intervals, predictions
 from ..base import StudyReport
 from ..few_shot import FewShotTrial
+from ..fine_tuning.spec import FineTuning
 
 FEATURES, TUNING = "feature extraction", "fine-tuning"
 SIDES = {FEATURES: "feature-extraction", TUNING: "fine-tuning"}  # side → kind of its trials
 VALIDATION = "best_val_accuracy"
 ALL = "all"  # what a fine-tuning trains by default
+LEARNING_RATE = float(str(FineTuning.defaults()["learning_rate"]))
 
 Place = tuple[int, int]  # (shots, split)
 Trials = dict[Place, Result]
@@ -127,9 +129,13 @@ def arm_name(result: Result) -> str:
 
 
 def recipe_name(network: str, spec: Mapping[str, object]) -> str:
-    """Return the name of a fine-tuning of a network: with what it trains, unless that is all."""
-    tune = str(spec.get("tune", ALL))
-    return network if tune == ALL else f"{network} with --tune {tune}"
+    """Return the name of a fine-tuning of a network: with the choices that are not the usual ones.
+
+    spec  settings of a trial: what it trains, and its learning rate
+    """
+    tune, rate = str(spec.get("tune", ALL)), spec.get("learning_rate", LEARNING_RATE)
+    name = network if tune == ALL else f"{network} with --tune {tune}"
+    return name if rate == LEARNING_RATE else f"{name} at learning rate {rate:g}"
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from ...result import Result
 from ..base import Stage, StudyReport, Trial
 from ..session import Session
 from . import evidence
+from .arms import Arms
 from .decision import LeftOut
 from .evidence import TUNING, Evidence, Place, Side
 from .spec import CompareGrid
@@ -31,7 +32,7 @@ class Race:
     side      trials so far
     limit     splits of each number of shots
     stopped   shots → why no more splits were run
-    left_out  arms that were not the best on validation after the first splits
+    left_out  trials of arms at the shots where they are hardly the best on validation
     """
 
     side: Side
@@ -49,11 +50,12 @@ class Race:
 
     def dropped_arms(self, at: int | None) -> tuple[LeftOut, ...]:
         """Return the arms that were left out, with their validation accuracy at these shots."""
+        shots = at or max([*self.side.shots, *self.left_out.shots], default=0)
         rows = []
         for arm, trials in self.left_out.arms.items():
-            shots = at or max(k for k, _ in trials)
             draws = sum(k == shots for k, _ in trials)
-            rows.append(LeftOut(arm, self.left_out.validation(arm, shots), draws))
+            if draws:
+                rows.append(LeftOut(arm, self.left_out.validation(arm, shots), draws))
         return tuple(rows)
 
 
@@ -71,45 +73,29 @@ def fine_tune(
     session: Session,
     race: Race,
 ) -> Runs:
-    """Run each fine-tuning on the first splits, then race the best one.
+    """Run each fine-tuning on the first splits, then where more of them tell most.
 
-    stages  source, with its recipe if that is not the usual one → its stage with every split
+    stages  source and recipe → their stage with every split
     """
     started = time.monotonic()
-    is_racing = grid.any_time or grid.budget is not None
-    whole = next(iter(stages.values()))
-    if len(stages) > 1 or is_racing:
+    if not grid.any_time and grid.budget is None:
         for stage in stages.values():
-            report = yield _silent(replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS))))
+            report = yield stage
             race.side.add_report(report)
-    if len(stages) > 1:
-        name = _best_of(race.side, stages)
-        session.say(f"fine-tuning goes on with {name}, the best on validation images so far")
-        whole = stages[name]
-        yield from _leave_out(stages, name, race)
-    if is_racing:
-        yield from _rounds(whole, features, grid, session, race, started)
-        done = set(_done(race.side))
-        whole = replace(
-            whole, trials=tuple(t for t in whole.trials if (t.spec.shots, t.spec.split) in done)
-        )
-    report = yield whole
-    race.side.add_report(report)
-
-
-def _leave_out(stages: Mapping[str, Stage], chosen: str, race: Race) -> Runs:
-    """Move the arms of all other stages aside, and write their tables as they are."""
-    arms, race.side.arms = race.side.arms, {}
-    for name, trials in arms.items():
-        side = race.side if _stage_of(trials) == chosen else race.left_out
-        side.arms[name] = trials
-    for other, stage in stages.items():
-        if other != chosen:
-            yield replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS)))
+        return
+    for stage in stages.values():
+        report = yield _silent(replace(stage, trials=_of_splits(stage, range(FIRST_SPLITS))))
+        race.side.add_report(report)
+    yield from _rounds(Arms.of(stages), features, grid, session, race, started)
+    done = _keys(race.side) | _keys(race.left_out)
+    for stage in stages.values():
+        trials = tuple(trial for trial in stage.trials if trial.spec.key in done)
+        if trials:
+            yield replace(stage, trials=trials)  # writes its tables
 
 
 def _rounds(
-    whole: Stage,
+    arms: Arms,
     features: Side,
     grid: CompareGrid,
     session: Session,
@@ -117,23 +103,31 @@ def _rounds(
     started: float,
 ) -> Runs:
     """Run rounds of splits until nothing more is worth its time."""
-    waiting = {(trial.spec.shots, trial.spec.split): trial for trial in whole.trials}
     while True:
+        data = evidence.gather(features, race.side)
+        if grid.any_time:
+            for name, shots in arms.leave_out(race.side, race.left_out, data.pool).items():
+                places = ", ".join(map(str, shots))
+                session.say(f"{name} is left out at {places} images per class, by validation")
+            data = evidence.gather(features, race.side)
         if grid.budget is not None and time.monotonic() - started > grid.budget:
             race.stopped = {**race.stopped, 0: f"the budget of {grid.budget:g} s is used up"}
             return
+        done = _keys(race.side)
         chosen, race.stopped = choose(
-            evidence.gather(features, race.side),
+            data,
             session.store,
             grid,
-            set(waiting) - set(_done(race.side)) - race.side.failed,
+            arms.places(done) - race.side.failed,
             ROUND,
             race.limit,
+            arms=arms,
         )
         if not chosen:
             return
-        report = yield _silent(replace(whole, trials=tuple(waiting[place] for place in chosen)))
-        race.side.add_report(report)
+        for name, trials in arms.trials(chosen, done).items():
+            report = yield _silent(replace(arms.stages[name], trials=tuple(trials)))
+            race.side.add_report(report)
 
 
 def choose(
@@ -143,15 +137,26 @@ def choose(
     waiting: set[Place],
     count: int,
     limit: int,
+    *,
+    arms: Arms | None = None,
 ) -> tuple[list[Place], Mapping[int, str]]:
-    """Return the next trials, at most `count`, and shots → why no more are run of them."""
+    """Return the next places, at most `count`, and shots → why no more are run of them.
+
+    waiting  places with trials that are still to be run
+    limit    splits of each number of shots
+    arms     of fine-tuning, where there may be several
+    """
     contrasts = [
         evidence.contrast_of(pair, evidence.tables_of(store, pair), data.pool)
         for pair in data.pairs
         if pair.features
     ]
     verdicts = analyse(contrasts, alpha=grid.alpha, margin=grid.margin)
-    seconds = {pair.shots: _mean_seconds(pair.tuning) for pair in data.pairs if pair.tuning}
+    if arms is None:
+        seconds = {pair.shots: _mean_seconds(pair.tuning) for pair in data.pairs if pair.tuning}
+    else:
+        seconds = arms.seconds(data.tuning)
+    chances = arms.chances(data.tuning, data.pool) if arms is not None and grid.any_time else {}
     headline = grid.at or max(pair.shots for pair in data.pairs)
     chosen: list[Place] = []
     closed: Mapping[int, str] = {}
@@ -166,6 +171,7 @@ def choose(
             limit=limit,
             regret=REGRET if grid.any_time else 0.0,
             under_way=under_way,
+            arms=chances,
         )
         closed = choice.closed
         if choice.shots is None:
@@ -179,9 +185,8 @@ def choose(
     return chosen, {**full, **closed}
 
 
-def _done(side: Side) -> Iterator[Place]:
-    for trials in side.arms.values():
-        yield from trials
+def _keys(side: Side) -> set[str]:
+    return {result.key for trials in side.arms.values() for result in trials.values()}
 
 
 def _of_splits(stage: Stage, splits: range) -> tuple[Trial, ...]:
@@ -199,21 +204,6 @@ def _silent(stage: Stage) -> Stage:
         write_summary=_write_nothing,
         format_summary=lambda report: f"{len(report.results)} trials",
     )
-
-
-def _best_of(side: Side, stages: Mapping[str, Stage]) -> str:
-    """Return the stage with the best mean validation accuracy over all shots that were run."""
-    means: dict[str, float] = dict.fromkeys(stages, -1.0)
-    for arm, trials in side.arms.items():
-        values = [side.validation(arm, shots) for shots in sorted({k for k, _ in trials})]
-        means[_stage_of(trials)] = float(np.mean(values))
-    return max(means, key=lambda name: means[name])
-
-
-def _stage_of(trials: Mapping[Place, Result]) -> str:
-    """Return the name of the stage that an arm is of."""
-    spec = next(iter(trials.values())).spec
-    return evidence.recipe_name(str(spec["architecture"]), spec)
 
 
 def _mean_seconds(results: tuple[Result, ...]) -> float:

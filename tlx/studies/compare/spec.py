@@ -31,8 +31,15 @@ class CompareGrid(Spec):
     recipes: str = setting(
         "",
         help="what fine-tuning trains, choices of --tune, separated by spaces or commas: 'all norm "
-        "lora:r=4'; the best on validation images after the first draws is gone on with. Default: "
-        "the one of --tune",
+        "lora:r=4'; one is left out at a number of shots when it is hardly the best on validation "
+        "images. Default: the one of --tune",
+    )
+    learning_rates: tuple[float, ...] = setting(
+        (),
+        low=1e-8,
+        high=1e3,
+        help="learning rates of fine-tuning, comma-separated: each recipe is tried with each. "
+        "Default: the one of --learning-rate",
     )
     at: int | None = setting(
         None, low=1, help="training images per class that the answer is for. Default: the most"
@@ -82,6 +89,18 @@ class CompareGrid(Spec):
         if tune not in ("", FineTuning.defaults()["tune"]):
             raise UsageError("conflict", f"--tune {tune} and --recipes", expected="one of the two")
         return list(dict.fromkeys(format_tune(parse_tune(word)) for word in words))
+
+    def rates(self, learning_rate: float) -> list[float]:
+        """Return each of --learning-rates once; `learning_rate` if there are none."""
+        if not self.learning_rates:
+            return [learning_rate]
+        if learning_rate != FineTuning.defaults()["learning_rate"]:
+            raise UsageError(
+                "conflict",
+                f"--learning-rate {learning_rate:g} and --learning-rates",
+                expected="one of the two",
+            )
+        return list(dict.fromkeys(self.learning_rates))
 
 
 @dataclass(frozen=True, kw_only=True)

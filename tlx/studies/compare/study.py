@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ... import files
-from ...errors import BadDataError, TrialsFailedError, UsageError
+from ...errors import BadDataError, TlxError, TrialsFailedError, UsageError
 from ...lab.records import DataInput, StoredStudy
+from ...models.tune_choices import NOTHING_TO_TUNE
 from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
 from ..feature_extraction.spec import FeatureExtraction
@@ -27,7 +28,7 @@ from .spec import (
 
 if TYPE_CHECKING:
     from ...result import Result
-    from ..session import Session
+    from ..session import Progress, Session
     from .decision import Ending
     from .evidence import Evidence, Side
 
@@ -167,19 +168,17 @@ class CompareStudy(Study):
     ) -> PlannedSides:
         """Check the data and plan both sides: every source, with every recipe and classifier."""
         from ..feature_extraction.plan import feature_extraction_study
-        from ..fine_tuning.plan import fine_tuning_study
-        from . import evidence
 
-        grid, draws = self.of(CompareGrid), self.of(CompareDraws)
+        draws = self.of(CompareDraws)
         frozen = self.of(FeatureExtraction).replace(dataset=tuning.dataset)
         sides = PlannedSides({}, {}, ())
+        unfit: TlxError | None = None
         with session.steps("reading and extracting") as progress:
             for source, model in sources.items():
-                for tune in grid.tunes(tuning.tune):
-                    spec = tuning.replace(architecture=source, model=model, tune=tune)
-                    stage, preflight = fine_tuning_study(spec, draws, session.settings, progress)
-                    sides.tuning[evidence.recipe_name(source, {"tune": tune})] = stage
-                    session.note(*preflight.notes)
+                own = tuning.replace(architecture=source, model=model)
+                stages, error = self._recipes(session, own, progress)
+                sides.tuning.update(stages)
+                unfit = error or unfit
                 stage, preflight = feature_extraction_study(
                     frozen.replace(architecture=source, model=model),
                     draws,
@@ -189,6 +188,8 @@ class CompareStudy(Study):
                 )
                 sides.features[source] = stage
                 session.note(*preflight.notes)
+        if unfit is not None and not sides.tuning:
+            raise unfit
         for stages in (sides.tuning, sides.features):
             for name, stage in stages.items():
                 stages[name] = replace(
@@ -197,6 +198,41 @@ class CompareStudy(Study):
         assert preflight.splits is not None
         test_files = tuple(str(preflight.find(row)) for row in preflight.splits.test)
         return replace(sides, test_files=test_files)
+
+    def _recipes(
+        self, session: Session, tuning: FineTuning, progress: Progress | None
+    ) -> tuple[dict[str, Stage], TlxError | None]:
+        """Return the fine-tunings of a source by name: every recipe at every learning rate.
+
+        A recipe that the network has no part for is left out with a note; its error comes second.
+        """
+        from ..fine_tuning.plan import fine_tuning_study
+        from . import evidence
+
+        grid, draws = self.of(CompareGrid), self.of(CompareDraws)
+        recipes = [
+            (tune, rate)
+            for tune in grid.tunes(tuning.tune)
+            for rate in grid.rates(tuning.learning_rate)
+        ]
+        stages: dict[str, Stage] = {}
+        unfit: TlxError | None = None
+        for tune, rate in recipes:
+            spec = tuning.replace(tune=tune, learning_rate=rate)
+            name = evidence.recipe_name(spec.architecture, {"tune": tune, "learning_rate": rate})
+            try:
+                stage, preflight = fine_tuning_study(spec, draws, session.settings, progress)
+            except TlxError as error:
+                if error.code != NOTHING_TO_TUNE:
+                    raise
+                unfit = error
+                session.note(f"{name} is left out: {error.what}")
+                continue
+            if grid.learning_rates:
+                stage = replace(stage, title=f"{stage.title}, learning rate {rate:g}")
+            stages[name] = stage
+            session.note(*preflight.notes)
+        return stages, unfit
 
     def _run_sides(self, session: Session, dataset: str) -> Generator[Stage, StudyReport, Compared]:
         """Run feature extraction on every draw of a data set, then race fine-tuning."""
