@@ -67,7 +67,8 @@ def test_every_recipe_is_tried_on_the_first_draws_and_those_that_are_hardly_the_
         }
         assert max(means, key=lambda tune: means[tune]) in left or len(most) > 3
     at_headline = {r.spec["tune"] for r in kept if r.kind == "fine-tuning" and r.spec["shots"] == 2}
-    named = {row["arm"] for row in done_report.results[-1].details["left_out"]}
+    left_out = done_report.results[-1].details["left_out"]
+    named = {row["arm"] for row in left_out if row["shots"] == 2}
     assert named == {name_of(tune) for tune in by_recipe if tune not in at_headline}
     text = (done_report.study_folder / report.PAGE).read_text()
     assert all(f"{name} (left out)" in text for name in named)
@@ -176,5 +177,9 @@ def test_studies_of_two_recipes_are_two_arms_of_a_comparison_from_the_store(done
     study = STUDIES["compare"].with_settings({"from_studies": tuple(keys)})
     again = run_study(study, Session(settings))
     outcome = report.outcome_of(store, again.results[-1])
-    arms = [row[0] for row in page.arms_table(outcome)["rows"] if row[0].startswith("fine-tuning")]
+    arms = [
+        row[0]
+        for row in page.arms_table(outcome, outcome.at)["rows"]
+        if row[0].startswith("fine-tuning")
+    ]
     assert len(arms) == 3

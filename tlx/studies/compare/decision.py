@@ -72,7 +72,7 @@ class ComparisonOutcome:
     costs: Mapping[str, SideCost]
     break_even: BreakEven
     data: Evidence
-    tables: Tables | None
+    tables_at: Mapping[int, Tables]  # shots → paired test images, where predictions were kept
     stopped: Mapping[int, str]
     share: float | None
     left_out: tuple[LeftOut, ...]
@@ -85,14 +85,25 @@ class ComparisonOutcome:
         """Return the pairs of the headline."""
         return next(pair for pair in self.data.pairs if pair.shots == self.at)
 
+    @property
+    def tables(self) -> Tables | None:
+        """Return the paired test images of the headline; None without predictions."""
+        return self.tables_at.get(self.at)
+
 
 @dataclass(frozen=True)
 class LeftOut:
-    """Arm of fine-tuning that was not gone on with: its mean validation accuracy, its draws."""
+    """Arm of fine-tuning that was not gone on with.
+
+    validation  its mean validation accuracy
+    draws       that it was tried on
+    shots       number of shots that it was left out at; None in records of tlx before: the headline
+    """
 
     arm: str
     validation: float
     draws: int
+    shots: int | None = None
 
 
 @dataclass(frozen=True)
@@ -170,7 +181,7 @@ def decide(
         costs=costs,
         break_even=break_even(verdicts, alpha=rules.alpha),
         data=data,
-        tables=tables[at],
+        tables_at={shots: table for shots, table in tables.items() if table is not None},
         stopped=ending.stopped,
         share=ending.share,
         left_out=ending.left_out,

@@ -83,9 +83,13 @@ class ClassRow:
     images: int
 
 
-def class_rows(outcome: ComparisonOutcome) -> list[ClassRow]:
-    """Return the classes at the headline, the largest difference first; [] without predictions."""
-    tables = outcome.tables
+def class_rows(outcome: ComparisonOutcome, shots: int | None = None) -> list[ClassRow]:
+    """Return the classes, the largest difference first; [] without predictions.
+
+    shots  training images per class; None: of the headline
+    """
+    at = shots or outcome.at
+    tables = outcome.tables_at.get(at)
     if tables is None:
         return []
     rows = []
@@ -95,8 +99,8 @@ def class_rows(outcome: ComparisonOutcome) -> list[ClassRow]:
         parts = crossed.components(
             tuned - frozen,
             np.zeros(int(columns.sum()), int),
-            shots=outcome.at,
-            pool=max(outcome.data.pool, outcome.at),
+            shots=at,
+            pool=max(outcome.data.pool, at),
         )
         interval = crossed.estimate(parts)
         rows.append(

@@ -16,7 +16,7 @@ from ..scores.ranking import TITLES
 from ..scores.report import number
 from . import figures, sentences
 from .decision import ComparisonOutcome, SideCost
-from .evidence import FEATURES, TUNING, Side
+from .evidence import FEATURES, TUNING
 from .examples import confusions
 from .sources import SourceAudit, sides_with_audit
 from .use import UseCost
@@ -49,12 +49,10 @@ def render(
         tables={
             "shots": shots_table(outcome),
             "cost": cost_table(outcome),
-            "classes": _classes_table(outcome),
-            "confusions": _confusions_table(outcome),
-            "arms": arms_table(outcome),
             "scores": scores_table(outcome.sources),
             "correlations": correlations_table(outcome.sources),
         },
+        panels=panels(outcome),
         examples=_example_rows(outcome),
         scores=sentences.scores(outcome),
         break_even=sentences.break_even(outcome),
@@ -92,6 +90,28 @@ class Table(TypedDict):
 
     headings: list[str]
     rows: list[list[str]]
+
+
+class PagePanel(TypedDict):
+    """What the page shows at one number of shots."""
+
+    shots: int
+    classes: Table
+    confusions: Table
+    arms: Table
+
+
+def panels(outcome: ComparisonOutcome) -> list[PagePanel]:
+    """Return what is shown at each number of shots."""
+    return [
+        {
+            "shots": pair.shots,
+            "classes": _classes_table(outcome, pair.shots),
+            "confusions": _confusions_table(outcome, pair.shots),
+            "arms": arms_table(outcome, pair.shots),
+        }
+        for pair in outcome.data.pairs
+    ]
 
 
 def shots_table(outcome: ComparisonOutcome) -> Table:
@@ -197,7 +217,7 @@ def _use_rows(costs: Sequence[UseCost | None]) -> list[list[str]]:
     ]
 
 
-def _classes_table(outcome: ComparisonOutcome) -> Table:
+def _classes_table(outcome: ComparisonOutcome, shots: int) -> Table:
     rows = [
         [
             row.name,
@@ -207,17 +227,17 @@ def _classes_table(outcome: ComparisonOutcome) -> Table:
             NOTHING if row.low is None or row.high is None else _interval(row.low, row.high),
             str(row.images),
         ]
-        for row in figures.class_rows(outcome)
+        for row in figures.class_rows(outcome, shots)
     ]
     headings = ["class", FEATURES, TUNING, "difference", "95 % interval", "test images"]
     return {"headings": headings, "rows": rows}
 
 
-def _confusions_table(outcome: ComparisonOutcome) -> Table:
+def _confusions_table(outcome: ComparisonOutcome, shots: int) -> Table:
     names = outcome.data.classes
     rows = [
         [row.side, names[row.true], names[row.guess], f"{100 * row.share:.1f} %"]
-        for row in confusions(outcome.tables)
+        for row in confusions(outcome.tables_at.get(shots))
     ]
     return {"headings": ["", "true class", "taken for", "of its images"], "rows": rows}
 
@@ -235,20 +255,21 @@ def _example_rows(outcome: ComparisonOutcome) -> list[dict[str, str | list[str]]
     return [row for row in rows if row["pictures"]]
 
 
-def arms_table(outcome: ComparisonOutcome) -> Table:
-    """Return a row for each arm: its validation and test accuracy at the headline."""
+def arms_table(outcome: ComparisonOutcome, shots: int) -> Table:
+    """Return a row for each arm: its validation and test accuracy at these shots."""
     rows = []
     for side in (outcome.data.features, outcome.data.tuning):
-        champion = outcome.champions[side.name]
-        for name in _ordered(side, outcome.at):
-            at = [r for (k, _), r in side.arms[name].items() if k == outcome.at]
+        tried = [arm for arm, trials in side.arms.items() if any(k == shots for k, _ in trials)]
+        ordered = sorted(tried, key=lambda arm: side.validation(arm, shots), reverse=True)
+        for name in ordered:
+            at = [r for (k, _), r in side.arms[name].items() if k == shots]
             tested = [r.scores["test_accuracy"] for r in at if "test_accuracy" in r.scores]
             validated = [
                 r.scores["best_val_accuracy"] for r in at if "best_val_accuracy" in r.scores
             ]
             rows.append(
                 [
-                    f"{side.name}: {name}" + (" (chosen)" if name == champion else ""),
+                    f"{side.name}: {name}" + (" (chosen)" if name == ordered[0] else ""),
                     _percent(sum(validated) / len(validated)) if validated else NOTHING,
                     _percent(sum(tested) / len(tested)) if tested else NOTHING,
                     str(len(at)),
@@ -257,8 +278,9 @@ def arms_table(outcome: ComparisonOutcome) -> Table:
     rows += [
         [f"{TUNING}: {row.arm} (left out)", _percent(row.validation), NOTHING, str(row.draws)]
         for row in outcome.left_out
+        if shots == (row.shots or outcome.at)
     ]
-    headings = [f"arm, at {outcome.at} images per class", "validation", "test", "draws"]
+    headings = [f"arm, at {sentences.images(shots)}", "validation", "test", "draws"]
     return {"headings": headings, "rows": rows}
 
 
@@ -313,11 +335,6 @@ def _agreement(agreement: Agreement) -> str:
     if agreement.low is not None and agreement.high is not None:
         text += f" ({agreement.low:.2f} to {agreement.high:.2f})"
     return text.replace("-", "−")
-
-
-def _ordered(side: Side, shots: int) -> list[str]:
-    """Return the arms, the best on validation first."""
-    return sorted(side.arms, key=lambda arm: side.validation(arm, shots), reverse=True)
 
 
 def _racing(outcome: ComparisonOutcome) -> str:

@@ -48,14 +48,14 @@ class Race:
         full = sum(self.limit * len({shots for shots, _ in trials}) for trials in arms)
         return run / full if full else 1.0
 
-    def dropped_arms(self, at: int | None) -> tuple[LeftOut, ...]:
-        """Return the arms that were left out, with their validation accuracy at these shots."""
-        shots = at or max([*self.side.shots, *self.left_out.shots], default=0)
+    def dropped_arms(self) -> tuple[LeftOut, ...]:
+        """Return the arms that were left out, with their validation accuracy, at each shots."""
         rows = []
         for arm, trials in self.left_out.arms.items():
-            draws = sum(k == shots for k, _ in trials)
-            if draws:
-                rows.append(LeftOut(arm, self.left_out.validation(arm, shots), draws))
+            for shots in sorted({k for k, _ in trials}):
+                draws = sum(k == shots for k, _ in trials)
+                validation = self.left_out.validation(arm, shots)
+                rows.append(LeftOut(arm, validation, draws, shots))
         return tuple(rows)
 
 

@@ -28,17 +28,17 @@ def answer(outcome: ComparisonOutcome) -> str:
     if outcome.verdict == NO_DECISION or verdict is None:
         pairs = outcome.pairs
         return (
-            f"No decision: {pairs.diverged} of {pairs.tried} fine-tunings at {_images(outcome.at)} "
+            f"No decision: {pairs.diverged} of {pairs.tried} fine-tunings at {images(outcome.at)} "
             f"diverged or failed (more than {100 * MOST_DIVERGED:.0f} % must not)."
         )
     if outcome.verdict == ONE_DRAW:
         return (
-            f"Take {side}, for its cost: one draw of {_images(outcome.at)} is too little to "
+            f"Take {side}, for its cost: one draw of {images(outcome.at)} is too little to "
             f"compare ({_ahead(verdict)})."
         )
     if outcome.verdict == EQUIVALENT:
         return (
-            f"Take {side}, for its cost: at {_images(outcome.at)} the two are within "
+            f"Take {side}, for its cost: at {images(outcome.at)} the two are within "
             f"{_points(outcome.margin)} of each other ({_ahead(verdict)}; {_interval(verdict)})."
         )
     if outcome.verdict == DECIDED:
@@ -47,11 +47,11 @@ def answer(outcome: ComparisonOutcome) -> str:
         shown = f" ({champion})" if side == FEATURES else f" {champion}"
         better, other = _mean(outcome, side), _mean(outcome, OTHER[side])
         return (
-            f"{verb}{shown}: at {_images(outcome.at)} it classifies {_points(abs(verdict.mean))} "
+            f"{verb}{shown}: at {images(outcome.at)} it classifies {_points(abs(verdict.mean))} "
             f"more rightly than {OTHER[side]} ({better} against {other}; {_interval(verdict)})."
         )
     return (
-        f"Take {side}, for its cost: at {_images(outcome.at)} no difference was found "
+        f"Take {side}, for its cost: at {images(outcome.at)} no difference was found "
         f"({_ahead(verdict)}; {_interval(verdict)})."
     )
 
@@ -226,7 +226,7 @@ def warnings(outcome: ComparisonOutcome) -> list[str]:
     """Return what a reader must bear in mind."""
     verdict = outcome.headline
     lines = [
-        f"{tried.dropped} of {tried.tried} splits at {_images(tried.shots)} are left out: "
+        f"{tried.dropped} of {tried.tried} splits at {images(tried.shots)} are left out: "
         "a training diverged or failed"
         for tried in outcome.data.pairs
         if tried.dropped
@@ -249,7 +249,7 @@ def warnings(outcome: ComparisonOutcome) -> list[str]:
     draws = [verdict.shots for verdict in outcome.verdicts if verdict.splits < FEWEST_SPLITS]
     if draws:
         lines.append(
-            f"fewer than {FEWEST_SPLITS} splits at {_images(*draws)}: "
+            f"fewer than {FEWEST_SPLITS} splits at {images(*draws)}: "
             "how much the draw matters is hardly known"
         )
     few = _fewest_test_images(outcome)
@@ -305,7 +305,8 @@ def _points(share: float) -> str:
     return "1 point" if points == "1.0" else f"{points} points"
 
 
-def _images(*shots: int) -> str:
+def images(*shots: int) -> str:
+    """Return these numbers of training images in words."""
     if shots == (1,):
         return "1 image per class"
     return f"{', '.join(map(str, shots))} images per class"

@@ -258,7 +258,7 @@ class CompareStudy(Study):
             f"{', '.join(sources)} on {dataset}",
             dataset,
             whole.inputs,
-            Ending(racing.stopped, racing.share, racing.dropped_arms(grid.at)),
+            Ending(racing.stopped, racing.share, racing.dropped_arms()),
             scored,
             tuple(
                 result.key
