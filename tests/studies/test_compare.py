@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import draw_images
 from PIL import Image
+from safetensors.torch import save_file
 from studies import comparisons
 from studies.comparisons import settings_of
 
@@ -22,6 +23,7 @@ from tlx.errors import BadDataError, IntegrityError, TrialsFailedError, UsageErr
 from tlx.lab.store import Store
 from tlx.metrics.scores import SCORES
 from tlx.metrics.source_nulls import NULLS
+from tlx.models import backbones
 from tlx.result import DIVERGED, Result
 from tlx.studies import STUDIES, Session, predictions, run_study, served_trial
 from tlx.studies.compare import (
@@ -256,6 +258,26 @@ def test_the_scores_of_several_sources_stand_beside_what_was_reached(several):
         assert regret == pytest.approx(max(both) - np.mean(both))
 
 
+def test_one_backbone_with_two_files_of_weights_is_two_sources(bars, cache, tmp_path):
+    """Each is fine-tuned, extracted and scored under the name of its file."""
+    files = []
+    for seed in (1, 2):
+        network = backbones.load("mnist-cnn", weights=None, seed=seed, classes=10)
+        files.append(tmp_path / f"seed{seed}.safetensors")
+        tensors = {name: t.contiguous() for name, t in network.net.state_dict().items()}
+        save_file(tensors, files[-1])
+    words = tuple(f"mnist-cnn={file}" for file in files)
+    settings = settings_of(tmp_path / "runs", cache)
+    done_report = compare(bars, settings, sources=words, shots=(2,), splits=3, epochs=1)
+    record = record_of(done_report)["scores"]
+    labels = ["mnist-cnn (seed1.safetensors)", "mnist-cnn (seed2.safetensors)"]
+    for side in (FEATURES, TUNING):
+        assert list(record["reached"][side]) == labels
+    assert list(record["values"]["1-nn"]) == labels
+    text = (done_report.study_folder / report.PAGE).read_text()
+    assert all(f"ncm on {label}" in text for label in labels)
+
+
 def test_the_scores_are_on_the_page_and_in_tables_with_every_null(several):
     folder = several[0].study_folder
     text = (folder / report.PAGE).read_text()
@@ -345,8 +367,10 @@ def test_a_source_whose_fine_tuning_failed_everywhere_is_left_out_of_that_side()
             result = trial("fine-tuning", 5, split, 0.5, status=status)
             result.spec["architecture"] = name
             side.add([result])
-    assert sources.reached(side, ["a", "b"], 5) == {"a": sources.Reached(0.5, 3)}
-    assert sources.reached(side, ["b"], 5) == {}
+    assert sources.reached(side, {"a": ("a", ""), "b": ("b", "")}, 5) == {
+        "a": sources.Reached(0.5, 3)
+    }
+    assert sources.reached(side, {"b": ("b", "")}, 5) == {}
 
 
 def test_one_weight_file_for_several_networks_is_refused(done, bars):

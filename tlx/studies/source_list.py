@@ -1,38 +1,80 @@
-"""Sources of a study: networks by name, each with its own weights or with a weight file."""
+"""Sources of a study: networks by name, each with its own weights or with a file of weights."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from ..errors import UsageError
 
 
-def parse_sources(
-    words: Sequence[str], architecture: str, model: str | None
-) -> dict[str, str | None]:
-    """Return backbone → weight file, None for its own weights; in the order given.
+@dataclass(frozen=True)
+class SourceChoice:
+    """Network with weights.
 
-    words         NAME or NAME=FILE; (): the one of `architecture` with `model`
-    Raises UsageError for an empty name or one with two files, and for --model beside several.
+    model  file of weights; None for its own
     """
-    if not words:
-        return {architecture: model}
-    sources: dict[str, str] = {}
-    for word in words:
-        name, equals, weights = word.partition("=")
-        name, weights = name.strip(), weights.strip()
-        if not name or (equals and not weights) or sources.get(name, weights) != weights:
-            raise UsageError(
-                "sources",
-                f"'{word}'",
-                expected="NAME or NAME=FILE, a backbone with one file of weights at most",
-            )
-        sources[name] = weights
-    if model and (len(sources) > 1 or any(sources.values())):
+
+    architecture: str
+    model: str | None = None
+
+    @property
+    def label(self) -> str:
+        """Return its name: the backbone, with the name of the file where there is one."""
+        return source_label({"architecture": self.architecture, "model": self.model})
+
+
+def source_label(spec: Mapping[str, object]) -> str:
+    """Return the name of the source of a trial, of its settings."""
+    name, model = str(spec.get("architecture")), spec.get("model")
+    return f"{name} ({Path(str(model)).name})" if model else name
+
+
+def labels_of(specs: Sequence[Mapping[str, object]]) -> list[str]:
+    """Return the names of the sources of trials: each its own, with its digest where needed.
+
+    specs  settings of one trial of each source
+    """
+    labels = [source_label(spec) for spec in specs]
+    return [
+        label if labels.count(label) == 1 else f"{label}, weights {str(spec.get('weights'))[:8]}"
+        for label, spec in zip(labels, specs, strict=True)
+    ]
+
+
+def parse_sources(
+    words: Iterable[str], architecture: str, model: str | None
+) -> tuple[SourceChoice, ...]:
+    """Return each source once, in the order given.
+
+    words  NAME or NAME=FILE, a backbone with several files if they have different names; ():
+           `architecture` with `model`
+    Raises UsageError for an empty name, two files of one name, and for --model beside several.
+    """
+    given = [word.partition("=") for word in words]
+    if not given:
+        return (SourceChoice(architecture, model),)
+    sources: list[SourceChoice] = []
+    for name, equals, weights in given:
+        source = SourceChoice(name.strip(), weights.strip() or None)
+        if not source.architecture or (equals and not source.model):
+            raise UsageError("sources", f"'{name}{equals}{weights}'", expected="NAME or NAME=FILE")
+        if source in sources:
+            continue
+        for other in sources:
+            if other.label == source.label:
+                raise UsageError(
+                    "sources",
+                    f"{other.architecture}={other.model} and {source.architecture}={source.model}",
+                    expected="files of different names: they are told apart by them",
+                )
+        sources.append(source)
+    if model and (len(sources) > 1 or sources[0].model):
         raise UsageError(
             "conflict",
-            f"--model with --sources {','.join(words)}",
+            f"--model with --sources {','.join(''.join(parts) for parts in given)}",
             expected="one of the two: a weight file is of one network",
             remedy="give each network its file: --sources NAME=FILE,…",
         )
-    return {name: weights or model for name, weights in sources.items()}
+    return tuple(sources) if not model else (SourceChoice(sources[0].architecture, model),)

@@ -19,6 +19,7 @@ from .. import intervals, predictions
 from ..base import StudyReport
 from ..few_shot import FewShotTrial
 from ..fine_tuning.spec import FineTuning
+from ..source_list import source_label
 
 FEATURES, TUNING = "feature extraction", "fine-tuning"
 SIDES = {FEATURES: "feature-extraction", TUNING: "fine-tuning"}  # side → kind of its trials
@@ -121,7 +122,7 @@ def _defaults(kind: str) -> dict[str, object]:
 def arm_name(result: Result) -> str:
     """Return a short name of the arm of a trial: its network, and its classifier or recipe."""
     spec = result.spec
-    network = str(spec.get("architecture"))
+    network = source_label(spec)
     if spec.get("source"):
         network += f" ({spec['source']})"
     classifier = spec.get("classifier")

@@ -82,6 +82,10 @@ def audit_sources(
     ranking = Ranking(tuple(scored))
     if len(ranking.results) < 2:
         return None
+    networks = {
+        source: weights_of(result)
+        for source, result in zip(ranking.sources, ranking.results, strict=True)
+    }
     tuned = Side(TUNING)
     for trials in data.tuning.arms.values():
         tuned.add(trials.values())
@@ -89,22 +93,29 @@ def audit_sources(
     return SourceAudit(
         ranking,
         at,
-        {side.name: reached(side, ranking.sources, at) for side in (data.features, tuned)},
+        {side.name: reached(side, networks, at) for side in (data.features, tuned)},
     )
 
 
-def reached(side: Side, sources: Iterable[str], at: int) -> dict[str, Reached]:
+def weights_of(result: Result) -> tuple[str, str]:
+    """Return what tells sources apart: the backbone, and the digest of its weights."""
+    return str(result.spec["architecture"]), str(result.spec.get("weights", ""))
+
+
+def reached(side: Side, networks: Mapping[str, tuple[str, str]], at: int) -> dict[str, Reached]:
     """Return source → mean test accuracy over the splits that all sources with any were tried on.
 
     Of several arms of a source the one counts that is best on validation in the other splits.
+
+    networks  source → its backbone and weights, of `weights_of`
     """
     accuracies: dict[str, dict[int, float]] = {}
-    for source in sources:
+    for source, network in networks.items():
         own = Side(side.name)
         own.arms = {
             arm: trials
             for arm, trials in side.arms.items()
-            if str(next(iter(trials.values())).spec["architecture"]) == source
+            if weights_of(next(iter(trials.values()))) == network
         }
         splits = {split for trials in own.arms.values() for k, split in trials if k == at}
         picked = {split: own.pick(at, split) for split in sorted(splits)}

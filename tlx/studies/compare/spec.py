@@ -26,7 +26,7 @@ class CompareGrid(Spec):
     sources: tuple[str, ...] = setting(
         (),
         help="backbones to compare, comma-separated, each with its own weights or with a file of "
-        "weights, as NAME=FILE. Default: the one of --architecture",
+        "weights, as NAME=FILE; a backbone may have several. Default: the one of --architecture",
     )
     recipes: str = setting(
         "",

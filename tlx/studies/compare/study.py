@@ -16,7 +16,7 @@ from ...spec import Spec
 from ..base import Stage, Stages, Study, StudyReport, Trial
 from ..feature_extraction.spec import FeatureExtraction
 from ..fine_tuning.spec import FineTuning
-from ..source_list import parse_sources
+from ..source_list import SourceChoice, parse_sources, source_label
 from .spec import (
     EXPERIMENT,
     ChoiceRules,
@@ -164,7 +164,7 @@ class CompareStudy(Study):
         return compared.dataset, done.results[-1]
 
     def _sides(
-        self, session: Session, tuning: FineTuning, sources: Mapping[str, str | None]
+        self, session: Session, tuning: FineTuning, sources: Sequence[SourceChoice]
     ) -> PlannedSides:
         """Check the data and plan both sides: every source, with every recipe and classifier."""
         from ..feature_extraction.plan import feature_extraction_study
@@ -174,19 +174,19 @@ class CompareStudy(Study):
         sides = PlannedSides({}, {}, ())
         unfit: TlxError | None = None
         with session.steps("reading and extracting") as progress:
-            for source, model in sources.items():
-                own = tuning.replace(architecture=source, model=model)
+            for source in sources:
+                own = tuning.replace(architecture=source.architecture, model=source.model)
                 stages, error = self._recipes(session, own, progress)
                 sides.tuning.update(stages)
                 unfit = error or unfit
                 stage, preflight = feature_extraction_study(
-                    frozen.replace(architecture=source, model=model),
+                    frozen.replace(architecture=source.architecture, model=source.model),
                     draws,
                     self.of(CompareClassifiers),
                     session.settings,
                     progress,
                 )
-                sides.features[source] = stage
+                sides.features[source.label] = stage
                 session.note(*preflight.notes)
         if unfit is not None and not sides.tuning:
             raise unfit
@@ -219,7 +219,9 @@ class CompareStudy(Study):
         unfit: TlxError | None = None
         for tune, rate in recipes:
             spec = tuning.replace(tune=tune, learning_rate=rate)
-            name = evidence.recipe_name(spec.architecture, {"tune": tune, "learning_rate": rate})
+            name = evidence.recipe_name(
+                source_label(tuning.to_json()), {"tune": tune, "learning_rate": rate}
+            )
             try:
                 stage, preflight = fine_tuning_study(spec, draws, session.settings, progress)
             except TlxError as error:
@@ -255,7 +257,7 @@ class CompareStudy(Study):
         return Compared(
             side,
             racing.side,
-            f"{', '.join(sources)} on {dataset}",
+            f"{', '.join(source.label for source in sources)} on {dataset}",
             dataset,
             whole.inputs,
             Ending(racing.stopped, racing.share, racing.dropped_arms()),

@@ -155,10 +155,12 @@ def look_at_sources(
     """
     problems: list[TlxError] = []
     looked: dict[str, LookedAt] = {}
-    for source, model in parse_sources(sources, spec.architecture, spec.model).items():
-        own = spec.replace(architecture=source, model=model)
-        looked[source] = _look(own, choice, settings, progress, keep)
-        problems += [p for p in looked[source].result.problems if str(p) not in map(str, problems)]
+    for source in parse_sources(sources, spec.architecture, spec.model):
+        own = spec.replace(architecture=source.architecture, model=source.model)
+        looked[source.label] = _look(own, choice, settings, progress, keep)
+        problems += [
+            p for p in looked[source.label].result.problems if str(p) not in map(str, problems)
+        ]
     raise_all(problems)
     return looked
 

@@ -11,6 +11,7 @@ from scipy import stats
 from ...metrics.scores import SCORES
 from ...metrics.source_nulls import NULLS
 from ...result import FINISHED, Result
+from ..source_list import labels_of
 from .spec import ALL_IMAGES
 
 TITLES = {
@@ -55,7 +56,7 @@ class Ranking:
     @property
     def sources(self) -> list[str]:
         """Return the names of the sources, in the order that was asked."""
-        return [source_of(result) for result in self.results]
+        return labels_of([result.spec for result in self.results])
 
     @property
     def shots(self) -> list[int]:
@@ -79,11 +80,11 @@ class Ranking:
         places = _places(means)
         of_draws = _places_of_draws(table)
         rows = []
-        for number, result in enumerate(self.results):
+        for number, (source, result) in enumerate(zip(self.sources, self.results, strict=True)):
             known = [value for value in table[number] if value is not None]
             rows.append(
                 Standing(
-                    source_of(result),
+                    source,
                     score,
                     shots,
                     means[number],
@@ -102,7 +103,7 @@ class Ranking:
         places = _places(values)
         return [
             Standing(
-                source_of(result),
+                source,
                 name,
                 shots,
                 value,
@@ -111,7 +112,7 @@ class Ranking:
                 place,
                 reason="" if value is not None else NULLS[name].unknown,
             )
-            for result, value, place in zip(self.results, values, places, strict=True)
+            for source, value, place in zip(self.sources, values, places, strict=True)
         ]
 
     def values(self, shots: int) -> dict[str, dict[str, float | None]]:
@@ -138,11 +139,6 @@ class Ranking:
 def ranking_of(results: Sequence[Result]) -> Ranking:
     """Return the ranking of the finished trials among these, of scores only."""
     return Ranking(tuple(r for r in results if r.kind == "source-scores" and r.status == FINISHED))
-
-
-def source_of(result: Result) -> str:
-    """Return the name of the source of a trial."""
-    return str(result.spec["architecture"])
 
 
 def _at(result: Result, shots: int) -> list[int]:

@@ -16,7 +16,7 @@ from .. import drawings, reporting, summaries
 from ..base import StudyReport
 from ..drawings import Drawings
 from . import figures
-from .ranking import TITLES, Ranking, Standing, ranking_of, source_of
+from .ranking import TITLES, Ranking, Standing, ranking_of
 from .spec import ALL_IMAGES, ScoresGrid
 
 TABLE, COST, PLACES = "scores", "scores_cost", "score_places"
@@ -141,14 +141,14 @@ def cost_rows(ranking: Ranking) -> tuple[list[str], list[list[object]]]:
     headings += [f"{name}_s" for name in SCORES]
     rows = [
         [
-            source_of(result),
+            source,
             result.details["features"],
             max(result.details["images"]),
             result.scores["extraction_s"],
             result.scores["scores_s"],
             *(result.details["seconds"][name] for name in SCORES),
         ]
-        for result in ranking.results
+        for source, result in zip(ranking.sources, ranking.results, strict=True)
     ]
     return headings, rows
 

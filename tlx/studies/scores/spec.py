@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ...spec import Spec, setting, setting_of
 from ..few_shot import FewShotTrial
+from ..source_list import source_label
 
 EXPERIMENT = "Scores"
 ALL_IMAGES = 0  # in place of shots: every training image, at most --pool-images of a class
@@ -48,7 +49,7 @@ class SourceScores(FewShotTrial):
     @property
     def title(self) -> str:
         """Return a short name of this trial among its siblings."""
-        return self.architecture
+        return source_label({"architecture": self.architecture, "model": self.model})
 
     def mlflow_params(self) -> dict[str, object]:
         """Return the settings that MLflow shows."""
@@ -69,7 +70,7 @@ class ScoresGrid(Spec):
     sources: tuple[str, ...] = setting(
         (),
         help="backbones to score, comma-separated, each with its own weights or with a file of "
-        "weights, as NAME=FILE. Default: the one of --architecture",
+        "weights, as NAME=FILE; a backbone may have several. Default: the one of --architecture",
     )
     at: int | None = setting(
         None,
