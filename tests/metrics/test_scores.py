@@ -37,6 +37,33 @@ def test_logme_is_the_largest_evidence_of_the_gaussian_that_it_assumes():
     assert scores.logme(table()).score == pytest.approx(np.mean(expected), abs=1e-5)
 
 
+TLLIB = [  # images, features, classes, source classes → LogME, LEEP, NCE, H-score
+    ((300, 20, 5, 8), (-0.082593025630, -1.180322652854, -1.094903949002, 2.701138939172)),
+    ((600, 64, 10, 12), (0.475417286535, -1.379100126389, -1.122342812781, 7.445514118678)),
+    ((1000, 128, 20, 30), (0.788971699499, -1.559538465347, -1.111976947350, 15.866554768312)),
+]
+
+
+@pytest.mark.parametrize(("number", "row"), list(enumerate(TLLIB)))
+def test_scores_are_those_of_the_transfer_learning_library(number, row):
+    """The numbers are what its functions (commit 48c707a) returned for these images.
+
+    Its LogME stops at a change of 1 % of the precisions' ratio.
+    """
+    (images, features, classes, of_source), expected = row
+    own = np.random.default_rng(number)
+    labels = np.arange(images) % classes
+    rows = own.standard_normal((images, features))
+    rows = 3 * np.maximum(rows + own.standard_normal((classes, features))[labels], 0)
+    logits = own.standard_normal((images, of_source))
+    logits = np.exp(logits + 2 * own.standard_normal((classes, of_source))[labels])
+    known = table(rows, labels, source_probabilities=logits / logits.sum(axis=1, keepdims=True))
+    assert scores.logme(known).score == pytest.approx(expected[0], abs=1e-7)
+    assert scores.leep(known).score == pytest.approx(expected[1], abs=1e-11)
+    assert scores.nce(known).score == pytest.approx(expected[2], abs=1e-11)
+    assert scores.h_score(known, shrunk=False).score == pytest.approx(expected[3], abs=1e-9)
+
+
 def test_logme_says_that_it_saturates_with_few_images():
     assert "saturates" in scores.logme(table(rng.normal(size=(20, 30)), LABELS[:20])).reason
     assert not scores.logme(table()).reason
