@@ -18,9 +18,9 @@ def test_from_images_to_the_originals_files(tlx, bars, tmp_path):
     assert "mnist to bars, mnist-cnn: 6 trials" in out
     assert "none (witness)" in out
     names = {p.name for p in (tmp_path / "expe" / "mnist_to_bars" / "layer_0").iterdir()}
-    assert names == {f"{r}{end}.txt" for r in (0, 1) for end in ("", "_raw")} | {
-        f"{words}_metrics_of_target_{r}.txt" for r in (0, 1) for words in ("training", "testing")
-    }
+    assert names - {"expe_summary.txt"} == {
+        f"{r}{end}.txt" for r in (0, 1) for end in ("", "_raw")
+    } | {f"{words}_metrics_of_target_{r}.txt" for r in (0, 1) for words in ("training", "testing")}
     assert json.loads(
         (tmp_path / "expe" / "mnist_to_bars" / "quantas_r_1_l_all.jsonl").read_text()
     ).keys() == {"0", "1", "2"}
@@ -43,6 +43,28 @@ def test_from_images_to_the_originals_files(tlx, bars, tmp_path):
         for name in ("expe", "again")
     )
     assert a == b
+
+
+@pytest.mark.slow
+def test_the_originals_own_words_give_its_own_files(tlx, bars, tmp_path):
+    words = ("--outdir=expe", "--repeat=1", "-l=1", f"--targetTask={bars}", "--seed=3")
+    code, _, err = tlx("quanta", *words, *QUICK)
+    assert (code, err) == (0, "")
+    assert (tmp_path / "expe" / "0.txt").is_file()
+    assert "Layer: 1\n" in (tmp_path / "expe" / "expe_summary.txt").read_text()
+    code, _, err = tlx("quanta", *words, "--layer=2", *QUICK)
+    assert code == 2
+    assert "another experiment" in err
+
+
+def test_networks_and_gates_are_shown_without_training(tlx, bars, tmp_path):
+    code, out, err = tlx("quanta", "-d", bars, "--show_only_build", *QUICK)
+    assert (code, err) == (0, "")
+    assert out.count("gate\n") == 6
+    assert "position 2   fc1" in out
+    assert "all at once  conv1, conv2, fc1" in out
+    assert "5 × these, and the target alone: 25 trainings, --epochs 1" in out
+    assert not (tmp_path / "tlx-runs" / "trials").exists()
 
 
 @pytest.mark.slow

@@ -365,6 +365,43 @@ def test_the_study_trains_its_source_on_other_images_first(bars, settings, tmp_p
     assert perform(spec, sweep, settings).reused == 1
 
 
+def test_the_files_of_one_position_are_in_the_folder_that_was_named(report, tmp_path):
+    """The tree of the original's README; the summary is that of the first repeat."""
+    one = [r for r in report.results if r.spec["position"] in ("0", "witness")]
+    quanta_export.export(one, tmp_path)
+    repeats = {r.spec["repeat"] for r in one}
+    names = {path.name for path in tmp_path.iterdir() if path.is_file()}
+    assert names == {"expe_summary.txt"} | {
+        name.format(r=r)
+        for r in repeats
+        for name in (
+            "{r}.txt",
+            "{r}_raw.txt",
+            "training_metrics_of_target_{r}.txt",
+            "testing_metrics_of_target_{r}.txt",
+        )
+    }
+    text = (tmp_path / "expe_summary.txt").read_text()
+    first = next(r for r in one if r.spec["position"] == "0")
+    alone = next(r for r in one if r.spec["position"] == "witness")
+    for label, r in (("target", first), ("target alone", alone)):
+        accuracy = r.details["history"][-1]["test_top1"]
+        assert f"Accuracy of the {label}: {accuracy:.4f}\n" in text
+    assert "Target task: bars\nLayer: 0\n" in text
+    assert f"{first.details['parameters']:,} parameters in all" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_files_of_another_position_are_not_overwritten(report, tmp_path):
+    one = [r for r in report.results if r.spec["position"] in ("0", "witness")]
+    quanta_export.export(one, tmp_path)
+    quanta_export.check(tmp_path, "bars", ["0"])
+    quanta_export.check(tmp_path, "bars", ["0", "1"])
+    for target, position in (("bars", "1"), ("other", "0")):
+        with pytest.raises(UsageError, match="another experiment"):
+            quanta_export.check(tmp_path, target, [position])
+
+
 @pytest.mark.slow
 def test_halves_of_the_classes(settings, tmp_path):
     data = draw_images(tmp_path / "bars5", classes=5, per_class=6, seed=3)

@@ -28,6 +28,7 @@ from . import (
 )
 from .help import SectionedCommand, SectionedGroup
 from .options import normalised, problems_of, without
+from .originals import translated
 from .output import complain, say
 
 SETTINGS = {
@@ -111,7 +112,7 @@ def invoke(words: list[str]) -> int:
     if "_TLX_COMPLETE" in os.environ:  # the shell asks what could be typed
         app(words, prog_name="tlx")
     command = typer.main.get_command(app)
-    words = normalised(words, flags())
+    words = normalised(translated(words), flags())
     try:
         with command.make_context("tlx", list(words)) as context:
             command.invoke(context)

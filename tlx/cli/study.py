@@ -21,7 +21,7 @@ def command(study: type[Study]) -> Callable[..., None]:
         session = Terminal(settings, figures, reporting)
         with output.aside(reporting.json):
             report = run_study(study(*own), session)
-        if reporting.json:
+        if reporting.json and report is not None:
             content = report.to_json()
             output.say(*json.dumps(content, indent=1, ensure_ascii=False).split("\n"))
 

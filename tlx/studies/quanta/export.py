@@ -11,7 +11,10 @@
                                testing_metrics_of_{source,target}_r_<r>_l_<l|all>.jsonl
     <out>/<source>_to_<target>/witness/…                                            the target
     alone, without λ
+    <out>/<source>_to_<target>/layer_<l|all>/expe_summary.txt                       task, settings,
+    accuracies and network
 
+Of one position, the files of layer_<l|all> are directly in <out>, as the original's README draws.
 <r>.txt is one line without an end: for every gate its numbers, each followed by a space, then a
 comma. A list of metrics is [loss, accuracy, precision, recall, FP, FN, TP, TN, top3]. In quantas_…
 the keys are the gates' positions. Files are written anew; the original added to what was there.
@@ -27,8 +30,10 @@ from pathlib import Path
 import numpy as np
 
 from ... import files
+from ...errors import UsageError
 from ...result import Result
 from .spec import CO, WITNESS
+from .summary import experiment_summary
 
 LISTED = (
     "loss",
@@ -54,10 +59,36 @@ KERAS = {
 }
 
 
+SUMMARY = "expe_summary.txt"
+
+
+def check(out: Path, target: str, positions: Sequence[str]) -> None:
+    """Refuse a folder that has the files of another experiment, where those of one go into it.
+
+    target     name of the target's images
+    positions  of the gates of the study
+    """
+    if len(positions) != 1 or not (out / SUMMARY).exists():
+        return
+    lines = (out / SUMMARY).read_text("utf-8").splitlines()
+    expected = [f"Target task: {target}", f"Layer: {positions[0]}"]
+    stated = [line for line in lines if line.startswith(("Target task: ", "Layer: "))]
+    if stated != expected:
+        raise UsageError(
+            "export-taken",
+            f"it has the files of another experiment ({', '.join(stated)})",
+            where=out,
+            expected="a folder for each target and position, whose files have the same names",
+            remedy="--export ANOTHER, or list the positions in one command",
+        )
+
+
 def export(results: Iterable[Result], out: Path) -> list[Path]:
     """Write the files of every result that has an epoch; return the folders."""
     folders: dict[Path, None] = {}
     results = [r for r in results if r.details.get("history")]
+    gated = [r for r in results if r.spec["position"] != WITNESS]
+    is_alone = len({r.spec["position"] for r in gated}) == 1
     names = {r.details["source_name"] for r in results if r.details["source_name"]}
     for result in results:
         source = result.details["source_name"] or next(iter(sorted(names)), "none")
@@ -65,6 +96,8 @@ def export(results: Iterable[Result], out: Path) -> list[Path]:
         position, repeat = result.spec["position"], result.spec["repeat"]
         layer = {CO: "all"}.get(position, position)
         own = folder / (WITNESS if position == WITNESS else f"layer_{layer}")
+        if is_alone and position != WITNESS:
+            own = out
         folders |= {files.make_folder(own): None}
         for words, part in (
             ("training", "train"),
@@ -102,6 +135,9 @@ def export(results: Iterable[Result], out: Path) -> list[Path]:
                 folder / f"testing_metrics_of_source_{end}",
                 _line(_keras(result.details["source_test"], "")),
             )
+        if result is next(r for r in gated if r.spec["position"] == position):
+            same = [r for r in results if r.spec["position"] in (position, WITNESS)]
+            _write(own / SUMMARY, experiment_summary(same))
     return list(folders)
 
 

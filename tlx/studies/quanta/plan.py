@@ -157,9 +157,9 @@ def gates_of(spec: Quanta, words: Sequence[str]) -> dict[str, Gates]:
 
     Raises UsageError for one that is none, or where the outputs of source and target differ.
     """
-    target = _shape_of(spec, spec.architecture)
+    target = shape_of(spec, spec.architecture)
     source = (
-        target if spec.source_architecture is None else _shape_of(spec, spec.source_architecture)
+        target if spec.source_architecture is None else shape_of(spec, spec.source_architecture)
     )
     seen = [(n.input_size, n.channels, n.mean, n.std) for n in (target, source)]
     if seen[0] != seen[1]:
@@ -235,14 +235,17 @@ def _positions(
     )
 
 
-def _shape_of(spec: Quanta, architecture: str) -> Network:
-    """Return the network in shapes only."""
+def shape_of(spec: Quanta, architecture: str, classes: int | None = None) -> Network:
+    """Return the network in shapes only.
+
+    classes  of its head; None: the backbone's own
+    """
     row = backbones.lookup(architecture)
     with network.meta_device():
         return backbones.load(
             architecture,
             weights=None,
-            classes=max(1, row.classes),
+            classes=classes or max(1, row.classes),
             seed=0,
             input_size=spec.input_size,
         )

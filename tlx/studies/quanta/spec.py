@@ -175,5 +175,8 @@ class QuantaGrid(Spec):
         short="o",
         identity=False,
         help="also write the original's files into this folder: <r>.txt, <r>_raw.txt, metrics of "
-        "target and source, quantas_….jsonl",
+        "target and source, expe_summary.txt, quantas_….jsonl",
+    )
+    show_only_build: bool = setting(
+        False, identity=False, help="show the networks and gates, and train nothing"
     )

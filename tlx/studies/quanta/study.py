@@ -49,11 +49,17 @@ class QuantaStudy(Study):
 
     def stages(self, session: Session) -> Stages:
         """Train the source if it has no weights yet, then the gated targets."""
-        from . import export, plan, report, source
+        from . import export, plan, report, source, summary
 
         spec, grid = self.of(Quanta), self.of(QuantaGrid)
         with session.steps("reading images") as progress:
             planned = plan.plan_quanta(spec, grid, session.settings, progress)
+        if grid.show_only_build:
+            session.say(*summary.build_lines(planned))
+            return
+        out = Path(grid.export).expanduser()
+        if grid.export:
+            export.check(out, planned.images.name, list(planned.gates))
         given, training = planned.source, planned.source_study
         if training is not None and planned.learned is not None:
             done = yield replace(training, further=planned.expected)
@@ -65,5 +71,5 @@ class QuantaStudy(Study):
             format_summary=report.format_summary,
         )
         if grid.export:
-            for folder in export.export(done.results, Path(grid.export)):
+            for folder in export.export(done.results, out):
                 session.say(f"files: {folder}")

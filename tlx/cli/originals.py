@@ -1,0 +1,59 @@
+"""Spellings of the original programs: their options, by the tlx command that does their work."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+ORIGINALS: dict[str, dict[str, str]] = {  # command → option of an original → the words for it
+    "quanta": {
+        "--outdir": "--export",
+        "--output-dir": "--export",
+        "--repeat": "--repeats",
+        "--nb-of-runs": "--repeats",
+        "--layer": "--positions",
+        "--layer-to-transfer": "--positions",
+        "--target-task": "--dataset",
+        "--targetTask": "--dataset",
+        "-t": "--dataset",
+        "--source-task": "--source",
+        "-s": "--source",
+        "--source-weights": "--model",
+        "-sw": "--model",
+        "--nb-of-epochs": "--epochs",
+        "--augment-data": "--augment=2025",
+    },
+}
+SHORT_WITH_VALUE = re.compile(r"(-[A-Za-z])=(.*)", re.DOTALL)
+
+
+def translated(words: list[str]) -> list[str]:
+    """Return a command's words with the spellings of its original in those of tlx.
+
+    An option of one letter may have its value after "=", and --model of the trade-off study may
+    have two values, weights and their description.
+    """
+    command = next((word for word in words if not word.startswith("-")), "")
+    known = ORIGINALS.get(command, {})
+    if command in ("feature-extraction", "feature_extraction"):
+        words = list(_with_description(words))
+    return [part for word in words for part in _translated(word, known)]
+
+
+def _translated(word: str, known: Mapping[str, str]) -> list[str]:
+    if match := SHORT_WITH_VALUE.fullmatch(word):
+        option, value = match.groups()
+        return [known.get(option, option), value]
+    option, equals, value = word.partition("=")
+    ours = known.get(option) or known.get(option.replace("_", "-"))
+    if not ours or not word.startswith("-"):
+        return [word]
+    return [f"{ours}{equals}{value}"]
+
+
+def _with_description(words: list[str]) -> Iterator[str]:
+    """Give the second value of --model an option of its own: the description, a JSON file."""
+    for number, word in enumerate(words):
+        if number > 1 and words[number - 2] in ("--model", "-m") and word.endswith(".json"):
+            yield "--model-description"
+        yield word
