@@ -15,7 +15,7 @@ from tlx.errors import Stopped
 from tlx.features import voting
 from tlx.files import Journal
 from tlx.lab.store import Store
-from tlx.models import backbones, optimizers, progress, training
+from tlx.models import augments, backbones, freezing, optimizers, progress, training
 from tlx.models.recipe import Recipe
 from tlx.models.samples import RESIDENT_BYTES, BatchLoader, Samples
 
@@ -106,8 +106,36 @@ def test_rates_warm_up_then_follow_the_schedule():
     assert {optimizers.rate_factor("constant", step, 0, 9) for step in range(9)} == {1.0}
 
 
+def test_the_step_schedule_is_that_of_torch():
+    weight = torch.zeros(1, requires_grad=True)
+    reference = torch.optim.SGD([weight], lr=1.0)
+    schedule = torch.optim.lr_scheduler.StepLR(reference, step_size=3, gamma=0.1)
+    for epoch in range(10):
+        for step in range(4):
+            factor = optimizers.rate_factor("step", epoch * 4 + step, 0, 40, drop=(12, 0.1))
+            assert factor == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12)
+        weight.sum().backward()
+        reference.step()
+        schedule.step()
+
+
+def test_l2_decay_is_in_the_gradient_and_passes_through_the_momentum():
+    recipe = Recipe(optimizer="sgd-l2", weight_decay=0.1, momentum=0.9)
+    weight = torch.tensor([2.0, -1.0], requires_grad=True)
+    optimizer = optimizers.OPTIMIZERS["sgd-l2"]([{"params": [weight]}], recipe)
+    expected, velocity = np.array([2.0, -1.0]), np.zeros(2)
+    for gradient in ([0.5, 1.0], [-0.25, 0.0], [0.0, 0.0]):
+        optimizer.param_groups[0]["lr"] = 0.2
+        weight.grad = torch.tensor(gradient)
+        optimizer.step()
+        velocity = 0.9 * velocity + np.array(gradient) + 0.1 * expected
+        expected = expected - 0.2 * velocity
+    np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-6)
+
+
 def test_the_recipe_names_the_rows_of_the_tables():
     knobs = Recipe.settings()
+    assert set(knobs["augment"].choices) == {"none", *augments.AUGMENTS}
     assert set(knobs["optimizer"].choices) == set(optimizers.OPTIMIZERS)
     assert set(knobs["schedule"].choices) == set(optimizers.SCHEDULES)
     assert knobs["bn"].choices == training.freezing.BN_MODES
@@ -336,6 +364,43 @@ def test_an_epoch_that_its_journal_lost_is_logged_again_from_the_restored_histor
     rows = [row for row in Journal.read(journal) if row["t"] == "metrics"]
     assert [row["step"] for row in rows] == [0, 1, 2, 3]
     assert [row["values"] for row in rows[:2]] == epochs
+
+
+def test_augmented_rows_are_others_in_each_epoch_and_the_same_after_a_stop(data, tmp_path):
+    """Also behind frozen blocks, whose outputs change with the rows."""
+    recipe = Recipe(epochs=3, augment="crop-flip", freeze=1, early_stopping=False)
+    whole, outcome = fit(data, recipe)
+    plain, _ = fit(data, recipe.replace(augment="none"))
+    assert not equal(state(whole), state(plain))
+    steps = []
+
+    def stop(done, of):
+        steps.append(done)
+        if len(steps) == 2:
+            raise Stopped(15)
+
+    path = tmp_path / "training.safetensors"
+    with pytest.raises(Stopped):
+        fit(data, recipe, training.TrainingContext(checkpoint=path, on_batch=stop))
+    continued, later = fit(data, recipe, training.TrainingContext(checkpoint=path))
+    assert equal(state(whole), state(continued))
+    assert len({values["train_loss"] for values in later.history}) == 3
+    assert not outcome.prefixes, "nothing behind the frozen block can be kept"
+
+
+def test_the_head_and_dense_layers_below_it_have_a_rate_of_their_own():
+    vgg = backbones.load("vgg11", weights=None, classes=3, seed=0, input_size=32)
+    groups = freezing.parameter_groups(vgg, 1e-4, classifier_rate=1e-3)
+    rates = {group["name"]: group["lr"] for group in groups}
+    dense = [block.name for block in vgg.blocks if "classifier" in block.name]
+    assert len(dense) == 2
+    assert rates == {
+        name: 1e-3 if name in ("head", *dense) else 1e-4
+        for name in ("head", *(block.name for block in vgg.blocks))
+    }
+    residual = backbones.load("resnet20-cifar", weights=None, classes=3, seed=0)
+    groups = freezing.parameter_groups(residual, 1e-4, classifier_rate=1e-3)
+    assert [group["name"] for group in groups if group["lr"] == 1e-3] == ["head"]
 
 
 def test_a_stop_is_heard_at_the_next_batch(data):

@@ -262,7 +262,9 @@ def test_each_phase_has_the_schedule_of_its_own_epochs(monkeypatch):
     asked = []
     real = training.rate_factor
     monkeypatch.setattr(
-        training, "rate_factor", lambda *given: asked.append(given[1:4]) or real(*given)
+        training,
+        "rate_factor",
+        lambda *given, **more: asked.append(given[1:4]) or real(*given, **more),
     )
     recipe = Recipe(epochs=2, schedule="cosine", batch_size=9, early_stopping=False)
     fit(network(), recipe, "head-then-all:epochs=3")

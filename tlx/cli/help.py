@@ -23,7 +23,8 @@ FIELDS = {  # section → settings; a setting that is in none is of its study
     ),
     TRAINING: (
         "epochs batch_size optimizer learning_rate weight_decay momentum clip_norm early_stopping "
-        "stopping keep_epoch head_epochs schedule rate_decay warmup_epochs layer_decay "
+        "stopping keep_epoch head_epochs schedule step_epochs step_factor "
+        "classifier_rate rate_decay warmup_epochs layer_decay "
         "label_smoothing ema precision channels_last seed seeds first_seed source_epochs "
         "source_rate gate_rate fine_tune_epochs fine_tune_rate source_dropout"
     ),

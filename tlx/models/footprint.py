@@ -59,7 +59,7 @@ def footprint(network: Network, recipe: Recipe) -> Footprint:
 
 
 def _moments(recipe: Recipe) -> Sequence[str]:
-    if recipe.optimizer == "sgd":
+    if recipe.optimizer in ("sgd", "sgd-l2"):
         return ("momentum_buffer",) if recipe.momentum else ()
     return ("exp_avg", "exp_avg_sq")
 

@@ -123,24 +123,42 @@ def published_configuration(name: str, configuration: int) -> tuple[str, ...]:
     return _keras_order(key)[: SEED_COUNTS[key][configuration]]
 
 
-def parameter_groups(network: Network, lr: float, decay: float = 1.0) -> list[dict[str, object]]:
+def parameter_groups(
+    network: Network, lr: float, decay: float = 1.0, *, classifier_rate: float | None = None
+) -> list[dict[str, object]]:
     """Return an optimizer's groups of trainable parameters: one for the head and each block.
 
     The head learns at `lr`, block N at lr · decay, block N − 1 at lr · decay², … Frozen parameters
     are left out.
+
+    classifier_rate  in place of `lr` for the head and blocks directly below it that are one dense
+                     layer each; None: as all
     """
     in_blocks = [(block.name, network.tensors(block).values()) for block in network.blocks]
     placed = {id(t) for _, tensors in in_blocks for t in tensors}
     head: list[torch.Tensor] = [p for p in network.parameters() if id(p) not in placed]
-    groups: list[tuple[str, list[torch.Tensor]]] = [("head", head)]
-    groups += [(name, list(tensors)) for name, tensors in reversed(in_blocks)]
-    rows = (
-        (name, [t for t in tensors if t.requires_grad], lr * decay**distance)
-        for distance, (name, tensors) in enumerate(groups)
-    )
-    return [
-        {"name": name, "params": learning, "lr": rate} for name, learning, rate in rows if learning
-    ]
+    members: list[tuple[str, list[torch.Tensor]]] = [("head", head)]
+    members += [(name, list(tensors)) for name, tensors in reversed(in_blocks)]
+    dense = 1 + _dense_below_head(network)
+    groups: list[dict[str, object]] = []
+    for distance, (name, tensors) in enumerate(members):
+        trainable = [tensor for tensor in tensors if tensor.requires_grad]
+        rate = lr if classifier_rate is None or distance >= dense else classifier_rate
+        if trainable:
+            groups.append({"name": name, "params": trainable, "lr": rate * decay**distance})
+    return groups
+
+
+def _dense_below_head(network: Network) -> int:
+    """Count the blocks directly below the head that are one dense layer each."""
+    count = 0
+    for block in reversed(network.blocks):
+        inside = [m for name in block.modules for m in network.net.get_submodule(name).modules()]
+        weighted = [module for module in inside if list(module.parameters(recurse=False))]
+        if [type(module) for module in weighted] != [nn.Linear]:
+            break
+        count += 1
+    return count
 
 
 # ---------------------------------------------------------------- what is frozen

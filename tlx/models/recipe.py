@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from ..spec import Spec, setting
 
+AUGMENTS = ("none", "crop-flip", "2020", "2025")  # of training images
 BN_MODES = ("frozen", "adapt", "keras2")  # of frozen blocks
 
 
@@ -32,7 +33,10 @@ class Recipe(Spec):
         help="rows a step; each crop is a row",
     )
     optimizer: str = setting(
-        "sgd", choices=("sgd", "adam", "adamw"), help="sgd (decoupled decay), adam or adamw"
+        "sgd",
+        choices=("sgd", "sgd-l2", "adam", "adamw"),
+        search=("sgd", "adam", "adamw"),
+        help="sgd (decoupled decay), sgd-l2 (PyTorch's: decay in the gradient), adam or adamw",
     )
     learning_rate: float = setting(
         0.01, low=1e-8, high=1e3, log=True, search=(1e-4, 1.0), help="learning rate"
@@ -42,7 +46,7 @@ class Recipe(Spec):
         low=0.0,
         high=0.5,
         search=(1e-6, 1e-2, "log"),
-        help="sgd: share of each weight taken away a step",
+        help="sgd: share of each weight taken away a step; sgd-l2, adamw: as in PyTorch",
     )
     momentum: float = setting(0.9, low=0.0, high=0.9999, search=(0.0, 0.99), help="momentum of sgd")
     clip_norm: float = setting(
@@ -70,7 +74,16 @@ class Recipe(Spec):
         0, low=0, help="epochs that train only the head, before the other blocks"
     )
     schedule: str = setting(
-        "constant", choices=("constant", "cosine"), help="course of the learning rate"
+        "constant",
+        choices=("constant", "cosine", "step"),
+        search=("constant", "cosine"),
+        help="course of the learning rate; step: times --step-factor every --step-epochs",
+    )
+    step_epochs: int = setting(
+        20, low=1, high=100_000, search=False, help="epochs after which the schedule step falls"
+    )
+    step_factor: float = setting(
+        0.1, low=0.0, high=1.0, search=False, help="what the rate is multiplied by then"
     )
     rate_decay: float = setting(
         0.0,
@@ -81,6 +94,21 @@ class Recipe(Spec):
     warmup_epochs: float = setting(0.0, low=0.0, help="epochs of linear warm-up")
     layer_decay: float = setting(
         1.0, low=0.01, high=1.0, help="factor on the learning rate per block below the head"
+    )
+    classifier_rate: float | None = setting(
+        None,
+        low=0.0,
+        high=1e3,
+        search=False,
+        help="learning rate of the head and of dense layers directly below it (VGG's classifier). "
+        "Default: --learning-rate, as all",
+    )
+    augment: str = setting(
+        "none",
+        choices=AUGMENTS,
+        search=False,
+        help="training rows changed at random each time: crop-flip (a random part at its size, and "
+        "mirrored), or turned, moved, zoomed and flipped as QUANTA did in 2020, or in 2025",
     )
     label_smoothing: float = setting(
         0.0, low=0.0, high=0.99, help="share of the target spread over all classes"

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..errors import Stopped
+from ..spec import derive_seed
 from . import freezing, lone_rows, tuned_parts
+from .augments import augmented
 from .frozen_prefix import choice as prefix
 from .frozen_prefix.cache import arithmetic
 from .network import Network
@@ -186,7 +188,13 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
         self.changing = {name for name, p in network.named_parameters() if p.requires_grad}
         self.changing |= {name for name, _ in network.named_buffers()}
         self.optimizer = OPTIMIZERS[recipe.optimizer](
-            freezing.parameter_groups(network, recipe.learning_rate, recipe.layer_decay), recipe
+            freezing.parameter_groups(
+                network,
+                recipe.learning_rate,
+                recipe.layer_decay,
+                classifier_rate=recipe.classifier_rate,
+            ),
+            recipe,
         )
         for group in self.optimizer.param_groups:
             group.setdefault("base_lr", group["lr"])
@@ -288,6 +296,8 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
     def _choose_rows(self, epochs: int) -> None:
         """Read the cached outputs of the frozen prefix from now on, if there is one."""
         self.train_rows, self.val_rows = self.feeds  # what was kept for an earlier stage is let go
+        if self.recipe.augment != "none":
+            return  # rows change in every epoch: nothing behind a frozen prefix can be kept
         if self.recipe.early_stopping and self.stage:
             epochs = min(epochs, STOPPING[self.recipe.stopping].least)
         checkpoint = self.place.checkpoint
@@ -311,6 +321,8 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
 
     def _step(self, batch: tuple[Tensor, Tensor], epoch: int, step: int) -> None:
         x, y = batch
+        if self.recipe.augment != "none":
+            x = augmented(x, self.recipe.augment, derive_seed(self.seed, "augment", epoch, step))
         epoch, epochs = self._phase(epoch)
         factor = rate_factor(
             self.recipe.schedule,
@@ -318,6 +330,7 @@ class _Training(TrainingLoop[TrainingOutcome, tuple[Tensor, Tensor]]):
             round(self.recipe.warmup_epochs * self.steps),
             epochs * self.steps,
             self.recipe.rate_decay,
+            drop=(self.recipe.step_epochs * self.steps, self.recipe.step_factor),
         )
         for group in self.optimizer.param_groups:
             group["lr"] = group["base_lr"] * factor

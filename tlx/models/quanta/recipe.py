@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ...spec import Spec, setting, setting_of
-from ..recipe import Recipe
+from ..recipe import AUGMENTS, Recipe
 
 INITS = {"softmax": (1.1, -1.1), "sigmoid": (0.01, -0.01)}
-AUGMENTS = ("none", "2020", "2025")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +60,9 @@ class QuantaRecipe(Spec):
     augment: str = setting(
         "none",
         choices=AUGMENTS,
-        help="training images turned, moved, sheared, zoomed and flipped at "
-        "random, the same for both branches: as the original did in 2020, or in 2025",
+        help="training images turned, moved, sheared, zoomed and flipped at random, the same for "
+        "both branches: as the original did in 2020, or in 2025; crop-flip: a random part at its "
+        "size, and mirrored",
     )
     source_dropout: bool = setting(
         False,

@@ -74,7 +74,7 @@ class FineTuning(Recipe, FewShotTrial):
             "Optimizer": self.optimizer,
             "Learning rate": self.learning_rate,
             "Momentum": self.momentum,
-            "Weight decay": self.weight_decay if self.optimizer == "sgd" else "-",
+            "Weight decay": self.weight_decay if self.optimizer in ("sgd", "sgd-l2") else "-",
         }
         if self.tune != self.defaults()["tune"]:
             params["Tune"] = self.tune
